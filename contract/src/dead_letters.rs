@@ -1,0 +1,182 @@
+//! The dead letters: messages that nobody can handle, kept with the reason for people to look at.
+
+use async_nats::HeaderMap;
+use async_nats::HeaderValue;
+use async_nats::header::NATS_MESSAGE_ID;
+use bytes::Bytes;
+use jiff::Timestamp;
+
+use crate::Publication;
+
+/// The name of the stream.
+pub const STREAM: &str = "DEAD_LETTERS";
+
+/// The subjects that the stream takes: `dead_letters.<stream>.<id>`.
+pub const SUBJECTS: &str = "dead_letters.>";
+
+/// Why the message was given up, for people.
+pub const REASON: &str = "Dead-Letter-Reason";
+/// The subject that the message had.
+pub const SUBJECT: &str = "Dead-Letter-Subject";
+/// How many times the message had been delivered, the last one included.
+pub const ATTEMPTS: &str = "Dead-Letter-Attempts";
+/// When the message was given up.
+pub const AT: &str = "Dead-Letter-At";
+/// The instance that gave it up.
+pub const BY: &str = "Dead-Letter-By";
+
+/// What the names of the original headers begin with that the broker would act on.
+pub const ORIGINAL: &str = "Dead-Letter-Original-";
+
+/// A message that is given up, as it was taken from its queue.
+#[derive(Clone, Copy, Debug)]
+pub struct Original<'a> {
+    /// The stream that it was taken from.
+    pub stream: &'a str,
+    /// Its sequence in that stream.
+    pub sequence: u64,
+    /// Its subject.
+    pub subject: &'a str,
+    /// Its headers.
+    pub headers: Option<&'a HeaderMap>,
+    /// Its body.
+    pub body: &'a Bytes,
+}
+
+/// Who gave a message up, when and why.
+#[derive(Clone, Copy, Debug)]
+pub struct Verdict<'a> {
+    /// Why, for people.
+    pub reason: &'a str,
+    /// How many times the message had been delivered, the last one included.
+    pub attempts: u64,
+    /// When.
+    pub at: Timestamp,
+    /// The instance.
+    pub by: &'a str,
+}
+
+/// The subject of the dead letter about the request with this id, from this stream.
+#[must_use]
+pub fn subject(stream: &str, id: &str) -> String {
+    format!("dead_letters.{stream}.{id}")
+}
+
+/// The id that the subject of a dead letter names.
+#[must_use]
+pub fn key(subject: &str) -> Option<&str> {
+    subject.strip_prefix("dead_letters.")?.split_once('.').map(|(_stream, id)| id)
+}
+
+impl Original<'_> {
+    /// The dead letter that this message becomes: its own bytes and headers, and the verdict.
+    ///
+    /// The broker tells duplicates apart by the message id within a whole stream, so the id names
+    /// the place that the message had in its queue; under the request's own id a second dead
+    /// letter of the same request would vanish. For the same reason the original's `Nats-` headers
+    /// are kept under other names: live, they would be orders to the broker.
+    #[must_use]
+    pub fn dead_letter(&self, verdict: &Verdict<'_>) -> Publication {
+        let mut headers = HeaderMap::new();
+        for (name, values) in self.headers.into_iter().flat_map(HeaderMap::iter) {
+            let name: &str = name.as_ref();
+            let name = if is_for_the_broker(name) || name.starts_with("Dead-Letter-") {
+                format!("{ORIGINAL}{name}")
+            } else {
+                name.to_owned()
+            };
+            for value in values {
+                headers.append(name.as_str(), value.clone());
+            }
+        }
+        headers.insert(NATS_MESSAGE_ID, format!("{}:{}", self.stream, self.sequence));
+        headers.insert(REASON, text(verdict.reason));
+        headers.insert(SUBJECT, text(self.subject));
+        headers.insert(ATTEMPTS, verdict.attempts.to_string());
+        headers.insert(AT, verdict.at.to_string());
+        headers.insert(BY, text(verdict.by));
+        let id = self.subject.split_once('.').map_or(self.subject, |(_root, id)| id);
+        Publication { subject: subject(self.stream, id), headers, body: self.body.clone() }
+    }
+}
+
+/// Whether the broker acts on a header of this name. It looks without regard to case.
+fn is_for_the_broker(name: &str) -> bool {
+    name.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("nats-"))
+}
+
+/// Any text as the value of a header, which is one line.
+fn text(text: &str) -> HeaderValue {
+    let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    line.trim().parse().unwrap_or_else(|_| HeaderValue::new())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const AT_NOON: &str = "2026-01-01T12:00:00Z";
+
+    fn dead_letter(subject: &str, headers: &HeaderMap, reason: &str) -> Publication {
+        let body = Bytes::from_static(b"\xff not JSON");
+        let original = Original {
+            stream: "REQUESTS",
+            sequence: 7,
+            subject,
+            headers: Some(headers),
+            body: &body,
+        };
+        let at = AT_NOON.parse().unwrap();
+        let dead = original.dead_letter(&Verdict { reason, attempts: 3, at, by: "generator-1" });
+        assert_eq!(dead.body, body);
+        dead
+    }
+
+    #[test]
+    fn keeps_the_original_and_says_why() {
+        let mut headers = HeaderMap::new();
+        headers.insert("X-Mine", "kept");
+        let dead = dead_letter("requests.some-id", &headers, "malformed: no JSON");
+        assert_eq!(dead.subject, "dead_letters.REQUESTS.some-id");
+        for (name, value) in [
+            ("X-Mine", "kept"),
+            ("Nats-Msg-Id", "REQUESTS:7"),
+            (REASON, "malformed: no JSON"),
+            (SUBJECT, "requests.some-id"),
+            (ATTEMPTS, "3"),
+            (AT, AT_NOON),
+            (BY, "generator-1"),
+        ] {
+            assert_eq!(dead.headers.get(name).map(HeaderValue::as_str), Some(value), "{name}");
+        }
+    }
+
+    #[test]
+    fn orders_to_the_broker_are_kept_but_not_live() {
+        let mut headers = HeaderMap::new();
+        headers.insert("Nats-Expected-Stream", "OTHER");
+        headers.insert("nats-rollup", "all");
+        headers.insert("Nats-Msg-Id", "the request's id");
+        let dead = dead_letter("requests.some-id", &headers, "malformed");
+        let live: Vec<&str> = dead
+            .headers
+            .iter()
+            .map(|(name, _)| name.as_ref())
+            .filter(|name| is_for_the_broker(name))
+            .collect();
+        assert_eq!(live, ["Nats-Msg-Id"]);
+        for (name, value) in [
+            ("Dead-Letter-Original-Nats-Expected-Stream", "OTHER"),
+            ("Dead-Letter-Original-nats-rollup", "all"),
+            ("Dead-Letter-Original-Nats-Msg-Id", "the request's id"),
+        ] {
+            assert_eq!(dead.headers.get(name).map(HeaderValue::as_str), Some(value), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_reason_of_many_lines_becomes_one() {
+        let dead = dead_letter("requests.some-id", &HeaderMap::new(), "first\r\nsecond\0");
+        assert_eq!(dead.headers.get(REASON).map(HeaderValue::as_str), Some("first  second"));
+    }
+}

@@ -1,0 +1,89 @@
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+use uuid::Uuid;
+
+/// The id of a request, and of everything that follows from it: a UUID of version 7.
+///
+/// An id is part of subjects and keys, where only equal text is the same id. So just one spelling
+/// is read, the usual one: 36 characters, lower case, with hyphens.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "Uuid")]
+pub struct RequestId(Uuid);
+
+impl RequestId {
+    /// An id that nobody has used before. Later ids sort after earlier ones.
+    #[must_use]
+    #[expect(clippy::new_without_default, reason = "each call gives another value")]
+    pub fn new() -> Self {
+        Self(Uuid::now_v7())
+    }
+}
+
+/// The text is no id of a request.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("'{0}' is not a UUID of version 7 in lower case with hyphens")]
+pub struct InvalidId(String);
+
+impl FromStr for RequestId {
+    type Err = InvalidId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidId> {
+        let invalid = || InvalidId(text.chars().take(64).collect());
+        let uuid = Uuid::try_parse(text).map_err(|_| invalid())?;
+        let canonical = uuid.hyphenated().encode_lower(&mut Uuid::encode_buffer()) == text;
+        if canonical && uuid.get_version_num() == 7 { Ok(Self(uuid)) } else { Err(invalid()) }
+    }
+}
+
+impl TryFrom<String> for RequestId {
+    type Error = InvalidId;
+
+    fn try_from(text: String) -> Result<Self, InvalidId> {
+        text.parse()
+    }
+}
+
+impl From<RequestId> for Uuid {
+    fn from(id: RequestId) -> Self {
+        id.0
+    }
+}
+
+impl fmt::Display for RequestId {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.hyphenated().fmt(formatter)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_survives_the_way_through_text() {
+        let id = RequestId::new();
+        assert_eq!(id.to_string().parse(), Ok(id));
+    }
+
+    #[test]
+    fn only_one_spelling_of_an_id_is_read() {
+        let id = RequestId::new();
+        for other in [
+            id.to_string().to_uppercase(),
+            Uuid::from(id).simple().to_string(),
+            Uuid::from(id).braced().to_string(),
+            format!("{id} "),
+            String::new(),
+        ] {
+            assert_eq!(other.parse::<RequestId>(), Err(InvalidId(other.clone())));
+        }
+    }
+
+    #[test]
+    fn a_uuid_of_another_version_is_no_id() {
+        let version_4 = "b5bb9d80-14a0-4f9b-9c61-2f1d1d5b5c5a";
+        assert!(version_4.parse::<RequestId>().is_err());
+    }
+}

@@ -1,0 +1,312 @@
+//! Declares the streams, buckets and consumers on the broker, and checks those that are there.
+//!
+//! Each service declares all of it when it starts, so that either side may come first. It looks
+//! first and creates only what is missing, so that a service which may not create can still run.
+//! What is there counts: a difference in a limit is lived with, one in what the promises rest on
+//! is an error that names it.
+
+mod api;
+mod difference;
+mod wanted;
+
+pub use difference::Difference;
+
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::{Config as ConsumerConfig, Info as ConsumerInfo};
+use async_nats::jetstream::stream::{Config as StreamConfig, Info as StreamInfo};
+use async_nats::jetstream::{Context, ErrorCode};
+
+use crate::facts::{self, Bucket};
+use crate::queues::{self, Queue};
+use api::Failure;
+use difference::Differences;
+
+/// The oldest broker that knows all the settings that the promises rest on.
+const OLDEST_BROKER: (i64, i64, i64) = (2, 12, 0);
+
+/// What may differ between one deployment and another without touching a promise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The most messages that a queue holds. When it is full, its publishers wait.
+    pub queue_limit: u64,
+    /// How long the promises hold, from the moment of asking.
+    pub facts_max_age: Duration,
+    /// How many brokers of a cluster keep each stream.
+    pub replicas: usize,
+    /// How long a delivery may stay without a sign of life before it is delivered again.
+    pub ack_wait: Duration,
+}
+
+/// What stands on the broker.
+#[derive(Clone, Debug, Default)]
+pub struct Topology {
+    /// What was missing and has been created, such as "stream REQUESTS".
+    pub created: Vec<String>,
+    /// What was changed in place. Only [`adjust`] changes anything.
+    pub adjusted: Vec<Difference>,
+    /// The limits that differ from what was wanted. They hold as they stand on the broker.
+    pub differences: Vec<Difference>,
+    facts_max_age: Option<Duration>,
+    ack_waits: Vec<(Queue, Duration)>,
+}
+
+impl Topology {
+    /// How long the promises hold from the moment of asking, as the buckets on the broker have it.
+    #[must_use]
+    pub fn facts_max_age(&self) -> Duration {
+        self.facts_max_age.unwrap_or(Duration::MAX)
+    }
+
+    /// How long a delivery from this queue may stay without a sign of life, as its consumer on the
+    /// broker has it.
+    ///
+    /// # Panics
+    ///
+    /// If the queue is not one of [`queues::ALL`].
+    #[must_use]
+    pub fn ack_wait(&self, queue: Queue) -> Duration {
+        let found = self.ack_waits.iter().find(|(declared, _)| *declared == queue);
+        found.expect("every queue of the contract is declared").1
+    }
+
+    fn note_stream(&mut self, config: &StreamConfig) {
+        if facts::ALL.iter().any(|bucket| bucket.stream == config.name) {
+            self.facts_max_age = Some(self.facts_max_age().min(facts_max_age(config)));
+        }
+    }
+}
+
+/// How long the facts of a bucket with this configuration stand guard: for ever, where the bucket
+/// has no age limit. The rest of the time that they are kept is a margin.
+#[must_use]
+pub fn facts_max_age(bucket: &StreamConfig) -> Duration {
+    if bucket.max_age.is_zero() {
+        Duration::MAX
+    } else {
+        bucket.max_age.saturating_sub(wanted::FACTS_MARGIN)
+    }
+}
+
+/// Why the topology could not be declared.
+#[derive(Debug, thiserror::Error)]
+pub enum DeclareError {
+    /// The broker is too old to keep the promises.
+    #[error(
+        "the broker is version {0}, and 2.12 is the oldest that keeps the promises: older ones \
+         ignore settings that they do not know; run a newer one"
+    )]
+    BrokerTooOld(String),
+    /// The broker keeps no streams.
+    #[error(
+        "the broker at {0} has no JetStream, so it cannot keep a queue; start nats-server with -js \
+         or a jetstream block in its configuration, and enable it for the account"
+    )]
+    NoJetStream(String),
+    /// What is there breaks a promise.
+    #[error(
+        "what stands on the broker breaks a promise: {}; change it there, or empty and delete it \
+         to have it created anew",
+        .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    )]
+    Breaks(Vec<Difference>),
+    /// The broker understood and refused.
+    #[error("the broker refuses to {action}: {source}")]
+    Refused {
+        /// What was tried.
+        action: String,
+        /// The broker's answer.
+        source: async_nats::jetstream::Error,
+    },
+    /// There was no answer, or one that may be another a moment later. Worth another try.
+    #[error("the broker does not {action} at present: {reason}")]
+    Unavailable {
+        /// What was tried.
+        action: String,
+        /// What came instead of an answer.
+        reason: String,
+    },
+}
+
+/// Creates what is missing, and checks what is there against what should be.
+///
+/// # Errors
+///
+/// See [`DeclareError`]. Only [`DeclareError::Unavailable`] is worth another try.
+pub async fn declare(context: &Context, limits: &Limits) -> Result<Topology, DeclareError> {
+    declare_or_adjust(context, limits, false).await
+}
+
+/// As [`declare`], and changes limits that differ to what they should be, in place.
+///
+/// # Errors
+///
+/// As [`declare`].
+pub async fn adjust(context: &Context, limits: &Limits) -> Result<Topology, DeclareError> {
+    declare_or_adjust(context, limits, true).await
+}
+
+async fn declare_or_adjust(
+    context: &Context,
+    limits: &Limits,
+    adjust: bool,
+) -> Result<Topology, DeclareError> {
+    check_broker(context)?;
+    let mut topology = Topology::default();
+    let mut breaks = Vec::new();
+    for should_be in wanted::streams(limits) {
+        let object = format!("stream {}", should_be.name);
+        let (mut is, created) = find_or_create(
+            async || api::stream_info(context, &should_be.name).await,
+            async || api::create_stream(context, &should_be).await,
+            &object,
+        )
+        .await?;
+        let found = Differences::of_stream(&is.config, &should_be);
+        topology.created.extend(created.then_some(object.clone()));
+        breaks.extend(found.promises);
+        if adjust && !found.limits.is_empty() && breaks.is_empty() {
+            let adjusted = with_limits_of(&is.config, &should_be);
+            is = api::update_stream(context, &adjusted)
+                .await
+                .map_err(|failure| failure.into_error(format!("change {object}")))?;
+            topology.adjusted.extend(found.limits);
+        } else {
+            topology.differences.extend(found.limits);
+        }
+        topology.note_stream(&is.config);
+    }
+    if !breaks.is_empty() {
+        // The consumers of a stream that is wrong would only add to what there is to say.
+        return Err(DeclareError::Breaks(breaks));
+    }
+    for queue in queues::ALL {
+        let should_be = wanted::consumer(queue, limits);
+        let object = format!("consumer {} of stream {}", queue.consumer, queue.stream);
+        let (mut is, created) = find_or_create(
+            async || api::consumer_info(context, queue).await,
+            async || api::create_consumer(context, queue, &should_be).await,
+            &object,
+        )
+        .await?;
+        let found = Differences::of_consumer(queue.stream, &is.config, &should_be);
+        topology.created.extend(created.then_some(object.clone()));
+        breaks.extend(found.promises);
+        if adjust && !found.limits.is_empty() && breaks.is_empty() {
+            let adjusted = ConsumerConfig {
+                ack_wait: should_be.ack_wait,
+                max_ack_pending: should_be.max_ack_pending,
+                ..is.config.clone()
+            };
+            is = api::update_consumer(context, queue, &adjusted)
+                .await
+                .map_err(|failure| failure.into_error(format!("change {object}")))?;
+            topology.adjusted.extend(found.limits);
+        } else {
+            topology.differences.extend(found.limits);
+        }
+        topology.ack_waits.push((queue, is.config.ack_wait));
+    }
+    if breaks.is_empty() { Ok(topology) } else { Err(DeclareError::Breaks(breaks)) }
+}
+
+/// The state of a queue on the broker.
+///
+/// # Errors
+///
+/// As [`declare`], and [`DeclareError::Refused`] where there is no such stream.
+pub async fn queue_state(
+    context: &Context,
+    queue: Queue,
+) -> Result<(StreamInfo, ConsumerInfo), DeclareError> {
+    let stream = stream_state(context, queue.stream).await?;
+    let consumer = api::consumer_info(context, queue).await.map_err(|failure| {
+        failure.into_error(format!("show consumer {} of {}", queue.consumer, queue.stream))
+    })?;
+    Ok((stream, consumer))
+}
+
+/// The state of the stream that keeps a bucket's facts.
+///
+/// # Errors
+///
+/// As [`queue_state`].
+pub async fn bucket_state(context: &Context, bucket: Bucket) -> Result<StreamInfo, DeclareError> {
+    stream_state(context, bucket.stream).await
+}
+
+/// The state of the stream with this name.
+///
+/// # Errors
+///
+/// As [`queue_state`].
+pub async fn stream_state(context: &Context, name: &str) -> Result<StreamInfo, DeclareError> {
+    api::stream_info(context, name)
+        .await
+        .map_err(|failure| failure.into_error(format!("show stream {name}")))
+}
+
+fn check_broker(context: &Context) -> Result<(), DeclareError> {
+    let client = context.client();
+    let broker = client.server_info();
+    let (major, minor, patch) = OLDEST_BROKER;
+    if !client.is_server_compatible(major, minor, patch) {
+        return Err(DeclareError::BrokerTooOld(broker.version));
+    }
+    if !broker.jetstream {
+        return Err(DeclareError::NoJetStream(format!("{}:{}", broker.host, broker.port)));
+    }
+    Ok(())
+}
+
+/// Looks, creates what is missing, and looks again where somebody else was faster.
+async fn find_or_create<T>(
+    look: impl AsyncFn() -> Result<T, Failure>,
+    create: impl AsyncFn() -> Result<T, Failure>,
+    object: &str,
+) -> Result<(T, bool), DeclareError> {
+    match look().await {
+        Ok(found) => return Ok((found, false)),
+        Err(failure) if failure.is_missing() => {}
+        Err(failure) => return Err(failure.into_error(format!("show {object}"))),
+    }
+    match create().await {
+        Ok(created) => Ok((created, true)),
+        Err(failure) if failure.exists_already() => {
+            let found = look().await;
+            Ok((found.map_err(|failure| failure.into_error(format!("show {object}")))?, false))
+        }
+        Err(failure) => Err(failure.into_error(format!("create {object}"))),
+    }
+}
+
+fn with_limits_of(is: &StreamConfig, should_be: &StreamConfig) -> StreamConfig {
+    StreamConfig {
+        max_age: should_be.max_age,
+        max_messages: should_be.max_messages,
+        max_messages_per_subject: should_be.max_messages_per_subject,
+        max_bytes: should_be.max_bytes,
+        max_message_size: should_be.max_message_size,
+        num_replicas: should_be.num_replicas,
+        ..is.clone()
+    }
+}
+
+impl Failure {
+    fn is_missing(&self) -> bool {
+        self.code().is_some_and(|code| {
+            [ErrorCode::STREAM_NOT_FOUND, ErrorCode::CONSUMER_NOT_FOUND].contains(&code)
+        })
+    }
+
+    fn exists_already(&self) -> bool {
+        self.code().is_some_and(|code| {
+            [
+                ErrorCode::STREAM_NAME_EXIST,
+                ErrorCode::CONSUMER_NAME_EXIST,
+                ErrorCode::CONSUMER_ALREADY_EXISTS,
+            ]
+            .contains(&code)
+        })
+    }
+}
