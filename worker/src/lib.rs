@@ -1,1 +1,42 @@
-//! To be.
+//! How a service takes messages from a queue, and does what they ask for without losing or
+//! doubling anything. One implementation for every consumer of both sides.
+//!
+//! A service is a [`Service`] and a few [`Handler`]s. What happens to a message:
+//!
+//! ```text
+//! pull      as many as there are free slots          consumer::pull
+//! handle    decode, check the age, do the work       consumer, Handler
+//!   publish   until the broker has confirmed         Publisher
+//!   create    a fact, once                           Facts
+//! settle    ack, nak or dead letter                  settle, delivery
+//! ```
+//!
+//! Only this crate settles a delivery, and it does so only after the effect is durable.
+
+mod admin;
+mod backoff;
+mod clock;
+mod connection;
+mod consumer;
+mod delivery;
+mod facts;
+mod health;
+mod metrics;
+mod publisher;
+mod service;
+mod settings;
+mod settle;
+mod signals;
+mod telemetry;
+
+pub use backoff::Backoff;
+pub use clock::now;
+pub use connection::{ConnectError, Connection};
+pub use consumer::{Handler, HandlerError};
+pub use facts::{Creation, Facts, ReadError};
+pub use publisher::{Confirmation, PublishError, Publisher, Refusal};
+pub use service::{Service, ServiceError};
+pub use settings::{LogFormat, NatsSettings, Settings, TelemetrySettings, duration};
+pub use settle::{Attempt, Delay, Outcome, Settlement, settle};
+pub use signals::stop_on_signals;
+pub use telemetry::init as init_telemetry;

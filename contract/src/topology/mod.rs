@@ -157,8 +157,8 @@ async fn declare_or_adjust(
     for should_be in wanted::streams(limits) {
         let object = format!("stream {}", should_be.name);
         let (mut is, created) = find_or_create(
-            async || api::stream_info(context, &should_be.name).await,
-            async || api::create_stream(context, &should_be).await,
+            || api::stream_info(context, &should_be.name),
+            || api::create_stream(context, &should_be),
             &object,
         )
         .await?;
@@ -184,8 +184,8 @@ async fn declare_or_adjust(
         let should_be = wanted::consumer(queue, limits);
         let object = format!("consumer {} of stream {}", queue.consumer, queue.stream);
         let (mut is, created) = find_or_create(
-            async || api::consumer_info(context, queue).await,
-            async || api::create_consumer(context, queue, &should_be).await,
+            || api::consumer_info(context, queue),
+            || api::create_consumer(context, queue, &should_be),
             &object,
         )
         .await?;
@@ -260,11 +260,15 @@ fn check_broker(context: &Context) -> Result<(), DeclareError> {
 }
 
 /// Looks, creates what is missing, and looks again where somebody else was faster.
-async fn find_or_create<T>(
-    look: impl AsyncFn() -> Result<T, Failure>,
-    create: impl AsyncFn() -> Result<T, Failure>,
+async fn find_or_create<T, Look, Create>(
+    look: impl Fn() -> Look,
+    create: impl FnOnce() -> Create,
     object: &str,
-) -> Result<(T, bool), DeclareError> {
+) -> Result<(T, bool), DeclareError>
+where
+    Look: Future<Output = Result<T, Failure>>,
+    Create: Future<Output = Result<T, Failure>>,
+{
     match look().await {
         Ok(found) => return Ok((found, false)),
         Err(failure) if failure.is_missing() => {}

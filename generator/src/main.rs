@@ -1,0 +1,14 @@
+//! The `generator` program: reads its settings, starts its logs, and runs.
+
+use anyhow::Error;
+use clap::Parser;
+use generator::Settings;
+
+// One thread is enough beside a broker, and faster than two.
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> anyhow::Result<()> {
+    let settings = Settings::parse();
+    worker::init_telemetry(&settings.service.telemetry).map_err(Error::msg)?;
+    let stop = worker::stop_on_signals()?;
+    Ok(generator::run(settings, stop).await?)
+}

@@ -1,0 +1,54 @@
+use std::time::Duration;
+
+use clap::Parser;
+
+/// Makes random strings, and marks those that were stored as received.
+///
+/// Takes requests from the queue REQUESTS, makes what they ask for, and publishes it to the queue
+/// RESPONSES. Takes acknowledgments from the queue ACKNOWLEDGMENTS, and marks their strings as
+/// received in the bucket `received`. Runs until it is told to stop (SIGTERM or SIGINT), and as
+/// many replicas at a time as you like.
+///
+/// Every setting is a flag, and an environment variable of the same name.
+#[derive(Clone, Debug, Parser)]
+#[command(version, max_term_width = 100, next_help_heading = "To play with")]
+pub struct Settings {
+    /// Time that making one string takes
+    #[arg(long, env, default_value = "0s", value_parser = worker::duration, value_name = "TIME")]
+    pub work_time: Duration,
+
+    /// Share of the attempts at making strings that fail, from 0 to 1
+    #[arg(long, env, default_value_t = 0.0, value_parser = share, value_name = "SHARE", allow_hyphen_values = true)]
+    pub failure_rate: f64,
+
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "clap would show it as the help of the whole group")]
+    pub service: worker::Settings,
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    match text.parse() {
+        Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
+        _ => Err("write a share from 0 to 1, such as 0.1".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Settings::command().debug_assert();
+    }
+
+    #[test]
+    fn a_share_is_from_none_to_all() {
+        assert_eq!(share("0"), Ok(0.0));
+        assert_eq!(share("1"), Ok(1.0));
+        for wrong in ["-0.1", "1.1", "NaN", "half", ""] {
+            assert!(share(wrong).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,36 @@
+//! Makes strings. It knows of no queue and no broker.
+
+use contract::{Amount, Strings};
+use rand::Rng;
+use rand::distr::{Alphanumeric, SampleString};
+
+/// As many random strings of `A-Z a-z 0-9` as asked for, each as long as asked for.
+pub(crate) fn make(amount: Amount, rng: &mut impl Rng) -> Strings {
+    let length = usize::try_from(amount.length()).expect("a string fits into memory");
+    let strings: Vec<String> =
+        (0..amount.count()).map(|_| Alphanumeric.sample_string(rng, length)).collect();
+    Strings::try_from(strings).expect("an amount is within the limits of the strings")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn makes_as_many_and_as_long_as_asked_for() {
+        for (count, length) in [(1, 1), (3, 64), (1000, 65), (64, 1024)] {
+            let strings = make(Amount::new(count, length).unwrap(), &mut rand::rng());
+            assert_eq!(strings.as_slice().len(), count as usize);
+            assert!(strings.as_slice().iter().all(|string| string.len() == length as usize));
+        }
+    }
+
+    #[test]
+    fn all_62_characters_occur() {
+        let strings = make(Amount::new(64, 1024).unwrap(), &mut rand::rng());
+        let characters: HashSet<char> =
+            strings.as_slice().iter().flat_map(|string| string.chars()).collect();
+        assert_eq!(characters.len(), 62);
+    }
+}

@@ -1,0 +1,91 @@
+//! Asks: publishes a request to the queue REQUESTS and, once the broker has confirmed it, writes
+//! down in the bucket `requested` that it is accepted.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use contract::headers::Trace;
+use contract::queues::{Message, Request};
+use contract::{Amount, RequestId};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error};
+use worker::{Backoff, Facts, Publisher, Refusal};
+
+use crate::pace::Pace;
+use crate::tally::Tally;
+
+/// The first ceiling of the time between two tries of a request that the broker refuses, and the
+/// highest.
+const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+
+/// Asks for strings, some requests at a time.
+#[derive(Debug)]
+pub(crate) struct Asker {
+    pub(crate) requests: Publisher,
+    pub(crate) requested: Facts,
+    pub(crate) instance: String,
+    pub(crate) amount: Amount,
+    /// How many requests may be on their way to the broker at a time.
+    pub(crate) concurrency: usize,
+    /// Where to note what was asked for, if anybody waits for it.
+    pub(crate) tally: Option<Arc<Tally>>,
+}
+
+impl Asker {
+    /// Asks until `stop`, or `total` times; then waits until the last request is accepted, or
+    /// until there is no time left for it.
+    pub(crate) async fn run(
+        self,
+        mut pace: Pace,
+        total: Option<u64>,
+        stop: &CancellationToken,
+        abandon: &CancellationToken,
+    ) {
+        let concurrency = self.concurrency;
+        let asker = Arc::new(self);
+        let mut on_their_way = JoinSet::new();
+        let mut left = total.unwrap_or(u64::MAX);
+        while left > 0 {
+            let full = on_their_way.len() >= concurrency;
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                Some(_) = on_their_way.join_next(), if !on_their_way.is_empty() => {}
+                () = pace.next(), if !full => {
+                    left -= 1;
+                    on_their_way.spawn(Arc::clone(&asker).ask());
+                }
+            }
+        }
+        let accepted = async { while on_their_way.join_next().await.is_some() {} };
+        // What is given up was never accepted, so nobody counts on it.
+        let _ = abandon.run_until_cancelled(accepted).await;
+    }
+
+    async fn ask(self: Arc<Self>) {
+        let mut request = Request {
+            id: RequestId::new(),
+            amount: self.amount,
+            requestor: self.instance.clone(),
+            requested_at: worker::now(),
+        };
+        if let Some(tally) = &self.tally {
+            tally.asked(request.id);
+        }
+        let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+        while let Err(refusal) = self.try_ask(&request).await {
+            error!(id = %request.id, %refusal, "the broker refuses a request; trying again");
+            backoff.wait().await;
+            // It was not accepted, so its time starts anew.
+            request.requested_at = worker::now();
+        }
+        debug!(id = %request.id, "accepted");
+    }
+
+    async fn try_ask(&self, request: &Request) -> Result<(), Refusal> {
+        self.requests.publish(&request.publication(&Trace::default())).await?;
+        self.requested.create(request).await?;
+        Ok(())
+    }
+}

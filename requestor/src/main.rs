@@ -1,0 +1,14 @@
+//! The `requestor` program: reads its settings, starts its logs, and runs.
+
+use anyhow::Error;
+use clap::Parser;
+use requestor::Settings;
+
+// One thread is enough beside a broker, and faster than two.
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> anyhow::Result<()> {
+    let settings = Settings::parse();
+    worker::init_telemetry(&settings.service.telemetry).map_err(Error::msg)?;
+    let stop = worker::stop_on_signals()?;
+    Ok(requestor::run(settings, stop).await?)
+}

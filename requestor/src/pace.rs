@@ -1,0 +1,35 @@
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until};
+
+use crate::settings::Rate;
+
+/// How far behind its time asking may be and still catch up. What could not be asked for while a
+/// queue was full for longer is not asked for all at once afterwards.
+const CATCH_UP: Duration = Duration::from_millis(100);
+
+/// Says when to ask next.
+#[derive(Debug)]
+pub(crate) struct Pace {
+    rate: Rate,
+    due: Instant,
+}
+
+impl Pace {
+    pub(crate) fn new(rate: Rate) -> Self {
+        Self { rate, due: Instant::now() }
+    }
+
+    /// Waits until it is time to ask.
+    pub(crate) async fn next(&mut self) {
+        match self.rate {
+            Rate::Zero => std::future::pending().await,
+            Rate::PerSecond(rate) => {
+                sleep_until(self.due).await;
+                let earliest = Instant::now().checked_sub(CATCH_UP).unwrap_or(self.due);
+                self.due = self.due.max(earliest) + Duration::from_secs_f64(1.0 / rate);
+            }
+            Rate::Max => {}
+        }
+    }
+}

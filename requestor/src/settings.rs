@@ -1,0 +1,92 @@
+use std::str::FromStr;
+
+use clap::Parser;
+
+/// Asks for random strings, and stores them.
+///
+/// Publishes requests to the queue REQUESTS, takes the responses from the queue RESPONSES, stores
+/// their strings in the bucket `stored`, and says so on the queue ACKNOWLEDGMENTS. Runs until it
+/// is told to stop (SIGTERM or SIGINT), and as many replicas at a time as you like.
+///
+/// Every setting is a flag, and an environment variable of the same name.
+#[derive(Clone, Debug, Parser)]
+#[command(version, max_term_width = 100, next_help_heading = "Requests")]
+pub struct Settings {
+    /// Requests a second, such as 0.5 or 1000; 0 asks for nothing of its own and only stores, max
+    /// asks as fast as the queue takes it
+    #[arg(long, env, default_value = "1", value_name = "RATE", allow_hyphen_values = true)]
+    pub request_rate: Rate,
+
+    /// Ask for that many; then exit with 0 once every one of them is stored, or with 1 naming those
+    /// that ended as dead letters [default: never end]
+    #[arg(long, env, value_name = "NUMBER")]
+    pub request_total: Option<u64>,
+
+    /// How many strings each request asks for, 1 to 1000
+    #[arg(long, env, default_value_t = 1, value_name = "NUMBER")]
+    pub string_count: u32,
+
+    /// How many characters each string is to have, 1 to 1024; no more than 65536 in one request
+    #[arg(long, env, default_value_t = 64, value_name = "NUMBER")]
+    pub string_length: u32,
+
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "clap would show it as the help of the whole group")]
+    pub service: worker::Settings,
+}
+
+/// How fast to ask.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Rate {
+    /// Not at all.
+    Zero,
+    /// That many requests a second, more than none.
+    PerSecond(f64),
+    /// As fast as the queue takes them.
+    Max,
+}
+
+impl FromStr for Rate {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse::<f64>() {
+            _ if text == "max" => Ok(Self::Max),
+            Ok(0.0) => Ok(Self::Zero),
+            Ok(rate) if rate > 0.0 && rate.is_finite() => Ok(Self::PerSecond(rate)),
+            _ => Err("write requests a second, such as 0.5 or 1000, or 0, or max".to_owned()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Settings::command().debug_assert();
+    }
+
+    #[test]
+    fn a_rate_is_a_number_a_second_or_max() {
+        assert_eq!("0".parse(), Ok(Rate::Zero));
+        assert_eq!("0.5".parse(), Ok(Rate::PerSecond(0.5)));
+        assert_eq!("max".parse(), Ok(Rate::Max));
+        for wrong in ["-1", "", "fast", "inf", "NaN", "1/s"] {
+            assert!(wrong.parse::<Rate>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_negative_rate_is_explained() {
+        for words in
+            [["requestor", "--request-rate=-1"].as_slice(), &["requestor", "--request-rate", "-1"]]
+        {
+            let error = Settings::try_parse_from(words).unwrap_err().to_string();
+            assert!(error.contains("'-1' for '--request-rate"), "{error}");
+            assert!(error.contains("requests a second"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! Keeps count of what this requestor has asked for, where it is to end once all of it is stored.
+//!
+//! Any replica may store the response to a request of ours. What this one stores it notes at once;
+//! for the rest it looks at the facts, which are the truth.
+
+use std::collections::BTreeSet;
+use std::ops::Bound;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_nats::jetstream::Context;
+use contract::queues::{Acknowledgment, REQUESTS, RESPONSES};
+use contract::{RequestId, dead_letters};
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
+use worker::Facts;
+
+/// How many requests are looked up at a time.
+const AT_A_TIME: usize = 256;
+
+/// How long to wait between two rounds of looking up, unless the first found many.
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// The requests that are neither stored nor dead letters, as far as is known here.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    outstanding: Mutex<BTreeSet<RequestId>>,
+    all_asked: AtomicBool,
+}
+
+/// A request that ended as a dead letter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadLettered {
+    /// The request.
+    pub id: RequestId,
+    /// Why, as the dead letter says.
+    pub reason: String,
+}
+
+impl Tally {
+    pub(crate) fn asked(&self, id: RequestId) {
+        self.with(|outstanding| outstanding.insert(id));
+    }
+
+    pub(crate) fn stored(&self, id: RequestId) {
+        self.with(|outstanding| outstanding.remove(&id));
+    }
+
+    /// Says that no more requests will be asked.
+    pub(crate) fn close(&self) {
+        self.all_asked.store(true, Ordering::Relaxed);
+    }
+
+    /// Waits until every request has come to its end. Gives those that ended as dead letters.
+    pub(crate) async fn come_to_an_end(&self, stored: &Facts, nats: &Context) -> Vec<DeadLettered> {
+        let mut dead = Vec::new();
+        let mut after = None;
+        while !(self.all_asked.load(Ordering::Relaxed) && self.with(|ids| ids.is_empty())) {
+            let round = self.some_after(after);
+            after = round.last().copied();
+            let looked_up = round.len();
+            let mut ends: FuturesUnordered<_> =
+                round.into_iter().map(async |id| (id, end_of(id, stored, nats).await)).collect();
+            let mut ended = 0;
+            while let Some((id, end)) = ends.next().await {
+                match end {
+                    None => continue,
+                    Some(End::Stored) => {}
+                    Some(End::DeadLettered(reason)) => dead.push(DeadLettered { id, reason }),
+                }
+                ended += 1;
+                self.stored(id);
+            }
+            if looked_up < AT_A_TIME || ended < AT_A_TIME / 2 {
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+        dead
+    }
+
+    /// The oldest requests that come after this one, or from the start where there are none.
+    fn some_after(&self, after: Option<RequestId>) -> Vec<RequestId> {
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        self.with(|outstanding| {
+            outstanding.range((from, Bound::Unbounded)).take(AT_A_TIME).copied().collect()
+        })
+    }
+
+    fn with<T>(&self, look: impl FnOnce(&mut BTreeSet<RequestId>) -> T) -> T {
+        look(&mut self.outstanding.lock().expect("nothing panics while it holds this lock"))
+    }
+}
+
+enum End {
+    Stored,
+    DeadLettered(String),
+}
+
+/// How a request ended, if it has, and if the broker says so.
+async fn end_of(id: RequestId, stored: &Facts, nats: &Context) -> Option<End> {
+    if let Ok(Some(_)) = stored.read::<Acknowledgment>(id).await {
+        return Some(End::Stored);
+    }
+    let stream = nats.get_stream_no_info(dead_letters::STREAM).await.ok()?;
+    // What comes after these two is stored.
+    for queue in [REQUESTS, RESPONSES] {
+        let subject = dead_letters::subject(queue.stream, &id.to_string());
+        if let Ok(dead) = stream.get_last_raw_message_by_subject(&subject).await {
+            let reason = dead.headers.get(dead_letters::REASON);
+            let reason = reason.map_or("no reason given", |reason| reason.as_str());
+            return Some(End::DeadLettered(reason.to_owned()));
+        }
+    }
+    None
+}

@@ -1,0 +1,66 @@
+use std::time::Duration;
+
+/// Waiting times before another try: exponential with full jitter.
+///
+/// Each is drawn evenly from zero up to a ceiling that doubles from one try to the next, so that
+/// many who failed at the same moment do not come back at the same moment.
+#[derive(Clone, Debug)]
+pub struct Backoff {
+    first: Duration,
+    limit: Duration,
+    tries: u32,
+}
+
+impl Backoff {
+    /// Starts with a ceiling of `first`, which doubles up to `limit`.
+    #[must_use]
+    pub fn new(first: Duration, limit: Duration) -> Self {
+        Self { first, limit, tries: 0 }
+    }
+
+    /// The time to wait before the next try. Never zero.
+    pub fn delay(&mut self) -> Duration {
+        let delay = jittered(ceiling(self.first, self.limit, self.tries));
+        self.tries = self.tries.saturating_add(1);
+        delay
+    }
+
+    /// Waits before the next try.
+    pub async fn wait(&mut self) {
+        tokio::time::sleep(self.delay()).await;
+    }
+}
+
+/// The ceiling after this many doublings.
+pub(crate) fn ceiling(first: Duration, limit: Duration, doublings: u32) -> Duration {
+    first.saturating_mul(2_u32.saturating_pow(doublings)).min(limit)
+}
+
+/// A time below this ceiling, drawn evenly, in whole milliseconds from one on.
+pub(crate) fn jittered(ceiling: Duration) -> Duration {
+    let ceiling = u64::try_from(ceiling.as_millis()).unwrap_or(u64::MAX).max(1);
+    Duration::from_millis(rand::random_range(1..=ceiling))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ceiling_doubles_up_to_its_limit() {
+        let ceilings = [0, 1, 2, 3, 4, 63, u32::MAX]
+            .map(|doublings| ceiling(Duration::from_millis(100), Duration::from_secs(1), doublings))
+            .map(|ceiling| ceiling.as_millis());
+        assert_eq!(ceilings, [100, 200, 400, 800, 1000, 1000, 1000]);
+    }
+
+    #[test]
+    fn a_delay_is_never_zero_and_never_above_its_ceiling() {
+        let mut backoff = Backoff::new(Duration::from_millis(2), Duration::from_millis(5));
+        for _ in 0..1000 {
+            let delay = backoff.delay();
+            assert!((1..=5).contains(&delay.as_millis()), "{delay:?}");
+        }
+        assert_eq!(jittered(Duration::ZERO), Duration::from_millis(1));
+    }
+}

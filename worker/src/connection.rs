@@ -1,0 +1,318 @@
+//! The connection to the broker: made with patience, watched, and said what becomes of it.
+
+use std::future::{Ready, pending, ready};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream::Context;
+use async_nats::jetstream::context::ContextBuilder;
+use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, ServerAddr, ServerError};
+use tokio::sync::watch;
+use tracing::{error, info, warn};
+
+use crate::backoff::{self, Backoff};
+use crate::settings::NatsSettings;
+
+/// How often the broker is asked for a sign of life. A connection on which two of these stay
+/// without an answer is taken for lost.
+const PING_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How long an answer to a request may take.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The first ceiling of the time between two tries to connect, and the highest.
+const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+
+/// After a reconnect, how long an answer to something that was asked before it may still take.
+const LATE_ANSWER: Duration = Duration::from_millis(250);
+
+/// How a connection stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Link {
+    connected: bool,
+    /// How many times it has been established.
+    times: u64,
+}
+
+/// A connection to the broker that re-establishes itself. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    client: Client,
+    context: Context,
+    link: watch::Receiver<Link>,
+}
+
+/// Why there is no use in trying to connect again.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// A setting makes no sense.
+    #[error("{setting} is '{value}': {reason}")]
+    Setting {
+        /// The setting.
+        setting: &'static str,
+        /// Its value.
+        value: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The broker does not let this user in.
+    #[error("the broker at {broker} refuses {who}; check NATS_USER, NATS_PASSWORD and NATS_CREDS")]
+    Refused {
+        /// The broker.
+        broker: String,
+        /// As whom it was tried.
+        who: String,
+    },
+}
+
+impl Connection {
+    /// Connects, and tries until it succeeds. `report` is told of each change of the connection,
+    /// with whether there is one.
+    ///
+    /// # Errors
+    ///
+    /// Where another try would be of no use: a setting makes no sense, or the broker refuses the
+    /// credentials. Once connected, a refusal is only reported, and tried again.
+    pub async fn establish(
+        settings: &NatsSettings,
+        client_name: &str,
+        report: impl Fn(bool) + Send + Sync + 'static,
+    ) -> Result<Self, ConnectError> {
+        let servers = servers(&settings.nats_url)?;
+        let broker = display(&servers);
+        let report = Arc::new(report);
+        let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+        loop {
+            let (link_sender, mut link) = watch::channel(Link::default());
+            let options =
+                options(settings, client_name).await?.event_callback(watcher(link_sender, &report));
+            let failure = match options.connect(servers.as_slice()).await {
+                Ok(client) => {
+                    let _ = link.wait_for(|link| link.connected).await;
+                    let context =
+                        ContextBuilder::new().timeout(ANSWER_TIMEOUT).build(client.clone());
+                    return Ok(Self { client, context, link });
+                }
+                Err(failure) => failure,
+            };
+            match failure.kind() {
+                ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
+                    return Err(ConnectError::Refused { broker, who: who(settings, &servers) });
+                }
+                _ => {
+                    let error = &failure as &dyn std::error::Error;
+                    warn!(error, broker, "cannot connect to the broker yet; trying again");
+                }
+            }
+            backoff.wait().await;
+        }
+    }
+
+    /// The client, for what is not JetStream.
+    #[must_use]
+    pub fn client(&self) -> &Client {
+        &self.client
+    }
+
+    /// The JetStream context.
+    #[must_use]
+    pub fn context(&self) -> &Context {
+        &self.context
+    }
+
+    /// A JetStream context of its own, for at most `capacity` publishes at a time.
+    pub(crate) fn publishing_context(&self, capacity: usize) -> Context {
+        ContextBuilder::new()
+            .timeout(ANSWER_TIMEOUT)
+            // For an answer that is no longer waited for, which holds a place until then.
+            .ack_timeout(LATE_ANSWER)
+            .max_ack_inflight(capacity)
+            .build(self.client.clone())
+    }
+
+    /// Whether there is a connection at this moment.
+    #[must_use]
+    pub fn is_connected(&self) -> bool {
+        self.link.borrow().connected
+    }
+
+    /// How many times the connection has been established.
+    pub(crate) fn times_connected(&self) -> u64 {
+        self.link.borrow().times
+    }
+
+    /// Waits until the connection has been established more than `times` times.
+    pub(crate) async fn reconnected(&self, times: u64) {
+        let mut link = self.link.clone();
+        if link.wait_for(|link| link.connected && link.times > times).await.is_err() {
+            // The client is gone, so there is nothing to wait for.
+            pending::<()>().await;
+        }
+    }
+
+    /// Asks the broker for something once there is a connection. Gives `None` where that
+    /// connection was lost and another established before the answer came: what was asked, or the
+    /// answer, is most likely lost with it.
+    pub(crate) async fn ask<T>(&self, question: impl Future<Output = T>) -> Option<T> {
+        let mut link = self.link.clone();
+        let times = match link.wait_for(|link| link.connected).await {
+            Ok(link) => link.times,
+            Err(_) => return None,
+        };
+        let lost = async {
+            self.reconnected(times).await;
+            tokio::time::sleep(LATE_ANSWER).await;
+        };
+        tokio::select! {
+            answer = question => Some(answer),
+            () = lost => None,
+        }
+    }
+}
+
+/// Says what becomes of the connection, and keeps `link` current.
+fn watcher(
+    link: watch::Sender<Link>,
+    report: &Arc<impl Fn(bool) + Send + Sync + 'static>,
+) -> impl Fn(Event) -> Ready<()> + Send + Sync + 'static {
+    let report = Arc::clone(report);
+    move |event| {
+        match &event {
+            Event::Connected => {
+                link.send_modify(|link| {
+                    *link = Link { connected: true, times: link.times + 1 };
+                });
+                report(true);
+                info!("connected to the broker");
+            }
+            Event::Disconnected => {
+                link.send_modify(|link| link.connected = false);
+                report(false);
+                warn!("lost the connection to the broker; trying to restore it");
+            }
+            Event::LameDuckMode => info!("the broker is about to stop, and asks to leave it"),
+            Event::ServerError(ServerError::AuthorizationViolation) => {
+                error!("the broker refuses the credentials; trying again");
+            }
+            Event::ServerError(refusal) => error!(%refusal, "the broker complains"),
+            Event::ClientError(failure) => warn!(%failure, "cannot connect to the broker yet"),
+            Event::SlowConsumer(_) => warn!("the broker sends more than is taken"),
+            Event::Draining | Event::Closed => {}
+        }
+        ready(())
+    }
+}
+
+async fn options(settings: &NatsSettings, name: &str) -> Result<ConnectOptions, ConnectError> {
+    let mut options = ConnectOptions::new()
+        .name(name)
+        .custom_inbox_prefix(&settings.nats_inbox_prefix)
+        .ping_interval(PING_INTERVAL)
+        .request_timeout(Some(ANSWER_TIMEOUT))
+        .reconnect_delay_callback(|tries| {
+            let doublings = u32::try_from(tries).unwrap_or(u32::MAX);
+            backoff::jittered(backoff::ceiling(RETRY.0, RETRY.1, doublings))
+        });
+    if let Some(file) = present(settings.nats_creds.as_deref()) {
+        options = options
+            .credentials_file(file)
+            .await
+            .map_err(|error| setting("NATS_CREDS", file, &error))?;
+    }
+    if let Some(user) = settings.nats_user.clone().filter(|user| !user.is_empty()) {
+        let password = settings.nats_password.clone().unwrap_or_default();
+        options = options.user_and_password(user, password);
+    }
+    if let Some(file) = present(settings.nats_ca.as_deref()) {
+        std::fs::metadata(file).map_err(|error| setting("NATS_CA", file, &error))?;
+        options = options.add_root_certificates(file.to_owned()).require_tls(true);
+    }
+    match (present(settings.nats_cert.as_deref()), present(settings.nats_key.as_deref())) {
+        (Some(cert), Some(key)) => {
+            std::fs::metadata(cert).map_err(|error| setting("NATS_CERT", cert, &error))?;
+            std::fs::metadata(key).map_err(|error| setting("NATS_KEY", key, &error))?;
+            options = options.add_client_certificate(cert.to_owned(), key.to_owned());
+        }
+        (None, None) => {}
+        (Some(file), None) => {
+            return Err(setting("NATS_CERT", file, &"NATS_KEY has to name its key"));
+        }
+        (None, Some(file)) => {
+            return Err(setting("NATS_KEY", file, &"NATS_CERT has to name its certificate"));
+        }
+    }
+    Ok(options)
+}
+
+/// A file that is named. A variable that is set to nothing names none, which is how Compose
+/// passes one on that is not set.
+fn present(file: Option<&Path>) -> Option<&Path> {
+    file.filter(|file| !file.as_os_str().is_empty())
+}
+
+fn setting(setting: &'static str, file: &Path, reason: &dyn std::fmt::Display) -> ConnectError {
+    let value = file.display().to_string();
+    ConnectError::Setting { setting, value, reason: reason.to_string() }
+}
+
+fn servers(urls: &str) -> Result<Vec<ServerAddr>, ConnectError> {
+    let wrong = |reason: &str| ConnectError::Setting {
+        setting: "NATS_URL",
+        value: urls.to_owned(),
+        reason: reason.to_owned(),
+    };
+    let urls: Vec<&str> = urls.split(',').map(str::trim).filter(|url| !url.is_empty()).collect();
+    if urls.is_empty() {
+        return Err(wrong("it names no broker; write something like nats://127.0.0.1:4222"));
+    }
+    urls.iter()
+        .map(|url| {
+            url.parse().map_err(|error: std::io::Error| {
+                wrong(&format!("{error}; write something like nats://127.0.0.1:4222"))
+            })
+        })
+        .collect()
+}
+
+/// The brokers without the passwords that their addresses may have.
+fn display(servers: &[ServerAddr]) -> String {
+    let names: Vec<String> =
+        servers.iter().map(|server| format!("{}:{}", server.host(), server.port())).collect();
+    names.join(", ")
+}
+
+fn who(settings: &NatsSettings, servers: &[ServerAddr]) -> String {
+    let user = settings.nats_user.as_deref().filter(|user| !user.is_empty());
+    let user = user.or_else(|| servers.iter().find_map(ServerAddr::username));
+    match (user, present(settings.nats_creds.as_deref())) {
+        (Some(user), _) => format!("user '{user}'"),
+        (None, Some(file)) => format!("the user of {}", file.display()),
+        (None, None) => "a client without credentials".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn several_brokers_are_separated_by_commas() {
+        let servers = servers("nats://one:1, two:2,").unwrap();
+        assert_eq!(display(&servers), "one:1, two:2");
+    }
+
+    #[test]
+    fn an_address_that_makes_no_sense_is_named() {
+        for url in ["", " , ", "nats://", "http://one:1"] {
+            let error = servers(url).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("NATS_URL is '{url}': ")), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_password_in_an_address_is_not_shown() {
+        let servers = servers("nats://somebody:secret@one:1").unwrap();
+        assert_eq!(display(&servers), "one:1");
+    }
+}

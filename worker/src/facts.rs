@@ -1,0 +1,112 @@
+//! Creates facts, each once, and reads those that stand.
+
+use std::time::Duration;
+
+use async_nats::jetstream::message::StreamMessage;
+use async_nats::jetstream::stream::LastRawMessageErrorKind;
+use contract::RequestId;
+use contract::facts::Fact;
+
+use crate::backoff::Backoff;
+use crate::connection::Connection;
+use crate::publisher::{PublishError, Publisher, Refusal};
+
+/// The first ceiling of the time between two tries to create the same fact, and the highest.
+const RETRY: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
+
+/// The facts of one bucket.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    connection: Connection,
+    publisher: Publisher,
+}
+
+/// What came of creating a fact.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Creation<F> {
+    /// It is now a fact.
+    Created,
+    /// This one stood there before, and counts: it may have been created by somebody else, or by
+    /// an earlier try of our own whose confirmation was lost.
+    Stands(F),
+}
+
+impl Facts {
+    pub(crate) fn new(connection: &Connection, publisher: Publisher) -> Self {
+        Self { connection: connection.clone(), publisher }
+    }
+
+    /// Creates a fact, or tells which one stands there already. Tries until it is known which.
+    ///
+    /// # Errors
+    ///
+    /// Where trying is of no use, see [`Refusal`]; also where what stands there is not a fact.
+    pub async fn create<F: Fact>(&self, fact: &F) -> Result<Creation<F>, Refusal> {
+        let creation = fact.creation();
+        let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+        loop {
+            match self.publisher.try_publish(&creation).await {
+                Ok(_) => return Ok(Creation::Created),
+                Err(PublishError::Exists) => match self.read(fact.id()).await {
+                    Ok(Some(standing)) => return Ok(Creation::Stands(standing)),
+                    // The refusal may be due to another creation that is only under way, and may
+                    // still fail. It counts once the fact can be read.
+                    Ok(None) | Err(ReadError::Unknown) => {}
+                    Err(error @ ReadError::NoFact(_)) => {
+                        return Err(Refusal::Refused(error.to_string()));
+                    }
+                },
+                Err(PublishError::Full(_) | PublishError::Unconfirmed(_)) => {}
+                Err(PublishError::TooLarge(reason)) => return Err(Refusal::TooLarge(reason)),
+                Err(PublishError::Refused(reason)) => return Err(Refusal::Refused(reason)),
+            }
+            backoff.wait().await;
+        }
+    }
+
+    /// The fact about this request, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// See [`ReadError`].
+    pub async fn read<F: Fact>(&self, id: RequestId) -> Result<Option<F>, ReadError> {
+        let Some(message) = self.last(F::BUCKET.stream, &F::BUCKET.subject(id)).await? else {
+            return Ok(None);
+        };
+        F::decode(&message.payload).map(Some).map_err(|error| {
+            ReadError::NoFact(format!("bucket {}, key {id}: {error}", F::BUCKET.name))
+        })
+    }
+
+    /// The last message under a subject: from whichever broker is nearest, and where that one finds
+    /// nothing from the stream's leader, who is never behind.
+    async fn last(
+        &self,
+        stream: &'static str,
+        subject: &str,
+    ) -> Result<Option<StreamMessage>, ReadError> {
+        let stream = self.connection.context().get_stream_no_info(stream).await;
+        let stream = stream.expect("the names of the contract are valid");
+        let nearest = stream.direct_get_last_for_subject(subject);
+        if let Ok(message) = self.connection.ask(nearest).await.ok_or(ReadError::Unknown)? {
+            return Ok(Some(message));
+        }
+        let leader = stream.get_last_raw_message_by_subject(subject);
+        match self.connection.ask(leader).await.ok_or(ReadError::Unknown)? {
+            Ok(message) => Ok(Some(message)),
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
+            Err(_) => Err(ReadError::Unknown),
+        }
+    }
+}
+
+/// Why a fact could not be read.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// The broker did not say whether there is one. Worth another try.
+    #[error("the broker did not say")]
+    Unknown,
+    /// What stands there is not a fact: somebody else has written into the bucket.
+    #[error("what stands there is no fact: {0}")]
+    NoFact(String),
+}

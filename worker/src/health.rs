@@ -1,0 +1,81 @@
+use std::collections::HashSet;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use contract::queues::Queue;
+
+/// What `/readyz` asks for. It never depends on the other side: that would couple the two again.
+#[derive(Debug, Default)]
+pub(crate) struct Health {
+    connected: AtomicBool,
+    stopping: AtomicBool,
+    /// Everything is bound that this service will ever consume from.
+    started: AtomicBool,
+    unbound: Mutex<HashSet<Queue>>,
+}
+
+impl Health {
+    pub(crate) fn set_connected(&self, connected: bool) {
+        self.connected.store(connected, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set_stopping(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set_started(&self) {
+        self.started.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes whether this queue can be consumed from.
+    pub(crate) fn set_bound(&self, queue: Queue, bound: bool) {
+        let mut unbound = self.unbound.lock().expect("nothing panics while it holds this lock");
+        if bound {
+            unbound.remove(&queue);
+        } else {
+            unbound.insert(queue);
+        }
+    }
+
+    /// Why this service is not ready, if it is not.
+    pub(crate) fn not_ready(&self) -> Option<String> {
+        if self.stopping.load(Ordering::Relaxed) {
+            return Some("stopping".to_owned());
+        }
+        if !self.connected.load(Ordering::Relaxed) {
+            return Some("not connected to the broker".to_owned());
+        }
+        if !self.started.load(Ordering::Relaxed) {
+            return Some("the consumers are not bound yet".to_owned());
+        }
+        let unbound = self.unbound.lock().expect("nothing panics while it holds this lock");
+        let queue = unbound.iter().next()?;
+        Some(format!("consumer {} of stream {} is gone", queue.consumer, queue.stream))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use contract::queues::REQUESTS;
+
+    #[test]
+    fn a_service_is_ready_when_it_is_connected_bound_and_not_stopping() {
+        let health = Health::default();
+        let why = || health.not_ready().unwrap_or_default();
+        assert_eq!(why(), "not connected to the broker");
+        health.set_connected(true);
+        assert_eq!(why(), "the consumers are not bound yet");
+        health.set_started();
+        assert_eq!(why(), "");
+        health.set_bound(REQUESTS, false);
+        assert_eq!(why(), "consumer generator of stream REQUESTS is gone");
+        health.set_bound(REQUESTS, true);
+        assert_eq!(why(), "");
+        health.set_connected(false);
+        assert_eq!(why(), "not connected to the broker");
+        health.set_connected(true);
+        health.set_stopping();
+        assert_eq!(why(), "stopping");
+    }
+}

@@ -1,0 +1,240 @@
+//! Publishes until the broker has confirmed.
+
+use std::error::Error;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_nats::jetstream::context::{
+    PublishError as NatsPublishError, PublishErrorKind as NatsErrorKind,
+};
+use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::{self, Context, ErrorCode};
+use contract::Publication;
+use tracing::{debug, info, warn};
+
+use crate::backoff::Backoff;
+use crate::connection::Connection;
+use crate::metrics::Metrics;
+
+/// The first ceiling of the time between two tries of the same publish, and the highest.
+const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+
+/// Publishes to one stream. What is published at the same time is under way at the same time.
+///
+/// Each stream has a publisher of its own, with places of its own for what is under way: what waits
+/// for room in one queue never keeps another from moving.
+#[derive(Clone, Debug)]
+pub struct Publisher {
+    connection: Connection,
+    context: Context,
+    stream: &'static str,
+    metrics: Arc<Metrics>,
+    obstacle: Arc<Obstacle>,
+}
+
+/// The broker has stored the message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Confirmation {
+    /// It was not there before.
+    Stored,
+    /// It was there already, under the same message id.
+    Duplicate,
+}
+
+/// What came of a single try.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PublishError {
+    /// There is no room. Nothing was stored; try again later.
+    #[error("no room: {0}")]
+    Full(String),
+    /// Nobody knows whether the message was stored; try again under the same id.
+    #[error("not confirmed: {0}")]
+    Unconfirmed(String),
+    /// The message was to be the first under its subject, and another is there, or on its way.
+    #[error("there is one already")]
+    Exists,
+    /// The message is larger than the broker takes, and always will be.
+    #[error("too large: {0}")]
+    TooLarge(String),
+    /// The broker will not have it, for another reason.
+    #[error("refused: {0}")]
+    Refused(String),
+}
+
+/// The broker will not have a message, however often it is published.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// It is too large, and always will be.
+    #[error("too large: {0}")]
+    TooLarge(String),
+    /// The broker says no, and may say otherwise at another time.
+    #[error("refused: {0}")]
+    Refused(String),
+}
+
+impl Publisher {
+    pub(crate) fn new(
+        connection: &Connection,
+        metrics: &Arc<Metrics>,
+        stream: &'static str,
+        capacity: usize,
+    ) -> Self {
+        Self {
+            connection: connection.clone(),
+            context: connection.publishing_context(capacity),
+            stream,
+            metrics: Arc::clone(metrics),
+            obstacle: Arc::default(),
+        }
+    }
+
+    /// Publishes, and repeats that under the same message id until the broker has confirmed that
+    /// the message is stored. While the queue is full, or the broker away, it waits.
+    ///
+    /// Dropping the future gives up: the message may then have been stored, or not.
+    ///
+    /// # Errors
+    ///
+    /// Where repeating is of no use, see [`Refusal`].
+    pub async fn publish(&self, publication: &Publication) -> Result<Confirmation, Refusal> {
+        let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+        loop {
+            match self.try_publish(publication).await {
+                Ok(confirmation) => return Ok(confirmation),
+                Err(PublishError::Full(_) | PublishError::Unconfirmed(_)) => backoff.wait().await,
+                Err(PublishError::TooLarge(reason)) => return Err(Refusal::TooLarge(reason)),
+                Err(PublishError::Refused(reason)) => return Err(Refusal::Refused(reason)),
+                Err(error @ PublishError::Exists) => {
+                    return Err(Refusal::Refused(error.to_string()));
+                }
+            }
+        }
+    }
+
+    /// Publishes once. Waits for a connection, and for the broker's answer.
+    ///
+    /// # Errors
+    ///
+    /// See [`PublishError`], whose variants say what to do next.
+    pub async fn try_publish(
+        &self,
+        publication: &Publication,
+    ) -> Result<Confirmation, PublishError> {
+        let message = PublishMessage::build()
+            .payload(publication.body.clone())
+            .headers(publication.headers.clone());
+        let subject = publication.subject.clone();
+        let publish = async { self.context.send_publish(subject, message).await?.await };
+        let result = match self.connection.ask(publish).await {
+            Some(Ok(ack)) if ack.duplicate => Ok(Confirmation::Duplicate),
+            Some(Ok(_)) => Ok(Confirmation::Stored),
+            Some(Err(error)) => Err(PublishError::from(&error)),
+            None => Err(PublishError::Unconfirmed("the connection was lost".to_owned())),
+        };
+        self.metrics.published(self.stream, outcome(&result));
+        self.obstacle.note(self.stream, result.as_ref().err());
+        result
+    }
+}
+
+fn outcome(result: &Result<Confirmation, PublishError>) -> &'static str {
+    match result {
+        Ok(Confirmation::Stored) => "confirmed",
+        Ok(Confirmation::Duplicate) => "duplicate",
+        Err(PublishError::Exists) => "exists",
+        Err(PublishError::Full(_)) => "full",
+        Err(PublishError::Unconfirmed(_)) => "unconfirmed",
+        Err(PublishError::TooLarge(_) | PublishError::Refused(_)) => "refused",
+    }
+}
+
+impl From<&NatsPublishError> for PublishError {
+    fn from(error: &NatsPublishError) -> Self {
+        let source = error.source();
+        let reason = || source.map_or_else(|| error.to_string(), ToString::to_string);
+        match error.kind() {
+            NatsErrorKind::WrongLastSequence => Self::Exists,
+            NatsErrorKind::MaxPayloadExceeded => Self::TooLarge(reason()),
+            NatsErrorKind::WrongLastMessageId => Self::Refused(reason()),
+            // Nobody answers for the stream: the broker still reads it from its disk, a cluster
+            // elects a leader, or somebody has deleted it.
+            NatsErrorKind::StreamNotFound => {
+                Self::Unconfirmed("no stream takes it at present".to_owned())
+            }
+            NatsErrorKind::TimedOut | NatsErrorKind::BrokenPipe | NatsErrorKind::MaxAckPending => {
+                Self::Unconfirmed(error.to_string())
+            }
+            NatsErrorKind::Other => {
+                match source.and_then(|source| source.downcast_ref::<jetstream::Error>()) {
+                    Some(answer) => Self::from(answer),
+                    None => Self::Unconfirmed(reason()),
+                }
+            }
+        }
+    }
+}
+
+impl From<&jetstream::Error> for PublishError {
+    fn from(answer: &jetstream::Error) -> Self {
+        /// The stream's limit of the size of a message; async-nats has no name for it.
+        const MESSAGE_EXCEEDS_MAXIMUM: u64 = 10054;
+
+        let reason = answer.to_string();
+        match answer.error_code() {
+            ErrorCode::STREAM_WRONG_LAST_SEQUENCE
+            | ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT => Self::Exists,
+            ErrorCode::ACCOUNT_RESOURCES_EXCEEDED
+            | ErrorCode::INSUFFICIENT_RESOURCES
+            | ErrorCode::MEMORY_RESOURCES_EXCEEDED
+            | ErrorCode::STORAGE_RESOURCES_EXCEEDED
+            | ErrorCode::STREAM_TOO_MANY_REQUESTS => Self::Full(reason),
+            // This code stands for whatever goes wrong in the stream's store; only the text tells
+            // a full queue from the rest. None of it is the message's fault.
+            ErrorCode::STREAM_STORE_FAILED if is_full(&reason) => Self::Full(reason),
+            ErrorCode::STREAM_STORE_FAILED | ErrorCode::STREAM_DUPLICATE_MESSAGE_CONFLICT => {
+                Self::Unconfirmed(reason)
+            }
+            code if code.0 == MESSAGE_EXCEEDS_MAXIMUM => Self::TooLarge(reason),
+            _ if answer.code() == 503 => Self::Unconfirmed(reason),
+            _ => Self::Refused(reason),
+        }
+    }
+}
+
+fn is_full(reason: &str) -> bool {
+    ["maximum messages", "maximum bytes", "no space left"].iter().any(|sign| reason.contains(sign))
+}
+
+/// What keeps a publisher from publishing: said once when it comes up, and once when it is gone,
+/// however many messages wait.
+#[derive(Debug, Default)]
+struct Obstacle {
+    present: AtomicBool,
+    reason: Mutex<String>,
+}
+
+impl Obstacle {
+    fn note(&self, stream: &'static str, error: Option<&PublishError>) {
+        match error {
+            Some(error @ (PublishError::Full(_) | PublishError::Unconfirmed(_))) => {
+                let text = error.to_string();
+                let mut reason = self.reason.lock().expect("nothing panics while it holds this");
+                if !self.present.swap(true, Ordering::Relaxed) || *reason != text {
+                    warn!(stream, reason = text, "waiting to publish; nothing is dropped");
+                    *reason = text;
+                } else {
+                    debug!(stream, reason = text, "still waiting to publish");
+                }
+            }
+            // Anything else is an answer of a broker that has room.
+            _ => {
+                if self.present.load(Ordering::Relaxed)
+                    && self.present.swap(false, Ordering::Relaxed)
+                {
+                    info!(stream, "publishing again");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,314 @@
+//! The frame that every service stands in: start, consume, stop.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::PullConsumer;
+use contract::dead_letters;
+use contract::facts::Bucket;
+use contract::queues::{Message, Queue};
+use contract::topology::{self, DeclareError, Limits, Topology};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::admin;
+use crate::backoff::Backoff;
+use crate::connection::{ConnectError, Connection};
+use crate::consumer::{self, End, Handler, Rules};
+use crate::facts::Facts;
+use crate::health::Health;
+use crate::metrics::Metrics;
+use crate::publisher::Publisher;
+use crate::settings::Settings;
+
+/// The first ceiling of the time between two tries to declare the topology, and the highest.
+const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+
+/// What a drain keeps of its time for giving back what is still in flight.
+const TIME_TO_GIVE_BACK: Duration = Duration::from_secs(1);
+
+/// How long the last bytes to the broker may take.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// A running service: connected, with all that it needs declared on the broker.
+#[derive(Debug)]
+pub struct Service {
+    settings: Settings,
+    connection: Connection,
+    topology: Topology,
+    health: Arc<Health>,
+    metrics: Arc<Metrics>,
+    consumers: JoinSet<Result<(), ServiceError>>,
+    stop: CancellationToken,
+    abandon: CancellationToken,
+    end: CancellationToken,
+}
+
+/// Why a service cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// The admin endpoint's address cannot be listened on.
+    #[error("ADMIN_ADDR is {addr}, which cannot be listened on: {source}; is it taken already?")]
+    Admin {
+        /// The address.
+        addr: SocketAddr,
+        /// What the operating system says.
+        source: std::io::Error,
+    },
+    /// There is no use in trying to connect.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// What is on the broker is not what the service needs, and waiting does not help.
+    #[error(transparent)]
+    Declare(#[from] DeclareError),
+    /// The client cannot ask for messages.
+    #[error("cannot subscribe to the answers of the broker: {0}")]
+    Subscribe(#[from] async_nats::SubscribeError),
+}
+
+impl Service {
+    /// Starts the admin endpoint, connects, and declares the topology; for each it waits as long
+    /// as it takes. Gives `None` if `stop` came first.
+    ///
+    /// # Errors
+    ///
+    /// Where waiting does not help, see [`ServiceError`].
+    pub async fn start(
+        name: &'static str,
+        settings: &Settings,
+        stop: CancellationToken,
+    ) -> Result<Option<Self>, ServiceError> {
+        let health = Arc::new(Health::default());
+        let metrics = Metrics::new(name);
+        let end = CancellationToken::new();
+        let addr = settings.admin_addr;
+        admin::serve(addr, Arc::clone(&health), Arc::clone(&metrics), end.clone())
+            .await
+            .map_err(|source| ServiceError::Admin { addr, source })?;
+        info!(
+            version = env!("CARGO_PKG_VERSION"),
+            instance = settings.instance,
+            concurrency = settings.concurrency,
+            "starting {name}"
+        );
+        let report = {
+            let (health, metrics) = (Arc::clone(&health), Arc::clone(&metrics));
+            move |connected| {
+                health.set_connected(connected);
+                metrics.set_connected(connected);
+            }
+        };
+        let client_name = format!("{name} {}", settings.instance);
+        let start = async {
+            let connection = Connection::establish(&settings.nats, &client_name, report).await?;
+            let topology = declare(&connection, &Limits::from(&settings.limits)).await?;
+            Ok::<_, ServiceError>((connection, topology))
+        };
+        let Some(started) = stop.run_until_cancelled(start).await else {
+            info!("stopped before there was anything to do");
+            return Ok(None);
+        };
+        let (connection, topology) = started?;
+        Ok(Some(Self {
+            settings: settings.clone(),
+            connection,
+            topology,
+            health,
+            metrics,
+            consumers: JoinSet::new(),
+            stop,
+            abandon: CancellationToken::new(),
+            end,
+        }))
+    }
+
+    /// The connection to the broker.
+    #[must_use]
+    pub fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// Cancelled when the service is to stop.
+    #[must_use]
+    pub fn stopping(&self) -> &CancellationToken {
+        &self.stop
+    }
+
+    /// Cancelled when a stopping service has no time left to finish what is in flight.
+    #[must_use]
+    pub fn abandoned(&self) -> &CancellationToken {
+        &self.abandon
+    }
+
+    /// A publisher to this queue, with places of its own for what is under way.
+    #[must_use]
+    pub fn publisher(&self, queue: Queue) -> Publisher {
+        self.publisher_to(queue.stream)
+    }
+
+    /// The facts of this bucket.
+    #[must_use]
+    pub fn facts(&self, bucket: Bucket) -> Facts {
+        Facts::new(&self.connection, self.publisher_to(bucket.stream))
+    }
+
+    fn publisher_to(&self, stream: &'static str) -> Publisher {
+        Publisher::new(&self.connection, &self.metrics, stream, self.settings.concurrency)
+    }
+
+    /// Begins to consume the queue of this handler's messages.
+    pub fn consume<H: Handler>(&mut self, handler: H) {
+        let queue = H::Message::QUEUE;
+        let consumer = QueueConsumer {
+            connection: self.connection.clone(),
+            limits: Limits::from(&self.settings.limits),
+            rules: Rules {
+                queue,
+                instance: self.settings.instance.clone(),
+                concurrency: self.settings.concurrency,
+                max_attempts: self.settings.max_attempts,
+                ack_wait: self.topology.ack_wait(queue),
+                drain_timeout: self.settings.drain_timeout,
+                facts_max_age: self.topology.facts_max_age(),
+                dead_letters: self.publisher_to(dead_letters::STREAM),
+                metrics: Arc::clone(&self.metrics),
+                abandon: self.abandon.clone(),
+            },
+            health: Arc::clone(&self.health),
+            stop: self.stop.clone(),
+        };
+        self.consumers.spawn(consumer.run(Arc::new(handler)));
+    }
+
+    /// Runs until the service is told to stop, or a consumer cannot go on; then stops in order:
+    /// what was taken is finished within the drain's time, the rest is given back, and all answers
+    /// reach the broker.
+    ///
+    /// `own_work` is what the service does besides consuming. It has to end soon after
+    /// [`Service::abandoned`] is cancelled.
+    ///
+    /// # Errors
+    ///
+    /// What kept a consumer from going on.
+    pub async fn run(mut self, own_work: impl Future<Output = ()>) -> Result<(), ServiceError> {
+        self.health.set_started();
+        info!("ready");
+        let mut failure = None;
+        let stop = self.stop.clone();
+        let abandon = self.abandon.clone();
+        let health = Arc::clone(&self.health);
+        let drain_timeout = self.settings.drain_timeout;
+        // A tenth of a short drain is enough.
+        let work_time = drain_timeout.saturating_sub(TIME_TO_GIVE_BACK.min(drain_timeout / 10));
+        let deadline = tokio::spawn(async move {
+            stop.cancelled().await;
+            health.set_stopping();
+            tokio::time::sleep(work_time).await;
+            warn!("the drain has no time left; giving back what is in flight");
+            abandon.cancel();
+        });
+        let consuming = async {
+            while let Some(ended) = self.consumers.join_next().await {
+                let ended =
+                    ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+                if let Err(error) = ended {
+                    error!(%error, "a consumer cannot go on");
+                    failure.get_or_insert(error);
+                    self.stop.cancel();
+                }
+            }
+        };
+        tokio::join!(consuming, own_work);
+        deadline.abort();
+        // An answer is only on its way until it has left this process.
+        let flush = self.connection.client().flush();
+        if !matches!(tokio::time::timeout(FLUSH_TIMEOUT, flush).await, Ok(Ok(()))) {
+            warn!("the last answers may not have reached the broker; what they settle comes again");
+        }
+        self.end.cancel();
+        info!("stopped");
+        failure.map_or(Ok(()), Err)
+    }
+}
+
+/// One consumer of a service, for as long as the service runs.
+struct QueueConsumer {
+    connection: Connection,
+    limits: Limits,
+    rules: Rules,
+    health: Arc<Health>,
+    stop: CancellationToken,
+}
+
+impl QueueConsumer {
+    /// Consumes until the service stops. Where the consumer goes missing on the broker, it is
+    /// declared again, with all that went with it.
+    async fn run<H: Handler>(mut self, handler: Arc<H>) -> Result<(), ServiceError> {
+        let queue = self.rules.queue;
+        loop {
+            let Some(bound) = self.stop.run_until_cancelled(self.bind()).await else {
+                return Ok(());
+            };
+            self.health.set_bound(queue, true);
+            let rules = Arc::new(self.rules.clone());
+            let consumed =
+                consumer::consume(&self.connection, bound?, &rules, &handler, &self.stop);
+            match consumed.await? {
+                End::Stopped => return Ok(()),
+                End::Gone => {
+                    self.health.set_bound(queue, false);
+                    warn!(queue = queue.stream, "the consumer is gone; declaring it again");
+                    let declared = declare(&self.connection, &self.limits);
+                    let Some(declared) = self.stop.run_until_cancelled(declared).await else {
+                        return Ok(());
+                    };
+                    let topology = declared?;
+                    self.rules.ack_wait = topology.ack_wait(queue);
+                    self.rules.facts_max_age = topology.facts_max_age();
+                }
+            }
+        }
+    }
+
+    async fn bind(&self) -> Result<PullConsumer, ServiceError> {
+        let Queue { stream, consumer, .. } = self.rules.queue;
+        let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+        loop {
+            let bind = self.connection.context().get_consumer_from_stream(consumer, stream);
+            match self.connection.ask(bind).await {
+                Some(Ok(bound)) => return Ok(bound),
+                Some(Err(error)) => {
+                    warn!(%error, stream, consumer, "cannot bind yet; trying again");
+                }
+                None => {}
+            }
+            backoff.wait().await;
+        }
+    }
+}
+
+/// Declares the topology, and tries until the broker answers.
+async fn declare(connection: &Connection, limits: &Limits) -> Result<Topology, DeclareError> {
+    let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+    loop {
+        match connection.ask(topology::declare(connection.context(), limits)).await {
+            Some(Ok(topology)) => {
+                for object in &topology.created {
+                    info!(object, "created");
+                }
+                for difference in &topology.differences {
+                    warn!(%difference, "running on with the broker's limit");
+                }
+                return Ok(topology);
+            }
+            Some(Err(error @ DeclareError::Unavailable { .. })) => {
+                warn!(%error, "cannot declare the topology yet; trying again");
+            }
+            Some(Err(error)) => return Err(error),
+            None => {}
+        }
+        backoff.wait().await;
+    }
+}

@@ -1,0 +1,195 @@
+//! The settings that both services share: flags, and environment variables of the same name.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use contract::topology::Limits;
+use jiff::SignedDuration;
+
+/// Settings of every service.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Work")]
+pub struct Settings {
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "clap would show it as the help of the whole group")]
+    pub nats: NatsSettings,
+
+    /// Address of the admin endpoint: /livez, /readyz and /metrics. With port 0 it takes a free
+    /// port, and logs which
+    #[arg(long, env, default_value = "127.0.0.1:0", value_name = "HOST:PORT")]
+    pub admin_addr: SocketAddr,
+
+    /// Name of this replica, in messages and logs [default: the host's name and the process id]
+    #[arg(long, env, default_value_t = default_instance(), hide_default_value = true)]
+    pub instance: String,
+
+    /// How many messages each consumer works on at a time; asking has as many places of its own
+    #[arg(long, env, default_value_t = 256, value_parser = at_least_one::<usize>)]
+    pub concurrency: usize,
+
+    /// How many times a message is delivered before it becomes a dead letter
+    #[arg(long, env, default_value_t = 10, value_parser = at_least_one::<u64>)]
+    pub max_attempts: u64,
+
+    /// Time that a stopping service gives what it has in flight to finish; what has not is given
+    /// back to the queue
+    #[arg(long, env, default_value = "20s", value_parser = duration, value_name = "TIME")]
+    pub drain_timeout: Duration,
+
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "clap would show it as the help of the whole group")]
+    pub limits: LimitSettings,
+
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "clap would show it as the help of the whole group")]
+    pub telemetry: TelemetrySettings,
+}
+
+/// The limits with which missing streams, buckets and consumers are created.
+#[derive(Args, Clone, Debug)]
+#[command(
+    next_help_heading = "Limits (of what is missing on the broker and is created; what is there counts)"
+)]
+pub struct LimitSettings {
+    /// Time that a delivery may stay without a sign of life before the broker delivers it again
+    #[arg(long, env, default_value = "30s", value_parser = above_zero, value_name = "TIME")]
+    pub ack_wait: Duration,
+
+    /// The most messages that a queue holds; its publishers wait while it is full
+    #[arg(long, env, default_value_t = 100_000, value_parser = at_least_one::<u64>)]
+    pub queue_limit: u64,
+
+    /// Time, from the moment of asking, for which the promises hold
+    #[arg(long, env, default_value = "24h", value_parser = above_zero, value_name = "TIME")]
+    pub facts_max_age: Duration,
+
+    /// How many brokers of a cluster keep each stream: 1, 3 or 5
+    #[arg(long, env, default_value_t = 1, value_parser = at_least_one::<usize>)]
+    pub replicas: usize,
+}
+
+impl From<&LimitSettings> for Limits {
+    fn from(settings: &LimitSettings) -> Self {
+        Self {
+            queue_limit: settings.queue_limit,
+            facts_max_age: settings.facts_max_age,
+            replicas: settings.replicas,
+            ack_wait: settings.ack_wait,
+        }
+    }
+}
+
+/// Where the broker is, and who asks.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Broker")]
+pub struct NatsSettings {
+    /// Address of the broker; of a cluster, the addresses of several, separated by commas
+    #[arg(long, env, default_value = "nats://127.0.0.1:4222", value_name = "URL")]
+    pub nats_url: String,
+
+    /// User to connect as
+    #[arg(long, env, value_name = "USER")]
+    pub nats_user: Option<String>,
+
+    /// Password of that user
+    #[arg(long, env, value_name = "PASSWORD", hide_env_values = true)]
+    pub nats_password: Option<String>,
+
+    /// File with the credentials of a user (JWT and seed), instead of user and password
+    #[arg(long, env, value_name = "FILE")]
+    pub nats_creds: Option<PathBuf>,
+
+    /// File with the certificates (PEM) that the broker's is checked against; asks for TLS
+    #[arg(long, env, value_name = "FILE")]
+    pub nats_ca: Option<PathBuf>,
+
+    /// File with the certificate (PEM) to show to the broker
+    #[arg(long, env, value_name = "FILE")]
+    pub nats_cert: Option<PathBuf>,
+
+    /// File with the key (PEM) of that certificate
+    #[arg(long, env, value_name = "FILE")]
+    pub nats_key: Option<PathBuf>,
+
+    /// What the subjects of answers to this client begin with; give each user one of its own
+    #[arg(long, env, default_value = "_INBOX", value_name = "PREFIX")]
+    pub nats_inbox_prefix: String,
+}
+
+/// What is logged, and how.
+#[derive(Args, Clone, Debug)]
+#[command(next_help_heading = "Logs (on standard error)")]
+pub struct TelemetrySettings {
+    /// What to log: a level, or levels for each module
+    #[arg(long, env, default_value = "info,async_nats=warn", value_name = "FILTER")]
+    pub rust_log: String,
+
+    /// How to log [default: pretty on a terminal, json elsewhere]
+    #[arg(long, env, value_enum, value_name = "FORMAT")]
+    pub log_format: Option<LogFormat>,
+}
+
+/// The form of a line in the logs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Pretty,
+    /// For programs.
+    Json,
+}
+
+fn default_instance() -> String {
+    format!("{}-{}", gethostname::gethostname().to_string_lossy(), std::process::id())
+}
+
+/// A time with its unit, such as 250ms, 30s, 5m or 24h.
+///
+/// # Errors
+///
+/// Where the text is no such time, in words for whoever wrote it.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let help = || "write a number with a unit, such as 250ms, 30s, 5m or 24h".to_owned();
+    let duration: SignedDuration = text.parse().map_err(|_| help())?;
+    duration.try_into().map_err(|_| help())
+}
+
+fn above_zero(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => Err("it must be longer than nothing".to_owned()),
+        duration => Ok(duration),
+    }
+}
+
+fn at_least_one<T: std::str::FromStr + PartialOrd + From<u8>>(text: &str) -> Result<T, String> {
+    match text.parse() {
+        Ok(number) if number >= T::from(1) => Ok(number),
+        _ => Err("write a whole number from 1".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_has_a_unit() {
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(duration("30s"), Ok(Duration::from_secs(30)));
+        assert_eq!(duration("24h"), Ok(Duration::from_hours(24)));
+        assert_eq!(duration("0s"), Ok(Duration::ZERO));
+        for wrong in ["30", "-1s", "soon", "", "s"] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+        assert!(above_zero("0s").is_err());
+    }
+
+    #[test]
+    fn a_count_is_at_least_one() {
+        assert_eq!(at_least_one::<u64>("1"), Ok(1));
+        for wrong in ["0", "-1", "1.5", "many", ""] {
+            assert!(at_least_one::<u64>(wrong).is_err(), "{wrong}");
+        }
+    }
+}
