@@ -44,7 +44,13 @@ impl Bucket {
     /// The subject of the fact about this request.
     #[must_use]
     pub fn subject(self, id: RequestId) -> String {
-        format!("$KV.{}.{id}", self.name)
+        self.subject_of(&id.to_string())
+    }
+
+    /// The subject of this key, which need not be an id.
+    #[must_use]
+    pub fn subject_of(self, key: &str) -> String {
+        format!("$KV.{}.{key}", self.name)
     }
 
     /// The subjects of all keys.

@@ -118,6 +118,23 @@ pub struct NatsSettings {
     pub nats_inbox_prefix: String,
 }
 
+impl NatsSettings {
+    /// The settings for a broker at this address that asks for no credentials.
+    #[must_use]
+    pub fn at(nats_url: impl Into<String>) -> Self {
+        Self {
+            nats_url: nats_url.into(),
+            nats_user: None,
+            nats_password: None,
+            nats_creds: None,
+            nats_ca: None,
+            nats_cert: None,
+            nats_key: None,
+            nats_inbox_prefix: "_INBOX".to_owned(),
+        }
+    }
+}
+
 /// What is logged, and how.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Logs (on standard error)")]

@@ -41,7 +41,13 @@ impl Queue {
     /// The subject of the message about this request.
     #[must_use]
     pub fn subject(self, id: RequestId) -> String {
-        format!("{}.{id}", self.root)
+        self.subject_of(&id.to_string())
+    }
+
+    /// The subject that names this key, which need not be an id.
+    #[must_use]
+    pub fn subject_of(self, key: &str) -> String {
+        format!("{}.{key}", self.root)
     }
 
     /// The subjects that the stream takes.

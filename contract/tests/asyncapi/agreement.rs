@@ -1,0 +1,142 @@
+//! Rust reads what the document allows, and nothing that it forbids.
+
+use contract::RequestId;
+use proptest::prelude::*;
+use serde_json::json;
+
+use crate::arbitrary::{
+    a_number_near_a_limit, any_json, nearly_a_time, nearly_an_id, nearly_strings,
+};
+use crate::document::at;
+use crate::kinds::{assert_judged_alike, kinds, request_kind, response_kind, with};
+
+#[test]
+fn each_golden_file_is_read_and_written_again_as_it_is() {
+    for kind in kinds() {
+        assert_eq!((kind.read)(&kind.golden).as_ref(), Ok(&kind.golden), "{kind:?}");
+    }
+}
+
+#[test]
+fn each_golden_file_is_what_the_document_says() {
+    for kind in kinds() {
+        kind.payload
+            .validate(&kind.golden)
+            .unwrap_or_else(|error| panic!("{kind:?} at {}: {error}", error.instance_path()));
+        assert!(kind.allows(&kind.golden), "{kind:?}");
+    }
+}
+
+#[test]
+fn a_body_without_one_of_its_fields_is_refused_by_the_document_and_by_rust() {
+    for kind in kinds() {
+        for field in kind.fields() {
+            let mut body = kind.golden.clone();
+            body.as_object_mut().unwrap().remove(field);
+            assert!(!kind.payload.is_valid(&body), "{kind:?} without {field}");
+            assert!((kind.read)(&body).is_err(), "{kind:?} without {field}");
+        }
+    }
+}
+
+#[test]
+fn the_limits_are_where_the_document_has_them() {
+    let (request, response) = (request_kind(), response_kind());
+    for count in [0, 1, 2, 63, 64, 65, 66, 999, 1000, 1001] {
+        for length in [0, 1, 2, 64, 65, 66, 1023, 1024, 1025] {
+            let mut asked = with(request, "count", json!(count));
+            asked["length"] = json!(length);
+            assert_judged_alike(request, &asked);
+            let answered = with(response, "values", json!(vec!["x".repeat(length); count]));
+            assert_judged_alike(response, &answered);
+            assert_eq!(request.allows(&asked), response.allows(&answered), "{count} × {length}");
+        }
+    }
+}
+
+#[test]
+fn a_whole_number_with_a_point_is_refused_which_the_document_can_say_only_in_words() {
+    let kind = request_kind();
+    let body = with(kind, "count", json!(2.0));
+    assert!(kind.payload.is_valid(&body), "{body}");
+    assert!((kind.read)(&body).is_err(), "{body}");
+    assert!(at("/info/description").as_str().unwrap().contains("`1.0`"));
+}
+
+#[test]
+fn a_time_with_another_offset_is_read_though_nobody_writes_one() {
+    let kind = request_kind();
+    let body = with(kind, "requested_at", json!("2026-03-02T11:14:07.382419+02:00"));
+    assert!(!kind.payload.is_valid(&body));
+    assert_eq!((kind.read)(&body).as_ref(), Ok(&kind.golden));
+}
+
+#[test]
+fn a_time_has_one_spelling_in_the_document_even_for_readers_that_do_not_look_at_formats() {
+    let mut without_format = at("/components/schemas/Time").clone();
+    without_format.as_object_mut().unwrap().remove("format");
+    let schema = jsonschema::draft7::new(&without_format).unwrap();
+    for time in ["2026-03-02T09:14:07Z", "2026-03-02T09:14:07.5Z", "2026-03-02T09:14:07+00:00"] {
+        assert!(schema.is_valid(&json!(time)), "{time}");
+    }
+    for time in [
+        "2026-03-02 09:14:07Z",
+        "2026-03-02t09:14:07z",
+        "+002026-03-02T09:14:07Z",
+        "2026-03-02T09:14:07",
+        "2026-03-02T09:14:60Z",
+        "2026-03-02T09:14:07,5Z",
+        "2026-03-02T09:14:07-00:00",
+        "2026-03-02T10:14:07+01:00",
+        "2026-03-02T09:14:07Z[UTC]",
+    ] {
+        assert!(!schema.is_valid(&json!(time)), "{time}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn an_amount_is_allowed_by_the_document_where_rust_allows_it(
+        count in a_number_near_a_limit(),
+        length in a_number_near_a_limit(),
+    ) {
+        let mut body = with(request_kind(), "count", json!(count));
+        body["length"] = json!(length);
+        assert_judged_alike(request_kind(), &body);
+    }
+
+    #[test]
+    fn strings_are_allowed_by_the_document_where_rust_reads_them(values in nearly_strings()) {
+        assert_judged_alike(response_kind(), &with(response_kind(), "values", values));
+    }
+
+    #[test]
+    fn an_id_is_allowed_by_the_document_where_rust_reads_it(id in nearly_an_id()) {
+        assert_judged_alike(request_kind(), &with(request_kind(), "id", json!(id)));
+        // Many a reader does not look at formats: the pattern alone has to say as much.
+        let without_format = jsonschema::draft7::new(at("/components/schemas/RequestId")).unwrap();
+        prop_assert_eq!(without_format.is_valid(&json!(id)), id.parse::<RequestId>().is_ok());
+    }
+
+    #[test]
+    fn a_time_is_allowed_by_the_document_where_rust_reads_it(time in nearly_a_time()) {
+        assert_judged_alike(request_kind(), &with(request_kind(), "requested_at", json!(time)));
+    }
+
+    #[test]
+    fn a_field_of_any_sort_is_allowed_by_the_document_where_rust_reads_it(value in any_json()) {
+        for kind in kinds() {
+            for field in kind.fields() {
+                assert_judged_alike(kind, &with(kind, field, value.clone()));
+            }
+        }
+    }
+
+    #[test]
+    fn any_other_json_is_no_message(body in any_json()) {
+        for kind in kinds() {
+            prop_assert!(!kind.payload.is_valid(&body));
+            prop_assert!((kind.read)(&body).is_err());
+        }
+    }
+}

@@ -1,0 +1,167 @@
+//! Channels and operations, and the streams and consumers that stand behind them.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use async_nats::jetstream::{consumer, stream};
+use contract::topology::{Limits, facts_max_age};
+use contract::{facts, queues};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::document::{address, at, channel, dead_letters_address, schema, texts, typed};
+use crate::wanted;
+
+/// The limits that the services have where nobody sets others.
+const LIMITS: Limits = Limits {
+    queue_limit: 100_000,
+    facts_max_age: Duration::from_hours(24),
+    replicas: 1,
+    ack_wait: Duration::from_secs(30),
+};
+
+#[test]
+fn the_channels_are_those_of_the_contract() {
+    let documented: BTreeSet<String> = at("/channels")
+        .as_object()
+        .unwrap()
+        .values()
+        .map(|channel| channel["address"].as_str().unwrap().to_owned())
+        .collect();
+    let queues = queues::ALL.map(|queue| address(|id| queue.subject(id)));
+    let buckets = facts::ALL.map(|bucket| address(|id| bucket.subject(id)));
+    let known: BTreeSet<String> =
+        queues.into_iter().chain(buckets).chain([dead_letters_address()]).collect();
+    assert_eq!(documented, known);
+}
+
+#[test]
+fn each_channel_says_what_it_is_and_each_queue_through_which_consumer_it_is_emptied() {
+    for (name, channel) in at("/channels").as_object().unwrap() {
+        for text in ["title", "summary", "description"] {
+            let text = channel[text].as_str().unwrap_or_default();
+            assert!(!text.trim().is_empty(), "{name}: {channel}");
+        }
+    }
+    for queue in queues::ALL {
+        let description = channel(&address(|id| queue.subject(id)))["description"].as_str();
+        for name in [queue.stream, queue.consumer] {
+            assert!(description.unwrap().contains(&format!("`{name}`")), "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_dead_letter_may_come_from_every_queue_and_from_no_other_stream() {
+    let streams = &channel(&dead_letters_address())["parameters"]["stream"]["enum"];
+    assert_eq!(texts(streams), queues::ALL.map(|queue| queue.stream).into());
+    let ids = schema("/components/schemas/DeadLetterHeaders/properties/Nats-Msg-Id");
+    for queue in queues::ALL {
+        assert!(ids.is_valid(&json!(format!("{}:{}", queue.stream, u64::MAX))), "{queue:?}");
+    }
+    for other in ["DEAD_LETTERS:1", "REQUESTS:0", "REQUESTS:", "REQUESTS", "XREQUESTS:1"] {
+        assert!(!ids.is_valid(&json!(other)), "{other}");
+    }
+}
+
+#[test]
+fn a_queue_is_received_by_the_side_that_its_consumer_is_named_after_and_sent_by_the_other() {
+    let operations = at("/operations").as_object().unwrap();
+    let sides = |address: &str, action: &str| -> Vec<&str> {
+        let of_channel = |operation: &&Value| {
+            let channel = operation["channel"]["$ref"].as_str().unwrap();
+            at(channel.strip_prefix('#').unwrap())["address"] == address
+        };
+        let mut sides: Vec<&str> = operations
+            .values()
+            .filter(of_channel)
+            .filter(|operation| operation["action"] == action)
+            .map(|operation| operation["tags"][0]["name"].as_str().unwrap())
+            .collect();
+        sides.sort_unstable();
+        sides
+    };
+    let consumers: BTreeSet<&str> = queues::ALL.map(|queue| queue.consumer).into();
+    for queue in queues::ALL {
+        let address = address(|id| queue.subject(id));
+        assert_eq!(sides(&address, "receive"), [queue.consumer], "{address}");
+        let [sender] = sides(&address, "send")[..] else { panic!("{address} has one sender") };
+        assert!(consumers.contains(sender) && sender != queue.consumer, "{address}: {sender}");
+    }
+    for bucket in facts::ALL {
+        let address = address(|id| bucket.subject(id));
+        assert_eq!(sides(&address, "send").len(), 1, "{address} has one owner");
+        assert!(sides(&address, "receive").is_empty(), "{address}");
+    }
+    let address = dead_letters_address();
+    assert_eq!(sides(&address, "send"), consumers.into_iter().collect::<Vec<_>>());
+    assert!(sides(&address, "receive").is_empty());
+}
+
+#[test]
+fn an_operation_sends_or_receives_the_message_of_its_channel() {
+    for (name, operation) in at("/operations").as_object().unwrap() {
+        let channel = operation["channel"]["$ref"].as_str().unwrap();
+        let [message] = &operation["messages"].as_array().unwrap()[..] else {
+            panic!("{name} has one message")
+        };
+        let message = message["$ref"].as_str().unwrap();
+        assert!(message.starts_with(&format!("{channel}/messages/")), "{name}: {message}");
+    }
+}
+
+#[test]
+fn the_settings_of_streams_and_consumers_are_those_that_rust_declares() {
+    let queues = queues::ALL.map(|queue| address(|id| queue.subject(id)));
+    let buckets = facts::ALL.map(|bucket| address(|id| bucket.subject(id)));
+    let described: Vec<&Value> = queues
+        .into_iter()
+        .chain([dead_letters_address()])
+        .chain(buckets)
+        .map(|address| &channel(&address)["x-jetstream"]["stream"])
+        .collect();
+    let declared = wanted::streams(&LIMITS);
+    assert_eq!(described.len(), declared.len());
+    for (described, declared) in described.into_iter().zip(declared) {
+        assert_eq!(typed::<stream::Config>(described), declared);
+        assert_each_setting_is_known(described, &declared);
+    }
+    for queue in queues::ALL {
+        let described = &channel(&address(|id| queue.subject(id)))["x-jetstream"]["consumer"];
+        let declared = wanted::consumer(queue, &LIMITS);
+        assert_eq!(typed::<consumer::Config>(described), declared);
+        assert_each_setting_is_known(described, &declared);
+    }
+}
+
+/// A setting that nobody knows would be read over without a word.
+fn assert_each_setting_is_known(described: &Value, declared: &impl Serialize) {
+    let declared = serde_json::to_value(declared).unwrap();
+    for (setting, value) in described.as_object().unwrap() {
+        assert_eq!(declared.get(setting), Some(value), "{setting}");
+    }
+}
+
+#[test]
+fn only_queues_have_consumers_and_facts_are_kept_for_as_long_as_the_document_says() {
+    for (name, channel) in at("/channels").as_object().unwrap() {
+        let is_queue = queues::ALL
+            .iter()
+            .any(|queue| channel["address"] == address(|id| queue.subject(id)).as_str());
+        assert_eq!(channel["x-jetstream"].get("consumer").is_some(), is_queue, "{name}");
+    }
+    let text = at("/info/description").as_str().unwrap();
+    for bucket in facts::ALL {
+        let stream = &channel(&address(|id| bucket.subject(id)))["x-jetstream"]["stream"];
+        let hours = facts_max_age(&typed(stream)).as_secs() / 3600;
+        assert!(text.contains(&format!(" {hours} hours from")), "{bucket:?}: {hours}");
+    }
+}
+
+#[test]
+fn the_server_is_the_broker_that_the_services_look_for() {
+    let server = at("/servers/local");
+    let (protocol, host) = (server["protocol"].as_str(), server["host"].as_str());
+    assert_eq!((protocol, host), (Some("nats"), Some("127.0.0.1:4222")));
+    assert_eq!(*at("/asyncapi"), "3.0.0");
+}

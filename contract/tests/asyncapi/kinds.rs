@@ -1,0 +1,123 @@
+//! The messages and facts, each with its schema, its golden file and the Rust type that reads it.
+
+use std::fmt;
+use std::sync::LazyLock;
+
+use contract::facts::{Fact, Received};
+use contract::queues::{self, Acknowledgment, Message, Request, Response};
+use jsonschema::Validator;
+use serde_json::Value;
+
+use crate::document::{address, at, golden, golden_id, message, schema};
+
+/// One of the messages and facts, as the document and as Rust know it.
+pub struct Kind {
+    pub address: String,
+    pub golden: Value,
+    pub headers: Validator,
+    pub payload: Validator,
+    /// What Rust reads in a body, written again. The subject is the one that the body asks for.
+    pub read: fn(&Value) -> Result<Value, String>,
+}
+
+impl fmt::Debug for Kind {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.address)
+    }
+}
+
+impl Kind {
+    fn message<M: Message>(golden: Value) -> Self {
+        let read = |body: &Value| {
+            let id = body["id"].as_str().and_then(|id| id.parse().ok()).unwrap_or_else(golden_id);
+            M::decode(&M::QUEUE.subject(id), None, body.to_string().as_bytes())
+                .map(|message| serde_json::to_value(message).unwrap())
+                .map_err(|error| error.to_string())
+        };
+        Self::new(address(|id| M::QUEUE.subject(id)), golden, read)
+    }
+
+    fn fact<F: Fact>(golden: Value) -> Self {
+        let read = |body: &Value| {
+            F::decode(body.to_string().as_bytes())
+                .map(|fact| serde_json::to_value(fact).unwrap())
+                .map_err(|error| error.to_string())
+        };
+        Self::new(address(|id| F::BUCKET.subject(id)), golden, read)
+    }
+
+    fn new(address: String, golden: Value, read: fn(&Value) -> Result<Value, String>) -> Self {
+        let message = message(&address);
+        let headers = schema(&format!("{message}/headers"));
+        let payload = schema(&format!("{message}/payload"));
+        Self { address, golden, headers, payload, read }
+    }
+
+    /// The names of its fields.
+    pub fn fields(&self) -> impl Iterator<Item = &str> {
+        self.golden.as_object().unwrap().keys().map(String::as_str)
+    }
+
+    /// Whether the document allows this body: its schema, and what its words add to that.
+    pub fn allows(&self, body: &Value) -> bool {
+        self.payload.is_valid(body) && self.the_words_allow(body)
+    }
+
+    /// What the document says in words, because no schema can: all strings are of the same length,
+    /// and there is a limit to all characters together.
+    fn the_words_allow(&self, body: &Value) -> bool {
+        let limit = |name| at(&format!("/components/schemas/{name}/x-max-characters")).as_u64();
+        if self.golden.get("values").is_none() {
+            let characters = body["count"].as_u64().unwrap() * body["length"].as_u64().unwrap();
+            return Some(characters) <= limit("Request");
+        }
+        let values = body["values"].as_array().unwrap().iter();
+        let lengths: Vec<u64> =
+            values.map(|value| value.as_str().unwrap().chars().count() as u64).collect();
+        lengths.iter().all(|length| *length == lengths[0])
+            && Some(lengths.iter().sum()) <= limit("Strings")
+    }
+}
+
+/// All of them.
+pub fn kinds() -> &'static [Kind] {
+    static KINDS: LazyLock<[Kind; 6]> = LazyLock::new(|| {
+        [
+            Kind::message::<Request>(golden("request")),
+            Kind::message::<Response>(golden("response")),
+            Kind::message::<Acknowledgment>(golden("acknowledgment")),
+            Kind::fact::<Request>(golden("request")),
+            Kind::fact::<Acknowledgment>(golden("acknowledgment")),
+            Kind::fact::<Received>(golden("received")),
+        ]
+    });
+    &*KINDS
+}
+
+/// The one with this address.
+pub fn kind(address: &str) -> &'static Kind {
+    kinds().iter().find(|kind| kind.address == address).unwrap()
+}
+
+/// The message that asks.
+pub fn request_kind() -> &'static Kind {
+    kind(&address(|id| queues::REQUESTS.subject(id)))
+}
+
+/// The message that answers.
+pub fn response_kind() -> &'static Kind {
+    kind(&address(|id| queues::RESPONSES.subject(id)))
+}
+
+/// The golden file of this kind, with something else in this field.
+pub fn with(kind: &Kind, field: &str, value: Value) -> Value {
+    let mut body = kind.golden.clone();
+    body[field] = value;
+    body
+}
+
+/// Asserts that Rust reads this body where the document allows it, and only there.
+pub fn assert_judged_alike(kind: &Kind, body: &Value) {
+    let read = (kind.read)(body);
+    assert_eq!(kind.allows(body), read.is_ok(), "{kind:?}: {read:?}");
+}

@@ -1,0 +1,193 @@
+//! What Rust publishes, under which headers, and the examples of it.
+
+use async_nats::HeaderMap;
+use bytes::Bytes;
+use contract::facts::{Fact, Received};
+use contract::headers::{MESSAGE_VERSION, Trace, VERSION};
+use contract::queues::{Acknowledgment, Message, Request, Response};
+use contract::{Publication, dead_letters, facts, queues};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use crate::document::{
+    address, at, dead_letters_address, golden, golden_id, headers_as_json, keys, message, schema,
+    texts, typed,
+};
+
+const TRACEPARENT: &str = "00-a6a040c6aed8ff2483d6fbe7802e13cf-7a3fb503641c430e-01";
+
+/// A trace with each of the headers that one may have.
+fn trace() -> Trace {
+    let mut headers = HeaderMap::new();
+    headers.insert("traceparent", TRACEPARENT);
+    headers.insert("tracestate", "vendor=opaque");
+    Trace::of(Some(&headers))
+}
+
+/// All that Rust publishes about the golden request, each with its address.
+fn publications(trace: &Trace) -> Vec<(String, Publication)> {
+    let request: Request = typed(&golden("request"));
+    let response: Response = typed(&golden("response"));
+    let acknowledgment: Acknowledgment = typed(&golden("acknowledgment"));
+    let received: Received = typed(&golden("received"));
+    vec![
+        (address(|id| queues::REQUESTS.subject(id)), request.publication(trace)),
+        (address(|id| queues::RESPONSES.subject(id)), response.publication(trace)),
+        (address(|id| queues::ACKNOWLEDGMENTS.subject(id)), acknowledgment.publication(trace)),
+        (address(|id| facts::REQUESTED.subject(id)), request.creation()),
+        (address(|id| facts::STORED.subject(id)), acknowledgment.creation()),
+        (address(|id| facts::RECEIVED.subject(id)), received.creation()),
+    ]
+}
+
+fn dead_letter(headers: &HeaderMap) -> Publication {
+    let original = dead_letters::Original {
+        stream: queues::REQUESTS.stream,
+        sequence: 7,
+        subject: "requests.42",
+        headers: Some(headers),
+        body: &Bytes::from_static(b"\xff not JSON"),
+    };
+    original.dead_letter(&dead_letters::Verdict {
+        reason: "malformed: no JSON",
+        attempts: 1,
+        at: Timestamp::UNIX_EPOCH,
+        by: "generator-1",
+    })
+}
+
+#[test]
+fn what_rust_publishes_is_what_the_document_says() {
+    for trace in [Trace::default(), trace()] {
+        for (address, publication) in publications(&trace) {
+            let message = message(&address);
+            assert_eq!(publication.subject, address.replace("{id}", &golden_id().to_string()));
+            let headers = headers_as_json(&publication.headers);
+            schema(&format!("{message}/headers"))
+                .validate(&headers)
+                .unwrap_or_else(|error| panic!("headers of {address}: {error}"));
+            let body = serde_json::from_slice(&publication.body).unwrap();
+            schema(&format!("{message}/payload"))
+                .validate(&body)
+                .unwrap_or_else(|error| panic!("body of {address}: {error}"));
+        }
+    }
+}
+
+#[test]
+fn rust_publishes_the_headers_that_are_required_and_where_there_is_a_trace_all_of_them() {
+    let described = |address: &str| {
+        let reference = at(&format!("{}/headers", message(address)))["$ref"].as_str().unwrap();
+        at(reference.strip_prefix('#').unwrap())
+    };
+    for (address, publication) in publications(&Trace::default()) {
+        let headers = headers_as_json(&publication.headers);
+        assert_eq!(keys(&headers), texts(&described(&address)["required"]), "{address}");
+    }
+    for (address, publication) in publications(&trace()) {
+        let headers = headers_as_json(&publication.headers);
+        assert_eq!(keys(&headers), keys(&described(&address)["properties"]), "{address}");
+    }
+
+    let described = described(&dead_letters_address());
+    let headers = headers_as_json(&dead_letter(&HeaderMap::new()).headers);
+    assert_eq!(keys(&headers), texts(&described["required"]));
+    let mut of_original = HeaderMap::new();
+    of_original.insert("traceparent", TRACEPARENT);
+    of_original.insert("tracestate", "vendor=opaque");
+    let headers = headers_as_json(&dead_letter(&of_original).headers);
+    assert_eq!(keys(&headers), keys(&described["properties"]));
+}
+
+#[test]
+fn the_dead_letter_of_any_message_is_what_the_document_says() {
+    let address = dead_letters_address();
+    let schema = schema(&format!("{}/headers", message(&address)));
+    for (_, publication) in publications(&trace()) {
+        let dead = dead_letter(&publication.headers);
+        assert_eq!(dead.subject, "dead_letters.REQUESTS.42");
+        let headers = headers_as_json(&dead.headers);
+        assert!(schema.is_valid(&headers), "{headers}");
+        let described = at("/components/schemas/DeadLetterHeaders/description").as_str().unwrap();
+        assert!(described.contains(&format!("`{}`", dead_letters::ORIGINAL)));
+        assert!(keys(&headers).iter().any(|name| name.starts_with(dead_letters::ORIGINAL)));
+    }
+}
+
+#[test]
+fn headers_that_lack_one_or_have_another_value_are_not_what_the_document_says() {
+    let dead_letter = (dead_letters_address(), dead_letter(&HeaderMap::new()));
+    for (address, publication) in publications(&trace()).into_iter().chain([dead_letter]) {
+        let schema = schema(&format!("{}/headers", message(&address)));
+        let headers = headers_as_json(&publication.headers);
+        for name in keys(&headers) {
+            // Any trace is carried as it came. Of a dead letter people read these as they are.
+            let free = [
+                "traceparent",
+                "tracestate",
+                dead_letters::REASON,
+                dead_letters::SUBJECT,
+                dead_letters::BY,
+            ];
+            let mut without = headers.clone();
+            without.as_object_mut().unwrap().remove(name);
+            assert_eq!(schema.is_valid(&without), name.starts_with("trace"), "{address}: {name}");
+            let mut other = headers.clone();
+            other[name] = json!("?");
+            assert_eq!(schema.is_valid(&other), free.contains(&name), "{address}: {name}");
+        }
+    }
+    for bucket in facts::ALL {
+        let message = message(&address(|id| bucket.subject(id)));
+        let headers = json!({
+            "Nats-Expected-Last-Subject-Sequence": "0",
+            "Nats-Msg-Id": golden_id().to_string(),
+        });
+        assert!(!schema(&format!("{message}/headers")).is_valid(&headers), "{bucket:?}");
+    }
+}
+
+#[test]
+fn the_version_is_the_one_that_rust_writes() {
+    let headers = at("/components/schemas/MessageHeaders/properties");
+    assert_eq!(headers[MESSAGE_VERSION]["const"], VERSION.to_string());
+    let document = at("/info/version").as_str().unwrap();
+    assert_eq!(document.split('.').next(), Some(VERSION.to_string().as_str()));
+}
+
+#[test]
+fn the_examples_in_the_document_are_the_golden_files() {
+    let mut without_state = HeaderMap::new();
+    without_state.insert("traceparent", TRACEPARENT);
+    for (address, publication) in publications(&Trace::of(Some(&without_state))) {
+        let message = message(&address);
+        let body: Value = serde_json::from_slice(&publication.body).unwrap();
+        let examples = at(&format!("{message}/examples")).as_array().unwrap();
+        let [example] = &examples[..] else { panic!("{message} has one example") };
+        assert_eq!(example["headers"], headers_as_json(&publication.headers), "{message}");
+        assert_eq!(example["payload"], body, "{message}");
+    }
+}
+
+#[test]
+fn the_golden_files_tell_one_story() {
+    let request: Request = typed(&golden("request"));
+    let response: Response = typed(&golden("response"));
+    let acknowledgment: Acknowledgment = typed(&golden("acknowledgment"));
+    let received: Received = typed(&golden("received"));
+    assert_eq!([response.id, acknowledgment.id, received.id], [request.id; 3]);
+    assert_eq!([response.requested_at, acknowledgment.requested_at], [request.requested_at; 2]);
+    let stored =
+        Acknowledgment::new(response.clone(), &acknowledgment.requestor, acknowledgment.stored_at);
+    assert_eq!(acknowledgment, stored);
+    assert_eq!(received.values, acknowledgment.values);
+    assert_eq!(response.values.as_slice().len(), request.amount.count() as usize);
+    assert_eq!(response.values.as_slice()[0].len(), request.amount.length() as usize);
+    let times = [
+        request.requested_at,
+        response.generated_at,
+        acknowledgment.stored_at,
+        received.received_at,
+    ];
+    assert!(times.windows(2).all(|pair| pair[0] < pair[1]), "{times:?}");
+}

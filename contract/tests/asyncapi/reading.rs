@@ -1,0 +1,207 @@
+//! What Rust writes it reads again; and what it makes of headers, subjects and bytes that nobody
+//! should have sent.
+
+use std::fmt;
+
+use async_nats::{HeaderMap, HeaderValue};
+use contract::facts::{Fact, Received};
+use contract::headers::{MESSAGE_VERSION, Trace, VERSION};
+use contract::queues::{self, Acknowledgment, DecodeError, Message, Request, Response};
+use proptest::collection::{btree_map, vec};
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::Index;
+
+use crate::arbitrary::{
+    a_header, a_received, a_request, a_response, a_trace, an_acknowledgment, an_id, an_instance,
+    any_json,
+};
+use crate::document::{address, golden, golden_id, headers_as_json};
+use crate::kinds::{kind, kinds};
+
+fn version(text: &str) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    headers.insert(MESSAGE_VERSION, text.parse::<HeaderValue>().unwrap());
+    headers
+}
+
+fn golden_request(headers: Option<&HeaderMap>) -> Result<Request, DecodeError> {
+    let body = golden("request").to_string();
+    <Request as Message>::decode(&format!("requests.{}", golden_id()), headers, body.as_bytes())
+}
+
+/// The bytes of a golden file, with a few others in the place of some.
+fn a_broken_golden_file() -> impl Strategy<Value = Vec<u8>> {
+    (0..kinds().len(), any::<Index>(), 0..5usize, vec(any::<u8>(), 0..5)).prop_map(
+        |(kind, place, length, others)| {
+            let mut bytes = kinds()[kind].golden.to_string().into_bytes();
+            let start = place.index(bytes.len());
+            let end = bytes.len().min(start + length);
+            bytes.splice(start..end, others);
+            bytes
+        },
+    )
+}
+
+/// Publishes the message, so to speak, and checks what comes out against the document and Rust.
+fn check_message<M: Message + PartialEq + fmt::Debug>(message: &M, trace: &Trace) {
+    let kind = kind(&address(|id| M::QUEUE.subject(id)));
+    let publication = message.publication(trace);
+    let headers = headers_as_json(&publication.headers);
+    assert!(kind.headers.is_valid(&headers), "{headers}");
+    assert_eq!(headers["Nats-Msg-Id"], message.id().to_string());
+    let body = serde_json::from_slice(&publication.body).unwrap();
+    assert!(kind.allows(&body), "{body}");
+    let read = M::decode(&publication.subject, Some(&publication.headers), &publication.body);
+    assert_eq!(read.unwrap(), *message);
+    assert_eq!(Trace::of(Some(&publication.headers)), *trace);
+}
+
+/// Creates the fact, so to speak, and checks what comes out against the document and Rust.
+fn check_fact<F: Fact + PartialEq + fmt::Debug>(fact: &F) {
+    let kind = kind(&address(|id| F::BUCKET.subject(id)));
+    let publication = fact.creation();
+    let headers = headers_as_json(&publication.headers);
+    assert!(kind.headers.is_valid(&headers), "{headers}");
+    let body = serde_json::from_slice(&publication.body).unwrap();
+    assert!(kind.allows(&body), "{body}");
+    assert_eq!(F::BUCKET.key(&publication.subject), Some(fact.id().to_string().as_str()));
+    assert_eq!(F::decode(&publication.body).unwrap(), *fact);
+}
+
+#[test]
+fn a_message_without_a_version_is_read_as_version_1() {
+    let mut other_headers = version("1");
+    other_headers.insert("X-Mine", "unknown");
+    let headers = [None, Some(HeaderMap::new()), Some(version("1")), Some(other_headers)];
+    for headers in headers {
+        let read = golden_request(headers.as_ref());
+        assert_eq!(read.map(|request| request.id).unwrap(), golden_id(), "{headers:?}");
+    }
+}
+
+#[test]
+fn what_is_no_version_is_refused_as_such() {
+    for text in ["0", "", "x", "-1", "1.0", "1 2"] {
+        let read = golden_request(Some(&version(text)));
+        assert!(matches!(&read, Err(DecodeError::Version(it)) if it == text), "{text}: {read:?}");
+    }
+}
+
+#[test]
+fn the_message_that_is_published_to_another_queue_is_refused() {
+    let body = golden("request").to_string();
+    for queue in queues::ALL {
+        let read = <Request as Message>::decode(&queue.subject(golden_id()), None, body.as_bytes());
+        assert_eq!(read.is_ok(), queue == queues::REQUESTS, "{queue:?}: {read:?}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn every_request_is_what_the_document_says_and_survives_the_way(
+        request in a_request(),
+        trace in a_trace(),
+    ) {
+        check_message(&request, &trace);
+        check_fact(&request);
+    }
+
+    #[test]
+    fn every_response_is_what_the_document_says_and_survives_the_way(
+        response in a_response(),
+        trace in a_trace(),
+    ) {
+        check_message(&response, &trace);
+    }
+
+    #[test]
+    fn every_acknowledgment_is_what_the_document_says_and_survives_the_way(
+        acknowledgment in an_acknowledgment(),
+        trace in a_trace(),
+    ) {
+        check_message(&acknowledgment, &trace);
+        check_fact(&acknowledgment);
+    }
+
+    #[test]
+    fn every_fact_of_what_was_received_is_what_the_document_says_and_survives_the_way(
+        received in a_received(),
+    ) {
+        check_fact(&received);
+    }
+
+    #[test]
+    fn unknown_fields_are_ignored(
+        fields in btree_map("[a-z_-]{0,12}|\\PC{1,9}", any_json(), 1..4),
+    ) {
+        for kind in kinds() {
+            let mut body = kind.golden.clone();
+            for (name, value) in &fields {
+                // One that the kind knows is a mutation, of which another test speaks.
+                body.as_object_mut().unwrap().entry(name).or_insert(value.clone());
+            }
+            prop_assert!(kind.allows(&body));
+            let read = (kind.read)(&body);
+            prop_assert_eq!(read.as_ref(), Ok(&kind.golden));
+        }
+    }
+
+    #[test]
+    fn a_newer_version_is_told_apart_whatever_its_body_is(
+        newer in VERSION + 1..,
+        body in vec(any::<u8>(), 0..100),
+    ) {
+        let headers = version(&newer.to_string());
+        let read = golden_request(Some(&headers));
+        prop_assert!(matches!(read, Err(DecodeError::NewerVersion(it)) if it == newer));
+        let read = Response::decode("responses.any", Some(&headers), &body);
+        prop_assert!(matches!(read, Err(DecodeError::NewerVersion(it)) if it == newer));
+    }
+
+    #[test]
+    fn a_message_whose_subject_names_another_id_is_refused(
+        request in a_request(),
+        other in an_id(),
+        key in "[a-z0-9.*>-]{0,40}",
+    ) {
+        let id = request.id.to_string();
+        let keys =
+            [other.to_string(), key, id.to_uppercase(), format!("{id}."), format!(".{id}")];
+        prop_assume!(!keys.contains(&id));
+        let body = request.publication(&Trace::default()).body;
+        for key in keys {
+            let subject = format!("requests.{key}");
+            let read = <Request as Message>::decode(&subject, None, &body);
+            match read {
+                Err(DecodeError::OtherSubject { id: named, subject: of }) => {
+                    prop_assert_eq!((named, of), (id.clone(), subject));
+                }
+                other => prop_assert!(false, "{}: {:?}", subject, other),
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_that_may_arrive_makes_reading_panic(
+        body in prop_oneof![
+            vec(any::<u8>(), 0..200),
+            any_json().prop_map(|body| body.to_string().into_bytes()),
+            a_broken_golden_file(),
+        ],
+        subject in prop_oneof![
+            an_instance(),
+            "(requests|responses|acknowledgments)[.]?\\PC{0,40}",
+            Just(queues::REQUESTS.subject(golden_id())),
+        ],
+        version_header in option::of(prop_oneof![a_header(), Just("1".to_owned())]),
+    ) {
+        let headers = version_header.map(|text| version(&text));
+        let _ = <Request as Message>::decode(&subject, headers.as_ref(), &body);
+        let _ = Response::decode(&subject, headers.as_ref(), &body);
+        let _ = <Acknowledgment as Message>::decode(&subject, headers.as_ref(), &body);
+        let _ = <Request as Fact>::decode(&body);
+        let _ = <Acknowledgment as Fact>::decode(&body);
+        let _ = Received::decode(&body);
+    }
+}

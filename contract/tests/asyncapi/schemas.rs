@@ -1,0 +1,82 @@
+//! The schemas of the document, as far as no message is needed to judge them.
+
+use std::collections::BTreeSet;
+
+use contract::{MAX_CHARACTERS, MAX_COUNT, MAX_LENGTH};
+use serde_json::{Map, Value};
+
+use crate::document::{at, document};
+
+/// Every value of the document that is an object, with the place where it stands.
+fn objects() -> Vec<(String, &'static Map<String, Value>)> {
+    let mut found = Vec::new();
+    let mut open = vec![(String::from("#"), document())];
+    while let Some((place, value)) = open.pop() {
+        match value {
+            Value::Object(object) => {
+                found.push((place.clone(), object));
+                open.extend(object.iter().map(|(key, value)| (format!("{place}/{key}"), value)));
+            }
+            Value::Array(array) => {
+                let values = array.iter().enumerate();
+                open.extend(values.map(|(index, value)| (format!("{place}/{index}"), value)));
+            }
+            _ => {}
+        }
+    }
+    found
+}
+
+#[test]
+fn the_limits_are_those_of_rust() {
+    for (place, limit) in [
+        ("Request/properties/count/minimum", 1),
+        ("Request/properties/count/maximum", MAX_COUNT),
+        ("Request/properties/length/minimum", 1),
+        ("Request/properties/length/maximum", MAX_LENGTH),
+        ("Request/x-max-characters", MAX_CHARACTERS),
+        ("Strings/minItems", 1),
+        ("Strings/maxItems", MAX_COUNT),
+        ("Strings/x-max-characters", MAX_CHARACTERS),
+        ("RandomString/minLength", 1),
+        ("RandomString/maxLength", MAX_LENGTH),
+    ] {
+        assert_eq!(*at(&format!("/components/schemas/{place}")), limit, "{place}");
+    }
+    // The limit that a schema cannot express is told to people.
+    for name in ["Request", "Strings"] {
+        let description = at(&format!("/components/schemas/{name}/description")).as_str().unwrap();
+        assert!(description.contains(&format!(" {MAX_CHARACTERS}")), "{name}: {description}");
+    }
+}
+
+#[test]
+fn every_reference_leads_somewhere_and_nothing_is_described_that_nobody_refers_to() {
+    let references: BTreeSet<&str> = objects()
+        .into_iter()
+        .filter_map(|(_, object)| object.get("$ref"))
+        .map(|reference| reference.as_str().unwrap())
+        .collect();
+    for reference in &references {
+        at(reference.strip_prefix('#').expect("the document refers only to itself"));
+    }
+    for (kind, components) in at("/components").as_object().unwrap() {
+        for name in components.as_object().unwrap().keys() {
+            let reference = format!("#/components/{kind}/{name}");
+            assert!(references.contains(reference.as_str()), "{reference}");
+        }
+    }
+}
+
+#[test]
+fn every_schema_is_one_and_none_forbids_unknown_fields() {
+    for (name, schema) in at("/components/schemas").as_object().unwrap() {
+        jsonschema::draft7::meta::validate(schema)
+            .unwrap_or_else(|error| panic!("{name}: {error}"));
+    }
+    for (place, object) in objects() {
+        for word in ["additionalProperties", "unevaluatedProperties", "propertyNames"] {
+            assert!(!object.contains_key(word), "{place} has {word}");
+        }
+    }
+}

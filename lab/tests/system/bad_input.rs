@@ -1,0 +1,193 @@
+//! Wrong settings, and brokers that are not there or do not want us. Each is said clearly.
+
+use std::process::Output;
+
+use lab::broker::{Broker, BrokerOptions};
+use lab::eventually::eventually;
+use lab::process::Process;
+use tokio::net::TcpListener;
+use tokio::process::Command;
+
+use crate::deployment::{Deployment, Side, admin, ended, logged, programs, run, succeeded};
+
+async fn requestor(words: &[&str]) -> Output {
+    Command::new(&programs().await.requestor).args(words).output().await.unwrap()
+}
+
+#[tokio::test]
+async fn a_flag_that_does_not_exist_is_an_error() {
+    let output = requestor(&["--request-speed", "9"]).await;
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(said.contains("unexpected argument '--request-speed'"), "{said}");
+}
+
+#[tokio::test]
+async fn a_negative_rate_is_an_error() {
+    let output = requestor(&["--request-rate", "-1"]).await;
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(said.contains("write requests a second, such as 0.5 or 1000, or 0, or max"), "{said}");
+}
+
+#[tokio::test]
+async fn an_amount_that_nobody_may_ask_for_is_an_error() {
+    let output = requestor(&["--string-count", "1000", "--string-length", "1000"]).await;
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(said.contains("STRING_COUNT and STRING_LENGTH ask for 1000 strings"), "{said}");
+}
+
+#[tokio::test]
+async fn the_help_shows_every_setting_and_no_password() {
+    let mut command = Command::new(&programs().await.requestor);
+    let output = command.arg("--help").env("NATS_PASSWORD", "secret").output().await.unwrap();
+    let help = String::from_utf8(output.stdout).unwrap();
+    for setting in [
+        "NATS_URL",
+        "NATS_USER",
+        "NATS_PASSWORD",
+        "NATS_CREDS",
+        "NATS_CA",
+        "NATS_CERT",
+        "NATS_KEY",
+        "NATS_INBOX_PREFIX",
+        "ADMIN_ADDR",
+        "INSTANCE",
+        "CONCURRENCY",
+        "MAX_ATTEMPTS",
+        "ACK_WAIT",
+        "DRAIN_TIMEOUT",
+        "QUEUE_LIMIT",
+        "FACTS_MAX_AGE",
+        "REPLICAS",
+        "RUST_LOG",
+        "LOG_FORMAT",
+        "REQUEST_RATE",
+        "REQUEST_TOTAL",
+        "STRING_COUNT",
+        "STRING_LENGTH",
+    ] {
+        assert!(help.contains(&format!("[env: {setting}=")), "{setting} is missing:\n{help}");
+    }
+    assert!(!help.contains("secret"), "{help}");
+}
+
+#[tokio::test]
+async fn without_a_broker_a_service_is_live_not_ready_and_keeps_trying() {
+    let mut deployment = Deployment::start().await;
+    deployment.broker.kill().await.unwrap();
+    let mut requestor = deployment.ask(10).await;
+    logged(&requestor, "cannot connect to the broker yet; trying again").await;
+    assert_eq!(admin(&requestor, "/livez").await.0, 200);
+    let (status, body) = admin(&requestor, "/readyz").await;
+    assert_eq!(status, 503);
+    assert!(body.contains("not connected to the broker"), "{body}");
+    deployment.broker.restart().await.unwrap();
+    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
+    succeeded(&mut requestor).await;
+}
+
+#[tokio::test]
+async fn a_service_is_ready_once_it_is_connected_and_bound() {
+    let mut deployment = Deployment::start().await;
+    let generator = deployment.run(Side::Generator, "generator", &[]).await;
+    logged(&generator, "ready").await;
+    assert_eq!(admin(&generator, "/readyz").await.0, 200);
+    deployment.broker.kill().await.unwrap();
+    unready(&generator).await;
+    deployment.broker.restart().await.unwrap();
+    eventually("it is ready again", async || match admin(&generator, "/readyz").await {
+        (200, _) => Ok(()),
+        other => Err(other),
+    })
+    .await;
+    assert_eq!(admin(&generator, "/nowhere").await.0, 404);
+}
+
+async fn unready(process: &Process) {
+    eventually("it is not ready", async || match admin(process, "/readyz").await {
+        (503, _) => Ok(()),
+        other => Err(other),
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_metrics_count_what_was_settled() {
+    let deployment = Deployment::start().await;
+    let generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let mut requestor = deployment.ask(10).await;
+    succeeded(&mut requestor).await;
+    let verdict = deployment.verdict().await;
+    assert_eq!(verdict.complete, 10);
+    let (_, metrics) = admin(&generator, "/metrics").await;
+    for line in [
+        r#"generator_settlements_total{queue="REQUESTS",outcome="ack"} 10"#,
+        r#"generator_settlements_total{queue="ACKNOWLEDGMENTS",outcome="ack"} 10"#,
+        r#"generator_handle_duration_seconds_count{queue="REQUESTS"} 10"#,
+        r#"generator_in_flight{queue="REQUESTS"} 0"#,
+        r#"generator_publishes_total{stream="RESPONSES",outcome="confirmed"} 10"#,
+        "generator_connected 1",
+    ] {
+        assert!(metrics.lines().any(|shown| shown == line), "{line} is missing:\n{metrics}");
+    }
+}
+
+#[tokio::test]
+async fn an_admin_port_that_is_taken_is_named() {
+    let deployment = Deployment::start().await;
+    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = taken.local_addr().unwrap().to_string();
+    let mut generator =
+        deployment.run(Side::Generator, "generator", &[("ADMIN_ADDR", &addr)]).await;
+    let status = ended(&mut generator).await;
+    let log = generator.log_text();
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(log.contains(&format!("ADMIN_ADDR is {addr}, which cannot be listened on")), "{log}");
+}
+
+/// A broker that lets in one user with one password.
+async fn with_password(password: &str, before: Option<&Broker>) -> Broker {
+    let port = before.map(Broker::port);
+    let extra = format!(r#"authorization {{ user: "somebody", password: "{password}" }}"#);
+    Broker::start(BrokerOptions { port, extra, ..BrokerOptions::default() }).await.unwrap()
+}
+
+#[tokio::test]
+async fn credentials_that_are_refused_at_the_start_end_it_and_name_the_user() {
+    let broker = with_password("right", None).await;
+    let directory = tempfile::tempdir().unwrap();
+    let settings = [("NATS_USER", "somebody"), ("NATS_PASSWORD", "wrong")];
+    let log = directory.path().join("log");
+    let mut generator = run(Side::Generator, &broker.url(), log, &settings).await;
+    let status = ended(&mut generator).await;
+    let log = generator.log_text();
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(log.contains("refuses user 'somebody'"), "{log}");
+    assert!(!log.contains("wrong"), "a password is logged:\n{log}");
+}
+
+#[tokio::test]
+async fn credentials_that_are_refused_later_are_tried_again() {
+    let mut broker = with_password("right", None).await;
+    let directory = tempfile::tempdir().unwrap();
+    let settings = [("NATS_USER", "somebody"), ("NATS_PASSWORD", "right")];
+    let log = directory.path().join("log");
+    let mut generator = run(Side::Generator, &broker.url(), log, &settings).await;
+    logged(&generator, "ready").await;
+    broker.kill().await.unwrap();
+    let mut strict = with_password("other", Some(&broker)).await;
+    logged(&generator, "authorization violation").await;
+    assert_eq!(admin(&generator, "/livez").await.0, 200);
+    assert_eq!(admin(&generator, "/readyz").await.0, 503);
+    strict.kill().await.unwrap();
+    broker.restart().await.unwrap();
+    eventually("it is ready again", async || match admin(&generator, "/readyz").await {
+        (200, _) => Ok(()),
+        other => Err(other),
+    })
+    .await;
+    generator.terminate().unwrap();
+    succeeded(&mut generator).await;
+}

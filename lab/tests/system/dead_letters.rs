@@ -1,0 +1,88 @@
+//! What nobody can handle.
+
+use async_nats::HeaderMap;
+use contract::dead_letters::{ATTEMPTS, BY, ORIGINAL, REASON, SUBJECT};
+use contract::facts::Received;
+use contract::headers::Trace;
+use contract::queues::{Message, REQUESTS};
+use contract::{RequestId, dead_letters};
+use jiff::SignedDuration;
+
+use crate::deployment::{Deployment, Side, ended};
+use crate::loops::request;
+
+fn value<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
+    headers.get(name).map_or("", |value| value.as_str())
+}
+
+#[tokio::test]
+async fn two_dead_letters_of_one_request_are_both_kept() {
+    let deployment = Deployment::start().await;
+    let id = RequestId::new();
+    let bodies = [b"not JSON".as_slice(), b"\xff\x00 nor text"];
+    for body in bodies {
+        let mut headers = HeaderMap::new();
+        headers.insert("X-Mine", "kept");
+        deployment.publish_raw(&REQUESTS.subject(id), headers, body).await;
+    }
+    let settings = [("INSTANCE", "generator-1")];
+    let _generator = deployment.run(Side::Generator, "generator", &settings).await;
+    let letters = deployment.dead_letters(2).await;
+    let mut kept: Vec<&[u8]> = letters.iter().map(|(_, _, body)| body.as_slice()).collect();
+    kept.sort_by_key(|body| bodies.iter().position(|sent| sent == body));
+    assert_eq!(kept, bodies);
+    for (subject, headers, _) in &letters {
+        assert_eq!(*subject, dead_letters::subject("REQUESTS", &id.to_string()));
+        assert_eq!(value(headers, SUBJECT), REQUESTS.subject(id));
+        assert_eq!(value(headers, ATTEMPTS), "1");
+        assert_eq!(value(headers, BY), "generator-1");
+        assert_eq!(value(headers, "X-Mine"), "kept");
+        assert!(value(headers, REASON).starts_with("malformed: "), "{}", value(headers, REASON));
+    }
+    assert_eq!(deployment.depth(REQUESTS).await, 0);
+}
+
+#[tokio::test]
+async fn a_request_older_than_its_facts_is_expired() {
+    let deployment = Deployment::start().await;
+    let mut old = request();
+    old.requested_at = worker::now() - SignedDuration::from_hours(25);
+    let publication = old.publication(&Trace::default());
+    deployment.publish(&publication).await;
+    let young = request();
+    deployment.publish(&young.publication(&Trace::default())).await;
+    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
+    let letters = deployment.dead_letters(1).await;
+    let (_, headers, body) = &letters[0];
+    assert!(value(headers, REASON).starts_with("expired: "), "{}", value(headers, REASON));
+    assert_eq!(*body, publication.body);
+    let original_id = format!("{ORIGINAL}Nats-Msg-Id");
+    assert_eq!(value(headers, &original_id), old.id.to_string());
+    // What was behind it went its way.
+    deployment.fact_eventually::<Received>(young.id).await;
+    assert!(deployment.fact::<Received>(old.id).await.is_none());
+}
+
+#[tokio::test]
+async fn a_handler_that_always_fails_gives_up_after_the_last_attempt() {
+    let deployment = Deployment::start().await;
+    let failing = [("FAILURE_RATE", "1"), ("MAX_ATTEMPTS", "3")];
+    let _generator = deployment.run(Side::Generator, "generator", &failing).await;
+    let mut requestor = deployment.ask(2).await;
+    let letters = deployment.dead_letters(2).await;
+    for (_, headers, _) in &letters {
+        assert_eq!(value(headers, ATTEMPTS), "3");
+        assert!(value(headers, REASON).starts_with("failed: "), "{}", value(headers, REASON));
+    }
+    // The requestor names them, and says by its exit status that not all was stored.
+    let status = ended(&mut requestor).await;
+    let log = requestor.log_text();
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(log.contains("2 of 2 requests ended as dead letters"), "{log}");
+    let verdict = deployment.verdict().await;
+    assert_eq!((verdict.dead_lettered, verdict.lost, verdict.doubled), (2, 0, 0), "{verdict}");
+    for id in verdict.ids.dead_lettered {
+        assert!(log.contains(&id), "{id} is not named:\n{log}");
+    }
+}

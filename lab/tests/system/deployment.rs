@@ -1,0 +1,206 @@
+//! A deployment to test: a broker, and the programs that a test starts beside it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use async_nats::jetstream::Context;
+use contract::facts::{self, Fact};
+use contract::queues::Queue;
+use contract::topology::{self, Limits};
+use contract::{Publication, RequestId, dead_letters};
+use lab::audit::{Verdict, audit};
+use lab::broker::{Broker, BrokerOptions};
+use lab::eventually::eventually;
+use lab::process::Process;
+use lab::programs::{self, Programs};
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::process::Command;
+use tokio::sync::OnceCell;
+use tokio::time::timeout;
+use worker::{Connection, NatsSettings};
+
+/// Reached only if there is a bug, on however slow a machine.
+const LIMIT: Duration = Duration::from_mins(5);
+
+/// The limits that tests run with: deliveries that nobody answers for come again soon.
+pub const LIMITS: Limits = Limits {
+    queue_limit: 100_000,
+    facts_max_age: Duration::from_hours(24),
+    replicas: 1,
+    ack_wait: Duration::from_secs(1),
+};
+
+pub struct Deployment {
+    pub broker: Broker,
+    connection: Connection,
+    directory: TempDir,
+}
+
+/// Which of the two sides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Side {
+    Requestor,
+    Generator,
+}
+
+impl Deployment {
+    /// A broker, with the topology declared under [`LIMITS`].
+    pub async fn start() -> Self {
+        let deployment = Self::bare().await;
+        topology::declare(deployment.nats(), &LIMITS).await.unwrap();
+        deployment
+    }
+
+    /// A broker with nothing on it.
+    pub async fn bare() -> Self {
+        let broker = Broker::start(BrokerOptions::default()).await.unwrap();
+        let settings = NatsSettings::at(broker.url());
+        let connection = lab::connect(&settings, "test").await.unwrap();
+        Self { broker, connection, directory: tempfile::tempdir().unwrap() }
+    }
+
+    pub fn nats(&self) -> &Context {
+        self.connection.context()
+    }
+
+    /// Starts a replica of one side with these settings.
+    pub async fn run(&self, side: Side, name: &str, settings: &[(&str, &str)]) -> Process {
+        run(side, &self.broker.url(), self.log(name), settings).await
+    }
+
+    pub fn log(&self, name: &str) -> PathBuf {
+        self.directory.path().join(format!("{name}.log"))
+    }
+
+    /// Starts a requestor that asks for that many strings, as fast as it can, and then ends.
+    pub async fn ask(&self, total: u64) -> Process {
+        let total = total.to_string();
+        let settings = [("REQUEST_TOTAL", total.as_str()), ("REQUEST_RATE", "max")];
+        self.run(Side::Requestor, "requestor", &settings).await
+    }
+
+    /// The verdict, once nothing is pending any more.
+    pub async fn verdict(&self) -> Verdict {
+        audit(self.nats(), LIMIT).await.unwrap()
+    }
+
+    /// How many messages a queue holds, delivered or not.
+    pub async fn depth(&self, queue: Queue) -> u64 {
+        topology::stream_state(self.nats(), queue.stream).await.unwrap().state.messages
+    }
+
+    /// How many facts a bucket holds.
+    pub async fn facts(&self, bucket: facts::Bucket) -> u64 {
+        topology::bucket_state(self.nats(), bucket).await.unwrap().state.messages
+    }
+
+    pub async fn fact<F: Fact>(&self, id: RequestId) -> Option<F> {
+        let stream = self.nats().get_stream(F::BUCKET.stream).await.unwrap();
+        let found = stream.get_last_raw_message_by_subject(&F::BUCKET.subject(id)).await;
+        found.ok().map(|message| F::decode(&message.payload).unwrap())
+    }
+
+    /// Waits for the fact about this request.
+    pub async fn fact_eventually<F: Fact>(&self, id: RequestId) -> F {
+        eventually(&format!("{} in bucket {}", id, F::BUCKET.name), async || {
+            self.fact(id).await.ok_or("not there")
+        })
+        .await
+    }
+
+    /// Publishes something by hand, and waits until it is stored.
+    pub async fn publish(&self, publication: &Publication) {
+        self.publish_raw(&publication.subject, publication.headers.clone(), &publication.body)
+            .await;
+    }
+
+    pub async fn publish_raw(&self, subject: &str, headers: HeaderMap, body: &[u8]) {
+        let publish =
+            self.nats().publish_with_headers(subject.to_owned(), headers, body.to_vec().into());
+        publish.await.unwrap().await.unwrap();
+    }
+
+    /// Waits until there are that many dead letters, and gives their subjects, headers and bodies.
+    pub async fn dead_letters(&self, count: u64) -> Vec<(String, HeaderMap, Vec<u8>)> {
+        let stream = eventually("the dead letters are there", async || {
+            let stream = self.nats().get_stream(dead_letters::STREAM).await.unwrap();
+            let messages = stream.cached_info().state.messages;
+            if messages == count { Ok(stream) } else { Err(messages) }
+        })
+        .await;
+        let mut letters = Vec::new();
+        for sequence in 1..=count {
+            let letter = stream.get_raw_message(sequence).await.unwrap();
+            letters.push((letter.subject.to_string(), letter.headers, letter.payload.to_vec()));
+        }
+        letters
+    }
+}
+
+pub async fn run(side: Side, url: &str, log: PathBuf, settings: &[(&str, &str)]) -> Process {
+    let programs = programs().await;
+    let program = match side {
+        Side::Requestor => &programs.requestor,
+        Side::Generator => &programs.generator,
+    };
+    let mut command = Command::new(program);
+    // Only what the test sets: an environment of its own is not what is tested.
+    command.env_clear().env("NATS_URL", url).env("ACK_WAIT", "1s").env("LOG_FORMAT", "pretty");
+    if side == Side::Requestor {
+        command.env("REQUEST_RATE", "0");
+    }
+    command.envs(settings.iter().copied());
+    Process::spawn(command, log).unwrap()
+}
+
+/// The programs under test, built once.
+pub async fn programs() -> &'static Programs {
+    static PROGRAMS: OnceCell<Programs> = OnceCell::const_new();
+    PROGRAMS.get_or_init(async || programs::build().await.unwrap()).await
+}
+
+/// Waits until a process ends by itself.
+pub async fn ended(process: &mut Process) -> ExitStatus {
+    let Ok(status) = timeout(LIMIT, process.wait()).await else {
+        panic!("it does not end:\n{}", process.log_text());
+    };
+    status.unwrap()
+}
+
+/// Waits until a process has ended with exit status 0.
+pub async fn succeeded(process: &mut Process) {
+    let status = ended(process).await;
+    assert!(status.success(), "{status}:\n{}", process.log_text());
+}
+
+/// Waits until a process has logged this.
+pub async fn logged(process: &Process, text: &str) {
+    eventually(&format!("'{text}' in the log"), async || {
+        let log = process.log_text();
+        if log.contains(text) { Ok(()) } else { Err(log) }
+    })
+    .await;
+}
+
+/// Asks the admin endpoint of a process, whose address is in its log.
+pub async fn admin(process: &Process, path: &str) -> (u16, String) {
+    const SIGN: &str = "admin endpoint listens addr=";
+    let addr: SocketAddr = eventually("the admin endpoint listens", async || {
+        let log = process.log_text();
+        let addr = log.split_once(SIGN).and_then(|(_, rest)| rest.split_whitespace().next());
+        addr.and_then(|addr| addr.parse().ok()).ok_or(log)
+    })
+    .await;
+    let mut connection = TcpStream::connect(addr).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n");
+    connection.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).await.unwrap();
+    let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
+    (status.unwrap_or_else(|| panic!("no status: {answer}")), answer)
+}

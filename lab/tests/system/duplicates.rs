@@ -1,0 +1,98 @@
+//! The same message twice. The broker's own memory of message ids is got around: it is short, and
+//! a restart may wipe it, so nothing may depend on it.
+
+use contract::facts::{RECEIVED, Received, STORED};
+use contract::headers::Trace;
+use contract::queues::{ACKNOWLEDGMENTS, Acknowledgment, Message, Request, Response};
+use contract::{Publication, RequestId, Strings};
+use lab::process::Process;
+
+use crate::deployment::{Deployment, Side};
+use crate::loops::request;
+
+/// What the broker takes for another message.
+fn again(message: &impl Message, time: u32) -> Publication {
+    let mut publication = message.publication(&Trace::default());
+    publication.headers.insert("Nats-Msg-Id", format!("{} for the {time} time", message.id()));
+    publication
+}
+
+async fn both_sides(deployment: &Deployment) -> [Process; 2] {
+    [
+        deployment.run(Side::Generator, "generator", &[]).await,
+        deployment.run(Side::Requestor, "requestor", &[]).await,
+    ]
+}
+
+/// Sends a request behind all that was sent before, and waits until it has come home. One worker
+/// at a time, so nothing that was before it is left.
+async fn sentinel(deployment: &Deployment) -> RequestId {
+    let sentinel = request();
+    deployment.publish(&sentinel.publication(&Trace::default())).await;
+    deployment.fact_eventually::<Received>(sentinel.id).await;
+    sentinel.id
+}
+
+fn response(request: &Request, value: &str) -> Response {
+    Response {
+        id: request.id,
+        requested_at: request.requested_at,
+        values: Strings::try_from(vec![value.to_owned()]).unwrap(),
+        generator: "by hand".to_owned(),
+        generated_at: worker::now(),
+    }
+}
+
+/// That many facts, none of them written twice, and equal strings on both sides.
+async fn clean(deployment: &Deployment, requests: u64) {
+    let verdict = deployment.verdict().await;
+    assert!(verdict.is_clean(), "{verdict}");
+    for bucket in [STORED, RECEIVED] {
+        assert_eq!(deployment.facts(bucket).await, requests, "{}", bucket.name);
+    }
+}
+
+#[tokio::test]
+async fn a_request_that_comes_twice_has_one_result() {
+    let deployment = Deployment::start().await;
+    let request = request();
+    for time in 1..=5 {
+        deployment.publish(&again(&request, time)).await;
+    }
+    let _both = both_sides(&deployment).await;
+    sentinel(&deployment).await;
+    clean(&deployment, 2).await;
+    assert!(deployment.fact::<Acknowledgment>(request.id).await.is_some());
+}
+
+#[tokio::test]
+async fn of_two_different_responses_one_is_stored_and_the_same_is_marked() {
+    let deployment = Deployment::start().await;
+    let request = request();
+    deployment.publish(&again(&response(&request, "aaaa"), 1)).await;
+    deployment.publish(&again(&response(&request, "bbbb"), 2)).await;
+    let _both = both_sides(&deployment).await;
+    sentinel(&deployment).await;
+    clean(&deployment, 2).await;
+    let stored: Acknowledgment = deployment.fact(request.id).await.unwrap();
+    let received: Received = deployment.fact(request.id).await.unwrap();
+    assert!([["aaaa"], ["bbbb"]].iter().any(|values| *values == *stored.values.as_slice()));
+    assert_eq!(received.values, stored.values);
+}
+
+#[tokio::test]
+async fn an_acknowledgment_that_comes_twice_is_marked_once() {
+    let deployment = Deployment::start().await;
+    let request = request();
+    let stored = Acknowledgment::new(response(&request, "aaaa"), "by hand", worker::now());
+    deployment.publish(&contract::facts::Fact::creation(&stored)).await;
+    for time in 1..=5 {
+        deployment.publish(&again(&stored, time)).await;
+    }
+    assert_eq!(deployment.depth(ACKNOWLEDGMENTS).await, 5);
+    let _both = both_sides(&deployment).await;
+    sentinel(&deployment).await;
+    clean(&deployment, 2).await;
+    let received: Received = deployment.fact(request.id).await.unwrap();
+    assert_eq!(received.values, stored.values);
+}

@@ -1,0 +1,145 @@
+//! The loop, from the request to the mark.
+
+use contract::facts::{RECEIVED, REQUESTED, Received, STORED};
+use contract::headers::Trace;
+use contract::queues::{self, Acknowledgment, Message, REQUESTS, Request};
+use contract::{Amount, RequestId};
+use lab::eventually::eventually;
+
+use crate::deployment::{Deployment, Side, logged, succeeded};
+
+pub fn request() -> Request {
+    Request {
+        id: RequestId::new(),
+        amount: Amount::new(2, 16).unwrap(),
+        requestor: "by hand".to_owned(),
+        requested_at: worker::now(),
+    }
+}
+
+#[tokio::test]
+async fn a_request_comes_home_as_the_same_strings_on_both_sides() {
+    let deployment = Deployment::start().await;
+    let _generator =
+        deployment.run(Side::Generator, "generator", &[("INSTANCE", "generator-1")]).await;
+    let _requestor =
+        deployment.run(Side::Requestor, "requestor", &[("INSTANCE", "requestor-1")]).await;
+    let request = request();
+    deployment.publish(&request.publication(&Trace::default())).await;
+
+    let received: Received = deployment.fact_eventually(request.id).await;
+    let stored: Acknowledgment = deployment.fact(request.id).await.unwrap();
+    assert_eq!(received.values, stored.values);
+    assert_eq!(stored.values.as_slice().len(), 2);
+    assert!(stored.values.as_slice().iter().all(|string| string.len() == 16));
+    assert_eq!(stored.requested_at, request.requested_at);
+    assert_eq!(stored.requestor, "requestor-1");
+    assert_eq!([stored.generator, received.marked_by], ["generator-1", "generator-1"]);
+}
+
+#[tokio::test]
+async fn the_requestor_may_start_long_before_any_generator() {
+    let deployment = Deployment::bare().await;
+    let mut requestor = deployment.ask(100).await;
+    eventually("all requests wait", async || {
+        match contract::topology::stream_state(deployment.nats(), REQUESTS.stream).await {
+            Ok(stream) if stream.state.messages == 100 => Ok(()),
+            state => Err(state.map(|stream| stream.state.messages)),
+        }
+    })
+    .await;
+    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
+    succeeded(&mut requestor).await;
+    assert_eq!(deployment.verdict().await.complete, 100);
+}
+
+#[tokio::test]
+async fn a_generator_may_start_long_before_any_requestor() {
+    let deployment = Deployment::bare().await;
+    let generator = deployment.run(Side::Generator, "generator", &[]).await;
+    logged(&generator, "ready").await;
+    let mut requestor = deployment.ask(100).await;
+    succeeded(&mut requestor).await;
+    assert_eq!(deployment.verdict().await.complete, 100);
+}
+
+#[tokio::test]
+async fn of_a_hundred_thousand_requests_none_is_lost_or_doubled() {
+    let deployment = Deployment::start().await;
+    let _generators = [
+        deployment.run(Side::Generator, "generator-1", &[]).await,
+        deployment.run(Side::Generator, "generator-2", &[]).await,
+    ];
+    let mut requestor = deployment.ask(100_000).await;
+    succeeded(&mut requestor).await;
+    let verdict = deployment.verdict().await;
+    assert_eq!((verdict.requested, verdict.complete), (100_000, 100_000), "{verdict}");
+    for bucket in [REQUESTED, STORED, RECEIVED] {
+        assert_eq!(deployment.facts(bucket).await, 100_000, "{}", bucket.name);
+    }
+    for queue in queues::ALL {
+        assert_eq!(deployment.depth(queue).await, 0, "{}", queue.stream);
+    }
+}
+
+#[tokio::test]
+async fn a_requestor_knows_what_another_replica_has_stored() {
+    let deployment = Deployment::start().await;
+    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let other = deployment.run(Side::Requestor, "other", &[]).await;
+    logged(&other, "ready").await;
+    let mut requestor = deployment.ask(2_000).await;
+    succeeded(&mut requestor).await;
+    assert_eq!(deployment.verdict().await.complete, 2_000);
+}
+
+#[tokio::test]
+async fn a_broker_that_is_killed_and_restarted_costs_nothing() {
+    let mut deployment = Deployment::start().await;
+    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let mut requestor = deployment.ask(5_000).await;
+    for loops in [500, 1_500] {
+        eventually("the loop runs", async || match deployment.facts(RECEIVED).await {
+            received if received >= loops => Ok(()),
+            received => Err(received),
+        })
+        .await;
+        deployment.broker.kill().await.unwrap();
+        deployment.broker.restart().await.unwrap();
+    }
+    succeeded(&mut requestor).await;
+    let verdict = deployment.verdict().await;
+    assert_eq!((verdict.requested, verdict.complete), (5_000, 5_000), "{verdict}");
+}
+
+#[tokio::test]
+async fn a_full_queue_slows_the_requestor_and_drops_nothing() {
+    let deployment = Deployment::bare().await;
+    let limits = contract::topology::Limits { queue_limit: 10, ..crate::deployment::LIMITS };
+    contract::topology::declare(deployment.nats(), &limits).await.unwrap();
+    let mut requestor = deployment.ask(100).await;
+    logged(&requestor, "waiting to publish; nothing is dropped").await;
+    assert_eq!(deployment.depth(REQUESTS).await, 10);
+    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
+    succeeded(&mut requestor).await;
+    let verdict = deployment.verdict().await;
+    assert_eq!((verdict.requested, verdict.complete), (100, 100), "{verdict}");
+}
+
+#[tokio::test]
+async fn a_trace_follows_the_request_through_all_queues() {
+    const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let deployment = Deployment::start().await;
+    let mut deliveries = deployment.nats().client().subscribe("acknowledgments.*").await.unwrap();
+    deployment.nats().client().flush().await.unwrap();
+    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
+    let mut publication = request().publication(&Trace::default());
+    publication.headers.insert("traceparent", TRACE);
+    publication.headers.insert("tracestate", "vendor=value");
+    deployment.publish(&publication).await;
+    let acknowledgment = futures_util::StreamExt::next(&mut deliveries).await.unwrap();
+    let headers = acknowledgment.headers.unwrap();
+    assert_eq!(headers.get("traceparent").unwrap().as_str(), TRACE);
+    assert_eq!(headers.get("tracestate").unwrap().as_str(), "vendor=value");
+}

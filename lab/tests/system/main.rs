@@ -1,0 +1,12 @@
+//! The whole system: real programs, a real broker, and whatever may happen to them.
+//!
+//! Each test has a broker of its own. None waits for a time to pass, only for a fact to be there.
+
+mod bad_input;
+mod dead_letters;
+mod deployment;
+mod duplicates;
+mod loops;
+mod seams;
+mod stopping;
+mod topology;

@@ -1,0 +1,187 @@
+//! What is there on the broker already.
+
+use async_nats::jetstream::consumer::AckPolicy;
+use async_nats::jetstream::consumer::pull::Config as ConsumerConfig;
+use async_nats::jetstream::stream::{Config as StreamConfig, RetentionPolicy};
+use contract::queues::{REQUESTS, RESPONSES};
+use contract::topology::{self, DeclareError, Limits};
+use lab::broker::{Broker, BrokerOptions};
+use lab::declare::declare;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpListener;
+
+use crate::deployment::{Deployment, LIMITS, Side, ended, logged, run};
+
+/// Changes the stream of the requests by hand.
+async fn drift(deployment: &Deployment, change: impl FnOnce(&mut StreamConfig)) {
+    let stream = deployment.nats().get_stream(REQUESTS.stream).await.unwrap();
+    let mut config = stream.cached_info().config.clone();
+    change(&mut config);
+    deployment.nats().update_stream(config).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_missing_is_created_and_what_is_there_is_left() {
+    let deployment = Deployment::bare().await;
+    let first = topology::declare(deployment.nats(), &LIMITS).await.unwrap();
+    // Four streams, three buckets, three consumers.
+    assert_eq!(first.created.len(), 10, "{:?}", first.created);
+    let second = topology::declare(deployment.nats(), &LIMITS).await.unwrap();
+    assert!(second.created.is_empty() && second.differences.is_empty(), "{second:?}");
+    deployment.nats().delete_stream(RESPONSES.stream).await.unwrap();
+    let third = topology::declare(deployment.nats(), &LIMITS).await.unwrap();
+    assert_eq!(third.created, ["stream RESPONSES", "consumer requestor of stream RESPONSES"]);
+}
+
+#[tokio::test]
+async fn many_may_declare_at_the_same_time() {
+    let deployment = Deployment::bare().await;
+    let declarations = (0..10).map(|_| topology::declare(deployment.nats(), &LIMITS));
+    for declared in futures_util::future::join_all(declarations).await {
+        assert_eq!(declared.unwrap().differences, []);
+    }
+}
+
+#[tokio::test]
+async fn another_limit_is_lived_with_and_can_be_changed_in_place() {
+    let deployment = Deployment::start().await;
+    let other = Limits {
+        queue_limit: 7,
+        ack_wait: std::time::Duration::from_secs(3),
+        facts_max_age: std::time::Duration::from_hours(2),
+        ..LIMITS
+    };
+    let declared = topology::declare(deployment.nats(), &other).await.unwrap();
+    // Of three queues, three buckets and three consumers, one limit each.
+    assert_eq!(declared.differences.len(), 9, "{:?}", declared.differences);
+    assert_eq!(
+        declared.differences[0].to_string(),
+        "stream REQUESTS: max_msgs is 100000, should be 7"
+    );
+    assert_eq!(declared.ack_wait(REQUESTS), LIMITS.ack_wait, "the broker's value holds");
+    assert_eq!(declared.facts_max_age(), LIMITS.facts_max_age, "the broker's value holds");
+
+    let changes = declare(deployment.nats(), &other).await.unwrap();
+    assert_eq!(changes.len(), 9, "{changes:?}");
+    assert_eq!(changes[0], "changed stream REQUESTS: max_msgs from 100000 to 7");
+    let declared = topology::declare(deployment.nats(), &other).await.unwrap();
+    assert_eq!(declared.differences, []);
+    assert_eq!(declared.ack_wait(REQUESTS), other.ack_wait);
+    assert_eq!(declared.facts_max_age(), other.facts_max_age);
+}
+
+#[tokio::test]
+async fn a_service_says_with_which_limit_it_runs_on() {
+    let deployment = Deployment::start().await;
+    let generator = deployment.run(Side::Generator, "generator", &[("QUEUE_LIMIT", "7")]).await;
+    logged(&generator, "running on with the broker's limit").await;
+    logged(&generator, "stream REQUESTS: max_msgs is 100000, should be 7").await;
+    logged(&generator, "ready").await;
+}
+
+#[tokio::test]
+async fn a_stream_that_drops_work_is_refused_and_the_setting_named() {
+    let deployment = Deployment::start().await;
+    drift(&deployment, |config| {
+        config.discard = async_nats::jetstream::stream::DiscardPolicy::Old;
+        config.max_age = std::time::Duration::from_hours(1);
+    })
+    .await;
+    let mut generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let status = ended(&mut generator).await;
+    let log = generator.log_text();
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(log.contains("stream REQUESTS: discard is Old, should be New"), "{log}");
+    assert!(log.contains("stream REQUESTS: max_age is 3600s, should be 0ns"), "{log}");
+    // Changing limits in place is no way around it.
+    let refused = declare(deployment.nats(), &LIMITS).await;
+    assert!(matches!(refused, Err(DeclareError::Breaks(_))), "{refused:?}");
+}
+
+#[tokio::test]
+async fn a_stream_of_another_kind_is_refused() {
+    let deployment = Deployment::bare().await;
+    let foreign = StreamConfig {
+        name: REQUESTS.stream.to_owned(),
+        subjects: vec!["requests.*".to_owned()],
+        retention: RetentionPolicy::Interest,
+        ..StreamConfig::default()
+    };
+    deployment.nats().create_stream(foreign).await.unwrap();
+    let refused = topology::declare(deployment.nats(), &LIMITS).await.unwrap_err().to_string();
+    assert!(refused.contains("retention is Interest, should be WorkQueue"), "{refused}");
+    assert!(
+        refused.contains(r#"subjects is ["requests.*"], should be ["requests.>"]"#),
+        "{refused}"
+    );
+}
+
+#[tokio::test]
+async fn a_consumer_that_gives_up_by_itself_is_refused() {
+    let deployment = Deployment::start().await;
+    let stream = deployment.nats().get_stream(REQUESTS.stream).await.unwrap();
+    stream.delete_consumer(REQUESTS.consumer).await.unwrap();
+    let foreign = ConsumerConfig {
+        durable_name: Some(REQUESTS.consumer.to_owned()),
+        ack_policy: AckPolicy::Explicit,
+        filter_subject: REQUESTS.filter(),
+        max_deliver: 5,
+        ..ConsumerConfig::default()
+    };
+    stream.create_consumer(foreign).await.unwrap();
+    let refused = topology::declare(deployment.nats(), &LIMITS).await.unwrap_err().to_string();
+    let difference = "consumer generator of stream REQUESTS: max_deliver is 5, should be -1";
+    assert!(refused.contains(difference), "{refused}");
+}
+
+#[tokio::test]
+async fn a_consumer_that_goes_missing_is_declared_again() {
+    let deployment = Deployment::start().await;
+    let generator = deployment.run(Side::Generator, "generator", &[]).await;
+    logged(&generator, "ready").await;
+    let stream = deployment.nats().get_stream(REQUESTS.stream).await.unwrap();
+    stream.delete_consumer(REQUESTS.consumer).await.unwrap();
+    logged(&generator, "the consumer is gone; declaring it again").await;
+    let mut requestor = deployment.ask(100).await;
+    crate::deployment::succeeded(&mut requestor).await;
+    assert_eq!(deployment.verdict().await.complete, 100);
+}
+
+#[tokio::test]
+async fn a_broker_without_jetstream_is_named() {
+    let options = BrokerOptions { jetstream: false, ..BrokerOptions::default() };
+    let broker = Broker::start(options).await.unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let log = directory.path().join("log");
+    let mut generator = run(Side::Generator, &broker.url(), log, &[]).await;
+    let status = ended(&mut generator).await;
+    let log = generator.log_text();
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(log.contains("has no JetStream, so it cannot keep a queue"), "{log}");
+}
+
+#[tokio::test]
+async fn a_broker_that_is_too_old_is_named() {
+    // What an old broker says of itself is all that is looked at.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("nats://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        let (client, _) = listener.accept().await.unwrap();
+        let mut client = BufReader::new(client);
+        let info = r#"{"server_id":"old","version":"2.9.10","max_payload":1048576,"headers":true,"jetstream":true}"#;
+        client.write_all(format!("INFO {info}\r\n").as_bytes()).await.unwrap();
+        let mut line = String::new();
+        while client.read_line(&mut line).await.is_ok_and(|read| read > 0) {
+            if line.starts_with("PING") {
+                client.write_all(b"PONG\r\n").await.unwrap();
+            }
+            line.clear();
+        }
+    });
+    let directory = tempfile::tempdir().unwrap();
+    let mut generator = run(Side::Generator, &url, directory.path().join("log"), &[]).await;
+    let status = ended(&mut generator).await;
+    let log = generator.log_text();
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(log.contains("the broker is version 2.9.10, and 2.12 is the oldest"), "{log}");
+}
