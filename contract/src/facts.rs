@@ -90,7 +90,7 @@ pub trait Fact: Serialize + DeserializeOwned + Send + Sync + 'static {
     ///
     /// Where the body is no such fact: somebody else has written into the bucket.
     fn decode(body: &[u8]) -> Result<Self, serde_json::Error> {
-        serde_json::from_slice(body)
+        crate::from_json(body)
     }
 }
 

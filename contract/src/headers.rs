@@ -56,16 +56,27 @@ fn insert_some(headers: &mut HeaderMap, name: impl IntoHeaderName, value: Option
 }
 
 /// The version that a message says it follows.
-///
-/// # Errors
-///
-/// The header's text, where it is not a whole number from 1.
-pub(crate) fn version(headers: Option<&HeaderMap>) -> Result<u64, String> {
+pub(crate) enum Version {
+    /// One that is read here.
+    Known,
+    /// A newer one than is known here, however large its number.
+    Newer(String),
+    /// What stands there is not a whole number from 1.
+    None(String),
+}
+
+pub(crate) fn version(headers: Option<&HeaderMap>) -> Version {
     let Some(version) = headers.and_then(|headers| headers.get(MESSAGE_VERSION)) else {
-        return Ok(VERSION);
+        return Version::Known;
     };
-    match version.as_str().parse() {
-        Ok(0) | Err(_) => Err(version.as_str().to_owned()),
-        Ok(version) => Ok(version),
+    let text = version.as_str();
+    // Stricter than parsing a number, which would take +1 and 01, and give up on a large one.
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    if !digits || text.starts_with('0') {
+        Version::None(text.to_owned())
+    } else if text == VERSION.to_string() {
+        Version::Known
+    } else {
+        Version::Newer(text.to_owned())
     }
 }

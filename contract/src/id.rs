@@ -2,7 +2,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
-use uuid::Uuid;
+use uuid::{Uuid, Variant};
 
 /// The id of a request, and of everything that follows from it: a UUID of version 7.
 ///
@@ -33,7 +33,11 @@ impl FromStr for RequestId {
         let invalid = || InvalidId(text.chars().take(64).collect());
         let uuid = Uuid::try_parse(text).map_err(|_| invalid())?;
         let canonical = uuid.hyphenated().encode_lower(&mut Uuid::encode_buffer()) == text;
-        if canonical && uuid.get_version_num() == 7 { Ok(Self(uuid)) } else { Err(invalid()) }
+        if canonical && uuid.get_variant() == Variant::RFC4122 && uuid.get_version_num() == 7 {
+            Ok(Self(uuid))
+        } else {
+            Err(invalid())
+        }
     }
 }
 

@@ -31,6 +31,8 @@ pub use strings::{Amount, InvalidStrings, MAX_CHARACTERS, MAX_COUNT, MAX_LENGTH,
 
 use async_nats::HeaderMap;
 use bytes::Bytes;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 /// Everything that a publish needs: where to, under which headers, and what.
 ///
@@ -46,6 +48,15 @@ pub struct Publication {
 }
 
 /// Anything of the contract in JSON.
-fn json(value: &impl serde::Serialize) -> Bytes {
+fn json(value: &impl Serialize) -> Bytes {
     serde_json::to_vec(value).expect("no type of the contract can fail to become JSON").into()
+}
+
+/// Something of the contract from JSON. It has to be an object: serde would take an array of the
+/// same values, too, which no other reader of the contract does.
+fn from_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, serde_json::Error> {
+    if !body.trim_ascii_start().starts_with(b"{") {
+        return Err(serde::de::Error::custom("it is no JSON object"));
+    }
+    serde_json::from_slice(body)
 }

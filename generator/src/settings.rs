@@ -23,7 +23,7 @@ pub struct Settings {
 
     #[command(flatten)]
     #[expect(missing_docs, reason = "clap would show it as the help of the whole group")]
-    pub service: worker::Settings,
+    pub service: worker::ServiceSettings,
 }
 
 fn share(text: &str) -> Result<f64, String> {

@@ -32,7 +32,7 @@ pub struct Settings {
 
     #[command(flatten)]
     #[expect(missing_docs, reason = "clap would show it as the help of the whole group")]
-    pub service: worker::Settings,
+    pub service: worker::ServiceSettings,
 }
 
 /// How fast to ask.

@@ -267,10 +267,14 @@ fn servers(urls: &str) -> Result<Vec<ServerAddr>, ConnectError> {
         return Err(wrong("it names no broker; write something like nats://127.0.0.1:4222"));
     }
     urls.iter()
-        .map(|url| {
-            url.parse().map_err(|error: std::io::Error| {
-                wrong(&format!("{error}; write something like nats://127.0.0.1:4222"))
-            })
+        .map(|url| match url.parse::<ServerAddr>() {
+            Ok(server) if server.host().is_empty() => {
+                Err(wrong("it names no host; write something like nats://127.0.0.1:4222"))
+            }
+            Ok(server) => Ok(server),
+            Err(error) => {
+                Err(wrong(&format!("{error}; write something like nats://127.0.0.1:4222")))
+            }
         })
         .collect()
 }

@@ -1,5 +1,6 @@
 //! Creates facts, each once, and reads those that stand.
 
+use std::fmt::Display;
 use std::time::Duration;
 
 use async_nats::jetstream::message::StreamMessage;
@@ -73,9 +74,11 @@ impl Facts {
         let Some(message) = self.last(F::BUCKET.stream, &F::BUCKET.subject(id)).await? else {
             return Ok(None);
         };
-        F::decode(&message.payload).map(Some).map_err(|error| {
-            ReadError::NoFact(format!("bucket {}, key {id}: {error}", F::BUCKET.name))
-        })
+        let wrong = |why: &dyn Display| {
+            ReadError::NoFact(format!("bucket {}, key {id}: {why}", F::BUCKET.name))
+        };
+        let fact = F::decode(&message.payload).map_err(|error| wrong(&error))?;
+        if fact.id() == id { Ok(Some(fact)) } else { Err(wrong(&"it is about another request")) }
     }
 
     /// The last message under a subject: from whichever broker is nearest, and where that one finds

@@ -36,7 +36,9 @@ pub use consumer::{Handler, HandlerError};
 pub use facts::{Creation, Facts, ReadError};
 pub use publisher::{Confirmation, PublishError, Publisher, Refusal};
 pub use service::{Service, ServiceError};
-pub use settings::{LimitSettings, LogFormat, NatsSettings, Settings, TelemetrySettings, duration};
+pub use settings::{
+    LimitSettings, LogFormat, NatsSettings, ServiceSettings, TelemetrySettings, duration,
+};
 pub use settle::{Attempt, Delay, Outcome, Settlement, settle};
 pub use signals::stop_on_signals;
 pub use telemetry::init as init_telemetry;

@@ -21,7 +21,7 @@ use crate::facts::Facts;
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::publisher::Publisher;
-use crate::settings::Settings;
+use crate::settings::ServiceSettings;
 
 /// The first ceiling of the time between two tries to declare the topology, and the highest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
@@ -35,7 +35,7 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 /// A running service: connected, with all that it needs declared on the broker.
 #[derive(Debug)]
 pub struct Service {
-    settings: Settings,
+    settings: ServiceSettings,
     connection: Connection,
     topology: Topology,
     health: Arc<Health>,
@@ -77,7 +77,7 @@ impl Service {
     /// Where waiting does not help, see [`ServiceError`].
     pub async fn start(
         name: &'static str,
-        settings: &Settings,
+        settings: &ServiceSettings,
         stop: CancellationToken,
     ) -> Result<Option<Self>, ServiceError> {
         let health = Arc::new(Health::default());

@@ -11,7 +11,7 @@ use jiff::SignedDuration;
 /// Settings of every service.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Work")]
-pub struct Settings {
+pub struct ServiceSettings {
     #[command(flatten)]
     #[expect(missing_docs, reason = "clap would show it as the help of the whole group")]
     pub nats: NatsSettings,

@@ -21,7 +21,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::headers::{self, Trace};
+use crate::headers::{self, Trace, Version};
 use crate::{Publication, RequestId};
 
 /// All queues, in the order in which a request passes through them.
@@ -101,11 +101,11 @@ pub trait Message: Serialize + DeserializeOwned + Send + Sync + 'static {
         body: &[u8],
     ) -> Result<Self, DecodeError> {
         match headers::version(headers) {
-            Ok(headers::VERSION) => {}
-            Ok(newer) => return Err(DecodeError::NewerVersion(newer)),
-            Err(text) => return Err(DecodeError::Version(text)),
+            Version::Known => {}
+            Version::Newer(text) => return Err(DecodeError::NewerVersion(text)),
+            Version::None(text) => return Err(DecodeError::Version(text)),
         }
-        let message: Self = serde_json::from_slice(body)?;
+        let message: Self = crate::from_json(body)?;
         let id = message.id().to_string();
         if Self::QUEUE.key(subject) != Some(id.as_str()) {
             return Err(DecodeError::OtherSubject { id, subject: subject.to_owned() });
@@ -120,7 +120,7 @@ pub enum DecodeError {
     /// The message follows a version of the contract that is newer than ours. A newer replica may
     /// be able to read it.
     #[error("its version is {0}, and {version} is the newest that is known here", version = headers::VERSION)]
-    NewerVersion(u64),
+    NewerVersion(String),
     /// What should be a version is none.
     #[error("its version is '{0}', which is not a whole number from 1")]
     Version(String),

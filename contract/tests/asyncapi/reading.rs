@@ -5,7 +5,7 @@ use std::fmt;
 
 use async_nats::{HeaderMap, HeaderValue};
 use contract::facts::{Fact, Received};
-use contract::headers::{MESSAGE_VERSION, Trace, VERSION};
+use contract::headers::{MESSAGE_VERSION, Trace};
 use contract::queues::{self, Acknowledgment, DecodeError, Message, Request, Response};
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -70,6 +70,18 @@ fn check_fact<F: Fact + PartialEq + fmt::Debug>(fact: &F) {
 }
 
 #[test]
+fn an_array_with_the_values_of_a_message_is_no_message() {
+    for kind in kinds() {
+        let values: Vec<_> = kind.golden.as_object().unwrap().values().cloned().collect();
+        assert!((kind.read)(&values.into()).is_err());
+    }
+    let id = golden_id();
+    let body = format!(r#"["{id}", 1, 64, "somebody", "2026-01-01T12:00:00Z"]"#);
+    let read = <Request as Message>::decode(&queues::REQUESTS.subject(id), None, body.as_bytes());
+    assert!(matches!(read, Err(DecodeError::Body(_))), "{read:?}");
+}
+
+#[test]
 fn a_message_without_a_version_is_read_as_version_1() {
     let mut other_headers = version("1");
     other_headers.insert("X-Mine", "unknown");
@@ -82,7 +94,7 @@ fn a_message_without_a_version_is_read_as_version_1() {
 
 #[test]
 fn what_is_no_version_is_refused_as_such() {
-    for text in ["0", "", "x", "-1", "1.0", "1 2"] {
+    for text in ["0", "", "x", "-1", "+1", "01", "+2", "1.0", "1 2"] {
         let read = golden_request(Some(&version(text)));
         assert!(matches!(&read, Err(DecodeError::Version(it)) if it == text), "{text}: {read:?}");
     }
@@ -149,14 +161,14 @@ proptest! {
 
     #[test]
     fn a_newer_version_is_told_apart_whatever_its_body_is(
-        newer in VERSION + 1..,
+        newer in "[2-9]|[1-9][0-9]{1,30}",
         body in vec(any::<u8>(), 0..100),
     ) {
-        let headers = version(&newer.to_string());
+        let headers = version(&newer);
         let read = golden_request(Some(&headers));
-        prop_assert!(matches!(read, Err(DecodeError::NewerVersion(it)) if it == newer));
+        prop_assert!(matches!(&read, Err(DecodeError::NewerVersion(it)) if *it == newer));
         let read = Response::decode("responses.any", Some(&headers), &body);
-        prop_assert!(matches!(read, Err(DecodeError::NewerVersion(it)) if it == newer));
+        prop_assert!(matches!(&read, Err(DecodeError::NewerVersion(it)) if *it == newer));
     }
 
     #[test]

@@ -11,6 +11,8 @@ use anyhow::{Context, anyhow, bail, ensure};
 use tokio::sync::OnceCell;
 use tokio::task;
 
+use crate::target;
+
 /// The environment variable that names the program; then no other is looked for.
 pub const VARIABLE: &str = "LAB_NATS_SERVER";
 
@@ -46,7 +48,7 @@ fn find_now() -> anyhow::Result<PathBuf> {
     }
     let path = env::var_os("PATH").unwrap_or_default();
     on_path(&path).or_else(|tried| {
-        install(&target_directory().join("lab")).map_err(|error| {
+        install(&target::directory().join("lab")).map_err(|error| {
             let mut tried: Vec<String> = tried.iter().map(|error| format!("{error:#}")).collect();
             tried.insert(0, "no nats-server on the PATH will do".to_owned());
             tried.push(format!("and the pinned one cannot be installed: {error:#}"));
@@ -106,14 +108,6 @@ impl fmt::Display for Version {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{}.{}", self.major, self.minor)
     }
-}
-
-/// Where the build of this workspace puts its files.
-fn target_directory() -> PathBuf {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let workspace = workspace.canonicalize().unwrap_or(workspace);
-    // Joining takes an absolute path as it is.
-    workspace.join(env::var_os("CARGO_TARGET_DIR").unwrap_or_else(|| "target".into()))
 }
 
 /// The pinned program below this directory, which is installed there if it is missing.

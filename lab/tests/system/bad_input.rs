@@ -68,7 +68,7 @@ async fn the_help_shows_every_setting_and_no_password() {
         "STRING_COUNT",
         "STRING_LENGTH",
     ] {
-        assert!(help.contains(&format!("[env: {setting}=")), "{setting} is missing:\n{help}");
+        assert!(help.contains(&format!("[env: {setting}")), "{setting} is missing:\n{help}");
     }
     assert!(!help.contains("secret"), "{help}");
 }
