@@ -17,7 +17,7 @@ use futures_util::stream::FuturesUnordered;
 use worker::Facts;
 
 /// How many requests are looked up at a time.
-const AT_A_TIME: usize = 256;
+const AT_A_TIME: usize = 64;
 
 /// How long to wait between two rounds of looking up, unless the first found many.
 const PAUSE: Duration = Duration::from_millis(250);

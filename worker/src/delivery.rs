@@ -1,7 +1,7 @@
 //! One delivery of a message, and the ways to answer for it.
 
 use std::fmt;
-use std::pin::pin;
+use std::pin::Pin;
 use std::time::Duration;
 
 use async_nats::HeaderMap;
@@ -66,10 +66,13 @@ impl Delivery {
     }
 
     /// Tells the broker each `beat` that somebody is still at work, until `work` is done.
-    pub(crate) async fn keep_alive<T>(&self, beat: Duration, work: impl Future<Output = T>) -> T {
-        let mut work = pin!(work);
+    pub(crate) async fn keep_alive<F: Future>(
+        &self,
+        beat: Duration,
+        mut work: Pin<&mut F>,
+    ) -> F::Output {
         loop {
-            match tokio::time::timeout(beat, &mut work).await {
+            match tokio::time::timeout(beat, work.as_mut()).await {
                 Ok(done) => return done,
                 Err(_) => self.answer(AckKind::Progress).await,
             }

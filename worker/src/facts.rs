@@ -1,6 +1,7 @@
 //! Creates facts, each once, and reads those that stand.
 
 use std::fmt::Display;
+use std::pin::pin;
 use std::time::Duration;
 
 use async_nats::jetstream::message::StreamMessage;
@@ -48,7 +49,8 @@ impl Facts {
         loop {
             match self.publisher.try_publish(&creation).await {
                 Ok(_) => return Ok(Creation::Created),
-                Err(PublishError::Exists) => match self.read(fact.id()).await {
+                // In a box, because it is rare, and would make every other creation larger.
+                Err(PublishError::Exists) => match Box::pin(self.read(fact.id())).await {
                     Ok(Some(standing)) => return Ok(Creation::Stands(standing)),
                     // The refusal may be due to another creation that is only under way, and may
                     // still fail. It counts once the fact can be read.
@@ -91,11 +93,11 @@ impl Facts {
         let stream = self.connection.context().get_stream_no_info(stream).await;
         let stream = stream.expect("the names of the contract are valid");
         let nearest = stream.direct_get_last_for_subject(subject);
-        if let Ok(message) = self.connection.ask(nearest).await.ok_or(ReadError::Unknown)? {
+        if let Ok(message) = self.connection.ask(pin!(nearest)).await.ok_or(ReadError::Unknown)? {
             return Ok(Some(message));
         }
         let leader = stream.get_last_raw_message_by_subject(subject);
-        match self.connection.ask(leader).await.ok_or(ReadError::Unknown)? {
+        match self.connection.ask(pin!(leader)).await.ok_or(ReadError::Unknown)? {
             Ok(message) => Ok(Some(message)),
             Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
             Err(_) => Err(ReadError::Unknown),

@@ -1,6 +1,7 @@
 //! Publishes until the broker has confirmed.
 
 use std::error::Error;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -126,7 +127,7 @@ impl Publisher {
             .headers(publication.headers.clone());
         let subject = publication.subject.clone();
         let publish = async { self.context.send_publish(subject, message).await?.await };
-        let result = match self.connection.ask(publish).await {
+        let result = match self.connection.ask(pin!(publish)).await {
             Some(Ok(ack)) if ack.duplicate => Ok(Confirmation::Duplicate),
             Some(Ok(_)) => Ok(Confirmation::Stored),
             Some(Err(error)) => Err(PublishError::from(&error)),

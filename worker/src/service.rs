@@ -1,6 +1,7 @@
 //! The frame that every service stands in: start, consume, stop.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -277,7 +278,7 @@ impl QueueConsumer {
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         loop {
             let bind = self.connection.context().get_consumer_from_stream(consumer, stream);
-            match self.connection.ask(bind).await {
+            match self.connection.ask(pin!(bind)).await {
                 Some(Ok(bound)) => return Ok(bound),
                 Some(Err(error)) => {
                     warn!(%error, stream, consumer, "cannot bind yet; trying again");
@@ -293,7 +294,7 @@ impl QueueConsumer {
 async fn declare(connection: &Connection, limits: &Limits) -> Result<Topology, DeclareError> {
     let mut backoff = Backoff::new(RETRY.0, RETRY.1);
     loop {
-        match connection.ask(topology::declare(connection.context(), limits)).await {
+        match connection.ask(pin!(topology::declare(connection.context(), limits))).await {
             Some(Ok(topology)) => {
                 for object in &topology.created {
                     info!(object, "created");

@@ -2,6 +2,7 @@
 
 mod pull;
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -142,13 +143,10 @@ async fn deliver<H: Handler>(delivery: Delivery, rules: Arc<Rules>, handler: Arc
     let _in_flight = InFlight::new(&rules);
     // Often enough that one beat may get lost.
     let beat = rules.ack_wait / 3;
-    let work = async {
-        tokio::select! {
-            outcome = handle(&delivery, &rules, &*handler) => outcome,
-            () = rules.abandon.cancelled() => Outcome::Interrupted,
-        }
+    let outcome = {
+        let work = rules.abandon.run_until_cancelled(handle(&delivery, &rules, &*handler));
+        delivery.keep_alive(beat, pin!(work)).await.unwrap_or(Outcome::Interrupted)
     };
-    let outcome = delivery.keep_alive(beat, work).await;
     let settlement = settle(&outcome, delivery.attempt(), rules.max_attempts);
     let queue = rules.queue.stream;
     let id = delivery.key();
@@ -165,13 +163,10 @@ async fn deliver<H: Handler>(delivery: Delivery, rules: Arc<Rules>, handler: Arc
             "nak"
         }
         Settlement::DeadLetter { reason } => {
-            let bury = async {
-                tokio::select! {
-                    buried = bury(&delivery, &rules, &reason) => buried,
-                    () = rules.abandon.cancelled() => false,
-                }
-            };
-            if delivery.keep_alive(beat, bury).await {
+            // In a box, because it is rare, and would make every other delivery larger.
+            let burial = rules.abandon.run_until_cancelled(bury(&delivery, &rules, &reason));
+            let buried = delivery.keep_alive(beat, Box::pin(burial).as_mut()).await;
+            if buried == Some(true) {
                 delivery.ack().await;
                 warn!(queue, id, attempt, reason, "dead-lettered");
                 "dead_letter"

@@ -10,7 +10,7 @@
 //! written off only when it is certain that nothing can come of it any more: the broker has
 //! answered something that was asked after it, and the time of a pull has passed since.
 
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::PullConsumer;
@@ -218,7 +218,7 @@ impl Pull {
         self.write_off = Some(Box::pin(async move {
             let mut backoff = Backoff::new(RETRY.0, RETRY.1);
             loop {
-                match connection.ask(consumer.get_info()).await {
+                match connection.ask(pin!(consumer.get_info())).await {
                     Some(Ok(_)) => break,
                     Some(Err(error)) => match error.kind() {
                         ConsumerInfoErrorKind::NotFound | ConsumerInfoErrorKind::StreamNotFound => {
