@@ -9,6 +9,8 @@ use contract::topology::Limits;
 use lab::audit::audit;
 use lab::declare::declare;
 use lab::up::{UpSettings, up};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 use worker::{LimitSettings, NatsSettings, TelemetrySettings};
 
 /// Runs the whole system on one machine, and audits it.
@@ -76,7 +78,11 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
     let log_format = Some(worker::LogFormat::Pretty);
     worker::init_telemetry(&TelemetrySettings { rust_log, log_format }).map_err(Error::msg)?;
     let verdict = match command {
-        Command::Up(settings) => up(&settings, &worker::stop_on_signals()?).await?,
+        Command::Up(settings) => {
+            let stop = worker::stop_on_signals()?;
+            stop_on_hangup(stop.clone())?;
+            up(&settings, &stop).await?
+        }
         Command::Audit(settings) => {
             let connection = lab::connect(&settings.nats, "lab audit").await?;
             let verdict = audit(connection.context(), settings.wait).await?;
@@ -100,4 +106,14 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
     };
     Ok(if verdict.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Stops in order when the terminal is closed, too: what the lab has started would stay behind.
+fn stop_on_hangup(stop: CancellationToken) -> std::io::Result<()> {
+    let mut hangup = signal(SignalKind::hangup())?;
+    tokio::spawn(async move {
+        hangup.recv().await;
+        stop.cancel();
+    });
+    Ok(())
 }

@@ -46,6 +46,14 @@ pub async fn build() -> anyhow::Result<Programs> {
     if !cfg!(debug_assertions) {
         command.arg("--release");
     }
+    // What cargo tells a program that it runs about its package. Handed on, it would make the build
+    // scripts of others, such as ring's, believe that something has changed for them.
+    for (name, _) in env::vars_os() {
+        let of_a_package = ["CARGO_MANIFEST_", "CARGO_PKG_", "CARGO_BIN_", "CARGO_CRATE_"];
+        if name.to_str().is_some_and(|name| of_a_package.iter().any(|it| name.starts_with(it))) {
+            command.env_remove(name);
+        }
+    }
     command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
     let child = command.spawn().with_context(|| format!("cannot run {}", cargo.display()))?;
     let output = child.wait_with_output().await.context("cannot wait for cargo")?;

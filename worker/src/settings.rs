@@ -8,9 +8,11 @@ use clap::{Args, ValueEnum};
 use contract::topology::Limits;
 use jiff::SignedDuration;
 
+/// The heading of what a service does, in its help.
+const WORK: &str = "Work";
+
 /// Settings of every service.
 #[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "Work")]
 pub struct ServiceSettings {
     #[command(flatten)]
     #[expect(missing_docs, reason = "clap would show it as the help of the whole group")]
@@ -18,24 +20,24 @@ pub struct ServiceSettings {
 
     /// Address of the admin endpoint: /livez, /readyz and /metrics. With port 0 it takes a free
     /// port, and logs which
-    #[arg(long, env, default_value = "127.0.0.1:0", value_name = "HOST:PORT")]
+    #[arg(long, env, default_value = "127.0.0.1:0", value_name = "HOST:PORT", help_heading = WORK)]
     pub admin_addr: SocketAddr,
 
     /// Name of this replica, in messages and logs [default: the host's name and the process id]
-    #[arg(long, env, default_value_t = default_instance(), hide_default_value = true)]
+    #[arg(long, env, default_value_t = default_instance(), hide_default_value = true, value_name = "NAME", help_heading = WORK)]
     pub instance: String,
 
     /// How many messages each consumer works on at a time; asking has as many places of its own
-    #[arg(long, env, default_value_t = 256, value_parser = at_least_one::<usize>)]
+    #[arg(long, env, default_value_t = 256, value_parser = at_least_one::<usize>, value_name = "NUMBER", help_heading = WORK)]
     pub concurrency: usize,
 
     /// How many times a message is delivered before it becomes a dead letter
-    #[arg(long, env, default_value_t = 10, value_parser = at_least_one::<u64>)]
+    #[arg(long, env, default_value_t = 10, value_parser = at_least_one::<u64>, value_name = "NUMBER", help_heading = WORK)]
     pub max_attempts: u64,
 
     /// Time that a stopping service gives what it has in flight to finish; what has not is given
     /// back to the queue
-    #[arg(long, env, default_value = "20s", value_parser = duration, value_name = "TIME")]
+    #[arg(long, env, default_value = "20s", value_parser = duration, value_name = "TIME", help_heading = WORK)]
     pub drain_timeout: Duration,
 
     #[command(flatten)]
@@ -58,7 +60,7 @@ pub struct LimitSettings {
     pub ack_wait: Duration,
 
     /// The most messages that a queue holds; its publishers wait while it is full
-    #[arg(long, env, default_value_t = 100_000, value_parser = at_least_one::<u64>)]
+    #[arg(long, env, default_value_t = 100_000, value_parser = at_least_one::<u64>, value_name = "NUMBER")]
     pub queue_limit: u64,
 
     /// Time, from the moment of asking, for which the promises hold
@@ -66,7 +68,7 @@ pub struct LimitSettings {
     pub facts_max_age: Duration,
 
     /// How many brokers of a cluster keep each stream: 1, 3 or 5
-    #[arg(long, env, default_value_t = 1, value_parser = at_least_one::<usize>)]
+    #[arg(long, env, default_value_t = 1, value_parser = at_least_one::<usize>, value_name = "NUMBER")]
     pub replicas: usize,
 }
 

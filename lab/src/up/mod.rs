@@ -4,7 +4,7 @@ mod flow;
 mod replicas;
 mod screen;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -72,7 +72,7 @@ pub async fn up(settings: &UpSettings, stop: &CancellationToken) -> anyhow::Resu
         &directory,
     )?;
     let connection = crate::connect(&NatsSettings::at(&url), "lab up").await?;
-    println!("The broker is at {url}; logs and queues are in {}\n", directory.display());
+    println!("The broker is at {url}; logs and queues are in {}\n", from_here(&directory));
     println!("{}", what_to_try(&url, &programs, &replicas));
 
     show(settings, &connection, &mut replicas, stop).await?;
@@ -133,6 +133,12 @@ fn directory() -> anyhow::Result<PathBuf> {
     Ok(directory)
 }
 
+/// A path as one would type it here.
+fn from_here(path: &Path) -> String {
+    let here = std::env::current_dir().unwrap_or_default();
+    path.strip_prefix(here).unwrap_or(path).display().to_string()
+}
+
 fn what_to_try(url: &str, programs: &programs::Programs, replicas: &Replicas) -> String {
     let ids = |side: &[Replica]| {
         side.iter().map(|replica| replica.id().to_string()).collect::<Vec<_>>().join(" ")
@@ -140,7 +146,7 @@ fn what_to_try(url: &str, programs: &programs::Programs, replicas: &Replicas) ->
     let generators = ids(&replicas.generators);
     let requestors = ids(&replicas.requestors);
     let one = replicas.generators.first().map(Replica::id).unwrap_or_default();
-    let generator = programs.generator.display();
+    let generator = from_here(&programs.generator);
     format!(
         "Try in another terminal, and watch the queues:
   kill -STOP {generators}

@@ -11,6 +11,9 @@ use super::flow::{Flow, Followed, Rates};
 /// How many characters a bar has.
 const BAR: u64 = 24;
 
+/// How many messages fill a bar, at the least: so that a few look like few.
+const SMALLEST_SCALE: u64 = 100;
+
 /// How many characters of a string are shown.
 const STRING: usize = 12;
 
@@ -42,7 +45,9 @@ impl Screen {
             lines.push(picture.add(line));
         }
         for (index, line) in lines.iter().enumerate() {
-            line.set_message(wanted.get(index).copied().unwrap_or_default().to_owned());
+            // An empty line would not be drawn at all.
+            let text = wanted.get(index).filter(|text| !text.is_empty()).unwrap_or(&" ");
+            line.set_message((*text).to_owned());
             line.tick();
         }
     }
@@ -72,7 +77,7 @@ pub(super) fn picture(flow: &Flow, rates: &[Rates], replicas: &str) -> String {
     ];
     // All bars have one scale, so that they can be compared.
     let most = flow.queues.iter().map(|queue| queue.waiting + queue.in_flight).max();
-    let scale = most.unwrap_or_default().max(10);
+    let scale = most.unwrap_or_default().max(SMALLEST_SCALE);
     for (queue, rates) in flow.queues.iter().zip(rates) {
         lines.push(format!(
             "  {:<16} {}  {:>8} {:>9} {:>8.0} {:>8.0}",
