@@ -73,7 +73,7 @@ impl Metrics {
         Arc::new(Self { registry, settlements, handle_duration, in_flight, publishes, connected })
     }
 
-    /// Counts a delivery from its beginning to its end. Tells the time that it took.
+    /// Counts the deliveries that are being handled.
     pub(crate) fn in_flight(&self, queue: Queue, change: i64) {
         self.in_flight.get_or_create(&QueueLabels { queue: queue.stream }).inc_by(change);
     }
@@ -82,6 +82,14 @@ impl Metrics {
         let queue = queue.stream;
         self.settlements.get_or_create(&OutcomeLabels { queue, outcome }).inc();
         self.handle_duration.get_or_create(&QueueLabels { queue }).observe(duration.as_secs_f64());
+    }
+
+    /// How many deliveries from this queue have been settled in one way or another.
+    pub(crate) fn settled_so_far(&self, queue: Queue) -> u64 {
+        let queue = queue.stream;
+        let settled =
+            |outcome| self.settlements.get_or_create(&OutcomeLabels { queue, outcome }).get();
+        ["ack", "nak", "dead_letter"].into_iter().map(settled).sum()
     }
 
     pub(crate) fn published(&self, stream: &'static str, outcome: &'static str) {

@@ -12,7 +12,8 @@ use async_nats::jetstream::context::{
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::{self, Context, ErrorCode};
 use contract::Publication;
-use tracing::{debug, info, warn};
+use tokio::time::Instant;
+use tracing::{info, warn};
 
 use crate::backoff::Backoff;
 use crate::connection::Connection;
@@ -208,33 +209,39 @@ fn is_full(reason: &str) -> bool {
 }
 
 /// What keeps a publisher from publishing: said once when it comes up, and once when it is gone,
-/// however many messages wait.
+/// however many messages wait, and however many get through in between.
 #[derive(Debug, Default)]
 struct Obstacle {
     present: AtomicBool,
-    reason: Mutex<String>,
+    last: Mutex<Option<Met>>,
+}
+
+/// The last time that the obstacle was met.
+#[derive(Debug)]
+struct Met {
+    at: Instant,
+    reason: String,
 }
 
 impl Obstacle {
+    /// How long it must not have been met to be gone: a full queue takes a message now and then.
+    const CALM: Duration = Duration::from_secs(2);
+
     fn note(&self, stream: &'static str, error: Option<&PublishError>) {
-        match error {
-            Some(error @ (PublishError::Full(_) | PublishError::Unconfirmed(_))) => {
-                let text = error.to_string();
-                let mut reason = self.reason.lock().expect("nothing panics while it holds this");
-                if !self.present.swap(true, Ordering::Relaxed) || *reason != text {
-                    warn!(stream, reason = text, "waiting to publish; nothing is dropped");
-                    *reason = text;
-                } else {
-                    debug!(stream, reason = text, "still waiting to publish");
-                }
+        if let Some(error @ (PublishError::Full(_) | PublishError::Unconfirmed(_))) = error {
+            let reason = error.to_string();
+            let mut last = self.last.lock().expect("nothing panics while it holds this lock");
+            if last.as_ref().is_none_or(|last| last.reason != reason) {
+                warn!(stream, reason, "waiting to publish; nothing is dropped");
             }
+            *last = Some(Met { at: Instant::now(), reason });
+            self.present.store(true, Ordering::Relaxed);
+        } else if self.present.load(Ordering::Relaxed) {
             // Anything else is an answer of a broker that has room.
-            _ => {
-                if self.present.load(Ordering::Relaxed)
-                    && self.present.swap(false, Ordering::Relaxed)
-                {
-                    info!(stream, "publishing again");
-                }
+            let mut last = self.last.lock().expect("nothing panics while it holds this lock");
+            if last.take_if(|last| last.at.elapsed() > Self::CALM).is_some() {
+                self.present.store(false, Ordering::Relaxed);
+                info!(stream, "publishing again");
             }
         }
     }

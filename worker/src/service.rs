@@ -30,6 +30,9 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_s
 /// What a drain keeps of its time for giving back what is still in flight.
 const TIME_TO_GIVE_BACK: Duration = Duration::from_secs(1);
 
+/// How often a service says how much it has done.
+const REPORT_INTERVAL: Duration = Duration::from_secs(10);
+
 /// How long the last bytes to the broker may take.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -42,6 +45,7 @@ pub struct Service {
     health: Arc<Health>,
     metrics: Arc<Metrics>,
     consumers: JoinSet<Result<(), ServiceError>>,
+    queues: Vec<Queue>,
     stop: CancellationToken,
     abandon: CancellationToken,
     end: CancellationToken,
@@ -119,6 +123,7 @@ impl Service {
             health,
             metrics,
             consumers: JoinSet::new(),
+            queues: Vec::new(),
             stop,
             abandon: CancellationToken::new(),
             end,
@@ -180,6 +185,7 @@ impl Service {
             health: Arc::clone(&self.health),
             stop: self.stop.clone(),
         };
+        self.queues.push(queue);
         self.consumers.spawn(consumer.run(Arc::new(handler)));
     }
 
@@ -221,8 +227,10 @@ impl Service {
                 }
             }
         };
+        let reports = tokio::spawn(report(self.queues, Arc::clone(&self.metrics)));
         tokio::join!(consuming, own_work);
         deadline.abort();
+        reports.abort();
         // An answer is only on its way until it has left this process.
         let flush = self.connection.client().flush();
         if !matches!(tokio::time::timeout(FLUSH_TIMEOUT, flush).await, Ok(Ok(()))) {
@@ -231,6 +239,22 @@ impl Service {
         self.end.cancel();
         info!("stopped");
         failure.map_or(Ok(()), Err)
+    }
+}
+
+/// Says now and then how much was done, if anything was: each message is only logged at `debug`.
+async fn report(queues: Vec<Queue>, metrics: Arc<Metrics>) {
+    let mut before = vec![0; queues.len()];
+    loop {
+        tokio::time::sleep(REPORT_INTERVAL).await;
+        for (queue, before) in queues.iter().zip(&mut before) {
+            let settled = metrics.settled_so_far(*queue);
+            if settled != *before {
+                let since = settled - *before;
+                info!(queue = queue.stream, settled, since, "at work");
+                *before = settled;
+            }
+        }
     }
 }
 
