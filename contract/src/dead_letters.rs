@@ -105,9 +105,12 @@ fn is_for_the_broker(name: &str) -> bool {
     name.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("nats-"))
 }
 
-/// Any text as the value of a header, which is one line.
+/// Any text as the value of a header, which is one line, and short: an error may quote all of what
+/// is wrong, and the original is kept anyway.
 fn text(text: &str) -> HeaderValue {
-    let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    const LONGEST: usize = 1000;
+    let line = text.chars().map(|c| if c.is_control() { ' ' } else { c });
+    let line: String = line.take(LONGEST).collect();
     line.trim().parse().unwrap_or_else(|_| HeaderValue::new())
 }
 
@@ -172,6 +175,12 @@ mod tests {
         ] {
             assert_eq!(dead.headers.get(name).map(HeaderValue::as_str), Some(value), "{name}");
         }
+    }
+
+    #[test]
+    fn a_reason_that_quotes_too_much_is_cut_short() {
+        let dead = dead_letter("requests.some-id", &HeaderMap::new(), &"é".repeat(100_000));
+        assert_eq!(dead.headers.get(REASON).unwrap().as_str(), "é".repeat(1000));
     }
 
     #[test]

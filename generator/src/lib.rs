@@ -25,7 +25,7 @@ use mark::Mark;
 /// # Errors
 ///
 /// Where it cannot run, see [`ServiceError`].
-pub async fn run(settings: Settings, stop: CancellationToken) -> Result<(), ServiceError> {
+pub async fn run(settings: Settings, stop: &CancellationToken) -> Result<(), ServiceError> {
     let Some(mut service) = Service::start("generator", &settings.service, stop).await? else {
         return Ok(());
     };

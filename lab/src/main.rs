@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Error;
+use anyhow::{Context, Error};
 use clap::{Args, Parser, Subcommand};
 use contract::topology::Limits;
 use lab::audit::audit;
@@ -79,9 +79,10 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
     worker::init_telemetry(&TelemetrySettings { rust_log, log_format }).map_err(Error::msg)?;
     let verdict = match command {
         Command::Up(settings) => {
-            let stop = worker::stop_on_signals()?;
-            stop_on_hangup(stop.clone())?;
-            up(&settings, &stop).await?
+            let Signals { stop, end } = signals()?;
+            let verdict = end.run_until_cancelled(up(&settings, &stop)).await;
+            // Dropping what was under way kills all that the lab has started.
+            verdict.context("ended at once: there is no verdict")??
         }
         Command::Audit(settings) => {
             let connection = lab::connect(&settings.nats, "lab audit").await?;
@@ -108,12 +109,31 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
     Ok(if verdict.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Stops in order when the terminal is closed, too: what the lab has started would stay behind.
-fn stop_on_hangup(stop: CancellationToken) -> std::io::Result<()> {
+/// What the signals ask for.
+struct Signals {
+    /// Cancelled by the first: stop in order.
+    stop: CancellationToken,
+    /// Cancelled by the second: end at once.
+    end: CancellationToken,
+}
+
+/// Listens for Ctrl-C and SIGTERM, and for the closing of the terminal: what the lab has started
+/// would stay behind.
+fn signals() -> std::io::Result<Signals> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
     let mut hangup = signal(SignalKind::hangup())?;
+    let signals = Signals { stop: CancellationToken::new(), end: CancellationToken::new() };
+    let tokens = [signals.stop.clone(), signals.end.clone()];
     tokio::spawn(async move {
-        hangup.recv().await;
-        stop.cancel();
+        for token in tokens {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+                _ = hangup.recv() => {}
+            }
+            token.cancel();
+        }
     });
-    Ok(())
+    Ok(signals)
 }

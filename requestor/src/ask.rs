@@ -54,7 +54,7 @@ impl Asker {
                 Some(_) = on_their_way.join_next(), if !on_their_way.is_empty() => {}
                 () = pace.next(), if !full => {
                     left -= 1;
-                    on_their_way.spawn(Arc::clone(&asker).ask());
+                    on_their_way.spawn(Arc::clone(&asker).ask(stop.clone()));
                 }
             }
         }
@@ -63,7 +63,8 @@ impl Asker {
         let _ = abandon.run_until_cancelled(accepted).await;
     }
 
-    async fn ask(self: Arc<Self>) {
+    /// Asks until the request is accepted, or until `stop` while the queue is full.
+    async fn ask(self: Arc<Self>, stop: CancellationToken) {
         let mut request = Request {
             id: RequestId::new(),
             amount: self.amount,
@@ -74,18 +75,30 @@ impl Asker {
             tally.asked(request.id);
         }
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
-        while let Err(refusal) = self.try_ask(&request).await {
-            error!(id = %request.id, %refusal, "the broker refuses a request; trying again");
-            backoff.wait().await;
-            // It was not accepted, so its time starts anew.
-            request.requested_at = worker::now();
+        loop {
+            match self.try_ask(&request, &stop).await {
+                Ok(true) => debug!(id = %request.id, "accepted"),
+                Ok(false) => debug!(id = %request.id, "not asked: stopping, and the queue is full"),
+                Err(refusal) => {
+                    let id = request.id;
+                    error!(%id, %refusal, "the broker refuses a request; trying again");
+                    backoff.wait().await;
+                    // It was not accepted, so its time starts anew.
+                    request.requested_at = worker::now();
+                    continue;
+                }
+            }
+            return;
         }
-        debug!(id = %request.id, "accepted");
     }
 
-    async fn try_ask(&self, request: &Request) -> Result<(), Refusal> {
-        self.requests.publish(&request.publication(&Trace::default())).await?;
+    /// Tells whether the request is accepted.
+    async fn try_ask(&self, request: &Request, stop: &CancellationToken) -> Result<bool, Refusal> {
+        let publication = request.publication(&Trace::default());
+        if self.requests.publish_unless_full(&publication, stop).await?.is_none() {
+            return Ok(false);
+        }
         self.requested.create(request).await?;
-        Ok(())
+        Ok(true)
     }
 }

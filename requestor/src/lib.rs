@@ -56,14 +56,12 @@ pub enum Error {
 /// # Errors
 ///
 /// See [`Error`].
-pub async fn run(settings: Settings, stop: CancellationToken) -> Result<(), Error> {
+pub async fn run(settings: Settings, stop: &CancellationToken) -> Result<(), Error> {
     let amount = Amount::new(settings.string_count, settings.string_length)?;
-    // Ending by itself must not end whoever else listens to the caller's token.
-    let stop = stop.child_token();
-    let Some(mut service) = Service::start("requestor", &settings.service, stop.clone()).await?
-    else {
+    let Some(mut service) = Service::start("requestor", &settings.service, stop).await? else {
         return Ok(());
     };
+    let stop = service.stopping().clone();
     let tally = settings.request_total.map(|_| Arc::new(Tally::default()));
     let asker = Asker {
         requests: service.publisher(REQUESTS),

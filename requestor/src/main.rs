@@ -10,5 +10,5 @@ async fn main() -> anyhow::Result<()> {
     let settings = Settings::parse();
     worker::init_telemetry(&settings.service.telemetry).map_err(Error::msg)?;
     let stop = worker::stop_on_signals()?;
-    Ok(requestor::run(settings, stop).await?)
+    Ok(requestor::run(settings, &stop).await?)
 }

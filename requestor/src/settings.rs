@@ -35,6 +35,9 @@ pub struct Settings {
     pub service: worker::ServiceSettings,
 }
 
+/// The fewest requests a second, other than none: one in thirty years.
+const SLOWEST: f64 = 1e-9;
+
 /// How fast to ask.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Rate {
@@ -53,7 +56,7 @@ impl FromStr for Rate {
         match text.parse::<f64>() {
             _ if text == "max" => Ok(Self::Max),
             Ok(0.0) => Ok(Self::Zero),
-            Ok(rate) if rate > 0.0 && rate.is_finite() => Ok(Self::PerSecond(rate)),
+            Ok(rate) if rate >= SLOWEST && rate.is_finite() => Ok(Self::PerSecond(rate)),
             _ => Err("write requests a second, such as 0.5 or 1000, or 0, or max".to_owned()),
         }
     }
@@ -74,7 +77,7 @@ mod tests {
         assert_eq!("0".parse(), Ok(Rate::Zero));
         assert_eq!("0.5".parse(), Ok(Rate::PerSecond(0.5)));
         assert_eq!("max".parse(), Ok(Rate::Max));
-        for wrong in ["-1", "", "fast", "inf", "NaN", "1/s"] {
+        for wrong in ["-1", "", "fast", "inf", "NaN", "1/s", "1e-20"] {
             assert!(wrong.parse::<Rate>().is_err(), "{wrong}");
         }
     }

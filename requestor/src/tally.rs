@@ -99,7 +99,8 @@ enum End {
 
 /// How a request ended, if it has, and if the broker says so.
 async fn end_of(id: RequestId, stored: &Facts, nats: &Context) -> Option<End> {
-    if let Ok(Some(_)) = stored.read::<Acknowledgment>(id).await {
+    // An answer that did not come says nothing.
+    if stored.read::<Acknowledgment>(id).await.ok()?.is_some() {
         return Some(End::Stored);
     }
     let stream = nats.get_stream_no_info(dead_letters::STREAM).await.ok()?;

@@ -8,30 +8,43 @@ use async_nats::HeaderMap;
 use async_nats::jetstream::{self, AckKind};
 use contract::dead_letters::Original;
 use contract::queues::Queue;
+use tokio::time::timeout;
 use tracing::warn;
 
+use crate::connection::Connection;
 use crate::settle::{Attempt, Delay};
+
+/// How long handing an answer to the client may take. It takes long only while the broker is away
+/// and the client has no room for more that it is to say then.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A message as it was delivered, which waits for its settlement.
 #[derive(Debug)]
 pub(crate) struct Delivery {
     message: jetstream::Message,
+    connection: Connection,
     queue: Queue,
     sequence: u64,
     attempt: Attempt,
 }
 
 impl Delivery {
-    pub(crate) fn new(message: jetstream::Message, queue: Queue) -> Self {
-        let (sequence, attempt) = match message.info() {
-            Ok(info) => (info.stream_sequence, u64::try_from(info.delivered).unwrap_or(1)),
-            Err(error) => {
-                // Without it the message can still be handled, only not counted.
-                warn!(error, "the broker sends a delivery that does not say which it is");
-                (0, 1)
-            }
-        };
-        Self { message, queue, sequence, attempt: Attempt::new(attempt) }
+    /// The delivery that this message is.
+    ///
+    /// # Errors
+    ///
+    /// Where the broker does not say which: then it can be neither counted nor buried under a name
+    /// of its own, and is left to come again.
+    pub(crate) fn new(
+        message: jetstream::Message,
+        queue: Queue,
+        connection: &Connection,
+    ) -> Result<Self, async_nats::Error> {
+        let info = message.info()?;
+        let (sequence, attempt) = (info.stream_sequence, info.delivered);
+        let attempt = Attempt::new(u64::try_from(attempt).unwrap_or(1));
+        let connection = connection.clone();
+        Ok(Self { message, connection, queue, sequence, attempt })
     }
 
     pub(crate) fn attempt(&self) -> Attempt {
@@ -72,9 +85,11 @@ impl Delivery {
         mut work: Pin<&mut F>,
     ) -> F::Output {
         loop {
-            match tokio::time::timeout(beat, work.as_mut()).await {
+            match timeout(beat, work.as_mut()).await {
                 Ok(done) => return done,
-                Err(_) => self.answer(AckKind::Progress).await,
+                // Nobody hears it otherwise, and the client would keep it for later.
+                Err(_) if self.connection.is_connected() => self.answer(AckKind::Progress).await,
+                Err(_) => {}
             }
         }
     }
@@ -90,8 +105,13 @@ impl Delivery {
     /// An answer that gets lost is no loss: the message is delivered again, and the facts see to
     /// it that nothing happens twice.
     async fn answer(&self, kind: AckKind) {
-        if let Err(error) = self.message.ack_with(kind).await {
-            warn!(error, id = self.key(), "could not answer for a delivery; it will come again");
+        let id = self.key();
+        match timeout(ANSWER_TIMEOUT, self.message.ack_with(kind)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                warn!(error, id, "could not answer for a delivery; it will come again");
+            }
+            Err(_) => warn!(id, "no room to answer for a delivery; it will come again"),
         }
     }
 }

@@ -3,14 +3,16 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use contract::queues::Queue;
+use tracing::info;
 
 /// What `/readyz` asks for. It never depends on the other side: that would couple the two again.
 #[derive(Debug, Default)]
 pub(crate) struct Health {
     connected: AtomicBool,
     stopping: AtomicBool,
-    /// Everything is bound that this service will ever consume from.
+    /// All queues are known that this service is to consume from.
     started: AtomicBool,
+    announced: AtomicBool,
     unbound: Mutex<HashSet<Queue>>,
 }
 
@@ -25,6 +27,7 @@ impl Health {
 
     pub(crate) fn set_started(&self) {
         self.started.store(true, Ordering::Relaxed);
+        self.announce();
     }
 
     /// Notes whether this queue can be consumed from.
@@ -34,6 +37,15 @@ impl Health {
             unbound.remove(&queue);
         } else {
             unbound.insert(queue);
+        }
+        drop(unbound);
+        self.announce();
+    }
+
+    /// Says, once, that the service is ready.
+    fn announce(&self) {
+        if self.not_ready().is_none() && !self.announced.swap(true, Ordering::Relaxed) {
+            info!("ready");
         }
     }
 
@@ -46,11 +58,11 @@ impl Health {
             return Some("not connected to the broker".to_owned());
         }
         if !self.started.load(Ordering::Relaxed) {
-            return Some("the consumers are not bound yet".to_owned());
+            return Some("starting".to_owned());
         }
         let unbound = self.unbound.lock().expect("nothing panics while it holds this lock");
         let queue = unbound.iter().next()?;
-        Some(format!("consumer {} of stream {} is gone", queue.consumer, queue.stream))
+        Some(format!("consumer {} of stream {} is not bound", queue.consumer, queue.stream))
     }
 }
 
@@ -65,11 +77,11 @@ mod tests {
         let why = || health.not_ready().unwrap_or_default();
         assert_eq!(why(), "not connected to the broker");
         health.set_connected(true);
-        assert_eq!(why(), "the consumers are not bound yet");
+        assert_eq!(why(), "starting");
         health.set_started();
         assert_eq!(why(), "");
         health.set_bound(REQUESTS, false);
-        assert_eq!(why(), "consumer generator of stream REQUESTS is gone");
+        assert_eq!(why(), "consumer generator of stream REQUESTS is not bound");
         health.set_bound(REQUESTS, true);
         assert_eq!(why(), "");
         health.set_connected(false);

@@ -12,7 +12,9 @@ use async_nats::jetstream::context::{
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::{self, Context, ErrorCode};
 use contract::Publication;
+use tokio::sync::Notify;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::backoff::Backoff;
@@ -33,6 +35,7 @@ pub struct Publisher {
     stream: &'static str,
     metrics: Arc<Metrics>,
     obstacle: Arc<Obstacle>,
+    missing: Arc<Notify>,
 }
 
 /// The broker has stored the message.
@@ -79,6 +82,7 @@ impl Publisher {
     pub(crate) fn new(
         connection: &Connection,
         metrics: &Arc<Metrics>,
+        missing: &Arc<Notify>,
         stream: &'static str,
         capacity: usize,
     ) -> Self {
@@ -88,6 +92,7 @@ impl Publisher {
             stream,
             metrics: Arc::clone(metrics),
             obstacle: Arc::default(),
+            missing: Arc::clone(missing),
         }
     }
 
@@ -100,11 +105,34 @@ impl Publisher {
     ///
     /// Where repeating is of no use, see [`Refusal`].
     pub async fn publish(&self, publication: &Publication) -> Result<Confirmation, Refusal> {
+        let never = CancellationToken::new();
+        loop {
+            if let Some(confirmation) = self.publish_unless_full(publication, &never).await? {
+                return Ok(confirmation);
+            }
+        }
+    }
+
+    /// As [`Publisher::publish`], but gives up, with `None`, where the queue is still full after
+    /// `stop`: then nothing of the message was stored.
+    ///
+    /// # Errors
+    ///
+    /// As [`Publisher::publish`].
+    pub async fn publish_unless_full(
+        &self,
+        publication: &Publication,
+        stop: &CancellationToken,
+    ) -> Result<Option<Confirmation>, Refusal> {
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         loop {
             match self.try_publish(publication).await {
-                Ok(confirmation) => return Ok(confirmation),
-                Err(PublishError::Full(_) | PublishError::Unconfirmed(_)) => backoff.wait().await,
+                Ok(confirmation) => return Ok(Some(confirmation)),
+                Err(PublishError::Full(_)) if stop.is_cancelled() => return Ok(None),
+                Err(PublishError::Full(_)) => {
+                    stop.run_until_cancelled(backoff.wait()).await;
+                }
+                Err(PublishError::Unconfirmed(_)) => backoff.wait().await,
                 Err(PublishError::TooLarge(reason)) => return Err(Refusal::TooLarge(reason)),
                 Err(PublishError::Refused(reason)) => return Err(Refusal::Refused(reason)),
                 Err(error @ PublishError::Exists) => {
@@ -128,7 +156,13 @@ impl Publisher {
             .headers(publication.headers.clone());
         let subject = publication.subject.clone();
         let publish = async { self.context.send_publish(subject, message).await?.await };
-        let result = match self.connection.ask(pin!(publish)).await {
+        let answer = self.connection.ask(pin!(publish)).await;
+        if let Some(Err(error)) = &answer
+            && error.kind() == NatsErrorKind::StreamNotFound
+        {
+            self.missing.notify_one();
+        }
+        let result = match answer {
             Some(Ok(ack)) if ack.duplicate => Ok(Confirmation::Duplicate),
             Some(Ok(_)) => Ok(Confirmation::Stored),
             Some(Err(error)) => Err(PublishError::from(&error)),

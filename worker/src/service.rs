@@ -5,13 +5,16 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::consumer::PullConsumer;
+use async_nats::jetstream::stream::ConsumerErrorKind;
 use contract::dead_letters;
 use contract::facts::Bucket;
 use contract::queues::{Message, Queue};
 use contract::topology::{self, DeclareError, Limits, Topology};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::{error, info, warn};
 
 use crate::admin;
@@ -48,7 +51,10 @@ pub struct Service {
     queues: Vec<Queue>,
     stop: CancellationToken,
     abandon: CancellationToken,
-    end: CancellationToken,
+    /// Told by a publisher that finds no stream.
+    missing: Arc<Notify>,
+    /// Ends the admin endpoint with the service, however that ends.
+    _end: DropGuard,
 }
 
 /// Why a service cannot run.
@@ -83,13 +89,17 @@ impl Service {
     pub async fn start(
         name: &'static str,
         settings: &ServiceSettings,
-        stop: CancellationToken,
+        stop: &CancellationToken,
     ) -> Result<Option<Self>, ServiceError> {
         let health = Arc::new(Health::default());
         let metrics = Metrics::new(name);
+        // Stopping by itself must not stop whoever else listens to the caller's token.
+        let stop = stop.child_token();
         let end = CancellationToken::new();
         let addr = settings.admin_addr;
-        admin::serve(addr, Arc::clone(&health), Arc::clone(&metrics), end.clone())
+        let admin = end.clone();
+        let end = end.drop_guard();
+        admin::serve(addr, Arc::clone(&health), Arc::clone(&metrics), admin)
             .await
             .map_err(|source| ServiceError::Admin { addr, source })?;
         info!(
@@ -126,7 +136,8 @@ impl Service {
             queues: Vec::new(),
             stop,
             abandon: CancellationToken::new(),
-            end,
+            missing: Arc::default(),
+            _end: end,
         }))
     }
 
@@ -136,7 +147,7 @@ impl Service {
         &self.connection
     }
 
-    /// Cancelled when the service is to stop.
+    /// Cancelled when the service is to stop. Cancelling it stops the service, and nobody else.
     #[must_use]
     pub fn stopping(&self) -> &CancellationToken {
         &self.stop
@@ -161,7 +172,8 @@ impl Service {
     }
 
     fn publisher_to(&self, stream: &'static str) -> Publisher {
-        Publisher::new(&self.connection, &self.metrics, stream, self.settings.concurrency)
+        let capacity = self.settings.concurrency;
+        Publisher::new(&self.connection, &self.metrics, &self.missing, stream, capacity)
     }
 
     /// Begins to consume the queue of this handler's messages.
@@ -185,6 +197,7 @@ impl Service {
             health: Arc::clone(&self.health),
             stop: self.stop.clone(),
         };
+        self.health.set_bound(queue, false);
         self.queues.push(queue);
         self.consumers.spawn(consumer.run(Arc::new(handler)));
     }
@@ -201,7 +214,6 @@ impl Service {
     /// What kept a consumer from going on.
     pub async fn run(mut self, own_work: impl Future<Output = ()>) -> Result<(), ServiceError> {
         self.health.set_started();
-        info!("ready");
         let mut failure = None;
         let stop = self.stop.clone();
         let abandon = self.abandon.clone();
@@ -228,17 +240,31 @@ impl Service {
             }
         };
         let reports = tokio::spawn(report(self.queues, Arc::clone(&self.metrics)));
+        let limits = Limits::from(&self.settings.limits);
+        let repairs = tokio::spawn(repair(self.connection.clone(), limits, self.missing));
         tokio::join!(consuming, own_work);
-        deadline.abort();
-        reports.abort();
+        for helper in [deadline, reports, repairs] {
+            helper.abort();
+        }
         // An answer is only on its way until it has left this process.
         let flush = self.connection.client().flush();
         if !matches!(tokio::time::timeout(FLUSH_TIMEOUT, flush).await, Ok(Ok(()))) {
             warn!("the last answers may not have reached the broker; what they settle comes again");
         }
-        self.end.cancel();
         info!("stopped");
         failure.map_or(Ok(()), Err)
+    }
+}
+
+/// Declares the topology again whenever a publisher finds no stream to publish to: somebody may have
+/// deleted it, or the broker may have come back with an empty store.
+async fn repair(connection: Connection, limits: Limits, missing: Arc<Notify>) {
+    loop {
+        missing.notified().await;
+        if let Err(error) = declare(&connection, &limits).await {
+            error!(%error, "cannot declare again what is missing");
+        }
+        tokio::time::sleep(RETRY.1).await;
     }
 }
 
@@ -272,41 +298,49 @@ impl QueueConsumer {
     /// declared again, with all that went with it.
     async fn run<H: Handler>(mut self, handler: Arc<H>) -> Result<(), ServiceError> {
         let queue = self.rules.queue;
+        let mut in_flight = JoinSet::new();
         loop {
-            let Some(bound) = self.stop.run_until_cancelled(self.bind()).await else {
-                return Ok(());
+            let Some(bound) = self.stop.run_until_cancelled(self.bind()).await else { break };
+            let Some(bound) = bound else {
+                warn!(queue = queue.stream, "the consumer is gone; declaring it again");
+                let declared = declare(&self.connection, &self.limits);
+                let Some(declared) = self.stop.run_until_cancelled(declared).await else { break };
+                let topology = declared?;
+                self.rules.ack_wait = topology.ack_wait(queue);
+                self.rules.facts_max_age = topology.facts_max_age();
+                continue;
             };
             self.health.set_bound(queue, true);
             let rules = Arc::new(self.rules.clone());
+            let Self { connection, stop, .. } = &self;
             let consumed =
-                consumer::consume(&self.connection, bound?, &rules, &handler, &self.stop);
+                consumer::consume(connection, bound, &rules, &handler, stop, &mut in_flight);
             match consumed.await? {
                 End::Stopped => return Ok(()),
-                End::Gone => {
-                    self.health.set_bound(queue, false);
-                    warn!(queue = queue.stream, "the consumer is gone; declaring it again");
-                    let declared = declare(&self.connection, &self.limits);
-                    let Some(declared) = self.stop.run_until_cancelled(declared).await else {
-                        return Ok(());
-                    };
-                    let topology = declared?;
-                    self.rules.ack_wait = topology.ack_wait(queue);
-                    self.rules.facts_max_age = topology.facts_max_age();
-                }
+                End::Gone => self.health.set_bound(queue, false),
             }
         }
+        consumer::drain(&mut in_flight, &self.rules).await;
+        Ok(())
     }
 
-    async fn bind(&self) -> Result<PullConsumer, ServiceError> {
+    /// The consumer, or nothing where it is not there.
+    async fn bind(&self) -> Option<PullConsumer> {
         let Queue { stream, consumer, .. } = self.rules.queue;
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         loop {
             let bind = self.connection.context().get_consumer_from_stream(consumer, stream);
             match self.connection.ask(pin!(bind)).await {
-                Some(Ok(bound)) => return Ok(bound),
-                Some(Err(error)) => {
-                    warn!(%error, stream, consumer, "cannot bind yet; trying again");
-                }
+                Some(Ok(bound)) => return Some(bound),
+                Some(Err(error)) => match error.kind() {
+                    ConsumerErrorKind::JetStream(answer)
+                        if [ErrorCode::STREAM_NOT_FOUND, ErrorCode::CONSUMER_NOT_FOUND]
+                            .contains(&answer.error_code()) =>
+                    {
+                        return None;
+                    }
+                    _ => warn!(%error, stream, consumer, "cannot bind yet; trying again"),
+                },
                 None => {}
             }
             backoff.wait().await;

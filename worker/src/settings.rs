@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, ValueEnum};
 use contract::topology::Limits;
 use jiff::SignedDuration;
@@ -24,7 +25,7 @@ pub struct ServiceSettings {
     pub admin_addr: SocketAddr,
 
     /// Name of this replica, in messages and logs [default: the host's name and the process id]
-    #[arg(long, env, default_value_t = default_instance(), hide_default_value = true, value_name = "NAME", help_heading = WORK)]
+    #[arg(long, env, default_value_t = default_instance(), hide_default_value = true, value_parser = NonEmptyStringValueParser::new(), value_name = "NAME", help_heading = WORK)]
     pub instance: String,
 
     /// How many messages each consumer works on at a time; asking has as many places of its own
@@ -116,7 +117,7 @@ pub struct NatsSettings {
     pub nats_key: Option<PathBuf>,
 
     /// What the subjects of answers to this client begin with; give each user one of its own
-    #[arg(long, env, default_value = "_INBOX", value_name = "PREFIX")]
+    #[arg(long, env, default_value = "_INBOX", value_parser = subject, value_name = "PREFIX")]
     pub nats_inbox_prefix: String,
 }
 
@@ -181,6 +182,18 @@ fn above_zero(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// A subject that can be published to.
+fn subject(text: &str) -> Result<String, String> {
+    let token = |token: &str| {
+        !token.is_empty() && !token.contains(['*', '>']) && !token.contains(char::is_whitespace)
+    };
+    if text.split('.').all(token) {
+        Ok(text.to_owned())
+    } else {
+        Err("write words without spaces, * and >, separated by dots".to_owned())
+    }
+}
+
 fn at_least_one<T: std::str::FromStr + PartialOrd + From<u8>>(text: &str) -> Result<T, String> {
     match text.parse() {
         Ok(number) if number >= T::from(1) => Ok(number),
@@ -202,6 +215,14 @@ mod tests {
             assert!(duration(wrong).is_err(), "{wrong}");
         }
         assert!(above_zero("0s").is_err());
+    }
+
+    #[test]
+    fn an_inbox_prefix_is_a_subject() {
+        assert_eq!(subject("_INBOX.requestor"), Ok("_INBOX.requestor".to_owned()));
+        for wrong in ["", ".", "a..b", "a.*", "a.>", "a b"] {
+            assert!(subject(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -5,6 +5,9 @@ use std::fmt;
 use async_nats::jetstream::consumer::Config as Consumer;
 use async_nats::jetstream::stream::{Config as Stream, PersistenceMode};
 
+use super::wanted::FACTS_MARGIN;
+use crate::{facts, queues};
+
 /// A setting that is not what it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Difference {
@@ -38,7 +41,6 @@ impl Differences {
     pub(super) fn of_stream(is: &Stream, should_be: &Stream) -> Self {
         let mut found = Self::default();
         let object = || format!("stream {}", should_be.name);
-        let queue = should_be.retention != Stream::default().retention;
         let promises = &mut found.promises;
         differ(promises, object, "subjects", &is.subjects, &should_be.subjects);
         differ(promises, object, "retention", &is.retention, &should_be.retention);
@@ -60,7 +62,13 @@ impl Differences {
         // With this the broker confirms before it has stored.
         let persistence = |stream: &Stream| stream.persist_mode.unwrap_or(PersistenceMode::Default);
         differ(promises, object, "persist_mode", &persistence(is), &persistence(should_be));
-        let age = if queue { &mut *promises } else { &mut found.limits };
+        // A queue that forgets what is old loses it, and facts that are kept for no longer than
+        // their margin guard nothing. Another age of facts is a limit.
+        let forgets = !is.max_age.is_zero();
+        let is_queue = queues::ALL.iter().any(|queue| queue.stream == should_be.name);
+        let is_bucket = facts::ALL.iter().any(|bucket| bucket.stream == should_be.name);
+        let breaks = forgets && (is_queue || (is_bucket && is.max_age <= FACTS_MARGIN));
+        let age = if breaks { &mut *promises } else { &mut found.limits };
         differ(age, object, "max_age", &is.max_age, &should_be.max_age);
         let limits = &mut found.limits;
         differ(limits, object, "max_msgs", &is.max_messages, &should_be.max_messages);
@@ -94,6 +102,24 @@ impl Differences {
         differ(promises, object, "max_deliver", &is.max_deliver, &should_be.max_deliver);
         differ(promises, object, "headers_only", &is.headers_only, &should_be.headers_only);
         differ(promises, object, "mem_storage", &is.memory_storage, &should_be.memory_storage);
+        // With these the broker would turn down our pulls, or forget the consumer.
+        differ(promises, object, "max_batch", &is.max_batch, &should_be.max_batch);
+        differ(promises, object, "max_expires", &is.max_expires, &should_be.max_expires);
+        differ(promises, object, "max_bytes", &is.max_bytes, &should_be.max_bytes);
+        differ(
+            promises,
+            object,
+            "priority_policy",
+            &is.priority_policy,
+            &should_be.priority_policy,
+        );
+        differ(
+            promises,
+            object,
+            "inactive_threshold",
+            &is.inactive_threshold,
+            &should_be.inactive_threshold,
+        );
         let limits = &mut found.limits;
         differ(limits, object, "ack_wait", &is.ack_wait, &should_be.ack_wait);
         differ(limits, object, "max_ack_pending", &is.max_ack_pending, &should_be.max_ack_pending);

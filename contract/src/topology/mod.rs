@@ -72,15 +72,29 @@ impl Topology {
 
     fn note_stream(&mut self, config: &StreamConfig) {
         if facts::ALL.iter().any(|bucket| bucket.stream == config.name) {
-            self.facts_max_age = Some(self.facts_max_age().min(facts_max_age(config)));
+            self.facts_max_age = Some(self.facts_max_age().min(guard_time(config)));
         }
     }
 }
 
-/// How long the facts of a bucket with this configuration stand guard: for ever, where the bucket
-/// has no age limit. The rest of the time that they are kept is a margin.
+/// How long the promises hold from the moment of asking, as the buckets on the broker have it: for
+/// ever, where none of them has an age limit.
+///
+/// # Errors
+///
+/// As [`queue_state`].
+pub async fn facts_max_age(context: &Context) -> Result<Duration, DeclareError> {
+    let mut shortest = Duration::MAX;
+    for bucket in facts::ALL {
+        shortest = shortest.min(guard_time(&bucket_state(context, bucket).await?.config));
+    }
+    Ok(shortest)
+}
+
+/// How long the facts of a bucket with this configuration stand guard: for ever, where it has no age
+/// limit. The rest of the time that they are kept is a margin.
 #[must_use]
-pub fn facts_max_age(bucket: &StreamConfig) -> Duration {
+pub fn guard_time(bucket: &StreamConfig) -> Duration {
     if bucket.max_age.is_zero() {
         Duration::MAX
     } else {
@@ -143,6 +157,8 @@ pub async fn declare(context: &Context, limits: &Limits) -> Result<Topology, Dec
 ///
 /// As [`declare`].
 pub async fn adjust(context: &Context, limits: &Limits) -> Result<Topology, DeclareError> {
+    // Looks at all of it first, so that nothing is changed where something breaks a promise.
+    declare_or_adjust(context, limits, false).await?;
     declare_or_adjust(context, limits, true).await
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use async_nats::jetstream::{consumer, stream};
-use contract::topology::{Limits, facts_max_age};
+use contract::topology::{Limits, guard_time};
 use contract::{facts, queues};
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -153,7 +153,7 @@ fn only_queues_have_consumers_and_facts_are_kept_for_as_long_as_the_document_say
     let text = at("/info/description").as_str().unwrap();
     for bucket in facts::ALL {
         let stream = &channel(&address(|id| bucket.subject(id)))["x-jetstream"]["stream"];
-        let hours = facts_max_age(&typed(stream)).as_secs() / 3600;
+        let hours = guard_time(&typed(stream)).as_secs() / 3600;
         assert!(text.contains(&format!(" {hours} hours from")), "{bucket:?}: {hours}");
     }
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use async_nats::jetstream::Context;
-use contract::{facts, queues, topology};
+use contract::{queues, topology};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::time::{Instant, sleep};
 
@@ -51,8 +51,7 @@ async fn queues_are_empty(nats: &Context) -> anyhow::Result<bool> {
 }
 
 async fn judge(nats: &Context) -> anyhow::Result<Verdict> {
-    let bucket = topology::bucket_state(nats, facts::REQUESTED).await?;
-    let facts_max_age = topology::facts_max_age(&bucket.config);
+    let facts_max_age = topology::facts_max_age(nats).await?;
     let mut ledger = read::everything(nats).await?;
     // Messages move while one reads, so nothing is called lost before it was looked for again.
     let suspects: Vec<String> = ledger
@@ -81,12 +80,12 @@ async fn judge(nats: &Context) -> anyhow::Result<Verdict> {
 }
 
 async fn redelivered(nats: &Context, queue: queues::Queue) -> anyhow::Result<Redelivered> {
-    let (stream, consumer) = topology::queue_state(nats, queue)
+    let (_, consumer) = topology::queue_state(nats, queue)
         .await
         .with_context(|| format!("cannot count the deliveries of {}", queue.stream))?;
-    let messages = stream.state.last_sequence.saturating_sub(consumer.num_pending);
-    Ok(Redelivered {
-        queue: queue.stream,
-        deliveries: consumer.delivered.consumer_sequence.saturating_sub(messages),
-    })
+    // Both figures are of one moment, so that it holds under load, too. What the consumer has been
+    // sent once is all that the stream had up to the sequence that it has come to.
+    let delivered = consumer.delivered;
+    let beyond = delivered.consumer_sequence.saturating_sub(delivered.stream_sequence);
+    Ok(Redelivered { queue: queue.stream, deliveries: beyond })
 }

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context, bail, ensure};
 use tempfile::TempDir;
 use tokio::process::Command;
 use tokio::time::timeout;
@@ -190,6 +190,17 @@ impl Broker {
             self.stop().await?;
         }
         self.launch().await
+    }
+
+    /// Removes all that a stopped or killed server had stored, as when a volume is lost.
+    ///
+    /// # Errors
+    ///
+    /// Where it runs, or its files cannot be removed.
+    pub fn wipe(&self) -> anyhow::Result<()> {
+        ensure!(self.id().is_none(), "the broker still runs");
+        let store = self.directory.join("jetstream");
+        fs::remove_dir_all(&store).with_context(|| format!("cannot remove {}", store.display()))
     }
 
     fn running(&mut self) -> anyhow::Result<&mut Process> {

@@ -84,10 +84,11 @@ impl Replica {
     }
 
     fn describe(&mut self) -> String {
-        match self.process.try_wait() {
-            Ok(None) => format!("{} (pid {})", self.name, self.process.id()),
-            _ => format!("{} (ended)", self.name),
+        if matches!(self.process.try_wait(), Ok(None)) {
+            return format!("{} (pid {})", self.name, self.process.id());
         }
+        let log = self.process.log_text();
+        format!("{} (ended: {})", self.name, log.lines().last().unwrap_or("no word"))
     }
 
     async fn stopped(&mut self) -> anyhow::Result<()> {

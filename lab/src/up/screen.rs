@@ -3,7 +3,7 @@
 
 use std::io::{self, IsTerminal};
 
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use jiff::Timestamp;
 
 use super::flow::{Flow, Followed, Rates};
@@ -24,7 +24,10 @@ pub(super) struct Screen {
 
 impl Screen {
     pub(super) fn new() -> Self {
-        let lines = io::stdout().is_terminal().then(|| (MultiProgress::new(), Vec::new()));
+        let stdout = ProgressDrawTarget::stdout;
+        let lines = io::stdout()
+            .is_terminal()
+            .then(|| (MultiProgress::with_draw_target(stdout()), Vec::new()));
         Self { lines }
     }
 

@@ -8,7 +8,9 @@ use lab::process::Process;
 use tokio::net::TcpListener;
 use tokio::process::Command;
 
-use crate::deployment::{Deployment, Side, admin, ended, logged, programs, run, succeeded};
+use crate::deployment::{
+    Deployment, PATIENT, Side, admin, ended, logged, programs, run, succeeded,
+};
 
 async fn requestor(words: &[&str]) -> Output {
     Command::new(&programs().await.requestor).args(words).output().await.unwrap()
@@ -115,7 +117,7 @@ async fn unready(process: &Process) {
 
 #[tokio::test]
 async fn the_metrics_count_what_was_settled() {
-    let deployment = Deployment::start().await;
+    let deployment = Deployment::with(&PATIENT).await;
     let generator = deployment.run(Side::Generator, "generator", &[]).await;
     let mut requestor = deployment.ask(10).await;
     succeeded(&mut requestor).await;

@@ -8,7 +8,7 @@ use contract::queues::{Message, REQUESTS};
 use contract::{RequestId, dead_letters};
 use jiff::SignedDuration;
 
-use crate::deployment::{Deployment, Side, ended};
+use crate::deployment::{Deployment, Side, ended, logged};
 use crate::loops::request;
 
 fn value<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
@@ -85,4 +85,39 @@ async fn a_handler_that_always_fails_gives_up_after_the_last_attempt() {
     for id in verdict.ids.dead_lettered {
         assert!(log.contains(&id), "{id} is not named:\n{log}");
     }
+}
+
+#[tokio::test]
+async fn a_newer_version_is_given_back_and_only_in_the_end_a_dead_letter() {
+    let deployment = Deployment::start().await;
+    let mut newer = request().publication(&Trace::default());
+    newer.headers.insert("Message-Version", "2");
+    deployment.publish(&newer).await;
+    let patient = deployment.run(Side::Generator, "patient", &[]).await;
+    // Delayed for half a minute, and not waited for: it is enough that it is not given up.
+    logged(&patient, "given back queue=\"REQUESTS\"").await;
+    assert_eq!(deployment.depth(REQUESTS).await, 1);
+    let impatient = [("MAX_ATTEMPTS", "1")];
+    let _impatient = deployment.run(Side::Generator, "impatient", &impatient).await;
+    let mut patient = patient;
+    patient.kill().await.unwrap();
+    let mut again = request().publication(&Trace::default());
+    again.headers.insert("Message-Version", "2");
+    deployment.publish(&again).await;
+    let letters = deployment.dead_letters(1).await;
+    let (_, headers, _) = &letters[0];
+    assert!(value(headers, REASON).starts_with("unsupported: "), "{}", value(headers, REASON));
+}
+
+#[tokio::test]
+async fn an_error_that_quotes_all_of_a_large_message_does_not_keep_it_from_being_buried() {
+    let deployment = Deployment::start().await;
+    let large = format!(r#"{{"id": "{}"}}"#, "x".repeat(200_000));
+    let subject = REQUESTS.subject(RequestId::new());
+    deployment.publish_raw(&subject, HeaderMap::new(), large.as_bytes()).await;
+    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let letters = deployment.dead_letters(1).await;
+    let (_, headers, body) = &letters[0];
+    assert_eq!(body, large.as_bytes());
+    assert_eq!(value(headers, ATTEMPTS), "1");
 }

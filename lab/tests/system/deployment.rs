@@ -35,6 +35,9 @@ pub const LIMITS: Limits = Limits {
     ack_wait: Duration::from_secs(1),
 };
 
+/// Limits under which nothing comes again by itself: what does was given back.
+pub const PATIENT: Limits = Limits { ack_wait: Duration::from_hours(1), ..LIMITS };
+
 pub struct Deployment {
     pub broker: Broker,
     connection: Connection,
@@ -51,8 +54,13 @@ pub enum Side {
 impl Deployment {
     /// A broker, with the topology declared under [`LIMITS`].
     pub async fn start() -> Self {
+        Self::with(&LIMITS).await
+    }
+
+    /// A broker, with the topology declared under these limits.
+    pub async fn with(limits: &Limits) -> Self {
         let deployment = Self::bare().await;
-        topology::declare(deployment.nats(), &LIMITS).await.unwrap();
+        topology::declare(deployment.nats(), limits).await.unwrap();
         deployment
     }
 
@@ -119,6 +127,13 @@ impl Deployment {
             .await;
     }
 
+    /// Publishes something by hand, if there is room for it. Tells whether there was.
+    pub async fn publish_unless_full(&self, publication: &Publication) -> bool {
+        let Publication { subject, headers, body } = publication.clone();
+        let publish = self.nats().publish_with_headers(subject, headers, body);
+        publish.await.unwrap().await.is_ok()
+    }
+
     pub async fn publish_raw(&self, subject: &str, headers: HeaderMap, body: &[u8]) {
         let publish =
             self.nats().publish_with_headers(subject.to_owned(), headers, body.to_vec().into());
@@ -162,6 +177,11 @@ pub async fn run(side: Side, url: &str, log: PathBuf, settings: &[(&str, &str)])
 pub async fn programs() -> &'static Programs {
     static PROGRAMS: OnceCell<Programs> = OnceCell::const_new();
     PROGRAMS.get_or_init(async || programs::build().await.unwrap()).await
+}
+
+/// Waits for something that comes unless there is a bug.
+pub async fn soon<T>(what: &str, awaited: impl Future<Output = T>) -> T {
+    timeout(LIMIT, awaited).await.unwrap_or_else(|_| panic!("not within {LIMIT:?}: {what}"))
 }
 
 /// Waits until a process ends by itself.

@@ -19,8 +19,8 @@ fn again(message: &impl Message, time: u32) -> Publication {
 
 async fn both_sides(deployment: &Deployment) -> [Process; 2] {
     [
-        deployment.run(Side::Generator, "generator", &[]).await,
-        deployment.run(Side::Requestor, "requestor", &[]).await,
+        deployment.run(Side::Generator, "generator", &[("CONCURRENCY", "1")]).await,
+        deployment.run(Side::Requestor, "requestor", &[("CONCURRENCY", "1")]).await,
     ]
 }
 

@@ -2,11 +2,13 @@
 
 use contract::facts::{RECEIVED, REQUESTED, Received, STORED};
 use contract::headers::Trace;
-use contract::queues::{self, Acknowledgment, Message, REQUESTS, Request};
+use contract::queues::{self, Acknowledgment, Message, REQUESTS, RESPONSES, Request};
+use contract::topology::Limits;
 use contract::{Amount, RequestId};
+use futures_util::StreamExt;
 use lab::eventually::eventually;
 
-use crate::deployment::{Deployment, Side, logged, succeeded};
+use crate::deployment::{Deployment, LIMITS, PATIENT, Side, logged, soon, succeeded};
 
 pub fn request() -> Request {
     Request {
@@ -95,28 +97,74 @@ async fn a_requestor_knows_what_another_replica_has_stored() {
 
 #[tokio::test]
 async fn a_broker_that_is_killed_and_restarted_costs_nothing() {
+    const TOTAL: u64 = 3_000;
     let mut deployment = Deployment::start().await;
-    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
-    let mut requestor = deployment.ask(5_000).await;
+    // Slow enough that the kills fall midway.
+    let slow = [("WORK_TIME", "20ms"), ("CONCURRENCY", "20")];
+    let _generator = deployment.run(Side::Generator, "generator", &slow).await;
+    let mut requestor = deployment.ask(TOTAL).await;
     for loops in [500, 1_500] {
-        eventually("the loop runs", async || match deployment.facts(RECEIVED).await {
-            received if received >= loops => Ok(()),
-            received => Err(received),
+        let received = eventually("the loop runs", async || {
+            let received = deployment.facts(RECEIVED).await;
+            if received >= loops { Ok(received) } else { Err(received) }
         })
         .await;
+        assert!(received < TOTAL, "there is nothing left to kill the broker for");
         deployment.broker.kill().await.unwrap();
         deployment.broker.restart().await.unwrap();
     }
     succeeded(&mut requestor).await;
     let verdict = deployment.verdict().await;
-    assert_eq!((verdict.requested, verdict.complete), (5_000, 5_000), "{verdict}");
+    let total = usize::try_from(TOTAL).unwrap();
+    assert_eq!((verdict.requested, verdict.complete), (total, total), "{verdict}");
+}
+
+#[tokio::test]
+async fn a_broker_that_comes_back_empty_gets_its_queues_again() {
+    let mut deployment = Deployment::start().await;
+    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let _busy = deployment.run(Side::Requestor, "busy", &[("REQUEST_RATE", "max")]).await;
+    eventually("the loop runs", async || {
+        let received = deployment.facts(RECEIVED).await;
+        if received >= 500 { Ok(()) } else { Err(received) }
+    })
+    .await;
+    deployment.broker.kill().await.unwrap();
+    deployment.broker.wipe().unwrap();
+    deployment.broker.restart().await.unwrap();
+    let mut requestor = deployment.ask(100).await;
+    succeeded(&mut requestor).await;
+}
+
+#[tokio::test]
+async fn a_full_queue_downstream_holds_the_generator_and_spends_no_attempt() {
+    let deployment = Deployment::with(&Limits { queue_limit: 10, ..PATIENT }).await;
+    let once = [("MAX_ATTEMPTS", "1")];
+    let generator = deployment.run(Side::Generator, "generator", &once).await;
+    let mut asked = 0;
+    eventually("the responses and the requests are full", async || {
+        let publication = request().publication(&Trace::default());
+        asked += u64::from(deployment.publish_unless_full(&publication).await);
+        let depths = (deployment.depth(REQUESTS).await, deployment.depth(RESPONSES).await);
+        if depths == (10, 10) { Ok(()) } else { Err(depths) }
+    })
+    .await;
+    logged(&generator, r#"waiting to publish; nothing is dropped stream="RESPONSES""#).await;
+    let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
+    eventually("all of it is received", async || {
+        let received = deployment.facts(RECEIVED).await;
+        if received == asked { Ok(()) } else { Err((received, asked)) }
+    })
+    .await;
+    let verdict = deployment.verdict().await;
+    assert!(verdict.is_clean(), "{verdict}");
+    assert!(verdict.redelivered.iter().all(|queue| queue.deliveries == 0), "{verdict}");
+    deployment.dead_letters(0).await;
 }
 
 #[tokio::test]
 async fn a_full_queue_slows_the_requestor_and_drops_nothing() {
-    let deployment = Deployment::bare().await;
-    let limits = contract::topology::Limits { queue_limit: 10, ..crate::deployment::LIMITS };
-    contract::topology::declare(deployment.nats(), &limits).await.unwrap();
+    let deployment = Deployment::with(&Limits { queue_limit: 10, ..LIMITS }).await;
     let mut requestor = deployment.ask(100).await;
     logged(&requestor, "waiting to publish; nothing is dropped").await;
     assert_eq!(deployment.depth(REQUESTS).await, 10);
@@ -138,7 +186,7 @@ async fn a_trace_follows_the_request_through_all_queues() {
     publication.headers.insert("traceparent", TRACE);
     publication.headers.insert("tracestate", "vendor=value");
     deployment.publish(&publication).await;
-    let acknowledgment = futures_util::StreamExt::next(&mut deliveries).await.unwrap();
+    let acknowledgment = soon("the acknowledgment", deliveries.next()).await.unwrap();
     let headers = acknowledgment.headers.unwrap();
     assert_eq!(headers.get("traceparent").unwrap().as_str(), TRACE);
     assert_eq!(headers.get("tracestate").unwrap().as_str(), "vendor=value");

@@ -5,7 +5,7 @@ use contract::facts::{RECEIVED, STORED};
 use contract::queues;
 use lab::proxy::Proxy;
 
-use crate::deployment::{Deployment, Side, logged, run, succeeded};
+use crate::deployment::{Deployment, Side, logged, run, soon, succeeded};
 
 const REQUESTS: u64 = 50;
 
@@ -22,7 +22,7 @@ async fn killed_before(victim: Side, step: &str) -> u64 {
         Side::Generator => {
             let mut requestor = deployment.ask(REQUESTS).await;
             let mut generator = run(Side::Generator, &proxy.url(), log, &[]).await;
-            proxy.held().await;
+            soon("the victim is about to publish", proxy.held()).await;
             generator.kill().await.unwrap();
             let _successor = deployment.run(Side::Generator, "successor", &[]).await;
             succeeded(&mut requestor).await;
@@ -32,7 +32,7 @@ async fn killed_before(victim: Side, step: &str) -> u64 {
             let generator = deployment.run(Side::Generator, "generator", &[]).await;
             logged(&generator, "ready").await;
             let mut requestor = run(Side::Requestor, &proxy.url(), log, &asking).await;
-            proxy.held().await;
+            soon("the victim is about to publish", proxy.held()).await;
             requestor.kill().await.unwrap();
             let _successor = deployment.run(Side::Requestor, "successor", &[]).await;
             settled(&deployment).await;

@@ -2,9 +2,10 @@
 
 use contract::facts::STORED;
 use contract::queues::REQUESTS;
+use contract::topology::Limits;
 use lab::eventually::eventually;
 
-use crate::deployment::{Deployment, Side, admin, logged, succeeded};
+use crate::deployment::{Deployment, LIMITS, PATIENT, Side, admin, logged, succeeded};
 
 /// Waits until some requests are in the hands of a generator.
 async fn in_hand(deployment: &Deployment) -> usize {
@@ -26,9 +27,9 @@ async fn redelivered(deployment: &Deployment) -> u64 {
 
 #[tokio::test]
 async fn a_stop_under_load_finishes_what_it_has_pulled() {
-    let deployment = Deployment::start().await;
+    let deployment = Deployment::with(&PATIENT).await;
     let mut requestor = deployment.ask(3_000).await;
-    let slow = [("WORK_TIME", "20ms"), ("CONCURRENCY", "64"), ("ACK_WAIT", "1s")];
+    let slow = [("WORK_TIME", "20ms"), ("CONCURRENCY", "64")];
     let mut first = deployment.run(Side::Generator, "first", &slow).await;
     eventually("the loop runs", async || match deployment.facts(STORED).await {
         stored if stored >= 500 => Ok(()),
@@ -47,7 +48,7 @@ async fn a_stop_under_load_finishes_what_it_has_pulled() {
 
 #[tokio::test]
 async fn a_stopping_requestor_finishes_what_it_has_pulled() {
-    let deployment = Deployment::start().await;
+    let deployment = Deployment::with(&PATIENT).await;
     let _generator = deployment.run(Side::Generator, "generator", &[]).await;
     let asking = [("REQUEST_RATE", "max")];
     let mut first = deployment.run(Side::Requestor, "first", &asking).await;
@@ -67,7 +68,7 @@ async fn a_stopping_requestor_finishes_what_it_has_pulled() {
 
 #[tokio::test]
 async fn what_outlives_the_drain_is_given_back_to_whoever_is_there() {
-    let deployment = Deployment::start().await;
+    let deployment = Deployment::with(&PATIENT).await;
     let mut requestor = deployment.ask(10).await;
     // An hour for a string, and for a delivery: if it comes again, it was given back.
     let stuck = [("WORK_TIME", "1h"), ("DRAIN_TIMEOUT", "500ms")];
@@ -86,7 +87,7 @@ async fn what_outlives_the_drain_is_given_back_to_whoever_is_there() {
 
 #[tokio::test]
 async fn a_second_signal_ends_it_at_once() {
-    let deployment = Deployment::start().await;
+    let deployment = Deployment::with(&PATIENT).await;
     let _requestor = deployment.ask(1).await;
     let stuck = [("WORK_TIME", "1h"), ("DRAIN_TIMEOUT", "1h")];
     let mut generator = deployment.run(Side::Generator, "generator", &stuck).await;
@@ -98,4 +99,48 @@ async fn a_second_signal_ends_it_at_once() {
     generator.terminate().unwrap();
     let status = crate::deployment::ended(&mut generator).await;
     assert_eq!(status.code(), Some(128 + 15), "{}", generator.log_text());
+}
+
+#[tokio::test]
+async fn one_that_is_killed_while_it_drains_loses_nothing() {
+    let deployment = Deployment::with(&LIMITS).await;
+    let mut requestor = deployment.ask(10).await;
+    let stuck = [("WORK_TIME", "1h"), ("DRAIN_TIMEOUT", "1h")];
+    let mut first = deployment.run(Side::Generator, "first", &stuck).await;
+    in_hand(&deployment).await;
+    first.terminate().unwrap();
+    logged(&first, "stopping").await;
+    first.kill().await.unwrap();
+    let _second = deployment.run(Side::Generator, "second", &[]).await;
+    succeeded(&mut requestor).await;
+    assert_eq!(deployment.verdict().await.complete, 10);
+}
+
+#[tokio::test]
+async fn it_ends_within_the_drain_though_the_broker_is_gone_and_its_hands_are_full() {
+    let mut deployment = Deployment::with(&LIMITS).await;
+    let _requestor = deployment.ask(1_000).await;
+    let stuck = [("WORK_TIME", "1h"), ("DRAIN_TIMEOUT", "2s"), ("CONCURRENCY", "1000")];
+    let mut generator = deployment.run(Side::Generator, "generator", &stuck).await;
+    eventually("its hands are full", async || match in_hand(&deployment).await {
+        1_000 => Ok(()),
+        some => Err(some),
+    })
+    .await;
+    deployment.broker.kill().await.unwrap();
+    logged(&generator, "lost the connection").await;
+    generator.terminate().unwrap();
+    succeeded(&mut generator).await;
+}
+
+#[tokio::test]
+async fn a_requestor_does_not_wait_for_room_in_a_full_queue_to_stop() {
+    let deployment = Deployment::with(&Limits { queue_limit: 10, ..PATIENT }).await;
+    let busy = [("REQUEST_RATE", "max"), ("DRAIN_TIMEOUT", "1h")];
+    let mut requestor = deployment.run(Side::Requestor, "requestor", &busy).await;
+    logged(&requestor, "waiting to publish; nothing is dropped").await;
+    requestor.terminate().unwrap();
+    succeeded(&mut requestor).await;
+    assert_eq!(deployment.depth(REQUESTS).await, 10);
+    assert_eq!(deployment.facts(contract::facts::REQUESTED).await, 10);
 }

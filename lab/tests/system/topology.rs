@@ -3,6 +3,7 @@
 use async_nats::jetstream::consumer::AckPolicy;
 use async_nats::jetstream::consumer::pull::Config as ConsumerConfig;
 use async_nats::jetstream::stream::{Config as StreamConfig, RetentionPolicy};
+use contract::facts;
 use contract::queues::{REQUESTS, RESPONSES};
 use contract::topology::{self, DeclareError, Limits};
 use lab::broker::{Broker, BrokerOptions};
@@ -99,6 +100,17 @@ async fn a_stream_that_drops_work_is_refused_and_the_setting_named() {
 }
 
 #[tokio::test]
+async fn facts_that_are_kept_for_no_longer_than_their_margin_are_refused() {
+    let deployment = Deployment::start().await;
+    let stream = deployment.nats().get_stream(facts::STORED.stream).await.unwrap();
+    let mut config = stream.cached_info().config.clone();
+    config.max_age = std::time::Duration::from_hours(1);
+    deployment.nats().update_stream(config).await.unwrap();
+    let refused = topology::declare(deployment.nats(), &LIMITS).await.unwrap_err().to_string();
+    assert!(refused.contains("stream KV_stored: max_age is 3600s"), "{refused}");
+}
+
+#[tokio::test]
 async fn a_stream_of_another_kind_is_refused() {
     let deployment = Deployment::bare().await;
     let foreign = StreamConfig {
@@ -126,12 +138,15 @@ async fn a_consumer_that_gives_up_by_itself_is_refused() {
         ack_policy: AckPolicy::Explicit,
         filter_subject: REQUESTS.filter(),
         max_deliver: 5,
+        max_batch: 10,
         ..ConsumerConfig::default()
     };
     stream.create_consumer(foreign).await.unwrap();
     let refused = topology::declare(deployment.nats(), &LIMITS).await.unwrap_err().to_string();
-    let difference = "consumer generator of stream REQUESTS: max_deliver is 5, should be -1";
-    assert!(refused.contains(difference), "{refused}");
+    for difference in ["max_deliver is 5, should be -1", "max_batch is 10, should be 0"] {
+        let difference = format!("consumer generator of stream REQUESTS: {difference}");
+        assert!(refused.contains(&difference), "{refused}");
+    }
 }
 
 #[tokio::test]

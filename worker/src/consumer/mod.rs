@@ -11,7 +11,7 @@ use contract::dead_letters::{self, Verdict};
 use contract::headers::Trace;
 use contract::queues::{DecodeError, Message, Queue};
 use jiff::{SignedDuration, Timestamp};
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
@@ -92,48 +92,62 @@ pub(crate) enum End {
     Gone,
 }
 
-/// Consumes until `stop`, and then until all that was asked for is settled.
+/// Consumes until `stop`, and then until all that was asked for is settled. `in_flight` outlives
+/// the consumer: what is being handled goes on while the consumer is declared again.
 pub(crate) async fn consume<H: Handler>(
     connection: &Connection,
     consumer: PullConsumer,
     rules: &Arc<Rules>,
     handler: &Arc<H>,
     stop: &CancellationToken,
+    in_flight: &mut JoinSet<()>,
 ) -> Result<End, async_nats::SubscribeError> {
     // Sooner than a delivery comes again, and sooner than the drain ends.
     let expires = LONGEST_PULL.min(rules.ack_wait / 2).min(rules.drain_timeout / 2);
     let expires = expires.max(Duration::from_millis(10));
     let mut pull = Pull::new(connection, consumer, expires).await?;
-    let mut in_flight = JoinSet::new();
-    let mut gone = false;
     loop {
-        let taking = !gone && !stop.is_cancelled();
+        let taking = !stop.is_cancelled();
         if taking {
             let free = rules.concurrency.saturating_sub(in_flight.len());
             pull.ask(rules.concurrency, free).await;
-        } else if in_flight.is_empty()
-            && (gone || pull.credit() == 0 || rules.abandon.is_cancelled())
-        {
-            return Ok(if gone { End::Gone } else { End::Stopped });
+        } else if pull.credit() == 0 || !connection.is_connected() || rules.abandon.is_cancelled() {
+            // Nothing more can come, so only what is in flight is left.
+            drain(in_flight, rules).await;
+            return Ok(End::Stopped);
         }
         tokio::select! {
             Some(finished) = in_flight.join_next(), if !in_flight.is_empty() => {
-                if let Err(error) = finished {
-                    // It is not settled, so it comes again, until it has come too often.
-                    error!(%error, queue = rules.queue.stream, "the handler panicked");
-                }
+                note_panic(finished, rules);
             }
-            arrival = pull.next(), if !gone => match arrival {
-                Arrival::Message(message) => {
-                    let delivery = Delivery::new(message, rules.queue);
-                    in_flight.spawn(deliver(delivery, Arc::clone(rules), Arc::clone(handler)));
-                }
+            arrival = pull.next() => match arrival {
+                Arrival::Message(message) => match Delivery::new(message, rules.queue, connection) {
+                    Ok(delivery) => {
+                        let delivered = deliver(delivery, Arc::clone(rules), Arc::clone(handler));
+                        in_flight.spawn(delivered);
+                    }
+                    Err(error) => error!(error, "a delivery that does not say which it is"),
+                },
                 Arrival::Credit => {}
-                Arrival::Gone => gone = true,
+                Arrival::Gone => return Ok(End::Gone),
             },
             () = stop.cancelled(), if taking => {}
-            () = rules.abandon.cancelled(), if !taking && in_flight.is_empty() => {}
+            () = rules.abandon.cancelled(), if !taking => {}
         }
+    }
+}
+
+/// Waits until nothing is in flight any more.
+pub(crate) async fn drain(in_flight: &mut JoinSet<()>, rules: &Rules) {
+    while let Some(finished) = in_flight.join_next().await {
+        note_panic(finished, rules);
+    }
+}
+
+fn note_panic(finished: Result<(), JoinError>, rules: &Rules) {
+    if let Err(error) = finished {
+        // It is not settled, so it comes again, until it has come too often.
+        error!(%error, queue = rules.queue.stream, "the handler panicked");
     }
 }
 
@@ -171,9 +185,9 @@ async fn deliver<H: Handler>(delivery: Delivery, rules: Arc<Rules>, handler: Arc
                 warn!(queue, id, attempt, reason, "dead-lettered");
                 "dead_letter"
             } else {
-                // It stays in its queue, where nothing is lost, for the next to try.
-                let again = settle(&Outcome::Interrupted, delivery.attempt(), rules.max_attempts);
-                if let Settlement::Nak { delay } = again {
+                // It stays in its queue, where nothing is lost, and is tried again ever later.
+                let failed = Outcome::Failed("it could not be buried".to_owned());
+                if let Settlement::Nak { delay } = settle(&failed, delivery.attempt(), u64::MAX) {
                     delivery.nak(delay).await;
                 }
                 "nak"

@@ -18,7 +18,7 @@ use async_nats::jetstream::consumer::pull::BatchConfig;
 use async_nats::jetstream::context::ConsumerInfoErrorKind;
 use async_nats::{StatusCode, Subject, SubscribeError, Subscriber, jetstream};
 use futures_util::StreamExt;
-use tokio::time::{Instant, Sleep};
+use tokio::time::{Instant, Sleep, timeout};
 use tracing::{debug, warn};
 
 use crate::backoff::Backoff;
@@ -33,6 +33,9 @@ const LONGEST_CREDIT: Duration = Duration::from_secs(10);
 
 /// The first ceiling of the time between two questions after a consumer, and the highest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+
+/// How long handing a question to the client may take.
+const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The header of a status that says how many messages the broker did not send.
 const PENDING_MESSAGES: &str = "Nats-Pending-Messages";
@@ -63,6 +66,8 @@ pub(super) struct Pull {
     /// How many times the connection had been established when this was last looked at.
     times_connected: u64,
     write_off: Option<Pin<Box<dyn Future<Output = Fate> + Send>>>,
+    /// Why the broker last turned down a pull, so as to say it once.
+    turned_down: Option<String>,
 }
 
 /// What became of a consumer whose pulls went unheard.
@@ -92,6 +97,7 @@ impl Pull {
             silence: Box::pin(tokio::time::sleep_until(now)),
             times_connected: connection.times_connected(),
             write_off: None,
+            turned_down: None,
         })
     }
 
@@ -118,12 +124,14 @@ impl Pull {
         }
         let batch =
             BatchConfig { batch: room, expires: Some(self.expires), ..BatchConfig::default() };
-        match self.consumer.request_batch(batch, self.inbox.clone()).await {
-            Ok(()) => {
+        let request = self.consumer.request_batch(batch, self.inbox.clone());
+        match timeout(ASK_TIMEOUT, request).await {
+            Ok(Ok(())) => {
                 self.credit += room;
                 self.silence.as_mut().reset(now + self.expires + GRACE);
             }
-            Err(error) => warn!(%error, "could not ask for messages; trying again"),
+            Ok(Err(error)) => warn!(%error, "could not ask for messages; trying again"),
+            Err(_) => warn!("no room to ask for messages; trying again"),
         }
     }
 
@@ -189,7 +197,12 @@ impl Pull {
                     Some(pending) => self.spend(pending),
                     // It does not say which pull it ends, or by how much.
                     None if self.credit > 0 => {
-                        debug!(%status, description, "a pull was turned down");
+                        if self.turned_down.as_deref() == Some(description) {
+                            debug!(%status, description, "a pull was turned down again");
+                        } else {
+                            warn!(%status, description, "the broker turned down a pull");
+                            self.turned_down = Some(description.to_owned());
+                        }
                         self.begin_write_off();
                     }
                     None => {}
