@@ -1,6 +1,7 @@
 //! Runs the whole system on one machine, breaks it on purpose, and audits it.
 
 pub mod audit;
+pub mod bench;
 pub mod broker;
 pub mod declare;
 pub mod eventually;

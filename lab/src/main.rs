@@ -7,6 +7,7 @@ use anyhow::{Context, Error};
 use clap::{Args, Parser, Subcommand};
 use contract::topology::Limits;
 use lab::audit::audit;
+use lab::bench::{BenchSettings, bench};
 use lab::declare::declare;
 use lab::up::{UpSettings, up};
 use tokio::signal::unix::{SignalKind, signal};
@@ -35,6 +36,11 @@ enum Command {
     /// Exit status 0 if nothing was lost and nothing doubled, 1 if something was, 2 if there is no
     /// verdict. Changes nothing.
     Audit(AuditSettings),
+    /// Measures loops a second and memory, on a broker of its own
+    ///
+    /// From the first request to the last mark, at full speed. Meant for a machine that does nothing
+    /// else; prints each round, and the median with its spread.
+    Bench(BenchSettings),
     /// Creates the streams, buckets and consumers, or changes their limits in place
     Declare(DeclareSettings),
 }
@@ -93,6 +99,10 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
                 println!("{verdict}");
             }
             verdict
+        }
+        Command::Bench(settings) => {
+            bench(&settings).await?;
+            return Ok(ExitCode::SUCCESS);
         }
         Command::Declare(settings) => {
             let connection = lab::connect(&settings.nats, "lab declare").await?;
