@@ -6,7 +6,7 @@ use async_nats::header::NATS_MESSAGE_ID;
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use crate::Publication;
+use crate::{Publication, queues};
 
 /// The name of the stream.
 pub const STREAM: &str = "DEAD_LETTERS";
@@ -24,6 +24,9 @@ pub const ATTEMPTS: &str = "Dead-Letter-Attempts";
 pub const AT: &str = "Dead-Letter-At";
 /// The instance that gave it up.
 pub const BY: &str = "Dead-Letter-By";
+
+/// What the reason begins with where the request was older than the promises hold.
+pub const EXPIRED: &str = "expired";
 
 /// What the names of the original headers begin with that the broker would act on.
 pub const ORIGINAL: &str = "Dead-Letter-Original-";
@@ -100,6 +103,54 @@ impl Original<'_> {
     }
 }
 
+/// Why a dead letter cannot be replayed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotReplayable {
+    /// The promises do not hold for its request any more.
+    #[error("it has expired: its facts may be gone, so it could happen a second time")]
+    Expired,
+    /// It does not say which subject it had, or one that is none of a queue.
+    #[error("it does not name the subject of a queue, but '{0}'")]
+    Subject(String),
+}
+
+/// The message that a dead letter was, to be published again: its own bytes, headers and subject.
+///
+/// Only its message id is another, `message_id`. Under the old one the broker would take it for the
+/// message that it has seen before, and drop it.
+///
+/// # Errors
+///
+/// See [`NotReplayable`].
+pub fn replay(
+    headers: &HeaderMap,
+    body: &Bytes,
+    message_id: &str,
+) -> Result<Publication, NotReplayable> {
+    let value = |name| headers.get(name).map_or("", HeaderValue::as_str);
+    if value(REASON).starts_with(EXPIRED) {
+        return Err(NotReplayable::Expired);
+    }
+    let subject = value(SUBJECT);
+    if !queues::ALL.iter().any(|queue| queue.key(subject).is_some_and(|key| !key.is_empty())) {
+        return Err(NotReplayable::Subject(subject.to_owned()));
+    }
+    let mut original = HeaderMap::new();
+    for (name, values) in headers.iter() {
+        let name: &str = name.as_ref();
+        let restored = match name.strip_prefix(ORIGINAL) {
+            Some(restored) => restored,
+            None if name.starts_with("Dead-Letter-") || is_for_the_broker(name) => continue,
+            None => name,
+        };
+        for value in values {
+            original.append(restored, value.clone());
+        }
+    }
+    original.insert(NATS_MESSAGE_ID, message_id);
+    Ok(Publication { subject: subject.to_owned(), headers: original, body: body.clone() })
+}
+
 /// Whether the broker acts on a header of this name. It looks without regard to case.
 fn is_for_the_broker(name: &str) -> bool {
     name.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("nats-"))
@@ -174,6 +225,34 @@ mod tests {
             ("Dead-Letter-Original-Nats-Msg-Id", "the request's id"),
         ] {
             assert_eq!(dead.headers.get(name).map(HeaderValue::as_str), Some(value), "{name}");
+        }
+    }
+
+    #[test]
+    fn a_replay_is_the_original_under_another_message_id() {
+        let mut headers = HeaderMap::new();
+        headers.insert("X-Mine", "kept");
+        headers.insert("traceparent", "kept, too");
+        headers.insert("Nats-Expected-Stream", "REQUESTS");
+        headers.insert("Nats-Msg-Id", "the request's id");
+        headers.insert("Dead-Letter-Reason", "of an earlier life");
+        let dead = dead_letter("requests.some-id", &headers, "failed: badly");
+        let replayed = replay(&dead.headers, &dead.body, "a new id").unwrap();
+        assert_eq!(replayed.subject, "requests.some-id");
+        assert_eq!(replayed.body, dead.body);
+        headers.insert("Nats-Msg-Id", "a new id");
+        assert_eq!(replayed.headers, headers);
+    }
+
+    #[test]
+    fn what_has_expired_or_was_in_no_queue_is_not_replayed() {
+        let expired = dead_letter("requests.some-id", &HeaderMap::new(), "expired: long ago");
+        let refused = replay(&expired.headers, &expired.body, "a new id").unwrap_err();
+        assert_eq!(refused, NotReplayable::Expired);
+        for subject in ["somewhere.else", "requests.", "requests", ""] {
+            let foreign = dead_letter(subject, &HeaderMap::new(), "failed");
+            let refused = replay(&foreign.headers, &foreign.body, "a new id").unwrap_err();
+            assert_eq!(refused, NotReplayable::Subject(subject.to_owned()));
         }
     }
 

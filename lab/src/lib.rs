@@ -3,11 +3,13 @@
 pub mod audit;
 pub mod bench;
 pub mod broker;
+pub mod dead_letters;
 pub mod declare;
 pub mod eventually;
 pub mod process;
 pub mod programs;
 pub mod proxy;
+mod reading;
 pub mod target;
 pub mod up;
 

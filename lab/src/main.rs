@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use contract::topology::Limits;
 use lab::audit::audit;
 use lab::bench::{BenchSettings, bench};
+use lab::dead_letters;
 use lab::declare::declare;
 use lab::up::{UpSettings, up};
 use tokio::signal::unix::{SignalKind, signal};
@@ -36,6 +37,9 @@ enum Command {
     /// Exit status 0 if nothing was lost and nothing doubled, 1 if something was, 2 if there is no
     /// verdict. Changes nothing.
     Audit(AuditSettings),
+    /// Shows what was given up and why, or gives it another try
+    #[command(subcommand)]
+    DeadLetters(DeadLetters),
     /// Measures loops a second and memory, on a broker of its own
     ///
     /// From the first request to the last mark, at full speed. Meant for a machine that does nothing
@@ -43,6 +47,36 @@ enum Command {
     Bench(BenchSettings),
     /// Creates the streams, buckets and consumers, or changes their limits in place
     Declare(DeclareSettings),
+}
+
+#[derive(Debug, Subcommand)]
+enum DeadLetters {
+    /// Lists all of them, the oldest first
+    List {
+        /// Print them as JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        nats: NatsSettings,
+    },
+    /// Shows all that there is of those with this name, bytes and headers
+    Show {
+        /// The id of a request, or the sequence of a dead letter
+        id: String,
+        #[command(flatten)]
+        nats: NatsSettings,
+    },
+    /// Publishes the originals again; removes each dead letter once that is confirmed as stored
+    Replay {
+        /// The id of a request, or the sequence of a dead letter
+        #[arg(required_unless_present = "all")]
+        id: Option<String>,
+        /// Replay all of them
+        #[arg(long, conflicts_with = "id")]
+        all: bool,
+        #[command(flatten)]
+        nats: NatsSettings,
+    },
 }
 
 #[derive(Args, Debug)]
@@ -100,6 +134,10 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
             }
             verdict
         }
+        Command::DeadLetters(command) => {
+            dead_letters(command).await?;
+            return Ok(ExitCode::SUCCESS);
+        }
         Command::Bench(settings) => {
             bench(&settings).await?;
             return Ok(ExitCode::SUCCESS);
@@ -117,6 +155,40 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
         }
     };
     Ok(if verdict.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn dead_letters(command: DeadLetters) -> anyhow::Result<()> {
+    let (DeadLetters::List { nats, .. }
+    | DeadLetters::Show { nats, .. }
+    | DeadLetters::Replay { nats, .. }) = &command;
+    let connection = lab::connect(nats, "lab dead-letters").await?;
+    let nats = connection.context();
+    match &command {
+        DeadLetters::List { json, .. } => {
+            let letters = dead_letters::list(nats, None).await?;
+            if *json {
+                println!("{}", serde_json::to_string_pretty(&letters)?);
+            } else if letters.is_empty() {
+                println!("There are no dead letters.");
+            } else {
+                for letter in letters {
+                    println!("{letter}");
+                }
+            }
+        }
+        DeadLetters::Show { id, .. } => {
+            let letters = dead_letters::list(nats, Some(id)).await?;
+            anyhow::ensure!(!letters.is_empty(), "there is no dead letter {id}");
+            for letter in letters {
+                println!("{}", letter.full());
+            }
+        }
+        DeadLetters::Replay { id, .. } => {
+            let letters = dead_letters::list(nats, id.as_deref()).await?;
+            dead_letters::replay_all(nats, &letters).await?;
+        }
+    }
+    Ok(())
 }
 
 /// What the signals ask for.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use contract::dead_letters::EXPIRED;
+
 use crate::backoff;
 
 /// The ceiling of the delay after the first failure. It doubles from one attempt to the next.
@@ -100,7 +102,7 @@ pub fn settle(outcome: &Outcome, attempt: Attempt, max_attempts: u64) -> Settlem
     match outcome {
         Outcome::Done => Settlement::Ack,
         Outcome::Malformed(why) => dead(format!("malformed: {why}")),
-        Outcome::Expired(why) => dead(format!("expired: {why}")),
+        Outcome::Expired(why) => dead(format!("{EXPIRED}: {why}")),
         Outcome::Impossible(why) => dead(format!("failed: {why}")),
         Outcome::Exhausted => dead(format!(
             "exhausted: delivered {number} times and never settled; perhaps it stops whoever \

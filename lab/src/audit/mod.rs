@@ -4,7 +4,6 @@ mod ledger;
 mod read;
 mod verdict;
 
-pub(crate) use read::last_under;
 pub use verdict::{Redelivered, Verdict};
 
 use std::time::Duration;

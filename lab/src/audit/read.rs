@@ -1,23 +1,15 @@
 //! Reads the facts, the queues and the dead letters of a deployment. It changes nothing.
 
-use std::time::Duration;
-
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 use async_nats::HeaderMap;
 use async_nats::jetstream::Context;
-use async_nats::jetstream::consumer::pull::OrderedConfig;
-use async_nats::jetstream::message::StreamMessage;
-use async_nats::jetstream::stream::LastRawMessageErrorKind;
+use contract::dead_letters;
 use contract::facts::{self, Bucket};
 use contract::queues::{self, Queue};
-use contract::{dead_letters, topology};
 use futures_util::TryStreamExt;
-use tokio::time::timeout;
 
 use super::ledger::{Ledger, Seen};
-
-/// How long the broker may be silent while it sends what it was asked for.
-const SILENCE: Duration = Duration::from_secs(10);
+use crate::reading;
 
 /// The header by which a key-value bucket says that a key was removed.
 const OPERATION: &str = "KV-Operation";
@@ -59,30 +51,12 @@ pub(super) async fn one(nats: &Context, id: &str) -> anyhow::Result<Seen> {
 
 /// Reads all revisions of all facts of a bucket, up to the last one that is there now.
 async fn read_facts(nats: &Context, bucket: Bucket, ledger: &mut Ledger) -> anyhow::Result<()> {
-    let last = topology::bucket_state(nats, bucket).await?.state;
-    if last.messages == 0 {
-        return Ok(());
-    }
-    let what = || format!("cannot read the bucket {}", bucket.name);
-    let stream = nats.get_stream_no_info(bucket.stream).await.with_context(what)?;
-    let config = OrderedConfig { filter_subject: bucket.subjects(), ..OrderedConfig::default() };
-    let consumer = stream.create_consumer(config).await.with_context(what)?;
-    let mut messages = consumer.messages().await.with_context(what)?;
-    loop {
-        let next = timeout(SILENCE, messages.try_next()).await;
-        let next = next.map_err(|_| anyhow!("the broker went silent")).with_context(what)?;
-        let Some(message) = next.with_context(what)? else {
-            return Err(anyhow!("the broker stopped sending")).with_context(what);
-        };
-        let info = message.info().map_err(|error| anyhow!(error)).with_context(what)?;
+    reading::each(nats, bucket.stream, &bucket.subjects(), |_, message| {
         if let Some(key) = bucket.key(&message.subject) {
-            let seen = ledger.entry(key);
-            note(seen, bucket, message.headers.as_ref(), &message.payload);
+            note(ledger.entry(key), bucket, message.headers.as_ref(), &message.payload);
         }
-        if info.pending == 0 || info.stream_sequence >= last.last_sequence {
-            return Ok(());
-        }
-    }
+    })
+    .await
 }
 
 /// Reads the fact about one request. Of several revisions it sees the last: there were several
@@ -93,7 +67,7 @@ async fn read_fact(
     id: &str,
     seen: &mut Seen,
 ) -> anyhow::Result<()> {
-    if let Some(fact) = last_under(nats, bucket.stream, &bucket.subject_of(id)).await? {
+    if let Some(fact) = reading::last_under(nats, bucket.stream, &bucket.subject_of(id)).await? {
         note(seen, bucket, Some(&fact.headers), &fact.payload);
     }
     Ok(())
@@ -142,19 +116,4 @@ async fn keys(
         keys.extend(key(&subject).map(str::to_owned));
     }
     Ok(keys)
-}
-
-/// The last message under a subject, as the leader of the stream has it.
-pub(crate) async fn last_under(
-    nats: &Context,
-    stream: &str,
-    subject: &str,
-) -> anyhow::Result<Option<StreamMessage>> {
-    let what = || format!("cannot read {subject}");
-    let handle = nats.get_stream_no_info(stream).await.with_context(what)?;
-    match handle.get_last_raw_message_by_subject(subject).await {
-        Ok(message) => Ok(Some(message)),
-        Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
-        Err(error) => Err(error).with_context(what),
-    }
 }

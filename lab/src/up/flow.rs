@@ -10,7 +10,7 @@ use contract::queues::{self, Acknowledgment, Queue, Request};
 use contract::{dead_letters, topology};
 use tokio::time::Instant;
 
-use crate::audit::last_under;
+use crate::reading::last_under;
 
 /// How many of the last requests to follow.
 const FOLLOWED: u64 = 5;

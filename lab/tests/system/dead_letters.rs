@@ -1,12 +1,13 @@
 //! What nobody can handle.
 
 use async_nats::HeaderMap;
-use contract::dead_letters::{ATTEMPTS, BY, ORIGINAL, REASON, SUBJECT};
+use contract::dead_letters::{ATTEMPTS, BY, ORIGINAL, Original, REASON, SUBJECT, Verdict};
 use contract::facts::Received;
 use contract::headers::Trace;
 use contract::queues::{Message, REQUESTS};
 use contract::{RequestId, dead_letters};
 use jiff::SignedDuration;
+use lab::dead_letters::{list, replay_all};
 
 use crate::deployment::{Deployment, Side, ended, logged};
 use crate::loops::request;
@@ -120,4 +121,59 @@ async fn an_error_that_quotes_all_of_a_large_message_does_not_keep_it_from_being
     let (_, headers, body) = &letters[0];
     assert_eq!(body, large.as_bytes());
     assert_eq!(value(headers, ATTEMPTS), "1");
+}
+
+#[tokio::test]
+async fn a_replayed_dead_letter_goes_its_way_and_is_gone() {
+    let deployment = Deployment::start().await;
+    let failing = [("FAILURE_RATE", "1"), ("MAX_ATTEMPTS", "1")];
+    let mut failing = deployment.run(Side::Generator, "failing", &failing).await;
+    let mut requestor = deployment.ask(3).await;
+    deployment.dead_letters(3).await;
+    failing.kill().await.unwrap();
+    ended(&mut requestor).await;
+    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
+
+    let letters = list(deployment.nats(), None).await.unwrap();
+    // By the id of its request, by its own sequence, and all that are left.
+    let one = list(deployment.nats(), Some(&letters[0].id)).await.unwrap();
+    replay_all(deployment.nats(), &one).await.unwrap();
+    let sequence = letters[1].sequence.to_string();
+    let another = list(deployment.nats(), Some(&sequence)).await.unwrap();
+    replay_all(deployment.nats(), &another).await.unwrap();
+    let rest = list(deployment.nats(), None).await.unwrap();
+    assert_eq!((one.len(), another.len(), rest.len()), (1, 1, 1));
+    replay_all(deployment.nats(), &rest).await.unwrap();
+
+    for letter in letters {
+        deployment.fact_eventually::<Received>(letter.id.parse().unwrap()).await;
+    }
+    let verdict = deployment.verdict().await;
+    assert_eq!((verdict.complete, verdict.dead_lettered), (3, 0), "{verdict}");
+    assert!(list(deployment.nats(), None).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_dead_letter_whose_replay_is_not_stored_stays() {
+    let deployment = Deployment::start().await;
+    let id = RequestId::new();
+    let mut headers = HeaderMap::new();
+    // An order that the broker cannot follow, and so refuses the message.
+    headers.insert("Nats-Expected-Last-Msg-Id", "another");
+    let dead = Original {
+        stream: REQUESTS.stream,
+        sequence: 1,
+        subject: &REQUESTS.subject(id),
+        headers: Some(&headers),
+        body: &"not JSON".into(),
+    };
+    let (reason, by) = ("failed", "by hand");
+    let verdict = Verdict { reason, attempts: 1, at: worker::now(), by };
+    deployment.publish(&dead.dead_letter(&verdict)).await;
+    let letters = list(deployment.nats(), None).await.unwrap();
+    assert!(letters[0].full().contains("not JSON"), "{}", letters[0].full());
+    let refused = replay_all(deployment.nats(), &letters).await.unwrap_err();
+    assert_eq!(refused.to_string(), "1 of 1 dead letters are still there");
+    assert_eq!(list(deployment.nats(), None).await.unwrap().len(), 1);
 }

@@ -1,0 +1,65 @@
+//! Reads what streams hold, without changing anything.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use async_nats::jetstream::Context;
+use async_nats::jetstream::consumer::pull::OrderedConfig;
+use async_nats::jetstream::message::{Message, StreamMessage};
+use async_nats::jetstream::stream::LastRawMessageErrorKind;
+use contract::topology;
+use futures_util::TryStreamExt;
+use tokio::time::timeout;
+
+/// How long the broker may be silent while it sends what it was asked for.
+const SILENCE: Duration = Duration::from_secs(10);
+
+/// Shows each message of a stream under these subjects with its sequence, up to the last one that is
+/// there now. The stream must not be a work queue: those cannot be browsed.
+pub(crate) async fn each(
+    nats: &Context,
+    stream: &str,
+    subjects: &str,
+    mut show: impl FnMut(u64, &Message),
+) -> anyhow::Result<()> {
+    let last = topology::stream_state(nats, stream).await?.state;
+    if last.messages == 0 {
+        return Ok(());
+    }
+    let what = || format!("cannot read the stream {stream}");
+    let handle = nats.get_stream_no_info(stream).await.with_context(what)?;
+    let config = OrderedConfig { filter_subject: subjects.to_owned(), ..OrderedConfig::default() };
+    let consumer = handle.create_consumer(config).await.with_context(what)?;
+    if consumer.cached_info().num_pending == 0 {
+        return Ok(());
+    }
+    let mut messages = consumer.messages().await.with_context(what)?;
+    loop {
+        let next = timeout(SILENCE, messages.try_next()).await;
+        let next = next.map_err(|_| anyhow!("the broker went silent")).with_context(what)?;
+        let Some(message) = next.with_context(what)? else {
+            return Err(anyhow!("the broker stopped sending")).with_context(what);
+        };
+        let info = message.info().map_err(|error| anyhow!(error)).with_context(what)?;
+        let (sequence, pending) = (info.stream_sequence, info.pending);
+        show(sequence, &message);
+        if pending == 0 || sequence >= last.last_sequence {
+            return Ok(());
+        }
+    }
+}
+
+/// The last message under a subject, as the leader of the stream has it.
+pub(crate) async fn last_under(
+    nats: &Context,
+    stream: &str,
+    subject: &str,
+) -> anyhow::Result<Option<StreamMessage>> {
+    let what = || format!("cannot read {subject}");
+    let handle = nats.get_stream_no_info(stream).await.with_context(what)?;
+    match handle.get_last_raw_message_by_subject(subject).await {
+        Ok(message) => Ok(Some(message)),
+        Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
+        Err(error) => Err(error).with_context(what),
+    }
+}
