@@ -2,6 +2,7 @@
 //!
 //! Each test has a broker of its own. None waits for a time to pass, only for a fact to be there.
 
+mod audit;
 mod bad_input;
 mod dead_letters;
 mod deployment;

@@ -1,0 +1,89 @@
+//! The audit can fail: each of these is done by hand, and it names what was done.
+
+use contract::facts::{self, Fact, Received};
+use contract::queues::{Acknowledgment, REQUESTS};
+use contract::{RequestId, Strings};
+use lab::audit::Verdict;
+
+use crate::deployment::{Deployment, Side, succeeded};
+
+/// A deployment that has answered some requests and is at rest, and the id of one of them.
+async fn at_rest() -> (Deployment, RequestId) {
+    let deployment = Deployment::start().await;
+    let mut generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let mut requestor = deployment.ask(10).await;
+    succeeded(&mut requestor).await;
+    let verdict = deployment.verdict().await;
+    assert_eq!((verdict.complete, verdict.is_clean()), (10, true), "{verdict}");
+    generator.terminate().unwrap();
+    succeeded(&mut generator).await;
+    let stream = deployment.nats().get_stream(facts::REQUESTED.stream).await.unwrap();
+    let last = stream.cached_info().state.last_sequence;
+    let message = stream.get_raw_message(last).await.unwrap();
+    let id = facts::REQUESTED.key(&message.subject).unwrap().parse().unwrap();
+    (deployment, id)
+}
+
+/// Nine are complete, and this one is what the word says.
+fn only(verdict: &Verdict, ids: &[String], id: RequestId) {
+    assert!(!verdict.is_clean(), "{verdict}");
+    assert_eq!(verdict.complete, 9, "{verdict}");
+    assert_eq!(ids, [id.to_string()], "{verdict}");
+}
+
+#[tokio::test]
+async fn a_fact_that_is_removed_by_hand_is_lost() {
+    for bucket in [facts::STORED, facts::RECEIVED] {
+        let (deployment, id) = at_rest().await;
+        let stream = deployment.nats().get_stream(bucket.stream).await.unwrap();
+        stream.purge().filter(bucket.subject(id)).await.unwrap();
+        let verdict = deployment.verdict().await;
+        only(&verdict, &verdict.ids.lost, id);
+    }
+}
+
+#[tokio::test]
+async fn a_fact_that_is_written_again_with_other_values_is_doubled() {
+    let (deployment, id) = at_rest().await;
+    let mut received: Received = deployment.fact(id).await.unwrap();
+    received.values = Strings::try_from(vec!["other".to_owned()]).unwrap();
+    let mut second = received.creation();
+    second.headers = async_nats::HeaderMap::new();
+    deployment.publish(&second).await;
+    let verdict = deployment.verdict().await;
+    only(&verdict, &verdict.ids.doubled, id);
+}
+
+#[tokio::test]
+async fn a_fact_that_is_replaced_by_another_is_doubled() {
+    let (deployment, id) = at_rest().await;
+    let mut stored: Acknowledgment = deployment.fact(id).await.unwrap();
+    stored.values = Strings::try_from(vec!["other".to_owned()]).unwrap();
+    let stream = deployment.nats().get_stream(facts::STORED.stream).await.unwrap();
+    stream.purge().filter(facts::STORED.subject(id)).await.unwrap();
+    deployment.publish(&stored.creation()).await;
+    let verdict = deployment.verdict().await;
+    only(&verdict, &verdict.ids.doubled, id);
+}
+
+#[tokio::test]
+async fn a_message_that_is_removed_from_its_queue_is_lost() {
+    let deployment = Deployment::start().await;
+    let mut requestor =
+        deployment.run(Side::Requestor, "requestor", &[("REQUEST_RATE", "max")]).await;
+    lab::eventually::eventually("some requests wait", async || {
+        let accepted = deployment.facts(facts::REQUESTED).await;
+        if accepted >= 10 { Ok(()) } else { Err(accepted) }
+    })
+    .await;
+    requestor.terminate().unwrap();
+    succeeded(&mut requestor).await;
+    let stream = deployment.nats().get_stream(REQUESTS.stream).await.unwrap();
+    let message = stream.get_raw_message(1).await.unwrap();
+    let id = REQUESTS.key(&message.subject).unwrap().to_owned();
+    stream.delete_message(1).await.unwrap();
+    let verdict = lab::audit::audit(deployment.nats(), std::time::Duration::ZERO).await.unwrap();
+    assert!(!verdict.is_clean(), "{verdict}");
+    assert_eq!(verdict.ids.lost, [id], "{verdict}");
+    assert_eq!(verdict.pending, verdict.requested - 1, "{verdict}");
+}
