@@ -9,7 +9,7 @@ use contract::{RequestId, dead_letters};
 use jiff::SignedDuration;
 use lab::dead_letters::{list, replay_all};
 
-use crate::deployment::{Deployment, Side, ended, logged};
+use crate::deployment::{Deployment, Side, ended, logged, succeeded};
 use crate::loops::request;
 
 fn value<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
@@ -94,14 +94,15 @@ async fn a_newer_version_is_given_back_and_only_in_the_end_a_dead_letter() {
     let mut newer = request().publication(&Trace::default());
     newer.headers.insert("Message-Version", "2");
     deployment.publish(&newer).await;
-    let patient = deployment.run(Side::Generator, "patient", &[]).await;
+    let mut patient = deployment.run(Side::Generator, "patient", &[]).await;
     // Delayed for half a minute, and not waited for: it is enough that it is not given up.
     logged(&patient, "given back queue=\"REQUESTS\"").await;
     assert_eq!(deployment.depth(REQUESTS).await, 1);
+    // In order: a delivery to one that is killed would count as an attempt.
+    patient.terminate().unwrap();
+    succeeded(&mut patient).await;
     let impatient = [("MAX_ATTEMPTS", "1")];
     let _impatient = deployment.run(Side::Generator, "impatient", &impatient).await;
-    let mut patient = patient;
-    patient.kill().await.unwrap();
     let mut again = request().publication(&Trace::default());
     again.headers.insert("Message-Version", "2");
     deployment.publish(&again).await;
