@@ -61,18 +61,16 @@ struct Round {
 pub async fn bench(settings: &BenchSettings) -> anyhow::Result<()> {
     let programs = programs::build().await?;
     println!("{:>6} {:>10} {:>14} {:>14}", "round", "loops/s", "requestor", "generator");
-    let mut rounds = Vec::new();
+    let mut loops = Vec::new();
     for number in 1..=settings.rounds {
         let round = round(settings, &programs).await?;
-        print_row(&number.to_string(), &round);
-        rounds.push(round);
+        println!(
+            "{number:>6} {:>10.0} {:>11} kB {:>11} kB",
+            round.loops_per_second, round.requestor, round.generator
+        );
+        loops.push(round.loops_per_second);
     }
-    let figures = |figure: fn(&Round) -> f64| {
-        let mut figures: Vec<f64> = rounds.iter().map(figure).collect();
-        figures.sort_by(f64::total_cmp);
-        figures
-    };
-    let loops = figures(|round| round.loops_per_second);
+    loops.sort_by(f64::total_cmp);
     println!(
         "median {:.0} loops/s, from {:.0} to {:.0}",
         loops[loops.len() / 2],
@@ -80,13 +78,6 @@ pub async fn bench(settings: &BenchSettings) -> anyhow::Result<()> {
         loops[loops.len() - 1]
     );
     Ok(())
-}
-
-fn print_row(name: &str, round: &Round) {
-    println!(
-        "{name:>6} {:>10.0} {:>11} kB {:>11} kB",
-        round.loops_per_second, round.requestor, round.generator
-    );
 }
 
 async fn round(settings: &BenchSettings, programs: &Programs) -> anyhow::Result<Round> {

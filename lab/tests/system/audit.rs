@@ -71,11 +71,7 @@ async fn a_message_that_is_removed_from_its_queue_is_lost() {
     let deployment = Deployment::start().await;
     let mut requestor =
         deployment.run(Side::Requestor, "requestor", &[("REQUEST_RATE", "max")]).await;
-    lab::eventually::eventually("some requests wait", async || {
-        let accepted = deployment.facts(facts::REQUESTED).await;
-        if accepted >= 10 { Ok(()) } else { Err(accepted) }
-    })
-    .await;
+    deployment.facts_reach(facts::REQUESTED, 10).await;
     requestor.terminate().unwrap();
     succeeded(&mut requestor).await;
     let stream = deployment.nats().get_stream(REQUESTS.stream).await.unwrap();

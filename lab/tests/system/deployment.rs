@@ -107,6 +107,15 @@ impl Deployment {
         topology::bucket_state(self.nats(), bucket).await.unwrap().state.messages
     }
 
+    /// Waits until a bucket holds that many facts or more, and gives their number.
+    pub async fn facts_reach(&self, bucket: facts::Bucket, count: u64) -> u64 {
+        eventually(&format!("{count} facts in bucket {}", bucket.name), async || {
+            let facts = self.facts(bucket).await;
+            if facts >= count { Ok(facts) } else { Err(facts) }
+        })
+        .await
+    }
+
     pub async fn fact<F: Fact>(&self, id: RequestId) -> Option<F> {
         let stream = self.nats().get_stream(F::BUCKET.stream).await.unwrap();
         let found = stream.get_last_raw_message_by_subject(&F::BUCKET.subject(id)).await;

@@ -104,11 +104,7 @@ async fn a_broker_that_is_killed_and_restarted_costs_nothing() {
     let _generator = deployment.run(Side::Generator, "generator", &slow).await;
     let mut requestor = deployment.ask(TOTAL).await;
     for loops in [500, 1_500] {
-        let received = eventually("the loop runs", async || {
-            let received = deployment.facts(RECEIVED).await;
-            if received >= loops { Ok(received) } else { Err(received) }
-        })
-        .await;
+        let received = deployment.facts_reach(RECEIVED, loops).await;
         assert!(received < TOTAL, "there is nothing left to kill the broker for");
         deployment.broker.kill().await.unwrap();
         deployment.broker.restart().await.unwrap();
@@ -124,11 +120,7 @@ async fn a_broker_that_comes_back_empty_gets_its_queues_again() {
     let mut deployment = Deployment::start().await;
     let _generator = deployment.run(Side::Generator, "generator", &[]).await;
     let _busy = deployment.run(Side::Requestor, "busy", &[("REQUEST_RATE", "max")]).await;
-    eventually("the loop runs", async || {
-        let received = deployment.facts(RECEIVED).await;
-        if received >= 500 { Ok(()) } else { Err(received) }
-    })
-    .await;
+    deployment.facts_reach(RECEIVED, 500).await;
     deployment.broker.kill().await.unwrap();
     deployment.broker.wipe().unwrap();
     deployment.broker.restart().await.unwrap();

@@ -31,11 +31,7 @@ async fn a_stop_under_load_finishes_what_it_has_pulled() {
     let mut requestor = deployment.ask(3_000).await;
     let slow = [("WORK_TIME", "20ms"), ("CONCURRENCY", "64")];
     let mut first = deployment.run(Side::Generator, "first", &slow).await;
-    eventually("the loop runs", async || match deployment.facts(STORED).await {
-        stored if stored >= 500 => Ok(()),
-        stored => Err(stored),
-    })
-    .await;
+    deployment.facts_reach(STORED, 500).await;
     in_hand(&deployment).await;
     first.terminate().unwrap();
     succeeded(&mut first).await;
@@ -52,11 +48,7 @@ async fn a_stopping_requestor_finishes_what_it_has_pulled() {
     let _generator = deployment.run(Side::Generator, "generator", &[]).await;
     let asking = [("REQUEST_RATE", "max")];
     let mut first = deployment.run(Side::Requestor, "first", &asking).await;
-    eventually("the loop runs", async || match deployment.facts(STORED).await {
-        stored if stored >= 500 => Ok(()),
-        stored => Err(stored),
-    })
-    .await;
+    deployment.facts_reach(STORED, 500).await;
     first.terminate().unwrap();
     succeeded(&mut first).await;
     let _second = deployment.run(Side::Requestor, "second", &[]).await;
