@@ -6,10 +6,12 @@ pub mod broker;
 pub mod dead_letters;
 pub mod declare;
 pub mod eventually;
+mod flow;
 pub mod process;
 pub mod programs;
 pub mod proxy;
 mod reading;
+mod replica;
 pub mod target;
 pub mod up;
 

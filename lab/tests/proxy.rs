@@ -1,5 +1,8 @@
 //! The proxy of the lab, between real clients and a real broker.
 
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
 use async_nats::connection::State;
 use async_nats::{Client, RequestErrorKind, Subscriber};
 use futures_util::StreamExt;
@@ -183,6 +186,45 @@ async fn a_cut_that_is_mended_at_once_ends_the_connections_all_the_same() {
     has_connections(&setting.proxy, 0).await;
     drop(client);
     is(&setting.client().await, State::Connected).await;
+}
+
+#[tokio::test]
+async fn a_reset_ends_the_connections_and_takes_new_ones() {
+    let mut setting = Setting::new().await;
+    let raw = TcpStream::connect(setting.proxy.url().replace("nats://", "")).await.unwrap();
+    let client = setting.client().await;
+    has_connections(&setting.proxy, 2).await;
+    setting.proxy.reset();
+    // The client comes back by itself, the other connection does not.
+    eventually("only the client is connected", async || {
+        match (setting.proxy.connections(), client.statistics().connects.load(Ordering::Relaxed)) {
+            (1, 2) => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
+    drop(raw);
+    say(&client, "free.1").await;
+    is_done(&client).await;
+    assert_eq!(setting.heard().await, ["free.1"]);
+}
+
+#[tokio::test]
+async fn a_slow_link_holds_up_everything_and_loses_nothing() {
+    const DELAY: Duration = Duration::from_millis(50);
+    let mut setting = Setting::new().await;
+    let client = setting.client().await;
+    setting.proxy.slow(DELAY);
+    let asked = Instant::now();
+    is_done(&client).await;
+    // There and back. It may take longer, and never less.
+    assert!(asked.elapsed() >= 2 * DELAY, "{:?}", asked.elapsed());
+    let subjects: Vec<String> = (0..100).map(|number| format!("free.{number}")).collect();
+    for subject in &subjects {
+        say(&client, subject).await;
+    }
+    is_done(&client).await;
+    assert_eq!(setting.heard().await, subjects);
 }
 
 #[tokio::test]

@@ -108,7 +108,18 @@ impl Proxy {
         self.control.0.send_modify(|state| state.link = Link::Hung);
     }
 
-    /// Ends what [`Self::cut`] or [`Self::hang`] began.
+    /// Breaks all connections off at once, with what is on its way in them, and takes new ones.
+    pub fn reset(&self) {
+        self.control.0.send_modify(|state| state.cuts += 1);
+    }
+
+    /// Holds up for that long whatever is passed on, in either direction, and all that is behind
+    /// it, until [`Self::mend`].
+    pub fn slow(&self, delay: Duration) {
+        self.control.0.send_modify(|state| state.link = Link::Slow(delay));
+    }
+
+    /// Ends what [`Self::cut`], [`Self::hang`] or [`Self::slow`] began.
     pub fn mend(&self) {
         self.control.0.send_modify(|state| state.link = Link::Up);
     }
@@ -137,6 +148,7 @@ struct State {
 enum Link {
     #[default]
     Up,
+    Slow(Duration),
     Hung,
     Cut,
 }
@@ -169,8 +181,17 @@ impl Control {
         let _ = self.0.subscribe().wait_for(reached).await;
     }
 
+    /// Waits until the link passes something on.
     async fn until_it_flows(&self) {
-        self.until(|state| state.link == Link::Up).await;
+        self.until(|state| matches!(state.link, Link::Up | Link::Slow(_))).await;
+    }
+
+    /// Waits for as long as a slow link takes.
+    async fn delay(&self) {
+        let link = self.0.borrow().link;
+        if let Link::Slow(delay) = link {
+            time::sleep(delay).await;
+        }
     }
 }
 
@@ -273,6 +294,9 @@ async fn pass_on_publishes(
             return Ok(());
         }
         let passed = stream.pass(|subject| control.may_pass(subject))?;
+        if !passed.is_empty() {
+            control.delay().await;
+        }
         broker.write_all(&passed).await.context("the broker takes nothing")?;
         // Only now, so that whoever hears of it knows that all before it is on its way.
         if let Some(subject) = stream.withheld() {
@@ -317,6 +341,7 @@ async fn pass_on(
     loop {
         control.until_it_flows().await;
         let length = broker.read(&mut chunk).await?;
+        control.delay().await;
         control.until_it_flows().await;
         if length == 0 {
             return Ok(());

@@ -1,6 +1,5 @@
 //! `lab up`: the whole system on this machine, to look at and to play with.
 
-mod flow;
 mod replicas;
 mod screen;
 
@@ -15,9 +14,10 @@ use worker::{Connection, NatsSettings};
 
 use crate::audit::{Verdict, audit};
 use crate::broker::{Broker, BrokerOptions};
+use crate::flow::Flow;
+use crate::replica::Replica;
 use crate::{programs, target};
-use flow::Flow;
-use replicas::{Replica, Replicas};
+use replicas::Replicas;
 use screen::Screen;
 
 /// How often the flow is shown on a terminal, and elsewhere.

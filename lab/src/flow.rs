@@ -17,24 +17,24 @@ const FOLLOWED: u64 = 5;
 
 /// A moment of the flow.
 #[derive(Clone, Debug)]
-pub(super) struct Flow {
+pub(crate) struct Flow {
     at: Instant,
-    pub(super) queues: Vec<QueueFlow>,
-    pub(super) requested: u64,
-    pub(super) stored: u64,
-    pub(super) received: u64,
-    pub(super) dead_letters: u64,
-    pub(super) last: Vec<Followed>,
+    pub(crate) queues: Vec<QueueFlow>,
+    pub(crate) requested: u64,
+    pub(crate) stored: u64,
+    pub(crate) received: u64,
+    pub(crate) dead_letters: u64,
+    pub(crate) last: Vec<Followed>,
 }
 
 /// A moment of one queue.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct QueueFlow {
-    pub(super) queue: Queue,
+pub(crate) struct QueueFlow {
+    pub(crate) queue: Queue,
     /// Messages that nobody has taken yet.
-    pub(super) waiting: u64,
+    pub(crate) waiting: u64,
     /// Messages that were delivered and are not settled yet.
-    pub(super) in_flight: u64,
+    pub(crate) in_flight: u64,
     /// Messages that have ever come in.
     came: u64,
     /// Messages that have ever gone out.
@@ -43,21 +43,21 @@ pub(super) struct QueueFlow {
 
 /// Messages a second, in and out.
 #[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Rates {
-    pub(super) come: f64,
-    pub(super) go: f64,
+pub(crate) struct Rates {
+    pub(crate) come: f64,
+    pub(crate) go: f64,
 }
 
 /// One of the last requests, and how far it has come.
 #[derive(Clone, Debug)]
-pub(super) struct Followed {
-    pub(super) request: Request,
-    pub(super) stored: Option<Acknowledgment>,
-    pub(super) received: Option<Received>,
+pub(crate) struct Followed {
+    pub(crate) request: Request,
+    pub(crate) stored: Option<Acknowledgment>,
+    pub(crate) received: Option<Received>,
 }
 
 impl Flow {
-    pub(super) async fn look(nats: &Context) -> anyhow::Result<Self> {
+    pub(crate) async fn look(nats: &Context) -> anyhow::Result<Self> {
         let mut queues = Vec::new();
         for queue in queues::ALL {
             let (stream, consumer) = topology::queue_state(nats, queue).await?;
@@ -86,7 +86,7 @@ impl Flow {
     }
 
     /// How fast each queue has moved since an earlier moment.
-    pub(super) fn rates_since(&self, earlier: &Self) -> Vec<Rates> {
+    pub(crate) fn rates_since(&self, earlier: &Self) -> Vec<Rates> {
         let seconds = self.at.duration_since(earlier.at).max(Duration::from_millis(1));
         #[expect(clippy::cast_precision_loss, reason = "it is shown without fractions")]
         let rate = |now: u64, then: u64| now.saturating_sub(then) as f64 / seconds.as_secs_f64();

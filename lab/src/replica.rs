@@ -1,0 +1,106 @@
+//! A replica of a service, as a process of the lab's.
+
+use std::fmt;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, bail};
+use tokio::process::Command;
+use tokio::time::timeout;
+
+use crate::process::Process;
+use crate::programs::Programs;
+
+/// How long a replica may take to stop: the drain of the services, and some more.
+const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// One of the two sides.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Side {
+    /// Asks and stores.
+    Requestor,
+    /// Answers and marks.
+    Generator,
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Requestor => "requestor",
+            Self::Generator => "generator",
+        })
+    }
+}
+
+/// A replica of a service. It is killed when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Replica {
+    name: String,
+    pub(crate) process: Process,
+}
+
+impl Replica {
+    /// Starts a replica with these settings on top of what is set in the environment. It logs to a
+    /// file of its name.
+    pub(crate) fn start(
+        programs: &Programs,
+        side: Side,
+        name: String,
+        directory: &Path,
+        settings: &[(&str, &str)],
+    ) -> anyhow::Result<Self> {
+        let program = match side {
+            Side::Requestor => &programs.requestor,
+            Side::Generator => &programs.generator,
+        };
+        let mut command = Command::new(program);
+        command.env("INSTANCE", &name).env("LOG_FORMAT", "pretty").envs(settings.iter().copied());
+        let process = Process::spawn(command, directory.join(format!("{name}.log")))?;
+        Ok(Self { name, process })
+    }
+
+    pub(crate) fn id(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// Which process it is, or how it ended.
+    pub(crate) fn describe(&mut self) -> String {
+        if matches!(self.process.try_wait(), Ok(None)) {
+            return format!("{} (pid {})", self.name, self.process.id());
+        }
+        let log = self.process.log_text();
+        format!("{} (ended: {})", self.name, log.lines().last().unwrap_or("no word"))
+    }
+
+    /// Asks it to stop in order, even if it is paused.
+    pub(crate) fn terminate(&self) {
+        // One that has ended refuses, which is as good.
+        let _ = self.process.terminate();
+        let _ = self.process.resume();
+    }
+
+    /// Waits until it has ended.
+    ///
+    /// # Errors
+    ///
+    /// Where it does not end in time, or with an exit status that is not 0. One that somebody has
+    /// killed has none; that is what the lab is for.
+    pub(crate) async fn stopped(&mut self) -> anyhow::Result<()> {
+        let name = &self.name;
+        let ended = timeout(STOP_TIMEOUT, self.process.wait()).await;
+        let status = ended.with_context(|| format!("{name} does not stop"))??;
+        if let Some(code @ 1..) = status.code() {
+            bail!("{name} ended with {code}:\n{}", self.process.log_text());
+        }
+        Ok(())
+    }
+}
+
+/// What each of several requestors asks for, if together they ask for this.
+pub(crate) fn share(rate: requestor::Rate, requestors: u32) -> String {
+    match rate {
+        requestor::Rate::Zero => "0".to_owned(),
+        requestor::Rate::Max => "max".to_owned(),
+        requestor::Rate::PerSecond(rate) => (rate / f64::from(requestors.max(1))).to_string(),
+    }
+}
