@@ -4,7 +4,8 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::{self, stream};
-use lab::broker::{Broker, BrokerOptions};
+use lab::broker::{Broker, BrokerOptions, Brokers};
+use lab::eventually::eventually;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
@@ -14,10 +15,15 @@ async fn jetstream_of(broker: &Broker) -> jetstream::Context {
 
 /// How many messages a stream has, once as many as given are published to it.
 async fn messages(jetstream: &jetstream::Context, published: usize) -> u64 {
+    messages_of(jetstream, published, 1).await
+}
+
+async fn messages_of(jetstream: &jetstream::Context, published: usize, replicas: usize) -> u64 {
     let config = stream::Config {
         name: "KEPT".to_owned(),
         subjects: vec!["kept.>".to_owned()],
         storage: stream::StorageType::File,
+        num_replicas: replicas,
         ..Default::default()
     };
     let stream = jetstream.get_or_create_stream(config).await.unwrap();
@@ -135,4 +141,73 @@ async fn nobody_else_gets_the_ports_of_a_broker_that_is_down() {
     assert!(TcpStream::connect(port).await.is_err(), "somebody listens");
     assert!(TcpSocket::new_v4().unwrap().bind(port).is_err(), "the port is free");
     broker.restart().await.unwrap();
+}
+
+/// The broker that leads the stream of these tests.
+async fn leader(brokers: &Brokers) -> usize {
+    eventually("the stream has a leader", async || {
+        brokers.leader("KEPT").await.unwrap().ok_or("none")
+    })
+    .await
+}
+
+/// Waits until JetStream answers: it has a leader of its own, who may be the one that was killed.
+async fn jetstream_of_all(brokers: &Brokers) -> jetstream::Context {
+    let addresses: Vec<async_nats::ServerAddr> =
+        brokers.url().split(',').map(|url| url.parse().unwrap()).collect();
+    let jetstream = jetstream::new(async_nats::connect(addresses).await.unwrap());
+    eventually("JetStream answers", async || jetstream.query_account().await).await;
+    jetstream
+}
+
+#[tokio::test]
+async fn a_cluster_keeps_what_is_confirmed_over_the_kill_of_any_leader_and_of_all() {
+    let mut brokers = Brokers::start(3, None).await.unwrap();
+    let (url, ports) = (brokers.url(), brokers.ports());
+    assert_eq!((brokers.len(), ports.len()), (3, 3));
+    assert_eq!(brokers.leader("KEPT").await.unwrap(), None);
+    assert_eq!(messages_of(&jetstream_of_all(&brokers).await, 50, 3).await, 50);
+
+    let first = leader(&brokers).await;
+    brokers.kill(first).await.unwrap();
+    assert!(!brokers.all_run().unwrap());
+    assert_ne!(leader(&brokers).await, first);
+    // The others confirm without it, and it catches up.
+    assert_eq!(messages_of(&jetstream_of_all(&brokers).await, 5, 3).await, 55);
+    brokers.restart(first).await.unwrap();
+    assert!(brokers.all_run().unwrap());
+
+    // As long as most of them are down, one that comes back has nobody to agree with.
+    for index in 0..3 {
+        brokers.kill(index).await.unwrap();
+    }
+    brokers.leader("KEPT").await.unwrap_err();
+    for index in 0..3 {
+        brokers.restart(index).await.unwrap();
+    }
+    leader(&brokers).await;
+    assert_eq!(messages_of(&jetstream_of_all(&brokers).await, 0, 3).await, 55);
+    assert_eq!((brokers.url(), brokers.ports()), (url, ports));
+    brokers.stop().await.unwrap();
+    brokers.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_single_broker_leads_all_that_it_has() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut brokers = Brokers::start(1, Some(directory.path().to_owned())).await.unwrap();
+    assert_eq!(messages(&jetstream_of_all(&brokers).await, 3).await, 3);
+    assert_eq!(brokers.leader("KEPT").await.unwrap(), Some(0));
+    assert_eq!(brokers.leader("ANOTHER").await.unwrap(), None);
+    brokers.kill(0).await.unwrap();
+    brokers.leader("KEPT").await.unwrap_err();
+    brokers.restart(0).await.unwrap();
+    assert_eq!(messages(&jetstream_of_all(&brokers).await, 0).await, 3);
+    drop(brokers);
+    assert!(directory.path().join("broker").join("nats-server.log").exists());
+}
+
+#[tokio::test]
+async fn a_cluster_of_none_is_refused() {
+    Brokers::start(0, None).await.unwrap_err();
 }

@@ -1,9 +1,13 @@
-//! A real broker, which can be killed and comes back with what it had stored.
+//! A real broker, or a cluster of several, which can be killed and come back with what they had
+//! stored.
 
+mod cluster;
 mod find;
+mod monitor;
 mod port;
 mod ready;
 
+pub use cluster::Brokers;
 pub use find::{VARIABLE, find};
 
 use std::fmt::Write as _;
@@ -70,7 +74,18 @@ pub struct Broker {
     ports: Ports,
     directory: PathBuf,
     options: BrokerOptions,
+    /// Whom it forms a cluster with, where it does.
+    membership: Option<Membership>,
     _temporary: Option<TempDir>,
+}
+
+/// What a broker has to know of its cluster.
+#[derive(Clone, Debug)]
+struct Membership {
+    /// Its own name, by which the others call it for as long as its store lives.
+    name: String,
+    /// The ports where it finds the others.
+    routes: Vec<u16>,
 }
 
 #[derive(Debug)]
@@ -89,6 +104,13 @@ impl Broker {
     ///
     /// Where no program is found, or it does not answer within 30 seconds, with the end of its log.
     pub async fn start(options: BrokerOptions) -> anyhow::Result<Self> {
+        let mut broker = Self::prepare(options).await?;
+        broker.launch().await?;
+        Ok(broker)
+    }
+
+    /// A broker that does not run yet.
+    async fn prepare(options: BrokerOptions) -> anyhow::Result<Self> {
         let binary = match &options.binary {
             Some(binary) => binary.clone(),
             None => find().await?,
@@ -102,11 +124,18 @@ impl Broker {
         };
         fs::create_dir_all(directory.join("ports"))
             .with_context(|| format!("cannot create {}", directory.display()))?;
-        let ports = Ports { client: options.port.unwrap_or(0), monitor: 0 };
+        let ports = Ports { client: options.port.unwrap_or(0), monitor: 0, cluster: None };
         let state = State::Down { _held: None };
-        let mut broker = Self { state, binary, ports, directory, options, _temporary: temporary };
-        broker.launch().await?;
-        Ok(broker)
+        let membership = None;
+        Ok(Self { state, binary, ports, directory, options, membership, _temporary: temporary })
+    }
+
+    /// Takes a port for the other members of a cluster, before any of them runs. Gives the port.
+    fn prepare_route(&mut self) -> anyhow::Result<u16> {
+        let (held, port) = Held::free().context("there is no port for the cluster")?;
+        self.state = State::Down { _held: Some(held) };
+        self.ports.cluster = Some(port);
+        Ok(port)
     }
 
     /// Where clients connect to.
@@ -184,9 +213,7 @@ impl Broker {
     ///
     /// As for [`Self::start`].
     pub async fn restart(&mut self) -> anyhow::Result<()> {
-        if let State::Running(process) = &mut self.state
-            && process.try_wait()?.is_none()
-        {
+        if self.runs()? {
             self.stop().await?;
         }
         self.launch().await
@@ -203,6 +230,14 @@ impl Broker {
         fs::remove_dir_all(&store).with_context(|| format!("cannot remove {}", store.display()))
     }
 
+    /// Whether the server runs: it may have ended without our doing.
+    fn runs(&mut self) -> anyhow::Result<bool> {
+        match &mut self.state {
+            State::Running(process) => Ok(process.try_wait()?.is_none()),
+            State::Down { .. } => Ok(false),
+        }
+    }
+
     fn running(&mut self) -> anyhow::Result<&mut Process> {
         match &mut self.state {
             State::Running(process) => Ok(process),
@@ -211,9 +246,8 @@ impl Broker {
     }
 
     async fn launch(&mut self) -> anyhow::Result<()> {
-        let configuration = self.directory.join("nats-server.conf");
-        fs::write(&configuration, self.configuration())
-            .with_context(|| format!("cannot write {}", configuration.display()))?;
+        let configuration = self.configuration_file();
+        self.write_configuration()?;
         Ports::forget(&self.ports_directory())?;
         if !Held::CAN_BE_SHARED {
             self.state = State::Down { _held: None };
@@ -227,7 +261,8 @@ impl Broker {
             format!("nats-server does not start; the end of its log:\n{}", self.log_tail())
         })?;
         self.state = State::Running(process);
-        Ok(())
+        // With the ports that it has now, so that somebody can start it again by hand.
+        self.write_configuration()
     }
 
     /// The ports that the server has, as soon as it answers on them.
@@ -237,10 +272,17 @@ impl Broker {
             Ports::read(&self.ports_directory()).ok_or("it has not said which ports it has")
         });
         let ports = ports.await?;
-        let jetstream = self.options.jetstream;
+        // In a cluster there is none before most of the members run, which others wait for.
+        let jetstream = self.options.jetstream && self.membership.is_none();
         ready::unless_ended(process, async || ready::answers(ports.client, jetstream).await)
             .await?;
         Ok(ports)
+    }
+
+    fn write_configuration(&self) -> anyhow::Result<()> {
+        let file = self.configuration_file();
+        fs::write(&file, self.configuration())
+            .with_context(|| format!("cannot write {}", file.display()))
     }
 
     fn configuration(&self) -> String {
@@ -257,7 +299,23 @@ impl Broker {
             let store = quoted(&self.directory);
             let _ = writeln!(text, "store_dir: {store}\njetstream {{ sync_interval: {sync} }}");
         }
+        if let Some(Membership { name, routes }) = &self.membership {
+            let own = port(self.ports.cluster.unwrap_or_default());
+            let routes: Vec<String> =
+                routes.iter().map(|port| format!("\"nats://127.0.0.1:{port}\"")).collect();
+            let routes = routes.join(", ");
+            // Clients keep to the addresses that they are given, which may be those of proxies.
+            let _ = writeln!(
+                text,
+                "server_name: {name}\ncluster {{ name: lab, listen: \"127.0.0.1:{own}\", \
+                 no_advertise: true, routes: [{routes}] }}"
+            );
+        }
         text + &self.options.extra + "\n"
+    }
+
+    fn configuration_file(&self) -> PathBuf {
+        self.directory.join("nats-server.conf")
     }
 
     fn ports_directory(&self) -> PathBuf {

@@ -1,6 +1,7 @@
 //! The ports of a broker: read from it while it runs, and held for it while it does not.
 
 use std::fs;
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
@@ -13,6 +14,8 @@ use tokio::net::TcpSocket;
 pub(super) struct Ports {
     pub(super) client: u16,
     pub(super) monitor: u16,
+    /// For the other members of its cluster. A broker on its own has none.
+    pub(super) cluster: Option<u16>,
 }
 
 impl Ports {
@@ -26,7 +29,8 @@ impl Ports {
     fn written(text: &str) -> Option<Self> {
         let ports: Value = serde_json::from_str(text).ok()?;
         let port = |name: &str| ports[name][0].as_str()?.rsplit(':').next()?.parse().ok();
-        Some(Self { client: port("nats")?, monitor: port("monitoring")? })
+        let (client, monitor) = (port("nats")?, port("monitoring")?);
+        Some(Self { client, monitor, cluster: port("cluster") })
     }
 
     /// Removes what an earlier server has written: one that is killed leaves it behind.
@@ -45,8 +49,7 @@ impl Ports {
 /// connect *from* some port as well.
 #[derive(Debug)]
 pub(super) struct Held {
-    _client: TcpSocket,
-    _monitor: TcpSocket,
+    _sockets: Vec<TcpSocket>,
 }
 
 impl Held {
@@ -57,18 +60,26 @@ impl Held {
 
     /// Holds the ports, if they can be held. It is a precaution, and nothing to fail for.
     pub(super) fn bind(ports: Ports) -> Option<Self> {
-        let hold = |port: u16| {
-            let socket = TcpSocket::new_v4()?;
-            // The connections that the server had keep their port busy for some time.
-            socket.set_reuseaddr(true)?;
-            socket.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))?;
-            Ok(socket)
-        };
-        let tell = |error: &std::io::Error| tracing::debug!(%error, "the ports are not held");
-        let both = hold(ports.client).and_then(|client| Ok((client, hold(ports.monitor)?)));
-        let (client, monitor) = both.inspect_err(tell).ok()?;
-        Some(Self { _client: client, _monitor: monitor })
+        let tell = |error: &io::Error| tracing::debug!(%error, "the ports are not held");
+        let ports = [Some(ports.client), Some(ports.monitor), ports.cluster];
+        let sockets: io::Result<_> = ports.into_iter().flatten().map(socket).collect();
+        Some(Self { _sockets: sockets.inspect_err(tell).ok()? })
     }
+
+    /// Holds a port that nobody has, for a server whose port others have to know before it runs.
+    pub(super) fn free() -> io::Result<(Self, u16)> {
+        let socket = socket(0)?;
+        let port = socket.local_addr()?.port();
+        Ok((Self { _sockets: vec![socket] }, port))
+    }
+}
+
+fn socket(port: u16) -> io::Result<TcpSocket> {
+    let socket = TcpSocket::new_v4()?;
+    // The connections that the server had keep their port busy for some time.
+    socket.set_reuseaddr(true)?;
+    socket.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))?;
+    Ok(socket)
 }
 
 #[cfg(test)]
@@ -78,9 +89,17 @@ mod tests {
     #[test]
     fn a_file_that_is_half_written_names_no_ports() {
         let text = r#"{"nats":["nats://127.0.0.1:45103"],"monitoring":["http://127.0.0.1:37687"]}"#;
-        assert_eq!(Ports::written(text), Some(Ports { client: 45103, monitor: 37687 }));
+        let ports = Ports { client: 45103, monitor: 37687, cluster: None };
+        assert_eq!(Ports::written(text), Some(ports));
         for length in 0..text.len() {
             assert_eq!(Ports::written(&text[..length]), None);
         }
+    }
+
+    #[test]
+    fn a_member_of_a_cluster_has_a_port_for_the_others() {
+        let text = r#"{"nats":["nats://127.0.0.1:1"],"monitoring":["http://127.0.0.1:2"],"cluster":["nats://127.0.0.1:3"]}"#;
+        let ports = Ports { client: 1, monitor: 2, cluster: Some(3) };
+        assert_eq!(Ports::written(text), Some(ports));
     }
 }
