@@ -38,8 +38,9 @@ impl Failure {
                     DeclareError::NoJetStream("this address, for this account,".to_owned())
                 }
                 // Anything that calls itself unavailable (503) may be there a moment later, such
-                // as a cluster that elects a leader.
-                _ if source.code() == 503 => {
+                // as a cluster that elects a leader. So may the brokers that are to keep a stream,
+                // which are missing while a cluster starts, or one of them restarts.
+                code if source.code() == 503 || code == ErrorCode::CLUSTER_NO_PEERS => {
                     DeclareError::Unavailable { action, reason: source.to_string() }
                 }
                 _ => DeclareError::Refused { action, source },
