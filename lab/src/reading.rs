@@ -6,7 +6,7 @@ use anyhow::{Context as _, anyhow};
 use async_nats::jetstream::Context;
 use async_nats::jetstream::consumer::pull::OrderedConfig;
 use async_nats::jetstream::message::{Message, StreamMessage};
-use async_nats::jetstream::stream::LastRawMessageErrorKind;
+use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use contract::topology;
 use futures_util::TryStreamExt;
 use tokio::time::timeout;
@@ -16,21 +16,27 @@ const SILENCE: Duration = Duration::from_secs(10);
 
 /// Shows each message of a stream under these subjects with its sequence, up to the last one that is
 /// there now. The stream must not be a work queue: those cannot be browsed.
+///
+/// In a cluster the messages come from any of the stream's brokers, and one that was away may be
+/// behind: that it has no more is not the end. The end is what the stream's leader says it is.
 pub(crate) async fn each(
     nats: &Context,
     stream: &str,
     subjects: &str,
     mut show: impl FnMut(u64, &Message),
 ) -> anyhow::Result<()> {
-    let last = topology::stream_state(nats, stream).await?.state;
-    if last.messages == 0 {
+    let state = topology::stream_state(nats, stream).await?.state;
+    if state.messages == 0 {
         return Ok(());
     }
+    let last = state.last_sequence;
     let what = || format!("cannot read the stream {stream}");
     let handle = nats.get_stream_no_info(stream).await.with_context(what)?;
     let config = OrderedConfig { filter_subject: subjects.to_owned(), ..OrderedConfig::default() };
     let consumer = handle.create_consumer(config).await.with_context(what)?;
-    if consumer.cached_info().num_pending == 0 {
+    if consumer.cached_info().num_pending == 0
+        && !is_more(&handle, subjects, 0, last).await.with_context(what)?
+    {
         return Ok(());
     }
     let mut messages = consumer.messages().await.with_context(what)?;
@@ -43,9 +49,27 @@ pub(crate) async fn each(
         let info = message.info().map_err(|error| anyhow!(error)).with_context(what)?;
         let (sequence, pending) = (info.stream_sequence, info.pending);
         show(sequence, &message);
-        if pending == 0 || sequence >= last.last_sequence {
+        if sequence >= last
+            || pending == 0
+                && !is_more(&handle, subjects, sequence, last).await.with_context(what)?
+        {
             return Ok(());
         }
+    }
+}
+
+/// Whether the leader of the stream has a message under these subjects that comes after this
+/// sequence, and not after the last one.
+async fn is_more(
+    stream: &Stream<()>,
+    subjects: &str,
+    after: u64,
+    last: u64,
+) -> anyhow::Result<bool> {
+    match stream.get_first_raw_message_by_subject(subjects, after + 1).await {
+        Ok(message) => Ok(message.sequence <= last),
+        Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(false),
+        Err(error) => Err(error.into()),
     }
 }
 
