@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use async_nats::jetstream::Context;
+use contract::topology::DeclareError;
 use contract::{queues, topology};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::time::{Instant, sleep};
@@ -19,6 +20,9 @@ use ledger::Standing;
 /// How often to look whether the queues are empty.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// For how long the broker may fail to answer: a cluster whose leader has died elects another one.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// How many suspects to look at a second time at once.
 const SECOND_LOOKS: usize = 32;
 
@@ -26,18 +30,35 @@ const SECOND_LOOKS: usize = 32;
 ///
 /// # Errors
 ///
-/// Where the broker does not answer, or has no topology of ours to read.
+/// Where the broker does not answer for half a minute, or has no topology of ours to read.
 pub async fn audit(nats: &Context, wait: Duration) -> anyhow::Result<Verdict> {
     let deadline = Instant::now() + wait;
+    let mut answered = Instant::now();
     loop {
-        while !queues_are_empty(nats).await? && Instant::now() < deadline {
-            sleep(PAUSE).await;
+        match look(nats, deadline).await {
+            Ok(verdict) if verdict.pending == 0 || Instant::now() >= deadline => {
+                return Ok(verdict);
+            }
+            Ok(_) => answered = Instant::now(),
+            Err(error) if is_final(&error) || answered.elapsed() >= PATIENCE => return Err(error),
+            Err(error) => tracing::info!("reading it again from the beginning: {error:#}"),
         }
-        let verdict = judge(nats).await?;
-        if verdict.pending == 0 || Instant::now() >= deadline {
-            return Ok(verdict);
-        }
+        sleep(PAUSE).await;
     }
+}
+
+/// Waits until the queues are empty, or the deadline has come, and judges.
+async fn look(nats: &Context, deadline: Instant) -> anyhow::Result<Verdict> {
+    while !queues_are_empty(nats).await? && Instant::now() < deadline {
+        sleep(PAUSE).await;
+    }
+    judge(nats).await
+}
+
+/// Whether the broker has answered, and will not answer otherwise a moment later.
+fn is_final(error: &anyhow::Error) -> bool {
+    let answer = error.downcast_ref::<DeclareError>();
+    answer.is_some_and(|answer| !matches!(answer, DeclareError::Unavailable { .. }))
 }
 
 async fn queues_are_empty(nats: &Context) -> anyhow::Result<bool> {
