@@ -12,7 +12,7 @@ use contract::queues::Queue;
 use contract::topology::{self, Limits};
 use contract::{Publication, RequestId, dead_letters};
 use lab::audit::{Verdict, audit};
-use lab::broker::{Broker, BrokerOptions};
+use lab::broker::{Broker, BrokerOptions, Brokers};
 use lab::eventually::eventually;
 use lab::process::Process;
 use lab::programs::{self, Programs};
@@ -38,11 +38,16 @@ pub const LIMITS: Limits = Limits {
 /// Limits under which nothing comes again by itself: what does was given back.
 pub const PATIENT: Limits = Limits { ack_wait: Duration::from_hours(1), ..LIMITS };
 
-pub struct Deployment {
-    pub broker: Broker,
+pub struct Deployment<B = Broker> {
+    pub broker: B,
+    url: String,
+    replicas: usize,
     connection: Connection,
     directory: TempDir,
 }
+
+/// A deployment on a cluster of brokers, each of which keeps all there is.
+pub type Cluster = Deployment<Brokers>;
 
 /// Which of the two sides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -67,9 +72,30 @@ impl Deployment {
     /// A broker with nothing on it.
     pub async fn bare() -> Self {
         let broker = Broker::start(BrokerOptions::default()).await.unwrap();
-        let settings = NatsSettings::at(broker.url());
-        let connection = lab::connect(&settings, "test").await.unwrap();
-        Self { broker, connection, directory: tempfile::tempdir().unwrap() }
+        let url = broker.url();
+        Self::on(broker, url, 1).await
+    }
+}
+
+impl Cluster {
+    /// Three brokers with nothing on them.
+    pub async fn of_three() -> Self {
+        let brokers = Brokers::start(3, None).await.unwrap();
+        let url = brokers.url();
+        Self::on(brokers, url, 3).await
+    }
+}
+
+impl<B> Deployment<B> {
+    async fn on(broker: B, url: String, replicas: usize) -> Self {
+        let connection = lab::connect(&NatsSettings::at(&url), "test").await.unwrap();
+        let directory = tempfile::tempdir().unwrap();
+        Self { broker, url, replicas, connection, directory }
+    }
+
+    /// Where the brokers are, as a service takes it.
+    pub fn url(&self) -> &str {
+        &self.url
     }
 
     pub fn nats(&self) -> &Context {
@@ -78,7 +104,9 @@ impl Deployment {
 
     /// Starts a replica of one side with these settings.
     pub async fn run(&self, side: Side, name: &str, settings: &[(&str, &str)]) -> Process {
-        run(side, &self.broker.url(), self.log(name), settings).await
+        let replicas = self.replicas.to_string();
+        let settings = [&[("REPLICAS", replicas.as_str())], settings].concat();
+        run(side, &self.url, self.log(name), &settings).await
     }
 
     pub fn log(&self, name: &str) -> PathBuf {
@@ -110,8 +138,11 @@ impl Deployment {
     /// Waits until a bucket holds that many facts or more, and gives their number.
     pub async fn facts_reach(&self, bucket: facts::Bucket, count: u64) -> u64 {
         eventually(&format!("{count} facts in bucket {}", bucket.name), async || {
-            let facts = self.facts(bucket).await;
-            if facts >= count { Ok(facts) } else { Err(facts) }
+            // There may be no answer for a moment: tests kill brokers.
+            match topology::bucket_state(self.nats(), bucket).await {
+                Ok(stream) if stream.state.messages >= count => Ok(stream.state.messages),
+                state => Err(state.map(|stream| stream.state.messages)),
+            }
         })
         .await
     }

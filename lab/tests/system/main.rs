@@ -4,6 +4,7 @@
 
 mod audit;
 mod bad_input;
+mod cluster;
 mod dead_letters;
 mod deployment;
 mod duplicates;

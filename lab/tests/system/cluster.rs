@@ -1,0 +1,278 @@
+//! Three brokers, each of which keeps all there is, and any one of which may die.
+
+use std::error::Error as _;
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE;
+use async_nats::jetstream::context::PublishError as NatsPublishError;
+use async_nats::jetstream::{self, Context, ErrorCode};
+use clap::Parser as _;
+use contract::facts::{self, RECEIVED, Received};
+use contract::headers::Trace;
+use contract::queues::{self, Message, REQUESTS};
+use contract::topology::{self, Limits};
+use contract::{Publication, RequestId, Strings};
+use futures_util::TryStreamExt;
+use futures_util::future::join_all;
+use lab::audit::audit;
+use lab::eventually::eventually;
+use tokio_util::sync::CancellationToken;
+use worker::{Confirmation, Creation, PublishError, Service};
+
+use crate::deployment::{Cluster, Deployment, LIMITS, Side, logged, succeeded};
+use crate::loops::request;
+
+/// How many services do the same thing at once, and how many times each of them.
+const SERVICES: usize = 3;
+const TIMES: usize = 16;
+
+/// The streams that the loop goes through.
+fn streams() -> Vec<&'static str> {
+    let queues = queues::ALL.iter().map(|queue| queue.stream);
+    queues.chain(facts::ALL.iter().map(|bucket| bucket.stream)).collect()
+}
+
+#[tokio::test]
+async fn the_loop_goes_round_on_three_brokers_which_all_keep_it() {
+    let cluster = Cluster::of_three().await;
+    let _generator = cluster.run(Side::Generator, "generator", &[]).await;
+    let mut requestor = cluster.ask(1_000).await;
+    succeeded(&mut requestor).await;
+    let verdict = cluster.verdict().await;
+    assert_eq!((verdict.requested, verdict.complete), (1_000, 1_000), "{verdict}");
+    for stream in streams() {
+        let info = topology::stream_state(cluster.nats(), stream).await.unwrap();
+        assert_eq!(info.config.num_replicas, 3, "{stream}");
+        let followers = info.cluster.unwrap().replicas;
+        assert_eq!(followers.len(), 2, "{stream}: {followers:?}");
+    }
+    for queue in queues::ALL {
+        let (_, consumer) = topology::queue_state(cluster.nats(), queue).await.unwrap();
+        assert_eq!(consumer.cluster.unwrap().replicas.len(), 2, "{}", queue.stream);
+    }
+}
+
+#[tokio::test]
+async fn the_audit_misses_nothing_while_a_broker_catches_up() {
+    const TOTAL: u64 = 5_000;
+    let total = usize::try_from(TOTAL).unwrap();
+    let mut cluster = Cluster::of_three().await;
+    topology::declare(cluster.nats(), &Limits { replicas: 3, ..LIMITS }).await.unwrap();
+    cluster.broker.kill(0).await.unwrap();
+    let _generator = cluster.run(Side::Generator, "generator", &[]).await;
+    let mut requestor = cluster.ask(TOTAL).await;
+    succeeded(&mut requestor).await;
+    let verdict = cluster.verdict().await;
+    assert_eq!((verdict.requested, verdict.complete), (total, total), "{verdict}");
+
+    // What the audit reads may come from any broker, this one too, which has much to read up on.
+    let nats = cluster.nats().clone();
+    let audits = async {
+        for _ in 0..10 {
+            let verdict = audit(&nats, Duration::ZERO).await.unwrap();
+            assert_eq!((verdict.requested, verdict.complete), (total, total), "{verdict}");
+        }
+    };
+    let (restarted, ()) = tokio::join!(cluster.broker.restart(0), audits);
+    restarted.unwrap();
+}
+
+#[tokio::test]
+async fn leaders_that_are_killed_one_after_another_cost_nothing() {
+    const TOTAL: u64 = 10_000;
+    let mut cluster = Cluster::of_three().await;
+    // The queue is full most of the time, so that somebody asks whenever a broker is killed.
+    let limits = Limits { replicas: 3, queue_limit: 500, ..LIMITS };
+    topology::declare(cluster.nats(), &limits).await.unwrap();
+    let slow = [("WORK_TIME", "500ms"), ("CONCURRENCY", "50")];
+    let _generator = cluster.run(Side::Generator, "slow", &slow).await;
+    let mut requestor = cluster.ask(TOTAL).await;
+    let mut received = 0;
+    let mut unharmed = streams();
+    while let Some(&stream) = unharmed.first() {
+        received = cluster.facts_reach(RECEIVED, received + 100).await;
+        assert!(received < TOTAL, "there is nothing left to kill a broker for");
+        let victim = eventually(&format!("{stream} has a leader"), async || {
+            cluster.broker.leader(stream).await.unwrap().ok_or("none")
+        })
+        .await;
+        let mut led = Vec::new();
+        for stream in &unharmed {
+            if cluster.broker.leader(stream).await.unwrap() == Some(victim) {
+                led.push(*stream);
+            }
+        }
+        cluster.broker.kill(victim).await.unwrap();
+        let nats = cluster.nats().clone();
+        let (restarted, verdict) =
+            tokio::join!(cluster.broker.restart(victim), audit(&nats, Duration::ZERO));
+        restarted.unwrap();
+        let verdict = verdict.unwrap();
+        assert!(verdict.is_clean(), "{verdict}");
+        unharmed.retain(|stream| !led.contains(stream));
+    }
+    let _fast = cluster.run(Side::Generator, "fast", &[]).await;
+    succeeded(&mut requestor).await;
+    let verdict = cluster.verdict().await;
+    let total = usize::try_from(TOTAL).unwrap();
+    assert_eq!((verdict.requested, verdict.complete), (total, total), "{verdict}");
+    assert!(verdict.is_clean(), "{verdict}");
+}
+
+#[tokio::test]
+async fn a_service_waits_for_the_brokers_that_its_replicas_need() {
+    let mut cluster = Cluster::of_three().await;
+    cluster.broker.kill(0).await.unwrap();
+    let generator = cluster.run(Side::Generator, "generator", &[]).await;
+    logged(&generator, "cannot declare the topology yet").await;
+    cluster.broker.restart(0).await.unwrap();
+    logged(&generator, "ready").await;
+}
+
+#[tokio::test]
+async fn of_many_that_create_one_fact_on_one_broker_exactly_one_does() {
+    let deployment = Deployment::start().await;
+    let services = services(&deployment, "1").await;
+    for _ in 0..20 {
+        exactly_one_creates(&deployment, &services).await;
+    }
+}
+
+#[tokio::test]
+async fn of_many_that_write_one_thing_in_a_cluster_exactly_one_does() {
+    let cluster = Cluster::of_three().await;
+    let services = services(&cluster, "3").await;
+
+    // What the brokers answer to those who come second, which is more than one broker would.
+    let in_flight = eventually("a creation is refused for another in flight", async || {
+        let subject = RECEIVED.subject(RequestId::new());
+        let answers = all_at_once(&services, async |service, name| {
+            let mut headers = HeaderMap::new();
+            headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, "0");
+            raw(service.connection().context(), &subject, headers, name).await
+        })
+        .await;
+        refusals(&answers, ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT, answers.len() - 1)
+    })
+    .await;
+    println!("refused for another creation in flight: {in_flight} times");
+    for _ in 0..20 {
+        exactly_one_creates(&cluster, &services).await;
+    }
+
+    let in_process = eventually("a message is refused for itself in process", async || {
+        let publication = request().publication(&Trace::default());
+        let answers = all_at_once(&services, async |service, _| {
+            let Publication { subject, headers, .. } = publication.clone();
+            raw(service.connection().context(), &subject, headers, "the same".to_owned()).await
+        })
+        .await;
+        refusals(&answers, ErrorCode::STREAM_DUPLICATE_MESSAGE_CONFLICT, answers.len())
+    })
+    .await;
+    println!("refused for the same message in process: {in_process} times");
+    for _ in 0..20 {
+        exactly_one_is_stored(&cluster, &services).await;
+    }
+}
+
+/// Services that write to the broker, each with a connection of its own.
+async fn services<B>(deployment: &Deployment<B>, replicas: &str) -> Vec<Service> {
+    let words = ["requestor", "--nats-url", deployment.url(), "--replicas", replicas];
+    let settings = requestor::Settings::parse_from(words).service;
+    let stop = CancellationToken::new();
+    let mut services = Vec::new();
+    for _ in 0..SERVICES {
+        services.push(Service::start("test", &settings, &stop).await.unwrap().unwrap());
+    }
+    services
+}
+
+/// Has each service do the same thing many times at once. Each time has a name of its own.
+async fn all_at_once<T>(services: &[Service], act: impl AsyncFn(&Service, String) -> T) -> Vec<T> {
+    let act = &act;
+    let times = (0..TIMES).flat_map(|time| {
+        let services = services.iter().enumerate();
+        services.map(move |(number, service)| act(service, format!("{number}-{time}")))
+    });
+    join_all(times).await
+}
+
+/// Publishes once, and gives the broker's own answer.
+async fn raw(
+    nats: &Context,
+    subject: &str,
+    headers: HeaderMap,
+    body: String,
+) -> Result<(), ErrorCode> {
+    let answer =
+        async { nats.publish_with_headers(subject.to_owned(), headers, body.into()).await?.await };
+    let code = |error: NatsPublishError| {
+        let answer = error.source().and_then(|source| source.downcast_ref::<jetstream::Error>());
+        answer.map_or_else(|| panic!("no answer: {error}"), jetstream::Error::error_code)
+    };
+    answer.await.map(|_| ()).map_err(code)
+}
+
+/// How often this was the answer. Each refusal has to be one that somebody who comes second may
+/// get, and there may be no more of them than that.
+fn refusals(
+    answers: &[Result<(), ErrorCode>],
+    code: ErrorCode,
+    most: usize,
+) -> Result<usize, usize> {
+    let refused: Vec<ErrorCode> =
+        answers.iter().filter_map(|answer| answer.as_ref().err().copied()).collect();
+    assert!(refused.len() <= most, "{answers:?}");
+    let expected =
+        |refusal: &ErrorCode| *refusal == code || *refusal == ErrorCode::STREAM_WRONG_LAST_SEQUENCE;
+    assert!(refused.iter().all(expected), "{refused:?}");
+    let count = refused.iter().filter(|refusal| **refusal == code).count();
+    if count > 0 { Ok(count) } else { Err(count) }
+}
+
+/// Creates one fact many times at once, with other values each time.
+async fn exactly_one_creates<B>(deployment: &Deployment<B>, services: &[Service]) {
+    let id = RequestId::new();
+    let creations = all_at_once(services, async |service, name| {
+        let values = Strings::try_from(vec![name.replace('-', "z")]).unwrap();
+        let fact = Received { id, values, marked_by: name, received_at: worker::now() };
+        let creation = service.facts(RECEIVED).create(&fact).await.unwrap();
+        (fact, creation)
+    })
+    .await;
+    let created: Vec<&Received> = creations
+        .iter()
+        .filter_map(|(fact, creation)| (*creation == Creation::Created).then_some(fact))
+        .collect();
+    let [winner] = created.as_slice() else { panic!("created {} times", created.len()) };
+    for (_, creation) in &creations {
+        let stands = Creation::Stands((*winner).clone());
+        assert!(*creation == Creation::Created || *creation == stands, "{creation:?}, {winner:?}");
+    }
+    assert_eq!(deployment.fact::<Received>(id).await.as_ref(), Some(*winner));
+    let stream = deployment.nats().get_stream(RECEIVED.stream).await.unwrap();
+    let mut subjects = stream.info_with_subjects(RECEIVED.subject(id)).await.unwrap();
+    let (_, revisions) = subjects.try_next().await.unwrap().unwrap();
+    assert_eq!(revisions, 1);
+}
+
+/// Publishes one message many times at once, until each of them is confirmed.
+async fn exactly_one_is_stored(cluster: &Cluster, services: &[Service]) {
+    let before = cluster.depth(REQUESTS).await;
+    let publication = request().publication(&Trace::default());
+    let confirmations = all_at_once(services, async |service, _| {
+        let requests = service.publisher(REQUESTS);
+        match requests.try_publish(&publication).await {
+            Ok(confirmation) => confirmation,
+            // Nobody knows yet; the same again tells.
+            Err(PublishError::Unconfirmed(_)) => requests.publish(&publication).await.unwrap(),
+            Err(error) => panic!("{error}"),
+        }
+    })
+    .await;
+    let stored = confirmations.iter().filter(|it| **it == Confirmation::Stored).count();
+    assert_eq!(stored, 1);
+    assert_eq!(cluster.depth(REQUESTS).await, before + 1);
+}
