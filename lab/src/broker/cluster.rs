@@ -72,10 +72,14 @@ impl Brokers {
         self.brokers.len()
     }
 
-    /// The brokers.
-    #[must_use]
-    pub fn as_slice(&self) -> &[Broker] {
-        &self.brokers
+    /// The brokers, in order.
+    pub fn iter(&self) -> impl Iterator<Item = &Broker> {
+        self.brokers.iter()
+    }
+
+    /// The brokers, in order, to ask whether they run.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Broker> {
+        self.brokers.iter_mut()
     }
 
     /// Ends one of them on the spot (SIGKILL), see [`Broker::kill`].
@@ -210,7 +214,8 @@ async fn agreed(brokers: &[&Broker]) -> anyhow::Result<()> {
 
 impl Broker {
     /// What the other members of its cluster call it.
-    fn name(&self) -> &str {
+    #[must_use]
+    pub fn name(&self) -> &str {
         self.membership.as_ref().map_or("broker", |membership| &membership.name)
     }
 

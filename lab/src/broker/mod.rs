@@ -166,6 +166,30 @@ impl Broker {
         }
     }
 
+    /// Whether the server runs: it may have ended without our doing.
+    ///
+    /// # Errors
+    ///
+    /// Where the operating system refuses to say.
+    pub fn runs(&mut self) -> anyhow::Result<bool> {
+        match &mut self.state {
+            State::Running(process) => Ok(process.try_wait()?.is_none()),
+            State::Down { .. } => Ok(false),
+        }
+    }
+
+    /// The program that runs as the server.
+    #[must_use]
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+
+    /// The server's configuration, with the ports that it has: enough to start it again by hand.
+    #[must_use]
+    pub fn configuration_file(&self) -> PathBuf {
+        self.directory.join("nats-server.conf")
+    }
+
     /// The file that the server logs to, through all restarts.
     #[must_use]
     pub fn log(&self) -> PathBuf {
@@ -198,6 +222,8 @@ impl Broker {
     pub async fn stop(&mut self) -> anyhow::Result<ExitStatus> {
         let process = self.running()?;
         process.terminate()?;
+        // A paused one would not hear of it.
+        process.resume()?;
         let ended = timeout(LIMIT, process.wait()).await;
         let status = ended.map_err(|_| {
             anyhow::anyhow!("nats-server does not stop; the end of its log:\n{}", self.log_tail())
@@ -228,14 +254,6 @@ impl Broker {
         ensure!(self.id().is_none(), "the broker still runs");
         let store = self.directory.join("jetstream");
         fs::remove_dir_all(&store).with_context(|| format!("cannot remove {}", store.display()))
-    }
-
-    /// Whether the server runs: it may have ended without our doing.
-    fn runs(&mut self) -> anyhow::Result<bool> {
-        match &mut self.state {
-            State::Running(process) => Ok(process.try_wait()?.is_none()),
-            State::Down { .. } => Ok(false),
-        }
     }
 
     fn running(&mut self) -> anyhow::Result<&mut Process> {
@@ -312,10 +330,6 @@ impl Broker {
             );
         }
         text + &self.options.extra + "\n"
-    }
-
-    fn configuration_file(&self) -> PathBuf {
-        self.directory.join("nats-server.conf")
     }
 
     fn ports_directory(&self) -> PathBuf {

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use worker::{Connection, NatsSettings};
 
 use crate::audit::{Verdict, audit};
-use crate::broker::{Broker, BrokerOptions};
+use crate::broker::{Broker, Brokers};
 use crate::flow::Flow;
 use crate::replica::Replica;
 use crate::{programs, target};
@@ -27,9 +27,16 @@ const PLAIN_TICK: Duration = Duration::from_secs(1);
 /// How long what is still in the queues has at the end.
 const LAST_WAIT: Duration = Duration::from_secs(2);
 
+/// The most brokers that keep a stream: with three, one may die.
+const MOST_COPIES: u16 = 3;
+
 /// Settings of `lab up`.
 #[derive(Args, Clone, Debug)]
 pub struct UpSettings {
+    /// How many brokers to run: 1, or 3 or 5 as a cluster
+    #[arg(long, default_value_t = 1, value_parser = brokers, value_name = "NUMBER")]
+    pub brokers: u16,
+
     /// How many requestors to run
     #[arg(long, default_value_t = 1, value_name = "NUMBER")]
     pub requestors: u32,
@@ -59,31 +66,25 @@ pub async fn up(settings: &UpSettings, stop: &CancellationToken) -> anyhow::Resu
     };
     let programs = programs?;
     let directory = directory()?;
-    let options =
-        BrokerOptions { directory: Some(directory.join("broker")), ..BrokerOptions::default() };
-    let mut broker = Broker::start(options).await?;
-    let url = broker.url();
-    let mut replicas = Replicas::start(
-        &programs,
-        settings.requestors,
-        settings.generators,
-        settings.rate,
-        &url,
-        &directory,
-    )?;
+    let mut brokers = Brokers::start(settings.brokers, Some(directory.clone())).await?;
+    let url = brokers.url();
+    let mut replicas = Replicas::start(&programs, settings, &url, &directory)?;
     let connection = crate::connect(&NatsSettings::at(&url), "lab up").await?;
-    println!("The broker is at {url}; logs and queues are in {}\n", from_here(&directory));
-    println!("{}", what_to_try(&url, &programs, &replicas));
+    let verb = if brokers.len() == 1 { "broker is" } else { "brokers are" };
+    println!("The {verb} at {url}; logs and queues are in {}\n", from_here(&directory));
+    println!("{}", what_to_try(&brokers, &programs, &replicas));
 
-    show(settings, &connection, &mut replicas, stop).await?;
+    show(settings, &connection, &mut brokers, &mut replicas, stop).await?;
 
     println!("Stopping the requestors, then the generators.");
     replicas.stop().await?;
     println!("The verdict:\n");
     let verdict = audit(connection.context(), LAST_WAIT).await?;
     println!("{verdict}");
-    broker.stop().await?;
-    if verdict.is_clean() {
+    // Whoever has killed a broker may have started it again, where its files still are.
+    let all_are_ours = brokers.all_run()?;
+    brokers.stop().await?;
+    if verdict.is_clean() && all_are_ours {
         std::fs::remove_dir_all(&directory)
             .with_context(|| format!("cannot remove {}", directory.display()))?;
     }
@@ -93,6 +94,7 @@ pub async fn up(settings: &UpSettings, stop: &CancellationToken) -> anyhow::Resu
 async fn show(
     settings: &UpSettings,
     connection: &Connection,
+    brokers: &mut Brokers,
     replicas: &mut Replicas,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
@@ -110,7 +112,8 @@ async fn show(
             None => break,
             Some(Ok(flow)) => {
                 let rates = flow.rates_since(earlier.as_ref().unwrap_or(&flow));
-                let picture = screen::picture(&flow, &rates, &replicas.describe());
+                let processes = [describe(brokers), replicas.describe()].join("\n  ");
+                let picture = screen::picture(&flow, &rates, &processes);
                 screen.show(&picture, &screen::summary(&flow, &rates));
                 earlier = Some(flow);
             }
@@ -126,6 +129,25 @@ async fn show(
     Ok(())
 }
 
+/// Which broker runs as which process, or has ended.
+fn describe(brokers: &mut Brokers) -> String {
+    let describe = |broker: &mut Broker| match (broker.runs(), broker.id()) {
+        (Ok(true), Some(id)) => format!("{} (pid {id})", broker.name()),
+        _ => format!("{} (ended)", broker.name()),
+    };
+    brokers.iter_mut().map(describe).collect::<Vec<_>>().join("   ")
+}
+
+/// How many brokers there may be.
+fn brokers(text: &str) -> Result<u16, String> {
+    match text.parse() {
+        Ok(count @ (1 | 3 | 5)) => Ok(count),
+        _ => Err("write 1, 3 or 5: a cluster goes on while more than half of its brokers run, so \
+                  that an even number survives no more than the odd one below it"
+            .to_owned()),
+    }
+}
+
 fn directory() -> anyhow::Result<PathBuf> {
     let directory = target::directory().join("lab").join(format!("up-{}", std::process::id()));
     std::fs::create_dir_all(&directory)
@@ -139,7 +161,8 @@ fn from_here(path: &Path) -> String {
     path.strip_prefix(here).unwrap_or(path).display().to_string()
 }
 
-fn what_to_try(url: &str, programs: &programs::Programs, replicas: &Replicas) -> String {
+fn what_to_try(brokers: &Brokers, programs: &programs::Programs, replicas: &Replicas) -> String {
+    let url = brokers.url();
     let ids = |side: &[Replica]| {
         side.iter().map(|replica| replica.id().to_string()).collect::<Vec<_>>().join(" ")
     };
@@ -147,6 +170,15 @@ fn what_to_try(url: &str, programs: &programs::Programs, replicas: &Replicas) ->
     let requestors = ids(&replicas.requestors);
     let one = replicas.generators.first().map(Replica::id).unwrap_or_default();
     let generator = from_here(&programs.generator);
+    let victim = brokers.iter().next().expect("there is always one");
+    let broker = victim.id().unwrap_or_default();
+    let server = from_here(victim.binary());
+    let configuration = from_here(&victim.configuration_file());
+    let what_happens = if brokers.len() == 1 {
+        "kill the broker: all wait for it, and nothing that it has confirmed is lost"
+    } else {
+        "kill a broker: the others choose who leads in its place, and all goes on"
+    };
     format!(
         "Try in another terminal, and watch the queues:
   kill -STOP {generators}
@@ -159,8 +191,25 @@ fn what_to_try(url: &str, programs: &programs::Programs, replicas: &Replicas) ->
       kill a generator at its work: the others do it, and what it had in flight comes back
   NATS_URL={url} {generator}
       add another one
+  kill -9 {broker}
+      {what_happens}
+  {server} --config {configuration}
+      start it again, where it was
   cargo lab audit --nats-url {url}
       ask for the verdict at any time
 Ctrl-C here stops everything in order."
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cluster_has_an_odd_number_of_brokers() {
+        assert_eq!(["1", "3", "5"].map(brokers), [Ok(1), Ok(3), Ok(5)]);
+        for wrong in ["0", "2", "4", "7", "-1", "many", ""] {
+            assert!(brokers(wrong).unwrap_err().starts_with("write 1, 3 or 5"), "{wrong}");
+        }
+    }
 }

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use super::{MOST_COPIES, UpSettings};
 use crate::programs::Programs;
 use crate::replica::{Replica, Side, share};
 
@@ -16,14 +17,15 @@ impl Replicas {
     /// Starts so many requestors, which together ask at this rate, and so many generators.
     pub(super) fn start(
         programs: &Programs,
-        requestors: u32,
-        generators: u32,
-        rate: requestor::Rate,
+        settings: &UpSettings,
         nats_url: &str,
         directory: &Path,
     ) -> anyhow::Result<Self> {
+        let UpSettings { requestors, generators, rate, .. } = *settings;
+        let copies = settings.brokers.min(MOST_COPIES).to_string();
         let share = share(rate, requestors);
-        let settings = [("NATS_URL", nats_url), ("REQUEST_RATE", share.as_str())];
+        let settings =
+            [("NATS_URL", nats_url), ("REPLICAS", copies.as_str()), ("REQUEST_RATE", &share)];
         let start = |side: Side, count: u32| {
             (1..=count)
                 .map(|number| {
