@@ -3,6 +3,7 @@
 pub mod audit;
 pub mod bench;
 pub mod broker;
+pub mod chaos;
 pub mod dead_letters;
 pub mod declare;
 pub mod eventually;
@@ -11,7 +12,7 @@ pub mod process;
 pub mod programs;
 pub mod proxy;
 mod reading;
-mod replica;
+pub mod replica;
 pub mod target;
 pub mod up;
 

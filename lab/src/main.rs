@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 use contract::topology::Limits;
 use lab::audit::audit;
 use lab::bench::{BenchSettings, bench};
+use lab::chaos::{ChaosSettings, chaos};
 use lab::dead_letters;
 use lab::declare::declare;
 use lab::up::{UpSettings, up};
@@ -32,6 +33,15 @@ enum Command {
     /// try. What is set in the environment holds for the services, too, such as WORK_TIME for slow
     /// generators. Ends with the verdict: exit status 0 if nothing was lost or doubled.
     Up(UpSettings),
+    /// Breaks everything there is while requests flow, and judges what is left
+    ///
+    /// Runs a broker and both services, on free ports, and kills, pauses, stops and scales the
+    /// services, kills the broker, breaks the network between them, and sends garbage: alone and
+    /// together, as it follows from the seed. Then lets the queues drain, and audits. Exit status 0
+    /// if all promises were kept, 1 if one was broken, 2 if there is no verdict. What is set in the
+    /// environment holds for the services, too, such as a QUEUE_LIMIT of 10 for full queues; ACK_WAIT is
+    /// 2s unless it is set.
+    Chaos(ChaosSettings),
     /// Reads the facts and the queues of a deployment, and gives the verdict
     ///
     /// Exit status 0 if nothing was lost and nothing doubled, 1 if something was, 2 if there is no
@@ -123,6 +133,22 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
             let verdict = end.run_until_cancelled(up(&settings, &stop)).await;
             // Dropping what was under way kills all that the lab has started.
             verdict.context("ended at once: there is no verdict")??
+        }
+        Command::Chaos(settings) => {
+            let plan = settings.plan()?;
+            if settings.print_plan {
+                println!("{}", serde_json::to_string_pretty(&plan)?);
+                return Ok(ExitCode::SUCCESS);
+            }
+            let Signals { stop, end } = signals()?;
+            let report = end.run_until_cancelled(Box::pin(chaos(&settings, plan, &stop))).await;
+            let report = report.context("ended at once: there is no verdict")??;
+            if settings.json {
+                println!("{}", serde_json::to_string_pretty(&report)?);
+            } else {
+                println!("\n{report}");
+            }
+            return Ok(if report.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
         }
         Command::Audit(settings) => {
             let connection = lab::connect(&settings.nats, "lab audit").await?;

@@ -16,19 +16,27 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// One of the two sides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Side {
+pub enum Side {
     /// Asks and stores.
     Requestor,
     /// Answers and marks.
     Generator,
 }
 
-impl fmt::Display for Side {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
+impl Side {
+    /// What its program is called.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
             Self::Requestor => "requestor",
             Self::Generator => "generator",
-        })
+        }
+    }
+}
+
+impl fmt::Display for Side {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.name())
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use anyhow::Context;
+
 /// Cargo's target directory.
 #[must_use]
 pub fn directory() -> PathBuf {
@@ -12,4 +14,23 @@ pub fn directory() -> PathBuf {
         Some(directory) => workspace.join(directory),
         None => workspace.join("target"),
     }
+}
+
+/// Makes a directory there for what one run of a command needs and leaves behind.
+///
+/// # Errors
+///
+/// Where the operating system refuses.
+pub fn make(command: &str) -> anyhow::Result<PathBuf> {
+    let directory = directory().join("lab").join(format!("{command}-{}", std::process::id()));
+    std::fs::create_dir_all(&directory)
+        .with_context(|| format!("cannot create {}", directory.display()))?;
+    Ok(directory)
+}
+
+/// A path as one would type it here.
+#[must_use]
+pub fn from_here(path: &Path) -> String {
+    let here = std::env::current_dir().unwrap_or_default();
+    path.strip_prefix(here).unwrap_or(path).display().to_string()
 }

@@ -16,6 +16,9 @@ const LIMIT: Duration = Duration::from_mins(1);
 
 const PAUSE: Duration = Duration::from_millis(50);
 
+/// The most brokers that keep a stream. More would cost more, and with three one may die.
+const MOST_COPIES: usize = 3;
+
 /// A broker of the lab's own, or a cluster of several, all on 127.0.0.1. They are killed when this
 /// is dropped.
 #[derive(Debug)]
@@ -115,6 +118,28 @@ impl Brokers {
             }
         }
         Ok(())
+    }
+
+    /// How many brokers keep each stream: with three, one may die.
+    #[must_use]
+    pub fn copies(&self) -> usize {
+        self.len().min(MOST_COPIES)
+    }
+
+    /// Reads how many brokers a person wants.
+    ///
+    /// # Errors
+    ///
+    /// Where that makes no sense, with the reason.
+    pub fn count(text: &str) -> Result<u16, String> {
+        match text.parse() {
+            Ok(count @ (1 | 3 | 5)) => Ok(count),
+            _ => {
+                Err("write 1, 3 or 5: a cluster goes on while more than half of its brokers run, \
+                      so that an even number survives no more than the odd one below it"
+                    .to_owned())
+            }
+        }
     }
 
     /// Whether all of them run: one may have ended without our doing.
@@ -234,5 +259,18 @@ impl Broker {
             let alone = self.membership.is_none();
             detail["name"] == stream && (alone || detail["cluster"]["leader"] == self.name())
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cluster_has_an_odd_number_of_brokers() {
+        assert_eq!(["1", "3", "5"].map(Brokers::count), [Ok(1), Ok(3), Ok(5)]);
+        for wrong in ["0", "2", "4", "7", "-1", "many", ""] {
+            assert!(Brokers::count(wrong).unwrap_err().starts_with("write 1, 3 or 5"), "{wrong}");
+        }
     }
 }

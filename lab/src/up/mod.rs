@@ -3,7 +3,6 @@
 mod replicas;
 mod screen;
 
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -15,8 +14,9 @@ use worker::{Connection, NatsSettings};
 use crate::audit::{Verdict, audit};
 use crate::broker::{Broker, Brokers};
 use crate::flow::Flow;
+use crate::programs;
 use crate::replica::Replica;
-use crate::{programs, target};
+use crate::target::{self, from_here};
 use replicas::Replicas;
 use screen::Screen;
 
@@ -27,14 +27,11 @@ const PLAIN_TICK: Duration = Duration::from_secs(1);
 /// How long what is still in the queues has at the end.
 const LAST_WAIT: Duration = Duration::from_secs(2);
 
-/// The most brokers that keep a stream: with three, one may die.
-const MOST_COPIES: u16 = 3;
-
 /// Settings of `lab up`.
 #[derive(Args, Clone, Debug)]
 pub struct UpSettings {
     /// How many brokers to run: 1, or 3 or 5 as a cluster
-    #[arg(long, default_value_t = 1, value_parser = brokers, value_name = "NUMBER")]
+    #[arg(long, default_value_t = 1, value_parser = Brokers::count, value_name = "NUMBER")]
     pub brokers: u16,
 
     /// How many requestors to run
@@ -65,10 +62,10 @@ pub async fn up(settings: &UpSettings, stop: &CancellationToken) -> anyhow::Resu
         anyhow::bail!("stopped before anything was started");
     };
     let programs = programs?;
-    let directory = directory()?;
+    let directory = target::make("up")?;
     let mut brokers = Brokers::start(settings.brokers, Some(directory.clone())).await?;
     let url = brokers.url();
-    let mut replicas = Replicas::start(&programs, settings, &url, &directory)?;
+    let mut replicas = Replicas::start(&programs, settings, &brokers, &directory)?;
     let connection = crate::connect(&NatsSettings::at(&url), "lab up").await?;
     let verb = if brokers.len() == 1 { "broker is" } else { "brokers are" };
     println!("The {verb} at {url}; logs and queues are in {}\n", from_here(&directory));
@@ -138,29 +135,6 @@ fn describe(brokers: &mut Brokers) -> String {
     brokers.iter_mut().map(describe).collect::<Vec<_>>().join("   ")
 }
 
-/// How many brokers there may be.
-fn brokers(text: &str) -> Result<u16, String> {
-    match text.parse() {
-        Ok(count @ (1 | 3 | 5)) => Ok(count),
-        _ => Err("write 1, 3 or 5: a cluster goes on while more than half of its brokers run, so \
-                  that an even number survives no more than the odd one below it"
-            .to_owned()),
-    }
-}
-
-fn directory() -> anyhow::Result<PathBuf> {
-    let directory = target::directory().join("lab").join(format!("up-{}", std::process::id()));
-    std::fs::create_dir_all(&directory)
-        .with_context(|| format!("cannot create {}", directory.display()))?;
-    Ok(directory)
-}
-
-/// A path as one would type it here.
-fn from_here(path: &Path) -> String {
-    let here = std::env::current_dir().unwrap_or_default();
-    path.strip_prefix(here).unwrap_or(path).display().to_string()
-}
-
 fn what_to_try(brokers: &Brokers, programs: &programs::Programs, replicas: &Replicas) -> String {
     let url = brokers.url();
     let ids = |side: &[Replica]| {
@@ -199,17 +173,4 @@ fn what_to_try(brokers: &Brokers, programs: &programs::Programs, replicas: &Repl
       ask for the verdict at any time
 Ctrl-C here stops everything in order."
     )
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_cluster_has_an_odd_number_of_brokers() {
-        assert_eq!(["1", "3", "5"].map(brokers), [Ok(1), Ok(3), Ok(5)]);
-        for wrong in ["0", "2", "4", "7", "-1", "many", ""] {
-            assert!(brokers(wrong).unwrap_err().starts_with("write 1, 3 or 5"), "{wrong}");
-        }
-    }
 }

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use super::{MOST_COPIES, UpSettings};
+use super::UpSettings;
+use crate::broker::Brokers;
 use crate::programs::Programs;
 use crate::replica::{Replica, Side, share};
 
@@ -18,14 +19,14 @@ impl Replicas {
     pub(super) fn start(
         programs: &Programs,
         settings: &UpSettings,
-        nats_url: &str,
+        brokers: &Brokers,
         directory: &Path,
     ) -> anyhow::Result<Self> {
         let UpSettings { requestors, generators, rate, .. } = *settings;
-        let copies = settings.brokers.min(MOST_COPIES).to_string();
+        let (url, copies) = (brokers.url(), brokers.copies().to_string());
         let share = share(rate, requestors);
         let settings =
-            [("NATS_URL", nats_url), ("REPLICAS", copies.as_str()), ("REQUEST_RATE", &share)];
+            [("NATS_URL", url.as_str()), ("REPLICAS", &copies), ("REQUEST_RATE", &share)];
         let start = |side: Side, count: u32| {
             (1..=count)
                 .map(|number| {

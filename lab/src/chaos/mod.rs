@@ -1,0 +1,290 @@
+//! `lab chaos`: breaks everything there is while requests flow, and judges what is left.
+
+pub mod plan;
+mod poison;
+mod report;
+mod stage;
+mod timeline;
+
+pub use report::Report;
+pub use timeline::Moment;
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use async_nats::jetstream::Context;
+use clap::Args;
+use tokio::time::{sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use worker::NatsSettings;
+
+use crate::audit::audit;
+use crate::broker::Brokers;
+use crate::flow::Flow;
+use crate::target::{self, from_here};
+use crate::{dead_letters, programs};
+use plan::{Act, Cast, Fault, Plan, Target};
+use poison::Poison;
+use stage::{Equipment, Stage};
+use timeline::Timeline;
+
+/// How often to say how far things have come.
+const REPORT_INTERVAL: Duration = Duration::from_secs(5);
+
+/// How long the broker has to say it.
+const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// How long the queues may take to drain. Only what is stuck needs so long.
+const DRAIN_TIMEOUT: Duration = Duration::from_mins(5);
+
+/// Settings of `lab chaos`.
+#[derive(Args, Clone, Debug)]
+pub struct ChaosSettings {
+    /// What the schedule follows from: the same seed gives the same one [default: a random one]
+    #[arg(long, value_name = "NUMBER")]
+    pub seed: Option<u64>,
+
+    /// How long to ask for strings, and break things
+    #[arg(long = "for", default_value = "60s", value_name = "TIME", value_parser = worker::duration)]
+    pub duration: Duration,
+
+    /// Requests a second, of all requestors together, or max
+    #[arg(long, default_value = "1000", value_name = "RATE", allow_hyphen_values = true)]
+    pub rate: requestor::Rate,
+
+    /// How many requestors to run
+    #[arg(long, default_value_t = 2, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    pub requestors: u32,
+
+    /// How many generators to run
+    #[arg(long, default_value_t = 2, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    pub generators: u32,
+
+    /// How many brokers to run: 1, or 3 or 5 as a cluster
+    #[arg(long, default_value_t = 1, value_parser = Brokers::count, value_name = "NUMBER")]
+    pub brokers: u16,
+
+    /// Follow the schedule in this file, which --print-plan has printed or a person has written
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with_all = ["seed", "duration", "requestors", "generators", "brokers"]
+    )]
+    pub plan: Option<PathBuf>,
+
+    /// Print the schedule, and break nothing
+    #[arg(long, conflicts_with = "json")]
+    pub print_plan: bool,
+
+    /// Print all that came of it as JSON; what happens is told on the standard error
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl ChaosSettings {
+    /// The schedule that is to be followed.
+    ///
+    /// # Errors
+    ///
+    /// Where it is to be read from a file, and cannot be.
+    pub fn plan(&self) -> anyhow::Result<Plan> {
+        if let Some(file) = &self.plan {
+            let what = || format!("cannot follow {}", file.display());
+            let text = std::fs::read_to_string(file).with_context(what)?;
+            return Plan::from_json(&text).with_context(what);
+        }
+        let &Self { requestors, generators, brokers, duration, .. } = self;
+        let seed = self.seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
+        Ok(Plan::from_seed(seed, duration, Cast { requestors, generators, brokers }))
+    }
+}
+
+/// Runs brokers and both services, follows the schedule, lets the queues drain, and judges. At `stop`
+/// the rest of the schedule is left out.
+///
+/// # Errors
+///
+/// Where there is no verdict: something cannot be built, started, broken or read.
+pub async fn chaos(
+    settings: &ChaosSettings,
+    plan: Plan,
+    stop: &CancellationToken,
+) -> anyhow::Result<Report> {
+    ensure!(
+        std::env::var_os("REQUEST_TOTAL").is_none(),
+        "REQUEST_TOTAL is set, with which requestors end by themselves; unset it"
+    );
+    let Some(programs) = stop.run_until_cancelled(programs::build()).await else {
+        anyhow::bail!("stopped before anything was started");
+    };
+    let programs = programs?;
+    let directory = target::make("chaos")?;
+    let mut brokers = Brokers::start(plan.cast.brokers, Some(directory.clone())).await?;
+    let connection = crate::connect(&NatsSettings::at(brokers.url()), "lab chaos").await?;
+    let nats = connection.context();
+    let equipment = Equipment {
+        programs,
+        directory: directory.clone(),
+        brokers: brokers.ports(),
+        copies: brokers.copies(),
+        rate: settings.rate,
+    };
+
+    let timeline = Timeline::new(settings.json);
+    timeline.note(headline(&plan));
+    timeline.note(format_args!("logs and queues are in {}", from_here(&directory)));
+    let mut stage = Stage::start(&equipment, plan.cast, &timeline).await?;
+    let mut poison = Poison::new(nats);
+    let (of_brokers, of_others) = plan.faults.iter().partition(|fault| is_for_brokers(fault));
+    {
+        let broken = async {
+            tokio::try_join!(
+                break_brokers(&mut brokers, of_brokers, &timeline, stop),
+                break_others(&mut stage, &mut poison, of_others, &timeline, stop),
+            )?;
+            let end = timeline.after(plan.duration);
+            stop.run_until_cancelled(sleep_until(end)).await;
+            anyhow::Ok(())
+        };
+        tokio::select! {
+            broken = broken => broken?,
+            never = tell_how_far(nats, &timeline) => match never {},
+        }
+    }
+    timeline.note("everything is mended; no more requests, and the queues drain");
+    stage.ask_no_more().await?;
+    let poisoned = poison.all().await?;
+    let verdict = {
+        tokio::select! {
+            verdict = audit(nats, DRAIN_TIMEOUT) => verdict?,
+            never = tell_how_far(nats, &timeline) => match never {},
+        }
+    };
+    timeline.note("stopping everything in order");
+    let failures = stage.finish().await?;
+    let letters = dead_letters::list(nats, None).await?;
+    brokers.stop().await?;
+    let report = Report::new(plan, timeline.into_moments(), verdict, &poisoned, letters, failures);
+    if report.is_clean() {
+        std::fs::remove_dir_all(&directory)
+            .with_context(|| format!("cannot remove {}", directory.display()))?;
+    }
+    Ok(report)
+}
+
+fn headline(plan: &Plan) -> String {
+    let Plan { seed, faults, .. } = plan;
+    let Cast { requestors, generators, brokers } = plan.cast;
+    let schedule = seed.map_or_else(|| "a plan".to_owned(), |seed| format!("seed {seed}"));
+    format!(
+        "{schedule}: {} faults; requestors {requestors}, generators {generators}, brokers {brokers}",
+        faults.len()
+    )
+}
+
+fn is_for_brokers(fault: &Fault) -> bool {
+    matches!(fault.to, Target::Broker(_) | Target::Leader(_))
+}
+
+/// The beginning or the end of a fault.
+struct Step<'a> {
+    at: Duration,
+    /// Which of the faults, so that an end finds its beginning.
+    number: usize,
+    fault: &'a Fault,
+    begins: bool,
+}
+
+/// All beginnings and ends, in the order of time.
+fn steps(faults: Vec<&Fault>) -> Vec<Step<'_>> {
+    let mut steps = Vec::new();
+    for (number, fault) in faults.into_iter().enumerate() {
+        steps.push(Step { at: fault.at, number, fault, begins: true });
+        if fault.end().is_some() {
+            steps.push(Step { at: fault.at + fault.lasts, number, fault, begins: false });
+        }
+    }
+    steps.sort_by_key(|step| step.at);
+    steps
+}
+
+/// Breaks and mends what is to be broken of the replicas and their networks, in turn: each is done
+/// in a moment.
+async fn break_others(
+    stage: &mut Stage<'_>,
+    poison: &mut Poison<'_>,
+    faults: Vec<&Fault>,
+    timeline: &Timeline,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    for Step { at, fault, begins, .. } in steps(faults) {
+        stop.run_until_cancelled(sleep_until(timeline.after(at))).await;
+        stage.notice_the_fallen()?;
+        if !begins {
+            stage.end(fault).await?;
+            timeline.note(fault.end().unwrap_or_default());
+        } else if !stop.is_cancelled() {
+            timeline.note(fault);
+            if let (Act::Poison, Target::Queue(queue)) = (fault.act, fault.to) {
+                poison.spread(queue);
+            } else {
+                stage.begin(fault).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Kills and restarts brokers. That takes its time, and nothing else waits for it.
+async fn break_brokers(
+    brokers: &mut Brokers,
+    faults: Vec<&Fault>,
+    timeline: &Timeline,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let mut down: BTreeMap<usize, usize> = BTreeMap::new();
+    for Step { at, number, fault, begins } in steps(faults) {
+        stop.run_until_cancelled(sleep_until(timeline.after(at))).await;
+        if !begins {
+            let Some(index) = down.remove(&number) else { continue };
+            brokers.restart(index).await?;
+            timeline.note(format_args!("broker-{} is back", index + 1));
+        } else if !stop.is_cancelled() {
+            let index = match fault.to {
+                Target::Broker(number) => usize::from(number) - 1,
+                Target::Leader(stream) => brokers.leader(stream).await?.unwrap_or_default(),
+                Target::Replica(_) | Target::Side(_) | Target::Queue(_) => continue,
+            };
+            if down.values().any(|other| *other == index) {
+                continue;
+            }
+            match fault.to {
+                Target::Leader(_) => timeline.note(format_args!("{fault}: broker-{}", index + 1)),
+                _ => timeline.note(fault),
+            }
+            brokers.kill(index).await?;
+            down.insert(number, index);
+        }
+    }
+    Ok(())
+}
+
+/// Says now and then how far things have come.
+async fn tell_how_far(nats: &Context, timeline: &Timeline) -> std::convert::Infallible {
+    loop {
+        tokio::time::sleep(REPORT_INTERVAL).await;
+        match timeout(LOOK_TIMEOUT, Flow::look(nats)).await {
+            Ok(Ok(flow)) => {
+                let waiting: u64 =
+                    flow.queues.iter().map(|queue| queue.waiting + queue.in_flight).sum();
+                timeline.note(format_args!(
+                    "requested {}, stored {}, received {}; in the queues {waiting}",
+                    flow.requested, flow.stored, flow.received
+                ));
+            }
+            Ok(Err(_)) | Err(_) => timeline.note("the broker does not say how far things are"),
+        }
+    }
+}

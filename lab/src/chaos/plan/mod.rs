@@ -1,0 +1,266 @@
+//! What is to be broken, when, and for how long: made from a seed, or written by a person.
+
+mod seeded;
+mod target;
+
+pub use target::{Member, Target};
+
+use std::fmt;
+use std::time::Duration;
+
+use anyhow::{Context as _, Error, ensure};
+use jiff::fmt::serde::unsigned_duration::friendly::compact::required as friendly;
+use jiff::{SignedDuration, fmt::friendly::SpanPrinter};
+use serde::{Deserialize, Serialize};
+
+use crate::broker::Brokers;
+use crate::replica::Side;
+
+/// A schedule of faults, and for whom it is made.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Plan {
+    /// What it was made from, unless a person has written it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seed: Option<u64>,
+    /// How long requests are asked for.
+    #[serde(rename = "for", with = "friendly")]
+    pub duration: Duration,
+    /// How many there are of each.
+    pub cast: Cast,
+    /// What is broken, in the order of time.
+    pub faults: Vec<Fault>,
+}
+
+/// How many there are of each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cast {
+    /// Replicas of the requestor.
+    pub requestors: u32,
+    /// Replicas of the generator.
+    pub generators: u32,
+    /// Brokers: one, or a cluster.
+    pub brokers: u16,
+}
+
+/// Something that is broken, and mended after a while.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Fault {
+    /// When it is broken, counted from the beginning.
+    #[serde(with = "friendly")]
+    pub at: Duration,
+    /// How long it stays broken.
+    #[serde(rename = "for", with = "friendly", default, skip_serializing_if = "Duration::is_zero")]
+    pub lasts: Duration,
+    /// What is done.
+    #[serde(rename = "do")]
+    pub act: Act,
+    /// Whom it is done to.
+    pub to: Target,
+    /// To how many replicas a side is scaled.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replicas: Option<u32>,
+}
+
+/// What can be done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Act {
+    /// SIGKILL, and started again. To a replica, or a broker, which finds its store as it was.
+    Kill,
+    /// SIGSTOP, and SIGCONT. To a replica.
+    Pause,
+    /// SIGTERM, and started again. To a replica.
+    Stop,
+    /// Other numbers of replicas. To a side.
+    Scale,
+    /// The connections to the broker are closed, and new ones refused. To a replica.
+    Cut,
+    /// The connections stay open, and carry nothing. To a replica.
+    Hang,
+    /// The connections carry everything late. To a replica.
+    Slow,
+    /// The connections break off, and new ones are taken. To a replica.
+    Reset,
+    /// A message that nobody can handle. To a queue.
+    Poison,
+}
+
+impl Plan {
+    /// The schedule that follows from a seed: always the same one for the same time and cast.
+    #[must_use]
+    pub fn from_seed(seed: u64, duration: Duration, cast: Cast) -> Self {
+        Self { seed: Some(seed), duration, cast, faults: seeded::faults(seed, duration, cast) }
+    }
+
+    /// Reads a schedule that a person has written, or that was printed before.
+    ///
+    /// # Errors
+    ///
+    /// Where it is none, or cannot be followed.
+    pub fn from_json(text: &str) -> anyhow::Result<Self> {
+        let mut plan: Self = serde_json::from_str(text).context("this is no plan")?;
+        Brokers::count(&plan.cast.brokers.to_string()).map_err(Error::msg).context("brokers")?;
+        for (number, fault) in (1..).zip(&plan.faults) {
+            plan.check(fault).with_context(|| format!("fault {number} ({fault})"))?;
+        }
+        plan.faults.sort_by_key(|fault| fault.at);
+        Ok(plan)
+    }
+
+    fn check(&self, fault: &Fault) -> anyhow::Result<()> {
+        let Fault { at, lasts, act, to, replicas } = fault;
+        let fits = match act {
+            Act::Kill => {
+                matches!(to, Target::Replica(_) | Target::Broker(_) | Target::Leader(_))
+            }
+            Act::Scale => matches!(to, Target::Side(_)),
+            Act::Poison => matches!(to, Target::Queue(_)),
+            Act::Pause | Act::Stop | Act::Cut | Act::Hang | Act::Slow | Act::Reset => {
+                matches!(to, Target::Replica(_))
+            }
+        };
+        ensure!(fits, "that cannot be done to {to}");
+        ensure!(self.cast.has(*to), "there is no {to} in the cast");
+        ensure!(
+            replicas.is_some() == (*act == Act::Scale),
+            "`replicas` says to how many a side is scaled, and nothing else"
+        );
+        ensure!(
+            act.lasts() || lasts.is_zero(),
+            "it is done in a moment, and does not last (`for`)"
+        );
+        let end = at.checked_add(*lasts).context("it never ends")?;
+        ensure!(end <= self.duration, "it ends after the plan does");
+        Ok(())
+    }
+}
+
+impl Cast {
+    /// How many replicas a side has.
+    #[must_use]
+    pub fn of(self, side: Side) -> u32 {
+        match side {
+            Side::Requestor => self.requestors,
+            Side::Generator => self.generators,
+        }
+    }
+
+    /// All replicas of a side.
+    pub fn members(self, side: Side) -> impl Iterator<Item = Member> {
+        (1..=self.of(side)).map(move |number| Member { side, number })
+    }
+
+    fn has(self, target: Target) -> bool {
+        match target {
+            Target::Replica(member) => (1..=self.of(member.side)).contains(&member.number),
+            Target::Broker(number) => (1..=self.brokers).contains(&number),
+            Target::Side(_) | Target::Leader(_) | Target::Queue(_) => true,
+        }
+    }
+}
+
+impl Act {
+    /// Whether it lasts, and is undone in the end.
+    fn lasts(self) -> bool {
+        !matches!(self, Self::Reset | Self::Poison)
+    }
+}
+
+impl Fault {
+    /// How it ends, for people; nothing where it is over at once.
+    #[must_use]
+    pub fn end(&self) -> Option<String> {
+        let to = self.to;
+        match self.act {
+            Act::Kill | Act::Stop => Some(format!("{to} is started again")),
+            Act::Pause => Some(format!("SIGCONT {to}")),
+            Act::Scale => Some(format!("the {to} are as many as before")),
+            Act::Cut | Act::Hang | Act::Slow => Some(format!("{to}: the network is mended")),
+            Act::Reset | Act::Poison => None,
+        }
+    }
+}
+
+/// How it begins.
+impl fmt::Display for Fault {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let to = self.to;
+        match self.act {
+            Act::Kill => write!(formatter, "SIGKILL {to}"),
+            Act::Pause => write!(formatter, "SIGSTOP {to}"),
+            Act::Stop => write!(formatter, "SIGTERM {to}"),
+            Act::Scale => {
+                write!(formatter, "the {to} are scaled to {}", self.replicas.unwrap_or_default())
+            }
+            Act::Cut => write!(formatter, "{to}: the network is cut"),
+            Act::Hang => write!(formatter, "{to}: the network hangs"),
+            Act::Slow => write!(formatter, "{to}: the network is slow"),
+            Act::Reset => write!(formatter, "{to}: the network breaks off"),
+            Act::Poison => write!(formatter, "garbage into {to}"),
+        }?;
+        if self.lasts.is_zero() {
+            return Ok(());
+        }
+        let lasts = SignedDuration::try_from(self.lasts).unwrap_or(SignedDuration::MAX);
+        write!(formatter, ", for {}", SpanPrinter::new().duration_to_string(&lasts))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLAN: &str = r#"{
+        "for": "10s",
+        "cast": {"requestors": 1, "generators": 2, "brokers": 1},
+        "faults": [
+            {"at": "2s", "do": "kill", "to": "leader of REQUESTS", "for": "500ms"},
+            {"at": "1s 500ms", "do": "scale", "to": "generators", "replicas": 0, "for": "3s"},
+            {"at": "3s", "do": "poison", "to": "RESPONSES"},
+            {"at": "9s", "do": "hang", "to": "generator-2", "for": "1s"}
+        ]
+    }"#;
+
+    #[test]
+    fn a_plan_that_a_person_has_written_is_followed_in_the_order_of_time() {
+        let plan = Plan::from_json(PLAN).unwrap();
+        let told: Vec<String> = plan.faults.iter().map(Fault::to_string).collect();
+        assert_eq!(
+            told,
+            [
+                "the generators are scaled to 0, for 3s",
+                "SIGKILL leader of REQUESTS, for 500ms",
+                "garbage into RESPONSES",
+                "generator-2: the network hangs, for 1s",
+            ]
+        );
+        let printed = serde_json::to_string(&plan).unwrap();
+        assert_eq!(Plan::from_json(&printed).unwrap(), plan);
+    }
+
+    #[test]
+    fn what_cannot_be_done_is_refused_and_named() {
+        for (wrong, reason) in [
+            (r#"{"at": "1s", "do": "kill", "to": "REQUESTS"}"#, "cannot be done to REQUESTS"),
+            (r#"{"at": "1s", "do": "pause", "to": "broker-1"}"#, "cannot be done to broker-1"),
+            (r#"{"at": "1s", "do": "kill", "to": "generator-3"}"#, "no generator-3 in the cast"),
+            (r#"{"at": "1s", "do": "kill", "to": "broker-2"}"#, "no broker-2 in the cast"),
+            (r#"{"at": "1s", "do": "kill", "to": "leader of X"}"#, "there is no stream X"),
+            (r#"{"at": "1s", "do": "kill", "to": "somebody"}"#, "somebody is nobody"),
+            (r#"{"at": "1s", "do": "scale", "to": "generators"}"#, "to how many"),
+            (r#"{"at": "1s", "do": "reset", "to": "generator-1", "for": "1s"}"#, "in a moment"),
+            (r#"{"at": "9s", "do": "stop", "to": "generator-1", "for": "2s"}"#, "after the plan"),
+            (r#"{"at": "1s", "do": "dance", "to": "generator-1"}"#, "unknown variant `dance`"),
+        ] {
+            let plan = format!(
+                r#"{{"for": "10s", "cast": {{"requestors": 1, "generators": 2, "brokers": 1}},
+                "faults": [{wrong}]}}"#
+            );
+            let refusal = format!("{:#}", Plan::from_json(&plan).unwrap_err());
+            assert!(refusal.contains(reason), "{wrong}: {refusal}");
+        }
+    }
+}

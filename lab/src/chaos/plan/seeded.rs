@@ -1,0 +1,225 @@
+//! A schedule that follows from a seed.
+
+use std::time::Duration;
+
+use contract::queues;
+use rand::rngs::Xoshiro256PlusPlus;
+use rand::seq::IndexedRandom;
+use rand::{RngExt, SeedableRng};
+
+use super::target::streams;
+use super::{Act, Cast, Fault, Member, Target};
+use crate::replica::Side;
+
+/// How often each thing is done, relative to the others.
+const WEIGHTS: [(Act, u32); 9] = [
+    (Act::Kill, 7),
+    (Act::Pause, 4),
+    (Act::Stop, 3),
+    (Act::Scale, 2),
+    (Act::Cut, 2),
+    (Act::Hang, 2),
+    (Act::Slow, 2),
+    (Act::Reset, 2),
+    (Act::Poison, 2),
+];
+
+/// One kill in so many is a broker's.
+const BROKER: u32 = 3;
+
+/// One fault in so many begins together with the one before.
+const TOGETHER: u32 = 5;
+
+/// Before that, requests flow undisturbed.
+const CALM: Duration = Duration::from_secs(1);
+
+/// The mean time between the beginnings of two faults.
+const GAP: Duration = Duration::from_millis(1200);
+
+/// How long a fault lasts: as often some 10 ms as some seconds.
+const LASTS: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(6));
+
+/// How long all brokers run between two kills. They are killed one at a time: the promise of a
+/// cluster of three ends where two are down.
+const BROKERS_REST: Duration = Duration::from_secs(4);
+
+/// What one fault may not share with another at the same time, because the two would undo each
+/// other. A process may well be paused, say, while its network is cut.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Thing {
+    Process(Member),
+    Network(Member),
+    Brokers,
+}
+
+pub(super) fn faults(seed: u64, duration: Duration, cast: Cast) -> Vec<Fault> {
+    // Unlike the standard generator this one stays the same over versions and machines.
+    let mut random = Xoshiro256PlusPlus::seed_from_u64(seed);
+    let mut faults: Vec<Fault> = Vec::new();
+    let mut at = CALM;
+    while at < duration {
+        if let Some(fault) = fault(at, duration, cast, &faults, &mut random) {
+            faults.push(fault);
+        }
+        if !random.random_ratio(1, TOGETHER) {
+            // Events without memory: the time from one to the next is exponentially distributed.
+            let share = -f64::ln(1.0 - random.random::<f64>());
+            at += whole_milliseconds(GAP.mul_f64(share));
+        }
+    }
+    faults
+}
+
+/// The next fault, unless what was drawn has nobody free to be done to.
+fn fault(
+    at: Duration,
+    duration: Duration,
+    cast: Cast,
+    before: &[Fault],
+    random: &mut Xoshiro256PlusPlus,
+) -> Option<Fault> {
+    let act = WEIGHTS.choose_weighted(random, |(_, weight)| *weight).ok()?.0;
+    let lasts = if act.lasts() {
+        // Even on a logarithmic scale.
+        let scale = LASTS.1.div_duration_f64(LASTS.0);
+        let lasts = LASTS.0.mul_f64(scale.powf(random.random::<f64>()));
+        whole_milliseconds(lasts).min(duration.saturating_sub(at))
+    } else {
+        Duration::ZERO
+    };
+    let candidates = if act == Act::Kill && random.random_ratio(1, BROKER) {
+        brokers(cast)
+    } else {
+        candidates(act, cast)
+    };
+    let fault = |to| Fault { at, lasts, act, to, replicas: None };
+    let free: Vec<Fault> = candidates
+        .into_iter()
+        .map(fault)
+        .filter(|fault| before.iter().all(|earlier| !collide(earlier, fault, cast)))
+        .collect();
+    let mut fault = free.choose(random)?.clone();
+    if let Target::Side(side) = fault.to {
+        // To zero as often as up.
+        let more = cast.of(side) + random.random_range(1..=3);
+        fault.replicas = Some(if random.random() { 0 } else { more });
+    }
+    Some(fault)
+}
+
+fn candidates(act: Act, cast: Cast) -> Vec<Target> {
+    let sides = [Side::Requestor, Side::Generator];
+    match act {
+        Act::Scale => sides.map(Target::Side).to_vec(),
+        Act::Poison => queues::ALL.map(Target::Queue).to_vec(),
+        _ => sides.into_iter().flat_map(|side| cast.members(side)).map(Target::Replica).collect(),
+    }
+}
+
+fn brokers(cast: Cast) -> Vec<Target> {
+    if cast.brokers == 1 {
+        return vec![Target::Broker(1)];
+    }
+    streams().map(Target::Leader).chain((1..=cast.brokers).map(Target::Broker)).collect()
+}
+
+/// Whether a fault begins while an earlier one has hold of what it needs.
+fn collide(earlier: &Fault, fault: &Fault, cast: Cast) -> bool {
+    let held = things(earlier, cast);
+    let shared = things(fault, cast).into_iter().any(|thing| held.contains(&thing));
+    let rest = if held.contains(&Thing::Brokers) { BROKERS_REST } else { Duration::ZERO };
+    shared && fault.at <= earlier.at + earlier.lasts + rest
+}
+
+fn things(fault: &Fault, cast: Cast) -> Vec<Thing> {
+    match (fault.act, fault.to) {
+        (Act::Cut | Act::Hang | Act::Slow | Act::Reset, Target::Replica(member)) => {
+            vec![Thing::Network(member)]
+        }
+        (_, Target::Replica(member)) => vec![Thing::Process(member)],
+        (_, Target::Side(side)) => cast.members(side).map(Thing::Process).collect(),
+        (_, Target::Broker(_) | Target::Leader(_)) => vec![Thing::Brokers],
+        (_, Target::Queue(_)) => Vec::new(),
+    }
+}
+
+fn whole_milliseconds(duration: Duration) -> Duration {
+    Duration::from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::chaos::plan::Plan;
+
+    const MINUTE: Duration = Duration::from_mins(1);
+    const CAST: Cast = Cast { requestors: 2, generators: 2, brokers: 1 };
+
+    #[test]
+    fn the_same_seed_gives_the_same_schedule_on_every_machine() {
+        let plan = Plan::from_seed(1, MINUTE, CAST);
+        assert_eq!(plan, Plan::from_seed(1, MINUTE, CAST));
+        assert_ne!(plan.faults, Plan::from_seed(2, MINUTE, CAST).faults);
+        let first: Vec<String> =
+            plan.faults.iter().take(4).map(|fault| format!("{:?} {fault}", fault.at)).collect();
+        assert_eq!(
+            first,
+            [
+                "1s requestor-1: the network is slow, for 1s 418ms",
+                "1.245s the generators are scaled to 3, for 5s 567ms",
+                "1.75s SIGKILL broker-1, for 189ms",
+                "2.518s garbage into RESPONSES",
+            ]
+        );
+    }
+
+    #[test]
+    fn in_ten_minutes_everything_is_done_to_everybody() {
+        for brokers in [1, 3] {
+            let cast = Cast { brokers, ..CAST };
+            let faults = faults(1, 10 * MINUTE, cast);
+            let done: BTreeSet<(String, String)> = faults
+                .iter()
+                .map(|fault| (format!("{:?}", fault.act), fault.to.to_string()))
+                .collect();
+            let mut wanted = BTreeSet::new();
+            for (act, _) in WEIGHTS {
+                for to in candidates(act, cast) {
+                    wanted.insert((format!("{act:?}"), to.to_string()));
+                }
+            }
+            for to in super::brokers(cast) {
+                wanted.insert(("Kill".to_owned(), to.to_string()));
+            }
+            let missing: Vec<_> = wanted.difference(&done).collect();
+            assert!(missing.is_empty(), "{missing:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_schedule_can_be_followed(seed: u64, seconds in 1..120_u64, cluster: bool) {
+            let cast = Cast { brokers: if cluster { 3 } else { 1 }, ..CAST };
+            let plan = Plan::from_seed(seed, Duration::from_secs(seconds), cast);
+            let printed = serde_json::to_string(&plan).unwrap();
+            prop_assert_eq!(Plan::from_json(&printed).unwrap(), plan);
+        }
+
+        #[test]
+        fn no_two_brokers_are_down_at_a_time(seed: u64) {
+            let cast = Cast { brokers: 3, ..CAST };
+            let faults = faults(seed, MINUTE, cast);
+            let kills: Vec<&Fault> = faults
+                .iter()
+                .filter(|fault| matches!(fault.to, Target::Broker(_) | Target::Leader(_)))
+                .collect();
+            for pair in kills.windows(2) {
+                prop_assert!(pair[0].at + pair[0].lasts < pair[1].at);
+            }
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! Whom something can be done to, and how that is written.
+
+use std::fmt;
+use std::str::FromStr;
+
+use anyhow::{Context as _, bail};
+use contract::{dead_letters, facts, queues};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::replica::Side;
+
+/// Whom something can be done to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Target {
+    /// One replica, such as `generator-1`.
+    Replica(Member),
+    /// All replicas of a side: `requestors` or `generators`.
+    Side(Side),
+    /// One broker, such as `broker-1`.
+    Broker(u16),
+    /// The broker that leads a stream at that time, such as `leader of REQUESTS`.
+    Leader(&'static str),
+    /// A queue, such as `REQUESTS`.
+    Queue(queues::Queue),
+}
+
+/// One replica of a side.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Member {
+    /// Its side.
+    pub side: Side,
+    /// Which one it is, from 1.
+    pub number: u32,
+}
+
+/// All streams, each of which a broker leads.
+pub(super) fn streams() -> impl Iterator<Item = &'static str> {
+    let queues = queues::ALL.into_iter().map(|queue| queue.stream);
+    let facts = facts::ALL.into_iter().map(|bucket| bucket.stream);
+    queues.chain(facts).chain([dead_letters::STREAM])
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Replica(member) => member.fmt(formatter),
+            Self::Side(side) => write!(formatter, "{side}s"),
+            Self::Broker(number) => write!(formatter, "broker-{number}"),
+            Self::Leader(stream) => write!(formatter, "leader of {stream}"),
+            Self::Queue(queue) => formatter.write_str(queue.stream),
+        }
+    }
+}
+
+impl fmt::Display for Member {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{}-{}", self.side, self.number)
+    }
+}
+
+impl FromStr for Target {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> anyhow::Result<Self> {
+        if let Some(name) = text.strip_prefix("leader of ") {
+            let stream = streams().find(|stream| *stream == name);
+            return Ok(Self::Leader(stream.with_context(|| format!("there is no stream {name}"))?));
+        }
+        if let Some(queue) = queues::ALL.into_iter().find(|queue| queue.stream == text) {
+            return Ok(Self::Queue(queue));
+        }
+        for side in [Side::Requestor, Side::Generator] {
+            if text.strip_suffix('s') == Some(side.name()) {
+                return Ok(Self::Side(side));
+            }
+        }
+        let nobody = || {
+            format!(
+                "{text} is nobody; write something like generator-1, requestors, broker-1, \
+                 leader of REQUESTS, or the name of a queue"
+            )
+        };
+        let (name, number) = text.split_once('-').with_context(nobody)?;
+        for side in [Side::Requestor, Side::Generator] {
+            if name == side.name() {
+                let number = number.parse().with_context(nobody)?;
+                return Ok(Self::Replica(Member { side, number }));
+            }
+        }
+        if name == "broker" {
+            return Ok(Self::Broker(number.parse().with_context(nobody)?));
+        }
+        bail!(nobody())
+    }
+}
+
+impl Serialize for Target {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Target {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+    }
+}

@@ -1,0 +1,58 @@
+//! Messages that nobody can handle, to see that nobody is held up by them.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use async_nats::HeaderMap;
+use async_nats::header::NATS_MESSAGE_ID;
+use async_nats::jetstream::Context;
+use contract::RequestId;
+use contract::queues::Queue;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+
+/// How long to wait before another try: the broker may be down, or the queue be full.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// How long all of them may take. Only what is stuck needs so long.
+const LIMIT: Duration = Duration::from_mins(2);
+
+/// The messages that were sent, and those that still are.
+pub(super) struct Poison<'a> {
+    nats: &'a Context,
+    sending: JoinSet<String>,
+}
+
+impl<'a> Poison<'a> {
+    pub(super) fn new(nats: &'a Context) -> Self {
+        Self { nats, sending: JoinSet::new() }
+    }
+
+    /// Sends one into a queue, and repeats that until it is confirmed.
+    pub(super) fn spread(&mut self, queue: Queue) {
+        let nats = self.nats.clone();
+        self.sending.spawn(async move {
+            let id = RequestId::new().to_string();
+            let subject = queue.subject_of(&id);
+            loop {
+                let mut headers = HeaderMap::new();
+                headers.insert(NATS_MESSAGE_ID, id.as_str());
+                let body = "neither a request, nor a response, nor an acknowledgment";
+                let publish = nats.publish_with_headers(subject.clone(), headers, body.into());
+                if let Ok(confirmation) = publish.await
+                    && confirmation.await.is_ok()
+                {
+                    return id;
+                }
+                sleep(PAUSE).await;
+            }
+        });
+    }
+
+    /// Waits until all are confirmed, and gives the ids that their subjects name.
+    pub(super) async fn all(self) -> anyhow::Result<BTreeSet<String>> {
+        let all = timeout(LIMIT, self.sending.join_all()).await;
+        Ok(all.context("the broker does not take all the garbage")?.into_iter().collect())
+    }
+}

@@ -1,0 +1,230 @@
+//! The replicas of both sides and their ways to the brokers, all of which can be broken.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context as _;
+
+use super::plan::{Act, Cast, Fault, Member, Target};
+use super::timeline::Timeline;
+use crate::programs::Programs;
+use crate::proxy::Proxy;
+use crate::replica::{Replica, Side, share};
+
+/// How late a slow network is, in each direction.
+const DELAY: Duration = Duration::from_millis(100);
+
+/// How long a delivery may stay unanswered, unless the environment says otherwise. With the
+/// services' own 30 s a run would end with much waiting.
+const ACK_WAIT: &str = "2s";
+
+/// What each replica is started with.
+#[derive(Debug)]
+pub(super) struct Equipment {
+    pub(super) programs: Programs,
+    /// Where the replicas log to.
+    pub(super) directory: PathBuf,
+    /// The ports of the brokers.
+    pub(super) brokers: Vec<u16>,
+    /// How many of them keep each stream.
+    pub(super) copies: usize,
+    /// Requests a second, of all requestors together.
+    pub(super) rate: requestor::Rate,
+}
+
+/// All replicas, and what was noticed about them.
+#[derive(Debug)]
+pub(super) struct Stage<'a> {
+    equipment: &'a Equipment,
+    cast: Cast,
+    timeline: &'a Timeline,
+    slots: BTreeMap<Member, Slot>,
+    /// What each requestor asks for a second.
+    rate: String,
+    /// Those that were told to stop, and may still be at it.
+    leaving: Vec<Replica>,
+    failures: Vec<String>,
+}
+
+/// The place of one replica after another, with its own ways to the brokers.
+#[derive(Debug)]
+struct Slot {
+    network: Vec<Proxy>,
+    replica: Option<Replica>,
+    /// How many replicas have been here.
+    started: u32,
+}
+
+impl Slot {
+    async fn new(brokers: &[u16]) -> anyhow::Result<Self> {
+        let mut network = Vec::new();
+        for port in brokers {
+            network.push(Proxy::start(*port).await?);
+        }
+        Ok(Self { network, replica: None, started: 0 })
+    }
+}
+
+impl<'a> Stage<'a> {
+    /// Starts all replicas.
+    pub(super) async fn start(
+        equipment: &'a Equipment,
+        cast: Cast,
+        timeline: &'a Timeline,
+    ) -> anyhow::Result<Self> {
+        let rate = share(equipment.rate, cast.requestors);
+        let (slots, leaving, failures) = (BTreeMap::new(), Vec::new(), Vec::new());
+        let mut stage = Self { equipment, cast, timeline, slots, rate, leaving, failures };
+        for side in [Side::Requestor, Side::Generator] {
+            stage.scale(side, cast.of(side)).await?;
+        }
+        Ok(stage)
+    }
+
+    /// Breaks something.
+    pub(super) async fn begin(&mut self, fault: &Fault) -> anyhow::Result<()> {
+        match (fault.act, fault.to) {
+            (Act::Scale, Target::Side(side)) => {
+                self.scale(side, fault.replicas.unwrap_or_default()).await?;
+            }
+            (Act::Kill, Target::Replica(member)) => {
+                if let Some(mut replica) = self.slot(member)?.replica.take() {
+                    replica.process.kill().await?;
+                }
+            }
+            (Act::Stop, Target::Replica(member)) => self.stop(member)?,
+            (Act::Pause, Target::Replica(member)) => {
+                if let Some(replica) = &self.slot(member)?.replica {
+                    replica.process.pause()?;
+                }
+            }
+            (act, Target::Replica(member)) => {
+                for way in &self.slot(member)?.network {
+                    match act {
+                        Act::Cut => way.cut(),
+                        Act::Hang => way.hang(),
+                        Act::Slow => way.slow(DELAY),
+                        Act::Reset => way.reset(),
+                        Act::Kill | Act::Stop | Act::Pause | Act::Scale | Act::Poison => {}
+                    }
+                }
+            }
+            // Of what else there is, others take care.
+            (_, Target::Side(_) | Target::Broker(_) | Target::Leader(_) | Target::Queue(_)) => {}
+        }
+        Ok(())
+    }
+
+    /// Mends what [`Self::begin`] has broken.
+    pub(super) async fn end(&mut self, fault: &Fault) -> anyhow::Result<()> {
+        match (fault.act, fault.to) {
+            (Act::Scale, Target::Side(side)) => self.scale(side, self.cast.of(side)).await,
+            (Act::Kill | Act::Stop, Target::Replica(member)) => self.launch(member).await,
+            (Act::Pause, Target::Replica(member)) => match &self.slot(member)?.replica {
+                Some(replica) => replica.process.resume(),
+                None => Ok(()),
+            },
+            (Act::Cut | Act::Hang | Act::Slow, Target::Replica(member)) => {
+                self.slot(member)?.network.iter().for_each(Proxy::mend);
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Ends the asking: the requestors stop in order, and others take their places that only store
+    /// what comes home.
+    pub(super) async fn ask_no_more(&mut self) -> anyhow::Result<()> {
+        "0".clone_into(&mut self.rate);
+        for member in self.cast.members(Side::Requestor) {
+            self.stop(member)?;
+            self.launch(member).await?;
+        }
+        Ok(())
+    }
+
+    /// Stops all replicas in order, and gives what was noticed about any of them: nothing, unless
+    /// there is a bug.
+    pub(super) async fn finish(mut self) -> anyhow::Result<Vec<String>> {
+        self.notice_the_fallen()?;
+        let members: Vec<Member> = self.slots.keys().copied().collect();
+        for member in members {
+            self.stop(member)?;
+        }
+        for mut replica in self.leaving {
+            if let Err(error) = replica.stopped().await {
+                self.failures.push(format!("{error:#}"));
+            }
+        }
+        Ok(self.failures)
+    }
+
+    /// Looks whether any replica has ended by itself, which none does.
+    pub(super) fn notice_the_fallen(&mut self) -> anyhow::Result<()> {
+        for (member, slot) in &mut self.slots {
+            let Some(replica) = &mut slot.replica else { continue };
+            if replica.process.try_wait()?.is_some() {
+                let failure = format!("{member} ended by itself: {}", replica.describe());
+                self.timeline.note(&failure);
+                self.failures.push(failure);
+                slot.replica = None;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a side have this many replicas.
+    async fn scale(&mut self, side: Side, count: u32) -> anyhow::Result<()> {
+        for number in 1..=count {
+            self.launch(Member { side, number }).await?;
+        }
+        let surplus: Vec<Member> = self
+            .slots
+            .keys()
+            .filter(|member| member.side == side && member.number > count)
+            .copied()
+            .collect();
+        for member in surplus {
+            self.stop(member)?;
+        }
+        Ok(())
+    }
+
+    /// Starts a replica in its place, unless there is one.
+    async fn launch(&mut self, member: Member) -> anyhow::Result<()> {
+        if !self.slots.contains_key(&member) {
+            self.slots.insert(member, Slot::new(&self.equipment.brokers).await?);
+        }
+        let Equipment { programs, directory, copies, .. } = self.equipment;
+        let copies = copies.to_string();
+        let rate = self.rate.clone();
+        let slot = self.slot(member)?;
+        if slot.replica.is_some() {
+            return Ok(());
+        }
+        slot.started += 1;
+        let name = format!("{member}.{}", slot.started);
+        let urls = slot.network.iter().map(Proxy::url).collect::<Vec<_>>().join(",");
+        let ack_wait = std::env::var("ACK_WAIT").unwrap_or_else(|_| ACK_WAIT.to_owned());
+        let mut settings = vec![("NATS_URL", urls.as_str()), ("REPLICAS", &copies)];
+        settings.extend([("ACK_WAIT", ack_wait.as_str()), ("REQUEST_RATE", &rate)]);
+        let replica = Replica::start(programs, member.side, name, directory, &settings)?;
+        slot.replica = Some(replica);
+        Ok(())
+    }
+
+    /// Tells a replica to stop, if there is one. Nobody waits for it: it may have much to finish,
+    /// and the next takes its place meanwhile, as in every rollout.
+    fn stop(&mut self, member: Member) -> anyhow::Result<()> {
+        if let Some(replica) = self.slot(member)?.replica.take() {
+            replica.terminate();
+            self.leaving.push(replica);
+        }
+        Ok(())
+    }
+
+    fn slot(&mut self, member: Member) -> anyhow::Result<&mut Slot> {
+        self.slots.get_mut(&member).with_context(|| format!("there is no {member}"))
+    }
+}

@@ -1,0 +1,53 @@
+//! What happened when, said as it happens.
+
+use std::fmt::Display;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use serde::Serialize;
+use tokio::time::Instant;
+
+/// What has happened so far. Several tell of what they do at the same time.
+#[derive(Debug)]
+pub(super) struct Timeline {
+    started: Instant,
+    moments: Mutex<Vec<Moment>>,
+    quiet: bool,
+}
+
+/// Something that happened.
+#[derive(Clone, Debug, Serialize)]
+pub struct Moment {
+    /// Seconds since the beginning.
+    pub at: f64,
+    /// What happened.
+    pub what: String,
+}
+
+impl Timeline {
+    /// Begins now. A quiet one speaks on the standard error, where it is in nobody's way.
+    pub(super) fn new(quiet: bool) -> Self {
+        Self { started: Instant::now(), moments: Mutex::default(), quiet }
+    }
+
+    /// The moment that is this long after the beginning.
+    pub(super) fn after(&self, time: Duration) -> Instant {
+        self.started + time
+    }
+
+    /// Something happens.
+    pub(super) fn note(&self, what: impl Display) {
+        let at = self.started.elapsed().as_secs_f64();
+        let what = what.to_string();
+        if self.quiet {
+            eprintln!("{at:>7.2}s  {what}");
+        } else {
+            println!("{at:>7.2}s  {what}");
+        }
+        self.moments.lock().expect("nothing panics while it holds this").push(Moment { at, what });
+    }
+
+    pub(super) fn into_moments(self) -> Vec<Moment> {
+        self.moments.into_inner().expect("nothing panics while it holds this")
+    }
+}

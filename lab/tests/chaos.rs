@@ -1,0 +1,88 @@
+//! `cargo lab chaos` as a program: what it prints, and that its verdict can be either.
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+use serde_json::Value;
+
+const EVERYTHING: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/plans/everything.json");
+
+fn chaos(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
+    command.arg("chaos").args(arguments).envs(environment.iter().copied());
+    command.output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+fn report(output: &Output) -> Value {
+    serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|error| panic!("{error}: {}", text(&output.stderr)))
+}
+
+#[test]
+fn everything_at_once_breaks_no_promise() {
+    let output = chaos(&["--plan", EVERYTHING, "--rate", "500", "--json"], &[]);
+    let told = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{told}\n{}", text(&output.stdout));
+    let report = report(&output);
+    assert_eq!(report["clean"], true);
+    assert_eq!(report["garbage"], 3);
+    assert_eq!(report["verdict"]["complete"], report["verdict"]["requested"]);
+    assert!(report["verdict"]["complete"].as_u64().unwrap() > 100, "{report}");
+    // Each fault is told of, and its end.
+    for told_of in report["plan"]["faults"].as_array().unwrap() {
+        let to = told_of["to"].as_str().unwrap();
+        assert!(told.contains(to), "{to}: {told}");
+    }
+    assert!(told.contains("SIGCONT requestor-1"), "{told}");
+    assert!(told.contains("broker-1 is back"), "{told}");
+}
+
+#[test]
+fn a_healthy_message_among_the_dead_letters_is_a_broken_promise() {
+    let plan = r#"{"for": "1s", "cast": {"requestors": 1, "generators": 1, "brokers": 1},
+        "faults": [{"at": "100ms", "do": "poison", "to": "REQUESTS"}]}"#;
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("plan.json");
+    std::fs::write(&file, plan).unwrap();
+    let arguments = ["--plan", file.to_str().unwrap(), "--rate", "50"];
+    let output = chaos(&arguments, &[("FAILURE_RATE", "1"), ("MAX_ATTEMPTS", "1")]);
+    let told = text(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{told}\n{}", text(&output.stderr));
+    assert!(told.contains("NOT CLEAN: a healthy message is a dead letter: "), "{told}");
+    assert!(!told.contains("All promises were kept"), "{told}");
+    // What is needed to find the cause is kept, and named.
+    let kept = told.lines().find_map(|line| line.split_once("logs and queues are in ")).unwrap().1;
+    assert!(Path::new(kept).join("generator-1.1.log").exists(), "{kept}");
+    std::fs::remove_dir_all(kept).unwrap();
+}
+
+#[test]
+fn the_same_seed_prints_the_same_plan() {
+    let plan = || {
+        let output = chaos(&["--seed", "7", "--for", "60s", "--print-plan"], &[]);
+        assert!(output.status.success(), "{}", text(&output.stderr));
+        text(&output.stdout)
+    };
+    let first = plan();
+    assert_eq!(first, plan());
+    let faults = serde_json::from_str::<Value>(&first).unwrap()["faults"].as_array().unwrap().len();
+    assert!(faults > 20, "{first}");
+}
+
+#[test]
+fn a_plan_that_cannot_be_followed_is_refused_with_the_reason() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("plan.json");
+    let plan = r#"{"for": "1s", "cast": {"requestors": 1, "generators": 1, "brokers": 1},
+        "faults": [{"at": "100ms", "do": "kill", "to": "generator-2"}]}"#;
+    std::fs::write(&file, plan).unwrap();
+    let output = chaos(&["--plan", file.to_str().unwrap()], &[]);
+    assert_eq!(output.status.code(), Some(2));
+    let told = text(&output.stderr);
+    assert!(told.contains("there is no generator-2 in the cast"), "{told}");
+    assert!(told.contains("fault 1 (SIGKILL generator-2)"), "{told}");
+}
