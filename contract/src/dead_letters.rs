@@ -25,11 +25,17 @@ pub const AT: &str = "Dead-Letter-At";
 /// The instance that gave it up.
 pub const BY: &str = "Dead-Letter-By";
 
+/// The names of the original headers for which there was no room, where there was none for all.
+pub const LEFT_OUT: &str = "Dead-Letter-Left-Out";
+
 /// What the reason begins with where the request was older than the promises hold.
 pub const EXPIRED: &str = "expired";
 
 /// What the names of the original headers begin with that the broker would act on.
 pub const ORIGINAL: &str = "Dead-Letter-Original-";
+
+/// The most bytes that the broker takes for all headers of a message together.
+const MOST_IN_HEADERS: usize = 65_535;
 
 /// A message that is given up, as it was taken from its queue.
 #[derive(Clone, Copy, Debug)]
@@ -81,26 +87,60 @@ impl Original<'_> {
     #[must_use]
     pub fn dead_letter(&self, verdict: &Verdict<'_>) -> Publication {
         let mut headers = HeaderMap::new();
-        for (name, values) in self.headers.into_iter().flat_map(HeaderMap::iter) {
-            let name: &str = name.as_ref();
-            let name = if is_for_the_broker(name) || name.starts_with("Dead-Letter-") {
-                format!("{ORIGINAL}{name}")
-            } else {
-                name.to_owned()
-            };
-            for value in values {
-                headers.append(name.as_str(), value.clone());
-            }
-        }
         headers.insert(NATS_MESSAGE_ID, format!("{}:{}", self.stream, self.sequence));
         headers.insert(REASON, text(verdict.reason));
         headers.insert(SUBJECT, text(self.subject));
         headers.insert(ATTEMPTS, verdict.attempts.to_string());
         headers.insert(AT, verdict.at.to_string());
         headers.insert(BY, text(verdict.by));
+        self.keep_headers(&mut headers);
         let id = self.subject.split_once('.').map_or(self.subject, |(_root, id)| id);
         Publication { subject: subject(self.stream, id), headers, body: self.body.clone() }
     }
+
+    /// Adds the original headers, the shortest first, for as long as there is room: the broker would
+    /// refuse more, and the message would stay in its queue for ever.
+    fn keep_headers(&self, headers: &mut HeaderMap) {
+        let mut originals: Vec<(String, &[HeaderValue], usize)> = self
+            .headers
+            .into_iter()
+            .flat_map(HeaderMap::iter)
+            .map(|(name, values)| {
+                let name: &str = name.as_ref();
+                let kept = if is_for_the_broker(name) || name.starts_with("Dead-Letter-") {
+                    format!("{ORIGINAL}{name}")
+                } else {
+                    name.to_owned()
+                };
+                let length = length(&kept, values);
+                (kept, values.as_slice(), length)
+            })
+            .collect();
+        originals.sort_by(|a, b| (a.2, &a.0).cmp(&(b.2, &b.0)));
+        let taken: usize = headers.iter().map(|(name, values)| length(name.as_ref(), values)).sum();
+        // The lines around them, and the one that names what is left out.
+        let around = "NATS/1.0\r\n\r\n".len() + LEFT_OUT.len() + ": \r\n".len() + LONGEST;
+        let mut room = MOST_IN_HEADERS.saturating_sub(taken + around);
+        let mut left_out = Vec::new();
+        for (name, values, length) in originals {
+            if length > room {
+                left_out.push(name);
+                continue;
+            }
+            room -= length;
+            for value in values {
+                headers.append(name.as_str(), value.clone());
+            }
+        }
+        if !left_out.is_empty() {
+            headers.insert(LEFT_OUT, text(&left_out.join(", ")));
+        }
+    }
+}
+
+/// How many bytes a header with these values takes.
+fn length(name: &str, values: &[HeaderValue]) -> usize {
+    values.iter().map(|value| name.len() + ": \r\n".len() + value.as_str().len()).sum()
 }
 
 /// Why a dead letter cannot be replayed.
@@ -156,10 +196,12 @@ fn is_for_the_broker(name: &str) -> bool {
     name.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("nats-"))
 }
 
+/// How many characters a text in a header may have.
+const LONGEST: usize = 1000;
+
 /// Any text as the value of a header, which is one line, and short: an error may quote all of what
 /// is wrong, and the original is kept anyway.
 fn text(text: &str) -> HeaderValue {
-    const LONGEST: usize = 1000;
     let line = text.chars().map(|c| if c.is_control() { ' ' } else { c });
     let line: String = line.take(LONGEST).collect();
     line.trim().parse().unwrap_or_else(|_| HeaderValue::new())
@@ -254,6 +296,30 @@ mod tests {
             let refused = replay(&foreign.headers, &foreign.body, "a new id").unwrap_err();
             assert_eq!(refused, NotReplayable::Subject(subject.to_owned()));
         }
+    }
+
+    #[test]
+    fn headers_for_which_there_is_no_room_are_named_instead() {
+        let whole = |headers: &HeaderMap| -> usize {
+            headers.iter().map(|(name, values)| length(name.as_ref(), values)).sum()
+        };
+        for large in [1_000, 60_000, 63_000, 65_000] {
+            let mut headers = HeaderMap::new();
+            headers.insert("X-Large", "x".repeat(large));
+            headers.insert("X-Small", "kept");
+            let dead = dead_letter("requests.some-id", &headers, &"é".repeat(1000));
+            assert_eq!(dead.headers.get("X-Small").map(HeaderValue::as_str), Some("kept"));
+            let left_out = dead.headers.get(LEFT_OUT).map(HeaderValue::as_str);
+            assert_eq!(left_out, dead.headers.get("X-Large").is_none().then_some("X-Large"));
+            assert_eq!(left_out.is_some(), large > 60_000, "{large}");
+        }
+        let mut many = HeaderMap::new();
+        for number in 0..10_000 {
+            many.insert(format!("nats-{number}").as_str(), "");
+        }
+        let dead = dead_letter("requests.some-id", &many, "malformed");
+        let length = whole(&dead.headers) + "NATS/1.0\r\n\r\n".len();
+        assert!((60_000..=MOST_IN_HEADERS).contains(&length), "{length}");
     }
 
     #[test]

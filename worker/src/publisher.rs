@@ -213,8 +213,9 @@ impl From<&NatsPublishError> for PublishError {
 
 impl From<&jetstream::Error> for PublishError {
     fn from(answer: &jetstream::Error) -> Self {
-        /// The stream's limit of the size of a message; async-nats has no name for it.
-        const MESSAGE_EXCEEDS_MAXIMUM: u64 = 10054;
+        /// The stream's limit of the size of a message, and the broker's of that of all its
+        /// headers; async-nats has no names for them.
+        const EXCEEDS_MAXIMUM: [u64; 2] = [10054, 10097];
 
         let reason = answer.to_string();
         match answer.error_code() {
@@ -231,7 +232,7 @@ impl From<&jetstream::Error> for PublishError {
             ErrorCode::STREAM_STORE_FAILED | ErrorCode::STREAM_DUPLICATE_MESSAGE_CONFLICT => {
                 Self::Unconfirmed(reason)
             }
-            code if code.0 == MESSAGE_EXCEEDS_MAXIMUM => Self::TooLarge(reason),
+            code if EXCEEDS_MAXIMUM.contains(&code.0) => Self::TooLarge(reason),
             _ if answer.code() == 503 => Self::Unconfirmed(reason),
             _ => Self::Refused(reason),
         }

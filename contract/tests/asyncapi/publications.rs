@@ -95,6 +95,7 @@ fn rust_publishes_the_headers_that_are_required_and_where_there_is_a_trace_all_o
     let mut of_original = HeaderMap::new();
     of_original.insert("traceparent", TRACEPARENT);
     of_original.insert("tracestate", "vendor=opaque");
+    of_original.insert("X-Too-Large", "x".repeat(65_000));
     let headers = headers_as_json(&dead_letter(&of_original).headers);
     assert_eq!(keys(&headers), keys(&described["properties"]));
 }
