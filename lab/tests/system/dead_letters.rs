@@ -2,17 +2,18 @@
 
 use async_nats::HeaderMap;
 use contract::dead_letters::{ATTEMPTS, BY, ORIGINAL, Original, REASON, SUBJECT, Verdict};
-use contract::facts::Received;
+use contract::facts::{Fact, Received};
 use contract::headers::Trace;
-use contract::queues::{Message, REQUESTS};
-use contract::{RequestId, dead_letters};
+use contract::queues::{Message, REQUESTS, RESPONSES};
+use contract::{RequestId, dead_letters, topology};
 use jiff::SignedDuration;
 use lab::dead_letters::{list, replay_all};
+use lab::eventually::eventually;
 
-use crate::deployment::{Deployment, Side, ended, logged, succeeded};
+use crate::deployment::{Deployment, Side, admin, ended, logged, succeeded};
 use crate::loops::request;
 
-fn value<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
+pub fn value<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
     headers.get(name).map_or("", |value| value.as_str())
 }
 
@@ -109,6 +110,47 @@ async fn a_newer_version_is_given_back_and_only_in_the_end_a_dead_letter() {
     let letters = deployment.dead_letters(1).await;
     let (_, headers, _) = &letters[0];
     assert!(value(headers, REASON).starts_with("unsupported: "), "{}", value(headers, REASON));
+}
+
+#[tokio::test]
+async fn a_message_that_kills_whoever_takes_it_is_given_up_without_another_try() {
+    let deployment = Deployment::start().await;
+    let deadly = request();
+    let publication = deadly.publication(&Trace::default());
+    deployment.publish(&publication).await;
+    deployment.publish(&deadly.creation()).await;
+    let settings = [("WORK_TIME", "1h"), ("MAX_ATTEMPTS", "3")];
+    for victim in 1..=3 {
+        let mut victim =
+            deployment.run(Side::Generator, &format!("victim-{victim}"), &settings).await;
+        eventually("it has the message in its hands", async || {
+            let (_, metrics) = admin(&victim, "/metrics").await;
+            let held = r#"generator_in_flight{queue="REQUESTS"} 1"#;
+            if metrics.lines().any(|line| line == held) { Ok(()) } else { Err(metrics) }
+        })
+        .await;
+        victim.kill().await.unwrap();
+    }
+    let behind = request();
+    deployment.publish(&behind.publication(&Trace::default())).await;
+    let settings = [("MAX_ATTEMPTS", "3"), ("INSTANCE", "survivor")];
+    let _survivor = deployment.run(Side::Generator, "survivor", &settings).await;
+    let letters = deployment.dead_letters(1).await;
+    let (_, headers, body) = &letters[0];
+    assert_eq!(
+        value(headers, REASON),
+        "exhausted: delivered 4 times and never settled; perhaps it stops whoever handles it"
+    );
+    assert_eq!((value(headers, ATTEMPTS), value(headers, BY)), ("4", "survivor"));
+    assert_eq!(*body, publication.body);
+    let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
+    deployment.fact_eventually::<Received>(behind.id).await;
+    // Only what was behind it was ever answered.
+    let responses = topology::stream_state(deployment.nats(), RESPONSES.stream).await.unwrap();
+    assert_eq!(responses.state.last_sequence, 1);
+    let verdict = deployment.verdict().await;
+    assert_eq!(verdict.ids.dead_lettered, [deadly.id.to_string()], "{verdict}");
+    assert_eq!((verdict.requested, verdict.complete, verdict.lost), (1, 0, 0), "{verdict}");
 }
 
 #[tokio::test]

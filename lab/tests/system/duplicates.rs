@@ -3,10 +3,11 @@
 
 use contract::facts::{RECEIVED, Received, STORED};
 use contract::headers::Trace;
-use contract::queues::{ACKNOWLEDGMENTS, Acknowledgment, Message, Request, Response};
-use contract::{Publication, RequestId, Strings};
+use contract::queues::{ACKNOWLEDGMENTS, Acknowledgment, Message};
+use contract::{Publication, RequestId};
 use lab::process::Process;
 
+use crate::by_hand::{acknowledgment, response};
 use crate::deployment::{Deployment, Side};
 use crate::loops::request;
 
@@ -31,16 +32,6 @@ async fn sentinel(deployment: &Deployment) -> RequestId {
     deployment.publish(&sentinel.publication(&Trace::default())).await;
     deployment.fact_eventually::<Received>(sentinel.id).await;
     sentinel.id
-}
-
-fn response(request: &Request, value: &str) -> Response {
-    Response {
-        id: request.id,
-        requested_at: request.requested_at,
-        values: Strings::try_from(vec![value.to_owned()]).unwrap(),
-        generator: "by hand".to_owned(),
-        generated_at: worker::now(),
-    }
 }
 
 /// That many facts, none of them written twice, and equal strings on both sides.
@@ -84,7 +75,7 @@ async fn of_two_different_responses_one_is_stored_and_the_same_is_marked() {
 async fn an_acknowledgment_that_comes_twice_is_marked_once() {
     let deployment = Deployment::start().await;
     let request = request();
-    let stored = Acknowledgment::new(response(&request, "aaaa"), "by hand", worker::now());
+    let stored = acknowledgment(&request, "aaaa");
     deployment.publish(&contract::facts::Fact::creation(&stored)).await;
     for time in 1..=5 {
         deployment.publish(&again(&stored, time)).await;

@@ -4,11 +4,13 @@
 
 mod audit;
 mod bad_input;
+mod by_hand;
 mod cluster;
 mod dead_letters;
 mod deployment;
 mod duplicates;
 mod loops;
+mod rejected;
 mod seams;
 mod stopping;
 mod topology;

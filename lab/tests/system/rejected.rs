@@ -1,0 +1,323 @@
+//! Messages that are not of the contract: each ends among the dead letters as it was, with a reason
+//! that a person understands, and holds up nothing that is behind it.
+
+use async_nats::HeaderMap;
+use contract::dead_letters::{self, ATTEMPTS, LEFT_OUT, ORIGINAL, REASON, SUBJECT};
+use contract::facts::{Fact, REQUESTED, Received};
+use contract::queues::{ACKNOWLEDGMENTS, Queue, REQUESTS, RESPONSES, Request};
+use contract::{Publication, RequestId};
+use serde_json::{Value, json};
+
+use crate::by_hand::{acknowledgment, published, response};
+use crate::dead_letters::value;
+use crate::deployment::{Deployment, PATIENT, Side};
+use crate::loops::request;
+
+/// What is wrong, how a healthy message becomes so, and what the dead letter says of it.
+type Case = (&'static str, fn(&mut Publication), &'static str);
+
+/// Which of the cases a message is.
+const CASE: &str = "X-Case";
+
+fn edit(publication: &mut Publication, change: impl FnOnce(&mut Value)) {
+    let mut body = serde_json::from_slice(&publication.body).unwrap();
+    change(&mut body);
+    publication.body = serde_json::to_vec(&body).unwrap().into();
+}
+
+fn set(publication: &mut Publication, field: &str, value: Value) {
+    edit(publication, |body| body[field] = value);
+}
+
+fn unset(publication: &mut Publication, field: &str) {
+    edit(publication, |body| drop(body.as_object_mut().unwrap().remove(field).unwrap()));
+}
+
+fn amount(publication: &mut Publication, count: u32, length: u32) {
+    set(publication, "count", json!(count));
+    set(publication, "length", json!(length));
+}
+
+fn version(publication: &mut Publication, version: &str) {
+    publication.headers.insert("Message-Version", version);
+}
+
+/// What can be wrong with any message.
+const ANY: [Case; 15] = [
+    ("no JSON", |it| it.body = "{\"id\": ".into(), "its body is not a message: EOF while parsing"),
+    ("nothing", |it| it.body = "".into(), "its body is not a message: it is no JSON object"),
+    ("no text", |it| it.body = "{\"\u{0}".into(), "its body is not a message: control character"),
+    ("a list", |it| it.body = "[1, 2]".into(), "its body is not a message: it is no JSON object"),
+    ("an id that is a number", |it| set(it, "id", json!(7)), "invalid type: integer `7`"),
+    ("an id that is no UUID", |it| set(it, "id", json!("x")), "'x' is not a UUID of version 7"),
+    ("no id", |it| unset(it, "id"), "missing field `id`"),
+    (
+        "an id that is not its subject's",
+        |it| set(it, "id", json!(RequestId::new())),
+        "its body is about ",
+    ),
+    ("no time", |it| unset(it, "requested_at"), "missing field `requested_at`"),
+    (
+        "a time that is a number",
+        |it| set(it, "requested_at", json!(1)),
+        "invalid type: integer `1`",
+    ),
+    ("a time that is none", |it| set(it, "requested_at", json!("noon")), "failed to parse"),
+    (
+        "a time to come",
+        |it| set(it, "requested_at", json!("9999-01-01T00:00:00Z")),
+        "asked at 9999-01-01T00:00:00Z, which is more than an hour ahead of ",
+    ),
+    (
+        "a version that is a word",
+        |it| version(it, "one"),
+        "its version is 'one', which is not a whole number from 1",
+    ),
+    ("version 0", |it| version(it, "0"), "its version is '0', which is not a whole number from 1"),
+    ("an empty version", |it| version(it, ""), "its version is '', which is not a whole number"),
+];
+
+/// What can be wrong with strings that somebody has made.
+const STRINGS: [Case; 11] = [
+    ("no values", |it| unset(it, "values"), "missing field `values`"),
+    ("values that are one", |it| set(it, "values", json!("a")), "invalid type: string \"a\""),
+    ("a value that is none", |it| set(it, "values", json!([null])), "invalid type: null"),
+    ("not a single value", |it| set(it, "values", json!([])), "0 strings: there may be 1 to 1000"),
+    (
+        "too many values",
+        |it| set(it, "values", json!(vec!["a"; 1001])),
+        "1001 strings: there may be 1 to 1000",
+    ),
+    (
+        "an empty value",
+        |it| set(it, "values", json!([""])),
+        "0 characters in a string: there may be 1 to 1024",
+    ),
+    (
+        "a value that is too long",
+        |it| set(it, "values", json!(["a".repeat(1025)])),
+        "1025 characters in a string: there may be 1 to 1024",
+    ),
+    (
+        "too many characters in all",
+        |it| set(it, "values", json!(vec!["a".repeat(1024); 65])),
+        "65 strings of 1024 characters: there may be 65536 in all",
+    ),
+    (
+        "values of different lengths",
+        |it| set(it, "values", json!(["aa", "b"])),
+        "the string at 1 is not as long as the first",
+    ),
+    (
+        "a character that no generator makes",
+        |it| set(it, "values", json!(["aa", "a-"])),
+        "the string at 1 has characters other than A-Z, a-z and 0-9",
+    ),
+    ("no generator", |it| unset(it, "generator"), "missing field `generator`"),
+];
+
+/// Publishes each case with a healthy message behind it, and expects of both what is to become of
+/// them. Somebody counts on all of these requests.
+async fn each_is_rejected(
+    queue: Queue,
+    healthy: impl Fn(&Request) -> Publication,
+    cases: impl IntoIterator<Item = Case>,
+) {
+    let deployment = Deployment::with(&PATIENT).await;
+    let mut sent = Vec::new();
+    let mut behind = Vec::new();
+    for (what, change, reason) in cases {
+        let wrong = request();
+        let mut publication = healthy(&wrong);
+        change(&mut publication);
+        publication.headers.insert(CASE, what);
+        deployment.publish(&publication).await;
+        deployment.publish(&accepted(&wrong, queue.key(&publication.subject).unwrap())).await;
+        let right = request();
+        if queue == ACKNOWLEDGMENTS {
+            deployment.publish(&acknowledgment(&right, "aaaa").creation()).await;
+        }
+        deployment.publish(&healthy(&right)).await;
+        deployment.publish(&right.creation()).await;
+        behind.push(right.id);
+        sent.push((what, publication, reason));
+    }
+    let _both = [
+        deployment.run(Side::Generator, "generator", &[]).await,
+        deployment.run(Side::Requestor, "requestor", &[]).await,
+    ];
+    for id in &behind {
+        deployment.fact_eventually::<Received>(*id).await;
+    }
+    let letters = deployment.dead_letters(sent.len().try_into().unwrap()).await;
+    for (what, original, reason) in &sent {
+        let letter = letters.iter().find(|(_, headers, _)| value(headers, CASE) == *what);
+        let (subject, headers, body) = letter.unwrap_or_else(|| panic!("{what} is missing"));
+        let why = value(headers, REASON);
+        assert!(why.starts_with("malformed: ") && why.contains(reason), "{what}: {why}");
+        assert_eq!(*body, original.body, "{what}");
+        let key = queue.key(&original.subject).unwrap();
+        assert_eq!(*subject, dead_letters::subject(queue.stream, key), "{what}");
+        assert_eq!(value(headers, SUBJECT), original.subject, "{what}");
+        assert_eq!(value(headers, ATTEMPTS), "1", "{what}: it was tried again");
+        for (name, values) in original.headers.iter() {
+            let name: &str = name.as_ref();
+            let kept = match name {
+                "Nats-Msg-Id" => value(headers, &format!("{ORIGINAL}{name}")),
+                name => value(headers, name),
+            };
+            assert_eq!(kept, values[0].as_str(), "{what}: {name}");
+        }
+    }
+    assert_eq!(deployment.depth(queue).await, 0);
+    let verdict = deployment.verdict().await;
+    let counted = (verdict.complete, verdict.dead_lettered, verdict.lost, verdict.doubled);
+    assert_eq!(counted, (behind.len(), sent.len(), 0, 0), "{verdict}");
+    assert_eq!(verdict.requested, behind.len() + sent.len(), "{verdict}");
+}
+
+/// The fact that a request with this key was accepted.
+fn accepted(request: &Request, key: &str) -> Publication {
+    Publication { subject: REQUESTED.subject_of(key), ..request.creation() }
+}
+
+#[tokio::test]
+async fn what_is_no_request_is_a_dead_letter() {
+    let own: [Case; 13] = [
+        ("no count", |it| unset(it, "count"), "missing field `count`"),
+        ("a count in words", |it| set(it, "count", json!("ten")), "invalid type: string \"ten\""),
+        ("half a string", |it| set(it, "count", json!(0.5)), "invalid type: floating point `0.5`"),
+        ("less than none", |it| set(it, "count", json!(-1)), "invalid value: integer `-1`"),
+        ("no strings", |it| amount(it, 0, 1), "0 strings: there may be 1 to 1000"),
+        ("too many strings", |it| amount(it, 1001, 1), "1001 strings: there may be 1 to 1000"),
+        ("empty strings", |it| amount(it, 1, 0), "0 characters in a string: there may be 1 to"),
+        ("too long strings", |it| amount(it, 1, 1025), "1025 characters in a string: there may be"),
+        (
+            "one string too many",
+            |it| amount(it, 65, 1024),
+            "65 strings of 1024 characters: there may be 65536 in all",
+        ),
+        ("no requestor", |it| unset(it, "requestor"), "missing field `requestor`"),
+        ("a requestor that is a list", |it| set(it, "requestor", json!([])), "invalid type"),
+        (
+            "a subject that names no UUID",
+            |it| it.subject = REQUESTS.subject_of("mine"),
+            ", its subject is requests.mine",
+        ),
+        (
+            "a key that is no UUID on both",
+            |it| {
+                it.subject = REQUESTS.subject_of("yours");
+                set(it, "id", json!("yours"));
+            },
+            "'yours' is not a UUID of version 7 in lower case with hyphens",
+        ),
+    ];
+    each_is_rejected(REQUESTS, published, ANY.into_iter().chain(own)).await;
+}
+
+#[tokio::test]
+async fn what_is_no_response_is_a_dead_letter() {
+    let healthy = |request: &Request| published(&response(request, "aaaa"));
+    each_is_rejected(RESPONSES, healthy, ANY.into_iter().chain(STRINGS)).await;
+}
+
+#[tokio::test]
+async fn what_is_no_acknowledgment_is_a_dead_letter() {
+    let own: [Case; 2] = [
+        ("no requestor", |it| unset(it, "requestor"), "missing field `requestor`"),
+        ("not stored at any time", |it| unset(it, "stored_at"), "missing field `stored_at`"),
+    ];
+    let healthy = |request: &Request| published(&acknowledgment(request, "aaaa"));
+    each_is_rejected(ACKNOWLEDGMENTS, healthy, ANY.into_iter().chain(STRINGS).chain(own)).await;
+}
+
+#[tokio::test]
+async fn orders_to_the_broker_are_kept_and_not_followed_among_the_dead_letters() {
+    let deployment = Deployment::with(&PATIENT).await;
+    let mut taken = Vec::new();
+    for (order, value) in [
+        ("Nats-Expected-Stream", "REQUESTS"),
+        ("nats-expected-stream", "REQUESTS"),
+        ("Nats-Expected-Last-Sequence", "2"),
+        ("Nats-Expected-Last-Msg-Id", "Nats-Expected-Last-Sequence"),
+        ("Nats-Expected-Last-Subject-Sequence", "0"),
+        ("Nats-Msg-Id", "one of its own"),
+        ("Nats-Rollup", "all"),
+        ("Nats-TTL", "1s"),
+        ("Nats-Incr", "+1"),
+        ("Nats-Schedule", "@at 2100-01-01T00:00:00Z"),
+        ("Nats-Schedule-Target", "requests.another"),
+        ("Nats-Marker-Reason", "Purge"),
+        ("Nats-Batch-Id", "batch"),
+        ("KV-Operation", "PURGE"),
+    ] {
+        let mut headers = HeaderMap::new();
+        headers.insert("Nats-Msg-Id", order);
+        headers.insert(order, value);
+        let publication = Publication {
+            subject: REQUESTS.subject(RequestId::new()),
+            headers,
+            body: order.to_owned().into(),
+        };
+        // Some the broker does not take, so nobody can get them into a queue.
+        if deployment.publish_unless_full(&publication).await {
+            taken.push((order, value, publication));
+        }
+    }
+    let orders: Vec<&str> = taken.iter().map(|(order, ..)| *order).collect();
+    let conditions = orders.iter().filter(|order| order.to_lowercase().contains("expected"));
+    assert_eq!(conditions.count(), 5, "{orders:?}");
+    let behind = request();
+    deployment.publish(&published(&behind)).await;
+    let _both = [
+        deployment.run(Side::Generator, "generator", &[]).await,
+        deployment.run(Side::Requestor, "requestor", &[]).await,
+    ];
+    deployment.fact_eventually::<Received>(behind.id).await;
+    let letters = deployment.dead_letters(taken.len().try_into().unwrap()).await;
+    for (order, original, publication) in &taken {
+        let letter = letters.iter().find(|(.., body)| body == order.as_bytes());
+        let (_, headers, _) = letter.unwrap_or_else(|| panic!("{order} is missing"));
+        assert_eq!(value(headers, SUBJECT), publication.subject, "{order}");
+        if order.to_ascii_lowercase().starts_with("nats-") {
+            assert_eq!(value(headers, &format!("{ORIGINAL}{order}")), *original);
+        } else {
+            assert_eq!(value(headers, order), *original);
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_largest_message_that_a_queue_takes_fits_into_a_dead_letter() {
+    let deployment = Deployment::with(&PATIENT).await;
+    let stream = deployment.nats().get_stream(REQUESTS.stream).await.unwrap();
+    let limit = usize::try_from(stream.cached_info().config.max_message_size).unwrap();
+    let mut publication = Publication {
+        subject: REQUESTS.subject(RequestId::new()),
+        headers: HeaderMap::new(),
+        body: "x".repeat(limit + 1).into(),
+    };
+    assert!(!deployment.publish_unless_full(&publication).await, "it is too large by one byte");
+    publication.body = publication.body.slice(1..);
+    deployment.publish(&publication).await;
+    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let letters = deployment.dead_letters(1).await;
+    assert_eq!(letters[0].2, publication.body);
+}
+
+#[tokio::test]
+async fn a_message_with_as_many_headers_as_the_broker_takes_is_a_dead_letter() {
+    let deployment = Deployment::with(&PATIENT).await;
+    let subject = REQUESTS.subject(RequestId::new());
+    let mut headers = HeaderMap::new();
+    headers.insert("X-Small", "kept");
+    headers.insert("X-Large", "x".repeat(65_000));
+    deployment.publish_raw(&subject, headers, b"not JSON").await;
+    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let letters = deployment.dead_letters(1).await;
+    let (_, headers, body) = &letters[0];
+    assert_eq!(body, b"not JSON");
+    assert_eq!(value(headers, "X-Small"), "kept");
+    assert_eq!(value(headers, LEFT_OUT), "X-Large");
+}
