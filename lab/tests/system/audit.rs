@@ -1,10 +1,14 @@
 //! The audit can fail: each of these is done by hand, and it names what was done.
 
+use async_nats::jetstream::consumer::PullConsumer;
 use contract::facts::{self, Fact, Received};
-use contract::queues::{Acknowledgment, REQUESTS};
+use contract::queues::{Acknowledgment, Message, REQUESTS, Request};
 use contract::{RequestId, Strings};
+use futures_util::StreamExt;
 use lab::audit::Verdict;
+use lab::process::Process;
 
+use crate::by_hand::{published, response};
 use crate::deployment::{Deployment, Side, succeeded};
 
 /// A deployment that has answered some requests and is at rest, and the id of one of them.
@@ -82,4 +86,85 @@ async fn a_message_that_is_removed_from_its_queue_is_lost() {
     assert!(!verdict.is_clean(), "{verdict}");
     assert_eq!(verdict.ids.lost, [id], "{verdict}");
     assert_eq!(verdict.pending, verdict.requested - 1, "{verdict}");
+}
+
+/// What a generator does first.
+#[derive(Clone, Copy)]
+enum First {
+    Publish,
+    Ack,
+}
+
+/// Asks for ten strings, and has them made by a generator that does one thing first and the other
+/// then, and that is gone, as by SIGKILL, when it has done only the first for the last three. Gives the
+/// ids of those three.
+async fn gone_in_between(deployment: &Deployment, first: First) -> Vec<String> {
+    let mut asker = deployment.ask(10).await;
+    deployment.facts_reach(facts::REQUESTED, 10).await;
+    asker.kill().await.unwrap();
+    let consumer: PullConsumer = deployment
+        .nats()
+        .get_consumer_from_stream(REQUESTS.consumer, REQUESTS.stream)
+        .await
+        .unwrap();
+    let mut deliveries = consumer.fetch().max_messages(10).messages().await.unwrap();
+    let mut ids = Vec::new();
+    for number in 1..=10 {
+        let delivery = deliveries.next().await.unwrap().unwrap();
+        let (subject, headers) = (&delivery.subject, delivery.headers.as_ref());
+        let request = <Request as Message>::decode(subject, headers, &delivery.payload).unwrap();
+        let answer = published(&response(&request, "made"));
+        let publish = deployment.publish(&answer);
+        let ack = async { delivery.double_ack().await.unwrap() };
+        let is_gone = number > 7;
+        match first {
+            First::Publish => {
+                publish.await;
+                if !is_gone {
+                    ack.await;
+                }
+            }
+            First::Ack => {
+                ack.await;
+                if !is_gone {
+                    publish.await;
+                }
+            }
+        }
+        if is_gone {
+            ids.push(request.id.to_string());
+        }
+    }
+    ids.sort();
+    ids
+}
+
+#[tokio::test]
+async fn what_a_generator_acks_before_it_publishes_is_lost_with_it() {
+    let deployment = Deployment::start().await;
+    let ids = gone_in_between(&deployment, First::Ack).await;
+    let _both = both_sides(&deployment).await;
+    let verdict = deployment.verdict().await;
+    assert!(!verdict.is_clean(), "{verdict}");
+    assert_eq!(verdict.ids.lost, ids, "{verdict}");
+    assert_eq!((verdict.requested, verdict.complete), (10, 7), "{verdict}");
+    let said = verdict.to_string();
+    assert!(ids.iter().all(|id| said.contains(id)), "{said}");
+}
+
+#[tokio::test]
+async fn what_a_generator_publishes_before_it_acks_outlives_it() {
+    let deployment = Deployment::start().await;
+    gone_in_between(&deployment, First::Publish).await;
+    let _both = both_sides(&deployment).await;
+    let verdict = deployment.verdict().await;
+    assert!(verdict.is_clean(), "{verdict}");
+    assert_eq!((verdict.requested, verdict.complete), (10, 10), "{verdict}");
+}
+
+async fn both_sides(deployment: &Deployment) -> [Process; 2] {
+    [
+        deployment.run(Side::Generator, "generator", &[]).await,
+        deployment.run(Side::Requestor, "requestor", &[]).await,
+    ]
 }
