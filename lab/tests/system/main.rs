@@ -14,3 +14,4 @@ mod rejected;
 mod seams;
 mod stopping;
 mod topology;
+mod work;

@@ -1,0 +1,138 @@
+//! Work that is slow, or fails, or is more than fits into the hands of those who do it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use async_nats::jetstream;
+use contract::facts::{Fact, Received};
+use contract::queues::REQUESTS;
+use contract::topology::{self, Limits};
+use futures_util::StreamExt;
+use lab::eventually::eventually;
+use lab::process::Process;
+use serde_json::Value;
+
+use crate::by_hand::{acknowledgment, published};
+use crate::deployment::{Deployment, LIMITS, PATIENT, Side, admin, soon, succeeded};
+use crate::loops::request;
+
+#[tokio::test]
+async fn work_that_takes_longer_than_the_broker_waits_is_not_given_to_another() {
+    let limits = Limits { ack_wait: Duration::from_secs(2), ..LIMITS };
+    let deployment = Deployment::with(&limits).await;
+    // Two, so that there is another who would take it.
+    let slow = [("WORK_TIME", "5s"), ("MAX_ATTEMPTS", "1")];
+    let _generators = [
+        deployment.run(Side::Generator, "generator-1", &slow).await,
+        deployment.run(Side::Generator, "generator-2", &slow).await,
+    ];
+    let mut requestor = deployment.ask(20).await;
+    succeeded(&mut requestor).await;
+    let verdict = deployment.verdict().await;
+    assert_eq!((verdict.requested, verdict.complete), (20, 20), "{verdict}");
+    let requests = verdict.redelivered.iter().find(|queue| queue.queue == REQUESTS.stream);
+    assert_eq!(requests.unwrap().deliveries, 0, "{verdict}");
+}
+
+#[tokio::test]
+async fn what_fails_is_tried_again_ever_later_and_not_all_at_once() {
+    const REQUESTED: usize = 30;
+    let deployment = Deployment::with(&PATIENT).await;
+    // What the workers answer to the broker, which says the delay.
+    let client = deployment.nats().client();
+    let mut answers = client.subscribe("$JS.ACK.>").await.unwrap();
+    client.flush().await.unwrap();
+    let failing = [("FAILURE_RATE", "1"), ("MAX_ATTEMPTS", "5")];
+    let _generator = deployment.run(Side::Generator, "generator", &failing).await;
+    let _requestor = deployment.ask(REQUESTED as u64).await;
+    let mut delays: BTreeMap<i64, Vec<Duration>> = BTreeMap::new();
+    let mut settled = 0;
+    while settled < REQUESTED {
+        let mut message = soon("an answer", answers.next()).await.unwrap();
+        let payload = message.payload.clone();
+        // Where an answer goes to says which delivery it is about.
+        message.reply = Some(message.subject.clone());
+        let context = deployment.nats().clone();
+        let answered = jetstream::Message { message, context };
+        let attempt = answered.info().unwrap().delivered;
+        let answer = std::str::from_utf8(&payload).unwrap();
+        if let Some(options) = answer.strip_prefix("-NAK") {
+            let options: Value = serde_json::from_str(options).unwrap();
+            let delay = Duration::from_nanos(options["delay"].as_u64().unwrap());
+            delays.entry(attempt).or_default().push(delay);
+        } else {
+            assert_eq!((answer, attempt), ("+ACK", 5), "only a dead letter is acked");
+            settled += 1;
+        }
+    }
+    assert_eq!(delays.keys().copied().collect::<Vec<_>>(), [1, 2, 3, 4]);
+    for ((attempt, delays), ceiling) in delays.iter().zip([100, 200, 400, 800]) {
+        let ceiling = Duration::from_millis(ceiling);
+        assert_eq!(delays.len(), REQUESTED, "each is tried for the {attempt}th time once");
+        assert!(delays.iter().all(|delay| !delay.is_zero() && *delay <= ceiling), "{delays:?}");
+        // Drawn evenly: some are long, and few are the same.
+        assert!(delays.iter().any(|delay| *delay > ceiling / 2), "{delays:?}");
+        let mut different = delays.clone();
+        different.sort();
+        different.dedup();
+        assert!(different.len() > 10, "{delays:?}");
+    }
+}
+
+#[tokio::test]
+async fn work_that_fails_half_of_the_time_is_done_in_the_end() {
+    let deployment = Deployment::with(&PATIENT).await;
+    let failing = [("FAILURE_RATE", "0.5"), ("MAX_ATTEMPTS", "100")];
+    let _generator = deployment.run(Side::Generator, "generator", &failing).await;
+    let mut requestor = deployment.ask(30).await;
+    succeeded(&mut requestor).await;
+    let verdict = deployment.verdict().await;
+    assert_eq!((verdict.requested, verdict.complete), (30, 30), "{verdict}");
+    deployment.dead_letters(0).await;
+    let again: u64 = verdict.redelivered.iter().map(|queue| queue.deliveries).sum();
+    assert!(again > 0, "nothing has failed: {verdict}");
+}
+
+/// Waits until so many requests are in flight, and so many wait.
+async fn in_flight(deployment: &Deployment, flying: usize, waiting: u64) {
+    eventually("the hands are full", async || {
+        let (_, consumer) = topology::queue_state(deployment.nats(), REQUESTS).await.unwrap();
+        let state = (consumer.num_ack_pending, consumer.num_pending);
+        if state == (flying, waiting) { Ok(()) } else { Err(state) }
+    })
+    .await;
+}
+
+/// Has the generators mark something, which they do beside the requests: who was to take one more
+/// of those in the meantime has had the time to.
+async fn something_else_happens(deployment: &Deployment) {
+    let other = request();
+    let stored = acknowledgment(&other, "aaaa");
+    deployment.publish(&stored.creation()).await;
+    deployment.publish(&published(&stored)).await;
+    deployment.fact_eventually::<Received>(other.id).await;
+}
+
+async fn has_in_its_hands(generator: &Process, count: usize) {
+    let (_, metrics) = admin(generator, "/metrics").await;
+    let line = format!(r#"generator_in_flight{{queue="REQUESTS"}} {count}"#);
+    assert!(metrics.lines().any(|shown| shown == line), "{line} is missing:\n{metrics}");
+}
+
+#[tokio::test]
+async fn each_replica_has_as_many_in_its_hands_as_it_may_and_not_one_more() {
+    let deployment = Deployment::with(&PATIENT).await;
+    let _requestor = deployment.ask(100).await;
+    let settings = [("WORK_TIME", "1h"), ("CONCURRENCY", "32")];
+    let first = deployment.run(Side::Generator, "first", &settings).await;
+    in_flight(&deployment, 32, 68).await;
+    something_else_happens(&deployment).await;
+    in_flight(&deployment, 32, 68).await;
+    let second = deployment.run(Side::Generator, "second", &settings).await;
+    in_flight(&deployment, 64, 36).await;
+    something_else_happens(&deployment).await;
+    in_flight(&deployment, 64, 36).await;
+    for replica in [&first, &second] {
+        has_in_its_hands(replica, 32).await;
+    }
+}
