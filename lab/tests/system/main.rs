@@ -3,6 +3,7 @@
 //! Each test has a broker of its own. None waits for a time to pass, only for a fact to be there.
 
 mod audit;
+mod back_pressure;
 mod bad_input;
 mod by_hand;
 mod cluster;

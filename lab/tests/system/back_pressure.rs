@@ -1,0 +1,195 @@
+//! Queues that are full. Nothing is dropped, and whoever waits for room in one of them keeps nobody
+//! from what the others hold.
+
+use contract::facts::{Fact, RECEIVED, REQUESTED, Received, STORED};
+use contract::queues::{self, ACKNOWLEDGMENTS, Message, Queue, REQUESTS, RESPONSES, Request};
+use contract::topology::Limits;
+use lab::eventually::eventually;
+use lab::process::Process;
+
+use crate::by_hand::{acknowledgment, published, response};
+use crate::deployment::{Deployment, LIMITS, PATIENT, Side, admin, succeeded};
+use crate::loops::request;
+
+/// How many messages fit into each queue here.
+const ROOM: u64 = 10;
+
+async fn with_little_room(limits: Limits) -> Deployment {
+    Deployment::with(&Limits { queue_limit: ROOM, ..limits }).await
+}
+
+/// Fills a queue with messages of requests that were accepted, until it takes no more. Gives the
+/// requests.
+async fn fill<M: Message>(
+    deployment: &Deployment,
+    message: impl Fn(&Request) -> M,
+) -> Vec<Request> {
+    let mut requests = Vec::new();
+    loop {
+        let request = request();
+        if !deployment.publish_unless_full(&published(&message(&request))).await {
+            break;
+        }
+        deployment.publish(&request.creation()).await;
+        requests.push(request);
+    }
+    assert_eq!(deployment.depth(M::QUEUE).await, ROOM);
+    requests
+}
+
+async fn fill_requests(deployment: &Deployment) {
+    fill(deployment, Request::clone).await;
+}
+
+async fn fill_responses(deployment: &Deployment) -> Vec<Request> {
+    fill(deployment, |request| response(request, "aaaa")).await
+}
+
+async fn fill_acknowledgments(deployment: &Deployment) -> Vec<Request> {
+    let requests = fill(deployment, |request| acknowledgment(request, "aaaa")).await;
+    for request in &requests {
+        deployment.publish(&acknowledgment(request, "aaaa").creation()).await;
+    }
+    requests
+}
+
+/// Waits until a service was told so many times that there is no room in this queue.
+async fn refused(service: &Process, side: Side, queue: Queue, times: u64) {
+    let name = if side == Side::Requestor { "requestor" } else { "generator" };
+    let sign = format!(r#"{name}_publishes_total{{stream="{}",outcome="full"}} "#, queue.stream);
+    eventually("it is refused again and again", async || {
+        let (_, metrics) = admin(service, "/metrics").await;
+        let count: Option<u64> =
+            metrics.lines().find_map(|line| line.strip_prefix(&sign)?.parse().ok());
+        match count {
+            Some(count) if count >= times => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
+}
+
+async fn both(deployment: &Deployment, name: &str, rate: &str) -> [Process; 2] {
+    let generator = format!("generator-{name}");
+    let requestor = format!("requestor-{name}");
+    [
+        deployment.run(Side::Generator, &generator, &[]).await,
+        deployment.run(Side::Requestor, &requestor, &[("REQUEST_RATE", rate)]).await,
+    ]
+}
+
+#[tokio::test]
+async fn with_all_three_queues_full_and_both_sides_killed_and_stopped_everything_drains() {
+    let deployment = with_little_room(LIMITS).await;
+    fill_acknowledgments(&deployment).await;
+    fill_responses(&deployment).await;
+    fill_requests(&deployment).await;
+    for queue in queues::ALL {
+        assert_eq!(deployment.depth(queue).await, ROOM, "{}", queue.stream);
+    }
+    let mut killed = both(&deployment, "killed", "max").await;
+    deployment.facts_reach(RECEIVED, 15).await;
+    for service in &mut killed {
+        service.kill().await.unwrap();
+    }
+    let mut stopped = both(&deployment, "stopped", "max").await;
+    deployment.facts_reach(RECEIVED, 60).await;
+    for service in &stopped {
+        service.terminate().unwrap();
+    }
+    for service in &mut stopped {
+        succeeded(service).await;
+    }
+    let _rest = both(&deployment, "rest", "0").await;
+    let verdict = deployment.verdict().await;
+    assert!(verdict.is_clean(), "{verdict}");
+    assert!(verdict.requested >= 60, "{verdict}");
+    let counted = (verdict.complete, verdict.pending, verdict.dead_lettered);
+    assert_eq!(counted, (verdict.requested, 0, 0), "{verdict}");
+    for queue in queues::ALL {
+        assert_eq!(deployment.depth(queue).await, 0, "{}", queue.stream);
+    }
+}
+
+#[tokio::test]
+async fn a_generator_that_has_no_room_for_an_answer_still_marks() {
+    let deployment = with_little_room(PATIENT).await;
+    fill_responses(&deployment).await;
+    fill_requests(&deployment).await;
+    let few = [("CONCURRENCY", "2")];
+    let generator = deployment.run(Side::Generator, "generator", &few).await;
+    refused(&generator, Side::Generator, RESPONSES, 10).await;
+    for request in fill_acknowledgments(&deployment).await {
+        deployment.fact_eventually::<Received>(request.id).await;
+    }
+    assert_eq!(deployment.depth(REQUESTS).await, ROOM);
+}
+
+#[tokio::test]
+async fn a_requestor_that_has_no_room_to_acknowledge_still_asks() {
+    let deployment = with_little_room(PATIENT).await;
+    fill_acknowledgments(&deployment).await;
+    fill_responses(&deployment).await;
+    fill_requests(&deployment).await;
+    let few = [("CONCURRENCY", "2"), ("REQUEST_RATE", "max")];
+    let requestor = deployment.run(Side::Requestor, "requestor", &few).await;
+    for queue in [ACKNOWLEDGMENTS, REQUESTS] {
+        refused(&requestor, Side::Requestor, queue, 10).await;
+    }
+    let requests = deployment.nats().get_stream(REQUESTS.stream).await.unwrap();
+    requests.purge().await.unwrap();
+    deployment.facts_reach(REQUESTED, 4 * ROOM).await;
+    assert_eq!(deployment.depth(REQUESTS).await, ROOM);
+    assert_eq!(deployment.depth(RESPONSES).await, ROOM);
+}
+
+#[tokio::test]
+async fn a_requestor_that_has_no_room_to_ask_still_stores() {
+    let deployment = with_little_room(PATIENT).await;
+    fill_requests(&deployment).await;
+    let few = [("CONCURRENCY", "2"), ("REQUEST_RATE", "max")];
+    let requestor = deployment.run(Side::Requestor, "requestor", &few).await;
+    refused(&requestor, Side::Requestor, REQUESTS, 10).await;
+    fill_responses(&deployment).await;
+    deployment.facts_reach(STORED, ROOM).await;
+    assert_eq!(deployment.depth(ACKNOWLEDGMENTS).await, ROOM);
+}
+
+#[tokio::test]
+async fn who_finds_a_queue_full_a_thousand_times_says_so_once() {
+    const SAID: &str = "waiting to publish; nothing is dropped";
+    let deployment = with_little_room(PATIENT).await;
+    let busy = [("REQUEST_RATE", "max")];
+    let requestor = deployment.run(Side::Requestor, "requestor", &busy).await;
+    refused(&requestor, Side::Requestor, REQUESTS, 1_000).await;
+    let log = requestor.log_text();
+    assert_eq!(log.matches(SAID).count(), 1, "{log}");
+    // Nor does it say so again whenever something has got through.
+    let slow = [("CONCURRENCY", "1"), ("WORK_TIME", "10ms")];
+    let _generator = deployment.run(Side::Generator, "generator", &slow).await;
+    deployment.facts_reach(RECEIVED, 50).await;
+    let log = requestor.log_text();
+    assert_eq!(log.matches(SAID).count(), 1, "{log}");
+}
+
+/// What a process has in memory, in kB.
+#[cfg(target_os = "linux")]
+fn resident(process: &Process) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).expect("it is alive")
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn who_finds_a_queue_full_for_long_does_not_grow() {
+    let deployment = with_little_room(PATIENT).await;
+    let busy = [("REQUEST_RATE", "max")];
+    let requestor = deployment.run(Side::Requestor, "requestor", &busy).await;
+    refused(&requestor, Side::Requestor, REQUESTS, 500).await;
+    let before = resident(&requestor);
+    refused(&requestor, Side::Requestor, REQUESTS, 5_000).await;
+    let after = resident(&requestor);
+    // A leak of half a kilobyte a time would reach this.
+    assert!(after < before + 2_048, "from {before} kB to {after} kB");
+}
