@@ -1,11 +1,17 @@
 //! Stopping in order, with work in hand.
 
-use contract::facts::STORED;
+use contract::facts::{Fact, RECEIVED, STORED};
 use contract::queues::REQUESTS;
 use contract::topology::Limits;
 use lab::eventually::eventually;
+use lab::process::Process;
 
-use crate::deployment::{Deployment, LIMITS, PATIENT, Side, admin, logged, succeeded};
+use crate::by_hand::{acknowledgment, published, response};
+use crate::deployment::{Deployment, LIMITS, PATIENT, Side, admin, ended, logged, succeeded};
+use crate::loops::request;
+
+/// One of the ways to tell a process to stop.
+type Signal = fn(&Process) -> anyhow::Result<()>;
 
 /// Waits until some requests are in the hands of a generator.
 async fn in_hand(deployment: &Deployment) -> usize {
@@ -78,19 +84,100 @@ async fn what_outlives_the_drain_is_given_back_to_whoever_is_there() {
 }
 
 #[tokio::test]
-async fn a_second_signal_ends_it_at_once() {
+async fn both_sides_stopped_under_full_load_finish_what_they_have_pulled() {
     let deployment = Deployment::with(&PATIENT).await;
-    let _requestor = deployment.ask(1).await;
-    let stuck = [("WORK_TIME", "1h"), ("DRAIN_TIMEOUT", "1h")];
-    let mut generator = deployment.run(Side::Generator, "generator", &stuck).await;
+    let asking = [("REQUEST_RATE", "max")];
+    let mut both = [
+        deployment.run(Side::Requestor, "requestor", &asking).await,
+        deployment.run(Side::Generator, "generator", &[]).await,
+    ];
+    deployment.facts_reach(RECEIVED, 1_000).await;
+    for service in &both {
+        service.terminate().unwrap();
+    }
+    for service in &mut both {
+        succeeded(service).await;
+    }
+    let _generator = deployment.run(Side::Generator, "next-generator", &[]).await;
+    let _requestor = deployment.run(Side::Requestor, "next-requestor", &[]).await;
+    let verdict = deployment.verdict().await;
+    assert!(verdict.is_clean(), "{verdict}");
+    assert_eq!(verdict.complete, verdict.requested, "{verdict}");
+    assert_eq!(redelivered(&deployment).await, 0, "what fits the drain is not given back");
+}
+
+#[tokio::test]
+async fn what_a_requestor_cannot_acknowledge_within_the_drain_is_given_back_to_another() {
+    const ROOM: u64 = 10;
+    let deployment = Deployment::with(&Limits { queue_limit: ROOM, ..PATIENT }).await;
+    for _ in 0..ROOM {
+        let (answered, waiting) = (request(), request());
+        let stored = acknowledgment(&answered, "aaaa");
+        deployment.publish(&stored.creation()).await;
+        deployment.publish(&published(&stored)).await;
+        deployment.publish(&published(&response(&waiting, "aaaa"))).await;
+    }
+    let brief = [("DRAIN_TIMEOUT", "500ms")];
+    let mut first = deployment.run(Side::Requestor, "first", &brief).await;
+    logged(&first, r#"waiting to publish; nothing is dropped stream="ACKNOWLEDGMENTS""#).await;
+    deployment.facts_reach(STORED, 2 * ROOM).await;
+    first.terminate().unwrap();
+    succeeded(&mut first).await;
+    // An hour for a delivery: if it comes again, it was given back.
+    let _second = deployment.run(Side::Requestor, "second", &[]).await;
+    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
+    deployment.facts_reach(RECEIVED, 2 * ROOM).await;
+    assert_eq!(redelivered(&deployment).await, ROOM);
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_it_at_once_whichever_it_is() {
+    let (terminate, interrupt) = (Process::terminate, Process::interrupt);
+    let cases: [(Signal, Signal, i32); 3] =
+        [(terminate, terminate, 15), (interrupt, interrupt, 2), (terminate, interrupt, 2)];
+    for (first, second, number) in cases {
+        let deployment = Deployment::with(&PATIENT).await;
+        let _requestor = deployment.ask(1).await;
+        let stuck = [("WORK_TIME", "1h"), ("DRAIN_TIMEOUT", "1h")];
+        let mut generator = deployment.run(Side::Generator, "generator", &stuck).await;
+        in_hand(&deployment).await;
+        first(&generator).unwrap();
+        logged(&generator, "stopping").await;
+        assert_eq!(admin(&generator, "/readyz").await.0, 503);
+        assert_eq!(admin(&generator, "/livez").await.0, 200);
+        second(&generator).unwrap();
+        let status = ended(&mut generator).await;
+        assert_eq!(status.code(), Some(128 + number), "{}", generator.log_text());
+    }
+}
+
+#[tokio::test]
+async fn a_second_signal_ends_a_requestor_that_has_something_in_its_hands() {
+    let deployment = Deployment::with(&Limits { queue_limit: 1, ..PATIENT }).await;
+    deployment.publish(&published(&acknowledgment(&request(), "aaaa"))).await;
+    deployment.publish(&published(&response(&request(), "aaaa"))).await;
+    let patient = [("DRAIN_TIMEOUT", "1h")];
+    let mut requestor = deployment.run(Side::Requestor, "requestor", &patient).await;
+    logged(&requestor, "waiting to publish; nothing is dropped").await;
+    requestor.interrupt().unwrap();
+    logged(&requestor, "stopping").await;
+    requestor.interrupt().unwrap();
+    let status = ended(&mut requestor).await;
+    assert_eq!(status.code(), Some(128 + 2), "{}", requestor.log_text());
+}
+
+#[tokio::test]
+async fn a_ctrl_c_stops_in_order_too() {
+    let deployment = Deployment::with(&PATIENT).await;
+    let mut requestor = deployment.ask(200).await;
+    let slow = [("WORK_TIME", "200ms"), ("CONCURRENCY", "50")];
+    let mut first = deployment.run(Side::Generator, "first", &slow).await;
     in_hand(&deployment).await;
-    generator.terminate().unwrap();
-    logged(&generator, "stopping").await;
-    assert_eq!(admin(&generator, "/readyz").await.0, 503);
-    assert_eq!(admin(&generator, "/livez").await.0, 200);
-    generator.terminate().unwrap();
-    let status = crate::deployment::ended(&mut generator).await;
-    assert_eq!(status.code(), Some(128 + 15), "{}", generator.log_text());
+    first.interrupt().unwrap();
+    succeeded(&mut first).await;
+    let _second = deployment.run(Side::Generator, "second", &[]).await;
+    succeeded(&mut requestor).await;
+    assert_eq!(redelivered(&deployment).await, 0, "what fits the drain is not given back");
 }
 
 #[tokio::test]
