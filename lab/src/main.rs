@@ -124,7 +124,7 @@ async fn main() -> ExitCode {
 }
 
 async fn run(command: Command) -> anyhow::Result<ExitCode> {
-    let rust_log = std::env::var("RUST_LOG").unwrap_or_else(|_| "error".to_owned());
+    let rust_log = std::env::var("RUST_LOG").unwrap_or_else(|_| "error,async_nats=off".to_owned());
     let log_format = Some(worker::LogFormat::Pretty);
     worker::init_telemetry(&TelemetrySettings { rust_log, log_format }).map_err(Error::msg)?;
     let verdict = match command {
