@@ -243,41 +243,80 @@ fn is_full(reason: &str) -> bool {
     ["maximum messages", "maximum bytes", "no space left"].iter().any(|sign| reason.contains(sign))
 }
 
-/// What keeps a publisher from publishing: said once when it comes up, and once when it is gone,
-/// however many messages wait, and however many get through in between.
+/// What keeps a publisher from publishing: each reason is said once when it comes up, and it is said
+/// once when all are gone, however many messages wait, and however many get through in between.
 #[derive(Debug, Default)]
 struct Obstacle {
     present: AtomicBool,
-    last: Mutex<Option<Met>>,
+    met: Mutex<Option<Met>>,
 }
 
-/// The last time that the obstacle was met.
+/// The obstacle since it came up.
 #[derive(Debug)]
 struct Met {
-    at: Instant,
-    reason: String,
+    last: Instant,
+    /// The reasons that were said: when a connection is lost, some hear of that while others are
+    /// told that a queue is full.
+    said: Vec<String>,
 }
 
 impl Obstacle {
     /// How long it must not have been met to be gone: a full queue takes a message now and then.
     const CALM: Duration = Duration::from_secs(2);
 
+    /// How many reasons are said at most, should each be another.
+    const MOST_REASONS: usize = 10;
+
     fn note(&self, stream: &'static str, error: Option<&PublishError>) {
         if let Some(error @ (PublishError::Full(_) | PublishError::Unconfirmed(_))) = error {
             let reason = error.to_string();
-            let mut last = self.last.lock().expect("nothing panics while it holds this lock");
-            if last.as_ref().is_none_or(|last| last.reason != reason) {
+            if self.is_news(&reason) {
                 warn!(stream, reason, "waiting to publish; nothing is dropped");
             }
-            *last = Some(Met { at: Instant::now(), reason });
-            self.present.store(true, Ordering::Relaxed);
         } else if self.present.load(Ordering::Relaxed) {
             // Anything else is an answer of a broker that has room.
-            let mut last = self.last.lock().expect("nothing panics while it holds this lock");
-            if last.take_if(|last| last.at.elapsed() > Self::CALM).is_some() {
+            let mut met = self.met.lock().expect("nothing panics while it holds this lock");
+            if met.take_if(|met| met.last.elapsed() > Self::CALM).is_some() {
                 self.present.store(false, Ordering::Relaxed);
                 info!(stream, "publishing again");
             }
         }
+    }
+
+    /// Notes that the obstacle was met. Tells whether its reason is to be said.
+    fn is_news(&self, reason: &str) -> bool {
+        let now = Instant::now();
+        let mut met = self.met.lock().expect("nothing panics while it holds this lock");
+        let met = met.get_or_insert_with(|| Met { last: now, said: Vec::new() });
+        met.last = now;
+        self.present.store(true, Ordering::Relaxed);
+        let news =
+            met.said.len() < Self::MOST_REASONS && met.said.iter().all(|said| said != reason);
+        if news {
+            met.said.push(reason.to_owned());
+        }
+        news
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_to_wait_is_said_once_however_it_alternates_with_another() {
+        let obstacle = Obstacle::default();
+        let said: Vec<&str> = (0..1000)
+            .flat_map(|_| ["full", "away"])
+            .filter(|reason| obstacle.is_news(reason))
+            .collect();
+        assert_eq!(said, ["full", "away"]);
+    }
+
+    #[test]
+    fn of_reasons_that_never_repeat_only_some_are_said() {
+        let obstacle = Obstacle::default();
+        let said = (0..1000).filter(|number| obstacle.is_news(&number.to_string()));
+        assert_eq!(said.count(), Obstacle::MOST_REASONS);
     }
 }

@@ -158,18 +158,26 @@ async fn a_requestor_that_has_no_room_to_ask_still_stores() {
 #[tokio::test]
 async fn who_finds_a_queue_full_a_thousand_times_says_so_once() {
     const SAID: &str = "waiting to publish; nothing is dropped";
-    let deployment = with_little_room(PATIENT).await;
-    let busy = [("REQUEST_RATE", "max")];
+    const FULL: &str = "no room: maximum messages exceeded";
+    let mut deployment = with_little_room(PATIENT).await;
+    let busy = [("REQUEST_RATE", "max"), ("CONCURRENCY", "1000")];
     let requestor = deployment.run(Side::Requestor, "requestor", &busy).await;
     refused(&requestor, Side::Requestor, REQUESTS, 1_000).await;
     let log = requestor.log_text();
     assert_eq!(log.matches(SAID).count(), 1, "{log}");
-    // Nor does it say so again whenever something has got through.
+    // Nor when the broker is away for a moment, which some hear of later than others are refused.
+    deployment.broker.kill().await.unwrap();
+    deployment.broker.restart().await.unwrap();
+    refused(&requestor, Side::Requestor, REQUESTS, 5_000).await;
+    let log = requestor.log_text();
+    assert_eq!(log.matches(FULL).count(), 1, "{log}");
+    assert!(log.matches(SAID).count() <= 2, "once for each reason: {log}");
+    // Nor whenever something has got through.
     let slow = [("CONCURRENCY", "1"), ("WORK_TIME", "10ms")];
     let _generator = deployment.run(Side::Generator, "generator", &slow).await;
     deployment.facts_reach(RECEIVED, 50).await;
     let log = requestor.log_text();
-    assert_eq!(log.matches(SAID).count(), 1, "{log}");
+    assert_eq!(log.matches(FULL).count(), 1, "{log}");
 }
 
 /// What a process has in memory, in kB.
