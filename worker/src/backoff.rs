@@ -63,4 +63,30 @@ mod tests {
         }
         assert_eq!(jittered(Duration::ZERO), Duration::from_millis(1));
     }
+
+    #[test]
+    fn delays_grow_from_one_try_to_the_next_until_the_limit() {
+        let mut longest = [0; 8];
+        // Of a thousand draws the longest is near its ceiling, whatever the dice say.
+        for _ in 0..1000 {
+            let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+            for longest in &mut longest {
+                *longest = backoff.delay().as_millis().max(*longest);
+            }
+        }
+        for (longest, ceiling) in longest.iter().zip([100, 200, 400, 800, 1600, 3200, 5000, 5000]) {
+            assert!((ceiling * 9 / 10..=ceiling).contains(longest), "{longest} below {ceiling}");
+        }
+    }
+
+    #[test]
+    fn delays_are_drawn_evenly_from_all_below_the_ceiling() {
+        let mut tenths = [0; 10];
+        for _ in 0..10_000 {
+            let delay = jittered(Duration::from_secs(1)).as_millis();
+            tenths[usize::try_from((delay - 1) / 100).unwrap()] += 1;
+        }
+        // A thousand in each, and never as far off as this.
+        assert!(tenths.iter().all(|count| (800..1200).contains(count)), "{tenths:?}");
+    }
 }
