@@ -321,3 +321,19 @@ async fn a_message_with_as_many_headers_as_the_broker_takes_is_a_dead_letter() {
     assert_eq!(value(headers, "X-Small"), "kept");
     assert_eq!(value(headers, LEFT_OUT), "X-Large");
 }
+
+#[tokio::test]
+async fn a_request_whose_trace_fills_the_headers_of_its_answer_is_not_tried_again() {
+    let deployment = Deployment::with(&PATIENT).await;
+    let mut publication = published(&request());
+    publication.headers = HeaderMap::new();
+    publication.headers.insert("traceparent", "x".repeat(65_500));
+    deployment.publish(&publication).await;
+    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let letters = deployment.dead_letters(1).await;
+    let (_, headers, body) = &letters[0];
+    let reason = value(headers, REASON);
+    assert!(reason.starts_with("failed: too large: header size exceeds maximum"), "{reason}");
+    assert_eq!(value(headers, ATTEMPTS), "1");
+    assert_eq!(*body, publication.body);
+}
