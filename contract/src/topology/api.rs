@@ -49,7 +49,8 @@ impl Failure {
                 let reason = match error.kind() {
                     RequestErrorKind::NoResponders => "its JetStream is not ready".to_owned(),
                     RequestErrorKind::TimedOut => {
-                        "no answer; perhaps this user may not ask for that".to_owned()
+                        "no answer; perhaps a leader has died, or this user may not ask for that"
+                            .to_owned()
                     }
                     _ => chain(&error),
                 };
