@@ -84,6 +84,12 @@ impl Cluster {
         let url = brokers.url();
         Self::on(brokers, url, 3).await
     }
+
+    /// Declares the topology under these limits, with all of it on each broker.
+    pub async fn declare(&self, limits: &Limits) {
+        let limits = Limits { replicas: self.replicas, ..*limits };
+        eventually("it is declared", async || topology::declare(self.nats(), &limits).await).await;
+    }
 }
 
 impl<B> Deployment<B> {
