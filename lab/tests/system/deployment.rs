@@ -253,15 +253,20 @@ pub async fn logged(process: &Process, text: &str) {
     .await;
 }
 
-/// Asks the admin endpoint of a process, whose address is in its log.
-pub async fn admin(process: &Process, path: &str) -> (u16, String) {
+/// The address of the admin endpoint of a process, which is in its log.
+pub async fn admin_addr(process: &Process) -> SocketAddr {
     const SIGN: &str = "admin endpoint listens addr=";
-    let addr: SocketAddr = eventually("the admin endpoint listens", async || {
+    eventually("the admin endpoint listens", async || {
         let log = process.log_text();
         let addr = log.split_once(SIGN).and_then(|(_, rest)| rest.split_whitespace().next());
         addr.and_then(|addr| addr.parse().ok()).ok_or(log)
     })
-    .await;
+    .await
+}
+
+/// Asks the admin endpoint of a process.
+pub async fn admin(process: &Process, path: &str) -> (u16, String) {
+    let addr = admin_addr(process).await;
     let mut connection = TcpStream::connect(addr).await.unwrap();
     let request = format!("GET {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n");
     connection.write_all(request.as_bytes()).await.unwrap();

@@ -5,9 +5,12 @@ use contract::queues::REQUESTS;
 use contract::topology::Limits;
 use lab::eventually::eventually;
 use lab::process::Process;
+use tokio::net::TcpStream;
 
 use crate::by_hand::{acknowledgment, published, response};
-use crate::deployment::{Deployment, LIMITS, PATIENT, Side, admin, ended, logged, succeeded};
+use crate::deployment::{
+    Deployment, LIMITS, PATIENT, Side, admin, admin_addr, ended, logged, soon, succeeded,
+};
 use crate::loops::request;
 
 /// One of the ways to tell a process to stop.
@@ -222,4 +225,33 @@ async fn a_requestor_does_not_wait_for_room_in_a_full_queue_to_stop() {
     succeeded(&mut requestor).await;
     assert_eq!(deployment.depth(REQUESTS).await, 10);
     assert_eq!(deployment.facts(contract::facts::REQUESTED).await, 10);
+}
+
+/// Many more connections than the admin endpoint keeps open, on which nobody says anything.
+async fn silent_clients(process: &Process) -> Vec<TcpStream> {
+    let addr = admin_addr(process).await;
+    let mut silent = Vec::new();
+    for _ in 0..1_000 {
+        silent.push(soon("a connection", TcpStream::connect(addr)).await.unwrap());
+    }
+    silent
+}
+
+#[tokio::test]
+async fn silent_clients_of_the_admin_endpoint_delay_neither_a_probe_nor_the_end() {
+    let deployment = Deployment::with(&PATIENT).await;
+    let mut idle = deployment.run(Side::Generator, "idle", &[]).await;
+    let _silent = silent_clients(&idle).await;
+    assert_eq!(admin(&idle, "/livez").await.0, 200);
+    idle.terminate().unwrap();
+    succeeded(&mut idle).await;
+
+    let _requestor = deployment.ask(1).await;
+    let stuck = [("WORK_TIME", "1h"), ("DRAIN_TIMEOUT", "1h")];
+    let busy = deployment.run(Side::Generator, "busy", &stuck).await;
+    in_hand(&deployment).await;
+    let _silent = silent_clients(&busy).await;
+    busy.terminate().unwrap();
+    logged(&busy, "stopping").await;
+    assert_eq!(admin(&busy, "/livez").await.0, 200);
 }
