@@ -37,6 +37,11 @@ pub const ORIGINAL: &str = "Dead-Letter-Original-";
 /// The most bytes that the broker takes for all headers of a message together.
 const MOST_IN_HEADERS: usize = 65_535;
 
+/// How many bytes of what should be an id stay in the subject of a dead letter. The broker ends the
+/// connection over a command of more than 4096 bytes, and a message under a subject that just fits
+/// into one would become a dead letter that never does.
+const LONGEST_ID: usize = 1000;
+
 /// A message that is given up, as it was taken from its queue.
 #[derive(Clone, Copy, Debug)]
 pub struct Original<'a> {
@@ -84,17 +89,21 @@ impl Original<'_> {
     /// the place that the message had in its queue; under the request's own id a second dead
     /// letter of the same request would vanish. For the same reason the original's `Nats-` headers
     /// are kept under other names: live, they would be orders to the broker.
+    ///
+    /// Where what should be an id is very long, the subject of the dead letter has the beginning of
+    /// it. [`SUBJECT`] has all of it, so that a replay comes back to where the message was.
     #[must_use]
     pub fn dead_letter(&self, verdict: &Verdict<'_>) -> Publication {
         let mut headers = HeaderMap::new();
         headers.insert(NATS_MESSAGE_ID, format!("{}:{}", self.stream, self.sequence));
         headers.insert(REASON, text(verdict.reason));
-        headers.insert(SUBJECT, text(self.subject));
+        headers.insert(SUBJECT, self.subject.parse().unwrap_or_else(|_| text(self.subject)));
         headers.insert(ATTEMPTS, verdict.attempts.to_string());
         headers.insert(AT, verdict.at.to_string());
         headers.insert(BY, text(verdict.by));
         self.keep_headers(&mut headers);
         let id = self.subject.split_once('.').map_or(self.subject, |(_root, id)| id);
+        let id = id[..id.floor_char_boundary(LONGEST_ID)].trim_end_matches('.');
         Publication { subject: subject(self.stream, id), headers, body: self.body.clone() }
     }
 
@@ -320,6 +329,15 @@ mod tests {
         let dead = dead_letter("requests.some-id", &many, "malformed");
         let length = whole(&dead.headers) + "NATS/1.0\r\n\r\n".len();
         assert!((60_000..=MOST_IN_HEADERS).contains(&length), "{length}");
+    }
+
+    #[test]
+    fn a_subject_that_is_too_long_for_a_dead_letter_is_still_replayed() {
+        let long = format!("requests.{}", "é".repeat(2000));
+        let dead = dead_letter(&long, &HeaderMap::new(), "malformed");
+        assert_eq!(key(&dead.subject), Some("é".repeat(500).as_str()));
+        let replayed = replay(&dead.headers, &dead.body, "a new id").unwrap();
+        assert_eq!(replayed.subject, long);
     }
 
     #[test]

@@ -167,6 +167,21 @@ async fn an_error_that_quotes_all_of_a_large_message_does_not_keep_it_from_being
 }
 
 #[tokio::test]
+async fn a_subject_that_is_as_long_as_the_broker_takes_does_not_keep_it_from_being_buried() {
+    let deployment = Deployment::start().await;
+    // The broker takes commands of up to 4096 bytes.
+    let subject = REQUESTS.subject_of(&"x".repeat(4060));
+    let client = deployment.nats().client();
+    client.publish(subject.clone(), "not JSON".into()).await.unwrap();
+    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let letters = deployment.dead_letters(1).await;
+    let (_, headers, _) = &letters[0];
+    assert_eq!(value(headers, SUBJECT), subject);
+    assert_eq!(value(headers, ATTEMPTS), "1");
+    assert_eq!(deployment.depth(REQUESTS).await, 0);
+}
+
+#[tokio::test]
 async fn a_replayed_dead_letter_goes_its_way_and_is_gone() {
     let deployment = Deployment::start().await;
     let failing = [("FAILURE_RATE", "1"), ("MAX_ATTEMPTS", "1")];
