@@ -1,0 +1,195 @@
+//! What has to hold whatever bytes come, for each decoder of the contract. The fuzz targets run
+//! these checks on bytes that they make up, and the tests beside this file on the kept ones.
+
+use std::fmt::Debug;
+
+use async_nats::{HeaderMap, HeaderName, HeaderValue};
+use bytes::Bytes;
+use contract::dead_letters::{self, EXPIRED, NotReplayable, Original, REASON, SUBJECT, Verdict};
+use contract::facts::{self, Fact, Received};
+use contract::headers::{MESSAGE_VERSION, Trace};
+use contract::queues::{
+    self, Acknowledgment, DecodeError, Message, Queue, REQUESTS, Request, Response,
+};
+use contract::{Publication, RequestId};
+use jiff::Timestamp;
+
+const MESSAGE_ID: &str = "Nats-Msg-Id";
+
+/// Takes the bytes for the body of each message and fact.
+pub fn bodies(data: &[u8]) {
+    let request = message::<Request>(data);
+    message::<Response>(data);
+    let acknowledgment = message::<Acknowledgment>(data);
+    // The same bytes are the same thing in a queue and in a bucket.
+    assert_eq!(fact::<Request>(data), request);
+    assert_eq!(fact::<Acknowledgment>(data), acknowledgment);
+    fact::<Received>(data);
+}
+
+fn message<M: Message + PartialEq + Debug>(body: &[u8]) -> Option<M> {
+    // It is decoded only under the subject that names the id in its body.
+    let id = serde_json::from_slice::<serde_json::Value>(body).ok();
+    let id = id.as_ref().and_then(|body| body.get("id")?.as_str()).unwrap_or("none");
+    let subject = M::QUEUE.subject_of(id);
+    let message = M::decode(&subject, None, body).ok()?;
+    let Publication { subject: published, headers, body } = message.publication(&Trace::default());
+    assert_eq!(published, subject);
+    assert_eq!(M::decode(&published, Some(&headers), &body).unwrap(), message);
+    let other = M::QUEUE.subject(RequestId::new());
+    assert!(matches!(M::decode(&other, None, &body), Err(DecodeError::OtherSubject { .. })));
+    Some(message)
+}
+
+fn fact<F: Fact + PartialEq + Debug>(body: &[u8]) -> Option<F> {
+    let fact = F::decode(body).ok()?;
+    let creation = fact.creation();
+    assert_eq!(creation.subject, F::BUCKET.subject(fact.id()));
+    assert_eq!(F::decode(&creation.body).unwrap(), fact);
+    Some(fact)
+}
+
+/// Takes the bytes for a message as it comes from a queue: a line with its subject, a line for each
+/// header, an empty line, and its body.
+pub fn headers(data: &[u8]) {
+    let Some((subject, headers, body)) = delivery(data) else { return };
+    let trace = Trace::of(Some(&headers));
+    version(&headers, &trace);
+    // As the letter that somebody has put among the dead ones by hand.
+    if let Ok(replayed) = dead_letters::replay(&headers, &body, "a new id") {
+        assert!(is_of_a_queue(&replayed.subject), "{}", replayed.subject);
+        assert_eq!(replayed.body, body);
+    }
+    // As the message that is given up, for a reason that may be anything.
+    for reason in ["failed: badly", &body.escape_ascii().to_string(), &text(&body)] {
+        let verdict = Verdict { reason, attempts: 3, at: Timestamp::UNIX_EPOCH, by: &subject };
+        buried_and_replayed(&subject, &headers, &body, &verdict);
+    }
+}
+
+/// The version is read as the contract says, and the trace is carried on.
+fn version(headers: &HeaderMap, trace: &Trace) {
+    const REQUEST: &[u8] = include_bytes!("../../examples/request.json");
+    let request: Request = Fact::decode(REQUEST).unwrap();
+    let named = headers.get(MESSAGE_VERSION).map(HeaderValue::as_str);
+    match <Request as Message>::decode(&REQUESTS.subject(request.id), Some(headers), REQUEST) {
+        Ok(decoded) => {
+            assert!(matches!(named, None | Some("1")), "{named:?} is taken for ours");
+            assert_eq!(decoded, request);
+            let published = request.publication(trace);
+            assert_eq!(Trace::of(Some(&published.headers)), *trace);
+        }
+        Err(DecodeError::NewerVersion(text)) => {
+            assert_eq!(Some(text.as_str()), named);
+            assert!(text != "1" && !text.starts_with('0'), "{text} is taken for newer");
+            assert!(text.bytes().all(|byte| byte.is_ascii_digit()), "{text} is taken for newer");
+        }
+        Err(DecodeError::Version(text)) => assert_eq!(Some(text.as_str()), named),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn buried_and_replayed(subject: &str, headers: &HeaderMap, body: &Bytes, verdict: &Verdict<'_>) {
+    let Queue { stream, .. } = REQUESTS;
+    let original = Original { stream, sequence: 7, subject, headers: Some(headers), body };
+    let dead = original.dead_letter(verdict);
+    assert_eq!(dead.body, body);
+    assert!(dead_letters::key(&dead.subject).is_some(), "{}", dead.subject);
+    // The broker ends the connection over a longer line, and 4096 bytes are what it takes.
+    assert!(dead.subject.len() <= 2048, "{} bytes of subject", dead.subject.len());
+    assert_eq!(received(&dead.headers), dead.headers, "the broker does not deliver what was sent");
+    for (name, values) in dead.headers.iter() {
+        let name: &str = name.as_ref();
+        if name.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("nats-")) {
+            assert_eq!(name, MESSAGE_ID, "an order to the broker");
+            assert_eq!(*values, [HeaderValue::from("REQUESTS:7")]);
+        }
+    }
+    let named = |name| dead.headers.get(name).map(HeaderValue::as_str);
+    assert_eq!(named(SUBJECT), Some(subject));
+    match dead_letters::replay(&dead.headers, &dead.body, "a new id") {
+        Ok(replayed) => {
+            assert!(!verdict.reason.starts_with(EXPIRED), "it has expired, and is replayed");
+            let mut expected = headers.clone();
+            expected.insert(MESSAGE_ID, "a new id");
+            assert_eq!(replayed.subject, subject);
+            assert_eq!(replayed.headers, expected);
+            assert_eq!(replayed.body, body);
+        }
+        Err(NotReplayable::Expired) => {
+            assert!(named(REASON).is_some_and(|reason| reason.starts_with(EXPIRED)));
+        }
+        Err(NotReplayable::Subject(named)) => {
+            assert!(!is_of_a_queue(subject), "{subject} is not replayed");
+            assert_eq!(named, subject);
+        }
+    }
+}
+
+fn is_of_a_queue(subject: &str) -> bool {
+    queues::ALL.iter().any(|queue| queue.key(subject).is_some_and(|key| !key.is_empty()))
+}
+
+/// The parts of what the broker could deliver, if the client would take it.
+fn delivery(data: &[u8]) -> Option<(String, HeaderMap, Bytes)> {
+    let end = data.windows(2).position(|end| end == b"\n\n");
+    let (head, body) = end.map_or((data, &data[..0]), |end| (&data[..end], &data[end + 2..]));
+    let (subject, lines) = std::str::from_utf8(head).ok()?.split_once('\n').unwrap_or_default();
+    // On the wire a space ends the subject, and no token of it is empty.
+    if subject.contains(char::is_whitespace) || subject.split('.').any(str::is_empty) {
+        return None;
+    }
+    Some((subject.to_owned(), parse(lines)?, Bytes::copy_from_slice(body)))
+}
+
+/// The headers that these lines are for the client, unless it takes them for none.
+fn parse(lines: &str) -> Option<HeaderMap> {
+    let mut headers = HeaderMap::new();
+    for line in lines.lines() {
+        let (name, value) = line.split_once(':')?;
+        let name: HeaderName = name.parse().ok()?;
+        headers.append(name, value.trim().parse::<HeaderValue>().ok()?);
+    }
+    Some(headers)
+}
+
+/// The headers as whoever reads the message has them.
+fn received(headers: &HeaderMap) -> HeaderMap {
+    let lines = headers
+        .iter()
+        .flat_map(|(name, values)| values.iter().map(move |value| format!("{name}: {value}\r\n")));
+    parse(&lines.collect::<String>()).expect("the client takes what it has sent")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// Takes the bytes for a subject, a key and an id.
+pub fn subjects(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    for queue in queues::ALL {
+        assert_eq!(queue.key(&queue.subject_of(text)), Some(text));
+        if let Some(key) = queue.key(text) {
+            assert_eq!(queue.subject_of(key), text);
+        }
+        assert_eq!(dead_letters::key(&dead_letters::subject(queue.stream, text)), Some(text));
+    }
+    for bucket in facts::ALL {
+        assert_eq!(bucket.key(&bucket.subject_of(text)), Some(text));
+        if let Some(key) = bucket.key(text) {
+            assert_eq!(bucket.subject_of(key), text);
+        }
+    }
+    // One subject names one thing.
+    let queues = queues::ALL.iter().filter_map(|queue| queue.key(text));
+    let buckets = facts::ALL.iter().filter_map(|bucket| bucket.key(text));
+    assert!(queues.chain(buckets).chain(dead_letters::key(text)).count() <= 1, "{text}");
+    if let Ok(id) = text.parse::<RequestId>() {
+        assert_eq!(id.to_string(), text);
+        assert_eq!(REQUESTS.key(&REQUESTS.subject(id)), Some(text));
+    }
+    // An id in a body is read just as strictly as one in a subject.
+    let in_json = serde_json::Value::from(text);
+    assert_eq!(serde_json::from_value::<RequestId>(in_json).ok(), text.parse().ok());
+}

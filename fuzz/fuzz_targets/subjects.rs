@@ -1,0 +1,7 @@
+#![no_main]
+
+#[path = "../../contract/tests/seeds/checks.rs"]
+#[expect(dead_code, reason = "each target runs one of the checks")]
+mod checks;
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| checks::subjects(data));
