@@ -143,6 +143,14 @@ impl Connection {
         self.link.borrow().times
     }
 
+    /// Waits until the client has ended, which it does only by a panic: over a carriage return within
+    /// a header, for one, which brokers let through (nats-io/nats.rs#1612). Nothing reaches the
+    /// broker after that, and there is no way to revive it.
+    pub(crate) async fn ended(&self) {
+        let mut link = self.link.clone();
+        while link.changed().await.is_ok() {}
+    }
+
     /// Waits until the connection has been established more than `times` times.
     pub(crate) async fn reconnected(&self, times: u64) {
         let mut link = self.link.clone();

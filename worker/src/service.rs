@@ -74,6 +74,12 @@ pub enum ServiceError {
     /// What is on the broker is not what the service needs, and waiting does not help.
     #[error(transparent)]
     Declare(#[from] DeclareError),
+    /// The client has panicked.
+    #[error(
+        "the NATS client has panicked, most likely over the headers of a message that was \
+         published by hand: what it says of it is on the standard error"
+    )]
+    Client,
     /// The client cannot ask for messages.
     #[error("cannot subscribe to the answers of the broker: {0}")]
     Subscribe(#[from] async_nats::SubscribeError),
@@ -242,7 +248,11 @@ impl Service {
         let reports = tokio::spawn(report(self.queues, Arc::clone(&self.metrics)));
         let limits = Limits::from(&self.settings.limits);
         let repairs = tokio::spawn(repair(self.connection.clone(), limits, self.missing));
-        tokio::join!(consuming, own_work);
+        tokio::select! {
+            _ = async { tokio::join!(consuming, own_work) } => {}
+            // There is nobody left through whom to settle anything, so nothing to stop in order.
+            () = self.connection.ended() => return Err(ServiceError::Client),
+        }
         for helper in [deadline, reports, repairs] {
             helper.abort();
         }

@@ -2,10 +2,12 @@
 
 use std::process::Output;
 
+use contract::queues::REQUESTS;
 use lab::broker::{Broker, BrokerOptions};
 use lab::eventually::eventually;
 use lab::process::Process;
-use tokio::net::TcpListener;
+use tokio::io::AsyncWriteExt;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
 
 use crate::deployment::{
@@ -88,6 +90,25 @@ async fn without_a_broker_a_service_is_live_not_ready_and_keeps_trying() {
     deployment.broker.restart().await.unwrap();
     let _generator = deployment.run(Side::Generator, "generator", &[]).await;
     succeeded(&mut requestor).await;
+}
+
+#[tokio::test]
+async fn a_service_whose_client_is_gone_ends_instead_of_staying_alive_for_nothing() {
+    let deployment = Deployment::start().await;
+    let mut generator = deployment.run(Side::Generator, "generator", &[]).await;
+    logged(&generator, "ready").await;
+    // A client of our own would not send such a header.
+    let mut connection = TcpStream::connect(("127.0.0.1", deployment.broker.port())).await.unwrap();
+    let headers = "NATS/1.0\r\nX: line\rbreak\r\n\r\n";
+    let length = headers.len();
+    let publish = format!("HPUB requests.id {length} {length}\r\n{headers}\r\n");
+    connection.write_all(b"CONNECT {\"headers\":true}\r\n").await.unwrap();
+    connection.write_all(publish.as_bytes()).await.unwrap();
+    let status = ended(&mut generator).await;
+    let log = generator.log_text();
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(log.contains("the NATS client has panicked"), "{log}");
+    assert_eq!(deployment.depth(REQUESTS).await, 1);
 }
 
 #[tokio::test]
