@@ -292,10 +292,15 @@ where
     }
     match create().await {
         Ok(created) => Ok((created, true)),
-        Err(failure) if failure.exists_already() => {
-            let found = look().await;
-            Ok((found.map_err(|failure| failure.into_error(format!("show {object}")))?, false))
-        }
+        Err(failure) if failure.exists_already() => match look().await {
+            Ok(found) => Ok((found, false)),
+            // A cluster refuses a second creation before the first one can be seen.
+            Err(failure) if failure.is_missing() => Err(DeclareError::Unavailable {
+                action: format!("show {object}"),
+                reason: "somebody else is creating it".to_owned(),
+            }),
+            Err(failure) => Err(failure.into_error(format!("show {object}"))),
+        },
         Err(failure) => Err(failure.into_error(format!("create {object}"))),
     }
 }

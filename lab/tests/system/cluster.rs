@@ -11,7 +11,7 @@ use clap::Parser as _;
 use contract::facts::{self, RECEIVED, Received};
 use contract::headers::Trace;
 use contract::queues::{self, Message, REQUESTS};
-use contract::topology::{self, Limits};
+use contract::topology::{self, DeclareError, Limits};
 use contract::{Publication, RequestId, Strings};
 use futures_util::TryStreamExt;
 use futures_util::future::join_all;
@@ -131,6 +131,22 @@ async fn a_service_waits_while_there_are_too_few_brokers_to_keep_its_streams() {
 }
 
 #[tokio::test]
+async fn of_many_that_declare_at_once_none_is_told_that_waiting_does_not_help() {
+    let cluster = Cluster::of_three().await;
+    let declare = async |queue_limit| {
+        // Each wants it a little different, so that nobody can be told that it is as it should be.
+        let limits = Limits { replicas: 3, queue_limit, ..LIMITS };
+        match topology::declare(cluster.nats(), &limits).await {
+            // It is under way, and the next try finds it.
+            Ok(_) | Err(DeclareError::Unavailable { .. }) => {}
+            Err(error) => panic!("{error}"),
+        }
+    };
+    join_all((1..=16).map(declare)).await;
+    cluster.declare(&LIMITS).await;
+}
+
+#[tokio::test]
 async fn of_many_that_create_one_fact_on_one_broker_exactly_one_does() {
     let deployment = Deployment::start().await;
     let services = services(&deployment, "1").await;
@@ -177,16 +193,14 @@ async fn of_many_that_write_one_thing_in_a_cluster_exactly_one_does() {
     }
 }
 
-/// Services that write to the broker, each with a connection of its own.
+/// Services that write to the broker, each with a connection of its own. They start at once, so that
+/// all of them create what is missing, as the replicas of a deployment do.
 async fn services<B>(deployment: &Deployment<B>, replicas: &str) -> Vec<Service> {
     let words = ["requestor", "--nats-url", deployment.url(), "--replicas", replicas];
     let settings = requestor::Settings::parse_from(words).service;
     let stop = CancellationToken::new();
-    let mut services = Vec::new();
-    for _ in 0..SERVICES {
-        services.push(Service::start("test", &settings, &stop).await.unwrap().unwrap());
-    }
-    services
+    let start = async || Service::start("test", &settings, &stop).await.unwrap().unwrap();
+    join_all((0..SERVICES).map(|_| start())).await
 }
 
 /// Has each service do the same thing many times at once. Each time has a name of its own.
