@@ -43,7 +43,11 @@ pub struct Ids {
     pub dead_lettered: Vec<String>,
 }
 
-/// The redeliveries of one queue.
+/// The redeliveries of one queue, as far as the broker knows.
+///
+/// It keeps the count of deliveries in its memory and writes it down now and then, so that one that
+/// is killed comes back with an older count: the number is right where no broker was killed, and too
+/// small otherwise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Redelivered {
     /// The queue's stream.
@@ -99,7 +103,7 @@ impl fmt::Display for Verdict {
         let redelivered: u64 = self.redelivered.iter().map(|queue| queue.deliveries).sum();
         writeln!(
             formatter,
-            "  {:<14}{redelivered:>10}   deliveries beyond the first",
+            "  {:<14}{redelivered:>10}   deliveries beyond the first; a killed broker forgets some",
             "redelivered"
         )?;
         if self.unasked > 0 {
