@@ -5,7 +5,9 @@ use std::fmt::Debug;
 
 use async_nats::{HeaderMap, HeaderName, HeaderValue};
 use bytes::Bytes;
-use contract::dead_letters::{self, EXPIRED, NotReplayable, Original, REASON, SUBJECT, Verdict};
+use contract::dead_letters::{
+    self, EXPIRED, LEFT_OUT, NotReplayable, Original, REASON, SUBJECT, Verdict,
+};
 use contract::facts::{self, Fact, Received};
 use contract::headers::{MESSAGE_VERSION, Trace};
 use contract::queues::{
@@ -98,6 +100,7 @@ fn buried_and_replayed(subject: &str, headers: &HeaderMap, body: &Bytes, verdict
     // The broker ends the connection over a longer line, and 4096 bytes are what it takes.
     assert!(dead.subject.len() <= 2048, "{} bytes of subject", dead.subject.len());
     assert_eq!(received(&dead.headers), dead.headers, "the broker does not deliver what was sent");
+    assert!(wire(&dead.headers).len() <= 65_535 - "NATS/1.0\r\n\r\n".len());
     for (name, values) in dead.headers.iter() {
         let name: &str = name.as_ref();
         if name.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("nats-")) {
@@ -113,7 +116,9 @@ fn buried_and_replayed(subject: &str, headers: &HeaderMap, body: &Bytes, verdict
             let mut expected = headers.clone();
             expected.insert(MESSAGE_ID, "a new id");
             assert_eq!(replayed.subject, subject);
-            assert_eq!(replayed.headers, expected);
+            if named(LEFT_OUT).is_none() {
+                assert_eq!(replayed.headers, expected);
+            }
             assert_eq!(replayed.body, body);
         }
         Err(NotReplayable::Expired) => {
@@ -155,10 +160,15 @@ fn parse(lines: &str) -> Option<HeaderMap> {
 
 /// The headers as whoever reads the message has them.
 fn received(headers: &HeaderMap) -> HeaderMap {
-    let lines = headers
+    parse(&wire(headers)).expect("the client takes what it has sent")
+}
+
+/// The headers as they are sent, without the lines around them.
+fn wire(headers: &HeaderMap) -> String {
+    headers
         .iter()
-        .flat_map(|(name, values)| values.iter().map(move |value| format!("{name}: {value}\r\n")));
-    parse(&lines.collect::<String>()).expect("the client takes what it has sent")
+        .flat_map(|(name, values)| values.iter().map(move |value| format!("{name}: {value}\r\n")))
+        .collect()
 }
 
 fn text(bytes: &[u8]) -> String {
