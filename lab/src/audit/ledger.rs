@@ -163,6 +163,18 @@ impl Ledger {
         self.0.insert(id, seen);
     }
 
+    /// What was seen of all requests that stand so.
+    pub(super) fn standing(
+        &self,
+        standing: Standing,
+        now: Timestamp,
+        facts_max_age: Duration,
+    ) -> Vec<(String, Seen)> {
+        let stands_so = |seen: &Seen| seen.standing(now, facts_max_age) == standing;
+        let found = self.0.iter().filter(|(_, seen)| stands_so(seen));
+        found.map(|(id, seen)| (id.clone(), seen.clone())).collect()
+    }
+
     /// All requests with how they stand, in the order of their ids.
     pub(super) fn standings(
         &self,

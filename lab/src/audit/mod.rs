@@ -15,7 +15,7 @@ use contract::{queues, topology};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::time::{Instant, sleep};
 
-use ledger::Standing;
+use ledger::{Ledger, Seen, Standing};
 
 /// How often to look whether the queues are empty.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -73,22 +73,12 @@ async fn queues_are_empty(nats: &Context) -> anyhow::Result<bool> {
 async fn judge(nats: &Context) -> anyhow::Result<Verdict> {
     let facts_max_age = topology::facts_max_age(nats).await?;
     let mut ledger = read::everything(nats).await?;
-    // Messages move while one reads, so nothing is called lost before it was looked for again.
-    let suspects: Vec<String> = ledger
-        .standings(worker::now(), facts_max_age)
-        .filter(|(_, standing)| *standing == Standing::Lost)
-        .map(|(id, _)| id.to_owned())
-        .collect();
-    let mut second_looks = stream::iter(suspects)
-        .map(async |id| {
-            let seen = read::one(nats, &id).await?;
-            anyhow::Ok((id, seen))
-        })
-        .buffer_unordered(SECOND_LOOKS);
-    while let Some((id, seen)) = second_looks.try_next().await? {
-        ledger.replace(id, seen);
-    }
-    drop(second_looks);
+    // Requests are accepted while one reads, and messages move: nothing is called unasked or lost
+    // before it was looked for again.
+    let accepted = async |id: &str, seen| read::accepted(nats, id, seen).await;
+    look_again(&mut ledger, Standing::Unasked, facts_max_age, accepted).await?;
+    let anywhere = async |id: &str, _seen| read::one(nats, id).await;
+    look_again(&mut ledger, Standing::Lost, facts_max_age, anywhere).await?;
     let mut verdict = Verdict::default();
     for (id, standing) in ledger.standings(worker::now(), facts_max_age) {
         verdict.count(id, standing);
@@ -97,6 +87,26 @@ async fn judge(nats: &Context) -> anyhow::Result<Verdict> {
         verdict.redelivered.push(redelivered(nats, queue).await?);
     }
     Ok(verdict)
+}
+
+/// Looks a second time at all requests that stand so.
+async fn look_again(
+    ledger: &mut Ledger,
+    standing: Standing,
+    facts_max_age: Duration,
+    look: impl AsyncFn(&str, Seen) -> anyhow::Result<Seen>,
+) -> anyhow::Result<()> {
+    let suspects: Vec<(String, Seen)> = ledger.standing(standing, worker::now(), facts_max_age);
+    let mut looks = stream::iter(suspects)
+        .map(async |(id, seen)| {
+            let seen = look(&id, seen).await?;
+            anyhow::Ok((id, seen))
+        })
+        .buffer_unordered(SECOND_LOOKS);
+    while let Some((id, seen)) = looks.try_next().await? {
+        ledger.replace(id, seen);
+    }
+    Ok(())
 }
 
 async fn redelivered(nats: &Context, queue: queues::Queue) -> anyhow::Result<Redelivered> {

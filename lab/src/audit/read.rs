@@ -32,6 +32,12 @@ pub(super) async fn everything(nats: &Context) -> anyhow::Result<Ledger> {
     Ok(ledger)
 }
 
+/// Adds to what was seen of one request whether it was accepted.
+pub(super) async fn accepted(nats: &Context, id: &str, mut seen: Seen) -> anyhow::Result<Seen> {
+    read_fact(nats, facts::REQUESTED, id, &mut seen).await?;
+    Ok(seen)
+}
+
 /// Reads what there is of one request, in the same order.
 pub(super) async fn one(nats: &Context, id: &str) -> anyhow::Result<Seen> {
     let mut seen = Seen::default();

@@ -1,11 +1,14 @@
 //! The audit can fail: each of these is done by hand, and it names what was done.
 
+use std::time::Duration;
+
 use async_nats::jetstream::consumer::PullConsumer;
 use contract::facts::{self, Fact, Received};
 use contract::queues::{Acknowledgment, Message, REQUESTS, Request};
 use contract::{RequestId, Strings};
 use futures_util::StreamExt;
-use lab::audit::Verdict;
+use lab::audit::{Verdict, audit};
+use lab::eventually::eventually;
 use lab::process::Process;
 
 use crate::by_hand::{published, response};
@@ -82,7 +85,7 @@ async fn a_message_that_is_removed_from_its_queue_is_lost() {
     let message = stream.get_raw_message(1).await.unwrap();
     let id = REQUESTS.key(&message.subject).unwrap().to_owned();
     stream.delete_message(1).await.unwrap();
-    let verdict = lab::audit::audit(deployment.nats(), std::time::Duration::ZERO).await.unwrap();
+    let verdict = audit(deployment.nats(), Duration::ZERO).await.unwrap();
     assert!(!verdict.is_clean(), "{verdict}");
     assert_eq!(verdict.ids.lost, [id], "{verdict}");
     assert_eq!(verdict.pending, verdict.requested - 1, "{verdict}");
@@ -167,4 +170,25 @@ async fn both_sides(deployment: &Deployment) -> [Process; 2] {
         deployment.run(Side::Generator, "generator", &[]).await,
         deployment.run(Side::Requestor, "requestor", &[]).await,
     ]
+}
+
+#[tokio::test]
+async fn what_is_accepted_while_the_audit_reads_is_not_called_unasked() {
+    let deployment = Deployment::start().await;
+    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let _busy = deployment.run(Side::Requestor, "busy", &[("REQUEST_RATE", "max")]).await;
+    deployment.facts_reach(facts::RECEIVED, 2_000).await;
+    // One whose acceptance is just being written down may be called so, for a moment.
+    eventually("an audit under load sees no request that nobody asked for", async || match audit(
+        deployment.nats(),
+        Duration::ZERO,
+    )
+    .await
+    .unwrap()
+    .unasked
+    {
+        0 => Ok(()),
+        unasked => Err(unasked),
+    })
+    .await;
 }
