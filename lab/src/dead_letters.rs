@@ -13,7 +13,7 @@ use serde::Serialize;
 use crate::reading;
 
 /// A dead letter, as it stands on the broker.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct DeadLetter {
     /// Its sequence among the dead letters, which names it alone.
     pub sequence: u64,

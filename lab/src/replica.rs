@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::Path;
+use std::process::ExitStatus;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
@@ -24,6 +25,9 @@ pub enum Side {
 }
 
 impl Side {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Requestor, Self::Generator];
+
     /// What its program is called.
     #[must_use]
     pub fn name(self) -> &'static str {
@@ -87,20 +91,20 @@ impl Replica {
         let _ = self.process.resume();
     }
 
-    /// Waits until it has ended.
+    /// Waits until it has ended, and says how. One that somebody has killed has no exit status; that
+    /// is what the lab is for.
     ///
     /// # Errors
     ///
-    /// Where it does not end in time, or with an exit status that is not 0. One that somebody has
-    /// killed has none; that is what the lab is for.
-    pub(crate) async fn stopped(&mut self) -> anyhow::Result<()> {
+    /// Where it does not end in time, or with an exit status that is not 0.
+    pub(crate) async fn stopped(&mut self) -> anyhow::Result<ExitStatus> {
         let name = &self.name;
         let ended = timeout(STOP_TIMEOUT, self.process.wait()).await;
         let status = ended.with_context(|| format!("{name} does not stop"))??;
         if let Some(code @ 1..) = status.code() {
             bail!("{name} ended with {code}:\n{}", self.process.log_text());
         }
-        Ok(())
+        Ok(status)
     }
 }
 

@@ -164,7 +164,7 @@ impl Ledger {
     }
 
     /// What was seen of all requests that stand so.
-    pub(super) fn standing(
+    pub(super) fn that_stand(
         &self,
         standing: Standing,
         now: Timestamp,

@@ -33,41 +33,59 @@ const SECOND_LOOKS: usize = 32;
 /// Where the broker does not answer for half a minute, or has no topology of ours to read.
 pub async fn audit(nats: &Context, wait: Duration) -> anyhow::Result<Verdict> {
     let deadline = Instant::now() + wait;
-    let mut answered = Instant::now();
     loop {
-        match look(nats, deadline).await {
-            Ok(verdict) if verdict.pending == 0 || Instant::now() >= deadline => {
-                return Ok(verdict);
-            }
-            Ok(_) => answered = Instant::now(),
-            Err(error) if is_final(&error) || answered.elapsed() >= PATIENCE => return Err(error),
-            Err(error) => tracing::info!("reading it again from the beginning: {error:#}"),
+        drained(nats, deadline.saturating_duration_since(Instant::now())).await?;
+        let verdict = patiently(async || judge(nats).await).await?;
+        if verdict.pending == 0 || Instant::now() >= deadline {
+            return Ok(verdict);
         }
         sleep(PAUSE).await;
     }
 }
 
-/// Waits until the queues are empty, or the deadline has come, and judges.
-async fn look(nats: &Context, deadline: Instant) -> anyhow::Result<Verdict> {
-    while !queues_are_empty(nats).await? && Instant::now() < deadline {
+/// Waits for at most `wait` until the queues are empty, and gives the number of messages that are
+/// still in them.
+///
+/// # Errors
+///
+/// As for [`audit`].
+pub async fn drained(nats: &Context, wait: Duration) -> anyhow::Result<u64> {
+    let deadline = Instant::now() + wait;
+    loop {
+        let left = patiently(async || left_in_queues(nats).await).await?;
+        if left == 0 || Instant::now() >= deadline {
+            return Ok(left);
+        }
         sleep(PAUSE).await;
     }
-    judge(nats).await
+}
+
+async fn left_in_queues(nats: &Context) -> anyhow::Result<u64> {
+    let mut left = 0;
+    for queue in queues::ALL {
+        left += topology::stream_state(nats, queue.stream).await?.state.messages;
+    }
+    Ok(left)
+}
+
+/// Asks again, from the beginning, where the broker does not answer: it may be electing a leader.
+async fn patiently<T>(ask: impl AsyncFn() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    let limit = Instant::now() + PATIENCE;
+    loop {
+        match ask().await {
+            Err(error) if !is_final(&error) && Instant::now() < limit => {
+                tracing::info!("reading it again from the beginning: {error:#}");
+                sleep(PAUSE).await;
+            }
+            answer => return answer,
+        }
+    }
 }
 
 /// Whether the broker has answered, and will not answer otherwise a moment later.
 fn is_final(error: &anyhow::Error) -> bool {
     let answer = error.downcast_ref::<DeclareError>();
     answer.is_some_and(|answer| !matches!(answer, DeclareError::Unavailable { .. }))
-}
-
-async fn queues_are_empty(nats: &Context) -> anyhow::Result<bool> {
-    for queue in queues::ALL {
-        if topology::stream_state(nats, queue.stream).await?.state.messages > 0 {
-            return Ok(false);
-        }
-    }
-    Ok(true)
 }
 
 async fn judge(nats: &Context) -> anyhow::Result<Verdict> {
@@ -96,7 +114,7 @@ async fn look_again(
     facts_max_age: Duration,
     look: impl AsyncFn(&str, Seen) -> anyhow::Result<Seen>,
 ) -> anyhow::Result<()> {
-    let suspects: Vec<(String, Seen)> = ledger.standing(standing, worker::now(), facts_max_age);
+    let suspects: Vec<(String, Seen)> = ledger.that_stand(standing, worker::now(), facts_max_age);
     let mut looks = stream::iter(suspects)
         .map(async |(id, seen)| {
             let seen = look(&id, seen).await?;

@@ -6,10 +6,10 @@ mod report;
 mod stage;
 mod timeline;
 
-pub use report::Report;
+pub use report::{Outcome, Report};
 pub use timeline::Moment;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use worker::NatsSettings;
 
-use crate::audit::audit;
+use crate::audit::{audit, drained};
 use crate::broker::Brokers;
 use crate::flow::Flow;
 use crate::target::{self, from_here};
@@ -156,17 +156,23 @@ pub async fn chaos(
     timeline.note("everything is mended; no more requests, and the queues drain");
     stage.ask_no_more().await?;
     let poisoned = poison.all().await?;
-    let verdict = {
-        tokio::select! {
-            verdict = audit(nats, DRAIN_TIMEOUT) => verdict?,
-            never = tell_how_far(nats, &timeline) => match never {},
-        }
-    };
+    tokio::select! {
+        left = drained(nats, DRAIN_TIMEOUT) => drop(left?),
+        never = tell_how_far(nats, &timeline) => match never {},
+    }
     timeline.note("stopping everything in order");
-    let failures = stage.finish().await?;
-    let letters = dead_letters::list(nats, None).await?;
+    let mut failures = stage.finish().await?;
+    // Judged is what is left when nobody can add to it any more.
+    let outcome = Outcome {
+        left_in_queues: drained(nats, Duration::ZERO).await?,
+        verdict: audit(nats, Duration::ZERO).await?,
+        dead_letters: dead_letters::list(nats, None).await?,
+    };
+    if !brokers.all_run()? {
+        failures.push("a broker has ended by itself".to_owned());
+    }
     brokers.stop().await?;
-    let report = Report::new(plan, timeline.into_moments(), verdict, &poisoned, letters, failures);
+    let report = Report::new(plan, timeline.into_moments(), outcome, &poisoned, failures);
     if report.is_clean() {
         std::fs::remove_dir_all(&directory)
             .with_context(|| format!("cannot remove {}", directory.display()))?;
@@ -219,13 +225,17 @@ async fn break_others(
     timeline: &Timeline,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
-    for Step { at, fault, begins, .. } in steps(faults) {
+    let mut begun = BTreeSet::new();
+    for Step { at, number, fault, begins } in steps(faults) {
         stop.run_until_cancelled(sleep_until(timeline.after(at))).await;
         stage.notice_the_fallen()?;
         if !begins {
-            stage.end(fault).await?;
-            timeline.note(fault.end().unwrap_or_default());
+            if begun.remove(&number) {
+                stage.end(fault).await?;
+                timeline.note(fault.end().unwrap_or_default());
+            }
         } else if !stop.is_cancelled() {
+            begun.insert(number);
             timeline.note(fault);
             if let (Act::Poison, Target::Queue(queue)) = (fault.act, fault.to) {
                 poison.spread(queue);
@@ -254,10 +264,17 @@ async fn break_brokers(
         } else if !stop.is_cancelled() {
             let index = match fault.to {
                 Target::Broker(number) => usize::from(number) - 1,
-                Target::Leader(stream) => brokers.leader(stream).await?.unwrap_or_default(),
+                Target::Leader(stream) => {
+                    let Ok(Some(index)) = brokers.leader(stream).await else {
+                        timeline.note(format_args!("nobody leads {stream} now: left out"));
+                        continue;
+                    };
+                    index
+                }
                 Target::Replica(_) | Target::Side(_) | Target::Queue(_) => continue,
             };
             if down.values().any(|other| *other == index) {
+                timeline.note(format_args!("broker-{} is down already: left out", index + 1));
                 continue;
             }
             match fault.to {

@@ -10,6 +10,17 @@ use super::timeline::Moment;
 use crate::audit::Verdict;
 use crate::dead_letters::DeadLetter;
 
+/// What is found on the broker in the end.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Outcome {
+    /// What the audit says.
+    pub verdict: Verdict,
+    /// How many messages are still in the queues, whatever they are.
+    pub left_in_queues: u64,
+    /// All dead letters.
+    pub dead_letters: Vec<DeadLetter>,
+}
+
 /// What was done, and what came of it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
@@ -19,46 +30,44 @@ pub struct Report {
     pub plan: Plan,
     /// What happened when.
     pub timeline: Vec<Moment>,
-    /// What the audit says.
-    pub verdict: Verdict,
+    /// What was found in the end.
+    #[serde(flatten)]
+    pub outcome: Outcome,
     /// How many messages were sent that nobody can handle.
     pub garbage: usize,
-    /// The ids of those that are not among the dead letters, where they all belong.
-    pub garbage_missing: Vec<String>,
-    /// Dead letters that somebody could have handled.
-    pub healthy_dead_letters: Vec<DeadLetter>,
-    /// What else went wrong, such as a service that ended by itself.
+    /// Which promises were broken, each in a sentence.
     pub failures: Vec<String>,
 }
 
 impl Report {
+    /// Judges what was found: `garbage` has the ids of what nobody can handle, `failures` says what
+    /// was noticed before, such as a service that ended by itself.
     pub(super) fn new(
         plan: Plan,
         timeline: Vec<Moment>,
-        verdict: Verdict,
+        outcome: Outcome,
         garbage: &BTreeSet<String>,
-        letters: Vec<DeadLetter>,
-        failures: Vec<String>,
+        mut failures: Vec<String>,
     ) -> Self {
-        let (buried, healthy_dead_letters): (Vec<_>, Vec<_>) =
-            letters.into_iter().partition(|letter| garbage.contains(&letter.id));
-        let buried: BTreeSet<String> = buried.into_iter().map(|letter| letter.id).collect();
-        let garbage_missing: Vec<String> = garbage.difference(&buried).cloned().collect();
-        let clean = verdict.is_clean()
-            && verdict.pending == 0
-            && garbage_missing.is_empty()
-            && healthy_dead_letters.is_empty()
-            && failures.is_empty();
-        Self {
-            clean,
-            plan,
-            timeline,
-            verdict,
-            garbage: garbage.len(),
-            garbage_missing,
-            healthy_dead_letters,
-            failures,
+        let Outcome { verdict, left_in_queues, dead_letters } = &outcome;
+        if !verdict.is_clean() {
+            let (lost, doubled) = (verdict.lost, verdict.doubled);
+            failures.push(format!("{lost} requests are lost, {doubled} doubled"));
         }
+        if verdict.pending > 0 || *left_in_queues > 0 {
+            failures.push(format!("the queues do not drain: {left_in_queues} messages are left"));
+        }
+        if verdict.requested == 0 || verdict.too_old > 0 {
+            failures.push("nothing was asked for that can be judged, or not all".to_owned());
+        }
+        let healthy = dead_letters.iter().filter(|letter| !garbage.contains(&letter.id));
+        failures
+            .extend(healthy.map(|letter| format!("a healthy message is a dead letter: {letter}")));
+        let buried: BTreeSet<&String> = dead_letters.iter().map(|letter| &letter.id).collect();
+        let missing = garbage.iter().filter(|id| !buried.contains(id));
+        failures.extend(missing.map(|id| format!("garbage that is no dead letter: {id}")));
+        let (clean, garbage) = (failures.is_empty(), garbage.len());
+        Self { clean, plan, timeline, outcome, garbage, failures }
     }
 
     /// Whether all promises were kept: nothing lost, nothing doubled, the queues drained, no
@@ -71,21 +80,80 @@ impl Report {
 
 impl fmt::Display for Report {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(formatter, "{}", self.verdict)?;
-        if self.verdict.pending > 0 {
-            writeln!(formatter, "NOT CLEAN: the queues do not drain.")?;
-        }
-        for letter in &self.healthy_dead_letters {
-            writeln!(formatter, "NOT CLEAN: a healthy message is a dead letter: {letter}")?;
-        }
-        for id in &self.garbage_missing {
-            writeln!(formatter, "NOT CLEAN: garbage that is no dead letter: {id}")?;
-        }
+        writeln!(formatter, "{}", self.outcome.verdict)?;
+        let letters = self.outcome.dead_letters.len();
+        writeln!(formatter, "Messages of garbage: {}. Dead letters: {letters}.", self.garbage)?;
         for failure in &self.failures {
             writeln!(formatter, "NOT CLEAN: {failure}")?;
         }
-        let garbage = self.garbage;
-        write!(formatter, "Of garbage there were {garbage}, and as many are dead letters.")?;
-        if self.clean { write!(formatter, " All promises were kept.") } else { Ok(()) }
+        if self.clean {
+            write!(formatter, "All promises were kept.")
+        } else {
+            write!(formatter, "Promises were broken: {}.", self.failures.len())
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::chaos::plan::Cast;
+
+    fn judge(outcome: Outcome, garbage: &[&str], failures: &[&str]) -> Report {
+        let cast = Cast { requestors: 1, generators: 1, brokers: 1 };
+        let plan = Plan::from_seed(1, Duration::from_secs(1), cast);
+        let garbage = garbage.iter().map(ToString::to_string).collect();
+        let failures = failures.iter().map(ToString::to_string).collect();
+        Report::new(plan, Vec::new(), outcome, &garbage, failures)
+    }
+
+    fn verdict() -> Verdict {
+        Verdict { requested: 10, complete: 10, ..Verdict::default() }
+    }
+
+    fn outcome() -> Outcome {
+        Outcome { verdict: verdict(), ..Outcome::default() }
+    }
+
+    fn letter(id: &str) -> DeadLetter {
+        let mut letter = DeadLetter::default();
+        id.clone_into(&mut letter.id);
+        letter
+    }
+
+    #[test]
+    fn all_promises_are_kept_where_only_garbage_is_among_the_dead_letters() {
+        let outcome = Outcome { dead_letters: vec![letter("garbage")], ..outcome() };
+        let report = judge(outcome, &["garbage"], &[]);
+        assert!(report.is_clean(), "{report}");
+        assert!(report.to_string().ends_with("All promises were kept."), "{report}");
+    }
+
+    #[test]
+    fn each_broken_promise_is_named() {
+        let with = |verdict| Outcome { verdict, ..outcome() };
+        for (outcome, garbage, failures, sign) in [
+            (with(Verdict { lost: 1, ..verdict() }), &[][..], &[][..], "1 requests are lost"),
+            (with(Verdict { doubled: 1, ..verdict() }), &[], &[], "1 doubled"),
+            (with(Verdict { pending: 1, ..verdict() }), &[], &[], "do not drain"),
+            (with(Verdict { too_old: 1, ..verdict() }), &[], &[], "can be judged"),
+            (with(Verdict::default()), &[], &[], "nothing was asked for"),
+            (Outcome { left_in_queues: 1, ..outcome() }, &[], &[], "1 messages are left"),
+            (
+                Outcome { dead_letters: vec![letter("id")], ..outcome() },
+                &[],
+                &[],
+                "a healthy message",
+            ),
+            (outcome(), &["garbage"], &[], "garbage that is no dead letter: garbage"),
+            (outcome(), &[], &["a broker has ended"], "a broker has ended"),
+        ] {
+            let report = judge(outcome, garbage, failures);
+            assert!(!report.is_clean(), "{report}");
+            assert!(report.to_string().contains(sign), "{sign}: {report}");
+            assert!(report.to_string().ends_with("Promises were broken: 1."), "{report}");
+        }
     }
 }

@@ -12,7 +12,11 @@ use crate::programs::Programs;
 use crate::proxy::Proxy;
 use crate::replica::{Replica, Side, share};
 
-/// How late a slow network is, in each direction.
+/// How long a healthy network takes, in each direction. Without it, almost nothing would be on its way
+/// when something is killed: on one machine an answer takes microseconds.
+const LATENCY: Duration = Duration::from_millis(3);
+
+/// How long a slow network takes.
 const DELAY: Duration = Duration::from_millis(100);
 
 /// How long a delivery may stay unanswered, unless the environment says otherwise. With the
@@ -60,7 +64,9 @@ impl Slot {
     async fn new(brokers: &[u16]) -> anyhow::Result<Self> {
         let mut network = Vec::new();
         for port in brokers {
-            network.push(Proxy::start(*port).await?);
+            let way = Proxy::start(*port).await?;
+            way.slow(LATENCY);
+            network.push(way);
         }
         Ok(Self { network, replica: None, started: 0 })
     }
@@ -76,7 +82,7 @@ impl<'a> Stage<'a> {
         let rate = share(equipment.rate, cast.requestors);
         let (slots, leaving, failures) = (BTreeMap::new(), Vec::new(), Vec::new());
         let mut stage = Self { equipment, cast, timeline, slots, rate, leaving, failures };
-        for side in [Side::Requestor, Side::Generator] {
+        for side in Side::ALL {
             stage.scale(side, cast.of(side)).await?;
         }
         Ok(stage)
@@ -126,7 +132,7 @@ impl<'a> Stage<'a> {
                 None => Ok(()),
             },
             (Act::Cut | Act::Hang | Act::Slow, Target::Replica(member)) => {
-                self.slot(member)?.network.iter().for_each(Proxy::mend);
+                self.slot(member)?.network.iter().for_each(|way| way.slow(LATENCY));
                 Ok(())
             }
             _ => Ok(()),
@@ -134,13 +140,14 @@ impl<'a> Stage<'a> {
     }
 
     /// Ends the asking: the requestors stop in order, and others take their places that only store
-    /// what comes home.
+    /// what comes home. Whoever was told to stop has ended then.
     pub(super) async fn ask_no_more(&mut self) -> anyhow::Result<()> {
         "0".clone_into(&mut self.rate);
         for member in self.cast.members(Side::Requestor) {
             self.stop(member)?;
             self.launch(member).await?;
         }
+        self.see_them_off().await;
         Ok(())
     }
 
@@ -152,12 +159,19 @@ impl<'a> Stage<'a> {
         for member in members {
             self.stop(member)?;
         }
-        for mut replica in self.leaving {
-            if let Err(error) = replica.stopped().await {
-                self.failures.push(format!("{error:#}"));
+        self.see_them_off().await;
+        Ok(self.failures)
+    }
+
+    /// Waits until those that were told to stop have ended, each with exit status 0.
+    async fn see_them_off(&mut self) {
+        for mut replica in self.leaving.drain(..) {
+            match replica.stopped().await {
+                Ok(status) if status.success() => {}
+                Ok(status) => self.failures.push(format!("{}: {status}", replica.describe())),
+                Err(error) => self.failures.push(format!("{error:#}")),
             }
         }
-        Ok(self.failures)
     }
 
     /// Looks whether any replica has ended by itself, which none does.

@@ -296,6 +296,7 @@ async fn pass_on_publishes(
         let passed = stream.pass(|subject| control.may_pass(subject))?;
         if !passed.is_empty() {
             control.delay().await;
+            control.until_it_flows().await;
         }
         broker.write_all(&passed).await.context("the broker takes nothing")?;
         // Only now, so that whoever hears of it knows that all before it is on its way.
@@ -337,7 +338,7 @@ async fn pass_on(
     mut client: WriteHalf<'_>,
     control: &Control,
 ) -> io::Result<()> {
-    let mut chunk = vec![0; 16 * 1024];
+    let mut chunk = vec![0; 64 * 1024];
     loop {
         control.until_it_flows().await;
         let length = broker.read(&mut chunk).await?;

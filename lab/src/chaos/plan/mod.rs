@@ -76,7 +76,7 @@ pub enum Act {
     Stop,
     /// Other numbers of replicas. To a side.
     Scale,
-    /// The connections to the broker are closed, and new ones refused. To a replica.
+    /// The connections to the broker are closed, and so are new ones. To a replica.
     Cut,
     /// The connections stay open, and carry nothing. To a replica.
     Hang,
@@ -103,6 +103,9 @@ impl Plan {
     pub fn from_json(text: &str) -> anyhow::Result<Self> {
         let mut plan: Self = serde_json::from_str(text).context("this is no plan")?;
         Brokers::count(&plan.cast.brokers.to_string()).map_err(Error::msg).context("brokers")?;
+        for side in Side::ALL {
+            ensure!(plan.cast.of(side) > 0, "without a {side} in the cast nothing is proven");
+        }
         for (number, fault) in (1..).zip(&plan.faults) {
             plan.check(fault).with_context(|| format!("fault {number} ({fault})"))?;
         }

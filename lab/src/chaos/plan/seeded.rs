@@ -108,11 +108,12 @@ fn fault(
 }
 
 fn candidates(act: Act, cast: Cast) -> Vec<Target> {
-    let sides = [Side::Requestor, Side::Generator];
     match act {
-        Act::Scale => sides.map(Target::Side).to_vec(),
+        Act::Scale => Side::ALL.map(Target::Side).to_vec(),
         Act::Poison => queues::ALL.map(Target::Queue).to_vec(),
-        _ => sides.into_iter().flat_map(|side| cast.members(side)).map(Target::Replica).collect(),
+        _ => {
+            Side::ALL.into_iter().flat_map(|side| cast.members(side)).map(Target::Replica).collect()
+        }
     }
 }
 
@@ -160,7 +161,7 @@ mod tests {
     const CAST: Cast = Cast { requestors: 2, generators: 2, brokers: 1 };
 
     #[test]
-    fn the_same_seed_gives_the_same_schedule_on_every_machine() {
+    fn the_same_seed_gives_the_same_schedule_at_all_times() {
         let plan = Plan::from_seed(1, MINUTE, CAST);
         assert_eq!(plan, Plan::from_seed(1, MINUTE, CAST));
         assert_ne!(plan.faults, Plan::from_seed(2, MINUTE, CAST).faults);

@@ -70,7 +70,7 @@ impl FromStr for Target {
         if let Some(queue) = queues::ALL.into_iter().find(|queue| queue.stream == text) {
             return Ok(Self::Queue(queue));
         }
-        for side in [Side::Requestor, Side::Generator] {
+        for side in Side::ALL {
             if text.strip_suffix('s') == Some(side.name()) {
                 return Ok(Self::Side(side));
             }
@@ -82,7 +82,7 @@ impl FromStr for Target {
             )
         };
         let (name, number) = text.split_once('-').with_context(nobody)?;
-        for side in [Side::Requestor, Side::Generator] {
+        for side in Side::ALL {
             if name == side.name() {
                 let number = number.parse().with_context(nobody)?;
                 return Ok(Self::Replica(Member { side, number }));
