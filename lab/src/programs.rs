@@ -8,6 +8,8 @@ use anyhow::{Context, ensure};
 use serde_json::Value;
 use tokio::process::Command;
 
+use crate::replica::Side;
+
 /// Where the programs of the services are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Programs {
@@ -18,7 +20,16 @@ pub struct Programs {
 }
 
 impl Programs {
-    fn of(messages: &str) -> anyhow::Result<Self> {
+    /// The program of a side.
+    #[must_use]
+    pub fn of(&self, side: Side) -> &Path {
+        match side {
+            Side::Requestor => &self.requestor,
+            Side::Generator => &self.generator,
+        }
+    }
+
+    fn built(messages: &str) -> anyhow::Result<Self> {
         let program = |name: &str| {
             let built = messages.lines().find_map(|line| executable(line, name));
             built.with_context(|| format!("cargo has built no program {name}"))
@@ -58,7 +69,7 @@ pub async fn build() -> anyhow::Result<Programs> {
     let child = command.spawn().with_context(|| format!("cannot run {}", cargo.display()))?;
     let output = child.wait_with_output().await.context("cannot wait for cargo")?;
     ensure!(output.status.success(), "cargo cannot build the services ({})", output.status);
-    Programs::of(&String::from_utf8_lossy(&output.stdout))
+    Programs::built(&String::from_utf8_lossy(&output.stdout))
 }
 
 /// The program that one of cargo's messages names, if it is about the program of this name.
@@ -86,14 +97,14 @@ mod tests {
 
     #[test]
     fn the_programs_are_where_cargo_says() {
-        let programs = Programs::of(MESSAGES).unwrap();
+        let programs = Programs::built(MESSAGES).unwrap();
         assert_eq!(programs.requestor, Path::new("/elsewhere/requestor"));
         assert_eq!(programs.generator, Path::new("/somewhere/generator"));
     }
 
     #[test]
     fn a_program_that_cargo_does_not_name_is_an_error() {
-        let refusal = Programs::of(r#"{"reason":"build-finished","success":true}"#).unwrap_err();
+        let refusal = Programs::built(r#"{"reason":"build-finished","success":true}"#).unwrap_err();
         assert_eq!(refusal.to_string(), "cargo has built no program requestor");
     }
 }

@@ -61,11 +61,7 @@ impl Replica {
         directory: &Path,
         settings: &[(&str, &str)],
     ) -> anyhow::Result<Self> {
-        let program = match side {
-            Side::Requestor => &programs.requestor,
-            Side::Generator => &programs.generator,
-        };
-        let mut command = Command::new(program);
+        let mut command = Command::new(programs.of(side));
         command.env("INSTANCE", &name).env("LOG_FORMAT", "pretty").envs(settings.iter().copied());
         let process = Process::spawn(command, directory.join(format!("{name}.log")))?;
         Ok(Self { name, process })

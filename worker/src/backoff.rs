@@ -2,7 +2,7 @@ use std::time::Duration;
 
 /// Waiting times before another try: exponential with full jitter.
 ///
-/// Each is drawn evenly from zero up to a ceiling that doubles from one try to the next, so that
+/// Each is drawn evenly from all below a ceiling that doubles from one try to the next, so that
 /// many who failed at the same moment do not come back at the same moment.
 #[derive(Clone, Debug)]
 pub struct Backoff {

@@ -36,9 +36,6 @@ const TIME_TO_GIVE_BACK: Duration = Duration::from_secs(1);
 /// How often a service says how much it has done.
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
-/// How long the last bytes to the broker may take.
-const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
-
 /// A running service: connected, with all that it needs declared on the broker.
 #[derive(Debug)]
 pub struct Service {
@@ -227,12 +224,16 @@ impl Service {
         let drain_timeout = self.settings.drain_timeout;
         // A tenth of a short drain is enough.
         let work_time = drain_timeout.saturating_sub(TIME_TO_GIVE_BACK.min(drain_timeout / 10));
+        let is_over = CancellationToken::new();
+        let over = is_over.clone();
         let deadline = tokio::spawn(async move {
             stop.cancelled().await;
             health.set_stopping();
             tokio::time::sleep(work_time).await;
             warn!("the drain has no time left; giving back what is in flight");
             abandon.cancel();
+            tokio::time::sleep(drain_timeout.saturating_sub(work_time)).await;
+            over.cancel();
         });
         let consuming = async {
             while let Some(ended) = self.consumers.join_next().await {
@@ -248,17 +249,21 @@ impl Service {
         let reports = tokio::spawn(report(self.queues, Arc::clone(&self.metrics)));
         let limits = Limits::from(&self.settings.limits);
         let repairs = tokio::spawn(repair(self.connection.clone(), limits, self.missing));
-        tokio::select! {
-            _ = async { tokio::join!(consuming, own_work) } => {}
+        let work = async {
+            tokio::join!(consuming, own_work);
+            // An answer is only on its way until it has left this process.
+            self.connection.client().flush().await
+        };
+        let flushed = tokio::select! {
+            flushed = work => flushed.is_ok(),
+            () = is_over.cancelled() => false,
             // There is nobody left through whom to settle anything, so nothing to stop in order.
             () = self.connection.ended() => return Err(ServiceError::Client),
-        }
+        };
         for helper in [deadline, reports, repairs] {
             helper.abort();
         }
-        // An answer is only on its way until it has left this process.
-        let flush = self.connection.client().flush();
-        if !matches!(tokio::time::timeout(FLUSH_TIMEOUT, flush).await, Ok(Ok(()))) {
+        if !flushed {
             warn!("the last answers may not have reached the broker; what they settle comes again");
         }
         info!("stopped");

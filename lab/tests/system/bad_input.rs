@@ -11,7 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
 
 use crate::deployment::{
-    Deployment, PATIENT, Side, admin, ended, logged, programs, run, succeeded,
+    Deployment, PATIENT, Side, admin, ended, logged, programs, ready, run, succeeded,
 };
 
 async fn requestor(words: &[&str]) -> Output {
@@ -96,7 +96,7 @@ async fn without_a_broker_a_service_is_live_not_ready_and_keeps_trying() {
 async fn a_service_whose_client_is_gone_ends_instead_of_staying_alive_for_nothing() {
     let deployment = Deployment::start().await;
     let mut generator = deployment.run(Side::Generator, "generator", &[]).await;
-    logged(&generator, "ready").await;
+    ready(&generator).await;
     // A client of our own would not send such a header.
     let mut connection = TcpStream::connect(("127.0.0.1", deployment.broker.port())).await.unwrap();
     let headers = "NATS/1.0\r\nX: line\rbreak\r\n\r\n";
@@ -115,7 +115,7 @@ async fn a_service_whose_client_is_gone_ends_instead_of_staying_alive_for_nothin
 async fn a_service_is_ready_once_it_is_connected_and_bound() {
     let mut deployment = Deployment::start().await;
     let generator = deployment.run(Side::Generator, "generator", &[]).await;
-    logged(&generator, "ready").await;
+    ready(&generator).await;
     assert_eq!(admin(&generator, "/readyz").await.0, 200);
     deployment.broker.kill().await.unwrap();
     unready(&generator).await;
@@ -198,7 +198,7 @@ async fn credentials_that_are_refused_later_are_tried_again() {
     let settings = [("NATS_USER", "somebody"), ("NATS_PASSWORD", "right")];
     let log = directory.path().join("log");
     let mut generator = run(Side::Generator, &broker.url(), log, &settings).await;
-    logged(&generator, "ready").await;
+    ready(&generator).await;
     broker.kill().await.unwrap();
     let mut strict = with_password("other", Some(&broker)).await;
     logged(&generator, "authorization violation").await;

@@ -20,7 +20,7 @@ use lab::eventually::eventually;
 use tokio_util::sync::CancellationToken;
 use worker::{Confirmation, Creation, PublishError, Service};
 
-use crate::deployment::{Cluster, Deployment, LIMITS, Side, logged, succeeded};
+use crate::deployment::{Cluster, Deployment, LIMITS, Side, logged, ready, succeeded};
 use crate::loops::request;
 
 /// How many services do the same thing at once, and how many times each of them.
@@ -84,7 +84,7 @@ async fn leaders_that_are_killed_one_after_another_cost_nothing() {
     let mut cluster = Cluster::of_three().await;
     // The queue is full most of the time, so that somebody asks whenever a broker is killed.
     cluster.declare(&Limits { queue_limit: 500, ..LIMITS }).await;
-    let slow = [("WORK_TIME", "500ms"), ("CONCURRENCY", "50")];
+    let slow = [("WORK_TIME", "1s"), ("CONCURRENCY", "50")];
     let _generator = cluster.run(Side::Generator, "slow", &slow).await;
     let mut requestor = cluster.ask(TOTAL).await;
     let mut received = 0;
@@ -127,7 +127,7 @@ async fn a_service_waits_while_there_are_too_few_brokers_to_keep_its_streams() {
     logged(&generator, "no suitable peers for placement").await;
     // Instead of two more brokers, which would do as well.
     cluster.declare(&LIMITS).await;
-    logged(&generator, "ready").await;
+    ready(&generator).await;
 }
 
 #[tokio::test]

@@ -16,6 +16,7 @@ use lab::broker::{Broker, BrokerOptions, Brokers};
 use lab::eventually::eventually;
 use lab::process::Process;
 use lab::programs::{self, Programs};
+pub use lab::replica::Side;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -48,13 +49,6 @@ pub struct Deployment<B = Broker> {
 
 /// A deployment on a cluster of brokers, each of which keeps all there is.
 pub type Cluster = Deployment<Brokers>;
-
-/// Which of the two sides.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Side {
-    Requestor,
-    Generator,
-}
 
 impl Deployment {
     /// A broker, with the topology declared under [`LIMITS`].
@@ -205,11 +199,7 @@ impl<B> Deployment<B> {
 
 pub async fn run(side: Side, url: &str, log: PathBuf, settings: &[(&str, &str)]) -> Process {
     let programs = programs().await;
-    let program = match side {
-        Side::Requestor => &programs.requestor,
-        Side::Generator => &programs.generator,
-    };
-    let mut command = Command::new(program);
+    let mut command = Command::new(programs.of(side));
     // Only what the test sets: an environment of its own is not what is tested.
     command.env_clear().env("NATS_URL", url).env("ACK_WAIT", "1s").env("LOG_FORMAT", "pretty");
     if side == Side::Requestor {
@@ -242,6 +232,15 @@ pub async fn ended(process: &mut Process) -> ExitStatus {
 pub async fn succeeded(process: &mut Process) {
     let status = ended(process).await;
     assert!(status.success(), "{status}:\n{}", process.log_text());
+}
+
+/// Waits until a process is connected and takes messages.
+pub async fn ready(process: &Process) {
+    eventually("it is ready", async || match admin(process, "/readyz").await {
+        (200, _) => Ok(()),
+        other => Err(other),
+    })
+    .await;
 }
 
 /// Waits until a process has logged this.

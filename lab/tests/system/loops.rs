@@ -8,7 +8,7 @@ use contract::{Amount, RequestId};
 use futures_util::StreamExt;
 use lab::eventually::eventually;
 
-use crate::deployment::{Deployment, LIMITS, PATIENT, Side, logged, soon, succeeded};
+use crate::deployment::{Deployment, LIMITS, PATIENT, Side, logged, ready, soon, succeeded};
 
 pub fn request() -> Request {
     Request {
@@ -59,7 +59,7 @@ async fn the_requestor_may_start_long_before_any_generator() {
 async fn a_generator_may_start_long_before_any_requestor() {
     let deployment = Deployment::bare().await;
     let generator = deployment.run(Side::Generator, "generator", &[]).await;
-    logged(&generator, "ready").await;
+    ready(&generator).await;
     let mut requestor = deployment.ask(100).await;
     succeeded(&mut requestor).await;
     assert_eq!(deployment.verdict().await.complete, 100);
@@ -89,7 +89,7 @@ async fn a_requestor_knows_what_another_replica_has_stored() {
     let deployment = Deployment::start().await;
     let _generator = deployment.run(Side::Generator, "generator", &[]).await;
     let other = deployment.run(Side::Requestor, "other", &[]).await;
-    logged(&other, "ready").await;
+    ready(&other).await;
     let mut requestor = deployment.ask(2_000).await;
     succeeded(&mut requestor).await;
     assert_eq!(deployment.verdict().await.complete, 2_000);

@@ -1,11 +1,14 @@
 //! SIGKILL between any two steps of the order that is the guarantee. A proxy between the victim and
 //! the broker withholds the next step, so that the kill falls just before it, every time.
 
-use contract::facts::{RECEIVED, STORED};
+use contract::facts::{RECEIVED, Received, STORED};
 use contract::queues;
+use lab::eventually::eventually;
 use lab::proxy::Proxy;
 
-use crate::deployment::{Deployment, Side, logged, run, soon, succeeded};
+use crate::by_hand::published;
+use crate::deployment::{Deployment, Side, admin, ready, run, soon, succeeded};
+use crate::loops::request;
 
 const REQUESTS: u64 = 50;
 
@@ -30,7 +33,7 @@ async fn killed_before(victim: Side, step: &str) -> u64 {
         }
         Side::Requestor => {
             let generator = deployment.run(Side::Generator, "generator", &[]).await;
-            logged(&generator, "ready").await;
+            ready(&generator).await;
             let mut requestor = run(Side::Requestor, &proxy.url(), log, &asking).await;
             soon("the victim is about to publish", proxy.held()).await;
             requestor.kill().await.unwrap();
@@ -100,4 +103,75 @@ async fn an_acknowledgment_whose_generator_was_killed_before_it_was_marked_is_ma
 async fn an_acknowledgment_whose_generator_was_killed_after_it_was_marked_is_marked_once() {
     let received = killed_before(Side::Generator, "$JS.ACK.ACKNOWLEDGMENTS.").await;
     assert_eq!(received, REQUESTS);
+}
+
+/// What keeps a victim from going on.
+#[derive(Clone, Copy, Debug)]
+enum Halt {
+    /// The process is paused.
+    Paused,
+    /// Its network carries nothing.
+    Hung,
+}
+
+/// Halts the victim when it is about to create a fact, lets a successor do all of its work, and lets
+/// the victim go on as if nothing had been. Its fact is refused, and nobody can tell afterwards.
+async fn halted_before(victim: Side, halt: Halt) {
+    let deployment = Deployment::start().await;
+    let proxy = Proxy::start(deployment.broker.port()).await.unwrap();
+    let (bucket, other) = match victim {
+        Side::Requestor => (STORED, Side::Generator),
+        Side::Generator => (RECEIVED, Side::Requestor),
+    };
+    proxy.hold(format!("$KV.{}.", bucket.name));
+    let _other = deployment.run(other, "other", &[]).await;
+    let log = deployment.log("victim");
+    let mut late = run(victim, &proxy.url(), log, &[]).await;
+    let request = request();
+    deployment.publish(&published(&request)).await;
+    soon("the victim is about to create the fact", proxy.held()).await;
+    match halt {
+        Halt::Paused => late.pause().unwrap(),
+        Halt::Hung => proxy.hang(),
+    }
+    let _successor = deployment.run(victim, "successor", &[]).await;
+    let received: Received = deployment.fact_eventually(request.id).await;
+    settled(&deployment).await;
+
+    proxy.release();
+    match halt {
+        Halt::Paused => late.resume().unwrap(),
+        Halt::Hung => proxy.mend(),
+    }
+    let (name, stream) = (victim.name(), bucket.stream);
+    let refused = format!("{name}_publishes_total{{stream=\"{stream}\",outcome=\"exists\"}} ");
+    eventually("the late fact is refused", async || {
+        let (_, metrics) = admin(&late, "/metrics").await;
+        if metrics.contains(&refused) { Ok(()) } else { Err(metrics) }
+    })
+    .await;
+    settled(&deployment).await;
+    assert_eq!(deployment.fact::<Received>(request.id).await.unwrap(), received);
+    late.terminate().unwrap();
+    succeeded(&mut late).await;
+}
+
+#[tokio::test]
+async fn a_requestor_that_is_paused_and_wakes_up_late_stores_nothing_a_second_time() {
+    halted_before(Side::Requestor, Halt::Paused).await;
+}
+
+#[tokio::test]
+async fn a_generator_that_is_paused_and_wakes_up_late_marks_nothing_a_second_time() {
+    halted_before(Side::Generator, Halt::Paused).await;
+}
+
+#[tokio::test]
+async fn a_requestor_whose_network_hangs_stores_nothing_a_second_time() {
+    halted_before(Side::Requestor, Halt::Hung).await;
+}
+
+#[tokio::test]
+async fn a_generator_whose_network_hangs_marks_nothing_a_second_time() {
+    halted_before(Side::Generator, Halt::Hung).await;
 }

@@ -11,7 +11,7 @@ use lab::declare::declare;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
 
-use crate::deployment::{Deployment, LIMITS, Side, ended, logged, run};
+use crate::deployment::{Deployment, LIMITS, Side, ended, logged, ready, run};
 
 /// Changes the stream of the requests by hand.
 async fn drift(deployment: &Deployment, change: impl FnOnce(&mut StreamConfig)) {
@@ -77,7 +77,7 @@ async fn a_service_says_with_which_limit_it_runs_on() {
     let generator = deployment.run(Side::Generator, "generator", &[("QUEUE_LIMIT", "7")]).await;
     logged(&generator, "running on with the broker's limit").await;
     logged(&generator, "stream REQUESTS: max_msgs is 100000, should be 7").await;
-    logged(&generator, "ready").await;
+    ready(&generator).await;
 }
 
 #[tokio::test]
@@ -153,7 +153,7 @@ async fn a_consumer_that_gives_up_by_itself_is_refused() {
 async fn a_consumer_that_goes_missing_is_declared_again() {
     let deployment = Deployment::start().await;
     let generator = deployment.run(Side::Generator, "generator", &[]).await;
-    logged(&generator, "ready").await;
+    ready(&generator).await;
     let stream = deployment.nats().get_stream(REQUESTS.stream).await.unwrap();
     stream.delete_consumer(REQUESTS.consumer).await.unwrap();
     logged(&generator, "the consumer is gone; declaring it again").await;

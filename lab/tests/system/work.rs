@@ -18,10 +18,10 @@ use crate::loops::request;
 
 #[tokio::test]
 async fn work_that_takes_longer_than_the_broker_waits_is_not_given_to_another() {
-    let limits = Limits { ack_wait: Duration::from_secs(2), ..LIMITS };
+    let limits = Limits { ack_wait: Duration::from_secs(5), ..LIMITS };
     let deployment = Deployment::with(&limits).await;
     // Two, so that there is another who would take it.
-    let slow = [("WORK_TIME", "5s"), ("MAX_ATTEMPTS", "1")];
+    let slow = [("WORK_TIME", "12s"), ("MAX_ATTEMPTS", "1")];
     let _generators = [
         deployment.run(Side::Generator, "generator-1", &slow).await,
         deployment.run(Side::Generator, "generator-2", &slow).await,
