@@ -6,7 +6,7 @@ use anyhow::{Context as _, bail, ensure};
 use async_nats::HeaderMap;
 use async_nats::jetstream::Context;
 use bytes::Bytes;
-use contract::dead_letters::{self, AT, ATTEMPTS, BY, REASON, SUBJECT};
+use contract::dead_letters::{self, AT, ATTEMPTS, BY, LEFT_OUT, REASON, SUBJECT};
 use contract::{Publication, RequestId};
 use serde::Serialize;
 
@@ -96,7 +96,10 @@ pub async fn replay_all(nats: &Context, letters: &[DeadLetter]) -> anyhow::Resul
     let mut kept = 0;
     for letter in letters {
         match replay(nats, letter).await {
-            Ok(()) => println!("replayed {letter}"),
+            Ok(()) => match letter.headers.get(LEFT_OUT) {
+                None => println!("replayed {letter}"),
+                Some(missing) => println!("replayed {letter}, without its headers {missing}"),
+            },
             Err(error) => {
                 kept += 1;
                 println!("kept     {letter}: {error:#}");
