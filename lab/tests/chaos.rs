@@ -54,7 +54,7 @@ fn a_healthy_message_among_the_dead_letters_is_a_broken_promise() {
     let told = text(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{told}\n{}", text(&output.stderr));
     assert!(told.contains("NOT CLEAN: a healthy message is a dead letter: "), "{told}");
-    assert!(told.contains("Promises were broken: "), "{told}");
+    assert!(told.contains("Promises were broken."), "{told}");
     // What is needed to find the cause is kept, and named.
     let kept = told.lines().find_map(|line| line.split_once("logs and queues are in ")).unwrap().1;
     assert!(Path::new(kept).join("generator-1.1.log").exists(), "{kept}");
