@@ -3,6 +3,8 @@
 use async_nats::HeaderMap;
 use async_nats::HeaderValue;
 use async_nats::header::NATS_MESSAGE_ID;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use jiff::Timestamp;
 
@@ -27,6 +29,10 @@ pub const BY: &str = "Dead-Letter-By";
 
 /// The names of the original headers for which there was no room, where there was none for all.
 pub const LEFT_OUT: &str = "Dead-Letter-Left-Out";
+
+/// All headers of an original that no client can read, in base64, byte for byte as the broker had
+/// them; for as far as there is room, and empty where it had none. No other dead letter has it.
+pub const HEADER_BLOCK: &str = "Dead-Letter-Header-Block";
 
 /// What the reason begins with where the request was older than the promises hold.
 pub const EXPIRED: &str = "expired";
@@ -94,6 +100,17 @@ impl Original<'_> {
     /// it. [`SUBJECT`] has all of it, so that a replay comes back to where the message was.
     #[must_use]
     pub fn dead_letter(&self, verdict: &Verdict<'_>) -> Publication {
+        self.buried(verdict, None)
+    }
+
+    /// As [`Original::dead_letter`], for a message that no client can read, whose headers as a whole
+    /// are in `block`. Those of its [`Original::headers`] that can be read are kept as usual.
+    #[must_use]
+    pub fn unreadable(&self, block: &[u8], verdict: &Verdict<'_>) -> Publication {
+        self.buried(verdict, Some(block))
+    }
+
+    fn buried(&self, verdict: &Verdict<'_>, block: Option<&[u8]>) -> Publication {
         let mut headers = HeaderMap::new();
         headers.insert(NATS_MESSAGE_ID, format!("{}:{}", self.stream, self.sequence));
         headers.insert(REASON, text(verdict.reason));
@@ -101,15 +118,18 @@ impl Original<'_> {
         headers.insert(ATTEMPTS, verdict.attempts.to_string());
         headers.insert(AT, verdict.at.to_string());
         headers.insert(BY, text(verdict.by));
-        self.keep_headers(&mut headers);
+        let left_out = block.and_then(|block| keep_block(block, &mut headers));
+        self.keep_headers(&mut headers, left_out);
         let id = self.subject.split_once('.').map_or(self.subject, |(_root, id)| id);
         let id = id[..id.floor_char_boundary(LONGEST_ID)].trim_end_matches('.');
-        Publication { subject: subject(self.stream, id), headers, body: self.body.clone() }
+        // The client takes any white space for the end of a subject, and then for a broken line.
+        let id = id.replace(char::is_whitespace, "_");
+        Publication { subject: subject(self.stream, &id), headers, body: self.body.clone() }
     }
 
     /// Adds the original headers, the shortest first, for as long as there is room: the broker would
     /// refuse more, and the message would stay in its queue for ever.
-    fn keep_headers(&self, headers: &mut HeaderMap) {
+    fn keep_headers(&self, headers: &mut HeaderMap, left_out: Option<&str>) {
         let mut originals: Vec<(String, &[HeaderValue], usize)> = self
             .headers
             .into_iter()
@@ -126,11 +146,8 @@ impl Original<'_> {
             })
             .collect();
         originals.sort_by(|a, b| (a.2, &a.0).cmp(&(b.2, &b.0)));
-        let taken: usize = headers.iter().map(|(name, values)| length(name.as_ref(), values)).sum();
-        // The lines around them, and the one that names what is left out.
-        let around = "NATS/1.0\r\n\r\n".len() + LEFT_OUT.len() + ": \r\n".len() + LONGEST;
-        let mut room = MOST_IN_HEADERS.saturating_sub(taken + around);
-        let mut left_out = Vec::new();
+        let mut room = room(headers);
+        let mut left_out: Vec<String> = left_out.into_iter().map(str::to_owned).collect();
         for (name, values, length) in originals {
             if length > room {
                 left_out.push(name);
@@ -147,6 +164,23 @@ impl Original<'_> {
     }
 }
 
+/// Adds the header block of a message that cannot be read, or the beginning of it if there is no
+/// room for all. Gives the name of what was left out then.
+fn keep_block(block: &[u8], headers: &mut HeaderMap) -> Option<&'static str> {
+    let room = room(headers).saturating_sub(length(HEADER_BLOCK, &[HeaderValue::new()]));
+    let kept = &block[..block.len().min(room / 4 * 3)];
+    headers.insert(HEADER_BLOCK, BASE64_STANDARD.encode(kept));
+    (kept.len() < block.len()).then_some(HEADER_BLOCK)
+}
+
+/// How many bytes the broker takes besides these headers.
+fn room(headers: &HeaderMap) -> usize {
+    let taken: usize = headers.iter().map(|(name, values)| length(name.as_ref(), values)).sum();
+    // The lines around them, and the one that names what is left out.
+    let around = "NATS/1.0\r\n\r\n".len() + LEFT_OUT.len() + ": \r\n".len() + LONGEST;
+    MOST_IN_HEADERS.saturating_sub(taken + around)
+}
+
 /// How many bytes a header with these values takes.
 fn length(name: &str, values: &[HeaderValue]) -> usize {
     values.iter().map(|value| name.len() + ": \r\n".len() + value.as_str().len()).sum()
@@ -161,6 +195,12 @@ pub enum NotReplayable {
     /// It does not say which subject it had, or one that is none of a queue.
     #[error("it does not name the subject of a queue, but '{0}'")]
     Subject(String),
+    /// No client can read it.
+    #[error(
+        "no client can read its headers or its subject, so it would only come back; publish what \
+         is right about it by hand"
+    )]
+    Unreadable,
 }
 
 /// The message that a dead letter was, to be published again: its own bytes, headers and subject.
@@ -181,6 +221,11 @@ pub fn replay(
         return Err(NotReplayable::Expired);
     }
     let subject = value(SUBJECT);
+    // A message without headers may have white space in its subject. A replay has headers, and what
+    // comes with headers is cut into words wherever there is some.
+    if headers.get(HEADER_BLOCK).is_some() || subject.contains(char::is_whitespace) {
+        return Err(NotReplayable::Unreadable);
+    }
     if !queues::ALL.iter().any(|queue| queue.key(subject).is_some_and(|key| !key.is_empty())) {
         return Err(NotReplayable::Subject(subject.to_owned()));
     }
@@ -338,6 +383,57 @@ mod tests {
         assert_eq!(key(&dead.subject), Some("é".repeat(500).as_str()));
         let replayed = replay(&dead.headers, &dead.body, "a new id").unwrap();
         assert_eq!(replayed.subject, long);
+    }
+
+    fn unreadable(subject: &str, block: &[u8]) -> Publication {
+        let mut headers = HeaderMap::new();
+        headers.insert("X-Mine", "kept");
+        let original = Original {
+            stream: "REQUESTS",
+            sequence: 7,
+            subject,
+            headers: Some(&headers),
+            body: &Bytes::from_static(b"\xff"),
+        };
+        let at = AT_NOON.parse().unwrap();
+        let reason = "malformed: nobody can read it";
+        original.unreadable(block, &Verdict { reason, attempts: 1, at, by: "generator-1" })
+    }
+
+    #[test]
+    fn the_headers_that_nobody_can_read_are_kept_byte_for_byte_and_not_replayed() {
+        for block in [b"NATS/1.0\r\nno\xffthing\r\n\r\n".as_slice(), b""] {
+            let dead = unreadable("requests.some-id", block);
+            let kept = dead.headers.get(HEADER_BLOCK).unwrap();
+            assert_eq!(BASE64_STANDARD.decode(kept).unwrap(), block);
+            assert_eq!(dead.headers.get("X-Mine").map(HeaderValue::as_str), Some("kept"));
+            assert_eq!(dead.headers.get(LEFT_OUT), None);
+            let refused = replay(&dead.headers, &dead.body, "a new id").unwrap_err();
+            assert_eq!(refused, NotReplayable::Unreadable);
+        }
+    }
+
+    #[test]
+    fn of_headers_that_are_too_large_in_base64_the_beginning_is_kept() {
+        let block: Vec<u8> = (0..=255).cycle().take(65_535).collect();
+        let dead = unreadable("requests.some-id", &block);
+        let kept = BASE64_STANDARD.decode(dead.headers.get(HEADER_BLOCK).unwrap()).unwrap();
+        assert!(kept.len() > 45_000 && block.starts_with(&kept), "{} bytes", kept.len());
+        let left_out = dead.headers.get(LEFT_OUT).map(HeaderValue::as_str);
+        assert_eq!(left_out, Some("Dead-Letter-Header-Block, X-Mine"));
+        let whole: usize =
+            dead.headers.iter().map(|(name, values)| length(name.as_ref(), values)).sum();
+        assert!(whole + "NATS/1.0\r\n\r\n".len() <= MOST_IN_HEADERS, "{whole}");
+    }
+
+    #[test]
+    fn a_dead_letter_can_be_read_whatever_the_subject_of_the_original_was() {
+        let spaced = "requests.a\u{2003}b\u{85}c";
+        let dead = dead_letter(spaced, &HeaderMap::new(), "malformed");
+        assert_eq!(dead.subject, "dead_letters.REQUESTS.a_b_c");
+        assert_eq!(dead.headers.get(SUBJECT).map(HeaderValue::as_str), Some(spaced));
+        let refused = replay(&dead.headers, &dead.body, "a new id").unwrap_err();
+        assert_eq!(refused, NotReplayable::Unreadable);
     }
 
     #[test]

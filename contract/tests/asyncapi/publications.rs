@@ -40,20 +40,29 @@ fn publications(trace: &Trace) -> Vec<(String, Publication)> {
     ]
 }
 
-fn dead_letter(headers: &HeaderMap) -> Publication {
-    let original = dead_letters::Original {
+const VERDICT: dead_letters::Verdict<'_> = dead_letters::Verdict {
+    reason: "malformed: no JSON",
+    attempts: 1,
+    at: Timestamp::UNIX_EPOCH,
+    by: "generator-1",
+};
+
+fn original<'a>(headers: &'a HeaderMap, body: &'a Bytes) -> dead_letters::Original<'a> {
+    dead_letters::Original {
         stream: queues::REQUESTS.stream,
         sequence: 7,
         subject: "requests.42",
         headers: Some(headers),
-        body: &Bytes::from_static(b"\xff not JSON"),
-    };
-    original.dead_letter(&dead_letters::Verdict {
-        reason: "malformed: no JSON",
-        attempts: 1,
-        at: Timestamp::UNIX_EPOCH,
-        by: "generator-1",
-    })
+        body,
+    }
+}
+
+fn dead_letter(headers: &HeaderMap) -> Publication {
+    original(headers, &Bytes::from_static(b"\xff not JSON")).dead_letter(&VERDICT)
+}
+
+fn unreadable(headers: &HeaderMap) -> Publication {
+    original(headers, &Bytes::new()).unreadable(b"nothing that is a header", &VERDICT)
 }
 
 #[test]
@@ -96,8 +105,9 @@ fn rust_publishes_the_headers_that_are_required_and_where_there_is_a_trace_all_o
     of_original.insert("traceparent", TRACEPARENT);
     of_original.insert("tracestate", "vendor=opaque");
     of_original.insert("X-Too-Large", "x".repeat(65_000));
-    let headers = headers_as_json(&dead_letter(&of_original).headers);
+    let headers = headers_as_json(&unreadable(&of_original).headers);
     assert_eq!(keys(&headers), keys(&described["properties"]));
+    assert!(schema(&format!("{}/headers", message(&dead_letters_address()))).is_valid(&headers));
 }
 
 #[test]

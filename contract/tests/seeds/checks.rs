@@ -128,6 +128,7 @@ fn buried_and_replayed(subject: &str, headers: &HeaderMap, body: &Bytes, verdict
             assert!(!is_of_a_queue(subject), "{subject} is not replayed");
             assert_eq!(named, subject);
         }
+        Err(NotReplayable::Unreadable) => panic!("it was read, and is not replayed"),
     }
 }
 
