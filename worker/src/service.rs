@@ -20,7 +20,7 @@ use tracing::{error, info, warn};
 use crate::admin;
 use crate::backoff::Backoff;
 use crate::connection::{ConnectError, Connection};
-use crate::consumer::{self, End, Handler, Rules};
+use crate::consumer::{self, End, Handler, Rules, unreadable};
 use crate::facts::Facts;
 use crate::health::Health;
 use crate::metrics::Metrics;
@@ -74,7 +74,8 @@ pub enum ServiceError {
     /// The client has panicked.
     #[error(
         "the NATS client has panicked, most likely over the headers of a message that was \
-         published by hand: what it says of it is on the standard error"
+         published by hand: what it says of it is on the standard error. Start this service again; \
+         it moves such a message to the dead letters first"
     )]
     Client,
     /// The client cannot ask for messages.
@@ -328,6 +329,9 @@ impl QueueConsumer {
             self.health.set_bound(queue, true);
             let rules = Arc::new(self.rules.clone());
             let Self { connection, stop, .. } = &self;
+            // Before anything is taken: what nobody can read would end this process, too.
+            let watch = unreadable::watch(connection, &bound, &rules);
+            let Some(_watch) = stop.run_until_cancelled(watch).await else { break };
             let consumed =
                 consumer::consume(connection, bound, &rules, &handler, stop, &mut in_flight);
             match consumed.await? {

@@ -1,6 +1,7 @@
 //! Takes messages from a queue, has them handled, and settles them.
 
 mod pull;
+pub(crate) mod unreadable;
 
 use std::pin::pin;
 use std::sync::Arc;
