@@ -65,7 +65,11 @@ impl Deployment {
 
     /// A broker with nothing on it.
     pub async fn bare() -> Self {
-        let broker = Broker::start(BrokerOptions::default()).await.unwrap();
+        Self::at(Broker::start(BrokerOptions::default()).await.unwrap()).await
+    }
+
+    /// This broker, with nothing on it.
+    pub async fn at(broker: Broker) -> Self {
         let url = broker.url();
         Self::on(broker, url, 1).await
     }

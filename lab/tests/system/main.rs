@@ -15,4 +15,5 @@ mod rejected;
 mod seams;
 mod stopping;
 mod topology;
+mod unreadable;
 mod work;
