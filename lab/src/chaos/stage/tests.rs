@@ -21,11 +21,11 @@ fn fault(fault: &str) -> Fault {
     Plan::from_json(&plan).unwrap().faults.remove(0)
 }
 
-/// Programs that do nothing until they are told to stop, and a broker that says nothing.
+/// Programs that wait until they are told to stop (busily: see the tests of `process`), and a broker that says nothing.
 async fn equipment() -> (Equipment, TempDir, TcpListener) {
     let directory = tempfile::tempdir().unwrap();
     let idle = directory.path().join("idle");
-    let script = "#!/bin/sh\ntrap 'exit 0' TERM\necho ready\nwhile :; do sleep 0.01; done\n";
+    let script = "#!/bin/sh\ntrap 'exit 0' TERM\necho ready\nwhile :; do :; done\n";
     fs::write(&idle, script).unwrap();
     let mut permissions = fs::metadata(&idle).unwrap().permissions();
     std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o755);
