@@ -158,8 +158,11 @@ pub async fn declare(context: &Context, limits: &Limits) -> Result<Topology, Dec
 /// As [`declare`].
 pub async fn adjust(context: &Context, limits: &Limits) -> Result<Topology, DeclareError> {
     // Looks at all of it first, so that nothing is changed where something breaks a promise.
-    declare_or_adjust(context, limits, false).await?;
-    declare_or_adjust(context, limits, true).await
+    let declared = declare_or_adjust(context, limits, false).await?;
+    let mut adjusted = declare_or_adjust(context, limits, true).await?;
+    // What the first pass has created, the second one only finds.
+    adjusted.created.splice(0..0, declared.created);
+    Ok(adjusted)
 }
 
 async fn declare_or_adjust(

@@ -35,6 +35,15 @@ async fn what_is_missing_is_created_and_what_is_there_is_left() {
 }
 
 #[tokio::test]
+async fn what_lab_declare_creates_it_tells_of() {
+    let deployment = Deployment::bare().await;
+    let done = declare(deployment.nats(), &LIMITS).await.unwrap();
+    assert_eq!(done.len(), 10, "{done:?}");
+    assert_eq!(done[0], "created stream REQUESTS");
+    assert_eq!(declare(deployment.nats(), &LIMITS).await.unwrap(), Vec::<String>::new());
+}
+
+#[tokio::test]
 async fn many_may_declare_at_the_same_time() {
     let deployment = Deployment::bare().await;
     let declarations = (0..10).map(|_| topology::declare(deployment.nats(), &LIMITS));
