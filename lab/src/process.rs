@@ -200,10 +200,19 @@ mod tests {
     #[tokio::test]
     async fn each_signal_does_what_its_name_says() {
         let directory = tempfile::tempdir().unwrap();
-        // It starts no other program to sleep meanwhile: a signal that reaches the shell while it
-        // does so can be lost.
-        let script = "trap 'echo TERM' TERM; trap 'echo INT' INT; echo ready; while :; do :; done";
-        let mut process = shell(script, directory.path());
+        // No shell: one that was started with SIGINT ignored, as everything in the background is,
+        // cannot change that.
+        let script = "
+import signal
+for name in 'TERM', 'INT':
+    signal.signal(signal.Signals['SIG' + name], lambda *_, name=name: print(name, flush=True))
+print('ready', flush=True)
+while True:
+    signal.pause()
+";
+        let mut command = Command::new("python3");
+        command.args(["-c", script]);
+        let mut process = Process::spawn(command, directory.path().join("log")).unwrap();
         has_printed(&process, "ready").await;
         process.terminate().unwrap();
         has_printed(&process, "TERM").await;

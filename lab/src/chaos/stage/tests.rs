@@ -21,7 +21,7 @@ fn fault(fault: &str) -> Fault {
     Plan::from_json(&plan).unwrap().faults.remove(0)
 }
 
-/// Programs that wait until they are told to stop (busily: see the tests of `process`), and a broker that says nothing.
+/// Programs that wait until they are told to stop, and a broker that says nothing.
 async fn equipment() -> (Equipment, TempDir, TcpListener) {
     let directory = tempfile::tempdir().unwrap();
     let idle = directory.path().join("idle");
