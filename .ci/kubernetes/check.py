@@ -153,6 +153,9 @@ def check(name, objects, elsewhere=()):
         labels = thing["metadata"].get("labels", {})
         if missing := LABELS - labels.keys():
             fail(where, f"lacks the labels {sorted(missing)}")
+        for claim in thing.get("spec", {}).get("volumeClaimTemplates", []):
+            if "app.kubernetes.io/version" in claim["metadata"]["labels"]:
+                fail(where, "gives its volumes a version, which could never be changed")
         if thing["kind"] != "Namespace" and thing["metadata"].get("namespace") != "decoupled":
             fail(where, "is not in the namespace")
     there = {(thing["kind"], thing["metadata"]["name"]) for thing in itertools.chain(objects, elsewhere)}
