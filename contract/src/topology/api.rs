@@ -31,6 +31,11 @@ impl Failure {
         }
     }
 
+    /// Whether nothing was heard at all.
+    pub(super) fn is_silence(&self) -> bool {
+        matches!(self, Self::Unanswered(error) if error.kind() == RequestErrorKind::TimedOut)
+    }
+
     pub(super) fn into_error(self, action: String) -> DeclareError {
         match self {
             Self::Refused(source) => match source.error_code() {

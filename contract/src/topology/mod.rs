@@ -3,7 +3,8 @@
 //! Each service declares all of it when it starts, so that either side may come first. It looks
 //! first and creates only what is missing, so that a service which may not create can still run.
 //! What is there counts: a difference in a limit is lived with, one in what the promises rest on
-//! is an error that names it.
+//! is an error that names it. Where something is missing that it may not create, it asks again until
+//! somebody has declared it who may.
 
 mod api;
 mod difference;
@@ -304,6 +305,13 @@ where
             }),
             Err(failure) => Err(failure.into_error(format!("show {object}"))),
         },
+        // The broker gives no answer to who may not create.
+        Err(failure) if failure.is_silence() => Err(DeclareError::Unavailable {
+            action: format!("create {object}"),
+            reason: "it is missing, and there is no answer; if this user may not create it, \
+                     somebody who may has to run `cargo lab declare`"
+                .to_owned(),
+        }),
         Err(failure) => Err(failure.into_error(format!("create {object}"))),
     }
 }
