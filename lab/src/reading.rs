@@ -7,7 +7,7 @@ use async_nats::jetstream::Context;
 use async_nats::jetstream::consumer::pull::OrderedConfig;
 use async_nats::jetstream::message::{Message, StreamMessage};
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
-use contract::topology;
+use contract::{RequestId, topology};
 use futures_util::TryStreamExt;
 use tokio::time::timeout;
 
@@ -32,7 +32,13 @@ pub(crate) async fn each(
     let last = state.last_sequence;
     let what = || format!("cannot read the stream {stream}");
     let handle = nats.get_stream_no_info(stream).await.with_context(what)?;
-    let config = OrderedConfig { filter_subject: subjects.to_owned(), ..OrderedConfig::default() };
+    let config = OrderedConfig {
+        // The call that creates a consumer with a name has its filter in the subject, and so in reach of
+        // the broker's permissions.
+        name: Some(format!("lab-{}", RequestId::new())),
+        filter_subject: subjects.to_owned(),
+        ..OrderedConfig::default()
+    };
     let consumer = handle.create_consumer(config).await.with_context(what)?;
     if consumer.cached_info().num_pending == 0
         && !is_more(&handle, subjects, 0, last).await.with_context(what)?
