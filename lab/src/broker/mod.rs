@@ -46,6 +46,12 @@ pub struct BrokerOptions {
     /// Whether each message is on the disk itself before it is confirmed, and so survives a loss
     /// of power. No by default, which is faster; a killed broker loses nothing either way.
     pub sync_always: bool,
+    /// Lines for the beginning of the configuration file, such as those of a file that is shipped. Of
+    /// two settings with the same name the later one counts, so that the lab's own ports, store and
+    /// `jetstream` block replace those that are here.
+    pub base: String,
+    /// Variables for the server's environment, where [`Self::base`] names some.
+    pub environment: Vec<(String, String)>,
     /// More lines for the end of the configuration file. Of two settings with the same name the
     /// later one counts, so that `jetstream { … }` here replaces the block that is written for
     /// [`Self::sync_always`]; the directory of the store is set outside of it, and stays.
@@ -60,6 +66,8 @@ impl Default for BrokerOptions {
             directory: None,
             jetstream: true,
             sync_always: false,
+            base: String::new(),
+            environment: Vec::new(),
             extra: String::new(),
         }
     }
@@ -272,6 +280,7 @@ impl Broker {
         }
         let mut command = Command::new(&self.binary);
         command.arg("--config").arg(&configuration);
+        command.envs(self.options.environment.iter().map(|(name, value)| (name, value)));
         let mut process = Process::spawn(command, self.log())?;
         let answer = timeout(LIMIT, self.answer(&mut process)).await;
         let answer = answer.unwrap_or_else(|_| bail!("it does not answer within {LIMIT:?}"));
@@ -307,7 +316,8 @@ impl Broker {
         // The server takes a free port itself where it reads -1: nobody else can come between.
         let port = |port: u16| if port == 0 { "-1".to_owned() } else { port.to_string() };
         let mut text = format!(
-            "listen: \"127.0.0.1:{}\"\nhttp: \"127.0.0.1:{}\"\nports_file_dir: {}\n",
+            "{}\nlisten: \"127.0.0.1:{}\"\nhttp: \"127.0.0.1:{}\"\nports_file_dir: {}\n",
+            self.options.base,
             port(self.ports.client),
             port(self.ports.monitor),
             quoted(&self.ports_directory()),
