@@ -26,7 +26,7 @@ use tokio::time::timeout;
 use worker::{Connection, NatsSettings};
 
 /// Reached only if there is a bug, on however slow a machine.
-const LIMIT: Duration = Duration::from_mins(5);
+pub const LIMIT: Duration = Duration::from_mins(5);
 
 /// The limits that tests run with: deliveries that nobody answers for come again soon.
 pub const LIMITS: Limits = Limits {

@@ -11,6 +11,7 @@ mod dead_letters;
 mod deployment;
 mod duplicates;
 mod loops;
+mod permissions;
 mod rejected;
 mod seams;
 mod stopping;

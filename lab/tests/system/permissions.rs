@@ -1,0 +1,492 @@
+//! Who may do what, on a broker with the very file that is shipped.
+
+use std::path::{Path, PathBuf};
+
+use async_nats::{ConnectOptions, Event, HeaderMap};
+use contract::Publication;
+use contract::facts::{self, Fact};
+use contract::queues::{ACKNOWLEDGMENTS, REQUESTS, RESPONSES};
+use contract::topology::{self, Limits};
+use lab::audit::{Verdict, audit};
+use lab::broker::{Broker, BrokerOptions};
+use lab::dead_letters::{DeadLetter, list, replay_all};
+use lab::declare::declare;
+use lab::eventually::eventually;
+use lab::process::Process;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::mpsc;
+use worker::{Connection, NatsSettings};
+
+use crate::by_hand::{acknowledgment, published, response};
+use crate::deployment::{LIMIT, LIMITS, Side, ended, logged, ready, run, soon, succeeded};
+use crate::loops::request;
+
+const REQUESTOR: &str = "requestor";
+const GENERATOR: &str = "generator";
+const DECLARER: &str = "declarer";
+const AUDITOR: &str = "auditor";
+const REPLAYER: &str = "replayer";
+
+const USERS: [&str; 5] = [REQUESTOR, GENERATOR, DECLARER, AUDITOR, REPLAYER];
+
+/// Those that look whether all is declared.
+const ALL_BUT_REPLAYER: &[&str] = &[REQUESTOR, GENERATOR, DECLARER, AUDITOR];
+
+/// What can be published, and who may. Whoever is not named is refused.
+const PUBLISHES: &[(&str, &[&str])] = &[
+    // The queues, and the dead letters.
+    ("requests.id", &[REQUESTOR, REPLAYER]),
+    ("responses.id", &[GENERATOR, REPLAYER]),
+    ("acknowledgments.id", &[REQUESTOR, REPLAYER]),
+    ("dead_letters.REQUESTS.id", &[GENERATOR]),
+    ("dead_letters.RESPONSES.id", &[REQUESTOR]),
+    ("dead_letters.ACKNOWLEDGMENTS.id", &[GENERATOR]),
+    // Creating a fact, which is the same as changing or removing one.
+    ("$KV.requested.id", &[REQUESTOR]),
+    ("$KV.stored.id", &[REQUESTOR]),
+    ("$KV.received.id", &[GENERATOR]),
+    ("$KV.other.id", &[]),
+    // An answer in the place of another.
+    ("_INBOX.id", &[]),
+    ("_INBOX_requestor.id", &[]),
+    ("_INBOX_generator.id", &[]),
+    ("_INBOX_declarer.id", &[]),
+    ("_INBOX_auditor.id", &[]),
+    ("_INBOX_replayer.id", &[]),
+    // Reading one fact, from any broker or from the leader.
+    ("$JS.API.DIRECT.GET.KV_requested.$KV.requested.id", &[REQUESTOR]),
+    ("$JS.API.DIRECT.GET.KV_stored.$KV.stored.id", &[REQUESTOR]),
+    ("$JS.API.DIRECT.GET.KV_received.$KV.received.id", &[GENERATOR]),
+    ("$JS.API.DIRECT.GET.KV_requested", &[]),
+    ("$JS.API.DIRECT.GET.KV_stored", &[]),
+    ("$JS.API.DIRECT.GET.KV_received", &[]),
+    ("$JS.API.STREAM.MSG.GET.KV_requested", &[REQUESTOR, AUDITOR]),
+    ("$JS.API.STREAM.MSG.GET.KV_stored", &[REQUESTOR, AUDITOR]),
+    ("$JS.API.STREAM.MSG.GET.KV_received", &[GENERATOR, AUDITOR]),
+    // Reading what is in a queue or among the dead letters, without taking it.
+    ("$JS.API.STREAM.MSG.GET.REQUESTS", &[GENERATOR]),
+    ("$JS.API.STREAM.MSG.GET.RESPONSES", &[REQUESTOR]),
+    ("$JS.API.STREAM.MSG.GET.ACKNOWLEDGMENTS", &[GENERATOR]),
+    ("$JS.API.STREAM.MSG.GET.DEAD_LETTERS", &[REQUESTOR, REPLAYER]),
+    ("$JS.API.DIRECT.GET.REQUESTS", &[]),
+    ("$JS.API.DIRECT.GET.RESPONSES.responses.id", &[]),
+    ("$JS.API.DIRECT.GET.ACKNOWLEDGMENTS", &[]),
+    ("$JS.API.DIRECT.GET.DEAD_LETTERS", &[]),
+    // Reading all of a bucket, through a consumer for that.
+    ("$JS.API.CONSUMER.CREATE.KV_requested.any.$KV.requested.>", &[AUDITOR]),
+    ("$JS.API.CONSUMER.CREATE.KV_stored.any.$KV.stored.>", &[AUDITOR]),
+    ("$JS.API.CONSUMER.CREATE.KV_received.any.$KV.received.>", &[AUDITOR]),
+    ("$JS.API.CONSUMER.CREATE.DEAD_LETTERS.any.dead_letters.>", &[REPLAYER]),
+    ("$JS.API.CONSUMER.MSG.NEXT.KV_requested.any", &[AUDITOR]),
+    ("$JS.API.CONSUMER.MSG.NEXT.KV_stored.any", &[AUDITOR]),
+    ("$JS.API.CONSUMER.MSG.NEXT.KV_received.any", &[AUDITOR]),
+    ("$JS.API.CONSUMER.MSG.NEXT.DEAD_LETTERS.any", &[REPLAYER]),
+    ("$JS.API.CONSUMER.DELETE.KV_requested.any", &[AUDITOR]),
+    ("$JS.API.CONSUMER.DELETE.KV_stored.any", &[AUDITOR]),
+    ("$JS.API.CONSUMER.DELETE.KV_received.any", &[AUDITOR]),
+    ("$JS.API.CONSUMER.DELETE.DEAD_LETTERS.any", &[REPLAYER]),
+    ("$JS.API.CONSUMER.CREATE.KV_stored", &[]),
+    ("$JS.API.CONSUMER.CREATE.DEAD_LETTERS", &[]),
+    ("$JS.API.CONSUMER.CREATE.KV_stored.any", &[]),
+    ("$JS.API.CONSUMER.DURABLE.CREATE.KV_stored.any", &[]),
+    ("$JS.API.CONSUMER.CREATE.RESPONSES.any.responses.>", &[]),
+    ("$JS.API.CONSUMER.CREATE.RESPONSES.requestor", &[]),
+    ("$JS.API.CONSUMER.DURABLE.CREATE.RESPONSES.requestor", &[]),
+    // Taking messages, and answering for them, in both forms.
+    ("$JS.API.CONSUMER.MSG.NEXT.REQUESTS.generator", &[GENERATOR]),
+    ("$JS.API.CONSUMER.MSG.NEXT.RESPONSES.requestor", &[REQUESTOR]),
+    ("$JS.API.CONSUMER.MSG.NEXT.ACKNOWLEDGMENTS.generator", &[GENERATOR]),
+    ("$JS.API.CONSUMER.MSG.NEXT.RESPONSES.any", &[]),
+    ("$JS.ACK.REQUESTS.generator.1.1.1.1.0", &[GENERATOR]),
+    ("$JS.ACK.RESPONSES.requestor.1.1.1.1.0", &[REQUESTOR]),
+    ("$JS.ACK.ACKNOWLEDGMENTS.generator.1.1.1.1.0", &[GENERATOR]),
+    ("$JS.ACK._.account.REQUESTS.generator.1.1.1.1.0", &[GENERATOR]),
+    ("$JS.ACK._.account.RESPONSES.requestor.1.1.1.1.0", &[REQUESTOR]),
+    ("$JS.ACK._.account.ACKNOWLEDGMENTS.generator.1.1.1.1.0", &[GENERATOR]),
+    // Removing messages.
+    ("$JS.API.STREAM.MSG.DELETE.REQUESTS", &[GENERATOR]),
+    ("$JS.API.STREAM.MSG.DELETE.RESPONSES", &[REQUESTOR]),
+    ("$JS.API.STREAM.MSG.DELETE.ACKNOWLEDGMENTS", &[GENERATOR]),
+    ("$JS.API.STREAM.MSG.DELETE.DEAD_LETTERS", &[REPLAYER]),
+    ("$JS.API.STREAM.MSG.DELETE.KV_requested", &[]),
+    ("$JS.API.STREAM.MSG.DELETE.KV_stored", &[]),
+    ("$JS.API.STREAM.MSG.DELETE.KV_received", &[]),
+    ("$JS.API.STREAM.PURGE.REQUESTS", &[]),
+    ("$JS.API.STREAM.PURGE.RESPONSES", &[]),
+    ("$JS.API.STREAM.PURGE.ACKNOWLEDGMENTS", &[]),
+    ("$JS.API.STREAM.PURGE.DEAD_LETTERS", &[]),
+    ("$JS.API.STREAM.PURGE.KV_requested", &[]),
+    ("$JS.API.STREAM.PURGE.KV_stored", &[]),
+    ("$JS.API.STREAM.PURGE.KV_received", &[]),
+    // Looking at streams and consumers, creating, changing and removing them.
+    ("$JS.API.STREAM.INFO.REQUESTS", ALL_BUT_REPLAYER),
+    ("$JS.API.STREAM.INFO.RESPONSES", ALL_BUT_REPLAYER),
+    ("$JS.API.STREAM.INFO.ACKNOWLEDGMENTS", ALL_BUT_REPLAYER),
+    ("$JS.API.STREAM.INFO.DEAD_LETTERS", &USERS),
+    ("$JS.API.STREAM.INFO.KV_requested", ALL_BUT_REPLAYER),
+    ("$JS.API.STREAM.INFO.KV_stored", ALL_BUT_REPLAYER),
+    ("$JS.API.STREAM.INFO.KV_received", ALL_BUT_REPLAYER),
+    ("$JS.API.CONSUMER.INFO.REQUESTS.generator", ALL_BUT_REPLAYER),
+    ("$JS.API.CONSUMER.INFO.RESPONSES.requestor", ALL_BUT_REPLAYER),
+    ("$JS.API.CONSUMER.INFO.ACKNOWLEDGMENTS.generator", ALL_BUT_REPLAYER),
+    ("$JS.API.STREAM.CREATE.REQUESTS", &[DECLARER]),
+    ("$JS.API.STREAM.CREATE.RESPONSES", &[DECLARER]),
+    ("$JS.API.STREAM.CREATE.ACKNOWLEDGMENTS", &[DECLARER]),
+    ("$JS.API.STREAM.CREATE.DEAD_LETTERS", &[DECLARER]),
+    ("$JS.API.STREAM.CREATE.KV_requested", &[DECLARER]),
+    ("$JS.API.STREAM.CREATE.KV_stored", &[DECLARER]),
+    ("$JS.API.STREAM.CREATE.KV_received", &[DECLARER]),
+    ("$JS.API.STREAM.CREATE.OTHER", &[]),
+    ("$JS.API.STREAM.UPDATE.REQUESTS", &[DECLARER]),
+    ("$JS.API.STREAM.UPDATE.RESPONSES", &[DECLARER]),
+    ("$JS.API.STREAM.UPDATE.ACKNOWLEDGMENTS", &[DECLARER]),
+    ("$JS.API.STREAM.UPDATE.DEAD_LETTERS", &[DECLARER]),
+    ("$JS.API.STREAM.UPDATE.KV_requested", &[DECLARER]),
+    ("$JS.API.STREAM.UPDATE.KV_stored", &[DECLARER]),
+    ("$JS.API.STREAM.UPDATE.KV_received", &[DECLARER]),
+    ("$JS.API.STREAM.DELETE.REQUESTS", &[]),
+    ("$JS.API.STREAM.DELETE.RESPONSES", &[]),
+    ("$JS.API.STREAM.DELETE.ACKNOWLEDGMENTS", &[]),
+    ("$JS.API.STREAM.DELETE.DEAD_LETTERS", &[]),
+    ("$JS.API.STREAM.DELETE.KV_requested", &[]),
+    ("$JS.API.STREAM.DELETE.KV_stored", &[]),
+    ("$JS.API.STREAM.DELETE.KV_received", &[]),
+    ("$JS.API.CONSUMER.CREATE.REQUESTS.generator.requests.*", &[DECLARER]),
+    ("$JS.API.CONSUMER.CREATE.RESPONSES.requestor.responses.*", &[DECLARER]),
+    ("$JS.API.CONSUMER.CREATE.ACKNOWLEDGMENTS.generator.acknowledgments.*", &[DECLARER]),
+    ("$JS.API.CONSUMER.CREATE.RESPONSES.other.responses.*", &[]),
+    ("$JS.API.CONSUMER.DELETE.REQUESTS.generator", &[]),
+    ("$JS.API.CONSUMER.DELETE.RESPONSES.requestor", &[]),
+    ("$JS.API.CONSUMER.DELETE.ACKNOWLEDGMENTS.generator", &[]),
+    ("$JS.API.CONSUMER.PAUSE.REQUESTS.generator", &[]),
+    ("$JS.API.CONSUMER.RESET.RESPONSES.requestor", &[]),
+    // What shows or moves everything at once.
+    ("$JS.API.INFO", &[]),
+    ("$JS.API.STREAM.LIST", &[]),
+    ("$JS.API.STREAM.NAMES", &[]),
+    ("$JS.API.CONSUMER.LIST.RESPONSES", &[]),
+    ("$JS.API.CONSUMER.NAMES.RESPONSES", &[]),
+    ("$JS.API.STREAM.SNAPSHOT.KV_stored", &[]),
+    ("$JS.API.STREAM.RESTORE.KV_stored", &[]),
+    ("$JS.API.STREAM.LEADER.STEPDOWN.REQUESTS", &[]),
+    ("$JS.API.META.LEADER.STEPDOWN", &[]),
+    ("$SYS.REQ.SERVER.PING", &[]),
+];
+
+/// What can be subscribed to, and who may.
+const SUBSCRIPTIONS: &[(&str, &[&str])] = &[
+    ("_INBOX_requestor.>", &[REQUESTOR]),
+    ("_INBOX_generator.>", &[GENERATOR]),
+    ("_INBOX_declarer.>", &[DECLARER]),
+    ("_INBOX_auditor.>", &[AUDITOR]),
+    ("_INBOX_replayer.>", &[REPLAYER]),
+    ("_INBOX_requestor.id", &[REQUESTOR]),
+    ("_INBOX.>", &[]),
+    (">", &[]),
+    ("*.>", &[]),
+    ("*.id", &[]),
+    ("requests.>", &[]),
+    ("responses.*", &[]),
+    ("acknowledgments.id", &[]),
+    ("dead_letters.>", &[]),
+    ("$KV.>", &[]),
+    ("$KV.stored.id", &[]),
+    ("$JS.>", &[]),
+    ("$JS.ACK.>", &[]),
+    ("$JS.API.>", &[]),
+    ("$JS.EVENT.ADVISORY.>", &[]),
+    ("$SYS.>", &[]),
+];
+
+/// What nobody may publish. When the broker refuses it, it has judged what was tried before.
+const SENTINEL: &str = "sentinel";
+
+/// A broker with the file that is shipped, on which nobody but its users may do anything.
+struct Guarded {
+    broker: Broker,
+    directory: TempDir,
+}
+
+impl Guarded {
+    async fn start() -> Self {
+        let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../k8s/nats/nats.conf");
+        let base = std::fs::read_to_string(file).unwrap();
+        let password = |user: &&str| (format!("{}_PASSWORD", user.to_uppercase()), password(user));
+        let name = ("SERVER_NAME".to_owned(), "guarded".to_owned());
+        let environment = USERS.iter().map(password).chain([name]).collect();
+        let options = BrokerOptions { base, environment, ..BrokerOptions::default() };
+        let broker = Broker::start(options).await.unwrap();
+        Self { broker, directory: tempfile::tempdir().unwrap() }
+    }
+
+    /// The same, with the topology declared by who may.
+    async fn declared() -> Self {
+        let guarded = Self::start().await;
+        guarded.declare().await;
+        guarded
+    }
+
+    async fn declare(&self) {
+        let declarer = self.connect(DECLARER).await;
+        declare(declarer.context(), &LIMITS).await.unwrap();
+    }
+
+    async fn connect(&self, user: &str) -> Connection {
+        let settings = NatsSettings {
+            nats_user: Some(user.to_owned()),
+            nats_password: Some(password(user)),
+            nats_inbox_prefix: inbox(user),
+            ..NatsSettings::at(self.broker.url())
+        };
+        lab::connect(&settings, "test").await.unwrap()
+    }
+
+    /// Starts a replica of one side, as its own user.
+    async fn run(&self, side: Side, name: &str, settings: &[(&str, &str)]) -> Process {
+        let user = side.name();
+        let (password, inbox) = (password(user), inbox(user));
+        let as_user = [
+            ("NATS_USER", user),
+            ("NATS_PASSWORD", password.as_str()),
+            ("NATS_INBOX_PREFIX", inbox.as_str()),
+        ];
+        let settings = [as_user.as_slice(), settings].concat();
+        run(side, &self.broker.url(), self.log(name), &settings).await
+    }
+
+    fn log(&self, name: &str) -> PathBuf {
+        self.directory.path().join(format!("{name}.log"))
+    }
+
+    /// What the broker has refused so far.
+    fn refused(&self) -> Vec<String> {
+        let log = self.broker.log_text();
+        log.lines().filter(|line| line.contains("Violation")).map(str::to_owned).collect()
+    }
+
+    /// The verdict of the auditor, once nothing is pending any more.
+    async fn verdict(&self) -> Verdict {
+        audit(self.connect(AUDITOR).await.context(), LIMIT).await.unwrap()
+    }
+
+    /// All dead letters as the replayer sees them, once there are that many.
+    async fn dead_letters(&self, count: usize) -> Vec<DeadLetter> {
+        let replayer = self.connect(REPLAYER).await;
+        eventually("the dead letters are there", async || {
+            let letters = list(replayer.context(), None).await.unwrap();
+            if letters.len() == count { Ok(letters) } else { Err(letters) }
+        })
+        .await
+    }
+}
+
+fn password(user: &str) -> String {
+    format!("secretOf{user}")
+}
+
+fn inbox(user: &str) -> String {
+    format!("_INBOX_{user}")
+}
+
+/// Somebody who tries what may be forbidden.
+struct Intruder {
+    client: async_nats::Client,
+    refusals: mpsc::UnboundedReceiver<String>,
+}
+
+impl Intruder {
+    async fn connect(broker: &Broker, user: &str) -> Self {
+        let (heard, refusals) = mpsc::unbounded_channel();
+        let options = ConnectOptions::with_user_and_password(user.to_owned(), password(user))
+            .event_callback(move |event| {
+                if let Event::ServerError(error) = event {
+                    let _ = heard.send(error.to_string());
+                }
+                std::future::ready(())
+            });
+        Self { client: options.connect(broker.url()).await.unwrap(), refusals }
+    }
+
+    /// Whether the broker refuses what was tried last.
+    async fn is_refused(&mut self, what: &str) -> bool {
+        self.client.publish(SENTINEL, "".into()).await.unwrap();
+        let mut refused = false;
+        loop {
+            let refusal = soon("the sentinel is refused", self.refusals.recv()).await.unwrap();
+            assert!(refusal.contains("Permissions Violation"), "{what}: {refusal}");
+            if refusal.contains(&format!("\"{SENTINEL}\"")) {
+                return refused;
+            }
+            assert!(refusal.contains(&format!("\"{what}\"")), "{what}: {refusal}");
+            refused = true;
+        }
+    }
+}
+
+#[tokio::test]
+async fn each_may_publish_what_it_has_to_and_is_refused_the_rest() {
+    let guarded = Guarded::declared().await;
+    let mut wrong = Vec::new();
+    for user in USERS {
+        let mut intruder = Intruder::connect(&guarded.broker, user).await;
+        for (subject, who) in PUBLISHES {
+            intruder.client.publish(*subject, "".into()).await.unwrap();
+            if intruder.is_refused(subject).await == who.contains(&user) {
+                wrong.push((user, subject));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "allowed and should not be, or the other way round: {wrong:#?}");
+}
+
+#[tokio::test]
+async fn each_may_hear_the_answers_to_itself_and_nothing_else() {
+    let guarded = Guarded::declared().await;
+    let mut wrong = Vec::new();
+    for user in USERS {
+        let mut intruder = Intruder::connect(&guarded.broker, user).await;
+        for (subject, who) in SUBSCRIPTIONS {
+            let subscription = intruder.client.subscribe(*subject).await.unwrap();
+            let alone = intruder.is_refused(subject).await;
+            drop(subscription);
+            let group = intruder.client.queue_subscribe(*subject, "group".to_owned()).await;
+            let in_group = intruder.is_refused(subject).await;
+            drop(group.unwrap());
+            if alone == who.contains(&user) || in_group == who.contains(&user) {
+                wrong.push((user, subject));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "allowed and should not be, or the other way round: {wrong:#?}");
+}
+
+#[tokio::test]
+async fn whoever_has_no_password_is_not_let_in() {
+    let guarded = Guarded::start().await;
+    for options in [
+        ConnectOptions::new(),
+        ConnectOptions::with_user_and_password(REQUESTOR.to_owned(), password(GENERATOR)),
+        ConnectOptions::with_user_and_password("somebody".to_owned(), String::new()),
+    ] {
+        let refused = options.connect(guarded.broker.url()).await.unwrap_err().to_string();
+        assert!(refused.contains("authorization violation"), "{refused}");
+    }
+}
+
+#[tokio::test]
+async fn all_that_is_to_be_done_can_be_done_and_nothing_of_it_is_refused() {
+    let guarded = Guarded::declared().await;
+    // A second time, with other limits: the first creates, this changes in place.
+    let limits = Limits { queue_limit: 50_000, ..LIMITS };
+    let declarer = guarded.connect(DECLARER).await;
+    let changes = declare(declarer.context(), &limits).await.unwrap();
+    assert_eq!(changes.len(), 3, "{changes:?}");
+
+    // Whoever cannot do it gives it up, at once.
+    let clumsy = [("FAILURE_RATE", "1"), ("MAX_ATTEMPTS", "1")];
+    let mut generator = guarded.run(Side::Generator, "clumsy", &clumsy).await;
+    // It ends by itself once it has seen that its requests are among the dead letters.
+    let total = [("REQUEST_TOTAL", "5"), ("REQUEST_RATE", "max")];
+    let mut requestor = guarded.run(Side::Requestor, "unlucky", &total).await;
+    guarded.dead_letters(5).await;
+    ended(&mut requestor).await;
+    generator.terminate().unwrap();
+    succeeded(&mut generator).await;
+
+    let generator = guarded.run(Side::Generator, "generator", &[]).await;
+    let replayer = guarded.connect(REPLAYER).await;
+    replay_all(replayer.context(), &guarded.dead_letters(5).await).await.unwrap();
+    let total = [("REQUEST_TOTAL", "200"), ("REQUEST_RATE", "max")];
+    let mut requestor = guarded.run(Side::Requestor, "asking", &total).await;
+    succeeded(&mut requestor).await;
+    let requestor = guarded.run(Side::Requestor, "requestor", &[]).await;
+    ready(&requestor).await;
+
+    // What has its facts already is looked up, from the nearest broker or from the leader.
+    let request = request();
+    let publish = async |user: &str, publication: Publication| {
+        let Publication { subject, body, .. } = publication;
+        let nats = guarded.connect(user).await;
+        nats.context().publish_with_headers(subject, HeaderMap::new(), body).await.unwrap().await
+    };
+    publish(REQUESTOR, request.creation()).await.unwrap();
+    for value in ["first", "second"] {
+        publish(GENERATOR, published(&response(&request, value))).await.unwrap();
+        publish(REQUESTOR, published(&acknowledgment(&request, "first"))).await.unwrap();
+    }
+    let verdict = guarded.verdict().await;
+    assert!(verdict.is_clean(), "{verdict}");
+    assert_eq!(
+        (verdict.complete, verdict.pending, verdict.dead_lettered),
+        (206, 0, 0),
+        "{verdict}"
+    );
+
+    // What no client can read is looked for, buried and removed.
+    for (user, queue, process) in [
+        (REQUESTOR, REQUESTS, &generator),
+        (GENERATOR, RESPONSES, &requestor),
+        (REQUESTOR, ACKNOWLEDGMENTS, &generator),
+    ] {
+        publish_unreadable(guarded.broker.port(), user, &queue.subject_of("colon")).await;
+        logged(process, &format!("dead-lettered queue=\"{}\" sequence=", queue.stream)).await;
+    }
+    for letter in guarded.dead_letters(3).await {
+        assert!(letter.reason.starts_with("malformed: the client library cannot read it"));
+    }
+    assert!(guarded.verdict().await.is_clean());
+    assert_eq!(guarded.refused(), [""; 0]);
+}
+
+/// Publishes headers that no client would send, and waits until the broker has stored them.
+async fn publish_unreadable(port: u16, user: &str, subject: &str) {
+    const HEADERS: &str = "NATS/1.0\r\nnothing\r\n\r\n";
+    let mut connection = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    let (password, inbox, length) = (password(user), inbox(user), HEADERS.len());
+    let command = format!(
+        "CONNECT {{\"verbose\":false,\"headers\":true,\"user\":\"{user}\",\"pass\":\"{password}\"}}\r\n\
+         SUB {inbox}.stored 1\r\n\
+         HPUB {subject} {inbox}.stored {length} {length}\r\n{HEADERS}\r\n"
+    );
+    connection.write_all(command.as_bytes()).await.unwrap();
+    let mut answer = Vec::new();
+    while !String::from_utf8_lossy(&answer).contains("\"seq\":") {
+        let read = connection.read_buf(&mut answer).await.unwrap();
+        assert!(read > 0, "it is not stored: {}", answer.escape_ascii());
+    }
+}
+
+#[tokio::test]
+async fn a_service_that_may_not_declare_says_who_may_and_goes_on_once_it_is_declared() {
+    let mut guarded = Guarded::start().await;
+    let generator = guarded.run(Side::Generator, "generator", &[]).await;
+    let rate = [("REQUEST_RATE", "100")];
+    let requestor = guarded.run(Side::Requestor, "requestor", &rate).await;
+    for service in [&generator, &requestor] {
+        logged(service, "cargo lab declare").await;
+    }
+    guarded.declare().await;
+    for service in [&generator, &requestor] {
+        ready(service).await;
+    }
+    // The same while it runs: the broker has lost its store.
+    guarded.broker.kill().await.unwrap();
+    guarded.broker.wipe().unwrap();
+    guarded.broker.restart().await.unwrap();
+    let refused = guarded.refused().len();
+    eventually("it looks for what is gone", async || match guarded.refused().len() {
+        more if more > refused => Ok(()),
+        same => Err(same),
+    })
+    .await;
+    guarded.declare().await;
+    let auditor = guarded.connect(AUDITOR).await;
+    eventually("work goes on", async || {
+        let received = topology::bucket_state(auditor.context(), facts::RECEIVED).await;
+        let received = received.unwrap().state.messages;
+        if received > 0 { Ok(()) } else { Err(received) }
+    })
+    .await;
+}
