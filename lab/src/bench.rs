@@ -1,6 +1,5 @@
 //! `lab bench`: how many loops a second the services and a broker of their own make on this machine.
 
-use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
@@ -99,9 +98,9 @@ async fn round(settings: &BenchSettings, programs: &Programs) -> anyhow::Result<
         if let Some(status) = requestor.try_wait()? {
             break status;
         }
-        memory.0 = peak_memory(requestor.id()).max(memory.0);
+        memory.0 = requestor.peak_memory().unwrap_or_default().max(memory.0);
         for generator in &generators {
-            memory.1 = peak_memory(generator.id()).max(memory.1);
+            memory.1 = generator.peak_memory().unwrap_or_default().max(memory.1);
         }
         sleep(SAMPLE).await;
     };
@@ -134,11 +133,4 @@ async fn at<F: Fact>(nats: &Context, bucket: Bucket, sequence: u64) -> anyhow::R
     let stream = nats.get_stream_no_info(bucket.stream).await.context("cannot read the facts")?;
     let message = stream.get_raw_message(sequence).await.context("cannot read the facts")?;
     F::decode(&message.payload).context("what stands there is no fact")
-}
-
-/// The most memory that a process has had so far, in kB; nothing where the system does not say.
-fn peak_memory(id: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or_default()
 }

@@ -8,6 +8,7 @@ pub mod dead_letters;
 pub mod declare;
 pub mod eventually;
 mod flow;
+pub mod http;
 pub mod process;
 pub mod programs;
 pub mod proxy;

@@ -136,6 +136,24 @@ impl Process {
         log_text(&self.log)
     }
 
+    /// How much memory it has now, in kB, where the system says that (Linux).
+    #[must_use]
+    pub fn memory(&self) -> Option<u64> {
+        self.status("VmRSS:")
+    }
+
+    /// The most memory that it has had so far, in kB, where the system says that (Linux).
+    #[must_use]
+    pub fn peak_memory(&self) -> Option<u64> {
+        self.status("VmHWM:")
+    }
+
+    fn status(&self, name: &str) -> Option<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.id)).ok()?;
+        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+        line.split_whitespace().next()?.parse().ok()
+    }
+
     fn signal(&self, signal: Signal) -> anyhow::Result<()> {
         // The child has an id for as long as nobody has waited for its end, and until then the
         // operating system gives that id to no other process, nor to another group.

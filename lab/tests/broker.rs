@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use async_nats::jetstream::{self, stream};
 use lab::broker::{Broker, BrokerOptions, Brokers};
 use lab::eventually::eventually;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use lab::http;
 use tokio::net::{TcpSocket, TcpStream};
 
 async fn jetstream_of(broker: &Broker) -> jetstream::Context {
@@ -40,11 +40,8 @@ async fn a_broker_that_has_started_answers() {
     let account = jetstream_of(&broker).await.query_account().await.unwrap();
     assert_eq!(account.streams, 0);
 
-    let address = broker.monitor_url().replace("http://", "");
-    let mut monitor = TcpStream::connect(address).await.unwrap();
-    monitor.write_all(b"GET /healthz HTTP/1.0\r\n\r\n").await.unwrap();
-    let mut answer = String::new();
-    monitor.read_to_string(&mut answer).await.unwrap();
+    let address = broker.monitor_url().replace("http://", "").parse().unwrap();
+    let (_, answer) = http::get(address, "/healthz").await.unwrap();
     assert!(answer.contains("{\"status\":\"ok\"}"), "{answer}");
 }
 

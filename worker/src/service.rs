@@ -15,6 +15,7 @@ use contract::topology::{self, DeclareError, Limits, Topology};
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
 use crate::admin;
@@ -225,16 +226,13 @@ impl Service {
         let drain_timeout = self.settings.drain_timeout;
         // A tenth of a short drain is enough.
         let work_time = drain_timeout.saturating_sub(TIME_TO_GIVE_BACK.min(drain_timeout / 10));
-        let is_over = CancellationToken::new();
-        let over = is_over.clone();
-        let deadline = tokio::spawn(async move {
+        let mut deadline = in_background(async move {
             stop.cancelled().await;
             health.set_stopping();
             tokio::time::sleep(work_time).await;
             warn!("the drain has no time left; giving back what is in flight");
             abandon.cancel();
             tokio::time::sleep(drain_timeout.saturating_sub(work_time)).await;
-            over.cancel();
         });
         let consuming = async {
             while let Some(ended) = self.consumers.join_next().await {
@@ -247,9 +245,9 @@ impl Service {
                 }
             }
         };
-        let reports = tokio::spawn(report(self.queues, Arc::clone(&self.metrics)));
+        let _reports = in_background(report(self.queues, Arc::clone(&self.metrics)));
         let limits = Limits::from(&self.settings.limits);
-        let repairs = tokio::spawn(repair(self.connection.clone(), limits, self.missing));
+        let _repairs = in_background(repair(self.connection.clone(), limits, self.missing));
         let work = async {
             tokio::join!(consuming, own_work);
             // An answer is only on its way until it has left this process.
@@ -257,19 +255,21 @@ impl Service {
         };
         let flushed = tokio::select! {
             flushed = work => flushed.is_ok(),
-            () = is_over.cancelled() => false,
+            _ = &mut deadline => false,
             // There is nobody left through whom to settle anything, so nothing to stop in order.
             () = self.connection.ended() => return Err(ServiceError::Client),
         };
-        for helper in [deadline, reports, repairs] {
-            helper.abort();
-        }
         if !flushed {
             warn!("the last answers may not have reached the broker; what they settle comes again");
         }
         info!("stopped");
         failure.map_or(Ok(()), Err)
     }
+}
+
+/// Runs beside the work, and ends with it.
+fn in_background(work: impl Future<Output = ()> + Send + 'static) -> AbortOnDropHandle<()> {
+    AbortOnDropHandle::new(tokio::spawn(work))
 }
 
 /// Declares the topology again whenever a publisher finds no stream to publish to: somebody may have

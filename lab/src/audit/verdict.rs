@@ -63,6 +63,12 @@ impl Verdict {
         self.lost == 0 && self.doubled == 0
     }
 
+    /// How many deliveries were not the first of their message, in all queues together.
+    #[must_use]
+    pub fn redeliveries(&self) -> u64 {
+        self.redelivered.iter().map(|queue| queue.deliveries).sum()
+    }
+
     pub(super) fn count(&mut self, id: &str, standing: Standing) {
         let accepted = !matches!(standing, Standing::Unasked | Standing::TooOld);
         self.requested += usize::from(accepted);
@@ -100,7 +106,7 @@ impl fmt::Display for Verdict {
         for (word, count, meaning) in rows {
             writeln!(formatter, "  {word:<14}{count:>10}   {meaning}")?;
         }
-        let redelivered: u64 = self.redelivered.iter().map(|queue| queue.deliveries).sum();
+        let redelivered = self.redeliveries();
         writeln!(
             formatter,
             "  {:<14}{redelivered:>10}   deliveries beyond the first; a killed broker forgets some",

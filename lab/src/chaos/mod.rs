@@ -116,10 +116,8 @@ pub async fn chaos(
         std::env::var_os("REQUEST_TOTAL").is_none(),
         "REQUEST_TOTAL is set, with which requestors end by themselves; unset it"
     );
-    let Some(programs) = stop.run_until_cancelled(programs::build()).await else {
-        anyhow::bail!("stopped before anything was started");
-    };
-    let programs = programs?;
+    let programs = stop.run_until_cancelled(programs::build()).await;
+    let programs = programs.context("stopped before anything was started")??;
     let directory = target::make("chaos")?;
     let mut brokers = Brokers::start(plan.cast.brokers, Some(directory.clone())).await?;
     let connection = crate::connect(&NatsSettings::at(brokers.url()), "lab chaos").await?;

@@ -110,19 +110,12 @@ impl<'a> Stage<'a> {
                     replica.process.pause()?;
                 }
             }
-            (act, Target::Replica(member)) => {
-                for way in &self.slot(member)?.network {
-                    match act {
-                        Act::Cut => way.cut(),
-                        Act::Hang => way.hang(),
-                        Act::Slow => way.slow(DELAY),
-                        Act::Reset => way.reset(),
-                        Act::Kill | Act::Stop | Act::Pause | Act::Scale | Act::Poison => {}
-                    }
-                }
-            }
+            (Act::Cut, Target::Replica(member)) => self.each_way(member, Proxy::cut)?,
+            (Act::Hang, Target::Replica(member)) => self.each_way(member, Proxy::hang)?,
+            (Act::Slow, Target::Replica(member)) => self.each_way(member, |way| way.slow(DELAY))?,
+            (Act::Reset, Target::Replica(member)) => self.each_way(member, Proxy::reset)?,
             // Of what else there is, others take care.
-            (_, Target::Side(_) | Target::Broker(_) | Target::Leader(_) | Target::Queue(_)) => {}
+            _ => {}
         }
         Ok(())
     }
@@ -137,8 +130,7 @@ impl<'a> Stage<'a> {
                 None => Ok(()),
             },
             (Act::Cut | Act::Hang | Act::Slow, Target::Replica(member)) => {
-                self.slot(member)?.network.iter().for_each(|way| way.slow(LATENCY));
-                Ok(())
+                self.each_way(member, |way| way.slow(LATENCY))
             }
             _ => Ok(()),
         }
@@ -244,6 +236,12 @@ impl<'a> Stage<'a> {
             replica.terminate();
             self.leaving.push(replica);
         }
+        Ok(())
+    }
+
+    /// Does something to each way of a replica to a broker.
+    fn each_way(&mut self, member: Member, act: impl Fn(&Proxy)) -> anyhow::Result<()> {
+        self.slot(member)?.network.iter().for_each(act);
         Ok(())
     }
 

@@ -58,10 +58,8 @@ pub struct UpSettings {
 ///
 /// Where something cannot be built or started, or does not end as it should.
 pub async fn up(settings: &UpSettings, stop: &CancellationToken) -> anyhow::Result<Verdict> {
-    let Some(programs) = stop.run_until_cancelled(programs::build()).await else {
-        anyhow::bail!("stopped before anything was started");
-    };
-    let programs = programs?;
+    let programs = stop.run_until_cancelled(programs::build()).await;
+    let programs = programs.context("stopped before anything was started")??;
     let directory = target::make("up")?;
     let mut brokers = Brokers::start(settings.brokers, Some(directory.clone())).await?;
     let url = brokers.url();

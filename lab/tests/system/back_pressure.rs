@@ -194,14 +194,6 @@ async fn who_finds_a_queue_full_a_thousand_times_says_so_once() {
     assert_eq!(log.matches(FULL).count(), 1, "{log}");
 }
 
-/// What a process has in memory, in kB.
-#[cfg(target_os = "linux")]
-fn resident(process: &Process) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    line.and_then(|line| line.split_whitespace().next()?.parse().ok()).expect("it is alive")
-}
-
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn who_finds_a_queue_full_for_long_does_not_grow() {
@@ -209,9 +201,9 @@ async fn who_finds_a_queue_full_for_long_does_not_grow() {
     let busy = [("REQUEST_RATE", "max")];
     let requestor = deployment.run(Side::Requestor, "requestor", &busy).await;
     refused(&requestor, Side::Requestor, REQUESTS, 500).await;
-    let before = resident(&requestor);
+    let before = requestor.memory().unwrap();
     refused(&requestor, Side::Requestor, REQUESTS, 5_000).await;
-    let after = resident(&requestor);
+    let after = requestor.memory().unwrap();
     // A leak of half a kilobyte a time would reach this.
     assert!(after < before + 2_048, "from {before} kB to {after} kB");
 }

@@ -6,13 +6,13 @@ use contract::queues::REQUESTS;
 use lab::broker::{Broker, BrokerOptions};
 use lab::eventually::eventually;
 use lab::process::Process;
-use tokio::io::AsyncWriteExt;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::process::Command;
 
 use crate::deployment::{
     Deployment, PATIENT, Side, admin, ended, logged, programs, ready, run, succeeded,
 };
+use crate::unreadable::{CARRIAGE_RETURN, publish};
 
 async fn requestor(words: &[&str]) -> Output {
     Command::new(&programs().await.requestor).args(words).output().await.unwrap()
@@ -97,13 +97,7 @@ async fn a_service_whose_client_is_gone_ends_instead_of_staying_alive_for_nothin
     let deployment = Deployment::start().await;
     let mut generator = deployment.run(Side::Generator, "generator", &[]).await;
     ready(&generator).await;
-    // A client of our own would not send such a header.
-    let mut connection = TcpStream::connect(("127.0.0.1", deployment.broker.port())).await.unwrap();
-    let headers = "NATS/1.0\r\nX: line\rbreak\r\n\r\n";
-    let length = headers.len();
-    let publish = format!("HPUB requests.id {length} {length}\r\n{headers}\r\n");
-    connection.write_all(b"CONNECT {\"headers\":true}\r\n").await.unwrap();
-    connection.write_all(publish.as_bytes()).await.unwrap();
+    publish(deployment.broker.port(), REQUESTS, CARRIAGE_RETURN).await;
     let status = ended(&mut generator).await;
     let log = generator.log_text();
     assert_eq!(status.code(), Some(1), "{log}");
@@ -120,11 +114,7 @@ async fn a_service_is_ready_once_it_is_connected_and_bound() {
     deployment.broker.kill().await.unwrap();
     unready(&generator).await;
     deployment.broker.restart().await.unwrap();
-    eventually("it is ready again", async || match admin(&generator, "/readyz").await {
-        (200, _) => Ok(()),
-        other => Err(other),
-    })
-    .await;
+    ready(&generator).await;
     assert_eq!(admin(&generator, "/nowhere").await.0, 404);
 }
 
@@ -206,11 +196,7 @@ async fn credentials_that_are_refused_later_are_tried_again() {
     assert_eq!(admin(&generator, "/readyz").await.0, 503);
     strict.kill().await.unwrap();
     broker.restart().await.unwrap();
-    eventually("it is ready again", async || match admin(&generator, "/readyz").await {
-        (200, _) => Ok(()),
-        other => Err(other),
-    })
-    .await;
+    ready(&generator).await;
     generator.terminate().unwrap();
     succeeded(&mut generator).await;
 }

@@ -3,6 +3,8 @@
 use contract::headers::Trace;
 use contract::queues::{Acknowledgment, Message, Request, Response};
 use contract::{Publication, Strings};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 pub fn response(request: &Request, value: &str) -> Response {
     Response {
@@ -20,4 +22,36 @@ pub fn acknowledgment(request: &Request, value: &str) -> Acknowledgment {
 
 pub fn published(message: &impl Message) -> Publication {
     message.publication(&Trace::default())
+}
+
+/// A message that no client would send.
+pub struct Raw<'a> {
+    pub subject: &'a [u8],
+    /// All of the headers, as they are sent; none where it is empty.
+    pub headers: &'a [u8],
+    pub body: &'a [u8],
+}
+
+/// Publishes past every client, and waits until the broker has stored it. Whoever is to be asked for a
+/// name and a password gives them, and hears of it under an inbox of its own.
+pub async fn publish_raw(port: u16, user: Option<(&str, &str)>, inbox: &str, message: Raw<'_>) {
+    let Raw { subject, headers, body } = message;
+    let user = user.map_or_else(String::new, |(user, password)| {
+        format!(r#","user":"{user}","pass":"{password}""#)
+    });
+    let (head, total) = (headers.len(), headers.len() + body.len());
+    let (verb, lengths) =
+        if head == 0 { ("PUB", total.to_string()) } else { ("HPUB", format!("{head} {total}")) };
+    let connect = format!(
+        "CONNECT {{\"verbose\":false,\"headers\":true{user}}}\r\nSUB {inbox}.stored 1\r\n{verb} "
+    );
+    let rest = format!(" {inbox}.stored {lengths}\r\n");
+    let command = [connect.as_bytes(), subject, rest.as_bytes(), headers, body, b"\r\n"].concat();
+    let mut connection = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    connection.write_all(&command).await.unwrap();
+    let mut answer = Vec::new();
+    while !String::from_utf8_lossy(&answer).contains("\"seq\":") {
+        let read = connection.read_buf(&mut answer).await.unwrap();
+        assert!(read > 0, "it is not stored: {}", answer.escape_ascii());
+    }
 }

@@ -14,12 +14,11 @@ use contract::{Publication, RequestId, dead_letters};
 use lab::audit::{Verdict, audit};
 use lab::broker::{Broker, BrokerOptions, Brokers};
 use lab::eventually::eventually;
+use lab::http;
 use lab::process::Process;
 use lab::programs::{self, Programs};
 pub use lab::replica::Side;
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
@@ -269,12 +268,5 @@ pub async fn admin_addr(process: &Process) -> SocketAddr {
 
 /// Asks the admin endpoint of a process.
 pub async fn admin(process: &Process, path: &str) -> (u16, String) {
-    let addr = admin_addr(process).await;
-    let mut connection = TcpStream::connect(addr).await.unwrap();
-    let request = format!("GET {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n\r\n");
-    connection.write_all(request.as_bytes()).await.unwrap();
-    let mut answer = String::new();
-    connection.read_to_string(&mut answer).await.unwrap();
-    let status = answer.split(' ').nth(1).and_then(|status| status.parse().ok());
-    (status.unwrap_or_else(|| panic!("no status: {answer}")), answer)
+    http::get(admin_addr(process).await, path).await.unwrap()
 }

@@ -150,7 +150,7 @@ async fn a_full_queue_downstream_holds_the_generator_and_spends_no_attempt() {
     .await;
     let verdict = deployment.verdict().await;
     assert!(verdict.is_clean(), "{verdict}");
-    assert!(verdict.redelivered.iter().all(|queue| queue.deliveries == 0), "{verdict}");
+    assert_eq!(verdict.redeliveries(), 0, "{verdict}");
     deployment.dead_letters(0).await;
 }
 

@@ -14,12 +14,10 @@ use lab::declare::declare;
 use lab::eventually::eventually;
 use lab::process::Process;
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use worker::{Connection, NatsSettings};
 
-use crate::by_hand::{acknowledgment, published, response};
+use crate::by_hand::{Raw, acknowledgment, publish_raw, published, response};
 use crate::deployment::{LIMIT, LIMITS, Side, ended, logged, ready, run, soon, succeeded};
 use crate::loops::request;
 
@@ -440,22 +438,11 @@ async fn all_that_is_to_be_done_can_be_done_and_nothing_of_it_is_refused() {
     assert_eq!(guarded.refused(), [""; 0]);
 }
 
-/// Publishes headers that no client would send, and waits until the broker has stored them.
+/// Publishes headers that no client can read, and waits until the broker has stored them.
 async fn publish_unreadable(port: u16, user: &str, subject: &str) {
-    const HEADERS: &str = "NATS/1.0\r\nnothing\r\n\r\n";
-    let mut connection = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-    let (password, inbox, length) = (password(user), inbox(user), HEADERS.len());
-    let command = format!(
-        "CONNECT {{\"verbose\":false,\"headers\":true,\"user\":\"{user}\",\"pass\":\"{password}\"}}\r\n\
-         SUB {inbox}.stored 1\r\n\
-         HPUB {subject} {inbox}.stored {length} {length}\r\n{HEADERS}\r\n"
-    );
-    connection.write_all(command.as_bytes()).await.unwrap();
-    let mut answer = Vec::new();
-    while !String::from_utf8_lossy(&answer).contains("\"seq\":") {
-        let read = connection.read_buf(&mut answer).await.unwrap();
-        assert!(read > 0, "it is not stored: {}", answer.escape_ascii());
-    }
+    let headers = b"NATS/1.0\r\nnothing\r\n\r\n";
+    let message = Raw { subject: subject.as_bytes(), headers, body: b"" };
+    publish_raw(port, Some((user, &password(user))), &inbox(user), message).await;
 }
 
 #[tokio::test]

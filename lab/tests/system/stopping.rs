@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use contract::facts::{Fact, RECEIVED, STORED};
 use contract::queues::REQUESTS;
-use contract::topology::Limits;
+use contract::topology::{self, Limits};
+use lab::audit::Verdict;
 use lab::eventually::eventually;
 use lab::process::Process;
 use tokio::net::TcpStream;
@@ -14,26 +15,31 @@ use crate::deployment::{
     Deployment, LIMITS, PATIENT, Side, admin, admin_addr, ended, logged, soon, succeeded,
 };
 use crate::loops::request;
+use crate::work::in_flight;
 
 /// One of the ways to tell a process to stop.
 type Signal = fn(&Process) -> anyhow::Result<()>;
 
 /// Waits until some requests are in the hands of a generator.
-async fn in_hand(deployment: &Deployment) -> usize {
+async fn in_hand(deployment: &Deployment) {
     eventually("requests are in flight", async || {
-        let (_, consumer) =
-            contract::topology::queue_state(deployment.nats(), REQUESTS).await.unwrap();
-        match consumer.num_ack_pending {
-            0 => Err("none"),
-            in_flight => Ok(in_flight),
-        }
+        let (_, consumer) = topology::queue_state(deployment.nats(), REQUESTS).await.unwrap();
+        if consumer.num_ack_pending > 0 { Ok(()) } else { Err("none") }
     })
-    .await
+    .await;
 }
 
 async fn redelivered(deployment: &Deployment) -> u64 {
+    deployment.verdict().await.redeliveries()
+}
+
+/// All that was asked for is complete, and nothing of it had to be delivered twice.
+async fn nothing_was_given_back(deployment: &Deployment) -> Verdict {
     let verdict = deployment.verdict().await;
-    verdict.redelivered.iter().map(|queue| queue.deliveries).sum()
+    assert!(verdict.is_clean(), "{verdict}");
+    assert_eq!(verdict.complete, verdict.requested, "{verdict}");
+    assert_eq!(verdict.redeliveries(), 0, "what fits the drain is not given back: {verdict}");
+    verdict
 }
 
 #[tokio::test]
@@ -48,9 +54,7 @@ async fn a_stop_under_load_finishes_what_it_has_pulled() {
     succeeded(&mut first).await;
     let _second = deployment.run(Side::Generator, "second", &[]).await;
     succeeded(&mut requestor).await;
-    let verdict = deployment.verdict().await;
-    assert_eq!((verdict.requested, verdict.complete), (3_000, 3_000), "{verdict}");
-    assert_eq!(redelivered(&deployment).await, 0, "what fits the drain is not given back");
+    assert_eq!(nothing_was_given_back(&deployment).await.requested, 3_000);
 }
 
 #[tokio::test]
@@ -63,10 +67,7 @@ async fn a_stopping_requestor_finishes_what_it_has_pulled() {
     first.terminate().unwrap();
     succeeded(&mut first).await;
     let _second = deployment.run(Side::Requestor, "second", &[]).await;
-    let verdict = deployment.verdict().await;
-    assert!(verdict.is_clean(), "{verdict}");
-    assert_eq!(verdict.complete, verdict.requested, "{verdict}");
-    assert_eq!(redelivered(&deployment).await, 0, "what fits the drain is not given back");
+    nothing_was_given_back(&deployment).await;
 }
 
 #[tokio::test]
@@ -76,11 +77,7 @@ async fn what_outlives_the_drain_is_given_back_to_whoever_is_there() {
     // An hour for a string, and for a delivery: if it comes again, it was given back.
     let stuck = [("WORK_TIME", "1h"), ("DRAIN_TIMEOUT", "500ms")];
     let mut first = deployment.run(Side::Generator, "first", &stuck).await;
-    eventually("all requests are in flight", async || match in_hand(&deployment).await {
-        10 => Ok(()),
-        some => Err(some),
-    })
-    .await;
+    in_flight(&deployment, 10, 0).await;
     first.terminate().unwrap();
     succeeded(&mut first).await;
     let _second = deployment.run(Side::Generator, "second", &[]).await;
@@ -105,10 +102,7 @@ async fn both_sides_stopped_under_full_load_finish_what_they_have_pulled() {
     }
     let _generator = deployment.run(Side::Generator, "next-generator", &[]).await;
     let _requestor = deployment.run(Side::Requestor, "next-requestor", &[]).await;
-    let verdict = deployment.verdict().await;
-    assert!(verdict.is_clean(), "{verdict}");
-    assert_eq!(verdict.complete, verdict.requested, "{verdict}");
-    assert_eq!(redelivered(&deployment).await, 0, "what fits the drain is not given back");
+    nothing_was_given_back(&deployment).await;
 }
 
 #[tokio::test]
@@ -182,7 +176,7 @@ async fn a_ctrl_c_stops_in_order_too() {
     succeeded(&mut first).await;
     let _second = deployment.run(Side::Generator, "second", &[]).await;
     succeeded(&mut requestor).await;
-    assert_eq!(redelivered(&deployment).await, 0, "what fits the drain is not given back");
+    nothing_was_given_back(&deployment).await;
 }
 
 #[tokio::test]
@@ -206,11 +200,7 @@ async fn it_ends_within_the_drain_though_the_broker_is_gone_and_its_hands_are_fu
     let _requestor = deployment.ask(1_000).await;
     let stuck = [("WORK_TIME", "1h"), ("DRAIN_TIMEOUT", "2s"), ("CONCURRENCY", "1000")];
     let mut generator = deployment.run(Side::Generator, "generator", &stuck).await;
-    eventually("its hands are full", async || match in_hand(&deployment).await {
-        1_000 => Ok(()),
-        some => Err(some),
-    })
-    .await;
+    in_flight(&deployment, 1_000, 0).await;
     deployment.broker.kill().await.unwrap();
     logged(&generator, "lost the connection").await;
     let told = Instant::now();

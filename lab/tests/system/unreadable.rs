@@ -12,16 +12,14 @@ use contract::topology::{self, Limits};
 use lab::broker::{Broker, BrokerOptions};
 use lab::dead_letters::{list, replay_all};
 use lab::eventually::eventually;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 
-use crate::by_hand::published;
+use crate::by_hand::{Raw, publish_raw, published};
 use crate::dead_letters::value;
-use crate::deployment::{Deployment, LIMITS, PATIENT, Side, ended, logged, succeeded};
+use crate::deployment::{Deployment, LIMITS, PATIENT, Side, ended, logged, ready, succeeded};
 use crate::loops::request;
 
 /// A key, the headers, and what the dead letter says of them.
-type Kind = (&'static [u8], &'static [u8], &'static str);
+pub type Kind = (&'static [u8], &'static [u8], &'static str);
 
 const FINE: &[u8] = b"NATS/1.0\r\nX: y\r\n\r\n";
 const NO_HEADERS: &[u8] = b"NATS/1.0\r\nX-Mine: kept\r\nnothing\r\n\r\n";
@@ -39,36 +37,15 @@ const BREAKING: [Kind; 8] = [
 ];
 
 /// What kills the client.
-const CARRIAGE_RETURN: Kind =
+pub const CARRIAGE_RETURN: Kind =
     (b"cr", b"NATS/1.0\r\nX: line\rbreak\r\n\r\n", "there is a carriage return within the value");
 
 const BODY: &[u8] = b"\xffnobody reads this\r\n";
 
-/// Publishes past every client, and waits until the broker has stored it.
-async fn publish(port: u16, queue: Queue, (key, headers, _): Kind) {
-    let mut connection = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+/// Publishes what no client can read, and waits until the broker has stored it.
+pub async fn publish(port: u16, queue: Queue, (key, headers, _): Kind) {
     let subject = [queue.subject_of("").as_bytes(), key].concat();
-    let (head, total) = (headers.len(), headers.len() + BODY.len());
-    let (verb, lengths) =
-        if head == 0 { ("PUB", total.to_string()) } else { ("HPUB", format!("{head} {total}")) };
-    let command = [
-        b"CONNECT {\"verbose\":false,\"headers\":true}\r\nSUB stored 1\r\n",
-        verb.as_bytes(),
-        b" ",
-        &subject,
-        b" stored ",
-        lengths.as_bytes(),
-        b"\r\n",
-        headers,
-        BODY,
-        b"\r\n",
-    ];
-    connection.write_all(&command.concat()).await.unwrap();
-    let mut answer = Vec::new();
-    while !String::from_utf8_lossy(&answer).contains("\"seq\":") {
-        let read = connection.read_buf(&mut answer).await.unwrap();
-        assert!(read > 0, "it is not stored: {}", answer.escape_ascii());
-    }
+    publish_raw(port, None, "inbox", Raw { subject: &subject, headers, body: BODY }).await;
 }
 
 /// Expects these kinds among the dead letters, all as they were, and nothing else there.
@@ -149,7 +126,7 @@ async fn what_kills_the_client_is_a_dead_letter_once_the_service_starts_again() 
     let deployment = Deployment::with(&PATIENT).await;
     let port = deployment.broker.port();
     let mut first = deployment.run(Side::Generator, "first", &[]).await;
-    logged(&first, "ready").await;
+    ready(&first).await;
     publish(port, REQUESTS, CARRIAGE_RETURN).await;
     let status = ended(&mut first).await;
     assert_eq!(status.code(), Some(1), "{}", first.log_text());
@@ -166,14 +143,14 @@ async fn what_kills_the_client_is_a_dead_letter_once_the_service_starts_again() 
 async fn several_replicas_that_find_it_at_once_make_one_dead_letter_of_it() {
     let deployment = Deployment::with(&PATIENT).await;
     let mut victim = deployment.run(Side::Generator, "victim", &[]).await;
-    logged(&victim, "ready").await;
+    ready(&victim).await;
     publish(deployment.broker.port(), REQUESTS, CARRIAGE_RETURN).await;
     ended(&mut victim).await;
     let names = ["one", "two", "three", "four"];
     let starts = names.map(|name| deployment.run(Side::Generator, name, &[]));
     let replicas = futures_util::future::join_all(starts).await;
     for replica in &replicas {
-        logged(replica, "ready").await;
+        ready(replica).await;
     }
     buried(&deployment, REQUESTS, &[CARRIAGE_RETURN]).await;
 }
