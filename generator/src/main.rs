@@ -1,13 +1,17 @@
-//! The `generator` program: reads its settings, starts its logs, and runs.
+//! The `generator` program: reads its settings, starts its logs, and runs; or asks one that runs.
 
 use anyhow::Error;
 use clap::Parser;
 use generator::Settings;
+use worker::Command;
 
 // One thread is enough beside a broker, and faster than two.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     let settings = Settings::parse();
+    if settings.command == Some(Command::Healthcheck) {
+        return Ok(worker::healthcheck(settings.service.admin_addr).await?);
+    }
     worker::init_telemetry(&settings.service.telemetry).map_err(Error::msg)?;
     let stop = worker::stop_on_signals()?;
     Ok(generator::run(settings, &stop).await?)

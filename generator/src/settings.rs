@@ -11,7 +11,12 @@ use clap::Parser;
 ///
 /// Every setting is a flag, and an environment variable of the same name.
 #[derive(Clone, Debug, Parser)]
-#[command(version, max_term_width = 100, next_help_heading = "To play with")]
+#[command(
+    version,
+    max_term_width = 100,
+    disable_help_subcommand = true,
+    next_help_heading = "To play with"
+)]
 pub struct Settings {
     /// Time that making one string takes
     #[arg(long, env, default_value = "0s", value_parser = worker::duration, value_name = "TIME")]
@@ -24,6 +29,10 @@ pub struct Settings {
     #[command(flatten)]
     #[expect(missing_docs, reason = "clap would show it as the help of the whole group")]
     pub service: worker::ServiceSettings,
+
+    #[command(subcommand)]
+    #[expect(missing_docs, reason = "clap would show it as the help of the whole group")]
+    pub command: Option<worker::Command>,
 }
 
 fn share(text: &str) -> Result<f64, String> {

@@ -10,7 +10,12 @@ use clap::Parser;
 ///
 /// Every setting is a flag, and an environment variable of the same name.
 #[derive(Clone, Debug, Parser)]
-#[command(version, max_term_width = 100, next_help_heading = "Requests")]
+#[command(
+    version,
+    max_term_width = 100,
+    disable_help_subcommand = true,
+    next_help_heading = "Requests"
+)]
 pub struct Settings {
     /// Requests a second, such as 0.5 or 1000; 0 asks for nothing of its own and only stores, max
     /// asks as fast as the queue takes it
@@ -33,6 +38,10 @@ pub struct Settings {
     #[command(flatten)]
     #[expect(missing_docs, reason = "clap would show it as the help of the whole group")]
     pub service: worker::ServiceSettings,
+
+    #[command(subcommand)]
+    #[expect(missing_docs, reason = "clap would show it as the help of the whole group")]
+    pub command: Option<worker::Command>,
 }
 
 /// The fewest requests a second, other than none: one in thirty years.

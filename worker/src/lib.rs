@@ -21,6 +21,7 @@ mod consumer;
 mod delivery;
 mod facts;
 mod health;
+mod healthcheck;
 mod metrics;
 mod publisher;
 mod service;
@@ -34,6 +35,7 @@ pub use clock::now;
 pub use connection::{ConnectError, Connection};
 pub use consumer::{Handler, HandlerError};
 pub use facts::{Creation, Facts, ReadError};
+pub use healthcheck::{Command, HealthcheckError, healthcheck};
 pub use publisher::{Confirmation, PublishError, Publisher, Refusal};
 pub use service::{Service, ServiceError};
 pub use settings::{

@@ -10,6 +10,7 @@ mod cluster;
 mod dead_letters;
 mod deployment;
 mod duplicates;
+mod healthcheck;
 mod loops;
 mod permissions;
 mod rejected;

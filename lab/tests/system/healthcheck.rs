@@ -1,0 +1,71 @@
+//! The subcommand by which whoever runs a service finds out how it is.
+
+use std::process::Output;
+
+use lab::eventually::eventually;
+use lab::process::Process;
+use tokio::net::TcpListener;
+use tokio::process::Command;
+
+use crate::deployment::{Deployment, Side, admin_addr, programs, ready};
+
+async fn healthcheck(side: Side, admin_addr: &str) -> Output {
+    let mut command = Command::new(programs().await.of(side));
+    command.arg("healthcheck").env("ADMIN_ADDR", admin_addr).env_remove("RUST_BACKTRACE");
+    command.output().await.unwrap()
+}
+
+/// Waits until the check gives this status, and says this.
+async fn becomes(side: Side, process: &Process, status: i32, words: &str) {
+    let addr = admin_addr(process).await.to_string();
+    eventually(&format!("the check ends with {status}"), async || {
+        let output = healthcheck(side, &addr).await;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        if output.status.code() == Some(status) && said.contains(words) {
+            Ok(())
+        } else {
+            Err(said)
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_service_is_healthy_while_it_is_ready_and_says_why_it_is_not() {
+    let mut deployment = Deployment::start().await;
+    for (side, name) in [(Side::Requestor, "requestor"), (Side::Generator, "generator")] {
+        let service = deployment.run(side, name, &[]).await;
+        ready(&service).await;
+        becomes(side, &service, 0, "").await;
+        deployment.broker.kill().await.unwrap();
+        becomes(side, &service, 1, "not ready: not connected to the broker").await;
+        deployment.broker.restart().await.unwrap();
+        becomes(side, &service, 0, "").await;
+    }
+}
+
+#[tokio::test]
+async fn a_service_that_listens_everywhere_is_asked_on_this_machine() {
+    let deployment = Deployment::start().await;
+    let everywhere = [("ADMIN_ADDR", "0.0.0.0:0")];
+    let generator = deployment.run(Side::Generator, "generator", &everywhere).await;
+    becomes(Side::Generator, &generator, 0, "").await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_known_to_be_healthy_is_not() {
+    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
+    // Takes connections, and never answers.
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let silent_addr = silent.local_addr().unwrap().to_string();
+    for (addr, words) in [
+        (nobody.as_str(), format!("no service answers at {nobody} (ADMIN_ADDR)")),
+        (&silent_addr, format!("no service answers at {silent_addr} (ADMIN_ADDR): silent")),
+        ("127.0.0.1:0", "ADMIN_ADDR is 127.0.0.1:0, a port of the service's choice".to_owned()),
+    ] {
+        let output = healthcheck(Side::Generator, addr).await;
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{addr}: {said}");
+        assert!(said.contains(&words), "{addr}: {said}");
+    }
+}

@@ -1,0 +1,95 @@
+//! Asks the service that runs beside it how it is. An image of nothing but the program has no shell,
+//! and no other program, that could.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
+
+use axum::body::{self, Body};
+use axum::http::{Request, StatusCode, header};
+use clap::Subcommand;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
+
+/// How long the answer may take. Whoever runs the check has a limit, too, but says less.
+const LIMIT: Duration = Duration::from_secs(2);
+
+/// How much of an answer is read, in bytes.
+const MAX_ANSWER: usize = 4096;
+
+/// What the program of a service can do besides running it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
+pub enum Command {
+    /// Ask the service whose `ADMIN_ADDR` this is whether it is ready.
+    #[command(
+        about = "Asks the service whose ADMIN_ADDR this is whether it is ready",
+        long_about = "Asks the service whose ADMIN_ADDR this is whether it is ready.\n\nADMIN_ADDR comes \
+            from the environment, or as a flag before this word. Exit status 0 if the service is ready, 1 \
+            if it is not, with the reason. Meant for where there is neither a shell nor curl."
+    )]
+    Healthcheck,
+}
+
+/// Why a service is not known to be ready.
+#[derive(Debug, thiserror::Error)]
+pub enum HealthcheckError {
+    /// The service listens on a port that only it knows.
+    #[error(
+        "ADMIN_ADDR is {0}, a port of the service's choice; give it one of yours, such as 8080"
+    )]
+    AnyPort(SocketAddr),
+    /// Nothing listens there, or what does is no service of ours.
+    #[error("no service answers at {addr} (ADMIN_ADDR): {reason}")]
+    NoAnswer {
+        /// Where it was asked.
+        addr: SocketAddr,
+        /// What happened instead.
+        reason: String,
+    },
+    /// It answers that it is not ready, and why.
+    #[error("{0}")]
+    NotReady(String),
+}
+
+/// Asks the service whose admin endpoint has this address whether it is ready.
+///
+/// # Errors
+///
+/// Where it is not, or does not say so within two seconds.
+pub async fn healthcheck(admin_addr: SocketAddr) -> Result<(), HealthcheckError> {
+    if admin_addr.port() == 0 {
+        return Err(HealthcheckError::AnyPort(admin_addr));
+    }
+    let addr = SocketAddr::new(reachable(admin_addr.ip()), admin_addr.port());
+    let no_answer = |reason: String| HealthcheckError::NoAnswer { addr, reason };
+    let answer = timeout(LIMIT, ask(addr)).await;
+    let answer = answer.map_err(|_| no_answer(format!("silent for {LIMIT:?}")))?;
+    match answer.map_err(|error| no_answer(error.to_string()))? {
+        (StatusCode::OK, _) => Ok(()),
+        (_, text) => Err(HealthcheckError::NotReady(text)),
+    }
+}
+
+/// Where to reach, from the same machine, what listens on this address.
+fn reachable(ip: IpAddr) -> IpAddr {
+    match ip {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED) => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    }
+}
+
+async fn ask(
+    addr: SocketAddr,
+) -> Result<(StatusCode, String), Box<dyn std::error::Error + Send + Sync>> {
+    let stream = TcpStream::connect(addr).await?;
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+    let _connection = AbortOnDropHandle::new(tokio::spawn(connection));
+    let request = Request::get("/readyz").header(header::HOST, addr.to_string());
+    let answer = sender.send_request(request.body(Body::empty())?).await?;
+    let status = answer.status();
+    let text = body::to_bytes(Body::new(answer.into_body()), MAX_ANSWER).await?;
+    Ok((status, String::from_utf8_lossy(&text).trim().to_owned()))
+}
