@@ -1,0 +1,160 @@
+"""Builds the images, starts the Compose file, stops, kills, scales and replaces each part of it under load,
+and asks for the verdict. `run` beside this file calls it. Nothing here waits for a time to pass."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+# Away from whatever else runs on this engine: containers, network and volume have names of their own.
+ENVIRONMENT = os.environ | {"COMPOSE_PROJECT_NAME": f"decoupled-walk-{os.getpid()}", "REQUEST_RATE": "200"}
+# Reached only if there is a bug, on however slow a machine; in seconds.
+LIMIT = 300
+
+
+def main():
+    step("build the images")
+    compose("build")
+    try:
+        walk()
+    except BaseException:
+        compose("logs", "--tail", "40", check=False)
+        raise
+    finally:
+        compose("down", "--volumes", "--timeout", "5", "--remove-orphans", check=False)
+
+
+def walk():
+    step("start, and look at how it runs")
+    compose("up", "--detach", "--wait")
+    for service in ("nats", "requestor", "generator"):
+        for container in containers(service):
+            check_container(service, inspect(container))
+    eventually("requests come home", lambda: complete() >= 100)
+
+    step("stop the generators: requests wait, and the requestor does not notice")
+    compose("stop", "generator")
+    for container in containers("generator", running=False):
+        expect(inspect(container)["State"]["ExitCode"] == 0, "a stopped generator ends with 0")
+    before = verdict()["pending"]
+    eventually("requests wait", lambda: verdict()["pending"] >= before + 500)
+    expect(healthy("requestor") == 1, "the requestor is ready without a generator")
+
+    step("start them: the queue drains")
+    compose("start", "generator")
+    eventually("the queue drains", lambda: verdict()["pending"] < 200)
+
+    step("stop the requestor, and start it")
+    compose("stop", "requestor")
+    expect(healthy("generator") == 2, "the generators are ready without a requestor")
+    requested = verdict()["requested"]
+    compose("start", "requestor")
+    eventually("the requestor asks again", lambda: verdict()["requested"] > requested)
+
+    step("scale to five, and kill two of them")
+    compose("up", "--detach", "--wait", "--no-recreate", "--scale", "generator=5")
+    generators = containers("generator")
+    expect(len(generators) == 5, "five generators run")
+    docker("kill", "--signal", "KILL", *generators[:2])
+
+    step("replace each side under load")
+    for service in ("generator", "requestor"):
+        old = set(containers(service, running=False))
+        compose("up", "--detach", "--build", "--no-deps", "--force-recreate", service)
+        expect(old.isdisjoint(containers(service)), f"every {service} is a new one")
+    eventually("new ones are ready", lambda: healthy("generator") == 2 and healthy("requestor") == 1)
+
+    step("kill the broker, and start it")
+    docker("kill", "--signal", "KILL", *containers("nats"))
+    eventually("the services notice", lambda: healthy("generator") == 0 and healthy("requestor") == 0)
+    # It was ended by hand, so that the engine does not start it again by itself.
+    compose("up", "--detach", "--wait", "nats")
+    eventually("they are ready again", lambda: healthy("generator") == 2 and healthy("requestor") == 1)
+
+    step("ask for no more, and for the verdict")
+    ENVIRONMENT["REQUEST_RATE"] = "0"
+    compose("up", "--detach", "--wait", "--no-deps", "requestor")
+    said = compose("run", "--rm", "lab", "audit", "--wait", "120s").stdout
+    print(said)
+    expect("Nothing lost, nothing doubled." in said, "the audit ends with its verdict")
+    final = verdict()
+    expect(final["requested"] == final["complete"] > 1000, "all that was asked for came home")
+
+
+def check_container(service, container):
+    """What the README promises of each container."""
+    config, host = container["Config"], container["HostConfig"]
+    name = container["Name"].strip("/")
+    expect(host["ReadonlyRootfs"], f"the root of {name} is read-only")
+    expect(host["CapDrop"] == ["ALL"], f"{name} has no capabilities")
+    expect("no-new-privileges:true" in host["SecurityOpt"], f"{name} gains no privileges")
+    for published in container["NetworkSettings"]["Ports"].values():
+        for port in published or []:
+            expect(port["HostIp"] == "127.0.0.1", f"{name} is published on this machine alone")
+    expect(service != "nats" or not any(container["NetworkSettings"]["Ports"].values()), "the broker is not published")
+    if service != "nats":
+        expect(config["User"] == "65532:65532", f"{name} runs as nobody")
+        for label in ("title", "description", "version", "licenses", "revision"):
+            expect(config["Labels"].get(f"org.opencontainers.image.{label}"), f"the image of {name} has a {label}")
+
+
+def verdict():
+    """The verdict of the moment. Under load it is read while messages move; lost or doubled is an error at once."""
+    done = compose("run", "--rm", "lab", "audit", "--json", check=False)
+    expect(done.returncode == 0, f"nothing is lost or doubled: {done.stdout}{done.stderr}")
+    return json.loads(done.stdout)
+
+
+def complete():
+    return verdict()["complete"]
+
+
+def containers(service, running=True):
+    return compose("ps", "--quiet", *([] if running else ["--all"]), service).stdout.split()
+
+
+def inspect(container):
+    return json.loads(docker("inspect", container).stdout)[0]
+
+
+def healthy(service):
+    """How many containers of a service are healthy."""
+    return sum(inspect(container)["State"]["Health"]["Status"] == "healthy" for container in containers(service))
+
+
+def compose(*words, check=True):
+    return docker("compose", *words, check=check)
+
+
+def docker(*words, check=True):
+    shown = words[0] in ("compose", "kill") and not {"ps", "run"} & set(words)
+    if shown:
+        print("$ docker", *words, flush=True)
+    done = subprocess.run(["docker", *words], env=ENVIRONMENT, capture_output=True, text=True, stdin=subprocess.DEVNULL)
+    if check and done.returncode != 0:
+        sys.exit(f"docker {' '.join(words)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+    if not check and "logs" in words:
+        print(done.stdout)
+    return done
+
+
+def eventually(what, holds):
+    end = time.monotonic() + LIMIT
+    while not holds():
+        if time.monotonic() > end:
+            sys.exit(f"does not come about: {what}")
+        time.sleep(0.2)
+
+
+def expect(holds, what):
+    if not holds:
+        sys.exit(f"does not hold: {what}")
+
+
+def step(what):
+    print(f"- {what}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

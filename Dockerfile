@@ -1,0 +1,70 @@
+# One image for each program: docker build --target requestor --tag decoupled/requestor:0.1.0 .
+# Each is built from its own sources and what it depends on, so that a change of one side leaves the image
+# of the other as it is.
+
+FROM rust:1.95-slim-bookworm AS dependencies
+WORKDIR /decoupled
+COPY Cargo.toml Cargo.lock ./
+COPY contract/Cargo.toml contract/
+COPY worker/Cargo.toml worker/
+COPY requestor/Cargo.toml requestor/
+COPY generator/Cargo.toml generator/
+COPY lab/Cargo.toml lab/
+# The libraries of others are compiled with programs that do nothing yet, in a layer that stays until a
+# manifest changes. All of the workspace is named here and below, because cargo would choose other
+# features of them for one member alone, and compile them again.
+RUN for crate in */; do mkdir "$crate/src" && touch "$crate/src/lib.rs"; done \
+    && for program in requestor generator lab; do echo 'fn main() {}' >"$program/src/main.rs"; done \
+    && cargo build --release --locked --workspace --bins
+
+# What both sides share. Cargo goes by the times of files, and takes sources for unchanged that are older
+# than the programs which do nothing.
+FROM dependencies AS shared
+COPY contract contract
+COPY worker worker
+RUN touch contract/src/*.rs worker/src/*.rs && cargo build --release --locked --workspace --lib
+
+FROM shared AS requestor-build
+COPY requestor requestor
+RUN touch requestor/src/*.rs && cargo build --release --locked --workspace --bin requestor
+
+FROM shared AS generator-build
+COPY generator generator
+RUN touch generator/src/*.rs && cargo build --release --locked --workspace --bin generator
+
+FROM shared AS lab-build
+COPY requestor requestor
+COPY lab lab
+RUN touch requestor/src/*.rs lab/src/*.rs && cargo build --release --locked --workspace --bin lab
+
+# Nothing but the C library, certificates, and a user that is nobody. It writes nowhere: run it with
+# --read-only.
+FROM gcr.io/distroless/cc-debian12:nonroot AS runtime
+USER 65532:65532
+ARG REVISION=unknown
+LABEL org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.revision="$REVISION"
+
+# Its health: docker exec <container> /usr/local/bin/<program> healthcheck
+FROM runtime AS service
+ENV ADMIN_ADDR=0.0.0.0:8080
+EXPOSE 8080
+
+FROM service AS requestor
+LABEL org.opencontainers.image.title="requestor" \
+      org.opencontainers.image.description="Asks for random strings, and stores them"
+COPY --from=requestor-build /decoupled/target/release/requestor /usr/local/bin/
+ENTRYPOINT ["/usr/local/bin/requestor"]
+
+FROM service AS generator
+LABEL org.opencontainers.image.title="generator" \
+      org.opencontainers.image.description="Makes random strings, and marks those that were stored"
+COPY --from=generator-build /decoupled/target/release/generator /usr/local/bin/
+ENTRYPOINT ["/usr/local/bin/generator"]
+
+FROM runtime AS lab
+LABEL org.opencontainers.image.title="lab" \
+      org.opencontainers.image.description="Declares the queues, and audits what went through them"
+COPY --from=lab-build /decoupled/target/release/lab /usr/local/bin/
+ENTRYPOINT ["/usr/local/bin/lab"]
