@@ -14,10 +14,10 @@ use tokio::process::Command;
 use tokio::time::sleep;
 use worker::NatsSettings;
 
-use crate::audit::audit;
 use crate::broker::{Broker, BrokerOptions};
 use crate::process::Process;
 use crate::programs::{self, Programs};
+use observe::audit::audit;
 
 /// How long the last acknowledgments may take.
 const LAST_WAIT: Duration = Duration::from_mins(1);

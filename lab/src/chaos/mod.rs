@@ -20,11 +20,11 @@ use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use worker::NatsSettings;
 
-use crate::audit::{audit, drained};
 use crate::broker::Brokers;
-use crate::flow::Flow;
 use crate::target::{self, from_here};
 use crate::{dead_letters, programs};
+use observe::audit::{audit, drained};
+use observe::flow::Flow;
 use plan::{Act, Cast, Fault, Plan, Target};
 use poison::Poison;
 use stage::{Equipment, Stage};

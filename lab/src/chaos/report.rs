@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use super::plan::Plan;
 use super::timeline::Moment;
-use crate::audit::Verdict;
-use crate::dead_letters::DeadLetter;
+use observe::audit::Verdict;
+use observe::dead_letters::DeadLetter;
 
 /// How many dead letters are named that should be none.
 const NAMED: usize = 3;

@@ -11,12 +11,12 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use worker::{Connection, NatsSettings};
 
-use crate::audit::{Verdict, audit};
 use crate::broker::{Broker, Brokers};
-use crate::flow::Flow;
 use crate::programs;
 use crate::replica::Replica;
 use crate::target::{self, from_here};
+use observe::audit::{Verdict, audit};
+use observe::flow::Flow;
 use replicas::Replicas;
 use screen::Screen;
 

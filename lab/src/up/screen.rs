@@ -6,7 +6,7 @@ use std::io::{self, IsTerminal};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use jiff::Timestamp;
 
-use crate::flow::{Flow, Followed, Rates};
+use observe::flow::{Flow, Followed, Rates};
 
 /// How many characters a bar has.
 const BAR: u64 = 24;

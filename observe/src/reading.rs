@@ -35,7 +35,7 @@ pub(crate) async fn each(
     let config = OrderedConfig {
         // The call that creates a consumer with a name has its filter in the subject, and so in reach of
         // the broker's permissions.
-        name: Some(format!("lab-{}", RequestId::new())),
+        name: Some(format!("observe-{}", RequestId::new())),
         filter_subject: subjects.to_owned(),
         ..OrderedConfig::default()
     };

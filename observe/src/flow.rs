@@ -17,24 +17,31 @@ const FOLLOWED: u64 = 5;
 
 /// A moment of the flow.
 #[derive(Clone, Debug)]
-pub(crate) struct Flow {
+pub struct Flow {
     at: Instant,
-    pub(crate) queues: Vec<QueueFlow>,
-    pub(crate) requested: u64,
-    pub(crate) stored: u64,
-    pub(crate) received: u64,
-    pub(crate) dead_letters: u64,
-    pub(crate) last: Vec<Followed>,
+    /// The queues, in the order in which a request passes through them.
+    pub queues: Vec<QueueFlow>,
+    /// Requests that were accepted.
+    pub requested: u64,
+    /// Requests whose strings are stored.
+    pub stored: u64,
+    /// Requests whose strings are marked as received.
+    pub received: u64,
+    /// Messages that were given up.
+    pub dead_letters: u64,
+    /// The last requests, the newest first.
+    pub last: Vec<Followed>,
 }
 
 /// A moment of one queue.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct QueueFlow {
-    pub(crate) queue: Queue,
+pub struct QueueFlow {
+    /// Which queue it is.
+    pub queue: Queue,
     /// Messages that nobody has taken yet.
-    pub(crate) waiting: u64,
+    pub waiting: u64,
     /// Messages that were delivered and are not settled yet.
-    pub(crate) in_flight: u64,
+    pub in_flight: u64,
     /// Messages that have ever come in.
     came: u64,
     /// Messages that have ever gone out.
@@ -43,21 +50,31 @@ pub(crate) struct QueueFlow {
 
 /// Messages a second, in and out.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Rates {
-    pub(crate) come: f64,
-    pub(crate) go: f64,
+pub struct Rates {
+    /// Messages that came in.
+    pub come: f64,
+    /// Messages that went out.
+    pub go: f64,
 }
 
 /// One of the last requests, and how far it has come.
 #[derive(Clone, Debug)]
-pub(crate) struct Followed {
-    pub(crate) request: Request,
-    pub(crate) stored: Option<Acknowledgment>,
-    pub(crate) received: Option<Received>,
+pub struct Followed {
+    /// What was asked, when and by whom.
+    pub request: Request,
+    /// What was stored, when and by whom, if it was.
+    pub stored: Option<Acknowledgment>,
+    /// What was marked as received, when and by whom, if it was.
+    pub received: Option<Received>,
 }
 
 impl Flow {
-    pub(crate) async fn look(nats: &Context) -> anyhow::Result<Self> {
+    /// Looks at what the broker has now.
+    ///
+    /// # Errors
+    ///
+    /// Where the broker does not answer, or has no topology of ours to read.
+    pub async fn look(nats: &Context) -> anyhow::Result<Self> {
         let mut queues = Vec::new();
         for queue in queues::ALL {
             let (stream, consumer) = topology::queue_state(nats, queue).await?;
@@ -86,7 +103,8 @@ impl Flow {
     }
 
     /// How fast each queue has moved since an earlier moment.
-    pub(crate) fn rates_since(&self, earlier: &Self) -> Vec<Rates> {
+    #[must_use]
+    pub fn rates_since(&self, earlier: &Self) -> Vec<Rates> {
         let seconds = self.at.duration_since(earlier.at).max(Duration::from_millis(1));
         #[expect(clippy::cast_precision_loss, reason = "it is shown without fractions")]
         let rate = |now: u64, then: u64| now.saturating_sub(then) as f64 / seconds.as_secs_f64();

@@ -1,0 +1,120 @@
+//! The dead letters: what was given up and why, and how to give it another try.
+
+use std::fmt;
+
+use anyhow::{Context as _, ensure};
+use async_nats::jetstream::Context;
+use async_nats::{HeaderMap, HeaderValue};
+use bytes::Bytes;
+use contract::dead_letters::{self, AT, ATTEMPTS, BY, LEFT_OUT, REASON, SUBJECT};
+use contract::{Publication, RequestId};
+use serde::Serialize;
+
+use crate::reading;
+
+/// A dead letter, as it stands on the broker.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct DeadLetter {
+    /// Its sequence among the dead letters, which names it alone.
+    pub sequence: u64,
+    /// The id of the request, as the subject had it. There may be several of one request.
+    pub id: String,
+    /// The subject of the message that it was.
+    pub subject: String,
+    /// Why it was given up.
+    pub reason: String,
+    /// How many times it had been delivered.
+    pub attempts: String,
+    /// When it was given up.
+    pub at: String,
+    /// The instance that gave it up.
+    pub by: String,
+    #[serde(skip)]
+    headers: HeaderMap,
+    #[serde(skip)]
+    body: Bytes,
+}
+
+/// All dead letters, or those of one request, or the one with one sequence: the oldest first.
+///
+/// # Errors
+///
+/// Where the broker does not answer, or has no dead letters' stream.
+pub async fn list(nats: &Context, name: Option<&str>) -> anyhow::Result<Vec<DeadLetter>> {
+    let mut letters = Vec::new();
+    reading::each(nats, dead_letters::STREAM, dead_letters::SUBJECTS, |sequence, message| {
+        let headers = message.headers.clone().unwrap_or_default();
+        let value = |name| headers.get(name).map_or("", |value| value.as_str()).to_owned();
+        let letter = DeadLetter {
+            sequence,
+            id: dead_letters::key(&message.subject).unwrap_or_default().to_owned(),
+            subject: value(SUBJECT),
+            reason: value(REASON),
+            attempts: value(ATTEMPTS),
+            at: value(AT),
+            by: value(BY),
+            body: message.payload.clone(),
+            headers,
+        };
+        if name.is_none_or(|name| name == letter.id || name == sequence.to_string()) {
+            letters.push(letter);
+        }
+    })
+    .await?;
+    Ok(letters)
+}
+
+/// Publishes the original again and, once the broker has confirmed that it is stored, removes the
+/// dead letter.
+///
+/// # Errors
+///
+/// Where it cannot be replayed, or the broker does not confirm: the dead letter is still there.
+pub async fn replay(nats: &Context, letter: &DeadLetter) -> anyhow::Result<()> {
+    // An id that nobody has used, for one try: a duplicate can only be somebody else's.
+    let message_id = format!("replay:{}", RequestId::new());
+    let publication = dead_letters::replay(&letter.headers, &letter.body, &message_id)?;
+    let Publication { subject, headers, body } = publication;
+    let stored = nats.publish_with_headers(subject, headers, body).await;
+    let confirmation = stored.context("cannot publish it")?.await.context("not confirmed")?;
+    ensure!(!confirmation.duplicate, "the broker took it for a duplicate, and did not store it");
+    let stream = nats.get_stream_no_info(dead_letters::STREAM).await.context("cannot remove it")?;
+    stream
+        .delete_message(letter.sequence)
+        .await
+        .context("it is in its queue again, but the dead letter could not be removed")?;
+    Ok(())
+}
+
+impl DeadLetter {
+    /// The names of the headers that a replay cannot restore, because there was no room for them.
+    #[must_use]
+    pub fn left_out(&self) -> Option<&str> {
+        self.headers.get(LEFT_OUT).map(HeaderValue::as_str)
+    }
+
+    /// All of it, for people: the verdict, the original's headers, and its bytes.
+    #[must_use]
+    pub fn full(&self) -> String {
+        let mut headers: Vec<String> = self
+            .headers
+            .iter()
+            .flat_map(|(name, values)| {
+                values
+                    .iter()
+                    .map(move |value| format!("  {name}: {}", value.as_str().escape_debug()))
+            })
+            .collect();
+        headers.sort();
+        // What nobody could handle may be anything, so none of it reaches the terminal as it is.
+        format!("{self}\n{}\n\n  {}\n", headers.join("\n"), self.body.escape_ascii())
+    }
+}
+
+impl fmt::Display for DeadLetter {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { sequence, subject, reason, attempts, at, .. } = self;
+        let (subject, reason) = (subject.escape_debug(), reason.escape_debug());
+        write!(formatter, "{sequence:>6}  {at}  {subject}  attempt {attempts}  {reason}")
+    }
+}
