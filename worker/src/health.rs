@@ -49,6 +49,17 @@ impl Health {
         }
     }
 
+    /// How this service stands, in a word: starting, ready or stopping.
+    pub(crate) fn state(&self) -> &'static str {
+        if self.stopping.load(Ordering::Relaxed) {
+            "stopping"
+        } else if self.not_ready().is_some() {
+            "starting"
+        } else {
+            "ready"
+        }
+    }
+
     /// Why this service is not ready, if it is not.
     pub(crate) fn not_ready(&self) -> Option<String> {
         if self.stopping.load(Ordering::Relaxed) {

@@ -14,6 +14,7 @@
 //! Only this crate settles a delivery, and it does so only after the effect is durable.
 
 mod admin;
+mod announce;
 mod backoff;
 mod clock;
 mod connection;

@@ -35,6 +35,7 @@ pub(crate) struct Metrics {
     registry: Registry,
     settlements: Family<OutcomeLabels, Counter>,
     handle_duration: Family<QueueLabels, Histogram, fn() -> Histogram>,
+    handled_nanoseconds: Family<QueueLabels, Counter>,
     in_flight: Family<QueueLabels, Gauge>,
     publishes: Family<TargetLabels, Counter>,
     connected: Gauge,
@@ -70,7 +71,16 @@ impl Metrics {
         );
         let connected = Gauge::default();
         registry.register("connected", "1 while connected to the broker", connected.clone());
-        Arc::new(Self { registry, settlements, handle_duration, in_flight, publishes, connected })
+        Arc::new(Self {
+            registry,
+            settlements,
+            handle_duration,
+            // The histogram's sum, which cannot be read back from it.
+            handled_nanoseconds: Family::default(),
+            in_flight,
+            publishes,
+            connected,
+        })
     }
 
     /// Counts the deliveries that are being handled.
@@ -82,14 +92,36 @@ impl Metrics {
         let queue = queue.stream;
         self.settlements.get_or_create(&OutcomeLabels { queue, outcome }).inc();
         self.handle_duration.get_or_create(&QueueLabels { queue }).observe(duration.as_secs_f64());
+        let nanoseconds = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        self.handled_nanoseconds.get_or_create(&QueueLabels { queue }).inc_by(nanoseconds);
     }
 
     /// How many deliveries from this queue have been settled in one way or another.
     pub(crate) fn settled_so_far(&self, queue: Queue) -> u64 {
+        self.settled_as(queue, &["ack", "nak", "dead_letter"])
+    }
+
+    /// How many of them were given back, or given up.
+    pub(crate) fn failed_so_far(&self, queue: Queue) -> u64 {
+        self.settled_as(queue, &["nak", "dead_letter"])
+    }
+
+    fn settled_as(&self, queue: Queue, outcomes: &[&'static str]) -> u64 {
         let queue = queue.stream;
-        let settled =
-            |outcome| self.settlements.get_or_create(&OutcomeLabels { queue, outcome }).get();
-        ["ack", "nak", "dead_letter"].into_iter().map(settled).sum()
+        let settled = |outcome: &&'static str| {
+            self.settlements.get_or_create(&OutcomeLabels { queue, outcome }).get()
+        };
+        outcomes.iter().map(settled).sum()
+    }
+
+    /// The time from taking up a delivery to its settlement, of all deliveries together.
+    pub(crate) fn handled_nanoseconds(&self, queue: Queue) -> u64 {
+        self.handled_nanoseconds.get_or_create(&QueueLabels { queue: queue.stream }).get()
+    }
+
+    /// How many deliveries are being handled.
+    pub(crate) fn in_flight_now(&self, queue: Queue) -> i64 {
+        self.in_flight.get_or_create(&QueueLabels { queue: queue.stream }).get()
     }
 
     pub(crate) fn published(&self, stream: &'static str, outcome: &'static str) {

@@ -19,6 +19,7 @@ use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
 use crate::admin;
+use crate::announce::Announcement;
 use crate::backoff::Backoff;
 use crate::connection::{ConnectError, Connection};
 use crate::consumer::{self, End, Handler, Rules, unreadable};
@@ -45,6 +46,7 @@ pub struct Service {
     topology: Topology,
     health: Arc<Health>,
     metrics: Arc<Metrics>,
+    announcement: Arc<Announcement>,
     consumers: JoinSet<Result<(), ServiceError>>,
     queues: Vec<Queue>,
     stop: CancellationToken,
@@ -53,6 +55,8 @@ pub struct Service {
     missing: Arc<Notify>,
     /// Ends the admin endpoint with the service, however that ends.
     _end: DropGuard,
+    /// Tells who asks that this replica is here, until it has stopped.
+    _announcing: AbortOnDropHandle<()>,
 }
 
 /// Why a service cannot run.
@@ -121,28 +125,34 @@ impl Service {
             }
         };
         let client_name = format!("{name} {}", settings.instance);
+        let announcement = Announcement::new(name, &settings.instance, &health, &metrics);
+        let announcement = Arc::new(announcement);
         let start = async {
             let connection = Connection::establish(&settings.nats, &client_name, report).await?;
+            // Before the rest: one that waits for what is missing is there, too.
+            let announcing = in_background(Arc::clone(&announcement).serve(connection.clone()));
             let topology = declare(&connection, &Limits::from(&settings.limits)).await?;
-            Ok::<_, ServiceError>((connection, topology))
+            Ok::<_, ServiceError>((connection, topology, announcing))
         };
         let Some(started) = stop.run_until_cancelled(start).await else {
             info!("stopped before there was anything to do");
             return Ok(None);
         };
-        let (connection, topology) = started?;
+        let (connection, topology, announcing) = started?;
         Ok(Some(Self {
             settings: settings.clone(),
             connection,
             topology,
             health,
             metrics,
+            announcement,
             consumers: JoinSet::new(),
             queues: Vec::new(),
             stop,
             abandon: CancellationToken::new(),
             missing: Arc::default(),
             _end: end,
+            _announcing: announcing,
         }))
     }
 
@@ -204,6 +214,7 @@ impl Service {
         };
         self.health.set_bound(queue, false);
         self.queues.push(queue);
+        self.announcement.add(queue);
         self.consumers.spawn(consumer.run(Arc::new(handler)));
     }
 

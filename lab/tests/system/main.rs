@@ -2,6 +2,7 @@
 //!
 //! Each test has a broker of its own. None waits for a time to pass, only for a fact to be there.
 
+mod announcing;
 mod audit;
 mod back_pressure;
 mod bad_input;

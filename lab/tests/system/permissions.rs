@@ -27,10 +27,18 @@ const DECLARER: &str = "declarer";
 const AUDITOR: &str = "auditor";
 const REPLAYER: &str = "replayer";
 
-const USERS: [&str; 5] = [REQUESTOR, GENERATOR, DECLARER, AUDITOR, REPLAYER];
+const VIEWER: &str = "viewer";
+
+const USERS: [&str; 6] = [REQUESTOR, GENERATOR, DECLARER, AUDITOR, REPLAYER, VIEWER];
+
+/// Those that take messages from queues.
+const SERVICES: &[&str] = &[REQUESTOR, GENERATOR];
 
 /// Those that look whether all is declared.
-const ALL_BUT_REPLAYER: &[&str] = &[REQUESTOR, GENERATOR, DECLARER, AUDITOR];
+const ALL_BUT_REPLAYER: &[&str] = &[REQUESTOR, GENERATOR, DECLARER, AUDITOR, VIEWER];
+
+/// Those that read all facts.
+const READERS: &[&str] = &[AUDITOR, VIEWER];
 
 /// What can be published, and who may. Whoever is not named is refused.
 const PUBLISHES: &[(&str, &[&str])] = &[
@@ -53,16 +61,21 @@ const PUBLISHES: &[(&str, &[&str])] = &[
     ("_INBOX_declarer.id", &[]),
     ("_INBOX_auditor.id", &[]),
     ("_INBOX_replayer.id", &[]),
+    ("_INBOX_viewer.id", &[]),
+    // Asking which services there are, and answering somebody who has not asked.
+    ("$SRV.STATS", &[VIEWER]),
+    ("$SRV.PING", &[]),
+    ("$SRV.INFO.generator", &[]),
     // Reading one fact, from any broker or from the leader.
     ("$JS.API.DIRECT.GET.KV_requested.$KV.requested.id", &[REQUESTOR]),
     ("$JS.API.DIRECT.GET.KV_stored.$KV.stored.id", &[REQUESTOR]),
     ("$JS.API.DIRECT.GET.KV_received.$KV.received.id", &[GENERATOR]),
-    ("$JS.API.DIRECT.GET.KV_requested", &[]),
-    ("$JS.API.DIRECT.GET.KV_stored", &[]),
-    ("$JS.API.DIRECT.GET.KV_received", &[]),
-    ("$JS.API.STREAM.MSG.GET.KV_requested", &[REQUESTOR, AUDITOR]),
-    ("$JS.API.STREAM.MSG.GET.KV_stored", &[REQUESTOR, AUDITOR]),
-    ("$JS.API.STREAM.MSG.GET.KV_received", &[GENERATOR, AUDITOR]),
+    ("$JS.API.DIRECT.GET.KV_requested", &[VIEWER]),
+    ("$JS.API.DIRECT.GET.KV_stored", &[VIEWER]),
+    ("$JS.API.DIRECT.GET.KV_received", &[VIEWER]),
+    ("$JS.API.STREAM.MSG.GET.KV_requested", &[REQUESTOR, AUDITOR, VIEWER]),
+    ("$JS.API.STREAM.MSG.GET.KV_stored", &[REQUESTOR, AUDITOR, VIEWER]),
+    ("$JS.API.STREAM.MSG.GET.KV_received", &[GENERATOR, AUDITOR, VIEWER]),
     // Reading what is in a queue or among the dead letters, without taking it.
     ("$JS.API.STREAM.MSG.GET.REQUESTS", &[GENERATOR]),
     ("$JS.API.STREAM.MSG.GET.RESPONSES", &[REQUESTOR]),
@@ -71,19 +84,19 @@ const PUBLISHES: &[(&str, &[&str])] = &[
     ("$JS.API.DIRECT.GET.REQUESTS", &[]),
     ("$JS.API.DIRECT.GET.RESPONSES.responses.id", &[]),
     ("$JS.API.DIRECT.GET.ACKNOWLEDGMENTS", &[]),
-    ("$JS.API.DIRECT.GET.DEAD_LETTERS", &[]),
+    ("$JS.API.DIRECT.GET.DEAD_LETTERS", &[VIEWER]),
     // Reading all of a bucket, through a consumer for that.
-    ("$JS.API.CONSUMER.CREATE.KV_requested.any.$KV.requested.>", &[AUDITOR]),
-    ("$JS.API.CONSUMER.CREATE.KV_stored.any.$KV.stored.>", &[AUDITOR]),
-    ("$JS.API.CONSUMER.CREATE.KV_received.any.$KV.received.>", &[AUDITOR]),
+    ("$JS.API.CONSUMER.CREATE.KV_requested.any.$KV.requested.>", READERS),
+    ("$JS.API.CONSUMER.CREATE.KV_stored.any.$KV.stored.>", READERS),
+    ("$JS.API.CONSUMER.CREATE.KV_received.any.$KV.received.>", READERS),
     ("$JS.API.CONSUMER.CREATE.DEAD_LETTERS.any.dead_letters.>", &[REPLAYER]),
-    ("$JS.API.CONSUMER.MSG.NEXT.KV_requested.any", &[AUDITOR]),
-    ("$JS.API.CONSUMER.MSG.NEXT.KV_stored.any", &[AUDITOR]),
-    ("$JS.API.CONSUMER.MSG.NEXT.KV_received.any", &[AUDITOR]),
+    ("$JS.API.CONSUMER.MSG.NEXT.KV_requested.any", READERS),
+    ("$JS.API.CONSUMER.MSG.NEXT.KV_stored.any", READERS),
+    ("$JS.API.CONSUMER.MSG.NEXT.KV_received.any", READERS),
     ("$JS.API.CONSUMER.MSG.NEXT.DEAD_LETTERS.any", &[REPLAYER]),
-    ("$JS.API.CONSUMER.DELETE.KV_requested.any", &[AUDITOR]),
-    ("$JS.API.CONSUMER.DELETE.KV_stored.any", &[AUDITOR]),
-    ("$JS.API.CONSUMER.DELETE.KV_received.any", &[AUDITOR]),
+    ("$JS.API.CONSUMER.DELETE.KV_requested.any", READERS),
+    ("$JS.API.CONSUMER.DELETE.KV_stored.any", READERS),
+    ("$JS.API.CONSUMER.DELETE.KV_received.any", READERS),
     ("$JS.API.CONSUMER.DELETE.DEAD_LETTERS.any", &[REPLAYER]),
     ("$JS.API.CONSUMER.CREATE.KV_stored", &[]),
     ("$JS.API.CONSUMER.CREATE.DEAD_LETTERS", &[]),
@@ -181,6 +194,12 @@ const SUBSCRIPTIONS: &[(&str, &[&str])] = &[
     ("_INBOX_auditor.>", &[AUDITOR]),
     ("_INBOX_replayer.>", &[REPLAYER]),
     ("_INBOX_requestor.id", &[REQUESTOR]),
+    ("_INBOX_viewer.>", &[VIEWER]),
+    // Who asks which services there are.
+    ("$SRV.PING", SERVICES),
+    ("$SRV.STATS.requestor", &[REQUESTOR]),
+    ("$SRV.INFO.generator.id", &[GENERATOR]),
+    ("$SRV.>", &[]),
     ("_INBOX.>", &[]),
     (">", &[]),
     ("*.>", &[]),

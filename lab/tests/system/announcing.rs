@@ -1,0 +1,89 @@
+//! Whoever asks by NATS's service protocol hears which replicas there are.
+
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use lab::eventually::eventually;
+use serde_json::Value;
+use tokio::time::timeout;
+
+use crate::deployment::{Deployment, Side, ready, succeeded};
+
+/// All answers to a question, which end when nobody has said anything for a while.
+async fn answers(deployment: &Deployment, subject: &str) -> Vec<Value> {
+    let client = deployment.nats().client();
+    let inbox = client.new_inbox();
+    let mut heard = client.subscribe(inbox.clone()).await.unwrap();
+    client.publish_with_reply(subject.to_owned(), inbox, "".into()).await.unwrap();
+    let mut answers = Vec::new();
+    while let Ok(Some(message)) = timeout(Duration::from_millis(200), heard.next()).await {
+        // Without anybody who listens, the broker says so with an empty message.
+        answers.extend(serde_json::from_slice::<Value>(&message.payload));
+    }
+    answers
+}
+
+async fn settled(deployment: &Deployment, queue: &str) -> u64 {
+    let endpoints = |answer: &Value| answer["endpoints"].as_array().cloned().unwrap_or_default();
+    let answers = answers(deployment, "$SRV.STATS").await;
+    let endpoints = answers.iter().flat_map(endpoints).filter(|endpoint| endpoint["name"] == queue);
+    endpoints.filter_map(|endpoint| endpoint["num_requests"].as_u64()).sum()
+}
+
+#[tokio::test]
+async fn each_replica_says_who_it_is_and_how_much_it_has_done() {
+    let mut deployment = Deployment::start().await;
+    let one = [("INSTANCE", "one")];
+    let mut generator = deployment.run(Side::Generator, "one", &one).await;
+    let another = deployment.run(Side::Generator, "another", &[("INSTANCE", "another")]).await;
+    for process in [&generator, &another] {
+        ready(process).await;
+    }
+    // What is no question, or wants no answer, harms nobody.
+    let client = deployment.nats().client();
+    for subject in ["$SRV.PING", "$SRV.nothing", "$SRV.STATS.generator"] {
+        client.publish(subject, vec![0xff; 1000].into()).await.unwrap();
+    }
+    let instances = async |subject: &str| {
+        let mut instances = answers(&deployment, subject).await;
+        instances.sort_by_key(|answer| answer["metadata"]["instance"].to_string());
+        instances
+    };
+    let pings = instances("$SRV.PING").await;
+    assert_eq!(pings.len(), 2, "{pings:?}");
+    assert_eq!(pings[0]["metadata"]["instance"], "another");
+    assert_eq!(pings[1]["metadata"]["state"], "ready");
+    assert_eq!(instances("$SRV.PING.requestor").await, [Value::Null; 0]);
+    let id = pings[1]["id"].as_str().unwrap();
+    let alone = instances(&format!("$SRV.INFO.generator.{id}")).await;
+    assert_eq!(alone.len(), 1, "{alone:?}");
+    assert_eq!(alone[0]["endpoints"][0]["name"], "REQUESTS");
+
+    let mut requestor = deployment.ask(50).await;
+    succeeded(&mut requestor).await;
+    deployment.verdict().await;
+    eventually("what was done is counted", async || {
+        match (
+            settled(&deployment, "REQUESTS").await,
+            settled(&deployment, "ACKNOWLEDGMENTS").await,
+        ) {
+            (50, 50) => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
+
+    // They are there again after the broker was away, and gone once they have stopped.
+    generator.terminate().unwrap();
+    succeeded(&mut generator).await;
+    deployment.broker.kill().await.unwrap();
+    deployment.broker.restart().await.unwrap();
+    eventually("only the other one answers", async || {
+        let pings = answers(&deployment, "$SRV.PING.generator").await;
+        match pings.as_slice() {
+            [ping] if ping["metadata"]["instance"] == "another" => Ok(()),
+            _ => Err(pings),
+        }
+    })
+    .await;
+}

@@ -1,0 +1,278 @@
+//! Announces this replica by the service protocol of NATS (`$SRV`), so that whoever looks at the broker
+//! sees who is there: the viewer does, and so does `nats micro list`.
+//!
+//! It answers when it is asked, and costs nothing otherwise. Nothing depends on it: where it may not
+//! listen, or nobody asks, the service works all the same.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+
+use async_nats::Message;
+use contract::queues::Queue;
+use futures_util::StreamExt;
+use futures_util::stream::select_all;
+use jiff::Timestamp;
+use serde::Serialize;
+use tracing::{debug, warn};
+
+use crate::clock::now;
+use crate::connection::Connection;
+use crate::health::Health;
+use crate::metrics::Metrics;
+
+/// What the subjects of the protocol begin with.
+const PREFIX: &str = "$SRV";
+
+/// What can be asked.
+const VERBS: [&str; 3] = [PING, INFO, STATS];
+const PING: &str = "PING";
+const INFO: &str = "INFO";
+const STATS: &str = "STATS";
+
+/// What a replica says of itself.
+#[derive(Debug)]
+pub(crate) struct Announcement {
+    name: &'static str,
+    id: String,
+    instance: String,
+    host: String,
+    started: Timestamp,
+    queues: Mutex<Vec<Queue>>,
+    health: Arc<Health>,
+    metrics: Arc<Metrics>,
+}
+
+/// What every answer begins with.
+#[derive(Serialize)]
+struct Identity<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    name: &'static str,
+    id: &'a str,
+    version: &'static str,
+    metadata: BTreeMap<&'static str, &'a str>,
+}
+
+#[derive(Serialize)]
+struct Info<'a> {
+    #[serde(flatten)]
+    identity: Identity<'a>,
+    description: &'static str,
+    endpoints: Vec<Endpoint>,
+}
+
+#[derive(Serialize)]
+struct Stats<'a> {
+    #[serde(flatten)]
+    identity: Identity<'a>,
+    started: Timestamp,
+    endpoints: Vec<EndpointStats>,
+}
+
+/// A queue that this replica takes from. That it is not asked by request and answer, but takes what
+/// waits, makes no difference to those who look.
+#[derive(Serialize)]
+struct Endpoint {
+    name: &'static str,
+    subject: String,
+    queue_group: &'static str,
+}
+
+#[derive(Serialize)]
+struct EndpointStats {
+    #[serde(flatten)]
+    endpoint: Endpoint,
+    num_requests: u64,
+    num_errors: u64,
+    last_error: &'static str,
+    /// In nanoseconds.
+    processing_time: u64,
+    average_processing_time: u64,
+    data: Data,
+}
+
+#[derive(Serialize)]
+struct Data {
+    in_flight: i64,
+}
+
+impl Announcement {
+    pub(crate) fn new(
+        name: &'static str,
+        instance: &str,
+        health: &Arc<Health>,
+        metrics: &Arc<Metrics>,
+    ) -> Self {
+        Self {
+            name,
+            id: format!("{:016x}", rand::random::<u64>()),
+            instance: instance.to_owned(),
+            host: gethostname::gethostname().to_string_lossy().into_owned(),
+            started: now(),
+            queues: Mutex::default(),
+            health: Arc::clone(health),
+            metrics: Arc::clone(metrics),
+        }
+    }
+
+    /// Adds a queue that this replica takes from.
+    pub(crate) fn add(&self, queue: Queue) {
+        self.queues.lock().expect("nothing panics while it holds this lock").push(queue);
+    }
+
+    /// Answers whoever asks, for as long as it runs.
+    pub(crate) async fn serve(self: Arc<Self>, connection: Connection) {
+        let client = connection.client();
+        let mut questions = Vec::new();
+        for subject in self.subjects() {
+            match client.subscribe(subject).await {
+                Ok(subscription) => questions.push(subscription),
+                Err(error) => warn!(%error, "this replica cannot be seen by who asks for services"),
+            }
+        }
+        let mut questions = select_all(questions);
+        while let Some(Message { subject, reply, .. }) = questions.next().await {
+            let (Some(reply), Some(answer)) = (reply, self.answer(&subject)) else { continue };
+            if let Err(error) = client.publish(reply, answer.into()).await {
+                debug!(%error, "could not tell who asked that this replica is here");
+            }
+        }
+    }
+
+    /// What to listen to: questions to all, to those of this name, and to this one.
+    fn subjects(&self) -> impl Iterator<Item = String> {
+        let Self { name, id, .. } = self;
+        let of_this_name = [format!("{PREFIX}.*.{name}"), format!("{PREFIX}.*.{name}.{id}")];
+        VERBS.into_iter().map(|verb| format!("{PREFIX}.{verb}")).chain(of_this_name)
+    }
+
+    /// The answer to a question under this subject, if it is one of the protocol.
+    fn answer(&self, subject: &str) -> Option<Vec<u8>> {
+        let verb = subject.split('.').nth(1)?;
+        let answer = match verb {
+            PING => serde_json::to_vec(&self.identity("io.nats.micro.v1.ping_response")),
+            INFO => serde_json::to_vec(&self.info()),
+            STATS => serde_json::to_vec(&self.stats()),
+            _ => return None,
+        };
+        answer.ok()
+    }
+
+    fn identity(&self, kind: &'static str) -> Identity<'_> {
+        let metadata = BTreeMap::from([
+            ("instance", self.instance.as_str()),
+            ("host", self.host.as_str()),
+            ("state", self.health.state()),
+        ]);
+        let version = env!("CARGO_PKG_VERSION");
+        Identity { kind, name: self.name, id: &self.id, version, metadata }
+    }
+
+    fn info(&self) -> Info<'_> {
+        Info {
+            identity: self.identity("io.nats.micro.v1.info_response"),
+            description: "Takes messages from queues; its endpoints are the queues",
+            endpoints: self.each_queue(endpoint),
+        }
+    }
+
+    fn stats(&self) -> Stats<'_> {
+        let stats = |queue: Queue| {
+            let settled = self.metrics.settled_so_far(queue);
+            let processing_time = self.metrics.handled_nanoseconds(queue);
+            EndpointStats {
+                endpoint: endpoint(queue),
+                num_requests: settled,
+                num_errors: self.metrics.failed_so_far(queue),
+                last_error: "",
+                processing_time,
+                average_processing_time: processing_time.checked_div(settled).unwrap_or_default(),
+                data: Data { in_flight: self.metrics.in_flight_now(queue) },
+            }
+        };
+        Stats {
+            identity: self.identity("io.nats.micro.v1.stats_response"),
+            started: self.started,
+            endpoints: self.each_queue(stats),
+        }
+    }
+
+    fn each_queue<T>(&self, what: impl Fn(Queue) -> T) -> Vec<T> {
+        let queues = self.queues.lock().expect("nothing panics while it holds this lock");
+        queues.iter().copied().map(what).collect()
+    }
+}
+
+fn endpoint(queue: Queue) -> Endpoint {
+    Endpoint { name: queue.stream, subject: queue.filter(), queue_group: queue.consumer }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use contract::queues::REQUESTS;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn announcement() -> Announcement {
+        let announcement =
+            Announcement::new("generator", "generator-1", &Arc::default(), &Metrics::new("test"));
+        announcement.add(REQUESTS);
+        announcement
+    }
+
+    fn answer(announcement: &Announcement, subject: &str) -> Value {
+        serde_json::from_slice(&announcement.answer(subject).expect("an answer")).unwrap()
+    }
+
+    #[test]
+    fn a_replica_says_who_it_is_and_what_it_does() {
+        let announcement = announcement();
+        let ping = answer(&announcement, "$SRV.PING");
+        assert_eq!(ping["type"], "io.nats.micro.v1.ping_response");
+        assert_eq!(ping["name"], "generator");
+        assert_eq!(ping["version"], env!("CARGO_PKG_VERSION"));
+        assert_eq!(ping["metadata"]["instance"], "generator-1");
+        let info = answer(&announcement, "$SRV.INFO.generator");
+        assert_eq!(info["id"], ping["id"]);
+        assert_eq!(
+            info["endpoints"],
+            json!([{ "name": "REQUESTS", "subject": "requests.*", "queue_group": "generator" }])
+        );
+    }
+
+    #[test]
+    fn a_replica_counts_what_it_has_settled() {
+        let announcement = announcement();
+        announcement.metrics.in_flight(REQUESTS, 3);
+        announcement.metrics.settled(REQUESTS, "ack", Duration::from_millis(10));
+        announcement.metrics.settled(REQUESTS, "nak", Duration::from_millis(30));
+        let stats = answer(&announcement, "$SRV.STATS.generator.any");
+        assert_eq!(stats["type"], "io.nats.micro.v1.stats_response");
+        let endpoint = &stats["endpoints"][0];
+        assert_eq!(endpoint["num_requests"], 2);
+        assert_eq!(endpoint["num_errors"], 1);
+        assert_eq!(endpoint["average_processing_time"], 20_000_000);
+        assert_eq!(endpoint["data"]["in_flight"], 3);
+    }
+
+    #[test]
+    fn a_replica_that_stops_says_so() {
+        let announcement = announcement();
+        assert_eq!(answer(&announcement, "$SRV.STATS")["metadata"]["state"], "starting");
+        announcement.health.set_connected(true);
+        announcement.health.set_started();
+        assert_eq!(answer(&announcement, "$SRV.STATS")["metadata"]["state"], "ready");
+        announcement.health.set_stopping();
+        assert_eq!(answer(&announcement, "$SRV.STATS")["metadata"]["state"], "stopping");
+    }
+
+    #[test]
+    fn what_is_no_question_of_the_protocol_has_no_answer() {
+        for subject in ["", "$SRV", "$SRV.", "$SRV.SCHEMA", "$SRV.ping", "$SRV..generator"] {
+            assert_eq!(announcement().answer(subject), None, "{subject}");
+        }
+    }
+}
