@@ -1,5 +1,6 @@
 //! Runs the whole system on one machine, breaks it on purpose, and audits it.
 
+pub mod backup;
 pub mod bench;
 pub mod broker;
 pub mod chaos;

@@ -5,6 +5,7 @@
 mod announcing;
 mod audit;
 mod back_pressure;
+mod backup;
 mod bad_input;
 mod by_hand;
 mod cluster;

@@ -1,0 +1,211 @@
+//! What a backup consists of, in a file of its own that is written last.
+
+use std::path::Path;
+
+use anyhow::{Context as _, bail, ensure};
+use async_nats::jetstream::consumer::Info as ConsumerInfo;
+use async_nats::jetstream::stream::State;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use tokio::fs::{self, DirBuilder, File, OpenOptions};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+use super::{file, streams};
+
+/// The file that makes a directory a backup.
+const FILE: &str = "manifest.json";
+
+/// The version of the manifest that this program writes and reads.
+const VERSION: u32 = 1;
+
+/// How much of a file is in memory at a time.
+const CHUNK: usize = 128 * 1024;
+
+/// What a backup consists of.
+#[derive(Debug, Deserialize, Serialize)]
+pub(super) struct Manifest {
+    version: u32,
+    /// When it was made.
+    pub(super) made_at: Timestamp,
+    /// The version of the broker that it is of. An older one cannot read it.
+    pub(super) broker: String,
+    /// The streams, in the order in which they are restored.
+    pub(super) streams: Vec<KeptStream>,
+}
+
+/// A stream in a backup.
+#[derive(Debug, Deserialize, Serialize)]
+pub(super) struct KeptStream {
+    pub(super) name: String,
+    /// The size of the file that has its snapshot.
+    pub(super) bytes: u64,
+    /// The SHA-256 of that file, in hexadecimal digits.
+    pub(super) sha256: String,
+    /// Its configuration in the broker's words, which may be more than this program knows.
+    pub(super) config: Value,
+    /// Its state in the broker's words.
+    pub(super) state: Value,
+    /// Its durable consumers. A bucket has none.
+    pub(super) consumers: Vec<KeptConsumer>,
+}
+
+/// A consumer in a backup.
+#[derive(Debug, Deserialize, Serialize)]
+pub(super) struct KeptConsumer {
+    pub(super) name: String,
+    /// How many messages it has still to deliver, or has had no answer for. Which of the two each of
+    /// them is may change on the way; none of them is forgotten.
+    pub(super) outstanding: u64,
+}
+
+/// How many messages a consumer has still to deliver, or has had no answer for.
+pub(super) fn outstanding(consumer: &ConsumerInfo) -> u64 {
+    consumer.num_pending + u64::try_from(consumer.num_ack_pending).unwrap_or(u64::MAX)
+}
+
+/// The manifest as it is in its file: with its own checksum, because the configuration of the
+/// streams stands nowhere else.
+#[derive(Deserialize, Serialize)]
+struct Sealed {
+    sha256: String,
+    backup: Value,
+}
+
+impl KeptStream {
+    /// Its state when it was backed up.
+    pub(super) fn state(&self) -> anyhow::Result<State> {
+        let state = serde_json::from_value(self.state.clone());
+        state.with_context(|| format!("the broker describes {} in an unknown way", self.name))
+    }
+}
+
+impl Manifest {
+    pub(super) fn new(made_at: Timestamp, broker: String, streams: Vec<KeptStream>) -> Self {
+        Self { version: VERSION, made_at, broker, streams }
+    }
+
+    /// Writes it into a directory, which is a backup from then on, whatever happens to the machine.
+    pub(super) async fn write(&self, directory: &Path) -> anyhow::Result<()> {
+        let what = || format!("cannot write the manifest into {}", directory.display());
+        let backup = serde_json::to_value(self)?;
+        let sealed = Sealed { sha256: digest(&backup), backup };
+        let unfinished = directory.join(format!("{FILE}.unfinished"));
+        let written = async {
+            let mut file = create(&unfinished).await?;
+            file.write_all(&serde_json::to_vec_pretty(&sealed)?).await?;
+            file.sync_all().await?;
+            // The names of the other files come first: with this one it is a backup.
+            sync(directory).await?;
+            fs::rename(&unfinished, directory.join(FILE)).await?;
+            sync(directory).await?;
+            anyhow::Ok(())
+        };
+        let written = written.await.with_context(what);
+        if written.is_err() {
+            let _ = fs::remove_file(&unfinished).await;
+        }
+        written
+    }
+
+    /// Reads it from a directory, and compares all files with it.
+    pub(super) async fn read(directory: &Path) -> anyhow::Result<Self> {
+        let path = directory.join(FILE);
+        let text = match fs::read(&path).await {
+            Ok(text) => text,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => bail!(
+                "{} is no backup, or one that was broken off: it has no {FILE}",
+                directory.display()
+            ),
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot read {}", path.display()));
+            }
+        };
+        let damaged = || format!("{} is damaged", path.display());
+        let Sealed { sha256, backup } = serde_json::from_slice(&text).with_context(damaged)?;
+        ensure!(sha256 == digest(&backup), "{}: its checksum differs", damaged());
+        let version = &backup["version"];
+        ensure!(
+            *version == VERSION,
+            "{} has version {version}, and this program reads only version {VERSION}",
+            path.display()
+        );
+        let manifest: Self = serde_json::from_value(backup).with_context(damaged)?;
+        let names: Vec<&str> = manifest.streams.iter().map(|stream| stream.name.as_str()).collect();
+        ensure!(
+            names == streams(),
+            "{} is a backup of other streams: {}",
+            directory.display(),
+            names.join(", ")
+        );
+        for stream in &manifest.streams {
+            check(&directory.join(file(&stream.name)), stream).await?;
+        }
+        Ok(manifest)
+    }
+}
+
+/// Compares a file with what the manifest says of it.
+async fn check(path: &Path, stream: &KeptStream) -> anyhow::Result<()> {
+    let what = || format!("cannot read {}", path.display());
+    let mut file = File::open(path).await.with_context(what)?;
+    let bytes = file.metadata().await.with_context(what)?.len();
+    ensure!(
+        bytes == stream.bytes,
+        "{} is damaged: it has {bytes} bytes, and should have {}",
+        path.display(),
+        stream.bytes
+    );
+    let mut hash = Sha256::new();
+    let mut chunk = vec![0; CHUNK];
+    loop {
+        match file.read(&mut chunk).await.with_context(what)? {
+            0 => break,
+            read => hash.update(&chunk[..read]),
+        }
+    }
+    ensure!(
+        hexadecimal(&hash) == stream.sha256,
+        "{} is damaged: its checksum differs",
+        path.display()
+    );
+    Ok(())
+}
+
+/// Creates the directory of a backup, or sees to it that it is empty.
+pub(super) async fn prepare(directory: &Path) -> anyhow::Result<()> {
+    let what = || format!("cannot create {}", directory.display());
+    DirBuilder::new().recursive(true).mode(0o700).create(directory).await.with_context(what)?;
+    let mut entries = fs::read_dir(directory).await.with_context(what)?;
+    if let Some(entry) = entries.next_entry().await.with_context(what)? {
+        let name = entry.file_name();
+        bail!(
+            "{} is not empty, {} is in it: name another directory, or one that is not there",
+            directory.display(),
+            name.display()
+        );
+    }
+    Ok(())
+}
+
+/// Creates a file that nobody else may read: what is stored may be secret.
+pub(super) async fn create(path: &Path) -> std::io::Result<File> {
+    OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).await
+}
+
+/// Sees to it that the names in a directory survive a loss of power.
+async fn sync(directory: &Path) -> std::io::Result<()> {
+    File::open(directory).await?.sync_all().await
+}
+
+/// The checksum of the manifest. Its fields are in an order of their own, so that neither their order
+/// in the file nor the spaces between them matter.
+fn digest(backup: &Value) -> String {
+    hexadecimal(&Sha256::new().chain_update(backup.to_string()))
+}
+
+/// What was hashed so far, in hexadecimal digits.
+pub(super) fn hexadecimal(hash: &Sha256) -> String {
+    format!("{:x}", hash.clone().finalize())
+}

@@ -1,0 +1,107 @@
+//! `lab backup` and `lab restore`: all that a deployment has on its broker, as files, and back.
+//!
+//! Each stream is taken by a snapshot of the broker's own, with its consumers. There is no moment at
+//! which all of them could be taken together, and a request that is in a queue in one file and
+//! stored in another would be done twice. So nothing may happen meanwhile: a backup is refused while
+//! somebody waits for messages, and is none if anything has changed when it ends.
+//!
+//! A directory is a backup once it has a manifest, which is written last. Restoring looks at the
+//! whole of it before it creates anything, and only creates: where one of the streams is there, it
+//! does nothing.
+
+mod manifest;
+mod restore;
+mod snapshot;
+mod still;
+
+pub use restore::restore;
+
+use std::path::Path;
+
+use anyhow::bail;
+use contract::{dead_letters, facts, queues};
+use indicatif::{HumanBytes, HumanCount};
+use tokio::fs;
+use worker::Connection;
+
+use manifest::{KeptConsumer, KeptStream, Manifest};
+use still::Still;
+
+/// The streams that a backup has, in the order in which it takes them.
+fn streams() -> Vec<&'static str> {
+    let queues = queues::ALL.iter().map(|queue| queue.stream);
+    let buckets = facts::ALL.iter().map(|bucket| bucket.stream);
+    queues.chain([dead_letters::STREAM]).chain(buckets).collect()
+}
+
+/// Backs up all streams with their consumers into a directory, which is created, or has to be
+/// empty. Tells of its progress on standard error.
+///
+/// # Errors
+///
+/// Where the directory has something in it, or a side still runs, or anything changes meanwhile, or
+/// the broker refuses. Nothing is left then that could be taken for a backup.
+pub async fn backup(connection: &Connection, directory: &Path) -> anyhow::Result<()> {
+    let nats = connection.context();
+    let before = Still::look(nats).await?;
+    before.nobody_waits()?;
+    manifest::prepare(directory).await?;
+    let taken = take(connection, directory, &before).await;
+    if taken.is_err() {
+        for stream in streams() {
+            // What cannot be removed is no backup either: it has no manifest.
+            let _ = fs::remove_file(directory.join(file(stream))).await;
+        }
+    }
+    taken
+}
+
+async fn take(connection: &Connection, directory: &Path, before: &Still) -> anyhow::Result<()> {
+    let nats = connection.context();
+    let mut kept = Vec::new();
+    for stream in streams() {
+        let taken = snapshot::take(connection, stream, &directory.join(file(stream))).await?;
+        let stream = KeptStream {
+            name: stream.to_owned(),
+            bytes: taken.bytes,
+            sha256: taken.sha256,
+            config: taken.config,
+            state: taken.state,
+            consumers: consumers(before, stream),
+        };
+        tell(&stream)?;
+        kept.push(stream);
+    }
+    let after = Still::look(nats).await?;
+    if let Some(change) = before.change(&after) {
+        bail!("{change} while it was backed up: stop both sides, and whoever else writes");
+    }
+    after.nobody_waits()?;
+    let broker = connection.client().server_info().version;
+    Manifest::new(worker::now(), broker, kept).write(directory).await
+}
+
+/// The name of the file that has this stream.
+fn file(stream: &str) -> String {
+    format!("{stream}.snapshot")
+}
+
+fn consumers(still: &Still, stream: &str) -> Vec<KeptConsumer> {
+    still
+        .consumers
+        .iter()
+        .filter(|consumer| consumer.stream_name == stream)
+        .map(|consumer| KeptConsumer {
+            name: consumer.name.clone(),
+            outstanding: manifest::outstanding(consumer),
+        })
+        .collect()
+}
+
+/// Tells whoever waits of a stream that is done.
+fn tell(stream: &KeptStream) -> anyhow::Result<()> {
+    let messages = HumanCount(stream.state()?.messages).to_string();
+    let bytes = HumanBytes(stream.bytes).to_string();
+    eprintln!("{:<16} {messages:>11} messages  {bytes:>12}", stream.name);
+    Ok(())
+}

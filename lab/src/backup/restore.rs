@@ -1,0 +1,182 @@
+//! Puts a backup on a broker that has none of it.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail, ensure};
+use async_nats::jetstream::stream::ClusterInfo;
+use async_nats::jetstream::{Context, ErrorCode};
+use contract::queues;
+use contract::topology::{self, DeclareError};
+use jiff::{SignedDuration, Timestamp};
+use serde_json::json;
+use tokio::time::{Instant, sleep};
+use worker::Connection;
+
+use super::manifest::{KeptStream, Manifest, outstanding};
+use super::{file, snapshot, tell};
+
+/// How long the brokers of a cluster may take to have all of it. An election alone takes up to nine
+/// seconds, and each stream and consumer has one.
+const LIMIT: Duration = Duration::from_mins(2);
+
+/// By how much this machine's clock may differ from the broker's.
+const CLOCKS: SignedDuration = SignedDuration::from_mins(1);
+
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Restores all streams with their consumers from a directory onto a broker that has none of them.
+/// `replicas` is how many brokers of a cluster are to keep each stream; as many as before, where it
+/// is not said. Tells of its progress on standard error.
+///
+/// # Errors
+///
+/// Where the directory is no backup or is damaged, or one of the streams is there already, or the
+/// broker is older than the one that was backed up: nothing is changed then. And where it breaks off
+/// in between: the error names what is restored by then.
+pub async fn restore(
+    connection: &Connection,
+    directory: &Path,
+    replicas: Option<usize>,
+) -> anyhow::Result<()> {
+    let nats = connection.context();
+    let manifest = Manifest::read(directory).await?;
+    eprintln!("a backup of {}, of a broker of version {}", manifest.made_at, manifest.broker);
+    check_broker(connection, &manifest)?;
+    let there = there(nats, &manifest).await?;
+    ensure!(
+        there.is_empty(),
+        "the broker has {} already, and nothing was changed: restore onto one whose store is empty, \
+         before anybody declares anything there",
+        there.join(", ")
+    );
+    let mut restored = Vec::new();
+    for stream in &manifest.streams {
+        let mut config = stream.config.clone();
+        if let Some(replicas) = replicas {
+            config["num_replicas"] = json!(replicas);
+        }
+        let path = directory.join(file(&stream.name));
+        let given = snapshot::give(connection, stream, &config, &path).await;
+        given.with_context(|| broken_off(&stream.name, &restored))?;
+        restored.push(stream.name.as_str());
+        tell(stream)?;
+    }
+    settled(nats, &manifest, replicas).await
+}
+
+/// What to do after a restore that broke off. The broker keeps no part of a stream.
+fn broken_off(stream: &str, restored: &[&str]) -> String {
+    if restored.is_empty() {
+        return format!("cannot restore {stream}, and nothing was changed");
+    }
+    format!(
+        "cannot restore {stream}; {} are restored, and worth nothing without the rest: empty the \
+         broker's store, or remove them (nats stream rm), and restore again",
+        restored.join(", ")
+    )
+}
+
+/// Refuses a broker that would not understand the backup.
+fn check_broker(connection: &Connection, manifest: &Manifest) -> anyhow::Result<()> {
+    let client = connection.client();
+    let mut numbers = manifest.broker.split(['.', '-']).map(str::parse);
+    let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) else {
+        bail!("the backup is of a broker of an unknown version, {}", manifest.broker);
+    };
+    ensure!(
+        client.is_server_compatible(major, minor, 0),
+        "the broker is version {}, and the backup is of version {}, which an older one cannot read",
+        client.server_info().version,
+        manifest.broker
+    );
+    Ok(())
+}
+
+/// The streams of a backup that are on the broker.
+async fn there(nats: &Context, manifest: &Manifest) -> anyhow::Result<Vec<String>> {
+    let mut there = Vec::new();
+    for stream in &manifest.streams {
+        match topology::stream_state(nats, &stream.name).await {
+            Ok(_) => there.push(stream.name.clone()),
+            Err(DeclareError::Refused { source, .. })
+                if source.error_code() == ErrorCode::STREAM_NOT_FOUND => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(there)
+}
+
+/// Waits until all that was backed up is there, on all brokers that are to keep it.
+async fn settled(
+    nats: &Context,
+    manifest: &Manifest,
+    replicas: Option<usize>,
+) -> anyhow::Result<()> {
+    let limit = Instant::now() + LIMIT;
+    for stream in &manifest.streams {
+        while let Err(difference) = compare(nats, stream, replicas).await {
+            if Instant::now() > limit {
+                return Err(difference).with_context(|| {
+                    format!("restored, but not as it was within {LIMIT:?}: do not use it")
+                });
+            }
+            sleep(PAUSE).await;
+        }
+    }
+    Ok(())
+}
+
+/// Compares a stream on the broker, and its consumer, with what was backed up.
+async fn compare(nats: &Context, kept: &KeptStream, replicas: Option<usize>) -> anyhow::Result<()> {
+    let name = &kept.name;
+    let should_be = kept.state()?;
+    let is = topology::stream_state(nats, name).await?;
+    let last = is.state.last_sequence;
+    ensure!(
+        last == should_be.last_sequence,
+        "{name} ends with {last}, and should with {}",
+        should_be.last_sequence
+    );
+    let messages = is.state.messages;
+    let is_complete = messages == should_be.messages
+        || (messages < should_be.messages && may_have_forgotten(kept));
+    ensure!(is_complete, "{name} has {messages} messages, and should have {}", should_be.messages);
+    let copies = replicas.unwrap_or(is.config.num_replicas);
+    let brokers = brokers(is.cluster.as_ref());
+    ensure!(brokers >= copies, "{name} is on {brokers} brokers, and should be on {copies}");
+    for consumer in &kept.consumers {
+        let queue = queues::ALL.into_iter().find(|queue| queue.stream == name.as_str());
+        let queue = queue.with_context(|| format!("{name} is no queue and has consumers"))?;
+        let (_, info) = topology::queue_state(nats, queue).await?;
+        let outstanding = outstanding(&info);
+        ensure!(
+            outstanding == consumer.outstanding,
+            "the consumer {} of {name} has {outstanding} messages outstanding, and should have {}",
+            consumer.name,
+            consumer.outstanding
+        );
+        let brokers = self::brokers(info.cluster.as_ref());
+        ensure!(
+            brokers >= copies,
+            "the consumer {} of {name} is on {brokers} brokers, and should be on {copies}",
+            consumer.name
+        );
+    }
+    Ok(())
+}
+
+/// How many brokers have all of it: the leader, and whoever follows closely.
+fn brokers(cluster: Option<&ClusterInfo>) -> usize {
+    let followers = cluster.map_or(&[][..], |cluster| &cluster.replicas);
+    1 + followers.iter().filter(|follower| follower.current && !follower.offline).count()
+}
+
+/// Whether the oldest message of a stream is older by now than the stream keeps them.
+fn may_have_forgotten(stream: &KeptStream) -> bool {
+    let max_age = stream.config["max_age"].as_i64().filter(|age| *age > 0);
+    let oldest = stream.state["first_ts"].as_str().and_then(|at| at.parse::<Timestamp>().ok());
+    let (Some(max_age), Some(oldest)) = (max_age, oldest) else { return false };
+    let age = worker::now().duration_since(oldest).saturating_add(CLOCKS);
+    age >= SignedDuration::from_nanos(max_age)
+}

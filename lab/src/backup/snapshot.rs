@@ -1,0 +1,214 @@
+//! The broker's protocol for snapshots: a stream with its consumers in chunks, from it and to it.
+
+use std::path::Path;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, bail, ensure};
+use async_nats::client::Request;
+use async_nats::jetstream::Error;
+use async_nats::jetstream::context::{ContextBuilder, RequestErrorKind};
+use async_nats::jetstream::response::Response;
+use async_nats::{Client, Message, RequestErrorKind as AnswerErrorKind};
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt;
+use indicatif::HumanBytes;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use tokio::fs::File;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{sleep, timeout};
+use worker::Connection;
+
+use super::manifest::{self, KeptStream};
+
+/// The size of a chunk. Brokers take messages of up to 1 MB, unless they are told otherwise.
+const CHUNK: usize = 128 * 1024;
+
+/// How long the broker may be silent. It looks through the whole stream before it begins, and at the
+/// end of a restore brings it into the form in which it keeps it.
+const SILENCE: Duration = Duration::from_mins(2);
+
+/// How long it may take until every broker of a cluster knows where the chunks go. The one that waits
+/// for them gives up after five seconds.
+const NEWS: Duration = Duration::from_secs(5);
+
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// How often somebody who waits is told how far it is.
+const REPORT: Duration = Duration::from_secs(5);
+
+/// The status with which the broker ends a snapshot that is whole.
+const NO_CONTENT: u16 = 204;
+
+/// A snapshot that was taken.
+pub(super) struct Taken {
+    pub(super) bytes: u64,
+    pub(super) sha256: String,
+    pub(super) config: Value,
+    pub(super) state: Value,
+}
+
+/// What the broker says of the snapshot that it is about to send.
+#[derive(Deserialize)]
+struct Announced {
+    config: Value,
+    state: Value,
+}
+
+/// Takes a snapshot of a stream into a file of its own.
+pub(super) async fn take(
+    connection: &Connection,
+    stream: &str,
+    path: &Path,
+) -> anyhow::Result<Taken> {
+    let what = || format!("cannot take a snapshot of {stream}");
+    let client = connection.client();
+    let inbox = client.new_inbox();
+    let mut chunks = client.subscribe(inbox.clone()).await.with_context(what)?;
+    // The broker compares each message with its checksum; from 2.15 on it does so without being asked.
+    let request = json!({ "deliver_subject": inbox, "chunk_size": CHUNK, "jsck": true });
+    let subject = format!("STREAM.SNAPSHOT.{stream}");
+    let Announced { config, state } =
+        call(connection, subject, &request).await.with_context(what)?;
+    let mut file = manifest::create(path)
+        .await
+        .with_context(|| format!("cannot create {}", path.display()))?;
+    let mut progress = Progress::new(stream);
+    let mut hash = Sha256::new();
+    let times_connected = connects(client);
+    loop {
+        let next = timeout(SILENCE, chunks.next()).await;
+        let chunk = next.context("the broker went silent").with_context(what)?;
+        let chunk = chunk.context("the connection has ended").with_context(what)?;
+        // A connection that is lost loses what is on its way.
+        ensure!(connects(client) == times_connected, "{}: the connection was lost", what());
+        if chunk.payload.is_empty() {
+            ended_well(&chunk).with_context(what)?;
+            break;
+        }
+        hash.update(&chunk.payload);
+        let written = file.write_all(&chunk.payload).await;
+        written.with_context(|| format!("cannot write {}", path.display()))?;
+        progress.add(chunk.payload.len());
+        if let Some(reply) = chunk.reply {
+            client.publish(reply, Bytes::new()).await.with_context(what)?;
+        }
+    }
+    let synced = file.sync_all().await;
+    synced.with_context(|| format!("cannot write {}", path.display()))?;
+    let sha256 = manifest::hexadecimal(&hash);
+    Ok(Taken { bytes: progress.bytes, sha256, config, state })
+}
+
+/// How many times the client has connected.
+fn connects(client: &Client) -> u64 {
+    client.statistics().connects.load(Ordering::Relaxed)
+}
+
+/// Whether a snapshot is whole: its end may also say why there is no more.
+fn ended_well(end: &Message) -> anyhow::Result<()> {
+    // A short one may end without any status.
+    let status = end.status.map_or(NO_CONTENT, |status| status.as_u16());
+    let reason = end.description.as_deref().unwrap_or_default();
+    ensure!(status == NO_CONTENT, "the broker broke it off: {status} {reason}");
+    Ok(())
+}
+
+/// What the broker says when a snapshot may be sent to it.
+#[derive(Deserialize)]
+struct Awaited {
+    deliver_subject: String,
+}
+
+/// Creates a stream of a snapshot, with its consumers. It is there as a whole, or not at all.
+pub(super) async fn give(
+    connection: &Connection,
+    stream: &KeptStream,
+    config: &Value,
+    path: &Path,
+) -> anyhow::Result<()> {
+    let cannot_read = || format!("cannot read {}", path.display());
+    let mut file = File::open(path).await.with_context(cannot_read)?;
+    let request = json!({ "config": config, "state": stream.state });
+    let Awaited { deliver_subject } =
+        call(connection, format!("STREAM.RESTORE.{}", stream.name), &request).await?;
+    let begun = Instant::now();
+    let mut progress = Progress::new(&stream.name);
+    loop {
+        let mut chunk = BytesMut::zeroed(CHUNK);
+        let read = file.read(&mut chunk).await.with_context(cannot_read)?;
+        chunk.truncate(read);
+        let is_end = chunk.is_empty();
+        let chunk = chunk.freeze();
+        let answer = loop {
+            let request = Request::new().payload(chunk.clone()).timeout(Some(SILENCE));
+            match connection.client().send_request(deliver_subject.clone(), request).await {
+                Ok(answer) => break answer,
+                Err(error) if error.kind() != AnswerErrorKind::NoResponders => {
+                    return Err(error.into());
+                }
+                Err(_) if progress.bytes == 0 && begun.elapsed() < NEWS => sleep(PAUSE).await,
+                Err(_) => bail!("the broker broke it off, and its log says why"),
+            }
+        };
+        if is_end || !answer.payload.is_empty() {
+            let answer = serde_json::from_slice(&answer.payload);
+            let _stream: Value = accepted(answer.context("an unknown answer")?)?;
+            ensure!(is_end, "the broker broke it off before the end");
+            return Ok(());
+        }
+        progress.add(read);
+    }
+}
+
+/// Asks the broker for something that may take it a while.
+async fn call<T: DeserializeOwned>(
+    connection: &Connection,
+    subject: String,
+    request: &Value,
+) -> anyhow::Result<T> {
+    let nats = ContextBuilder::new().timeout(SILENCE).build(connection.client().clone());
+    match nats.request(subject, request).await {
+        Ok(answer) => accepted(answer),
+        Err(error) if error.kind() == RequestErrorKind::TimedOut => {
+            bail!("no answer; perhaps this user may not ask for that")
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn accepted<T>(answer: Response<T>) -> anyhow::Result<T> {
+    match answer {
+        Response::Ok(answer) => Ok(answer),
+        Response::Err { error } => Err(refusal(&error)),
+    }
+}
+
+fn refusal(error: &Error) -> anyhow::Error {
+    anyhow::anyhow!("the broker refuses: {error}")
+}
+
+/// Tells now and then how far it is with a large stream.
+struct Progress<'a> {
+    stream: &'a str,
+    bytes: u64,
+    told: Instant,
+}
+
+impl<'a> Progress<'a> {
+    fn new(stream: &'a str) -> Self {
+        Self { stream, bytes: 0, told: Instant::now() }
+    }
+
+    fn add(&mut self, bytes: usize) {
+        self.bytes += bytes as u64;
+        if self.told.elapsed() >= REPORT {
+            self.told = Instant::now();
+            let bytes = HumanBytes(self.bytes).to_string();
+            eprintln!("{:<16} {bytes:>34} so far", self.stream);
+        }
+    }
+}

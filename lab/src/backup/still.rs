@@ -1,0 +1,72 @@
+//! Whether anything happens on a broker.
+
+use anyhow::bail;
+use async_nats::jetstream::Context;
+use async_nats::jetstream::consumer::Info as ConsumerInfo;
+use async_nats::jetstream::stream::Info as StreamInfo;
+use contract::queues;
+use contract::topology;
+
+use super::streams;
+
+/// What stands on the broker at one look.
+pub(super) struct Still {
+    streams: Vec<StreamInfo>,
+    pub(super) consumers: Vec<ConsumerInfo>,
+}
+
+impl Still {
+    /// Looks at all streams, and at the consumers of the queues.
+    pub(super) async fn look(nats: &Context) -> anyhow::Result<Self> {
+        let mut found = Self { streams: Vec::new(), consumers: Vec::new() };
+        for stream in streams() {
+            found.streams.push(topology::stream_state(nats, stream).await?);
+        }
+        for queue in queues::ALL {
+            found.consumers.push(topology::queue_state(nats, queue).await?.1);
+        }
+        Ok(found)
+    }
+
+    /// Refuses where somebody waits for messages, as every service does that runs.
+    pub(super) fn nobody_waits(&self) -> anyhow::Result<()> {
+        let waits = |consumer: &&ConsumerInfo| consumer.num_waiting > 0;
+        let Some(consumer) = self.consumers.iter().find(waits) else { return Ok(()) };
+        let ConsumerInfo { name, stream_name, .. } = consumer;
+        bail!("a {name} runs, and waits for messages of {stream_name}: stop both sides first")
+    }
+
+    /// What has changed until a later look, other than that time passed.
+    pub(super) fn change(&self, later: &Self) -> Option<String> {
+        let streams = self.streams.iter().zip(&later.streams);
+        let changed = streams.map(|(is, later)| (&is.config.name, stream_changed(is, later)));
+        for (name, what) in changed {
+            if let Some(what) = what {
+                return Some(format!("{name} has {what}"));
+            }
+        }
+        let mut consumers = self.consumers.iter().zip(&later.consumers);
+        let (_, taken) = consumers.find(|(is, later)| {
+            // How long ago that was does not matter.
+            let sequences = |info: &ConsumerInfo| {
+                let (delivered, floor) = (&info.delivered, &info.ack_floor);
+                (delivered.consumer_sequence, delivered.stream_sequence, floor.stream_sequence)
+            };
+            sequences(is) != sequences(later)
+        })?;
+        Some(format!("a {} has taken messages of {}", taken.name, taken.stream_name))
+    }
+}
+
+fn stream_changed(is: &StreamInfo, later: &StreamInfo) -> Option<&'static str> {
+    let (config, is, later) = (&later.config, &is.state, &later.state);
+    // A stream that forgets what is old does so whether somebody works or not.
+    let forgets = !config.max_age.is_zero();
+    if is.last_sequence != later.last_sequence {
+        Some("got messages")
+    } else if !forgets && is.messages != later.messages {
+        Some("lost messages")
+    } else {
+        None
+    }
+}

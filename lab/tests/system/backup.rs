@@ -1,0 +1,366 @@
+//! What is on a broker as files, and on another broker: from one to one, and from one to three.
+
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use async_nats::HeaderMap;
+use async_nats::jetstream::Context;
+use async_nats::jetstream::stream::Config;
+use contract::facts::{self, Fact};
+use contract::queues::{self, ACKNOWLEDGMENTS, Message, REQUESTS, RESPONSES, Request};
+use contract::{dead_letters, topology};
+use lab::backup::{backup, restore};
+use lab::eventually::eventually;
+use tempfile::TempDir;
+use tokio::process::Command;
+use tokio_util::sync::CancellationToken;
+use worker::{Connection, NatsSettings};
+
+use crate::by_hand::{acknowledgment, published, response};
+use crate::deployment::{Cluster, Deployment, Side, ready, succeeded};
+use crate::loops::request;
+
+/// How many requests have come home before the backup.
+const COMPLETE: u64 = 50;
+
+/// How many are in each queue.
+const WAITING: u64 = 20;
+
+/// How many of the requests among them are in the hands of a generator that was killed.
+const IN_HAND: usize = 5;
+
+/// Something that may happen to a file.
+type Damage = fn(&Path);
+
+/// All streams there are.
+fn streams() -> Vec<&'static str> {
+    let queues = queues::ALL.iter().map(|queue| queue.stream);
+    let buckets = facts::ALL.iter().map(|bucket| bucket.stream);
+    queues.chain([dead_letters::STREAM]).chain(buckets).collect()
+}
+
+/// How many messages each stream has, and where it ends.
+async fn held(nats: &Context) -> Vec<(&'static str, u64, u64)> {
+    let mut held = Vec::new();
+    for stream in streams() {
+        let state = topology::stream_state(nats, stream).await.unwrap().state;
+        held.push((stream, state.messages, state.last_sequence));
+    }
+    held
+}
+
+async fn connect(url: &str) -> Connection {
+    lab::connect(&NatsSettings::at(url), "test").await.unwrap()
+}
+
+/// What a restore, or a backup, says that came to nothing.
+fn refusal(result: anyhow::Result<()>) -> String {
+    format!("{:#}", result.unwrap_err())
+}
+
+/// A deployment at rest with requests that came home, a dead letter, and work in every queue: some of
+/// it was in the hands of a generator that was killed.
+async fn at_rest() -> Deployment {
+    let deployment = Deployment::start().await;
+    let mut generator = deployment.run(Side::Generator, "generator", &[]).await;
+    succeeded(&mut deployment.ask(COMPLETE).await).await;
+    let garbage = REQUESTS.subject_of("garbage");
+    deployment.publish_raw(&garbage, HeaderMap::new(), b"give me strings!").await;
+    deployment.dead_letters(1).await;
+    let complete = deployment.verdict().await.complete;
+    assert_eq!(complete as u64, COMPLETE);
+    generator.terminate().unwrap();
+    succeeded(&mut generator).await;
+
+    fill(&deployment, Request::clone).await;
+    let concurrency = IN_HAND.to_string();
+    let slow = [("WORK_TIME", "1h"), ("CONCURRENCY", concurrency.as_str())];
+    let mut generator = deployment.run(Side::Generator, "slow", &slow).await;
+    eventually("the generator has work in its hands", async || {
+        let (_, consumer) = topology::queue_state(deployment.nats(), REQUESTS).await.unwrap();
+        if consumer.num_ack_pending == IN_HAND { Ok(()) } else { Err(consumer.num_ack_pending) }
+    })
+    .await;
+    generator.kill().await.unwrap();
+
+    fill(&deployment, |request| response(request, "aaaa")).await;
+    for request in fill(&deployment, |request| acknowledgment(request, "aaaa")).await {
+        deployment.publish(&acknowledgment(&request, "aaaa").creation()).await;
+    }
+    for queue in [REQUESTS, RESPONSES, ACKNOWLEDGMENTS] {
+        assert_eq!(deployment.depth(queue).await, WAITING, "{}", queue.stream);
+    }
+    // The broker hears of the end of a client from the operating system.
+    eventually("nobody waits for messages", async || {
+        let (_, consumer) = topology::queue_state(deployment.nats(), REQUESTS).await.unwrap();
+        if consumer.num_waiting == 0 { Ok(()) } else { Err(consumer.num_waiting) }
+    })
+    .await;
+    deployment
+}
+
+/// Publishes messages of requests that were accepted. Gives the requests.
+async fn fill<M: Message>(
+    deployment: &Deployment,
+    message: impl Fn(&Request) -> M,
+) -> Vec<Request> {
+    let mut requests = Vec::new();
+    for _ in 0..WAITING {
+        let request = request();
+        deployment.publish(&published(&message(&request))).await;
+        deployment.publish(&request.creation()).await;
+        requests.push(request);
+    }
+    requests
+}
+
+/// Backs up a deployment into a directory within this one.
+async fn backed_up(deployment: &Deployment, directory: &TempDir) -> PathBuf {
+    let directory = directory.path().join("backup");
+    backup(&connect(deployment.url()).await, &directory).await.unwrap();
+    directory
+}
+
+/// Starts both sides, and waits until all that was ever asked has come home, once each. Gives how many
+/// deliveries were not the first of their message.
+async fn everything_comes_home<B>(deployment: &Deployment<B>) -> u64 {
+    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
+    let verdict = deployment.verdict().await;
+    let all = usize::try_from(COMPLETE + 3 * WAITING).unwrap();
+    assert_eq!((verdict.requested, verdict.complete), (all, all), "{verdict}");
+    assert!(verdict.is_clean(), "{verdict}");
+    deployment.dead_letters(1).await;
+    verdict.redeliveries()
+}
+
+#[tokio::test]
+async fn what_was_backed_up_goes_on_where_it_was_on_another_broker() {
+    let deployment = at_rest().await;
+    let before = held(deployment.nats()).await;
+    let directory = tempfile::tempdir().unwrap();
+    let directory = backed_up(&deployment, &directory).await;
+    assert_eq!(held(deployment.nats()).await, before, "the backup changed something");
+    for file in fs::read_dir(&directory).unwrap() {
+        let file = file.unwrap();
+        let mode = file.metadata().unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{}", file.path().display());
+    }
+
+    let other = Deployment::bare().await;
+    restore(&connect(other.url()).await, &directory, None).await.unwrap();
+    assert_eq!(held(other.nats()).await, before);
+    // What was in somebody's hands is known to have been delivered before.
+    let redeliveries = everything_comes_home(&other).await;
+    assert!(redeliveries >= IN_HAND as u64, "{redeliveries}");
+    // The first one was only read.
+    everything_comes_home(&deployment).await;
+}
+
+#[tokio::test]
+async fn what_one_broker_had_is_kept_by_three_and_survives_the_death_of_any() {
+    let deployment = at_rest().await;
+    let before = held(deployment.nats()).await;
+    let directory = tempfile::tempdir().unwrap();
+    let directory = backed_up(&deployment, &directory).await;
+
+    let mut cluster = Cluster::of_three().await;
+    restore(&connect(cluster.url()).await, &directory, Some(3)).await.unwrap();
+    assert_eq!(held(cluster.nats()).await, before);
+    for stream in streams() {
+        let info = topology::stream_state(cluster.nats(), stream).await.unwrap();
+        assert_eq!(info.config.num_replicas, 3, "{stream}");
+    }
+    for queue in queues::ALL {
+        let (_, consumer) = topology::queue_state(cluster.nats(), queue).await.unwrap();
+        assert_eq!(consumer.cluster.unwrap().replicas.len(), 2, "{}", queue.stream);
+    }
+    // Right away: whoever leads has had no time to tell the others what it should have told before.
+    let leader = cluster.broker.leader(REQUESTS.stream).await.unwrap().unwrap();
+    cluster.broker.kill(leader).await.unwrap();
+    everything_comes_home(&cluster).await;
+}
+
+#[tokio::test]
+async fn a_backup_that_is_damaged_or_was_broken_off_is_refused() {
+    let deployment = at_rest().await;
+    let directory = tempfile::tempdir().unwrap();
+    let whole = backed_up(&deployment, &directory).await;
+    let other = Deployment::bare().await;
+    let connection = connect(other.url()).await;
+
+    let flip: Damage = |path| {
+        let file = OpenOptions::new().read(true).write(true).open(path).unwrap();
+        let middle = file.metadata().unwrap().len() / 2;
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, middle).unwrap();
+        file.write_all_at(&[byte[0] ^ 1], middle).unwrap();
+    };
+    let cut: Damage = |path| {
+        let file = OpenOptions::new().write(true).open(path).unwrap();
+        file.set_len(file.metadata().unwrap().len() - 1).unwrap();
+    };
+    let remove: Damage = |path| fs::remove_file(path).unwrap();
+    let edit: Damage = |path| {
+        let text = fs::read_to_string(path).unwrap();
+        fs::write(path, text.replace("\"num_replicas\": 1", "\"num_replicas\": 3")).unwrap();
+    };
+    let cases: [(&str, Damage, &str); 7] = [
+        ("KV_stored.snapshot", flip, "KV_stored.snapshot is damaged: its checksum differs"),
+        ("REQUESTS.snapshot", cut, "REQUESTS.snapshot is damaged: it has"),
+        ("KV_received.snapshot", remove, "cannot read"),
+        ("manifest.json", flip, "manifest.json is damaged"),
+        ("manifest.json", cut, "manifest.json is damaged"),
+        ("manifest.json", edit, "manifest.json is damaged: its checksum differs"),
+        ("manifest.json", remove, "is no backup, or one that was broken off"),
+    ];
+    for (file, damage, reason) in cases {
+        let damaged = directory.path().join("damaged");
+        fs::create_dir(&damaged).unwrap();
+        for file in fs::read_dir(&whole).unwrap() {
+            let file = file.unwrap();
+            fs::copy(file.path(), damaged.join(file.file_name())).unwrap();
+        }
+        damage(&damaged.join(file));
+        let refusal = refusal(restore(&connection, &damaged, None).await);
+        assert!(refusal.contains(reason), "{file}: {refusal}");
+        fs::remove_dir_all(&damaged).unwrap();
+    }
+    let nowhere = refusal(restore(&connection, &directory.path().join("nowhere"), None).await);
+    assert!(nowhere.contains("is no backup"), "{nowhere}");
+    // None of them left anything behind that would be in the way of a whole one.
+    restore(&connection, &whole, None).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_is_on_a_broker_already_is_not_touched_by_a_restore() {
+    let deployment = at_rest().await;
+    let before = held(deployment.nats()).await;
+    let directory = tempfile::tempdir().unwrap();
+    let directory = backed_up(&deployment, &directory).await;
+    let refused = refusal(restore(&connect(deployment.url()).await, &directory, None).await);
+    let all = streams().join(", ");
+    assert!(refused.contains(&format!("the broker has {all} already")), "{refused}");
+    assert_eq!(held(deployment.nats()).await, before);
+
+    // One is as good as all of them, and the others are not created.
+    let other = Deployment::bare().await;
+    let bucket = facts::RECEIVED;
+    let config = Config {
+        name: bucket.stream.to_owned(),
+        subjects: vec![bucket.subjects()],
+        ..Config::default()
+    };
+    other.nats().create_stream(config).await.unwrap();
+    let refused = refusal(restore(&connect(other.url()).await, &directory, None).await);
+    assert!(refused.contains("the broker has KV_received already"), "{refused}");
+    for stream in streams().into_iter().filter(|stream| *stream != bucket.stream) {
+        topology::stream_state(other.nats(), stream).await.unwrap_err();
+    }
+}
+
+#[tokio::test]
+async fn a_restore_that_breaks_off_names_what_is_restored() {
+    let deployment = at_rest().await;
+    let directory = tempfile::tempdir().unwrap();
+    let directory = backed_up(&deployment, &directory).await;
+
+    let other = Deployment::bare().await;
+    let connection = connect(other.url()).await;
+    let alone = refusal(restore(&connection, &directory, Some(3)).await);
+    assert!(alone.contains("cannot restore REQUESTS, and nothing was changed"), "{alone}");
+    assert!(alone.contains("replicas > 1 not supported in non-clustered mode"), "{alone}");
+    topology::stream_state(other.nats(), REQUESTS.stream).await.unwrap_err();
+
+    // Somebody else's stream takes the same messages.
+    let config = Config {
+        name: "OTHER".to_owned(),
+        subjects: vec![ACKNOWLEDGMENTS.subjects()],
+        ..Config::default()
+    };
+    other.nats().create_stream(config).await.unwrap();
+    let broken_off = refusal(restore(&connection, &directory, None).await);
+    assert!(
+        broken_off.contains("cannot restore ACKNOWLEDGMENTS; REQUESTS, RESPONSES are restored"),
+        "{broken_off}"
+    );
+    topology::stream_state(other.nats(), ACKNOWLEDGMENTS.stream).await.unwrap_err();
+
+    // As it says: without what is in the way, and what was restored, it can be restored.
+    for stream in ["OTHER", REQUESTS.stream, RESPONSES.stream] {
+        other.nats().delete_stream(stream).await.unwrap();
+    }
+    restore(&connection, &directory, None).await.unwrap();
+    everything_comes_home(&other).await;
+}
+
+#[tokio::test]
+async fn nothing_is_backed_up_while_a_side_runs() {
+    let deployment = Deployment::start().await;
+    let connection = connect(deployment.url()).await;
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path().join("backup");
+    for side in [Side::Generator, Side::Requestor] {
+        let mut service = deployment.run(side, side.name(), &[]).await;
+        ready(&service).await;
+        let refused = refusal(backup(&connection, &directory).await);
+        assert!(refused.contains(&format!("a {} runs, and waits", side.name())), "{refused}");
+        assert!(!directory.exists());
+        service.terminate().unwrap();
+        succeeded(&mut service).await;
+    }
+    backup(&connection, &directory).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_backup_during_which_somebody_writes_leaves_nothing_that_looks_like_one() {
+    let deployment = Deployment::start().await;
+    let connection = connect(deployment.url()).await;
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("backup");
+    let stop = CancellationToken::new();
+    let writes = async {
+        while !stop.is_cancelled() {
+            deployment.publish(&published(&request())).await;
+        }
+    };
+    let backs_up = async {
+        let backed_up = backup(&connection, &path).await;
+        stop.cancel();
+        backed_up
+    };
+    let (backed_up, ()) = tokio::join!(backs_up, writes);
+    let refused = refusal(backed_up);
+    assert!(refused.contains("REQUESTS has got messages while it was backed up"), "{refused}");
+    assert_eq!(fs::read_dir(&path).unwrap().count(), 0);
+    // The same directory is as good as new.
+    backup(&connection, &path).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_exit_status_says_whether_there_is_a_backup() {
+    let deployment = Deployment::start().await;
+    let directory = tempfile::tempdir().unwrap();
+    let lab = async |command: &str| {
+        let mut lab = Command::new(env!("CARGO_BIN_EXE_lab"));
+        lab.env_clear().arg(command).arg(directory.path()).args(["--nats-url", deployment.url()]);
+        let output = lab.output().await.unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8(text).unwrap())
+    };
+    let (status, text) = lab("backup").await;
+    assert_eq!(status, Some(0), "{text}");
+    assert!(text.starts_with("Backed up to "), "{text}");
+    let (status, text) = lab("backup").await;
+    assert_eq!(status, Some(2), "{text}");
+    assert!(text.contains("is not empty"), "{text}");
+    let (status, text) = lab("restore").await;
+    assert_eq!(status, Some(2), "{text}");
+    for stream in streams() {
+        deployment.nats().delete_stream(stream).await.unwrap();
+    }
+    let (status, text) = lab("restore").await;
+    assert_eq!(status, Some(0), "{text}");
+    assert!(text.starts_with("Restored."), "{text}");
+}
