@@ -7,6 +7,7 @@ WORKDIR /decoupled
 COPY Cargo.toml Cargo.lock ./
 COPY contract/Cargo.toml contract/
 COPY worker/Cargo.toml worker/
+COPY observe/Cargo.toml observe/
 COPY requestor/Cargo.toml requestor/
 COPY generator/Cargo.toml generator/
 COPY lab/Cargo.toml lab/
@@ -34,8 +35,9 @@ RUN touch generator/src/*.rs && cargo build --release --locked --workspace --bin
 
 FROM shared AS lab-build
 COPY requestor requestor
+COPY observe observe
 COPY lab lab
-RUN touch requestor/src/*.rs lab/src/*.rs && cargo build --release --locked --workspace --bin lab
+RUN touch observe/src/*.rs requestor/src/*.rs lab/src/*.rs && cargo build --release --locked --workspace --bin lab
 
 # Nothing but the C library, certificates, and a user that is nobody. It writes nowhere: run it with
 # --read-only.
