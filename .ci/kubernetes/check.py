@@ -13,6 +13,8 @@ import kubernetes_validate
 import referencing
 import yaml
 
+import agreement
+
 KUBERNETES = "1.36"
 HERE = pathlib.Path(__file__).resolve().parent
 REPOSITORY = HERE.parent.parent
@@ -62,7 +64,11 @@ def main(home):
         check(job.name, render(job), secrets)
     count = 1 + len(overlays) + len(jobs)
     count += combinations(home, copy)
-    print(f"{count} kustomizations are valid for Kubernetes {KUBERNETES}, and fit together")
+    print(f"{count} kustomizations are valid for Kubernetes {KUBERNETES}, fit together, and agree with the programs")
+    try:
+        print(f"{agreement.check_compose()} services of Compose agree with the programs")
+    except agreement.Disagreement as error:
+        fail("Compose", error)
 
     check_alerts(home, copy)
 
@@ -167,6 +173,7 @@ def check(name, objects, elsewhere=()):
         check_pod(f"{name}: {thing['kind']} {thing['metadata']['name']}", thing["spec"]["template"], there)
     for thing in objects:
         check_selectors(f"{name}: {thing['kind']} {thing['metadata']['name']}", thing, pods)
+    check_agreement(name, objects, pods)
 
 
 def check_pod(where, template, there):
@@ -214,6 +221,37 @@ def check_pod(where, template, there):
     for name in names:
         if name not in there:
             fail(where, f"names a {' '.join(name)} that is not there")
+
+
+def check_agreement(name, objects, pods):
+    """That what is rendered agrees with the programs, and with the broker's configuration."""
+    labelled = [(thing, thing["metadata"]["labels"]) for thing in objects]
+    labelled += [(thing, thing["spec"]["template"]["metadata"]["labels"]) for thing in pods]
+    for thing, labels in labelled:
+        said = labels["app.kubernetes.io/version"]
+        if labels["app.kubernetes.io/name"] != "nats" and said != agreement.version():
+            where = f"{name}: {thing['kind']} {thing['metadata']['name']}"
+            fail(where, f"is of version {said}, and the programs of {agreement.version()}")
+    for thing in pods:
+        pod = thing["spec"]["template"]["spec"]
+        for container in pod.get("initContainers", []) + pod["containers"]:
+            try:
+                agreement.check_container(container, grace=pod.get("terminationGracePeriodSeconds", 30))
+            except agreement.Disagreement as error:
+                fail(f"{name}: {thing['kind']} {thing['metadata']['name']}, container {container['name']}", error)
+    for thing in objects:
+        if thing["kind"] != "StatefulSet":
+            continue
+        pod = thing["spec"]["template"]["spec"]
+        mounted = [volume["configMap"]["name"] for volume in pod["volumes"] if "configMap" in volume]
+        maps = [other for other in objects if other["kind"] == "ConfigMap" and other["metadata"]["name"] in mounted]
+        files = [file for other in maps for file in other["data"].values()]
+        [broker] = [container for container in pod["containers"] if container["name"] == "nats"]
+        environment = {variable["name"]: variable.get("value") for variable in broker["env"]}
+        try:
+            agreement.check_broker("\n".join(files), environment)
+        except agreement.Disagreement as error:
+            fail(f"{name}: StatefulSet {thing['metadata']['name']}", error)
 
 
 def matches(selector, labels):
