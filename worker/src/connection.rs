@@ -42,6 +42,8 @@ pub struct Connection {
     client: Client,
     context: Context,
     link: watch::Receiver<Link>,
+    /// What the broker said the last time that it did not let this user create something.
+    refused_creation: watch::Receiver<String>,
 }
 
 /// Why there is no use in trying to connect again.
@@ -86,14 +88,15 @@ impl Connection {
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         loop {
             let (link_sender, mut link) = watch::channel(Link::default());
-            let options =
-                options(settings, client_name).await?.event_callback(watcher(link_sender, &report));
+            let (refusal_sender, refused_creation) = watch::channel(String::new());
+            let options = options(settings, client_name).await?;
+            let options = options.event_callback(watcher(link_sender, refusal_sender, &report));
             let failure = match options.connect(servers.as_slice()).await {
                 Ok(client) => {
                     let _ = link.wait_for(|link| link.connected).await;
                     let context =
                         ContextBuilder::new().timeout(ANSWER_TIMEOUT).build(client.clone());
-                    return Ok(Self { client, context, link });
+                    return Ok(Self { client, context, link, refused_creation });
                 }
                 Err(failure) => failure,
             };
@@ -143,6 +146,18 @@ impl Connection {
         self.link.borrow().times
     }
 
+    /// Waits until the broker does not let this user create something, and gives its words. It sends no
+    /// other answer, so that who asked would wait for one.
+    pub(crate) async fn creation_refused(&self) -> String {
+        let mut refused = self.refused_creation.clone();
+        refused.mark_unchanged();
+        match refused.changed().await {
+            Ok(()) => refused.borrow_and_update().clone(),
+            // The client has ended, and nobody will say anything any more.
+            Err(_) => pending().await,
+        }
+    }
+
     /// Waits until the client has ended, which it does only by a panic: over a carriage return within
     /// a header, for one, which brokers let through (nats-io/nats.rs#1612). Nothing reaches the
     /// broker after that, and there is no way to revive it.
@@ -183,6 +198,7 @@ impl Connection {
 /// Says what becomes of the connection, and keeps `link` current.
 fn watcher(
     link: watch::Sender<Link>,
+    refused_creation: watch::Sender<String>,
     report: &Arc<impl Fn(bool) + Send + Sync + 'static>,
 ) -> impl Fn(Event) -> Ready<()> + Send + Sync + 'static {
     let report = Arc::clone(report);
@@ -204,6 +220,9 @@ fn watcher(
             Event::ServerError(ServerError::AuthorizationViolation) => {
                 error!("the broker refuses the credentials; trying again");
             }
+            Event::ServerError(ServerError::Other(refusal)) if is_of_creation(refusal) => {
+                refused_creation.send_replace(refusal.clone());
+            }
             Event::ServerError(refusal) => error!(%refusal, "the broker complains"),
             Event::ClientError(failure) => warn!(%failure, "cannot connect to the broker yet"),
             Event::SlowConsumer(_) => warn!("the broker sends more than is taken"),
@@ -211,6 +230,12 @@ fn watcher(
         }
         ready(())
     }
+}
+
+/// Whether these words of the broker say that this user may not create a stream or a consumer.
+fn is_of_creation(refusal: &str) -> bool {
+    const CALLS: [&str; 2] = ["$JS.API.STREAM.CREATE.", "$JS.API.CONSUMER.CREATE."];
+    CALLS.iter().any(|call| refusal.contains(&format!("Violation for Publish to \"{call}")))
 }
 
 async fn options(settings: &NatsSettings, name: &str) -> Result<ConnectOptions, ConnectError> {

@@ -1,5 +1,6 @@
 //! The frame that every service stands in: start, consume, stop.
 
+use std::mem;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -381,8 +382,24 @@ impl QueueConsumer {
 /// Declares the topology, and tries until the broker answers.
 async fn declare(connection: &Connection, limits: &Limits) -> Result<Topology, DeclareError> {
     let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+    let mut has_said_who_may = false;
     loop {
-        match connection.ask(pin!(topology::declare(connection.context(), limits))).await {
+        let declaring = pin!(topology::declare(connection.context(), limits));
+        let declared = tokio::select! {
+            declared = connection.ask(declaring) => declared,
+            refusal = connection.creation_refused() => {
+                // It may take long until somebody does it, and to say so once is enough.
+                if !mem::replace(&mut has_said_who_may, true) {
+                    warn!(
+                        refusal,
+                        "something is missing that this user may not create; waiting until somebody \
+                         who may has run `cargo lab declare`"
+                    );
+                }
+                None
+            }
+        };
+        match declared {
             Some(Ok(topology)) => {
                 for object in &topology.created {
                     info!(object, "created");
