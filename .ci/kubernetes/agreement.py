@@ -115,17 +115,13 @@ def answers(program, path):
     with subprocess.Popen([PROGRAMS / program], env=environment, stderr=subprocess.PIPE, text=True) as service:
         try:
             lines = (json.loads(line) for line in service.stderr)
-            addr = next(line["addr"] for line in map(fields, lines) if "admin endpoint" in line["message"])
+            addr = next(line["addr"] for line in lines if "admin endpoint" in line["message"])
             try:
                 return urllib.request.urlopen(f"http://{addr}{path}", timeout=60).status == 200
             except urllib.error.HTTPError as error:
                 return error.code != 404
         finally:
             service.kill()
-
-
-def fields(line):
-    return line.get("fields", line)
 
 
 def check_broker_image(image):
