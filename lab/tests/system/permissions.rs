@@ -26,16 +26,16 @@ const GENERATOR: &str = "generator";
 const DECLARER: &str = "declarer";
 const AUDITOR: &str = "auditor";
 const REPLAYER: &str = "replayer";
-
+const KEEPER: &str = "keeper";
 const VIEWER: &str = "viewer";
 
-const USERS: [&str; 6] = [REQUESTOR, GENERATOR, DECLARER, AUDITOR, REPLAYER, VIEWER];
+const USERS: [&str; 7] = [REQUESTOR, GENERATOR, DECLARER, AUDITOR, REPLAYER, KEEPER, VIEWER];
 
 /// Those that take messages from queues.
 const SERVICES: &[&str] = &[REQUESTOR, GENERATOR];
 
 /// Those that look whether all is declared.
-const ALL_BUT_REPLAYER: &[&str] = &[REQUESTOR, GENERATOR, DECLARER, AUDITOR, VIEWER];
+const ALL_BUT_REPLAYER: &[&str] = &[REQUESTOR, GENERATOR, DECLARER, AUDITOR, KEEPER, VIEWER];
 
 /// Those that read all facts.
 const READERS: &[&str] = &[AUDITOR, VIEWER];
@@ -61,6 +61,7 @@ const PUBLISHES: &[(&str, &[&str])] = &[
     ("_INBOX_declarer.id", &[]),
     ("_INBOX_auditor.id", &[]),
     ("_INBOX_replayer.id", &[]),
+    ("_INBOX_keeper.id", &[]),
     ("_INBOX_viewer.id", &[]),
     // Asking which services there are, and answering somebody who has not asked.
     ("$SRV.STATS", &[VIEWER]),
@@ -173,14 +174,45 @@ const PUBLISHES: &[(&str, &[&str])] = &[
     ("$JS.API.CONSUMER.DELETE.ACKNOWLEDGMENTS.generator", &[]),
     ("$JS.API.CONSUMER.PAUSE.REQUESTS.generator", &[]),
     ("$JS.API.CONSUMER.RESET.RESPONSES.requestor", &[]),
+    // Taking all of a stream into a file, and creating it from one.
+    ("$JS.API.STREAM.SNAPSHOT.REQUESTS", &[KEEPER]),
+    ("$JS.API.STREAM.SNAPSHOT.RESPONSES", &[KEEPER]),
+    ("$JS.API.STREAM.SNAPSHOT.ACKNOWLEDGMENTS", &[KEEPER]),
+    ("$JS.API.STREAM.SNAPSHOT.DEAD_LETTERS", &[KEEPER]),
+    ("$JS.API.STREAM.SNAPSHOT.KV_requested", &[KEEPER]),
+    ("$JS.API.STREAM.SNAPSHOT.KV_stored", &[KEEPER]),
+    ("$JS.API.STREAM.SNAPSHOT.KV_received", &[KEEPER]),
+    ("$JS.API.STREAM.SNAPSHOT.OTHER", &[]),
+    ("$JS.SNAPSHOT.ACK.REQUESTS.id.131072.1", &[KEEPER]),
+    ("$JS.SNAPSHOT.ACK.RESPONSES.id.131072.1", &[KEEPER]),
+    ("$JS.SNAPSHOT.ACK.ACKNOWLEDGMENTS.id.131072.1", &[KEEPER]),
+    ("$JS.SNAPSHOT.ACK.DEAD_LETTERS.id.131072.1", &[KEEPER]),
+    ("$JS.SNAPSHOT.ACK.KV_requested.id.131072.1", &[KEEPER]),
+    ("$JS.SNAPSHOT.ACK.KV_stored.id.131072.1", &[KEEPER]),
+    ("$JS.SNAPSHOT.ACK.KV_received.id.131072.1", &[KEEPER]),
+    ("$JS.SNAPSHOT.ACK.OTHER.id.131072.1", &[]),
+    ("$JS.API.STREAM.RESTORE.REQUESTS", &[KEEPER]),
+    ("$JS.API.STREAM.RESTORE.RESPONSES", &[KEEPER]),
+    ("$JS.API.STREAM.RESTORE.ACKNOWLEDGMENTS", &[KEEPER]),
+    ("$JS.API.STREAM.RESTORE.DEAD_LETTERS", &[KEEPER]),
+    ("$JS.API.STREAM.RESTORE.KV_requested", &[KEEPER]),
+    ("$JS.API.STREAM.RESTORE.KV_stored", &[KEEPER]),
+    ("$JS.API.STREAM.RESTORE.KV_received", &[KEEPER]),
+    ("$JS.API.STREAM.RESTORE.OTHER", &[]),
+    ("$JS.SNAPSHOT.RESTORE.REQUESTS.id", &[KEEPER]),
+    ("$JS.SNAPSHOT.RESTORE.RESPONSES.id", &[KEEPER]),
+    ("$JS.SNAPSHOT.RESTORE.ACKNOWLEDGMENTS.id", &[KEEPER]),
+    ("$JS.SNAPSHOT.RESTORE.DEAD_LETTERS.id", &[KEEPER]),
+    ("$JS.SNAPSHOT.RESTORE.KV_requested.id", &[KEEPER]),
+    ("$JS.SNAPSHOT.RESTORE.KV_stored.id", &[KEEPER]),
+    ("$JS.SNAPSHOT.RESTORE.KV_received.id", &[KEEPER]),
+    ("$JS.SNAPSHOT.RESTORE.OTHER.id", &[]),
     // What shows or moves everything at once.
     ("$JS.API.INFO", &[]),
     ("$JS.API.STREAM.LIST", &[]),
     ("$JS.API.STREAM.NAMES", &[]),
     ("$JS.API.CONSUMER.LIST.RESPONSES", &[]),
     ("$JS.API.CONSUMER.NAMES.RESPONSES", &[]),
-    ("$JS.API.STREAM.SNAPSHOT.KV_stored", &[]),
-    ("$JS.API.STREAM.RESTORE.KV_stored", &[]),
     ("$JS.API.STREAM.LEADER.STEPDOWN.REQUESTS", &[]),
     ("$JS.API.META.LEADER.STEPDOWN", &[]),
     ("$SYS.REQ.SERVER.PING", &[]),
@@ -193,6 +225,7 @@ const SUBSCRIPTIONS: &[(&str, &[&str])] = &[
     ("_INBOX_declarer.>", &[DECLARER]),
     ("_INBOX_auditor.>", &[AUDITOR]),
     ("_INBOX_replayer.>", &[REPLAYER]),
+    ("_INBOX_keeper.>", &[KEEPER]),
     ("_INBOX_requestor.id", &[REQUESTOR]),
     ("_INBOX_viewer.>", &[VIEWER]),
     // Who asks which services there are.
@@ -462,6 +495,38 @@ async fn publish_unreadable(port: u16, user: &str, subject: &str) {
     let headers = b"NATS/1.0\r\nnothing\r\n\r\n";
     let message = Raw { subject: subject.as_bytes(), headers, body: b"" };
     publish_raw(port, Some((user, &password(user))), &inbox(user), message).await;
+}
+
+#[tokio::test]
+async fn the_keeper_carries_all_of_it_to_a_broker_that_has_nothing() {
+    let guarded = Guarded::declared().await;
+    let mut generator = guarded.run(Side::Generator, "generator", &[]).await;
+    let total = [("REQUEST_TOTAL", "100"), ("REQUEST_RATE", "max")];
+    let mut requestor = guarded.run(Side::Requestor, "requestor", &total).await;
+    succeeded(&mut requestor).await;
+    // Larger than one part, so that there is something to answer for.
+    let body: Vec<u8> = (0..200_000).map(|_| rand::random()).collect();
+    let garbage = REQUESTS.subject_of("garbage");
+    let client = guarded.connect(REQUESTOR).await;
+    client.context().publish(garbage, body.into()).await.unwrap().await.unwrap();
+    guarded.dead_letters(1).await;
+    assert_eq!(guarded.verdict().await.complete, 100);
+    generator.terminate().unwrap();
+    succeeded(&mut generator).await;
+
+    let backup = guarded.directory.path().join("backup");
+    lab::backup::backup(&guarded.connect(KEEPER).await, &backup).await.unwrap();
+    assert_eq!(guarded.refused(), [""; 0]);
+
+    let other = Guarded::start().await;
+    lab::backup::restore(&other.connect(KEEPER).await, &backup, None).await.unwrap();
+    let verdict = other.verdict().await;
+    assert_eq!((verdict.requested, verdict.complete), (100, 100), "{verdict}");
+    assert!(verdict.is_clean(), "{verdict}");
+    // What is there is what somebody would have declared.
+    let declarer = other.connect(DECLARER).await;
+    assert_eq!(declare(declarer.context(), &LIMITS).await.unwrap(), [""; 0]);
+    assert_eq!(other.refused(), [""; 0]);
 }
 
 #[tokio::test]
