@@ -24,6 +24,8 @@ LABELS = {
     f"app.kubernetes.io/{name}"
     for name in ("name", "instance", "version", "component", "part-of", "managed-by")
 }
+# What is applied by itself, beside a system that runs.
+JOBS = ["audit", "ask", "replay", "backup", "restore"]
 # The components that can be combined.
 COMPONENTS = ["ha", "autoscale", "monitoring", "tls"]
 
@@ -40,8 +42,8 @@ def main(home):
     shutil.copytree(REPOSITORY / "k8s", copy, ignore=shutil.ignore_patterns(made))
 
     overlays = sorted(path.parent for path in copy.glob("overlays/*/kustomization.yaml"))
-    jobs = [copy / name for name in ("audit", "ask", "replay")]
-    overlays_of_jobs = [overlay for overlay in overlays if overlay.name.split("-")[0] in ("audit", "ask", "replay")]
+    jobs = [copy / name for name in JOBS]
+    overlays_of_jobs = [overlay for overlay in overlays if overlay.name.split("-")[0] in JOBS]
     overlays_of_all = [overlay for overlay in overlays if overlay not in overlays_of_jobs]
 
     for overlay in overlays_of_all:
@@ -58,12 +60,17 @@ def main(home):
         check(overlay.name, objects)
         if LOCAL_PASSWORD in yaml.safe_dump(objects):
             fail(overlay.name, "has a password of the repository")
-    # A Job of its own expects the Secrets of the system, and those of its certificates.
-    secrets = [thing for thing in local if thing["kind"] == "Secret"]
+    volume = render(copy / "backups")
+    check("backups", volume)
+    # A Job of its own expects the Secrets of the system, those of its certificates, and the backups.
+    expected = [thing for thing in local if thing["kind"] == "Secret"] + volume
     for job in jobs + overlays_of_jobs:
-        check(job.name, render(job), secrets)
-    count = 1 + len(overlays) + len(jobs)
+        check(job.name, render(job), expected)
+    count = 2 + len(overlays) + len(jobs)
     count += combinations(home, copy)
+    check_rest(render(copy / "overlays/ha-at-rest"))
+    check_rest(combination(home, [*COMPONENTS, "cert-manager", "at-rest"]))
+    count += 1
     print(f"{count} kustomizations are valid for Kubernetes {KUBERNETES}, fit together, and agree with the programs")
     try:
         print(f"{agreement.check_compose()} services of Compose agree with the programs")
@@ -89,26 +96,45 @@ def render(directory):
 def combinations(home, copy):
     """Renders every choice of components, forwards and backwards: their order is not to matter."""
     count = 0
-    directory = home / "combination"
     for size in range(len(COMPONENTS) + 1):
         for chosen in itertools.combinations(COMPONENTS, size):
             for order in {chosen, chosen[::-1]}:
-                parts = [f"../k8s/components/{part}" for part in order]
-                if "tls" in order:
-                    parts.append("../k8s/components/cert-manager")
-                parts = ["../k8s/credentials/own", *parts, "../k8s/components/common"]
-                shutil.rmtree(directory, ignore_errors=True)
-                directory.mkdir()
-                kustomization = {
-                    "apiVersion": "kustomize.config.k8s.io/v1beta1",
-                    "kind": "Kustomization",
-                    "resources": ["../k8s/base"],
-                    "components": parts,
-                }
-                (directory / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
-                check(" + ".join(order) or "none of the components", render(directory))
+                parts = [*order, "cert-manager"] if "tls" in order else order
+                check(" + ".join(order) or "none of the components", combination(home, parts))
                 count += 1
     return count
+
+
+def combination(home, parts):
+    """Renders the system with these components."""
+    directory = home / "combination"
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir()
+    parts = [f"../k8s/components/{part}" for part in parts]
+    kustomization = {
+        "apiVersion": "kustomize.config.k8s.io/v1beta1",
+        "kind": "Kustomization",
+        "resources": ["../k8s/base"],
+        "components": ["../k8s/credentials/own", *parts, "../k8s/components/common"],
+    }
+    (directory / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+    return render(directory)
+
+
+def check_rest(objects):
+    """At rest nobody works, nobody declares, and nobody is woken up."""
+    check("at rest", objects)
+    for thing in objects:
+        where = f"at rest: {thing['kind']} {thing['metadata']['name']}"
+        match thing["kind"]:
+            case "Deployment":
+                rests = thing["spec"]["replicas"] == 0
+            case "ScaledObject":
+                rests = thing["metadata"].get("annotations", {}).get("autoscaling.keda.sh/paused-replicas") == "0"
+            case kind:
+                rests = kind != "Job"
+        if not rests:
+            fail(where, "does not rest")
 
 
 # Schemas
@@ -194,7 +220,9 @@ def check_pod(where, template, there):
             names.append(("Secret", volume["secret"]["secretName"]))
         if "configMap" in volume:
             names.append(("ConfigMap", volume["configMap"]["name"]))
-        if volume.keys() - {"name", "secret", "configMap", "emptyDir"}:
+        if "persistentVolumeClaim" in volume:
+            names.append(("PersistentVolumeClaim", volume["persistentVolumeClaim"]["claimName"]))
+        if volume.keys() - {"name", "secret", "configMap", "emptyDir", "persistentVolumeClaim"}:
             fail(where, f"the volume {volume['name']} is of a kind that is not expected")
     for container in pod.get("initContainers", []) + pod["containers"]:
         inside = f"{where}, container {container['name']}"
