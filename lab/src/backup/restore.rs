@@ -180,3 +180,25 @@ fn may_have_forgotten(stream: &KeptStream) -> bool {
     let age = worker::now().duration_since(oldest).saturating_add(CLOCKS);
     age >= SignedDuration::from_nanos(max_age)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_stream_with_an_age_limit_forgets_and_only_what_is_older() {
+        let hour = SignedDuration::from_hours(1);
+        let stream = |max_age: SignedDuration, oldest: Timestamp| KeptStream {
+            name: "KV_stored".to_owned(),
+            bytes: 0,
+            sha256: String::new(),
+            config: json!({ "max_age": i64::try_from(max_age.as_nanos()).unwrap() }),
+            state: json!({ "first_ts": oldest }),
+            consumers: Vec::new(),
+        };
+        let now = worker::now();
+        assert!(!may_have_forgotten(&stream(SignedDuration::ZERO, now - 2 * hour)));
+        assert!(!may_have_forgotten(&stream(2 * hour, now - hour)));
+        assert!(may_have_forgotten(&stream(hour, now - 2 * hour)));
+    }
+}

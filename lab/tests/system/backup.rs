@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use worker::{Connection, NatsSettings};
 
 use crate::by_hand::{acknowledgment, published, response};
-use crate::deployment::{Cluster, Deployment, Side, ready, succeeded};
+use crate::deployment::{Cluster, Deployment, LIMITS, Side, ready, succeeded};
 use crate::loops::request;
 
 /// How many requests have come home before the backup.
@@ -63,6 +63,12 @@ fn refusal(result: anyhow::Result<()>) -> String {
 /// it was in the hands of a generator that was killed.
 async fn at_rest() -> Deployment {
     let deployment = Deployment::start().await;
+    leave_work(&deployment).await;
+    deployment
+}
+
+/// Brings a deployment to such a rest.
+async fn leave_work<B>(deployment: &Deployment<B>) {
     let mut generator = deployment.run(Side::Generator, "generator", &[]).await;
     succeeded(&mut deployment.ask(COMPLETE).await).await;
     let garbage = REQUESTS.subject_of("garbage");
@@ -73,7 +79,7 @@ async fn at_rest() -> Deployment {
     generator.terminate().unwrap();
     succeeded(&mut generator).await;
 
-    fill(&deployment, Request::clone).await;
+    fill(deployment, Request::clone).await;
     let concurrency = IN_HAND.to_string();
     let slow = [("WORK_TIME", "1h"), ("CONCURRENCY", concurrency.as_str())];
     let mut generator = deployment.run(Side::Generator, "slow", &slow).await;
@@ -84,8 +90,8 @@ async fn at_rest() -> Deployment {
     .await;
     generator.kill().await.unwrap();
 
-    fill(&deployment, |request| response(request, "aaaa")).await;
-    for request in fill(&deployment, |request| acknowledgment(request, "aaaa")).await {
+    fill(deployment, |request| response(request, "aaaa")).await;
+    for request in fill(deployment, |request| acknowledgment(request, "aaaa")).await {
         deployment.publish(&acknowledgment(&request, "aaaa").creation()).await;
     }
     for queue in [REQUESTS, RESPONSES, ACKNOWLEDGMENTS] {
@@ -97,12 +103,11 @@ async fn at_rest() -> Deployment {
         if consumer.num_waiting == 0 { Ok(()) } else { Err(consumer.num_waiting) }
     })
     .await;
-    deployment
 }
 
 /// Publishes messages of requests that were accepted. Gives the requests.
-async fn fill<M: Message>(
-    deployment: &Deployment,
+async fn fill<B, M: Message>(
+    deployment: &Deployment<B>,
     message: impl Fn(&Request) -> M,
 ) -> Vec<Request> {
     let mut requests = Vec::new();
@@ -116,7 +121,7 @@ async fn fill<M: Message>(
 }
 
 /// Backs up a deployment into a directory within this one.
-async fn backed_up(deployment: &Deployment, directory: &TempDir) -> PathBuf {
+async fn backed_up<B>(deployment: &Deployment<B>, directory: &TempDir) -> PathBuf {
     let directory = directory.path().join("backup");
     backup(&connect(deployment.url()).await, &directory).await.unwrap();
     directory
@@ -180,6 +185,21 @@ async fn what_one_broker_had_is_kept_by_three_and_survives_the_death_of_any() {
     let leader = cluster.broker.leader(REQUESTS.stream).await.unwrap().unwrap();
     cluster.broker.kill(leader).await.unwrap();
     everything_comes_home(&cluster).await;
+}
+
+#[tokio::test]
+async fn what_three_brokers_had_goes_on_where_it_was_on_one() {
+    let cluster = Cluster::of_three().await;
+    cluster.declare(&LIMITS).await;
+    leave_work(&cluster).await;
+    let before = held(cluster.nats()).await;
+    let directory = tempfile::tempdir().unwrap();
+    let directory = backed_up(&cluster, &directory).await;
+
+    let one = Deployment::bare().await;
+    restore(&connect(one.url()).await, &directory, Some(1)).await.unwrap();
+    assert_eq!(held(one.nats()).await, before);
+    everything_comes_home(&one).await;
 }
 
 #[tokio::test]
