@@ -27,11 +27,12 @@ use worker::Connection;
 use manifest::{KeptConsumer, KeptStream, Manifest};
 use still::Still;
 
-/// The streams that a backup has, in the order in which it takes them.
+/// The streams that a backup has, in the order in which they are taken and restored. The queues come
+/// last: a restore that breaks off leaves no work whose facts are missing, which would be done again.
 fn streams() -> Vec<&'static str> {
-    let queues = queues::ALL.iter().map(|queue| queue.stream);
     let buckets = facts::ALL.iter().map(|bucket| bucket.stream);
-    queues.chain([dead_letters::STREAM]).chain(buckets).collect()
+    let queues = queues::ALL.iter().map(|queue| queue.stream);
+    buckets.chain([dead_letters::STREAM]).chain(queues).collect()
 }
 
 /// Backs up all streams with their consumers into a directory, which is created, or has to be

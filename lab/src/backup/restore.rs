@@ -33,7 +33,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 ///
 /// Where the directory is no backup or is damaged, or one of the streams is there already, or the
 /// broker is older than the one that was backed up: nothing is changed then. And where it breaks off
-/// in between: the error names what is restored by then.
+/// in between: the error names what is on the broker then.
 pub async fn restore(
     connection: &Connection,
     directory: &Path,
@@ -50,7 +50,6 @@ pub async fn restore(
          before anybody declares anything there",
         there.join(", ")
     );
-    let mut restored = Vec::new();
     for stream in &manifest.streams {
         let mut config = stream.config.clone();
         if let Some(replicas) = replicas {
@@ -58,22 +57,25 @@ pub async fn restore(
         }
         let path = directory.join(file(&stream.name));
         let given = snapshot::give(connection, stream, &config, &path).await;
-        given.with_context(|| broken_off(&stream.name, &restored))?;
-        restored.push(stream.name.as_str());
+        if let Err(error) = given {
+            let left = self::there(nats, &manifest).await.ok();
+            return Err(error).with_context(|| broken_off(&stream.name, left.as_deref()));
+        }
         tell(stream)?;
     }
     settled(nats, &manifest, replicas).await
 }
 
-/// What to do after a restore that broke off. The broker keeps no part of a stream.
-fn broken_off(stream: &str, restored: &[&str]) -> String {
-    if restored.is_empty() {
-        return format!("cannot restore {stream}, and nothing was changed");
-    }
+/// What to do after a restore that broke off. The broker may keep a part of a stream.
+fn broken_off(stream: &str, left: Option<&[String]>) -> String {
+    let left = match left {
+        Some([]) => return format!("cannot restore {stream}; nothing of it is on the broker"),
+        Some(left) => left.join(", "),
+        None => "a part of it".to_owned(),
+    };
     format!(
-        "cannot restore {stream}; {} are restored, and worth nothing without the rest: empty the \
-         broker's store, or remove them (nats stream rm), and restore again",
-        restored.join(", ")
+        "cannot restore {stream}; on the broker is now {left}, which is not all: start nothing there, \
+         but empty its store, or remove what is there (nats stream rm), and restore again"
     )
 }
 

@@ -9,7 +9,7 @@ use async_nats::client::Request;
 use async_nats::jetstream::Error;
 use async_nats::jetstream::context::{ContextBuilder, RequestErrorKind};
 use async_nats::jetstream::response::Response;
-use async_nats::{Client, Message, RequestErrorKind as AnswerErrorKind};
+use async_nats::{Message, RequestErrorKind as AnswerErrorKind};
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use indicatif::HumanBytes;
@@ -66,6 +66,7 @@ pub(super) async fn take(
 ) -> anyhow::Result<Taken> {
     let what = || format!("cannot take a snapshot of {stream}");
     let client = connection.client();
+    let times_connected = connects(connection);
     let inbox = client.new_inbox();
     let mut chunks = client.subscribe(inbox.clone()).await.with_context(what)?;
     // The broker compares each message with its checksum; from 2.15 on it does so without being asked.
@@ -78,13 +79,10 @@ pub(super) async fn take(
         .with_context(|| format!("cannot create {}", path.display()))?;
     let mut progress = Progress::new(stream);
     let mut hash = Sha256::new();
-    let times_connected = connects(client);
     loop {
-        let next = timeout(SILENCE, chunks.next()).await;
-        let chunk = next.context("the broker went silent").with_context(what)?;
-        let chunk = chunk.context("the connection has ended").with_context(what)?;
-        // A connection that is lost loses what is on its way.
-        ensure!(connects(client) == times_connected, "{}: the connection was lost", what());
+        let next = unless_lost(connection, times_connected, timeout(SILENCE, chunks.next()));
+        let next = next.await.with_context(what)?.context("the broker went silent");
+        let chunk = next.with_context(what)?.context("the client has ended").with_context(what)?;
         if chunk.payload.is_empty() {
             ended_well(&chunk).with_context(what)?;
             break;
@@ -104,8 +102,28 @@ pub(super) async fn take(
 }
 
 /// How many times the client has connected.
-fn connects(client: &Client) -> u64 {
-    client.statistics().connects.load(Ordering::Relaxed)
+fn connects(connection: &Connection) -> u64 {
+    connection.client().statistics().connects.load(Ordering::Relaxed)
+}
+
+/// What is awaited, if the connection lasts until then. One that is lost loses what is on its way, and
+/// the broker does not send it again.
+async fn unless_lost<F: Future>(
+    connection: &Connection,
+    times_connected: u64,
+    awaited: F,
+) -> anyhow::Result<F::Output> {
+    let is_lost = || !connection.is_connected() || connects(connection) != times_connected;
+    let lost = async {
+        while !is_lost() {
+            sleep(PAUSE).await;
+        }
+    };
+    let output = tokio::select! {
+        output = awaited => Some(output),
+        () = lost => None,
+    };
+    output.filter(|_| !is_lost()).context("the connection was lost")
 }
 
 /// Whether a snapshot is whole: its end may also say why there is no more.
@@ -123,7 +141,7 @@ struct Awaited {
     deliver_subject: String,
 }
 
-/// Creates a stream of a snapshot, with its consumers. It is there as a whole, or not at all.
+/// Creates a stream of a snapshot, with its consumers.
 pub(super) async fn give(
     connection: &Connection,
     stream: &KeptStream,
@@ -135,6 +153,7 @@ pub(super) async fn give(
     let request = json!({ "config": config, "state": stream.state });
     let Awaited { deliver_subject } =
         call(connection, format!("STREAM.RESTORE.{}", stream.name), &request).await?;
+    let times_connected = connects(connection);
     let begun = Instant::now();
     let mut progress = Progress::new(&stream.name);
     loop {
@@ -145,7 +164,8 @@ pub(super) async fn give(
         let chunk = chunk.freeze();
         let answer = loop {
             let request = Request::new().payload(chunk.clone()).timeout(Some(SILENCE));
-            match connection.client().send_request(deliver_subject.clone(), request).await {
+            let sent = connection.client().send_request(deliver_subject.clone(), request);
+            match unless_lost(connection, times_connected, sent).await? {
                 Ok(answer) => break answer,
                 Err(error) if error.kind() != AnswerErrorKind::NoResponders => {
                     return Err(error.into());
