@@ -42,7 +42,7 @@ pub async fn restore(
     let nats = connection.context();
     let manifest = Manifest::read(directory).await?;
     eprintln!("a backup of {}, of a broker of version {}", manifest.made_at, manifest.broker);
-    check_broker(connection, &manifest)?;
+    check_broker(&connection.client().server_info().version, &manifest.broker)?;
     let there = there(nats, &manifest).await?;
     ensure!(
         there.is_empty(),
@@ -80,19 +80,22 @@ fn broken_off(stream: &str, left: Option<&[String]>) -> String {
 }
 
 /// Refuses a broker that would not understand the backup.
-fn check_broker(connection: &Connection, manifest: &Manifest) -> anyhow::Result<()> {
-    let client = connection.client();
-    let mut numbers = manifest.broker.split(['.', '-']).map(str::parse);
-    let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) else {
-        bail!("the backup is of a broker of an unknown version, {}", manifest.broker);
-    };
+fn check_broker(broker: &str, backed_up: &str) -> anyhow::Result<()> {
+    let (is, should_be) = (release(broker)?, release(backed_up)?);
     ensure!(
-        client.is_server_compatible(major, minor, 0),
-        "the broker is version {}, and the backup is of version {}, which an older one cannot read",
-        client.server_info().version,
-        manifest.broker
+        is >= should_be,
+        "the broker is version {broker}, and cannot read the backup of a newer one, {backed_up}"
     );
     Ok(())
+}
+
+/// The first two numbers of a version: with the last one, nothing changes in what brokers write.
+fn release(version: &str) -> anyhow::Result<(u64, u64)> {
+    let mut numbers = version.split('.').map(str::parse);
+    match (numbers.next(), numbers.next()) {
+        (Some(Ok(major)), Some(Ok(minor))) => Ok((major, minor)),
+        _ => bail!("a broker of an unknown version, {version}"),
+    }
 }
 
 /// The streams of a backup that are on the broker.
@@ -186,6 +189,18 @@ fn may_have_forgotten(stream: &KeptStream) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_broker_reads_the_backups_of_its_own_release_and_of_older_ones() {
+        for older in ["2.15.1", "2.15.9", "2.12.0", "1.99.0", "2.15.0-RC.1"] {
+            check_broker("2.15.1", older).unwrap();
+        }
+        for newer in ["2.16.0", "3.0.0"] {
+            let refusal = check_broker("2.15.1", newer).unwrap_err().to_string();
+            assert!(refusal.ends_with(&format!("the backup of a newer one, {newer}")), "{refusal}");
+        }
+        check_broker("2.15.1", "two").unwrap_err();
+    }
 
     #[test]
     fn only_a_stream_with_an_age_limit_forgets_and_only_what_is_older() {
