@@ -3,6 +3,7 @@
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::Context;
@@ -318,6 +319,26 @@ async fn a_restore_that_breaks_off_names_what_is_there() {
     }
     restore(&connection, &directory, None).await.unwrap();
     everything_comes_home(&other).await;
+}
+
+#[tokio::test]
+async fn what_a_stream_would_have_forgotten_by_now_is_not_missed() {
+    const AGE: Duration = Duration::from_secs(3);
+    let deployment = at_rest().await;
+    let stream = topology::stream_state(deployment.nats(), dead_letters::STREAM).await.unwrap();
+    let forgetful = Config { max_age: AGE, duplicate_window: AGE, ..stream.config };
+    deployment.nats().update_stream(&forgetful).await.unwrap();
+    let letter = dead_letters::subject(REQUESTS.stream, "id");
+    deployment.publish_raw(&letter, HeaderMap::new(), b"soon forgotten").await;
+    let directory = tempfile::tempdir().unwrap();
+    let directory = backed_up(&deployment, &directory).await;
+    deployment.dead_letters(0).await;
+
+    let other = Deployment::bare().await;
+    restore(&connect(other.url()).await, &directory, None).await.unwrap();
+    other.dead_letters(0).await;
+    let state = topology::stream_state(other.nats(), dead_letters::STREAM).await.unwrap().state;
+    assert_eq!(state.last_sequence, 2);
 }
 
 #[tokio::test]
