@@ -96,7 +96,10 @@ impl Manifest {
             let mut file = create(&unfinished).await?;
             file.write_all(&serde_json::to_vec_pretty(&sealed)?).await?;
             file.sync_all().await?;
-            // The names of the other files come first: with this one it is a backup.
+            // Its own name and those of the other files come first: with this one it is a backup.
+            if let Some(parent) = fs::canonicalize(directory).await?.parent() {
+                sync(parent).await?;
+            }
             sync(directory).await?;
             fs::rename(&unfinished, directory.join(FILE)).await?;
             sync(directory).await?;
