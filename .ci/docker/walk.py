@@ -81,6 +81,15 @@ def walk():
     final = verdict()
     expect(final["requested"] == final["complete"] > 1000, "all that was asked for came home")
 
+    step("back up, lose the broker's volume, and restore")
+    compose("stop", "requestor", "generator")
+    compose("run", "--rm", "keeper", "backup", "/backups/now")
+    compose("rm", "--stop", "--force", "nats")
+    docker("volume", "rm", f"{ENVIRONMENT['COMPOSE_PROJECT_NAME']}_queues")
+    compose("up", "--detach", "--wait", "nats")
+    compose("run", "--rm", "keeper", "restore", "/backups/now")
+    expect(verdict() == final, "the verdict is the same as before")
+
 
 def check_container(service, container):
     """What the README promises of each container."""

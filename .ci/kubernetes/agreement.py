@@ -194,7 +194,7 @@ def check_service(name, service, dockerfile):
     expect(f'ENTRYPOINT ["{entrypoint[0]}"]' in dockerfile, f"{entrypoint[0]} is not in the image")
     args = entrypoint[1:] + service.get("command", [])
     # What somebody adds to `docker compose run`.
-    args += {"lab": ["audit"], "dead-letters": ["list"]}.get(name, [])
+    args += {"lab": ["audit"], "dead-letters": ["list"], "keeper": ["backup"]}.get(name, [])
     if program != "lab":
         environment["ADMIN_ADDR"] = re.search(r"^ENV ADMIN_ADDR=(\S+)$", dockerfile, re.MULTILINE)[1]
         expected = ["CMD", entrypoint[0], "healthcheck"]
