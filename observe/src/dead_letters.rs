@@ -4,12 +4,13 @@ use std::fmt;
 
 use anyhow::{Context as _, ensure};
 use async_nats::jetstream::Context;
-use async_nats::{HeaderMap, HeaderValue};
+use async_nats::{Client, HeaderMap, HeaderValue};
 use bytes::Bytes;
 use contract::dead_letters::{self, AT, ATTEMPTS, BY, LEFT_OUT, REASON, SUBJECT};
 use contract::{Publication, RequestId};
 use serde::Serialize;
 
+use crate::batch::{self, Stored};
 use crate::reading;
 
 /// A dead letter, as it stands on the broker.
@@ -44,18 +45,7 @@ pub async fn list(nats: &Context, name: Option<&str>) -> anyhow::Result<Vec<Dead
     let mut letters = Vec::new();
     reading::each(nats, dead_letters::STREAM, dead_letters::SUBJECTS, |sequence, message| {
         let headers = message.headers.clone().unwrap_or_default();
-        let value = |name| headers.get(name).map_or("", |value| value.as_str()).to_owned();
-        let letter = DeadLetter {
-            sequence,
-            id: dead_letters::key(&message.subject).unwrap_or_default().to_owned(),
-            subject: value(SUBJECT),
-            reason: value(REASON),
-            attempts: value(ATTEMPTS),
-            at: value(AT),
-            by: value(BY),
-            body: message.payload.clone(),
-            headers,
-        };
+        let letter = DeadLetter::of(sequence, &message.subject, headers, message.payload.clone());
         if name.is_none_or(|name| name == letter.id || name == sequence.to_string()) {
             letters.push(letter);
         }
@@ -86,7 +76,69 @@ pub async fn replay(nats: &Context, letter: &DeadLetter) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// At most `count` dead letters from this sequence on, the oldest first; fewer where they are large.
+///
+/// # Errors
+///
+/// Where the broker does not answer, or has no dead letters' stream.
+pub async fn page(client: &Client, from: u64, count: usize) -> anyhow::Result<Vec<DeadLetter>> {
+    let (stream, subjects) = (dead_letters::STREAM, dead_letters::SUBJECTS);
+    let letters = batch::from_sequence(client, stream, subjects, from, count).await?;
+    Ok(letters.into_iter().map(DeadLetter::from).collect())
+}
+
+/// The dead letters of one request, the last one from each queue.
+///
+/// # Errors
+///
+/// As [`page`].
+pub async fn of_request(client: &Client, id: RequestId) -> anyhow::Result<Vec<DeadLetter>> {
+    let subjects = [dead_letters::subject("*", &id.to_string())];
+    let letters = batch::last_under_each(client, dead_letters::STREAM, &subjects).await?;
+    Ok(letters.into_iter().map(DeadLetter::from).collect())
+}
+
+impl From<Stored> for DeadLetter {
+    fn from(stored: Stored) -> Self {
+        let Stored { sequence, subject, headers, body } = stored;
+        Self::of(sequence, &subject, headers, body)
+    }
+}
+
 impl DeadLetter {
+    fn of(sequence: u64, subject: &str, headers: HeaderMap, body: Bytes) -> Self {
+        let value = |name| headers.get(name).map_or("", HeaderValue::as_str).to_owned();
+        Self {
+            sequence,
+            id: dead_letters::key(subject).unwrap_or_default().to_owned(),
+            subject: value(SUBJECT),
+            reason: value(REASON),
+            attempts: value(ATTEMPTS),
+            at: value(AT),
+            by: value(BY),
+            headers,
+            body,
+        }
+    }
+
+    /// The bytes that the message had.
+    #[must_use]
+    pub fn body(&self) -> &Bytes {
+        &self.body
+    }
+
+    /// Its headers, in the order of their names.
+    #[must_use]
+    pub fn headers(&self) -> Vec<(&str, &str)> {
+        let each = self.headers.iter();
+        let each = each.flat_map(|(name, values)| {
+            values.iter().map(|value| (AsRef::<str>::as_ref(name), value.as_str()))
+        });
+        let mut headers: Vec<_> = each.collect();
+        headers.sort_unstable();
+        headers
+    }
+
     /// The names of the headers that a replay cannot restore, because there was no room for them.
     #[must_use]
     pub fn left_out(&self) -> Option<&str> {

@@ -4,13 +4,17 @@
 //! | --- | --- |
 //! | a moment of the flow: the queues, the counts, the last requests | [`flow`] |
 //! | what was given up, and another try for it | [`dead_letters`] |
+//! | one request: what has happened to it, and where it is | [`life`] |
+//! | some messages of a stream, by one question | [`batch`] |
 //! | the verdict: what was lost or doubled | [`audit`] |
 //!
 //! Nothing here changes anything, save for [`dead_letters::replay`].
 
 pub mod audit;
+pub mod batch;
 pub mod dead_letters;
 pub mod flow;
+pub mod life;
 mod reading;
 
 use std::time::Duration;

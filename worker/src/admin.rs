@@ -4,6 +4,7 @@
 //! many connections, for how long, and how many bytes of each.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -25,9 +26,6 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
-use crate::health::Health;
-use crate::metrics::Metrics;
-
 /// How many connections may be open at a time. Probes and scrapes need one or two, and only for
 /// moments.
 const MAX_CONNECTIONS: usize = 64;
@@ -40,10 +38,17 @@ const CONNECTION_TIME: Duration = Duration::from_secs(10);
 /// number that hyper takes, and some twenty times what a probe sends.
 const MAX_HEAD: usize = 8 * 1024;
 
-#[derive(Clone)]
-struct Admin {
-    health: Arc<Health>,
-    metrics: Arc<Metrics>,
+/// What the admin endpoint tells of the process.
+pub trait Report: Send + Sync + 'static {
+    /// Why the process is not ready, if it is not.
+    fn not_ready(&self) -> Option<String>;
+
+    /// Its metrics, in the `OpenMetrics` text format.
+    ///
+    /// # Errors
+    ///
+    /// Where they cannot be written down.
+    fn metrics(&self) -> Result<String, fmt::Error>;
 }
 
 /// Serves the admin endpoint until `end`. What has been asked by then is still answered, unless the
@@ -52,25 +57,24 @@ struct Admin {
 /// # Errors
 ///
 /// Where the address cannot be listened on.
-pub(crate) async fn serve(
+pub async fn serve(
     addr: SocketAddr,
-    health: Arc<Health>,
-    metrics: Arc<Metrics>,
+    report: Arc<dyn Report>,
     end: CancellationToken,
 ) -> io::Result<()> {
     let listener = TcpListener::bind(addr).await?;
     info!(addr = %listener.local_addr()?, "admin endpoint listens");
-    let router = router(Admin { health, metrics });
+    let router = router(report);
     tokio::spawn(end.run_until_cancelled_owned(accept(listener, router, CONNECTION_TIME)));
     Ok(())
 }
 
-fn router(admin: Admin) -> Router {
+fn router(report: Arc<dyn Report>) -> Router {
     Router::new()
         .route("/livez", get(async || "ok\n"))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics_text))
-        .with_state(admin)
+        .with_state(report)
 }
 
 /// Answers whoever connects. Where there are too many, the one that has been there longest has to
@@ -109,16 +113,16 @@ where
     }
 }
 
-async fn readyz(State(admin): State<Admin>) -> (StatusCode, String) {
-    match admin.health.not_ready() {
+async fn readyz(State(report): State<Arc<dyn Report>>) -> (StatusCode, String) {
+    match report.not_ready() {
         None => (StatusCode::OK, "ready\n".to_owned()),
         Some(reason) => (StatusCode::SERVICE_UNAVAILABLE, format!("not ready: {reason}\n")),
     }
 }
 
-async fn metrics_text(State(admin): State<Admin>) -> impl IntoResponse {
+async fn metrics_text(State(report): State<Arc<dyn Report>>) -> impl IntoResponse {
     const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-    match admin.metrics.text() {
+    match report.metrics() {
         Ok(text) => ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
@@ -137,8 +141,20 @@ mod tests {
     /// So long that a connection which ends was not ended by it.
     const PATIENT: Duration = Duration::from_hours(1);
 
+    struct Nothing;
+
+    impl Report for Nothing {
+        fn not_ready(&self) -> Option<String> {
+            None
+        }
+
+        fn metrics(&self) -> Result<String, fmt::Error> {
+            Ok("# EOF\n".repeat(100))
+        }
+    }
+
     fn some_router() -> Router {
-        router(Admin { health: Arc::default(), metrics: Metrics::new("test") })
+        router(Arc::new(Nothing))
     }
 
     /// The client's end of a connection that lasts no longer than `limit`, and on the way of which

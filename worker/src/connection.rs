@@ -161,7 +161,7 @@ impl Connection {
     /// Waits until the client has ended, which it does only by a panic: over a carriage return within
     /// a header, for one, which brokers let through (nats-io/nats.rs#1612). Nothing reaches the
     /// broker after that, and there is no way to revive it.
-    pub(crate) async fn ended(&self) {
+    pub async fn ended(&self) {
         let mut link = self.link.clone();
         while link.changed().await.is_ok() {}
     }

@@ -31,6 +31,7 @@ mod settle;
 mod signals;
 mod telemetry;
 
+pub use admin::{Report, serve as serve_admin};
 pub use backoff::Backoff;
 pub use clock::now;
 pub use connection::{ConnectError, Connection};

@@ -19,7 +19,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::AbortOnDropHandle;
 use tracing::{error, info, warn};
 
-use crate::admin;
+use crate::admin::{self, Report};
 use crate::announce::Announcement;
 use crate::backoff::Backoff;
 use crate::connection::{ConnectError, Connection};
@@ -109,7 +109,8 @@ impl Service {
         let addr = settings.admin_addr;
         let admin = end.clone();
         let end = end.drop_guard();
-        admin::serve(addr, Arc::clone(&health), Arc::clone(&metrics), admin)
+        let told = Told { health: Arc::clone(&health), metrics: Arc::clone(&metrics) };
+        admin::serve(addr, Arc::new(told), admin)
             .await
             .map_err(|source| ServiceError::Admin { addr, source })?;
         info!(
@@ -276,6 +277,22 @@ impl Service {
         }
         info!("stopped");
         failure.map_or(Ok(()), Err)
+    }
+}
+
+/// What a service tells of itself.
+struct Told {
+    health: Arc<Health>,
+    metrics: Arc<Metrics>,
+}
+
+impl Report for Told {
+    fn not_ready(&self) -> Option<String> {
+        self.health.not_ready()
+    }
+
+    fn metrics(&self) -> Result<String, std::fmt::Error> {
+        self.metrics.text()
     }
 }
 

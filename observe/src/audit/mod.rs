@@ -4,7 +4,7 @@ mod ledger;
 mod read;
 mod verdict;
 
-pub use verdict::{Redelivered, Verdict};
+pub use verdict::{Ids, Redelivered, Verdict};
 
 use std::time::Duration;
 

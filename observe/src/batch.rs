@@ -1,0 +1,122 @@
+//! Reads several messages of a stream with one request, from whichever broker is nearest.
+//!
+//! What the answer may hold is bounded, so that looking costs the same however much there is.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow, bail};
+use async_nats::header::{NATS_SEQUENCE, NATS_SUBJECT};
+use async_nats::{Client, HeaderMap, Message};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use serde::Serialize;
+use tokio::time::timeout;
+
+/// How long the broker may be silent while it sends what it was asked for.
+const SILENCE: Duration = Duration::from_secs(5);
+
+/// The most bytes of messages in one answer. The last message may go beyond it.
+const MOST_BYTES: usize = 512 * 1024;
+
+/// The most subjects of one question.
+const MOST_SUBJECTS: usize = 1000;
+
+/// How the broker says that it has sent all, and that there is nothing.
+const END_OF_BATCH: u16 = 204;
+const NOT_FOUND: u16 = 404;
+
+/// A message as it stands in its stream.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    /// Its sequence in the stream.
+    pub sequence: u64,
+    /// Its subject.
+    pub subject: String,
+    /// Its headers, and those by which the broker says where it was.
+    pub headers: HeaderMap,
+    /// Its body.
+    pub body: Bytes,
+}
+
+#[derive(Default, Serialize)]
+struct Question<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    seq: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_by_subj: Option<&'a str>,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    multi_last: &'a [String],
+    batch: usize,
+    max_bytes: usize,
+}
+
+/// At most `count` messages under these subjects, from this sequence on. Where they are large there
+/// are fewer.
+///
+/// # Errors
+///
+/// Where the broker does not answer, or refuses.
+pub async fn from_sequence(
+    client: &Client,
+    stream: &str,
+    subjects: &str,
+    sequence: u64,
+    count: usize,
+) -> anyhow::Result<Vec<Stored>> {
+    let (seq, next_by_subj) = (Some(sequence.max(1)), Some(subjects));
+    let question = Question { seq, next_by_subj, batch: count, ..Question::default() };
+    ask(client, stream, question).await
+}
+
+/// The last message under each of these subjects, at most 1000, where there is one.
+///
+/// # Errors
+///
+/// As [`from_sequence`].
+pub async fn last_under_each(
+    client: &Client,
+    stream: &str,
+    subjects: &[String],
+) -> anyhow::Result<Vec<Stored>> {
+    if subjects.is_empty() {
+        return Ok(Vec::new());
+    }
+    let question = Question { multi_last: subjects, batch: MOST_SUBJECTS, ..Question::default() };
+    ask(client, stream, question).await
+}
+
+async fn ask(client: &Client, stream: &str, question: Question<'_>) -> anyhow::Result<Vec<Stored>> {
+    let what = || format!("cannot read the stream {stream}");
+    let question = Question { max_bytes: MOST_BYTES, ..question };
+    let question = serde_json::to_vec(&question).with_context(what)?;
+    let inbox = client.new_inbox();
+    let mut answers = client.subscribe(inbox.clone()).await.with_context(what)?;
+    let subject = format!("$JS.API.DIRECT.GET.{stream}");
+    client.publish_with_reply(subject, inbox, question.into()).await.with_context(what)?;
+    let mut messages = Vec::new();
+    loop {
+        let next = timeout(SILENCE, answers.next()).await;
+        let next = next.map_err(|_| anyhow!("the broker went silent")).with_context(what)?;
+        let answer = next.context("the connection is gone").with_context(what)?;
+        match answer.status.map(|status| status.as_u16()) {
+            None => messages.push(stored(answer).with_context(what)?),
+            Some(END_OF_BATCH | NOT_FOUND) => return Ok(messages),
+            Some(status) => {
+                let words = answer.description.unwrap_or_default();
+                bail!("{}: the broker answers {status} {words}", what());
+            }
+        }
+    }
+}
+
+fn stored(answer: Message) -> anyhow::Result<Stored> {
+    let headers = answer.headers.unwrap_or_default();
+    let sequence = headers.get(NATS_SEQUENCE).and_then(|value| value.as_str().parse().ok());
+    let subject = headers.get(NATS_SUBJECT).map(|value| value.as_str().to_owned());
+    Ok(Stored {
+        sequence: sequence.context("an answer does not say its sequence")?,
+        subject: subject.context("an answer does not say its subject")?,
+        body: answer.payload,
+        headers,
+    })
+}

@@ -1,0 +1,35 @@
+// The last strings, with their way through the system.
+
+import { byId, clock, el, say, span } from "./dom.js";
+import { showLife } from "./life.js";
+
+const LABELS = ["string", "asked", "made by", "stored by", "marked by", "took"];
+const STRING = 14;
+const rows = [];
+
+function row() {
+  const button = el("button", { type: "button", class: "plain" });
+  const cells = LABELS.slice(1).map((label) => el("td", { "data-label": label }));
+  const row = { button, cells, item: el("tr", {}, el("td", { "data-label": "string" }, button), ...cells) };
+  button.addEventListener("click", () => showLife(row.id));
+  byId("last-rows").append(row.item);
+  return row;
+}
+
+export function showLast(last) {
+  byId("last-empty").hidden = last.length > 0;
+  // The rows stay where they are, so that the focus does, too.
+  while (rows.length < last.length) rows.push(row());
+  rows.forEach((row, place) => {
+    const way = last[place];
+    row.item.hidden = !way;
+    if (!way) return;
+    row.id = way.id;
+    const text = way.string ?? "on its way";
+    say(row.button, text.length > STRING ? `${text.slice(0, STRING)}…` : text);
+    row.button.setAttribute("aria-label", `The life of ${way.string ? `the string ${text.slice(0, STRING)}` : "a request on its way"}`);
+    const took = way.received_at ? span(Math.max(0, new Date(way.received_at) - new Date(way.requested_at))) : "…";
+    const texts = [clock(way.requested_at, 3), way.generator, way.stored_by, way.marked_by, took];
+    texts.forEach((text, cell) => say(row.cells[cell], text ?? "…"));
+  });
+}

@@ -1,0 +1,102 @@
+// The dead letters: each with its reason and its body, and another try where the deployment allows it.
+// What is in them may be anything, so it only ever becomes text.
+
+import { ask, byId, clock, el, exact, say } from "./dom.js";
+
+let known = -1;
+let allowed = false;
+let next = null;
+
+export function allowReplay(can) {
+  allowed = can;
+  // Buttons come or go with the letters.
+  if (known > 0) load();
+}
+
+/** Loads the letters again when there are more or fewer than before. */
+export function countLetters(count) {
+  if (count === known) return;
+  known = count;
+  load();
+}
+
+/** A letter as elements. */
+export function describe(letter) {
+  const when = letter.at ? `at ${clock(letter.at, 3)}` : "at an unknown time";
+  const headers = letter.headers.map(([name, value]) => `${name}: ${value}`).join("\n");
+  return [
+    el("p", { class: "reason" }, letter.reason || "without a reason"),
+    el("p", { class: "note" }, `${letter.subject}, given up ${when} by ${letter.by || "somebody"}, after ${letter.attempts || "?"} attempts`),
+    el("pre", { tabindex: "0", "aria-label": "its body" }, letter.body || "(an empty body)"),
+    el("details", {}, el("summary", {}, `${letter.headers.length} headers, ${exact(letter.bytes)} bytes`), el("pre", { tabindex: "0" }, headers)),
+  ];
+}
+
+function item(letter) {
+  const parts = describe(letter);
+  const entry = el("li", { id: `letter-${letter.sequence}` }, ...parts);
+  if (allowed) {
+    const button = el("button", { type: "button", "aria-label": `Replay dead letter ${letter.sequence}` }, "Replay");
+    button.addEventListener("click", async () => {
+      button.disabled = true;
+      try {
+        await ask(`/api/dead-letters/${letter.sequence}/replay`, {});
+        note(`Dead letter ${letter.sequence} is in its queue again.`);
+        entry.remove();
+      } catch (error) {
+        note(`Dead letter ${letter.sequence} stays: ${error.message}.`);
+        button.disabled = false;
+      }
+    });
+    entry.append(button);
+  }
+  return entry;
+}
+
+const note = (text) => say(byId("letters-note"), text);
+
+async function load(from = 1) {
+  const list = byId("letters-list");
+  try {
+    const page = await ask(`/api/dead-letters?from=${from}`);
+    if (from === 1) list.replaceChildren();
+    list.append(...page.letters.map(item));
+    next = page.next;
+    const shown = list.childElementCount;
+    byId("letters-more").hidden = !next || shown >= page.total;
+    byId("replay-all").hidden = !allowed || page.total === 0;
+    if (from === 1 && page.total === 0) note(known > 0 ? "" : "There are none: nothing was given up.");
+    else if (shown < page.total) note(`${exact(shown)} of ${exact(page.total)}, the oldest first.`);
+    else note("");
+  } catch (error) {
+    note(`They cannot be read: ${error.message}.`);
+    known = -1;
+  }
+}
+
+byId("letters-more").addEventListener("click", () => load(next));
+
+const confirm = byId("confirm");
+byId("replay-all").addEventListener("click", () => {
+  say(byId("confirm-text"), `Replay all ${exact(Math.max(known, 0))} dead letters? What they died of should be mended first.`);
+  confirm.showModal();
+});
+byId("confirm-no").addEventListener("click", () => confirm.close());
+byId("confirm-yes").addEventListener("click", async () => {
+  confirm.close();
+  byId("replay-all").disabled = true;
+  let [from, replayed, kept] = [1, 0, []];
+  try {
+    while (from) {
+      const page = await ask(`/api/dead-letters/replay?from=${from}`, {});
+      replayed += page.replayed;
+      kept = kept.concat(page.kept).slice(0, 100);
+      from = page.next;
+      note(`Replayed ${exact(replayed)} so far.`);
+    }
+    note(`Replayed ${exact(replayed)}${kept.length ? `; ${kept.length} stay, the first because ${kept[0].reason}` : ""}.`);
+  } catch (error) {
+    note(`Replayed ${exact(replayed)}, then: ${error.message}.`);
+  }
+  byId("replay-all").disabled = false;
+});

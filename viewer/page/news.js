@@ -1,0 +1,77 @@
+// What happened, in words: for who came late, and for who listens. Only changes that matter are told, not
+// every number.
+
+import { byId, clock, el, exact, say } from "./dom.js";
+
+const QUEUES = ["REQUESTS", "RESPONSES", "ACKNOWLEDGMENTS"];
+const SIDES = ["requestor", "generator"];
+
+/** From how many messages on a queue that grows is called filling, and below how many drained. */
+const FILLING = 50;
+const DRAINED = 10;
+
+/** How many news are kept. */
+const KEPT = 12;
+
+export class News {
+  constructor() {
+    this.restart([]);
+  }
+
+  restart(points) {
+    this.last = null;
+    this.filling = QUEUES.map(() => false);
+    this.lowest = QUEUES.map(() => 0);
+    this.items = [];
+    for (const point of points) this.note(point);
+    this.show();
+  }
+
+  /** Notes a point, and reads out what is new about it. */
+  add(point) {
+    if (this.last && point.n <= this.last.n) return;
+    const told = this.note(point);
+    if (!told.length) return;
+    this.show();
+    say(byId("live"), told.map(({ text }) => text).join(". "));
+  }
+
+  note(point) {
+    const told = [];
+    const tell = (kind, text) => told.push({ at: point.at, kind, text });
+    const silent = point.queues === null;
+    const before = this.last;
+    if (before && silent !== before.silent) tell(silent ? "bad" : "good", silent ? "the broker is silent" : "the broker answers");
+    const there = before ? { ...before.there } : {};
+    if (!silent) {
+      SIDES.forEach((side) => {
+        const is = point[`${side}s`];
+        const was = there[side];
+        if (was !== undefined && was > 0 && is === 0) tell("bad", `${side} away`);
+        else if (was === 0 && is > 0) tell("good", `${side} back`);
+        there[side] = is;
+      });
+      QUEUES.forEach((name, index) => {
+        const [waiting, flying] = point.queues[index];
+        const depth = waiting + flying;
+        if (this.filling[index] && depth < DRAINED) {
+          this.filling[index] = false;
+          tell("good", `queue ${name} drained`);
+        } else if (!this.filling[index] && depth >= FILLING && depth > this.lowest[index] + FILLING / 2 && depth > (before?.depths?.[index] ?? depth)) {
+          this.filling[index] = true;
+          tell("bad", `queue ${name} filling, ${exact(depth)} in it`);
+        }
+        this.lowest[index] = depth < this.lowest[index] ? depth : this.lowest[index] + (depth - this.lowest[index]) / 30;
+      });
+    }
+    const depths = silent ? before?.depths : point.queues.map(([waiting, flying]) => waiting + flying);
+    this.last = { n: point.n, silent, there, depths };
+    this.items = [...told.reverse(), ...this.items].slice(0, KEPT);
+    return told;
+  }
+
+  show() {
+    const items = this.items.map(({ at, kind, text }) => el("li", {}, el("time", { datetime: new Date(at).toISOString() }, clock(at)), el("span", { class: kind }, text)));
+    byId("news").replaceChildren(...(items.length ? items : [el("li", { class: "empty" }, "Nothing out of the ordinary.")]));
+  }
+}
