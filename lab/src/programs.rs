@@ -17,6 +17,8 @@ pub struct Programs {
     pub requestor: PathBuf,
     /// The program of the generator.
     pub generator: PathBuf,
+    /// The program of the viewer.
+    pub viewer: PathBuf,
 }
 
 impl Programs {
@@ -34,7 +36,11 @@ impl Programs {
             let built = messages.lines().find_map(|line| executable(line, name));
             built.with_context(|| format!("cargo has built no program {name}"))
         };
-        Ok(Self { requestor: program("requestor")?, generator: program("generator")? })
+        Ok(Self {
+            requestor: program("requestor")?,
+            generator: program("generator")?,
+            viewer: program("viewer")?,
+        })
     }
 }
 
@@ -51,7 +57,8 @@ pub async fn build() -> anyhow::Result<Programs> {
     let mut command = Command::new(&cargo);
     // Of the whole workspace, as the lab is built itself: for single packages cargo would choose
     // other features of what they depend on, and compile all of it again.
-    command.args(["build", "--workspace", "--bin", "requestor", "--bin", "generator"]);
+    command.args(["build", "--workspace"]);
+    command.args(["--bin", "requestor", "--bin", "generator", "--bin", "viewer"]);
     command.arg("--message-format=json-render-diagnostics");
     command.arg("--manifest-path").arg(manifest);
     if !cfg!(debug_assertions) {
@@ -92,6 +99,7 @@ mod tests {
 {"reason":"compiler-artifact","target":{"kind":["custom-build"],"name":"build-script-build"},"executable":null}
 {"reason":"compiler-artifact","target":{"kind":["bin"],"name":"generator"},"executable":"/somewhere/generator"}
 {"reason":"compiler-artifact","target":{"kind":["bin"],"name":"requestor"},"executable":"/elsewhere/requestor"}
+{"reason":"compiler-artifact","target":{"kind":["bin"],"name":"viewer"},"executable":"/there/viewer"}
 {"reason":"build-finished","success":true}
 "#;
 
@@ -100,6 +108,7 @@ mod tests {
         let programs = Programs::built(MESSAGES).unwrap();
         assert_eq!(programs.requestor, Path::new("/elsewhere/requestor"));
         assert_eq!(programs.generator, Path::new("/somewhere/generator"));
+        assert_eq!(programs.viewer, Path::new("/there/viewer"));
     }
 
     #[test]

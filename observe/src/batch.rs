@@ -25,6 +25,17 @@ const MOST_SUBJECTS: usize = 1000;
 const END_OF_BATCH: u16 = 204;
 const NOT_FOUND: u16 = 404;
 
+/// The headers by which the broker says where a message was.
+const WHERE: [&str; 7] = [
+    "Nats-Stream",
+    "Nats-Subject",
+    "Nats-Sequence",
+    "Nats-Time-Stamp",
+    "Nats-Num-Pending",
+    "Nats-Last-Sequence",
+    "Nats-UpTo-Sequence",
+];
+
 /// A message as it stands in its stream.
 #[derive(Clone, Debug)]
 pub struct Stored {
@@ -32,7 +43,7 @@ pub struct Stored {
     pub sequence: u64,
     /// Its subject.
     pub subject: String,
-    /// Its headers, and those by which the broker says where it was.
+    /// Its headers.
     pub headers: HeaderMap,
     /// Its body.
     pub body: Bytes,
@@ -113,10 +124,19 @@ fn stored(answer: Message) -> anyhow::Result<Stored> {
     let headers = answer.headers.unwrap_or_default();
     let sequence = headers.get(NATS_SEQUENCE).and_then(|value| value.as_str().parse().ok());
     let subject = headers.get(NATS_SUBJECT).map(|value| value.as_str().to_owned());
+    // The broker says where it was among the headers.
+    let mut own = HeaderMap::new();
+    let own_headers =
+        headers.iter().filter(|(name, _)| !WHERE.contains(&AsRef::<str>::as_ref(name)));
+    for (name, values) in own_headers {
+        for value in values {
+            own.append(name.clone(), value.clone());
+        }
+    }
     Ok(Stored {
         sequence: sequence.context("an answer does not say its sequence")?,
         subject: subject.context("an answer does not say its subject")?,
         body: answer.payload,
-        headers,
+        headers: own,
     })
 }

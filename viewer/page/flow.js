@@ -3,9 +3,9 @@
 import { byId, count, el, exact, mark, rate, say } from "./dom.js";
 
 const QUEUES = {
-  REQUESTS: { from: "requestor", to: "generator", what: "1 · strings that are asked for" },
-  RESPONSES: { from: "generator", to: "requestor", what: "2 · strings that were made" },
-  ACKNOWLEDGMENTS: { from: "requestor", to: "generator", what: "3 · strings that are stored" },
+  REQUESTS: { from: "requestor", to: "generator", what: "1 · asked for: requestor → generator" },
+  RESPONSES: { from: "generator", to: "requestor", what: "2 · made: generator → requestor" },
+  ACKNOWLEDGMENTS: { from: "requestor", to: "generator", what: "3 · stored: requestor → generator" },
 };
 
 /** As many messages fill a bar at the least, so that a few look like few. */
@@ -101,7 +101,7 @@ function showSide(side, working, replicas) {
     }
     mark(box.item, "state", replica.state);
     const works = replica.state === "ready";
-    say(box.rates, works ? `${rate(replica.rate)}/s` : replica.state);
+    say(box.rates, works ? `${rate(replica.rate)}/s settled` : replica.state);
     say(box.more, `version ${replica.version}${works ? `, ${count(replica.in_flight)} in flight` : ""}`);
   }
   for (const [key, box] of boxes) {

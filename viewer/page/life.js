@@ -73,12 +73,11 @@ export function allowAsking(can) {
 
 byId("ask-form").addEventListener("submit", async (event) => {
   event.preventDefault();
-  const form = event.target;
-  const button = form.querySelector("button");
+  const button = event.target.querySelector("button");
   button.disabled = true;
   say(byId("ask-note"), "Asking.");
   try {
-    const { id } = await ask("/api/ask", { count: form.count.valueAsNumber, length: form.elements.length.valueAsNumber });
+    const { id } = await ask("/api/ask", { count: byId("count").valueAsNumber, length: byId("length").valueAsNumber });
     say(byId("ask-note"), `Accepted as ${id}.`);
     showLife(id);
   } catch (error) {

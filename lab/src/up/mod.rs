@@ -1,5 +1,6 @@
 //! `lab up`: the whole system on this machine, to look at and to play with.
 
+mod page;
 mod replicas;
 mod screen;
 
@@ -17,6 +18,7 @@ use crate::replica::Replica;
 use crate::target::{self, from_here};
 use observe::audit::{Verdict, audit};
 use observe::flow::Flow;
+use page::Page;
 use replicas::Replicas;
 use screen::Screen;
 
@@ -64,8 +66,10 @@ pub async fn up(settings: &UpSettings, stop: &CancellationToken) -> anyhow::Resu
     let mut brokers = Brokers::start(settings.brokers, Some(directory.clone())).await?;
     let url = brokers.url();
     let mut replicas = Replicas::start(&programs, settings, &brokers, &directory)?;
+    let mut page = Page::start(&programs, &url, &directory)?;
     let connection = crate::connect(&NatsSettings::at(&url), "lab up").await?;
     let verb = if brokers.len() == 1 { "broker is" } else { "brokers are" };
+    println!("The page is at {}", page.url());
     println!("The {verb} at {url}; logs and queues are in {}\n", from_here(&directory));
     println!("{}", what_to_try(&brokers, &programs, &replicas));
 
@@ -76,6 +80,7 @@ pub async fn up(settings: &UpSettings, stop: &CancellationToken) -> anyhow::Resu
     println!("The verdict:\n");
     let verdict = audit(connection.context(), LAST_WAIT).await?;
     println!("{verdict}");
+    page.stop().await?;
     // Whoever has killed a broker may have started it again, where its files still are.
     let all_are_ours = brokers.all_run()?;
     brokers.stop().await?;

@@ -8,7 +8,7 @@ use std::convert::Infallible;
 use std::time::Duration;
 
 use anyhow::anyhow;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, timeout};
 use tracing::{info, warn};
 use worker::Connection;
 
@@ -23,7 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Says each second that there is no broker, until somebody stops it because there is one.
 pub(crate) async fn wait(viewer: &Viewer) -> Infallible {
-    let mut seconds = interval(INTERVAL);
+    let mut seconds = interval_at(Instant::now() + INTERVAL, INTERVAL);
     loop {
         seconds.tick().await;
         let broker = &viewer.settings.nats.nats_url;

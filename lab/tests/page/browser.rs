@@ -1,0 +1,190 @@
+//! A browser without a screen: Chromium, through its ChromeDriver.
+
+use std::fmt;
+use std::path::Path;
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use fantoccini::wd::{WebDriverCompatibleCommand, WindowHandle};
+use fantoccini::{Client, ClientBuilder, Locator};
+use hyper_util::client::legacy::connect::HttpConnector;
+use lab::eventually::eventually;
+use lab::process::Process;
+use serde_json::{Map, Value, json};
+use tempfile::TempDir;
+use tokio::process::Command;
+
+/// What ChromeDriver prints before the port that it has taken.
+const SIGN: &str = "was started successfully on port ";
+
+const NOT_THERE: &str = "there is no chromedriver to be started; install Chromium with its driver, \
+                         such as with `apt-get install chromium chromium-driver`";
+
+/// A browser with one tab, or several. It ends when this is dropped.
+pub struct Browser {
+    pub client: Client,
+    _driver: Process,
+    _directory: TempDir,
+}
+
+impl Browser {
+    pub async fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mut command = Command::new("chromedriver");
+        command.arg("--port=0");
+        let log = directory.path().join("chromedriver.log");
+        let driver = Process::spawn(command, log).expect(NOT_THERE);
+        let port: u16 = eventually("the driver listens", async || {
+            let log = driver.log_text();
+            let port = log.split_once(SIGN).and_then(|(_, rest)| rest.split('.').next());
+            port.and_then(|port| port.parse().ok()).ok_or(log)
+        })
+        .await;
+        let profile = directory.path().join("profile");
+        let client = ClientBuilder::new(HttpConnector::new())
+            .capabilities(capabilities(&profile))
+            .connect(&format!("http://127.0.0.1:{port}"))
+            .await
+            .expect("a browser starts");
+        Self { client, _driver: driver, _directory: directory }
+    }
+
+    /// Opens a page, in a window as large as a notebook's.
+    pub async fn open(&self, url: &str) {
+        self.resize(1366, 1000).await;
+        self.client.goto(url).await.unwrap();
+    }
+
+    /// Opens it in another tab as well, and goes there.
+    pub async fn open_another(&self, url: &str) -> WindowHandle {
+        let tab = self.client.new_window(true).await.unwrap().handle;
+        self.client.switch_to_window(tab.clone()).await.unwrap();
+        self.client.goto(url).await.unwrap();
+        tab
+    }
+
+    /// Gives the page so many pixels.
+    pub async fn resize(&self, width: u32, height: u32) {
+        let size =
+            json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": false });
+        self.cdp("Emulation.setDeviceMetricsOverride", size).await;
+    }
+
+    /// What the browser tells a page about the person before it.
+    pub async fn prefers(&self, feature: &str, value: &str) {
+        let media = json!({ "features": [{ "name": feature, "value": value }] });
+        self.cdp("Emulation.setEmulatedMedia", media).await;
+    }
+
+    /// What this script returns.
+    pub async fn run(&self, script: &str) -> Value {
+        self.client.execute(script, Vec::new()).await.unwrap()
+    }
+
+    /// Waits until this expression is true, and shows what the page says if it never is.
+    pub async fn until(&self, expression: &str) {
+        let script = format!("return [Boolean({expression}), document.body.innerText];");
+        eventually(expression, async || match self.run(&script).await {
+            Value::Array(seen) if seen[0] == true => Ok(()),
+            Value::Array(seen) => Err(seen[1].as_str().unwrap_or_default().to_owned()),
+            other => Err(other.to_string()),
+        })
+        .await;
+    }
+
+    /// Waits until an element says this, as a person sees it.
+    pub async fn says(&self, selector: &str, text: &str) {
+        let (selector, text) = (json!(selector), json!(text));
+        self.until(&format!(
+            "[...document.querySelectorAll({selector})].some(it => it.innerText.includes({text}))"
+        ))
+        .await;
+    }
+
+    /// Presses what is there, once it can be pressed.
+    pub async fn press(&self, selector: &str) {
+        let quoted = json!(format!("{selector}:not(:disabled)"));
+        self.until(&format!("document.querySelector({quoted})")).await;
+        let button = self.client.find(Locator::Css(selector)).await.unwrap();
+        button.click().await.unwrap();
+    }
+
+    /// Types into a field, in the place of what is there.
+    pub async fn write(&self, selector: &str, text: &str) {
+        let field = self.client.find(Locator::Css(selector)).await.unwrap();
+        field.clear().await.unwrap();
+        field.send_keys(text).await.unwrap();
+    }
+
+    /// What the page has complained about: scripts that failed, and what its policy forbids.
+    pub async fn complaints(&self) -> Vec<String> {
+        let entries = self.command("se/log", json!({ "type": "browser" })).await;
+        let entries = entries.as_array().cloned().unwrap_or_default();
+        let entries = entries.iter().filter(|entry| entry["level"] == "SEVERE");
+        entries.map(|entry| entry["message"].to_string()).collect()
+    }
+
+    /// Puts what is seen into a file.
+    pub async fn photograph(&self, file: &Path) {
+        let answer = self.cdp("Page.captureScreenshot", json!({ "format": "png" })).await;
+        let image = BASE64_STANDARD.decode(answer["data"].as_str().unwrap()).unwrap();
+        std::fs::write(file, image).unwrap();
+    }
+
+    async fn cdp(&self, command: &str, parameters: Value) -> Value {
+        self.command("goog/cdp/execute", json!({ "cmd": command, "params": parameters })).await
+    }
+
+    async fn command(&self, path: &'static str, body: Value) -> Value {
+        self.client.issue_cmd(Extra { path, body }).await.unwrap()
+    }
+}
+
+fn capabilities(profile: &Path) -> Map<String, Value> {
+    let mut arguments: Vec<String> = [
+        "--headless=new",
+        // Within a container there is often no other way.
+        "--no-sandbox",
+        "--disable-dev-shm-usage",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+    ]
+    .map(str::to_owned)
+    .to_vec();
+    arguments.push(format!("--user-data-dir={}", profile.display()));
+    let capabilities = json!({
+        "goog:chromeOptions": { "args": arguments },
+        "goog:loggingPrefs": { "browser": "ALL" },
+    });
+    capabilities.as_object().unwrap().clone()
+}
+
+/// A command that only ChromeDriver knows.
+struct Extra {
+    path: &'static str,
+    body: Value,
+}
+
+impl fmt::Debug for Extra {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{} {}", self.path, self.body)
+    }
+}
+
+impl WebDriverCompatibleCommand for Extra {
+    fn endpoint(
+        &self,
+        base: &url::Url,
+        session: Option<&str>,
+    ) -> Result<url::Url, url::ParseError> {
+        base.join(&format!("session/{}/{}", session.unwrap_or_default(), self.path))
+    }
+
+    fn method_and_body(&self, _: &url::Url) -> (http::Method, Option<String>) {
+        (http::Method::POST, Some(self.body.to_string()))
+    }
+}

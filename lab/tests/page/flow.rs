@@ -1,0 +1,97 @@
+//! What a person sees of the flow, and of a side that stops.
+
+use crate::browser::Browser;
+use crate::deployment::{Deployment, Side, ready, succeeded};
+use crate::viewer::Viewer;
+
+/// The first chart, of REQUESTS, has something of this kind drawn.
+fn drawn(kind: &str) -> String {
+    format!("document.querySelector('.chart.generator .{kind}').getAttribute('d')")
+}
+
+#[tokio::test]
+async fn a_generator_that_stops_is_away_and_the_queue_fills_and_drains() {
+    let deployment = Deployment::start().await;
+    let rate = [("INSTANCE", "requestor-1"), ("REQUEST_RATE", "50")];
+    let _requestor = deployment.run(Side::Requestor, "requestor", &rate).await;
+    let one = [("INSTANCE", "generator-1")];
+    let mut generator = deployment.run(Side::Generator, "generator", &one).await;
+    ready(&generator).await;
+    let viewer = Viewer::start(&deployment).await;
+    let browser = Browser::start().await;
+    browser.open(&viewer.url()).await;
+
+    browser.says("#status", "live").await;
+    browser.says("#requestor .replica", "requestor-1").await;
+    browser.says("#generator .replica", "generator-1").await;
+    browser.says("#generator .replica", concat!("version ", env!("CARGO_PKG_VERSION"))).await;
+    browser.says("#generator .replica", "/s settled").await;
+    browser.until("document.querySelector('#queue-REQUESTS .way').dataset.speed > 0").await;
+    browser.says("#last-rows tr", "generator-1").await;
+    browser.says("#verdict-word", "Everything is accounted for").await;
+
+    generator.terminate().unwrap();
+    succeeded(&mut generator).await;
+    browser.says("#generator .away", "away").await;
+    browser.says("#news", "generator away").await;
+    browser.says("#news", "queue REQUESTS filling").await;
+    browser.until(&drawn("nobody")).await;
+    browser
+        .until("parseInt(document.querySelector('#queue-REQUESTS .waiting b').innerText) > 50")
+        .await;
+    // It is gone in the end, and not only grey.
+    browser.until("document.querySelectorAll('#generator .replica').length === 0").await;
+    browser.says("#status", "live").await;
+
+    let two = [("INSTANCE", "generator-2")];
+    let _generator = deployment.run(Side::Generator, "another", &two).await;
+    browser.says("#generator .replica", "generator-2").await;
+    browser.until("document.querySelector('#generator .away').hidden").await;
+    browser.says("#news", "generator back").await;
+    browser.says("#news", "queue REQUESTS drained").await;
+
+    // Who comes late reads the same off the axis.
+    let late = Browser::start().await;
+    late.open(&viewer.url()).await;
+    late.says("#news", "generator away").await;
+    late.says("#news", "queue REQUESTS drained").await;
+    late.until(&drawn("nobody")).await;
+    assert_eq!(late.complaints().await, [""; 0]);
+    assert_eq!(browser.complaints().await, [""; 0]);
+}
+
+#[tokio::test]
+async fn a_replica_that_hangs_turns_grey_and_comes_back() {
+    let deployment = Deployment::start().await;
+    let one = [("INSTANCE", "generator-1")];
+    let generator = deployment.run(Side::Generator, "generator", &one).await;
+    let viewer = Viewer::start(&deployment).await;
+    let browser = Browser::start().await;
+    browser.open(&viewer.url()).await;
+    browser.until("document.querySelector('.replica[data-state=ready]')").await;
+    generator.pause().unwrap();
+    browser.until("document.querySelector('.replica[data-state=silent]')").await;
+    browser.says("#generator .away", "away").await;
+    generator.resume().unwrap();
+    browser.until("document.querySelector('.replica[data-state=ready]')").await;
+}
+
+#[tokio::test]
+async fn the_whole_audit_runs_when_somebody_presses_the_button_and_all_see_what_it_says() {
+    let deployment = Deployment::start().await;
+    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let mut requestor = deployment.ask(100).await;
+    succeeded(&mut requestor).await;
+    deployment.verdict().await;
+    let viewer = Viewer::start(&deployment).await;
+    let browser = Browser::start().await;
+    browser.open(&viewer.url()).await;
+    let first = browser.client.window().await.unwrap();
+    browser.open_another(&viewer.url()).await;
+    browser.says("#number-received", "100").await;
+    browser.press("#audit-button").await;
+    browser.says("#audit", "Nothing lost, nothing doubled.").await;
+    browser.client.switch_to_window(first).await.unwrap();
+    browser.says("#audit", "Nothing lost, nothing doubled.").await;
+    browser.says("#audit", "complete\n100").await;
+}

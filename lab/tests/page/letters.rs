@@ -1,0 +1,109 @@
+//! Dead letters: what is in them harms nobody, and they can be given another try.
+
+use async_nats::HeaderMap;
+use contract::facts::Received;
+use contract::headers::Trace;
+use contract::queues::{Message, REQUESTS, Request};
+use contract::{Amount, RequestId};
+
+use crate::browser::Browser;
+use crate::deployment::{Deployment, Side, ready, succeeded};
+use crate::viewer::Viewer;
+
+/// What would do something, if any of it ever became more than text.
+const HOSTILE: &str = "<script>window.hurt = 1</script><img src=x onerror='window.hurt = 2'>\
+                       <a href=\"javascript:window.hurt = 3\">x</a>\u{202e}{{7*7}}</pre><style>*{display:none}</style>";
+
+async fn request(deployment: &Deployment) -> Request {
+    let amount = Amount::new(1, 8).unwrap();
+    let requestor = HOSTILE.to_owned();
+    let request = Request { id: RequestId::new(), amount, requestor, requested_at: worker::now() };
+    deployment.publish(&request.publication(&Trace::default())).await;
+    request
+}
+
+#[tokio::test]
+async fn hostile_text_in_a_message_is_only_text() {
+    let deployment = Deployment::start().await;
+    // Who can name a replica can name it so, too.
+    let name = [("INSTANCE", HOSTILE)];
+    let _generator = deployment.run(Side::Generator, "generator", &name).await;
+    let _requestor = deployment.run(Side::Requestor, "requestor", &name).await;
+    let mut headers = HeaderMap::new();
+    headers.insert("X-Hostile", HOSTILE.replace('\u{202e}', ""));
+    let subject = REQUESTS.subject(RequestId::new());
+    deployment.publish_raw(&subject, headers, HOSTILE.as_bytes()).await;
+    let came = request(&deployment).await;
+    deployment.publish(&contract::facts::Fact::creation(&came)).await;
+    let _: Received = deployment.fact_eventually(came.id).await;
+
+    let viewer = Viewer::start(&deployment).await;
+    let browser = Browser::start().await;
+    browser.open(&viewer.url()).await;
+    browser.says("#letters pre", "<script>window.hurt = 1</script><img").await;
+    browser.says("#letters .reason", "malformed").await;
+    browser.press("#letters summary").await;
+    browser.says("#letters details pre", "X-Hostile: <script>").await;
+    browser.says("#generator .replica", "<script>window.hurt = 1</script>").await;
+    browser.press("#last-rows button").await;
+    browser.says("#life-steps", "by <script>window.hurt = 1").await;
+    let made = "return [window.hurt ?? null, document.querySelectorAll(\
+                'main script, main img, main a, main style, dialog script, dialog img, dialog a').length]";
+    assert_eq!(browser.run(made).await, serde_json::json!([null, 0]));
+    assert_eq!(browser.complaints().await, [""; 0]);
+}
+
+#[tokio::test]
+async fn dead_letters_are_replayed_one_by_one_or_all_at_once() {
+    let deployment = Deployment::start().await;
+    let clumsy = [("FAILURE_RATE", "1"), ("MAX_ATTEMPTS", "1")];
+    let mut generator = deployment.run(Side::Generator, "clumsy", &clumsy).await;
+    ready(&generator).await;
+    let mut requests = Vec::new();
+    for _ in 0..60 {
+        requests.push(request(&deployment).await);
+    }
+    deployment.dead_letters(60).await;
+    generator.terminate().unwrap();
+    succeeded(&mut generator).await;
+
+    let viewer = Viewer::start(&deployment).await;
+    let browser = Browser::start().await;
+    browser.open(&viewer.url()).await;
+    browser.says("#letters-note", "50 of 60").await;
+    browser.press("#letters-more").await;
+    browser.until("document.querySelectorAll('#letters-list > li').length === 60").await;
+    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
+    browser.press("#letter-1 > button").await;
+    let _: Received = deployment.fact_eventually(requests[0].id).await;
+    browser.says("#number-dead_letters", "59").await;
+
+    // Somebody presses it, thinks better of it, and presses it again.
+    browser.press("#replay-all").await;
+    browser.press("#confirm-no").await;
+    browser.press("#replay-all").await;
+    browser.press("#confirm-yes").await;
+    for request in &requests {
+        let _: Received = deployment.fact_eventually(request.id).await;
+    }
+    browser.says("#letters-note", "There are none").await;
+    assert_eq!(browser.complaints().await, [""; 0]);
+}
+
+#[tokio::test]
+async fn where_the_deployment_does_not_allow_to_replay_there_is_no_button() {
+    let deployment = Deployment::start().await;
+    deployment.publish_raw(&REQUESTS.subject(RequestId::new()), HeaderMap::new(), b"x").await;
+    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
+    deployment.dead_letters(1).await;
+    let viewer = Viewer::with(&deployment, "127.0.0.1:0", &[]).await;
+    let browser = Browser::start().await;
+    browser.open(&viewer.url()).await;
+    browser.says("#letters .reason", "malformed").await;
+    browser.until("document.querySelectorAll('#letters-list button').length === 0").await;
+    browser.until("document.querySelector('#replay-all').hidden").await;
+    let asked = "return fetch('/api/dead-letters/1/replay', { method: 'POST', body: '{}', headers: \
+                 { 'Content-Type': 'application/json' } }).then(answer => answer.status)";
+    assert_eq!(browser.run(asked).await, 403);
+}

@@ -1,0 +1,111 @@
+//! How the page looks: light and dark, on a phone, by keyboard, for a screen reader, without motion.
+
+use std::path::Path;
+
+use contract::facts::RECEIVED;
+use contract::queues::REQUESTS;
+use lab::eventually::eventually;
+
+use crate::browser::Browser;
+use crate::deployment::{Deployment, Side, ready};
+use crate::viewer::Viewer;
+
+/// Everything that can be pressed or typed into and has no name that could be read out.
+const NAMELESS: &str = "return [...document.querySelectorAll('button, input, summary, [tabindex=\"0\"], svg')]
+    .filter(it => !(it.innerText?.trim() || it.getAttribute('aria-label') || it.labels?.[0]?.innerText || it.closest('details')))
+    .map(it => it.outerHTML.slice(0, 200))";
+
+/// The ids of what the keyboard reaches, one after another.
+const FOCUSED: &str = "return document.activeElement.id || document.activeElement.className";
+
+#[tokio::test]
+async fn the_page_fits_a_phone_and_is_reached_by_keyboard_and_read_by_a_screen_reader() {
+    let deployment = Deployment::start().await;
+    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let rate = [("REQUEST_RATE", "20")];
+    let _requestor = deployment.run(Side::Requestor, "requestor", &rate).await;
+    let viewer = Viewer::start(&deployment).await;
+    let browser = Browser::start().await;
+    browser.open(&viewer.url()).await;
+    browser.says("#last-rows tr", ":").await;
+    for width in [360, 768, 1366, 1920] {
+        browser.resize(width, 800).await;
+        let wide =
+            "return document.documentElement.scrollWidth - document.documentElement.clientWidth";
+        assert_eq!(browser.run(wide).await, 0, "at {width} pixels one has to scroll sideways");
+    }
+    assert_eq!(browser.run(NAMELESS).await, serde_json::json!([]));
+
+    let mut reached = Vec::new();
+    for _ in 0..24 {
+        browser.client.active_element().await.unwrap().send_keys("\u{e004}").await.unwrap();
+        reached.push(browser.run(FOCUSED).await.as_str().unwrap_or_default().to_owned());
+    }
+    for wanted in ["skip", "audit-button", "plain", "find"] {
+        assert!(reached.iter().any(|id| id == wanted), "{wanted} is not reached: {reached:?}");
+    }
+    // A dialog by keyboard: opened by Enter, closed by Escape.
+    let row = browser.client.find(fantoccini::Locator::Css("#last-rows button")).await.unwrap();
+    row.send_keys("\u{e007}").await.unwrap();
+    browser.until("document.querySelector('#life').open").await;
+    assert_eq!(browser.run(FOCUSED).await, "life-close");
+    let close = browser.client.active_element().await.unwrap();
+    close.send_keys("\u{e00c}").await.unwrap();
+    browser.until("!document.querySelector('#life').open").await;
+
+    let moving = "return document.getAnimations().filter(it => it.playState === 'running').length";
+    browser.until(&format!("(() => {{ {moving} }})() > 0")).await;
+    browser.prefers("prefers-reduced-motion", "reduce").await;
+    browser.until(&format!("(() => {{ {moving} }})() === 0")).await;
+    browser.until("document.querySelector('[role=status]#live')").await;
+    assert_eq!(browser.complaints().await, [""; 0]);
+}
+
+#[tokio::test]
+async fn the_page_is_light_or_dark_as_the_person_before_it_likes() {
+    let deployment = Deployment::start().await;
+    let generators = ["generator-1", "generator-2"].map(|name| [("INSTANCE", name)]);
+    let one = deployment.run(Side::Generator, "one", &generators[0]).await;
+    let two = deployment.run(Side::Generator, "two", &generators[1]).await;
+    let rate = [("INSTANCE", "requestor-1"), ("REQUEST_RATE", "40")];
+    let _requestor = deployment.run(Side::Requestor, "requestor", &rate).await;
+    for process in [&one, &two] {
+        ready(process).await;
+    }
+    let viewer = Viewer::start(&deployment).await;
+    let browser = Browser::start().await;
+    browser.open(&viewer.url()).await;
+    // For the pictures that are shown to people, something has to have happened.
+    let directory = std::env::var_os("PAGE_SCREENSHOTS");
+    if directory.is_some() {
+        for depth in [500, 250] {
+            deployment.facts_reach(RECEIVED, deployment.facts(RECEIVED).await + 400).await;
+            two.pause().unwrap();
+            one.pause().unwrap();
+            eventually("the queue fills", async || match deployment.depth(REQUESTS).await {
+                deep if deep > depth => Ok(()),
+                other => Err(other),
+            })
+            .await;
+            if depth == 500 {
+                one.resume().unwrap();
+                two.resume().unwrap();
+            }
+        }
+    }
+    browser.says("#requestor .replica", "requestor-1").await;
+    let ground = "return getComputedStyle(document.body).backgroundColor";
+    let mut grounds = Vec::new();
+    for scheme in ["light", "dark"] {
+        browser.prefers("prefers-color-scheme", scheme).await;
+        grounds.push(browser.run(ground).await);
+        if let Some(directory) = &directory {
+            let file = format!("../{}/page-{scheme}.png", directory.to_string_lossy());
+            browser.resize(1280, 1240).await;
+            let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
+            browser.photograph(&file).await;
+        }
+    }
+    assert_ne!(grounds[0], grounds[1]);
+    assert_eq!(browser.complaints().await, [""; 0]);
+}

@@ -1,0 +1,61 @@
+//! What happens to the page when the broker, or the viewer, goes away and comes back.
+
+use crate::browser::Browser;
+use crate::deployment::{Deployment, Side};
+use crate::viewer::Viewer;
+
+#[tokio::test]
+async fn the_page_says_when_the_broker_is_gone_and_goes_on_when_it_is_back() {
+    let mut deployment = Deployment::start().await;
+    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let rate = [("REQUEST_RATE", "20")];
+    let _requestor = deployment.run(Side::Requestor, "requestor", &rate).await;
+    let viewer = Viewer::start(&deployment).await;
+    let browser = Browser::start().await;
+    browser.open(&viewer.url()).await;
+    browser.says("#last-rows tr", ":").await;
+
+    deployment.broker.kill().await.unwrap();
+    browser.says("#banner", "The broker is silent").await;
+    browser.says("#status", "silent").await;
+    // The last picture stays, greyed.
+    browser.until("document.querySelector('main.stale #last-rows tr')").await;
+    // Who comes now is told as well, and sees what was there.
+    browser.open_another(&viewer.url()).await;
+    browser.says("#banner", "The broker is silent").await;
+    browser.says("#queue-REQUESTS", "waiting").await;
+    deployment.broker.restart().await.unwrap();
+    browser.until("document.querySelector('#banner').hidden").await;
+    browser.says("#status", "live").await;
+    browser.says("#news", "the broker answers").await;
+    browser.until("!document.querySelector('main.stale')").await;
+}
+
+#[tokio::test]
+async fn the_page_is_there_before_the_broker_and_shows_it_once_it_is() {
+    let mut deployment = Deployment::start().await;
+    deployment.broker.kill().await.unwrap();
+    let viewer = Viewer::start(&deployment).await;
+    let browser = Browser::start().await;
+    browser.open(&viewer.url()).await;
+    browser.says("#banner", "no broker answers").await;
+    deployment.broker.restart().await.unwrap();
+    browser.says("#status", "live").await;
+    browser.says("#queue-REQUESTS", "waiting").await;
+}
+
+#[tokio::test]
+async fn the_page_finds_a_viewer_that_was_started_again() {
+    let deployment = Deployment::start().await;
+    let viewer = Viewer::start(&deployment).await;
+    let addr = viewer.addr.to_string();
+    let browser = Browser::start().await;
+    browser.open(&viewer.url()).await;
+    browser.says("#status", "live").await;
+    let Viewer { mut process, .. } = viewer;
+    process.kill().await.unwrap();
+    browser.says("#banner", "The viewer does not answer").await;
+    let _viewer = Viewer::with(&deployment, &addr, &[]).await;
+    browser.says("#status", "live").await;
+    browser.until("document.querySelector('#banner').hidden").await;
+}
