@@ -36,6 +36,41 @@ impl Trace {
         };
         Self { parent: headers.get(TRACEPARENT).cloned(), state: headers.get(TRACESTATE).cloned() }
     }
+
+    /// The trace that somebody outside names, from whom only what is valid is taken: none where the
+    /// parent is not, and one without a state where only the state is not.
+    #[must_use]
+    pub fn from_outside(parent: &str, state: Option<&str>) -> Self {
+        if !is_traceparent(parent) {
+            return Self::default();
+        }
+        let state = state.filter(|state| is_tracestate(state));
+        let header = |text: &str| text.parse().ok();
+        Self { parent: header(parent), state: state.and_then(header) }
+    }
+}
+
+/// Whether this is a parent of version 00, or of a later one, which may have more behind it.
+fn is_traceparent(text: &str) -> bool {
+    let hex = |part: &str, length: usize| {
+        part.len() == length
+            && part.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+    };
+    let id = |part: &str, length| hex(part, length) && part.bytes().any(|byte| byte != b'0');
+    let mut parts = text.splitn(5, '-');
+    let (version, trace, parent) = (parts.next(), parts.next(), parts.next());
+    let (Some(version), Some(trace), Some(parent), Some(flags), more) =
+        (version, trace, parent, parts.next(), parts.next())
+    else {
+        return false;
+    };
+    let known = hex(version, 2) && version != "ff" && (version != "00" || more.is_none());
+    known && id(trace, 32) && id(parent, 16) && hex(flags, 2) && is_tracestate(text)
+}
+
+/// Whether this can be a state: nobody but those who have written it knows more of it.
+fn is_tracestate(text: &str) -> bool {
+    (1..=512).contains(&text.len()) && text.bytes().all(|byte| (b' '..=b'~').contains(&byte))
 }
 
 /// The headers of the message about this request.
@@ -78,5 +113,37 @@ pub(crate) fn version(headers: Option<&HeaderMap>) -> Version {
         Version::Known
     } else {
         Version::Newer(text.to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+    #[test]
+    fn of_a_trace_from_outside_only_what_is_valid_is_taken() {
+        let trace = Trace::from_outside(PARENT, Some("vendor=value"));
+        assert_eq!(trace.parent.unwrap().as_str(), PARENT);
+        assert_eq!(trace.state.unwrap().as_str(), "vendor=value");
+        for state in ["", "a=\u{7f}", "a=\tb", &"a".repeat(513)] {
+            let trace = Trace::from_outside(PARENT, Some(state));
+            assert!(trace.parent.is_some() && trace.state.is_none(), "{state}");
+        }
+        let later = PARENT.replacen("00", "cc", 1) + "-what-later-versions-add";
+        assert!(Trace::from_outside(&later, None).parent.is_some());
+        for wrong in [
+            "",
+            "00",
+            &PARENT.to_uppercase(),
+            &PARENT.replacen("00", "ff", 1),
+            &PARENT.replace("0af7651916cd43dd8448eb211c80319c", &"0".repeat(32)),
+            &PARENT.replace("b7ad6b7169203331", &"0".repeat(16)),
+            &format!("{PARENT}-more"),
+            &format!("{PARENT} "),
+        ] {
+            assert_eq!(Trace::from_outside(wrong, Some("a=b")), Trace::default(), "{wrong}");
+        }
     }
 }

@@ -24,9 +24,11 @@ pub mod queues;
 pub mod topology;
 
 mod id;
+mod key;
 mod strings;
 
 pub use id::{InvalidId, RequestId};
+pub use key::{IdempotencyKey, InvalidKey, MAX_KEY};
 pub use strings::{Amount, InvalidStrings, MAX_CHARACTERS, MAX_COUNT, MAX_LENGTH, Strings};
 
 use async_nats::HeaderMap;

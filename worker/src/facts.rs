@@ -50,7 +50,7 @@ impl Facts {
             match self.publisher.try_publish(&creation).await {
                 Ok(_) => return Ok(Creation::Created),
                 // In a box, because it is rare, and would make every other creation larger.
-                Err(PublishError::Exists) => match Box::pin(self.read(fact.id())).await {
+                Err(PublishError::Exists) => match Box::pin(self.read_key(&fact.key())).await {
                     Ok(Some(standing)) => return Ok(Creation::Stands(standing)),
                     // The refusal may be due to another creation that is only under way, and may
                     // still fail. It counts once the fact can be read.
@@ -73,14 +73,23 @@ impl Facts {
     ///
     /// See [`ReadError`].
     pub async fn read<F: Fact>(&self, id: RequestId) -> Result<Option<F>, ReadError> {
-        let Some(message) = self.last(F::BUCKET.stream, &F::BUCKET.subject(id)).await? else {
+        self.read_key(&id.to_string()).await
+    }
+
+    /// The fact that is kept under this key, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// See [`ReadError`].
+    pub async fn read_key<F: Fact>(&self, key: &str) -> Result<Option<F>, ReadError> {
+        let Some(message) = self.last(F::BUCKET.stream, &F::BUCKET.subject_of(key)).await? else {
             return Ok(None);
         };
         let wrong = |why: &dyn Display| {
-            ReadError::NoFact(format!("bucket {}, key {id}: {why}", F::BUCKET.name))
+            ReadError::NoFact(format!("bucket {}, key {key}: {why}", F::BUCKET.name))
         };
         let fact = F::decode(&message.payload).map_err(|error| wrong(&error))?;
-        if fact.id() == id { Ok(Some(fact)) } else { Err(wrong(&"it is about another request")) }
+        if fact.key() == key { Ok(Some(fact)) } else { Err(wrong(&"it belongs under another")) }
     }
 
     /// The last message under a subject: from whichever broker is nearest, and where that one finds

@@ -1,10 +1,10 @@
 //! Arbitrary messages and facts, and what is nearly one.
 
 use async_nats::{HeaderMap, HeaderValue};
-use contract::facts::Received;
+use contract::facts::{Asked, Received};
 use contract::headers::Trace;
 use contract::queues::{Acknowledgment, Request, Response};
-use contract::{Amount, MAX_CHARACTERS, MAX_COUNT, MAX_LENGTH, RequestId, Strings};
+use contract::{Amount, MAX_CHARACTERS, MAX_COUNT, MAX_KEY, MAX_LENGTH, RequestId, Strings};
 use jiff::Timestamp;
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
@@ -78,6 +78,11 @@ pub fn a_request() -> impl Strategy<Value = Request> {
             Request { id, amount, requestor, requested_at }
         },
     )
+}
+
+pub fn an_asked() -> impl Strategy<Value = Asked> {
+    let key = vec(any::<char>(), 1..=MAX_KEY).prop_map(String::from_iter);
+    (key, a_request()).prop_map(|(key, request)| Asked { key: key.try_into().unwrap(), request })
 }
 
 pub fn a_response() -> impl Strategy<Value = Response> {

@@ -9,7 +9,9 @@ use contract::{facts, queues};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::document::{address, at, channel, dead_letters_address, schema, texts, typed};
+use crate::document::{
+    address, at, bucket_address, channel, dead_letters_address, schema, texts, typed,
+};
 use crate::wanted;
 
 /// The limits that the services have where nobody sets others.
@@ -29,7 +31,7 @@ fn the_channels_are_those_of_the_contract() {
         .map(|channel| channel["address"].as_str().unwrap().to_owned())
         .collect();
     let queues = queues::ALL.map(|queue| address(|id| queue.subject(id)));
-    let buckets = facts::ALL.map(|bucket| address(|id| bucket.subject(id)));
+    let buckets = facts::ALL.map(bucket_address);
     let known: BTreeSet<String> =
         queues.into_iter().chain(buckets).chain([dead_letters_address()]).collect();
     assert_eq!(documented, known);
@@ -89,7 +91,7 @@ fn a_queue_is_received_by_the_side_that_its_consumer_is_named_after_and_sent_by_
         assert!(consumers.contains(sender) && sender != queue.consumer, "{address}: {sender}");
     }
     for bucket in facts::ALL {
-        let address = address(|id| bucket.subject(id));
+        let address = bucket_address(bucket);
         assert_eq!(sides(&address, "send").len(), 1, "{address} has one owner");
         assert!(sides(&address, "receive").is_empty(), "{address}");
     }
@@ -113,7 +115,7 @@ fn an_operation_sends_or_receives_the_message_of_its_channel() {
 #[test]
 fn the_settings_of_streams_and_consumers_are_those_that_rust_declares() {
     let queues = queues::ALL.map(|queue| address(|id| queue.subject(id)));
-    let buckets = facts::ALL.map(|bucket| address(|id| bucket.subject(id)));
+    let buckets = facts::ALL.map(bucket_address);
     let described: Vec<&Value> = queues
         .into_iter()
         .chain([dead_letters_address()])
@@ -152,7 +154,7 @@ fn only_queues_have_consumers_and_facts_are_kept_for_as_long_as_the_document_say
     }
     let text = at("/info/description").as_str().unwrap();
     for bucket in facts::ALL {
-        let stream = &channel(&address(|id| bucket.subject(id)))["x-jetstream"]["stream"];
+        let stream = &channel(&bucket_address(bucket))["x-jetstream"]["stream"];
         let hours = guard_time(&typed(stream)).as_secs() / 3600;
         assert!(text.contains(&format!(" {hours} hours from")), "{bucket:?}: {hours}");
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 use async_nats::HeaderMap;
+use contract::facts::{self, Bucket};
 use contract::{RequestId, dead_letters};
 use jsonschema::{Draft, Validator};
 use serde::de::DeserializeOwned;
@@ -30,6 +31,7 @@ pub fn golden(name: &str) -> Value {
         "response" => include_str!("../../examples/response.json"),
         "acknowledgment" => include_str!("../../examples/acknowledgment.json"),
         "received" => include_str!("../../examples/received.json"),
+        "asked" => include_str!("../../examples/asked.json"),
         other => panic!("there is no golden file {other}.json"),
     };
     serde_json::from_str(text).expect("a golden file is JSON")
@@ -45,6 +47,15 @@ pub fn golden_id() -> RequestId {
 pub fn address(subject: impl Fn(RequestId) -> String) -> String {
     let id = golden_id();
     subject(id).replace(&id.to_string(), "{id}")
+}
+
+/// The address of the facts of a bucket: of what was asked under a key, they are kept under that.
+pub fn bucket_address(bucket: Bucket) -> String {
+    if bucket == facts::IDEMPOTENCY {
+        bucket.subject_of("{key}")
+    } else {
+        address(|id| bucket.subject(id))
+    }
 }
 
 /// The address of the dead letters.

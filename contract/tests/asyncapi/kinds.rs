@@ -3,12 +3,12 @@
 use std::fmt;
 use std::sync::LazyLock;
 
-use contract::facts::{Fact, Received};
+use contract::facts::{Asked, Fact, Received};
 use contract::queues::{self, Acknowledgment, Message, Request, Response};
 use jsonschema::Validator;
 use serde_json::Value;
 
-use crate::document::{address, at, golden, golden_id, message, schema};
+use crate::document::{address, at, bucket_address, golden, golden_id, message, schema};
 
 /// One of the messages and facts, as the document and as Rust know it.
 pub struct Kind {
@@ -43,7 +43,7 @@ impl Kind {
                 .map(|fact| serde_json::to_value(fact).unwrap())
                 .map_err(|error| error.to_string())
         };
-        Self::new(address(|id| F::BUCKET.subject(id)), golden, read)
+        Self::new(bucket_address(F::BUCKET), golden, read)
     }
 
     fn new(address: String, golden: Value, read: fn(&Value) -> Result<Value, String>) -> Self {
@@ -81,11 +81,12 @@ impl Kind {
 
 /// All of them.
 pub fn kinds() -> &'static [Kind] {
-    static KINDS: LazyLock<[Kind; 6]> = LazyLock::new(|| {
+    static KINDS: LazyLock<[Kind; 7]> = LazyLock::new(|| {
         [
             Kind::message::<Request>(golden("request")),
             Kind::message::<Response>(golden("response")),
             Kind::message::<Acknowledgment>(golden("acknowledgment")),
+            Kind::fact::<Asked>(golden("asked")),
             Kind::fact::<Request>(golden("request")),
             Kind::fact::<Acknowledgment>(golden("acknowledgment")),
             Kind::fact::<Received>(golden("received")),

@@ -2,7 +2,7 @@
 
 use async_nats::HeaderMap;
 use bytes::Bytes;
-use contract::facts::{Fact, Received};
+use contract::facts::{Asked, Fact, Received};
 use contract::headers::{MESSAGE_VERSION, Trace, VERSION};
 use contract::queues::{Acknowledgment, Message, Request, Response};
 use contract::{Publication, dead_letters, facts, queues};
@@ -10,8 +10,8 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::document::{
-    address, at, dead_letters_address, golden, golden_id, headers_as_json, keys, message, schema,
-    texts, typed,
+    address, at, bucket_address, dead_letters_address, golden, golden_id, headers_as_json, keys,
+    message, schema, texts, typed,
 };
 
 const TRACEPARENT: &str = "00-a6a040c6aed8ff2483d6fbe7802e13cf-7a3fb503641c430e-01";
@@ -30,13 +30,15 @@ fn publications(trace: &Trace) -> Vec<(String, Publication)> {
     let response: Response = typed(&golden("response"));
     let acknowledgment: Acknowledgment = typed(&golden("acknowledgment"));
     let received: Received = typed(&golden("received"));
+    let asked: Asked = typed(&golden("asked"));
     vec![
         (address(|id| queues::REQUESTS.subject(id)), request.publication(trace)),
         (address(|id| queues::RESPONSES.subject(id)), response.publication(trace)),
         (address(|id| queues::ACKNOWLEDGMENTS.subject(id)), acknowledgment.publication(trace)),
-        (address(|id| facts::REQUESTED.subject(id)), request.creation()),
-        (address(|id| facts::STORED.subject(id)), acknowledgment.creation()),
-        (address(|id| facts::RECEIVED.subject(id)), received.creation()),
+        (bucket_address(facts::IDEMPOTENCY), asked.creation()),
+        (bucket_address(facts::REQUESTED), request.creation()),
+        (bucket_address(facts::STORED), acknowledgment.creation()),
+        (bucket_address(facts::RECEIVED), received.creation()),
     ]
 }
 
@@ -70,7 +72,9 @@ fn what_rust_publishes_is_what_the_document_says() {
     for trace in [Trace::default(), trace()] {
         for (address, publication) in publications(&trace) {
             let message = message(&address);
-            assert_eq!(publication.subject, address.replace("{id}", &golden_id().to_string()));
+            let asked: Asked = typed(&golden("asked"));
+            let subject = address.replace("{id}", &golden_id().to_string());
+            assert_eq!(publication.subject, subject.replace("{key}", &asked.key.token()));
             let headers = headers_as_json(&publication.headers);
             schema(&format!("{message}/headers"))
                 .validate(&headers)
@@ -149,7 +153,7 @@ fn headers_that_lack_one_or_have_another_value_are_not_what_the_document_says() 
         }
     }
     for bucket in facts::ALL {
-        let message = message(&address(|id| bucket.subject(id)));
+        let message = message(&bucket_address(bucket));
         let headers = json!({
             "Nats-Expected-Last-Subject-Sequence": "0",
             "Nats-Msg-Id": golden_id().to_string(),
@@ -187,6 +191,8 @@ fn the_golden_files_tell_one_story() {
     let acknowledgment: Acknowledgment = typed(&golden("acknowledgment"));
     let received: Received = typed(&golden("received"));
     assert_eq!([response.id, acknowledgment.id, received.id], [request.id; 3]);
+    let asked: Asked = typed(&golden("asked"));
+    assert_eq!(asked.request, request);
     assert_eq!([response.requested_at, acknowledgment.requested_at], [request.requested_at; 2]);
     let stored =
         Acknowledgment::new(response.clone(), &acknowledgment.requestor, acknowledgment.stored_at);

@@ -13,10 +13,10 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 
 use crate::arbitrary::{
-    a_header, a_received, a_request, a_response, a_trace, an_acknowledgment, an_id, an_instance,
-    any_json,
+    a_header, a_received, a_request, a_response, a_trace, an_acknowledgment, an_asked, an_id,
+    an_instance, any_json,
 };
-use crate::document::{address, golden, golden_id, headers_as_json};
+use crate::document::{address, bucket_address, golden, golden_id, headers_as_json};
 use crate::kinds::{kind, kinds};
 
 fn version(text: &str) -> HeaderMap {
@@ -59,13 +59,13 @@ fn check_message<M: Message + PartialEq + fmt::Debug>(message: &M, trace: &Trace
 
 /// Creates the fact, so to speak, and checks what comes out against the document and Rust.
 fn check_fact<F: Fact + PartialEq + fmt::Debug>(fact: &F) {
-    let kind = kind(&address(|id| F::BUCKET.subject(id)));
+    let kind = kind(&bucket_address(F::BUCKET));
     let publication = fact.creation();
     let headers = headers_as_json(&publication.headers);
     assert!(kind.headers.is_valid(&headers), "{headers}");
     let body = serde_json::from_slice(&publication.body).unwrap();
     assert!(kind.allows(&body), "{body}");
-    assert_eq!(F::BUCKET.key(&publication.subject), Some(fact.id().to_string().as_str()));
+    assert_eq!(F::BUCKET.key(&publication.subject), Some(fact.key().as_str()));
     assert_eq!(F::decode(&publication.body).unwrap(), *fact);
 }
 
@@ -117,6 +117,13 @@ proptest! {
     ) {
         check_message(&request, &trace);
         check_fact(&request);
+    }
+
+    #[test]
+    fn everything_that_was_asked_under_a_key_is_what_the_document_says_and_survives_the_way(
+        asked in an_asked(),
+    ) {
+        check_fact(&asked);
     }
 
     #[test]

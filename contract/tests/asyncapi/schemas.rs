@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use contract::{MAX_CHARACTERS, MAX_COUNT, MAX_LENGTH};
+use contract::{MAX_CHARACTERS, MAX_COUNT, MAX_KEY, MAX_LENGTH};
 use serde_json::{Map, Value};
 
 use crate::document::{at, document};
@@ -35,6 +35,13 @@ fn the_limits_are_those_of_rust() {
         ("Request/properties/length/minimum", 1),
         ("Request/properties/length/maximum", MAX_LENGTH),
         ("Request/x-max-characters", MAX_CHARACTERS),
+        ("Asked/properties/count/minimum", 1),
+        ("Asked/properties/count/maximum", MAX_COUNT),
+        ("Asked/properties/length/minimum", 1),
+        ("Asked/properties/length/maximum", MAX_LENGTH),
+        ("Asked/x-max-characters", MAX_CHARACTERS),
+        ("IdempotencyKey/minLength", 1),
+        ("IdempotencyKey/maxLength", u32::try_from(MAX_KEY).unwrap()),
         ("Strings/minItems", 1),
         ("Strings/maxItems", MAX_COUNT),
         ("Strings/x-max-characters", MAX_CHARACTERS),
@@ -44,7 +51,7 @@ fn the_limits_are_those_of_rust() {
         assert_eq!(*at(&format!("/components/schemas/{place}")), limit, "{place}");
     }
     // The limit that a schema cannot express is told to people.
-    for name in ["Request", "Strings"] {
+    for name in ["Request", "Asked", "Strings"] {
         let description = at(&format!("/components/schemas/{name}/description")).as_str().unwrap();
         assert!(description.contains(&format!(" {MAX_CHARACTERS}")), "{name}: {description}");
     }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use contract::dead_letters::{
     self, EXPIRED, LEFT_OUT, NotReplayable, Original, REASON, SUBJECT, Verdict,
 };
-use contract::facts::{self, Fact, Received};
+use contract::facts::{self, Asked, Fact, Received};
 use contract::headers::{MESSAGE_VERSION, Trace};
 use contract::queues::{
     self, Acknowledgment, DecodeError, Message, Queue, REQUESTS, Request, Response,
@@ -27,6 +27,10 @@ pub fn bodies(data: &[u8]) {
     assert_eq!(fact::<Request>(data), request);
     assert_eq!(fact::<Acknowledgment>(data), acknowledgment);
     fact::<Received>(data);
+    // What was asked under a key says all that the request does.
+    if let Some(asked) = fact::<Asked>(data) {
+        assert_eq!(request, Some(asked.request));
+    }
 }
 
 fn message<M: Message + PartialEq + Debug>(body: &[u8]) -> Option<M> {
@@ -46,7 +50,7 @@ fn message<M: Message + PartialEq + Debug>(body: &[u8]) -> Option<M> {
 fn fact<F: Fact + PartialEq + Debug>(body: &[u8]) -> Option<F> {
     let fact = F::decode(body).ok()?;
     let creation = fact.creation();
-    assert_eq!(creation.subject, F::BUCKET.subject(fact.id()));
+    assert_eq!(creation.subject, F::BUCKET.subject_of(&fact.key()));
     assert_eq!(F::decode(&creation.body).unwrap(), fact);
     Some(fact)
 }

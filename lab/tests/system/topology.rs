@@ -26,7 +26,7 @@ async fn what_is_missing_is_created_and_what_is_there_is_left() {
     let deployment = Deployment::bare().await;
     let first = topology::declare(deployment.nats(), &LIMITS).await.unwrap();
     // Four streams, three buckets, three consumers.
-    assert_eq!(first.created.len(), 10, "{:?}", first.created);
+    assert_eq!(first.created.len(), 11, "{:?}", first.created);
     let second = topology::declare(deployment.nats(), &LIMITS).await.unwrap();
     assert!(second.created.is_empty() && second.differences.is_empty(), "{second:?}");
     deployment.nats().delete_stream(RESPONSES.stream).await.unwrap();
@@ -38,7 +38,7 @@ async fn what_is_missing_is_created_and_what_is_there_is_left() {
 async fn what_lab_declare_creates_it_tells_of() {
     let deployment = Deployment::bare().await;
     let done = declare(deployment.nats(), &LIMITS).await.unwrap();
-    assert_eq!(done.len(), 10, "{done:?}");
+    assert_eq!(done.len(), 11, "{done:?}");
     assert_eq!(done[0], "created stream REQUESTS");
     assert_eq!(declare(deployment.nats(), &LIMITS).await.unwrap(), Vec::<String>::new());
 }
@@ -63,7 +63,7 @@ async fn another_limit_is_lived_with_and_can_be_changed_in_place() {
     };
     let declared = topology::declare(deployment.nats(), &other).await.unwrap();
     // Of three queues, three buckets and three consumers, one limit each.
-    assert_eq!(declared.differences.len(), 9, "{:?}", declared.differences);
+    assert_eq!(declared.differences.len(), 10, "{:?}", declared.differences);
     assert_eq!(
         declared.differences[0].to_string(),
         "stream REQUESTS: max_msgs is 100000, should be 7"
@@ -72,7 +72,7 @@ async fn another_limit_is_lived_with_and_can_be_changed_in_place() {
     assert_eq!(declared.facts_max_age(), LIMITS.facts_max_age, "the broker's value holds");
 
     let changes = declare(deployment.nats(), &other).await.unwrap();
-    assert_eq!(changes.len(), 9, "{changes:?}");
+    assert_eq!(changes.len(), 10, "{changes:?}");
     assert_eq!(changes[0], "changed stream REQUESTS: max_msgs from 100000 to 7");
     let declared = topology::declare(deployment.nats(), &other).await.unwrap();
     assert_eq!(declared.differences, []);

@@ -290,9 +290,11 @@ mod tests {
     #[test]
     fn a_fact_that_is_written_again_is_doubled_even_with_the_same_strings() {
         let id = RequestId::new();
-        for (bucket, body) in
-            ALL.into_iter().zip([requested(id), stored(id, "abc"), received(id, "abc")])
-        {
+        for (bucket, body) in [REQUESTED, STORED, RECEIVED].into_iter().zip([
+            requested(id),
+            stored(id, "abc"),
+            received(id, "abc"),
+        ]) {
             let mut seen = complete();
             seen.note_fact(bucket, &body);
             assert_eq!(standing(&seen), Standing::Doubled, "{}", bucket.name);
