@@ -85,6 +85,7 @@ async fn round(settings: &BenchSettings, programs: &Programs) -> anyhow::Result<
     let start = |program: &Path, name: &str, settings: &[(&str, &str)]| {
         let mut command = Command::new(program);
         command.env("NATS_URL", broker.url()).env("RUST_LOG", "warn").envs(settings.to_vec());
+        command.env("API_ADDR", "127.0.0.1:0");
         Process::spawn(command, directory.path().join(name))
     };
     let generators = (1..=settings.generators)

@@ -1,6 +1,7 @@
 //! Programs that the lab runs and breaks, each a process of its own.
 
 use std::fs::{self, File};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::{ExitStatus, Stdio};
 use std::thread;
@@ -134,6 +135,16 @@ impl Process {
     #[must_use]
     pub fn log_text(&self) -> String {
         log_text(&self.log)
+    }
+
+    /// The address behind the first of these signs in its log, once there is one.
+    #[must_use]
+    pub fn logged_addr(&self, sign: &str) -> Option<SocketAddr> {
+        let log = self.log_text();
+        let (_, rest) = log.split_once(sign)?;
+        // What is being written may end within the address.
+        let (line, _) = rest.split_once('\n')?;
+        line.split_whitespace().next()?.parse().ok()
     }
 
     /// How much memory it has now, in kB, where the system says that (Linux).

@@ -1,11 +1,13 @@
 //! The requestor: asks for random strings, stores what comes, and says that it is stored.
 //!
 //! ```text
-//! ask     --> [REQUESTS]                           ask
+//! ask     --> [REQUESTS]                           ask; for others api
 //! store       [RESPONSES] --> [ACKNOWLEDGMENTS]    store
 //! ```
 
+mod api;
 mod ask;
+mod dead;
 mod pace;
 mod settings;
 mod store;
@@ -14,6 +16,7 @@ mod tally;
 pub use settings::{Rate, Settings};
 pub use tally::DeadLettered;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use contract::queues::{ACKNOWLEDGMENTS, REQUESTS};
@@ -22,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 use worker::{Service, ServiceError};
 
+use api::Serving;
 use ask::Asker;
 use pace::Pace;
 use store::Store;
@@ -33,6 +37,17 @@ pub enum Error {
     /// Nobody may ask for such strings.
     #[error("STRING_COUNT and STRING_LENGTH ask for {0}")]
     Amount(#[from] InvalidStrings),
+    /// The address of the HTTP API cannot be listened on.
+    #[error(
+        "API_ADDR is {addr}, which cannot be listened on: {source}; if another requestor has it, give \
+         this one API_ADDR=127.0.0.1:0, and it takes a free port"
+    )]
+    Api {
+        /// The address.
+        addr: SocketAddr,
+        /// What the operating system says.
+        source: std::io::Error,
+    },
     /// The service cannot run.
     #[error(transparent)]
     Service(#[from] ServiceError),
@@ -58,6 +73,8 @@ pub enum Error {
 /// See [`Error`].
 pub async fn run(settings: Settings, stop: &CancellationToken) -> Result<(), Error> {
     let amount = Amount::new(settings.string_count, settings.string_length)?;
+    let addr = settings.api_addr;
+    let api = Serving::start(addr).await.map_err(|source| Error::Api { addr, source })?;
     let Some(mut service) = Service::start("requestor", &settings.service, stop).await? else {
         return Ok(());
     };
@@ -71,14 +88,16 @@ pub async fn run(settings: Settings, stop: &CancellationToken) -> Result<(), Err
         concurrency: settings.service.concurrency,
         tally: tally.clone(),
     };
+    api.connect(&service, &settings.service.instance);
     let stored = service.facts(facts::STORED);
     service.consume(Store {
         stored: stored.clone(),
         acknowledgments: service.publisher(ACKNOWLEDGMENTS),
         instance: settings.service.instance,
         tally: tally.clone(),
+        waiting: api.waiting(),
     });
-    let nats = service.connection().context().clone();
+    let nats = service.connection().clone();
     let abandon = service.abandoned().clone();
     let mut dead = Vec::new();
     let own_work = async {
@@ -99,7 +118,11 @@ pub async fn run(settings: Settings, stop: &CancellationToken) -> Result<(), Err
                 }
             }
         };
-        tokio::join!(asking, ending);
+        let answering = async {
+            stop.cancelled().await;
+            api.close(&abandon).await;
+        };
+        tokio::join!(asking, ending, answering);
     };
     service.run(own_work).await?;
     match settings.request_total {

@@ -1,3 +1,4 @@
+use std::net::SocketAddr;
 use std::str::FromStr;
 
 use clap::Parser;
@@ -34,6 +35,17 @@ pub struct Settings {
     /// How many characters each string is to have, 1 to 1024; no more than 65536 in one request
     #[arg(long, env, default_value_t = 64, value_name = "NUMBER")]
     pub string_length: u32,
+
+    /// Address of the HTTP API, for whoever asks for strings from outside. With port 0 it takes a free
+    /// port, and logs which: of several requestors on one machine only one can have the default
+    #[arg(
+        long,
+        env,
+        default_value = "127.0.0.1:8000",
+        value_name = "HOST:PORT",
+        help_heading = "HTTP API"
+    )]
+    pub api_addr: SocketAddr,
 
     #[command(flatten)]
     #[expect(missing_docs, reason = "clap would show it as the help of the whole group")]

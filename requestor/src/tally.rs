@@ -9,12 +9,13 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use async_nats::jetstream::Context;
+use contract::RequestId;
 use contract::queues::{Acknowledgment, REQUESTS, RESPONSES};
-use contract::{RequestId, dead_letters};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use worker::Facts;
+use worker::{Connection, Facts};
+
+use crate::dead::{dead_letter, reason};
 
 /// How many requests are looked up at a time.
 const AT_A_TIME: usize = 64;
@@ -53,7 +54,11 @@ impl Tally {
     }
 
     /// Waits until every request has come to its end. Gives those that ended as dead letters.
-    pub(crate) async fn come_to_an_end(&self, stored: &Facts, nats: &Context) -> Vec<DeadLettered> {
+    pub(crate) async fn come_to_an_end(
+        &self,
+        stored: &Facts,
+        nats: &Connection,
+    ) -> Vec<DeadLettered> {
         let mut dead = Vec::new();
         let mut after = None;
         while !(self.all_asked.load(Ordering::Relaxed) && self.with(|ids| ids.is_empty())) {
@@ -98,19 +103,15 @@ enum End {
 }
 
 /// How a request ended, if it has, and if the broker says so.
-async fn end_of(id: RequestId, stored: &Facts, nats: &Context) -> Option<End> {
+async fn end_of(id: RequestId, stored: &Facts, nats: &Connection) -> Option<End> {
     // An answer that did not come says nothing.
     if stored.read::<Acknowledgment>(id).await.ok()?.is_some() {
         return Some(End::Stored);
     }
-    let stream = nats.get_stream_no_info(dead_letters::STREAM).await.ok()?;
     // What comes after these two is stored.
     for queue in [REQUESTS, RESPONSES] {
-        let subject = dead_letters::subject(queue.stream, &id.to_string());
-        if let Ok(dead) = stream.get_last_raw_message_by_subject(&subject).await {
-            let reason = dead.headers.get(dead_letters::REASON);
-            let reason = reason.map_or("no reason given", |reason| reason.as_str());
-            return Some(End::DeadLettered(reason.to_owned()));
+        if let Some(dead) = dead_letter(nats, queue, id).await.ok()? {
+            return Some(End::DeadLettered(reason(&dead).to_owned()));
         }
     }
     None

@@ -178,7 +178,7 @@ impl Connection {
     /// Asks the broker for something once there is a connection. Gives `None` where that
     /// connection was lost and another established before the answer came: what was asked, or the
     /// answer, is most likely lost with it.
-    pub(crate) async fn ask<F: Future>(&self, question: Pin<&mut F>) -> Option<F::Output> {
+    pub async fn ask<F: Future>(&self, question: Pin<&mut F>) -> Option<F::Output> {
         let mut link = self.link.clone();
         let times = match link.wait_for(|link| link.connected).await {
             Ok(link) => link.times,

@@ -1,7 +1,7 @@
 //! What a service counts of itself, in the form that Prometheus reads.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use contract::queues::Queue;
@@ -32,7 +32,7 @@ struct TargetLabels {
 
 /// The metrics of one service. Their names begin with the service's.
 pub(crate) struct Metrics {
-    registry: Registry,
+    registry: Mutex<Registry>,
     settlements: Family<OutcomeLabels, Counter>,
     handle_duration: Family<QueueLabels, Histogram, fn() -> Histogram>,
     handled_nanoseconds: Family<QueueLabels, Counter>,
@@ -72,7 +72,7 @@ impl Metrics {
         let connected = Gauge::default();
         registry.register("connected", "1 while connected to the broker", connected.clone());
         Arc::new(Self {
-            registry,
+            registry: Mutex::new(registry),
             settlements,
             handle_duration,
             // The histogram's sum, which cannot be read back from it.
@@ -135,8 +135,13 @@ impl Metrics {
     /// All metrics in the `OpenMetrics` text format.
     pub(crate) fn text(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();
-        encode(&mut text, &self.registry)?;
+        self.with_registry(|registry| encode(&mut text, registry))?;
         Ok(text)
+    }
+
+    /// Lets a service add metrics of its own.
+    pub(crate) fn with_registry<T>(&self, act: impl FnOnce(&mut Registry) -> T) -> T {
+        act(&mut self.registry.lock().expect("nothing panics while it holds this lock"))
     }
 }
 

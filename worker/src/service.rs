@@ -13,6 +13,7 @@ use contract::dead_letters;
 use contract::facts::Bucket;
 use contract::queues::{Message, Queue};
 use contract::topology::{self, DeclareError, Limits, Topology};
+use prometheus_client::registry::Registry;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -174,6 +175,18 @@ impl Service {
     #[must_use]
     pub fn abandoned(&self) -> &CancellationToken {
         &self.abandon
+    }
+
+    /// Adds metrics of the service's own to what the admin endpoint shows. Their names begin with the
+    /// service's, too.
+    pub fn register_metrics(&self, register: impl FnOnce(&mut Registry)) {
+        self.metrics.with_registry(register);
+    }
+
+    /// How long the promises hold from the moment of asking, as the buckets on the broker have it.
+    #[must_use]
+    pub fn facts_max_age(&self) -> Duration {
+        self.topology.facts_max_age()
     }
 
     /// A publisher to this queue, with places of its own for what is under way.

@@ -4,6 +4,7 @@ mod page;
 mod replicas;
 mod screen;
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -71,7 +72,8 @@ pub async fn up(settings: &UpSettings, stop: &CancellationToken) -> anyhow::Resu
     let verb = if brokers.len() == 1 { "broker is" } else { "brokers are" };
     println!("The page is at {}", page.url());
     println!("The {verb} at {url}; logs and queues are in {}\n", from_here(&directory));
-    println!("{}", what_to_try(&brokers, &programs, &replicas));
+    let api = stop.run_until_cancelled(replicas.api()).await.flatten();
+    println!("{}", what_to_try(&brokers, &programs, &replicas, api));
 
     show(settings, &connection, &mut brokers, &mut replicas, stop).await?;
 
@@ -138,8 +140,20 @@ fn describe(brokers: &mut Brokers) -> String {
     brokers.iter_mut().map(describe).collect::<Vec<_>>().join("   ")
 }
 
-fn what_to_try(brokers: &Brokers, programs: &programs::Programs, replicas: &Replicas) -> String {
+fn what_to_try(
+    brokers: &Brokers,
+    programs: &programs::Programs,
+    replicas: &Replicas,
+    api: Option<SocketAddr>,
+) -> String {
     let url = brokers.url();
+    let api = api.map_or_else(String::new, |api| {
+        format!(
+            "  curl -i http://{api}/requests --json '{{\"count\": 1, \"length\": 64}}'
+      ask for strings yourself, and see in Location where to look what became of it
+"
+        )
+    });
     let ids = |side: &[Replica]| {
         side.iter().map(|replica| replica.id().to_string()).collect::<Vec<_>>().join(" ")
     };
@@ -158,7 +172,7 @@ fn what_to_try(brokers: &Brokers, programs: &programs::Programs, replicas: &Repl
     };
     format!(
         "Try in another terminal, and watch the queues:
-  kill -STOP {generators}
+{api}  kill -STOP {generators}
       pause the generators: REQUESTS fills, and the requestor does not notice
   kill -CONT {generators}
       let them go on: it drains

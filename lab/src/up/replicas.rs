@@ -1,5 +1,6 @@
 //! The services that `lab up` runs, each replica a process.
 
+use std::net::SocketAddr;
 use std::path::Path;
 
 use super::UpSettings;
@@ -38,6 +39,11 @@ impl Replicas {
         let generators = start(Side::Generator, generators)?;
         let requestors = start(Side::Requestor, requestors)?;
         Ok(Self { requestors, generators })
+    }
+
+    /// Where the first requestor can be asked, if there is one.
+    pub(super) async fn api(&mut self) -> Option<SocketAddr> {
+        self.requestors.first_mut()?.api().await
     }
 
     /// Which replica runs as which process, or has ended.

@@ -206,7 +206,7 @@ pub async fn run(side: Side, url: &str, log: PathBuf, settings: &[(&str, &str)])
     // Only what the test sets: an environment of its own is not what is tested.
     command.env_clear().env("NATS_URL", url).env("ACK_WAIT", "1s").env("LOG_FORMAT", "pretty");
     if side == Side::Requestor {
-        command.env("REQUEST_RATE", "0");
+        command.env("REQUEST_RATE", "0").env("API_ADDR", "127.0.0.1:0");
     }
     command.envs(settings.iter().copied());
     Process::spawn(command, log).unwrap()
@@ -257,11 +257,17 @@ pub async fn logged(process: &Process, text: &str) {
 
 /// The address of the admin endpoint of a process, which is in its log.
 pub async fn admin_addr(process: &Process) -> SocketAddr {
-    const SIGN: &str = "admin endpoint listens addr=";
-    eventually("the admin endpoint listens", async || {
-        let log = process.log_text();
-        let addr = log.split_once(SIGN).and_then(|(_, rest)| rest.split_whitespace().next());
-        addr.and_then(|addr| addr.parse().ok()).ok_or(log)
+    listens(process, "admin endpoint listens addr=").await
+}
+
+/// The address of the HTTP API of a requestor, which is in its log.
+pub async fn api_addr(process: &Process) -> SocketAddr {
+    listens(process, "API listens addr=").await
+}
+
+async fn listens(process: &Process, sign: &str) -> SocketAddr {
+    eventually("it says where it listens", async || {
+        process.logged_addr(sign).ok_or_else(|| process.log_text())
     })
     .await
 }

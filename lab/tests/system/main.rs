@@ -3,6 +3,9 @@
 //! Each test has a broker of its own. None waits for a time to pass, only for a fact to be there.
 
 mod announcing;
+mod api;
+mod api_faults;
+mod api_rules;
 mod audit;
 mod back_pressure;
 mod backup;

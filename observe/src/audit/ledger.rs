@@ -188,7 +188,7 @@ impl Ledger {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use contract::facts::{ALL, RECEIVED, REQUESTED, STORED};
+    use contract::facts::{RECEIVED, REQUESTED, STORED};
     use contract::{Amount, RequestId};
 
     const DAY: Duration = Duration::from_hours(24);

@@ -1,0 +1,226 @@
+//! What the HTTP API takes and what it refuses, and that its description says just that.
+
+use std::net::SocketAddr;
+
+use contract::RequestId;
+use contract::facts::{IDEMPOTENCY, REQUESTED};
+use jsonschema::Validator;
+use lab::http::{self, Answer};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::api::{accepted, get, post, requestor};
+use crate::deployment::{Deployment, PATIENT, admin, soon};
+
+const JSON: (&str, &str) = ("Content-Type", "application/json");
+
+type Headers<'a> = &'a [(&'a str, &'a str)];
+
+/// The description as a server gives it.
+struct Description(Value);
+
+impl Description {
+    async fn of(api: SocketAddr) -> Self {
+        Self(get(api, "/openapi.json").await.json())
+    }
+
+    /// The schema that stands at this pointer.
+    fn schema(&self, pointer: &str) -> Validator {
+        let mut root = self.0.clone();
+        let pointer = pointer.replace('{', "%7B").replace('}', "%7D");
+        root["$ref"] = format!("#{pointer}").into();
+        jsonschema::draft202012::new(&root).unwrap()
+    }
+
+    /// Asserts that this is an answer that the route may give.
+    fn holds(&self, method: &str, route: &str, answer: &Answer) {
+        let escaped = route.replace('/', "~1");
+        let status = answer.status;
+        let pointer = format!("/paths/{escaped}/{method}/responses/{status}");
+        let described = self.0.pointer(&pointer);
+        let described =
+            described.unwrap_or_else(|| panic!("{pointer} is not described: {answer:?}"));
+        let content = described["content"].as_object().unwrap();
+        let (media, _) = content.iter().next().unwrap();
+        assert_eq!(answer.header("content-type"), Some(media.as_str()), "{answer:?}");
+        let media = media.replace('/', "~1");
+        let schema = self.schema(&format!("{pointer}/content/{media}/schema"));
+        if let Err(error) = schema.validate(&answer.json()) {
+            panic!("{error}: {answer:?}");
+        }
+        for header in described["headers"].as_object().into_iter().flat_map(|all| all.keys()) {
+            assert!(answer.header(&header.to_lowercase()).is_some() || status == 503, "{answer:?}");
+        }
+    }
+}
+
+fn is_a_problem(answer: &Answer, status: u16) {
+    assert_eq!(answer.status, status, "{answer:?}");
+    assert_eq!(answer.header("content-type"), Some("application/problem+json"), "{answer:?}");
+    assert_eq!(answer.header("cache-control"), Some("no-store"), "{answer:?}");
+    let problem = answer.json();
+    assert_eq!(problem["status"], status, "{answer:?}");
+    for member in ["type", "title", "detail"] {
+        assert!(!problem[member].as_str().unwrap().is_empty(), "{answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn whatever_is_wrong_is_a_problem_that_is_described_and_nothing_is_asked() {
+    let deployment = Deployment::with(&PATIENT).await;
+    let (_requestor, api) = requestor(&deployment, "requestor").await;
+    let description = Description::of(api).await;
+    let (long, large) = ("ä".repeat(256), format!("{{{}}}", " ".repeat(5_000)));
+    let key = |key| ("Idempotency-Key", key);
+    let cases: &[(u16, Headers<'_>, &str)] = &[
+        (400, &[JSON], "null"),
+        (400, &[JSON], "[1, 64]"),
+        (400, &[JSON], "{"),
+        (400, &[JSON], r#"{"count": 0}"#),
+        (400, &[JSON], r#"{"count": "1"}"#),
+        (400, &[JSON], r#"{"count": 1.5}"#),
+        (400, &[JSON], r#"{"count": 1001}"#),
+        (400, &[JSON], r#"{"length": 1025}"#),
+        (400, &[JSON], r#"{"count": 65, "length": 1024}"#),
+        (400, &[JSON], r#"{"cuont": 1}"#),
+        (400, &[JSON, key("")], "{}"),
+        (400, &[JSON, key(&long)], "{}"),
+        (400, &[JSON, key("one"), key("two")], "{}"),
+        (403, &[JSON, ("Origin", "https://elsewhere.example")], "{}"),
+        (403, &[("Sec-Fetch-Site", "cross-site")], ""),
+        (413, &[JSON], &large),
+        (415, &[], "{}"),
+        (415, &[("Content-Type", "text/plain")], "{}"),
+        (415, &[("Content-Type", "application/x-www-form-urlencoded")], "count=1"),
+    ];
+    for (status, headers, body) in cases {
+        let answer = http::ask(api, "POST", "/requests", headers, body).await.unwrap();
+        is_a_problem(&answer, *status);
+        description.holds("post", "/requests", &answer);
+    }
+    is_a_problem(&http::ask(api, "POST", "/requests?count=1", &[], "").await.unwrap(), 400);
+    for (status, path) in [
+        (400, "/requests?limit=0"),
+        (400, "/requests?limit=1001"),
+        (400, "/requests?limit=1&limit=1"),
+        (400, "/requests?offset=1"),
+        (400, "/requests/b5bb9d80-14a0-4f9b-9c61-2f1d1d5b5c5a"),
+        (400, "/requests/..%2f"),
+        (400, "/requests/%ff"),
+        (400, "/requests/019CADD3-8896-7938-BC36-C32D4D2563A7"),
+        (400, "/requests/019cadd3-8896-7938-bc36-c32d4d2563a7?wait=61s"),
+        (400, "/requests/019cadd3-8896-7938-bc36-c32d4d2563a7?wait=soon"),
+        (404, "/requests/019cadd3-8896-7938-bc36-c32d4d2563a7"),
+        (400, "/openapi.json?pretty"),
+    ] {
+        let answer = get(api, path).await;
+        is_a_problem(&answer, status);
+        let route = match path.split('?').next().unwrap() {
+            "/requests" => "/requests",
+            "/openapi.json" => "/openapi.json",
+            _ => "/requests/{id}",
+        };
+        description.holds("get", route, &answer);
+    }
+    for path in ["/", "/requests/", "/requests/a/b", "/Requests", "/livez", "/metrics", "/?a"] {
+        is_a_problem(&get(api, path).await, 404);
+    }
+    let id = format!("/requests/{}", RequestId::new());
+    for (method, path, allow) in [
+        ("DELETE", "/requests", "GET, HEAD, POST"),
+        ("OPTIONS", "/requests", "GET, HEAD, POST"),
+        ("PUT", "/openapi.json", "GET, HEAD"),
+        ("POST", id.as_str(), "GET, HEAD"),
+        ("BREW", "/requests", "GET, HEAD, POST"),
+    ] {
+        let answer = http::ask(api, method, path, &[], "").await.unwrap();
+        is_a_problem(&answer, 405);
+        let mut allowed: Vec<&str> =
+            answer.header("allow").unwrap().split(',').map(str::trim).collect();
+        allowed.sort_unstable();
+        assert_eq!(allowed.join(", "), allow, "{method} {path}");
+    }
+    assert_eq!(deployment.facts(REQUESTED).await, 0);
+    assert_eq!(deployment.facts(IDEMPOTENCY).await, 0);
+}
+
+#[tokio::test]
+async fn what_is_right_is_answered_as_it_is_described() {
+    let deployment = Deployment::with(&PATIENT).await;
+    let (requestor, api) = requestor(&deployment, "requestor").await;
+    let description = Description::of(api).await;
+    assert_eq!(description.0["openapi"], "3.1.0");
+    let body = description.schema("/components/schemas/NewRequest");
+    let bodies = [
+        json!({}),
+        json!({"count": 1, "length": 1}),
+        json!({"count": 64, "length": 1024}),
+        json!({"count": 1000, "length": 65}),
+        json!({"count": 255, "length": 257}),
+    ];
+    for wanted in bodies {
+        assert!(body.is_valid(&wanted), "{wanted}");
+        let answer = post(api, None, &wanted).await;
+        accepted(&answer);
+        description.holds("post", "/requests", &answer);
+    }
+    // Without any body, and without a word about it.
+    let answer = http::ask(api, "POST", "/requests", &[], "").await.unwrap();
+    let id = accepted(&answer);
+    assert_eq!((&answer.json()["count"], &answer.json()["length"]), (&json!(1), &json!(64)));
+    for (path, route) in [
+        ("/requests", "/requests"),
+        ("/requests?limit=1", "/requests"),
+        (&format!("/requests/{id}"), "/requests/{id}"),
+        (&format!("/requests/{id}?wait=0s"), "/requests/{id}"),
+        ("/openapi.json", "/openapi.json"),
+    ] {
+        let answer = get(api, path).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+        description.holds("get", route, &answer);
+        let head = http::ask(api, "HEAD", path, &[], "").await.unwrap();
+        assert_eq!((head.status, head.body.as_str()), (200, ""));
+    }
+    let (_, metrics) = admin(&requestor, "/metrics").await;
+    let counted = r#"requestor_api_requests_total{method="POST",route="/requests",status="202"} 6"#;
+    assert!(metrics.contains(counted), "{metrics}");
+    assert!(!metrics.contains(&id.to_string()), "{metrics}");
+}
+
+#[tokio::test]
+async fn the_description_knows_each_limit_of_an_amount() {
+    let deployment = Deployment::with(&PATIENT).await;
+    let (_requestor, api) = requestor(&deployment, "requestor").await;
+    let schema = Description::of(api).await.schema("/components/schemas/NewRequest");
+    for count in 0..=1001 {
+        let limit = 65_536_u32.checked_div(count).unwrap_or(1).min(1024);
+        for length in [0, 1, limit, limit + 1] {
+            let is_one = contract::Amount::new(count, length).is_ok();
+            let body = json!({"count": count, "length": length});
+            assert_eq!(schema.is_valid(&body), is_one, "{body}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_connection_takes_one_request_after_another_and_a_body_in_pieces_has_its_limit() {
+    let deployment = Deployment::with(&PATIENT).await;
+    let (_requestor, api) = requestor(&deployment, "requestor").await;
+    let mut client = TcpStream::connect(api).await.unwrap();
+    let head = "POST /requests HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
+                Transfer-Encoding: chunked\r\n\r\n";
+    let small = format!("{head}1\r\n{{\r\n1\r\n}}\r\n0\r\n\r\n");
+    let large = format!("{head}1000\r\n{}\r\n1\r\n \r\n", " ".repeat(0x1000));
+    client.write_all([small.as_str(), &small, &large].concat().as_bytes()).await.unwrap();
+    let mut answers = Vec::new();
+    // What was not read of the last one may end it with a reset.
+    let _ = soon("they are answered", client.read_to_end(&mut answers)).await;
+    let answers = String::from_utf8(answers).unwrap();
+    let statuses: Vec<&str> = answers
+        .split("HTTP/1.1 ")
+        .skip(1)
+        .map(|answer| answer.split(' ').next().unwrap())
+        .collect();
+    assert_eq!(statuses, ["202", "202", "413"], "{answers}");
+}

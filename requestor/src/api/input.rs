@@ -1,0 +1,334 @@
+//! What clients send, read strictly: whatever is not understood is refused, because a word that is
+//! misspelt and passed over is worse than one that is sent back.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName, Uri, header};
+use bytes::Bytes;
+use contract::headers::Trace;
+use contract::{Amount, IdempotencyKey, MAX_COUNT, MAX_LENGTH};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Body as _;
+use serde::{Deserialize, Deserializer};
+use tokio::time::timeout;
+use utoipa::ToSchema;
+
+use super::problem::{Kind, Problem};
+
+/// The largest body that is read, in bytes. The largest that makes sense has some thirty.
+const MAX_BODY: usize = 4 * 1024;
+
+/// How long a body may take to come.
+const BODY_TIME: Duration = Duration::from_secs(5);
+
+/// The longest wait that may be asked for, in milliseconds.
+const MAX_WAIT: u64 = 60_000;
+
+/// How many strings a request asks for where it does not say, and how many requests are listed.
+const DEFAULT_COUNT: u32 = 1;
+const DEFAULT_LENGTH: u32 = 64;
+const DEFAULT_LIMIT: usize = 50;
+
+/// The most requests that are listed at a time.
+const MAX_LIMIT: usize = 1000;
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+
+/// What to ask for: up to 1000 strings of up to 1024 characters each, and up to 65536 characters in all.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+#[schema(as = NewRequest, example = json!({"count": 1, "length": 64}))]
+pub(crate) struct NewRequest {
+    /// How many strings.
+    #[serde(default = "default_count", deserialize_with = "whole")]
+    #[schema(default = 1, minimum = 1, maximum = 1000)]
+    count: u32,
+    /// How many characters each of them is to have, from A-Z, a-z and 0-9.
+    #[serde(default = "default_length", deserialize_with = "whole")]
+    #[schema(default = 64, minimum = 1, maximum = 1024)]
+    length: u32,
+}
+
+fn default_count() -> u32 {
+    DEFAULT_COUNT
+}
+
+fn default_length() -> u32 {
+    DEFAULT_LENGTH
+}
+
+/// A whole number, which in JSON may also be written as `1.0`.
+fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    let number = serde_json::Number::deserialize(deserializer)?;
+    let whole = number.as_u64().and_then(|number| u32::try_from(number).ok());
+    let pointed = || {
+        let number = number.as_f64().filter(|number| number.fract() == 0.0)?;
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "it is checked"
+        )]
+        (0.0..=f64::from(u32::MAX)).contains(&number).then_some(number as u32)
+    };
+    whole
+        .or_else(pointed)
+        .ok_or_else(|| serde::de::Error::custom(format_args!("{number} is no such whole number")))
+}
+
+/// Everything that asks for strings.
+#[derive(Debug)]
+pub(super) struct Asking {
+    pub(super) amount: Amount,
+    pub(super) key: Option<IdempotencyKey>,
+    pub(super) trace: Trace,
+}
+
+impl Asking {
+    pub(super) async fn read(parts: &Parts, body: Body) -> Result<Self, Problem> {
+        Query::read(&parts.uri, &[])?;
+        let key = key(&parts.headers)?;
+        let body = read_body(&parts.headers, body).await?;
+        Ok(Self { amount: amount(&body)?, key, trace: trace(&parts.headers) })
+    }
+}
+
+fn amount(body: &[u8]) -> Result<Amount, Problem> {
+    let NewRequest { count, length } = if body.is_empty() {
+        NewRequest { count: DEFAULT_COUNT, length: DEFAULT_LENGTH }
+    } else if body.trim_ascii_start().starts_with(b"{") {
+        serde_json::from_slice(body).map_err(|error| Kind::Invalid.because(error))?
+    } else {
+        return Err(Kind::Invalid.because("the body is no JSON object"));
+    };
+    Amount::new(count, length).map_err(|error| Kind::Invalid.because(error))
+}
+
+async fn read_body(headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
+    if body.is_end_stream() {
+        return Ok(Bytes::new());
+    }
+    let too_large =
+        || Kind::TooLarge.because(format_args!("a body may have {MAX_BODY} bytes, no more"));
+    // Whoever says it before is spared the sending.
+    if body.size_hint().lower() > MAX_BODY as u64 {
+        return Err(too_large());
+    }
+    let is_json = is_json(headers);
+    let body = timeout(BODY_TIME, Limited::new(body, MAX_BODY).collect()).await;
+    let body = body.map_err(|_| {
+        Kind::Slow.because(format_args!("there are {} s for a body", BODY_TIME.as_secs()))
+    })?;
+    let body = body.map_err(|error| {
+        if error.is::<LengthLimitError>() {
+            too_large()
+        } else {
+            Kind::Invalid.because("the body ends before its end")
+        }
+    })?;
+    let body = body.to_bytes();
+    if !body.is_empty() && !is_json {
+        return Err(Kind::MediaType.because("a body has to be application/json, and to say so"));
+    }
+    Ok(body)
+}
+
+/// Whether the headers name JSON, with whatever parameters.
+fn is_json(headers: &HeaderMap) -> bool {
+    let Ok(Some(value)) = one(headers, &header::CONTENT_TYPE) else { return false };
+    let essence = value.split(|byte| *byte == b';').next().unwrap_or_default();
+    essence.trim_ascii().eq_ignore_ascii_case(b"application/json")
+}
+
+/// The value of a header that may stand there once.
+fn one<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a [u8]>, Problem> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (value, None) => Ok(value.map(axum::http::HeaderValue::as_bytes)),
+        _ => Err(Kind::Invalid.because(format_args!("{name} is there more than once"))),
+    }
+}
+
+fn key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {
+    let Some(value) = one(headers, &IDEMPOTENCY_KEY)? else { return Ok(None) };
+    // HTTP itself knows bytes. Most clients send UTF-8; what is none is what older ones send, in
+    // which each byte is the character of that number.
+    let text = match str::from_utf8(value) {
+        Ok(text) => text.to_owned(),
+        Err(_) => value.iter().map(|byte| char::from(*byte)).collect(),
+    };
+    let key = text.try_into();
+    key.map(Some).map_err(|error| Kind::Invalid.because(format_args!("Idempotency-Key: {error}")))
+}
+
+/// The trace that is named, if it is valid. Whoever traces must not make a request fail by it.
+fn trace(headers: &HeaderMap) -> Trace {
+    let text = |value: &[u8]| str::from_utf8(value).ok().map(str::to_owned);
+    let parent = one(headers, &TRACEPARENT).ok().flatten().and_then(text);
+    // This one may come in several pieces, which are one list.
+    let states = headers.get_all(TRACESTATE);
+    let state: Option<Vec<&str>> = states.iter().map(|state| state.to_str().ok()).collect();
+    let state = state.filter(|state| !state.is_empty()).map(|state| state.join(","));
+    Trace::from_outside(parent.as_deref().unwrap_or_default(), state.as_deref())
+}
+
+/// The parameters of a query, each of which may stand there once.
+#[derive(Debug)]
+pub(super) struct Query(Vec<(String, String)>);
+
+impl Query {
+    pub(super) fn read(uri: &Uri, known: &[&str]) -> Result<Self, Problem> {
+        let mut found: Vec<(String, String)> = Vec::new();
+        let query = uri.query().unwrap_or_default();
+        for (name, value) in form_urlencoded::parse(query.as_bytes()).into_owned() {
+            let what_is_wrong = if !known.contains(&name.as_str()) {
+                "there is no such parameter"
+            } else if found.iter().any(|(other, _)| *other == name) {
+                "it is there more than once"
+            } else {
+                found.push((name, value));
+                continue;
+            };
+            let name: String = name.chars().take(64).collect();
+            return Err(Kind::Invalid.because(format_args!("query '{name}': {what_is_wrong}")));
+        }
+        Ok(Self(found))
+    }
+
+    fn get(&self, name: &str) -> Option<&str> {
+        self.0.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
+    }
+
+    /// How many requests to list.
+    pub(super) fn limit(&self) -> Result<usize, Problem> {
+        let Some(text) = self.get("limit") else { return Ok(DEFAULT_LIMIT) };
+        whole_number(text)
+            .and_then(|number| usize::try_from(number).ok())
+            .filter(|number| (1..=MAX_LIMIT).contains(number))
+            .ok_or_else(|| {
+                let limits = format_args!("limit: write a whole number from 1 to {MAX_LIMIT}");
+                Kind::Invalid.because(limits)
+            })
+    }
+
+    /// How long to wait for the strings.
+    pub(super) fn wait(&self) -> Result<Option<Duration>, Problem> {
+        let Some(text) = self.get("wait") else { return Ok(None) };
+        let millis = match text.strip_suffix("ms") {
+            Some(number) => whole_number(number),
+            None => text
+                .strip_suffix('s')
+                .and_then(whole_number)
+                .and_then(|seconds| seconds.checked_mul(1000)),
+        };
+        match millis {
+            Some(millis @ 0..=MAX_WAIT) => Ok(Some(Duration::from_millis(millis))),
+            _ => Err(Kind::Invalid.because("wait: write a time from 0s to 60s, or in ms")),
+        }
+    }
+}
+
+/// A whole number in plain digits, as it would be written back.
+fn whole_number(text: &str) -> Option<u64> {
+    let plain = text == "0" || !text.starts_with('0');
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    if plain && digits { text.parse().ok() } else { None }
+}
+
+const _: () = assert!(MAX_COUNT == 1000 && MAX_LENGTH == 1024, "the schema has other limits");
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+
+    use super::*;
+
+    fn query(query: &str) -> Result<Query, Problem> {
+        Query::read(&format!("/requests?{query}").parse().unwrap(), &["limit", "wait"])
+    }
+
+    #[test]
+    fn a_body_is_read_strictly() {
+        let read = |body: &str| amount(body.as_bytes()).map(|it| (it.count(), it.length())).ok();
+        assert_eq!(read(""), Some((1, 64)));
+        assert_eq!(read("{}"), Some((1, 64)));
+        assert_eq!(read(r#" {"length": 3, "count": 2.0} "#), Some((2, 3)));
+        for wrong in [
+            "null",
+            "[1, 64]",
+            "1",
+            " ",
+            "{",
+            "{}{}",
+            r#"{"count": null}"#,
+            r#"{"count": "1"}"#,
+            r#"{"count": 1.5}"#,
+            r#"{"count": -1}"#,
+            r#"{"count": 0}"#,
+            r#"{"count": 1001}"#,
+            r#"{"count": 1e400}"#,
+            r#"{"length": 1025}"#,
+            r#"{"count": 65, "length": 1024}"#,
+            r#"{"count": 1, "count": 1}"#,
+            r#"{"counts": 1}"#,
+        ] {
+            assert_eq!(read(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_query_is_read_strictly() {
+        assert_eq!(query("").unwrap().limit(), Ok(50));
+        assert_eq!(query("limit=1000").unwrap().limit(), Ok(1000));
+        for wrong in ["limit=0", "limit=1001", "limit=", "limit=01", "limit=%2B1", "limit=1.0"] {
+            assert!(query(wrong).unwrap().limit().is_err(), "{wrong}");
+        }
+        assert_eq!(query("limit=1").unwrap().wait(), Ok(None));
+        for (text, millis) in [("0s", 0), ("10s", 10_000), ("60s", 60_000), ("250ms", 250)] {
+            let wait = query(&format!("wait={text}")).unwrap().wait();
+            assert_eq!(wait, Ok(Some(Duration::from_millis(millis))), "{text}");
+        }
+        for wrong in ["", "10", "61s", "60001ms", "-1s", "1m", "soon", "1.5s", "99999999999999999s"]
+        {
+            assert!(query(&format!("wait={wrong}")).unwrap().wait().is_err(), "{wrong}");
+        }
+        for wrong in ["limits=1", "limit=1&limit=1", "=", "Limit=1"] {
+            assert!(query(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_key_is_any_text_of_up_to_255_characters() {
+        let read = |values: &[&[u8]]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(IDEMPOTENCY_KEY, HeaderValue::from_bytes(value).unwrap());
+            }
+            key(&headers).map(|key| key.map(|key| key.to_string())).ok()
+        };
+        assert_eq!(read(&[]), Some(None));
+        assert_eq!(read(&["ä".repeat(255).as_bytes()]), Some(Some("ä".repeat(255))));
+        assert_eq!(read(&["ä".repeat(256).as_bytes()]), None);
+        assert_eq!(read(&[b"\xe4"]), Some(Some("ä".to_owned())));
+        assert_eq!(read(&[b""]), None);
+        assert_eq!(read(&[b"one", b"two"]), None);
+    }
+
+    #[test]
+    fn json_is_named_with_or_without_parameters() {
+        for (name, is_it) in [
+            ("application/json", true),
+            ("Application/JSON; charset=utf-8", true),
+            ("application/jsonp", false),
+            ("text/plain", false),
+        ] {
+            let headers =
+                HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static(name))]);
+            assert_eq!(is_json(&headers), is_it, "{name}");
+        }
+        assert!(!is_json(&HeaderMap::new()));
+    }
+}

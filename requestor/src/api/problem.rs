@@ -1,0 +1,165 @@
+//! What the API says where it cannot do what it was asked for: problem details, as RFC 9457 has them.
+
+use std::fmt;
+
+use axum::body::Body;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+/// The media type of every problem.
+pub(crate) const PROBLEM_JSON: &str = "application/problem+json";
+
+/// What may be wrong. Each kind has a status and a name of its own.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// The request makes no sense.
+    Invalid,
+    /// A page of another site asks.
+    Foreign,
+    /// There is no such route.
+    NoRoute,
+    /// Nobody asked for this id.
+    NoRequest,
+    /// The route has other methods.
+    Method,
+    /// The body did not come in time.
+    Slow,
+    /// The key stands for another request.
+    KeyTaken,
+    /// The key stands for a request that is too old to be asked now.
+    KeyExpired,
+    /// The body is larger than any that makes sense.
+    TooLarge,
+    /// The body is no JSON.
+    MediaType,
+    /// The broker says no, or holds what it should not.
+    Refused,
+    /// There is no room in the queue.
+    QueueFull,
+    /// The broker is not there, or gives no answer.
+    BrokerAway,
+    /// As much is in hand as may be.
+    Busy,
+}
+
+impl Kind {
+    /// The status, the name, and the title.
+    fn parts(self) -> (StatusCode, &'static str, &'static str) {
+        match self {
+            Self::Invalid => (StatusCode::BAD_REQUEST, "invalid", "The request is invalid"),
+            Self::Foreign => (StatusCode::FORBIDDEN, "foreign", "Pages of other sites may not ask"),
+            Self::NoRoute => (StatusCode::NOT_FOUND, "no-route", "There is no such route"),
+            Self::NoRequest => (StatusCode::NOT_FOUND, "no-request", "Nobody asked for this"),
+            Self::Method => {
+                (StatusCode::METHOD_NOT_ALLOWED, "method", "The route has no such method")
+            }
+            Self::Slow => (StatusCode::REQUEST_TIMEOUT, "slow", "The body did not come in time"),
+            Self::KeyTaken => {
+                (StatusCode::CONFLICT, "key-taken", "The key stands for another request")
+            }
+            Self::KeyExpired => (StatusCode::CONFLICT, "key-expired", "The key is too old"),
+            Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too-large", "The body is too large"),
+            Self::MediaType => {
+                (StatusCode::UNSUPPORTED_MEDIA_TYPE, "media-type", "The body is not JSON")
+            }
+            Self::Refused => {
+                (StatusCode::INTERNAL_SERVER_ERROR, "refused", "The broker does not take part")
+            }
+            Self::QueueFull => (StatusCode::SERVICE_UNAVAILABLE, "queue-full", "The queue is full"),
+            Self::BrokerAway => {
+                (StatusCode::SERVICE_UNAVAILABLE, "broker-away", "The broker gives no answer")
+            }
+            Self::Busy => (StatusCode::SERVICE_UNAVAILABLE, "busy", "Too much is in hand"),
+        }
+    }
+
+    /// A problem of this kind, with what there is to say about this occurrence.
+    pub(crate) fn because(self, detail: impl fmt::Display) -> Problem {
+        let (status, name, title) = self.parts();
+        Problem {
+            kind: format!("/openapi.json#{name}"),
+            title,
+            status: status.as_u16(),
+            detail: detail.to_string(),
+            outcome: None,
+        }
+    }
+}
+
+/// What became of a request that could not be accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Outcome {
+    /// Nothing of it remains, anywhere.
+    NotAsked,
+    /// It may be carried out all the same. With the same Idempotency-Key it is safe to try again.
+    Unknown,
+}
+
+/// What is wrong, as RFC 9457 has it. Its `type` is one of:
+///
+/// | `type` | status | meaning |
+/// | --- | --- | --- |
+/// | `/openapi.json#invalid` | 400 | the request makes no sense; `detail` says what of it |
+/// | `/openapi.json#foreign` | 403 | a page of another site asks |
+/// | `/openapi.json#no-route` | 404 | there is no such route |
+/// | `/openapi.json#no-request` | 404 | nobody asked for this id, or nobody remembers |
+/// | `/openapi.json#method` | 405 | the route has the methods in `Allow` |
+/// | `/openapi.json#slow` | 408 | the body did not come in time |
+/// | `/openapi.json#key-taken` | 409 | another body was asked for under this key |
+/// | `/openapi.json#key-expired` | 409 | what was asked under this key was never accepted, and is too old now |
+/// | `/openapi.json#too-large` | 413 | the body is too large |
+/// | `/openapi.json#media-type` | 415 | the body is not `application/json` |
+/// | `/openapi.json#refused` | 500 | the broker says no, or holds what it should not |
+/// | `/openapi.json#queue-full` | 503 | there is no room in the queue; nothing of the request remains |
+/// | `/openapi.json#broker-away` | 503 | the broker gives no answer in time |
+/// | `/openapi.json#busy` | 503 | as much is in hand as may be |
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub(crate) struct Problem {
+    /// Which kind of problem it is.
+    #[serde(rename = "type")]
+    kind: String,
+    /// The same for people.
+    title: &'static str,
+    /// The status of the answer.
+    #[schema(minimum = 400, maximum = 599)]
+    status: u16,
+    /// What there is to say about this occurrence, for people.
+    detail: String,
+    /// What became of a request that was asked for, where that is the question.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    outcome: Option<Outcome>,
+}
+
+impl Problem {
+    /// The same, with what became of the request.
+    pub(crate) fn with(self, outcome: Outcome) -> Self {
+        Self { outcome: Some(outcome), ..self }
+    }
+}
+
+/// When to come back, in seconds: a queue that moves at all has room again by then.
+pub(crate) const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).expect("each kind has a valid status");
+        let body = serde_json::to_vec(&self).expect("a problem can always become JSON");
+        let mut response = Response::new(Body::from(body));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, RETRY_AFTER);
+        }
+        // What was not read of a body may be anything, so nothing can follow on this connection.
+        if matches!(status, StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT) {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+}
