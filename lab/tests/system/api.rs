@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use contract::RequestId;
-use contract::facts::{Fact, IDEMPOTENCY, RECEIVED, REQUESTED};
+use contract::facts::{Asked, Fact, IDEMPOTENCY, RECEIVED, REQUESTED};
 use contract::queues::{REQUESTS, Request};
 use futures_util::StreamExt;
 use futures_util::future::join_all;
@@ -17,6 +17,7 @@ use tokio::time::Instant;
 
 use crate::by_hand::acknowledgment;
 use crate::deployment::{Deployment, PATIENT, Side, api_addr, ready, run, soon};
+use crate::loops::request;
 
 /// Asks for strings, under a key if there is one.
 pub async fn post(addr: SocketAddr, key: Option<&str>, body: &Value) -> Answer {
@@ -182,6 +183,21 @@ async fn a_key_whose_requestor_was_killed_before_it_asked_is_asked_under_the_sam
 #[tokio::test]
 async fn a_key_whose_requestor_was_killed_before_it_was_accepted_is_accepted_under_the_same_id() {
     killed_before("$KV.requested.").await;
+}
+
+#[tokio::test]
+async fn a_key_that_was_never_accepted_and_is_too_old_is_not_asked_any_more() {
+    let deployment = Deployment::with(&PATIENT).await;
+    let (_requestor, api) = requestor(&deployment, "requestor").await;
+    let mut request = request();
+    request.requested_at = worker::now() - Duration::from_hours(25);
+    let (count, length) = (request.amount.count(), request.amount.length());
+    let asked = Asked { key: "old".parse().unwrap(), request };
+    deployment.publish(&asked.creation()).await;
+    let answer = post(api, Some("old"), &json!({"count": count, "length": length})).await;
+    assert_eq!((answer.status, &answer.json()["type"]), (409, &json!("/openapi.json#key-expired")));
+    assert_eq!(deployment.depth(REQUESTS).await, 0);
+    assert_eq!(deployment.facts(REQUESTED).await, 0);
 }
 
 #[tokio::test]

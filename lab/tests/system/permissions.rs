@@ -13,12 +13,16 @@ use lab::dead_letters::{DeadLetter, list, replay_all};
 use lab::declare::declare;
 use lab::eventually::eventually;
 use lab::process::Process;
+use serde_json::json;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
 use worker::{Connection, NatsSettings};
 
+use crate::api;
 use crate::by_hand::{Raw, acknowledgment, publish_raw, published, response};
-use crate::deployment::{LIMIT, LIMITS, Side, ended, logged, ready, run, soon, succeeded};
+use crate::deployment::{
+    LIMIT, LIMITS, Side, api_addr, ended, logged, ready, run, soon, succeeded,
+};
 use crate::loops::request;
 
 const REQUESTOR: &str = "requestor";
@@ -468,6 +472,14 @@ async fn all_that_is_to_be_done_can_be_done_and_nothing_of_it_is_refused() {
     succeeded(&mut requestor).await;
     let requestor = guarded.run(Side::Requestor, "requestor", &[]).await;
     ready(&requestor).await;
+    // Somebody asks through it, once and again, and looks it up at each step.
+    let api = api_addr(&requestor).await;
+    let id = api::accepted(&api::post(api, Some("key"), &json!({})).await);
+    assert_eq!(api::accepted(&api::post(api, Some("key"), &json!({})).await), id);
+    for path in [format!("/requests/{id}?wait=60s"), "/requests?limit=1000".to_owned()] {
+        let answer = api::get(api, &path).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
 
     // What has its facts already is looked up, from the nearest broker or from the leader.
     let request = request();
@@ -485,7 +497,7 @@ async fn all_that_is_to_be_done_can_be_done_and_nothing_of_it_is_refused() {
     assert!(verdict.is_clean(), "{verdict}");
     assert_eq!(
         (verdict.complete, verdict.pending, verdict.dead_lettered),
-        (206, 0, 0),
+        (207, 0, 0),
         "{verdict}"
     );
 
