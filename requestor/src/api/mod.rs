@@ -50,7 +50,7 @@ const SLOTS: usize = 64;
 const LISTS: usize = 2;
 
 /// How many may wait at a time, which leaves half of the connections to those who do not.
-const PLACES: usize = 128;
+const PLACES: usize = 64;
 
 /// The API, while it is being served. It ends when this is dropped.
 #[derive(Debug)]

@@ -21,8 +21,8 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-/// How many connections may be open at a time.
-const MAX_CONNECTIONS: usize = 256;
+/// How many connections may be open at a time. Each takes some 30 kB while it is asking.
+const MAX_CONNECTIONS: usize = 128;
 
 /// How long the head of a request may take to come, and how long a connection may stay silent between
 /// two requests.

@@ -226,10 +226,11 @@ impl Reader {
 
     /// The newest requests.
     pub(super) async fn list(&self, limit: usize) -> Result<List, Problem> {
-        let read = async {
-            let _slot = self.lists.acquire().await.expect("nobody closes it");
-            self.newest(limit).await
+        // Whoever has to wait for a slot does so for as long as the reading itself may take.
+        let Ok(_slot) = timeout(LIST_DEADLINE, self.lists.acquire()).await else {
+            return Err(Kind::Busy.because("too many read lists at this moment"));
         };
+        let read = self.newest(limit);
         Ok(List { requests: self.within(LIST_DEADLINE, read).await? })
     }
 
