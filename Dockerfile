@@ -10,12 +10,15 @@ COPY worker/Cargo.toml worker/
 COPY observe/Cargo.toml observe/
 COPY requestor/Cargo.toml requestor/
 COPY generator/Cargo.toml generator/
+COPY viewer/Cargo.toml viewer/
 COPY lab/Cargo.toml lab/
 # The libraries of others are compiled with programs that do nothing yet, in a layer that stays until a
 # manifest changes. All of the workspace is named here and below, because cargo would choose other
-# features of them for one member alone, and compile them again.
+# features of them for one member alone, and compile them again. Tests are not among what is copied, but
+# cargo wants to see the one that the lab's manifest names.
 RUN for crate in */; do mkdir "$crate/src" && touch "$crate/src/lib.rs"; done \
-    && for program in requestor generator lab; do echo 'fn main() {}' >"$program/src/main.rs"; done \
+    && mkdir -p lab/tests/page && touch lab/tests/page/main.rs \
+    && for program in requestor generator viewer lab; do echo 'fn main() {}' >"$program/src/main.rs"; done \
     && cargo build --release --locked --workspace --bins
 
 # What both sides share. Cargo goes by the times of files, and takes sources for unchanged that are older
@@ -32,6 +35,11 @@ RUN touch requestor/src/*.rs && cargo build --release --locked --workspace --bin
 FROM shared AS generator-build
 COPY generator generator
 RUN touch generator/src/*.rs && cargo build --release --locked --workspace --bin generator
+
+FROM shared AS viewer-build
+COPY observe observe
+COPY viewer viewer
+RUN touch observe/src/*.rs viewer/src/*.rs && cargo build --release --locked --workspace --bin viewer
 
 FROM shared AS lab-build
 COPY requestor requestor
@@ -64,6 +72,12 @@ LABEL org.opencontainers.image.title="generator" \
       org.opencontainers.image.description="Makes random strings, and marks those that were stored"
 COPY --from=generator-build /decoupled/target/release/generator /usr/local/bin/
 ENTRYPOINT ["/usr/local/bin/generator"]
+
+FROM service AS viewer
+LABEL org.opencontainers.image.title="viewer" \
+      org.opencontainers.image.description="The page that shows the queues"
+COPY --from=viewer-build /decoupled/target/release/viewer /usr/local/bin/
+ENTRYPOINT ["/usr/local/bin/viewer"]
 
 FROM runtime AS lab
 LABEL org.opencontainers.image.title="lab" \

@@ -28,7 +28,7 @@ def main():
 def walk():
     step("start, and look at how it runs")
     compose("up", "--detach", "--wait")
-    for service in ("nats", "requestor", "generator"):
+    for service in ("nats", "requestor", "generator", "viewer"):
         for container in containers(service):
             check_container(service, inspect(container))
     eventually("requests come home", lambda: complete() >= 100)

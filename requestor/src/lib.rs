@@ -73,8 +73,9 @@ pub enum Error {
 /// See [`Error`].
 pub async fn run(settings: Settings, stop: &CancellationToken) -> Result<(), Error> {
     let amount = Amount::new(settings.string_count, settings.string_length)?;
-    let addr = settings.api_addr;
-    let api = Serving::start(addr).await.map_err(|source| Error::Api { addr, source })?;
+    let listening = api::listen(settings.api_addr).await;
+    let (listener, addr) = listening.map_err(|(addr, source)| Error::Api { addr, source })?;
+    let api = Serving::start(listener, addr);
     let Some(mut service) = Service::start("requestor", &settings.service, stop).await? else {
         return Ok(());
     };

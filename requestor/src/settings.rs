@@ -37,15 +37,9 @@ pub struct Settings {
     pub string_length: u32,
 
     /// Address of the HTTP API, for whoever asks for strings from outside. With port 0 it takes a free
-    /// port, and logs which: of several requestors on one machine only one can have the default
-    #[arg(
-        long,
-        env,
-        default_value = "127.0.0.1:8000",
-        value_name = "HOST:PORT",
-        help_heading = "HTTP API"
-    )]
-    pub api_addr: SocketAddr,
+    /// port, and logs which [default: 127.0.0.1:8000, or a free port where another requestor has that]
+    #[arg(long, env, value_name = "HOST:PORT", help_heading = "HTTP API")]
+    pub api_addr: Option<SocketAddr>,
 
     #[command(flatten)]
     #[expect(missing_docs, reason = "clap would show it as the help of the whole group")]

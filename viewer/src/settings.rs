@@ -16,7 +16,7 @@ const REPLAY: &str = "Replay";
 ///
 /// Every setting is a flag, and an environment variable of the same name.
 #[derive(Clone, Debug, Parser)]
-#[command(version, max_term_width = 100)]
+#[command(version, max_term_width = 100, disable_help_subcommand = true)]
 pub struct Settings {
     /// Address of the page. Who reaches it sees all there is: let only them reach it who may
     #[arg(long, env, default_value = "127.0.0.1:8085", value_name = "HOST:PORT", help_heading = PAGE)]
@@ -65,6 +65,10 @@ pub struct Settings {
     #[command(flatten)]
     #[expect(missing_docs, reason = "clap would show it as the help of the whole group")]
     pub telemetry: TelemetrySettings,
+
+    #[command(subcommand)]
+    #[expect(missing_docs, reason = "clap would show it as the help of the whole group")]
+    pub command: Option<worker::Command>,
 }
 
 /// On or off.

@@ -26,7 +26,7 @@ mod wait;
 pub(crate) use wait::Waiting;
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 
 use contract::{facts, queues};
@@ -41,6 +41,9 @@ use ask::Asker;
 use metrics::Metrics;
 use problem::{Kind, Problem};
 use status::Reader;
+
+/// Where the API is, unless somebody says otherwise.
+const USUAL: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8000);
 
 /// How many may ask at a time, and how many look something up: about as many as the broker answers
 /// within some milliseconds.
@@ -85,16 +88,31 @@ impl Api {
     }
 }
 
+/// Listens on this address, and says on which it does. Without one it is the usual one; where that is
+/// taken, any port will do, so that several requestors can run on one machine without a word.
+///
+/// # Errors
+///
+/// The address that cannot be listened on, and why.
+pub(crate) async fn listen(
+    addr: Option<SocketAddr>,
+) -> Result<(TcpListener, SocketAddr), (SocketAddr, io::Error)> {
+    let wanted = addr.unwrap_or(USUAL);
+    let listener = match TcpListener::bind(wanted).await {
+        Err(taken) if addr.is_none() && taken.kind() == io::ErrorKind::AddrInUse => {
+            TcpListener::bind(SocketAddr::new(USUAL.ip(), 0)).await
+        }
+        listener => listener,
+    };
+    let listener = listener.map_err(|error| (wanted, error))?;
+    let addr = listener.local_addr().map_err(|error| (wanted, error))?;
+    info!(%addr, "API listens");
+    Ok((listener, addr))
+}
+
 impl Serving {
-    /// Listens on this address. Until [`Serving::connect`] the answer is that the broker is away.
-    ///
-    /// # Errors
-    ///
-    /// Where the address cannot be listened on.
-    pub(crate) async fn start(addr: SocketAddr) -> io::Result<Self> {
-        let listener = TcpListener::bind(addr).await?;
-        let addr = listener.local_addr()?;
-        info!(%addr, "API listens");
+    /// Answers whoever connects. Until [`Serving::connect`] the answer is that the broker is away.
+    pub(crate) fn start(listener: TcpListener, addr: SocketAddr) -> Self {
         let api = Arc::new(Api {
             addr,
             broker: OnceLock::new(),
@@ -104,7 +122,7 @@ impl Serving {
         });
         let router = router::router(Arc::clone(&api));
         let server = tokio::spawn(server::serve(listener, router, api.closing.clone()));
-        Ok(Self { api, server: AbortOnDropHandle::new(server) })
+        Self { api, server: AbortOnDropHandle::new(server) }
     }
 
     /// Where to say that something is stored.
@@ -144,5 +162,20 @@ impl Serving {
     pub(crate) async fn close(self, abandon: &CancellationToken) {
         self.api.closing.cancel();
         let _ = abandon.run_until_cancelled(self.server).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn where_the_usual_port_is_taken_any_will_do_and_one_that_was_asked_for_is_missed() {
+        // By this test, or by somebody else on this machine.
+        let _taken = TcpListener::bind(USUAL).await;
+        let (_listener, addr) = listen(None).await.unwrap();
+        assert_ne!(addr.port(), USUAL.port());
+        let (missed, error) = listen(Some(addr)).await.unwrap_err();
+        assert_eq!((missed, error.kind()), (addr, io::ErrorKind::AddrInUse));
     }
 }
