@@ -1,7 +1,15 @@
 //! `lab declare`: creates or adjusts the streams, buckets and consumers of a deployment.
 
+use std::time::Duration;
+
+use anyhow::anyhow;
 use async_nats::jetstream::Context;
-use contract::topology::{self, DeclareError, Limits};
+use contract::topology::{self, DeclareError, Limits, Topology};
+use tokio::time::timeout;
+use worker::{Backoff, Connection, NatsSettings};
+
+/// The first ceiling of the time between two tries, and the highest.
+const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
 /// Creates what is missing, changes limits that differ in place, and tells what it did, a line for
 /// each.
@@ -10,11 +18,44 @@ use contract::topology::{self, DeclareError, Limits};
 ///
 /// Where what is there breaks a promise, or the broker refuses.
 pub async fn declare(nats: &Context, limits: &Limits) -> Result<Vec<String>, DeclareError> {
-    let topology = topology::adjust(nats, limits).await?;
-    let created = topology.created.iter().map(|object| format!("created {object}"));
-    let adjusted = topology.adjusted.iter().map(|change| {
+    let mut done = Topology::default();
+    topology::adjust(nats, limits, &mut done).await?;
+    Ok(told(&done))
+}
+
+/// Connects, and does what [`declare`] does. Tries for as long as `patience` while that may help: there is
+/// no broker yet, or one that cannot do it yet, such as a cluster that is still coming together.
+///
+/// # Errors
+///
+/// As [`declare`], and what stood in the way last when the time is over.
+pub async fn declare_patiently(
+    settings: &NatsSettings,
+    limits: &Limits,
+    patience: Duration,
+) -> anyhow::Result<Vec<String>> {
+    let mut obstacle = anyhow!("no broker answers at {} (NATS_URL, --nats-url)", settings.nats_url);
+    let declared = timeout(patience, async {
+        let connection = Connection::establish(settings, "lab declare", |_connected| {}).await?;
+        let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+        let mut done = Topology::default();
+        loop {
+            match topology::adjust(connection.context(), limits, &mut done).await {
+                Ok(()) => return Ok(told(&done)),
+                Err(error @ DeclareError::Unavailable { .. }) => obstacle = error.into(),
+                Err(error) => return Err(error.into()),
+            }
+            backoff.wait().await;
+        }
+    });
+    declared.await.unwrap_or_else(|_too_long| Err(obstacle))
+}
+
+fn told(done: &Topology) -> Vec<String> {
+    let created = done.created.iter().map(|object| format!("created {object}"));
+    let adjusted = done.adjusted.iter().map(|change| {
         let topology::Difference { object, setting, is, should_be } = change;
         format!("changed {object}: {setting} from {is} to {should_be}")
     });
-    Ok(created.chain(adjusted).collect())
+    created.chain(adjusted).collect()
 }

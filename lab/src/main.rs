@@ -12,7 +12,7 @@ use lab::backup::{backup, restore};
 use lab::bench::{BenchSettings, bench};
 use lab::chaos::{ChaosSettings, chaos};
 use lab::dead_letters;
-use lab::declare::declare;
+use lab::declare::declare_patiently;
 use lab::up::{UpSettings, up};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -145,6 +145,11 @@ struct RestoreSettings {
 
 #[derive(Args, Debug)]
 struct DeclareSettings {
+    /// Try for that long while there is no broker yet, or one that cannot do it yet, such as a cluster
+    /// that is still coming together
+    #[arg(long, default_value = "10s", value_parser = worker::duration, value_name = "TIME")]
+    wait: Duration,
+
     #[command(flatten)]
     nats: NatsSettings,
 
@@ -209,8 +214,8 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::SUCCESS);
         }
         Command::Declare(settings) => {
-            let connection = lab::connect(&settings.nats, "lab declare").await?;
-            let done = declare(connection.context(), &Limits::from(&settings.limits)).await?;
+            let DeclareSettings { wait, nats, limits } = settings;
+            let done = declare_patiently(&nats, &Limits::from(&limits), wait).await?;
             if done.is_empty() {
                 println!("All is there, and as it should be.");
             }

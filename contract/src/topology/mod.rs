@@ -12,6 +12,7 @@ mod wanted;
 
 pub use difference::Difference;
 
+use std::mem;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{Config as ConsumerConfig, Info as ConsumerInfo};
@@ -149,30 +150,42 @@ pub enum DeclareError {
 ///
 /// See [`DeclareError`]. Only [`DeclareError::Unavailable`] is worth another try.
 pub async fn declare(context: &Context, limits: &Limits) -> Result<Topology, DeclareError> {
-    declare_or_adjust(context, limits, false).await
+    let mut topology = Topology::default();
+    declare_or_adjust(context, limits, false, &mut topology).await?;
+    Ok(topology)
 }
 
 /// As [`declare`], and changes limits that differ to what they should be, in place.
 ///
+/// What it creates and changes it adds to `done`, also where it ends with an error: so whoever tries
+/// again can tell of all of it in the end.
+///
 /// # Errors
 ///
 /// As [`declare`].
-pub async fn adjust(context: &Context, limits: &Limits) -> Result<Topology, DeclareError> {
+pub async fn adjust(
+    context: &Context,
+    limits: &Limits,
+    done: &mut Topology,
+) -> Result<(), DeclareError> {
     // Looks at all of it first, so that nothing is changed where something breaks a promise.
-    let declared = declare_or_adjust(context, limits, false).await?;
-    let mut adjusted = declare_or_adjust(context, limits, true).await?;
-    // What the first pass has created, the second one only finds.
-    adjusted.created.splice(0..0, declared.created);
-    Ok(adjusted)
+    declare_or_adjust(context, limits, false, done).await?;
+    declare_or_adjust(context, limits, true, done).await
 }
 
+/// Adds to `topology` what it creates and changes; all else there is as it finds it.
 async fn declare_or_adjust(
     context: &Context,
     limits: &Limits,
     adjust: bool,
-) -> Result<Topology, DeclareError> {
+    topology: &mut Topology,
+) -> Result<(), DeclareError> {
     check_broker(context)?;
-    let mut topology = Topology::default();
+    *topology = Topology {
+        created: mem::take(&mut topology.created),
+        adjusted: mem::take(&mut topology.adjusted),
+        ..Topology::default()
+    };
     let mut breaks = Vec::new();
     for should_be in wanted::streams(limits) {
         let object = format!("stream {}", should_be.name);
@@ -227,7 +240,7 @@ async fn declare_or_adjust(
         }
         topology.ack_waits.push((queue, is.config.ack_wait));
     }
-    if breaks.is_empty() { Ok(topology) } else { Err(DeclareError::Breaks(breaks)) }
+    if breaks.is_empty() { Ok(()) } else { Err(DeclareError::Breaks(breaks)) }
 }
 
 /// The state of a queue on the broker.

@@ -291,11 +291,11 @@ async fn a_restore_that_breaks_off_names_what_is_there() {
     let connection = connect(other.url()).await;
     let alone = refusal(restore(&connection, &directory, Some(3)).await);
     assert!(
-        alone.contains("cannot restore KV_requested; nothing of it is on the broker"),
+        alone.contains("cannot restore KV_idempotency; nothing of it is on the broker"),
         "{alone}"
     );
     assert!(alone.contains("replicas > 1 not supported in non-clustered mode"), "{alone}");
-    topology::stream_state(other.nats(), facts::REQUESTED.stream).await.unwrap_err();
+    topology::stream_state(other.nats(), facts::IDEMPOTENCY.stream).await.unwrap_err();
 
     // Somebody else's stream takes the same messages.
     let config = Config {
@@ -306,7 +306,8 @@ async fn a_restore_that_breaks_off_names_what_is_there() {
     other.nats().create_stream(config).await.unwrap();
     let broken_off = refusal(restore(&connection, &directory, None).await);
     // The facts were restored before any queue: without them work would be done a second time.
-    let is_there = "on the broker is now KV_requested, KV_stored, KV_received, DEAD_LETTERS, which";
+    let is_there = "on the broker is now KV_idempotency, KV_requested, KV_stored, KV_received, \
+                    DEAD_LETTERS, which";
     assert!(broken_off.contains(&format!("cannot restore REQUESTS; {is_there}")), "{broken_off}");
     for queue in queues::ALL {
         topology::stream_state(other.nats(), queue.stream).await.unwrap_err();

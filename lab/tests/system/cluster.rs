@@ -16,11 +16,12 @@ use contract::{Publication, RequestId, Strings};
 use futures_util::TryStreamExt;
 use futures_util::future::join_all;
 use lab::audit::audit;
+use lab::declare::declare_patiently;
 use lab::eventually::eventually;
 use tokio_util::sync::CancellationToken;
-use worker::{Confirmation, Creation, PublishError, Service};
+use worker::{Confirmation, Creation, NatsSettings, PublishError, Service};
 
-use crate::deployment::{Cluster, Deployment, LIMITS, Side, logged, ready, succeeded};
+use crate::deployment::{Cluster, Deployment, LIMIT, LIMITS, Side, logged, ready, succeeded};
 use crate::loops::request;
 
 /// How many services do the same thing at once, and how many times each of them.
@@ -51,6 +52,32 @@ async fn the_loop_goes_round_on_three_brokers_which_all_keep_it() {
         let (_, consumer) = topology::queue_state(cluster.nats(), queue).await.unwrap();
         assert_eq!(consumer.cluster.unwrap().replicas.len(), 2, "{}", queue.stream);
     }
+}
+
+#[tokio::test]
+async fn who_declares_while_a_cluster_comes_together_waits_for_it() {
+    let mut cluster = Cluster::of_three().await;
+    for index in 0..cluster.broker.len() {
+        cluster.broker.kill(index).await.unwrap();
+    }
+    let settings = NatsSettings::at(cluster.url());
+    let limits = Limits { replicas: 3, ..LIMITS };
+    let declaring = declare_patiently(&settings, &limits, LIMIT);
+    // One that cannot be reached, then one that is too few, and only in the end a cluster.
+    let starting = async {
+        for index in 0..cluster.broker.len() {
+            cluster.broker.restart(index).await.unwrap();
+        }
+    };
+    let (declared, ()) = tokio::join!(declaring, starting);
+    let declared = declared.unwrap();
+    // Three queues, each with a consumer, and the dead letters.
+    assert_eq!(declared.len(), facts::ALL.len() + 7, "{declared:?}");
+    assert!(declared.iter().all(|line| line.starts_with("created ")), "{declared:?}");
+
+    let nobody = NatsSettings::at("nats://127.0.0.1:1");
+    let error = declare_patiently(&nobody, &limits, Duration::from_millis(1)).await.unwrap_err();
+    assert!(error.to_string().contains("no broker answers at nats://127.0.0.1:1"), "{error}");
 }
 
 #[tokio::test]
