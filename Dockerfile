@@ -45,7 +45,7 @@ FROM shared AS lab-build
 COPY requestor requestor
 COPY observe observe
 COPY lab lab
-RUN touch observe/src/*.rs requestor/src/*.rs lab/src/*.rs && cargo build --release --locked --workspace --bin lab
+RUN mkdir backups && touch observe/src/*.rs requestor/src/*.rs lab/src/*.rs && cargo build --release --locked --workspace --bin lab
 
 # Nothing but the C library, certificates, and a user that is nobody. It writes nowhere: run it with
 # --read-only.
@@ -83,4 +83,6 @@ FROM runtime AS lab
 LABEL org.opencontainers.image.title="lab" \
       org.opencontainers.image.description="Declares the queues, and audits what went through them"
 COPY --from=lab-build /decoupled/target/release/lab /usr/local/bin/
+# A new volume that is mounted here belongs to whom this does.
+COPY --from=lab-build --chown=65532:65532 /decoupled/backups /backups
 ENTRYPOINT ["/usr/local/bin/lab"]

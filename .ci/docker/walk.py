@@ -53,16 +53,22 @@ def walk():
     eventually("the requestor asks again", lambda: verdict()["requested"] > requested)
 
     step("scale to five, and kill two of them")
-    compose("up", "--detach", "--wait", "--no-recreate", "--scale", "generator=5")
+    others = containers("nats") + containers("requestor")
+    compose("up", "--detach", "--wait", "--scale", "generator=5")
     generators = containers("generator")
     expect(len(generators) == 5, "five generators run")
+    expect(containers("nats") + containers("requestor") == others, "nothing else was touched")
     docker("kill", "--signal", "KILL", *generators[:2])
 
-    step("replace each side under load")
-    for service in ("generator", "requestor"):
-        old = set(containers(service, running=False))
-        compose("up", "--detach", "--build", "--no-deps", "--force-recreate", service)
+    step("replace each side under load by a new version, and leave the other alone")
+    for service, other in (("generator", "requestor"), ("requestor", "generator")):
+        old, others = set(containers(service, running=False)), containers(other) + containers("nats")
+        ENVIRONMENT["REVISION"] = f"another-{service}"
+        compose("up", "--detach", "--build", service)
         expect(old.isdisjoint(containers(service)), f"every {service} is a new one")
+        labels = inspect(containers(service)[0])["Config"]["Labels"]
+        expect(labels["org.opencontainers.image.revision"] == f"another-{service}", "it is the new version")
+        expect(containers(other) + containers("nats") == others, "nothing else was touched")
     eventually("new ones are ready", lambda: healthy("generator") == 2 and healthy("requestor") == 1)
 
     step("kill the broker, and start it")
