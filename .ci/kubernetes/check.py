@@ -27,7 +27,7 @@ LABELS = {
 # What is applied by itself, beside a system that runs.
 JOBS = ["audit", "ask", "replay", "backup", "restore"]
 # The components that can be combined.
-COMPONENTS = ["ha", "autoscale", "monitoring", "tls"]
+COMPONENTS = ["ha", "autoscale", "monitoring", "tls", "replay-in-viewer"]
 
 
 def fail(where, what):
@@ -128,7 +128,8 @@ def check_rest(objects):
         where = f"at rest: {thing['kind']} {thing['metadata']['name']}"
         match thing["kind"]:
             case "Deployment":
-                rests = thing["spec"]["replicas"] == 0
+                # The viewer only looks.
+                rests = thing["spec"]["replicas"] == 0 or thing["metadata"]["name"] == "viewer"
             case "ScaledObject":
                 rests = thing["metadata"].get("annotations", {}).get("autoscaling.keda.sh/paused-replicas") == "0"
             case kind:

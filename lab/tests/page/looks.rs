@@ -101,7 +101,7 @@ async fn the_page_is_light_or_dark_as_the_person_before_it_likes() {
         grounds.push(browser.run(ground).await);
         if let Some(directory) = &directory {
             let file = format!("../{}/page-{scheme}.png", directory.to_string_lossy());
-            browser.resize(1280, 1240).await;
+            browser.resize(1280, 1420).await;
             let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
             browser.photograph(&file).await;
         }

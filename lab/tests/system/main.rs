@@ -16,6 +16,7 @@ mod dead_letters;
 mod deployment;
 mod duplicates;
 mod healthcheck;
+mod looking;
 mod loops;
 mod permissions;
 mod rejected;

@@ -29,9 +29,9 @@ const REQUESTOR: &str = "requestor";
 const GENERATOR: &str = "generator";
 const DECLARER: &str = "declarer";
 const AUDITOR: &str = "auditor";
-const REPLAYER: &str = "replayer";
+pub const REPLAYER: &str = "replayer";
 const KEEPER: &str = "keeper";
-const VIEWER: &str = "viewer";
+pub const VIEWER: &str = "viewer";
 
 const USERS: [&str; 7] = [REQUESTOR, GENERATOR, DECLARER, AUDITOR, REPLAYER, KEEPER, VIEWER];
 
@@ -273,8 +273,8 @@ const SUBSCRIPTIONS: &[(&str, &[&str])] = &[
 const SENTINEL: &str = "sentinel";
 
 /// A broker with the file that is shipped, on which nobody but its users may do anything.
-struct Guarded {
-    broker: Broker,
+pub struct Guarded {
+    pub broker: Broker,
     directory: TempDir,
 }
 
@@ -291,7 +291,7 @@ impl Guarded {
     }
 
     /// The same, with the topology declared by who may.
-    async fn declared() -> Self {
+    pub async fn declared() -> Self {
         let guarded = Self::start().await;
         guarded.declare().await;
         guarded
@@ -313,7 +313,7 @@ impl Guarded {
     }
 
     /// Starts a replica of one side, as its own user.
-    async fn run(&self, side: Side, name: &str, settings: &[(&str, &str)]) -> Process {
+    pub async fn run(&self, side: Side, name: &str, settings: &[(&str, &str)]) -> Process {
         let user = side.name();
         let (password, inbox) = (password(user), inbox(user));
         let as_user = [
@@ -325,12 +325,12 @@ impl Guarded {
         run(side, &self.broker.url(), self.log(name), &settings).await
     }
 
-    fn log(&self, name: &str) -> PathBuf {
+    pub fn log(&self, name: &str) -> PathBuf {
         self.directory.path().join(format!("{name}.log"))
     }
 
     /// What the broker has refused so far.
-    fn refused(&self) -> Vec<String> {
+    pub fn refused(&self) -> Vec<String> {
         let log = self.broker.log_text();
         log.lines().filter(|line| line.contains("Violation")).map(str::to_owned).collect()
     }
@@ -341,7 +341,7 @@ impl Guarded {
     }
 
     /// All dead letters as the replayer sees them, once there are that many.
-    async fn dead_letters(&self, count: usize) -> Vec<DeadLetter> {
+    pub async fn dead_letters(&self, count: usize) -> Vec<DeadLetter> {
         let replayer = self.connect(REPLAYER).await;
         eventually("the dead letters are there", async || {
             let letters = list(replayer.context(), None).await.unwrap();
@@ -351,11 +351,11 @@ impl Guarded {
     }
 }
 
-fn password(user: &str) -> String {
+pub fn password(user: &str) -> String {
     format!("secretOf{user}")
 }
 
-fn inbox(user: &str) -> String {
+pub fn inbox(user: &str) -> String {
     format!("_INBOX_{user}")
 }
 

@@ -1,0 +1,76 @@
+//! The viewer on a broker with the very file that is shipped, as its own user.
+
+use std::net::SocketAddr;
+
+use lab::eventually::eventually;
+use lab::process::Process;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::process::Command;
+
+use crate::deployment::{Side, ended, programs, succeeded};
+use crate::permissions::{Guarded, REPLAYER, VIEWER, inbox, password};
+
+#[tokio::test]
+async fn the_viewer_sees_all_there_is_and_replays_only_as_who_may() {
+    let guarded = Guarded::declared().await;
+    let mut viewer = Command::new(&programs().await.viewer);
+    viewer.env_clear().env("NATS_URL", guarded.broker.url()).env("LOG_FORMAT", "pretty");
+    viewer.env("NATS_USER", VIEWER).env("NATS_PASSWORD", password(VIEWER));
+    viewer.env("NATS_INBOX_PREFIX", inbox(VIEWER)).env("VIEWER_ADDR", "127.0.0.1:0");
+    viewer.env("REPLAY", "on").env("REPLAY_USER", REPLAYER);
+    viewer.env("REPLAY_PASSWORD", password(REPLAYER));
+    let viewer = Process::spawn(viewer, guarded.log("viewer")).unwrap();
+    let page: SocketAddr = eventually("the page is there", async || {
+        let log = viewer.log_text();
+        let addr = log.split_once("the page is at http://").and_then(|it| it.1.split('/').next());
+        addr.and_then(|addr| addr.parse().ok()).ok_or(log)
+    })
+    .await;
+    let clumsy = [("FAILURE_RATE", "1"), ("MAX_ATTEMPTS", "1")];
+    let mut generator = guarded.run(Side::Generator, "clumsy", &clumsy).await;
+    let total = [("REQUEST_TOTAL", "3"), ("REQUEST_RATE", "max")];
+    let mut requestor = guarded.run(Side::Requestor, "unlucky", &total).await;
+    let letters = guarded.dead_letters(3).await;
+    ended(&mut requestor).await;
+    generator.terminate().unwrap();
+    succeeded(&mut generator).await;
+    let _generator = guarded.run(Side::Generator, "generator", &[]).await;
+    let _requestor = guarded.run(Side::Requestor, "requestor", &[]).await;
+
+    let replayed = ask(page, "POST", "/api/dead-letters/replay").await;
+    assert!(replayed.contains(r#""replayed":3"#), "{replayed}");
+    eventually("it has come home", async || {
+        let life = ask(page, "GET", &format!("/api/requests/{}", letters[0].id)).await;
+        if life.contains(r#""received":{"#) { Ok(()) } else { Err(life) }
+    })
+    .await;
+    let audit = ask(page, "POST", "/api/audit").await;
+    assert!(audit.starts_with("HTTP/1.0 202") || audit.starts_with("HTTP/1.1 202"), "{audit}");
+    eventually("it has judged, and both sides are seen", async || {
+        // The first events are what there is to see, and the others are not waited for.
+        let mut events = TcpStream::connect(page).await.unwrap();
+        events.write_all(b"GET /api/events HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
+        let mut heard = Vec::new();
+        while !String::from_utf8_lossy(&heard).contains("event: picture\n") {
+            assert_ne!(events.read_buf(&mut heard).await.unwrap(), 0);
+        }
+        let heard = String::from_utf8_lossy(&heard).into_owned();
+        let seen = [r#""clean":true"#, r#""requestors":1,"generators":1"#];
+        if seen.iter().all(|text| heard.contains(text)) { Ok(()) } else { Err(heard) }
+    })
+    .await;
+    assert_eq!(guarded.refused(), [""; 0]);
+}
+
+/// What the viewer answers to a question that its page might ask.
+async fn ask(page: SocketAddr, method: &str, path: &str) -> String {
+    let mut connection = TcpStream::connect(page).await.unwrap();
+    let head = format!(
+        "{method} {path} HTTP/1.0\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{{}}"
+    );
+    connection.write_all(head.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).await.unwrap();
+    answer
+}
