@@ -67,12 +67,12 @@ pub async fn up(settings: &UpSettings, stop: &CancellationToken) -> anyhow::Resu
     let mut brokers = Brokers::start(settings.brokers, Some(directory.clone())).await?;
     let url = brokers.url();
     let mut replicas = Replicas::start(&programs, settings, &brokers, &directory)?;
-    let mut page = Page::start(&programs, &url, &directory)?;
+    let api = stop.run_until_cancelled(replicas.api()).await.flatten();
+    let mut page = Page::start(&programs, &url, api, &directory)?;
     let connection = crate::connect(&NatsSettings::at(&url), "lab up").await?;
     let verb = if brokers.len() == 1 { "broker is" } else { "brokers are" };
     println!("The page is at {}", page.url());
     println!("The {verb} at {url}; logs and queues are in {}\n", from_here(&directory));
-    let api = stop.run_until_cancelled(replicas.api()).await.flatten();
     println!("{}", what_to_try(&brokers, &programs, &replicas, api));
 
     show(settings, &connection, &mut brokers, &mut replicas, stop).await?;

@@ -19,13 +19,21 @@ pub(super) struct Page {
 }
 
 impl Page {
-    /// Starts the viewer of the brokers at this address. It may replay dead letters: whoever is on this
-    /// machine may do that anyway.
-    pub(super) fn start(programs: &Programs, url: &str, directory: &Path) -> anyhow::Result<Self> {
+    /// Starts the viewer of the brokers at this address, which asks for strings through this API, if there
+    /// is one. It may replay dead letters: whoever is on this machine may do that anyway.
+    pub(super) fn start(
+        programs: &Programs,
+        url: &str,
+        api: Option<SocketAddr>,
+        directory: &Path,
+    ) -> anyhow::Result<Self> {
         let addr = free().context("cannot find a port for the page")?;
         let mut command = Command::new(&programs.viewer);
         command.env("LOG_FORMAT", "pretty").env("NATS_URL", url).env("REPLAY", "on");
         command.env("VIEWER_ADDR", addr.to_string());
+        if let Some(api) = api {
+            command.env("API_URL", format!("http://{api}"));
+        }
         let process = Process::spawn(command, directory.join("viewer.log"))?;
         Ok(Self { addr, process })
     }

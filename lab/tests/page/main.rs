@@ -6,7 +6,6 @@
 #[path = "../system/deployment.rs"]
 mod deployment;
 
-mod api;
 mod browser;
 mod flow;
 mod letters;

@@ -1,17 +1,16 @@
 //! Asking for strings, and following them home.
 
-use crate::api::Api;
 use crate::browser::Browser;
-use crate::deployment::{Deployment, Side};
+use crate::deployment::{Deployment, Side, api_addr};
 use crate::viewer::Viewer;
 
 #[tokio::test]
 async fn a_string_that_somebody_asks_for_comes_home() {
     let deployment = Deployment::start().await;
-    let api = Api::start(deployment.nats()).await;
-    let requestor = [("INSTANCE", "requestor-1")];
-    let _requestor = deployment.run(Side::Requestor, "requestor", &requestor).await;
-    let viewer = Viewer::with(&deployment, "127.0.0.1:0", &[("API_URL", &api.url)]).await;
+    let settings = [("INSTANCE", "requestor-1"), ("REQUEST_RATE", "0")];
+    let requestor = deployment.run(Side::Requestor, "requestor", &settings).await;
+    let api = format!("http://{}", api_addr(&requestor).await);
+    let viewer = Viewer::with(&deployment, "127.0.0.1:0", &[("API_URL", &api)]).await;
     let browser = Browser::start().await;
     browser.open(&viewer.url()).await;
 
@@ -22,7 +21,7 @@ async fn a_string_that_somebody_asks_for_comes_home() {
     let _generator =
         deployment.run(Side::Generator, "generator", &[("INSTANCE", "generator-1")]).await;
     browser.says("#life", "It has come home.").await;
-    for step in ["asked", "by the API", "by generator-1", "by requestor-1", "marked as received"] {
+    for step in ["asked", "by generator-1", "by requestor-1", "marked as received"] {
         browser.says("#life-steps", step).await;
     }
     browser.until("document.querySelector('#life-strings pre').innerText.length === 16").await;

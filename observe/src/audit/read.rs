@@ -1,8 +1,11 @@
 //! Reads the facts, the queues and the dead letters of a deployment. It changes nothing.
 
+use std::time::Duration;
+
 use anyhow::Context as _;
 use async_nats::HeaderMap;
 use async_nats::jetstream::Context;
+use async_nats::jetstream::context::ContextBuilder;
 use contract::dead_letters;
 use contract::facts::{self, Bucket};
 use contract::queues::{self, Queue};
@@ -10,6 +13,10 @@ use futures_util::TryStreamExt;
 
 use super::ledger::{Ledger, Seen};
 use crate::reading;
+
+/// How long the broker may take for a part of a list of ids. It goes through all of the stream for each, and
+/// there may be millions.
+const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The header by which a key-value bucket says that a key was removed.
 const OPERATION: &str = "KV-Operation";
@@ -115,6 +122,7 @@ async fn keys(
     key: impl Fn(&str) -> Option<&str>,
 ) -> anyhow::Result<Vec<String>> {
     let what = || format!("cannot list what is in the stream {stream}");
+    let nats = ContextBuilder::new().timeout(PATIENCE).build(nats.client());
     let handle = nats.get_stream_no_info(stream).await.with_context(what)?;
     let mut subjects = handle.info_with_subjects(filter).await.with_context(what)?;
     let mut keys = Vec::new();
