@@ -1,5 +1,6 @@
 //! The subcommand by which whoever runs a service finds out how it is.
 
+use std::path::Path;
 use std::process::Output;
 
 use lab::eventually::eventually;
@@ -7,19 +8,19 @@ use lab::process::Process;
 use tokio::net::TcpListener;
 use tokio::process::Command;
 
-use crate::deployment::{Deployment, Side, admin_addr, programs, ready};
+use crate::deployment::{Deployment, Side, admin_addr, logged, programs};
 
-async fn healthcheck(side: Side, admin_addr: &str) -> Output {
-    let mut command = Command::new(programs().await.of(side));
+async fn healthcheck(program: &Path, admin_addr: &str) -> Output {
+    let mut command = Command::new(program);
     command.arg("healthcheck").env("ADMIN_ADDR", admin_addr).env_remove("RUST_BACKTRACE");
     command.output().await.unwrap()
 }
 
 /// Waits until the check gives this status, and says this.
-async fn becomes(side: Side, process: &Process, status: i32, words: &str) {
+async fn becomes(program: &Path, process: &Process, status: i32, words: &str) {
     let addr = admin_addr(process).await.to_string();
     eventually(&format!("the check ends with {status}"), async || {
-        let output = healthcheck(side, &addr).await;
+        let output = healthcheck(program, &addr).await;
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         if output.status.code() == Some(status) && said.contains(words) {
             Ok(())
@@ -35,13 +36,29 @@ async fn a_service_is_healthy_while_it_is_ready_and_says_why_it_is_not() {
     let mut deployment = Deployment::start().await;
     for (side, name) in [(Side::Requestor, "requestor"), (Side::Generator, "generator")] {
         let service = deployment.run(side, name, &[]).await;
-        ready(&service).await;
-        becomes(side, &service, 0, "").await;
+        let program = programs().await.of(side);
+        becomes(program, &service, 0, "").await;
         deployment.broker.kill().await.unwrap();
-        becomes(side, &service, 1, "not ready: not connected to the broker").await;
+        becomes(program, &service, 1, "not ready: not connected to the broker").await;
         deployment.broker.restart().await.unwrap();
-        becomes(side, &service, 0, "").await;
+        becomes(program, &service, 0, "").await;
     }
+}
+
+#[tokio::test]
+async fn the_page_is_healthy_with_a_broker_or_without() {
+    let mut deployment = Deployment::start().await;
+    let program = &programs().await.viewer;
+    let mut command = Command::new(program);
+    command.env_clear().env("NATS_URL", deployment.url()).env("LOG_FORMAT", "pretty");
+    command.env("VIEWER_ADDR", "127.0.0.1:0");
+    let viewer = Process::spawn(command, deployment.log("viewer")).unwrap();
+    logged(&viewer, "connected to the broker").await;
+    becomes(program, &viewer, 0, "").await;
+    deployment.broker.kill().await.unwrap();
+    logged(&viewer, "lost the connection").await;
+    // That there is none is what it shows then.
+    becomes(program, &viewer, 0, "").await;
 }
 
 #[tokio::test]
@@ -49,7 +66,7 @@ async fn a_service_that_listens_everywhere_is_asked_on_this_machine() {
     let deployment = Deployment::start().await;
     let everywhere = [("ADMIN_ADDR", "0.0.0.0:0")];
     let generator = deployment.run(Side::Generator, "generator", &everywhere).await;
-    becomes(Side::Generator, &generator, 0, "").await;
+    becomes(programs().await.of(Side::Generator), &generator, 0, "").await;
 }
 
 #[tokio::test]
@@ -63,7 +80,7 @@ async fn what_cannot_be_known_to_be_healthy_is_not() {
         (&silent_addr, format!("no service answers at {silent_addr} (ADMIN_ADDR): silent")),
         ("127.0.0.1:0", "ADMIN_ADDR is 127.0.0.1:0, a port of the service's choice".to_owned()),
     ] {
-        let output = healthcheck(Side::Generator, addr).await;
+        let output = healthcheck(programs().await.of(Side::Generator), addr).await;
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{addr}: {said}");
         assert!(said.contains(&words), "{addr}: {said}");
