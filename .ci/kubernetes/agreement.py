@@ -1,6 +1,6 @@
-"""Holds what is shipped against the programs: every setting is one that the program knows, every port and
-path is there, there is time to drain, and images, versions and users agree. check.py beside this file calls
-it with each pod, and with the Compose file."""
+"""Holds containers against the programs: every setting is one that the program knows, every port and path is
+there, there is time to drain, and images, versions and users agree. A container is as Kubernetes describes it;
+compose.py describes those of Compose in the same way."""
 
 import functools
 import json
@@ -11,22 +11,13 @@ import subprocess
 import urllib.error
 import urllib.request
 
-import yaml
+from objects import containers, environment_of, of_kind, title, workloads
+from pods import configuration_of, mounts_of
+from refusal import expect, within
+from render import REPOSITORY
 
-REPOSITORY = pathlib.Path(__file__).resolve().parent.parent.parent
-PROGRAMS = REPOSITORY / "target" / "debug"
+PROGRAMS = pathlib.Path(os.environ.get("CARGO_TARGET_DIR") or REPOSITORY / "target") / "debug"
 OURS = re.compile(r"decoupled/(\w+):(.+)")
-# What a container of somebody else's may have in its environment besides what its configuration names.
-ELSEWHERE = {"nats": {"GOMEMLIMIT"}}
-
-
-class Disagreement(Exception):
-    pass
-
-
-def expect(holds, what):
-    if not holds:
-        raise Disagreement(what)
 
 
 @functools.cache
@@ -50,8 +41,32 @@ def settings_of(program, command):
     return dict(found)
 
 
-def check_container(container, grace):
-    """A container, as Kubernetes describes it, with the seconds that it has to end."""
+def check(objects, system):
+    """Objects, and the system that they are in or beside."""
+    brokers = of_kind(system, "StatefulSet")
+    mounts = [mounts_of(container, broker, system) for broker in brokers for container in containers(broker)]
+    conf = "\n".join(map(configuration_of, mounts))
+    for thing in objects:
+        with within(title(thing)):
+            check_version(thing["metadata"]["labels"])
+    for workload in workloads(objects):
+        with within(title(workload)):
+            template = workload["spec"]["template"]
+            check_version(template["metadata"]["labels"])
+            for container in containers(workload):
+                with within(f"container {container['name']}"):
+                    grace = template["spec"].get("terminationGracePeriodSeconds", 30)
+                    check_container(container, grace, conf, brokers[0]["spec"]["replicas"])
+
+
+def check_version(labels):
+    said = labels["app.kubernetes.io/version"]
+    ours = labels["app.kubernetes.io/name"] != "nats"
+    expect(not ours or said == version(), f"is of version {said}, and the programs of {version()}")
+
+
+def check_container(container, grace, conf, brokers):
+    """A container with the seconds that it has to end, the broker's configuration, and how many brokers there are."""
     ours = OURS.fullmatch(container["image"])
     if not ours:
         check_broker_image(container["image"])
@@ -63,13 +78,18 @@ def check_container(container, grace):
     for flag in (word for word in words if word.startswith("--")):
         expect(flag in help_of(program, command), f"{program} knows no {flag}")
     known = settings_of(program, command)
-    environment = {variable["name"]: variable.get("value") for variable in container.get("env", [])}
+    environment = environment_of(container)
     for name in environment:
         expect(name in known, f"{program} {' '.join(command)} knows no setting {name}")
-    if "NATS_USER" in environment:
-        check_user(environment, container)
+    for name in environment:
+        if name.endswith("_USER"):
+            check_user(name.removesuffix("_USER"), known | environment, container, conf)
+    if "REPLICAS" in known:
+        # Without a default, as in a restore, there are as many as before: what was one broker's has one.
+        copies = environment.get("REPLICAS", known["REPLICAS"] or "1")
+        expect(copies == str(brokers), f"REPLICAS is {copies}, and there are {brokers} brokers")
     if not command:
-        check_values(program, environment)
+        check_values(program, tuple((name, value) for name, value in environment.items() if value is not None))
         drain = seconds(environment.get("DRAIN_TIMEOUT", known.get("DRAIN_TIMEOUT", "0s")))
         expect(grace > drain, f"it has {grace} s to end, and takes up to {drain} s to drain")
     listens = {int(value.rsplit(":", 1)[1]) for name, value in environment.items() if name.endswith("_ADDR")}
@@ -83,24 +103,24 @@ def check_container(container, grace):
             expect(answers(program, asked["path"]), f"{program} has no {asked['path']}")
 
 
-def check_user(environment, container):
-    user = environment["NATS_USER"]
-    expect(environment["NATS_INBOX_PREFIX"] == f"_INBOX_{user}", f"the inbox is not that of {user}")
-    conf = (REPOSITORY / "k8s" / "nats" / "nats.conf").read_text()
-    expect(re.search(rf"^\s+user: {user}$", conf, re.MULTILINE), f"nats.conf knows no user {user}")
+def check_user(what, settings, container, conf):
+    """Who a program is when it does something: NATS, or REPLAY."""
+    user = settings[f"{what}_USER"]
+    expect(settings[f"{what}_INBOX_PREFIX"] == f"_INBOX_{user}", f"the inbox is not that of {user}")
+    expect(re.search(rf"^\s+user: {user}$", conf, re.MULTILINE), f"the broker knows no user {user}")
     expect(f'"_INBOX_{user}.>"' in conf, f"{user} may not hear the answers to it")
     for variable in container["env"]:
-        if variable["name"] == "NATS_PASSWORD" and "valueFrom" in variable:
+        if variable["name"] == f"{what}_PASSWORD" and "valueFrom" in variable:
             secret = variable["valueFrom"]["secretKeyRef"]["name"]
             expect(secret == f"nats-{user}", f"{user} has the password of another, {secret}")
 
 
-def check_values(program, environment):
+@functools.cache
+def check_values(program, values):
     """Has the program itself read the values: a wrong one is refused with another status than 0 and 1."""
-    values = {name: value for name, value in environment.items() if value is not None}
     plain = {name: value for name, value in os.environ.items() if name not in settings_of(program, ())}
     command = [PROGRAMS / program, "healthcheck"]
-    done = subprocess.run(command, env=plain | values, capture_output=True, text=True)
+    done = subprocess.run(command, env=plain | dict(values), capture_output=True, text=True)
     expect(done.returncode in (0, 1), f"{program} refuses a value: {done.stderr}")
 
 
@@ -131,103 +151,6 @@ def check_broker_image(image):
         expect(pinned.startswith(tag.split("-")[0] + "."), f"the broker is {tag}, and the tests run with {pinned}")
 
 
-def check_broker(configuration, environment):
-    """What the broker's configuration takes from the environment is there, and nothing else is."""
-    needed = set(re.findall(r"(?<![\w\"])\$([A-Z][A-Z0-9_]+)\b(?!\.)", without_comments(configuration)))
-    needed |= {name for value in environment.values() for name in re.findall(r"\$\((\w+)\)", value or "")}
-    given = environment.keys() - ELSEWHERE["nats"]
-    expect(given == needed, f"the broker is given {sorted(given)}, and needs {sorted(needed)}")
-
-
-def without_comments(configuration):
-    return re.sub(r"^\s*#.*$|\"[^\"]*\"", "", configuration, flags=re.MULTILINE)
-
-
 def seconds(text):
     number, unit = re.fullmatch(r"(\d+)(ms|s|m|h)", text).groups()
     return int(number) * {"ms": 0.001, "s": 1, "m": 60, "h": 3600}[unit]
-
-
-# Compose
-
-
-def check_compose():
-    """The Compose file, and the Dockerfile that it builds from."""
-    text = (REPOSITORY / "docker-compose.yml").read_text()
-    # What nobody has set is what stands behind the `:-`.
-    services = yaml.safe_load(re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", text))["services"]
-    dockerfile = (REPOSITORY / "Dockerfile").read_text()
-    check_dockerfile(dockerfile)
-    for name, service in services.items():
-        try:
-            check_service(name, service, dockerfile)
-        except Disagreement as error:
-            raise Disagreement(f"docker-compose.yml, {name}: {error}") from None
-    conf = (REPOSITORY / "k8s" / "nats" / "nats.conf").read_text()
-    check_broker(conf, services["nats"]["environment"])
-    passwords = {}
-    for service in services.values():
-        environment = service.get("environment", {})
-        if "NATS_USER" in environment:
-            passwords[environment["NATS_USER"].upper() + "_PASSWORD"] = environment["NATS_PASSWORD"]
-    for name, password in passwords.items():
-        expect(services["nats"]["environment"][name] == password, f"{name} is not the broker's")
-    for side, other in (("requestor", "generator"), ("generator", "requestor")):
-        expect(other not in reachable(services, side), f"{side} depends on {other}")
-    return len(services)
-
-
-def check_service(name, service, dockerfile):
-    expect("container_name" not in service, "has a name that keeps it from being scaled")
-    expect(service["read_only"] and service["cap_drop"] == ["ALL"], "is not restricted")
-    for published in service.get("ports", []):
-        expect(str(published).startswith("127.0.0.1:"), f"publishes {published} beyond this machine")
-    ours = OURS.fullmatch(service["image"])
-    if "build" in service:
-        expect(service["build"]["target"] == ours[1], "is built from another target than its image says")
-    environment = {variable: str(value) for variable, value in service["environment"].items()}
-    if not ours:
-        check_broker_image(service["image"])
-        return
-    program = ours[1]
-    entrypoint = service.get("entrypoint", [f"/usr/local/bin/{program}"])
-    expect(f'ENTRYPOINT ["{entrypoint[0]}"]' in dockerfile, f"{entrypoint[0]} is not in the image")
-    args = entrypoint[1:] + service.get("command", [])
-    # What somebody adds to `docker compose run`.
-    args += {"lab": ["audit"], "dead-letters": ["list"], "keeper": ["backup"]}.get(name, [])
-    if program != "lab":
-        environment["ADMIN_ADDR"] = re.search(r"^ENV ADMIN_ADDR=(\S+)$", dockerfile, re.MULTILINE)[1]
-        expected = ["CMD", entrypoint[0], "healthcheck"]
-        expect(service["healthcheck"]["test"] == expected, f"its health is not asked by {expected}")
-    ports = [value.rsplit(":", 1)[1] for variable, value in environment.items() if variable.endswith("_ADDR")]
-    check_container(
-        {
-            "image": service["image"],
-            "args": args,
-            "env": [{"name": variable, "value": value} for variable, value in environment.items()],
-            "ports": [{"name": port, "containerPort": int(port)} for port in ports],
-        },
-        grace=seconds(service.get("stop_grace_period", "10s")),
-    )
-    for published in service.get("ports", []):
-        expect(str(published).rsplit(":", 1)[1] in ports, f"publishes {published}, where nothing listens")
-
-
-def reachable(services, name):
-    """The services that one depends on, and those that they depend on."""
-    found = set()
-    for other in services[name].get("depends_on", {}):
-        found |= {other} | reachable(services, other)
-    return found
-
-
-def check_dockerfile(dockerfile):
-    label = re.search(r'org\.opencontainers\.image\.version="(.+?)"', dockerfile)[1]
-    expect(label == version(), f"the images say that they are {label}, and the programs are {version()}")
-    rust = re.search(r'^rust-version = "(.+)"$', (REPOSITORY / "Cargo.toml").read_text(), re.MULTILINE)[1]
-    expect(f"FROM rust:{rust}-" in dockerfile, f"the images are not built with Rust {rust}")
-    members = re.search(r"^members = \[(.+)\]$", (REPOSITORY / "Cargo.toml").read_text(), re.MULTILINE)[1]
-    for member in re.findall(r'"(\w+)"', members):
-        expect(f"COPY {member}/Cargo.toml {member}/" in dockerfile, f"the Dockerfile knows nothing of {member}")
-        if (REPOSITORY / member / "src" / "main.rs").exists():
-            expect(f" AS {member}\n" in dockerfile, f"the Dockerfile has no target {member}")
