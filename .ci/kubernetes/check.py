@@ -7,6 +7,7 @@ import yaml
 
 import alerts
 import compose
+import faults
 import render
 import schemas
 import system
@@ -43,6 +44,8 @@ def main(home):
     print(f"{compose.check(root)} services of Compose agree with the programs")
     with within("alerts"):
         print(f"{alerts.check(root)} alerts fire when they should, and not when they should not")
+    refused = faults.check(root, home / "faulty", systems, jobs, everybody)
+    print(f"{refused} faults are refused, each for what it is")
 
 
 if __name__ == "__main__":
