@@ -38,6 +38,9 @@ def check_configuration(broker, objects):
     known = varz["cluster"].get("urls", [])
     expected = [f"{broker['metadata']['name']}-{n}.{broker['spec']['serviceName']}:6222" for n in range(replicas)]
     expect(known == (expected if replicas > 1 else []), f"it looks for {known}, and there are {replicas} of it")
+    if varz.get("tls_required") and replicas > 1:
+        verified = varz["cluster"].get("tls_required") and varz["cluster"].get("tls_verify")
+        expect(verified, "it asks clients for TLS, and other brokers for no certificate")
 
 
 def check_environment(text, environment):

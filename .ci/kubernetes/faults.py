@@ -122,6 +122,8 @@ FAULTS = [
      "overlays/ha", "the broker is given"),
     ("k8s/components/tls/cluster-tls.conf", "verify: true", "verify: perhaps",
      "overlays/production", "the broker refuses its configuration"),
+    ("k8s/components/tls/kustomization.yaml", "      - cluster-tls.conf\n", "",
+     "overlays/production", "it asks clients for TLS, and other brokers for no certificate"),
     ("k8s/components/tls/tls.conf", "key_file", "key_fil",
      "overlays/tls", "the broker refuses its configuration"),
     # What lies where.
