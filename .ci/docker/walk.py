@@ -22,7 +22,8 @@ def main():
         compose("logs", "--tail", "40", check=False)
         raise
     finally:
-        compose("down", "--volumes", "--timeout", "5", "--remove-orphans", check=False)
+        # With what the profile has used, whose volume would stay otherwise.
+        compose("--profile", "tools", "down", "--volumes", "--timeout", "5", "--remove-orphans", check=False)
 
 
 def walk():

@@ -20,6 +20,9 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 const START_TIMEOUT: Duration = Duration::from_secs(5);
 const LOOK: Duration = Duration::from_millis(10);
 
+/// The exit status of a program that makes no sense of a setting.
+const MISUSED: i32 = 2;
+
 /// One of the two sides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Side {
@@ -93,11 +96,24 @@ impl Replica {
 
     /// Which process it is, or how it ended.
     pub(crate) fn describe(&mut self) -> String {
-        if matches!(self.process.try_wait(), Ok(None)) {
-            return format!("{} (pid {})", self.name, self.process.id());
+        match self.process.try_wait() {
+            Ok(None) => format!("{} (pid {})", self.name, self.process.id()),
+            // Such as "exit status: 0", or "signal: 9 (SIGKILL)".
+            Ok(Some(status)) => format!("{} (ended, {status})", self.name),
+            Err(error) => format!("{} ({error})", self.name),
         }
-        let log = self.process.log_text();
-        format!("{} (ended: {})", self.name, log.lines().last().unwrap_or("no word"))
+    }
+
+    /// Whether it has not been refused by its own command line.
+    ///
+    /// # Errors
+    ///
+    /// What it said of a setting that makes no sense.
+    pub(crate) fn could_start(&mut self) -> anyhow::Result<()> {
+        match self.process.try_wait()?.and_then(|status| status.code()) {
+            Some(MISUSED) => bail!("{} cannot start:\n{}", self.name, self.process.log_text()),
+            _ => Ok(()),
+        }
     }
 
     /// Asks it to stop in order, even if it is paused.

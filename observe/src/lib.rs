@@ -19,7 +19,7 @@ mod reading;
 
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::anyhow;
 use tokio::time::timeout;
 use worker::{Connection, NatsSettings};
 
@@ -33,8 +33,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Where it cannot be reached, or refuses.
 pub async fn connect(settings: &NatsSettings, name: &str) -> anyhow::Result<Connection> {
     let connecting = Connection::establish(settings, name, |_connected| {});
-    let connection = timeout(PATIENCE, connecting).await.with_context(|| {
-        format!("no broker answers at {} (NATS_URL, --nats-url)", settings.nats_url)
+    let connection = timeout(PATIENCE, connecting).await.map_err(|_too_long| {
+        anyhow!("no broker answers at {} (NATS_URL, --nats-url); does it run?", settings.nats_url)
     })?;
     Ok(connection?)
 }

@@ -1,10 +1,10 @@
 //! `lab up`: the whole system on this machine, to look at and to play with.
 
+mod hints;
 mod page;
 mod replicas;
 mod screen;
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -15,7 +15,6 @@ use worker::{Connection, NatsSettings};
 
 use crate::broker::{Broker, Brokers};
 use crate::programs;
-use crate::replica::Replica;
 use crate::target::{self, from_here};
 use observe::audit::{Verdict, audit};
 use observe::flow::Flow;
@@ -73,7 +72,7 @@ pub async fn up(settings: &UpSettings, stop: &CancellationToken) -> anyhow::Resu
     let verb = if brokers.len() == 1 { "broker is" } else { "brokers are" };
     println!("The page is at {}", page.url());
     println!("The {verb} at {url}; logs and queues are in {}\n", from_here(&directory));
-    println!("{}", what_to_try(&brokers, &programs, &replicas, api));
+    println!("{}", hints::what_to_try(&brokers, &programs, &replicas, api));
 
     show(settings, &connection, &mut brokers, &mut replicas, stop).await?;
 
@@ -106,6 +105,7 @@ async fn show(
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut earlier: Option<Flow> = None;
     while end.is_none_or(|end| Instant::now() < end) {
+        replicas.all_could_start()?;
         let looked = async {
             tick.tick().await;
             Flow::look(connection.context()).await
@@ -138,56 +138,4 @@ fn describe(brokers: &mut Brokers) -> String {
         _ => format!("{} (ended)", broker.name()),
     };
     brokers.iter_mut().map(describe).collect::<Vec<_>>().join("   ")
-}
-
-fn what_to_try(
-    brokers: &Brokers,
-    programs: &programs::Programs,
-    replicas: &Replicas,
-    api: Option<SocketAddr>,
-) -> String {
-    let url = brokers.url();
-    let api = api.map_or_else(String::new, |api| {
-        format!(
-            "  curl -i http://{api}/requests --json '{{\"count\": 1, \"length\": 64}}'
-      ask for strings yourself, and see in Location where to look what became of it
-"
-        )
-    });
-    let ids = |side: &[Replica]| {
-        side.iter().map(|replica| replica.id().to_string()).collect::<Vec<_>>().join(" ")
-    };
-    let generators = ids(&replicas.generators);
-    let requestors = ids(&replicas.requestors);
-    let one = replicas.generators.first().map(Replica::id).unwrap_or_default();
-    let generator = from_here(&programs.generator);
-    let victim = brokers.iter().next().expect("there is always one");
-    let broker = victim.id().unwrap_or_default();
-    let server = from_here(victim.binary());
-    let configuration = from_here(&victim.configuration_file());
-    let what_happens = if brokers.len() == 1 {
-        "kill the broker: all wait for it, and nothing that it has confirmed is lost"
-    } else {
-        "kill a broker: the others choose who leads in its place, and all goes on"
-    };
-    format!(
-        "Try in another terminal, and watch the queues:
-{api}  kill -STOP {generators}
-      pause the generators: REQUESTS fills, and the requestor does not notice
-  kill -CONT {generators}
-      let them go on: it drains
-  kill -STOP {requestors}
-      pause the requestors: RESPONSES fills (kill -CONT {requestors} lets them go on)
-  kill -9 {one}
-      kill a generator at its work: the others do it, and what it had in flight comes back
-  NATS_URL={url} {generator}
-      add another one
-  kill -9 {broker}
-      {what_happens}
-  {server} --config {configuration}
-      start it again, where it was
-  cargo lab audit --nats-url {url}
-      ask for the verdict at any time
-Ctrl-C here stops everything in order."
-    )
 }

@@ -46,6 +46,15 @@ impl Replicas {
         self.requestors.first_mut()?.api().await
     }
 
+    /// Whether all of them understood their settings, which come from the environment, too.
+    ///
+    /// # Errors
+    ///
+    /// What one that did not has said. It would only be missed, and nobody know why.
+    pub(super) fn all_could_start(&mut self) -> anyhow::Result<()> {
+        self.requestors.iter_mut().chain(&mut self.generators).try_for_each(Replica::could_start)
+    }
+
     /// Which replica runs as which process, or has ended.
     pub(super) fn describe(&mut self) -> String {
         let all = self.requestors.iter_mut().chain(&mut self.generators);

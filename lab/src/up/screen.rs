@@ -68,7 +68,7 @@ pub(super) fn picture(flow: &Flow, rates: &[Rates], replicas: &str) -> String {
     let mut lines = vec![
         String::new(),
         format!(
-            "  {:<16} {:<BAR$}  {:>8} {:>9} {:>8} {:>8}",
+            "  {:<15} {:<BAR$}  {:>8} {:>9} {:>7} {:>7}",
             "queue",
             "",
             "waiting",
@@ -83,7 +83,7 @@ pub(super) fn picture(flow: &Flow, rates: &[Rates], replicas: &str) -> String {
     let scale = most.unwrap_or_default().max(SMALLEST_SCALE);
     for (queue, rates) in flow.queues.iter().zip(rates) {
         lines.push(format!(
-            "  {:<16} {}  {:>8} {:>9} {:>8.0} {:>8.0}",
+            "  {:<15} {}  {:>8} {:>9} {:>7.0} {:>7.0}",
             queue.queue.stream,
             bar(queue.in_flight, queue.waiting, scale),
             queue.waiting,

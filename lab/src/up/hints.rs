@@ -1,0 +1,77 @@
+//! What `lab up` proposes to try, as commands that can be copied.
+
+use std::net::SocketAddr;
+
+use super::replicas::Replicas;
+use crate::broker::Brokers;
+use crate::programs::Programs;
+use crate::replica::Replica;
+use crate::target::from_here;
+
+/// A command, and what it does.
+type Hint = (String, &'static str);
+
+/// Commands to try with what runs. There is none for a side that nobody is on: `kill -9` without a process
+/// to end would end the shell's own.
+pub(super) fn what_to_try(
+    brokers: &Brokers,
+    programs: &Programs,
+    replicas: &Replicas,
+    api: Option<SocketAddr>,
+) -> String {
+    let url = brokers.url();
+    let mut hints: Vec<Hint> = Vec::new();
+    if let Some(api) = api {
+        let body = r#"{"count": 1, "length": 64}"#;
+        hints.push((
+            format!("curl -i http://{api}/requests --json '{body}'"),
+            "ask for strings yourself, and see in Location where to look what became of it",
+        ));
+    }
+    if let Some(first) = replicas.generators.first() {
+        let ids = ids(&replicas.generators);
+        hints.push((
+            format!("kill -STOP {ids}"),
+            "pause the generators: REQUESTS fills, and the requestor does not notice",
+        ));
+        hints.push((format!("kill -CONT {ids}"), "let them go on: it drains"));
+        hints.push((
+            format!("kill -9 {}", first.id()),
+            "kill a generator at its work: the others do it, and what it had in flight comes back",
+        ));
+    }
+    if !replicas.requestors.is_empty() {
+        let ids = ids(&replicas.requestors);
+        hints.push((format!("kill -STOP {ids}"), "pause the requestors: RESPONSES fills"));
+        hints.push((format!("kill -CONT {ids}"), "let them go on: it drains"));
+    }
+    hints.push((
+        format!("NATS_URL={url} {}", from_here(&programs.generator)),
+        "add a generator, and end it with Ctrl-C",
+    ));
+    let victim = brokers.iter().next().expect("there is always one");
+    if let Some(id) = victim.id() {
+        let what_happens = if brokers.len() == 1 {
+            "kill the broker: all wait for it, and nothing that it has confirmed is lost"
+        } else {
+            "kill a broker: the others choose who leads in its place, and all goes on"
+        };
+        hints.push((format!("kill -9 {id}"), what_happens));
+        let (server, configuration) = (victim.binary(), victim.configuration_file());
+        hints.push((
+            format!("{} --config {}", from_here(server), from_here(&configuration)),
+            "start it again, where it was; it is yours then, and ends with Ctrl-C",
+        ));
+    }
+    hints.push((format!("cargo lab audit --nats-url {url}"), "ask for the verdict at any time"));
+    let hints = hints.iter().map(|(command, what)| format!("  {command}\n      {what}\n"));
+    format!(
+        "Try in another terminal, and watch the queues:\n{}Ctrl-C here stops all that was started here, \
+         in order.",
+        hints.collect::<String>()
+    )
+}
+
+fn ids(side: &[Replica]) -> String {
+    side.iter().map(|replica| replica.id().to_string()).collect::<Vec<_>>().join(" ")
+}
