@@ -41,10 +41,10 @@ function item(letter) {
       button.disabled = true;
       try {
         await ask(`/api/dead-letters/${letter.sequence}/replay`, {});
-        note(`Dead letter ${letter.sequence} is in its queue again.`);
+        told(`Dead letter ${letter.sequence} is in its queue again.`);
         entry.remove();
       } catch (error) {
-        note(`Dead letter ${letter.sequence} stays: ${error.message}.`);
+        told(`Dead letter ${letter.sequence} stays: ${error.message}.`);
         button.disabled = false;
       }
     });
@@ -54,6 +54,7 @@ function item(letter) {
 }
 
 const note = (text) => say(byId("letters-note"), text);
+const told = (text) => say(byId("replay-note"), text);
 
 async function load(from = 1) {
   const list = byId("letters-list");
@@ -85,18 +86,20 @@ byId("confirm-no").addEventListener("click", () => confirm.close());
 byId("confirm-yes").addEventListener("click", async () => {
   confirm.close();
   byId("replay-all").disabled = true;
-  let [from, replayed, kept] = [1, 0, []];
+  let [query, replayed, kept, first] = ["from=1", 0, 0, ""];
   try {
-    while (from) {
-      const page = await ask(`/api/dead-letters/replay?from=${from}`, {});
+    while (query) {
+      const page = await ask(`/api/dead-letters/replay?${query}`, {});
       replayed += page.replayed;
-      kept = kept.concat(page.kept).slice(0, 100);
-      from = page.next;
-      note(`Replayed ${exact(replayed)} so far.`);
+      kept += page.kept.length;
+      first ||= page.kept[0]?.reason;
+      // Only those that were there at the start: one that dies again is left for another time.
+      query = page.next && `from=${page.next}&until=${page.until}`;
+      told(`Replayed ${exact(replayed)} so far.`);
     }
-    note(`Replayed ${exact(replayed)}${kept.length ? `; ${kept.length} stay, the first because ${kept[0].reason}` : ""}.`);
+    told(`Replayed ${exact(replayed)}${kept ? `; ${exact(kept)} stay, the first because ${first}` : ""}.`);
   } catch (error) {
-    note(`Replayed ${exact(replayed)}, then: ${error.message}.`);
+    told(`Replayed ${exact(replayed)}, then: ${error.message}.`);
   }
   byId("replay-all").disabled = false;
 });

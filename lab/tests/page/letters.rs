@@ -92,6 +92,25 @@ async fn dead_letters_are_replayed_one_by_one_or_all_at_once() {
 }
 
 #[tokio::test]
+async fn replaying_all_ends_although_each_message_dies_again() {
+    let deployment = Deployment::start().await;
+    let clumsy = [("FAILURE_RATE", "1"), ("MAX_ATTEMPTS", "1")];
+    let _generator = deployment.run(Side::Generator, "clumsy", &clumsy).await;
+    for _ in 0..60 {
+        request(&deployment).await;
+    }
+    deployment.dead_letters(60).await;
+    let viewer = Viewer::start(&deployment).await;
+    let browser = Browser::start().await;
+    browser.open(&viewer.url()).await;
+    browser.press("#replay-all").await;
+    browser.press("#confirm-yes").await;
+    browser.says("#replay-note", "Replayed 60.").await;
+    browser.until("!document.querySelector('#replay-all').disabled").await;
+    browser.says("#number-dead_letters", "60").await;
+}
+
+#[tokio::test]
 async fn where_the_deployment_does_not_allow_to_replay_there_is_no_button() {
     let deployment = Deployment::start().await;
     deployment.publish_raw(&REQUESTS.subject(RequestId::new()), HeaderMap::new(), b"x").await;

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use axum::extract::{Path, State};
+use async_nats::jetstream::stream::State;
+use axum::extract::{self, Path};
 use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use contract::{dead_letters as contracted, topology};
@@ -20,19 +21,21 @@ const PAGE: usize = 50;
 /// How many characters of a body, and of a header, are shown.
 const SHOWN: usize = 2000;
 
-pub(super) async fn list(State(viewer): State<Arc<Viewer>>, uri: Uri) -> Result<Response, Problem> {
+pub(super) async fn list(
+    extract::State(viewer): extract::State<Arc<Viewer>>,
+    uri: Uri,
+) -> Result<Response, Problem> {
     let connection = connected(&viewer)?;
     let from = from(&uri)?;
     let letters = page(connection, from).await?;
-    let state = topology::stream_state(connection.context(), contracted::STREAM).await;
-    let total = state.map_err(|error| unreadable(&error.into()))?.state.messages;
-    let next = next(&letters);
+    let total = state(connection).await?.messages;
+    let next = letters.last().map(|letter| letter.sequence + 1);
     let letters: Vec<Value> = letters.iter().map(shown).collect();
     Ok(answer(&json!({ "total": total, "letters": letters, "next": next })))
 }
 
 pub(super) async fn replay(
-    State(viewer): State<Arc<Viewer>>,
+    extract::State(viewer): extract::State<Arc<Viewer>>,
     Path(sequence): Path<u64>,
 ) -> Result<Response, Problem> {
     let replayer = replayer(&viewer)?;
@@ -48,13 +51,22 @@ pub(super) async fn replay(
     Ok(answer(&json!({ "replayed": 1 })))
 }
 
-/// Replays a page of dead letters. Whoever wants all asks for the next page, until there is none.
+/// Replays a page of dead letters. Whoever wants all asks for the next page, until there is none, and
+/// hands on `until`, the last one that was there when it began: what dies again comes behind that, and
+/// would otherwise be replayed without end.
 pub(super) async fn replay_all(
-    State(viewer): State<Arc<Viewer>>,
+    extract::State(viewer): extract::State<Arc<Viewer>>,
     uri: Uri,
 ) -> Result<Response, Problem> {
     let replayer = replayer(&viewer)?;
-    let letters = page(connected(&viewer)?, from(&uri)?).await?;
+    let connection = connected(&viewer)?;
+    let until = match sequence(&uri, "until")? {
+        Some(until) => until,
+        None => state(connection).await?.last_sequence,
+    };
+    let mut letters = page(connection, from(&uri)?).await?;
+    letters.retain(|letter| letter.sequence <= until);
+    let next = next(letters.last().map(|letter| letter.sequence), until);
     let mut count = 0;
     let mut kept = Vec::new();
     for letter in &letters {
@@ -65,7 +77,12 @@ pub(super) async fn replay_all(
             }
         }
     }
-    Ok(answer(&json!({ "replayed": count, "kept": kept, "next": next(&letters) })))
+    Ok(answer(&json!({ "replayed": count, "kept": kept, "next": next, "until": until })))
+}
+
+async fn state(connection: &Connection) -> Result<State, Problem> {
+    let stream = topology::stream_state(connection.context(), contracted::STREAM).await;
+    Ok(stream.map_err(|error| unreadable(&error.into()))?.state)
 }
 
 async fn page(connection: &Connection, from: u64) -> Result<Vec<DeadLetter>, Problem> {
@@ -73,14 +90,21 @@ async fn page(connection: &Connection, from: u64) -> Result<Vec<DeadLetter>, Pro
     letters.map_err(|error| unreadable(&error))
 }
 
-/// Where the page after these letters begins. A short page may only be short of bytes.
-fn next(letters: &[DeadLetter]) -> Option<u64> {
-    letters.last().map(|letter| letter.sequence + 1)
+/// Where the page after this letter begins, if one that counts can come. A short page may only be short
+/// of bytes.
+fn next(last: Option<u64>, until: u64) -> Option<u64> {
+    last.filter(|last| *last < until).map(|last| last + 1)
 }
 
 fn from(uri: &Uri) -> Result<u64, Problem> {
-    let from = parameter(uri, "from").unwrap_or("1").parse();
-    from.map_err(|_| Problem::new(StatusCode::BAD_REQUEST, "from is the sequence of a dead letter"))
+    Ok(sequence(uri, "from")?.unwrap_or(1))
+}
+
+fn sequence(uri: &Uri, name: &str) -> Result<Option<u64>, Problem> {
+    let sequence = parameter(uri, name).map(str::parse).transpose();
+    sequence.map_err(|_| {
+        Problem::new(StatusCode::BAD_REQUEST, format!("{name} is the sequence of a dead letter"))
+    })
 }
 
 fn replayer(viewer: &Viewer) -> Result<&Connection, Problem> {
@@ -121,4 +145,17 @@ fn cut(text: &str) -> String {
 
 fn answer(value: &Value) -> Response {
     ([("content-type", "application/json")], value.to_string()).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn replaying_all_ends_with_the_last_letter_that_was_there_when_it_began() {
+        assert_eq!(next(Some(50), 60), Some(51));
+        assert_eq!(next(Some(60), 60), None);
+        // All that is left has died since.
+        assert_eq!(next(None, 60), None);
+    }
 }
