@@ -9,6 +9,7 @@ use async_nats::header::{NATS_SEQUENCE, NATS_SUBJECT};
 use async_nats::{Client, HeaderMap, Message};
 use bytes::Bytes;
 use futures_util::StreamExt;
+use jiff::Timestamp;
 use serde::Serialize;
 use tokio::time::timeout;
 
@@ -24,6 +25,9 @@ const MOST_SUBJECTS: usize = 1000;
 /// How the broker says that it has sent all, and that there is nothing.
 const END_OF_BATCH: u16 = 204;
 const NOT_FOUND: u16 = 404;
+
+/// How the broker says at the end how many messages there are besides.
+const LEFT: &str = "Nats-Num-Pending";
 
 /// The headers by which the broker says where a message was.
 const WHERE: [&str; 7] = [
@@ -55,6 +59,8 @@ struct Question<'a> {
     seq: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     next_by_subj: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    start_time: Option<String>,
     #[serde(skip_serializing_if = "<[String]>::is_empty")]
     multi_last: &'a [String],
     batch: usize,
@@ -76,10 +82,28 @@ pub async fn from_sequence(
 ) -> anyhow::Result<Vec<Stored>> {
     let (seq, next_by_subj) = (Some(sequence.max(1)), Some(subjects));
     let question = Question { seq, next_by_subj, batch: count, ..Question::default() };
-    ask(client, stream, question).await
+    Ok(ask(client, stream, question).await?.0)
 }
 
-/// The last message under each of these subjects, at most 1000, where there is one.
+/// How many messages under these subjects are no older than this time.
+///
+/// # Errors
+///
+/// As [`from_sequence`].
+pub async fn count_since(
+    client: &Client,
+    stream: &str,
+    subjects: &str,
+    time: Timestamp,
+) -> anyhow::Result<u64> {
+    let (start_time, next_by_subj) = (Some(time.to_string()), Some(subjects));
+    let question = Question { start_time, next_by_subj, batch: 1, ..Question::default() };
+    let (first, left) = ask(client, stream, question).await?;
+    Ok(first.len() as u64 + left)
+}
+
+/// The last message under each of these subjects, at most 1000, where there is one; and how many there
+/// are besides, for which there was no room in the answer. Those are the newest.
 ///
 /// # Errors
 ///
@@ -88,15 +112,20 @@ pub async fn last_under_each(
     client: &Client,
     stream: &str,
     subjects: &[String],
-) -> anyhow::Result<Vec<Stored>> {
+) -> anyhow::Result<(Vec<Stored>, u64)> {
     if subjects.is_empty() {
-        return Ok(Vec::new());
+        return Ok((Vec::new(), 0));
     }
     let question = Question { multi_last: subjects, batch: MOST_SUBJECTS, ..Question::default() };
     ask(client, stream, question).await
 }
 
-async fn ask(client: &Client, stream: &str, question: Question<'_>) -> anyhow::Result<Vec<Stored>> {
+/// The messages, and how many there are besides.
+async fn ask(
+    client: &Client,
+    stream: &str,
+    question: Question<'_>,
+) -> anyhow::Result<(Vec<Stored>, u64)> {
     let what = || format!("cannot read the stream {stream}");
     let question = Question { max_bytes: MOST_BYTES, ..question };
     let question = serde_json::to_vec(&question).with_context(what)?;
@@ -111,7 +140,12 @@ async fn ask(client: &Client, stream: &str, question: Question<'_>) -> anyhow::R
         let answer = next.context("the connection is gone").with_context(what)?;
         match answer.status.map(|status| status.as_u16()) {
             None => messages.push(stored(answer).with_context(what)?),
-            Some(END_OF_BATCH | NOT_FOUND) => return Ok(messages),
+            Some(END_OF_BATCH | NOT_FOUND) => {
+                let left = answer.headers.and_then(|headers| {
+                    headers.get(LEFT).and_then(|left| left.as_str().parse().ok())
+                });
+                return Ok((messages, left.unwrap_or(0)));
+            }
             Some(status) => {
                 let words = answer.description.unwrap_or_default();
                 bail!("{}: the broker answers {status} {words}", what());

@@ -94,7 +94,7 @@ pub async fn page(client: &Client, from: u64, count: usize) -> anyhow::Result<Ve
 /// As [`page`].
 pub async fn of_request(client: &Client, id: RequestId) -> anyhow::Result<Vec<DeadLetter>> {
     let subjects = [dead_letters::subject("*", &id.to_string())];
-    let letters = batch::last_under_each(client, dead_letters::STREAM, &subjects).await?;
+    let (letters, _) = batch::last_under_each(client, dead_letters::STREAM, &subjects).await?;
     Ok(letters.into_iter().map(DeadLetter::from).collect())
 }
 

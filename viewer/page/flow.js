@@ -58,7 +58,7 @@ export function scaleFor(most) {
 
 export function showFlow(flow) {
   // All bars have one scale, so that they can be compared.
-  const scale = scaleFor(Math.max(...flow.queues.map((queue) => queue.waiting + queue.in_flight)));
+  const scale = scaleFor(Math.max(0, ...flow.queues.map((queue) => queue.waiting + queue.in_flight)));
   say(byId("scale"), `a full bar: ${exact(scale)} messages`);
   for (const queue of flow.queues) {
     if (!(queue.name in QUEUES)) continue;
@@ -76,29 +76,32 @@ export function showFlow(flow) {
     mark(parts.come, "speed", speed(queue.come));
     mark(parts.go, "speed", speed(queue.go));
   }
-  showSide("requestor", flow.requestors, flow.replicas);
-  showSide("generator", flow.generators, flow.replicas);
+  showSide("requestor", flow.requestors, flow.more_requestors, flow.replicas);
+  showSide("generator", flow.generators, flow.more_generators, flow.replicas);
 }
 
-function showSide(side, working, replicas) {
+function showSide(side, working, more, replicas) {
   const section = byId(side);
   section.classList.toggle("gone", working === 0);
   section.querySelector(".away").hidden = working > 0;
+  say(section.querySelector(".others"), more > 0 ? `and ${exact(more)} more` : "");
   const list = section.querySelector(".replicas");
   const there = new Set();
   for (const replica of replicas) {
     if (replica.side !== side) continue;
-    const key = `${side} ${replica.instance}`;
+    const key = `${side} ${replica.id}`;
     there.add(key);
     let box = boxes.get(key);
     if (!box) {
+      const name = el("p", { class: "name" });
       const rates = el("span", { class: "rate" });
       const more = el("p", { class: "more" });
-      const item = el("li", { class: "replica" }, el("p", { class: "name" }, replica.instance), el("p", {}, rates), more);
-      box = { item, rates, more };
+      const item = el("li", { class: "replica" }, name, el("p", {}, rates), more);
+      box = { item, name, rates, more };
       boxes.set(key, box);
       list.append(item);
     }
+    say(box.name, replica.instance);
     mark(box.item, "state", replica.state);
     const works = replica.state === "ready";
     say(box.rates, works ? `${rate(replica.rate)}/s settled` : replica.state);

@@ -25,11 +25,11 @@ export function showLast(last) {
     row.item.hidden = !way;
     if (!way) return;
     row.id = way.id;
-    const text = way.string ?? "on its way";
+    const text = way.string ?? (way.unread ? "too large to look up" : "on its way");
     say(row.button, text.length > STRING ? `${text.slice(0, STRING)}…` : text);
-    row.button.setAttribute("aria-label", `The life of ${way.string ? `the string ${text.slice(0, STRING)}` : "a request on its way"}`);
+    row.button.setAttribute("aria-label", `The life of ${way.string ? `the string ${text.slice(0, STRING)}` : "a request, ${text}"}`);
     const took = way.received_at ? span(Math.max(0, new Date(way.received_at) - new Date(way.requested_at))) : "…";
     const texts = [clock(way.requested_at, 3), way.generator, way.stored_by, way.marked_by, took];
-    texts.forEach((text, cell) => say(row.cells[cell], text ?? "…"));
+    texts.forEach((text, cell) => say(row.cells[cell], text ?? (way.unread ? "?" : "…")));
   });
 }

@@ -36,12 +36,12 @@ export function showNumbers({ numbers, latency }) {
 
 function judge({ requested, missing, twice }) {
   const [state, word, note] = requested === 0
-    ? ["none", "No requests yet", "By counts, at this moment. Only the audit compares each string."]
+    ? ["none", "No requests yet", "Only the audit compares each string."]
     : missing > 0
-      ? ["bad", `${exact(missing)} not accounted for`, "By counts, at this moment: requested, less received, pending and dead letters. The audit says which, and whether it is so."]
+      ? ["bad", `${exact(missing)} not accounted for`, "Of the requests that are remembered, less received, pending and dead letters, in each of the last looks. The audit says which, and whether it is so."]
       : twice > 0
-        ? ["bad", `${exact(twice)} facts written twice`, "By counts, at this moment. The audit says which."]
-        : ["good", "Everything is accounted for", "By counts, at this moment: requested is no more than received, pending and dead letters. Only the audit compares each string."];
+        ? ["bad", `${exact(twice)} facts written twice`, "By counts. The audit says which."]
+        : ["good", "No loss seen by counts", "The requests that are remembered are no more than received, pending and dead letters. Counts cannot see which: a message that nobody asked for, or one that is counted in two places, hides a loss. Only the audit compares each string."];
   mark(byId("verdict"), "state", state);
   say(byId("verdict-word"), word);
   say(byId("verdict-note"), note);

@@ -36,6 +36,7 @@ pub(crate) struct QueuePicture {
 pub(crate) struct ReplicaPicture {
     /// requestor or generator.
     pub(crate) side: &'static str,
+    pub(crate) id: String,
     pub(crate) instance: String,
     pub(crate) version: String,
     /// starting, ready, stopping, or silent where it does not answer any more.
@@ -54,8 +55,8 @@ pub(crate) struct Numbers {
     pub(crate) dead_letters: u64,
     pub(crate) pending: u64,
     pub(crate) redelivered: u64,
-    /// Accepted, and neither received, nor in a queue, nor among the dead letters, as far as the counts
-    /// of one moment say.
+    /// Of the requests that are remembered: neither received, nor in a queue, nor among the dead letters,
+    /// as far as the counts of several looks say.
     pub(crate) missing: u64,
     /// Facts that were written a second time.
     pub(crate) twice: u64,
@@ -77,6 +78,8 @@ pub(crate) struct Way {
     requested_at: Timestamp,
     requestor: String,
     string: Option<String>,
+    /// Its strings are too large to be read once a second, so nobody has looked what is stored.
+    unread: bool,
     generator: Option<String>,
     generated_at: Option<Timestamp>,
     stored_by: Option<String>,
@@ -90,6 +93,7 @@ impl Way {
         request: &Request,
         stored: Option<&Acknowledgment>,
         received: Option<&Received>,
+        unread: bool,
     ) -> Self {
         let string = stored.and_then(|stored| stored.values.as_slice().first());
         Self {
@@ -97,6 +101,7 @@ impl Way {
             count: request.amount.count(),
             requested_at: request.requested_at,
             requestor: shortened(&request.requestor),
+            unread,
             string: string.map(|string| shortened(string)),
             generator: stored.map(|stored| shortened(&stored.generator)),
             generated_at: stored.map(|stored| stored.generated_at),
@@ -116,16 +121,43 @@ pub(crate) fn shortened(text: &str) -> String {
     }
 }
 
+/// Who is there.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct There {
+    pub(crate) replicas: Vec<ReplicaPicture>,
+    /// Replicas of each side for which there is no room in the picture.
+    pub(crate) more_requestors: usize,
+    pub(crate) more_generators: usize,
+    /// Replicas that work, of each side.
+    pub(crate) requestors: usize,
+    pub(crate) generators: usize,
+}
+
+/// Why there is nothing new to see.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Trouble {
+    pub(crate) kind: Kind,
+    pub(crate) words: String,
+}
+
+/// What has to be done about trouble depends on what kind it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Kind {
+    /// The broker is not there, or says nothing.
+    Silent,
+    /// It is there, and nobody has declared the queues.
+    Undeclared,
+    /// It is there, and does not say what it is asked.
+    Refused,
+}
+
 /// What was seen of the flow in one look.
 #[derive(Clone, Debug, Default, Serialize)]
 pub(crate) struct Flow {
     pub(crate) queues: Vec<QueuePicture>,
-    pub(crate) replicas: Vec<ReplicaPicture>,
-    /// Replicas for which there is no room in the picture.
-    pub(crate) more_replicas: usize,
-    /// Replicas that work, of each side.
-    pub(crate) requestors: usize,
-    pub(crate) generators: usize,
+    #[serde(flatten)]
+    pub(crate) there: There,
     pub(crate) numbers: Numbers,
     pub(crate) latency: Latency,
     pub(crate) last: Vec<Way>,
@@ -136,7 +168,7 @@ pub(crate) struct Flow {
 struct Picture<'a> {
     at: i64,
     /// Why there is nothing new to see, if so.
-    trouble: Option<&'a str>,
+    trouble: Option<&'a Trouble>,
     /// What was seen last.
     flow: Option<&'a Flow>,
     point: &'a Point,
@@ -176,7 +208,7 @@ impl Default for Pictures {
 
 impl Pictures {
     /// Notes what was seen, or why nothing was, and shows it to all.
-    pub(crate) fn take(&self, at: Timestamp, seen: Result<Flow, String>) {
+    pub(crate) fn take(&self, at: Timestamp, seen: Result<Flow, Trouble>) {
         let mut past = self.past.lock().expect("nothing panics while it holds this lock");
         let past = &mut *past;
         let at = at.as_millisecond();
@@ -193,8 +225,8 @@ impl Pictures {
             n: past.taken,
             at,
             queues,
-            requestors: flow.as_ref().map_or(0, |flow| flow.requestors),
-            generators: flow.as_ref().map_or(0, |flow| flow.generators),
+            requestors: flow.as_ref().map_or(0, |flow| flow.there.requestors),
+            generators: flow.as_ref().map_or(0, |flow| flow.there.generators),
         };
         if past.points.len() == POINTS {
             past.points.pop_front();
@@ -204,8 +236,14 @@ impl Pictures {
             past.last = flow;
         }
         let flow = past.last.as_ref();
-        let picture = Picture { at, trouble: trouble.as_deref(), flow, point: &point };
+        let picture = Picture { at, trouble: trouble.as_ref(), flow, point: &point };
         self.newest.send_replace(json(&picture));
+    }
+
+    /// Notes who is there, while nothing else can be seen.
+    pub(crate) fn meet(&self, there: There) {
+        let mut past = self.past.lock().expect("nothing panics while it holds this lock");
+        past.last.get_or_insert_default().there = there;
     }
 
     /// The newest picture, and each that comes, as JSON.
@@ -246,11 +284,14 @@ mod tests {
     #[test]
     fn while_the_broker_is_silent_the_last_picture_stays_and_the_past_has_a_gap() {
         let pictures = Pictures::default();
-        let flow = Flow { requestors: 1, queues: vec![QueuePicture::default()], ..Flow::default() };
+        let there = There { requestors: 1, ..There::default() };
+        let flow = Flow { there, queues: vec![QueuePicture::default()], ..Flow::default() };
         pictures.take(worker::now(), Ok(flow));
-        pictures.take(worker::now(), Err("no broker".to_owned()));
+        let trouble = Trouble { kind: Kind::Silent, words: "no broker".to_owned() };
+        pictures.take(worker::now(), Err(trouble));
         let newest: serde_json::Value = serde_json::from_str(&pictures.watch().borrow()).unwrap();
-        assert_eq!(newest["trouble"], "no broker");
+        assert_eq!(newest["trouble"]["kind"], "silent");
+        assert_eq!(newest["trouble"]["words"], "no broker");
         assert_eq!(newest["flow"]["requestors"], 1);
         let points = points(&pictures);
         assert!(points[0]["queues"].is_array());

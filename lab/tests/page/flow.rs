@@ -1,5 +1,10 @@
 //! What a person sees of the flow, and of a side that stops.
 
+use async_nats::HeaderMap;
+use contract::facts::{Fact, REQUESTED};
+use contract::queues::Request;
+use contract::{Amount, RequestId};
+
 use crate::browser::Browser;
 use crate::deployment::{Deployment, Side, ready, succeeded};
 use crate::viewer::Viewer;
@@ -28,7 +33,7 @@ async fn a_generator_that_stops_is_away_and_the_queue_fills_and_drains() {
     browser.says("#generator .replica", "/s settled").await;
     browser.until("document.querySelector('#queue-REQUESTS .way').dataset.speed > 0").await;
     browser.says("#last-rows tr", "generator-1").await;
-    browser.says("#verdict-word", "Everything is accounted for").await;
+    browser.says("#verdict-word", "No loss seen by counts").await;
 
     generator.terminate().unwrap();
     succeeded(&mut generator).await;
@@ -58,6 +63,35 @@ async fn a_generator_that_stops_is_away_and_the_queue_fills_and_drains() {
     late.until(&drawn("nobody")).await;
     assert_eq!(late.complaints().await, [""; 0]);
     assert_eq!(browser.complaints().await, [""; 0]);
+}
+
+#[tokio::test]
+async fn what_is_forgotten_is_not_missing_and_what_is_lost_is() {
+    let deployment = Deployment::start().await;
+    let amount = Amount::new(1, 8).unwrap();
+    let requested = async || {
+        let (id, requestor) = (RequestId::new(), "somebody".to_owned());
+        let request = Request { id, amount, requestor, requested_at: worker::now() };
+        deployment.publish(&Fact::creation(&request)).await;
+    };
+    requested().await;
+    requested().await;
+    // Their time is over, and so is that of whatever became of them.
+    let stream = deployment.nats().get_stream(REQUESTED.stream).await.unwrap();
+    stream.purge().await.unwrap();
+    let viewer = Viewer::start(&deployment).await;
+    let browser = Browser::start().await;
+    browser.open(&viewer.url()).await;
+    browser.says("#number-requested", "2").await;
+    browser.until("document.querySelector('#verdict').dataset.state === 'good'").await;
+    // One that was accepted, and is nowhere.
+    requested().await;
+    browser.says("#verdict-word", "1 not accounted for").await;
+    // As many as are given up later hide it: counts see no more.
+    deployment
+        .publish_raw(&contract::dead_letters::subject("REQUESTS", "x"), HeaderMap::new(), b"x")
+        .await;
+    browser.says("#verdict-word", "No loss seen by counts").await;
 }
 
 #[tokio::test]

@@ -13,6 +13,7 @@ use tracing::{info, warn};
 use worker::Connection;
 
 use crate::Viewer;
+use crate::picture::{Kind, Trouble};
 use look::Looker;
 
 /// How often to look.
@@ -30,7 +31,7 @@ pub(crate) async fn wait(viewer: &Viewer) -> Infallible {
         // The address may hold a password, which is for nobody's eyes.
         let broker = broker.rsplit('@').next().unwrap_or_default();
         let trouble = format!("no broker answers at {broker} yet");
-        viewer.pictures.take(worker::now(), Err(trouble));
+        viewer.pictures.take(worker::now(), Err(Trouble { kind: Kind::Silent, words: trouble }));
     }
 }
 
@@ -59,6 +60,13 @@ pub(crate) async fn show(viewer: &Viewer, connection: &Connection) -> Infallible
             info!("the broker answers");
         }
         saw = seen.is_ok();
-        viewer.pictures.take(worker::now(), seen.map_err(|error| format!("{error:#}")));
+        let seen = seen.map_err(|error| {
+            let kind = looker.kind(&error);
+            if kind != Kind::Silent {
+                viewer.pictures.meet(looker.there());
+            }
+            Trouble { kind, words: format!("{error:#}") }
+        });
+        viewer.pictures.take(worker::now(), seen);
     }
 }

@@ -4,19 +4,24 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use async_nats::{Client, Subscriber};
+use async_nats::Client;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use serde::Deserialize;
 use tokio::time::{Instant, timeout_at};
 
-use crate::picture::{ReplicaPicture, shortened};
+use crate::picture::{ReplicaPicture, There, shortened};
 
 /// Whom to ask: everybody.
 const QUESTION: &str = "$SRV.STATS";
 
-/// How long to listen for answers. One that comes later counts the next time.
-const LISTEN: Duration = Duration::from_millis(400);
+/// How long to listen for answers. One that comes later does not count.
+const LISTEN: Duration = Duration::from_millis(700);
+
+/// How many answers to listen to in a look, and how large one, and the id in it, may be.
+const MOST_ANSWERS: usize = 2000;
+const MOST_BYTES: usize = 8 * 1024;
+const MOST_ID_BYTES: usize = 64;
 
 /// After how long without an answer a replica is shown as silent, and when it is forgotten.
 const SILENT: Duration = Duration::from_millis(1800);
@@ -32,14 +37,8 @@ const SIDES: [&str; 2] = ["requestor", "generator"];
 /// All replicas that have announced themselves.
 #[derive(Debug, Default)]
 pub(super) struct Replicas {
-    answers: Option<Answers>,
+    /// By their ids. A name may be anybody's, and two may begin alike.
     known: HashMap<String, Replica>,
-}
-
-#[derive(Debug)]
-struct Answers {
-    inbox: String,
-    heard: Subscriber,
 }
 
 #[derive(Debug)]
@@ -89,22 +88,14 @@ impl Replicas {
     /// Asks who is there, and listens for a moment.
     pub(super) async fn ask(&mut self, client: &Client) -> anyhow::Result<()> {
         let what = "cannot ask who is there";
-        let Answers { inbox, heard } = if let Some(answers) = &mut self.answers {
-            answers
-        } else {
-            let inbox = client.new_inbox();
-            let heard = client.subscribe(inbox.clone()).await.context(what)?;
-            self.answers.insert(Answers { inbox, heard })
-        };
-        let inbox = inbox.clone();
+        let inbox = client.new_inbox();
+        let mut heard = client.subscribe(inbox.clone()).await.context(what)?;
+        // From then on the broker itself drops what comes: this address lives for one look.
+        heard.unsubscribe_after(MOST_ANSWERS as u64).await.context(what)?;
         client.publish_with_reply(QUESTION, inbox, Bytes::new()).await.context(what)?;
         let end = Instant::now() + LISTEN;
-        let mut answers = Vec::new();
         while let Ok(Some(answer)) = timeout_at(end, heard.next()).await {
-            answers.push((Instant::now(), answer.payload));
-        }
-        for (at, answer) in answers {
-            self.note(&answer, at);
+            self.note(&answer.payload, Instant::now());
         }
         self.known.retain(|_, replica| replica.heard_at.elapsed() < GONE);
         Ok(())
@@ -112,19 +103,30 @@ impl Replicas {
 
     /// Notes an answer. Anybody may have given it, so it may be anything.
     fn note(&mut self, answer: &[u8], at: Instant) {
+        if answer.len() > MOST_BYTES {
+            return;
+        }
         let Ok(stats) = serde_json::from_slice::<Stats>(answer) else { return };
         let Some(side) = SIDES.into_iter().find(|side| *side == stats.name) else { return };
-        let instance = shortened(stats.metadata.instance.as_deref().unwrap_or(&stats.id));
-        let settled = stats.endpoints.iter().map(|endpoint| endpoint.num_requests).sum();
+        if stats.id.len() > MOST_ID_BYTES {
+            return;
+        }
+        let instance = stats.metadata.instance.unwrap_or_else(|| stats.id.clone());
+        let settled = stats.endpoints.iter().map(|endpoint| endpoint.num_requests);
+        let settled = settled.fold(0, u64::saturating_add);
         let in_flight = stats.endpoints.iter().filter_map(|it| it.data.as_ref());
-        let in_flight = in_flight.map(|data| u64::try_from(data.in_flight).unwrap_or(0)).sum();
+        let in_flight = in_flight.map(|data| u64::try_from(data.in_flight).unwrap_or(0));
+        let in_flight = in_flight.fold(0, u64::saturating_add);
         let before = self.known.remove(&stats.id);
         let rate = before.map_or(0.0, |before| {
             let seconds = at.duration_since(before.heard_at).as_secs_f64();
             super::look::rate(settled, before.settled, seconds)
         });
-        // One that was started again under the same name takes the place of the one that is gone.
-        self.known.retain(|_, known| known.side != side || known.instance != instance);
+        // One that was started again under the same name takes the place of the one that is gone. One that
+        // still answers keeps its own: anybody may say that name.
+        self.known.retain(|_, known| {
+            known.side != side || known.instance != instance || !known.is_silent()
+        });
         if self.known.len() >= MOST {
             return;
         }
@@ -148,22 +150,28 @@ impl Replicas {
     }
 
     /// How many of a side are at work, or about to be.
-    pub(super) fn working(&self, side: &str) -> usize {
+    fn working(&self, side: &str) -> usize {
         let working = |replica: &&Replica| replica.side == side && replica.works();
         self.known.values().filter(working).count()
     }
 
-    /// All replicas by their names, and how many more there are than have room.
-    pub(super) fn picture(&self) -> (Vec<ReplicaPicture>, usize) {
-        let mut shown = Vec::new();
-        for side in SIDES {
-            let of_side = self.known.values().filter(|replica| replica.side == side);
-            let mut of_side: Vec<&Replica> = of_side.collect();
-            of_side.sort_by(|a, b| a.instance.cmp(&b.instance));
-            shown.extend(of_side.into_iter().take(SHOWN).map(Replica::picture));
-        }
-        let more = self.known.len() - shown.len();
-        (shown, more)
+    /// Whether one has answered just now: then the broker carries messages.
+    pub(super) fn answer(&self) -> bool {
+        self.known.values().any(|replica| !replica.is_silent())
+    }
+
+    /// All replicas by their names, and of each side how many more there are than have room.
+    pub(super) fn there(&self) -> There {
+        let mut replicas = Vec::new();
+        let [more_requestors, more_generators] = SIDES.map(|side| {
+            let of_side = self.known.iter().filter(|(_, replica)| replica.side == side);
+            let mut of_side: Vec<(&String, &Replica)> = of_side.collect();
+            of_side.sort_by_key(|(id, replica)| (&replica.instance, *id));
+            replicas.extend(of_side.iter().take(SHOWN).map(|(id, replica)| replica.picture(id)));
+            of_side.len().saturating_sub(SHOWN)
+        });
+        let [requestors, generators] = SIDES.map(|side| self.working(side));
+        There { replicas, more_requestors, more_generators, requestors, generators }
     }
 }
 
@@ -176,10 +184,11 @@ impl Replica {
         !self.is_silent() && self.state != "stopping"
     }
 
-    fn picture(&self) -> ReplicaPicture {
+    fn picture(&self, id: &str) -> ReplicaPicture {
         ReplicaPicture {
             side: self.side,
-            instance: self.instance.clone(),
+            id: id.to_owned(),
+            instance: shortened(&self.instance),
             version: self.version.clone(),
             state: if self.is_silent() { "silent" } else { self.state },
             rate: if self.is_silent() { 0.0 } else { self.rate },
@@ -205,7 +214,7 @@ mod tests {
     }
 
     fn states(replicas: &Replicas) -> Vec<(String, &'static str)> {
-        let (shown, _) = replicas.picture();
+        let shown = replicas.there().replicas;
         shown.into_iter().map(|replica| (replica.instance, replica.state)).collect()
     }
 
@@ -215,7 +224,7 @@ mod tests {
         note(&mut replicas, "1", "a", "ready", 10);
         advance(Duration::from_secs(1)).await;
         note(&mut replicas, "1", "a", "ready", 30);
-        let (shown, _) = replicas.picture();
+        let shown = replicas.there().replicas;
         assert!((shown[0].rate - 20.0).abs() < 1e-6, "{shown:?}");
         assert_eq!(replicas.working("generator"), 1);
         advance(Duration::from_secs(2)).await;
@@ -229,8 +238,38 @@ mod tests {
         note(&mut replicas, "1", "a", "stopping", 10);
         assert_eq!(states(&replicas), [("a".to_owned(), "stopping")]);
         assert_eq!(replicas.working("generator"), 0);
+        advance(Duration::from_secs(2)).await;
         note(&mut replicas, "2", "a", "ready", 0);
         assert_eq!(states(&replicas), [("a".to_owned(), "ready")]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_answers_is_not_replaced_by_another_that_takes_its_name_or_begins_alike() {
+        let mut replicas = Replicas::default();
+        let long = "a".repeat(100);
+        note(&mut replicas, "1", &long, "ready", 10);
+        note(&mut replicas, "2", &long, "stopping", 0);
+        note(&mut replicas, "3", &format!("{long}b"), "ready", 0);
+        let states: Vec<_> = states(&replicas).into_iter().map(|(_, state)| state).collect();
+        assert_eq!(states, ["ready", "stopping", "ready"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn numbers_without_end_are_borne_and_answers_without_end_are_ignored() {
+        let mut replicas = Replicas::default();
+        let endpoint = json!({ "num_requests": u64::MAX, "data": { "in_flight": i64::MAX } });
+        let mut answer = json!({
+            "name": "generator", "id": "1", "version": "1",
+            "endpoints": [endpoint, endpoint, endpoint],
+        });
+        replicas.note(answer.to_string().as_bytes(), Instant::now());
+        assert_eq!(replicas.there().replicas[0].in_flight, u64::MAX);
+        for (id, version) in [("2", "x".repeat(MOST_BYTES)), (&"x".repeat(65), String::new())] {
+            answer["id"] = id.into();
+            answer["version"] = version.into();
+            replicas.note(answer.to_string().as_bytes(), Instant::now());
+        }
+        assert_eq!(replicas.known.len(), 1);
     }
 
     #[tokio::test(start_paused = true)]
@@ -243,7 +282,8 @@ mod tests {
         for number in 0..2 * MOST {
             note(&mut replicas, &number.to_string(), &number.to_string(), "ready", 0);
         }
-        let (shown, more) = replicas.picture();
-        assert_eq!((shown.len(), more), (SHOWN, MOST - SHOWN));
+        let there = replicas.there();
+        assert_eq!((there.replicas.len(), there.more_generators), (SHOWN, MOST - SHOWN));
+        assert_eq!(there.more_requestors, 0);
     }
 }
