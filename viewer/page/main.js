@@ -1,4 +1,5 @@
-// Takes each picture as it comes, and has it shown. The browser restores a lost connection by itself.
+// Takes each picture as it comes, and has it shown. A connection that is lost, or that brings nothing any
+// more, is made anew.
 
 import { byId, say, mark } from "./dom.js";
 import { showFlow } from "./flow.js";
@@ -20,25 +21,63 @@ function trouble(why) {
   banner.hidden = !why;
 }
 
+/** After how many milliseconds without a picture the connection is taken for dead: one comes each second. */
+const PATIENCE = 5_000;
+
+const TROUBLE = {
+  silent: ["the broker is silent", (words) => `The broker is silent: ${words}. What is below is the last that was seen.`],
+  undeclared: ["nothing is declared", (words) => `The broker is there, and the queues are not: ${words}. Run cargo lab declare, or start a service, which declares them.`],
+  refused: ["the broker does not say all", (words) => `The broker is there, and does not say what this page asks: ${words}. The user of the viewer needs what k8s/nats/nats.conf gives it.`],
+};
+
+let events = null;
+let watchdog;
+
+function lost() {
+  mark(byId("status"), "state", "silent");
+  say(byId("status-text"), "no viewer");
+  trouble("The viewer does not answer. This page tries again until it does.");
+}
+
+function disconnect() {
+  clearTimeout(watchdog);
+  events?.close();
+  events = null;
+}
+
+/** A connection may be dead without an error: then nothing comes. */
+function awake() {
+  clearTimeout(watchdog);
+  watchdog = setTimeout(() => {
+    lost();
+    disconnect();
+    connect();
+  }, PATIENCE);
+}
+
 function connect() {
-  const events = new EventSource("/api/events");
-  events.addEventListener("about", (event) => {
+  const mine = new EventSource("/api/events");
+  events = mine;
+  awake();
+  mine.addEventListener("about", (event) => {
     const about = heard(event);
     say(byId("version"), `, by viewer ${about.version}`);
     allowAsking(about.api);
     allowReplay(about.replay);
   });
-  events.addEventListener("history", (event) => {
+  mine.addEventListener("history", (event) => {
     const points = heard(event);
     axis.restart(points);
     news.restart(points);
   });
-  events.addEventListener("audit", (event) => showAudit(heard(event)));
-  events.addEventListener("picture", async (event) => {
+  mine.addEventListener("audit", (event) => showAudit(heard(event)));
+  mine.addEventListener("picture", async (event) => {
+    awake();
     const { flow, point, trouble: why } = heard(event);
+    const [state, words] = why ? TROUBLE[why.kind] : ["live"];
     mark(byId("status"), "state", why ? "silent" : "live");
-    say(byId("status-text"), why ? "the broker is silent" : "live");
-    trouble(why ? `The broker is silent: ${why}. What is below is the last that was seen.` : "");
+    say(byId("status-text"), state);
+    trouble(why ? words(why.words) : "");
     if (flow) {
       showFlow(flow);
       showNumbers(flow);
@@ -48,17 +87,21 @@ function connect() {
     if (!axis.add(point)) {
       // This tab has missed some: it was slow, or asleep.
       const history = await fetch("/api/history").then((answer) => answer.json()).catch(() => []);
-      if (history.length) axis.restart(history);
+      if (history.length) {
+        axis.restart(history);
+        news.restart(history);
+      }
     }
     news.add(point);
   });
-  events.addEventListener("error", () => {
-    mark(byId("status"), "state", "silent");
-    say(byId("status-text"), "no viewer");
-    trouble("The viewer does not answer. This page tries again until it does.");
-    // After some answers a browser gives up for good.
-    if (events.readyState === EventSource.CLOSED) setTimeout(connect, 2000);
-  });
+  mine.addEventListener("error", lost);
 }
 
-connect();
+// A browser gives up for good after some answers, and the watchdog tries then, too. A page that nobody
+// sees needs no pictures.
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden) disconnect();
+  else if (!events) connect();
+});
+
+if (!document.hidden) connect();

@@ -47,9 +47,10 @@ export class News {
       SIDES.forEach((side) => {
         const is = point[`${side}s`];
         const was = there[side];
-        if (was !== undefined && was > 0 && is === 0) tell("bad", `${side} away`);
+        // A side that nobody has started yet is not away, and does not come back.
+        if (was > 0 && is === 0) tell("bad", `${side} away`);
         else if (was === 0 && is > 0) tell("good", `${side} back`);
-        there[side] = is;
+        if (was !== undefined || is > 0) there[side] = is;
       });
       QUEUES.forEach((name, index) => {
         const [waiting, flying] = point.queues[index];

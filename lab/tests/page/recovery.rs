@@ -45,6 +45,38 @@ async fn the_page_is_there_before_the_broker_and_shows_it_once_it_is() {
 }
 
 #[tokio::test]
+async fn a_connection_that_brings_nothing_is_said_to_be_dead_and_made_anew() {
+    let deployment = Deployment::start().await;
+    let viewer = Viewer::start(&deployment).await;
+    let browser = Browser::start().await;
+    browser.open(&viewer.url()).await;
+    browser.says("#status", "live").await;
+    // Nothing is closed: it is only that nothing comes.
+    viewer.process.pause().unwrap();
+    browser.says("#banner", "The viewer does not answer").await;
+    browser.says("#status", "no viewer").await;
+    viewer.process.resume().unwrap();
+    browser.says("#status", "live").await;
+    browser.until("document.querySelector('#banner').hidden").await;
+}
+
+#[tokio::test]
+async fn a_broker_without_queues_is_not_called_silent_and_who_is_there_is_seen() {
+    let deployment = Deployment::start().await;
+    let _generator = deployment.run(Side::Generator, "one", &[("INSTANCE", "generator-1")]).await;
+    let viewer = Viewer::start(&deployment).await;
+    let browser = Browser::start().await;
+    browser.open(&viewer.url()).await;
+    browser.says("#generator .replica", "generator-1").await;
+    deployment.nats().delete_stream(contract::facts::REQUESTED.stream).await.unwrap();
+    browser.says("#status", "nothing is declared").await;
+    browser.says("#banner", "cargo lab declare").await;
+    // Also for who comes now, and for a replica that comes now.
+    let _another = deployment.run(Side::Generator, "two", &[("INSTANCE", "generator-2")]).await;
+    browser.says("#generator .replica", "generator-1").await;
+}
+
+#[tokio::test]
 async fn the_page_finds_a_viewer_that_was_started_again() {
     let deployment = Deployment::start().await;
     let viewer = Viewer::start(&deployment).await;
