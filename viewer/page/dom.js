@@ -54,22 +54,25 @@ export function span(milliseconds) {
 export const clock = (at, digits = 0) =>
   new Date(at).toLocaleTimeString("en-GB", { fractionalSecondDigits: digits || undefined, hour: "2-digit", minute: "2-digit", second: "2-digit" });
 
-/** Asks the viewer. What it answers with a problem is an error that says it. */
+/** Asks the viewer. What it answers with a problem is an error that says it, with its status and outcome. */
 export async function ask(path, body) {
   const options = body === undefined ? {} : { method: "POST", body: JSON.stringify(body), headers: { "Content-Type": "application/json" } };
   let answer;
   try {
     answer = await fetch(path, options);
   } catch {
-    throw new Error("the viewer does not answer");
+    throw Object.assign(new Error("the viewer does not answer"), { outcome: "unknown" });
   }
   const text = await answer.text();
   let value = {};
   try {
     value = text ? JSON.parse(text) : {};
   } catch {
-    throw new Error(`the viewer answers ${answer.status}, and nothing that can be read`);
+    throw Object.assign(new Error(`the viewer answers ${answer.status}, and nothing that can be read`), { outcome: "unknown" });
   }
-  if (!answer.ok) throw new Error(value.detail ?? `the viewer answers ${answer.status}`);
+  if (!answer.ok) {
+    const error = new Error(value.detail ?? `the viewer answers ${answer.status}`);
+    throw Object.assign(error, { outcome: value.outcome, status: answer.status });
+  }
   return value;
 }

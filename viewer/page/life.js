@@ -27,7 +27,10 @@ async function follow(id, since) {
     if (!dialog.open || byId("life-id").textContent !== id) return;
     home = show(life);
   } catch (error) {
+    if (!dialog.open || byId("life-id").textContent !== id) return;
     say(byId("life-where"), `It cannot be looked for: ${error.message}.`);
+    // What makes no sense now makes none later.
+    if (error.status >= 400 && error.status < 500) return;
   }
   if (home || !dialog.open) return;
   looking = setTimeout(() => follow(id, since), Date.now() - since < PATIENCE ? SOON : LATER);
@@ -71,17 +74,34 @@ export function allowAsking(can) {
   say(byId("ask-note"), can ? "" : "This viewer knows of no API to ask: API_URL says where it is.");
 }
 
+/** What was asked for without an answer: another try of the same is the same wish, and has the same key. */
+let open = null;
+
+function newKey() {
+  // crypto.randomUUID is only there on pages of https, and of this machine.
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  return [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
 byId("ask-form").addEventListener("submit", async (event) => {
   event.preventDefault();
   const button = event.target.querySelector("button");
   button.disabled = true;
   say(byId("ask-note"), "Asking.");
+  const [count, length] = [byId("count").valueAsNumber, byId("length").valueAsNumber];
+  if (open?.count !== count || open?.length !== length) open = { count, length, key: newKey() };
   try {
-    const { id } = await ask("/api/ask", { count: byId("count").valueAsNumber, length: byId("length").valueAsNumber });
+    const { id } = await ask("/api/ask", open);
+    open = null;
     say(byId("ask-note"), `Accepted as ${id}.`);
     showLife(id);
   } catch (error) {
-    say(byId("ask-note"), `It was not accepted: ${error.message}.`);
+    if (error.outcome === "unknown") {
+      say(byId("ask-note"), `Whether it was accepted is unknown: ${error.message}. Press again: it is safe, and asks for nothing twice.`);
+    } else {
+      open = null;
+      say(byId("ask-note"), `It was not accepted: ${error.message}.`);
+    }
   }
   button.disabled = false;
 });

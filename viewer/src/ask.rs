@@ -9,7 +9,7 @@ use contract::{Amount, RequestId};
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -26,8 +26,18 @@ const MOST_BYTES: usize = 64 * 1024;
 pub(crate) enum Answer {
     /// It is accepted, under this id.
     Accepted(RequestId),
-    /// It is not, and why.
-    Refused(StatusCode, String),
+    /// It is not, why, and what became of it, in the words of the API.
+    Refused(StatusCode, String, Option<Outcome>),
+}
+
+/// What became of a request that could not be accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Outcome {
+    /// Nothing of it remains, anywhere.
+    NotAsked,
+    /// It may be carried out all the same. Under the same key it is safe to try again.
+    Unknown,
 }
 
 #[derive(Deserialize)]
@@ -40,26 +50,29 @@ struct Accepted {
 struct Problem {
     title: Option<String>,
     detail: Option<String>,
+    outcome: Option<Outcome>,
 }
 
-/// Asks the API at this address for strings.
-pub(crate) async fn ask(api: &Uri, amount: Amount) -> anyhow::Result<Answer> {
-    let (status, body) = timeout(LIMIT, post(api, amount))
+/// Asks the API at this address for strings, under a key of who asks.
+pub(crate) async fn ask(api: &Uri, amount: Amount, key: &str) -> anyhow::Result<Answer> {
+    // The address may hold a password, which is for nobody's eyes.
+    let place = api.host().unwrap_or_default();
+    let (status, body) = timeout(LIMIT, post(api, amount, key))
         .await
-        .with_context(|| format!("the API at {api} does not answer"))?
-        .with_context(|| format!("the API at {api} cannot be asked"))?;
+        .with_context(|| format!("the API at {place} does not answer"))?
+        .with_context(|| format!("the API at {place} cannot be asked"))?;
     if status == StatusCode::ACCEPTED {
         let accepted: Accepted = serde_json::from_slice(&body).with_context(|| {
-            format!("the API at {api} does not say which request it has accepted")
+            format!("the API at {place} does not say which request it has accepted")
         })?;
         return Ok(Answer::Accepted(accepted.id));
     }
-    let Problem { title, detail } = serde_json::from_slice(&body).unwrap_or_default();
+    let Problem { title, detail, outcome } = serde_json::from_slice(&body).unwrap_or_default();
     let why = detail.or(title).unwrap_or_else(|| format!("it answers {status}"));
-    Ok(Answer::Refused(status, why))
+    Ok(Answer::Refused(status, why, outcome))
 }
 
-async fn post(api: &Uri, amount: Amount) -> anyhow::Result<(StatusCode, Bytes)> {
+async fn post(api: &Uri, amount: Amount, key: &str) -> anyhow::Result<(StatusCode, Bytes)> {
     let host = api.host().context("it has no host")?;
     let port = api.port_u16().unwrap_or(80);
     // An address of IPv6 is in brackets there.
@@ -74,6 +87,7 @@ async fn post(api: &Uri, amount: Amount) -> anyhow::Result<(StatusCode, Bytes)> 
         .header(header::HOST, format!("{host}:{port}"))
         .header(header::CONTENT_TYPE, "application/json")
         .header(header::ACCEPT, "application/json")
+        .header("idempotency-key", key)
         .body(Full::new(Bytes::from(body)))?;
     let answer = sender.send_request(request).await?;
     let status = answer.status();
@@ -118,19 +132,29 @@ mod tests {
     async fn what_is_accepted_has_an_id() {
         let id = RequestId::new();
         let (api, asked) = api(answer("202 Accepted", &format!(r#"{{"id":"{id}"}}"#))).await;
-        assert_eq!(ask(&api, amount()).await.unwrap(), Answer::Accepted(id));
+        assert_eq!(ask(&api, amount(), "mine").await.unwrap(), Answer::Accepted(id));
         let asked = asked.await.unwrap();
+        assert!(asked.contains("idempotency-key: mine\r\n"), "{asked}");
         assert!(asked.starts_with("POST /requests HTTP/1.1\r\n"), "{asked}");
         assert!(asked.ends_with(r#"{"count":2,"length":8}"#), "{asked}");
     }
 
     #[tokio::test]
     async fn a_refusal_says_why() {
-        let problem = r#"{"title":"full","detail":"the queue is full"}"#;
+        let problem = r#"{"title":"full","detail":"the queue is full","outcome":"not-asked"}"#;
         let (api, _) = api(answer("503 Service Unavailable", problem)).await;
         let status = StatusCode::SERVICE_UNAVAILABLE;
-        let refused = Answer::Refused(status, "the queue is full".to_owned());
-        assert_eq!(ask(&api, amount()).await.unwrap(), refused);
+        let outcome = Some(Outcome::NotAsked);
+        let refused = Answer::Refused(status, "the queue is full".to_owned(), outcome);
+        assert_eq!(ask(&api, amount(), "mine").await.unwrap(), refused);
+    }
+
+    #[tokio::test]
+    async fn a_password_in_the_address_is_not_said() {
+        let (api, _) = api("nothing of HTTP\r\n\r\n".to_owned()).await;
+        let api = api.to_string().replace("http://", "http://me:secret@").parse().unwrap();
+        let error = format!("{:#}", ask(&api, amount(), "mine").await.unwrap_err());
+        assert!(error.contains("127.0.0.1") && !error.contains("secret"), "{error}");
     }
 
     #[tokio::test]
@@ -143,7 +167,7 @@ mod tests {
             answer("202 Accepted", &"x".repeat(2 * MOST_BYTES)),
         ] {
             let (api, _) = api(wrong.clone()).await;
-            assert!(ask(&api, amount()).await.is_err(), "{wrong}");
+            assert!(ask(&api, amount(), "mine").await.is_err(), "{wrong}");
         }
     }
 }

@@ -1,5 +1,9 @@
 //! Asking for strings, and following them home.
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::sync::mpsc;
+
 use crate::browser::Browser;
 use crate::deployment::{Deployment, Side, api_addr};
 use crate::viewer::Viewer;
@@ -37,6 +41,53 @@ async fn a_string_that_somebody_asks_for_comes_home() {
     browser.press("#find-form button").await;
     browser.says("#life", "It has come home.").await;
     assert_eq!(browser.complaints().await, [""; 0]);
+}
+
+/// An API that does not know what came of the first request, and accepts the others. Gives its address,
+/// and the keys that it is asked under.
+async fn forgetful_api() -> (String, mpsc::UnboundedReceiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = format!("http://{}", listener.local_addr().unwrap());
+    let (keys, asked) = mpsc::unbounded_channel();
+    tokio::spawn(async move {
+        let unknown =
+            ("503 Service Unavailable", r#"{"detail":"a pause","outcome":"unknown"}"#.into());
+        let accepted = || ("202 Accepted", format!(r#"{{"id":"{}"}}"#, contract::RequestId::new()));
+        for (status, body) in [unknown, accepted(), accepted()] {
+            let (mut connection, _) = listener.accept().await.unwrap();
+            let mut heard = Vec::new();
+            while !heard.ends_with(b"}") {
+                assert_ne!(connection.read_buf(&mut heard).await.unwrap(), 0);
+            }
+            let heard = String::from_utf8(heard).unwrap();
+            let key = heard.lines().find_map(|line| line.strip_prefix("idempotency-key: "));
+            keys.send(key.unwrap_or_default().to_owned()).unwrap();
+            let length = body.len();
+            let answer = format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\n\r\n{body}");
+            connection.write_all(answer.as_bytes()).await.unwrap();
+        }
+    });
+    (addr, asked)
+}
+
+#[tokio::test]
+async fn pressing_again_after_no_answer_asks_for_nothing_twice() {
+    let deployment = Deployment::start().await;
+    let (api, mut keys) = forgetful_api().await;
+    let viewer = Viewer::with(&deployment, "127.0.0.1:0", &[("API_URL", &api)]).await;
+    let browser = Browser::start().await;
+    browser.open(&viewer.url()).await;
+    browser.press("#ask-form button").await;
+    browser.says("#ask-note", "Press again: it is safe").await;
+    browser.press("#ask-form button").await;
+    browser.says("#ask-note", "Accepted as").await;
+    browser.press("#life-close").await;
+    browser.press("#ask-form button").await;
+    browser.until("document.querySelector('#life').open").await;
+    let first = keys.recv().await.unwrap();
+    assert_eq!(first.len(), 32, "{first}");
+    assert_eq!(keys.recv().await.unwrap(), first);
+    assert_ne!(keys.recv().await.unwrap(), first);
 }
 
 #[tokio::test]

@@ -15,7 +15,7 @@ use super::letters::shown;
 use super::problem::Problem;
 use super::{connected, unreadable};
 use crate::Viewer;
-use crate::ask::{self, Answer};
+use crate::ask::{self, Answer, Outcome};
 
 /// How many of a request's strings are shown.
 const STRINGS: usize = 20;
@@ -24,6 +24,8 @@ const STRINGS: usize = 20;
 struct Wish {
     count: u32,
     length: u32,
+    /// The same for each try of one wish, and never another's.
+    key: String,
 }
 
 pub(super) async fn life(
@@ -83,17 +85,25 @@ pub(super) async fn ask(
     let wish: Wish = serde_json::from_slice(&body).map_err(|error| invalid(error.to_string()))?;
     let amount =
         Amount::new(wish.count, wish.length).map_err(|error| invalid(error.to_string()))?;
-    match ask::ask(api, amount).await {
+    // What is more than a key of the page's may not be said in a header.
+    if wish.key.is_empty()
+        || wish.key.len() > 64
+        || !wish.key.bytes().all(|it| it.is_ascii_alphanumeric())
+    {
+        return Err(invalid("the key has 1 to 64 letters and digits".to_owned()));
+    }
+    match ask::ask(api, amount, &wish.key).await {
         Ok(Answer::Accepted(id)) => {
             let headers = [("content-type", "application/json")];
             let body = json!({ "id": id.to_string() }).to_string();
             Ok((StatusCode::ACCEPTED, headers, body).into_response())
         }
-        Ok(Answer::Refused(status, why)) => {
+        Ok(Answer::Refused(status, why, outcome)) => {
             let refused = status.is_client_error() || status == StatusCode::SERVICE_UNAVAILABLE;
             let status = if refused { status } else { StatusCode::BAD_GATEWAY };
-            Err(Problem::new(status, format!("the API refuses: {why}")))
+            Err(Problem::new(status, format!("the API refuses: {why}")).with(outcome))
         }
-        Err(error) => Err(unreadable(&error)),
+        // It may have heard it, and only its answer is lost.
+        Err(error) => Err(unreadable(&error).with(Some(Outcome::Unknown))),
     }
 }
