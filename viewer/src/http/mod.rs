@@ -25,7 +25,7 @@ pub(crate) use serve::serve;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::State;
 use axum::http::{StatusCode, Uri, header};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
@@ -34,9 +34,6 @@ use worker::Connection;
 
 use crate::Viewer;
 use problem::Problem;
-
-/// The largest body that anything here asks for has some fifty bytes.
-const MOST_BYTES: usize = 4096;
 
 fn router(viewer: Arc<Viewer>) -> Router {
     Router::new()
@@ -53,7 +50,6 @@ fn router(viewer: Arc<Viewer>) -> Router {
             Problem::new(StatusCode::METHOD_NOT_ALLOWED, "this path does not take that method")
         })
         .layer(middleware::from_fn_with_state(Arc::clone(&viewer), guard::guard))
-        .layer(DefaultBodyLimit::max(MOST_BYTES))
         .with_state(viewer)
 }
 
