@@ -3,21 +3,37 @@
 
 import { ask, byId, clock, el, exact, say } from "./dom.js";
 
+/** How many milliseconds to wait before what has changed is read again. */
+const PAUSE = 5_000;
+
+const list = byId("letters-list");
+
+/** How many there are, and how many of those that are gone went from here. */
 let known = -1;
+let mine = 0;
 let allowed = false;
 let next = null;
+let read = -Infinity;
+let reading;
 
 export function allowReplay(can) {
+  if (can === allowed) return;
   allowed = can;
   // Buttons come or go with the letters.
+  list.replaceChildren();
   if (known > 0) load();
 }
 
-/** Loads the letters again when there are more or fewer than before. */
+/** Says when there are more than before, and reads them only for who wants to. What is gone goes. */
 export function countLetters(count) {
   if (count === known) return;
+  const gone = known - count;
+  const ours = gone > 0 && gone <= mine;
+  mine = ours ? mine - gone : 0;
+  const more = known >= 0 && gone < 0 && list.childElementCount > 0;
   known = count;
-  load();
+  if (more || ours) tell();
+  else reading ??= setTimeout(load, Math.max(0, read + PAUSE - performance.now()));
 }
 
 /** A letter as elements. */
@@ -42,6 +58,7 @@ function item(letter) {
       try {
         await ask(`/api/dead-letters/${letter.sequence}/replay`, {});
         told(`Dead letter ${letter.sequence} is in its queue again.`);
+        mine += 1;
         entry.remove();
       } catch (error) {
         told(`Dead letter ${letter.sequence} stays: ${error.message}.`);
@@ -56,26 +73,48 @@ function item(letter) {
 const note = (text) => say(byId("letters-note"), text);
 const told = (text) => say(byId("replay-note"), text);
 
-async function load(from = 1) {
-  const list = byId("letters-list");
+function tell() {
+  const shown = list.childElementCount;
+  byId("letters-more").hidden = shown >= known || !next;
+  say(byId("letters-more"), `Show the next ones (${exact(Math.max(0, known - shown))})`);
+  byId("replay-all").hidden = !allowed || known === 0;
+  if (known === 0) note("There are none: nothing was given up.");
+  else note(shown < known ? `${exact(shown)} of ${exact(known)}, the oldest first.` : "");
+}
+
+/** Reads the first ones again, and leaves those that are still there as they are. */
+async function load() {
+  clearTimeout(reading);
+  reading = undefined;
+  read = performance.now();
+  const page = await get(1);
+  if (!page) return;
+  const there = new Set(page.letters.map((letter) => `letter-${letter.sequence}`));
+  for (const entry of [...list.children]) if (!there.has(entry.id)) entry.remove();
+  show(page);
+}
+
+async function get(from) {
   try {
-    const page = await ask(`/api/dead-letters?from=${from}`);
-    if (from === 1) list.replaceChildren();
-    list.append(...page.letters.map(item));
-    next = page.next;
-    const shown = list.childElementCount;
-    byId("letters-more").hidden = !next || shown >= page.total;
-    byId("replay-all").hidden = !allowed || page.total === 0;
-    if (from === 1 && page.total === 0) note(known > 0 ? "" : "There are none: nothing was given up.");
-    else if (shown < page.total) note(`${exact(shown)} of ${exact(page.total)}, the oldest first.`);
-    else note("");
+    return await ask(`/api/dead-letters?from=${from}`);
   } catch (error) {
     note(`They cannot be read: ${error.message}.`);
     known = -1;
+    return null;
   }
 }
 
-byId("letters-more").addEventListener("click", () => load(next));
+function show(page) {
+  list.append(...page.letters.filter((letter) => !byId(`letter-${letter.sequence}`)).map(item));
+  next = page.next ?? next;
+  known = page.total;
+  tell();
+}
+
+byId("letters-more").addEventListener("click", async () => {
+  const page = await get(next);
+  if (page) show(page);
+});
 
 const confirm = byId("confirm");
 byId("replay-all").addEventListener("click", () => {
@@ -102,4 +141,5 @@ byId("confirm-yes").addEventListener("click", async () => {
     told(`Replayed ${exact(replayed)}, then: ${error.message}.`);
   }
   byId("replay-all").disabled = false;
+  load();
 });

@@ -111,6 +111,34 @@ async fn replaying_all_ends_although_each_message_dies_again() {
 }
 
 #[tokio::test]
+async fn letters_that_come_leave_those_that_are_read_as_they_are() {
+    let deployment = Deployment::start().await;
+    let malformed = async || {
+        deployment.publish_raw(&REQUESTS.subject(RequestId::new()), HeaderMap::new(), b"x").await;
+    };
+    malformed().await;
+    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
+    deployment.dead_letters(1).await;
+    let viewer = Viewer::start(&deployment).await;
+    let browser = Browser::start().await;
+    browser.open(&viewer.url()).await;
+    browser.press("#letter-1 summary").await;
+    malformed().await;
+    malformed().await;
+    browser.says("#letters-note", "1 of 3").await;
+    browser.says("#letters-more", "Show the next ones (2)").await;
+    browser.until("document.querySelector('#letter-1 details').open").await;
+    browser.press("#letters-more").await;
+    browser.until("document.querySelector('#letter-3')").await;
+    browser.until("document.querySelector('#letter-1 details').open").await;
+    // Somebody else takes one away.
+    let stream = deployment.nats().get_stream(contract::dead_letters::STREAM).await.unwrap();
+    stream.delete_message(2).await.unwrap();
+    browser.until("!document.querySelector('#letter-2')").await;
+    browser.until("document.querySelector('#letter-1 details').open").await;
+}
+
+#[tokio::test]
 async fn where_the_deployment_does_not_allow_to_replay_there_is_no_button() {
     let deployment = Deployment::start().await;
     deployment.publish_raw(&REQUESTS.subject(RequestId::new()), HeaderMap::new(), b"x").await;
