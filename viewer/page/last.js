@@ -16,8 +16,18 @@ function row() {
   return row;
 }
 
+/** Two clocks may differ by more than it took. */
+function between(from, to) {
+  const took = new Date(to) - new Date(from);
+  return took < 0 ? "clocks differ" : span(took);
+}
+
 export function showLast(last) {
   byId("last-empty").hidden = last.length > 0;
+  // What somebody is about to press does not move away.
+  const held = rows.length > 0 && byId("last-rows").matches(":hover, :focus-within");
+  say(byId("last-held"), held ? "They stand still while you are on them." : "");
+  if (held) return;
   // The rows stay where they are, so that the focus does, too.
   while (rows.length < last.length) rows.push(row());
   rows.forEach((row, place) => {
@@ -28,7 +38,7 @@ export function showLast(last) {
     const text = way.string ?? (way.unread ? "too large to look up" : "on its way");
     say(row.button, text.length > STRING ? `${text.slice(0, STRING)}…` : text);
     row.button.setAttribute("aria-label", `The life of ${way.string ? `the string ${text.slice(0, STRING)}` : "a request, ${text}"}`);
-    const took = way.received_at ? span(Math.max(0, new Date(way.received_at) - new Date(way.requested_at))) : "…";
+    const took = way.received_at ? between(way.requested_at, way.received_at) : "…";
     const texts = [clock(way.requested_at, 3), way.generator, way.stored_by, way.marked_by, took];
     texts.forEach((text, cell) => say(row.cells[cell], text ?? (way.unread ? "?" : "…")));
   });

@@ -25,10 +25,12 @@ export function showNumbers({ numbers, latency }) {
     say(tiles.get(key).value, count(numbers[key]));
     tiles.get(key).value.title = exact(numbers[key]);
   }
+  tiles.get("redelivered").value.title = `${exact(numbers.redelivered)}, as far as the broker remembers: a killed broker forgets some`;
   tiles.get("dead_letters").tile.classList.toggle("warn", numbers.dead_letters > 0);
   const known = latency.loops > 0;
-  say(tiles.get("median").value, known ? span(latency.median_ms) : "–");
-  say(tiles.get("p99").value, known ? span(latency.p99_ms) : "–");
+  const took = (milliseconds) => (!known ? "–" : latency.backwards > 0 ? "clocks differ" : span(milliseconds));
+  say(tiles.get("median").value, took(latency.median_ms));
+  say(tiles.get("p99").value, took(latency.p99_ms));
   const sample = `a sample of ${latency.loops} loops of the last ten seconds, by the clocks of both sides`;
   for (const key of ["median", "p99"]) tiles.get(key).value.title = known ? sample : "no loop has ended in the last ten seconds";
   judge(numbers);

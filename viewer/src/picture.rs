@@ -66,6 +66,8 @@ pub(crate) struct Numbers {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub(crate) struct Latency {
     pub(crate) loops: usize,
+    /// Those that ended before they began, by clocks that differ.
+    pub(crate) backwards: usize,
     pub(crate) median_ms: f64,
     pub(crate) p99_ms: f64,
 }

@@ -21,7 +21,7 @@ pub(super) struct Loops {
 impl Loops {
     /// Notes a loop. Two clocks may differ by more than it took.
     pub(super) fn note(&mut self, took: SignedDuration) {
-        self.measured.push_back((Instant::now(), (took.as_secs_f64() * 1000.0).max(0.0)));
+        self.measured.push_back((Instant::now(), took.as_secs_f64() * 1000.0));
     }
 
     /// What the loops of the last seconds took.
@@ -33,7 +33,8 @@ impl Loops {
         sorted.sort_by(f64::total_cmp);
         let Some(last) = sorted.len().checked_sub(1) else { return Latency::default() };
         let at = |percent: usize| (sorted[last * percent / 100] * 10.0).round() / 10.0;
-        Latency { loops: sorted.len(), median_ms: at(50), p99_ms: at(99) }
+        let backwards = sorted.iter().filter(|took| **took < 0.0).count();
+        Latency { loops: sorted.len(), backwards, median_ms: at(50), p99_ms: at(99) }
     }
 }
 
@@ -50,7 +51,7 @@ mod tests {
         }
         loops.note(SignedDuration::from_millis(-5));
         let latency = loops.latency();
-        assert_eq!(latency.loops, 102);
+        assert_eq!((latency.loops, latency.backwards), (102, 1));
         assert!((49.0..=51.0).contains(&latency.median_ms), "{latency:?}");
         assert!((98.0..=100.0).contains(&latency.p99_ms), "{latency:?}");
         tokio::time::advance(WINDOW * 2).await;
