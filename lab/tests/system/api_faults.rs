@@ -174,12 +174,25 @@ async fn silent_and_slow_clients_keep_nobody_from_an_answer() {
     let mut silent = Vec::new();
     for number in 0..600 {
         let mut client = TcpStream::connect(api).await.unwrap();
-        if number % 2 == 0 {
-            client.write_all(b"POST /requests HTTP/1.1\r\nHost: loc").await.unwrap();
-        }
+        let sent = match number % 3 {
+            0 => "POST /requests HTTP/1.1\r\nHost: loc",
+            1 => "",
+            _ => "POST /requests HTTP/1.1\r\nHost: localhost\r\nContent-Length: 20\r\n\r\n{",
+        };
+        client.write_all(sent.as_bytes()).await.unwrap();
         silent.push(client);
     }
     accepted(&post(api, None, &json!({})).await);
+    // When all connections are taken by those who keep back the rest of a body, others are answered.
+    for _ in 0..200 {
+        let head = "POST /requests HTTP/1.1\r\nHost: localhost\r\nContent-Length: 20\r\n\r\n{";
+        let mut client = TcpStream::connect(api).await.unwrap();
+        client.write_all(head.as_bytes()).await.unwrap();
+        silent.push(client);
+    }
+    for answer in join_all((0..20).map(async |_| post(api, None, &json!({})).await)).await {
+        accepted(&answer);
+    }
     let mut first = silent.swap_remove(0);
     // It is closed, at the latest when the head has not come in time.
     let _ = soon("it is closed", first.read_to_end(&mut Vec::new())).await;

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! server     connections, all bounded
+//! activity   which of them nobody waits for
 //! guard      keeps pages of other sites away
 //! router     the routes; what is wrong is always a problem
 //! input      reads what is sent, strictly
@@ -12,6 +13,7 @@
 //!
 //! It answers from the moment that the process runs, also while there is no broker.
 
+mod activity;
 mod ask;
 mod guard;
 mod input;

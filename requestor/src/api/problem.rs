@@ -92,7 +92,7 @@ impl Kind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum Outcome {
-    /// Nothing of it remains, anywhere.
+    /// Nothing of this try remains, anywhere.
     NotAsked,
     /// It may be carried out all the same. With the same Idempotency-Key it is safe to try again.
     Unknown,
@@ -139,6 +139,11 @@ impl Problem {
     pub(crate) fn with(self, outcome: Outcome) -> Self {
         Self { outcome: Some(outcome), ..self }
     }
+
+    /// The body of the answer.
+    pub(super) fn json(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("a problem can always become JSON")
+    }
 }
 
 /// When to come back, in seconds: a queue that moves at all has room again by then.
@@ -147,8 +152,7 @@ pub(crate) const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).expect("each kind has a valid status");
-        let body = serde_json::to_vec(&self).expect("a problem can always become JSON");
-        let mut response = Response::new(Body::from(body));
+        let mut response = Response::new(Body::from(self.json()));
         *response.status_mut() = status;
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
