@@ -103,6 +103,9 @@ async fn while_the_network_hangs_nothing_piles_up_and_what_got_through_is_done_o
     proxy.hang();
     let begun = Instant::now();
     unknown(&post(api, Some("key"), &json!({})).await);
+    let answer = get(api, "/requests").await;
+    let what = (answer.status, &answer.json()["type"]);
+    assert_eq!(what, (503, &json!("/openapi.json#broker-away")), "{answer:?}");
     assert!(begun.elapsed() < AT_ONCE);
     for _ in 0..5 {
         for answer in join_all((0..100).map(async |_| post(api, None, &json!({})).await)).await {

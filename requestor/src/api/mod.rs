@@ -8,6 +8,7 @@
 //! input      reads what is sent, strictly
 //! ask        accepted, refused or unknown, within a second
 //! status     how far a request has come, and waiting for it
+//! list       the same for the newest requests
 //! openapi    all of this for programs
 //! ```
 //!
@@ -17,6 +18,7 @@ mod activity;
 mod ask;
 mod guard;
 mod input;
+mod list;
 mod metrics;
 mod openapi;
 mod problem;

@@ -11,9 +11,10 @@ use utoipa::openapi::{ObjectBuilder, RefOr, Schema, SchemaFormat, Type};
 use utoipa::{OpenApi, PartialSchema, ToSchema};
 
 use super::input::NewRequest;
+use super::list::{List, Summary};
 use super::problem::{Outcome, Problem};
 use super::router;
-use super::status::{DeadLetter, List, State, Status, Summary};
+use super::status::{DeadLetter, State, Status};
 
 #[derive(OpenApi)]
 #[openapi(

@@ -17,9 +17,10 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::input::{Asking, Query};
+use super::list::List;
 use super::metrics::Asked;
 use super::problem::{Kind, Outcome, Problem};
-use super::status::{List, State};
+use super::status::State;
 use super::{Api, ask as asking, guard, openapi as description};
 
 const REQUESTS: &str = "/requests";

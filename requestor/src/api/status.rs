@@ -4,11 +4,9 @@ use std::pin::pin;
 use std::time::Duration;
 
 use async_nats::jetstream::message::StreamMessage;
-use async_nats::jetstream::stream::RawMessageErrorKind;
-use contract::facts::{Fact, REQUESTED, Received};
+use contract::facts::Received;
 use contract::queues::{ACKNOWLEDGMENTS, Acknowledgment, Queue, REQUESTS, RESPONSES, Request};
-use contract::{RequestId, Strings, dead_letters, topology};
-use futures_util::{StreamExt, TryStreamExt, stream};
+use contract::{RequestId, Strings, dead_letters};
 use jiff::Timestamp;
 use serde::Serialize;
 use tokio::sync::Semaphore;
@@ -22,19 +20,11 @@ use super::problem::{Kind, Problem};
 use super::wait::Waiting;
 use crate::dead::{dead_letter, reason};
 
-/// How long one look at the broker may take, and a list of many.
-const DEADLINE: Duration = Duration::from_millis(900);
-const LIST_DEADLINE: Duration = Duration::from_secs(5);
+/// How long one look at the broker may take.
+pub(super) const DEADLINE: Duration = Duration::from_millis(900);
 
 /// The first ceiling of the time between two looks of somebody who waits, and the highest.
 const LOOK: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(500));
-
-/// How many of the requests of a list are looked up at a time.
-const AT_A_TIME: usize = 32;
-
-/// How many places may be empty in a list that is read: there are none, unless somebody has removed
-/// facts by hand.
-const MAX_GAPS: usize = 1000;
 
 /// How far a request has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
@@ -138,32 +128,6 @@ impl DeadLetter {
     }
 }
 
-/// A request in a list, without its strings.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = RequestSummary)]
-pub(crate) struct Summary {
-    /// The id of the request.
-    #[schema(value_type = super::openapi::Id)]
-    id: RequestId,
-    status: Status,
-    /// How many strings were asked for.
-    count: u32,
-    /// How many characters each of them has.
-    length: u32,
-    /// When it was asked for.
-    requested_at: Timestamp,
-    /// The instance that asked.
-    requested_by: String,
-}
-
-/// The newest requests.
-#[derive(Debug, Serialize, ToSchema)]
-#[schema(as = RequestList)]
-pub(crate) struct List {
-    /// The one that was accepted last comes first.
-    requests: Vec<Summary>,
-}
-
 /// Reads what became of requests.
 #[derive(Debug)]
 pub(super) struct Reader {
@@ -184,7 +148,8 @@ impl Reader {
             let _slot = self.readers.acquire().await.expect("nobody closes it");
             self.read(id).await
         };
-        match self.within(DEADLINE, read).await? {
+        let read = async { timeout(DEADLINE, read).await.unwrap_or(Err(ReadError::Unknown)) };
+        match self.judge(read).await? {
             Some(state) => Ok(state),
             None => Err(Kind::NoRequest.because(format_args!("nobody has asked for {id}"))),
         }
@@ -224,29 +189,19 @@ impl Reader {
         }
     }
 
-    /// The newest requests.
-    pub(super) async fn list(&self, limit: usize) -> Result<List, Problem> {
-        // Whoever has to wait for a slot does so for as long as the reading itself may take.
-        let Ok(_slot) = timeout(LIST_DEADLINE, self.lists.acquire()).await else {
-            return Err(Kind::Busy.because("too many read lists at this moment"));
-        };
-        let read = self.newest(limit);
-        Ok(List { requests: self.within(LIST_DEADLINE, read).await? })
-    }
-
-    async fn within<T>(
+    /// What was read, or what is wrong where it was not.
+    pub(super) async fn judge<T>(
         &self,
-        deadline: Duration,
         read: impl Future<Output = Result<T, ReadError>>,
     ) -> Result<T, Problem> {
         let away = || Kind::BrokerAway.because("the broker gives no answer; try again");
         if !self.connection.is_connected() {
             return Err(away());
         }
-        match timeout(deadline, read).await {
-            Ok(Ok(read)) => Ok(read),
-            Ok(Err(ReadError::Unknown)) | Err(_) => Err(away()),
-            Ok(Err(ReadError::NoFact(reason))) => {
+        match read.await {
+            Ok(read) => Ok(read),
+            Err(ReadError::Unknown) => Err(away()),
+            Err(ReadError::NoFact(reason)) => {
                 error!(reason, "what the API is to show cannot be read");
                 Err(Kind::Refused.because(format_args!("it cannot be read: {reason}")))
             }
@@ -304,7 +259,7 @@ impl Reader {
     }
 
     /// The dead letter that holds this request up, which is one of a step that is still to be done.
-    async fn dead_letter(
+    pub(super) async fn dead_letter(
         &self,
         id: RequestId,
         stored: bool,
@@ -317,46 +272,9 @@ impl Reader {
         }
         Ok(None)
     }
-
-    /// Reads the bucket of what was accepted from its end, and looks each of them up.
-    async fn newest(&self, limit: usize) -> Result<Vec<Summary>, ReadError> {
-        let context = self.connection.context();
-        let state = topology::bucket_state(context, REQUESTED).await;
-        let state = state.map_err(|_| ReadError::Unknown)?.state;
-        let stream = context.get_stream_no_info(REQUESTED.stream).await;
-        let stream = stream.expect("the names of the contract are valid");
-        // Of an empty bucket both are 0, which is no sequence.
-        let requests = stream::iter((state.first_sequence.max(1)..=state.last_sequence).rev())
-            .take(limit.saturating_add(MAX_GAPS))
-            .map(async |sequence| match stream.get_raw_message(sequence).await {
-                // What somebody has written there by hand is no request.
-                Ok(message) => Ok(<Request as Fact>::decode(&message.payload).ok()),
-                Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(None),
-                Err(_) => Err(ReadError::Unknown),
-            })
-            .buffered(AT_A_TIME.min(limit))
-            .try_filter_map(async |request| Ok(request))
-            .take(limit)
-            .map_ok(async |request: Request| {
-                let status = self.status(request.id).await?;
-                let Request { id, amount, requestor, requested_at } = request;
-                let (count, length) = (amount.count(), amount.length());
-                Ok(Summary { id, status, count, length, requested_at, requested_by: requestor })
-            });
-        requests.try_buffered(AT_A_TIME).try_collect().await
-    }
-
-    /// How far a request has come that was accepted.
-    async fn status(&self, id: RequestId) -> Result<Status, ReadError> {
-        if self.received.read::<Received>(id).await?.is_some() {
-            return Ok(Status::Received);
-        }
-        let stored = self.stored.read::<Acknowledgment>(id).await?.is_some();
-        Ok(status(false, stored, self.dead_letter(id, stored).await?.is_some()))
-    }
 }
 
-fn status(received: bool, stored: bool, dead: bool) -> Status {
+pub(super) fn status(received: bool, stored: bool, dead: bool) -> Status {
     match (received, stored, dead) {
         (true, ..) => Status::Received,
         (_, _, true) => Status::DeadLettered,
