@@ -44,24 +44,61 @@ impl Facts {
     ///
     /// Where trying is of no use, see [`Refusal`]; also where what stands there is not a fact.
     pub async fn create<F: Fact>(&self, fact: &F) -> Result<Creation<F>, Refusal> {
+        loop {
+            if let Some(creation) = self.try_create(fact, false).await? {
+                return Ok(creation);
+            }
+        }
+    }
+
+    /// As [`Facts::create`], but gives up, with `None`, where there is no room: then nothing stands
+    /// there, and nothing of this try will.
+    ///
+    /// # Errors
+    ///
+    /// As [`Facts::create`].
+    pub async fn create_unless_full<F: Fact>(
+        &self,
+        fact: &F,
+    ) -> Result<Option<Creation<F>>, Refusal> {
+        self.try_create(fact, true).await
+    }
+
+    async fn try_create<F: Fact>(
+        &self,
+        fact: &F,
+        unless_full: bool,
+    ) -> Result<Option<Creation<F>>, Refusal> {
         let creation = fact.creation();
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+        // Whether an earlier try may have got through.
+        let mut unknown = false;
         loop {
-            match self.publisher.try_publish(&creation).await {
-                Ok(_) => return Ok(Creation::Created),
+            let full = match self.publisher.try_publish(&creation).await {
+                Ok(_) => return Ok(Some(Creation::Created)),
+                Err(PublishError::Exists) => false,
+                // A broker without room says so before it looks whether there is one already.
+                Err(PublishError::Full(_)) => true,
+                Err(PublishError::Unconfirmed(_)) => {
+                    unknown = true;
+                    backoff.wait().await;
+                    continue;
+                }
+                Err(PublishError::TooLarge(reason)) => return Err(Refusal::TooLarge(reason)),
+                Err(PublishError::Refused(reason)) => return Err(Refusal::Refused(reason)),
+            };
+            if !full || unless_full {
                 // In a box, because it is rare, and would make every other creation larger.
-                Err(PublishError::Exists) => match Box::pin(self.read_key(&fact.key())).await {
-                    Ok(Some(standing)) => return Ok(Creation::Stands(standing)),
+                match Box::pin(self.read_key(&fact.key())).await {
+                    Ok(Some(standing)) => return Ok(Some(Creation::Stands(standing))),
+                    Ok(None) if full && !unknown => return Ok(None),
                     // The refusal may be due to another creation that is only under way, and may
                     // still fail. It counts once the fact can be read.
                     Ok(None) | Err(ReadError::Unknown) => {}
                     Err(error @ ReadError::NoFact(_)) => {
                         return Err(Refusal::Refused(error.to_string()));
                     }
-                },
-                Err(PublishError::Full(_) | PublishError::Unconfirmed(_)) => {}
-                Err(PublishError::TooLarge(reason)) => return Err(Refusal::TooLarge(reason)),
-                Err(PublishError::Refused(reason)) => return Err(Refusal::Refused(reason)),
+                }
             }
             backoff.wait().await;
         }

@@ -30,13 +30,15 @@ async fn when_the_queue_is_full_nothing_of_the_request_remains() {
     for _ in 0..ROOM {
         accepted(&post(api, None, &json!({})).await);
     }
-    for key in [None, Some("key"), None] {
+    // The key has its id already, and another requestor may find room for it.
+    for (key, outcome) in [(None, "not-asked"), (Some("key"), "unknown"), (Some("key"), "unknown")]
+    {
         let answer = post(api, key, &json!({})).await;
         assert_eq!(answer.status, 503, "{answer:?}");
         assert_eq!(answer.header("retry-after"), Some("1"));
         let problem = answer.json();
         assert_eq!(problem["type"], "/openapi.json#queue-full", "{problem}");
-        assert_eq!(problem["outcome"], "not-asked", "{problem}");
+        assert_eq!(problem["outcome"], outcome, "{problem}");
     }
     assert_eq!(deployment.depth(REQUESTS).await, ROOM);
     assert_eq!(deployment.facts(REQUESTED).await, ROOM);
@@ -49,6 +51,25 @@ async fn when_the_queue_is_full_nothing_of_the_request_remains() {
     let verdict = deployment.verdict().await;
     assert!(verdict.is_clean(), "{verdict}");
     assert_eq!(verdict.complete, usize::try_from(ROOM).unwrap() + 1, "{verdict}");
+}
+
+#[tokio::test]
+async fn when_there_is_no_room_for_a_key_nothing_is_asked_and_one_that_stands_is_answered() {
+    let deployment = Deployment::with(&PATIENT).await;
+    let (_requestor, api) = requestor(&deployment, "requestor").await;
+    let id = accepted(&post(api, Some("first"), &json!({})).await);
+    let context = async_nats::jetstream::new(deployment.nats().client().clone());
+    let mut config =
+        context.get_stream(IDEMPOTENCY.stream).await.unwrap().get_info().await.unwrap().config;
+    config.max_messages = 1;
+    context.update_stream(config).await.unwrap();
+    let answer = post(api, Some("second"), &json!({})).await;
+    let problem = answer.json();
+    assert_eq!((answer.status, &problem["outcome"]), (503, &json!("not-asked")), "{answer:?}");
+    assert_eq!(problem["type"], "/openapi.json#queue-full", "{answer:?}");
+    assert_eq!(accepted(&post(api, Some("first"), &json!({})).await), id);
+    assert_eq!(deployment.depth(REQUESTS).await, 1);
+    assert_eq!(deployment.facts(IDEMPOTENCY).await, 1);
 }
 
 fn unknown(answer: &Answer) {

@@ -21,6 +21,9 @@ const DEADLINE: Duration = Duration::from_millis(800);
 /// The first ceiling of the time between two tries to publish, and the highest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(200));
 
+/// How long before its time is over a request is asked no more, at the most.
+const MARGIN: Duration = Duration::from_hours(1);
+
 const AWAY: &str = "the broker has not confirmed it in time, so whether the request got through is \
                     unknown: it may be carried out all the same. With the same Idempotency-Key it is \
                     safe to try again; without one, another try may ask for it twice";
@@ -54,7 +57,7 @@ impl Asker {
             return Err(away());
         }
         let Ok(slot) = timeout_at(deadline, self.slots.acquire()).await else {
-            let detail = "too many ask at this moment; nothing of this request remains";
+            let detail = "too many ask at this moment; nothing of this try remains";
             return Err(Kind::Busy.because(detail).with(Outcome::NotAsked));
         };
         let _slot = slot.expect("nobody closes it");
@@ -62,7 +65,7 @@ impl Asker {
         let asked = async {
             match key {
                 Some(key) => self.ask_under(key, amount, &trace).await,
-                None => self.ask_anew(self.request(amount), &trace).await,
+                None => self.ask_for(self.request(amount), &trace, no_room).await,
             }
         };
         // What is given up here is published no more, but the last try may be on its way.
@@ -78,13 +81,15 @@ impl Asker {
         }
     }
 
-    /// Asks for something that nobody has asked for before.
-    async fn ask_anew(&self, request: Request, trace: &Trace) -> Result<Request, Problem> {
+    /// Asks for this, and says so with `no_room` where the queue is full.
+    async fn ask_for(
+        &self,
+        request: Request,
+        trace: &Trace,
+        no_room: fn() -> Problem,
+    ) -> Result<Request, Problem> {
         match self.accept(&request, trace).await {
-            Err(Refused::Full) => {
-                let detail = "there is no room in the queue; nothing of this request remains";
-                Err(Kind::QueueFull.because(detail).with(Outcome::NotAsked))
-            }
+            Err(Refused::Full) => Err(no_room()),
             result => self.judge(request, result),
         }
     }
@@ -98,10 +103,13 @@ impl Asker {
         trace: &Trace,
     ) -> Result<Request, Problem> {
         let new = Asked { key, request: self.request(amount) };
-        let created = self.idempotency.create(&new).await;
+        let created = self.idempotency.create_unless_full(&new).await;
         let standing = match created.map_err(|refusal| self.refused(new.request.id, &refusal))? {
-            Creation::Created => return self.ask_anew(new.request, trace).await,
-            Creation::Stands(standing) => standing.request,
+            None => return Err(no_room_for_the_key()),
+            Some(Creation::Created) => {
+                return self.ask_for(new.request, trace, no_room_under_a_key).await;
+            }
+            Some(Creation::Stands(standing)) => standing.request,
         };
         if standing.amount != amount {
             let (count, length) = (standing.amount.count(), standing.amount.length());
@@ -125,7 +133,7 @@ impl Asker {
             return self.judge(request, result);
         }
         let age = worker::now().duration_since(request.requested_at);
-        if age > SignedDuration::try_from(self.facts_max_age).unwrap_or(SignedDuration::MAX) {
+        if is_too_old(age, self.facts_max_age) {
             let detail = format_args!(
                 "what was asked under this Idempotency-Key at {} was never accepted, and is too old \
                  to be worked on; ask under another",
@@ -133,14 +141,7 @@ impl Asker {
             );
             return Err(Kind::KeyExpired.because(detail));
         }
-        match self.accept(&request, trace).await {
-            Err(Refused::Full) => {
-                let detail = "there is no room in the queue; whether an earlier try under this \
-                              Idempotency-Key got through is unknown, and it is safe to try again";
-                Err(Kind::QueueFull.because(detail).with(Outcome::Unknown))
-            }
-            result => self.judge(request, result),
-        }
+        self.ask_for(request, trace, no_room_under_a_key).await
     }
 
     /// The order that makes a request accepted: published, confirmed, written down.
@@ -210,7 +211,49 @@ enum Refused {
     ByBroker(Refusal),
 }
 
+/// Whether a request of this age is too old to be asked now. What is older than `max_age` is not worked
+/// on, and it has to come to its end before, however long its queue is.
+fn is_too_old(age: SignedDuration, max_age: Duration) -> bool {
+    let limit = max_age.saturating_sub((max_age / 4).min(MARGIN));
+    age > SignedDuration::try_from(limit).unwrap_or(SignedDuration::MAX)
+}
+
+/// Nothing was stored anywhere.
+fn no_room() -> Problem {
+    let detail = "there is no room in the queue; nothing of this try remains";
+    Kind::QueueFull.because(detail).with(Outcome::NotAsked)
+}
+
+/// Not even the key was written down.
+fn no_room_for_the_key() -> Problem {
+    let detail = "the broker has no room for the Idempotency-Key; nothing of this try remains";
+    Kind::QueueFull.because(detail).with(Outcome::NotAsked)
+}
+
+/// The key stands, and whoever else asks under it, here or through another requestor, may find room.
+fn no_room_under_a_key() -> Problem {
+    let detail = "there is no room in the queue for this try; whether another try under this \
+                  Idempotency-Key got through is unknown. The key keeps its id, its count and its \
+                  length: it is safe to try again with the same";
+    Kind::QueueFull.because(detail).with(Outcome::Unknown)
+}
+
 /// Nobody knows what came of it.
 pub(super) fn away() -> Problem {
     Kind::BrokerAway.because(AWAY).with(Outcome::Unknown)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_could_be_too_old_before_it_is_worked_on_is_not_asked() {
+        let day = Duration::from_hours(24);
+        assert!(!is_too_old(SignedDuration::from_hours(22), day));
+        assert!(is_too_old(SignedDuration::from_mins(23 * 60 + 1), day));
+        let minute = Duration::from_mins(1);
+        assert!(!is_too_old(SignedDuration::from_secs(44), minute));
+        assert!(is_too_old(SignedDuration::from_secs(46), minute));
+    }
 }

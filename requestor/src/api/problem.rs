@@ -109,11 +109,11 @@ pub(crate) enum Outcome {
 /// | `/openapi.json#method` | 405 | the route has the methods in `Allow` |
 /// | `/openapi.json#slow` | 408 | the body did not come in time |
 /// | `/openapi.json#key-taken` | 409 | another body was asked for under this key |
-/// | `/openapi.json#key-expired` | 409 | what was asked under this key was never accepted, and is too old now |
+/// | `/openapi.json#key-expired` | 409 | what was asked under this key was never accepted, and could be too old before it is worked on |
 /// | `/openapi.json#too-large` | 413 | the body is too large |
 /// | `/openapi.json#media-type` | 415 | the body is not `application/json` |
 /// | `/openapi.json#refused` | 500 | the broker says no, or holds what it should not |
-/// | `/openapi.json#queue-full` | 503 | there is no room in the queue; nothing of the request remains |
+/// | `/openapi.json#queue-full` | 503 | there is no room in the queue; `outcome` says whether anything remains |
 /// | `/openapi.json#broker-away` | 503 | the broker gives no answer in time |
 /// | `/openapi.json#busy` | 503 | as much is in hand as may be |
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]

@@ -140,7 +140,7 @@ pub(super) async fn ask(
     let asking = Asking::read(&parts, body).await?;
     let Some(broker) = api.broker.get() else { return Err(asking::away()) };
     if api.closing.is_cancelled() {
-        let detail = "this requestor is stopping; nothing of this request remains";
+        let detail = "this requestor is stopping; nothing of this try remains";
         return Err(Kind::Busy.because(detail).with(Outcome::NotAsked));
     }
     let queues::Request { id, amount, requested_at, .. } = broker.asker.ask(asking).await?;
