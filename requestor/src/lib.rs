@@ -75,7 +75,7 @@ pub async fn run(settings: Settings, stop: &CancellationToken) -> Result<(), Err
     let amount = Amount::new(settings.string_count, settings.string_length)?;
     let listening = api::listen(settings.api_addr).await;
     let (listener, addr) = listening.map_err(|(addr, source)| Error::Api { addr, source })?;
-    let api = Serving::start(listener, addr);
+    let api = Serving::start(listener, addr, &settings.api_hosts);
     let Some(mut service) = Service::start("requestor", &settings.service, stop).await? else {
         return Ok(());
     };

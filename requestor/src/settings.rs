@@ -41,6 +41,12 @@ pub struct Settings {
     #[arg(long, env, value_name = "HOST:PORT", help_heading = "HTTP API")]
     pub api_addr: Option<SocketAddr>,
 
+    /// Names under which the HTTP API may be reached, separated by commas; addresses and localhost
+    /// always may be used. With names it takes no other, and neither does it on a loopback address
+    /// [default: none]
+    #[arg(long, env, value_delimiter = ',', value_name = "NAMES", help_heading = "HTTP API")]
+    pub api_hosts: Vec<String>,
+
     #[command(flatten)]
     #[expect(missing_docs, reason = "clap would show it as the help of the whole group")]
     pub service: worker::ServiceSettings,

@@ -92,6 +92,10 @@ async fn whatever_is_wrong_is_a_problem_that_is_described_and_nothing_is_asked()
         (413, &[JSON], &large),
         (415, &[], "{}"),
         (415, &[("Content-Type", "text/plain")], "{}"),
+        (415, &[("Content-Type", "application/json; charset=utf-16")], "{}"),
+        (415, &[JSON, ("Content-Encoding", "gzip")], "{}"),
+        (400, &[JSON, ("Host", "elsewhere.example")], "{}"),
+        (417, &[JSON, ("Expect", "a-miracle")], "{}"),
         (415, &[("Content-Type", "application/x-www-form-urlencoded")], "count=1"),
     ];
     for (status, headers, body) in cases {
@@ -201,6 +205,32 @@ async fn the_description_knows_each_limit_of_an_amount() {
             assert_eq!(schema.is_valid(&body), is_one, "{body}");
         }
     }
+}
+
+#[tokio::test]
+async fn a_request_that_could_be_read_in_two_ways_is_refused() {
+    let deployment = Deployment::with(&PATIENT).await;
+    let (_requestor, api) = requestor(&deployment, "requestor").await;
+    let description = Description::of(api).await;
+    for (status, head) in [
+        (400, "POST /requests HTTP/1.1\r\nContent-Length: 2"),
+        (
+            403,
+            "POST http://elsewhere.example/requests HTTP/1.1\r\nHost: localhost\r\nContent-Length: 2",
+        ),
+        (501, "POST /requests HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip, chunked"),
+    ] {
+        let mut client = TcpStream::connect(api).await.unwrap();
+        let request = format!("{head}\r\nConnection: close\r\n\r\n{{}}");
+        client.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = Vec::new();
+        // What was not read of it may end it with a reset.
+        let _ = soon("an answer", client.read_to_end(&mut answer)).await;
+        let answer = Answer::read(&answer).unwrap();
+        is_a_problem(&answer, status);
+        description.holds("post", "/requests", &answer);
+    }
+    assert_eq!(deployment.facts(REQUESTED).await, 0);
 }
 
 #[tokio::test]

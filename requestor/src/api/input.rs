@@ -118,6 +118,8 @@ async fn read_body(headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
         return Err(too_large());
     }
     let is_json = is_json(headers);
+    let mut encodings = headers.get_all(header::CONTENT_ENCODING).iter();
+    let is_encoded = encodings.any(|name| !name.as_bytes().eq_ignore_ascii_case(b"identity"));
     let body = timeout(BODY_TIME, Limited::new(body, MAX_BODY).collect()).await;
     let body = body.map_err(|_| {
         Kind::Slow.because(format_args!("there are {} s for a body", BODY_TIME.as_secs()))
@@ -131,16 +133,27 @@ async fn read_body(headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
     })?;
     let body = body.to_bytes();
     if !body.is_empty() && !is_json {
-        return Err(Kind::MediaType.because("a body has to be application/json, and to say so"));
+        let detail = "a body has to be application/json, in UTF-8, and to say so";
+        return Err(Kind::MediaType.because(detail));
+    }
+    if !body.is_empty() && is_encoded {
+        return Err(Kind::MediaType.because("a body may have no Content-Encoding"));
     }
     Ok(body)
 }
 
-/// Whether the headers name JSON, with whatever parameters.
+/// Whether the headers name JSON, in no other charset than its own.
 fn is_json(headers: &HeaderMap) -> bool {
     let Ok(Some(value)) = one(headers, &header::CONTENT_TYPE) else { return false };
-    let essence = value.split(|byte| *byte == b';').next().unwrap_or_default();
-    essence.trim_ascii().eq_ignore_ascii_case(b"application/json")
+    let mut parts = value.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
+    let essence = parts.next().unwrap_or_default();
+    let is_utf8 = |parameter: &[u8]| {
+        let (name, charset) = parameter.split_at_checked(b"charset=".len()).unwrap_or_default();
+        let charset = charset.strip_prefix(b"\"").unwrap_or(charset);
+        let charset = charset.strip_suffix(b"\"").unwrap_or(charset);
+        !name.eq_ignore_ascii_case(b"charset=") || charset.eq_ignore_ascii_case(b"utf-8")
+    };
+    essence.eq_ignore_ascii_case(b"application/json") && parts.all(is_utf8)
 }
 
 /// The value of a header that may stand there once.
@@ -318,10 +331,13 @@ mod tests {
     }
 
     #[test]
-    fn json_is_named_with_or_without_parameters() {
+    fn json_is_named_with_or_without_parameters_and_in_utf_8() {
         for (name, is_it) in [
             ("application/json", true),
             ("Application/JSON; charset=utf-8", true),
+            ("application/json;charset=\"UTF-8\"; a=b", true),
+            ("application/json; charset=iso-8859-1", false),
+            ("application/json; charset=", false),
             ("application/jsonp", false),
             ("text/plain", false),
         ] {

@@ -3,6 +3,7 @@
 //! ```text
 //! server     connections, all bounded
 //! activity   which of them nobody waits for
+//! http       what HTTP asks of a request
 //! guard      keeps pages of other sites away
 //! router     the routes; what is wrong is always a problem
 //! input      reads what is sent, strictly
@@ -17,6 +18,7 @@
 mod activity;
 mod ask;
 mod guard;
+mod http;
 mod input;
 mod list;
 mod metrics;
@@ -70,6 +72,8 @@ pub(crate) struct Serving {
 #[derive(Debug)]
 struct Api {
     addr: SocketAddr,
+    /// The names that it may be reached under.
+    hosts: Vec<String>,
     /// Set once there is a connection to the broker, with all that is needed declared on it.
     broker: OnceLock<Broker>,
     waiting: Arc<Waiting>,
@@ -116,9 +120,11 @@ pub(crate) async fn listen(
 
 impl Serving {
     /// Answers whoever connects. Until [`Serving::connect`] the answer is that the broker is away.
-    pub(crate) fn start(listener: TcpListener, addr: SocketAddr) -> Self {
+    pub(crate) fn start(listener: TcpListener, addr: SocketAddr, hosts: &[String]) -> Self {
+        let hosts = hosts.iter().filter(|host| !host.is_empty()).cloned().collect();
         let api = Arc::new(Api {
             addr,
+            hosts,
             broker: OnceLock::new(),
             waiting: Arc::default(),
             metrics: Metrics::default(),

@@ -26,8 +26,9 @@ use super::status::{DeadLetter, State, Status};
                        `Idempotency-Key` the same may be asked as often as it takes, and is asked once.\n\n\
                        Input is read strictly: unknown fields and parameters are refused. What is \
                        wrong is always said as `application/problem+json` (RFC 9457).\n\n\
-                       For programs and for pages of the same origin. A page of another site is refused, \
-                       and where the API listens on a loopback address, a `Host` has to be one, too.",
+                       For programs and for pages of the same origin. A page of another site is refused. \
+                       Where the API listens on a loopback address, or is told its names in `API_HOSTS`, \
+                       a `Host` has to be an address, `localhost` or one of these names.",
         license(name = "Apache-2.0", identifier = "Apache-2.0")
     ),
     paths(router::ask, router::list, router::status, router::openapi),

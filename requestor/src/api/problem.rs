@@ -34,6 +34,10 @@ pub(crate) enum Kind {
     TooLarge,
     /// The body is no JSON.
     MediaType,
+    /// Something is expected that nobody here can do.
+    Expectation,
+    /// The body comes in a coding that nobody here knows.
+    Coding,
     /// The broker says no, or holds what it should not.
     Refused,
     /// There is no room in the queue.
@@ -63,6 +67,12 @@ impl Kind {
             Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too-large", "The body is too large"),
             Self::MediaType => {
                 (StatusCode::UNSUPPORTED_MEDIA_TYPE, "media-type", "The body is not JSON")
+            }
+            Self::Expectation => {
+                (StatusCode::EXPECTATION_FAILED, "expectation", "Nobody can meet the expectation")
+            }
+            Self::Coding => {
+                (StatusCode::NOT_IMPLEMENTED, "coding", "Nobody knows the transfer coding")
             }
             Self::Refused => {
                 (StatusCode::INTERNAL_SERVER_ERROR, "refused", "The broker does not take part")
@@ -111,8 +121,10 @@ pub(crate) enum Outcome {
 /// | `/openapi.json#key-taken` | 409 | another body was asked for under this key |
 /// | `/openapi.json#key-expired` | 409 | what was asked under this key was never accepted, and could be too old before it is worked on |
 /// | `/openapi.json#too-large` | 413 | the body is too large |
-/// | `/openapi.json#media-type` | 415 | the body is not `application/json` |
+/// | `/openapi.json#media-type` | 415 | the body is not `application/json` in UTF-8, or has a `Content-Encoding` |
+/// | `/openapi.json#expectation` | 417 | `Expect` is there, and not `100-continue` |
 /// | `/openapi.json#refused` | 500 | the broker says no, or holds what it should not |
+/// | `/openapi.json#coding` | 501 | the `Transfer-Encoding` is not `chunked` |
 /// | `/openapi.json#queue-full` | 503 | there is no room in the queue; `outcome` says whether anything remains |
 /// | `/openapi.json#broker-away` | 503 | the broker gives no answer in time |
 /// | `/openapi.json#busy` | 503 | as much is in hand as may be |
@@ -140,6 +152,12 @@ impl Problem {
         Self { outcome: Some(outcome), ..self }
     }
 
+    /// The status of the answer.
+    #[cfg(test)]
+    pub(super) fn status(&self) -> u16 {
+        self.status
+    }
+
     /// The body of the answer.
     pub(super) fn json(&self) -> Vec<u8> {
         serde_json::to_vec(self).expect("a problem can always become JSON")
@@ -161,7 +179,13 @@ impl IntoResponse for Problem {
             headers.insert(header::RETRY_AFTER, RETRY_AFTER);
         }
         // What was not read of a body may be anything, so nothing can follow on this connection.
-        if matches!(status, StatusCode::PAYLOAD_TOO_LARGE | StatusCode::REQUEST_TIMEOUT) {
+        if matches!(
+            status,
+            StatusCode::PAYLOAD_TOO_LARGE
+                | StatusCode::REQUEST_TIMEOUT
+                | StatusCode::EXPECTATION_FAILED
+                | StatusCode::NOT_IMPLEMENTED
+        ) {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
         response

@@ -21,7 +21,7 @@ use super::list::List;
 use super::metrics::Asked;
 use super::problem::{Kind, Outcome, Problem};
 use super::status::State;
-use super::{Api, ask as asking, guard, openapi as description};
+use super::{Api, ask as asking, guard, http, openapi as description};
 
 const REQUESTS: &str = "/requests";
 const REQUEST: &str = "/requests/{id}";
@@ -56,7 +56,9 @@ async fn each(
         _ => "none",
     };
     let asked = Asked::new(request.method(), route);
-    let mut response = match guard::check(&api.addr, request.headers(), request.uri()) {
+    let checked = http::check(&request)
+        .and_then(|host| guard::check(&api.addr, &api.hosts, host.as_ref(), request.headers()));
+    let mut response = match checked {
         Ok(()) => next.run(request).await,
         Err(problem) => problem.into_response(),
     };
@@ -125,8 +127,10 @@ fn json(value: &impl Serialize) -> Response {
         (status = 408, description = "The body did not come in time", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "The key stands for another request, or for one that is too old", body = Problem, content_type = "application/problem+json"),
         (status = 413, description = "The body is larger than 4096 bytes", body = Problem, content_type = "application/problem+json"),
-        (status = 415, description = "The body is not application/json", body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "The body is not application/json in UTF-8, or it is compressed", body = Problem, content_type = "application/problem+json"),
+        (status = 417, description = "Something else than 100-continue is expected", body = Problem, content_type = "application/problem+json"),
         (status = 500, description = "The broker refuses it", body = Problem, content_type = "application/problem+json"),
+        (status = 501, description = "The transfer coding is not chunked", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "The queue is full, the broker away, or too much in hand. `outcome` says \
          whether the request may be carried out all the same", body = Problem, content_type = "application/problem+json",
          headers(("Retry-After" = u32, description = "When to come back, in seconds"))),
@@ -165,7 +169,9 @@ pub(super) async fn ask(
         (status = 200, description = "The newest requests, without their strings", body = List),
         (status = 400, description = "The query makes no sense", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "A page of another site asks", body = Problem, content_type = "application/problem+json"),
+        (status = 417, description = "Something else than 100-continue is expected", body = Problem, content_type = "application/problem+json"),
         (status = 500, description = "The facts cannot be read", body = Problem, content_type = "application/problem+json"),
+        (status = 501, description = "The transfer coding is not chunked", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "The broker is away", body = Problem, content_type = "application/problem+json",
          headers(("Retry-After" = u32, description = "When to come back, in seconds"))),
     )
@@ -198,7 +204,9 @@ pub(super) async fn list(Shared(api): Shared<Arc<Api>>, uri: Uri) -> Result<Resp
         (status = 400, description = "The id or the query makes no sense", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "A page of another site asks", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "Nobody asked for this id, or it is forgotten", body = Problem, content_type = "application/problem+json"),
+        (status = 417, description = "Something else than 100-continue is expected", body = Problem, content_type = "application/problem+json"),
         (status = 500, description = "The facts cannot be read", body = Problem, content_type = "application/problem+json"),
+        (status = 501, description = "The transfer coding is not chunked", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "The broker is away, or too many wait", body = Problem, content_type = "application/problem+json",
          headers(("Retry-After" = u32, description = "When to come back, in seconds"))),
     )
@@ -226,6 +234,8 @@ pub(super) async fn status(Shared(api): Shared<Arc<Api>>, uri: Uri) -> Result<Re
         (status = 200, description = "The description of this API, in OpenAPI 3.1", body = serde_json::Value),
         (status = 400, description = "There is no query here", body = Problem, content_type = "application/problem+json"),
         (status = 403, description = "A page of another site asks", body = Problem, content_type = "application/problem+json"),
+        (status = 417, description = "Something else than 100-continue is expected", body = Problem, content_type = "application/problem+json"),
+        (status = 501, description = "The transfer coding is not chunked", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn openapi(uri: Uri) -> Result<Response, Problem> {
