@@ -81,6 +81,7 @@ pub(crate) struct Way {
     requestor: String,
     string: Option<String>,
     /// Its strings are too large to be read once a second, so nobody has looked what is stored.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     unread: bool,
     generator: Option<String>,
     generated_at: Option<Timestamp>,
