@@ -78,8 +78,8 @@ async fn the_page_is_light_or_dark_as_the_person_before_it_likes() {
     // For the pictures that are shown to people, something has to have happened.
     let directory = std::env::var_os("PAGE_SCREENSHOTS");
     if directory.is_some() {
-        for depth in [500, 250] {
-            deployment.facts_reach(RECEIVED, deployment.facts(RECEIVED).await + 400).await;
+        for depth in [600, 400, 250] {
+            deployment.facts_reach(RECEIVED, deployment.facts(RECEIVED).await + 1000).await;
             two.pause().unwrap();
             one.pause().unwrap();
             eventually("the queue fills", async || match deployment.depth(REQUESTS).await {
@@ -87,7 +87,7 @@ async fn the_page_is_light_or_dark_as_the_person_before_it_likes() {
                 other => Err(other),
             })
             .await;
-            if depth == 500 {
+            if depth > 250 {
                 one.resume().unwrap();
                 two.resume().unwrap();
             }
@@ -100,8 +100,10 @@ async fn the_page_is_light_or_dark_as_the_person_before_it_likes() {
         browser.prefers("prefers-color-scheme", scheme).await;
         grounds.push(browser.run(ground).await);
         if let Some(directory) = &directory {
+            browser.resize(1280, 800).await;
             let file = format!("../{}/page-{scheme}.png", directory.to_string_lossy());
-            browser.resize(1280, 1420).await;
+            let tall = browser.run("return document.documentElement.scrollHeight").await;
+            browser.resize(1280, u32::try_from(tall.as_u64().unwrap()).unwrap()).await;
             let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
             browser.photograph(&file).await;
         }
