@@ -1,5 +1,9 @@
 //! Asking for strings, and following them home.
 
+use contract::Amount;
+use contract::facts::{Fact, Received};
+use contract::headers::Trace;
+use contract::queues::{Message, Request};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -88,6 +92,27 @@ async fn pressing_again_after_no_answer_asks_for_nothing_twice() {
     assert_eq!(first.len(), 32, "{first}");
     assert_eq!(keys.recv().await.unwrap(), first);
     assert_ne!(keys.recv().await.unwrap(), first);
+}
+
+#[tokio::test]
+async fn the_largest_strings_have_room_in_the_list() {
+    let deployment = Deployment::start().await;
+    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let _requestor = deployment.run(Side::Requestor, "requestor", &[("REQUEST_RATE", "0")]).await;
+    let amount = Amount::new(64, 1024).unwrap();
+    for _ in 0..8 {
+        let (id, requestor) = (contract::RequestId::new(), "somebody".to_owned());
+        let request = Request { id, amount, requestor, requested_at: worker::now() };
+        deployment.publish(&request.publication(&Trace::default())).await;
+        deployment.publish(&Fact::creation(&request)).await;
+        let _: Received = deployment.fact_eventually(id).await;
+    }
+    let viewer = Viewer::start(&deployment).await;
+    let browser = Browser::start().await;
+    browser.open(&viewer.url()).await;
+    let rows = "[...document.querySelectorAll('#last-rows button')].map(it => it.innerText)";
+    let read = "row => !row.startsWith('on its way') && !row.startsWith('too large')";
+    browser.until(&format!("{rows}.length === 8 && {rows}.every({read})")).await;
 }
 
 #[tokio::test]
