@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+import urllib.request
 
 # Away from whatever else runs on this engine: containers, network and volume have names of their own.
 ENVIRONMENT = os.environ | {"COMPOSE_PROJECT_NAME": f"decoupled-walk-{os.getpid()}", "REQUEST_RATE": "200"}
@@ -33,6 +34,10 @@ def walk():
         for container in containers(service):
             check_container(service, inspect(container))
     eventually("requests come home", lambda: complete() >= 100)
+
+    step("ask for strings through the page, and follow them home")
+    asked = page("/api/ask", {"count": 1, "length": 16, "key": ENVIRONMENT["COMPOSE_PROJECT_NAME"]})
+    eventually("they come home", lambda: page(f"/api/requests/{asked['id']}")["received"])
 
     step("stop the generators: requests wait, and the requestor does not notice")
     compose("stop", "generator")
@@ -113,6 +118,16 @@ def check_container(service, container):
         expect(config["User"] == "65532:65532", f"{name} runs as nobody")
         for label in ("title", "description", "version", "licenses", "revision"):
             expect(config["Labels"].get(f"org.opencontainers.image.{label}"), f"the image of {name} has a {label}")
+
+
+def page(path, body=None):
+    """What the page answers, on the one port that is published; with a body it is asked to do something."""
+    [published] = next(ports for ports in inspect(containers("viewer")[0])["NetworkSettings"]["Ports"].values() if ports)
+    url = f"http://{published['HostIp']}:{published['HostPort']}{path}"
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=LIMIT) as answer:
+        return json.load(answer)
 
 
 def verdict():
