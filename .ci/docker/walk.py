@@ -8,8 +8,9 @@ import sys
 import time
 import urllib.request
 
-# Away from whatever else runs on this engine: containers, network and volume have names of their own.
-ENVIRONMENT = os.environ | {"COMPOSE_PROJECT_NAME": f"decoupled-walk-{os.getpid()}", "REQUEST_RATE": "200"}
+# Away from whatever else runs on this engine: containers, network and volume have names of their own, and the
+# page has any port that is free.
+ENVIRONMENT = os.environ | {"COMPOSE_PROJECT_NAME": f"decoupled-walk-{os.getpid()}", "REQUEST_RATE": "200", "VIEWER_PORT": "0"}
 # Reached only if there is a bug, on however slow a machine; in seconds.
 LIMIT = 300
 
