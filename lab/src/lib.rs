@@ -14,5 +14,6 @@ pub mod proxy;
 pub mod replica;
 pub mod target;
 pub mod up;
+pub mod usage;
 
 pub use observe::{audit, connect};

@@ -52,10 +52,11 @@ enum Command {
     /// Shows what was given up and why, or gives it another try
     #[command(subcommand)]
     DeadLetters(DeadLetters),
-    /// Measures loops a second and memory, on a broker of its own
+    /// Measures how fast all of it is, beside what the broker can do on the same machine
     ///
-    /// From the first request to the last mark, at full speed. Meant for a machine that does nothing
-    /// else; prints each round, and the median with its spread.
+    /// The limit of the broker, loops and strings a second, how long a loop takes, what it costs in
+    /// processor time and memory, and how that grows. Each on a broker of its own, several rounds of
+    /// everything; prints medians with their spread. Meant for a machine that does nothing else.
     Bench(BenchSettings),
     /// Creates the streams, buckets and consumers, or changes their limits in place
     Declare(DeclareSettings),
@@ -210,7 +211,12 @@ async fn run(command: Command) -> anyhow::Result<ExitCode> {
             return Ok(ExitCode::SUCCESS);
         }
         Command::Bench(settings) => {
-            bench(&settings).await?;
+            let report = bench(&settings).await?;
+            if settings.json {
+                println!("{}", serde_json::to_string_pretty(&report)?);
+            } else {
+                println!("{report}");
+            }
             return Ok(ExitCode::SUCCESS);
         }
         Command::Declare(settings) => {

@@ -12,6 +12,8 @@ use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 
+use crate::usage;
+
 /// A child process of the lab, which is killed when this is dropped.
 ///
 /// It is in a process group of its own: a Ctrl-C at the terminal reaches only the lab, which then
@@ -150,19 +152,13 @@ impl Process {
     /// How much memory it has now, in kB, where the system says that (Linux).
     #[must_use]
     pub fn memory(&self) -> Option<u64> {
-        self.status("VmRSS:")
+        usage::memory(self.id)
     }
 
     /// The most memory that it has had so far, in kB, where the system says that (Linux).
     #[must_use]
     pub fn peak_memory(&self) -> Option<u64> {
-        self.status("VmHWM:")
-    }
-
-    fn status(&self, name: &str) -> Option<u64> {
-        let status = fs::read_to_string(format!("/proc/{}/status", self.id)).ok()?;
-        let line = status.lines().find_map(|line| line.strip_prefix(name))?;
-        line.split_whitespace().next()?.parse().ok()
+        usage::peak_memory(self.id)
     }
 
     fn signal(&self, signal: Signal) -> anyhow::Result<()> {

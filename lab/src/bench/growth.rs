@@ -1,0 +1,105 @@
+//! How it grows: with more generators on the same machine, and with a queue that is full of work.
+
+use contract::facts;
+use contract::facts::Received;
+use contract::queues::{Acknowledgment, REQUESTS};
+use contract::topology;
+use tokio::time::Instant;
+
+use super::deployment::Deployment;
+use super::figures::{Known, Target};
+use super::saturation::{self, Load};
+use super::{Round, WRITES, per_second, real};
+
+const MORE: [(u32, Known); 2] = [
+    (
+        2,
+        Known {
+            name: "loops_2_generators",
+            title: "loops with two generators",
+            unit: "/s",
+            digits: 0,
+            target: None,
+        },
+    ),
+    (
+        4,
+        Known {
+            name: "loops_4_generators",
+            title: "loops with four generators",
+            unit: "/s",
+            digits: 0,
+            target: None,
+        },
+    ),
+];
+
+const FOUR: Known = Known {
+    name: "four_generators",
+    title: "four generators, against one",
+    unit: "%",
+    digits: 0,
+    target: Some(Target::AtLeast(85.0)),
+};
+
+const BACKLOG: Known = Known {
+    name: "backlog_loops",
+    title: "loops out of a backlog of 200,000 requests",
+    unit: "/s",
+    digits: 0,
+    target: None,
+};
+
+const BACKLOG_SHARE: Known = Known {
+    name: "backlog_share",
+    title: "out of that backlog, against without one",
+    unit: "%",
+    digits: 0,
+    target: Some(Target::AtLeast(85.0)),
+};
+
+/// Measures both, with one generator and an empty queue as what they are compared with.
+pub(super) async fn measure(
+    round: &mut Round<'_>,
+    limit: f64,
+    loops_per_second: f64,
+) -> anyhow::Result<()> {
+    let requests = round.sizes.requests;
+    let share = |loops: f64| loops * real(WRITES) / limit;
+    for (generators, known) in MORE {
+        let load = Load { requests, count: 1, generators, sync: false };
+        let loops = saturation::run(round, load).await?.loops_per_second;
+        round.figures.add_rate(&known, loops, share(loops));
+        if generators == 4 {
+            round.figures.add(&FOUR, loops * 100.0 / loops_per_second);
+        }
+    }
+    let loops = backlog(round).await?;
+    round.figures.add(&BACKLOG, loops);
+    round.figures.add(&BACKLOG_SHARE, loops * 100.0 / loops_per_second);
+    Ok(())
+}
+
+/// How many loops a second come out of a queue that was full before anybody worked on it.
+async fn backlog(round: &mut Round<'_>) -> anyhow::Result<f64> {
+    let backlog = round.sizes.backlog;
+    let limit = backlog.to_string();
+    let mut deployment = Deployment::new(round, false).await?;
+    deployment.start_requestor(&[("REQUEST_RATE", "max"), ("QUEUE_LIMIT", &limit)])?;
+    // Until the queue takes no more. What it has refused is given up.
+    deployment.count(facts::REQUESTED, backlog).await?;
+    deployment.stop_requestor().await?;
+    let nats = deployment.connection().context();
+    let waiting = topology::stream_state(nats, REQUESTS.stream).await?.state.messages;
+    anyhow::ensure!(waiting == backlog, "{waiting} of {backlog} requests wait");
+    deployment.start_requestor(&[("REQUEST_RATE", "0")])?;
+    deployment.ready(Instant::now()).await?;
+    deployment.start_generator()?;
+    deployment.received(backlog).await?;
+    round.note_peak(deployment.peak);
+    deployment.audit(backlog).await?;
+    let first: Acknowledgment = deployment.first().await?;
+    let last: Received = deployment.last().await?;
+    let taken = last.received_at.duration_since(first.generated_at).unsigned_abs();
+    Ok(per_second(backlog, taken))
+}

@@ -1,0 +1,172 @@
+//! How long a loop takes, from the moment at which it was to be asked for to its mark.
+//!
+//! The requestor asks by a schedule, and does not wait for answers. Where the machine is too busy for it to
+//! keep to that schedule, the wait began when the request was due, not when somebody came to ask it: else
+//! the slowest loops would hide those behind them (coordinated omission).
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use contract::RequestId;
+use contract::facts::{Bucket, Fact, Received};
+use contract::queues::Request;
+use hdrhistogram::Histogram;
+use jiff::Timestamp;
+use observe::batch;
+use tokio::time::Instant;
+
+use super::deployment::Deployment;
+use super::figures::{Known, Target};
+use super::{Round, real, whole};
+
+/// The beginning is not counted: the two sides get to know their broker and each other.
+const WARM_UP: Duration = Duration::from_secs(1);
+
+/// Share of what was reached at full speed.
+const SHARE: f64 = 0.6;
+
+/// How many facts are read with one question.
+const AT_A_TIME: usize = 1000;
+
+const CALM: [Known; 2] = [
+    Known {
+        name: "latency_100_median",
+        title: "latency at 100 loops a second: median",
+        unit: "ms",
+        digits: 2,
+        target: Some(Target::AtMost(2.0)),
+    },
+    Known {
+        name: "latency_100_p99",
+        title: "latency at 100 loops a second: 99th percentile",
+        unit: "ms",
+        digits: 2,
+        target: Some(Target::AtMost(10.0)),
+    },
+];
+
+const BUSY: [Known; 2] = [
+    Known {
+        name: "latency_busy_median",
+        title: "latency at 60 % of full speed: median",
+        unit: "ms",
+        digits: 2,
+        target: None,
+    },
+    Known {
+        name: "latency_busy_p99",
+        title: "latency at 60 % of full speed: 99th percentile",
+        unit: "ms",
+        digits: 2,
+        target: None,
+    },
+];
+
+/// Measures it where there is little to do, and where there is much.
+pub(super) async fn measure(round: &mut Round<'_>, loops_per_second: f64) -> anyhow::Result<()> {
+    let time = round.sizes.calm;
+    at(round, 100.0, time, &CALM).await?;
+    let time = round.sizes.busy;
+    at(round, loops_per_second * SHARE, time, &BUSY).await
+}
+
+async fn at(
+    round: &mut Round<'_>,
+    rate: f64,
+    time: Duration,
+    known: &[Known; 2],
+) -> anyhow::Result<()> {
+    let total = whole(rate * (WARM_UP + time).as_secs_f64());
+    let mut deployment = Deployment::new(round, false).await?;
+    deployment.start_generator()?;
+    deployment.ready(Instant::now()).await?;
+    let (rate_text, total_text) = (rate.to_string(), total.to_string());
+    deployment.start_requestor(&[("REQUEST_RATE", &rate_text), ("REQUEST_TOTAL", &total_text)])?;
+    deployment.received(total).await?;
+    round.note_peak(deployment.peak);
+    let asked = all::<Request>(&deployment).await?;
+    let received = all::<Received>(&deployment).await?;
+    let ends: HashMap<RequestId, Timestamp> =
+        received.into_iter().map(|fact| (fact.id, fact.received_at)).collect();
+    let mut loops: Vec<(Timestamp, Timestamp)> = asked
+        .into_iter()
+        .filter_map(|fact| Some((fact.requested_at, *ends.get(&fact.id)?)))
+        .collect();
+    ensure!(loops.len() as u64 == total, "of {total} loops {} are there", loops.len());
+    loops.sort_unstable();
+    let times = latencies(&loops, Duration::from_secs_f64(1.0 / rate));
+    let mut histogram: Histogram<u64> = Histogram::new(3).context("three digits are possible")?;
+    for time in times.into_iter().skip(whole(rate * WARM_UP.as_secs_f64()).try_into()?) {
+        let microseconds = u64::try_from(time.as_micros()).context("no loop takes that long")?;
+        histogram.record(microseconds).context("the histogram grows by itself")?;
+    }
+    for (known, quantile) in known.iter().zip([0.5, 0.99]) {
+        round.figures.add(known, real(histogram.value_at_quantile(quantile)) / 1000.0);
+    }
+    Ok(())
+}
+
+/// How long each of these loops took, from when it was due. Each has the moment of asking and that of the
+/// mark, and they are in the order of asking.
+fn latencies(loops: &[(Timestamp, Timestamp)], interval: Duration) -> Vec<Duration> {
+    let due = |index: usize| interval.as_nanos() * index as u128;
+    let nanoseconds = |time: Timestamp| time.as_nanosecond();
+    let since_start = |index: usize| i128::try_from(due(index)).unwrap_or(i128::MAX);
+    // Nobody asks before it is time, so the one who was nearest to the schedule tells when it began.
+    let start = loops
+        .iter()
+        .enumerate()
+        .map(|(index, (asked, _))| nanoseconds(*asked) - since_start(index))
+        .min()
+        .unwrap_or_default();
+    let took = |(index, (_, end)): (usize, &(Timestamp, Timestamp))| {
+        let nanoseconds = nanoseconds(*end) - start - since_start(index);
+        Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or_default())
+    };
+    loops.iter().enumerate().map(took).collect()
+}
+
+/// All facts of a bucket.
+async fn all<F: Fact>(deployment: &Deployment) -> anyhow::Result<Vec<F>> {
+    let client = deployment.connection().client();
+    let Bucket { stream, .. } = F::BUCKET;
+    let subjects = F::BUCKET.subjects();
+    let (mut facts, mut from) = (Vec::new(), 1);
+    loop {
+        let some = batch::from_sequence(client, stream, &subjects, from, AT_A_TIME).await?;
+        let Some(last) = some.last() else { return Ok(facts) };
+        from = last.sequence + 1;
+        for stored in &some {
+            facts.push(F::decode(&stored.body).context("what stands there is no fact")?);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    fn at(milliseconds: u32) -> Timestamp {
+        Timestamp::UNIX_EPOCH + MS * (1000 + milliseconds)
+    }
+
+    #[test]
+    fn who_was_asked_for_too_late_has_waited_since_it_was_due() {
+        // One a 10 ms, and the machine stood still from 10 to 40.
+        let loops = [(0, 1), (40, 41), (41, 43), (42, 44), (43, 46), (50, 51)];
+        let loops = loops.map(|(asked, end)| (at(asked), at(end)));
+        let took = latencies(&loops, 10 * MS);
+        assert_eq!(took, [1, 31, 23, 14, 6, 1].map(|milliseconds| milliseconds * MS));
+    }
+
+    #[test]
+    fn the_schedule_is_the_one_that_somebody_kept_to() {
+        // The first came late, the others did not.
+        let loops = [(3, 4), (10, 11), (20, 21)].map(|(asked, end)| (at(asked), at(end)));
+        assert_eq!(latencies(&loops, 10 * MS), [4 * MS, MS, MS]);
+        assert!(latencies(&[], MS).is_empty());
+    }
+}

@@ -1,0 +1,142 @@
+//! What the broker itself can do: messages of the same size as ours, each under an id and a subject of
+//! its own, as many under way at a time as it takes.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use async_nats::header::NATS_MESSAGE_ID;
+use async_nats::jetstream::context::ContextBuilder;
+use async_nats::jetstream::stream::Config;
+use async_nats::{Client, HeaderMap};
+use bytes::Bytes;
+use contract::facts::{Fact, Received};
+use contract::headers::Trace;
+use contract::queues::{Acknowledgment, Message, Request, Response};
+use contract::{Amount, RequestId, Strings};
+use tokio::time::Instant;
+
+use super::figures::Known;
+use super::{Round, WRITES, per_second};
+
+const LIMIT: Known = Known {
+    name: "limit",
+    title: "the limit: publishes that the broker confirms",
+    unit: "/s",
+    digits: 0,
+    target: None,
+};
+
+/// How many publishes are under way at a time. The best of these counts.
+const OUTSTANDING: [usize; 3] = [256, 1024, 4096];
+
+/// How long a confirmation may take.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Measures it for messages of the size that a loop has with one string.
+pub(super) async fn measure(round: &mut Round<'_>) -> anyhow::Result<f64> {
+    let limit = best(round, false, round.sizes.publishes).await?;
+    round.figures.add_rate(&LIMIT, limit, 1.0);
+    Ok(limit)
+}
+
+/// The best of several numbers of publishes under way.
+pub(super) async fn best(round: &Round<'_>, sync: bool, publishes: u64) -> anyhow::Result<f64> {
+    let body = Bytes::from(vec![b'.'; usual_size()]);
+    let mut best = 0.0_f64;
+    let broker = round.broker(sync).await?;
+    let connection = round.connect(&broker).await?;
+    for outstanding in OUTSTANDING {
+        let seconds = publish(connection.client(), &body, outstanding, publishes).await?;
+        best = best.max(per_second(publishes, seconds));
+    }
+    Ok(best)
+}
+
+/// How long that many publishes take.
+async fn publish(
+    client: &Client,
+    body: &Bytes,
+    outstanding: usize,
+    publishes: u64,
+) -> anyhow::Result<Duration> {
+    let context = ContextBuilder::new()
+        .ack_timeout(PATIENCE)
+        .max_ack_inflight(outstanding)
+        .build(client.clone());
+    let name = format!("LIMIT_{outstanding}");
+    let subjects = vec![format!("limit.{outstanding}.*")];
+    let config = Config { name: name.clone(), subjects, ..Config::default() };
+    context.create_stream(config).await.context("cannot create a stream for the limit")?;
+    let mut under_way = VecDeque::with_capacity(outstanding);
+    let started = Instant::now();
+    for _ in 0..publishes {
+        if under_way.len() == outstanding
+            && let Some(oldest) = under_way.pop_front()
+        {
+            confirmed(oldest).await?;
+        }
+        let id = RequestId::new().to_string();
+        let mut headers = HeaderMap::new();
+        let subject = format!("limit.{outstanding}.{id}");
+        headers.insert(NATS_MESSAGE_ID, id);
+        let sent = context.publish_with_headers(subject, headers, body.clone()).await;
+        under_way.push_back(sent.context("cannot publish")?);
+    }
+    for waiting in under_way {
+        confirmed(waiting).await?;
+    }
+    let taken = started.elapsed();
+    context.delete_stream(&name).await.context("cannot remove the stream of the limit")?;
+    Ok(taken)
+}
+
+async fn confirmed(
+    publish: async_nats::jetstream::context::PublishAckFuture,
+) -> anyhow::Result<()> {
+    publish.await.context("a publish was not confirmed")?;
+    Ok(())
+}
+
+/// How many bytes each of the writes of a loop has in the mean, without its headers: three messages and
+/// three facts, with one string of 64 characters.
+fn usual_size() -> usize {
+    let amount = Amount::new(1, 64).expect("it is within the limits");
+    let values = Strings::try_from(vec!["a".repeat(64)]).expect("they are within the limits");
+    let (at, instance) = (worker::now(), "somebody-12345");
+    let id = RequestId::new();
+    let request = Request { id, amount, requestor: instance.to_owned(), requested_at: at };
+    let response = Response {
+        id,
+        requested_at: at,
+        values: values.clone(),
+        generator: instance.to_owned(),
+        generated_at: at,
+    };
+    let trace = Trace::default();
+    let sizes = [
+        request.publication(&trace).body.len(),
+        request.creation().body.len(),
+        response.publication(&trace).body.len(),
+    ];
+    let stored = Acknowledgment::new(response, instance, at);
+    let received = Received { id, values, marked_by: instance.to_owned(), received_at: at };
+    let more = [
+        stored.publication(&trace).body.len(),
+        stored.creation().body.len(),
+        received.creation().body.len(),
+    ];
+    let writes = usize::try_from(WRITES).expect("there are few");
+    sizes.iter().chain(&more).sum::<usize>() / writes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_usual_size_is_that_of_what_is_written() {
+        let size = usual_size();
+        assert!((150..400).contains(&size), "{size}");
+    }
+}

@@ -1,0 +1,252 @@
+//! `lab bench`: how fast the services are, beside what the broker can do on the same machine.
+//!
+//! | what | module |
+//! | --- | --- |
+//! | what the broker itself can do | [`limit`] |
+//! | loops and strings a second at full speed | [`saturation`] |
+//! | how long a loop takes | [`latency`] |
+//! | processor time and memory, at work and idle | [`cost`] |
+//! | more generators, and a queue full of work | [`growth`] |
+//!
+//! Each part has a new broker, and each round has all parts: what the machine does besides falls on all of
+//! them, and a figure is compared with the limit of its own round.
+
+mod cost;
+mod deployment;
+mod figures;
+mod growth;
+mod latency;
+mod limit;
+mod machine;
+mod report;
+mod saturation;
+
+pub use figures::{Figure, Spread, Target};
+pub use machine::Machine;
+pub use report::Report;
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::{Args, ValueEnum};
+use worker::{Connection, NatsSettings};
+
+use crate::broker::{Broker, BrokerOptions, find};
+use crate::programs::{self, Programs};
+use crate::target;
+use deployment::Each;
+use figures::Figures;
+
+/// How many durable writes a loop has: three messages, and three facts.
+const WRITES: u64 = 6;
+
+/// Settings of `lab bench`.
+#[derive(Args, Clone, Debug)]
+pub struct BenchSettings {
+    /// How many times to measure everything
+    #[arg(long, default_value_t = 5, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    pub rounds: u32,
+
+    /// How many requests to send around at full speed in each measurement
+    #[arg(long, default_value_t = 100_000, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1000..))]
+    pub requests: u64,
+
+    /// Measure only this part, besides the limit and the loops that it is compared with; may be given
+    /// several times
+    #[arg(long, value_enum, value_name = "PART")]
+    pub only: Vec<Part>,
+
+    /// Do just enough to see that all of it works: one round, whose figures mean nothing
+    #[arg(long, conflicts_with_all = ["rounds", "requests", "save"])]
+    pub quick: bool,
+
+    /// Print the figures as JSON, round by round
+    #[arg(long)]
+    pub json: bool,
+
+    /// Keep the table in README.md, and with its machine in BENCHMARKS.md
+    #[arg(long, conflicts_with = "only")]
+    pub save: bool,
+}
+
+/// A part of what is measured.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Part {
+    /// Loops a second, and what each costs
+    Loops,
+    /// Strings a second, with many in each loop
+    Strings,
+    /// How long a loop takes
+    Latency,
+    /// Starting, and doing nothing
+    Idle,
+    /// More generators, and a backlog
+    Growth,
+    /// A broker that has each write on the disk before it confirms it
+    Sync,
+}
+
+/// How much of everything is done.
+#[derive(Clone, Copy, Debug)]
+struct Sizes {
+    /// Publishes for the limit, for each number of them under way.
+    publishes: u64,
+    requests: u64,
+    /// How long to ask at 100 a second, and at more.
+    calm: Duration,
+    busy: Duration,
+    /// How long to look at somebody who does nothing.
+    idle: Duration,
+    backlog: u64,
+    sync_publishes: u64,
+    sync_requests: u64,
+}
+
+impl Sizes {
+    fn of(settings: &BenchSettings) -> Self {
+        if settings.quick {
+            return Self {
+                publishes: 5000,
+                requests: 2000,
+                calm: Duration::from_secs(1),
+                busy: Duration::from_secs(1),
+                idle: Duration::from_secs(1),
+                backlog: 2000,
+                sync_publishes: 300,
+                sync_requests: 100,
+            };
+        }
+        Self {
+            publishes: 200_000,
+            requests: settings.requests,
+            calm: Duration::from_secs(20),
+            busy: Duration::from_secs(10),
+            idle: Duration::from_secs(10),
+            backlog: 200_000,
+            sync_publishes: 10_000,
+            sync_requests: 5000,
+        }
+    }
+}
+
+/// One round, and what is measured in it.
+struct Round<'a> {
+    programs: &'a Programs,
+    sizes: Sizes,
+    /// Where the brokers and the logs are.
+    directory: &'a Path,
+    figures: &'a mut Figures,
+    /// The most memory that each had in any part so far, in kB.
+    peak: Each<u64>,
+}
+
+impl Round<'_> {
+    /// A broker of its own.
+    async fn broker(&self, sync_always: bool) -> anyhow::Result<Broker> {
+        let directory = tempfile::Builder::new().prefix("broker-").tempdir_in(self.directory);
+        let directory = directory.context("cannot create a directory for the broker")?.keep();
+        let options =
+            BrokerOptions { directory: Some(directory), sync_always, ..Default::default() };
+        Broker::start(options).await
+    }
+
+    async fn connect(&self, broker: &Broker) -> anyhow::Result<Connection> {
+        crate::connect(&NatsSettings::at(broker.url()), "lab bench").await
+    }
+
+    fn note_peak(&mut self, peak: Each<u64>) {
+        self.peak.broker = self.peak.broker.max(peak.broker);
+        self.peak.requestor = self.peak.requestor.max(peak.requestor);
+        self.peak.generator = self.peak.generator.max(peak.generator);
+    }
+}
+
+/// Measures, and tells on the standard error how far it is.
+///
+/// # Errors
+///
+/// Where something cannot be built or started, or anything was lost or doubled.
+pub async fn bench(settings: &BenchSettings) -> anyhow::Result<Report> {
+    let programs = programs::build().await?;
+    let sizes = Sizes::of(settings);
+    let rounds = if settings.quick { 1 } else { settings.rounds };
+    // Not among the temporary files, which some systems keep in memory.
+    let directory = target::make("bench")?;
+    let machine = Machine::here(&find().await?, &directory);
+    let mut figures = Figures::default();
+    for number in 1..=rounds {
+        eprintln!("Round {number} of {rounds}");
+        let inner = tempfile::Builder::new().prefix("round-").tempdir_in(&directory);
+        let inner = inner.context("cannot create a directory for the round")?;
+        let (directory, figures, peak) = (inner.path(), &mut figures, Each::default());
+        measure(Round { programs: &programs, sizes, directory, figures, peak }, &settings.only)
+            .await?;
+    }
+    fs::remove_dir_all(&directory)
+        .with_context(|| format!("cannot remove {}", directory.display()))?;
+    let report = Report { machine, rounds, quick: settings.quick, figures: figures.into_list() };
+    if settings.save {
+        save(&report)?;
+    }
+    Ok(report)
+}
+
+/// Keeps the report with its machine in a file of its own, and its table in the README.
+fn save(report: &Report) -> anyhow::Result<()> {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let write = |name: &str, text: &str| {
+        fs::write(workspace.join(name), text).with_context(|| format!("cannot write {name}"))
+    };
+    let readme =
+        fs::read_to_string(workspace.join("README.md")).context("cannot read README.md")?;
+    let readme = report::between_marks(&readme, &report.to_string())?;
+    write("BENCHMARKS.md", &report.file())?;
+    write("README.md", &readme)
+}
+
+/// Measures everything once, or only these parts.
+async fn measure(mut round: Round<'_>, only: &[Part]) -> anyhow::Result<()> {
+    let wanted = |part| only.is_empty() || only.contains(&part);
+    let round = &mut round;
+    let limit = limit::measure(round).await?;
+    let run = saturation::loops(round, limit).await?;
+    let loops = run.loops_per_second;
+    eprintln!("  the limit is {limit:.0} publishes/s; {loops:.0} loops/s");
+    if wanted(Part::Strings) {
+        saturation::strings(round, limit).await?;
+    }
+    if wanted(Part::Latency) {
+        latency::measure(round, loops).await?;
+    }
+    if wanted(Part::Loops) {
+        cost::of_loops(round, run.processor);
+    }
+    if wanted(Part::Growth) {
+        growth::measure(round, limit, loops).await?;
+    }
+    cost::of_memory(round);
+    if wanted(Part::Idle) {
+        cost::of_idleness(round).await?;
+    }
+    if wanted(Part::Sync) {
+        saturation::sync(round).await?;
+    }
+    Ok(())
+}
+
+/// How many of something there are in a second.
+fn per_second(count: u64, taken: Duration) -> f64 {
+    real(count) / taken.as_secs_f64()
+}
+
+#[expect(clippy::cast_precision_loss, reason = "nothing is counted up to that many")]
+fn real(count: u64) -> f64 {
+    count as f64
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "rates are moderate")]
+fn whole(count: f64) -> u64 {
+    count.round() as u64
+}

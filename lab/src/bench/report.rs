@@ -1,0 +1,127 @@
+//! What a run found out, for people and for programs.
+
+use std::fmt;
+
+use anyhow::Context as _;
+use serde::Serialize;
+
+use super::figures::Figure;
+use super::machine::Machine;
+
+/// What a run found out.
+#[derive(Clone, Debug, Serialize)]
+pub struct Report {
+    /// On what.
+    pub machine: Machine,
+    /// How many rounds the figures are of.
+    pub rounds: u32,
+    /// Whether so little was done that the figures mean nothing.
+    pub quick: bool,
+    /// What was measured.
+    pub figures: Vec<Figure>,
+}
+
+impl Report {
+    /// The figure that programs call that.
+    #[must_use]
+    pub fn figure(&self, name: &str) -> Option<&Figure> {
+        self.figures.iter().find(|figure| figure.name == name)
+    }
+
+    /// The file that keeps the last run.
+    #[must_use]
+    pub fn file(&self) -> String {
+        let Machine { cores, processor, kernel, file_system, broker, compiler, commit, at } =
+            &self.machine;
+        format!(
+            "# Benchmarks\n\n\
+             What the last run of `cargo lab bench --save` printed. It is written by that command, never by \
+             hand.\n\n\
+             | | |\n| --- | --- |\n\
+             | processor | {cores} cores, {processor} |\n\
+             | kernel | {kernel} |\n\
+             | file system of the broker | {file_system} |\n\
+             | broker | {broker} |\n\
+             | compiler | {compiler} |\n\
+             | commit | {commit} |\n\
+             | when | {at} |\n\n\
+             {self}\n"
+        )
+    }
+}
+
+/// Puts a table where these marks stand in a document.
+///
+/// # Errors
+///
+/// Where they do not stand there.
+pub(super) fn between_marks(document: &str, table: &str) -> anyhow::Result<String> {
+    let [begin, end] = MARKS;
+    let parts = document.split_once(begin).and_then(|(before, rest)| {
+        let (_, after) = rest.split_once(end)?;
+        Some(format!("{before}{begin}\n{table}\n{end}{after}"))
+    });
+    parts.with_context(|| format!("there is no {begin} with {end} behind it"))
+}
+
+/// Between these the README has the table of the last run.
+const MARKS: [&str; 2] = ["<!-- cargo lab bench --save -->", "<!-- until here -->"];
+
+impl fmt::Display for Report {
+    /// A table in Markdown, aligned, so that it can be read as it is.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rounds =
+            if self.rounds == 1 { "one round".to_owned() } else { self.rounds.to_string() };
+        let head = ["what", "median", "spread", "of the limit", "target", ""].map(str::to_owned);
+        let rows: Vec<[String; 6]> = self.figures.iter().map(Figure::row).collect();
+        let mut widths = [3; 6];
+        for row in rows.iter().chain([&head]) {
+            for (width, cell) in widths.iter_mut().zip(row) {
+                *width = cell.chars().count().max(*width);
+            }
+        }
+        let line = |formatter: &mut fmt::Formatter<'_>, row: &[String; 6]| {
+            for (cell, width) in row.iter().zip(widths) {
+                write!(formatter, "| {cell:width$} ")?;
+            }
+            writeln!(formatter, "|")
+        };
+        line(formatter, &head)?;
+        line(formatter, &widths.map(|width| "-".repeat(width)))?;
+        for row in &rows {
+            line(formatter, row)?;
+        }
+        let (met, all) = self
+            .figures
+            .iter()
+            .filter_map(|figure| figure.met)
+            .fold((0, 0), |(met, all), it| (met + u32::from(it), all + 1));
+        write!(
+            formatter,
+            "\nMedians of {rounds} with their spread; {met} of {all} targets are met. The limit is what this \
+             broker confirms on this machine in the same round; a loop writes {} times.",
+            super::WRITES
+        )?;
+        if self.quick {
+            write!(formatter, "\nThis was a quick run, whose figures mean nothing.")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_in_the_readme_is_replaced_and_nothing_else() {
+        let [begin, end] = MARKS;
+        let document = |table: &str| format!("before\n{begin}\n{table}\n{end}\nafter\n");
+        let replaced = between_marks(&document("| old |\n| one |"), "| new |").unwrap();
+        assert_eq!(replaced, document("| new |"));
+        assert!(between_marks("no marks", "| new |").is_err());
+        let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
+        let readme = std::fs::read_to_string(readme).unwrap();
+        assert!(between_marks(&readme, "| new |").unwrap().contains("| new |"));
+    }
+}

@@ -1,0 +1,130 @@
+//! As many loops as there can be: a requestor that asks as fast as the queue takes it, and generators.
+
+use std::time::Duration;
+
+use contract::facts::Received;
+use contract::queues::Request;
+
+use super::deployment::{Deployment, Each};
+use super::figures::{Known, Target};
+use super::{Round, WRITES, limit, per_second, real};
+
+const LOOPS: Known = Known {
+    name: "loops",
+    title: "loops, one string each",
+    unit: "/s",
+    digits: 0,
+    target: Some(Target::OfTheLimit(1.0)),
+};
+
+const STRINGS: [(u64, Known); 2] = [
+    (
+        16,
+        Known {
+            name: "strings_16",
+            title: "strings, 16 in each loop",
+            unit: "/s",
+            digits: 0,
+            target: None,
+        },
+    ),
+    (
+        64,
+        Known {
+            name: "strings_64",
+            title: "strings, 64 in each loop",
+            unit: "/s",
+            digits: 0,
+            target: Some(Target::OfTheLimit(3.0)),
+        },
+    ),
+];
+
+const SYNC_LIMIT: Known = Known {
+    name: "sync_limit",
+    title: "sync_interval always: the limit",
+    unit: "/s",
+    digits: 0,
+    target: None,
+};
+
+const SYNC_LOOPS: Known = Known {
+    name: "sync_loops",
+    title: "sync_interval always: loops, one string each",
+    unit: "/s",
+    digits: 0,
+    target: None,
+};
+
+/// What is sent around, and by whom.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Load {
+    pub(super) requests: u64,
+    /// How many strings each request asks for.
+    pub(super) count: u64,
+    pub(super) generators: u32,
+    /// Whether each write is on the disk before it is confirmed.
+    pub(super) sync: bool,
+}
+
+/// How it went.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Run {
+    /// From the first request to the last mark.
+    pub(super) loops_per_second: f64,
+    /// How long processors have worked for each side.
+    pub(super) processor: Each<Duration>,
+}
+
+/// Measures loops with one string, and gives how it went.
+pub(super) async fn loops(round: &mut Round<'_>, limit: f64) -> anyhow::Result<Run> {
+    let load = Load { requests: round.sizes.requests, count: 1, generators: 1, sync: false };
+    let run = run(round, load).await?;
+    let loops = run.loops_per_second;
+    round.figures.add_rate(&LOOPS, loops, loops * real(WRITES) / limit);
+    Ok(run)
+}
+
+/// Measures loops with many strings.
+pub(super) async fn strings(round: &mut Round<'_>, limit: f64) -> anyhow::Result<()> {
+    for (count, known) in STRINGS {
+        // Fewer requests, because each takes longer.
+        let requests = (round.sizes.requests * 3 / (count + 3)).max(100);
+        let run = run(round, Load { requests, count, generators: 1, sync: false }).await?;
+        let strings = run.loops_per_second * real(count);
+        round.figures.add_rate(&known, strings, strings / limit);
+    }
+    Ok(())
+}
+
+/// Measures the same on a broker that has each write on the disk before it confirms it.
+pub(super) async fn sync(round: &mut Round<'_>) -> anyhow::Result<()> {
+    let limit = limit::best(round, true, round.sizes.sync_publishes).await?;
+    round.figures.add_rate(&SYNC_LIMIT, limit, 1.0);
+    let load = Load { requests: round.sizes.sync_requests, count: 1, generators: 1, sync: true };
+    let loops = run(round, load).await?.loops_per_second;
+    round.figures.add_rate(&SYNC_LOOPS, loops, loops * real(WRITES) / limit);
+    Ok(())
+}
+
+/// Sends requests around, and sees to it that nothing is lost or doubled.
+pub(super) async fn run(round: &mut Round<'_>, load: Load) -> anyhow::Result<Run> {
+    let mut deployment = Deployment::new(round, load.sync).await?;
+    for _ in 0..load.generators {
+        deployment.start_generator()?;
+    }
+    let (total, count) = (load.requests.to_string(), load.count.to_string());
+    deployment.start_requestor(&[
+        ("REQUEST_RATE", "max"),
+        ("REQUEST_TOTAL", &total),
+        ("STRING_COUNT", &count),
+    ])?;
+    deployment.received(load.requests).await?;
+    let processor = deployment.processor();
+    round.note_peak(deployment.peak);
+    deployment.audit(load.requests).await?;
+    let first: Request = deployment.first().await?;
+    let last: Received = deployment.last().await?;
+    let taken = last.received_at.duration_since(first.requested_at).unsigned_abs();
+    Ok(Run { loops_per_second: per_second(load.requests, taken), processor })
+}

@@ -1,0 +1,110 @@
+//! `cargo lab bench` as a program: that everything is measured, and that the figures agree. How fast it is,
+//! no test says.
+
+use std::process::Command;
+
+use serde_json::Value;
+
+/// Everything that there is to be measured.
+const NAMES: [&str; 30] = [
+    "limit",
+    "loops",
+    "strings_16",
+    "strings_64",
+    "latency_100_median",
+    "latency_100_p99",
+    "latency_busy_median",
+    "latency_busy_p99",
+    "processor_broker",
+    "processor_requestor",
+    "processor_generator",
+    "processor_share",
+    "loops_2_generators",
+    "loops_4_generators",
+    "four_generators",
+    "backlog_loops",
+    "backlog_share",
+    "memory_broker",
+    "memory_requestor",
+    "memory_generator",
+    "ready_generator",
+    "ready_requestor",
+    "idle_memory_requestor",
+    "idle_memory_generator",
+    "idle_processor_requestor",
+    "idle_processor_generator",
+    "size_requestor",
+    "size_generator",
+    "sync_limit",
+    "sync_loops",
+];
+
+struct Report(Value);
+
+impl Report {
+    fn figure(&self, name: &str) -> &Value {
+        let figures = self.0["figures"].as_array().unwrap();
+        let found = figures.iter().find(|figure| figure["name"] == name);
+        found.unwrap_or_else(|| panic!("{name} is not measured"))
+    }
+
+    fn median(&self, name: &str) -> f64 {
+        self.figure(name)["spread"]["median"].as_f64().unwrap()
+    }
+
+    fn share(&self, name: &str) -> f64 {
+        self.figure(name)["of_the_limit"]["median"].as_f64().unwrap()
+    }
+}
+
+fn agree(one: f64, other: f64) {
+    assert!((one - other).abs() <= 0.001 * one.abs().max(other.abs()), "{one} is not {other}");
+}
+
+#[test]
+fn everything_is_measured_and_the_figures_agree() {
+    let output = Command::new(env!("CARGO_BIN_EXE_lab"))
+        .args(["bench", "--quick", "--json"])
+        .output()
+        .unwrap();
+    let told = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(output.status.success(), "{told}");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&report["rounds"], &report["quick"]), (&Value::from(1), &Value::from(true)));
+    for field in ["processor", "kernel", "file_system", "broker", "compiler", "commit", "at"] {
+        assert!(report["machine"][field].as_str().is_some_and(|it| !it.is_empty()), "{field}");
+    }
+    let report = Report(report);
+    for name in NAMES {
+        let figure = report.figure(name);
+        let values = figure["values"].as_array().unwrap();
+        let value = values[0].as_f64().unwrap();
+        let idle = name.starts_with("idle_processor");
+        assert!(values.len() == 1 && (value > 0.0 || idle) && value.is_finite(), "{figure}");
+        for end in ["median", "lowest", "highest"] {
+            agree(figure["spread"][end].as_f64().unwrap(), value);
+        }
+        // Whoever has a target says whether it is met.
+        assert_eq!(figure["target"].is_null(), figure["met"].is_null(), "{figure}");
+    }
+    agree(report.share("limit"), 1.0);
+    agree(report.share("loops"), 6.0 * report.median("loops") / report.median("limit"));
+    agree(report.share("strings_64"), report.median("strings_64") / report.median("limit"));
+    agree(
+        report.share("sync_loops"),
+        6.0 * report.median("sync_loops") / report.median("sync_limit"),
+    );
+    let services = report.median("processor_requestor") + report.median("processor_generator");
+    agree(report.median("processor_share"), services * 100.0 / report.median("processor_broker"));
+    let one = report.median("loops") / 100.0;
+    agree(report.median("four_generators"), report.median("loops_4_generators") / one);
+    agree(report.median("backlog_share"), report.median("backlog_loops") / one);
+    for load in ["100", "busy"] {
+        let at = |which| report.median(&format!("latency_{load}_{which}"));
+        assert!(at("median") <= at("p99"));
+    }
+    for side in ["requestor", "generator"] {
+        let idle = report.median(&format!("idle_memory_{side}"));
+        assert!((1.0..100.0).contains(&idle), "{idle} MB");
+    }
+}
