@@ -38,7 +38,7 @@ impl Handler for Answer {
             generator: self.instance.clone(),
             generated_at: worker::now(),
         };
-        self.responses.publish(&response.publication(trace)).await?;
+        self.responses.publish(|| response.publication(trace)).await?;
         debug!(id = %request.id, "answered");
         Ok(())
     }

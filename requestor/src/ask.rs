@@ -94,8 +94,8 @@ impl Asker {
 
     /// Tells whether the request is accepted.
     async fn try_ask(&self, request: &Request, stop: &CancellationToken) -> Result<bool, Refusal> {
-        let publication = request.publication(&Trace::default());
-        if self.requests.publish_unless_full(&publication, stop).await?.is_none() {
+        let publication = || request.publication(&Trace::default());
+        if self.requests.publish_unless_full(publication, stop).await?.is_none() {
             return Ok(false);
         }
         self.requested.create(request).await?;

@@ -37,7 +37,7 @@ impl Handler for Store {
             tally.stored(stored.id);
         }
         self.waiting.stored(stored.id);
-        self.acknowledgments.publish(&stored.publication(trace)).await?;
+        self.acknowledgments.publish(|| stored.publication(trace)).await?;
         Ok(())
     }
 }

@@ -69,12 +69,11 @@ impl Facts {
         fact: &F,
         unless_full: bool,
     ) -> Result<Option<Creation<F>>, Refusal> {
-        let creation = fact.creation();
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         // Whether an earlier try may have got through.
         let mut unknown = false;
         loop {
-            let full = match self.publisher.try_publish(&creation).await {
+            let full = match self.publisher.try_publish(fact.creation()).await {
                 Ok(_) => return Ok(Some(Creation::Created)),
                 Err(PublishError::Exists) => false,
                 // A broker without room says so before it looks whether there is one already.

@@ -99,17 +99,25 @@ impl Publisher {
     /// Publishes, and repeats that under the same message id until the broker has confirmed that
     /// the message is stored. While the queue is full, or the broker away, it waits.
     ///
+    /// The publication is made for each try: there is nearly always one, for which nothing has to be
+    /// copied, nor kept while it waits.
+    ///
     /// Dropping the future gives up: the message may then have been stored, or not.
     ///
     /// # Errors
     ///
     /// Where repeating is of no use, see [`Refusal`].
-    pub async fn publish(&self, publication: &Publication) -> Result<Confirmation, Refusal> {
-        let never = CancellationToken::new();
+    pub async fn publish(
+        &self,
+        publication: impl Fn() -> Publication,
+    ) -> Result<Confirmation, Refusal> {
+        let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         loop {
-            if let Some(confirmation) = self.publish_unless_full(publication, &never).await? {
-                return Ok(confirmation);
+            match self.try_publish(publication()).await {
+                Ok(confirmation) => return Ok(confirmation),
+                Err(error) => refused(error)?,
             }
+            backoff.wait().await;
         }
     }
 
@@ -121,22 +129,20 @@ impl Publisher {
     /// As [`Publisher::publish`].
     pub async fn publish_unless_full(
         &self,
-        publication: &Publication,
+        publication: impl Fn() -> Publication,
         stop: &CancellationToken,
     ) -> Result<Option<Confirmation>, Refusal> {
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         loop {
-            match self.try_publish(publication).await {
+            match self.try_publish(publication()).await {
                 Ok(confirmation) => return Ok(Some(confirmation)),
                 Err(PublishError::Full(_)) if stop.is_cancelled() => return Ok(None),
                 Err(PublishError::Full(_)) => {
                     stop.run_until_cancelled(backoff.wait()).await;
                 }
-                Err(PublishError::Unconfirmed(_)) => backoff.wait().await,
-                Err(PublishError::TooLarge(reason)) => return Err(Refusal::TooLarge(reason)),
-                Err(PublishError::Refused(reason)) => return Err(Refusal::Refused(reason)),
-                Err(error @ PublishError::Exists) => {
-                    return Err(Refusal::Refused(error.to_string()));
+                Err(error) => {
+                    refused(error)?;
+                    backoff.wait().await;
                 }
             }
         }
@@ -149,12 +155,10 @@ impl Publisher {
     /// See [`PublishError`], whose variants say what to do next.
     pub async fn try_publish(
         &self,
-        publication: &Publication,
+        publication: Publication,
     ) -> Result<Confirmation, PublishError> {
-        let message = PublishMessage::build()
-            .payload(publication.body.clone())
-            .headers(publication.headers.clone());
-        let subject = publication.subject.clone();
+        let Publication { subject, headers, body } = publication;
+        let message = PublishMessage::build().payload(body).headers(headers);
         let publish = async { self.context.send_publish(subject, message).await?.await };
         let answer = self.connection.ask(pin!(publish)).await;
         if let Some(Err(error)) = &answer
@@ -171,6 +175,16 @@ impl Publisher {
         self.metrics.published(self.stream, outcome(&result));
         self.obstacle.note(self.stream, result.as_ref().err());
         result
+    }
+}
+
+/// Fails unless another try may succeed.
+fn refused(error: PublishError) -> Result<(), Refusal> {
+    match error {
+        PublishError::Full(_) | PublishError::Unconfirmed(_) => Ok(()),
+        PublishError::TooLarge(reason) => Err(Refusal::TooLarge(reason)),
+        PublishError::Refused(reason) => Err(Refusal::Refused(reason)),
+        PublishError::Exists => Err(Refusal::Refused(error.to_string())),
     }
 }
 

@@ -305,10 +305,12 @@ async fn exactly_one_is_stored(cluster: &Cluster, services: &[Service]) {
     let publication = request().publication(&Trace::default());
     let confirmations = all_at_once(services, async |service, _| {
         let requests = service.publisher(REQUESTS);
-        match requests.try_publish(&publication).await {
+        match requests.try_publish(publication.clone()).await {
             Ok(confirmation) => confirmation,
             // Nobody knows yet; the same again tells.
-            Err(PublishError::Unconfirmed(_)) => requests.publish(&publication).await.unwrap(),
+            Err(PublishError::Unconfirmed(_)) => {
+                requests.publish(|| publication.clone()).await.unwrap()
+            }
             Err(error) => panic!("{error}"),
         }
     })

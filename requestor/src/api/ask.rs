@@ -146,11 +146,10 @@ impl Asker {
 
     /// The order that makes a request accepted: published, confirmed, written down.
     async fn accept(&self, request: &Request, trace: &Trace) -> Result<(), Refused> {
-        let publication = request.publication(trace);
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         let mut unknown = false;
         loop {
-            match self.requests.try_publish(&publication).await {
+            match self.requests.try_publish(request.publication(trace)).await {
                 Ok(_) => break,
                 // An earlier try may have found room.
                 Err(PublishError::Full(_)) if unknown => {}

@@ -242,8 +242,8 @@ fn untimely(requested_at: Timestamp, now: Timestamp, facts_max_age: Duration) ->
 async fn bury(delivery: &Delivery, rules: &Rules, reason: &str) -> bool {
     let verdict =
         Verdict { reason, attempts: delivery.attempt().number(), at: now(), by: &rules.instance };
-    let dead_letter = delivery.original().dead_letter(&verdict);
-    match rules.dead_letters.publish(&dead_letter).await {
+    let dead_letter = || delivery.original().dead_letter(&verdict);
+    match rules.dead_letters.publish(dead_letter).await {
         Ok(_) => true,
         Err(refusal) => {
             let stream = dead_letters::STREAM;

@@ -238,7 +238,8 @@ impl Search {
             };
             // That it was delivered is all that is known.
             let verdict = Verdict { reason: &reason, attempts: 1, at: now(), by: instance };
-            if let Err(refusal) = dead_letters.publish(&original.unreadable(block, &verdict)).await
+            if let Err(refusal) =
+                dead_letters.publish(|| original.unreadable(block, &verdict)).await
             {
                 warn!(
                     stream, sequence, reason, %refusal,
