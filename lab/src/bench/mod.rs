@@ -2,11 +2,11 @@
 //!
 //! | what | module |
 //! | --- | --- |
-//! | what the broker itself can do | [`limit`] |
-//! | loops and strings a second at full speed | [`saturation`] |
-//! | how long a loop takes | [`latency`] |
-//! | processor time and memory, at work and idle | [`cost`] |
-//! | more generators, and a queue full of work | [`growth`] |
+//! | what the broker itself can do | `limit` |
+//! | loops and strings a second at full speed | `saturation` |
+//! | how long a loop takes | `latency` |
+//! | processor time and memory, at work and idle | `cost` |
+//! | more generators, and a queue full of work | `growth` |
 //!
 //! Each part has a new broker, and each round has all parts: what the machine does besides falls on all of
 //! them, and a figure is compared with the limit of its own round.
