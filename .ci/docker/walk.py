@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 
 # Away from whatever else runs on this engine: containers, network and volume have names of their own, and the
@@ -37,7 +38,9 @@ def walk():
     eventually("requests come home", lambda: complete() >= 100)
 
     step("ask for strings through the page, and follow them home")
-    asked = page("/api/ask", {"count": 1, "length": 16, "key": ENVIRONMENT["COMPOSE_PROJECT_NAME"]})
+    # A broker that has no time for it now leaves it open what became of it. Under the same key nothing is asked twice.
+    asking = {"count": 1, "length": 16, "key": f"walk{os.getpid()}"}
+    asked = eventually("they are accepted", lambda: page("/api/ask", asking, unless=503))
     eventually("they come home", lambda: page(f"/api/requests/{asked['id']}")["received"])
 
     step("stop the generators: requests wait, and the requestor does not notice")
@@ -121,14 +124,20 @@ def check_container(service, container):
             expect(config["Labels"].get(f"org.opencontainers.image.{label}"), f"the image of {name} has a {label}")
 
 
-def page(path, body=None):
-    """What the page answers, on the one port that is published; with a body it is asked to do something."""
+def page(path, body=None, unless=None):
+    """What the page answers, on the one port that is published; with a body it is asked to do something.
+    Nothing if it answers with this status."""
     [published] = next(ports for ports in inspect(containers("viewer")[0])["NetworkSettings"]["Ports"].values() if ports)
     url = f"http://{published['HostIp']}:{published['HostPort']}{path}"
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=LIMIT) as answer:
-        return json.load(answer)
+    try:
+        with urllib.request.urlopen(request, timeout=LIMIT) as answer:
+            return json.load(answer)
+    except urllib.error.HTTPError as refused:
+        if refused.code == unless:
+            return None
+        sys.exit(f"the page answers {path} with {refused}: {refused.read().decode()}")
 
 
 def verdict():
@@ -173,10 +182,11 @@ def docker(*words, check=True):
 
 def eventually(what, holds):
     end = time.monotonic() + LIMIT
-    while not holds():
+    while not (held := holds()):
         if time.monotonic() > end:
             sys.exit(f"does not come about: {what}")
         time.sleep(0.2)
+    return held
 
 
 def expect(holds, what):
