@@ -49,13 +49,13 @@ impl Bucket {
     /// The subject of the fact about this request.
     #[must_use]
     pub fn subject(self, id: RequestId) -> String {
-        self.subject_of(&id.to_string())
+        id.with_text(|key| self.subject_of(key))
     }
 
     /// The subject of this key, which need not be an id.
     #[must_use]
     pub fn subject_of(self, key: &str) -> String {
-        format!("$KV.{}.{key}", self.name)
+        ["$KV.", self.name, ".", key].concat()
     }
 
     /// The subjects of all keys.

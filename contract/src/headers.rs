@@ -1,7 +1,7 @@
 //! The headers that every message carries, and the version of the contract that they name.
 
-use async_nats::header::{IntoHeaderName, NATS_MESSAGE_ID};
-use async_nats::{HeaderMap, HeaderValue};
+use async_nats::header::NATS_MESSAGE_ID;
+use async_nats::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::RequestId;
 
@@ -11,11 +11,13 @@ pub const MESSAGE_VERSION: &str = "Message-Version";
 /// The version that this crate writes, and the newest that it reads.
 pub const VERSION: u64 = 1;
 
-pub(crate) const CONTENT_TYPE: &str = "Content-Type";
 const JSON: &str = "application/json";
 
-const TRACEPARENT: &str = "traceparent";
-const TRACESTATE: &str = "tracestate";
+// As names, because the library copies a text whenever a header is looked for under it.
+static VERSION_NAME: HeaderName = HeaderName::from_static(MESSAGE_VERSION);
+static CONTENT_TYPE: HeaderName = HeaderName::from_static("Content-Type");
+static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+static TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// The trace that a message belongs to, as [W3C Trace Context] has it. It is carried from what is
 /// consumed to what is published, as it came: who traces can follow a request through all queues.
@@ -34,7 +36,8 @@ impl Trace {
         let Some(headers) = headers else {
             return Self::default();
         };
-        Self { parent: headers.get(TRACEPARENT).cloned(), state: headers.get(TRACESTATE).cloned() }
+        let value = |name: &HeaderName| headers.get(name.clone()).cloned();
+        Self { parent: value(&TRACEPARENT), state: value(&TRACESTATE) }
     }
 
     /// The trace that somebody outside names, from whom only what is valid is taken: none where the
@@ -77,16 +80,16 @@ fn is_tracestate(text: &str) -> bool {
 pub(crate) fn of_message(id: RequestId, trace: &Trace) -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert(NATS_MESSAGE_ID, id.to_string());
-    headers.insert(CONTENT_TYPE, JSON);
-    headers.insert(MESSAGE_VERSION, VERSION.to_string());
-    insert_some(&mut headers, TRACEPARENT, trace.parent.as_ref());
-    insert_some(&mut headers, TRACESTATE, trace.state.as_ref());
+    headers.insert(CONTENT_TYPE.clone(), JSON);
+    headers.insert(VERSION_NAME.clone(), VERSION.to_string());
+    insert_some(&mut headers, &TRACEPARENT, trace.parent.as_ref());
+    insert_some(&mut headers, &TRACESTATE, trace.state.as_ref());
     headers
 }
 
-fn insert_some(headers: &mut HeaderMap, name: impl IntoHeaderName, value: Option<&HeaderValue>) {
+fn insert_some(headers: &mut HeaderMap, name: &HeaderName, value: Option<&HeaderValue>) {
     if let Some(value) = value {
-        headers.insert(name, value.clone());
+        headers.insert(name.clone(), value.clone());
     }
 }
 
@@ -101,7 +104,7 @@ pub(crate) enum Version {
 }
 
 pub(crate) fn version(headers: Option<&HeaderMap>) -> Version {
-    let Some(version) = headers.and_then(|headers| headers.get(MESSAGE_VERSION)) else {
+    let Some(version) = headers.and_then(|headers| headers.get(VERSION_NAME.clone())) else {
         return Version::Known;
     };
     let text = version.as_str();
@@ -109,7 +112,7 @@ pub(crate) fn version(headers: Option<&HeaderMap>) -> Version {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     if !digits || text.starts_with('0') {
         Version::None(text.to_owned())
-    } else if text == VERSION.to_string() {
+    } else if text.parse() == Ok(VERSION) {
         Version::Known
     } else {
         Version::Newer(text.to_owned())

@@ -19,6 +19,11 @@ impl RequestId {
     pub fn new() -> Self {
         Self(Uuid::now_v7())
     }
+
+    /// Does something with its text, which is not allocated for that.
+    pub(crate) fn with_text<T>(self, what: impl FnOnce(&str) -> T) -> T {
+        what(self.0.hyphenated().encode_lower(&mut Uuid::encode_buffer()))
+    }
 }
 
 /// The text is no id of a request.

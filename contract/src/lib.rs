@@ -51,7 +51,13 @@ pub struct Publication {
 
 /// Anything of the contract in JSON.
 fn json(value: &impl Serialize) -> Bytes {
-    serde_json::to_vec(value).expect("no type of the contract can fail to become JSON").into()
+    /// What a message with one string of the usual length needs, so that nothing has to grow.
+    const USUAL: usize = 384;
+
+    let mut text = Vec::with_capacity(USUAL);
+    serde_json::to_writer(&mut text, value)
+        .expect("no type of the contract can fail to become JSON");
+    text.into()
 }
 
 /// Something of the contract from JSON. It has to be an object: serde would take an array of the

@@ -41,13 +41,13 @@ impl Queue {
     /// The subject of the message about this request.
     #[must_use]
     pub fn subject(self, id: RequestId) -> String {
-        self.subject_of(&id.to_string())
+        id.with_text(|key| self.subject_of(key))
     }
 
     /// The subject that names this key, which need not be an id.
     #[must_use]
     pub fn subject_of(self, key: &str) -> String {
-        format!("{}.{key}", self.root)
+        [self.root, ".", key].concat()
     }
 
     /// The subjects that the stream takes.
@@ -106,8 +106,9 @@ pub trait Message: Serialize + DeserializeOwned + Send + Sync + 'static {
             Version::None(text) => return Err(DecodeError::Version(text)),
         }
         let message: Self = crate::from_json(body)?;
-        let id = message.id().to_string();
-        if Self::QUEUE.key(subject) != Some(id.as_str()) {
+        let id = message.id();
+        if !id.with_text(|id| Self::QUEUE.key(subject) == Some(id)) {
+            let id = id.to_string();
             return Err(DecodeError::OtherSubject { id, subject: subject.to_owned() });
         }
         Ok(message)
