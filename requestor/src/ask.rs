@@ -7,10 +7,9 @@ use std::time::Duration;
 use contract::headers::Trace;
 use contract::queues::{Message, Request};
 use contract::{Amount, RequestId};
-use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
-use worker::{Backoff, Facts, Publisher, Refusal};
+use worker::{Backoff, Crew, Facts, Publisher, Refusal, Work};
 
 use crate::pace::Pace;
 use crate::tally::Tally;
@@ -42,29 +41,27 @@ impl Asker {
         stop: &CancellationToken,
         abandon: &CancellationToken,
     ) {
-        let concurrency = self.concurrency;
         let asker = Arc::new(self);
-        let mut on_their_way = JoinSet::new();
+        let mut crew = Crew::new("asking");
         let mut left = total.unwrap_or(u64::MAX);
         while left > 0 {
-            let full = on_their_way.len() >= concurrency;
+            let full = crew.under_way() >= asker.concurrency;
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                Some(_) = on_their_way.join_next(), if !on_their_way.is_empty() => {}
                 () = pace.next(), if !full => {
                     left -= 1;
-                    on_their_way.spawn(Arc::clone(&asker).ask(stop.clone()));
+                    crew.give(Asking { asker: Arc::clone(&asker), stop: stop.clone() });
                 }
+                () = crew.progress() => {}
             }
         }
-        let accepted = async { while on_their_way.join_next().await.is_some() {} };
         // What is given up was never accepted, so nobody counts on it.
-        let _ = abandon.run_until_cancelled(accepted).await;
+        let _ = abandon.run_until_cancelled(crew.finish()).await;
     }
 
     /// Asks until the request is accepted, or until `stop` while the queue is full.
-    async fn ask(self: Arc<Self>, stop: CancellationToken) {
+    async fn ask(&self, stop: &CancellationToken) {
         let mut request = Request {
             id: RequestId::new(),
             amount: self.amount,
@@ -76,7 +73,7 @@ impl Asker {
         }
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         loop {
-            match self.try_ask(&request, &stop).await {
+            match self.try_ask(&request, stop).await {
                 Ok(true) => debug!(id = %request.id, "accepted"),
                 Ok(false) => debug!(id = %request.id, "not asked: stopping, and the queue is full"),
                 Err(refusal) => {
@@ -100,5 +97,17 @@ impl Asker {
         }
         self.requested.create(request).await?;
         Ok(true)
+    }
+}
+
+/// One request that is to be asked for.
+struct Asking {
+    asker: Arc<Asker>,
+    stop: CancellationToken,
+}
+
+impl Work for Asking {
+    async fn carry_out(self) {
+        self.asker.ask(&self.stop).await;
     }
 }

@@ -178,16 +178,17 @@ impl Announcement {
 
     fn stats(&self) -> Stats<'_> {
         let stats = |queue: Queue| {
-            let settled = self.metrics.settled_so_far(queue);
-            let processing_time = self.metrics.handled_nanoseconds(queue);
+            let metrics = self.metrics.of(queue);
+            let settled = metrics.settled_so_far();
+            let processing_time = metrics.handled_nanoseconds();
             EndpointStats {
                 endpoint: endpoint(queue),
                 num_requests: settled,
-                num_errors: self.metrics.failed_so_far(queue),
+                num_errors: metrics.failed_so_far(),
                 last_error: "",
                 processing_time,
                 average_processing_time: processing_time.checked_div(settled).unwrap_or_default(),
-                data: Data { in_flight: self.metrics.in_flight_now(queue) },
+                data: Data { in_flight: metrics.in_flight_now() },
             }
         };
         Stats {
@@ -215,6 +216,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::metrics::Settled;
 
     fn announcement() -> Announcement {
         let announcement =
@@ -246,9 +248,10 @@ mod tests {
     #[test]
     fn a_replica_counts_what_it_has_settled() {
         let announcement = announcement();
-        announcement.metrics.in_flight(REQUESTS, 3);
-        announcement.metrics.settled(REQUESTS, "ack", Duration::from_millis(10));
-        announcement.metrics.settled(REQUESTS, "nak", Duration::from_millis(30));
+        let metrics = announcement.metrics.of(REQUESTS);
+        metrics.in_flight(3);
+        metrics.settled(Settled::Ack, Duration::from_millis(10));
+        metrics.settled(Settled::Nak, Duration::from_millis(30));
         let stats = answer(&announcement, "$SRV.STATS.generator.any");
         assert_eq!(stats["type"], "io.nats.micro.v1.stats_response");
         let endpoint = &stats["endpoints"][0];

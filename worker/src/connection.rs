@@ -38,7 +38,10 @@ struct Link {
 
 /// A connection to the broker that re-establishes itself. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Connection {
+pub struct Connection(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
     client: Client,
     context: Context,
     link: watch::Receiver<Link>,
@@ -96,7 +99,8 @@ impl Connection {
                     let _ = link.wait_for(|link| link.connected).await;
                     let context =
                         ContextBuilder::new().timeout(ANSWER_TIMEOUT).build(client.clone());
-                    return Ok(Self { client, context, link, refused_creation });
+                    let inner = Inner { client, context, link, refused_creation };
+                    return Ok(Self(Arc::new(inner)));
                 }
                 Err(failure) => failure,
             };
@@ -116,13 +120,13 @@ impl Connection {
     /// The client, for what is not JetStream.
     #[must_use]
     pub fn client(&self) -> &Client {
-        &self.client
+        &self.0.client
     }
 
     /// The JetStream context.
     #[must_use]
     pub fn context(&self) -> &Context {
-        &self.context
+        &self.0.context
     }
 
     /// A JetStream context of its own, for at most `capacity` publishes at a time.
@@ -132,24 +136,24 @@ impl Connection {
             // For an answer that is no longer waited for, which holds a place until then.
             .ack_timeout(LATE_ANSWER)
             .max_ack_inflight(capacity)
-            .build(self.client.clone())
+            .build(self.0.client.clone())
     }
 
     /// Whether there is a connection at this moment.
     #[must_use]
     pub fn is_connected(&self) -> bool {
-        self.link.borrow().connected
+        self.0.link.borrow().connected
     }
 
     /// How many times the connection has been established.
     pub(crate) fn times_connected(&self) -> u64 {
-        self.link.borrow().times
+        self.0.link.borrow().times
     }
 
     /// Waits until the broker does not let this user create something, and gives its words. It sends no
     /// other answer, so that who asked would wait for one.
     pub(crate) async fn creation_refused(&self) -> String {
-        let mut refused = self.refused_creation.clone();
+        let mut refused = self.0.refused_creation.clone();
         refused.mark_unchanged();
         match refused.changed().await {
             Ok(()) => refused.borrow_and_update().clone(),
@@ -162,13 +166,13 @@ impl Connection {
     /// a header, for one, which brokers let through (nats-io/nats.rs#1612). Nothing reaches the
     /// broker after that, and there is no way to revive it.
     pub async fn ended(&self) {
-        let mut link = self.link.clone();
+        let mut link = self.0.link.clone();
         while link.changed().await.is_ok() {}
     }
 
     /// Waits until the connection has been established more than `times` times.
     pub(crate) async fn reconnected(&self, times: u64) {
-        let mut link = self.link.clone();
+        let mut link = self.0.link.clone();
         if link.wait_for(|link| link.connected && link.times > times).await.is_err() {
             // The client is gone, so there is nothing to wait for.
             pending::<()>().await;
@@ -179,16 +183,21 @@ impl Connection {
     /// connection was lost and another established before the answer came: what was asked, or the
     /// answer, is most likely lost with it.
     pub async fn ask<F: Future>(&self, question: Pin<&mut F>) -> Option<F::Output> {
-        let mut link = self.link.clone();
+        let mut link = self.0.link.clone();
         let times = match link.wait_for(|link| link.connected).await {
             Ok(link) => link.times,
             Err(_) => return None,
         };
         let lost = async {
-            self.reconnected(times).await;
+            if link.wait_for(|link| link.connected && link.times > times).await.is_err() {
+                // The client is gone, so there is nothing to wait for.
+                pending::<()>().await;
+            }
             tokio::time::sleep(LATE_ANSWER).await;
         };
         tokio::select! {
+            // Most answers come before anything becomes of the connection.
+            biased;
             answer = question => Some(answer),
             () = lost => None,
         }

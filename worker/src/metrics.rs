@@ -83,49 +83,34 @@ impl Metrics {
         })
     }
 
-    /// Counts the deliveries that are being handled.
-    pub(crate) fn in_flight(&self, queue: Queue, change: i64) {
-        self.in_flight.get_or_create(&QueueLabels { queue: queue.stream }).inc_by(change);
-    }
-
-    pub(crate) fn settled(&self, queue: Queue, outcome: &'static str, duration: Duration) {
+    /// What is counted of this queue.
+    pub(crate) fn of(&self, queue: Queue) -> QueueMetrics {
         let queue = queue.stream;
-        self.settlements.get_or_create(&OutcomeLabels { queue, outcome }).inc();
-        self.handle_duration.get_or_create(&QueueLabels { queue }).observe(duration.as_secs_f64());
-        let nanoseconds = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
-        self.handled_nanoseconds.get_or_create(&QueueLabels { queue }).inc_by(nanoseconds);
+        let labels = QueueLabels { queue };
+        let settlements =
+            |outcome| self.settlements.get_or_create_owned(&OutcomeLabels { queue, outcome });
+        QueueMetrics {
+            acks: settlements("ack"),
+            naks: settlements("nak"),
+            dead_letters: settlements("dead_letter"),
+            handle_duration: self.handle_duration.get_or_create_owned(&labels),
+            handled_nanoseconds: self.handled_nanoseconds.get_or_create_owned(&labels),
+            in_flight: self.in_flight.get_or_create_owned(&labels),
+        }
     }
 
-    /// How many deliveries from this queue have been settled in one way or another.
-    pub(crate) fn settled_so_far(&self, queue: Queue) -> u64 {
-        self.settled_as(queue, &["ack", "nak", "dead_letter"])
-    }
-
-    /// How many of them were given back, or given up.
-    pub(crate) fn failed_so_far(&self, queue: Queue) -> u64 {
-        self.settled_as(queue, &["nak", "dead_letter"])
-    }
-
-    fn settled_as(&self, queue: Queue, outcomes: &[&'static str]) -> u64 {
-        let queue = queue.stream;
-        let settled = |outcome: &&'static str| {
-            self.settlements.get_or_create(&OutcomeLabels { queue, outcome }).get()
-        };
-        outcomes.iter().map(settled).sum()
-    }
-
-    /// The time from taking up a delivery to its settlement, of all deliveries together.
-    pub(crate) fn handled_nanoseconds(&self, queue: Queue) -> u64 {
-        self.handled_nanoseconds.get_or_create(&QueueLabels { queue: queue.stream }).get()
-    }
-
-    /// How many deliveries are being handled.
-    pub(crate) fn in_flight_now(&self, queue: Queue) -> i64 {
-        self.in_flight.get_or_create(&QueueLabels { queue: queue.stream }).get()
-    }
-
-    pub(crate) fn published(&self, stream: &'static str, outcome: &'static str) {
-        self.publishes.get_or_create(&TargetLabels { stream, outcome }).inc();
+    /// What is counted of publishing to this stream.
+    pub(crate) fn publishes_to(&self, stream: &'static str) -> PublishMetrics {
+        let publishes =
+            |outcome| self.publishes.get_or_create_owned(&TargetLabels { stream, outcome });
+        PublishMetrics {
+            confirmed: publishes("confirmed"),
+            duplicate: publishes("duplicate"),
+            exists: publishes("exists"),
+            full: publishes("full"),
+            unconfirmed: publishes("unconfirmed"),
+            refused: publishes("refused"),
+        }
     }
 
     pub(crate) fn set_connected(&self, connected: bool) {
@@ -143,6 +128,73 @@ impl Metrics {
     pub(crate) fn with_registry<T>(&self, act: impl FnOnce(&mut Registry) -> T) -> T {
         act(&mut self.registry.lock().expect("nothing panics while it holds this lock"))
     }
+}
+
+/// How a delivery came to its end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Settled {
+    Ack,
+    Nak,
+    DeadLetter,
+}
+
+/// What is counted of one queue. Looked up once, because that costs more than counting.
+#[derive(Clone, Debug)]
+pub(crate) struct QueueMetrics {
+    acks: Counter,
+    naks: Counter,
+    dead_letters: Counter,
+    handle_duration: Histogram,
+    handled_nanoseconds: Counter,
+    in_flight: Gauge,
+}
+
+impl QueueMetrics {
+    /// Counts the deliveries that are being handled.
+    pub(crate) fn in_flight(&self, change: i64) {
+        self.in_flight.inc_by(change);
+    }
+
+    pub(crate) fn settled(&self, settled: Settled, duration: Duration) {
+        match settled {
+            Settled::Ack => self.acks.inc(),
+            Settled::Nak => self.naks.inc(),
+            Settled::DeadLetter => self.dead_letters.inc(),
+        };
+        self.handle_duration.observe(duration.as_secs_f64());
+        self.handled_nanoseconds.inc_by(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
+    }
+
+    /// How many deliveries have been settled in one way or another.
+    pub(crate) fn settled_so_far(&self) -> u64 {
+        self.acks.get() + self.failed_so_far()
+    }
+
+    /// How many of them were given back, or given up.
+    pub(crate) fn failed_so_far(&self) -> u64 {
+        self.naks.get() + self.dead_letters.get()
+    }
+
+    /// The time from taking up a delivery to its settlement, of all deliveries together.
+    pub(crate) fn handled_nanoseconds(&self) -> u64 {
+        self.handled_nanoseconds.get()
+    }
+
+    /// How many deliveries are being handled.
+    pub(crate) fn in_flight_now(&self) -> i64 {
+        self.in_flight.get()
+    }
+}
+
+/// What is counted of publishing to one stream.
+#[derive(Clone, Debug)]
+pub(crate) struct PublishMetrics {
+    pub(crate) confirmed: Counter,
+    pub(crate) duplicate: Counter,
+    pub(crate) exists: Counter,
+    pub(crate) full: Counter,
+    pub(crate) unconfirmed: Counter,
+    pub(crate) refused: Counter,
 }
 
 impl fmt::Debug for Metrics {

@@ -12,6 +12,7 @@ use async_nats::jetstream::context::{
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::{self, Context, ErrorCode};
 use contract::Publication;
+use prometheus_client::metrics::counter::Counter;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
@@ -19,7 +20,7 @@ use tracing::{info, warn};
 
 use crate::backoff::Backoff;
 use crate::connection::Connection;
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, PublishMetrics};
 
 /// The first ceiling of the time between two tries of the same publish, and the highest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
@@ -33,7 +34,7 @@ pub struct Publisher {
     connection: Connection,
     context: Context,
     stream: &'static str,
-    metrics: Arc<Metrics>,
+    metrics: PublishMetrics,
     obstacle: Arc<Obstacle>,
     missing: Arc<Notify>,
 }
@@ -81,7 +82,7 @@ pub enum Refusal {
 impl Publisher {
     pub(crate) fn new(
         connection: &Connection,
-        metrics: &Arc<Metrics>,
+        metrics: &Metrics,
         missing: &Arc<Notify>,
         stream: &'static str,
         capacity: usize,
@@ -90,7 +91,7 @@ impl Publisher {
             connection: connection.clone(),
             context: connection.publishing_context(capacity),
             stream,
-            metrics: Arc::clone(metrics),
+            metrics: metrics.publishes_to(stream),
             obstacle: Arc::default(),
             missing: Arc::clone(missing),
         }
@@ -172,7 +173,7 @@ impl Publisher {
             Some(Err(error)) => Err(PublishError::from(&error)),
             None => Err(PublishError::Unconfirmed("the connection was lost".to_owned())),
         };
-        self.metrics.published(self.stream, outcome(&result));
+        count(&self.metrics, &result).inc();
         self.obstacle.note(self.stream, result.as_ref().err());
         result
     }
@@ -188,14 +189,18 @@ fn refused(error: PublishError) -> Result<(), Refusal> {
     }
 }
 
-fn outcome(result: &Result<Confirmation, PublishError>) -> &'static str {
+/// Where this result is counted.
+fn count<'a>(
+    metrics: &'a PublishMetrics,
+    result: &Result<Confirmation, PublishError>,
+) -> &'a Counter {
     match result {
-        Ok(Confirmation::Stored) => "confirmed",
-        Ok(Confirmation::Duplicate) => "duplicate",
-        Err(PublishError::Exists) => "exists",
-        Err(PublishError::Full(_)) => "full",
-        Err(PublishError::Unconfirmed(_)) => "unconfirmed",
-        Err(PublishError::TooLarge(_) | PublishError::Refused(_)) => "refused",
+        Ok(Confirmation::Stored) => &metrics.confirmed,
+        Ok(Confirmation::Duplicate) => &metrics.duplicate,
+        Err(PublishError::Exists) => &metrics.exists,
+        Err(PublishError::Full(_)) => &metrics.full,
+        Err(PublishError::Unconfirmed(_)) => &metrics.unconfirmed,
+        Err(PublishError::TooLarge(_) | PublishError::Refused(_)) => &metrics.refused,
     }
 }
 

@@ -25,6 +25,7 @@ use crate::announce::Announcement;
 use crate::backoff::Backoff;
 use crate::connection::{ConnectError, Connection};
 use crate::consumer::{self, End, Handler, Rules, unreadable};
+use crate::crew::Crew;
 use crate::facts::Facts;
 use crate::health::Health;
 use crate::metrics::Metrics;
@@ -221,7 +222,7 @@ impl Service {
                 drain_timeout: self.settings.drain_timeout,
                 facts_max_age: self.topology.facts_max_age(),
                 dead_letters: self.publisher_to(dead_letters::STREAM),
-                metrics: Arc::clone(&self.metrics),
+                metrics: self.metrics.of(queue),
                 abandon: self.abandon.clone(),
             },
             health: Arc::clone(&self.health),
@@ -332,7 +333,7 @@ async fn report(queues: Vec<Queue>, metrics: Arc<Metrics>) {
     loop {
         tokio::time::sleep(REPORT_INTERVAL).await;
         for (queue, before) in queues.iter().zip(&mut before) {
-            let settled = metrics.settled_so_far(*queue);
+            let settled = metrics.of(*queue).settled_so_far();
             if settled != *before {
                 let since = settled - *before;
                 info!(queue = queue.stream, settled, since, "at work");
@@ -356,7 +357,7 @@ impl QueueConsumer {
     /// declared again, with all that went with it.
     async fn run<H: Handler>(mut self, handler: Arc<H>) -> Result<(), ServiceError> {
         let queue = self.rules.queue;
-        let mut in_flight = JoinSet::new();
+        let mut crew = Crew::new(queue.stream);
         loop {
             let Some(bound) = self.stop.run_until_cancelled(self.bind()).await else { break };
             let Some(bound) = bound else {
@@ -374,14 +375,13 @@ impl QueueConsumer {
             // Before anything is taken: what nobody can read would end this process, too.
             let watch = unreadable::watch(connection, &bound, &rules);
             let Some(_watch) = stop.run_until_cancelled(watch).await else { break };
-            let consumed =
-                consumer::consume(connection, bound, &rules, &handler, stop, &mut in_flight);
+            let consumed = consumer::consume(connection, bound, &rules, &handler, stop, &mut crew);
             match consumed.await? {
                 End::Stopped => return Ok(()),
                 End::Gone => self.health.set_bound(queue, false),
             }
         }
-        consumer::drain(&mut in_flight, &self.rules).await;
+        crew.finish().await;
         Ok(())
     }
 

@@ -147,7 +147,8 @@ async fn halted_before(victim: Side, halt: Halt) {
     let refused = format!("{name}_publishes_total{{stream=\"{stream}\",outcome=\"exists\"}} ");
     eventually("the late fact is refused", async || {
         let (_, metrics) = admin(&late, "/metrics").await;
-        if metrics.contains(&refused) { Ok(()) } else { Err(metrics) }
+        let count = metrics.lines().find_map(|line| line.strip_prefix(&refused)?.parse().ok());
+        if count.is_some_and(|count: u64| count > 0) { Ok(()) } else { Err(metrics) }
     })
     .await;
     settled(&deployment).await;

@@ -12,15 +12,15 @@ use contract::dead_letters::{self, Verdict};
 use contract::headers::Trace;
 use contract::queues::{DecodeError, Message, Queue};
 use jiff::{SignedDuration, Timestamp};
-use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use crate::clock::now;
 use crate::connection::Connection;
-use crate::delivery::Delivery;
-use crate::metrics::Metrics;
+use crate::crew::{Crew, Work};
+use crate::delivery::{Delivery, Reader};
+use crate::metrics::{QueueMetrics, Settled};
 use crate::publisher::{Publisher, Refusal};
 use crate::settle::{Outcome, Settlement, settle};
 use pull::{Arrival, Pull};
@@ -80,7 +80,7 @@ pub(crate) struct Rules {
     pub(crate) drain_timeout: Duration,
     pub(crate) facts_max_age: Duration,
     pub(crate) dead_letters: Publisher,
-    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) metrics: QueueMetrics,
     /// Cancelled when there is no time left to finish what is in flight.
     pub(crate) abandon: CancellationToken,
 }
@@ -93,109 +93,111 @@ pub(crate) enum End {
     Gone,
 }
 
-/// Consumes until `stop`, and then until all that was asked for is settled. `in_flight` outlives
-/// the consumer: what is being handled goes on while the consumer is declared again.
+/// Consumes until `stop`, and then until all that was asked for is settled. The crew outlives the
+/// consumer: what is being handled goes on while the consumer is declared again.
 pub(crate) async fn consume<H: Handler>(
     connection: &Connection,
     consumer: PullConsumer,
     rules: &Arc<Rules>,
     handler: &Arc<H>,
     stop: &CancellationToken,
-    in_flight: &mut JoinSet<()>,
+    crew: &mut Crew<Assignment<H>>,
 ) -> Result<End, async_nats::SubscribeError> {
     // Sooner than a delivery comes again, and sooner than the drain ends.
     let expires = LONGEST_PULL.min(rules.ack_wait / 2).min(rules.drain_timeout / 2);
     let expires = expires.max(Duration::from_millis(10));
     let mut pull = Pull::new(connection, consumer, expires).await?;
+    let mut reader = Reader::new(connection);
     loop {
         let taking = !stop.is_cancelled();
         if taking {
-            let free = rules.concurrency.saturating_sub(in_flight.len());
+            let free = rules.concurrency.saturating_sub(crew.under_way());
             pull.ask(rules.concurrency, free).await;
         } else if pull.credit() == 0 || !connection.is_connected() || rules.abandon.is_cancelled() {
             // Nothing more can come, so only what is in flight is left.
-            drain(in_flight, rules).await;
+            crew.finish().await;
             return Ok(End::Stopped);
         }
         tokio::select! {
-            Some(finished) = in_flight.join_next(), if !in_flight.is_empty() => {
-                note_panic(finished, rules);
-            }
+            // What has come is taken first, which is most often the only thing to look at. It keeps nothing
+            // from its turn for long: there is never more of it than there are free slots.
+            biased;
             arrival = pull.next() => match arrival {
-                Arrival::Message(message) => match Delivery::new(message, rules.queue, connection) {
-                    Ok(delivery) => {
-                        let delivered = deliver(delivery, Arc::clone(rules), Arc::clone(handler));
-                        in_flight.spawn(delivered);
+                Arrival::Message(message) => {
+                    match Delivery::new(message, &mut reader, rules.queue, connection) {
+                        Ok(delivery) => crew.give(Assignment {
+                            delivery,
+                            rules: Arc::clone(rules),
+                            handler: Arc::clone(handler),
+                        }),
+                        Err(error) => error!(error, "a delivery that does not say which it is"),
                     }
-                    Err(error) => error!(error, "a delivery that does not say which it is"),
-                },
+                }
                 Arrival::Credit => {}
                 Arrival::Gone => return Ok(End::Gone),
             },
+            () = crew.progress() => {}
             () = stop.cancelled(), if taking => {}
             () = rules.abandon.cancelled(), if !taking => {}
         }
     }
 }
 
-/// Waits until nothing is in flight any more.
-pub(crate) async fn drain(in_flight: &mut JoinSet<()>, rules: &Rules) {
-    while let Some(finished) = in_flight.join_next().await {
-        note_panic(finished, rules);
-    }
+/// One delivery, and what is to be done with it.
+pub(crate) struct Assignment<H> {
+    delivery: Delivery,
+    rules: Arc<Rules>,
+    handler: Arc<H>,
 }
 
-fn note_panic(finished: Result<(), JoinError>, rules: &Rules) {
-    if let Err(error) = finished {
-        // It is not settled, so it comes again, until it has come too often.
-        error!(%error, queue = rules.queue.stream, "the handler panicked");
-    }
-}
-
-/// Handles one delivery and settles it.
-async fn deliver<H: Handler>(delivery: Delivery, rules: Arc<Rules>, handler: Arc<H>) {
-    let started = Instant::now();
-    let _in_flight = InFlight::new(&rules);
-    // Often enough that one beat may get lost.
-    let beat = rules.ack_wait / 3;
-    let outcome = {
-        let work = rules.abandon.run_until_cancelled(handle(&delivery, &rules, &*handler));
-        delivery.keep_alive(beat, pin!(work)).await.unwrap_or(Outcome::Interrupted)
-    };
-    let settlement = settle(&outcome, delivery.attempt(), rules.max_attempts);
-    let queue = rules.queue.stream;
-    let id = delivery.key();
-    let attempt = delivery.attempt().number();
-    let settled = match settlement {
-        Settlement::Ack => {
-            delivery.ack().await;
-            debug!(queue, id, attempt, "acked");
-            "ack"
-        }
-        Settlement::Nak { delay } => {
-            delivery.nak(delay).await;
-            info!(queue, id, attempt, ?outcome, "given back");
-            "nak"
-        }
-        Settlement::DeadLetter { reason } => {
-            // In a box, because it is rare, and would make every other delivery larger.
-            let burial = rules.abandon.run_until_cancelled(bury(&delivery, &rules, &reason));
-            let buried = delivery.keep_alive(beat, Box::pin(burial).as_mut()).await;
-            if buried == Some(true) {
+impl<H: Handler> Work for Assignment<H> {
+    /// Handles the delivery and settles it.
+    async fn carry_out(self) {
+        let Self { delivery, rules, handler } = self;
+        let started = Instant::now();
+        let _in_flight = InFlight::new(&rules.metrics);
+        // Often enough that one beat may get lost.
+        let beat = rules.ack_wait / 3;
+        let outcome = {
+            let work = rules.abandon.run_until_cancelled(handle(&delivery, &rules, &*handler));
+            delivery.keep_alive(beat, pin!(work)).await.unwrap_or(Outcome::Interrupted)
+        };
+        let settlement = settle(&outcome, delivery.attempt(), rules.max_attempts);
+        let queue = rules.queue.stream;
+        let id = delivery.key();
+        let attempt = delivery.attempt().number();
+        let settled = match settlement {
+            Settlement::Ack => {
                 delivery.ack().await;
-                warn!(queue, id, attempt, reason, "dead-lettered");
-                "dead_letter"
-            } else {
-                // It stays in its queue, where nothing is lost, and is tried again ever later.
-                let failed = Outcome::Failed("it could not be buried".to_owned());
-                if let Settlement::Nak { delay } = settle(&failed, delivery.attempt(), u64::MAX) {
-                    delivery.nak(delay).await;
-                }
-                "nak"
+                debug!(queue, id, attempt, "acked");
+                Settled::Ack
             }
-        }
-    };
-    rules.metrics.settled(rules.queue, settled, started.elapsed());
+            Settlement::Nak { delay } => {
+                delivery.nak(delay).await;
+                info!(queue, id, attempt, ?outcome, "given back");
+                Settled::Nak
+            }
+            Settlement::DeadLetter { reason } => {
+                // In a box, because it is rare, and would make every other delivery larger.
+                let burial = rules.abandon.run_until_cancelled(bury(&delivery, &rules, &reason));
+                let buried = delivery.keep_alive(beat, Box::pin(burial).as_mut()).await;
+                if buried == Some(true) {
+                    delivery.ack().await;
+                    warn!(queue, id, attempt, reason, "dead-lettered");
+                    Settled::DeadLetter
+                } else {
+                    // It stays in its queue, where nothing is lost, and is tried again ever later.
+                    let failed = Outcome::Failed("it could not be buried".to_owned());
+                    if let Settlement::Nak { delay } = settle(&failed, delivery.attempt(), u64::MAX)
+                    {
+                        delivery.nak(delay).await;
+                    }
+                    Settled::Nak
+                }
+            }
+        };
+        rules.metrics.settled(settled, started.elapsed());
+    }
 }
 
 async fn handle<H: Handler>(delivery: &Delivery, rules: &Rules, handler: &H) -> Outcome {
@@ -254,18 +256,18 @@ async fn bury(delivery: &Delivery, rules: &Rules, reason: &str) -> bool {
 }
 
 /// Counts a delivery for as long as it lives, however it ends.
-struct InFlight<'a>(&'a Rules);
+struct InFlight<'a>(&'a QueueMetrics);
 
 impl<'a> InFlight<'a> {
-    fn new(rules: &'a Rules) -> Self {
-        rules.metrics.in_flight(rules.queue, 1);
-        Self(rules)
+    fn new(metrics: &'a QueueMetrics) -> Self {
+        metrics.in_flight(1);
+        Self(metrics)
     }
 }
 
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        self.0.metrics.in_flight(self.0.queue, -1);
+        self.0.in_flight(-1);
     }
 }
 

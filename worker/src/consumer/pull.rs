@@ -16,8 +16,8 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::consumer::pull::BatchConfig;
 use async_nats::jetstream::context::ConsumerInfoErrorKind;
-use async_nats::{StatusCode, Subject, SubscribeError, Subscriber, jetstream};
-use futures_util::StreamExt;
+use async_nats::{Message, StatusCode, Subject, SubscribeError, Subscriber};
+use futures_util::{FutureExt, StreamExt};
 use tokio::time::{Instant, Sleep, timeout};
 use tracing::{debug, warn};
 
@@ -41,10 +41,9 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 const PENDING_MESSAGES: &str = "Nats-Pending-Messages";
 
 /// What comes of waiting for messages.
-#[expect(clippy::large_enum_variant, reason = "there is one at a time, and it is moved on at once")]
 pub(super) enum Arrival {
     /// A message, which takes one slot.
-    Message(jetstream::Message),
+    Message(Message),
     /// The credit has changed; there may be something to ask for.
     Credit,
     /// The consumer is not there any more.
@@ -138,6 +137,10 @@ impl Pull {
     /// Waits for a message, or for a change of the credit. Nothing is lost when the future is
     /// dropped.
     pub(super) async fn next(&mut self) -> Arrival {
+        // Under load there nearly always is one, and nothing else to look at.
+        if let Some(Some(message)) = self.messages.next().now_or_never() {
+            return self.arrived(message);
+        }
         let waiting = self.credit > 0 && self.write_off.is_none();
         tokio::select! {
             message = self.messages.next() => match message {
@@ -173,12 +176,11 @@ impl Pull {
         }
     }
 
-    fn arrived(&mut self, message: async_nats::Message) -> Arrival {
+    fn arrived(&mut self, message: Message) -> Arrival {
         match message.status {
             None | Some(StatusCode::OK) => {
                 self.spend(1);
-                let context = self.connection.context().clone();
-                Arrival::Message(jetstream::Message { message, context })
+                Arrival::Message(message)
             }
             Some(StatusCode::IDLE_HEARTBEAT) => Arrival::Credit,
             Some(status) => {

@@ -44,6 +44,7 @@ use super::Rules;
 use crate::backoff::Backoff;
 use crate::clock::now;
 use crate::connection::Connection;
+use crate::metrics::Settled;
 use parse::Flaw;
 
 /// How long a service that starts waits for the first search to end. It is over sooner, unless the
@@ -253,7 +254,7 @@ impl Search {
         }
         match self.delete(sequence).await {
             Ok(()) => {
-                metrics.settled(*queue, "dead_letter", started.elapsed());
+                metrics.settled(Settled::DeadLetter, started.elapsed());
                 warn!(queue = stream, sequence, reason, "dead-lettered");
             }
             Err(error) if is_new => warn!(
