@@ -12,6 +12,7 @@ use tokio::time::timeout;
 use tracing::warn;
 
 use crate::connection::Connection;
+use crate::consumer::pulse::{Heard, Pulse};
 use crate::settle::{Attempt, Delay};
 
 /// How long handing an answer to the client may take. It takes long only while the broker is away
@@ -82,18 +83,22 @@ impl Delivery {
         }
     }
 
-    /// Tells the broker each `beat` that somebody is still at work, until `work` is done.
+    /// Waits for `work`, and tells the broker at each beat that somebody is still at it. Gives nothing
+    /// where there is no time left for it.
     pub(crate) async fn keep_alive<F: Future>(
         &self,
-        beat: Duration,
+        pulse: &Pulse,
         mut work: Pin<&mut F>,
-    ) -> F::Output {
+    ) -> Option<F::Output> {
         loop {
-            match timeout(beat, work.as_mut()).await {
-                Ok(done) => return done,
+            match pulse.next(work.as_mut()).await {
+                Heard::Done(done) => return Some(done),
                 // Nobody hears it otherwise, and the client would keep it for later.
-                Err(_) if self.connection.is_connected() => self.answer(AckKind::Progress).await,
-                Err(_) => {}
+                Heard::Beat if self.connection.is_connected() => {
+                    self.answer(AckKind::Progress).await;
+                }
+                Heard::Beat => {}
+                Heard::End => return None,
             }
         }
     }

@@ -1,6 +1,7 @@
 //! Takes messages from a queue, has them handled, and settles them.
 
 mod pull;
+pub(crate) mod pulse;
 pub(crate) mod unreadable;
 
 use std::pin::pin;
@@ -24,6 +25,7 @@ use crate::metrics::{QueueMetrics, Settled};
 use crate::publisher::{Publisher, Refusal};
 use crate::settle::{Outcome, Settlement, settle};
 use pull::{Arrival, Pull};
+use pulse::Pulse;
 
 /// The longest time for which a pull waits for messages. It is what a service that stops may wait
 /// for, and what a broker may send to one that hangs.
@@ -108,6 +110,8 @@ pub(crate) async fn consume<H: Handler>(
     let expires = expires.max(Duration::from_millis(10));
     let mut pull = Pull::new(connection, consumer, expires).await?;
     let mut reader = Reader::new(connection);
+    // Often enough that one beat may get lost.
+    let pulse = Arc::new(Pulse::start(rules.ack_wait / 3, &rules.abandon));
     loop {
         let taking = !stop.is_cancelled();
         if taking {
@@ -129,6 +133,7 @@ pub(crate) async fn consume<H: Handler>(
                             delivery,
                             rules: Arc::clone(rules),
                             handler: Arc::clone(handler),
+                            pulse: Arc::clone(&pulse),
                         }),
                         Err(error) => error!(error, "a delivery that does not say which it is"),
                     }
@@ -148,19 +153,18 @@ pub(crate) struct Assignment<H> {
     delivery: Delivery,
     rules: Arc<Rules>,
     handler: Arc<H>,
+    pulse: Arc<Pulse>,
 }
 
 impl<H: Handler> Work for Assignment<H> {
     /// Handles the delivery and settles it.
     async fn carry_out(self) {
-        let Self { delivery, rules, handler } = self;
+        let Self { delivery, rules, handler, pulse } = self;
         let started = Instant::now();
         let _in_flight = InFlight::new(&rules.metrics);
-        // Often enough that one beat may get lost.
-        let beat = rules.ack_wait / 3;
         let outcome = {
-            let work = rules.abandon.run_until_cancelled(handle(&delivery, &rules, &*handler));
-            delivery.keep_alive(beat, pin!(work)).await.unwrap_or(Outcome::Interrupted)
+            let work = pin!(handle(&delivery, &rules, &*handler));
+            delivery.keep_alive(&pulse, work).await.unwrap_or(Outcome::Interrupted)
         };
         let settlement = settle(&outcome, delivery.attempt(), rules.max_attempts);
         let queue = rules.queue.stream;
@@ -179,8 +183,8 @@ impl<H: Handler> Work for Assignment<H> {
             }
             Settlement::DeadLetter { reason } => {
                 // In a box, because it is rare, and would make every other delivery larger.
-                let burial = rules.abandon.run_until_cancelled(bury(&delivery, &rules, &reason));
-                let buried = delivery.keep_alive(beat, Box::pin(burial).as_mut()).await;
+                let mut burial = Box::pin(bury(&delivery, &rules, &reason));
+                let buried = delivery.keep_alive(&pulse, burial.as_mut()).await;
                 if buried == Some(true) {
                     delivery.ack().await;
                     warn!(queue, id, attempt, reason, "dead-lettered");
