@@ -5,6 +5,7 @@
 //!
 //! ```text
 //! pull      as many as there are free slots          consumer::pull
+//! give      to a task that has nothing to do         Crew
 //! handle    decode, check the age, do the work       consumer, Handler
 //!   publish   until the broker has confirmed         Publisher
 //!   create    a fact, once                           Facts

@@ -1,0 +1,96 @@
+//! What a message costs before it is published and after it has come, in time and in allocations:
+//! `cargo bench --package contract`.
+//!
+//! It is why headers are looked up by names that are made once, and why a body begins with room for
+//! all of it.
+
+use contract::facts::{Fact, Received};
+use contract::headers::Trace;
+use contract::queues::{Acknowledgment, Message, Request, Response};
+use contract::{Amount, Publication, RequestId, Strings};
+use divan::{AllocProfiler, Bencher};
+use jiff::Timestamp;
+
+#[global_allocator]
+static ALLOCATIONS: AllocProfiler = AllocProfiler::system();
+
+const INSTANCE: &str = "somebody-12345";
+
+/// How many strings are in a message.
+const COUNTS: [u32; 3] = [1, 16, 64];
+
+fn main() {
+    divan::main();
+}
+
+fn request(count: u32) -> Request {
+    let amount = Amount::new(count, 64).expect("it is within the limits");
+    let requestor = INSTANCE.to_owned();
+    Request { id: RequestId::new(), amount, requestor, requested_at: Timestamp::now() }
+}
+
+fn response(count: u32) -> Response {
+    let Request { id, requested_at, .. } = request(count);
+    let values = (0..count).map(|_| "a".repeat(64)).collect::<Vec<_>>();
+    let values = Strings::try_from(values).expect("they are within the limits");
+    let generator = INSTANCE.to_owned();
+    Response { id, requested_at, values, generator, generated_at: Timestamp::now() }
+}
+
+fn acknowledgment(count: u32) -> Acknowledgment {
+    Acknowledgment::new(response(count), INSTANCE, Timestamp::now())
+}
+
+fn received(count: u32) -> Received {
+    let Acknowledgment { id, values, .. } = acknowledgment(count);
+    let marked_by = INSTANCE.to_owned();
+    Received { id, values, marked_by, received_at: Timestamp::now() }
+}
+
+/// Makes a publication of a message of each number of strings.
+fn encode<M: Message>(bencher: Bencher, message: &M) {
+    bencher.bench(|| message.publication(&Trace::default()));
+}
+
+/// Makes the message of a publication, and reads of which trace it is part.
+fn decode<M: Message>(bencher: Bencher, message: &M) {
+    let Publication { subject, headers, body } = message.publication(&Trace::default());
+    let decode = || M::decode(&subject, Some(&headers), &body).expect("it is what was encoded");
+    bencher.bench(|| (decode(), Trace::of(Some(&headers))));
+}
+
+#[divan::bench]
+fn encode_request(bencher: Bencher) {
+    encode(bencher, &request(1));
+}
+
+#[divan::bench]
+fn decode_request(bencher: Bencher) {
+    decode(bencher, &request(1));
+}
+
+#[divan::bench(args = COUNTS)]
+fn encode_response(bencher: Bencher, count: u32) {
+    encode(bencher, &response(count));
+}
+
+#[divan::bench(args = COUNTS)]
+fn decode_response(bencher: Bencher, count: u32) {
+    decode(bencher, &response(count));
+}
+
+#[divan::bench(args = COUNTS)]
+fn encode_acknowledgment(bencher: Bencher, count: u32) {
+    encode(bencher, &acknowledgment(count));
+}
+
+#[divan::bench(args = COUNTS)]
+fn decode_acknowledgment(bencher: Bencher, count: u32) {
+    decode(bencher, &acknowledgment(count));
+}
+
+#[divan::bench(args = COUNTS)]
+fn create_received(bencher: Bencher, count: u32) {
+    let fact = received(count);
+    bencher.bench(|| fact.creation());
+}
