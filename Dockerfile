@@ -14,10 +14,10 @@ COPY viewer/Cargo.toml viewer/
 COPY lab/Cargo.toml lab/
 # The libraries of others are compiled with programs that do nothing yet, in a layer that stays until a
 # manifest changes. All of the workspace is named here and below, because cargo would choose other
-# features of them for one member alone, and compile them again. Tests are not among what is copied, but
-# cargo wants to see the one that the lab's manifest names.
+# features of them for one member alone, and compile them again. Tests and benchmarks are not among what is
+# copied, but cargo wants to see those that a manifest names.
 RUN for crate in */; do mkdir "$crate/src" && touch "$crate/src/lib.rs"; done \
-    && mkdir -p lab/tests/page && touch lab/tests/page/main.rs \
+    && mkdir -p lab/tests/page contract/benches && touch lab/tests/page/main.rs contract/benches/messages.rs \
     && for program in requestor generator viewer lab; do echo 'fn main() {}' >"$program/src/main.rs"; done \
     && cargo build --release --locked --workspace --bins
 
