@@ -1,8 +1,8 @@
 //! What a message costs before it is published and after it has come, in time and in allocations:
 //! `cargo bench --package contract`.
 //!
-//! It is why headers are looked up by names that are made once, and why a body begins with room for
-//! all of it.
+//! It is why headers are looked up by names that are made once, and why a body begins with room for one
+//! string.
 
 use contract::facts::{Fact, Received};
 use contract::headers::Trace;
@@ -47,12 +47,12 @@ fn received(count: u32) -> Received {
     Received { id, values, marked_by, received_at: Timestamp::now() }
 }
 
-/// Makes a publication of a message of each number of strings.
+/// Makes the publication of a message.
 fn encode<M: Message>(bencher: Bencher, message: &M) {
     bencher.bench(|| message.publication(&Trace::default()));
 }
 
-/// Makes the message of a publication, and reads of which trace it is part.
+/// Makes the message of a publication, and finds of which trace it is part.
 fn decode<M: Message>(bencher: Bencher, message: &M) {
     let Publication { subject, headers, body } = message.publication(&Trace::default());
     let decode = || M::decode(&subject, Some(&headers), &body).expect("it is what was encoded");

@@ -127,7 +127,7 @@ impl Delivery {
 }
 
 /// Reads which delivery a message is. The library does so only for a message with a JetStream context.
-/// One for each would be two allocations and some twenty counts of references; this one is lent to all.
+/// To make one for each costs more than to read; this one is lent to all.
 pub(crate) struct Reader(Option<Context>);
 
 impl Reader {

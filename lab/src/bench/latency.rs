@@ -85,6 +85,7 @@ async fn at(
     deployment.start_requestor(&[("REQUEST_RATE", &rate_text), ("REQUEST_TOTAL", &total_text)])?;
     deployment.received(total).await?;
     round.note_peak(deployment.peak);
+    deployment.audit(total).await?;
     let asked = all::<Request>(&deployment).await?;
     let received = all::<Received>(&deployment).await?;
     let ends: HashMap<RequestId, Timestamp> =

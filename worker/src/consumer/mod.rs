@@ -123,8 +123,8 @@ pub(crate) async fn consume<H: Handler>(
             return Ok(End::Stopped);
         }
         tokio::select! {
-            // What has come is taken first, which is most often the only thing to look at. It keeps nothing
-            // from its turn for long: there is never more of it than there are free slots.
+            // What has come is taken first, because there most often is something. The others only end
+            // the wait: whatever they tell of is looked at above in each turn.
             biased;
             arrival = pull.next() => match arrival {
                 Arrival::Message(message) => {

@@ -117,7 +117,9 @@ impl Pull {
         if self.credit == 0 {
             self.credit_since = now;
             self.times_connected = self.connection.times_connected();
-        } else if now - self.credit_since > LONGEST_CREDIT {
+        } else if now - self.credit_since > LONGEST_CREDIT
+            || self.times_connected != self.connection.times_connected()
+        {
             self.begin_write_off();
             return;
         }
@@ -137,7 +139,8 @@ impl Pull {
     /// Waits for a message, or for a change of the credit. Nothing is lost when the future is
     /// dropped.
     pub(super) async fn next(&mut self) -> Arrival {
-        // Under load there nearly always is one, and nothing else to look at.
+        // Under load there nearly always is one. A connection that was lost is then noticed when
+        // more is asked for.
         if let Some(Some(message)) = self.messages.next().now_or_never() {
             return self.arrived(message);
         }
