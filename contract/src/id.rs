@@ -37,9 +37,10 @@ impl FromStr for RequestId {
     fn from_str(text: &str) -> Result<Self, InvalidId> {
         let invalid = || InvalidId(text.chars().take(64).collect());
         let uuid = Uuid::try_parse(text).map_err(|_| invalid())?;
-        let canonical = uuid.hyphenated().encode_lower(&mut Uuid::encode_buffer()) == text;
+        let id = Self(uuid);
+        let canonical = id.with_text(|spelling| spelling == text);
         if canonical && uuid.get_variant() == Variant::RFC4122 && uuid.get_version_num() == 7 {
-            Ok(Self(uuid))
+            Ok(id)
         } else {
             Err(invalid())
         }

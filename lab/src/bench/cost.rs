@@ -15,13 +15,9 @@ const PROCESSOR: Each<Known> = Each {
     generator: microseconds("processor_generator", "processor time of the generator for a loop"),
 };
 
-const PROCESSOR_SHARE: Known = Known {
-    name: "processor_share",
-    title: "processor time of both services, against the broker's",
-    unit: "%",
-    digits: 0,
-    target: Some(Target::AtMost(45.0)),
-};
+const PROCESSOR_SHARE: Known =
+    Known::percent("processor_share", "processor time of both services, against the broker's")
+        .with(Target::AtMost(45.0));
 
 const PEAK: Each<Known> = Each {
     broker: megabytes("memory_broker", "memory of the broker, the most", None),
@@ -104,10 +100,10 @@ pub(super) async fn of_idleness(round: &mut Round<'_>) -> anyhow::Result<()> {
     for (known, time) in READY.iter().zip([generator, requestor]) {
         round.figures.add(known, time.as_secs_f64() * 1000.0);
     }
-    deployment.look();
+    deployment.note_usage();
     let before = deployment.processor();
     sleep(round.sizes.idle).await;
-    deployment.look();
+    deployment.note_usage();
     let after = deployment.processor();
     let (requestor, generator) = deployment.memory();
     round.figures.add(&IDLE[0], megabytes_of(requestor));

@@ -159,7 +159,7 @@ impl Deployment {
     }
 
     /// Notes what the processes have used so far. Whoever has ended counts with what it was seen with.
-    fn note_usage(&mut self) {
+    pub(super) fn note_usage(&mut self) {
         let broker = self.broker.id().unwrap_or_default();
         if let Some(time) = usage::processor_time(broker) {
             self.processor.broker = time.saturating_sub(self.broker_before);
@@ -190,11 +190,6 @@ impl Deployment {
         let of = |process: &Process| process.memory().unwrap_or_default();
         let generators = self.generators.iter().map(of).max();
         (self.requestor.as_ref().map(of).unwrap_or_default(), generators.unwrap_or_default())
-    }
-
-    /// Notes what the processes have used by now.
-    pub(super) fn look(&mut self) {
-        self.note_usage();
     }
 
     /// Makes sure that all of it was done, and nothing else: what is fast, but wrong, counts for nothing.

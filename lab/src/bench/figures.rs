@@ -17,6 +17,23 @@ pub(super) struct Known {
     pub(super) target: Option<Target>,
 }
 
+impl Known {
+    /// How many of something there are in a second.
+    pub(super) const fn rate(name: &'static str, title: &'static str) -> Self {
+        Self { name, title, unit: "/s", digits: 0, target: None }
+    }
+
+    /// How much of something there is, against something else.
+    pub(super) const fn percent(name: &'static str, title: &'static str) -> Self {
+        Self { name, title, unit: "%", digits: 0, target: None }
+    }
+
+    /// The same, and what it should be.
+    pub(super) const fn with(self, target: Target) -> Self {
+        Self { target: Some(target), ..self }
+    }
+}
+
 /// What a figure should be.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]

@@ -12,51 +12,19 @@ use super::saturation::{self, Load};
 use super::{Round, WRITES, per_second, real};
 
 const MORE: [(u32, Known); 2] = [
-    (
-        2,
-        Known {
-            name: "loops_2_generators",
-            title: "loops with two generators",
-            unit: "/s",
-            digits: 0,
-            target: None,
-        },
-    ),
-    (
-        4,
-        Known {
-            name: "loops_4_generators",
-            title: "loops with four generators",
-            unit: "/s",
-            digits: 0,
-            target: None,
-        },
-    ),
+    (2, Known::rate("loops_2_generators", "loops with two generators")),
+    (4, Known::rate("loops_4_generators", "loops with four generators")),
 ];
 
-const FOUR: Known = Known {
-    name: "four_generators",
-    title: "four generators, against one",
-    unit: "%",
-    digits: 0,
-    target: Some(Target::AtLeast(85.0)),
-};
+const FOUR: Known =
+    Known::percent("four_generators", "four generators, against one").with(Target::AtLeast(85.0));
 
-const BACKLOG: Known = Known {
-    name: "backlog_loops",
-    title: "loops out of a backlog of 200,000, asked before",
-    unit: "/s",
-    digits: 0,
-    target: None,
-};
+const BACKLOG: Known =
+    Known::rate("backlog_loops", "loops out of a backlog of 200,000, asked before");
 
-const BACKLOG_SHARE: Known = Known {
-    name: "backlog_share",
-    title: "out of that backlog, against without one",
-    unit: "%",
-    digits: 0,
-    target: Some(Target::AtLeast(85.0)),
-};
+const BACKLOG_SHARE: Known =
+    Known::percent("backlog_share", "out of that backlog, against without one")
+        .with(Target::AtLeast(85.0));
 
 /// Measures both, with one generator and an empty queue as what they are compared with.
 pub(super) async fn measure(

@@ -19,13 +19,7 @@ use tokio::time::Instant;
 use super::figures::Known;
 use super::{Round, WRITES, per_second};
 
-const LIMIT: Known = Known {
-    name: "limit",
-    title: "the limit: publishes that the broker confirms",
-    unit: "/s",
-    digits: 0,
-    target: None,
-};
+const LIMIT: Known = Known::rate("limit", "the limit: publishes that the broker confirms");
 
 /// How many publishes are under way at a time. The best of these counts.
 const OUTSTANDING: [usize; 3] = [256, 1024, 4096];

@@ -9,52 +9,16 @@ use super::deployment::{Deployment, Each};
 use super::figures::{Known, Target};
 use super::{Round, WRITES, limit, per_second, real};
 
-const LOOPS: Known = Known {
-    name: "loops",
-    title: "loops, one string each",
-    unit: "/s",
-    digits: 0,
-    target: Some(Target::OfTheLimit(1.0)),
-};
+const LOOPS: Known = Known::rate("loops", "loops, one string each").with(Target::OfTheLimit(1.0));
 
 const STRINGS: [(u64, Known); 2] = [
-    (
-        16,
-        Known {
-            name: "strings_16",
-            title: "strings, 16 in each loop",
-            unit: "/s",
-            digits: 0,
-            target: None,
-        },
-    ),
-    (
-        64,
-        Known {
-            name: "strings_64",
-            title: "strings, 64 in each loop",
-            unit: "/s",
-            digits: 0,
-            target: Some(Target::OfTheLimit(3.0)),
-        },
-    ),
+    (16, Known::rate("strings_16", "strings, 16 in each loop")),
+    (64, Known::rate("strings_64", "strings, 64 in each loop").with(Target::OfTheLimit(3.0))),
 ];
 
-const SYNC_LIMIT: Known = Known {
-    name: "sync_limit",
-    title: "sync_interval always: the limit",
-    unit: "/s",
-    digits: 0,
-    target: None,
-};
+const SYNC_LIMIT: Known = Known::rate("sync_limit", "sync_interval always: the limit");
 
-const SYNC_LOOPS: Known = Known {
-    name: "sync_loops",
-    title: "sync_interval always: loops, one string each",
-    unit: "/s",
-    digits: 0,
-    target: None,
-};
+const SYNC_LOOPS: Known = Known::rate("sync_loops", "sync_interval always: loops, one string each");
 
 /// What is sent around, and by whom.
 #[derive(Clone, Copy, Debug)]
