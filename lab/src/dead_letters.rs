@@ -2,16 +2,15 @@
 
 pub use observe::dead_letters::{DeadLetter, list, replay};
 
-use anyhow::{bail, ensure};
+use anyhow::bail;
 use async_nats::jetstream::Context;
 
 /// Replays several, and prints what became of each.
 ///
 /// # Errors
 ///
-/// Where there is none, or not all could be replayed.
+/// Where not all could be replayed.
 pub async fn replay_all(nats: &Context, letters: &[DeadLetter]) -> anyhow::Result<()> {
-    ensure!(!letters.is_empty(), "there is no such dead letter");
     let mut kept = 0;
     for letter in letters {
         match replay(nats, letter).await {

@@ -275,6 +275,11 @@ async fn dead_letters(command: DeadLetters) -> anyhow::Result<()> {
         }
         DeadLetters::Replay { id, .. } => {
             let letters = dead_letters::list(nats, id.as_deref()).await?;
+            if let Some(id) = id {
+                anyhow::ensure!(!letters.is_empty(), "there is no dead letter {id}");
+            } else if letters.is_empty() {
+                println!("There are no dead letters.");
+            }
             dead_letters::replay_all(nats, &letters).await?;
         }
     }

@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use crate::backoff::{self, Backoff};
+use crate::said::Said;
 use crate::settings::NatsSettings;
 
 /// How often the broker is asked for a sign of life. A connection on which two of these stay
@@ -89,6 +90,7 @@ impl Connection {
         let broker = display(&servers);
         let report = Arc::new(report);
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+        let said = Said::default();
         loop {
             let (link_sender, mut link) = watch::channel(Link::default());
             let (refusal_sender, refused_creation) = watch::channel(String::new());
@@ -110,7 +112,9 @@ impl Connection {
                 }
                 _ => {
                     let error = &failure as &dyn std::error::Error;
-                    warn!(error, broker, "cannot connect to the broker yet; trying again");
+                    if said.is_news(&error.to_string()) {
+                        warn!(error, broker, "cannot connect to the broker yet; trying again");
+                    }
                 }
             }
             backoff.wait().await;
@@ -211,6 +215,8 @@ fn watcher(
     report: &Arc<impl Fn(bool) + Send + Sync + 'static>,
 ) -> impl Fn(Event) -> Ready<()> + Send + Sync + 'static {
     let report = Arc::clone(report);
+    // Since there was last a connection: the client tries every other second.
+    let said = Said::default();
     move |event| {
         match &event {
             Event::Connected => {
@@ -218,6 +224,7 @@ fn watcher(
                     *link = Link { connected: true, times: link.times + 1 };
                 });
                 report(true);
+                said.forget();
                 info!("connected to the broker");
             }
             Event::Disconnected => {
@@ -227,13 +234,19 @@ fn watcher(
             }
             Event::LameDuckMode => info!("the broker is about to stop, and asks to leave it"),
             Event::ServerError(ServerError::AuthorizationViolation) => {
-                error!("the broker refuses the credentials; trying again");
+                if said.is_news("refused") {
+                    error!("the broker refuses the credentials; trying again");
+                }
             }
             Event::ServerError(ServerError::Other(refusal)) if is_of_creation(refusal) => {
                 refused_creation.send_replace(refusal.clone());
             }
             Event::ServerError(refusal) => error!(%refusal, "the broker complains"),
-            Event::ClientError(failure) => warn!(%failure, "cannot connect to the broker yet"),
+            Event::ClientError(failure) => {
+                if said.is_news(&failure.to_string()) {
+                    warn!(%failure, "cannot connect to the broker yet; trying again");
+                }
+            }
             Event::SlowConsumer(_) => warn!("the broker sends more than is taken"),
             Event::Draining | Event::Closed => {}
         }

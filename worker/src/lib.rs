@@ -27,6 +27,7 @@ mod health;
 mod healthcheck;
 mod metrics;
 mod publisher;
+mod said;
 mod service;
 mod settings;
 mod settle;

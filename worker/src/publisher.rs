@@ -21,6 +21,7 @@ use tracing::{info, warn};
 use crate::backoff::Backoff;
 use crate::connection::Connection;
 use crate::metrics::{Metrics, PublishMetrics};
+use crate::said::Said;
 
 /// The first ceiling of the time between two tries of the same publish, and the highest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
@@ -274,17 +275,12 @@ struct Obstacle {
 #[derive(Debug)]
 struct Met {
     last: Instant,
-    /// The reasons that were said: when a connection is lost, some hear of that while others are
-    /// told that a queue is full.
-    said: Vec<String>,
+    said: Said,
 }
 
 impl Obstacle {
     /// How long it must not have been met to be gone: a full queue takes a message now and then.
     const CALM: Duration = Duration::from_secs(2);
-
-    /// How many reasons are said at most, should each be another.
-    const MOST_REASONS: usize = 10;
 
     fn note(&self, stream: &'static str, error: Option<&PublishError>) {
         if let Some(error @ (PublishError::Full(_) | PublishError::Unconfirmed(_))) = error {
@@ -306,36 +302,9 @@ impl Obstacle {
     fn is_news(&self, reason: &str) -> bool {
         let now = Instant::now();
         let mut met = self.met.lock().expect("nothing panics while it holds this lock");
-        let met = met.get_or_insert_with(|| Met { last: now, said: Vec::new() });
+        let met = met.get_or_insert_with(|| Met { last: now, said: Said::default() });
         met.last = now;
         self.present.store(true, Ordering::Relaxed);
-        let news =
-            met.said.len() < Self::MOST_REASONS && met.said.iter().all(|said| said != reason);
-        if news {
-            met.said.push(reason.to_owned());
-        }
-        news
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_reason_to_wait_is_said_once_however_it_alternates_with_another() {
-        let obstacle = Obstacle::default();
-        let said: Vec<&str> = (0..1000)
-            .flat_map(|_| ["full", "away"])
-            .filter(|reason| obstacle.is_news(reason))
-            .collect();
-        assert_eq!(said, ["full", "away"]);
-    }
-
-    #[test]
-    fn of_reasons_that_never_repeat_only_some_are_said() {
-        let obstacle = Obstacle::default();
-        let said = (0..1000).filter(|number| obstacle.is_news(&number.to_string()));
-        assert_eq!(said.count(), Obstacle::MOST_REASONS);
+        met.said.is_news(reason)
     }
 }

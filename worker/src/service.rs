@@ -1,6 +1,5 @@
 //! The frame that every service stands in: start, consume, stop.
 
-use std::mem;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
@@ -30,6 +29,7 @@ use crate::facts::Facts;
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::publisher::Publisher;
+use crate::said::Said;
 use crate::settings::ServiceSettings;
 
 /// The first ceiling of the time between two tries to declare the topology, and the highest.
@@ -389,6 +389,7 @@ impl QueueConsumer {
     async fn bind(&self) -> Option<PullConsumer> {
         let Queue { stream, consumer, .. } = self.rules.queue;
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+        let said = Said::default();
         loop {
             let bind = self.connection.context().get_consumer_from_stream(consumer, stream);
             match self.connection.ask(pin!(bind)).await {
@@ -400,7 +401,10 @@ impl QueueConsumer {
                     {
                         return None;
                     }
-                    _ => warn!(%error, stream, consumer, "cannot bind yet; trying again"),
+                    _ if said.is_news(&error.to_string()) => {
+                        warn!(%error, stream, consumer, "cannot bind yet; trying again");
+                    }
+                    _ => {}
                 },
                 None => {}
             }
@@ -412,14 +416,14 @@ impl QueueConsumer {
 /// Declares the topology, and tries until the broker answers.
 async fn declare(connection: &Connection, limits: &Limits) -> Result<Topology, DeclareError> {
     let mut backoff = Backoff::new(RETRY.0, RETRY.1);
-    let mut has_said_who_may = false;
+    // It may take long until somebody else declares it.
+    let said = Said::default();
     loop {
         let declaring = pin!(topology::declare(connection.context(), limits));
         let declared = tokio::select! {
             declared = connection.ask(declaring) => declared,
             refusal = connection.creation_refused() => {
-                // It may take long until somebody does it, and to say so once is enough.
-                if !mem::replace(&mut has_said_who_may, true) {
+                if said.is_news(&refusal) {
                     warn!(
                         refusal,
                         "something is missing that this user may not create; waiting until somebody \
@@ -439,11 +443,13 @@ async fn declare(connection: &Connection, limits: &Limits) -> Result<Topology, D
                 }
                 return Ok(topology);
             }
-            Some(Err(error @ DeclareError::Unavailable { .. })) => {
+            Some(Err(error)) if !matches!(error, DeclareError::Unavailable { .. }) => {
+                return Err(error);
+            }
+            Some(Err(error)) if said.is_news(&error.to_string()) => {
                 warn!(%error, "cannot declare the topology yet; trying again");
             }
-            Some(Err(error)) => return Err(error),
-            None => {}
+            Some(Err(_)) | None => {}
         }
         backoff.wait().await;
     }

@@ -9,6 +9,7 @@ use contract::{RequestId, dead_letters, topology};
 use jiff::SignedDuration;
 use lab::dead_letters::{list, replay_all};
 use lab::eventually::eventually;
+use tokio::process::Command;
 
 use crate::deployment::{Deployment, Side, admin, ended, logged, succeeded};
 use crate::loops::request;
@@ -210,6 +211,20 @@ async fn a_replayed_dead_letter_goes_its_way_and_is_gone() {
     let verdict = deployment.verdict().await;
     assert_eq!((verdict.complete, verdict.dead_lettered), (3, 0), "{verdict}");
     assert!(list(deployment.nats(), None).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn where_there_are_none_to_replay_all_of_them_are() {
+    let deployment = Deployment::start().await;
+    let replay = async |which: &str| {
+        let mut lab = Command::new(env!("CARGO_BIN_EXE_lab"));
+        lab.env_clear().args(["dead-letters", "replay", which, "--nats-url", deployment.url()]);
+        let output = lab.output().await.unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8(text).unwrap())
+    };
+    assert_eq!(replay("--all").await, (Some(0), "There are no dead letters.\n".to_owned()));
+    assert_eq!(replay("7").await, (Some(2), "Error: there is no dead letter 7\n".to_owned()));
 }
 
 #[tokio::test]
