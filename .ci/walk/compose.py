@@ -1,20 +1,16 @@
 """Builds the images, starts the Compose file, stops, kills, scales and replaces each part of it under load,
-and asks for the verdict. `run` beside this file calls it. Nothing here waits for a time to pass."""
+and asks for the verdict. `compose` beside this file calls it."""
 
 import json
 import os
 import subprocess
 import sys
-import time
-import urllib.error
-import urllib.request
+
+from steps import answer, ask_and_follow, eventually, expect, step
 
 # Away from whatever else runs on this engine: containers, network and volume have names of their own, and the
 # page has any port that is free.
 ENVIRONMENT = os.environ | {"COMPOSE_PROJECT_NAME": f"decoupled-walk-{os.getpid()}", "REQUEST_RATE": "200", "VIEWER_PORT": "0"}
-# Reached only if there is a bug, on however slow a machine; in seconds.
-LIMIT = 300
-
 
 def main():
     step("build the images")
@@ -38,10 +34,7 @@ def walk():
     eventually("requests come home", lambda: complete() >= 100)
 
     step("ask for strings through the page, and follow them home")
-    # A broker that has no time for it now leaves it open what became of it. Under the same key nothing is asked twice.
-    asking = {"count": 1, "length": 16, "key": f"walk{os.getpid()}"}
-    asked = eventually("they are accepted", lambda: page("/api/ask", asking, unless=503))
-    eventually("they come home", lambda: page(f"/api/requests/{asked['id']}")["received"])
+    ask_and_follow(page)
 
     step("stop the generators: requests wait, and the requestor does not notice")
     compose("stop", "generator")
@@ -125,19 +118,9 @@ def check_container(service, container):
 
 
 def page(path, body=None, unless=None):
-    """What the page answers, on the one port that is published; with a body it is asked to do something.
-    Nothing if it answers with this status."""
+    """What the page answers, on the one port that is published."""
     [published] = next(ports for ports in inspect(containers("viewer")[0])["NetworkSettings"]["Ports"].values() if ports)
-    url = f"http://{published['HostIp']}:{published['HostPort']}{path}"
-    data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-    try:
-        with urllib.request.urlopen(request, timeout=LIMIT) as answer:
-            return json.load(answer)
-    except urllib.error.HTTPError as refused:
-        if refused.code == unless:
-            return None
-        sys.exit(f"the page answers {path} with {refused}: {refused.read().decode()}")
+    return answer(f"http://{published['HostIp']}:{published['HostPort']}{path}", body, unless)
 
 
 def verdict():
@@ -178,24 +161,6 @@ def docker(*words, check=True):
     if not check and "logs" in words:
         print(done.stdout)
     return done
-
-
-def eventually(what, holds):
-    end = time.monotonic() + LIMIT
-    while not (held := holds()):
-        if time.monotonic() > end:
-            sys.exit(f"does not come about: {what}")
-        time.sleep(0.2)
-    return held
-
-
-def expect(holds, what):
-    if not holds:
-        sys.exit(f"does not hold: {what}")
-
-
-def step(what):
-    print(f"- {what}", flush=True)
 
 
 if __name__ == "__main__":

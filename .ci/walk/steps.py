@@ -1,0 +1,50 @@
+"""What the walks have in common. Nothing here waits for a time to pass."""
+
+import json
+import os
+import sys
+import time
+import urllib.error
+import urllib.request
+
+# Reached only if there is a bug, on however slow a machine; in seconds.
+LIMIT = 300
+
+
+def step(what):
+    print(f"- {what}", flush=True)
+
+
+def expect(holds, what):
+    if not holds:
+        sys.exit(f"does not hold: {what}")
+
+
+def eventually(what, holds):
+    end = time.monotonic() + LIMIT
+    while not (held := holds()):
+        if time.monotonic() > end:
+            sys.exit(f"does not come about: {what}")
+        time.sleep(0.2)
+    return held
+
+
+def ask_and_follow(page):
+    """Asks for a string through the page, and follows it home."""
+    # A broker that has no time for it now leaves it open what became of it. Under the same key nothing is asked twice.
+    asking = {"count": 1, "length": 16, "key": f"walk{os.getpid()}"}
+    asked = eventually("it is accepted", lambda: page("/api/ask", asking, unless=503))
+    eventually("it comes home", lambda: page(f"/api/requests/{asked['id']}")["received"])
+
+
+def answer(url, body=None, unless=None):
+    """What is answered, in JSON; with a body something is asked for. Nothing if it is answered with this status."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(request, timeout=LIMIT) as answered:
+            return json.load(answered)
+    except urllib.error.HTTPError as refused:
+        if refused.code == unless:
+            return None
+        sys.exit(f"{url} answers with {refused}: {refused.read().decode()}")
