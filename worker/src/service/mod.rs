@@ -1,17 +1,16 @@
 //! The frame that every service stands in: start, consume, stop.
 
+mod declare;
+mod queue_consumer;
+
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::jetstream::ErrorCode;
-use async_nats::jetstream::consumer::PullConsumer;
-use async_nats::jetstream::stream::ConsumerErrorKind;
 use contract::dead_letters;
 use contract::facts::Bucket;
 use contract::queues::{Message, Queue};
-use contract::topology::{self, DeclareError, Limits, Topology};
+use contract::topology::{DeclareError, Limits, Topology};
 use prometheus_client::registry::Registry;
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -21,19 +20,16 @@ use tracing::{error, info, warn};
 
 use crate::admin::{self, Report};
 use crate::announce::Announcement;
-use crate::backoff::Backoff;
 use crate::connection::{ConnectError, Connection};
-use crate::consumer::{self, End, Handler, Rules, unreadable};
-use crate::crew::Crew;
+use crate::consumer::{Handler, Rules};
 use crate::facts::Facts;
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::publisher::Publisher;
-use crate::said::Said;
 use crate::settings::ServiceSettings;
 
-/// The first ceiling of the time between two tries to declare the topology, and the highest.
-const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+use self::declare::{declare, repair};
+use self::queue_consumer::QueueConsumer;
 
 /// What a drain keeps of its time for giving back what is still in flight.
 const TIME_TO_GIVE_BACK: Duration = Duration::from_secs(1);
@@ -315,18 +311,6 @@ fn in_background(work: impl Future<Output = ()> + Send + 'static) -> AbortOnDrop
     AbortOnDropHandle::new(tokio::spawn(work))
 }
 
-/// Declares the topology again whenever a publisher finds no stream to publish to: somebody may have
-/// deleted it, or the broker may have come back with an empty store.
-async fn repair(connection: Connection, limits: Limits, missing: Arc<Notify>) {
-    loop {
-        missing.notified().await;
-        if let Err(error) = declare(&connection, &limits).await {
-            error!(%error, "cannot declare again what is missing");
-        }
-        tokio::time::sleep(RETRY.1).await;
-    }
-}
-
 /// Says now and then how much was done, if anything was: each message is only logged at `debug`.
 async fn report(queues: Vec<Queue>, metrics: Arc<Metrics>) {
     let mut before = vec![0; queues.len()];
@@ -340,117 +324,5 @@ async fn report(queues: Vec<Queue>, metrics: Arc<Metrics>) {
                 *before = settled;
             }
         }
-    }
-}
-
-/// One consumer of a service, for as long as the service runs.
-struct QueueConsumer {
-    connection: Connection,
-    limits: Limits,
-    rules: Rules,
-    health: Arc<Health>,
-    stop: CancellationToken,
-}
-
-impl QueueConsumer {
-    /// Consumes until the service stops. Where the consumer goes missing on the broker, it is
-    /// declared again, with all that went with it.
-    async fn run<H: Handler>(mut self, handler: Arc<H>) -> Result<(), ServiceError> {
-        let queue = self.rules.queue;
-        let mut crew = Crew::new(queue.stream);
-        loop {
-            let Some(bound) = self.stop.run_until_cancelled(self.bind()).await else { break };
-            let Some(bound) = bound else {
-                warn!(queue = queue.stream, "the consumer is gone; declaring it again");
-                let declared = declare(&self.connection, &self.limits);
-                let Some(declared) = self.stop.run_until_cancelled(declared).await else { break };
-                let topology = declared?;
-                self.rules.ack_wait = topology.ack_wait(queue);
-                self.rules.facts_max_age = topology.facts_max_age();
-                continue;
-            };
-            self.health.set_bound(queue, true);
-            let rules = Arc::new(self.rules.clone());
-            let Self { connection, stop, .. } = &self;
-            // Before anything is taken: what nobody can read would end this process, too.
-            let watch = unreadable::watch(connection, &bound, &rules);
-            let Some(_watch) = stop.run_until_cancelled(watch).await else { break };
-            let consumed = consumer::consume(connection, bound, &rules, &handler, stop, &mut crew);
-            match consumed.await? {
-                End::Stopped => return Ok(()),
-                End::Gone => self.health.set_bound(queue, false),
-            }
-        }
-        crew.finish().await;
-        Ok(())
-    }
-
-    /// The consumer, or nothing where it is not there.
-    async fn bind(&self) -> Option<PullConsumer> {
-        let Queue { stream, consumer, .. } = self.rules.queue;
-        let mut backoff = Backoff::new(RETRY.0, RETRY.1);
-        let said = Said::default();
-        loop {
-            let bind = self.connection.context().get_consumer_from_stream(consumer, stream);
-            match self.connection.ask(pin!(bind)).await {
-                Some(Ok(bound)) => return Some(bound),
-                Some(Err(error)) => match error.kind() {
-                    ConsumerErrorKind::JetStream(answer)
-                        if [ErrorCode::STREAM_NOT_FOUND, ErrorCode::CONSUMER_NOT_FOUND]
-                            .contains(&answer.error_code()) =>
-                    {
-                        return None;
-                    }
-                    _ if said.is_news(&error.to_string()) => {
-                        warn!(%error, stream, consumer, "cannot bind yet; trying again");
-                    }
-                    _ => {}
-                },
-                None => {}
-            }
-            backoff.wait().await;
-        }
-    }
-}
-
-/// Declares the topology, and tries until the broker answers.
-async fn declare(connection: &Connection, limits: &Limits) -> Result<Topology, DeclareError> {
-    let mut backoff = Backoff::new(RETRY.0, RETRY.1);
-    // It may take long until somebody else declares it.
-    let said = Said::default();
-    loop {
-        let declaring = pin!(topology::declare(connection.context(), limits));
-        let declared = tokio::select! {
-            declared = connection.ask(declaring) => declared,
-            refusal = connection.creation_refused() => {
-                if said.is_news(&refusal) {
-                    warn!(
-                        refusal,
-                        "something is missing that this user may not create; waiting until somebody \
-                         who may has run `cargo lab declare`"
-                    );
-                }
-                None
-            }
-        };
-        match declared {
-            Some(Ok(topology)) => {
-                for object in &topology.created {
-                    info!(object, "created");
-                }
-                for difference in &topology.differences {
-                    warn!(%difference, "running on with the broker's limit");
-                }
-                return Ok(topology);
-            }
-            Some(Err(error)) if !matches!(error, DeclareError::Unavailable { .. }) => {
-                return Err(error);
-            }
-            Some(Err(error)) if said.is_news(&error.to_string()) => {
-                warn!(%error, "cannot declare the topology yet; trying again");
-            }
-            Some(Err(_)) | None => {}
-        }
-        backoff.wait().await;
     }
 }
