@@ -1,11 +1,11 @@
 """What the walks have in common. Nothing here waits for a time to pass."""
 
 import json
-import os
 import sys
 import time
 import urllib.error
 import urllib.request
+import uuid
 
 # Reached only if there is a bug, on however slow a machine; in seconds.
 LIMIT = 300
@@ -30,21 +30,22 @@ def eventually(what, holds):
 
 
 def ask_and_follow(page):
-    """Asks for a string through the page, and follows it home."""
-    # A broker that has no time for it now leaves it open what became of it. Under the same key nothing is asked twice.
-    asking = {"count": 1, "length": 16, "key": f"walk{os.getpid()}"}
-    asked = eventually("it is accepted", lambda: page("/api/ask", asking, unless=503))
-    eventually("it comes home", lambda: page(f"/api/requests/{asked['id']}")["received"])
+    """Asks for a string through the page at this address, and follows it home."""
+    # Where the page is told nothing, it is open what became of it. Under the same key nothing is asked twice.
+    asking = {"count": 1, "length": 16, "key": uuid.uuid4().hex}
+    asked = eventually("a string is asked for", lambda: answer(f"{page}/api/ask", asking))
+    eventually("it comes home", lambda: (answer(f"{page}/api/requests/{asked['id']}") or {}).get("received"))
 
 
-def answer(url, body=None, unless=None):
-    """What is answered, in JSON; with a body something is asked for. Nothing if it is answered with this status."""
+def answer(url, body=None):
+    """What is answered, in JSON; with a body something is asked for. Nothing where the page does not reach the
+    requestor or the broker at the moment."""
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
     try:
         with urllib.request.urlopen(request, timeout=LIMIT) as answered:
             return json.load(answered)
     except urllib.error.HTTPError as refused:
-        if refused.code == unless:
+        if refused.code in (502, 503):
             return None
         sys.exit(f"{url} answers with {refused}: {refused.read().decode()}")

@@ -1,7 +1,7 @@
 //! Asks: publishes a request to the queue REQUESTS and, once the broker has confirmed it, writes
 //! down in the bucket `requested` that it is accepted.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use contract::headers::Trace;
@@ -9,7 +9,7 @@ use contract::queues::{Message, Request};
 use contract::{Amount, RequestId};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
-use worker::{Backoff, Crew, Facts, Publisher, Refusal, Work};
+use worker::{Backoff, Crew, Facts, Publisher, Refusal, Said, Work};
 
 use crate::pace::Pace;
 use crate::tally::Tally;
@@ -29,6 +29,8 @@ pub(crate) struct Asker {
     pub(crate) concurrency: usize,
     /// Where to note what was asked for, if anybody waits for it.
     pub(crate) tally: Option<Arc<Tally>>,
+    /// Why the broker refuses what is asked for, as far as it was said.
+    pub(crate) refusals: Mutex<Said>,
 }
 
 impl Asker {
@@ -74,11 +76,18 @@ impl Asker {
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         loop {
             match self.try_ask(&request, stop).await {
-                Ok(true) => debug!(id = %request.id, "accepted"),
+                Ok(true) => {
+                    debug!(id = %request.id, "accepted");
+                    self.refusals().forget();
+                }
                 Ok(false) => debug!(id = %request.id, "not asked: stopping, and the queue is full"),
                 Err(refusal) => {
                     let id = request.id;
-                    error!(%id, %refusal, "the broker refuses a request; trying again");
+                    if self.refusals().is_news(&refusal) {
+                        error!(%id, %refusal, "the broker refuses requests; trying again");
+                    } else {
+                        debug!(%id, %refusal, "refused");
+                    }
                     backoff.wait().await;
                     // It was not accepted, so its time starts anew.
                     request.requested_at = worker::now();
@@ -87,6 +96,10 @@ impl Asker {
             }
             return;
         }
+    }
+
+    fn refusals(&self) -> MutexGuard<'_, Said> {
+        self.refusals.lock().expect("nothing panics while it holds this lock")
     }
 
     /// Tells whether the request is accepted.

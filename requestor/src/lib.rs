@@ -17,7 +17,7 @@ pub use settings::{Rate, Settings};
 pub use tally::DeadLettered;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use contract::queues::{ACKNOWLEDGMENTS, REQUESTS};
 use contract::{Amount, InvalidStrings, facts};
@@ -88,6 +88,7 @@ pub async fn run(settings: Settings, stop: &CancellationToken) -> Result<(), Err
         amount,
         concurrency: settings.service.concurrency,
         tally: tally.clone(),
+        refusals: Mutex::default(),
     };
     api.connect(&service, &settings.service.instance);
     let stored = service.facts(facts::STORED);

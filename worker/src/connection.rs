@@ -3,7 +3,7 @@
 use std::future::{Ready, pending, ready};
 use std::path::Path;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_nats::jetstream::Context;
@@ -90,7 +90,7 @@ impl Connection {
         let broker = display(&servers);
         let report = Arc::new(report);
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
-        let said = Said::default();
+        let mut said = Said::default();
         loop {
             let (link_sender, mut link) = watch::channel(Link::default());
             let (refusal_sender, refused_creation) = watch::channel(String::new());
@@ -112,7 +112,7 @@ impl Connection {
                 }
                 _ => {
                     let error = &failure as &dyn std::error::Error;
-                    if said.is_news(&error.to_string()) {
+                    if said.is_news(error) {
                         warn!(error, broker, "cannot connect to the broker yet; trying again");
                     }
                 }
@@ -215,9 +215,11 @@ fn watcher(
     report: &Arc<impl Fn(bool) + Send + Sync + 'static>,
 ) -> impl Fn(Event) -> Ready<()> + Send + Sync + 'static {
     let report = Arc::clone(report);
-    // Since there was last a connection: the client tries every other second.
-    let said = Said::default();
+    // Since the connection was last made or lost: without one the client tries again and again, and with
+    // one the broker may complain of each message.
+    let said = Mutex::new(Said::default());
     move |event| {
+        let mut said = said.lock().expect("nothing panics while it holds this lock");
         match &event {
             Event::Connected => {
                 link.send_modify(|link| {
@@ -230,21 +232,26 @@ fn watcher(
             Event::Disconnected => {
                 link.send_modify(|link| link.connected = false);
                 report(false);
+                said.forget();
                 warn!("lost the connection to the broker; trying to restore it");
             }
             Event::LameDuckMode => info!("the broker is about to stop, and asks to leave it"),
-            Event::ServerError(ServerError::AuthorizationViolation) => {
-                if said.is_news("refused") {
+            Event::ServerError(refusal @ ServerError::AuthorizationViolation) => {
+                if said.is_news(refusal) {
                     error!("the broker refuses the credentials; trying again");
                 }
             }
             Event::ServerError(ServerError::Other(refusal)) if is_of_creation(refusal) => {
                 refused_creation.send_replace(refusal.clone());
             }
-            Event::ServerError(refusal) => error!(%refusal, "the broker complains"),
-            Event::ClientError(failure) => {
-                if said.is_news(&failure.to_string()) {
-                    warn!(%failure, "cannot connect to the broker yet; trying again");
+            Event::ServerError(refusal) => {
+                if said.is_news(refusal) {
+                    error!(%refusal, "the broker complains");
+                }
+            }
+            Event::ClientError(error) => {
+                if said.is_news(error) {
+                    warn!(%error, "cannot connect to the broker yet; trying again");
                 }
             }
             Event::SlowConsumer(_) => warn!("the broker sends more than is taken"),

@@ -43,6 +43,7 @@ pub use crew::{Crew, Work};
 pub use facts::{Creation, Facts, ReadError};
 pub use healthcheck::{Command, HealthcheckError, healthcheck};
 pub use publisher::{Confirmation, PublishError, Publisher, Refusal};
+pub use said::Said;
 pub use service::{Service, ServiceError};
 pub use settings::{
     LimitSettings, LogFormat, NatsSettings, ServiceSettings, TelemetrySettings, duration,

@@ -21,8 +21,7 @@ pub(super) async fn declare(
     limits: &Limits,
 ) -> Result<Topology, DeclareError> {
     let mut backoff = Backoff::new(RETRY.0, RETRY.1);
-    // It may take long until somebody else declares it.
-    let said = Said::default();
+    let mut said = Said::default();
     loop {
         let declaring = pin!(topology::declare(connection.context(), limits));
         let declared = tokio::select! {
@@ -51,7 +50,7 @@ pub(super) async fn declare(
             Some(Err(error)) if !matches!(error, DeclareError::Unavailable { .. }) => {
                 return Err(error);
             }
-            Some(Err(error)) if said.is_news(&error.to_string()) => {
+            Some(Err(error)) if said.is_news(&error) => {
                 warn!(%error, "cannot declare the topology yet; trying again");
             }
             Some(Err(_)) | None => {}
@@ -63,10 +62,15 @@ pub(super) async fn declare(
 /// Declares the topology again whenever a publisher finds no stream to publish to: somebody may have
 /// deleted it, or the broker may have come back with an empty store.
 pub(super) async fn repair(connection: Connection, limits: Limits, missing: Arc<Notify>) {
+    let mut said = Said::default();
     loop {
         missing.notified().await;
-        if let Err(error) = declare(&connection, &limits).await {
-            error!(%error, "cannot declare again what is missing");
+        match declare(&connection, &limits).await {
+            Ok(_) => said.forget(),
+            Err(error) if said.is_news(&error) => {
+                error!(%error, "cannot declare again what is missing");
+            }
+            Err(_) => {}
         }
         tokio::time::sleep(RETRY.1).await;
     }

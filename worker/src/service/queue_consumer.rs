@@ -66,7 +66,7 @@ impl QueueConsumer {
     async fn bind(&self) -> Option<PullConsumer> {
         let Queue { stream, consumer, .. } = self.rules.queue;
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
-        let said = Said::default();
+        let mut said = Said::default();
         loop {
             let bind = self.connection.context().get_consumer_from_stream(consumer, stream);
             match self.connection.ask(pin!(bind)).await {
@@ -78,7 +78,7 @@ impl QueueConsumer {
                     {
                         return None;
                     }
-                    _ if said.is_news(&error.to_string()) => {
+                    _ if said.is_news(&error) => {
                         warn!(%error, stream, consumer, "cannot bind yet; trying again");
                     }
                     _ => {}
