@@ -101,6 +101,11 @@ FAULTS = [
      "overlays/ha", "REPLICAS is 2, and there are 3 brokers"),
     ("k8s/overlays/restore-ha/kustomization.yaml", "  - ../../components/three-copies\n", "",
      "overlays/restore-ha", "REPLICAS is 1, and there are 3 brokers"),
+    # Who it is.
+    ("k8s/credentials/own/kustomization.yaml", "decoupled/credentials: own", "decoupled/credentials: local",
+     "overlays/own-credentials", "StatefulSet nats does not say which credentials it has"),
+    ("k8s/credentials/local/kustomization.yaml", "kind: StatefulSet|Deployment", "kind: StatefulSet",
+     ".", "Deployment generator does not say which credentials it has"),
     # What the broker reads.
     ("k8s/nats/nats.conf", "  sync_interval: always\n", "",
      ".", "sync_interval is not always"),

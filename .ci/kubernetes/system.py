@@ -47,11 +47,19 @@ def check(name, objects, jobs, everybody):
         network.check_peers(objects, everybody)
         network.check_outsiders(objects)
         queues.check(objects)
+        check_credentials("local" if name == "." else "own", objects)
         if name.endswith("at-rest"):
             check_rest(objects)
         for job in JOBS:
             with within(f"the Job {job} beside it"):
                 network.check_ways(jobs[job], objects)
+
+
+def check_credentials(which, objects):
+    """Other passwords are another pod: else the broker would go on with those that it started with."""
+    for thing in of_kind(objects, "StatefulSet") + of_kind(objects, "Deployment"):
+        annotations = thing["spec"]["template"]["metadata"].get("annotations", {})
+        expect(annotations.get("decoupled/credentials") == which, f"{title(thing)} does not say which credentials it has")
 
 
 def check_job(name, objects, systems, jobs):

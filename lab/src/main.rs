@@ -160,7 +160,7 @@ struct DeclareSettings {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    match run(Cli::parse().command).await {
+    match run_until_told(Cli::parse().command).await {
         Ok(code) => code,
         Err(error) => {
             eprintln!("Error: {error:#}");
@@ -169,26 +169,30 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn run(command: Command) -> anyhow::Result<ExitCode> {
+/// Runs it to its end, or until a signal ends it at once: for what has something to stop in order that is the
+/// second. Without a handler nothing would end the first process of a container.
+async fn run_until_told(command: Command) -> anyhow::Result<ExitCode> {
+    let Signals { stop, end } = signals()?;
+    let stops_in_order = matches!(command, Command::Up(_) | Command::Chaos(_));
+    let at_once = if stops_in_order { &end } else { &stop };
+    // Dropping what was under way kills all that the lab has started.
+    let done = at_once.run_until_cancelled(Box::pin(run(command, &stop))).await;
+    done.context("ended at once, before it was done")?
+}
+
+async fn run(command: Command, stop: &CancellationToken) -> anyhow::Result<ExitCode> {
     let rust_log = std::env::var("RUST_LOG").unwrap_or_else(|_| "error,async_nats=off".to_owned());
     let log_format = Some(worker::LogFormat::Pretty);
     worker::init_telemetry(&TelemetrySettings { rust_log, log_format }).map_err(Error::msg)?;
     let verdict = match command {
-        Command::Up(settings) => {
-            let Signals { stop, end } = signals()?;
-            let verdict = end.run_until_cancelled(up(&settings, &stop)).await;
-            // Dropping what was under way kills all that the lab has started.
-            verdict.context("ended at once: there is no verdict")??
-        }
+        Command::Up(settings) => up(&settings, stop).await?,
         Command::Chaos(settings) => {
             let plan = settings.plan()?;
             if settings.print_plan {
                 println!("{}", serde_json::to_string_pretty(&plan)?);
                 return Ok(ExitCode::SUCCESS);
             }
-            let Signals { stop, end } = signals()?;
-            let report = end.run_until_cancelled(Box::pin(chaos(&settings, plan, &stop))).await;
-            let report = report.context("ended at once: there is no verdict")??;
+            let report = Box::pin(chaos(&settings, plan, stop)).await?;
             if settings.json {
                 println!("{}", serde_json::to_string_pretty(&report)?);
             } else {

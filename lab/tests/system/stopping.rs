@@ -8,7 +8,8 @@ use contract::topology::{self, Limits};
 use lab::audit::Verdict;
 use lab::eventually::eventually;
 use lab::process::Process;
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::process::Command;
 
 use crate::by_hand::{acknowledgment, published, response};
 use crate::deployment::{
@@ -250,4 +251,20 @@ async fn silent_clients_of_the_admin_endpoint_delay_neither_a_probe_nor_the_end(
     busy.terminate().unwrap();
     logged(&busy, "stopping").await;
     assert_eq!(admin(&busy, "/livez").await.0, 200);
+}
+
+#[tokio::test]
+async fn a_command_of_the_lab_that_is_told_to_stop_ends_by_itself() {
+    // A broker that says nothing, so that whoever asks it is not done.
+    let broker = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let mut lab = Command::new(env!("CARGO_BIN_EXE_lab"));
+    let url = format!("nats://{}", broker.local_addr().unwrap());
+    lab.env_clear().args(["audit", "--nats-url", &url]);
+    let directory = tempfile::tempdir().unwrap();
+    let mut lab = Process::spawn(lab, directory.path().join("log")).unwrap();
+    let _asked = broker.accept().await.unwrap();
+    lab.terminate().unwrap();
+    // A status of its own, and not the signal: as the first process of a container it would not have heard that.
+    assert_eq!(lab.wait().await.unwrap().code(), Some(2), "{}", lab.log_text());
+    assert_eq!(lab.log_text(), "Error: ended at once, before it was done\n");
 }
