@@ -2,6 +2,8 @@
 
 use std::process::Output;
 
+use lab::eventually::eventually;
+use lab::process::Process;
 use tokio::process::Command;
 
 async fn up(words: &[&str], settings: &[(&str, &str)]) -> Output {
@@ -30,4 +32,32 @@ async fn nobody_is_told_to_kill_what_does_not_run() {
     let (signal, id) = broker.rsplit_once(' ').unwrap();
     assert_eq!(signal, "kill -9");
     assert!(id.parse::<u32>().unwrap() > 1, "{broker}");
+}
+
+#[tokio::test]
+async fn a_broker_that_is_killed_as_proposed_is_shown_to_be_away() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
+    command.args(["up", "--for", "1h"]).env_remove("RUST_BACKTRACE");
+    let directory = tempfile::tempdir().unwrap();
+    let mut lab = Process::spawn(command, directory.path().join("log")).unwrap();
+    let shown = async |lab: &Process, sign: &str| {
+        eventually(sign, async || {
+            let said = lab.log_text();
+            if said.contains(sign) { Ok(()) } else { Err(said) }
+        })
+        .await;
+    };
+    shown(&lab, "REQUESTS 0 waiting").await;
+    let said = lab.log_text();
+    let (before, _) = said.split_once("kill the broker").unwrap();
+    let kill = before.lines().rfind(|line| line.contains("kill -9")).unwrap();
+    let killed = Command::new("sh").args(["-c", kill]).status().await.unwrap();
+    assert!(killed.success(), "{kill}");
+    shown(&lab, "waiting for the broker and its queues").await;
+    lab.terminate().unwrap();
+    shown(&lab, "Stopping the requestors").await;
+    // Who is in a hurry does not wait for a broker that does not come back.
+    lab.terminate().unwrap();
+    let status = lab.wait().await.unwrap();
+    assert_eq!(status.code(), Some(2), "{}", lab.log_text());
 }

@@ -7,9 +7,9 @@ mod screen;
 
 use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::Args;
-use tokio::time::{Instant, MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use worker::{Connection, NatsSettings};
 
@@ -25,6 +25,9 @@ use screen::Screen;
 /// How often the flow is shown on a terminal, and elsewhere.
 const TERMINAL_TICK: Duration = Duration::from_millis(500);
 const PLAIN_TICK: Duration = Duration::from_secs(1);
+
+/// How long the broker has to tell how all stands. Who has killed it wants to see that it is away.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long what is still in the queues has at the end.
 const LAST_WAIT: Duration = Duration::from_secs(2);
@@ -108,22 +111,23 @@ async fn show(
         replicas.all_could_start()?;
         let looked = async {
             tick.tick().await;
-            Flow::look(connection.context()).await
+            let looked = timeout(PATIENCE, Flow::look(connection.context())).await;
+            looked.unwrap_or_else(|_| bail!("no answer"))
         };
-        match stop.run_until_cancelled(looked).await {
-            None => break,
-            Some(Ok(flow)) => {
+        let Some(looked) = stop.run_until_cancelled(looked).await else { break };
+        let processes = [describe(brokers), replicas.describe()].join("\n  ");
+        match looked {
+            Ok(flow) => {
                 let rates = flow.rates_since(earlier.as_ref().unwrap_or(&flow));
-                let processes = [describe(brokers), replicas.describe()].join("\n  ");
                 let picture = screen::picture(&flow, &rates, &processes);
                 screen.show(&picture, &screen::summary(&flow, &rates));
                 earlier = Some(flow);
             }
             // The first replica may still be declaring the queues, or somebody plays with the
             // broker, too.
-            Some(Err(reason)) => {
-                let waiting = format!("\n  waiting for the broker and its queues ({reason:#})");
-                screen.show(&waiting, waiting.trim());
+            Err(reason) => {
+                let waiting = format!("waiting for the broker and its queues: {reason:#}");
+                screen.show(&format!("\n  {waiting}\n\n  {processes}"), &waiting);
             }
         }
     }

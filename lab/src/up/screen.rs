@@ -3,7 +3,7 @@
 
 use std::io::{self, IsTerminal};
 
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use jiff::Timestamp;
 
 use observe::flow::{Flow, Followed, Rates};
@@ -19,46 +19,35 @@ const STRING: usize = 12;
 
 /// Where the flow is shown.
 pub(super) struct Screen {
-    lines: Option<(MultiProgress, Vec<ProgressBar>)>,
+    picture: Option<ProgressBar>,
 }
 
 impl Screen {
     pub(super) fn new() -> Self {
-        let stdout = ProgressDrawTarget::stdout;
-        let lines = io::stdout()
-            .is_terminal()
-            .then(|| (MultiProgress::with_draw_target(stdout()), Vec::new()));
-        Self { lines }
+        let picture = || {
+            let style = ProgressStyle::with_template("{msg}").expect("the template is sound");
+            ProgressBar::with_draw_target(None, ProgressDrawTarget::stdout()).with_style(style)
+        };
+        Self { picture: io::stdout().is_terminal().then(picture) }
     }
 
     pub(super) fn is_terminal(&self) -> bool {
-        self.lines.is_some()
+        self.picture.is_some()
     }
 
     /// Shows this moment instead of the one before.
     pub(super) fn show(&mut self, text: &str, summary: &str) {
-        let Some((picture, lines)) = &mut self.lines else {
-            println!("{summary}");
-            return;
-        };
-        let wanted: Vec<&str> = text.lines().collect();
-        while lines.len() < wanted.len() {
-            let style = ProgressStyle::with_template("{msg}").expect("the template is sound");
-            let line = ProgressBar::no_length().with_style(style);
-            lines.push(picture.add(line));
-        }
-        for (index, line) in lines.iter().enumerate() {
-            // An empty line would not be drawn at all.
-            let text = wanted.get(index).filter(|text| !text.is_empty()).unwrap_or(&" ");
-            line.set_message((*text).to_owned());
-            line.tick();
+        match &self.picture {
+            None => println!("{summary}"),
+            // Drawn at once, as one: what is drawn line by line too often is left half done.
+            Some(picture) => picture.set_message(text.to_owned()),
         }
     }
 
     /// Leaves the last moment where it stands.
     pub(super) fn close(self) {
-        for line in self.lines.iter().flat_map(|(_, lines)| lines) {
-            line.abandon();
+        if let Some(picture) = self.picture {
+            picture.abandon();
         }
     }
 }
