@@ -1,5 +1,6 @@
 //! Wrong settings, and brokers that are not there or do not want us. Each is said clearly.
 
+use std::collections::HashSet;
 use std::process::Output;
 
 use contract::queues::REQUESTS;
@@ -90,6 +91,12 @@ async fn without_a_broker_a_service_is_live_not_ready_and_keeps_trying() {
     deployment.broker.restart().await.unwrap();
     let _generator = deployment.run(Side::Generator, "generator", &[]).await;
     succeeded(&mut requestor).await;
+    // However often it has tried, it has said each reason once.
+    let log = requestor.log_text();
+    let said: Vec<&str> =
+        log.lines().filter_map(|line| Some(line.split_once("cannot connect")?.1)).collect();
+    let reasons: HashSet<&str> = said.iter().copied().collect();
+    assert_eq!(said.len(), reasons.len(), "{log}");
 }
 
 #[tokio::test]
