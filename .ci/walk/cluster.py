@@ -5,11 +5,10 @@ import contextlib
 import json
 import re
 import subprocess
-import sys
 import tempfile
 import time
 
-from steps import LIMIT, answer, ask_and_follow, eventually, expect, step
+from steps import LIMIT, answer, ask_and_follow, eventually, expect, run, step
 
 NAMESPACE = "decoupled"
 SIDES = ("requestor", "generator")
@@ -237,9 +236,7 @@ def kubectl(*words, stdin="", check=True, errors=False):
     """What kubectl prints; with `errors`, also what it complains of."""
     if not {"get", "logs"} & set(words):
         print("$ kubectl", *words, flush=True)
-    done = subprocess.run(["kubectl", *words], input=stdin, capture_output=True, text=True, timeout=2 * LIMIT)
-    if check and done.returncode != 0:
-        sys.exit(f"kubectl {' '.join(words)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+    done = run(["kubectl", *words], check, input=stdin, timeout=2 * LIMIT)
     return done.stdout + (done.stderr if errors else "")
 
 

@@ -4,9 +4,8 @@ and asks for the verdict. `compose` beside this file calls it."""
 import json
 import os
 import subprocess
-import sys
 
-from steps import ask_and_follow, eventually, expect, step
+from steps import ask_and_follow, eventually, expect, run, step
 
 # Away from whatever else runs on this engine: containers, network and volume have names of their own, and the
 # page has any port that is free.
@@ -156,9 +155,7 @@ def docker(*words, check=True):
     shown = words[0] in ("compose", "kill") and not {"ps", "run"} & set(words)
     if shown:
         print("$ docker", *words, flush=True)
-    done = subprocess.run(["docker", *words], env=ENVIRONMENT, capture_output=True, text=True, stdin=subprocess.DEVNULL)
-    if check and done.returncode != 0:
-        sys.exit(f"docker {' '.join(words)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+    done = run(["docker", *words], check, env=ENVIRONMENT, stdin=subprocess.DEVNULL)
     if not check and "logs" in words:
         print(done.stdout)
     return done

@@ -1,6 +1,7 @@
 """What the walks have in common. Nothing here waits for a time to pass."""
 
 import json
+import subprocess
 import sys
 import time
 import urllib.error
@@ -27,6 +28,14 @@ def eventually(what, holds):
             sys.exit(f"does not come about: {what}")
         time.sleep(0.2)
     return held
+
+
+def run(words, check=True, **how):
+    """Runs a program to its end, and keeps what it prints; unless told not to, it has to succeed."""
+    done = subprocess.run(words, capture_output=True, text=True, **how)
+    if check and done.returncode != 0:
+        sys.exit(f"{' '.join(words)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
+    return done
 
 
 def ask_and_follow(page):
