@@ -74,11 +74,14 @@ impl Asker {
             tally.asked(request.id);
         }
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+        let mut refused = false;
         loop {
             match self.try_ask(&request, stop).await {
                 Ok(true) => {
                     debug!(id = %request.id, "accepted");
-                    self.refusals().forget();
+                    if refused {
+                        self.refusals().forget();
+                    }
                 }
                 Ok(false) => debug!(id = %request.id, "not asked: stopping, and the queue is full"),
                 Err(refusal) => {
@@ -88,6 +91,7 @@ impl Asker {
                     } else {
                         debug!(%id, %refusal, "refused");
                     }
+                    refused = true;
                     backoff.wait().await;
                     // It was not accepted, so its time starts anew.
                     request.requested_at = worker::now();

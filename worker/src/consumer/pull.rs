@@ -23,6 +23,7 @@ use tracing::{debug, warn};
 
 use crate::backoff::Backoff;
 use crate::connection::Connection;
+use crate::said::Said;
 
 /// How much later than a pull expires its status may still come.
 const GRACE: Duration = Duration::from_millis(250);
@@ -65,8 +66,8 @@ pub(super) struct Pull {
     /// How many times the connection had been established when this was last looked at.
     times_connected: u64,
     write_off: Option<Pin<Box<dyn Future<Output = Fate> + Send>>>,
-    /// Why the broker last turned down a pull, so as to say it once.
-    turned_down: Option<String>,
+    /// Why the broker turned down pulls, as far as it was said.
+    turned_down: Said,
 }
 
 /// What became of a consumer whose pulls went unheard.
@@ -96,7 +97,7 @@ impl Pull {
             silence: Box::pin(tokio::time::sleep_until(now)),
             times_connected: connection.times_connected(),
             write_off: None,
-            turned_down: None,
+            turned_down: Said::default(),
         })
     }
 
@@ -202,11 +203,10 @@ impl Pull {
                     Some(pending) => self.spend(pending),
                     // It does not say which pull it ends, or by how much.
                     None if self.credit > 0 => {
-                        if self.turned_down.as_deref() == Some(description) {
-                            debug!(%status, description, "a pull was turned down again");
-                        } else {
+                        if self.turned_down.is_news(description) {
                             warn!(%status, description, "the broker turned down a pull");
-                            self.turned_down = Some(description.to_owned());
+                        } else {
+                            debug!(%status, description, "a pull was turned down again");
                         }
                         self.begin_write_off();
                     }
