@@ -5,13 +5,14 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Error};
+use async_nats::jetstream;
 use clap::{Args, Parser, Subcommand};
 use contract::topology::Limits;
 use lab::audit::audit;
 use lab::backup::{backup, restore};
 use lab::bench::{BenchSettings, bench};
 use lab::chaos::{ChaosSettings, chaos};
-use lab::dead_letters;
+use lab::dead_letters::{self, DeadLetter};
 use lab::declare::declare_patiently;
 use lab::up::{UpSettings, up};
 use tokio::signal::unix::{SignalKind, signal};
@@ -271,23 +272,29 @@ async fn dead_letters(command: DeadLetters) -> anyhow::Result<()> {
             }
         }
         DeadLetters::Show { id, .. } => {
-            let letters = dead_letters::list(nats, Some(id)).await?;
-            anyhow::ensure!(!letters.is_empty(), "there is no dead letter {id}");
-            for letter in letters {
+            for letter in named(nats, id).await? {
                 println!("{}", letter.full());
             }
         }
         DeadLetters::Replay { id, .. } => {
-            let letters = dead_letters::list(nats, id.as_deref()).await?;
-            if let Some(id) = id {
-                anyhow::ensure!(!letters.is_empty(), "there is no dead letter {id}");
-            } else if letters.is_empty() {
+            let letters = match id {
+                Some(id) => named(nats, id).await?,
+                None => dead_letters::list(nats, None).await?,
+            };
+            if letters.is_empty() {
                 println!("There are no dead letters.");
             }
             dead_letters::replay_all(nats, &letters).await?;
         }
     }
     Ok(())
+}
+
+/// The dead letters of this name, of which there has to be one.
+async fn named(nats: &jetstream::Context, id: &str) -> anyhow::Result<Vec<DeadLetter>> {
+    let letters = dead_letters::list(nats, Some(id)).await?;
+    anyhow::ensure!(!letters.is_empty(), "there is no dead letter {id}");
+    Ok(letters)
 }
 
 /// What the signals ask for.

@@ -12,6 +12,7 @@ use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 
+use crate::eventually::eventually;
 use crate::usage;
 
 /// A child process of the lab, which is killed when this is dropped.
@@ -192,25 +193,29 @@ pub(crate) fn log_text(log: &Path) -> String {
     }
 }
 
+/// Waits until a process has logged this.
+///
+/// # Panics
+///
+/// After a minute, with all that it has logged.
+pub async fn logged(process: &Process, text: &str) {
+    eventually(&format!("'{text}' in the log"), async || {
+        let log = process.log_text();
+        if log.contains(text) { Ok(()) } else { Err(log) }
+    })
+    .await;
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::process::ExitStatusExt;
 
     use super::*;
-    use crate::eventually::eventually;
 
     fn shell(script: &str, directory: &Path) -> Process {
         let mut command = Command::new("sh");
         command.args(["-c", script]);
         Process::spawn(command, directory.join("log")).unwrap()
-    }
-
-    async fn has_printed(process: &Process, text: &str) {
-        eventually("the process has printed it", async || {
-            let log = process.log_text();
-            if log.contains(text) { Ok(()) } else { Err(log) }
-        })
-        .await;
     }
 
     #[tokio::test]
@@ -238,11 +243,11 @@ while True:
         let mut command = Command::new("python3");
         command.args(["-c", script]);
         let mut process = Process::spawn(command, directory.path().join("log")).unwrap();
-        has_printed(&process, "ready").await;
+        logged(&process, "ready").await;
         process.terminate().unwrap();
-        has_printed(&process, "TERM").await;
+        logged(&process, "TERM").await;
         process.interrupt().unwrap();
-        has_printed(&process, "INT").await;
+        logged(&process, "INT").await;
         process.pause().unwrap();
         process.resume().unwrap();
         assert_eq!(process.try_wait().unwrap(), None);

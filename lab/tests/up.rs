@@ -2,8 +2,7 @@
 
 use std::process::Output;
 
-use lab::eventually::eventually;
-use lab::process::Process;
+use lab::process::{Process, logged};
 use tokio::process::Command;
 
 async fn up(words: &[&str], settings: &[(&str, &str)]) -> Output {
@@ -40,22 +39,15 @@ async fn a_broker_that_is_killed_as_proposed_is_shown_to_be_away() {
     command.args(["up", "--for", "1h"]).env_remove("RUST_BACKTRACE");
     let directory = tempfile::tempdir().unwrap();
     let mut lab = Process::spawn(command, directory.path().join("log")).unwrap();
-    let shown = async |lab: &Process, sign: &str| {
-        eventually(sign, async || {
-            let said = lab.log_text();
-            if said.contains(sign) { Ok(()) } else { Err(said) }
-        })
-        .await;
-    };
-    shown(&lab, "REQUESTS 0 waiting").await;
+    logged(&lab, "REQUESTS 0 waiting").await;
     let said = lab.log_text();
     let (before, _) = said.split_once("kill the broker").unwrap();
     let kill = before.lines().rfind(|line| line.contains("kill -9")).unwrap();
     let killed = Command::new("sh").args(["-c", kill]).status().await.unwrap();
     assert!(killed.success(), "{kill}");
-    shown(&lab, "waiting for the broker and its queues").await;
+    logged(&lab, "waiting for the broker and its queues").await;
     lab.terminate().unwrap();
-    shown(&lab, "Stopping the requestors").await;
+    logged(&lab, "Stopping the requestors").await;
     // Who is in a hurry does not wait for a broker that does not come back.
     lab.terminate().unwrap();
     let status = lab.wait().await.unwrap();

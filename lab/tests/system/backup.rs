@@ -14,7 +14,6 @@ use contract::{dead_letters, topology};
 use lab::backup::{backup, restore};
 use lab::eventually::eventually;
 use tempfile::TempDir;
-use tokio::process::Command;
 use tokio_util::sync::CancellationToken;
 use worker::{Connection, NatsSettings};
 
@@ -389,13 +388,8 @@ async fn a_backup_during_which_somebody_writes_leaves_nothing_that_looks_like_on
 async fn the_exit_status_says_whether_there_is_a_backup() {
     let deployment = Deployment::start().await;
     let directory = tempfile::tempdir().unwrap();
-    let lab = async |command: &str| {
-        let mut lab = Command::new(env!("CARGO_BIN_EXE_lab"));
-        lab.env_clear().arg(command).arg(directory.path()).args(["--nats-url", deployment.url()]);
-        let output = lab.output().await.unwrap();
-        let text = [output.stdout, output.stderr].concat();
-        (output.status.code(), String::from_utf8(text).unwrap())
-    };
+    let lab =
+        |command: &'static str| deployment.lab([command.as_ref(), directory.path().as_os_str()]);
     let (status, text) = lab("backup").await;
     assert_eq!(status, Some(0), "{text}");
     assert!(text.starts_with("Backed up to "), "{text}");

@@ -6,13 +6,11 @@ use std::process::Output;
 use contract::queues::REQUESTS;
 use lab::broker::{Broker, BrokerOptions};
 use lab::eventually::eventually;
-use lab::process::Process;
+use lab::process::{Process, logged};
 use tokio::net::TcpListener;
 use tokio::process::Command;
 
-use crate::deployment::{
-    Deployment, PATIENT, Side, admin, ended, logged, programs, ready, run, succeeded,
-};
+use crate::deployment::{Deployment, PATIENT, Side, admin, ended, programs, ready, run, succeeded};
 use crate::unreadable::{CARRIAGE_RETURN, publish};
 
 async fn requestor(words: &[&str]) -> Output {

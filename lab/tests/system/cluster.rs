@@ -18,10 +18,11 @@ use futures_util::future::join_all;
 use lab::audit::audit;
 use lab::declare::declare_patiently;
 use lab::eventually::eventually;
+use lab::process::logged;
 use tokio_util::sync::CancellationToken;
 use worker::{Confirmation, Creation, NatsSettings, PublishError, Service};
 
-use crate::deployment::{Cluster, Deployment, LIMIT, LIMITS, Side, logged, ready, succeeded};
+use crate::deployment::{Cluster, Deployment, LIMIT, LIMITS, Side, ready, succeeded};
 use crate::loops::request;
 
 /// How many services do the same thing at once, and how many times each of them.

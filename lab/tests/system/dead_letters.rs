@@ -9,9 +9,9 @@ use contract::{RequestId, dead_letters, topology};
 use jiff::SignedDuration;
 use lab::dead_letters::{list, replay_all};
 use lab::eventually::eventually;
-use tokio::process::Command;
+use lab::process::logged;
 
-use crate::deployment::{Deployment, Side, admin, ended, logged, succeeded};
+use crate::deployment::{Deployment, Side, admin, ended, succeeded};
 use crate::loops::request;
 
 pub fn value<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
@@ -216,13 +216,7 @@ async fn a_replayed_dead_letter_goes_its_way_and_is_gone() {
 #[tokio::test]
 async fn where_there_are_none_to_replay_all_of_them_are() {
     let deployment = Deployment::start().await;
-    let replay = async |which: &str| {
-        let mut lab = Command::new(env!("CARGO_BIN_EXE_lab"));
-        lab.env_clear().args(["dead-letters", "replay", which, "--nats-url", deployment.url()]);
-        let output = lab.output().await.unwrap();
-        let text = [output.stdout, output.stderr].concat();
-        (output.status.code(), String::from_utf8(text).unwrap())
-    };
+    let replay = |which| deployment.lab(["dead-letters", "replay", which]);
     assert_eq!(replay("--all").await, (Some(0), "There are no dead letters.\n".to_owned()));
     assert_eq!(replay("7").await, (Some(2), "Error: there is no dead letter 7\n".to_owned()));
 }

@@ -1,5 +1,6 @@
 //! A deployment to test: a broker, and the programs that a test starts beside it.
 
+use std::ffi::OsStr;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitStatus;
@@ -99,6 +100,15 @@ impl<B> Deployment<B> {
     /// Where the brokers are, as a service takes it.
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Runs the program `lab` against this broker; gives its exit status, and all that it has printed.
+    pub async fn lab(&self, words: impl IntoIterator<Item: AsRef<OsStr>>) -> (Option<i32>, String) {
+        let mut lab = Command::new(env!("CARGO_BIN_EXE_lab"));
+        lab.env_clear().args(words).args(["--nats-url", self.url()]);
+        let output = lab.output().await.unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8(text).unwrap())
     }
 
     pub fn nats(&self) -> &Context {
@@ -242,15 +252,6 @@ pub async fn ready(process: &Process) {
     eventually("it is ready", async || match admin(process, "/readyz").await {
         (200, _) => Ok(()),
         other => Err(other),
-    })
-    .await;
-}
-
-/// Waits until a process has logged this.
-pub async fn logged(process: &Process, text: &str) {
-    eventually(&format!("'{text}' in the log"), async || {
-        let log = process.log_text();
-        if log.contains(text) { Ok(()) } else { Err(log) }
     })
     .await;
 }

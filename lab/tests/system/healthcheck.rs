@@ -4,11 +4,11 @@ use std::path::Path;
 use std::process::Output;
 
 use lab::eventually::eventually;
-use lab::process::Process;
+use lab::process::{Process, logged};
 use tokio::net::TcpListener;
 use tokio::process::Command;
 
-use crate::deployment::{Deployment, Side, admin_addr, logged, programs};
+use crate::deployment::{Deployment, Side, admin_addr, programs};
 
 async fn healthcheck(program: &Path, admin_addr: &str) -> Output {
     let mut command = Command::new(program);

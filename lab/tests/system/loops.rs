@@ -7,8 +7,9 @@ use contract::topology::Limits;
 use contract::{Amount, RequestId};
 use futures_util::StreamExt;
 use lab::eventually::eventually;
+use lab::process::logged;
 
-use crate::deployment::{Deployment, LIMITS, PATIENT, Side, logged, ready, soon, succeeded};
+use crate::deployment::{Deployment, LIMITS, PATIENT, Side, ready, soon, succeeded};
 
 pub fn request() -> Request {
     Request {

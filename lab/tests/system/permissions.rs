@@ -12,7 +12,7 @@ use lab::broker::{Broker, BrokerOptions};
 use lab::dead_letters::{DeadLetter, list, replay_all};
 use lab::declare::declare;
 use lab::eventually::eventually;
-use lab::process::Process;
+use lab::process::{Process, logged};
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
@@ -20,9 +20,7 @@ use worker::{Connection, NatsSettings};
 
 use crate::api;
 use crate::by_hand::{Raw, acknowledgment, publish_raw, published, response};
-use crate::deployment::{
-    LIMIT, LIMITS, Side, api_addr, ended, logged, ready, run, soon, succeeded,
-};
+use crate::deployment::{LIMIT, LIMITS, Side, api_addr, ended, ready, run, soon, succeeded};
 use crate::loops::request;
 
 const REQUESTOR: &str = "requestor";

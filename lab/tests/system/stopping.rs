@@ -7,13 +7,13 @@ use contract::queues::REQUESTS;
 use contract::topology::{self, Limits};
 use lab::audit::Verdict;
 use lab::eventually::eventually;
-use lab::process::Process;
+use lab::process::{Process, logged};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
 
 use crate::by_hand::{acknowledgment, published, response};
 use crate::deployment::{
-    Deployment, LIMITS, PATIENT, Side, admin, admin_addr, ended, logged, soon, succeeded,
+    Deployment, LIMITS, PATIENT, Side, admin, admin_addr, ended, soon, succeeded,
 };
 use crate::loops::request;
 use crate::work::in_flight;

@@ -8,10 +8,11 @@ use contract::queues::{REQUESTS, RESPONSES};
 use contract::topology::{self, DeclareError, Limits};
 use lab::broker::{Broker, BrokerOptions};
 use lab::declare::declare;
+use lab::process::logged;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
 
-use crate::deployment::{Deployment, LIMITS, Side, ended, logged, ready, run};
+use crate::deployment::{Deployment, LIMITS, Side, ended, ready, run};
 
 /// Changes the stream of the requests by hand.
 async fn drift(deployment: &Deployment, change: impl FnOnce(&mut StreamConfig)) {

@@ -12,10 +12,11 @@ use contract::topology::{self, Limits};
 use lab::broker::{Broker, BrokerOptions};
 use lab::dead_letters::{list, replay_all};
 use lab::eventually::eventually;
+use lab::process::logged;
 
 use crate::by_hand::{Raw, publish_raw, published};
 use crate::dead_letters::value;
-use crate::deployment::{Deployment, LIMITS, PATIENT, Side, ended, logged, ready, succeeded};
+use crate::deployment::{Deployment, LIMITS, PATIENT, Side, ended, ready, succeeded};
 use crate::loops::request;
 
 /// A key, the headers, and what the dead letter says of them.
