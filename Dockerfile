@@ -5,9 +5,9 @@
 FROM rust:1.95-slim-bookworm AS dependencies
 WORKDIR /decoupled
 COPY Cargo.toml Cargo.lock ./
-COPY contract/Cargo.toml contract/
-COPY worker/Cargo.toml worker/
-COPY observe/Cargo.toml observe/
+COPY crates/contract/Cargo.toml crates/contract/
+COPY crates/workqueue/Cargo.toml crates/workqueue/
+COPY crates/observe/Cargo.toml crates/observe/
 COPY requestor/Cargo.toml requestor/
 COPY generator/Cargo.toml generator/
 COPY viewer/Cargo.toml viewer/
@@ -16,17 +16,17 @@ COPY lab/Cargo.toml lab/
 # manifest changes. All of the workspace is named here and below, because cargo would choose other
 # features of them for one member alone, and compile them again. Tests and benchmarks are not among what is
 # copied, but cargo wants to see those that a manifest names.
-RUN for crate in */; do mkdir "$crate/src" && touch "$crate/src/lib.rs"; done \
-    && mkdir -p lab/tests/page contract/benches && touch lab/tests/page/main.rs contract/benches/messages.rs \
+RUN for crate in crates/*/ requestor generator viewer lab; do mkdir "$crate/src" && touch "$crate/src/lib.rs"; done \
+    && mkdir -p lab/tests/page crates/contract/benches && touch lab/tests/page/main.rs crates/contract/benches/messages.rs \
     && for program in requestor generator viewer lab; do echo 'fn main() {}' >"$program/src/main.rs"; done \
     && cargo build --release --locked --workspace --bins
 
 # What both sides share. Cargo goes by the times of files, and takes sources for unchanged that are older
 # than the programs which do nothing.
 FROM dependencies AS shared
-COPY contract contract
-COPY worker worker
-RUN touch contract/src/*.rs worker/src/*.rs && cargo build --release --locked --workspace --lib
+COPY crates/contract crates/contract
+COPY crates/workqueue crates/workqueue
+RUN touch crates/*/src/*.rs && cargo build --release --locked --workspace --lib
 
 FROM shared AS requestor-build
 COPY requestor requestor
@@ -37,15 +37,15 @@ COPY generator generator
 RUN touch generator/src/*.rs && cargo build --release --locked --workspace --bin generator
 
 FROM shared AS viewer-build
-COPY observe observe
+COPY crates/observe crates/observe
 COPY viewer viewer
-RUN touch observe/src/*.rs viewer/src/*.rs && cargo build --release --locked --workspace --bin viewer
+RUN touch crates/observe/src/*.rs viewer/src/*.rs && cargo build --release --locked --workspace --bin viewer
 
 FROM shared AS lab-build
 COPY requestor requestor
-COPY observe observe
+COPY crates/observe crates/observe
 COPY lab lab
-RUN mkdir backups && touch observe/src/*.rs requestor/src/*.rs lab/src/*.rs && cargo build --release --locked --workspace --bin lab
+RUN mkdir backups && touch crates/observe/src/*.rs requestor/src/*.rs lab/src/*.rs && cargo build --release --locked --workspace --bin lab
 
 # Nothing but the C library, certificates, and a user that is nobody. It writes nowhere: run it with
 # --read-only.

@@ -12,7 +12,7 @@ from render import REPOSITORY
 @functools.cache
 def consumers():
     """Each consumer of the contract, with its stream."""
-    contract = yaml.load((REPOSITORY / "contract/asyncapi.yaml").read_text(), yaml.CSafeLoader)
+    contract = yaml.load((REPOSITORY / "crates/contract/asyncapi.yaml").read_text(), yaml.CSafeLoader)
     queues = [channel["x-jetstream"] for channel in contract["channels"].values() if "x-jetstream" in channel]
     found = {(queue["stream"]["name"], queue["consumer"]["name"]) for queue in queues if "consumer" in queue}
     expect(found, "the contract names no consumers")

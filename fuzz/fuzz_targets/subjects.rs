@@ -1,6 +1,6 @@
 #![no_main]
 
-#[path = "../../contract/tests/seeds/checks.rs"]
+#[path = "../../crates/contract/tests/seeds/checks.rs"]
 #[expect(dead_code, reason = "each target runs one of the checks")]
 mod checks;
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use contract::headers::Trace;
 use contract::queues::{Message, Request, Response};
 use tracing::debug;
-use worker::{Handler, HandlerError, Publisher};
+use workqueue::{Handler, HandlerError, Publisher};
 
 use crate::strings;
 
@@ -36,7 +36,7 @@ impl Handler for Answer {
             requested_at: request.requested_at,
             values: strings::make(request.amount, &mut rand::rng()),
             generator: self.instance.clone(),
-            generated_at: worker::now(),
+            generated_at: workqueue::now(),
         };
         self.responses.publish(|| response.publication(trace)).await?;
         debug!(id = %request.id, "answered");

@@ -15,7 +15,7 @@ pub use settings::Settings;
 use contract::facts;
 use contract::queues::RESPONSES;
 use tokio_util::sync::CancellationToken;
-use worker::{Service, ServiceError};
+use workqueue::{Service, ServiceError};
 
 use answer::Answer;
 use mark::Mark;

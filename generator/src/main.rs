@@ -3,16 +3,16 @@
 use anyhow::Error;
 use clap::Parser;
 use generator::Settings;
-use worker::Command;
+use workqueue::Command;
 
 // One thread is enough beside a broker, and faster than two.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     let settings = Settings::parse();
     if settings.command == Some(Command::Healthcheck) {
-        return Ok(worker::healthcheck(settings.service.admin_addr).await?);
+        return Ok(workqueue::healthcheck(settings.service.admin_addr).await?);
     }
-    worker::init_telemetry(&settings.service.telemetry).map_err(Error::msg)?;
-    let stop = worker::stop_on_signals()?;
+    workqueue::init_telemetry(&settings.service.telemetry).map_err(Error::msg)?;
+    let stop = workqueue::stop_on_signals()?;
     Ok(generator::run(settings, &stop).await?)
 }

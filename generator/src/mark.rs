@@ -5,7 +5,7 @@ use contract::facts::Received;
 use contract::headers::Trace;
 use contract::queues::Acknowledgment;
 use tracing::{debug, error};
-use worker::{Creation, Facts, Handler, HandlerError};
+use workqueue::{Creation, Facts, Handler, HandlerError};
 
 #[derive(Debug)]
 pub(crate) struct Mark {
@@ -21,7 +21,7 @@ impl Handler for Mark {
             id: stored.id,
             values: stored.values,
             marked_by: self.instance.clone(),
-            received_at: worker::now(),
+            received_at: workqueue::now(),
         };
         match self.received.create(&mark).await? {
             Creation::Created => debug!(id = %mark.id, "marked as received"),

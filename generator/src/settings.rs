@@ -19,7 +19,7 @@ use clap::Parser;
 )]
 pub struct Settings {
     /// Time that making one string takes
-    #[arg(long, env, default_value = "0s", value_parser = worker::duration, value_name = "TIME")]
+    #[arg(long, env, default_value = "0s", value_parser = workqueue::duration, value_name = "TIME")]
     pub work_time: Duration,
 
     /// Share of the attempts at making strings that fail, from 0 to 1
@@ -28,11 +28,11 @@ pub struct Settings {
 
     #[command(flatten)]
     #[expect(missing_docs, reason = "clap would show it as the help of the whole group")]
-    pub service: worker::ServiceSettings,
+    pub service: workqueue::ServiceSettings,
 
     #[command(subcommand)]
     #[expect(missing_docs, reason = "clap would show it as the help of the whole group")]
-    pub command: Option<worker::Command>,
+    pub command: Option<workqueue::Command>,
 }
 
 fn share(text: &str) -> Result<f64, String> {

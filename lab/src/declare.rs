@@ -6,7 +6,7 @@ use anyhow::anyhow;
 use async_nats::jetstream::Context;
 use contract::topology::{self, DeclareError, Limits, Topology};
 use tokio::time::timeout;
-use worker::{Backoff, Connection, NatsSettings};
+use workqueue::{Backoff, Connection, NatsSettings};
 
 /// The first ceiling of the time between two tries, and the highest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));

@@ -17,7 +17,7 @@ use lab::declare::declare_patiently;
 use lab::up::{UpSettings, up};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
-use worker::{LimitSettings, NatsSettings, TelemetrySettings};
+use workqueue::{LimitSettings, NatsSettings, TelemetrySettings};
 
 /// Runs the whole system on one machine, and audits it.
 #[derive(Debug, Parser)]
@@ -112,7 +112,7 @@ enum DeadLetters {
 #[derive(Args, Debug)]
 struct AuditSettings {
     /// Wait for that long until nothing is pending
-    #[arg(long, default_value = "0s", value_parser = worker::duration, value_name = "TIME")]
+    #[arg(long, default_value = "0s", value_parser = workqueue::duration, value_name = "TIME")]
     wait: Duration,
 
     /// Print the verdict as JSON, with the ids of all that is lost, doubled or dead-lettered
@@ -149,7 +149,7 @@ struct RestoreSettings {
 struct DeclareSettings {
     /// Try for that long while there is no broker yet, or one that cannot do it yet, such as a cluster
     /// that is still coming together
-    #[arg(long, default_value = "10s", value_parser = worker::duration, value_name = "TIME")]
+    #[arg(long, default_value = "10s", value_parser = workqueue::duration, value_name = "TIME")]
     wait: Duration,
 
     #[command(flatten)]
@@ -183,8 +183,8 @@ async fn run_until_told(command: Command) -> anyhow::Result<ExitCode> {
 
 async fn run(command: Command, stop: &CancellationToken) -> anyhow::Result<ExitCode> {
     let rust_log = std::env::var("RUST_LOG").unwrap_or_else(|_| "error,async_nats=off".to_owned());
-    let log_format = Some(worker::LogFormat::Pretty);
-    worker::init_telemetry(&TelemetrySettings { rust_log, log_format }).map_err(Error::msg)?;
+    let log_format = Some(workqueue::LogFormat::Pretty);
+    workqueue::init_telemetry(&TelemetrySettings { rust_log, log_format }).map_err(Error::msg)?;
     let verdict = match command {
         Command::Up(settings) => up(&settings, stop).await?,
         Command::Chaos(settings) => {

@@ -9,7 +9,7 @@ use contract::queues::{Message, Request};
 use contract::{Amount, RequestId};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
-use worker::{Backoff, Crew, Facts, Publisher, Refusal, Said, Work};
+use workqueue::{Backoff, Crew, Facts, Publisher, Refusal, Said, Work};
 
 use crate::pace::Pace;
 use crate::tally::Tally;
@@ -68,7 +68,7 @@ impl Asker {
             id: RequestId::new(),
             amount: self.amount,
             requestor: self.instance.clone(),
-            requested_at: worker::now(),
+            requested_at: workqueue::now(),
         };
         if let Some(tally) = &self.tally {
             tally.asked(request.id);
@@ -94,7 +94,7 @@ impl Asker {
                     refused = true;
                     backoff.wait().await;
                     // It was not accepted, so its time starts anew.
-                    request.requested_at = worker::now();
+                    request.requested_at = workqueue::now();
                     continue;
                 }
             }

@@ -6,7 +6,7 @@ use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use contract::queues::Queue;
 use contract::{RequestId, dead_letters};
-use worker::{Connection, ReadError};
+use workqueue::{Connection, ReadError};
 
 /// The last message about this request that was taken from this queue and given up, if there is one.
 ///

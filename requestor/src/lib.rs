@@ -23,7 +23,7 @@ use contract::queues::{ACKNOWLEDGMENTS, REQUESTS};
 use contract::{Amount, InvalidStrings, facts};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
-use worker::{Service, ServiceError};
+use workqueue::{Service, ServiceError};
 
 use api::Serving;
 use ask::Asker;

@@ -49,11 +49,11 @@ pub struct Settings {
 
     #[command(flatten)]
     #[expect(missing_docs, reason = "clap would show it as the help of the whole group")]
-    pub service: worker::ServiceSettings,
+    pub service: workqueue::ServiceSettings,
 
     #[command(subcommand)]
     #[expect(missing_docs, reason = "clap would show it as the help of the whole group")]
-    pub command: Option<worker::Command>,
+    pub command: Option<workqueue::Command>,
 }
 
 /// The fewest requests a second, other than none: one in thirty years.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use contract::headers::Trace;
 use contract::queues::{Acknowledgment, Message, Response};
 use tracing::debug;
-use worker::{Creation, Facts, Handler, HandlerError, Publisher};
+use workqueue::{Creation, Facts, Handler, HandlerError, Publisher};
 
 use crate::api::Waiting;
 use crate::tally::Tally;
@@ -25,7 +25,7 @@ impl Handler for Store {
     type Message = Response;
 
     async fn handle(&self, response: Response, trace: &Trace) -> Result<(), HandlerError> {
-        let new = Acknowledgment::new(response, &self.instance, worker::now());
+        let new = Acknowledgment::new(response, &self.instance, workqueue::now());
         let stored = match self.stored.create(&new).await? {
             Creation::Created => new,
             // Somebody has answered, or stored, twice. What stands there counts, and only that is

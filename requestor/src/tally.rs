@@ -13,7 +13,7 @@ use contract::RequestId;
 use contract::queues::{Acknowledgment, REQUESTS, RESPONSES};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use worker::{Connection, Facts};
+use workqueue::{Connection, Facts};
 
 use crate::dead::{dead_letter, reason};
 

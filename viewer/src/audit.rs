@@ -64,7 +64,7 @@ impl Audit {
     pub(crate) fn begin(&self) -> bool {
         let begun = self.change(|standing| {
             let free = standing.running_since.is_none();
-            standing.running_since.get_or_insert_with(worker::now);
+            standing.running_since.get_or_insert_with(workqueue::now);
             free
         });
         if begun {
@@ -75,7 +75,7 @@ impl Audit {
 
     fn end(&self, judged: anyhow::Result<Verdict>) {
         self.change(|standing| {
-            let judged_at = Some(worker::now());
+            let judged_at = Some(workqueue::now());
             *standing = match judged {
                 Ok(mut verdict) => {
                     let clean = verdict.is_clean();

@@ -27,7 +27,7 @@ use std::sync::{Arc, OnceLock};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
-use worker::{ConnectError, Connection};
+use workqueue::{ConnectError, Connection};
 
 use audit::Audit;
 use metrics::Metrics;
@@ -90,7 +90,7 @@ pub async fn run(settings: Settings, stop: &CancellationToken) -> Result<(), Vie
         replayer: OnceLock::new(),
         stop: stop.clone(),
     });
-    worker::serve_admin(admin_addr, Arc::new(metrics::Told(Arc::clone(&viewer))), stop.clone())
+    workqueue::serve_admin(admin_addr, Arc::new(metrics::Told(Arc::clone(&viewer))), stop.clone())
         .await
         .map_err(|source| ViewerError::Listen {
             setting: "ADMIN_ADDR",

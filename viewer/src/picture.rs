@@ -277,7 +277,7 @@ mod tests {
     fn the_past_is_no_longer_than_five_minutes() {
         let pictures = Pictures::default();
         for _ in 0..POINTS + 10 {
-            pictures.take(worker::now(), Ok(Flow::default()));
+            pictures.take(workqueue::now(), Ok(Flow::default()));
         }
         let points = points(&pictures);
         assert_eq!(points.len(), POINTS);
@@ -289,9 +289,9 @@ mod tests {
         let pictures = Pictures::default();
         let there = There { requestors: 1, ..There::default() };
         let flow = Flow { there, queues: vec![QueuePicture::default()], ..Flow::default() };
-        pictures.take(worker::now(), Ok(flow));
+        pictures.take(workqueue::now(), Ok(flow));
         let trouble = Trouble { kind: Kind::Silent, words: "no broker".to_owned() };
-        pictures.take(worker::now(), Err(trouble));
+        pictures.take(workqueue::now(), Err(trouble));
         let newest: serde_json::Value = serde_json::from_str(&pictures.watch().borrow()).unwrap();
         assert_eq!(newest["trouble"]["kind"], "silent");
         assert_eq!(newest["trouble"]["words"], "no broker");

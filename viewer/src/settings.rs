@@ -2,7 +2,7 @@ use std::net::SocketAddr;
 
 use axum::http::Uri;
 use clap::{Parser, ValueEnum};
-use worker::{NatsSettings, TelemetrySettings};
+use workqueue::{NatsSettings, TelemetrySettings};
 
 /// The headings of what the viewer does, in its help.
 const PAGE: &str = "Page";
@@ -68,7 +68,7 @@ pub struct Settings {
 
     #[command(subcommand)]
     #[expect(missing_docs, reason = "clap would show it as the help of the whole group")]
-    pub command: Option<worker::Command>,
+    pub command: Option<workqueue::Command>,
 }
 
 /// On or off.

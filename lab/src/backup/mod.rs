@@ -22,7 +22,7 @@ use anyhow::bail;
 use contract::{dead_letters, facts, queues};
 use indicatif::{HumanBytes, HumanCount};
 use tokio::fs;
-use worker::Connection;
+use workqueue::Connection;
 
 use manifest::{KeptConsumer, KeptStream, Manifest};
 use still::Still;
@@ -79,7 +79,7 @@ async fn take(connection: &Connection, directory: &Path, before: &Still) -> anyh
     }
     after.nobody_waits()?;
     let broker = connection.client().server_info().version;
-    Manifest::new(worker::now(), broker, kept).write(directory).await
+    Manifest::new(workqueue::now(), broker, kept).write(directory).await
 }
 
 /// The name of the file that has this stream.

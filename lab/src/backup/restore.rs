@@ -11,7 +11,7 @@ use contract::topology::{self, DeclareError};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 use tokio::time::{Instant, sleep};
-use worker::Connection;
+use workqueue::Connection;
 
 use super::manifest::{KeptStream, Manifest, outstanding};
 use super::{file, snapshot, tell};
@@ -182,7 +182,7 @@ fn may_have_forgotten(stream: &KeptStream) -> bool {
     let max_age = stream.config["max_age"].as_i64().filter(|age| *age > 0);
     let oldest = stream.state["first_ts"].as_str().and_then(|at| at.parse::<Timestamp>().ok());
     let (Some(max_age), Some(oldest)) = (max_age, oldest) else { return false };
-    let age = worker::now().duration_since(oldest).saturating_add(CLOCKS);
+    let age = workqueue::now().duration_since(oldest).saturating_add(CLOCKS);
     age >= SignedDuration::from_nanos(max_age)
 }
 
@@ -213,7 +213,7 @@ mod tests {
             state: json!({ "first_ts": oldest }),
             consumers: Vec::new(),
         };
-        let now = worker::now();
+        let now = workqueue::now();
         assert!(!may_have_forgotten(&stream(SignedDuration::ZERO, now - 2 * hour)));
         assert!(!may_have_forgotten(&stream(2 * hour, now - hour)));
         assert!(may_have_forgotten(&stream(hour, now - 2 * hour)));

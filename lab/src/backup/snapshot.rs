@@ -20,7 +20,7 @@ use sha2::{Digest, Sha256};
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{sleep, timeout};
-use worker::Connection;
+use workqueue::Connection;
 
 use super::manifest::{self, KeptStream};
 

@@ -9,7 +9,7 @@ use contract::facts::{self, Bucket, Fact};
 use contract::topology;
 use tokio::process::Command;
 use tokio::time::{Instant, sleep};
-use worker::Connection;
+use workqueue::Connection;
 
 use super::Round;
 use crate::broker::Broker;

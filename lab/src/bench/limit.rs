@@ -97,7 +97,7 @@ async fn confirmed(
 fn usual_size() -> usize {
     let amount = Amount::new(1, 64).expect("it is within the limits");
     let values = Strings::try_from(vec!["a".repeat(64)]).expect("they are within the limits");
-    let (at, instance) = (worker::now(), "somebody-12345");
+    let (at, instance) = (workqueue::now(), "somebody-12345");
     let id = RequestId::new();
     let request = Request { id, amount, requestor: instance.to_owned(), requested_at: at };
     let response = Response {

@@ -31,7 +31,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
-use worker::{Connection, NatsSettings};
+use workqueue::{Connection, NatsSettings};
 
 use crate::broker::{Broker, BrokerOptions, find};
 use crate::programs::{self, Programs};

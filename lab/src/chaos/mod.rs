@@ -18,7 +18,7 @@ use async_nats::jetstream::Context;
 use clap::Args;
 use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
-use worker::NatsSettings;
+use workqueue::NatsSettings;
 
 use crate::broker::Brokers;
 use crate::target::{self, from_here};
@@ -47,7 +47,7 @@ pub struct ChaosSettings {
     pub seed: Option<u64>,
 
     /// How long to ask for strings, and break things
-    #[arg(long = "for", default_value = "60s", value_name = "TIME", value_parser = worker::duration)]
+    #[arg(long = "for", default_value = "60s", value_name = "TIME", value_parser = workqueue::duration)]
     pub duration: Duration,
 
     /// Requests a second, of all requestors together, or max

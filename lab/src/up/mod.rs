@@ -11,7 +11,7 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
-use worker::{Connection, NatsSettings};
+use workqueue::{Connection, NatsSettings};
 
 use crate::broker::{Broker, Brokers};
 use crate::programs;
@@ -52,7 +52,7 @@ pub struct UpSettings {
     pub rate: requestor::Rate,
 
     /// Stop after that time [default: at Ctrl-C]
-    #[arg(long = "for", value_name = "TIME", value_parser = worker::duration)]
+    #[arg(long = "for", value_name = "TIME", value_parser = workqueue::duration)]
     pub duration: Option<Duration>,
 }
 

@@ -71,7 +71,7 @@ async fn what_is_forgotten_is_not_missing_and_what_is_lost_is() {
     let amount = Amount::new(1, 8).unwrap();
     let requested = async || {
         let (id, requestor) = (RequestId::new(), "somebody".to_owned());
-        let request = Request { id, amount, requestor, requested_at: worker::now() };
+        let request = Request { id, amount, requestor, requested_at: workqueue::now() };
         deployment.publish(&Fact::creation(&request)).await;
     };
     requested().await;

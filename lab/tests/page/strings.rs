@@ -102,7 +102,7 @@ async fn the_largest_strings_have_room_in_the_list() {
     let amount = Amount::new(64, 1024).unwrap();
     for _ in 0..8 {
         let (id, requestor) = (contract::RequestId::new(), "somebody".to_owned());
-        let request = Request { id, amount, requestor, requested_at: worker::now() };
+        let request = Request { id, amount, requestor, requested_at: workqueue::now() };
         deployment.publish(&request.publication(&Trace::default())).await;
         deployment.publish(&Fact::creation(&request)).await;
         let _: Received = deployment.fact_eventually(id).await;

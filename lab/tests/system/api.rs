@@ -190,7 +190,7 @@ async fn a_key_that_was_never_accepted_and_is_too_old_is_not_asked_any_more() {
     let deployment = Deployment::with(&PATIENT).await;
     let (_requestor, api) = requestor(&deployment, "requestor").await;
     let mut request = request();
-    request.requested_at = worker::now() - Duration::from_hours(25);
+    request.requested_at = workqueue::now() - Duration::from_hours(25);
     let (count, length) = (request.amount.count(), request.amount.length());
     let asked = Asked { key: "old".parse().unwrap(), request };
     deployment.publish(&asked.creation()).await;

@@ -15,7 +15,7 @@ use lab::backup::{backup, restore};
 use lab::eventually::eventually;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
-use worker::{Connection, NatsSettings};
+use workqueue::{Connection, NatsSettings};
 
 use crate::by_hand::{acknowledgment, published, response};
 use crate::deployment::{Cluster, Deployment, LIMITS, Side, ready, succeeded};

@@ -12,12 +12,12 @@ pub fn response(request: &Request, value: &str) -> Response {
         requested_at: request.requested_at,
         values: Strings::try_from(vec![value.to_owned()]).unwrap(),
         generator: "by hand".to_owned(),
-        generated_at: worker::now(),
+        generated_at: workqueue::now(),
     }
 }
 
 pub fn acknowledgment(request: &Request, value: &str) -> Acknowledgment {
-    Acknowledgment::new(response(request, value), "by hand", worker::now())
+    Acknowledgment::new(response(request, value), "by hand", workqueue::now())
 }
 
 pub fn published(message: &impl Message) -> Publication {

@@ -20,7 +20,7 @@ use lab::declare::declare_patiently;
 use lab::eventually::eventually;
 use lab::process::logged;
 use tokio_util::sync::CancellationToken;
-use worker::{Confirmation, Creation, NatsSettings, PublishError, Service};
+use workqueue::{Confirmation, Creation, NatsSettings, PublishError, Service};
 
 use crate::deployment::{Cluster, Deployment, LIMIT, LIMITS, Side, ready, succeeded};
 use crate::loops::request;
@@ -279,7 +279,7 @@ async fn exactly_one_creates<B>(deployment: &Deployment<B>, services: &[Service]
     let id = RequestId::new();
     let creations = all_at_once(services, async |service, name| {
         let values = Strings::try_from(vec![name.replace('-', "z")]).unwrap();
-        let fact = Received { id, values, marked_by: name, received_at: worker::now() };
+        let fact = Received { id, values, marked_by: name, received_at: workqueue::now() };
         let creation = service.facts(RECEIVED).create(&fact).await.unwrap();
         (fact, creation)
     })

@@ -49,7 +49,7 @@ async fn two_dead_letters_of_one_request_are_both_kept() {
 async fn a_request_older_than_its_facts_is_expired() {
     let deployment = Deployment::start().await;
     let mut old = request();
-    old.requested_at = worker::now() - SignedDuration::from_hours(25);
+    old.requested_at = workqueue::now() - SignedDuration::from_hours(25);
     let publication = old.publication(&Trace::default());
     deployment.publish(&publication).await;
     let young = request();
@@ -236,7 +236,7 @@ async fn a_dead_letter_whose_replay_is_not_stored_stays() {
         body: &"not JSON".into(),
     };
     let (reason, by) = ("failed", "by hand");
-    let verdict = Verdict { reason, attempts: 1, at: worker::now(), by };
+    let verdict = Verdict { reason, attempts: 1, at: workqueue::now(), by };
     deployment.publish(&dead.dead_letter(&verdict)).await;
     let letters = list(deployment.nats(), None).await.unwrap();
     assert!(letters[0].full().contains("not JSON"), "{}", letters[0].full());

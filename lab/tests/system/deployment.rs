@@ -23,7 +23,7 @@ use tempfile::TempDir;
 use tokio::process::Command;
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
-use worker::{Connection, NatsSettings};
+use workqueue::{Connection, NatsSettings};
 
 /// Reached only if there is a bug, on however slow a machine.
 pub const LIMIT: Duration = Duration::from_mins(5);

@@ -16,7 +16,7 @@ pub fn request() -> Request {
         id: RequestId::new(),
         amount: Amount::new(2, 16).unwrap(),
         requestor: "by hand".to_owned(),
-        requested_at: worker::now(),
+        requested_at: workqueue::now(),
     }
 }
 

@@ -16,7 +16,7 @@ use lab::process::{Process, logged};
 use serde_json::json;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
-use worker::{Connection, NatsSettings};
+use workqueue::{Connection, NatsSettings};
 
 use crate::api;
 use crate::by_hand::{Raw, acknowledgment, publish_raw, published, response};

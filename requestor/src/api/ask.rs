@@ -10,7 +10,7 @@ use jiff::SignedDuration;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 use tracing::{debug, error};
-use worker::{Backoff, Connection, Creation, Facts, PublishError, Publisher, ReadError, Refusal};
+use workqueue::{Backoff, Connection, Creation, Facts, PublishError, Publisher, ReadError, Refusal};
 
 use super::input::Asking;
 use super::problem::{Kind, Outcome, Problem};
@@ -77,7 +77,7 @@ impl Asker {
             id: RequestId::new(),
             amount,
             requestor: self.instance.clone(),
-            requested_at: worker::now(),
+            requested_at: workqueue::now(),
         }
     }
 
@@ -132,7 +132,7 @@ impl Asker {
             let result = self.write_down(&request).await;
             return self.judge(request, result);
         }
-        let age = worker::now().duration_since(request.requested_at);
+        let age = workqueue::now().duration_since(request.requested_at);
         if is_too_old(age, self.facts_max_age) {
             let detail = format_args!(
                 "what was asked under this Idempotency-Key at {} was never accepted, and is too old \

@@ -12,7 +12,7 @@ use serde::Serialize;
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout, timeout_at};
 use utoipa::ToSchema;
-use worker::ReadError;
+use workqueue::ReadError;
 
 use super::problem::{Kind, Problem};
 use super::status::{DEADLINE, Reader, Status, status};

@@ -41,7 +41,7 @@ use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::info;
-use worker::Service;
+use workqueue::Service;
 
 use ask::Asker;
 use metrics::Metrics;

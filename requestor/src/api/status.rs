@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 use utoipa::ToSchema;
-use worker::{Backoff, Connection, Facts, ReadError};
+use workqueue::{Backoff, Connection, Facts, ReadError};
 
 use super::problem::{Kind, Problem};
 use super::wait::Waiting;

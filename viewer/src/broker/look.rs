@@ -11,7 +11,7 @@ use contract::{RequestId, dead_letters, topology};
 use jiff::Timestamp;
 use observe::batch::{self, Stored};
 use tokio::time::Instant;
-use worker::Connection;
+use workqueue::Connection;
 
 use super::loops::Loops;
 use super::replicas::Replicas;

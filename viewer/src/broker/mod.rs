@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::anyhow;
 use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, timeout};
 use tracing::{info, warn};
-use worker::Connection;
+use workqueue::Connection;
 
 use crate::Viewer;
 use crate::picture::{Kind, Trouble};
@@ -31,7 +31,7 @@ pub(crate) async fn wait(viewer: &Viewer) -> Infallible {
         // The address may hold a password, which is for nobody's eyes.
         let broker = broker.rsplit('@').next().unwrap_or_default();
         let trouble = format!("no broker answers at {broker} yet");
-        viewer.pictures.take(worker::now(), Err(Trouble { kind: Kind::Silent, words: trouble }));
+        viewer.pictures.take(workqueue::now(), Err(Trouble { kind: Kind::Silent, words: trouble }));
     }
 }
 
@@ -67,6 +67,6 @@ pub(crate) async fn show(viewer: &Viewer, connection: &Connection) -> Infallible
             }
             Trouble { kind, words: format!("{error:#}") }
         });
-        viewer.pictures.take(worker::now(), seen);
+        viewer.pictures.take(workqueue::now(), seen);
     }
 }

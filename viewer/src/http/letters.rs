@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use contract::{dead_letters as contracted, topology};
 use observe::dead_letters::{self, DeadLetter};
 use serde_json::{Value, json};
-use worker::Connection;
+use workqueue::Connection;
 
 use super::problem::Problem;
 use super::{connected, parameter, unreadable};

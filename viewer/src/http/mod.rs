@@ -30,7 +30,7 @@ use axum::http::{StatusCode, Uri, header};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use worker::Connection;
+use workqueue::Connection;
 
 use crate::Viewer;
 use problem::Problem;

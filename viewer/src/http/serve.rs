@@ -166,7 +166,7 @@ mod tests {
         // Whoever is answered came after all of these.
         let mut last = ask(addr, "GET / HTTP/1.1\r\nHost: localhost\r\n\r\n").await;
         hear(&mut last, "200 OK").await;
-        viewer.pictures.take(worker::now(), Ok(Flow::default()));
+        viewer.pictures.take(workqueue::now(), Ok(Flow::default()));
         hear(&mut page, "event: picture").await;
     }
 

@@ -21,7 +21,7 @@ use std::time::Duration;
 
 use anyhow::anyhow;
 use tokio::time::timeout;
-use worker::{Connection, NatsSettings};
+use workqueue::{Connection, NatsSettings};
 
 /// How long to try to reach a broker. Unlike a service, whoever only looks does not wait for one.
 const PATIENCE: Duration = Duration::from_secs(10);

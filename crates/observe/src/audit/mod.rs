@@ -98,7 +98,7 @@ async fn judge(nats: &Context) -> anyhow::Result<Verdict> {
     let anywhere = async |id: &str, _seen| read::one(nats, id).await;
     look_again(&mut ledger, Standing::Lost, facts_max_age, anywhere).await?;
     let mut verdict = Verdict::default();
-    for (id, standing) in ledger.standings(worker::now(), facts_max_age) {
+    for (id, standing) in ledger.standings(workqueue::now(), facts_max_age) {
         verdict.count(id, standing);
     }
     for queue in queues::ALL {
@@ -114,7 +114,7 @@ async fn look_again(
     facts_max_age: Duration,
     look: impl AsyncFn(&str, Seen) -> anyhow::Result<Seen>,
 ) -> anyhow::Result<()> {
-    let suspects: Vec<(String, Seen)> = ledger.that_stand(standing, worker::now(), facts_max_age);
+    let suspects: Vec<(String, Seen)> = ledger.that_stand(standing, workqueue::now(), facts_max_age);
     let mut looks = stream::iter(suspects)
         .map(async |(id, seen)| {
             let seen = look(&id, seen).await?;

@@ -8,7 +8,7 @@ use std::path::Path;
 
 /// Runs the check on all that is kept for a target.
 fn replay(target: &str, check: fn(&[u8])) {
-    let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/seeds").join(target);
+    let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds").join(target);
     let mut seen = 0;
     for seed in fs::read_dir(seeds).unwrap() {
         let path = seed.unwrap().path();
