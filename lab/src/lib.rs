@@ -1,19 +1,10 @@
-//! Runs the whole system on one machine, breaks it on purpose, and audits it.
+//! The whole system on one machine: runs it ([`up`]), breaks it on purpose ([`chaos`]), and measures it
+//! ([`bench`]).
 
-pub mod backup;
 pub mod bench;
-pub mod broker;
 pub mod chaos;
-pub mod dead_letters;
-pub mod declare;
-pub mod eventually;
-pub mod http;
-pub mod process;
-pub mod programs;
-pub mod proxy;
-pub mod replica;
-pub mod target;
+mod command;
+mod replica;
 pub mod up;
-pub mod usage;
 
-pub use observe::{audit, connect};
+pub use command::{Cli, run};

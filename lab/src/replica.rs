@@ -1,17 +1,16 @@
 //! A replica of a service, as a process of the lab's.
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitStatus;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use testkit::process::Process;
+use testkit::programs::Programs;
+use testkit::side::Side;
 use tokio::process::Command;
 use tokio::time::{Instant, sleep, timeout};
-
-use crate::process::Process;
-use crate::programs::Programs;
 
 /// How long a replica may take to stop: the drain of the services, and some more.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
@@ -22,35 +21,6 @@ const LOOK: Duration = Duration::from_millis(10);
 
 /// The exit status of a program that makes no sense of a setting.
 const MISUSED: i32 = 2;
-
-/// One of the two sides.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Side {
-    /// Asks and stores.
-    Requestor,
-    /// Answers and marks.
-    Generator,
-}
-
-impl Side {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::Requestor, Self::Generator];
-
-    /// What its program is called.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Requestor => "requestor",
-            Self::Generator => "generator",
-        }
-    }
-}
-
-impl fmt::Display for Side {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(self.name())
-    }
-}
 
 /// A replica of a service. It is killed when this is dropped.
 #[derive(Debug)]

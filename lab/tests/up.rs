@@ -2,7 +2,7 @@
 
 use std::process::Output;
 
-use lab::process::{Process, logged};
+use testkit::process::{Process, logged};
 use tokio::process::Command;
 
 async fn up(words: &[&str], settings: &[(&str, &str)]) -> Output {

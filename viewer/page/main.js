@@ -26,7 +26,7 @@ const PATIENCE = 5_000;
 
 const TROUBLE = {
   silent: ["the broker is silent", (words) => `The broker is silent: ${words}. What is below is the last that was seen.`],
-  undeclared: ["nothing is declared", (words) => `The broker is there, and the queues are not: ${words}. Run cargo lab declare, or start a service, which declares them.`],
+  undeclared: ["nothing is declared", (words) => `The broker is there, and the queues are not: ${words}. Run decoupled declare, or start a service, which declares them.`],
   refused: ["the broker does not say all", (words) => `The broker is there, and does not say what this page asks: ${words}. The user of the viewer needs what k8s/nats/nats.conf gives it.`],
 };
 

@@ -115,7 +115,7 @@ async fn judge(viewer: &Viewer) -> anyhow::Result<Verdict> {
     anyhow::ensure!(
         requests <= limit,
         "there are {requests} requests, and this button reads at most {limit} (AUDIT_LIMIT); \
-         `cargo lab audit` reads any number"
+         `decoupled audit` reads any number"
     );
     observe::audit::audit(nats, Duration::ZERO).await
 }

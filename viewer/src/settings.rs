@@ -33,7 +33,7 @@ pub struct Settings {
     pub api_url: Option<Uri>,
 
     /// The most requests that the button for the whole audit reads; of more it would take long, and
-    /// some 400 bytes of memory each. `cargo lab audit` has no limit
+    /// some 400 bytes of memory each. `decoupled audit` has no limit
     #[arg(long, env, default_value_t = 250_000, value_name = "NUMBER", help_heading = PAGE)]
     pub audit_limit: u64,
 

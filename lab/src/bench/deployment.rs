@@ -7,18 +7,18 @@ use anyhow::{Context as _, bail, ensure};
 use async_nats::jetstream::Context;
 use contract::facts::{self, Bucket, Fact};
 use contract::topology;
+use observe::audit::audit;
+use testkit::broker::Broker;
+use testkit::http;
+use testkit::process::Process;
+use testkit::programs::Programs;
+use testkit::side::Side;
+use testkit::usage;
 use tokio::process::Command;
 use tokio::time::{Instant, sleep};
 use workqueue::Connection;
 
 use super::Round;
-use crate::broker::Broker;
-use crate::http;
-use crate::process::Process;
-use crate::programs::Programs;
-use crate::replica::Side;
-use crate::usage;
-use observe::audit::audit;
 
 /// How often the processes are looked at, and the broker asked how far it is.
 const LOOK: Duration = Duration::from_millis(20);

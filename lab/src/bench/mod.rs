@@ -31,11 +31,11 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
+use testkit::broker::{Broker, BrokerOptions, find};
+use testkit::programs::{self, Programs};
+use testkit::target;
 use workqueue::{Connection, NatsSettings};
 
-use crate::broker::{Broker, BrokerOptions, find};
-use crate::programs::{self, Programs};
-use crate::target;
 use deployment::Each;
 use figures::Figures;
 
@@ -153,7 +153,7 @@ impl Round<'_> {
     }
 
     async fn connect(&self, broker: &Broker) -> anyhow::Result<Connection> {
-        crate::connect(&NatsSettings::at(broker.url()), "lab bench").await
+        observe::connect(&NatsSettings::at(broker.url()), "lab bench").await
     }
 
     fn note_peak(&mut self, peak: Each<u64>) {

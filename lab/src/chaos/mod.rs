@@ -16,15 +16,16 @@ use std::time::Duration;
 use anyhow::{Context as _, ensure};
 use async_nats::jetstream::Context;
 use clap::Args;
+use observe::audit::{audit, drained};
+use observe::dead_letters;
+use observe::flow::Flow;
+use testkit::broker::Brokers;
+use testkit::programs;
+use testkit::target::{self, from_here};
 use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use workqueue::NatsSettings;
 
-use crate::broker::Brokers;
-use crate::target::{self, from_here};
-use crate::{dead_letters, programs};
-use observe::audit::{audit, drained};
-use observe::flow::Flow;
 use plan::{Act, Cast, Fault, Plan, Target};
 use poison::Poison;
 use stage::{Equipment, Stage};
@@ -120,7 +121,7 @@ pub async fn chaos(
     let programs = programs.context("stopped before anything was started")??;
     let directory = target::make("chaos")?;
     let mut brokers = Brokers::start(plan.cast.brokers, Some(directory.clone())).await?;
-    let connection = crate::connect(&NatsSettings::at(brokers.url()), "lab chaos").await?;
+    let connection = observe::connect(&NatsSettings::at(brokers.url()), "lab chaos").await?;
     let nats = connection.context();
     let equipment = Equipment {
         programs,

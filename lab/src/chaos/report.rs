@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::fmt;
 
+use observe::audit::Verdict;
+use observe::dead_letters::DeadLetter;
 use serde::Serialize;
 
 use super::plan::Plan;
 use super::timeline::Moment;
-use observe::audit::Verdict;
-use observe::dead_letters::DeadLetter;
 
 /// How many dead letters are named that should be none.
 const NAMED: usize = 3;

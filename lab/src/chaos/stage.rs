@@ -10,12 +10,13 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use nix::sys::signal::Signal;
+use testkit::programs::Programs;
+use testkit::proxy::Proxy;
+use testkit::side::Side;
 
 use super::plan::{Act, Cast, Fault, Member, Target};
 use super::timeline::Timeline;
-use crate::programs::Programs;
-use crate::proxy::Proxy;
-use crate::replica::{Replica, Side, share};
+use crate::replica::{Replica, share};
 
 /// How long a healthy network takes, in each direction. Without it, almost nothing would be on its way
 /// when something is killed: on one machine an answer takes microseconds.

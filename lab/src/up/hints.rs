@@ -2,11 +2,12 @@
 
 use std::net::SocketAddr;
 
+use testkit::broker::Brokers;
+use testkit::programs::Programs;
+use testkit::target::from_here;
+
 use super::replicas::Replicas;
-use crate::broker::Brokers;
-use crate::programs::Programs;
 use crate::replica::Replica;
-use crate::target::from_here;
 
 /// A command, and what it does.
 type Hint = (String, &'static str);
@@ -63,7 +64,8 @@ pub(super) fn what_to_try(
             "start it again, where it was; it is yours then, and ends with Ctrl-C",
         ));
     }
-    hints.push((format!("cargo lab audit --nats-url {url}"), "ask for the verdict at any time"));
+    let decoupled = from_here(&programs.decoupled);
+    hints.push((format!("{decoupled} audit --nats-url {url}"), "ask for the verdict at any time"));
     let hints = hints.iter().map(|(command, what)| format!("  {command}\n      {what}\n"));
     format!(
         "Try in another terminal, and watch the queues:\n{}Ctrl-C here stops all that was started here, \

@@ -9,15 +9,15 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
+use observe::audit::{Verdict, audit};
+use observe::flow::Flow;
+use testkit::broker::{Broker, Brokers};
+use testkit::programs;
+use testkit::target::{self, from_here};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use workqueue::{Connection, NatsSettings};
 
-use crate::broker::{Broker, Brokers};
-use crate::programs;
-use crate::target::{self, from_here};
-use observe::audit::{Verdict, audit};
-use observe::flow::Flow;
 use page::Page;
 use replicas::Replicas;
 use screen::Screen;
@@ -71,7 +71,7 @@ pub async fn up(settings: &UpSettings, stop: &CancellationToken) -> anyhow::Resu
     let mut replicas = Replicas::start(&programs, settings, &brokers, &directory)?;
     let api = stop.run_until_cancelled(replicas.api()).await.flatten();
     let mut page = Page::start(&programs, &url, api, &directory)?;
-    let connection = crate::connect(&NatsSettings::at(&url), "lab up").await?;
+    let connection = observe::connect(&NatsSettings::at(&url), "lab up").await?;
     let verb = if brokers.len() == 1 { "broker is" } else { "brokers are" };
     println!("The page is at {}", page.url());
     println!("The {verb} at {url}; logs and queues are in {}\n", from_here(&directory));

@@ -4,10 +4,9 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 
 use anyhow::Context;
+use testkit::process::Process;
+use testkit::programs::Programs;
 use tokio::process::Command;
-
-use crate::process::Process;
-use crate::programs::Programs;
 
 /// Where the page is, if nobody else is there.
 const ADDR: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8085);

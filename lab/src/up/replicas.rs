@@ -3,10 +3,12 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
+use testkit::broker::Brokers;
+use testkit::programs::Programs;
+use testkit::side::Side;
+
 use super::UpSettings;
-use crate::broker::Brokers;
-use crate::programs::Programs;
-use crate::replica::{Replica, Side, share};
+use crate::replica::{Replica, share};
 
 /// All replicas of both sides.
 #[derive(Debug, Default)]

@@ -5,7 +5,6 @@ use std::io::{self, IsTerminal};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use jiff::Timestamp;
-
 use observe::flow::{Flow, Followed, Rates};
 
 /// How many characters a bar has.

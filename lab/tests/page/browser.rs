@@ -8,10 +8,10 @@ use base64::prelude::BASE64_STANDARD;
 use fantoccini::wd::{WebDriverCompatibleCommand, WindowHandle};
 use fantoccini::{Client, ClientBuilder, Locator};
 use hyper_util::client::legacy::connect::HttpConnector;
-use lab::eventually::eventually;
-use lab::process::Process;
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
+use testkit::eventually::eventually;
+use testkit::process::Process;
 use tokio::process::Command;
 
 /// What ChromeDriver prints before the port that it has taken.

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use contract::facts::RECEIVED;
 use contract::queues::REQUESTS;
-use lab::eventually::eventually;
+use testkit::eventually::eventually;
 
 use crate::browser::Browser;
 use crate::deployment::{Deployment, Side, ready};

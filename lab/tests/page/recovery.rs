@@ -70,7 +70,7 @@ async fn a_broker_without_queues_is_not_called_silent_and_who_is_there_is_seen()
     browser.says("#generator .replica", "generator-1").await;
     deployment.nats().delete_stream(contract::facts::REQUESTED.stream).await.unwrap();
     browser.says("#status", "nothing is declared").await;
-    browser.says("#banner", "cargo lab declare").await;
+    browser.says("#banner", "decoupled declare").await;
     // Also for who comes now, and for a replica that comes now.
     let _another = deployment.run(Side::Generator, "two", &[("INSTANCE", "generator-2")]).await;
     browser.says("#generator .replica", "generator-1").await;

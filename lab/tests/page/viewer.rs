@@ -2,8 +2,8 @@
 
 use std::net::SocketAddr;
 
-use lab::eventually::eventually;
-use lab::process::Process;
+use testkit::eventually::eventually;
+use testkit::process::Process;
 use tokio::process::Command;
 
 use crate::deployment::{Deployment, programs};

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use lab::eventually::eventually;
 use serde_json::Value;
+use testkit::eventually::eventually;
 use tokio::time::timeout;
 
 use crate::deployment::{Deployment, Side, ready, succeeded};

@@ -8,11 +8,11 @@ use contract::facts::{Asked, Fact, IDEMPOTENCY, RECEIVED, REQUESTED};
 use contract::queues::{REQUESTS, Request};
 use futures_util::StreamExt;
 use futures_util::future::join_all;
-use lab::eventually::eventually;
-use lab::http::{self, Answer};
-use lab::process::Process;
-use lab::proxy::Proxy;
 use serde_json::{Value, json};
+use testkit::eventually::eventually;
+use testkit::http::{self, Answer};
+use testkit::process::Process;
+use testkit::proxy::Proxy;
 use tokio::time::Instant;
 
 use crate::by_hand::acknowledgment;
@@ -215,8 +215,8 @@ async fn what_was_given_up_says_why_and_what_is_replayed_and_received_is_receive
     generator.kill().await.unwrap();
 
     let _generator = deployment.run(Side::Generator, "generator", &[]).await;
-    let dead = lab::dead_letters::list(deployment.nats(), None).await.unwrap();
-    lab::dead_letters::replay_all(deployment.nats(), &dead).await.unwrap();
+    let dead = observe::dead_letters::list(deployment.nats(), None).await.unwrap();
+    cli::dead_letters::replay_all(deployment.nats(), &dead).await.unwrap();
     eventually("it is received", async || {
         let state = get(api, &format!("/requests/{id}")).await.json();
         if state["status"] == "received" { Ok(()) } else { Err(state) }

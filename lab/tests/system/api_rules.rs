@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use contract::RequestId;
 use contract::facts::{IDEMPOTENCY, REQUESTED};
 use jsonschema::Validator;
-use lab::http::{self, Answer};
 use serde_json::{Value, json};
+use testkit::http::{self, Answer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 

@@ -7,9 +7,9 @@ use contract::facts::{self, Fact, Received};
 use contract::queues::{Acknowledgment, Message, REQUESTS, Request};
 use contract::{RequestId, Strings};
 use futures_util::StreamExt;
-use lab::audit::{Verdict, audit};
-use lab::eventually::eventually;
-use lab::process::Process;
+use observe::audit::{Verdict, audit};
+use testkit::eventually::eventually;
+use testkit::process::Process;
 
 use crate::by_hand::{published, response};
 use crate::deployment::{Deployment, Side, succeeded};

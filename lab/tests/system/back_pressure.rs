@@ -6,8 +6,8 @@ use std::collections::BTreeSet;
 use contract::facts::{Fact, RECEIVED, REQUESTED, Received, STORED};
 use contract::queues::{self, ACKNOWLEDGMENTS, Message, Queue, REQUESTS, RESPONSES, Request};
 use contract::topology::Limits;
-use lab::eventually::eventually;
-use lab::process::Process;
+use testkit::eventually::eventually;
+use testkit::process::Process;
 
 use crate::by_hand::{acknowledgment, published, response};
 use crate::deployment::{Deployment, LIMITS, PATIENT, Side, admin, succeeded};

@@ -8,12 +8,12 @@ use std::time::Duration;
 use async_nats::HeaderMap;
 use async_nats::jetstream::Context;
 use async_nats::jetstream::stream::Config;
+use cli::backup::{backup, restore};
 use contract::facts::{self, Fact};
 use contract::queues::{self, ACKNOWLEDGMENTS, Message, REQUESTS, RESPONSES, Request};
 use contract::{dead_letters, topology};
-use lab::backup::{backup, restore};
-use lab::eventually::eventually;
 use tempfile::TempDir;
+use testkit::eventually::eventually;
 use tokio_util::sync::CancellationToken;
 use workqueue::{Connection, NatsSettings};
 
@@ -51,7 +51,7 @@ async fn held(nats: &Context) -> Vec<(&'static str, u64, u64)> {
 }
 
 async fn connect(url: &str) -> Connection {
-    lab::connect(&NatsSettings::at(url), "test").await.unwrap()
+    observe::connect(&NatsSettings::at(url), "test").await.unwrap()
 }
 
 /// What a restore, or a backup, says that came to nothing.
@@ -388,20 +388,21 @@ async fn a_backup_during_which_somebody_writes_leaves_nothing_that_looks_like_on
 async fn the_exit_status_says_whether_there_is_a_backup() {
     let deployment = Deployment::start().await;
     let directory = tempfile::tempdir().unwrap();
-    let lab =
-        |command: &'static str| deployment.lab([command.as_ref(), directory.path().as_os_str()]);
-    let (status, text) = lab("backup").await;
+    let run = |command: &'static str| {
+        deployment.decoupled([command.as_ref(), directory.path().as_os_str()])
+    };
+    let (status, text) = run("backup").await;
     assert_eq!(status, Some(0), "{text}");
     assert!(text.starts_with("Backed up to "), "{text}");
-    let (status, text) = lab("backup").await;
+    let (status, text) = run("backup").await;
     assert_eq!(status, Some(2), "{text}");
     assert!(text.contains("is not empty"), "{text}");
-    let (status, text) = lab("restore").await;
+    let (status, text) = run("restore").await;
     assert_eq!(status, Some(2), "{text}");
     for stream in streams() {
         deployment.nats().delete_stream(stream).await.unwrap();
     }
-    let (status, text) = lab("restore").await;
+    let (status, text) = run("restore").await;
     assert_eq!(status, Some(0), "{text}");
     assert!(text.starts_with("Restored."), "{text}");
 }

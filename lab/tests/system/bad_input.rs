@@ -4,9 +4,9 @@ use std::collections::HashSet;
 use std::process::Output;
 
 use contract::queues::REQUESTS;
-use lab::broker::{Broker, BrokerOptions};
-use lab::eventually::eventually;
-use lab::process::{Process, logged};
+use testkit::broker::{Broker, BrokerOptions};
+use testkit::eventually::eventually;
+use testkit::process::{Process, logged};
 use tokio::net::TcpListener;
 use tokio::process::Command;
 

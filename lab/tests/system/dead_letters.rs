@@ -1,15 +1,16 @@
 //! What nobody can handle.
 
 use async_nats::HeaderMap;
+use cli::dead_letters::replay_all;
 use contract::dead_letters::{ATTEMPTS, BY, ORIGINAL, Original, REASON, SUBJECT, Verdict};
 use contract::facts::{Fact, Received};
 use contract::headers::Trace;
 use contract::queues::{Message, REQUESTS, RESPONSES};
 use contract::{RequestId, dead_letters, topology};
 use jiff::SignedDuration;
-use lab::dead_letters::{list, replay_all};
-use lab::eventually::eventually;
-use lab::process::logged;
+use observe::dead_letters::list;
+use testkit::eventually::eventually;
+use testkit::process::logged;
 
 use crate::deployment::{Deployment, Side, admin, ended, succeeded};
 use crate::loops::request;
@@ -216,7 +217,7 @@ async fn a_replayed_dead_letter_goes_its_way_and_is_gone() {
 #[tokio::test]
 async fn where_there_are_none_to_replay_all_of_them_are() {
     let deployment = Deployment::start().await;
-    let replay = |which| deployment.lab(["dead-letters", "replay", which]);
+    let replay = |which| deployment.decoupled(["dead-letters", "replay", which]);
     assert_eq!(replay("--all").await, (Some(0), "There are no dead letters.\n".to_owned()));
     assert_eq!(replay("7").await, (Some(2), "Error: there is no dead letter 7\n".to_owned()));
 }

@@ -12,14 +12,14 @@ use contract::facts::{self, Fact};
 use contract::queues::Queue;
 use contract::topology::{self, Limits};
 use contract::{Publication, RequestId, dead_letters};
-use lab::audit::{Verdict, audit};
-use lab::broker::{Broker, BrokerOptions, Brokers};
-use lab::eventually::eventually;
-use lab::http;
-use lab::process::Process;
-use lab::programs::{self, Programs};
-pub use lab::replica::Side;
+use observe::audit::{Verdict, audit};
 use tempfile::TempDir;
+use testkit::broker::{Broker, BrokerOptions, Brokers};
+use testkit::eventually::eventually;
+use testkit::http;
+use testkit::process::Process;
+use testkit::programs::{self, Programs};
+pub use testkit::side::Side;
 use tokio::process::Command;
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
@@ -92,7 +92,7 @@ impl Cluster {
 
 impl<B> Deployment<B> {
     async fn on(broker: B, url: String, replicas: usize) -> Self {
-        let connection = lab::connect(&NatsSettings::at(&url), "test").await.unwrap();
+        let connection = observe::connect(&NatsSettings::at(&url), "test").await.unwrap();
         let directory = tempfile::tempdir().unwrap();
         Self { broker, url, replicas, connection, directory }
     }
@@ -102,11 +102,14 @@ impl<B> Deployment<B> {
         &self.url
     }
 
-    /// Runs the program `lab` against this broker; gives its exit status, and all that it has printed.
-    pub async fn lab(&self, words: impl IntoIterator<Item: AsRef<OsStr>>) -> (Option<i32>, String) {
-        let mut lab = Command::new(env!("CARGO_BIN_EXE_lab"));
-        lab.env_clear().args(words).args(["--nats-url", self.url()]);
-        let output = lab.output().await.unwrap();
+    /// Runs a command of `decoupled` against this broker; gives its exit status and all that it printed.
+    pub async fn decoupled(
+        &self,
+        words: impl IntoIterator<Item: AsRef<OsStr>>,
+    ) -> (Option<i32>, String) {
+        let mut decoupled = Command::new(&programs().await.decoupled);
+        decoupled.env_clear().args(words).args(["--nats-url", self.url()]);
+        let output = decoupled.output().await.unwrap();
         let text = [output.stdout, output.stderr].concat();
         (output.status.code(), String::from_utf8(text).unwrap())
     }

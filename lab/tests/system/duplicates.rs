@@ -5,7 +5,7 @@ use contract::facts::{RECEIVED, Received, STORED};
 use contract::headers::Trace;
 use contract::queues::{ACKNOWLEDGMENTS, Acknowledgment, Message};
 use contract::{Publication, RequestId};
-use lab::process::Process;
+use testkit::process::Process;
 
 use crate::by_hand::{acknowledgment, response};
 use crate::deployment::{Deployment, Side};

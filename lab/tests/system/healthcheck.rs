@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::process::Output;
 
-use lab::eventually::eventually;
-use lab::process::{Process, logged};
+use testkit::eventually::eventually;
+use testkit::process::{Process, logged};
 use tokio::net::TcpListener;
 use tokio::process::Command;
 

@@ -2,8 +2,8 @@
 
 use std::net::SocketAddr;
 
-use lab::eventually::eventually;
-use lab::process::Process;
+use testkit::eventually::eventually;
+use testkit::process::Process;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::process::Command;

@@ -6,8 +6,8 @@ use contract::queues::{self, Acknowledgment, Message, REQUESTS, RESPONSES, Reque
 use contract::topology::Limits;
 use contract::{Amount, RequestId};
 use futures_util::StreamExt;
-use lab::eventually::eventually;
-use lab::process::logged;
+use testkit::eventually::eventually;
+use testkit::process::logged;
 
 use crate::deployment::{Deployment, LIMITS, PATIENT, Side, ready, soon, succeeded};
 

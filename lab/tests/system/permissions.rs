@@ -3,18 +3,19 @@
 use std::path::{Path, PathBuf};
 
 use async_nats::{ConnectOptions, Event, HeaderMap};
+use cli::dead_letters::replay_all;
+use cli::declare::declare;
 use contract::Publication;
 use contract::facts::{self, Fact};
 use contract::queues::{ACKNOWLEDGMENTS, REQUESTS, RESPONSES};
 use contract::topology::{self, Limits};
-use lab::audit::{Verdict, audit};
-use lab::broker::{Broker, BrokerOptions};
-use lab::dead_letters::{DeadLetter, list, replay_all};
-use lab::declare::declare;
-use lab::eventually::eventually;
-use lab::process::{Process, logged};
+use observe::audit::{Verdict, audit};
+use observe::dead_letters::{DeadLetter, list};
 use serde_json::json;
 use tempfile::TempDir;
+use testkit::broker::{Broker, BrokerOptions};
+use testkit::eventually::eventually;
+use testkit::process::{Process, logged};
 use tokio::sync::mpsc;
 use workqueue::{Connection, NatsSettings};
 
@@ -307,7 +308,7 @@ impl Guarded {
             nats_inbox_prefix: inbox(user),
             ..NatsSettings::at(self.broker.url())
         };
-        lab::connect(&settings, "test").await.unwrap()
+        observe::connect(&settings, "test").await.unwrap()
     }
 
     /// Starts a replica of one side, as its own user.
@@ -540,11 +541,11 @@ async fn the_keeper_carries_all_of_it_to_a_broker_that_has_nothing() {
     succeeded(&mut generator).await;
 
     let backup = guarded.directory.path().join("backup");
-    lab::backup::backup(&guarded.connect(KEEPER).await, &backup).await.unwrap();
+    cli::backup::backup(&guarded.connect(KEEPER).await, &backup).await.unwrap();
     assert_eq!(guarded.refused(), [""; 0]);
 
     let other = Guarded::start().await;
-    lab::backup::restore(&other.connect(KEEPER).await, &backup, None).await.unwrap();
+    cli::backup::restore(&other.connect(KEEPER).await, &backup, None).await.unwrap();
     let verdict = other.verdict().await;
     assert_eq!((verdict.requested, verdict.complete), (100, 100), "{verdict}");
     assert!(verdict.is_clean(), "{verdict}");
@@ -561,7 +562,7 @@ async fn a_service_that_may_not_declare_says_who_may_and_goes_on_once_it_is_decl
     let rate = [("REQUEST_RATE", "100")];
     let requestor = guarded.run(Side::Requestor, "requestor", &rate).await;
     for service in [&generator, &requestor] {
-        logged(service, "cargo lab declare").await;
+        logged(service, "decoupled declare").await;
     }
     guarded.declare().await;
     for service in [&generator, &requestor] {

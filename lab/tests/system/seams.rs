@@ -3,8 +3,8 @@
 
 use contract::facts::{RECEIVED, Received, STORED};
 use contract::queues;
-use lab::eventually::eventually;
-use lab::proxy::Proxy;
+use testkit::eventually::eventually;
+use testkit::proxy::Proxy;
 
 use crate::by_hand::published;
 use crate::deployment::{Deployment, Side, admin, ready, run, soon, succeeded};

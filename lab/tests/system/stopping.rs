@@ -5,15 +5,15 @@ use std::time::{Duration, Instant};
 use contract::facts::{Fact, RECEIVED, STORED};
 use contract::queues::REQUESTS;
 use contract::topology::{self, Limits};
-use lab::audit::Verdict;
-use lab::eventually::eventually;
-use lab::process::{Process, logged};
+use observe::audit::Verdict;
+use testkit::eventually::eventually;
+use testkit::process::{Process, logged};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
 
 use crate::by_hand::{acknowledgment, published, response};
 use crate::deployment::{
-    Deployment, LIMITS, PATIENT, Side, admin, admin_addr, ended, soon, succeeded,
+    Deployment, LIMITS, PATIENT, Side, admin, admin_addr, ended, programs, soon, succeeded,
 };
 use crate::loops::request;
 use crate::work::in_flight;
@@ -254,17 +254,17 @@ async fn silent_clients_of_the_admin_endpoint_delay_neither_a_probe_nor_the_end(
 }
 
 #[tokio::test]
-async fn a_command_of_the_lab_that_is_told_to_stop_ends_by_itself() {
+async fn a_command_that_is_told_to_stop_ends_by_itself() {
     // A broker that says nothing, so that whoever asks it is not done.
     let broker = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let mut lab = Command::new(env!("CARGO_BIN_EXE_lab"));
+    let mut audit = Command::new(&programs().await.decoupled);
     let url = format!("nats://{}", broker.local_addr().unwrap());
-    lab.env_clear().args(["audit", "--nats-url", &url]);
+    audit.env_clear().args(["audit", "--nats-url", &url]);
     let directory = tempfile::tempdir().unwrap();
-    let mut lab = Process::spawn(lab, directory.path().join("log")).unwrap();
+    let mut audit = Process::spawn(audit, directory.path().join("log")).unwrap();
     let _asked = broker.accept().await.unwrap();
-    lab.terminate().unwrap();
+    audit.terminate().unwrap();
     // A status of its own, and not the signal: as the first process of a container it would not have heard that.
-    assert_eq!(lab.wait().await.unwrap().code(), Some(2), "{}", lab.log_text());
-    assert_eq!(lab.log_text(), "Error: ended at once, before it was done\n");
+    assert_eq!(audit.wait().await.unwrap().code(), Some(2), "{}", audit.log_text());
+    assert_eq!(audit.log_text(), "Error: ended at once, before it was done\n");
 }

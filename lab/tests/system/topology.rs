@@ -3,12 +3,12 @@
 use async_nats::jetstream::consumer::AckPolicy;
 use async_nats::jetstream::consumer::pull::Config as ConsumerConfig;
 use async_nats::jetstream::stream::{Config as StreamConfig, RetentionPolicy};
+use cli::declare::declare;
 use contract::facts;
 use contract::queues::{REQUESTS, RESPONSES};
 use contract::topology::{self, DeclareError, Limits};
-use lab::broker::{Broker, BrokerOptions};
-use lab::declare::declare;
-use lab::process::logged;
+use testkit::broker::{Broker, BrokerOptions};
+use testkit::process::logged;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
 

@@ -5,14 +5,15 @@ use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use cli::dead_letters::replay_all;
 use contract::dead_letters::{ATTEMPTS, HEADER_BLOCK, REASON, SUBJECT};
 use contract::facts::{Fact, Received};
 use contract::queues::{self, Queue, REQUESTS, RESPONSES};
 use contract::topology::{self, Limits};
-use lab::broker::{Broker, BrokerOptions};
-use lab::dead_letters::{list, replay_all};
-use lab::eventually::eventually;
-use lab::process::logged;
+use observe::dead_letters::list;
+use testkit::broker::{Broker, BrokerOptions};
+use testkit::eventually::eventually;
+use testkit::process::logged;
 
 use crate::by_hand::{Raw, publish_raw, published};
 use crate::dead_letters::value;

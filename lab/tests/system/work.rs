@@ -8,9 +8,9 @@ use contract::facts::{Fact, Received};
 use contract::queues::REQUESTS;
 use contract::topology::{self, Limits};
 use futures_util::StreamExt;
-use lab::eventually::eventually;
-use lab::process::Process;
 use serde_json::Value;
+use testkit::eventually::eventually;
+use testkit::process::Process;
 
 use crate::by_hand::{acknowledgment, published};
 use crate::deployment::{Deployment, LIMITS, PATIENT, Side, admin, soon, succeeded};

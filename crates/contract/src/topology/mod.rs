@@ -322,7 +322,7 @@ where
         Err(failure) if failure.is_silence() => Err(DeclareError::Unavailable {
             action: format!("create {object}"),
             reason: "it is missing, and there is no answer; if this user may not create it, \
-                     somebody who may has to run `cargo lab declare`"
+                     run `decoupled declare` as one that may"
                 .to_owned(),
         }),
         Err(failure) => Err(failure.into_error(format!("create {object}"))),

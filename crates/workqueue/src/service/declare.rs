@@ -30,8 +30,8 @@ pub(super) async fn declare(
                 if said.is_news(&refusal) {
                     warn!(
                         refusal,
-                        "something is missing that this user may not create; waiting until somebody \
-                         who may has run `cargo lab declare`"
+                        "something is missing that this user may not create; waiting for \
+                         `decoupled declare`"
                     );
                 }
                 None

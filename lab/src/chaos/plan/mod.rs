@@ -12,9 +12,8 @@ use anyhow::{Context as _, Error, ensure};
 use jiff::fmt::serde::unsigned_duration::friendly::compact::required as friendly;
 use jiff::{SignedDuration, fmt::friendly::SpanPrinter};
 use serde::{Deserialize, Serialize};
-
-use crate::broker::Brokers;
-use crate::replica::Side;
+use testkit::broker::Brokers;
+use testkit::side::Side;
 
 /// A schedule of faults, and for whom it is made.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

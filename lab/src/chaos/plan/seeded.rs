@@ -6,10 +6,10 @@ use contract::queues;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
+use testkit::side::Side;
 
 use super::target::streams;
 use super::{Act, Cast, Fault, Member, Target};
-use crate::replica::Side;
 
 /// How often each thing is done, relative to the others.
 const WEIGHTS: [(Act, u32); 9] = [

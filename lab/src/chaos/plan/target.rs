@@ -7,8 +7,7 @@ use anyhow::{Context as _, bail};
 use contract::{dead_letters, facts, queues};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-
-use crate::replica::Side;
+use testkit::side::Side;
 
 /// Whom something can be done to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,12 +2,12 @@ use std::fs;
 use std::net::Ipv4Addr;
 
 use tempfile::TempDir;
+use testkit::eventually::eventually;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::chaos::plan::Plan;
-use crate::eventually::eventually;
 
 const CAST: Cast = Cast { requestors: 1, generators: 1, brokers: 1 };
 const MEMBER: Member = Member { side: Side::Generator, number: 1 };
@@ -32,7 +32,12 @@ async fn equipment() -> (Equipment, TempDir, TcpListener) {
     fs::set_permissions(&idle, permissions).unwrap();
     let broker = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let equipment = Equipment {
-        programs: Programs { requestor: idle.clone(), generator: idle.clone(), viewer: idle },
+        programs: Programs {
+            requestor: idle.clone(),
+            generator: idle.clone(),
+            viewer: idle.clone(),
+            decoupled: idle,
+        },
         directory: directory.path().to_owned(),
         brokers: vec![broker.local_addr().unwrap().port()],
         copies: 1,

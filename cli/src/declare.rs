@@ -1,15 +1,43 @@
-//! `lab declare`: creates or adjusts the streams, buckets and consumers of a deployment.
+//! `decoupled declare`: creates or adjusts the streams, buckets and consumers of a deployment.
 
 use std::time::Duration;
 
 use anyhow::anyhow;
 use async_nats::jetstream::Context;
+use clap::Args;
 use contract::topology::{self, DeclareError, Limits, Topology};
 use tokio::time::timeout;
-use workqueue::{Backoff, Connection, NatsSettings};
+use workqueue::{Backoff, Connection, LimitSettings, NatsSettings};
 
 /// The first ceiling of the time between two tries, and the highest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+
+/// Settings of `decoupled declare`.
+#[derive(Args, Clone, Debug)]
+pub struct DeclareSettings {
+    /// Try for that long while there is no broker yet, or one that cannot do it yet, such as a cluster
+    /// that is still coming together
+    #[arg(long, default_value = "10s", value_parser = workqueue::duration, value_name = "TIME")]
+    wait: Duration,
+
+    #[command(flatten)]
+    nats: NatsSettings,
+
+    #[command(flatten)]
+    limits: LimitSettings,
+}
+
+pub(crate) async fn run(settings: DeclareSettings) -> anyhow::Result<()> {
+    let DeclareSettings { wait, nats, limits } = settings;
+    let done = declare_patiently(&nats, &Limits::from(&limits), wait).await?;
+    if done.is_empty() {
+        println!("All is there, and as it should be.");
+    }
+    for line in done {
+        println!("{line}");
+    }
+    Ok(())
+}
 
 /// Creates what is missing, changes limits that differ in place, and tells what it did, a line for
 /// each.
@@ -36,7 +64,8 @@ pub async fn declare_patiently(
 ) -> anyhow::Result<Vec<String>> {
     let mut obstacle = anyhow!("no broker answers at {} (NATS_URL, --nats-url)", settings.nats_url);
     let declared = timeout(patience, async {
-        let connection = Connection::establish(settings, "lab declare", |_connected| {}).await?;
+        let connection =
+            Connection::establish(settings, "decoupled declare", |_connected| {}).await?;
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         let mut done = Topology::default();
         loop {

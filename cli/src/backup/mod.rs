@@ -1,4 +1,4 @@
-//! `lab backup` and `lab restore`: all that a deployment has on its broker, as files, and back.
+//! `decoupled backup` and `decoupled restore`: all that a deployment has on its broker, as files, and back.
 //!
 //! Each stream is taken by a snapshot of the broker's own, with its consumers. There is no moment at
 //! which all of them could be taken together, and a request that is in a queue in one file and
@@ -16,16 +16,55 @@ mod still;
 
 pub use restore::restore;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::bail;
+use clap::Args;
 use contract::{dead_letters, facts, queues};
 use indicatif::{HumanBytes, HumanCount};
 use tokio::fs;
-use workqueue::Connection;
+use workqueue::{Connection, NatsSettings};
 
 use manifest::{KeptConsumer, KeptStream, Manifest};
 use still::Still;
+
+/// Settings of `decoupled backup`.
+#[derive(Args, Clone, Debug)]
+pub struct BackupSettings {
+    /// Where to put it: a directory that is empty, or not there yet
+    directory: PathBuf,
+
+    #[command(flatten)]
+    nats: NatsSettings,
+}
+
+/// Settings of `decoupled restore`.
+#[derive(Args, Clone, Debug)]
+pub struct RestoreSettings {
+    /// The directory of the backup
+    directory: PathBuf,
+
+    /// How many brokers of a cluster are to keep each stream: 1, 3 or 5 [default: as many as before]
+    #[arg(long, env, value_parser = clap::value_parser!(u8).range(1..=5), value_name = "NUMBER")]
+    replicas: Option<u8>,
+
+    #[command(flatten)]
+    nats: NatsSettings,
+}
+
+pub(crate) async fn run_backup(settings: &BackupSettings) -> anyhow::Result<()> {
+    let connection = observe::connect(&settings.nats, "decoupled backup").await?;
+    backup(&connection, &settings.directory).await?;
+    println!("Backed up to {}.", settings.directory.display());
+    Ok(())
+}
+
+pub(crate) async fn run_restore(settings: &RestoreSettings) -> anyhow::Result<()> {
+    let connection = observe::connect(&settings.nats, "decoupled restore").await?;
+    restore(&connection, &settings.directory, settings.replicas.map(usize::from)).await?;
+    println!("Restored. Start both sides, and ask `decoupled audit` for the verdict.");
+    Ok(())
+}
 
 /// The streams that a backup has, in the order in which they are taken and restored. The queues come
 /// last: a restore that breaks off leaves no work whose facts are missing, which would be done again.

@@ -1,12 +1,12 @@
-//! The broker of the lab, as a real process.
+//! The broker, as a real process.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::{self, stream};
-use lab::broker::{Broker, BrokerOptions, Brokers};
-use lab::eventually::eventually;
-use lab::http;
+use testkit::broker::{Broker, BrokerOptions, Brokers};
+use testkit::eventually::eventually;
+use testkit::http;
 use tokio::net::{TcpSocket, TcpStream};
 
 async fn jetstream_of(broker: &Broker) -> jetstream::Context {

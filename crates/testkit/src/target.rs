@@ -1,4 +1,4 @@
-//! Where the lab keeps what it makes: cargo's target directory, for this project alone.
+//! Where everything is kept that a test or the lab makes: cargo's target directory, for this project alone.
 
 use std::path::{Path, PathBuf};
 
@@ -7,7 +7,7 @@ use anyhow::Context;
 /// Cargo's target directory.
 #[must_use]
 pub fn directory() -> PathBuf {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let workspace = workspace.canonicalize().unwrap_or(workspace);
     match std::env::var_os("CARGO_TARGET_DIR") {
         // Cargo reads a relative one from where it is called, which is most often here.

@@ -18,7 +18,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// ```
 /// # #[tokio::main(flavor = "current_thread")]
 /// # async fn main() {
-/// use lab::eventually::eventually;
+/// use testkit::eventually::eventually;
 ///
 /// let mut queue = vec![1, 2, 3];
 /// eventually("the queue is drained", async || {

@@ -43,7 +43,7 @@ pub(super) async fn answers(port: u16, jetstream: bool) -> anyhow::Result<()> {
         if info.auth_required || info.tls_required {
             return Ok(());
         }
-        let options = ConnectOptions::new().name("lab: are you there?");
+        let options = ConnectOptions::new().name("testkit: are you there?");
         let url = format!("nats://127.0.0.1:{port}");
         let client = options.connect(url).await.context("it refuses a client")?;
         if jetstream {

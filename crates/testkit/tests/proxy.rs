@@ -1,4 +1,4 @@
-//! The proxy of the lab, between real clients and a real broker.
+//! The proxy, between real clients and a real broker.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use async_nats::connection::State;
 use async_nats::{Client, RequestErrorKind, Subscriber};
 use futures_util::StreamExt;
-use lab::broker::{Broker, BrokerOptions};
-use lab::eventually::eventually;
-use lab::proxy::Proxy;
+use testkit::broker::{Broker, BrokerOptions};
+use testkit::eventually::eventually;
+use testkit::proxy::Proxy;
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 

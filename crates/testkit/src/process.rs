@@ -1,4 +1,4 @@
-//! Programs that the lab runs and breaks, each a process of its own.
+//! Programs that are run and broken, each a process of its own.
 
 use std::fs::{self, File};
 use std::net::SocketAddr;
@@ -15,10 +15,10 @@ use tokio::process::{Child, Command};
 use crate::eventually::eventually;
 use crate::usage;
 
-/// A child process of the lab, which is killed when this is dropped.
+/// A child process, which is killed when this is dropped.
 ///
-/// It is in a process group of its own: a Ctrl-C at the terminal reaches only the lab, which then
-/// stops things in order. Signals go to the whole group, so that a program which is started by a
+/// It is in a process group of its own: a Ctrl-C at the terminal reaches only its parent, which
+/// then stops things in order. Signals go to the whole group, so that a program which is started by a
 /// script is reached as well. All that it prints goes to a file.
 #[derive(Debug)]
 pub struct Process {

@@ -1,4 +1,4 @@
-//! The services as programs, built from this workspace.
+//! The programs of this workspace, built.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -8,9 +8,12 @@ use anyhow::{Context, ensure};
 use serde_json::Value;
 use tokio::process::Command;
 
-use crate::replica::Side;
+use crate::side::Side;
 
-/// Where the programs of the services are.
+/// What the programs are called.
+const NAMES: [&str; 4] = ["requestor", "generator", "viewer", "decoupled"];
+
+/// Where the programs are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Programs {
     /// The program of the requestor.
@@ -19,6 +22,8 @@ pub struct Programs {
     pub generator: PathBuf,
     /// The program of the viewer.
     pub viewer: PathBuf,
+    /// The program of the operator.
+    pub decoupled: PathBuf,
 }
 
 impl Programs {
@@ -36,29 +41,31 @@ impl Programs {
             let built = messages.lines().find_map(|line| executable(line, name));
             built.with_context(|| format!("cargo has built no program {name}"))
         };
+        let [requestor, generator, viewer, decoupled] = NAMES.map(program);
         Ok(Self {
-            requestor: program("requestor")?,
-            generator: program("generator")?,
-            viewer: program("viewer")?,
+            requestor: requestor?,
+            generator: generator?,
+            viewer: viewer?,
+            decoupled: decoupled?,
         })
     }
 }
 
-/// Builds the services with cargo, or finds that they are up to date, in the same way as the lab
-/// itself was built: optimised or not. Cargo's progress goes to our standard error.
+/// Builds them with cargo, or finds that they are up to date, in the same way as this crate was built:
+/// optimised or not. Cargo's progress goes to our standard error.
 ///
 /// # Errors
 ///
-/// Where cargo cannot be run, or the services not be built.
+/// Where cargo cannot be run, or they cannot be built.
 pub async fn build() -> anyhow::Result<Programs> {
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../Cargo.toml");
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../Cargo.toml");
     // Set where cargo runs us, and then it is the one that has built us.
     let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(&cargo);
-    // Of the whole workspace, as the lab is built itself: for single packages cargo would choose
+    // Of the whole workspace, as the caller is built itself: for single packages cargo would choose
     // other features of what they depend on, and compile all of it again.
     command.args(["build", "--workspace"]);
-    command.args(["--bin", "requestor", "--bin", "generator", "--bin", "viewer"]);
+    command.args(NAMES.iter().flat_map(|name| ["--bin", name]));
     command.arg("--message-format=json-render-diagnostics");
     command.arg("--manifest-path").arg(manifest);
     if !cfg!(debug_assertions) {
@@ -75,7 +82,7 @@ pub async fn build() -> anyhow::Result<Programs> {
     command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
     let child = command.spawn().with_context(|| format!("cannot run {}", cargo.display()))?;
     let output = child.wait_with_output().await.context("cannot wait for cargo")?;
-    ensure!(output.status.success(), "cargo cannot build the services ({})", output.status);
+    ensure!(output.status.success(), "cargo cannot build the programs ({})", output.status);
     Programs::built(&String::from_utf8_lossy(&output.stdout))
 }
 
@@ -100,6 +107,7 @@ mod tests {
 {"reason":"compiler-artifact","target":{"kind":["bin"],"name":"generator"},"executable":"/somewhere/generator"}
 {"reason":"compiler-artifact","target":{"kind":["bin"],"name":"requestor"},"executable":"/elsewhere/requestor"}
 {"reason":"compiler-artifact","target":{"kind":["bin"],"name":"viewer"},"executable":"/there/viewer"}
+{"reason":"compiler-artifact","target":{"kind":["bin"],"name":"decoupled"},"executable":"/here/decoupled"}
 {"reason":"build-finished","success":true}
 "#;
 
@@ -109,6 +117,7 @@ mod tests {
         assert_eq!(programs.requestor, Path::new("/elsewhere/requestor"));
         assert_eq!(programs.generator, Path::new("/somewhere/generator"));
         assert_eq!(programs.viewer, Path::new("/there/viewer"));
+        assert_eq!(programs.decoupled, Path::new("/here/decoupled"));
     }
 
     #[test]

@@ -1,0 +1,34 @@
+//! `decoupled audit`: whether anything was lost or doubled.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::Args;
+use observe::audit::audit;
+use workqueue::NatsSettings;
+
+/// Settings of `decoupled audit`.
+#[derive(Args, Clone, Debug)]
+pub struct AuditSettings {
+    /// Wait for that long until nothing is pending
+    #[arg(long, default_value = "0s", value_parser = workqueue::duration, value_name = "TIME")]
+    wait: Duration,
+
+    /// Print the verdict as JSON, with the ids of all that is lost, doubled or dead-lettered
+    #[arg(long)]
+    json: bool,
+
+    #[command(flatten)]
+    nats: NatsSettings,
+}
+
+pub(crate) async fn run(settings: &AuditSettings) -> anyhow::Result<ExitCode> {
+    let connection = observe::connect(&settings.nats, "decoupled audit").await?;
+    let verdict = audit(connection.context(), settings.wait).await?;
+    if settings.json {
+        println!("{}", serde_json::to_string_pretty(&verdict)?);
+    } else {
+        println!("{verdict}");
+    }
+    Ok(if verdict.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

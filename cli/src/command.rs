@@ -1,0 +1,96 @@
+//! The command line: which command to run, and how it ends.
+
+use std::io;
+use std::process::ExitCode;
+
+use anyhow::{Error, bail};
+use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+use workqueue::{LogFormat, TelemetrySettings};
+
+use crate::audit::AuditSettings;
+use crate::backup::{BackupSettings, RestoreSettings};
+use crate::dead_letters::DeadLetters;
+use crate::declare::DeclareSettings;
+use crate::{audit, backup, dead_letters, declare};
+
+/// Declares, audits, backs up and repairs a deployment.
+#[derive(Debug, Parser)]
+#[command(name = "decoupled", version, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Creates the streams, buckets and consumers, or changes their limits in place
+    Declare(DeclareSettings),
+    /// Reads the facts and the queues of a deployment, and gives the verdict
+    ///
+    /// Exit status 0 if nothing was lost and nothing doubled, 1 if something was, 2 if there is no
+    /// verdict. Changes nothing.
+    Audit(AuditSettings),
+    /// Shows what was given up and why, or gives it another try
+    #[command(subcommand)]
+    DeadLetters(DeadLetters),
+    /// Takes all that is on the broker into files, with both sides stopped
+    ///
+    /// The queues with their consumers, the facts and the dead letters: a file for each stream, and a
+    /// manifest, which is written last; without it a directory is no backup. They cannot all be taken
+    /// at one moment, so it refuses while a side waits for messages, and fails if anything has
+    /// changed by the time it ends. Changes nothing on the broker. Exit status 0 if the backup is
+    /// whole, 2 if there is none.
+    Backup(BackupSettings),
+    /// Puts a backup on a broker that has none of it
+    ///
+    /// Compares all files with the manifest first, and refuses where one of the streams is there
+    /// already. With --replicas the backup of a single broker becomes the streams of a cluster.
+    /// Ends when each stream and consumer is there as it was backed up, on as many brokers as are to
+    /// keep it. Start both sides only then, and ask `decoupled audit` for the verdict. Exit status 0
+    /// if all is restored, 2 if not.
+    Restore(RestoreSettings),
+}
+
+/// Runs a command to its end, or until a signal ends it, and gives the exit status.
+///
+/// # Errors
+///
+/// Where the command fails, or a signal came first.
+pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let rust_log = std::env::var("RUST_LOG").unwrap_or_else(|_| "error,async_nats=off".to_owned());
+    let log_format = Some(LogFormat::Pretty);
+    workqueue::init_telemetry(&TelemetrySettings { rust_log, log_format }).map_err(Error::msg)?;
+    tokio::select! {
+        done = carry_out(cli.command) => done,
+        told = told_to_stop() => {
+            told?;
+            bail!("ended at once, before it was done");
+        }
+    }
+}
+
+async fn carry_out(command: Command) -> anyhow::Result<ExitCode> {
+    match command {
+        Command::Declare(settings) => declare::run(settings).await?,
+        Command::Audit(settings) => return audit::run(&settings).await,
+        Command::DeadLetters(command) => dead_letters::run(&command).await?,
+        Command::Backup(settings) => backup::run_backup(&settings).await?,
+        Command::Restore(settings) => backup::run_restore(&settings).await?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Waits for SIGTERM, SIGINT or SIGHUP. Without a handler, none of them would end the first process of a
+/// container.
+async fn told_to_stop() -> io::Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+        _ = hangup.recv() => {}
+    }
+    Ok(())
+}

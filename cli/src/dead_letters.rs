@@ -1,0 +1,111 @@
+//! `decoupled dead-letters`: what was given up and why, and how to give it another try.
+
+use anyhow::{bail, ensure};
+use async_nats::jetstream::Context;
+use clap::Subcommand;
+use observe::dead_letters::{DeadLetter, list, replay};
+use workqueue::NatsSettings;
+
+/// What `decoupled dead-letters` can do.
+#[derive(Clone, Debug, Subcommand)]
+pub enum DeadLetters {
+    /// Lists all of them, the oldest first
+    List {
+        /// Print them as JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        #[expect(missing_docs, reason = "clap would show it as the help of the whole group")]
+        nats: NatsSettings,
+    },
+    /// Shows all that there is of those with this name, bytes and headers
+    Show {
+        /// The id of a request, or the sequence of a dead letter
+        id: String,
+        #[command(flatten)]
+        #[expect(missing_docs, reason = "clap would show it as the help of the whole group")]
+        nats: NatsSettings,
+    },
+    /// Publishes the originals again; removes each dead letter once that is confirmed as stored
+    Replay {
+        /// The id of a request, or the sequence of a dead letter
+        #[arg(required_unless_present = "all")]
+        id: Option<String>,
+        /// Replay all of them
+        #[arg(long, conflicts_with = "id")]
+        all: bool,
+        #[command(flatten)]
+        #[expect(missing_docs, reason = "clap would show it as the help of the whole group")]
+        nats: NatsSettings,
+    },
+}
+
+pub(crate) async fn run(command: &DeadLetters) -> anyhow::Result<()> {
+    let (DeadLetters::List { nats, .. }
+    | DeadLetters::Show { nats, .. }
+    | DeadLetters::Replay { nats, .. }) = command;
+    let connection = observe::connect(nats, "decoupled dead-letters").await?;
+    let nats = connection.context();
+    match command {
+        DeadLetters::List { json, .. } => {
+            let letters = list(nats, None).await?;
+            if *json {
+                println!("{}", serde_json::to_string_pretty(&letters)?);
+            } else if letters.is_empty() {
+                println!("There are no dead letters.");
+            } else {
+                for letter in letters {
+                    println!("{letter}");
+                }
+            }
+        }
+        DeadLetters::Show { id, .. } => {
+            for letter in named(nats, id).await? {
+                println!("{}", letter.full());
+            }
+        }
+        DeadLetters::Replay { id, .. } => {
+            let letters = match id {
+                Some(id) => named(nats, id).await?,
+                None => list(nats, None).await?,
+            };
+            if letters.is_empty() {
+                println!("There are no dead letters.");
+            }
+            replay_all(nats, &letters).await?;
+        }
+    }
+    Ok(())
+}
+
+/// The dead letters of this name, of which there has to be one.
+async fn named(nats: &Context, id: &str) -> anyhow::Result<Vec<DeadLetter>> {
+    let letters = list(nats, Some(id)).await?;
+    ensure!(!letters.is_empty(), "there is no dead letter {id}");
+    Ok(letters)
+}
+
+/// Replays several, and prints what became of each.
+///
+/// # Errors
+///
+/// Where not all could be replayed.
+pub async fn replay_all(nats: &Context, letters: &[DeadLetter]) -> anyhow::Result<()> {
+    let mut kept = 0;
+    for letter in letters {
+        match replay(nats, letter).await {
+            Ok(()) => match letter.left_out() {
+                None => println!("replayed {letter}"),
+                Some(missing) => println!("replayed {letter}, without its headers {missing}"),
+            },
+            Err(error) => {
+                kept += 1;
+                println!("kept     {letter}: {error:#}");
+            }
+        }
+    }
+    if kept > 0 {
+        bail!("{kept} of {} dead letters are still there", letters.len());
+    }
+    Ok(())
+}

