@@ -1,6 +1,7 @@
 //! The command line: which command to run, and how it ends.
 
 use std::io;
+use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use anyhow::{Error, bail};
@@ -25,6 +26,10 @@ pub struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Creates the streams, buckets and consumers, or changes their limits in place
+    ///
+    /// With --watch it goes on doing so until it is stopped. One such process beside a deployment is
+    /// enough, and no service needs the right to create, change or delete anything then. The limits that
+    /// it is given are those that hold: give it the ones of the deployment.
     Declare(DeclareSettings),
     /// Reads the facts and the queues of a deployment, and gives the verdict
     ///
@@ -50,6 +55,15 @@ enum Command {
     /// keep it. Start both sides only then, and ask `decoupled audit` for the verdict. Exit status 0
     /// if all is restored, 2 if not.
     Restore(RestoreSettings),
+    /// Asks a `declare --watch` that runs whether it is ready
+    ///
+    /// Exit status 0 if it is, 1 if it is not, with the reason. Meant for where there is neither a shell
+    /// nor curl.
+    Healthcheck {
+        /// Address of its admin endpoint
+        #[arg(long, env, value_name = "HOST:PORT")]
+        admin_addr: SocketAddr,
+    },
 }
 
 /// Runs a command to its end, or until a signal ends it, and gives the exit status.
@@ -58,6 +72,14 @@ enum Command {
 ///
 /// Where the command fails, or a signal came first.
 pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    if let Command::Declare(settings) = &cli.command
+        && settings.watch
+    {
+        // It stops in order, and logs as a service does.
+        workqueue::init_telemetry(&settings.watching.telemetry).map_err(Error::msg)?;
+        declare::run(settings).await?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let rust_log = std::env::var("RUST_LOG").unwrap_or_else(|_| "error,async_nats=off".to_owned());
     let log_format = Some(LogFormat::Pretty);
     workqueue::init_telemetry(&TelemetrySettings { rust_log, log_format }).map_err(Error::msg)?;
@@ -72,11 +94,17 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
 
 async fn carry_out(command: Command) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Declare(settings) => declare::run(settings).await?,
+        Command::Declare(settings) => declare::run(&settings).await?,
         Command::Audit(settings) => return audit::run(&settings).await,
         Command::DeadLetters(command) => dead_letters::run(&command).await?,
         Command::Backup(settings) => backup::run_backup(&settings).await?,
         Command::Restore(settings) => backup::run_restore(&settings).await?,
+        Command::Healthcheck { admin_addr } => {
+            if let Err(reason) = workqueue::healthcheck(admin_addr).await {
+                eprintln!("{reason}");
+                return Ok(ExitCode::FAILURE);
+            }
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -9,6 +9,8 @@ use contract::topology::{self, DeclareError, Limits, Topology};
 use tokio::time::timeout;
 use workqueue::{Backoff, Connection, LimitSettings, NatsSettings};
 
+use crate::watch::{self, WatchSettings};
+
 /// The first ceiling of the time between two tries, and the highest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
@@ -20,16 +22,29 @@ pub struct DeclareSettings {
     #[arg(long, default_value = "10s", value_parser = workqueue::duration, value_name = "TIME")]
     wait: Duration,
 
+    /// Run until SIGTERM or SIGINT and keep it so; move messages that no client can read to the dead
+    /// letters
+    #[arg(long, conflicts_with = "wait")]
+    pub(crate) watch: bool,
+
     #[command(flatten)]
     nats: NatsSettings,
 
     #[command(flatten)]
     limits: LimitSettings,
+
+    #[command(flatten)]
+    pub(crate) watching: WatchSettings,
 }
 
-pub(crate) async fn run(settings: DeclareSettings) -> anyhow::Result<()> {
-    let DeclareSettings { wait, nats, limits } = settings;
-    let done = declare_patiently(&nats, &Limits::from(&limits), wait).await?;
+pub(crate) async fn run(settings: &DeclareSettings) -> anyhow::Result<()> {
+    let DeclareSettings { wait, watch, nats, limits, watching } = settings;
+    let limits = Limits::from(limits);
+    if *watch {
+        let stop = workqueue::stop_on_signals()?;
+        return watch::watch(watching, nats, &limits, &stop).await;
+    }
+    let done = declare_patiently(nats, &limits, *wait).await?;
     if done.is_empty() {
         println!("All is there, and as it should be.");
     }
@@ -80,7 +95,8 @@ pub async fn declare_patiently(
     declared.await.unwrap_or_else(|_too_long| Err(obstacle))
 }
 
-fn told(done: &Topology) -> Vec<String> {
+/// What was done, a line for each.
+pub(crate) fn told(done: &Topology) -> Vec<String> {
     let created = done.created.iter().map(|object| format!("created {object}"));
     let adjusted = done.adjusted.iter().map(|change| {
         let topology::Difference { object, setting, is, should_be } = change;

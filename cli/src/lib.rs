@@ -2,7 +2,7 @@
 //!
 //! | command | module |
 //! | --- | --- |
-//! | `declare` | [`declare`] |
+//! | `declare`, `declare --watch` | [`declare`], [`watch`] |
 //! | `audit` | [`audit`] |
 //! | `dead-letters list`, `show`, `replay` | [`dead_letters`] |
 //! | `backup`, `restore` | [`backup`] |
@@ -12,5 +12,6 @@ pub mod backup;
 mod command;
 pub mod dead_letters;
 pub mod declare;
+pub mod watch;
 
 pub use command::{Cli, run};

@@ -1,5 +1,6 @@
-//! A replica of a service, as a process of the lab's.
+//! A program of the system, as a process of the lab's.
 
+use std::ffi::OsStr;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitStatus;
@@ -22,7 +23,7 @@ const LOOK: Duration = Duration::from_millis(10);
 /// The exit status of a program that makes no sense of a setting.
 const MISUSED: i32 = 2;
 
-/// A replica of a service. It is killed when this is dropped.
+/// A replica of a service, or another program of the system. It is killed when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Replica {
     name: String,
@@ -37,12 +38,31 @@ impl Replica {
         side: Side,
         name: String,
         directory: &Path,
-        settings: &[(&str, &str)],
+        settings: impl IntoIterator<Item = (&'static str, impl AsRef<OsStr>)>,
     ) -> anyhow::Result<Self> {
-        let mut command = Command::new(programs.of(side));
+        Self::spawn(Command::new(programs.of(side)), name, directory, settings)
+    }
+
+    /// Starts the one process that keeps the topology, see `decoupled declare --watch`.
+    pub(crate) fn start_watch(
+        programs: &Programs,
+        directory: &Path,
+        settings: impl IntoIterator<Item = (&'static str, impl AsRef<OsStr>)>,
+    ) -> anyhow::Result<Self> {
+        let mut command = Command::new(&programs.decoupled);
+        command.args(["declare", "--watch"]);
+        Self::spawn(command, "declare".to_owned(), directory, settings)
+    }
+
+    fn spawn(
+        mut command: Command,
+        name: String,
+        directory: &Path,
+        settings: impl IntoIterator<Item = (&'static str, impl AsRef<OsStr>)>,
+    ) -> anyhow::Result<Self> {
         // Of several requestors on one machine only one could have the usual port.
         command.env("API_ADDR", "127.0.0.1:0");
-        command.env("INSTANCE", &name).env("LOG_FORMAT", "pretty").envs(settings.iter().copied());
+        command.env("INSTANCE", &name).env("LOG_FORMAT", "pretty").envs(settings);
         let process = Process::spawn(command, directory.join(format!("{name}.log")))?;
         Ok(Self { name, process })
     }

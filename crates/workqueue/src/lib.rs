@@ -33,6 +33,7 @@ mod settings;
 mod settle;
 mod signals;
 mod telemetry;
+pub mod unreadable;
 
 pub use admin::{Report, serve as serve_admin};
 pub use backoff::Backoff;
@@ -46,7 +47,8 @@ pub use publisher::{Confirmation, PublishError, Publisher, Refusal};
 pub use said::Said;
 pub use service::{Service, ServiceError};
 pub use settings::{
-    LimitSettings, LogFormat, NatsSettings, ServiceSettings, TelemetrySettings, duration,
+    LimitSettings, LogFormat, NatsSettings, ServiceSettings, TelemetrySettings, default_instance,
+    duration,
 };
 pub use settle::{Attempt, Delay, Outcome, Settlement, settle};
 pub use signals::stop_on_signals;

@@ -43,6 +43,14 @@ pub(super) struct Equipment {
     pub(super) rate: requestor::Rate,
 }
 
+impl Equipment {
+    /// What everything is told that connects to these addresses.
+    fn settings(&self, urls: String) -> [(&'static str, String); 3] {
+        let ack_wait = std::env::var("ACK_WAIT").unwrap_or_else(|_| ACK_WAIT.to_owned());
+        [("NATS_URL", urls), ("REPLICAS", self.copies.to_string()), ("ACK_WAIT", ack_wait)]
+    }
+}
+
 /// All replicas, and what was noticed about them.
 #[derive(Debug)]
 pub(super) struct Stage<'a> {
@@ -52,6 +60,8 @@ pub(super) struct Stage<'a> {
     slots: BTreeMap<Member, Slot>,
     /// What each requestor asks for a second.
     rate: String,
+    /// What keeps the topology. Nothing breaks it, nor its way to the brokers.
+    watch: Replica,
     /// Those that were told to stop, and may still be at it.
     leaving: Vec<Replica>,
     failures: Vec<String>,
@@ -86,8 +96,12 @@ impl<'a> Stage<'a> {
         timeline: &'a Timeline,
     ) -> anyhow::Result<Self> {
         let rate = share(equipment.rate, cast.requestors);
+        let urls: Vec<String> =
+            equipment.brokers.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
+        let settings = equipment.settings(urls.join(","));
+        let watch = Replica::start_watch(&equipment.programs, &equipment.directory, settings)?;
         let (slots, leaving, failures) = (BTreeMap::new(), Vec::new(), Vec::new());
-        let mut stage = Self { equipment, cast, timeline, slots, rate, leaving, failures };
+        let mut stage = Self { equipment, cast, timeline, slots, rate, watch, leaving, failures };
         for side in Side::ALL {
             stage.scale(side, cast.of(side)).await?;
         }
@@ -158,21 +172,15 @@ impl<'a> Stage<'a> {
             self.stop(member)?;
         }
         self.see_them_off().await;
+        self.watch.terminate();
+        self.failures.extend(ended(&mut self.watch).await.err());
         Ok(self.failures)
     }
 
     /// Waits until those that were told to stop have ended, in order.
     async fn see_them_off(&mut self) {
         for mut replica in self.leaving.drain(..) {
-            match replica.stopped().await {
-                Ok(status) if status.success() => {}
-                // It was told before it had begun to listen, or to do anything.
-                Ok(status)
-                    if status.signal() == Some(Signal::SIGTERM as i32)
-                        && replica.process.log_text().is_empty() => {}
-                Ok(status) => self.failures.push(format!("{}: {status}", replica.describe())),
-                Err(error) => self.failures.push(format!("{error:#}")),
-            }
+            self.failures.extend(ended(&mut replica).await.err());
         }
     }
 
@@ -212,8 +220,7 @@ impl<'a> Stage<'a> {
         if !self.slots.contains_key(&member) {
             self.slots.insert(member, Slot::new(&self.equipment.brokers).await?);
         }
-        let Equipment { programs, directory, copies, .. } = self.equipment;
-        let copies = copies.to_string();
+        let equipment = self.equipment;
         let rate = self.rate.clone();
         let slot = self.slot(member)?;
         if slot.replica.is_some() {
@@ -222,11 +229,9 @@ impl<'a> Stage<'a> {
         slot.started += 1;
         let name = format!("{member}.{}", slot.started);
         let urls = slot.network.iter().map(Proxy::url).collect::<Vec<_>>().join(",");
-        let ack_wait = std::env::var("ACK_WAIT").unwrap_or_else(|_| ACK_WAIT.to_owned());
-        let mut settings = vec![("NATS_URL", urls.as_str()), ("REPLICAS", &copies)];
-        settings.extend([("ACK_WAIT", ack_wait.as_str()), ("REQUEST_RATE", &rate)]);
-        let replica = Replica::start(programs, member.side, name, directory, &settings)?;
-        slot.replica = Some(replica);
+        let settings = equipment.settings(urls).into_iter().chain([("REQUEST_RATE", rate)]);
+        let Equipment { programs, directory, .. } = equipment;
+        slot.replica = Some(Replica::start(programs, member.side, name, directory, settings)?);
         Ok(())
     }
 
@@ -248,5 +253,21 @@ impl<'a> Stage<'a> {
 
     fn slot(&mut self, member: Member) -> anyhow::Result<&mut Slot> {
         self.slots.get_mut(&member).with_context(|| format!("there is no {member}"))
+    }
+}
+
+/// Waits until a replica that was told to stop has ended, in order; else says how it ended.
+async fn ended(replica: &mut Replica) -> Result<(), String> {
+    match replica.stopped().await {
+        Ok(status) if status.success() => Ok(()),
+        // It was told before it had begun to listen, or to do anything.
+        Ok(status)
+            if status.signal() == Some(Signal::SIGTERM as i32)
+                && replica.process.log_text().is_empty() =>
+        {
+            Ok(())
+        }
+        Ok(status) => Err(format!("{}: {status}", replica.describe())),
+        Err(error) => Err(format!("{error:#}")),
     }
 }

@@ -1,4 +1,4 @@
-//! The services that `lab up` runs, each replica a process.
+//! What `lab up` runs beside the brokers, each replica a process.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -10,11 +10,12 @@ use testkit::side::Side;
 use super::UpSettings;
 use crate::replica::{Replica, share};
 
-/// All replicas of both sides.
-#[derive(Debug, Default)]
+/// All replicas of both sides, and what keeps the topology for them.
+#[derive(Debug)]
 pub(super) struct Replicas {
     pub(super) requestors: Vec<Replica>,
     pub(super) generators: Vec<Replica>,
+    watch: Replica,
 }
 
 impl Replicas {
@@ -34,13 +35,14 @@ impl Replicas {
             (1..=count)
                 .map(|number| {
                     let name = format!("{side}-{number}");
-                    Replica::start(programs, side, name, directory, &settings)
+                    Replica::start(programs, side, name, directory, settings)
                 })
                 .collect::<Result<Vec<_>, _>>()
         };
         let generators = start(Side::Generator, generators)?;
         let requestors = start(Side::Requestor, requestors)?;
-        Ok(Self { requestors, generators })
+        let watch = Replica::start_watch(programs, directory, settings)?;
+        Ok(Self { requestors, generators, watch })
     }
 
     /// Where the first requestor can be asked, if there is one.
@@ -54,7 +56,8 @@ impl Replicas {
     ///
     /// What one that did not has said. It would only be missed, and nobody know why.
     pub(super) fn all_could_start(&mut self) -> anyhow::Result<()> {
-        self.requestors.iter_mut().chain(&mut self.generators).try_for_each(Replica::could_start)
+        let all = self.requestors.iter_mut().chain(&mut self.generators).chain([&mut self.watch]);
+        all.into_iter().try_for_each(Replica::could_start)
     }
 
     /// Which replica runs as which process, or has ended.
@@ -65,7 +68,8 @@ impl Replicas {
 
     /// Stops the requestors and then the generators, so that what is on its way comes to its end.
     pub(super) async fn stop(&mut self) -> anyhow::Result<()> {
-        for side in [&mut self.requestors, &mut self.generators] {
+        let watch = std::slice::from_mut(&mut self.watch);
+        for side in [self.requestors.as_mut_slice(), &mut self.generators, watch] {
             for replica in side.iter() {
                 replica.terminate();
             }

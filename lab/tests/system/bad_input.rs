@@ -107,6 +107,7 @@ async fn a_service_whose_client_is_gone_ends_instead_of_staying_alive_for_nothin
     let log = generator.log_text();
     assert_eq!(status.code(), Some(1), "{log}");
     assert!(log.contains("the NATS client has panicked"), "{log}");
+    assert!(log.contains("Run `decoupled declare --watch`"), "{log}");
     assert_eq!(deployment.depth(REQUESTS).await, 1);
 }
 

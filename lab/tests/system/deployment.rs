@@ -125,6 +125,21 @@ impl<B> Deployment<B> {
         run(side, &self.url, self.log(name), &settings).await
     }
 
+    /// Starts `decoupled declare --watch` with these limits, on top of these settings.
+    pub async fn watch(&self, name: &str, limits: &Limits, settings: &[(&str, &str)]) -> Process {
+        let millis = |time: Duration| format!("{}ms", time.as_millis());
+        let limits = [
+            ("QUEUE_LIMIT", limits.queue_limit.to_string()),
+            ("FACTS_MAX_AGE", millis(limits.facts_max_age)),
+            ("REPLICAS", self.replicas.to_string()),
+            ("ACK_WAIT", millis(limits.ack_wait)),
+        ];
+        let mut command = Command::new(&programs().await.decoupled);
+        command.env_clear().env("NATS_URL", self.url()).env("LOG_FORMAT", "pretty");
+        command.args(["declare", "--watch"]).envs(limits).envs(settings.iter().copied());
+        Process::spawn(command, self.log(name)).unwrap()
+    }
+
     pub fn log(&self, name: &str) -> PathBuf {
         self.directory.path().join(format!("{name}.log"))
     }

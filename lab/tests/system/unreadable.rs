@@ -1,5 +1,5 @@
-//! Messages that the client library cannot read, and that no client library would send: whoever takes
-//! one loses the connection, or dies of it.
+//! Messages that the client library cannot read, and that no client library would send: a service that
+//! takes one loses the connection, or dies of it. `decoupled declare --watch` moves them.
 
 use std::time::Duration;
 
@@ -51,7 +51,7 @@ pub async fn publish(port: u16, queue: Queue, (key, headers, _): Kind) {
 }
 
 /// Expects these kinds among the dead letters, all as they were, and nothing else there.
-async fn buried(deployment: &Deployment, queue: Queue, kinds: &[Kind]) {
+async fn dead_lettered(deployment: &Deployment, queue: Queue, kinds: &[Kind]) {
     let letters = deployment.dead_letters(kinds.len().try_into().unwrap()).await;
     for (key, block, reason) in kinds {
         let subject = queue.subject_of(&String::from_utf8_lossy(key));
@@ -90,8 +90,9 @@ async fn forgotten(deployment: &Deployment) {
 }
 
 #[tokio::test]
-async fn what_breaks_the_connection_is_a_dead_letter_and_holds_up_nothing_behind_it() {
+async fn breaking_message_is_dead_lettered_and_delays_no_other() {
     let deployment = Deployment::start().await;
+    let _watch = deployment.watch("watch", &LIMITS, &[]).await;
     let mut behind = Vec::new();
     for kind in BREAKING {
         publish(deployment.broker.port(), REQUESTS, kind).await;
@@ -102,7 +103,7 @@ async fn what_breaks_the_connection_is_a_dead_letter_and_holds_up_nothing_behind
     }
     let _generator = deployment.run(Side::Generator, "generator", &[]).await;
     let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
-    buried(&deployment, REQUESTS, &BREAKING).await;
+    dead_lettered(&deployment, REQUESTS, &BREAKING).await;
     for id in behind {
         deployment.fact_eventually::<Received>(id).await;
     }
@@ -112,20 +113,22 @@ async fn what_breaks_the_connection_is_a_dead_letter_and_holds_up_nothing_behind
 }
 
 #[tokio::test]
-async fn every_queue_is_rid_of_what_cannot_be_read() {
+async fn every_queue_is_swept() {
     for queue in queues::ALL {
         let deployment = Deployment::start().await;
+        let _watch = deployment.watch("watch", &LIMITS, &[]).await;
         publish(deployment.broker.port(), queue, BREAKING[0]).await;
         let _generator = deployment.run(Side::Generator, "generator", &[]).await;
         let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
-        buried(&deployment, queue, &BREAKING[..1]).await;
+        dead_lettered(&deployment, queue, &BREAKING[..1]).await;
     }
 }
 
 #[tokio::test]
-async fn what_kills_the_client_is_a_dead_letter_once_the_service_starts_again() {
-    // So patient that the message comes to nobody a second time.
+async fn killing_message_is_dead_lettered_before_it_is_redelivered() {
+    // So patient that the message is delivered only once.
     let deployment = Deployment::with(&PATIENT).await;
+    let _watch = deployment.watch("watch", &PATIENT, &[]).await;
     let port = deployment.broker.port();
     let mut first = deployment.run(Side::Generator, "first", &[]).await;
     ready(&first).await;
@@ -137,30 +140,31 @@ async fn what_kills_the_client_is_a_dead_letter_once_the_service_starts_again() 
     deployment.publish(&published(&behind)).await;
     let _second = deployment.run(Side::Generator, "second", &[]).await;
     let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
-    buried(&deployment, REQUESTS, &[CARRIAGE_RETURN]).await;
+    dead_lettered(&deployment, REQUESTS, &[CARRIAGE_RETURN]).await;
     deployment.fact_eventually::<Received>(behind.id).await;
 }
 
 #[tokio::test]
-async fn several_replicas_that_find_it_at_once_make_one_dead_letter_of_it() {
+async fn several_sweepers_at_once_make_one_dead_letter() {
     let deployment = Deployment::with(&PATIENT).await;
     let mut victim = deployment.run(Side::Generator, "victim", &[]).await;
     ready(&victim).await;
     publish(deployment.broker.port(), REQUESTS, CARRIAGE_RETURN).await;
     ended(&mut victim).await;
     let names = ["one", "two", "three", "four"];
-    let starts = names.map(|name| deployment.run(Side::Generator, name, &[]));
-    let replicas = futures_util::future::join_all(starts).await;
-    for replica in &replicas {
-        ready(replica).await;
+    let starts = names.map(|name| deployment.watch(name, &PATIENT, &[]));
+    let watches = futures_util::future::join_all(starts).await;
+    for watch in &watches {
+        ready(watch).await;
     }
-    buried(&deployment, REQUESTS, &[CARRIAGE_RETURN]).await;
+    dead_lettered(&deployment, REQUESTS, &[CARRIAGE_RETURN]).await;
 }
 
 #[tokio::test]
-async fn what_is_healthy_and_in_flight_goes_its_way_among_what_cannot_be_read() {
+async fn healthy_messages_in_flight_complete_among_unreadable_ones() {
     const HEALTHY: u64 = 2_000;
     let mut deployment = Deployment::with(&LIMITS).await;
+    let _watch = deployment.watch("watch", &LIMITS, &[]).await;
     let port = deployment.broker.port();
     let slow = [("WORK_TIME", "20ms")];
     let _generators = [
@@ -176,15 +180,16 @@ async fn what_is_healthy_and_in_flight_goes_its_way_among_what_cannot_be_read() 
     deployment.broker.restart().await.unwrap();
     succeeded(&mut requestor).await;
     let _requestor = deployment.run(Side::Requestor, "after", &[]).await;
-    buried(&deployment, REQUESTS, &BREAKING[..3]).await;
+    dead_lettered(&deployment, REQUESTS, &BREAKING[..3]).await;
     let verdict = deployment.verdict().await;
     let counted = (verdict.complete, verdict.dead_lettered, verdict.lost, verdict.doubled);
     assert_eq!(counted, (usize::try_from(HEALTHY).unwrap(), 0, 0, 0), "{verdict}");
 }
 
 #[tokio::test]
-async fn such_a_dead_letter_is_shown_and_not_replayed() {
+async fn unreadable_dead_letter_is_shown_and_not_replayed() {
     let deployment = Deployment::start().await;
+    let _watch = deployment.watch("watch", &LIMITS, &[]).await;
     publish(deployment.broker.port(), RESPONSES, BREAKING[6]).await;
     let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
     deployment.dead_letters(1).await;
@@ -197,7 +202,7 @@ async fn such_a_dead_letter_is_shown_and_not_replayed() {
 }
 
 #[tokio::test]
-async fn without_the_permission_it_is_said_what_to_do_by_hand_and_the_rest_goes_its_way() {
+async fn watch_without_permission_says_what_to_do_by_hand() {
     for (denied, said) in [
         ("GET", "cannot look for messages that the client cannot read"),
         ("DELETE", "nats stream rmm REQUESTS 1"),
@@ -223,9 +228,10 @@ async fn without_the_permission_it_is_said_what_to_do_by_hand_and_the_rest_goes_
         topology::declare(deployment.nats(), &limits).await.unwrap();
         publish(deployment.broker.port(), REQUESTS, BREAKING[0]).await;
         let poor = [("NATS_USER", "poor"), ("NATS_PASSWORD", "poor")];
-        let generator = deployment.run(Side::Generator, "generator", &poor).await;
+        let watch = deployment.watch("watch", &limits, &poor).await;
+        let generator = deployment.run(Side::Generator, "generator", &[]).await;
         let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
-        logged(&generator, said).await;
+        logged(&watch, said).await;
         // What is delivered together with it is lost together with it, so this comes later.
         let behind = request();
         deployment.publish(&published(&behind)).await;
@@ -238,8 +244,22 @@ async fn without_the_permission_it_is_said_what_to_do_by_hand_and_the_rest_goes_
             times => Err(times),
         })
         .await;
-        let log = generator.log_text();
+        let log = watch.log_text();
         assert_eq!(log.matches(said).count(), 1, "{log}");
         assert_eq!(deployment.depth(REQUESTS).await, 1);
     }
+}
+
+#[tokio::test]
+async fn service_without_a_watch_says_which_command_helps() {
+    let deployment = Deployment::start().await;
+    publish(deployment.broker.port(), REQUESTS, BREAKING[0]).await;
+    let generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let said = "run `decoupled declare --watch`, which moves it to the dead letters";
+    logged(&generator, said).await;
+    assert_eq!(deployment.depth(REQUESTS).await, 1);
+    let _watch = deployment.watch("watch", &LIMITS, &[]).await;
+    dead_lettered(&deployment, REQUESTS, &BREAKING[..1]).await;
+    let log = generator.log_text();
+    assert_eq!(log.matches(said).count(), 1, "{log}");
 }

@@ -2,7 +2,6 @@
 
 mod pull;
 pub(crate) mod pulse;
-pub(crate) mod unreadable;
 
 use std::pin::pin;
 use std::sync::Arc;

@@ -1,5 +1,6 @@
 //! The frame that every service stands in: start, consume, stop.
 
+mod connection_losses;
 mod declare;
 mod queue_consumer;
 
@@ -78,8 +79,9 @@ pub enum ServiceError {
     /// The client has panicked.
     #[error(
         "the NATS client has panicked, most likely over the headers of a message that was \
-         published by hand: what it says of it is on the standard error. Start this service again; \
-         it moves such a message to the dead letters first"
+         published by hand: what it says of it is on the standard error. Run \
+         `decoupled declare --watch`, which moves such a message to the dead letters, and start this \
+         service again"
     )]
     Client,
     /// The client cannot ask for messages.

@@ -11,11 +11,11 @@ use contract::topology::Limits;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use super::ServiceError;
 use super::declare::{RETRY, declare};
+use super::{ServiceError, connection_losses, in_background};
 use crate::backoff::Backoff;
 use crate::connection::Connection;
-use crate::consumer::{self, End, Handler, Rules, unreadable};
+use crate::consumer::{self, End, Handler, Rules};
 use crate::crew::Crew;
 use crate::health::Health;
 use crate::said::Said;
@@ -49,9 +49,12 @@ impl QueueConsumer {
             self.health.set_bound(queue, true);
             let rules = Arc::new(self.rules.clone());
             let Self { connection, stop, .. } = &self;
-            // Before anything is taken: what nobody can read would end this process, too.
-            let watch = unreadable::watch(connection, &bound, &rules);
-            let Some(_watch) = stop.run_until_cancelled(watch).await else { break };
+            let _losses = in_background(connection_losses::watch(
+                connection.clone(),
+                bound.clone(),
+                queue,
+                rules.ack_wait,
+            ));
             let consumed = consumer::consume(connection, bound, &rules, &handler, stop, &mut crew);
             match consumed.await? {
                 End::Stopped => return Ok(()),

@@ -77,7 +77,7 @@ fn agrees(subject: &[u8], block: &[u8]) -> Option<Flaw> {
 }
 
 #[test]
-fn every_way_to_be_unreadable_is_one_for_the_client_and_no_other_is() {
+fn flaws_are_those_of_the_client() {
     let fine = b"NATS/1.0\r\nX: y\r\n\r\n".as_slice();
     let of_headers: [(&[u8], Option<Flaw>); 20] = [
         (fine, None),
@@ -158,12 +158,12 @@ fn subject() -> impl Strategy<Value = Vec<u8>> {
 
 proptest! {
     #[test]
-    fn what_is_said_of_any_headers_is_what_the_client_makes_of_them(block in header_block()) {
+    fn flaws_of_any_headers_are_those_of_the_client(block in header_block()) {
         agrees(b"requests.a", &block);
     }
 
     #[test]
-    fn what_is_said_of_any_subject_is_what_the_client_makes_of_it(
+    fn flaws_of_any_subject_are_those_of_the_client(
         subject in subject(),
         headers in any::<bool>(),
     ) {
@@ -171,7 +171,7 @@ proptest! {
     }
 
     #[test]
-    fn nothing_that_a_broker_may_keep_makes_looking_at_it_panic(
+    fn looking_at_any_stored_message_does_not_panic(
         subject in any::<String>(),
         block in any::<Vec<u8>>(),
     ) {
