@@ -24,4 +24,5 @@ mod seams;
 mod stopping;
 mod topology;
 mod unreadable;
+mod watch;
 mod work;

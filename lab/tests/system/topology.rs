@@ -36,7 +36,7 @@ async fn what_is_missing_is_created_and_what_is_there_is_left() {
 }
 
 #[tokio::test]
-async fn what_lab_declare_creates_it_tells_of() {
+async fn declare_tells_of_each_object_that_it_creates() {
     let deployment = Deployment::bare().await;
     let done = declare(deployment.nats(), &LIMITS).await.unwrap();
     assert_eq!(done.len(), 11, "{done:?}");

@@ -1,0 +1,105 @@
+//! `decoupled declare --watch`, which keeps the topology as it should be.
+
+use async_nats::jetstream::stream::DiscardPolicy;
+use contract::facts;
+use contract::queues::{REQUESTS, RESPONSES};
+use contract::topology::{self, Limits};
+use testkit::eventually::eventually;
+use testkit::process::{Process, logged};
+use tokio::process::Command;
+
+use crate::deployment::{Deployment, LIMITS, Side, admin, admin_addr, programs, ready, succeeded};
+
+/// Waits until the watch is not ready, for this reason.
+async fn unready(watch: &Process, reason: &str) {
+    eventually(&format!("it is not ready: {reason}"), async || {
+        match admin(watch, "/readyz").await {
+            (503, text) if text.contains(reason) => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
+}
+
+/// The exit status of the health check, and what it says.
+async fn healthcheck(watch: &Process) -> (Option<i32>, String) {
+    let mut command = Command::new(&programs().await.decoupled);
+    command.env_clear().arg("healthcheck").env("ADMIN_ADDR", admin_addr(watch).await.to_string());
+    let output = command.output().await.unwrap();
+    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+}
+
+#[tokio::test]
+async fn watch_creates_what_is_missing_again_and_again() {
+    let mut deployment = Deployment::bare().await;
+    let watch = deployment.watch("watch", &LIMITS, &[]).await;
+    ready(&watch).await;
+    topology::stream_state(deployment.nats(), REQUESTS.stream).await.unwrap();
+    deployment.nats().delete_stream(RESPONSES.stream).await.unwrap();
+    logged(&watch, "created consumer requestor of stream RESPONSES").await;
+    deployment.broker.stop().await.unwrap();
+    unready(&watch, "not connected to the broker").await;
+    deployment.broker.wipe().unwrap();
+    deployment.broker.restart().await.unwrap();
+    ready(&watch).await;
+    eventually("all of it is there", async || {
+        topology::bucket_state(deployment.nats(), facts::ALL[facts::ALL.len() - 1]).await
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn watch_changes_limits_in_place_under_running_services() {
+    let deployment = Deployment::start().await;
+    let generator = deployment.run(Side::Generator, "generator", &[]).await;
+    ready(&generator).await;
+    let limits = Limits { queue_limit: 7, ..LIMITS };
+    let watch = deployment.watch("watch", &limits, &[]).await;
+    ready(&watch).await;
+    let stream = topology::stream_state(deployment.nats(), REQUESTS.stream).await.unwrap();
+    assert_eq!(stream.config.max_messages, 7);
+    let (_, metrics) = admin(&watch, "/metrics").await;
+    assert!(metrics.contains("decoupled_topology_changes_total 3\n"), "{metrics}");
+    let mut requestor = deployment.ask(100).await;
+    succeeded(&mut requestor).await;
+}
+
+#[tokio::test]
+async fn watch_says_once_what_it_cannot_change() {
+    let deployment = Deployment::start().await;
+    let discard = async |policy| {
+        let stream = deployment.nats().get_stream(REQUESTS.stream).await.unwrap();
+        let mut config = stream.cached_info().config.clone();
+        config.discard = policy;
+        deployment.nats().update_stream(config).await.unwrap();
+    };
+    discard(DiscardPolicy::Old).await;
+    let watch = deployment.watch("watch", &LIMITS, &[]).await;
+    let problem = "stream REQUESTS: discard is Old, should be New";
+    unready(&watch, problem).await;
+    let (status, said) = healthcheck(&watch).await;
+    assert_eq!(status, Some(1), "{said}");
+    assert!(said.contains(problem), "{said}");
+    // What else is missing it creates, which shows that it has looked again.
+    deployment.nats().delete_stream(RESPONSES.stream).await.unwrap();
+    logged(&watch, "created stream RESPONSES").await;
+    discard(DiscardPolicy::New).await;
+    ready(&watch).await;
+    assert_eq!(healthcheck(&watch).await.0, Some(0));
+    let log = watch.log_text();
+    assert_eq!(log.matches(problem).count(), 1, "{log}");
+}
+
+#[tokio::test]
+async fn watch_that_is_told_to_stop_exits_0_with_or_without_a_broker() {
+    let mut deployment = Deployment::start().await;
+    let mut watch = deployment.watch("connected", &LIMITS, &[]).await;
+    ready(&watch).await;
+    watch.terminate().unwrap();
+    succeeded(&mut watch).await;
+    deployment.broker.kill().await.unwrap();
+    let mut watch = deployment.watch("alone", &LIMITS, &[]).await;
+    logged(&watch, "cannot connect to the broker yet").await;
+    watch.interrupt().unwrap();
+    succeeded(&mut watch).await;
+}
