@@ -25,8 +25,12 @@ mod delivery;
 mod facts;
 mod health;
 mod healthcheck;
+pub mod http;
+mod last_message;
 mod metrics;
+mod producer;
 mod publisher;
+mod retired;
 mod said;
 mod service;
 mod settings;
@@ -40,13 +44,18 @@ pub use clock::now;
 pub use connection::{ConnectError, Connection};
 pub use consumer::{Handler, HandlerError};
 pub use crew::{Crew, Work};
-pub use facts::{Creation, Facts, ReadError};
+pub use facts::{Creation, Facts, ReadError, read_fact};
 pub use healthcheck::{Command, HealthcheckError, healthcheck};
+pub use last_message::last_message;
+pub use metrics::Metrics;
+pub use producer::Producer;
 pub use publisher::{Confirmation, PublishError, Publisher, Refusal};
+pub use retired::parse;
 pub use said::Said;
 pub use service::{Service, ServiceError};
 pub use settings::{
-    LimitSettings, LogFormat, NatsSettings, ServiceSettings, TelemetrySettings, duration,
+    LimitSettings, LogFormat, NatsSettings, ServiceSettings, TelemetrySettings, default_instance,
+    duration,
 };
 pub use settle::{Attempt, Delay, Outcome, Settlement, settle};
 pub use signals::stop_on_signals;

@@ -160,7 +160,9 @@ pub enum LogFormat {
     Json,
 }
 
-fn default_instance() -> String {
+/// The name of this replica unless it is given one: the host's name and the process id.
+#[must_use]
+pub fn default_instance() -> String {
     format!("{}-{}", gethostname::gethostname().to_string_lossy(), std::process::id())
 }
 

@@ -17,7 +17,8 @@ const HOSTILE: &str = "<script>window.hurt = 1</script><img src=x onerror='windo
 async fn request(deployment: &Deployment) -> Request {
     let amount = Amount::new(1, 8).unwrap();
     let requestor = HOSTILE.to_owned();
-    let request = Request { id: RequestId::new(), amount, requestor, requested_at: workqueue::now() };
+    let request =
+        Request { id: RequestId::new(), amount, requestor, requested_at: workqueue::now() };
     deployment.publish(&request.publication(&Trace::default())).await;
     request
 }
