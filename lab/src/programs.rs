@@ -17,8 +17,8 @@ pub struct Programs {
     pub requestor: PathBuf,
     /// The program of the generator.
     pub generator: PathBuf,
-    /// The program of the viewer.
-    pub viewer: PathBuf,
+    /// The program of the gateway.
+    pub gateway: PathBuf,
 }
 
 impl Programs {
@@ -39,7 +39,7 @@ impl Programs {
         Ok(Self {
             requestor: program("requestor")?,
             generator: program("generator")?,
-            viewer: program("viewer")?,
+            gateway: program("gateway")?,
         })
     }
 }
@@ -58,7 +58,7 @@ pub async fn build() -> anyhow::Result<Programs> {
     // Of the whole workspace, as the lab is built itself: for single packages cargo would choose
     // other features of what they depend on, and compile all of it again.
     command.args(["build", "--workspace"]);
-    command.args(["--bin", "requestor", "--bin", "generator", "--bin", "viewer"]);
+    command.args(["--bin", "requestor", "--bin", "generator", "--bin", "gateway"]);
     command.arg("--message-format=json-render-diagnostics");
     command.arg("--manifest-path").arg(manifest);
     if !cfg!(debug_assertions) {
@@ -99,7 +99,7 @@ mod tests {
 {"reason":"compiler-artifact","target":{"kind":["custom-build"],"name":"build-script-build"},"executable":null}
 {"reason":"compiler-artifact","target":{"kind":["bin"],"name":"generator"},"executable":"/somewhere/generator"}
 {"reason":"compiler-artifact","target":{"kind":["bin"],"name":"requestor"},"executable":"/elsewhere/requestor"}
-{"reason":"compiler-artifact","target":{"kind":["bin"],"name":"viewer"},"executable":"/there/viewer"}
+{"reason":"compiler-artifact","target":{"kind":["bin"],"name":"gateway"},"executable":"/there/gateway"}
 {"reason":"build-finished","success":true}
 "#;
 
@@ -108,7 +108,7 @@ mod tests {
         let programs = Programs::built(MESSAGES).unwrap();
         assert_eq!(programs.requestor, Path::new("/elsewhere/requestor"));
         assert_eq!(programs.generator, Path::new("/somewhere/generator"));
-        assert_eq!(programs.viewer, Path::new("/there/viewer"));
+        assert_eq!(programs.gateway, Path::new("/there/gateway"));
     }
 
     #[test]

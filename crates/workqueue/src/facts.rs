@@ -1,6 +1,7 @@
 //! Creates facts, each once, and reads those that stand.
 
 use std::fmt::Display;
+use std::pin::pin;
 use std::time::Duration;
 
 use contract::RequestId;
@@ -8,7 +9,7 @@ use contract::facts::Fact;
 
 use crate::backoff::Backoff;
 use crate::connection::Connection;
-use crate::last_message::nearest_message;
+use crate::last_message::last_message;
 use crate::publisher::{PublishError, Publisher, Refusal};
 
 /// The first ceiling of the time between two tries to create the same fact, and the highest.
@@ -130,9 +131,19 @@ pub async fn read_fact<F: Fact>(
     connection: &Connection,
     key: &str,
 ) -> Result<Option<F>, ReadError> {
+    let (context, stream) = (connection.context(), F::BUCKET.stream);
     let subject = F::BUCKET.subject_of(key);
-    let Some(message) = nearest_message(connection, F::BUCKET.stream, &subject).await? else {
-        return Ok(None);
+    let nearest = context.get_stream_no_info(stream).await.map_err(|_| ReadError::Unknown)?;
+    let nearest = nearest.direct_get_last_for_subject(subject.as_str());
+    let message = match connection.ask(pin!(nearest)).await.ok_or(ReadError::Unknown)? {
+        Ok(message) => message,
+        Err(_) => {
+            let last = connection.ask(pin!(last_message(context, stream, &subject))).await;
+            match last.ok_or(ReadError::Unknown)?.map_err(|_| ReadError::Unknown)? {
+                Some(message) => message,
+                None => return Ok(None),
+            }
+        }
     };
     let wrong = |why: &dyn Display| {
         ReadError::NoFact(format!("bucket {}, key {key}: {why}", F::BUCKET.name))

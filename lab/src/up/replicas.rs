@@ -1,6 +1,5 @@
 //! The services that `lab up` runs, each replica a process.
 
-use std::net::SocketAddr;
 use std::path::Path;
 
 use super::UpSettings;
@@ -39,11 +38,6 @@ impl Replicas {
         let generators = start(Side::Generator, generators)?;
         let requestors = start(Side::Requestor, requestors)?;
         Ok(Self { requestors, generators })
-    }
-
-    /// Where the first requestor can be asked, if there is one.
-    pub(super) async fn api(&mut self) -> Option<SocketAddr> {
-        self.requestors.first_mut()?.api().await
     }
 
     /// Whether all of them understood their settings, which come from the environment, too.

@@ -32,7 +32,7 @@ async fn equipment() -> (Equipment, TempDir, TcpListener) {
     fs::set_permissions(&idle, permissions).unwrap();
     let broker = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let equipment = Equipment {
-        programs: Programs { requestor: idle.clone(), generator: idle.clone(), viewer: idle },
+        programs: Programs { requestor: idle.clone(), generator: idle.clone(), gateway: idle },
         directory: directory.path().to_owned(),
         brokers: vec![broker.local_addr().unwrap().port()],
         copies: 1,
