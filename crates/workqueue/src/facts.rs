@@ -135,16 +135,12 @@ pub async fn read_fact<F: Fact>(
     let subject = F::BUCKET.subject_of(key);
     let nearest = context.get_stream_no_info(stream).await.map_err(|_| ReadError::Unknown)?;
     let nearest = nearest.direct_get_last_for_subject(subject.as_str());
-    let message = match connection.ask(pin!(nearest)).await.ok_or(ReadError::Unknown)? {
-        Ok(message) => message,
-        Err(_) => {
-            let last = connection.ask(pin!(last_message(context, stream, &subject))).await;
-            match last.ok_or(ReadError::Unknown)?.map_err(|_| ReadError::Unknown)? {
-                Some(message) => message,
-                None => return Ok(None),
-            }
-        }
-    };
+    let mut found = connection.ask(pin!(nearest)).await.ok_or(ReadError::Unknown)?.ok();
+    if found.is_none() {
+        let last = connection.ask(pin!(last_message(context, stream, &subject))).await;
+        found = last.ok_or(ReadError::Unknown)?.map_err(|_| ReadError::Unknown)?;
+    }
+    let Some(message) = found else { return Ok(None) };
     let wrong = |why: &dyn Display| {
         ReadError::NoFact(format!("bucket {}, key {key}: {why}", F::BUCKET.name))
     };

@@ -221,7 +221,7 @@ pub(super) struct ListQuery {
 }
 
 /// The parameters of one request.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct WaitQuery {
     pub(super) wait: Option<Wait>,
@@ -290,9 +290,8 @@ mod tests {
         query(&format!("/requests?{text}").parse().unwrap()).map(|it: ListQuery| it.limit.0).ok()
     }
 
-    fn wait(text: &str) -> Option<Option<Duration>> {
-        let query = query(&format!("/requests?{text}").parse().unwrap());
-        query.map(|it: WaitQuery| it.wait.map(|wait| wait.0)).ok()
+    fn wait(text: &str) -> Option<WaitQuery> {
+        query(&format!("/requests?{text}").parse().unwrap()).ok()
     }
 
     #[test]
@@ -334,10 +333,10 @@ mod tests {
         for wrong in ["limits=1", "limit=1&limit=1", "=", "Limit=1", "wait=1s"] {
             assert_eq!(limit(wrong), None, "{wrong}");
         }
-        assert_eq!(wait(""), Some(None));
+        assert_eq!(wait(""), Some(WaitQuery { wait: None }));
         for (text, millis) in [("0s", 0), ("10s", 10_000), ("60s", 60_000), ("250ms", 250)] {
-            let time = wait(&format!("wait={text}"));
-            assert_eq!(time, Some(Some(Duration::from_millis(millis))), "{text}");
+            let time = Some(Wait(Duration::from_millis(millis)));
+            assert_eq!(wait(&format!("wait={text}")), Some(WaitQuery { wait: time }), "{text}");
         }
         for wrong in ["", "10", "61s", "60001ms", "-1s", "1m", "soon", "1.5s", "99999999999999999s"]
         {
