@@ -1,7 +1,6 @@
 //! A program of the system, as a process of the lab's.
 
 use std::ffi::OsStr;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitStatus;
 use std::time::Duration;
@@ -11,14 +10,10 @@ use testkit::process::Process;
 use testkit::programs::Programs;
 use testkit::side::Side;
 use tokio::process::Command;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::timeout;
 
 /// How long a replica may take to stop: the drain of the services, and some more.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
-
-/// How long a replica may take to say where it listens, and how often to look.
-const START_TIMEOUT: Duration = Duration::from_secs(5);
-const LOOK: Duration = Duration::from_millis(10);
 
 /// The exit status of a program that makes no sense of a setting.
 const MISUSED: i32 = 2;
@@ -60,8 +55,6 @@ impl Replica {
         directory: &Path,
         settings: impl IntoIterator<Item = (&'static str, impl AsRef<OsStr>)>,
     ) -> anyhow::Result<Self> {
-        // Of several requestors on one machine only one could have the usual port.
-        command.env("API_ADDR", "127.0.0.1:0");
         command.env("INSTANCE", &name).env("LOG_FORMAT", "pretty").envs(settings);
         let process = Process::spawn(command, directory.join(format!("{name}.log")))?;
         Ok(Self { name, process })
@@ -69,19 +62,6 @@ impl Replica {
 
     pub(crate) fn id(&self) -> u32 {
         self.process.id()
-    }
-
-    /// Where its HTTP API listens, once it has said so. It may be told to say less.
-    pub(crate) async fn api(&mut self) -> Option<SocketAddr> {
-        let until = Instant::now() + START_TIMEOUT;
-        while Instant::now() < until && matches!(self.process.try_wait(), Ok(None)) {
-            let addr = self.process.logged_addr("API listens addr=");
-            if addr.is_some() {
-                return addr;
-            }
-            sleep(LOOK).await;
-        }
-        None
     }
 
     /// Which process it is, or how it ended.

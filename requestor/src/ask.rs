@@ -1,17 +1,17 @@
-//! Asks: publishes a request to the queue REQUESTS and, once the broker has confirmed it, writes
-//! down in the bucket `requested` that it is accepted.
+//! Asks for strings at a rate, some requests at a time.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use contract::headers::Trace;
-use contract::queues::{Message, Request};
+use contract::queues::Request;
 use contract::{Amount, RequestId};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
-use workqueue::{Backoff, Crew, Facts, Publisher, Refusal, Said, Work};
+use workqueue::{Backoff, Crew, Said, Work};
 
 use crate::pace::Pace;
+use crate::submit::{Submission, Submitter};
 use crate::tally::Tally;
 
 /// The first ceiling of the time between two tries of a request that the broker refuses, and the
@@ -21,8 +21,7 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 /// Asks for strings, some requests at a time.
 #[derive(Debug)]
 pub(crate) struct Asker {
-    pub(crate) requests: Publisher,
-    pub(crate) requested: Facts,
+    pub(crate) submitter: Submitter,
     pub(crate) instance: String,
     pub(crate) amount: Amount,
     /// How many requests may be on their way to the broker at a time.
@@ -76,14 +75,16 @@ impl Asker {
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         let mut refused = false;
         loop {
-            match self.try_ask(&request, stop).await {
-                Ok(true) => {
+            match self.submitter.submit(&request, &Trace::default(), stop).await {
+                Ok(Submission::Accepted) => {
                     debug!(id = %request.id, "accepted");
                     if refused {
                         self.refusals().forget();
                     }
                 }
-                Ok(false) => debug!(id = %request.id, "not asked: stopping, and the queue is full"),
+                Ok(Submission::NoRoom) => {
+                    debug!(id = %request.id, "not asked: stopping, and the queue is full");
+                }
                 Err(refusal) => {
                     let id = request.id;
                     if self.refusals().is_news(&refusal) {
@@ -104,16 +105,6 @@ impl Asker {
 
     fn refusals(&self) -> MutexGuard<'_, Said> {
         self.refusals.lock().expect("nothing panics while it holds this lock")
-    }
-
-    /// Tells whether the request is accepted.
-    async fn try_ask(&self, request: &Request, stop: &CancellationToken) -> Result<bool, Refusal> {
-        let publication = || request.publication(&Trace::default());
-        if self.requests.publish_unless_full(publication, stop).await?.is_none() {
-            return Ok(false);
-        }
-        self.requested.create(request).await?;
-        Ok(true)
     }
 }
 

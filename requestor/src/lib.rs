@@ -1,22 +1,23 @@
 //! The requestor: asks for random strings, stores what comes, and says that it is stored.
 //!
 //! ```text
-//! ask     --> [REQUESTS]                           ask; for others api
-//! store       [RESPONSES] --> [ACKNOWLEDGMENTS]    store
+//! ask       --> [REQUESTS]                           ask, at its pace, through submit
+//! store         [RESPONSES] --> [ACKNOWLEDGMENTS]    store
+//! end           after REQUEST_TOTAL requests         tally
 //! ```
+//!
+//! [`submit`] is the one way to submit a request; the gateway takes it, too.
 
-mod api;
 mod ask;
-mod dead;
 mod pace;
 mod settings;
 mod store;
+pub mod submit;
 mod tally;
 
-pub use settings::{Rate, Settings};
+pub use settings::{RETIRED, Rate, Settings};
 pub use tally::DeadLettered;
 
-use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
 use contract::queues::{ACKNOWLEDGMENTS, REQUESTS};
@@ -25,10 +26,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 use workqueue::{Service, ServiceError};
 
-use api::Serving;
 use ask::Asker;
 use pace::Pace;
 use store::Store;
+use submit::Submitter;
 use tally::Tally;
 
 /// Why the requestor ended other than by being told to.
@@ -37,17 +38,6 @@ pub enum Error {
     /// Nobody may ask for such strings.
     #[error("STRING_COUNT and STRING_LENGTH ask for {0}")]
     Amount(#[from] InvalidStrings),
-    /// The address of the HTTP API cannot be listened on.
-    #[error(
-        "API_ADDR is {addr}, which cannot be listened on: {source}; if another requestor has it, give \
-         this one API_ADDR=127.0.0.1:0, and it takes a free port"
-    )]
-    Api {
-        /// The address.
-        addr: SocketAddr,
-        /// What the operating system says.
-        source: std::io::Error,
-    },
     /// The service cannot run.
     #[error(transparent)]
     Service(#[from] ServiceError),
@@ -73,31 +63,28 @@ pub enum Error {
 /// See [`Error`].
 pub async fn run(settings: Settings, stop: &CancellationToken) -> Result<(), Error> {
     let amount = Amount::new(settings.string_count, settings.string_length)?;
-    let listening = api::listen(settings.api_addr).await;
-    let (listener, addr) = listening.map_err(|(addr, source)| Error::Api { addr, source })?;
-    let api = Serving::start(listener, addr, &settings.api_hosts);
     let Some(mut service) = Service::start("requestor", &settings.service, stop).await? else {
         return Ok(());
     };
     let stop = service.stopping().clone();
     let tally = settings.request_total.map(|_| Arc::new(Tally::default()));
     let asker = Asker {
-        requests: service.publisher(REQUESTS),
-        requested: service.facts(facts::REQUESTED),
+        submitter: Submitter {
+            requests: service.publisher(REQUESTS),
+            requested: service.facts(facts::REQUESTED),
+        },
         instance: settings.service.instance.clone(),
         amount,
         concurrency: settings.service.concurrency,
         tally: tally.clone(),
         refusals: Mutex::default(),
     };
-    api.connect(&service, &settings.service.instance);
     let stored = service.facts(facts::STORED);
     service.consume(Store {
         stored: stored.clone(),
         acknowledgments: service.publisher(ACKNOWLEDGMENTS),
         instance: settings.service.instance,
         tally: tally.clone(),
-        waiting: api.waiting(),
     });
     let nats = service.connection().clone();
     let abandon = service.abandoned().clone();
@@ -120,11 +107,7 @@ pub async fn run(settings: Settings, stop: &CancellationToken) -> Result<(), Err
                 }
             }
         };
-        let answering = async {
-            stop.cancelled().await;
-            api.close(&abandon).await;
-        };
-        tokio::join!(asking, ending, answering);
+        tokio::join!(asking, ending);
     };
     service.run(own_work).await?;
     match settings.request_total {

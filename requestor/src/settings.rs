@@ -1,7 +1,15 @@
-use std::net::SocketAddr;
 use std::str::FromStr;
 
 use clap::Parser;
+
+/// Settings that are not read any more, and what to do instead.
+pub const RETIRED: &[(&str, &str)] = &[
+    ("API_ADDR", "set GATEWAY_ADDR for the gateway"),
+    ("API_HOSTS", "set GATEWAY_HOSTS for the gateway"),
+    ("API_URL", "the gateway answers the API itself; remove it"),
+    ("VIEWER_ADDR", "set GATEWAY_ADDR for the gateway"),
+    ("VIEWER_HOSTS", "set GATEWAY_HOSTS for the gateway"),
+];
 
 /// Asks for random strings, and stores them.
 ///
@@ -35,17 +43,6 @@ pub struct Settings {
     /// How many characters each string is to have, 1 to 1024; no more than 65536 in one request
     #[arg(long, env, default_value_t = 64, value_name = "NUMBER")]
     pub string_length: u32,
-
-    /// Address of the HTTP API, for whoever asks for strings from outside. With port 0 it takes a free
-    /// port, and logs which [default: 127.0.0.1:8000, or a free port where another requestor has that]
-    #[arg(long, env, value_name = "HOST:PORT", help_heading = "HTTP API")]
-    pub api_addr: Option<SocketAddr>,
-
-    /// Names under which the HTTP API may be reached, separated by commas; addresses and localhost
-    /// always may be used. With names it takes no other, and neither does it on a loopback address
-    /// [default: none]
-    #[arg(long, env, value_delimiter = ',', value_name = "NAMES", help_heading = "HTTP API")]
-    pub api_hosts: Vec<String>,
 
     #[command(flatten)]
     #[expect(missing_docs, reason = "clap would show it as the help of the whole group")]

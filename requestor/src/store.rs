@@ -8,7 +8,6 @@ use contract::queues::{Acknowledgment, Message, Response};
 use tracing::debug;
 use workqueue::{Creation, Facts, Handler, HandlerError, Publisher};
 
-use crate::api::Waiting;
 use crate::tally::Tally;
 
 #[derive(Debug)]
@@ -17,8 +16,6 @@ pub(crate) struct Store {
     pub(crate) acknowledgments: Publisher,
     pub(crate) instance: String,
     pub(crate) tally: Option<Arc<Tally>>,
-    /// Who waits for what is stored here.
-    pub(crate) waiting: Arc<Waiting>,
 }
 
 impl Handler for Store {
@@ -36,7 +33,6 @@ impl Handler for Store {
         if let Some(tally) = &self.tally {
             tally.stored(stored.id);
         }
-        self.waiting.stored(stored.id);
         self.acknowledgments.publish(|| stored.publication(trace)).await?;
         Ok(())
     }

@@ -9,13 +9,11 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use contract::RequestId;
 use contract::queues::{Acknowledgment, REQUESTS, RESPONSES};
+use contract::{RequestId, dead_letters};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use workqueue::{Connection, Facts};
-
-use crate::dead::{dead_letter, reason};
+use workqueue::{Connection, Facts, last_message};
 
 /// How many requests are looked up at a time.
 const AT_A_TIME: usize = 64;
@@ -110,8 +108,12 @@ async fn end_of(id: RequestId, stored: &Facts, nats: &Connection) -> Option<End>
     }
     // What comes after these two is stored.
     for queue in [REQUESTS, RESPONSES] {
-        if let Some(dead) = dead_letter(nats, queue, id).await.ok()? {
-            return Some(End::DeadLettered(reason(&dead).to_owned()));
+        let subject = dead_letters::subject(queue.stream, &id.to_string());
+        let dead = last_message(nats.context(), dead_letters::STREAM, &subject).await;
+        if let Some(dead) = dead.ok()? {
+            let reason = dead.headers.get(dead_letters::REASON);
+            let reason = reason.map_or("no reason given", |reason| reason.as_str());
+            return Some(End::DeadLettered(reason.to_owned()));
         }
     }
     None

@@ -7,7 +7,7 @@ use async_nats::jetstream::Context;
 use async_nats::{Client, HeaderMap, HeaderValue};
 use bytes::Bytes;
 use contract::dead_letters::{self, AT, ATTEMPTS, BY, LEFT_OUT, REASON, SUBJECT};
-use contract::{Publication, RequestId};
+use contract::{Publication, RequestId, queues};
 use serde::Serialize;
 
 use crate::batch::{self, Stored};
@@ -30,6 +30,9 @@ pub struct DeadLetter {
     pub at: String,
     /// The instance that gave it up.
     pub by: String,
+    /// The stream of the queue that it was in, if that is one of ours.
+    #[serde(skip)]
+    pub queue: Option<&'static str>,
     #[serde(skip)]
     headers: HeaderMap,
     #[serde(skip)]
@@ -108,9 +111,12 @@ impl From<Stored> for DeadLetter {
 impl DeadLetter {
     fn of(sequence: u64, subject: &str, headers: HeaderMap, body: Bytes) -> Self {
         let value = |name| headers.get(name).map_or("", HeaderValue::as_str).to_owned();
+        let id = dead_letters::key(subject).unwrap_or_default();
+        let mut streams = queues::ALL.into_iter().map(|queue| queue.stream);
         Self {
             sequence,
-            id: dead_letters::key(subject).unwrap_or_default().to_owned(),
+            id: id.to_owned(),
+            queue: streams.find(|stream| dead_letters::subject(stream, id) == subject),
             subject: value(SUBJECT),
             reason: value(REASON),
             attempts: value(ATTEMPTS),

@@ -1,21 +1,29 @@
-//! Reads what is on the broker, without asking any of the services: so it can be read whoever is down.
+//! Reads a deployment from its broker alone, without asking any of the services: so it works whichever of
+//! them is down.
 //!
 //! | what | module |
 //! | --- | --- |
-//! | a moment of the flow: the queues, the counts, the last requests | [`flow`] |
+//! | a snapshot of the flow: queues, replicas, totals, the last requests | [`snapshot`], taken by a [`Poller`] |
+//! | one request: what has happened to it, and where it is | [`history`] |
 //! | what was given up, and another try for it | [`dead_letters`] |
-//! | one request: what has happened to it, and where it is | [`life`] |
-//! | some messages of a stream, by one question | [`batch`] |
 //! | the verdict: what was lost or doubled | [`audit`] |
+//! | some messages of a stream, by one question | [`batch`] |
 //!
 //! Nothing here changes anything, save for [`dead_letters::replay`].
 
 pub mod audit;
 pub mod batch;
 pub mod dead_letters;
-pub mod flow;
-pub mod life;
+pub mod history;
+mod poller;
 mod reading;
+mod replicas;
+mod round_trips;
+pub mod snapshot;
+
+pub use history::{RequestHistory, RequestStatus};
+pub use poller::{Poller, Trouble};
+pub use snapshot::Snapshot;
 
 use std::time::Duration;
 
@@ -23,7 +31,7 @@ use anyhow::anyhow;
 use tokio::time::timeout;
 use workqueue::{Connection, NatsSettings};
 
-/// How long to try to reach a broker. Unlike a service, whoever only looks does not wait for one.
+/// How long to try to reach a broker. Unlike a service, a tool does not wait for one.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Connects to a broker, or gives up after a while.

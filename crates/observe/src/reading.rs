@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, anyhow};
 use async_nats::jetstream::Context;
 use async_nats::jetstream::consumer::pull::OrderedConfig;
-use async_nats::jetstream::message::{Message, StreamMessage};
+use async_nats::jetstream::message::Message;
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use contract::{RequestId, topology};
 use futures_util::TryStreamExt;
@@ -76,20 +76,5 @@ async fn is_more(
         Ok(message) => Ok(message.sequence <= last),
         Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(false),
         Err(error) => Err(error.into()),
-    }
-}
-
-/// The last message under a subject, as the leader of the stream has it.
-pub(crate) async fn last_under(
-    nats: &Context,
-    stream: &str,
-    subject: &str,
-) -> anyhow::Result<Option<StreamMessage>> {
-    let what = || format!("cannot read {subject}");
-    let handle = nats.get_stream_no_info(stream).await.with_context(what)?;
-    match handle.get_last_raw_message_by_subject(subject).await {
-        Ok(message) => Ok(Some(message)),
-        Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
-        Err(error) => Err(error).with_context(what),
     }
 }

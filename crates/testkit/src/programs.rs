@@ -11,7 +11,7 @@ use tokio::process::Command;
 use crate::side::Side;
 
 /// What the programs are called.
-const NAMES: [&str; 4] = ["requestor", "generator", "viewer", "decoupled"];
+const NAMES: [&str; 4] = ["requestor", "generator", "gateway", "decoupled"];
 
 /// Where the programs are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,8 +20,8 @@ pub struct Programs {
     pub requestor: PathBuf,
     /// The program of the generator.
     pub generator: PathBuf,
-    /// The program of the viewer.
-    pub viewer: PathBuf,
+    /// The program of the gateway.
+    pub gateway: PathBuf,
     /// The program of the operator.
     pub decoupled: PathBuf,
 }
@@ -41,11 +41,11 @@ impl Programs {
             let built = messages.lines().find_map(|line| executable(line, name));
             built.with_context(|| format!("cargo has built no program {name}"))
         };
-        let [requestor, generator, viewer, decoupled] = NAMES.map(program);
+        let [requestor, generator, gateway, decoupled] = NAMES.map(program);
         Ok(Self {
             requestor: requestor?,
             generator: generator?,
-            viewer: viewer?,
+            gateway: gateway?,
             decoupled: decoupled?,
         })
     }
@@ -106,7 +106,7 @@ mod tests {
 {"reason":"compiler-artifact","target":{"kind":["custom-build"],"name":"build-script-build"},"executable":null}
 {"reason":"compiler-artifact","target":{"kind":["bin"],"name":"generator"},"executable":"/somewhere/generator"}
 {"reason":"compiler-artifact","target":{"kind":["bin"],"name":"requestor"},"executable":"/elsewhere/requestor"}
-{"reason":"compiler-artifact","target":{"kind":["bin"],"name":"viewer"},"executable":"/there/viewer"}
+{"reason":"compiler-artifact","target":{"kind":["bin"],"name":"gateway"},"executable":"/there/gateway"}
 {"reason":"compiler-artifact","target":{"kind":["bin"],"name":"decoupled"},"executable":"/here/decoupled"}
 {"reason":"build-finished","success":true}
 "#;
@@ -116,7 +116,7 @@ mod tests {
         let programs = Programs::built(MESSAGES).unwrap();
         assert_eq!(programs.requestor, Path::new("/elsewhere/requestor"));
         assert_eq!(programs.generator, Path::new("/somewhere/generator"));
-        assert_eq!(programs.viewer, Path::new("/there/viewer"));
+        assert_eq!(programs.gateway, Path::new("/there/gateway"));
         assert_eq!(programs.decoupled, Path::new("/here/decoupled"));
     }
 

@@ -4,13 +4,12 @@ use std::fmt::Display;
 use std::pin::pin;
 use std::time::Duration;
 
-use async_nats::jetstream::message::StreamMessage;
-use async_nats::jetstream::stream::LastRawMessageErrorKind;
 use contract::RequestId;
 use contract::facts::Fact;
 
 use crate::backoff::Backoff;
 use crate::connection::Connection;
+use crate::last_message::last_message;
 use crate::publisher::{PublishError, Publisher, Refusal};
 
 /// The first ceiling of the time between two tries to create the same fact, and the highest.
@@ -118,36 +117,35 @@ impl Facts {
     ///
     /// See [`ReadError`].
     pub async fn read_key<F: Fact>(&self, key: &str) -> Result<Option<F>, ReadError> {
-        let Some(message) = self.last(F::BUCKET.stream, &F::BUCKET.subject_of(key)).await? else {
-            return Ok(None);
-        };
-        let wrong = |why: &dyn Display| {
-            ReadError::NoFact(format!("bucket {}, key {key}: {why}", F::BUCKET.name))
-        };
-        let fact = F::decode(&message.payload).map_err(|error| wrong(&error))?;
-        if fact.key() == key { Ok(Some(fact)) } else { Err(wrong(&"it belongs under another")) }
+        read_fact(&self.connection, key).await
     }
+}
 
-    /// The last message under a subject: from whichever broker is nearest, and where that one finds
-    /// nothing from the stream's leader, who is never behind.
-    async fn last(
-        &self,
-        stream: &'static str,
-        subject: &str,
-    ) -> Result<Option<StreamMessage>, ReadError> {
-        let stream = self.connection.context().get_stream_no_info(stream).await;
-        let stream = stream.expect("the names of the contract are valid");
-        let nearest = stream.direct_get_last_for_subject(subject);
-        if let Ok(message) = self.connection.ask(pin!(nearest)).await.ok_or(ReadError::Unknown)? {
-            return Ok(Some(message));
-        }
-        let leader = stream.get_last_raw_message_by_subject(subject);
-        match self.connection.ask(pin!(leader)).await.ok_or(ReadError::Unknown)? {
-            Ok(message) => Ok(Some(message)),
-            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
-            Err(_) => Err(ReadError::Unknown),
-        }
+/// The fact that is kept under this key, if there is one: from the nearest broker, because facts never
+/// change, and where that one has nothing from the stream's leader, which is never behind.
+///
+/// # Errors
+///
+/// See [`ReadError`].
+pub async fn read_fact<F: Fact>(
+    connection: &Connection,
+    key: &str,
+) -> Result<Option<F>, ReadError> {
+    let (context, stream) = (connection.context(), F::BUCKET.stream);
+    let subject = F::BUCKET.subject_of(key);
+    let nearest = context.get_stream_no_info(stream).await.map_err(|_| ReadError::Unknown)?;
+    let nearest = nearest.direct_get_last_for_subject(subject.as_str());
+    let mut found = connection.ask(pin!(nearest)).await.ok_or(ReadError::Unknown)?.ok();
+    if found.is_none() {
+        let last = connection.ask(pin!(last_message(context, stream, &subject))).await;
+        found = last.ok_or(ReadError::Unknown)?.map_err(|_| ReadError::Unknown)?;
     }
+    let Some(message) = found else { return Ok(None) };
+    let wrong = |why: &dyn Display| {
+        ReadError::NoFact(format!("bucket {}, key {key}: {why}", F::BUCKET.name))
+    };
+    let fact = F::decode(&message.payload).map_err(|error| wrong(&error))?;
+    if fact.key() == key { Ok(Some(fact)) } else { Err(wrong(&"it belongs under another")) }
 }
 
 /// Why a fact could not be read.

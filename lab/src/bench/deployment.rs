@@ -99,7 +99,7 @@ impl Deployment {
     fn spawn(&self, side: Side, settings: &[(&str, &str)]) -> anyhow::Result<Process> {
         let mut command = Command::new(self.programs.of(side));
         command.env("NATS_URL", self.broker.url()).env("LOG_FORMAT", "pretty");
-        command.env("RUST_LOG", "info").env("API_ADDR", "127.0.0.1:0");
+        command.env("RUST_LOG", "info");
         command.envs(settings.iter().copied());
         // Every process has a log of its own, where it says which port it has.
         let log =

@@ -14,17 +14,16 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use async_nats::jetstream::Context;
 use clap::Args;
 use observe::audit::{audit, drained};
-use observe::dead_letters;
-use observe::flow::Flow;
+use observe::snapshot::Totals;
+use observe::{Poller, dead_letters};
 use testkit::broker::Brokers;
 use testkit::programs;
 use testkit::target::{self, from_here};
 use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
-use workqueue::NatsSettings;
+use workqueue::{Connection, NatsSettings};
 
 use plan::{Act, Cast, Fault, Plan, Target};
 use poison::Poison;
@@ -149,7 +148,7 @@ pub async fn chaos(
         };
         tokio::select! {
             broken = broken => broken?,
-            never = tell_how_far(nats, &timeline) => match never {},
+            never = tell_how_far(&connection, &timeline) => match never {},
         }
     }
     timeline.note("everything is mended; no more requests, and the queues drain");
@@ -157,7 +156,7 @@ pub async fn chaos(
     let poisoned = poison.all().await?;
     tokio::select! {
         left = drained(nats, DRAIN_TIMEOUT) => drop(left?),
-        never = tell_how_far(nats, &timeline) => match never {},
+        never = tell_how_far(&connection, &timeline) => match never {},
     }
     timeline.note("stopping everything in order");
     let mut failures = stage.finish().await?;
@@ -288,16 +287,15 @@ async fn break_brokers(
 }
 
 /// Says now and then how far things have come.
-async fn tell_how_far(nats: &Context, timeline: &Timeline) -> std::convert::Infallible {
+async fn tell_how_far(connection: &Connection, timeline: &Timeline) -> std::convert::Infallible {
+    let mut poller = Poller::new(connection);
     loop {
         tokio::time::sleep(REPORT_INTERVAL).await;
-        match timeout(LOOK_TIMEOUT, Flow::look(nats)).await {
-            Ok(Ok(flow)) => {
-                let waiting: u64 =
-                    flow.queues.iter().map(|queue| queue.waiting + queue.in_flight).sum();
+        match timeout(LOOK_TIMEOUT, poller.snapshot()).await {
+            Ok(Ok(snapshot)) => {
+                let Totals { requested, stored, received, pending, .. } = snapshot.numbers;
                 timeline.note(format_args!(
-                    "requested {}, stored {}, received {}; in the queues {waiting}",
-                    flow.requested, flow.stored, flow.received
+                    "requested {requested}, stored {stored}, received {received}; in the queues {pending}",
                 ));
             }
             Ok(Err(_)) | Err(_) => timeline.note("the broker does not say how far things are"),

@@ -18,17 +18,15 @@ pub(super) fn what_to_try(
     brokers: &Brokers,
     programs: &Programs,
     replicas: &Replicas,
-    api: Option<SocketAddr>,
+    api: SocketAddr,
 ) -> String {
     let url = brokers.url();
     let mut hints: Vec<Hint> = Vec::new();
-    if let Some(api) = api {
-        let body = r#"{"count": 1, "length": 64}"#;
-        hints.push((
-            format!("curl -i http://{api}/requests --json '{body}'"),
-            "ask for strings yourself, and see in Location where to look what became of it",
-        ));
-    }
+    let body = r#"{"count": 1, "length": 64}"#;
+    hints.push((
+        format!("curl -i http://{api}/requests --json '{body}'"),
+        "ask for strings yourself, and see in Location where to look what became of it",
+    ));
     if let Some(first) = replicas.generators.first() {
         let ids = ids(&replicas.generators);
         hints.push((

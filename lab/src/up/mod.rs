@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use clap::Args;
 use observe::audit::{Verdict, audit};
-use observe::flow::Flow;
+use observe::Poller;
 use testkit::broker::{Broker, Brokers};
 use testkit::programs;
 use testkit::target::{self, from_here};
@@ -22,9 +22,8 @@ use page::Page;
 use replicas::Replicas;
 use screen::Screen;
 
-/// How often the flow is shown on a terminal, and elsewhere.
-const TERMINAL_TICK: Duration = Duration::from_millis(500);
-const PLAIN_TICK: Duration = Duration::from_secs(1);
+/// How often the flow is shown.
+const TICK: Duration = Duration::from_secs(1);
 
 /// How long the broker has to tell how all stands. Who has killed it wants to see that it is away.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -69,13 +68,13 @@ pub async fn up(settings: &UpSettings, stop: &CancellationToken) -> anyhow::Resu
     let mut brokers = Brokers::start(settings.brokers, Some(directory.clone())).await?;
     let url = brokers.url();
     let mut replicas = Replicas::start(&programs, settings, &brokers, &directory)?;
-    let api = stop.run_until_cancelled(replicas.api()).await.flatten();
-    let mut page = Page::start(&programs, &url, api, &directory)?;
+    let copies = brokers.copies().to_string();
+    let mut page = Page::start(&programs, &url, &copies, &directory).await?;
     let connection = observe::connect(&NatsSettings::at(&url), "lab up").await?;
     let verb = if brokers.len() == 1 { "broker is" } else { "brokers are" };
     println!("The page is at {}", page.url());
     println!("The {verb} at {url}; logs and queues are in {}\n", from_here(&directory));
-    println!("{}", hints::what_to_try(&brokers, &programs, &replicas, api));
+    println!("{}", hints::what_to_try(&brokers, &programs, &replicas, page.addr));
 
     show(settings, &connection, &mut brokers, &mut replicas, stop).await?;
 
@@ -104,24 +103,20 @@ async fn show(
 ) -> anyhow::Result<()> {
     let end = settings.duration.map(|duration| Instant::now() + duration);
     let mut screen = Screen::new();
-    let mut tick = interval(if screen.is_terminal() { TERMINAL_TICK } else { PLAIN_TICK });
+    let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut earlier: Option<Flow> = None;
+    let mut poller = Poller::new(connection);
     while end.is_none_or(|end| Instant::now() < end) {
         replicas.all_could_start()?;
         let looked = async {
             tick.tick().await;
-            let looked = timeout(PATIENCE, Flow::look(connection.context())).await;
-            looked.unwrap_or_else(|_| bail!("no answer"))
+            timeout(PATIENCE, poller.snapshot()).await.unwrap_or_else(|_| bail!("no answer"))
         };
         let Some(looked) = stop.run_until_cancelled(looked).await else { break };
         let processes = [describe(brokers), replicas.describe()].join("\n  ");
         match looked {
-            Ok(flow) => {
-                let rates = flow.rates_since(earlier.as_ref().unwrap_or(&flow));
-                let picture = screen::picture(&flow, &rates, &processes);
-                screen.show(&picture, &screen::summary(&flow, &rates));
-                earlier = Some(flow);
+            Ok(snapshot) => {
+                screen.show(&screen::picture(&snapshot, &processes), &screen::summary(&snapshot));
             }
             // The first replica may still be declaring the queues, or somebody plays with the
             // broker, too.

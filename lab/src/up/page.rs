@@ -1,40 +1,46 @@
-//! The page that shows the flow in a browser: the viewer, as a process of the lab's.
+//! The gateway, as a process of the lab's: the page that shows the flow, and the HTTP API.
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::Path;
+use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::bail;
 use testkit::process::Process;
 use testkit::programs::Programs;
 use tokio::process::Command;
+use tokio::time::{Instant, sleep};
 
-/// Where the page is, if nobody else is there.
-const ADDR: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 8085);
+/// How long the gateway may take to say where it listens, and how often to read its log.
+const START_TIMEOUT: Duration = Duration::from_secs(5);
+const POLL: Duration = Duration::from_millis(10);
 
-/// The viewer. It is killed when this is dropped.
+/// The gateway. It is killed when this is dropped.
 pub(super) struct Page {
-    addr: SocketAddr,
+    pub(super) addr: SocketAddr,
     process: Process,
 }
 
 impl Page {
-    /// Starts the viewer of the brokers at this address, which asks for strings through this API, if there
-    /// is one. It may replay dead letters: whoever is on this machine may do that anyway.
-    pub(super) fn start(
+    /// Starts the gateway of the brokers at this address, on its usual port or a free one. It may replay
+    /// dead letters: whoever is on this machine may do that anyway.
+    pub(super) async fn start(
         programs: &Programs,
         url: &str,
-        api: Option<SocketAddr>,
+        copies: &str,
         directory: &Path,
     ) -> anyhow::Result<Self> {
-        let addr = free().context("cannot find a port for the page")?;
-        let mut command = Command::new(&programs.viewer);
+        let mut command = Command::new(&programs.gateway);
         command.env("LOG_FORMAT", "pretty").env("NATS_URL", url).env("REPLAY", "on");
-        command.env("VIEWER_ADDR", addr.to_string());
-        if let Some(api) = api {
-            command.env("API_URL", format!("http://{api}"));
+        command.env("REPLICAS", copies).env("INSTANCE", "gateway");
+        let mut process = Process::spawn(command, directory.join("gateway.log"))?;
+        let until = Instant::now() + START_TIMEOUT;
+        while Instant::now() < until && matches!(process.try_wait(), Ok(None)) {
+            if let Some(addr) = process.logged_addr("gateway listens addr=") {
+                return Ok(Self { addr, process });
+            }
+            sleep(POLL).await;
         }
-        let process = Process::spawn(command, directory.join("viewer.log"))?;
-        Ok(Self { addr, process })
+        bail!("the gateway does not say where it listens:\n{}", process.log_text())
     }
 
     /// Where a browser finds it.
@@ -46,10 +52,4 @@ impl Page {
     pub(super) async fn stop(&mut self) -> anyhow::Result<()> {
         self.process.kill().await.map(drop)
     }
-}
-
-/// The usual address, or another where somebody has that one.
-fn free() -> std::io::Result<SocketAddr> {
-    let listener = TcpListener::bind(ADDR);
-    listener.or_else(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))?.local_addr()
 }

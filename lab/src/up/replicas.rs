@@ -1,6 +1,5 @@
 //! What `lab up` runs beside the brokers, each replica a process.
 
-use std::net::SocketAddr;
 use std::path::Path;
 
 use testkit::broker::Brokers;
@@ -43,11 +42,6 @@ impl Replicas {
         let requestors = start(Side::Requestor, requestors)?;
         let watch = Replica::start_watch(programs, directory, settings)?;
         Ok(Self { requestors, generators, watch })
-    }
-
-    /// Where the first requestor can be asked, if there is one.
-    pub(super) async fn api(&mut self) -> Option<SocketAddr> {
-        self.requestors.first_mut()?.api().await
     }
 
     /// Whether all of them understood their settings, which come from the environment, too.

@@ -5,13 +5,18 @@ use std::io::{self, IsTerminal};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use jiff::Timestamp;
-use observe::flow::{Flow, Followed, Rates};
+
+use observe::Snapshot;
+use observe::snapshot::LastRequest;
 
 /// How many characters a bar has.
 const BAR: u64 = 24;
 
 /// How many messages fill a bar, at the least: so that a few look like few.
 const SMALLEST_SCALE: u64 = 100;
+
+/// How many of the last requests are shown.
+const FOLLOWED: usize = 5;
 
 /// How many characters of a string are shown.
 const STRING: usize = 12;
@@ -28,10 +33,6 @@ impl Screen {
             ProgressBar::with_draw_target(None, ProgressDrawTarget::stdout()).with_style(style)
         };
         Self { picture: io::stdout().is_terminal().then(picture) }
-    }
-
-    pub(super) fn is_terminal(&self) -> bool {
-        self.picture.is_some()
     }
 
     /// Shows this moment instead of the one before.
@@ -52,7 +53,7 @@ impl Screen {
 }
 
 /// The whole picture.
-pub(super) fn picture(flow: &Flow, rates: &[Rates], replicas: &str) -> String {
+pub(super) fn picture(snapshot: &Snapshot, replicas: &str) -> String {
     let mut lines = vec![
         String::new(),
         format!(
@@ -67,53 +68,54 @@ pub(super) fn picture(flow: &Flow, rates: &[Rates], replicas: &str) -> String {
         ),
     ];
     // All bars have one scale, so that they can be compared.
-    let most = flow.queues.iter().map(|queue| queue.waiting + queue.in_flight).max();
+    let most = snapshot.queues.iter().map(|queue| queue.waiting + queue.in_flight).max();
     let scale = most.unwrap_or_default().max(SMALLEST_SCALE);
-    for (queue, rates) in flow.queues.iter().zip(rates) {
+    for queue in &snapshot.queues {
         lines.push(format!(
             "  {:<15} {}  {:>8} {:>9} {:>7.0} {:>7.0}",
-            queue.queue.stream,
+            queue.name,
             bar(queue.in_flight, queue.waiting, scale),
             queue.waiting,
             queue.in_flight,
-            rates.come,
-            rates.go,
+            queue.come,
+            queue.go,
         ));
     }
     lines.push(String::new());
+    let numbers = &snapshot.numbers;
     lines.push(format!(
         "  requested {}   stored {}   received {}   dead letters {}",
-        flow.requested, flow.stored, flow.received, flow.dead_letters
+        numbers.requested, numbers.stored, numbers.received, numbers.dead_letters
     ));
     lines.push(format!("  {replicas}"));
     lines.push(String::new());
     lines.push(
         "  the last strings   asked           made by         stored by       marked by".to_owned(),
     );
-    lines.extend(flow.last.iter().map(row));
+    lines.extend(snapshot.last.iter().take(FOLLOWED).map(row));
     lines.push(String::new());
     lines.join("\n")
 }
 
 /// What a moment comes to in one line.
-pub(super) fn summary(flow: &Flow, rates: &[Rates]) -> String {
-    let queues: Vec<String> = flow
+pub(super) fn summary(snapshot: &Snapshot) -> String {
+    let queues: Vec<String> = snapshot
         .queues
         .iter()
-        .zip(rates)
-        .map(|(queue, rates)| {
+        .map(|queue| {
             format!(
                 "{} {} waiting, {} in flight, {:.0}/s",
-                queue.queue.stream, queue.waiting, queue.in_flight, rates.go
+                queue.name, queue.waiting, queue.in_flight, queue.go
             )
         })
         .collect();
+    let numbers = &snapshot.numbers;
     format!(
         "requested {}  stored {}  received {}  dead letters {}  |  {}",
-        flow.requested,
-        flow.stored,
-        flow.received,
-        flow.dead_letters,
+        numbers.requested,
+        numbers.stored,
+        numbers.received,
+        numbers.dead_letters,
         queues.join("  |  ")
     )
 }
@@ -136,17 +138,15 @@ fn bar(in_flight: u64, waiting: u64, scale: u64) -> String {
         .collect()
 }
 
-fn row(followed: &Followed) -> String {
-    let Followed { request, stored, received } = followed;
-    let none = || "…".to_owned();
-    let string = stored.as_ref().and_then(|stored| stored.values.as_slice().first());
-    let string = string.map_or_else(none, |string| shortened(string));
+fn row(request: &LastRequest) -> String {
+    let or_none = |name: &Option<String>| name.clone().unwrap_or_else(|| "…".to_owned());
     format!(
-        "  {string:<18} {}    {:<15} {:<15} {:<15}",
+        "  {:<18} {}    {:<15} {:<15} {:<15}",
+        request.string.as_ref().map_or_else(|| "…".to_owned(), |string| shortened(string)),
         time(request.requested_at),
-        stored.as_ref().map_or_else(none, |stored| stored.generator.clone()),
-        stored.as_ref().map_or_else(none, |stored| stored.requestor.clone()),
-        received.as_ref().map_or_else(none, |received| received.marked_by.clone()),
+        or_none(&request.generator),
+        or_none(&request.stored_by),
+        or_none(&request.marked_by),
     )
 }
 

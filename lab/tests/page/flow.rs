@@ -7,7 +7,7 @@ use contract::{Amount, RequestId};
 
 use crate::browser::Browser;
 use crate::deployment::{Deployment, Side, ready, succeeded};
-use crate::viewer::Viewer;
+use crate::gateway::Gateway;
 
 /// The first chart, of REQUESTS, has something of this kind drawn.
 fn drawn(kind: &str) -> String {
@@ -22,9 +22,9 @@ async fn a_generator_that_stops_is_away_and_the_queue_fills_and_drains() {
     let one = [("INSTANCE", "generator-1")];
     let mut generator = deployment.run(Side::Generator, "generator", &one).await;
     ready(&generator).await;
-    let viewer = Viewer::start(&deployment).await;
+    let gateway = Gateway::start(&deployment).await;
     let browser = Browser::start().await;
-    browser.open(&viewer.url()).await;
+    browser.open(&gateway.url()).await;
 
     browser.says("#status", "live").await;
     browser.says("#requestor .replica", "requestor-1").await;
@@ -57,7 +57,7 @@ async fn a_generator_that_stops_is_away_and_the_queue_fills_and_drains() {
 
     // Who comes late reads the same off the axis.
     let late = Browser::start().await;
-    late.open(&viewer.url()).await;
+    late.open(&gateway.url()).await;
     late.says("#news", "generator away").await;
     late.says("#news", "queue REQUESTS drained").await;
     late.until(&drawn("nobody")).await;
@@ -79,9 +79,9 @@ async fn what_is_forgotten_is_not_missing_and_what_is_lost_is() {
     // Their time is over, and so is that of whatever became of them.
     let stream = deployment.nats().get_stream(REQUESTED.stream).await.unwrap();
     stream.purge().await.unwrap();
-    let viewer = Viewer::start(&deployment).await;
+    let gateway = Gateway::start(&deployment).await;
     let browser = Browser::start().await;
-    browser.open(&viewer.url()).await;
+    browser.open(&gateway.url()).await;
     browser.says("#number-requested", "2").await;
     browser.until("document.querySelector('#verdict').dataset.state === 'good'").await;
     // One that was accepted, and is nowhere.
@@ -99,9 +99,9 @@ async fn a_replica_that_hangs_turns_grey_and_comes_back() {
     let deployment = Deployment::start().await;
     let one = [("INSTANCE", "generator-1")];
     let generator = deployment.run(Side::Generator, "generator", &one).await;
-    let viewer = Viewer::start(&deployment).await;
+    let gateway = Gateway::start(&deployment).await;
     let browser = Browser::start().await;
-    browser.open(&viewer.url()).await;
+    browser.open(&gateway.url()).await;
     browser.until("document.querySelector('.replica[data-state=ready]')").await;
     generator.pause().unwrap();
     browser.until("document.querySelector('.replica[data-state=silent]')").await;
@@ -117,11 +117,11 @@ async fn the_whole_audit_runs_when_somebody_presses_the_button_and_all_see_what_
     let mut requestor = deployment.ask(100).await;
     succeeded(&mut requestor).await;
     deployment.verdict().await;
-    let viewer = Viewer::start(&deployment).await;
+    let gateway = Gateway::start(&deployment).await;
     let browser = Browser::start().await;
-    browser.open(&viewer.url()).await;
+    browser.open(&gateway.url()).await;
     let first = browser.client.window().await.unwrap();
-    browser.open_another(&viewer.url()).await;
+    browser.open_another(&gateway.url()).await;
     browser.says("#number-received", "100").await;
     browser.press("#audit-button").await;
     browser.says("#audit", "Nothing lost, nothing doubled.").await;

@@ -8,7 +8,7 @@ use contract::{Amount, RequestId};
 
 use crate::browser::Browser;
 use crate::deployment::{Deployment, Side, ready, succeeded};
-use crate::viewer::Viewer;
+use crate::gateway::Gateway;
 
 /// What would do something, if any of it ever became more than text.
 const HOSTILE: &str = "<script>window.hurt = 1</script><img src=x onerror='window.hurt = 2'>\
@@ -38,9 +38,9 @@ async fn hostile_text_in_a_message_is_only_text() {
     deployment.publish(&contract::facts::Fact::creation(&came)).await;
     let _: Received = deployment.fact_eventually(came.id).await;
 
-    let viewer = Viewer::start(&deployment).await;
+    let gateway = Gateway::start(&deployment).await;
     let browser = Browser::start().await;
-    browser.open(&viewer.url()).await;
+    browser.open(&gateway.url()).await;
     browser.says("#letters pre", "<script>window.hurt = 1</script><img").await;
     browser.says("#letters .reason", "malformed").await;
     browser.press("#letters summary").await;
@@ -68,9 +68,9 @@ async fn dead_letters_are_replayed_one_by_one_or_all_at_once() {
     generator.terminate().unwrap();
     succeeded(&mut generator).await;
 
-    let viewer = Viewer::start(&deployment).await;
+    let gateway = Gateway::start(&deployment).await;
     let browser = Browser::start().await;
-    browser.open(&viewer.url()).await;
+    browser.open(&gateway.url()).await;
     browser.says("#letters-note", "50 of 60").await;
     browser.press("#letters-more").await;
     browser.until("document.querySelectorAll('#letters-list > li').length === 60").await;
@@ -101,9 +101,9 @@ async fn replaying_all_ends_although_each_message_dies_again() {
         request(&deployment).await;
     }
     deployment.dead_letters(60).await;
-    let viewer = Viewer::start(&deployment).await;
+    let gateway = Gateway::start(&deployment).await;
     let browser = Browser::start().await;
-    browser.open(&viewer.url()).await;
+    browser.open(&gateway.url()).await;
     browser.press("#replay-all").await;
     browser.press("#confirm-yes").await;
     browser.says("#replay-note", "Replayed 60.").await;
@@ -120,9 +120,9 @@ async fn letters_that_come_leave_those_that_are_read_as_they_are() {
     malformed().await;
     let _generator = deployment.run(Side::Generator, "generator", &[]).await;
     deployment.dead_letters(1).await;
-    let viewer = Viewer::start(&deployment).await;
+    let gateway = Gateway::start(&deployment).await;
     let browser = Browser::start().await;
-    browser.open(&viewer.url()).await;
+    browser.open(&gateway.url()).await;
     browser.press("#letter-1 summary").await;
     malformed().await;
     malformed().await;
@@ -145,13 +145,13 @@ async fn where_the_deployment_does_not_allow_to_replay_there_is_no_button() {
     deployment.publish_raw(&REQUESTS.subject(RequestId::new()), HeaderMap::new(), b"x").await;
     let _generator = deployment.run(Side::Generator, "generator", &[]).await;
     deployment.dead_letters(1).await;
-    let viewer = Viewer::with(&deployment, "127.0.0.1:0", &[]).await;
+    let gateway = Gateway::with(&deployment, &[]).await;
     let browser = Browser::start().await;
-    browser.open(&viewer.url()).await;
+    browser.open(&gateway.url()).await;
     browser.says("#letters .reason", "malformed").await;
     browser.until("document.querySelectorAll('#letters-list button').length === 0").await;
     browser.until("document.querySelector('#replay-all').hidden").await;
-    let asked = "return fetch('/api/dead-letters/1/replay', { method: 'POST', body: '{}', headers: \
+    let asked = "return fetch('api/dead-letters/1/replay', { method: 'POST', body: '{}', headers: \
                  { 'Content-Type': 'application/json' } }).then(answer => answer.status)";
     assert_eq!(browser.run(asked).await, 403);
 }

@@ -8,7 +8,7 @@ use testkit::eventually::eventually;
 
 use crate::browser::Browser;
 use crate::deployment::{Deployment, Side, ready};
-use crate::viewer::Viewer;
+use crate::gateway::Gateway;
 
 /// Everything that can be pressed or typed into and has no name that could be read out.
 const NAMELESS: &str = "return [...document.querySelectorAll('button, input, summary, [tabindex=\"0\"], svg')]
@@ -24,9 +24,9 @@ async fn the_page_fits_a_phone_and_is_reached_by_keyboard_and_read_by_a_screen_r
     let _generator = deployment.run(Side::Generator, "generator", &[]).await;
     let rate = [("REQUEST_RATE", "20")];
     let _requestor = deployment.run(Side::Requestor, "requestor", &rate).await;
-    let viewer = Viewer::start(&deployment).await;
+    let gateway = Gateway::start(&deployment).await;
     let browser = Browser::start().await;
-    browser.open(&viewer.url()).await;
+    browser.open(&gateway.url()).await;
     browser.says("#last-rows tr", ":").await;
     for width in [360, 768, 1366, 1920] {
         browser.resize(width, 800).await;
@@ -72,9 +72,9 @@ async fn the_page_is_light_or_dark_as_the_person_before_it_likes() {
     for process in [&one, &two] {
         ready(process).await;
     }
-    let viewer = Viewer::start(&deployment).await;
+    let gateway = Gateway::start(&deployment).await;
     let browser = Browser::start().await;
-    browser.open(&viewer.url()).await;
+    browser.open(&gateway.url()).await;
     // For the pictures that are shown to people, something has to have happened.
     let directory = std::env::var_os("PAGE_SCREENSHOTS");
     if directory.is_some() {

@@ -8,8 +8,8 @@ mod deployment;
 
 mod browser;
 mod flow;
+mod gateway;
 mod letters;
 mod looks;
 mod recovery;
 mod strings;
-mod viewer;

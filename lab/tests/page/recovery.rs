@@ -1,8 +1,8 @@
-//! What happens to the page when the broker, or the viewer, goes away and comes back.
+//! What happens to the page when the broker, or the gateway, goes away and comes back.
 
 use crate::browser::Browser;
 use crate::deployment::{Deployment, Side};
-use crate::viewer::Viewer;
+use crate::gateway::Gateway;
 
 #[tokio::test]
 async fn the_page_says_when_the_broker_is_gone_and_goes_on_when_it_is_back() {
@@ -10,9 +10,9 @@ async fn the_page_says_when_the_broker_is_gone_and_goes_on_when_it_is_back() {
     let _generator = deployment.run(Side::Generator, "generator", &[]).await;
     let rate = [("REQUEST_RATE", "20")];
     let _requestor = deployment.run(Side::Requestor, "requestor", &rate).await;
-    let viewer = Viewer::start(&deployment).await;
+    let gateway = Gateway::start(&deployment).await;
     let browser = Browser::start().await;
-    browser.open(&viewer.url()).await;
+    browser.open(&gateway.url()).await;
     browser.says("#last-rows tr", ":").await;
 
     deployment.broker.kill().await.unwrap();
@@ -21,7 +21,7 @@ async fn the_page_says_when_the_broker_is_gone_and_goes_on_when_it_is_back() {
     // The last picture stays, greyed.
     browser.until("document.querySelector('main.stale #last-rows tr')").await;
     // Who comes now is told as well, and sees what was there.
-    browser.open_another(&viewer.url()).await;
+    browser.open_another(&gateway.url()).await;
     browser.says("#banner", "The broker is silent").await;
     browser.says("#queue-REQUESTS", "waiting").await;
     deployment.broker.restart().await.unwrap();
@@ -35,9 +35,9 @@ async fn the_page_says_when_the_broker_is_gone_and_goes_on_when_it_is_back() {
 async fn the_page_is_there_before_the_broker_and_shows_it_once_it_is() {
     let mut deployment = Deployment::start().await;
     deployment.broker.kill().await.unwrap();
-    let viewer = Viewer::start(&deployment).await;
+    let gateway = Gateway::start(&deployment).await;
     let browser = Browser::start().await;
-    browser.open(&viewer.url()).await;
+    browser.open(&gateway.url()).await;
     browser.says("#banner", "no broker answers").await;
     deployment.broker.restart().await.unwrap();
     browser.says("#status", "live").await;
@@ -47,15 +47,15 @@ async fn the_page_is_there_before_the_broker_and_shows_it_once_it_is() {
 #[tokio::test]
 async fn a_connection_that_brings_nothing_is_said_to_be_dead_and_made_anew() {
     let deployment = Deployment::start().await;
-    let viewer = Viewer::start(&deployment).await;
+    let gateway = Gateway::start(&deployment).await;
     let browser = Browser::start().await;
-    browser.open(&viewer.url()).await;
+    browser.open(&gateway.url()).await;
     browser.says("#status", "live").await;
     // Nothing is closed: it is only that nothing comes.
-    viewer.process.pause().unwrap();
-    browser.says("#banner", "The viewer does not answer").await;
-    browser.says("#status", "no viewer").await;
-    viewer.process.resume().unwrap();
+    gateway.process.pause().unwrap();
+    browser.says("#banner", "The gateway does not answer").await;
+    browser.says("#status", "no gateway").await;
+    gateway.process.resume().unwrap();
     browser.says("#status", "live").await;
     browser.until("document.querySelector('#banner').hidden").await;
 }
@@ -64,9 +64,9 @@ async fn a_connection_that_brings_nothing_is_said_to_be_dead_and_made_anew() {
 async fn a_broker_without_queues_is_not_called_silent_and_who_is_there_is_seen() {
     let deployment = Deployment::start().await;
     let _generator = deployment.run(Side::Generator, "one", &[("INSTANCE", "generator-1")]).await;
-    let viewer = Viewer::start(&deployment).await;
+    let gateway = Gateway::start(&deployment).await;
     let browser = Browser::start().await;
-    browser.open(&viewer.url()).await;
+    browser.open(&gateway.url()).await;
     browser.says("#generator .replica", "generator-1").await;
     deployment.nats().delete_stream(contract::facts::REQUESTED.stream).await.unwrap();
     browser.says("#status", "nothing is declared").await;
@@ -77,17 +77,17 @@ async fn a_broker_without_queues_is_not_called_silent_and_who_is_there_is_seen()
 }
 
 #[tokio::test]
-async fn the_page_finds_a_viewer_that_was_started_again() {
+async fn the_page_finds_a_gateway_that_was_started_again() {
     let deployment = Deployment::start().await;
-    let viewer = Viewer::start(&deployment).await;
-    let addr = viewer.addr.to_string();
+    let gateway = Gateway::start(&deployment).await;
+    let addr = gateway.addr.to_string();
     let browser = Browser::start().await;
-    browser.open(&viewer.url()).await;
+    browser.open(&gateway.url()).await;
     browser.says("#status", "live").await;
-    let Viewer { mut process, .. } = viewer;
+    let Gateway { mut process, .. } = gateway;
     process.kill().await.unwrap();
-    browser.says("#banner", "The viewer does not answer").await;
-    let _viewer = Viewer::with(&deployment, &addr, &[]).await;
+    browser.says("#banner", "The gateway does not answer").await;
+    let _gateway = Gateway::with(&deployment, &[("GATEWAY_ADDR", &addr)]).await;
     browser.says("#status", "live").await;
     browser.until("document.querySelector('#banner').hidden").await;
 }

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use contract::RequestId;
-use contract::facts::{Asked, Fact, IDEMPOTENCY, RECEIVED, REQUESTED};
+use contract::facts::{Asked, Fact, IDEMPOTENCY, RECEIVED, REQUESTED, STORED};
 use contract::queues::{REQUESTS, Request};
 use futures_util::StreamExt;
 use futures_util::future::join_all;
@@ -16,8 +16,11 @@ use testkit::proxy::Proxy;
 use tokio::time::Instant;
 
 use crate::by_hand::acknowledgment;
-use crate::deployment::{Deployment, PATIENT, Side, api_addr, ready, run, soon};
+use crate::deployment::{self, Deployment, PATIENT, Side, api_addr, soon};
 use crate::loops::request;
+
+/// What a gateway logs once it takes requests.
+pub const ACCEPTS: &str = "accepting requests";
 
 /// Asks for strings, under a key if there is one.
 pub async fn post(addr: SocketAddr, key: Option<&str>, body: &Value) -> Answer {
@@ -40,14 +43,12 @@ pub fn accepted(answer: &Answer) -> RequestId {
     id
 }
 
-/// Starts a requestor that asks for nothing by itself, and gives the address of its API, once it is
-/// ready.
-pub async fn requestor(deployment: &Deployment, name: &str) -> (Process, SocketAddr) {
-    let settings = [("INSTANCE", name)];
-    let requestor = deployment.run(Side::Requestor, name, &settings).await;
-    ready(&requestor).await;
-    let addr = api_addr(&requestor).await;
-    (requestor, addr)
+/// Starts a gateway, and gives its address once it takes requests.
+pub async fn gateway(deployment: &Deployment, name: &str) -> (Process, SocketAddr) {
+    let gateway = deployment.gateway(name, &[("INSTANCE", name)]).await;
+    logged(&gateway, ACCEPTS).await;
+    let addr = api_addr(&gateway).await;
+    (gateway, addr)
 }
 
 /// All that was asked is complete, and that many times.
@@ -58,11 +59,11 @@ async fn complete(deployment: &Deployment, count: usize) {
 }
 
 #[tokio::test]
-async fn what_is_asked_for_comes_home_and_its_status_tells_each_step() {
+async fn a_request_shows_each_step_on_its_way() {
     const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     let deployment = Deployment::with(&PATIENT).await;
     let mut responses = deployment.nats().client().subscribe("responses.*").await.unwrap();
-    let (_requestor, api) = requestor(&deployment, "requestor-1").await;
+    let (_gateway, api) = gateway(&deployment, "gateway-1").await;
     let headers = [
         ("Content-Type", "application/json; charset=utf-8"),
         ("traceparent", TRACE),
@@ -77,11 +78,13 @@ async fn what_is_asked_for_comes_home_and_its_status_tells_each_step() {
     assert_eq!(deployment.depth(REQUESTS).await, 1);
     let state = get(api, &format!("/requests/{id}")).await.json();
     assert_eq!(state["status"], "queued", "{state}");
-    assert_eq!(state["requested_by"], "requestor-1", "{state}");
+    assert_eq!(state["requested_by"], "gateway-1", "{state}");
     assert_eq!(state.get("values"), None, "{state}");
 
     let name = [("INSTANCE", "generator-1")];
     let _generator = deployment.run(Side::Generator, "generator", &name).await;
+    let name = [("INSTANCE", "requestor-1")];
+    let _requestor = deployment.run(Side::Requestor, "requestor", &name).await;
     let state = get(api, &format!("/requests/{id}?wait=60s")).await.json();
     assert!(["stored", "received"].contains(&state["status"].as_str().unwrap()), "{state}");
     assert_eq!(state["values"].as_array().unwrap().len(), 2, "{state}");
@@ -103,28 +106,75 @@ async fn what_is_asked_for_comes_home_and_its_status_tells_each_step() {
 }
 
 #[tokio::test]
-async fn a_wait_ends_once_any_replica_has_stored_the_strings_or_else_after_its_time() {
+async fn a_wait_ends_once_the_strings_are_stored_or_its_time_is_over() {
     let deployment = Deployment::with(&PATIENT).await;
-    let (_requestor, api) = requestor(&deployment, "requestor").await;
-    let id = accepted(&post(api, None, &json!({})).await);
-    let state = get(api, &format!("/requests/{id}?wait=50ms")).await.json();
+    let (_first, first) = gateway(&deployment, "first").await;
+    let (_second, second) = gateway(&deployment, "second").await;
+    let id = accepted(&post(first, None, &json!({})).await);
+    let state = get(first, &format!("/requests/{id}?wait=50ms")).await.json();
     assert_eq!(state["status"], "queued", "{state}");
 
-    let begun = Instant::now();
-    let waiting = tokio::spawn(async move { get(api, &format!("/requests/{id}?wait=60s")).await });
-    // In the place of another replica.
+    // Through either replica of the gateway, and in the place of any requestor.
+    let waiting = [first, second].map(|api| {
+        let begun = Instant::now();
+        tokio::spawn(async move {
+            let state = get(api, &format!("/requests/{id}?wait=60s")).await.json();
+            (state, begun.elapsed())
+        })
+    });
+    waits_for(&deployment, id, 2).await;
     let request: Request = deployment.fact(id).await.unwrap();
     deployment.publish(&acknowledgment(&request, "aaaa").creation()).await;
-    let state = waiting.await.unwrap().json();
-    assert_eq!((&state["status"], &state["values"]), (&json!("stored"), &json!(["aaaa"])));
-    assert!(begun.elapsed() < Duration::from_secs(50), "it has waited for its time");
+    for waiting in waiting {
+        let (state, took) = waiting.await.unwrap();
+        assert_eq!((&state["status"], &state["values"]), (&json!("stored"), &json!(["aaaa"])));
+        assert!(took < Duration::from_secs(50), "it has waited for its time");
+    }
+    // What is not waited for is not listened to.
+    waits_for(&deployment, id, 0).await;
+}
+
+/// Waits until that many listen for the strings of this request.
+async fn waits_for(deployment: &Deployment, id: RequestId, count: usize) {
+    let subject = STORED.subject(id);
+    let monitor = deployment.broker.monitor_url();
+    let monitor = monitor.trim_start_matches("http://").parse().unwrap();
+    eventually("all listen", async || {
+        let (_, connections) = http::get(monitor, "/connz?subs=true").await.unwrap();
+        match connections.matches(&subject).count() {
+            listening if listening == count => Ok(()),
+            _ => Err(connections),
+        }
+    })
+    .await;
 }
 
 #[tokio::test]
-async fn a_key_asks_once_however_often_and_wherever_it_comes_at_the_same_moment() {
+async fn requests_are_accepted_while_both_sides_are_away_and_done_later() {
+    let deployment = Deployment::bare().await;
+    let (_gateway, api) = gateway(&deployment, "gateway").await;
+    let id = accepted(&post(api, None, &json!({"count": 2})).await);
+    assert_eq!(deployment.depth(REQUESTS).await, 1);
+    assert_eq!(get(api, &format!("/requests/{id}")).await.json()["status"], "queued");
+    let page = get(api, "/").await;
+    assert_eq!((page.status, page.header("content-type")), (200, Some("text/html; charset=utf-8")));
+    let history = get(api, &format!("/api/requests/{id}")).await.json();
+    assert_eq!(history["queues"], json!(["REQUESTS"]), "{history}");
+
+    let waiting = tokio::spawn(async move { get(api, &format!("/requests/{id}?wait=60s")).await });
+    let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
+    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let state = waiting.await.unwrap().json();
+    assert_eq!(state["values"].as_array().map(Vec::len), Some(2), "{state}");
+    deployment.facts_reach(RECEIVED, 1).await;
+    complete(&deployment, 1).await;
+}
+
+#[tokio::test]
+async fn a_key_asks_once_however_often_it_comes_at_the_same_moment() {
     let deployment = Deployment::with(&PATIENT).await;
-    let (_first, first) = requestor(&deployment, "first").await;
-    let (_second, second) = requestor(&deployment, "second").await;
+    let (_first, first) = gateway(&deployment, "first").await;
+    let (_second, second) = gateway(&deployment, "second").await;
     let body = json!({"count": 3});
     let asking = [first, second].repeat(25).into_iter().map(|api| post(api, Some("käse"), &body));
     let answers = join_all(asking).await;
@@ -144,6 +194,7 @@ async fn a_key_asks_once_however_often_and_wherever_it_comes_at_the_same_moment(
     assert_eq!(deployment.facts(REQUESTED).await, 2);
     assert_eq!(deployment.depth(REQUESTS).await, 2);
     let _generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
     deployment.facts_reach(RECEIVED, 2).await;
     // Also when all is done, and the broker has forgotten what it has seen.
     assert_eq!(accepted(&post(second, Some("käse"), &body).await), id);
@@ -151,14 +202,14 @@ async fn a_key_asks_once_however_often_and_wherever_it_comes_at_the_same_moment(
     complete(&deployment, 2).await;
 }
 
-/// Kills a requestor that was asked under a key when it is about to publish to a subject that begins
+/// Kills a gateway that was asked under a key when it is about to publish to a subject that begins
 /// with `step`, and asks the next one under the same key.
 async fn killed_before(step: &str) {
     let deployment = Deployment::start().await;
     let proxy = Proxy::start(deployment.broker.port()).await.unwrap();
     let log = deployment.log("victim");
-    let mut victim = run(Side::Requestor, &proxy.url(), log, &[]).await;
-    ready(&victim).await;
+    let mut victim = deployment::gateway(&proxy.url(), log, &[]).await;
+    logged(&victim, ACCEPTS).await;
     let api = api_addr(&victim).await;
     proxy.hold(step);
     let body = json!({});
@@ -166,29 +217,30 @@ async fn killed_before(step: &str) {
     // Nobody knows what became of it, and the answer says so.
     assert_eq!((answer.status, &answer.json()["outcome"]), (503, &json!("unknown")), "{answer:?}");
     victim.kill().await.unwrap();
-    let (_successor, api) = requestor(&deployment, "successor").await;
+    let (_successor, api) = gateway(&deployment, "successor").await;
     let id = accepted(&post(api, Some("key"), &json!({})).await);
     assert!(subject.ends_with(&id.to_string()), "{subject}: {id}");
     let _generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
     deployment.facts_reach(RECEIVED, 1).await;
     assert_eq!(accepted(&post(api, Some("key"), &json!({})).await), id);
     complete(&deployment, 1).await;
 }
 
 #[tokio::test]
-async fn a_key_whose_requestor_was_killed_before_it_asked_is_asked_under_the_same_id() {
+async fn a_key_keeps_its_id_through_a_kill_before_it_asked() {
     killed_before("requests.").await;
 }
 
 #[tokio::test]
-async fn a_key_whose_requestor_was_killed_before_it_was_accepted_is_accepted_under_the_same_id() {
+async fn a_key_keeps_its_id_through_a_kill_before_it_was_accepted() {
     killed_before("$KV.requested.").await;
 }
 
 #[tokio::test]
-async fn a_key_that_was_never_accepted_and_is_too_old_is_not_asked_any_more() {
+async fn a_key_that_was_never_accepted_expires() {
     let deployment = Deployment::with(&PATIENT).await;
-    let (_requestor, api) = requestor(&deployment, "requestor").await;
+    let (_gateway, api) = gateway(&deployment, "gateway").await;
     let mut request = request();
     request.requested_at = workqueue::now() - Duration::from_hours(25);
     let (count, length) = (request.amount.count(), request.amount.length());
@@ -201,9 +253,9 @@ async fn a_key_that_was_never_accepted_and_is_too_old_is_not_asked_any_more() {
 }
 
 #[tokio::test]
-async fn what_was_given_up_says_why_and_what_is_replayed_and_received_is_received() {
+async fn a_dead_letter_says_why_until_it_is_replayed_and_received() {
     let deployment = Deployment::start().await;
-    let (_requestor, api) = requestor(&deployment, "requestor").await;
+    let (_gateway, api) = gateway(&deployment, "gateway").await;
     let id = accepted(&post(api, None, &json!({})).await);
     let clumsy = [("FAILURE_RATE", "1"), ("MAX_ATTEMPTS", "1")];
     let mut generator = deployment.run(Side::Generator, "clumsy", &clumsy).await;
@@ -214,6 +266,7 @@ async fn what_was_given_up_says_why_and_what_is_replayed_and_received_is_receive
     assert!(dead["reason"].as_str().unwrap().starts_with("failed"), "{state}");
     generator.kill().await.unwrap();
 
+    let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
     let _generator = deployment.run(Side::Generator, "generator", &[]).await;
     let dead = observe::dead_letters::list(deployment.nats(), None).await.unwrap();
     cli::dead_letters::replay_all(deployment.nats(), &dead).await.unwrap();
@@ -226,10 +279,10 @@ async fn what_was_given_up_says_why_and_what_is_replayed_and_received_is_receive
 }
 
 #[tokio::test]
-async fn the_newest_come_first_in_the_list_whoever_has_accepted_them() {
+async fn the_list_has_the_newest_first_of_all_replicas() {
     let deployment = Deployment::with(&PATIENT).await;
-    let (_first, first) = requestor(&deployment, "first").await;
-    let (_second, second) = requestor(&deployment, "second").await;
+    let (_first, first) = gateway(&deployment, "first").await;
+    let (_second, second) = gateway(&deployment, "second").await;
     assert_eq!(get(first, "/requests").await.json(), json!({"requests": []}));
     let mut ids = Vec::new();
     for api in [first, second, first, second, first] {
@@ -249,9 +302,9 @@ async fn the_newest_come_first_in_the_list_whoever_has_accepted_them() {
 }
 
 #[tokio::test]
-async fn nobody_has_asked_for_an_id_that_was_not_accepted() {
+async fn an_id_that_was_not_accepted_is_not_found() {
     let deployment = Deployment::with(&PATIENT).await;
-    let (_requestor, api) = requestor(&deployment, "requestor").await;
+    let (_gateway, api) = gateway(&deployment, "gateway").await;
     for query in ["", "?wait=60s"] {
         let answer = get(api, &format!("/requests/{}{query}", RequestId::new())).await;
         assert_eq!(answer.status, 404, "{answer:?}");

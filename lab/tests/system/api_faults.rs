@@ -12,25 +12,26 @@ use testkit::http::Answer;
 use testkit::proxy::Proxy;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::process::Command;
 use tokio::time::Instant;
 
-use crate::api::{accepted, get, post, requestor};
+use crate::api::{ACCEPTS, accepted, gateway, get, post};
 use crate::deployment::{
-    Deployment, PATIENT, Side, admin, api_addr, ended, ready, run, soon, succeeded,
+    self, Deployment, PATIENT, Side, admin, api_addr, ended, programs, soon, succeeded,
 };
 
 /// So long that an answer which took longer would have waited for something.
 const AT_ONCE: Duration = Duration::from_secs(30);
 
 #[tokio::test]
-async fn when_the_queue_is_full_nothing_of_the_request_remains() {
+async fn a_full_queue_leaves_nothing_of_a_request() {
     const ROOM: u64 = 3;
     let deployment = Deployment::with(&Limits { queue_limit: ROOM, ..PATIENT }).await;
-    let (_requestor, api) = requestor(&deployment, "requestor").await;
+    let (_gateway, api) = gateway(&deployment, "gateway").await;
     for _ in 0..ROOM {
         accepted(&post(api, None, &json!({})).await);
     }
-    // The key has its id already, and another requestor may find room for it.
+    // The key has its id already, and another gateway may find room for it.
     for (key, outcome) in [(None, "not-asked"), (Some("key"), "unknown"), (Some("key"), "unknown")]
     {
         let answer = post(api, key, &json!({})).await;
@@ -45,6 +46,7 @@ async fn when_the_queue_is_full_nothing_of_the_request_remains() {
     // The key has its id, and that is all.
     assert_eq!(deployment.facts(IDEMPOTENCY).await, 1);
     let _generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
     deployment.facts_reach(RECEIVED, ROOM).await;
     accepted(&post(api, Some("key"), &json!({})).await);
     deployment.facts_reach(RECEIVED, ROOM + 1).await;
@@ -54,9 +56,9 @@ async fn when_the_queue_is_full_nothing_of_the_request_remains() {
 }
 
 #[tokio::test]
-async fn when_there_is_no_room_for_a_key_nothing_is_asked_and_one_that_stands_is_answered() {
+async fn a_key_without_room_asks_nothing_and_an_old_one_is_answered() {
     let deployment = Deployment::with(&PATIENT).await;
-    let (_requestor, api) = requestor(&deployment, "requestor").await;
+    let (_gateway, api) = gateway(&deployment, "gateway").await;
     let id = accepted(&post(api, Some("first"), &json!({})).await);
     let context = async_nats::jetstream::new(deployment.nats().client().clone());
     let mut config =
@@ -82,27 +84,28 @@ fn unknown(answer: &Answer) {
 }
 
 #[tokio::test]
-async fn without_a_broker_the_answer_is_that_nobody_knows_and_the_key_may_be_tried_again() {
+async fn without_a_broker_the_outcome_is_unknown_and_a_key_is_safe() {
     let mut deployment = Deployment::with(&PATIENT).await;
-    let (requestor, api) = requestor(&deployment, "requestor").await;
+    let (gateway, api) = gateway(&deployment, "gateway").await;
     deployment.broker.kill().await.unwrap();
     let begun = Instant::now();
     unknown(&post(api, Some("key"), &json!({})).await);
     assert!(begun.elapsed() < AT_ONCE);
     let answer = get(api, "/requests").await;
     assert_eq!((answer.status, &answer.json()["outcome"]), (503, &json!(null)), "{answer:?}");
-    let before = requestor.memory();
+    let before = gateway.memory();
     for _ in 0..20 {
         for answer in join_all((0..50).map(async |_| post(api, None, &json!({})).await)).await {
             unknown(&answer);
         }
     }
     // A leak of four kilobytes a time would reach this.
-    if let (Some(before), Some(after)) = (before, requestor.memory()) {
+    if let (Some(before), Some(after)) = (before, gateway.memory()) {
         assert!(after < before + 4_096, "from {before} kB to {after} kB");
     }
     deployment.broker.restart().await.unwrap();
     let _generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
     let answer = eventually("the same key is accepted", async || {
         let answer = post(api, Some("key"), &json!({})).await;
         if answer.status == 202 { Ok(answer) } else { Err(answer) }
@@ -115,12 +118,12 @@ async fn without_a_broker_the_answer_is_that_nobody_knows_and_the_key_may_be_tri
 }
 
 #[tokio::test]
-async fn while_the_network_hangs_nothing_piles_up_and_what_got_through_is_done_once() {
+async fn a_hanging_network_piles_nothing_up_and_doubles_nothing() {
     let deployment = Deployment::with(&PATIENT).await;
     let proxy = Proxy::start(deployment.broker.port()).await.unwrap();
-    let requestor = run(Side::Requestor, &proxy.url(), deployment.log("requestor"), &[]).await;
-    ready(&requestor).await;
-    let api = api_addr(&requestor).await;
+    let gateway = deployment::gateway(&proxy.url(), deployment.log("gateway"), &[]).await;
+    logged(&gateway, ACCEPTS).await;
+    let api = api_addr(&gateway).await;
     proxy.hang();
     let begun = Instant::now();
     unknown(&post(api, Some("key"), &json!({})).await);
@@ -133,13 +136,14 @@ async fn while_the_network_hangs_nothing_piles_up_and_what_got_through_is_done_o
             assert_eq!(answer.status, 503, "{answer:?}");
         }
     }
-    if let Some(memory) = requestor.memory() {
+    if let Some(memory) = gateway.memory() {
         assert!(memory < 64 * 1024, "{memory} kB");
     }
     // Somebody who watches over the process is answered all the same.
-    assert_eq!(admin(&requestor, "/livez").await.0, 200);
+    assert_eq!(admin(&gateway, "/livez").await.0, 200);
     proxy.mend();
     let _generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
     let answer = eventually("the same key is accepted", async || {
         let answer = post(api, Some("key"), &json!({})).await;
         if answer.status == 202 { Ok(answer) } else { Err(answer) }
@@ -153,48 +157,48 @@ async fn while_the_network_hangs_nothing_piles_up_and_what_got_through_is_done_o
 }
 
 #[tokio::test]
-async fn before_there_is_a_broker_the_api_says_that_it_is_away() {
+async fn the_api_says_that_the_broker_is_away_before_it_is_there() {
     let deployment = Deployment::bare().await;
     let proxy = Proxy::start(deployment.broker.port()).await.unwrap();
     proxy.cut();
-    let mut requestor = run(Side::Requestor, &proxy.url(), deployment.log("early"), &[]).await;
-    let api = api_addr(&requestor).await;
+    let mut gateway = deployment::gateway(&proxy.url(), deployment.log("early"), &[]).await;
+    let api = api_addr(&gateway).await;
     unknown(&post(api, None, &json!({})).await);
     assert_eq!(get(api, "/requests").await.status, 503);
     assert_eq!(get(api, "/openapi.json").await.status, 200);
     proxy.mend();
-    ready(&requestor).await;
+    logged(&gateway, ACCEPTS).await;
     accepted(&post(api, None, &json!({})).await);
-    requestor.terminate().unwrap();
-    succeeded(&mut requestor).await;
+    gateway.terminate().unwrap();
+    succeeded(&mut gateway).await;
 }
 
 #[tokio::test]
-async fn whoever_waits_when_it_stops_is_told_how_far_it_has_come() {
+async fn shutdown_answers_waiters_and_closes_silent_clients() {
     let deployment = Deployment::with(&PATIENT).await;
-    let (mut requestor, api) = requestor(&deployment, "requestor").await;
+    let (mut gateway, api) = gateway(&deployment, "gateway").await;
     let id = accepted(&post(api, None, &json!({})).await);
     let path = format!("/requests/{id}?wait=60s");
     let waiting = tokio::spawn(async move { get(api, &path).await });
     eventually("somebody waits", async || {
-        let (_, metrics) = admin(&requestor, "/metrics").await;
-        if metrics.contains("requestor_api_in_flight 1") { Ok(()) } else { Err(metrics) }
+        let (_, metrics) = admin(&gateway, "/metrics").await;
+        if metrics.contains("gateway_api_in_flight 1") { Ok(()) } else { Err(metrics) }
     })
     .await;
     // One that is silent is not waited for.
     let mut idle = TcpStream::connect(api).await.unwrap();
-    requestor.terminate().unwrap();
+    gateway.terminate().unwrap();
     let answer = waiting.await.unwrap();
     assert_eq!((answer.status, &answer.json()["status"]), (200, &json!("queued")), "{answer:?}");
     assert_eq!(answer.header("connection"), Some("close"), "{answer:?}");
-    succeeded(&mut requestor).await;
+    succeeded(&mut gateway).await;
     soon("it is closed", idle.read_to_end(&mut Vec::new())).await.unwrap();
 }
 
 #[tokio::test]
-async fn silent_and_slow_clients_keep_nobody_from_an_answer() {
+async fn silent_and_slow_clients_keep_no_other_from_an_answer() {
     let deployment = Deployment::with(&PATIENT).await;
-    let (requestor, api) = requestor(&deployment, "requestor").await;
+    let (gateway, api) = gateway(&deployment, "gateway").await;
     let mut silent = Vec::new();
     for number in 0..600 {
         let mut client = TcpStream::connect(api).await.unwrap();
@@ -208,7 +212,7 @@ async fn silent_and_slow_clients_keep_nobody_from_an_answer() {
     }
     accepted(&post(api, None, &json!({})).await);
     // When all connections are taken by those who keep back the rest of a body, others are answered.
-    for _ in 0..200 {
+    for _ in 0..400 {
         let head = "POST /requests HTTP/1.1\r\nHost: localhost\r\nContent-Length: 20\r\n\r\n{";
         let mut client = TcpStream::connect(api).await.unwrap();
         client.write_all(head.as_bytes()).await.unwrap();
@@ -220,15 +224,15 @@ async fn silent_and_slow_clients_keep_nobody_from_an_answer() {
     let mut first = silent.swap_remove(0);
     // It is closed, at the latest when the head has not come in time.
     let _ = soon("it is closed", first.read_to_end(&mut Vec::new())).await;
-    if let Some(memory) = requestor.memory() {
+    if let Some(memory) = gateway.memory() {
         assert!(memory < 64 * 1024, "{memory} kB");
     }
 }
 
 #[tokio::test]
-async fn a_body_that_does_not_come_is_not_waited_for_for_ever() {
+async fn a_body_has_a_time_limit() {
     let deployment = Deployment::with(&PATIENT).await;
-    let (_requestor, api) = requestor(&deployment, "requestor").await;
+    let (_gateway, api) = gateway(&deployment, "gateway").await;
     let mut client = TcpStream::connect(api).await.unwrap();
     let head = "POST /requests HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
                 Content-Length: 20\r\n\r\n{";
@@ -241,14 +245,39 @@ async fn a_body_that_does_not_come_is_not_waited_for_for_ever() {
 }
 
 #[tokio::test]
-async fn one_whose_address_is_taken_says_what_to_do() {
+async fn a_taken_address_is_an_error_that_says_the_cure() {
     let deployment = Deployment::with(&PATIENT).await;
-    let (_requestor, api) = requestor(&deployment, "requestor").await;
+    let (_gateway, api) = gateway(&deployment, "gateway").await;
     let addr = api.to_string();
-    let settings = [("API_ADDR", addr.as_str())];
-    let mut second = deployment.run(Side::Requestor, "second", &settings).await;
+    let settings = [("GATEWAY_ADDR", addr.as_str())];
+    let mut second = deployment.gateway("second", &settings).await;
     assert_eq!(ended(&mut second).await.code(), Some(1));
     let log = second.log_text();
-    assert!(log.contains(&format!("API_ADDR is {addr}, which cannot be listened on")), "{log}");
-    assert!(log.contains("API_ADDR=127.0.0.1:0"), "{log}");
+    assert!(log.contains(&format!("GATEWAY_ADDR is {addr}, which cannot be listened on")), "{log}");
+    assert!(log.contains("GATEWAY_ADDR=127.0.0.1:0"), "{log}");
+}
+
+#[tokio::test]
+async fn each_retired_setting_is_refused_with_its_successor() {
+    let programs = programs().await;
+    for (setting, successor) in [
+        ("API_ADDR", "set GATEWAY_ADDR for the gateway"),
+        ("API_HOSTS", "set GATEWAY_HOSTS for the gateway"),
+        ("API_URL", "remove it"),
+        ("VIEWER_ADDR", "set GATEWAY_ADDR for the gateway"),
+        ("VIEWER_HOSTS", "set GATEWAY_HOSTS for the gateway"),
+    ] {
+        for program in [&programs.gateway, &programs.requestor] {
+            let mut command = Command::new(program);
+            command.env_clear().env(setting, "127.0.0.1:1").arg("healthcheck");
+            let output = soon("it ends", command.output()).await.unwrap();
+            let error = String::from_utf8(output.stderr).unwrap();
+            assert_eq!(output.status.code(), Some(2), "{setting}: {error}");
+            assert!(error.contains(setting) && error.contains(successor), "{error}");
+            // Compose hands on as empty what is not set.
+            command.env(setting, "").env("ADMIN_ADDR", "127.0.0.1:1");
+            let output = soon("it ends", command.output()).await.unwrap();
+            assert_eq!(output.status.code(), Some(1), "{setting}");
+        }
+    }
 }

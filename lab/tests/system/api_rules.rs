@@ -10,7 +10,7 @@ use testkit::http::{self, Answer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::api::{accepted, get, post, requestor};
+use crate::api::{accepted, gateway, get, post};
 use crate::deployment::{Deployment, PATIENT, admin, soon};
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
@@ -67,9 +67,9 @@ fn is_a_problem(answer: &Answer, status: u16) {
 }
 
 #[tokio::test]
-async fn whatever_is_wrong_is_a_problem_that_is_described_and_nothing_is_asked() {
+async fn each_wrong_request_is_a_described_problem_and_asks_nothing() {
     let deployment = Deployment::with(&PATIENT).await;
-    let (_requestor, api) = requestor(&deployment, "requestor").await;
+    let (_gateway, api) = gateway(&deployment, "gateway").await;
     let description = Description::of(api).await;
     let (long, large) = ("ä".repeat(256), format!("{{{}}}", " ".repeat(5_000)));
     let key = |key| ("Idempotency-Key", key);
@@ -127,7 +127,7 @@ async fn whatever_is_wrong_is_a_problem_that_is_described_and_nothing_is_asked()
         };
         description.holds("get", route, &answer);
     }
-    for path in ["/", "/requests/", "/requests/a/b", "/Requests", "/livez", "/metrics", "/?a"] {
+    for path in ["/requests/", "/requests/a/b", "/Requests", "/livez", "/metrics", "/index.html"] {
         is_a_problem(&get(api, path).await, 404);
     }
     let id = format!("/requests/{}", RequestId::new());
@@ -150,9 +150,9 @@ async fn whatever_is_wrong_is_a_problem_that_is_described_and_nothing_is_asked()
 }
 
 #[tokio::test]
-async fn what_is_right_is_answered_as_it_is_described() {
+async fn right_requests_are_answered_as_described() {
     let deployment = Deployment::with(&PATIENT).await;
-    let (requestor, api) = requestor(&deployment, "requestor").await;
+    let (gateway, api) = gateway(&deployment, "gateway").await;
     let description = Description::of(api).await;
     assert_eq!(description.0["openapi"], "3.1.0");
     let body = description.schema("/components/schemas/NewRequest");
@@ -186,8 +186,8 @@ async fn what_is_right_is_answered_as_it_is_described() {
         let head = http::ask(api, "HEAD", path, &[], "").await.unwrap();
         assert_eq!((head.status, head.body.as_str()), (200, ""));
     }
-    let (_, metrics) = admin(&requestor, "/metrics").await;
-    let counted = r#"requestor_api_requests_total{method="POST",route="/requests",status="202"} 6"#;
+    let (_, metrics) = admin(&gateway, "/metrics").await;
+    let counted = r#"gateway_api_requests_total{method="POST",route="/requests",status="202"} 6"#;
     assert!(metrics.contains(counted), "{metrics}");
     assert!(!metrics.contains(&id.to_string()), "{metrics}");
 }
@@ -195,7 +195,7 @@ async fn what_is_right_is_answered_as_it_is_described() {
 #[tokio::test]
 async fn the_description_knows_each_limit_of_an_amount() {
     let deployment = Deployment::with(&PATIENT).await;
-    let (_requestor, api) = requestor(&deployment, "requestor").await;
+    let (_gateway, api) = gateway(&deployment, "gateway").await;
     let schema = Description::of(api).await.schema("/components/schemas/NewRequest");
     for count in 0..=1001 {
         let limit = 65_536_u32.checked_div(count).unwrap_or(1).min(1024);
@@ -210,7 +210,7 @@ async fn the_description_knows_each_limit_of_an_amount() {
 #[tokio::test]
 async fn a_request_that_could_be_read_in_two_ways_is_refused() {
     let deployment = Deployment::with(&PATIENT).await;
-    let (_requestor, api) = requestor(&deployment, "requestor").await;
+    let (_gateway, api) = gateway(&deployment, "gateway").await;
     let description = Description::of(api).await;
     for (status, head) in [
         (400, "POST /requests HTTP/1.1\r\nContent-Length: 2"),
@@ -234,9 +234,9 @@ async fn a_request_that_could_be_read_in_two_ways_is_refused() {
 }
 
 #[tokio::test]
-async fn a_connection_takes_one_request_after_another_and_a_body_in_pieces_has_its_limit() {
+async fn a_connection_takes_several_requests_and_limits_each_body() {
     let deployment = Deployment::with(&PATIENT).await;
-    let (_requestor, api) = requestor(&deployment, "requestor").await;
+    let (_gateway, api) = gateway(&deployment, "gateway").await;
     let mut client = TcpStream::connect(api).await.unwrap();
     let head = "POST /requests HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n\
                 Transfer-Encoding: chunked\r\n\r\n";

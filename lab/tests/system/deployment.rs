@@ -140,6 +140,13 @@ impl<B> Deployment<B> {
         Process::spawn(command, self.log(name)).unwrap()
     }
 
+    /// Starts a gateway with these settings.
+    pub async fn gateway(&self, name: &str, settings: &[(&str, &str)]) -> Process {
+        let replicas = self.replicas.to_string();
+        let settings = [&[("REPLICAS", replicas.as_str())], settings].concat();
+        gateway(&self.url, self.log(name), &settings).await
+    }
+
     pub fn log(&self, name: &str) -> PathBuf {
         self.directory.path().join(format!("{name}.log"))
     }
@@ -234,9 +241,17 @@ pub async fn run(side: Side, url: &str, log: PathBuf, settings: &[(&str, &str)])
     // Only what the test sets: an environment of its own is not what is tested.
     command.env_clear().env("NATS_URL", url).env("ACK_WAIT", "1s").env("LOG_FORMAT", "pretty");
     if side == Side::Requestor {
-        command.env("REQUEST_RATE", "0").env("API_ADDR", "127.0.0.1:0");
+        command.env("REQUEST_RATE", "0");
     }
     command.envs(settings.iter().copied());
+    Process::spawn(command, log).unwrap()
+}
+
+/// Starts a gateway on a free port. It answers before it is connected.
+pub async fn gateway(url: &str, log: PathBuf, settings: &[(&str, &str)]) -> Process {
+    let mut command = Command::new(&programs().await.gateway);
+    command.env_clear().env("NATS_URL", url).env("LOG_FORMAT", "pretty");
+    command.env("GATEWAY_ADDR", "127.0.0.1:0").envs(settings.iter().copied());
     Process::spawn(command, log).unwrap()
 }
 
@@ -279,9 +294,9 @@ pub async fn admin_addr(process: &Process) -> SocketAddr {
     listens(process, "admin endpoint listens addr=").await
 }
 
-/// The address of the HTTP API of a requestor, which is in its log.
+/// The address of the page and the HTTP API of a gateway, which is in its log.
 pub async fn api_addr(process: &Process) -> SocketAddr {
-    listens(process, "API listens addr=").await
+    listens(process, "gateway listens addr=").await
 }
 
 async fn listens(process: &Process, sign: &str) -> SocketAddr {

@@ -46,19 +46,16 @@ async fn a_service_is_healthy_while_it_is_ready_and_says_why_it_is_not() {
 }
 
 #[tokio::test]
-async fn the_page_is_healthy_with_a_broker_or_without() {
+async fn the_gateway_is_healthy_with_a_broker_or_without() {
     let mut deployment = Deployment::start().await;
-    let program = &programs().await.viewer;
-    let mut command = Command::new(program);
-    command.env_clear().env("NATS_URL", deployment.url()).env("LOG_FORMAT", "pretty");
-    command.env("VIEWER_ADDR", "127.0.0.1:0");
-    let viewer = Process::spawn(command, deployment.log("viewer")).unwrap();
-    logged(&viewer, "connected to the broker").await;
-    becomes(program, &viewer, 0, "").await;
+    let program = &programs().await.gateway;
+    let gateway = deployment.gateway("gateway", &[]).await;
+    logged(&gateway, "connected to the broker").await;
+    becomes(program, &gateway, 0, "").await;
     deployment.broker.kill().await.unwrap();
-    logged(&viewer, "lost the connection").await;
+    logged(&gateway, "lost the connection").await;
     // That there is none is what it shows then.
-    becomes(program, &viewer, 0, "").await;
+    becomes(program, &gateway, 0, "").await;
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use contract::dead_letters;
 use contract::facts::{self, Bucket};
 use contract::queues::{self, Queue};
 use futures_util::TryStreamExt;
+use workqueue::last_message;
 
 use super::ledger::{Ledger, Seen};
 use crate::reading;
@@ -80,7 +81,9 @@ async fn read_fact(
     id: &str,
     seen: &mut Seen,
 ) -> anyhow::Result<()> {
-    if let Some(fact) = reading::last_under(nats, bucket.stream, &bucket.subject_of(id)).await? {
+    let subject = bucket.subject_of(id);
+    let fact = last_message(nats, bucket.stream, &subject).await;
+    if let Some(fact) = fact.with_context(|| format!("cannot read {subject}"))? {
         note(seen, bucket, Some(&fact.headers), &fact.payload);
     }
     Ok(())

@@ -16,7 +16,7 @@ use crate::said::Said;
 pub(super) const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
 /// Declares the topology, and tries until the broker answers.
-pub(super) async fn declare(
+pub(crate) async fn declare(
     connection: &Connection,
     limits: &Limits,
 ) -> Result<Topology, DeclareError> {
@@ -61,7 +61,7 @@ pub(super) async fn declare(
 
 /// Declares the topology again whenever a publisher finds no stream to publish to: somebody may have
 /// deleted it, or the broker may have come back with an empty store.
-pub(super) async fn repair(connection: Connection, limits: Limits, missing: Arc<Notify>) {
+pub(crate) async fn repair(connection: Connection, limits: Limits, missing: Arc<Notify>) {
     let mut said = Said::default();
     loop {
         missing.notified().await;

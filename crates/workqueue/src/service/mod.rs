@@ -29,7 +29,7 @@ use crate::metrics::Metrics;
 use crate::publisher::Publisher;
 use crate::settings::ServiceSettings;
 
-use self::declare::{declare, repair};
+pub(crate) use self::declare::{declare, repair};
 use self::queue_consumer::QueueConsumer;
 
 /// What a drain keeps of its time for giving back what is still in flight.

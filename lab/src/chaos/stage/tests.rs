@@ -35,7 +35,7 @@ async fn equipment() -> (Equipment, TempDir, TcpListener) {
         programs: Programs {
             requestor: idle.clone(),
             generator: idle.clone(),
-            viewer: idle.clone(),
+            gateway: idle.clone(),
             decoupled: idle,
         },
         directory: directory.path().to_owned(),

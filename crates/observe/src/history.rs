@@ -1,0 +1,127 @@
+//! The history of one request: what has happened to it, how far it has come, and where it is.
+
+use anyhow::Context as _;
+use contract::RequestId;
+use contract::facts::Received;
+use contract::queues::{
+    self, ACKNOWLEDGMENTS, Acknowledgment, Queue, REQUESTS, RESPONSES, Request,
+};
+use futures_util::TryStreamExt;
+use serde::Serialize;
+use utoipa::ToSchema;
+use workqueue::{Connection, ReadError, read_fact};
+
+use crate::dead_letters::{self, DeadLetter};
+
+/// How far a request has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schema(as = Status)]
+pub enum RequestStatus {
+    /// It is accepted, and its strings are still to be made or stored.
+    Queued,
+    /// Its strings are stored.
+    Stored,
+    /// Its strings are stored, and marked as received with the same values. This is the end.
+    Received,
+    /// It was given up. Somebody may replay it.
+    DeadLettered,
+}
+
+/// What there is of one request.
+#[derive(Clone, Debug, Default)]
+pub struct RequestHistory {
+    /// What was asked, when and by which instance, once it was accepted.
+    pub requested: Option<Request>,
+    /// What was stored, when and by which instance, and which one had made it.
+    pub stored: Option<Acknowledgment>,
+    /// What was marked as received, when and by which instance.
+    pub received: Option<Received>,
+    /// What was given up of it, the last one from each queue.
+    pub dead_letters: Vec<DeadLetter>,
+}
+
+impl RequestHistory {
+    /// Reads it from the end to the start: where a step is found, so are all that come before it.
+    ///
+    /// # Errors
+    ///
+    /// Where the broker does not answer, or what stands there is no fact.
+    pub async fn read(nats: &Connection, id: RequestId) -> Result<Self, ReadError> {
+        let key = id.to_string();
+        Ok(Self {
+            received: read_fact(nats, &key).await?,
+            stored: read_fact(nats, &key).await?,
+            requested: read_fact(nats, &key).await?,
+            dead_letters: dead_letters_of(nats, id).await?,
+        })
+    }
+
+    /// How far the request has come.
+    #[must_use]
+    pub fn status(&self) -> RequestStatus {
+        if self.received.is_some() {
+            RequestStatus::Received
+        } else if self.dead_letter().is_some() {
+            RequestStatus::DeadLettered
+        } else if self.stored.is_some() {
+            RequestStatus::Stored
+        } else {
+            RequestStatus::Queued
+        }
+    }
+
+    /// The dead letter that holds the request up, which is one of a step that is still to be done.
+    #[must_use]
+    pub fn dead_letter(&self) -> Option<&DeadLetter> {
+        let open: &[Queue] = match (&self.received, &self.stored) {
+            (Some(_), _) => &[],
+            (None, Some(_)) => &[ACKNOWLEDGMENTS],
+            (None, None) => &[RESPONSES, REQUESTS],
+        };
+        let of = |queue: &Queue| {
+            self.dead_letters.iter().find(|letter| letter.queue == Some(queue.stream))
+        };
+        open.iter().find_map(of)
+    }
+}
+
+/// How far a request has come that was accepted. It reads no more than it has to.
+///
+/// # Errors
+///
+/// As [`RequestHistory::read`].
+pub async fn status(nats: &Connection, id: RequestId) -> Result<RequestStatus, ReadError> {
+    let key = id.to_string();
+    let mut history =
+        RequestHistory { received: read_fact(nats, &key).await?, ..RequestHistory::default() };
+    if history.received.is_none() {
+        history.stored = read_fact(nats, &key).await?;
+        history.dead_letters = dead_letters_of(nats, id).await?;
+    }
+    Ok(history.status())
+}
+
+async fn dead_letters_of(nats: &Connection, id: RequestId) -> Result<Vec<DeadLetter>, ReadError> {
+    let letters = dead_letters::of_request(nats.client(), id).await;
+    letters.map_err(|_| ReadError::Unknown)
+}
+
+/// The queues that hold a message about a request, delivered or not, in the order in which it passes
+/// through them. What moves on meanwhile is seen where it has come to.
+///
+/// # Errors
+///
+/// Where the broker does not answer, or has no such queue.
+pub async fn queues_with(nats: &Connection, id: RequestId) -> anyhow::Result<Vec<Queue>> {
+    let mut with = Vec::new();
+    for queue in queues::ALL {
+        let what = || format!("cannot look into the queue {}", queue.stream);
+        let stream = nats.context().get_stream_no_info(queue.stream).await.with_context(what)?;
+        let mut found = stream.info_with_subjects(queue.subject(id)).await.with_context(what)?;
+        if found.try_next().await.with_context(what)?.is_some() {
+            with.push(queue);
+        }
+    }
+    Ok(with)
+}

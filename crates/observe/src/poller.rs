@@ -1,0 +1,291 @@
+//! Takes snapshots of the flow: with a constant number of questions each, however much there is.
+
+use std::collections::{HashMap, VecDeque};
+
+use async_nats::jetstream::ErrorCode;
+use async_nats::jetstream::stream::State;
+use contract::facts::{self, Bucket, Fact, Received};
+use contract::queues::{self, Acknowledgment, Queue, Request};
+use contract::topology::DeclareError;
+use contract::{RequestId, dead_letters, topology};
+use jiff::Timestamp;
+use serde::Serialize;
+use tokio::time::Instant;
+use workqueue::Connection;
+
+use crate::batch::{self, Stored};
+use crate::replicas::Replicas;
+use crate::round_trips::RoundTrips;
+use crate::snapshot::{LastRequest, QueueSnapshot, ReplicasSnapshot, Snapshot, Totals, rate};
+
+/// How many of the last requests to follow.
+const FOLLOWED: usize = 8;
+
+/// How many of the last marks to measure at a time. A sample: at full speed there are thousands.
+const MEASURED: usize = 50;
+
+/// In how many snapshots one after another something has to be missing before that is said.
+const LASTING: usize = 3;
+
+/// Takes snapshots, and remembers what it needs in order to see what has changed.
+#[derive(Debug)]
+pub struct Poller {
+    connection: Connection,
+    replicas: Replicas,
+    round_trips: RoundTrips,
+    earlier: Option<Earlier>,
+    /// What the counts of the last snapshots could not place, the newest last.
+    unplaced: VecDeque<u64>,
+}
+
+/// What was seen the last time.
+#[derive(Debug)]
+struct Earlier {
+    at: Instant,
+    /// Of each queue: messages that have ever come in, and gone out.
+    moved: Vec<(u64, u64)>,
+    received: u64,
+}
+
+/// Why there is no snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Trouble {
+    /// The broker is not there, or says nothing.
+    Silent,
+    /// It is there, and has no queues.
+    Undeclared,
+    /// It is there, and does not say what it is asked.
+    Refused,
+}
+
+impl Poller {
+    /// Reads through this connection.
+    #[must_use]
+    pub fn new(connection: &Connection) -> Self {
+        Self {
+            connection: connection.clone(),
+            replicas: Replicas::default(),
+            round_trips: RoundTrips::default(),
+            earlier: None,
+            unplaced: VecDeque::new(),
+        }
+    }
+
+    /// The replicas, also where the rest cannot be seen.
+    #[must_use]
+    pub fn replicas(&self) -> ReplicasSnapshot {
+        self.replicas.snapshot()
+    }
+
+    /// What kind of trouble this error of [`Poller::snapshot`] is.
+    #[must_use]
+    pub fn trouble(&self, error: &anyhow::Error) -> Trouble {
+        match error.downcast_ref() {
+            Some(DeclareError::Refused { source, .. }) => match source.error_code() {
+                ErrorCode::STREAM_NOT_FOUND | ErrorCode::CONSUMER_NOT_FOUND => Trouble::Undeclared,
+                _ => Trouble::Refused,
+            },
+            Some(DeclareError::NoJetStream(_) | DeclareError::BrokerTooOld(_)) => Trouble::Refused,
+            // It carries messages, and does not say what it is asked.
+            _ if self.replicas.answer() => Trouble::Refused,
+            _ => Trouble::Silent,
+        }
+    }
+
+    /// Takes a snapshot. That takes most of a second: so long replicas have for their answers.
+    ///
+    /// # Errors
+    ///
+    /// Where the broker does not answer, or has no topology of ours to read.
+    pub async fn snapshot(&mut self) -> anyhow::Result<Snapshot> {
+        let client = self.connection.client();
+        let (asked, seen) = tokio::join!(self.replicas.ask(client), read_streams(&self.connection));
+        asked?;
+        let Streams { at, mut queues, moved, requested, stored, received, dead_letters, given_up } =
+            seen?;
+        if let Some(earlier) = &self.earlier {
+            let seconds = at.duration_since(earlier.at).as_secs_f64();
+            let pairs = queues.iter_mut().zip(moved.iter().zip(&earlier.moved));
+            for (queue, (now, then)) in pairs {
+                queue.come = rate(now.0, then.0, seconds);
+                queue.go = rate(now.1, then.1, seconds);
+            }
+        }
+        let before = self.earlier.as_ref().map_or(received.last_sequence, |it| it.received);
+        self.earlier = Some(Earlier { at, moved, received: received.last_sequence });
+        let last = self.follow(&requested, &received, before).await?;
+        let pending = queues.iter().map(|queue| queue.waiting + queue.in_flight).sum();
+        let unplaced =
+            unplaced(requested.subjects_count, received.subjects_count, pending, given_up);
+        let of = [&requested, &stored, &received];
+        let numbers = Totals {
+            requested: requested.last_sequence,
+            stored: stored.last_sequence,
+            received: received.last_sequence,
+            dead_letters,
+            pending,
+            redelivered: queues.iter().map(|queue| queue.redelivered).sum(),
+            missing: lasting(&mut self.unplaced, unplaced),
+            twice: of.iter().map(|it| it.messages.saturating_sub(it.subjects_count)).sum(),
+        };
+        let latency = self.round_trips.latency();
+        Ok(Snapshot { queues, replicas: self.replicas(), numbers, latency, last })
+    }
+
+    /// The last requests with what has become of them; and measures the round trips that have come to
+    /// their end since the last snapshot, or as many of them as there is time for.
+    async fn follow(
+        &mut self,
+        requested: &State,
+        received: &State,
+        measured: u64,
+    ) -> anyhow::Result<Vec<LastRequest>> {
+        let newest = async |bucket: Bucket, state: &State, count: usize, after: u64| {
+            let first = state.last_sequence.saturating_sub(count as u64).max(after) + 1;
+            if first > state.last_sequence {
+                return Ok(Vec::new());
+            }
+            let client = self.connection.client();
+            batch::from_sequence(client, bucket.stream, &bucket.subjects(), first, count).await
+        };
+        let marks = newest(facts::RECEIVED, received, MEASURED, measured).await?;
+        let marks: Vec<Received> = decoded(&marks).collect();
+        let requests = newest(facts::REQUESTED, requested, FOLLOWED, 0).await?;
+        let requests: Vec<Request> = decoded(&requests).collect();
+        let ids: Vec<RequestId> = requests.iter().map(|request| request.id).collect();
+        // Those that are shown first, and alone: an answer has an end, and strings may be large.
+        let (mut stored, left): (HashMap<RequestId, Acknowledgment>, u64) =
+            self.facts(&ids).await?;
+        let (received, _): (HashMap<RequestId, Received>, u64) = self.facts(&ids).await?;
+        let last = |request: &Request| {
+            let (stored, received) = (stored.get(&request.id), received.get(&request.id));
+            let unread = stored.is_none() && (left > 0 || received.is_some());
+            LastRequest::new(request, stored, received, unread)
+        };
+        let last = requests.iter().rev().map(last).collect();
+        let of_marks = marks.iter().map(|mark| mark.id);
+        let others: Vec<RequestId> = of_marks.filter(|id| !stored.contains_key(id)).collect();
+        stored.extend(self.facts::<Acknowledgment>(&others).await?.0);
+        for mark in &marks {
+            if let Some(stored) = stored.get(&mark.id) {
+                self.round_trips.note(mark.received_at.duration_since(stored.requested_at));
+            }
+        }
+        Ok(last)
+    }
+
+    /// The facts about these requests, as far as there are some; and how many more there are than the
+    /// broker says at a time.
+    async fn facts<F: Fact>(
+        &self,
+        ids: &[RequestId],
+    ) -> anyhow::Result<(HashMap<RequestId, F>, u64)> {
+        let subjects: Vec<String> = ids.iter().map(|id| F::BUCKET.subject(*id)).collect();
+        let client = self.connection.client();
+        let (found, left) = batch::last_under_each(client, F::BUCKET.stream, &subjects).await?;
+        Ok((decoded(&found).map(|fact: F| (fact.id(), fact)).collect(), left))
+    }
+}
+
+/// What the streams and consumers say of themselves.
+struct Streams {
+    at: Instant,
+    queues: Vec<QueueSnapshot>,
+    moved: Vec<(u64, u64)>,
+    requested: State,
+    stored: State,
+    received: State,
+    /// All dead letters, and those that are no older than the oldest request that is remembered.
+    dead_letters: u64,
+    given_up: u64,
+}
+
+/// Reads the state of each stream, in the order in which a request passes through it. So what moves on in the
+/// meantime is counted twice, and never missed.
+async fn read_streams(connection: &Connection) -> anyhow::Result<Streams> {
+    let nats = connection.context();
+    let state = async |bucket| anyhow::Ok(topology::bucket_state(nats, bucket).await?.state);
+    let at = Instant::now();
+    let [requests, responses, acknowledgments] = queues::ALL;
+    let mut read = Vec::with_capacity(queues::ALL.len());
+    let requested = state(facts::REQUESTED).await?;
+    let oldest = Timestamp::from_nanosecond(requested.first_timestamp.unix_timestamp_nanos());
+    // Where there is none the broker says a time before all others.
+    let oldest = oldest.unwrap_or(Timestamp::UNIX_EPOCH).max(Timestamp::UNIX_EPOCH);
+    let dead_letters = topology::stream_state(nats, dead_letters::STREAM).await?.state.messages;
+    let given_up = async || {
+        let (stream, subjects) = (contract::dead_letters::STREAM, contract::dead_letters::SUBJECTS);
+        batch::count_since(connection.client(), stream, subjects, oldest).await
+    };
+    // Before the queues, and after them: one that is replayed goes back, one that dies comes from there.
+    let before = given_up().await?;
+    read.push(read_queue(connection, requests).await?);
+    read.push(read_queue(connection, responses).await?);
+    let stored = state(facts::STORED).await?;
+    read.push(read_queue(connection, acknowledgments).await?);
+    let received = state(facts::RECEIVED).await?;
+    let given_up = given_up().await?.max(before);
+    let (queues, moved) = read.into_iter().unzip();
+    Ok(Streams { at, queues, moved, requested, stored, received, dead_letters, given_up })
+}
+
+/// A queue, and how many messages have ever come in and gone out.
+async fn read_queue(
+    connection: &Connection,
+    queue: Queue,
+) -> anyhow::Result<(QueueSnapshot, (u64, u64))> {
+    let (stream, consumer) = topology::queue_state(connection.context(), queue).await?;
+    let (state, delivered) = (&stream.state, consumer.delivered);
+    let in_flight = consumer.num_ack_pending as u64;
+    let snapshot = QueueSnapshot {
+        name: queue.stream,
+        waiting: state.messages.saturating_sub(in_flight),
+        in_flight,
+        limit: u64::try_from(stream.config.max_messages).ok(),
+        redelivered: delivered.consumer_sequence.saturating_sub(delivered.stream_sequence),
+        ..QueueSnapshot::default()
+    };
+    let went = state.last_sequence.saturating_sub(state.messages);
+    Ok((snapshot, (state.last_sequence, went)))
+}
+
+fn decoded<F: Fact>(stored: &[Stored]) -> impl Iterator<Item = F> {
+    stored.iter().filter_map(|message| F::decode(&message.body).ok())
+}
+
+/// Requests of which the counts do not say where they are: of those that are remembered, all of one age.
+/// What moved while it was counted was counted twice, and hides as many; so does what was never asked
+/// for. None is not a proof, some is a reason to audit.
+fn unplaced(requested: u64, received: u64, pending: u64, given_up: u64) -> u64 {
+    requested.saturating_sub(received.saturating_add(pending).saturating_add(given_up))
+}
+
+/// As many as each of the last snapshots could not place: one that was only on its way is placed by the
+/// next.
+fn lasting(last: &mut VecDeque<u64>, newest: u64) -> u64 {
+    if last.len() == LASTING {
+        last.pop_front();
+    }
+    last.push_back(newest);
+    if last.len() < LASTING { 0 } else { last.iter().copied().min().unwrap_or(0) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_that_are_anywhere_are_not_missing() {
+        assert_eq!(unplaced(10, 4, 5, 1), 0);
+        assert_eq!(unplaced(10, 4, 5, 0), 1);
+        assert_eq!(unplaced(10, 10, u64::MAX, 2), 0);
+    }
+
+    #[test]
+    fn requests_are_missing_after_several_snapshots() {
+        let mut last = VecDeque::new();
+        let seen = [5, 5, 5, 0, 2, 3, 4].map(|newest| lasting(&mut last, newest));
+        assert_eq!(seen, [0, 0, 5, 0, 0, 0, 2]);
+    }
+}

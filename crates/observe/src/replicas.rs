@@ -1,0 +1,289 @@
+//! Asks all replicas to announce themselves, and remembers for a while those that did.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use async_nats::Client;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use serde::Deserialize;
+use tokio::time::{Instant, timeout_at};
+
+use crate::snapshot::{ReplicaSnapshot, ReplicasSnapshot, rate, shortened};
+
+/// The question to all services.
+const QUESTION: &str = "$SRV.STATS";
+
+/// How long to listen for answers. One that comes later does not count.
+const LISTEN: Duration = Duration::from_millis(700);
+
+/// How many answers to listen to at a time, and how large one, and the id in it, may be.
+const MOST_ANSWERS: usize = 2000;
+const MOST_BYTES: usize = 8 * 1024;
+const MOST_ID_BYTES: usize = 64;
+
+/// After how long without an answer a replica is shown as silent, and when it is forgotten.
+const SILENT: Duration = Duration::from_millis(1800);
+const GONE: Duration = Duration::from_secs(10);
+
+/// How many replicas to remember, and how many of each side to show.
+const MOST: usize = 1000;
+const SHOWN: usize = 24;
+
+/// The sides, as they announce themselves.
+const SIDES: [&str; 2] = ["requestor", "generator"];
+
+/// All replicas that have announced themselves.
+#[derive(Debug, Default)]
+pub(crate) struct Replicas {
+    /// By their ids. A name may be anybody's, and two may begin alike.
+    known: HashMap<String, Replica>,
+}
+
+#[derive(Debug)]
+struct Replica {
+    side: &'static str,
+    instance: String,
+    version: String,
+    state: &'static str,
+    heard_at: Instant,
+    settled: u64,
+    rate: f64,
+    in_flight: u64,
+}
+
+/// What a replica answers, as far as it is shown.
+#[derive(Deserialize)]
+struct Stats {
+    name: String,
+    id: String,
+    version: String,
+    #[serde(default)]
+    metadata: Metadata,
+    #[serde(default)]
+    endpoints: Vec<Endpoint>,
+}
+
+#[derive(Default, Deserialize)]
+struct Metadata {
+    instance: Option<String>,
+    state: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Endpoint {
+    #[serde(default)]
+    num_requests: u64,
+    data: Option<Data>,
+}
+
+#[derive(Deserialize)]
+struct Data {
+    #[serde(default)]
+    in_flight: i64,
+}
+
+impl Replicas {
+    /// Asks, and listens for a moment.
+    pub(crate) async fn ask(&mut self, client: &Client) -> anyhow::Result<()> {
+        let what = "cannot ask for replicas";
+        let inbox = client.new_inbox();
+        let mut heard = client.subscribe(inbox.clone()).await.context(what)?;
+        // From then on the broker itself drops what comes: this address is for one question.
+        heard.unsubscribe_after(MOST_ANSWERS as u64).await.context(what)?;
+        client.publish_with_reply(QUESTION, inbox, Bytes::new()).await.context(what)?;
+        let end = Instant::now() + LISTEN;
+        while let Ok(Some(answer)) = timeout_at(end, heard.next()).await {
+            self.note(&answer.payload, Instant::now());
+        }
+        self.known.retain(|_, replica| replica.heard_at.elapsed() < GONE);
+        Ok(())
+    }
+
+    /// Notes an answer. Anybody may have given it, so it may be anything.
+    fn note(&mut self, answer: &[u8], at: Instant) {
+        if answer.len() > MOST_BYTES {
+            return;
+        }
+        let Ok(stats) = serde_json::from_slice::<Stats>(answer) else { return };
+        let Some(side) = SIDES.into_iter().find(|side| *side == stats.name) else { return };
+        if stats.id.len() > MOST_ID_BYTES {
+            return;
+        }
+        let instance = stats.metadata.instance.unwrap_or_else(|| stats.id.clone());
+        let settled = stats.endpoints.iter().map(|endpoint| endpoint.num_requests);
+        let settled = settled.fold(0, u64::saturating_add);
+        let in_flight = stats.endpoints.iter().filter_map(|it| it.data.as_ref());
+        let in_flight = in_flight.map(|data| u64::try_from(data.in_flight).unwrap_or(0));
+        let in_flight = in_flight.fold(0, u64::saturating_add);
+        let before = self.known.remove(&stats.id);
+        let settle_rate = before.map_or(0.0, |before| {
+            let seconds = at.duration_since(before.heard_at).as_secs_f64();
+            rate(settled, before.settled, seconds)
+        });
+        // One that was started again under the same name takes the place of the one that is gone. One that
+        // still answers keeps its own: anybody may say that name.
+        self.known.retain(|_, known| {
+            known.side != side || known.instance != instance || !known.is_silent()
+        });
+        if self.known.len() >= MOST {
+            return;
+        }
+        let standing = match stats.metadata.state.as_deref() {
+            Some("stopping") => "stopping",
+            Some("starting") => "starting",
+            _ => "ready",
+        };
+        let version = shortened(&stats.version);
+        let replica = Replica {
+            side,
+            instance,
+            version,
+            state: standing,
+            heard_at: at,
+            settled,
+            rate: settle_rate,
+            in_flight,
+        };
+        self.known.insert(stats.id, replica);
+    }
+
+    /// How many of a side are at work, or about to be.
+    fn working(&self, side: &str) -> usize {
+        let working = |replica: &&Replica| replica.side == side && replica.works();
+        self.known.values().filter(working).count()
+    }
+
+    /// Whether one has answered just now: then the broker carries messages.
+    pub(crate) fn answer(&self) -> bool {
+        self.known.values().any(|replica| !replica.is_silent())
+    }
+
+    /// All replicas by their names, and of each side how many more there are than have room.
+    pub(crate) fn snapshot(&self) -> ReplicasSnapshot {
+        let mut replicas = Vec::new();
+        let [more_requestors, more_generators] = SIDES.map(|side| {
+            let of_side = self.known.iter().filter(|(_, replica)| replica.side == side);
+            let mut of_side: Vec<(&String, &Replica)> = of_side.collect();
+            of_side.sort_by_key(|(id, replica)| (&replica.instance, *id));
+            replicas.extend(of_side.iter().take(SHOWN).map(|(id, replica)| replica.snapshot(id)));
+            of_side.len().saturating_sub(SHOWN)
+        });
+        let [requestors, generators] = SIDES.map(|side| self.working(side));
+        ReplicasSnapshot { replicas, more_requestors, more_generators, requestors, generators }
+    }
+}
+
+impl Replica {
+    fn is_silent(&self) -> bool {
+        self.heard_at.elapsed() > SILENT
+    }
+
+    fn works(&self) -> bool {
+        !self.is_silent() && self.state != "stopping"
+    }
+
+    fn snapshot(&self, id: &str) -> ReplicaSnapshot {
+        ReplicaSnapshot {
+            side: self.side,
+            id: id.to_owned(),
+            instance: shortened(&self.instance),
+            version: self.version.clone(),
+            state: if self.is_silent() { "silent" } else { self.state },
+            rate: if self.is_silent() { 0.0 } else { self.rate },
+            in_flight: self.in_flight,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+    use tokio::time::advance;
+
+    use super::*;
+
+    fn note(replicas: &mut Replicas, id: &str, instance: &str, state: &str, settled: u64) {
+        let answer = json!({
+            "name": "generator", "id": id, "version": "1.2.3",
+            "metadata": { "instance": instance, "state": state },
+            "endpoints": [{ "num_requests": settled, "data": { "in_flight": 2 } }],
+        });
+        replicas.note(answer.to_string().as_bytes(), Instant::now());
+    }
+
+    fn states(replicas: &Replicas) -> Vec<(String, &'static str)> {
+        let shown = replicas.snapshot().replicas;
+        shown.into_iter().map(|replica| (replica.instance, replica.state)).collect()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_silent_replica_does_not_work() {
+        let mut replicas = Replicas::default();
+        note(&mut replicas, "1", "a", "ready", 10);
+        advance(Duration::from_secs(1)).await;
+        note(&mut replicas, "1", "a", "ready", 30);
+        let shown = replicas.snapshot().replicas;
+        assert!((shown[0].rate - 20.0).abs() < 1e-6, "{shown:?}");
+        assert_eq!(replicas.working("generator"), 1);
+        advance(Duration::from_secs(2)).await;
+        assert_eq!(states(&replicas), [("a".to_owned(), "silent")]);
+        assert_eq!(replicas.working("generator"), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_successor_takes_the_place_of_a_stopped_replica() {
+        let mut replicas = Replicas::default();
+        note(&mut replicas, "1", "a", "stopping", 10);
+        assert_eq!(states(&replicas), [("a".to_owned(), "stopping")]);
+        assert_eq!(replicas.working("generator"), 0);
+        advance(Duration::from_secs(2)).await;
+        note(&mut replicas, "2", "a", "ready", 0);
+        assert_eq!(states(&replicas), [("a".to_owned(), "ready")]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answering_replica_is_not_replaced_by_its_namesake() {
+        let mut replicas = Replicas::default();
+        let long = "a".repeat(100);
+        note(&mut replicas, "1", &long, "ready", 10);
+        note(&mut replicas, "2", &long, "stopping", 0);
+        note(&mut replicas, "3", &format!("{long}b"), "ready", 0);
+        let states: Vec<_> = states(&replicas).into_iter().map(|(_, state)| state).collect();
+        assert_eq!(states, ["ready", "stopping", "ready"]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn huge_numbers_are_capped_and_huge_answers_ignored() {
+        let mut replicas = Replicas::default();
+        let endpoint = json!({ "num_requests": u64::MAX, "data": { "in_flight": i64::MAX } });
+        let mut answer = json!({
+            "name": "generator", "id": "1", "version": "1",
+            "endpoints": [endpoint, endpoint, endpoint],
+        });
+        replicas.note(answer.to_string().as_bytes(), Instant::now());
+        assert_eq!(replicas.snapshot().replicas[0].in_flight, u64::MAX);
+        for (id, version) in [("2", "x".repeat(MOST_BYTES)), (&"x".repeat(65), String::new())] {
+            answer["id"] = id.into();
+            answer["version"] = version.into();
+            replicas.note(answer.to_string().as_bytes(), Instant::now());
+        }
+        assert_eq!(replicas.known.len(), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn any_answer_is_taken_and_any_number_of_them() {
+        let mut replicas = Replicas::default();
+        for answer in ["", "{}", "null", r#"{"name":"other","id":"1","version":"1"}"#] {
+            replicas.note(answer.as_bytes(), Instant::now());
+        }
+        assert_eq!(states(&replicas), []);
+        for number in 0..2 * MOST {
+            note(&mut replicas, &number.to_string(), &number.to_string(), "ready", 0);
+        }
+        let snapshot = replicas.snapshot();
+        assert_eq!((snapshot.replicas.len(), snapshot.more_generators), (SHOWN, MOST - SHOWN));
+        assert_eq!(snapshot.more_requestors, 0);
+    }
+}

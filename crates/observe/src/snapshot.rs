@@ -1,0 +1,191 @@
+//! A snapshot of the flow: what is in the queues, which replicas there are, the totals, and the last
+//! requests. The page and `lab up` show the same.
+
+use contract::facts::Received;
+use contract::queues::{Acknowledgment, Request};
+use jiff::Timestamp;
+use serde::Serialize;
+
+/// How many characters of a string, or of a name that anybody may choose, are shown.
+const SHOWN: usize = 48;
+
+/// The whole system at one moment.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Snapshot {
+    /// The queues, in the order in which a request passes through them.
+    pub queues: Vec<QueueSnapshot>,
+    /// The replicas of both sides.
+    #[serde(flatten)]
+    pub replicas: ReplicasSnapshot,
+    /// How many there are in all.
+    pub numbers: Totals,
+    /// How long a request takes to come to its end.
+    pub latency: Latency,
+    /// The last requests, the newest first.
+    pub last: Vec<LastRequest>,
+}
+
+/// One queue.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct QueueSnapshot {
+    /// The name of its stream.
+    pub name: &'static str,
+    /// Messages that are not delivered yet.
+    pub waiting: u64,
+    /// Messages that were delivered and are not settled yet.
+    pub in_flight: u64,
+    /// The most that it holds, if there is a limit.
+    pub limit: Option<u64>,
+    /// Messages a second that come in.
+    pub come: f64,
+    /// Messages a second that go out.
+    pub go: f64,
+    /// Deliveries that were not the first of their message, as far as the broker remembers.
+    pub redelivered: u64,
+}
+
+/// The replicas that have announced themselves.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct ReplicasSnapshot {
+    /// Some of each side, by their names.
+    pub replicas: Vec<ReplicaSnapshot>,
+    /// Requestors besides.
+    pub more_requestors: usize,
+    /// Generators besides.
+    pub more_generators: usize,
+    /// Requestors that work.
+    pub requestors: usize,
+    /// Generators that work.
+    pub generators: usize,
+}
+
+/// One replica.
+#[derive(Clone, Debug, Serialize)]
+pub struct ReplicaSnapshot {
+    /// requestor or generator.
+    pub side: &'static str,
+    /// What tells it from another of the same name.
+    pub id: String,
+    /// Its name.
+    pub instance: String,
+    /// The version of its program.
+    pub version: String,
+    /// starting, ready, stopping, or silent where it does not answer any more.
+    pub state: &'static str,
+    /// Deliveries a second that it settles.
+    pub rate: f64,
+    /// Deliveries that it has in flight.
+    pub in_flight: u64,
+}
+
+/// How many there are in all.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Totals {
+    /// Requests that were accepted.
+    pub requested: u64,
+    /// Requests whose strings are stored.
+    pub stored: u64,
+    /// Requests whose strings are marked as received.
+    pub received: u64,
+    /// Messages that were given up.
+    pub dead_letters: u64,
+    /// Messages in the queues.
+    pub pending: u64,
+    /// Deliveries that were not the first of their message.
+    pub redelivered: u64,
+    /// Of the requests that are remembered: neither received, nor in a queue, nor among the dead
+    /// letters, as far as the counts of several snapshots say.
+    pub missing: u64,
+    /// Facts that were written a second time.
+    pub twice: u64,
+}
+
+/// How long a request takes from asking to marking, of a sample of the last ones.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Latency {
+    /// How many were measured.
+    pub loops: usize,
+    /// Those that ended before they began, by clocks that differ.
+    pub backwards: usize,
+    /// Half of them took no longer.
+    pub median_ms: f64,
+    /// All but one in a hundred took no longer.
+    pub p99_ms: f64,
+}
+
+/// One of the last requests, and how far it has come.
+#[derive(Clone, Debug, Serialize)]
+#[expect(missing_docs, reason = "the names say it")]
+pub struct LastRequest {
+    pub id: String,
+    pub count: u32,
+    pub requested_at: Timestamp,
+    pub requestor: String,
+    pub string: Option<String>,
+    /// Its strings are too large to be read once a second.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub unread: bool,
+    pub generator: Option<String>,
+    pub generated_at: Option<Timestamp>,
+    pub stored_by: Option<String>,
+    pub stored_at: Option<Timestamp>,
+    pub marked_by: Option<String>,
+    pub received_at: Option<Timestamp>,
+}
+
+impl LastRequest {
+    pub(crate) fn new(
+        request: &Request,
+        stored: Option<&Acknowledgment>,
+        received: Option<&Received>,
+        unread: bool,
+    ) -> Self {
+        let string = stored.and_then(|stored| stored.values.as_slice().first());
+        Self {
+            id: request.id.to_string(),
+            count: request.amount.count(),
+            requested_at: request.requested_at,
+            requestor: shortened(&request.requestor),
+            unread,
+            string: string.map(|string| shortened(string)),
+            generator: stored.map(|stored| shortened(&stored.generator)),
+            generated_at: stored.map(|stored| stored.generated_at),
+            stored_by: stored.map(|stored| shortened(&stored.requestor)),
+            stored_at: stored.map(|stored| stored.stored_at),
+            marked_by: received.map(|received| shortened(&received.marked_by)),
+            received_at: received.map(|received| received.received_at),
+        }
+    }
+}
+
+/// The beginning of a text that may be long.
+pub(crate) fn shortened(text: &str) -> String {
+    match text.char_indices().nth(SHOWN) {
+        None => text.to_owned(),
+        Some((end, _)) => format!("{}…", &text[..end]),
+    }
+}
+
+/// How many a second, to one digit behind the point.
+#[expect(clippy::cast_precision_loss, reason = "it is shown with three digits")]
+pub(crate) fn rate(now: u64, then: u64, seconds: f64) -> f64 {
+    (now.saturating_sub(then) as f64 / seconds.max(0.001) * 10.0).round() / 10.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_text_is_shortened() {
+        assert_eq!(shortened("short"), "short");
+        assert_eq!(shortened(&"ü".repeat(100)).chars().count(), SHOWN + 1);
+    }
+
+    #[test]
+    fn a_rate_has_one_digit_behind_the_point() {
+        let close = |a: f64, b: f64| (a - b).abs() < 1e-9;
+        assert!(close(rate(103, 100, 2.0), 1.5));
+        assert!(close(rate(0, 100, 1.0), 0.0));
+    }
+}

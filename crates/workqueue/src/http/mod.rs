@@ -1,0 +1,173 @@
+//! Serves HTTP to clients that may be slow, silent or too many.
+//!
+//! Anyone who can reach the port can connect, so everything that a client can make the server hold is
+//! bounded by [`Limits`]: the number of connections, the time that one may be silent, and the bytes
+//! that are kept of each. What is answered is the [`Router`]'s business.
+
+mod activity;
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::io;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::serve::Listener;
+use hyper::server::conn::http1;
+use hyper::service::{Service, service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::TcpListener;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use activity::{Activity, Phase};
+
+/// How many clients may be told at a time that there are too many, and how long each is listened to.
+/// A server that closes while something is unread resets the connection, and the answer is lost.
+const MAX_TURNED_AWAY: usize = 32;
+const TURNING_AWAY_TIME: Duration = Duration::from_secs(1);
+
+/// What clients may make a server hold.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// How many connections may be open at a time.
+    pub connections: usize,
+    /// How many bytes of a request are kept, which is all of its head. hyper takes no less than 8 KiB.
+    pub head_bytes: usize,
+    /// Time that the head of a request may take to come, and that a connection may be silent between
+    /// two requests.
+    pub head_time: Duration,
+    /// Time in which a client has to take some of its answer, or to send the body of its request.
+    pub idle_time: Duration,
+    /// The same once the server is closing.
+    pub closing_time: Duration,
+    /// Whether a connection may carry one request after another.
+    pub keep_alive: bool,
+    /// Media type and body of the answer (503) to a client for which there is no connection.
+    pub overloaded: fn() -> (&'static str, String),
+}
+
+/// Answers until `closing`; then takes no more connections, and ends once each client has the answer
+/// to what it asked.
+///
+/// Where there are too many connections, one is closed: the oldest that waits for its client, or else
+/// the oldest whose answer is on its way. If all wait for an answer, the new one is turned away.
+pub async fn serve(
+    mut listener: TcpListener,
+    router: Router,
+    limits: Limits,
+    closing: CancellationToken,
+) {
+    let mut connections = JoinSet::new();
+    let mut turned_away = JoinSet::new();
+    let mut open: VecDeque<(AbortHandle, Arc<Activity>)> = VecDeque::new();
+    loop {
+        let (connection, _) = tokio::select! {
+            biased;
+            () = closing.cancelled() => break,
+            Some(_) = connections.join_next(), if !connections.is_empty() => continue,
+            Some(_) = turned_away.join_next(), if !turned_away.is_empty() => continue,
+            accepted = Listener::accept(&mut listener) => accepted,
+        };
+        open.retain(|(connection, _)| !connection.is_finished());
+        if open.len() >= limits.connections {
+            let oldest =
+                |phase| open.iter().position(move |(_, activity)| activity.phase() == phase);
+            let Some(oldest) = oldest(Phase::Client).or_else(|| oldest(Phase::Sending)) else {
+                debug!("too many connections, and all wait for an answer");
+                if turned_away.len() < MAX_TURNED_AWAY {
+                    turned_away.spawn(turn_away(connection, limits.overloaded));
+                }
+                continue;
+            };
+            debug!("too many connections; closing one");
+            if let Some((oldest, _)) = open.remove(oldest) {
+                oldest.abort();
+            }
+        }
+        // An event is small, and does not wait for the next one.
+        let _ = connection.set_nodelay(true);
+        let activity = Arc::new(Activity::default());
+        let answering =
+            answer(connection, router.clone(), limits, Arc::clone(&activity), closing.clone());
+        open.push_back((connections.spawn(answering), activity));
+    }
+    // From now on, connections are refused.
+    drop(listener);
+    while connections.join_next().await.is_some() {}
+}
+
+/// Answers that there are too many, whatever is asked.
+async fn turn_away<C>(mut connection: C, overloaded: fn() -> (&'static str, String))
+where
+    C: AsyncRead + AsyncWrite + Unpin,
+{
+    let (media_type, body) = overloaded();
+    let answer = format!(
+        "HTTP/1.1 503 Service Unavailable\r\ncontent-type: {media_type}\r\ncontent-length: {}\r\n\
+         cache-control: no-store\r\nretry-after: 1\r\nconnection: close\r\n\r\n{body}",
+        body.len()
+    );
+    let telling = async {
+        connection.write_all(answer.as_bytes()).await?;
+        connection.shutdown().await?;
+        let mut rest = [0; 1024];
+        while connection.read(&mut rest).await? > 0 {}
+        io::Result::Ok(())
+    };
+    let _ = timeout(TURNING_AWAY_TIME, telling).await;
+}
+
+/// Answers what comes on one connection, until its client closes it or is too slow.
+async fn answer<C>(
+    connection: C,
+    router: Router,
+    limits: Limits,
+    activity: Arc<Activity>,
+    closing: CancellationToken,
+) where
+    C: AsyncRead + AsyncWrite + Unpin,
+{
+    let router = TowerToHyperService::new(router);
+    let service = service_fn(|request| {
+        let (answering, request) = activity.begin(request);
+        let answer = router.call(request);
+        async move { answer.await.map(|answer| answering.send(answer)) }
+    });
+    let mut connection = pin!(
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(limits.head_time)
+            .keep_alive(limits.keep_alive)
+            .max_buf_size(limits.head_bytes)
+            .serve_connection(TokioIo::new(connection), service)
+    );
+    let mut stuck = pin!(activity.stuck(limits.idle_time));
+    // A client that does not read or send must not keep the server from closing.
+    let mut in_the_way = pin!(async {
+        closing.cancelled().await;
+        activity.stuck(limits.closing_time).await;
+    });
+    let mut asked_to_close = false;
+    let ended = loop {
+        tokio::select! {
+            ended = connection.as_mut() => break ended,
+            () = stuck.as_mut() => return debug!("a client neither sends nor reads; closing"),
+            () = in_the_way.as_mut() => return debug!("a client delays the shutdown; closing"),
+            () = closing.cancelled(), if !asked_to_close => {
+                asked_to_close = true;
+                connection.as_mut().graceful_shutdown();
+            }
+        }
+    };
+    if let Err(error) = ended {
+        debug!(%error, "a connection failed");
+    }
+}

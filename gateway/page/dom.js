@@ -1,0 +1,79 @@
+// Small helpers for making and changing elements. Text only ever becomes text: nothing that comes from a
+// message can become an element.
+
+export const byId = (id) => document.getElementById(id);
+
+/** An element with these attributes and children; children that are no elements become text. */
+export function el(name, attributes = {}, ...children) {
+  const element = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) {
+    if (value !== undefined && value !== null) element.setAttribute(key, value);
+  }
+  element.append(...children.filter((child) => child !== undefined && child !== null));
+  return element;
+}
+
+/** An element of a drawing. */
+export function draw(name, attributes = {}) {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+  return element;
+}
+
+/** Sets the text, if it is another: what does not change is not read out again. */
+export function say(element, text) {
+  const words = String(text);
+  if (element.textContent !== words) element.textContent = words;
+}
+
+export function mark(element, name, value) {
+  if (element.dataset[name] !== String(value)) element.dataset[name] = value;
+}
+
+const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
+const short = new Intl.NumberFormat("en", { notation: "compact", maximumFractionDigits: 2 });
+
+/** A number for people. */
+export const count = (number) => (number < 1e6 ? whole.format(number) : short.format(number));
+export const exact = (number) => whole.format(number);
+
+/** So many a second. */
+export const rate = (number) => (number > 0 && number < 9.95 ? number.toFixed(1) : count(number));
+
+/** A time of so many milliseconds. */
+export function span(milliseconds) {
+  if (milliseconds < 10) return `${milliseconds.toFixed(1)} ms`;
+  if (milliseconds < 1000) return `${Math.round(milliseconds)} ms`;
+  if (milliseconds < 60000) return `${(milliseconds / 1000).toFixed(1)} s`;
+  const minutes = Math.floor(milliseconds / 60000);
+  if (minutes < 60) return `${minutes} min ${Math.round((milliseconds % 60000) / 1000)} s`;
+  return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
+}
+
+/** The time of the day. */
+export const clock = (at, digits = 0) =>
+  new Date(at).toLocaleTimeString("en-GB", { fractionalSecondDigits: digits || undefined, hour: "2-digit", minute: "2-digit", second: "2-digit" });
+
+/** Asks the gateway. What it answers with a problem is an error that says it, with its status and outcome. */
+export async function ask(path, body, headers = {}) {
+  const json = { "Content-Type": "application/json", ...headers };
+  const options = body === undefined ? {} : { method: "POST", body: JSON.stringify(body), headers: json };
+  let answer;
+  try {
+    answer = await fetch(path, options);
+  } catch {
+    throw Object.assign(new Error("the gateway does not answer"), { outcome: "unknown" });
+  }
+  const text = await answer.text();
+  let value = {};
+  try {
+    value = text ? JSON.parse(text) : {};
+  } catch {
+    throw Object.assign(new Error(`the gateway answers ${answer.status}, and nothing that can be read`), { outcome: "unknown" });
+  }
+  if (!answer.ok) {
+    const error = new Error(value.detail ?? `the gateway answers ${answer.status}`);
+    throw Object.assign(error, { outcome: value.outcome, status: answer.status });
+  }
+  return value;
+}

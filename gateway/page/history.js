@@ -1,0 +1,108 @@
+// The history of one request, in a dialog that follows it until it has come home; and the forms that lead there.
+
+import { ask, byId, clock, el, say, span } from "./dom.js";
+import { describe } from "./letters.js";
+
+/** How long to wait between two looks, at first and after a while. */
+const SOON = 500;
+const LATER = 5_000;
+const PATIENCE = 60_000;
+
+const dialog = byId("life");
+let looking;
+
+export function showLife(id) {
+  clearTimeout(looking);
+  say(byId("life-id"), id);
+  say(byId("life-where"), "looking for it");
+  for (const part of ["life-steps", "life-strings", "life-letters"]) byId(part).replaceChildren();
+  if (!dialog.open) dialog.showModal();
+  follow(id, Date.now());
+}
+
+async function follow(id, since) {
+  let home = false;
+  try {
+    const life = await ask(`api/requests/${encodeURIComponent(id)}`);
+    if (!dialog.open || byId("life-id").textContent !== id) return;
+    home = show(life);
+  } catch (error) {
+    if (!dialog.open || byId("life-id").textContent !== id) return;
+    say(byId("life-where"), `It cannot be looked for: ${error.message}.`);
+    // What makes no sense now makes none later.
+    if (error.status >= 400 && error.status < 500) return;
+  }
+  if (home || !dialog.open) return;
+  looking = setTimeout(() => follow(id, since), Date.now() - since < PATIENCE ? SOON : LATER);
+}
+
+/** Shows what there is of it, and gives whether it has come to its end. */
+function show(life) {
+  const began = life.requested && new Date(life.requested.at);
+  const steps = [
+    ["asked", life.requested, (step) => `for ${step.count} of ${step.length} characters, by ${step.by}`],
+    ["made", life.generated, (step) => `by ${step.by}`],
+    ["stored", life.stored, (step) => `by ${step.by}`],
+    ["marked as received", life.received, (step) => `by ${step.by}${step.same ? "" : ", with OTHER strings"}`],
+  ];
+  byId("life-steps").replaceChildren(...steps.map(([what, step, how]) => {
+    if (!step) return el("li", {}, el("p", { class: "what" }, `not ${what} yet`));
+    const after = began && what !== "asked" ? `, after ${span(Math.max(0, new Date(step.at) - began))}` : "";
+    return el("li", { class: "done" }, el("p", { class: "what" }, what), el("p", {}, `${clock(step.at, 3)}${after}, ${how(step)}`));
+  }));
+  say(byId("life-where"), where(life));
+  const strings = life.strings ?? [];
+  const more = life.more_strings > 0 ? `\n… and ${life.more_strings} more` : "";
+  byId("life-strings").replaceChildren(...(strings.length ? [el("pre", { tabindex: "0", "aria-label": "its strings" }, strings.join("\n") + more)] : []));
+  byId("life-letters").replaceChildren(...life.dead_letters.map((letter) => el("div", {}, el("h3", {}, "Given up"), ...describe(letter))));
+  return Boolean(life.received && life.stored);
+}
+
+function where(life) {
+  if (life.received && life.stored) return "It has come home.";
+  if (life.queues.length) return `It is in ${life.queues.join(" and ")}.`;
+  if (life.dead_letters.length) return "It was given up, and is among the dead letters.";
+  if (life.requested) return "It is between two queues at this moment.";
+  return "There is nothing about it on the broker: it was not accepted yet, or it is too long ago.";
+}
+
+byId("life-close").addEventListener("click", () => dialog.close());
+dialog.addEventListener("close", () => clearTimeout(looking));
+
+/** What was asked for without an answer: another try of the same is the same wish, and has the same key. */
+let open = null;
+
+function newKey() {
+  // crypto.randomUUID is only there on pages of https, and of this machine.
+  const bytes = crypto.getRandomValues(new Uint8Array(16));
+  return [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("");
+}
+
+byId("ask-form").addEventListener("submit", async (event) => {
+  event.preventDefault();
+  const button = event.target.querySelector("button");
+  button.disabled = true;
+  say(byId("ask-note"), "Asking.");
+  const [count, length] = [byId("count").valueAsNumber, byId("length").valueAsNumber];
+  if (open?.count !== count || open?.length !== length) open = { count, length, key: newKey() };
+  try {
+    const { key, ...body } = open;
+    const { id } = await ask("requests", body, { "Idempotency-Key": key });
+    open = null;
+    say(byId("ask-note"), `Accepted as ${id}.`);
+    showLife(id);
+  } catch (error) {
+    if (error.outcome === "unknown") {
+      say(byId("ask-note"), `Whether it was accepted is unknown: ${error.message}. Press again: it is safe, and asks for nothing twice.`);
+    } else {
+      open = null;
+      say(byId("ask-note"), `It was not accepted: ${error.message}.`);
+    }
+  }
+  button.disabled = false;
+});
+
+byId("find-form").addEventListener("submit", (event) => {
+  event.preventDefault();
+  showLife(event.target.elements.id.value.trim());
+});

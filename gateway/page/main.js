@@ -1,0 +1,106 @@
+// Takes each picture as it comes, and has it shown. A connection that is lost, or that brings nothing any
+// more, is made anew.
+
+import { byId, say, mark } from "./dom.js";
+import { showFlow } from "./flow.js";
+import { Axis } from "./axis.js";
+import { showNumbers, showAudit } from "./numbers.js";
+import { showLast } from "./last.js";
+import "./history.js";
+import { allowReplay, countLetters } from "./letters.js";
+import { News } from "./news.js";
+
+const axis = new Axis();
+const news = new News();
+const heard = (event) => JSON.parse(event.data);
+
+function trouble(why) {
+  byId("main").classList.toggle("stale", Boolean(why));
+  const banner = byId("banner");
+  if (why) say(banner, why);
+  banner.hidden = !why;
+}
+
+/** After how many milliseconds without a picture the connection is taken for dead: one comes each second. */
+const PATIENCE = 5_000;
+
+const TROUBLE = {
+  silent: ["the broker is silent", (words) => `The broker is silent: ${words}. What is below is the last that was seen.`],
+  undeclared: ["nothing is declared", (words) => `The broker is there, and the queues are not: ${words}. Run decoupled declare, or start a service, which declares them.`],
+  refused: ["the broker does not say all", (words) => `The broker is there, and does not say what this page asks: ${words}. The user of the gateway needs what k8s/nats/nats.conf gives it.`],
+};
+
+let events = null;
+let watchdog;
+
+function lost() {
+  mark(byId("status"), "state", "silent");
+  say(byId("status-text"), "no gateway");
+  trouble("The gateway does not answer. This page tries again until it does.");
+}
+
+function disconnect() {
+  clearTimeout(watchdog);
+  events?.close();
+  events = null;
+}
+
+/** A connection may be dead without an error: then nothing comes. */
+function awake() {
+  clearTimeout(watchdog);
+  watchdog = setTimeout(() => {
+    lost();
+    disconnect();
+    connect();
+  }, PATIENCE);
+}
+
+function connect() {
+  const mine = new EventSource("api/events");
+  events = mine;
+  awake();
+  mine.addEventListener("about", (event) => {
+    const about = heard(event);
+    say(byId("version"), `, by gateway ${about.version}`);
+    allowReplay(about.replay);
+  });
+  mine.addEventListener("history", (event) => {
+    const points = heard(event);
+    axis.restart(points);
+    news.restart(points);
+  });
+  mine.addEventListener("audit", (event) => showAudit(heard(event)));
+  mine.addEventListener("picture", async (event) => {
+    awake();
+    const { flow, point, trouble: why } = heard(event);
+    const [state, words] = why ? TROUBLE[why.kind] : ["live"];
+    mark(byId("status"), "state", why ? "silent" : "live");
+    say(byId("status-text"), state);
+    trouble(why ? words(why.words) : "");
+    if (flow) {
+      showFlow(flow);
+      showNumbers(flow);
+      showLast(flow.last);
+      countLetters(flow.numbers.dead_letters);
+    }
+    if (!axis.add(point)) {
+      // This tab has missed some: it was slow, or asleep.
+      const history = await fetch("api/history").then((answer) => answer.json()).catch(() => []);
+      if (history.length) {
+        axis.restart(history);
+        news.restart(history);
+      }
+    }
+    news.add(point);
+  });
+  mine.addEventListener("error", lost);
+}
+
+// A browser gives up for good after some answers, and the watchdog tries then, too. A page that nobody
+// sees needs no pictures.
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden) disconnect();
+  else if (!events) connect();
+});
+
+if (!document.hidden) connect();

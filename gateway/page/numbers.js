@@ -1,0 +1,82 @@
+// The numbers, the verdict by counts, and the audit.
+
+import { ask, byId, clock, count, el, exact, mark, say, span } from "./dom.js";
+
+const TILES = [
+  ["requested", "requested"],
+  ["stored", "stored"],
+  ["received", "received"],
+  ["pending", "pending"],
+  ["redelivered", "redelivered"],
+  ["dead_letters", "dead letters"],
+  ["median", "whole loop, median"],
+  ["p99", "whole loop, 99 %"],
+];
+
+const tiles = new Map(TILES.map(([key, label]) => {
+  const value = el("dd", { id: `number-${key}` }, "–");
+  const tile = el("div", {}, el("dt", {}, label), value);
+  byId("tiles").append(tile);
+  return [key, { tile, value }];
+}));
+
+export function showNumbers({ numbers, latency }) {
+  for (const key of ["requested", "stored", "received", "pending", "redelivered", "dead_letters"]) {
+    say(tiles.get(key).value, count(numbers[key]));
+    tiles.get(key).value.title = exact(numbers[key]);
+  }
+  tiles.get("redelivered").value.title = `${exact(numbers.redelivered)}, as far as the broker remembers: a killed broker forgets some`;
+  tiles.get("dead_letters").tile.classList.toggle("warn", numbers.dead_letters > 0);
+  const known = latency.loops > 0;
+  const took = (milliseconds) => (!known ? "–" : latency.backwards > 0 ? "clocks differ" : span(milliseconds));
+  say(tiles.get("median").value, took(latency.median_ms));
+  say(tiles.get("p99").value, took(latency.p99_ms));
+  const sample = `a sample of ${latency.loops} loops of the last ten seconds, by the clocks of both sides`;
+  for (const key of ["median", "p99"]) tiles.get(key).value.title = known ? sample : "no loop has ended in the last ten seconds";
+  judge(numbers);
+}
+
+function judge({ requested, missing, twice }) {
+  const [state, word, note] = requested === 0
+    ? ["none", "No requests yet", "Only the audit compares each string."]
+    : missing > 0
+      ? ["bad", `${exact(missing)} not accounted for`, "Of the requests that are remembered, less received, pending and dead letters, in each of the last looks. The audit says which, and whether it is so."]
+      : twice > 0
+        ? ["bad", `${exact(twice)} facts written twice`, "By counts. The audit says which."]
+        : ["good", "No loss seen by counts", "The requests that are remembered are no more than received, pending and dead letters. Counts cannot see which: a message that nobody asked for, or one that is counted in two places, hides a loss. Only the audit compares each string."];
+  mark(byId("verdict"), "state", state);
+  say(byId("verdict-word"), word);
+  say(byId("verdict-note"), note);
+}
+
+const WORDS = [
+  ["complete", "complete"], ["pending", "pending"], ["dead_lettered", "dead-lettered"],
+  ["lost", "lost"], ["doubled", "doubled"], ["unasked", "unasked"], ["too_old", "too old"],
+];
+
+export function showAudit({ running_since: since, trouble, judged_at: at, clean, verdict }) {
+  const button = byId("audit-button");
+  button.disabled = Boolean(since);
+  say(button, since ? "The audit is running" : "Run the whole audit");
+  const result = byId("audit");
+  if (since) {
+    result.replaceChildren(el("p", {}, "The audit reads every fact and every queue; that may take a while."));
+  } else if (trouble) {
+    result.replaceChildren(el("p", {}, `The audit came to no verdict: ${trouble}.`));
+  } else if (verdict) {
+    const word = clean ? "Nothing lost, nothing doubled." : `NOT CLEAN: ${verdict.lost} lost, ${verdict.doubled} doubled.`;
+    const counts = WORDS.map(([key, label]) => el("div", {}, el("dt", {}, label), el("dd", {}, exact(verdict[key]))));
+    const ids = ["lost", "doubled"].flatMap((kind) => verdict.ids[kind].map((id) => el("li", { class: "id" }, `${kind} ${id}`)));
+    result.replaceChildren(el("p", {}, el("strong", {}, word), ` Audited at ${clock(at)}.`), el("dl", {}, ...counts), el("ul", {}, ...ids));
+  } else {
+    result.replaceChildren();
+  }
+}
+
+byId("audit-button").addEventListener("click", async () => {
+  try {
+    await ask("api/audit", {});
+  } catch (error) {
+    byId("audit").replaceChildren(el("p", {}, `The audit was not started: ${error.message}.`));
+  }
+});

@@ -1,0 +1,144 @@
+//! The whole audit, when somebody asks for it: one at a time, and its result for all.
+
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use contract::{facts, topology};
+use jiff::Timestamp;
+use observe::audit::{Ids, Verdict};
+use serde::Serialize;
+use tokio::sync::{Notify, watch};
+use tracing::warn;
+use workqueue::Connection;
+
+use crate::timeline::json;
+
+/// How many ids of a kind are named.
+const NAMED: usize = 20;
+
+/// How the audit stands, and what the last one has found.
+#[derive(Debug, Default, Serialize)]
+struct Progress {
+    running_since: Option<Timestamp>,
+    /// Why there is no verdict, if the last one came to none.
+    trouble: Option<String>,
+    judged_at: Option<Timestamp>,
+    clean: bool,
+    verdict: Option<Verdict>,
+}
+
+/// The audit of this gateway.
+#[derive(Debug)]
+pub(crate) struct Audit {
+    progress: Mutex<Progress>,
+    newest: watch::Sender<Arc<str>>,
+    wanted: Notify,
+}
+
+impl Default for Audit {
+    fn default() -> Self {
+        let progress = Progress::default();
+        Self {
+            newest: watch::Sender::new(json(&progress)),
+            progress: Mutex::new(progress),
+            wanted: Notify::new(),
+        }
+    }
+}
+
+impl Audit {
+    /// How it stands, and each change of that, as JSON.
+    pub(crate) fn watch(&self) -> watch::Receiver<Arc<str>> {
+        self.newest.subscribe()
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Progress) -> bool) -> bool {
+        let mut progress = self.progress.lock().expect("nothing panics while it holds this lock");
+        let changed = change(&mut progress);
+        if changed {
+            self.newest.send_replace(json(&*progress));
+        }
+        changed
+    }
+
+    /// Has one begin, if none is running. Gives whether it does.
+    pub(crate) fn begin(&self) -> bool {
+        let begun = self.change(|progress| {
+            let free = progress.running_since.is_none();
+            progress.running_since.get_or_insert_with(workqueue::now);
+            free
+        });
+        if begun {
+            self.wanted.notify_one();
+        }
+        begun
+    }
+
+    fn end(&self, judged: anyhow::Result<Verdict>) {
+        self.change(|progress| {
+            let judged_at = Some(workqueue::now());
+            *progress = match judged {
+                Ok(mut verdict) => {
+                    let clean = verdict.is_clean();
+                    let Ids { lost, doubled, dead_lettered } = &mut verdict.ids;
+                    for ids in [lost, doubled, dead_lettered] {
+                        ids.truncate(NAMED);
+                    }
+                    Progress { judged_at, clean, verdict: Some(verdict), ..Progress::default() }
+                }
+                Err(error) => {
+                    let trouble = Some(format!("{error:#}"));
+                    Progress { trouble, judged_at, ..Progress::default() }
+                }
+            };
+            true
+        });
+    }
+
+    /// Audits whenever somebody has asked for it.
+    pub(crate) async fn run(&self, connection: &Connection, limit: u64) -> Infallible {
+        loop {
+            self.wanted.notified().await;
+            let judged = judge(connection, limit).await;
+            if let Err(error) = &judged {
+                warn!("the audit came to no verdict: {error:#}");
+            }
+            self.end(judged);
+        }
+    }
+}
+
+async fn judge(connection: &Connection, limit: u64) -> anyhow::Result<Verdict> {
+    let nats = connection.context();
+    let requests = topology::bucket_state(nats, facts::REQUESTED).await?.state.messages;
+    anyhow::ensure!(
+        requests <= limit,
+        "there are {requests} requests, and this button reads at most {limit} (AUDIT_LIMIT); \
+         `decoupled audit` reads any number"
+    );
+    observe::audit::audit(nats, Duration::ZERO).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_audit_runs_at_a_time_and_its_result_stays() {
+        let audit = Audit::default();
+        let seen = audit.watch();
+        assert!(audit.begin());
+        assert!(!audit.begin());
+        let lost = (0..100).map(|number| number.to_string()).collect();
+        let ids = Ids { lost, ..Ids::default() };
+        audit.end(Ok(Verdict { lost: 100, ids, ..Verdict::default() }));
+        let progress: serde_json::Value = serde_json::from_str(&seen.borrow()).unwrap();
+        assert_eq!(progress["clean"], false);
+        assert_eq!(progress["verdict"]["lost"], 100);
+        assert_eq!(progress["verdict"]["ids"]["lost"].as_array().unwrap().len(), NAMED);
+        assert!(audit.begin());
+        audit.end(Err(anyhow::anyhow!("no broker")));
+        assert!(seen.borrow().contains("no broker"));
+    }
+}

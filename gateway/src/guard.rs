@@ -1,0 +1,172 @@
+//! Refuses what could be understood in two ways, and keeps pages of other sites away, which a browser
+//! would let ask in the name of the person who looks at them.
+
+use std::net::IpAddr;
+
+use axum::extract::Request;
+use axum::http::uri::Authority;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
+
+use crate::problem::{Kind, Problem};
+
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+/// Checks a request before it is answered. Other sites may link to one that is `linkable`: to a file of
+/// the page, which says nothing by itself.
+///
+/// A browser tells where a page is from (`Sec-Fetch-Site`, `Origin`). It does not tell that another
+/// site's name leads here by now; so each name has to be an address, `localhost` or one of `hosts`.
+pub(crate) fn check<B>(
+    request: &Request<B>,
+    hosts: &[String],
+    linkable: bool,
+) -> Result<(), Problem> {
+    let headers = request.headers();
+    let host = host(headers)?;
+    if !headers.get_all(header::TRANSFER_ENCODING).iter().all(|value| is(value, "chunked")) {
+        return Err(Kind::Coding.because("the only Transfer-Encoding is chunked"));
+    }
+    if !headers.get_all(header::EXPECT).iter().all(|value| is(value, "100-continue")) {
+        return Err(Kind::Expectation.because("the only expectation is 100-continue"));
+    }
+    // A target that names a host counts more than the header.
+    let host = request.uri().authority().unwrap_or(&host);
+    if !is_ours(host.host(), hosts) {
+        return Err(Kind::Foreign.because(
+            "the gateway is not known under this name: write an address, localhost or a name that is \
+             in GATEWAY_HOSTS",
+        ));
+    }
+    let reads = [Method::GET, Method::HEAD].contains(request.method());
+    let site = headers.get(SEC_FETCH_SITE).map(HeaderValue::as_bytes);
+    let same_site = match site {
+        None | Some(b"same-origin") => true,
+        // Somebody has typed the address.
+        Some(b"none") => reads,
+        Some(_) => reads && linkable,
+    };
+    if !same_site {
+        return Err(Kind::Foreign.because("the browser says that a page of another site asks"));
+    }
+    let origin = headers.get(header::ORIGIN).map(|origin| {
+        origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, host)| host)
+    });
+    if origin.is_some_and(|origin| origin.is_none_or(|origin| *host != *origin)) {
+        return Err(Kind::Foreign.because("the origin is another"));
+    }
+    Ok(())
+}
+
+fn is(value: &HeaderValue, word: &str) -> bool {
+    value.as_bytes().eq_ignore_ascii_case(word.as_bytes())
+}
+
+fn host(headers: &HeaderMap) -> Result<Authority, Problem> {
+    let mut hosts = headers.get_all(header::HOST).iter();
+    let host = match (hosts.next(), hosts.next()) {
+        (Some(host), None) => host,
+        (None, _) => return Err(Kind::Invalid.because("there is no Host")),
+        _ => return Err(Kind::Invalid.because("Host is there more than once")),
+    };
+    let host = Authority::try_from(host.as_bytes()).ok();
+    let host = host.filter(|host| !host.as_str().contains('@'));
+    host.ok_or_else(|| Kind::Invalid.because("the Host is no name with or without a port"))
+}
+
+/// Whether this names the gateway: by an address, which cannot be made to lead elsewhere, by the name
+/// that each machine has for itself, or by one that it was told.
+fn is_ours(name: &str, hosts: &[String]) -> bool {
+    let address = name.trim_start_matches('[').trim_end_matches(']');
+    name.eq_ignore_ascii_case("localhost")
+        || address.parse::<IpAddr>().is_ok()
+        || hosts.iter().any(|ours| ours.eq_ignore_ascii_case(name))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    type Headers<'a> = &'a [(&'a str, &'a str)];
+
+    /// The status of the refusal, if it is refused.
+    fn refused(method: &str, uri: &str, headers: Headers<'_>, linkable: bool) -> Option<u16> {
+        let mut request = Request::builder().method(method).uri(uri);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let hosts = ["gateway.example".to_owned()];
+        let checked = check(&request.body(()).unwrap(), &hosts, linkable);
+        checked.err().map(|problem| problem.status())
+    }
+
+    fn post(headers: Headers<'_>) -> Option<u16> {
+        refused("POST", "/requests", headers, false)
+    }
+
+    fn get(headers: Headers<'_>) -> Option<u16> {
+        refused("GET", "/requests", headers, false)
+    }
+
+    #[test]
+    fn programs_and_pages_of_the_same_origin_may_ask() {
+        for ours in [
+            "localhost:8080",
+            "LOCALHOST",
+            "127.0.0.1",
+            "[::1]:8080",
+            "10.0.0.1",
+            "Gateway.example",
+        ] {
+            assert_eq!(post(&[("host", ours)]), None, "{ours}");
+        }
+        let host = ("host", "localhost:8080");
+        assert_eq!(get(&[host, ("sec-fetch-site", "none")]), None);
+        let same = [host, ("origin", "http://localhost:8080"), ("sec-fetch-site", "same-origin")];
+        assert_eq!(post(&same), None);
+    }
+
+    #[test]
+    fn pages_of_other_sites_may_not_ask() {
+        for other in ["elsewhere.example:8080", "localhost.elsewhere.example", "gateway"] {
+            assert_eq!(get(&[("host", other)]), Some(403), "{other}");
+        }
+        let host = ("host", "localhost:8080");
+        for site in ["cross-site", "same-site", "", "Same-Origin"] {
+            assert_eq!(get(&[host, ("sec-fetch-site", site)]), Some(403), "{site}");
+            assert_eq!(post(&[host, ("sec-fetch-site", site)]), Some(403), "{site}");
+        }
+        assert_eq!(post(&[host, ("sec-fetch-site", "none")]), Some(403));
+        for origin in ["http://elsewhere.example", "null", "", "http://localhost:3000"] {
+            assert_eq!(post(&[host, ("origin", origin)]), Some(403), "{origin}");
+        }
+    }
+
+    #[test]
+    fn another_site_may_link_to_the_page() {
+        let linked = [("host", "localhost"), ("sec-fetch-site", "cross-site")];
+        assert_eq!(refused("GET", "/", &linked, true), None);
+        assert_eq!(refused("POST", "/", &linked, true), Some(403));
+        let foreign = [("host", "elsewhere.example"), ("sec-fetch-site", "cross-site")];
+        assert_eq!(refused("GET", "/", &foreign, true), Some(403));
+    }
+
+    #[test]
+    fn a_request_is_for_one_host_and_its_target_counts_more() {
+        assert_eq!(get(&[]), Some(400));
+        assert_eq!(get(&[("host", "localhost"), ("host", "localhost")]), Some(400));
+        for wrong in ["", "a b", "käse.example", "somebody@localhost", "http://localhost"] {
+            assert_eq!(get(&[("host", wrong)]), Some(400), "{wrong}");
+        }
+        let absolute = "http://elsewhere.example/requests";
+        assert_eq!(refused("GET", absolute, &[("host", "localhost")], false), Some(403));
+    }
+
+    #[test]
+    fn unknown_codings_and_expectations_are_refused() {
+        let with = |name, value| post(&[("host", "localhost"), (name, value)]);
+        assert_eq!(with("transfer-encoding", "Chunked"), None);
+        assert_eq!(with("transfer-encoding", "gzip, chunked"), Some(501));
+        assert_eq!(with("expect", "100-Continue"), None);
+        assert_eq!(with("expect", "a-miracle"), Some(417));
+    }
+}

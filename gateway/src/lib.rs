@@ -1,0 +1,241 @@
+//! The gateway: the HTTP API and the web page, one program on one port.
+//!
+//! ```text
+//! router      the routes; each request passes guard, and is counted in metrics
+//!   requests    the API: submit, reader, waiters; what is sent (input) and shown (view)
+//!   openapi     the API for programs
+//!   page        the page: its files, events, dead letters and the history of one request
+//! timeline    a snapshot of the flow each second, and the last five minutes
+//! audit       the verdict, when somebody asks for it
+//! state       what the routes share
+//! problem     what goes wrong, as the client is told
+//! ```
+//!
+//! It works from the broker alone: either side may be away, or both. One task reads for all browsers, a
+//! constant number of questions a second; a browser that is slow gets fewer events, and nothing piles up.
+
+mod audit;
+mod guard;
+mod metrics;
+mod openapi;
+mod page;
+mod problem;
+mod requests;
+mod router;
+mod settings;
+mod state;
+mod timeline;
+
+pub use settings::{Settings, Switch};
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use contract::facts::{IDEMPOTENCY, REQUESTED};
+use contract::queues::REQUESTS;
+use contract::topology::DeclareError;
+use requestor::submit::Submitter;
+use tokio::net::TcpListener;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+use tracing::info;
+use workqueue::{ConnectError, Connection, Metrics, Producer, Report, http};
+
+use metrics::GatewayMetrics;
+use problem::{Kind, PROBLEM_JSON, SubmitOutcome};
+use requests::reader::Reader;
+use requests::submit::Submissions;
+use state::Gateway;
+
+/// Where the gateway listens, unless it is told otherwise.
+const USUAL: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
+
+/// A page has one connection for the events, and some for moments. One that asks takes some 30 kB.
+const LIMITS: http::Limits = http::Limits {
+    connections: 256,
+    head_bytes: 16 * 1024,
+    head_time: Duration::from_secs(10),
+    idle_time: Duration::from_secs(30),
+    closing_time: Duration::from_secs(2),
+    keep_alive: true,
+    overloaded: || {
+        let problem =
+            Kind::Busy.because("too many wait for an answer; nothing of this try remains");
+        (PROBLEM_JSON, problem.with(SubmitOutcome::NotAsked).json())
+    },
+};
+
+/// How long answers that are being made may take once the gateway is told to stop.
+const DRAIN: Duration = Duration::from_secs(20);
+
+/// Why the gateway cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// An address cannot be listened on.
+    #[error(
+        "{setting} is {addr}, which cannot be listened on: {source}; with {setting}=127.0.0.1:0 it takes \
+         a free port"
+    )]
+    Listen {
+        /// The setting.
+        setting: &'static str,
+        /// The address.
+        addr: SocketAddr,
+        /// What the operating system says.
+        source: io::Error,
+    },
+    /// There is no use in trying to connect.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// What is on the broker is not what the gateway needs, and waiting does not help.
+    #[error(transparent)]
+    Declare(#[from] DeclareError),
+    /// The client has panicked.
+    #[error(
+        "the NATS client has panicked, most likely over the headers of a message that was published by \
+         hand: what it says of it is on the standard error"
+    )]
+    Client,
+}
+
+/// Runs the gateway until `stop` is cancelled. It listens first, and then connects with patience: the
+/// page says when there is no broker.
+///
+/// # Errors
+///
+/// See [`Error`].
+pub async fn run(mut settings: Settings, stop: &CancellationToken) -> Result<(), Error> {
+    settings.gateway_hosts.retain(|host| !host.is_empty());
+    // Ends everything that was started here, however this ends.
+    let stop = stop.child_token();
+    let _end = stop.clone().drop_guard();
+    let metrics = Metrics::new("gateway");
+    let told = Told { metrics: Arc::clone(&metrics), stop: stop.clone() };
+    let addr = settings.admin_addr;
+    workqueue::serve_admin(addr, Arc::new(told), stop.clone())
+        .await
+        .map_err(|source| Error::Listen { setting: "ADMIN_ADDR", addr, source })?;
+    let listener = listen(settings.gateway_addr).await?;
+    let gateway = Arc::new(Gateway {
+        settings,
+        metrics: metrics.with_registry(GatewayMetrics::new),
+        timeline: timeline::Timeline::default(),
+        audit: audit::Audit::default(),
+        reader: OnceLock::new(),
+        submissions: OnceLock::new(),
+        waiters: requests::waiters::Waiters::default(),
+        replayer: OnceLock::new(),
+        stop: stop.clone(),
+    });
+    let router = router::router(Arc::clone(&gateway));
+    let server = tokio::spawn(http::serve(listener, router, LIMITS, stop.clone()));
+    let server = AbortOnDropHandle::new(server);
+    let work = async { tokio::try_join!(work(&gateway, &metrics), replayer(&gateway)).map(drop) };
+    stop.run_until_cancelled(Box::pin(work)).await.unwrap_or(Ok(()))?;
+    let _ = timeout(DRAIN, server).await;
+    info!("stopped");
+    Ok(())
+}
+
+/// Listens on this address. Without one it is the usual one, or a free port where that is taken.
+async fn listen(addr: Option<SocketAddr>) -> Result<TcpListener, Error> {
+    let wanted = addr.unwrap_or(USUAL);
+    let listener = match TcpListener::bind(wanted).await {
+        Err(taken) if addr.is_none() && taken.kind() == io::ErrorKind::AddrInUse => {
+            TcpListener::bind(SocketAddr::new(USUAL.ip(), 0)).await
+        }
+        listener => listener,
+    };
+    let failed = |source| Error::Listen { setting: "GATEWAY_ADDR", addr: wanted, source };
+    let listener = listener.map_err(failed)?;
+    let addr = listener.local_addr().map_err(failed)?;
+    info!(%addr, version = env!("CARGO_PKG_VERSION"), "gateway listens");
+    Ok(listener)
+}
+
+/// Connects and declares; then reads what the page shows, for as long as the client lives.
+async fn work(gateway: &Gateway, metrics: &Arc<Metrics>) -> Result<(), Error> {
+    let settings = &gateway.settings;
+    let connected = Arc::clone(metrics);
+    let name = format!("gateway {}", settings.instance);
+    let connecting = Connection::establish(&settings.nats, &name, move |is| {
+        connected.set_connected(is);
+    });
+    let connection = tokio::select! {
+        connection = connecting => connection?,
+        never = timeline::wait(&gateway.timeline, &settings.nats) => match never {},
+    };
+    let _ = gateway.reader.set(Reader::new(&connection));
+    let submitting = async {
+        let limits = &settings.limits;
+        let producer =
+            Producer::start(&connection, limits, metrics, requests::submit::SLOTS).await?;
+        let submitter = Submitter {
+            requests: producer.publisher(REQUESTS),
+            requested: producer.facts(REQUESTED),
+        };
+        let idempotency = producer.facts(IDEMPOTENCY);
+        let max_age = producer.facts_max_age();
+        let submissions =
+            Submissions::new(&connection, submitter, idempotency, &settings.instance, max_age);
+        let _ = gateway.submissions.set(submissions);
+        info!("accepting requests");
+        // It repairs for as long as it is there.
+        std::future::pending::<()>().await;
+        drop(producer);
+        Ok::<(), Error>(())
+    };
+    tokio::select! {
+        failed = submitting => failed,
+        never = timeline::poll(&gateway.timeline, &gateway.metrics, &connection) => match never {},
+        never = gateway.audit.run(&connection, settings.audit_limit) => match never {},
+        () = connection.ended() => Err(Error::Client),
+    }
+}
+
+/// Connects to replay, where that is allowed.
+async fn replayer(gateway: &Gateway) -> Result<(), Error> {
+    let Some(settings) = gateway.settings.replay_nats() else { return Ok(()) };
+    let connection = Connection::establish(&settings, "gateway replay", |_connected| {}).await?;
+    let _ = gateway.replayer.set(connection.clone());
+    connection.ended().await;
+    Err(Error::Client)
+}
+
+/// What the admin endpoint tells.
+struct Told {
+    metrics: Arc<Metrics>,
+    stop: CancellationToken,
+}
+
+impl Report for Told {
+    /// The gateway works without a broker, and says that there is none.
+    fn not_ready(&self) -> Option<String> {
+        self.stop.is_cancelled().then(|| "stopping".to_owned())
+    }
+
+    fn metrics(&self) -> Result<String, fmt::Error> {
+        self.metrics.text()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_taken_port_is_an_error_only_where_it_was_asked_for() {
+        // By this test, or by another program on this machine.
+        let _taken = TcpListener::bind(USUAL).await;
+        let addr = listen(None).await.unwrap().local_addr().unwrap();
+        assert_ne!(addr.port(), USUAL.port());
+        let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = taken.local_addr().unwrap();
+        let error = listen(Some(addr)).await.unwrap_err().to_string();
+        assert!(error.starts_with(&format!("GATEWAY_ADDR is {addr}, which cannot")), "{error}");
+    }
+}

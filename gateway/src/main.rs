@@ -1,0 +1,17 @@
+//! The `gateway` program: reads its settings, starts its logs, and runs; or asks one that runs.
+
+use anyhow::Error;
+use gateway::Settings;
+use requestor::RETIRED;
+use workqueue::Command;
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> anyhow::Result<()> {
+    let settings: Settings = workqueue::parse(RETIRED);
+    if settings.command == Some(Command::Healthcheck) {
+        return Ok(workqueue::healthcheck(settings.admin_addr).await?);
+    }
+    workqueue::init_telemetry(&settings.telemetry).map_err(Error::msg)?;
+    let stop = workqueue::stop_on_signals()?;
+    Ok(gateway::run(settings, &stop).await?)
+}

@@ -1,0 +1,99 @@
+//! The description of the API for programs, made from the code that answers.
+
+use std::sync::LazyLock;
+
+use axum::http::{Uri, header};
+use axum::response::IntoResponse;
+use bytes::Bytes;
+use contract::{MAX_CHARACTERS, MAX_COUNT, MAX_LENGTH};
+use serde_json::{Value, json};
+use utoipa::OpenApi;
+
+use crate::problem::{Problem, SubmitOutcome};
+use crate::requests;
+use crate::requests::input::{Nothing, RequestBody, query};
+use crate::requests::view::{
+    Accepted, DeadLetterSummary, RequestIdSchema, RequestList, RequestState, Summary,
+};
+use observe::RequestStatus;
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Random strings, asked for and looked up",
+        description = "Asking is accepted at once, and done in its own time: `POST /requests` says where \
+                       to look, and `GET /requests/{id}` how far it has come. Who asks may be told to \
+                       come back, or that nobody knows whether a request got through; with an \
+                       `Idempotency-Key` the same may be asked as often as it takes, and is asked once.\n\n\
+                       Input is read strictly: unknown fields and parameters are refused. What is \
+                       wrong is always said as `application/problem+json` (RFC 9457).\n\n\
+                       For programs and for pages of the same origin. A page of another site is refused, \
+                       and so is a `Host` that is no address, not `localhost` and not in `GATEWAY_HOSTS`.",
+        license(name = "Apache-2.0", identifier = "Apache-2.0")
+    ),
+    paths(requests::submit_request, requests::list, requests::show, describe),
+    components(schemas(
+        RequestBody,
+        Accepted,
+        RequestState,
+        RequestStatus,
+        DeadLetterSummary,
+        RequestList,
+        Summary,
+        Problem,
+        SubmitOutcome,
+        RequestIdSchema
+    ))
+)]
+struct Description;
+
+/// The description in JSON.
+fn document() -> Value {
+    let description = Description::openapi();
+    let mut document =
+        serde_json::to_value(description).expect("the description can always become JSON");
+    // The body may be left out, which the derived description could only say together with `null`.
+    document["paths"]["/requests"]["post"]["requestBody"]["required"] = false.into();
+    let schemas = &mut document["components"]["schemas"];
+    schemas["NewRequest"]["allOf"] = json!([{ "$ref": "#/components/schemas/WithinLimit" }]);
+    schemas["WithinLimit"] = within_limit();
+    document
+}
+
+/// All that is within the limit of the product. A schema knows no products, so this is the stair below
+/// it: for each length the largest count that may have it.
+fn within_limit() -> Value {
+    let steps = (MAX_CHARACTERS / MAX_LENGTH..=MAX_COUNT).filter(|count| {
+        *count == MAX_COUNT || MAX_CHARACTERS / count != MAX_CHARACTERS / (count + 1)
+    });
+    let step = |count| {
+        let length = MAX_CHARACTERS / count;
+        json!({ "properties": { "count": { "maximum": count }, "length": { "maximum": length } } })
+    };
+    json!({
+        "description": format!(
+            "Says in steps that `count` × `length` is at most {MAX_CHARACTERS}: a schema knows no products"
+        ),
+        "anyOf": steps.map(step).collect::<Vec<_>>(),
+    })
+}
+
+/// This description
+#[utoipa::path(
+    get,
+    path = "/openapi.json",
+    operation_id = "openapi",
+    tag = "description",
+    responses(
+        (status = 200, description = "The description of this API, in OpenAPI 3.1", body = serde_json::Value),
+        (status = 400, description = "There is no query here", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "A page of another site asks", body = Problem, content_type = "application/problem+json"),
+        (status = 417, description = "Something else than 100-continue is expected", body = Problem, content_type = "application/problem+json"),
+        (status = 501, description = "The transfer coding is not chunked", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(crate) async fn describe(uri: Uri) -> Result<impl IntoResponse, Problem> {
+    static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| document().to_string().into());
+    let Nothing {} = query(&uri)?;
+    Ok(([(header::CONTENT_TYPE, "application/json")], DOCUMENT.clone()))
+}

@@ -1,0 +1,58 @@
+//! The page, and what it asks for besides the API.
+//!
+//! | path | what |
+//! | --- | --- |
+//! | `/` and the files beside it | the page ([`files`]) |
+//! | `/api/events` | each update as it is taken, as server-sent events ([`events`]) |
+//! | `/api/history` | the last five minutes |
+//! | `/api/requests/{id}` | the whole history of one request ([`history`]) |
+//! | `/api/dead-letters` | what was given up ([`dead_letters`]) |
+//! | `POST /api/audit`, `/api/dead-letters/…` | what somebody has pressed a button for |
+
+mod dead_letters;
+mod events;
+mod files;
+mod history;
+
+pub(crate) use files::is_file;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+
+use crate::problem::{Kind, Problem};
+use crate::requests::input::JsonBody;
+use crate::state::Gateway;
+
+/// The routes of the page.
+pub(crate) fn routes() -> Router<Arc<Gateway>> {
+    Router::new()
+        .route("/api/events", get(events::events))
+        .route("/api/history", get(last_minutes))
+        .route("/api/requests/{id}", get(history::show))
+        .route("/api/audit", post(begin_audit))
+        .route("/api/dead-letters", get(dead_letters::list))
+        .route("/api/dead-letters/replay", post(dead_letters::replay_all))
+        .route("/api/dead-letters/{sequence}/replay", post(dead_letters::replay))
+        .merge(files::routes())
+}
+
+async fn last_minutes(State(gateway): State<Arc<Gateway>>) -> Response {
+    let history = gateway.timeline.history().to_string();
+    ([(header::CONTENT_TYPE, "application/json")], history).into_response()
+}
+
+async fn begin_audit(
+    State(gateway): State<Arc<Gateway>>,
+    _body: JsonBody,
+) -> Result<StatusCode, Problem> {
+    if gateway.audit.begin() {
+        Ok(StatusCode::ACCEPTED)
+    } else {
+        Err(Kind::Conflict.because("an audit is running already"))
+    }
+}

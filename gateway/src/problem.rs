@@ -1,0 +1,193 @@
+//! What goes wrong, as problem details (RFC 9457). Each kind has a status and a name of its own.
+
+use std::fmt;
+
+use axum::body::Body;
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+/// The media type of every problem.
+pub(crate) const PROBLEM_JSON: &str = "application/problem+json";
+
+/// The kinds of problems.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// The request makes no sense.
+    Invalid,
+    /// A page of another site asks.
+    Foreign,
+    /// The deployment does not allow it.
+    NotAllowed,
+    /// There is no such route.
+    NoRoute,
+    /// There is no request with this id.
+    NoRequest,
+    /// There is no such dead letter.
+    NoDeadLetter,
+    /// The route has other methods.
+    Method,
+    /// The body did not come in time.
+    Slow,
+    /// The key stands for another request.
+    KeyTaken,
+    /// The key stands for a request that is too old to be asked now.
+    KeyExpired,
+    /// What is there does not let it be done.
+    Conflict,
+    /// The body is larger than any that makes sense.
+    TooLarge,
+    /// The body is not JSON.
+    MediaType,
+    /// The expectation cannot be met.
+    Expectation,
+    /// The transfer coding is not supported.
+    Coding,
+    /// The broker says no, or holds what it should not.
+    Refused,
+    /// There is no room in the queue.
+    QueueFull,
+    /// The broker is not there, or gives no answer.
+    BrokerAway,
+    /// As much is in hand as may be.
+    Busy,
+}
+
+impl Kind {
+    /// The status, the name, and the title.
+    fn parts(self) -> (StatusCode, &'static str, &'static str) {
+        let (status, name, title) = match self {
+            Self::Invalid => (400, "invalid", "The request is invalid"),
+            Self::Foreign => (403, "foreign", "Pages of other sites may not ask"),
+            Self::NotAllowed => (403, "not-allowed", "This deployment does not allow it"),
+            Self::NoRoute => (404, "no-route", "There is no such route"),
+            Self::NoRequest => (404, "no-request", "There is no such request"),
+            Self::NoDeadLetter => (404, "no-dead-letter", "There is no such dead letter"),
+            Self::Method => (405, "method", "The route has no such method"),
+            Self::Slow => (408, "slow", "The body did not come in time"),
+            Self::KeyTaken => (409, "key-taken", "The key stands for another request"),
+            Self::KeyExpired => (409, "key-expired", "The key is too old"),
+            Self::Conflict => (409, "conflict", "It cannot be done at this moment"),
+            Self::TooLarge => (413, "too-large", "The body is too large"),
+            Self::MediaType => (415, "media-type", "The body is not JSON"),
+            Self::Expectation => (417, "expectation", "The expectation cannot be met"),
+            Self::Refused => (500, "refused", "The broker refuses"),
+            Self::Coding => (501, "coding", "The transfer coding is not supported"),
+            Self::QueueFull => (503, "queue-full", "The queue is full"),
+            Self::BrokerAway => (503, "broker-away", "The broker gives no answer"),
+            Self::Busy => (503, "busy", "Too much is in hand"),
+        };
+        (StatusCode::from_u16(status).expect("each kind has a valid status"), name, title)
+    }
+
+    /// A problem of this kind, with what there is to say about this occurrence.
+    pub(crate) fn because(self, detail: impl fmt::Display) -> Problem {
+        let (status, name, title) = self.parts();
+        Problem {
+            kind: format!("/openapi.json#{name}"),
+            title,
+            status: status.as_u16(),
+            detail: detail.to_string(),
+            outcome: None,
+        }
+    }
+}
+
+/// What became of a request that could not be accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schema(as = Outcome)]
+pub(crate) enum SubmitOutcome {
+    /// Nothing of this try remains, anywhere.
+    NotAsked,
+    /// It may be carried out all the same. With the same Idempotency-Key it is safe to try again.
+    Unknown,
+}
+
+/// What is wrong, as RFC 9457 has it. Its `type` is one of:
+///
+/// | `type` | status | meaning |
+/// | --- | --- | --- |
+/// | `/openapi.json#invalid` | 400 | the request makes no sense; `detail` says what of it |
+/// | `/openapi.json#foreign` | 403 | a page of another site asks |
+/// | `/openapi.json#not-allowed` | 403 | the deployment does not allow it |
+/// | `/openapi.json#no-route` | 404 | there is no such route |
+/// | `/openapi.json#no-request` | 404 | no request with this id was accepted, or it is forgotten |
+/// | `/openapi.json#no-dead-letter` | 404 | there is no such dead letter |
+/// | `/openapi.json#method` | 405 | the route has the methods in `Allow` |
+/// | `/openapi.json#slow` | 408 | the body did not come in time |
+/// | `/openapi.json#key-taken` | 409 | another body was asked for under this key |
+/// | `/openapi.json#key-expired` | 409 | what was asked under this key was never accepted, and could be too old before it is worked on |
+/// | `/openapi.json#conflict` | 409 | what is there does not let it be done; `detail` says what |
+/// | `/openapi.json#too-large` | 413 | the body is too large |
+/// | `/openapi.json#media-type` | 415 | the body is not `application/json` in UTF-8, or has a `Content-Encoding` |
+/// | `/openapi.json#expectation` | 417 | `Expect` is there, and not `100-continue` |
+/// | `/openapi.json#refused` | 500 | the broker says no, or holds what it should not |
+/// | `/openapi.json#coding` | 501 | the `Transfer-Encoding` is not `chunked` |
+/// | `/openapi.json#queue-full` | 503 | there is no room in the queue; `outcome` says whether anything remains |
+/// | `/openapi.json#broker-away` | 503 | the broker gives no answer in time |
+/// | `/openapi.json#busy` | 503 | as much is in hand as may be |
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub(crate) struct Problem {
+    /// Which kind of problem it is.
+    #[serde(rename = "type")]
+    kind: String,
+    /// The same for people.
+    title: &'static str,
+    /// The status of the answer.
+    #[schema(minimum = 400, maximum = 599)]
+    status: u16,
+    /// What there is to say about this occurrence, for people.
+    detail: String,
+    /// What became of a request that was asked for, where that is the question.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    outcome: Option<SubmitOutcome>,
+}
+
+impl Problem {
+    /// The same, with what became of the request.
+    pub(crate) fn with(self, outcome: SubmitOutcome) -> Self {
+        Self { outcome: Some(outcome), ..self }
+    }
+
+    /// The status of the answer.
+    #[cfg(test)]
+    pub(crate) fn status(&self) -> u16 {
+        self.status
+    }
+
+    /// The body of the answer.
+    pub(crate) fn json(&self) -> String {
+        serde_json::to_string(self).expect("a problem can always become JSON")
+    }
+}
+
+/// When to come back, in seconds: a queue that moves at all has room again by then.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = StatusCode::from_u16(self.status).expect("each kind has a valid status");
+        let mut response = Response::new(Body::from(self.json()));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if status == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(header::RETRY_AFTER, RETRY_AFTER);
+        }
+        // What was not read of a body may be anything, so nothing can follow on this connection.
+        if matches!(
+            status,
+            StatusCode::PAYLOAD_TOO_LARGE
+                | StatusCode::REQUEST_TIMEOUT
+                | StatusCode::EXPECTATION_FAILED
+                | StatusCode::NOT_IMPLEMENTED
+        ) {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
+        response
+    }
+}

@@ -1,0 +1,384 @@
+//! What clients send, read strictly: what is not understood is refused, because a word that is misspelt
+//! and passed over is worse than one that is sent back.
+
+use std::time::Duration;
+
+use axum::body::HttpBody as _;
+use axum::extract::{FromRequest, Query, Request};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
+use bytes::Bytes;
+use contract::headers::Trace;
+use contract::{Amount, IdempotencyKey, MAX_COUNT, MAX_LENGTH};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use serde::de::{DeserializeOwned, Error as _};
+use serde::{Deserialize, Deserializer};
+use tokio::time::timeout;
+use utoipa::ToSchema;
+
+use crate::problem::{Kind, Problem};
+
+/// The largest body that is read, in bytes. The largest that makes sense has some thirty.
+const MAX_BODY: usize = 4 * 1024;
+
+/// How long a body may take to come.
+const BODY_TIME: Duration = Duration::from_secs(5);
+
+/// The longest wait that may be asked for, in milliseconds.
+const MAX_WAIT: u64 = 60_000;
+
+/// How many requests are listed where it is not said, and the most of them.
+const DEFAULT_LIMIT: usize = 50;
+const MAX_LIMIT: usize = 1000;
+
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+
+/// What to ask for: up to 1000 strings of up to 1024 characters each, and up to 65536 characters in all.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schema(as = NewRequest, example = json!({"count": 1, "length": 64}))]
+pub(crate) struct RequestBody {
+    /// How many strings.
+    #[serde(deserialize_with = "whole")]
+    #[schema(default = 1, minimum = 1, maximum = 1000)]
+    count: u32,
+    /// How many characters each of them is to have, from A-Z, a-z and 0-9.
+    #[serde(deserialize_with = "whole")]
+    #[schema(default = 64, minimum = 1, maximum = 1024)]
+    length: u32,
+}
+
+impl Default for RequestBody {
+    fn default() -> Self {
+        Self { count: 1, length: 64 }
+    }
+}
+
+/// A whole number, which in JSON may also be written as `1.0`.
+fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+    let number = serde_json::Number::deserialize(deserializer)?;
+    let whole = number.as_u64().and_then(|number| u32::try_from(number).ok());
+    let pointed = || {
+        let number = number.as_f64().filter(|number| number.fract() == 0.0)?;
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            reason = "it is checked"
+        )]
+        (0.0..=f64::from(u32::MAX)).contains(&number).then_some(number as u32)
+    };
+    whole
+        .or_else(pointed)
+        .ok_or_else(|| D::Error::custom(format_args!("{number} is no such whole number")))
+}
+
+/// Everything that asks for strings.
+#[derive(Debug)]
+pub(crate) struct NewRequest {
+    pub(super) amount: Amount,
+    pub(super) key: Option<IdempotencyKey>,
+    pub(super) trace: Trace,
+}
+
+impl NewRequest {
+    pub(super) async fn read(request: Request) -> Result<Self, Problem> {
+        let Nothing {} = query(request.uri())?;
+        let headers = request.headers().clone();
+        let key = key(&headers)?;
+        let body = read_body(request).await?;
+        Ok(Self { amount: amount(&body)?, key, trace: trace(&headers) })
+    }
+}
+
+fn amount(body: &[u8]) -> Result<Amount, Problem> {
+    let RequestBody { count, length } = if body.is_empty() {
+        RequestBody::default()
+    } else if body.trim_ascii_start().starts_with(b"{") {
+        serde_json::from_slice(body).map_err(|error| Kind::Invalid.because(error))?
+    } else {
+        return Err(Kind::Invalid.because("the body is no JSON object"));
+    };
+    Amount::new(count, length).map_err(|error| Kind::Invalid.because(error))
+}
+
+/// The body of a request: JSON that says so, or nothing.
+async fn read_body(request: Request) -> Result<Bytes, Problem> {
+    let (head, body) = request.into_parts();
+    let too_large =
+        || Kind::TooLarge.because(format_args!("a body may have {MAX_BODY} bytes, no more"));
+    // A client that says it before is spared the sending.
+    if body.size_hint().lower() > MAX_BODY as u64 {
+        return Err(too_large());
+    }
+    let body = timeout(BODY_TIME, Limited::new(body, MAX_BODY).collect()).await;
+    let body = body.map_err(|_| {
+        Kind::Slow.because(format_args!("there are {} s for a body", BODY_TIME.as_secs()))
+    })?;
+    let body = body.map_err(|error| {
+        if error.is::<LengthLimitError>() {
+            too_large()
+        } else {
+            Kind::Invalid.because("the body ends before its end")
+        }
+    })?;
+    let body = body.to_bytes();
+    if !body.is_empty() {
+        check_media_type(&head.headers)?;
+    }
+    Ok(body)
+}
+
+/// A body that has to be JSON, which no form of another site can send. What it says does not matter.
+pub(crate) struct JsonBody;
+
+impl<S: Sync> FromRequest<S> for JsonBody {
+    type Rejection = Problem;
+
+    async fn from_request(request: Request, _state: &S) -> Result<Self, Problem> {
+        check_media_type(request.headers())?;
+        read_body(request).await.map(|_body| Self)
+    }
+}
+
+/// Checks that a body is JSON, in no other charset than its own, and not compressed.
+fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {
+    let mut encodings = headers.get_all(header::CONTENT_ENCODING).iter();
+    if encodings.any(|name| !name.as_bytes().eq_ignore_ascii_case(b"identity")) {
+        return Err(Kind::MediaType.because("a body may have no Content-Encoding"));
+    }
+    if !is_json(headers) {
+        let detail = "a body has to be application/json, in UTF-8, and to say so";
+        return Err(Kind::MediaType.because(detail));
+    }
+    Ok(())
+}
+
+/// Whether the headers name JSON, in no other charset than its own.
+fn is_json(headers: &HeaderMap) -> bool {
+    let Ok(Some(value)) = one(headers, &header::CONTENT_TYPE) else { return false };
+    let mut parts = value.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
+    let essence = parts.next().unwrap_or_default();
+    let is_utf8 = |parameter: &[u8]| {
+        let (name, charset) = parameter.split_at_checked(b"charset=".len()).unwrap_or_default();
+        let charset = charset.strip_prefix(b"\"").unwrap_or(charset);
+        let charset = charset.strip_suffix(b"\"").unwrap_or(charset);
+        !name.eq_ignore_ascii_case(b"charset=") || charset.eq_ignore_ascii_case(b"utf-8")
+    };
+    essence.eq_ignore_ascii_case(b"application/json") && parts.all(is_utf8)
+}
+
+/// The value of a header that may stand there once.
+fn one<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a [u8]>, Problem> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (value, None) => Ok(value.map(HeaderValue::as_bytes)),
+        _ => Err(Kind::Invalid.because(format_args!("{name} is there more than once"))),
+    }
+}
+
+fn key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {
+    let Some(value) = one(headers, &IDEMPOTENCY_KEY)? else { return Ok(None) };
+    // HTTP itself knows bytes. Most clients send UTF-8; what is none is what older ones send, in
+    // which each byte is the character of that number.
+    let text = match str::from_utf8(value) {
+        Ok(text) => text.to_owned(),
+        Err(_) => value.iter().map(|byte| char::from(*byte)).collect(),
+    };
+    let key = text.try_into();
+    key.map(Some).map_err(|error| Kind::Invalid.because(format_args!("Idempotency-Key: {error}")))
+}
+
+/// The trace that is named, if it is valid. One that is not must not make a request fail.
+fn trace(headers: &HeaderMap) -> Trace {
+    let text = |value: &[u8]| str::from_utf8(value).ok().map(str::to_owned);
+    let parent = one(headers, &TRACEPARENT).ok().flatten().and_then(text);
+    // This one may come in several pieces, which are one list.
+    let states = headers.get_all(TRACESTATE);
+    let state: Option<Vec<&str>> = states.iter().map(|state| state.to_str().ok()).collect();
+    let state = state.filter(|state| !state.is_empty()).map(|state| state.join(","));
+    Trace::from_outside(parent.as_deref().unwrap_or_default(), state.as_deref())
+}
+
+/// The parameters of a query: each is known, and there once.
+pub(crate) fn query<Q: DeserializeOwned>(uri: &Uri) -> Result<Q, Problem> {
+    match Query::try_from_uri(uri) {
+        Ok(Query(query)) => Ok(query),
+        Err(rejection) => Err(Kind::Invalid.because(rejection.body_text())),
+    }
+}
+
+/// No parameters.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Nothing {}
+
+/// The parameters of a list.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct ListQuery {
+    pub(super) limit: ListLimit,
+}
+
+/// The parameters of one request.
+#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct WaitQuery {
+    pub(super) wait: Option<Wait>,
+}
+
+/// How many requests to list.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub(super) struct ListLimit(pub(super) usize);
+
+impl Default for ListLimit {
+    fn default() -> Self {
+        Self(DEFAULT_LIMIT)
+    }
+}
+
+impl TryFrom<String> for ListLimit {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        let limit = whole_number(&text).and_then(|number| usize::try_from(number).ok());
+        limit
+            .filter(|limit| (1..=MAX_LIMIT).contains(limit))
+            .map(Self)
+            .ok_or_else(|| format!("write a whole number from 1 to {MAX_LIMIT}"))
+    }
+}
+
+/// How long to wait for the strings.
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
+pub(super) struct Wait(pub(super) Duration);
+
+impl TryFrom<String> for Wait {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, &'static str> {
+        let millis = match text.strip_suffix("ms") {
+            Some(number) => whole_number(number),
+            None => text
+                .strip_suffix('s')
+                .and_then(whole_number)
+                .and_then(|seconds| seconds.checked_mul(1000)),
+        };
+        match millis {
+            Some(millis @ 0..=MAX_WAIT) => Ok(Self(Duration::from_millis(millis))),
+            _ => Err("write a time from 0s to 60s, or in ms"),
+        }
+    }
+}
+
+/// A whole number in plain digits, as it would be written back.
+fn whole_number(text: &str) -> Option<u64> {
+    let plain = text == "0" || !text.starts_with('0');
+    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
+    if plain && digits { text.parse().ok() } else { None }
+}
+
+const _: () = assert!(MAX_COUNT == 1000 && MAX_LENGTH == 1024, "the schema has other limits");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limit(text: &str) -> Option<usize> {
+        query(&format!("/requests?{text}").parse().unwrap()).map(|it: ListQuery| it.limit.0).ok()
+    }
+
+    fn wait(text: &str) -> Option<WaitQuery> {
+        query(&format!("/requests?{text}").parse().unwrap()).ok()
+    }
+
+    #[test]
+    fn a_body_is_read_strictly() {
+        let read = |body: &str| amount(body.as_bytes()).map(|it| (it.count(), it.length())).ok();
+        assert_eq!(read(""), Some((1, 64)));
+        assert_eq!(read("{}"), Some((1, 64)));
+        assert_eq!(read(r#" {"length": 3, "count": 2.0} "#), Some((2, 3)));
+        for wrong in [
+            "null",
+            "[1, 64]",
+            "1",
+            " ",
+            "{",
+            "{}{}",
+            r#"{"count": null}"#,
+            r#"{"count": "1"}"#,
+            r#"{"count": 1.5}"#,
+            r#"{"count": -1}"#,
+            r#"{"count": 0}"#,
+            r#"{"count": 1001}"#,
+            r#"{"count": 1e400}"#,
+            r#"{"length": 1025}"#,
+            r#"{"count": 65, "length": 1024}"#,
+            r#"{"count": 1, "count": 1}"#,
+            r#"{"counts": 1}"#,
+        ] {
+            assert_eq!(read(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_query_is_read_strictly() {
+        assert_eq!(limit(""), Some(50));
+        assert_eq!(limit("limit=1000"), Some(1000));
+        for wrong in ["limit=0", "limit=1001", "limit=", "limit=01", "limit=%2B1", "limit=1.0"] {
+            assert_eq!(limit(wrong), None, "{wrong}");
+        }
+        for wrong in ["limits=1", "limit=1&limit=1", "=", "Limit=1", "wait=1s"] {
+            assert_eq!(limit(wrong), None, "{wrong}");
+        }
+        assert_eq!(wait(""), Some(WaitQuery { wait: None }));
+        for (text, millis) in [("0s", 0), ("10s", 10_000), ("60s", 60_000), ("250ms", 250)] {
+            let time = Some(Wait(Duration::from_millis(millis)));
+            assert_eq!(wait(&format!("wait={text}")), Some(WaitQuery { wait: time }), "{text}");
+        }
+        for wrong in ["", "10", "61s", "60001ms", "-1s", "1m", "soon", "1.5s", "99999999999999999s"]
+        {
+            assert_eq!(wait(&format!("wait={wrong}")), None, "{wrong}");
+        }
+        let nothing = |uri: &str| query(&uri.parse().unwrap()).map(|Nothing {}| ()).is_ok();
+        assert!(nothing("/openapi.json") && nothing("/openapi.json?"));
+        assert!(!nothing("/openapi.json?pretty"));
+    }
+
+    #[test]
+    fn a_key_is_any_text_of_up_to_255_characters() {
+        let read = |values: &[&[u8]]| {
+            let mut headers = HeaderMap::new();
+            for value in values {
+                headers.append(IDEMPOTENCY_KEY, HeaderValue::from_bytes(value).unwrap());
+            }
+            key(&headers).map(|key| key.map(|key| key.to_string())).ok()
+        };
+        assert_eq!(read(&[]), Some(None));
+        assert_eq!(read(&["ä".repeat(255).as_bytes()]), Some(Some("ä".repeat(255))));
+        assert_eq!(read(&["ä".repeat(256).as_bytes()]), None);
+        assert_eq!(read(&[b"\xe4"]), Some(Some("ä".to_owned())));
+        assert_eq!(read(&[b""]), None);
+        assert_eq!(read(&[b"one", b"two"]), None);
+    }
+
+    #[test]
+    fn json_may_have_parameters_and_is_utf_8() {
+        for (name, is_it) in [
+            ("application/json", true),
+            ("Application/JSON; charset=utf-8", true),
+            ("application/json;charset=\"UTF-8\"; a=b", true),
+            ("application/json; charset=iso-8859-1", false),
+            ("application/json; charset=", false),
+            ("application/jsonp", false),
+            ("text/plain", false),
+        ] {
+            let headers =
+                HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static(name))]);
+            assert_eq!(is_json(&headers), is_it, "{name}");
+        }
+        assert!(!is_json(&HeaderMap::new()));
+    }
+}

@@ -1,0 +1,174 @@
+//! The API: asking for strings, and how far each request has come.
+
+pub(crate) mod input;
+pub(crate) mod reader;
+pub(crate) mod submit;
+pub(crate) mod view;
+pub(crate) mod waiters;
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{StatusCode, Uri, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use contract::queues;
+use serde::Serialize;
+
+use crate::problem::{Kind, Problem, SubmitOutcome};
+use crate::state::Gateway;
+use input::{ListQuery, NewRequest, Wait, WaitQuery, query};
+use view::{Accepted, RequestList, RequestState};
+
+/// The routes of the API.
+pub(crate) fn routes() -> Router<Arc<Gateway>> {
+    Router::new()
+        .route("/requests", post(submit_request).get(list))
+        .route("/requests/{id}", get(show))
+}
+
+/// An answer in JSON.
+pub(crate) fn json(value: &impl Serialize) -> Response {
+    let body = serde_json::to_vec(value).expect("no answer can fail to become JSON");
+    ([(header::CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+/// Ask for strings
+///
+/// Answers once the broker has confirmed that the request is in its queue.
+#[utoipa::path(
+    post,
+    path = "/requests",
+    operation_id = "ask",
+    tag = "requests",
+    params((
+        "Idempotency-Key" = Option<String>, Header,
+        description = "What you call this request: any text of 1 to 255 characters, in UTF-8. The same key \
+                       again gives the same answer, and asks for nothing more. Bodies are the same that \
+                       mean the same `count` and `length`. A key is remembered for an hour longer than \
+                       the promises hold.",
+        min_length = 1, max_length = 255, nullable = false,
+    ), (
+        "traceparent" = Option<String>, Header,
+        description = "The trace that this belongs to, as W3C Trace Context has it. It is carried on; \
+                       what is not valid is passed over.",
+        nullable = false,
+    ), (
+        "tracestate" = Option<String>, Header,
+        description = "What tracing systems add to `traceparent`.",
+        nullable = false,
+    )),
+    request_body(
+        content = input::RequestBody, content_type = "application/json",
+        description = "What to ask for. Without a body, and for what it leaves out, the defaults count."
+    ),
+    responses(
+        (status = 202, description = "Accepted: exactly one result will be stored", body = Accepted,
+         headers(("Location" = String, description = "Where to look what became of it"))),
+        (status = 400, description = "The body, the key or the query makes no sense", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "A page of another site asks", body = Problem, content_type = "application/problem+json"),
+        (status = 408, description = "The body did not come in time", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "The key stands for another request, or for one that is too old", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "The body is larger than 4096 bytes", body = Problem, content_type = "application/problem+json"),
+        (status = 415, description = "The body is not application/json in UTF-8, or it is compressed", body = Problem, content_type = "application/problem+json"),
+        (status = 417, description = "Something else than 100-continue is expected", body = Problem, content_type = "application/problem+json"),
+        (status = 500, description = "The broker refuses it", body = Problem, content_type = "application/problem+json"),
+        (status = 501, description = "The transfer coding is not chunked", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "The queue is full, the broker away, or too much in hand. `outcome` says \
+         whether the request may be carried out all the same", body = Problem, content_type = "application/problem+json",
+         headers(("Retry-After" = u32, description = "When to come back, in seconds"))),
+    )
+)]
+pub(crate) async fn submit_request(
+    State(gateway): State<Arc<Gateway>>,
+    request: Request,
+) -> Result<Response, Problem> {
+    let new = NewRequest::read(request).await?;
+    let Some(submissions) = gateway.submissions.get() else { return Err(submit::away()) };
+    if gateway.stop.is_cancelled() {
+        let detail = "this gateway is stopping; nothing of this try remains";
+        return Err(Kind::Busy.because(detail).with(SubmitOutcome::NotAsked));
+    }
+    let queues::Request { id, amount, requested_at, .. } = submissions.submit(new).await?;
+    let accepted = Accepted { id, count: amount.count(), length: amount.length(), requested_at };
+    let location = [(header::LOCATION, format!("/requests/{id}"))];
+    Ok((StatusCode::ACCEPTED, location, json(&accepted)).into_response())
+}
+
+/// List the newest requests
+///
+/// The one that was accepted last comes first. Those that another requestor has accepted are there, too.
+#[utoipa::path(
+    get,
+    path = "/requests",
+    operation_id = "list",
+    tag = "requests",
+    params((
+        "limit" = Option<u32>, Query, description = "How many, 50 unless it is said",
+        minimum = 1, maximum = 1000, nullable = false,
+    )),
+    responses(
+        (status = 200, description = "The newest requests, without their strings", body = RequestList),
+        (status = 400, description = "The query makes no sense", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "A page of another site asks", body = Problem, content_type = "application/problem+json"),
+        (status = 417, description = "Something else than 100-continue is expected", body = Problem, content_type = "application/problem+json"),
+        (status = 500, description = "The facts cannot be read", body = Problem, content_type = "application/problem+json"),
+        (status = 501, description = "The transfer coding is not chunked", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "The broker is away", body = Problem, content_type = "application/problem+json",
+         headers(("Retry-After" = u32, description = "When to come back, in seconds"))),
+    )
+)]
+pub(crate) async fn list(
+    State(gateway): State<Arc<Gateway>>,
+    uri: Uri,
+) -> Result<Response, Problem> {
+    let ListQuery { limit } = query(&uri)?;
+    let requests = gateway.reader()?.newest(limit.0).await?;
+    Ok(json(&RequestList { requests }))
+}
+
+/// Look up a request
+///
+/// With `wait`, answers as soon as the strings are stored or the request is given up, or else after that
+/// time, with the state as it is then.
+#[utoipa::path(
+    get,
+    path = "/requests/{id}",
+    operation_id = "status",
+    tag = "requests",
+    params((
+        "id" = view::RequestIdSchema, Path, description = "The id of the request"
+    ), (
+        "wait" = Option<String>, Query,
+        description = "How long to wait for the strings: a time from `0s` to `60s`, or in `ms`",
+        pattern = "^((0|[1-9]|[1-5][0-9]|60)s|(0|[1-9][0-9]{0,3}|[1-5][0-9]{4}|60000)ms)$",
+        nullable = false, example = "10s",
+    )),
+    responses(
+        (status = 200, description = "How far it has come", body = RequestState),
+        (status = 400, description = "The id or the query makes no sense", body = Problem, content_type = "application/problem+json"),
+        (status = 403, description = "A page of another site asks", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "Nobody asked for this id, or it is forgotten", body = Problem, content_type = "application/problem+json"),
+        (status = 417, description = "Something else than 100-continue is expected", body = Problem, content_type = "application/problem+json"),
+        (status = 500, description = "The facts cannot be read", body = Problem, content_type = "application/problem+json"),
+        (status = 501, description = "The transfer coding is not chunked", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "The broker is away, or too many wait", body = Problem, content_type = "application/problem+json",
+         headers(("Retry-After" = u32, description = "When to come back, in seconds"))),
+    )
+)]
+pub(crate) async fn show(
+    State(gateway): State<Arc<Gateway>>,
+    uri: Uri,
+) -> Result<Response, Problem> {
+    let WaitQuery { wait } = query(&uri)?;
+    // The path as it came: an id has one spelling, and needs no escapes.
+    let id = uri.path().rsplit('/').next().unwrap_or_default();
+    let id = id.parse().map_err(|error| Kind::Invalid.because(error))?;
+    let reader = gateway.reader()?;
+    let state: RequestState = match wait {
+        None => reader.state(id).await?,
+        Some(Wait(time)) => gateway.waiters.wait(reader, id, time, &gateway.stop).await?,
+    };
+    Ok(json(&state))
+}

@@ -1,0 +1,230 @@
+//! Submits what a client asks for, once, and says within a second what came of it.
+
+use std::time::Duration;
+
+use contract::facts::{Asked, Fact};
+use contract::headers::Trace;
+use contract::queues::{Acknowledgment, Request};
+use contract::{Amount, IdempotencyKey, RequestId};
+use jiff::SignedDuration;
+use requestor::submit::{Submission, Submitter};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout_at};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error};
+use workqueue::{Connection, Creation, Facts, ReadError, Refusal, read_fact};
+
+use super::input::NewRequest;
+use crate::problem::{Kind, Problem, SubmitOutcome};
+
+/// How many requests may be under way at a time: about as many as the broker answers within some
+/// milliseconds.
+pub(crate) const SLOTS: usize = 64;
+
+/// How long submitting may take. A client is told within a second, also when the broker is away.
+const DEADLINE: Duration = Duration::from_millis(800);
+
+/// How long before its time is over a request is no longer submitted, at the most.
+const MARGIN: Duration = Duration::from_hours(1);
+
+const AWAY: &str = "the broker has not confirmed it in time, so whether the request got through is \
+                    unknown: it may be carried out all the same. With the same Idempotency-Key it is \
+                    safe to try again; without one, another try may ask for it twice";
+
+/// Submits requests for clients.
+#[derive(Debug)]
+pub(crate) struct Submissions {
+    connection: Connection,
+    submitter: Submitter,
+    idempotency: Facts,
+    instance: String,
+    /// How long the guarantees hold from the moment of asking.
+    facts_max_age: Duration,
+    slots: Semaphore,
+    /// Cancelled from the start: a client does not wait for room in the queue.
+    no_waiting: CancellationToken,
+}
+
+impl Submissions {
+    pub(crate) fn new(
+        connection: &Connection,
+        submitter: Submitter,
+        idempotency: Facts,
+        instance: &str,
+        facts_max_age: Duration,
+    ) -> Self {
+        let no_waiting = CancellationToken::new();
+        no_waiting.cancel();
+        Self {
+            connection: connection.clone(),
+            submitter,
+            idempotency,
+            instance: instance.to_owned(),
+            facts_max_age,
+            slots: Semaphore::new(SLOTS),
+            no_waiting,
+        }
+    }
+
+    /// Submits a request, and gives the one that is accepted: under a key always the same one.
+    ///
+    /// # Errors
+    ///
+    /// Says whether the request may be carried out all the same.
+    pub(crate) async fn submit(&self, new: NewRequest) -> Result<Request, Problem> {
+        let deadline = Instant::now() + DEADLINE;
+        // Without a connection what is published would be kept, and sent once there is one.
+        if !self.connection.is_connected() {
+            return Err(away());
+        }
+        let Ok(slot) = timeout_at(deadline, self.slots.acquire()).await else {
+            let detail = "too many ask at this moment; nothing of this try remains";
+            return Err(Kind::Busy.because(detail).with(SubmitOutcome::NotAsked));
+        };
+        let _slot = slot.expect("it is never closed");
+        let NewRequest { amount, key, trace } = new;
+        let submitted = async {
+            match key {
+                Some(key) => self.submit_under(key, amount, &trace).await,
+                None => self.submit_request(self.request(amount), &trace, no_room).await,
+            }
+        };
+        // What is given up here is published no more, but the last try may be on its way.
+        timeout_at(deadline, submitted).await.unwrap_or_else(|_| Err(away()))
+    }
+
+    fn request(&self, amount: Amount) -> Request {
+        Request {
+            id: RequestId::new(),
+            amount,
+            requestor: self.instance.clone(),
+            requested_at: workqueue::now(),
+        }
+    }
+
+    /// Submits this, and says so with `no_room` where the queue is full.
+    async fn submit_request(
+        &self,
+        request: Request,
+        trace: &Trace,
+        no_room: fn() -> Problem,
+    ) -> Result<Request, Problem> {
+        let submitted = self.submitter.submit(&request, trace, &self.no_waiting).await;
+        match submitted.map_err(|refusal| self.refused(request.id, &refusal))? {
+            Submission::Accepted => {
+                debug!(id = %request.id, "accepted");
+                Ok(request)
+            }
+            Submission::NoRoom => Err(no_room()),
+        }
+    }
+
+    /// Creates the fact of what is asked under a key before anything is submitted. Where one is there
+    /// already, that one counts: it was accepted, or is now.
+    async fn submit_under(
+        &self,
+        key: IdempotencyKey,
+        amount: Amount,
+        trace: &Trace,
+    ) -> Result<Request, Problem> {
+        let new = Asked { key, request: self.request(amount) };
+        let created = self.idempotency.create_unless_full(&new).await;
+        let earlier = match created.map_err(|refusal| self.refused(new.request.id, &refusal))? {
+            None => return Err(no_room_for_the_key()),
+            Some(Creation::Created) => {
+                return self.submit_request(new.request, trace, no_room_under_a_key).await;
+            }
+            Some(Creation::Stands(earlier)) => earlier.request,
+        };
+        if earlier.amount != amount {
+            let (count, length) = (earlier.amount.count(), earlier.amount.length());
+            let detail = format_args!(
+                "under this Idempotency-Key {count} strings of {length} characters were asked for"
+            );
+            return Err(Kind::KeyTaken.because(detail));
+        }
+        self.submit_again(earlier, trace).await
+    }
+
+    /// Submits what was asked before, unless it was accepted: how far that came is unknown.
+    async fn submit_again(&self, request: Request, trace: &Trace) -> Result<Request, Problem> {
+        let id = request.id;
+        if self.read::<Request>(id).await?.is_some() {
+            return Ok(request);
+        }
+        // Its queue may have confirmed it to a process that died before it could create the fact.
+        if self.read::<Acknowledgment>(id).await?.is_some() {
+            let recorded = self.submitter.record(&request).await;
+            return recorded.map(|()| request).map_err(|refusal| self.refused(id, &refusal));
+        }
+        let age = workqueue::now().duration_since(request.requested_at);
+        if is_too_old(age, self.facts_max_age) {
+            let detail = format_args!(
+                "what was asked under this Idempotency-Key at {} was never accepted, and is too old \
+                 to be worked on; ask under another",
+                request.requested_at
+            );
+            return Err(Kind::KeyExpired.because(detail));
+        }
+        self.submit_request(request, trace, no_room_under_a_key).await
+    }
+
+    async fn read<F: Fact>(&self, id: RequestId) -> Result<Option<F>, Problem> {
+        read_fact(&self.connection, &id.to_string()).await.map_err(|error| match error {
+            ReadError::Unknown => away(),
+            ReadError::NoFact(reason) => self.refused(id, &Refusal::Refused(reason)),
+        })
+    }
+
+    fn refused(&self, id: RequestId, refusal: &Refusal) -> Problem {
+        error!(%id, %refusal, instance = self.instance, "the broker refuses a request");
+        Kind::Refused.because("the broker refuses it; its reason is in the log of the gateway")
+    }
+}
+
+/// Whether a request of this age is too old to be submitted now. What is older than `max_age` is not
+/// worked on, and it has to come to its end before, however long its queue is.
+fn is_too_old(age: SignedDuration, max_age: Duration) -> bool {
+    let limit = max_age.saturating_sub((max_age / 4).min(MARGIN));
+    age > SignedDuration::try_from(limit).unwrap_or(SignedDuration::MAX)
+}
+
+/// Nothing was stored anywhere.
+fn no_room() -> Problem {
+    let detail = "there is no room in the queue; nothing of this try remains";
+    Kind::QueueFull.because(detail).with(SubmitOutcome::NotAsked)
+}
+
+/// Not even the key was stored.
+fn no_room_for_the_key() -> Problem {
+    let detail = "the broker has no room for the Idempotency-Key; nothing of this try remains";
+    Kind::QueueFull.because(detail).with(SubmitOutcome::NotAsked)
+}
+
+/// The key is stored, and another try under it, here or through another gateway, may find room.
+fn no_room_under_a_key() -> Problem {
+    let detail = "there is no room in the queue for this try; whether another try under this \
+                  Idempotency-Key got through is unknown. The key keeps its id, its count and its \
+                  length: it is safe to try again with the same";
+    Kind::QueueFull.because(detail).with(SubmitOutcome::Unknown)
+}
+
+/// What came of it is unknown.
+pub(crate) fn away() -> Problem {
+    Kind::BrokerAway.because(AWAY).with(SubmitOutcome::Unknown)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn old_requests_are_no_longer_submitted() {
+        let day = Duration::from_hours(24);
+        assert!(!is_too_old(SignedDuration::from_hours(22), day));
+        assert!(is_too_old(SignedDuration::from_mins(23 * 60 + 1), day));
+        let minute = Duration::from_mins(1);
+        assert!(!is_too_old(SignedDuration::from_secs(44), minute));
+        assert!(is_too_old(SignedDuration::from_secs(46), minute));
+    }
+}

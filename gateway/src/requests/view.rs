@@ -1,0 +1,217 @@
+//! How requests are shown: what was accepted, how far one has come, and the newest.
+
+use contract::queues::Request;
+use contract::{RequestId, Strings};
+use jiff::Timestamp;
+use observe::dead_letters::DeadLetter;
+use observe::{RequestHistory, RequestStatus};
+use serde::Serialize;
+use utoipa::openapi::{ObjectBuilder, RefOr, Schema, SchemaFormat, Type};
+use utoipa::{PartialSchema, ToSchema};
+
+/// What was accepted.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = AcceptedRequest)]
+pub(crate) struct Accepted {
+    /// The id of the request.
+    #[schema(value_type = RequestIdSchema)]
+    pub(super) id: RequestId,
+    /// How many strings were asked for.
+    pub(super) count: u32,
+    /// How many characters each of them is to have.
+    pub(super) length: u32,
+    /// When it was asked for, first.
+    pub(super) requested_at: Timestamp,
+}
+
+/// The newest requests.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = RequestList)]
+pub(crate) struct RequestList {
+    /// The one that was accepted last comes first.
+    pub(super) requests: Vec<Summary>,
+}
+
+/// A request in a list, without its strings.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = RequestSummary)]
+pub(crate) struct Summary {
+    /// The id of the request.
+    #[schema(value_type = RequestIdSchema)]
+    id: RequestId,
+    status: RequestStatus,
+    /// How many strings were asked for.
+    count: u32,
+    /// How many characters each of them has.
+    length: u32,
+    /// When it was asked for.
+    requested_at: Timestamp,
+    /// The instance that asked.
+    requested_by: String,
+}
+
+impl Summary {
+    pub(super) fn new(request: Request, status: RequestStatus) -> Self {
+        let Request { id, amount, requestor, requested_at } = request;
+        let (count, length) = (amount.count(), amount.length());
+        Self { id, status, count, length, requested_at, requested_by: requestor }
+    }
+}
+
+/// A request, and how far it has come. What has not happened yet is not there.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = RequestStatus)]
+pub(crate) struct RequestState {
+    /// The id of the request.
+    #[schema(value_type = RequestIdSchema)]
+    pub(super) id: RequestId,
+    pub(super) status: RequestStatus,
+    /// How many strings were asked for.
+    count: u32,
+    /// How many characters each of them has.
+    length: u32,
+    /// When it was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    requested_at: Option<Timestamp>,
+    /// The instance that asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    requested_by: Option<String>,
+    /// The strings, once they are stored.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<Vec<String>>, nullable = false)]
+    values: Option<Strings>,
+    /// When the strings were made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    generated_at: Option<Timestamp>,
+    /// The instance that made them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    generated_by: Option<String>,
+    /// When they were stored.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    stored_at: Option<Timestamp>,
+    /// The instance that stored them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    stored_by: Option<String>,
+    /// When they were marked as received.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    received_at: Option<Timestamp>,
+    /// The instance that marked them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    received_by: Option<String>,
+    /// Why it was given up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    dead_letter: Option<DeadLetterSummary>,
+}
+
+/// The verdict on a message that was given up.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = DeadLetter)]
+pub(crate) struct DeadLetterSummary {
+    /// The queue that it was in.
+    queue: &'static str,
+    /// Why it was given up, for people.
+    reason: String,
+    /// When it was given up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    at: Option<Timestamp>,
+    /// The instance that gave it up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    by: Option<String>,
+    /// How many times it was delivered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    attempts: Option<u64>,
+}
+
+impl From<&DeadLetter> for DeadLetterSummary {
+    fn from(letter: &DeadLetter) -> Self {
+        let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
+        Self {
+            queue: letter.queue.unwrap_or_default(),
+            reason: some(&letter.reason).unwrap_or_else(|| "no reason given".to_owned()),
+            at: letter.at.parse().ok(),
+            by: some(&letter.by),
+            attempts: letter.attempts.parse().ok(),
+        }
+    }
+}
+
+impl RequestState {
+    /// How far this request has come, if it was asked for: what somebody has only published is no
+    /// request.
+    pub(super) fn new(id: RequestId, history: RequestHistory) -> Option<Self> {
+        let status = history.status();
+        let dead_letter = history.dead_letter().map(DeadLetterSummary::from);
+        let RequestHistory { requested, stored, received, .. } = history;
+        let values = stored.as_ref().map(|stored| &stored.values);
+        let values = values.or(received.as_ref().map(|received| &received.values)).cloned();
+        let (count, length) = match (&requested, &values) {
+            (Some(request), _) => (request.amount.count(), request.amount.length()),
+            (None, Some(values)) => shape(values),
+            (None, None) => return None,
+        };
+        let requested_at = requested.as_ref().map(|request| request.requested_at);
+        let requested_at = requested_at.or(stored.as_ref().map(|stored| stored.requested_at));
+        let (made, stored) = stored
+            .map(|it| ((it.generated_at, it.generator), (it.stored_at, it.requestor)))
+            .unzip();
+        let (generated_at, generated_by) = made.unzip();
+        let (stored_at, stored_by) = stored.unzip();
+        let received = received.map(|received| (received.received_at, received.marked_by));
+        let (received_at, received_by) = received.unzip();
+        Some(Self {
+            id,
+            status,
+            count,
+            length,
+            requested_at,
+            requested_by: requested.map(|request| request.requestor),
+            values,
+            generated_at,
+            generated_by,
+            stored_at,
+            stored_by,
+            received_at,
+            received_by,
+            dead_letter,
+        })
+    }
+}
+
+fn shape(values: &Strings) -> (u32, u32) {
+    let values = values.as_slice();
+    let number = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
+    (number(values.len()), number(values.first().map_or(0, String::len)))
+}
+
+/// The id of a request, as the contract has it.
+pub(crate) struct RequestIdSchema;
+
+impl PartialSchema for RequestIdSchema {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .format(Some(SchemaFormat::Custom("uuid".to_owned())))
+            .pattern(Some("^[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$"))
+            .description(Some("A UUID of version 7, in lower case with hyphens"))
+            .examples(["019cadd3-8896-7938-bc36-c32d4d2563a7"])
+            .into()
+    }
+}
+
+impl ToSchema for RequestIdSchema {
+    fn name() -> std::borrow::Cow<'static, str> {
+        "RequestId".into()
+    }
+}

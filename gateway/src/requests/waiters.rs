@@ -1,0 +1,90 @@
+//! Waits until a request has come to its end, whichever replica of whichever side brings it there.
+//!
+//! Each waiter listens on the broker for the publishes that could end its request, and reads the facts
+//! when it hears one. What is not waited for costs nothing.
+
+use std::time::Duration;
+
+use contract::facts::STORED;
+use contract::{RequestId, dead_letters};
+use futures_util::StreamExt;
+use futures_util::stream::select;
+use observe::RequestStatus;
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep, timeout_at};
+use tokio_util::sync::CancellationToken;
+use workqueue::Backoff;
+
+use super::reader::Reader;
+use super::view::RequestState;
+use crate::problem::{Kind, Problem};
+
+/// How many may wait at a time, which leaves most of the connections to those who do not.
+const PLACES: usize = 64;
+
+/// How often to read while nothing is heard: a subscription may be lost, or not be permitted.
+const POLL: Duration = Duration::from_secs(2);
+
+/// What was heard may not be stored yet. The first ceiling of the time before it is read again.
+const SOON: Duration = Duration::from_millis(5);
+
+/// The clients that wait.
+#[derive(Debug)]
+pub(crate) struct Waiters {
+    places: Semaphore,
+}
+
+impl Default for Waiters {
+    fn default() -> Self {
+        Self { places: Semaphore::new(PLACES) }
+    }
+}
+
+impl Waiters {
+    /// How far this request has come once its strings are stored, or it is given up, or `time` is over,
+    /// or `closing`.
+    pub(crate) async fn wait(
+        &self,
+        reader: &Reader,
+        id: RequestId,
+        time: Duration,
+        closing: &CancellationToken,
+    ) -> Result<RequestState, Problem> {
+        let end = Instant::now() + time;
+        let Ok(_place) = self.places.try_acquire() else {
+            return Err(Kind::Busy.because("too many wait at this moment; ask without wait"));
+        };
+        let mut state = reader.state(id).await?;
+        let over = |state: &RequestState| {
+            state.status != RequestStatus::Queued || Instant::now() >= end || closing.is_cancelled()
+        };
+        if over(&state) {
+            return Ok(state);
+        }
+        let client = reader.connection.client();
+        let lost = |_| Kind::BrokerAway.because("the connection to the broker has ended");
+        let stored = client.subscribe(STORED.subject(id)).await.map_err(lost)?;
+        let given_up = dead_letters::subject("*", &id.to_string());
+        let given_up = client.subscribe(given_up).await.map_err(lost)?;
+        let mut heard = select(stored, given_up);
+        // The broker has the subscriptions before the facts are read again, so nothing is missed.
+        let _ = timeout_at(end, client.flush()).await;
+        let mut soon = None;
+        loop {
+            state = reader.state(id).await?;
+            if over(&state) {
+                return Ok(state);
+            }
+            let pause = soon.as_mut().map_or(POLL, Backoff::delay);
+            let next = async {
+                tokio::select! {
+                    Some(_) = heard.next() => soon = Some(Backoff::new(SOON, POLL)),
+                    () = sleep(pause) => {}
+                    () = closing.cancelled() => {}
+                }
+            };
+            // Once the time is over, it reads for the last time.
+            let _ = timeout_at(end, next).await;
+        }
+    }
+}

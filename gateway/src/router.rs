@@ -1,0 +1,64 @@
+//! The routes, and what holds for all of them.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use axum::Router;
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::{HeaderName, HeaderValue, header};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+
+use crate::problem::Kind;
+use crate::state::Gateway;
+use crate::{guard, openapi, page, requests};
+
+/// What every answer says: take nothing from anywhere else, and let no other site show it.
+const HEADERS: [(HeaderName, &str); 6] = [
+    (
+        header::CONTENT_SECURITY_POLICY,
+        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
+         img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
+         require-trusted-types-for 'script'",
+    ),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::REFERRER_POLICY, "no-referrer"),
+    (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+    (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+    // What is no file of the page is of the moment.
+    (header::CACHE_CONTROL, "no-store"),
+];
+
+/// All routes.
+pub(crate) fn router(gateway: Arc<Gateway>) -> Router {
+    Router::new()
+        .merge(requests::routes())
+        .merge(page::routes())
+        .route("/openapi.json", get(openapi::describe))
+        .fallback(async || Kind::NoRoute.because("the routes are in /openapi.json"))
+        .method_not_allowed_fallback(async || {
+            Kind::Method.because("the methods of this route are in Allow")
+        })
+        .layer(middleware::from_fn_with_state(Arc::clone(&gateway), each))
+        .with_state(gateway)
+}
+
+/// What is done with each request, whatever it asks for.
+async fn each(State(gateway): State<Arc<Gateway>>, request: Request, next: Next) -> Response {
+    let begun = Instant::now();
+    let _in_flight = gateway.metrics.begun();
+    let route = request.extensions().get::<MatchedPath>();
+    let route = route.map_or("none", MatchedPath::as_str).to_owned();
+    let method = request.method().clone();
+    let linkable = page::is_file(request.uri().path());
+    let mut response = match guard::check(&request, &gateway.settings.gateway_hosts, linkable) {
+        Ok(()) => next.run(request).await,
+        Err(problem) => problem.into_response(),
+    };
+    for (name, value) in HEADERS {
+        response.headers_mut().entry(name).or_insert(HeaderValue::from_static(value));
+    }
+    gateway.metrics.answered(&method, route, response.status(), begun.elapsed());
+    response
+}

@@ -1,0 +1,132 @@
+use std::net::SocketAddr;
+
+use clap::builder::NonEmptyStringValueParser;
+use clap::{Parser, ValueEnum};
+use workqueue::{LimitSettings, NatsSettings, TelemetrySettings};
+
+/// The headings of what the gateway does, in its help.
+const GATEWAY: &str = "Gateway";
+const REPLAY: &str = "Replay";
+
+/// The HTTP API and the web page, on one port.
+///
+/// Takes requests into the queue REQUESTS, says how far they have come, and shows the queues, the
+/// replicas and the facts as a page, for as many browsers as you like. It works from the broker alone,
+/// so it goes on while either side is down, or both. Runs until it is told to stop (SIGTERM or SIGINT),
+/// and as many replicas at a time as you like.
+///
+/// Every setting is a flag, and an environment variable of the same name.
+#[derive(Clone, Debug, Parser)]
+#[command(version, max_term_width = 100, disable_help_subcommand = true)]
+pub struct Settings {
+    /// Address of the page and the HTTP API, which have no authentication: restrict who can reach it.
+    /// With port 0 it takes a free port, and logs which [default: 127.0.0.1:8080, or a free port where
+    /// that one is taken]
+    #[arg(long, env, value_name = "HOST:PORT", help_heading = GATEWAY)]
+    pub gateway_addr: Option<SocketAddr>,
+
+    /// Names under which the gateway may be reached, separated by commas, besides addresses and
+    /// localhost. Requests under any other name are refused, so that no other site can pose as it
+    /// [default: none]
+    #[arg(long, env, value_delimiter = ',', value_name = "NAMES", help_heading = GATEWAY)]
+    pub gateway_hosts: Vec<String>,
+
+    /// The most requests that the button for the whole audit reads; of more it would take long, and
+    /// some 400 bytes of memory each. `decoupled audit` has no limit
+    #[arg(long, env, default_value_t = 250_000, value_name = "NUMBER", help_heading = GATEWAY)]
+    pub audit_limit: u64,
+
+    /// Address of the admin endpoint: /livez, /readyz and /metrics. With port 0 it takes a free
+    /// port, and logs which
+    #[arg(long, env, default_value = "127.0.0.1:0", value_name = "HOST:PORT", help_heading = GATEWAY)]
+    pub admin_addr: SocketAddr,
+
+    /// Name of this replica, in messages and logs [default: the host's name and the process id]
+    #[arg(long, env, default_value_t = workqueue::default_instance(), hide_default_value = true, value_parser = NonEmptyStringValueParser::new(), value_name = "NAME", help_heading = GATEWAY)]
+    pub instance: String,
+
+    /// Whether the page may replay dead letters
+    #[arg(long, env, value_enum, default_value_t = Switch::Off, value_name = "SWITCH", help_heading = REPLAY)]
+    pub replay: Switch,
+
+    /// User to replay as [default: the one that reads]
+    #[arg(long, env, value_name = "USER", help_heading = REPLAY)]
+    pub replay_user: Option<String>,
+
+    /// Password of that user
+    #[arg(long, env, value_name = "PASSWORD", hide_env_values = true, help_heading = REPLAY)]
+    pub replay_password: Option<String>,
+
+    /// What the subjects of answers to that user begin with
+    #[arg(long, env, default_value = "_INBOX_replayer", value_name = "PREFIX", help_heading = REPLAY)]
+    pub replay_inbox_prefix: String,
+
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "clap would show it as the help of the whole group")]
+    pub nats: NatsSettings,
+
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "clap would show it as the help of the whole group")]
+    pub limits: LimitSettings,
+
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "clap would show it as the help of the whole group")]
+    pub telemetry: TelemetrySettings,
+
+    #[command(subcommand)]
+    #[expect(missing_docs, reason = "clap would show it as the help of the whole group")]
+    pub command: Option<workqueue::Command>,
+}
+
+/// On or off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Switch {
+    /// It may.
+    On,
+    /// It may not.
+    Off,
+}
+
+impl Settings {
+    /// How to connect in order to replay, if that is allowed.
+    pub(crate) fn replay_nats(&self) -> Option<NatsSettings> {
+        if self.replay == Switch::Off {
+            return None;
+        }
+        let nats = self.nats.clone();
+        let Some(user) = self.replay_user.clone().filter(|user| !user.is_empty()) else {
+            return Some(nats);
+        };
+        Some(NatsSettings {
+            nats_user: Some(user),
+            nats_password: self.replay_password.clone(),
+            nats_creds: None,
+            nats_inbox_prefix: self.replay_inbox_prefix.clone(),
+            ..nats
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn command_line_is_sound() {
+        Settings::command().debug_assert();
+    }
+
+    #[test]
+    fn replaying_has_to_be_allowed() {
+        let settings = |arguments: &[&str]| {
+            Settings::parse_from(["gateway", "--nats-user", "gateway"].iter().chain(arguments))
+        };
+        let user =
+            |arguments: &[&str]| settings(arguments).replay_nats().map(|nats| nats.nats_user);
+        assert_eq!(user(&["--replay-user", "replayer"]), None);
+        assert_eq!(user(&["--replay", "on"]), Some(Some("gateway".to_owned())));
+        let own = ["--replay", "on", "--replay-user", "replayer"];
+        assert_eq!(user(&own), Some(Some("replayer".to_owned())));
+    }
+}

@@ -1,0 +1,47 @@
+//! What all routes share.
+
+use std::sync::OnceLock;
+
+use tokio_util::sync::CancellationToken;
+use workqueue::Connection;
+
+use crate::audit::Audit;
+use crate::metrics::GatewayMetrics;
+use crate::problem::{Kind, Problem};
+use crate::requests::reader::Reader;
+use crate::requests::submit::Submissions;
+use crate::requests::waiters::Waiters;
+use crate::settings::Settings;
+use crate::timeline::Timeline;
+
+/// The gateway. It answers from the moment that the process runs, also while there is no broker.
+#[derive(Debug)]
+pub(crate) struct Gateway {
+    pub(crate) settings: Settings,
+    pub(crate) metrics: GatewayMetrics,
+    pub(crate) timeline: Timeline,
+    pub(crate) audit: Audit,
+    /// Reads requests, once there is a connection.
+    pub(crate) reader: OnceLock<Reader>,
+    /// Submits requests, once all that they need is declared.
+    pub(crate) submissions: OnceLock<Submissions>,
+    pub(crate) waiters: Waiters,
+    /// The connection to replay through, once there is one, where that is allowed.
+    pub(crate) replayer: OnceLock<Connection>,
+    pub(crate) stop: CancellationToken,
+}
+
+impl Gateway {
+    /// The reader, once there is a connection.
+    pub(crate) fn reader(&self) -> Result<&Reader, Problem> {
+        let away = || Kind::BrokerAway.because("there is no connection to the broker yet");
+        self.reader.get().ok_or_else(away)
+    }
+
+    /// The connection, while there is one.
+    pub(crate) fn connection(&self) -> Result<&Connection, Problem> {
+        let connection = &self.reader()?.connection;
+        let away = || Kind::BrokerAway.because("there is no connection to the broker");
+        connection.is_connected().then_some(connection).ok_or_else(away)
+    }
+}

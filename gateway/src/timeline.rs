@@ -1,0 +1,229 @@
+//! A snapshot of the flow each second, for all who watch, and the last five minutes.
+
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use anyhow::anyhow;
+use jiff::Timestamp;
+use observe::snapshot::ReplicasSnapshot;
+use observe::{Poller, Snapshot, Trouble};
+use serde::Serialize;
+use tokio::sync::watch;
+use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, timeout};
+use tracing::{info, warn};
+use workqueue::{Connection, NatsSettings};
+
+use crate::metrics::GatewayMetrics;
+
+/// How many points of the past are kept: five minutes, one a second.
+const POINTS: usize = 300;
+
+/// How often to take a snapshot.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// How long a snapshot may take. Then the broker is said to be silent.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What is sent to a page each second.
+#[derive(Serialize)]
+struct Update<'a> {
+    at: i64,
+    /// Why there is nothing new to see, if so.
+    trouble: Option<&'a Explained>,
+    /// What was seen last.
+    flow: Option<&'a Snapshot>,
+    point: &'a Point,
+}
+
+/// Why there is no snapshot, in words as well.
+#[derive(Clone, Debug, Serialize)]
+struct Explained {
+    kind: Trouble,
+    words: String,
+}
+
+/// A second of the past, as small as can be.
+#[derive(Clone, Debug, Serialize)]
+struct Point {
+    /// Which second it is, counted from the start of the gateway.
+    n: u64,
+    /// When, in milliseconds.
+    at: i64,
+    /// Of each queue: waiting, in flight, in and out a second; nothing where the broker was silent.
+    queues: Option<Vec<(u64, u64, f64, f64)>>,
+    requestors: usize,
+    generators: usize,
+}
+
+/// The newest snapshot, and the points before it.
+#[derive(Debug)]
+pub(crate) struct Timeline {
+    newest: watch::Sender<Arc<str>>,
+    past: Mutex<Past>,
+}
+
+#[derive(Debug, Default)]
+struct Past {
+    points: VecDeque<Point>,
+    taken: u64,
+    last: Option<Snapshot>,
+}
+
+impl Default for Timeline {
+    fn default() -> Self {
+        Self { newest: watch::Sender::new("".into()), past: Mutex::default() }
+    }
+}
+
+impl Timeline {
+    /// Notes what was seen, or why nothing was, and shows it to all.
+    fn note(&self, at: Timestamp, seen: Result<Snapshot, Explained>) {
+        let mut past = self.past();
+        let past = &mut *past;
+        let at = at.as_millisecond();
+        let (flow, trouble) = match seen {
+            Ok(flow) => (Some(flow), None),
+            Err(trouble) => (None, Some(trouble)),
+        };
+        past.taken += 1;
+        let queues = flow.as_ref().map(|flow| {
+            let queues = flow.queues.iter();
+            queues.map(|queue| (queue.waiting, queue.in_flight, queue.come, queue.go)).collect()
+        });
+        let point = Point {
+            n: past.taken,
+            at,
+            queues,
+            requestors: flow.as_ref().map_or(0, |flow| flow.replicas.requestors),
+            generators: flow.as_ref().map_or(0, |flow| flow.replicas.generators),
+        };
+        if past.points.len() == POINTS {
+            past.points.pop_front();
+        }
+        past.points.push_back(point.clone());
+        past.last = flow.or(past.last.take());
+        let flow = past.last.as_ref();
+        let update = Update { at, trouble: trouble.as_ref(), flow, point: &point };
+        self.newest.send_replace(json(&update));
+    }
+
+    /// Notes the replicas, while nothing else can be seen.
+    fn note_replicas(&self, replicas: ReplicasSnapshot) {
+        self.past().last.get_or_insert_default().replicas = replicas;
+    }
+
+    /// The newest update, and each that comes, as JSON.
+    pub(crate) fn watch(&self) -> watch::Receiver<Arc<str>> {
+        self.newest.subscribe()
+    }
+
+    /// The last five minutes, as JSON.
+    pub(crate) fn history(&self) -> Arc<str> {
+        json(&self.past().points)
+    }
+
+    fn past(&self) -> MutexGuard<'_, Past> {
+        self.past.lock().expect("nothing panics while it holds this lock")
+    }
+}
+
+/// What a page is sent, in JSON.
+pub(crate) fn json(value: &impl Serialize) -> Arc<str> {
+    serde_json::to_string(value).expect("nothing of the page's can fail to become JSON").into()
+}
+
+/// Notes each second that there is no broker, until this is dropped.
+pub(crate) async fn wait(timeline: &Timeline, nats: &NatsSettings) -> Infallible {
+    // The address may hold a password, which is for nobody's eyes.
+    let broker = nats.nats_url.rsplit('@').next().unwrap_or_default();
+    let words = format!("no broker answers at {broker} yet");
+    let mut seconds = interval_at(Instant::now() + INTERVAL, INTERVAL);
+    loop {
+        seconds.tick().await;
+        let trouble = Explained { kind: Trouble::Silent, words: words.clone() };
+        timeline.note(workqueue::now(), Err(trouble));
+    }
+}
+
+/// Takes a snapshot each second, and notes it, or why there is none.
+pub(crate) async fn poll(
+    timeline: &Timeline,
+    metrics: &GatewayMetrics,
+    connection: &Connection,
+) -> Infallible {
+    let mut seconds = interval(INTERVAL);
+    seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut poller = Poller::new(connection);
+    let mut saw = true;
+    loop {
+        seconds.tick().await;
+        let seen = if connection.is_connected() {
+            let snapshot = timeout(PATIENCE, poller.snapshot()).await;
+            snapshot.unwrap_or_else(|_| Err(anyhow!("the broker does not answer")))
+        } else {
+            Err(anyhow!("there is no connection to the broker; trying to restore it"))
+        };
+        metrics.snapshots.inc();
+        match &seen {
+            Err(error) => {
+                metrics.failed_snapshots.inc();
+                if saw {
+                    warn!("there is nothing to see: {error:#}");
+                }
+            }
+            Ok(_) if !saw => info!("the broker answers"),
+            Ok(_) => {}
+        }
+        saw = seen.is_ok();
+        let seen = seen.map_err(|error| {
+            let kind = poller.trouble(&error);
+            if kind != Trouble::Silent {
+                timeline.note_replicas(poller.replicas());
+            }
+            Explained { kind, words: format!("{error:#}") }
+        });
+        timeline.note(workqueue::now(), seen);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use observe::snapshot::QueueSnapshot;
+
+    use super::*;
+
+    fn points(timeline: &Timeline) -> Vec<serde_json::Value> {
+        serde_json::from_str(&timeline.history()).unwrap()
+    }
+
+    #[test]
+    fn the_past_is_no_longer_than_five_minutes() {
+        let timeline = Timeline::default();
+        for _ in 0..POINTS + 10 {
+            timeline.note(workqueue::now(), Ok(Snapshot::default()));
+        }
+        let points = points(&timeline);
+        assert_eq!(points.len(), POINTS);
+        assert_eq!(points[0]["n"], 11);
+    }
+
+    #[test]
+    fn the_last_snapshot_stays_while_the_broker_is_silent() {
+        let timeline = Timeline::default();
+        let replicas = ReplicasSnapshot { requestors: 1, ..ReplicasSnapshot::default() };
+        let queues = vec![QueueSnapshot::default()];
+        timeline.note(workqueue::now(), Ok(Snapshot { replicas, queues, ..Snapshot::default() }));
+        let trouble = Explained { kind: Trouble::Silent, words: "no broker".to_owned() };
+        timeline.note(workqueue::now(), Err(trouble));
+        let newest: serde_json::Value = serde_json::from_str(&timeline.watch().borrow()).unwrap();
+        assert_eq!(newest["trouble"]["kind"], "silent");
+        assert_eq!(newest["trouble"]["words"], "no broker");
+        assert_eq!(newest["flow"]["requestors"], 1);
+        let points = points(&timeline);
+        assert!(points[0]["queues"].is_array());
+        assert!(points[1]["queues"].is_null());
+        assert_eq!(points[1]["requestors"], 0);
+    }
+}

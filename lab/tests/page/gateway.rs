@@ -1,0 +1,31 @@
+//! The gateway as a process.
+
+use std::net::SocketAddr;
+
+use testkit::process::Process;
+
+use crate::deployment::{Deployment, api_addr};
+
+pub struct Gateway {
+    pub process: Process,
+    pub addr: SocketAddr,
+}
+
+impl Gateway {
+    /// Starts one that may replay, on a port that is free.
+    pub async fn start(deployment: &Deployment) -> Self {
+        Self::with(deployment, &[("REPLAY", "on")]).await
+    }
+
+    pub async fn with(deployment: &Deployment, settings: &[(&str, &str)]) -> Self {
+        // One after another may log to the same file.
+        let name = format!("gateway-{}", contract::RequestId::new());
+        let process = deployment.gateway(&name, settings).await;
+        let addr = api_addr(&process).await;
+        Self { process, addr }
+    }
+
+    pub fn url(&self) -> String {
+        format!("http://{}/", self.addr)
+    }
+}
