@@ -1,32 +1,18 @@
-//! The viewer on a broker with the very file that is shipped, as its own user.
+//! The page of the gateway on a broker with the very file that is shipped, as its own user.
 
 use std::net::SocketAddr;
 
 use lab::eventually::eventually;
-use lab::process::Process;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::process::Command;
 
-use crate::deployment::{Side, ended, programs, succeeded};
-use crate::permissions::{Guarded, REPLAYER, VIEWER, inbox, password};
+use crate::deployment::{Side, ended, succeeded};
+use crate::permissions::Guarded;
 
 #[tokio::test]
-async fn the_viewer_sees_all_there_is_and_replays_only_as_who_may() {
+async fn the_page_sees_all_there_is_and_replays_as_the_user_that_may() {
     let guarded = Guarded::declared().await;
-    let mut viewer = Command::new(&programs().await.viewer);
-    viewer.env_clear().env("NATS_URL", guarded.broker.url()).env("LOG_FORMAT", "pretty");
-    viewer.env("NATS_USER", VIEWER).env("NATS_PASSWORD", password(VIEWER));
-    viewer.env("NATS_INBOX_PREFIX", inbox(VIEWER)).env("VIEWER_ADDR", "127.0.0.1:0");
-    viewer.env("REPLAY", "on").env("REPLAY_USER", REPLAYER);
-    viewer.env("REPLAY_PASSWORD", password(REPLAYER));
-    let viewer = Process::spawn(viewer, guarded.log("viewer")).unwrap();
-    let page: SocketAddr = eventually("the page is there", async || {
-        let log = viewer.log_text();
-        let addr = log.split_once("the page is at http://").and_then(|it| it.1.split('/').next());
-        addr.and_then(|addr| addr.parse().ok()).ok_or(log)
-    })
-    .await;
+    let (_gateway, page) = guarded.gateway().await;
     let clumsy = [("FAILURE_RATE", "1"), ("MAX_ATTEMPTS", "1")];
     let mut generator = guarded.run(Side::Generator, "clumsy", &clumsy).await;
     let total = [("REQUEST_TOTAL", "3"), ("REQUEST_RATE", "max")];
@@ -63,7 +49,7 @@ async fn the_viewer_sees_all_there_is_and_replays_only_as_who_may() {
     assert_eq!(guarded.refused(), [""; 0]);
 }
 
-/// What the viewer answers to a question that its page might ask.
+/// What the gateway answers to a question that its page might ask.
 async fn ask(page: SocketAddr, method: &str, path: &str) -> String {
     let mut connection = TcpStream::connect(page).await.unwrap();
     let head = format!(
