@@ -2,30 +2,40 @@
 # Each is built from its own sources and what it depends on, so that a change of one side leaves the image
 # of the other as it is.
 
+# The manifests of all members of the workspace, each with a library and programs that do nothing yet.
+FROM rust:1.95-slim-bookworm AS manifests
+WORKDIR /decoupled
+COPY . .
+# Tests and benchmarks are not among what is copied, but cargo wants to see those that a manifest names.
+RUN find . -type f ! -name Cargo.toml ! -name Cargo.lock ! -path '*/src/main.rs' ! -path '*/src/lib.rs' -delete \
+    && find . -type d -empty -delete \
+    && for manifest in $(find . -mindepth 2 -name Cargo.toml); do \
+        cd "/decoupled/${manifest%/Cargo.toml}" && mkdir -p src || exit; \
+        if [ -e src/main.rs ]; then echo 'fn main() {}' >src/main.rs; fi; \
+        if [ -e src/lib.rs ] || [ ! -e src/main.rs ]; then : >src/lib.rs; fi; \
+        awk -F '"' \
+            'function named() { if (name) print path ? path : kind "/" name ".rs"; name = path = kind = "" } \
+            /^\[/ { named() } \
+            /^\[\[bin]]/ { kind = "src/bin" } /^\[\[test]]/ { kind = "tests" } \
+            /^\[\[bench]]/ { kind = "benches" } /^\[\[example]]/ { kind = "examples" } \
+            kind && /^name *=/ { name = $2 } kind && /^path *=/ { path = $2 } \
+            END { named() }' Cargo.toml \
+        | while read -r file; do mkdir -p "$(dirname "$file")" && echo 'fn main() {}' >"$file"; done; \
+    done
+
+# The libraries of others are compiled with them, in a layer that stays until a manifest changes. All of the
+# workspace is named here and below, because cargo would choose other features of these libraries for one
+# member alone, and compile them again.
 FROM rust:1.95-slim-bookworm AS dependencies
 WORKDIR /decoupled
-COPY Cargo.toml Cargo.lock ./
-COPY crates/contract/Cargo.toml crates/contract/
-COPY crates/workqueue/Cargo.toml crates/workqueue/
-COPY crates/observe/Cargo.toml crates/observe/
-COPY requestor/Cargo.toml requestor/
-COPY generator/Cargo.toml generator/
-COPY viewer/Cargo.toml viewer/
-COPY lab/Cargo.toml lab/
-# The libraries of others are compiled with programs that do nothing yet, in a layer that stays until a
-# manifest changes. All of the workspace is named here and below, because cargo would choose other
-# features of them for one member alone, and compile them again. Tests and benchmarks are not among what is
-# copied, but cargo wants to see those that a manifest names.
-RUN for crate in crates/*/ requestor generator viewer lab; do mkdir "$crate/src" && touch "$crate/src/lib.rs"; done \
-    && mkdir -p lab/tests/page crates/contract/benches && touch lab/tests/page/main.rs crates/contract/benches/messages.rs \
-    && for program in requestor generator viewer lab; do echo 'fn main() {}' >"$program/src/main.rs"; done \
-    && cargo build --release --locked --workspace --bins
+COPY --from=manifests /decoupled .
+RUN cargo build --release --locked --workspace --bins
 
-# What both sides share. Cargo goes by the times of files, and takes sources for unchanged that are older
+# What all programs share. Cargo goes by the times of files, and takes sources for unchanged that are older
 # than the programs which do nothing.
 FROM dependencies AS shared
-COPY crates/contract crates/contract
 COPY crates/workqueue crates/workqueue
+COPY crates/contract crates/contract
 RUN touch crates/*/src/*.rs && cargo build --release --locked --workspace --lib
 
 FROM shared AS requestor-build
@@ -36,16 +46,18 @@ FROM shared AS generator-build
 COPY generator generator
 RUN touch generator/src/*.rs && cargo build --release --locked --workspace --bin generator
 
-FROM shared AS viewer-build
+FROM shared AS gateway-build
 COPY crates/observe crates/observe
-COPY viewer viewer
-RUN touch crates/observe/src/*.rs viewer/src/*.rs && cargo build --release --locked --workspace --bin viewer
-
-FROM shared AS lab-build
 COPY requestor requestor
+COPY gateway gateway
+RUN touch crates/observe/src/*.rs requestor/src/*.rs gateway/src/*.rs \
+    && cargo build --release --locked --workspace --bin gateway
+
+FROM shared AS cli-build
 COPY crates/observe crates/observe
-COPY lab lab
-RUN mkdir backups && touch crates/observe/src/*.rs requestor/src/*.rs lab/src/*.rs && cargo build --release --locked --workspace --bin lab
+COPY cli cli
+RUN mkdir backups && touch crates/observe/src/*.rs cli/src/*.rs \
+    && cargo build --release --locked --workspace --bin decoupled
 
 # Nothing but the C library, certificates, and a user that is nobody. It writes nowhere: run it with
 # --read-only.
@@ -73,16 +85,16 @@ LABEL org.opencontainers.image.title="generator" \
 COPY --from=generator-build /decoupled/target/release/generator /usr/local/bin/
 ENTRYPOINT ["/usr/local/bin/generator"]
 
-FROM service AS viewer
-LABEL org.opencontainers.image.title="viewer" \
-      org.opencontainers.image.description="The page that shows the queues"
-COPY --from=viewer-build /decoupled/target/release/viewer /usr/local/bin/
-ENTRYPOINT ["/usr/local/bin/viewer"]
+FROM service AS gateway
+LABEL org.opencontainers.image.title="gateway" \
+      org.opencontainers.image.description="The HTTP API, and the page that shows the queues"
+COPY --from=gateway-build /decoupled/target/release/gateway /usr/local/bin/
+ENTRYPOINT ["/usr/local/bin/gateway"]
 
-FROM runtime AS lab
-LABEL org.opencontainers.image.title="lab" \
+FROM runtime AS cli
+LABEL org.opencontainers.image.title="decoupled" \
       org.opencontainers.image.description="Declares the queues, and audits what went through them"
-COPY --from=lab-build /decoupled/target/release/lab /usr/local/bin/
+COPY --from=cli-build /decoupled/target/release/decoupled /usr/local/bin/
 # A new volume that is mounted here belongs to whom this does.
-COPY --from=lab-build --chown=65532:65532 /decoupled/backups /backups
-ENTRYPOINT ["/usr/local/bin/lab"]
+COPY --from=cli-build --chown=65532:65532 /decoupled/backups /backups
+ENTRYPOINT ["/usr/local/bin/decoupled"]

@@ -18,6 +18,8 @@ from render import REPOSITORY
 
 PROGRAMS = pathlib.Path(os.environ.get("CARGO_TARGET_DIR") or REPOSITORY / "target") / "debug"
 OURS = re.compile(r"decoupled/(\w+):(.+)")
+# The image whose program has another name.
+NAMES = {"cli": "decoupled"}
 
 
 @functools.cache
@@ -31,6 +33,11 @@ def help_of(program, command):
     done = subprocess.run([PROGRAMS / program, *command, "--help"], capture_output=True, text=True)
     expect(done.returncode == 0, f"{program} {' '.join(command)} is nothing that the program can do: {done.stderr}")
     return done.stdout
+
+
+def command_of(words):
+    """The subcommand that a program is told, which may be one of another."""
+    return tuple(word for word in words[:2] if re.fullmatch(r"[a-z-]+", word) and not word.startswith("-"))
 
 
 def settings_of(program, command):
@@ -71,10 +78,11 @@ def check_container(container, grace, conf, brokers):
     if not ours:
         check_broker_image(container["image"])
         return
-    program, tag = ours.groups()
+    image, tag = ours.groups()
+    program = NAMES.get(image, image)
     expect(tag == version(), f"the image is of version {tag}, and the programs of {version()}")
     words = container.get("args", [])
-    command = tuple(word for word in words[:2] if re.fullmatch(r"[a-z-]+", word) and not word.startswith("-"))
+    command = command_of(words)
     for flag in (word for word in words if word.startswith("--")):
         expect(flag in help_of(program, command), f"{program} knows no {flag}")
     known = settings_of(program, command)
@@ -90,8 +98,8 @@ def check_container(container, grace, conf, brokers):
         expect(copies == str(brokers), f"REPLICAS is {copies}, and there are {brokers} brokers")
     if not command:
         check_values(program, tuple((name, value) for name, value in environment.items() if value is not None))
-        drain = seconds(environment.get("DRAIN_TIMEOUT", known.get("DRAIN_TIMEOUT", "0s")))
-        expect(grace > drain, f"it has {grace} s to end, and takes up to {drain} s to drain")
+    drain = seconds(environment.get("DRAIN_TIMEOUT", known.get("DRAIN_TIMEOUT") or "0s"))
+    expect(grace > drain, f"it has {grace} s to end, and takes up to {drain} s to drain")
     listens = {int(value.rsplit(":", 1)[1]) for name, value in environment.items() if name.endswith("_ADDR")}
     ports = {port["containerPort"]: port["name"] for port in container.get("ports", [])}
     expect(listens >= ports.keys(), f"it listens on {sorted(listens)}, and is said to on {sorted(ports)}")
@@ -100,7 +108,7 @@ def check_container(container, grace, conf, brokers):
             asked = container[probe]["httpGet"]
             admin = int(environment["ADMIN_ADDR"].rsplit(":", 1)[1])
             expect(ports[admin] == asked["port"], f"its {probe} does not ask the admin endpoint")
-            expect(answers(program, asked["path"]), f"{program} has no {asked['path']}")
+            expect(answers(program, tuple(words), asked["path"]), f"{program} has no {asked['path']}")
 
 
 def check_user(what, settings, container, conf):
@@ -125,14 +133,14 @@ def check_values(program, values):
 
 
 @functools.cache
-def answers(program, path):
+def answers(program, words, path):
     """Whether the admin endpoint of a program has something under a path."""
     environment = os.environ | {"ADMIN_ADDR": "127.0.0.1:0", "LOG_FORMAT": "json", "RUST_LOG": "info"}
-    for name in settings_of(program, ()):
+    for name in settings_of(program, command_of(words)):
         # Whatever else it listens on, too, is to be a free port.
         if name.endswith("_ADDR"):
             environment[name] = "127.0.0.1:0"
-    with subprocess.Popen([PROGRAMS / program], env=environment, stderr=subprocess.PIPE, text=True) as service:
+    with subprocess.Popen([PROGRAMS / program, *words], env=environment, stderr=subprocess.PIPE, text=True) as service:
         try:
             lines = (json.loads(line) for line in service.stderr)
             addr = next(line["addr"] for line in lines if "admin endpoint" in line["message"])

@@ -13,6 +13,8 @@ from render import REPOSITORY
 
 # Who a container is in every image: nobody. The pods say the same.
 NOBODY = 65532
+# The members of the workspace that have an image.
+PROGRAMS = ["requestor", "generator", "gateway", "cli"]
 
 
 def check(root):
@@ -27,7 +29,7 @@ def check(root):
         conf = check_broker(services["nats"], root)
     for name, service in services.items():
         with within(f"docker-compose.yml, {name}"):
-            check_service(name, service, services, dockerfile, conf)
+            check_service(name, service, dockerfile, conf)
             check_addresses(service, services, conf)
     for service in services.values():
         environment = service.get("environment", {})
@@ -59,10 +61,12 @@ def check_broker(service, root):
     return conf
 
 
-def check_service(name, service, services, dockerfile, conf):
+def check_service(name, service, dockerfile, conf):
     expect("container_name" not in service, "has a name that keeps it from being scaled")
     expect(service.get("read_only") and service.get("cap_drop") == ["ALL"], "is not restricted")
-    expect(service.get("restart", "no") == restart(name, services), f"is not restarted {restart(name, services)}")
+    # What somebody runs by hand is not started again.
+    restart = "no" if "profiles" in service else "unless-stopped"
+    expect(service.get("restart", "no") == restart, f"is not restarted {restart}")
     for published in service.get("ports", []):
         expect(str(published).startswith("127.0.0.1:"), f"publishes {published} beyond this machine")
     ours = agreement.OURS.fullmatch(service["image"])
@@ -72,14 +76,16 @@ def check_service(name, service, services, dockerfile, conf):
         agreement.check_broker_image(service["image"])
         return
     environment = {variable: str(value) for variable, value in service["environment"].items()}
-    program = ours[1]
+    program = agreement.NAMES.get(ours[1], ours[1])
     entrypoint = service.get("entrypoint", [f"/usr/local/bin/{program}"])
     expect(f'ENTRYPOINT ["{entrypoint[0]}"]' in dockerfile, f"{entrypoint[0]} is not in the image")
     args = entrypoint[1:] + service.get("command", [])
     # What somebody adds to `docker compose run`.
-    args += {"lab": ["audit"], "dead-letters": ["list"], "keeper": ["backup"]}.get(name, [])
-    if program != "lab":
+    args += {"cli": ["audit"], "dead-letters": ["list"], "keeper": ["backup"]}.get(name, [])
+    if ours[1] != "cli":
+        # Its image says it.
         environment["ADMIN_ADDR"] = re.search(r"^ENV ADMIN_ADDR=(\S+)$", dockerfile, re.MULTILINE)[1]
+    if "profiles" not in service:
         expected = ["CMD", entrypoint[0], "healthcheck"]
         asked = service.get("healthcheck", {}).get("test")
         expect(asked == expected, f"its health is not asked by {expected}")
@@ -95,14 +101,6 @@ def check_service(name, service, services, dockerfile, conf):
     for published in service.get("ports", []):
         port = int(str(published).rsplit(":", 1)[1])
         expect(port in ports, f"publishes {published}, where nothing listens")
-
-
-def restart(name, services):
-    """How a service is restarted: always, or until it is done where others wait for that, or by whoever runs it."""
-    if "profiles" in services[name]:
-        return "no"
-    waited = [service.get("depends_on", {}).get(name, {}).get("condition") for service in services.values()]
-    return "on-failure" if "service_completed_successfully" in waited else "unless-stopped"
 
 
 def listens(service):
@@ -136,19 +134,36 @@ def check_dockerfile(dockerfile):
     rust = re.search(r'^rust-version = "(.+)"$', manifest, re.MULTILINE)[1]
     expect(f"FROM rust:{rust}-" in dockerfile, f"the images are not built with Rust {rust}")
     stages = stages_of(dockerfile)
-    members = re.search(r"^members = \[(.+)\]$", manifest, re.MULTILINE)[1]
-    for member in re.findall(r'"(\w+)"', members):
-        expect(f"COPY {member}/Cargo.toml {member}/" in dockerfile, f"knows nothing of {member}")
-        if (REPOSITORY / member / "src" / "main.rs").exists():
-            expect(member in stages, f"has no target {member}")
-            user = user_of(member, stages)
-            expect(user == f"{NOBODY}:{NOBODY}", f"{member} runs as {user}, and not as {NOBODY}:{NOBODY}")
+    for member in PROGRAMS:
+        expect(member in stages, f"has no target {member}")
+        user = user_of(member, stages)
+        expect(user == f"{NOBODY}:{NOBODY}", f"{member} runs as {user}, and not as {NOBODY}:{NOBODY}")
+        copied, needed = copied_by(f"{member}-build", stages), built_from(member, manifest)
+        expect(copied == needed, f"{member} is built from {sorted(needed)}, and its image from {sorted(copied)}")
 
 
 def stages_of(dockerfile):
     """Each stage by its name: what it is made from, and what it does."""
     found = re.findall(r"^FROM (\S+) AS (\S+)\n((?:(?!FROM ).*\n?)*)", dockerfile, re.MULTILINE)
     return {name: (base, text) for base, name, text in found}
+
+
+def copied_by(stage, stages):
+    """The directories of sources that a stage copies: here, or where it is made from."""
+    found = set()
+    while stage in stages:
+        stage, text = stages[stage]
+        found |= set(re.findall(r"^COPY ([\w/]+) \1$", text, re.MULTILINE))
+    return found
+
+
+def built_from(directory, manifest):
+    """The directory of a member of the workspace, and those of all that it depends on."""
+    text = (REPOSITORY / directory / "Cargo.toml").read_text()
+    dependencies = re.search(r"^\[dependencies\]\n((?:[^\[\n].*\n|\n)*)", text, re.MULTILINE)[1]
+    members = dict(re.findall(r'^([\w-]+) = \{ path = "(.+?)"', manifest, re.MULTILINE))
+    named = re.findall(r"^([\w-]+)(?:\.workspace)? *=", dependencies, re.MULTILINE)
+    return {directory}.union(*(built_from(members[name], manifest) for name in named if name in members))
 
 
 def user_of(stage, stages):

@@ -13,7 +13,7 @@ REPOSITORY = pathlib.Path(__file__).resolve().parent.parent.parent
 # Where credentials/make puts the passwords that it makes.
 MADE = "made-by-k8s-credentials-make"
 # The components that can be combined.
-COMPONENTS = ["ha", "autoscale", "monitoring", "tls", "replay-in-viewer"]
+COMPONENTS = ["ha", "autoscale", "monitoring", "tls", "replay-in-gateway"]
 SHIPPED = ["docker-compose.yml", "Dockerfile"]
 
 

@@ -84,12 +84,11 @@ def check_objects(objects, beside, known):
 
 
 def check_rest(objects):
-    """At rest nobody works, nobody declares, and nobody is woken up."""
+    """At rest nobody works, nobody asks, nobody declares, and nobody is woken up."""
     for thing in objects:
         match thing["kind"]:
             case "Deployment":
-                # The viewer only looks.
-                rests = thing["spec"]["replicas"] == 0 or thing["metadata"]["name"] == "viewer"
+                rests = thing["spec"].get("replicas") == 0
             case "ScaledObject":
                 rests = thing["metadata"].get("annotations", {}).get("autoscaling.keda.sh/paused-replicas") == "0"
             case kind:

@@ -22,7 +22,7 @@ kind: Pod
 metadata: {name: privileged}
 spec:
   containers:
-    - {name: lab, image: "decoupled/lab:0.1.0", securityContext: {privileged: true}}
+    - {name: cli, image: "decoupled/cli:0.1.0", securityContext: {privileged: true}}
 """
 
 # Has a password and keeps to the standard, but is nobody that a network policy knows.
@@ -35,8 +35,8 @@ spec:
   automountServiceAccountToken: false
   securityContext: {runAsNonRoot: true, runAsUser: 65532, seccompProfile: {type: RuntimeDefault}}
   containers:
-    - name: lab
-      image: decoupled/lab:0.1.0
+    - name: cli
+      image: decoupled/cli:0.1.0
       imagePullPolicy: IfNotPresent
       args: [audit]
       env:
@@ -65,15 +65,15 @@ def walk():
     step("apply everything, and wait until all of it is ready")
     begun = time.monotonic()
     kubectl("apply", "-k", "k8s")
-    for workload in ("statefulset/nats", *(f"deployment/{name}" for name in (*SIDES, "viewer"))):
+    for workload in ("statefulset/nats", *(f"deployment/{name}" for name in ("declare", *SIDES, "gateway"))):
         rolled_out(workload)
     print(f"  after {time.monotonic() - begun:.0f} s")
-    with forwarded("viewer", 8085) as page:
-        ask_and_follow(page)
-        walk_under_load(page)
+    with forwarded("gateway", 8080) as gateway:
+        ask_and_follow(gateway)
+        walk_under_load(gateway)
 
 
-def walk_under_load(page):
+def walk_under_load(gateway):
     step("a pod with privileges is refused, and one that no policy knows reaches nobody")
     refusal = kubectl(*inside("create", "--dry-run=server", "--filename", "-"), stdin=PRIVILEGED, check=False, errors=True)
     expect('violates PodSecurity "restricted' in refusal, f"a privileged pod is refused: {refusal}")
@@ -87,15 +87,15 @@ def walk_under_load(page):
     ask_for(RATE)
     requestors = uids("requestor")
     scale("generator", 0)
-    before = waiting(page)
+    before = waiting(gateway)
     # For longer than it takes to fail so many probes that a pod counts as not ready.
-    eventually("requests wait", lambda: waiting(page) >= before + 10 * RATE)
+    eventually("requests wait", lambda: waiting(gateway) >= before + 10 * RATE)
     expect(uids("requestor") == requestors, "the requestor was not touched")
     expect(are_ready(1, "requestor"), "the requestor is ready without a generator")
 
     step("start them: the queues drain")
     scale("generator", 2)
-    drained(page)
+    drained(gateway)
     expect(uids("requestor") == requestors, "the requestor was not touched")
 
     for side in SIDES:
@@ -114,13 +114,13 @@ def walk_under_load(page):
     step("delete the broker's pod: it comes back, and all goes on")
     kubectl(*inside("delete", "pod", "nats-0"))
     rolled_out("statefulset/nats")
-    ask_and_follow(page)
+    ask_and_follow(gateway)
     eventually("both sides are ready again", lambda: are_ready(4, *SIDES))
-    expect(sum(map(restarts, pods(*SIDES, "viewer"))) == 0, "no service had to be restarted for that")
+    expect(sum(map(restarts, pods("declare", *SIDES, "gateway"))) == 0, "no service had to be restarted for that")
 
     step("ask for no more, and for the verdict")
     ask_for(0)
-    drained(page)
+    drained(gateway)
     kubectl("apply", "-k", "k8s/audit")
     # One of the two comes; who waited for the better one would wait for nothing if it is the other.
     eventually("the audit ends", lambda: conditions("job/audit") & {"Complete", "Failed"})
@@ -151,15 +151,15 @@ def rolled_out(workload):
     kubectl(*inside("rollout", "status", workload, f"--timeout={LIMIT}s"))
 
 
-def drained(page):
+def drained(gateway):
     # Under load there is always something on its way.
-    eventually("the queues drain", lambda: waiting(page) < RATE)
+    eventually("the queues drain", lambda: waiting(gateway) < RATE)
 
 
-def waiting(page):
+def waiting(gateway):
     """How many messages wait in the three queues, by the page's last look that was not in vain."""
     def look():
-        points = answer(f"{page}/api/history")
+        points = answer(f"{gateway}/api/history")
         return points and points[-1]["queues"]
 
     return sum(waits for waits, *_ in eventually("the page sees the queues", look))

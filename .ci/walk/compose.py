@@ -5,11 +5,11 @@ import json
 import os
 import subprocess
 
-from steps import ask_and_follow, eventually, expect, run, step
+from steps import ask, ask_and_follow, eventually, expect, follow, run, step
 
 # Away from whatever else runs on this engine: containers, network and volume have names of their own, and the
-# page has any port that is free.
-ENVIRONMENT = os.environ | {"COMPOSE_PROJECT_NAME": f"decoupled-walk-{os.getpid()}", "REQUEST_RATE": "200", "VIEWER_PORT": "0"}
+# gateway has any port that is free.
+ENVIRONMENT = os.environ | {"COMPOSE_PROJECT_NAME": f"decoupled-walk-{os.getpid()}", "REQUEST_RATE": "200", "GATEWAY_PORT": "0"}
 
 
 def main():
@@ -28,13 +28,13 @@ def main():
 def walk():
     step("start, and look at how it runs")
     compose("up", "--detach", "--wait")
-    for service in ("nats", "requestor", "generator", "viewer"):
+    for service in ("nats", "declare", "requestor", "generator", "gateway"):
         for container in containers(service):
             check_container(service, inspect(container))
     eventually("requests come home", lambda: complete() >= 100)
 
-    step("ask for strings through the page, and follow them home")
-    ask_and_follow(page())
+    step("ask for strings through the gateway, and follow them home")
+    ask_and_follow(gateway())
 
     step("stop the generators: requests wait, and the requestor does not notice")
     compose("stop", "generator")
@@ -48,12 +48,15 @@ def walk():
     compose("start", "generator")
     eventually("the queue drains", lambda: verdict()["pending"] < 200)
 
-    step("stop the requestor, and start it")
+    step("stop the requestor, ask without it, and start it")
     compose("stop", "requestor")
     expect(healthy("generator") == 2, "the generators are ready without a requestor")
     requested = verdict()["requested"]
+    asked = ask(gateway())
+    expect(verdict()["requested"] == requested + 1, "the gateway asks without a requestor")
     compose("start", "requestor")
-    eventually("the requestor asks again", lambda: verdict()["requested"] > requested)
+    follow(gateway(), asked)
+    eventually("the requestor asks again", lambda: verdict()["requested"] > requested + 1)
 
     step("scale to five, and kill two of them")
     others = containers("nats") + containers("requestor")
@@ -84,14 +87,14 @@ def walk():
     step("ask for no more, and for the verdict")
     ENVIRONMENT["REQUEST_RATE"] = "0"
     compose("up", "--detach", "--wait", "--no-deps", "requestor")
-    said = compose("run", "--rm", "lab", "audit", "--wait", "120s").stdout
+    said = compose("run", "--rm", "cli", "audit", "--wait", "120s").stdout
     print(said)
     expect("Nothing lost, nothing doubled." in said, "the audit ends with its verdict")
     final = verdict()
     expect(final["requested"] == final["complete"] > 1000, "all that was asked for came home")
 
     step("back up, lose the broker's volume, and restore")
-    compose("stop", "requestor", "generator")
+    compose("stop", "requestor", "generator", "gateway", "declare")
     compose("run", "--rm", "keeper", "backup", "/backups/now")
     compose("rm", "--stop", "--force", "nats")
     docker("volume", "rm", f"{ENVIRONMENT['COMPOSE_PROJECT_NAME']}_queues")
@@ -117,15 +120,15 @@ def check_container(service, container):
             expect(config["Labels"].get(f"org.opencontainers.image.{label}"), f"the image of {name} has a {label}")
 
 
-def page():
-    """The address of the page, the one port that is published."""
-    [published] = next(ports for ports in inspect(containers("viewer")[0])["NetworkSettings"]["Ports"].values() if ports)
+def gateway():
+    """The address of the gateway, the one port that is published."""
+    [published] = next(ports for ports in inspect(containers("gateway")[0])["NetworkSettings"]["Ports"].values() if ports)
     return f"http://{published['HostIp']}:{published['HostPort']}"
 
 
 def verdict():
     """The verdict of the moment. Under load it is read while messages move; lost or doubled is an error at once."""
-    done = compose("run", "--rm", "lab", "audit", "--json", check=False)
+    done = compose("run", "--rm", "cli", "audit", "--json", check=False)
     expect(done.returncode == 0, f"nothing is lost or doubled: {done.stdout}{done.stderr}")
     return json.loads(done.stdout)
 

@@ -38,19 +38,31 @@ def run(words, check=True, **how):
     return done
 
 
-def ask_and_follow(page):
-    """Asks for a string through the page at this address, and follows it home."""
-    # Where the page is told nothing, it is open what became of it. Under the same key nothing is asked twice.
-    asking = {"count": 1, "length": 16, "key": uuid.uuid4().hex}
-    asked = eventually("a string is asked for", lambda: answer(f"{page}/api/ask", asking))
-    eventually("it comes home", lambda: (answer(f"{page}/api/requests/{asked['id']}") or {}).get("received"))
+def ask_and_follow(gateway):
+    """Asks for a string through the gateway at this address, and follows it home."""
+    follow(gateway, ask(gateway))
 
 
-def answer(url, body=None):
-    """What is answered, in JSON; with a body something is asked for. Nothing where the page does not reach the
-    requestor or the broker at the moment."""
+def ask(gateway):
+    """Asks for a string, and says under which id."""
+    # Where no answer comes, it is open what became of it. Under the same key nothing is asked twice.
+    key = {"Idempotency-Key": uuid.uuid4().hex}
+    asked = {"count": 1, "length": 16}
+    return eventually("a string is asked for", lambda: answer(f"{gateway}/requests", asked, key))["id"]
+
+
+def follow(gateway, asked):
+    def is_received():
+        return (answer(f"{gateway}/requests/{asked}") or {}).get("status") == "received"
+
+    eventually("it comes home", is_received)
+
+
+def answer(url, body=None, headers=None):
+    """What is answered, in JSON; with a body something is asked for. Nothing where the gateway does not reach the
+    broker at the moment."""
     data = None if body is None else json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+    request = urllib.request.Request(url, data, {"Content-Type": "application/json"} | (headers or {}))
     try:
         with urllib.request.urlopen(request, timeout=LIMIT) as answered:
             return json.load(answered)

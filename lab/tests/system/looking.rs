@@ -1,27 +1,18 @@
-//! The viewer on a broker with the very file that is shipped, as its own user.
+//! The page of the gateway on a broker with the very file that is shipped, as its own user.
 
 use std::net::SocketAddr;
 
 use testkit::eventually::eventually;
-use testkit::process::Process;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::process::Command;
 
-use crate::deployment::{Side, api_addr, ended, programs, succeeded};
-use crate::permissions::{Guarded, REPLAYER, VIEWER, inbox, password};
+use crate::deployment::{Side, ended, succeeded};
+use crate::permissions::Guarded;
 
 #[tokio::test]
-async fn the_viewer_sees_all_there_is_and_replays_only_as_who_may() {
+async fn the_page_sees_all_there_is_and_replays_as_the_user_that_may() {
     let guarded = Guarded::declared().await;
-    let mut viewer = Command::new(&programs().await.gateway);
-    viewer.env_clear().env("NATS_URL", guarded.broker.url()).env("LOG_FORMAT", "pretty");
-    viewer.env("NATS_USER", VIEWER).env("NATS_PASSWORD", password(VIEWER));
-    viewer.env("NATS_INBOX_PREFIX", inbox(VIEWER)).env("GATEWAY_ADDR", "127.0.0.1:0");
-    viewer.env("REPLAY", "on").env("REPLAY_USER", REPLAYER);
-    viewer.env("REPLAY_PASSWORD", password(REPLAYER));
-    let viewer = Process::spawn(viewer, guarded.log("viewer")).unwrap();
-    let page = api_addr(&viewer).await;
+    let (_gateway, page) = guarded.gateway().await;
     let clumsy = [("FAILURE_RATE", "1"), ("MAX_ATTEMPTS", "1")];
     let mut generator = guarded.run(Side::Generator, "clumsy", &clumsy).await;
     let total = [("REQUEST_TOTAL", "3"), ("REQUEST_RATE", "max")];
@@ -58,7 +49,7 @@ async fn the_viewer_sees_all_there_is_and_replays_only_as_who_may() {
     assert_eq!(guarded.refused(), [""; 0]);
 }
 
-/// What the viewer answers to a question that its page might ask.
+/// What the gateway answers to a question that its page might ask.
 async fn ask(page: SocketAddr, method: &str, path: &str) -> String {
     let mut connection = TcpStream::connect(page).await.unwrap();
     let head = format!(

@@ -1,5 +1,6 @@
 //! Who may do what, on a broker with the very file that is shipped.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use async_nats::{ConnectOptions, Event, HeaderMap};
@@ -16,45 +17,49 @@ use tempfile::TempDir;
 use testkit::broker::{Broker, BrokerOptions};
 use testkit::eventually::eventually;
 use testkit::process::{Process, logged};
+use tokio::process::Command;
 use tokio::sync::mpsc;
 use workqueue::{Connection, NatsSettings};
 
 use crate::api;
 use crate::by_hand::{Raw, acknowledgment, publish_raw, published, response};
-use crate::deployment::{LIMIT, LIMITS, Side, api_addr, ended, ready, run, soon, succeeded};
+use crate::deployment::{
+    LIMIT, LIMITS, Side, api_addr, ended, programs, ready, run, soon, succeeded,
+};
 use crate::loops::request;
 
 const REQUESTOR: &str = "requestor";
 const GENERATOR: &str = "generator";
 const DECLARER: &str = "declarer";
 const AUDITOR: &str = "auditor";
-pub const REPLAYER: &str = "replayer";
+const REPLAYER: &str = "replayer";
 const KEEPER: &str = "keeper";
-pub const VIEWER: &str = "viewer";
+const GATEWAY: &str = "gateway";
 
-const USERS: [&str; 7] = [REQUESTOR, GENERATOR, DECLARER, AUDITOR, REPLAYER, KEEPER, VIEWER];
+const USERS: [&str; 7] = [REQUESTOR, GENERATOR, DECLARER, AUDITOR, REPLAYER, KEEPER, GATEWAY];
 
 /// Those that take messages from queues.
 const SERVICES: &[&str] = &[REQUESTOR, GENERATOR];
 
 /// Those that look whether all is declared.
-const ALL_BUT_REPLAYER: &[&str] = &[REQUESTOR, GENERATOR, DECLARER, AUDITOR, KEEPER, VIEWER];
+const ALL_BUT_REPLAYER: &[&str] = &[REQUESTOR, GENERATOR, DECLARER, AUDITOR, KEEPER, GATEWAY];
 
 /// Those that read all facts.
-const READERS: &[&str] = &[AUDITOR, VIEWER];
+const READERS: &[&str] = &[AUDITOR, GATEWAY];
 
 /// What can be published, and who may. Whoever is not named is refused.
 const PUBLISHES: &[(&str, &[&str])] = &[
     // The queues, and the dead letters.
-    ("requests.id", &[REQUESTOR, REPLAYER]),
+    ("requests.id", &[REQUESTOR, REPLAYER, GATEWAY]),
     ("responses.id", &[GENERATOR, REPLAYER]),
     ("acknowledgments.id", &[REQUESTOR, REPLAYER]),
-    ("dead_letters.REQUESTS.id", &[GENERATOR]),
-    ("dead_letters.RESPONSES.id", &[REQUESTOR]),
-    ("dead_letters.ACKNOWLEDGMENTS.id", &[GENERATOR]),
+    ("dead_letters.REQUESTS.id", &[GENERATOR, DECLARER]),
+    ("dead_letters.RESPONSES.id", &[REQUESTOR, DECLARER]),
+    ("dead_letters.ACKNOWLEDGMENTS.id", &[GENERATOR, DECLARER]),
+    ("dead_letters.OTHER.id", &[]),
     // Creating a fact, which is the same as changing or removing one.
-    ("$KV.idempotency.token", &[REQUESTOR]),
-    ("$KV.requested.id", &[REQUESTOR]),
+    ("$KV.idempotency.token", &[GATEWAY]),
+    ("$KV.requested.id", &[REQUESTOR, GATEWAY]),
     ("$KV.stored.id", &[REQUESTOR]),
     ("$KV.received.id", &[GENERATOR]),
     ("$KV.other.id", &[]),
@@ -66,33 +71,33 @@ const PUBLISHES: &[(&str, &[&str])] = &[
     ("_INBOX_auditor.id", &[]),
     ("_INBOX_replayer.id", &[]),
     ("_INBOX_keeper.id", &[]),
-    ("_INBOX_viewer.id", &[]),
+    ("_INBOX_gateway.id", &[]),
     // Asking which services there are, and answering somebody who has not asked.
-    ("$SRV.STATS", &[VIEWER]),
+    ("$SRV.STATS", &[GATEWAY]),
     ("$SRV.PING", &[]),
     ("$SRV.INFO.generator", &[]),
     // Reading one fact, from any broker or from the leader.
-    ("$JS.API.DIRECT.GET.KV_idempotency.$KV.idempotency.token", &[REQUESTOR]),
-    ("$JS.API.DIRECT.GET.KV_requested.$KV.requested.id", &[REQUESTOR]),
-    ("$JS.API.DIRECT.GET.KV_stored.$KV.stored.id", &[REQUESTOR]),
-    ("$JS.API.DIRECT.GET.KV_received.$KV.received.id", &[REQUESTOR, GENERATOR]),
+    ("$JS.API.DIRECT.GET.KV_idempotency.$KV.idempotency.token", &[GATEWAY]),
+    ("$JS.API.DIRECT.GET.KV_requested.$KV.requested.id", &[REQUESTOR, GATEWAY]),
+    ("$JS.API.DIRECT.GET.KV_stored.$KV.stored.id", &[REQUESTOR, GATEWAY]),
+    ("$JS.API.DIRECT.GET.KV_received.$KV.received.id", &[GENERATOR, GATEWAY]),
     ("$JS.API.DIRECT.GET.KV_idempotency", &[]),
-    ("$JS.API.DIRECT.GET.KV_requested", &[VIEWER]),
-    ("$JS.API.DIRECT.GET.KV_stored", &[VIEWER]),
-    ("$JS.API.DIRECT.GET.KV_received", &[VIEWER]),
-    ("$JS.API.STREAM.MSG.GET.KV_idempotency", &[REQUESTOR]),
-    ("$JS.API.STREAM.MSG.GET.KV_requested", &[REQUESTOR, AUDITOR, VIEWER]),
-    ("$JS.API.STREAM.MSG.GET.KV_stored", &[REQUESTOR, AUDITOR, VIEWER]),
-    ("$JS.API.STREAM.MSG.GET.KV_received", &[REQUESTOR, GENERATOR, AUDITOR, VIEWER]),
+    ("$JS.API.DIRECT.GET.KV_requested", &[GATEWAY]),
+    ("$JS.API.DIRECT.GET.KV_stored", &[GATEWAY]),
+    ("$JS.API.DIRECT.GET.KV_received", &[GATEWAY]),
+    ("$JS.API.STREAM.MSG.GET.KV_idempotency", &[GATEWAY]),
+    ("$JS.API.STREAM.MSG.GET.KV_requested", &[REQUESTOR, AUDITOR, GATEWAY]),
+    ("$JS.API.STREAM.MSG.GET.KV_stored", &[REQUESTOR, AUDITOR, GATEWAY]),
+    ("$JS.API.STREAM.MSG.GET.KV_received", &[GENERATOR, AUDITOR, GATEWAY]),
     // Reading what is in a queue or among the dead letters, without taking it.
-    ("$JS.API.STREAM.MSG.GET.REQUESTS", &[GENERATOR]),
-    ("$JS.API.STREAM.MSG.GET.RESPONSES", &[REQUESTOR]),
-    ("$JS.API.STREAM.MSG.GET.ACKNOWLEDGMENTS", &[GENERATOR]),
-    ("$JS.API.STREAM.MSG.GET.DEAD_LETTERS", &[REQUESTOR, REPLAYER]),
+    ("$JS.API.STREAM.MSG.GET.REQUESTS", &[DECLARER]),
+    ("$JS.API.STREAM.MSG.GET.RESPONSES", &[DECLARER]),
+    ("$JS.API.STREAM.MSG.GET.ACKNOWLEDGMENTS", &[DECLARER]),
+    ("$JS.API.STREAM.MSG.GET.DEAD_LETTERS", &[REQUESTOR, REPLAYER, GATEWAY]),
     ("$JS.API.DIRECT.GET.REQUESTS", &[]),
     ("$JS.API.DIRECT.GET.RESPONSES.responses.id", &[]),
     ("$JS.API.DIRECT.GET.ACKNOWLEDGMENTS", &[]),
-    ("$JS.API.DIRECT.GET.DEAD_LETTERS", &[VIEWER]),
+    ("$JS.API.DIRECT.GET.DEAD_LETTERS", &[GATEWAY]),
     // Reading all of a bucket, through a consumer for that.
     ("$JS.API.CONSUMER.CREATE.KV_idempotency.any.$KV.idempotency.>", &[]),
     ("$JS.API.CONSUMER.CREATE.KV_requested.any.$KV.requested.>", READERS),
@@ -126,9 +131,9 @@ const PUBLISHES: &[(&str, &[&str])] = &[
     ("$JS.ACK._.account.RESPONSES.requestor.1.1.1.1.0", &[REQUESTOR]),
     ("$JS.ACK._.account.ACKNOWLEDGMENTS.generator.1.1.1.1.0", &[GENERATOR]),
     // Removing messages.
-    ("$JS.API.STREAM.MSG.DELETE.REQUESTS", &[GENERATOR]),
-    ("$JS.API.STREAM.MSG.DELETE.RESPONSES", &[REQUESTOR]),
-    ("$JS.API.STREAM.MSG.DELETE.ACKNOWLEDGMENTS", &[GENERATOR]),
+    ("$JS.API.STREAM.MSG.DELETE.REQUESTS", &[DECLARER]),
+    ("$JS.API.STREAM.MSG.DELETE.RESPONSES", &[DECLARER]),
+    ("$JS.API.STREAM.MSG.DELETE.ACKNOWLEDGMENTS", &[DECLARER]),
     ("$JS.API.STREAM.MSG.DELETE.DEAD_LETTERS", &[REPLAYER]),
     ("$JS.API.STREAM.MSG.DELETE.KV_idempotency", &[]),
     ("$JS.API.STREAM.MSG.DELETE.KV_requested", &[]),
@@ -245,7 +250,12 @@ const SUBSCRIPTIONS: &[(&str, &[&str])] = &[
     ("_INBOX_replayer.>", &[REPLAYER]),
     ("_INBOX_keeper.>", &[KEEPER]),
     ("_INBOX_requestor.id", &[REQUESTOR]),
-    ("_INBOX_viewer.>", &[VIEWER]),
+    ("_INBOX_gateway.>", &[GATEWAY]),
+    // What is stored and what is given up, for those who wait for that.
+    ("$KV.stored.*", &[GATEWAY]),
+    ("$KV.stored.id", &[GATEWAY]),
+    ("dead_letters.*.*", &[GATEWAY]),
+    ("dead_letters.*.id", &[GATEWAY]),
     // Who asks which services there are.
     ("$SRV.PING", SERVICES),
     ("$SRV.STATS.requestor", &[REQUESTOR]),
@@ -260,7 +270,7 @@ const SUBSCRIPTIONS: &[(&str, &[&str])] = &[
     ("acknowledgments.id", &[]),
     ("dead_letters.>", &[]),
     ("$KV.>", &[]),
-    ("$KV.stored.id", &[]),
+    ("$KV.received.id", &[]),
     ("$JS.>", &[]),
     ("$JS.ACK.>", &[]),
     ("$JS.API.>", &[]),
@@ -311,6 +321,32 @@ impl Guarded {
         observe::connect(&settings, "test").await.unwrap()
     }
 
+    /// Starts the gateway as its own user, and gives the address of its API and its page.
+    pub async fn gateway(&self) -> (Process, SocketAddr) {
+        let mut gateway = self.command(&programs().await.gateway, GATEWAY);
+        gateway.env("GATEWAY_ADDR", "127.0.0.1:0").env("REPLAY", "on");
+        gateway.env("REPLAY_USER", REPLAYER).env("REPLAY_PASSWORD", password(REPLAYER));
+        let gateway = Process::spawn(gateway, self.log("gateway")).unwrap();
+        let addr = api_addr(&gateway).await;
+        (gateway, addr)
+    }
+
+    /// Starts what keeps the topology, as the user that may, under [`LIMITS`] but for this one.
+    async fn declare_and_watch(&self, queue_limit: u64) -> Process {
+        let mut decoupled = self.command(&programs().await.decoupled, DECLARER);
+        decoupled.args(["declare", "--watch"]);
+        decoupled.env("ACK_WAIT", "1s").env("QUEUE_LIMIT", queue_limit.to_string());
+        Process::spawn(decoupled, self.log("declare")).unwrap()
+    }
+
+    fn command(&self, program: &Path, user: &str) -> Command {
+        let mut command = Command::new(program);
+        command.env_clear().env("NATS_URL", self.broker.url()).env("LOG_FORMAT", "pretty");
+        command.env("NATS_USER", user).env("NATS_PASSWORD", password(user));
+        command.env("NATS_INBOX_PREFIX", inbox(user));
+        command
+    }
+
     /// Starts a replica of one side, as its own user.
     pub async fn run(&self, side: Side, name: &str, settings: &[(&str, &str)]) -> Process {
         let user = side.name();
@@ -350,11 +386,11 @@ impl Guarded {
     }
 }
 
-pub fn password(user: &str) -> String {
+fn password(user: &str) -> String {
     format!("secretOf{user}")
 }
 
-pub fn inbox(user: &str) -> String {
+fn inbox(user: &str) -> String {
     format!("_INBOX_{user}")
 }
 
@@ -410,7 +446,7 @@ async fn each_may_publish_what_it_has_to_and_is_refused_the_rest() {
 }
 
 #[tokio::test]
-async fn each_may_hear_the_answers_to_itself_and_nothing_else() {
+async fn each_may_hear_what_it_has_to_and_nothing_else() {
     let guarded = Guarded::declared().await;
     let mut wrong = Vec::new();
     for user in USERS {
@@ -463,7 +499,7 @@ async fn all_that_is_to_be_done_can_be_done_and_nothing_of_it_is_refused() {
     generator.terminate().unwrap();
     succeeded(&mut generator).await;
 
-    let generator = guarded.run(Side::Generator, "generator", &[]).await;
+    let _generator = guarded.run(Side::Generator, "generator", &[]).await;
     let replayer = guarded.connect(REPLAYER).await;
     replay_all(replayer.context(), &guarded.dead_letters(5).await).await.unwrap();
     let total = [("REQUEST_TOTAL", "200"), ("REQUEST_RATE", "max")];
@@ -471,8 +507,8 @@ async fn all_that_is_to_be_done_can_be_done_and_nothing_of_it_is_refused() {
     succeeded(&mut requestor).await;
     let requestor = guarded.run(Side::Requestor, "requestor", &[]).await;
     ready(&requestor).await;
-    // Somebody asks through it, once and again, and looks it up at each step.
-    let api = api_addr(&requestor).await;
+    // Somebody asks through the gateway, once and again, and looks it up at each step.
+    let (_gateway, api) = guarded.gateway().await;
     let id = api::accepted(&api::post(api, Some("key"), &json!({})).await);
     assert_eq!(api::accepted(&api::post(api, Some("key"), &json!({})).await), id);
     for path in [format!("/requests/{id}?wait=60s"), "/requests?limit=1000".to_owned()] {
@@ -500,14 +536,13 @@ async fn all_that_is_to_be_done_can_be_done_and_nothing_of_it_is_refused() {
         "{verdict}"
     );
 
-    // What no client can read is looked for, buried and removed.
-    for (user, queue, process) in [
-        (REQUESTOR, REQUESTS, &generator),
-        (GENERATOR, RESPONSES, &requestor),
-        (REQUESTOR, ACKNOWLEDGMENTS, &generator),
-    ] {
+    // What no client can read is looked for, buried and removed, by the one user that may.
+    let _watching = guarded.declare_and_watch(limits.queue_limit).await;
+    for (count, (user, queue)) in
+        (1..).zip([(REQUESTOR, REQUESTS), (GENERATOR, RESPONSES), (REQUESTOR, ACKNOWLEDGMENTS)])
+    {
         publish_unreadable(guarded.broker.port(), user, &queue.subject_of("colon")).await;
-        logged(process, &format!("dead-lettered queue=\"{}\" sequence=", queue.stream)).await;
+        guarded.dead_letters(count).await;
     }
     for letter in guarded.dead_letters(3).await {
         assert!(letter.reason.starts_with("malformed: the client library cannot read it"));
