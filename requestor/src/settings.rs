@@ -1,4 +1,3 @@
-use std::net::SocketAddr;
 use std::str::FromStr;
 
 use clap::Parser;
@@ -18,7 +17,7 @@ use clap::Parser;
     next_help_heading = "Requests"
 )]
 pub struct Settings {
-    /// Requests a second, such as 0.5 or 1000; 0 asks for nothing of its own and only stores, max
+    /// Requests a second, such as 0.5 or 1000; 0 sends no requests of its own and only stores, max
     /// asks as fast as the queue takes it
     #[arg(long, env, default_value = "1", value_name = "RATE", allow_hyphen_values = true)]
     pub request_rate: Rate,
@@ -36,20 +35,9 @@ pub struct Settings {
     #[arg(long, env, default_value_t = 64, value_name = "NUMBER")]
     pub string_length: u32,
 
-    /// Address of the HTTP API, for whoever asks for strings from outside. With port 0 it takes a free
-    /// port, and logs which [default: 127.0.0.1:8000, or a free port where another requestor has that]
-    #[arg(long, env, value_name = "HOST:PORT", help_heading = "HTTP API")]
-    pub api_addr: Option<SocketAddr>,
-
-    /// Names under which the HTTP API may be reached, separated by commas; addresses and localhost
-    /// always may be used. With names it takes no other, and neither does it on a loopback address
-    /// [default: none]
-    #[arg(long, env, value_delimiter = ',', value_name = "NAMES", help_heading = "HTTP API")]
-    pub api_hosts: Vec<String>,
-
     #[command(flatten)]
     #[expect(missing_docs, reason = "clap would show it as the help of the whole group")]
-    pub service: workqueue::ServiceSettings,
+    pub service: workqueue::Settings,
 
     #[command(subcommand)]
     #[expect(missing_docs, reason = "clap would show it as the help of the whole group")]

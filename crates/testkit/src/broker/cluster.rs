@@ -1,0 +1,276 @@
+//! One broker, or a cluster of several: each can be killed and comes back.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use futures_util::future::try_join_all;
+use serde_json::Value;
+use tokio::time::{Instant, sleep};
+
+use super::{Broker, BrokerOptions, Membership, monitor};
+
+/// How long the members of a cluster may take to agree. An election alone takes up to nine seconds,
+/// and there may be several in turn.
+const LIMIT: Duration = Duration::from_mins(1);
+
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// The most brokers that keep a stream. More would cost more, and with three one may die.
+const MOST_COPIES: usize = 3;
+
+/// A broker of the lab's own, or a cluster of several, all on 127.0.0.1. They are killed when this
+/// is dropped.
+#[derive(Debug)]
+pub struct Brokers {
+    brokers: Vec<Broker>,
+}
+
+impl Brokers {
+    /// Starts one broker, or a cluster of several, and waits until it takes messages. Each broker
+    /// has a directory of its own in `directory`, or a temporary one, which is removed with it.
+    ///
+    /// What a single broker has stored is of no use to a cluster, and the other way round.
+    ///
+    /// # Errors
+    ///
+    /// Where no program is found, or one of them does not answer, or they do not agree with each
+    /// other, within a minute.
+    pub async fn start(count: u16, directory: Option<PathBuf>) -> anyhow::Result<Self> {
+        ensure!(count > 0, "a cluster of no brokers keeps no messages");
+        let names: Vec<String> = match count {
+            1 => vec!["broker".to_owned()],
+            _ => (1..=count).map(|number| format!("broker-{number}")).collect(),
+        };
+        let prepared = names.iter().map(|name| {
+            let directory = directory.as_ref().map(|directory| directory.join(name));
+            Broker::prepare(BrokerOptions { directory, ..BrokerOptions::default() })
+        });
+        let mut brokers = try_join_all(prepared).await?;
+        if count > 1 {
+            form_cluster(&mut brokers, names)?;
+        }
+        try_join_all(brokers.iter_mut().map(Broker::launch)).await?;
+        let mut started = Self { brokers };
+        started.agree().await?;
+        Ok(started)
+    }
+
+    /// Where clients connect to: the addresses of all brokers, separated by commas.
+    #[must_use]
+    pub fn url(&self) -> String {
+        self.brokers.iter().map(Broker::url).collect::<Vec<_>>().join(",")
+    }
+
+    /// The ports that clients connect to. They stay the same over restarts.
+    #[must_use]
+    pub fn ports(&self) -> Vec<u16> {
+        self.brokers.iter().map(Broker::port).collect()
+    }
+
+    /// How many brokers there are, whether they run or not.
+    #[expect(clippy::len_without_is_empty, reason = "there is always one")]
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.brokers.len()
+    }
+
+    /// The brokers, in order.
+    pub fn iter(&self) -> impl Iterator<Item = &Broker> {
+        self.brokers.iter()
+    }
+
+    /// The brokers, in order, to ask whether they run.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Broker> {
+        self.brokers.iter_mut()
+    }
+
+    /// Ends one of them on the spot (SIGKILL), see [`Broker::kill`].
+    ///
+    /// # Errors
+    ///
+    /// Where there is no such broker, or it does not run.
+    pub async fn kill(&mut self, index: usize) -> anyhow::Result<()> {
+        self.broker(index)?.kill().await
+    }
+
+    /// Starts one of them again, on the same ports and with what it had stored, and waits until it
+    /// answers; in a cluster until all that run have caught up with each other, unless they are too
+    /// few to. One that runs is stopped first.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::start`].
+    pub async fn restart(&mut self, index: usize) -> anyhow::Result<()> {
+        self.broker(index)?.restart().await?;
+        self.agree().await
+    }
+
+    /// Stops all that run, in order (SIGTERM), one after the other.
+    ///
+    /// # Errors
+    ///
+    /// Where one has not ended after 30 seconds.
+    pub async fn stop(&mut self) -> anyhow::Result<()> {
+        for broker in &mut self.brokers {
+            if broker.runs()? {
+                broker.stop().await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// How many brokers keep each stream: with three, one may die.
+    #[must_use]
+    pub fn copies(&self) -> usize {
+        self.len().min(MOST_COPIES)
+    }
+
+    /// Reads how many brokers a person wants.
+    ///
+    /// # Errors
+    ///
+    /// Where that makes no sense, with the reason.
+    pub fn count(text: &str) -> Result<u16, String> {
+        match text.parse() {
+            Ok(count @ (1 | 3 | 5)) => Ok(count),
+            _ => {
+                Err("write 1, 3 or 5: a cluster goes on while more than half of its brokers run, \
+                      so that an even number survives no more than the odd one below it"
+                    .to_owned())
+            }
+        }
+    }
+
+    /// Whether all of them run: one may have ended without our doing.
+    ///
+    /// # Errors
+    ///
+    /// Where the operating system refuses to say.
+    pub fn all_run(&mut self) -> anyhow::Result<bool> {
+        for broker in &mut self.brokers {
+            if !broker.runs()? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Which of them leads the stream now, if any does: the one that says so itself, since the
+    /// others may not have heard of its end.
+    ///
+    /// # Errors
+    ///
+    /// Where none of them answers.
+    pub async fn leader(&self, stream: &str) -> anyhow::Result<Option<usize>> {
+        let mut answers = Vec::new();
+        for (index, broker) in self.brokers.iter().enumerate() {
+            answers.push(broker.leads(stream).await);
+            if let Some(Ok(true)) = answers.last() {
+                return Ok(Some(index));
+            }
+        }
+        if answers.iter().any(Result::is_ok) {
+            return Ok(None);
+        }
+        answers.pop().context("there is no broker")?.map(|_| None)
+    }
+
+    fn broker(&mut self, index: usize) -> anyhow::Result<&mut Broker> {
+        self.brokers.get_mut(index).with_context(|| format!("there is no broker {index}"))
+    }
+
+    /// Waits until all that run have caught up with each other. A single one has nobody to catch up
+    /// with, and fewer than half of a cluster never agree on anything.
+    async fn agree(&mut self) -> anyhow::Result<()> {
+        let count = self.len();
+        let mut running = Vec::new();
+        for broker in &mut self.brokers {
+            if broker.runs()? {
+                running.push(&*broker);
+            }
+        }
+        if count == 1 || running.len() <= count / 2 {
+            return Ok(());
+        }
+        let limit = Instant::now() + LIMIT;
+        while let Err(missing) = agreed(&running).await {
+            if Instant::now() > limit {
+                let logs: Vec<String> = running.iter().map(|broker| broker.log_tail()).collect();
+                let logs = logs.join("\n\n");
+                bail!(
+                    "the brokers do not agree within {LIMIT:?}: {missing:#}; their logs:\n{logs}"
+                );
+            }
+            sleep(PAUSE).await;
+        }
+        Ok(())
+    }
+}
+
+/// Lets each broker know of the others.
+fn form_cluster(brokers: &mut [Broker], names: Vec<String>) -> anyhow::Result<()> {
+    let routes: Vec<u16> =
+        brokers.iter_mut().map(Broker::prepare_route).collect::<Result<_, _>>()?;
+    for (index, (broker, name)) in brokers.iter_mut().zip(names).enumerate() {
+        let mut routes = routes.clone();
+        routes.remove(index);
+        broker.membership = Some(Membership { name, routes });
+    }
+    Ok(())
+}
+
+/// Whether all of these brokers are healthy, and known to be by the one that leads them.
+async fn agreed(brokers: &[&Broker]) -> anyhow::Result<()> {
+    let mut known = 0;
+    for broker in brokers {
+        let health = broker.ask("/healthz").await?;
+        ensure!(health["status"] == "ok", "{} says {health}", broker.name());
+        let cluster = broker.ask("/jsz").await?["meta_cluster"].take();
+        if cluster["leader"] == broker.name() {
+            let members = cluster["replicas"].as_array().map(Vec::as_slice).unwrap_or_default();
+            let current = |member: &&Value| member["current"] == true && member["offline"] != true;
+            known = 1 + members.iter().filter(current).count();
+        }
+    }
+    ensure!(known >= brokers.len(), "their leader knows of {known} of {}", brokers.len());
+    Ok(())
+}
+
+impl Broker {
+    /// What the other members of its cluster call it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.membership.as_ref().map_or("broker", |membership| &membership.name)
+    }
+
+    async fn ask(&self, path: &str) -> anyhow::Result<Value> {
+        let answer = monitor::get(self.ports.monitor, path).await;
+        answer.with_context(|| format!("{} does not answer", self.name()))
+    }
+
+    /// Whether it leads this stream, as far as it knows. One on its own leads all that it has.
+    async fn leads(&self, stream: &str) -> anyhow::Result<bool> {
+        let answer = self.ask("/jsz?accounts=true&streams=true").await?;
+        let list = |value: &Value| value.as_array().cloned().unwrap_or_default();
+        let accounts = list(&answer["account_details"]);
+        let mut streams = accounts.iter().flat_map(|account| list(&account["stream_detail"]));
+        Ok(streams.any(|detail| {
+            let alone = self.membership.is_none();
+            detail["name"] == stream && (alone || detail["cluster"]["leader"] == self.name())
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cluster_has_an_odd_number_of_brokers() {
+        assert_eq!(["1", "3", "5"].map(Brokers::count), [Ok(1), Ok(3), Ok(5)]);
+        for wrong in ["0", "2", "4", "7", "-1", "many", ""] {
+            assert!(Brokers::count(wrong).unwrap_err().starts_with("write 1, 3 or 5"), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,70 @@
+//! Whether a broker that was started really answers.
+
+use std::fmt::Display;
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use async_nats::{ConnectOptions, ServerInfo, jetstream};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
+
+use crate::process::Process;
+
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// One look must end well before the limit of all of them: the server may have come up meanwhile.
+const LOOK_LIMIT: Duration = Duration::from_secs(5);
+
+/// Looks until there is something to see, for as long as the process runs.
+pub(super) async fn unless_ended<T, E: Display>(
+    process: &mut Process,
+    mut look: impl AsyncFnMut() -> Result<T, E>,
+) -> anyhow::Result<T> {
+    loop {
+        let missing = match look().await {
+            Ok(found) => return Ok(found),
+            Err(missing) => missing,
+        };
+        if let Some(status) = process.try_wait()? {
+            bail!("it has ended ({status}), and {missing:#}");
+        }
+        sleep(PAUSE).await;
+    }
+}
+
+/// Whether a server on this port takes clients, and with them their messages.
+pub(super) async fn answers(port: u16, jetstream: bool) -> anyhow::Result<()> {
+    timeout(LOOK_LIMIT, async {
+        let info = info(port).await?;
+        // Whoever locks the server has the key. JetStream is up then as well: a server listens for
+        // clients only afterwards.
+        if info.auth_required || info.tls_required {
+            return Ok(());
+        }
+        let options = ConnectOptions::new().name("testkit: are you there?");
+        let url = format!("nats://127.0.0.1:{port}");
+        let client = options.connect(url).await.context("it refuses a client")?;
+        if jetstream {
+            let jetstream = jetstream::new(client);
+            jetstream.query_account().await.context("its JetStream does not answer")?;
+        } else {
+            client.flush().await.context("it does not answer")?;
+        }
+        Ok(())
+    })
+    .await
+    .context("it does not answer")?
+}
+
+/// What a server says of itself to whoever connects, before anything else.
+async fn info(port: u16) -> anyhow::Result<ServerInfo> {
+    let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await;
+    let mut reader = BufReader::new(stream.context("it takes no connections")?);
+    let mut line = String::new();
+    reader.read_line(&mut line).await.context("it breaks off")?;
+    let info = line.strip_prefix("INFO ");
+    ensure!(info.is_some(), "it says no INFO, but: {}", line.trim());
+    serde_json::from_str(info.unwrap_or_default()).context("its INFO is not as it should be")
+}

@@ -1,0 +1,51 @@
+//! How a test waits: for a fact, never for a time.
+
+use std::fmt::Debug;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout_at};
+
+/// So long that reaching it means a bug, on however slow a machine.
+const LIMIT: Duration = Duration::from_mins(1);
+
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Looks again and again until it sees what it looks for, and returns it. An `Err` is not a
+/// failure but what was seen instead.
+///
+/// This is the only sleep in any test.
+///
+/// ```
+/// # #[tokio::main(flavor = "current_thread")]
+/// # async fn main() {
+/// use testkit::eventually::eventually;
+///
+/// let mut queue = vec![1, 2, 3];
+/// eventually("the queue is drained", async || {
+///     queue.pop();
+///     if queue.is_empty() { Ok(()) } else { Err(queue.len()) }
+/// })
+/// .await;
+/// # }
+/// ```
+///
+/// # Panics
+///
+/// After a minute, with what was waited for and the state that was seen last.
+pub async fn eventually<T, S: Debug>(what: &str, mut look: impl AsyncFnMut() -> Result<T, S>) -> T {
+    let limit = Instant::now() + LIMIT;
+    let mut seen = None;
+    loop {
+        match timeout_at(limit, look()).await {
+            Ok(Ok(found)) => return found,
+            Ok(Err(state)) if Instant::now() < limit => seen = Some(state),
+            Ok(Err(state)) => {
+                panic!("not within {LIMIT:?}: {what}; the last state seen: {state:?}")
+            }
+            Err(elapsed) => panic!(
+                "not within {LIMIT:?}: {what}; the last look did not end ({elapsed}), and the state seen before it: {seen:?}"
+            ),
+        }
+        sleep(PAUSE).await;
+    }
+}

@@ -1,0 +1,96 @@
+//! Asks processes of this machine over HTTP.
+
+use std::fmt::Write;
+use std::net::SocketAddr;
+
+use anyhow::Context;
+use serde_json::Value;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// The status and the body that are the answer to a question such as `/healthz`.
+///
+/// # Errors
+///
+/// Where nobody answers there, or not in HTTP.
+pub async fn get(addr: SocketAddr, path: &str) -> anyhow::Result<(u16, String)> {
+    let mut connection = TcpStream::connect(addr).await?;
+    // In this version of HTTP the answer comes in one piece, and ends with the connection.
+    connection.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await?;
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).await?;
+    let parts = answer.split_once("\r\n\r\n").and_then(|(head, body)| {
+        let status = head.split(' ').nth(1)?.parse().ok()?;
+        Some((status, body.to_owned()))
+    });
+    parts.with_context(|| format!("this is no answer to {path}: {answer}"))
+}
+
+/// The answer to what was asked.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// Its status.
+    pub status: u16,
+    /// Its headers, with names in lower case.
+    pub headers: Vec<(String, String)>,
+    /// Its body.
+    pub body: String,
+}
+
+impl Answer {
+    /// The value of a header, by its name in lower case.
+    #[must_use]
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
+    }
+
+    /// The body as JSON, or null where it is none.
+    #[must_use]
+    pub fn json(&self) -> Value {
+        serde_json::from_str(&self.body).unwrap_or_default()
+    }
+
+    /// What the bytes of an answer say, of which there are no more.
+    ///
+    /// # Errors
+    ///
+    /// Where they are no answer.
+    pub fn read(bytes: &[u8]) -> anyhow::Result<Self> {
+        let text = String::from_utf8_lossy(bytes);
+        let parts = text.split_once("\r\n\r\n").and_then(|(head, body)| {
+            let (first, headers) = head.split_once("\r\n").unwrap_or((head, ""));
+            let status = first.split(' ').nth(1)?.parse().ok()?;
+            let headers = headers.lines().filter_map(|line| line.split_once(": "));
+            let headers = headers
+                .map(|(name, value)| (name.to_ascii_lowercase(), value.to_owned()))
+                .collect();
+            Some(Self { status, headers, body: body.to_owned() })
+        });
+        parts.with_context(|| format!("this is no answer: {text}"))
+    }
+}
+
+/// Asks for something with these headers and this body, on a connection of its own.
+///
+/// # Errors
+///
+/// Where nobody answers there, or not in HTTP.
+pub async fn ask(
+    addr: SocketAddr,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &str,
+) -> anyhow::Result<Answer> {
+    let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n");
+    for (name, value) in headers {
+        write!(head, "{name}: {value}\r\n")?;
+    }
+    let length = body.len();
+    let mut connection = TcpStream::connect(addr).await?;
+    let request = format!("{head}Content-Length: {length}\r\n\r\n{body}");
+    connection.write_all(request.as_bytes()).await?;
+    let mut answer = Vec::new();
+    connection.read_to_end(&mut answer).await?;
+    Answer::read(&answer)
+}

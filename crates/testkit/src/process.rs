@@ -1,0 +1,275 @@
+//! Programs that are run and broken, each a process of its own.
+
+use std::fs::{self, File};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use nix::sys::signal::{self, Signal};
+use nix::unistd::Pid;
+use tokio::process::{Child, Command};
+
+use crate::eventually::eventually;
+use crate::usage;
+
+/// A child process, which is killed when this is dropped.
+///
+/// It is in a process group of its own: a Ctrl-C at the terminal reaches only its parent, which
+/// then stops things in order. Signals go to the whole group, so that a program which is started by a
+/// script is reached as well. All that it prints goes to a file.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    id: u32,
+    log: PathBuf,
+}
+
+impl Process {
+    /// Starts the program. What it prints is appended to the file `log`.
+    ///
+    /// # Errors
+    ///
+    /// Where the file cannot be opened, or the program not be started.
+    ///
+    /// # Panics
+    ///
+    /// Outside of a tokio runtime.
+    pub fn spawn(mut command: Command, log: impl Into<PathBuf>) -> anyhow::Result<Self> {
+        let log = log.into();
+        let program = command.as_std().get_program().to_owned();
+        let opened = File::options().create(true).append(true).open(&log);
+        let output = opened.with_context(|| format!("cannot open the log {}", log.display()))?;
+        let errors = output.try_clone().context("cannot share the log")?;
+        command.stdin(Stdio::null()).stdout(output).stderr(errors);
+        let child = command.process_group(0).kill_on_drop(true).spawn();
+        let child = child.with_context(|| format!("cannot start {}", program.display()))?;
+        let id = child.id().context("the process ended before it had an id")?;
+        Ok(Self { child, id, log })
+    }
+
+    /// The id of the process. Once it has ended and was waited for, the id may be anybody's.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// Asks it to stop (SIGTERM). A paused one hears of it when it is resumed.
+    ///
+    /// # Errors
+    ///
+    /// Where it has ended and was waited for.
+    pub fn terminate(&self) -> anyhow::Result<()> {
+        self.signal(Signal::SIGTERM)
+    }
+
+    /// Does what a Ctrl-C at its terminal would do (SIGINT).
+    ///
+    /// # Errors
+    ///
+    /// Where it has ended and was waited for.
+    pub fn interrupt(&self) -> anyhow::Result<()> {
+        self.signal(Signal::SIGINT)
+    }
+
+    /// Freezes it (SIGSTOP): it keeps its connections, and does nothing.
+    ///
+    /// # Errors
+    ///
+    /// Where it has ended and was waited for.
+    pub fn pause(&self) -> anyhow::Result<()> {
+        self.signal(Signal::SIGSTOP)
+    }
+
+    /// Lets it run again after [`Self::pause`] (SIGCONT).
+    ///
+    /// # Errors
+    ///
+    /// Where it has ended and was waited for.
+    pub fn resume(&self) -> anyhow::Result<()> {
+        self.signal(Signal::SIGCONT)
+    }
+
+    /// Ends it on the spot (SIGKILL), and waits until it is gone. One that has ended by itself is
+    /// as good.
+    ///
+    /// # Errors
+    ///
+    /// Where the operating system refuses.
+    pub async fn kill(&mut self) -> anyhow::Result<ExitStatus> {
+        if self.try_wait()?.is_none()
+            && let Err(error) = self.signal(Signal::SIGKILL)
+            // It may have ended in between, which some systems take for a reason to refuse.
+            && self.try_wait()?.is_none()
+        {
+            return Err(error);
+        }
+        self.wait().await
+    }
+
+    /// Waits until it has ended, however long that takes.
+    ///
+    /// # Errors
+    ///
+    /// Where the operating system refuses.
+    pub async fn wait(&mut self) -> anyhow::Result<ExitStatus> {
+        self.child.wait().await.with_context(|| format!("cannot wait for process {}", self.id))
+    }
+
+    /// How it ended, if it has.
+    ///
+    /// # Errors
+    ///
+    /// Where the operating system refuses.
+    pub fn try_wait(&mut self) -> anyhow::Result<Option<ExitStatus>> {
+        self.child.try_wait().with_context(|| format!("cannot look at process {}", self.id))
+    }
+
+    /// The file that it prints to.
+    #[must_use]
+    pub fn log(&self) -> &Path {
+        &self.log
+    }
+
+    /// All that it has printed so far, or why that cannot be read: the text is for people, most of
+    /// all for those who look at an error.
+    #[must_use]
+    pub fn log_text(&self) -> String {
+        log_text(&self.log)
+    }
+
+    /// The address behind the first of these signs in its log, once there is one.
+    #[must_use]
+    pub fn logged_addr(&self, sign: &str) -> Option<SocketAddr> {
+        let log = self.log_text();
+        let (_, rest) = log.split_once(sign)?;
+        // What is being written may end within the address.
+        let (line, _) = rest.split_once('\n')?;
+        line.split_whitespace().next()?.parse().ok()
+    }
+
+    /// How much memory it has now, in kB, where the system says that (Linux).
+    #[must_use]
+    pub fn memory(&self) -> Option<u64> {
+        usage::memory(self.id)
+    }
+
+    /// The most memory that it has had so far, in kB, where the system says that (Linux).
+    #[must_use]
+    pub fn peak_memory(&self) -> Option<u64> {
+        usage::peak_memory(self.id)
+    }
+
+    fn signal(&self, signal: Signal) -> anyhow::Result<()> {
+        // The child has an id for as long as nobody has waited for its end, and until then the
+        // operating system gives that id to no other process, nor to another group.
+        let id = self.child.id().with_context(|| {
+            format!("process {} has ended: there is nobody to send {signal} to", self.id)
+        })?;
+        let pid = Pid::from_raw(id.try_into().context("no process has such an id")?);
+        signal::killpg(pid, signal).with_context(|| format!("cannot send {signal} to process {id}"))
+    }
+}
+
+impl Drop for Process {
+    /// Kills it and waits, so that whoever removes its files next is alone with them.
+    fn drop(&mut self) {
+        // One that has ended cannot be signalled, which is no reason to complain.
+        let _ = self.signal(Signal::SIGKILL);
+        let limit = Instant::now() + Duration::from_secs(5);
+        while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < limit {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// The text of a log file, or why there is none.
+pub(crate) fn log_text(log: &Path) -> String {
+    match fs::read(log) {
+        Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        Err(error) => format!("(cannot read {}: {error})", log.display()),
+    }
+}
+
+/// Waits until a process has logged this.
+///
+/// # Panics
+///
+/// After a minute, with all that it has logged.
+pub async fn logged(process: &Process, text: &str) {
+    eventually(&format!("'{text}' in the log"), async || {
+        let log = process.log_text();
+        if log.contains(text) { Ok(()) } else { Err(log) }
+    })
+    .await;
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::process::ExitStatusExt;
+
+    use super::*;
+
+    fn shell(script: &str, directory: &Path) -> Process {
+        let mut command = Command::new("sh");
+        command.args(["-c", script]);
+        Process::spawn(command, directory.join("log")).unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_it_prints_is_in_the_log_and_how_it_ended_is_known() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut process = shell("echo out; echo err >&2; exit 3", directory.path());
+        assert_eq!(process.wait().await.unwrap().code(), Some(3));
+        assert_eq!(process.log_text(), "out\nerr\n");
+        assert_eq!(process.kill().await.unwrap().code(), Some(3));
+    }
+
+    #[tokio::test]
+    async fn each_signal_does_what_its_name_says() {
+        let directory = tempfile::tempdir().unwrap();
+        // No shell: one that was started with SIGINT ignored, as everything in the background is,
+        // cannot change that.
+        let script = "
+import signal
+for name in 'TERM', 'INT':
+    signal.signal(signal.Signals['SIG' + name], lambda *_, name=name: print(name, flush=True))
+print('ready', flush=True)
+while True:
+    signal.pause()
+";
+        let mut command = Command::new("python3");
+        command.args(["-c", script]);
+        let mut process = Process::spawn(command, directory.path().join("log")).unwrap();
+        logged(&process, "ready").await;
+        process.terminate().unwrap();
+        logged(&process, "TERM").await;
+        process.interrupt().unwrap();
+        logged(&process, "INT").await;
+        process.pause().unwrap();
+        process.resume().unwrap();
+        assert_eq!(process.try_wait().unwrap(), None);
+        assert_eq!(process.kill().await.unwrap().signal(), Some(Signal::SIGKILL as i32));
+    }
+
+    #[tokio::test]
+    async fn nobody_is_signalled_once_it_was_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut process = shell("exit 0", directory.path());
+        process.wait().await.unwrap();
+        let refusal = process.terminate().unwrap_err().to_string();
+        assert!(refusal.contains("has ended"), "{refusal}");
+    }
+
+    #[tokio::test]
+    async fn a_dropped_process_is_gone() {
+        let directory = tempfile::tempdir().unwrap();
+        let process = shell("exec sleep 600", directory.path());
+        let pid = Pid::from_raw(process.id().try_into().unwrap());
+        signal::kill(pid, None).unwrap();
+        drop(process);
+        assert_eq!(signal::kill(pid, None), Err(nix::errno::Errno::ESRCH));
+    }
+}

@@ -1,0 +1,128 @@
+//! The programs of this workspace, built.
+
+use std::env;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use anyhow::{Context, ensure};
+use serde_json::Value;
+use tokio::process::Command;
+
+use crate::side::Side;
+
+/// What the programs are called.
+const NAMES: [&str; 4] = ["requestor", "generator", "viewer", "decoupled"];
+
+/// Where the programs are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Programs {
+    /// The program of the requestor.
+    pub requestor: PathBuf,
+    /// The program of the generator.
+    pub generator: PathBuf,
+    /// The program of the viewer.
+    pub viewer: PathBuf,
+    /// The program of the operator.
+    pub decoupled: PathBuf,
+}
+
+impl Programs {
+    /// The program of a side.
+    #[must_use]
+    pub fn of(&self, side: Side) -> &Path {
+        match side {
+            Side::Requestor => &self.requestor,
+            Side::Generator => &self.generator,
+        }
+    }
+
+    fn built(messages: &str) -> anyhow::Result<Self> {
+        let program = |name: &str| {
+            let built = messages.lines().find_map(|line| executable(line, name));
+            built.with_context(|| format!("cargo has built no program {name}"))
+        };
+        let [requestor, generator, viewer, decoupled] = NAMES.map(program);
+        Ok(Self {
+            requestor: requestor?,
+            generator: generator?,
+            viewer: viewer?,
+            decoupled: decoupled?,
+        })
+    }
+}
+
+/// Builds them with cargo, or finds that they are up to date, in the same way as this crate was built:
+/// optimised or not. Cargo's progress goes to our standard error.
+///
+/// # Errors
+///
+/// Where cargo cannot be run, or they cannot be built.
+pub async fn build() -> anyhow::Result<Programs> {
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../Cargo.toml");
+    // Set where cargo runs us, and then it is the one that has built us.
+    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let mut command = Command::new(&cargo);
+    // Of the whole workspace, as the caller is built itself: for single packages cargo would choose
+    // other features of what they depend on, and compile all of it again.
+    command.args(["build", "--workspace"]);
+    command.args(NAMES.iter().flat_map(|name| ["--bin", name]));
+    command.arg("--message-format=json-render-diagnostics");
+    command.arg("--manifest-path").arg(manifest);
+    if !cfg!(debug_assertions) {
+        command.arg("--release");
+    }
+    // What cargo tells a program that it runs about its package. Handed on, it would make the build
+    // scripts of others, such as ring's, believe that something has changed for them.
+    for (name, _) in env::vars_os() {
+        let of_a_package = ["CARGO_MANIFEST_", "CARGO_PKG_", "CARGO_BIN_", "CARGO_CRATE_"];
+        if name.to_str().is_some_and(|name| of_a_package.iter().any(|it| name.starts_with(it))) {
+            command.env_remove(name);
+        }
+    }
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
+    let child = command.spawn().with_context(|| format!("cannot run {}", cargo.display()))?;
+    let output = child.wait_with_output().await.context("cannot wait for cargo")?;
+    ensure!(output.status.success(), "cargo cannot build the programs ({})", output.status);
+    Programs::built(&String::from_utf8_lossy(&output.stdout))
+}
+
+/// The program that one of cargo's messages names, if it is about the program of this name.
+fn executable(message: &str, name: &str) -> Option<PathBuf> {
+    let message: Value = serde_json::from_str(message).ok()?;
+    let target = &message["target"];
+    let kinds = target["kind"].as_array()?;
+    let is_it = message["reason"] == "compiler-artifact"
+        && target["name"] == name
+        && kinds.iter().any(|kind| kind == "bin");
+    if is_it { message["executable"].as_str().map(PathBuf::from) } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MESSAGES: &str = r#"
+{"reason":"compiler-artifact","target":{"kind":["lib"],"name":"requestor"},"executable":null}
+{"reason":"compiler-artifact","target":{"kind":["custom-build"],"name":"build-script-build"},"executable":null}
+{"reason":"compiler-artifact","target":{"kind":["bin"],"name":"generator"},"executable":"/somewhere/generator"}
+{"reason":"compiler-artifact","target":{"kind":["bin"],"name":"requestor"},"executable":"/elsewhere/requestor"}
+{"reason":"compiler-artifact","target":{"kind":["bin"],"name":"viewer"},"executable":"/there/viewer"}
+{"reason":"compiler-artifact","target":{"kind":["bin"],"name":"decoupled"},"executable":"/here/decoupled"}
+{"reason":"build-finished","success":true}
+"#;
+
+    #[test]
+    fn the_programs_are_where_cargo_says() {
+        let programs = Programs::built(MESSAGES).unwrap();
+        assert_eq!(programs.requestor, Path::new("/elsewhere/requestor"));
+        assert_eq!(programs.generator, Path::new("/somewhere/generator"));
+        assert_eq!(programs.viewer, Path::new("/there/viewer"));
+        assert_eq!(programs.decoupled, Path::new("/here/decoupled"));
+    }
+
+    #[test]
+    fn a_program_that_cargo_does_not_name_is_an_error() {
+        let refusal = Programs::built(r#"{"reason":"build-finished","success":true}"#).unwrap_err();
+        assert_eq!(refusal.to_string(), "cargo has built no program requestor");
+    }
+}

@@ -1,0 +1,60 @@
+//! What a process has used so far, where the system says that (Linux).
+
+use std::fs;
+use std::time::Duration;
+
+use nix::unistd::{SysconfVar, sysconf};
+
+/// How much memory the process with this id has now, in kB.
+#[must_use]
+pub fn memory(id: u32) -> Option<u64> {
+    status(id, "VmRSS:")
+}
+
+/// The most memory that it has had so far, in kB.
+#[must_use]
+pub fn peak_memory(id: u32) -> Option<u64> {
+    status(id, "VmHWM:")
+}
+
+/// How long processors have worked for it so far, in itself and in the system, to 10 ms. It can still
+/// be read of one that has ended, until somebody waits for its end.
+#[must_use]
+pub fn processor_time(id: u32) -> Option<Duration> {
+    let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+    let ticks_a_second = u64::try_from(sysconf(SysconfVar::CLK_TCK).ok()??).ok()?;
+    let ticks = processor_ticks(&stat)?;
+    Some(Duration::from_micros(ticks * 1_000_000 / ticks_a_second.max(1)))
+}
+
+fn processor_ticks(stat: &str) -> Option<u64> {
+    // The name of the program is the second field, in brackets, and may have spaces and brackets itself.
+    let (_, rest) = stat.rsplit_once(") ")?;
+    let mut times = rest.split(' ').skip(11).map(str::parse::<u64>);
+    Some(times.next()?.ok()? + times.next()?.ok()?)
+}
+
+fn status(id: u32, name: &str) -> Option<u64> {
+    let status = fs::read_to_string(format!("/proc/{id}/status")).ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+    line.split_whitespace().next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_in_the_program_and_in_the_system_are_added() {
+        let stat = "42 (a ) b) S 1 42 42 0 -1 4194560 500 0 2 0 17 4 0 0 20 0 1 0 9000 1000 200";
+        assert_eq!(processor_ticks(stat), Some(21));
+    }
+
+    #[test]
+    fn a_process_has_used_something() {
+        let own = std::process::id();
+        assert!(processor_time(own).is_some());
+        let (now, most) = (memory(own).unwrap(), peak_memory(own).unwrap());
+        assert!(now > 0 && most >= now);
+    }
+}

@@ -1,0 +1,315 @@
+//! Submits jobs, and creates and reads facts, each confirmed by the broker.
+
+use std::fmt::Display;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use async_nats::jetstream::message::StreamMessage;
+use async_nats::jetstream::stream::LastRawMessageErrorKind;
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use crate::backoff::Backoff;
+use crate::connection::Connection;
+use crate::facts::{Creation, Fact, ReadError};
+use crate::headers::Trace;
+use crate::job::{Job, Publication};
+use crate::metrics::Metrics;
+use crate::publisher::{PubAck, PublishError, Publisher};
+use crate::service::ServiceError;
+use crate::settings::Settings;
+use crate::testing::Recorder;
+use crate::topology::{Limits, Topology};
+use crate::{JobId, declare};
+
+/// The first ceiling of the time between two tries to create the same fact, and the highest.
+const RETRY: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
+
+/// Submits jobs, and creates and reads facts. Cheap to clone.
+///
+/// Each call ends once the broker has confirmed: the message is stored, not merely sent. While a queue is
+/// full, or the broker away, it waits. The first job of a queue, and the first fact of a bucket, declares
+/// it on the broker where it is missing.
+#[derive(Clone, Debug)]
+pub struct Producer(Target);
+
+#[derive(Clone, Debug)]
+enum Target {
+    Broker(Arc<Broker>),
+    /// Nothing is sent, in unit tests of handlers.
+    Recorder(Arc<Recorder>),
+}
+
+#[derive(Debug)]
+struct Broker {
+    connection: Connection,
+    limits: Limits,
+    /// How many messages may be under way to one stream at a time.
+    capacity: usize,
+    metrics: Arc<Metrics>,
+    /// Told by a publisher that finds no stream.
+    missing: Arc<Notify>,
+    publishers: Mutex<Vec<Arc<Publisher>>>,
+}
+
+impl Producer {
+    /// Connects to the broker, and tries until it succeeds.
+    ///
+    /// # Errors
+    ///
+    /// Where another try is of no use: a setting makes no sense, or the broker refuses the credentials.
+    pub async fn connect(settings: &Settings) -> Result<Self, ServiceError> {
+        let connection =
+            Connection::establish(&settings.nats, &settings.instance, |_connected| {}).await?;
+        let limits = Limits::from(&settings.limits);
+        let metrics = Metrics::new("producer");
+        Ok(Self::new(connection, limits, settings.concurrency, metrics, Arc::default()))
+    }
+
+    pub(crate) fn new(
+        connection: Connection,
+        limits: Limits,
+        capacity: usize,
+        metrics: Arc<Metrics>,
+        missing: Arc<Notify>,
+    ) -> Self {
+        let publishers = Mutex::default();
+        let broker = Broker { connection, limits, capacity, metrics, missing, publishers };
+        Self(Target::Broker(Arc::new(broker)))
+    }
+
+    pub(crate) fn recording(recorder: &Arc<Recorder>) -> Self {
+        Self(Target::Recorder(Arc::clone(recorder)))
+    }
+
+    /// Submits a job. Gives its id once the broker has confirmed that the job is stored in its queue.
+    ///
+    /// # Errors
+    ///
+    /// [`PublishError::TooLarge`] and [`PublishError::Rejected`], which no repetition mends.
+    pub async fn submit<J: Job>(&self, job: &J) -> Result<JobId, PublishError> {
+        let id = job.id().unwrap_or_else(JobId::new);
+        self.publish(job, id, &Trace::default(), None).await?;
+        Ok(id)
+    }
+
+    /// Publishes a job under this id, as part of this trace, and repeats that until the broker has
+    /// confirmed it. Where the queue is still full after `stop`, it gives up with [`PublishError::Full`],
+    /// and nothing is stored.
+    ///
+    /// # Errors
+    ///
+    /// As [`Producer::submit`], and [`PublishError::Full`] after `stop`.
+    pub async fn publish<J: Job>(
+        &self,
+        job: &J,
+        id: JobId,
+        trace: &Trace,
+        stop: Option<&CancellationToken>,
+    ) -> Result<PubAck, PublishError> {
+        match &self.0 {
+            Target::Broker(broker) => {
+                let publisher = broker.publisher(J::QUEUE.stream, Need::Queue(J::QUEUE)).await?;
+                publisher.publish(|| job.publication(id, trace), stop).await
+            }
+            Target::Recorder(recorder) => recorder.publish(job.publication(id, trace)),
+        }
+    }
+
+    /// Creates a fact, or gives the one that exists already. Tries until it is known which; where there is
+    /// still no room after `stop`, it gives up with [`PublishError::Full`], and nothing is stored.
+    ///
+    /// # Errors
+    ///
+    /// As [`Producer::publish`]; [`PublishError::Rejected`] also where the value under the key is no fact.
+    pub async fn create<F: Fact>(
+        &self,
+        fact: &F,
+        stop: Option<&CancellationToken>,
+    ) -> Result<Creation<F>, PublishError> {
+        let broker = match &self.0 {
+            Target::Broker(broker) => broker,
+            Target::Recorder(recorder) => return recorder.create(fact),
+        };
+        let publisher = broker.publisher(F::BUCKET.stream, Need::Bucket(F::BUCKET)).await?;
+        let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+        // Whether an earlier try may have got through.
+        let mut unknown = false;
+        loop {
+            let creation = fact.creation().map_err(|error| PublishError::Rejected(error.into()))?;
+            let full = match publisher.try_publish(creation).await {
+                Ok(_) => return Ok(Creation::Created),
+                Err(PublishError::AlreadyExists) => None,
+                // A broker without room says so before it looks whether there is one already.
+                Err(full @ PublishError::Full(_)) => Some(full),
+                Err(PublishError::Unconfirmed(_)) => {
+                    unknown = true;
+                    backoff.wait().await;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            let stopping = stop.is_some_and(CancellationToken::is_cancelled);
+            if full.is_none() || stopping {
+                // In a box, because it is rare, and would make every other creation larger.
+                match Box::pin(broker.connection.read::<F>(&fact.key())).await {
+                    Ok(Some(existing)) => return Ok(Creation::AlreadyExists(existing)),
+                    Ok(None) if !unknown && let Some(full) = full => return Err(full),
+                    // The refusal may be due to another creation that is only under way, and may
+                    // still fail. It counts once the fact can be read.
+                    Ok(None) | Err(ReadError::Unknown) => {}
+                    Err(error @ ReadError::NoFact(_)) => {
+                        return Err(PublishError::Rejected(error.into()));
+                    }
+                }
+            }
+            backoff.wait().await;
+        }
+    }
+
+    /// The fact that is kept under this key, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// See [`ReadError`].
+    pub async fn read<F: Fact>(&self, key: &str) -> Result<Option<F>, ReadError> {
+        match &self.0 {
+            Target::Broker(broker) => broker.connection.read(key).await,
+            Target::Recorder(recorder) => recorder.read(key),
+        }
+    }
+
+    /// A publisher to the dead letters.
+    pub(crate) fn dead_letters(&self) -> Arc<Publisher> {
+        match &self.0 {
+            Target::Broker(broker) => broker.open(crate::dead_letters::STREAM),
+            Target::Recorder(_) => {
+                unreachable!("only a consumer dead-letters, and it has a broker")
+            }
+        }
+    }
+
+    /// Opens a publisher to each of these queues and buckets, which have been declared.
+    pub(crate) fn open(&self, topology: &Topology) {
+        if let Target::Broker(broker) = &self.0 {
+            let queues = topology.queues.iter().map(|queue| queue.stream);
+            for stream in queues.chain(topology.buckets.iter().map(|bucket| bucket.stream)) {
+                broker.open(stream);
+            }
+        }
+    }
+}
+
+/// What a publisher needs on the broker.
+enum Need {
+    Queue(crate::Queue),
+    Bucket(crate::Bucket),
+}
+
+impl Broker {
+    /// The publisher to this stream, which is declared on the broker where it is missing.
+    async fn publisher(
+        &self,
+        stream: &'static str,
+        need: Need,
+    ) -> Result<Arc<Publisher>, PublishError> {
+        let found = self.publishers().iter().find(|publisher| publisher.stream == stream).cloned();
+        if let Some(publisher) = found {
+            return Ok(publisher);
+        }
+        let mut topology = Topology::default();
+        match need {
+            Need::Queue(queue) => topology.add_queue(queue),
+            Need::Bucket(bucket) => topology.add_bucket(bucket),
+        }
+        // In a box, because it happens once.
+        let declaring = Box::pin(declare::declare(&self.connection, &topology, &self.limits));
+        declaring.await.map_err(|error| PublishError::Rejected(error.into()))?;
+        Ok(self.open(stream))
+    }
+
+    fn open(&self, stream: &'static str) -> Arc<Publisher> {
+        let mut publishers = self.publishers();
+        if let Some(publisher) = publishers.iter().find(|publisher| publisher.stream == stream) {
+            return Arc::clone(publisher);
+        }
+        let Self { connection, metrics, missing, capacity, .. } = self;
+        let publisher = Arc::new(Publisher::new(connection, metrics, missing, stream, *capacity));
+        publishers.push(Arc::clone(&publisher));
+        publisher
+    }
+
+    fn publishers(&self) -> MutexGuard<'_, Vec<Arc<Publisher>>> {
+        self.publishers.lock().expect("nothing panics while it holds this lock")
+    }
+}
+
+impl Connection {
+    /// The fact that is kept under this key, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// See [`ReadError`].
+    pub async fn read<F: Fact>(&self, key: &str) -> Result<Option<F>, ReadError> {
+        let subject = F::BUCKET.subject_of(key);
+        let Some(message) = self.last_message(F::BUCKET.stream, &subject).await? else {
+            return Ok(None);
+        };
+        let wrong = |why: &dyn Display| {
+            ReadError::NoFact(format!("bucket {}, key {key}: {why}", F::BUCKET.name))
+        };
+        let fact = F::from_body(&message.payload).map_err(|error| wrong(&error))?;
+        if fact.key() == key { Ok(Some(fact)) } else { Err(wrong(&"it belongs under another")) }
+    }
+
+    /// The last message under a subject: from the nearest broker, and where that one finds nothing from
+    /// the stream's leader, which is never behind.
+    ///
+    /// # Errors
+    ///
+    /// [`ReadError::Unknown`], where the broker does not say.
+    pub async fn last_message(
+        &self,
+        stream: &str,
+        subject: &str,
+    ) -> Result<Option<StreamMessage>, ReadError> {
+        let stream = self.context().get_stream_no_info(stream).await;
+        let stream = stream.map_err(|_| ReadError::Unknown)?;
+        let nearest = stream.direct_get_last_for_subject(subject);
+        if let Ok(message) = self.ask(pin!(nearest)).await.ok_or(ReadError::Unknown)? {
+            return Ok(Some(message));
+        }
+        let leader = stream.get_last_raw_message_by_subject(subject);
+        match self.ask(pin!(leader)).await.ok_or(ReadError::Unknown)? {
+            Ok(message) => Ok(Some(message)),
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
+            Err(_) => Err(ReadError::Unknown),
+        }
+    }
+}
+
+impl Recorder {
+    fn publish(
+        &self,
+        publication: Result<Publication, serde_json::Error>,
+    ) -> Result<PubAck, PublishError> {
+        let publication = publication.map_err(|error| PublishError::Rejected(error.into()))?;
+        self.add(publication);
+        Ok(PubAck::Stored)
+    }
+
+    fn create<F: Fact>(&self, fact: &F) -> Result<Creation<F>, PublishError> {
+        match self.read(&fact.key()) {
+            Ok(Some(existing)) => Ok(Creation::AlreadyExists(existing)),
+            Ok(None) => self.publish(fact.creation()).map(|_| Creation::Created),
+            Err(error) => Err(PublishError::Rejected(error.into())),
+        }
+    }
+
+    fn read<F: Fact>(&self, key: &str) -> Result<Option<F>, ReadError> {
+        let body = self.last(&F::BUCKET.subject_of(key));
+        let fact = body.map(|body| F::from_body(&body)).transpose();
+        fact.map_err(|error| ReadError::NoFact(error.to_string()))
+    }
+}

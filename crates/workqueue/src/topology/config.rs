@@ -1,0 +1,102 @@
+//! The configuration that each stream, bucket and consumer should have.
+
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::{AckPolicy, Config as Consumer, DeliverPolicy};
+use async_nats::jetstream::stream::{
+    Config as Stream, DiscardPolicy, RetentionPolicy, StorageType,
+};
+
+use super::Limits;
+use crate::{Bucket, Queue, dead_letters};
+
+/// How long facts are kept beyond `FACTS_MAX_AGE`, so that a fact still stands when the last
+/// message that asks for it has become too old to be worked on.
+pub(super) const FACTS_MARGIN: Duration = Duration::from_hours(1);
+
+/// How long a dead letter is kept.
+const DEAD_LETTERS_MAX_AGE: Duration = Duration::from_hours(7 * 24);
+
+/// The largest message that a queue takes, with its headers, in bytes. A larger one is refused where it is
+/// published, so that every message of a queue still fits into a dead letter, which adds headers of its own.
+const MAX_MESSAGE_SIZE: i32 = 256 * 1024;
+
+/// How long the broker remembers message ids. It is a convenience: the facts are the guarantee.
+const DUPLICATE_WINDOW: Duration = Duration::from_mins(2);
+
+/// The stream of a queue.
+#[must_use]
+pub fn queue(queue: Queue, limits: &Limits) -> Stream {
+    Stream {
+        description: Some("A queue: holds what is still to be done, and empties itself".to_owned()),
+        subjects: vec![queue.subjects()],
+        retention: RetentionPolicy::WorkQueue,
+        max_messages: limits.queue_limit.try_into().unwrap_or(i64::MAX),
+        max_message_size: MAX_MESSAGE_SIZE,
+        ..base(queue.stream, limits)
+    }
+}
+
+/// The stream of the dead letters.
+#[must_use]
+pub fn dead_letters(limits: &Limits) -> Stream {
+    Stream {
+        description: Some("Messages that could not be handled, each with its reason".to_owned()),
+        subjects: vec![dead_letters::SUBJECTS.to_owned()],
+        max_age: DEAD_LETTERS_MAX_AGE,
+        ..base(dead_letters::STREAM, limits)
+    }
+}
+
+/// The stream of a bucket: one with the settings by which clients know it for a key-value bucket.
+#[must_use]
+pub fn bucket(bucket: Bucket, limits: &Limits) -> Stream {
+    Stream {
+        description: Some("Facts: each key is written once and never changed".to_owned()),
+        subjects: vec![bucket.subjects()],
+        max_age: limits.facts_max_age.saturating_add(FACTS_MARGIN),
+        // Two, so that a second write of a key can be seen: there must never be one.
+        max_messages_per_subject: 2,
+        allow_rollup: true,
+        deny_delete: true,
+        ..base(bucket.stream, limits)
+    }
+}
+
+fn base(name: &str, limits: &Limits) -> Stream {
+    Stream {
+        name: name.to_owned(),
+        retention: RetentionPolicy::Limits,
+        discard: DiscardPolicy::New,
+        storage: StorageType::File,
+        num_replicas: limits.replicas,
+        max_messages: -1,
+        max_messages_per_subject: -1,
+        max_bytes: -1,
+        max_message_size: -1,
+        max_consumers: -1,
+        duplicate_window: DUPLICATE_WINDOW,
+        allow_direct: true,
+        ..Stream::default()
+    }
+}
+
+/// The durable consumer of a queue.
+#[must_use]
+pub fn consumer(queue: Queue, limits: &Limits) -> Consumer {
+    Consumer {
+        durable_name: Some(queue.consumer.to_owned()),
+        name: Some(queue.consumer.to_owned()),
+        filter_subject: queue.filter(),
+        deliver_policy: DeliverPolicy::All,
+        ack_policy: AckPolicy::Explicit,
+        ack_wait: limits.ack_wait,
+        // The workers count attempts. A broker that stops delivering leaves the message behind
+        // with a notice that may come late, or never.
+        max_deliver: -1,
+        // A message that waits for its next attempt counts as pending here, too: with a limit,
+        // enough of them would stop the queue.
+        max_ack_pending: -1,
+        ..Consumer::default()
+    }
+}

@@ -1,0 +1,147 @@
+//! Compares what stands on the broker with what should.
+
+use std::fmt;
+
+use async_nats::jetstream::consumer::Config as Consumer;
+use async_nats::jetstream::stream::{Config as Stream, PersistenceMode};
+
+use super::Kind;
+use super::config::FACTS_MARGIN;
+
+/// A setting that is not what it should be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Difference {
+    /// What it is a setting of, such as "stream REQUESTS".
+    pub object: String,
+    /// The setting, as the broker's configuration names it.
+    pub setting: &'static str,
+    /// Its value on the broker.
+    pub is: String,
+    /// The value that it should have.
+    pub should_be: String,
+}
+
+impl fmt::Display for Difference {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { object, setting, is, should_be } = self;
+        write!(formatter, "{object}: {setting} is {is}, should be {should_be}")
+    }
+}
+
+/// All differences of one object.
+#[derive(Debug, Default)]
+pub(super) struct Differences {
+    /// In what the guarantees rest on: no service runs with one of these.
+    pub(super) guarantees: Vec<Difference>,
+    /// In limits, with which everything still holds.
+    pub(super) limits: Vec<Difference>,
+}
+
+impl Differences {
+    pub(super) fn of_stream(kind: Kind, is: &Stream, should_be: &Stream) -> Self {
+        let mut found = Self::default();
+        let object = || format!("stream {}", should_be.name);
+        let guarantees = &mut found.guarantees;
+        differ(guarantees, object, "subjects", &is.subjects, &should_be.subjects);
+        differ(guarantees, object, "retention", &is.retention, &should_be.retention);
+        differ(guarantees, object, "discard", &is.discard, &should_be.discard);
+        differ(guarantees, object, "storage", &is.storage, &should_be.storage);
+        differ(guarantees, object, "no_ack", &is.no_ack, &should_be.no_ack);
+        differ(guarantees, object, "sealed", &is.sealed, &should_be.sealed);
+        differ(guarantees, object, "mirror", &is.mirror, &should_be.mirror);
+        // The broker answers with an empty list where there is none.
+        let sources = |stream: &Stream| stream.sources.clone().unwrap_or_default();
+        differ(guarantees, object, "sources", &sources(is), &sources(should_be));
+        differ(
+            guarantees,
+            object,
+            "subject_transform",
+            &is.subject_transform,
+            &should_be.subject_transform,
+        );
+        // With this the broker confirms before it has stored.
+        let persistence = |stream: &Stream| stream.persist_mode.unwrap_or(PersistenceMode::Default);
+        differ(guarantees, object, "persist_mode", &persistence(is), &persistence(should_be));
+        // A queue that forgets what is old loses it, and facts that are kept for no longer than
+        // their margin guard nothing. Another age of facts is a limit.
+        let forgets = !is.max_age.is_zero();
+        let breaks = match kind {
+            Kind::Queue => forgets,
+            Kind::Bucket => forgets && is.max_age <= FACTS_MARGIN,
+            Kind::DeadLetters => false,
+        };
+        let age = if breaks { &mut *guarantees } else { &mut found.limits };
+        differ(age, object, "max_age", &is.max_age, &should_be.max_age);
+        let limits = &mut found.limits;
+        differ(limits, object, "max_msgs", &is.max_messages, &should_be.max_messages);
+        differ(
+            limits,
+            object,
+            "max_msgs_per_subject",
+            &is.max_messages_per_subject,
+            &should_be.max_messages_per_subject,
+        );
+        differ(limits, object, "max_bytes", &is.max_bytes, &should_be.max_bytes);
+        differ(limits, object, "max_msg_size", &is.max_message_size, &should_be.max_message_size);
+        differ(limits, object, "num_replicas", &is.num_replicas, &should_be.num_replicas);
+        found
+    }
+
+    pub(super) fn of_consumer(stream: &str, is: &Consumer, should_be: &Consumer) -> Self {
+        let mut found = Self::default();
+        let name = should_be.durable_name.as_deref().unwrap_or_default();
+        let object = || format!("consumer {name} of stream {stream}");
+        let guarantees = &mut found.guarantees;
+        let filters = |consumer: &Consumer| {
+            let mut filters = consumer.filter_subjects.clone();
+            filters.extend(Some(consumer.filter_subject.clone()).filter(|one| !one.is_empty()));
+            filters
+        };
+        differ(guarantees, object, "filter_subjects", &filters(is), &filters(should_be));
+        differ(guarantees, object, "ack_policy", &is.ack_policy, &should_be.ack_policy);
+        differ(guarantees, object, "deliver_policy", &is.deliver_policy, &should_be.deliver_policy);
+        differ(guarantees, object, "deliver_subject", &is.deliver_subject, &None);
+        differ(guarantees, object, "max_deliver", &is.max_deliver, &should_be.max_deliver);
+        differ(guarantees, object, "headers_only", &is.headers_only, &should_be.headers_only);
+        differ(guarantees, object, "mem_storage", &is.memory_storage, &should_be.memory_storage);
+        // With these the broker would turn down our pulls, or forget the consumer.
+        differ(guarantees, object, "max_batch", &is.max_batch, &should_be.max_batch);
+        differ(guarantees, object, "max_expires", &is.max_expires, &should_be.max_expires);
+        differ(guarantees, object, "max_bytes", &is.max_bytes, &should_be.max_bytes);
+        differ(
+            guarantees,
+            object,
+            "priority_policy",
+            &is.priority_policy,
+            &should_be.priority_policy,
+        );
+        differ(
+            guarantees,
+            object,
+            "inactive_threshold",
+            &is.inactive_threshold,
+            &should_be.inactive_threshold,
+        );
+        let limits = &mut found.limits;
+        differ(limits, object, "ack_wait", &is.ack_wait, &should_be.ack_wait);
+        differ(limits, object, "max_ack_pending", &is.max_ack_pending, &should_be.max_ack_pending);
+        found
+    }
+}
+
+fn differ<T: PartialEq + fmt::Debug>(
+    found: &mut Vec<Difference>,
+    object: impl Fn() -> String,
+    setting: &'static str,
+    is: &T,
+    should_be: &T,
+) {
+    if is != should_be {
+        found.push(Difference {
+            object: object(),
+            setting,
+            is: format!("{is:?}"),
+            should_be: format!("{should_be:?}"),
+        });
+    }
+}

@@ -1,0 +1,407 @@
+//! Declares the streams, buckets and consumers on the broker, and checks those that are there.
+//!
+//! A service declares what it is given when it starts, so that start order does not matter. It looks
+//! first and creates only what is missing, so that a service which may not create can still run.
+//! What is there counts: a difference in a limit is reported, a difference in what the guarantees rest on
+//! is an error that names it.
+
+mod api;
+pub mod config;
+mod difference;
+
+pub use difference::Difference;
+
+use std::mem;
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::{Config as ConsumerConfig, Info as ConsumerInfo};
+use async_nats::jetstream::stream::{Config as StreamConfig, Info as StreamInfo};
+use async_nats::jetstream::{Context, ErrorCode};
+
+use crate::{Bucket, Queue};
+use api::Failure;
+use difference::Differences;
+
+/// The oldest broker that knows all the settings that the guarantees rest on.
+const OLDEST_BROKER: (i64, i64, i64) = (2, 12, 0);
+
+/// What may differ between one deployment and another without touching a guarantee.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// The most messages that a queue holds. When it is full, its publishers wait.
+    pub queue_limit: u64,
+    /// How long the guarantees hold, from the moment of asking.
+    pub facts_max_age: Duration,
+    /// How many brokers of a cluster keep each stream.
+    pub replicas: usize,
+    /// How long a delivery may stay without a sign of life before it is delivered again.
+    pub ack_wait: Duration,
+}
+
+/// What a program needs on the broker: the queues with their consumers, the buckets, and the dead letters
+/// of the queues.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Topology {
+    /// The queues.
+    pub queues: Vec<Queue>,
+    /// The buckets.
+    pub buckets: Vec<Bucket>,
+}
+
+/// What a stream is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Queue,
+    DeadLetters,
+    Bucket,
+}
+
+impl Topology {
+    /// Adds a queue, unless it is there.
+    pub fn add_queue(&mut self, queue: Queue) {
+        if !self.queues.contains(&queue) {
+            self.queues.push(queue);
+        }
+    }
+
+    /// Adds a bucket, unless it is there.
+    pub fn add_bucket(&mut self, bucket: Bucket) {
+        if !self.buckets.contains(&bucket) {
+            self.buckets.push(bucket);
+        }
+    }
+
+    fn streams(&self, limits: &Limits) -> Vec<(Kind, StreamConfig)> {
+        let queues = self.queues.iter().map(|queue| (Kind::Queue, config::queue(*queue, limits)));
+        let buckets =
+            self.buckets.iter().map(|bucket| (Kind::Bucket, config::bucket(*bucket, limits)));
+        let dead_letters =
+            (!self.queues.is_empty()).then(|| (Kind::DeadLetters, config::dead_letters(limits)));
+        queues.chain(dead_letters).chain(buckets).collect()
+    }
+}
+
+/// What is on the broker after declaring.
+#[derive(Clone, Debug, Default)]
+pub struct Declared {
+    /// What was missing and has been created, such as "stream REQUESTS".
+    pub created: Vec<String>,
+    /// What was changed in place. Only [`adjust`] changes anything.
+    pub adjusted: Vec<Difference>,
+    /// The limits that differ from the wanted ones. They hold as they are on the broker.
+    pub differences: Vec<Difference>,
+    facts_max_age: Option<Duration>,
+    ack_waits: Vec<(Queue, Duration)>,
+}
+
+impl Declared {
+    /// How long the guarantees hold from the moment of asking, as the buckets on the broker have it: the
+    /// shortest time of them all, [`Duration::MAX`] without an age limit.
+    #[must_use]
+    pub fn facts_max_age(&self) -> Duration {
+        self.facts_max_age.unwrap_or(Duration::MAX)
+    }
+
+    /// How long a delivery from this queue may stay unacknowledged, as its consumer on the broker has it.
+    ///
+    /// # Panics
+    ///
+    /// If the queue was not among those declared.
+    #[must_use]
+    pub fn ack_wait(&self, queue: Queue) -> Duration {
+        let found = self.ack_waits.iter().find(|(declared, _)| *declared == queue);
+        found.expect("the queue is declared").1
+    }
+}
+
+/// How long the guarantees hold from the moment of asking, as these buckets on the broker have it:
+/// [`Duration::MAX`], where none of them has an age limit.
+///
+/// # Errors
+///
+/// As [`queue_state`].
+pub async fn facts_max_age(
+    context: &Context,
+    buckets: &[Bucket],
+) -> Result<Duration, DeclareError> {
+    let mut shortest = Duration::MAX;
+    for bucket in buckets {
+        shortest = shortest.min(guard_time(&bucket_state(context, *bucket).await?.config));
+    }
+    Ok(shortest)
+}
+
+/// How long the facts of a bucket with this configuration guard their keys: [`Duration::MAX`], where it has
+/// no age limit. The rest of the time that they are kept is a margin.
+#[must_use]
+pub fn guard_time(bucket: &StreamConfig) -> Duration {
+    if bucket.max_age.is_zero() {
+        Duration::MAX
+    } else {
+        bucket.max_age.saturating_sub(config::FACTS_MARGIN)
+    }
+}
+
+/// Why the topology could not be declared.
+#[derive(Debug, thiserror::Error)]
+pub enum DeclareError {
+    /// The broker is too old to keep the guarantees.
+    #[error(
+        "the broker is version {0}, and 2.12 is the oldest that keeps the guarantees: older ones \
+         ignore settings that they do not know; run a newer one"
+    )]
+    BrokerTooOld(String),
+    /// The broker keeps no streams.
+    #[error(
+        "the broker at {0} has no JetStream, so it cannot keep a queue; start nats-server with -js \
+         or a jetstream block in its configuration, and enable it for the account"
+    )]
+    NoJetStream(String),
+    /// What is there breaks a guarantee.
+    #[error(
+        "what is on the broker breaks a guarantee: {}; change it there, or empty and delete it \
+         to have it created anew",
+        .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+    )]
+    Breaks(Vec<Difference>),
+    /// The broker understood and refused.
+    #[error("the broker refuses to {action}: {source}")]
+    Refused {
+        /// What was tried.
+        action: String,
+        /// The broker's answer.
+        source: async_nats::jetstream::Error,
+    },
+    /// There was no answer, or one that may be another a moment later. Worth another try.
+    #[error("the broker does not {action} at present: {reason}")]
+    Unavailable {
+        /// What was tried.
+        action: String,
+        /// What came instead of an answer.
+        reason: String,
+    },
+}
+
+/// Creates what is missing of this topology, and checks what is there.
+///
+/// # Errors
+///
+/// See [`DeclareError`]. Only [`DeclareError::Unavailable`] is worth another try.
+pub async fn declare(
+    context: &Context,
+    topology: &Topology,
+    limits: &Limits,
+) -> Result<Declared, DeclareError> {
+    let mut declared = Declared::default();
+    declare_or_adjust(context, topology, limits, false, &mut declared).await?;
+    Ok(declared)
+}
+
+/// As [`declare`], and changes limits that differ to what they should be, in place.
+///
+/// It adds what it creates and changes to `done`, also where it ends with an error: a caller that tries
+/// again can report all of it in the end.
+///
+/// # Errors
+///
+/// As [`declare`].
+pub async fn adjust(
+    context: &Context,
+    topology: &Topology,
+    limits: &Limits,
+    done: &mut Declared,
+) -> Result<(), DeclareError> {
+    // Looks at all of it first, so that nothing is changed where something breaks a guarantee.
+    declare_or_adjust(context, topology, limits, false, done).await?;
+    declare_or_adjust(context, topology, limits, true, done).await
+}
+
+/// Adds to `declared` what it creates and changes; sets all else there to what it finds.
+async fn declare_or_adjust(
+    context: &Context,
+    topology: &Topology,
+    limits: &Limits,
+    adjust: bool,
+    declared: &mut Declared,
+) -> Result<(), DeclareError> {
+    check_broker(context)?;
+    *declared = Declared {
+        created: mem::take(&mut declared.created),
+        adjusted: mem::take(&mut declared.adjusted),
+        ..Declared::default()
+    };
+    let mut breaks = Vec::new();
+    for (kind, should_be) in topology.streams(limits) {
+        let object = format!("stream {}", should_be.name);
+        let (mut is, created) = find_or_create(
+            || api::stream_info(context, &should_be.name),
+            || api::create_stream(context, &should_be),
+            &object,
+        )
+        .await?;
+        let found = Differences::of_stream(kind, &is.config, &should_be);
+        declared.created.extend(created.then_some(object.clone()));
+        breaks.extend(found.guarantees);
+        if adjust && !found.limits.is_empty() && breaks.is_empty() {
+            let adjusted = with_limits_of(&is.config, &should_be);
+            is = api::update_stream(context, &adjusted)
+                .await
+                .map_err(|failure| failure.into_error(format!("change {object}")))?;
+            declared.adjusted.extend(found.limits);
+        } else {
+            declared.differences.extend(found.limits);
+        }
+        if kind == Kind::Bucket {
+            declared.facts_max_age = Some(declared.facts_max_age().min(guard_time(&is.config)));
+        }
+    }
+    if !breaks.is_empty() {
+        // The consumers of a stream that is wrong would only add to what there is to say.
+        return Err(DeclareError::Breaks(breaks));
+    }
+    for &queue in &topology.queues {
+        let should_be = config::consumer(queue, limits);
+        let object = format!("consumer {} of stream {}", queue.consumer, queue.stream);
+        let (mut is, created) = find_or_create(
+            || api::consumer_info(context, queue),
+            || api::create_consumer(context, queue, &should_be),
+            &object,
+        )
+        .await?;
+        let found = Differences::of_consumer(queue.stream, &is.config, &should_be);
+        declared.created.extend(created.then_some(object.clone()));
+        breaks.extend(found.guarantees);
+        if adjust && !found.limits.is_empty() && breaks.is_empty() {
+            let adjusted = ConsumerConfig {
+                ack_wait: should_be.ack_wait,
+                max_ack_pending: should_be.max_ack_pending,
+                ..is.config.clone()
+            };
+            is = api::update_consumer(context, queue, &adjusted)
+                .await
+                .map_err(|failure| failure.into_error(format!("change {object}")))?;
+            declared.adjusted.extend(found.limits);
+        } else {
+            declared.differences.extend(found.limits);
+        }
+        declared.ack_waits.push((queue, is.config.ack_wait));
+    }
+    if breaks.is_empty() { Ok(()) } else { Err(DeclareError::Breaks(breaks)) }
+}
+
+/// The state of a queue on the broker.
+///
+/// # Errors
+///
+/// As [`declare`], and [`DeclareError::Refused`] where there is no such stream.
+pub async fn queue_state(
+    context: &Context,
+    queue: Queue,
+) -> Result<(StreamInfo, ConsumerInfo), DeclareError> {
+    let stream = stream_state(context, queue.stream).await?;
+    let consumer = api::consumer_info(context, queue).await.map_err(|failure| {
+        failure.into_error(format!("show consumer {} of {}", queue.consumer, queue.stream))
+    })?;
+    Ok((stream, consumer))
+}
+
+/// The state of the stream that keeps a bucket's facts.
+///
+/// # Errors
+///
+/// As [`queue_state`].
+pub async fn bucket_state(context: &Context, bucket: Bucket) -> Result<StreamInfo, DeclareError> {
+    stream_state(context, bucket.stream).await
+}
+
+/// The state of the stream with this name.
+///
+/// # Errors
+///
+/// As [`queue_state`].
+pub async fn stream_state(context: &Context, name: &str) -> Result<StreamInfo, DeclareError> {
+    api::stream_info(context, name)
+        .await
+        .map_err(|failure| failure.into_error(format!("show stream {name}")))
+}
+
+fn check_broker(context: &Context) -> Result<(), DeclareError> {
+    let client = context.client();
+    let broker = client.server_info();
+    let (major, minor, patch) = OLDEST_BROKER;
+    if !client.is_server_compatible(major, minor, patch) {
+        return Err(DeclareError::BrokerTooOld(broker.version));
+    }
+    if !broker.jetstream {
+        return Err(DeclareError::NoJetStream(format!("{}:{}", broker.host, broker.port)));
+    }
+    Ok(())
+}
+
+/// Looks, creates what is missing, and looks again where another client was faster.
+async fn find_or_create<T, Look, Create>(
+    look: impl Fn() -> Look,
+    create: impl FnOnce() -> Create,
+    object: &str,
+) -> Result<(T, bool), DeclareError>
+where
+    Look: Future<Output = Result<T, Failure>>,
+    Create: Future<Output = Result<T, Failure>>,
+{
+    match look().await {
+        Ok(found) => return Ok((found, false)),
+        Err(failure) if failure.is_missing() => {}
+        Err(failure) => return Err(failure.into_error(format!("show {object}"))),
+    }
+    match create().await {
+        Ok(created) => Ok((created, true)),
+        Err(failure) if failure.exists_already() => match look().await {
+            Ok(found) => Ok((found, false)),
+            // A cluster refuses a second creation before the first one can be seen.
+            Err(failure) if failure.is_missing() => Err(DeclareError::Unavailable {
+                action: format!("show {object}"),
+                reason: "another client is creating it".to_owned(),
+            }),
+            Err(failure) => Err(failure.into_error(format!("show {object}"))),
+        },
+        // The broker does not answer a client that may not create.
+        Err(failure) if failure.is_silence() => Err(DeclareError::Unavailable {
+            action: format!("create {object}"),
+            reason: "it is missing, and there is no answer; if this user may not create it, run \
+                     `decoupled declare` as one that may"
+                .to_owned(),
+        }),
+        Err(failure) => Err(failure.into_error(format!("create {object}"))),
+    }
+}
+
+fn with_limits_of(is: &StreamConfig, should_be: &StreamConfig) -> StreamConfig {
+    StreamConfig {
+        max_age: should_be.max_age,
+        max_messages: should_be.max_messages,
+        max_messages_per_subject: should_be.max_messages_per_subject,
+        max_bytes: should_be.max_bytes,
+        max_message_size: should_be.max_message_size,
+        num_replicas: should_be.num_replicas,
+        ..is.clone()
+    }
+}
+
+impl Failure {
+    fn is_missing(&self) -> bool {
+        self.code().is_some_and(|code| {
+            [ErrorCode::STREAM_NOT_FOUND, ErrorCode::CONSUMER_NOT_FOUND].contains(&code)
+        })
+    }
+
+    fn exists_already(&self) -> bool {
+        self.code().is_some_and(|code| {
+            [
+                ErrorCode::STREAM_NAME_EXIST,
+                ErrorCode::CONSUMER_NAME_EXIST,
+                ErrorCode::CONSUMER_ALREADY_EXISTS,
+            ]
+            .contains(&code)
+        })
+    }
+}
