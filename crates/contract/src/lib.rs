@@ -31,5 +31,5 @@ use workqueue::topology::Topology;
 /// All queues and buckets of this system.
 #[must_use]
 pub fn topology() -> Topology {
-    Topology { queues: queues::ALL.to_vec(), buckets: facts::ALL.to_vec() }
+    Topology::new(&queues::ALL, &facts::ALL)
 }

@@ -1,11 +1,9 @@
 //! Declaring the topology, with patience.
 
 use std::pin::pin;
-use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use crate::backoff::Backoff;
 use crate::connection::Connection;
@@ -57,27 +55,5 @@ pub(crate) async fn declare(
             Some(Err(_)) | None => {}
         }
         backoff.wait().await;
-    }
-}
-
-/// Declares the topology again whenever a publisher finds no stream to publish to: it may have been
-/// deleted, or the broker may have come back with an empty store.
-pub(crate) async fn repair(
-    connection: Connection,
-    topology: Topology,
-    limits: Limits,
-    missing: Arc<Notify>,
-) {
-    let mut logged = LogOnce::default();
-    loop {
-        missing.notified().await;
-        match declare(&connection, &topology, &limits).await {
-            Ok(_) => logged.forget(),
-            Err(error) if logged.is_first(&error) => {
-                error!(%error, "cannot declare again what is missing");
-            }
-            Err(_) => {}
-        }
-        tokio::time::sleep(RETRY.1).await;
     }
 }

@@ -126,6 +126,7 @@ pub use healthcheck::{Command, HealthcheckError, healthcheck};
 pub use id::{InvalidId, JobId};
 pub use job::{DecodeError, Job, Publication};
 pub use log_once::LogOnce;
+pub use metrics::Metrics;
 pub use producer::Producer;
 pub use publisher::{PubAck, PublishError};
 pub use queue::Queue;

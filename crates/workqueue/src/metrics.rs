@@ -33,7 +33,7 @@ struct TargetLabels {
 }
 
 /// The metrics of one service. Their names begin with the service's.
-pub(crate) struct Metrics {
+pub struct Metrics {
     registry: Mutex<Registry>,
     settlements: Family<OutcomeLabels, Counter>,
     handle_duration: Family<QueueLabels, Histogram, fn() -> Histogram>,
@@ -44,7 +44,9 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    pub(crate) fn new(service: &'static str) -> Arc<Self> {
+    /// Metrics whose names begin with this one.
+    #[must_use]
+    pub fn new(service: &'static str) -> Arc<Self> {
         let mut registry = Registry::with_prefix(service);
         let settlements = Family::default();
         registry.register(
@@ -115,19 +117,28 @@ impl Metrics {
         }
     }
 
-    pub(crate) fn set_connected(&self, connected: bool) {
+    /// Notes whether there is a connection to the broker.
+    pub fn set_connected(&self, connected: bool) {
         self.connected.set(connected.into());
     }
 
     /// All metrics in the `OpenMetrics` text format.
-    pub(crate) fn text(&self) -> Result<String, fmt::Error> {
+    ///
+    /// # Errors
+    ///
+    /// Where they cannot be written down.
+    pub fn text(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();
         self.with_registry(|registry| encode(&mut text, registry))?;
         Ok(text)
     }
 
     /// Lets a service add metrics of its own.
-    pub(crate) fn with_registry<T>(&self, act: impl FnOnce(&mut Registry) -> T) -> T {
+    ///
+    /// # Panics
+    ///
+    /// Where an earlier call has panicked.
+    pub fn with_registry<T>(&self, act: impl FnOnce(&mut Registry) -> T) -> T {
         act(&mut self.registry.lock().expect("nothing panics while it holds this lock"))
     }
 }

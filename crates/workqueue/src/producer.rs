@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::LastRawMessageErrorKind;
-use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Backoff;
 use crate::connection::Connection;
+use crate::declare::declare;
 use crate::facts::{Creation, Fact, ReadError};
 use crate::headers::Trace;
 use crate::job::{Job, Publication};
@@ -20,8 +20,8 @@ use crate::publisher::{PubAck, PublishError, Publisher};
 use crate::service::ServiceError;
 use crate::settings::Settings;
 use crate::testing::Recorder;
-use crate::topology::{Limits, Topology};
-use crate::{JobId, declare};
+use crate::topology::{DeclareError, Declared, Limits, Topology};
+use crate::{JobId, dead_letters};
 
 /// The first ceiling of the time between two tries to create the same fact, and the highest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
@@ -48,8 +48,6 @@ struct Broker {
     /// How many messages may be under way to one stream at a time.
     capacity: usize,
     metrics: Arc<Metrics>,
-    /// Told by a publisher that finds no stream.
-    missing: Arc<Notify>,
     publishers: Mutex<Vec<Arc<Publisher>>>,
 }
 
@@ -63,20 +61,40 @@ impl Producer {
         let connection =
             Connection::establish(&settings.nats, &settings.instance, |_connected| {}).await?;
         let limits = Limits::from(&settings.limits);
-        let metrics = Metrics::new("producer");
-        Ok(Self::new(connection, limits, settings.concurrency, metrics, Arc::default()))
+        Ok(Self::new(&connection, limits, settings.concurrency, &Metrics::new("producer")))
     }
 
-    pub(crate) fn new(
-        connection: Connection,
+    /// A producer that uses this connection, creates what is missing with these limits, has at most
+    /// `capacity` messages to each stream under way at a time, and counts them in these metrics.
+    #[must_use]
+    pub fn new(
+        connection: &Connection,
         limits: Limits,
         capacity: usize,
-        metrics: Arc<Metrics>,
-        missing: Arc<Notify>,
+        metrics: &Arc<Metrics>,
     ) -> Self {
+        let (connection, metrics) = (connection.clone(), Arc::clone(metrics));
         let publishers = Mutex::default();
-        let broker = Broker { connection, limits, capacity, metrics, missing, publishers };
+        let broker = Broker { connection, limits, capacity, metrics, publishers };
         Self(Target::Broker(Arc::new(broker)))
+    }
+
+    /// Declares this topology at once, and not only with the first job or fact. Tries until the broker
+    /// answers.
+    ///
+    /// # Errors
+    ///
+    /// Where waiting does not help, see [`DeclareError`].
+    pub async fn declare(&self, topology: &Topology) -> Result<Declared, DeclareError> {
+        let Target::Broker(broker) = &self.0 else { return Ok(Declared::default()) };
+        let declared = declare(&broker.connection, topology, &broker.limits).await?;
+        for queue in &topology.queues {
+            broker.open(queue.stream, Topology::new(&[*queue], &[]));
+        }
+        for bucket in &topology.buckets {
+            broker.open(bucket.stream, Topology::new(&[], &[*bucket]));
+        }
+        Ok(declared)
     }
 
     pub(crate) fn recording(recorder: &Arc<Recorder>) -> Self {
@@ -110,7 +128,8 @@ impl Producer {
     ) -> Result<PubAck, PublishError> {
         match &self.0 {
             Target::Broker(broker) => {
-                let publisher = broker.publisher(J::QUEUE.stream, Need::Queue(J::QUEUE)).await?;
+                let publisher =
+                    broker.publisher(J::QUEUE.stream, || Topology::new(&[J::QUEUE], &[])).await?;
                 publisher.publish(|| job.publication(id, trace), stop).await
             }
             Target::Recorder(recorder) => recorder.publish(job.publication(id, trace)),
@@ -132,7 +151,8 @@ impl Producer {
             Target::Broker(broker) => broker,
             Target::Recorder(recorder) => return recorder.create(fact),
         };
-        let publisher = broker.publisher(F::BUCKET.stream, Need::Bucket(F::BUCKET)).await?;
+        let publisher =
+            broker.publisher(F::BUCKET.stream, || Topology::new(&[], &[F::BUCKET])).await?;
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         // Whether an earlier try may have got through.
         let mut unknown = false;
@@ -183,59 +203,43 @@ impl Producer {
     /// A publisher to the dead letters.
     pub(crate) fn dead_letters(&self) -> Arc<Publisher> {
         match &self.0 {
-            Target::Broker(broker) => broker.open(crate::dead_letters::STREAM),
+            Target::Broker(broker) => {
+                broker.open(dead_letters::STREAM, Topology::of_dead_letters())
+            }
             Target::Recorder(_) => {
                 unreachable!("only a consumer dead-letters, and it has a broker")
             }
         }
     }
-
-    /// Opens a publisher to each of these queues and buckets, which have been declared.
-    pub(crate) fn open(&self, topology: &Topology) {
-        if let Target::Broker(broker) = &self.0 {
-            let queues = topology.queues.iter().map(|queue| queue.stream);
-            for stream in queues.chain(topology.buckets.iter().map(|bucket| bucket.stream)) {
-                broker.open(stream);
-            }
-        }
-    }
-}
-
-/// What a publisher needs on the broker.
-enum Need {
-    Queue(crate::Queue),
-    Bucket(crate::Bucket),
 }
 
 impl Broker {
-    /// The publisher to this stream, which is declared on the broker where it is missing.
+    /// The publisher to this stream. What it needs is declared on the broker before it is used for the
+    /// first time.
     async fn publisher(
         &self,
         stream: &'static str,
-        need: Need,
+        needs: impl FnOnce() -> Topology,
     ) -> Result<Arc<Publisher>, PublishError> {
         let found = self.publishers().iter().find(|publisher| publisher.stream == stream).cloned();
         if let Some(publisher) = found {
             return Ok(publisher);
         }
-        let mut topology = Topology::default();
-        match need {
-            Need::Queue(queue) => topology.add_queue(queue),
-            Need::Bucket(bucket) => topology.add_bucket(bucket),
-        }
+        let needs = needs();
         // In a box, because it happens once.
-        let declaring = Box::pin(declare::declare(&self.connection, &topology, &self.limits));
+        let declaring = Box::pin(declare(&self.connection, &needs, &self.limits));
         declaring.await.map_err(|error| PublishError::Rejected(error.into()))?;
-        Ok(self.open(stream))
+        Ok(self.open(stream, needs))
     }
 
-    fn open(&self, stream: &'static str) -> Arc<Publisher> {
+    fn open(&self, stream: &'static str, needs: Topology) -> Arc<Publisher> {
         let mut publishers = self.publishers();
         if let Some(publisher) = publishers.iter().find(|publisher| publisher.stream == stream) {
             return Arc::clone(publisher);
         }
-        let Self { connection, metrics, missing, capacity, .. } = self;
-        let publisher = Arc::new(Publisher::new(connection, metrics, missing, stream, *capacity));
+        let Self { connection, limits, metrics, capacity, .. } = self;
+        let publisher = Publisher::new(connection, metrics, *limits, stream, needs, *capacity);
+        let publisher = Arc::new(publisher);
         publishers.push(Arc::clone(&publisher));
         publisher
     }

@@ -2,8 +2,8 @@
 
 use std::error::Error;
 use std::pin::pin;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_nats::jetstream::context::{
@@ -12,17 +12,18 @@ use async_nats::jetstream::context::{
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::{self, Context, ErrorCode};
 use prometheus_client::metrics::counter::Counter;
-use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::backoff::Backoff;
 use crate::chain::chain;
 use crate::connection::Connection;
+use crate::declare::declare;
 use crate::job::Publication;
 use crate::log_once::LogOnce;
 use crate::metrics::{Metrics, PublishMetrics};
+use crate::topology::{Limits, Topology};
 
 /// The first ceiling of the time between two tries of the same publish, and the highest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
@@ -38,7 +39,10 @@ pub(crate) struct Publisher {
     pub(crate) stream: &'static str,
     metrics: PublishMetrics,
     obstacle: Obstacle,
-    missing: Arc<Notify>,
+    /// What has to be on the broker, and the limits that it is created with.
+    needs: (Topology, Limits),
+    /// Held while it is declared again; why it could not be, as far as it was logged.
+    declaring: tokio::sync::Mutex<LogOnce>,
 }
 
 /// The broker has stored the message.
@@ -84,8 +88,9 @@ impl Publisher {
     pub(crate) fn new(
         connection: &Connection,
         metrics: &Metrics,
-        missing: &Arc<Notify>,
+        limits: Limits,
         stream: &'static str,
+        needs: Topology,
         capacity: usize,
     ) -> Self {
         Self {
@@ -94,7 +99,8 @@ impl Publisher {
             stream,
             metrics: metrics.publishes_to(stream),
             obstacle: Obstacle::default(),
-            missing: Arc::clone(missing),
+            needs: (needs, limits),
+            declaring: tokio::sync::Mutex::default(),
         }
     }
 
@@ -146,7 +152,8 @@ impl Publisher {
             Some(Ok(_)) => Ok(PubAck::Stored),
             Some(Err(error)) => {
                 if error.kind() == NatsErrorKind::StreamNotFound {
-                    self.missing.notify_one();
+                    // In a box, because it is rare, and would make every other publish larger.
+                    Box::pin(self.declare_again()).await;
                 }
                 Err(classify(error))
             }
@@ -155,6 +162,22 @@ impl Publisher {
         count(&self.metrics, &result).inc();
         self.obstacle.note(self.stream, result.as_ref().err());
         result
+    }
+}
+
+impl Publisher {
+    /// Declares what is needed where no stream answers: it may have been deleted, or the broker may have
+    /// come back with an empty store. One publish at a time does so; the others only try again.
+    async fn declare_again(&self) {
+        let Ok(mut logged) = self.declaring.try_lock() else { return };
+        let (topology, limits) = &self.needs;
+        match declare(&self.connection, topology, limits).await {
+            Ok(_) => logged.forget(),
+            Err(error) if logged.is_first(&error) => {
+                error!(stream = self.stream, %error, "cannot declare again what is missing");
+            }
+            Err(_) => {}
+        }
     }
 }
 

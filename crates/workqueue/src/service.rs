@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus_client::registry::Registry;
-use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -18,7 +17,6 @@ use crate::announce::Announcement;
 use crate::background::Background;
 use crate::connection::{ConnectError, Connection};
 use crate::consumer::Consumer;
-use crate::declare::{declare, repair};
 use crate::facts::Fact;
 use crate::handler::Handler;
 use crate::health::Health;
@@ -235,18 +233,8 @@ async fn start(
     // Before the rest: a replica that waits for what is missing is there, too.
     background.spawn("announcing this replica", announcement.serve(connection.clone()));
     let limits = Limits::from(&settings.limits);
-    let declared = declare(&connection, &topology, &limits).await?;
-    let missing = Arc::new(Notify::new());
-    let repair = repair(connection.clone(), topology.clone(), limits, Arc::clone(&missing));
-    background.spawn("declaring again what is missing", repair);
-    let producer = Producer::new(
-        connection.clone(),
-        limits,
-        settings.concurrency,
-        Arc::clone(&metrics),
-        missing,
-    );
-    producer.open(&topology);
+    let producer = Producer::new(&connection, limits, settings.concurrency, &metrics);
+    let declared = producer.declare(&topology).await?;
     Ok(Running {
         producer,
         connection,

@@ -46,6 +46,7 @@ pub struct Topology {
     pub queues: Vec<Queue>,
     /// The buckets.
     pub buckets: Vec<Bucket>,
+    dead_letters: bool,
 }
 
 /// What a stream is for.
@@ -57,8 +58,21 @@ enum Kind {
 }
 
 impl Topology {
-    /// Adds a queue, unless it is there.
+    /// These queues, with their dead letters, and these buckets.
+    #[must_use]
+    pub fn new(queues: &[Queue], buckets: &[Bucket]) -> Self {
+        let dead_letters = !queues.is_empty();
+        Self { queues: queues.to_vec(), buckets: buckets.to_vec(), dead_letters }
+    }
+
+    /// The stream of the dead letters alone.
+    pub(crate) fn of_dead_letters() -> Self {
+        Self { dead_letters: true, ..Self::default() }
+    }
+
+    /// Adds a queue with its dead letters, unless it is there.
     pub fn add_queue(&mut self, queue: Queue) {
+        self.dead_letters = true;
         if !self.queues.contains(&queue) {
             self.queues.push(queue);
         }
@@ -76,7 +90,7 @@ impl Topology {
         let buckets =
             self.buckets.iter().map(|bucket| (Kind::Bucket, config::bucket(*bucket, limits)));
         let dead_letters =
-            (!self.queues.is_empty()).then(|| (Kind::DeadLetters, config::dead_letters(limits)));
+            self.dead_letters.then(|| (Kind::DeadLetters, config::dead_letters(limits)));
         queues.chain(dead_letters).chain(buckets).collect()
     }
 }
