@@ -5,8 +5,8 @@ use std::time::Duration;
 use anyhow::anyhow;
 use async_nats::jetstream::Context;
 use clap::Args;
-use contract::topology::{self, DeclareError, Limits, Topology};
 use tokio::time::timeout;
+use workqueue::topology::{self, DeclareError, Declared, Limits};
 use workqueue::{Backoff, Connection, LimitSettings, NatsSettings};
 
 use crate::watch::{self, WatchSettings};
@@ -61,8 +61,8 @@ pub(crate) async fn run(settings: &DeclareSettings) -> anyhow::Result<()> {
 ///
 /// Where what is there breaks a promise, or the broker refuses.
 pub async fn declare(nats: &Context, limits: &Limits) -> Result<Vec<String>, DeclareError> {
-    let mut done = Topology::default();
-    topology::adjust(nats, limits, &mut done).await?;
+    let mut done = Declared::default();
+    topology::adjust(nats, &contract::topology(), limits, &mut done).await?;
     Ok(told(&done))
 }
 
@@ -82,9 +82,11 @@ pub async fn declare_patiently(
         let connection =
             Connection::establish(settings, "decoupled declare", |_connected| {}).await?;
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
-        let mut done = Topology::default();
+        let mut done = Declared::default();
         loop {
-            match topology::adjust(connection.context(), limits, &mut done).await {
+            match topology::adjust(connection.context(), &contract::topology(), limits, &mut done)
+                .await
+            {
                 Ok(()) => return Ok(told(&done)),
                 Err(error @ DeclareError::Unavailable { .. }) => obstacle = error.into(),
                 Err(error) => return Err(error.into()),
@@ -96,7 +98,7 @@ pub async fn declare_patiently(
 }
 
 /// What was done, a line for each.
-pub(crate) fn told(done: &Topology) -> Vec<String> {
+pub(crate) fn told(done: &Declared) -> Vec<String> {
     let created = done.created.iter().map(|object| format!("created {object}"));
     let adjusted = done.adjusted.iter().map(|change| {
         let topology::Difference { object, setting, is, should_be } = change;

@@ -13,7 +13,6 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use contract::queues;
-use contract::topology::{self, Limits, Topology};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
@@ -21,8 +20,9 @@ use prometheus_client::registry::Registry;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
+use workqueue::topology::{self, Declared, Limits};
 use workqueue::unreadable::Sweeper;
-use workqueue::{Connection, NatsSettings, Report, Said, TelemetrySettings};
+use workqueue::{Connection, LogOnce, NatsSettings, Report, TelemetrySettings};
 
 use crate::declare::told;
 
@@ -98,14 +98,15 @@ async fn look_again_and_again(
     mut sweepers: [Sweeper; queues::ALL.len()],
     status: &Status,
 ) -> std::convert::Infallible {
-    let mut said = Said::default();
+    let mut said = LogOnce::default();
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        let mut done = Topology::default();
+        let mut done = Declared::default();
         let adjusted = {
-            let adjust = topology::adjust(connection.context(), limits, &mut done);
+            let topology = contract::topology();
+            let adjust = topology::adjust(connection.context(), &topology, limits, &mut done);
             connection.ask(pin!(adjust)).await
         };
         for line in told(&done) {
@@ -118,7 +119,7 @@ async fn look_again_and_again(
                 status.set_problem(None);
             }
             Some(Err(error)) => {
-                if said.is_news(&error) {
+                if said.is_first(&error) {
                     warn!(%error, "the topology is not as it should be; trying again");
                 }
                 status.set_problem(Some(error.to_string()));

@@ -4,13 +4,13 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use contract::{facts, topology};
+use contract::facts;
 use jiff::Timestamp;
 use observe::audit::{Ids, Verdict};
 use serde::Serialize;
 use tokio::sync::{Notify, watch};
 use tracing::warn;
-use workqueue::Connection;
+use workqueue::{Connection, topology};
 
 use crate::timeline::json;
 

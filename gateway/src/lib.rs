@@ -28,21 +28,19 @@ mod timeline;
 
 pub use settings::{Settings, Switch};
 
+use std::convert::Infallible;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use contract::facts::{IDEMPOTENCY, REQUESTED};
-use contract::queues::REQUESTS;
-use contract::topology::DeclareError;
-use requestor::submit::Submitter;
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tracing::info;
+use workqueue::topology::{DeclareError, Limits};
 use workqueue::{ConnectError, Connection, Metrics, Producer, Report, http};
 
 use metrics::GatewayMetrics;
@@ -171,26 +169,17 @@ async fn work(gateway: &Gateway, metrics: &Arc<Metrics>) -> Result<(), Error> {
     };
     let _ = gateway.reader.set(Reader::new(&connection));
     let submitting = async {
-        let limits = &settings.limits;
-        let producer =
-            Producer::start(&connection, limits, metrics, requests::submit::SLOTS).await?;
-        let submitter = Submitter {
-            requests: producer.publisher(REQUESTS),
-            requested: producer.facts(REQUESTED),
-        };
-        let idempotency = producer.facts(IDEMPOTENCY);
-        let max_age = producer.facts_max_age();
-        let submissions =
-            Submissions::new(&connection, submitter, idempotency, &settings.instance, max_age);
+        let limits = Limits::from(&settings.limits);
+        let producer = Producer::new(&connection, limits, requests::submit::SLOTS, metrics);
+        // All of it, because the page and the API read all of it.
+        let max_age = producer.declare(&contract::topology()).await?.facts_max_age();
+        let submissions = Submissions::new(&connection, producer, &settings.instance, max_age);
         let _ = gateway.submissions.set(submissions);
         info!("accepting requests");
-        // It repairs for as long as it is there.
-        std::future::pending::<()>().await;
-        drop(producer);
-        Ok::<(), Error>(())
+        Ok::<Infallible, Error>(std::future::pending().await)
     };
     tokio::select! {
-        failed = submitting => failed,
+        failed = submitting => failed.map(|never| match never {}),
         never = timeline::poll(&gateway.timeline, &gateway.metrics, &connection) => match never {},
         never = gateway.audit.run(&connection, settings.audit_limit) => match never {},
         () = connection.ended() => Err(Error::Client),

@@ -1,23 +1,21 @@
-//! The generator: makes the strings that are asked for, and marks those that were stored.
+//! The generator: makes the strings that are requested, and marks those that were stored.
 //!
 //! ```text
-//! answer    [REQUESTS] --> [RESPONSES]    answer
-//! mark      [ACKNOWLEDGMENTS]             mark
+//! generate    [REQUESTS] --> [RESPONSES]    generate, strings
+//! mark        [ACKNOWLEDGMENTS]             mark
 //! ```
 
-mod answer;
+mod generate;
 mod mark;
 mod settings;
 mod strings;
 
 pub use settings::Settings;
 
-use contract::facts;
-use contract::queues::RESPONSES;
 use tokio_util::sync::CancellationToken;
 use workqueue::{Service, ServiceError};
 
-use answer::Answer;
+use generate::Generate;
 use mark::Mark;
 
 /// Runs a generator until `stop` is cancelled.
@@ -26,16 +24,11 @@ use mark::Mark;
 ///
 /// Where it cannot run, see [`ServiceError`].
 pub async fn run(settings: Settings, stop: &CancellationToken) -> Result<(), ServiceError> {
-    let Some(mut service) = Service::start("generator", &settings.service, stop).await? else {
-        return Ok(());
-    };
-    let instance = settings.service.instance;
-    service.consume(Answer {
-        responses: service.publisher(RESPONSES),
-        instance: instance.clone(),
-        work_time: settings.work_time,
-        failure_rate: settings.failure_rate,
-    });
-    service.consume(Mark { received: service.facts(facts::RECEIVED), instance });
-    service.run(std::future::ready(())).await
+    let Settings { work_time, failure_rate, service, .. } = settings;
+    Service::new("generator")
+        .declares(&contract::topology())
+        .consume(Generate { work_time, failure_rate })
+        .consume(Mark)
+        .run(&service, stop)
+        .await
 }

@@ -1,4 +1,4 @@
-//! The `generator` program: reads its settings, starts its logs, and runs; or asks one that runs.
+//! The `generator` program: reads its settings, starts its logs, and runs; or checks one that runs.
 
 use anyhow::Error;
 use clap::Parser;

@@ -2,34 +2,34 @@
 //! `received`.
 
 use contract::facts::Received;
-use contract::headers::Trace;
 use contract::queues::Acknowledgment;
 use tracing::{debug, error};
-use workqueue::{Creation, Facts, Handler, HandlerError};
+use workqueue::{Context, Creation, Failure, Handler, Rejection, now};
 
 #[derive(Debug)]
-pub(crate) struct Mark {
-    pub(crate) received: Facts,
-    pub(crate) instance: String,
-}
+pub(crate) struct Mark;
 
 impl Handler for Mark {
-    type Message = Acknowledgment;
+    type Job = Acknowledgment;
 
-    async fn handle(&self, stored: Acknowledgment, _: &Trace) -> Result<(), HandlerError> {
+    fn admit(&self, stored: &Acknowledgment, cx: &Context) -> Result<(), Rejection> {
+        contract::check_age(stored.requested_at, now(), cx.facts_max_age())
+    }
+
+    async fn handle(&self, stored: Acknowledgment, cx: &Context) -> Result<(), Failure> {
         let mark = Received {
             id: stored.id,
             values: stored.values,
-            marked_by: self.instance.clone(),
-            received_at: workqueue::now(),
+            marked_by: cx.instance().to_owned(),
+            received_at: now(),
         };
-        match self.received.create(&mark).await? {
+        match cx.create(&mark).await? {
             Creation::Created => debug!(id = %mark.id, "marked as received"),
-            Creation::Stands(standing) if standing.values == mark.values => {
-                debug!(id = %mark.id, by = standing.marked_by, "was marked as received before");
+            Creation::AlreadyExists(first) if first.values == mark.values => {
+                debug!(id = %mark.id, by = first.marked_by, "was marked as received before");
             }
-            // The mark that stands is right for what was acknowledged first, and is never changed.
-            Creation::Stands(_) => {
+            // The first mark is right for what was acknowledged first, and is never changed.
+            Creation::AlreadyExists(_) => {
                 error!(id = %mark.id, "acknowledged twice with different strings");
             }
         }

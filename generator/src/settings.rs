@@ -28,7 +28,7 @@ pub struct Settings {
 
     #[command(flatten)]
     #[expect(missing_docs, reason = "clap would show it as the help of the whole group")]
-    pub service: workqueue::ServiceSettings,
+    pub service: workqueue::Settings,
 
     #[command(subcommand)]
     #[expect(missing_docs, reason = "clap would show it as the help of the whole group")]

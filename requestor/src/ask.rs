@@ -1,121 +1,101 @@
-//! Asks for strings at a rate, some requests at a time.
+//! Asks: submits requests of its own, some at a time.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use contract::headers::Trace;
+use contract::Amount;
 use contract::queues::Request;
-use contract::{Amount, RequestId};
+use futures_util::{StreamExt, stream};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
-use workqueue::{Backoff, Crew, Said, Work};
+use workqueue::{Backoff, JobId, LogOnce, Producer, PublishError, Trace, chain, now};
 
 use crate::pace::Pace;
-use crate::submit::{Submission, Submitter};
+use crate::submit::submit;
 use crate::tally::Tally;
 
-/// The first ceiling of the time between two tries of a request that the broker refuses, and the
+/// The first ceiling of the time between two tries of a request that the broker rejects, and the
 /// highest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 
-/// Asks for strings, some requests at a time.
+/// Asks for strings.
 #[derive(Debug)]
 pub(crate) struct Asker {
-    pub(crate) submitter: Submitter,
+    pub(crate) producer: Producer,
     pub(crate) instance: String,
     pub(crate) amount: Amount,
     /// How many requests may be on their way to the broker at a time.
     pub(crate) concurrency: usize,
-    /// Where to note what was asked for, if anybody waits for it.
+    /// Where to note the requests, where the requestor ends with the last of them.
     pub(crate) tally: Option<Arc<Tally>>,
-    /// Why the broker refuses what is asked for, as far as it was said.
-    pub(crate) refusals: Mutex<Said>,
+    /// Why the broker rejects requests, as far as it was logged.
+    pub(crate) rejections: Mutex<LogOnce>,
 }
 
 impl Asker {
     /// Asks until `stop`, or `total` times; then waits until the last request is accepted, or
     /// until there is no time left for it.
     pub(crate) async fn run(
-        self,
-        mut pace: Pace,
+        &self,
+        pace: Pace,
         total: Option<u64>,
         stop: &CancellationToken,
-        abandon: &CancellationToken,
+        abandoned: &CancellationToken,
     ) {
-        let asker = Arc::new(self);
-        let mut crew = Crew::new("asking");
-        let mut left = total.unwrap_or(u64::MAX);
-        while left > 0 {
-            let full = crew.under_way() >= asker.concurrency;
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => break,
-                () = pace.next(), if !full => {
-                    left -= 1;
-                    crew.give(Asking { asker: Arc::clone(&asker), stop: stop.clone() });
-                }
-                () = crew.progress() => {}
-            }
-        }
-        // What is given up was never accepted, so nobody counts on it.
-        let _ = abandon.run_until_cancelled(crew.finish()).await;
+        let turns = stream::unfold((pace, total.unwrap_or(u64::MAX)), async |(mut pace, left)| {
+            let left = left.checked_sub(1)?;
+            stop.run_until_cancelled(pace.next()).await?;
+            Some(((), (pace, left)))
+        });
+        let asking = turns.for_each_concurrent(self.concurrency, async |()| self.ask(stop).await);
+        // A request that is given up was never accepted, so it is not missed.
+        let _ = abandoned.run_until_cancelled(asking).await;
     }
 
     /// Asks until the request is accepted, or until `stop` while the queue is full.
     async fn ask(&self, stop: &CancellationToken) {
         let mut request = Request {
-            id: RequestId::new(),
+            id: JobId::new(),
             amount: self.amount,
             requestor: self.instance.clone(),
-            requested_at: workqueue::now(),
+            requested_at: now(),
         };
+        let id = request.id;
         if let Some(tally) = &self.tally {
-            tally.asked(request.id);
+            tally.asked(id);
         }
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
-        let mut refused = false;
+        let mut rejected = false;
         loop {
-            match self.submitter.submit(&request, &Trace::default(), stop).await {
-                Ok(Submission::Accepted) => {
-                    debug!(id = %request.id, "accepted");
-                    if refused {
-                        self.refusals().forget();
+            match submit(&self.producer, &request, &Trace::default(), stop).await {
+                Ok(()) => {
+                    debug!(%id, "accepted");
+                    if rejected {
+                        self.rejections().forget();
                     }
+                    return;
                 }
-                Ok(Submission::NoRoom) => {
-                    debug!(id = %request.id, "not asked: stopping, and the queue is full");
+                Err(PublishError::Full(_)) => {
+                    debug!(%id, "not asked: stopping, and the queue is full");
+                    return;
                 }
-                Err(refusal) => {
-                    let id = request.id;
-                    if self.refusals().is_news(&refusal) {
-                        error!(%id, %refusal, "the broker refuses requests; trying again");
+                Err(error) => {
+                    let error = chain(&error);
+                    if self.rejections().is_first(&error) {
+                        error!(%id, error, "the broker rejects requests; trying again");
                     } else {
-                        debug!(%id, %refusal, "refused");
+                        debug!(%id, error, "rejected");
                     }
-                    refused = true;
+                    rejected = true;
                     backoff.wait().await;
                     // It was not accepted, so its time starts anew.
-                    request.requested_at = workqueue::now();
-                    continue;
+                    request.requested_at = now();
                 }
             }
-            return;
         }
     }
 
-    fn refusals(&self) -> MutexGuard<'_, Said> {
-        self.refusals.lock().expect("nothing panics while it holds this lock")
-    }
-}
-
-/// One request that is to be asked for.
-struct Asking {
-    asker: Arc<Asker>,
-    stop: CancellationToken,
-}
-
-impl Work for Asking {
-    async fn carry_out(self) {
-        self.asker.ask(&self.stop).await;
+    fn rejections(&self) -> MutexGuard<'_, LogOnce> {
+        self.rejections.lock().expect("nothing panics while it holds this lock")
     }
 }

@@ -1,12 +1,9 @@
-//! The requestor: asks for random strings, stores what comes, and says that it is stored.
+//! The requestor: asks for random strings, stores the responses, and acknowledges what is stored.
 //!
 //! ```text
-//! ask       --> [REQUESTS]                           ask, at its pace, through submit
-//! store         [RESPONSES] --> [ACKNOWLEDGMENTS]    store
-//! end           after REQUEST_TOTAL requests         tally
+//! ask     --> [REQUESTS]                           ask, submit, pace; tally counts
+//! store       [RESPONSES] --> [ACKNOWLEDGMENTS]    store
 //! ```
-//!
-//! [`submit`] is the one way to submit a request; the gateway takes it, too.
 
 mod ask;
 mod pace;
@@ -20,35 +17,33 @@ pub use tally::DeadLettered;
 
 use std::sync::{Arc, Mutex};
 
-use contract::queues::{ACKNOWLEDGMENTS, REQUESTS};
-use contract::{Amount, InvalidStrings, facts};
+use contract::{Amount, InvalidStrings};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
-use workqueue::{Service, ServiceError};
+use workqueue::{Running, Service, ServiceError};
 
 use ask::Asker;
 use pace::Pace;
 use store::Store;
-use submit::Submitter;
 use tally::Tally;
 
 /// Why the requestor ended other than by being told to.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Nobody may ask for such strings.
+    /// Such strings are beyond the limits.
     #[error("STRING_COUNT and STRING_LENGTH ask for {0}")]
     Amount(#[from] InvalidStrings),
     /// The service cannot run.
     #[error(transparent)]
     Service(#[from] ServiceError),
-    /// Some of the requests that were asked for will never be stored.
+    /// Some of the requests will never be stored.
     #[error(
         "{} of {total} requests ended as dead letters:\n{}",
         .dead.len(),
         .dead.iter().map(|dead| format!("{} {}", dead.id, dead.reason)).collect::<Vec<_>>().join("\n")
     )]
     DeadLettered {
-        /// How many requests were asked for.
+        /// How many requests there were.
         total: u64,
         /// Those that ended as dead letters.
         dead: Vec<DeadLettered>,
@@ -63,54 +58,41 @@ pub enum Error {
 /// See [`Error`].
 pub async fn run(settings: Settings, stop: &CancellationToken) -> Result<(), Error> {
     let amount = Amount::new(settings.string_count, settings.string_length)?;
-    let Some(mut service) = Service::start("requestor", &settings.service, stop).await? else {
-        return Ok(());
-    };
-    let stop = service.stopping().clone();
-    let tally = settings.request_total.map(|_| Arc::new(Tally::default()));
-    let asker = Asker {
-        submitter: Submitter {
-            requests: service.publisher(REQUESTS),
-            requested: service.facts(facts::REQUESTED),
-        },
-        instance: settings.service.instance.clone(),
-        amount,
-        concurrency: settings.service.concurrency,
-        tally: tally.clone(),
-        refusals: Mutex::default(),
-    };
-    let stored = service.facts(facts::STORED);
-    service.consume(Store {
-        stored: stored.clone(),
-        acknowledgments: service.publisher(ACKNOWLEDGMENTS),
-        instance: settings.service.instance,
-        tally: tally.clone(),
-    });
-    let nats = service.connection().clone();
-    let abandon = service.abandoned().clone();
+    let total = settings.request_total;
+    let tally = total.map(|_| Arc::new(Tally::default()));
     let mut dead = Vec::new();
-    let own_work = async {
-        let pace = Pace::new(settings.request_rate);
+    let work = async |Running { producer, connection, stopping, abandoned, .. }: Running| {
+        let asker = Asker {
+            producer,
+            instance: settings.service.instance.clone(),
+            amount,
+            concurrency: settings.service.concurrency,
+            tally: tally.clone(),
+            rejections: Mutex::default(),
+        };
         let asking = async {
-            asker.run(pace, settings.request_total, &stop, &abandon).await;
+            asker.run(Pace::new(settings.request_rate), total, &stopping, &abandoned).await;
             if let Some(tally) = &tally {
                 tally.close();
             }
         };
         let ending = async {
-            if let Some(tally) = &tally {
-                let end = tally.come_to_an_end(&stored, &nats);
-                if let Some(ended) = stop.run_until_cancelled(end).await {
-                    info!("every request has come to its end");
-                    dead = ended;
-                    stop.cancel();
-                }
+            let Some(tally) = &tally else { return };
+            let end = tally.come_to_an_end(&connection);
+            if let Some(ended) = stopping.run_until_cancelled(end).await {
+                info!("every request has come to its end");
+                dead = ended;
+                stopping.cancel();
             }
         };
         tokio::join!(asking, ending);
     };
-    service.run(own_work).await?;
-    match settings.request_total {
+    Service::new("requestor")
+        .declares(&contract::topology())
+        .consume(Store { tally: tally.clone() })
+        .run_with(&settings.service, stop, work)
+        .await?;
+    match total {
         Some(total) if !dead.is_empty() => Err(Error::DeadLettered { total, dead }),
         _ => Ok(()),
     }

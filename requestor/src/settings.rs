@@ -26,7 +26,7 @@ pub const RETIRED: &[(&str, &str)] = &[
     next_help_heading = "Requests"
 )]
 pub struct Settings {
-    /// Requests a second, such as 0.5 or 1000; 0 asks for nothing of its own and only stores, max
+    /// Requests a second, such as 0.5 or 1000; 0 sends no requests of its own and only stores, max
     /// asks as fast as the queue takes it
     #[arg(long, env, default_value = "1", value_name = "RATE", allow_hyphen_values = true)]
     pub request_rate: Rate,
@@ -46,7 +46,7 @@ pub struct Settings {
 
     #[command(flatten)]
     #[expect(missing_docs, reason = "clap would show it as the help of the whole group")]
-    pub service: workqueue::ServiceSettings,
+    pub service: workqueue::Settings,
 
     #[command(subcommand)]
     #[expect(missing_docs, reason = "clap would show it as the help of the whole group")]

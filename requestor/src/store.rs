@@ -3,37 +3,66 @@
 
 use std::sync::Arc;
 
-use contract::headers::Trace;
-use contract::queues::{Acknowledgment, Message, Response};
+use contract::queues::{Acknowledgment, Response};
 use tracing::debug;
-use workqueue::{Creation, Facts, Handler, HandlerError, Publisher};
+use workqueue::{Context, Creation, Failure, Handler, Rejection, now};
 
 use crate::tally::Tally;
 
 #[derive(Debug)]
 pub(crate) struct Store {
-    pub(crate) stored: Facts,
-    pub(crate) acknowledgments: Publisher,
-    pub(crate) instance: String,
     pub(crate) tally: Option<Arc<Tally>>,
 }
 
 impl Handler for Store {
-    type Message = Response;
+    type Job = Response;
 
-    async fn handle(&self, response: Response, trace: &Trace) -> Result<(), HandlerError> {
-        let new = Acknowledgment::new(response, &self.instance, workqueue::now());
-        let stored = match self.stored.create(&new).await? {
+    fn admit(&self, response: &Response, cx: &Context) -> Result<(), Rejection> {
+        contract::check_age(response.requested_at, now(), cx.facts_max_age())
+    }
+
+    async fn handle(&self, response: Response, cx: &Context) -> Result<(), Failure> {
+        let new = Acknowledgment::new(response, cx.instance(), now());
+        let stored = match cx.create(&new).await? {
             Creation::Created => new,
-            // Somebody has answered, or stored, twice. What stands there counts, and only that is
-            // acknowledged: whoever reads the two sides finds the same strings on both.
-            Creation::Stands(stored) => stored,
+            // The request was answered, or its response stored, twice. The first fact counts, and only
+            // that is acknowledged: both sides have the same strings.
+            Creation::AlreadyExists(stored) => stored,
         };
         debug!(id = %stored.id, by = stored.requestor, "stored");
         if let Some(tally) = &self.tally {
             tally.stored(stored.id);
         }
-        self.acknowledgments.publish(|| stored.publication(trace)).await?;
+        cx.publish(&stored).await?;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use contract::Strings;
+    use workqueue::JobId;
+    use workqueue::testing::Recorder;
+
+    use super::*;
+
+    fn response(id: JobId, value: &str) -> Response {
+        let values = Strings::try_from(vec![value.to_owned()]).unwrap();
+        let (generator, at) = ("generator-1".to_owned(), now());
+        Response { id, requested_at: at, values, generator, generated_at: at }
+    }
+
+    #[tokio::test]
+    async fn second_response_acknowledges_the_strings_of_the_first() {
+        let recorder = Recorder::new();
+        let (store, id) = (Store { tally: None }, JobId::new());
+        for value in ["first", "second"] {
+            store.handle(response(id, value), &recorder.context()).await.unwrap();
+        }
+        // The same type is the fact and the message: one was created, and two were published.
+        let created = recorder.created::<Acknowledgment>();
+        let [fact] = &created[..] else { panic!("{created:?}") };
+        assert_eq!(fact.values.as_slice(), ["first"]);
+        assert_eq!(recorder.published::<Acknowledgment>(), [fact.clone(), fact.clone()]);
     }
 }

@@ -1,19 +1,19 @@
-//! Keeps count of what this requestor has asked for, where it is to end once all of it is stored.
+//! Counts the requests of this requestor, where it is to end once all of them are stored.
 //!
-//! Any replica may store the response to a request of ours. What this one stores it notes at once;
-//! for the rest it looks at the facts, which are the truth.
+//! Any replica may store the response to a request of ours. A response that this replica stores is noted at
+//! once; for the rest the facts are read, which are the truth.
 
 use std::collections::BTreeSet;
 use std::ops::Bound;
+use std::pin::pin;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use contract::queues::{Acknowledgment, REQUESTS, RESPONSES};
-use contract::{RequestId, dead_letters};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use workqueue::{Connection, Facts, last_message};
+use workqueue::{Connection, JobId, dead_letters, last_message, read_fact};
 
 /// How many requests are looked up at a time.
 const AT_A_TIME: usize = 64;
@@ -24,7 +24,7 @@ const PAUSE: Duration = Duration::from_millis(250);
 /// The requests that are neither stored nor dead letters, as far as is known here.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
-    outstanding: Mutex<BTreeSet<RequestId>>,
+    outstanding: Mutex<BTreeSet<JobId>>,
     all_asked: AtomicBool,
 }
 
@@ -32,17 +32,17 @@ pub(crate) struct Tally {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DeadLettered {
     /// The request.
-    pub id: RequestId,
+    pub id: JobId,
     /// Why, as the dead letter says.
     pub reason: String,
 }
 
 impl Tally {
-    pub(crate) fn asked(&self, id: RequestId) {
+    pub(crate) fn asked(&self, id: JobId) {
         self.with(|outstanding| outstanding.insert(id));
     }
 
-    pub(crate) fn stored(&self, id: RequestId) {
+    pub(crate) fn stored(&self, id: JobId) {
         self.with(|outstanding| outstanding.remove(&id));
     }
 
@@ -52,11 +52,7 @@ impl Tally {
     }
 
     /// Waits until every request has come to its end. Gives those that ended as dead letters.
-    pub(crate) async fn come_to_an_end(
-        &self,
-        stored: &Facts,
-        nats: &Connection,
-    ) -> Vec<DeadLettered> {
+    pub(crate) async fn come_to_an_end(&self, connection: &Connection) -> Vec<DeadLettered> {
         let mut dead = Vec::new();
         let mut after = None;
         while !(self.all_asked.load(Ordering::Relaxed) && self.with(|ids| ids.is_empty())) {
@@ -64,7 +60,7 @@ impl Tally {
             after = round.last().copied();
             let looked_up = round.len();
             let mut ends: FuturesUnordered<_> =
-                round.into_iter().map(async |id| (id, end_of(id, stored, nats).await)).collect();
+                round.into_iter().map(async |id| (id, end_of(id, connection).await)).collect();
             let mut ended = 0;
             while let Some((id, end)) = ends.next().await {
                 match end {
@@ -83,14 +79,14 @@ impl Tally {
     }
 
     /// The oldest requests that come after this one, or from the start where there are none.
-    fn some_after(&self, after: Option<RequestId>) -> Vec<RequestId> {
+    fn some_after(&self, after: Option<JobId>) -> Vec<JobId> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         self.with(|outstanding| {
             outstanding.range((from, Bound::Unbounded)).take(AT_A_TIME).copied().collect()
         })
     }
 
-    fn with<T>(&self, look: impl FnOnce(&mut BTreeSet<RequestId>) -> T) -> T {
+    fn with<T>(&self, look: impl FnOnce(&mut BTreeSet<JobId>) -> T) -> T {
         look(&mut self.outstanding.lock().expect("nothing panics while it holds this lock"))
     }
 }
@@ -101,19 +97,18 @@ enum End {
 }
 
 /// How a request ended, if it has, and if the broker says so.
-async fn end_of(id: RequestId, stored: &Facts, nats: &Connection) -> Option<End> {
+async fn end_of(id: JobId, connection: &Connection) -> Option<End> {
+    let key = id.to_string();
     // An answer that did not come says nothing.
-    if stored.read::<Acknowledgment>(id).await.ok()?.is_some() {
+    if read_fact::<Acknowledgment>(connection, &key).await.ok()?.is_some() {
         return Some(End::Stored);
     }
-    // What comes after these two is stored.
+    // A message of a later queue is about strings that are stored.
     for queue in [REQUESTS, RESPONSES] {
-        let subject = dead_letters::subject(queue.stream, &id.to_string());
-        let dead = last_message(nats.context(), dead_letters::STREAM, &subject).await;
-        if let Some(dead) = dead.ok()? {
-            let reason = dead.headers.get(dead_letters::REASON);
-            let reason = reason.map_or("no reason given", |reason| reason.as_str());
-            return Some(End::DeadLettered(reason.to_owned()));
+        let subject = dead_letters::subject(queue.stream, &key);
+        let last = last_message(connection.context(), dead_letters::STREAM, &subject);
+        if let Some(dead) = connection.ask(pin!(last)).await?.ok()? {
+            return Some(End::DeadLettered(dead_letters::reason(&dead.headers).to_owned()));
         }
     }
     None

@@ -20,10 +20,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::bail;
 use clap::Args;
-use contract::{dead_letters, facts, queues};
+use contract::{facts, queues};
 use indicatif::{HumanBytes, HumanCount};
 use tokio::fs;
-use workqueue::{Connection, NatsSettings};
+use workqueue::{Connection, NatsSettings, dead_letters};
 
 use manifest::{KeptConsumer, KeptStream, Manifest};
 use still::Still;

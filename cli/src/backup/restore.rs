@@ -7,11 +7,11 @@ use anyhow::{Context as _, bail, ensure};
 use async_nats::jetstream::stream::ClusterInfo;
 use async_nats::jetstream::{Context, ErrorCode};
 use contract::queues;
-use contract::topology::{self, DeclareError};
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 use workqueue::Connection;
+use workqueue::topology::{self, DeclareError};
 
 use super::manifest::{KeptStream, Manifest, outstanding};
 use super::{file, snapshot, tell};

@@ -5,7 +5,7 @@ use async_nats::jetstream::Context;
 use async_nats::jetstream::consumer::Info as ConsumerInfo;
 use async_nats::jetstream::stream::Info as StreamInfo;
 use contract::queues;
-use contract::topology;
+use workqueue::topology;
 
 use super::streams;
 

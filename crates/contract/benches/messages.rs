@@ -4,17 +4,17 @@
 //! It is why headers are looked up by names that are made once, and why a body begins with room for one
 //! string.
 
-use contract::facts::{Fact, Received};
-use contract::headers::Trace;
-use contract::queues::{Acknowledgment, Message, Request, Response};
-use contract::{Amount, Publication, RequestId, Strings};
+use contract::facts::Received;
+use contract::queues::{Acknowledgment, Request, Response};
+use contract::{Amount, Strings};
 use divan::{AllocProfiler, Bencher};
 use jiff::Timestamp;
+use workqueue::{Fact, Job, JobId, Publication, Trace};
 
 #[global_allocator]
 static ALLOCATIONS: AllocProfiler = AllocProfiler::system();
 
-const INSTANCE: &str = "somebody-12345";
+const INSTANCE: &str = "instance-12345";
 
 /// How many strings are in a message.
 const COUNTS: [u32; 3] = [1, 16, 64];
@@ -26,7 +26,7 @@ fn main() {
 fn request(count: u32) -> Request {
     let amount = Amount::new(count, 64).expect("it is within the limits");
     let requestor = INSTANCE.to_owned();
-    Request { id: RequestId::new(), amount, requestor, requested_at: Timestamp::now() }
+    Request { id: JobId::new(), amount, requestor, requested_at: Timestamp::now() }
 }
 
 fn response(count: u32) -> Response {
@@ -48,13 +48,16 @@ fn received(count: u32) -> Received {
 }
 
 /// Makes the publication of a message.
-fn encode<M: Message>(bencher: Bencher, message: &M) {
-    bencher.bench(|| message.publication(&Trace::default()));
+fn encode<M: Job>(bencher: Bencher, message: &M) {
+    let id = message.id().expect("it carries its own");
+    bencher.bench(|| message.publication(id, &Trace::default()));
 }
 
 /// Makes the message of a publication, and finds of which trace it is part.
-fn decode<M: Message>(bencher: Bencher, message: &M) {
-    let Publication { subject, headers, body } = message.publication(&Trace::default());
+fn decode<M: Job>(bencher: Bencher, message: &M) {
+    let id = message.id().expect("it carries its own");
+    let publication = message.publication(id, &Trace::default()).expect("it is an object");
+    let Publication { subject, headers, body } = publication;
     let decode = || M::decode(&subject, Some(&headers), &body).expect("it is what was encoded");
     bencher.bench(|| (decode(), Trace::of(Some(&headers))));
 }

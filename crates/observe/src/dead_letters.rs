@@ -6,9 +6,10 @@ use anyhow::{Context as _, ensure};
 use async_nats::jetstream::Context;
 use async_nats::{Client, HeaderMap, HeaderValue};
 use bytes::Bytes;
-use contract::dead_letters::{self, AT, ATTEMPTS, BY, LEFT_OUT, REASON, SUBJECT};
-use contract::{Publication, RequestId, queues};
+use contract::queues;
 use serde::Serialize;
+use workqueue::dead_letters::{self, AT, ATTEMPTS, BY, LEFT_OUT, REASON, SUBJECT};
+use workqueue::{JobId, Publication};
 
 use crate::batch::{self, Stored};
 use crate::reading;
@@ -65,8 +66,9 @@ pub async fn list(nats: &Context, name: Option<&str>) -> anyhow::Result<Vec<Dead
 /// Where it cannot be replayed, or the broker does not confirm: the dead letter is still there.
 pub async fn replay(nats: &Context, letter: &DeadLetter) -> anyhow::Result<()> {
     // An id that nobody has used, for one try: a duplicate can only be somebody else's.
-    let message_id = format!("replay:{}", RequestId::new());
-    let publication = dead_letters::replay(&letter.headers, &letter.body, &message_id)?;
+    let message_id = format!("replay:{}", JobId::new());
+    let publication =
+        dead_letters::replay(&letter.headers, &letter.body, &message_id, &queues::ALL)?;
     let Publication { subject, headers, body } = publication;
     let stored = nats.publish_with_headers(subject, headers, body).await;
     let confirmation = stored.context("cannot publish it")?.await.context("not confirmed")?;
@@ -95,7 +97,7 @@ pub async fn page(client: &Client, from: u64, count: usize) -> anyhow::Result<Ve
 /// # Errors
 ///
 /// As [`page`].
-pub async fn of_request(client: &Client, id: RequestId) -> anyhow::Result<Vec<DeadLetter>> {
+pub async fn of_request(client: &Client, id: JobId) -> anyhow::Result<Vec<DeadLetter>> {
     let subjects = [dead_letters::subject("*", &id.to_string())];
     let (letters, _) = batch::last_under_each(client, dead_letters::STREAM, &subjects).await?;
     Ok(letters.into_iter().map(DeadLetter::from).collect())

@@ -1,15 +1,12 @@
 //! The history of one request: what has happened to it, how far it has come, and where it is.
 
 use anyhow::Context as _;
-use contract::RequestId;
 use contract::facts::Received;
-use contract::queues::{
-    self, ACKNOWLEDGMENTS, Acknowledgment, Queue, REQUESTS, RESPONSES, Request,
-};
+use contract::queues::{self, ACKNOWLEDGMENTS, Acknowledgment, REQUESTS, RESPONSES, Request};
 use futures_util::TryStreamExt;
 use serde::Serialize;
 use utoipa::ToSchema;
-use workqueue::{Connection, ReadError, read_fact};
+use workqueue::{Connection, JobId, Queue, ReadError, read_fact};
 
 use crate::dead_letters::{self, DeadLetter};
 
@@ -47,7 +44,7 @@ impl RequestHistory {
     /// # Errors
     ///
     /// Where the broker does not answer, or what stands there is no fact.
-    pub async fn read(nats: &Connection, id: RequestId) -> Result<Self, ReadError> {
+    pub async fn read(nats: &Connection, id: JobId) -> Result<Self, ReadError> {
         let key = id.to_string();
         Ok(Self {
             received: read_fact(nats, &key).await?,
@@ -91,7 +88,7 @@ impl RequestHistory {
 /// # Errors
 ///
 /// As [`RequestHistory::read`].
-pub async fn status(nats: &Connection, id: RequestId) -> Result<RequestStatus, ReadError> {
+pub async fn status(nats: &Connection, id: JobId) -> Result<RequestStatus, ReadError> {
     let key = id.to_string();
     let mut history =
         RequestHistory { received: read_fact(nats, &key).await?, ..RequestHistory::default() };
@@ -102,7 +99,7 @@ pub async fn status(nats: &Connection, id: RequestId) -> Result<RequestStatus, R
     Ok(history.status())
 }
 
-async fn dead_letters_of(nats: &Connection, id: RequestId) -> Result<Vec<DeadLetter>, ReadError> {
+async fn dead_letters_of(nats: &Connection, id: JobId) -> Result<Vec<DeadLetter>, ReadError> {
     let letters = dead_letters::of_request(nats.client(), id).await;
     letters.map_err(|_| ReadError::Unknown)
 }
@@ -113,7 +110,7 @@ async fn dead_letters_of(nats: &Connection, id: RequestId) -> Result<Vec<DeadLet
 /// # Errors
 ///
 /// Where the broker does not answer, or has no such queue.
-pub async fn queues_with(nats: &Connection, id: RequestId) -> anyhow::Result<Vec<Queue>> {
+pub async fn queues_with(nats: &Connection, id: JobId) -> anyhow::Result<Vec<Queue>> {
     let mut with = Vec::new();
     for queue in queues::ALL {
         let what = || format!("cannot look into the queue {}", queue.stream);

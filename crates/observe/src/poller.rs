@@ -4,14 +4,13 @@ use std::collections::{HashMap, VecDeque};
 
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::stream::State;
-use contract::facts::{self, Bucket, Fact, Received};
-use contract::queues::{self, Acknowledgment, Queue, Request};
-use contract::topology::DeclareError;
-use contract::{RequestId, dead_letters, topology};
+use contract::facts::{self, Received};
+use contract::queues::{self, Acknowledgment, Request};
 use jiff::Timestamp;
 use serde::Serialize;
 use tokio::time::Instant;
-use workqueue::Connection;
+use workqueue::topology::{self, DeclareError};
+use workqueue::{Bucket, Connection, Fact, JobId, Queue, dead_letters};
 
 use crate::batch::{self, Stored};
 use crate::replicas::Replicas;
@@ -153,11 +152,10 @@ impl Poller {
         let marks: Vec<Received> = decoded(&marks).collect();
         let requests = newest(facts::REQUESTED, requested, FOLLOWED, 0).await?;
         let requests: Vec<Request> = decoded(&requests).collect();
-        let ids: Vec<RequestId> = requests.iter().map(|request| request.id).collect();
+        let ids: Vec<JobId> = requests.iter().map(|request| request.id).collect();
         // Those that are shown first, and alone: an answer has an end, and strings may be large.
-        let (mut stored, left): (HashMap<RequestId, Acknowledgment>, u64) =
-            self.facts(&ids).await?;
-        let (received, _): (HashMap<RequestId, Received>, u64) = self.facts(&ids).await?;
+        let (mut stored, left): (HashMap<JobId, Acknowledgment>, u64) = self.facts(&ids).await?;
+        let (received, _): (HashMap<JobId, Received>, u64) = self.facts(&ids).await?;
         let last = |request: &Request| {
             let (stored, received) = (stored.get(&request.id), received.get(&request.id));
             let unread = stored.is_none() && (left > 0 || received.is_some());
@@ -165,7 +163,7 @@ impl Poller {
         };
         let last = requests.iter().rev().map(last).collect();
         let of_marks = marks.iter().map(|mark| mark.id);
-        let others: Vec<RequestId> = of_marks.filter(|id| !stored.contains_key(id)).collect();
+        let others: Vec<JobId> = of_marks.filter(|id| !stored.contains_key(id)).collect();
         stored.extend(self.facts::<Acknowledgment>(&others).await?.0);
         for mark in &marks {
             if let Some(stored) = stored.get(&mark.id) {
@@ -177,14 +175,14 @@ impl Poller {
 
     /// The facts about these requests, as far as there are some; and how many more there are than the
     /// broker says at a time.
-    async fn facts<F: Fact>(
-        &self,
-        ids: &[RequestId],
-    ) -> anyhow::Result<(HashMap<RequestId, F>, u64)> {
+    async fn facts<F: Fact>(&self, ids: &[JobId]) -> anyhow::Result<(HashMap<JobId, F>, u64)> {
         let subjects: Vec<String> = ids.iter().map(|id| F::BUCKET.subject(*id)).collect();
         let client = self.connection.client();
         let (found, left) = batch::last_under_each(client, F::BUCKET.stream, &subjects).await?;
-        Ok((decoded(&found).map(|fact: F| (fact.id(), fact)).collect(), left))
+        Ok((
+            decoded(&found).filter_map(|fact: F| Some((fact.key().parse().ok()?, fact))).collect(),
+            left,
+        ))
     }
 }
 
@@ -215,7 +213,8 @@ async fn read_streams(connection: &Connection) -> anyhow::Result<Streams> {
     let oldest = oldest.unwrap_or(Timestamp::UNIX_EPOCH).max(Timestamp::UNIX_EPOCH);
     let dead_letters = topology::stream_state(nats, dead_letters::STREAM).await?.state.messages;
     let given_up = async || {
-        let (stream, subjects) = (contract::dead_letters::STREAM, contract::dead_letters::SUBJECTS);
+        let (stream, subjects) =
+            (workqueue::dead_letters::STREAM, workqueue::dead_letters::SUBJECTS);
         batch::count_since(connection.client(), stream, subjects, oldest).await
     };
     // Before the queues, and after them: one that is replayed goes back, one that dies comes from there.
@@ -251,7 +250,7 @@ async fn read_queue(
 }
 
 fn decoded<F: Fact>(stored: &[Stored]) -> impl Iterator<Item = F> {
-    stored.iter().filter_map(|message| F::decode(&message.body).ok())
+    stored.iter().filter_map(|message| F::from_body(&message.body).ok())
 }
 
 /// Requests of which the counts do not say where they are: of those that are remembered, all of one age.

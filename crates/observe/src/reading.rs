@@ -7,9 +7,9 @@ use async_nats::jetstream::Context;
 use async_nats::jetstream::consumer::pull::OrderedConfig;
 use async_nats::jetstream::message::Message;
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
-use contract::{RequestId, topology};
 use futures_util::TryStreamExt;
 use tokio::time::timeout;
+use workqueue::{JobId, topology};
 
 /// How long the broker may be silent while it sends what it was asked for.
 const SILENCE: Duration = Duration::from_secs(10);
@@ -35,7 +35,7 @@ pub(crate) async fn each(
     let config = OrderedConfig {
         // The call that creates a consumer with a name has its filter in the subject, and so in reach of
         // the broker's permissions.
-        name: Some(format!("observe-{}", RequestId::new())),
+        name: Some(format!("observe-{}", JobId::new())),
         filter_subject: subjects.to_owned(),
         ..OrderedConfig::default()
     };

@@ -5,16 +5,17 @@
 //! listen, or nobody asks, the service works all the same.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex};
+use std::future::pending;
+use std::sync::Arc;
 
 use async_nats::Message;
-use contract::queues::Queue;
 use futures_util::StreamExt;
 use futures_util::stream::select_all;
 use jiff::Timestamp;
 use serde::Serialize;
 use tracing::{debug, warn};
 
+use crate::Queue;
 use crate::clock::now;
 use crate::connection::Connection;
 use crate::health::Health;
@@ -37,7 +38,7 @@ pub(crate) struct Announcement {
     instance: String,
     host: String,
     started: Timestamp,
-    queues: Mutex<Vec<Queue>>,
+    queues: Vec<Queue>,
     health: Arc<Health>,
     metrics: Arc<Metrics>,
 }
@@ -100,6 +101,7 @@ impl Announcement {
     pub(crate) fn new(
         name: &'static str,
         instance: &str,
+        queues: Vec<Queue>,
         health: &Arc<Health>,
         metrics: &Arc<Metrics>,
     ) -> Self {
@@ -109,34 +111,43 @@ impl Announcement {
             instance: instance.to_owned(),
             host: gethostname::gethostname().to_string_lossy().into_owned(),
             started: now(),
-            queues: Mutex::default(),
+            queues,
             health: Arc::clone(health),
             metrics: Arc::clone(metrics),
         }
     }
 
-    /// Adds a queue that this replica takes from.
-    pub(crate) fn add(&self, queue: Queue) {
-        self.queues.lock().expect("nothing panics while it holds this lock").push(queue);
+    /// The name of the service.
+    pub(crate) fn name(&self) -> &'static str {
+        self.name
     }
 
-    /// Answers whoever asks, for as long as it runs.
-    pub(crate) async fn serve(self: Arc<Self>, connection: Connection) {
+    /// What it reads its answers from.
+    pub(crate) fn reads(&self) -> (Arc<Health>, Arc<Metrics>) {
+        (Arc::clone(&self.health), Arc::clone(&self.metrics))
+    }
+
+    /// Answers each question, for as long as it runs.
+    pub(crate) async fn serve(self, connection: Connection) {
         let client = connection.client();
         let mut questions = Vec::new();
         for subject in self.subjects() {
             match client.subscribe(subject).await {
                 Ok(subscription) => questions.push(subscription),
-                Err(error) => warn!(%error, "this replica cannot be seen by who asks for services"),
+                Err(error) => {
+                    warn!(%error, "this replica cannot answer on $SRV, and is not listed");
+                }
             }
         }
         let mut questions = select_all(questions);
         while let Some(Message { subject, reply, .. }) = questions.next().await {
             let (Some(reply), Some(answer)) = (reply, self.answer(&subject)) else { continue };
             if let Err(error) = client.publish(reply, answer.into()).await {
-                debug!(%error, "could not tell who asked that this replica is here");
+                debug!(%error, "could not answer that this replica is here");
             }
         }
+        // The client has ended, of which others are told.
+        pending::<()>().await;
     }
 
     /// What to listen to: questions to all, to those of this name, and to this one.
@@ -199,8 +210,7 @@ impl Announcement {
     }
 
     fn each_queue<T>(&self, what: impl Fn(Queue) -> T) -> Vec<T> {
-        let queues = self.queues.lock().expect("nothing panics while it holds this lock");
-        queues.iter().copied().map(what).collect()
+        self.queues.iter().copied().map(what).collect()
     }
 }
 
@@ -212,17 +222,16 @@ fn endpoint(queue: Queue) -> Endpoint {
 mod tests {
     use std::time::Duration;
 
-    use contract::queues::REQUESTS;
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::metrics::Settled;
+    use crate::settle::{Delay, Settlement};
+
+    const REQUESTS: Queue = Queue::new("REQUESTS", "requests").consumer("generator");
 
     fn announcement() -> Announcement {
-        let announcement =
-            Announcement::new("generator", "generator-1", &Arc::default(), &Metrics::new("test"));
-        announcement.add(REQUESTS);
-        announcement
+        let (health, metrics) = (Arc::default(), Metrics::new("test"));
+        Announcement::new("generator", "generator-1", vec![REQUESTS], &health, &metrics)
     }
 
     fn answer(announcement: &Announcement, subject: &str) -> Value {
@@ -230,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn a_replica_says_who_it_is_and_what_it_does() {
+    fn replica_tells_its_name_and_its_queues() {
         let announcement = announcement();
         let ping = answer(&announcement, "$SRV.PING");
         assert_eq!(ping["type"], "io.nats.micro.v1.ping_response");
@@ -246,12 +255,13 @@ mod tests {
     }
 
     #[test]
-    fn a_replica_counts_what_it_has_settled() {
+    fn replica_counts_its_settlements() {
         let announcement = announcement();
         let metrics = announcement.metrics.of(REQUESTS);
-        metrics.in_flight(3);
-        metrics.settled(Settled::Ack, Duration::from_millis(10));
-        metrics.settled(Settled::Nak, Duration::from_millis(30));
+        let _in_flight = [(); 3].map(|()| metrics.in_flight());
+        metrics.settled(&Settlement::Ack, Duration::from_millis(10));
+        let delay = Delay::Exactly(Duration::ZERO);
+        metrics.settled(&Settlement::Nak { delay }, Duration::from_millis(30));
         let stats = answer(&announcement, "$SRV.STATS.generator.any");
         assert_eq!(stats["type"], "io.nats.micro.v1.stats_response");
         let endpoint = &stats["endpoints"][0];
@@ -262,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn a_replica_that_stops_says_so() {
+    fn replica_tells_that_it_stops() {
         let announcement = announcement();
         assert_eq!(answer(&announcement, "$SRV.STATS")["metadata"]["state"], "starting");
         announcement.health.set_connected(true);
@@ -273,7 +283,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_question_of_the_protocol_has_no_answer() {
+    fn unknown_question_has_no_answer() {
         for subject in ["", "$SRV", "$SRV.", "$SRV.SCHEMA", "$SRV.ping", "$SRV..generator"] {
             assert_eq!(announcement().answer(subject), None, "{subject}");
         }

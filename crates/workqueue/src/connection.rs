@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use crate::backoff::{self, Backoff};
-use crate::said::Said;
+use crate::log_once::LogOnce;
 use crate::settings::NatsSettings;
 
 /// How often the broker is asked for a sign of life. A connection on which two of these stay
@@ -90,7 +90,7 @@ impl Connection {
         let broker = display(&servers);
         let report = Arc::new(report);
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
-        let mut said = Said::default();
+        let mut logged = LogOnce::default();
         loop {
             let (link_sender, mut link) = watch::channel(Link::default());
             let (refusal_sender, refused_creation) = watch::channel(String::new());
@@ -112,7 +112,7 @@ impl Connection {
                 }
                 _ => {
                     let error = &failure as &dyn std::error::Error;
-                    if said.is_news(error) {
+                    if logged.is_first(error) {
                         warn!(error, broker, "cannot connect to the broker yet; trying again");
                     }
                 }
@@ -217,27 +217,27 @@ fn watcher(
     let report = Arc::clone(report);
     // Since the connection was last made or lost: without one the client tries again and again, and with
     // one the broker may complain of each message.
-    let said = Mutex::new(Said::default());
+    let logged = Mutex::new(LogOnce::default());
     move |event| {
-        let mut said = said.lock().expect("nothing panics while it holds this lock");
+        let mut logged = logged.lock().expect("nothing panics while it holds this lock");
         match &event {
             Event::Connected => {
                 link.send_modify(|link| {
                     *link = Link { connected: true, times: link.times + 1 };
                 });
                 report(true);
-                said.forget();
+                logged.forget();
                 info!("connected to the broker");
             }
             Event::Disconnected => {
                 link.send_modify(|link| link.connected = false);
                 report(false);
-                said.forget();
+                logged.forget();
                 warn!("lost the connection to the broker; trying to restore it");
             }
             Event::LameDuckMode => info!("the broker is about to stop, and asks to leave it"),
             Event::ServerError(refusal @ ServerError::AuthorizationViolation) => {
-                if said.is_news(refusal) {
+                if logged.is_first(refusal) {
                     error!("the broker refuses the credentials; trying again");
                 }
             }
@@ -245,16 +245,16 @@ fn watcher(
                 refused_creation.send_replace(refusal.clone());
             }
             Event::ServerError(refusal) => {
-                if said.is_news(refusal) {
+                if logged.is_first(refusal) {
                     error!(%refusal, "the broker complains");
                 }
             }
             Event::ClientError(error) => {
-                if said.is_news(error) {
+                if logged.is_first(error) {
                     warn!(%error, "cannot connect to the broker yet; trying again");
                 }
             }
-            Event::SlowConsumer(_) => warn!("the broker sends more than is taken"),
+            Event::SlowConsumer(_) => warn!("slow consumer: messages were dropped"),
             Event::Draining | Event::Closed => {}
         }
         ready(())

@@ -6,17 +6,18 @@ use std::time::Duration;
 
 use async_nats::jetstream::{self, AckKind, Context};
 use async_nats::{HeaderMap, Message, Subject};
-use contract::dead_letters::Original;
-use contract::queues::Queue;
+use bytes::Bytes;
 use tokio::time::timeout;
 use tracing::warn;
 
+use crate::Queue;
 use crate::connection::Connection;
-use crate::consumer::pulse::{Heard, Pulse};
+use crate::dead_letters::Original;
+use crate::heartbeat::{Heartbeat, Next};
 use crate::settle::{Attempt, Delay};
 
 /// How long handing an answer to the client may take. It takes long only while the broker is away
-/// and the client has no room for more that it is to say then.
+/// and the client has no room for more that it is to send then.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A message as it was delivered, which waits for its settlement.
@@ -36,8 +37,8 @@ impl Delivery {
     ///
     /// # Errors
     ///
-    /// Where the broker does not say which: then it can be neither counted nor buried under a name
-    /// of its own, and is left to come again.
+    /// Where it lacks `JetStream` metadata: then it can be neither counted nor dead-lettered under a name of
+    /// its own, and is left to come again.
     pub(crate) fn new(
         message: Message,
         reader: &mut Reader,
@@ -64,11 +65,11 @@ impl Delivery {
         self.message.headers.as_ref()
     }
 
-    pub(crate) fn body(&self) -> &[u8] {
+    pub(crate) fn body(&self) -> &Bytes {
         &self.message.payload
     }
 
-    /// The part of the subject that names the request.
+    /// The part of the subject that names the job.
     pub(crate) fn key(&self) -> &str {
         self.queue.key(self.subject()).unwrap_or_default()
     }
@@ -79,26 +80,31 @@ impl Delivery {
             sequence: self.sequence,
             subject: self.subject(),
             headers: self.headers(),
-            body: &self.message.payload,
+            body: self.body(),
         }
     }
 
-    /// Waits for `work`, and tells the broker at each beat that somebody is still at it. Gives nothing
-    /// where there is no time left for it.
+    /// Where to say that it is still being handled.
+    pub(crate) fn heartbeats(&self) -> (Connection, Subject) {
+        (self.connection.clone(), self.reply.clone())
+    }
+
+    /// Waits for `work`, and tells the broker at each beat that it is under way. Gives nothing where the
+    /// drain has no time left for it.
     pub(crate) async fn keep_alive<F: Future>(
         &self,
-        pulse: &Pulse,
+        heartbeat: &Heartbeat,
         mut work: Pin<&mut F>,
     ) -> Option<F::Output> {
         loop {
-            match pulse.next(work.as_mut()).await {
-                Heard::Done(done) => return Some(done),
-                // Nobody hears it otherwise, and the client would keep it for later.
-                Heard::Beat if self.connection.is_connected() => {
+            match heartbeat.next(work.as_mut()).await {
+                Next::Done(done) => return Some(done),
+                // Without a connection the client would keep it for later, when it is of no use.
+                Next::Beat if self.connection.is_connected() => {
                     self.answer(AckKind::Progress).await;
                 }
-                Heard::Beat => {}
-                Heard::End => return None,
+                Next::Beat => {}
+                Next::Abandon => return None,
             }
         }
     }
@@ -119,9 +125,9 @@ impl Delivery {
         match timeout(ANSWER_TIMEOUT, answer).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
-                warn!(%error, id, "could not answer for a delivery; it will come again");
+                warn!(%error, id, "could not settle a delivery; it will come again");
             }
-            Err(_) => warn!(id, "no room to answer for a delivery; it will come again"),
+            Err(_) => warn!(id, "settling a delivery timed out; it will come again"),
         }
     }
 }

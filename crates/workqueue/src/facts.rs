@@ -1,25 +1,88 @@
-//! Creates facts, each once, and reads those that stand.
+//! Facts: what has happened, each created once under its key and never changed.
+//!
+//! A bucket is a key-value bucket of NATS, which is a stream whose subjects are the keys. A fact is
+//! created by a publish that succeeds only where the key has never been written. So a message that is
+//! delivered twice has its effect once: the broker refuses the second creation.
 
 use std::fmt::Display;
 use std::pin::pin;
-use std::time::Duration;
 
-use contract::RequestId;
-use contract::facts::Fact;
+use async_nats::HeaderMap;
+use async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
-use crate::backoff::Backoff;
+use crate::JobId;
 use crate::connection::Connection;
+use crate::job::{Publication, from_json, to_json};
 use crate::last_message::last_message;
-use crate::publisher::{PublishError, Publisher, Refusal};
 
-/// The first ceiling of the time between two tries to create the same fact, and the highest.
-const RETRY: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
+/// A key-value bucket on the broker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Bucket {
+    /// The name of the bucket.
+    pub name: &'static str,
+    /// The name of the stream that keeps it: `KV_` and the name.
+    pub stream: &'static str,
+}
 
-/// The facts of one bucket.
-#[derive(Clone, Debug)]
-pub struct Facts {
-    connection: Connection,
-    publisher: Publisher,
+impl Bucket {
+    /// The subject of the fact about the job with this id.
+    #[must_use]
+    pub fn subject(self, id: JobId) -> String {
+        id.with_text(|key| self.subject_of(key))
+    }
+
+    /// The subject of this key.
+    #[must_use]
+    pub fn subject_of(self, key: &str) -> String {
+        ["$KV.", self.name, ".", key].concat()
+    }
+
+    /// The subjects of all keys.
+    #[must_use]
+    pub fn subjects(self) -> String {
+        format!("$KV.{}.>", self.name)
+    }
+
+    /// The key that a subject of this bucket names.
+    #[must_use]
+    pub fn key(self, subject: &str) -> Option<&str> {
+        subject.strip_prefix("$KV.")?.strip_prefix(self.name)?.strip_prefix('.')
+    }
+}
+
+/// Something that has happened: a type that becomes a JSON object, and the bucket that keeps it.
+pub trait Fact: Serialize + DeserializeOwned + Send + Sync + 'static {
+    /// Where such facts are kept.
+    const BUCKET: Bucket;
+
+    /// The key that it is kept under in its bucket: a token of a subject, such as the id of a job.
+    fn key(&self) -> String;
+
+    /// The publish that creates this fact, and is refused where the key has been written.
+    ///
+    /// It has no message id: a broker with several replicas would call the second creation a
+    /// duplicate, which it is not if its value differs.
+    ///
+    /// # Errors
+    ///
+    /// Where it does not become a JSON object.
+    fn creation(&self) -> Result<Publication, serde_json::Error> {
+        let mut headers = HeaderMap::new();
+        headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, "0");
+        let subject = Self::BUCKET.subject_of(&self.key());
+        Ok(Publication { subject, headers, body: to_json(self)? })
+    }
+
+    /// The fact that was written with this body.
+    ///
+    /// # Errors
+    ///
+    /// Where the body is no such fact: another program has written into the bucket.
+    fn from_body(body: &[u8]) -> Result<Self, serde_json::Error> {
+        from_json(body)
+    }
 }
 
 /// What came of creating a fact.
@@ -27,98 +90,9 @@ pub struct Facts {
 pub enum Creation<F> {
     /// It is now a fact.
     Created,
-    /// This one stood there before, and counts: it may have been created by somebody else, or by
-    /// an earlier try of our own whose confirmation was lost.
-    Stands(F),
-}
-
-impl Facts {
-    pub(crate) fn new(connection: &Connection, publisher: Publisher) -> Self {
-        Self { connection: connection.clone(), publisher }
-    }
-
-    /// Creates a fact, or tells which one stands there already. Tries until it is known which.
-    ///
-    /// # Errors
-    ///
-    /// Where trying is of no use, see [`Refusal`]; also where what stands there is not a fact.
-    pub async fn create<F: Fact>(&self, fact: &F) -> Result<Creation<F>, Refusal> {
-        loop {
-            if let Some(creation) = self.try_create(fact, false).await? {
-                return Ok(creation);
-            }
-        }
-    }
-
-    /// As [`Facts::create`], but gives up, with `None`, where there is no room: then nothing stands
-    /// there, and nothing of this try will.
-    ///
-    /// # Errors
-    ///
-    /// As [`Facts::create`].
-    pub async fn create_unless_full<F: Fact>(
-        &self,
-        fact: &F,
-    ) -> Result<Option<Creation<F>>, Refusal> {
-        self.try_create(fact, true).await
-    }
-
-    async fn try_create<F: Fact>(
-        &self,
-        fact: &F,
-        unless_full: bool,
-    ) -> Result<Option<Creation<F>>, Refusal> {
-        let mut backoff = Backoff::new(RETRY.0, RETRY.1);
-        // Whether an earlier try may have got through.
-        let mut unknown = false;
-        loop {
-            let full = match self.publisher.try_publish(fact.creation()).await {
-                Ok(_) => return Ok(Some(Creation::Created)),
-                Err(PublishError::Exists) => false,
-                // A broker without room says so before it looks whether there is one already.
-                Err(PublishError::Full(_)) => true,
-                Err(PublishError::Unconfirmed(_)) => {
-                    unknown = true;
-                    backoff.wait().await;
-                    continue;
-                }
-                Err(PublishError::TooLarge(reason)) => return Err(Refusal::TooLarge(reason)),
-                Err(PublishError::Refused(reason)) => return Err(Refusal::Refused(reason)),
-            };
-            if !full || unless_full {
-                // In a box, because it is rare, and would make every other creation larger.
-                match Box::pin(self.read_key(&fact.key())).await {
-                    Ok(Some(standing)) => return Ok(Some(Creation::Stands(standing))),
-                    Ok(None) if full && !unknown => return Ok(None),
-                    // The refusal may be due to another creation that is only under way, and may
-                    // still fail. It counts once the fact can be read.
-                    Ok(None) | Err(ReadError::Unknown) => {}
-                    Err(error @ ReadError::NoFact(_)) => {
-                        return Err(Refusal::Refused(error.to_string()));
-                    }
-                }
-            }
-            backoff.wait().await;
-        }
-    }
-
-    /// The fact about this request, if there is one.
-    ///
-    /// # Errors
-    ///
-    /// See [`ReadError`].
-    pub async fn read<F: Fact>(&self, id: RequestId) -> Result<Option<F>, ReadError> {
-        self.read_key(&id.to_string()).await
-    }
-
-    /// The fact that is kept under this key, if there is one.
-    ///
-    /// # Errors
-    ///
-    /// See [`ReadError`].
-    pub async fn read_key<F: Fact>(&self, key: &str) -> Result<Option<F>, ReadError> {
-        read_fact(&self.connection, key).await
-    }
+    /// The key had been written before, and that fact counts: another replica may have created it, or an
+    /// earlier try of our own whose confirmation was lost.
+    AlreadyExists(F),
 }
 
 /// The fact that is kept under this key, if there is one: from the nearest broker, because facts never
@@ -144,7 +118,7 @@ pub async fn read_fact<F: Fact>(
     let wrong = |why: &dyn Display| {
         ReadError::NoFact(format!("bucket {}, key {key}: {why}", F::BUCKET.name))
     };
-    let fact = F::decode(&message.payload).map_err(|error| wrong(&error))?;
+    let fact = F::from_body(&message.payload).map_err(|error| wrong(&error))?;
     if fact.key() == key { Ok(Some(fact)) } else { Err(wrong(&"it belongs under another")) }
 }
 
@@ -154,7 +128,7 @@ pub enum ReadError {
     /// The broker did not say whether there is one. Worth another try.
     #[error("the broker did not say")]
     Unknown,
-    /// What stands there is not a fact: somebody else has written into the bucket.
-    #[error("what stands there is no fact: {0}")]
+    /// The value under the key is not a fact: another program has written into the bucket.
+    #[error("the value is no fact: {0}")]
     NoFact(String),
 }

@@ -2,8 +2,9 @@ use std::collections::HashSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use contract::queues::Queue;
 use tracing::info;
+
+use crate::Queue;
 
 /// What `/readyz` asks for. It never depends on the other side: that would couple the two again.
 #[derive(Debug, Default)]
@@ -80,10 +81,11 @@ impl Health {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use contract::queues::REQUESTS;
+
+    const REQUESTS: Queue = Queue::new("REQUESTS", "requests").consumer("generator");
 
     #[test]
-    fn a_service_is_ready_when_it_is_connected_bound_and_not_stopping() {
+    fn service_is_ready_when_connected_and_bound() {
         let health = Health::default();
         let why = || health.not_ready().unwrap_or_default();
         assert_eq!(why(), "not connected to the broker");

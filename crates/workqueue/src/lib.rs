@@ -1,62 +1,146 @@
-//! How a service takes messages from a queue, and does what they ask for without losing or
-//! doubling anything. One implementation for every consumer of both sides.
+//! A work queue on NATS `JetStream`: jobs are delivered at least once, and each effect happens once.
 //!
-//! A service is a [`Service`] and a few [`Handler`]s. What happens to a message:
+//! # The lifecycle of a job
 //!
-//! ```text
-//! pull      as many as there are free slots          consumer::pull
-//! give      to a task that has nothing to do         Crew
-//! handle    decode, check the age, do the work       consumer, Handler
-//!   publish   until the broker has confirmed         Publisher
-//!   create    a fact, once                           Facts
-//! settle    ack, nak or dead letter                  settle, delivery
+//! A [`Producer`] *submits* a job: it publishes the job to its [`Queue`], a stream on the broker, and
+//! repeats that under the same [`JobId`] until the broker has confirmed that the job is stored. While the
+//! queue is full, the producer waits: that is back pressure, and nothing is dropped.
+//!
+//! A [`Service`] *pulls* jobs, never more than it has free slots for, and hands each to the [`Handler`] of
+//! its kind. The job is now *in flight*. While the handler awaits, the service sends *heartbeats*, so that
+//! the broker does not deliver the job again. What the handler publishes and creates through its
+//! [`Context`] is confirmed before the call returns.
+//!
+//! Only when the handler has returned `Ok` is the job *acked*, and the broker forgets it. A
+//! [`Failure`] has it delivered again after a delay (*retry*, *backoff*), until the [`RetryPolicy`] allows
+//! no further *attempt*; then, or at once for [`Failure::Reject`], it becomes a *dead letter* with its
+//! reason ([`dead_letters`]), which an operator can replay. How a delivery is settled is one pure
+//! function, [`settle`].
+//!
+//! A process may die at any moment, so a job may be handled twice. An effect that has to happen once is
+//! created as a [`Fact`]: a key that the broker lets be written once.
+//!
+//! A service that is told to stop pulls no more, finishes what is in flight, gives back the rest, and
+//! ends (*drain*).
+//!
+//! # A job of one's own
+//!
+//! ```no_run
+//! use serde::{Deserialize, Serialize};
+//! use workqueue::{Context, Failure, Handler, Job, Producer, Queue, Service, Settings};
+//!
+//! /// Make a thumbnail.
+//! #[derive(Serialize, Deserialize)]
+//! struct Thumbnail {
+//!     image: String,
+//!     width: u32,
+//! }
+//!
+//! impl Job for Thumbnail {
+//!     const QUEUE: Queue = Queue::new("THUMBNAILS", "thumbnails").consumer("thumbnailer");
+//! }
+//!
+//! struct Thumbnailer;
+//!
+//! impl Handler for Thumbnailer {
+//!     type Job = Thumbnail;
+//!
+//!     async fn handle(&self, job: Thumbnail, cx: &Context) -> Result<(), Failure> {
+//!         let picture = tokio::task::spawn_blocking(move || resize(&job)).await?;
+//!         println!("{}: {} bytes", cx.id(), picture.len());
+//!         Ok(()) // only now is the job acked
+//!     }
+//! }
+//! # fn resize(_: &Thumbnail) -> Vec<u8> { Vec::new() }
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let settings = Settings::default();
+//! let producer = Producer::connect(&settings).await?;
+//! producer.submit(&Thumbnail { image: "cat.png".into(), width: 64 }).await?; // stored, not merely sent
+//!
+//! let stop = workqueue::stop_on_signals()?;
+//! Service::new("thumbnailer").consume(Thumbnailer).run(&settings, &stop).await?;
+//! # Ok(())
+//! # }
 //! ```
 //!
-//! Only this crate settles a delivery, and it does so only after the effect is durable.
+//! [`testing`] has a context that records, so that a handler has unit tests without a broker.
+//!
+//! # Where each step stands
+//!
+//! | step | module |
+//! | --- | --- |
+//! | a kind of job, its message | `job`, `queue`, `headers`, `id` |
+//! | the work, and what came of it | `handler` |
+//! | submit; create and read facts | `producer`, on `publisher` and `facts` |
+//! | pull, run, settle | `consumer`, on `pull`, `pool`, `heartbeat`, `delivery`, `settle` |
+//! | give up, replay | [`dead_letters`] |
+//! | start, drain, stop | `service`, `background`, `signals` |
+//! | declare, compare with what is there | [`topology`], `declare` |
+//! | find what no client can read | [`unreadable`], `connection_losses` |
+//! | connect with patience | `connection` |
+//! | report | `admin` on [`http`], `health`, `metrics`, `announce`, `telemetry` |
 
 mod admin;
 mod announce;
+mod background;
 mod backoff;
+mod chain;
 mod clock;
 mod connection;
+mod connection_losses;
 mod consumer;
-mod crew;
+pub mod dead_letters;
+mod declare;
 mod delivery;
 mod facts;
+mod handler;
+pub mod headers;
 mod health;
 mod healthcheck;
+mod heartbeat;
 pub mod http;
+mod id;
+mod job;
 mod last_message;
+mod log_once;
 mod metrics;
+mod pool;
 mod producer;
 mod publisher;
+mod pull;
+mod queue;
 mod retired;
-mod said;
 mod service;
 mod settings;
 mod settle;
 mod signals;
 mod telemetry;
+pub mod testing;
+pub mod topology;
 pub mod unreadable;
 
 pub use admin::{Report, serve as serve_admin};
 pub use backoff::Backoff;
+pub use chain::chain;
 pub use clock::now;
 pub use connection::{ConnectError, Connection};
-pub use consumer::{Handler, HandlerError};
-pub use crew::{Crew, Work};
-pub use facts::{Creation, Facts, ReadError, read_fact};
+pub use facts::{Bucket, Creation, Fact, ReadError, read_fact};
+pub use handler::{Context, Failure, Handler, Rejection, RetryPolicy};
+pub use headers::Trace;
 pub use healthcheck::{Command, HealthcheckError, healthcheck};
+pub use id::{InvalidId, JobId};
+pub use job::{DecodeError, Job, Publication};
 pub use last_message::last_message;
+pub use log_once::LogOnce;
 pub use metrics::Metrics;
 pub use producer::Producer;
-pub use publisher::{Confirmation, PublishError, Publisher, Refusal};
+pub use publisher::{PubAck, PublishError};
+pub use queue::Queue;
 pub use retired::parse;
-pub use said::Said;
-pub use service::{Service, ServiceError};
+pub use service::{Running, Service, ServiceError};
 pub use settings::{
-    LimitSettings, LogFormat, NatsSettings, ServiceSettings, TelemetrySettings, default_instance,
-    duration,
+    LimitSettings, LogFormat, NatsSettings, Settings, TelemetrySettings, default_instance, duration,
 };
 pub use settle::{Attempt, Delay, Outcome, Settlement, settle};
 pub use signals::stop_on_signals;

@@ -4,7 +4,6 @@ use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use contract::queues::Queue;
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
@@ -12,6 +11,9 @@ use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
+
+use crate::Queue;
+use crate::settle::Settlement;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct QueueLabels {
@@ -68,7 +70,7 @@ impl Metrics {
         registry.register(
             "publishes",
             "Publishes by what came of them: confirmed, duplicate, exists, full, unconfirmed or \
-             refused; all but the first three are repeated or given up",
+             rejected; all but the first three are repeated or given up",
             publishes.clone(),
         );
         let connected = Gauge::default();
@@ -111,7 +113,7 @@ impl Metrics {
             exists: publishes("exists"),
             full: publishes("full"),
             unconfirmed: publishes("unconfirmed"),
-            refused: publishes("refused"),
+            rejected: publishes("rejected"),
         }
     }
 
@@ -131,22 +133,14 @@ impl Metrics {
         Ok(text)
     }
 
-    /// Lets a program add metrics of its own.
+    /// Lets a service add metrics of its own.
     ///
     /// # Panics
     ///
-    /// Where another thread has panicked while it did so.
+    /// Where an earlier call has panicked.
     pub fn with_registry<T>(&self, act: impl FnOnce(&mut Registry) -> T) -> T {
         act(&mut self.registry.lock().expect("nothing panics while it holds this lock"))
     }
-}
-
-/// How a delivery came to its end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Settled {
-    Ack,
-    Nak,
-    DeadLetter,
 }
 
 /// What is counted of one queue. Looked up once, because that costs more than counting.
@@ -161,16 +155,17 @@ pub(crate) struct QueueMetrics {
 }
 
 impl QueueMetrics {
-    /// Counts the deliveries that are being handled.
-    pub(crate) fn in_flight(&self, change: i64) {
-        self.in_flight.inc_by(change);
+    /// Counts a delivery as in flight for as long as this lives.
+    pub(crate) fn in_flight(&self) -> InFlight<'_> {
+        self.in_flight.inc();
+        InFlight(&self.in_flight)
     }
 
-    pub(crate) fn settled(&self, settled: Settled, duration: Duration) {
-        match settled {
-            Settled::Ack => self.acks.inc(),
-            Settled::Nak => self.naks.inc(),
-            Settled::DeadLetter => self.dead_letters.inc(),
+    pub(crate) fn settled(&self, settlement: &Settlement, duration: Duration) {
+        match settlement {
+            Settlement::Ack => self.acks.inc(),
+            Settlement::Nak { .. } => self.naks.inc(),
+            Settlement::DeadLetter { .. } => self.dead_letters.inc(),
         };
         self.handle_duration.observe(duration.as_secs_f64());
         self.handled_nanoseconds.inc_by(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
@@ -197,6 +192,15 @@ impl QueueMetrics {
     }
 }
 
+/// A delivery that is being handled.
+pub(crate) struct InFlight<'a>(&'a Gauge);
+
+impl Drop for InFlight<'_> {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
 /// What is counted of publishing to one stream.
 #[derive(Clone, Debug)]
 pub(crate) struct PublishMetrics {
@@ -205,7 +209,7 @@ pub(crate) struct PublishMetrics {
     pub(crate) exists: Counter,
     pub(crate) full: Counter,
     pub(crate) unconfirmed: Counter,
-    pub(crate) refused: Counter,
+    pub(crate) rejected: Counter,
 }
 
 impl fmt::Debug for Metrics {

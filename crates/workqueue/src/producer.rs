@@ -1,79 +1,271 @@
-//! Publishes and creates facts for a program that consumes nothing.
+//! Submits jobs, and creates and reads facts, each confirmed by the broker.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use contract::facts::Bucket;
-use contract::queues::Queue;
-use contract::topology::{DeclareError, Limits, Topology};
-use tokio::sync::Notify;
-use tokio_util::task::AbortOnDropHandle;
+use tokio_util::sync::CancellationToken;
 
+use crate::backoff::Backoff;
 use crate::connection::Connection;
-use crate::facts::Facts;
+use crate::declare::declare;
+use crate::facts::{Creation, Fact, ReadError, read_fact};
+use crate::headers::Trace;
+use crate::job::{Job, Publication};
 use crate::metrics::Metrics;
-use crate::publisher::Publisher;
-use crate::service::{declare, repair};
-use crate::settings::LimitSettings;
+use crate::publisher::{PubAck, PublishError, Publisher};
+use crate::service::ServiceError;
+use crate::settings::Settings;
+use crate::testing::Recorder;
+use crate::topology::{DeclareError, Declared, Limits, Topology};
+use crate::{JobId, dead_letters};
 
-/// Publishers and facts on a connection, with all that they need declared on the broker.
+/// The first ceiling of the time between two tries to create the same fact, and the highest.
+const RETRY: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
+
+/// Submits jobs, and creates and reads facts. Cheap to clone.
+///
+/// Each call ends once the broker has confirmed: the message is stored, not merely sent. While a queue is
+/// full, or the broker away, it waits. The first job of a queue, and the first fact of a bucket, declares
+/// it on the broker where it is missing.
+#[derive(Clone, Debug)]
+pub struct Producer(Target);
+
+#[derive(Clone, Debug)]
+enum Target {
+    Broker(Arc<Broker>),
+    /// Nothing is sent, in unit tests of handlers.
+    Recorder(Arc<Recorder>),
+}
+
 #[derive(Debug)]
-pub struct Producer {
+struct Broker {
     connection: Connection,
-    metrics: Arc<Metrics>,
-    topology: Topology,
+    limits: Limits,
+    /// How many messages may be under way to one stream at a time.
     capacity: usize,
-    /// Told by a publisher that finds no stream.
-    missing: Arc<Notify>,
-    _repairs: AbortOnDropHandle<()>,
+    metrics: Arc<Metrics>,
+    publishers: Mutex<Vec<Arc<Publisher>>>,
 }
 
 impl Producer {
-    /// Declares what is missing, however long that takes, and again when it goes missing. Each publisher
-    /// may have `capacity` messages under way.
+    /// Connects to the broker, and tries until it succeeds.
+    ///
+    /// # Errors
+    ///
+    /// Where another try is of no use: a setting makes no sense, or the broker refuses the credentials.
+    pub async fn connect(settings: &Settings) -> Result<Self, ServiceError> {
+        let connection =
+            Connection::establish(&settings.nats, &settings.instance, |_connected| {}).await?;
+        let limits = Limits::from(&settings.limits);
+        Ok(Self::new(&connection, limits, settings.concurrency, &Metrics::new("producer")))
+    }
+
+    /// A producer that uses this connection, creates what is missing with these limits, has at most
+    /// `capacity` messages to each stream under way at a time, and counts them in these metrics.
+    #[must_use]
+    pub fn new(
+        connection: &Connection,
+        limits: Limits,
+        capacity: usize,
+        metrics: &Arc<Metrics>,
+    ) -> Self {
+        let (connection, metrics) = (connection.clone(), Arc::clone(metrics));
+        let publishers = Mutex::default();
+        let broker = Broker { connection, limits, capacity, metrics, publishers };
+        Self(Target::Broker(Arc::new(broker)))
+    }
+
+    /// Declares this topology at once, and not only with the first job or fact. Tries until the broker
+    /// answers.
     ///
     /// # Errors
     ///
     /// Where waiting does not help, see [`DeclareError`].
-    pub async fn start(
-        connection: &Connection,
-        limits: &LimitSettings,
-        metrics: &Arc<Metrics>,
-        capacity: usize,
-    ) -> Result<Self, DeclareError> {
-        let limits = Limits::from(limits);
-        let topology = declare(connection, &limits).await?;
-        let missing = Arc::default();
-        let repairs = repair(connection.clone(), limits, Arc::clone(&missing));
-        Ok(Self {
-            connection: connection.clone(),
-            metrics: Arc::clone(metrics),
-            topology,
-            capacity,
-            missing,
-            _repairs: AbortOnDropHandle::new(tokio::spawn(repairs)),
-        })
+    pub async fn declare(&self, topology: &Topology) -> Result<Declared, DeclareError> {
+        let Target::Broker(broker) = &self.0 else { return Ok(Declared::default()) };
+        let declared = declare(&broker.connection, topology, &broker.limits).await?;
+        for queue in &topology.queues {
+            broker.open(queue.stream, Topology::new(&[*queue], &[]));
+        }
+        for bucket in &topology.buckets {
+            broker.open(bucket.stream, Topology::new(&[], &[*bucket]));
+        }
+        Ok(declared)
     }
 
-    /// How long the promises hold from the moment of asking, as the buckets on the broker have it.
-    #[must_use]
-    pub fn facts_max_age(&self) -> Duration {
-        self.topology.facts_max_age()
+    pub(crate) fn recording(recorder: &Arc<Recorder>) -> Self {
+        Self(Target::Recorder(Arc::clone(recorder)))
     }
 
-    /// A publisher to this queue.
-    #[must_use]
-    pub fn publisher(&self, queue: Queue) -> Publisher {
-        self.publisher_to(queue.stream)
+    /// Submits a job. Gives its id once the broker has confirmed that the job is stored in its queue.
+    ///
+    /// # Errors
+    ///
+    /// [`PublishError::TooLarge`] and [`PublishError::Rejected`], which no repetition mends.
+    pub async fn submit<J: Job>(&self, job: &J) -> Result<JobId, PublishError> {
+        let id = job.id().unwrap_or_else(JobId::new);
+        self.publish(job, id, &Trace::default(), None).await?;
+        Ok(id)
     }
 
-    /// The facts of this bucket.
-    #[must_use]
-    pub fn facts(&self, bucket: Bucket) -> Facts {
-        Facts::new(&self.connection, self.publisher_to(bucket.stream))
+    /// Publishes a job under this id, as part of this trace, and repeats that until the broker has
+    /// confirmed it. Where the queue is still full after `stop`, it gives up with [`PublishError::Full`],
+    /// and nothing is stored.
+    ///
+    /// # Errors
+    ///
+    /// As [`Producer::submit`], and [`PublishError::Full`] after `stop`.
+    pub async fn publish<J: Job>(
+        &self,
+        job: &J,
+        id: JobId,
+        trace: &Trace,
+        stop: Option<&CancellationToken>,
+    ) -> Result<PubAck, PublishError> {
+        match &self.0 {
+            Target::Broker(broker) => {
+                let publisher =
+                    broker.publisher(J::QUEUE.stream, || Topology::new(&[J::QUEUE], &[])).await?;
+                publisher.publish(|| job.publication(id, trace), stop).await
+            }
+            Target::Recorder(recorder) => recorder.publish(job.publication(id, trace)),
+        }
     }
 
-    fn publisher_to(&self, stream: &'static str) -> Publisher {
-        Publisher::new(&self.connection, &self.metrics, &self.missing, stream, self.capacity)
+    /// Creates a fact, or gives the one that exists already. Tries until it is known which; where there is
+    /// still no room after `stop`, it gives up with [`PublishError::Full`], and nothing is stored.
+    ///
+    /// # Errors
+    ///
+    /// As [`Producer::publish`]; [`PublishError::Rejected`] also where the value under the key is no fact.
+    pub async fn create<F: Fact>(
+        &self,
+        fact: &F,
+        stop: Option<&CancellationToken>,
+    ) -> Result<Creation<F>, PublishError> {
+        let broker = match &self.0 {
+            Target::Broker(broker) => broker,
+            Target::Recorder(recorder) => return recorder.create(fact),
+        };
+        let publisher =
+            broker.publisher(F::BUCKET.stream, || Topology::new(&[], &[F::BUCKET])).await?;
+        let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+        // Whether an earlier try may have got through.
+        let mut unknown = false;
+        loop {
+            let creation = fact.creation().map_err(|error| PublishError::Rejected(error.into()))?;
+            let full = match publisher.try_publish(creation).await {
+                Ok(_) => return Ok(Creation::Created),
+                Err(PublishError::AlreadyExists) => None,
+                // A broker without room says so before it looks whether there is one already.
+                Err(full @ PublishError::Full(_)) => Some(full),
+                Err(PublishError::Unconfirmed(_)) => {
+                    unknown = true;
+                    backoff.wait().await;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            let stopping = stop.is_some_and(CancellationToken::is_cancelled);
+            if full.is_none() || stopping {
+                // In a box, because it is rare, and would make every other creation larger.
+                match Box::pin(read_fact::<F>(&broker.connection, &fact.key())).await {
+                    Ok(Some(existing)) => return Ok(Creation::AlreadyExists(existing)),
+                    Ok(None) if !unknown && let Some(full) = full => return Err(full),
+                    // The refusal may be due to another creation that is only under way, and may
+                    // still fail. It counts once the fact can be read.
+                    Ok(None) | Err(ReadError::Unknown) => {}
+                    Err(error @ ReadError::NoFact(_)) => {
+                        return Err(PublishError::Rejected(error.into()));
+                    }
+                }
+            }
+            backoff.wait().await;
+        }
+    }
+
+    /// The fact that is kept under this key, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// See [`ReadError`].
+    pub async fn read<F: Fact>(&self, key: &str) -> Result<Option<F>, ReadError> {
+        match &self.0 {
+            Target::Broker(broker) => read_fact(&broker.connection, key).await,
+            Target::Recorder(recorder) => recorder.read(key),
+        }
+    }
+
+    /// A publisher to the dead letters.
+    pub(crate) fn dead_letters(&self) -> Arc<Publisher> {
+        match &self.0 {
+            Target::Broker(broker) => {
+                broker.open(dead_letters::STREAM, Topology::of_dead_letters())
+            }
+            Target::Recorder(_) => {
+                unreachable!("only a consumer dead-letters, and it has a broker")
+            }
+        }
+    }
+}
+
+impl Broker {
+    /// The publisher to this stream. What it needs is declared on the broker before it is used for the
+    /// first time.
+    async fn publisher(
+        &self,
+        stream: &'static str,
+        needs: impl FnOnce() -> Topology,
+    ) -> Result<Arc<Publisher>, PublishError> {
+        let found = self.publishers().iter().find(|publisher| publisher.stream == stream).cloned();
+        if let Some(publisher) = found {
+            return Ok(publisher);
+        }
+        let needs = needs();
+        // In a box, because it happens once.
+        let declaring = Box::pin(declare(&self.connection, &needs, &self.limits));
+        declaring.await.map_err(|error| PublishError::Rejected(error.into()))?;
+        Ok(self.open(stream, needs))
+    }
+
+    fn open(&self, stream: &'static str, needs: Topology) -> Arc<Publisher> {
+        let mut publishers = self.publishers();
+        if let Some(publisher) = publishers.iter().find(|publisher| publisher.stream == stream) {
+            return Arc::clone(publisher);
+        }
+        let Self { connection, limits, metrics, capacity, .. } = self;
+        let publisher = Publisher::new(connection, metrics, *limits, stream, needs, *capacity);
+        let publisher = Arc::new(publisher);
+        publishers.push(Arc::clone(&publisher));
+        publisher
+    }
+
+    fn publishers(&self) -> MutexGuard<'_, Vec<Arc<Publisher>>> {
+        self.publishers.lock().expect("nothing panics while it holds this lock")
+    }
+}
+
+impl Recorder {
+    fn publish(
+        &self,
+        publication: Result<Publication, serde_json::Error>,
+    ) -> Result<PubAck, PublishError> {
+        let publication = publication.map_err(|error| PublishError::Rejected(error.into()))?;
+        self.add(publication);
+        Ok(PubAck::Stored)
+    }
+
+    fn create<F: Fact>(&self, fact: &F) -> Result<Creation<F>, PublishError> {
+        match self.read(&fact.key()) {
+            Ok(Some(existing)) => Ok(Creation::AlreadyExists(existing)),
+            Ok(None) => self.publish(fact.creation()).map(|_| Creation::Created),
+            Err(error) => Err(PublishError::Rejected(error.into())),
+        }
+    }
+
+    fn read<F: Fact>(&self, key: &str) -> Result<Option<F>, ReadError> {
+        let body = self.last(&F::BUCKET.subject_of(key));
+        let fact = body.map(|body| F::from_body(&body)).transpose();
+        fact.map_err(|error| ReadError::NoFact(error.to_string()))
     }
 }

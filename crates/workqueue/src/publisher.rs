@@ -2,8 +2,8 @@
 
 use std::error::Error;
 use std::pin::pin;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_nats::jetstream::context::{
@@ -11,81 +11,86 @@ use async_nats::jetstream::context::{
 };
 use async_nats::jetstream::message::PublishMessage;
 use async_nats::jetstream::{self, Context, ErrorCode};
-use contract::Publication;
 use prometheus_client::metrics::counter::Counter;
-use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::backoff::Backoff;
+use crate::chain::chain;
 use crate::connection::Connection;
+use crate::declare::declare;
+use crate::job::Publication;
+use crate::log_once::LogOnce;
 use crate::metrics::{Metrics, PublishMetrics};
-use crate::said::Said;
+use crate::topology::{Limits, Topology};
 
 /// The first ceiling of the time between two tries of the same publish, and the highest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
-/// Publishes to one stream. What is published at the same time is under way at the same time.
+/// Publishes to one stream. Publishes at the same time are under way at the same time.
 ///
-/// Each stream has a publisher of its own, with places of its own for what is under way: what waits
-/// for room in one queue never keeps another from moving.
-#[derive(Clone, Debug)]
-pub struct Publisher {
+/// Each stream has a publisher of its own, with places of its own for what is under way: a message that
+/// waits for room in one queue never keeps another queue from moving.
+#[derive(Debug)]
+pub(crate) struct Publisher {
     connection: Connection,
     context: Context,
-    stream: &'static str,
+    pub(crate) stream: &'static str,
     metrics: PublishMetrics,
-    obstacle: Arc<Obstacle>,
-    missing: Arc<Notify>,
+    obstacle: Obstacle,
+    /// What has to be on the broker, and the limits that it is created with.
+    needs: (Topology, Limits),
+    /// Held while it is declared again; why it could not be, as far as it was logged.
+    declaring: tokio::sync::Mutex<LogOnce>,
 }
 
 /// The broker has stored the message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Confirmation {
+pub enum PubAck {
     /// It was not there before.
     Stored,
     /// It was there already, under the same message id.
     Duplicate,
 }
 
-/// What came of a single try.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+/// Why a message is not known to be stored. Its source is what the client library says.
+#[derive(Debug, thiserror::Error)]
 pub enum PublishError {
     /// There is no room. Nothing was stored; try again later.
-    #[error("no room: {0}")]
-    Full(String),
-    /// Nobody knows whether the message was stored; try again under the same id.
-    #[error("not confirmed: {0}")]
-    Unconfirmed(String),
+    #[error("no room")]
+    Full(#[source] Source),
+    /// It is unknown whether the message was stored; try again under the same id.
+    #[error("not confirmed")]
+    Unconfirmed(#[source] Source),
     /// The message was to be the first under its subject, and another is there, or on its way.
     #[error("there is one already")]
-    Exists,
+    AlreadyExists,
     /// The message is larger than the broker takes, and always will be.
-    #[error("too large: {0}")]
-    TooLarge(String),
-    /// The broker will not have it, for another reason.
-    #[error("refused: {0}")]
-    Refused(String),
+    #[error("too large")]
+    TooLarge(#[source] Source),
+    /// The broker, or the encoder, rejects it for another reason.
+    #[error("rejected")]
+    Rejected(#[source] Source),
 }
 
-/// The broker will not have a message, however often it is published.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    /// It is too large, and always will be.
-    #[error("too large: {0}")]
-    TooLarge(String),
-    /// The broker says no, and may say otherwise at another time.
-    #[error("refused: {0}")]
-    Refused(String),
+/// What an error comes from.
+pub type Source = Box<dyn Error + Send + Sync>;
+
+impl PublishError {
+    /// Whether the same publish may succeed at another time.
+    fn is_transient(&self) -> bool {
+        matches!(self, Self::Full(_) | Self::Unconfirmed(_))
+    }
 }
 
 impl Publisher {
     pub(crate) fn new(
         connection: &Connection,
         metrics: &Metrics,
-        missing: &Arc<Notify>,
+        limits: Limits,
         stream: &'static str,
+        needs: Topology,
         capacity: usize,
     ) -> Self {
         Self {
@@ -93,86 +98,66 @@ impl Publisher {
             context: connection.publishing_context(capacity),
             stream,
             metrics: metrics.publishes_to(stream),
-            obstacle: Arc::default(),
-            missing: Arc::clone(missing),
+            obstacle: Obstacle::default(),
+            needs: (needs, limits),
+            declaring: tokio::sync::Mutex::default(),
         }
     }
 
     /// Publishes, and repeats that under the same message id until the broker has confirmed that
-    /// the message is stored. While the queue is full, or the broker away, it waits.
+    /// the message is stored. While the queue is full, or the broker away, it waits; where the queue is
+    /// still full after `stop`, it gives up with [`PublishError::Full`], and nothing was stored.
     ///
     /// The publication is made for each try: there is nearly always one, for which nothing has to be
     /// copied, nor kept while it waits.
     ///
     /// Dropping the future gives up: the message may then have been stored, or not.
-    ///
-    /// # Errors
-    ///
-    /// Where repeating is of no use, see [`Refusal`].
-    pub async fn publish(
+    pub(crate) async fn publish(
         &self,
-        publication: impl Fn() -> Publication,
-    ) -> Result<Confirmation, Refusal> {
+        publication: impl Fn() -> Result<Publication, serde_json::Error>,
+        stop: Option<&CancellationToken>,
+    ) -> Result<PubAck, PublishError> {
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+        // Whether an earlier try may have got through.
+        let mut unknown = false;
         loop {
-            match self.try_publish(publication()).await {
-                Ok(confirmation) => return Ok(confirmation),
-                Err(error) => refused(error)?,
+            let publication =
+                publication().map_err(|error| PublishError::Rejected(error.into()))?;
+            match (self.try_publish(publication).await, stop) {
+                (Ok(ack), _) => return Ok(ack),
+                (Err(full @ PublishError::Full(_)), Some(stop)) if !unknown => {
+                    if stop.run_until_cancelled(backoff.wait()).await.is_none() {
+                        return Err(full);
+                    }
+                    continue;
+                }
+                (Err(PublishError::Full(_)), _) => {}
+                (Err(PublishError::Unconfirmed(_)), _) => unknown = true,
+                (Err(error), _) => return Err(error),
             }
             backoff.wait().await;
         }
     }
 
-    /// As [`Publisher::publish`], but gives up, with `None`, where the queue is still full after
-    /// `stop`: then nothing of the message was stored.
-    ///
-    /// # Errors
-    ///
-    /// As [`Publisher::publish`].
-    pub async fn publish_unless_full(
-        &self,
-        publication: impl Fn() -> Publication,
-        stop: &CancellationToken,
-    ) -> Result<Option<Confirmation>, Refusal> {
-        let mut backoff = Backoff::new(RETRY.0, RETRY.1);
-        loop {
-            match self.try_publish(publication()).await {
-                Ok(confirmation) => return Ok(Some(confirmation)),
-                Err(PublishError::Full(_)) if stop.is_cancelled() => return Ok(None),
-                Err(PublishError::Full(_)) => {
-                    stop.run_until_cancelled(backoff.wait()).await;
-                }
-                Err(error) => {
-                    refused(error)?;
-                    backoff.wait().await;
-                }
-            }
-        }
-    }
-
     /// Publishes once. Waits for a connection, and for the broker's answer.
-    ///
-    /// # Errors
-    ///
-    /// See [`PublishError`], whose variants say what to do next.
-    pub async fn try_publish(
+    pub(crate) async fn try_publish(
         &self,
         publication: Publication,
-    ) -> Result<Confirmation, PublishError> {
+    ) -> Result<PubAck, PublishError> {
         let Publication { subject, headers, body } = publication;
         let message = PublishMessage::build().payload(body).headers(headers);
         let publish = async { self.context.send_publish(subject, message).await?.await };
-        let answer = self.connection.ask(pin!(publish)).await;
-        if let Some(Err(error)) = &answer
-            && error.kind() == NatsErrorKind::StreamNotFound
-        {
-            self.missing.notify_one();
-        }
-        let result = match answer {
-            Some(Ok(ack)) if ack.duplicate => Ok(Confirmation::Duplicate),
-            Some(Ok(_)) => Ok(Confirmation::Stored),
-            Some(Err(error)) => Err(PublishError::from(&error)),
-            None => Err(PublishError::Unconfirmed("the connection was lost".to_owned())),
+        let result = match self.connection.ask(pin!(publish)).await {
+            Some(Ok(ack)) if ack.duplicate => Ok(PubAck::Duplicate),
+            Some(Ok(_)) => Ok(PubAck::Stored),
+            Some(Err(error)) => {
+                if error.kind() == NatsErrorKind::StreamNotFound {
+                    // In a box, because it is rare, and would make every other publish larger.
+                    Box::pin(self.declare_again()).await;
+                }
+                Err(classify(error))
+            }
+            None => Err(PublishError::Unconfirmed("the connection was lost".into())),
         };
         count(&self.metrics, &result).inc();
         self.obstacle.note(self.stream, result.as_ref().err());
@@ -180,91 +165,89 @@ impl Publisher {
     }
 }
 
-/// Fails unless another try may succeed.
-fn refused(error: PublishError) -> Result<(), Refusal> {
-    match error {
-        PublishError::Full(_) | PublishError::Unconfirmed(_) => Ok(()),
-        PublishError::TooLarge(reason) => Err(Refusal::TooLarge(reason)),
-        PublishError::Refused(reason) => Err(Refusal::Refused(reason)),
-        PublishError::Exists => Err(Refusal::Refused(error.to_string())),
+impl Publisher {
+    /// Declares what is needed where no stream answers: it may have been deleted, or the broker may have
+    /// come back with an empty store. One publish at a time does so; the others only try again.
+    async fn declare_again(&self) {
+        let Ok(mut logged) = self.declaring.try_lock() else { return };
+        let (topology, limits) = &self.needs;
+        match declare(&self.connection, topology, limits).await {
+            Ok(_) => logged.forget(),
+            Err(error) if logged.is_first(&error) => {
+                error!(stream = self.stream, %error, "cannot declare again what is missing");
+            }
+            Err(_) => {}
+        }
     }
 }
 
-/// Where this result is counted.
-fn count<'a>(
-    metrics: &'a PublishMetrics,
-    result: &Result<Confirmation, PublishError>,
-) -> &'a Counter {
+/// The counter of this result.
+fn count<'a>(metrics: &'a PublishMetrics, result: &Result<PubAck, PublishError>) -> &'a Counter {
     match result {
-        Ok(Confirmation::Stored) => &metrics.confirmed,
-        Ok(Confirmation::Duplicate) => &metrics.duplicate,
-        Err(PublishError::Exists) => &metrics.exists,
+        Ok(PubAck::Stored) => &metrics.confirmed,
+        Ok(PubAck::Duplicate) => &metrics.duplicate,
+        Err(PublishError::AlreadyExists) => &metrics.exists,
         Err(PublishError::Full(_)) => &metrics.full,
         Err(PublishError::Unconfirmed(_)) => &metrics.unconfirmed,
-        Err(PublishError::TooLarge(_) | PublishError::Refused(_)) => &metrics.refused,
+        Err(PublishError::TooLarge(_) | PublishError::Rejected(_)) => &metrics.rejected,
     }
 }
 
-impl From<&NatsPublishError> for PublishError {
-    fn from(error: &NatsPublishError) -> Self {
-        let source = error.source();
-        let reason = || source.map_or_else(|| error.to_string(), ToString::to_string);
-        match error.kind() {
-            NatsErrorKind::WrongLastSequence => Self::Exists,
-            NatsErrorKind::MaxPayloadExceeded => Self::TooLarge(reason()),
-            NatsErrorKind::WrongLastMessageId => Self::Refused(reason()),
-            // Nobody answers for the stream: the broker still reads it from its disk, a cluster
-            // elects a leader, or somebody has deleted it.
-            NatsErrorKind::StreamNotFound => {
-                Self::Unconfirmed("no stream takes it at present".to_owned())
-            }
-            NatsErrorKind::TimedOut | NatsErrorKind::BrokenPipe | NatsErrorKind::MaxAckPending => {
-                Self::Unconfirmed(error.to_string())
-            }
-            NatsErrorKind::Other => {
-                match source.and_then(|source| source.downcast_ref::<jetstream::Error>()) {
-                    Some(answer) => Self::from(answer),
-                    None => Self::Unconfirmed(reason()),
-                }
+/// What to do next about an error of the client library.
+fn classify(error: NatsPublishError) -> PublishError {
+    match error.kind() {
+        NatsErrorKind::WrongLastSequence => PublishError::AlreadyExists,
+        NatsErrorKind::MaxPayloadExceeded => PublishError::TooLarge(error.into()),
+        NatsErrorKind::WrongLastMessageId => PublishError::Rejected(error.into()),
+        // No stream answers: the broker still reads it from its disk, a cluster elects a leader, or it
+        // was deleted.
+        NatsErrorKind::StreamNotFound
+        | NatsErrorKind::TimedOut
+        | NatsErrorKind::BrokenPipe
+        | NatsErrorKind::MaxAckPending => PublishError::Unconfirmed(error.into()),
+        NatsErrorKind::Other => {
+            match error.source().and_then(|source| source.downcast_ref::<jetstream::Error>()) {
+                Some(answer) => classify_answer(answer.clone()),
+                None => PublishError::Unconfirmed(error.into()),
             }
         }
     }
 }
 
-impl From<&jetstream::Error> for PublishError {
-    fn from(answer: &jetstream::Error) -> Self {
-        /// The stream's limit of the size of a message, and the broker's of that of all its
-        /// headers; async-nats has no names for them.
-        const EXCEEDS_MAXIMUM: [u64; 2] = [10054, 10097];
+/// What to do next about an answer of the broker.
+fn classify_answer(answer: jetstream::Error) -> PublishError {
+    /// The stream's limit of the size of a message, and the broker's of that of all its
+    /// headers; async-nats has no names for them.
+    const EXCEEDS_MAXIMUM: [u64; 2] = [10054, 10097];
 
-        let reason = answer.to_string();
-        match answer.error_code() {
-            ErrorCode::STREAM_WRONG_LAST_SEQUENCE
-            | ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT => Self::Exists,
-            ErrorCode::ACCOUNT_RESOURCES_EXCEEDED
-            | ErrorCode::INSUFFICIENT_RESOURCES
-            | ErrorCode::MEMORY_RESOURCES_EXCEEDED
-            | ErrorCode::STORAGE_RESOURCES_EXCEEDED
-            | ErrorCode::STREAM_TOO_MANY_REQUESTS => Self::Full(reason),
-            // This code stands for whatever goes wrong in the stream's store; only the text tells
-            // a full queue from the rest. None of it is the message's fault.
-            ErrorCode::STREAM_STORE_FAILED if is_full(&reason) => Self::Full(reason),
-            ErrorCode::STREAM_STORE_FAILED | ErrorCode::STREAM_DUPLICATE_MESSAGE_CONFLICT => {
-                Self::Unconfirmed(reason)
-            }
-            code if EXCEEDS_MAXIMUM.contains(&code.0) => Self::TooLarge(reason),
-            _ if answer.code() == 503 => Self::Unconfirmed(reason),
-            _ => Self::Refused(reason),
+    match answer.error_code() {
+        ErrorCode::STREAM_WRONG_LAST_SEQUENCE | ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT => {
+            PublishError::AlreadyExists
         }
+        ErrorCode::ACCOUNT_RESOURCES_EXCEEDED
+        | ErrorCode::INSUFFICIENT_RESOURCES
+        | ErrorCode::MEMORY_RESOURCES_EXCEEDED
+        | ErrorCode::STORAGE_RESOURCES_EXCEEDED
+        | ErrorCode::STREAM_TOO_MANY_REQUESTS => PublishError::Full(answer.into()),
+        // This code stands for whatever goes wrong in the stream's store; only the text tells
+        // a full queue from the rest. None of it is the message's fault.
+        ErrorCode::STREAM_STORE_FAILED if is_full(&answer) => PublishError::Full(answer.into()),
+        ErrorCode::STREAM_STORE_FAILED | ErrorCode::STREAM_DUPLICATE_MESSAGE_CONFLICT => {
+            PublishError::Unconfirmed(answer.into())
+        }
+        code if EXCEEDS_MAXIMUM.contains(&code.0) => PublishError::TooLarge(answer.into()),
+        _ if answer.code() == 503 => PublishError::Unconfirmed(answer.into()),
+        _ => PublishError::Rejected(answer.into()),
     }
 }
 
-fn is_full(reason: &str) -> bool {
-    ["maximum messages", "maximum bytes", "no space left"].iter().any(|sign| reason.contains(sign))
+fn is_full(answer: &jetstream::Error) -> bool {
+    let text = answer.to_string();
+    ["maximum messages", "maximum bytes", "no space left"].iter().any(|sign| text.contains(sign))
 }
 
-/// What keeps a publisher from publishing: each reason is said once when it comes up, and it is said
-/// once when all are gone, however many messages wait, and however many get through in between.
+/// What keeps a publisher from publishing: each reason is logged once when it comes up, and the end is
+/// logged once when all are gone, however many messages wait, and however many get through in between.
 #[derive(Debug, Default)]
 struct Obstacle {
     present: AtomicBool,
@@ -275,7 +258,7 @@ struct Obstacle {
 #[derive(Debug)]
 struct Met {
     last: Instant,
-    said: Said,
+    logged: LogOnce,
 }
 
 impl Obstacle {
@@ -283,9 +266,9 @@ impl Obstacle {
     const CALM: Duration = Duration::from_secs(2);
 
     fn note(&self, stream: &'static str, error: Option<&PublishError>) {
-        if let Some(error @ (PublishError::Full(_) | PublishError::Unconfirmed(_))) = error {
-            let reason = error.to_string();
-            if self.is_news(&reason) {
+        if let Some(error) = error.filter(|error| error.is_transient()) {
+            let reason = chain(error);
+            if self.is_first(&reason) {
                 warn!(stream, reason, "waiting to publish; nothing is dropped");
             }
         } else if self.present.load(Ordering::Relaxed) {
@@ -298,13 +281,13 @@ impl Obstacle {
         }
     }
 
-    /// Notes that the obstacle was met. Tells whether its reason is to be said.
-    fn is_news(&self, reason: &str) -> bool {
+    /// Notes that the obstacle was met. Tells whether its reason is to be logged.
+    fn is_first(&self, reason: &str) -> bool {
         let now = Instant::now();
         let mut met = self.met.lock().expect("nothing panics while it holds this lock");
-        let met = met.get_or_insert_with(|| Met { last: now, said: Said::default() });
+        let met = met.get_or_insert_with(|| Met { last: now, logged: LogOnce::default() });
         met.last = now;
         self.present.store(true, Ordering::Relaxed);
-        met.said.is_news(reason)
+        met.logged.is_first(reason)
     }
 }

@@ -1,20 +1,23 @@
-//! The settings that both services share: flags, and environment variables of the same name.
+//! The settings that all services share: flags, and environment variables of the same name.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::builder::NonEmptyStringValueParser;
-use clap::{Args, ValueEnum};
-use contract::topology::Limits;
+use clap::{Args, Parser, ValueEnum};
 use jiff::SignedDuration;
+
+use crate::topology::Limits;
 
 /// The heading of what a service does, in its help.
 const WORK: &str = "Work";
 
 /// Settings of every service.
 #[derive(Args, Clone, Debug)]
-pub struct ServiceSettings {
+// So that a program may have a type of this name, too.
+#[group(skip)]
+pub struct Settings {
     #[command(flatten)]
     #[expect(missing_docs, reason = "clap would show it as the help of the whole group")]
     pub nats: NatsSettings,
@@ -50,6 +53,19 @@ pub struct ServiceSettings {
     pub telemetry: TelemetrySettings,
 }
 
+impl Default for Settings {
+    /// The settings that the environment has, and else their defaults. Where one of them is wrong, it
+    /// prints why and ends the process, as a command line does.
+    fn default() -> Self {
+        #[derive(Parser)]
+        struct Environment {
+            #[command(flatten)]
+            settings: Settings,
+        }
+        Environment::parse_from([""]).settings
+    }
+}
+
 /// The limits with which missing streams, buckets and consumers are created.
 #[derive(Args, Clone, Debug)]
 #[command(
@@ -64,7 +80,7 @@ pub struct LimitSettings {
     #[arg(long, env, default_value_t = 100_000, value_parser = at_least_one::<u64>, value_name = "NUMBER")]
     pub queue_limit: u64,
 
-    /// Time, from the moment of asking, for which the promises hold
+    /// Time, from the moment of asking, for which the guarantees hold
     #[arg(long, env, default_value = "24h", value_parser = above_zero, value_name = "TIME")]
     pub facts_max_age: Duration,
 

@@ -2,25 +2,23 @@
 
 use std::time::Duration;
 
-use contract::dead_letters::EXPIRED;
-
 use crate::backoff;
-
-/// The ceiling of the delay after the first failure. It doubles from one attempt to the next.
-const FIRST_DELAY: Duration = Duration::from_millis(100);
-
-/// The highest ceiling.
-const LONGEST_DELAY: Duration = Duration::from_secs(30);
+use crate::dead_letters::Reason;
+use crate::handler::{Failure, Rejection, RetryPolicy};
+use crate::job::DecodeError;
 
 /// How long a message of a newer version is given back for, so that a newer replica can take it.
 const NEWER_VERSION_DELAY: Duration = Duration::from_secs(30);
 
-/// Which delivery of a message this is, from 1. The broker counts it.
+/// The ceiling of the delay after which a job that a stopping service gives back is delivered again.
+const GIVE_BACK_DELAY: Duration = Duration::from_millis(100);
+
+/// Which delivery of a job this is, from 1. The broker counts it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Attempt(u64);
 
 impl Attempt {
-    /// The attempt with this number. The first is 1, and so is what the broker cannot say.
+    /// The attempt with this number. The first is 1; so is 0, for a broker that cannot say.
     #[must_use]
     pub fn new(number: u64) -> Self {
         Self(number.max(1))
@@ -33,24 +31,20 @@ impl Attempt {
     }
 }
 
-/// What came of handling a delivery.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What came of a delivery.
+#[derive(Debug)]
 pub enum Outcome {
     /// Its effect is durable.
     Done,
-    /// It was not handled, because it has been delivered too often without coming to an end:
-    /// perhaps it ends whoever handles it.
+    /// The handler failed, timed out or panicked.
+    Failed(Failure),
+    /// The handler does not admit it.
+    Rejected(Rejection),
+    /// It is not a job that this replica knows.
+    Undecodable(DecodeError),
+    /// It was not handled, because it has been delivered too often without being settled: perhaps it ends
+    /// every process that handles it.
     Exhausted,
-    /// It is not a message of the contract, and never will be.
-    Malformed(String),
-    /// It is a message of a newer version of the contract.
-    NewerVersion(String),
-    /// Its request is older than the facts that would stand guard over it.
-    Expired(String),
-    /// Handling it failed, and may succeed another time.
-    Failed(String),
-    /// Handling it failed, and always will.
-    Impossible(String),
     /// Handling it was broken off, because this service stops.
     Interrupted,
 }
@@ -67,8 +61,7 @@ pub enum Settlement {
     },
     /// The message goes to the dead letters.
     DeadLetter {
-        /// Why, for people. It begins with one word for programs: `malformed`, `unsupported`,
-        /// `expired`, `failed` or `exhausted`.
+        /// Why, for people. It begins with the word of a [`Reason`].
         reason: String,
     },
 }
@@ -92,33 +85,58 @@ impl Delay {
     }
 }
 
-/// How to settle a delivery with this outcome, where no message is to have more than
-/// `max_attempts` attempts.
+/// How to settle a delivery with this outcome. `max_attempts` holds where the policy has no number of its
+/// own.
 #[must_use]
-pub fn settle(outcome: &Outcome, attempt: Attempt, max_attempts: u64) -> Settlement {
+pub fn settle(
+    outcome: &Outcome,
+    attempt: Attempt,
+    policy: &RetryPolicy,
+    max_attempts: u64,
+) -> Settlement {
     let number = attempt.number();
-    let last = number >= max_attempts;
-    let dead = |reason: String| Settlement::DeadLetter { reason };
+    let is_last = number >= policy.max_attempts.unwrap_or(max_attempts);
     match outcome {
         Outcome::Done => Settlement::Ack,
-        Outcome::Malformed(why) => dead(format!("malformed: {why}")),
-        Outcome::Expired(why) => dead(format!("{EXPIRED}: {why}")),
-        Outcome::Impossible(why) => dead(format!("failed: {why}")),
-        Outcome::Exhausted => dead(format!(
-            "exhausted: delivered {number} times and never settled; perhaps it stops whoever \
-             handles it"
-        )),
-        Outcome::NewerVersion(why) if last => dead(format!("unsupported: {why}")),
-        Outcome::NewerVersion(_) => Settlement::Nak { delay: Delay::Exactly(NEWER_VERSION_DELAY) },
-        Outcome::Failed(why) if last => dead(format!("failed: {why} (attempt {number})")),
-        Outcome::Failed(_) => {
-            let doublings = u32::try_from(number - 1).unwrap_or(u32::MAX);
-            let ceiling = backoff::ceiling(FIRST_DELAY, LONGEST_DELAY, doublings);
-            Settlement::Nak { delay: Delay::Below(ceiling) }
+        Outcome::Rejected(Rejection { reason, detail }) => dead_letter(*reason, detail),
+        Outcome::Undecodable(error @ DecodeError::NewerVersion { .. }) if is_last => {
+            dead_letter(Reason::Unsupported, &error.to_string())
         }
-        // Somebody else may take it at once.
-        Outcome::Interrupted => Settlement::Nak { delay: Delay::Below(FIRST_DELAY) },
+        Outcome::Undecodable(DecodeError::NewerVersion { .. }) => {
+            Settlement::Nak { delay: Delay::Exactly(NEWER_VERSION_DELAY) }
+        }
+        Outcome::Undecodable(error) => dead_letter(Reason::Malformed, &error.to_string()),
+        Outcome::Exhausted => dead_letter(
+            Reason::Exhausted,
+            &format!(
+                "delivered {number} times and never settled; perhaps it stops every process that \
+                 handles it"
+            ),
+        ),
+        Outcome::Failed(failure @ Failure::Reject(_)) => {
+            dead_letter(Reason::Failed, &failure.to_string())
+        }
+        Outcome::Failed(failure) if is_last => {
+            dead_letter(Reason::Failed, &format!("{failure} (attempt {number})"))
+        }
+        Outcome::Failed(Failure::RetryAfter(delay, _)) => {
+            Settlement::Nak { delay: Delay::Exactly(*delay) }
+        }
+        Outcome::Failed(Failure::Retry(_)) => retry_later(attempt, policy),
+        // Another replica may take it at once.
+        Outcome::Interrupted => Settlement::Nak { delay: Delay::Below(GIVE_BACK_DELAY) },
     }
+}
+
+/// Another attempt, after the delay that this one calls for.
+pub(crate) fn retry_later(attempt: Attempt, policy: &RetryPolicy) -> Settlement {
+    let doublings = u32::try_from(attempt.number() - 1).unwrap_or(u32::MAX);
+    let ceiling = backoff::ceiling(policy.first_delay, policy.max_delay, doublings);
+    Settlement::Nak { delay: Delay::Below(ceiling) }
+}
+
+fn dead_letter(reason: Reason, detail: &str) -> Settlement {
+    Settlement::DeadLetter { reason: format!("{}: {detail}", reason.as_str()) }
 }
 
 #[cfg(test)]
@@ -128,93 +146,132 @@ mod tests {
 
     const MAX: u64 = 10;
 
+    fn newer_version() -> Outcome {
+        Outcome::Undecodable(DecodeError::NewerVersion { version: "2".to_owned(), newest: 1 })
+    }
+
+    fn settle_by_default(outcome: &Outcome, attempt: u64, max_attempts: u64) -> Settlement {
+        settle(outcome, Attempt::new(attempt), &RetryPolicy::default(), max_attempts)
+    }
+
+    fn rejected(reason: Reason) -> Outcome {
+        Outcome::Rejected(Rejection { reason, detail: "too old".to_owned() })
+    }
+
     fn outcomes() -> impl Strategy<Value = Outcome> {
-        let why = || "[a-z ]{0,20}";
         prop_oneof![
-            Just(Outcome::Done),
-            Just(Outcome::Exhausted),
-            Just(Outcome::Interrupted),
-            why().prop_map(Outcome::Malformed),
-            why().prop_map(Outcome::NewerVersion),
-            why().prop_map(Outcome::Expired),
-            why().prop_map(Outcome::Failed),
-            why().prop_map(Outcome::Impossible),
+            Just(()).prop_map(|()| Outcome::Done),
+            Just(()).prop_map(|()| Outcome::Exhausted),
+            Just(()).prop_map(|()| Outcome::Interrupted),
+            Just(()).prop_map(|()| newer_version()),
+            Just(()).prop_map(|()| Outcome::Undecodable(DecodeError::Version("x".to_owned()))),
+            Just(()).prop_map(|()| rejected(Reason::Expired)),
+            "[a-z ]{0,20}".prop_map(|why| Outcome::Failed(Failure::retry(why))),
+            "[a-z ]{0,20}".prop_map(|why| Outcome::Failed(Failure::reject(why))),
+            (0..30_000_u64).prop_map(|millis| {
+                let delay = Duration::from_millis(millis);
+                Outcome::Failed(Failure::RetryAfter(delay, "later".into()))
+            }),
         ]
     }
 
     fn ceiling_after(attempt: u64) -> Duration {
-        let failed = Outcome::Failed(String::new());
-        match settle(&failed, Attempt::new(attempt), u64::MAX) {
+        let failed = Outcome::Failed(Failure::retry("it is away"));
+        match settle_by_default(&failed, attempt, u64::MAX) {
             Settlement::Nak { delay: Delay::Below(ceiling) } => ceiling,
             other => panic!("attempt {attempt} is settled by {other:?}"),
         }
     }
 
     #[test]
-    fn failures_are_tried_again_ever_later() {
+    fn failures_are_retried_ever_later() {
         let seconds: Vec<f32> =
             (1..=11).map(|attempt| ceiling_after(attempt).as_secs_f32()).collect();
         assert_eq!(seconds, [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30.0, 30.0]);
     }
 
     #[test]
-    fn what_can_never_be_handled_is_not_tried_again() {
-        for outcome in [
-            Outcome::Malformed("no JSON".to_owned()),
-            Outcome::Expired("too old".to_owned()),
-            Outcome::Impossible("too large".to_owned()),
-            Outcome::Exhausted,
+    fn policy_of_the_handler_counts_before_that_of_the_service() {
+        let policy = RetryPolicy {
+            max_attempts: Some(2),
+            first_delay: Duration::from_secs(5),
+            max_delay: Duration::from_secs(7),
+        };
+        let failed = Outcome::Failed(Failure::retry("it is away"));
+        let settled = |attempt| settle(&failed, Attempt::new(attempt), &policy, MAX);
+        assert_eq!(settled(1), Settlement::Nak { delay: Delay::Below(policy.first_delay) });
+        let reason = "failed: it is away (attempt 2)".to_owned();
+        assert_eq!(settled(2), Settlement::DeadLetter { reason });
+        let later = Outcome::Failed(Failure::RetryAfter(Duration::from_secs(9), "later".into()));
+        let delay = Delay::Exactly(Duration::from_secs(9));
+        assert_eq!(settle(&later, Attempt::new(1), &policy, MAX), Settlement::Nak { delay });
+    }
+
+    #[test]
+    fn failure_is_told_with_all_its_causes() {
+        let source = std::io::Error::other("the disk is full");
+        let error = crate::PublishError::Full(source.into());
+        let failed = Outcome::Failed(Failure::reject(error));
+        let reason = "failed: no room: the disk is full".to_owned();
+        assert_eq!(settle_by_default(&failed, 1, MAX), Settlement::DeadLetter { reason });
+    }
+
+    #[test]
+    fn hopeless_outcomes_are_not_retried() {
+        for (outcome, word) in [
+            (Outcome::Undecodable(DecodeError::Version("x".to_owned())), "malformed: "),
+            (rejected(Reason::Expired), "expired: too old"),
+            (Outcome::Failed(Failure::reject("too large")), "failed: too large"),
+            (Outcome::Exhausted, "exhausted: "),
         ] {
-            let settlement = settle(&outcome, Attempt::new(1), MAX);
-            assert!(matches!(settlement, Settlement::DeadLetter { .. }), "{settlement:?}");
+            let settlement = settle_by_default(&outcome, 1, MAX);
+            let Settlement::DeadLetter { reason } = settlement else { panic!("{settlement:?}") };
+            assert!(reason.starts_with(word), "{reason}");
         }
     }
 
     #[test]
-    fn a_newer_version_is_left_to_newer_replicas_for_a_while() {
-        let newer = Outcome::NewerVersion("version 2".to_owned());
+    fn newer_version_is_left_to_newer_replicas_for_a_while() {
         let delay = Delay::Exactly(NEWER_VERSION_DELAY);
-        assert_eq!(settle(&newer, Attempt::new(MAX - 1), MAX), Settlement::Nak { delay });
-        assert_eq!(
-            settle(&newer, Attempt::new(MAX), MAX),
-            Settlement::DeadLetter { reason: "unsupported: version 2".to_owned() }
-        );
+        let settled = |attempt| settle_by_default(&newer_version(), attempt, MAX);
+        assert_eq!(settled(MAX - 1), Settlement::Nak { delay });
+        let reason = "unsupported: its version is 2, and 1 is the newest that is known here";
+        assert_eq!(settled(MAX), Settlement::DeadLetter { reason: reason.to_owned() });
     }
 
     #[test]
-    fn what_a_stopping_service_gives_back_is_never_a_dead_letter() {
+    fn interrupted_job_is_never_a_dead_letter() {
         for attempt in [1, MAX, MAX + 1, u64::MAX] {
-            let settlement = settle(&Outcome::Interrupted, Attempt::new(attempt), MAX);
-            assert_eq!(settlement, Settlement::Nak { delay: Delay::Below(FIRST_DELAY) });
+            let settlement = settle_by_default(&Outcome::Interrupted, attempt, MAX);
+            assert_eq!(settlement, Settlement::Nak { delay: Delay::Below(GIVE_BACK_DELAY) });
         }
     }
 
     proptest! {
         #[test]
-        fn only_what_is_done_is_acked(outcome in outcomes(), attempt: u64, max in 1_u64..) {
-            let settlement = settle(&outcome, Attempt::new(attempt), max);
-            prop_assert_eq!(settlement == Settlement::Ack, outcome == Outcome::Done);
+        fn only_a_done_job_is_acked(outcome in outcomes(), attempt: u64, max in 1_u64..) {
+            let settlement = settle_by_default(&outcome, attempt, max);
+            prop_assert_eq!(settlement == Settlement::Ack, matches!(outcome, Outcome::Done));
         }
 
         #[test]
-        fn no_failure_is_tried_past_the_limit(
+        fn no_failure_is_retried_past_the_limit(
             outcome in outcomes(),
             max in 1_u64..,
             beyond: u64,
         ) {
-            prop_assume!(outcome != Outcome::Interrupted);
-            let attempt = Attempt::new(max.saturating_add(beyond));
-            let settlement = settle(&outcome, attempt, max);
+            prop_assume!(!matches!(outcome, Outcome::Interrupted));
+            let settlement = settle_by_default(&outcome, max.saturating_add(beyond), max);
             let again = matches!(settlement, Settlement::Nak { .. });
             prop_assert!(!again, "{settlement:?}");
         }
 
         #[test]
-        fn a_delay_is_above_zero_and_not_above_its_limit(outcome in outcomes(), attempt: u64) {
-            if let Settlement::Nak { delay } = settle(&outcome, Attempt::new(attempt), u64::MAX) {
-                let drawn = delay.draw();
-                prop_assert!(!drawn.is_zero() && drawn <= LONGEST_DELAY, "{drawn:?}");
-            }
+        fn drawn_delay_is_above_zero_and_not_above_its_limit(attempt: u64) {
+            let delay = Delay::Below(ceiling_after(attempt));
+            let drawn = delay.draw();
+            let limit = RetryPolicy::default().max_delay;
+            prop_assert!(!drawn.is_zero() && drawn <= limit, "{drawn:?}");
         }
     }
 }

@@ -8,11 +8,10 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::Uri;
 use axum::response::Response;
-use contract::{dead_letters as contracted, topology};
 use observe::dead_letters::{self, DeadLetter};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use workqueue::Connection;
+use workqueue::{Connection, dead_letters as contracted, topology};
 
 use crate::problem::{Kind, Problem};
 use crate::requests::input::{JsonBody, query};

@@ -5,10 +5,9 @@ use std::sync::Arc;
 use axum::extract::State;
 use axum::http::Uri;
 use axum::response::Response;
-use contract::RequestId;
-use contract::queues::Queue;
 use observe::{RequestHistory, history};
 use serde_json::{Value, json};
+use workqueue::{JobId, Queue};
 
 use super::dead_letters::shown as dead_letter;
 use crate::problem::{Kind, Problem};
@@ -23,7 +22,7 @@ pub(super) async fn show(
     uri: Uri,
 ) -> Result<Response, Problem> {
     let id = uri.path().rsplit('/').next().unwrap_or_default();
-    let id: RequestId = id.parse().map_err(|error| Kind::Invalid.because(error))?;
+    let id: JobId = id.parse().map_err(|error| Kind::Invalid.because(error))?;
     // What moves on meanwhile is seen in its history, which is read last.
     let queues = history::queues_with(gateway.connection()?, id).await;
     let queues = queues.map_err(|error| Kind::BrokerAway.because(format_args!("{error:#}")))?;
@@ -31,7 +30,7 @@ pub(super) async fn show(
     Ok(answer(&shown(id, &history, &queues)))
 }
 
-fn shown(id: RequestId, history: &RequestHistory, queues: &[Queue]) -> Value {
+fn shown(id: JobId, history: &RequestHistory, queues: &[Queue]) -> Value {
     let RequestHistory { requested, stored, received, dead_letters } = history;
     let strings = stored.as_ref().map(|stored| stored.values.as_slice());
     json!({

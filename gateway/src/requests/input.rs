@@ -7,13 +7,13 @@ use axum::body::HttpBody as _;
 use axum::extract::{FromRequest, Query, Request};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 use bytes::Bytes;
-use contract::headers::Trace;
 use contract::{Amount, IdempotencyKey, MAX_COUNT, MAX_LENGTH};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer};
 use tokio::time::timeout;
 use utoipa::ToSchema;
+use workqueue::Trace;
 
 use crate::problem::{Kind, Problem};
 

@@ -3,15 +3,14 @@
 use std::time::Duration;
 
 use async_nats::jetstream::stream::RawMessageErrorKind;
-use contract::facts::{Fact, REQUESTED};
+use contract::facts::REQUESTED;
 use contract::queues::Request;
-use contract::{RequestId, topology};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use observe::{RequestHistory, history};
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::error;
-use workqueue::{Connection, ReadError};
+use workqueue::{Connection, Fact, JobId, ReadError, topology};
 
 use super::view::{RequestState, Summary};
 use crate::problem::{Kind, Problem};
@@ -51,13 +50,13 @@ impl Reader {
     }
 
     /// How far this request has come.
-    pub(crate) async fn state(&self, id: RequestId) -> Result<RequestState, Problem> {
+    pub(crate) async fn state(&self, id: JobId) -> Result<RequestState, Problem> {
         let state = RequestState::new(id, self.history(id).await?);
         state.ok_or_else(|| Kind::NoRequest.because(format_args!("nobody has asked for {id}")))
     }
 
     /// All that has happened to this request.
-    pub(crate) async fn history(&self, id: RequestId) -> Result<RequestHistory, Problem> {
+    pub(crate) async fn history(&self, id: JobId) -> Result<RequestHistory, Problem> {
         let read = async {
             let _slot = self.slots.acquire().await.expect("it is never closed");
             RequestHistory::read(&self.connection, id).await
@@ -98,7 +97,7 @@ impl Reader {
                 answered.notify_one();
                 match message {
                     // What somebody has written there by hand is no request.
-                    Ok(message) => Ok(<Request as Fact>::decode(&message.payload).ok()),
+                    Ok(message) => Ok(Request::from_body(&message.payload).ok()),
                     Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(None),
                     Err(_) => Err(ReadError::Unknown),
                 }

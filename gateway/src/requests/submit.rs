@@ -2,17 +2,18 @@
 
 use std::time::Duration;
 
-use contract::facts::{Asked, Fact};
-use contract::headers::Trace;
+use contract::facts::Asked;
 use contract::queues::{Acknowledgment, Request};
-use contract::{Amount, IdempotencyKey, RequestId};
+use contract::{Amount, IdempotencyKey};
 use jiff::SignedDuration;
-use requestor::submit::{Submission, Submitter};
+use requestor::submit::{record, submit};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
-use workqueue::{Connection, Creation, Facts, ReadError, Refusal, read_fact};
+use workqueue::{
+    Connection, Creation, Fact, JobId, Producer, PublishError, ReadError, Trace, chain, read_fact,
+};
 
 use super::input::NewRequest;
 use crate::problem::{Kind, Problem, SubmitOutcome};
@@ -35,8 +36,7 @@ const AWAY: &str = "the broker has not confirmed it in time, so whether the requ
 #[derive(Debug)]
 pub(crate) struct Submissions {
     connection: Connection,
-    submitter: Submitter,
-    idempotency: Facts,
+    producer: Producer,
     instance: String,
     /// How long the guarantees hold from the moment of asking.
     facts_max_age: Duration,
@@ -48,8 +48,7 @@ pub(crate) struct Submissions {
 impl Submissions {
     pub(crate) fn new(
         connection: &Connection,
-        submitter: Submitter,
-        idempotency: Facts,
+        producer: Producer,
         instance: &str,
         facts_max_age: Duration,
     ) -> Self {
@@ -57,8 +56,7 @@ impl Submissions {
         no_waiting.cancel();
         Self {
             connection: connection.clone(),
-            submitter,
-            idempotency,
+            producer,
             instance: instance.to_owned(),
             facts_max_age,
             slots: Semaphore::new(SLOTS),
@@ -95,7 +93,7 @@ impl Submissions {
 
     fn request(&self, amount: Amount) -> Request {
         Request {
-            id: RequestId::new(),
+            id: JobId::new(),
             amount,
             requestor: self.instance.clone(),
             requested_at: workqueue::now(),
@@ -109,13 +107,13 @@ impl Submissions {
         trace: &Trace,
         no_room: fn() -> Problem,
     ) -> Result<Request, Problem> {
-        let submitted = self.submitter.submit(&request, trace, &self.no_waiting).await;
-        match submitted.map_err(|refusal| self.refused(request.id, &refusal))? {
-            Submission::Accepted => {
+        match submit(&self.producer, &request, trace, &self.no_waiting).await {
+            Ok(()) => {
                 debug!(id = %request.id, "accepted");
                 Ok(request)
             }
-            Submission::NoRoom => Err(no_room()),
+            Err(PublishError::Full(_)) => Err(no_room()),
+            Err(error) => Err(self.rejected(request.id, &chain(&error))),
         }
     }
 
@@ -128,13 +126,13 @@ impl Submissions {
         trace: &Trace,
     ) -> Result<Request, Problem> {
         let new = Asked { key, request: self.request(amount) };
-        let created = self.idempotency.create_unless_full(&new).await;
-        let earlier = match created.map_err(|refusal| self.refused(new.request.id, &refusal))? {
-            None => return Err(no_room_for_the_key()),
-            Some(Creation::Created) => {
+        let earlier = match self.producer.create(&new, Some(&self.no_waiting)).await {
+            Ok(Creation::Created) => {
                 return self.submit_request(new.request, trace, no_room_under_a_key).await;
             }
-            Some(Creation::Stands(earlier)) => earlier.request,
+            Ok(Creation::AlreadyExists(earlier)) => earlier.request,
+            Err(PublishError::Full(_)) => return Err(no_room_for_the_key()),
+            Err(error) => return Err(self.rejected(new.request.id, &chain(&error))),
         };
         if earlier.amount != amount {
             let (count, length) = (earlier.amount.count(), earlier.amount.length());
@@ -154,8 +152,8 @@ impl Submissions {
         }
         // Its queue may have confirmed it to a process that died before it could create the fact.
         if self.read::<Acknowledgment>(id).await?.is_some() {
-            let recorded = self.submitter.record(&request).await;
-            return recorded.map(|()| request).map_err(|refusal| self.refused(id, &refusal));
+            let recorded = record(&self.producer, &request).await;
+            return recorded.map(|()| request).map_err(|error| self.rejected(id, &chain(&error)));
         }
         let age = workqueue::now().duration_since(request.requested_at);
         if is_too_old(age, self.facts_max_age) {
@@ -169,15 +167,15 @@ impl Submissions {
         self.submit_request(request, trace, no_room_under_a_key).await
     }
 
-    async fn read<F: Fact>(&self, id: RequestId) -> Result<Option<F>, Problem> {
+    async fn read<F: Fact>(&self, id: JobId) -> Result<Option<F>, Problem> {
         read_fact(&self.connection, &id.to_string()).await.map_err(|error| match error {
             ReadError::Unknown => away(),
-            ReadError::NoFact(reason) => self.refused(id, &Refusal::Refused(reason)),
+            error @ ReadError::NoFact(_) => self.rejected(id, &chain(&error)),
         })
     }
 
-    fn refused(&self, id: RequestId, refusal: &Refusal) -> Problem {
-        error!(%id, %refusal, instance = self.instance, "the broker refuses a request");
+    fn rejected(&self, id: JobId, reason: &str) -> Problem {
+        error!(%id, reason, instance = self.instance, "the broker rejects a request");
         Kind::Refused.because("the broker refuses it; its reason is in the log of the gateway")
     }
 }

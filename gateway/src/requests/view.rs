@@ -1,13 +1,14 @@
 //! How requests are shown: what was accepted, how far one has come, and the newest.
 
+use contract::Strings;
 use contract::queues::Request;
-use contract::{RequestId, Strings};
 use jiff::Timestamp;
 use observe::dead_letters::DeadLetter;
 use observe::{RequestHistory, RequestStatus};
 use serde::Serialize;
 use utoipa::openapi::{ObjectBuilder, RefOr, Schema, SchemaFormat, Type};
 use utoipa::{PartialSchema, ToSchema};
+use workqueue::JobId;
 
 /// What was accepted.
 #[derive(Debug, Serialize, ToSchema)]
@@ -15,7 +16,7 @@ use utoipa::{PartialSchema, ToSchema};
 pub(crate) struct Accepted {
     /// The id of the request.
     #[schema(value_type = RequestIdSchema)]
-    pub(super) id: RequestId,
+    pub(super) id: JobId,
     /// How many strings were asked for.
     pub(super) count: u32,
     /// How many characters each of them is to have.
@@ -38,7 +39,7 @@ pub(crate) struct RequestList {
 pub(crate) struct Summary {
     /// The id of the request.
     #[schema(value_type = RequestIdSchema)]
-    id: RequestId,
+    id: JobId,
     status: RequestStatus,
     /// How many strings were asked for.
     count: u32,
@@ -64,7 +65,7 @@ impl Summary {
 pub(crate) struct RequestState {
     /// The id of the request.
     #[schema(value_type = RequestIdSchema)]
-    pub(super) id: RequestId,
+    pub(super) id: JobId,
     pub(super) status: RequestStatus,
     /// How many strings were asked for.
     count: u32,
@@ -150,7 +151,7 @@ impl From<&DeadLetter> for DeadLetterSummary {
 impl RequestState {
     /// How far this request has come, if it was asked for: what somebody has only published is no
     /// request.
-    pub(super) fn new(id: RequestId, history: RequestHistory) -> Option<Self> {
+    pub(super) fn new(id: JobId, history: RequestHistory) -> Option<Self> {
         let status = history.status();
         let dead_letter = history.dead_letter().map(DeadLetterSummary::from);
         let RequestHistory { requested, stored, received, .. } = history;
@@ -212,6 +213,6 @@ impl PartialSchema for RequestIdSchema {
 
 impl ToSchema for RequestIdSchema {
     fn name() -> std::borrow::Cow<'static, str> {
-        "RequestId".into()
+        "JobId".into()
     }
 }

@@ -6,14 +6,13 @@
 use std::time::Duration;
 
 use contract::facts::STORED;
-use contract::{RequestId, dead_letters};
 use futures_util::StreamExt;
 use futures_util::stream::select;
 use observe::RequestStatus;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
-use workqueue::Backoff;
+use workqueue::{Backoff, JobId, dead_letters};
 
 use super::reader::Reader;
 use super::view::RequestState;
@@ -46,7 +45,7 @@ impl Waiters {
     pub(crate) async fn wait(
         &self,
         reader: &Reader,
-        id: RequestId,
+        id: JobId,
         time: Duration,
         closing: &CancellationToken,
     ) -> Result<RequestState, Problem> {

@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use async_nats::jetstream::Context;
-use contract::facts::{self, Bucket, Fact};
-use contract::topology;
+use contract::facts;
 use observe::audit::audit;
 use testkit::broker::Broker;
 use testkit::http;
@@ -16,7 +15,7 @@ use testkit::side::Side;
 use testkit::usage;
 use tokio::process::Command;
 use tokio::time::{Instant, sleep};
-use workqueue::Connection;
+use workqueue::{Bucket, Connection, Fact, topology};
 
 use super::Round;
 
@@ -216,7 +215,7 @@ impl Deployment {
         let stream = self.nats().get_stream_no_info(F::BUCKET.stream).await;
         let message = stream.context("cannot read the facts")?.get_raw_message(sequence).await;
         let message = message.context("cannot read the facts")?;
-        F::decode(&message.payload).context("what stands there is no fact")
+        F::from_body(&message.payload).context("what stands there is no fact")
     }
 }
 

@@ -1,10 +1,9 @@
 //! How it grows: with more generators on the same machine, and with a queue that is full of work.
 
-use contract::facts;
-use contract::facts::Received;
+use contract::facts::{self, Received};
 use contract::queues::{Acknowledgment, REQUESTS};
-use contract::topology;
 use tokio::time::Instant;
+use workqueue::topology;
 
 use super::deployment::Deployment;
 use super::figures::{Known, Target};

@@ -8,13 +8,13 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use contract::RequestId;
-use contract::facts::{Bucket, Fact, Received};
+use contract::facts::Received;
 use contract::queues::Request;
 use hdrhistogram::Histogram;
 use jiff::Timestamp;
 use observe::batch;
 use tokio::time::Instant;
+use workqueue::{Bucket, Fact, JobId};
 
 use super::deployment::Deployment;
 use super::figures::{Known, Target};
@@ -88,7 +88,7 @@ async fn at(
     deployment.audit(total).await?;
     let asked = all::<Request>(&deployment).await?;
     let received = all::<Received>(&deployment).await?;
-    let ends: HashMap<RequestId, Timestamp> =
+    let ends: HashMap<JobId, Timestamp> =
         received.into_iter().map(|fact| (fact.id, fact.received_at)).collect();
     let mut loops: Vec<(Timestamp, Timestamp)> = asked
         .into_iter()
@@ -139,7 +139,7 @@ async fn all<F: Fact>(deployment: &Deployment) -> anyhow::Result<Vec<F>> {
         let Some(last) = some.last() else { return Ok(facts) };
         from = last.sequence + 1;
         for stored in &some {
-            facts.push(F::decode(&stored.body).context("what stands there is no fact")?);
+            facts.push(F::from_body(&stored.body).context("what stands there is no fact")?);
         }
     }
 }

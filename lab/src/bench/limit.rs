@@ -10,11 +10,12 @@ use async_nats::jetstream::context::ContextBuilder;
 use async_nats::jetstream::stream::Config;
 use async_nats::{Client, HeaderMap};
 use bytes::Bytes;
-use contract::facts::{Fact, Received};
-use contract::headers::Trace;
-use contract::queues::{Acknowledgment, Message, Request, Response};
-use contract::{Amount, RequestId, Strings};
+use contract::facts::Received;
+use contract::queues::{Acknowledgment, Request, Response};
+use contract::{Amount, Strings};
+use serde::Serialize;
 use tokio::time::Instant;
+use workqueue::JobId;
 
 use super::figures::Known;
 use super::{Round, WRITES, per_second};
@@ -70,7 +71,7 @@ async fn publish(
         {
             confirmed(oldest).await?;
         }
-        let id = RequestId::new().to_string();
+        let id = JobId::new().to_string();
         let mut headers = HeaderMap::new();
         let subject = format!("limit.{outstanding}.{id}");
         headers.insert(NATS_MESSAGE_ID, id);
@@ -97,8 +98,8 @@ async fn confirmed(
 fn usual_size() -> usize {
     let amount = Amount::new(1, 64).expect("it is within the limits");
     let values = Strings::try_from(vec!["a".repeat(64)]).expect("they are within the limits");
-    let (at, instance) = (workqueue::now(), "somebody-12345");
-    let id = RequestId::new();
+    let (at, instance) = (workqueue::now(), "instance-12345");
+    let id = JobId::new();
     let request = Request { id, amount, requestor: instance.to_owned(), requested_at: at };
     let response = Response {
         id,
@@ -107,21 +108,18 @@ fn usual_size() -> usize {
         generator: instance.to_owned(),
         generated_at: at,
     };
-    let trace = Trace::default();
-    let sizes = [
-        request.publication(&trace).body.len(),
-        request.creation().body.len(),
-        response.publication(&trace).body.len(),
-    ];
-    let stored = Acknowledgment::new(response, instance, at);
+    let request_size = json_size(&request);
+    let response_size = json_size(&response);
+    let stored_size = json_size(&Acknowledgment::new(response, instance, at));
     let received = Received { id, values, marked_by: instance.to_owned(), received_at: at };
-    let more = [
-        stored.publication(&trace).body.len(),
-        stored.creation().body.len(),
-        received.creation().body.len(),
-    ];
+    // The request and its acknowledgment are both a message and a fact.
+    let all = 2 * request_size + response_size + 2 * stored_size + json_size(&received);
     let writes = usize::try_from(WRITES).expect("there are few");
-    sizes.iter().chain(&more).sum::<usize>() / writes
+    all / writes
+}
+
+fn json_size(value: &impl Serialize) -> usize {
+    serde_json::to_vec(value).expect("it becomes JSON").len()
 }
 
 #[cfg(test)]

@@ -7,10 +7,9 @@ use anyhow::Context as _;
 use async_nats::HeaderMap;
 use async_nats::header::NATS_MESSAGE_ID;
 use async_nats::jetstream::Context;
-use contract::RequestId;
-use contract::queues::Queue;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
+use workqueue::{JobId, Queue};
 
 /// How long to wait before another try: the broker may be down, or the queue be full.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -33,7 +32,7 @@ impl<'a> Poison<'a> {
     pub(super) fn spread(&mut self, queue: Queue) {
         let nats = self.nats.clone();
         self.sending.spawn(async move {
-            let id = RequestId::new().to_string();
+            let id = JobId::new().to_string();
             let subject = queue.subject_of(&id);
             loop {
                 let mut headers = HeaderMap::new();

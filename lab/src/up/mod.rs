@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use observe::audit::{Verdict, audit};
 use observe::Poller;
+use observe::audit::{Verdict, audit};
 use testkit::broker::{Broker, Brokers};
 use testkit::programs;
 use testkit::target::{self, from_here};

@@ -1,12 +1,13 @@
 //! What a person sees of the flow, and of a side that stops.
 
 use async_nats::HeaderMap;
-use contract::facts::{Fact, REQUESTED};
+use contract::Amount;
+use contract::facts::REQUESTED;
 use contract::queues::Request;
-use contract::{Amount, RequestId};
+use workqueue::JobId;
 
 use crate::browser::Browser;
-use crate::deployment::{Deployment, Side, ready, succeeded};
+use crate::deployment::{Deployment, Side, creation, ready, succeeded};
 use crate::gateway::Gateway;
 
 /// The first chart, of REQUESTS, has something of this kind drawn.
@@ -70,9 +71,9 @@ async fn what_is_forgotten_is_not_missing_and_what_is_lost_is() {
     let deployment = Deployment::start().await;
     let amount = Amount::new(1, 8).unwrap();
     let requested = async || {
-        let (id, requestor) = (RequestId::new(), "somebody".to_owned());
+        let (id, requestor) = (JobId::new(), "somebody".to_owned());
         let request = Request { id, amount, requestor, requested_at: workqueue::now() };
-        deployment.publish(&Fact::creation(&request)).await;
+        deployment.publish(&creation(&request)).await;
     };
     requested().await;
     requested().await;
@@ -89,7 +90,7 @@ async fn what_is_forgotten_is_not_missing_and_what_is_lost_is() {
     browser.says("#verdict-word", "1 not accounted for").await;
     // As many as are given up later hide it: counts see no more.
     deployment
-        .publish_raw(&contract::dead_letters::subject("REQUESTS", "x"), HeaderMap::new(), b"x")
+        .publish_raw(&workqueue::dead_letters::subject("REQUESTS", "x"), HeaderMap::new(), b"x")
         .await;
     browser.says("#verdict-word", "No loss seen by counts").await;
 }

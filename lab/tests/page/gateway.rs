@@ -19,7 +19,7 @@ impl Gateway {
 
     pub async fn with(deployment: &Deployment, settings: &[(&str, &str)]) -> Self {
         // One after another may log to the same file.
-        let name = format!("gateway-{}", contract::RequestId::new());
+        let name = format!("gateway-{}", workqueue::JobId::new());
         let process = deployment.gateway(&name, settings).await;
         let addr = api_addr(&process).await;
         Self { process, addr }

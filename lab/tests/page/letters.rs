@@ -1,13 +1,13 @@
 //! Dead letters: what is in them harms nobody, and they can be given another try.
 
 use async_nats::HeaderMap;
+use contract::Amount;
 use contract::facts::Received;
-use contract::headers::Trace;
-use contract::queues::{Message, REQUESTS, Request};
-use contract::{Amount, RequestId};
+use contract::queues::{REQUESTS, Request};
+use workqueue::{Job, JobId};
 
 use crate::browser::Browser;
-use crate::deployment::{Deployment, Side, ready, succeeded};
+use crate::deployment::{Deployment, Side, creation, publication, ready, succeeded};
 use crate::gateway::Gateway;
 
 /// What would do something, if any of it ever became more than text.
@@ -17,9 +17,8 @@ const HOSTILE: &str = "<script>window.hurt = 1</script><img src=x onerror='windo
 async fn request(deployment: &Deployment) -> Request {
     let amount = Amount::new(1, 8).unwrap();
     let requestor = HOSTILE.to_owned();
-    let request =
-        Request { id: RequestId::new(), amount, requestor, requested_at: workqueue::now() };
-    deployment.publish(&request.publication(&Trace::default())).await;
+    let request = Request { id: JobId::new(), amount, requestor, requested_at: workqueue::now() };
+    deployment.publish(&publication(&request)).await;
     request
 }
 
@@ -32,10 +31,10 @@ async fn hostile_text_in_a_message_is_only_text() {
     let _requestor = deployment.run(Side::Requestor, "requestor", &name).await;
     let mut headers = HeaderMap::new();
     headers.insert("X-Hostile", HOSTILE.replace('\u{202e}', ""));
-    let subject = REQUESTS.subject(RequestId::new());
+    let subject = REQUESTS.subject(JobId::new());
     deployment.publish_raw(&subject, headers, HOSTILE.as_bytes()).await;
     let came = request(&deployment).await;
-    deployment.publish(&contract::facts::Fact::creation(&came)).await;
+    deployment.publish(&creation(&came)).await;
     let _: Received = deployment.fact_eventually(came.id).await;
 
     let gateway = Gateway::start(&deployment).await;
@@ -115,7 +114,7 @@ async fn replaying_all_ends_although_each_message_dies_again() {
 async fn letters_that_come_leave_those_that_are_read_as_they_are() {
     let deployment = Deployment::start().await;
     let malformed = async || {
-        deployment.publish_raw(&REQUESTS.subject(RequestId::new()), HeaderMap::new(), b"x").await;
+        deployment.publish_raw(&REQUESTS.subject(JobId::new()), HeaderMap::new(), b"x").await;
     };
     malformed().await;
     let _generator = deployment.run(Side::Generator, "generator", &[]).await;
@@ -133,7 +132,7 @@ async fn letters_that_come_leave_those_that_are_read_as_they_are() {
     browser.until("document.querySelector('#letter-3')").await;
     browser.until("document.querySelector('#letter-1 details').open").await;
     // Somebody else takes one away.
-    let stream = deployment.nats().get_stream(contract::dead_letters::STREAM).await.unwrap();
+    let stream = deployment.nats().get_stream(workqueue::dead_letters::STREAM).await.unwrap();
     stream.delete_message(2).await.unwrap();
     browser.until("!document.querySelector('#letter-2')").await;
     browser.until("document.querySelector('#letter-1 details').open").await;
@@ -142,7 +141,7 @@ async fn letters_that_come_leave_those_that_are_read_as_they_are() {
 #[tokio::test]
 async fn where_the_deployment_does_not_allow_to_replay_there_is_no_button() {
     let deployment = Deployment::start().await;
-    deployment.publish_raw(&REQUESTS.subject(RequestId::new()), HeaderMap::new(), b"x").await;
+    deployment.publish_raw(&REQUESTS.subject(JobId::new()), HeaderMap::new(), b"x").await;
     let _generator = deployment.run(Side::Generator, "generator", &[]).await;
     deployment.dead_letters(1).await;
     let gateway = Gateway::with(&deployment, &[]).await;

@@ -1,14 +1,13 @@
 //! Asking for strings, and following them home.
 
 use contract::Amount;
-use contract::facts::{Fact, IDEMPOTENCY, REQUESTED, Received};
-use contract::headers::Trace;
-use contract::queues::{Message, REQUESTS, Request};
+use contract::facts::{IDEMPOTENCY, REQUESTED, Received};
+use contract::queues::{REQUESTS, Request};
 use testkit::process::logged;
 use testkit::proxy::Proxy;
 
 use crate::browser::Browser;
-use crate::deployment::{self, Deployment, Side, api_addr};
+use crate::deployment::{self, Deployment, Side, api_addr, creation, publication};
 use crate::gateway::Gateway;
 
 #[tokio::test]
@@ -78,10 +77,10 @@ async fn the_largest_strings_have_room_in_the_list() {
     let _requestor = deployment.run(Side::Requestor, "requestor", &[("REQUEST_RATE", "0")]).await;
     let amount = Amount::new(64, 1024).unwrap();
     for _ in 0..8 {
-        let (id, requestor) = (contract::RequestId::new(), "somebody".to_owned());
+        let (id, requestor) = (workqueue::JobId::new(), "somebody".to_owned());
         let request = Request { id, amount, requestor, requested_at: workqueue::now() };
-        deployment.publish(&request.publication(&Trace::default())).await;
-        deployment.publish(&Fact::creation(&request)).await;
+        deployment.publish(&publication(&request)).await;
+        deployment.publish(&creation(&request)).await;
         let _: Received = deployment.fact_eventually(id).await;
     }
     let gateway = Gateway::start(&deployment).await;

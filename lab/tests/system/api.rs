@@ -3,20 +3,20 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use contract::RequestId;
-use contract::facts::{Asked, Fact, IDEMPOTENCY, RECEIVED, REQUESTED, STORED};
+use contract::facts::{Asked, IDEMPOTENCY, RECEIVED, REQUESTED, STORED};
 use contract::queues::{REQUESTS, Request};
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use testkit::eventually::eventually;
 use testkit::http::{self, Answer};
-use testkit::process::Process;
+use testkit::process::{Process, logged};
 use testkit::proxy::Proxy;
 use tokio::time::Instant;
+use workqueue::JobId;
 
 use crate::by_hand::acknowledgment;
-use crate::deployment::{self, Deployment, PATIENT, Side, api_addr, soon};
+use crate::deployment::{self, Deployment, PATIENT, Side, api_addr, creation, soon};
 use crate::loops::request;
 
 /// What a gateway logs once it takes requests.
@@ -36,7 +36,7 @@ pub async fn get(addr: SocketAddr, path: &str) -> Answer {
 }
 
 /// The id of what was accepted.
-pub fn accepted(answer: &Answer) -> RequestId {
+pub fn accepted(answer: &Answer) -> JobId {
     assert_eq!(answer.status, 202, "{answer:?}");
     let id = answer.json()["id"].as_str().unwrap().parse().unwrap();
     assert_eq!(answer.header("location"), Some(format!("/requests/{id}").as_str()));
@@ -124,7 +124,7 @@ async fn a_wait_ends_once_the_strings_are_stored_or_its_time_is_over() {
     });
     waits_for(&deployment, id, 2).await;
     let request: Request = deployment.fact(id).await.unwrap();
-    deployment.publish(&acknowledgment(&request, "aaaa").creation()).await;
+    deployment.publish(&creation(&acknowledgment(&request, "aaaa"))).await;
     for waiting in waiting {
         let (state, took) = waiting.await.unwrap();
         assert_eq!((&state["status"], &state["values"]), (&json!("stored"), &json!(["aaaa"])));
@@ -135,7 +135,7 @@ async fn a_wait_ends_once_the_strings_are_stored_or_its_time_is_over() {
 }
 
 /// Waits until that many listen for the strings of this request.
-async fn waits_for(deployment: &Deployment, id: RequestId, count: usize) {
+async fn waits_for(deployment: &Deployment, id: JobId, count: usize) {
     let subject = STORED.subject(id);
     let monitor = deployment.broker.monitor_url();
     let monitor = monitor.trim_start_matches("http://").parse().unwrap();
@@ -245,7 +245,7 @@ async fn a_key_that_was_never_accepted_expires() {
     request.requested_at = workqueue::now() - Duration::from_hours(25);
     let (count, length) = (request.amount.count(), request.amount.length());
     let asked = Asked { key: "old".parse().unwrap(), request };
-    deployment.publish(&asked.creation()).await;
+    deployment.publish(&creation(&asked)).await;
     let answer = post(api, Some("old"), &json!({"count": count, "length": length})).await;
     assert_eq!((answer.status, &answer.json()["type"]), (409, &json!("/openapi.json#key-expired")));
     assert_eq!(deployment.depth(REQUESTS).await, 0);
@@ -306,7 +306,7 @@ async fn an_id_that_was_not_accepted_is_not_found() {
     let deployment = Deployment::with(&PATIENT).await;
     let (_gateway, api) = gateway(&deployment, "gateway").await;
     for query in ["", "?wait=60s"] {
-        let answer = get(api, &format!("/requests/{}{query}", RequestId::new())).await;
+        let answer = get(api, &format!("/requests/{}{query}", JobId::new())).await;
         assert_eq!(answer.status, 404, "{answer:?}");
         assert_eq!(answer.json()["type"], "/openapi.json#no-request");
     }

@@ -4,16 +4,17 @@ use std::time::Duration;
 
 use contract::facts::{IDEMPOTENCY, RECEIVED, REQUESTED};
 use contract::queues::REQUESTS;
-use contract::topology::Limits;
 use futures_util::future::join_all;
 use serde_json::json;
 use testkit::eventually::eventually;
 use testkit::http::Answer;
+use testkit::process::logged;
 use testkit::proxy::Proxy;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio::time::Instant;
+use workqueue::topology::Limits;
 
 use crate::api::{ACCEPTS, accepted, gateway, get, post};
 use crate::deployment::{

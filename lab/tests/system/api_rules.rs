@@ -2,13 +2,13 @@
 
 use std::net::SocketAddr;
 
-use contract::RequestId;
 use contract::facts::{IDEMPOTENCY, REQUESTED};
 use jsonschema::Validator;
 use serde_json::{Value, json};
 use testkit::http::{self, Answer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use workqueue::JobId;
 
 use crate::api::{accepted, gateway, get, post};
 use crate::deployment::{Deployment, PATIENT, admin, soon};
@@ -130,7 +130,7 @@ async fn each_wrong_request_is_a_described_problem_and_asks_nothing() {
     for path in ["/requests/", "/requests/a/b", "/Requests", "/livez", "/metrics", "/index.html"] {
         is_a_problem(&get(api, path).await, 404);
     }
-    let id = format!("/requests/{}", RequestId::new());
+    let id = format!("/requests/{}", JobId::new());
     for (method, path, allow) in [
         ("DELETE", "/requests", "GET, HEAD, POST"),
         ("OPTIONS", "/requests", "GET, HEAD, POST"),

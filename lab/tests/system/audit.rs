@@ -3,19 +3,20 @@
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::PullConsumer;
-use contract::facts::{self, Fact, Received};
-use contract::queues::{Acknowledgment, Message, REQUESTS, Request};
-use contract::{RequestId, Strings};
+use contract::Strings;
+use contract::facts::{self, Received};
+use contract::queues::{Acknowledgment, REQUESTS, Request};
 use futures_util::StreamExt;
 use observe::audit::{Verdict, audit};
 use testkit::eventually::eventually;
 use testkit::process::Process;
+use workqueue::{Fact, Job, JobId};
 
-use crate::by_hand::{published, response};
-use crate::deployment::{Deployment, Side, succeeded};
+use crate::by_hand::response;
+use crate::deployment::{Deployment, Side, creation, publication, succeeded};
 
 /// A deployment that has answered some requests and is at rest, and the id of one of them.
-async fn at_rest() -> (Deployment, RequestId) {
+async fn at_rest() -> (Deployment, JobId) {
     let deployment = Deployment::start().await;
     let mut generator = deployment.run(Side::Generator, "generator", &[]).await;
     let mut requestor = deployment.ask(10).await;
@@ -32,7 +33,7 @@ async fn at_rest() -> (Deployment, RequestId) {
 }
 
 /// Nine are complete, and this one is what the word says.
-fn only(verdict: &Verdict, ids: &[String], id: RequestId) {
+fn only(verdict: &Verdict, ids: &[String], id: JobId) {
     assert!(!verdict.is_clean(), "{verdict}");
     assert_eq!(verdict.complete, 9, "{verdict}");
     assert_eq!(ids, [id.to_string()], "{verdict}");
@@ -54,7 +55,7 @@ async fn a_fact_that_is_written_again_with_other_values_is_doubled() {
     let (deployment, id) = at_rest().await;
     let mut received: Received = deployment.fact(id).await.unwrap();
     received.values = Strings::try_from(vec!["other".to_owned()]).unwrap();
-    let mut second = received.creation();
+    let mut second = creation(&received);
     second.headers = async_nats::HeaderMap::new();
     deployment.publish(&second).await;
     let verdict = deployment.verdict().await;
@@ -68,7 +69,7 @@ async fn a_fact_that_is_replaced_by_another_is_doubled() {
     stored.values = Strings::try_from(vec!["other".to_owned()]).unwrap();
     let stream = deployment.nats().get_stream(facts::STORED.stream).await.unwrap();
     stream.purge().filter(facts::STORED.subject(id)).await.unwrap();
-    deployment.publish(&stored.creation()).await;
+    deployment.publish(&creation(&stored)).await;
     let verdict = deployment.verdict().await;
     only(&verdict, &verdict.ids.doubled, id);
 }
@@ -115,8 +116,8 @@ async fn gone_in_between(deployment: &Deployment, first: First) -> Vec<String> {
     for number in 1..=10 {
         let delivery = deliveries.next().await.unwrap().unwrap();
         let (subject, headers) = (&delivery.subject, delivery.headers.as_ref());
-        let request = <Request as Message>::decode(subject, headers, &delivery.payload).unwrap();
-        let answer = published(&response(&request, "made"));
+        let request = Request::decode(subject, headers, &delivery.payload).unwrap().1;
+        let answer = publication(&response(&request, "made"));
         let publish = deployment.publish(&answer);
         let ack = async { delivery.double_ack().await.unwrap() };
         let is_gone = number > 7;

@@ -3,14 +3,17 @@
 
 use std::collections::BTreeSet;
 
-use contract::facts::{Fact, RECEIVED, REQUESTED, Received, STORED};
-use contract::queues::{self, ACKNOWLEDGMENTS, Message, Queue, REQUESTS, RESPONSES, Request};
-use contract::topology::Limits;
+use contract::facts::{RECEIVED, REQUESTED, Received, STORED};
+use contract::queues::{self, ACKNOWLEDGMENTS, REQUESTS, RESPONSES, Request};
 use testkit::eventually::eventually;
 use testkit::process::Process;
+use workqueue::topology::Limits;
+use workqueue::{Job, Queue};
 
-use crate::by_hand::{acknowledgment, published, response};
-use crate::deployment::{Deployment, LIMITS, PATIENT, Side, admin, succeeded};
+use crate::by_hand::{acknowledgment, response};
+use crate::deployment::{
+    Deployment, LIMITS, PATIENT, Side, admin, creation, publication, succeeded,
+};
 use crate::loops::request;
 
 /// How many messages fit into each queue here.
@@ -22,15 +25,12 @@ async fn with_little_room(limits: Limits) -> Deployment {
 
 /// Publishes as many messages of requests that were accepted as fit into a queue. Gives the
 /// requests.
-async fn fill<M: Message>(
-    deployment: &Deployment,
-    message: impl Fn(&Request) -> M,
-) -> Vec<Request> {
+async fn fill<M: Job>(deployment: &Deployment, message: impl Fn(&Request) -> M) -> Vec<Request> {
     let mut requests = Vec::new();
     for _ in 0..ROOM {
         let request = request();
-        deployment.publish(&published(&message(&request))).await;
-        deployment.publish(&request.creation()).await;
+        deployment.publish(&publication(&message(&request))).await;
+        deployment.publish(&creation(&request)).await;
         requests.push(request);
     }
     requests
@@ -47,7 +47,7 @@ async fn fill_responses(deployment: &Deployment) -> Vec<Request> {
 async fn fill_acknowledgments(deployment: &Deployment) -> Vec<Request> {
     let requests = fill(deployment, |request| acknowledgment(request, "aaaa")).await;
     for request in &requests {
-        deployment.publish(&acknowledgment(request, "aaaa").creation()).await;
+        deployment.publish(&creation(&acknowledgment(request, "aaaa"))).await;
     }
     requests
 }
@@ -88,9 +88,9 @@ async fn with_all_three_queues_full_and_both_sides_killed_and_stopped_everything
     }
     let one_more = request();
     for publication in [
-        published(&one_more),
-        published(&response(&one_more, "aaaa")),
-        published(&acknowledgment(&one_more, "aaaa")),
+        publication(&one_more),
+        publication(&response(&one_more, "aaaa")),
+        publication(&acknowledgment(&one_more, "aaaa")),
     ] {
         assert!(!deployment.publish_unless_full(&publication).await, "{}", publication.subject);
     }

@@ -9,16 +9,17 @@ use async_nats::HeaderMap;
 use async_nats::jetstream::Context;
 use async_nats::jetstream::stream::Config;
 use cli::backup::{backup, restore};
-use contract::facts::{self, Fact};
-use contract::queues::{self, ACKNOWLEDGMENTS, Message, REQUESTS, RESPONSES, Request};
-use contract::{dead_letters, topology};
+use contract::facts;
+use contract::queues::{self, ACKNOWLEDGMENTS, REQUESTS, RESPONSES, Request};
 use tempfile::TempDir;
 use testkit::eventually::eventually;
 use tokio_util::sync::CancellationToken;
-use workqueue::{Connection, NatsSettings};
+use workqueue::{Connection, Job, NatsSettings, dead_letters, topology};
 
-use crate::by_hand::{acknowledgment, published, response};
-use crate::deployment::{Cluster, Deployment, LIMITS, Side, ready, succeeded};
+use crate::by_hand::{acknowledgment, response};
+use crate::deployment::{
+    Cluster, Deployment, LIMITS, Side, creation, publication, ready, succeeded,
+};
 use crate::loops::request;
 
 /// How many requests have come home before the backup.
@@ -92,7 +93,7 @@ async fn leave_work<B>(deployment: &Deployment<B>) {
 
     fill(deployment, |request| response(request, "aaaa")).await;
     for request in fill(deployment, |request| acknowledgment(request, "aaaa")).await {
-        deployment.publish(&acknowledgment(&request, "aaaa").creation()).await;
+        deployment.publish(&creation(&acknowledgment(&request, "aaaa"))).await;
     }
     for queue in [REQUESTS, RESPONSES, ACKNOWLEDGMENTS] {
         assert_eq!(deployment.depth(queue).await, WAITING, "{}", queue.stream);
@@ -106,15 +107,15 @@ async fn leave_work<B>(deployment: &Deployment<B>) {
 }
 
 /// Publishes messages of requests that were accepted. Gives the requests.
-async fn fill<B, M: Message>(
+async fn fill<B, M: Job>(
     deployment: &Deployment<B>,
     message: impl Fn(&Request) -> M,
 ) -> Vec<Request> {
     let mut requests = Vec::new();
     for _ in 0..WAITING {
         let request = request();
-        deployment.publish(&published(&message(&request))).await;
-        deployment.publish(&request.creation()).await;
+        deployment.publish(&publication(&message(&request))).await;
+        deployment.publish(&creation(&request)).await;
         requests.push(request);
     }
     requests
@@ -368,7 +369,7 @@ async fn a_backup_during_which_somebody_writes_leaves_nothing_that_looks_like_on
     let stop = CancellationToken::new();
     let writes = async {
         while !stop.is_cancelled() {
-            deployment.publish(&published(&request())).await;
+            deployment.publish(&publication(&request())).await;
         }
     };
     let backs_up = async {

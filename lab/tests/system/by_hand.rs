@@ -1,8 +1,7 @@
 //! Messages that somebody publishes by hand, in the place of one side or the other.
 
-use contract::headers::Trace;
-use contract::queues::{Acknowledgment, Message, Request, Response};
-use contract::{Publication, Strings};
+use contract::Strings;
+use contract::queues::{Acknowledgment, Request, Response};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
@@ -18,10 +17,6 @@ pub fn response(request: &Request, value: &str) -> Response {
 
 pub fn acknowledgment(request: &Request, value: &str) -> Acknowledgment {
     Acknowledgment::new(response(request, value), "by hand", workqueue::now())
-}
-
-pub fn published(message: &impl Message) -> Publication {
-    message.publication(&Trace::default())
 }
 
 /// A message that no client would send.

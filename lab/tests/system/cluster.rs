@@ -7,22 +7,21 @@ use async_nats::HeaderMap;
 use async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE;
 use async_nats::jetstream::context::PublishError as NatsPublishError;
 use async_nats::jetstream::{self, Context, ErrorCode};
-use clap::Parser as _;
 use cli::declare::declare_patiently;
+use contract::Strings;
 use contract::facts::{self, RECEIVED, Received};
-use contract::headers::Trace;
-use contract::queues::{self, Message, REQUESTS};
-use contract::topology::{self, DeclareError, Limits};
-use contract::{Publication, RequestId, Strings};
+use contract::queues::{self, REQUESTS};
 use futures_util::TryStreamExt;
 use futures_util::future::join_all;
 use observe::audit::audit;
 use testkit::eventually::eventually;
 use testkit::process::logged;
-use tokio_util::sync::CancellationToken;
-use workqueue::{Confirmation, Creation, NatsSettings, PublishError, Service};
+use workqueue::topology::{self, DeclareError, Limits};
+use workqueue::{
+    Connection, Creation, JobId, Metrics, NatsSettings, Producer, PubAck, Publication, Trace,
+};
 
-use crate::deployment::{Cluster, Deployment, LIMIT, LIMITS, Side, ready, succeeded};
+use crate::deployment::{Cluster, Deployment, LIMIT, LIMITS, Side, publication, ready, succeeded};
 use crate::loops::request;
 
 /// How many services do the same thing at once, and how many times each of them.
@@ -164,7 +163,7 @@ async fn of_many_that_declare_at_once_none_is_told_that_waiting_does_not_help() 
     let declare = async |queue_limit| {
         // Each wants it a little different, so that nobody can be told that it is as it should be.
         let limits = Limits { replicas: 3, queue_limit, ..LIMITS };
-        match topology::declare(cluster.nats(), &limits).await {
+        match topology::declare(cluster.nats(), &contract::topology(), &limits).await {
             // It is under way, and the next try finds it.
             Ok(_) | Err(DeclareError::Unavailable { .. }) => {}
             Err(error) => panic!("{error}"),
@@ -177,7 +176,7 @@ async fn of_many_that_declare_at_once_none_is_told_that_waiting_does_not_help() 
 #[tokio::test]
 async fn of_many_that_create_one_fact_on_one_broker_exactly_one_does() {
     let deployment = Deployment::start().await;
-    let services = services(&deployment, "1").await;
+    let services = services(&deployment, 1).await;
     for _ in 0..20 {
         exactly_one_creates(&deployment, &services).await;
     }
@@ -186,15 +185,15 @@ async fn of_many_that_create_one_fact_on_one_broker_exactly_one_does() {
 #[tokio::test]
 async fn of_many_that_write_one_thing_in_a_cluster_exactly_one_does() {
     let cluster = Cluster::of_three().await;
-    let services = services(&cluster, "3").await;
+    let services = services(&cluster, 3).await;
 
     // What the brokers answer to those who come second, which is more than one broker would.
     let in_flight = eventually("a creation is refused for another in flight", async || {
-        let subject = RECEIVED.subject(RequestId::new());
+        let subject = RECEIVED.subject(JobId::new());
         let answers = all_at_once(&services, async |service, name| {
             let mut headers = HeaderMap::new();
             headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, "0");
-            raw(service.connection().context(), &subject, headers, name).await
+            raw(service.connection.context(), &subject, headers, name).await
         })
         .await;
         refusals(&answers, ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT, answers.len() - 1)
@@ -206,10 +205,10 @@ async fn of_many_that_write_one_thing_in_a_cluster_exactly_one_does() {
     }
 
     let in_process = eventually("a message is refused for itself in process", async || {
-        let publication = request().publication(&Trace::default());
+        let publication = publication(&request());
         let answers = all_at_once(&services, async |service, _| {
             let Publication { subject, headers, .. } = publication.clone();
-            raw(service.connection().context(), &subject, headers, "the same".to_owned()).await
+            raw(service.connection.context(), &subject, headers, "the same".to_owned()).await
         })
         .await;
         refusals(&answers, ErrorCode::STREAM_DUPLICATE_MESSAGE_CONFLICT, answers.len())
@@ -221,18 +220,28 @@ async fn of_many_that_write_one_thing_in_a_cluster_exactly_one_does() {
     }
 }
 
-/// Services that write to the broker, each with a connection of its own. They start at once, so that
-/// all of them create what is missing, as the replicas of a deployment do.
-async fn services<B>(deployment: &Deployment<B>, replicas: &str) -> Vec<Service> {
-    let words = ["requestor", "--nats-url", deployment.url(), "--replicas", replicas];
-    let settings = requestor::Settings::parse_from(words).service;
-    let stop = CancellationToken::new();
-    let start = async || Service::start("test", &settings, &stop).await.unwrap().unwrap();
+/// A service that writes to the broker, with a connection of its own.
+struct Writer {
+    connection: Connection,
+    producer: Producer,
+}
+
+/// Some of them. They start at once, so that all of them create what is missing, as the replicas of a
+/// deployment do.
+async fn services<B>(deployment: &Deployment<B>, replicas: usize) -> Vec<Writer> {
+    let start = async || {
+        let settings = NatsSettings::at(deployment.url());
+        let connection = Connection::establish(&settings, "test", |_connected| {}).await.unwrap();
+        let limits = Limits { replicas, ..LIMITS };
+        let producer = Producer::new(&connection, limits, TIMES, &Metrics::new("test"));
+        producer.declare(&contract::topology()).await.unwrap();
+        Writer { connection, producer }
+    };
     join_all((0..SERVICES).map(|_| start())).await
 }
 
 /// Has each service do the same thing many times at once. Each time has a name of its own.
-async fn all_at_once<T>(services: &[Service], act: impl AsyncFn(&Service, String) -> T) -> Vec<T> {
+async fn all_at_once<T>(services: &[Writer], act: impl AsyncFn(&Writer, String) -> T) -> Vec<T> {
     let act = &act;
     let times = (0..TIMES).flat_map(|time| {
         let services = services.iter().enumerate();
@@ -275,12 +284,12 @@ fn refusals(
 }
 
 /// Creates one fact many times at once, with other values each time.
-async fn exactly_one_creates<B>(deployment: &Deployment<B>, services: &[Service]) {
-    let id = RequestId::new();
+async fn exactly_one_creates<B>(deployment: &Deployment<B>, services: &[Writer]) {
+    let id = JobId::new();
     let creations = all_at_once(services, async |service, name| {
         let values = Strings::try_from(vec![name.replace('-', "z")]).unwrap();
         let fact = Received { id, values, marked_by: name, received_at: workqueue::now() };
-        let creation = service.facts(RECEIVED).create(&fact).await.unwrap();
+        let creation = service.producer.create(&fact, None).await.unwrap();
         (fact, creation)
     })
     .await;
@@ -290,8 +299,11 @@ async fn exactly_one_creates<B>(deployment: &Deployment<B>, services: &[Service]
         .collect();
     let [winner] = created.as_slice() else { panic!("created {} times", created.len()) };
     for (_, creation) in &creations {
-        let stands = Creation::Stands((*winner).clone());
-        assert!(*creation == Creation::Created || *creation == stands, "{creation:?}, {winner:?}");
+        let existing = Creation::AlreadyExists((*winner).clone());
+        assert!(
+            *creation == Creation::Created || *creation == existing,
+            "{creation:?}, {winner:?}"
+        );
     }
     assert_eq!(deployment.fact::<Received>(id).await.as_ref(), Some(*winner));
     let stream = deployment.nats().get_stream(RECEIVED.stream).await.unwrap();
@@ -301,22 +313,14 @@ async fn exactly_one_creates<B>(deployment: &Deployment<B>, services: &[Service]
 }
 
 /// Publishes one message many times at once, until each of them is confirmed.
-async fn exactly_one_is_stored(cluster: &Cluster, services: &[Service]) {
+async fn exactly_one_is_stored(cluster: &Cluster, services: &[Writer]) {
     let before = cluster.depth(REQUESTS).await;
-    let publication = request().publication(&Trace::default());
+    let request = request();
     let confirmations = all_at_once(services, async |service, _| {
-        let requests = service.publisher(REQUESTS);
-        match requests.try_publish(publication.clone()).await {
-            Ok(confirmation) => confirmation,
-            // Nobody knows yet; the same again tells.
-            Err(PublishError::Unconfirmed(_)) => {
-                requests.publish(|| publication.clone()).await.unwrap()
-            }
-            Err(error) => panic!("{error}"),
-        }
+        service.producer.publish(&request, request.id, &Trace::default(), None).await.unwrap()
     })
     .await;
-    let stored = confirmations.iter().filter(|it| **it == Confirmation::Stored).count();
+    let stored = confirmations.iter().filter(|it| **it == PubAck::Stored).count();
     assert_eq!(stored, 1);
     assert_eq!(cluster.depth(REQUESTS).await, before + 1);
 }

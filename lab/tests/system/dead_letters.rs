@@ -2,17 +2,16 @@
 
 use async_nats::HeaderMap;
 use cli::dead_letters::replay_all;
-use contract::dead_letters::{ATTEMPTS, BY, ORIGINAL, Original, REASON, SUBJECT, Verdict};
-use contract::facts::{Fact, Received};
-use contract::headers::Trace;
-use contract::queues::{Message, REQUESTS, RESPONSES};
-use contract::{RequestId, dead_letters, topology};
+use contract::facts::Received;
+use contract::queues::{REQUESTS, RESPONSES};
 use jiff::SignedDuration;
 use observe::dead_letters::list;
 use testkit::eventually::eventually;
 use testkit::process::logged;
+use workqueue::dead_letters::{self, ATTEMPTS, BY, Cause, ORIGINAL, Original, REASON, SUBJECT};
+use workqueue::{Job, JobId, topology};
 
-use crate::deployment::{Deployment, Side, admin, ended, succeeded};
+use crate::deployment::{Deployment, Side, admin, creation, ended, publication, succeeded};
 use crate::loops::request;
 
 pub fn value<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
@@ -22,7 +21,7 @@ pub fn value<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
 #[tokio::test]
 async fn two_dead_letters_of_one_request_are_both_kept() {
     let deployment = Deployment::start().await;
-    let id = RequestId::new();
+    let id = JobId::new();
     let bodies = [b"not JSON".as_slice(), b"\xff\x00 nor text"];
     for body in bodies {
         let mut headers = HeaderMap::new();
@@ -51,16 +50,16 @@ async fn a_request_older_than_its_facts_is_expired() {
     let deployment = Deployment::start().await;
     let mut old = request();
     old.requested_at = workqueue::now() - SignedDuration::from_hours(25);
-    let publication = old.publication(&Trace::default());
-    deployment.publish(&publication).await;
+    let expired = publication(&old);
+    deployment.publish(&expired).await;
     let young = request();
-    deployment.publish(&young.publication(&Trace::default())).await;
+    deployment.publish(&publication(&young)).await;
     let _generator = deployment.run(Side::Generator, "generator", &[]).await;
     let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
     let letters = deployment.dead_letters(1).await;
     let (_, headers, body) = &letters[0];
     assert!(value(headers, REASON).starts_with("expired: "), "{}", value(headers, REASON));
-    assert_eq!(*body, publication.body);
+    assert_eq!(*body, expired.body);
     let original_id = format!("{ORIGINAL}Nats-Msg-Id");
     assert_eq!(value(headers, &original_id), old.id.to_string());
     // What was behind it went its way.
@@ -94,7 +93,7 @@ async fn a_handler_that_always_fails_gives_up_after_the_last_attempt() {
 #[tokio::test]
 async fn a_newer_version_is_given_back_and_only_in_the_end_a_dead_letter() {
     let deployment = Deployment::start().await;
-    let mut newer = request().publication(&Trace::default());
+    let mut newer = publication(&request());
     newer.headers.insert("Message-Version", "2");
     deployment.publish(&newer).await;
     let mut patient = deployment.run(Side::Generator, "patient", &[]).await;
@@ -106,7 +105,7 @@ async fn a_newer_version_is_given_back_and_only_in_the_end_a_dead_letter() {
     succeeded(&mut patient).await;
     let impatient = [("MAX_ATTEMPTS", "1")];
     let _impatient = deployment.run(Side::Generator, "impatient", &impatient).await;
-    let mut again = request().publication(&Trace::default());
+    let mut again = publication(&request());
     again.headers.insert("Message-Version", "2");
     deployment.publish(&again).await;
     let letters = deployment.dead_letters(1).await;
@@ -118,9 +117,8 @@ async fn a_newer_version_is_given_back_and_only_in_the_end_a_dead_letter() {
 async fn a_message_that_kills_whoever_takes_it_is_given_up_without_another_try() {
     let deployment = Deployment::start().await;
     let deadly = request();
-    let publication = deadly.publication(&Trace::default());
-    deployment.publish(&publication).await;
-    deployment.publish(&deadly.creation()).await;
+    deployment.publish(&publication(&deadly)).await;
+    deployment.publish(&creation(&deadly)).await;
     let settings = [("WORK_TIME", "1h"), ("MAX_ATTEMPTS", "3")];
     for victim in 1..=3 {
         let mut victim =
@@ -134,7 +132,7 @@ async fn a_message_that_kills_whoever_takes_it_is_given_up_without_another_try()
         victim.kill().await.unwrap();
     }
     let behind = request();
-    deployment.publish(&behind.publication(&Trace::default())).await;
+    deployment.publish(&publication(&behind)).await;
     let settings = [("MAX_ATTEMPTS", "3"), ("INSTANCE", "survivor")];
     let _survivor = deployment.run(Side::Generator, "survivor", &settings).await;
     let letters = deployment.dead_letters(1).await;
@@ -144,7 +142,7 @@ async fn a_message_that_kills_whoever_takes_it_is_given_up_without_another_try()
         "exhausted: delivered 4 times and never settled; perhaps it stops whoever handles it"
     );
     assert_eq!((value(headers, ATTEMPTS), value(headers, BY)), ("4", "survivor"));
-    assert_eq!(*body, publication.body);
+    assert_eq!(*body, publication(&deadly).body);
     let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
     deployment.fact_eventually::<Received>(behind.id).await;
     // Only what was behind it was ever answered.
@@ -159,7 +157,7 @@ async fn a_message_that_kills_whoever_takes_it_is_given_up_without_another_try()
 async fn an_error_that_quotes_all_of_a_large_message_does_not_keep_it_from_being_buried() {
     let deployment = Deployment::start().await;
     let large = format!(r#"{{"id": "{}"}}"#, "x".repeat(200_000));
-    let subject = REQUESTS.subject(RequestId::new());
+    let subject = REQUESTS.subject(JobId::new());
     deployment.publish_raw(&subject, HeaderMap::new(), large.as_bytes()).await;
     let _generator = deployment.run(Side::Generator, "generator", &[]).await;
     let letters = deployment.dead_letters(1).await;
@@ -225,7 +223,7 @@ async fn where_there_are_none_to_replay_all_of_them_are() {
 #[tokio::test]
 async fn a_dead_letter_whose_replay_is_not_stored_stays() {
     let deployment = Deployment::start().await;
-    let id = RequestId::new();
+    let id = JobId::new();
     let mut headers = HeaderMap::new();
     // An order that the broker cannot follow, and so refuses the message.
     headers.insert("Nats-Expected-Last-Msg-Id", "another");
@@ -237,8 +235,8 @@ async fn a_dead_letter_whose_replay_is_not_stored_stays() {
         body: &"not JSON".into(),
     };
     let (reason, by) = ("failed", "by hand");
-    let verdict = Verdict { reason, attempts: 1, at: workqueue::now(), by };
-    deployment.publish(&dead.dead_letter(&verdict)).await;
+    let cause = Cause { reason, attempts: 1, at: workqueue::now(), by };
+    deployment.publish(&dead.dead_letter(&cause)).await;
     let letters = list(deployment.nats(), None).await.unwrap();
     assert!(letters[0].full().contains("not JSON"), "{}", letters[0].full());
     let refused = replay_all(deployment.nats(), &letters).await.unwrap_err();

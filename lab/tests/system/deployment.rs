@@ -8,10 +8,6 @@ use std::time::Duration;
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::Context;
-use contract::facts::{self, Fact};
-use contract::queues::Queue;
-use contract::topology::{self, Limits};
-use contract::{Publication, RequestId, dead_letters};
 use observe::audit::{Verdict, audit};
 use tempfile::TempDir;
 use testkit::broker::{Broker, BrokerOptions, Brokers};
@@ -23,7 +19,10 @@ pub use testkit::side::Side;
 use tokio::process::Command;
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
-use workqueue::{Connection, NatsSettings};
+use workqueue::topology::{self, Limits};
+use workqueue::{
+    Bucket, Connection, Fact, Job, JobId, NatsSettings, Publication, Queue, Trace, dead_letters,
+};
 
 /// Reached only if there is a bug, on however slow a machine.
 pub const LIMIT: Duration = Duration::from_mins(5);
@@ -59,7 +58,7 @@ impl Deployment {
     /// A broker, with the topology declared under these limits.
     pub async fn with(limits: &Limits) -> Self {
         let deployment = Self::bare().await;
-        topology::declare(deployment.nats(), limits).await.unwrap();
+        topology::declare(deployment.nats(), &contract::topology(), limits).await.unwrap();
         deployment
     }
 
@@ -86,7 +85,10 @@ impl Cluster {
     /// Declares the topology under these limits, with all of it on each broker.
     pub async fn declare(&self, limits: &Limits) {
         let limits = Limits { replicas: self.replicas, ..*limits };
-        eventually("it is declared", async || topology::declare(self.nats(), &limits).await).await;
+        eventually("it is declared", async || {
+            topology::declare(self.nats(), &contract::topology(), &limits).await
+        })
+        .await;
     }
 }
 
@@ -169,12 +171,12 @@ impl<B> Deployment<B> {
     }
 
     /// How many facts a bucket holds.
-    pub async fn facts(&self, bucket: facts::Bucket) -> u64 {
+    pub async fn facts(&self, bucket: Bucket) -> u64 {
         topology::bucket_state(self.nats(), bucket).await.unwrap().state.messages
     }
 
     /// Waits until a bucket holds that many facts or more, and gives their number.
-    pub async fn facts_reach(&self, bucket: facts::Bucket, count: u64) -> u64 {
+    pub async fn facts_reach(&self, bucket: Bucket, count: u64) -> u64 {
         eventually(&format!("{count} facts in bucket {}", bucket.name), async || {
             // There may be no answer for a moment: tests kill brokers.
             match topology::bucket_state(self.nats(), bucket).await {
@@ -185,14 +187,14 @@ impl<B> Deployment<B> {
         .await
     }
 
-    pub async fn fact<F: Fact>(&self, id: RequestId) -> Option<F> {
+    pub async fn fact<F: Fact>(&self, id: JobId) -> Option<F> {
         let stream = self.nats().get_stream(F::BUCKET.stream).await.unwrap();
         let found = stream.get_last_raw_message_by_subject(&F::BUCKET.subject(id)).await;
-        found.ok().map(|message| F::decode(&message.payload).unwrap())
+        found.ok().map(|message| F::from_body(&message.payload).unwrap())
     }
 
     /// Waits for the fact about this request.
-    pub async fn fact_eventually<F: Fact>(&self, id: RequestId) -> F {
+    pub async fn fact_eventually<F: Fact>(&self, id: JobId) -> F {
         eventually(&format!("{} in bucket {}", id, F::BUCKET.name), async || {
             self.fact(id).await.ok_or("not there")
         })
@@ -233,6 +235,17 @@ impl<B> Deployment<B> {
         }
         letters
     }
+}
+
+/// The message of a job that carries its id.
+pub fn publication(job: &impl Job) -> Publication {
+    let id = job.id().expect("it carries its id");
+    job.publication(id, &Trace::default()).unwrap()
+}
+
+/// The publish that creates a fact.
+pub fn creation(fact: &impl Fact) -> Publication {
+    fact.creation().unwrap()
 }
 
 pub async fn run(side: Side, url: &str, log: PathBuf, settings: &[(&str, &str)]) -> Process {

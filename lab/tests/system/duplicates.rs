@@ -2,19 +2,20 @@
 //! a restart may wipe it, so nothing may depend on it.
 
 use contract::facts::{RECEIVED, Received, STORED};
-use contract::headers::Trace;
-use contract::queues::{ACKNOWLEDGMENTS, Acknowledgment, Message};
-use contract::{Publication, RequestId};
+use contract::queues::{ACKNOWLEDGMENTS, Acknowledgment};
 use testkit::process::Process;
+use workqueue::{Job, JobId, Publication};
 
 use crate::by_hand::{acknowledgment, response};
-use crate::deployment::{Deployment, Side};
+use crate::deployment::{Deployment, Side, creation, publication};
 use crate::loops::request;
 
 /// What the broker takes for another message.
-fn again(message: &impl Message, time: u32) -> Publication {
-    let mut publication = message.publication(&Trace::default());
-    publication.headers.insert("Nats-Msg-Id", format!("{} for the {time} time", message.id()));
+fn again(message: &impl Job, time: u32) -> Publication {
+    let mut publication = publication(message);
+    publication
+        .headers
+        .insert("Nats-Msg-Id", format!("{} for the {time} time", publication.subject));
     publication
 }
 
@@ -27,9 +28,9 @@ async fn both_sides(deployment: &Deployment) -> [Process; 2] {
 
 /// Sends a request behind all that was sent before, and waits until it has come home. One worker
 /// at a time, so nothing that was before it is left.
-async fn sentinel(deployment: &Deployment) -> RequestId {
+async fn sentinel(deployment: &Deployment) -> JobId {
     let sentinel = request();
-    deployment.publish(&sentinel.publication(&Trace::default())).await;
+    deployment.publish(&publication(&sentinel)).await;
     deployment.fact_eventually::<Received>(sentinel.id).await;
     sentinel.id
 }
@@ -76,7 +77,7 @@ async fn an_acknowledgment_that_comes_twice_is_marked_once() {
     let deployment = Deployment::start().await;
     let request = request();
     let stored = acknowledgment(&request, "aaaa");
-    deployment.publish(&contract::facts::Fact::creation(&stored)).await;
+    deployment.publish(&creation(&stored)).await;
     for time in 1..=5 {
         deployment.publish(&again(&stored, time)).await;
     }

@@ -1,19 +1,19 @@
 //! The loop, from the request to the mark.
 
+use contract::Amount;
 use contract::facts::{RECEIVED, REQUESTED, Received, STORED};
-use contract::headers::Trace;
-use contract::queues::{self, Acknowledgment, Message, REQUESTS, RESPONSES, Request};
-use contract::topology::Limits;
-use contract::{Amount, RequestId};
+use contract::queues::{self, Acknowledgment, REQUESTS, RESPONSES, Request};
 use futures_util::StreamExt;
 use testkit::eventually::eventually;
 use testkit::process::logged;
+use workqueue::topology::Limits;
+use workqueue::{Job, JobId};
 
-use crate::deployment::{Deployment, LIMITS, PATIENT, Side, ready, soon, succeeded};
+use crate::deployment::{Deployment, LIMITS, PATIENT, Side, publication, ready, soon, succeeded};
 
 pub fn request() -> Request {
     Request {
-        id: RequestId::new(),
+        id: JobId::new(),
         amount: Amount::new(2, 16).unwrap(),
         requestor: "by hand".to_owned(),
         requested_at: workqueue::now(),
@@ -28,7 +28,7 @@ async fn a_request_comes_home_as_the_same_strings_on_both_sides() {
     let _requestor =
         deployment.run(Side::Requestor, "requestor", &[("INSTANCE", "requestor-1")]).await;
     let request = request();
-    deployment.publish(&request.publication(&Trace::default())).await;
+    deployment.publish(&publication(&request)).await;
 
     let received: Received = deployment.fact_eventually(request.id).await;
     let stored: Acknowledgment = deployment.fact(request.id).await.unwrap();
@@ -45,7 +45,7 @@ async fn the_requestor_may_start_long_before_any_generator() {
     let deployment = Deployment::bare().await;
     let mut requestor = deployment.ask(100).await;
     eventually("all requests wait", async || {
-        match contract::topology::stream_state(deployment.nats(), REQUESTS.stream).await {
+        match workqueue::topology::stream_state(deployment.nats(), REQUESTS.stream).await {
             Ok(stream) if stream.state.messages == 100 => Ok(()),
             state => Err(state.map(|stream| stream.state.messages)),
         }
@@ -136,7 +136,7 @@ async fn a_full_queue_downstream_holds_the_generator_and_spends_no_attempt() {
     let generator = deployment.run(Side::Generator, "generator", &once).await;
     let mut asked = 0;
     eventually("the responses and the requests are full", async || {
-        let publication = request().publication(&Trace::default());
+        let publication = publication(&request());
         asked += u64::from(deployment.publish_unless_full(&publication).await);
         let depths = (deployment.depth(REQUESTS).await, deployment.depth(RESPONSES).await);
         if depths == (10, 10) { Ok(()) } else { Err(depths) }
@@ -175,7 +175,7 @@ async fn a_trace_follows_the_request_through_all_queues() {
     deployment.nats().client().flush().await.unwrap();
     let _generator = deployment.run(Side::Generator, "generator", &[]).await;
     let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
-    let mut publication = request().publication(&Trace::default());
+    let mut publication = publication(&request());
     publication.headers.insert("traceparent", TRACE);
     publication.headers.insert("tracestate", "vendor=value");
     deployment.publish(&publication).await;

@@ -6,10 +6,8 @@ use std::path::{Path, PathBuf};
 use async_nats::{ConnectOptions, Event, HeaderMap};
 use cli::dead_letters::replay_all;
 use cli::declare::declare;
-use contract::Publication;
-use contract::facts::{self, Fact};
+use contract::facts;
 use contract::queues::{ACKNOWLEDGMENTS, REQUESTS, RESPONSES};
-use contract::topology::{self, Limits};
 use observe::audit::{Verdict, audit};
 use observe::dead_letters::{DeadLetter, list};
 use serde_json::json;
@@ -19,12 +17,14 @@ use testkit::eventually::eventually;
 use testkit::process::{Process, logged};
 use tokio::process::Command;
 use tokio::sync::mpsc;
-use workqueue::{Connection, NatsSettings};
+use workqueue::topology::{self, Limits};
+use workqueue::{Connection, NatsSettings, Publication};
 
 use crate::api;
-use crate::by_hand::{Raw, acknowledgment, publish_raw, published, response};
+use crate::by_hand::{Raw, acknowledgment, publish_raw, response};
 use crate::deployment::{
-    LIMIT, LIMITS, Side, api_addr, ended, programs, ready, run, soon, succeeded,
+    LIMIT, LIMITS, Side, api_addr, creation, ended, programs, publication, ready, run, soon,
+    succeeded,
 };
 use crate::loops::request;
 
@@ -523,10 +523,10 @@ async fn all_that_is_to_be_done_can_be_done_and_nothing_of_it_is_refused() {
         let nats = guarded.connect(user).await;
         nats.context().publish_with_headers(subject, HeaderMap::new(), body).await.unwrap().await
     };
-    publish(REQUESTOR, request.creation()).await.unwrap();
+    publish(REQUESTOR, creation(&request)).await.unwrap();
     for value in ["first", "second"] {
-        publish(GENERATOR, published(&response(&request, value))).await.unwrap();
-        publish(REQUESTOR, published(&acknowledgment(&request, "first"))).await.unwrap();
+        publish(GENERATOR, publication(&response(&request, value))).await.unwrap();
+        publish(REQUESTOR, publication(&acknowledgment(&request, "first"))).await.unwrap();
     }
     let verdict = guarded.verdict().await;
     assert!(verdict.is_clean(), "{verdict}");

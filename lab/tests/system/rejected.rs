@@ -2,15 +2,15 @@
 //! that a person understands, and holds up nothing that is behind it.
 
 use async_nats::HeaderMap;
-use contract::dead_letters::{self, ATTEMPTS, LEFT_OUT, ORIGINAL, REASON, SUBJECT};
-use contract::facts::{Fact, REQUESTED, Received};
-use contract::queues::{ACKNOWLEDGMENTS, Queue, REQUESTS, RESPONSES, Request};
-use contract::{Publication, RequestId};
+use contract::facts::{REQUESTED, Received};
+use contract::queues::{ACKNOWLEDGMENTS, REQUESTS, RESPONSES, Request};
 use serde_json::{Value, json};
+use workqueue::dead_letters::{self, ATTEMPTS, LEFT_OUT, ORIGINAL, REASON, SUBJECT};
+use workqueue::{Fact, JobId, Publication, Queue};
 
-use crate::by_hand::{acknowledgment, published, response};
+use crate::by_hand::{acknowledgment, response};
 use crate::dead_letters::value;
-use crate::deployment::{Deployment, PATIENT, Side};
+use crate::deployment::{Deployment, PATIENT, Side, creation, publication};
 use crate::loops::request;
 
 /// What is wrong, how a healthy message becomes so, and what the dead letter says of it.
@@ -53,7 +53,7 @@ const ANY: [Case; 15] = [
     ("no id", |it| unset(it, "id"), "missing field `id`"),
     (
         "an id that is not its subject's",
-        |it| set(it, "id", json!(RequestId::new())),
+        |it| set(it, "id", json!(JobId::new())),
         "its body is about ",
     ),
     ("no time", |it| unset(it, "requested_at"), "missing field `requested_at`"),
@@ -135,10 +135,10 @@ async fn each_is_rejected(
         deployment.publish(&accepted(&wrong, queue.key(&publication.subject).unwrap())).await;
         let right = request();
         if queue == ACKNOWLEDGMENTS {
-            deployment.publish(&acknowledgment(&right, "aaaa").creation()).await;
+            deployment.publish(&creation(&acknowledgment(&right, "aaaa"))).await;
         }
         deployment.publish(&healthy(&right)).await;
-        deployment.publish(&right.creation()).await;
+        deployment.publish(&creation(&right)).await;
         behind.push(right.id);
         sent.push((what, publication, reason));
     }
@@ -178,7 +178,7 @@ async fn each_is_rejected(
 
 /// The fact that a request with this key was accepted.
 fn accepted(request: &Request, key: &str) -> Publication {
-    Publication { subject: REQUESTED.subject_of(key), ..request.creation() }
+    Publication { subject: REQUESTED.subject_of(key), ..creation(request) }
 }
 
 #[tokio::test]
@@ -213,12 +213,12 @@ async fn what_is_no_request_is_a_dead_letter() {
             "'yours' is not a UUID of version 7 in lower case with hyphens",
         ),
     ];
-    each_is_rejected(REQUESTS, published, ANY.into_iter().chain(own)).await;
+    each_is_rejected(REQUESTS, publication, ANY.into_iter().chain(own)).await;
 }
 
 #[tokio::test]
 async fn what_is_no_response_is_a_dead_letter() {
-    let healthy = |request: &Request| published(&response(request, "aaaa"));
+    let healthy = |request: &Request| publication(&response(request, "aaaa"));
     each_is_rejected(RESPONSES, healthy, ANY.into_iter().chain(STRINGS)).await;
 }
 
@@ -228,7 +228,7 @@ async fn what_is_no_acknowledgment_is_a_dead_letter() {
         ("no requestor", |it| unset(it, "requestor"), "missing field `requestor`"),
         ("not stored at any time", |it| unset(it, "stored_at"), "missing field `stored_at`"),
     ];
-    let healthy = |request: &Request| published(&acknowledgment(request, "aaaa"));
+    let healthy = |request: &Request| publication(&acknowledgment(request, "aaaa"));
     each_is_rejected(ACKNOWLEDGMENTS, healthy, ANY.into_iter().chain(STRINGS).chain(own)).await;
 }
 
@@ -256,7 +256,7 @@ async fn orders_to_the_broker_are_kept_and_not_followed_among_the_dead_letters()
         headers.insert("Nats-Msg-Id", order);
         headers.insert(order, value);
         let publication = Publication {
-            subject: REQUESTS.subject(RequestId::new()),
+            subject: REQUESTS.subject(JobId::new()),
             headers,
             body: order.to_owned().into(),
         };
@@ -269,7 +269,7 @@ async fn orders_to_the_broker_are_kept_and_not_followed_among_the_dead_letters()
     let conditions = orders.iter().filter(|order| order.to_lowercase().contains("expected"));
     assert_eq!(conditions.count(), 5, "{orders:?}");
     let behind = request();
-    deployment.publish(&published(&behind)).await;
+    deployment.publish(&publication(&behind)).await;
     let _both = [
         deployment.run(Side::Generator, "generator", &[]).await,
         deployment.run(Side::Requestor, "requestor", &[]).await,
@@ -294,7 +294,7 @@ async fn the_largest_message_that_a_queue_takes_fits_into_a_dead_letter() {
     let stream = deployment.nats().get_stream(REQUESTS.stream).await.unwrap();
     let limit = usize::try_from(stream.cached_info().config.max_message_size).unwrap();
     let mut publication = Publication {
-        subject: REQUESTS.subject(RequestId::new()),
+        subject: REQUESTS.subject(JobId::new()),
         headers: HeaderMap::new(),
         body: "x".repeat(limit + 1).into(),
     };
@@ -309,7 +309,7 @@ async fn the_largest_message_that_a_queue_takes_fits_into_a_dead_letter() {
 #[tokio::test]
 async fn a_message_with_as_many_headers_as_the_broker_takes_is_a_dead_letter() {
     let deployment = Deployment::with(&PATIENT).await;
-    let subject = REQUESTS.subject(RequestId::new());
+    let subject = REQUESTS.subject(JobId::new());
     let mut headers = HeaderMap::new();
     headers.insert("X-Small", "kept");
     headers.insert("X-Large", "x".repeat(65_000));
@@ -325,7 +325,7 @@ async fn a_message_with_as_many_headers_as_the_broker_takes_is_a_dead_letter() {
 #[tokio::test]
 async fn a_request_whose_trace_fills_the_headers_of_its_answer_is_not_tried_again() {
     let deployment = Deployment::with(&PATIENT).await;
-    let mut publication = published(&request());
+    let mut publication = publication(&request());
     publication.headers = HeaderMap::new();
     publication.headers.insert("traceparent", "x".repeat(65_500));
     deployment.publish(&publication).await;

@@ -6,8 +6,7 @@ use contract::queues;
 use testkit::eventually::eventually;
 use testkit::proxy::Proxy;
 
-use crate::by_hand::published;
-use crate::deployment::{Deployment, Side, admin, ready, run, soon, succeeded};
+use crate::deployment::{Deployment, Side, admin, publication, ready, run, soon, succeeded};
 use crate::loops::request;
 
 const REQUESTS: u64 = 50;
@@ -128,7 +127,7 @@ async fn halted_before(victim: Side, halt: Halt) {
     let log = deployment.log("victim");
     let mut late = run(victim, &proxy.url(), log, &[]).await;
     let request = request();
-    deployment.publish(&published(&request)).await;
+    deployment.publish(&publication(&request)).await;
     soon("the victim is about to create the fact", proxy.held()).await;
     match halt {
         Halt::Paused => late.pause().unwrap(),

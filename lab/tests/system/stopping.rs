@@ -2,18 +2,19 @@
 
 use std::time::{Duration, Instant};
 
-use contract::facts::{Fact, RECEIVED, STORED};
+use contract::facts::{RECEIVED, STORED};
 use contract::queues::REQUESTS;
-use contract::topology::{self, Limits};
 use observe::audit::Verdict;
 use testkit::eventually::eventually;
 use testkit::process::{Process, logged};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
+use workqueue::topology::{self, Limits};
 
-use crate::by_hand::{acknowledgment, published, response};
+use crate::by_hand::{acknowledgment, response};
 use crate::deployment::{
-    Deployment, LIMITS, PATIENT, Side, admin, admin_addr, ended, programs, soon, succeeded,
+    Deployment, LIMITS, PATIENT, Side, admin, admin_addr, creation, ended, programs, publication,
+    soon, succeeded,
 };
 use crate::loops::request;
 use crate::work::in_flight;
@@ -113,9 +114,9 @@ async fn what_a_requestor_cannot_acknowledge_within_the_drain_is_given_back_to_a
     for _ in 0..ROOM {
         let (answered, waiting) = (request(), request());
         let stored = acknowledgment(&answered, "aaaa");
-        deployment.publish(&stored.creation()).await;
-        deployment.publish(&published(&stored)).await;
-        deployment.publish(&published(&response(&waiting, "aaaa"))).await;
+        deployment.publish(&creation(&stored)).await;
+        deployment.publish(&publication(&stored)).await;
+        deployment.publish(&publication(&response(&waiting, "aaaa"))).await;
     }
     let brief = [("DRAIN_TIMEOUT", "500ms")];
     let mut first = deployment.run(Side::Requestor, "first", &brief).await;
@@ -154,8 +155,8 @@ async fn a_second_signal_ends_it_at_once_whichever_it_is() {
 #[tokio::test]
 async fn a_second_signal_ends_a_requestor_that_has_something_in_its_hands() {
     let deployment = Deployment::with(&Limits { queue_limit: 1, ..PATIENT }).await;
-    deployment.publish(&published(&acknowledgment(&request(), "aaaa"))).await;
-    deployment.publish(&published(&response(&request(), "aaaa"))).await;
+    deployment.publish(&publication(&acknowledgment(&request(), "aaaa"))).await;
+    deployment.publish(&publication(&response(&request(), "aaaa"))).await;
     let patient = [("DRAIN_TIMEOUT", "1h")];
     let mut requestor = deployment.run(Side::Requestor, "requestor", &patient).await;
     logged(&requestor, "waiting to publish; nothing is dropped").await;

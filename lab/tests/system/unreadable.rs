@@ -6,18 +6,21 @@ use std::time::Duration;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use cli::dead_letters::replay_all;
-use contract::dead_letters::{ATTEMPTS, HEADER_BLOCK, REASON, SUBJECT};
-use contract::facts::{Fact, Received};
-use contract::queues::{self, Queue, REQUESTS, RESPONSES};
-use contract::topology::{self, Limits};
+use contract::facts::Received;
+use contract::queues::{self, REQUESTS, RESPONSES};
 use observe::dead_letters::list;
 use testkit::broker::{Broker, BrokerOptions};
 use testkit::eventually::eventually;
 use testkit::process::logged;
+use workqueue::Queue;
+use workqueue::dead_letters::{ATTEMPTS, HEADER_BLOCK, REASON, SUBJECT};
+use workqueue::topology::{self, Limits};
 
-use crate::by_hand::{Raw, publish_raw, published};
+use crate::by_hand::{Raw, publish_raw};
 use crate::dead_letters::value;
-use crate::deployment::{Deployment, LIMITS, PATIENT, Side, ended, ready, succeeded};
+use crate::deployment::{
+    Deployment, LIMITS, PATIENT, Side, creation, ended, publication, ready, succeeded,
+};
 use crate::loops::request;
 
 /// A key, the headers, and what the dead letter says of them.
@@ -97,8 +100,8 @@ async fn breaking_message_is_dead_lettered_and_delays_no_other() {
     for kind in BREAKING {
         publish(deployment.broker.port(), REQUESTS, kind).await;
         let healthy = request();
-        deployment.publish(&published(&healthy)).await;
-        deployment.publish(&healthy.creation()).await;
+        deployment.publish(&publication(&healthy)).await;
+        deployment.publish(&creation(&healthy)).await;
         behind.push(healthy.id);
     }
     let _generator = deployment.run(Side::Generator, "generator", &[]).await;
@@ -137,7 +140,7 @@ async fn killing_message_is_dead_lettered_before_it_is_redelivered() {
     assert_eq!(status.code(), Some(1), "{}", first.log_text());
     forgotten(&deployment).await;
     let behind = request();
-    deployment.publish(&published(&behind)).await;
+    deployment.publish(&publication(&behind)).await;
     let _second = deployment.run(Side::Generator, "second", &[]).await;
     let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
     dead_lettered(&deployment, REQUESTS, &[CARRIAGE_RETURN]).await;
@@ -225,7 +228,7 @@ async fn watch_without_permission_says_what_to_do_by_hand() {
         let deployment = Deployment::at(broker).await;
         // Long enough that something is done between two times that the connection is lost.
         let limits = Limits { ack_wait: Duration::from_secs(3), ..LIMITS };
-        topology::declare(deployment.nats(), &limits).await.unwrap();
+        topology::declare(deployment.nats(), &contract::topology(), &limits).await.unwrap();
         publish(deployment.broker.port(), REQUESTS, BREAKING[0]).await;
         let poor = [("NATS_USER", "poor"), ("NATS_PASSWORD", "poor")];
         let watch = deployment.watch("watch", &limits, &poor).await;
@@ -234,7 +237,7 @@ async fn watch_without_permission_says_what_to_do_by_hand() {
         logged(&watch, said).await;
         // What is delivered together with it is lost together with it, so this comes later.
         let behind = request();
-        deployment.publish(&published(&behind)).await;
+        deployment.publish(&publication(&behind)).await;
         deployment.fact_eventually::<Received>(behind.id).await;
         // It is said once, however often the message comes.
         let lost = || generator.log_text().matches("lost the connection").count();

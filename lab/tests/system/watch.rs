@@ -3,10 +3,10 @@
 use async_nats::jetstream::stream::DiscardPolicy;
 use contract::facts;
 use contract::queues::{REQUESTS, RESPONSES};
-use contract::topology::{self, Limits};
 use testkit::eventually::eventually;
 use testkit::process::{Process, logged};
 use tokio::process::Command;
+use workqueue::topology::{self, Limits};
 
 use crate::deployment::{Deployment, LIMITS, Side, admin, admin_addr, programs, ready, succeeded};
 

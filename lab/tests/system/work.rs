@@ -4,16 +4,18 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_nats::jetstream;
-use contract::facts::{Fact, Received};
+use contract::facts::Received;
 use contract::queues::REQUESTS;
-use contract::topology::{self, Limits};
 use futures_util::StreamExt;
 use serde_json::Value;
 use testkit::eventually::eventually;
 use testkit::process::Process;
+use workqueue::topology::{self, Limits};
 
-use crate::by_hand::{acknowledgment, published};
-use crate::deployment::{Deployment, LIMITS, PATIENT, Side, admin, soon, succeeded};
+use crate::by_hand::acknowledgment;
+use crate::deployment::{
+    Deployment, LIMITS, PATIENT, Side, admin, creation, publication, soon, succeeded,
+};
 use crate::loops::request;
 
 #[tokio::test]
@@ -107,8 +109,8 @@ pub async fn in_flight(deployment: &Deployment, flying: usize, waiting: u64) {
 async fn something_else_happens(deployment: &Deployment) {
     let other = request();
     let stored = acknowledgment(&other, "aaaa");
-    deployment.publish(&stored.creation()).await;
-    deployment.publish(&published(&stored)).await;
+    deployment.publish(&creation(&stored)).await;
+    deployment.publish(&publication(&stored)).await;
     deployment.fact_eventually::<Received>(other.id).await;
 }
 

@@ -1,19 +1,20 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use workqueue::{Job, JobId, Queue};
 
-use super::{Message, Queue, Response};
-use crate::{RequestId, Strings};
+use super::Response;
+use crate::Strings;
 
 /// What is still to be marked as received. The requestor acknowledges, the generator marks.
 pub const ACKNOWLEDGMENTS: Queue =
-    Queue { stream: "ACKNOWLEDGMENTS", root: "acknowledgments", consumer: "generator" };
+    Queue::new("ACKNOWLEDGMENTS", "acknowledgments").consumer("generator");
 
 /// A requestor has stored these strings. It is the fact of the bucket `stored`, and the message
 /// that tells the generator of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Acknowledgment {
     /// The request that was answered.
-    pub id: RequestId,
+    pub id: JobId,
     /// When that request was asked.
     pub requested_at: Timestamp,
     /// The strings that were stored.
@@ -44,14 +45,10 @@ impl Acknowledgment {
     }
 }
 
-impl Message for Acknowledgment {
+impl Job for Acknowledgment {
     const QUEUE: Queue = ACKNOWLEDGMENTS;
 
-    fn id(&self) -> RequestId {
-        self.id
-    }
-
-    fn requested_at(&self) -> Timestamp {
-        self.requested_at
+    fn id(&self) -> Option<JobId> {
+        Some(self.id)
     }
 }

@@ -1,18 +1,18 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use workqueue::{Job, JobId, Queue};
 
-use super::{Message, Queue};
-use crate::{Amount, InvalidStrings, RequestId};
+use crate::{Amount, InvalidStrings};
 
 /// What is still to be generated. The requestor asks, the generator answers.
-pub const REQUESTS: Queue = Queue { stream: "REQUESTS", root: "requests", consumer: "generator" };
+pub const REQUESTS: Queue = Queue::new("REQUESTS", "requests").consumer("generator");
 
-/// Somebody asks for random strings.
+/// A request for random strings.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Fields", into = "Fields")]
 pub struct Request {
     /// The id that everything about this request carries.
-    pub id: RequestId,
+    pub id: JobId,
     /// How many strings, and how long.
     pub amount: Amount,
     /// The instance that asked.
@@ -21,22 +21,18 @@ pub struct Request {
     pub requested_at: Timestamp,
 }
 
-impl Message for Request {
+impl Job for Request {
     const QUEUE: Queue = REQUESTS;
 
-    fn id(&self) -> RequestId {
-        self.id
-    }
-
-    fn requested_at(&self) -> Timestamp {
-        self.requested_at
+    fn id(&self) -> Option<JobId> {
+        Some(self.id)
     }
 }
 
 /// A request as it stands in JSON, where the amount may be anything.
 #[derive(Serialize, Deserialize)]
 struct Fields {
-    id: RequestId,
+    id: JobId,
     count: u32,
     length: u32,
     requestor: String,

@@ -1,18 +1,17 @@
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use workqueue::{Job, JobId, Queue};
 
-use super::{Message, Queue};
-use crate::{RequestId, Strings};
+use crate::Strings;
 
 /// What is still to be stored. The generator answers, the requestor stores.
-pub const RESPONSES: Queue =
-    Queue { stream: "RESPONSES", root: "responses", consumer: "requestor" };
+pub const RESPONSES: Queue = Queue::new("RESPONSES", "responses").consumer("requestor");
 
 /// The strings that a generator made for a request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Response {
     /// The request that this answers.
-    pub id: RequestId,
+    pub id: JobId,
     /// When that request was asked.
     pub requested_at: Timestamp,
     /// The strings.
@@ -23,14 +22,10 @@ pub struct Response {
     pub generated_at: Timestamp,
 }
 
-impl Message for Response {
+impl Job for Response {
     const QUEUE: Queue = RESPONSES;
 
-    fn id(&self) -> RequestId {
-        self.id
-    }
-
-    fn requested_at(&self) -> Timestamp {
-        self.requested_at
+    fn id(&self) -> Option<JobId> {
+        Some(self.id)
     }
 }

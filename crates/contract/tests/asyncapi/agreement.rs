@@ -1,8 +1,8 @@
 //! Rust reads what the document allows, and nothing that it forbids.
 
-use contract::RequestId;
 use proptest::prelude::*;
 use serde_json::json;
+use workqueue::JobId;
 
 use crate::arbitrary::{
     a_number_near_a_limit, any_json, nearly_a_time, nearly_an_id, nearly_strings,
@@ -115,7 +115,7 @@ proptest! {
         assert_judged_alike(request_kind(), &with(request_kind(), "id", json!(id)));
         // Many a reader does not look at formats: the pattern alone has to say as much.
         let without_format = jsonschema::draft7::new(at("/components/schemas/RequestId")).unwrap();
-        prop_assert_eq!(without_format.is_valid(&json!(id)), id.parse::<RequestId>().is_ok());
+        prop_assert_eq!(without_format.is_valid(&json!(id)), id.parse::<JobId>().is_ok());
     }
 
     #[test]

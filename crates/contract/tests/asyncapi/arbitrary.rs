@@ -2,9 +2,8 @@
 
 use async_nats::{HeaderMap, HeaderValue};
 use contract::facts::{Asked, Received};
-use contract::headers::Trace;
 use contract::queues::{Acknowledgment, Request, Response};
-use contract::{Amount, MAX_CHARACTERS, MAX_COUNT, MAX_KEY, MAX_LENGTH, RequestId, Strings};
+use contract::{Amount, MAX_CHARACTERS, MAX_COUNT, MAX_KEY, MAX_LENGTH, Strings};
 use jiff::Timestamp;
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
@@ -12,8 +11,9 @@ use proptest::sample::select;
 use proptest::string::string_regex;
 use serde_json::{Value, json};
 use uuid::{Builder, Uuid};
+use workqueue::{JobId, Trace};
 
-pub fn an_id() -> impl Strategy<Value = RequestId> {
+pub fn an_id() -> impl Strategy<Value = JobId> {
     (any::<u64>(), any::<[u8; 10]>()).prop_map(|(millis, random)| {
         let uuid = Builder::from_unix_timestamp_millis(millis, &random).into_uuid();
         uuid.to_string().parse().unwrap()

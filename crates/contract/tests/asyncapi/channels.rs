@@ -4,15 +4,14 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use async_nats::jetstream::{consumer, stream};
-use contract::topology::{Limits, guard_time};
 use contract::{facts, queues};
 use serde::Serialize;
 use serde_json::{Value, json};
+use workqueue::topology::{Limits, config, guard_time};
 
 use crate::document::{
     address, at, bucket_address, channel, dead_letters_address, schema, texts, typed,
 };
-use crate::wanted;
 
 /// The limits that the services have where nobody sets others.
 const LIMITS: Limits = Limits {
@@ -122,7 +121,10 @@ fn the_settings_of_streams_and_consumers_are_those_that_rust_declares() {
         .chain(buckets)
         .map(|address| &channel(&address)["x-jetstream"]["stream"])
         .collect();
-    let declared = wanted::streams(&LIMITS);
+    let queues = queues::ALL.map(|queue| config::queue(queue, &LIMITS));
+    let buckets = facts::ALL.map(|bucket| config::bucket(bucket, &LIMITS));
+    let declared: Vec<_> =
+        queues.into_iter().chain([config::dead_letters(&LIMITS)]).chain(buckets).collect();
     assert_eq!(described.len(), declared.len());
     for (described, declared) in described.into_iter().zip(declared) {
         assert_eq!(typed::<stream::Config>(described), declared);
@@ -130,7 +132,7 @@ fn the_settings_of_streams_and_consumers_are_those_that_rust_declares() {
     }
     for queue in queues::ALL {
         let described = &channel(&address(|id| queue.subject(id)))["x-jetstream"]["consumer"];
-        let declared = wanted::consumer(queue, &LIMITS);
+        let declared = config::consumer(queue, &LIMITS);
         assert_eq!(typed::<consumer::Config>(described), declared);
         assert_each_setting_is_known(described, &declared);
     }

@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
 use async_nats::HeaderMap;
-use contract::facts::{self, Bucket};
-use contract::{RequestId, dead_letters};
+use contract::facts;
 use jsonschema::{Draft, Validator};
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
+use workqueue::{Bucket, JobId, dead_letters};
 
 /// The AsyncAPI document.
 pub fn document() -> &'static Value {
@@ -38,13 +38,13 @@ pub fn golden(name: &str) -> Value {
 }
 
 /// The request that all golden files are about.
-pub fn golden_id() -> RequestId {
+pub fn golden_id() -> JobId {
     let id = &golden("request")["id"];
     id.as_str().expect("an id is text").parse().expect("the golden id is one")
 }
 
 /// The subjects that the contract makes for an id, as an address of the document.
-pub fn address(subject: impl Fn(RequestId) -> String) -> String {
+pub fn address(subject: impl Fn(JobId) -> String) -> String {
     let id = golden_id();
     subject(id).replace(&id.to_string(), "{id}")
 }
@@ -54,7 +54,7 @@ pub fn bucket_address(bucket: Bucket) -> String {
     if bucket == facts::IDEMPOTENCY {
         bucket.subject_of("{key}")
     } else {
-        address(|id| bucket.subject(id))
+        bucket.subject_of("{id}")
     }
 }
 

@@ -3,10 +3,11 @@
 use std::fmt;
 use std::sync::LazyLock;
 
-use contract::facts::{Asked, Fact, Received};
-use contract::queues::{self, Acknowledgment, Message, Request, Response};
+use contract::facts::{Asked, Received};
+use contract::queues::{self, Acknowledgment, Request, Response};
 use jsonschema::Validator;
 use serde_json::Value;
+use workqueue::{Fact, Job};
 
 use crate::document::{address, at, bucket_address, golden, golden_id, message, schema};
 
@@ -27,11 +28,11 @@ impl fmt::Debug for Kind {
 }
 
 impl Kind {
-    fn message<M: Message>(golden: Value) -> Self {
+    fn message<M: Job>(golden: Value) -> Self {
         let read = |body: &Value| {
             let id = body["id"].as_str().and_then(|id| id.parse().ok()).unwrap_or_else(golden_id);
             M::decode(&M::QUEUE.subject(id), None, body.to_string().as_bytes())
-                .map(|message| serde_json::to_value(message).unwrap())
+                .map(|(_, message)| serde_json::to_value(message).unwrap())
                 .map_err(|error| error.to_string())
         };
         Self::new(address(|id| M::QUEUE.subject(id)), golden, read)
@@ -39,7 +40,7 @@ impl Kind {
 
     fn fact<F: Fact>(golden: Value) -> Self {
         let read = |body: &Value| {
-            F::decode(body.to_string().as_bytes())
+            F::from_body(body.to_string().as_bytes())
                 .map(|fact| serde_json::to_value(fact).unwrap())
                 .map_err(|error| error.to_string())
         };

@@ -2,12 +2,13 @@
 
 use async_nats::HeaderMap;
 use bytes::Bytes;
-use contract::facts::{Asked, Fact, Received};
-use contract::headers::{MESSAGE_VERSION, Trace, VERSION};
-use contract::queues::{Acknowledgment, Message, Request, Response};
-use contract::{Publication, dead_letters, facts, queues};
+use contract::facts::{Asked, Received};
+use contract::queues::{Acknowledgment, Request, Response};
+use contract::{facts, queues};
 use jiff::Timestamp;
 use serde_json::{Value, json};
+use workqueue::headers::MESSAGE_VERSION;
+use workqueue::{Fact, Job, Publication, Trace, dead_letters};
 
 use crate::document::{
     address, at, bucket_address, dead_letters_address, golden, golden_id, headers_as_json, keys,
@@ -32,17 +33,26 @@ fn publications(trace: &Trace) -> Vec<(String, Publication)> {
     let received: Received = typed(&golden("received"));
     let asked: Asked = typed(&golden("asked"));
     vec![
-        (address(|id| queues::REQUESTS.subject(id)), request.publication(trace)),
-        (address(|id| queues::RESPONSES.subject(id)), response.publication(trace)),
-        (address(|id| queues::ACKNOWLEDGMENTS.subject(id)), acknowledgment.publication(trace)),
-        (bucket_address(facts::IDEMPOTENCY), asked.creation()),
-        (bucket_address(facts::REQUESTED), request.creation()),
-        (bucket_address(facts::STORED), acknowledgment.creation()),
-        (bucket_address(facts::RECEIVED), received.creation()),
+        (
+            address(|id| queues::REQUESTS.subject(id)),
+            request.publication(request.id, trace).unwrap(),
+        ),
+        (
+            address(|id| queues::RESPONSES.subject(id)),
+            response.publication(response.id, trace).unwrap(),
+        ),
+        (
+            address(|id| queues::ACKNOWLEDGMENTS.subject(id)),
+            acknowledgment.publication(acknowledgment.id, trace).unwrap(),
+        ),
+        (bucket_address(facts::IDEMPOTENCY), asked.creation().unwrap()),
+        (bucket_address(facts::REQUESTED), request.creation().unwrap()),
+        (bucket_address(facts::STORED), acknowledgment.creation().unwrap()),
+        (bucket_address(facts::RECEIVED), received.creation().unwrap()),
     ]
 }
 
-const VERDICT: dead_letters::Verdict<'_> = dead_letters::Verdict {
+const CAUSE: dead_letters::Cause<'_> = dead_letters::Cause {
     reason: "malformed: no JSON",
     attempts: 1,
     at: Timestamp::UNIX_EPOCH,
@@ -60,11 +70,11 @@ fn original<'a>(headers: &'a HeaderMap, body: &'a Bytes) -> dead_letters::Origin
 }
 
 fn dead_letter(headers: &HeaderMap) -> Publication {
-    original(headers, &Bytes::from_static(b"\xff not JSON")).dead_letter(&VERDICT)
+    original(headers, &Bytes::from_static(b"\xff not JSON")).dead_letter(&CAUSE)
 }
 
 fn unreadable(headers: &HeaderMap) -> Publication {
-    original(headers, &Bytes::new()).unreadable(b"nothing that is a header", &VERDICT)
+    original(headers, &Bytes::new()).unreadable(b"nothing that is a header", &CAUSE)
 }
 
 #[test]
@@ -165,9 +175,9 @@ fn headers_that_lack_one_or_have_another_value_are_not_what_the_document_says() 
 #[test]
 fn the_version_is_the_one_that_rust_writes() {
     let headers = at("/components/schemas/MessageHeaders/properties");
-    assert_eq!(headers[MESSAGE_VERSION]["const"], VERSION.to_string());
+    assert_eq!(headers[MESSAGE_VERSION]["const"], Request::VERSION.to_string());
     let document = at("/info/version").as_str().unwrap();
-    assert_eq!(document.split('.').next(), Some(VERSION.to_string().as_str()));
+    assert_eq!(document.split('.').next(), Some(Request::VERSION.to_string().as_str()));
 }
 
 #[test]

@@ -5,16 +5,14 @@ use std::fmt::Debug;
 
 use async_nats::{HeaderMap, HeaderName, HeaderValue};
 use bytes::Bytes;
-use contract::dead_letters::{
-    self, EXPIRED, LEFT_OUT, NotReplayable, Original, REASON, SUBJECT, Verdict,
-};
-use contract::facts::{self, Asked, Fact, Received};
-use contract::headers::{MESSAGE_VERSION, Trace};
-use contract::queues::{
-    self, Acknowledgment, DecodeError, Message, Queue, REQUESTS, Request, Response,
-};
-use contract::{Publication, RequestId};
+use contract::facts::{self, Asked, Received};
+use contract::queues::{self, Acknowledgment, REQUESTS, Request, Response};
 use jiff::Timestamp;
+use workqueue::dead_letters::{
+    self, Cause, LEFT_OUT, NotReplayable, Original, REASON, Reason, SUBJECT,
+};
+use workqueue::headers::MESSAGE_VERSION;
+use workqueue::{DecodeError, Fact, Job, JobId, Publication, Queue, Trace};
 
 const MESSAGE_ID: &str = "Nats-Msg-Id";
 
@@ -33,25 +31,26 @@ pub fn bodies(data: &[u8]) {
     }
 }
 
-fn message<M: Message + PartialEq + Debug>(body: &[u8]) -> Option<M> {
+fn message<M: Job + PartialEq + Debug>(body: &[u8]) -> Option<M> {
     // It is decoded only under the subject that names the id in its body.
     let id = serde_json::from_slice::<serde_json::Value>(body).ok();
     let id = id.as_ref().and_then(|body| body.get("id")?.as_str()).unwrap_or("none");
     let subject = M::QUEUE.subject_of(id);
-    let message = M::decode(&subject, None, body).ok()?;
-    let Publication { subject: published, headers, body } = message.publication(&Trace::default());
+    let (id, message) = M::decode(&subject, None, body).ok()?;
+    let publication = message.publication(id, &Trace::default()).unwrap();
+    let Publication { subject: published, headers, body } = publication;
     assert_eq!(published, subject);
-    assert_eq!(M::decode(&published, Some(&headers), &body).unwrap(), message);
-    let other = M::QUEUE.subject(RequestId::new());
+    assert_eq!(M::decode(&published, Some(&headers), &body).unwrap().1, message);
+    let other = M::QUEUE.subject(JobId::new());
     assert!(matches!(M::decode(&other, None, &body), Err(DecodeError::OtherSubject { .. })));
     Some(message)
 }
 
 fn fact<F: Fact + PartialEq + Debug>(body: &[u8]) -> Option<F> {
-    let fact = F::decode(body).ok()?;
-    let creation = fact.creation();
+    let fact = F::from_body(body).ok()?;
+    let creation = fact.creation().unwrap();
     assert_eq!(creation.subject, F::BUCKET.subject_of(&fact.key()));
-    assert_eq!(F::decode(&creation.body).unwrap(), fact);
+    assert_eq!(F::from_body(&creation.body).unwrap(), fact);
     Some(fact)
 }
 
@@ -62,30 +61,30 @@ pub fn headers(data: &[u8]) {
     let trace = Trace::of(Some(&headers));
     version(&headers, &trace);
     // As the letter that somebody has put among the dead ones by hand.
-    if let Ok(replayed) = dead_letters::replay(&headers, &body, "a new id") {
+    if let Ok(replayed) = dead_letters::replay(&headers, &body, "a new id", &queues::ALL) {
         assert!(is_of_a_queue(&replayed.subject), "{}", replayed.subject);
         assert_eq!(replayed.body, body);
     }
     // As the message that is given up, for a reason that may be anything.
     for reason in ["failed: badly", &body.escape_ascii().to_string(), &text(&body)] {
-        let verdict = Verdict { reason, attempts: 3, at: Timestamp::UNIX_EPOCH, by: &subject };
-        buried_and_replayed(&subject, &headers, &body, &verdict);
+        let cause = Cause { reason, attempts: 3, at: Timestamp::UNIX_EPOCH, by: &subject };
+        buried_and_replayed(&subject, &headers, &body, &cause);
     }
 }
 
 /// The version is read as the contract says, and the trace is carried on.
 fn version(headers: &HeaderMap, trace: &Trace) {
     const REQUEST: &[u8] = include_bytes!("../../examples/request.json");
-    let request: Request = Fact::decode(REQUEST).unwrap();
+    let request: Request = Fact::from_body(REQUEST).unwrap();
     let named = headers.get(MESSAGE_VERSION).map(HeaderValue::as_str);
-    match <Request as Message>::decode(&REQUESTS.subject(request.id), Some(headers), REQUEST) {
-        Ok(decoded) => {
+    match Request::decode(&REQUESTS.subject(request.id), Some(headers), REQUEST) {
+        Ok((id, decoded)) => {
             assert!(matches!(named, None | Some("1")), "{named:?} is taken for ours");
             assert_eq!(decoded, request);
-            let published = request.publication(trace);
+            let published = request.publication(id, trace).unwrap();
             assert_eq!(Trace::of(Some(&published.headers)), *trace);
         }
-        Err(DecodeError::NewerVersion(text)) => {
+        Err(DecodeError::NewerVersion { version: text, .. }) => {
             assert_eq!(Some(text.as_str()), named);
             assert!(text != "1" && !text.starts_with('0'), "{text} is taken for newer");
             assert!(text.bytes().all(|byte| byte.is_ascii_digit()), "{text} is taken for newer");
@@ -95,10 +94,10 @@ fn version(headers: &HeaderMap, trace: &Trace) {
     }
 }
 
-fn buried_and_replayed(subject: &str, headers: &HeaderMap, body: &Bytes, verdict: &Verdict<'_>) {
+fn buried_and_replayed(subject: &str, headers: &HeaderMap, body: &Bytes, cause: &Cause<'_>) {
     let Queue { stream, .. } = REQUESTS;
     let original = Original { stream, sequence: 7, subject, headers: Some(headers), body };
-    let dead = original.dead_letter(verdict);
+    let dead = original.dead_letter(cause);
     assert_eq!(dead.body, body);
     assert!(dead_letters::key(&dead.subject).is_some(), "{}", dead.subject);
     // The broker ends the connection over a longer line, and 4096 bytes are what it takes.
@@ -114,9 +113,12 @@ fn buried_and_replayed(subject: &str, headers: &HeaderMap, body: &Bytes, verdict
     }
     let named = |name| dead.headers.get(name).map(HeaderValue::as_str);
     assert_eq!(named(SUBJECT), Some(subject));
-    match dead_letters::replay(&dead.headers, &dead.body, "a new id") {
+    match dead_letters::replay(&dead.headers, &dead.body, "a new id", &queues::ALL) {
         Ok(replayed) => {
-            assert!(!verdict.reason.starts_with(EXPIRED), "it has expired, and is replayed");
+            assert!(
+                !cause.reason.starts_with(Reason::Expired.as_str()),
+                "it has expired, and is replayed"
+            );
             let mut expected = headers.clone();
             expected.insert(MESSAGE_ID, "a new id");
             assert_eq!(replayed.subject, subject);
@@ -126,7 +128,9 @@ fn buried_and_replayed(subject: &str, headers: &HeaderMap, body: &Bytes, verdict
             assert_eq!(replayed.body, body);
         }
         Err(NotReplayable::Expired) => {
-            assert!(named(REASON).is_some_and(|reason| reason.starts_with(EXPIRED)));
+            assert!(
+                named(REASON).is_some_and(|reason| reason.starts_with(Reason::Expired.as_str()))
+            );
         }
         Err(NotReplayable::Subject(named)) => {
             assert!(!is_of_a_queue(subject), "{subject} is not replayed");
@@ -200,11 +204,11 @@ pub fn subjects(data: &[u8]) {
     let queues = queues::ALL.iter().filter_map(|queue| queue.key(text));
     let buckets = facts::ALL.iter().filter_map(|bucket| bucket.key(text));
     assert!(queues.chain(buckets).chain(dead_letters::key(text)).count() <= 1, "{text}");
-    if let Ok(id) = text.parse::<RequestId>() {
+    if let Ok(id) = text.parse::<JobId>() {
         assert_eq!(id.to_string(), text);
         assert_eq!(REQUESTS.key(&REQUESTS.subject(id)), Some(text));
     }
     // An id in a body is read just as strictly as one in a subject.
     let in_json = serde_json::Value::from(text);
-    assert_eq!(serde_json::from_value::<RequestId>(in_json).ok(), text.parse().ok());
+    assert_eq!(serde_json::from_value::<JobId>(in_json).ok(), text.parse().ok());
 }

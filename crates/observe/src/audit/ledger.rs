@@ -6,9 +6,10 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use contract::Strings;
-use contract::facts::{Bucket, Fact, Received};
+use contract::facts::Received;
 use contract::queues::{Acknowledgment, Request};
 use jiff::{SignedDuration, Timestamp};
+use workqueue::{Bucket, Fact};
 
 /// The revisions of one fact, as far as they were seen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -128,7 +129,7 @@ impl Seen {
 /// A fact, if the body is one.
 trait DecodeFact: Fact {
     fn decode_fact(body: &[u8]) -> Option<Self> {
-        <Self as Fact>::decode(body).ok()
+        Self::from_body(body).ok()
     }
 }
 
@@ -188,8 +189,9 @@ impl Ledger {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use contract::Amount;
     use contract::facts::{RECEIVED, REQUESTED, STORED};
-    use contract::{Amount, RequestId};
+    use workqueue::JobId;
 
     const DAY: Duration = Duration::from_hours(24);
 
@@ -205,12 +207,12 @@ mod tests {
         Strings::try_from(vec![value.to_owned()]).unwrap()
     }
 
-    fn requested(id: RequestId) -> Vec<u8> {
+    fn requested(id: JobId) -> Vec<u8> {
         let amount = Amount::new(1, 3).unwrap();
         body(&Request { id, amount, requestor: "r".to_owned(), requested_at: noon() })
     }
 
-    fn stored(id: RequestId, value: &str) -> Vec<u8> {
+    fn stored(id: JobId, value: &str) -> Vec<u8> {
         body(&Acknowledgment {
             id,
             requested_at: noon(),
@@ -222,7 +224,7 @@ mod tests {
         })
     }
 
-    fn received(id: RequestId, value: &str) -> Vec<u8> {
+    fn received(id: JobId, value: &str) -> Vec<u8> {
         body(&Received {
             id,
             values: strings(value),
@@ -233,7 +235,7 @@ mod tests {
 
     /// What was seen of a request that has left all three facts.
     fn complete() -> Seen {
-        let id = RequestId::new();
+        let id = JobId::new();
         let mut seen = Seen::default();
         seen.note_fact(REQUESTED, &requested(id));
         seen.note_fact(STORED, &stored(id, "abc"));
@@ -279,7 +281,7 @@ mod tests {
 
     #[test]
     fn strings_that_differ_are_doubled() {
-        let id = RequestId::new();
+        let id = JobId::new();
         let mut seen = Seen::default();
         seen.note_fact(REQUESTED, &requested(id));
         seen.note_fact(STORED, &stored(id, "abc"));
@@ -289,7 +291,7 @@ mod tests {
 
     #[test]
     fn a_fact_that_is_written_again_is_doubled_even_with_the_same_strings() {
-        let id = RequestId::new();
+        let id = JobId::new();
         for (bucket, body) in [REQUESTED, STORED, RECEIVED].into_iter().zip([
             requested(id),
             stored(id, "abc"),
@@ -304,7 +306,7 @@ mod tests {
     #[test]
     fn a_body_that_is_no_fact_is_doubled_where_the_other_side_has_one() {
         let mut seen = Seen::default();
-        let id = RequestId::new();
+        let id = JobId::new();
         seen.note_fact(REQUESTED, &requested(id));
         seen.note_fact(STORED, &stored(id, "abc"));
         seen.note_fact(RECEIVED, b"not a fact");
@@ -315,7 +317,7 @@ mod tests {
     fn what_nobody_accepted_is_unasked_and_never_lost() {
         let mut seen = Seen::default();
         assert_eq!(standing(&seen), Standing::Unasked);
-        seen.note_fact(STORED, &stored(RequestId::new(), "abc"));
+        seen.note_fact(STORED, &stored(JobId::new(), "abc"));
         assert_eq!(standing(&seen), Standing::Unasked);
     }
 

@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use async_nats::jetstream::Context;
-use contract::topology::DeclareError;
-use contract::{queues, topology};
+use contract::queues;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::time::{Instant, sleep};
+use workqueue::Queue;
+use workqueue::topology::{self, DeclareError};
 
 use ledger::{Ledger, Seen, Standing};
 
@@ -89,7 +90,7 @@ fn is_final(error: &anyhow::Error) -> bool {
 }
 
 async fn judge(nats: &Context) -> anyhow::Result<Verdict> {
-    let facts_max_age = topology::facts_max_age(nats).await?;
+    let facts_max_age = topology::facts_max_age(nats, &contract::facts::ALL).await?;
     let mut ledger = read::everything(nats).await?;
     // Requests are accepted while one reads, and messages move: nothing is called unasked or lost
     // before it was looked for again.
@@ -128,7 +129,7 @@ async fn look_again(
     Ok(())
 }
 
-async fn redelivered(nats: &Context, queue: queues::Queue) -> anyhow::Result<Redelivered> {
+async fn redelivered(nats: &Context, queue: Queue) -> anyhow::Result<Redelivered> {
     let (_, consumer) = topology::queue_state(nats, queue)
         .await
         .with_context(|| format!("cannot count the deliveries of {}", queue.stream))?;

@@ -6,11 +6,10 @@ use anyhow::Context as _;
 use async_nats::HeaderMap;
 use async_nats::jetstream::Context;
 use async_nats::jetstream::context::ContextBuilder;
-use contract::dead_letters;
-use contract::facts::{self, Bucket};
-use contract::queues::{self, Queue};
+use contract::facts;
+use contract::queues;
 use futures_util::TryStreamExt;
-use workqueue::last_message;
+use workqueue::{Bucket, Queue, dead_letters, last_message};
 
 use super::ledger::{Ledger, Seen};
 use crate::reading;

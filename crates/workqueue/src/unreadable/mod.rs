@@ -24,16 +24,16 @@ use async_nats::jetstream::response::Response;
 use async_nats::jetstream::{self, ErrorCode};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use contract::dead_letters::{Original, Verdict};
-use contract::queues::Queue;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tracing::{debug, warn};
 
+use crate::Queue;
 use crate::clock::now;
 use crate::connection::Connection;
-use crate::said::Said;
+use crate::dead_letters::{Cause, Original};
+use crate::log_once::LogOnce;
 
 /// How many messages one sweep looks at. The next one goes on behind them.
 const MOST: usize = 10_000;
@@ -54,7 +54,7 @@ pub struct Sweeper {
     remaining: BTreeMap<u64, bool>,
     /// How many messages were moved so far.
     moved: u64,
-    said: Said,
+    logged: LogOnce,
 }
 
 /// A message as the broker shows it in JSON, with its bytes in base64.
@@ -110,13 +110,13 @@ impl Sweeper {
             looked_at: 0,
             remaining: BTreeMap::new(),
             moved: 0,
-            said: Said::default(),
+            logged: LogOnce::default(),
         }
     }
 
     /// Looks for unreadable messages if there is reason to, and moves them. Gives how many it has moved.
     ///
-    /// What it cannot do it says once in the log, with the command that does it by hand, and tries again
+    /// What it cannot do it logs once, with the command that does it by hand, and tries again
     /// at the next sweep.
     pub async fn sweep(&mut self) -> u64 {
         let Queue { stream, consumer, .. } = self.queue;
@@ -141,9 +141,9 @@ impl Sweeper {
         }
         let moved_before = self.moved;
         match self.search(floor, info.delivered.stream_sequence).await {
-            Ok(()) if self.remaining.is_empty() => self.said.forget(),
+            Ok(()) if self.remaining.is_empty() => self.logged.forget(),
             Ok(()) | Err(Failure::Unavailable) => {}
-            Err(failure) if self.said.is_news(&failure) => warn!(
+            Err(failure) if self.logged.is_first(&failure) => warn!(
                 stream, %failure,
                 "cannot look for messages that the client cannot read. If services lose their \
                  connection each ACK_WAIT, remove the message behind it by hand: \
@@ -194,7 +194,7 @@ impl Sweeper {
                 warn!(queue = stream, sequence, reason, "dead-lettered");
             }
             Err(Failure::Unavailable) => {}
-            Err(failure) if self.said.is_news(format_args!("{sequence}: {failure}")) => warn!(
+            Err(failure) if self.logged.is_first(format_args!("{sequence}: {failure}")) => warn!(
                 stream, sequence, reason, %failure,
                 "cannot move a message to the dead letters that the client cannot read. It breaks the \
                  connection of a service each ACK_WAIT; to remove it by hand: \
@@ -224,8 +224,8 @@ impl Sweeper {
                 body: &body.into(),
             };
             // That it was delivered is all that is known.
-            let verdict = Verdict { reason, attempts: 1, at: now(), by: &self.instance };
-            let dead = original.unreadable(block, &verdict);
+            let cause = Cause { reason, attempts: 1, at: now(), by: &self.instance };
+            let dead = original.unreadable(block, &cause);
             let publish = async {
                 let context = self.connection.context();
                 context.publish_with_headers(dead.subject, dead.headers, dead.body).await?.await

@@ -4,10 +4,11 @@ use std::fmt;
 use std::str::FromStr;
 
 use anyhow::{Context as _, bail};
-use contract::{dead_letters, facts, queues};
+use contract::{facts, queues};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use testkit::side::Side;
+use workqueue::dead_letters;
 
 /// Whom something can be done to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,7 +22,7 @@ pub enum Target {
     /// The broker that leads a stream at that time, such as `leader of REQUESTS`.
     Leader(&'static str),
     /// A queue, such as `REQUESTS`.
-    Queue(queues::Queue),
+    Queue(workqueue::Queue),
 }
 
 /// One replica of a side.

@@ -4,34 +4,34 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 use uuid::{Uuid, Variant};
 
-/// The id of a request, and of everything that follows from it: a UUID of version 7.
+/// The id of a job, and of everything that follows from it: a UUID of version 7.
 ///
 /// An id is part of subjects and keys, where only equal text is the same id. So just one spelling
 /// is read, the usual one: 36 characters, lower case, with hyphens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "Uuid")]
-pub struct RequestId(Uuid);
+pub struct JobId(Uuid);
 
-impl RequestId {
-    /// An id that nobody has used before. Later ids sort after earlier ones.
+impl JobId {
+    /// A new id. Later ids sort after earlier ones.
     #[must_use]
     #[expect(clippy::new_without_default, reason = "each call gives another value")]
     pub fn new() -> Self {
         Self(Uuid::now_v7())
     }
 
-    /// Does something with its text, which is not allocated for that.
+    /// Lends its text, which is not allocated for that.
     pub(crate) fn with_text<T>(self, what: impl FnOnce(&str) -> T) -> T {
         what(self.0.hyphenated().encode_lower(&mut Uuid::encode_buffer()))
     }
 }
 
-/// The text is no id of a request.
+/// The text is not the id of a job.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("'{0}' is not a UUID of version 7 in lower case with hyphens")]
 pub struct InvalidId(String);
 
-impl FromStr for RequestId {
+impl FromStr for JobId {
     type Err = InvalidId;
 
     fn from_str(text: &str) -> Result<Self, InvalidId> {
@@ -47,7 +47,7 @@ impl FromStr for RequestId {
     }
 }
 
-impl TryFrom<String> for RequestId {
+impl TryFrom<String> for JobId {
     type Error = InvalidId;
 
     fn try_from(text: String) -> Result<Self, InvalidId> {
@@ -55,13 +55,13 @@ impl TryFrom<String> for RequestId {
     }
 }
 
-impl From<RequestId> for Uuid {
-    fn from(id: RequestId) -> Self {
+impl From<JobId> for Uuid {
+    fn from(id: JobId) -> Self {
         id.0
     }
 }
 
-impl fmt::Display for RequestId {
+impl fmt::Display for JobId {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.hyphenated().fmt(formatter)
     }
@@ -73,13 +73,13 @@ mod tests {
 
     #[test]
     fn an_id_survives_the_way_through_text() {
-        let id = RequestId::new();
+        let id = JobId::new();
         assert_eq!(id.to_string().parse(), Ok(id));
     }
 
     #[test]
     fn only_one_spelling_of_an_id_is_read() {
-        let id = RequestId::new();
+        let id = JobId::new();
         for other in [
             id.to_string().to_uppercase(),
             Uuid::from(id).simple().to_string(),
@@ -87,13 +87,13 @@ mod tests {
             format!("{id} "),
             String::new(),
         ] {
-            assert_eq!(other.parse::<RequestId>(), Err(InvalidId(other.clone())));
+            assert_eq!(other.parse::<JobId>(), Err(InvalidId(other.clone())));
         }
     }
 
     #[test]
     fn a_uuid_of_another_version_is_no_id() {
         let version_4 = "b5bb9d80-14a0-4f9b-9c61-2f1d1d5b5c5a";
-        assert!(version_4.parse::<RequestId>().is_err());
+        assert!(version_4.parse::<JobId>().is_err());
     }
 }

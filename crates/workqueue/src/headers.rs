@@ -1,15 +1,12 @@
-//! The headers that every message carries, and the version of the contract that they name.
+//! The headers that every message carries: its id, its version, its trace.
 
 use async_nats::header::NATS_MESSAGE_ID;
 use async_nats::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::RequestId;
+use crate::JobId;
 
-/// The version of the contract that a message follows. One without it is read as version 1.
+/// The version of its job type that a message follows. A message without it is read as version 1.
 pub const MESSAGE_VERSION: &str = "Message-Version";
-
-/// The version that this crate writes, and the newest that it reads.
-pub const VERSION: u64 = 1;
 
 const JSON: &str = "application/json";
 
@@ -20,7 +17,7 @@ static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 static TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// The trace that a message belongs to, as [W3C Trace Context] has it. It is carried from what is
-/// consumed to what is published, as it came: who traces can follow a request through all queues.
+/// consumed to what is published, as it came, so that a trace leads through all queues.
 ///
 /// [W3C Trace Context]: https://www.w3.org/TR/trace-context/
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -40,8 +37,8 @@ impl Trace {
         Self { parent: value(&TRACEPARENT), state: value(&TRACESTATE) }
     }
 
-    /// The trace that somebody outside names, from whom only what is valid is taken: none where the
-    /// parent is not, and one without a state where only the state is not.
+    /// The trace that a client outside of the system names. Only valid parts of it are taken: no trace
+    /// where the parent is invalid, a trace without a state where only the state is invalid.
     #[must_use]
     pub fn from_outside(parent: &str, state: Option<&str>) -> Self {
         if !is_traceparent(parent) {
@@ -71,17 +68,17 @@ fn is_traceparent(text: &str) -> bool {
     known && id(trace, 32) && id(parent, 16) && hex(flags, 2) && is_tracestate(text)
 }
 
-/// Whether this can be a state: nobody but those who have written it knows more of it.
+/// Whether this can be a state, whose meaning only its writers know.
 fn is_tracestate(text: &str) -> bool {
     (1..=512).contains(&text.len()) && text.bytes().all(|byte| (b' '..=b'~').contains(&byte))
 }
 
-/// The headers of the message about this request.
-pub(crate) fn of_message(id: RequestId, trace: &Trace) -> HeaderMap {
+/// The headers of the message of a job.
+pub(crate) fn of_message(id: JobId, version: u64, trace: &Trace) -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert(NATS_MESSAGE_ID, id.to_string());
     headers.insert(CONTENT_TYPE.clone(), JSON);
-    headers.insert(VERSION_NAME.clone(), VERSION.to_string());
+    headers.insert(VERSION_NAME.clone(), version.to_string());
     insert_some(&mut headers, &TRACEPARENT, trace.parent.as_ref());
     insert_some(&mut headers, &TRACESTATE, trace.state.as_ref());
     headers
@@ -93,17 +90,18 @@ fn insert_some(headers: &mut HeaderMap, name: &HeaderName, value: Option<&Header
     }
 }
 
-/// The version that a message says it follows.
+/// The version that a message names.
 pub(crate) enum Version {
-    /// One that is read here.
+    /// This reader knows it.
     Known,
-    /// A newer one than is known here, however large its number.
+    /// It is newer than this reader knows, however large its number.
     Newer(String),
-    /// What stands there is not a whole number from 1.
-    None(String),
+    /// The header is not a whole number from 1.
+    Invalid(String),
 }
 
-pub(crate) fn version(headers: Option<&HeaderMap>) -> Version {
+/// The version that these headers name, for a reader that knows versions up to `newest`.
+pub(crate) fn version(headers: Option<&HeaderMap>, newest: u64) -> Version {
     let Some(version) = headers.and_then(|headers| headers.get(VERSION_NAME.clone())) else {
         return Version::Known;
     };
@@ -111,8 +109,8 @@ pub(crate) fn version(headers: Option<&HeaderMap>) -> Version {
     // Stricter than parsing a number, which would take +1 and 01, and give up on a large one.
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     if !digits || text.starts_with('0') {
-        Version::None(text.to_owned())
-    } else if text.parse() == Ok(VERSION) {
+        Version::Invalid(text.to_owned())
+    } else if text.parse().is_ok_and(|version: u64| version <= newest) {
         Version::Known
     } else {
         Version::Newer(text.to_owned())
@@ -126,7 +124,7 @@ mod tests {
     const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
     #[test]
-    fn of_a_trace_from_outside_only_what_is_valid_is_taken() {
+    fn from_outside_takes_only_valid_parts() {
         let trace = Trace::from_outside(PARENT, Some("vendor=value"));
         assert_eq!(trace.parent.unwrap().as_str(), PARENT);
         assert_eq!(trace.state.unwrap().as_str(), "vendor=value");

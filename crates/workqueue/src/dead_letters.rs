@@ -1,4 +1,4 @@
-//! The dead letters: messages that nobody can handle, kept with the reason for people to look at.
+//! Dead letters: messages that cannot be handled, kept with the reason for people to look at.
 
 use async_nats::HeaderMap;
 use async_nats::HeaderValue;
@@ -8,7 +8,7 @@ use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use crate::{Publication, queues};
+use crate::{Publication, Queue};
 
 /// The name of the stream.
 pub const STREAM: &str = "DEAD_LETTERS";
@@ -34,8 +34,34 @@ pub const LEFT_OUT: &str = "Dead-Letter-Left-Out";
 /// them; for as far as there is room, and empty where it had none. No other dead letter has it.
 pub const HEADER_BLOCK: &str = "Dead-Letter-Header-Block";
 
-/// What the reason begins with where the request was older than the promises hold.
-pub const EXPIRED: &str = "expired";
+/// The word that a reason begins with, for programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// It is not a job of its queue.
+    Malformed,
+    /// Its version is newer than all replicas know.
+    Unsupported,
+    /// It is older than the facts that guard it. It is not replayed.
+    Expired,
+    /// Its handler failed for good, or as often as it may.
+    Failed,
+    /// It was delivered as often as it may be, and never settled.
+    Exhausted,
+}
+
+impl Reason {
+    /// The word itself.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::Unsupported => "unsupported",
+            Self::Expired => "expired",
+            Self::Failed => "failed",
+            Self::Exhausted => "exhausted",
+        }
+    }
+}
 
 /// What the names of the original headers begin with that the broker would act on.
 pub const ORIGINAL: &str = "Dead-Letter-Original-";
@@ -63,10 +89,10 @@ pub struct Original<'a> {
     pub body: &'a Bytes,
 }
 
-/// Who gave a message up, when and why.
+/// Why a message is given up, after how many attempts, when, and by which instance.
 #[derive(Clone, Copy, Debug)]
-pub struct Verdict<'a> {
-    /// Why, for people.
+pub struct Cause<'a> {
+    /// Why, for people. It begins with the word of a [`Reason`].
     pub reason: &'a str,
     /// How many times the message had been delivered, the last one included.
     pub attempts: u64,
@@ -76,10 +102,16 @@ pub struct Verdict<'a> {
     pub by: &'a str,
 }
 
-/// The subject of the dead letter about the request with this id, from this stream.
+/// The subject of the dead letter about the job with this id, from this stream.
 #[must_use]
 pub fn subject(stream: &str, id: &str) -> String {
     format!("dead_letters.{stream}.{id}")
+}
+
+/// Why a dead letter with these headers was given up.
+#[must_use]
+pub fn reason(headers: &HeaderMap) -> &str {
+    headers.get(REASON).map_or("no reason given", HeaderValue::as_str)
 }
 
 /// The id that the subject of a dead letter names.
@@ -89,35 +121,35 @@ pub fn key(subject: &str) -> Option<&str> {
 }
 
 impl Original<'_> {
-    /// The dead letter that this message becomes: its own bytes and headers, and the verdict.
+    /// The dead letter that this message becomes: its own bytes and headers, and the cause.
     ///
     /// The broker tells duplicates apart by the message id within a whole stream, so the id names
-    /// the place that the message had in its queue; under the request's own id a second dead
-    /// letter of the same request would vanish. For the same reason the original's `Nats-` headers
+    /// the place that the message had in its queue; under the job's own id a second dead letter of the
+    /// same job would vanish. For the same reason the original's `Nats-` headers
     /// are kept under other names: live, they would be orders to the broker.
     ///
     /// Where what should be an id is very long, the subject of the dead letter has the beginning of
     /// it. [`SUBJECT`] has all of it, so that a replay comes back to where the message was.
     #[must_use]
-    pub fn dead_letter(&self, verdict: &Verdict<'_>) -> Publication {
-        self.buried(verdict, None)
+    pub fn dead_letter(&self, cause: &Cause<'_>) -> Publication {
+        self.build(cause, None)
     }
 
     /// As [`Original::dead_letter`], for a message that no client can read, whose headers as a whole
     /// are in `block`. Those of its [`Original::headers`] that can be read are kept as usual.
     #[must_use]
-    pub fn unreadable(&self, block: &[u8], verdict: &Verdict<'_>) -> Publication {
-        self.buried(verdict, Some(block))
+    pub fn unreadable(&self, block: &[u8], cause: &Cause<'_>) -> Publication {
+        self.build(cause, Some(block))
     }
 
-    fn buried(&self, verdict: &Verdict<'_>, block: Option<&[u8]>) -> Publication {
+    fn build(&self, cause: &Cause<'_>, block: Option<&[u8]>) -> Publication {
         let mut headers = HeaderMap::new();
         headers.insert(NATS_MESSAGE_ID, format!("{}:{}", self.stream, self.sequence));
-        headers.insert(REASON, text(verdict.reason));
+        headers.insert(REASON, text(cause.reason));
         headers.insert(SUBJECT, self.subject.parse().unwrap_or_else(|_| text(self.subject)));
-        headers.insert(ATTEMPTS, verdict.attempts.to_string());
-        headers.insert(AT, verdict.at.to_string());
-        headers.insert(BY, text(verdict.by));
+        headers.insert(ATTEMPTS, cause.attempts.to_string());
+        headers.insert(AT, cause.at.to_string());
+        headers.insert(BY, text(cause.by));
         let left_out = block.and_then(|block| keep_block(block, &mut headers));
         self.keep_headers(&mut headers, left_out);
         let id = self.subject.split_once('.').map_or(self.subject, |(_root, id)| id);
@@ -189,10 +221,10 @@ fn length(name: &str, values: &[HeaderValue]) -> usize {
 /// Why a dead letter cannot be replayed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotReplayable {
-    /// The promises do not hold for its request any more.
+    /// The guarantees do not hold for its job any more.
     #[error("it has expired: its facts may be gone, so it could happen a second time")]
     Expired,
-    /// It does not say which subject it had, or one that is none of a queue.
+    /// It names no subject of these queues.
     #[error("it does not name the subject of a queue, but '{0}'")]
     Subject(String),
     /// No client can read it.
@@ -203,7 +235,8 @@ pub enum NotReplayable {
     Unreadable,
 }
 
-/// The message that a dead letter was, to be published again: its own bytes, headers and subject.
+/// The message that a dead letter was, to be published to one of `queues` again: its own bytes, headers
+/// and subject.
 ///
 /// Only its message id is another, `message_id`. Under the old one the broker would take it for the
 /// message that it has seen before, and drop it.
@@ -215,9 +248,10 @@ pub fn replay(
     headers: &HeaderMap,
     body: &Bytes,
     message_id: &str,
+    queues: &[Queue],
 ) -> Result<Publication, NotReplayable> {
     let value = |name| headers.get(name).map_or("", HeaderValue::as_str);
-    if value(REASON).starts_with(EXPIRED) {
+    if value(REASON).starts_with(Reason::Expired.as_str()) {
         return Err(NotReplayable::Expired);
     }
     let subject = value(SUBJECT);
@@ -226,7 +260,7 @@ pub fn replay(
     if headers.get(HEADER_BLOCK).is_some() || subject.contains(char::is_whitespace) {
         return Err(NotReplayable::Unreadable);
     }
-    if !queues::ALL.iter().any(|queue| queue.key(subject).is_some_and(|key| !key.is_empty())) {
+    if !queues.iter().any(|queue| queue.key(subject).is_some_and(|key| !key.is_empty())) {
         return Err(NotReplayable::Subject(subject.to_owned()));
     }
     let mut original = HeaderMap::new();
@@ -266,6 +300,7 @@ mod tests {
     use super::*;
 
     const AT_NOON: &str = "2026-01-01T12:00:00Z";
+    const QUEUES: [Queue; 1] = [Queue::new("REQUESTS", "requests")];
 
     fn dead_letter(subject: &str, headers: &HeaderMap, reason: &str) -> Publication {
         let body = Bytes::from_static(b"\xff not JSON");
@@ -277,13 +312,13 @@ mod tests {
             body: &body,
         };
         let at = AT_NOON.parse().unwrap();
-        let dead = original.dead_letter(&Verdict { reason, attempts: 3, at, by: "generator-1" });
+        let dead = original.dead_letter(&Cause { reason, attempts: 3, at, by: "generator-1" });
         assert_eq!(dead.body, body);
         dead
     }
 
     #[test]
-    fn keeps_the_original_and_says_why() {
+    fn dead_letter_keeps_the_original_and_its_cause() {
         let mut headers = HeaderMap::new();
         headers.insert("X-Mine", "kept");
         let dead = dead_letter("requests.some-id", &headers, "malformed: no JSON");
@@ -302,7 +337,7 @@ mod tests {
     }
 
     #[test]
-    fn orders_to_the_broker_are_kept_but_not_live() {
+    fn headers_for_the_broker_are_kept_but_not_live() {
         let mut headers = HeaderMap::new();
         headers.insert("Nats-Expected-Stream", "OTHER");
         headers.insert("nats-rollup", "all");
@@ -325,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn a_replay_is_the_original_under_another_message_id() {
+    fn replay_is_the_original_under_another_message_id() {
         let mut headers = HeaderMap::new();
         headers.insert("X-Mine", "kept");
         headers.insert("traceparent", "kept, too");
@@ -333,7 +368,7 @@ mod tests {
         headers.insert("Nats-Msg-Id", "the request's id");
         headers.insert("Dead-Letter-Reason", "of an earlier life");
         let dead = dead_letter("requests.some-id", &headers, "failed: badly");
-        let replayed = replay(&dead.headers, &dead.body, "a new id").unwrap();
+        let replayed = replay(&dead.headers, &dead.body, "a new id", &QUEUES).unwrap();
         assert_eq!(replayed.subject, "requests.some-id");
         assert_eq!(replayed.body, dead.body);
         headers.insert("Nats-Msg-Id", "a new id");
@@ -341,19 +376,19 @@ mod tests {
     }
 
     #[test]
-    fn what_has_expired_or_was_in_no_queue_is_not_replayed() {
+    fn expired_and_foreign_messages_are_not_replayed() {
         let expired = dead_letter("requests.some-id", &HeaderMap::new(), "expired: long ago");
-        let refused = replay(&expired.headers, &expired.body, "a new id").unwrap_err();
+        let refused = replay(&expired.headers, &expired.body, "a new id", &QUEUES).unwrap_err();
         assert_eq!(refused, NotReplayable::Expired);
         for subject in ["somewhere.else", "requests.", "requests", ""] {
             let foreign = dead_letter(subject, &HeaderMap::new(), "failed");
-            let refused = replay(&foreign.headers, &foreign.body, "a new id").unwrap_err();
+            let refused = replay(&foreign.headers, &foreign.body, "a new id", &QUEUES).unwrap_err();
             assert_eq!(refused, NotReplayable::Subject(subject.to_owned()));
         }
     }
 
     #[test]
-    fn headers_for_which_there_is_no_room_are_named_instead() {
+    fn headers_without_room_are_named_instead() {
         let whole = |headers: &HeaderMap| -> usize {
             headers.iter().map(|(name, values)| length(name.as_ref(), values)).sum()
         };
@@ -377,11 +412,11 @@ mod tests {
     }
 
     #[test]
-    fn a_subject_that_is_too_long_for_a_dead_letter_is_still_replayed() {
+    fn long_subject_is_replayed_whole() {
         let long = format!("requests.{}", "é".repeat(2000));
         let dead = dead_letter(&long, &HeaderMap::new(), "malformed");
         assert_eq!(key(&dead.subject), Some("é".repeat(500).as_str()));
-        let replayed = replay(&dead.headers, &dead.body, "a new id").unwrap();
+        let replayed = replay(&dead.headers, &dead.body, "a new id", &QUEUES).unwrap();
         assert_eq!(replayed.subject, long);
     }
 
@@ -396,25 +431,25 @@ mod tests {
             body: &Bytes::from_static(b"\xff"),
         };
         let at = AT_NOON.parse().unwrap();
-        let reason = "malformed: nobody can read it";
-        original.unreadable(block, &Verdict { reason, attempts: 1, at, by: "generator-1" })
+        let reason = "malformed: no client can read it";
+        original.unreadable(block, &Cause { reason, attempts: 1, at, by: "generator-1" })
     }
 
     #[test]
-    fn the_headers_that_nobody_can_read_are_kept_byte_for_byte_and_not_replayed() {
+    fn unreadable_headers_are_kept_byte_for_byte() {
         for block in [b"NATS/1.0\r\nno\xffthing\r\n\r\n".as_slice(), b""] {
             let dead = unreadable("requests.some-id", block);
             let kept = dead.headers.get(HEADER_BLOCK).unwrap();
             assert_eq!(BASE64_STANDARD.decode(kept).unwrap(), block);
             assert_eq!(dead.headers.get("X-Mine").map(HeaderValue::as_str), Some("kept"));
             assert_eq!(dead.headers.get(LEFT_OUT), None);
-            let refused = replay(&dead.headers, &dead.body, "a new id").unwrap_err();
+            let refused = replay(&dead.headers, &dead.body, "a new id", &QUEUES).unwrap_err();
             assert_eq!(refused, NotReplayable::Unreadable);
         }
     }
 
     #[test]
-    fn of_headers_that_are_too_large_in_base64_the_beginning_is_kept() {
+    fn unreadable_headers_without_room_are_cut_short() {
         let block: Vec<u8> = (0..=255).cycle().take(65_535).collect();
         let dead = unreadable("requests.some-id", &block);
         let kept = BASE64_STANDARD.decode(dead.headers.get(HEADER_BLOCK).unwrap()).unwrap();
@@ -427,23 +462,23 @@ mod tests {
     }
 
     #[test]
-    fn a_dead_letter_can_be_read_whatever_the_subject_of_the_original_was() {
+    fn dead_letter_of_any_subject_can_be_read() {
         let spaced = "requests.a\u{2003}b\u{85}c";
         let dead = dead_letter(spaced, &HeaderMap::new(), "malformed");
         assert_eq!(dead.subject, "dead_letters.REQUESTS.a_b_c");
         assert_eq!(dead.headers.get(SUBJECT).map(HeaderValue::as_str), Some(spaced));
-        let refused = replay(&dead.headers, &dead.body, "a new id").unwrap_err();
+        let refused = replay(&dead.headers, &dead.body, "a new id", &QUEUES).unwrap_err();
         assert_eq!(refused, NotReplayable::Unreadable);
     }
 
     #[test]
-    fn a_reason_that_quotes_too_much_is_cut_short() {
+    fn long_reason_is_cut_short() {
         let dead = dead_letter("requests.some-id", &HeaderMap::new(), &"é".repeat(100_000));
         assert_eq!(dead.headers.get(REASON).unwrap().as_str(), "é".repeat(1000));
     }
 
     #[test]
-    fn a_reason_of_many_lines_becomes_one() {
+    fn reason_of_many_lines_becomes_one() {
         let dead = dead_letter("requests.some-id", &HeaderMap::new(), "first\r\nsecond\0");
         assert_eq!(dead.headers.get(REASON).map(HeaderValue::as_str), Some("first  second"));
     }

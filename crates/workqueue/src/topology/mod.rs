@@ -1,14 +1,13 @@
 //! Declares the streams, buckets and consumers on the broker, and checks those that are there.
 //!
-//! Each service declares all of it when it starts, so that either side may come first. It looks
+//! A service declares what it is given when it starts, so that start order does not matter. It looks
 //! first and creates only what is missing, so that a service which may not create can still run.
-//! What is there counts: a difference in a limit is lived with, one in what the promises rest on
-//! is an error that names it. Where something is missing that it may not create, it asks again until
-//! somebody has declared it who may.
+//! What is there counts: a difference in a limit is reported, a difference in what the guarantees rest on
+//! is an error that names it.
 
 mod api;
+pub mod config;
 mod difference;
-mod wanted;
 
 pub use difference::Difference;
 
@@ -19,20 +18,19 @@ use async_nats::jetstream::consumer::{Config as ConsumerConfig, Info as Consumer
 use async_nats::jetstream::stream::{Config as StreamConfig, Info as StreamInfo};
 use async_nats::jetstream::{Context, ErrorCode};
 
-use crate::facts::{self, Bucket};
-use crate::queues::{self, Queue};
+use crate::{Bucket, Queue};
 use api::Failure;
 use difference::Differences;
 
-/// The oldest broker that knows all the settings that the promises rest on.
+/// The oldest broker that knows all the settings that the guarantees rest on.
 const OLDEST_BROKER: (i64, i64, i64) = (2, 12, 0);
 
-/// What may differ between one deployment and another without touching a promise.
+/// What may differ between one deployment and another without touching a guarantee.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// The most messages that a queue holds. When it is full, its publishers wait.
     pub queue_limit: u64,
-    /// How long the promises hold, from the moment of asking.
+    /// How long the guarantees hold, from the moment of asking.
     pub facts_max_age: Duration,
     /// How many brokers of a cluster keep each stream.
     pub replicas: usize,
@@ -40,76 +38,130 @@ pub struct Limits {
     pub ack_wait: Duration,
 }
 
-/// What stands on the broker.
-#[derive(Clone, Debug, Default)]
+/// What a program needs on the broker: the queues with their consumers, the buckets, and the dead letters
+/// of the queues.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Topology {
+    /// The queues.
+    pub queues: Vec<Queue>,
+    /// The buckets.
+    pub buckets: Vec<Bucket>,
+    dead_letters: bool,
+}
+
+/// What a stream is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Queue,
+    DeadLetters,
+    Bucket,
+}
+
+impl Topology {
+    /// These queues, with their dead letters, and these buckets.
+    #[must_use]
+    pub fn new(queues: &[Queue], buckets: &[Bucket]) -> Self {
+        let dead_letters = !queues.is_empty();
+        Self { queues: queues.to_vec(), buckets: buckets.to_vec(), dead_letters }
+    }
+
+    /// The stream of the dead letters alone.
+    pub(crate) fn of_dead_letters() -> Self {
+        Self { dead_letters: true, ..Self::default() }
+    }
+
+    /// Adds a queue with its dead letters, unless it is there.
+    pub fn add_queue(&mut self, queue: Queue) {
+        self.dead_letters = true;
+        if !self.queues.contains(&queue) {
+            self.queues.push(queue);
+        }
+    }
+
+    /// Adds a bucket, unless it is there.
+    pub fn add_bucket(&mut self, bucket: Bucket) {
+        if !self.buckets.contains(&bucket) {
+            self.buckets.push(bucket);
+        }
+    }
+
+    fn streams(&self, limits: &Limits) -> Vec<(Kind, StreamConfig)> {
+        let queues = self.queues.iter().map(|queue| (Kind::Queue, config::queue(*queue, limits)));
+        let buckets =
+            self.buckets.iter().map(|bucket| (Kind::Bucket, config::bucket(*bucket, limits)));
+        let dead_letters =
+            self.dead_letters.then(|| (Kind::DeadLetters, config::dead_letters(limits)));
+        queues.chain(dead_letters).chain(buckets).collect()
+    }
+}
+
+/// What is on the broker after declaring.
+#[derive(Clone, Debug, Default)]
+pub struct Declared {
     /// What was missing and has been created, such as "stream REQUESTS".
     pub created: Vec<String>,
     /// What was changed in place. Only [`adjust`] changes anything.
     pub adjusted: Vec<Difference>,
-    /// The limits that differ from what was wanted. They hold as they stand on the broker.
+    /// The limits that differ from the wanted ones. They hold as they are on the broker.
     pub differences: Vec<Difference>,
     facts_max_age: Option<Duration>,
     ack_waits: Vec<(Queue, Duration)>,
 }
 
-impl Topology {
-    /// How long the promises hold from the moment of asking, as the buckets on the broker have it.
+impl Declared {
+    /// How long the guarantees hold from the moment of asking, as the buckets on the broker have it: the
+    /// shortest time of them all, [`Duration::MAX`] without an age limit.
     #[must_use]
     pub fn facts_max_age(&self) -> Duration {
         self.facts_max_age.unwrap_or(Duration::MAX)
     }
 
-    /// How long a delivery from this queue may stay without a sign of life, as its consumer on the
-    /// broker has it.
+    /// How long a delivery from this queue may stay unacknowledged, as its consumer on the broker has it.
     ///
     /// # Panics
     ///
-    /// If the queue is not one of [`queues::ALL`].
+    /// If the queue was not among those declared.
     #[must_use]
     pub fn ack_wait(&self, queue: Queue) -> Duration {
         let found = self.ack_waits.iter().find(|(declared, _)| *declared == queue);
-        found.expect("every queue of the contract is declared").1
-    }
-
-    fn note_stream(&mut self, config: &StreamConfig) {
-        if facts::ALL.iter().any(|bucket| bucket.stream == config.name) {
-            self.facts_max_age = Some(self.facts_max_age().min(guard_time(config)));
-        }
+        found.expect("the queue is declared").1
     }
 }
 
-/// How long the promises hold from the moment of asking, as the buckets on the broker have it: for
-/// ever, where none of them has an age limit.
+/// How long the guarantees hold from the moment of asking, as these buckets on the broker have it:
+/// [`Duration::MAX`], where none of them has an age limit.
 ///
 /// # Errors
 ///
 /// As [`queue_state`].
-pub async fn facts_max_age(context: &Context) -> Result<Duration, DeclareError> {
+pub async fn facts_max_age(
+    context: &Context,
+    buckets: &[Bucket],
+) -> Result<Duration, DeclareError> {
     let mut shortest = Duration::MAX;
-    for bucket in facts::ALL {
-        shortest = shortest.min(guard_time(&bucket_state(context, bucket).await?.config));
+    for bucket in buckets {
+        shortest = shortest.min(guard_time(&bucket_state(context, *bucket).await?.config));
     }
     Ok(shortest)
 }
 
-/// How long the facts of a bucket with this configuration stand guard: for ever, where it has no age
-/// limit. The rest of the time that they are kept is a margin.
+/// How long the facts of a bucket with this configuration guard their keys: [`Duration::MAX`], where it has
+/// no age limit. The rest of the time that they are kept is a margin.
 #[must_use]
 pub fn guard_time(bucket: &StreamConfig) -> Duration {
     if bucket.max_age.is_zero() {
         Duration::MAX
     } else {
-        bucket.max_age.saturating_sub(wanted::FACTS_MARGIN)
+        bucket.max_age.saturating_sub(config::FACTS_MARGIN)
     }
 }
 
 /// Why the topology could not be declared.
 #[derive(Debug, thiserror::Error)]
 pub enum DeclareError {
-    /// The broker is too old to keep the promises.
+    /// The broker is too old to keep the guarantees.
     #[error(
-        "the broker is version {0}, and 2.12 is the oldest that keeps the promises: older ones \
+        "the broker is version {0}, and 2.12 is the oldest that keeps the guarantees: older ones \
          ignore settings that they do not know; run a newer one"
     )]
     BrokerTooOld(String),
@@ -119,9 +171,9 @@ pub enum DeclareError {
          or a jetstream block in its configuration, and enable it for the account"
     )]
     NoJetStream(String),
-    /// What is there breaks a promise.
+    /// What is there breaks a guarantee.
     #[error(
-        "what stands on the broker breaks a promise: {}; change it there, or empty and delete it \
+        "what is on the broker breaks a guarantee: {}; change it there, or empty and delete it \
          to have it created anew",
         .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
     )]
@@ -144,50 +196,56 @@ pub enum DeclareError {
     },
 }
 
-/// Creates what is missing, and checks what is there against what should be.
+/// Creates what is missing of this topology, and checks what is there.
 ///
 /// # Errors
 ///
 /// See [`DeclareError`]. Only [`DeclareError::Unavailable`] is worth another try.
-pub async fn declare(context: &Context, limits: &Limits) -> Result<Topology, DeclareError> {
-    let mut topology = Topology::default();
-    declare_or_adjust(context, limits, false, &mut topology).await?;
-    Ok(topology)
+pub async fn declare(
+    context: &Context,
+    topology: &Topology,
+    limits: &Limits,
+) -> Result<Declared, DeclareError> {
+    let mut declared = Declared::default();
+    declare_or_adjust(context, topology, limits, false, &mut declared).await?;
+    Ok(declared)
 }
 
 /// As [`declare`], and changes limits that differ to what they should be, in place.
 ///
-/// What it creates and changes it adds to `done`, also where it ends with an error: so whoever tries
-/// again can tell of all of it in the end.
+/// It adds what it creates and changes to `done`, also where it ends with an error: a caller that tries
+/// again can report all of it in the end.
 ///
 /// # Errors
 ///
 /// As [`declare`].
 pub async fn adjust(
     context: &Context,
+    topology: &Topology,
     limits: &Limits,
-    done: &mut Topology,
+    done: &mut Declared,
 ) -> Result<(), DeclareError> {
-    // Looks at all of it first, so that nothing is changed where something breaks a promise.
-    declare_or_adjust(context, limits, false, done).await?;
-    declare_or_adjust(context, limits, true, done).await
+    // Looks at all of it first, so that nothing is changed where something breaks a guarantee.
+    declare_or_adjust(context, topology, limits, false, done).await?;
+    declare_or_adjust(context, topology, limits, true, done).await
 }
 
-/// Adds to `topology` what it creates and changes; all else there is as it finds it.
+/// Adds to `declared` what it creates and changes; sets all else there to what it finds.
 async fn declare_or_adjust(
     context: &Context,
+    topology: &Topology,
     limits: &Limits,
     adjust: bool,
-    topology: &mut Topology,
+    declared: &mut Declared,
 ) -> Result<(), DeclareError> {
     check_broker(context)?;
-    *topology = Topology {
-        created: mem::take(&mut topology.created),
-        adjusted: mem::take(&mut topology.adjusted),
-        ..Topology::default()
+    *declared = Declared {
+        created: mem::take(&mut declared.created),
+        adjusted: mem::take(&mut declared.adjusted),
+        ..Declared::default()
     };
     let mut breaks = Vec::new();
-    for should_be in wanted::streams(limits) {
+    for (kind, should_be) in topology.streams(limits) {
         let object = format!("stream {}", should_be.name);
         let (mut is, created) = find_or_create(
             || api::stream_info(context, &should_be.name),
@@ -195,26 +253,28 @@ async fn declare_or_adjust(
             &object,
         )
         .await?;
-        let found = Differences::of_stream(&is.config, &should_be);
-        topology.created.extend(created.then_some(object.clone()));
-        breaks.extend(found.promises);
+        let found = Differences::of_stream(kind, &is.config, &should_be);
+        declared.created.extend(created.then_some(object.clone()));
+        breaks.extend(found.guarantees);
         if adjust && !found.limits.is_empty() && breaks.is_empty() {
             let adjusted = with_limits_of(&is.config, &should_be);
             is = api::update_stream(context, &adjusted)
                 .await
                 .map_err(|failure| failure.into_error(format!("change {object}")))?;
-            topology.adjusted.extend(found.limits);
+            declared.adjusted.extend(found.limits);
         } else {
-            topology.differences.extend(found.limits);
+            declared.differences.extend(found.limits);
         }
-        topology.note_stream(&is.config);
+        if kind == Kind::Bucket {
+            declared.facts_max_age = Some(declared.facts_max_age().min(guard_time(&is.config)));
+        }
     }
     if !breaks.is_empty() {
         // The consumers of a stream that is wrong would only add to what there is to say.
         return Err(DeclareError::Breaks(breaks));
     }
-    for queue in queues::ALL {
-        let should_be = wanted::consumer(queue, limits);
+    for &queue in &topology.queues {
+        let should_be = config::consumer(queue, limits);
         let object = format!("consumer {} of stream {}", queue.consumer, queue.stream);
         let (mut is, created) = find_or_create(
             || api::consumer_info(context, queue),
@@ -223,8 +283,8 @@ async fn declare_or_adjust(
         )
         .await?;
         let found = Differences::of_consumer(queue.stream, &is.config, &should_be);
-        topology.created.extend(created.then_some(object.clone()));
-        breaks.extend(found.promises);
+        declared.created.extend(created.then_some(object.clone()));
+        breaks.extend(found.guarantees);
         if adjust && !found.limits.is_empty() && breaks.is_empty() {
             let adjusted = ConsumerConfig {
                 ack_wait: should_be.ack_wait,
@@ -234,11 +294,11 @@ async fn declare_or_adjust(
             is = api::update_consumer(context, queue, &adjusted)
                 .await
                 .map_err(|failure| failure.into_error(format!("change {object}")))?;
-            topology.adjusted.extend(found.limits);
+            declared.adjusted.extend(found.limits);
         } else {
-            topology.differences.extend(found.limits);
+            declared.differences.extend(found.limits);
         }
-        topology.ack_waits.push((queue, is.config.ack_wait));
+        declared.ack_waits.push((queue, is.config.ack_wait));
     }
     if breaks.is_empty() { Ok(()) } else { Err(DeclareError::Breaks(breaks)) }
 }
@@ -292,7 +352,7 @@ fn check_broker(context: &Context) -> Result<(), DeclareError> {
     Ok(())
 }
 
-/// Looks, creates what is missing, and looks again where somebody else was faster.
+/// Looks, creates what is missing, and looks again where another client was faster.
 async fn find_or_create<T, Look, Create>(
     look: impl Fn() -> Look,
     create: impl FnOnce() -> Create,
@@ -314,15 +374,15 @@ where
             // A cluster refuses a second creation before the first one can be seen.
             Err(failure) if failure.is_missing() => Err(DeclareError::Unavailable {
                 action: format!("show {object}"),
-                reason: "somebody else is creating it".to_owned(),
+                reason: "another client is creating it".to_owned(),
             }),
             Err(failure) => Err(failure.into_error(format!("show {object}"))),
         },
-        // The broker gives no answer to who may not create.
+        // The broker does not answer a client that may not create.
         Err(failure) if failure.is_silence() => Err(DeclareError::Unavailable {
             action: format!("create {object}"),
-            reason: "it is missing, and there is no answer; if this user may not create it, \
-                     run `decoupled declare` as one that may"
+            reason: "it is missing, and there is no answer; if this user may not create it, run \
+                     `decoupled declare` as one that may"
                 .to_owned(),
         }),
         Err(failure) => Err(failure.into_error(format!("create {object}"))),

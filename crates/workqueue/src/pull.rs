@@ -23,7 +23,7 @@ use tracing::{debug, warn};
 
 use crate::backoff::Backoff;
 use crate::connection::Connection;
-use crate::said::Said;
+use crate::log_once::LogOnce;
 
 /// How much later than a pull expires its status may still come.
 const GRACE: Duration = Duration::from_millis(250);
@@ -42,7 +42,7 @@ const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 const PENDING_MESSAGES: &str = "Nats-Pending-Messages";
 
 /// What comes of waiting for messages.
-pub(super) enum Arrival {
+pub(crate) enum Arrival {
     /// A message, which takes one slot.
     Message(Message),
     /// The credit has changed; there may be something to ask for.
@@ -52,7 +52,7 @@ pub(super) enum Arrival {
 }
 
 /// A durable consumer, as one of its replicas sees it.
-pub(super) struct Pull {
+pub(crate) struct Pull {
     connection: Connection,
     consumer: PullConsumer,
     messages: Subscriber,
@@ -66,8 +66,8 @@ pub(super) struct Pull {
     /// How many times the connection had been established when this was last looked at.
     times_connected: u64,
     write_off: Option<Pin<Box<dyn Future<Output = Fate> + Send>>>,
-    /// Why the broker turned down pulls, as far as it was said.
-    turned_down: Said,
+    /// Why the broker turned down pulls, as far as it was logged.
+    turned_down: LogOnce,
 }
 
 /// What became of a consumer whose pulls went unheard.
@@ -78,7 +78,7 @@ enum Fate {
 }
 
 impl Pull {
-    pub(super) async fn new(
+    pub(crate) async fn new(
         connection: &Connection,
         consumer: PullConsumer,
         expires: Duration,
@@ -97,18 +97,18 @@ impl Pull {
             silence: Box::pin(tokio::time::sleep_until(now)),
             times_connected: connection.times_connected(),
             write_off: None,
-            turned_down: Said::default(),
+            turned_down: LogOnce::default(),
         })
     }
 
     /// How many messages may still come.
-    pub(super) fn credit(&self) -> usize {
+    pub(crate) fn credit(&self) -> usize {
         self.credit
     }
 
     /// Asks for as many messages as there are slots that are neither taken nor asked for, unless
     /// they are too few to be worth a question.
-    pub(super) async fn ask(&mut self, slots: usize, free: usize) {
+    pub(crate) async fn ask(&mut self, slots: usize, free: usize) {
         let room = free.saturating_sub(self.credit);
         let worth_it = room > 0 && (self.credit == 0 || room >= slots.div_ceil(4));
         if !worth_it || self.write_off.is_some() || !self.connection.is_connected() {
@@ -132,14 +132,14 @@ impl Pull {
                 self.credit += room;
                 self.silence.as_mut().reset(now + self.expires + GRACE);
             }
-            Ok(Err(error)) => warn!(%error, "could not ask for messages; trying again"),
-            Err(_) => warn!("no room to ask for messages; trying again"),
+            Ok(Err(error)) => warn!(%error, "pull request failed; retrying"),
+            Err(_) => warn!("pull request timed out; retrying"),
         }
     }
 
     /// Waits for a message, or for a change of the credit. Nothing is lost when the future is
     /// dropped.
-    pub(super) async fn next(&mut self) -> Arrival {
+    pub(crate) async fn next(&mut self) -> Arrival {
         // Under load there nearly always is one. A connection that was lost is then noticed when
         // more is asked for.
         if let Some(Some(message)) = self.messages.next().now_or_never() {
@@ -203,7 +203,7 @@ impl Pull {
                     Some(pending) => self.spend(pending),
                     // It does not say which pull it ends, or by how much.
                     None if self.credit > 0 => {
-                        if self.turned_down.is_news(description) {
+                        if self.turned_down.is_first(description) {
                             warn!(%status, description, "the broker turned down a pull");
                         } else {
                             debug!(%status, description, "a pull was turned down again");

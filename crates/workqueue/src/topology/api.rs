@@ -1,7 +1,5 @@
 //! The few calls of the broker's JetStream API that declaring needs, with one kind of failure.
 
-use std::fmt;
-
 use async_nats::jetstream::consumer::{Config as ConsumerConfig, Info as ConsumerInfo};
 use async_nats::jetstream::context::{RequestError, RequestErrorKind};
 use async_nats::jetstream::response::Response;
@@ -12,7 +10,8 @@ use serde::de::DeserializeOwned;
 use serde_json::json;
 
 use super::DeclareError;
-use crate::queues::Queue;
+use crate::Queue;
+use crate::chain::chain;
 
 /// Why a call came to nothing.
 #[derive(Debug)]
@@ -63,17 +62,6 @@ impl Failure {
             }
         }
     }
-}
-
-/// An error with all its causes, as one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let _ = fmt::Write::write_fmt(&mut text, format_args!(": {error}"));
-        cause = error.source();
-    }
-    text
 }
 
 pub(super) async fn stream_info(context: &Context, name: &str) -> Result<StreamInfo, Failure> {

@@ -5,8 +5,8 @@ use std::fmt;
 use async_nats::jetstream::consumer::Config as Consumer;
 use async_nats::jetstream::stream::{Config as Stream, PersistenceMode};
 
-use super::wanted::FACTS_MARGIN;
-use crate::{facts, queues};
+use super::Kind;
+use super::config::FACTS_MARGIN;
 
 /// A setting that is not what it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,29 +31,29 @@ impl fmt::Display for Difference {
 /// All differences of one object.
 #[derive(Debug, Default)]
 pub(super) struct Differences {
-    /// In what the promises rest on: with one of these nobody may run.
-    pub(super) promises: Vec<Difference>,
+    /// In what the guarantees rest on: no service runs with one of these.
+    pub(super) guarantees: Vec<Difference>,
     /// In limits, with which everything still holds.
     pub(super) limits: Vec<Difference>,
 }
 
 impl Differences {
-    pub(super) fn of_stream(is: &Stream, should_be: &Stream) -> Self {
+    pub(super) fn of_stream(kind: Kind, is: &Stream, should_be: &Stream) -> Self {
         let mut found = Self::default();
         let object = || format!("stream {}", should_be.name);
-        let promises = &mut found.promises;
-        differ(promises, object, "subjects", &is.subjects, &should_be.subjects);
-        differ(promises, object, "retention", &is.retention, &should_be.retention);
-        differ(promises, object, "discard", &is.discard, &should_be.discard);
-        differ(promises, object, "storage", &is.storage, &should_be.storage);
-        differ(promises, object, "no_ack", &is.no_ack, &should_be.no_ack);
-        differ(promises, object, "sealed", &is.sealed, &should_be.sealed);
-        differ(promises, object, "mirror", &is.mirror, &should_be.mirror);
+        let guarantees = &mut found.guarantees;
+        differ(guarantees, object, "subjects", &is.subjects, &should_be.subjects);
+        differ(guarantees, object, "retention", &is.retention, &should_be.retention);
+        differ(guarantees, object, "discard", &is.discard, &should_be.discard);
+        differ(guarantees, object, "storage", &is.storage, &should_be.storage);
+        differ(guarantees, object, "no_ack", &is.no_ack, &should_be.no_ack);
+        differ(guarantees, object, "sealed", &is.sealed, &should_be.sealed);
+        differ(guarantees, object, "mirror", &is.mirror, &should_be.mirror);
         // The broker answers with an empty list where there is none.
         let sources = |stream: &Stream| stream.sources.clone().unwrap_or_default();
-        differ(promises, object, "sources", &sources(is), &sources(should_be));
+        differ(guarantees, object, "sources", &sources(is), &sources(should_be));
         differ(
-            promises,
+            guarantees,
             object,
             "subject_transform",
             &is.subject_transform,
@@ -61,14 +61,16 @@ impl Differences {
         );
         // With this the broker confirms before it has stored.
         let persistence = |stream: &Stream| stream.persist_mode.unwrap_or(PersistenceMode::Default);
-        differ(promises, object, "persist_mode", &persistence(is), &persistence(should_be));
+        differ(guarantees, object, "persist_mode", &persistence(is), &persistence(should_be));
         // A queue that forgets what is old loses it, and facts that are kept for no longer than
         // their margin guard nothing. Another age of facts is a limit.
         let forgets = !is.max_age.is_zero();
-        let is_queue = queues::ALL.iter().any(|queue| queue.stream == should_be.name);
-        let is_bucket = facts::ALL.iter().any(|bucket| bucket.stream == should_be.name);
-        let breaks = forgets && (is_queue || (is_bucket && is.max_age <= FACTS_MARGIN));
-        let age = if breaks { &mut *promises } else { &mut found.limits };
+        let breaks = match kind {
+            Kind::Queue => forgets,
+            Kind::Bucket => forgets && is.max_age <= FACTS_MARGIN,
+            Kind::DeadLetters => false,
+        };
+        let age = if breaks { &mut *guarantees } else { &mut found.limits };
         differ(age, object, "max_age", &is.max_age, &should_be.max_age);
         let limits = &mut found.limits;
         differ(limits, object, "max_msgs", &is.max_messages, &should_be.max_messages);
@@ -89,32 +91,32 @@ impl Differences {
         let mut found = Self::default();
         let name = should_be.durable_name.as_deref().unwrap_or_default();
         let object = || format!("consumer {name} of stream {stream}");
-        let promises = &mut found.promises;
+        let guarantees = &mut found.guarantees;
         let filters = |consumer: &Consumer| {
             let mut filters = consumer.filter_subjects.clone();
             filters.extend(Some(consumer.filter_subject.clone()).filter(|one| !one.is_empty()));
             filters
         };
-        differ(promises, object, "filter_subjects", &filters(is), &filters(should_be));
-        differ(promises, object, "ack_policy", &is.ack_policy, &should_be.ack_policy);
-        differ(promises, object, "deliver_policy", &is.deliver_policy, &should_be.deliver_policy);
-        differ(promises, object, "deliver_subject", &is.deliver_subject, &None);
-        differ(promises, object, "max_deliver", &is.max_deliver, &should_be.max_deliver);
-        differ(promises, object, "headers_only", &is.headers_only, &should_be.headers_only);
-        differ(promises, object, "mem_storage", &is.memory_storage, &should_be.memory_storage);
+        differ(guarantees, object, "filter_subjects", &filters(is), &filters(should_be));
+        differ(guarantees, object, "ack_policy", &is.ack_policy, &should_be.ack_policy);
+        differ(guarantees, object, "deliver_policy", &is.deliver_policy, &should_be.deliver_policy);
+        differ(guarantees, object, "deliver_subject", &is.deliver_subject, &None);
+        differ(guarantees, object, "max_deliver", &is.max_deliver, &should_be.max_deliver);
+        differ(guarantees, object, "headers_only", &is.headers_only, &should_be.headers_only);
+        differ(guarantees, object, "mem_storage", &is.memory_storage, &should_be.memory_storage);
         // With these the broker would turn down our pulls, or forget the consumer.
-        differ(promises, object, "max_batch", &is.max_batch, &should_be.max_batch);
-        differ(promises, object, "max_expires", &is.max_expires, &should_be.max_expires);
-        differ(promises, object, "max_bytes", &is.max_bytes, &should_be.max_bytes);
+        differ(guarantees, object, "max_batch", &is.max_batch, &should_be.max_batch);
+        differ(guarantees, object, "max_expires", &is.max_expires, &should_be.max_expires);
+        differ(guarantees, object, "max_bytes", &is.max_bytes, &should_be.max_bytes);
         differ(
-            promises,
+            guarantees,
             object,
             "priority_policy",
             &is.priority_policy,
             &should_be.priority_policy,
         );
         differ(
-            promises,
+            guarantees,
             object,
             "inactive_threshold",
             &is.inactive_threshold,

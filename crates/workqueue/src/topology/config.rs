@@ -1,4 +1,4 @@
-//! What should stand on the broker: each stream, bucket and consumer with its settings.
+//! The configuration that each stream, bucket and consumer should have.
 
 use std::time::Duration;
 
@@ -8,32 +8,25 @@ use async_nats::jetstream::stream::{
 };
 
 use super::Limits;
-use crate::facts::Bucket;
-use crate::queues::Queue;
-use crate::{dead_letters, facts, queues};
+use crate::{Bucket, Queue, dead_letters};
 
 /// How long facts are kept beyond `FACTS_MAX_AGE`, so that a fact still stands when the last
 /// message that asks for it has become too old to be worked on.
 pub(super) const FACTS_MARGIN: Duration = Duration::from_hours(1);
 
-/// How long a dead letter waits for somebody to look at it.
+/// How long a dead letter is kept.
 const DEAD_LETTERS_MAX_AGE: Duration = Duration::from_hours(7 * 24);
 
-/// The largest message that a queue takes, with its headers, in bytes. The largest that is valid
-/// has about 70,000. What is larger is refused where it is published, so that whatever is in a
-/// queue still fits into a dead letter, which adds headers of its own.
+/// The largest message that a queue takes, with its headers, in bytes. A larger one is refused where it is
+/// published, so that every message of a queue still fits into a dead letter, which adds headers of its own.
 const MAX_MESSAGE_SIZE: i32 = 256 * 1024;
 
 /// How long the broker remembers message ids. It is a convenience: the facts are the guarantee.
 const DUPLICATE_WINDOW: Duration = Duration::from_mins(2);
 
-pub(super) fn streams(limits: &Limits) -> Vec<Stream> {
-    let queues = queues::ALL.map(|queue| self::queue(queue, limits));
-    let buckets = facts::ALL.map(|bucket| self::bucket(bucket, limits));
-    queues.into_iter().chain([dead_letters(limits)]).chain(buckets).collect()
-}
-
-fn queue(queue: Queue, limits: &Limits) -> Stream {
+/// The stream of a queue.
+#[must_use]
+pub fn queue(queue: Queue, limits: &Limits) -> Stream {
     Stream {
         description: Some("A queue: holds what is still to be done, and empties itself".to_owned()),
         subjects: vec![queue.subjects()],
@@ -44,17 +37,20 @@ fn queue(queue: Queue, limits: &Limits) -> Stream {
     }
 }
 
-fn dead_letters(limits: &Limits) -> Stream {
+/// The stream of the dead letters.
+#[must_use]
+pub fn dead_letters(limits: &Limits) -> Stream {
     Stream {
-        description: Some("Messages that nobody could handle, each with its reason".to_owned()),
+        description: Some("Messages that could not be handled, each with its reason".to_owned()),
         subjects: vec![dead_letters::SUBJECTS.to_owned()],
         max_age: DEAD_LETTERS_MAX_AGE,
         ..base(dead_letters::STREAM, limits)
     }
 }
 
-/// A bucket is a stream with the settings by which clients know it for a key-value bucket.
-fn bucket(bucket: Bucket, limits: &Limits) -> Stream {
+/// The stream of a bucket: one with the settings by which clients know it for a key-value bucket.
+#[must_use]
+pub fn bucket(bucket: Bucket, limits: &Limits) -> Stream {
     Stream {
         description: Some("Facts: each key is written once and never changed".to_owned()),
         subjects: vec![bucket.subjects()],
@@ -85,7 +81,9 @@ fn base(name: &str, limits: &Limits) -> Stream {
     }
 }
 
-pub(super) fn consumer(queue: Queue, limits: &Limits) -> Consumer {
+/// The durable consumer of a queue.
+#[must_use]
+pub fn consumer(queue: Queue, limits: &Limits) -> Consumer {
     Consumer {
         durable_name: Some(queue.consumer.to_owned()),
         name: Some(queue.consumer.to_owned()),

@@ -1,29 +1,31 @@
-//! Says which command helps where a message breaks the connection again and again.
+//! Logs which command helps where a message breaks the connection again and again.
 //!
 //! The client learns nothing of a message that it cannot read, only that the connection is lost. What
-//! tells it from a broker that comes and goes: it happens again soon, while something is redelivered.
+//! tells it from a broker that comes and goes: it happens again soon, while a message is redelivered.
 
+use std::convert::Infallible;
+use std::future::pending;
 use std::pin::pin;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::PullConsumer;
-use contract::queues::Queue;
 use tokio::time::Instant;
 use tracing::warn;
 
+use crate::Queue;
 use crate::connection::Connection;
 
 /// Two losses within this many `ACK_WAIT`s are suspicious. With several replicas, each takes the message
 /// only now and then.
 const SUSPICIOUS: u32 = 10;
 
-/// Watches the connection until it has said it once.
-pub(super) async fn watch(
-    connection: Connection,
-    consumer: PullConsumer,
+/// Watches the connection for as long as it is awaited, and logs that once.
+pub(crate) async fn watch(
+    connection: &Connection,
+    consumer: &PullConsumer,
     queue: Queue,
     ack_wait: Duration,
-) {
+) -> Infallible {
     let mut last_loss: Option<Instant> = None;
     let mut times = connection.times_connected();
     loop {
@@ -41,7 +43,7 @@ pub(super) async fn watch(
                 "lost the connection again while a message was redelivered, which the client library may \
                  be unable to read; run `decoupled declare --watch`, which moves it to the dead letters"
             );
-            return;
+            return pending().await;
         }
     }
 }

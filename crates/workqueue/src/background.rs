@@ -1,0 +1,39 @@
+use std::panic::AssertUnwindSafe;
+
+use futures_util::FutureExt;
+use tokio::task::JoinSet;
+use tracing::error;
+
+use crate::pool::panic_text;
+use crate::service::ServiceError;
+
+/// Tasks that run beside the work of a service, for as long as it runs. Dropping this ends them.
+#[derive(Debug, Default)]
+pub(crate) struct Background(JoinSet<ServiceError>);
+
+impl Background {
+    /// Runs this; `task` says what it does, for the log.
+    pub(crate) fn spawn(
+        &mut self,
+        task: &'static str,
+        work: impl Future<Output = ()> + Send + 'static,
+    ) {
+        self.0.spawn(async move {
+            let reason = match AssertUnwindSafe(work).catch_unwind().await {
+                Ok(()) => "it has nothing left to do".to_owned(),
+                Err(panic) => format!("it panicked: {}", panic_text(&*panic)),
+            };
+            error!(task, reason, "a background task has ended");
+            ServiceError::Background { task, reason }
+        });
+    }
+
+    /// Waits until one of them has ended, which none of them should.
+    pub(crate) async fn ended(&mut self) -> ServiceError {
+        match self.0.join_next().await {
+            Some(Ok(error)) => error,
+            // Only this aborts them, and their panics are caught.
+            Some(Err(_)) | None => std::future::pending().await,
+        }
+    }
+}

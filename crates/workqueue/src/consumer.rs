@@ -1,0 +1,325 @@
+//! Takes jobs from a queue, has them handled, and settles them: pull, run, settle.
+
+use std::panic::AssertUnwindSafe;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream::ErrorCode;
+use async_nats::jetstream::consumer::PullConsumer;
+use async_nats::jetstream::stream::ConsumerErrorKind;
+use futures_util::FutureExt;
+use tokio::time::{Instant, timeout};
+use tracing::{debug, error, info, warn};
+
+use crate::backoff::Backoff;
+use crate::chain::chain;
+use crate::clock::now;
+use crate::connection_losses;
+use crate::dead_letters::{self, Cause};
+use crate::declare::{RETRY, declare};
+use crate::delivery::{Delivery, Reader};
+use crate::handler::{Context, Failure, Handler, RetryPolicy, Shared};
+use crate::headers::Trace;
+use crate::health::Health;
+use crate::heartbeat::Heartbeat;
+use crate::job::Job;
+use crate::log_once::LogOnce;
+use crate::metrics::QueueMetrics;
+use crate::pool::{Pool, Work, panic_text};
+use crate::publisher::Publisher;
+use crate::pull::{Arrival, Pull};
+use crate::service::{Running, ServiceError};
+use crate::settings::Settings;
+use crate::settle::{Outcome, Settlement, retry_later, settle};
+use crate::topology::{Limits, Topology};
+
+/// The longest time for which a pull waits for messages. A stopping service may wait that long, and a
+/// broker may send that long to one that hangs.
+const LONGEST_PULL: Duration = Duration::from_secs(1);
+
+/// Consumes one queue for as long as a service runs.
+pub(crate) struct Consumer<H> {
+    handler: Arc<H>,
+    running: Running,
+    settings: Settings,
+    dead_letters: Arc<Publisher>,
+    metrics: QueueMetrics,
+    health: Arc<Health>,
+}
+
+/// Why a consumer stopped consuming.
+enum End {
+    /// It was told to, and has settled all that it took.
+    Stopped,
+    /// It is not there any more on the broker, or not as it was.
+    Gone,
+}
+
+impl<H: Handler> Consumer<H> {
+    pub(crate) fn new(handler: Arc<H>, running: &Running, settings: &Settings) -> Self {
+        let queue = H::Job::QUEUE;
+        running.health.set_bound(queue, false);
+        Self {
+            handler,
+            running: running.clone(),
+            settings: settings.clone(),
+            dead_letters: running.producer.dead_letters(),
+            metrics: running.metrics.of(queue),
+            health: Arc::clone(&running.health),
+        }
+    }
+
+    /// Consumes until the service stops. Where the consumer goes missing on the broker, it is declared
+    /// again, with its stream and the buckets of the service.
+    pub(crate) async fn run(self) -> Result<(), ServiceError> {
+        let queue = H::Job::QUEUE;
+        let Running { connection, stopping, .. } = &self.running;
+        let mut declared = self.running.declared.clone();
+        let mut pool = Pool::new(queue.stream);
+        loop {
+            let Some(bound) = stopping.run_until_cancelled(self.bind()).await else { break };
+            let Some(bound) = bound else {
+                warn!(queue = queue.stream, "the consumer is gone; declaring it again");
+                let limits = Limits::from(&self.settings.limits);
+                let topology: &Topology = &self.running.topology;
+                let declaring = declare(connection, topology, &limits);
+                let Some(found) = stopping.run_until_cancelled(declaring).await else { break };
+                declared = found?;
+                continue;
+            };
+            self.health.set_bound(queue, true);
+            let ack_wait = declared.ack_wait(queue);
+            let worker = Arc::new(Worker {
+                handler: Arc::clone(&self.handler),
+                policy: self.handler.retry_policy(),
+                timeout: self.handler.timeout(),
+                max_attempts: self.settings.max_attempts,
+                dead_letters: Arc::clone(&self.dead_letters),
+                metrics: self.metrics.clone(),
+                // Often enough that one heartbeat may get lost.
+                heartbeat: Heartbeat::start(ack_wait / 3, &self.running.abandoned),
+                shared: Arc::new(Shared {
+                    producer: self.running.producer.clone(),
+                    instance: self.settings.instance.clone(),
+                    facts_max_age: declared.facts_max_age(),
+                }),
+            });
+            let consumed = tokio::select! {
+                consumed = self.consume(bound.clone(), ack_wait, &worker, &mut pool) => consumed?,
+                never = connection_losses::watch(connection, &bound, queue, ack_wait) => match never {},
+            };
+            match consumed {
+                End::Stopped => return Ok(()),
+                End::Gone => self.health.set_bound(queue, false),
+            }
+        }
+        pool.finish().await;
+        Ok(())
+    }
+
+    /// The consumer, or nothing where it is not there.
+    async fn bind(&self) -> Option<PullConsumer> {
+        let (stream, consumer) = (H::Job::QUEUE.stream, H::Job::QUEUE.consumer);
+        let connection = &self.running.connection;
+        let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+        let mut logged = LogOnce::default();
+        loop {
+            let bind = connection.context().get_consumer_from_stream(consumer, stream);
+            match connection.ask(pin!(bind)).await {
+                Some(Ok(bound)) => return Some(bound),
+                Some(Err(error)) => match error.kind() {
+                    ConsumerErrorKind::JetStream(answer)
+                        if [ErrorCode::STREAM_NOT_FOUND, ErrorCode::CONSUMER_NOT_FOUND]
+                            .contains(&answer.error_code()) =>
+                    {
+                        return None;
+                    }
+                    _ if logged.is_first(&error) => {
+                        warn!(%error, stream, consumer, "cannot bind yet; retrying");
+                    }
+                    _ => {}
+                },
+                None => {}
+            }
+            backoff.wait().await;
+        }
+    }
+
+    /// Consumes until the service stops, and then until all that was asked for is settled. The pool
+    /// outlives that: jobs go on while the consumer is declared again.
+    async fn consume(
+        &self,
+        consumer: PullConsumer,
+        ack_wait: Duration,
+        worker: &Arc<Worker<H>>,
+        pool: &mut Pool<Task<H>>,
+    ) -> Result<End, async_nats::SubscribeError> {
+        let Running { connection, stopping, abandoned, .. } = &self.running;
+        let Settings { concurrency, drain_timeout, .. } = self.settings;
+        // Sooner than a delivery comes again, and sooner than the drain ends.
+        let expires = LONGEST_PULL.min(ack_wait / 2).min(drain_timeout / 2);
+        let expires = expires.max(Duration::from_millis(10));
+        let mut pull = Pull::new(connection, consumer, expires).await?;
+        let mut reader = Reader::new(connection);
+        loop {
+            let taking = !stopping.is_cancelled();
+            if taking {
+                pull.ask(concurrency, concurrency.saturating_sub(pool.in_flight())).await;
+            } else if pull.credit() == 0 || !connection.is_connected() || abandoned.is_cancelled() {
+                // Nothing more can come, so only what is in flight is left.
+                pool.finish().await;
+                return Ok(End::Stopped);
+            }
+            tokio::select! {
+                // What has come is taken first, because there most often is something. The others only
+                // end the wait: each turn looks above at what they tell of.
+                biased;
+                arrival = pull.next() => match arrival {
+                    Arrival::Message(message) => {
+                        match Delivery::new(message, &mut reader, H::Job::QUEUE, connection) {
+                            Ok(delivery) => pool.spawn(Task { delivery, worker: Arc::clone(worker) }),
+                            Err(error) => {
+                                error!(error, "delivery without JetStream metadata; skipped");
+                            }
+                        }
+                    }
+                    Arrival::Credit => {}
+                    Arrival::Gone => return Ok(End::Gone),
+                },
+                () = pool.progress() => {}
+                () = stopping.cancelled(), if taking => {}
+                () = abandoned.cancelled(), if !taking => {}
+            }
+        }
+    }
+}
+
+/// What all jobs of one consumer have in common.
+pub(crate) struct Worker<H> {
+    handler: Arc<H>,
+    policy: RetryPolicy,
+    timeout: Option<Duration>,
+    max_attempts: u64,
+    dead_letters: Arc<Publisher>,
+    metrics: QueueMetrics,
+    heartbeat: Heartbeat,
+    shared: Arc<Shared>,
+}
+
+/// One delivery, and the worker that handles it.
+pub(crate) struct Task<H> {
+    delivery: Delivery,
+    worker: Arc<Worker<H>>,
+}
+
+impl<H: Handler> Work for Task<H> {
+    /// Handles the delivery and settles it.
+    async fn run(self) {
+        let Self { delivery, worker } = self;
+        let started = Instant::now();
+        let _in_flight = worker.metrics.in_flight();
+        let outcome = {
+            let run = pin!(worker.run(&delivery));
+            let run = delivery.keep_alive(&worker.heartbeat, run).await;
+            run.unwrap_or(Outcome::Interrupted)
+        };
+        let settlement = settle(&outcome, delivery.attempt(), &worker.policy, worker.max_attempts);
+        let settlement = worker.settle(&delivery, &outcome, settlement).await;
+        worker.metrics.settled(&settlement, started.elapsed());
+    }
+}
+
+impl<H: Handler> Worker<H> {
+    async fn run(&self, delivery: &Delivery) -> Outcome {
+        // Before the work, so that a job which ends every process that handles it comes to an end, too.
+        let attempt = delivery.attempt();
+        if attempt.number() > self.policy.max_attempts.unwrap_or(self.max_attempts) {
+            return Outcome::Exhausted;
+        }
+        let decoded = H::Job::decode(delivery.subject(), delivery.headers(), delivery.body());
+        let (id, job) = match decoded {
+            Ok(decoded) => decoded,
+            Err(error) => return Outcome::Undecodable(error),
+        };
+        let trace = Trace::of(delivery.headers());
+        let heartbeat = Some(delivery.heartbeats());
+        let shared = Arc::clone(&self.shared);
+        let cx = Context { id, attempt, trace, shared, heartbeat };
+        if let Err(rejection) = self.handler.admit(&job, &cx) {
+            return Outcome::Rejected(rejection);
+        }
+        let mut work = pin!(AssertUnwindSafe(self.handler.handle(job, &cx)).catch_unwind());
+        let handled = match self.timeout {
+            None => work.await,
+            Some(limit) => match timeout(limit, work.as_mut()).await {
+                Ok(handled) => handled,
+                Err(_) => {
+                    return Outcome::Failed(Failure::retry(format!("timed out after {limit:?}")));
+                }
+            },
+        };
+        match handled {
+            Ok(Ok(())) => Outcome::Done,
+            Ok(Err(failure)) => Outcome::Failed(failure),
+            Err(panic) => {
+                let panic = panic_text(&*panic);
+                error!(queue = H::Job::QUEUE.stream, %id, panic, "the handler panicked");
+                Outcome::Failed(Failure::retry(format!("the handler panicked: {panic}")))
+            }
+        }
+    }
+
+    /// Settles a delivery. Gives how that was possible.
+    async fn settle(
+        &self,
+        delivery: &Delivery,
+        outcome: &Outcome,
+        settlement: Settlement,
+    ) -> Settlement {
+        let queue = H::Job::QUEUE.stream;
+        let (id, attempt) = (delivery.key(), delivery.attempt().number());
+        match &settlement {
+            Settlement::Ack => {
+                delivery.ack().await;
+                debug!(queue, id, attempt, "acked");
+            }
+            Settlement::Nak { delay } => {
+                delivery.nak(*delay).await;
+                info!(queue, id, attempt, ?outcome, "given back");
+            }
+            Settlement::DeadLetter { reason } => {
+                // In a box, because it is rare, and would make every other delivery larger.
+                let mut moving = Box::pin(self.dead_letter(delivery, reason));
+                let moved = delivery.keep_alive(&self.heartbeat, moving.as_mut()).await;
+                if moved == Some(true) {
+                    delivery.ack().await;
+                    warn!(queue, id, attempt, reason, "dead-lettered");
+                } else {
+                    // It stays in its queue, where nothing is lost, and is tried again ever later.
+                    let later = retry_later(delivery.attempt(), &self.policy);
+                    if let Settlement::Nak { delay } = later {
+                        delivery.nak(delay).await;
+                    }
+                    return later;
+                }
+            }
+        }
+        settlement
+    }
+
+    /// Moves a message to the dead letters. Tells whether it is there.
+    async fn dead_letter(&self, delivery: &Delivery, reason: &str) -> bool {
+        let attempts = delivery.attempt().number();
+        let cause = Cause { reason, attempts, at: now(), by: &self.shared.instance };
+        let dead_letter = || Ok(delivery.original().dead_letter(&cause));
+        match self.dead_letters.publish(dead_letter, None).await {
+            Ok(_) => true,
+            Err(error) => {
+                let (error, stream) = (chain(&error), dead_letters::STREAM);
+                error!(error, stream, %delivery, "cannot move a message to the dead letters");
+                false
+            }
+        }
+    }
+}

@@ -1,0 +1,59 @@
+//! Declaring the topology, with patience.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use crate::backoff::Backoff;
+use crate::connection::Connection;
+use crate::log_once::LogOnce;
+use crate::topology::{self, DeclareError, Declared, Limits, Topology};
+
+/// The first ceiling of the time between two tries to declare the topology, and the highest.
+pub(crate) const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+
+/// Declares the topology, and tries until the broker answers.
+pub(crate) async fn declare(
+    connection: &Connection,
+    topology: &Topology,
+    limits: &Limits,
+) -> Result<Declared, DeclareError> {
+    let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+    let mut logged = LogOnce::default();
+    loop {
+        let declaring = pin!(topology::declare(connection.context(), topology, limits));
+        let declared = tokio::select! {
+            declared = connection.ask(declaring) => declared,
+            refusal = connection.creation_refused() => {
+                if logged.is_first(&refusal) {
+                    warn!(
+                        refusal,
+                        "a stream or consumer is missing and this user may not create it; waiting for \
+                         `decoupled declare`"
+                    );
+                }
+                None
+            }
+        };
+        match declared {
+            Some(Ok(declared)) => {
+                for object in &declared.created {
+                    info!(object, "created");
+                }
+                for difference in &declared.differences {
+                    warn!(%difference, "running on with the broker's limit");
+                }
+                return Ok(declared);
+            }
+            Some(Err(error)) if !matches!(error, DeclareError::Unavailable { .. }) => {
+                return Err(error);
+            }
+            Some(Err(error)) if logged.is_first(&error) => {
+                warn!(%error, "cannot declare the topology yet; trying again");
+            }
+            Some(Err(_)) | None => {}
+        }
+        backoff.wait().await;
+    }
+}

@@ -1,0 +1,226 @@
+//! The work of a service: what to do about one job, and what came of it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::Subject;
+use async_nats::jetstream::AckKind;
+
+use crate::connection::Connection;
+use crate::dead_letters::Reason;
+use crate::facts::{Creation, Fact, ReadError};
+use crate::headers::Trace;
+use crate::job::Job;
+use crate::producer::Producer;
+use crate::publisher::{PubAck, PublishError, Source};
+use crate::{Attempt, JobId};
+
+/// Does the jobs of one queue.
+pub trait Handler: Send + Sync + 'static {
+    /// The kind of job, which also says from which queue.
+    type Job: Job;
+
+    /// When and how often a failed job is tried again. Defaults to [`RetryPolicy::default`].
+    fn retry_policy(&self) -> RetryPolicy {
+        RetryPolicy::default()
+    }
+
+    /// Time that one attempt may take; one that takes longer has failed. Defaults to none.
+    fn timeout(&self) -> Option<Duration> {
+        None
+    }
+
+    /// Refuses a job before it is handled; it becomes a dead letter. Defaults to admitting every job.
+    ///
+    /// # Errors
+    ///
+    /// Why this job is not to be handled, now or ever.
+    fn admit(&self, _job: &Self::Job, _cx: &Context) -> Result<(), Rejection> {
+        Ok(())
+    }
+
+    /// Handles one job. It may be called again with the same job, at the same time too, and may be
+    /// dropped at any await: every effect must be one that can be repeated.
+    ///
+    /// Returning `Ok` means that the effect is durable, and lets the broker forget the job. It must not
+    /// block the thread, on which all other jobs of the service make progress: blocking work belongs on
+    /// [`tokio::task::spawn_blocking`].
+    fn handle(
+        &self,
+        job: Self::Job,
+        cx: &Context,
+    ) -> impl Future<Output = Result<(), Failure>> + Send;
+}
+
+/// When and how often a failed job is tried again: after a delay below a ceiling that doubles from one
+/// attempt to the next, drawn evenly (full jitter).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetryPolicy {
+    /// The most attempts that a job has; after the last it becomes a dead letter. Defaults to the service's
+    /// `MAX_ATTEMPTS`, 10 unless set.
+    pub max_attempts: Option<u64>,
+    /// The ceiling of the delay after the first attempt. Defaults to 100 ms.
+    pub first_delay: Duration,
+    /// The highest ceiling. Defaults to 30 s.
+    pub max_delay: Duration,
+}
+
+impl Default for RetryPolicy {
+    fn default() -> Self {
+        let (first_delay, max_delay) = (Duration::from_millis(100), Duration::from_secs(30));
+        Self { max_attempts: None, first_delay, max_delay }
+    }
+}
+
+/// Why a job could not be handled, and what to do about it.
+///
+/// `?` turns any error into [`Failure::Retry`], save for one of [`Context`]'s own, which know better.
+#[derive(Debug)]
+pub enum Failure {
+    /// It may succeed another time: try it again as the [`RetryPolicy`] says.
+    Retry(Source),
+    /// It may succeed another time, but not before this delay.
+    RetryAfter(Duration, Source),
+    /// It never will: make it a dead letter.
+    Reject(Source),
+}
+
+impl Failure {
+    /// A [`Failure::Retry`] for this reason.
+    pub fn retry(reason: impl Into<Source>) -> Self {
+        Self::Retry(reason.into())
+    }
+
+    /// A [`Failure::Reject`] for this reason.
+    pub fn reject(reason: impl Into<Source>) -> Self {
+        Self::Reject(reason.into())
+    }
+
+    /// Where it comes from.
+    #[must_use]
+    pub fn source(&self) -> &(dyn std::error::Error + Send + Sync + 'static) {
+        match self {
+            Self::Retry(source) | Self::RetryAfter(_, source) | Self::Reject(source) => &**source,
+        }
+    }
+
+    fn publishing(error: PublishError) -> Self {
+        match error {
+            PublishError::TooLarge(_) => Self::Reject(error.into()),
+            error => Self::Retry(error.into()),
+        }
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&crate::chain::chain(self.source()))
+    }
+}
+
+impl<E: std::error::Error + Send + Sync + 'static> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::Retry(error.into())
+    }
+}
+
+/// Why a job is not handled at all.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rejection {
+    /// In a word.
+    pub reason: Reason,
+    /// For people.
+    pub detail: String,
+}
+
+/// One attempt at a job: which one it is, and the only way to have an effect on the broker from within it.
+#[derive(Debug)]
+pub struct Context {
+    pub(crate) id: JobId,
+    pub(crate) attempt: Attempt,
+    pub(crate) trace: Trace,
+    pub(crate) shared: Arc<Shared>,
+    /// Where to say that the job is still being handled.
+    pub(crate) heartbeat: Option<(Connection, Subject)>,
+}
+
+/// What the contexts of all jobs of one service have in common.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) producer: Producer,
+    pub(crate) instance: String,
+    pub(crate) facts_max_age: Duration,
+}
+
+impl Context {
+    /// The id of the job.
+    #[must_use]
+    pub fn id(&self) -> JobId {
+        self.id
+    }
+
+    /// Which attempt this is, from 1.
+    #[must_use]
+    pub fn attempt(&self) -> Attempt {
+        self.attempt
+    }
+
+    /// The trace that the job is part of. All that this context publishes is part of it, too.
+    #[must_use]
+    pub fn trace(&self) -> &Trace {
+        &self.trace
+    }
+
+    /// The name of this replica.
+    #[must_use]
+    pub fn instance(&self) -> &str {
+        &self.shared.instance
+    }
+
+    /// How long the facts of this service guard their keys, from the moment of asking, as its buckets on
+    /// the broker have it. An effect that is older could happen a second time.
+    #[must_use]
+    pub fn facts_max_age(&self) -> Duration {
+        self.shared.facts_max_age
+    }
+
+    /// Publishes another job, under its own id or else under the id of this one, and ends once the broker
+    /// has confirmed that it is stored. While its queue is full, it waits, and spends no attempt.
+    ///
+    /// # Errors
+    ///
+    /// Where waiting does not help: it is too large, or rejected.
+    pub async fn publish<J: Job>(&self, job: &J) -> Result<PubAck, Failure> {
+        let id = job.id().unwrap_or(self.id);
+        let published = self.shared.producer.publish(job, id, &self.trace, None).await;
+        published.map_err(Failure::publishing)
+    }
+
+    /// Creates a fact, or gives the one that exists already, which counts.
+    ///
+    /// # Errors
+    ///
+    /// As [`Context::publish`].
+    pub async fn create<F: Fact>(&self, fact: &F) -> Result<Creation<F>, Failure> {
+        self.shared.producer.create(fact, None).await.map_err(Failure::publishing)
+    }
+
+    /// The fact that is kept under this key, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// Where the broker does not say.
+    pub async fn read<F: Fact>(&self, key: &str) -> Result<Option<F>, ReadError> {
+        self.shared.producer.read(key).await
+    }
+
+    /// Tells the broker at once that the job is still being handled, so that it waits `ACK_WAIT` from now
+    /// before it delivers the job again. The engine does so by itself while the handler awaits.
+    pub async fn heartbeat(&self) {
+        if let Some((connection, reply)) = &self.heartbeat {
+            // One that gets lost is made up for by the next.
+            let _ = connection.client().publish(reply.clone(), AckKind::Progress.into()).await;
+        }
+    }
+}

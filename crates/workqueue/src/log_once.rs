@@ -1,0 +1,51 @@
+use std::fmt::Display;
+
+/// The reasons that were logged since something began to fail. A loop that tries again and again logs
+/// each reason once, however often it comes up and however it alternates with another: when a connection
+/// is lost, some tries hear of that while others hear that a queue is full.
+#[derive(Debug, Default)]
+pub struct LogOnce(Vec<String>);
+
+impl LogOnce {
+    /// How many reasons are logged at most, should each be another.
+    const MOST: usize = 10;
+
+    /// Whether this reason comes up for the first time, and is to be logged.
+    pub fn is_first(&mut self, reason: impl Display) -> bool {
+        let reason = reason.to_string();
+        let is_first = self.0.len() < Self::MOST && !self.0.contains(&reason);
+        if is_first {
+            self.0.push(reason);
+        }
+        is_first
+    }
+
+    /// It does not fail any more; when it does again, each reason is logged again.
+    pub fn forget(&mut self) {
+        self.0.clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reason_is_logged_once_however_it_alternates() {
+        let mut logged = LogOnce::default();
+        let first: Vec<&str> = (0..1000)
+            .flat_map(|_| ["full", "away"])
+            .filter(|reason| logged.is_first(reason))
+            .collect();
+        assert_eq!(first, ["full", "away"]);
+        logged.forget();
+        assert!(logged.is_first("full"));
+    }
+
+    #[test]
+    fn only_some_of_many_reasons_are_logged() {
+        let mut logged = LogOnce::default();
+        let first = (0..1000).filter(|number| logged.is_first(number));
+        assert_eq!(first.count(), LogOnce::MOST);
+    }
+}

@@ -1,0 +1,328 @@
+//! A service: starts, consumes its queues, and stops in order.
+
+use std::future::ready;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus_client::registry::Registry;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
+
+use crate::Queue;
+use crate::admin::{self, Report};
+use crate::announce::Announcement;
+use crate::background::Background;
+use crate::connection::{ConnectError, Connection};
+use crate::consumer::Consumer;
+use crate::handler::Handler;
+use crate::health::Health;
+use crate::job::Job;
+use crate::metrics::Metrics;
+use crate::producer::Producer;
+use crate::settings::Settings;
+use crate::topology::{DeclareError, Declared, Limits, Topology};
+
+/// Time of a drain that is kept for giving back what is still in flight.
+const TIME_TO_GIVE_BACK: Duration = Duration::from_secs(1);
+
+/// How often a service logs how much it has done.
+const REPORT_INTERVAL: Duration = Duration::from_secs(10);
+
+/// What a service is made of: the jobs that it consumes, and what it publishes and creates.
+pub struct Service {
+    name: &'static str,
+    topology: Topology,
+    /// The queues that it consumes.
+    queues: Vec<Queue>,
+    consumers: Vec<Start>,
+}
+
+/// Starts one consumer of a service that is connected.
+type Start = Box<dyn FnOnce(&Running, &Settings) -> Consuming + Send>;
+type Consuming = Pin<Box<dyn Future<Output = Result<(), ServiceError>> + Send>>;
+
+/// A service that is connected, with all that it needs declared on the broker.
+#[derive(Clone, Debug)]
+pub struct Running {
+    /// Submits jobs, and creates and reads facts.
+    pub producer: Producer,
+    /// The connection to the broker.
+    pub connection: Connection,
+    /// Cancelled when the service is to stop. Cancelling it stops this service alone.
+    pub stopping: CancellationToken,
+    /// Cancelled when a stopping service has no time left to finish what is in flight.
+    pub abandoned: CancellationToken,
+    pub(crate) topology: Arc<Topology>,
+    pub(crate) declared: Declared,
+    pub(crate) health: Arc<Health>,
+    pub(crate) metrics: Arc<Metrics>,
+}
+
+impl Running {
+    /// Adds metrics of the service's own to what the admin endpoint shows. Their names begin with the
+    /// service's, too.
+    pub fn register_metrics(&self, register: impl FnOnce(&mut Registry)) {
+        self.metrics.with_registry(register);
+    }
+
+    /// How long the guarantees hold from the moment of asking, as the buckets on the broker have it.
+    #[must_use]
+    pub fn facts_max_age(&self) -> Duration {
+        self.declared.facts_max_age()
+    }
+}
+
+/// Why a service cannot run.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// The admin endpoint's address cannot be listened on.
+    #[error("ADMIN_ADDR is {addr}, which cannot be listened on: {source}; is it taken already?")]
+    Admin {
+        /// The address.
+        addr: SocketAddr,
+        /// What the operating system says.
+        source: std::io::Error,
+    },
+    /// There is no use in trying to connect.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// What is on the broker is not what the service needs, and waiting does not help.
+    #[error(transparent)]
+    Declare(#[from] DeclareError),
+    /// The client has panicked.
+    #[error(
+        "the NATS client has panicked, most likely over the headers of a message that was \
+         published by hand: its message is on the standard error. Run `decoupled declare --watch`, \
+         which moves such a message to the dead letters, and start this service again"
+    )]
+    Client,
+    /// The client cannot ask for messages.
+    #[error("cannot subscribe to the answers of the broker: {0}")]
+    Subscribe(#[from] async_nats::SubscribeError),
+    /// A task that was to run as long as the service has ended.
+    #[error("the background task '{task}' has ended: {reason}")]
+    Background {
+        /// What it was doing.
+        task: &'static str,
+        /// Why it ended.
+        reason: String,
+    },
+}
+
+impl Service {
+    /// A service of this name, which does nothing yet. Its metrics begin with the name.
+    #[must_use]
+    pub fn new(name: &'static str) -> Self {
+        Self { name, topology: Topology::default(), queues: Vec::new(), consumers: Vec::new() }
+    }
+
+    /// Consumes the queue of this handler's jobs.
+    #[must_use]
+    pub fn consume<H: Handler>(mut self, handler: H) -> Self {
+        self.topology.add_queue(H::Job::QUEUE);
+        self.queues.push(H::Job::QUEUE);
+        let handler = Arc::new(handler);
+        self.consumers.push(Box::new(move |running, settings| {
+            Box::pin(Consumer::new(handler, running, settings).run())
+        }));
+        self
+    }
+
+    /// Declares these queues and buckets at the start, besides those that it consumes. What the service
+    /// publishes to and creates in is declared by the first use as well; only what is declared here counts
+    /// for [`Context::facts_max_age`](crate::Context::facts_max_age), and is checked before a job is taken.
+    #[must_use]
+    pub fn declares(mut self, topology: &Topology) -> Self {
+        for queue in &topology.queues {
+            self.topology.add_queue(*queue);
+        }
+        for bucket in &topology.buckets {
+            self.topology.add_bucket(*bucket);
+        }
+        self
+    }
+
+    /// Runs until `stop` is cancelled, or a consumer cannot go on; then stops in order: what was taken is
+    /// finished within `DRAIN_TIMEOUT`, the rest is given back, and all settlements reach the broker.
+    ///
+    /// Connecting and declaring are tried again for as long as it takes.
+    ///
+    /// # Errors
+    ///
+    /// Where waiting does not help, see [`ServiceError`].
+    pub async fn run(
+        self,
+        settings: &Settings,
+        stop: &CancellationToken,
+    ) -> Result<(), ServiceError> {
+        self.run_with(settings, stop, |_running| ready(())).await
+    }
+
+    /// As [`Service::run`], with work of the service's own beside consuming. It begins once the service is
+    /// connected, and has to end soon after [`Running::abandoned`] is cancelled.
+    ///
+    /// # Errors
+    ///
+    /// As [`Service::run`].
+    pub async fn run_with<F: Future<Output = ()>>(
+        self,
+        settings: &Settings,
+        stop: &CancellationToken,
+        work: impl FnOnce(Running) -> F,
+    ) -> Result<(), ServiceError> {
+        let Self { name, topology, queues, consumers } = self;
+        let health = Arc::new(Health::default());
+        let metrics = Metrics::new(name);
+        // Stopping by itself must not stop others that listen to the caller's token.
+        let stopping = stop.child_token();
+        // Ends the admin endpoint with the service, however that ends.
+        let end = CancellationToken::new();
+        let _end = end.clone().drop_guard();
+        let addr = settings.admin_addr;
+        let told = Told { health: Arc::clone(&health), metrics: Arc::clone(&metrics) };
+        admin::serve(addr, Arc::new(told), end)
+            .await
+            .map_err(|source| ServiceError::Admin { addr, source })?;
+        info!(
+            version = env!("CARGO_PKG_VERSION"),
+            instance = settings.instance,
+            concurrency = settings.concurrency,
+            "starting {name}"
+        );
+        let mut background = Background::default();
+        background.spawn("reporting", report_now_and_then(queues.clone(), Arc::clone(&metrics)));
+        let announcement = Announcement::new(name, &settings.instance, queues, &health, &metrics);
+        let start = start(announcement, topology, settings, &stopping, &mut background);
+        let Some(running) = stopping.run_until_cancelled(start).await else {
+            info!("stopped before there was anything to do");
+            return Ok(());
+        };
+        let running = running?;
+        let mut consuming = JoinSet::new();
+        for consumer in consumers {
+            consuming.spawn(consumer(&running, settings));
+        }
+        running.health.set_started();
+        drain_after(&running, settings.drain_timeout, consuming, work(running.clone()), background)
+            .await
+    }
+}
+
+/// Connects, and declares what the service needs; for each it waits as long as it takes.
+async fn start(
+    announcement: Announcement,
+    topology: Topology,
+    settings: &Settings,
+    stopping: &CancellationToken,
+    background: &mut Background,
+) -> Result<Running, ServiceError> {
+    let (health, metrics) = announcement.reads();
+    let report = {
+        let (health, metrics) = (Arc::clone(&health), Arc::clone(&metrics));
+        move |connected| {
+            health.set_connected(connected);
+            metrics.set_connected(connected);
+        }
+    };
+    let client_name = format!("{} {}", announcement.name(), settings.instance);
+    let connection = Connection::establish(&settings.nats, &client_name, report).await?;
+    // Before the rest: a replica that waits for what is missing is there, too.
+    background.spawn("announcing this replica", announcement.serve(connection.clone()));
+    let limits = Limits::from(&settings.limits);
+    let producer = Producer::new(&connection, limits, settings.concurrency, &metrics);
+    let declared = producer.declare(&topology).await?;
+    Ok(Running {
+        producer,
+        connection,
+        stopping: stopping.clone(),
+        abandoned: CancellationToken::new(),
+        topology: Arc::new(topology),
+        declared,
+        health,
+        metrics,
+    })
+}
+
+/// Runs until the service is told to stop, or something of it cannot go on; then stops in order.
+async fn drain_after(
+    running: &Running,
+    drain_timeout: Duration,
+    mut consuming: JoinSet<Result<(), ServiceError>>,
+    own_work: impl Future<Output = ()>,
+    mut background: Background,
+) -> Result<(), ServiceError> {
+    let Running { connection, stopping, abandoned, health, .. } = running;
+    // A tenth of a short drain is enough.
+    let work_time = drain_timeout.saturating_sub(TIME_TO_GIVE_BACK.min(drain_timeout / 10));
+    let deadline = async {
+        stopping.cancelled().await;
+        health.set_stopping();
+        tokio::time::sleep(work_time).await;
+        warn!("the drain has no time left; giving back what is in flight");
+        abandoned.cancel();
+        tokio::time::sleep(drain_timeout.saturating_sub(work_time)).await;
+    };
+    let mut failure = None;
+    let consuming = async {
+        while let Some(ended) = consuming.join_next().await {
+            let ended = ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
+            if let Err(error) = ended {
+                error!(%error, "a consumer cannot go on");
+                failure.get_or_insert(error);
+                stopping.cancel();
+            }
+        }
+    };
+    let work = async {
+        tokio::join!(consuming, own_work);
+        // An answer is only on its way until it has left this process.
+        connection.client().flush().await
+    };
+    let flushed = tokio::select! {
+        flushed = work => flushed.is_ok(),
+        () = deadline => false,
+        // Nothing can be settled without the client, so there is nothing to stop in order.
+        () = connection.ended() => return Err(ServiceError::Client),
+        ended = background.ended() => return Err(ended),
+    };
+    if !flushed {
+        warn!("the last settlements may not have reached the broker; those jobs come again");
+    }
+    info!("stopped");
+    failure.map_or(Ok(()), Err)
+}
+
+/// What the admin endpoint reports of a service.
+struct Told {
+    health: Arc<Health>,
+    metrics: Arc<Metrics>,
+}
+
+impl Report for Told {
+    fn not_ready(&self) -> Option<String> {
+        self.health.not_ready()
+    }
+
+    fn metrics(&self) -> Result<String, std::fmt::Error> {
+        self.metrics.text()
+    }
+}
+
+/// Logs now and then how much was done, if anything was: each job is only logged at `debug`.
+async fn report_now_and_then(queues: Vec<Queue>, metrics: Arc<Metrics>) {
+    let mut before = vec![0; queues.len()];
+    loop {
+        tokio::time::sleep(REPORT_INTERVAL).await;
+        for (queue, before) in queues.iter().zip(&mut before) {
+            let settled = metrics.of(*queue).settled_so_far();
+            if settled != *before {
+                let since = settled - *before;
+                info!(queue = queue.stream, settled, since, "at work");
+                *before = settled;
+            }
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Unit tests of handlers, without a broker.
+//!
+//! ```
+//! use serde::{Deserialize, Serialize};
+//! use workqueue::testing::Recorder;
+//! use workqueue::{Context, Failure, Handler, Job, Queue};
+//!
+//! #[derive(Serialize, Deserialize)]
+//! struct Greet { name: String }
+//! #[derive(Debug, PartialEq, Serialize, Deserialize)]
+//! struct Greeting { text: String }
+//!
+//! impl Job for Greet { const QUEUE: Queue = Queue::new("GREET", "greet"); }
+//! impl Job for Greeting { const QUEUE: Queue = Queue::new("GREETINGS", "greetings"); }
+//!
+//! struct Greeter;
+//!
+//! impl Handler for Greeter {
+//!     type Job = Greet;
+//!     async fn handle(&self, job: Greet, cx: &Context) -> Result<(), Failure> {
+//!         cx.publish(&Greeting { text: format!("Hello, {}!", job.name) }).await?;
+//!         Ok(())
+//!     }
+//! }
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() {
+//! let recorder = Recorder::new();
+//! Greeter.handle(Greet { name: "Ada".into() }, &recorder.context()).await.unwrap();
+//! assert_eq!(recorder.published::<Greeting>(), [Greeting { text: "Hello, Ada!".into() }]);
+//! # }
+//! ```
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::facts::Fact;
+use crate::handler::{Context, Shared};
+use crate::headers::Trace;
+use crate::job::{Job, Publication};
+use crate::producer::Producer;
+use crate::{Attempt, JobId};
+
+/// Records what handlers publish and create, in the place of a broker. A fact that was created exists for
+/// all contexts of the same recorder.
+#[derive(Debug, Default)]
+pub struct Recorder(Mutex<Vec<Publication>>);
+
+impl Recorder {
+    /// A recorder of nothing so far.
+    #[must_use]
+    pub fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    /// The context of the first attempt at a new job.
+    #[must_use]
+    pub fn context(self: &Arc<Self>) -> Context {
+        self.context_of(JobId::new(), Attempt::new(1))
+    }
+
+    /// The context of this attempt at the job with this id.
+    #[must_use]
+    pub fn context_of(self: &Arc<Self>, id: JobId, attempt: Attempt) -> Context {
+        let shared = Shared {
+            producer: Producer::recording(self),
+            instance: "test".to_owned(),
+            facts_max_age: Duration::MAX,
+        };
+        Context { id, attempt, trace: Trace::default(), shared: Arc::new(shared), heartbeat: None }
+    }
+
+    /// The jobs of this kind that were published, in order.
+    ///
+    /// # Panics
+    ///
+    /// Where one of them cannot be read again.
+    #[must_use]
+    pub fn published<J: Job>(&self) -> Vec<J> {
+        let decode = |publication: &Publication| {
+            let Publication { subject, headers, body } = publication;
+            J::decode(subject, Some(headers), body).expect("it was encoded as such a job").1
+        };
+        self.with(|all| {
+            let is_of_queue =
+                |publication: &&Publication| J::QUEUE.key(&publication.subject).is_some();
+            all.iter().filter(is_of_queue).map(decode).collect()
+        })
+    }
+
+    /// The facts of this kind that were created, in order.
+    ///
+    /// # Panics
+    ///
+    /// Where one of them cannot be read again.
+    #[must_use]
+    pub fn created<F: Fact>(&self) -> Vec<F> {
+        let decode = |publication: &Publication| {
+            F::from_body(&publication.body).expect("it was encoded as such a fact")
+        };
+        self.with(|all| {
+            let is_of_bucket =
+                |publication: &&Publication| F::BUCKET.key(&publication.subject).is_some();
+            all.iter().filter(is_of_bucket).map(decode).collect()
+        })
+    }
+
+    pub(crate) fn add(&self, publication: Publication) {
+        self.with(|all| all.push(publication));
+    }
+
+    /// The body of the last message under this subject.
+    pub(crate) fn last(&self, subject: &str) -> Option<Bytes> {
+        self.with(|all| {
+            let last = all.iter().rfind(|publication| publication.subject == subject);
+            last.map(|publication| publication.body.clone())
+        })
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut Vec<Publication>) -> T) -> T {
+        act(&mut self.0.lock().expect("nothing panics while it holds this lock"))
+    }
+}

@@ -1,0 +1,233 @@
+//! A kind of job that no other crate knows, from the submission to the settlement, on a real broker.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream;
+use serde::{Deserialize, Serialize};
+use testkit::broker::{Broker, BrokerOptions};
+use testkit::eventually::eventually;
+use tokio::sync::{Mutex, Semaphore, mpsc};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use workqueue::testing::Recorder;
+use workqueue::{
+    Bucket, Context, Creation, Fact, Failure, Handler, Job, NatsSettings, Producer, Queue,
+    RetryPolicy, Service, ServiceError, Settings, dead_letters,
+};
+
+/// Resize an image.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Resize {
+    image: String,
+    width: u32,
+}
+
+/// An image was resized.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+struct Resized {
+    image: String,
+    attempt: u64,
+}
+
+impl Job for Resize {
+    const QUEUE: Queue = Queue::new("IMAGES", "images").consumer("resizer");
+}
+
+impl Fact for Resized {
+    const BUCKET: Bucket = Bucket { name: "resized", stream: "KV_resized" };
+
+    fn key(&self) -> String {
+        self.image.clone()
+    }
+}
+
+/// Resizes an image once it is let through: each attempt is told to `started`.
+struct Resizer {
+    started: mpsc::UnboundedSender<(String, u64)>,
+    gate: Arc<Semaphore>,
+}
+
+impl Handler for Resizer {
+    type Job = Resize;
+
+    fn retry_policy(&self) -> RetryPolicy {
+        let first_delay = Duration::from_millis(1);
+        RetryPolicy { max_attempts: Some(3), first_delay, ..RetryPolicy::default() }
+    }
+
+    async fn handle(&self, job: Resize, cx: &Context) -> Result<(), Failure> {
+        let attempt = cx.attempt().number();
+        let _ = self.started.send((job.image.clone(), attempt));
+        self.gate.acquire().await?.forget();
+        match job.image.as_str() {
+            "empty" => return Err(Failure::reject("it has no pixels")),
+            "unlucky" if attempt == 1 => return Err(Failure::retry("out of memory")),
+            "unlucky" if attempt == 2 => panic!("on purpose"),
+            "hopeless" => return Err(Failure::retry("out of memory")),
+            _ => {}
+        }
+        match cx.create(&Resized { image: job.image, attempt }).await? {
+            Creation::Created | Creation::AlreadyExists(_) => Ok(()),
+        }
+    }
+}
+
+/// A worker that runs, and the attempts that it has started.
+struct Worker {
+    started: Mutex<mpsc::UnboundedReceiver<(String, u64)>>,
+    gate: Arc<Semaphore>,
+    stop: CancellationToken,
+    running: JoinHandle<Result<(), ServiceError>>,
+}
+
+impl Worker {
+    /// Starts a worker that lets this many attempts through.
+    fn start(settings: &Settings, attempts: usize) -> Self {
+        let (sender, started) = mpsc::unbounded_channel();
+        let gate = Arc::new(Semaphore::new(attempts));
+        let resizer = Resizer { started: sender, gate: Arc::clone(&gate) };
+        let service = Service::new("resizer").consume(resizer);
+        let (settings, stop) = (settings.clone(), CancellationToken::new());
+        let token = stop.clone();
+        let running = tokio::spawn(async move { service.run(&settings, &token).await });
+        Self { started: Mutex::new(started), gate, stop, running }
+    }
+
+    /// The next attempt that it starts.
+    async fn attempt(&self) -> (String, u64) {
+        self.started.lock().await.recv().await.expect("the worker runs")
+    }
+
+    async fn stop(self) {
+        self.stop.cancel();
+        self.running.await.unwrap().unwrap();
+    }
+}
+
+async fn broker() -> (Broker, Settings) {
+    let broker = Broker::start(BrokerOptions::default()).await.unwrap();
+    let nats = NatsSettings::at(broker.url());
+    let settings = Settings { nats, ..Settings::default() };
+    (broker, settings)
+}
+
+fn resize(image: &str) -> Resize {
+    Resize { image: image.to_owned(), width: 64 }
+}
+
+async fn fact_of(producer: &Producer, image: &str) -> Resized {
+    eventually(&format!("{image} is resized"), async || match producer.read(image).await {
+        Ok(Some(fact)) => Ok(fact),
+        other => Err(other),
+    })
+    .await
+}
+
+/// How many jobs are in the queue, in flight or not.
+async fn depth(broker: &Broker) -> u64 {
+    let client = async_nats::connect(broker.url()).await.unwrap();
+    let stream = jetstream::new(client).get_stream(Resize::QUEUE.stream).await.unwrap();
+    stream.cached_info().state.messages
+}
+
+#[tokio::test]
+async fn handler_is_tested_without_a_broker() {
+    let recorder = Recorder::new();
+    let (started, _) = mpsc::unbounded_channel();
+    let resizer = Resizer { started, gate: Arc::new(Semaphore::new(3)) };
+    let twice = [resize("cat"), resize("cat")];
+    for job in twice {
+        resizer.handle(job, &recorder.context()).await.unwrap();
+    }
+    assert_eq!(recorder.created::<Resized>(), [Resized { image: "cat".to_owned(), attempt: 1 }]);
+    let failed = resizer.handle(resize("empty"), &recorder.context()).await;
+    assert!(matches!(failed, Err(Failure::Reject(_))), "{failed:?}");
+}
+
+#[tokio::test]
+async fn job_makes_a_round_trip_whichever_side_starts_first() {
+    let (broker, settings) = broker().await;
+    let producer = Producer::connect(&settings).await.unwrap();
+    producer.submit(&resize("before")).await.unwrap();
+    let worker = Worker::start(&settings, 2);
+    producer.submit(&resize("after")).await.unwrap();
+    for image in ["before", "after"] {
+        assert_eq!(fact_of(&producer, image).await.attempt, 1);
+    }
+    worker.stop().await;
+    assert_eq!(depth(&broker).await, 0);
+}
+
+#[tokio::test]
+async fn failed_and_panicked_attempts_are_retried() {
+    let (_broker, settings) = broker().await;
+    let producer = Producer::connect(&settings).await.unwrap();
+    producer.submit(&resize("unlucky")).await.unwrap();
+    let worker = Worker::start(&settings, 3);
+    assert_eq!(fact_of(&producer, "unlucky").await.attempt, 3);
+    worker.stop().await;
+}
+
+#[tokio::test]
+async fn hopeless_jobs_become_dead_letters_with_their_reasons() {
+    let (broker, settings) = broker().await;
+    let producer = Producer::connect(&settings).await.unwrap();
+    let rejected = producer.submit(&resize("empty")).await.unwrap();
+    let failed = producer.submit(&resize("hopeless")).await.unwrap();
+    let worker = Worker::start(&settings, 4);
+    let client = async_nats::connect(broker.url()).await.unwrap();
+    let nats = jetstream::new(client);
+    for (id, reason) in
+        [(rejected, "failed: it has no pixels"), (failed, "failed: out of memory (attempt 3)")]
+    {
+        let subject = dead_letters::subject(Resize::QUEUE.stream, &id.to_string());
+        let letter = eventually("the dead letter is there", async || {
+            let stream =
+                nats.get_stream(dead_letters::STREAM).await.map_err(|error| error.to_string())?;
+            let letter = stream.get_last_raw_message_by_subject(&subject).await;
+            letter.map_err(|error| error.to_string())
+        })
+        .await;
+        assert_eq!(dead_letters::reason(&letter.headers), reason);
+    }
+    worker.stop().await;
+    assert_eq!(depth(&broker).await, 0);
+}
+
+#[tokio::test]
+async fn drain_finishes_the_job_in_flight_and_takes_no_other() {
+    let (broker, settings) = broker().await;
+    let settings = Settings { concurrency: 1, ..settings };
+    let producer = Producer::connect(&settings).await.unwrap();
+    producer.submit(&resize("in-flight")).await.unwrap();
+    producer.submit(&resize("waiting")).await.unwrap();
+    let worker = Worker::start(&settings, 0);
+    assert_eq!(worker.attempt().await, ("in-flight".to_owned(), 1));
+    worker.stop.cancel();
+    worker.gate.add_permits(1);
+    worker.stop().await;
+    assert_eq!(fact_of(&producer, "in-flight").await.attempt, 1);
+    assert_eq!(depth(&broker).await, 1);
+    let next = Worker::start(&settings, 1);
+    assert_eq!(next.attempt().await, ("waiting".to_owned(), 1));
+    next.stop().await;
+}
+
+#[tokio::test]
+async fn job_that_is_submitted_twice_has_its_effect_once() {
+    let (broker, settings) = broker().await;
+    let producer = Producer::connect(&settings).await.unwrap();
+    for _ in 0..2 {
+        producer.submit(&resize("cat")).await.unwrap();
+    }
+    let worker = Worker::start(&settings, 2);
+    for _ in 0..2 {
+        worker.attempt().await;
+    }
+    worker.stop().await;
+    assert_eq!(depth(&broker).await, 0);
+    let client = async_nats::connect(broker.url()).await.unwrap();
+    let bucket = jetstream::new(client).get_stream(Resized::BUCKET.stream).await.unwrap();
+    assert_eq!(bucket.cached_info().state.messages, 1);
+}
