@@ -13,7 +13,7 @@ use anyhow::{Context as _, bail};
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use contract::queues;
-use contract::topology::{self, Limits, Topology};
+use contract::topology::{self, Difference, Limits, Topology};
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
@@ -23,8 +23,6 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 use workqueue::unreadable::Sweeper;
 use workqueue::{Connection, NatsSettings, Report, Said, TelemetrySettings};
-
-use crate::declare::told;
 
 /// How often to look. What a lost connection interrupts goes on as soon as there is another.
 const TICK: Duration = Duration::from_secs(2);
@@ -108,10 +106,13 @@ async fn look_again_and_again(
             let adjust = topology::adjust(connection.context(), limits, &mut done);
             connection.ask(pin!(adjust)).await
         };
-        for line in told(&done) {
-            info!("{line}");
-            status.changes.inc();
+        for object in &done.created {
+            info!(object, "created");
         }
+        for Difference { object, setting, is, should_be } in &done.adjusted {
+            info!(object, setting, from = is, to = should_be, "changed");
+        }
+        status.changes.inc_by((done.created.len() + done.adjusted.len()) as u64);
         match adjusted {
             Some(Ok(())) => {
                 said.forget();

@@ -12,7 +12,8 @@
 //! settle    ack, nak or dead letter                  settle, delivery
 //! ```
 //!
-//! Only this crate settles a delivery, and it does so only after the effect is durable.
+//! Only this crate settles a delivery, and it does so only after the effect is durable. What no client can
+//! even take from its queue, an [`unreadable::Sweeper`] moves to the dead letters, from one place.
 
 mod admin;
 mod announce;
