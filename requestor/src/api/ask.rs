@@ -10,9 +10,7 @@ use jiff::SignedDuration;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 use tracing::{debug, error};
-use workqueue::{
-    Backoff, Connection, Creation, Facts, PublishError, Publisher, ReadError, Refusal,
-};
+use workqueue::{Backoff, Connection, Creation, Facts, PublishError, Publisher, ReadError, Refusal};
 
 use super::input::Asking;
 use super::problem::{Kind, Outcome, Problem};
