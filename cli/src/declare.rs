@@ -97,8 +97,7 @@ pub async fn declare_patiently(
     declared.await.unwrap_or_else(|_too_long| Err(obstacle))
 }
 
-/// What was done, a line for each.
-pub(crate) fn told(done: &Declared) -> Vec<String> {
+fn told(done: &Declared) -> Vec<String> {
     let created = done.created.iter().map(|object| format!("created {object}"));
     let adjusted = done.adjusted.iter().map(|change| {
         let topology::Difference { object, setting, is, should_be } = change;

@@ -20,11 +20,9 @@ use prometheus_client::registry::Registry;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
-use workqueue::topology::{self, Declared, Limits};
+use workqueue::topology::{self, Declared, Difference, Limits};
 use workqueue::unreadable::Sweeper;
 use workqueue::{Connection, LogOnce, NatsSettings, Report, TelemetrySettings};
-
-use crate::declare::told;
 
 /// How often to look. What a lost connection interrupts goes on as soon as there is another.
 const TICK: Duration = Duration::from_secs(2);
@@ -109,10 +107,13 @@ async fn look_again_and_again(
             let adjust = topology::adjust(connection.context(), &topology, limits, &mut done);
             connection.ask(pin!(adjust)).await
         };
-        for line in told(&done) {
-            info!("{line}");
-            status.changes.inc();
+        for object in &done.created {
+            info!(object, "created");
         }
+        for Difference { object, setting, is, should_be } in &done.adjusted {
+            info!(object, setting, from = is, to = should_be, "changed");
+        }
+        status.changes.inc_by((done.created.len() + done.adjusted.len()) as u64);
         match adjusted {
             Some(Ok(())) => {
                 said.forget();

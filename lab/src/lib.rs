@@ -1,5 +1,5 @@
 //! The whole system on one machine: runs it ([`up`]), breaks it on purpose ([`chaos`]), and measures it
-//! ([`bench`]).
+//! ([`mod@bench`]).
 
 pub mod bench;
 pub mod chaos;

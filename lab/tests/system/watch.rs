@@ -36,7 +36,7 @@ async fn watch_creates_what_is_missing_again_and_again() {
     ready(&watch).await;
     topology::stream_state(deployment.nats(), REQUESTS.stream).await.unwrap();
     deployment.nats().delete_stream(RESPONSES.stream).await.unwrap();
-    logged(&watch, "created consumer requestor of stream RESPONSES").await;
+    logged(&watch, r#"created object="consumer requestor of stream RESPONSES""#).await;
     deployment.broker.stop().await.unwrap();
     unready(&watch, "not connected to the broker").await;
     deployment.broker.wipe().unwrap();
@@ -82,7 +82,7 @@ async fn watch_says_once_what_it_cannot_change() {
     assert!(said.contains(problem), "{said}");
     // What else is missing it creates, which shows that it has looked again.
     deployment.nats().delete_stream(RESPONSES.stream).await.unwrap();
-    logged(&watch, "created stream RESPONSES").await;
+    logged(&watch, r#"created object="stream RESPONSES""#).await;
     discard(DiscardPolicy::New).await;
     ready(&watch).await;
     assert_eq!(healthcheck(&watch).await.0, Some(0));

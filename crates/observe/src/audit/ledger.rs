@@ -200,7 +200,7 @@ mod tests {
     }
 
     fn body<F: Fact>(fact: &F) -> Vec<u8> {
-        fact.creation().body.to_vec()
+        serde_json::to_vec(fact).unwrap()
     }
 
     fn strings(value: &str) -> Strings {
