@@ -4,7 +4,7 @@ use async_nats::HeaderMap;
 use contract::Amount;
 use contract::facts::Received;
 use contract::queues::{REQUESTS, Request};
-use workqueue::{Job, JobId};
+use workqueue::JobId;
 
 use crate::browser::Browser;
 use crate::deployment::{Deployment, Side, creation, publication, ready, succeeded};

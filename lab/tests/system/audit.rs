@@ -10,7 +10,7 @@ use futures_util::StreamExt;
 use observe::audit::{Verdict, audit};
 use testkit::eventually::eventually;
 use testkit::process::Process;
-use workqueue::{Fact, Job, JobId};
+use workqueue::{Job, JobId};
 
 use crate::by_hand::response;
 use crate::deployment::{Deployment, Side, creation, publication, succeeded};

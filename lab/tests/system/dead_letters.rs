@@ -9,7 +9,7 @@ use observe::dead_letters::list;
 use testkit::eventually::eventually;
 use testkit::process::logged;
 use workqueue::dead_letters::{self, ATTEMPTS, BY, Cause, ORIGINAL, Original, REASON, SUBJECT};
-use workqueue::{Job, JobId, topology};
+use workqueue::{JobId, topology};
 
 use crate::deployment::{Deployment, Side, admin, creation, ended, publication, succeeded};
 use crate::loops::request;

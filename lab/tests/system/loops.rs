@@ -7,7 +7,7 @@ use futures_util::StreamExt;
 use testkit::eventually::eventually;
 use testkit::process::logged;
 use workqueue::topology::Limits;
-use workqueue::{Job, JobId};
+use workqueue::JobId;
 
 use crate::deployment::{Deployment, LIMITS, PATIENT, Side, publication, ready, soon, succeeded};
 

@@ -6,7 +6,7 @@ use contract::facts::{REQUESTED, Received};
 use contract::queues::{ACKNOWLEDGMENTS, REQUESTS, RESPONSES, Request};
 use serde_json::{Value, json};
 use workqueue::dead_letters::{self, ATTEMPTS, LEFT_OUT, ORIGINAL, REASON, SUBJECT};
-use workqueue::{Fact, JobId, Publication, Queue};
+use workqueue::{JobId, Publication, Queue};
 
 use crate::by_hand::{acknowledgment, response};
 use crate::dead_letters::value;
