@@ -9,6 +9,8 @@ use clap::{Args, ValueEnum};
 use contract::topology::Limits;
 use jiff::SignedDuration;
 
+use crate::command_line::address;
+
 /// The heading of what a service does, in its help.
 const WORK: &str = "Work";
 
@@ -21,7 +23,7 @@ pub struct ServiceSettings {
 
     /// Address of the admin endpoint: /livez, /readyz and /metrics. With port 0 it takes a free
     /// port, and logs which
-    #[arg(long, env, default_value = "127.0.0.1:0", value_name = "HOST:PORT", help_heading = WORK)]
+    #[arg(long, env, default_value = "127.0.0.1:0", value_parser = address, value_name = "HOST:PORT", help_heading = WORK)]
     pub admin_addr: SocketAddr,
 
     /// Name of this replica, in messages and logs [default: the host's name and the process id]
