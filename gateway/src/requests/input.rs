@@ -8,7 +8,7 @@ use axum::extract::{FromRequest, Query, Request};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 use bytes::Bytes;
 use contract::headers::Trace;
-use contract::{Amount, IdempotencyKey, MAX_COUNT, MAX_LENGTH};
+use contract::{Amount, IdempotencyKey, MAX_COUNT, MAX_LENGTH, RequestId};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer};
@@ -206,6 +206,12 @@ pub(crate) fn query<Q: DeserializeOwned>(uri: &Uri) -> Result<Q, Problem> {
         Ok(Query(query)) => Ok(query),
         Err(rejection) => Err(Kind::Invalid.because(rejection.body_text())),
     }
+}
+
+/// The id in which a path ends, as it came: an id has one spelling, and needs no escapes.
+pub(crate) fn id(uri: &Uri) -> Result<RequestId, Problem> {
+    let id = uri.path().rsplit('/').next().unwrap_or_default();
+    id.parse().map_err(|error| Kind::Invalid.because(error))
 }
 
 /// No parameters.
