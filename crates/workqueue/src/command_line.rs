@@ -1,7 +1,7 @@
 //! Reads the settings of a program, from its command line and the environment.
 
 use std::env;
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::net::SocketAddr;
 
 use clap::Parser;
@@ -14,19 +14,17 @@ use clap::error::ErrorKind;
 #[must_use]
 pub fn parse<S: Parser>(retired: &[(&str, &str)]) -> S {
     let mut command = S::command().mut_args(|arg| match arg.get_env() {
-        Some(name) if set(name).is_none() => arg.env(Resettable::Reset),
+        Some(name) if env::var_os(name).is_some_and(|value| value.is_empty()) => {
+            arg.env(Resettable::Reset)
+        }
         _ => arg,
     });
-    if let Some(refusal) = refusal(retired, |name| set(OsStr::new(name))) {
+    let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
+    if let Some(refusal) = refusal(retired, set) {
         command.error(ErrorKind::UnknownArgument, refusal).exit();
     }
     let settings = S::from_arg_matches(&command.get_matches_mut());
     settings.unwrap_or_else(|error| error.format(&mut command).exit())
-}
-
-/// The value of a variable, if it is set to something.
-fn set(name: &OsStr) -> Option<OsString> {
-    env::var_os(name).filter(|value| !value.is_empty())
 }
 
 /// What is wrong with the environment, if it sets a retired setting.
