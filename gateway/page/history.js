@@ -8,6 +8,9 @@ const SOON = 500;
 const LATER = 5_000;
 const PATIENCE = 60_000;
 
+/** How many of its strings are shown. */
+const STRINGS = 20;
+
 const dialog = byId("life");
 let looking;
 
@@ -37,32 +40,34 @@ async function follow(id, since) {
 }
 
 /** Shows what there is of it, and gives whether it has come to its end. */
-function show(life) {
-  const began = life.requested && new Date(life.requested.at);
+function show({ state, queues, same, dead_letters: letters }) {
+  const asked = state?.requested_by && `for ${state.count} of ${state.length} characters, by ${state.requested_by}`;
   const steps = [
-    ["asked", life.requested, (step) => `for ${step.count} of ${step.length} characters, by ${step.by}`],
-    ["made", life.generated, (step) => `by ${step.by}`],
-    ["stored", life.stored, (step) => `by ${step.by}`],
-    ["marked as received", life.received, (step) => `by ${step.by}${step.same ? "" : ", with OTHER strings"}`],
+    ["asked", asked && state.requested_at, asked],
+    ["made", state?.generated_at, `by ${state?.generated_by}`],
+    ["stored", state?.stored_at, `by ${state?.stored_by}`],
+    ["marked as received", state?.received_at, `by ${state?.received_by}${same ? "" : ", with OTHER strings"}`],
   ];
-  byId("life-steps").replaceChildren(...steps.map(([what, step, how]) => {
-    if (!step) return el("li", {}, el("p", { class: "what" }, `not ${what} yet`));
-    const after = began && what !== "asked" ? `, after ${span(Math.max(0, new Date(step.at) - began))}` : "";
-    return el("li", { class: "done" }, el("p", { class: "what" }, what), el("p", {}, `${clock(step.at, 3)}${after}, ${how(step)}`));
+  byId("life-steps").replaceChildren(...steps.map(([what, at, how]) => {
+    if (!at) return el("li", {}, el("p", { class: "what" }, `not ${what} yet`));
+    const after = asked && what !== "asked" ? `, after ${span(Math.max(0, new Date(at) - new Date(state.requested_at)))}` : "";
+    return el("li", { class: "done" }, el("p", { class: "what" }, what), el("p", {}, `${clock(at, 3)}${after}, ${how}`));
   }));
-  say(byId("life-where"), where(life));
-  const strings = life.strings ?? [];
-  const more = life.more_strings > 0 ? `\n… and ${life.more_strings} more` : "";
-  byId("life-strings").replaceChildren(...(strings.length ? [el("pre", { tabindex: "0", "aria-label": "its strings" }, strings.join("\n") + more)] : []));
-  byId("life-letters").replaceChildren(...life.dead_letters.map((letter) => el("div", {}, el("h3", {}, "Given up"), ...describe(letter))));
-  return Boolean(life.received && life.stored);
+  const home = Boolean(state?.received_at && state.stored_at);
+  say(byId("life-where"), where(state, home, queues, letters));
+  const strings = state?.values ?? [];
+  const more = strings.length > STRINGS ? `\n… and ${strings.length - STRINGS} more` : "";
+  const text = strings.slice(0, STRINGS).join("\n") + more;
+  byId("life-strings").replaceChildren(...(strings.length ? [el("pre", { tabindex: "0", "aria-label": "its strings" }, text)] : []));
+  byId("life-letters").replaceChildren(...letters.map((letter) => el("div", {}, el("h3", {}, "Given up"), ...describe(letter))));
+  return home;
 }
 
-function where(life) {
-  if (life.received && life.stored) return "It has come home.";
-  if (life.queues.length) return `It is in ${life.queues.join(" and ")}.`;
-  if (life.dead_letters.length) return "It was given up, and is among the dead letters.";
-  if (life.requested) return "It is between two queues at this moment.";
+function where(state, home, queues, letters) {
+  if (home) return "It has come home.";
+  if (queues.length) return `It is in ${queues.join(" and ")}.`;
+  if (letters.length) return "It was given up, and is among the dead letters.";
+  if (state?.requested_by) return "It is between two queues at this moment.";
   return "There is nothing about it on the broker: it was not accepted yet, or it is too long ago.";
 }
 

@@ -106,8 +106,7 @@ pub enum Error {
 /// # Errors
 ///
 /// See [`Error`].
-pub async fn run(mut settings: Settings, stop: &CancellationToken) -> Result<(), Error> {
-    settings.gateway_hosts.retain(|host| !host.is_empty());
+pub async fn run(settings: Settings, stop: &CancellationToken) -> Result<(), Error> {
     // Ends everything that was started here, however this ends.
     let stop = stop.child_token();
     let _end = stop.clone().drop_guard();

@@ -6,16 +6,39 @@ use axum::http::{Uri, header};
 use axum::response::IntoResponse;
 use bytes::Bytes;
 use contract::{MAX_CHARACTERS, MAX_COUNT, MAX_LENGTH};
+use observe::RequestStatus;
 use serde_json::{Value, json};
 use utoipa::OpenApi;
 
-use crate::problem::{Problem, SubmitOutcome};
+use crate::problem::{Kind, PROBLEM_JSON, Problem, SubmitOutcome};
 use crate::requests;
 use crate::requests::input::{Nothing, RequestBody, query};
 use crate::requests::view::{
     Accepted, DeadLetterSummary, RequestIdSchema, RequestList, RequestState, Summary,
 };
-use observe::RequestStatus;
+
+/// The problems that any operation may answer with, and those of each.
+const ANY: [Kind; 4] = [Kind::Invalid, Kind::Foreign, Kind::Expectation, Kind::Coding];
+const PROBLEMS: [(&str, &str, &[Kind]); 4] = [
+    (
+        "/requests",
+        "post",
+        &[
+            Kind::Slow,
+            Kind::KeyTaken,
+            Kind::KeyExpired,
+            Kind::TooLarge,
+            Kind::MediaType,
+            Kind::Refused,
+            Kind::QueueFull,
+            Kind::BrokerAway,
+            Kind::Busy,
+        ],
+    ),
+    ("/requests", "get", &[Kind::Refused, Kind::BrokerAway, Kind::Busy]),
+    ("/requests/{id}", "get", &[Kind::NoRequest, Kind::Refused, Kind::BrokerAway, Kind::Busy]),
+    ("/openapi.json", "get", &[]),
+];
 
 #[derive(OpenApi)]
 #[openapi(
@@ -57,7 +80,27 @@ fn document() -> Value {
     let schemas = &mut document["components"]["schemas"];
     schemas["NewRequest"]["allOf"] = json!([{ "$ref": "#/components/schemas/WithinLimit" }]);
     schemas["WithinLimit"] = within_limit();
+    for (path, method, kinds) in PROBLEMS {
+        let responses = &mut document["paths"][path][method]["responses"];
+        ANY.iter().chain(kinds).for_each(|kind| add_problem(responses, *kind));
+    }
     document
+}
+
+/// Adds a kind of problem to the responses of an operation. Several may have the same status.
+fn add_problem(responses: &mut Value, kind: Kind) {
+    let (status, name, title) = kind.parts();
+    let response = &mut responses[status.as_str()];
+    let others = response["description"].as_str().map(|others| format!("{others}; "));
+    let others = others.unwrap_or_default();
+    *response = json!({
+        "description": format!("{others}{title} (`/openapi.json#{name}`)"),
+        "content": { PROBLEM_JSON: { "schema": { "$ref": "#/components/schemas/Problem" } } },
+    });
+    if status.as_u16() == 503 {
+        let header = json!({ "description": "When to come back, in seconds", "schema": { "type": "integer" } });
+        response["headers"] = json!({ "Retry-After": header });
+    }
 }
 
 /// All that is within the limit of the product. A schema knows no products, so this is the stair below
@@ -86,10 +129,6 @@ fn within_limit() -> Value {
     tag = "description",
     responses(
         (status = 200, description = "The description of this API, in OpenAPI 3.1", body = serde_json::Value),
-        (status = 400, description = "There is no query here", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "A page of another site asks", body = Problem, content_type = "application/problem+json"),
-        (status = 417, description = "Something else than 100-continue is expected", body = Problem, content_type = "application/problem+json"),
-        (status = 501, description = "The transfer coding is not chunked", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(crate) async fn describe(uri: Uri) -> Result<impl IntoResponse, Problem> {

@@ -11,52 +11,33 @@ use utoipa::ToSchema;
 /// The media type of every problem.
 pub(crate) const PROBLEM_JSON: &str = "application/problem+json";
 
-/// The kinds of problems.
+/// The kinds of problems, in the order of their statuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
-    /// The request makes no sense.
     Invalid,
-    /// A page of another site asks.
     Foreign,
-    /// The deployment does not allow it.
     NotAllowed,
-    /// There is no such route.
     NoRoute,
-    /// There is no request with this id.
     NoRequest,
-    /// There is no such dead letter.
     NoDeadLetter,
-    /// The route has other methods.
     Method,
-    /// The body did not come in time.
     Slow,
-    /// The key stands for another request.
     KeyTaken,
-    /// The key stands for a request that is too old to be asked now.
     KeyExpired,
-    /// What is there does not let it be done.
     Conflict,
-    /// The body is larger than any that makes sense.
     TooLarge,
-    /// The body is not JSON.
     MediaType,
-    /// The expectation cannot be met.
     Expectation,
-    /// The transfer coding is not supported.
-    Coding,
-    /// The broker says no, or holds what it should not.
     Refused,
-    /// There is no room in the queue.
+    Coding,
     QueueFull,
-    /// The broker is not there, or gives no answer.
     BrokerAway,
-    /// As much is in hand as may be.
     Busy,
 }
 
 impl Kind {
     /// The status, the name, and the title.
-    fn parts(self) -> (StatusCode, &'static str, &'static str) {
+    pub(crate) fn parts(self) -> (StatusCode, &'static str, &'static str) {
         let (status, name, title) = match self {
             Self::Invalid => (400, "invalid", "The request is invalid"),
             Self::Foreign => (403, "foreign", "Pages of other sites may not ask"),
@@ -105,29 +86,7 @@ pub(crate) enum SubmitOutcome {
     Unknown,
 }
 
-/// What is wrong, as RFC 9457 has it. Its `type` is one of:
-///
-/// | `type` | status | meaning |
-/// | --- | --- | --- |
-/// | `/openapi.json#invalid` | 400 | the request makes no sense; `detail` says what of it |
-/// | `/openapi.json#foreign` | 403 | a page of another site asks |
-/// | `/openapi.json#not-allowed` | 403 | the deployment does not allow it |
-/// | `/openapi.json#no-route` | 404 | there is no such route |
-/// | `/openapi.json#no-request` | 404 | no request with this id was accepted, or it is forgotten |
-/// | `/openapi.json#no-dead-letter` | 404 | there is no such dead letter |
-/// | `/openapi.json#method` | 405 | the route has the methods in `Allow` |
-/// | `/openapi.json#slow` | 408 | the body did not come in time |
-/// | `/openapi.json#key-taken` | 409 | another body was asked for under this key |
-/// | `/openapi.json#key-expired` | 409 | what was asked under this key was never accepted, and could be too old before it is worked on |
-/// | `/openapi.json#conflict` | 409 | what is there does not let it be done; `detail` says what |
-/// | `/openapi.json#too-large` | 413 | the body is too large |
-/// | `/openapi.json#media-type` | 415 | the body is not `application/json` in UTF-8, or has a `Content-Encoding` |
-/// | `/openapi.json#expectation` | 417 | `Expect` is there, and not `100-continue` |
-/// | `/openapi.json#refused` | 500 | the broker says no, or holds what it should not |
-/// | `/openapi.json#coding` | 501 | the `Transfer-Encoding` is not `chunked` |
-/// | `/openapi.json#queue-full` | 503 | there is no room in the queue; `outcome` says whether anything remains |
-/// | `/openapi.json#broker-away` | 503 | the broker gives no answer in time |
-/// | `/openapi.json#busy` | 503 | as much is in hand as may be |
+/// What is wrong, as RFC 9457 has it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) struct Problem {
     /// Which kind of problem it is.

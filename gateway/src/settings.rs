@@ -2,7 +2,7 @@ use std::net::SocketAddr;
 
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Parser, ValueEnum};
-use workqueue::{LimitSettings, NatsSettings, TelemetrySettings};
+use workqueue::{LimitSettings, NatsSettings, TelemetrySettings, address};
 
 /// The headings of what the gateway does, in its help.
 const GATEWAY: &str = "Gateway";
@@ -22,7 +22,7 @@ pub struct Settings {
     /// Address of the page and the HTTP API, which have no authentication: restrict who can reach it.
     /// With port 0 it takes a free port, and logs which [default: 127.0.0.1:8080, or a free port where
     /// that one is taken]
-    #[arg(long, env, value_name = "HOST:PORT", help_heading = GATEWAY)]
+    #[arg(long, env, value_parser = address, value_name = "HOST:PORT", help_heading = GATEWAY)]
     pub gateway_addr: Option<SocketAddr>,
 
     /// Names under which the gateway may be reached, separated by commas, besides addresses and
@@ -38,7 +38,7 @@ pub struct Settings {
 
     /// Address of the admin endpoint: /livez, /readyz and /metrics. With port 0 it takes a free
     /// port, and logs which
-    #[arg(long, env, default_value = "127.0.0.1:0", value_name = "HOST:PORT", help_heading = GATEWAY)]
+    #[arg(long, env, default_value = "127.0.0.1:0", value_parser = address, value_name = "HOST:PORT", help_heading = GATEWAY)]
     pub admin_addr: SocketAddr,
 
     /// Name of this replica, in messages and logs [default: the host's name and the process id]

@@ -1,14 +1,13 @@
 //! The `generator` program: reads its settings, starts its logs, and runs; or checks one that runs.
 
 use anyhow::Error;
-use clap::Parser;
 use generator::Settings;
 use workqueue::Command;
 
 // One thread is enough beside a broker, and faster than two.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
-    let settings = Settings::parse();
+    let settings: Settings = workqueue::parse(&[]);
     if settings.command == Some(Command::Healthcheck) {
         return Ok(workqueue::healthcheck(settings.service.admin_addr).await?);
     }

@@ -8,6 +8,7 @@ use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, ValueEnum};
 use jiff::SignedDuration;
 
+use crate::command_line::address;
 use crate::topology::Limits;
 
 /// The heading of what a service does, in its help.
@@ -24,7 +25,7 @@ pub struct Settings {
 
     /// Address of the admin endpoint: /livez, /readyz and /metrics. With port 0 it takes a free
     /// port, and logs which
-    #[arg(long, env, default_value = "127.0.0.1:0", value_name = "HOST:PORT", help_heading = WORK)]
+    #[arg(long, env, default_value = "127.0.0.1:0", value_parser = address, value_name = "HOST:PORT", help_heading = WORK)]
     pub admin_addr: SocketAddr,
 
     /// Name of this replica, in messages and logs [default: the host's name and the process id]

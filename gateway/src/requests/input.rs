@@ -13,7 +13,7 @@ use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer};
 use tokio::time::timeout;
 use utoipa::ToSchema;
-use workqueue::Trace;
+use workqueue::{JobId, Trace};
 
 use crate::problem::{Kind, Problem};
 
@@ -206,6 +206,12 @@ pub(crate) fn query<Q: DeserializeOwned>(uri: &Uri) -> Result<Q, Problem> {
         Ok(Query(query)) => Ok(query),
         Err(rejection) => Err(Kind::Invalid.because(rejection.body_text())),
     }
+}
+
+/// The id in which a path ends, as it came: an id has one spelling, and needs no escapes.
+pub(crate) fn id(uri: &Uri) -> Result<JobId, Problem> {
+    let id = uri.path().rsplit('/').next().unwrap_or_default();
+    id.parse().map_err(|error| Kind::Invalid.because(error))
 }
 
 /// No parameters.

@@ -66,18 +66,6 @@ pub(crate) fn json(value: &impl Serialize) -> Response {
     responses(
         (status = 202, description = "Accepted: exactly one result will be stored", body = Accepted,
          headers(("Location" = String, description = "Where to look what became of it"))),
-        (status = 400, description = "The body, the key or the query makes no sense", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "A page of another site asks", body = Problem, content_type = "application/problem+json"),
-        (status = 408, description = "The body did not come in time", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "The key stands for another request, or for one that is too old", body = Problem, content_type = "application/problem+json"),
-        (status = 413, description = "The body is larger than 4096 bytes", body = Problem, content_type = "application/problem+json"),
-        (status = 415, description = "The body is not application/json in UTF-8, or it is compressed", body = Problem, content_type = "application/problem+json"),
-        (status = 417, description = "Something else than 100-continue is expected", body = Problem, content_type = "application/problem+json"),
-        (status = 500, description = "The broker refuses it", body = Problem, content_type = "application/problem+json"),
-        (status = 501, description = "The transfer coding is not chunked", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "The queue is full, the broker away, or too much in hand. `outcome` says \
-         whether the request may be carried out all the same", body = Problem, content_type = "application/problem+json",
-         headers(("Retry-After" = u32, description = "When to come back, in seconds"))),
     )
 )]
 pub(crate) async fn submit_request(
@@ -110,13 +98,6 @@ pub(crate) async fn submit_request(
     )),
     responses(
         (status = 200, description = "The newest requests, without their strings", body = RequestList),
-        (status = 400, description = "The query makes no sense", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "A page of another site asks", body = Problem, content_type = "application/problem+json"),
-        (status = 417, description = "Something else than 100-continue is expected", body = Problem, content_type = "application/problem+json"),
-        (status = 500, description = "The facts cannot be read", body = Problem, content_type = "application/problem+json"),
-        (status = 501, description = "The transfer coding is not chunked", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "The broker is away", body = Problem, content_type = "application/problem+json",
-         headers(("Retry-After" = u32, description = "When to come back, in seconds"))),
     )
 )]
 pub(crate) async fn list(
@@ -147,14 +128,6 @@ pub(crate) async fn list(
     )),
     responses(
         (status = 200, description = "How far it has come", body = RequestState),
-        (status = 400, description = "The id or the query makes no sense", body = Problem, content_type = "application/problem+json"),
-        (status = 403, description = "A page of another site asks", body = Problem, content_type = "application/problem+json"),
-        (status = 404, description = "Nobody asked for this id, or it is forgotten", body = Problem, content_type = "application/problem+json"),
-        (status = 417, description = "Something else than 100-continue is expected", body = Problem, content_type = "application/problem+json"),
-        (status = 500, description = "The facts cannot be read", body = Problem, content_type = "application/problem+json"),
-        (status = 501, description = "The transfer coding is not chunked", body = Problem, content_type = "application/problem+json"),
-        (status = 503, description = "The broker is away, or too many wait", body = Problem, content_type = "application/problem+json",
-         headers(("Retry-After" = u32, description = "When to come back, in seconds"))),
     )
 )]
 pub(crate) async fn show(
@@ -162,9 +135,7 @@ pub(crate) async fn show(
     uri: Uri,
 ) -> Result<Response, Problem> {
     let WaitQuery { wait } = query(&uri)?;
-    // The path as it came: an id has one spelling, and needs no escapes.
-    let id = uri.path().rsplit('/').next().unwrap_or_default();
-    let id = id.parse().map_err(|error| Kind::Invalid.because(error))?;
+    let id = input::id(&uri)?;
     let reader = gateway.reader()?;
     let state: RequestState = match wait {
         None => reader.state(id).await?,

@@ -151,7 +151,7 @@ impl From<&DeadLetter> for DeadLetterSummary {
 impl RequestState {
     /// How far this request has come, if it was asked for: what somebody has only published is no
     /// request.
-    pub(super) fn new(id: JobId, history: RequestHistory) -> Option<Self> {
+    pub(crate) fn new(id: JobId, history: RequestHistory) -> Option<Self> {
         let status = history.status();
         let dead_letter = history.dead_letter().map(DeadLetterSummary::from);
         let RequestHistory { requested, stored, received, .. } = history;

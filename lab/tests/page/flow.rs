@@ -16,7 +16,7 @@ fn drawn(kind: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_generator_that_stops_is_away_and_the_queue_fills_and_drains() {
+async fn a_stopped_generator_is_away_and_the_queue_fills_and_drains() {
     let deployment = Deployment::start().await;
     let rate = [("INSTANCE", "requestor-1"), ("REQUEST_RATE", "50")];
     let _requestor = deployment.run(Side::Requestor, "requestor", &rate).await;
@@ -67,7 +67,7 @@ async fn a_generator_that_stops_is_away_and_the_queue_fills_and_drains() {
 }
 
 #[tokio::test]
-async fn what_is_forgotten_is_not_missing_and_what_is_lost_is() {
+async fn lost_requests_are_missing_and_forgotten_ones_are_not() {
     let deployment = Deployment::start().await;
     let amount = Amount::new(1, 8).unwrap();
     let requested = async || {
@@ -112,7 +112,7 @@ async fn a_replica_that_hangs_turns_grey_and_comes_back() {
 }
 
 #[tokio::test]
-async fn the_whole_audit_runs_when_somebody_presses_the_button_and_all_see_what_it_says() {
+async fn the_button_runs_the_audit_and_all_pages_show_its_verdict() {
     let deployment = Deployment::start().await;
     let _generator = deployment.run(Side::Generator, "generator", &[]).await;
     let mut requestor = deployment.ask(100).await;

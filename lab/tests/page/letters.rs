@@ -111,7 +111,7 @@ async fn replaying_all_ends_although_each_message_dies_again() {
 }
 
 #[tokio::test]
-async fn letters_that_come_leave_those_that_are_read_as_they_are() {
+async fn new_letters_leave_open_ones_as_they_are() {
     let deployment = Deployment::start().await;
     let malformed = async || {
         deployment.publish_raw(&REQUESTS.subject(JobId::new()), HeaderMap::new(), b"x").await;
@@ -139,7 +139,7 @@ async fn letters_that_come_leave_those_that_are_read_as_they_are() {
 }
 
 #[tokio::test]
-async fn where_the_deployment_does_not_allow_to_replay_there_is_no_button() {
+async fn without_permission_to_replay_there_is_no_button() {
     let deployment = Deployment::start().await;
     deployment.publish_raw(&REQUESTS.subject(JobId::new()), HeaderMap::new(), b"x").await;
     let _generator = deployment.run(Side::Generator, "generator", &[]).await;

@@ -19,7 +19,7 @@ const NAMELESS: &str = "return [...document.querySelectorAll('button, input, sum
 const FOCUSED: &str = "return document.activeElement.id || document.activeElement.className";
 
 #[tokio::test]
-async fn the_page_fits_a_phone_and_is_reached_by_keyboard_and_read_by_a_screen_reader() {
+async fn the_page_works_on_a_phone_by_keyboard_and_screen_reader() {
     let deployment = Deployment::start().await;
     let _generator = deployment.run(Side::Generator, "generator", &[]).await;
     let rate = [("REQUEST_RATE", "20")];
@@ -62,7 +62,7 @@ async fn the_page_fits_a_phone_and_is_reached_by_keyboard_and_read_by_a_screen_r
 }
 
 #[tokio::test]
-async fn the_page_is_light_or_dark_as_the_person_before_it_likes() {
+async fn the_page_is_light_or_dark_as_preferred() {
     let deployment = Deployment::start().await;
     let generators = ["generator-1", "generator-2"].map(|name| [("INSTANCE", name)]);
     let one = deployment.run(Side::Generator, "one", &generators[0]).await;

@@ -5,7 +5,7 @@ use crate::deployment::{Deployment, Side};
 use crate::gateway::Gateway;
 
 #[tokio::test]
-async fn the_page_says_when_the_broker_is_gone_and_goes_on_when_it_is_back() {
+async fn the_page_says_that_the_broker_is_gone_and_goes_on_after() {
     let mut deployment = Deployment::start().await;
     let _generator = deployment.run(Side::Generator, "generator", &[]).await;
     let rate = [("REQUEST_RATE", "20")];
@@ -32,7 +32,7 @@ async fn the_page_says_when_the_broker_is_gone_and_goes_on_when_it_is_back() {
 }
 
 #[tokio::test]
-async fn the_page_is_there_before_the_broker_and_shows_it_once_it_is() {
+async fn the_page_is_there_before_the_broker() {
     let mut deployment = Deployment::start().await;
     deployment.broker.kill().await.unwrap();
     let gateway = Gateway::start(&deployment).await;
@@ -45,7 +45,7 @@ async fn the_page_is_there_before_the_broker_and_shows_it_once_it_is() {
 }
 
 #[tokio::test]
-async fn a_connection_that_brings_nothing_is_said_to_be_dead_and_made_anew() {
+async fn a_silent_connection_is_replaced() {
     let deployment = Deployment::start().await;
     let gateway = Gateway::start(&deployment).await;
     let browser = Browser::start().await;
@@ -61,7 +61,7 @@ async fn a_connection_that_brings_nothing_is_said_to_be_dead_and_made_anew() {
 }
 
 #[tokio::test]
-async fn a_broker_without_queues_is_not_called_silent_and_who_is_there_is_seen() {
+async fn a_broker_without_queues_is_not_silent_and_shows_replicas() {
     let deployment = Deployment::start().await;
     let _generator = deployment.run(Side::Generator, "one", &[("INSTANCE", "generator-1")]).await;
     let gateway = Gateway::start(&deployment).await;

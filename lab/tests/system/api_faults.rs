@@ -275,10 +275,19 @@ async fn each_retired_setting_is_refused_with_its_successor() {
             let error = String::from_utf8(output.stderr).unwrap();
             assert_eq!(output.status.code(), Some(2), "{setting}: {error}");
             assert!(error.contains(setting) && error.contains(successor), "{error}");
-            // Compose hands on as empty what is not set.
+            // An empty variable counts as not set.
             command.env(setting, "").env("ADMIN_ADDR", "127.0.0.1:1");
             let output = soon("it ends", command.output()).await.unwrap();
             assert_eq!(output.status.code(), Some(1), "{setting}");
         }
     }
+}
+
+#[tokio::test]
+async fn empty_settings_count_as_not_set() {
+    let deployment = Deployment::with(&PATIENT).await;
+    let empty = ["GATEWAY_ADDR", "ADMIN_ADDR", "INSTANCE", "AUDIT_LIMIT", "REPLAY", "QUEUE_LIMIT"];
+    let gateway = deployment.gateway("gateway", &empty.map(|name| (name, ""))).await;
+    logged(&gateway, ACCEPTS).await;
+    accepted(&post(api_addr(&gateway).await, None, &json!({})).await);
 }

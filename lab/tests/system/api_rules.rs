@@ -254,3 +254,35 @@ async fn a_connection_takes_several_requests_and_limits_each_body() {
         .collect();
     assert_eq!(statuses, ["202", "202", "413"], "{answers}");
 }
+
+#[tokio::test]
+async fn buttons_of_the_page_work_for_the_page_alone() {
+    let deployment = Deployment::with(&PATIENT).await;
+    let (_gateway, api) = gateway(&deployment, "gateway").await;
+    let site = |site| ("Sec-Fetch-Site", site);
+    // A form of another site can send no JSON.
+    let cases: &[(u16, Headers<'_>)] = &[
+        (415, &[]),
+        (415, &[("Content-Type", "text/plain")]),
+        (415, &[("Content-Type", "application/x-www-form-urlencoded")]),
+        (415, &[("Content-Type", "multipart/form-data")]),
+        (403, &[JSON, site("cross-site")]),
+        (403, &[JSON, site("none")]),
+        (403, &[JSON, ("Origin", "null")]),
+        (202, &[JSON, site("same-origin")]),
+    ];
+    for (status, headers) in cases {
+        let answer = http::ask(api, "POST", "/api/audit", headers, "{}").await.unwrap();
+        assert_eq!(answer.status, *status, "{headers:?}: {answer:?}");
+    }
+    // Another site may have a link to the page, and reads nothing behind it.
+    for (status, path, from) in [
+        (200, "/", "cross-site"),
+        (200, "/api/history", "none"),
+        (403, "/api/history", "cross-site"),
+        (403, "/requests", "same-site"),
+    ] {
+        let answer = http::ask(api, "GET", path, &[site(from)], "").await.unwrap();
+        assert_eq!(answer.status, status, "{path}: {answer:?}");
+    }
+}

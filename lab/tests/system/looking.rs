@@ -28,7 +28,7 @@ async fn the_page_sees_all_there_is_and_replays_as_the_user_that_may() {
     assert!(replayed.contains(r#""replayed":3"#), "{replayed}");
     eventually("it has come home", async || {
         let life = ask(page, "GET", &format!("/api/requests/{}", letters[0].id)).await;
-        if life.contains(r#""received":{"#) { Ok(()) } else { Err(life) }
+        if life.contains(r#""status":"received""#) { Ok(()) } else { Err(life) }
     })
     .await;
     let audit = ask(page, "POST", "/api/audit").await;

@@ -6,8 +6,8 @@ use contract::queues::{self, Acknowledgment, REQUESTS, RESPONSES, Request};
 use futures_util::StreamExt;
 use testkit::eventually::eventually;
 use testkit::process::logged;
-use workqueue::topology::Limits;
 use workqueue::JobId;
+use workqueue::topology::Limits;
 
 use crate::deployment::{Deployment, LIMITS, PATIENT, Side, publication, ready, soon, succeeded};
 

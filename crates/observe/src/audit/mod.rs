@@ -115,7 +115,8 @@ async fn look_again(
     facts_max_age: Duration,
     look: impl AsyncFn(&str, Seen) -> anyhow::Result<Seen>,
 ) -> anyhow::Result<()> {
-    let suspects: Vec<(String, Seen)> = ledger.that_stand(standing, workqueue::now(), facts_max_age);
+    let suspects: Vec<(String, Seen)> =
+        ledger.that_stand(standing, workqueue::now(), facts_max_age);
     let mut looks = stream::iter(suspects)
         .map(async |(id, seen)| {
             let seen = look(&id, seen).await?;
