@@ -57,7 +57,7 @@ impl Asker {
                 () = crew.progress() => {}
             }
         }
-        // What is given up was never accepted, so nobody counts on it.
+        // What is given up was never accepted.
         let _ = abandon.run_until_cancelled(crew.finish()).await;
     }
 

@@ -35,7 +35,7 @@ use tally::Tally;
 /// Why the requestor ended other than by being told to.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Nobody may ask for such strings.
+    /// Such strings cannot be asked for.
     #[error("STRING_COUNT and STRING_LENGTH ask for {0}")]
     Amount(#[from] InvalidStrings),
     /// The service cannot run.

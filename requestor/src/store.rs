@@ -25,8 +25,8 @@ impl Handler for Store {
         let new = Acknowledgment::new(response, &self.instance, workqueue::now());
         let stored = match self.stored.create(&new).await? {
             Creation::Created => new,
-            // Somebody has answered, or stored, twice. What stands there counts, and only that is
-            // acknowledged: whoever reads the two sides finds the same strings on both.
+            // It was answered, or stored, twice. What is stored counts, and only that is
+            // acknowledged, so that both sides have the same strings.
             Creation::Stands(stored) => stored,
         };
         debug!(id = %stored.id, by = stored.requestor, "stored");

@@ -33,7 +33,7 @@ impl Submitter {
     /// Submits a request, and tries until the broker has confirmed it. While the queue is full it
     /// waits, until `stop`.
     ///
-    /// Dropping the future gives up: nobody knows then whether the request is in the queue.
+    /// Dropping the future gives up: it is unknown then whether the request is in the queue.
     ///
     /// # Errors
     ///
