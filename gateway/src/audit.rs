@@ -1,4 +1,4 @@
-//! The whole audit, when somebody asks for it: one at a time, and its result for all.
+//! The whole audit, on demand: one at a time, and its result for all pages.
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};
@@ -96,7 +96,7 @@ impl Audit {
         });
     }
 
-    /// Audits whenever somebody has asked for it.
+    /// Audits whenever a page has asked for it.
     pub(crate) async fn run(&self, connection: &Connection, limit: u64) -> Infallible {
         loop {
             self.wanted.notified().await;

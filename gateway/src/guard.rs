@@ -41,7 +41,7 @@ pub(crate) fn check<B>(
     let site = headers.get(SEC_FETCH_SITE).map(HeaderValue::as_bytes);
     let same_site = match site {
         None | Some(b"same-origin") => true,
-        // Somebody has typed the address.
+        // The address was typed.
         Some(b"none") => reads,
         Some(_) => reads && linkable,
     };

@@ -6,7 +6,7 @@
 //!   openapi     the API for programs
 //!   page        the page: its files, events, dead letters and the history of one request
 //! timeline    a snapshot of the flow each second, and the last five minutes
-//! audit       the verdict, when somebody asks for it
+//! audit       the verdict, on demand
 //! state       what the routes share
 //! problem     what goes wrong, as the client is told
 //! ```

@@ -45,9 +45,9 @@ const PROBLEMS: [(&str, &str, &[Kind]); 4] = [
     info(
         title = "Random strings, asked for and looked up",
         description = "Asking is accepted at once, and done in its own time: `POST /requests` says where \
-                       to look, and `GET /requests/{id}` how far it has come. Who asks may be told to \
-                       come back, or that nobody knows whether a request got through; with an \
-                       `Idempotency-Key` the same may be asked as often as it takes, and is asked once.\n\n\
+                       to look, and `GET /requests/{id}` how far it has come. The answer may be to \
+                       come back later, or that it is unknown whether a request got through; with an \
+                       `Idempotency-Key` it is safe to try again, and the request is made once.\n\n\
                        Input is read strictly: unknown fields and parameters are refused. What is \
                        wrong is always said as `application/problem+json` (RFC 9457).\n\n\
                        For programs and for pages of the same origin. A page of another site is refused, \

@@ -65,7 +65,7 @@ pub async fn list(nats: &Context, name: Option<&str>) -> anyhow::Result<Vec<Dead
 ///
 /// Where it cannot be replayed, or the broker does not confirm: the dead letter is still there.
 pub async fn replay(nats: &Context, letter: &DeadLetter) -> anyhow::Result<()> {
-    // An id that nobody has used, for one try: a duplicate can only be somebody else's.
+    // A new id for each try: a duplicate can only be another message's.
     let message_id = format!("replay:{}", JobId::new());
     let publication =
         dead_letters::replay(&letter.headers, &letter.body, &message_id, &queues::ALL)?;
@@ -166,7 +166,7 @@ impl DeadLetter {
             })
             .collect();
         headers.sort();
-        // What nobody could handle may be anything, so none of it reaches the terminal as it is.
+        // What could not be handled may be anything, so none of it reaches the terminal as it is.
         format!("{self}\n{}\n\n  {}\n", headers.join("\n"), self.body.escape_ascii())
     }
 }

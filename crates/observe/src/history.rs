@@ -21,7 +21,7 @@ pub enum RequestStatus {
     Stored,
     /// Its strings are stored, and marked as received with the same values. This is the end.
     Received,
-    /// It was given up. Somebody may replay it.
+    /// It was given up. It may be replayed.
     DeadLettered,
 }
 

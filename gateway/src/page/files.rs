@@ -51,7 +51,7 @@ pub(crate) fn is_file(path: &str) -> bool {
 
 fn file(kind: &'static str, content: &'static str, headers: &HeaderMap) -> Response {
     let tag = tag(content);
-    // To be asked for each time, so that nobody looks at the page of another version.
+    // Validated each time, so that a browser never shows the page of another version.
     let known = [(header::ETAG, tag.as_str()), (header::CACHE_CONTROL, "no-cache")];
     let has = headers.get(header::IF_NONE_MATCH).and_then(|tags| tags.to_str().ok());
     if has.is_some_and(|tags| tags.split(',').any(|has| has.trim() == tag)) {

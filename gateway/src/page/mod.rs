@@ -7,7 +7,7 @@
 //! | `/api/history` | the last five minutes |
 //! | `/api/requests/{id}` | the whole history of one request ([`history`]) |
 //! | `/api/dead-letters` | what was given up ([`dead_letters`]) |
-//! | `POST /api/audit`, `/api/dead-letters/…` | what somebody has pressed a button for |
+//! | `POST /api/audit`, `/api/dead-letters/…` | the buttons of the page |
 
 mod dead_letters;
 mod events;

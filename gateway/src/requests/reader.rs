@@ -28,8 +28,8 @@ const LIST_DEADLINE: Duration = Duration::from_secs(5);
 /// How many of the requests of a list are read at a time.
 const AT_A_TIME: usize = 32;
 
-/// How many places may be empty in a list that is read: there are none, unless somebody has removed
-/// facts by hand.
+/// How many places may be empty in a list that is read: there are none, unless facts were removed by
+/// hand.
 const MAX_GAPS: usize = 1000;
 
 /// Reads requests.
@@ -52,7 +52,7 @@ impl Reader {
     /// How far this request has come.
     pub(crate) async fn state(&self, id: JobId) -> Result<RequestState, Problem> {
         let state = RequestState::new(id, self.history(id).await?);
-        state.ok_or_else(|| Kind::NoRequest.because(format_args!("nobody has asked for {id}")))
+        state.ok_or_else(|| Kind::NoRequest.because(format_args!("no request has the id {id}")))
     }
 
     /// All that has happened to this request.
@@ -96,7 +96,7 @@ impl Reader {
                 let message = stream.get_raw_message(sequence).await;
                 answered.notify_one();
                 match message {
-                    // What somebody has written there by hand is no request.
+                    // What was written there by hand is no request.
                     Ok(message) => Ok(Request::from_body(&message.payload).ok()),
                     Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(None),
                     Err(_) => Err(ReadError::Unknown),

@@ -149,8 +149,7 @@ impl From<&DeadLetter> for DeadLetterSummary {
 }
 
 impl RequestState {
-    /// How far this request has come, if it was asked for: what somebody has only published is no
-    /// request.
+    /// How far this request has come, if it was asked for: a message published by hand is no request.
     pub(crate) fn new(id: JobId, history: RequestHistory) -> Option<Self> {
         let status = history.status();
         let dead_letter = history.dead_letter().map(DeadLetterSummary::from);

@@ -150,7 +150,7 @@ async fn waits_for(deployment: &Deployment, id: JobId, count: usize) {
 }
 
 #[tokio::test]
-async fn requests_are_accepted_while_both_sides_are_away_and_done_later() {
+async fn requests_are_accepted_while_both_sides_are_away() {
     let deployment = Deployment::bare().await;
     let (_gateway, api) = gateway(&deployment, "gateway").await;
     let id = accepted(&post(api, None, &json!({"count": 2})).await);
