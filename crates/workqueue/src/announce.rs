@@ -1,8 +1,8 @@
-//! Announces this replica by the service protocol of NATS (`$SRV`), so that whoever looks at the broker
-//! sees who is there: the viewer does, and so does `nats micro list`.
+//! Announces this replica by the service protocol of NATS (`$SRV`), so that a client of the broker
+//! can list the replicas: the gateway does, and so does `nats micro list`.
 //!
 //! It answers when it is asked, and costs nothing otherwise. Nothing depends on it: where it may not
-//! listen, or nobody asks, the service works all the same.
+//! listen, or is not asked, the service works all the same.
 
 use std::collections::BTreeMap;
 use std::future::pending;

@@ -1,7 +1,6 @@
 use jiff::Timestamp;
 
-/// The present moment, to the microsecond: what more digits would say, nobody can read off two
-/// clocks.
+/// The present moment, to the microsecond: two clocks do not agree on more digits.
 #[must_use]
 pub fn now() -> Timestamp {
     let now = Timestamp::now();

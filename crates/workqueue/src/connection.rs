@@ -1,4 +1,4 @@
-//! The connection to the broker: made with patience, watched, and said what becomes of it.
+//! The connection to the broker: made with patience, watched, and its changes logged.
 
 use std::future::{Ready, pending, ready};
 use std::path::Path;
@@ -161,7 +161,7 @@ impl Connection {
         refused.mark_unchanged();
         match refused.changed().await {
             Ok(()) => refused.borrow_and_update().clone(),
-            // The client has ended, and nobody will say anything any more.
+            // The client has ended, and nothing will come any more.
             Err(_) => pending().await,
         }
     }
@@ -379,7 +379,7 @@ mod tests {
 
     #[test]
     fn a_password_in_an_address_is_not_shown() {
-        let servers = servers("nats://somebody:secret@one:1").unwrap();
+        let servers = servers("nats://user:secret@one:1").unwrap();
         assert_eq!(display(&servers), "one:1");
     }
 }

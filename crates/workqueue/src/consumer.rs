@@ -5,26 +5,22 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::consumer::PullConsumer;
-use async_nats::jetstream::stream::ConsumerErrorKind;
 use futures_util::FutureExt;
 use tokio::time::{Instant, timeout};
 use tracing::{debug, error, info, warn};
 
-use crate::backoff::Backoff;
 use crate::chain::chain;
 use crate::clock::now;
 use crate::connection_losses;
 use crate::dead_letters::{self, Cause};
-use crate::declare::{RETRY, declare};
+use crate::declare::{bind, declare};
 use crate::delivery::{Delivery, Reader};
 use crate::handler::{Context, Failure, Handler, RetryPolicy, Shared};
 use crate::headers::Trace;
 use crate::health::Health;
 use crate::heartbeat::Heartbeat;
 use crate::job::Job;
-use crate::log_once::LogOnce;
 use crate::metrics::QueueMetrics;
 use crate::pool::{Pool, Work, panic_text};
 use crate::publisher::Publisher;
@@ -78,7 +74,7 @@ impl<H: Handler> Consumer<H> {
         let mut declared = self.running.declared.clone();
         let mut pool = Pool::new(queue.stream);
         loop {
-            let Some(bound) = stopping.run_until_cancelled(self.bind()).await else { break };
+            let Some(bound) = stopping.run_until_cancelled(bind(connection, queue)).await else { break };
             let Some(bound) = bound else {
                 warn!(queue = queue.stream, "the consumer is gone; declaring it again");
                 let limits = Limits::from(&self.settings.limits);
@@ -116,34 +112,6 @@ impl<H: Handler> Consumer<H> {
         }
         pool.finish().await;
         Ok(())
-    }
-
-    /// The consumer, or nothing where it is not there.
-    async fn bind(&self) -> Option<PullConsumer> {
-        let (stream, consumer) = (H::Job::QUEUE.stream, H::Job::QUEUE.consumer);
-        let connection = &self.running.connection;
-        let mut backoff = Backoff::new(RETRY.0, RETRY.1);
-        let mut logged = LogOnce::default();
-        loop {
-            let bind = connection.context().get_consumer_from_stream(consumer, stream);
-            match connection.ask(pin!(bind)).await {
-                Some(Ok(bound)) => return Some(bound),
-                Some(Err(error)) => match error.kind() {
-                    ConsumerErrorKind::JetStream(answer)
-                        if [ErrorCode::STREAM_NOT_FOUND, ErrorCode::CONSUMER_NOT_FOUND]
-                            .contains(&answer.error_code()) =>
-                    {
-                        return None;
-                    }
-                    _ if logged.is_first(&error) => {
-                        warn!(%error, stream, consumer, "cannot bind yet; retrying");
-                    }
-                    _ => {}
-                },
-                None => {}
-            }
-            backoff.wait().await;
-        }
     }
 
     /// Consumes until the service stops, and then until all that was asked for is settled. The pool

@@ -1,17 +1,21 @@
-//! Declaring the topology, with patience.
+//! Declaring the topology, and binding to a consumer, with patience.
 
 use std::pin::pin;
 use std::time::Duration;
 
+use async_nats::jetstream::ErrorCode;
+use async_nats::jetstream::consumer::PullConsumer;
+use async_nats::jetstream::stream::ConsumerErrorKind;
 use tracing::{info, warn};
 
+use crate::Queue;
 use crate::backoff::Backoff;
 use crate::connection::Connection;
 use crate::log_once::LogOnce;
 use crate::topology::{self, DeclareError, Declared, Limits, Topology};
 
 /// The first ceiling of the time between two tries to declare the topology, and the highest.
-pub(crate) const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
 /// Declares the topology, and tries until the broker answers.
 pub(crate) async fn declare(
@@ -53,6 +57,34 @@ pub(crate) async fn declare(
                 warn!(%error, "cannot declare the topology yet; trying again");
             }
             Some(Err(_)) | None => {}
+        }
+        backoff.wait().await;
+    }
+}
+
+/// Binds to the consumer of a queue, and tries until the broker answers. Gives nothing where there is no such
+/// consumer.
+pub(crate) async fn bind(connection: &Connection, queue: Queue) -> Option<PullConsumer> {
+    let Queue { stream, consumer, .. } = queue;
+    let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+    let mut logged = LogOnce::default();
+    loop {
+        let bind = connection.context().get_consumer_from_stream(consumer, stream);
+        match connection.ask(pin!(bind)).await {
+            Some(Ok(bound)) => return Some(bound),
+            Some(Err(error)) => match error.kind() {
+                ConsumerErrorKind::JetStream(answer)
+                    if [ErrorCode::STREAM_NOT_FOUND, ErrorCode::CONSUMER_NOT_FOUND]
+                        .contains(&answer.error_code()) =>
+                {
+                    return None;
+                }
+                _ if logged.is_first(&error) => {
+                    warn!(%error, stream, consumer, "cannot bind yet; retrying");
+                }
+                _ => {}
+            },
+            None => {}
         }
         backoff.wait().await;
     }

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
-/// How long the answer may take. Whoever runs the check has a limit, too, but says less.
+/// How long the answer may take. What runs the check has a limit, too, but tells less.
 const LIMIT: Duration = Duration::from_secs(2);
 
 /// How much of an answer is read, in bytes.

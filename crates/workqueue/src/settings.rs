@@ -187,7 +187,7 @@ pub fn default_instance() -> String {
 ///
 /// # Errors
 ///
-/// Where the text is no such time, in words for whoever wrote it.
+/// Where the text is no such time, in words for its author.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let help = || "write a number with a unit, such as 250ms, 30s, 5m or 24h".to_owned();
     let duration: SignedDuration = text.parse().map_err(|_| help())?;

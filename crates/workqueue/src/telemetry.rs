@@ -9,7 +9,7 @@ use crate::settings::{LogFormat, TelemetrySettings};
 ///
 /// # Errors
 ///
-/// Where the filter makes no sense, in words for whoever wrote it.
+/// Where the filter makes no sense, in words for its author.
 pub fn init(settings: &TelemetrySettings) -> Result<(), String> {
     let filter = EnvFilter::try_new(&settings.rust_log)
         .map_err(|error| format!("RUST_LOG is '{}': {error}", settings.rust_log))?;
