@@ -225,7 +225,6 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::settle::{Delay, Settlement};
 
     const REQUESTS: Queue = Queue::new("REQUESTS", "requests").consumer("generator");
 
@@ -259,9 +258,8 @@ mod tests {
         let announcement = announcement();
         let metrics = announcement.metrics.of(REQUESTS);
         let _in_flight = [(); 3].map(|()| metrics.in_flight());
-        metrics.settled(&Settlement::Ack, Duration::from_millis(10));
-        let delay = Delay::Exactly(Duration::ZERO);
-        metrics.settled(&Settlement::Nak { delay }, Duration::from_millis(30));
+        metrics.settled(&metrics.acks, Duration::from_millis(10));
+        metrics.settled(&metrics.naks, Duration::from_millis(30));
         let stats = answer(&announcement, "$SRV.STATS.generator.any");
         assert_eq!(stats["type"], "io.nats.micro.v1.stats_response");
         let endpoint = &stats["endpoints"][0];

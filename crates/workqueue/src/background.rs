@@ -5,11 +5,18 @@ use tokio::task::JoinSet;
 use tracing::error;
 
 use crate::pool::panic_text;
-use crate::service::ServiceError;
+
+/// A task that was to run as long as the service has ended.
+#[derive(Debug, thiserror::Error)]
+#[error("the background task '{task}' has ended: {reason}")]
+pub struct Ended {
+    task: &'static str,
+    reason: String,
+}
 
 /// Tasks that run beside the work of a service, for as long as it runs. Dropping this ends them.
 #[derive(Debug, Default)]
-pub(crate) struct Background(JoinSet<ServiceError>);
+pub(crate) struct Background(JoinSet<Ended>);
 
 impl Background {
     /// Runs this; `task` says what it does, for the log.
@@ -24,14 +31,14 @@ impl Background {
                 Err(panic) => format!("it panicked: {}", panic_text(&*panic)),
             };
             error!(task, reason, "a background task has ended");
-            ServiceError::Background { task, reason }
+            Ended { task, reason }
         });
     }
 
     /// Waits until one of them has ended, which none of them should.
-    pub(crate) async fn ended(&mut self) -> ServiceError {
+    pub(crate) async fn ended(&mut self) -> Ended {
         match self.0.join_next().await {
-            Some(Ok(error)) => error,
+            Some(Ok(ended)) => ended,
             // Only this aborts them, and their panics are caught.
             Some(Err(_)) | None => std::future::pending().await,
         }

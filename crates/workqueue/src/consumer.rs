@@ -25,7 +25,7 @@ use crate::metrics::QueueMetrics;
 use crate::pool::{Pool, Work, panic_text};
 use crate::publisher::Publisher;
 use crate::pull::{Arrival, Pull};
-use crate::service::{Running, ServiceError};
+use crate::running::{Running, ServiceError};
 use crate::settings::Settings;
 use crate::settle::{Outcome, Settlement, retry_later, settle};
 use crate::topology::{Limits, Topology};
@@ -74,7 +74,9 @@ impl<H: Handler> Consumer<H> {
         let mut declared = self.running.declared.clone();
         let mut pool = Pool::new(queue.stream);
         loop {
-            let Some(bound) = stopping.run_until_cancelled(bind(connection, queue)).await else { break };
+            let Some(bound) = stopping.run_until_cancelled(bind(connection, queue)).await else {
+                break;
+            };
             let Some(bound) = bound else {
                 warn!(queue = queue.stream, "the consumer is gone; declaring it again");
                 let limits = Limits::from(&self.settings.limits);
@@ -194,7 +196,12 @@ impl<H: Handler> Work for Task<H> {
         };
         let settlement = settle(&outcome, delivery.attempt(), &worker.policy, worker.max_attempts);
         let settlement = worker.settle(&delivery, &outcome, settlement).await;
-        worker.metrics.settled(&settlement, started.elapsed());
+        let counter = match settlement {
+            Settlement::Ack => &worker.metrics.acks,
+            Settlement::Nak { .. } => &worker.metrics.naks,
+            Settlement::DeadLetter { .. } => &worker.metrics.dead_letters,
+        };
+        worker.metrics.settled(counter, started.elapsed());
     }
 }
 

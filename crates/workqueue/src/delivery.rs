@@ -11,10 +11,11 @@ use tokio::time::timeout;
 use tracing::warn;
 
 use crate::Queue;
+use crate::attempt::Attempt;
 use crate::connection::Connection;
 use crate::dead_letters::Original;
 use crate::heartbeat::{Heartbeat, Next};
-use crate::settle::{Attempt, Delay};
+use crate::settle::Delay;
 
 /// How long handing an answer to the client may take. It takes long only while the broker is away
 /// and the client has no room for more that it is to send then.

@@ -7,6 +7,8 @@ use std::time::Duration;
 use async_nats::Subject;
 use async_nats::jetstream::AckKind;
 
+use crate::JobId;
+use crate::attempt::Attempt;
 use crate::connection::Connection;
 use crate::dead_letters::Reason;
 use crate::facts::{Creation, Fact, ReadError};
@@ -14,7 +16,6 @@ use crate::headers::Trace;
 use crate::job::Job;
 use crate::producer::Producer;
 use crate::publisher::{PubAck, PublishError, Source};
-use crate::{Attempt, JobId};
 
 /// Does the jobs of one queue.
 pub trait Handler: Send + Sync + 'static {

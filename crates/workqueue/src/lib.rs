@@ -73,9 +73,9 @@
 //! | a kind of job, its message | `job`, `queue`, `headers`, `id` |
 //! | the work, and what came of it | `handler` |
 //! | submit; create and read facts | `producer`, on `publisher` and `facts` |
-//! | pull, run, settle | `consumer`, on `pull`, `pool`, `heartbeat`, `delivery`, `settle` |
+//! | pull, run, settle | `consumer`, on `pull`, `pool`, `heartbeat`, `delivery`, `attempt`, `settle` |
 //! | give up, replay | [`dead_letters`] |
-//! | start, drain, stop | `service`, `background`, `signals` |
+//! | start, drain, stop | `service`, `running`, `background`, `signals` |
 //! | declare, compare with what is there | [`topology`], `declare` |
 //! | find what no client can read | [`unreadable`], `connection_losses` |
 //! | connect with patience | `connection` |
@@ -83,6 +83,7 @@
 
 mod admin;
 mod announce;
+mod attempt;
 mod background;
 mod backoff;
 mod chain;
@@ -111,6 +112,8 @@ mod producer;
 mod publisher;
 mod pull;
 mod queue;
+mod recorder;
+mod running;
 mod service;
 mod settings;
 mod settle;
@@ -121,6 +124,7 @@ pub mod topology;
 pub mod unreadable;
 
 pub use admin::{Report, serve as serve_admin};
+pub use attempt::Attempt;
 pub use backoff::Backoff;
 pub use chain::chain;
 pub use clock::now;
@@ -138,10 +142,11 @@ pub use metrics::Metrics;
 pub use producer::Producer;
 pub use publisher::{PubAck, PublishError};
 pub use queue::Queue;
-pub use service::{Running, Service, ServiceError};
+pub use running::{Running, ServiceError};
+pub use service::Service;
 pub use settings::{
     LimitSettings, LogFormat, NatsSettings, Settings, TelemetrySettings, default_instance, duration,
 };
-pub use settle::{Attempt, Delay, Outcome, Settlement, settle};
+pub use settle::{Delay, Outcome, Settlement, settle};
 pub use signals::stop_on_signals;
 pub use telemetry::init as init_telemetry;

@@ -13,7 +13,6 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::Queue;
-use crate::settle::Settlement;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct QueueLabels {
@@ -146,9 +145,9 @@ impl Metrics {
 /// What is counted of one queue. Looked up once, because that costs more than counting.
 #[derive(Clone, Debug)]
 pub(crate) struct QueueMetrics {
-    acks: Counter,
-    naks: Counter,
-    dead_letters: Counter,
+    pub(crate) acks: Counter,
+    pub(crate) naks: Counter,
+    pub(crate) dead_letters: Counter,
     handle_duration: Histogram,
     handled_nanoseconds: Counter,
     in_flight: Gauge,
@@ -161,12 +160,9 @@ impl QueueMetrics {
         InFlight(&self.in_flight)
     }
 
-    pub(crate) fn settled(&self, settlement: &Settlement, duration: Duration) {
-        match settlement {
-            Settlement::Ack => self.acks.inc(),
-            Settlement::Nak { .. } => self.naks.inc(),
-            Settlement::DeadLetter { .. } => self.dead_letters.inc(),
-        };
+    /// Counts a delivery in one of these counters, which took this long from pull to settlement.
+    pub(crate) fn settled(&self, counter: &Counter, duration: Duration) {
+        counter.inc();
         self.handle_duration.observe(duration.as_secs_f64());
         self.handled_nanoseconds.inc_by(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
     }

@@ -6,16 +6,15 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Backoff;
-use crate::connection::Connection;
+use crate::connection::{ConnectError, Connection};
 use crate::declare::declare;
 use crate::facts::{Creation, Fact, ReadError, read_fact};
 use crate::headers::Trace;
 use crate::job::{Job, Publication};
 use crate::metrics::Metrics;
 use crate::publisher::{PubAck, PublishError, Publisher};
-use crate::service::ServiceError;
+use crate::recorder::Recorder;
 use crate::settings::Settings;
-use crate::testing::Recorder;
 use crate::topology::{DeclareError, Declared, Limits, Topology};
 use crate::{JobId, dead_letters};
 
@@ -53,7 +52,7 @@ impl Producer {
     /// # Errors
     ///
     /// Where another try is of no use: a setting makes no sense, or the broker refuses the credentials.
-    pub async fn connect(settings: &Settings) -> Result<Self, ServiceError> {
+    pub async fn connect(settings: &Settings) -> Result<Self, ConnectError> {
         let connection =
             Connection::establish(&settings.nats, &settings.instance, |_connected| {}).await?;
         let limits = Limits::from(&settings.limits);

@@ -1,12 +1,10 @@
 //! A service: starts, consumes its queues, and stops in order.
 
 use std::future::ready;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use prometheus_client::registry::Registry;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -15,15 +13,16 @@ use crate::Queue;
 use crate::admin::{self, Report};
 use crate::announce::Announcement;
 use crate::background::Background;
-use crate::connection::{ConnectError, Connection};
+use crate::connection::Connection;
 use crate::consumer::Consumer;
 use crate::handler::Handler;
 use crate::health::Health;
 use crate::job::Job;
 use crate::metrics::Metrics;
 use crate::producer::Producer;
+use crate::running::{Running, ServiceError};
 use crate::settings::Settings;
-use crate::topology::{DeclareError, Declared, Limits, Topology};
+use crate::topology::{Limits, Topology};
 
 /// Time of a drain that is kept for giving back what is still in flight.
 const TIME_TO_GIVE_BACK: Duration = Duration::from_secs(1);
@@ -43,74 +42,6 @@ pub struct Service {
 /// Starts one consumer of a service that is connected.
 type Start = Box<dyn FnOnce(&Running, &Settings) -> Consuming + Send>;
 type Consuming = Pin<Box<dyn Future<Output = Result<(), ServiceError>> + Send>>;
-
-/// A service that is connected, with all that it needs declared on the broker.
-#[derive(Clone, Debug)]
-pub struct Running {
-    /// Submits jobs, and creates and reads facts.
-    pub producer: Producer,
-    /// The connection to the broker.
-    pub connection: Connection,
-    /// Cancelled when the service is to stop. Cancelling it stops this service alone.
-    pub stopping: CancellationToken,
-    /// Cancelled when a stopping service has no time left to finish what is in flight.
-    pub abandoned: CancellationToken,
-    pub(crate) topology: Arc<Topology>,
-    pub(crate) declared: Declared,
-    pub(crate) health: Arc<Health>,
-    pub(crate) metrics: Arc<Metrics>,
-}
-
-impl Running {
-    /// Adds metrics of the service's own to what the admin endpoint shows. Their names begin with the
-    /// service's, too.
-    pub fn register_metrics(&self, register: impl FnOnce(&mut Registry)) {
-        self.metrics.with_registry(register);
-    }
-
-    /// How long the guarantees hold from the moment of asking, as the buckets on the broker have it.
-    #[must_use]
-    pub fn facts_max_age(&self) -> Duration {
-        self.declared.facts_max_age()
-    }
-}
-
-/// Why a service cannot run.
-#[derive(Debug, thiserror::Error)]
-pub enum ServiceError {
-    /// The admin endpoint's address cannot be listened on.
-    #[error("ADMIN_ADDR is {addr}, which cannot be listened on: {source}; is it taken already?")]
-    Admin {
-        /// The address.
-        addr: SocketAddr,
-        /// What the operating system says.
-        source: std::io::Error,
-    },
-    /// There is no use in trying to connect.
-    #[error(transparent)]
-    Connect(#[from] ConnectError),
-    /// What is on the broker is not what the service needs, and waiting does not help.
-    #[error(transparent)]
-    Declare(#[from] DeclareError),
-    /// The client has panicked.
-    #[error(
-        "the NATS client has panicked, most likely over the headers of a message that was \
-         published by hand: its message is on the standard error. Run `decoupled declare --watch`, \
-         which moves such a message to the dead letters, and start this service again"
-    )]
-    Client,
-    /// The client cannot ask for messages.
-    #[error("cannot subscribe to the answers of the broker: {0}")]
-    Subscribe(#[from] async_nats::SubscribeError),
-    /// A task that was to run as long as the service has ended.
-    #[error("the background task '{task}' has ended: {reason}")]
-    Background {
-        /// What it was doing.
-        task: &'static str,
-        /// Why it ended.
-        reason: String,
-    },
-}
 
 impl Service {
     /// A service of this name, which does nothing yet. Its metrics begin with the name.
@@ -286,7 +217,7 @@ async fn drain_after(
         () = deadline => false,
         // Nothing can be settled without the client, so there is nothing to stop in order.
         () = connection.ended() => return Err(ServiceError::Client),
-        ended = background.ended() => return Err(ended),
+        ended = background.ended() => return Err(ended.into()),
     };
     if !flushed {
         warn!("the last settlements may not have reached the broker; those jobs come again");

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::attempt::Attempt;
 use crate::backoff;
 use crate::dead_letters::Reason;
 use crate::handler::{Failure, Rejection, RetryPolicy};
@@ -12,24 +13,6 @@ const NEWER_VERSION_DELAY: Duration = Duration::from_secs(30);
 
 /// The ceiling of the delay after which a job that a stopping service gives back is delivered again.
 const GIVE_BACK_DELAY: Duration = Duration::from_millis(100);
-
-/// Which delivery of a job this is, from 1. The broker counts it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Attempt(u64);
-
-impl Attempt {
-    /// The attempt with this number. The first is 1; so is 0, for a broker that cannot say.
-    #[must_use]
-    pub fn new(number: u64) -> Self {
-        Self(number.max(1))
-    }
-
-    /// Its number.
-    #[must_use]
-    pub fn number(self) -> u64 {
-        self.0
-    }
-}
 
 /// What came of a delivery.
 #[derive(Debug)]

@@ -1,0 +1,70 @@
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+
+use crate::facts::Fact;
+use crate::job::{Job, Publication};
+
+/// Records what handlers publish and create, in the place of a broker. A fact that was created exists for
+/// all contexts of the same recorder.
+#[derive(Debug, Default)]
+pub struct Recorder(Mutex<Vec<Publication>>);
+
+impl Recorder {
+    /// A recorder of nothing so far.
+    #[must_use]
+    pub fn new() -> Arc<Self> {
+        Arc::default()
+    }
+
+    /// The jobs of this kind that were published, in order.
+    ///
+    /// # Panics
+    ///
+    /// Where one of them cannot be read again.
+    #[must_use]
+    pub fn published<J: Job>(&self) -> Vec<J> {
+        let decode = |publication: &Publication| {
+            let Publication { subject, headers, body } = publication;
+            J::decode(subject, Some(headers), body).expect("it was encoded as such a job").1
+        };
+        self.with(|all| {
+            let is_of_queue =
+                |publication: &&Publication| J::QUEUE.key(&publication.subject).is_some();
+            all.iter().filter(is_of_queue).map(decode).collect()
+        })
+    }
+
+    /// The facts of this kind that were created, in order.
+    ///
+    /// # Panics
+    ///
+    /// Where one of them cannot be read again.
+    #[must_use]
+    pub fn created<F: Fact>(&self) -> Vec<F> {
+        let decode = |publication: &Publication| {
+            F::from_body(&publication.body).expect("it was encoded as such a fact")
+        };
+        self.with(|all| {
+            let is_of_bucket =
+                |publication: &&Publication| F::BUCKET.key(&publication.subject).is_some();
+            all.iter().filter(is_of_bucket).map(decode).collect()
+        })
+    }
+
+    pub(crate) fn add(&self, publication: Publication) {
+        self.with(|all| all.push(publication));
+    }
+
+    /// The body of the last message under this subject.
+    pub(crate) fn last(&self, subject: &str) -> Option<Bytes> {
+        self.with(|all| {
+            let last = all.iter().rfind(|publication| publication.subject == subject);
+            last.map(|publication| publication.body.clone())
+        })
+    }
+
+    fn with<T>(&self, act: impl FnOnce(&mut Vec<Publication>) -> T) -> T {
+        act(&mut self.0.lock().expect("nothing panics while it holds this lock"))
+    }
+}
