@@ -139,7 +139,7 @@ async fn a_message_that_kills_whoever_takes_it_is_given_up_without_another_try()
     let (_, headers, body) = &letters[0];
     assert_eq!(
         value(headers, REASON),
-        "exhausted: delivered 4 times and never settled; perhaps it stops whoever handles it"
+        "exhausted: delivered 4 times and never settled; perhaps it stops every process that handles it"
     );
     assert_eq!((value(headers, ATTEMPTS), value(headers, BY)), ("4", "survivor"));
     assert_eq!(*body, publication(&deadly).body);

@@ -328,6 +328,7 @@ impl Guarded {
         gateway.env("REPLAY_USER", REPLAYER).env("REPLAY_PASSWORD", password(REPLAYER));
         let gateway = Process::spawn(gateway, self.log("gateway")).unwrap();
         let addr = api_addr(&gateway).await;
+        logged(&gateway, api::ACCEPTS).await;
         (gateway, addr)
     }
 
