@@ -42,7 +42,7 @@ async fn two_dead_letters_of_one_request_are_both_kept() {
         assert_eq!(value(headers, "X-Mine"), "kept");
         assert!(value(headers, REASON).starts_with("malformed: "), "{}", value(headers, REASON));
     }
-    assert_eq!(deployment.depth(REQUESTS).await, 0);
+    deployment.drained(REQUESTS).await;
 }
 
 #[tokio::test]
@@ -178,7 +178,7 @@ async fn a_subject_that_is_as_long_as_the_broker_takes_does_not_keep_it_from_bei
     let (_, headers, _) = &letters[0];
     assert_eq!(value(headers, SUBJECT), subject);
     assert_eq!(value(headers, ATTEMPTS), "1");
-    assert_eq!(deployment.depth(REQUESTS).await, 0);
+    deployment.drained(REQUESTS).await;
 }
 
 #[tokio::test]

@@ -170,6 +170,15 @@ impl<B> Deployment<B> {
         topology::stream_state(self.nats(), queue.stream).await.unwrap().state.messages
     }
 
+    /// Waits until a queue is empty: an ack follows the effect that it is for.
+    pub async fn drained(&self, queue: Queue) {
+        eventually(&format!("{} is empty", queue.stream), async || match self.depth(queue).await {
+            0 => Ok(()),
+            messages => Err(messages),
+        })
+        .await;
+    }
+
     /// How many facts a bucket holds.
     pub async fn facts(&self, bucket: Bucket) -> u64 {
         topology::bucket_state(self.nats(), bucket).await.unwrap().state.messages

@@ -169,7 +169,7 @@ async fn each_is_rejected(
             assert_eq!(kept, values[0].as_str(), "{what}: {name}");
         }
     }
-    assert_eq!(deployment.depth(queue).await, 0);
+    deployment.drained(queue).await;
     let verdict = deployment.verdict().await;
     let counted = (verdict.complete, verdict.dead_lettered, verdict.lost, verdict.doubled);
     assert_eq!(counted, (behind.len(), sent.len(), 0, 0), "{verdict}");
