@@ -42,8 +42,8 @@ pub trait Report: Send + Sync + 'static {
     fn metrics(&self) -> Result<String, fmt::Error>;
 }
 
-/// Serves the admin endpoint until `end`. What was asked by then is still answered, unless the process
-/// ends first.
+/// Listens, and gives the future that serves the admin endpoint until `end`. What was asked by then is still
+/// answered, unless the process ends first.
 ///
 /// # Errors
 ///
@@ -52,11 +52,10 @@ pub async fn serve(
     addr: SocketAddr,
     report: Arc<dyn Report>,
     end: CancellationToken,
-) -> io::Result<()> {
+) -> io::Result<impl Future<Output = ()> + Send + use<>> {
     let listener = TcpListener::bind(addr).await?;
     info!(addr = %listener.local_addr()?, "admin endpoint listens");
-    tokio::spawn(http::serve(listener, router(report), LIMITS, end));
-    Ok(())
+    Ok(http::serve(listener, router(report), LIMITS, end))
 }
 
 fn router(report: Arc<dyn Report>) -> Router {

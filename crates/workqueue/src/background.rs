@@ -1,7 +1,7 @@
 use std::panic::AssertUnwindSafe;
 
 use futures_util::FutureExt;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tracing::error;
 
 use crate::pool::panic_text;
@@ -12,6 +12,13 @@ use crate::pool::panic_text;
 pub struct Ended {
     task: &'static str,
     reason: String,
+}
+
+impl Ended {
+    /// The end of a task that has panicked.
+    pub(crate) fn new(task: &'static str, panic: &JoinError) -> Self {
+        Self { task, reason: panic.to_string() }
+    }
 }
 
 /// Tasks that run beside the work of a service, for as long as it runs. Dropping this ends them.

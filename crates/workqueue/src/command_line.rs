@@ -4,7 +4,7 @@ use std::env;
 use std::ffi::OsString;
 use std::net::SocketAddr;
 
-use clap::Parser;
+use clap::{Command, Parser};
 use clap::builder::Resettable;
 use clap::error::ErrorKind;
 
@@ -13,18 +13,33 @@ use clap::error::ErrorKind;
 /// instead.
 #[must_use]
 pub fn parse<S: Parser>(retired: &[(&str, &str)]) -> S {
-    let mut command = S::command().mut_args(|arg| match arg.get_env() {
+    parse_from(env::args_os(), retired)
+}
+
+/// As [`parse`], from these words.
+pub(crate) fn parse_from<S: Parser>(
+    words: impl IntoIterator<Item = OsString>,
+    retired: &[(&str, &str)],
+) -> S {
+    let mut command = forget_empty(S::command());
+    let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
+    if let Some(refusal) = refusal(retired, set) {
+        command.error(ErrorKind::UnknownArgument, refusal).exit();
+    }
+    let matches = command.try_get_matches_from_mut(words).unwrap_or_else(|error| error.exit());
+    let settings = S::from_arg_matches(&matches);
+    settings.unwrap_or_else(|error| error.format(&mut command).exit())
+}
+
+/// The same command, which reads no variable that is empty.
+fn forget_empty(command: Command) -> Command {
+    let command = command.mut_args(|arg| match arg.get_env() {
         Some(name) if env::var_os(name).is_some_and(|value| value.is_empty()) => {
             arg.env(Resettable::Reset)
         }
         _ => arg,
     });
-    let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
-    if let Some(refusal) = refusal(retired, set) {
-        command.error(ErrorKind::UnknownArgument, refusal).exit();
-    }
-    let settings = S::from_arg_matches(&command.get_matches_mut());
-    settings.unwrap_or_else(|error| error.format(&mut command).exit())
+    command.mut_subcommands(forget_empty)
 }
 
 /// What is wrong with the environment, if it sets a retired setting.

@@ -166,6 +166,11 @@ impl Connection {
         }
     }
 
+    /// Whether the client has ended, see [`Connection::ended`].
+    pub(crate) fn has_ended(&self) -> bool {
+        self.0.link.has_changed().is_err()
+    }
+
     /// Waits until the client has ended, which it does only by a panic: over a carriage return within
     /// a header, for one, which brokers let through (nats-io/nats.rs#1612). Nothing reaches the
     /// broker after that, and there is no way to revive it.

@@ -3,6 +3,7 @@
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::PullConsumer;
@@ -19,7 +20,7 @@ use crate::delivery::{Delivery, Reader};
 use crate::handler::{Context, Failure, Handler, RetryPolicy, Shared};
 use crate::headers::Trace;
 use crate::health::Health;
-use crate::heartbeat::Heartbeat;
+use crate::heartbeat::{Heartbeat, noticing_blocks};
 use crate::job::Job;
 use crate::metrics::QueueMetrics;
 use crate::pool::{Pool, Work, panic_text};
@@ -190,9 +191,18 @@ impl<H: Handler> Work for Task<H> {
         let started = Instant::now();
         let _in_flight = worker.metrics.in_flight();
         let outcome = {
-            let run = pin!(worker.run(&delivery));
-            let run = delivery.keep_alive(&worker.heartbeat, run).await;
-            run.unwrap_or(Outcome::Interrupted)
+            let (queue, id) = (H::Job::QUEUE.stream, delivery.key());
+            let run = pin!(AssertUnwindSafe(worker.run(&delivery)).catch_unwind());
+            let run = pin!(noticing_blocks(run, &worker.heartbeat, queue, id));
+            match delivery.keep_alive(&worker.heartbeat, run).await {
+                Some(Ok(outcome)) => outcome,
+                Some(Err(panic)) => {
+                    let panic = panic_text(&*panic);
+                    error!(queue, id, panic, "the handler panicked");
+                    Outcome::Failed(Failure::retry(format!("the handler panicked: {panic}")))
+                }
+                None => Outcome::Interrupted,
+            }
         };
         let settlement = settle(&outcome, delivery.attempt(), &worker.policy, worker.max_attempts);
         let settlement = worker.settle(&delivery, &outcome, settlement).await;
@@ -218,31 +228,19 @@ impl<H: Handler> Worker<H> {
             Err(error) => return Outcome::Undecodable(error),
         };
         let trace = Trace::of(delivery.headers());
-        let heartbeat = Some(delivery.heartbeats());
         let shared = Arc::clone(&self.shared);
-        let cx = Context { id, attempt, trace, shared, heartbeat };
+        let cx = Context { id, attempt, trace, shared, published: AtomicU64::new(0) };
         if let Err(rejection) = self.handler.admit(&job, &cx) {
             return Outcome::Rejected(rejection);
         }
-        let mut work = pin!(AssertUnwindSafe(self.handler.handle(job, &cx)).catch_unwind());
+        let mut work = pin!(self.handler.handle(job, &cx));
         let handled = match self.timeout {
             None => work.await,
-            Some(limit) => match timeout(limit, work.as_mut()).await {
-                Ok(handled) => handled,
-                Err(_) => {
-                    return Outcome::Failed(Failure::retry(format!("timed out after {limit:?}")));
-                }
-            },
+            Some(limit) => timeout(limit, work.as_mut())
+                .await
+                .unwrap_or_else(|_| Err(Failure::retry(format!("timed out after {limit:?}")))),
         };
-        match handled {
-            Ok(Ok(())) => Outcome::Done,
-            Ok(Err(failure)) => Outcome::Failed(failure),
-            Err(panic) => {
-                let panic = panic_text(&*panic);
-                error!(queue = H::Job::QUEUE.stream, %id, panic, "the handler panicked");
-                Outcome::Failed(Failure::retry(format!("the handler panicked: {panic}")))
-            }
-        }
+        handled.map_or_else(Outcome::Failed, |()| Outcome::Done)
     }
 
     /// Settles a delivery. Gives how that was possible.
@@ -261,7 +259,7 @@ impl<H: Handler> Worker<H> {
             }
             Settlement::Nak { delay } => {
                 delivery.nak(*delay).await;
-                info!(queue, id, attempt, ?outcome, "given back");
+                info!(queue, id, attempt, %outcome, "given back");
             }
             Settlement::DeadLetter { reason } => {
                 // In a box, because it is rare, and would make every other delivery larger.

@@ -85,11 +85,6 @@ impl Delivery {
         }
     }
 
-    /// Where to say that it is still being handled.
-    pub(crate) fn heartbeats(&self) -> (Connection, Subject) {
-        (self.connection.clone(), self.reply.clone())
-    }
-
     /// Waits for `work`, and tells the broker at each beat that it is under way. Gives nothing where the
     /// drain has no time left for it.
     pub(crate) async fn keep_alive<F: Future>(

@@ -1,15 +1,13 @@
 //! The work of a service: what to do about one job, and what came of it.
 
+use std::any::Any;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
-
-use async_nats::Subject;
-use async_nats::jetstream::AckKind;
 
 use crate::JobId;
 use crate::attempt::Attempt;
-use crate::connection::Connection;
 use crate::dead_letters::Reason;
 use crate::facts::{Creation, Fact, ReadError};
 use crate::headers::Trace;
@@ -76,7 +74,7 @@ impl Default for RetryPolicy {
 
 /// Why a job could not be handled, and what to do about it.
 ///
-/// `?` turns any error into [`Failure::Retry`], save for one of [`Context`]'s own, which know better.
+/// `?` turns any error into [`Failure::Retry`], save for [`PublishError::TooLarge`], which it rejects.
 #[derive(Debug)]
 pub enum Failure {
     /// It may succeed another time: try it again as the [`RetryPolicy`] says.
@@ -105,13 +103,6 @@ impl Failure {
             Self::Retry(source) | Self::RetryAfter(_, source) | Self::Reject(source) => &**source,
         }
     }
-
-    fn publishing(error: PublishError) -> Self {
-        match error {
-            PublishError::TooLarge(_) => Self::Reject(error.into()),
-            error => Self::Retry(error.into()),
-        }
-    }
 }
 
 impl fmt::Display for Failure {
@@ -122,7 +113,10 @@ impl fmt::Display for Failure {
 
 impl<E: std::error::Error + Send + Sync + 'static> From<E> for Failure {
     fn from(error: E) -> Self {
-        Self::Retry(error.into())
+        match (&error as &dyn Any).downcast_ref() {
+            Some(PublishError::TooLarge(_)) => Self::Reject(error.into()),
+            _ => Self::Retry(error.into()),
+        }
     }
 }
 
@@ -142,8 +136,8 @@ pub struct Context {
     pub(crate) attempt: Attempt,
     pub(crate) trace: Trace,
     pub(crate) shared: Arc<Shared>,
-    /// Where to say that the job is still being handled.
-    pub(crate) heartbeat: Option<(Connection, Subject)>,
+    /// How many jobs without an id of their own it has published.
+    pub(crate) published: AtomicU64,
 }
 
 /// What the contexts of all jobs of one service have in common.
@@ -186,16 +180,20 @@ impl Context {
         self.shared.facts_max_age
     }
 
-    /// Publishes another job, under its own id or else under the id of this one, and ends once the broker
-    /// has confirmed that it is stored. While its queue is full, it waits, and spends no attempt.
+    /// Publishes another job, and ends once the broker has confirmed that it is stored. While its queue is
+    /// full, it waits, and spends no attempt.
+    ///
+    /// A job without an id of its own has one that is derived from the id of this job and the number of
+    /// such jobs before it, so that each attempt publishes the same jobs in the same order under the same ids.
     ///
     /// # Errors
     ///
     /// Where waiting does not help: it is too large, or rejected.
     pub async fn publish<J: Job>(&self, job: &J) -> Result<PubAck, Failure> {
-        let id = job.id().unwrap_or(self.id);
-        let published = self.shared.producer.publish(job, id, &self.trace, None).await;
-        published.map_err(Failure::publishing)
+        let id = job.id().unwrap_or_else(|| {
+            self.id.derived(J::QUEUE.stream, self.published.fetch_add(1, Ordering::Relaxed))
+        });
+        Ok(self.shared.producer.publish(job, id, &self.trace, None).await?)
     }
 
     /// Creates a fact, or gives the one that exists already, which counts.
@@ -204,7 +202,7 @@ impl Context {
     ///
     /// As [`Context::publish`].
     pub async fn create<F: Fact>(&self, fact: &F) -> Result<Creation<F>, Failure> {
-        self.shared.producer.create(fact, None).await.map_err(Failure::publishing)
+        Ok(self.shared.producer.create(fact, None).await?)
     }
 
     /// The fact that is kept under this key, if there is one.
@@ -214,14 +212,5 @@ impl Context {
     /// Where the broker does not say.
     pub async fn read<F: Fact>(&self, key: &str) -> Result<Option<F>, ReadError> {
         self.shared.producer.read(key).await
-    }
-
-    /// Tells the broker at once that the job is still being handled, so that it waits `ACK_WAIT` from now
-    /// before it delivers the job again. The engine does so by itself while the handler awaits.
-    pub async fn heartbeat(&self) {
-        if let Some((connection, reply)) = &self.heartbeat {
-            // One that gets lost is made up for by the next.
-            let _ = connection.client().publish(reply.clone(), AckKind::Progress.into()).await;
-        }
     }
 }

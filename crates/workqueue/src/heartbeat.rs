@@ -4,6 +4,7 @@
 //! timer of its own, and only one place among those who wait: for the next beat, which comes at the end
 //! of a drain as well.
 
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +19,7 @@ use tracing::warn;
 #[derive(Debug)]
 pub(crate) struct Heartbeat {
     beat: Arc<Notify>,
+    every: Duration,
     abandon: CancellationToken,
     _beating: AbortOnDropHandle<()>,
 }
@@ -29,25 +31,14 @@ impl Heartbeat {
         let beating = {
             let (beat, abandon) = (Arc::clone(&beat), abandon.clone());
             async move {
-                let mut last = Instant::now();
                 while abandon.run_until_cancelled(sleep(every)).await.is_some() {
-                    let late = last.elapsed().saturating_sub(every);
-                    if late >= every {
-                        warn!(
-                            ?late,
-                            "a heartbeat is late, so jobs in flight may be delivered again: a handler \
-                             blocks the thread, or the process was paused. Blocking work belongs on \
-                             tokio::task::spawn_blocking"
-                        );
-                    }
                     beat.notify_waiters();
-                    last = Instant::now();
                 }
                 beat.notify_waiters();
             }
         };
         let beating = AbortOnDropHandle::new(tokio::spawn(beating));
-        Self { beat, abandon: abandon.clone(), _beating: beating }
+        Self { beat, every, abandon: abandon.clone(), _beating: beating }
     }
 
     /// Waits for the next beat, or for `work` if it is done before.
@@ -63,6 +54,32 @@ impl Heartbeat {
             () = beat => if self.abandon.is_cancelled() { Next::Abandon } else { Next::Beat },
         }
     }
+}
+
+/// Does this work for a job, and logs where it keeps its thread for so long that heartbeats are missed:
+/// then this job, and with a runtime of one thread all others, may be delivered again.
+pub(crate) async fn noticing_blocks<F: Future>(
+    mut work: Pin<&mut F>,
+    heartbeat: &Heartbeat,
+    queue: &'static str,
+    id: &str,
+) -> F::Output {
+    poll_fn(|cx| {
+        let started = Instant::now();
+        let polled = work.as_mut().poll(cx);
+        let blocked = started.elapsed();
+        if blocked >= heartbeat.every {
+            warn!(
+                queue,
+                id,
+                ?blocked,
+                "the handler blocks its thread, or the process was paused: heartbeats were missed, and the \
+                 job may be delivered again. Move blocking work to tokio::task::spawn_blocking"
+            );
+        }
+        polled
+    })
+    .await
 }
 
 /// What comes first.
@@ -128,18 +145,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn blocked_runtime_is_logged_with_its_cure() {
+    async fn blocking_handler_is_logged_with_its_cure() {
         let log = Log::default();
         let writer = log.clone();
         let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
         let _logging = tracing::subscriber::set_default(subscriber);
         let heartbeat = Heartbeat::start(EVERY, &CancellationToken::new());
-        let mut work = pin!(pending::<()>());
-        assert_eq!(heartbeat.next(work.as_mut()).await, Next::Beat);
         // As a handler does that does not await.
-        std::thread::sleep(100 * EVERY);
-        assert_eq!(heartbeat.next(work.as_mut()).await, Next::Beat);
+        let work = pin!(async { std::thread::sleep(100 * EVERY) });
+        noticing_blocks(work, &heartbeat, "IMAGES", "some-id").await;
         let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
-        assert!(log.contains("tokio::task::spawn_blocking"), "{log}");
+        for words in ["IMAGES", "some-id", "tokio::task::spawn_blocking"] {
+            assert!(log.contains(words), "{log}");
+        }
     }
 }

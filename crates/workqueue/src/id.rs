@@ -2,7 +2,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
-use uuid::{Uuid, Variant};
+use sha2::{Digest, Sha256};
+use uuid::{Builder, Uuid, Variant};
 
 /// The id of a job, and of everything that follows from it: a UUID of version 7.
 ///
@@ -18,6 +19,22 @@ impl JobId {
     #[expect(clippy::new_without_default, reason = "each call gives another value")]
     pub fn new() -> Self {
         Self(Uuid::now_v7())
+    }
+
+    /// The id of the job that this one leads to: the `number`th that an attempt publishes to this stream.
+    /// Each attempt derives the same, so that a repeated attempt publishes nothing new while the broker
+    /// remembers the first.
+    pub(crate) fn derived(self, stream: &str, number: u64) -> Self {
+        let parent = self.0.as_u128();
+        let digest = Sha256::new()
+            .chain_update(parent.to_be_bytes())
+            .chain_update(number.to_be_bytes())
+            .chain_update(stream);
+        let mut random = [0; 10];
+        random.copy_from_slice(&digest.finalize()[..10]);
+        // The first 48 bits of a UUID of version 7 are its time.
+        let millis = u64::try_from(parent >> 80).expect("it has 48 bits");
+        Self(Builder::from_unix_timestamp_millis(millis, &random).into_uuid())
     }
 
     /// Lends its text, which is not allocated for that.
@@ -75,6 +92,16 @@ mod tests {
     fn an_id_survives_the_way_through_text() {
         let id = JobId::new();
         assert_eq!(id.to_string().parse(), Ok(id));
+    }
+
+    #[test]
+    fn derived_id_is_the_same_for_each_attempt_and_for_no_other_job() {
+        let id = JobId::new();
+        let derived = id.derived("GREETINGS", 1);
+        assert_eq!(derived, id.derived("GREETINGS", 1));
+        assert_eq!(derived.to_string().parse(), Ok(derived));
+        let others = [id, JobId::new().derived("GREETINGS", 1), id.derived("OTHERS", 1)];
+        assert!(!others.contains(&derived) && derived != id.derived("GREETINGS", 2));
     }
 
     #[test]

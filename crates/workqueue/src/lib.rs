@@ -54,7 +54,7 @@
 //! # fn resize(_: &Thumbnail) -> Vec<u8> { Vec::new() }
 //!
 //! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! let settings = Settings::default();
+//! let settings = Settings::from_env();
 //! let producer = Producer::connect(&settings).await?;
 //! producer.submit(&Thumbnail { image: "cat.png".into(), width: 64 }).await?; // stored, not merely sent
 //!
@@ -149,4 +149,4 @@ pub use settings::{
 };
 pub use settle::{Delay, Outcome, Settlement, settle};
 pub use signals::stop_on_signals;
-pub use telemetry::init as init_telemetry;
+pub use telemetry::{InvalidFilter, init as init_telemetry};

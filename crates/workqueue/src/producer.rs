@@ -124,7 +124,7 @@ impl Producer {
         match &self.0 {
             Target::Broker(broker) => {
                 let publisher =
-                    broker.publisher(J::QUEUE.stream, || Topology::new(&[J::QUEUE], &[])).await?;
+                    broker.publisher(J::QUEUE.stream, || Topology::new(&[J::QUEUE], &[]), stop).await?;
                 publisher.publish(|| job.publication(id, trace), stop).await
             }
             Target::Recorder(recorder) => recorder.publish(job.publication(id, trace)),
@@ -147,7 +147,7 @@ impl Producer {
             Target::Recorder(recorder) => return recorder.create(fact),
         };
         let publisher =
-            broker.publisher(F::BUCKET.stream, || Topology::new(&[], &[F::BUCKET])).await?;
+            broker.publisher(F::BUCKET.stream, || Topology::new(&[], &[F::BUCKET]), stop).await?;
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         // Whether an earlier try may have got through.
         let mut unknown = false;
@@ -215,6 +215,7 @@ impl Broker {
         &self,
         stream: &'static str,
         needs: impl FnOnce() -> Topology,
+        stop: Option<&CancellationToken>,
     ) -> Result<Arc<Publisher>, PublishError> {
         let found = self.publishers().iter().find(|publisher| publisher.stream == stream).cloned();
         if let Some(publisher) = found {
@@ -223,7 +224,15 @@ impl Broker {
         let needs = needs();
         // In a box, because it happens once.
         let declaring = Box::pin(declare(&self.connection, &needs, &self.limits));
-        declaring.await.map_err(|error| PublishError::Rejected(error.into()))?;
+        let declared = match stop {
+            Some(stop) => stop.run_until_cancelled(declaring).await,
+            None => Some(declaring.await),
+        };
+        match declared {
+            Some(Ok(_)) => {}
+            Some(Err(error)) => return Err(PublishError::Rejected(error.into())),
+            None => return Err(PublishError::Full("its stream is not there yet".into())),
+        }
         Ok(self.open(stream, needs))
     }
 
@@ -250,8 +259,7 @@ impl Recorder {
         publication: Result<Publication, serde_json::Error>,
     ) -> Result<PubAck, PublishError> {
         let publication = publication.map_err(|error| PublishError::Rejected(error.into()))?;
-        self.add(publication);
-        Ok(PubAck::Stored)
+        Ok(self.add(publication))
     }
 
     fn create<F: Fact>(&self, fact: &F) -> Result<Creation<F>, PublishError> {

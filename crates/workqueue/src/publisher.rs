@@ -19,11 +19,10 @@ use tracing::{error, info, warn};
 use crate::backoff::Backoff;
 use crate::chain::chain;
 use crate::connection::Connection;
-use crate::declare::declare;
 use crate::job::Publication;
 use crate::log_once::LogOnce;
 use crate::metrics::{Metrics, PublishMetrics};
-use crate::topology::{Limits, Topology};
+use crate::topology::{self, Limits, Topology};
 
 /// The first ceiling of the time between two tries of the same publish, and the highest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
@@ -145,6 +144,9 @@ impl Publisher {
         publication: Publication,
     ) -> Result<PubAck, PublishError> {
         let Publication { subject, headers, body } = publication;
+        if subject.split('.').any(str::is_empty) || subject.contains([' ', '\t', '\r', '\n', '*', '>']) {
+            return Err(PublishError::Rejected(format!("'{subject}' is not a subject").into()));
+        }
         let message = PublishMessage::build().payload(body).headers(headers);
         let publish = async { self.context.send_publish(subject, message).await?.await };
         let result = match self.connection.ask(pin!(publish)).await {
@@ -156,6 +158,9 @@ impl Publisher {
                     Box::pin(self.declare_again()).await;
                 }
                 Err(classify(error))
+            }
+            None if self.connection.has_ended() => {
+                Err(PublishError::Rejected("the NATS client has ended".into()))
             }
             None => Err(PublishError::Unconfirmed("the connection was lost".into())),
         };
@@ -171,12 +176,13 @@ impl Publisher {
     async fn declare_again(&self) {
         let Ok(mut logged) = self.declaring.try_lock() else { return };
         let (topology, limits) = &self.needs;
-        match declare(&self.connection, topology, limits).await {
-            Ok(_) => logged.forget(),
-            Err(error) if logged.is_first(&error) => {
+        let declaring = topology::declare(self.connection.context(), topology, limits);
+        match self.connection.ask(pin!(declaring)).await {
+            Some(Ok(_)) => logged.forget(),
+            Some(Err(error)) if logged.is_first(&error) => {
                 error!(stream = self.stream, %error, "cannot declare again what is missing");
             }
-            Err(_) => {}
+            Some(Err(_)) | None => {}
         }
     }
 }

@@ -1,9 +1,11 @@
 use std::sync::{Arc, Mutex};
 
+use async_nats::header::NATS_MESSAGE_ID;
 use bytes::Bytes;
 
 use crate::facts::Fact;
 use crate::job::{Job, Publication};
+use crate::publisher::PubAck;
 
 /// Records what handlers publish and create, in the place of a broker. A fact that was created exists for
 /// all contexts of the same recorder.
@@ -52,8 +54,20 @@ impl Recorder {
         })
     }
 
-    pub(crate) fn add(&self, publication: Publication) {
-        self.with(|all| all.push(publication));
+    /// Adds it, unless it has the message id of an earlier one to the same subject.
+    pub(crate) fn add(&self, publication: Publication) -> PubAck {
+        let id = |of: &Publication| of.headers.get(NATS_MESSAGE_ID).cloned();
+        self.with(|all| {
+            let is_duplicate = id(&publication).is_some()
+                && all.iter().any(|earlier| {
+                    earlier.subject == publication.subject && id(earlier) == id(&publication)
+                });
+            if is_duplicate {
+                return PubAck::Duplicate;
+            }
+            all.push(publication);
+            PubAck::Stored
+        })
     }
 
     /// The body of the last message under this subject.

@@ -2,7 +2,7 @@
 
 use std::future::ready;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
@@ -12,7 +12,7 @@ use tracing::{error, info, warn};
 use crate::Queue;
 use crate::admin::{self, Report};
 use crate::announce::Announcement;
-use crate::background::Background;
+use crate::background::{Background, Ended};
 use crate::connection::Connection;
 use crate::consumer::Consumer;
 use crate::handler::Handler;
@@ -113,8 +113,8 @@ impl Service {
         let end = CancellationToken::new();
         let _end = end.clone().drop_guard();
         let addr = settings.admin_addr;
-        let told = Told { health: Arc::clone(&health), metrics: Arc::clone(&metrics) };
-        admin::serve(addr, Arc::new(told), end)
+        let report = ServiceReport { health: Arc::clone(&health), metrics: Arc::clone(&metrics) };
+        let admin = admin::serve(addr, Arc::new(report), end)
             .await
             .map_err(|source| ServiceError::Admin { addr, source })?;
         info!(
@@ -124,7 +124,8 @@ impl Service {
             "starting {name}"
         );
         let mut background = Background::default();
-        background.spawn("reporting", report_now_and_then(queues.clone(), Arc::clone(&metrics)));
+        background.spawn("the admin endpoint", admin);
+        background.spawn("logging progress", log_progress(queues.clone(), Arc::clone(&metrics)));
         let announcement = Announcement::new(name, &settings.instance, queues, &health, &metrics);
         let start = start(announcement, topology, settings, &stopping, &mut background);
         let Some(running) = stopping.run_until_cancelled(start).await else {
@@ -196,15 +197,24 @@ async fn drain_after(
         abandoned.cancel();
         tokio::time::sleep(drain_timeout.saturating_sub(work_time)).await;
     };
-    let mut failure = None;
+    let failure = Mutex::new(None);
+    let fail = |error: ServiceError| {
+        error!(%error, "the service cannot go on");
+        failure.lock().expect("nothing panics while it holds this lock").get_or_insert(error);
+        stopping.cancel();
+    };
     let consuming = async {
         while let Some(ended) = consuming.join_next().await {
-            let ended = ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()));
-            if let Err(error) = ended {
-                error!(%error, "a consumer cannot go on");
-                failure.get_or_insert(error);
-                stopping.cancel();
+            match ended {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => fail(error),
+                Err(panic) => fail(Ended::new("consuming", &panic).into()),
             }
+        }
+    };
+    let watching = async {
+        loop {
+            fail(background.ended().await.into());
         }
     };
     let work = async {
@@ -217,22 +227,22 @@ async fn drain_after(
         () = deadline => false,
         // Nothing can be settled without the client, so there is nothing to stop in order.
         () = connection.ended() => return Err(ServiceError::Client),
-        ended = background.ended() => return Err(ended.into()),
+        never = watching => never,
     };
     if !flushed {
         warn!("the last settlements may not have reached the broker; those jobs come again");
     }
     info!("stopped");
-    failure.map_or(Ok(()), Err)
+    failure.into_inner().expect("nothing panics while it holds this lock").map_or(Ok(()), Err)
 }
 
 /// What the admin endpoint reports of a service.
-struct Told {
+struct ServiceReport {
     health: Arc<Health>,
     metrics: Arc<Metrics>,
 }
 
-impl Report for Told {
+impl Report for ServiceReport {
     fn not_ready(&self) -> Option<String> {
         self.health.not_ready()
     }
@@ -243,7 +253,7 @@ impl Report for Told {
 }
 
 /// Logs now and then how much was done, if anything was: each job is only logged at `debug`.
-async fn report_now_and_then(queues: Vec<Queue>, metrics: Arc<Metrics>) {
+async fn log_progress(queues: Vec<Queue>, metrics: Arc<Metrics>) {
     let mut before = vec![0; queues.len()];
     loop {
         tokio::time::sleep(REPORT_INTERVAL).await;

@@ -1,5 +1,6 @@
 //! The settings that all services share: flags, and environment variables of the same name.
 
+use std::ffi::OsString;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, ValueEnum};
 use jiff::SignedDuration;
 
-use crate::command_line::address;
+use crate::command_line::{address, parse_from};
 use crate::topology::Limits;
 
 /// The heading of what a service does, in its help.
@@ -54,16 +55,17 @@ pub struct Settings {
     pub telemetry: TelemetrySettings,
 }
 
-impl Default for Settings {
+impl Settings {
     /// The settings that the environment has, and else their defaults. Where one of them is wrong, it
     /// prints why and ends the process, as a command line does.
-    fn default() -> Self {
+    #[must_use]
+    pub fn from_env() -> Self {
         #[derive(Parser)]
         struct Environment {
             #[command(flatten)]
             settings: Settings,
         }
-        Environment::parse_from([""]).settings
+        parse_from::<Environment>([OsString::new()], &[]).settings
     }
 }
 

@@ -1,5 +1,6 @@
 //! What becomes of a delivery: a total function without input or output, tested alone.
 
+use std::fmt;
 use std::time::Duration;
 
 use crate::attempt::Attempt;
@@ -30,6 +31,21 @@ pub enum Outcome {
     Exhausted,
     /// Handling it was broken off, because this service stops.
     Interrupted,
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Done => formatter.write_str("done"),
+            Self::Failed(failure) => write!(formatter, "failed: {failure}"),
+            Self::Rejected(Rejection { reason, detail }) => {
+                write!(formatter, "{}: {detail}", reason.as_str())
+            }
+            Self::Undecodable(error) => error.fmt(formatter),
+            Self::Exhausted => formatter.write_str("exhausted"),
+            Self::Interrupted => formatter.write_str("the service stops"),
+        }
+    }
 }
 
 /// How a delivery is settled.

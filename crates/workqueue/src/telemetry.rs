@@ -1,18 +1,27 @@
 use std::io::{self, IsTerminal};
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::ParseError;
 use tracing_subscriber::fmt::format::FmtSpan;
 
 use crate::settings::{LogFormat, TelemetrySettings};
+
+/// The filter of the logs makes no sense.
+#[derive(Debug, thiserror::Error)]
+#[error("RUST_LOG is '{filter}': {source}")]
+pub struct InvalidFilter {
+    filter: String,
+    source: ParseError,
+}
 
 /// Starts the logs of this process, on standard error.
 ///
 /// # Errors
 ///
-/// Where the filter makes no sense, in words for its author.
-pub fn init(settings: &TelemetrySettings) -> Result<(), String> {
+/// Where the filter makes no sense.
+pub fn init(settings: &TelemetrySettings) -> Result<(), InvalidFilter> {
     let filter = EnvFilter::try_new(&settings.rust_log)
-        .map_err(|error| format!("RUST_LOG is '{}': {error}", settings.rust_log))?;
+        .map_err(|source| InvalidFilter { filter: settings.rust_log.clone(), source })?;
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)

@@ -32,6 +32,7 @@
 //! ```
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 pub use crate::recorder::Recorder;
@@ -57,6 +58,6 @@ impl Recorder {
             instance: "test".to_owned(),
             facts_max_age: Duration::MAX,
         };
-        Context { id, attempt, trace: Trace::default(), shared: Arc::new(shared), heartbeat: None }
+        Context { id, attempt, trace: Trace::default(), shared: Arc::new(shared), published: AtomicU64::new(0) }
     }
 }

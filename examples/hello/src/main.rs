@@ -28,7 +28,7 @@ impl Handler for Greeter {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
-    let settings = Settings::default();
+    let settings = Settings::from_env();
     match std::env::args().nth(1) {
         None => {
             let stop = workqueue::stop_on_signals()?;

@@ -108,7 +108,7 @@ impl Worker {
 async fn broker() -> (Broker, Settings) {
     let broker = Broker::start(BrokerOptions::default()).await.unwrap();
     let nats = NatsSettings::at(broker.url());
-    let settings = Settings { nats, ..Settings::default() };
+    let settings = Settings { nats, ..Settings::from_env() };
     (broker, settings)
 }
 

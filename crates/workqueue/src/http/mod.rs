@@ -25,7 +25,7 @@ use tokio::net::TcpListener;
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tracing::{debug, error};
 
 use activity::{Activity, Phase};
 
@@ -72,7 +72,12 @@ pub async fn serve(
         let (connection, _) = tokio::select! {
             biased;
             () = closing.cancelled() => break,
-            Some(_) = connections.join_next(), if !connections.is_empty() => continue,
+            Some(ended) = connections.join_next(), if !connections.is_empty() => {
+                if let Err(error) = ended && error.is_panic() {
+                    error!(%error, "answering a request panicked");
+                }
+                continue;
+            }
             Some(_) = turned_away.join_next(), if !turned_away.is_empty() => continue,
             accepted = Listener::accept(&mut listener) => accepted,
         };
