@@ -13,7 +13,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use workqueue::{Connection, dead_letters as contracted, topology};
 
-use crate::problem::{Kind, Problem};
+use crate::problem::{Problem, ProblemKind};
 use crate::requests::input::{JsonBody, query};
 use crate::requests::json as answer;
 use crate::settings::Switch;
@@ -51,14 +51,15 @@ pub(super) async fn replay(
     sequence: Result<Path<u64>, PathRejection>,
     _body: JsonBody,
 ) -> Result<Response, Problem> {
-    let Path(sequence) = sequence.map_err(|error| Kind::Invalid.because(error.body_text()))?;
+    let Path(sequence) =
+        sequence.map_err(|error| ProblemKind::Invalid.because(error.body_text()))?;
     let replayer = replayer(&gateway)?;
     let letters = page(gateway.connection()?, sequence, 1).await?;
     let letter = letters.first().filter(|letter| letter.sequence == sequence);
-    let gone = || Kind::NoDeadLetter.because("this dead letter is not there any more");
+    let gone = || ProblemKind::NoDeadLetter.because("this dead letter is not there any more");
     dead_letters::replay(replayer.context(), letter.ok_or_else(gone)?)
         .await
-        .map_err(|error| Kind::Conflict.because(format_args!("{error:#}")))?;
+        .map_err(|error| ProblemKind::Conflict.because(format_args!("{error:#}")))?;
     Ok(answer(&json!({ "replayed": 1 })))
 }
 
@@ -108,7 +109,7 @@ async fn page(
 }
 
 fn unreadable(error: &dyn Display) -> Problem {
-    Kind::BrokerAway.because(error)
+    ProblemKind::BrokerAway.because(error)
 }
 
 /// Where the page after this letter begins, if one that counts can come. A short page may only be short
@@ -120,10 +121,11 @@ fn next(last: Option<u64>, until: u64) -> Option<u64> {
 fn replayer(gateway: &Gateway) -> Result<&Connection, Problem> {
     if gateway.settings.replay == Switch::Off {
         let detail = "this deployment does not allow to replay from here (REPLAY)";
-        return Err(Kind::NotAllowed.because(detail));
+        return Err(ProblemKind::NotAllowed.because(detail));
     }
     let replayer = gateway.replayer.get().filter(|replayer| replayer.is_connected());
-    replayer.ok_or_else(|| Kind::BrokerAway.because("there is no connection to replay through"))
+    replayer
+        .ok_or_else(|| ProblemKind::BrokerAway.because("there is no connection to replay through"))
 }
 
 /// A dead letter as the page shows it. All of it may be anything.
