@@ -4,9 +4,8 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, anyhow, bail, ensure};
 use async_nats::client::Request;
-use async_nats::jetstream::Error;
 use async_nats::jetstream::context::{ContextBuilder, RequestErrorKind};
 use async_nats::jetstream::response::Response;
 use async_nats::{Message, RequestErrorKind as AnswerErrorKind};
@@ -22,7 +21,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{sleep, timeout};
 use workqueue::Connection;
 
-use super::manifest::{self, KeptStream};
+use super::manifest::{self, KeptConsumer, KeptStream};
 
 /// The size of a chunk. Brokers take messages of up to 1 MB, unless they are told otherwise.
 const CHUNK: usize = 128 * 1024;
@@ -43,14 +42,6 @@ const REPORT: Duration = Duration::from_secs(5);
 /// The status with which the broker ends a snapshot that is whole.
 const NO_CONTENT: u16 = 204;
 
-/// A snapshot that was taken.
-pub(super) struct Taken {
-    pub(super) bytes: u64,
-    pub(super) sha256: String,
-    pub(super) config: Value,
-    pub(super) state: Value,
-}
-
 /// What the broker says of the snapshot that it is about to send.
 #[derive(Deserialize)]
 struct Announced {
@@ -58,12 +49,13 @@ struct Announced {
     state: Value,
 }
 
-/// Takes a snapshot of a stream into a file of its own.
+/// Takes a snapshot of a stream, which has these consumers, into a file of its own.
 pub(super) async fn take(
     connection: &Connection,
     stream: &str,
+    consumers: Vec<KeptConsumer>,
     path: &Path,
-) -> anyhow::Result<Taken> {
+) -> anyhow::Result<KeptStream> {
     let what = || format!("cannot take a snapshot of {stream}");
     let client = connection.client();
     let times_connected = connects(connection);
@@ -97,8 +89,8 @@ pub(super) async fn take(
     }
     let synced = file.sync_all().await;
     synced.with_context(|| format!("cannot write {}", path.display()))?;
-    let sha256 = manifest::hexadecimal(&hash);
-    Ok(Taken { bytes: progress.bytes, sha256, config, state })
+    let (name, sha256) = (stream.to_owned(), manifest::hexadecimal(&hash));
+    Ok(KeptStream { name, bytes: progress.bytes, sha256, config, state, consumers })
 }
 
 /// How many times the client has connected.
@@ -203,12 +195,8 @@ async fn call<T: DeserializeOwned>(
 fn accepted<T>(answer: Response<T>) -> anyhow::Result<T> {
     match answer {
         Response::Ok(answer) => Ok(answer),
-        Response::Err { error } => Err(refusal(&error)),
+        Response::Err { error } => Err(anyhow!("the broker refuses: {error}")),
     }
-}
-
-fn refusal(error: &Error) -> anyhow::Error {
-    anyhow::anyhow!("the broker refuses: {error}")
 }
 
 /// Tells now and then how far it is with a large stream.
