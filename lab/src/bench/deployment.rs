@@ -1,6 +1,6 @@
 //! A broker and services of their own for one measurement, and what they use.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
@@ -232,10 +232,4 @@ async fn ready(process: &mut Process) -> anyhow::Result<()> {
         ensure!(!ended && Instant::now() < limit, "never ready:\n{}", process.log_text());
         sleep(LOOK_OFTEN).await;
     }
-}
-
-/// How large a program is, in bytes.
-pub(super) fn size(program: &Path) -> anyhow::Result<u64> {
-    let metadata = std::fs::metadata(program);
-    Ok(metadata.with_context(|| format!("cannot look at {}", program.display()))?.len())
 }

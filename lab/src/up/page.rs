@@ -5,10 +5,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::bail;
-use testkit::process::Process;
 use testkit::programs::Programs;
-use tokio::process::Command;
 use tokio::time::{Instant, sleep};
+
+use crate::replica::Replica;
 
 /// How long the gateway may take to say where it listens, and how often to read its log.
 const START_TIMEOUT: Duration = Duration::from_secs(5);
@@ -17,7 +17,7 @@ const POLL: Duration = Duration::from_millis(10);
 /// The gateway. It is killed when this is dropped.
 pub(super) struct Page {
     pub(super) addr: SocketAddr,
-    process: Process,
+    gateway: Replica,
 }
 
 impl Page {
@@ -29,14 +29,13 @@ impl Page {
         copies: &str,
         directory: &Path,
     ) -> anyhow::Result<Self> {
-        let mut command = Command::new(&programs.gateway);
-        command.env("LOG_FORMAT", "pretty").env("NATS_URL", url).env("REPLAY", "on");
-        command.env("REPLICAS", copies).env("INSTANCE", "gateway");
-        let mut process = Process::spawn(command, directory.join("gateway.log"))?;
+        let settings = [("NATS_URL", url), ("REPLICAS", copies), ("REPLAY", "on")];
+        let mut gateway = Replica::start(&programs.gateway, &[], "gateway", directory, settings)?;
+        let process = &mut gateway.process;
         let until = Instant::now() + START_TIMEOUT;
         while Instant::now() < until && matches!(process.try_wait(), Ok(None)) {
             if let Some(addr) = process.logged_addr("gateway listens addr=") {
-                return Ok(Self { addr, process });
+                return Ok(Self { addr, gateway });
             }
             sleep(POLL).await;
         }
@@ -50,6 +49,6 @@ impl Page {
 
     /// Stops it. It has nothing to finish.
     pub(super) async fn stop(&mut self) -> anyhow::Result<()> {
-        self.process.kill().await.map(drop)
+        self.gateway.process.kill().await.map(drop)
     }
 }

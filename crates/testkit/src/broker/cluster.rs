@@ -1,18 +1,23 @@
 //! One broker, or a cluster of several: each can be killed and comes back.
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use futures_util::future::try_join_all;
 use serde_json::Value;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
-use super::{Broker, BrokerOptions, Membership, monitor};
+use super::{Broker, BrokerOptions, Membership};
+use crate::http;
 
 /// How long the members of a cluster may take to agree. An election alone takes up to nine seconds,
 /// and there may be several in turn.
 const LIMIT: Duration = Duration::from_mins(1);
+
+/// How long an answer may take. A paused server takes connections, and says nothing.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -244,9 +249,14 @@ impl Broker {
         self.membership.as_ref().map_or("broker", |membership| &membership.name)
     }
 
+    /// What its monitor answers to a question such as `/healthz`.
     async fn ask(&self, path: &str) -> anyhow::Result<Value> {
-        let answer = monitor::get(self.ports.monitor, path).await;
-        answer.with_context(|| format!("{} does not answer", self.name()))
+        let what = || format!("the monitor of {} says nothing to {path}", self.name());
+        let addr = (Ipv4Addr::LOCALHOST, self.ports.monitor).into();
+        // One that is not well says so with another status, and in the body why.
+        let answer = timeout(ANSWER_LIMIT, http::get(addr, path)).await;
+        let (_status, body) = answer.with_context(what)?.with_context(what)?;
+        serde_json::from_str(&body).with_context(|| format!("{}, but: {body}", what()))
     }
 
     /// Whether it leads this stream, as far as it knows. One on its own leads all that it has.
