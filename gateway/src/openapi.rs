@@ -6,7 +6,6 @@ use axum::http::{Uri, header};
 use axum::response::IntoResponse;
 use bytes::Bytes;
 use contract::{MAX_CHARACTERS, MAX_COUNT, MAX_LENGTH};
-use observe::RequestStatus;
 use serde_json::{Value, json};
 use utoipa::OpenApi;
 
@@ -14,12 +13,9 @@ use crate::problem::ProblemKind::{
     self, BrokerAway, Busy, Coding, Expectation, Foreign, Invalid, KeyExpired, KeyTaken, MediaType,
     NoRequest, QueueFull, Refused, Slow, TooLarge,
 };
-use crate::problem::{PROBLEM_JSON, Problem, SubmitOutcome};
+use crate::problem::{PROBLEM_JSON, Problem};
 use crate::requests;
-use crate::requests::input::{Nothing, RequestBody, query};
-use crate::requests::view::{
-    Accepted, DeadLetterSummary, RequestIdSchema, RequestList, RequestState, Summary,
-};
+use crate::requests::input::{Nothing, query};
 
 /// The problems that any operation may answer with, and those of each.
 const ANY: [ProblemKind; 4] = [Invalid, Foreign, Expectation, Coding];
@@ -49,18 +45,7 @@ const PROBLEMS: [(&str, &str, &[ProblemKind]); 4] = [
         license(name = "Apache-2.0", identifier = "Apache-2.0")
     ),
     paths(requests::submit_request, requests::list, requests::show, describe),
-    components(schemas(
-        RequestBody,
-        Accepted,
-        RequestState,
-        RequestStatus,
-        DeadLetterSummary,
-        RequestList,
-        Summary,
-        Problem,
-        SubmitOutcome,
-        RequestIdSchema
-    ))
+    components(schemas(Problem))
 )]
 struct Description;
 

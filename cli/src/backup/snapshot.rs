@@ -69,7 +69,7 @@ pub(super) async fn take(
     let mut file = manifest::create(path)
         .await
         .with_context(|| format!("cannot create {}", path.display()))?;
-    let mut progress = Progress::new(stream);
+    let (mut bytes, mut told) = (0, Instant::now());
     let mut hash = Sha256::new();
     loop {
         let next = unless_lost(connection, times_connected, timeout(SILENCE, chunks.next()));
@@ -82,7 +82,8 @@ pub(super) async fn take(
         hash.update(&chunk.payload);
         let written = file.write_all(&chunk.payload).await;
         written.with_context(|| format!("cannot write {}", path.display()))?;
-        progress.add(chunk.payload.len());
+        bytes += chunk.payload.len() as u64;
+        tell_progress(stream, bytes, &mut told);
         if let Some(reply) = chunk.reply {
             client.publish(reply, Bytes::new()).await.with_context(what)?;
         }
@@ -90,7 +91,7 @@ pub(super) async fn take(
     let synced = file.sync_all().await;
     synced.with_context(|| format!("cannot write {}", path.display()))?;
     let (name, sha256) = (stream.to_owned(), manifest::hexadecimal(&hash));
-    Ok(KeptStream { name, bytes: progress.bytes, sha256, config, state, consumers })
+    Ok(KeptStream { name, bytes, sha256, config, state, consumers })
 }
 
 /// How many times the client has connected.
@@ -147,7 +148,7 @@ pub(super) async fn give(
         call(connection, format!("STREAM.RESTORE.{}", stream.name), &request).await?;
     let times_connected = connects(connection);
     let begun = Instant::now();
-    let mut progress = Progress::new(&stream.name);
+    let (mut bytes, mut told) = (0, begun);
     loop {
         let mut chunk = BytesMut::zeroed(CHUNK);
         let read = file.read(&mut chunk).await.with_context(cannot_read)?;
@@ -162,7 +163,7 @@ pub(super) async fn give(
                 Err(error) if error.kind() != AnswerErrorKind::NoResponders => {
                     return Err(error.into());
                 }
-                Err(_) if progress.bytes == 0 && begun.elapsed() < NEWS => sleep(PAUSE).await,
+                Err(_) if bytes == 0 && begun.elapsed() < NEWS => sleep(PAUSE).await,
                 Err(_) => bail!("the broker broke it off, and its log says why"),
             }
         };
@@ -172,7 +173,8 @@ pub(super) async fn give(
             ensure!(is_end, "the broker broke it off before the end");
             return Ok(());
         }
-        progress.add(read);
+        bytes += read as u64;
+        tell_progress(&stream.name, bytes, &mut told);
     }
 }
 
@@ -200,23 +202,9 @@ fn accepted<T>(answer: Response<T>) -> anyhow::Result<T> {
 }
 
 /// Tells now and then how far it is with a large stream.
-struct Progress<'a> {
-    stream: &'a str,
-    bytes: u64,
-    told: Instant,
-}
-
-impl<'a> Progress<'a> {
-    fn new(stream: &'a str) -> Self {
-        Self { stream, bytes: 0, told: Instant::now() }
-    }
-
-    fn add(&mut self, bytes: usize) {
-        self.bytes += bytes as u64;
-        if self.told.elapsed() >= REPORT {
-            self.told = Instant::now();
-            let bytes = HumanBytes(self.bytes).to_string();
-            eprintln!("{:<16} {bytes:>34} so far", self.stream);
-        }
+fn tell_progress(stream: &str, bytes: u64, told: &mut Instant) {
+    if told.elapsed() >= REPORT {
+        *told = Instant::now();
+        eprintln!("{stream:<16} {:>34} so far", HumanBytes(bytes).to_string());
     }
 }

@@ -8,9 +8,10 @@ use async_nats::Client;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use serde::Deserialize;
+use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 
-use crate::snapshot::{ReplicaSnapshot, ReplicasSnapshot, rate, shortened};
+use crate::snapshot::{ReplicaSnapshot, ReplicasSnapshot, SHOWN_CHARACTERS, rate, shortened};
 
 /// The question to all services.
 const QUESTION: &str = "$SRV.STATS";
@@ -56,28 +57,17 @@ struct Stats {
     id: String,
     version: String,
     #[serde(default)]
-    metadata: Metadata,
+    metadata: HashMap<String, String>,
     #[serde(default)]
     endpoints: Vec<Endpoint>,
-}
-
-#[derive(Default, Deserialize)]
-struct Metadata {
-    instance: Option<String>,
-    state: Option<String>,
 }
 
 #[derive(Deserialize)]
 struct Endpoint {
     #[serde(default)]
     num_requests: u64,
-    data: Option<Data>,
-}
-
-#[derive(Deserialize)]
-struct Data {
     #[serde(default)]
-    in_flight: i64,
+    data: Value,
 }
 
 impl Replicas {
@@ -107,11 +97,10 @@ impl Replicas {
         if said.id.len() > MOST_ID_BYTES {
             return;
         }
-        let instance = said.metadata.instance.unwrap_or_else(|| said.id.clone());
+        let instance = said.metadata.get("instance").unwrap_or(&said.id).clone();
         let settled = said.endpoints.iter().map(|endpoint| endpoint.num_requests);
         let settled = settled.fold(0, u64::saturating_add);
-        let in_flight = said.endpoints.iter().filter_map(|it| it.data.as_ref());
-        let in_flight = in_flight.map(|data| u64::try_from(data.in_flight).unwrap_or(0));
+        let in_flight = said.endpoints.iter().filter_map(|it| it.data["in_flight"].as_u64());
         let in_flight = in_flight.fold(0, u64::saturating_add);
         let before = self.known.remove(&said.id);
         let rate = before.map_or(0.0, |before| {
@@ -126,12 +115,12 @@ impl Replicas {
         if self.known.len() >= MOST {
             return;
         }
-        let state = match said.metadata.state.as_deref() {
+        let state = match said.metadata.get("state").map(String::as_str) {
             Some("stopping") => "stopping",
             Some("starting") => "starting",
             _ => "ready",
         };
-        let (id, version) = (said.id.clone(), shortened(&said.version));
+        let (id, version) = (said.id.clone(), shortened(&said.version, SHOWN_CHARACTERS));
         let last = ReplicaSnapshot { side, id, instance, version, state, rate, in_flight };
         self.known.insert(said.id, Replica { last, heard_at: at, settled });
     }
@@ -173,7 +162,7 @@ impl Replica {
 
     fn snapshot(&self) -> ReplicaSnapshot {
         let mut snapshot = self.last.clone();
-        snapshot.instance = shortened(&snapshot.instance);
+        snapshot.instance = shortened(&snapshot.instance, SHOWN_CHARACTERS);
         if self.is_silent() {
             (snapshot.state, snapshot.rate) = ("silent", 0.0);
         }

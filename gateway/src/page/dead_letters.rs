@@ -1,6 +1,5 @@
 //! Dead letters: a page of them at a time, and their replay, where that is allowed.
 
-use std::fmt::Display;
 use std::sync::Arc;
 
 use async_nats::jetstream::stream::State as StreamState;
@@ -9,6 +8,7 @@ use axum::extract::{Path, State};
 use axum::http::Uri;
 use axum::response::Response;
 use observe::dead_letters::{self, DeadLetter};
+use observe::snapshot::shortened;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use workqueue::{Connection, dead_letters as contracted, topology};
@@ -96,7 +96,7 @@ pub(super) async fn replay_all(
 
 async fn state(connection: &Connection) -> Result<StreamState, Problem> {
     let stream = topology::stream_state(connection.context(), contracted::STREAM).await;
-    Ok(stream.map_err(|error| unreadable(&error))?.state)
+    Ok(stream.map_err(|error| ProblemKind::BrokerAway.because(error))?.state)
 }
 
 async fn page(
@@ -105,11 +105,7 @@ async fn page(
     count: usize,
 ) -> Result<Vec<DeadLetter>, Problem> {
     let letters = dead_letters::page(connection.client(), from, count).await;
-    letters.map_err(|error| unreadable(&format_args!("{error:#}")))
-}
-
-fn unreadable(error: &dyn Display) -> Problem {
-    ProblemKind::BrokerAway.because(error)
+    letters.map_err(|error| ProblemKind::BrokerAway.because(format_args!("{error:#}")))
 }
 
 /// Where the page after this letter begins, if one that counts can come. A short page may only be short
@@ -130,6 +126,7 @@ fn replayer(gateway: &Gateway) -> Result<&Connection, Problem> {
 
 /// A dead letter as the page shows it. All of it may be anything.
 pub(super) fn shown(letter: &DeadLetter) -> Value {
+    let cut = |text: &str| shortened(text, SHOWN);
     let headers = letter.headers();
     let headers: Vec<_> = headers.iter().map(|(name, value)| (cut(name), cut(value))).collect();
     json!({
@@ -144,13 +141,6 @@ pub(super) fn shown(letter: &DeadLetter) -> Value {
         "body": cut(&String::from_utf8_lossy(letter.body())),
         "bytes": letter.body().len(),
     })
-}
-
-fn cut(text: &str) -> String {
-    match text.char_indices().nth(SHOWN) {
-        None => text.to_owned(),
-        Some((end, _)) => format!("{}…", &text[..end]),
-    }
 }
 
 #[cfg(test)]

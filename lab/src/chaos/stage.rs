@@ -122,9 +122,7 @@ impl<'a> Stage<'a> {
             }
             (Act::Stop, Target::Replica(member)) => self.stop(member)?,
             (Act::Pause, Target::Replica(member)) => {
-                if let Some(replica) = &self.slot(member)?.replica {
-                    replica.process.pause()?;
-                }
+                self.slot(member)?.replica.as_ref().map_or(Ok(()), |it| it.process.pause())?;
             }
             (Act::Cut, Target::Replica(member)) => self.each_way(member, Proxy::cut)?,
             (Act::Hang, Target::Replica(member)) => self.each_way(member, Proxy::hang)?,
@@ -141,10 +139,9 @@ impl<'a> Stage<'a> {
         match (fault.act, fault.to) {
             (Act::Scale, Target::Side(side)) => self.scale(side, self.cast.of(side)).await,
             (Act::Kill | Act::Stop, Target::Replica(member)) => self.launch(member).await,
-            (Act::Pause, Target::Replica(member)) => match &self.slot(member)?.replica {
-                Some(replica) => replica.process.resume(),
-                None => Ok(()),
-            },
+            (Act::Pause, Target::Replica(member)) => {
+                self.slot(member)?.replica.as_ref().map_or(Ok(()), |it| it.process.resume())
+            }
             (Act::Cut | Act::Hang | Act::Slow, Target::Replica(member)) => {
                 self.each_way(member, |way| way.slow(LATENCY))
             }

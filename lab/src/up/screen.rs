@@ -5,7 +5,7 @@ use std::io::{self, IsTerminal};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use observe::Snapshot;
-use observe::snapshot::LastRequest;
+use observe::snapshot::{LastRequest, shortened};
 
 /// How many characters a bar has.
 const BAR: usize = 24;
@@ -125,16 +125,12 @@ fn row(request: &LastRequest) -> String {
     let or_none = |name: &Option<String>| name.clone().unwrap_or_else(|| "…".to_owned());
     format!(
         "  {:<18} {}    {:<15} {:<15} {:<15}",
-        request.string.as_ref().map_or_else(|| "…".to_owned(), |string| shortened(string)),
+        request.string.as_ref().map_or_else(|| "…".to_owned(), |string| shortened(string, STRING)),
         request.requested_at.strftime("%H:%M:%S%.3f"),
         or_none(&request.generator),
         or_none(&request.stored_by),
         or_none(&request.marked_by),
     )
-}
-
-fn shortened(string: &str) -> String {
-    if string.len() <= STRING { string.to_owned() } else { format!("{}…", &string[..STRING]) }
 }
 
 #[cfg(test)]

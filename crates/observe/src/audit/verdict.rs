@@ -72,23 +72,19 @@ impl Verdict {
     pub(super) fn count(&mut self, id: &str, standing: Standing) {
         let accepted = !matches!(standing, Standing::Unasked | Standing::TooOld);
         self.requested += usize::from(accepted);
-        match standing {
-            Standing::Complete => self.complete += 1,
-            Standing::Pending => self.pending += 1,
-            Standing::DeadLettered => {
-                self.dead_lettered += 1;
-                self.ids.dead_lettered.push(id.to_owned());
-            }
-            Standing::Lost => {
-                self.lost += 1;
-                self.ids.lost.push(id.to_owned());
-            }
-            Standing::Doubled => {
-                self.doubled += 1;
-                self.ids.doubled.push(id.to_owned());
-            }
-            Standing::Unasked => self.unasked += 1,
-            Standing::TooOld => self.too_old += 1,
+        let ids = &mut self.ids;
+        let (count, ids) = match standing {
+            Standing::Complete => (&mut self.complete, None),
+            Standing::Pending => (&mut self.pending, None),
+            Standing::DeadLettered => (&mut self.dead_lettered, Some(&mut ids.dead_lettered)),
+            Standing::Lost => (&mut self.lost, Some(&mut ids.lost)),
+            Standing::Doubled => (&mut self.doubled, Some(&mut ids.doubled)),
+            Standing::Unasked => (&mut self.unasked, None),
+            Standing::TooOld => (&mut self.too_old, None),
+        };
+        *count += 1;
+        if let Some(ids) = ids {
+            ids.push(id.to_owned());
         }
     }
 }

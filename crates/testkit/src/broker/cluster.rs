@@ -117,10 +117,8 @@ impl Brokers {
     ///
     /// Where one has not ended after 30 seconds.
     pub async fn stop(&mut self) -> anyhow::Result<()> {
-        for broker in &mut self.brokers {
-            if broker.runs()? {
-                broker.stop().await?;
-            }
+        for broker in self.running()? {
+            broker.stop().await?;
         }
         Ok(())
     }
@@ -153,12 +151,7 @@ impl Brokers {
     ///
     /// Where the operating system refuses to say.
     pub fn all_run(&mut self) -> anyhow::Result<bool> {
-        for broker in &mut self.brokers {
-            if !broker.runs()? {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+        Ok(self.running()?.len() == self.len())
     }
 
     /// Which of them leads the stream now, if any does: the one that says so itself, since the
@@ -181,6 +174,16 @@ impl Brokers {
         answers.pop().context("there is no broker")?.map(|_| None)
     }
 
+    fn running(&mut self) -> anyhow::Result<Vec<&mut Broker>> {
+        let mut running = Vec::new();
+        for broker in &mut self.brokers {
+            if broker.runs()? {
+                running.push(broker);
+            }
+        }
+        Ok(running)
+    }
+
     fn broker(&mut self, index: usize) -> anyhow::Result<&mut Broker> {
         self.brokers.get_mut(index).with_context(|| format!("there is no broker {index}"))
     }
@@ -189,12 +192,7 @@ impl Brokers {
     /// with, and fewer than half of a cluster never agree on anything.
     async fn agree(&mut self) -> anyhow::Result<()> {
         let count = self.len();
-        let mut running = Vec::new();
-        for broker in &mut self.brokers {
-            if broker.runs()? {
-                running.push(&*broker);
-            }
-        }
+        let running = self.running()?;
         if count == 1 || running.len() <= count / 2 {
             return Ok(());
         }
@@ -226,7 +224,7 @@ fn form_cluster(brokers: &mut [Broker], names: Vec<String>) -> anyhow::Result<()
 }
 
 /// Whether all of these brokers are healthy, and known to be by the one that leads them.
-async fn agreed(brokers: &[&Broker]) -> anyhow::Result<()> {
+async fn agreed(brokers: &[&mut Broker]) -> anyhow::Result<()> {
     let mut known = 0;
     for broker in brokers {
         let health = broker.ask("/healthz").await?;
