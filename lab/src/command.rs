@@ -83,7 +83,7 @@ async fn carry_out(command: Command, stop: &CancellationToken) -> anyhow::Result
                 println!();
             }
             terminal::print(&report, settings.json)?;
-            report.is_clean()
+            report.clean
         }
         Command::Bench(settings) => {
             terminal::print(&bench(&settings).await?, settings.json)?;

@@ -45,10 +45,10 @@ pub(super) async fn of_idleness(round: &mut Round<'_>) -> anyhow::Result<()> {
     round.figures.add("ready_generator", generator.as_secs_f64() * 1000.0);
     round.figures.add("ready_requestor", requestor.as_secs_f64() * 1000.0);
     deployment.note_usage();
-    let before = deployment.processor();
+    let before = deployment.processor;
     sleep(round.sizes.idle).await;
     deployment.note_usage();
-    let after = deployment.processor();
+    let after = deployment.processor;
     let (requestor, generator) = deployment.memory();
     round.figures.add("idle_memory_requestor", megabytes_of(requestor));
     round.figures.add("idle_memory_generator", megabytes_of(generator));

@@ -41,15 +41,13 @@ async fn backlog(round: &mut Round<'_>) -> anyhow::Result<f64> {
     // Until the queue takes no more. What it has refused is given up.
     deployment.count(facts::REQUESTED, backlog).await?;
     deployment.stop_requestor().await?;
-    let nats = deployment.connection().context();
+    let nats = deployment.connection.context();
     let waiting = topology::stream_state(nats, REQUESTS.stream).await?.state.messages;
     anyhow::ensure!(waiting == backlog, "{waiting} of {backlog} requests wait");
     deployment.start_requestor(&[("REQUEST_RATE", "0")])?;
     deployment.ready(Instant::now()).await?;
     deployment.start_generator()?;
-    deployment.received(backlog).await?;
-    round.note_peak(deployment.peak);
-    deployment.audit(backlog).await?;
+    deployment.received(backlog, round).await?;
     let first: Acknowledgment = deployment.first().await?;
     let last: Received = deployment.last().await?;
     let taken = last.received_at.duration_since(first.generated_at).unsigned_abs();

@@ -43,9 +43,7 @@ async fn at(round: &mut Round<'_>, load: &str, rate: f64, time: Duration) -> any
     deployment.ready(Instant::now()).await?;
     let (rate_text, total_text) = (rate.to_string(), total.to_string());
     deployment.start_requestor(&[("REQUEST_RATE", &rate_text), ("REQUEST_TOTAL", &total_text)])?;
-    deployment.received(total).await?;
-    round.note_peak(deployment.peak);
-    deployment.audit(total).await?;
+    deployment.received(total, round).await?;
     let asked = all::<Request>(&deployment).await?;
     let received = all::<Received>(&deployment).await?;
     let ends: HashMap<JobId, Timestamp> =
@@ -91,7 +89,7 @@ fn latencies(loops: &[(Timestamp, Timestamp)], interval: Duration) -> Vec<Durati
 
 /// All facts of a bucket.
 async fn all<F: Fact>(deployment: &Deployment) -> anyhow::Result<Vec<F>> {
-    let client = deployment.connection().client();
+    let client = deployment.connection.client();
     let Bucket { stream, .. } = F::BUCKET;
     let subjects = F::BUCKET.subjects();
     let (mut facts, mut from) = (Vec::new(), 1);

@@ -71,12 +71,9 @@ pub(super) async fn run(round: &mut Round<'_>, load: Load) -> anyhow::Result<Run
         ("REQUEST_TOTAL", &total),
         ("STRING_COUNT", &count),
     ])?;
-    deployment.received(load.requests).await?;
-    let processor = deployment.processor();
-    round.note_peak(deployment.peak);
-    deployment.audit(load.requests).await?;
+    deployment.received(load.requests, round).await?;
     let first: Request = deployment.first().await?;
     let last: Received = deployment.last().await?;
     let taken = last.received_at.duration_since(first.requested_at).unsigned_abs();
-    Ok(Run { loops_per_second: per_second(load.requests, taken), processor })
+    Ok(Run { loops_per_second: per_second(load.requests, taken), processor: deployment.processor })
 }
