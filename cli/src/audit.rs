@@ -7,6 +7,8 @@ use clap::Args;
 use observe::audit::audit;
 use workqueue::NatsSettings;
 
+use crate::terminal;
+
 /// Settings of `decoupled audit`.
 #[derive(Args, Clone, Debug)]
 pub struct AuditSettings {
@@ -25,10 +27,6 @@ pub struct AuditSettings {
 pub(crate) async fn run(settings: &AuditSettings) -> anyhow::Result<ExitCode> {
     let connection = observe::connect(&settings.nats, "decoupled audit").await?;
     let verdict = audit(connection.context(), settings.wait).await?;
-    if settings.json {
-        println!("{}", serde_json::to_string_pretty(&verdict)?);
-    } else {
-        println!("{verdict}");
-    }
+    terminal::print(&verdict, settings.json)?;
     Ok(if verdict.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -1,18 +1,16 @@
 //! The command line: which command to run, and how it ends.
 
-use std::io;
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
 use anyhow::{Error, bail};
 use clap::{Parser, Subcommand};
-use tokio::signal::unix::{SignalKind, signal};
-use workqueue::{LogFormat, TelemetrySettings};
 
 use crate::audit::AuditSettings;
 use crate::backup::{BackupSettings, RestoreSettings};
 use crate::dead_letters::DeadLetters;
 use crate::declare::DeclareSettings;
+use crate::terminal::{self, StopSignals};
 use crate::{audit, backup, dead_letters, declare};
 
 /// Declares, audits, backs up and repairs a deployment.
@@ -80,15 +78,11 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         declare::run(settings).await?;
         return Ok(ExitCode::SUCCESS);
     }
-    let rust_log = std::env::var("RUST_LOG").unwrap_or_else(|_| "error,async_nats=off".to_owned());
-    let log_format = Some(LogFormat::Pretty);
-    workqueue::init_telemetry(&TelemetrySettings { rust_log, log_format }).map_err(Error::msg)?;
+    terminal::init_logs()?;
+    let mut signals = StopSignals::listen()?;
     tokio::select! {
         done = carry_out(cli.command) => done,
-        told = told_to_stop() => {
-            told?;
-            bail!("ended at once, before it was done");
-        }
+        () = signals.next() => bail!("ended at once, before it was done"),
     }
 }
 
@@ -107,18 +101,4 @@ async fn carry_out(command: Command) -> anyhow::Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Waits for SIGTERM, SIGINT or SIGHUP. Without a handler, none of them would end the first process of a
-/// container.
-async fn told_to_stop() -> io::Result<()> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut hangup = signal(SignalKind::hangup())?;
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-        _ = hangup.recv() => {}
-    }
-    Ok(())
 }

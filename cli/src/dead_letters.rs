@@ -8,6 +8,7 @@ use workqueue::NatsSettings;
 
 /// What `decoupled dead-letters` can do.
 #[derive(Clone, Debug, Subcommand)]
+#[expect(missing_docs, reason = "clap would show it as the help of the whole group")]
 pub enum DeadLetters {
     /// Lists all of them, the oldest first
     List {
@@ -15,7 +16,6 @@ pub enum DeadLetters {
         #[arg(long)]
         json: bool,
         #[command(flatten)]
-        #[expect(missing_docs, reason = "clap would show it as the help of the whole group")]
         nats: NatsSettings,
     },
     /// Shows all that there is of those with this name, bytes and headers
@@ -23,7 +23,6 @@ pub enum DeadLetters {
         /// The id of a request, or the sequence of a dead letter
         id: String,
         #[command(flatten)]
-        #[expect(missing_docs, reason = "clap would show it as the help of the whole group")]
         nats: NatsSettings,
     },
     /// Publishes the originals again; removes each dead letter once that is confirmed as stored
@@ -35,7 +34,6 @@ pub enum DeadLetters {
         #[arg(long, conflicts_with = "id")]
         all: bool,
         #[command(flatten)]
-        #[expect(missing_docs, reason = "clap would show it as the help of the whole group")]
         nats: NatsSettings,
     },
 }

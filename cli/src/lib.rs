@@ -12,6 +12,7 @@ pub mod backup;
 mod command;
 pub mod dead_letters;
 pub mod declare;
+pub mod terminal;
 pub mod watch;
 
 pub use command::{Cli, run};

@@ -1,7 +1,6 @@
 //! The whole audit, on demand: one at a time, and its result for all pages.
 
 use std::convert::Infallible;
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use contract::facts;
@@ -12,14 +11,12 @@ use tokio::sync::{Notify, watch};
 use tracing::warn;
 use workqueue::{Connection, topology};
 
-use crate::timeline::json;
-
 /// How many ids of a kind are named.
 const NAMED: usize = 20;
 
 /// How the audit stands, and what the last one has found.
 #[derive(Debug, Default, Serialize)]
-struct Progress {
+pub(crate) struct AuditProgress {
     running_since: Option<Timestamp>,
     /// Why there is no verdict, if the last one came to none.
     trouble: Option<String>,
@@ -29,45 +26,24 @@ struct Progress {
 }
 
 /// The audit of this gateway.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Audit {
-    progress: Mutex<Progress>,
-    newest: watch::Sender<Arc<str>>,
+    progress: watch::Sender<AuditProgress>,
     wanted: Notify,
 }
 
-impl Default for Audit {
-    fn default() -> Self {
-        let progress = Progress::default();
-        Self {
-            newest: watch::Sender::new(json(&progress)),
-            progress: Mutex::new(progress),
-            wanted: Notify::new(),
-        }
-    }
-}
-
 impl Audit {
-    /// How it stands, and each change of that, as JSON.
-    pub(crate) fn watch(&self) -> watch::Receiver<Arc<str>> {
-        self.newest.subscribe()
-    }
-
-    fn change(&self, change: impl FnOnce(&mut Progress) -> bool) -> bool {
-        let mut progress = self.progress.lock().expect("nothing panics while it holds this lock");
-        let changed = change(&mut progress);
-        if changed {
-            self.newest.send_replace(json(&*progress));
-        }
-        changed
+    /// How it stands, and each change of that.
+    pub(crate) fn watch(&self) -> watch::Receiver<AuditProgress> {
+        self.progress.subscribe()
     }
 
     /// Has one begin, if none is running. Gives whether it does.
     pub(crate) fn begin(&self) -> bool {
-        let begun = self.change(|progress| {
-            let free = progress.running_since.is_none();
+        let begun = self.progress.send_if_modified(|progress| {
+            let is_free = progress.running_since.is_none();
             progress.running_since.get_or_insert_with(workqueue::now);
-            free
+            is_free
         });
         if begun {
             self.wanted.notify_one();
@@ -76,23 +52,20 @@ impl Audit {
     }
 
     fn end(&self, judged: anyhow::Result<Verdict>) {
-        self.change(|progress| {
-            let judged_at = Some(workqueue::now());
-            *progress = match judged {
-                Ok(mut verdict) => {
-                    let clean = verdict.is_clean();
-                    let Ids { lost, doubled, dead_lettered } = &mut verdict.ids;
-                    for ids in [lost, doubled, dead_lettered] {
-                        ids.truncate(NAMED);
-                    }
-                    Progress { judged_at, clean, verdict: Some(verdict), ..Progress::default() }
+        let judged_at = Some(workqueue::now());
+        self.progress.send_replace(match judged {
+            Ok(mut verdict) => {
+                let clean = verdict.is_clean();
+                let Ids { lost, doubled, dead_lettered } = &mut verdict.ids;
+                for ids in [lost, doubled, dead_lettered] {
+                    ids.truncate(NAMED);
                 }
-                Err(error) => {
-                    let trouble = Some(format!("{error:#}"));
-                    Progress { trouble, judged_at, ..Progress::default() }
-                }
-            };
-            true
+                AuditProgress { judged_at, clean, verdict: Some(verdict), ..Default::default() }
+            }
+            Err(error) => {
+                let trouble = Some(format!("{error:#}"));
+                AuditProgress { trouble, judged_at, ..Default::default() }
+            }
         });
     }
 
@@ -133,12 +106,12 @@ mod tests {
         let lost = (0..100).map(|number| number.to_string()).collect();
         let ids = Ids { lost, ..Ids::default() };
         audit.end(Ok(Verdict { lost: 100, ids, ..Verdict::default() }));
-        let progress: serde_json::Value = serde_json::from_str(&seen.borrow()).unwrap();
+        let progress = serde_json::to_value(&*seen.borrow()).unwrap();
         assert_eq!(progress["clean"], false);
         assert_eq!(progress["verdict"]["lost"], 100);
         assert_eq!(progress["verdict"]["ids"]["lost"].as_array().unwrap().len(), NAMED);
         assert!(audit.begin());
         audit.end(Err(anyhow::anyhow!("no broker")));
-        assert!(seen.borrow().contains("no broker"));
+        assert_eq!(serde_json::to_value(&*seen.borrow()).unwrap()["trouble"], "no broker");
     }
 }

@@ -7,7 +7,7 @@ use axum::extract::Request;
 use axum::http::uri::Authority;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
-use crate::problem::{Kind, Problem};
+use crate::problem::{Problem, ProblemKind};
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
@@ -24,15 +24,15 @@ pub(crate) fn check<B>(
     let headers = request.headers();
     let host = host(headers)?;
     if !headers.get_all(header::TRANSFER_ENCODING).iter().all(|value| is(value, "chunked")) {
-        return Err(Kind::Coding.because("the only Transfer-Encoding is chunked"));
+        return Err(ProblemKind::Coding.because("the only Transfer-Encoding is chunked"));
     }
     if !headers.get_all(header::EXPECT).iter().all(|value| is(value, "100-continue")) {
-        return Err(Kind::Expectation.because("the only expectation is 100-continue"));
+        return Err(ProblemKind::Expectation.because("the only expectation is 100-continue"));
     }
     // A target that names a host counts more than the header.
     let host = request.uri().authority().unwrap_or(&host);
     if !is_ours(host.host(), hosts) {
-        return Err(Kind::Foreign.because(
+        return Err(ProblemKind::Foreign.because(
             "the gateway is not known under this name: write an address, localhost or a name that is \
              in GATEWAY_HOSTS",
         ));
@@ -46,13 +46,15 @@ pub(crate) fn check<B>(
         Some(_) => reads && linkable,
     };
     if !same_site {
-        return Err(Kind::Foreign.because("the browser says that a page of another site asks"));
+        return Err(
+            ProblemKind::Foreign.because("the browser says that a page of another site asks")
+        );
     }
     let origin = headers.get(header::ORIGIN).map(|origin| {
         origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, host)| host)
     });
     if origin.is_some_and(|origin| origin.is_none_or(|origin| *host != *origin)) {
-        return Err(Kind::Foreign.because("the origin is another"));
+        return Err(ProblemKind::Foreign.because("the origin is another"));
     }
     Ok(())
 }
@@ -65,12 +67,12 @@ fn host(headers: &HeaderMap) -> Result<Authority, Problem> {
     let mut hosts = headers.get_all(header::HOST).iter();
     let host = match (hosts.next(), hosts.next()) {
         (Some(host), None) => host,
-        (None, _) => return Err(Kind::Invalid.because("there is no Host")),
-        _ => return Err(Kind::Invalid.because("Host is there more than once")),
+        (None, _) => return Err(ProblemKind::Invalid.because("there is no Host")),
+        _ => return Err(ProblemKind::Invalid.because("Host is there more than once")),
     };
     let host = Authority::try_from(host.as_bytes()).ok();
     let host = host.filter(|host| !host.as_str().contains('@'));
-    host.ok_or_else(|| Kind::Invalid.because("the Host is no name with or without a port"))
+    host.ok_or_else(|| ProblemKind::Invalid.because("the Host is no name with or without a port"))
 }
 
 /// Whether this names the gateway: by an address, which cannot be made to lead elsewhere, by the name

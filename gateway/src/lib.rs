@@ -44,7 +44,7 @@ use workqueue::topology::{DeclareError, Limits};
 use workqueue::{ConnectError, Connection, Metrics, Producer, Report, http};
 
 use metrics::GatewayMetrics;
-use problem::{Kind, PROBLEM_JSON, SubmitOutcome};
+use problem::{PROBLEM_JSON, ProblemKind, SubmitOutcome};
 use requests::reader::Reader;
 use requests::submit::Submissions;
 use state::Gateway;
@@ -62,7 +62,7 @@ const LIMITS: http::Limits = http::Limits {
     keep_alive: true,
     overloaded: || {
         let problem =
-            Kind::Busy.because("too many wait for an answer; nothing of this try remains");
+            ProblemKind::Busy.because("too many wait for an answer; nothing of this try remains");
         (PROBLEM_JSON, problem.with(SubmitOutcome::NotAsked).json())
     },
 };

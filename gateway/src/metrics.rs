@@ -3,33 +3,21 @@
 use std::time::Duration;
 
 use axum::http::{Method, StatusCode};
-use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
-/// What was asked, without what a client can make up: no id, and no unknown method.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct RouteLabels {
-    method: &'static str,
-    route: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct AnswerLabels {
-    method: &'static str,
-    route: String,
-    status: u16,
-}
+/// What was asked, and what the answer was, without what a client can make up: no id, and no unknown method.
+type Labels<const N: usize> = [(&'static str, String); N];
 
 /// The gateway's own metrics.
 #[derive(Debug)]
 pub(crate) struct GatewayMetrics {
-    requests: Family<AnswerLabels, Counter>,
-    duration: Family<RouteLabels, Histogram, fn() -> Histogram>,
-    in_flight: Gauge,
+    requests: Family<Labels<3>, Counter>,
+    duration: Family<Labels<2>, Histogram, fn() -> Histogram>,
+    pub(crate) in_flight: Gauge,
     pub(crate) snapshots: Counter,
     pub(crate) failed_snapshots: Counter,
     pub(crate) tabs: Gauge,
@@ -72,12 +60,6 @@ impl GatewayMetrics {
         new
     }
 
-    /// Counts a request as being answered for as long as the result is there.
-    pub(crate) fn begun(&self) -> InFlight {
-        self.in_flight.inc();
-        InFlight(self.in_flight.clone())
-    }
-
     pub(crate) fn answered(
         &self,
         method: &Method,
@@ -87,17 +69,25 @@ impl GatewayMetrics {
     ) {
         const KNOWN: [&str; 7] = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"];
         let method = KNOWN.into_iter().find(|known| *known == method.as_str()).unwrap_or("other");
-        let answer = AnswerLabels { method, route: route.clone(), status: status.as_u16() };
+        let labels = [("method", method.to_owned()), ("route", route)];
+        self.duration.get_or_create(&labels).observe(duration.as_secs_f64());
+        let [method, route] = labels;
+        let answer = [method, route, ("status", status.as_str().to_owned())];
         self.requests.get_or_create(&answer).inc();
-        let duration = duration.as_secs_f64();
-        self.duration.get_or_create(&RouteLabels { method, route }).observe(duration);
     }
 }
 
-/// A request that is being answered.
-pub(crate) struct InFlight(Gauge);
+/// Counts something in a gauge for as long as this is there.
+pub(crate) struct GaugeGuard(Gauge);
 
-impl Drop for InFlight {
+impl GaugeGuard {
+    pub(crate) fn new(gauge: &Gauge) -> Self {
+        gauge.inc();
+        Self(gauge.clone())
+    }
+}
+
+impl Drop for GaugeGuard {
     fn drop(&mut self) {
         self.0.dec();
     }

@@ -6,37 +6,27 @@ use axum::http::{Uri, header};
 use axum::response::IntoResponse;
 use bytes::Bytes;
 use contract::{MAX_CHARACTERS, MAX_COUNT, MAX_LENGTH};
-use observe::RequestStatus;
 use serde_json::{Value, json};
 use utoipa::OpenApi;
 
-use crate::problem::{Kind, PROBLEM_JSON, Problem, SubmitOutcome};
-use crate::requests;
-use crate::requests::input::{Nothing, RequestBody, query};
-use crate::requests::view::{
-    Accepted, DeadLetterSummary, RequestIdSchema, RequestList, RequestState, Summary,
+use crate::problem::ProblemKind::{
+    self, BrokerAway, Busy, Coding, Expectation, Foreign, Invalid, KeyExpired, KeyTaken, MediaType,
+    NoRequest, QueueFull, Refused, Slow, TooLarge,
 };
+use crate::problem::{PROBLEM_JSON, Problem};
+use crate::requests;
+use crate::requests::input::{Nothing, query};
 
 /// The problems that any operation may answer with, and those of each.
-const ANY: [Kind; 4] = [Kind::Invalid, Kind::Foreign, Kind::Expectation, Kind::Coding];
-const PROBLEMS: [(&str, &str, &[Kind]); 4] = [
+const ANY: [ProblemKind; 4] = [Invalid, Foreign, Expectation, Coding];
+const PROBLEMS: [(&str, &str, &[ProblemKind]); 4] = [
     (
         "/requests",
         "post",
-        &[
-            Kind::Slow,
-            Kind::KeyTaken,
-            Kind::KeyExpired,
-            Kind::TooLarge,
-            Kind::MediaType,
-            Kind::Refused,
-            Kind::QueueFull,
-            Kind::BrokerAway,
-            Kind::Busy,
-        ],
+        &[Slow, KeyTaken, KeyExpired, TooLarge, MediaType, Refused, QueueFull, BrokerAway, Busy],
     ),
-    ("/requests", "get", &[Kind::Refused, Kind::BrokerAway, Kind::Busy]),
-    ("/requests/{id}", "get", &[Kind::NoRequest, Kind::Refused, Kind::BrokerAway, Kind::Busy]),
+    ("/requests", "get", &[Refused, BrokerAway, Busy]),
+    ("/requests/{id}", "get", &[NoRequest, Refused, BrokerAway, Busy]),
     ("/openapi.json", "get", &[]),
 ];
 
@@ -55,18 +45,7 @@ const PROBLEMS: [(&str, &str, &[Kind]); 4] = [
         license(name = "Apache-2.0", identifier = "Apache-2.0")
     ),
     paths(requests::submit_request, requests::list, requests::show, describe),
-    components(schemas(
-        RequestBody,
-        Accepted,
-        RequestState,
-        RequestStatus,
-        DeadLetterSummary,
-        RequestList,
-        Summary,
-        Problem,
-        SubmitOutcome,
-        RequestIdSchema
-    ))
+    components(schemas(Problem))
 )]
 struct Description;
 
@@ -88,7 +67,7 @@ fn document() -> Value {
 }
 
 /// Adds a kind of problem to the responses of an operation. Several may have the same status.
-fn add_problem(responses: &mut Value, kind: Kind) {
+fn add_problem(responses: &mut Value, kind: ProblemKind) {
     let (status, name, title) = kind.parts();
     let response = &mut responses[status.as_str()];
     let others = response["description"].as_str().map(|others| format!("{others}; "));

@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use axum::body::Body;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -13,7 +12,7 @@ pub(crate) const PROBLEM_JSON: &str = "application/problem+json";
 
 /// The kinds of problems, in the order of their statuses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Kind {
+pub(crate) enum ProblemKind {
     Invalid,
     Foreign,
     NotAllowed,
@@ -35,7 +34,7 @@ pub(crate) enum Kind {
     Busy,
 }
 
-impl Kind {
+impl ProblemKind {
     /// The status, the name, and the title.
     pub(crate) fn parts(self) -> (StatusCode, &'static str, &'static str) {
         let (status, name, title) = match self {
@@ -129,11 +128,9 @@ const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
         let status = StatusCode::from_u16(self.status).expect("each kind has a valid status");
-        let mut response = Response::new(Body::from(self.json()));
-        *response.status_mut() = status;
+        let kind = [(header::CONTENT_TYPE, PROBLEM_JSON), (header::CACHE_CONTROL, "no-store")];
+        let mut response = (status, kind, self.json()).into_response();
         let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         if status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, RETRY_AFTER);
         }

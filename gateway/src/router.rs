@@ -10,7 +10,8 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
-use crate::problem::Kind;
+use crate::metrics::GaugeGuard;
+use crate::problem::ProblemKind;
 use crate::state::Gateway;
 use crate::{guard, openapi, page, requests};
 
@@ -36,9 +37,9 @@ pub(crate) fn router(gateway: Arc<Gateway>) -> Router {
         .merge(requests::routes())
         .merge(page::routes())
         .route("/openapi.json", get(openapi::describe))
-        .fallback(async || Kind::NoRoute.because("the routes are in /openapi.json"))
+        .fallback(async || ProblemKind::NoRoute.because("the routes are in /openapi.json"))
         .method_not_allowed_fallback(async || {
-            Kind::Method.because("the methods of this route are in Allow")
+            ProblemKind::Method.because("the methods of this route are in Allow")
         })
         .layer(middleware::from_fn_with_state(Arc::clone(&gateway), each))
         .with_state(gateway)
@@ -47,7 +48,7 @@ pub(crate) fn router(gateway: Arc<Gateway>) -> Router {
 /// What is done with each request, whatever it asks for.
 async fn each(State(gateway): State<Arc<Gateway>>, request: Request, next: Next) -> Response {
     let begun = Instant::now();
-    let _in_flight = gateway.metrics.begun();
+    let _in_flight = GaugeGuard::new(&gateway.metrics.in_flight);
     let route = request.extensions().get::<MatchedPath>();
     let route = route.map_or("none", MatchedPath::as_str).to_owned();
     let method = request.method().clone();

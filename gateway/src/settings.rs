@@ -18,6 +18,7 @@ const REPLAY: &str = "Replay";
 /// Every setting is a flag, and an environment variable of the same name.
 #[derive(Clone, Debug, Parser)]
 #[command(version, max_term_width = 100, disable_help_subcommand = true)]
+#[expect(missing_docs, reason = "clap would show it as the help of a whole group of settings")]
 pub struct Settings {
     /// Address of the page and the HTTP API, which have no authentication: restrict who can reach it.
     /// With port 0 it takes a free port, and logs which [default: 127.0.0.1:8080, or a free port where
@@ -62,19 +63,15 @@ pub struct Settings {
     pub replay_inbox_prefix: String,
 
     #[command(flatten)]
-    #[expect(missing_docs, reason = "clap would show it as the help of the whole group")]
     pub nats: NatsSettings,
 
     #[command(flatten)]
-    #[expect(missing_docs, reason = "clap would show it as the help of the whole group")]
     pub limits: LimitSettings,
 
     #[command(flatten)]
-    #[expect(missing_docs, reason = "clap would show it as the help of the whole group")]
     pub telemetry: TelemetrySettings,
 
     #[command(subcommand)]
-    #[expect(missing_docs, reason = "clap would show it as the help of the whole group")]
     pub command: Option<workqueue::Command>,
 }
 

@@ -7,7 +7,7 @@ use workqueue::Connection;
 
 use crate::audit::Audit;
 use crate::metrics::GatewayMetrics;
-use crate::problem::{Kind, Problem};
+use crate::problem::{Problem, ProblemKind};
 use crate::requests::reader::Reader;
 use crate::requests::submit::Submissions;
 use crate::requests::waiters::Waiters;
@@ -34,14 +34,14 @@ pub(crate) struct Gateway {
 impl Gateway {
     /// The reader, once there is a connection.
     pub(crate) fn reader(&self) -> Result<&Reader, Problem> {
-        let away = || Kind::BrokerAway.because("there is no connection to the broker yet");
+        let away = || ProblemKind::BrokerAway.because("there is no connection to the broker yet");
         self.reader.get().ok_or_else(away)
     }
 
     /// The connection, while there is one.
     pub(crate) fn connection(&self) -> Result<&Connection, Problem> {
         let connection = &self.reader()?.connection;
-        let away = || Kind::BrokerAway.because("there is no connection to the broker");
+        let away = || ProblemKind::BrokerAway.because("there is no connection to the broker");
         connection.is_connected().then_some(connection).ok_or_else(away)
     }
 }

@@ -2,11 +2,10 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Context, Error};
+use anyhow::Context;
 use clap::{Parser, Subcommand};
-use tokio::signal::unix::{SignalKind, signal};
+use cli::terminal::{self, StopSignals};
 use tokio_util::sync::CancellationToken;
-use workqueue::{LogFormat, TelemetrySettings};
 
 use crate::bench::{BenchSettings, bench};
 use crate::chaos::{ChaosSettings, chaos};
@@ -53,10 +52,16 @@ enum Command {
 ///
 /// Where the command fails, or a signal ended it at once.
 pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
-    let rust_log = std::env::var("RUST_LOG").unwrap_or_else(|_| "error,async_nats=off".to_owned());
-    let log_format = Some(LogFormat::Pretty);
-    workqueue::init_telemetry(&TelemetrySettings { rust_log, log_format }).map_err(Error::msg)?;
-    let Signals { stop, end } = signals()?;
+    terminal::init_logs()?;
+    let (stop, end) = (CancellationToken::new(), CancellationToken::new());
+    let mut signals = StopSignals::listen()?;
+    let tokens = [stop.clone(), end.clone()];
+    tokio::spawn(async move {
+        for token in tokens {
+            signals.next().await;
+            token.cancel();
+        }
+    });
     let stops_in_order = !matches!(cli.command, Command::Bench(_));
     let at_once = if stops_in_order { &end } else { &stop };
     // Dropping what was under way kills all that the lab has started.
@@ -74,51 +79,16 @@ async fn carry_out(command: Command, stop: &CancellationToken) -> anyhow::Result
                 return Ok(ExitCode::SUCCESS);
             }
             let report = Box::pin(chaos(&settings, plan, stop)).await?;
-            if settings.json {
-                println!("{}", serde_json::to_string_pretty(&report)?);
-            } else {
-                println!("\n{report}");
+            if !settings.json {
+                println!();
             }
-            report.is_clean()
+            terminal::print(&report, settings.json)?;
+            report.clean
         }
         Command::Bench(settings) => {
-            let report = bench(&settings).await?;
-            if settings.json {
-                println!("{}", serde_json::to_string_pretty(&report)?);
-            } else {
-                println!("{report}");
-            }
+            terminal::print(&bench(&settings).await?, settings.json)?;
             true
         }
     };
     Ok(if is_clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
-}
-
-/// What the signals ask for.
-struct Signals {
-    /// Cancelled by the first: stop in order.
-    stop: CancellationToken,
-    /// Cancelled by the second: end at once.
-    end: CancellationToken,
-}
-
-/// Listens for SIGINT, SIGTERM and SIGHUP: without a handler for the last, closing the terminal would leave
-/// behind what the lab has started.
-fn signals() -> std::io::Result<Signals> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut hangup = signal(SignalKind::hangup())?;
-    let signals = Signals { stop: CancellationToken::new(), end: CancellationToken::new() };
-    let tokens = [signals.stop.clone(), signals.end.clone()];
-    tokio::spawn(async move {
-        for token in tokens {
-            tokio::select! {
-                _ = interrupt.recv() => {}
-                _ = terminate.recv() => {}
-                _ = hangup.recv() => {}
-            }
-            token.cancel();
-        }
-    });
-    Ok(signals)
 }

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use anyhow::{Context, bail};
 use testkit::process::Process;
-use testkit::programs::Programs;
-use testkit::side::Side;
 use tokio::process::Command;
 use tokio::time::timeout;
+
+/// The arguments of `decoupled` for the one process that keeps the topology.
+pub(crate) const WATCH: [&str; 2] = ["declare", "--watch"];
 
 /// How long a replica may take to stop: the drain of the services, and some more.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
@@ -26,36 +27,18 @@ pub(crate) struct Replica {
 }
 
 impl Replica {
-    /// Starts a replica with these settings on top of what is set in the environment. It logs to a
-    /// file of its name.
+    /// Starts a program with these settings on top of what is set in the environment. It logs to a file of
+    /// its name.
     pub(crate) fn start(
-        programs: &Programs,
-        side: Side,
-        name: String,
+        program: &Path,
+        arguments: &[&str],
+        name: impl Into<String>,
         directory: &Path,
         settings: impl IntoIterator<Item = (&'static str, impl AsRef<OsStr>)>,
     ) -> anyhow::Result<Self> {
-        Self::spawn(Command::new(programs.of(side)), name, directory, settings)
-    }
-
-    /// Starts the one process that keeps the topology, see `decoupled declare --watch`.
-    pub(crate) fn start_watch(
-        programs: &Programs,
-        directory: &Path,
-        settings: impl IntoIterator<Item = (&'static str, impl AsRef<OsStr>)>,
-    ) -> anyhow::Result<Self> {
-        let mut command = Command::new(&programs.decoupled);
-        command.args(["declare", "--watch"]);
-        Self::spawn(command, "declare".to_owned(), directory, settings)
-    }
-
-    fn spawn(
-        mut command: Command,
-        name: String,
-        directory: &Path,
-        settings: impl IntoIterator<Item = (&'static str, impl AsRef<OsStr>)>,
-    ) -> anyhow::Result<Self> {
-        command.env("INSTANCE", &name).env("LOG_FORMAT", "pretty").envs(settings);
+        let name = name.into();
+        let mut command = Command::new(program);
+        command.args(arguments).env("INSTANCE", &name).env("LOG_FORMAT", "pretty").envs(settings);
         let process = Process::spawn(command, directory.join(format!("{name}.log")))?;
         Ok(Self { name, process })
     }

@@ -100,15 +100,8 @@ async fn take(connection: &Connection, directory: &Path, before: &Still) -> anyh
     let nats = connection.context();
     let mut kept = Vec::new();
     for stream in streams() {
-        let taken = snapshot::take(connection, stream, &directory.join(file(stream))).await?;
-        let stream = KeptStream {
-            name: stream.to_owned(),
-            bytes: taken.bytes,
-            sha256: taken.sha256,
-            config: taken.config,
-            state: taken.state,
-            consumers: consumers(before, stream),
-        };
+        let (consumers, path) = (consumers(before, stream), directory.join(file(stream)));
+        let stream = snapshot::take(connection, stream, consumers, &path).await?;
         tell(&stream)?;
         kept.push(stream);
     }

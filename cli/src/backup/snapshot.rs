@@ -4,9 +4,8 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, anyhow, bail, ensure};
 use async_nats::client::Request;
-use async_nats::jetstream::Error;
 use async_nats::jetstream::context::{ContextBuilder, RequestErrorKind};
 use async_nats::jetstream::response::Response;
 use async_nats::{Message, RequestErrorKind as AnswerErrorKind};
@@ -22,7 +21,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{sleep, timeout};
 use workqueue::Connection;
 
-use super::manifest::{self, KeptStream};
+use super::manifest::{self, KeptConsumer, KeptStream};
 
 /// The size of a chunk. Brokers take messages of up to 1 MB, unless they are told otherwise.
 const CHUNK: usize = 128 * 1024;
@@ -43,14 +42,6 @@ const REPORT: Duration = Duration::from_secs(5);
 /// The status with which the broker ends a snapshot that is whole.
 const NO_CONTENT: u16 = 204;
 
-/// A snapshot that was taken.
-pub(super) struct Taken {
-    pub(super) bytes: u64,
-    pub(super) sha256: String,
-    pub(super) config: Value,
-    pub(super) state: Value,
-}
-
 /// What the broker says of the snapshot that it is about to send.
 #[derive(Deserialize)]
 struct Announced {
@@ -58,12 +49,13 @@ struct Announced {
     state: Value,
 }
 
-/// Takes a snapshot of a stream into a file of its own.
+/// Takes a snapshot of a stream, which has these consumers, into a file of its own.
 pub(super) async fn take(
     connection: &Connection,
     stream: &str,
+    consumers: Vec<KeptConsumer>,
     path: &Path,
-) -> anyhow::Result<Taken> {
+) -> anyhow::Result<KeptStream> {
     let what = || format!("cannot take a snapshot of {stream}");
     let client = connection.client();
     let times_connected = connects(connection);
@@ -77,7 +69,7 @@ pub(super) async fn take(
     let mut file = manifest::create(path)
         .await
         .with_context(|| format!("cannot create {}", path.display()))?;
-    let mut progress = Progress::new(stream);
+    let (mut bytes, mut told) = (0, Instant::now());
     let mut hash = Sha256::new();
     loop {
         let next = unless_lost(connection, times_connected, timeout(SILENCE, chunks.next()));
@@ -90,15 +82,16 @@ pub(super) async fn take(
         hash.update(&chunk.payload);
         let written = file.write_all(&chunk.payload).await;
         written.with_context(|| format!("cannot write {}", path.display()))?;
-        progress.add(chunk.payload.len());
+        bytes += chunk.payload.len() as u64;
+        tell_progress(stream, bytes, &mut told);
         if let Some(reply) = chunk.reply {
             client.publish(reply, Bytes::new()).await.with_context(what)?;
         }
     }
     let synced = file.sync_all().await;
     synced.with_context(|| format!("cannot write {}", path.display()))?;
-    let sha256 = manifest::hexadecimal(&hash);
-    Ok(Taken { bytes: progress.bytes, sha256, config, state })
+    let (name, sha256) = (stream.to_owned(), manifest::hexadecimal(&hash));
+    Ok(KeptStream { name, bytes, sha256, config, state, consumers })
 }
 
 /// How many times the client has connected.
@@ -155,7 +148,7 @@ pub(super) async fn give(
         call(connection, format!("STREAM.RESTORE.{}", stream.name), &request).await?;
     let times_connected = connects(connection);
     let begun = Instant::now();
-    let mut progress = Progress::new(&stream.name);
+    let (mut bytes, mut told) = (0, begun);
     loop {
         let mut chunk = BytesMut::zeroed(CHUNK);
         let read = file.read(&mut chunk).await.with_context(cannot_read)?;
@@ -170,7 +163,7 @@ pub(super) async fn give(
                 Err(error) if error.kind() != AnswerErrorKind::NoResponders => {
                     return Err(error.into());
                 }
-                Err(_) if progress.bytes == 0 && begun.elapsed() < NEWS => sleep(PAUSE).await,
+                Err(_) if bytes == 0 && begun.elapsed() < NEWS => sleep(PAUSE).await,
                 Err(_) => bail!("the broker broke it off, and its log says why"),
             }
         };
@@ -180,7 +173,8 @@ pub(super) async fn give(
             ensure!(is_end, "the broker broke it off before the end");
             return Ok(());
         }
-        progress.add(read);
+        bytes += read as u64;
+        tell_progress(&stream.name, bytes, &mut told);
     }
 }
 
@@ -203,32 +197,14 @@ async fn call<T: DeserializeOwned>(
 fn accepted<T>(answer: Response<T>) -> anyhow::Result<T> {
     match answer {
         Response::Ok(answer) => Ok(answer),
-        Response::Err { error } => Err(refusal(&error)),
+        Response::Err { error } => Err(anyhow!("the broker refuses: {error}")),
     }
-}
-
-fn refusal(error: &Error) -> anyhow::Error {
-    anyhow::anyhow!("the broker refuses: {error}")
 }
 
 /// Tells now and then how far it is with a large stream.
-struct Progress<'a> {
-    stream: &'a str,
-    bytes: u64,
-    told: Instant,
-}
-
-impl<'a> Progress<'a> {
-    fn new(stream: &'a str) -> Self {
-        Self { stream, bytes: 0, told: Instant::now() }
-    }
-
-    fn add(&mut self, bytes: usize) {
-        self.bytes += bytes as u64;
-        if self.told.elapsed() >= REPORT {
-            self.told = Instant::now();
-            let bytes = HumanBytes(self.bytes).to_string();
-            eprintln!("{:<16} {bytes:>34} so far", self.stream);
-        }
+fn tell_progress(stream: &str, bytes: u64, told: &mut Instant) {
+    if told.elapsed() >= REPORT {
+        *told = Instant::now();
+        eprintln!("{stream:<16} {:>34} so far", HumanBytes(bytes).to_string());
     }
 }

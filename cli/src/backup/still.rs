@@ -38,11 +38,9 @@ impl Still {
 
     /// What has changed until a later look, other than that time passed.
     pub(super) fn change(&self, later: &Self) -> Option<String> {
-        let streams = self.streams.iter().zip(&later.streams);
-        let changed = streams.map(|(is, later)| (&is.config.name, stream_changed(is, later)));
-        for (name, what) in changed {
-            if let Some(what) = what {
-                return Some(format!("{name} has {what}"));
+        for (is, later) in self.streams.iter().zip(&later.streams) {
+            if let Some(what) = stream_changed(is, later) {
+                return Some(format!("{} has {what}", is.config.name));
             }
         }
         let mut consumers = self.consumers.iter().zip(&later.consumers);

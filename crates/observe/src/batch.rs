@@ -10,7 +10,7 @@ use async_nats::{Client, HeaderMap, Message};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use jiff::Timestamp;
-use serde::Serialize;
+use serde_json::{Value, json};
 use tokio::time::timeout;
 
 /// How long the broker may be silent while it sends what it was asked for.
@@ -53,20 +53,6 @@ pub struct Stored {
     pub body: Bytes,
 }
 
-#[derive(Default, Serialize)]
-struct Question<'a> {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    seq: Option<u64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    next_by_subj: Option<&'a str>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    start_time: Option<String>,
-    #[serde(skip_serializing_if = "<[String]>::is_empty")]
-    multi_last: &'a [String],
-    batch: usize,
-    max_bytes: usize,
-}
-
 /// At most `count` messages under these subjects, from this sequence on. Where they are large there
 /// are fewer.
 ///
@@ -80,8 +66,7 @@ pub async fn from_sequence(
     sequence: u64,
     count: usize,
 ) -> anyhow::Result<Vec<Stored>> {
-    let (seq, next_by_subj) = (Some(sequence.max(1)), Some(subjects));
-    let question = Question { seq, next_by_subj, batch: count, ..Question::default() };
+    let question = json!({ "seq": sequence.max(1), "next_by_subj": subjects, "batch": count });
     Ok(ask(client, stream, question).await?.0)
 }
 
@@ -96,8 +81,8 @@ pub async fn count_since(
     subjects: &str,
     time: Timestamp,
 ) -> anyhow::Result<u64> {
-    let (start_time, next_by_subj) = (Some(time.to_string()), Some(subjects));
-    let question = Question { start_time, next_by_subj, batch: 1, ..Question::default() };
+    let start_time = time.to_string();
+    let question = json!({ "start_time": start_time, "next_by_subj": subjects, "batch": 1 });
     let (first, left) = ask(client, stream, question).await?;
     Ok(first.len() as u64 + left)
 }
@@ -116,23 +101,24 @@ pub async fn last_under_each(
     if subjects.is_empty() {
         return Ok((Vec::new(), 0));
     }
-    let question = Question { multi_last: subjects, batch: MOST_SUBJECTS, ..Question::default() };
-    ask(client, stream, question).await
+    ask(client, stream, json!({ "multi_last": subjects, "batch": MOST_SUBJECTS })).await
 }
 
 /// The messages, and how many there are besides.
 async fn ask(
     client: &Client,
     stream: &str,
-    question: Question<'_>,
+    mut question: Value,
 ) -> anyhow::Result<(Vec<Stored>, u64)> {
     let what = || format!("cannot read the stream {stream}");
-    let question = Question { max_bytes: MOST_BYTES, ..question };
-    let question = serde_json::to_vec(&question).with_context(what)?;
+    question["max_bytes"] = MOST_BYTES.into();
     let inbox = client.new_inbox();
     let mut answers = client.subscribe(inbox.clone()).await.with_context(what)?;
     let subject = format!("$JS.API.DIRECT.GET.{stream}");
-    client.publish_with_reply(subject, inbox, question.into()).await.with_context(what)?;
+    client
+        .publish_with_reply(subject, inbox, question.to_string().into())
+        .await
+        .with_context(what)?;
     let mut messages = Vec::new();
     loop {
         let next = timeout(SILENCE, answers.next()).await;
@@ -160,11 +146,11 @@ fn stored(answer: Message) -> anyhow::Result<Stored> {
     let subject = headers.get(NATS_SUBJECT).map(|value| value.as_str().to_owned());
     // The broker says where it was among the headers.
     let mut own = HeaderMap::new();
-    let own_headers =
-        headers.iter().filter(|(name, _)| !WHERE.contains(&AsRef::<str>::as_ref(name)));
-    for (name, values) in own_headers {
-        for value in values {
-            own.append(name.clone(), value.clone());
+    for (name, values) in headers.iter() {
+        if !WHERE.contains(&AsRef::<str>::as_ref(name)) {
+            for value in values {
+                own.append(name.clone(), value.clone());
+            }
         }
     }
     Ok(Stored {

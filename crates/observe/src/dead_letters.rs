@@ -156,18 +156,11 @@ impl DeadLetter {
     /// All of it, for people: the verdict, the original's headers, and its bytes.
     #[must_use]
     pub fn full(&self) -> String {
-        let mut headers: Vec<String> = self
-            .headers
-            .iter()
-            .flat_map(|(name, values)| {
-                values
-                    .iter()
-                    .map(move |value| format!("  {name}: {}", value.as_str().escape_debug()))
-            })
-            .collect();
-        headers.sort();
+        let headers = self.headers();
+        let line = |(name, value): &(&str, &str)| format!("\n  {name}: {}", value.escape_debug());
+        let headers: String = headers.iter().map(line).collect();
         // What could not be handled may be anything, so none of it reaches the terminal as it is.
-        format!("{self}\n{}\n\n  {}\n", headers.join("\n"), self.body.escape_ascii())
+        format!("{self}{headers}\n\n  {}\n", self.body.escape_ascii())
     }
 }
 

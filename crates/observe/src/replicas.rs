@@ -8,9 +8,10 @@ use async_nats::Client;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use serde::Deserialize;
+use serde_json::Value;
 use tokio::time::{Instant, timeout_at};
 
-use crate::snapshot::{ReplicaSnapshot, ReplicasSnapshot, rate, shortened};
+use crate::snapshot::{ReplicaSnapshot, ReplicasSnapshot, SHOWN_CHARACTERS, rate, shortened};
 
 /// The question to all services.
 const QUESTION: &str = "$SRV.STATS";
@@ -43,14 +44,10 @@ pub(crate) struct Replicas {
 
 #[derive(Debug)]
 struct Replica {
-    side: &'static str,
-    instance: String,
-    version: String,
-    state: &'static str,
+    /// What it has said last. Its name may be long: no two may become alike by being shortened.
+    last: ReplicaSnapshot,
     heard_at: Instant,
     settled: u64,
-    rate: f64,
-    in_flight: u64,
 }
 
 /// What a replica answers, as far as it is shown.
@@ -60,28 +57,17 @@ struct Stats {
     id: String,
     version: String,
     #[serde(default)]
-    metadata: Metadata,
+    metadata: HashMap<String, String>,
     #[serde(default)]
     endpoints: Vec<Endpoint>,
-}
-
-#[derive(Default, Deserialize)]
-struct Metadata {
-    instance: Option<String>,
-    state: Option<String>,
 }
 
 #[derive(Deserialize)]
 struct Endpoint {
     #[serde(default)]
     num_requests: u64,
-    data: Option<Data>,
-}
-
-#[derive(Deserialize)]
-struct Data {
     #[serde(default)]
-    in_flight: i64,
+    data: Value,
 }
 
 impl Replicas {
@@ -106,52 +92,42 @@ impl Replicas {
         if answer.len() > MOST_BYTES {
             return;
         }
-        let Ok(stats) = serde_json::from_slice::<Stats>(answer) else { return };
-        let Some(side) = SIDES.into_iter().find(|side| *side == stats.name) else { return };
-        if stats.id.len() > MOST_ID_BYTES {
+        let Ok(said) = serde_json::from_slice::<Stats>(answer) else { return };
+        let Some(side) = SIDES.into_iter().find(|side| *side == said.name) else { return };
+        if said.id.len() > MOST_ID_BYTES {
             return;
         }
-        let instance = stats.metadata.instance.unwrap_or_else(|| stats.id.clone());
-        let settled = stats.endpoints.iter().map(|endpoint| endpoint.num_requests);
+        let instance = said.metadata.get("instance").unwrap_or(&said.id).clone();
+        let settled = said.endpoints.iter().map(|endpoint| endpoint.num_requests);
         let settled = settled.fold(0, u64::saturating_add);
-        let in_flight = stats.endpoints.iter().filter_map(|it| it.data.as_ref());
-        let in_flight = in_flight.map(|data| u64::try_from(data.in_flight).unwrap_or(0));
+        let in_flight = said.endpoints.iter().filter_map(|it| it.data["in_flight"].as_u64());
         let in_flight = in_flight.fold(0, u64::saturating_add);
-        let before = self.known.remove(&stats.id);
-        let settle_rate = before.map_or(0.0, |before| {
+        let before = self.known.remove(&said.id);
+        let rate = before.map_or(0.0, |before| {
             let seconds = at.duration_since(before.heard_at).as_secs_f64();
             rate(settled, before.settled, seconds)
         });
         // One that was started again under the same name takes the place of the one that is gone. One that
         // still answers keeps its own: anybody may say that name.
         self.known.retain(|_, known| {
-            known.side != side || known.instance != instance || !known.is_silent()
+            known.last.side != side || known.last.instance != instance || !known.is_silent()
         });
         if self.known.len() >= MOST {
             return;
         }
-        let standing = match stats.metadata.state.as_deref() {
+        let state = match said.metadata.get("state").map(String::as_str) {
             Some("stopping") => "stopping",
             Some("starting") => "starting",
             _ => "ready",
         };
-        let version = shortened(&stats.version);
-        let replica = Replica {
-            side,
-            instance,
-            version,
-            state: standing,
-            heard_at: at,
-            settled,
-            rate: settle_rate,
-            in_flight,
-        };
-        self.known.insert(stats.id, replica);
+        let (id, version) = (said.id.clone(), shortened(&said.version, SHOWN_CHARACTERS));
+        let last = ReplicaSnapshot { side, id, instance, version, state, rate, in_flight };
+        self.known.insert(said.id, Replica { last, heard_at: at, settled });
     }
 
     /// How many of a side are at work, or about to be.
     fn working(&self, side: &str) -> usize {
-        let working = |replica: &&Replica| replica.side == side && replica.works();
+        let working = |replica: &&Replica| replica.last.side == side && replica.works();
         self.known.values().filter(working).count()
     }
 
@@ -164,10 +140,10 @@ impl Replicas {
     pub(crate) fn snapshot(&self) -> ReplicasSnapshot {
         let mut replicas = Vec::new();
         let [more_requestors, more_generators] = SIDES.map(|side| {
-            let of_side = self.known.iter().filter(|(_, replica)| replica.side == side);
-            let mut of_side: Vec<(&String, &Replica)> = of_side.collect();
-            of_side.sort_by_key(|(id, replica)| (&replica.instance, *id));
-            replicas.extend(of_side.iter().take(SHOWN).map(|(id, replica)| replica.snapshot(id)));
+            let of_side = self.known.values().filter(|replica| replica.last.side == side);
+            let mut of_side: Vec<&Replica> = of_side.collect();
+            of_side.sort_by_key(|replica| (&replica.last.instance, &replica.last.id));
+            replicas.extend(of_side.iter().take(SHOWN).map(|replica| replica.snapshot()));
             of_side.len().saturating_sub(SHOWN)
         });
         let [requestors, generators] = SIDES.map(|side| self.working(side));
@@ -181,19 +157,16 @@ impl Replica {
     }
 
     fn works(&self) -> bool {
-        !self.is_silent() && self.state != "stopping"
+        !self.is_silent() && self.last.state != "stopping"
     }
 
-    fn snapshot(&self, id: &str) -> ReplicaSnapshot {
-        ReplicaSnapshot {
-            side: self.side,
-            id: id.to_owned(),
-            instance: shortened(&self.instance),
-            version: self.version.clone(),
-            state: if self.is_silent() { "silent" } else { self.state },
-            rate: if self.is_silent() { 0.0 } else { self.rate },
-            in_flight: self.in_flight,
+    fn snapshot(&self) -> ReplicaSnapshot {
+        let mut snapshot = self.last.clone();
+        snapshot.instance = shortened(&snapshot.instance, SHOWN_CHARACTERS);
+        if self.is_silent() {
+            (snapshot.state, snapshot.rate) = ("silent", 0.0);
         }
+        snapshot
     }
 }
 

@@ -7,7 +7,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 /// How many characters of a string, or of a name that anybody may choose, are shown.
-const SHOWN: usize = 48;
+pub(crate) const SHOWN_CHARACTERS: usize = 48;
 
 /// The whole system at one moment.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -140,27 +140,29 @@ impl LastRequest {
         received: Option<&Received>,
         unread: bool,
     ) -> Self {
+        let name = |text: &str| shortened(text, SHOWN_CHARACTERS);
         let string = stored.and_then(|stored| stored.values.as_slice().first());
         Self {
             id: request.id.to_string(),
             count: request.amount.count(),
             requested_at: request.requested_at,
-            requestor: shortened(&request.requestor),
+            requestor: name(&request.requestor),
             unread,
-            string: string.map(|string| shortened(string)),
-            generator: stored.map(|stored| shortened(&stored.generator)),
+            string: string.map(|string| name(string)),
+            generator: stored.map(|stored| name(&stored.generator)),
             generated_at: stored.map(|stored| stored.generated_at),
-            stored_by: stored.map(|stored| shortened(&stored.requestor)),
+            stored_by: stored.map(|stored| name(&stored.requestor)),
             stored_at: stored.map(|stored| stored.stored_at),
-            marked_by: received.map(|received| shortened(&received.marked_by)),
+            marked_by: received.map(|received| name(&received.marked_by)),
             received_at: received.map(|received| received.received_at),
         }
     }
 }
 
-/// The beginning of a text that may be long.
-pub(crate) fn shortened(text: &str) -> String {
-    match text.char_indices().nth(SHOWN) {
+/// The beginning of a text that may be long: at most this many characters of it.
+#[must_use]
+pub fn shortened(text: &str, most: usize) -> String {
+    match text.char_indices().nth(most) {
         None => text.to_owned(),
         Some((end, _)) => format!("{}…", &text[..end]),
     }
@@ -178,8 +180,8 @@ mod tests {
 
     #[test]
     fn long_text_is_shortened() {
-        assert_eq!(shortened("short"), "short");
-        assert_eq!(shortened(&"ü".repeat(100)).chars().count(), SHOWN + 1);
+        assert_eq!(shortened("short", 5), "short");
+        assert_eq!(shortened(&"ü".repeat(100), 48).chars().count(), 48 + 1);
     }
 
     #[test]

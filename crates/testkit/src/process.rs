@@ -156,12 +156,6 @@ impl Process {
         usage::memory(self.id)
     }
 
-    /// The most memory that it has had so far, in kB, where the system says that (Linux).
-    #[must_use]
-    pub fn peak_memory(&self) -> Option<u64> {
-        usage::peak_memory(self.id)
-    }
-
     fn signal(&self, signal: Signal) -> anyhow::Result<()> {
         // The child has an id for as long as nobody has waited for its end, and until then the
         // operating system gives that id to no other process, nor to another group.

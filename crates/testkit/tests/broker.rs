@@ -100,7 +100,7 @@ async fn the_options_reach_the_broker() {
     assert_eq!(messages(&jetstream, 1).await, 1);
     assert!(broker.log().parent().unwrap().join("jetstream").exists());
 
-    let plain = BrokerOptions { jetstream: false, ..Default::default() };
+    let plain = BrokerOptions { without_jetstream: true, ..Default::default() };
     let plain = Broker::start(plain).await.unwrap();
     assert!(!async_nats::connect(plain.url()).await.unwrap().server_info().jetstream);
 }

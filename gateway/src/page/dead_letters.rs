@@ -1,6 +1,5 @@
 //! Dead letters: a page of them at a time, and their replay, where that is allowed.
 
-use std::fmt::Display;
 use std::sync::Arc;
 
 use async_nats::jetstream::stream::State as StreamState;
@@ -9,11 +8,12 @@ use axum::extract::{Path, State};
 use axum::http::Uri;
 use axum::response::Response;
 use observe::dead_letters::{self, DeadLetter};
+use observe::snapshot::shortened;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use workqueue::{Connection, dead_letters as contracted, topology};
 
-use crate::problem::{Kind, Problem};
+use crate::problem::{Problem, ProblemKind};
 use crate::requests::input::{JsonBody, query};
 use crate::requests::json as answer;
 use crate::settings::Switch;
@@ -51,14 +51,15 @@ pub(super) async fn replay(
     sequence: Result<Path<u64>, PathRejection>,
     _body: JsonBody,
 ) -> Result<Response, Problem> {
-    let Path(sequence) = sequence.map_err(|error| Kind::Invalid.because(error.body_text()))?;
+    let Path(sequence) =
+        sequence.map_err(|error| ProblemKind::Invalid.because(error.body_text()))?;
     let replayer = replayer(&gateway)?;
     let letters = page(gateway.connection()?, sequence, 1).await?;
     let letter = letters.first().filter(|letter| letter.sequence == sequence);
-    let gone = || Kind::NoDeadLetter.because("this dead letter is not there any more");
+    let gone = || ProblemKind::NoDeadLetter.because("this dead letter is not there any more");
     dead_letters::replay(replayer.context(), letter.ok_or_else(gone)?)
         .await
-        .map_err(|error| Kind::Conflict.because(format_args!("{error:#}")))?;
+        .map_err(|error| ProblemKind::Conflict.because(format_args!("{error:#}")))?;
     Ok(answer(&json!({ "replayed": 1 })))
 }
 
@@ -95,7 +96,7 @@ pub(super) async fn replay_all(
 
 async fn state(connection: &Connection) -> Result<StreamState, Problem> {
     let stream = topology::stream_state(connection.context(), contracted::STREAM).await;
-    Ok(stream.map_err(|error| unreadable(&error))?.state)
+    Ok(stream.map_err(|error| ProblemKind::BrokerAway.because(error))?.state)
 }
 
 async fn page(
@@ -104,11 +105,7 @@ async fn page(
     count: usize,
 ) -> Result<Vec<DeadLetter>, Problem> {
     let letters = dead_letters::page(connection.client(), from, count).await;
-    letters.map_err(|error| unreadable(&format_args!("{error:#}")))
-}
-
-fn unreadable(error: &dyn Display) -> Problem {
-    Kind::BrokerAway.because(error)
+    letters.map_err(|error| ProblemKind::BrokerAway.because(format_args!("{error:#}")))
 }
 
 /// Where the page after this letter begins, if one that counts can come. A short page may only be short
@@ -120,14 +117,16 @@ fn next(last: Option<u64>, until: u64) -> Option<u64> {
 fn replayer(gateway: &Gateway) -> Result<&Connection, Problem> {
     if gateway.settings.replay == Switch::Off {
         let detail = "this deployment does not allow to replay from here (REPLAY)";
-        return Err(Kind::NotAllowed.because(detail));
+        return Err(ProblemKind::NotAllowed.because(detail));
     }
     let replayer = gateway.replayer.get().filter(|replayer| replayer.is_connected());
-    replayer.ok_or_else(|| Kind::BrokerAway.because("there is no connection to replay through"))
+    replayer
+        .ok_or_else(|| ProblemKind::BrokerAway.because("there is no connection to replay through"))
 }
 
 /// A dead letter as the page shows it. All of it may be anything.
 pub(super) fn shown(letter: &DeadLetter) -> Value {
+    let cut = |text: &str| shortened(text, SHOWN);
     let headers = letter.headers();
     let headers: Vec<_> = headers.iter().map(|(name, value)| (cut(name), cut(value))).collect();
     json!({
@@ -142,13 +141,6 @@ pub(super) fn shown(letter: &DeadLetter) -> Value {
         "body": cut(&String::from_utf8_lossy(letter.body())),
         "bytes": letter.body().len(),
     })
-}
-
-fn cut(text: &str) -> String {
-    match text.char_indices().nth(SHOWN) {
-        None => text.to_owned(),
-        Some((end, _)) => format!("{}…", &text[..end]),
-    }
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use observe::history;
 use serde_json::{Value, json};
 
 use super::dead_letters::shown;
-use crate::problem::{Kind, Problem};
+use crate::problem::{Problem, ProblemKind};
 use crate::requests::view::RequestState;
 use crate::requests::{input, json as answer};
 use crate::state::Gateway;
@@ -21,7 +21,8 @@ pub(super) async fn show(
 ) -> Result<Response, Problem> {
     let id = input::id(&uri)?;
     let queues = history::queues_with(gateway.connection()?, id).await;
-    let queues = queues.map_err(|error| Kind::BrokerAway.because(format_args!("{error:#}")))?;
+    let queues =
+        queues.map_err(|error| ProblemKind::BrokerAway.because(format_args!("{error:#}")))?;
     // What moved on meanwhile is seen here.
     let history = gateway.reader()?.history(id).await?;
     let same = match (&history.stored, &history.received) {

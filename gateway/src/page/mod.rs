@@ -24,7 +24,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 
-use crate::problem::{Kind, Problem};
+use crate::problem::{Problem, ProblemKind};
 use crate::requests::input::JsonBody;
 use crate::state::Gateway;
 
@@ -53,6 +53,6 @@ async fn begin_audit(
     if gateway.audit.begin() {
         Ok(StatusCode::ACCEPTED)
     } else {
-        Err(Kind::Conflict.because("an audit is running already"))
+        Err(ProblemKind::Conflict.because("an audit is running already"))
     }
 }

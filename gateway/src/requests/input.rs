@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use utoipa::ToSchema;
 use workqueue::{JobId, Trace};
 
-use crate::problem::{Kind, Problem};
+use crate::problem::{Problem, ProblemKind};
 
 /// The largest body that is read, in bytes. The largest that makes sense has some thirty.
 const MAX_BODY: usize = 4 * 1024;
@@ -26,8 +26,7 @@ const BODY_TIME: Duration = Duration::from_secs(5);
 /// The longest wait that may be asked for, in milliseconds.
 const MAX_WAIT: u64 = 60_000;
 
-/// How many requests are listed where it is not said, and the most of them.
-const DEFAULT_LIMIT: usize = 50;
+/// The most requests that are listed.
 const MAX_LIMIT: usize = 1000;
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -95,31 +94,31 @@ fn amount(body: &[u8]) -> Result<Amount, Problem> {
     let RequestBody { count, length } = if body.is_empty() {
         RequestBody::default()
     } else if body.trim_ascii_start().starts_with(b"{") {
-        serde_json::from_slice(body).map_err(|error| Kind::Invalid.because(error))?
+        serde_json::from_slice(body).map_err(|error| ProblemKind::Invalid.because(error))?
     } else {
-        return Err(Kind::Invalid.because("the body is no JSON object"));
+        return Err(ProblemKind::Invalid.because("the body is no JSON object"));
     };
-    Amount::new(count, length).map_err(|error| Kind::Invalid.because(error))
+    Amount::new(count, length).map_err(|error| ProblemKind::Invalid.because(error))
 }
 
 /// The body of a request: JSON that says so, or nothing.
 async fn read_body(request: Request) -> Result<Bytes, Problem> {
     let (head, body) = request.into_parts();
     let too_large =
-        || Kind::TooLarge.because(format_args!("a body may have {MAX_BODY} bytes, no more"));
+        || ProblemKind::TooLarge.because(format_args!("a body may have {MAX_BODY} bytes, no more"));
     // A client that says it before is spared the sending.
     if body.size_hint().lower() > MAX_BODY as u64 {
         return Err(too_large());
     }
     let body = timeout(BODY_TIME, Limited::new(body, MAX_BODY).collect()).await;
     let body = body.map_err(|_| {
-        Kind::Slow.because(format_args!("there are {} s for a body", BODY_TIME.as_secs()))
+        ProblemKind::Slow.because(format_args!("there are {} s for a body", BODY_TIME.as_secs()))
     })?;
     let body = body.map_err(|error| {
         if error.is::<LengthLimitError>() {
             too_large()
         } else {
-            Kind::Invalid.because("the body ends before its end")
+            ProblemKind::Invalid.because("the body ends before its end")
         }
     })?;
     let body = body.to_bytes();
@@ -145,11 +144,11 @@ impl<S: Sync> FromRequest<S> for JsonBody {
 fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {
     let mut encodings = headers.get_all(header::CONTENT_ENCODING).iter();
     if encodings.any(|name| !name.as_bytes().eq_ignore_ascii_case(b"identity")) {
-        return Err(Kind::MediaType.because("a body may have no Content-Encoding"));
+        return Err(ProblemKind::MediaType.because("a body may have no Content-Encoding"));
     }
     if !is_json(headers) {
         let detail = "a body has to be application/json, in UTF-8, and to say so";
-        return Err(Kind::MediaType.because(detail));
+        return Err(ProblemKind::MediaType.because(detail));
     }
     Ok(())
 }
@@ -173,7 +172,7 @@ fn one<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a [u8]>
     let mut values = headers.get_all(name).iter();
     match (values.next(), values.next()) {
         (value, None) => Ok(value.map(HeaderValue::as_bytes)),
-        _ => Err(Kind::Invalid.because(format_args!("{name} is there more than once"))),
+        _ => Err(ProblemKind::Invalid.because(format_args!("{name} is there more than once"))),
     }
 }
 
@@ -186,7 +185,8 @@ fn key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {
         Err(_) => value.iter().map(|byte| char::from(*byte)).collect(),
     };
     let key = text.try_into();
-    key.map(Some).map_err(|error| Kind::Invalid.because(format_args!("Idempotency-Key: {error}")))
+    key.map(Some)
+        .map_err(|error| ProblemKind::Invalid.because(format_args!("Idempotency-Key: {error}")))
 }
 
 /// The trace that is named, if it is valid. One that is not must not make a request fail.
@@ -204,14 +204,14 @@ fn trace(headers: &HeaderMap) -> Trace {
 pub(crate) fn query<Q: DeserializeOwned>(uri: &Uri) -> Result<Q, Problem> {
     match Query::try_from_uri(uri) {
         Ok(Query(query)) => Ok(query),
-        Err(rejection) => Err(Kind::Invalid.because(rejection.body_text())),
+        Err(rejection) => Err(ProblemKind::Invalid.because(rejection.body_text())),
     }
 }
 
 /// The id in which a path ends, as it came: an id has one spelling, and needs no escapes.
 pub(crate) fn id(uri: &Uri) -> Result<JobId, Problem> {
     let id = uri.path().rsplit('/').next().unwrap_or_default();
-    id.parse().map_err(|error| Kind::Invalid.because(error))
+    id.parse().map_err(|error| ProblemKind::Invalid.because(error))
 }
 
 /// No parameters.
@@ -220,62 +220,45 @@ pub(crate) fn id(uri: &Uri) -> Result<JobId, Problem> {
 pub(crate) struct Nothing {}
 
 /// The parameters of a list.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct ListQuery {
-    pub(super) limit: ListLimit,
+    /// How many requests to list.
+    #[serde(default = "usual_limit", deserialize_with = "limit_within_bounds")]
+    pub(super) limit: usize,
 }
 
 /// The parameters of one request.
 #[derive(Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct WaitQuery {
-    pub(super) wait: Option<Wait>,
+    /// How long to wait for the strings.
+    #[serde(deserialize_with = "time_within_bounds")]
+    pub(super) wait: Option<Duration>,
 }
 
-/// How many requests to list.
-#[derive(Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-pub(super) struct ListLimit(pub(super) usize);
-
-impl Default for ListLimit {
-    fn default() -> Self {
-        Self(DEFAULT_LIMIT)
-    }
+fn usual_limit() -> usize {
+    50
 }
 
-impl TryFrom<String> for ListLimit {
-    type Error = String;
-
-    fn try_from(text: String) -> Result<Self, String> {
-        let limit = whole_number(&text).and_then(|number| usize::try_from(number).ok());
-        limit
-            .filter(|limit| (1..=MAX_LIMIT).contains(limit))
-            .map(Self)
-            .ok_or_else(|| format!("write a whole number from 1 to {MAX_LIMIT}"))
-    }
+fn limit_within_bounds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
+    let limit = whole_number(&String::deserialize(deserializer)?);
+    let limit = limit.and_then(|limit| usize::try_from(limit).ok());
+    limit
+        .filter(|limit| (1..=MAX_LIMIT).contains(limit))
+        .ok_or_else(|| D::Error::custom(format_args!("write a whole number from 1 to {MAX_LIMIT}")))
 }
 
-/// How long to wait for the strings.
-#[derive(Debug, PartialEq, Eq, Deserialize)]
-#[serde(try_from = "String")]
-pub(super) struct Wait(pub(super) Duration);
-
-impl TryFrom<String> for Wait {
-    type Error = &'static str;
-
-    fn try_from(text: String) -> Result<Self, &'static str> {
-        let millis = match text.strip_suffix("ms") {
-            Some(number) => whole_number(number),
-            None => text
-                .strip_suffix('s')
-                .and_then(whole_number)
-                .and_then(|seconds| seconds.checked_mul(1000)),
-        };
-        match millis {
-            Some(millis @ 0..=MAX_WAIT) => Ok(Self(Duration::from_millis(millis))),
-            _ => Err("write a time from 0s to 60s, or in ms"),
-        }
+fn time_within_bounds<'de, D>(deserializer: D) -> Result<Option<Duration>, D::Error>
+where
+    D: Deserializer<'de>,
+{
+    let text = String::deserialize(deserializer)?;
+    let seconds = || whole_number(text.strip_suffix('s')?)?.checked_mul(1000);
+    let millis = text.strip_suffix("ms").map_or_else(seconds, whole_number);
+    match millis {
+        Some(millis @ 0..=MAX_WAIT) => Ok(Some(Duration::from_millis(millis))),
+        _ => Err(D::Error::custom("write a time from 0s to 60s, or in ms")),
     }
 }
 
@@ -293,7 +276,7 @@ mod tests {
     use super::*;
 
     fn limit(text: &str) -> Option<usize> {
-        query(&format!("/requests?{text}").parse().unwrap()).map(|it: ListQuery| it.limit.0).ok()
+        query(&format!("/requests?{text}").parse().unwrap()).map(|it: ListQuery| it.limit).ok()
     }
 
     fn wait(text: &str) -> Option<WaitQuery> {
@@ -341,7 +324,7 @@ mod tests {
         }
         assert_eq!(wait(""), Some(WaitQuery { wait: None }));
         for (text, millis) in [("0s", 0), ("10s", 10_000), ("60s", 60_000), ("250ms", 250)] {
-            let time = Some(Wait(Duration::from_millis(millis)));
+            let time = Some(Duration::from_millis(millis));
             assert_eq!(wait(&format!("wait={text}")), Some(WaitQuery { wait: time }), "{text}");
         }
         for wrong in ["", "10", "61s", "60001ms", "-1s", "1m", "soon", "1.5s", "99999999999999999s"]

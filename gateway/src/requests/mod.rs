@@ -16,9 +16,9 @@ use axum::routing::{get, post};
 use contract::queues;
 use serde::Serialize;
 
-use crate::problem::{Kind, Problem, SubmitOutcome};
+use crate::problem::{Problem, ProblemKind, SubmitOutcome};
 use crate::state::Gateway;
-use input::{ListQuery, NewRequest, Wait, WaitQuery, query};
+use input::{ListQuery, NewRequest, WaitQuery, query};
 use view::{Accepted, RequestList, RequestState};
 
 /// The routes of the API.
@@ -76,7 +76,7 @@ pub(crate) async fn submit_request(
     let Some(submissions) = gateway.submissions.get() else { return Err(submit::away()) };
     if gateway.stop.is_cancelled() {
         let detail = "this gateway is stopping; nothing of this try remains";
-        return Err(Kind::Busy.because(detail).with(SubmitOutcome::NotAsked));
+        return Err(ProblemKind::Busy.because(detail).with(SubmitOutcome::NotAsked));
     }
     let queues::Request { id, amount, requested_at, .. } = submissions.submit(new).await?;
     let accepted = Accepted { id, count: amount.count(), length: amount.length(), requested_at };
@@ -105,7 +105,7 @@ pub(crate) async fn list(
     uri: Uri,
 ) -> Result<Response, Problem> {
     let ListQuery { limit } = query(&uri)?;
-    let requests = gateway.reader()?.newest(limit.0).await?;
+    let requests = gateway.reader()?.newest(limit).await?;
     Ok(json(&RequestList { requests }))
 }
 
@@ -137,9 +137,9 @@ pub(crate) async fn show(
     let WaitQuery { wait } = query(&uri)?;
     let id = input::id(&uri)?;
     let reader = gateway.reader()?;
-    let state: RequestState = match wait {
+    let state = match wait {
         None => reader.state(id).await?,
-        Some(Wait(time)) => gateway.waiters.wait(reader, id, time, &gateway.stop).await?,
+        Some(time) => gateway.waiters.wait(reader, id, time, &gateway.stop).await?,
     };
     Ok(json(&state))
 }

@@ -13,7 +13,7 @@ use tracing::error;
 use workqueue::{Connection, Fact, JobId, ReadError, topology};
 
 use super::view::{RequestState, Summary};
-use crate::problem::{Kind, Problem};
+use crate::problem::{Problem, ProblemKind};
 
 /// How many requests are read at a time, and how many lists. Each list reads a lot.
 const SLOTS: usize = 64;
@@ -52,7 +52,9 @@ impl Reader {
     /// How far this request has come.
     pub(crate) async fn state(&self, id: JobId) -> Result<RequestState, Problem> {
         let state = RequestState::new(id, self.history(id).await?);
-        state.ok_or_else(|| Kind::NoRequest.because(format_args!("no request has the id {id}")))
+        state.ok_or_else(|| {
+            ProblemKind::NoRequest.because(format_args!("no request has the id {id}"))
+        })
     }
 
     /// All that has happened to this request.
@@ -69,7 +71,7 @@ impl Reader {
     pub(crate) async fn newest(&self, limit: usize) -> Result<Vec<Summary>, Problem> {
         let deadline = Instant::now() + LIST_DEADLINE;
         let Ok(_slot) = timeout_at(deadline, self.lists.acquire()).await else {
-            return Err(Kind::Busy.because("too many read lists at this moment"));
+            return Err(ProblemKind::Busy.because("too many read lists at this moment"));
         };
         let answered = Notify::new();
         let newest = while_answered(&answered, self.read_newest(limit, &answered));
@@ -118,7 +120,7 @@ impl Reader {
         &self,
         read: impl Future<Output = Result<T, ReadError>>,
     ) -> Result<T, Problem> {
-        let away = || Kind::BrokerAway.because("the broker gives no answer; try again");
+        let away = || ProblemKind::BrokerAway.because("the broker gives no answer; try again");
         if !self.connection.is_connected() {
             return Err(away());
         }
@@ -127,7 +129,7 @@ impl Reader {
             Err(ReadError::Unknown) => Err(away()),
             Err(ReadError::NoFact(reason)) => {
                 error!(reason, "a fact cannot be read");
-                Err(Kind::Refused.because(format_args!("it cannot be read: {reason}")))
+                Err(ProblemKind::Refused.because(format_args!("it cannot be read: {reason}")))
             }
         }
     }

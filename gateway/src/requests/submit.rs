@@ -16,7 +16,7 @@ use workqueue::{
 };
 
 use super::input::NewRequest;
-use crate::problem::{Kind, Problem, SubmitOutcome};
+use crate::problem::{Problem, ProblemKind, SubmitOutcome};
 
 /// How many requests may be under way at a time: about as many as the broker answers within some
 /// milliseconds.
@@ -77,7 +77,7 @@ impl Submissions {
         }
         let Ok(slot) = timeout_at(deadline, self.slots.acquire()).await else {
             let detail = "too many ask at this moment; nothing of this try remains";
-            return Err(Kind::Busy.because(detail).with(SubmitOutcome::NotAsked));
+            return Err(ProblemKind::Busy.because(detail).with(SubmitOutcome::NotAsked));
         };
         let _slot = slot.expect("it is never closed");
         let NewRequest { amount, key, trace } = new;
@@ -139,7 +139,7 @@ impl Submissions {
             let detail = format_args!(
                 "under this Idempotency-Key {count} strings of {length} characters were asked for"
             );
-            return Err(Kind::KeyTaken.because(detail));
+            return Err(ProblemKind::KeyTaken.because(detail));
         }
         self.submit_again(earlier, trace).await
     }
@@ -162,7 +162,7 @@ impl Submissions {
                  to be worked on; ask under another",
                 request.requested_at
             );
-            return Err(Kind::KeyExpired.because(detail));
+            return Err(ProblemKind::KeyExpired.because(detail));
         }
         self.submit_request(request, trace, no_room_under_a_key).await
     }
@@ -176,7 +176,8 @@ impl Submissions {
 
     fn rejected(&self, id: JobId, reason: &str) -> Problem {
         error!(%id, reason, instance = self.instance, "the broker rejects a request");
-        Kind::Refused.because("the broker refuses it; its reason is in the log of the gateway")
+        ProblemKind::Refused
+            .because("the broker refuses it; its reason is in the log of the gateway")
     }
 }
 
@@ -190,13 +191,13 @@ fn is_too_old(age: SignedDuration, max_age: Duration) -> bool {
 /// Nothing was stored anywhere.
 fn no_room() -> Problem {
     let detail = "there is no room in the queue; nothing of this try remains";
-    Kind::QueueFull.because(detail).with(SubmitOutcome::NotAsked)
+    ProblemKind::QueueFull.because(detail).with(SubmitOutcome::NotAsked)
 }
 
 /// Not even the key was stored.
 fn no_room_for_the_key() -> Problem {
     let detail = "the broker has no room for the Idempotency-Key; nothing of this try remains";
-    Kind::QueueFull.because(detail).with(SubmitOutcome::NotAsked)
+    ProblemKind::QueueFull.because(detail).with(SubmitOutcome::NotAsked)
 }
 
 /// The key is stored, and another try under it, here or through another gateway, may find room.
@@ -204,12 +205,12 @@ fn no_room_under_a_key() -> Problem {
     let detail = "there is no room in the queue for this try; whether another try under this \
                   Idempotency-Key got through is unknown. The key keeps its id, its count and its \
                   length: it is safe to try again with the same";
-    Kind::QueueFull.because(detail).with(SubmitOutcome::Unknown)
+    ProblemKind::QueueFull.because(detail).with(SubmitOutcome::Unknown)
 }
 
 /// What came of it is unknown.
 pub(crate) fn away() -> Problem {
-    Kind::BrokerAway.because(AWAY).with(SubmitOutcome::Unknown)
+    ProblemKind::BrokerAway.because(AWAY).with(SubmitOutcome::Unknown)
 }
 
 #[cfg(test)]

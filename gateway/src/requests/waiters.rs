@@ -16,7 +16,7 @@ use workqueue::{Backoff, JobId, dead_letters};
 
 use super::reader::Reader;
 use super::view::RequestState;
-use crate::problem::{Kind, Problem};
+use crate::problem::{Problem, ProblemKind};
 
 /// How many may wait at a time, which leaves most of the connections to those who do not.
 const PLACES: usize = 64;
@@ -51,7 +51,7 @@ impl Waiters {
     ) -> Result<RequestState, Problem> {
         let end = Instant::now() + time;
         let Ok(_place) = self.places.try_acquire() else {
-            return Err(Kind::Busy.because("too many wait at this moment; ask without wait"));
+            return Err(ProblemKind::Busy.because("too many wait at this moment; ask without wait"));
         };
         let mut state = reader.state(id).await?;
         let over = |state: &RequestState| {
@@ -61,7 +61,7 @@ impl Waiters {
             return Ok(state);
         }
         let client = reader.connection.client();
-        let lost = |_| Kind::BrokerAway.because("the connection to the broker has ended");
+        let lost = |_| ProblemKind::BrokerAway.because("the connection to the broker has ended");
         let stored = client.subscribe(STORED.subject(id)).await.map_err(lost)?;
         let given_up = dead_letters::subject("*", &id.to_string());
         let given_up = client.subscribe(given_up).await.map_err(lost)?;

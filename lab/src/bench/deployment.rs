@@ -1,6 +1,6 @@
 //! A broker and services of their own for one measurement, and what they use.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
@@ -44,16 +44,16 @@ pub(super) struct Deployment {
     // Those who stop first come first.
     requestor: Option<Process>,
     generators: Vec<Process>,
-    connection: Connection,
+    pub(super) connection: Connection,
     broker: Broker,
     programs: Programs,
     logs: PathBuf,
     /// What the broker had used before there was anything to do.
     broker_before: Duration,
     /// What was used in all.
-    processor: Each<Duration>,
+    pub(super) processor: Each<Duration>,
     /// The most memory of a process, in kB.
-    pub(super) peak: Each<u64>,
+    peak: Each<u64>,
 }
 
 impl Deployment {
@@ -73,10 +73,6 @@ impl Deployment {
             processor: Each::default(),
             peak: Each::default(),
         })
-    }
-
-    pub(super) fn connection(&self) -> &Connection {
-        &self.connection
     }
 
     fn nats(&self) -> &Context {
@@ -115,10 +111,19 @@ impl Deployment {
         Ok(since.elapsed())
     }
 
-    /// Waits until that many requests are marked as received, and notes what was used for it.
-    pub(super) async fn received(&mut self, total: u64) -> anyhow::Result<()> {
+    /// Waits until that many requests are marked as received, and notes what was used for it. Makes sure
+    /// that all of it was done, and nothing else: runs that fail the audit are discarded.
+    pub(super) async fn received(
+        &mut self,
+        total: u64,
+        round: &mut Round<'_>,
+    ) -> anyhow::Result<()> {
         self.count(facts::RECEIVED, total).await?;
         self.note_usage();
+        round.note_peak(self.peak);
+        let verdict = audit(self.nats(), LAST_WAIT).await?;
+        let complete = u64::try_from(verdict.complete).unwrap_or_default();
+        ensure!(complete == total && verdict.is_clean(), "not clean:\n{verdict}");
         Ok(())
     }
 
@@ -179,11 +184,6 @@ impl Deployment {
             self.generators.iter().filter_map(|it| usage::processor_time(it.id())).sum();
     }
 
-    /// How long processors have worked for each side, as it was last noted.
-    pub(super) fn processor(&self) -> Each<Duration> {
-        self.processor
-    }
-
     /// What the two sides have of memory now, in kB.
     pub(super) fn memory(&self) -> (u64, u64) {
         let of = |process: &Process| process.memory().unwrap_or_default();
@@ -191,24 +191,14 @@ impl Deployment {
         (self.requestor.as_ref().map(of).unwrap_or_default(), generators.unwrap_or_default())
     }
 
-    /// Makes sure that all of it was done, and nothing else: what is fast, but wrong, counts for nothing.
-    pub(super) async fn audit(&self, total: u64) -> anyhow::Result<()> {
-        let verdict = audit(self.nats(), LAST_WAIT).await?;
-        let complete = u64::try_from(verdict.complete).unwrap_or_default();
-        ensure!(complete == total && verdict.is_clean(), "not clean:\n{verdict}");
-        Ok(())
-    }
-
     /// The first fact of this bucket.
     pub(super) async fn first<F: Fact>(&self) -> anyhow::Result<F> {
-        let first = topology::bucket_state(self.nats(), F::BUCKET).await?.state.first_sequence;
-        self.at(first).await
+        self.at(topology::bucket_state(self.nats(), F::BUCKET).await?.state.first_sequence).await
     }
 
     /// The last fact of this bucket.
     pub(super) async fn last<F: Fact>(&self) -> anyhow::Result<F> {
-        let last = topology::bucket_state(self.nats(), F::BUCKET).await?.state.last_sequence;
-        self.at(last).await
+        self.at(topology::bucket_state(self.nats(), F::BUCKET).await?.state.last_sequence).await
     }
 
     async fn at<F: Fact>(&self, sequence: u64) -> anyhow::Result<F> {
@@ -232,10 +222,4 @@ async fn ready(process: &mut Process) -> anyhow::Result<()> {
         ensure!(!ended && Instant::now() < limit, "never ready:\n{}", process.log_text());
         sleep(LOOK_OFTEN).await;
     }
-}
-
-/// How large a program is, in bytes.
-pub(super) fn size(program: &Path) -> anyhow::Result<u64> {
-    let metadata = std::fs::metadata(program);
-    Ok(metadata.with_context(|| format!("cannot look at {}", program.display()))?.len())
 }

@@ -6,24 +6,8 @@ use tokio::time::Instant;
 use workqueue::topology;
 
 use super::deployment::Deployment;
-use super::figures::{Known, Target};
 use super::saturation::{self, Load};
 use super::{Round, WRITES, per_second, real};
-
-const MORE: [(u32, Known); 2] = [
-    (2, Known::rate("loops_2_generators", "loops with two generators")),
-    (4, Known::rate("loops_4_generators", "loops with four generators")),
-];
-
-const FOUR: Known =
-    Known::percent("four_generators", "four generators, against one").with(Target::AtLeast(85.0));
-
-const BACKLOG: Known =
-    Known::rate("backlog_loops", "loops out of a backlog of 200,000, asked before");
-
-const BACKLOG_SHARE: Known =
-    Known::percent("backlog_share", "out of that backlog, against without one")
-        .with(Target::AtLeast(85.0));
 
 /// Measures both, with one generator and an empty queue as what they are compared with.
 pub(super) async fn measure(
@@ -33,22 +17,22 @@ pub(super) async fn measure(
 ) -> anyhow::Result<()> {
     let requests = round.sizes.requests;
     let share = |loops: f64| loops * real(WRITES) / limit;
-    for (generators, known) in MORE {
+    for generators in [2, 4] {
         let load = Load { requests, count: 1, generators, sync: false };
         let loops = saturation::run(round, load).await?.loops_per_second;
-        round.figures.add_rate(&known, loops, share(loops));
+        round.figures.add_rate(&format!("loops_{generators}_generators"), loops, share(loops));
         if generators == 4 {
-            round.figures.add(&FOUR, loops * 100.0 / loops_per_second);
+            round.figures.add("four_generators", loops * 100.0 / loops_per_second);
         }
     }
     let loops = backlog(round).await?;
     // The request and its fact were written before.
-    round.figures.add_rate(&BACKLOG, loops, loops * real(WRITES - 2) / limit);
-    round.figures.add(&BACKLOG_SHARE, loops * 100.0 / loops_per_second);
+    round.figures.add_rate("backlog_loops", loops, loops * real(WRITES - 2) / limit);
+    round.figures.add("backlog_share", loops * 100.0 / loops_per_second);
     Ok(())
 }
 
-/// How many loops a second come out of a queue that was full before anybody worked on it.
+/// How many loops a second come out of a queue that was full before the first generator started.
 async fn backlog(round: &mut Round<'_>) -> anyhow::Result<f64> {
     let backlog = round.sizes.backlog;
     let limit = backlog.to_string();
@@ -57,15 +41,13 @@ async fn backlog(round: &mut Round<'_>) -> anyhow::Result<f64> {
     // Until the queue takes no more. What it has refused is given up.
     deployment.count(facts::REQUESTED, backlog).await?;
     deployment.stop_requestor().await?;
-    let nats = deployment.connection().context();
+    let nats = deployment.connection.context();
     let waiting = topology::stream_state(nats, REQUESTS.stream).await?.state.messages;
     anyhow::ensure!(waiting == backlog, "{waiting} of {backlog} requests wait");
     deployment.start_requestor(&[("REQUEST_RATE", "0")])?;
     deployment.ready(Instant::now()).await?;
     deployment.start_generator()?;
-    deployment.received(backlog).await?;
-    round.note_peak(deployment.peak);
-    deployment.audit(backlog).await?;
+    deployment.received(backlog, round).await?;
     let first: Acknowledgment = deployment.first().await?;
     let last: Received = deployment.last().await?;
     let taken = last.received_at.duration_since(first.generated_at).unsigned_abs();

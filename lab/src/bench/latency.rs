@@ -17,7 +17,6 @@ use tokio::time::Instant;
 use workqueue::{Bucket, Fact, JobId};
 
 use super::deployment::Deployment;
-use super::figures::{Known, Target};
 use super::{Round, real, whole};
 
 /// The beginning is not counted: the two sides get to know their broker and each other.
@@ -29,63 +28,22 @@ const SHARE: f64 = 0.6;
 /// How many facts are read with one question.
 const AT_A_TIME: usize = 1000;
 
-const CALM: [Known; 2] = [
-    Known {
-        name: "latency_100_median",
-        title: "latency at 100 loops a second: median",
-        unit: "ms",
-        digits: 2,
-        target: Some(Target::AtMost(2.0)),
-    },
-    Known {
-        name: "latency_100_p99",
-        title: "latency at 100 loops a second: 99th percentile",
-        unit: "ms",
-        digits: 2,
-        target: Some(Target::AtMost(10.0)),
-    },
-];
-
-const BUSY: [Known; 2] = [
-    Known {
-        name: "latency_busy_median",
-        title: "latency at 60 % of full speed: median",
-        unit: "ms",
-        digits: 2,
-        target: None,
-    },
-    Known {
-        name: "latency_busy_p99",
-        title: "latency at 60 % of full speed: 99th percentile",
-        unit: "ms",
-        digits: 2,
-        target: None,
-    },
-];
-
 /// Measures it where there is little to do, and where there is much.
 pub(super) async fn measure(round: &mut Round<'_>, loops_per_second: f64) -> anyhow::Result<()> {
-    let time = round.sizes.calm;
-    at(round, 100.0, time, &CALM).await?;
-    let time = round.sizes.busy;
-    at(round, loops_per_second * SHARE, time, &BUSY).await
+    let (calm, busy) = (round.sizes.calm, round.sizes.busy);
+    at(round, "100", 100.0, calm).await?;
+    at(round, "busy", loops_per_second * SHARE, busy).await
 }
 
-async fn at(
-    round: &mut Round<'_>,
-    rate: f64,
-    time: Duration,
-    known: &[Known; 2],
-) -> anyhow::Result<()> {
+/// Measures it at this rate, as the figures of this load.
+async fn at(round: &mut Round<'_>, load: &str, rate: f64, time: Duration) -> anyhow::Result<()> {
     let total = whole(rate * (WARM_UP + time).as_secs_f64());
     let mut deployment = Deployment::new(round, false).await?;
     deployment.start_generator()?;
     deployment.ready(Instant::now()).await?;
     let (rate_text, total_text) = (rate.to_string(), total.to_string());
     deployment.start_requestor(&[("REQUEST_RATE", &rate_text), ("REQUEST_TOTAL", &total_text)])?;
-    deployment.received(total).await?;
-    round.note_peak(deployment.peak);
-    deployment.audit(total).await?;
+    deployment.received(total, round).await?;
     let asked = all::<Request>(&deployment).await?;
     let received = all::<Received>(&deployment).await?;
     let ends: HashMap<JobId, Timestamp> =
@@ -102,8 +60,9 @@ async fn at(
         let microseconds = u64::try_from(time.as_micros()).context("no loop takes that long")?;
         histogram.record(microseconds).context("the histogram grows by itself")?;
     }
-    for (known, quantile) in known.iter().zip([0.5, 0.99]) {
-        round.figures.add(known, real(histogram.value_at_quantile(quantile)) / 1000.0);
+    for (name, quantile) in [("median", 0.5), ("p99", 0.99)] {
+        let value = real(histogram.value_at_quantile(quantile)) / 1000.0;
+        round.figures.add(&format!("latency_{load}_{name}"), value);
     }
     Ok(())
 }
@@ -130,7 +89,7 @@ fn latencies(loops: &[(Timestamp, Timestamp)], interval: Duration) -> Vec<Durati
 
 /// All facts of a bucket.
 async fn all<F: Fact>(deployment: &Deployment) -> anyhow::Result<Vec<F>> {
-    let client = deployment.connection().client();
+    let client = deployment.connection.client();
     let Bucket { stream, .. } = F::BUCKET;
     let subjects = F::BUCKET.subjects();
     let (mut facts, mut from) = (Vec::new(), 1);

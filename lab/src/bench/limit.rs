@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use async_nats::header::NATS_MESSAGE_ID;
-use async_nats::jetstream::context::ContextBuilder;
+use async_nats::jetstream::context::{ContextBuilder, PublishAckFuture};
 use async_nats::jetstream::stream::Config;
 use async_nats::{Client, HeaderMap};
 use bytes::Bytes;
@@ -17,10 +17,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 use workqueue::JobId;
 
-use super::figures::Known;
 use super::{Round, WRITES, per_second};
-
-const LIMIT: Known = Known::rate("limit", "the limit: publishes that the broker confirms");
 
 /// How many publishes are under way at a time. The best of these counts.
 const OUTSTANDING: [usize; 3] = [256, 1024, 4096];
@@ -31,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Measures it for messages of the size that a loop has with one string.
 pub(super) async fn measure(round: &mut Round<'_>) -> anyhow::Result<f64> {
     let limit = best(round, false, round.sizes.publishes).await?;
-    round.figures.add_rate(&LIMIT, limit, 1.0);
+    round.figures.add_rate("limit", limit, 1.0);
     Ok(limit)
 }
 
@@ -63,13 +60,13 @@ async fn publish(
     let subjects = vec![format!("limit.{outstanding}.*")];
     let config = Config { name: name.clone(), subjects, ..Config::default() };
     context.create_stream(config).await.context("cannot create a stream for the limit")?;
-    let mut under_way = VecDeque::with_capacity(outstanding);
+    let mut under_way: VecDeque<PublishAckFuture> = VecDeque::with_capacity(outstanding);
     let started = Instant::now();
     for _ in 0..publishes {
         if under_way.len() == outstanding
             && let Some(oldest) = under_way.pop_front()
         {
-            confirmed(oldest).await?;
+            oldest.await.context("a publish was not confirmed")?;
         }
         let id = JobId::new().to_string();
         let mut headers = HeaderMap::new();
@@ -79,18 +76,11 @@ async fn publish(
         under_way.push_back(sent.context("cannot publish")?);
     }
     for waiting in under_way {
-        confirmed(waiting).await?;
+        waiting.await.context("a publish was not confirmed")?;
     }
     let taken = started.elapsed();
     context.delete_stream(&name).await.context("cannot remove the stream of the limit")?;
     Ok(taken)
-}
-
-async fn confirmed(
-    publish: async_nats::jetstream::context::PublishAckFuture,
-) -> anyhow::Result<()> {
-    publish.await.context("a publish was not confirmed")?;
-    Ok(())
 }
 
 /// How many bytes each of the writes of a loop has in the mean, without its headers: three messages and

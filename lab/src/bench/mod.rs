@@ -21,7 +21,7 @@ mod machine;
 mod report;
 mod saturation;
 
-pub use figures::{Figure, Spread, Target};
+pub use figures::{Figure, Goal, Spread};
 pub use machine::Machine;
 pub use report::Report;
 

@@ -22,12 +22,6 @@ pub struct Report {
 }
 
 impl Report {
-    /// The figure that programs call that.
-    #[must_use]
-    pub fn figure(&self, name: &str) -> Option<&Figure> {
-        self.figures.iter().find(|figure| figure.name == name)
-    }
-
     /// The file that keeps the last run.
     #[must_use]
     pub fn file(&self) -> String {

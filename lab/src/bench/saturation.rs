@@ -6,19 +6,7 @@ use contract::facts::Received;
 use contract::queues::Request;
 
 use super::deployment::{Deployment, Each};
-use super::figures::{Known, Target};
 use super::{Round, WRITES, limit, per_second, real};
-
-const LOOPS: Known = Known::rate("loops", "loops, one string each").with(Target::OfTheLimit(1.0));
-
-const STRINGS: [(u64, Known); 2] = [
-    (16, Known::rate("strings_16", "strings, 16 in each loop")),
-    (64, Known::rate("strings_64", "strings, 64 in each loop").with(Target::OfTheLimit(3.0))),
-];
-
-const SYNC_LIMIT: Known = Known::rate("sync_limit", "sync_interval always: the limit");
-
-const SYNC_LOOPS: Known = Known::rate("sync_loops", "sync_interval always: loops, one string each");
 
 /// What is sent around, and by whom.
 #[derive(Clone, Copy, Debug)]
@@ -45,18 +33,18 @@ pub(super) async fn loops(round: &mut Round<'_>, limit: f64) -> anyhow::Result<R
     let load = Load { requests: round.sizes.requests, count: 1, generators: 1, sync: false };
     let run = run(round, load).await?;
     let loops = run.loops_per_second;
-    round.figures.add_rate(&LOOPS, loops, loops * real(WRITES) / limit);
+    round.figures.add_rate("loops", loops, loops * real(WRITES) / limit);
     Ok(run)
 }
 
 /// Measures loops with many strings.
 pub(super) async fn strings(round: &mut Round<'_>, limit: f64) -> anyhow::Result<()> {
-    for (count, known) in STRINGS {
+    for count in [16, 64] {
         // Fewer requests, because each takes longer.
         let requests = (round.sizes.requests * 3 / (count + 3)).max(100);
         let run = run(round, Load { requests, count, generators: 1, sync: false }).await?;
         let strings = run.loops_per_second * real(count);
-        round.figures.add_rate(&known, strings, strings / limit);
+        round.figures.add_rate(&format!("strings_{count}"), strings, strings / limit);
     }
     Ok(())
 }
@@ -64,10 +52,10 @@ pub(super) async fn strings(round: &mut Round<'_>, limit: f64) -> anyhow::Result
 /// Measures the same on a broker that has each write on the disk before it confirms it.
 pub(super) async fn sync(round: &mut Round<'_>) -> anyhow::Result<()> {
     let limit = limit::best(round, true, round.sizes.sync_publishes).await?;
-    round.figures.add_rate(&SYNC_LIMIT, limit, 1.0);
+    round.figures.add_rate("sync_limit", limit, 1.0);
     let load = Load { requests: round.sizes.sync_requests, count: 1, generators: 1, sync: true };
     let loops = run(round, load).await?.loops_per_second;
-    round.figures.add_rate(&SYNC_LOOPS, loops, loops * real(WRITES) / limit);
+    round.figures.add_rate("sync_loops", loops, loops * real(WRITES) / limit);
     Ok(())
 }
 
@@ -83,12 +71,9 @@ pub(super) async fn run(round: &mut Round<'_>, load: Load) -> anyhow::Result<Run
         ("REQUEST_TOTAL", &total),
         ("STRING_COUNT", &count),
     ])?;
-    deployment.received(load.requests).await?;
-    let processor = deployment.processor();
-    round.note_peak(deployment.peak);
-    deployment.audit(load.requests).await?;
+    deployment.received(load.requests, round).await?;
     let first: Request = deployment.first().await?;
     let last: Received = deployment.last().await?;
     let taken = last.received_at.duration_since(first.requested_at).unsigned_abs();
-    Ok(Run { loops_per_second: per_second(load.requests, taken), processor })
+    Ok(Run { loops_per_second: per_second(load.requests, taken), processor: deployment.processor })
 }

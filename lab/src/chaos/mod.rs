@@ -171,7 +171,7 @@ pub async fn chaos(
     }
     brokers.stop().await?;
     let report = Report::new(plan, timeline.into_moments(), outcome, &poisoned, failures);
-    if report.is_clean() {
+    if report.clean {
         std::fs::remove_dir_all(&directory)
             .with_context(|| format!("cannot remove {}", directory.display()))?;
     }

@@ -27,7 +27,8 @@ pub struct Outcome {
 /// What was done, and what came of it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
-    /// Whether all promises were kept.
+    /// Whether all promises were kept: nothing lost, nothing doubled, the queues drained, no healthy message
+    /// among the dead letters and all garbage there, and no service that failed.
     pub clean: bool,
     /// The schedule that was followed.
     pub plan: Plan,
@@ -77,13 +78,6 @@ impl Report {
         failures.extend(missing.map(|id| format!("garbage that is no dead letter: {id}")));
         let (clean, garbage) = (failures.is_empty(), garbage.len());
         Self { clean, plan, timeline, outcome, garbage, failures }
-    }
-
-    /// Whether all promises were kept: nothing lost, nothing doubled, the queues drained, no
-    /// healthy message among the dead letters and all garbage there, and no service that failed.
-    #[must_use]
-    pub fn is_clean(&self) -> bool {
-        self.clean
     }
 }
 
@@ -136,7 +130,7 @@ mod tests {
     fn all_promises_are_kept_where_only_garbage_is_among_the_dead_letters() {
         let outcome = Outcome { dead_letters: vec![letter("garbage")], ..outcome() };
         let report = judge(outcome, &["garbage"], &[]);
-        assert!(report.is_clean(), "{report}");
+        assert!(report.clean, "{report}");
         assert!(report.to_string().ends_with("All promises were kept."), "{report}");
     }
 
@@ -160,7 +154,7 @@ mod tests {
             (outcome(), &[], &["a broker has ended"], "a broker has ended"),
         ] {
             let report = judge(outcome, garbage, failures);
-            assert!(!report.is_clean(), "{report}");
+            assert!(!report.clean, "{report}");
             assert!(report.to_string().contains(sign), "{sign}: {report}");
             assert!(report.to_string().ends_with("Promises were broken."), "{report}");
         }

@@ -16,7 +16,7 @@ use testkit::side::Side;
 
 use super::plan::{Act, Cast, Fault, Member, Target};
 use super::timeline::Timeline;
-use crate::replica::{Replica, share};
+use crate::replica::{Replica, WATCH, share};
 
 /// How long a healthy network takes, in each direction. Without it, almost nothing would be on its way
 /// when something is killed: on one machine an answer takes microseconds.
@@ -99,7 +99,8 @@ impl<'a> Stage<'a> {
         let urls: Vec<String> =
             equipment.brokers.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
         let settings = equipment.settings(urls.join(","));
-        let watch = Replica::start_watch(&equipment.programs, &equipment.directory, settings)?;
+        let Equipment { programs, directory, .. } = equipment;
+        let watch = Replica::start(&programs.decoupled, &WATCH, "declare", directory, settings)?;
         let (slots, leaving, failures) = (BTreeMap::new(), Vec::new(), Vec::new());
         let mut stage = Self { equipment, cast, timeline, slots, rate, watch, leaving, failures };
         for side in Side::ALL {
@@ -121,9 +122,7 @@ impl<'a> Stage<'a> {
             }
             (Act::Stop, Target::Replica(member)) => self.stop(member)?,
             (Act::Pause, Target::Replica(member)) => {
-                if let Some(replica) = &self.slot(member)?.replica {
-                    replica.process.pause()?;
-                }
+                self.slot(member)?.replica.as_ref().map_or(Ok(()), |it| it.process.pause())?;
             }
             (Act::Cut, Target::Replica(member)) => self.each_way(member, Proxy::cut)?,
             (Act::Hang, Target::Replica(member)) => self.each_way(member, Proxy::hang)?,
@@ -140,10 +139,9 @@ impl<'a> Stage<'a> {
         match (fault.act, fault.to) {
             (Act::Scale, Target::Side(side)) => self.scale(side, self.cast.of(side)).await,
             (Act::Kill | Act::Stop, Target::Replica(member)) => self.launch(member).await,
-            (Act::Pause, Target::Replica(member)) => match &self.slot(member)?.replica {
-                Some(replica) => replica.process.resume(),
-                None => Ok(()),
-            },
+            (Act::Pause, Target::Replica(member)) => {
+                self.slot(member)?.replica.as_ref().map_or(Ok(()), |it| it.process.resume())
+            }
             (Act::Cut | Act::Hang | Act::Slow, Target::Replica(member)) => {
                 self.each_way(member, |way| way.slow(LATENCY))
             }
@@ -231,7 +229,8 @@ impl<'a> Stage<'a> {
         let urls = slot.network.iter().map(Proxy::url).collect::<Vec<_>>().join(",");
         let settings = equipment.settings(urls).into_iter().chain([("REQUEST_RATE", rate)]);
         let Equipment { programs, directory, .. } = equipment;
-        slot.replica = Some(Replica::start(programs, member.side, name, directory, settings)?);
+        let program = programs.of(member.side);
+        slot.replica = Some(Replica::start(program, &[], name, directory, settings)?);
         Ok(())
     }
 

@@ -18,7 +18,6 @@ use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use workqueue::{Connection, NatsSettings};
 
-use page::Page;
 use replicas::Replicas;
 use screen::Screen;
 
@@ -69,12 +68,12 @@ pub async fn up(settings: &UpSettings, stop: &CancellationToken) -> anyhow::Resu
     let url = brokers.url();
     let mut replicas = Replicas::start(&programs, settings, &brokers, &directory)?;
     let copies = brokers.copies().to_string();
-    let mut page = Page::start(&programs, &url, &copies, &directory).await?;
+    let (addr, mut gateway) = page::start(&programs, &url, &copies, &directory).await?;
     let connection = observe::connect(&NatsSettings::at(&url), "lab up").await?;
     let verb = if brokers.len() == 1 { "broker is" } else { "brokers are" };
-    println!("The page is at {}", page.url());
+    println!("The page is at http://{addr}/");
     println!("The {verb} at {url}; logs and queues are in {}\n", from_here(&directory));
-    println!("{}", hints::what_to_try(&brokers, &programs, &replicas, page.addr));
+    println!("{}", hints::what_to_try(&brokers, &programs, &replicas, addr));
 
     show(settings, &connection, &mut brokers, &mut replicas, stop).await?;
 
@@ -83,7 +82,8 @@ pub async fn up(settings: &UpSettings, stop: &CancellationToken) -> anyhow::Resu
     println!("The verdict:\n");
     let verdict = audit(connection.context(), LAST_WAIT).await?;
     println!("{verdict}");
-    page.stop().await?;
+    // It has nothing to finish.
+    gateway.process.kill().await?;
     // Whoever has killed a broker may have started it again, where its files still are.
     let all_are_ours = brokers.all_run()?;
     brokers.stop().await?;

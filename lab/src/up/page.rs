@@ -5,51 +5,32 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::bail;
-use testkit::process::Process;
 use testkit::programs::Programs;
-use tokio::process::Command;
 use tokio::time::{Instant, sleep};
+
+use crate::replica::Replica;
 
 /// How long the gateway may take to say where it listens, and how often to read its log.
 const START_TIMEOUT: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(10);
 
-/// The gateway. It is killed when this is dropped.
-pub(super) struct Page {
-    pub(super) addr: SocketAddr,
-    process: Process,
-}
-
-impl Page {
-    /// Starts the gateway of the brokers at this address, on its usual port or a free one. It may replay
-    /// dead letters: whoever is on this machine may do that anyway.
-    pub(super) async fn start(
-        programs: &Programs,
-        url: &str,
-        copies: &str,
-        directory: &Path,
-    ) -> anyhow::Result<Self> {
-        let mut command = Command::new(&programs.gateway);
-        command.env("LOG_FORMAT", "pretty").env("NATS_URL", url).env("REPLAY", "on");
-        command.env("REPLICAS", copies).env("INSTANCE", "gateway");
-        let mut process = Process::spawn(command, directory.join("gateway.log"))?;
-        let until = Instant::now() + START_TIMEOUT;
-        while Instant::now() < until && matches!(process.try_wait(), Ok(None)) {
-            if let Some(addr) = process.logged_addr("gateway listens addr=") {
-                return Ok(Self { addr, process });
-            }
-            sleep(POLL).await;
+/// Starts the gateway of the brokers at this address, on its usual port or a free one, and gives the address
+/// where it listens. It may replay dead letters: on this machine that is open to everyone anyway.
+pub(super) async fn start(
+    programs: &Programs,
+    url: &str,
+    copies: &str,
+    directory: &Path,
+) -> anyhow::Result<(SocketAddr, Replica)> {
+    let settings = [("NATS_URL", url), ("REPLICAS", copies), ("REPLAY", "on")];
+    let mut gateway = Replica::start(&programs.gateway, &[], "gateway", directory, settings)?;
+    let process = &mut gateway.process;
+    let until = Instant::now() + START_TIMEOUT;
+    while Instant::now() < until && matches!(process.try_wait(), Ok(None)) {
+        if let Some(addr) = process.logged_addr("gateway listens addr=") {
+            return Ok((addr, gateway));
         }
-        bail!("the gateway does not say where it listens:\n{}", process.log_text())
+        sleep(POLL).await;
     }
-
-    /// Where a browser finds it.
-    pub(super) fn url(&self) -> String {
-        format!("http://{}/", self.addr)
-    }
-
-    /// Stops it. It has nothing to finish.
-    pub(super) async fn stop(&mut self) -> anyhow::Result<()> {
-        self.process.kill().await.map(drop)
-    }
+    bail!("the gateway does not say where it listens:\n{}", process.log_text())
 }

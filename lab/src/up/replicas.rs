@@ -7,7 +7,7 @@ use testkit::programs::Programs;
 use testkit::side::Side;
 
 use super::UpSettings;
-use crate::replica::{Replica, share};
+use crate::replica::{Replica, WATCH, share};
 
 /// All replicas of both sides, and what keeps the topology for them.
 #[derive(Debug)]
@@ -34,13 +34,13 @@ impl Replicas {
             (1..=count)
                 .map(|number| {
                     let name = format!("{side}-{number}");
-                    Replica::start(programs, side, name, directory, settings)
+                    Replica::start(programs.of(side), &[], name, directory, settings)
                 })
                 .collect::<Result<Vec<_>, _>>()
         };
         let generators = start(Side::Generator, generators)?;
         let requestors = start(Side::Requestor, requestors)?;
-        let watch = Replica::start_watch(programs, directory, settings)?;
+        let watch = Replica::start(&programs.decoupled, &WATCH, "declare", directory, settings)?;
         Ok(Self { requestors, generators, watch })
     }
 

@@ -4,13 +4,11 @@
 use std::io::{self, IsTerminal};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use jiff::Timestamp;
-
 use observe::Snapshot;
-use observe::snapshot::LastRequest;
+use observe::snapshot::{LastRequest, shortened};
 
 /// How many characters a bar has.
-const BAR: u64 = 24;
+const BAR: usize = 24;
 
 /// How many messages fill a bar, at the least: so that a few look like few.
 const SMALLEST_SCALE: u64 = 100;
@@ -58,13 +56,7 @@ pub(super) fn picture(snapshot: &Snapshot, replicas: &str) -> String {
         String::new(),
         format!(
             "  {:<15} {:<BAR$}  {:>8} {:>9} {:>7} {:>7}",
-            "queue",
-            "",
-            "waiting",
-            "in flight",
-            "in/s",
-            "out/s",
-            BAR = usize::try_from(BAR).unwrap_or_default()
+            "queue", "", "waiting", "in flight", "in/s", "out/s"
         ),
     ];
     // All bars have one scale, so that they can be compared.
@@ -122,41 +114,23 @@ pub(super) fn summary(snapshot: &Snapshot) -> String {
 
 fn bar(in_flight: u64, waiting: u64, scale: u64) -> String {
     // What is there shows, however little it is.
-    let cells = |count: u64| (count * BAR).div_ceil(scale).min(BAR);
+    let cells = |count: u64| (count * BAR as u64).div_ceil(scale);
+    let cells = |count| usize::try_from(cells(count)).unwrap_or(BAR).min(BAR);
     let worked_on = cells(in_flight);
-    let all = cells(in_flight + waiting).max(worked_on);
-    (0..BAR)
-        .map(|cell| {
-            if cell < worked_on {
-                '▓'
-            } else if cell < all {
-                '░'
-            } else {
-                '·'
-            }
-        })
-        .collect()
+    let waits = cells(in_flight + waiting).saturating_sub(worked_on);
+    format!("{:·<BAR$}", "▓".repeat(worked_on) + &"░".repeat(waits))
 }
 
 fn row(request: &LastRequest) -> String {
     let or_none = |name: &Option<String>| name.clone().unwrap_or_else(|| "…".to_owned());
     format!(
         "  {:<18} {}    {:<15} {:<15} {:<15}",
-        request.string.as_ref().map_or_else(|| "…".to_owned(), |string| shortened(string)),
-        time(request.requested_at),
+        request.string.as_ref().map_or_else(|| "…".to_owned(), |string| shortened(string, STRING)),
+        request.requested_at.strftime("%H:%M:%S%.3f"),
         or_none(&request.generator),
         or_none(&request.stored_by),
         or_none(&request.marked_by),
     )
-}
-
-fn shortened(string: &str) -> String {
-    if string.len() <= STRING { string.to_owned() } else { format!("{}…", &string[..STRING]) }
-}
-
-/// The time of the day, to the millisecond.
-fn time(timestamp: Timestamp) -> String {
-    timestamp.strftime("%H:%M:%S%.3f").to_string()
 }
 
 #[cfg(test)]

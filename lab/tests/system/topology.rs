@@ -187,7 +187,7 @@ async fn a_consumer_that_goes_missing_is_declared_again() {
 
 #[tokio::test]
 async fn a_broker_without_jetstream_is_named() {
-    let options = BrokerOptions { jetstream: false, ..BrokerOptions::default() };
+    let options = BrokerOptions { without_jetstream: true, ..BrokerOptions::default() };
     let broker = Broker::start(options).await.unwrap();
     let directory = tempfile::tempdir().unwrap();
     let log = directory.path().join("log");

@@ -1,12 +1,10 @@
 //! What was seen of each request, and what follows from it. No input and no output.
 
 use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
-use contract::Strings;
-use contract::facts::Received;
+use contract::facts::{REQUESTED, Received, STORED};
 use contract::queues::{Acknowledgment, Request};
 use jiff::{SignedDuration, Timestamp};
 use workqueue::{Bucket, Fact};
@@ -21,11 +19,6 @@ pub(super) struct Revisions {
 }
 
 impl Revisions {
-    fn write(&mut self, strings: u64) {
-        self.strings = Some(strings);
-        self.written += 1;
-    }
-
     fn stands(&self) -> bool {
         self.strings.is_some()
     }
@@ -38,8 +31,8 @@ pub(super) struct Seen {
     requested: Revisions,
     stored: Revisions,
     received: Revisions,
-    in_a_queue: bool,
-    dead_letter: bool,
+    pub(super) in_a_queue: bool,
+    pub(super) dead_letter: bool,
 }
 
 /// How a request stands.
@@ -65,40 +58,33 @@ pub(super) enum Standing {
 impl Seen {
     /// Notes a revision of a fact. A body that is no fact differs from every one that is.
     pub(super) fn note_fact(&mut self, bucket: Bucket, body: &[u8]) {
-        use contract::facts::{RECEIVED, REQUESTED, STORED};
-        if bucket == REQUESTED {
-            let request = Request::decode_fact(body);
-            self.requested_at = request.map(|request| request.requested_at).or(self.requested_at);
-            self.requested.write(digest(body));
+        let (requested_at, strings) = if bucket == REQUESTED {
+            (Request::from_body(body).ok().map(|request| request.requested_at), None)
         } else if bucket == STORED {
-            let stored = Acknowledgment::decode_fact(body);
-            let digest = stored.as_ref().map_or_else(|| digest(body), |fact| of(&fact.values));
-            self.requested_at = self.requested_at.or(stored.map(|stored| stored.requested_at));
-            self.stored.write(digest);
-        } else if bucket == RECEIVED {
-            let received = Received::decode_fact(body);
-            self.received.write(received.map_or_else(|| digest(body), |fact| of(&fact.values)));
-        }
+            let stored = Acknowledgment::from_body(body).ok();
+            stored.map(|stored| (stored.requested_at, stored.values)).unzip()
+        } else {
+            (None, Received::from_body(body).ok().map(|received| received.values))
+        };
+        self.requested_at = self.requested_at.or(requested_at);
+        let revisions = self.revisions(bucket);
+        revisions.strings = Some(strings.map_or_else(|| digest(body), |strings| digest(&strings)));
+        revisions.written += 1;
     }
 
-    /// Notes that somebody removed a fact by hand.
+    /// Notes that a fact was removed by hand.
     pub(super) fn note_removal(&mut self, bucket: Bucket) {
-        use contract::facts::{RECEIVED, REQUESTED, STORED};
+        self.revisions(bucket).strings = None;
+    }
+
+    fn revisions(&mut self, bucket: Bucket) -> &mut Revisions {
         if bucket == REQUESTED {
-            self.requested.strings = None;
+            &mut self.requested
         } else if bucket == STORED {
-            self.stored.strings = None;
-        } else if bucket == RECEIVED {
-            self.received.strings = None;
+            &mut self.stored
+        } else {
+            &mut self.received
         }
-    }
-
-    pub(super) fn note_queue(&mut self) {
-        self.in_a_queue = true;
-    }
-
-    pub(super) fn note_dead_letter(&mut self) {
-        self.dead_letter = true;
     }
 
     /// How the request stands, where the promises hold for `facts_max_age` from the asking.
@@ -126,19 +112,6 @@ impl Seen {
     }
 }
 
-/// A fact, if the body is one.
-trait DecodeFact: Fact {
-    fn decode_fact(body: &[u8]) -> Option<Self> {
-        Self::from_body(body).ok()
-    }
-}
-
-impl<F: Fact> DecodeFact for F {}
-
-fn of(strings: &Strings) -> u64 {
-    digest(strings)
-}
-
 /// So that a million answers fit into memory. Two that differ have the same digest once in
 /// 18,446,744,073,709,551,616 times.
 fn digest(value: &(impl Hash + ?Sized)) -> u64 {
@@ -148,49 +121,13 @@ fn digest(value: &(impl Hash + ?Sized)) -> u64 {
 }
 
 /// What was seen of all requests, by the id that their subjects and keys name.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Ledger(BTreeMap<String, Seen>);
-
-impl Ledger {
-    pub(super) fn entry(&mut self, id: &str) -> &mut Seen {
-        match self.0.entry(id.to_owned()) {
-            Entry::Occupied(seen) => seen.into_mut(),
-            Entry::Vacant(place) => place.insert(Seen::default()),
-        }
-    }
-
-    /// Puts what was seen on a second look in the place of the first.
-    pub(super) fn replace(&mut self, id: String, seen: Seen) {
-        self.0.insert(id, seen);
-    }
-
-    /// What was seen of all requests that stand so.
-    pub(super) fn that_stand(
-        &self,
-        standing: Standing,
-        now: Timestamp,
-        facts_max_age: Duration,
-    ) -> Vec<(String, Seen)> {
-        let stands_so = |seen: &Seen| seen.standing(now, facts_max_age) == standing;
-        let found = self.0.iter().filter(|(_, seen)| stands_so(seen));
-        found.map(|(id, seen)| (id.clone(), seen.clone())).collect()
-    }
-
-    /// All requests with how they stand, in the order of their ids.
-    pub(super) fn standings(
-        &self,
-        now: Timestamp,
-        facts_max_age: Duration,
-    ) -> impl Iterator<Item = (&str, Standing)> {
-        self.0.iter().map(move |(id, seen)| (id.as_str(), seen.standing(now, facts_max_age)))
-    }
-}
+pub(super) type Ledger = BTreeMap<String, Seen>;
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use contract::Amount;
-    use contract::facts::{RECEIVED, REQUESTED, STORED};
+    use contract::facts::RECEIVED;
+    use contract::{Amount, Strings};
     use workqueue::JobId;
 
     const DAY: Duration = Duration::from_hours(24);
@@ -265,17 +202,17 @@ mod tests {
     fn a_queue_or_a_dead_letter_accounts_for_what_is_not_complete() {
         let mut seen = complete();
         seen.note_removal(RECEIVED);
-        seen.note_dead_letter();
+        seen.dead_letter = true;
         assert_eq!(standing(&seen), Standing::DeadLettered);
-        seen.note_queue();
+        seen.in_a_queue = true;
         assert_eq!(standing(&seen), Standing::Pending);
     }
 
     #[test]
     fn a_dead_letter_does_not_undo_what_is_complete() {
         let mut seen = complete();
-        seen.note_dead_letter();
-        seen.note_queue();
+        seen.dead_letter = true;
+        seen.in_a_queue = true;
         assert_eq!(standing(&seen), Standing::Complete);
     }
 

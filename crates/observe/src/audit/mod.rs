@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use async_nats::jetstream::Context;
-use contract::queues;
+use contract::{facts, queues};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::time::{Instant, sleep};
 use workqueue::Queue;
@@ -90,17 +90,24 @@ fn is_final(error: &anyhow::Error) -> bool {
 }
 
 async fn judge(nats: &Context) -> anyhow::Result<Verdict> {
-    let facts_max_age = topology::facts_max_age(nats, &contract::facts::ALL).await?;
-    let mut ledger = read::everything(nats).await?;
+    let facts_max_age = topology::facts_max_age(nats, &facts::ALL).await?;
+    let mut ledger = read::everything(nats, None).await?;
     // Requests are accepted while one reads, and messages move: nothing is called unasked or lost
     // before it was looked for again.
-    let accepted = async |id: &str, seen| read::accepted(nats, id, seen).await;
+    let accepted = async |id: &str, mut seen: Seen| {
+        read::read_fact(nats, facts::REQUESTED, id, &mut seen).await?;
+        Ok(seen)
+    };
     look_again(&mut ledger, Standing::Unasked, facts_max_age, accepted).await?;
-    let anywhere = async |id: &str, _seen| read::one(nats, id).await;
+    let anywhere = async |id: &str, _seen| {
+        let seen = read::everything(nats, Some(id)).await?.remove(id);
+        Ok(seen.unwrap_or_default())
+    };
     look_again(&mut ledger, Standing::Lost, facts_max_age, anywhere).await?;
     let mut verdict = Verdict::default();
-    for (id, standing) in ledger.standings(workqueue::now(), facts_max_age) {
-        verdict.count(id, standing);
+    let now = workqueue::now();
+    for (id, seen) in &ledger {
+        verdict.count(id, seen.standing(now, facts_max_age));
     }
     for queue in queues::ALL {
         verdict.redelivered.push(redelivered(nats, queue).await?);
@@ -115,8 +122,10 @@ async fn look_again(
     facts_max_age: Duration,
     look: impl AsyncFn(&str, Seen) -> anyhow::Result<Seen>,
 ) -> anyhow::Result<()> {
-    let suspects: Vec<(String, Seen)> =
-        ledger.that_stand(standing, workqueue::now(), facts_max_age);
+    let now = workqueue::now();
+    // Each is put back with what the second look has seen.
+    let suspects = ledger.extract_if(.., |_, seen| seen.standing(now, facts_max_age) == standing);
+    let suspects: Vec<(String, Seen)> = suspects.collect();
     let mut looks = stream::iter(suspects)
         .map(async |(id, seen)| {
             let seen = look(&id, seen).await?;
@@ -124,7 +133,7 @@ async fn look_again(
         })
         .buffer_unordered(SECOND_LOOKS);
     while let Some((id, seen)) = looks.try_next().await? {
-        ledger.replace(id, seen);
+        ledger.insert(id, seen);
     }
     Ok(())
 }

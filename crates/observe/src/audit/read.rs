@@ -21,52 +21,41 @@ const PATIENCE: Duration = Duration::from_mins(1);
 /// The header by which a key-value bucket says that a key was removed.
 const OPERATION: &str = "KV-Operation";
 
-/// Reads all there is, in the order in which a request passes through it: what moves on while this
-/// reads is seen later, where it has come to. Only what moves backward can be missed, which is why
-/// there is a second look.
-pub(super) async fn everything(nats: &Context) -> anyhow::Result<Ledger> {
-    let mut ledger = Ledger::default();
+/// Reads all there is, or all of one request, in the order in which a request passes through it: what
+/// moves on while this reads is seen later, where it has come to. Only what moves backward can be missed,
+/// which is why there is a second look.
+pub(super) async fn everything(nats: &Context, id: Option<&str>) -> anyhow::Result<Ledger> {
+    let mut ledger = Ledger::new();
     let [requests, responses, acknowledgments] = queues::ALL;
-    read_facts(nats, facts::REQUESTED, &mut ledger).await?;
-    read_queue(nats, requests, &mut ledger).await?;
-    read_queue(nats, responses, &mut ledger).await?;
-    read_facts(nats, facts::STORED, &mut ledger).await?;
-    read_queue(nats, acknowledgments, &mut ledger).await?;
-    read_facts(nats, facts::RECEIVED, &mut ledger).await?;
-    for id in keys(nats, dead_letters::STREAM, dead_letters::SUBJECTS, dead_letters::key).await? {
-        ledger.entry(&id).note_dead_letter();
+    read_facts(nats, facts::REQUESTED, id, &mut ledger).await?;
+    read_queue(nats, requests, id, &mut ledger).await?;
+    read_queue(nats, responses, id, &mut ledger).await?;
+    read_facts(nats, facts::STORED, id, &mut ledger).await?;
+    read_queue(nats, acknowledgments, id, &mut ledger).await?;
+    read_facts(nats, facts::RECEIVED, id, &mut ledger).await?;
+    let all = || dead_letters::SUBJECTS.to_owned();
+    let subjects = id.map_or_else(all, |id| dead_letters::subject("*", id));
+    for id in keys(nats, dead_letters::STREAM, &subjects, dead_letters::key).await? {
+        ledger.entry(id).or_default().dead_letter = true;
     }
     Ok(ledger)
 }
 
-/// Adds to what was seen of one request whether it was accepted.
-pub(super) async fn accepted(nats: &Context, id: &str, mut seen: Seen) -> anyhow::Result<Seen> {
-    read_fact(nats, facts::REQUESTED, id, &mut seen).await?;
-    Ok(seen)
-}
-
-/// Reads what there is of one request, in the same order.
-pub(super) async fn one(nats: &Context, id: &str) -> anyhow::Result<Seen> {
-    let mut seen = Seen::default();
-    let [requests, responses, acknowledgments] = queues::ALL;
-    read_fact(nats, facts::REQUESTED, id, &mut seen).await?;
-    look_into_queue(nats, requests, id, &mut seen).await?;
-    look_into_queue(nats, responses, id, &mut seen).await?;
-    read_fact(nats, facts::STORED, id, &mut seen).await?;
-    look_into_queue(nats, acknowledgments, id, &mut seen).await?;
-    read_fact(nats, facts::RECEIVED, id, &mut seen).await?;
-    let subject = dead_letters::subject("*", id);
-    if !keys(nats, dead_letters::STREAM, &subject, dead_letters::key).await?.is_empty() {
-        seen.note_dead_letter();
+/// Reads all revisions of all facts of a bucket, up to the last one that is there now; or the fact about
+/// one request.
+async fn read_facts(
+    nats: &Context,
+    bucket: Bucket,
+    id: Option<&str>,
+    ledger: &mut Ledger,
+) -> anyhow::Result<()> {
+    if let Some(id) = id {
+        return read_fact(nats, bucket, id, ledger.entry(id.to_owned()).or_default()).await;
     }
-    Ok(seen)
-}
-
-/// Reads all revisions of all facts of a bucket, up to the last one that is there now.
-async fn read_facts(nats: &Context, bucket: Bucket, ledger: &mut Ledger) -> anyhow::Result<()> {
     reading::each(nats, bucket.stream, &bucket.subjects(), |_, message| {
         if let Some(key) = bucket.key(&message.subject) {
-            note(ledger.entry(key), bucket, message.headers.as_ref(), &message.payload);
+            let seen = ledger.entry(key.to_owned()).or_default();
+            note(seen, bucket, message.headers.as_ref(), &message.payload);
         }
     })
     .await
@@ -74,7 +63,7 @@ async fn read_facts(nats: &Context, bucket: Bucket, ledger: &mut Ledger) -> anyh
 
 /// Reads the fact about one request. Of several revisions it sees the last: there were several
 /// when all was read, or there are not.
-async fn read_fact(
+pub(super) async fn read_fact(
     nats: &Context,
     bucket: Bucket,
     id: &str,
@@ -96,22 +85,15 @@ fn note(seen: &mut Seen, bucket: Bucket, headers: Option<&HeaderMap>, body: &[u8
     }
 }
 
-async fn read_queue(nats: &Context, queue: Queue, ledger: &mut Ledger) -> anyhow::Result<()> {
-    for id in keys(nats, queue.stream, &queue.subjects(), |subject| queue.key(subject)).await? {
-        ledger.entry(&id).note_queue();
-    }
-    Ok(())
-}
-
-async fn look_into_queue(
+async fn read_queue(
     nats: &Context,
     queue: Queue,
-    id: &str,
-    seen: &mut Seen,
+    id: Option<&str>,
+    ledger: &mut Ledger,
 ) -> anyhow::Result<()> {
-    let subject = queue.subject_of(id);
-    if !keys(nats, queue.stream, &subject, |subject| queue.key(subject)).await?.is_empty() {
-        seen.note_queue();
+    let subjects = id.map_or_else(|| queue.subjects(), |id| queue.subject_of(id));
+    for id in keys(nats, queue.stream, &subjects, |subject| queue.key(subject)).await? {
+        ledger.entry(id).or_default().in_a_queue = true;
     }
     Ok(())
 }

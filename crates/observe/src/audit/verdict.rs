@@ -72,29 +72,26 @@ impl Verdict {
     pub(super) fn count(&mut self, id: &str, standing: Standing) {
         let accepted = !matches!(standing, Standing::Unasked | Standing::TooOld);
         self.requested += usize::from(accepted);
-        match standing {
-            Standing::Complete => self.complete += 1,
-            Standing::Pending => self.pending += 1,
-            Standing::DeadLettered => {
-                self.dead_lettered += 1;
-                self.ids.dead_lettered.push(id.to_owned());
-            }
-            Standing::Lost => {
-                self.lost += 1;
-                self.ids.lost.push(id.to_owned());
-            }
-            Standing::Doubled => {
-                self.doubled += 1;
-                self.ids.doubled.push(id.to_owned());
-            }
-            Standing::Unasked => self.unasked += 1,
-            Standing::TooOld => self.too_old += 1,
+        let ids = &mut self.ids;
+        let (count, ids) = match standing {
+            Standing::Complete => (&mut self.complete, None),
+            Standing::Pending => (&mut self.pending, None),
+            Standing::DeadLettered => (&mut self.dead_lettered, Some(&mut ids.dead_lettered)),
+            Standing::Lost => (&mut self.lost, Some(&mut ids.lost)),
+            Standing::Doubled => (&mut self.doubled, Some(&mut ids.doubled)),
+            Standing::Unasked => (&mut self.unasked, None),
+            Standing::TooOld => (&mut self.too_old, None),
+        };
+        *count += 1;
+        if let Some(ids) = ids {
+            ids.push(id.to_owned());
         }
     }
 }
 
 impl fmt::Display for Verdict {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let redelivered = usize::try_from(self.redeliveries()).unwrap_or(usize::MAX);
         let rows = [
             ("requested", self.requested, "accepted by the queue"),
             ("complete", self.complete, "stored, and received with the same strings"),
@@ -102,29 +99,19 @@ impl fmt::Display for Verdict {
             ("dead-lettered", self.dead_lettered, "given up, each with its reason"),
             ("lost", self.lost, "accepted, and nowhere"),
             ("doubled", self.doubled, "two results, or one that was changed"),
+            (
+                "redelivered",
+                redelivered,
+                "deliveries beyond the first; a killed broker forgets some",
+            ),
         ];
-        for (word, count, meaning) in rows {
+        let rare = [
+            ("unasked", self.unasked, "in the system without having been accepted: no error"),
+            ("too old", self.too_old, "older than FACTS_MAX_AGE: not judged"),
+        ];
+        let rare = rare.into_iter().filter(|(_, count, _)| *count > 0);
+        for (word, count, meaning) in rows.into_iter().chain(rare) {
             writeln!(formatter, "  {word:<14}{count:>10}   {meaning}")?;
-        }
-        let redelivered = self.redeliveries();
-        writeln!(
-            formatter,
-            "  {:<14}{redelivered:>10}   deliveries beyond the first; a killed broker forgets some",
-            "redelivered"
-        )?;
-        if self.unasked > 0 {
-            writeln!(
-                formatter,
-                "  {:<14}{:>10}   in the system without having been accepted: no error",
-                "unasked", self.unasked
-            )?;
-        }
-        if self.too_old > 0 {
-            writeln!(
-                formatter,
-                "  {:<14}{:>10}   older than FACTS_MAX_AGE: not judged",
-                "too old", self.too_old
-            )?;
         }
         for (word, ids) in [
             ("lost", &self.ids.lost),

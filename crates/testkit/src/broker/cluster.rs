@@ -1,18 +1,23 @@
 //! One broker, or a cluster of several: each can be killed and comes back.
 
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use futures_util::future::try_join_all;
 use serde_json::Value;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
-use super::{Broker, BrokerOptions, Membership, monitor};
+use super::{Broker, BrokerOptions, Membership};
+use crate::http;
 
 /// How long the members of a cluster may take to agree. An election alone takes up to nine seconds,
 /// and there may be several in turn.
 const LIMIT: Duration = Duration::from_mins(1);
+
+/// How long an answer may take. A paused server takes connections, and says nothing.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
 const PAUSE: Duration = Duration::from_millis(50);
 
@@ -112,10 +117,8 @@ impl Brokers {
     ///
     /// Where one has not ended after 30 seconds.
     pub async fn stop(&mut self) -> anyhow::Result<()> {
-        for broker in &mut self.brokers {
-            if broker.runs()? {
-                broker.stop().await?;
-            }
+        for broker in self.running()? {
+            broker.stop().await?;
         }
         Ok(())
     }
@@ -148,12 +151,7 @@ impl Brokers {
     ///
     /// Where the operating system refuses to say.
     pub fn all_run(&mut self) -> anyhow::Result<bool> {
-        for broker in &mut self.brokers {
-            if !broker.runs()? {
-                return Ok(false);
-            }
-        }
-        Ok(true)
+        Ok(self.running()?.len() == self.len())
     }
 
     /// Which of them leads the stream now, if any does: the one that says so itself, since the
@@ -176,6 +174,16 @@ impl Brokers {
         answers.pop().context("there is no broker")?.map(|_| None)
     }
 
+    fn running(&mut self) -> anyhow::Result<Vec<&mut Broker>> {
+        let mut running = Vec::new();
+        for broker in &mut self.brokers {
+            if broker.runs()? {
+                running.push(broker);
+            }
+        }
+        Ok(running)
+    }
+
     fn broker(&mut self, index: usize) -> anyhow::Result<&mut Broker> {
         self.brokers.get_mut(index).with_context(|| format!("there is no broker {index}"))
     }
@@ -184,12 +192,7 @@ impl Brokers {
     /// with, and fewer than half of a cluster never agree on anything.
     async fn agree(&mut self) -> anyhow::Result<()> {
         let count = self.len();
-        let mut running = Vec::new();
-        for broker in &mut self.brokers {
-            if broker.runs()? {
-                running.push(&*broker);
-            }
-        }
+        let running = self.running()?;
         if count == 1 || running.len() <= count / 2 {
             return Ok(());
         }
@@ -221,7 +224,7 @@ fn form_cluster(brokers: &mut [Broker], names: Vec<String>) -> anyhow::Result<()
 }
 
 /// Whether all of these brokers are healthy, and known to be by the one that leads them.
-async fn agreed(brokers: &[&Broker]) -> anyhow::Result<()> {
+async fn agreed(brokers: &[&mut Broker]) -> anyhow::Result<()> {
     let mut known = 0;
     for broker in brokers {
         let health = broker.ask("/healthz").await?;
@@ -244,9 +247,14 @@ impl Broker {
         self.membership.as_ref().map_or("broker", |membership| &membership.name)
     }
 
+    /// What its monitor answers to a question such as `/healthz`.
     async fn ask(&self, path: &str) -> anyhow::Result<Value> {
-        let answer = monitor::get(self.ports.monitor, path).await;
-        answer.with_context(|| format!("{} does not answer", self.name()))
+        let what = || format!("the monitor of {} says nothing to {path}", self.name());
+        let addr = (Ipv4Addr::LOCALHOST, self.ports.monitor).into();
+        // One that is not well says so with another status, and in the body why.
+        let answer = timeout(ANSWER_LIMIT, http::get(addr, path)).await;
+        let (_status, body) = answer.with_context(what)?.with_context(what)?;
+        serde_json::from_str(&body).with_context(|| format!("{}, but: {body}", what()))
     }
 
     /// Whether it leads this stream, as far as it knows. One on its own leads all that it has.

@@ -2,7 +2,6 @@
 
 use std::env;
 use std::ffi::OsStr;
-use std::fmt;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -25,7 +24,7 @@ const HINT: &str = "install nats-server 2.12 or later so that it is on the PATH 
 const REQUIREMENTS: &str = include_str!("../../nats-server.txt");
 
 /// The oldest version with all that the system asks of a broker.
-const OLDEST: Version = Version { major: 2, minor: 12 };
+const OLDEST: Version = (2, 12);
 
 /// A `nats-server` that is recent enough: the one that `LAB_NATS_SERVER` names; else the first
 /// such on the `PATH`; else the pinned one, which is installed below the build directory if it is
@@ -75,39 +74,29 @@ fn recent_enough(program: &Path) -> anyhow::Result<()> {
     let output = Command::new(program).arg("--version").stdin(Stdio::null()).output();
     let output = output.with_context(|| format!("cannot run {}", program.display()))?;
     let text = String::from_utf8_lossy(&output.stdout);
-    let version = Version::printed(&text).with_context(|| {
+    let version = printed_version(&text).with_context(|| {
         format!("{} --version prints no version, but: {}", program.display(), text.trim())
     })?;
     ensure!(
         version >= OLDEST,
-        "{} is of version {version}, and {OLDEST} is the oldest that will do",
-        program.display()
+        "{} is of version {}.{}, and {}.{} is the oldest that will do",
+        program.display(),
+        version.0,
+        version.1,
+        OLDEST.0,
+        OLDEST.1
     );
     Ok(())
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Version {
-    major: u32,
-    minor: u32,
-}
+/// The major and the minor number of a version.
+type Version = (u32, u32);
 
-impl Version {
-    /// The version in what the program prints about itself: `nats-server: v2.15.1`.
-    fn printed(text: &str) -> Option<Self> {
-        let numbers = text.trim().strip_prefix("nats-server: v")?;
-        let mut numbers = numbers.split('.').map(str::parse);
-        let (Some(Ok(major)), Some(Ok(minor))) = (numbers.next(), numbers.next()) else {
-            return None;
-        };
-        Some(Self { major, minor })
-    }
-}
-
-impl fmt::Display for Version {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}.{}", self.major, self.minor)
-    }
+/// The version in what the program prints about itself: `nats-server: v2.15.1`.
+fn printed_version(text: &str) -> Option<Version> {
+    let numbers = text.trim().strip_prefix("nats-server: v")?;
+    let mut numbers = numbers.split('.').map(|number| number.parse().ok());
+    Some((numbers.next()??, numbers.next()??))
 }
 
 /// The pinned program below this directory, which is installed there if it is missing.
@@ -195,7 +184,7 @@ mod tests {
 
     #[test]
     fn versions_are_compared_as_numbers() {
-        let version = |text| Version::printed(text);
+        let version = |text| printed_version(text);
         assert!(version("nats-server: v2.9.10") < Some(OLDEST));
         assert_eq!(version("nats-server: v2.12.0-RC.1\n"), Some(OLDEST));
         assert!(version("nats-server: v2.15.1\n") > Some(OLDEST));
@@ -229,7 +218,7 @@ mod tests {
 
     #[test]
     fn the_pinned_version_is_recent_enough() {
-        let version = Version::printed(&format!("nats-server: v{}", pinned_version().unwrap()));
+        let version = printed_version(&format!("nats-server: v{}", pinned_version().unwrap()));
         assert!(version >= Some(OLDEST));
     }
 }

@@ -3,7 +3,6 @@
 
 mod cluster;
 mod find;
-mod monitor;
 mod port;
 mod ready;
 
@@ -32,7 +31,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 const LOG_TAIL: usize = 25;
 
 /// How a broker is to be.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct BrokerOptions {
     /// The `nats-server` to run. By default the one that [`find()`] finds.
     pub binary: Option<PathBuf>,
@@ -41,8 +40,8 @@ pub struct BrokerOptions {
     /// Where the configuration, the log and all messages are kept. By default a temporary
     /// directory, which is removed with the broker.
     pub directory: Option<PathBuf>,
-    /// Whether the broker keeps messages (`JetStream`). Yes by default.
-    pub jetstream: bool,
+    /// Whether the broker keeps no messages: it has no `JetStream` then. It has one by default.
+    pub without_jetstream: bool,
     /// Whether each message is on the disk itself before it is confirmed, and so survives a loss
     /// of power. No by default, which is faster; a killed broker loses nothing either way.
     pub sync_always: bool,
@@ -56,21 +55,6 @@ pub struct BrokerOptions {
     /// later one counts, so that `jetstream { … }` here replaces the block that is written for
     /// [`Self::sync_always`]; the directory of the store is set outside of it, and stays.
     pub extra: String,
-}
-
-impl Default for BrokerOptions {
-    fn default() -> Self {
-        Self {
-            binary: None,
-            port: None,
-            directory: None,
-            jetstream: true,
-            sync_always: false,
-            base: String::new(),
-            environment: Vec::new(),
-            extra: String::new(),
-        }
-    }
 }
 
 /// A `nats-server` of the lab's own on 127.0.0.1. It is killed when this is dropped.
@@ -300,7 +284,7 @@ impl Broker {
         });
         let ports = ports.await?;
         // In a cluster there is none before most of the members run, which others wait for.
-        let jetstream = self.options.jetstream && self.membership.is_none();
+        let jetstream = !self.options.without_jetstream && self.membership.is_none();
         ready::unless_ended(process, async || ready::answers(ports.client, jetstream).await)
             .await?;
         Ok(ports)
@@ -322,7 +306,7 @@ impl Broker {
             port(self.ports.monitor),
             quoted(&self.ports_directory()),
         );
-        if self.options.jetstream {
+        if !self.options.without_jetstream {
             let sync = if self.options.sync_always { "always" } else { "2m" };
             let store = quoted(&self.directory);
             let _ = writeln!(text, "store_dir: {store}\njetstream {{ sync_interval: {sync} }}");

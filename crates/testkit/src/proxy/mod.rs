@@ -227,7 +227,7 @@ async fn connect(mut client: TcpStream, broker_port: u16, control: Arc<Control>)
     let Ok(mut broker) = TcpStream::connect((Ipv4Addr::LOCALHOST, broker_port)).await else {
         return;
     };
-    let _counted = Counted::new(&control);
+    control.0.send_modify(|state| state.connections += 1);
     tokio::select! {
         biased;
         () = control.until(|state| state.cuts != cuts) => {
@@ -238,22 +238,7 @@ async fn connect(mut client: TcpStream, broker_port: u16, control: Arc<Control>)
             tracing::debug!(error = format!("{error:#}"), "a connection through the proxy broke");
         }
     }
-}
-
-/// One connection in the count, for as long as this lives.
-struct Counted<'a>(&'a Control);
-
-impl<'a> Counted<'a> {
-    fn new(control: &'a Control) -> Self {
-        control.0.send_modify(|state| state.connections += 1);
-        Self(control)
-    }
-}
-
-impl Drop for Counted<'_> {
-    fn drop(&mut self) {
-        self.0.0.send_modify(|state| state.connections -= 1);
-    }
+    control.0.send_modify(|state| state.connections -= 1);
 }
 
 /// Passes on what both sides send, until the broker has nothing more to say.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use contract::{facts, queues};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -67,31 +67,23 @@ impl FromStr for Target {
             let stream = streams().find(|stream| *stream == name);
             return Ok(Self::Leader(stream.with_context(|| format!("there is no stream {name}"))?));
         }
-        if let Some(queue) = queues::ALL.into_iter().find(|queue| queue.stream == text) {
-            return Ok(Self::Queue(queue));
+        let mut whole = queues::ALL.map(Self::Queue).into_iter().chain(Side::ALL.map(Self::Side));
+        if let Some(target) = whole.find(|target| target.to_string() == text) {
+            return Ok(target);
         }
-        for side in Side::ALL {
-            if text.strip_suffix('s') == Some(side.name()) {
-                return Ok(Self::Side(side));
+        let numbered = text.split_once('-').and_then(|(name, number)| {
+            if name == "broker" {
+                return Some(Self::Broker(number.parse().ok()?));
             }
-        }
-        let nobody = || {
+            let side = Side::ALL.into_iter().find(|side| side.name() == name)?;
+            Some(Self::Replica(Member { side, number: number.parse().ok()? }))
+        });
+        numbered.with_context(|| {
             format!(
                 "{text} is nobody; write something like generator-1, requestors, broker-1, \
                  leader of REQUESTS, or the name of a queue"
             )
-        };
-        let (name, number) = text.split_once('-').with_context(nobody)?;
-        for side in Side::ALL {
-            if name == side.name() {
-                let number = number.parse().with_context(nobody)?;
-                return Ok(Self::Replica(Member { side, number }));
-            }
-        }
-        if name == "broker" {
-            return Ok(Self::Broker(number.parse().with_context(nobody)?));
-        }
-        bail!(nobody())
+        })
     }
 }
 
