@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::process::ExitCode;
 
-use anyhow::{Error, bail};
+use anyhow::bail;
 use clap::{Parser, Subcommand};
 
 use crate::audit::AuditSettings;
@@ -74,7 +74,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         && settings.watch
     {
         // It stops in order, and logs as a service does.
-        workqueue::init_telemetry(&settings.watching.telemetry).map_err(Error::msg)?;
+        workqueue::init_telemetry(&settings.watching.telemetry)?;
         declare::run(settings).await?;
         return Ok(ExitCode::SUCCESS);
     }

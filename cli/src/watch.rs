@@ -60,12 +60,16 @@ pub async fn watch(
     let stop = stop.child_token();
     let _end = stop.clone().drop_guard();
     let status = Arc::new(Status::new(stop.clone()));
-    workqueue::serve_admin(*admin_addr, status.clone(), stop.clone())
+    let admin = workqueue::serve_admin(*admin_addr, status.clone(), stop.clone())
         .await
         .with_context(|| format!("ADMIN_ADDR is {admin_addr}, which cannot be listened on"))?;
     info!(version = env!("CARGO_PKG_VERSION"), instance, "starting declare --watch");
     let watched = watch_connected(instance, nats, limits, &status);
-    stop.run_until_cancelled(watched).await.unwrap_or(Ok(()))?;
+    // In this task, so that a panic of the endpoint is one of the program.
+    tokio::select! {
+        watched = stop.run_until_cancelled(watched) => watched.unwrap_or(Ok(()))?,
+        () = admin => {}
+    }
     info!("stopped");
     Ok(())
 }

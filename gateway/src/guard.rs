@@ -81,7 +81,7 @@ fn is_ours(name: &str, hosts: &[String]) -> bool {
     let address = name.trim_start_matches('[').trim_end_matches(']');
     name.eq_ignore_ascii_case("localhost")
         || address.parse::<IpAddr>().is_ok()
-        || hosts.iter().any(|ours| ours.eq_ignore_ascii_case(name))
+        || hosts.iter().any(|ours| !ours.is_empty() && ours.eq_ignore_ascii_case(name))
 }
 
 #[cfg(test)]

@@ -32,13 +32,13 @@ use std::convert::Infallible;
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
 use tracing::info;
 use workqueue::topology::{DeclareError, Limits};
 use workqueue::{ConnectError, Connection, Metrics, Producer, Report, http};
@@ -113,7 +113,7 @@ pub async fn run(settings: Settings, stop: &CancellationToken) -> Result<(), Err
     let metrics = Metrics::new("gateway");
     let told = Told { metrics: Arc::clone(&metrics), stop: stop.clone() };
     let addr = settings.admin_addr;
-    workqueue::serve_admin(addr, Arc::new(told), stop.clone())
+    let admin = workqueue::serve_admin(addr, Arc::new(told), stop.clone())
         .await
         .map_err(|source| Error::Listen { setting: "ADMIN_ADDR", addr, source })?;
     let listener = listen(settings.gateway_addr).await?;
@@ -129,11 +129,16 @@ pub async fn run(settings: Settings, stop: &CancellationToken) -> Result<(), Err
         stop: stop.clone(),
     });
     let router = router::router(Arc::clone(&gateway));
-    let server = tokio::spawn(http::serve(listener, router, LIMITS, stop.clone()));
-    let server = AbortOnDropHandle::new(server);
     let work = async { tokio::try_join!(work(&gateway, &metrics), replayer(&gateway)).map(drop) };
-    stop.run_until_cancelled(Box::pin(work)).await.unwrap_or(Ok(()))?;
-    let _ = timeout(DRAIN, server).await;
+    let working = stop.run_until_cancelled(Box::pin(work));
+    let serving = http::serve(listener, router, LIMITS, stop.clone());
+    // In this task, so that a panic of the server is one of the gateway.
+    let mut serving = pin!(async { tokio::join!(serving, admin) });
+    tokio::select! {
+        worked = working => worked.unwrap_or(Ok(()))?,
+        _ = &mut serving => return Ok(()),
+    }
+    let _ = timeout(DRAIN, serving).await;
     info!("stopped");
     Ok(())
 }

@@ -1,6 +1,5 @@
 //! The `gateway` program: reads its settings, starts its logs, and runs; or asks one that runs.
 
-use anyhow::Error;
 use gateway::Settings;
 use requestor::RETIRED;
 use workqueue::Command;
@@ -11,7 +10,7 @@ async fn main() -> anyhow::Result<()> {
     if settings.command == Some(Command::Healthcheck) {
         return Ok(workqueue::healthcheck(settings.admin_addr).await?);
     }
-    workqueue::init_telemetry(&settings.telemetry).map_err(Error::msg)?;
+    workqueue::init_telemetry(&settings.telemetry)?;
     let stop = workqueue::stop_on_signals()?;
     Ok(gateway::run(settings, &stop).await?)
 }

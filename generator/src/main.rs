@@ -1,6 +1,5 @@
 //! The `generator` program: reads its settings, starts its logs, and runs; or checks one that runs.
 
-use anyhow::Error;
 use generator::Settings;
 use workqueue::Command;
 
@@ -11,7 +10,7 @@ async fn main() -> anyhow::Result<()> {
     if settings.command == Some(Command::Healthcheck) {
         return Ok(workqueue::healthcheck(settings.service.admin_addr).await?);
     }
-    workqueue::init_telemetry(&settings.service.telemetry).map_err(Error::msg)?;
+    workqueue::init_telemetry(&settings.service.telemetry)?;
     let stop = workqueue::stop_on_signals()?;
     Ok(generator::run(settings, &stop).await?)
 }

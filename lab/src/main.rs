@@ -2,12 +2,11 @@
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use lab::Cli;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    lab::run(Cli::parse()).await.unwrap_or_else(|error| {
+    lab::run(workqueue::parse::<Cli>(&[])).await.unwrap_or_else(|error| {
         eprintln!("Error: {error:#}");
         ExitCode::from(2)
     })

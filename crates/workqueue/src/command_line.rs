@@ -4,9 +4,9 @@ use std::env;
 use std::ffi::OsString;
 use std::net::SocketAddr;
 
-use clap::{Command, Parser};
 use clap::builder::Resettable;
 use clap::error::ErrorKind;
+use clap::{Command, Parser};
 
 /// The settings of this program. A variable that is empty counts as not set. Ends the process where the
 /// settings are wrong, or where the environment sets one that is `retired`: its name, and what to do

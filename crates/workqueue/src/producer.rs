@@ -123,8 +123,9 @@ impl Producer {
     ) -> Result<PubAck, PublishError> {
         match &self.0 {
             Target::Broker(broker) => {
-                let publisher =
-                    broker.publisher(J::QUEUE.stream, || Topology::new(&[J::QUEUE], &[]), stop).await?;
+                let publisher = broker
+                    .publisher(J::QUEUE.stream, || Topology::new(&[J::QUEUE], &[]), stop)
+                    .await?;
                 publisher.publish(|| job.publication(id, trace), stop).await
             }
             Target::Recorder(recorder) => recorder.publish(job.publication(id, trace)),

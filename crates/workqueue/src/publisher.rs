@@ -144,7 +144,9 @@ impl Publisher {
         publication: Publication,
     ) -> Result<PubAck, PublishError> {
         let Publication { subject, headers, body } = publication;
-        if subject.split('.').any(str::is_empty) || subject.contains([' ', '\t', '\r', '\n', '*', '>']) {
+        if subject.split('.').any(str::is_empty)
+            || subject.contains([' ', '\t', '\r', '\n', '*', '>'])
+        {
             return Err(PublishError::Rejected(format!("'{subject}' is not a subject").into()));
         }
         let message = PublishMessage::build().payload(body).headers(headers);

@@ -58,6 +58,12 @@ impl Recorder {
             instance: "test".to_owned(),
             facts_max_age: Duration::MAX,
         };
-        Context { id, attempt, trace: Trace::default(), shared: Arc::new(shared), published: AtomicU64::new(0) }
+        Context {
+            id,
+            attempt,
+            trace: Trace::default(),
+            shared: Arc::new(shared),
+            published: AtomicU64::new(0),
+        }
     }
 }

@@ -12,8 +12,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use workqueue::testing::Recorder;
 use workqueue::{
-    Bucket, Context, Creation, Fact, Failure, Handler, Job, NatsSettings, Producer, Queue,
-    RetryPolicy, Service, ServiceError, Settings, dead_letters,
+    Bucket, Context, Creation, Fact, Failure, Handler, Job, NatsSettings, Producer, PublishError,
+    Queue, RetryPolicy, Service, ServiceError, Settings, dead_letters,
 };
 
 /// Resize an image.
@@ -124,11 +124,16 @@ async fn fact_of(producer: &Producer, image: &str) -> Resized {
     .await
 }
 
-/// How many jobs are in the queue, in flight or not.
-async fn depth(broker: &Broker) -> u64 {
+/// Waits until so many jobs are in the queue, in flight or not: an ack follows the effect that it is for.
+async fn depth_is(broker: &Broker, jobs: u64) {
     let client = async_nats::connect(broker.url()).await.unwrap();
-    let stream = jetstream::new(client).get_stream(Resize::QUEUE.stream).await.unwrap();
-    stream.cached_info().state.messages
+    let nats = jetstream::new(client);
+    eventually(&format!("{jobs} jobs in the queue"), async || {
+        let stream = nats.get_stream(Resize::QUEUE.stream).await.unwrap();
+        let messages = stream.cached_info().state.messages;
+        if messages == jobs { Ok(()) } else { Err(messages) }
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -156,7 +161,7 @@ async fn job_makes_a_round_trip_whichever_side_starts_first() {
         assert_eq!(fact_of(&producer, image).await.attempt, 1);
     }
     worker.stop().await;
-    assert_eq!(depth(&broker).await, 0);
+    depth_is(&broker, 0).await;
 }
 
 #[tokio::test]
@@ -192,7 +197,7 @@ async fn hopeless_jobs_become_dead_letters_with_their_reasons() {
         assert_eq!(dead_letters::reason(&letter.headers), reason);
     }
     worker.stop().await;
-    assert_eq!(depth(&broker).await, 0);
+    depth_is(&broker, 0).await;
 }
 
 #[tokio::test]
@@ -208,7 +213,7 @@ async fn drain_finishes_the_job_in_flight_and_takes_no_other() {
     worker.gate.add_permits(1);
     worker.stop().await;
     assert_eq!(fact_of(&producer, "in-flight").await.attempt, 1);
-    assert_eq!(depth(&broker).await, 1);
+    depth_is(&broker, 1).await;
     let next = Worker::start(&settings, 1);
     assert_eq!(next.attempt().await, ("waiting".to_owned(), 1));
     next.stop().await;
@@ -226,8 +231,70 @@ async fn job_that_is_submitted_twice_has_its_effect_once() {
         worker.attempt().await;
     }
     worker.stop().await;
-    assert_eq!(depth(&broker).await, 0);
+    depth_is(&broker, 0).await;
     let client = async_nats::connect(broker.url()).await.unwrap();
     let bucket = jetstream::new(client).get_stream(Resized::BUCKET.stream).await.unwrap();
     assert_eq!(bucket.cached_info().state.messages, 1);
+}
+
+/// Resize an image for each of several screens.
+#[derive(Debug, Serialize, Deserialize)]
+struct Publish {
+    images: Vec<String>,
+}
+
+impl Job for Publish {
+    const QUEUE: Queue = Queue::new("PAGES", "pages").consumer("publisher");
+}
+
+struct Publisher;
+
+impl Handler for Publisher {
+    type Job = Publish;
+
+    async fn handle(&self, job: Publish, cx: &Context) -> Result<(), Failure> {
+        for image in job.images {
+            cx.publish(&resize(&image)).await?;
+        }
+        // Each attempt publishes the same jobs under the same ids.
+        if cx.attempt().number() == 1 { Err(Failure::retry("on purpose")) } else { Ok(()) }
+    }
+}
+
+#[tokio::test]
+async fn handler_publishes_each_of_several_jobs_once() {
+    let (broker, settings) = broker().await;
+    let producer = Producer::connect(&settings).await.unwrap();
+    let images = ["cat", "dog", "cat"].map(str::to_owned).to_vec();
+    producer.submit(&Publish { images }).await.unwrap();
+    let stop = CancellationToken::new();
+    let token = stop.clone();
+    let publisher_settings = settings.clone();
+    let publishing = tokio::spawn(async move {
+        Service::new("publisher").consume(Publisher).run(&publisher_settings, &token).await
+    });
+    depth_is(&broker, 3).await;
+    let nats = jetstream::new(async_nats::connect(broker.url()).await.unwrap());
+    eventually("its second attempt is acked", async || {
+        let pages = nats.get_stream(Publish::QUEUE.stream).await.unwrap();
+        match pages.cached_info().state.messages {
+            0 => Ok(()),
+            messages => Err(messages),
+        }
+    })
+    .await;
+    stop.cancel();
+    publishing.await.unwrap().unwrap();
+    depth_is(&broker, 3).await;
+}
+
+#[tokio::test]
+async fn key_that_is_no_subject_is_rejected() {
+    let (_broker, settings) = broker().await;
+    let producer = Producer::connect(&settings).await.unwrap();
+    for image in ["my cat.png", "", "a..b", "*"] {
+        let fact = Resized { image: image.to_owned(), attempt: 1 };
+        let created = producer.create(&fact, None).await;
+        assert!(matches!(created, Err(PublishError::Rejected(_))), "{image}: {created:?}");
+    }
 }

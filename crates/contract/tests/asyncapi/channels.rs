@@ -91,7 +91,8 @@ fn queue_is_received_by_one_side_and_sent_by_the_others() {
         assert_eq!(sides(&address, "send"), senders, "{address}");
         assert!(!senders.contains(&queue.consumer), "{address}");
     }
-    let owners = [["gateway"].as_slice(), &["gateway", "requestor"], &["requestor"], &["generator"]];
+    let owners =
+        [["gateway"].as_slice(), &["gateway", "requestor"], &["requestor"], &["generator"]];
     for (bucket, owners) in facts::ALL.into_iter().zip(owners) {
         let address = bucket_address(bucket);
         assert_eq!(sides(&address, "send"), owners, "{address}");
