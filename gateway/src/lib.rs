@@ -45,7 +45,7 @@ use workqueue::{ConnectError, Connection, Metrics, Producer, Report, http};
 
 use metrics::GatewayMetrics;
 use problem::{PROBLEM_JSON, ProblemKind, SubmitOutcome};
-use requests::reader::Reader;
+use requests::reader::RequestReader;
 use requests::submit::Submissions;
 use state::Gateway;
 
@@ -111,7 +111,7 @@ pub async fn run(settings: Settings, stop: &CancellationToken) -> Result<(), Err
     let stop = stop.child_token();
     let _end = stop.clone().drop_guard();
     let metrics = Metrics::new("gateway");
-    let told = Told { metrics: Arc::clone(&metrics), stop: stop.clone() };
+    let told = GatewayReport { metrics: Arc::clone(&metrics), stop: stop.clone() };
     let addr = settings.admin_addr;
     let admin = workqueue::serve_admin(addr, Arc::new(told), stop.clone())
         .await
@@ -171,7 +171,7 @@ async fn work(gateway: &Gateway, metrics: &Arc<Metrics>) -> Result<(), Error> {
         connection = connecting => connection?,
         never = timeline::wait(&gateway.timeline, &settings.nats) => match never {},
     };
-    let _ = gateway.reader.set(Reader::new(&connection));
+    let _ = gateway.reader.set(RequestReader::new(&connection));
     let submitting = async {
         let limits = Limits::from(&settings.limits);
         let producer = Producer::new(&connection, limits, requests::submit::SLOTS, metrics);
@@ -200,12 +200,12 @@ async fn replayer(gateway: &Gateway) -> Result<(), Error> {
 }
 
 /// What the admin endpoint tells.
-struct Told {
+struct GatewayReport {
     metrics: Arc<Metrics>,
     stop: CancellationToken,
 }
 
-impl Report for Told {
+impl Report for GatewayReport {
     /// The gateway works without a broker, and says that there is none.
     fn not_ready(&self) -> Option<String> {
         self.stop.is_cancelled().then(|| "stopping".to_owned())

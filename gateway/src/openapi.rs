@@ -15,7 +15,7 @@ use crate::problem::ProblemKind::{
 };
 use crate::problem::{PROBLEM_JSON, Problem};
 use crate::requests;
-use crate::requests::input::{Nothing, query};
+use crate::requests::input::{NoQuery, query};
 
 /// The problems that any operation may answer with, and those of each.
 const ANY: [ProblemKind; 4] = [Invalid, Foreign, Expectation, Coding];
@@ -112,6 +112,6 @@ fn within_limit() -> Value {
 )]
 pub(crate) async fn describe(uri: Uri) -> Result<impl IntoResponse, Problem> {
     static DOCUMENT: LazyLock<Bytes> = LazyLock::new(|| document().to_string().into());
-    let Nothing {} = query(&uri)?;
+    let NoQuery {} = query(&uri)?;
     Ok(([(header::CONTENT_TYPE, "application/json")], DOCUMENT.clone()))
 }

@@ -8,7 +8,7 @@ use workqueue::Connection;
 use crate::audit::Audit;
 use crate::metrics::GatewayMetrics;
 use crate::problem::{Problem, ProblemKind};
-use crate::requests::reader::Reader;
+use crate::requests::reader::RequestReader;
 use crate::requests::submit::Submissions;
 use crate::requests::waiters::Waiters;
 use crate::settings::Settings;
@@ -22,7 +22,7 @@ pub(crate) struct Gateway {
     pub(crate) timeline: Timeline,
     pub(crate) audit: Audit,
     /// Reads requests, once there is a connection.
-    pub(crate) reader: OnceLock<Reader>,
+    pub(crate) reader: OnceLock<RequestReader>,
     /// Submits requests, once all that they need is declared.
     pub(crate) submissions: OnceLock<Submissions>,
     pub(crate) waiters: Waiters,
@@ -33,7 +33,7 @@ pub(crate) struct Gateway {
 
 impl Gateway {
     /// The reader, once there is a connection.
-    pub(crate) fn reader(&self) -> Result<&Reader, Problem> {
+    pub(crate) fn reader(&self) -> Result<&RequestReader, Problem> {
         let away = || ProblemKind::BrokerAway.because("there is no connection to the broker yet");
         self.reader.get().ok_or_else(away)
     }

@@ -58,7 +58,7 @@ struct Point {
 }
 
 /// The newest snapshot, and the points before it.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Timeline {
     newest: watch::Sender<Arc<str>>,
     past: Mutex<Past>,
@@ -69,12 +69,6 @@ struct Past {
     points: VecDeque<Point>,
     taken: u64,
     last: Option<Snapshot>,
-}
-
-impl Default for Timeline {
-    fn default() -> Self {
-        Self { newest: watch::Sender::new("".into()), past: Mutex::default() }
-    }
 }
 
 impl Timeline {

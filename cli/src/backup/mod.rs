@@ -120,18 +120,15 @@ fn file(stream: &str) -> String {
 }
 
 fn consumers(still: &Still, stream: &str) -> Vec<KeptConsumer> {
-    still
-        .consumers
-        .iter()
-        .filter(|consumer| consumer.stream_name == stream)
-        .map(|consumer| KeptConsumer {
-            name: consumer.name.clone(),
-            outstanding: manifest::outstanding(consumer),
-        })
-        .collect()
+    let consumers = still.consumers.iter().filter(|consumer| consumer.stream_name == stream);
+    let kept = consumers.map(|consumer| KeptConsumer {
+        name: consumer.name.clone(),
+        outstanding: manifest::outstanding(consumer),
+    });
+    kept.collect()
 }
 
-/// Tells whoever waits of a stream that is done.
+/// Tells of a stream that is done.
 fn tell(stream: &KeptStream) -> anyhow::Result<()> {
     let messages = HumanCount(stream.state()?.messages).to_string();
     let bytes = HumanBytes(stream.bytes).to_string();

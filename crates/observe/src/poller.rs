@@ -13,7 +13,7 @@ use workqueue::topology::{self, DeclareError};
 use workqueue::{Bucket, Connection, Fact, JobId, Queue, dead_letters};
 
 use crate::batch::{self, Stored};
-use crate::replicas::Replicas;
+use crate::replicas::ReplicaRegistry;
 use crate::round_trips::RoundTrips;
 use crate::snapshot::{LastRequest, QueueSnapshot, ReplicasSnapshot, Snapshot, Totals, rate};
 
@@ -30,7 +30,7 @@ const LASTING: usize = 3;
 #[derive(Debug)]
 pub struct Poller {
     connection: Connection,
-    replicas: Replicas,
+    replicas: ReplicaRegistry,
     round_trips: RoundTrips,
     earlier: Option<Earlier>,
     /// What the counts of the last snapshots could not place, the newest last.
@@ -64,7 +64,7 @@ impl Poller {
     pub fn new(connection: &Connection) -> Self {
         Self {
             connection: connection.clone(),
-            replicas: Replicas::default(),
+            replicas: ReplicaRegistry::default(),
             round_trips: RoundTrips::default(),
             earlier: None,
             unplaced: VecDeque::new(),

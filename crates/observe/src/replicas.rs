@@ -37,13 +37,13 @@ const SIDES: [&str; 2] = ["requestor", "generator"];
 
 /// All replicas that have announced themselves.
 #[derive(Debug, Default)]
-pub(crate) struct Replicas {
+pub(crate) struct ReplicaRegistry {
     /// By their ids. A name may be anybody's, and two may begin alike.
-    known: HashMap<String, Replica>,
+    known: HashMap<String, KnownReplica>,
 }
 
 #[derive(Debug)]
-struct Replica {
+struct KnownReplica {
     /// What it has said last. Its name may be long: no two may become alike by being shortened.
     last: ReplicaSnapshot,
     heard_at: Instant,
@@ -70,7 +70,7 @@ struct Endpoint {
     data: Value,
 }
 
-impl Replicas {
+impl ReplicaRegistry {
     /// Asks, and listens for a moment.
     pub(crate) async fn ask(&mut self, client: &Client) -> anyhow::Result<()> {
         let what = "cannot ask for replicas";
@@ -122,13 +122,13 @@ impl Replicas {
         };
         let (id, version) = (said.id.clone(), shortened(&said.version, SHOWN_CHARACTERS));
         let last = ReplicaSnapshot { side, id, instance, version, state, rate, in_flight };
-        self.known.insert(said.id, Replica { last, heard_at: at, settled });
+        self.known.insert(said.id, KnownReplica { last, heard_at: at, settled });
     }
 
     /// How many of a side are at work, or about to be.
     fn working(&self, side: &str) -> usize {
-        let working = |replica: &&Replica| replica.last.side == side && replica.works();
-        self.known.values().filter(working).count()
+        let of_side = self.known.values().filter(|replica| replica.last.side == side);
+        of_side.filter(|it| !it.is_silent() && it.last.state != "stopping").count()
     }
 
     /// Whether one has answered just now: then the broker carries messages.
@@ -141,7 +141,7 @@ impl Replicas {
         let mut replicas = Vec::new();
         let [more_requestors, more_generators] = SIDES.map(|side| {
             let of_side = self.known.values().filter(|replica| replica.last.side == side);
-            let mut of_side: Vec<&Replica> = of_side.collect();
+            let mut of_side: Vec<&KnownReplica> = of_side.collect();
             of_side.sort_by_key(|replica| (&replica.last.instance, &replica.last.id));
             replicas.extend(of_side.iter().take(SHOWN).map(|replica| replica.snapshot()));
             of_side.len().saturating_sub(SHOWN)
@@ -151,13 +151,9 @@ impl Replicas {
     }
 }
 
-impl Replica {
+impl KnownReplica {
     fn is_silent(&self) -> bool {
         self.heard_at.elapsed() > SILENT
-    }
-
-    fn works(&self) -> bool {
-        !self.is_silent() && self.last.state != "stopping"
     }
 
     fn snapshot(&self) -> ReplicaSnapshot {
@@ -177,7 +173,7 @@ mod tests {
 
     use super::*;
 
-    fn note(replicas: &mut Replicas, id: &str, instance: &str, state: &str, settled: u64) {
+    fn note(replicas: &mut ReplicaRegistry, id: &str, instance: &str, state: &str, settled: u64) {
         let answer = json!({
             "name": "generator", "id": id, "version": "1.2.3",
             "metadata": { "instance": instance, "state": state },
@@ -186,14 +182,14 @@ mod tests {
         replicas.note(answer.to_string().as_bytes(), Instant::now());
     }
 
-    fn states(replicas: &Replicas) -> Vec<(String, &'static str)> {
+    fn states(replicas: &ReplicaRegistry) -> Vec<(String, &'static str)> {
         let shown = replicas.snapshot().replicas;
         shown.into_iter().map(|replica| (replica.instance, replica.state)).collect()
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_silent_replica_does_not_work() {
-        let mut replicas = Replicas::default();
+        let mut replicas = ReplicaRegistry::default();
         note(&mut replicas, "1", "a", "ready", 10);
         advance(Duration::from_secs(1)).await;
         note(&mut replicas, "1", "a", "ready", 30);
@@ -207,7 +203,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_successor_takes_the_place_of_a_stopped_replica() {
-        let mut replicas = Replicas::default();
+        let mut replicas = ReplicaRegistry::default();
         note(&mut replicas, "1", "a", "stopping", 10);
         assert_eq!(states(&replicas), [("a".to_owned(), "stopping")]);
         assert_eq!(replicas.working("generator"), 0);
@@ -218,7 +214,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn an_answering_replica_is_not_replaced_by_its_namesake() {
-        let mut replicas = Replicas::default();
+        let mut replicas = ReplicaRegistry::default();
         let long = "a".repeat(100);
         note(&mut replicas, "1", &long, "ready", 10);
         note(&mut replicas, "2", &long, "stopping", 0);
@@ -229,7 +225,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn huge_numbers_are_capped_and_huge_answers_ignored() {
-        let mut replicas = Replicas::default();
+        let mut replicas = ReplicaRegistry::default();
         let endpoint = json!({ "num_requests": u64::MAX, "data": { "in_flight": i64::MAX } });
         let mut answer = json!({
             "name": "generator", "id": "1", "version": "1",
@@ -247,7 +243,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn any_answer_is_taken_and_any_number_of_them() {
-        let mut replicas = Replicas::default();
+        let mut replicas = ReplicaRegistry::default();
         for answer in ["", "{}", "null", r#"{"name":"other","id":"1","version":"1"}"#] {
             replicas.note(answer.as_bytes(), Instant::now());
         }

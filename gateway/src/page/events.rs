@@ -19,7 +19,7 @@ use crate::state::Gateway;
 use crate::timeline::json as shown;
 
 /// The name of an event, and what it tells, as JSON.
-type Told = (&'static str, Arc<str>);
+type PageEvent = (&'static str, Arc<str>);
 
 pub(super) async fn events(
     State(gateway): State<Arc<Gateway>>,
@@ -54,7 +54,10 @@ pub(super) async fn events(
 }
 
 /// What is watched, each time that it has changed.
-fn changes<T>(watched: watch::Receiver<T>, tell: fn(&T) -> Told) -> impl Stream<Item = Told> {
+fn changes<T>(
+    watched: watch::Receiver<T>,
+    tell: fn(&T) -> PageEvent,
+) -> impl Stream<Item = PageEvent> {
     stream::unfold(watched, move |mut watched| async move {
         watched.changed().await.ok()?;
         let told = tell(&watched.borrow_and_update());

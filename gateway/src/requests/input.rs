@@ -82,7 +82,7 @@ pub(crate) struct NewRequest {
 
 impl NewRequest {
     pub(super) async fn read(request: Request) -> Result<Self, Problem> {
-        let Nothing {} = query(request.uri())?;
+        let NoQuery {} = query(request.uri())?;
         let headers = request.headers().clone();
         let key = key(&headers)?;
         let body = read_body(request).await?;
@@ -217,7 +217,7 @@ pub(crate) fn id(uri: &Uri) -> Result<JobId, Problem> {
 /// No parameters.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Nothing {}
+pub(crate) struct NoQuery {}
 
 /// The parameters of a list.
 #[derive(Debug, Deserialize)]
@@ -331,7 +331,7 @@ mod tests {
         {
             assert_eq!(wait(&format!("wait={wrong}")), None, "{wrong}");
         }
-        let nothing = |uri: &str| query(&uri.parse().unwrap()).map(|Nothing {}| ()).is_ok();
+        let nothing = |uri: &str| query(&uri.parse().unwrap()).map(|NoQuery {}| ()).is_ok();
         assert!(nothing("/openapi.json") && nothing("/openapi.json?"));
         assert!(!nothing("/openapi.json?pretty"));
     }

@@ -34,13 +34,13 @@ const MAX_GAPS: usize = 1000;
 
 /// Reads requests.
 #[derive(Debug)]
-pub(crate) struct Reader {
+pub(crate) struct RequestReader {
     pub(crate) connection: Connection,
     slots: Semaphore,
     lists: Semaphore,
 }
 
-impl Reader {
+impl RequestReader {
     pub(crate) fn new(connection: &Connection) -> Self {
         Self {
             connection: connection.clone(),

@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 use workqueue::{Backoff, JobId, dead_letters};
 
-use super::reader::Reader;
+use super::reader::RequestReader;
 use super::view::RequestState;
 use crate::problem::{Problem, ProblemKind};
 
@@ -44,7 +44,7 @@ impl Waiters {
     /// or `closing`.
     pub(crate) async fn wait(
         &self,
-        reader: &Reader,
+        reader: &RequestReader,
         id: JobId,
         time: Duration,
         closing: &CancellationToken,

@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::time::{Instant, sleep};
 
-use super::deployment::{Deployment, Each};
+use super::deployment::{BenchDeployment, Each};
 use super::{Round, real};
 
 /// Notes what that many loops have cost.
@@ -32,7 +32,7 @@ pub(super) fn of_memory(round: &mut Round<'_>) {
 
 /// Measures starting, and doing nothing.
 pub(super) async fn of_idleness(round: &mut Round<'_>) -> anyhow::Result<()> {
-    let mut deployment = Deployment::new(round, false).await?;
+    let mut deployment = BenchDeployment::new(round, false).await?;
     // The first one on a broker declares what is on it, and is not counted.
     deployment.start_generator()?;
     deployment.ready(Instant::now()).await?;

@@ -40,7 +40,7 @@ pub(super) struct Each<T> {
 }
 
 /// A broker with services.
-pub(super) struct Deployment {
+pub(super) struct BenchDeployment {
     // Those who stop first come first.
     requestor: Option<Process>,
     generators: Vec<Process>,
@@ -56,7 +56,7 @@ pub(super) struct Deployment {
     peak: Each<u64>,
 }
 
-impl Deployment {
+impl BenchDeployment {
     /// A broker, which everything is durable on where `sync`, and no services yet.
     pub(super) async fn new(round: &Round<'_>, sync: bool) -> anyhow::Result<Self> {
         let broker = round.broker(sync).await?;

@@ -5,7 +5,7 @@ use contract::queues::{Acknowledgment, REQUESTS};
 use tokio::time::Instant;
 use workqueue::topology;
 
-use super::deployment::Deployment;
+use super::deployment::BenchDeployment;
 use super::saturation::{self, Load};
 use super::{Round, WRITES, per_second, real};
 
@@ -36,7 +36,7 @@ pub(super) async fn measure(
 async fn backlog(round: &mut Round<'_>) -> anyhow::Result<f64> {
     let backlog = round.sizes.backlog;
     let limit = backlog.to_string();
-    let mut deployment = Deployment::new(round, false).await?;
+    let mut deployment = BenchDeployment::new(round, false).await?;
     deployment.start_requestor(&[("REQUEST_RATE", "max"), ("QUEUE_LIMIT", &limit)])?;
     // Until the queue takes no more. What it has refused is given up.
     deployment.count(facts::REQUESTED, backlog).await?;

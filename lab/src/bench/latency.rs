@@ -16,7 +16,7 @@ use observe::batch;
 use tokio::time::Instant;
 use workqueue::{Bucket, Fact, JobId};
 
-use super::deployment::Deployment;
+use super::deployment::BenchDeployment;
 use super::{Round, real, whole};
 
 /// The beginning is not counted: the two sides get to know their broker and each other.
@@ -38,7 +38,7 @@ pub(super) async fn measure(round: &mut Round<'_>, loops_per_second: f64) -> any
 /// Measures it at this rate, as the figures of this load.
 async fn at(round: &mut Round<'_>, load: &str, rate: f64, time: Duration) -> anyhow::Result<()> {
     let total = whole(rate * (WARM_UP + time).as_secs_f64());
-    let mut deployment = Deployment::new(round, false).await?;
+    let mut deployment = BenchDeployment::new(round, false).await?;
     deployment.start_generator()?;
     deployment.ready(Instant::now()).await?;
     let (rate_text, total_text) = (rate.to_string(), total.to_string());
@@ -88,7 +88,7 @@ fn latencies(loops: &[(Timestamp, Timestamp)], interval: Duration) -> Vec<Durati
 }
 
 /// All facts of a bucket.
-async fn all<F: Fact>(deployment: &Deployment) -> anyhow::Result<Vec<F>> {
+async fn all<F: Fact>(deployment: &BenchDeployment) -> anyhow::Result<Vec<F>> {
     let client = deployment.connection.client();
     let Bucket { stream, .. } = F::BUCKET;
     let subjects = F::BUCKET.subjects();

@@ -23,7 +23,7 @@ mod saturation;
 
 pub use figures::{Figure, Goal, Spread};
 pub use machine::Machine;
-pub use report::Report;
+pub use report::BenchReport;
 
 use std::fs;
 use std::path::Path;
@@ -56,7 +56,7 @@ pub struct BenchSettings {
     /// Measure only this part, besides the limit and the loops that it is compared with; may be given
     /// several times
     #[arg(long, value_enum, value_name = "PART")]
-    pub only: Vec<Part>,
+    pub only: Vec<BenchPart>,
 
     /// Do just enough to see that all of it works: one round, whose figures mean nothing
     #[arg(long, conflicts_with_all = ["rounds", "requests", "save"])]
@@ -73,7 +73,7 @@ pub struct BenchSettings {
 
 /// A part of what is measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Part {
+pub enum BenchPart {
     /// Loops a second, and what each costs
     Loops,
     /// Strings a second, with many in each loop
@@ -168,7 +168,7 @@ impl Round<'_> {
 /// # Errors
 ///
 /// Where something cannot be built or started, or anything was lost or doubled.
-pub async fn bench(settings: &BenchSettings) -> anyhow::Result<Report> {
+pub async fn bench(settings: &BenchSettings) -> anyhow::Result<BenchReport> {
     let programs = programs::build().await?;
     let sizes = Sizes::of(settings);
     let rounds = if settings.quick { 1 } else { settings.rounds };
@@ -186,7 +186,8 @@ pub async fn bench(settings: &BenchSettings) -> anyhow::Result<Report> {
     }
     fs::remove_dir_all(&directory)
         .with_context(|| format!("cannot remove {}", directory.display()))?;
-    let report = Report { machine, rounds, quick: settings.quick, figures: figures.into_list() };
+    let report =
+        BenchReport { machine, rounds, quick: settings.quick, figures: figures.into_list() };
     if settings.save {
         save(&report)?;
     }
@@ -194,7 +195,7 @@ pub async fn bench(settings: &BenchSettings) -> anyhow::Result<Report> {
 }
 
 /// Keeps the report with its machine in a file of its own, and its table in the README.
-fn save(report: &Report) -> anyhow::Result<()> {
+fn save(report: &BenchReport) -> anyhow::Result<()> {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let write = |name: &str, text: &str| {
         fs::write(workspace.join(name), text).with_context(|| format!("cannot write {name}"))
@@ -207,30 +208,30 @@ fn save(report: &Report) -> anyhow::Result<()> {
 }
 
 /// Measures everything once, or only these parts.
-async fn measure(mut round: Round<'_>, only: &[Part]) -> anyhow::Result<()> {
+async fn measure(mut round: Round<'_>, only: &[BenchPart]) -> anyhow::Result<()> {
     let wanted = |part| only.is_empty() || only.contains(&part);
     let round = &mut round;
     let limit = limit::measure(round).await?;
     let run = saturation::loops(round, limit).await?;
     let loops = run.loops_per_second;
     eprintln!("  the limit is {limit:.0} publishes/s; {loops:.0} loops/s");
-    if wanted(Part::Strings) {
+    if wanted(BenchPart::Strings) {
         saturation::strings(round, limit).await?;
     }
-    if wanted(Part::Latency) {
+    if wanted(BenchPart::Latency) {
         latency::measure(round, loops).await?;
     }
-    if wanted(Part::Loops) {
+    if wanted(BenchPart::Loops) {
         cost::of_loops(round, run.processor);
     }
-    if wanted(Part::Growth) {
+    if wanted(BenchPart::Growth) {
         growth::measure(round, limit, loops).await?;
     }
     cost::of_memory(round);
-    if wanted(Part::Idle) {
+    if wanted(BenchPart::Idle) {
         cost::of_idleness(round).await?;
     }
-    if wanted(Part::Sync) {
+    if wanted(BenchPart::Sync) {
         saturation::sync(round).await?;
     }
     Ok(())

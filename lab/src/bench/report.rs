@@ -10,7 +10,7 @@ use super::machine::Machine;
 
 /// What a run found out.
 #[derive(Clone, Debug, Serialize)]
-pub struct Report {
+pub struct BenchReport {
     /// On what.
     pub machine: Machine,
     /// How many rounds the figures are of.
@@ -21,7 +21,7 @@ pub struct Report {
     pub figures: Vec<Figure>,
 }
 
-impl Report {
+impl BenchReport {
     /// The file that keeps the last run.
     #[must_use]
     pub fn file(&self) -> String {
@@ -61,7 +61,7 @@ pub(super) fn between_marks(document: &str, table: &str) -> anyhow::Result<Strin
 /// Between these the README has the table of the last run.
 const MARKS: [&str; 2] = ["<!-- cargo lab bench --save -->", "<!-- until here -->"];
 
-impl fmt::Display for Report {
+impl fmt::Display for BenchReport {
     /// A table in Markdown, aligned, so that it can be read as it is.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let rounds =

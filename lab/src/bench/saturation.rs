@@ -5,7 +5,7 @@ use std::time::Duration;
 use contract::facts::Received;
 use contract::queues::Request;
 
-use super::deployment::{Deployment, Each};
+use super::deployment::{BenchDeployment, Each};
 use super::{Round, WRITES, limit, per_second, real};
 
 /// What is sent around, and by whom.
@@ -61,7 +61,7 @@ pub(super) async fn sync(round: &mut Round<'_>) -> anyhow::Result<()> {
 
 /// Sends requests around, and sees to it that nothing is lost or doubled.
 pub(super) async fn run(round: &mut Round<'_>, load: Load) -> anyhow::Result<Run> {
-    let mut deployment = Deployment::new(round, load.sync).await?;
+    let mut deployment = BenchDeployment::new(round, load.sync).await?;
     for _ in 0..load.generators {
         deployment.start_generator()?;
     }

@@ -1,13 +1,13 @@
 //! `lab chaos`: breaks everything there is while requests flow, and judges what is left.
 
+mod event_log;
 pub mod plan;
 mod poison;
 mod report;
 mod stage;
-mod timeline;
 
-pub use report::{Outcome, Report};
-pub use timeline::Moment;
+pub use event_log::Moment;
+pub use report::{ChaosReport, Findings};
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -25,10 +25,10 @@ use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use workqueue::{Connection, NatsSettings};
 
+use event_log::EventLog;
 use plan::{Act, Cast, Fault, Plan, Target};
 use poison::Poison;
 use stage::{Equipment, Stage};
-use timeline::Timeline;
 
 /// How often to say how far things have come.
 const REPORT_INTERVAL: Duration = Duration::from_secs(5);
@@ -111,7 +111,7 @@ pub async fn chaos(
     settings: &ChaosSettings,
     plan: Plan,
     stop: &CancellationToken,
-) -> anyhow::Result<Report> {
+) -> anyhow::Result<ChaosReport> {
     ensure!(
         std::env::var_os("REQUEST_TOTAL").is_none(),
         "REQUEST_TOTAL is set, with which requestors end by themselves; unset it"
@@ -130,38 +130,38 @@ pub async fn chaos(
         rate: settings.rate,
     };
 
-    let timeline = Timeline::new(settings.json);
-    timeline.note(headline(&plan));
-    timeline.note(format_args!("logs and queues are in {}", from_here(&directory)));
-    let mut stage = Stage::start(&equipment, plan.cast, &timeline).await?;
+    let log = EventLog::new(settings.json);
+    log.note(headline(&plan));
+    log.note(format_args!("logs and queues are in {}", from_here(&directory)));
+    let mut stage = Stage::start(&equipment, plan.cast, &log).await?;
     let mut poison = Poison::new(nats);
     let (of_brokers, of_others) = plan.faults.iter().partition(|fault| is_for_brokers(fault));
     {
         let broken = async {
             tokio::try_join!(
-                break_brokers(&mut brokers, of_brokers, &timeline, stop),
-                break_others(&mut stage, &mut poison, of_others, &timeline, stop),
+                break_brokers(&mut brokers, of_brokers, &log, stop),
+                break_others(&mut stage, &mut poison, of_others, &log, stop),
             )?;
-            let end = timeline.after(plan.duration);
+            let end = log.after(plan.duration);
             stop.run_until_cancelled(sleep_until(end)).await;
             anyhow::Ok(())
         };
         tokio::select! {
             broken = broken => broken?,
-            never = tell_how_far(&connection, &timeline) => match never {},
+            never = tell_how_far(&connection, &log) => match never {},
         }
     }
-    timeline.note("everything is mended; no more requests, and the queues drain");
+    log.note("everything is mended; no more requests, and the queues drain");
     stage.ask_no_more().await?;
     let poisoned = poison.all().await?;
     tokio::select! {
         left = drained(nats, DRAIN_TIMEOUT) => drop(left?),
-        never = tell_how_far(&connection, &timeline) => match never {},
+        never = tell_how_far(&connection, &log) => match never {},
     }
-    timeline.note("stopping everything in order");
+    log.note("stopping everything in order");
     let mut failures = stage.finish().await?;
     // Judged is what is left when nobody can add to it any more.
-    let outcome = Outcome {
+    let outcome = Findings {
         left_in_queues: drained(nats, Duration::ZERO).await?,
         verdict: audit(nats, Duration::ZERO).await?,
         dead_letters: dead_letters::list(nats, None).await?,
@@ -170,7 +170,7 @@ pub async fn chaos(
         failures.push("a broker has ended by itself".to_owned());
     }
     brokers.stop().await?;
-    let report = Report::new(plan, timeline.into_moments(), outcome, &poisoned, failures);
+    let report = ChaosReport::new(plan, log.into_moments(), outcome, &poisoned, failures);
     if report.clean {
         std::fs::remove_dir_all(&directory)
             .with_context(|| format!("cannot remove {}", directory.display()))?;
@@ -220,21 +220,21 @@ async fn break_others(
     stage: &mut Stage<'_>,
     poison: &mut Poison<'_>,
     faults: Vec<&Fault>,
-    timeline: &Timeline,
+    log: &EventLog,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
     let mut begun = BTreeSet::new();
     for Step { at, number, fault, begins } in steps(faults) {
-        stop.run_until_cancelled(sleep_until(timeline.after(at))).await;
+        stop.run_until_cancelled(sleep_until(log.after(at))).await;
         stage.notice_the_fallen()?;
         if !begins {
             if begun.remove(&number) {
                 stage.end(fault).await?;
-                timeline.note(fault.end().unwrap_or_default());
+                log.note(fault.end().unwrap_or_default());
             }
         } else if !stop.is_cancelled() {
             begun.insert(number);
-            timeline.note(fault);
+            log.note(fault);
             if let (Act::Poison, Target::Queue(queue)) = (fault.act, fault.to) {
                 poison.spread(queue);
             } else {
@@ -249,22 +249,22 @@ async fn break_others(
 async fn break_brokers(
     brokers: &mut Brokers,
     faults: Vec<&Fault>,
-    timeline: &Timeline,
+    log: &EventLog,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
     let mut down: BTreeMap<usize, usize> = BTreeMap::new();
     for Step { at, number, fault, begins } in steps(faults) {
-        stop.run_until_cancelled(sleep_until(timeline.after(at))).await;
+        stop.run_until_cancelled(sleep_until(log.after(at))).await;
         if !begins {
             let Some(index) = down.remove(&number) else { continue };
             brokers.restart(index).await?;
-            timeline.note(format_args!("broker-{} is back", index + 1));
+            log.note(format_args!("broker-{} is back", index + 1));
         } else if !stop.is_cancelled() {
             let index = match fault.to {
                 Target::Broker(number) => usize::from(number) - 1,
                 Target::Leader(stream) => {
                     let Ok(Some(index)) = brokers.leader(stream).await else {
-                        timeline.note(format_args!("nobody leads {stream} now: left out"));
+                        log.note(format_args!("nobody leads {stream} now: left out"));
                         continue;
                     };
                     index
@@ -272,12 +272,12 @@ async fn break_brokers(
                 Target::Replica(_) | Target::Side(_) | Target::Queue(_) => continue,
             };
             if down.values().any(|other| *other == index) {
-                timeline.note(format_args!("broker-{} is down already: left out", index + 1));
+                log.note(format_args!("broker-{} is down already: left out", index + 1));
                 continue;
             }
             match fault.to {
-                Target::Leader(_) => timeline.note(format_args!("{fault}: broker-{}", index + 1)),
-                _ => timeline.note(fault),
+                Target::Leader(_) => log.note(format_args!("{fault}: broker-{}", index + 1)),
+                _ => log.note(fault),
             }
             brokers.kill(index).await?;
             down.insert(number, index);
@@ -287,18 +287,18 @@ async fn break_brokers(
 }
 
 /// Says now and then how far things have come.
-async fn tell_how_far(connection: &Connection, timeline: &Timeline) -> std::convert::Infallible {
+async fn tell_how_far(connection: &Connection, log: &EventLog) -> std::convert::Infallible {
     let mut poller = Poller::new(connection);
     loop {
         tokio::time::sleep(REPORT_INTERVAL).await;
         match timeout(LOOK_TIMEOUT, poller.snapshot()).await {
             Ok(Ok(snapshot)) => {
                 let Totals { requested, stored, received, pending, .. } = snapshot.numbers;
-                timeline.note(format_args!(
+                log.note(format_args!(
                     "requested {requested}, stored {stored}, received {received}; in the queues {pending}",
                 ));
             }
-            Ok(Err(_)) | Err(_) => timeline.note("the broker does not say how far things are"),
+            Ok(Err(_)) | Err(_) => log.note("the broker does not say how far things are"),
         }
     }
 }

@@ -7,15 +7,15 @@ use observe::audit::Verdict;
 use observe::dead_letters::DeadLetter;
 use serde::Serialize;
 
+use super::event_log::Moment;
 use super::plan::Plan;
-use super::timeline::Moment;
 
 /// How many dead letters are named that should be none.
 const NAMED: usize = 3;
 
 /// What is found on the broker in the end.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Outcome {
+pub struct Findings {
     /// What the audit says.
     pub verdict: Verdict,
     /// How many messages are still in the queues, whatever they are.
@@ -26,7 +26,7 @@ pub struct Outcome {
 
 /// What was done, and what came of it.
 #[derive(Clone, Debug, Serialize)]
-pub struct Report {
+pub struct ChaosReport {
     /// Whether all promises were kept: nothing lost, nothing doubled, the queues drained, no healthy message
     /// among the dead letters and all garbage there, and no service that failed.
     pub clean: bool,
@@ -36,24 +36,24 @@ pub struct Report {
     pub timeline: Vec<Moment>,
     /// What was found in the end.
     #[serde(flatten)]
-    pub outcome: Outcome,
+    pub outcome: Findings,
     /// How many messages were sent that nobody can handle.
     pub garbage: usize,
     /// Which promises were broken, each in a sentence.
     pub failures: Vec<String>,
 }
 
-impl Report {
+impl ChaosReport {
     /// Judges what was found: `garbage` has the ids of what nobody can handle, `failures` says what
     /// was noticed before, such as a service that ended by itself.
     pub(super) fn new(
         plan: Plan,
         timeline: Vec<Moment>,
-        outcome: Outcome,
+        outcome: Findings,
         garbage: &BTreeSet<String>,
         mut failures: Vec<String>,
     ) -> Self {
-        let Outcome { verdict, left_in_queues, dead_letters } = &outcome;
+        let Findings { verdict, left_in_queues, dead_letters } = &outcome;
         if !verdict.is_clean() {
             let (lost, doubled) = (verdict.lost, verdict.doubled);
             failures.push(format!("{lost} requests are lost, {doubled} doubled"));
@@ -81,7 +81,7 @@ impl Report {
     }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for ChaosReport {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(formatter, "{}", self.outcome.verdict)?;
         let letters = self.outcome.dead_letters.len();
@@ -104,20 +104,20 @@ mod tests {
     use super::*;
     use crate::chaos::plan::Cast;
 
-    fn judge(outcome: Outcome, garbage: &[&str], failures: &[&str]) -> Report {
+    fn judge(outcome: Findings, garbage: &[&str], failures: &[&str]) -> ChaosReport {
         let cast = Cast { requestors: 1, generators: 1, brokers: 1 };
         let plan = Plan::from_seed(1, Duration::from_secs(1), cast);
         let garbage = garbage.iter().map(ToString::to_string).collect();
         let failures = failures.iter().map(ToString::to_string).collect();
-        Report::new(plan, Vec::new(), outcome, &garbage, failures)
+        ChaosReport::new(plan, Vec::new(), outcome, &garbage, failures)
     }
 
     fn verdict() -> Verdict {
         Verdict { requested: 10, complete: 10, ..Verdict::default() }
     }
 
-    fn outcome() -> Outcome {
-        Outcome { verdict: verdict(), ..Outcome::default() }
+    fn outcome() -> Findings {
+        Findings { verdict: verdict(), ..Findings::default() }
     }
 
     fn letter(id: &str) -> DeadLetter {
@@ -128,7 +128,7 @@ mod tests {
 
     #[test]
     fn all_promises_are_kept_where_only_garbage_is_among_the_dead_letters() {
-        let outcome = Outcome { dead_letters: vec![letter("garbage")], ..outcome() };
+        let outcome = Findings { dead_letters: vec![letter("garbage")], ..outcome() };
         let report = judge(outcome, &["garbage"], &[]);
         assert!(report.clean, "{report}");
         assert!(report.to_string().ends_with("All promises were kept."), "{report}");
@@ -136,16 +136,16 @@ mod tests {
 
     #[test]
     fn each_broken_promise_is_named() {
-        let with = |verdict| Outcome { verdict, ..outcome() };
+        let with = |verdict| Findings { verdict, ..outcome() };
         for (outcome, garbage, failures, sign) in [
             (with(Verdict { lost: 1, ..verdict() }), &[][..], &[][..], "1 requests are lost"),
             (with(Verdict { doubled: 1, ..verdict() }), &[], &[], "1 doubled"),
             (with(Verdict { pending: 1, ..verdict() }), &[], &[], "do not drain"),
             (with(Verdict { too_old: 1, ..verdict() }), &[], &[], "can be judged"),
             (with(Verdict::default()), &[], &[], "nothing was asked for"),
-            (Outcome { left_in_queues: 1, ..outcome() }, &[], &[], "1 messages are left"),
+            (Findings { left_in_queues: 1, ..outcome() }, &[], &[], "1 messages are left"),
             (
-                Outcome { dead_letters: vec![letter("id")], ..outcome() },
+                Findings { dead_letters: vec![letter("id")], ..outcome() },
                 &[],
                 &[],
                 "a healthy message",

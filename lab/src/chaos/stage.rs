@@ -14,8 +14,8 @@ use testkit::programs::Programs;
 use testkit::proxy::Proxy;
 use testkit::side::Side;
 
+use super::event_log::EventLog;
 use super::plan::{Act, Cast, Fault, Member, Target};
-use super::timeline::Timeline;
 use crate::replica::{Replica, WATCH, share};
 
 /// How long a healthy network takes, in each direction. Without it, almost nothing would be on its way
@@ -56,7 +56,7 @@ impl Equipment {
 pub(super) struct Stage<'a> {
     equipment: &'a Equipment,
     cast: Cast,
-    timeline: &'a Timeline,
+    log: &'a EventLog,
     slots: BTreeMap<Member, Slot>,
     /// What each requestor asks for a second.
     rate: String,
@@ -93,7 +93,7 @@ impl<'a> Stage<'a> {
     pub(super) async fn start(
         equipment: &'a Equipment,
         cast: Cast,
-        timeline: &'a Timeline,
+        log: &'a EventLog,
     ) -> anyhow::Result<Self> {
         let rate = share(equipment.rate, cast.requestors);
         let urls: Vec<String> =
@@ -102,7 +102,7 @@ impl<'a> Stage<'a> {
         let Equipment { programs, directory, .. } = equipment;
         let watch = Replica::start(&programs.decoupled, &WATCH, "declare", directory, settings)?;
         let (slots, leaving, failures) = (BTreeMap::new(), Vec::new(), Vec::new());
-        let mut stage = Self { equipment, cast, timeline, slots, rate, watch, leaving, failures };
+        let mut stage = Self { equipment, cast, log, slots, rate, watch, leaving, failures };
         for side in Side::ALL {
             stage.scale(side, cast.of(side)).await?;
         }
@@ -188,7 +188,7 @@ impl<'a> Stage<'a> {
             let Some(replica) = &mut slot.replica else { continue };
             if replica.process.try_wait()?.is_some() {
                 let failure = format!("{member} ended by itself: {}", replica.describe());
-                self.timeline.note(&failure);
+                self.log.note(&failure);
                 self.failures.push(failure);
                 slot.replica = None;
             }

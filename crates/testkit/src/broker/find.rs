@@ -24,7 +24,7 @@ const HINT: &str = "install nats-server 2.12 or later so that it is on the PATH 
 const REQUIREMENTS: &str = include_str!("../../nats-server.txt");
 
 /// The oldest version with all that the system asks of a broker.
-const OLDEST: Version = (2, 12);
+const OLDEST: Release = (2, 12);
 
 /// A `nats-server` that is recent enough: the one that `LAB_NATS_SERVER` names; else the first
 /// such on the `PATH`; else the pinned one, which is installed below the build directory if it is
@@ -90,10 +90,10 @@ fn recent_enough(program: &Path) -> anyhow::Result<()> {
 }
 
 /// The major and the minor number of a version.
-type Version = (u32, u32);
+type Release = (u32, u32);
 
 /// The version in what the program prints about itself: `nats-server: v2.15.1`.
-fn printed_version(text: &str) -> Option<Version> {
+fn printed_version(text: &str) -> Option<Release> {
     let numbers = text.trim().strip_prefix("nats-server: v")?;
     let mut numbers = numbers.split('.').map(|number| number.parse().ok());
     Some((numbers.next()??, numbers.next()??))

@@ -61,7 +61,7 @@ pub struct BrokerOptions {
 #[derive(Debug)]
 pub struct Broker {
     // The process comes before its directory: fields are dropped in this order.
-    state: State,
+    state: ServerState,
     binary: PathBuf,
     ports: Ports,
     directory: PathBuf,
@@ -81,7 +81,7 @@ struct Membership {
 }
 
 #[derive(Debug)]
-enum State {
+enum ServerState {
     Running(Process),
     /// While nobody listens on the ports, they are kept from others, who would take them as free.
     Down {
@@ -117,7 +117,7 @@ impl Broker {
         fs::create_dir_all(directory.join("ports"))
             .with_context(|| format!("cannot create {}", directory.display()))?;
         let ports = Ports { client: options.port.unwrap_or(0), monitor: 0, cluster: None };
-        let state = State::Down { _held: None };
+        let state = ServerState::Down { _held: None };
         let membership = None;
         Ok(Self { state, binary, ports, directory, options, membership, _temporary: temporary })
     }
@@ -125,7 +125,7 @@ impl Broker {
     /// Takes a port for the other members of a cluster, before any of them runs. Gives the port.
     fn prepare_route(&mut self) -> anyhow::Result<u16> {
         let (held, port) = Held::free().context("there is no port for the cluster")?;
-        self.state = State::Down { _held: Some(held) };
+        self.state = ServerState::Down { _held: Some(held) };
         self.ports.cluster = Some(port);
         Ok(port)
     }
@@ -153,8 +153,8 @@ impl Broker {
     #[must_use]
     pub fn id(&self) -> Option<u32> {
         match &self.state {
-            State::Running(process) => Some(process.id()),
-            State::Down { .. } => None,
+            ServerState::Running(process) => Some(process.id()),
+            ServerState::Down { .. } => None,
         }
     }
 
@@ -165,8 +165,8 @@ impl Broker {
     /// Where the operating system refuses to say.
     pub fn runs(&mut self) -> anyhow::Result<bool> {
         match &mut self.state {
-            State::Running(process) => Ok(process.try_wait()?.is_none()),
-            State::Down { .. } => Ok(false),
+            ServerState::Running(process) => Ok(process.try_wait()?.is_none()),
+            ServerState::Down { .. } => Ok(false),
         }
     }
 
@@ -202,7 +202,7 @@ impl Broker {
     /// Where it does not run, or the operating system refuses.
     pub async fn kill(&mut self) -> anyhow::Result<()> {
         self.running()?.kill().await?;
-        self.state = State::Down { _held: Held::bind(self.ports) };
+        self.state = ServerState::Down { _held: Held::bind(self.ports) };
         Ok(())
     }
 
@@ -220,7 +220,7 @@ impl Broker {
         let status = ended.map_err(|_| {
             anyhow::anyhow!("nats-server does not stop; the end of its log:\n{}", self.log_tail())
         })??;
-        self.state = State::Down { _held: Held::bind(self.ports) };
+        self.state = ServerState::Down { _held: Held::bind(self.ports) };
         Ok(status)
     }
 
@@ -250,8 +250,8 @@ impl Broker {
 
     fn running(&mut self) -> anyhow::Result<&mut Process> {
         match &mut self.state {
-            State::Running(process) => Ok(process),
-            State::Down { .. } => bail!("the broker does not run"),
+            ServerState::Running(process) => Ok(process),
+            ServerState::Down { .. } => bail!("the broker does not run"),
         }
     }
 
@@ -260,7 +260,7 @@ impl Broker {
         self.write_configuration()?;
         Ports::forget(&self.ports_directory())?;
         if !Held::CAN_BE_SHARED {
-            self.state = State::Down { _held: None };
+            self.state = ServerState::Down { _held: None };
         }
         let mut command = Command::new(&self.binary);
         command.arg("--config").arg(&configuration);
@@ -271,7 +271,7 @@ impl Broker {
         self.ports = answer.with_context(|| {
             format!("nats-server does not start; the end of its log:\n{}", self.log_tail())
         })?;
-        self.state = State::Running(process);
+        self.state = ServerState::Running(process);
         // With the ports that it has now, so that somebody can start it again by hand.
         self.write_configuration()
     }

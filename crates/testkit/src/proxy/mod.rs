@@ -43,7 +43,7 @@ impl Proxy {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
         let listener = listener.context("cannot listen on any port of 127.0.0.1")?;
         let port = listener.local_addr().context("cannot tell the port of the proxy")?.port();
-        let control = Arc::new(Control(watch::Sender::new(State::default())));
+        let control = Arc::new(Control(watch::Sender::new(ProxyState::default())));
         let accepting = tokio::spawn(accept(listener, broker_port, Arc::clone(&control)));
         Ok(Self { port, control, accepting })
     }
@@ -78,7 +78,7 @@ impl Proxy {
     pub async fn held(&self) -> String {
         loop {
             let mut states = self.control.0.subscribe();
-            let held = |state: &State| state.hold.as_ref().and_then(|hold| hold.held.clone());
+            let held = |state: &ProxyState| state.hold.as_ref().and_then(|hold| hold.held.clone());
             // The state is never gone while there is a proxy.
             if let Ok(state) = states.wait_for(|state| held(state).is_some()).await
                 && let Some(subject) = held(&state)
@@ -97,7 +97,7 @@ impl Proxy {
     /// as it comes, until [`Self::mend`].
     pub fn cut(&self) {
         self.control.0.send_modify(|state| {
-            state.link = Link::Cut;
+            state.link = LinkMode::Cut;
             state.cuts += 1;
         });
     }
@@ -105,7 +105,7 @@ impl Proxy {
     /// Keeps all connections open and takes new ones, but passes nothing on in either direction,
     /// not even an end, until [`Self::mend`].
     pub fn hang(&self) {
-        self.control.0.send_modify(|state| state.link = Link::Hung);
+        self.control.0.send_modify(|state| state.link = LinkMode::Hung);
     }
 
     /// Breaks all connections off at once, with what is on its way in them, and takes new ones.
@@ -116,12 +116,12 @@ impl Proxy {
     /// Holds up for that long whatever is passed on, in either direction, and all that is behind
     /// it, until [`Self::mend`].
     pub fn slow(&self, delay: Duration) {
-        self.control.0.send_modify(|state| state.link = Link::Slow(delay));
+        self.control.0.send_modify(|state| state.link = LinkMode::Slow(delay));
     }
 
     /// Ends what [`Self::cut`], [`Self::hang`] or [`Self::slow`] began.
     pub fn mend(&self) {
-        self.control.0.send_modify(|state| state.link = Link::Up);
+        self.control.0.send_modify(|state| state.link = LinkMode::Up);
     }
 }
 
@@ -133,11 +133,11 @@ impl Drop for Proxy {
 
 /// What the tasks of a proxy are told, and what they tell.
 #[derive(Debug)]
-struct Control(watch::Sender<State>);
+struct Control(watch::Sender<ProxyState>);
 
 #[derive(Debug, Default)]
-struct State {
-    link: Link,
+struct ProxyState {
+    link: LinkMode,
     /// How many times the link was cut: a cut that is mended at once still ends all connections.
     cuts: u64,
     hold: Option<Hold>,
@@ -145,7 +145,7 @@ struct State {
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-enum Link {
+enum LinkMode {
     #[default]
     Up,
     Slow(Duration),
@@ -176,20 +176,20 @@ impl Control {
         });
     }
 
-    async fn until(&self, reached: impl Fn(&State) -> bool) {
+    async fn until(&self, reached: impl Fn(&ProxyState) -> bool) {
         // The state is never gone while this is there.
         let _ = self.0.subscribe().wait_for(reached).await;
     }
 
     /// Waits until the link passes something on.
     async fn until_it_flows(&self) {
-        self.until(|state| matches!(state.link, Link::Up | Link::Slow(_))).await;
+        self.until(|state| matches!(state.link, LinkMode::Up | LinkMode::Slow(_))).await;
     }
 
     /// Waits for as long as a slow link takes.
     async fn delay(&self) {
         let link = self.0.borrow().link;
-        if let Link::Slow(delay) = link {
+        if let LinkMode::Slow(delay) = link {
             time::sleep(delay).await;
         }
     }
@@ -218,7 +218,7 @@ async fn accept(listener: TcpListener, broker_port: u16, control: Arc<Control>) 
 async fn connect(mut client: TcpStream, broker_port: u16, control: Arc<Control>) {
     let cuts = {
         let state = control.0.borrow();
-        if state.link == Link::Cut {
+        if state.link == LinkMode::Cut {
             return;
         }
         state.cuts

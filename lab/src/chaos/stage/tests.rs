@@ -79,8 +79,8 @@ async fn done(stage: &mut Stage<'_>, text: &str) -> Fault {
 #[tokio::test]
 async fn what_is_done_to_a_process_is_really_done_and_undone() {
     let (equipment, _directory, _broker) = equipment().await;
-    let timeline = Timeline::new(true);
-    let mut stage = Stage::start(&equipment, CAST, &timeline).await.unwrap();
+    let log = EventLog::new(true);
+    let mut stage = Stage::start(&equipment, CAST, &log).await.unwrap();
     let first = id(&stage).unwrap();
 
     let paused = done(&mut stage, r#""do": "pause", "to": "generator-1""#).await;
@@ -130,8 +130,8 @@ async fn what_is_done_to_a_process_is_really_done_and_undone() {
 #[tokio::test]
 async fn who_ends_without_being_told_to_is_a_failure() {
     let (equipment, _directory, _broker) = equipment().await;
-    let timeline = Timeline::new(true);
-    let mut stage = Stage::start(&equipment, CAST, &timeline).await.unwrap();
+    let log = EventLog::new(true);
+    let mut stage = Stage::start(&equipment, CAST, &log).await.unwrap();
     is_ready(&stage).await;
     let replica = stage.slots[&MEMBER].replica.as_ref().unwrap();
     replica.process.terminate().unwrap();
@@ -146,8 +146,8 @@ async fn who_ends_without_being_told_to_is_a_failure() {
 #[tokio::test]
 async fn what_is_done_to_a_network_is_really_done_and_undone() {
     let (equipment, _directory, broker) = equipment().await;
-    let timeline = Timeline::new(true);
-    let mut stage = Stage::start(&equipment, CAST, &timeline).await.unwrap();
+    let log = EventLog::new(true);
+    let mut stage = Stage::start(&equipment, CAST, &log).await.unwrap();
     let url = stage.slots[&MEMBER].network[0].url().replace("nats://", "");
     for (act, survives) in [("cut", false), ("reset", false), ("hang", true), ("slow", true)] {
         let mut client = TcpStream::connect(&url).await.unwrap();

@@ -7,9 +7,9 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::Instant;
 
-/// What has happened so far. Several tell of what they do at the same time.
+/// What has happened so far. Several tasks write to it at the same time.
 #[derive(Debug)]
-pub(super) struct Timeline {
+pub(super) struct EventLog {
     started: Instant,
     moments: Mutex<Vec<Moment>>,
     quiet: bool,
@@ -24,7 +24,7 @@ pub struct Moment {
     pub what: String,
 }
 
-impl Timeline {
+impl EventLog {
     /// Begins now. A quiet one speaks on the standard error, where it is in nobody's way.
     pub(super) fn new(quiet: bool) -> Self {
         Self { started: Instant::now(), moments: Mutex::default(), quiet }
