@@ -12,7 +12,7 @@ async fn up(words: &[&str], settings: &[(&str, &str)]) -> Output {
 }
 
 #[tokio::test]
-async fn a_setting_that_no_service_understands_ends_it_at_once_with_what_is_wrong() {
+async fn setting_that_no_service_understands_ends_it_at_once() {
     // For an hour, if nobody notices.
     let output = up(&["--for", "1h"], &[("WORK_TIME", "200")]).await;
     let said = String::from_utf8(output.stderr).unwrap();
@@ -22,7 +22,7 @@ async fn a_setting_that_no_service_understands_ends_it_at_once_with_what_is_wron
 }
 
 #[tokio::test]
-async fn nobody_is_told_to_kill_what_does_not_run() {
+async fn hints_name_only_processes_that_run() {
     let output = up(&["--requestors", "0", "--generators", "0", "--for", "100ms"], &[]).await;
     let said = String::from_utf8(output.stdout).unwrap();
     let kills: Vec<&str> =

@@ -84,7 +84,7 @@ fn streams() -> Vec<&'static str> {
 pub async fn backup(connection: &Connection, directory: &Path) -> anyhow::Result<()> {
     let nats = connection.context();
     let before = Still::look(nats).await?;
-    before.nobody_waits()?;
+    before.no_side_waits()?;
     manifest::prepare(directory).await?;
     let taken = take(connection, directory, &before).await;
     if taken.is_err() {
@@ -109,7 +109,7 @@ async fn take(connection: &Connection, directory: &Path, before: &Still) -> anyh
     if let Some(change) = before.change(&after) {
         bail!("{change} while it was backed up: stop both sides, and whoever else writes");
     }
-    after.nobody_waits()?;
+    after.no_side_waits()?;
     let broker = connection.client().server_info().version;
     Manifest::new(workqueue::now(), broker, kept).write(directory).await
 }

@@ -191,7 +191,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_broker_reads_the_backups_of_its_own_release_and_of_older_ones() {
+    fn broker_reads_backups_of_its_own_release_and_of_older_ones() {
         for older in ["2.15.1", "2.15.9", "2.12.0", "1.99.0", "2.15.0-RC.1"] {
             check_broker("2.15.1", older).unwrap();
         }
@@ -203,7 +203,7 @@ mod tests {
     }
 
     #[test]
-    fn only_a_stream_with_an_age_limit_forgets_and_only_what_is_older() {
+    fn only_a_stream_with_an_age_limit_forgets() {
         let hour = SignedDuration::from_hours(1);
         let stream = |max_age: SignedDuration, oldest: Timestamp| KeptStream {
             name: "KV_stored".to_owned(),

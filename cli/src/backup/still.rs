@@ -28,8 +28,8 @@ impl Still {
         Ok(found)
     }
 
-    /// Refuses where somebody waits for messages, as every service does that runs.
-    pub(super) fn nobody_waits(&self) -> anyhow::Result<()> {
+    /// Refuses while a side waits for messages, as every service does that runs.
+    pub(super) fn no_side_waits(&self) -> anyhow::Result<()> {
         let waits = |consumer: &&ConsumerInfo| consumer.num_waiting > 0;
         let Some(consumer) = self.consumers.iter().find(waits) else { return Ok(()) };
         let ConsumerInfo { name, stream_name, .. } = consumer;

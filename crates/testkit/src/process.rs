@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_it_prints_is_in_the_log_and_how_it_ended_is_known() {
+    async fn process_logs_what_it_prints_and_gives_its_exit_status() {
         let directory = tempfile::tempdir().unwrap();
         let mut process = shell("echo out; echo err >&2; exit 3", directory.path());
         assert_eq!(process.wait().await.unwrap().code(), Some(3));
@@ -249,7 +249,7 @@ while True:
     }
 
     #[tokio::test]
-    async fn nobody_is_signalled_once_it_was_waited_for() {
+    async fn ended_process_is_not_signalled() {
         let directory = tempfile::tempdir().unwrap();
         let mut process = shell("exit 0", directory.path());
         process.wait().await.unwrap();

@@ -46,7 +46,7 @@ async fn a_broker_that_has_started_answers() {
 }
 
 #[tokio::test]
-async fn what_is_confirmed_survives_a_kill_and_a_stop_on_the_same_port() {
+async fn confirmed_messages_survive_a_kill_and_a_stop() {
     for sync_always in [false, true] {
         let options = BrokerOptions { sync_always, ..Default::default() };
         let mut broker = Broker::start(options).await.unwrap();
@@ -131,7 +131,7 @@ async fn a_broker_that_cannot_start_says_why_at_once() {
 }
 
 #[tokio::test]
-async fn nobody_else_gets_the_ports_of_a_broker_that_is_down() {
+async fn ports_of_a_broker_that_is_down_stay_reserved() {
     let mut broker = Broker::start(BrokerOptions::default()).await.unwrap();
     broker.kill().await.unwrap();
     let port = SocketAddr::from(([127, 0, 0, 1], broker.port()));
@@ -158,7 +158,7 @@ async fn jetstream_of_all(brokers: &Brokers) -> jetstream::Context {
 }
 
 #[tokio::test]
-async fn a_cluster_keeps_what_is_confirmed_over_the_kill_of_any_leader_and_of_all() {
+async fn cluster_keeps_confirmed_messages_over_any_kill() {
     let mut brokers = Brokers::start(3, None).await.unwrap();
     let (url, ports) = (brokers.url(), brokers.ports());
     assert_eq!((brokers.len(), ports.len()), (3, 3));

@@ -76,7 +76,7 @@ async fn has_connections(proxy: &Proxy, wanted: usize) {
 }
 
 #[tokio::test]
-async fn a_held_subject_is_not_seen_by_the_broker_until_it_is_released() {
+async fn held_publish_reaches_the_broker_once_it_is_released() {
     let mut setting = Setting::new().await;
     let (client, other) = (setting.client().await, setting.client().await);
 
@@ -102,7 +102,7 @@ async fn a_held_subject_is_not_seen_by_the_broker_until_it_is_released() {
 }
 
 #[tokio::test]
-async fn what_the_broker_sends_arrives_while_a_publish_is_held() {
+async fn held_publish_does_not_hold_what_the_broker_sends() {
     let setting = Setting::new().await;
     let client = setting.client().await;
     let mut inbox = client.subscribe("inbox").await.unwrap();
@@ -127,7 +127,7 @@ async fn each_hold_tells_of_its_own_first_publish() {
 }
 
 #[tokio::test]
-async fn what_is_held_of_a_client_that_is_gone_never_arrives() {
+async fn held_publish_of_a_client_that_is_gone_never_arrives() {
     let mut setting = Setting::new().await;
     let address = setting.proxy.url().replace("nats://", "");
     let mut client = TcpStream::connect(address).await.unwrap();
@@ -177,7 +177,7 @@ async fn a_client_reconnects_when_the_cut_is_mended() {
 }
 
 #[tokio::test]
-async fn a_cut_that_is_mended_at_once_ends_the_connections_all_the_same() {
+async fn cut_that_is_mended_at_once_still_ends_connections() {
     let setting = Setting::new().await;
     let client = TcpStream::connect(setting.proxy.url().replace("nats://", "")).await.unwrap();
     has_connections(&setting.proxy, 1).await;

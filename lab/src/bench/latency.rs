@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn who_was_asked_for_too_late_has_waited_since_it_was_due() {
+    fn late_request_counts_as_waiting_since_it_was_due() {
         // One a 10 ms, and the machine stood still from 10 to 40.
         let loops = [(0, 1), (40, 41), (41, 43), (42, 44), (43, 46), (50, 51)];
         let loops = loops.map(|(asked, end)| (at(asked), at(end)));
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn the_schedule_is_the_one_that_somebody_kept_to() {
+    fn schedule_begins_with_the_request_that_was_on_time() {
         // The first came late, the others did not.
         let loops = [(3, 4), (10, 11), (20, 21)].map(|(asked, end)| (at(asked), at(end)));
         assert_eq!(latencies(&loops, 10 * MS), [4 * MS, MS, MS]);

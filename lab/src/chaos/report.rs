@@ -127,7 +127,7 @@ mod tests {
     }
 
     #[test]
-    fn all_promises_are_kept_where_only_garbage_is_among_the_dead_letters() {
+    fn garbage_among_the_dead_letters_breaks_no_promise() {
         let outcome = Findings { dead_letters: vec![letter("garbage")], ..outcome() };
         let report = judge(outcome, &["garbage"], &[]);
         assert!(report.clean, "{report}");

@@ -144,7 +144,7 @@ async fn gone_in_between(deployment: &Deployment, first: First) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn what_a_generator_acks_before_it_publishes_is_lost_with_it() {
+async fn ack_before_publish_loses_the_request_with_its_generator() {
     let deployment = Deployment::start().await;
     let ids = gone_in_between(&deployment, First::Ack).await;
     let _both = both_sides(&deployment).await;
@@ -157,7 +157,7 @@ async fn what_a_generator_acks_before_it_publishes_is_lost_with_it() {
 }
 
 #[tokio::test]
-async fn what_a_generator_publishes_before_it_acks_outlives_it() {
+async fn publish_before_ack_outlives_its_generator() {
     let deployment = Deployment::start().await;
     gone_in_between(&deployment, First::Publish).await;
     let _both = both_sides(&deployment).await;
@@ -174,7 +174,7 @@ async fn both_sides(deployment: &Deployment) -> [Process; 2] {
 }
 
 #[tokio::test]
-async fn what_is_accepted_while_the_audit_reads_is_not_called_unasked() {
+async fn request_accepted_during_the_audit_is_not_called_unasked() {
     let deployment = Deployment::start().await;
     let _generator = deployment.run(Side::Generator, "generator", &[]).await;
     let _busy = deployment.run(Side::Requestor, "busy", &[("REQUEST_RATE", "max")]).await;

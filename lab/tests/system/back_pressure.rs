@@ -78,7 +78,7 @@ async fn both(deployment: &Deployment, name: &str, rate: &str) -> [Process; 2] {
 }
 
 #[tokio::test]
-async fn with_all_three_queues_full_and_both_sides_killed_and_stopped_everything_drains() {
+async fn full_queues_drain_after_both_sides_were_killed_and_stopped() {
     let deployment = with_little_room(LIMITS).await;
     fill_acknowledgments(&deployment).await;
     fill_responses(&deployment).await;
@@ -167,7 +167,7 @@ async fn a_requestor_that_has_no_room_to_ask_still_stores() {
 }
 
 #[tokio::test]
-async fn who_finds_a_queue_full_a_thousand_times_says_so_once() {
+async fn full_queue_is_logged_once() {
     const SAID: &str = "waiting to publish; nothing is dropped";
     const FULL: &str = "no room: maximum messages exceeded";
     let mut deployment = with_little_room(PATIENT).await;
@@ -196,7 +196,7 @@ async fn who_finds_a_queue_full_a_thousand_times_says_so_once() {
 
 #[cfg(target_os = "linux")]
 #[tokio::test]
-async fn who_finds_a_queue_full_for_long_does_not_grow() {
+async fn full_queue_does_not_grow_the_memory_of_its_publisher() {
     let deployment = with_little_room(PATIENT).await;
     let busy = [("REQUEST_RATE", "max")];
     let requestor = deployment.run(Side::Requestor, "requestor", &busy).await;

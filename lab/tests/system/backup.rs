@@ -142,7 +142,7 @@ async fn everything_comes_home<B>(deployment: &Deployment<B>) -> u64 {
 }
 
 #[tokio::test]
-async fn what_was_backed_up_goes_on_where_it_was_on_another_broker() {
+async fn backup_goes_on_where_it_was_on_another_broker() {
     let deployment = at_rest().await;
     let before = held(deployment.nats()).await;
     let directory = tempfile::tempdir().unwrap();
@@ -165,7 +165,7 @@ async fn what_was_backed_up_goes_on_where_it_was_on_another_broker() {
 }
 
 #[tokio::test]
-async fn what_one_broker_had_is_kept_by_three_and_survives_the_death_of_any() {
+async fn backup_of_one_broker_survives_the_death_of_one_of_three() {
     let deployment = at_rest().await;
     let before = held(deployment.nats()).await;
     let directory = tempfile::tempdir().unwrap();
@@ -189,7 +189,7 @@ async fn what_one_broker_had_is_kept_by_three_and_survives_the_death_of_any() {
 }
 
 #[tokio::test]
-async fn what_three_brokers_had_goes_on_where_it_was_on_one() {
+async fn backup_of_three_brokers_goes_on_where_it_was_on_one() {
     let cluster = Cluster::of_three().await;
     cluster.declare(&LIMITS).await;
     leave_work(&cluster).await;
@@ -255,7 +255,7 @@ async fn a_backup_that_is_damaged_or_was_broken_off_is_refused() {
 }
 
 #[tokio::test]
-async fn what_is_on_a_broker_already_is_not_touched_by_a_restore() {
+async fn restore_does_not_touch_what_is_on_a_broker_already() {
     let deployment = at_rest().await;
     let before = held(deployment.nats()).await;
     let directory = tempfile::tempdir().unwrap();
@@ -323,7 +323,7 @@ async fn a_restore_that_breaks_off_names_what_is_there() {
 }
 
 #[tokio::test]
-async fn what_a_stream_would_have_forgotten_by_now_is_not_missed() {
+async fn restore_does_not_miss_expired_messages() {
     const AGE: Duration = Duration::from_secs(3);
     let deployment = at_rest().await;
     let stream = topology::stream_state(deployment.nats(), dead_letters::STREAM).await.unwrap();
@@ -361,7 +361,7 @@ async fn nothing_is_backed_up_while_a_side_runs() {
 }
 
 #[tokio::test]
-async fn a_backup_during_which_somebody_writes_leaves_nothing_that_looks_like_one() {
+async fn backup_during_a_write_leaves_no_backup() {
     let deployment = Deployment::start().await;
     let connection = connect(deployment.url()).await;
     let directory = tempfile::tempdir().unwrap();

@@ -77,7 +77,7 @@ async fn the_help_shows_every_setting_and_no_password() {
 }
 
 #[tokio::test]
-async fn without_a_broker_a_service_is_live_not_ready_and_keeps_trying() {
+async fn service_without_a_broker_is_live_but_not_ready() {
     let mut deployment = Deployment::start().await;
     deployment.broker.kill().await.unwrap();
     let mut requestor = deployment.ask(10).await;
@@ -98,7 +98,7 @@ async fn without_a_broker_a_service_is_live_not_ready_and_keeps_trying() {
 }
 
 #[tokio::test]
-async fn a_service_whose_client_is_gone_ends_instead_of_staying_alive_for_nothing() {
+async fn service_whose_client_is_gone_ends() {
     let deployment = Deployment::start().await;
     let mut generator = deployment.run(Side::Generator, "generator", &[]).await;
     ready(&generator).await;
@@ -174,7 +174,7 @@ async fn with_password(password: &str, before: Option<&Broker>) -> Broker {
 }
 
 #[tokio::test]
-async fn credentials_that_are_refused_at_the_start_end_it_and_name_the_user() {
+async fn credentials_refused_at_the_start_name_the_user() {
     let broker = with_password("right", None).await;
     let directory = tempfile::tempdir().unwrap();
     let settings = [("NATS_USER", "somebody"), ("NATS_PASSWORD", "wrong")];

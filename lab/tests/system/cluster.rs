@@ -55,7 +55,7 @@ async fn the_loop_goes_round_on_three_brokers_which_all_keep_it() {
 }
 
 #[tokio::test]
-async fn who_declares_while_a_cluster_comes_together_waits_for_it() {
+async fn declare_waits_for_a_cluster_that_comes_together() {
     let mut cluster = Cluster::of_three().await;
     for index in 0..cluster.broker.len() {
         cluster.broker.kill(index).await.unwrap();
@@ -147,7 +147,7 @@ async fn leaders_that_are_killed_one_after_another_cost_nothing() {
 }
 
 #[tokio::test]
-async fn a_service_waits_while_there_are_too_few_brokers_to_keep_its_streams() {
+async fn service_waits_while_there_are_too_few_brokers() {
     let cluster = Cluster::of_three().await;
     let generator = cluster.run(Side::Generator, "generator", &[("REPLICAS", "5")]).await;
     logged(&generator, "cannot declare the topology yet").await;
@@ -158,7 +158,7 @@ async fn a_service_waits_while_there_are_too_few_brokers_to_keep_its_streams() {
 }
 
 #[tokio::test]
-async fn of_many_that_declare_at_once_none_is_told_that_waiting_does_not_help() {
+async fn concurrent_declarations_all_succeed_or_wait() {
     let cluster = Cluster::of_three().await;
     let declare = async |queue_limit| {
         // Each wants it a little different, so that nobody can be told that it is as it should be.

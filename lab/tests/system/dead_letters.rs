@@ -91,7 +91,7 @@ async fn a_handler_that_always_fails_gives_up_after_the_last_attempt() {
 }
 
 #[tokio::test]
-async fn a_newer_version_is_given_back_and_only_in_the_end_a_dead_letter() {
+async fn newer_version_is_given_back_before_it_is_dead_lettered() {
     let deployment = Deployment::start().await;
     let mut newer = publication(&request());
     newer.headers.insert("Message-Version", "2");
@@ -114,7 +114,7 @@ async fn a_newer_version_is_given_back_and_only_in_the_end_a_dead_letter() {
 }
 
 #[tokio::test]
-async fn a_message_that_kills_whoever_takes_it_is_given_up_without_another_try() {
+async fn message_that_kills_its_worker_is_given_up() {
     let deployment = Deployment::start().await;
     let deadly = request();
     deployment.publish(&publication(&deadly)).await;
@@ -154,7 +154,7 @@ async fn a_message_that_kills_whoever_takes_it_is_given_up_without_another_try()
 }
 
 #[tokio::test]
-async fn an_error_that_quotes_all_of_a_large_message_does_not_keep_it_from_being_buried() {
+async fn huge_reason_does_not_prevent_dead_lettering() {
     let deployment = Deployment::start().await;
     let large = format!(r#"{{"id": "{}"}}"#, "x".repeat(200_000));
     let subject = REQUESTS.subject(JobId::new());
@@ -167,7 +167,7 @@ async fn an_error_that_quotes_all_of_a_large_message_does_not_keep_it_from_being
 }
 
 #[tokio::test]
-async fn a_subject_that_is_as_long_as_the_broker_takes_does_not_keep_it_from_being_buried() {
+async fn longest_subject_does_not_prevent_dead_lettering() {
     let deployment = Deployment::start().await;
     // The broker takes commands of up to 4096 bytes.
     let subject = REQUESTS.subject_of(&"x".repeat(4060));
@@ -213,7 +213,7 @@ async fn a_replayed_dead_letter_goes_its_way_and_is_gone() {
 }
 
 #[tokio::test]
-async fn where_there_are_none_to_replay_all_of_them_are() {
+async fn replay_of_no_dead_letters_succeeds() {
     let deployment = Deployment::start().await;
     let replay = |which| deployment.decoupled(["dead-letters", "replay", which]);
     assert_eq!(replay("--all").await, (Some(0), "There are no dead letters.\n".to_owned()));

@@ -58,7 +58,7 @@ async fn a_request_that_comes_twice_has_one_result() {
 }
 
 #[tokio::test]
-async fn of_two_different_responses_one_is_stored_and_the_same_is_marked() {
+async fn one_of_two_responses_is_stored_and_the_same_is_marked() {
     let deployment = Deployment::start().await;
     let request = request();
     deployment.publish(&again(&response(&request, "aaaa"), 1)).await;

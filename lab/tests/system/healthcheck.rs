@@ -32,7 +32,7 @@ async fn becomes(program: &Path, process: &Process, status: i32, words: &str) {
 }
 
 #[tokio::test]
-async fn a_service_is_healthy_while_it_is_ready_and_says_why_it_is_not() {
+async fn healthcheck_is_readiness_and_says_the_reason() {
     let mut deployment = Deployment::start().await;
     for (side, name) in [(Side::Requestor, "requestor"), (Side::Generator, "generator")] {
         let service = deployment.run(side, name, &[]).await;
@@ -67,7 +67,7 @@ async fn a_service_that_listens_everywhere_is_asked_on_this_machine() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_known_to_be_healthy_is_not() {
+async fn healthcheck_without_an_answer_is_unhealthy() {
     let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
     // Takes connections, and never answers.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -130,7 +130,7 @@ async fn a_broker_that_comes_back_empty_gets_its_queues_again() {
 }
 
 #[tokio::test]
-async fn a_full_queue_downstream_holds_the_generator_and_spends_no_attempt() {
+async fn full_queue_holds_the_generator_and_spends_no_attempt() {
     let deployment = Deployment::with(&Limits { queue_limit: 10, ..PATIENT }).await;
     let once = [("MAX_ATTEMPTS", "1")];
     let generator = deployment.run(Side::Generator, "generator", &once).await;

@@ -468,7 +468,7 @@ async fn each_may_hear_what_it_has_to_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn whoever_has_no_password_is_not_let_in() {
+async fn client_without_a_password_is_not_let_in() {
     let guarded = Guarded::start().await;
     for options in [
         ConnectOptions::new(),
@@ -481,7 +481,7 @@ async fn whoever_has_no_password_is_not_let_in() {
 }
 
 #[tokio::test]
-async fn all_that_is_to_be_done_can_be_done_and_nothing_of_it_is_refused() {
+async fn every_user_has_the_permissions_that_it_needs() {
     let guarded = Guarded::declared().await;
     // A second time, with other limits: the first creates, this changes in place.
     let limits = Limits { queue_limit: 50_000, ..LIMITS };
@@ -592,7 +592,7 @@ async fn the_keeper_carries_all_of_it_to_a_broker_that_has_nothing() {
 }
 
 #[tokio::test]
-async fn a_service_that_may_not_declare_says_who_may_and_goes_on_once_it_is_declared() {
+async fn service_that_may_not_declare_waits_for_the_declaration() {
     let mut guarded = Guarded::start().await;
     let generator = guarded.run(Side::Generator, "generator", &[]).await;
     let rate = [("REQUEST_RATE", "100")];

@@ -182,7 +182,7 @@ fn accepted(request: &Request, key: &str) -> Publication {
 }
 
 #[tokio::test]
-async fn what_is_no_request_is_a_dead_letter() {
+async fn malformed_request_is_a_dead_letter() {
     let own: [Case; 13] = [
         ("no count", |it| unset(it, "count"), "missing field `count`"),
         ("a count in words", |it| set(it, "count", json!("ten")), "invalid type: string \"ten\""),
@@ -217,13 +217,13 @@ async fn what_is_no_request_is_a_dead_letter() {
 }
 
 #[tokio::test]
-async fn what_is_no_response_is_a_dead_letter() {
+async fn malformed_response_is_a_dead_letter() {
     let healthy = |request: &Request| publication(&response(request, "aaaa"));
     each_is_rejected(RESPONSES, healthy, ANY.into_iter().chain(STRINGS)).await;
 }
 
 #[tokio::test]
-async fn what_is_no_acknowledgment_is_a_dead_letter() {
+async fn malformed_acknowledgment_is_a_dead_letter() {
     let own: [Case; 2] = [
         ("no requestor", |it| unset(it, "requestor"), "missing field `requestor`"),
         ("not stored at any time", |it| unset(it, "stored_at"), "missing field `stored_at`"),
@@ -233,7 +233,7 @@ async fn what_is_no_acknowledgment_is_a_dead_letter() {
 }
 
 #[tokio::test]
-async fn orders_to_the_broker_are_kept_and_not_followed_among_the_dead_letters() {
+async fn broker_headers_of_dead_letters_are_kept_and_not_followed() {
     let deployment = Deployment::with(&PATIENT).await;
     let mut taken = Vec::new();
     for (order, value) in [
@@ -289,7 +289,7 @@ async fn orders_to_the_broker_are_kept_and_not_followed_among_the_dead_letters()
 }
 
 #[tokio::test]
-async fn the_largest_message_that_a_queue_takes_fits_into_a_dead_letter() {
+async fn largest_message_fits_into_a_dead_letter() {
     let deployment = Deployment::with(&PATIENT).await;
     let stream = deployment.nats().get_stream(REQUESTS.stream).await.unwrap();
     let limit = usize::try_from(stream.cached_info().config.max_message_size).unwrap();
@@ -307,7 +307,7 @@ async fn the_largest_message_that_a_queue_takes_fits_into_a_dead_letter() {
 }
 
 #[tokio::test]
-async fn a_message_with_as_many_headers_as_the_broker_takes_is_a_dead_letter() {
+async fn message_with_the_most_headers_is_a_dead_letter() {
     let deployment = Deployment::with(&PATIENT).await;
     let subject = REQUESTS.subject(JobId::new());
     let mut headers = HeaderMap::new();
@@ -323,7 +323,7 @@ async fn a_message_with_as_many_headers_as_the_broker_takes_is_a_dead_letter() {
 }
 
 #[tokio::test]
-async fn a_request_whose_trace_fills_the_headers_of_its_answer_is_not_tried_again() {
+async fn request_with_a_huge_trace_is_not_retried() {
     let deployment = Deployment::with(&PATIENT).await;
     let mut publication = publication(&request());
     publication.headers = HeaderMap::new();

@@ -61,45 +61,45 @@ async fn a_requestor_killed_before_it_asks_has_asked_for_nothing() {
 }
 
 #[tokio::test]
-async fn a_request_whose_requestor_was_killed_before_it_was_accepted_is_answered_all_the_same() {
+async fn requestor_killed_before_accepting_is_answered() {
     assert!(killed_before(Side::Requestor, "$KV.requested.").await > 0);
 }
 
 #[tokio::test]
-async fn a_request_whose_generator_was_killed_before_it_answered_is_answered() {
+async fn generator_killed_before_answering_is_redelivered() {
     let received = killed_before(Side::Generator, "responses.").await;
     assert_eq!(received, REQUESTS);
 }
 
 #[tokio::test]
-async fn a_request_whose_generator_was_killed_after_it_answered_is_answered_once() {
+async fn generator_killed_after_answering_answers_once() {
     let received = killed_before(Side::Generator, "$JS.ACK.REQUESTS.").await;
     assert_eq!(received, REQUESTS);
 }
 
 #[tokio::test]
-async fn a_response_whose_requestor_was_killed_before_it_was_stored_is_stored() {
+async fn requestor_killed_before_storing_is_redelivered() {
     assert!(killed_before(Side::Requestor, "$KV.stored.").await > 0);
 }
 
 #[tokio::test]
-async fn a_response_whose_requestor_was_killed_after_it_was_stored_is_acknowledged() {
+async fn requestor_killed_after_storing_still_acknowledges() {
     assert!(killed_before(Side::Requestor, "acknowledgments.").await > 0);
 }
 
 #[tokio::test]
-async fn a_response_whose_requestor_was_killed_after_it_acknowledged_is_stored_once() {
+async fn requestor_killed_after_acknowledging_stores_once() {
     assert!(killed_before(Side::Requestor, "$JS.ACK.RESPONSES.").await > 0);
 }
 
 #[tokio::test]
-async fn an_acknowledgment_whose_generator_was_killed_before_it_was_marked_is_marked() {
+async fn generator_killed_before_marking_is_redelivered() {
     let received = killed_before(Side::Generator, "$KV.received.").await;
     assert_eq!(received, REQUESTS);
 }
 
 #[tokio::test]
-async fn an_acknowledgment_whose_generator_was_killed_after_it_was_marked_is_marked_once() {
+async fn generator_killed_after_marking_marks_once() {
     let received = killed_before(Side::Generator, "$JS.ACK.ACKNOWLEDGMENTS.").await;
     assert_eq!(received, REQUESTS);
 }
@@ -157,12 +157,12 @@ async fn halted_before(victim: Side, halt: Halt) {
 }
 
 #[tokio::test]
-async fn a_requestor_that_is_paused_and_wakes_up_late_stores_nothing_a_second_time() {
+async fn requestor_that_wakes_up_late_stores_nothing_twice() {
     halted_before(Side::Requestor, Halt::Paused).await;
 }
 
 #[tokio::test]
-async fn a_generator_that_is_paused_and_wakes_up_late_marks_nothing_a_second_time() {
+async fn generator_that_wakes_up_late_marks_nothing_twice() {
     halted_before(Side::Generator, Halt::Paused).await;
 }
 

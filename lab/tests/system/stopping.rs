@@ -73,7 +73,7 @@ async fn a_stopping_requestor_finishes_what_it_has_pulled() {
 }
 
 #[tokio::test]
-async fn what_outlives_the_drain_is_given_back_to_whoever_is_there() {
+async fn work_that_outlives_the_drain_is_given_back() {
     let deployment = Deployment::with(&PATIENT).await;
     let mut requestor = deployment.ask(10).await;
     // An hour for a string, and for a delivery: if it comes again, it was given back.
@@ -88,7 +88,7 @@ async fn what_outlives_the_drain_is_given_back_to_whoever_is_there() {
 }
 
 #[tokio::test]
-async fn both_sides_stopped_under_full_load_finish_what_they_have_pulled() {
+async fn both_sides_stopped_under_load_finish_what_they_pulled() {
     let deployment = Deployment::with(&PATIENT).await;
     let asking = [("REQUEST_RATE", "max")];
     let mut both = [
@@ -108,7 +108,7 @@ async fn both_sides_stopped_under_full_load_finish_what_they_have_pulled() {
 }
 
 #[tokio::test]
-async fn what_a_requestor_cannot_acknowledge_within_the_drain_is_given_back_to_another() {
+async fn requestor_gives_back_what_it_cannot_acknowledge_in_time() {
     const ROOM: u64 = 10;
     let deployment = Deployment::with(&Limits { queue_limit: ROOM, ..PATIENT }).await;
     for _ in 0..ROOM {
@@ -153,7 +153,7 @@ async fn a_second_signal_ends_it_at_once_whichever_it_is() {
 }
 
 #[tokio::test]
-async fn a_second_signal_ends_a_requestor_that_has_something_in_its_hands() {
+async fn second_signal_ends_a_requestor_with_work_in_flight() {
     let deployment = Deployment::with(&Limits { queue_limit: 1, ..PATIENT }).await;
     deployment.publish(&publication(&acknowledgment(&request(), "aaaa"))).await;
     deployment.publish(&publication(&response(&request(), "aaaa"))).await;
@@ -197,7 +197,7 @@ async fn one_that_is_killed_while_it_drains_loses_nothing() {
 }
 
 #[tokio::test]
-async fn it_ends_within_the_drain_though_the_broker_is_gone_and_its_hands_are_full() {
+async fn service_without_a_broker_ends_within_the_drain() {
     let mut deployment = Deployment::with(&LIMITS).await;
     let _requestor = deployment.ask(1_000).await;
     let stuck = [("WORK_TIME", "1h"), ("DRAIN_TIMEOUT", "2s"), ("CONCURRENCY", "1000")];
@@ -235,7 +235,7 @@ async fn silent_clients(process: &Process) -> Vec<TcpStream> {
 }
 
 #[tokio::test]
-async fn silent_clients_of_the_admin_endpoint_delay_neither_a_probe_nor_the_end() {
+async fn silent_admin_clients_delay_neither_a_probe_nor_the_end() {
     let deployment = Deployment::with(&PATIENT).await;
     let mut idle = deployment.run(Side::Generator, "idle", &[]).await;
     let silent = silent_clients(&idle).await;

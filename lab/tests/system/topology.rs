@@ -23,7 +23,7 @@ async fn drift(deployment: &Deployment, change: impl FnOnce(&mut StreamConfig)) 
 }
 
 #[tokio::test]
-async fn what_is_missing_is_created_and_what_is_there_is_left() {
+async fn missing_objects_are_created_and_the_others_left() {
     let deployment = Deployment::bare().await;
     let first = topology::declare(deployment.nats(), &contract::topology(), &LIMITS).await.unwrap();
     // Four streams, three buckets, three consumers.
@@ -114,7 +114,7 @@ async fn a_stream_that_drops_work_is_refused_and_the_setting_named() {
 }
 
 #[tokio::test]
-async fn facts_that_are_kept_for_no_longer_than_their_margin_are_refused() {
+async fn facts_kept_no_longer_than_their_margin_are_refused() {
     let deployment = Deployment::start().await;
     let stream = deployment.nats().get_stream(facts::STORED.stream).await.unwrap();
     let mut config = stream.cached_info().config.clone();

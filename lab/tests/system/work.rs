@@ -19,7 +19,7 @@ use crate::deployment::{
 use crate::loops::request;
 
 #[tokio::test]
-async fn work_that_takes_longer_than_the_broker_waits_is_not_given_to_another() {
+async fn work_longer_than_ack_wait_is_not_redelivered() {
     let limits = Limits { ack_wait: Duration::from_secs(5), ..LIMITS };
     let deployment = Deployment::with(&limits).await;
     // Two, so that there is another who would take it.
@@ -37,7 +37,7 @@ async fn work_that_takes_longer_than_the_broker_waits_is_not_given_to_another() 
 }
 
 #[tokio::test]
-async fn what_fails_is_tried_again_ever_later_and_not_all_at_once() {
+async fn failing_jobs_are_retried_ever_later_and_not_all_at_once() {
     const REQUESTED: usize = 30;
     let deployment = Deployment::with(&PATIENT).await;
     // What the workers answer to the broker, which says the delay.
@@ -121,7 +121,7 @@ async fn has_in_its_hands(generator: &Process, count: usize) {
 }
 
 #[tokio::test]
-async fn each_replica_has_as_many_in_its_hands_as_it_may_and_not_one_more() {
+async fn replica_has_no_more_in_flight_than_its_concurrency() {
     let deployment = Deployment::with(&PATIENT).await;
     let _requestor = deployment.ask(100).await;
     let settings = [("WORK_TIME", "1h"), ("CONCURRENCY", "32")];

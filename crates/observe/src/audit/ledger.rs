@@ -190,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_accepted_and_nowhere_is_lost() {
+    fn accepted_request_that_is_nowhere_is_lost() {
         for bucket in [STORED, RECEIVED] {
             let mut seen = complete();
             seen.note_removal(bucket);
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_fact_that_is_written_again_is_doubled_even_with_the_same_strings() {
+    fn fact_that_is_written_again_is_doubled() {
         let id = JobId::new();
         for (bucket, body) in [REQUESTED, STORED, RECEIVED].into_iter().zip([
             requested(id),
@@ -241,7 +241,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_that_is_no_fact_is_doubled_where_the_other_side_has_one() {
+    fn malformed_fact_is_doubled_where_the_other_side_has_one() {
         let mut seen = Seen::default();
         let id = JobId::new();
         seen.note_fact(REQUESTED, &requested(id));
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_accepted_is_unasked_and_never_lost() {
+    fn request_that_was_not_accepted_is_unasked_and_never_lost() {
         let mut seen = Seen::default();
         assert_eq!(standing(&seen), Standing::Unasked);
         seen.note_fact(STORED, &stored(JobId::new(), "abc"));
@@ -259,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_older_than_the_promises_is_not_judged() {
+    fn request_older_than_the_guarantees_is_not_judged() {
         let mut seen = complete();
         seen.note_removal(RECEIVED);
         let a_day_later: Timestamp = "2026-01-03T12:00:00Z".parse().unwrap();

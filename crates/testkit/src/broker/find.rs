@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_tried_is_told() {
+    fn search_without_success_tells_what_was_tried() {
         let directories = [printing("nats-server: v2.9.10"), printing("no such command")];
         let path = env::join_paths(directories.iter().map(tempfile::TempDir::path)).unwrap();
         let tried: Vec<String> =

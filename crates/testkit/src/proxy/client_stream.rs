@@ -160,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_understood_is_refused_and_not_guessed_at() {
+    fn malformed_lines_are_refused() {
         for line in [
             "PUB\r\n",
             "PUB 1\r\n",

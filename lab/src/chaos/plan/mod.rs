@@ -227,7 +227,7 @@ mod tests {
     }"#;
 
     #[test]
-    fn a_plan_that_a_person_has_written_is_followed_in_the_order_of_time() {
+    fn hand_written_plan_is_followed_in_the_order_of_time() {
         let plan = Plan::from_json(PLAN).unwrap();
         let told: Vec<String> = plan.faults.iter().map(Fault::to_string).collect();
         assert_eq!(
@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_done_is_refused_and_named() {
+    fn plan_with_an_impossible_fault_is_refused_and_named() {
         for (wrong, reason) in [
             (r#"{"at": "1s", "do": "kill", "to": "REQUESTS"}"#, "cannot be done to REQUESTS"),
             (r#"{"at": "1s", "do": "pause", "to": "broker-1"}"#, "cannot be done to broker-1"),

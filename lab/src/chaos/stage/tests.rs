@@ -77,7 +77,7 @@ async fn done(stage: &mut Stage<'_>, text: &str) -> Fault {
 }
 
 #[tokio::test]
-async fn what_is_done_to_a_process_is_really_done_and_undone() {
+async fn fault_of_a_process_is_really_done_and_undone() {
     let (equipment, _directory, _broker) = equipment().await;
     let log = EventLog::new(true);
     let mut stage = Stage::start(&equipment, CAST, &log).await.unwrap();
@@ -128,7 +128,7 @@ async fn what_is_done_to_a_process_is_really_done_and_undone() {
 }
 
 #[tokio::test]
-async fn who_ends_without_being_told_to_is_a_failure() {
+async fn replica_that_ends_by_itself_is_a_failure() {
     let (equipment, _directory, _broker) = equipment().await;
     let log = EventLog::new(true);
     let mut stage = Stage::start(&equipment, CAST, &log).await.unwrap();
@@ -144,7 +144,7 @@ async fn who_ends_without_being_told_to_is_a_failure() {
 }
 
 #[tokio::test]
-async fn what_is_done_to_a_network_is_really_done_and_undone() {
+async fn fault_of_a_network_is_really_done_and_undone() {
     let (equipment, _directory, broker) = equipment().await;
     let log = EventLog::new(true);
     let mut stage = Stage::start(&equipment, CAST, &log).await.unwrap();
