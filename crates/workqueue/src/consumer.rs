@@ -9,18 +9,19 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::PullConsumer;
 use futures_util::FutureExt;
 use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
+use crate::blocking::noticing_blocks;
 use crate::chain::chain;
 use crate::clock::now;
 use crate::connection_losses;
 use crate::dead_letters::{self, Cause};
 use crate::declare::{bind, declare};
-use crate::delivery::{Delivery, Reader};
+use crate::delivery::Delivery;
 use crate::handler::{Context, Failure, Handler, RetryPolicy, Shared};
 use crate::headers::Trace;
 use crate::health::Health;
-use crate::heartbeat::{Heartbeat, noticing_blocks};
 use crate::job::Job;
 use crate::metrics::QueueMetrics;
 use crate::pool::{Pool, Work, panic_text};
@@ -97,7 +98,8 @@ impl<H: Handler> Consumer<H> {
                 dead_letters: Arc::clone(&self.dead_letters),
                 metrics: self.metrics.clone(),
                 // Often enough that one heartbeat may get lost.
-                heartbeat: Heartbeat::start(ack_wait / 3, &self.running.abandoned),
+                heartbeat: ack_wait / 3,
+                abandoned: self.running.abandoned.clone(),
                 shared: Arc::new(Shared {
                     producer: self.running.producer.clone(),
                     instance: self.settings.instance.clone(),
@@ -132,7 +134,6 @@ impl<H: Handler> Consumer<H> {
         let expires = LONGEST_PULL.min(ack_wait / 2).min(drain_timeout / 2);
         let expires = expires.max(Duration::from_millis(10));
         let mut pull = Pull::new(connection, consumer, expires).await?;
-        let mut reader = Reader::new(connection);
         loop {
             let taking = !stopping.is_cancelled();
             if taking {
@@ -148,7 +149,7 @@ impl<H: Handler> Consumer<H> {
                 biased;
                 arrival = pull.next() => match arrival {
                     Arrival::Message(message) => {
-                        match Delivery::new(message, &mut reader, H::Job::QUEUE, connection) {
+                        match Delivery::new(message, H::Job::QUEUE, connection) {
                             Ok(delivery) => pool.spawn(Task { delivery, worker: Arc::clone(worker) }),
                             Err(error) => {
                                 error!(error, "delivery without JetStream metadata; skipped");
@@ -174,7 +175,9 @@ pub(crate) struct Worker<H> {
     max_attempts: u64,
     dead_letters: Arc<Publisher>,
     metrics: QueueMetrics,
-    heartbeat: Heartbeat,
+    /// How often to tell the broker that a job is being handled.
+    heartbeat: Duration,
+    abandoned: CancellationToken,
     shared: Arc<Shared>,
 }
 
@@ -193,8 +196,8 @@ impl<H: Handler> Work for Task<H> {
         let outcome = {
             let (queue, id) = (H::Job::QUEUE.stream, delivery.key());
             let run = pin!(AssertUnwindSafe(worker.run(&delivery)).catch_unwind());
-            let run = pin!(noticing_blocks(run, &worker.heartbeat, queue, id));
-            match delivery.keep_alive(&worker.heartbeat, run).await {
+            let run = pin!(noticing_blocks(run, worker.heartbeat, queue, id));
+            match delivery.keep_alive(worker.heartbeat, &worker.abandoned, run).await {
                 Some(Ok(outcome)) => outcome,
                 Some(Err(panic)) => {
                     let panic = panic_text(&*panic);
@@ -264,7 +267,8 @@ impl<H: Handler> Worker<H> {
             Settlement::DeadLetter { reason } => {
                 // In a box, because it is rare, and would make every other delivery larger.
                 let mut moving = Box::pin(self.dead_letter(delivery, reason));
-                let moved = delivery.keep_alive(&self.heartbeat, moving.as_mut()).await;
+                let moved =
+                    delivery.keep_alive(self.heartbeat, &self.abandoned, moving.as_mut()).await;
                 if moved == Some(true) {
                     delivery.ack().await;
                     warn!(queue, id, attempt, reason, "dead-lettered");

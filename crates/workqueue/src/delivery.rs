@@ -4,17 +4,17 @@ use std::fmt;
 use std::pin::Pin;
 use std::time::Duration;
 
-use async_nats::jetstream::{self, AckKind, Context};
+use async_nats::jetstream::{self, AckKind};
 use async_nats::{HeaderMap, Message, Subject};
 use bytes::Bytes;
-use tokio::time::timeout;
+use tokio::time::{Instant, interval_at, timeout};
+use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::Queue;
 use crate::attempt::Attempt;
 use crate::connection::Connection;
 use crate::dead_letters::Original;
-use crate::heartbeat::{Heartbeat, Next};
 use crate::settle::Delay;
 
 /// How long handing an answer to the client may take. It takes long only while the broker is away
@@ -42,14 +42,15 @@ impl Delivery {
     /// its own, and is left to come again.
     pub(crate) fn new(
         message: Message,
-        reader: &mut Reader,
         queue: Queue,
         connection: &Connection,
     ) -> Result<Self, async_nats::Error> {
-        let (mut message, place) = reader.read(message);
-        let (sequence, attempt) = place?;
+        let message = jetstream::Message { message, context: connection.context().clone() };
+        let info = message.info()?;
+        let sequence = info.stream_sequence;
+        let attempt = Attempt::new(u64::try_from(info.delivered).unwrap_or(1));
+        let mut message = message.message;
         let reply = message.reply.take().ok_or("it has no reply subject")?;
-        let attempt = Attempt::new(u64::try_from(attempt).unwrap_or(1));
         let connection = connection.clone();
         Ok(Self { message, reply, connection, queue, sequence, attempt })
     }
@@ -85,22 +86,26 @@ impl Delivery {
         }
     }
 
-    /// Waits for `work`, and tells the broker at each beat that it is under way. Gives nothing where the
-    /// drain has no time left for it.
+    /// Waits for `work`, and tells the broker once each `every` that it is under way. Gives nothing where
+    /// the drain has no time left for it.
     pub(crate) async fn keep_alive<F: Future>(
         &self,
-        heartbeat: &Heartbeat,
+        every: Duration,
+        abandoned: &CancellationToken,
         mut work: Pin<&mut F>,
     ) -> Option<F::Output> {
+        let mut heartbeat = interval_at(Instant::now() + every, every);
         loop {
-            match heartbeat.next(work.as_mut()).await {
-                Next::Done(done) => return Some(done),
-                // Without a connection the client would keep it for later, when it is of no use.
-                Next::Beat if self.connection.is_connected() => {
-                    self.answer(AckKind::Progress).await;
+            tokio::select! {
+                biased;
+                () = abandoned.cancelled() => return None,
+                done = work.as_mut() => return Some(done),
+                _ = heartbeat.tick() => {
+                    // Without a connection the client would keep it for later, when it is of no use.
+                    if self.connection.is_connected() {
+                        self.answer(AckKind::Progress).await;
+                    }
                 }
-                Next::Beat => {}
-                Next::Abandon => return None,
             }
         }
     }
@@ -125,26 +130,6 @@ impl Delivery {
             }
             Err(_) => warn!(id, "settling a delivery timed out; it will come again"),
         }
-    }
-}
-
-/// Reads which delivery a message is. The library does so only for a message with a JetStream context.
-/// To make one for each costs more than to read; this one is lent to all.
-pub(crate) struct Reader(Option<Context>);
-
-impl Reader {
-    pub(crate) fn new(connection: &Connection) -> Self {
-        Self(Some(connection.context().clone()))
-    }
-
-    /// Gives the message back, with its sequence in its stream and how many times it was delivered.
-    fn read(&mut self, message: Message) -> (Message, Result<(u64, i64), async_nats::Error>) {
-        let context = self.0.take().expect("it is put back below");
-        let message = jetstream::Message { message, context };
-        let place = message.info().map(|info| (info.stream_sequence, info.delivered));
-        let jetstream::Message { message, context } = message;
-        self.0 = Some(context);
-        (message, place)
     }
 }
 

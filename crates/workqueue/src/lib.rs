@@ -73,19 +73,23 @@
 //! | a kind of job, its message | `job`, `queue`, `headers`, `id` |
 //! | the work, and what came of it | `handler` |
 //! | submit; create and read facts | `producer`, on `publisher` and `facts` |
-//! | pull, run, settle | `consumer`, on `pull`, `pool`, `heartbeat`, `delivery`, `attempt`, `settle` |
+//! | pull, run, settle | `consumer`, on `pull`, `pool`, `delivery`, `blocking`, `attempt`, `settle` |
 //! | give up, replay | [`dead_letters`] |
 //! | start, drain, stop | `service`, `running`, `background`, `signals` |
 //! | declare, compare with what is there | [`topology`], `declare` |
 //! | find what no client can read | [`unreadable`], `connection_losses` |
 //! | connect with patience | `connection` |
-//! | report | `admin` on [`http`], `health`, `metrics`, `announce`, `telemetry` |
+//! | report | `admin` on [`http`], `health`, `healthcheck`, `metrics`, `announce`, `telemetry` |
+//! | settings of a program | `settings`, `command_line` |
+//! | unit tests of handlers | [`testing`], `recorder` |
+//! | small helpers | `backoff`, `chain`, `clock`, `last_message`, `log_once` |
 
 mod admin;
 mod announce;
 mod attempt;
 mod background;
 mod backoff;
+mod blocking;
 mod chain;
 mod clock;
 mod command_line;
@@ -100,7 +104,6 @@ mod handler;
 pub mod headers;
 mod health;
 mod healthcheck;
-mod heartbeat;
 pub mod http;
 mod id;
 mod job;
