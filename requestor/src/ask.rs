@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use contract::Amount;
 use contract::queues::Request;
-use futures_util::{StreamExt, stream};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 use workqueue::{Backoff, JobId, LogOnce, Producer, PublishError, Trace, chain, now};
@@ -36,20 +36,29 @@ impl Asker {
     /// Asks until `stop`, or `total` times; then waits until the last request is accepted, or
     /// until there is no time left for it.
     pub(crate) async fn run(
-        &self,
-        pace: Pace,
+        self: Arc<Self>,
+        mut pace: Pace,
         total: Option<u64>,
         stop: &CancellationToken,
         abandoned: &CancellationToken,
     ) {
-        let turns = stream::unfold((pace, total.unwrap_or(u64::MAX)), async |(mut pace, left)| {
-            let left = left.checked_sub(1)?;
-            stop.run_until_cancelled(pace.next()).await?;
-            Some(((), (pace, left)))
-        });
-        let asking = turns.for_each_concurrent(self.concurrency, async |()| self.ask(stop).await);
+        let mut asking = JoinSet::new();
+        let mut left = total.unwrap_or(u64::MAX);
+        while left > 0 {
+            let is_full = asking.len() >= self.concurrency;
+            tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                () = pace.next(), if !is_full => {
+                    left -= 1;
+                    let (asker, stop) = (Arc::clone(&self), stop.clone());
+                    asking.spawn(async move { asker.ask(&stop).await });
+                }
+                Some(ended) = asking.join_next() => ended.expect("asking does not panic"),
+            }
+        }
         // A request that is given up was never accepted, so it is not missed.
-        let _ = abandoned.run_until_cancelled(asking).await;
+        let _ = abandoned.run_until_cancelled(asking.join_all()).await;
     }
 
     /// Asks until the request is accepted, or until `stop` while the queue is full.

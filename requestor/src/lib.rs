@@ -62,14 +62,14 @@ pub async fn run(settings: Settings, stop: &CancellationToken) -> Result<(), Err
     let tally = total.map(|_| Arc::new(Tally::default()));
     let mut dead = Vec::new();
     let work = async |Running { producer, connection, stopping, abandoned, .. }: Running| {
-        let asker = Asker {
+        let asker = Arc::new(Asker {
             producer,
             instance: settings.service.instance.clone(),
             amount,
             concurrency: settings.service.concurrency,
             tally: tally.clone(),
             rejections: Mutex::default(),
-        };
+        });
         let asking = async {
             asker.run(Pace::new(settings.request_rate), total, &stopping, &abandoned).await;
             if let Some(tally) = &tally {

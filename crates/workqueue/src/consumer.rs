@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use crate::blocking::noticing_blocks;
+use crate::blocking::{self, Blocking};
 use crate::chain::chain;
 use crate::clock::now;
 use crate::connection_losses;
@@ -99,6 +99,7 @@ impl<H: Handler> Consumer<H> {
                 metrics: self.metrics.clone(),
                 // Often enough that one heartbeat may get lost.
                 heartbeat: ack_wait / 3,
+                blocking: Blocking::default(),
                 abandoned: self.running.abandoned.clone(),
                 shared: Arc::new(Shared {
                     producer: self.running.producer.clone(),
@@ -177,6 +178,7 @@ pub(crate) struct Worker<H> {
     metrics: QueueMetrics,
     /// How often to tell the broker that a job is being handled.
     heartbeat: Duration,
+    blocking: Blocking,
     abandoned: CancellationToken,
     shared: Arc<Shared>,
 }
@@ -193,11 +195,13 @@ impl<H: Handler> Work for Task<H> {
         let Self { delivery, worker } = self;
         let started = Instant::now();
         let _in_flight = worker.metrics.in_flight();
+        let (queue, id) = (H::Job::QUEUE.stream, delivery.key());
+        let mut heartbeats = 0;
         let outcome = {
-            let (queue, id) = (H::Job::QUEUE.stream, delivery.key());
             let run = pin!(AssertUnwindSafe(worker.run(&delivery)).catch_unwind());
-            let run = pin!(noticing_blocks(run, worker.heartbeat, queue, id));
-            match delivery.keep_alive(worker.heartbeat, &worker.abandoned, run).await {
+            let Worker { heartbeat, abandoned, .. } = &*worker;
+            match delivery.keep_alive((started, *heartbeat), &mut heartbeats, abandoned, run).await
+            {
                 Some(Ok(outcome)) => outcome,
                 Some(Err(panic)) => {
                     let panic = panic_text(&*panic);
@@ -207,6 +211,10 @@ impl<H: Handler> Work for Task<H> {
                 None => Outcome::Interrupted,
             }
         };
+        let handled = started.elapsed();
+        if blocking::is_late(handled, worker.heartbeat, heartbeats) {
+            worker.blocking.warn(queue, id, handled);
+        }
         let settlement = settle(&outcome, delivery.attempt(), &worker.policy, worker.max_attempts);
         let settlement = worker.settle(&delivery, &outcome, settlement).await;
         let counter = match settlement {
@@ -267,8 +275,9 @@ impl<H: Handler> Worker<H> {
             Settlement::DeadLetter { reason } => {
                 // In a box, because it is rare, and would make every other delivery larger.
                 let mut moving = Box::pin(self.dead_letter(delivery, reason));
-                let moved =
-                    delivery.keep_alive(self.heartbeat, &self.abandoned, moving.as_mut()).await;
+                let since = (Instant::now(), self.heartbeat);
+                let moving = moving.as_mut();
+                let moved = delivery.keep_alive(since, &mut 0, &self.abandoned, moving).await;
                 if moved == Some(true) {
                     delivery.ack().await;
                     warn!(queue, id, attempt, reason, "dead-lettered");

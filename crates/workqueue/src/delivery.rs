@@ -86,21 +86,23 @@ impl Delivery {
         }
     }
 
-    /// Waits for `work`, and tells the broker once each `every` that it is under way. Gives nothing where
-    /// the drain has no time left for it.
+    /// Waits for `work`, which has begun at `started`, and tells the broker once each `every` that it is under
+    /// way. Gives nothing where the drain has no time left for it. Counts in `heartbeats`.
     pub(crate) async fn keep_alive<F: Future>(
         &self,
-        every: Duration,
+        (started, every): (Instant, Duration),
+        heartbeats: &mut u32,
         abandoned: &CancellationToken,
         mut work: Pin<&mut F>,
     ) -> Option<F::Output> {
-        let mut heartbeat = interval_at(Instant::now() + every, every);
+        let mut heartbeat = interval_at(started + every, every);
         loop {
             tokio::select! {
                 biased;
                 () = abandoned.cancelled() => return None,
                 done = work.as_mut() => return Some(done),
                 _ = heartbeat.tick() => {
+                    *heartbeats += 1;
                     // Without a connection the client would keep it for later, when it is of no use.
                     if self.connection.is_connected() {
                         self.answer(AckKind::Progress).await;

@@ -144,9 +144,7 @@ impl Publisher {
         publication: Publication,
     ) -> Result<PubAck, PublishError> {
         let Publication { subject, headers, body } = publication;
-        if subject.split('.').any(str::is_empty)
-            || subject.contains([' ', '\t', '\r', '\n', '*', '>'])
-        {
+        if !is_subject(&subject) {
             return Err(PublishError::Rejected(format!("'{subject}' is not a subject").into()));
         }
         let message = PublishMessage::build().payload(body).headers(headers);
@@ -187,6 +185,12 @@ impl Publisher {
             Some(Err(_)) | None => {}
         }
     }
+}
+
+/// Whether a message can be published under this: tokens without white space and wildcards, separated by dots.
+fn is_subject(subject: &str) -> bool {
+    let is_fine = |byte: u8| byte > b' ' && byte != b'*' && byte != b'>';
+    subject.bytes().all(is_fine) && !subject.ends_with('.') && !subject.contains("..")
 }
 
 /// The counter of this result.

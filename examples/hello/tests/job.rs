@@ -291,3 +291,61 @@ async fn key_that_is_no_subject_is_rejected() {
         assert!(matches!(created, Err(PublishError::Rejected(_))), "{image}: {created:?}");
     }
 }
+
+/// A job that blocks the thread for longer than its heartbeats allow.
+#[derive(Debug, Serialize, Deserialize)]
+struct Block {}
+
+impl Job for Block {
+    const QUEUE: Queue = Queue::new("BLOCKS", "blocks").consumer("blocker");
+}
+
+struct Blocker;
+
+impl Handler for Blocker {
+    type Job = Block;
+
+    async fn handle(&self, _: Block, _: &Context) -> Result<(), Failure> {
+        std::thread::sleep(Duration::from_secs(1));
+        Ok(())
+    }
+}
+
+/// Keeps what is logged.
+#[derive(Clone, Default)]
+struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, line: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn blocking_handler_is_logged_with_its_job_and_its_cure() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
+    let _logging = tracing::subscriber::set_default(subscriber);
+    let (_broker, mut settings) = broker().await;
+    settings.limits.ack_wait = Duration::from_millis(300);
+    let producer = Producer::connect(&settings).await.unwrap();
+    let id = producer.submit(&Block {}).await.unwrap().to_string();
+    let stop = CancellationToken::new();
+    let token = stop.clone();
+    let service = Service::new("blocker").consume(Blocker);
+    let running = tokio::spawn(async move { service.run(&settings, &token).await });
+    eventually("it is logged", async || {
+        let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        let is_there = log.contains("tokio::task::spawn_blocking") && log.contains(&id);
+        if is_there { Ok(()) } else { Err(log) }
+    })
+    .await;
+    stop.cancel();
+    running.await.unwrap().unwrap();
+}
