@@ -15,7 +15,7 @@
 //! [`Failure`] has it delivered again after a delay (*retry*, *backoff*), until the [`RetryPolicy`] allows
 //! no further *attempt*; then, or at once for [`Failure::Reject`], it becomes a *dead letter* with its
 //! reason ([`dead_letters`]), which an operator can replay. How a delivery is settled is one pure
-//! function, [`settle`].
+//! function, [`settle()`].
 //!
 //! A process may die at any moment, so a job may be handled twice. An effect that has to happen once is
 //! created as a [`Fact`]: a key that the broker lets be written once.
