@@ -21,7 +21,6 @@ use crate::declare::{bind, declare};
 use crate::delivery::Delivery;
 use crate::handler::{Context, Failure, Handler, RetryPolicy, Shared};
 use crate::headers::Trace;
-use crate::health::Health;
 use crate::job::Job;
 use crate::metrics::QueueMetrics;
 use crate::pool::{Pool, Work, panic_text};
@@ -30,7 +29,7 @@ use crate::pull::{Arrival, Pull};
 use crate::running::{Running, ServiceError};
 use crate::settings::Settings;
 use crate::settle::{Outcome, Settlement, retry_later, settle};
-use crate::topology::{Limits, Topology};
+use crate::topology::Limits;
 
 /// The longest time for which a pull waits for messages. A stopping service may wait that long, and a
 /// broker may send that long to one that hangs.
@@ -43,7 +42,6 @@ pub(crate) struct Consumer<H> {
     settings: Settings,
     dead_letters: Arc<Publisher>,
     metrics: QueueMetrics,
-    health: Arc<Health>,
 }
 
 /// Why a consumer stopped consuming.
@@ -64,7 +62,6 @@ impl<H: Handler> Consumer<H> {
             settings: settings.clone(),
             dead_letters: running.producer.dead_letters(),
             metrics: running.metrics.of(queue),
-            health: Arc::clone(&running.health),
         }
     }
 
@@ -82,13 +79,12 @@ impl<H: Handler> Consumer<H> {
             let Some(bound) = bound else {
                 warn!(queue = queue.stream, "the consumer is gone; declaring it again");
                 let limits = Limits::from(&self.settings.limits);
-                let topology: &Topology = &self.running.topology;
-                let declaring = declare(connection, topology, &limits);
+                let declaring = declare(connection, &self.running.topology, &limits);
                 let Some(found) = stopping.run_until_cancelled(declaring).await else { break };
                 declared = found?;
                 continue;
             };
-            self.health.set_bound(queue, true);
+            self.running.health.set_bound(queue, true);
             let ack_wait = declared.ack_wait(queue);
             let worker = Arc::new(Worker {
                 handler: Arc::clone(&self.handler),
@@ -113,7 +109,7 @@ impl<H: Handler> Consumer<H> {
             };
             match consumed {
                 End::Stopped => return Ok(()),
-                End::Gone => self.health.set_bound(queue, false),
+                End::Gone => self.running.health.set_bound(queue, false),
             }
         }
         pool.finish().await;

@@ -1,8 +1,6 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
-use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 
 use crate::background::Ended;
@@ -27,20 +25,6 @@ pub struct Running {
     pub(crate) declared: Declared,
     pub(crate) health: Arc<Health>,
     pub(crate) metrics: Arc<Metrics>,
-}
-
-impl Running {
-    /// Adds metrics of the service's own to what the admin endpoint shows. Their names begin with the
-    /// service's, too.
-    pub fn register_metrics(&self, register: impl FnOnce(&mut Registry)) {
-        self.metrics.with_registry(register);
-    }
-
-    /// How long the guarantees hold from the moment of asking, as the buckets on the broker have it.
-    #[must_use]
-    pub fn facts_max_age(&self) -> Duration {
-        self.declared.facts_max_age()
-    }
 }
 
 /// Why a service cannot run.
