@@ -7,7 +7,7 @@ use async_nats::jetstream::Context;
 use clap::Args;
 use tokio::time::timeout;
 use workqueue::topology::{self, DeclareError, Declared, Limits};
-use workqueue::{Backoff, Connection, LimitSettings, NatsSettings};
+use workqueue::{Backoff, Connection, NatsSettings};
 
 use crate::watch::{self, WatchSettings};
 
@@ -31,7 +31,7 @@ pub struct DeclareSettings {
     nats: NatsSettings,
 
     #[command(flatten)]
-    limits: LimitSettings,
+    limits: Limits,
 
     #[command(flatten)]
     pub(crate) watching: WatchSettings,
@@ -39,12 +39,11 @@ pub struct DeclareSettings {
 
 pub(crate) async fn run(settings: &DeclareSettings) -> anyhow::Result<()> {
     let DeclareSettings { wait, watch, nats, limits, watching } = settings;
-    let limits = Limits::from(limits);
     if *watch {
         let stop = workqueue::stop_on_signals()?;
-        return watch::watch(watching, nats, &limits, &stop).await;
+        return watch::watch(watching, nats, limits, &stop).await;
     }
-    let done = declare_patiently(nats, &limits, *wait).await?;
+    let done = declare_patiently(nats, limits, *wait).await?;
     if done.is_empty() {
         println!("All is there, and as it should be.");
     }

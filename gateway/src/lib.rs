@@ -40,7 +40,7 @@ use tokio::net::TcpListener;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
-use workqueue::topology::{DeclareError, Limits};
+use workqueue::topology::DeclareError;
 use workqueue::{ConnectError, Connection, Metrics, Producer, Report, http};
 
 use metrics::GatewayMetrics;
@@ -173,7 +173,7 @@ async fn work(gateway: &Gateway, metrics: &Arc<Metrics>) -> Result<(), Error> {
     };
     let _ = gateway.reader.set(RequestReader::new(&connection));
     let submitting = async {
-        let limits = Limits::from(&settings.limits);
+        let limits = settings.limits;
         let producer = Producer::new(&connection, limits, requests::submit::SLOTS, metrics);
         // All of it, because the page and the API read all of it.
         let max_age = producer.declare(&contract::topology()).await?.facts_max_age();

@@ -2,7 +2,8 @@ use std::net::SocketAddr;
 
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Parser, ValueEnum};
-use workqueue::{LimitSettings, NatsSettings, TelemetrySettings, address};
+use workqueue::topology::Limits;
+use workqueue::{NatsSettings, TelemetrySettings, address};
 
 /// The headings of what the gateway does, in its help.
 const GATEWAY: &str = "Gateway";
@@ -66,7 +67,7 @@ pub struct Settings {
     pub nats: NatsSettings,
 
     #[command(flatten)]
-    pub limits: LimitSettings,
+    pub limits: Limits,
 
     #[command(flatten)]
     pub telemetry: TelemetrySettings,

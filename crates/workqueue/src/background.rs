@@ -1,10 +1,9 @@
+use std::any::Any;
 use std::panic::AssertUnwindSafe;
 
 use futures_util::FutureExt;
 use tokio::task::{JoinError, JoinSet};
 use tracing::error;
-
-use crate::pool::panic_text;
 
 /// A task that was to run as long as the service has ended.
 #[derive(Debug, thiserror::Error)]
@@ -50,4 +49,10 @@ impl Background {
             Some(Err(_)) | None => std::future::pending().await,
         }
     }
+}
+
+/// The message of a panic.
+pub(crate) fn panic_text(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("it has no message")
 }

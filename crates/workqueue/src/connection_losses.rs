@@ -6,7 +6,6 @@
 use std::convert::Infallible;
 use std::future::pending;
 use std::pin::pin;
-use std::time::Duration;
 
 use async_nats::jetstream::consumer::PullConsumer;
 use tokio::time::Instant;
@@ -24,8 +23,8 @@ pub(crate) async fn watch(
     connection: &Connection,
     consumer: &PullConsumer,
     queue: Queue,
-    ack_wait: Duration,
 ) -> Infallible {
+    let ack_wait = consumer.cached_info().config.ack_wait;
     let mut last_loss: Option<Instant> = None;
     let mut times = connection.times_connected();
     loop {

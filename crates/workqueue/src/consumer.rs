@@ -8,28 +8,25 @@ use std::time::Duration;
 
 use async_nats::jetstream::consumer::PullConsumer;
 use futures_util::FutureExt;
+use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
+use crate::background::panic_text;
 use crate::blocking::{self, Blocking};
-use crate::chain::chain;
-use crate::clock::now;
 use crate::connection_losses;
-use crate::dead_letters::{self, Cause};
 use crate::declare::{bind, declare};
 use crate::delivery::Delivery;
 use crate::handler::{Context, Failure, Handler, RetryPolicy, Shared};
 use crate::headers::Trace;
 use crate::job::Job;
 use crate::metrics::QueueMetrics;
-use crate::pool::{Pool, Work, panic_text};
 use crate::publisher::Publisher;
 use crate::pull::{Arrival, Pull};
 use crate::running::{Running, ServiceError};
 use crate::settings::Settings;
 use crate::settle::{Outcome, Settlement, retry_later, settle};
-use crate::topology::Limits;
 
 /// The longest time for which a pull waits for messages. A stopping service may wait that long, and a
 /// broker may send that long to one that hangs.
@@ -46,7 +43,7 @@ pub(crate) struct Consumer<H> {
 
 /// Why a consumer stopped consuming.
 enum End {
-    /// It was told to, and has settled all that it took.
+    /// It was told to, and nothing more can come.
     Stopped,
     /// It is not there any more on the broker, or not as it was.
     Gone,
@@ -70,74 +67,82 @@ impl<H: Handler> Consumer<H> {
     pub(crate) async fn run(self) -> Result<(), ServiceError> {
         let queue = H::Job::QUEUE;
         let Running { connection, stopping, .. } = &self.running;
-        let mut declared = self.running.declared.clone();
-        let mut pool = Pool::new(queue.stream);
+        let mut facts_max_age = self.running.facts_max_age;
+        // Jobs go on while the consumer is declared again.
+        let mut in_flight = JoinSet::new();
         loop {
             let Some(bound) = stopping.run_until_cancelled(bind(connection, queue)).await else {
                 break;
             };
             let Some(bound) = bound else {
                 warn!(queue = queue.stream, "the consumer is gone; declaring it again");
-                let limits = Limits::from(&self.settings.limits);
-                let declaring = declare(connection, &self.running.topology, &limits);
+                let limits = &self.settings.limits;
+                let declaring = declare(connection, &self.running.topology, limits);
                 let Some(found) = stopping.run_until_cancelled(declaring).await else { break };
-                declared = found?;
+                facts_max_age = found?.facts_max_age();
                 continue;
             };
             self.running.health.set_bound(queue, true);
-            let ack_wait = declared.ack_wait(queue);
-            let worker = Arc::new(Worker {
-                handler: Arc::clone(&self.handler),
-                policy: self.handler.retry_policy(),
-                timeout: self.handler.timeout(),
-                max_attempts: self.settings.max_attempts,
-                dead_letters: Arc::clone(&self.dead_letters),
-                metrics: self.metrics.clone(),
-                // Often enough that one heartbeat may get lost.
-                heartbeat: ack_wait / 3,
-                blocking: Blocking::default(),
-                abandoned: self.running.abandoned.clone(),
-                shared: Arc::new(Shared {
-                    producer: self.running.producer.clone(),
-                    instance: self.settings.instance.clone(),
-                    facts_max_age: declared.facts_max_age(),
-                }),
-            });
             let consumed = tokio::select! {
-                consumed = self.consume(bound.clone(), ack_wait, &worker, &mut pool) => consumed?,
-                never = connection_losses::watch(connection, &bound, queue, ack_wait) => match never {},
+                consumed = self.consume(bound.clone(), facts_max_age, &mut in_flight) => consumed?,
+                never = connection_losses::watch(connection, &bound, queue) => match never {},
             };
             match consumed {
-                End::Stopped => return Ok(()),
+                End::Stopped => break,
                 End::Gone => self.running.health.set_bound(queue, false),
             }
         }
-        pool.finish().await;
+        while let Some(ended) = in_flight.join_next().await {
+            log_panic(ended);
+        }
         Ok(())
     }
 
-    /// Consumes until the service stops, and then until all that was asked for is settled. The pool
-    /// outlives that: jobs go on while the consumer is declared again.
+    fn worker(&self, ack_wait: Duration, facts_max_age: Duration) -> Arc<Worker<H>> {
+        let shared = Shared {
+            producer: self.running.producer.clone(),
+            instance: self.settings.instance.clone(),
+            facts_max_age,
+        };
+        Arc::new(Worker {
+            handler: Arc::clone(&self.handler),
+            policy: self.handler.retry_policy(),
+            timeout: self.handler.timeout(),
+            max_attempts: self.settings.max_attempts,
+            dead_letters: Arc::clone(&self.dead_letters),
+            metrics: self.metrics.clone(),
+            // Often enough that one heartbeat may get lost.
+            heartbeat: ack_wait / 3,
+            blocking: Blocking::default(),
+            abandoned: self.running.abandoned.clone(),
+            shared: Arc::new(shared),
+        })
+    }
+
+    /// Consumes until the service stops, and then until all that was asked for has come.
     async fn consume(
         &self,
         consumer: PullConsumer,
-        ack_wait: Duration,
-        worker: &Arc<Worker<H>>,
-        pool: &mut Pool<Task<H>>,
+        facts_max_age: Duration,
+        in_flight: &mut JoinSet<()>,
     ) -> Result<End, async_nats::SubscribeError> {
         let Running { connection, stopping, abandoned, .. } = &self.running;
         let Settings { concurrency, drain_timeout, .. } = self.settings;
+        let ack_wait = consumer.cached_info().config.ack_wait;
+        let worker = self.worker(ack_wait, facts_max_age);
         // Sooner than a delivery comes again, and sooner than the drain ends.
         let expires = LONGEST_PULL.min(ack_wait / 2).min(drain_timeout / 2);
         let expires = expires.max(Duration::from_millis(10));
         let mut pull = Pull::new(connection, consumer, expires).await?;
         loop {
+            while let Some(ended) = in_flight.try_join_next() {
+                log_panic(ended);
+            }
             let taking = !stopping.is_cancelled();
             if taking {
-                pull.ask(concurrency, concurrency.saturating_sub(pool.in_flight())).await;
+                pull.ask(concurrency, concurrency.saturating_sub(in_flight.len())).await;
             } else if pull.credit() == 0 || !connection.is_connected() || abandoned.is_cancelled() {
                 // Nothing more can come, so only what is in flight is left.
-                pool.finish().await;
                 return Ok(End::Stopped);
             }
             tokio::select! {
@@ -147,7 +152,7 @@ impl<H: Handler> Consumer<H> {
                 arrival = pull.next() => match arrival {
                     Arrival::Message(message) => {
                         match Delivery::new(message, H::Job::QUEUE, connection) {
-                            Ok(delivery) => pool.spawn(Task { delivery, worker: Arc::clone(worker) }),
+                            Ok(delivery) => drop(in_flight.spawn(Arc::clone(&worker).work(delivery))),
                             Err(error) => {
                                 error!(error, "delivery without JetStream metadata; skipped");
                             }
@@ -156,7 +161,7 @@ impl<H: Handler> Consumer<H> {
                     Arrival::Credit => {}
                     Arrival::Gone => return Ok(End::Gone),
                 },
-                () = pool.progress() => {}
+                Some(ended) = in_flight.join_next() => log_panic(ended),
                 () = stopping.cancelled(), if taking => {}
                 () = abandoned.cancelled(), if !taking => {}
             }
@@ -164,8 +169,15 @@ impl<H: Handler> Consumer<H> {
     }
 }
 
+/// A panic of the handler is caught before. This one leaves the job to be delivered again.
+fn log_panic(ended: Result<(), JoinError>) {
+    if let Err(panic) = ended.map_err(JoinError::into_panic) {
+        error!(panic = panic_text(&*panic), "settling a delivery panicked");
+    }
+}
+
 /// What all jobs of one consumer have in common.
-pub(crate) struct Worker<H> {
+struct Worker<H> {
     handler: Arc<H>,
     policy: RetryPolicy,
     timeout: Option<Duration>,
@@ -179,25 +191,17 @@ pub(crate) struct Worker<H> {
     shared: Arc<Shared>,
 }
 
-/// One delivery, and the worker that handles it.
-pub(crate) struct Task<H> {
-    delivery: Delivery,
-    worker: Arc<Worker<H>>,
-}
-
-impl<H: Handler> Work for Task<H> {
-    /// Handles the delivery and settles it.
-    async fn run(self) {
-        let Self { delivery, worker } = self;
+impl<H: Handler> Worker<H> {
+    /// Handles a delivery and settles it.
+    async fn work(self: Arc<Self>, delivery: Delivery) {
         let started = Instant::now();
-        let _in_flight = worker.metrics.in_flight();
+        let _in_flight = self.metrics.in_flight();
         let (queue, id) = (H::Job::QUEUE.stream, delivery.key());
         let mut heartbeats = 0;
         let outcome = {
-            let run = pin!(AssertUnwindSafe(worker.run(&delivery)).catch_unwind());
-            let Worker { heartbeat, abandoned, .. } = &*worker;
-            match delivery.keep_alive((started, *heartbeat), &mut heartbeats, abandoned, run).await
-            {
+            let run = pin!(AssertUnwindSafe(self.run(&delivery)).catch_unwind());
+            let since = (started, self.heartbeat);
+            match delivery.keep_alive(since, &mut heartbeats, &self.abandoned, run).await {
                 Some(Ok(outcome)) => outcome,
                 Some(Err(panic)) => {
                     let panic = panic_text(&*panic);
@@ -208,21 +212,18 @@ impl<H: Handler> Work for Task<H> {
             }
         };
         let handled = started.elapsed();
-        if blocking::is_late(handled, worker.heartbeat, heartbeats) {
-            worker.blocking.warn(queue, id, handled);
+        if blocking::is_late(handled, self.heartbeat, heartbeats) {
+            self.blocking.warn(queue, id, handled);
         }
-        let settlement = settle(&outcome, delivery.attempt(), &worker.policy, worker.max_attempts);
-        let settlement = worker.settle(&delivery, &outcome, settlement).await;
-        let counter = match settlement {
-            Settlement::Ack => &worker.metrics.acks,
-            Settlement::Nak { .. } => &worker.metrics.naks,
-            Settlement::DeadLetter { .. } => &worker.metrics.dead_letters,
+        let settlement = settle(&outcome, delivery.attempt(), &self.policy, self.max_attempts);
+        let counter = match self.settle(&delivery, &outcome, settlement).await {
+            Settlement::Ack => &self.metrics.acks,
+            Settlement::Nak { .. } => &self.metrics.naks,
+            Settlement::DeadLetter { .. } => &self.metrics.dead_letters,
         };
-        worker.metrics.settled(counter, started.elapsed());
+        self.metrics.settled(counter, started.elapsed());
     }
-}
 
-impl<H: Handler> Worker<H> {
     async fn run(&self, delivery: &Delivery) -> Outcome {
         // Before the work, so that a job which ends every process that handles it comes to an end, too.
         let attempt = delivery.attempt();
@@ -270,7 +271,8 @@ impl<H: Handler> Worker<H> {
             }
             Settlement::DeadLetter { reason } => {
                 // In a box, because it is rare, and would make every other delivery larger.
-                let mut moving = Box::pin(self.dead_letter(delivery, reason));
+                let by = &self.shared.instance;
+                let mut moving = Box::pin(delivery.dead_letter(&self.dead_letters, reason, by));
                 let since = (Instant::now(), self.heartbeat);
                 let moving = moving.as_mut();
                 let moved = delivery.keep_alive(since, &mut 0, &self.abandoned, moving).await;
@@ -288,20 +290,5 @@ impl<H: Handler> Worker<H> {
             }
         }
         settlement
-    }
-
-    /// Moves a message to the dead letters. Tells whether it is there.
-    async fn dead_letter(&self, delivery: &Delivery, reason: &str) -> bool {
-        let attempts = delivery.attempt().number();
-        let cause = Cause { reason, attempts, at: now(), by: &self.shared.instance };
-        let dead_letter = || Ok(delivery.original().dead_letter(&cause));
-        match self.dead_letters.publish(dead_letter, None).await {
-            Ok(_) => true,
-            Err(error) => {
-                let (error, stream) = (chain(&error), dead_letters::STREAM);
-                error!(error, stream, %delivery, "cannot move a message to the dead letters");
-                false
-            }
-        }
     }
 }

@@ -9,12 +9,15 @@ use async_nats::{HeaderMap, Message, Subject};
 use bytes::Bytes;
 use tokio::time::{Instant, interval_at, timeout};
 use tokio_util::sync::CancellationToken;
-use tracing::warn;
+use tracing::{error, warn};
 
 use crate::Queue;
-use crate::attempt::Attempt;
+use crate::chain::chain;
+use crate::clock::now;
 use crate::connection::Connection;
-use crate::dead_letters::Original;
+use crate::dead_letters::{self, Cause, Original};
+use crate::handler::Attempt;
+use crate::publisher::Publisher;
 use crate::settle::Delay;
 
 /// How long handing an answer to the client may take. It takes long only while the broker is away
@@ -76,7 +79,7 @@ impl Delivery {
         self.queue.key(self.subject()).unwrap_or_default()
     }
 
-    pub(crate) fn original(&self) -> Original<'_> {
+    fn original(&self) -> Original<'_> {
         Original {
             stream: self.queue.stream,
             sequence: self.sequence,
@@ -118,6 +121,19 @@ impl Delivery {
 
     pub(crate) async fn nak(&self, delay: Delay) {
         self.answer(AckKind::Nak(Some(delay.draw()))).await;
+    }
+
+    /// Moves the message to the dead letters, signed by this instance. Tells whether it is there.
+    pub(crate) async fn dead_letter(&self, to: &Publisher, reason: &str, by: &str) -> bool {
+        let cause = Cause { reason, attempts: self.attempt.number(), at: now(), by };
+        match to.publish(|| Ok(self.original().dead_letter(&cause)), None).await {
+            Ok(_) => true,
+            Err(error) => {
+                let (error, stream) = (chain(&error), dead_letters::STREAM);
+                error!(error, stream, delivery = %self, "cannot move a message to the dead letters");
+                false
+            }
+        }
     }
 
     /// An answer that gets lost is no loss: the message is delivered again, and the facts see to

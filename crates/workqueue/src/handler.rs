@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::JobId;
-use crate::attempt::Attempt;
 use crate::dead_letters::Reason;
 use crate::facts::{Creation, Fact, ReadError};
 use crate::headers::Trace;
@@ -127,6 +126,24 @@ pub struct Rejection {
     pub reason: Reason,
     /// For people.
     pub detail: String,
+}
+
+/// Which delivery of a job this is, from 1. The broker counts it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Attempt(u64);
+
+impl Attempt {
+    /// The attempt with this number. The first is 1; so is 0, for a broker that cannot say.
+    #[must_use]
+    pub fn new(number: u64) -> Self {
+        Self(number.max(1))
+    }
+
+    /// Its number.
+    #[must_use]
+    pub fn number(self) -> u64 {
+        self.0
+    }
 }
 
 /// One attempt at a job: which one it is, and the only way to have an effect on the broker from within it.

@@ -70,10 +70,10 @@
 //!
 //! | step | module |
 //! | --- | --- |
-//! | a kind of job, its message | `job`, `queue`, `headers`, `id` |
+//! | a kind of job, its queue, its message | `job`, `headers`, `id` |
 //! | the work, and what came of it | `handler` |
 //! | submit; create and read facts | `producer`, on `publisher` and `facts` |
-//! | pull, run, settle | `consumer`, on `pull`, `pool`, `delivery`, `blocking`, `attempt`, `settle` |
+//! | pull, run, settle | `consumer`, on `pull`, `delivery`, `blocking`, `settle` |
 //! | give up, replay | [`dead_letters`] |
 //! | start, drain, stop | `service`, `running`, `background`, `signals` |
 //! | declare, compare with what is there | [`topology`], `declare` |
@@ -86,7 +86,6 @@
 
 mod admin;
 mod announce;
-mod attempt;
 mod background;
 mod backoff;
 mod blocking;
@@ -110,11 +109,9 @@ mod job;
 mod last_message;
 mod log_once;
 mod metrics;
-mod pool;
 mod producer;
 mod publisher;
 mod pull;
-mod queue;
 mod recorder;
 mod running;
 mod service;
@@ -127,28 +124,26 @@ pub mod topology;
 pub mod unreadable;
 
 pub use admin::{Report, serve as serve_admin};
-pub use attempt::Attempt;
 pub use backoff::Backoff;
 pub use chain::chain;
 pub use clock::now;
 pub use command_line::{address, parse};
 pub use connection::{ConnectError, Connection};
 pub use facts::{Bucket, Creation, Fact, ReadError, read_fact};
-pub use handler::{Context, Failure, Handler, Rejection, RetryPolicy};
+pub use handler::{Attempt, Context, Failure, Handler, Rejection, RetryPolicy};
 pub use headers::Trace;
 pub use healthcheck::{Command, HealthcheckError, healthcheck};
 pub use id::{InvalidId, JobId};
-pub use job::{DecodeError, Job, Publication};
+pub use job::{DecodeError, Job, Publication, Queue};
 pub use last_message::last_message;
 pub use log_once::LogOnce;
 pub use metrics::Metrics;
 pub use producer::Producer;
 pub use publisher::{PubAck, PublishError};
-pub use queue::Queue;
 pub use running::{Running, ServiceError};
 pub use service::Service;
 pub use settings::{
-    LimitSettings, LogFormat, NatsSettings, Settings, TelemetrySettings, default_instance, duration,
+    LogFormat, NatsSettings, Settings, TelemetrySettings, default_instance, duration,
 };
 pub use settle::{Delay, Outcome, Settlement, settle};
 pub use signals::stop_on_signals;

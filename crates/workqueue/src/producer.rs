@@ -55,8 +55,7 @@ impl Producer {
     pub async fn connect(settings: &Settings) -> Result<Self, ConnectError> {
         let connection =
             Connection::establish(&settings.nats, &settings.instance, |_connected| {}).await?;
-        let limits = Limits::from(&settings.limits);
-        Ok(Self::new(&connection, limits, settings.concurrency, &Metrics::new("producer")))
+        Ok(Self::new(&connection, settings.limits, settings.concurrency, &Metrics::new("producer")))
     }
 
     /// A producer that uses this connection, creates what is missing with these limits, has at most

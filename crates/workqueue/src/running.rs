@@ -1,5 +1,6 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
@@ -8,7 +9,7 @@ use crate::connection::{ConnectError, Connection};
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::producer::Producer;
-use crate::topology::{DeclareError, Declared, Topology};
+use crate::topology::{DeclareError, Topology};
 
 /// A service that is connected, with all that it needs declared on the broker.
 #[derive(Clone, Debug)]
@@ -22,7 +23,7 @@ pub struct Running {
     /// Cancelled when a stopping service has no time left to finish what is in flight.
     pub abandoned: CancellationToken,
     pub(crate) topology: Arc<Topology>,
-    pub(crate) declared: Declared,
+    pub(crate) facts_max_age: Duration,
     pub(crate) health: Arc<Health>,
     pub(crate) metrics: Arc<Metrics>,
 }

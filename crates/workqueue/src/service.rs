@@ -22,7 +22,7 @@ use crate::metrics::Metrics;
 use crate::producer::Producer;
 use crate::running::{Running, ServiceError};
 use crate::settings::Settings;
-use crate::topology::{Limits, Topology};
+use crate::topology::Topology;
 
 /// Time of a drain that is kept for giving back what is still in flight.
 const TIME_TO_GIVE_BACK: Duration = Duration::from_secs(1);
@@ -163,16 +163,15 @@ async fn start(
     let connection = Connection::establish(&settings.nats, &client_name, report).await?;
     // Before the rest: a replica that waits for what is missing is there, too.
     background.spawn("announcing this replica", announcement.serve(connection.clone()));
-    let limits = Limits::from(&settings.limits);
-    let producer = Producer::new(&connection, limits, settings.concurrency, &metrics);
-    let declared = producer.declare(&topology).await?;
+    let producer = Producer::new(&connection, settings.limits, settings.concurrency, &metrics);
+    let facts_max_age = producer.declare(&topology).await?.facts_max_age();
     Ok(Running {
         producer,
         connection,
         stopping: stopping.clone(),
         abandoned: CancellationToken::new(),
         topology: Arc::new(topology),
-        declared,
+        facts_max_age,
         health,
         metrics,
     })

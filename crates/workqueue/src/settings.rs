@@ -10,7 +10,6 @@ use clap::{Args, Parser, ValueEnum};
 use jiff::SignedDuration;
 
 use crate::command_line::{address, parse_from};
-use crate::topology::Limits;
 
 /// The heading of what a service does, in its help.
 const WORK: &str = "Work";
@@ -48,7 +47,7 @@ pub struct Settings {
 
     #[command(flatten)]
     #[expect(missing_docs, reason = "clap would show it as the help of the whole group")]
-    pub limits: LimitSettings,
+    pub limits: Limits,
 
     #[command(flatten)]
     #[expect(missing_docs, reason = "clap would show it as the help of the whole group")]
@@ -69,12 +68,13 @@ impl Settings {
     }
 }
 
-/// The limits with which missing streams, buckets and consumers are created.
-#[derive(Args, Clone, Debug)]
+/// What may differ between one deployment and another without touching a guarantee: the limits with which
+/// missing streams, buckets and consumers are created.
+#[derive(Args, Clone, Copy, Debug, PartialEq, Eq)]
 #[command(
     next_help_heading = "Limits (of what is missing on the broker and is created; what is there counts)"
 )]
-pub struct LimitSettings {
+pub struct Limits {
     /// Time that a delivery may stay without a sign of life before the broker delivers it again
     #[arg(long, env, default_value = "30s", value_parser = above_zero, value_name = "TIME")]
     pub ack_wait: Duration,
@@ -90,17 +90,6 @@ pub struct LimitSettings {
     /// How many brokers of a cluster keep each stream: 1, 3 or 5
     #[arg(long, env, default_value_t = 1, value_parser = at_least_one::<usize>, value_name = "NUMBER")]
     pub replicas: usize,
-}
-
-impl From<&LimitSettings> for Limits {
-    fn from(settings: &LimitSettings) -> Self {
-        Self {
-            queue_limit: settings.queue_limit,
-            facts_max_age: settings.facts_max_age,
-            replicas: settings.replicas,
-            ack_wait: settings.ack_wait,
-        }
-    }
 }
 
 /// Where the broker is, and who asks.

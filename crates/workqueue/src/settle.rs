@@ -3,10 +3,9 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::attempt::Attempt;
 use crate::backoff;
 use crate::dead_letters::Reason;
-use crate::handler::{Failure, Rejection, RetryPolicy};
+use crate::handler::{Attempt, Failure, Rejection, RetryPolicy};
 use crate::job::DecodeError;
 
 /// How long a message of a newer version is given back for, so that a newer replica can take it.

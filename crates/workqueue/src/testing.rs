@@ -38,8 +38,7 @@ use std::time::Duration;
 pub use crate::recorder::Recorder;
 
 use crate::JobId;
-use crate::attempt::Attempt;
-use crate::handler::{Context, Shared};
+use crate::handler::{Attempt, Context, Shared};
 use crate::headers::Trace;
 use crate::producer::Producer;
 

@@ -9,6 +9,7 @@ mod api;
 pub mod config;
 mod difference;
 
+pub use crate::settings::Limits;
 pub use difference::Difference;
 
 use std::mem;
@@ -24,19 +25,6 @@ use difference::Differences;
 
 /// The oldest broker that knows all the settings that the guarantees rest on.
 const OLDEST_BROKER: (i64, i64, i64) = (2, 12, 0);
-
-/// What may differ between one deployment and another without touching a guarantee.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// The most messages that a queue holds. When it is full, its publishers wait.
-    pub queue_limit: u64,
-    /// How long the guarantees hold, from the moment of asking.
-    pub facts_max_age: Duration,
-    /// How many brokers of a cluster keep each stream.
-    pub replicas: usize,
-    /// How long a delivery may stay without a sign of life before it is delivered again.
-    pub ack_wait: Duration,
-}
 
 /// What a program needs on the broker: the queues with their consumers, the buckets, and the dead letters
 /// of the queues.
@@ -105,7 +93,6 @@ pub struct Declared {
     /// The limits that differ from the wanted ones. They hold as they are on the broker.
     pub differences: Vec<Difference>,
     facts_max_age: Option<Duration>,
-    ack_waits: Vec<(Queue, Duration)>,
 }
 
 impl Declared {
@@ -114,17 +101,6 @@ impl Declared {
     #[must_use]
     pub fn facts_max_age(&self) -> Duration {
         self.facts_max_age.unwrap_or(Duration::MAX)
-    }
-
-    /// How long a delivery from this queue may stay unacknowledged, as its consumer on the broker has it.
-    ///
-    /// # Panics
-    ///
-    /// If the queue was not among those declared.
-    #[must_use]
-    pub fn ack_wait(&self, queue: Queue) -> Duration {
-        let found = self.ack_waits.iter().find(|(declared, _)| *declared == queue);
-        found.expect("the queue is declared").1
     }
 }
 
@@ -276,7 +252,7 @@ async fn declare_or_adjust(
     for &queue in &topology.queues {
         let should_be = config::consumer(queue, limits);
         let object = format!("consumer {} of stream {}", queue.consumer, queue.stream);
-        let (mut is, created) = find_or_create(
+        let (is, created) = find_or_create(
             || api::consumer_info(context, queue),
             || api::create_consumer(context, queue, &should_be),
             &object,
@@ -291,14 +267,13 @@ async fn declare_or_adjust(
                 max_ack_pending: should_be.max_ack_pending,
                 ..is.config.clone()
             };
-            is = api::update_consumer(context, queue, &adjusted)
+            api::update_consumer(context, queue, &adjusted)
                 .await
                 .map_err(|failure| failure.into_error(format!("change {object}")))?;
             declared.adjusted.extend(found.limits);
         } else {
             declared.differences.extend(found.limits);
         }
-        declared.ack_waits.push((queue, is.config.ack_wait));
     }
     if breaks.is_empty() { Ok(()) } else { Err(DeclareError::Breaks(breaks)) }
 }

@@ -1,0 +1,152 @@
+//! The three queues, and the message that each of them holds.
+//!
+//! | queue | message | published by | consumed by |
+//! | --- | --- | --- | --- |
+//! | [`REQUESTS`] | [`Request`] | requestor | generator |
+//! | [`RESPONSES`] | [`Response`] | generator | requestor |
+//! | [`ACKNOWLEDGMENTS`] | [`Acknowledgment`] | requestor | generator |
+//!
+//! A queue is a stream that forgets a message once its consumer has acknowledged it.
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use workqueue::{Job, JobId, Queue};
+
+use crate::{Amount, InvalidStrings, Strings};
+
+/// All queues, in the order in which a request passes through them.
+pub const ALL: [Queue; 3] = [REQUESTS, RESPONSES, ACKNOWLEDGMENTS];
+
+/// What is still to be generated. The requestor asks, the generator answers.
+pub const REQUESTS: Queue = Queue::new("REQUESTS", "requests").consumer("generator");
+
+/// A request for random strings.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Fields", into = "Fields")]
+pub struct Request {
+    /// The id that everything about this request carries.
+    pub id: JobId,
+    /// How many strings, and how long.
+    pub amount: Amount,
+    /// The instance that asked.
+    pub requestor: String,
+    /// When it asked.
+    pub requested_at: Timestamp,
+}
+
+impl Job for Request {
+    const QUEUE: Queue = REQUESTS;
+
+    fn id(&self) -> Option<JobId> {
+        Some(self.id)
+    }
+}
+
+/// A request as it stands in JSON, where the amount may be anything.
+#[derive(Serialize, Deserialize)]
+struct Fields {
+    id: JobId,
+    count: u32,
+    length: u32,
+    requestor: String,
+    requested_at: Timestamp,
+}
+
+impl TryFrom<Fields> for Request {
+    type Error = InvalidStrings;
+
+    fn try_from(fields: Fields) -> Result<Self, InvalidStrings> {
+        Ok(Self {
+            id: fields.id,
+            amount: Amount::new(fields.count, fields.length)?,
+            requestor: fields.requestor,
+            requested_at: fields.requested_at,
+        })
+    }
+}
+
+impl From<Request> for Fields {
+    fn from(request: Request) -> Self {
+        Self {
+            id: request.id,
+            count: request.amount.count(),
+            length: request.amount.length(),
+            requestor: request.requestor,
+            requested_at: request.requested_at,
+        }
+    }
+}
+
+/// What is still to be stored. The generator answers, the requestor stores.
+pub const RESPONSES: Queue = Queue::new("RESPONSES", "responses").consumer("requestor");
+
+/// The strings that a generator made for a request.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Response {
+    /// The request that this answers.
+    pub id: JobId,
+    /// When that request was asked.
+    pub requested_at: Timestamp,
+    /// The strings.
+    pub values: Strings,
+    /// The instance that made them.
+    pub generator: String,
+    /// When it made them.
+    pub generated_at: Timestamp,
+}
+
+impl Job for Response {
+    const QUEUE: Queue = RESPONSES;
+
+    fn id(&self) -> Option<JobId> {
+        Some(self.id)
+    }
+}
+
+/// What is still to be marked as received. The requestor acknowledges, the generator marks.
+pub const ACKNOWLEDGMENTS: Queue =
+    Queue::new("ACKNOWLEDGMENTS", "acknowledgments").consumer("generator");
+
+/// A requestor has stored these strings. It is the fact of the bucket `stored`, and the message
+/// that tells the generator of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Acknowledgment {
+    /// The request that was answered.
+    pub id: JobId,
+    /// When that request was asked.
+    pub requested_at: Timestamp,
+    /// The strings that were stored.
+    pub values: Strings,
+    /// The instance that made them.
+    pub generator: String,
+    /// When it made them.
+    pub generated_at: Timestamp,
+    /// The instance that stored them.
+    pub requestor: String,
+    /// When it stored them.
+    pub stored_at: Timestamp,
+}
+
+impl Acknowledgment {
+    /// The acknowledgment of a response that `requestor` stores at `stored_at`.
+    #[must_use]
+    pub fn new(response: Response, requestor: &str, stored_at: Timestamp) -> Self {
+        Self {
+            id: response.id,
+            requested_at: response.requested_at,
+            values: response.values,
+            generator: response.generator,
+            generated_at: response.generated_at,
+            requestor: requestor.to_owned(),
+            stored_at,
+        }
+    }
+}
+
+impl Job for Acknowledgment {
+    const QUEUE: Queue = ACKNOWLEDGMENTS;
+
+    fn id(&self) -> Option<JobId> {
+        Some(self.id)
+    }
+}
