@@ -4,10 +4,9 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, anyhow, bail, ensure};
+use anyhow::{Context as _, bail, ensure};
 use async_nats::client::Request;
-use async_nats::jetstream::context::{ContextBuilder, RequestErrorKind};
-use async_nats::jetstream::response::Response;
+use async_nats::jetstream::context::ContextBuilder;
 use async_nats::{Message, RequestErrorKind as AnswerErrorKind};
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
@@ -20,6 +19,7 @@ use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{sleep, timeout};
 use workqueue::Connection;
+use workqueue::api::{self, ApiError};
 
 use super::manifest::{self, KeptConsumer, KeptStream};
 
@@ -169,7 +169,7 @@ pub(super) async fn give(
         };
         if is_end || !answer.payload.is_empty() {
             let answer = serde_json::from_slice(&answer.payload);
-            let _stream: Value = accepted(answer.context("an unknown answer")?)?;
+            let _stream: Value = api::answer(answer.context("an unknown answer")?)?;
             ensure!(is_end, "the broker broke it off before the end");
             return Ok(());
         }
@@ -183,22 +183,9 @@ async fn call<T: DeserializeOwned>(
     connection: &Connection,
     subject: String,
     request: &Value,
-) -> anyhow::Result<T> {
+) -> Result<T, ApiError> {
     let nats = ContextBuilder::new().timeout(SILENCE).build(connection.client().clone());
-    match nats.request(subject, request).await {
-        Ok(answer) => accepted(answer),
-        Err(error) if error.kind() == RequestErrorKind::TimedOut => {
-            bail!("no answer; perhaps this user may not ask for that")
-        }
-        Err(error) => Err(error.into()),
-    }
-}
-
-fn accepted<T>(answer: Response<T>) -> anyhow::Result<T> {
-    match answer {
-        Response::Ok(answer) => Ok(answer),
-        Response::Err { error } => Err(anyhow!("the broker refuses: {error}")),
-    }
+    api::call(&nats, subject, request).await
 }
 
 /// Tells now and then how far it is with a large stream.

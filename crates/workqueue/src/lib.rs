@@ -78,7 +78,7 @@
 //! | start, drain, stop | `service`, `running`, `background`, `signals` |
 //! | declare, compare with what is there | [`topology`], `declare` |
 //! | find what no client can read | [`unreadable`], `connection_losses` |
-//! | connect with patience | `connection` |
+//! | connect with patience; ask the broker | `connection`, [`api`] |
 //! | report | `admin` on [`http`], `health`, `healthcheck`, `metrics`, `announce`, `telemetry` |
 //! | settings of a program | `settings`, `command_line` |
 //! | unit tests of handlers | [`testing`], `recorder` |
@@ -86,6 +86,7 @@
 
 mod admin;
 mod announce;
+pub mod api;
 mod background;
 mod backoff;
 mod blocking;

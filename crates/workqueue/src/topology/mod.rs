@@ -19,8 +19,9 @@ use async_nats::jetstream::consumer::{Config as ConsumerConfig, Info as Consumer
 use async_nats::jetstream::stream::{Config as StreamConfig, Info as StreamInfo};
 use async_nats::jetstream::{Context, ErrorCode};
 
+use crate::api::ApiError;
+use crate::publisher::Source;
 use crate::{Bucket, Queue};
-use api::Failure;
 use difference::Differences;
 
 /// The oldest broker that knows all the settings that the guarantees rest on.
@@ -163,12 +164,12 @@ pub enum DeclareError {
         source: async_nats::jetstream::Error,
     },
     /// There was no answer, or one that may be another a moment later. Worth another try.
-    #[error("the broker does not {action} at present: {reason}")]
+    #[error("the broker does not {action} at present: {source}")]
     Unavailable {
         /// What was tried.
         action: String,
         /// What came instead of an answer.
-        reason: String,
+        source: Source,
     },
 }
 
@@ -236,7 +237,7 @@ async fn declare_or_adjust(
             let adjusted = with_limits_of(&is.config, &should_be);
             is = api::update_stream(context, &adjusted)
                 .await
-                .map_err(|failure| failure.into_error(format!("change {object}")))?;
+                .map_err(|error| DeclareError::new(format!("change {object}"), error))?;
             declared.adjusted.extend(found.limits);
         } else {
             declared.differences.extend(found.limits);
@@ -269,7 +270,7 @@ async fn declare_or_adjust(
             };
             api::update_consumer(context, queue, &adjusted)
                 .await
-                .map_err(|failure| failure.into_error(format!("change {object}")))?;
+                .map_err(|error| DeclareError::new(format!("change {object}"), error))?;
             declared.adjusted.extend(found.limits);
         } else {
             declared.differences.extend(found.limits);
@@ -288,8 +289,8 @@ pub async fn queue_state(
     queue: Queue,
 ) -> Result<(StreamInfo, ConsumerInfo), DeclareError> {
     let stream = stream_state(context, queue.stream).await?;
-    let consumer = api::consumer_info(context, queue).await.map_err(|failure| {
-        failure.into_error(format!("show consumer {} of {}", queue.consumer, queue.stream))
+    let consumer = api::consumer_info(context, queue).await.map_err(|error| {
+        DeclareError::new(format!("show consumer {} of {}", queue.consumer, queue.stream), error)
     })?;
     Ok((stream, consumer))
 }
@@ -311,7 +312,7 @@ pub async fn bucket_state(context: &Context, bucket: Bucket) -> Result<StreamInf
 pub async fn stream_state(context: &Context, name: &str) -> Result<StreamInfo, DeclareError> {
     api::stream_info(context, name)
         .await
-        .map_err(|failure| failure.into_error(format!("show stream {name}")))
+        .map_err(|error| DeclareError::new(format!("show stream {name}"), error))
 }
 
 fn check_broker(context: &Context) -> Result<(), DeclareError> {
@@ -334,33 +335,33 @@ async fn find_or_create<T, Look, Create>(
     object: &str,
 ) -> Result<(T, bool), DeclareError>
 where
-    Look: Future<Output = Result<T, Failure>>,
-    Create: Future<Output = Result<T, Failure>>,
+    Look: Future<Output = Result<T, ApiError>>,
+    Create: Future<Output = Result<T, ApiError>>,
 {
     match look().await {
         Ok(found) => return Ok((found, false)),
-        Err(failure) if failure.is_missing() => {}
-        Err(failure) => return Err(failure.into_error(format!("show {object}"))),
+        Err(error) if is_missing(&error) => {}
+        Err(error) => return Err(DeclareError::new(format!("show {object}"), error)),
     }
     match create().await {
         Ok(created) => Ok((created, true)),
-        Err(failure) if failure.exists_already() => match look().await {
+        Err(error) if exists_already(&error) => match look().await {
             Ok(found) => Ok((found, false)),
             // A cluster refuses a second creation before the first one can be seen.
-            Err(failure) if failure.is_missing() => Err(DeclareError::Unavailable {
+            Err(error) if is_missing(&error) => Err(DeclareError::Unavailable {
                 action: format!("show {object}"),
-                reason: "another client is creating it".to_owned(),
+                source: "another client is creating it".into(),
             }),
-            Err(failure) => Err(failure.into_error(format!("show {object}"))),
+            Err(error) => Err(DeclareError::new(format!("show {object}"), error)),
         },
         // The broker does not answer a client that may not create.
-        Err(failure) if failure.is_silence() => Err(DeclareError::Unavailable {
+        Err(ApiError::TimedOut) => Err(DeclareError::Unavailable {
             action: format!("create {object}"),
-            reason: "it is missing, and there is no answer; if this user may not create it, run \
+            source: "it is missing, and there is no answer; if this user may not create it, run \
                      `decoupled declare` as one that may"
-                .to_owned(),
+                .into(),
         }),
-        Err(failure) => Err(failure.into_error(format!("create {object}"))),
+        Err(error) => Err(DeclareError::new(format!("create {object}"), error)),
     }
 }
 
@@ -376,21 +377,19 @@ fn with_limits_of(is: &StreamConfig, should_be: &StreamConfig) -> StreamConfig {
     }
 }
 
-impl Failure {
-    fn is_missing(&self) -> bool {
-        self.code().is_some_and(|code| {
-            [ErrorCode::STREAM_NOT_FOUND, ErrorCode::CONSUMER_NOT_FOUND].contains(&code)
-        })
-    }
+fn is_missing(error: &ApiError) -> bool {
+    is_one_of(error, &[ErrorCode::STREAM_NOT_FOUND, ErrorCode::CONSUMER_NOT_FOUND])
+}
 
-    fn exists_already(&self) -> bool {
-        self.code().is_some_and(|code| {
-            [
-                ErrorCode::STREAM_NAME_EXIST,
-                ErrorCode::CONSUMER_NAME_EXIST,
-                ErrorCode::CONSUMER_ALREADY_EXISTS,
-            ]
-            .contains(&code)
-        })
-    }
+fn exists_already(error: &ApiError) -> bool {
+    let codes = [
+        ErrorCode::STREAM_NAME_EXIST,
+        ErrorCode::CONSUMER_NAME_EXIST,
+        ErrorCode::CONSUMER_ALREADY_EXISTS,
+    ];
+    is_one_of(error, &codes)
+}
+
+fn is_one_of(error: &ApiError, codes: &[ErrorCode]) -> bool {
+    matches!(error, ApiError::Refused(error) if codes.contains(&error.error_code()))
 }

@@ -18,10 +18,9 @@ use std::collections::BTreeMap;
 use std::mem;
 use std::pin::pin;
 
+use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::consumer::Info;
-use async_nats::jetstream::context::{PublishError, RequestErrorKind};
-use async_nats::jetstream::response::Response;
-use async_nats::jetstream::{self, ErrorCode};
+use async_nats::jetstream::context::PublishError;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde::Deserialize;
@@ -30,6 +29,7 @@ use serde_json::{Value, json};
 use tracing::{debug, warn};
 
 use crate::Queue;
+use crate::api::{self, ApiError};
 use crate::clock::now;
 use crate::connection::Connection;
 use crate::dead_letters::{Cause, Original};
@@ -87,10 +87,8 @@ enum Failure {
     /// The next sweep has better chances.
     #[error("the broker is not available")]
     Unavailable,
-    #[error("no answer; perhaps this user may not ask for that")]
-    Unanswered,
-    #[error("{0}")]
-    Refused(#[from] jetstream::Error),
+    #[error(transparent)]
+    Api(ApiError),
     #[error("the dead letter is not confirmed: {0}")]
     Unconfirmed(#[from] PublishError),
     #[error("the broker did not delete it")]
@@ -257,7 +255,9 @@ impl Sweeper {
         let question = json!({ "seq": sequence, "next_by_subj": self.queue.filter() });
         match self.ask::<Answer>(subject, &question).await {
             Ok(Answer { message }) => Ok(Some(message)),
-            Err(Failure::Refused(error)) if error.error_code() == ErrorCode::NO_MESSAGE_FOUND => {
+            Err(Failure::Api(ApiError::Refused(error)))
+                if error.error_code() == ErrorCode::NO_MESSAGE_FOUND =>
+            {
                 Ok(None)
             }
             Err(failure) => Err(failure),
@@ -269,16 +269,12 @@ impl Sweeper {
         subject: String,
         question: &Value,
     ) -> Result<T, Failure> {
-        let request = self.connection.context().request(subject, question);
-        match self.connection.ask(pin!(request)).await {
-            Some(Ok(Response::Ok(answer))) => Ok(answer),
-            // Such as a cluster that elects a leader.
-            Some(Ok(Response::Err { error })) if error.code() == 503 => Err(Failure::Unavailable),
-            Some(Ok(Response::Err { error })) => Err(Failure::Refused(error)),
-            Some(Err(error))
-                if error.kind() == RequestErrorKind::TimedOut && self.connection.is_connected() =>
-            {
-                Err(Failure::Unanswered)
+        let call = api::call(self.connection.context(), subject, question);
+        match self.connection.ask(pin!(call)).await {
+            Some(Ok(answer)) => Ok(answer),
+            Some(Err(error @ ApiError::Refused(_))) => Err(Failure::Api(error)),
+            Some(Err(error @ ApiError::TimedOut)) if self.connection.is_connected() => {
+                Err(Failure::Api(error))
             }
             Some(Err(_)) | None => Err(Failure::Unavailable),
         }

@@ -1,0 +1,59 @@
+//! Calls of the broker's JetStream API, with one kind of error for all of them.
+
+use async_nats::jetstream::context::{RequestError, RequestErrorKind};
+use async_nats::jetstream::response::Response;
+use async_nats::jetstream::{Context, Error, ErrorCode};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// Why a call came to nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum ApiError {
+    /// The broker understood and will not.
+    #[error("the broker refuses: {0}")]
+    Refused(#[source] Error),
+    /// The broker will not at present: a cluster elects a leader, or the brokers that are to keep a stream
+    /// are missing while it starts.
+    #[error("the broker cannot at present: {0}")]
+    Unavailable(#[source] Error),
+    /// The broker did not answer in time, as it does not answer a user that may not ask.
+    #[error("no answer; perhaps a leader has died, or this user may not ask for that")]
+    TimedOut,
+    /// The question did not reach the broker, or its answer cannot be read.
+    #[error("the broker's JetStream is not ready")]
+    Unreachable(#[source] RequestError),
+}
+
+/// Asks the broker; `subject` is what follows `$JS.API.`.
+///
+/// # Errors
+///
+/// See [`ApiError`].
+pub async fn call<T: DeserializeOwned>(
+    context: &Context,
+    subject: String,
+    question: &impl Serialize,
+) -> Result<T, ApiError> {
+    match context.request(subject, question).await {
+        Ok(response) => answer(response),
+        Err(error) if error.kind() == RequestErrorKind::TimedOut => Err(ApiError::TimedOut),
+        Err(error) => Err(ApiError::Unreachable(error)),
+    }
+}
+
+/// What the broker answered.
+///
+/// # Errors
+///
+/// [`ApiError::Refused`] and [`ApiError::Unavailable`].
+pub fn answer<T>(response: Response<T>) -> Result<T, ApiError> {
+    match response {
+        Response::Ok(answer) => Ok(answer),
+        Response::Err { error }
+            if error.code() == 503 || error.error_code() == ErrorCode::CLUSTER_NO_PEERS =>
+        {
+            Err(ApiError::Unavailable(error))
+        }
+        Response::Err { error } => Err(ApiError::Refused(error)),
+    }
+}
