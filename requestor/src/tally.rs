@@ -10,7 +10,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use contract::queues::{Acknowledgment, REQUESTS, RESPONSES};
+use contract::queues::{Acknowledgment, still_to_pass};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use workqueue::{Connection, JobId, dead_letters, last_message, read_fact};
@@ -103,8 +103,7 @@ async fn end_of(id: JobId, connection: &Connection) -> Option<End> {
     if read_fact::<Acknowledgment>(connection, &key).await.ok()?.is_some() {
         return Some(End::Stored);
     }
-    // A message of a later queue is about strings that are stored.
-    for queue in [REQUESTS, RESPONSES] {
+    for queue in still_to_pass(false) {
         let subject = dead_letters::subject(queue.stream, &key);
         let last = last_message(connection.context(), dead_letters::STREAM, &subject);
         if let Some(dead) = connection.ask(pin!(last)).await?.ok()? {

@@ -17,6 +17,13 @@ use crate::{Amount, InvalidStrings, Strings};
 /// All queues, in the order in which a request passes through them.
 pub const ALL: [Queue; 3] = [REQUESTS, RESPONSES, ACKNOWLEDGMENTS];
 
+/// The queues whose dead letters hold a request up that is not received yet: those of the steps that are
+/// still to be done.
+#[must_use]
+pub const fn still_to_pass(is_stored: bool) -> &'static [Queue] {
+    if is_stored { &[ACKNOWLEDGMENTS] } else { &[RESPONSES, REQUESTS] }
+}
+
 /// What is still to be generated. The requestor asks, the generator answers.
 pub const REQUESTS: Queue = Queue::new("REQUESTS", "requests").consumer("generator");
 

@@ -2,7 +2,7 @@
 
 use anyhow::Context as _;
 use contract::facts::Received;
-use contract::queues::{self, ACKNOWLEDGMENTS, Acknowledgment, REQUESTS, RESPONSES, Request};
+use contract::queues::{self, Acknowledgment, Request, still_to_pass};
 use futures_util::TryStreamExt;
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -71,15 +71,13 @@ impl RequestHistory {
     /// The dead letter that holds the request up, which is one of a step that is still to be done.
     #[must_use]
     pub fn dead_letter(&self) -> Option<&DeadLetter> {
-        let open: &[Queue] = match (&self.received, &self.stored) {
-            (Some(_), _) => &[],
-            (None, Some(_)) => &[ACKNOWLEDGMENTS],
-            (None, None) => &[RESPONSES, REQUESTS],
-        };
         let of = |queue: &Queue| {
             self.dead_letters.iter().find(|letter| letter.queue == Some(queue.stream))
         };
-        open.iter().find_map(of)
+        match self.received {
+            Some(_) => None,
+            None => still_to_pass(self.stored.is_some()).iter().find_map(of),
+        }
     }
 }
 
