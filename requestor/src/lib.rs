@@ -1,12 +1,12 @@
 //! The requestor: asks for random strings, stores the responses, and acknowledges what is stored.
 //!
 //! ```text
-//! ask     --> [REQUESTS]                           ask, submit, pace; tally counts
+//! ask     --> [REQUESTS]                           producer, rate_limiter, submit; tally counts
 //! store       [RESPONSES] --> [ACKNOWLEDGMENTS]    store
 //! ```
 
-mod ask;
-mod pace;
+mod producer;
+mod rate_limiter;
 mod settings;
 mod store;
 pub mod submit;
@@ -22,8 +22,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 use workqueue::{Running, Service, ServiceError};
 
-use ask::Asker;
-use pace::Pace;
+use producer::RequestProducer;
+use rate_limiter::RateLimiter;
 use store::Store;
 use tally::Tally;
 
@@ -62,7 +62,7 @@ pub async fn run(settings: Settings, stop: &CancellationToken) -> Result<(), Err
     let tally = total.map(|_| Arc::new(Tally::default()));
     let mut dead = Vec::new();
     let work = async |Running { producer, connection, stopping, abandoned, .. }: Running| {
-        let asker = Arc::new(Asker {
+        let producer = Arc::new(RequestProducer {
             producer,
             instance: settings.service.instance.clone(),
             amount,
@@ -71,7 +71,9 @@ pub async fn run(settings: Settings, stop: &CancellationToken) -> Result<(), Err
             rejections: Mutex::default(),
         });
         let asking = async {
-            asker.run(Pace::new(settings.request_rate), total, &stopping, &abandoned).await;
+            producer
+                .run(RateLimiter::new(settings.request_rate), total, &stopping, &abandoned)
+                .await;
             if let Some(tally) = &tally {
                 tally.close();
             }

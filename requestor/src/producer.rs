@@ -1,4 +1,4 @@
-//! Asks: submits requests of its own, some at a time.
+//! Produces requests at a given rate, and submits them, several at a time.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 use workqueue::{Backoff, JobId, LogOnce, Producer, PublishError, Trace, chain, now};
 
-use crate::pace::Pace;
+use crate::rate_limiter::RateLimiter;
 use crate::submit::submit;
 use crate::tally::Tally;
 
@@ -18,9 +18,9 @@ use crate::tally::Tally;
 /// highest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 
-/// Asks for strings.
+/// Submits requests for strings, at a given rate.
 #[derive(Debug)]
-pub(crate) struct Asker {
+pub(crate) struct RequestProducer {
     pub(crate) producer: Producer,
     pub(crate) instance: String,
     pub(crate) amount: Amount,
@@ -32,12 +32,12 @@ pub(crate) struct Asker {
     pub(crate) rejections: Mutex<LogOnce>,
 }
 
-impl Asker {
+impl RequestProducer {
     /// Asks until `stop`, or `total` times; then waits until the last request is accepted, or
     /// until there is no time left for it.
     pub(crate) async fn run(
         self: Arc<Self>,
-        mut pace: Pace,
+        mut rate_limiter: RateLimiter,
         total: Option<u64>,
         stop: &CancellationToken,
         abandoned: &CancellationToken,
@@ -49,10 +49,10 @@ impl Asker {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => break,
-                () = pace.next(), if !is_full => {
+                () = rate_limiter.next(), if !is_full => {
                     left -= 1;
-                    let (asker, stop) = (Arc::clone(&self), stop.clone());
-                    asking.spawn(async move { asker.ask(&stop).await });
+                    let (producer, stop) = (Arc::clone(&self), stop.clone());
+                    asking.spawn(async move { producer.ask(&stop).await });
                 }
                 Some(ended) = asking.join_next() => ended.expect("asking does not panic"),
             }

@@ -10,12 +10,12 @@ const CATCH_UP: Duration = Duration::from_millis(100);
 
 /// Says when to ask next.
 #[derive(Debug)]
-pub(crate) struct Pace {
+pub(crate) struct RateLimiter {
     rate: Rate,
     due: Instant,
 }
 
-impl Pace {
+impl RateLimiter {
     pub(crate) fn new(rate: Rate) -> Self {
         Self { rate, due: Instant::now() }
     }
