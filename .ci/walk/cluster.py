@@ -25,7 +25,7 @@ spec:
     - {name: cli, image: "decoupled/cli:0.1.0", securityContext: {privileged: true}}
 """
 
-# Has a password and keeps to the standard, but is nobody that a network policy knows.
+# Has a password and keeps to the standard, but no network policy selects it.
 STRANGER = """
 apiVersion: v1
 kind: Pod
@@ -74,7 +74,7 @@ def walk():
 
 
 def walk_under_load(gateway):
-    step("a pod with privileges is refused, and one that no policy knows reaches nobody")
+    step("a pod with privileges is refused, and one that no policy selects reaches no service")
     refusal = kubectl(*inside("create", "--dry-run=server", "--filename", "-"), stdin=PRIVILEGED, check=False, errors=True)
     expect('violates PodSecurity "restricted' in refusal, f"a privileged pod is refused: {refusal}")
     # By its address, so that it is not for want of a name.
@@ -83,7 +83,7 @@ def walk_under_load(gateway):
     said = kubectl(*inside("logs", "stranger"))
     expect("no broker answers" in said, f"this cluster enforces network policies: {said}")
 
-    step("put it under load, and stop the generators: requests wait, and the requestor does not notice")
+    step("put it under load, and stop the generators: requests wait, and the requestor goes on")
     ask_for(RATE)
     requestors = uids("requestor")
     scale("generator", 0)
@@ -122,7 +122,7 @@ def walk_under_load(gateway):
     ask_for(0)
     drained(gateway)
     kubectl("apply", "-k", "k8s/audit")
-    # One of the two comes; who waited for the better one would wait for nothing if it is the other.
+    # One of the two comes; waiting for the better one would never end if it is the other.
     eventually("the audit ends", lambda: conditions("job/audit") & {"Complete", "Failed"})
     # The last of them, should it not have got through to the broker at once.
     last = max(pods("audit"), key=lambda pod: pod["metadata"]["creationTimestamp"])["metadata"]["name"]
@@ -191,7 +191,7 @@ def conditions(name):
 
 
 def true_conditions(thing):
-    # One that nobody has looked at yet has none.
+    # One that the controller has not seen yet has none.
     held = thing["status"].get("conditions", [])
     return {condition["type"] for condition in held if condition["status"] == "True"}
 

@@ -36,7 +36,7 @@ def walk():
     step("ask for strings through the gateway, and follow them home")
     ask_and_follow(gateway())
 
-    step("stop the generators: requests wait, and the requestor does not notice")
+    step("stop the generators: requests wait, and the requestor goes on")
     compose("stop", "generator")
     for container in containers("generator", running=False):
         expect(inspect(container)["State"]["ExitCode"] == 0, "a stopped generator ends with 0")
@@ -104,7 +104,7 @@ def walk():
 
 
 def check_container(service, container):
-    """What the README promises of each container."""
+    """The guarantees of the README for each container."""
     config, host = container["Config"], container["HostConfig"]
     name = container["Name"].strip("/")
     expect(host["ReadonlyRootfs"], f"the root of {name} is read-only")

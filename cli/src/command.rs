@@ -18,11 +18,11 @@ use crate::{audit, backup, dead_letters, declare};
 #[command(name = "decoupled", version, max_term_width = 100)]
 pub struct Cli {
     #[command(subcommand)]
-    command: Command,
+    command: CliCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum CliCommand {
     /// Creates the streams, buckets and consumers, or changes their limits in place
     ///
     /// With --watch it goes on doing so until it is stopped. One such process beside a deployment is
@@ -34,7 +34,7 @@ enum Command {
     /// Exit status 0 if nothing was lost and nothing doubled, 1 if something was, 2 if there is no
     /// verdict. Changes nothing.
     Audit(AuditSettings),
-    /// Shows what was given up and why, or gives it another try
+    /// Shows the dead letters and their reasons, or replays them
     #[command(subcommand)]
     DeadLetters(DeadLetters),
     /// Takes all that is on the broker into files, with both sides stopped
@@ -70,7 +70,7 @@ enum Command {
 ///
 /// Where the command fails, or a signal came first.
 pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
-    if let Command::Declare(settings) = &cli.command
+    if let CliCommand::Declare(settings) = &cli.command
         && settings.watch
     {
         // It stops in order, and logs as a service does.
@@ -86,14 +86,14 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     }
 }
 
-async fn carry_out(command: Command) -> anyhow::Result<ExitCode> {
+async fn carry_out(command: CliCommand) -> anyhow::Result<ExitCode> {
     match command {
-        Command::Declare(settings) => declare::run(&settings).await?,
-        Command::Audit(settings) => return audit::run(&settings).await,
-        Command::DeadLetters(command) => dead_letters::run(&command).await?,
-        Command::Backup(settings) => backup::run_backup(&settings).await?,
-        Command::Restore(settings) => backup::run_restore(&settings).await?,
-        Command::Healthcheck { admin_addr } => {
+        CliCommand::Declare(settings) => declare::run(&settings).await?,
+        CliCommand::Audit(settings) => return audit::run(&settings).await,
+        CliCommand::DeadLetters(command) => dead_letters::run(&command).await?,
+        CliCommand::Backup(settings) => backup::run_backup(&settings).await?,
+        CliCommand::Restore(settings) => backup::run_restore(&settings).await?,
+        CliCommand::Healthcheck { admin_addr } => {
             if let Err(reason) = workqueue::healthcheck(admin_addr).await {
                 eprintln!("{reason}");
                 return Ok(ExitCode::FAILURE);

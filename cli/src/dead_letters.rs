@@ -1,4 +1,4 @@
-//! `decoupled dead-letters`: what was given up and why, and how to give it another try.
+//! `decoupled dead-letters`: lists, shows and replays dead letters.
 
 use anyhow::{bail, ensure};
 use async_nats::jetstream::Context;
@@ -6,7 +6,7 @@ use clap::Subcommand;
 use observe::dead_letters::{DeadLetter, list, replay};
 use workqueue::NatsSettings;
 
-/// What `decoupled dead-letters` can do.
+/// The subcommands of `decoupled dead-letters`.
 #[derive(Clone, Debug, Subcommand)]
 #[expect(missing_docs, reason = "clap would show it as the help of the whole group")]
 pub enum DeadLetters {
@@ -83,7 +83,7 @@ async fn named(nats: &Context, id: &str) -> anyhow::Result<Vec<DeadLetter>> {
     Ok(letters)
 }
 
-/// Replays several, and prints what became of each.
+/// Replays several, and prints the result of each.
 ///
 /// # Errors
 ///

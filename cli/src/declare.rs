@@ -58,19 +58,19 @@ pub(crate) async fn run(settings: &DeclareSettings) -> anyhow::Result<()> {
 ///
 /// # Errors
 ///
-/// Where what is there breaks a promise, or the broker refuses.
+/// Where an existing stream or consumer breaks a guarantee, or the broker refuses.
 pub async fn declare(nats: &Context, limits: &Limits) -> Result<Vec<String>, DeclareError> {
     let mut done = Declared::default();
     topology::adjust(nats, &contract::topology(), limits, &mut done).await?;
     Ok(told(&done))
 }
 
-/// Connects, and does what [`declare`] does. Tries for as long as `patience` while that may help: there is
+/// Connects, and calls [`declare`]. Tries for as long as `patience` while that may help: there is
 /// no broker yet, or one that cannot do it yet, such as a cluster that is still coming together.
 ///
 /// # Errors
 ///
-/// As [`declare`], and what stood in the way last when the time is over.
+/// As [`declare`], and the last failure when the time is over.
 pub async fn declare_patiently(
     settings: &NatsSettings,
     limits: &Limits,

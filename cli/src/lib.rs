@@ -1,4 +1,4 @@
-//! The program `decoupled`: what an operator needs against any deployment.
+//! The program `decoupled`: the operator's tool for any deployment.
 //!
 //! | command | module |
 //! | --- | --- |

@@ -1,4 +1,4 @@
-//! What every command has in common that a person calls at a terminal: its logs, its result, and how a
+//! Shared by the commands that a person calls at a terminal: their logs, their result, and how a
 //! signal ends it.
 
 use std::fmt::Display;

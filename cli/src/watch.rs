@@ -24,7 +24,7 @@ use workqueue::topology::{self, Declared, Difference, Limits};
 use workqueue::unreadable::Sweeper;
 use workqueue::{Connection, LogOnce, NatsSettings, Report, TelemetrySettings};
 
-/// How often to look. What a lost connection interrupts goes on as soon as there is another.
+/// How often to look. A round that a lost connection interrupts goes on as soon as there is another.
 const TICK: Duration = Duration::from_secs(2);
 
 /// Settings of `decoupled declare --watch`.
@@ -138,7 +138,7 @@ async fn look_again_and_again(
     }
 }
 
-/// What the admin endpoint tells.
+/// The admin endpoint's report.
 struct Status {
     stop: CancellationToken,
     problem: Mutex<Option<String>>,

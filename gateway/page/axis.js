@@ -24,9 +24,9 @@ export class Axis {
       return parts;
     });
     this.presence = SIDES.map((side) => {
-      const parts = { there: draw("path", { class: "there" }), nobody: draw("path", { class: "nobody" }), unknown: draw("path", { class: "unknown" }) };
+      const parts = { there: draw("path", { class: "there" }), away: draw("path", { class: "away" }), unknown: draw("path", { class: "unknown" }) };
       const svg = drawing(`When a ${side} was there`);
-      svg.append(parts.unknown, parts.there, parts.nobody);
+      svg.append(parts.unknown, parts.there, parts.away);
       charts.append(el("div", { class: `chart presence ${side}` }, el("p", { class: "label" }, `${side}s there`), svg));
       return parts;
     });
@@ -77,7 +77,7 @@ export class Axis {
       }).join("");
       parts.unknown.setAttribute("d", blocks((point) => point.queues === null));
       parts.there.setAttribute("d", blocks((point) => point.queues !== null && point[side] > 0));
-      parts.nobody.setAttribute("d", blocks((point) => point.queues !== null && point[side] === 0));
+      parts.away.setAttribute("d", blocks((point) => point.queues !== null && point[side] === 0));
     });
     this.tabulate();
   }
@@ -98,7 +98,7 @@ export class Axis {
     return runs;
   }
 
-  /** The same for who cannot see it, and for who wants the numbers. */
+  /** The same as a table, for screen readers and for exact numbers. */
   tabulate() {
     const table = byId("axis-table");
     if (!table.open) return;

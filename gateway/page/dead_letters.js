@@ -1,5 +1,5 @@
 // The dead letters: each with its reason and its body, and another try where the deployment allows it.
-// What is in them may be anything, so it only ever becomes text.
+// Their content is not trusted, so it only ever becomes text.
 
 import { ask, byId, clock, el, exact, say } from "./dom.js";
 
@@ -24,7 +24,7 @@ export function allowReplay(can) {
   if (known > 0) load();
 }
 
-/** Says when there are more than before, and reads them only for who wants to. What is gone goes. */
+/** Says when there are more than before, and leaves a list that is being read as it is. What is gone goes. */
 export function countLetters(count) {
   if (count === known) return;
   const gone = known - count;
@@ -42,7 +42,7 @@ export function describe(letter) {
   const headers = letter.headers.map(([name, value]) => `${name}: ${value}`).join("\n");
   return [
     el("p", { class: "reason" }, letter.reason || "without a reason"),
-    el("p", { class: "note" }, `${letter.subject}, given up ${when} by ${letter.by || "somebody"}, after ${letter.attempts || "?"} attempts`),
+    el("p", { class: "note" }, `${letter.subject}, given up ${when} by ${letter.by || "an unknown instance"}, after ${letter.attempts || "?"} attempts`),
     el("pre", { tabindex: "0", "aria-label": "its body" }, letter.body || "(an empty body)"),
     el("details", {}, el("summary", {}, `${letter.headers.length} headers, ${exact(letter.bytes)} bytes`), el("pre", { tabindex: "0" }, headers)),
   ];

@@ -1,4 +1,4 @@
-// What happened, in words: for who came late, and for who listens. Only changes that matter are told, not
+// The last events in words, for screen readers and for those who opened the page later. Only changes that matter, not
 // every number.
 
 import { byId, clock, el, exact, say } from "./dom.js";
@@ -10,10 +10,10 @@ const SIDES = ["requestor", "generator"];
 const FILLING = 50;
 const DRAINED = 10;
 
-/** How many news are kept. */
+/** How many events are kept. */
 const KEPT = 12;
 
-export class News {
+export class EventLog {
   constructor() {
     this.restart([]);
   }
@@ -47,7 +47,7 @@ export class News {
       SIDES.forEach((side) => {
         const is = point[`${side}s`];
         const was = there[side];
-        // A side that nobody has started yet is not away, and does not come back.
+        // A side that was never started is not away, and does not come back.
         if (was > 0 && is === 0) tell("bad", `${side} away`);
         else if (was === 0 && is > 0) tell("good", `${side} back`);
         if (was !== undefined || is > 0) there[side] = is;
@@ -73,6 +73,6 @@ export class News {
 
   show() {
     const items = this.items.map(({ at, kind, text }) => el("li", {}, el("time", { datetime: new Date(at).toISOString() }, clock(at)), el("span", { class: kind }, text)));
-    byId("news").replaceChildren(...(items.length ? items : [el("li", { class: "empty" }, "Nothing out of the ordinary.")]));
+    byId("event-log").replaceChildren(...(items.length ? items : [el("li", { class: "empty" }, "Nothing out of the ordinary.")]));
   }
 }

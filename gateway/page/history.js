@@ -1,7 +1,7 @@
-// The history of one request, in a dialog that follows it until it has come home; and the forms that lead there.
+// The history of one request, in a dialog that follows it until it is received; and the forms that lead there.
 
 import { ask, byId, clock, el, say, span } from "./dom.js";
-import { describe } from "./letters.js";
+import { describe } from "./dead_letters.js";
 
 /** How long to wait between two looks, at first and after a while. */
 const SOON = 500;
@@ -11,14 +11,14 @@ const PATIENCE = 60_000;
 /** How many of its strings are shown. */
 const STRINGS = 20;
 
-const dialog = byId("life");
+const dialog = byId("history");
 let looking;
 
-export function showLife(id) {
+export function showHistory(id) {
   clearTimeout(looking);
-  say(byId("life-id"), id);
-  say(byId("life-where"), "looking for it");
-  for (const part of ["life-steps", "life-strings", "life-letters"]) byId(part).replaceChildren();
+  say(byId("history-id"), id);
+  say(byId("history-where"), "looking for it");
+  for (const part of ["history-steps", "history-strings", "history-letters"]) byId(part).replaceChildren();
   if (!dialog.open) dialog.showModal();
   follow(id, Date.now());
 }
@@ -26,13 +26,13 @@ export function showLife(id) {
 async function follow(id, since) {
   let home = false;
   try {
-    const life = await ask(`api/requests/${encodeURIComponent(id)}`);
-    if (!dialog.open || byId("life-id").textContent !== id) return;
-    home = show(life);
+    const history = await ask(`api/requests/${encodeURIComponent(id)}`);
+    if (!dialog.open || byId("history-id").textContent !== id) return;
+    home = show(history);
   } catch (error) {
-    if (!dialog.open || byId("life-id").textContent !== id) return;
-    say(byId("life-where"), `It cannot be looked for: ${error.message}.`);
-    // What makes no sense now makes none later.
+    if (!dialog.open || byId("history-id").textContent !== id) return;
+    say(byId("history-where"), `It cannot be looked for: ${error.message}.`);
+    // An invalid id stays invalid.
     if (error.status >= 400 && error.status < 500) return;
   }
   if (home || !dialog.open) return;
@@ -48,18 +48,18 @@ function show({ state, queues, same, dead_letters: letters }) {
     ["stored", state?.stored_at, `by ${state?.stored_by}`],
     ["marked as received", state?.received_at, `by ${state?.received_by}${same ? "" : ", with OTHER strings"}`],
   ];
-  byId("life-steps").replaceChildren(...steps.map(([what, at, how]) => {
+  byId("history-steps").replaceChildren(...steps.map(([what, at, how]) => {
     if (!at) return el("li", {}, el("p", { class: "what" }, `not ${what} yet`));
     const after = asked && what !== "asked" ? `, after ${span(Math.max(0, new Date(at) - new Date(state.requested_at)))}` : "";
     return el("li", { class: "done" }, el("p", { class: "what" }, what), el("p", {}, `${clock(at, 3)}${after}, ${how}`));
   }));
   const home = Boolean(state?.received_at && state.stored_at);
-  say(byId("life-where"), where(state, home, queues, letters));
+  say(byId("history-where"), where(state, home, queues, letters));
   const strings = state?.values ?? [];
   const more = strings.length > STRINGS ? `\n… and ${strings.length - STRINGS} more` : "";
   const text = strings.slice(0, STRINGS).join("\n") + more;
-  byId("life-strings").replaceChildren(...(strings.length ? [el("pre", { tabindex: "0", "aria-label": "its strings" }, text)] : []));
-  byId("life-letters").replaceChildren(...letters.map((letter) => el("div", {}, el("h3", {}, "Given up"), ...describe(letter))));
+  byId("history-strings").replaceChildren(...(strings.length ? [el("pre", { tabindex: "0", "aria-label": "its strings" }, text)] : []));
+  byId("history-letters").replaceChildren(...letters.map((letter) => el("div", {}, el("h3", {}, "Given up"), ...describe(letter))));
   return home;
 }
 
@@ -71,7 +71,7 @@ function where(state, home, queues, letters) {
   return "There is nothing about it on the broker: it was not accepted yet, or it is too long ago.";
 }
 
-byId("life-close").addEventListener("click", () => dialog.close());
+byId("history-close").addEventListener("click", () => dialog.close());
 dialog.addEventListener("close", () => clearTimeout(looking));
 
 /** What was asked for without an answer: another try of the same is the same wish, and has the same key. */
@@ -95,7 +95,7 @@ byId("ask-form").addEventListener("submit", async (event) => {
     const { id } = await ask("requests", body, { "Idempotency-Key": key });
     open = null;
     say(byId("ask-note"), `Accepted as ${id}.`);
-    showLife(id);
+    showHistory(id);
   } catch (error) {
     if (error.outcome === "unknown") {
       say(byId("ask-note"), `Whether it was accepted is unknown: ${error.message}. Press again: it is safe, and asks for nothing twice.`);
@@ -109,5 +109,5 @@ byId("ask-form").addEventListener("submit", async (event) => {
 
 byId("find-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  showLife(event.target.elements.id.value.trim());
+  showHistory(event.target.elements.id.value.trim());
 });

@@ -1,7 +1,7 @@
 // The last strings, with their way through the system.
 
 import { byId, clock, el, say, span } from "./dom.js";
-import { showLife } from "./history.js";
+import { showHistory } from "./history.js";
 
 const LABELS = ["string", "asked", "made by", "stored by", "marked by", "took"];
 const STRING = 14;
@@ -11,7 +11,7 @@ function row() {
   const button = el("button", { type: "button", class: "plain" });
   const cells = LABELS.slice(1).map((label) => el("td", { "data-label": label }));
   const row = { button, cells, item: el("tr", {}, el("td", { "data-label": "string" }, button), ...cells) };
-  button.addEventListener("click", () => showLife(row.id));
+  button.addEventListener("click", () => showHistory(row.id));
   byId("last-rows").append(row.item);
   return row;
 }
@@ -24,7 +24,7 @@ function between(from, to) {
 
 export function showLast(last) {
   byId("last-empty").hidden = last.length > 0;
-  // What somebody is about to press does not move away.
+  // A row under the pointer or the focus does not move.
   const held = rows.length > 0 && byId("last-rows").matches(":hover, :focus-within");
   say(byId("last-held"), held ? "They stand still while you are on them." : "");
   if (held) return;

@@ -1,17 +1,17 @@
-// Takes each picture as it comes, and has it shown. A connection that is lost, or that brings nothing any
+// Shows each snapshot that the gateway sends. A connection that is lost, or that brings nothing any
 // more, is made anew.
 
 import { byId, say, mark } from "./dom.js";
 import { showFlow } from "./flow.js";
 import { Axis } from "./axis.js";
 import { showNumbers, showAudit } from "./numbers.js";
-import { showLast } from "./last.js";
+import { showLast } from "./last_strings.js";
 import "./history.js";
-import { allowReplay, countLetters } from "./letters.js";
-import { News } from "./news.js";
+import { allowReplay, countLetters } from "./dead_letters.js";
+import { EventLog } from "./event_log.js";
 
 const axis = new Axis();
-const news = new News();
+const eventLog = new EventLog();
 const heard = (event) => JSON.parse(event.data);
 
 function trouble(why) {
@@ -21,7 +21,7 @@ function trouble(why) {
   banner.hidden = !why;
 }
 
-/** After how many milliseconds without a picture the connection is taken for dead: one comes each second. */
+/** After how many milliseconds without a snapshot the connection is taken for dead: one comes each second. */
 const PATIENCE = 5_000;
 
 const TROUBLE = {
@@ -67,10 +67,10 @@ function connect() {
   mine.addEventListener("history", (event) => {
     const points = heard(event);
     axis.restart(points);
-    news.restart(points);
+    eventLog.restart(points);
   });
   mine.addEventListener("audit", (event) => showAudit(heard(event)));
-  mine.addEventListener("picture", async (event) => {
+  mine.addEventListener("snapshot", async (event) => {
     awake();
     const { flow, point, trouble: why } = heard(event);
     const [state, words] = why ? TROUBLE[why.kind] : ["live"];
@@ -88,16 +88,16 @@ function connect() {
       const history = await fetch("api/history").then((answer) => answer.json()).catch(() => []);
       if (history.length) {
         axis.restart(history);
-        news.restart(history);
+        eventLog.restart(history);
       }
     }
-    news.add(point);
+    eventLog.add(point);
   });
   mine.addEventListener("error", lost);
 }
 
-// A browser gives up for good after some answers, and the watchdog tries then, too. A page that nobody
-// sees needs no pictures.
+// A browser gives up for good after some answers, and the watchdog tries then, too. A hidden
+// page needs no snapshots.
 document.addEventListener("visibilitychange", () => {
   if (document.hidden) disconnect();
   else if (!events) connect();

@@ -9,8 +9,8 @@ const TILES = [
   ["pending", "pending"],
   ["redelivered", "redelivered"],
   ["dead_letters", "dead letters"],
-  ["median", "whole loop, median"],
-  ["p99", "whole loop, 99 %"],
+  ["median", "round trip, median"],
+  ["p99", "round trip, 99 %"],
 ];
 
 const tiles = new Map(TILES.map(([key, label]) => {
@@ -27,12 +27,12 @@ export function showNumbers({ numbers, latency }) {
   }
   tiles.get("redelivered").value.title = `${exact(numbers.redelivered)}, as far as the broker remembers: a killed broker forgets some`;
   tiles.get("dead_letters").tile.classList.toggle("warn", numbers.dead_letters > 0);
-  const known = latency.loops > 0;
+  const known = latency.round_trips > 0;
   const took = (milliseconds) => (!known ? "–" : latency.backwards > 0 ? "clocks differ" : span(milliseconds));
   say(tiles.get("median").value, took(latency.median_ms));
   say(tiles.get("p99").value, took(latency.p99_ms));
-  const sample = `a sample of ${latency.loops} loops of the last ten seconds, by the clocks of both sides`;
-  for (const key of ["median", "p99"]) tiles.get(key).value.title = known ? sample : "no loop has ended in the last ten seconds";
+  const sample = `a sample of ${latency.round_trips} round trips of the last ten seconds, by the clocks of both sides`;
+  for (const key of ["median", "p99"]) tiles.get(key).value.title = known ? sample : "no round trip has ended in the last ten seconds";
   judge(numbers);
 }
 
@@ -43,7 +43,7 @@ function judge({ requested, missing, twice }) {
       ? ["bad", `${exact(missing)} not accounted for`, "Of the requests that are remembered, less received, pending and dead letters, in each of the last looks. The audit says which, and whether it is so."]
       : twice > 0
         ? ["bad", `${exact(twice)} facts written twice`, "By counts. The audit says which."]
-        : ["good", "No loss seen by counts", "The requests that are remembered are no more than received, pending and dead letters. Counts cannot see which: a message that nobody asked for, or one that is counted in two places, hides a loss. Only the audit compares each string."];
+        : ["good", "No loss seen by counts", "The requests that are remembered are no more than received, pending and dead letters. Counts cannot see which: an unasked message, or one that is counted in two places, hides a loss. Only the audit compares each string."];
   mark(byId("verdict"), "state", state);
   say(byId("verdict-word"), word);
   say(byId("verdict-note"), note);

@@ -14,7 +14,7 @@ use workqueue::{Connection, topology};
 /// How many ids of a kind are named.
 const NAMED: usize = 20;
 
-/// How the audit stands, and what the last one has found.
+/// Whether an audit runs, and the result of the last one.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct AuditProgress {
     running_since: Option<Timestamp>,

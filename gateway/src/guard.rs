@@ -1,4 +1,4 @@
-//! Refuses what could be understood in two ways, and keeps pages of other sites away, which a browser
+//! Refuses ambiguous requests, and keeps pages of other sites away, which a browser
 //! would let ask in the name of the person who looks at them.
 
 use std::net::IpAddr;

@@ -2,13 +2,13 @@
 //!
 //! ```text
 //! router      the routes; each request passes guard, and is counted in metrics
-//!   requests    the API: submit, reader, waiters; what is sent (input) and shown (view)
+//!   requests    the API: submit, reader, waiters; input of requests, view of answers
 //!   openapi     the API for programs
 //!   page        the page: its files, events, dead letters and the history of one request
 //! timeline    a snapshot of the flow each second, and the last five minutes
 //! audit       the verdict, on demand
-//! state       what the routes share
-//! problem     what goes wrong, as the client is told
+//! state       shared by the routes
+//! problem     errors for clients (RFC 9457)
 //! ```
 //!
 //! It works from the broker alone: either side may be away, or both. One task reads for all browsers, a
@@ -26,7 +26,7 @@ mod settings;
 mod state;
 mod timeline;
 
-pub use settings::{Settings, Switch};
+pub use settings::{GatewaySettings, Switch};
 
 use std::convert::Infallible;
 use std::fmt;
@@ -72,7 +72,7 @@ const DRAIN: Duration = Duration::from_secs(20);
 
 /// Why the gateway cannot run.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum GatewayError {
     /// An address cannot be listened on.
     #[error(
         "{setting} is {addr}, which cannot be listened on: {source}; with {setting}=127.0.0.1:0 it takes \
@@ -83,13 +83,13 @@ pub enum Error {
         setting: &'static str,
         /// The address.
         addr: SocketAddr,
-        /// What the operating system says.
+        /// The error of the operating system.
         source: io::Error,
     },
     /// There is no use in trying to connect.
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    /// What is on the broker is not what the gateway needs, and waiting does not help.
+    /// The topology on the broker does not fit, and waiting does not help.
     #[error(transparent)]
     Declare(#[from] DeclareError),
     /// The client has panicked.
@@ -105,8 +105,8 @@ pub enum Error {
 ///
 /// # Errors
 ///
-/// See [`Error`].
-pub async fn run(settings: Settings, stop: &CancellationToken) -> Result<(), Error> {
+/// See [`GatewayError`].
+pub async fn run(settings: GatewaySettings, stop: &CancellationToken) -> Result<(), GatewayError> {
     // Ends everything that was started here, however this ends.
     let stop = stop.child_token();
     let _end = stop.clone().drop_guard();
@@ -115,7 +115,7 @@ pub async fn run(settings: Settings, stop: &CancellationToken) -> Result<(), Err
     let addr = settings.admin_addr;
     let admin = workqueue::serve_admin(addr, Arc::new(told), stop.clone())
         .await
-        .map_err(|source| Error::Listen { setting: "ADMIN_ADDR", addr, source })?;
+        .map_err(|source| GatewayError::Listen { setting: "ADMIN_ADDR", addr, source })?;
     let listener = listen(settings.gateway_addr).await?;
     let gateway = Arc::new(Gateway {
         settings,
@@ -144,7 +144,7 @@ pub async fn run(settings: Settings, stop: &CancellationToken) -> Result<(), Err
 }
 
 /// Listens on this address. Without one it is the usual one, or a free port where that is taken.
-async fn listen(addr: Option<SocketAddr>) -> Result<TcpListener, Error> {
+async fn listen(addr: Option<SocketAddr>) -> Result<TcpListener, GatewayError> {
     let wanted = addr.unwrap_or(USUAL);
     let listener = match TcpListener::bind(wanted).await {
         Err(taken) if addr.is_none() && taken.kind() == io::ErrorKind::AddrInUse => {
@@ -152,15 +152,15 @@ async fn listen(addr: Option<SocketAddr>) -> Result<TcpListener, Error> {
         }
         listener => listener,
     };
-    let failed = |source| Error::Listen { setting: "GATEWAY_ADDR", addr: wanted, source };
+    let failed = |source| GatewayError::Listen { setting: "GATEWAY_ADDR", addr: wanted, source };
     let listener = listener.map_err(failed)?;
     let addr = listener.local_addr().map_err(failed)?;
     info!(%addr, version = env!("CARGO_PKG_VERSION"), "gateway listens");
     Ok(listener)
 }
 
-/// Connects and declares; then reads what the page shows, for as long as the client lives.
-async fn work(gateway: &Gateway, metrics: &Arc<Metrics>) -> Result<(), Error> {
+/// Connects and declares; then takes snapshots for the page, for as long as the client lives.
+async fn work(gateway: &Gateway, metrics: &Arc<Metrics>) -> Result<(), GatewayError> {
     let settings = &gateway.settings;
     let connected = Arc::clone(metrics);
     let name = format!("gateway {}", settings.instance);
@@ -180,26 +180,26 @@ async fn work(gateway: &Gateway, metrics: &Arc<Metrics>) -> Result<(), Error> {
         let submissions = Submissions::new(&connection, producer, &settings.instance, max_age);
         let _ = gateway.submissions.set(submissions);
         info!("accepting requests");
-        Ok::<Infallible, Error>(std::future::pending().await)
+        Ok::<Infallible, GatewayError>(std::future::pending().await)
     };
     tokio::select! {
         failed = submitting => failed.map(|never| match never {}),
         never = timeline::poll(&gateway.timeline, &gateway.metrics, &connection) => match never {},
         never = gateway.audit.run(&connection, settings.audit_limit) => match never {},
-        () = connection.ended() => Err(Error::Client),
+        () = connection.ended() => Err(GatewayError::Client),
     }
 }
 
 /// Connects to replay, where that is allowed.
-async fn replayer(gateway: &Gateway) -> Result<(), Error> {
+async fn replayer(gateway: &Gateway) -> Result<(), GatewayError> {
     let Some(settings) = gateway.settings.replay_nats() else { return Ok(()) };
     let connection = Connection::establish(&settings, "gateway replay", |_connected| {}).await?;
     let _ = gateway.replayer.set(connection.clone());
     connection.ended().await;
-    Err(Error::Client)
+    Err(GatewayError::Client)
 }
 
-/// What the admin endpoint tells.
+/// The admin endpoint's report.
 struct GatewayReport {
     metrics: Arc<Metrics>,
     stop: CancellationToken,

@@ -1,12 +1,12 @@
 //! The `gateway` program: reads its settings, starts its logs, and runs; or asks one that runs.
 
-use gateway::Settings;
+use gateway::GatewaySettings;
 use requestor::RETIRED;
 use workqueue::Command;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
-    let settings: Settings = workqueue::parse(RETIRED);
+    let settings: GatewaySettings = workqueue::parse(RETIRED);
     if settings.command == Some(Command::Healthcheck) {
         return Ok(workqueue::healthcheck(settings.admin_addr).await?);
     }

@@ -1,4 +1,4 @@
-//! What the gateway counts of itself.
+//! The gateway's metrics.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
-/// What was asked, and what the answer was, without what a client can make up: no id, and no unknown method.
+/// Labels of a request and its answer, without values that a client chooses: no id, and no unknown method.
 type Labels<const N: usize> = [(&'static str, String); N];
 
 /// The gateway's own metrics.
@@ -39,7 +39,7 @@ impl GatewayMetrics {
             sent_bytes: Counter::default(),
         };
         let requests = new.requests.clone();
-        registry.register("api_requests", "HTTP requests by what the answer was", requests);
+        registry.register("api_requests", "HTTP requests by their answer", requests);
         registry.register_with_unit(
             "api_request_duration",
             "Time from the head of an HTTP request to the answer",

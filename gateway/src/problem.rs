@@ -1,4 +1,4 @@
-//! What goes wrong, as problem details (RFC 9457). Each kind has a status and a name of its own.
+//! Errors, as problem details (RFC 9457). Each kind has a status and a name of its own.
 
 use std::fmt;
 
@@ -61,7 +61,7 @@ impl ProblemKind {
         (StatusCode::from_u16(status).expect("each kind has a valid status"), name, title)
     }
 
-    /// A problem of this kind, with what there is to say about this occurrence.
+    /// A problem of this kind, with the detail of this occurrence.
     pub(crate) fn because(self, detail: impl fmt::Display) -> Problem {
         let (status, name, title) = self.parts();
         Problem {
@@ -74,7 +74,7 @@ impl ProblemKind {
     }
 }
 
-/// What became of a request that could not be accepted.
+/// The outcome of a request that was not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 #[schema(as = Outcome)]
@@ -85,7 +85,7 @@ pub(crate) enum SubmitOutcome {
     Unknown,
 }
 
-/// What is wrong, as RFC 9457 has it.
+/// The error, as RFC 9457 has it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) struct Problem {
     /// Which kind of problem it is.
@@ -96,16 +96,16 @@ pub(crate) struct Problem {
     /// The status of the answer.
     #[schema(minimum = 400, maximum = 599)]
     status: u16,
-    /// What there is to say about this occurrence, for people.
+    /// The detail of this occurrence, for people.
     detail: String,
-    /// What became of a request that was asked for, where that is the question.
+    /// The outcome of a submission, where there was one.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     outcome: Option<SubmitOutcome>,
 }
 
 impl Problem {
-    /// The same, with what became of the request.
+    /// The same, with the outcome of the request.
     pub(crate) fn with(self, outcome: SubmitOutcome) -> Self {
         Self { outcome: Some(outcome), ..self }
     }
@@ -134,7 +134,7 @@ impl IntoResponse for Problem {
         if status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, RETRY_AFTER);
         }
-        // What was not read of a body may be anything, so nothing can follow on this connection.
+        // The rest of a body was not read, so no request can follow on this connection.
         if matches!(
             status,
             StatusCode::PAYLOAD_TOO_LARGE

@@ -1,4 +1,4 @@
-//! The routes, and what holds for all of them.
+//! The routes, and the rules for all of them.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -15,7 +15,7 @@ use crate::problem::ProblemKind;
 use crate::state::Gateway;
 use crate::{guard, openapi, page, requests};
 
-/// What every answer says: take nothing from anywhere else, and let no other site show it.
+/// Headers of every answer: load nothing from other sites, and allow none to embed it.
 const HEADERS: [(HeaderName, &str); 6] = [
     (
         header::CONTENT_SECURITY_POLICY,
@@ -27,7 +27,7 @@ const HEADERS: [(HeaderName, &str); 6] = [
     (header::REFERRER_POLICY, "no-referrer"),
     (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
     (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
-    // What is no file of the page is of the moment.
+    // Only the files of the page may be cached.
     (header::CACHE_CONTROL, "no-store"),
 ];
 
@@ -45,7 +45,7 @@ pub(crate) fn router(gateway: Arc<Gateway>) -> Router {
         .with_state(gateway)
 }
 
-/// What is done with each request, whatever it asks for.
+/// Applied to each request on every route.
 async fn each(State(gateway): State<Arc<Gateway>>, request: Request, next: Next) -> Response {
     let begun = Instant::now();
     let _in_flight = GaugeGuard::new(&gateway.metrics.in_flight);

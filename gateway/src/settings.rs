@@ -5,7 +5,7 @@ use clap::{Parser, ValueEnum};
 use workqueue::topology::Limits;
 use workqueue::{NatsSettings, TelemetrySettings, address};
 
-/// The headings of what the gateway does, in its help.
+/// The headings of the gateway's settings, in its help.
 const GATEWAY: &str = "Gateway";
 const REPLAY: &str = "Replay";
 
@@ -20,7 +20,7 @@ const REPLAY: &str = "Replay";
 #[derive(Clone, Debug, Parser)]
 #[command(version, max_term_width = 100, disable_help_subcommand = true)]
 #[expect(missing_docs, reason = "clap would show it as the help of a whole group of settings")]
-pub struct Settings {
+pub struct GatewaySettings {
     /// Address of the page and the HTTP API, which have no authentication: restrict who can reach it.
     /// With port 0 it takes a free port, and logs which [default: 127.0.0.1:8080, or a free port where
     /// that one is taken]
@@ -59,7 +59,7 @@ pub struct Settings {
     #[arg(long, env, value_name = "PASSWORD", hide_env_values = true, help_heading = REPLAY)]
     pub replay_password: Option<String>,
 
-    /// What the subjects of answers to that user begin with
+    /// Prefix of the inboxes of that user
     #[arg(long, env, default_value = "_INBOX_replayer", value_name = "PREFIX", help_heading = REPLAY)]
     pub replay_inbox_prefix: String,
 
@@ -85,7 +85,7 @@ pub enum Switch {
     Off,
 }
 
-impl Settings {
+impl GatewaySettings {
     /// How to connect in order to replay, if that is allowed.
     pub(crate) fn replay_nats(&self) -> Option<NatsSettings> {
         if self.replay == Switch::Off {
@@ -112,13 +112,15 @@ mod tests {
 
     #[test]
     fn command_line_is_sound() {
-        Settings::command().debug_assert();
+        GatewaySettings::command().debug_assert();
     }
 
     #[test]
     fn replaying_has_to_be_allowed() {
         let settings = |arguments: &[&str]| {
-            Settings::parse_from(["gateway", "--nats-user", "gateway"].iter().chain(arguments))
+            GatewaySettings::parse_from(
+                ["gateway", "--nats-user", "gateway"].iter().chain(arguments),
+            )
         };
         let user =
             |arguments: &[&str]| settings(arguments).replay_nats().map(|nats| nats.nats_user);

@@ -1,4 +1,4 @@
-//! What all routes share.
+//! State that all routes share.
 
 use std::sync::OnceLock;
 
@@ -11,13 +11,13 @@ use crate::problem::{Problem, ProblemKind};
 use crate::requests::reader::RequestReader;
 use crate::requests::submit::Submissions;
 use crate::requests::waiters::Waiters;
-use crate::settings::Settings;
+use crate::settings::GatewaySettings;
 use crate::timeline::Timeline;
 
 /// The gateway. It answers from the moment that the process runs, also while there is no broker.
 #[derive(Debug)]
 pub(crate) struct Gateway {
-    pub(crate) settings: Settings,
+    pub(crate) settings: GatewaySettings,
     pub(crate) metrics: GatewayMetrics,
     pub(crate) timeline: Timeline,
     pub(crate) audit: Audit,

@@ -1,4 +1,4 @@
-//! A snapshot of the flow each second, for all who watch, and the last five minutes.
+//! A snapshot of the flow each second, for all open pages, and the last five minutes.
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -26,13 +26,13 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// How long a snapshot may take. Then the broker is said to be silent.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// What is sent to a page each second.
+/// Sent to each page each second.
 #[derive(Serialize)]
 struct Update<'a> {
     at: i64,
     /// Why there is nothing new to see, if so.
     trouble: Option<&'a Explained>,
-    /// What was seen last.
+    /// The last update.
     flow: Option<&'a Snapshot>,
     point: &'a Point,
 }
@@ -72,7 +72,7 @@ struct Past {
 }
 
 impl Timeline {
-    /// Notes what was seen, or why nothing was, and shows it to all.
+    /// Notes a snapshot, or why there is none, and sends it to all pages.
     fn note(&self, at: Timestamp, seen: Result<Snapshot, Explained>) {
         let mut past = self.past();
         let past = &mut *past;
@@ -123,7 +123,7 @@ impl Timeline {
     }
 }
 
-/// What a page is sent, in JSON.
+/// The JSON that is sent to a page.
 pub(crate) fn json(value: &impl Serialize) -> Arc<str> {
     serde_json::to_string(value).expect("nothing of the page's can fail to become JSON").into()
 }

@@ -10,7 +10,7 @@ mod mark;
 mod settings;
 mod strings;
 
-pub use settings::Settings;
+pub use settings::GeneratorSettings;
 
 use tokio_util::sync::CancellationToken;
 use workqueue::{Service, ServiceError};
@@ -23,8 +23,11 @@ use mark::Mark;
 /// # Errors
 ///
 /// Where it cannot run, see [`ServiceError`].
-pub async fn run(settings: Settings, stop: &CancellationToken) -> Result<(), ServiceError> {
-    let Settings { work_time, failure_rate, service, .. } = settings;
+pub async fn run(
+    settings: GeneratorSettings,
+    stop: &CancellationToken,
+) -> Result<(), ServiceError> {
+    let GeneratorSettings { work_time, failure_rate, service, .. } = settings;
     Service::new("generator")
         .declares(&contract::topology())
         .consume(Generate { work_time, failure_rate })

@@ -1,12 +1,12 @@
 //! The `generator` program: reads its settings, starts its logs, and runs; or checks one that runs.
 
-use generator::Settings;
+use generator::GeneratorSettings;
 use workqueue::Command;
 
 // One thread is enough beside a broker, and faster than two.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
-    let settings: Settings = workqueue::parse(&[]);
+    let settings: GeneratorSettings = workqueue::parse(&[]);
     if settings.command == Some(Command::Healthcheck) {
         return Ok(workqueue::healthcheck(settings.service.admin_addr).await?);
     }

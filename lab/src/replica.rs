@@ -61,7 +61,7 @@ impl Replica {
     ///
     /// # Errors
     ///
-    /// What it said of a setting that makes no sense.
+    /// Its error about an invalid setting.
     pub(crate) fn could_start(&mut self) -> anyhow::Result<()> {
         match self.process.try_wait()?.and_then(|status| status.code()) {
             Some(MISUSED) => bail!("{} cannot start:\n{}", self.name, self.process.log_text()),
@@ -76,8 +76,8 @@ impl Replica {
         let _ = self.process.resume();
     }
 
-    /// Waits until it has ended, and says how. One that somebody has killed has no exit status; that
-    /// is what the lab is for.
+    /// Waits until it has ended, and says how. One that was killed has no exit status, which is no failure
+    /// here.
     ///
     /// # Errors
     ///
@@ -93,7 +93,7 @@ impl Replica {
     }
 }
 
-/// What each of several requestors asks for, if together they ask for this.
+/// The rate of each of several requestors, which together have this rate.
 pub(crate) fn share(rate: requestor::Rate, requestors: u32) -> String {
     match rate {
         requestor::Rate::Zero => "0".to_owned(),

@@ -1,9 +1,9 @@
-//! `cargo lab chaos` as a program: what it prints, and that its verdict can be either.
+//! `cargo lab chaos` as a program: its output, and both of its verdicts.
 
 use std::path::Path;
 use std::process::{Command, Output};
 
-use lab::chaos::plan::{Plan, Target};
+use lab::chaos::plan::{FaultTarget, Plan};
 use serde_json::Value;
 
 const EVERYTHING: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/plans/everything.json");
@@ -24,7 +24,7 @@ fn report(output: &Output) -> Value {
 }
 
 #[test]
-fn everything_at_once_breaks_no_promise() {
+fn all_faults_at_once_break_no_guarantee() {
     let output = chaos(&["--plan", EVERYTHING, "--rate", "500", "--json"], &[]);
     let told = text(&output.stderr);
     assert_eq!(output.status.code(), Some(0), "{told}\n{}", text(&output.stdout));
@@ -35,7 +35,8 @@ fn everything_at_once_breaks_no_promise() {
     assert!(report["verdict"]["complete"].as_u64().unwrap() > 100, "{report}");
     let plan = Plan::from_json(&std::fs::read_to_string(EVERYTHING).unwrap()).unwrap();
     for fault in &plan.faults {
-        let back = matches!(fault.to, Target::Broker(_)).then(|| format!("{} is back", fault.to));
+        let back =
+            matches!(fault.to, FaultTarget::Broker(_)).then(|| format!("{} is back", fault.to));
         for line in [Some(fault.to_string()), back.or(fault.end())].into_iter().flatten() {
             assert!(told.lines().any(|told| told.ends_with(&line)), "{line}:\n{told}");
         }
@@ -43,7 +44,7 @@ fn everything_at_once_breaks_no_promise() {
 }
 
 #[test]
-fn a_healthy_message_among_the_dead_letters_is_a_broken_promise() {
+fn healthy_dead_letter_breaks_a_guarantee() {
     let plan = r#"{"for": "1s", "cast": {"requestors": 1, "generators": 1, "brokers": 1},
         "faults": [{"at": "100ms", "do": "poison", "to": "REQUESTS"}]}"#;
     let directory = tempfile::tempdir().unwrap();
@@ -54,8 +55,8 @@ fn a_healthy_message_among_the_dead_letters_is_a_broken_promise() {
     let told = text(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{told}\n{}", text(&output.stderr));
     assert!(told.contains("NOT CLEAN: a healthy message is a dead letter: "), "{told}");
-    assert!(told.contains("Promises were broken."), "{told}");
-    // What is needed to find the cause is kept, and named.
+    assert!(told.contains("Guarantees were broken."), "{told}");
+    // The logs and stores are kept, and named.
     let kept = told.lines().find_map(|line| line.split_once("logs and queues are in ")).unwrap().1;
     assert!(Path::new(kept).join("generator-1.1.log").exists(), "{kept}");
     std::fs::remove_dir_all(kept).unwrap();

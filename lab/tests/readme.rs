@@ -1,4 +1,4 @@
-//! What the README says of the tests: it names those that are there.
+//! The tests that the README names exist.
 
 use std::fs;
 use std::path::Path;

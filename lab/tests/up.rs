@@ -1,4 +1,4 @@
-//! `cargo lab up`, as somebody calls it.
+//! `cargo lab up` as a program.
 
 use std::process::Output;
 
@@ -13,7 +13,7 @@ async fn up(words: &[&str], settings: &[(&str, &str)]) -> Output {
 
 #[tokio::test]
 async fn setting_that_no_service_understands_ends_it_at_once() {
-    // For an hour, if nobody notices.
+    // For an hour, if the error goes unnoticed.
     let output = up(&["--for", "1h"], &[("WORK_TIME", "200")]).await;
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2), "{said}");
@@ -48,7 +48,7 @@ async fn a_broker_that_is_killed_as_proposed_is_shown_to_be_away() {
     logged(&lab, "waiting for the broker and its queues").await;
     lab.terminate().unwrap();
     logged(&lab, "Stopping the requestors").await;
-    // Who is in a hurry does not wait for a broker that does not come back.
+    // A second signal does not wait for a broker that does not come back.
     lab.terminate().unwrap();
     let status = lab.wait().await.unwrap();
     assert_eq!(status.code(), Some(2), "{}", lab.log_text());

@@ -12,7 +12,7 @@ mod store;
 pub mod submit;
 mod tally;
 
-pub use settings::{RETIRED, Rate, Settings};
+pub use settings::{RETIRED, Rate, RequestorSettings};
 pub use tally::DeadLettered;
 
 use std::sync::{Arc, Mutex};
@@ -29,7 +29,7 @@ use tally::Tally;
 
 /// Why the requestor ended other than by being told to.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub enum RequestorError {
     /// Such strings are beyond the limits.
     #[error("STRING_COUNT and STRING_LENGTH ask for {0}")]
     Amount(#[from] InvalidStrings),
@@ -55,8 +55,11 @@ pub enum Error {
 ///
 /// # Errors
 ///
-/// See [`Error`].
-pub async fn run(settings: Settings, stop: &CancellationToken) -> Result<(), Error> {
+/// See [`RequestorError`].
+pub async fn run(
+    settings: RequestorSettings,
+    stop: &CancellationToken,
+) -> Result<(), RequestorError> {
     let amount = Amount::new(settings.string_count, settings.string_length)?;
     let total = settings.request_total;
     let tally = total.map(|_| Arc::new(Tally::default()));
@@ -95,7 +98,7 @@ pub async fn run(settings: Settings, stop: &CancellationToken) -> Result<(), Err
         .run_with(&settings.service, stop, work)
         .await?;
     match total {
-        Some(total) if !dead.is_empty() => Err(Error::DeadLettered { total, dead }),
+        Some(total) if !dead.is_empty() => Err(RequestorError::DeadLettered { total, dead }),
         _ => Ok(()),
     }
 }

@@ -1,12 +1,12 @@
 //! The `requestor` program: reads its settings, starts its logs, and runs; or asks one that runs.
 
-use requestor::{RETIRED, Settings};
+use requestor::{RETIRED, RequestorSettings};
 use workqueue::Command;
 
 // One thread is enough beside a broker, and faster than two.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
-    let settings: Settings = workqueue::parse(RETIRED);
+    let settings: RequestorSettings = workqueue::parse(RETIRED);
     if settings.command == Some(Command::Healthcheck) {
         return Ok(workqueue::healthcheck(settings.service.admin_addr).await?);
     }

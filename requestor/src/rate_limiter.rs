@@ -4,11 +4,11 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::settings::Rate;
 
-/// How far behind its time asking may be and still catch up. What could not be asked for while a
-/// queue was full for longer is not asked for all at once afterwards.
+/// How far behind schedule the requestor may be and still catch up. Requests that fell
+/// due while a queue was full for longer are not made up for.
 const CATCH_UP: Duration = Duration::from_millis(100);
 
-/// Says when to ask next.
+/// Limits the requests of this requestor to a rate.
 #[derive(Debug)]
 pub(crate) struct RateLimiter {
     rate: Rate,
@@ -20,7 +20,7 @@ impl RateLimiter {
         Self { rate, due: Instant::now() }
     }
 
-    /// Waits until it is time to ask.
+    /// Waits until the next request is due.
     pub(crate) async fn next(&mut self) {
         match self.rate {
             Rate::Zero => std::future::pending().await,

@@ -25,7 +25,7 @@ pub const RETIRED: &[(&str, &str)] = &[
     disable_help_subcommand = true,
     next_help_heading = "Requests"
 )]
-pub struct Settings {
+pub struct RequestorSettings {
     /// Requests a second, such as 0.5 or 1000; 0 sends no requests of its own and only stores, max
     /// asks as fast as the queue takes it
     #[arg(long, env, default_value = "1", value_name = "RATE", allow_hyphen_values = true)]
@@ -87,7 +87,7 @@ mod tests {
 
     #[test]
     fn the_command_line_is_sound() {
-        Settings::command().debug_assert();
+        RequestorSettings::command().debug_assert();
     }
 
     #[test]
@@ -105,7 +105,7 @@ mod tests {
         for words in
             [["requestor", "--request-rate=-1"].as_slice(), &["requestor", "--request-rate", "-1"]]
         {
-            let error = Settings::try_parse_from(words).unwrap_err().to_string();
+            let error = RequestorSettings::try_parse_from(words).unwrap_err().to_string();
             assert!(error.contains("'-1' for '--request-rate"), "{error}");
             assert!(error.contains("requests a second"), "{error}");
         }

@@ -65,8 +65,10 @@ impl Tally {
             while let Some((id, end)) = ends.next().await {
                 match end {
                     None => continue,
-                    Some(End::Stored) => {}
-                    Some(End::DeadLettered(reason)) => dead.push(DeadLettered { id, reason }),
+                    Some(RequestEnd::Stored) => {}
+                    Some(RequestEnd::DeadLettered(reason)) => {
+                        dead.push(DeadLettered { id, reason });
+                    }
                 }
                 ended += 1;
                 self.stored(id);
@@ -91,23 +93,23 @@ impl Tally {
     }
 }
 
-enum End {
+enum RequestEnd {
     Stored,
     DeadLettered(String),
 }
 
 /// How a request ended, if it has, and if the broker says so.
-async fn end_of(id: JobId, connection: &Connection) -> Option<End> {
+async fn end_of(id: JobId, connection: &Connection) -> Option<RequestEnd> {
     let key = id.to_string();
     // An answer that did not come says nothing.
     if read_fact::<Acknowledgment>(connection, &key).await.ok()?.is_some() {
-        return Some(End::Stored);
+        return Some(RequestEnd::Stored);
     }
     for queue in still_to_pass(false) {
         let subject = dead_letters::subject(queue.stream, &key);
         let last = last_message(connection.context(), dead_letters::STREAM, &subject);
         if let Some(dead) = connection.ask(pin!(last)).await?.ok()? {
-            return Some(End::DeadLettered(dead_letters::reason(&dead.headers).to_owned()));
+            return Some(RequestEnd::DeadLettered(dead_letters::reason(&dead.headers).to_owned()));
         }
     }
     None

@@ -1,4 +1,4 @@
-//! What a message costs before it is published and after it has come, in time and in allocations:
+//! The cost of encoding and decoding a message, in time and in allocations:
 //! `cargo bench --package contract`.
 //!
 //! It is why headers are looked up by names that are made once, and why a body begins with room for one

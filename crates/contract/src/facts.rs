@@ -1,9 +1,9 @@
-//! The facts: what has happened, each created once and never changed; all but the first under the id
+//! The facts: records of what has happened, each created once and never changed; all but the first under the id
 //! of its request.
 //!
 //! | bucket | owner | says |
 //! | --- | --- | --- |
-//! | [`IDEMPOTENCY`] | gateway | this is what was asked under an `Idempotency-Key` ([`Asked`]) |
+//! | [`IDEMPOTENCY`] | gateway | the request of an `Idempotency-Key` ([`Asked`]) |
 //! | [`REQUESTED`] | requestor, gateway | the queue has confirmed this [`Request`] |
 //! | [`STORED`] | requestor | these strings were stored ([`Acknowledgment`]) |
 //! | [`RECEIVED`] | generator | these strings were marked as received ([`Received`]) |
@@ -15,22 +15,22 @@ use workqueue::{Bucket, Fact, JobId};
 use crate::queues::{Acknowledgment, Request};
 use crate::{Amount, IdempotencyKey, InvalidStrings, Strings};
 
-/// What was asked under which `Idempotency-Key`: written before anything is published.
+/// Idempotency keys and their requests: written before anything is published.
 pub const IDEMPOTENCY: Bucket = Bucket { name: "idempotency", stream: "KV_idempotency" };
 
-/// What was accepted: written once the queue has confirmed the request.
+/// Accepted requests: written once the queue has confirmed the request.
 pub const REQUESTED: Bucket = Bucket { name: "requested", stream: "KV_requested" };
 
-/// What was stored.
+/// Stored acknowledgments.
 pub const STORED: Bucket = Bucket { name: "stored", stream: "KV_stored" };
 
-/// What was marked as received.
+/// Strings marked as received.
 pub const RECEIVED: Bucket = Bucket { name: "received", stream: "KV_received" };
 
 /// All buckets, in the order in which a request leaves its facts in them.
 pub const ALL: [Bucket; 4] = [IDEMPOTENCY, REQUESTED, STORED, RECEIVED];
 
-/// What was asked under an `Idempotency-Key`: asking under the same key again means the same request.
+/// The request of an `Idempotency-Key`: the same key means the same request.
 ///
 /// It reserves the id, and no more: the request counts as accepted once its fact is in [`REQUESTED`]. A
 /// gateway that dies in between, or finds the queue full, leaves this behind, and the next one that is
@@ -40,7 +40,7 @@ pub const ALL: [Bucket; 4] = [IDEMPOTENCY, REQUESTED, STORED, RECEIVED];
 pub struct Asked {
     /// The key, as it was given.
     pub key: IdempotencyKey,
-    /// What is published under it, however often.
+    /// The request that is published under it, however often.
     pub request: Request,
 }
 
@@ -52,7 +52,7 @@ impl Fact for Asked {
     }
 }
 
-/// What was asked under a key as it stands in JSON, where the amount may be anything.
+/// The JSON form of [`Asked`], where the amount is not validated yet.
 #[derive(Serialize, Deserialize)]
 struct AskedFields {
     key: IdempotencyKey,

@@ -7,7 +7,7 @@ use sha2::{Digest, Sha256};
 /// The most characters that an [`IdempotencyKey`] may have.
 pub const MAX_KEY: usize = 255;
 
-/// What a client of the HTTP API calls something that it asks for, so that asking again asks for
+/// The name that a client of the HTTP API gives a request, so that asking again asks for
 /// nothing more: any text of 1 to [`MAX_KEY`] characters.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -20,7 +20,7 @@ impl IdempotencyKey {
         &self.0
     }
 
-    /// What its fact is kept under: the SHA-256 of the key in UTF-8, as 64 hexadecimal digits in lower
+    /// The key of its fact: the SHA-256 of the key in UTF-8, as 64 hexadecimal digits in lower
     /// case. The key itself may be any text, which a subject may not.
     #[must_use]
     pub fn token(&self) -> String {
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_is_the_digest_that_everybody_gets() {
+    fn key_token_is_the_sha_256_of_the_key() {
         let token = "abc".parse::<IdempotencyKey>().unwrap().token();
         assert_eq!(token, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad");
     }

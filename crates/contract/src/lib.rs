@@ -1,4 +1,4 @@
-//! What the two sides agree on.
+//! The contract between the two sides.
 //!
 //! Two services exchange messages over three queues, and record what has happened as facts:
 //!

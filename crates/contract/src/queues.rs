@@ -24,7 +24,7 @@ pub const fn still_to_pass(is_stored: bool) -> &'static [Queue] {
     if is_stored { &[ACKNOWLEDGMENTS] } else { &[RESPONSES, REQUESTS] }
 }
 
-/// What is still to be generated. The requestor asks, the generator answers.
+/// Requests whose strings are still to be generated. The requestor asks, the generator answers.
 pub const REQUESTS: Queue = Queue::new("REQUESTS", "requests").consumer("generator");
 
 /// A request for random strings.
@@ -84,7 +84,7 @@ impl From<Request> for Fields {
     }
 }
 
-/// What is still to be stored. The generator answers, the requestor stores.
+/// Responses that are still to be stored. The generator answers, the requestor stores.
 pub const RESPONSES: Queue = Queue::new("RESPONSES", "responses").consumer("requestor");
 
 /// The strings that a generator made for a request.
@@ -110,7 +110,7 @@ impl Job for Response {
     }
 }
 
-/// What is still to be marked as received. The requestor acknowledges, the generator marks.
+/// Acknowledgments that are still to be marked. The requestor acknowledges, the generator marks.
 pub const ACKNOWLEDGMENTS: Queue =
     Queue::new("ACKNOWLEDGMENTS", "acknowledgments").consumer("generator");
 

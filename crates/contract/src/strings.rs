@@ -89,7 +89,7 @@ impl Serialize for Strings {
     }
 }
 
-/// Why these are not strings that anybody may ask for, or that a generator makes.
+/// Why these strings are beyond the limits of requests and responses.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidStrings {
     /// Too many strings, or none.
@@ -135,7 +135,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_a_generator_makes_is_an_answer() {
+    fn only_generated_strings_are_an_answer() {
         let strings = |values: &[&str]| {
             Strings::try_from(values.iter().copied().map(str::to_owned).collect::<Vec<_>>())
         };

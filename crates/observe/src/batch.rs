@@ -1,6 +1,6 @@
-//! Reads several messages of a stream with one request, from whichever broker is nearest.
+//! Reads several messages of a stream with one request, from the nearest broker.
 //!
-//! What the answer may hold is bounded, so that looking costs the same however much there is.
+//! The size of the answer is bounded, so that a read costs the same however long the stream is.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-/// How long the broker may be silent while it sends what it was asked for.
+/// How long the broker may be silent while it sends messages.
 const SILENCE: Duration = Duration::from_secs(5);
 
 /// The most bytes of messages in one answer. The last message may go beyond it.

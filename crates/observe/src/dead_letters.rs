@@ -1,4 +1,4 @@
-//! The dead letters: what was given up and why, and how to give it another try.
+//! The dead letters with their reasons, and their replay.
 
 use std::fmt;
 
@@ -159,7 +159,7 @@ impl DeadLetter {
         let headers = self.headers();
         let line = |(name, value): &(&str, &str)| format!("\n  {name}: {}", value.escape_debug());
         let headers: String = headers.iter().map(line).collect();
-        // What could not be handled may be anything, so none of it reaches the terminal as it is.
+        // A dead letter may contain anything, so it is escaped before it reaches the terminal.
         format!("{self}{headers}\n\n  {}\n", self.body.escape_ascii())
     }
 }

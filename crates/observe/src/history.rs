@@ -1,4 +1,4 @@
-//! The history of one request: what has happened to it, how far it has come, and where it is.
+//! The history of one request: its facts, its state, and the queues that it is in.
 
 use anyhow::Context as _;
 use contract::facts::Received;
@@ -25,16 +25,16 @@ pub enum RequestStatus {
     DeadLettered,
 }
 
-/// What there is of one request.
+/// The facts, dead letters and queues of one request.
 #[derive(Clone, Debug, Default)]
 pub struct RequestHistory {
-    /// What was asked, when and by which instance, once it was accepted.
+    /// The request, when and by which instance it was asked, once it was accepted.
     pub requested: Option<Request>,
-    /// What was stored, when and by which instance, and which one had made it.
+    /// The stored strings, when and by which instance, and the instance that made them.
     pub stored: Option<Acknowledgment>,
-    /// What was marked as received, when and by which instance.
+    /// The received strings, when and by which instance they were marked.
     pub received: Option<Received>,
-    /// What was given up of it, the last one from each queue.
+    /// Its dead letters, the last one from each queue.
     pub dead_letters: Vec<DeadLetter>,
 }
 
@@ -43,7 +43,7 @@ impl RequestHistory {
     ///
     /// # Errors
     ///
-    /// Where the broker does not answer, or what stands there is no fact.
+    /// Where the broker does not answer, or a stored fact is malformed.
     pub async fn read(nats: &Connection, id: JobId) -> Result<Self, ReadError> {
         let key = id.to_string();
         Ok(Self {
@@ -103,7 +103,7 @@ async fn dead_letters_of(nats: &Connection, id: JobId) -> Result<Vec<DeadLetter>
 }
 
 /// The queues that hold a message about a request, delivered or not, in the order in which it passes
-/// through them. What moves on meanwhile is seen where it has come to.
+/// through them. A request that moves on meanwhile is seen in its new place.
 ///
 /// # Errors
 ///

@@ -1,12 +1,12 @@
-//! Reads a deployment from its broker alone, without asking any of the services: so it works whichever of
-//! them is down.
+//! Reads a deployment from its broker alone, without asking any of the services, so it works while they are
+//! down.
 //!
-//! | what | module |
+//! | subject | module |
 //! | --- | --- |
 //! | a snapshot of the flow: queues, replicas, totals, the last requests | [`snapshot`], taken by a [`Poller`] |
-//! | one request: what has happened to it, and where it is | [`history`] |
-//! | what was given up, and another try for it | [`dead_letters`] |
-//! | the verdict: what was lost or doubled | [`audit`] |
+//! | the history of one request | [`history`] |
+//! | dead letters and their replay | [`dead_letters`] |
+//! | the audit: lost and doubled requests | [`audit`] |
 //! | some messages of a stream, by one question | [`batch`] |
 //!
 //! Nothing here changes anything, save for [`dead_letters::replay`].

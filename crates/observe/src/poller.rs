@@ -26,18 +26,18 @@ const MEASURED: usize = 50;
 /// In how many snapshots one after another something has to be missing before that is said.
 const LASTING: usize = 3;
 
-/// Takes snapshots, and remembers what it needs in order to see what has changed.
+/// Takes snapshots, and keeps the state that it needs to see changes.
 #[derive(Debug)]
 pub struct Poller {
     connection: Connection,
     replicas: ReplicaRegistry,
     round_trips: RoundTrips,
     earlier: Option<Earlier>,
-    /// What the counts of the last snapshots could not place, the newest last.
+    /// How many requests the counts of the last snapshots could not place, the newest last.
     unplaced: VecDeque<u64>,
 }
 
-/// What was seen the last time.
+/// The state at the last snapshot.
 #[derive(Debug)]
 struct Earlier {
     at: Instant,
@@ -54,7 +54,7 @@ pub enum Trouble {
     Silent,
     /// It is there, and has no queues.
     Undeclared,
-    /// It is there, and does not say what it is asked.
+    /// It is there, and refuses the requests.
     Refused,
 }
 
@@ -77,7 +77,7 @@ impl Poller {
         self.replicas.snapshot()
     }
 
-    /// What kind of trouble this error of [`Poller::snapshot`] is.
+    /// The kind of this error of [`Poller::snapshot`].
     #[must_use]
     pub fn trouble(&self, error: &anyhow::Error) -> Trouble {
         match error.downcast_ref() {
@@ -86,7 +86,7 @@ impl Poller {
                 _ => Trouble::Refused,
             },
             Some(DeclareError::NoJetStream(_) | DeclareError::BrokerTooOld(_)) => Trouble::Refused,
-            // It carries messages, and does not say what it is asked.
+            // It carries messages, and refuses the requests.
             _ if self.replicas.answer() => Trouble::Refused,
             _ => Trouble::Silent,
         }
@@ -132,7 +132,7 @@ impl Poller {
         Ok(Snapshot { queues, replicas: self.replicas(), numbers, latency, last })
     }
 
-    /// The last requests with what has become of them; and measures the round trips that have come to
+    /// The last requests with their state; and measures the round trips that have come to
     /// their end since the last snapshot, or as many of them as there is time for.
     async fn follow(
         &mut self,
@@ -186,7 +186,7 @@ impl Poller {
     }
 }
 
-/// What the streams and consumers say of themselves.
+/// The states of the streams and consumers.
 struct Streams {
     at: Instant,
     queues: Vec<QueueSnapshot>,
@@ -275,7 +275,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn requests_that_are_anywhere_are_not_missing() {
+    fn located_requests_are_not_missing() {
         assert_eq!(unplaced(10, 4, 5, 1), 0);
         assert_eq!(unplaced(10, 4, 5, 0), 1);
         assert_eq!(unplaced(10, 10, u64::MAX, 2), 0);

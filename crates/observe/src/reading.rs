@@ -1,4 +1,4 @@
-//! Reads what streams hold, without changing anything.
+//! Reads the messages of streams, without changing anything.
 
 use std::time::Duration;
 
@@ -11,14 +11,14 @@ use futures_util::TryStreamExt;
 use tokio::time::timeout;
 use workqueue::{JobId, topology};
 
-/// How long the broker may be silent while it sends what it was asked for.
+/// How long the broker may be silent while it sends messages.
 const SILENCE: Duration = Duration::from_secs(10);
 
 /// Shows each message of a stream under these subjects with its sequence, up to the last one that is
 /// there now. The stream must not be a work queue: those cannot be browsed.
 ///
 /// In a cluster the messages come from any of the stream's brokers, and one that was away may be
-/// behind: that it has no more is not the end. The end is what the stream's leader says it is.
+/// behind: that it has no more is not the end. The stream's leader says where the end is.
 pub(crate) async fn each(
     nats: &Context,
     stream: &str,

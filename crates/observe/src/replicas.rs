@@ -38,32 +38,32 @@ const SIDES: [&str; 2] = ["requestor", "generator"];
 /// All replicas that have announced themselves.
 #[derive(Debug, Default)]
 pub(crate) struct ReplicaRegistry {
-    /// By their ids. A name may be anybody's, and two may begin alike.
+    /// By their ids. Names are not unique: another client may use the same one.
     known: HashMap<String, KnownReplica>,
 }
 
 #[derive(Debug)]
 struct KnownReplica {
-    /// What it has said last. Its name may be long: no two may become alike by being shortened.
+    /// Its last announcement. Its name may be long: no two may become alike by being shortened.
     last: ReplicaSnapshot,
     heard_at: Instant,
     settled: u64,
 }
 
-/// What a replica answers, as far as it is shown.
+/// The part of a replica's answer that is shown.
 #[derive(Deserialize)]
-struct Stats {
+struct ReplicaStats {
     name: String,
     id: String,
     version: String,
     #[serde(default)]
     metadata: HashMap<String, String>,
     #[serde(default)]
-    endpoints: Vec<Endpoint>,
+    endpoints: Vec<ReplicaEndpoint>,
 }
 
 #[derive(Deserialize)]
-struct Endpoint {
+struct ReplicaEndpoint {
     #[serde(default)]
     num_requests: u64,
     #[serde(default)]
@@ -76,7 +76,7 @@ impl ReplicaRegistry {
         let what = "cannot ask for replicas";
         let inbox = client.new_inbox();
         let mut heard = client.subscribe(inbox.clone()).await.context(what)?;
-        // From then on the broker itself drops what comes: this address is for one question.
+        // From then on the broker itself drops further answers: this inbox is for one request.
         heard.unsubscribe_after(MOST_ANSWERS as u64).await.context(what)?;
         client.publish_with_reply(QUESTION, inbox, Bytes::new()).await.context(what)?;
         let end = Instant::now() + LISTEN;
@@ -87,12 +87,12 @@ impl ReplicaRegistry {
         Ok(())
     }
 
-    /// Notes an answer. Anybody may have given it, so it may be anything.
+    /// Notes an answer. Any client may have sent it, so it is not trusted.
     fn note(&mut self, answer: &[u8], at: Instant) {
         if answer.len() > MOST_BYTES {
             return;
         }
-        let Ok(said) = serde_json::from_slice::<Stats>(answer) else { return };
+        let Ok(said) = serde_json::from_slice::<ReplicaStats>(answer) else { return };
         let Some(side) = SIDES.into_iter().find(|side| *side == said.name) else { return };
         if said.id.len() > MOST_ID_BYTES {
             return;
@@ -108,7 +108,7 @@ impl ReplicaRegistry {
             rate(settled, before.settled, seconds)
         });
         // One that was started again under the same name takes the place of the one that is gone. One that
-        // still answers keeps its own: anybody may say that name.
+        // still answers keeps its own: another client may use that name.
         self.known.retain(|_, known| {
             known.last.side != side || known.last.instance != instance || !known.is_silent()
         });

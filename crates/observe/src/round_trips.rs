@@ -34,7 +34,7 @@ impl RoundTrips {
         let Some(last) = sorted.len().checked_sub(1) else { return Latency::default() };
         let at = |percent: usize| (sorted[last * percent / 100] * 10.0).round() / 10.0;
         let backwards = sorted.iter().filter(|took| **took < 0.0).count();
-        Latency { loops: sorted.len(), backwards, median_ms: at(50), p99_ms: at(99) }
+        Latency { round_trips: sorted.len(), backwards, median_ms: at(50), p99_ms: at(99) }
     }
 }
 
@@ -51,7 +51,7 @@ mod tests {
         }
         round_trips.note(SignedDuration::from_millis(-5));
         let latency = round_trips.latency();
-        assert_eq!((latency.loops, latency.backwards), (102, 1));
+        assert_eq!((latency.round_trips, latency.backwards), (102, 1));
         assert!((49.0..=51.0).contains(&latency.median_ms), "{latency:?}");
         assert!((98.0..=100.0).contains(&latency.p99_ms), "{latency:?}");
         tokio::time::advance(WINDOW * 2).await;

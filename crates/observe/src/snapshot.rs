@@ -1,4 +1,4 @@
-//! A snapshot of the flow: what is in the queues, which replicas there are, the totals, and the last
+//! A snapshot of the flow: the queues, the replicas, the totals, and the last
 //! requests. The page and `lab up` show the same.
 
 use contract::facts::Received;
@@ -6,7 +6,7 @@ use contract::queues::{Acknowledgment, Request};
 use jiff::Timestamp;
 use serde::Serialize;
 
-/// How many characters of a string, or of a name that anybody may choose, are shown.
+/// How many characters of a string, or of a name that a client has chosen, are shown.
 pub(crate) const SHOWN_CHARACTERS: usize = 48;
 
 /// The whole system at one moment.
@@ -64,7 +64,7 @@ pub struct ReplicasSnapshot {
 pub struct ReplicaSnapshot {
     /// requestor or generator.
     pub side: &'static str,
-    /// What tells it from another of the same name.
+    /// Its id, which differs from another one's of the same name.
     pub id: String,
     /// Its name.
     pub instance: String,
@@ -104,7 +104,7 @@ pub struct Totals {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Latency {
     /// How many were measured.
-    pub loops: usize,
+    pub round_trips: usize,
     /// Those that ended before they began, by clocks that differ.
     pub backwards: usize,
     /// Half of them took no longer.

@@ -10,8 +10,8 @@ const LIMIT: Duration = Duration::from_mins(1);
 
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Looks again and again until it sees what it looks for, and returns it. An `Err` is not a
-/// failure but what was seen instead.
+/// Polls until the look returns `Ok`, and returns its value. An `Err` is not a
+/// failure but the state that was seen instead.
 ///
 /// This is the only sleep in any test.
 ///
@@ -31,7 +31,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 ///
 /// # Panics
 ///
-/// After a minute, with what was waited for and the state that was seen last.
+/// After a minute, with the awaited state and the last one seen.
 pub async fn eventually<T, S: Debug>(what: &str, mut look: impl AsyncFnMut() -> Result<T, S>) -> T {
     let limit = Instant::now() + LIMIT;
     let mut seen = None;

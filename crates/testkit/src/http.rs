@@ -12,20 +12,20 @@ use tokio::net::TcpStream;
 ///
 /// # Errors
 ///
-/// Where nobody answers there, or not in HTTP.
+/// Where no server answers there, or not in HTTP.
 pub async fn get(addr: SocketAddr, path: &str) -> anyhow::Result<(u16, String)> {
     let mut connection = TcpStream::connect(addr).await?;
     // In this version of HTTP the answer comes in one piece, and ends with the connection.
     connection.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await?;
     let mut answer = Vec::new();
     connection.read_to_end(&mut answer).await?;
-    let Answer { status, body, .. } = Answer::read(&answer)?;
+    let HttpResponse { status, body, .. } = HttpResponse::read(&answer)?;
     Ok((status, body))
 }
 
-/// The answer to what was asked.
+/// The answer to a request.
 #[derive(Clone, Debug)]
-pub struct Answer {
+pub struct HttpResponse {
     /// Its status.
     pub status: u16,
     /// Its headers, with names in lower case.
@@ -34,7 +34,7 @@ pub struct Answer {
     pub body: String,
 }
 
-impl Answer {
+impl HttpResponse {
     /// The value of a header, by its name in lower case.
     #[must_use]
     pub fn header(&self, name: &str) -> Option<&str> {
@@ -47,7 +47,7 @@ impl Answer {
         serde_json::from_str(&self.body).unwrap_or_default()
     }
 
-    /// What the bytes of an answer say, of which there are no more.
+    /// Parses all bytes of an answer.
     ///
     /// # Errors
     ///
@@ -71,14 +71,14 @@ impl Answer {
 ///
 /// # Errors
 ///
-/// Where nobody answers there, or not in HTTP.
+/// Where no server answers there, or not in HTTP.
 pub async fn ask(
     addr: SocketAddr,
     method: &str,
     path: &str,
     headers: &[(&str, &str)],
     body: &str,
-) -> anyhow::Result<Answer> {
+) -> anyhow::Result<HttpResponse> {
     let mut head = format!("{method} {path} HTTP/1.1\r\nHost: {addr}\r\nConnection: close\r\n");
     for (name, value) in headers {
         write!(head, "{name}: {value}\r\n")?;
@@ -89,5 +89,5 @@ pub async fn ask(
     connection.write_all(request.as_bytes()).await?;
     let mut answer = Vec::new();
     connection.read_to_end(&mut answer).await?;
-    Answer::read(&answer)
+    HttpResponse::read(&answer)
 }

@@ -5,10 +5,10 @@
 //! | a `nats-server`, found or installed, or a cluster of them, which can be killed and restarted | [`broker`] |
 //! | the programs of this workspace, built | [`programs`], [`side`] |
 //! | a program as a child process: its log, signals, memory and processor time | [`process`], [`usage`] |
-//! | a way to the broker that can be cut, slowed, or stopped before a certain message | [`proxy`] |
+//! | a proxy to the broker that can be cut, slowed, or stopped before a certain message | [`proxy`] |
 //! | waiting for a fact instead of a time | [`eventually`] |
 //! | asking over HTTP | [`http`] |
-//! | where all of it keeps its files | [`target`] |
+//! | the directory for all files | [`target_directory`] |
 
 pub mod broker;
 pub mod eventually;
@@ -17,5 +17,5 @@ pub mod process;
 pub mod programs;
 pub mod proxy;
 pub mod side;
-pub mod target;
+pub mod target_directory;
 pub mod usage;

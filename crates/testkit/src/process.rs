@@ -28,7 +28,7 @@ pub struct Process {
 }
 
 impl Process {
-    /// Starts the program. What it prints is appended to the file `log`.
+    /// Starts the program. Its output is appended to the file `log`.
     ///
     /// # Errors
     ///
@@ -50,7 +50,7 @@ impl Process {
         Ok(Self { child, id, log })
     }
 
-    /// The id of the process. Once it has ended and was waited for, the id may be anybody's.
+    /// The id of the process. Once it has ended and was waited for, the operating system may reuse the id.
     #[must_use]
     pub fn id(&self) -> u32 {
         self.id
@@ -65,7 +65,7 @@ impl Process {
         self.signal(Signal::SIGTERM)
     }
 
-    /// Does what a Ctrl-C at its terminal would do (SIGINT).
+    /// Sends SIGINT, like a Ctrl-C at its terminal.
     ///
     /// # Errors
     ///
@@ -134,7 +134,7 @@ impl Process {
     }
 
     /// All that it has printed so far, or why that cannot be read: the text is for people, most of
-    /// all for those who look at an error.
+    /// all for a person who looks at an error.
     #[must_use]
     pub fn log_text(&self) -> String {
         log_text(&self.log)
@@ -145,7 +145,7 @@ impl Process {
     pub fn logged_addr(&self, sign: &str) -> Option<SocketAddr> {
         let log = self.log_text();
         let (_, rest) = log.split_once(sign)?;
-        // What is being written may end within the address.
+        // The last line may be incomplete, and end within the address.
         let (line, _) = rest.split_once('\n')?;
         line.split_whitespace().next()?.parse().ok()
     }
@@ -157,18 +157,19 @@ impl Process {
     }
 
     fn signal(&self, signal: Signal) -> anyhow::Result<()> {
-        // The child has an id for as long as nobody has waited for its end, and until then the
+        // The child has an id until its exit status is collected, and until then the
         // operating system gives that id to no other process, nor to another group.
-        let id = self.child.id().with_context(|| {
-            format!("process {} has ended: there is nobody to send {signal} to", self.id)
-        })?;
+        let id = self
+            .child
+            .id()
+            .with_context(|| format!("process {} has ended: cannot send {signal}", self.id))?;
         let pid = Pid::from_raw(id.try_into().context("no process has such an id")?);
         signal::killpg(pid, signal).with_context(|| format!("cannot send {signal} to process {id}"))
     }
 }
 
 impl Drop for Process {
-    /// Kills it and waits, so that whoever removes its files next is alone with them.
+    /// Kills it and waits, so that its files can be removed afterwards.
     fn drop(&mut self) {
         // One that has ended cannot be signalled, which is no reason to complain.
         let _ = self.signal(Signal::SIGKILL);
@@ -222,7 +223,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn each_signal_does_what_its_name_says() {
+    async fn signals_pause_resume_and_end_a_process() {
         let directory = tempfile::tempdir().unwrap();
         // No shell: one that was started with SIGINT ignored, as everything in the background is,
         // cannot change that.

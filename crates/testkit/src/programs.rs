@@ -10,7 +10,7 @@ use tokio::process::Command;
 
 use crate::side::Side;
 
-/// What the programs are called.
+/// The names of the programs.
 const NAMES: [&str; 4] = ["requestor", "generator", "gateway", "decoupled"];
 
 /// Where the programs are.

@@ -15,7 +15,7 @@ impl Side {
     /// Both.
     pub const ALL: [Self; 2] = [Self::Requestor, Self::Generator];
 
-    /// What its program is called.
+    /// The name of its program.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {

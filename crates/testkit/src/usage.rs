@@ -1,4 +1,4 @@
-//! What a process has used so far, where the system says that (Linux).
+//! The resources that a process has used so far (Linux only).
 
 use std::fs;
 use std::time::Duration;
@@ -18,7 +18,7 @@ pub fn peak_memory(id: u32) -> Option<u64> {
 }
 
 /// How long processors have worked for it so far, in itself and in the system, to 10 ms. It can still
-/// be read of one that has ended, until somebody waits for its end.
+/// be read of one that has ended, until its exit status is collected.
 #[must_use]
 pub fn processor_time(id: u32) -> Option<Duration> {
     let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;

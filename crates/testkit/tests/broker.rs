@@ -54,7 +54,7 @@ async fn confirmed_messages_survive_a_kill_and_a_stop() {
         assert_eq!(messages(&jetstream_of(&broker).await, 50).await, 50);
 
         broker.kill().await.unwrap();
-        assert!(async_nats::connect(&url).await.is_err(), "nobody listens on the port");
+        assert!(async_nats::connect(&url).await.is_err(), "no server listens on the port");
         assert_eq!(broker.id(), None);
         broker.restart().await.unwrap();
         assert_eq!(messages(&jetstream_of(&broker).await, 5).await, 55);
@@ -135,7 +135,7 @@ async fn ports_of_a_broker_that_is_down_stay_reserved() {
     let mut broker = Broker::start(BrokerOptions::default()).await.unwrap();
     broker.kill().await.unwrap();
     let port = SocketAddr::from(([127, 0, 0, 1], broker.port()));
-    assert!(TcpStream::connect(port).await.is_err(), "somebody listens");
+    assert!(TcpStream::connect(port).await.is_err(), "a server listens");
     assert!(TcpSocket::new_v4().unwrap().bind(port).is_err(), "the port is free");
     broker.restart().await.unwrap();
 }
@@ -148,7 +148,7 @@ async fn leader(brokers: &Brokers) -> usize {
     .await
 }
 
-/// Waits until JetStream answers: it has a leader of its own, who may be the one that was killed.
+/// Waits until JetStream answers: its meta leader may be the broker that was killed.
 async fn jetstream_of_all(brokers: &Brokers) -> jetstream::Context {
     let addresses: Vec<async_nats::ServerAddr> =
         brokers.url().split(',').map(|url| url.parse().unwrap()).collect();
@@ -174,7 +174,7 @@ async fn cluster_keeps_confirmed_messages_over_any_kill() {
     brokers.restart(first).await.unwrap();
     assert!(brokers.all_run().unwrap());
 
-    // As long as most of them are down, one that comes back has nobody to agree with.
+    // As long as most of them are down, one that comes back has no quorum.
     for index in 0..3 {
         brokers.kill(index).await.unwrap();
     }
@@ -190,7 +190,7 @@ async fn cluster_keeps_confirmed_messages_over_any_kill() {
 }
 
 #[tokio::test]
-async fn a_single_broker_leads_all_that_it_has() {
+async fn single_broker_leads_all_of_its_streams() {
     let directory = tempfile::tempdir().unwrap();
     let mut brokers = Brokers::start(1, Some(directory.path().to_owned())).await.unwrap();
     assert_eq!(messages(&jetstream_of_all(&brokers).await, 3).await, 3);

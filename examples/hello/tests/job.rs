@@ -74,14 +74,14 @@ impl Handler for Resizer {
 }
 
 /// A worker that runs, and the attempts that it has started.
-struct Worker {
+struct WorkerTask {
     started: Mutex<mpsc::UnboundedReceiver<(String, u64)>>,
     gate: Arc<Semaphore>,
     stop: CancellationToken,
     running: JoinHandle<Result<(), ServiceError>>,
 }
 
-impl Worker {
+impl WorkerTask {
     /// Starts a worker that lets this many attempts through.
     fn start(settings: &Settings, attempts: usize) -> Self {
         let (sender, started) = mpsc::unbounded_channel();
@@ -156,7 +156,7 @@ async fn job_makes_a_round_trip_whichever_side_starts_first() {
     let (broker, settings) = broker().await;
     let producer = Producer::connect(&settings).await.unwrap();
     producer.submit(&resize("before")).await.unwrap();
-    let worker = Worker::start(&settings, 2);
+    let worker = WorkerTask::start(&settings, 2);
     producer.submit(&resize("after")).await.unwrap();
     for image in ["before", "after"] {
         assert_eq!(fact_of(&producer, image).await.attempt, 1);
@@ -170,7 +170,7 @@ async fn failed_and_panicked_attempts_are_retried() {
     let (_broker, settings) = broker().await;
     let producer = Producer::connect(&settings).await.unwrap();
     producer.submit(&resize("unlucky")).await.unwrap();
-    let worker = Worker::start(&settings, 3);
+    let worker = WorkerTask::start(&settings, 3);
     assert_eq!(fact_of(&producer, "unlucky").await.attempt, 3);
     worker.stop().await;
 }
@@ -181,7 +181,7 @@ async fn hopeless_jobs_become_dead_letters_with_their_reasons() {
     let producer = Producer::connect(&settings).await.unwrap();
     let rejected = producer.submit(&resize("empty")).await.unwrap();
     let failed = producer.submit(&resize("hopeless")).await.unwrap();
-    let worker = Worker::start(&settings, 4);
+    let worker = WorkerTask::start(&settings, 4);
     let client = async_nats::connect(broker.url()).await.unwrap();
     let nats = jetstream::new(client);
     for (id, reason) in
@@ -208,14 +208,14 @@ async fn drain_finishes_the_job_in_flight_and_takes_no_other() {
     let producer = Producer::connect(&settings).await.unwrap();
     producer.submit(&resize("in-flight")).await.unwrap();
     producer.submit(&resize("waiting")).await.unwrap();
-    let worker = Worker::start(&settings, 0);
+    let worker = WorkerTask::start(&settings, 0);
     assert_eq!(worker.attempt().await, ("in-flight".to_owned(), 1));
     worker.stop.cancel();
     worker.gate.add_permits(1);
     worker.stop().await;
     assert_eq!(fact_of(&producer, "in-flight").await.attempt, 1);
     depth_is(&broker, Resize::QUEUE, 1).await;
-    let next = Worker::start(&settings, 1);
+    let next = WorkerTask::start(&settings, 1);
     assert_eq!(next.attempt().await, ("waiting".to_owned(), 1));
     next.stop().await;
 }
@@ -227,7 +227,7 @@ async fn job_that_is_submitted_twice_has_its_effect_once() {
     for _ in 0..2 {
         producer.submit(&resize("cat")).await.unwrap();
     }
-    let worker = Worker::start(&settings, 2);
+    let worker = WorkerTask::start(&settings, 2);
     for _ in 0..2 {
         worker.attempt().await;
     }
@@ -248,9 +248,9 @@ impl Job for Publish {
     const QUEUE: Queue = Queue::new("PAGES", "pages").consumer("publisher");
 }
 
-struct Publisher;
+struct PublishingHandler;
 
-impl Handler for Publisher {
+impl Handler for PublishingHandler {
     type Job = Publish;
 
     async fn handle(&self, job: Publish, cx: &Context) -> Result<(), Failure> {
@@ -272,7 +272,7 @@ async fn handler_publishes_each_of_several_jobs_once() {
     let token = stop.clone();
     let publisher_settings = settings.clone();
     let publishing = tokio::spawn(async move {
-        Service::new("publisher").consume(Publisher).run(&publisher_settings, &token).await
+        Service::new("publisher").consume(PublishingHandler).run(&publisher_settings, &token).await
     });
     depth_is(&broker, Resize::QUEUE, 3).await;
     depth_is(&broker, Publish::QUEUE, 0).await;

@@ -18,7 +18,7 @@ use crate::metrics::GaugeGuard;
 use crate::state::Gateway;
 use crate::timeline::json as shown;
 
-/// The name of an event, and what it tells, as JSON.
+/// The name of an event, and its data as JSON.
 type PageEvent = (&'static str, Arc<str>);
 
 pub(super) async fn events(
@@ -34,16 +34,16 @@ pub(super) async fn events(
         // After the updates are watched: none is missed in between.
         ("history", gateway.timeline.history()),
         ("audit", shown(&*audits.borrow_and_update())),
-        ("picture", updates.borrow_and_update().clone()),
+        ("snapshot", updates.borrow_and_update().clone()),
     ];
-    let news = select(
+    let later = select(
         changes(audits, |audit| ("audit", shown(audit))),
-        changes(updates, |update| ("picture", update.clone())),
+        changes(updates, |update| ("snapshot", update.clone())),
     );
     let tab = GaugeGuard::new(&gateway.metrics.tabs);
     let stop = gateway.stop.clone().cancelled_owned();
     let events =
-        stream::iter(first).chain(news).take_until(stop).filter_map(move |(name, data)| {
+        stream::iter(first).chain(later).take_until(stop).filter_map(move |(name, data)| {
             let _open = &tab;
             gateway.metrics.sent_bytes.inc_by(data.len() as u64);
             // There is nothing to tell before the first snapshot.
@@ -53,7 +53,7 @@ pub(super) async fn events(
     Sse::new(events)
 }
 
-/// What is watched, each time that it has changed.
+/// The watched value, each time that it has changed.
 fn changes<T>(
     watched: watch::Receiver<T>,
     tell: fn(&T) -> PageEvent,

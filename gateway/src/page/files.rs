@@ -7,7 +7,7 @@ use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
-/// A file of the page: its path, its type, and what is in it.
+/// A file of the page: its path, its type, and its content.
 type File = (&'static str, &'static str, &'static str);
 
 const HTML: &str = "text/html; charset=utf-8";
@@ -31,10 +31,10 @@ const FILES: &[File] = files! {
     "/flow.js" SCRIPT "flow.js"
     "/axis.js" SCRIPT "axis.js"
     "/numbers.js" SCRIPT "numbers.js"
-    "/last.js" SCRIPT "last.js"
+    "/last_strings.js" SCRIPT "last_strings.js"
     "/history.js" SCRIPT "history.js"
-    "/letters.js" SCRIPT "letters.js"
-    "/news.js" SCRIPT "news.js"
+    "/dead_letters.js" SCRIPT "dead_letters.js"
+    "/event_log.js" SCRIPT "event_log.js"
 };
 
 /// The routes of the files.
@@ -60,7 +60,7 @@ fn file(kind: &'static str, content: &'static str, headers: &HeaderMap) -> Respo
     (known, [(header::CONTENT_TYPE, kind)], content).into_response()
 }
 
-/// What tells one version of a file from another.
+/// The entity tag of a version of a file.
 fn tag(content: &str) -> String {
     let mut hasher = DefaultHasher::new();
     content.hash(&mut hasher);

@@ -23,7 +23,7 @@ pub(super) async fn show(
     let queues = history::queues_with(gateway.connection()?, id).await;
     let queues =
         queues.map_err(|error| ProblemKind::BrokerAway.because(format_args!("{error:#}")))?;
-    // What moved on meanwhile is seen here.
+    // A request that moved on meanwhile is seen here.
     let history = gateway.reader()?.history(id).await?;
     let same = match (&history.stored, &history.received) {
         (Some(stored), Some(received)) => stored.values == received.values,

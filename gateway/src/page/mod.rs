@@ -1,12 +1,12 @@
-//! The page, and what it asks for besides the API.
+//! The page, and its endpoints besides the API.
 //!
-//! | path | what |
+//! | path | content |
 //! | --- | --- |
 //! | `/` and the files beside it | the page ([`files`]) |
 //! | `/api/events` | each update as it is taken, as server-sent events ([`events`]) |
 //! | `/api/history` | the last five minutes |
 //! | `/api/requests/{id}` | the whole history of one request ([`history`]) |
-//! | `/api/dead-letters` | what was given up ([`dead_letters`]) |
+//! | `/api/dead-letters` | the dead letters ([`dead_letters`]) |
 //! | `POST /api/audit`, `/api/dead-letters/…` | the buttons of the page |
 
 mod dead_letters;

@@ -1,4 +1,4 @@
-//! What clients send, read strictly: what is not understood is refused, because a word that is misspelt
+//! The input of clients, read strictly: unknown fields are refused, because a word that is misspelt
 //! and passed over is worse than one that is sent back.
 
 use std::time::Duration;
@@ -33,7 +33,7 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
-/// What to ask for: up to 1000 strings of up to 1024 characters each, and up to 65536 characters in all.
+/// The strings to ask for: up to 1000 of up to 1024 characters each, and up to 65536 characters in all.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 #[schema(as = NewRequest, example = json!({"count": 1, "length": 64}))]
@@ -128,7 +128,7 @@ async fn read_body(request: Request) -> Result<Bytes, Problem> {
     Ok(body)
 }
 
-/// A body that has to be JSON, which no form of another site can send. What it says does not matter.
+/// A body that has to be JSON, which no form of another site can send. Its content does not matter.
 pub(crate) struct JsonBody;
 
 impl<S: Sync> FromRequest<S> for JsonBody {

@@ -44,10 +44,10 @@ pub(crate) fn json(value: &impl Serialize) -> Response {
     tag = "requests",
     params((
         "Idempotency-Key" = Option<String>, Header,
-        description = "What you call this request: any text of 1 to 255 characters, in UTF-8. The same key \
+        description = "The name that you give this request: any text of 1 to 255 characters, in UTF-8. The same key \
                        again gives the same answer, and asks for nothing more. Bodies are the same that \
                        mean the same `count` and `length`. A key is remembered for an hour longer than \
-                       the promises hold.",
+                       the guarantees hold.",
         min_length = 1, max_length = 255, nullable = false,
     ), (
         "traceparent" = Option<String>, Header,
@@ -61,11 +61,11 @@ pub(crate) fn json(value: &impl Serialize) -> Response {
     )),
     request_body(
         content = input::RequestBody, content_type = "application/json",
-        description = "What to ask for. Without a body, and for what it leaves out, the defaults count."
+        description = "The strings to ask for. The defaults apply without a body, and to the fields that it leaves out."
     ),
     responses(
         (status = 202, description = "Accepted: exactly one result will be stored", body = Accepted,
-         headers(("Location" = String, description = "Where to look what became of it"))),
+         headers(("Location" = String, description = "The address of the request"))),
     )
 )]
 pub(crate) async fn submit_request(

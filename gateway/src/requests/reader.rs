@@ -79,7 +79,7 @@ impl RequestReader {
         self.judge(read).await
     }
 
-    /// Reads the bucket of what was accepted from its end, and how far each of them has come.
+    /// Reads the bucket `requested` from its end, and the state of each request.
     async fn read_newest(
         &self,
         limit: usize,
@@ -98,7 +98,7 @@ impl RequestReader {
                 let message = stream.get_raw_message(sequence).await;
                 answered.notify_one();
                 match message {
-                    // What was written there by hand is no request.
+                    // A fact that a person wrote by hand may be malformed.
                     Ok(message) => Ok(Request::from_body(&message.payload).ok()),
                     Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(None),
                     Err(_) => Err(ReadError::Unknown),
@@ -115,7 +115,7 @@ impl RequestReader {
         requests.try_buffered(AT_A_TIME).try_collect().await
     }
 
-    /// What was read, or what is wrong where it was not.
+    /// The value that was read, or the problem.
     async fn judge<T>(
         &self,
         read: impl Future<Output = Result<T, ReadError>>,

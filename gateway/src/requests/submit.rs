@@ -1,4 +1,4 @@
-//! Submits what a client asks for, once, and says within a second what came of it.
+//! Submits the request of a client, once, and answers within a second with its outcome.
 
 use std::time::Duration;
 
@@ -71,7 +71,7 @@ impl Submissions {
     /// Says whether the request may be carried out all the same.
     pub(crate) async fn submit(&self, new: NewRequest) -> Result<Request, Problem> {
         let deadline = Instant::now() + DEADLINE;
-        // Without a connection what is published would be kept, and sent once there is one.
+        // Without a connection a publish would be buffered, and sent once there is one.
         if !self.connection.is_connected() {
             return Err(away());
         }
@@ -87,7 +87,7 @@ impl Submissions {
                 None => self.submit_request(self.request(amount), &trace, no_room).await,
             }
         };
-        // What is given up here is published no more, but the last try may be on its way.
+        // A request that is given up here is not published again, but the last try may be in flight.
         timeout_at(deadline, submitted).await.unwrap_or_else(|_| Err(away()))
     }
 
@@ -117,7 +117,7 @@ impl Submissions {
         }
     }
 
-    /// Creates the fact of what is asked under a key before anything is submitted. Where one is there
+    /// Creates the fact of a key and its request before anything is submitted. Where one is there
     /// already, that one counts: it was accepted, or is now.
     async fn submit_under(
         &self,
@@ -144,7 +144,7 @@ impl Submissions {
         self.submit_again(earlier, trace).await
     }
 
-    /// Submits what was asked before, unless it was accepted: how far that came is unknown.
+    /// Submits the earlier request of the key, unless it was accepted: its outcome is unknown.
     async fn submit_again(&self, request: Request, trace: &Trace) -> Result<Request, Problem> {
         let id = request.id;
         if self.read::<Request>(id).await?.is_some() {
@@ -208,7 +208,7 @@ fn no_room_under_a_key() -> Problem {
     ProblemKind::QueueFull.because(detail).with(SubmitOutcome::Unknown)
 }
 
-/// What came of it is unknown.
+/// The outcome is unknown.
 pub(crate) fn away() -> Problem {
     ProblemKind::BrokerAway.because(AWAY).with(SubmitOutcome::Unknown)
 }

@@ -1,4 +1,4 @@
-//! How requests are shown: what was accepted, how far one has come, and the newest.
+//! How requests are shown: an accepted one, its state, and the list of the newest.
 
 use contract::Strings;
 use contract::queues::Request;
@@ -10,7 +10,7 @@ use utoipa::openapi::{ObjectBuilder, RefOr, Schema, SchemaFormat, Type};
 use utoipa::{PartialSchema, ToSchema};
 use workqueue::JobId;
 
-/// What was accepted.
+/// An accepted request.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = AcceptedRequest)]
 pub(crate) struct Accepted {
@@ -59,7 +59,7 @@ impl Summary {
     }
 }
 
-/// A request, and how far it has come. What has not happened yet is not there.
+/// A request and its state. Steps that have not happened yet are absent.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = RequestStatus)]
 pub(crate) struct RequestState {

@@ -1,7 +1,7 @@
-//! Waits until a request has come to its end, whichever replica of whichever side brings it there.
+//! Waits until a request has come to its end, through any replica of either side.
 //!
 //! Each waiter listens on the broker for the publishes that could end its request, and reads the facts
-//! when it hears one. What is not waited for costs nothing.
+//! when it hears one. Requests without a waiter cost nothing.
 
 use std::time::Duration;
 
@@ -18,13 +18,13 @@ use super::reader::RequestReader;
 use super::view::RequestState;
 use crate::problem::{Problem, ProblemKind};
 
-/// How many may wait at a time, which leaves most of the connections to those who do not.
+/// How many requests may wait at a time, which leaves most of the connections to the others.
 const PLACES: usize = 64;
 
 /// How often to read while nothing is heard: a subscription may be lost, or not be permitted.
 const POLL: Duration = Duration::from_secs(2);
 
-/// What was heard may not be stored yet. The first ceiling of the time before it is read again.
+/// A fact may be heard of before it is readable. The first ceiling of the time before it is read again.
 const SOON: Duration = Duration::from_millis(5);
 
 /// The clients that wait.

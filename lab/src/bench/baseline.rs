@@ -1,4 +1,4 @@
-//! What the broker itself can do: messages of the same size as ours, each under an id and a subject of
+//! The baseline: messages of the same size as ours, each under an id and a subject of
 //! its own, as many under way at a time as it takes.
 
 use std::collections::VecDeque;
@@ -25,11 +25,11 @@ const OUTSTANDING: [usize; 3] = [256, 1024, 4096];
 /// How long a confirmation may take.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Measures it for messages of the size that a loop has with one string.
+/// Measures it for messages of the size that a round trip has with one string.
 pub(super) async fn measure(round: &mut Round<'_>) -> anyhow::Result<f64> {
-    let limit = best(round, false, round.sizes.publishes).await?;
-    round.figures.add_rate("limit", limit, 1.0);
-    Ok(limit)
+    let baseline = best(round, false, round.sizes.publishes).await?;
+    round.figures.add_rate("baseline", baseline, 1.0);
+    Ok(baseline)
 }
 
 /// The best of several numbers of publishes under way.
@@ -57,9 +57,9 @@ async fn publish(
         .max_ack_inflight(outstanding)
         .build(client.clone());
     let name = format!("LIMIT_{outstanding}");
-    let subjects = vec![format!("limit.{outstanding}.*")];
+    let subjects = vec![format!("baseline.{outstanding}.*")];
     let config = Config { name: name.clone(), subjects, ..Config::default() };
-    context.create_stream(config).await.context("cannot create a stream for the limit")?;
+    context.create_stream(config).await.context("cannot create a stream for the baseline")?;
     let mut under_way: VecDeque<PublishAckFuture> = VecDeque::with_capacity(outstanding);
     let started = Instant::now();
     for _ in 0..publishes {
@@ -70,7 +70,7 @@ async fn publish(
         }
         let id = JobId::new().to_string();
         let mut headers = HeaderMap::new();
-        let subject = format!("limit.{outstanding}.{id}");
+        let subject = format!("baseline.{outstanding}.{id}");
         headers.insert(NATS_MESSAGE_ID, id);
         let sent = context.publish_with_headers(subject, headers, body.clone()).await;
         under_way.push_back(sent.context("cannot publish")?);
@@ -79,11 +79,11 @@ async fn publish(
         waiting.await.context("a publish was not confirmed")?;
     }
     let taken = started.elapsed();
-    context.delete_stream(&name).await.context("cannot remove the stream of the limit")?;
+    context.delete_stream(&name).await.context("cannot remove the stream of the baseline")?;
     Ok(taken)
 }
 
-/// How many bytes each of the writes of a loop has in the mean, without its headers: three messages and
+/// How many bytes each of the writes of a round trip has in the mean, without its headers: three messages and
 /// three facts, with one string of 64 characters.
 fn usual_size() -> usize {
     let amount = Amount::new(1, 64).expect("it is within the limits");
@@ -117,7 +117,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_usual_size_is_that_of_what_is_written() {
+    fn usual_size_is_the_mean_size_of_the_writes() {
         let size = usual_size();
         assert!((150..400).contains(&size), "{size}");
     }

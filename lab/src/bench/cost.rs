@@ -1,4 +1,4 @@
-//! What the two sides cost: processor time for each loop, memory, and what they need when there is nothing
+//! What the two sides cost: processor time for each round trip, memory, and what they need when there is nothing
 //! to do.
 
 use std::fs;
@@ -10,14 +10,14 @@ use tokio::time::{Instant, sleep};
 use super::deployment::{BenchDeployment, Each};
 use super::{Round, real};
 
-/// Notes what that many loops have cost.
-pub(super) fn of_loops(round: &mut Round<'_>, processor: Each<Duration>) {
-    let loops = real(round.sizes.requests);
-    let per_loop = |time: Duration| time.as_secs_f64() * 1e6 / loops;
+/// Notes the cost of that many round trips.
+pub(super) fn of_round_trips(round: &mut Round<'_>, processor: Each<Duration>) {
+    let round_trips = real(round.sizes.requests);
+    let per_round_trip = |time: Duration| time.as_secs_f64() * 1e6 / round_trips;
     let Each { broker, requestor, generator } = processor;
-    round.figures.add("processor_broker", per_loop(broker));
-    round.figures.add("processor_requestor", per_loop(requestor));
-    round.figures.add("processor_generator", per_loop(generator));
+    round.figures.add("processor_broker", per_round_trip(broker));
+    round.figures.add("processor_requestor", per_round_trip(requestor));
+    round.figures.add("processor_generator", per_round_trip(generator));
     let share = (requestor + generator).as_secs_f64() / broker.as_secs_f64();
     round.figures.add("processor_share", share * 100.0);
 }

@@ -1,4 +1,4 @@
-//! A broker and services of their own for one measurement, and what they use.
+//! A broker and services of their own for one measurement, and their resource usage.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -19,10 +19,10 @@ use workqueue::{Bucket, Connection, Fact, topology};
 
 use super::Round;
 
-/// How often the processes are looked at, and the broker asked how far it is.
+/// How often the processes and the state of the broker are polled.
 const LOOK: Duration = Duration::from_millis(20);
 
-/// How often somebody who starts is looked at.
+/// How often a process that starts is polled.
 const LOOK_OFTEN: Duration = Duration::from_millis(1);
 
 /// How long anything may take that moves on.
@@ -31,7 +31,7 @@ const PATIENCE: Duration = Duration::from_mins(5);
 /// How long the last settlements may take.
 const LAST_WAIT: Duration = Duration::from_mins(1);
 
-/// What each of the three parts has used, in the order of the flow through them.
+/// The usage of each of the three parts, in the order of the flow through them.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Each<T> {
     pub(super) broker: T,
@@ -41,16 +41,16 @@ pub(super) struct Each<T> {
 
 /// A broker with services.
 pub(super) struct BenchDeployment {
-    // Those who stop first come first.
+    // In the order of stopping.
     requestor: Option<Process>,
     generators: Vec<Process>,
     pub(super) connection: Connection,
     broker: Broker,
     programs: Programs,
     logs: PathBuf,
-    /// What the broker had used before there was anything to do.
+    /// The processor time of the broker before the first request.
     broker_before: Duration,
-    /// What was used in all.
+    /// The processor time in all.
     pub(super) processor: Each<Duration>,
     /// The most memory of a process, in kB.
     peak: Each<u64>,
@@ -79,7 +79,7 @@ impl BenchDeployment {
         self.connection.context()
     }
 
-    /// Starts the requestor with these settings. What another one used is not counted any more.
+    /// Starts the requestor with these settings. The usage of an earlier one is not counted any more.
     pub(super) fn start_requestor(&mut self, settings: &[(&str, &str)]) -> anyhow::Result<()> {
         self.requestor = Some(self.spawn(Side::Requestor, settings)?);
         Ok(())
@@ -103,7 +103,7 @@ impl BenchDeployment {
         Process::spawn(command, log)
     }
 
-    /// How long after this moment all who were started are ready.
+    /// How long after this moment all started processes are ready.
     pub(super) async fn ready(&mut self, since: Instant) -> anyhow::Result<Duration> {
         for process in self.requestor.iter_mut().chain(&mut self.generators) {
             ready(process).await?;
@@ -133,7 +133,7 @@ impl BenchDeployment {
         loop {
             self.note_usage();
             let count = topology::bucket_state(self.nats(), bucket).await;
-            // It is not there before somebody has declared it.
+            // It is not there before a service has declared it.
             let count = count.map(|state| state.state.messages).unwrap_or_default();
             if count >= total {
                 return Ok(());
@@ -162,7 +162,7 @@ impl BenchDeployment {
         Ok(())
     }
 
-    /// Notes what the processes have used so far. Whoever has ended counts with what it was seen with.
+    /// Notes what the processes have used so far. A process that has ended counts with its last figures.
     pub(super) fn note_usage(&mut self) {
         let broker = self.broker.id().unwrap_or_default();
         if let Some(time) = usage::processor_time(broker) {
@@ -184,7 +184,7 @@ impl BenchDeployment {
             self.generators.iter().filter_map(|it| usage::processor_time(it.id())).sum();
     }
 
-    /// What the two sides have of memory now, in kB.
+    /// The memory of the two sides now, in kB.
     pub(super) fn memory(&self) -> (u64, u64) {
         let of = |process: &Process| process.memory().unwrap_or_default();
         let generators = self.generators.iter().map(of).max();
@@ -205,7 +205,7 @@ impl BenchDeployment {
         let stream = self.nats().get_stream_no_info(F::BUCKET.stream).await;
         let message = stream.context("cannot read the facts")?.get_raw_message(sequence).await;
         let message = message.context("cannot read the facts")?;
-        F::from_body(&message.payload).context("what stands there is no fact")
+        F::from_body(&message.payload).context("the stored message is no fact")
     }
 }
 

@@ -1,4 +1,4 @@
-//! What is measured: figures of several rounds, each with its median and its spread.
+//! The figures of several rounds, each with its median and its spread.
 
 use serde::Serialize;
 
@@ -35,31 +35,37 @@ impl Measure {
         Self { target: Some(Goal::AtMost(most)), ..self }
     }
 
-    const fn of_the_limit(self, least: f64) -> Self {
-        Self { target: Some(Goal::OfTheLimit(least)), ..self }
+    const fn of_the_baseline(self, least: f64) -> Self {
+        Self { target: Some(Goal::OfTheBaseline(least)), ..self }
     }
 }
 
 /// All figures, in the order of the table.
 const MEASURES: [Measure; 30] = [
-    measure("limit", "the limit: publishes that the broker confirms", "/s", 0),
-    measure("loops", "loops, one string each", "/s", 0).of_the_limit(1.0),
-    measure("strings_16", "strings, 16 in each loop", "/s", 0),
-    measure("strings_64", "strings, 64 in each loop", "/s", 0).of_the_limit(3.0),
-    measure("latency_100_median", "latency at 100 loops a second: median", "ms", 2).at_most(2.0),
-    measure("latency_100_p99", "latency at 100 loops a second: 99th percentile", "ms", 2)
+    measure("baseline", "the baseline: publishes that the broker confirms", "/s", 0),
+    measure("round_trips", "round trips, one string each", "/s", 0).of_the_baseline(1.0),
+    measure("strings_16", "strings, 16 in each round trip", "/s", 0),
+    measure("strings_64", "strings, 64 in each round trip", "/s", 0).of_the_baseline(3.0),
+    measure("latency_100_median", "latency at 100 round trips a second: median", "ms", 2)
+        .at_most(2.0),
+    measure("latency_100_p99", "latency at 100 round trips a second: 99th percentile", "ms", 2)
         .at_most(10.0),
     measure("latency_busy_median", "latency at 60 % of full speed: median", "ms", 2),
     measure("latency_busy_p99", "latency at 60 % of full speed: 99th percentile", "ms", 2),
-    measure("processor_broker", "processor time of the broker for a loop", "µs", 1),
-    measure("processor_requestor", "processor time of the requestor for a loop", "µs", 1),
-    measure("processor_generator", "processor time of the generator for a loop", "µs", 1),
+    measure("processor_broker", "processor time of the broker for a round trip", "µs", 1),
+    measure("processor_requestor", "processor time of the requestor for a round trip", "µs", 1),
+    measure("processor_generator", "processor time of the generator for a round trip", "µs", 1),
     measure("processor_share", "processor time of both services, against the broker's", "%", 0)
         .at_most(45.0),
-    measure("loops_2_generators", "loops with two generators", "/s", 0),
-    measure("loops_4_generators", "loops with four generators", "/s", 0),
+    measure("round_trips_2_generators", "round trips with two generators", "/s", 0),
+    measure("round_trips_4_generators", "round trips with four generators", "/s", 0),
     measure("four_generators", "four generators, against one", "%", 0).at_least(85.0),
-    measure("backlog_loops", "loops out of a backlog of 200,000, asked before", "/s", 0),
+    measure(
+        "backlog_round_trips",
+        "round trips out of a backlog of 200,000, asked before",
+        "/s",
+        0,
+    ),
     measure("backlog_share", "out of that backlog, against without one", "%", 0).at_least(85.0),
     measure("memory_broker", "memory of the broker, the most", "MB", 1),
     measure("memory_requestor", "memory of the requestor, the most", "MB", 1).at_most(20.0),
@@ -73,11 +79,11 @@ const MEASURES: [Measure; 30] = [
     measure("idle_processor_generator", "processor time of an idle generator", "%", 2).at_most(0.1),
     measure("size_requestor", "program of the requestor", "MB", 1).at_most(10.0),
     measure("size_generator", "program of the generator", "MB", 1).at_most(10.0),
-    measure("sync_limit", "sync_interval always: the limit", "/s", 0),
-    measure("sync_loops", "sync_interval always: loops, one string each", "/s", 0),
+    measure("sync_baseline", "sync_interval always: the baseline", "/s", 0),
+    measure("sync_round_trips", "sync_interval always: round trips, one string each", "/s", 0),
 ];
 
-/// What a figure should be.
+/// The target of a figure.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Goal {
@@ -85,8 +91,8 @@ pub enum Goal {
     AtLeast(f64),
     /// At most that much.
     AtMost(f64),
-    /// At least that share of what the broker can do.
-    OfTheLimit(f64),
+    /// At least that share of the baseline.
+    OfTheBaseline(f64),
 }
 
 /// A figure of all rounds.
@@ -94,16 +100,16 @@ pub enum Goal {
 pub struct Figure {
     #[serde(flatten)]
     measure: Measure,
-    /// What was measured, round by round.
+    /// The values, round by round.
     pub values: Vec<f64>,
     /// The middle of it, and its ends.
     pub spread: Spread,
-    /// Which share of the limit of the same round this is, for what can be compared with it.
+    /// The share of the baseline of the same round, for figures that compare with it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub of_the_limit: Option<Spread>,
+    pub of_the_baseline: Option<Spread>,
     #[serde(skip)]
     shares: Vec<f64>,
-    /// Whether the median is what it should be.
+    /// Whether the median meets the target.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub met: Option<bool>,
 }
@@ -134,12 +140,12 @@ impl Spread {
 pub(super) struct Figures(Vec<Figure>);
 
 impl Figures {
-    /// Notes what a round has measured for the figure of this name.
+    /// Notes the value of a round for the figure of this name.
     pub(super) fn add(&mut self, name: &str, value: f64) {
         self.note(name, value, None);
     }
 
-    /// Notes a rate, and which share it is of what the broker can do.
+    /// Notes a rate, and its share of the baseline.
     pub(super) fn add_rate(&mut self, name: &str, value: f64, share: f64) {
         self.note(name, value, Some(share));
     }
@@ -156,7 +162,7 @@ impl Figures {
                 measure,
                 values: Vec::new(),
                 spread: Spread::default(),
-                of_the_limit: None,
+                of_the_baseline: None,
                 shares: Vec::new(),
                 met: None,
             });
@@ -166,7 +172,7 @@ impl Figures {
         figure.values.push(value);
         figure.spread = Spread::of(&figure.values);
         figure.shares.extend(share);
-        figure.of_the_limit = (!figure.shares.is_empty()).then(|| Spread::of(&figure.shares));
+        figure.of_the_baseline = (!figure.shares.is_empty()).then(|| Spread::of(&figure.shares));
         figure.met = measure.target.map(|goal| figure.meets(goal));
     }
 
@@ -180,11 +186,13 @@ impl Figure {
         match goal {
             Goal::AtLeast(least) => self.spread.median >= least,
             Goal::AtMost(most) => self.spread.median <= most,
-            Goal::OfTheLimit(least) => self.of_the_limit.is_some_and(|share| share.median >= least),
+            Goal::OfTheBaseline(least) => {
+                self.of_the_baseline.is_some_and(|share| share.median >= least)
+            }
         }
     }
 
-    /// What stands in a row of the table: the figure, its median, its spread, the share of the limit, the
+    /// A row of the table: the figure, its median, its spread, the share of the baseline, the
     /// target, and whether that is met.
     pub(super) fn row(&self) -> [String; 6] {
         let Measure { title, unit, digits, target, .. } = self.measure;
@@ -193,7 +201,7 @@ impl Figure {
             None => String::new(),
             Some(Goal::AtLeast(least)) => format!("≥ {least} {unit}"),
             Some(Goal::AtMost(most)) => format!("≤ {most} {unit}"),
-            Some(Goal::OfTheLimit(least)) => format!("≥ {least:.2} of the limit"),
+            Some(Goal::OfTheBaseline(least)) => format!("≥ {least:.2} of the baseline"),
         };
         let met = match self.met {
             None => "",
@@ -205,7 +213,7 @@ impl Figure {
             title.to_owned(),
             format!("{} {unit}", number(median)),
             format!("{} – {}", number(lowest), number(highest)),
-            self.of_the_limit.map(|share| format!("{:.2}", share.median)).unwrap_or_default(),
+            self.of_the_baseline.map(|share| format!("{:.2}", share.median)).unwrap_or_default(),
             target,
             met.to_owned(),
         ]
@@ -230,7 +238,8 @@ mod tests {
     use super::*;
 
     fn measured(goal: Goal, rounds: &[(f64, f64)]) -> Figure {
-        let measure = Measure { target: Some(goal), ..measure("loops", "Loops", "/s", 0) };
+        let measure =
+            Measure { target: Some(goal), ..measure("round_trips", "Round trips", "/s", 0) };
         let mut figures = Figures::default();
         for (value, share) in rounds {
             figures.note_measure(measure, *value, Some(*share));
@@ -239,15 +248,15 @@ mod tests {
     }
 
     #[test]
-    fn it_is_the_median_that_counts() {
+    fn median_decides_whether_a_target_is_met() {
         let rounds = [(30_000.0, 0.9), (10_000.0, 0.1), (20_000.0, 0.5)];
         for (goal, met) in [
             (Goal::AtLeast(20_000.0), true),
             (Goal::AtLeast(20_001.0), false),
             (Goal::AtMost(20_000.0), true),
             (Goal::AtMost(19_999.0), false),
-            (Goal::OfTheLimit(0.5), true),
-            (Goal::OfTheLimit(0.51), false),
+            (Goal::OfTheBaseline(0.5), true),
+            (Goal::OfTheBaseline(0.51), false),
         ] {
             assert_eq!(measured(goal, &rounds).met, Some(met), "{goal:?}");
         }
@@ -255,10 +264,16 @@ mod tests {
 
     #[test]
     fn a_row_has_the_median_and_both_ends() {
-        let figure = measured(Goal::OfTheLimit(1.0), &[(1_234_567.0, 0.5), (999.0, 0.25)]);
+        let figure = measured(Goal::OfTheBaseline(1.0), &[(1_234_567.0, 0.5), (999.0, 0.25)]);
         let row = figure.row();
-        let wanted =
-            ["Loops", "1,234,567 /s", "999 – 1,234,567", "0.50", "≥ 1.00 of the limit", "not met"];
+        let wanted = [
+            "Round trips",
+            "1,234,567 /s",
+            "999 – 1,234,567",
+            "0.50",
+            "≥ 1.00 of the baseline",
+            "not met",
+        ];
         assert_eq!(row, wanted.map(str::to_owned));
     }
 

@@ -9,36 +9,44 @@ use super::deployment::BenchDeployment;
 use super::saturation::{self, Load};
 use super::{Round, WRITES, per_second, real};
 
-/// Measures both, with one generator and an empty queue as what they are compared with.
+/// Measures both, compared with one generator and an empty queue.
 pub(super) async fn measure(
     round: &mut Round<'_>,
-    limit: f64,
-    loops_per_second: f64,
+    baseline: f64,
+    round_trips_per_second: f64,
 ) -> anyhow::Result<()> {
     let requests = round.sizes.requests;
-    let share = |loops: f64| loops * real(WRITES) / limit;
+    let share = |round_trips: f64| round_trips * real(WRITES) / baseline;
     for generators in [2, 4] {
         let load = Load { requests, count: 1, generators, sync: false };
-        let loops = saturation::run(round, load).await?.loops_per_second;
-        round.figures.add_rate(&format!("loops_{generators}_generators"), loops, share(loops));
+        let round_trips = saturation::run(round, load).await?.round_trips_per_second;
+        round.figures.add_rate(
+            &format!("round_trips_{generators}_generators"),
+            round_trips,
+            share(round_trips),
+        );
         if generators == 4 {
-            round.figures.add("four_generators", loops * 100.0 / loops_per_second);
+            round.figures.add("four_generators", round_trips * 100.0 / round_trips_per_second);
         }
     }
-    let loops = backlog(round).await?;
+    let round_trips = backlog(round).await?;
     // The request and its fact were written before.
-    round.figures.add_rate("backlog_loops", loops, loops * real(WRITES - 2) / limit);
-    round.figures.add("backlog_share", loops * 100.0 / loops_per_second);
+    round.figures.add_rate(
+        "backlog_round_trips",
+        round_trips,
+        round_trips * real(WRITES - 2) / baseline,
+    );
+    round.figures.add("backlog_share", round_trips * 100.0 / round_trips_per_second);
     Ok(())
 }
 
-/// How many loops a second come out of a queue that was full before the first generator started.
+/// How many round trips a second come out of a queue that was full before the first generator started.
 async fn backlog(round: &mut Round<'_>) -> anyhow::Result<f64> {
     let backlog = round.sizes.backlog;
     let limit = backlog.to_string();
     let mut deployment = BenchDeployment::new(round, false).await?;
     deployment.start_requestor(&[("REQUEST_RATE", "max"), ("QUEUE_LIMIT", &limit)])?;
-    // Until the queue takes no more. What it has refused is given up.
+    // Until the queue takes no more. Requests that it has refused are given up.
     deployment.count(facts::REQUESTED, backlog).await?;
     deployment.stop_requestor().await?;
     let nats = deployment.connection.context();

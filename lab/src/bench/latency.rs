@@ -1,8 +1,8 @@
-//! How long a loop takes, from the moment at which it was to be asked for to its mark.
+//! How long a round trip takes, from the moment at which it was to be asked for to its mark.
 //!
 //! The requestor asks by a schedule, and does not wait for answers. Where the machine is too busy for it to
-//! keep to that schedule, the wait began when the request was due, not when somebody came to ask it: else
-//! the slowest loops would hide those behind them (coordinated omission).
+//! keep to that schedule, the wait began when the request was due, not when the requestor
+//! published it: else the slowest round trips would hide those behind them (coordinated omission).
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -22,17 +22,20 @@ use super::{Round, real, whole};
 /// The beginning is not counted: the two sides get to know their broker and each other.
 const WARM_UP: Duration = Duration::from_secs(1);
 
-/// Share of what was reached at full speed.
+/// The share of full speed.
 const SHARE: f64 = 0.6;
 
 /// How many facts are read with one question.
 const AT_A_TIME: usize = 1000;
 
 /// Measures it where there is little to do, and where there is much.
-pub(super) async fn measure(round: &mut Round<'_>, loops_per_second: f64) -> anyhow::Result<()> {
+pub(super) async fn measure(
+    round: &mut Round<'_>,
+    round_trips_per_second: f64,
+) -> anyhow::Result<()> {
     let (calm, busy) = (round.sizes.calm, round.sizes.busy);
     at(round, "100", 100.0, calm).await?;
-    at(round, "busy", loops_per_second * SHARE, busy).await
+    at(round, "busy", round_trips_per_second * SHARE, busy).await
 }
 
 /// Measures it at this rate, as the figures of this load.
@@ -48,16 +51,21 @@ async fn at(round: &mut Round<'_>, load: &str, rate: f64, time: Duration) -> any
     let received = all::<Received>(&deployment).await?;
     let ends: HashMap<JobId, Timestamp> =
         received.into_iter().map(|fact| (fact.id, fact.received_at)).collect();
-    let mut loops: Vec<(Timestamp, Timestamp)> = asked
+    let mut round_trips: Vec<(Timestamp, Timestamp)> = asked
         .into_iter()
         .filter_map(|fact| Some((fact.requested_at, *ends.get(&fact.id)?)))
         .collect();
-    ensure!(loops.len() as u64 == total, "of {total} loops {} are there", loops.len());
-    loops.sort_unstable();
-    let times = latencies(&loops, Duration::from_secs_f64(1.0 / rate));
+    ensure!(
+        round_trips.len() as u64 == total,
+        "of {total} round trips {} are there",
+        round_trips.len()
+    );
+    round_trips.sort_unstable();
+    let times = latencies(&round_trips, Duration::from_secs_f64(1.0 / rate));
     let mut histogram: Histogram<u64> = Histogram::new(3).context("three digits are possible")?;
     for time in times.into_iter().skip(whole(rate * WARM_UP.as_secs_f64()).try_into()?) {
-        let microseconds = u64::try_from(time.as_micros()).context("no loop takes that long")?;
+        let microseconds =
+            u64::try_from(time.as_micros()).context("no round trip takes that long")?;
         histogram.record(microseconds).context("the histogram grows by itself")?;
     }
     for (name, quantile) in [("median", 0.5), ("p99", 0.99)] {
@@ -67,14 +75,14 @@ async fn at(round: &mut Round<'_>, load: &str, rate: f64, time: Duration) -> any
     Ok(())
 }
 
-/// How long each of these loops took, from when it was due. Each has the moment of asking and that of the
+/// How long each of these round trips took, from when it was due. Each has the moment of asking and that of the
 /// mark, and they are in the order of asking.
-fn latencies(loops: &[(Timestamp, Timestamp)], interval: Duration) -> Vec<Duration> {
+fn latencies(round_trips: &[(Timestamp, Timestamp)], interval: Duration) -> Vec<Duration> {
     let due = |index: usize| interval.as_nanos() * index as u128;
     let nanoseconds = |time: Timestamp| time.as_nanosecond();
     let since_start = |index: usize| i128::try_from(due(index)).unwrap_or(i128::MAX);
-    // Nobody asks before it is time, so the one who was nearest to the schedule tells when it began.
-    let start = loops
+    // No request is early, so the one nearest to the schedule tells when it began.
+    let start = round_trips
         .iter()
         .enumerate()
         .map(|(index, (asked, _))| nanoseconds(*asked) - since_start(index))
@@ -84,7 +92,7 @@ fn latencies(loops: &[(Timestamp, Timestamp)], interval: Duration) -> Vec<Durati
         let nanoseconds = nanoseconds(*end) - start - since_start(index);
         Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or_default())
     };
-    loops.iter().enumerate().map(took).collect()
+    round_trips.iter().enumerate().map(took).collect()
 }
 
 /// All facts of a bucket.
@@ -98,7 +106,7 @@ async fn all<F: Fact>(deployment: &BenchDeployment) -> anyhow::Result<Vec<F>> {
         let Some(last) = some.last() else { return Ok(facts) };
         from = last.sequence + 1;
         for stored in &some {
-            facts.push(F::from_body(&stored.body).context("what stands there is no fact")?);
+            facts.push(F::from_body(&stored.body).context("the stored message is no fact")?);
         }
     }
 }
@@ -116,17 +124,17 @@ mod tests {
     #[test]
     fn late_request_counts_as_waiting_since_it_was_due() {
         // One a 10 ms, and the machine stood still from 10 to 40.
-        let loops = [(0, 1), (40, 41), (41, 43), (42, 44), (43, 46), (50, 51)];
-        let loops = loops.map(|(asked, end)| (at(asked), at(end)));
-        let took = latencies(&loops, 10 * MS);
+        let round_trips = [(0, 1), (40, 41), (41, 43), (42, 44), (43, 46), (50, 51)];
+        let round_trips = round_trips.map(|(asked, end)| (at(asked), at(end)));
+        let took = latencies(&round_trips, 10 * MS);
         assert_eq!(took, [1, 31, 23, 14, 6, 1].map(|milliseconds| milliseconds * MS));
     }
 
     #[test]
     fn schedule_begins_with_the_request_that_was_on_time() {
         // The first came late, the others did not.
-        let loops = [(3, 4), (10, 11), (20, 21)].map(|(asked, end)| (at(asked), at(end)));
-        assert_eq!(latencies(&loops, 10 * MS), [4 * MS, MS, MS]);
+        let round_trips = [(3, 4), (10, 11), (20, 21)].map(|(asked, end)| (at(asked), at(end)));
+        assert_eq!(latencies(&round_trips, 10 * MS), [4 * MS, MS, MS]);
         assert!(latencies(&[], MS).is_empty());
     }
 }

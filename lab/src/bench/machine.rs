@@ -1,4 +1,4 @@
-//! On what was measured.
+//! The machine of a measurement.
 
 use std::fs;
 use std::path::Path;
@@ -8,12 +8,12 @@ use std::thread;
 use jiff::Timestamp;
 use serde::Serialize;
 
-/// The machine, and what ran on it.
+/// The machine, and the versions of the programs.
 #[derive(Clone, Debug, Serialize)]
 pub struct Machine {
     /// How many processors there are for all that runs.
     pub cores: usize,
-    /// What they are called.
+    /// Their model.
     pub processor: String,
     /// The system and its version.
     pub kernel: String,
@@ -21,7 +21,7 @@ pub struct Machine {
     pub file_system: String,
     /// Which broker it was.
     pub broker: String,
-    /// What has compiled the services.
+    /// The compiler of the services.
     pub compiler: String,
     /// Which version of the sources it was, and whether they have been changed since.
     pub commit: String,

@@ -1,22 +1,22 @@
-//! `lab bench`: how fast the services are, beside what the broker can do on the same machine.
+//! `lab bench`: the speed of the services, beside the baseline of the broker on the same machine.
 //!
-//! | what | module |
+//! | measurement | module |
 //! | --- | --- |
-//! | what the broker itself can do | `limit` |
-//! | loops and strings a second at full speed | `saturation` |
-//! | how long a loop takes | `latency` |
+//! | the publishes that the broker confirms | `baseline` |
+//! | round trips and strings a second at full speed | `saturation` |
+//! | how long a round trip takes | `latency` |
 //! | processor time and memory, at work and idle | `cost` |
 //! | more generators, and a queue full of work | `growth` |
 //!
-//! Each part has a new broker, and each round has all parts: what the machine does besides falls on all of
-//! them, and a figure is compared with the limit of its own round.
+//! Each part has a new broker, and each round has all parts: other load on the machine falls on all of
+//! them, and a figure is compared with the baseline of its own round.
 
+mod baseline;
 mod cost;
 mod deployment;
 mod figures;
 mod growth;
 mod latency;
-mod limit;
 mod machine;
 mod report;
 mod saturation;
@@ -33,13 +33,13 @@ use anyhow::Context as _;
 use clap::{Args, ValueEnum};
 use testkit::broker::{Broker, BrokerOptions, find};
 use testkit::programs::{self, Programs};
-use testkit::target;
+use testkit::target_directory;
 use workqueue::{Connection, NatsSettings};
 
 use deployment::Each;
 use figures::Figures;
 
-/// How many durable writes a loop has: three messages, and three facts.
+/// How many durable writes a round trip has: three messages, and three facts.
 const WRITES: u64 = 6;
 
 /// Settings of `lab bench`.
@@ -53,7 +53,7 @@ pub struct BenchSettings {
     #[arg(long, default_value_t = 100_000, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1000..))]
     pub requests: u64,
 
-    /// Measure only this part, besides the limit and the loops that it is compared with; may be given
+    /// Measure only this part, besides the baseline and the round trips that it is compared with; may be given
     /// several times
     #[arg(long, value_enum, value_name = "PART")]
     pub only: Vec<BenchPart>,
@@ -71,14 +71,14 @@ pub struct BenchSettings {
     pub save: bool,
 }
 
-/// A part of what is measured.
+/// A part of the measurements.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum BenchPart {
-    /// Loops a second, and what each costs
-    Loops,
-    /// Strings a second, with many in each loop
+    /// Round trips a second, and the cost of each
+    RoundTrips,
+    /// Strings a second, with many in each round trip
     Strings,
-    /// How long a loop takes
+    /// How long a round trip takes
     Latency,
     /// Starting, and doing nothing
     Idle,
@@ -91,13 +91,13 @@ pub enum BenchPart {
 /// How much of everything is done.
 #[derive(Clone, Copy, Debug)]
 struct Sizes {
-    /// Publishes for the limit, for each number of them under way.
+    /// Publishes for the baseline, for each number of them under way.
     publishes: u64,
     requests: u64,
     /// How long to ask at 100 a second, and at more.
     calm: Duration,
     busy: Duration,
-    /// How long to look at somebody who does nothing.
+    /// How long to measure idle processes.
     idle: Duration,
     backlog: u64,
     sync_publishes: u64,
@@ -131,7 +131,7 @@ impl Sizes {
     }
 }
 
-/// One round, and what is measured in it.
+/// One round, and its figures.
 struct Round<'a> {
     programs: &'a Programs,
     sizes: Sizes,
@@ -173,7 +173,7 @@ pub async fn bench(settings: &BenchSettings) -> anyhow::Result<BenchReport> {
     let sizes = Sizes::of(settings);
     let rounds = if settings.quick { 1 } else { settings.rounds };
     // Not among the temporary files, which some systems keep in memory.
-    let directory = target::make("bench")?;
+    let directory = target_directory::make("bench")?;
     let machine = Machine::here(&find().await?, &directory);
     let mut figures = Figures::default();
     for number in 1..=rounds {
@@ -211,21 +211,21 @@ fn save(report: &BenchReport) -> anyhow::Result<()> {
 async fn measure(mut round: Round<'_>, only: &[BenchPart]) -> anyhow::Result<()> {
     let wanted = |part| only.is_empty() || only.contains(&part);
     let round = &mut round;
-    let limit = limit::measure(round).await?;
-    let run = saturation::loops(round, limit).await?;
-    let loops = run.loops_per_second;
-    eprintln!("  the limit is {limit:.0} publishes/s; {loops:.0} loops/s");
+    let baseline = baseline::measure(round).await?;
+    let run = saturation::round_trips(round, baseline).await?;
+    let round_trips = run.round_trips_per_second;
+    eprintln!("  the baseline is {baseline:.0} publishes/s; {round_trips:.0} round trips/s");
     if wanted(BenchPart::Strings) {
-        saturation::strings(round, limit).await?;
+        saturation::strings(round, baseline).await?;
     }
     if wanted(BenchPart::Latency) {
-        latency::measure(round, loops).await?;
+        latency::measure(round, round_trips).await?;
     }
-    if wanted(BenchPart::Loops) {
-        cost::of_loops(round, run.processor);
+    if wanted(BenchPart::RoundTrips) {
+        cost::of_round_trips(round, run.processor);
     }
     if wanted(BenchPart::Growth) {
-        growth::measure(round, limit, loops).await?;
+        growth::measure(round, baseline, round_trips).await?;
     }
     cost::of_memory(round);
     if wanted(BenchPart::Idle) {

@@ -1,4 +1,4 @@
-//! What a run found out, for people and for programs.
+//! The report of a run, for people and for programs.
 
 use std::fmt;
 
@@ -8,16 +8,16 @@ use serde::Serialize;
 use super::figures::Figure;
 use super::machine::Machine;
 
-/// What a run found out.
+/// The report of a run.
 #[derive(Clone, Debug, Serialize)]
 pub struct BenchReport {
-    /// On what.
+    /// The machine.
     pub machine: Machine,
     /// How many rounds the figures are of.
     pub rounds: u32,
     /// Whether so little was done that the figures mean nothing.
     pub quick: bool,
-    /// What was measured.
+    /// The figures.
     pub figures: Vec<Figure>,
 }
 
@@ -66,7 +66,7 @@ impl fmt::Display for BenchReport {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let rounds =
             if self.rounds == 1 { "one round".to_owned() } else { self.rounds.to_string() };
-        let head = ["what", "median", "spread", "of the limit", "target", ""].map(str::to_owned);
+        let head = ["what", "median", "spread", "of the baseline", "target", ""].map(str::to_owned);
         let rows: Vec<[String; 6]> = self.figures.iter().map(Figure::row).collect();
         let mut widths = [3; 6];
         for row in rows.iter().chain([&head]) {
@@ -92,8 +92,8 @@ impl fmt::Display for BenchReport {
             .fold((0, 0), |(met, all), it| (met + u32::from(it), all + 1));
         write!(
             formatter,
-            "\nMedians of {rounds} with their spread; {met} of {all} targets are met. The limit is what this \
-             broker confirms on this machine in the same round; a loop writes {} times.",
+            "\nMedians of {rounds} with their spread; {met} of {all} targets are met. The baseline is what this \
+             broker confirms on this machine in the same round; a round trip writes {} times.",
             super::WRITES
         )?;
         if self.quick {

@@ -1,4 +1,4 @@
-//! As many loops as there can be: a requestor that asks as fast as the queue takes it, and generators.
+//! As many round trips as there can be: a requestor that asks as fast as the queue takes it, and generators.
 
 use std::time::Duration;
 
@@ -6,9 +6,9 @@ use contract::facts::Received;
 use contract::queues::Request;
 
 use super::deployment::{BenchDeployment, Each};
-use super::{Round, WRITES, limit, per_second, real};
+use super::{Round, WRITES, baseline, per_second, real};
 
-/// What is sent around, and by whom.
+/// The load of a run.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Load {
     pub(super) requests: u64,
@@ -23,39 +23,39 @@ pub(super) struct Load {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Run {
     /// From the first request to the last mark.
-    pub(super) loops_per_second: f64,
+    pub(super) round_trips_per_second: f64,
     /// How long processors have worked for each side.
     pub(super) processor: Each<Duration>,
 }
 
-/// Measures loops with one string, and gives how it went.
-pub(super) async fn loops(round: &mut Round<'_>, limit: f64) -> anyhow::Result<Run> {
+/// Measures round trips with one string, and gives how it went.
+pub(super) async fn round_trips(round: &mut Round<'_>, baseline: f64) -> anyhow::Result<Run> {
     let load = Load { requests: round.sizes.requests, count: 1, generators: 1, sync: false };
     let run = run(round, load).await?;
-    let loops = run.loops_per_second;
-    round.figures.add_rate("loops", loops, loops * real(WRITES) / limit);
+    let round_trips = run.round_trips_per_second;
+    round.figures.add_rate("round_trips", round_trips, round_trips * real(WRITES) / baseline);
     Ok(run)
 }
 
-/// Measures loops with many strings.
-pub(super) async fn strings(round: &mut Round<'_>, limit: f64) -> anyhow::Result<()> {
+/// Measures round trips with many strings.
+pub(super) async fn strings(round: &mut Round<'_>, baseline: f64) -> anyhow::Result<()> {
     for count in [16, 64] {
         // Fewer requests, because each takes longer.
         let requests = (round.sizes.requests * 3 / (count + 3)).max(100);
         let run = run(round, Load { requests, count, generators: 1, sync: false }).await?;
-        let strings = run.loops_per_second * real(count);
-        round.figures.add_rate(&format!("strings_{count}"), strings, strings / limit);
+        let strings = run.round_trips_per_second * real(count);
+        round.figures.add_rate(&format!("strings_{count}"), strings, strings / baseline);
     }
     Ok(())
 }
 
 /// Measures the same on a broker that has each write on the disk before it confirms it.
 pub(super) async fn sync(round: &mut Round<'_>) -> anyhow::Result<()> {
-    let limit = limit::best(round, true, round.sizes.sync_publishes).await?;
-    round.figures.add_rate("sync_limit", limit, 1.0);
+    let baseline = baseline::best(round, true, round.sizes.sync_publishes).await?;
+    round.figures.add_rate("sync_baseline", baseline, 1.0);
     let load = Load { requests: round.sizes.sync_requests, count: 1, generators: 1, sync: true };
-    let loops = run(round, load).await?.loops_per_second;
-    round.figures.add_rate("sync_loops", loops, loops * real(WRITES) / limit);
+    let round_trips = run(round, load).await?.round_trips_per_second;
+    round.figures.add_rate("sync_round_trips", round_trips, round_trips * real(WRITES) / baseline);
     Ok(())
 }
 
@@ -75,5 +75,8 @@ pub(super) async fn run(round: &mut Round<'_>, load: Load) -> anyhow::Result<Run
     let first: Request = deployment.first().await?;
     let last: Received = deployment.last().await?;
     let taken = last.received_at.duration_since(first.requested_at).unsigned_abs();
-    Ok(Run { loops_per_second: per_second(load.requests, taken), processor: deployment.processor })
+    Ok(Run {
+        round_trips_per_second: per_second(load.requests, taken),
+        processor: deployment.processor,
+    })
 }

@@ -1,4 +1,4 @@
-//! The replicas of both sides and their ways to the brokers, all of which can be broken.
+//! The replicas of both sides and their connections to the brokers, all of which can be broken.
 
 #[cfg(test)]
 mod tests;
@@ -15,7 +15,7 @@ use testkit::proxy::Proxy;
 use testkit::side::Side;
 
 use super::event_log::EventLog;
-use super::plan::{Act, Cast, Fault, Member, Target};
+use super::plan::{Action, Cast, Fault, FaultTarget, Member};
 use crate::replica::{Replica, WATCH, share};
 
 /// How long a healthy network takes, in each direction. Without it, almost nothing would be on its way
@@ -29,9 +29,9 @@ const DELAY: Duration = Duration::from_millis(100);
 /// services' own 30 s a run would end with much waiting.
 const ACK_WAIT: &str = "2s";
 
-/// What each replica is started with.
+/// The settings of all replicas.
 #[derive(Debug)]
-pub(super) struct Equipment {
+pub(super) struct ReplicaConfig {
     pub(super) programs: Programs,
     /// Where the replicas log to.
     pub(super) directory: PathBuf,
@@ -43,24 +43,24 @@ pub(super) struct Equipment {
     pub(super) rate: requestor::Rate,
 }
 
-impl Equipment {
-    /// What everything is told that connects to these addresses.
+impl ReplicaConfig {
+    /// The settings of a process that connects to these addresses.
     fn settings(&self, urls: String) -> [(&'static str, String); 3] {
         let ack_wait = std::env::var("ACK_WAIT").unwrap_or_else(|_| ACK_WAIT.to_owned());
         [("NATS_URL", urls), ("REPLICAS", self.copies.to_string()), ("ACK_WAIT", ack_wait)]
     }
 }
 
-/// All replicas, and what was noticed about them.
+/// All replicas, and their failures.
 #[derive(Debug)]
-pub(super) struct Stage<'a> {
-    equipment: &'a Equipment,
+pub(super) struct ChaosEnvironment<'a> {
+    config: &'a ReplicaConfig,
     cast: Cast,
     log: &'a EventLog,
     slots: BTreeMap<Member, Slot>,
-    /// What each requestor asks for a second.
+    /// Requests a second, of each requestor.
     rate: String,
-    /// What keeps the topology. Nothing breaks it, nor its way to the brokers.
+    /// `declare --watch`, which keeps the topology. No fault touches it, nor its connection.
     watch: Replica,
     /// Those that were told to stop, and may still be at it.
     leaving: Vec<Replica>,
@@ -80,55 +80,59 @@ impl Slot {
     async fn new(brokers: &[u16]) -> anyhow::Result<Self> {
         let mut network = Vec::new();
         for port in brokers {
-            let way = Proxy::start(*port).await?;
-            way.slow(LATENCY);
-            network.push(way);
+            let proxy = Proxy::start(*port).await?;
+            proxy.slow(LATENCY);
+            network.push(proxy);
         }
         Ok(Self { network, replica: None, started: 0 })
     }
 }
 
-impl<'a> Stage<'a> {
+impl<'a> ChaosEnvironment<'a> {
     /// Starts all replicas.
     pub(super) async fn start(
-        equipment: &'a Equipment,
+        config: &'a ReplicaConfig,
         cast: Cast,
         log: &'a EventLog,
     ) -> anyhow::Result<Self> {
-        let rate = share(equipment.rate, cast.requestors);
+        let rate = share(config.rate, cast.requestors);
         let urls: Vec<String> =
-            equipment.brokers.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
-        let settings = equipment.settings(urls.join(","));
-        let Equipment { programs, directory, .. } = equipment;
+            config.brokers.iter().map(|port| format!("nats://127.0.0.1:{port}")).collect();
+        let settings = config.settings(urls.join(","));
+        let ReplicaConfig { programs, directory, .. } = config;
         let watch = Replica::start(&programs.decoupled, &WATCH, "declare", directory, settings)?;
         let (slots, leaving, failures) = (BTreeMap::new(), Vec::new(), Vec::new());
-        let mut stage = Self { equipment, cast, log, slots, rate, watch, leaving, failures };
+        let mut environment = Self { config, cast, log, slots, rate, watch, leaving, failures };
         for side in Side::ALL {
-            stage.scale(side, cast.of(side)).await?;
+            environment.scale(side, cast.of(side)).await?;
         }
-        Ok(stage)
+        Ok(environment)
     }
 
     /// Breaks something.
     pub(super) async fn begin(&mut self, fault: &Fault) -> anyhow::Result<()> {
-        match (fault.act, fault.to) {
-            (Act::Scale, Target::Side(side)) => {
+        match (fault.action, fault.to) {
+            (Action::Scale, FaultTarget::Side(side)) => {
                 self.scale(side, fault.replicas.unwrap_or_default()).await?;
             }
-            (Act::Kill, Target::Replica(member)) => {
+            (Action::Kill, FaultTarget::Replica(member)) => {
                 if let Some(mut replica) = self.slot(member)?.replica.take() {
                     replica.process.kill().await?;
                 }
             }
-            (Act::Stop, Target::Replica(member)) => self.stop(member)?,
-            (Act::Pause, Target::Replica(member)) => {
+            (Action::Stop, FaultTarget::Replica(member)) => self.stop(member)?,
+            (Action::Pause, FaultTarget::Replica(member)) => {
                 self.slot(member)?.replica.as_ref().map_or(Ok(()), |it| it.process.pause())?;
             }
-            (Act::Cut, Target::Replica(member)) => self.each_way(member, Proxy::cut)?,
-            (Act::Hang, Target::Replica(member)) => self.each_way(member, Proxy::hang)?,
-            (Act::Slow, Target::Replica(member)) => self.each_way(member, |way| way.slow(DELAY))?,
-            (Act::Reset, Target::Replica(member)) => self.each_way(member, Proxy::reset)?,
-            // Of what else there is, others take care.
+            (Action::Cut, FaultTarget::Replica(member)) => self.each_proxy(member, Proxy::cut)?,
+            (Action::Hang, FaultTarget::Replica(member)) => self.each_proxy(member, Proxy::hang)?,
+            (Action::Slow, FaultTarget::Replica(member)) => {
+                self.each_proxy(member, |proxy| proxy.slow(DELAY))?;
+            }
+            (Action::Reset, FaultTarget::Replica(member)) => {
+                self.each_proxy(member, Proxy::reset)?;
+            }
+            // `break_others` spreads the poison, `break_brokers` kills the brokers.
             _ => {}
         }
         Ok(())
@@ -136,54 +140,56 @@ impl<'a> Stage<'a> {
 
     /// Mends what [`Self::begin`] has broken.
     pub(super) async fn end(&mut self, fault: &Fault) -> anyhow::Result<()> {
-        match (fault.act, fault.to) {
-            (Act::Scale, Target::Side(side)) => self.scale(side, self.cast.of(side)).await,
-            (Act::Kill | Act::Stop, Target::Replica(member)) => self.launch(member).await,
-            (Act::Pause, Target::Replica(member)) => {
+        match (fault.action, fault.to) {
+            (Action::Scale, FaultTarget::Side(side)) => self.scale(side, self.cast.of(side)).await,
+            (Action::Kill | Action::Stop, FaultTarget::Replica(member)) => {
+                self.launch(member).await
+            }
+            (Action::Pause, FaultTarget::Replica(member)) => {
                 self.slot(member)?.replica.as_ref().map_or(Ok(()), |it| it.process.resume())
             }
-            (Act::Cut | Act::Hang | Act::Slow, Target::Replica(member)) => {
-                self.each_way(member, |way| way.slow(LATENCY))
+            (Action::Cut | Action::Hang | Action::Slow, FaultTarget::Replica(member)) => {
+                self.each_proxy(member, |proxy| proxy.slow(LATENCY))
             }
             _ => Ok(()),
         }
     }
 
-    /// Ends the asking: the requestors stop in order, and others take their places that only store
-    /// what comes home. Whoever was told to stop has ended then.
-    pub(super) async fn ask_no_more(&mut self) -> anyhow::Result<()> {
+    /// Stops asking: the requestors stop in order, and are replaced by ones that only store responses.
+    /// Returns once those that were told to stop have ended.
+    pub(super) async fn stop_asking(&mut self) -> anyhow::Result<()> {
         "0".clone_into(&mut self.rate);
         for member in self.cast.members(Side::Requestor) {
             self.stop(member)?;
             self.launch(member).await?;
         }
-        self.see_them_off().await;
+        self.wait_for_stopping().await;
         Ok(())
     }
 
-    /// Stops all replicas in order, and gives what was noticed about any of them: nothing, unless
+    /// Stops all replicas in order, and gives their failures: none, unless
     /// there is a bug.
     pub(super) async fn finish(mut self) -> anyhow::Result<Vec<String>> {
-        self.notice_the_fallen()?;
+        self.note_ended_replicas()?;
         let members: Vec<Member> = self.slots.keys().copied().collect();
         for member in members {
             self.stop(member)?;
         }
-        self.see_them_off().await;
+        self.wait_for_stopping().await;
         self.watch.terminate();
         self.failures.extend(ended(&mut self.watch).await.err());
         Ok(self.failures)
     }
 
     /// Waits until those that were told to stop have ended, in order.
-    async fn see_them_off(&mut self) {
+    async fn wait_for_stopping(&mut self) {
         for mut replica in self.leaving.drain(..) {
             self.failures.extend(ended(&mut replica).await.err());
         }
     }
 
     /// Looks whether any replica has ended by itself, which none does.
-    pub(super) fn notice_the_fallen(&mut self) -> anyhow::Result<()> {
+    pub(super) fn note_ended_replicas(&mut self) -> anyhow::Result<()> {
         for (member, slot) in &mut self.slots {
             let Some(replica) = &mut slot.replica else { continue };
             if replica.process.try_wait()?.is_some() {
@@ -216,9 +222,9 @@ impl<'a> Stage<'a> {
     /// Starts a replica in its place, unless there is one.
     async fn launch(&mut self, member: Member) -> anyhow::Result<()> {
         if !self.slots.contains_key(&member) {
-            self.slots.insert(member, Slot::new(&self.equipment.brokers).await?);
+            self.slots.insert(member, Slot::new(&self.config.brokers).await?);
         }
-        let equipment = self.equipment;
+        let config = self.config;
         let rate = self.rate.clone();
         let slot = self.slot(member)?;
         if slot.replica.is_some() {
@@ -227,14 +233,14 @@ impl<'a> Stage<'a> {
         slot.started += 1;
         let name = format!("{member}.{}", slot.started);
         let urls = slot.network.iter().map(Proxy::url).collect::<Vec<_>>().join(",");
-        let settings = equipment.settings(urls).into_iter().chain([("REQUEST_RATE", rate)]);
-        let Equipment { programs, directory, .. } = equipment;
+        let settings = config.settings(urls).into_iter().chain([("REQUEST_RATE", rate)]);
+        let ReplicaConfig { programs, directory, .. } = config;
         let program = programs.of(member.side);
         slot.replica = Some(Replica::start(program, &[], name, directory, settings)?);
         Ok(())
     }
 
-    /// Tells a replica to stop, if there is one. Nobody waits for it: it may have much to finish,
+    /// Tells a replica to stop, if there is one, without waiting for it: it may have much to finish,
     /// and the next takes its place meanwhile, as in every rollout.
     fn stop(&mut self, member: Member) -> anyhow::Result<()> {
         if let Some(replica) = self.slot(member)?.replica.take() {
@@ -244,9 +250,9 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    /// Does something to each way of a replica to a broker.
-    fn each_way(&mut self, member: Member, act: impl Fn(&Proxy)) -> anyhow::Result<()> {
-        self.slot(member)?.network.iter().for_each(act);
+    /// Does something to each proxy between a replica and a broker.
+    fn each_proxy(&mut self, member: Member, action: impl Fn(&Proxy)) -> anyhow::Result<()> {
+        self.slot(member)?.network.iter().for_each(action);
         Ok(())
     }
 

@@ -1,4 +1,4 @@
-//! What happened when, said as it happens.
+//! The events of a run, printed as they happen.
 
 use std::fmt::Display;
 use std::sync::Mutex;
@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde::Serialize;
 use tokio::time::Instant;
 
-/// What has happened so far. Several tasks write to it at the same time.
+/// The events so far. Several tasks write to it at the same time.
 #[derive(Debug)]
 pub(super) struct EventLog {
     started: Instant,
@@ -20,12 +20,12 @@ pub(super) struct EventLog {
 pub struct Moment {
     /// Seconds since the beginning.
     pub at: f64,
-    /// What happened.
+    /// The event.
     pub what: String,
 }
 
 impl EventLog {
-    /// Begins now. A quiet one speaks on the standard error, where it is in nobody's way.
+    /// Begins now. A quiet one writes to the standard error, which leaves the standard output to the report.
     pub(super) fn new(quiet: bool) -> Self {
         Self { started: Instant::now(), moments: Mutex::default(), quiet }
     }

@@ -1,10 +1,10 @@
-//! `lab chaos`: breaks everything there is while requests flow, and judges what is left.
+//! `lab chaos`: injects faults while requests flow, then lets the queues drain and audits.
 
+mod environment;
 mod event_log;
 pub mod plan;
 mod poison;
 mod report;
-mod stage;
 
 pub use event_log::Moment;
 pub use report::{ChaosReport, Findings};
@@ -20,15 +20,15 @@ use observe::snapshot::Totals;
 use observe::{Poller, dead_letters};
 use testkit::broker::Brokers;
 use testkit::programs;
-use testkit::target::{self, from_here};
+use testkit::target_directory::{self, from_here};
 use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use workqueue::{Connection, NatsSettings};
 
+use environment::{ChaosEnvironment, ReplicaConfig};
 use event_log::EventLog;
-use plan::{Act, Cast, Fault, Plan, Target};
+use plan::{Action, Cast, Fault, FaultTarget, Plan};
 use poison::Poison;
-use stage::{Equipment, Stage};
 
 /// How often to say how far things have come.
 const REPORT_INTERVAL: Duration = Duration::from_secs(5);
@@ -36,13 +36,13 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(5);
 /// How long the broker has to say it.
 const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long the queues may take to drain. Only what is stuck needs so long.
+/// How long the queues may take to drain. Only a stuck message needs so long.
 const DRAIN_TIMEOUT: Duration = Duration::from_mins(5);
 
 /// Settings of `lab chaos`.
 #[derive(Args, Clone, Debug)]
 pub struct ChaosSettings {
-    /// What the schedule follows from: the same seed gives the same one [default: a random one]
+    /// The seed of the schedule: the same seed gives the same one [default: a random one]
     #[arg(long, value_name = "NUMBER")]
     pub seed: Option<u64>,
 
@@ -78,7 +78,7 @@ pub struct ChaosSettings {
     #[arg(long, conflicts_with = "json")]
     pub print_plan: bool,
 
-    /// Print all that came of it as JSON; what happens is told on the standard error
+    /// Print the report as JSON; events are printed to the standard error
     #[arg(long)]
     pub json: bool,
 }
@@ -118,11 +118,11 @@ pub async fn chaos(
     );
     let programs = stop.run_until_cancelled(programs::build()).await;
     let programs = programs.context("stopped before anything was started")??;
-    let directory = target::make("chaos")?;
+    let directory = target_directory::make("chaos")?;
     let mut brokers = Brokers::start(plan.cast.brokers, Some(directory.clone())).await?;
     let connection = observe::connect(&NatsSettings::at(brokers.url()), "lab chaos").await?;
     let nats = connection.context();
-    let equipment = Equipment {
+    let config = ReplicaConfig {
         programs,
         directory: directory.clone(),
         brokers: brokers.ports(),
@@ -133,14 +133,14 @@ pub async fn chaos(
     let log = EventLog::new(settings.json);
     log.note(headline(&plan));
     log.note(format_args!("logs and queues are in {}", from_here(&directory)));
-    let mut stage = Stage::start(&equipment, plan.cast, &log).await?;
+    let mut environment = ChaosEnvironment::start(&config, plan.cast, &log).await?;
     let mut poison = Poison::new(nats);
     let (of_brokers, of_others) = plan.faults.iter().partition(|fault| is_for_brokers(fault));
     {
         let broken = async {
             tokio::try_join!(
                 break_brokers(&mut brokers, of_brokers, &log, stop),
-                break_others(&mut stage, &mut poison, of_others, &log, stop),
+                break_others(&mut environment, &mut poison, of_others, &log, stop),
             )?;
             let end = log.after(plan.duration);
             stop.run_until_cancelled(sleep_until(end)).await;
@@ -148,19 +148,19 @@ pub async fn chaos(
         };
         tokio::select! {
             broken = broken => broken?,
-            never = tell_how_far(&connection, &log) => match never {},
+            never = report_progress(&connection, &log) => match never {},
         }
     }
     log.note("everything is mended; no more requests, and the queues drain");
-    stage.ask_no_more().await?;
+    environment.stop_asking().await?;
     let poisoned = poison.all().await?;
     tokio::select! {
         left = drained(nats, DRAIN_TIMEOUT) => drop(left?),
-        never = tell_how_far(&connection, &log) => match never {},
+        never = report_progress(&connection, &log) => match never {},
     }
     log.note("stopping everything in order");
-    let mut failures = stage.finish().await?;
-    // Judged is what is left when nobody can add to it any more.
+    let mut failures = environment.finish().await?;
+    // The audit comes last, when no service can change anything any more.
     let outcome = Findings {
         left_in_queues: drained(nats, Duration::ZERO).await?,
         verdict: audit(nats, Duration::ZERO).await?,
@@ -189,7 +189,7 @@ fn headline(plan: &Plan) -> String {
 }
 
 fn is_for_brokers(fault: &Fault) -> bool {
-    matches!(fault.to, Target::Broker(_) | Target::Leader(_))
+    matches!(fault.to, FaultTarget::Broker(_) | FaultTarget::Leader(_))
 }
 
 /// The beginning or the end of a fault.
@@ -214,10 +214,10 @@ fn steps(faults: Vec<&Fault>) -> Vec<Step<'_>> {
     steps
 }
 
-/// Breaks and mends what is to be broken of the replicas and their networks, in turn: each is done
+/// Injects and ends the faults of the replicas and their networks, in turn: each is done
 /// in a moment.
 async fn break_others(
-    stage: &mut Stage<'_>,
+    environment: &mut ChaosEnvironment<'_>,
     poison: &mut Poison<'_>,
     faults: Vec<&Fault>,
     log: &EventLog,
@@ -226,19 +226,19 @@ async fn break_others(
     let mut begun = BTreeSet::new();
     for Step { at, number, fault, begins } in steps(faults) {
         stop.run_until_cancelled(sleep_until(log.after(at))).await;
-        stage.notice_the_fallen()?;
+        environment.note_ended_replicas()?;
         if !begins {
             if begun.remove(&number) {
-                stage.end(fault).await?;
+                environment.end(fault).await?;
                 log.note(fault.end().unwrap_or_default());
             }
         } else if !stop.is_cancelled() {
             begun.insert(number);
             log.note(fault);
-            if let (Act::Poison, Target::Queue(queue)) = (fault.act, fault.to) {
+            if let (Action::Poison, FaultTarget::Queue(queue)) = (fault.action, fault.to) {
                 poison.spread(queue);
             } else {
-                stage.begin(fault).await?;
+                environment.begin(fault).await?;
             }
         }
     }
@@ -261,22 +261,22 @@ async fn break_brokers(
             log.note(format_args!("broker-{} is back", index + 1));
         } else if !stop.is_cancelled() {
             let index = match fault.to {
-                Target::Broker(number) => usize::from(number) - 1,
-                Target::Leader(stream) => {
+                FaultTarget::Broker(number) => usize::from(number) - 1,
+                FaultTarget::Leader(stream) => {
                     let Ok(Some(index)) = brokers.leader(stream).await else {
-                        log.note(format_args!("nobody leads {stream} now: left out"));
+                        log.note(format_args!("{stream} has no leader now: left out"));
                         continue;
                     };
                     index
                 }
-                Target::Replica(_) | Target::Side(_) | Target::Queue(_) => continue,
+                FaultTarget::Replica(_) | FaultTarget::Side(_) | FaultTarget::Queue(_) => continue,
             };
             if down.values().any(|other| *other == index) {
                 log.note(format_args!("broker-{} is down already: left out", index + 1));
                 continue;
             }
             match fault.to {
-                Target::Leader(_) => log.note(format_args!("{fault}: broker-{}", index + 1)),
+                FaultTarget::Leader(_) => log.note(format_args!("{fault}: broker-{}", index + 1)),
                 _ => log.note(fault),
             }
             brokers.kill(index).await?;
@@ -287,7 +287,7 @@ async fn break_brokers(
 }
 
 /// Says now and then how far things have come.
-async fn tell_how_far(connection: &Connection, log: &EventLog) -> std::convert::Infallible {
+async fn report_progress(connection: &Connection, log: &EventLog) -> std::convert::Infallible {
     let mut poller = Poller::new(connection);
     loop {
         tokio::time::sleep(REPORT_INTERVAL).await;

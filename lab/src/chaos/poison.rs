@@ -1,4 +1,4 @@
-//! Messages that nobody can handle, to see that nobody is held up by them.
+//! Messages that no worker can handle. They must not hold up any other message.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use workqueue::{JobId, Queue};
 /// How long to wait before another try: the broker may be down, or the queue be full.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// How long all of them may take. Only what is stuck needs so long.
+/// How long all of them may take. Only a stuck message needs so long.
 const LIMIT: Duration = Duration::from_mins(2);
 
 /// The messages that were sent, and those that still are.

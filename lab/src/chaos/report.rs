@@ -1,4 +1,4 @@
-//! What came of it.
+//! The report of a run.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -13,10 +13,10 @@ use super::plan::Plan;
 /// How many dead letters are named that should be none.
 const NAMED: usize = 3;
 
-/// What is found on the broker in the end.
+/// The state of the broker in the end.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Findings {
-    /// What the audit says.
+    /// The verdict of the audit.
     pub verdict: Verdict,
     /// How many messages are still in the queues, whatever they are.
     pub left_in_queues: u64,
@@ -24,28 +24,28 @@ pub struct Findings {
     pub dead_letters: Vec<DeadLetter>,
 }
 
-/// What was done, and what came of it.
+/// The plan, its events, and the findings.
 #[derive(Clone, Debug, Serialize)]
 pub struct ChaosReport {
-    /// Whether all promises were kept: nothing lost, nothing doubled, the queues drained, no healthy message
+    /// Whether all guarantees held: nothing lost, nothing doubled, the queues drained, no healthy message
     /// among the dead letters and all garbage there, and no service that failed.
     pub clean: bool,
     /// The schedule that was followed.
     pub plan: Plan,
-    /// What happened when.
+    /// The events.
     pub timeline: Vec<Moment>,
-    /// What was found in the end.
+    /// The findings in the end.
     #[serde(flatten)]
     pub outcome: Findings,
-    /// How many messages were sent that nobody can handle.
+    /// How many messages were sent that no worker can handle.
     pub garbage: usize,
-    /// Which promises were broken, each in a sentence.
+    /// Which guarantees were broken, each in a sentence.
     pub failures: Vec<String>,
 }
 
 impl ChaosReport {
-    /// Judges what was found: `garbage` has the ids of what nobody can handle, `failures` says what
-    /// was noticed before, such as a service that ended by itself.
+    /// Judges the findings: `garbage` has the ids of the messages that no worker can handle, `failures`
+    /// the failures noticed before, such as a service that ended by itself.
     pub(super) fn new(
         plan: Plan,
         timeline: Vec<Moment>,
@@ -90,9 +90,9 @@ impl fmt::Display for ChaosReport {
             writeln!(formatter, "NOT CLEAN: {failure}")?;
         }
         if self.clean {
-            write!(formatter, "All promises were kept.")
+            write!(formatter, "All guarantees held.")
         } else {
-            write!(formatter, "Promises were broken.")
+            write!(formatter, "Guarantees were broken.")
         }
     }
 }
@@ -127,15 +127,15 @@ mod tests {
     }
 
     #[test]
-    fn garbage_among_the_dead_letters_breaks_no_promise() {
+    fn garbage_among_the_dead_letters_breaks_no_guarantee() {
         let outcome = Findings { dead_letters: vec![letter("garbage")], ..outcome() };
         let report = judge(outcome, &["garbage"], &[]);
         assert!(report.clean, "{report}");
-        assert!(report.to_string().ends_with("All promises were kept."), "{report}");
+        assert!(report.to_string().ends_with("All guarantees held."), "{report}");
     }
 
     #[test]
-    fn each_broken_promise_is_named() {
+    fn report_names_each_broken_guarantee() {
         let with = |verdict| Findings { verdict, ..outcome() };
         for (outcome, garbage, failures, sign) in [
             (with(Verdict { lost: 1, ..verdict() }), &[][..], &[][..], "1 requests are lost"),
@@ -156,7 +156,7 @@ mod tests {
             let report = judge(outcome, garbage, failures);
             assert!(!report.clean, "{report}");
             assert!(report.to_string().contains(sign), "{sign}: {report}");
-            assert!(report.to_string().ends_with("Promises were broken."), "{report}");
+            assert!(report.to_string().ends_with("Guarantees were broken."), "{report}");
         }
     }
 }

@@ -1,19 +1,19 @@
-//! What `lab up` proposes to try, as commands that can be copied.
+//! Commands that `lab up` proposes to try.
 
 use std::net::SocketAddr;
 
 use testkit::broker::Brokers;
 use testkit::programs::Programs;
-use testkit::target::from_here;
+use testkit::target_directory::from_here;
 
 use super::replicas::Replicas;
 use crate::replica::Replica;
 
-/// A command, and what it does.
+/// A command, and its effect.
 type Hint = (String, &'static str);
 
-/// Commands to try with what runs. There is none for a side that nobody is on: `kill -9` without a process
-/// to end would end the shell's own.
+/// Commands to try with what runs. There is none for a side without replicas: `kill -9` without a process
+/// id would end the shell's own.
 pub(super) fn what_to_try(
     brokers: &Brokers,
     programs: &Programs,
@@ -25,18 +25,18 @@ pub(super) fn what_to_try(
     let body = r#"{"count": 1, "length": 64}"#;
     hints.push((
         format!("curl -i http://{api}/requests --json '{body}'"),
-        "ask for strings yourself, and see in Location where to look what became of it",
+        "ask for strings yourself; Location has the address of the request",
     ));
     if let Some(first) = replicas.generators.first() {
         let ids = ids(&replicas.generators);
         hints.push((
             format!("kill -STOP {ids}"),
-            "pause the generators: REQUESTS fills, and the requestor does not notice",
+            "pause the generators: REQUESTS fills, and the requestor goes on",
         ));
         hints.push((format!("kill -CONT {ids}"), "let them go on: it drains"));
         hints.push((
             format!("kill -9 {}", first.id()),
-            "kill a generator at its work: the others do it, and what it had in flight comes back",
+            "kill a generator: its messages in flight are redelivered to the others",
         ));
     }
     if !replicas.requestors.is_empty() {
@@ -50,16 +50,16 @@ pub(super) fn what_to_try(
     ));
     let victim = brokers.iter().next().expect("there is always one");
     if let Some(id) = victim.id() {
-        let what_happens = if brokers.len() == 1 {
-            "kill the broker: all wait for it, and nothing that it has confirmed is lost"
+        let effect = if brokers.len() == 1 {
+            "kill the broker: all wait for it, and no confirmed message is lost"
         } else {
-            "kill a broker: the others choose who leads in its place, and all goes on"
+            "kill a broker: the others elect new leaders, and everything goes on"
         };
-        hints.push((format!("kill -9 {id}"), what_happens));
+        hints.push((format!("kill -9 {id}"), effect));
         let (server, configuration) = (victim.binary(), victim.configuration_file());
         hints.push((
             format!("{} --config {}", from_here(server), from_here(&configuration)),
-            "start it again, where it was; it is yours then, and ends with Ctrl-C",
+            "start it again on the same store; it is yours then, and ends with Ctrl-C",
         ));
     }
     let decoupled = from_here(&programs.decoupled);

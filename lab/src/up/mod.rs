@@ -13,7 +13,7 @@ use observe::Poller;
 use observe::audit::{Verdict, audit};
 use testkit::broker::{Broker, Brokers};
 use testkit::programs;
-use testkit::target::{self, from_here};
+use testkit::target_directory::{self, from_here};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use workqueue::{Connection, NatsSettings};
@@ -24,10 +24,10 @@ use screen::Screen;
 /// How often the flow is shown.
 const TICK: Duration = Duration::from_secs(1);
 
-/// How long the broker has to tell how all stands. Who has killed it wants to see that it is away.
+/// How long the broker has to answer. A user who has killed it wants to see that it is away.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How long what is still in the queues has at the end.
+/// How long the queues may take to drain at the end.
 const LAST_WAIT: Duration = Duration::from_secs(2);
 
 /// Settings of `lab up`.
@@ -63,7 +63,7 @@ pub struct UpSettings {
 pub async fn up(settings: &UpSettings, stop: &CancellationToken) -> anyhow::Result<Verdict> {
     let programs = stop.run_until_cancelled(programs::build()).await;
     let programs = programs.context("stopped before anything was started")??;
-    let directory = target::make("up")?;
+    let directory = target_directory::make("up")?;
     let mut brokers = Brokers::start(settings.brokers, Some(directory.clone())).await?;
     let url = brokers.url();
     let mut replicas = Replicas::start(&programs, settings, &brokers, &directory)?;
@@ -84,7 +84,7 @@ pub async fn up(settings: &UpSettings, stop: &CancellationToken) -> anyhow::Resu
     println!("{verdict}");
     // It has nothing to finish.
     gateway.process.kill().await?;
-    // Whoever has killed a broker may have started it again, where its files still are.
+    // A user who has killed a broker may have started it again, on the same files.
     let all_are_ours = brokers.all_run()?;
     brokers.stop().await?;
     if verdict.is_clean() && all_are_ours {
@@ -118,8 +118,8 @@ async fn show(
             Ok(snapshot) => {
                 screen.show(&screen::picture(&snapshot, &processes), &screen::summary(&snapshot));
             }
-            // The first replica may still be declaring the queues, or somebody plays with the
-            // broker, too.
+            // The first replica may still be declaring the queues, or the user has paused the
+            // broker.
             Err(reason) => {
                 let waiting = format!("waiting for the broker and its queues: {reason:#}");
                 screen.show(&format!("\n  {waiting}\n\n  {processes}"), &waiting);

@@ -1,4 +1,4 @@
-//! What `lab up` runs beside the brokers, each replica a process.
+//! The replicas that `lab up` runs beside the brokers, each a process.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use testkit::side::Side;
 use super::UpSettings;
 use crate::replica::{Replica, WATCH, share};
 
-/// All replicas of both sides, and what keeps the topology for them.
+/// All replicas of both sides, and `declare --watch`, which keeps the topology.
 #[derive(Debug)]
 pub(super) struct Replicas {
     pub(super) requestors: Vec<Replica>,
@@ -48,7 +48,7 @@ impl Replicas {
     ///
     /// # Errors
     ///
-    /// What one that did not has said. It would only be missed, and nobody know why.
+    /// The log of a replica that did not. Otherwise it would be missing without a reason.
     pub(super) fn all_could_start(&mut self) -> anyhow::Result<()> {
         let all = self.requestors.iter_mut().chain(&mut self.generators).chain([&mut self.watch]);
         all.into_iter().try_for_each(Replica::could_start)
@@ -60,7 +60,7 @@ impl Replicas {
         all.map(Replica::describe).collect::<Vec<_>>().join("   ")
     }
 
-    /// Stops the requestors and then the generators, so that what is on its way comes to its end.
+    /// Stops the requestors and then the generators, so that messages in flight come to their end.
     pub(super) async fn stop(&mut self) -> anyhow::Result<()> {
         let watch = std::slice::from_mut(&mut self.watch);
         for side in [self.requestors.as_mut_slice(), &mut self.generators, watch] {

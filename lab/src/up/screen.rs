@@ -37,7 +37,7 @@ impl Screen {
     pub(super) fn show(&mut self, text: &str, summary: &str) {
         match &self.picture {
             None => println!("{summary}"),
-            // Drawn at once, as one: what is drawn line by line too often is left half done.
+            // Drawn at once: a screen that is drawn line by line is too often left half done.
             Some(picture) => picture.set_message(text.to_owned()),
         }
     }
@@ -89,7 +89,7 @@ pub(super) fn picture(snapshot: &Snapshot, replicas: &str) -> String {
     lines.join("\n")
 }
 
-/// What a moment comes to in one line.
+/// A snapshot in one line.
 pub(super) fn summary(snapshot: &Snapshot) -> String {
     let queues: Vec<String> = snapshot
         .queues

@@ -8,14 +8,14 @@ use testkit::eventually::eventually;
 
 use crate::browser::Browser;
 use crate::deployment::{Deployment, Side, ready};
-use crate::gateway::Gateway;
+use crate::gateway::GatewayProcess;
 
 /// Everything that can be pressed or typed into and has no name that could be read out.
 const NAMELESS: &str = "return [...document.querySelectorAll('button, input, summary, [tabindex=\"0\"], svg')]
     .filter(it => !(it.innerText?.trim() || it.getAttribute('aria-label') || it.labels?.[0]?.innerText || it.closest('details')))
     .map(it => it.outerHTML.slice(0, 200))";
 
-/// The ids of what the keyboard reaches, one after another.
+/// The id of the element that has the focus.
 const FOCUSED: &str = "return document.activeElement.id || document.activeElement.className";
 
 #[tokio::test]
@@ -24,7 +24,7 @@ async fn the_page_works_on_a_phone_by_keyboard_and_screen_reader() {
     let _generator = deployment.run(Side::Generator, "generator", &[]).await;
     let rate = [("REQUEST_RATE", "20")];
     let _requestor = deployment.run(Side::Requestor, "requestor", &rate).await;
-    let gateway = Gateway::start(&deployment).await;
+    let gateway = GatewayProcess::start(&deployment).await;
     let browser = Browser::start().await;
     browser.open(&gateway.url()).await;
     browser.says("#last-rows tr", ":").await;
@@ -47,11 +47,11 @@ async fn the_page_works_on_a_phone_by_keyboard_and_screen_reader() {
     // A dialog by keyboard: opened by Enter, closed by Escape.
     let row = browser.client.find(fantoccini::Locator::Css("#last-rows button")).await.unwrap();
     row.send_keys("\u{e007}").await.unwrap();
-    browser.until("document.querySelector('#life').open").await;
-    assert_eq!(browser.run(FOCUSED).await, "life-close");
+    browser.until("document.querySelector('#history').open").await;
+    assert_eq!(browser.run(FOCUSED).await, "history-close");
     let close = browser.client.active_element().await.unwrap();
     close.send_keys("\u{e00c}").await.unwrap();
-    browser.until("!document.querySelector('#life').open").await;
+    browser.until("!document.querySelector('#history').open").await;
 
     let moving = "return document.getAnimations().filter(it => it.playState === 'running').length";
     browser.until(&format!("(() => {{ {moving} }})() > 0")).await;
@@ -72,7 +72,7 @@ async fn the_page_is_light_or_dark_as_preferred() {
     for process in [&one, &two] {
         ready(process).await;
     }
-    let gateway = Gateway::start(&deployment).await;
+    let gateway = GatewayProcess::start(&deployment).await;
     let browser = Browser::start().await;
     browser.open(&gateway.url()).await;
     // For the pictures that are shown to people, something has to have happened.

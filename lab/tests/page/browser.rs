@@ -14,7 +14,7 @@ use testkit::eventually::eventually;
 use testkit::process::Process;
 use tokio::process::Command;
 
-/// What ChromeDriver prints before the port that it has taken.
+/// The output of ChromeDriver before its port.
 const SIGN: &str = "was started successfully on port ";
 
 const NOT_THERE: &str = "there is no chromedriver to be started; install Chromium with its driver, \
@@ -70,13 +70,13 @@ impl Browser {
         self.cdp("Emulation.setDeviceMetricsOverride", size).await;
     }
 
-    /// What the browser tells a page about the person before it.
+    /// Emulates a media feature, such as a preference of the user.
     pub async fn prefers(&self, feature: &str, value: &str) {
         let media = json!({ "features": [{ "name": feature, "value": value }] });
         self.cdp("Emulation.setEmulatedMedia", media).await;
     }
 
-    /// What this script returns.
+    /// Runs a script, and gives its result.
     pub async fn run(&self, script: &str) -> Value {
         self.client.execute(script, Vec::new()).await.unwrap()
     }
@@ -101,7 +101,7 @@ impl Browser {
         .await;
     }
 
-    /// Presses what is there, once it can be pressed.
+    /// Presses an element, once it can be pressed.
     pub async fn press(&self, selector: &str) {
         let quoted = json!(format!("{selector}:not(:disabled)"));
         self.until(&format!("document.querySelector({quoted})")).await;
@@ -109,14 +109,14 @@ impl Browser {
         button.click().await.unwrap();
     }
 
-    /// Types into a field, in the place of what is there.
+    /// Types into a field, in the place of its text.
     pub async fn write(&self, selector: &str, text: &str) {
         let field = self.client.find(Locator::Css(selector)).await.unwrap();
         field.clear().await.unwrap();
         field.send_keys(text).await.unwrap();
     }
 
-    /// What the page has complained about: scripts that failed, and what its policy forbids.
+    /// The errors of the page: failed scripts, and violations of its policy.
     pub async fn complaints(&self) -> Vec<String> {
         let entries = self.command("se/log", json!({ "type": "browser" })).await;
         let entries = entries.as_array().cloned().unwrap_or_default();
@@ -124,7 +124,7 @@ impl Browser {
         entries.map(|entry| entry["message"].to_string()).collect()
     }
 
-    /// Puts what is seen into a file.
+    /// Saves a screenshot.
     pub async fn photograph(&self, file: &Path) {
         let answer = self.cdp("Page.captureScreenshot", json!({ "format": "png" })).await;
         let image = BASE64_STANDARD.decode(answer["data"].as_str().unwrap()).unwrap();

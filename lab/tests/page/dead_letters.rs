@@ -1,4 +1,4 @@
-//! Dead letters: what is in them harms nobody, and they can be given another try.
+//! Dead letters on the page: hostile content is only text, and letters can be replayed.
 
 use async_nats::HeaderMap;
 use contract::Amount;
@@ -8,9 +8,9 @@ use workqueue::JobId;
 
 use crate::browser::Browser;
 use crate::deployment::{Deployment, Side, creation, publication, ready, succeeded};
-use crate::gateway::Gateway;
+use crate::gateway::GatewayProcess;
 
-/// What would do something, if any of it ever became more than text.
+/// Text that would run scripts, if it ever became more than text.
 const HOSTILE: &str = "<script>window.hurt = 1</script><img src=x onerror='window.hurt = 2'>\
                        <a href=\"javascript:window.hurt = 3\">x</a>\u{202e}{{7*7}}</pre><style>*{display:none}</style>";
 
@@ -25,7 +25,7 @@ async fn request(deployment: &Deployment) -> Request {
 #[tokio::test]
 async fn hostile_text_in_a_message_is_only_text() {
     let deployment = Deployment::start().await;
-    // Who can name a replica can name it so, too.
+    // A replica may have such a name, too.
     let name = [("INSTANCE", HOSTILE)];
     let _generator = deployment.run(Side::Generator, "generator", &name).await;
     let _requestor = deployment.run(Side::Requestor, "requestor", &name).await;
@@ -37,7 +37,7 @@ async fn hostile_text_in_a_message_is_only_text() {
     deployment.publish(&creation(&came)).await;
     let _: Received = deployment.fact_eventually(came.id).await;
 
-    let gateway = Gateway::start(&deployment).await;
+    let gateway = GatewayProcess::start(&deployment).await;
     let browser = Browser::start().await;
     browser.open(&gateway.url()).await;
     browser.says("#letters pre", "<script>window.hurt = 1</script><img").await;
@@ -46,7 +46,7 @@ async fn hostile_text_in_a_message_is_only_text() {
     browser.says("#letters details pre", "X-Hostile: <script>").await;
     browser.says("#generator .replica", "<script>window.hurt = 1</script>").await;
     browser.press("#last-rows button").await;
-    browser.says("#life-steps", "by <script>window.hurt = 1").await;
+    browser.says("#history-steps", "by <script>window.hurt = 1").await;
     let made = "return [window.hurt ?? null, document.querySelectorAll(\
                 'main script, main img, main a, main style, dialog script, dialog img, dialog a').length]";
     assert_eq!(browser.run(made).await, serde_json::json!([null, 0]));
@@ -67,7 +67,7 @@ async fn dead_letters_are_replayed_one_by_one_or_all_at_once() {
     generator.terminate().unwrap();
     succeeded(&mut generator).await;
 
-    let gateway = Gateway::start(&deployment).await;
+    let gateway = GatewayProcess::start(&deployment).await;
     let browser = Browser::start().await;
     browser.open(&gateway.url()).await;
     browser.says("#letters-note", "50 of 60").await;
@@ -79,7 +79,7 @@ async fn dead_letters_are_replayed_one_by_one_or_all_at_once() {
     let _: Received = deployment.fact_eventually(requests[0].id).await;
     browser.says("#number-dead_letters", "59").await;
 
-    // Somebody presses it, thinks better of it, and presses it again.
+    // The user presses it, cancels, and presses it again.
     browser.press("#replay-all").await;
     browser.press("#confirm-no").await;
     browser.press("#replay-all").await;
@@ -100,7 +100,7 @@ async fn replaying_all_ends_although_each_message_dies_again() {
         request(&deployment).await;
     }
     deployment.dead_letters(60).await;
-    let gateway = Gateway::start(&deployment).await;
+    let gateway = GatewayProcess::start(&deployment).await;
     let browser = Browser::start().await;
     browser.open(&gateway.url()).await;
     browser.press("#replay-all").await;
@@ -119,7 +119,7 @@ async fn new_letters_leave_open_ones_as_they_are() {
     malformed().await;
     let _generator = deployment.run(Side::Generator, "generator", &[]).await;
     deployment.dead_letters(1).await;
-    let gateway = Gateway::start(&deployment).await;
+    let gateway = GatewayProcess::start(&deployment).await;
     let browser = Browser::start().await;
     browser.open(&gateway.url()).await;
     browser.press("#letter-1 summary").await;
@@ -131,7 +131,7 @@ async fn new_letters_leave_open_ones_as_they_are() {
     browser.press("#letters-more").await;
     browser.until("document.querySelector('#letter-3')").await;
     browser.until("document.querySelector('#letter-1 details').open").await;
-    // Somebody else takes one away.
+    // Another client removes one.
     let stream = deployment.nats().get_stream(workqueue::dead_letters::STREAM).await.unwrap();
     stream.delete_message(2).await.unwrap();
     browser.until("!document.querySelector('#letter-2')").await;
@@ -144,7 +144,7 @@ async fn without_permission_to_replay_there_is_no_button() {
     deployment.publish_raw(&REQUESTS.subject(JobId::new()), HeaderMap::new(), b"x").await;
     let _generator = deployment.run(Side::Generator, "generator", &[]).await;
     deployment.dead_letters(1).await;
-    let gateway = Gateway::with(&deployment, &[]).await;
+    let gateway = GatewayProcess::with(&deployment, &[]).await;
     let browser = Browser::start().await;
     browser.open(&gateway.url()).await;
     browser.says("#letters .reason", "malformed").await;

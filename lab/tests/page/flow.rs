@@ -1,4 +1,4 @@
-//! What a person sees of the flow, and of a side that stops.
+//! The flow on the page, and a side that stops.
 
 use async_nats::HeaderMap;
 use contract::Amount;
@@ -8,7 +8,7 @@ use workqueue::JobId;
 
 use crate::browser::Browser;
 use crate::deployment::{Deployment, Side, creation, ready, succeeded};
-use crate::gateway::Gateway;
+use crate::gateway::GatewayProcess;
 
 /// The first chart, of REQUESTS, has something of this kind drawn.
 fn drawn(kind: &str) -> String {
@@ -23,7 +23,7 @@ async fn a_stopped_generator_is_away_and_the_queue_fills_and_drains() {
     let one = [("INSTANCE", "generator-1")];
     let mut generator = deployment.run(Side::Generator, "generator", &one).await;
     ready(&generator).await;
-    let gateway = Gateway::start(&deployment).await;
+    let gateway = GatewayProcess::start(&deployment).await;
     let browser = Browser::start().await;
     browser.open(&gateway.url()).await;
 
@@ -39,9 +39,9 @@ async fn a_stopped_generator_is_away_and_the_queue_fills_and_drains() {
     generator.terminate().unwrap();
     succeeded(&mut generator).await;
     browser.says("#generator .away", "away").await;
-    browser.says("#news", "generator away").await;
-    browser.says("#news", "queue REQUESTS filling").await;
-    browser.until(&drawn("nobody")).await;
+    browser.says("#event-log", "generator away").await;
+    browser.says("#event-log", "queue REQUESTS filling").await;
+    browser.until(&drawn("away")).await;
     browser
         .until("parseInt(document.querySelector('#queue-REQUESTS .waiting b').innerText) > 50")
         .await;
@@ -53,15 +53,15 @@ async fn a_stopped_generator_is_away_and_the_queue_fills_and_drains() {
     let _generator = deployment.run(Side::Generator, "another", &two).await;
     browser.says("#generator .replica", "generator-2").await;
     browser.until("document.querySelector('#generator .away').hidden").await;
-    browser.says("#news", "generator back").await;
-    browser.says("#news", "queue REQUESTS drained").await;
+    browser.says("#event-log", "generator back").await;
+    browser.says("#event-log", "queue REQUESTS drained").await;
 
-    // Who comes late reads the same off the axis.
+    // A page that is opened later shows the same on its axis.
     let late = Browser::start().await;
     late.open(&gateway.url()).await;
-    late.says("#news", "generator away").await;
-    late.says("#news", "queue REQUESTS drained").await;
-    late.until(&drawn("nobody")).await;
+    late.says("#event-log", "generator away").await;
+    late.says("#event-log", "queue REQUESTS drained").await;
+    late.until(&drawn("away")).await;
     assert_eq!(late.complaints().await, [""; 0]);
     assert_eq!(browser.complaints().await, [""; 0]);
 }
@@ -80,7 +80,7 @@ async fn lost_requests_are_missing_and_forgotten_ones_are_not() {
     // Their time is over, and so is that of whatever became of them.
     let stream = deployment.nats().get_stream(REQUESTED.stream).await.unwrap();
     stream.purge().await.unwrap();
-    let gateway = Gateway::start(&deployment).await;
+    let gateway = GatewayProcess::start(&deployment).await;
     let browser = Browser::start().await;
     browser.open(&gateway.url()).await;
     browser.says("#number-requested", "2").await;
@@ -100,7 +100,7 @@ async fn a_replica_that_hangs_turns_grey_and_comes_back() {
     let deployment = Deployment::start().await;
     let one = [("INSTANCE", "generator-1")];
     let generator = deployment.run(Side::Generator, "generator", &one).await;
-    let gateway = Gateway::start(&deployment).await;
+    let gateway = GatewayProcess::start(&deployment).await;
     let browser = Browser::start().await;
     browser.open(&gateway.url()).await;
     browser.until("document.querySelector('.replica[data-state=ready]')").await;
@@ -118,7 +118,7 @@ async fn the_button_runs_the_audit_and_all_pages_show_its_verdict() {
     let mut requestor = deployment.ask(100).await;
     succeeded(&mut requestor).await;
     deployment.verdict().await;
-    let gateway = Gateway::start(&deployment).await;
+    let gateway = GatewayProcess::start(&deployment).await;
     let browser = Browser::start().await;
     browser.open(&gateway.url()).await;
     let first = browser.client.window().await.unwrap();

@@ -6,12 +6,12 @@ use testkit::process::Process;
 
 use crate::deployment::{Deployment, api_addr};
 
-pub struct Gateway {
+pub struct GatewayProcess {
     pub process: Process,
     pub addr: SocketAddr,
 }
 
-impl Gateway {
+impl GatewayProcess {
     /// Starts one that may replay, on a port that is free.
     pub async fn start(deployment: &Deployment) -> Self {
         Self::with(deployment, &[("REPLAY", "on")]).await

@@ -1,8 +1,8 @@
-//! What happens to the page when the broker, or the gateway, goes away and comes back.
+//! The page when the broker, or the gateway, goes away and comes back.
 
 use crate::browser::Browser;
 use crate::deployment::{Deployment, Side};
-use crate::gateway::Gateway;
+use crate::gateway::GatewayProcess;
 
 #[tokio::test]
 async fn the_page_says_that_the_broker_is_gone_and_goes_on_after() {
@@ -10,7 +10,7 @@ async fn the_page_says_that_the_broker_is_gone_and_goes_on_after() {
     let _generator = deployment.run(Side::Generator, "generator", &[]).await;
     let rate = [("REQUEST_RATE", "20")];
     let _requestor = deployment.run(Side::Requestor, "requestor", &rate).await;
-    let gateway = Gateway::start(&deployment).await;
+    let gateway = GatewayProcess::start(&deployment).await;
     let browser = Browser::start().await;
     browser.open(&gateway.url()).await;
     browser.says("#last-rows tr", ":").await;
@@ -18,16 +18,16 @@ async fn the_page_says_that_the_broker_is_gone_and_goes_on_after() {
     deployment.broker.kill().await.unwrap();
     browser.says("#banner", "The broker is silent").await;
     browser.says("#status", "silent").await;
-    // The last picture stays, greyed.
+    // The last snapshot stays, greyed.
     browser.until("document.querySelector('main.stale #last-rows tr')").await;
-    // Who comes now is told as well, and sees what was there.
+    // A page that is opened now says so as well, and shows the last snapshot.
     browser.open_another(&gateway.url()).await;
     browser.says("#banner", "The broker is silent").await;
     browser.says("#queue-REQUESTS", "waiting").await;
     deployment.broker.restart().await.unwrap();
     browser.until("document.querySelector('#banner').hidden").await;
     browser.says("#status", "live").await;
-    browser.says("#news", "the broker answers").await;
+    browser.says("#event-log", "the broker answers").await;
     browser.until("!document.querySelector('main.stale')").await;
 }
 
@@ -35,7 +35,7 @@ async fn the_page_says_that_the_broker_is_gone_and_goes_on_after() {
 async fn the_page_is_there_before_the_broker() {
     let mut deployment = Deployment::start().await;
     deployment.broker.kill().await.unwrap();
-    let gateway = Gateway::start(&deployment).await;
+    let gateway = GatewayProcess::start(&deployment).await;
     let browser = Browser::start().await;
     browser.open(&gateway.url()).await;
     browser.says("#banner", "no broker answers").await;
@@ -47,7 +47,7 @@ async fn the_page_is_there_before_the_broker() {
 #[tokio::test]
 async fn a_silent_connection_is_replaced() {
     let deployment = Deployment::start().await;
-    let gateway = Gateway::start(&deployment).await;
+    let gateway = GatewayProcess::start(&deployment).await;
     let browser = Browser::start().await;
     browser.open(&gateway.url()).await;
     browser.says("#status", "live").await;
@@ -64,14 +64,14 @@ async fn a_silent_connection_is_replaced() {
 async fn a_broker_without_queues_is_not_silent_and_shows_replicas() {
     let deployment = Deployment::start().await;
     let _generator = deployment.run(Side::Generator, "one", &[("INSTANCE", "generator-1")]).await;
-    let gateway = Gateway::start(&deployment).await;
+    let gateway = GatewayProcess::start(&deployment).await;
     let browser = Browser::start().await;
     browser.open(&gateway.url()).await;
     browser.says("#generator .replica", "generator-1").await;
     deployment.nats().delete_stream(contract::facts::REQUESTED.stream).await.unwrap();
     browser.says("#status", "nothing is declared").await;
     browser.says("#banner", "decoupled declare").await;
-    // Also for who comes now, and for a replica that comes now.
+    // Also on a page that is opened now, and for a replica that starts now.
     let _another = deployment.run(Side::Generator, "two", &[("INSTANCE", "generator-2")]).await;
     browser.says("#generator .replica", "generator-1").await;
 }
@@ -79,15 +79,15 @@ async fn a_broker_without_queues_is_not_silent_and_shows_replicas() {
 #[tokio::test]
 async fn the_page_finds_a_gateway_that_was_started_again() {
     let deployment = Deployment::start().await;
-    let gateway = Gateway::start(&deployment).await;
+    let gateway = GatewayProcess::start(&deployment).await;
     let addr = gateway.addr.to_string();
     let browser = Browser::start().await;
     browser.open(&gateway.url()).await;
     browser.says("#status", "live").await;
-    let Gateway { mut process, .. } = gateway;
+    let GatewayProcess { mut process, .. } = gateway;
     process.kill().await.unwrap();
     browser.says("#banner", "The gateway does not answer").await;
-    let _gateway = Gateway::with(&deployment, &[("GATEWAY_ADDR", &addr)]).await;
+    let _gateway = GatewayProcess::with(&deployment, &[("GATEWAY_ADDR", &addr)]).await;
     browser.says("#status", "live").await;
     browser.until("document.querySelector('#banner').hidden").await;
 }

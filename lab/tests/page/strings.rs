@@ -8,40 +8,40 @@ use testkit::proxy::Proxy;
 
 use crate::browser::Browser;
 use crate::deployment::{self, Deployment, Side, api_addr, creation, publication};
-use crate::gateway::Gateway;
+use crate::gateway::GatewayProcess;
 
 #[tokio::test]
-async fn a_string_that_is_asked_for_on_the_page_comes_home() {
+async fn string_requested_on_the_page_is_received() {
     let deployment = Deployment::start().await;
     let settings = [("INSTANCE", "requestor-1"), ("REQUEST_RATE", "0")];
     let _requestor = deployment.run(Side::Requestor, "requestor", &settings).await;
-    let gateway = Gateway::start(&deployment).await;
+    let gateway = GatewayProcess::start(&deployment).await;
     let browser = Browser::start().await;
     browser.open(&gateway.url()).await;
 
     logged(&gateway.process, "accepting requests").await;
     browser.press("#ask-form button").await;
     // No generator is there to make it yet.
-    browser.says("#life", "It is in REQUESTS.").await;
-    browser.says("#life-steps", "not made yet").await;
+    browser.says("#history", "It is in REQUESTS.").await;
+    browser.says("#history-steps", "not made yet").await;
     let _generator =
         deployment.run(Side::Generator, "generator", &[("INSTANCE", "generator-1")]).await;
-    browser.says("#life", "It has come home.").await;
+    browser.says("#history", "It has come home.").await;
     for step in ["asked", "by generator-1", "by requestor-1", "marked as received"] {
-        browser.says("#life-steps", step).await;
+        browser.says("#history-steps", step).await;
     }
-    browser.until("document.querySelector('#life-strings pre').innerText.length === 16").await;
-    browser.press("#life-close").await;
-    browser.until("!document.querySelector('#life').open").await;
+    browser.until("document.querySelector('#history-strings pre').innerText.length === 16").await;
+    browser.press("#history-close").await;
+    browser.until("!document.querySelector('#history').open").await;
 
     // The same from the list, and by its id.
-    let id = browser.run("return document.querySelector('#life-id').textContent").await;
+    let id = browser.run("return document.querySelector('#history-id').textContent").await;
     browser.press("#last-rows button").await;
-    browser.says("#life", "It has come home.").await;
-    browser.press("#life-close").await;
+    browser.says("#history", "It has come home.").await;
+    browser.press("#history-close").await;
     browser.write("#find", id.as_str().unwrap()).await;
     browser.press("#find-form button").await;
-    browser.says("#life", "It has come home.").await;
+    browser.says("#history", "It has come home.").await;
     assert_eq!(browser.complaints().await, [""; 0]);
 }
 
@@ -61,9 +61,9 @@ async fn pressing_again_after_no_answer_asks_for_nothing_twice() {
     browser.press("#ask-form button").await;
     browser.says("#ask-note", "Accepted as").await;
     assert_eq!(deployment.facts(REQUESTED).await, 1);
-    browser.press("#life-close").await;
+    browser.press("#history-close").await;
     browser.press("#ask-form button").await;
-    browser.until("document.querySelector('#life').open").await;
+    browser.until("document.querySelector('#history').open").await;
     assert_eq!(deployment.facts(REQUESTED).await, 2);
     // Each wish has a key of its own, and the same for each try.
     assert_eq!(deployment.facts(IDEMPOTENCY).await, 2);
@@ -83,7 +83,7 @@ async fn the_largest_strings_have_room_in_the_list() {
         deployment.publish(&creation(&request)).await;
         let _: Received = deployment.fact_eventually(id).await;
     }
-    let gateway = Gateway::start(&deployment).await;
+    let gateway = GatewayProcess::start(&deployment).await;
     let browser = Browser::start().await;
     browser.open(&gateway.url()).await;
     let rows = "[...document.querySelectorAll('#last-rows button')].map(it => it.innerText)";

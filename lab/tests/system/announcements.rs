@@ -1,4 +1,4 @@
-//! Whoever asks by NATS's service protocol hears which replicas there are.
+//! Replicas answer service discovery by NATS's service protocol.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use crate::deployment::{Deployment, Side, ready, succeeded};
 
-/// All answers to a question, which end when nobody has said anything for a while.
+/// All answers to a request, until none has come for a while.
 async fn answers(deployment: &Deployment, subject: &str) -> Vec<Value> {
     let client = deployment.nats().client();
     let inbox = client.new_inbox();
@@ -17,7 +17,7 @@ async fn answers(deployment: &Deployment, subject: &str) -> Vec<Value> {
     client.publish_with_reply(subject.to_owned(), inbox, "".into()).await.unwrap();
     let mut answers = Vec::new();
     while let Ok(Some(message)) = timeout(Duration::from_millis(200), heard.next()).await {
-        // Without anybody who listens, the broker says so with an empty message.
+        // Where no service listens, the broker says so with an empty message.
         answers.extend(serde_json::from_slice::<Value>(&message.payload));
     }
     answers
@@ -31,7 +31,7 @@ async fn settled(deployment: &Deployment, queue: &str) -> u64 {
 }
 
 #[tokio::test]
-async fn each_replica_says_who_it_is_and_how_much_it_has_done() {
+async fn replicas_announce_their_instance_and_statistics() {
     let mut deployment = Deployment::start().await;
     let one = [("INSTANCE", "one")];
     let mut generator = deployment.run(Side::Generator, "one", &one).await;
@@ -39,7 +39,7 @@ async fn each_replica_says_who_it_is_and_how_much_it_has_done() {
     for process in [&generator, &another] {
         ready(process).await;
     }
-    // What is no question, or wants no answer, harms nobody.
+    // Malformed requests, and those without a reply subject, are ignored.
     let client = deployment.nats().client();
     for subject in ["$SRV.PING", "$SRV.nothing", "$SRV.STATS.generator"] {
         client.publish(subject, vec![0xff; 1000].into()).await.unwrap();

@@ -1,4 +1,4 @@
-//! The HTTP API: asking, and what becomes of it.
+//! The HTTP API: submitting requests, and their states.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -9,21 +9,21 @@ use futures_util::StreamExt;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 use testkit::eventually::eventually;
-use testkit::http::{self, Answer};
+use testkit::http::{self, HttpResponse};
 use testkit::process::{Process, logged};
 use testkit::proxy::Proxy;
 use tokio::time::Instant;
 use workqueue::JobId;
 
-use crate::by_hand::acknowledgment;
 use crate::deployment::{self, Deployment, PATIENT, Side, api_addr, creation, soon};
-use crate::loops::request;
+use crate::foreign_messages::acknowledgment;
+use crate::round_trips::request;
 
-/// What a gateway logs once it takes requests.
+/// The log line of a gateway once it takes requests.
 pub const ACCEPTS: &str = "accepting requests";
 
 /// Asks for strings, under a key if there is one.
-pub async fn post(addr: SocketAddr, key: Option<&str>, body: &Value) -> Answer {
+pub async fn post(addr: SocketAddr, key: Option<&str>, body: &Value) -> HttpResponse {
     let mut headers = vec![("Content-Type", "application/json")];
     headers.extend(key.map(|key| ("Idempotency-Key", key)));
     let body = body.to_string();
@@ -31,12 +31,12 @@ pub async fn post(addr: SocketAddr, key: Option<&str>, body: &Value) -> Answer {
     soon("an answer", asked).await.unwrap()
 }
 
-pub async fn get(addr: SocketAddr, path: &str) -> Answer {
+pub async fn get(addr: SocketAddr, path: &str) -> HttpResponse {
     soon("an answer", http::ask(addr, "GET", path, &[], "")).await.unwrap()
 }
 
-/// The id of what was accepted.
-pub fn accepted(answer: &Answer) -> JobId {
+/// The id of the accepted request.
+pub fn accepted(answer: &HttpResponse) -> JobId {
     assert_eq!(answer.status, 202, "{answer:?}");
     let id = answer.json()["id"].as_str().unwrap().parse().unwrap();
     assert_eq!(answer.header("location"), Some(format!("/requests/{id}").as_str()));
@@ -130,7 +130,7 @@ async fn a_wait_ends_once_the_strings_are_stored_or_its_time_is_over() {
         assert_eq!((&state["status"], &state["values"]), (&json!("stored"), &json!(["aaaa"])));
         assert!(took < Duration::from_secs(50), "it has waited for its time");
     }
-    // What is not waited for is not listened to.
+    // The gateway does not subscribe to requests without a waiter.
     waits_for(&deployment, id, 0).await;
 }
 
@@ -171,7 +171,7 @@ async fn requests_are_accepted_while_both_sides_are_away() {
 }
 
 #[tokio::test]
-async fn a_key_asks_once_however_often_it_comes_at_the_same_moment() {
+async fn concurrent_requests_under_one_key_submit_once() {
     let deployment = Deployment::with(&PATIENT).await;
     let (_first, first) = gateway(&deployment, "first").await;
     let (_second, second) = gateway(&deployment, "second").await;
@@ -196,7 +196,7 @@ async fn a_key_asks_once_however_often_it_comes_at_the_same_moment() {
     let _generator = deployment.run(Side::Generator, "generator", &[]).await;
     let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
     deployment.facts_reach(RECEIVED, 2).await;
-    // Also when all is done, and the broker has forgotten what it has seen.
+    // Also when all is done, and the broker has forgotten the message ids.
     assert_eq!(accepted(&post(second, Some("käse"), &body).await), id);
     assert_eq!(deployment.depth(REQUESTS).await, 0);
     complete(&deployment, 2).await;
@@ -214,7 +214,7 @@ async fn killed_before(step: &str) {
     proxy.hold(step);
     let body = json!({});
     let (subject, answer) = tokio::join!(proxy.held(), post(api, Some("key"), &body));
-    // Nobody knows what became of it, and the answer says so.
+    // The outcome is unknown, and the answer says so.
     assert_eq!((answer.status, &answer.json()["outcome"]), (503, &json!("unknown")), "{answer:?}");
     victim.kill().await.unwrap();
     let (_successor, api) = gateway(&deployment, "successor").await;

@@ -7,7 +7,7 @@ use contract::queues::REQUESTS;
 use futures_util::future::join_all;
 use serde_json::json;
 use testkit::eventually::eventually;
-use testkit::http::Answer;
+use testkit::http::HttpResponse;
 use testkit::process::logged;
 use testkit::proxy::Proxy;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -75,7 +75,7 @@ async fn a_key_without_room_asks_nothing_and_an_old_one_is_answered() {
     assert_eq!(deployment.facts(IDEMPOTENCY).await, 1);
 }
 
-fn unknown(answer: &Answer) {
+fn unknown(answer: &HttpResponse) {
     assert_eq!(answer.status, 503, "{answer:?}");
     assert!(answer.header("retry-after").is_some(), "{answer:?}");
     let problem = answer.json();
@@ -140,7 +140,7 @@ async fn a_hanging_network_piles_nothing_up_and_doubles_nothing() {
     if let Some(memory) = gateway.memory() {
         assert!(memory < 64 * 1024, "{memory} kB");
     }
-    // Somebody who watches over the process is answered all the same.
+    // Liveness probes are answered all the same.
     assert_eq!(admin(&gateway, "/livez").await.0, 200);
     proxy.mend();
     let _generator = deployment.run(Side::Generator, "generator", &[]).await;
@@ -153,7 +153,7 @@ async fn a_hanging_network_piles_nothing_up_and_doubles_nothing() {
     assert_eq!(accepted(&post(api, Some("key"), &json!({})).await), accepted(&answer));
     deployment.facts_reach(RECEIVED, 1).await;
     let verdict = deployment.verdict().await;
-    // What was given up may have been stored all the same: nobody was told that it is accepted.
+    // A request that timed out may have been stored all the same: no client was told that it is accepted.
     assert!(verdict.is_clean() && verdict.complete == verdict.requested, "{verdict}");
 }
 
@@ -181,7 +181,7 @@ async fn shutdown_answers_waiters_and_closes_silent_clients() {
     let id = accepted(&post(api, None, &json!({})).await);
     let path = format!("/requests/{id}?wait=60s");
     let waiting = tokio::spawn(async move { get(api, &path).await });
-    eventually("somebody waits", async || {
+    eventually("a client waits", async || {
         let (_, metrics) = admin(&gateway, "/metrics").await;
         if metrics.contains("gateway_api_in_flight 1") { Ok(()) } else { Err(metrics) }
     })
@@ -212,7 +212,7 @@ async fn silent_and_slow_clients_keep_no_other_from_an_answer() {
         silent.push(client);
     }
     accepted(&post(api, None, &json!({})).await);
-    // When all connections are taken by those who keep back the rest of a body, others are answered.
+    // When clients that withhold the rest of a body take all connections, other clients are answered.
     for _ in 0..400 {
         let head = "POST /requests HTTP/1.1\r\nHost: localhost\r\nContent-Length: 20\r\n\r\n{";
         let mut client = TcpStream::connect(api).await.unwrap();
@@ -240,7 +240,7 @@ async fn a_body_has_a_time_limit() {
     client.write_all(head.as_bytes()).await.unwrap();
     let mut answer = Vec::new();
     soon("an answer", client.read_to_end(&mut answer)).await.unwrap();
-    let answer = Answer::read(&answer).unwrap();
+    let answer = HttpResponse::read(&answer).unwrap();
     assert_eq!((answer.status, &answer.json()["type"]), (408, &json!("/openapi.json#slow")));
     assert_eq!(deployment.facts(REQUESTED).await, 0);
 }

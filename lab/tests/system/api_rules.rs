@@ -1,11 +1,11 @@
-//! What the HTTP API takes and what it refuses, and that its description says just that.
+//! The input that the HTTP API accepts and refuses, as its description says.
 
 use std::net::SocketAddr;
 
 use contract::facts::{IDEMPOTENCY, REQUESTED};
 use jsonschema::Validator;
 use serde_json::{Value, json};
-use testkit::http::{self, Answer};
+use testkit::http::{self, HttpResponse};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use workqueue::JobId;
@@ -15,12 +15,12 @@ use crate::deployment::{Deployment, PATIENT, admin, soon};
 
 const JSON: (&str, &str) = ("Content-Type", "application/json");
 
-type Headers<'a> = &'a [(&'a str, &'a str)];
+type HeaderPairs<'a> = &'a [(&'a str, &'a str)];
 
 /// The description as a server gives it.
-struct Description(Value);
+struct ApiDescription(Value);
 
-impl Description {
+impl ApiDescription {
     async fn of(api: SocketAddr) -> Self {
         Self(get(api, "/openapi.json").await.json())
     }
@@ -34,7 +34,7 @@ impl Description {
     }
 
     /// Asserts that this is an answer that the route may give.
-    fn holds(&self, method: &str, route: &str, answer: &Answer) {
+    fn holds(&self, method: &str, route: &str, answer: &HttpResponse) {
         let escaped = route.replace('/', "~1");
         let status = answer.status;
         let pointer = format!("/paths/{escaped}/{method}/responses/{status}");
@@ -55,7 +55,7 @@ impl Description {
     }
 }
 
-fn is_a_problem(answer: &Answer, status: u16) {
+fn is_a_problem(answer: &HttpResponse, status: u16) {
     assert_eq!(answer.status, status, "{answer:?}");
     assert_eq!(answer.header("content-type"), Some("application/problem+json"), "{answer:?}");
     assert_eq!(answer.header("cache-control"), Some("no-store"), "{answer:?}");
@@ -70,10 +70,10 @@ fn is_a_problem(answer: &Answer, status: u16) {
 async fn each_wrong_request_is_a_described_problem_and_asks_nothing() {
     let deployment = Deployment::with(&PATIENT).await;
     let (_gateway, api) = gateway(&deployment, "gateway").await;
-    let description = Description::of(api).await;
+    let description = ApiDescription::of(api).await;
     let (long, large) = ("ä".repeat(256), format!("{{{}}}", " ".repeat(5_000)));
     let key = |key| ("Idempotency-Key", key);
-    let cases: &[(u16, Headers<'_>, &str)] = &[
+    let cases: &[(u16, HeaderPairs<'_>, &str)] = &[
         (400, &[JSON], "null"),
         (400, &[JSON], "[1, 64]"),
         (400, &[JSON], "{"),
@@ -153,7 +153,7 @@ async fn each_wrong_request_is_a_described_problem_and_asks_nothing() {
 async fn right_requests_are_answered_as_described() {
     let deployment = Deployment::with(&PATIENT).await;
     let (gateway, api) = gateway(&deployment, "gateway").await;
-    let description = Description::of(api).await;
+    let description = ApiDescription::of(api).await;
     assert_eq!(description.0["openapi"], "3.1.0");
     let body = description.schema("/components/schemas/NewRequest");
     let bodies = [
@@ -196,7 +196,7 @@ async fn right_requests_are_answered_as_described() {
 async fn the_description_knows_each_limit_of_an_amount() {
     let deployment = Deployment::with(&PATIENT).await;
     let (_gateway, api) = gateway(&deployment, "gateway").await;
-    let schema = Description::of(api).await.schema("/components/schemas/NewRequest");
+    let schema = ApiDescription::of(api).await.schema("/components/schemas/NewRequest");
     for count in 0..=1001 {
         let limit = 65_536_u32.checked_div(count).unwrap_or(1).min(1024);
         for length in [0, 1, limit, limit + 1] {
@@ -211,7 +211,7 @@ async fn the_description_knows_each_limit_of_an_amount() {
 async fn a_request_that_could_be_read_in_two_ways_is_refused() {
     let deployment = Deployment::with(&PATIENT).await;
     let (_gateway, api) = gateway(&deployment, "gateway").await;
-    let description = Description::of(api).await;
+    let description = ApiDescription::of(api).await;
     for (status, head) in [
         (400, "POST /requests HTTP/1.1\r\nContent-Length: 2"),
         (
@@ -224,9 +224,9 @@ async fn a_request_that_could_be_read_in_two_ways_is_refused() {
         let request = format!("{head}\r\nConnection: close\r\n\r\n{{}}");
         client.write_all(request.as_bytes()).await.unwrap();
         let mut answer = Vec::new();
-        // What was not read of it may end it with a reset.
+        // Unread bytes may end it with a reset.
         let _ = soon("an answer", client.read_to_end(&mut answer)).await;
-        let answer = Answer::read(&answer).unwrap();
+        let answer = HttpResponse::read(&answer).unwrap();
         is_a_problem(&answer, status);
         description.holds("post", "/requests", &answer);
     }
@@ -244,7 +244,7 @@ async fn a_connection_takes_several_requests_and_limits_each_body() {
     let large = format!("{head}1000\r\n{}\r\n1\r\n \r\n", " ".repeat(0x1000));
     client.write_all([small.as_str(), &small, &large].concat().as_bytes()).await.unwrap();
     let mut answers = Vec::new();
-    // What was not read of the last one may end it with a reset.
+    // Unread bytes of the last one may end it with a reset.
     let _ = soon("they are answered", client.read_to_end(&mut answers)).await;
     let answers = String::from_utf8(answers).unwrap();
     let statuses: Vec<&str> = answers
@@ -261,7 +261,7 @@ async fn buttons_of_the_page_work_for_the_page_alone() {
     let (_gateway, api) = gateway(&deployment, "gateway").await;
     let site = |site| ("Sec-Fetch-Site", site);
     // A form of another site can send no JSON.
-    let cases: &[(u16, Headers<'_>)] = &[
+    let cases: &[(u16, HeaderPairs<'_>)] = &[
         (415, &[]),
         (415, &[("Content-Type", "text/plain")]),
         (415, &[("Content-Type", "application/x-www-form-urlencoded")]),

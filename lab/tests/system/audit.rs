@@ -1,4 +1,4 @@
-//! The audit can fail: each of these is done by hand, and it names what was done.
+//! The audit can fail: each fault is made by hand, and the audit names it.
 
 use std::time::Duration;
 
@@ -12,8 +12,8 @@ use testkit::eventually::eventually;
 use testkit::process::Process;
 use workqueue::{Job, JobId};
 
-use crate::by_hand::response;
 use crate::deployment::{Deployment, Side, creation, publication, succeeded};
+use crate::foreign_messages::response;
 
 /// A deployment that has answered some requests and is at rest, and the id of one of them.
 async fn at_rest() -> (Deployment, JobId) {
@@ -32,7 +32,7 @@ async fn at_rest() -> (Deployment, JobId) {
     (deployment, id)
 }
 
-/// Nine are complete, and this one is what the word says.
+/// Nine are complete, and this one has the named state.
 fn only(verdict: &Verdict, ids: &[String], id: JobId) {
     assert!(!verdict.is_clean(), "{verdict}");
     assert_eq!(verdict.complete, 9, "{verdict}");
@@ -92,7 +92,7 @@ async fn a_message_that_is_removed_from_its_queue_is_lost() {
     assert_eq!(verdict.pending, verdict.requested - 1, "{verdict}");
 }
 
-/// What a generator does first.
+/// The first step of a generator.
 #[derive(Clone, Copy)]
 enum First {
     Publish,
@@ -180,16 +180,11 @@ async fn request_accepted_during_the_audit_is_not_called_unasked() {
     let _busy = deployment.run(Side::Requestor, "busy", &[("REQUEST_RATE", "max")]).await;
     deployment.facts_reach(facts::RECEIVED, 2_000).await;
     // One whose acceptance is just being written down may be called so, for a moment.
-    eventually("an audit under load sees no request that nobody asked for", async || match audit(
-        deployment.nats(),
-        Duration::ZERO,
-    )
-    .await
-    .unwrap()
-    .unasked
-    {
-        0 => Ok(()),
-        unasked => Err(unasked),
+    eventually("an audit under load sees no unasked request", async || {
+        match audit(deployment.nats(), Duration::ZERO).await.unwrap().unasked {
+            0 => Ok(()),
+            unasked => Err(unasked),
+        }
     })
     .await;
 }

@@ -1,5 +1,5 @@
-//! Queues that are full. Nothing is dropped, and whoever waits for room in one of them keeps nobody
-//! from what the others hold.
+//! Queues that are full. Nothing is dropped, and a service that waits for room in one queue goes on
+//! consuming the others.
 
 use std::collections::BTreeSet;
 
@@ -10,11 +10,11 @@ use testkit::process::Process;
 use workqueue::topology::Limits;
 use workqueue::{Job, Queue};
 
-use crate::by_hand::{acknowledgment, response};
 use crate::deployment::{
     Deployment, LIMITS, PATIENT, Side, admin, creation, publication, succeeded,
 };
-use crate::loops::request;
+use crate::foreign_messages::{acknowledgment, response};
+use crate::round_trips::request;
 
 /// How many messages fit into each queue here.
 const ROOM: u64 = 10;

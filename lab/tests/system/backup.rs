@@ -1,4 +1,4 @@
-//! What is on a broker as files, and on another broker: from one to one, and from one to three.
+//! Backup and restore: from one broker to one, and from one to three.
 
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::{FileExt, PermissionsExt};
@@ -16,11 +16,11 @@ use testkit::eventually::eventually;
 use tokio_util::sync::CancellationToken;
 use workqueue::{Connection, Job, NatsSettings, dead_letters, topology};
 
-use crate::by_hand::{acknowledgment, response};
 use crate::deployment::{
     Cluster, Deployment, LIMITS, Side, creation, publication, ready, succeeded,
 };
-use crate::loops::request;
+use crate::foreign_messages::{acknowledgment, response};
+use crate::round_trips::request;
 
 /// How many requests have come home before the backup.
 const COMPLETE: u64 = 50;
@@ -55,7 +55,7 @@ async fn connect(url: &str) -> Connection {
     observe::connect(&NatsSettings::at(url), "test").await.unwrap()
 }
 
-/// What a restore, or a backup, says that came to nothing.
+/// The error of a failed restore or backup.
 fn refusal(result: anyhow::Result<()>) -> String {
     format!("{:#}", result.unwrap_err())
 }
@@ -99,7 +99,7 @@ async fn leave_work<B>(deployment: &Deployment<B>) {
         assert_eq!(deployment.depth(queue).await, WAITING, "{}", queue.stream);
     }
     // The broker hears of the end of a client from the operating system.
-    eventually("nobody waits for messages", async || {
+    eventually("no client waits for messages", async || {
         let (_, consumer) = topology::queue_state(deployment.nats(), REQUESTS).await.unwrap();
         if consumer.num_waiting == 0 { Ok(()) } else { Err(consumer.num_waiting) }
     })
@@ -157,7 +157,7 @@ async fn backup_goes_on_where_it_was_on_another_broker() {
     let other = Deployment::bare().await;
     restore(&connect(other.url()).await, &directory, None).await.unwrap();
     assert_eq!(held(other.nats()).await, before);
-    // What was in somebody's hands is known to have been delivered before.
+    // Messages in flight at the backup are known to have been delivered before.
     let redeliveries = everything_comes_home(&other).await;
     assert!(redeliveries >= IN_HAND as u64, "{redeliveries}");
     // The first one was only read.
@@ -182,7 +182,7 @@ async fn backup_of_one_broker_survives_the_death_of_one_of_three() {
         let (_, consumer) = topology::queue_state(cluster.nats(), queue).await.unwrap();
         assert_eq!(consumer.cluster.unwrap().replicas.len(), 2, "{}", queue.stream);
     }
-    // Right away: whoever leads has had no time to tell the others what it should have told before.
+    // Right away: the leader has had no time to replicate what it should have replicated before.
     let leader = cluster.broker.leader(REQUESTS.stream).await.unwrap().unwrap();
     cluster.broker.kill(leader).await.unwrap();
     everything_comes_home(&cluster).await;
@@ -297,7 +297,7 @@ async fn a_restore_that_breaks_off_names_what_is_there() {
     assert!(alone.contains("replicas > 1 not supported in non-clustered mode"), "{alone}");
     topology::stream_state(other.nats(), facts::IDEMPOTENCY.stream).await.unwrap_err();
 
-    // Somebody else's stream takes the same messages.
+    // A foreign stream takes the same subjects.
     let config = Config {
         name: "OTHER".to_owned(),
         subjects: vec![REQUESTS.subjects()],
@@ -313,7 +313,7 @@ async fn a_restore_that_breaks_off_names_what_is_there() {
         topology::stream_state(other.nats(), queue.stream).await.unwrap_err();
     }
 
-    // As it says: without what is in the way, and what was restored, it can be restored.
+    // As the error says: without the foreign stream and the restored ones, it can be restored.
     let restored = facts::ALL.iter().map(|bucket| bucket.stream).chain([dead_letters::STREAM]);
     for stream in restored.chain(["OTHER"]) {
         other.nats().delete_stream(stream).await.unwrap();

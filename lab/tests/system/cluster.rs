@@ -22,7 +22,7 @@ use workqueue::{
 };
 
 use crate::deployment::{Cluster, Deployment, LIMIT, LIMITS, Side, publication, ready, succeeded};
-use crate::loops::request;
+use crate::round_trips::request;
 
 /// How many services do the same thing at once, and how many times each of them.
 const SERVICES: usize = 3;
@@ -35,7 +35,7 @@ fn streams() -> Vec<&'static str> {
 }
 
 #[tokio::test]
-async fn the_loop_goes_round_on_three_brokers_which_all_keep_it() {
+async fn three_brokers_store_each_round_trip() {
     let cluster = Cluster::of_three().await;
     let _generator = cluster.run(Side::Generator, "generator", &[]).await;
     let mut requestor = cluster.ask(1_000).await;
@@ -93,7 +93,7 @@ async fn the_audit_misses_nothing_while_a_broker_catches_up() {
     let verdict = cluster.verdict().await;
     assert_eq!((verdict.requested, verdict.complete), (total, total), "{verdict}");
 
-    // What the audit reads may come from any broker, this one too, which has much to read up on.
+    // The audit may read from any broker, this one too, which has much to catch up on.
     let nats = cluster.nats().clone();
     let audits = async {
         for _ in 0..10 {
@@ -109,7 +109,7 @@ async fn the_audit_misses_nothing_while_a_broker_catches_up() {
 async fn leaders_that_are_killed_one_after_another_cost_nothing() {
     const TOTAL: u64 = 10_000;
     let mut cluster = Cluster::of_three().await;
-    // The queue is full most of the time, so that somebody asks whenever a broker is killed.
+    // The queue is full most of the time, so that requests are being published whenever a broker is killed.
     cluster.declare(&Limits { queue_limit: 500, ..LIMITS }).await;
     let slow = [("WORK_TIME", "1s"), ("CONCURRENCY", "50")];
     let _generator = cluster.run(Side::Generator, "slow", &slow).await;
@@ -161,7 +161,7 @@ async fn service_waits_while_there_are_too_few_brokers() {
 async fn concurrent_declarations_all_succeed_or_wait() {
     let cluster = Cluster::of_three().await;
     let declare = async |queue_limit| {
-        // Each wants it a little different, so that nobody can be told that it is as it should be.
+        // Each wants another limit, so that none finds the stream as it should be.
         let limits = Limits { replicas: 3, queue_limit, ..LIMITS };
         match topology::declare(cluster.nats(), &contract::topology(), &limits).await {
             // It is under way, and the next try finds it.
@@ -187,7 +187,7 @@ async fn of_many_that_write_one_thing_in_a_cluster_exactly_one_does() {
     let cluster = Cluster::of_three().await;
     let services = services(&cluster, 3).await;
 
-    // What the brokers answer to those who come second, which is more than one broker would.
+    // The answers to second writers, of which a cluster has more than a single broker.
     let in_flight = eventually("a creation is refused for another in flight", async || {
         let subject = RECEIVED.subject(JobId::new());
         let answers = all_at_once(&services, async |service, name| {
@@ -266,7 +266,7 @@ async fn raw(
     answer.await.map(|_| ()).map_err(code)
 }
 
-/// How often this was the answer. Each refusal has to be one that somebody who comes second may
+/// How often this was the answer. Each refusal has to be one that a second writer may
 /// get, and there may be no more of them than that.
 fn refusals(
     answers: &[Result<(), ErrorCode>],

@@ -7,12 +7,12 @@ use testkit::eventually::eventually;
 use testkit::proxy::Proxy;
 
 use crate::deployment::{Deployment, Side, admin, publication, ready, run, soon, succeeded};
-use crate::loops::request;
+use crate::round_trips::request;
 
 const REQUESTS: u64 = 50;
 
 /// Kills the victim when it is about to publish to a subject that begins with `step`, replaces it,
-/// and expects that nobody can tell afterwards. Gives the number of requests that went through.
+/// and expects no effect on the result. Gives the number of requests that went through.
 async fn killed_before(victim: Side, step: &str) -> u64 {
     let deployment = Deployment::start().await;
     let proxy = Proxy::start(deployment.broker.port()).await.unwrap();
@@ -56,7 +56,7 @@ async fn settled(deployment: &Deployment) {
 }
 
 #[tokio::test]
-async fn a_requestor_killed_before_it_asks_has_asked_for_nothing() {
+async fn requestor_killed_before_publishing_accepts_nothing() {
     assert_eq!(killed_before(Side::Requestor, "requests.").await, 0);
 }
 
@@ -104,7 +104,7 @@ async fn generator_killed_after_marking_marks_once() {
     assert_eq!(received, REQUESTS);
 }
 
-/// What keeps a victim from going on.
+/// How a victim is halted.
 #[derive(Clone, Copy, Debug)]
 enum Halt {
     /// The process is paused.
@@ -114,7 +114,7 @@ enum Halt {
 }
 
 /// Halts the victim when it is about to create a fact, lets a successor do all of its work, and lets
-/// the victim go on as if nothing had been. Its fact is refused, and nobody can tell afterwards.
+/// the victim go on as if nothing had been. Its fact is refused, without an effect on the result.
 async fn halted_before(victim: Side, halt: Halt) {
     let deployment = Deployment::start().await;
     let proxy = Proxy::start(deployment.broker.port()).await.unwrap();

@@ -1,4 +1,4 @@
-//! What nobody can handle.
+//! Messages that no worker can handle.
 
 use async_nats::HeaderMap;
 use cli::dead_letters::replay_all;
@@ -12,7 +12,7 @@ use workqueue::dead_letters::{self, ATTEMPTS, BY, Cause, ORIGINAL, Original, REA
 use workqueue::{JobId, topology};
 
 use crate::deployment::{Deployment, Side, admin, creation, ended, publication, succeeded};
-use crate::loops::request;
+use crate::round_trips::request;
 
 pub fn value<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
     headers.get(name).map_or("", |value| value.as_str())
@@ -62,7 +62,7 @@ async fn a_request_older_than_its_facts_is_expired() {
     assert_eq!(*body, expired.body);
     let original_id = format!("{ORIGINAL}Nats-Msg-Id");
     assert_eq!(value(headers, &original_id), old.id.to_string());
-    // What was behind it went its way.
+    // The message behind it is handled.
     deployment.fact_eventually::<Received>(young.id).await;
     assert!(deployment.fact::<Received>(old.id).await.is_none());
 }
@@ -145,7 +145,7 @@ async fn message_that_kills_its_worker_is_given_up() {
     assert_eq!(*body, publication(&deadly).body);
     let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
     deployment.fact_eventually::<Received>(behind.id).await;
-    // Only what was behind it was ever answered.
+    // Only the request behind it was ever answered.
     let responses = topology::stream_state(deployment.nats(), RESPONSES.stream).await.unwrap();
     assert_eq!(responses.state.last_sequence, 1);
     let verdict = deployment.verdict().await;

@@ -27,7 +27,7 @@ use workqueue::{
 /// Reached only if there is a bug, on however slow a machine.
 pub const LIMIT: Duration = Duration::from_mins(5);
 
-/// The limits that tests run with: deliveries that nobody answers for come again soon.
+/// The limits that tests run with: unsettled deliveries are redelivered soon.
 pub const LIMITS: Limits = Limits {
     queue_limit: 100_000,
     facts_max_age: Duration::from_hours(24),
@@ -35,7 +35,7 @@ pub const LIMITS: Limits = Limits {
     ack_wait: Duration::from_secs(1),
 };
 
-/// Limits under which nothing comes again by itself: what does was given back.
+/// Limits under which nothing is redelivered by time: a redelivered message was given back.
 pub const PATIENT: Limits = Limits { ack_wait: Duration::from_hours(1), ..LIMITS };
 
 pub struct Deployment<B = Broker> {
@@ -260,7 +260,7 @@ pub fn creation(fact: &impl Fact) -> Publication {
 pub async fn run(side: Side, url: &str, log: PathBuf, settings: &[(&str, &str)]) -> Process {
     let programs = programs().await;
     let mut command = Command::new(programs.of(side));
-    // Only what the test sets: an environment of its own is not what is tested.
+    // Only the settings of the test: the environment of the developer must not matter.
     command.env_clear().env("NATS_URL", url).env("ACK_WAIT", "1s").env("LOG_FORMAT", "pretty");
     if side == Side::Requestor {
         command.env("REQUEST_RATE", "0");

@@ -6,11 +6,11 @@ use contract::queues::{ACKNOWLEDGMENTS, Acknowledgment};
 use testkit::process::Process;
 use workqueue::{Job, JobId, Publication};
 
-use crate::by_hand::{acknowledgment, response};
 use crate::deployment::{Deployment, Side, creation, publication};
-use crate::loops::request;
+use crate::foreign_messages::{acknowledgment, response};
+use crate::round_trips::request;
 
-/// What the broker takes for another message.
+/// A header that makes the broker take it for another message.
 fn again(message: &impl Job, time: u32) -> Publication {
     let mut publication = publication(message);
     publication

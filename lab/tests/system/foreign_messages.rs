@@ -1,4 +1,4 @@
-//! Messages that somebody publishes by hand, in the place of one side or the other.
+//! Messages that a test publishes in the place of one of the sides.
 
 use contract::Strings;
 use contract::queues::{Acknowledgment, Request, Response};
@@ -27,8 +27,8 @@ pub struct Raw<'a> {
     pub body: &'a [u8],
 }
 
-/// Publishes past every client, and waits until the broker has stored it. Whoever is to be asked for a
-/// name and a password gives them, and hears of it under an inbox of its own.
+/// Publishes past every client, and waits until the broker has stored it. With a user and a
+/// password where the broker asks for them, and an inbox of that user.
 pub async fn publish_raw(port: u16, user: Option<(&str, &str)>, inbox: &str, message: Raw<'_>) {
     let Raw { subject, headers, body } = message;
     let user = user.map_or_else(String::new, |(user, password)| {

@@ -10,7 +10,7 @@ use crate::deployment::{Side, ended, succeeded};
 use crate::permissions::Guarded;
 
 #[tokio::test]
-async fn the_page_sees_all_there_is_and_replays_as_the_user_that_may() {
+async fn page_reads_as_gateway_and_replays_as_replayer() {
     let guarded = Guarded::declared().await;
     let (_gateway, page) = guarded.gateway().await;
     let clumsy = [("FAILURE_RATE", "1"), ("MAX_ATTEMPTS", "1")];
@@ -34,11 +34,11 @@ async fn the_page_sees_all_there_is_and_replays_as_the_user_that_may() {
     let audit = ask(page, "POST", "/api/audit").await;
     assert!(audit.starts_with("HTTP/1.0 202") || audit.starts_with("HTTP/1.1 202"), "{audit}");
     eventually("it has judged, and both sides are seen", async || {
-        // The first events are what there is to see, and the others are not waited for.
+        // The first events have the current state, and the later ones are not waited for.
         let mut events = TcpStream::connect(page).await.unwrap();
         events.write_all(b"GET /api/events HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
         let mut heard = Vec::new();
-        while !String::from_utf8_lossy(&heard).contains("event: picture\n") {
+        while !String::from_utf8_lossy(&heard).contains("event: snapshot\n") {
             assert_ne!(events.read_buf(&mut heard).await.unwrap(), 0);
         }
         let heard = String::from_utf8_lossy(&heard).into_owned();
@@ -49,7 +49,7 @@ async fn the_page_sees_all_there_is_and_replays_as_the_user_that_may() {
     assert_eq!(guarded.refused(), [""; 0]);
 }
 
-/// What the gateway answers to a question that its page might ask.
+/// The answer of the gateway to a request of its page.
 async fn ask(page: SocketAddr, method: &str, path: &str) -> String {
     let mut connection = TcpStream::connect(page).await.unwrap();
     let head = format!(

@@ -1,4 +1,4 @@
-//! The subcommand by which whoever runs a service finds out how it is.
+//! The subcommand `healthcheck` of each service.
 
 use std::path::Path;
 use std::process::Output;
@@ -54,7 +54,7 @@ async fn the_gateway_is_healthy_with_a_broker_or_without() {
     becomes(program, &gateway, 0, "").await;
     deployment.broker.kill().await.unwrap();
     logged(&gateway, "lost the connection").await;
-    // That there is none is what it shows then.
+    // It shows then that there is no service.
     becomes(program, &gateway, 0, "").await;
 }
 

@@ -2,25 +2,25 @@
 //!
 //! Each test has a broker of its own. None waits for a time to pass, only for a fact to be there.
 
-mod announcing;
+mod announcements;
 mod api;
 mod api_faults;
 mod api_rules;
 mod audit;
 mod back_pressure;
 mod backup;
-mod bad_input;
-mod by_hand;
 mod cluster;
+mod crash_points;
 mod dead_letters;
 mod deployment;
 mod duplicates;
+mod foreign_messages;
+mod gateway_user;
 mod healthcheck;
-mod looking;
-mod loops;
 mod permissions;
 mod rejected;
-mod seams;
+mod round_trips;
+mod startup;
 mod stopping;
 mod topology;
 mod unreadable;

@@ -1,4 +1,4 @@
-//! Who may do what, on a broker with the very file that is shipped.
+//! Permissions, on a broker with the configuration that is shipped.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -21,12 +21,12 @@ use workqueue::topology::{self, Limits};
 use workqueue::{Connection, NatsSettings, Publication};
 
 use crate::api;
-use crate::by_hand::{Raw, acknowledgment, publish_raw, response};
 use crate::deployment::{
     LIMIT, LIMITS, Side, api_addr, creation, ended, programs, publication, ready, run, soon,
     succeeded,
 };
-use crate::loops::request;
+use crate::foreign_messages::{Raw, acknowledgment, publish_raw, response};
+use crate::round_trips::request;
 
 const REQUESTOR: &str = "requestor";
 const GENERATOR: &str = "generator";
@@ -47,7 +47,7 @@ const ALL_BUT_REPLAYER: &[&str] = &[REQUESTOR, GENERATOR, DECLARER, AUDITOR, KEE
 /// Those that read all facts.
 const READERS: &[&str] = &[AUDITOR, GATEWAY];
 
-/// What can be published, and who may. Whoever is not named is refused.
+/// Subjects, and the users that may publish to them. All others are refused.
 const PUBLISHES: &[(&str, &[&str])] = &[
     // The queues, and the dead letters.
     ("requests.id", &[REQUESTOR, REPLAYER, GATEWAY]),
@@ -72,7 +72,7 @@ const PUBLISHES: &[(&str, &[&str])] = &[
     ("_INBOX_replayer.id", &[]),
     ("_INBOX_keeper.id", &[]),
     ("_INBOX_gateway.id", &[]),
-    // Asking which services there are, and answering somebody who has not asked.
+    // Service discovery, and answers that no client has asked for.
     ("$SRV.STATS", &[GATEWAY]),
     ("$SRV.PING", &[]),
     ("$SRV.INFO.generator", &[]),
@@ -89,7 +89,7 @@ const PUBLISHES: &[(&str, &[&str])] = &[
     ("$JS.API.STREAM.MSG.GET.KV_requested", &[REQUESTOR, AUDITOR, GATEWAY]),
     ("$JS.API.STREAM.MSG.GET.KV_stored", &[REQUESTOR, AUDITOR, GATEWAY]),
     ("$JS.API.STREAM.MSG.GET.KV_received", &[GENERATOR, AUDITOR, GATEWAY]),
-    // Reading what is in a queue or among the dead letters, without taking it.
+    // Reading messages of a queue or dead letters, without consuming them.
     ("$JS.API.STREAM.MSG.GET.REQUESTS", &[DECLARER]),
     ("$JS.API.STREAM.MSG.GET.RESPONSES", &[DECLARER]),
     ("$JS.API.STREAM.MSG.GET.ACKNOWLEDGMENTS", &[DECLARER]),
@@ -230,7 +230,7 @@ const PUBLISHES: &[(&str, &[&str])] = &[
     ("$JS.SNAPSHOT.RESTORE.KV_stored.id", &[KEEPER]),
     ("$JS.SNAPSHOT.RESTORE.KV_received.id", &[KEEPER]),
     ("$JS.SNAPSHOT.RESTORE.OTHER.id", &[]),
-    // What shows or moves everything at once.
+    // Listings of everything, and leader changes.
     ("$JS.API.INFO", &[]),
     ("$JS.API.STREAM.LIST", &[]),
     ("$JS.API.STREAM.NAMES", &[]),
@@ -241,7 +241,7 @@ const PUBLISHES: &[(&str, &[&str])] = &[
     ("$SYS.REQ.SERVER.PING", &[]),
 ];
 
-/// What can be subscribed to, and who may.
+/// Subjects, and the users that may subscribe to them.
 const SUBSCRIPTIONS: &[(&str, &[&str])] = &[
     ("_INBOX_requestor.>", &[REQUESTOR]),
     ("_INBOX_generator.>", &[GENERATOR]),
@@ -251,12 +251,12 @@ const SUBSCRIPTIONS: &[(&str, &[&str])] = &[
     ("_INBOX_keeper.>", &[KEEPER]),
     ("_INBOX_requestor.id", &[REQUESTOR]),
     ("_INBOX_gateway.>", &[GATEWAY]),
-    // What is stored and what is given up, for those who wait for that.
+    // Stored facts and new dead letters, for the gateway's waiters.
     ("$KV.stored.*", &[GATEWAY]),
     ("$KV.stored.id", &[GATEWAY]),
     ("dead_letters.*.*", &[GATEWAY]),
     ("dead_letters.*.id", &[GATEWAY]),
-    // Who asks which services there are.
+    // Service discovery.
     ("$SRV.PING", SERVICES),
     ("$SRV.STATS.requestor", &[REQUESTOR]),
     ("$SRV.INFO.generator.id", &[GENERATOR]),
@@ -278,10 +278,10 @@ const SUBSCRIPTIONS: &[(&str, &[&str])] = &[
     ("$SYS.>", &[]),
 ];
 
-/// What nobody may publish. When the broker refuses it, it has judged what was tried before.
+/// A subject that no user may publish to. Once it is refused, all publishes before it are judged.
 const SENTINEL: &str = "sentinel";
 
-/// A broker with the file that is shipped, on which nobody but its users may do anything.
+/// A broker with the file that is shipped, with its users and no others.
 pub struct Guarded {
     pub broker: Broker,
     directory: TempDir,
@@ -299,7 +299,7 @@ impl Guarded {
         Self { broker, directory: tempfile::tempdir().unwrap() }
     }
 
-    /// The same, with the topology declared by who may.
+    /// The same, with the topology declared by the declarer.
     pub async fn declared() -> Self {
         let guarded = Self::start().await;
         guarded.declare().await;
@@ -332,7 +332,7 @@ impl Guarded {
         (gateway, addr)
     }
 
-    /// Starts what keeps the topology, as the user that may, under [`LIMITS`] but for this one.
+    /// Starts `declare --watch`, as the declarer, under [`LIMITS`] but for this one.
     async fn declare_and_watch(&self, queue_limit: u64) -> Process {
         let mut decoupled = self.command(&programs().await.decoupled, DECLARER);
         decoupled.args(["declare", "--watch"]);
@@ -365,7 +365,7 @@ impl Guarded {
         self.directory.path().join(format!("{name}.log"))
     }
 
-    /// What the broker has refused so far.
+    /// The refusals of the broker so far.
     pub fn refused(&self) -> Vec<String> {
         let log = self.broker.log_text();
         log.lines().filter(|line| line.contains("Violation")).map(str::to_owned).collect()
@@ -395,7 +395,7 @@ fn inbox(user: &str) -> String {
     format!("_INBOX_{user}")
 }
 
-/// Somebody who tries what may be forbidden.
+/// A client that tries subjects which may be forbidden.
 struct Intruder {
     client: async_nats::Client,
     refusals: mpsc::UnboundedReceiver<String>,
@@ -414,7 +414,7 @@ impl Intruder {
         Self { client: options.connect(broker.url()).await.unwrap(), refusals }
     }
 
-    /// Whether the broker refuses what was tried last.
+    /// Whether the broker refuses the last try.
     async fn is_refused(&mut self, what: &str) -> bool {
         self.client.publish(SENTINEL, "".into()).await.unwrap();
         let mut refused = false;
@@ -431,7 +431,7 @@ impl Intruder {
 }
 
 #[tokio::test]
-async fn each_may_publish_what_it_has_to_and_is_refused_the_rest() {
+async fn each_user_publishes_only_what_it_is_permitted_to() {
     let guarded = Guarded::declared().await;
     let mut wrong = Vec::new();
     for user in USERS {
@@ -447,7 +447,7 @@ async fn each_may_publish_what_it_has_to_and_is_refused_the_rest() {
 }
 
 #[tokio::test]
-async fn each_may_hear_what_it_has_to_and_nothing_else() {
+async fn each_user_subscribes_only_to_what_it_is_permitted_to() {
     let guarded = Guarded::declared().await;
     let mut wrong = Vec::new();
     for user in USERS {
@@ -489,7 +489,7 @@ async fn every_user_has_the_permissions_that_it_needs() {
     let changes = declare(declarer.context(), &limits).await.unwrap();
     assert_eq!(changes.len(), 3, "{changes:?}");
 
-    // Whoever cannot do it gives it up, at once.
+    // A generator that fails gives up at once.
     let clumsy = [("FAILURE_RATE", "1"), ("MAX_ATTEMPTS", "1")];
     let mut generator = guarded.run(Side::Generator, "clumsy", &clumsy).await;
     // It ends by itself once it has seen that its requests are among the dead letters.
@@ -508,7 +508,7 @@ async fn every_user_has_the_permissions_that_it_needs() {
     succeeded(&mut requestor).await;
     let requestor = guarded.run(Side::Requestor, "requestor", &[]).await;
     ready(&requestor).await;
-    // Somebody asks through the gateway, once and again, and looks it up at each step.
+    // A client asks through the gateway, twice under one key, and looks up each step.
     let (_gateway, api) = guarded.gateway().await;
     let id = api::accepted(&api::post(api, Some("key"), &json!({})).await);
     assert_eq!(api::accepted(&api::post(api, Some("key"), &json!({})).await), id);
@@ -517,7 +517,7 @@ async fn every_user_has_the_permissions_that_it_needs() {
         assert_eq!(answer.status, 200, "{answer:?}");
     }
 
-    // What has its facts already is looked up, from the nearest broker or from the leader.
+    // Existing facts are looked up, from the nearest broker or from the leader.
     let request = request();
     let publish = async |user: &str, publication: Publication| {
         let Publication { subject, body, .. } = publication;
@@ -537,7 +537,7 @@ async fn every_user_has_the_permissions_that_it_needs() {
         "{verdict}"
     );
 
-    // What no client can read is looked for, buried and removed, by the one user that may.
+    // Messages that no client can read are found, dead-lettered and removed by the declarer.
     let _watching = guarded.declare_and_watch(limits.queue_limit).await;
     for (count, (user, queue)) in
         (1..).zip([(REQUESTOR, REQUESTS), (GENERATOR, RESPONSES), (REQUESTOR, ACKNOWLEDGMENTS)])
@@ -560,7 +560,7 @@ async fn publish_unreadable(port: u16, user: &str, subject: &str) {
 }
 
 #[tokio::test]
-async fn the_keeper_carries_all_of_it_to_a_broker_that_has_nothing() {
+async fn backup_user_restores_everything_on_an_empty_broker() {
     let guarded = Guarded::declared().await;
     let mut generator = guarded.run(Side::Generator, "generator", &[]).await;
     let total = [("REQUEST_TOTAL", "100"), ("REQUEST_RATE", "max")];
@@ -585,7 +585,7 @@ async fn the_keeper_carries_all_of_it_to_a_broker_that_has_nothing() {
     let verdict = other.verdict().await;
     assert_eq!((verdict.requested, verdict.complete), (100, 100), "{verdict}");
     assert!(verdict.is_clean(), "{verdict}");
-    // What is there is what somebody would have declared.
+    // The restored streams are as declared.
     let declarer = other.connect(DECLARER).await;
     assert_eq!(declare(declarer.context(), &LIMITS).await.unwrap(), [""; 0]);
     assert_eq!(other.refused(), [""; 0]);

@@ -8,12 +8,12 @@ use serde_json::{Value, json};
 use workqueue::dead_letters::{self, ATTEMPTS, LEFT_OUT, ORIGINAL, REASON, SUBJECT};
 use workqueue::{JobId, Publication, Queue};
 
-use crate::by_hand::{acknowledgment, response};
 use crate::dead_letters::value;
 use crate::deployment::{Deployment, PATIENT, Side, creation, publication};
-use crate::loops::request;
+use crate::foreign_messages::{acknowledgment, response};
+use crate::round_trips::request;
 
-/// What is wrong, how a healthy message becomes so, and what the dead letter says of it.
+/// The name of a fault, how it is made from a healthy message, and the reason in its dead letter.
 type Case = (&'static str, fn(&mut Publication), &'static str);
 
 /// Which of the cases a message is.
@@ -42,7 +42,7 @@ fn version(publication: &mut Publication, version: &str) {
     publication.headers.insert("Message-Version", version);
 }
 
-/// What can be wrong with any message.
+/// Faults of any message.
 const ANY: [Case; 15] = [
     ("no JSON", |it| it.body = "{\"id\": ".into(), "its body is not a message: EOF while parsing"),
     ("nothing", |it| it.body = "".into(), "its body is not a message: it is no JSON object"),
@@ -77,7 +77,7 @@ const ANY: [Case; 15] = [
     ("an empty version", |it| version(it, ""), "its version is '', which is not a whole number"),
 ];
 
-/// What can be wrong with strings that somebody has made.
+/// Malformed strings of a response.
 const STRINGS: [Case; 11] = [
     ("no values", |it| unset(it, "values"), "missing field `values`"),
     ("values that are one", |it| set(it, "values", json!("a")), "invalid type: string \"a\""),
@@ -116,8 +116,8 @@ const STRINGS: [Case; 11] = [
     ("no generator", |it| unset(it, "generator"), "missing field `generator`"),
 ];
 
-/// Publishes each case with a healthy message behind it, and expects of both what is to become of
-/// them. Somebody counts on all of these requests.
+/// Publishes each case with a healthy message behind it, and expects a dead letter and a result. All
+/// of these requests are accepted.
 async fn each_is_rejected(
     queue: Queue,
     healthy: impl Fn(&Request) -> Publication,
@@ -260,7 +260,7 @@ async fn broker_headers_of_dead_letters_are_kept_and_not_followed() {
             headers,
             body: order.to_owned().into(),
         };
-        // Some the broker does not take, so nobody can get them into a queue.
+        // Some are refused by the broker, so they cannot get into a queue.
         if deployment.publish_unless_full(&publication).await {
             taken.push((order, value, publication));
         }

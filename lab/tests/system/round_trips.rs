@@ -104,8 +104,8 @@ async fn a_broker_that_is_killed_and_restarted_costs_nothing() {
     let slow = [("WORK_TIME", "20ms"), ("CONCURRENCY", "20")];
     let _generator = deployment.run(Side::Generator, "generator", &slow).await;
     let mut requestor = deployment.ask(TOTAL).await;
-    for loops in [500, 1_500] {
-        let received = deployment.facts_reach(RECEIVED, loops).await;
+    for total in [500, 1_500] {
+        let received = deployment.facts_reach(RECEIVED, total).await;
         assert!(received < TOTAL, "there is nothing left to kill the broker for");
         deployment.broker.kill().await.unwrap();
         deployment.broker.restart().await.unwrap();

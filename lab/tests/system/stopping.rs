@@ -11,12 +11,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
 use workqueue::topology::{self, Limits};
 
-use crate::by_hand::{acknowledgment, response};
 use crate::deployment::{
     Deployment, LIMITS, PATIENT, Side, admin, admin_addr, creation, ended, programs, publication,
     soon, succeeded,
 };
-use crate::loops::request;
+use crate::foreign_messages::{acknowledgment, response};
+use crate::round_trips::request;
 use crate::work::in_flight;
 
 /// One of the ways to tell a process to stop.
@@ -132,7 +132,7 @@ async fn requestor_gives_back_what_it_cannot_acknowledge_in_time() {
 }
 
 #[tokio::test]
-async fn a_second_signal_ends_it_at_once_whichever_it_is() {
+async fn second_signal_of_either_kind_ends_a_service_at_once() {
     let (terminate, interrupt) = (Process::terminate, Process::interrupt);
     let cases: [(Signal, Signal, i32); 3] =
         [(terminate, terminate, 15), (interrupt, interrupt, 2), (terminate, interrupt, 2)];
@@ -182,7 +182,7 @@ async fn a_ctrl_c_stops_in_order_too() {
 }
 
 #[tokio::test]
-async fn one_that_is_killed_while_it_drains_loses_nothing() {
+async fn service_killed_during_its_drain_loses_nothing() {
     let deployment = Deployment::with(&LIMITS).await;
     let mut requestor = deployment.ask(10).await;
     let stuck = [("WORK_TIME", "1h"), ("DRAIN_TIMEOUT", "1h")];
@@ -224,7 +224,7 @@ async fn a_requestor_does_not_wait_for_room_in_a_full_queue_to_stop() {
     assert_eq!(deployment.facts(contract::facts::REQUESTED).await, 10);
 }
 
-/// Many more connections than the admin endpoint keeps open, on which nobody says anything.
+/// Many more connections than the admin endpoint keeps open, all silent.
 async fn silent_clients(process: &Process) -> Vec<TcpStream> {
     let addr = admin_addr(process).await;
     let mut silent = Vec::new();
@@ -256,7 +256,7 @@ async fn silent_admin_clients_delay_neither_a_probe_nor_the_end() {
 
 #[tokio::test]
 async fn a_command_that_is_told_to_stop_ends_by_itself() {
-    // A broker that says nothing, so that whoever asks it is not done.
+    // A broker that says nothing, so that the command waits for it.
     let broker = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let mut audit = Command::new(&programs().await.decoupled);
     let url = format!("nats://{}", broker.local_addr().unwrap());

@@ -1,4 +1,4 @@
-//! What is there on the broker already.
+//! Streams and consumers that exist before a service starts.
 
 use async_nats::jetstream::consumer::AckPolicy;
 use async_nats::jetstream::consumer::pull::Config as ConsumerConfig;
@@ -198,7 +198,7 @@ async fn a_broker_without_jetstream_is_named() {
 
 #[tokio::test]
 async fn a_broker_that_is_too_old_is_named() {
-    // What an old broker says of itself is all that is looked at.
+    // Only the version that an old broker announces is checked.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("nats://{}", listener.local_addr().unwrap());
     tokio::spawn(async move {

@@ -16,21 +16,21 @@ use workqueue::Queue;
 use workqueue::dead_letters::{ATTEMPTS, HEADER_BLOCK, REASON, SUBJECT};
 use workqueue::topology::{self, Limits};
 
-use crate::by_hand::{Raw, publish_raw};
 use crate::dead_letters::value;
 use crate::deployment::{
     Deployment, LIMITS, PATIENT, Side, creation, ended, publication, ready, succeeded,
 };
-use crate::loops::request;
+use crate::foreign_messages::{Raw, publish_raw};
+use crate::round_trips::request;
 
-/// A key, the headers, and what the dead letter says of them.
-pub type Kind = (&'static [u8], &'static [u8], &'static str);
+/// A key, the headers, and the reason in the dead letter.
+pub type UnreadableCase = (&'static [u8], &'static [u8], &'static str);
 
 const FINE: &[u8] = b"NATS/1.0\r\nX: y\r\n\r\n";
 const NO_HEADERS: &[u8] = b"NATS/1.0\r\nX-Mine: kept\r\nnothing\r\n\r\n";
 
-/// What breaks the connection.
-const BREAKING: [Kind; 8] = [
+/// Messages that break the connection.
+const BREAKING: [UnreadableCase; 8] = [
     (b"colon", NO_HEADERS, "a line among its headers has no colon"),
     (b"space", b"NATS/1.0\r\nMy Header: b\r\n\r\n", "the name of one of its headers has a space"),
     (b"utf8", b"NATS/1.0\r\nX: \xff\r\n\r\n", "its headers are not UTF-8"),
@@ -41,20 +41,20 @@ const BREAKING: [Kind; 8] = [
     (b"a\x01b\xc2\xa0c", FINE, "there is white space in its subject"),
 ];
 
-/// What kills the client.
-pub const CARRIAGE_RETURN: Kind =
+/// The message that kills the client.
+pub const CARRIAGE_RETURN: UnreadableCase =
     (b"cr", b"NATS/1.0\r\nX: line\rbreak\r\n\r\n", "there is a carriage return within the value");
 
 const BODY: &[u8] = b"\xffnobody reads this\r\n";
 
-/// Publishes what no client can read, and waits until the broker has stored it.
-pub async fn publish(port: u16, queue: Queue, (key, headers, _): Kind) {
+/// Publishes a message that no client can read, and waits until the broker has stored it.
+pub async fn publish(port: u16, queue: Queue, (key, headers, _): UnreadableCase) {
     let subject = [queue.subject_of("").as_bytes(), key].concat();
     publish_raw(port, None, "inbox", Raw { subject: &subject, headers, body: BODY }).await;
 }
 
 /// Expects these kinds among the dead letters, all as they were, and nothing else there.
-async fn dead_lettered(deployment: &Deployment, queue: Queue, kinds: &[Kind]) {
+async fn dead_lettered(deployment: &Deployment, queue: Queue, kinds: &[UnreadableCase]) {
     let letters = deployment.dead_letters(kinds.len().try_into().unwrap()).await;
     for (key, block, reason) in kinds {
         let subject = queue.subject_of(&String::from_utf8_lossy(key));
@@ -83,7 +83,7 @@ async fn drained(deployment: &Deployment, queue: Queue) {
     .await;
 }
 
-/// Waits until the broker sends nothing more to whoever has died.
+/// Waits until the broker sends nothing more to a client that has died.
 async fn forgotten(deployment: &Deployment) {
     eventually("no pull is open", async || {
         let (_, consumer) = topology::queue_state(deployment.nats(), REQUESTS).await.unwrap();
@@ -235,7 +235,7 @@ async fn watch_without_permission_says_what_to_do_by_hand() {
         let generator = deployment.run(Side::Generator, "generator", &[]).await;
         let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
         logged(&watch, said).await;
-        // What is delivered together with it is lost together with it, so this comes later.
+        // Messages that are delivered together with it are lost with it, so this comes later.
         let behind = request();
         deployment.publish(&publication(&behind)).await;
         deployment.fact_eventually::<Received>(behind.id).await;

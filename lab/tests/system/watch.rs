@@ -21,7 +21,7 @@ async fn unready(watch: &Process, reason: &str) {
     .await;
 }
 
-/// The exit status of the health check, and what it says.
+/// The exit status and the output of the health check.
 async fn healthcheck(watch: &Process) -> (Option<i32>, String) {
     let mut command = Command::new(&programs().await.decoupled);
     command.env_clear().arg("healthcheck").env("ADMIN_ADDR", admin_addr(watch).await.to_string());
@@ -80,7 +80,7 @@ async fn watch_says_once_what_it_cannot_change() {
     let (status, said) = healthcheck(&watch).await;
     assert_eq!(status, Some(1), "{said}");
     assert!(said.contains(problem), "{said}");
-    // What else is missing it creates, which shows that it has looked again.
+    // It creates another missing stream, which shows that it has looked again.
     deployment.nats().delete_stream(RESPONSES.stream).await.unwrap();
     logged(&watch, r#"created object="stream RESPONSES""#).await;
     discard(DiscardPolicy::New).await;

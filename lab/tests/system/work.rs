@@ -1,4 +1,4 @@
-//! Work that is slow, or fails, or is more than fits into the hands of those who do it.
+//! Work that is slow, or fails, or exceeds the concurrency of the workers.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -12,17 +12,17 @@ use testkit::eventually::eventually;
 use testkit::process::Process;
 use workqueue::topology::{self, Limits};
 
-use crate::by_hand::acknowledgment;
 use crate::deployment::{
     Deployment, LIMITS, PATIENT, Side, admin, creation, publication, soon, succeeded,
 };
-use crate::loops::request;
+use crate::foreign_messages::acknowledgment;
+use crate::round_trips::request;
 
 #[tokio::test]
 async fn work_longer_than_ack_wait_is_not_redelivered() {
     let limits = Limits { ack_wait: Duration::from_secs(5), ..LIMITS };
     let deployment = Deployment::with(&limits).await;
-    // Two, so that there is another who would take it.
+    // Two, so that another replica could take it.
     let slow = [("WORK_TIME", "12s"), ("MAX_ATTEMPTS", "1")];
     let _generators = [
         deployment.run(Side::Generator, "generator-1", &slow).await,
@@ -40,7 +40,7 @@ async fn work_longer_than_ack_wait_is_not_redelivered() {
 async fn failing_jobs_are_retried_ever_later_and_not_all_at_once() {
     const REQUESTED: usize = 30;
     let deployment = Deployment::with(&PATIENT).await;
-    // What the workers answer to the broker, which says the delay.
+    // The naks of the workers, with their delays.
     let client = deployment.nats().client();
     let mut answers = client.subscribe("$JS.ACK.>").await.unwrap();
     client.flush().await.unwrap();
@@ -104,7 +104,7 @@ pub async fn in_flight(deployment: &Deployment, flying: usize, waiting: u64) {
     .await;
 }
 
-/// Has the generators mark something, which they do beside the requests: who was to take one more
+/// Has the generators mark something, which they do beside the requests: a generator that took one more
 /// of those in the meantime has had the time to.
 async fn something_else_happens(deployment: &Deployment) {
     let other = request();

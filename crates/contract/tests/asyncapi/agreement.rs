@@ -1,4 +1,4 @@
-//! Rust reads what the document allows, and nothing that it forbids.
+//! Rust reads each message that the document allows, and none that it forbids.
 
 use proptest::prelude::*;
 use serde_json::json;
@@ -11,14 +11,14 @@ use crate::document::at;
 use crate::kinds::{assert_judged_alike, kinds, request_kind, response_kind, with};
 
 #[test]
-fn each_golden_file_is_read_and_written_again_as_it_is() {
+fn golden_files_decode_and_encode_unchanged() {
     for kind in kinds() {
         assert_eq!((kind.read)(&kind.golden).as_ref(), Ok(&kind.golden), "{kind:?}");
     }
 }
 
 #[test]
-fn each_golden_file_is_what_the_document_says() {
+fn golden_files_match_the_document() {
     for kind in kinds() {
         kind.payload
             .validate(&kind.golden)
@@ -28,7 +28,7 @@ fn each_golden_file_is_what_the_document_says() {
 }
 
 #[test]
-fn a_body_without_one_of_its_fields_is_refused_by_the_document_and_by_rust() {
+fn body_that_lacks_a_field_is_refused() {
     for kind in kinds() {
         for field in kind.fields() {
             let mut body = kind.golden.clone();
@@ -55,7 +55,7 @@ fn the_limits_are_where_the_document_has_them() {
 }
 
 #[test]
-fn a_whole_number_with_a_point_is_refused_which_the_document_can_say_only_in_words() {
+fn number_with_a_decimal_point_is_refused() {
     let kind = request_kind();
     let body = with(kind, "count", json!(2.0));
     assert!(kind.payload.is_valid(&body), "{body}");
@@ -64,7 +64,7 @@ fn a_whole_number_with_a_point_is_refused_which_the_document_can_say_only_in_wor
 }
 
 #[test]
-fn a_time_with_another_offset_is_read_though_nobody_writes_one() {
+fn time_with_another_offset_is_read() {
     let kind = request_kind();
     let body = with(kind, "requested_at", json!("2026-03-02T11:14:07.382419+02:00"));
     assert!(!kind.payload.is_valid(&body));
@@ -72,7 +72,7 @@ fn a_time_with_another_offset_is_read_though_nobody_writes_one() {
 }
 
 #[test]
-fn a_time_has_one_spelling_in_the_document_even_for_readers_that_do_not_look_at_formats() {
+fn document_allows_one_spelling_of_a_time() {
     let mut without_format = at("/components/schemas/Time").clone();
     without_format.as_object_mut().unwrap().remove("format");
     let schema = jsonschema::draft7::new(&without_format).unwrap();
@@ -124,7 +124,7 @@ proptest! {
     }
 
     #[test]
-    fn a_field_of_any_sort_is_allowed_by_the_document_where_rust_reads_it(value in any_json()) {
+    fn document_allows_the_field_values_that_rust_reads(value in any_json()) {
         for kind in kinds() {
             for field in kind.fields() {
                 assert_judged_alike(kind, &with(kind, field, value.clone()));

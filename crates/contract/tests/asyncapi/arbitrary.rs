@@ -1,4 +1,4 @@
-//! Arbitrary messages and facts, and what is nearly one.
+//! Arbitrary messages and facts, valid and almost valid.
 
 use async_nats::{HeaderMap, HeaderValue};
 use contract::facts::{Asked, Received};

@@ -13,7 +13,7 @@ use crate::document::{
     address, at, bucket_address, channel, dead_letters_address, schema, texts, typed,
 };
 
-/// The limits that the services have where nobody sets others.
+/// The default limits of the services.
 const LIMITS: Limits = Limits {
     queue_limit: 100_000,
     facts_max_age: Duration::from_hours(24),
@@ -37,7 +37,7 @@ fn the_channels_are_those_of_the_contract() {
 }
 
 #[test]
-fn each_channel_says_what_it_is_and_each_queue_through_which_consumer_it_is_emptied() {
+fn channels_name_their_stream_or_bucket_and_consumer() {
     for (name, channel) in at("/channels").as_object().unwrap() {
         for text in ["title", "summary", "description"] {
             let text = channel[text].as_str().unwrap_or_default();
@@ -53,7 +53,7 @@ fn each_channel_says_what_it_is_and_each_queue_through_which_consumer_it_is_empt
 }
 
 #[test]
-fn a_dead_letter_may_come_from_every_queue_and_from_no_other_stream() {
+fn dead_letters_come_from_every_queue_and_no_other_stream() {
     let streams = &channel(&dead_letters_address())["parameters"]["stream"]["enum"];
     assert_eq!(texts(streams), queues::ALL.map(|queue| queue.stream).into());
     let ids = schema("/components/schemas/DeadLetterHeaders/properties/Nats-Msg-Id");
@@ -116,7 +116,7 @@ fn an_operation_sends_or_receives_the_message_of_its_channel() {
 }
 
 #[test]
-fn the_settings_of_streams_and_consumers_are_those_that_rust_declares() {
+fn document_has_the_declared_stream_and_consumer_settings() {
     let queues = queues::ALL.map(|queue| address(|id| queue.subject(id)));
     let buckets = facts::ALL.map(bucket_address);
     let described: Vec<&Value> = queues
@@ -142,7 +142,7 @@ fn the_settings_of_streams_and_consumers_are_those_that_rust_declares() {
     }
 }
 
-/// A setting that nobody knows would be read over without a word.
+/// An unknown setting would be ignored without an error.
 fn assert_each_setting_is_known(described: &Value, declared: &impl Serialize) {
     let declared = serde_json::to_value(declared).unwrap();
     for (setting, value) in described.as_object().unwrap() {
@@ -151,7 +151,7 @@ fn assert_each_setting_is_known(described: &Value, declared: &impl Serialize) {
 }
 
 #[test]
-fn only_queues_have_consumers_and_facts_are_kept_for_as_long_as_the_document_says() {
+fn only_queues_have_consumers_and_facts_their_documented_age() {
     for (name, channel) in at("/channels").as_object().unwrap() {
         let is_queue = queues::ALL
             .iter()

@@ -19,7 +19,7 @@ pub fn document() -> &'static Value {
     &DOCUMENT
 }
 
-/// What stands in the document at this JSON pointer.
+/// The value in the document at this JSON pointer.
 pub fn at(pointer: &str) -> &'static Value {
     document().pointer(pointer).unwrap_or_else(|| panic!("the document has no {pointer}"))
 }
@@ -82,7 +82,7 @@ pub fn message(address: &str) -> String {
 }
 
 /// The schema that stands in the document at this JSON pointer. Formats are checked, not merely
-/// noted, and there is none that nobody knows.
+/// noted, and an unknown format is an error.
 pub fn schema(pointer: &str) -> Validator {
     // The whole document is a schema as well, with many words that mean nothing in one. So what
     // refers to another part of it finds that part.

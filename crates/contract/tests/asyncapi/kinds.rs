@@ -12,22 +12,22 @@ use workqueue::{Fact, Job};
 use crate::document::{address, at, bucket_address, golden, golden_id, message, schema};
 
 /// One of the messages and facts, as the document and as Rust know it.
-pub struct Kind {
+pub struct BodyKind {
     pub address: String,
     pub golden: Value,
     pub headers: Validator,
     pub payload: Validator,
-    /// What Rust reads in a body, written again. The subject is the one that the body asks for.
+    /// A body, decoded and encoded again. The subject is the one that the body asks for.
     pub read: fn(&Value) -> Result<Value, String>,
 }
 
-impl fmt::Debug for Kind {
+impl fmt::Debug for BodyKind {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(&self.address)
     }
 }
 
-impl Kind {
+impl BodyKind {
     fn message<M: Job>(golden: Value) -> Self {
         let read = |body: &Value| {
             let id = body["id"].as_str().and_then(|id| id.parse().ok()).unwrap_or_else(golden_id);
@@ -64,7 +64,7 @@ impl Kind {
         self.payload.is_valid(body) && self.the_words_allow(body)
     }
 
-    /// What the document says in words, because no schema can: all strings are of the same length,
+    /// Rules of the document in words, because no schema can express them: all strings are of the same length,
     /// and there is a limit to all characters together.
     fn the_words_allow(&self, body: &Value) -> bool {
         let limit = |name| at(&format!("/components/schemas/{name}/x-max-characters")).as_u64();
@@ -81,45 +81,45 @@ impl Kind {
 }
 
 /// All of them.
-pub fn kinds() -> &'static [Kind] {
-    static KINDS: LazyLock<[Kind; 7]> = LazyLock::new(|| {
+pub fn kinds() -> &'static [BodyKind] {
+    static KINDS: LazyLock<[BodyKind; 7]> = LazyLock::new(|| {
         [
-            Kind::message::<Request>(golden("request")),
-            Kind::message::<Response>(golden("response")),
-            Kind::message::<Acknowledgment>(golden("acknowledgment")),
-            Kind::fact::<Asked>(golden("asked")),
-            Kind::fact::<Request>(golden("request")),
-            Kind::fact::<Acknowledgment>(golden("acknowledgment")),
-            Kind::fact::<Received>(golden("received")),
+            BodyKind::message::<Request>(golden("request")),
+            BodyKind::message::<Response>(golden("response")),
+            BodyKind::message::<Acknowledgment>(golden("acknowledgment")),
+            BodyKind::fact::<Asked>(golden("asked")),
+            BodyKind::fact::<Request>(golden("request")),
+            BodyKind::fact::<Acknowledgment>(golden("acknowledgment")),
+            BodyKind::fact::<Received>(golden("received")),
         ]
     });
     &*KINDS
 }
 
 /// The one with this address.
-pub fn kind(address: &str) -> &'static Kind {
+pub fn kind(address: &str) -> &'static BodyKind {
     kinds().iter().find(|kind| kind.address == address).unwrap()
 }
 
 /// The message that asks.
-pub fn request_kind() -> &'static Kind {
+pub fn request_kind() -> &'static BodyKind {
     kind(&address(|id| queues::REQUESTS.subject(id)))
 }
 
 /// The message that answers.
-pub fn response_kind() -> &'static Kind {
+pub fn response_kind() -> &'static BodyKind {
     kind(&address(|id| queues::RESPONSES.subject(id)))
 }
 
 /// The golden file of this kind, with something else in this field.
-pub fn with(kind: &Kind, field: &str, value: Value) -> Value {
+pub fn with(kind: &BodyKind, field: &str, value: Value) -> Value {
     let mut body = kind.golden.clone();
     body[field] = value;
     body
 }
 
 /// Asserts that Rust reads this body where the document allows it, and only there.
-pub fn assert_judged_alike(kind: &Kind, body: &Value) {
+pub fn assert_judged_alike(kind: &BodyKind, body: &Value) {
     let read = (kind.read)(body);
     assert_eq!(kind.allows(body), read.is_ok(), "{kind:?}: {read:?}");
 }

@@ -1,4 +1,4 @@
-//! What Rust publishes, under which headers, and the examples of it.
+//! The messages that Rust publishes, their headers, and the examples.
 
 use async_nats::HeaderMap;
 use bytes::Bytes;
@@ -78,7 +78,7 @@ fn unreadable(headers: &HeaderMap) -> Publication {
 }
 
 #[test]
-fn what_rust_publishes_is_what_the_document_says() {
+fn publications_match_the_document() {
     for trace in [Trace::default(), trace()] {
         for (address, publication) in publications(&trace) {
             let message = message(&address);
@@ -98,7 +98,7 @@ fn what_rust_publishes_is_what_the_document_says() {
 }
 
 #[test]
-fn rust_publishes_the_headers_that_are_required_and_where_there_is_a_trace_all_of_them() {
+fn publications_have_the_required_headers_and_the_trace() {
     let described = |address: &str| {
         let reference = at(&format!("{}/headers", message(address)))["$ref"].as_str().unwrap();
         at(reference.strip_prefix('#').unwrap())
@@ -125,7 +125,7 @@ fn rust_publishes_the_headers_that_are_required_and_where_there_is_a_trace_all_o
 }
 
 #[test]
-fn the_dead_letter_of_any_message_is_what_the_document_says() {
+fn dead_letters_match_the_document() {
     let address = dead_letters_address();
     let schema = schema(&format!("{}/headers", message(&address)));
     for (_, publication) in publications(&trace()) {
@@ -140,7 +140,7 @@ fn the_dead_letter_of_any_message_is_what_the_document_says() {
 }
 
 #[test]
-fn headers_that_lack_one_or_have_another_value_are_not_what_the_document_says() {
+fn document_refuses_missing_and_changed_headers() {
     let dead_letter = (dead_letters_address(), dead_letter(&HeaderMap::new()));
     for (address, publication) in publications(&trace()).into_iter().chain([dead_letter]) {
         let schema = schema(&format!("{}/headers", message(&address)));
@@ -173,7 +173,7 @@ fn headers_that_lack_one_or_have_another_value_are_not_what_the_document_says() 
 }
 
 #[test]
-fn the_version_is_the_one_that_rust_writes() {
+fn document_has_the_version_that_rust_writes() {
     let headers = at("/components/schemas/MessageHeaders/properties");
     assert_eq!(headers[MESSAGE_VERSION]["const"], Request::VERSION.to_string());
     let document = at("/info/version").as_str().unwrap();
@@ -195,7 +195,7 @@ fn the_examples_in_the_document_are_the_golden_files() {
 }
 
 #[test]
-fn the_golden_files_tell_one_story() {
+fn golden_files_describe_one_request() {
     let request: Request = typed(&golden("request"));
     let response: Response = typed(&golden("response"));
     let acknowledgment: Acknowledgment = typed(&golden("acknowledgment"));

@@ -1,5 +1,5 @@
-//! What Rust writes it reads again; and what it makes of headers, subjects and bytes that nobody
-//! should have sent.
+//! Rust decodes what it encodes, and rejects headers, subjects and bodies that no client should
+//! have sent.
 
 use std::fmt;
 
@@ -103,7 +103,7 @@ fn a_message_without_a_version_is_read_as_version_1() {
 }
 
 #[test]
-fn what_is_no_version_is_refused_as_such() {
+fn malformed_version_is_refused() {
     for text in ["0", "", "x", "-1", "+1", "01", "+2", "1.0", "1 2"] {
         let read = golden_request(Some(&version(text)));
         assert!(matches!(&read, Err(DecodeError::Version(it)) if it == text), "{text}: {read:?}");
@@ -121,7 +121,7 @@ fn the_message_that_is_published_to_another_queue_is_refused() {
 
 proptest! {
     #[test]
-    fn every_request_is_what_the_document_says_and_survives_the_way(
+    fn requests_match_the_document_and_round_trip(
         request in a_request(),
         trace in a_trace(),
     ) {
@@ -130,14 +130,14 @@ proptest! {
     }
 
     #[test]
-    fn everything_that_was_asked_under_a_key_is_what_the_document_says_and_survives_the_way(
+    fn idempotency_facts_match_the_document_and_round_trip(
         asked in an_asked(),
     ) {
         check_fact(&asked);
     }
 
     #[test]
-    fn every_response_is_what_the_document_says_and_survives_the_way(
+    fn responses_match_the_document_and_round_trip(
         response in a_response(),
         trace in a_trace(),
     ) {
@@ -145,7 +145,7 @@ proptest! {
     }
 
     #[test]
-    fn every_acknowledgment_is_what_the_document_says_and_survives_the_way(
+    fn acknowledgments_match_the_document_and_round_trip(
         acknowledgment in an_acknowledgment(),
         trace in a_trace(),
     ) {
@@ -154,7 +154,7 @@ proptest! {
     }
 
     #[test]
-    fn every_fact_of_what_was_received_is_what_the_document_says_and_survives_the_way(
+    fn received_facts_match_the_document_and_round_trip(
         received in a_received(),
     ) {
         check_fact(&received);
@@ -212,7 +212,7 @@ proptest! {
     }
 
     #[test]
-    fn nothing_that_may_arrive_makes_reading_panic(
+    fn decoding_arbitrary_input_does_not_panic(
         body in prop_oneof![
             vec(any::<u8>(), 0..200),
             any_json().prop_map(|body| body.to_string().into_bytes()),

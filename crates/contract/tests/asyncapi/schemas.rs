@@ -58,7 +58,7 @@ fn the_limits_are_those_of_rust() {
 }
 
 #[test]
-fn every_reference_leads_somewhere_and_nothing_is_described_that_nobody_refers_to() {
+fn references_resolve_and_every_component_is_referenced() {
     let references: BTreeSet<&str> = objects()
         .into_iter()
         .filter_map(|(_, object)| object.get("$ref"))

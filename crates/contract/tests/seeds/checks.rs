@@ -1,4 +1,4 @@
-//! What has to hold whatever bytes come, for each decoder of the contract. The fuzz targets run
+//! Properties that hold for any input, for each decoder of the contract. The fuzz targets run
 //! these checks on bytes that they make up, and the tests beside this file on the kept ones.
 
 use std::fmt::Debug;
@@ -25,7 +25,7 @@ pub fn bodies(data: &[u8]) {
     assert_eq!(fact::<Request>(data), request);
     assert_eq!(fact::<Acknowledgment>(data), acknowledgment);
     fact::<Received>(data);
-    // What was asked under a key says all that the request does.
+    // The fact of a key has all fields of the request.
     if let Some(asked) = fact::<Asked>(data) {
         assert_eq!(request, Some(asked.request));
     }
@@ -60,7 +60,7 @@ pub fn headers(data: &[u8]) {
     let Some((subject, headers, body)) = delivery(data) else { return };
     let trace = Trace::of(Some(&headers));
     version(&headers, &trace);
-    // As the letter that somebody has put among the dead ones by hand.
+    // As a dead letter that a person has published by hand.
     if let Ok(replayed) = dead_letters::replay(&headers, &body, "a new id", &queues::ALL) {
         assert!(is_of_a_queue(&replayed.subject), "{}", replayed.subject);
         assert_eq!(replayed.body, body);
@@ -167,7 +167,7 @@ fn parse(lines: &str) -> Option<HeaderMap> {
     Some(headers)
 }
 
-/// The headers as whoever reads the message has them.
+/// The headers as a consumer reads them.
 fn received(headers: &HeaderMap) -> HeaderMap {
     parse(&wire(headers)).expect("the client takes what it has sent")
 }

@@ -23,7 +23,7 @@ fn replay(target: &str, check: fn(&[u8])) {
 }
 
 #[test]
-fn what_decodes_as_a_body_encodes_to_the_same_value() {
+fn body_encodes_to_the_value_that_it_decoded_to() {
     replay("bodies", checks::bodies);
 }
 

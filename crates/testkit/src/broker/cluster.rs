@@ -35,7 +35,7 @@ impl Brokers {
     /// Starts one broker, or a cluster of several, and waits until it takes messages. Each broker
     /// has a directory of its own in `directory`, or a temporary one, which is removed with it.
     ///
-    /// What a single broker has stored is of no use to a cluster, and the other way round.
+    /// A cluster cannot use the store of a single broker, nor the other way round.
     ///
     /// # Errors
     ///
@@ -99,7 +99,7 @@ impl Brokers {
         self.broker(index)?.kill().await
     }
 
-    /// Starts one of them again, on the same ports and with what it had stored, and waits until it
+    /// Starts one of them again, on the same ports and with its store, and waits until it
     /// answers; in a cluster until all that run have caught up with each other, unless they are too
     /// few to. One that runs is stopped first.
     ///
@@ -188,7 +188,7 @@ impl Brokers {
         self.brokers.get_mut(index).with_context(|| format!("there is no broker {index}"))
     }
 
-    /// Waits until all that run have caught up with each other. A single one has nobody to catch up
+    /// Waits until all that run have caught up with each other. A single one has no peer to catch up
     /// with, and fewer than half of a cluster never agree on anything.
     async fn agree(&mut self) -> anyhow::Result<()> {
         let count = self.len();
@@ -241,13 +241,13 @@ async fn agreed(brokers: &[&mut Broker]) -> anyhow::Result<()> {
 }
 
 impl Broker {
-    /// What the other members of its cluster call it.
+    /// Its name in the cluster.
     #[must_use]
     pub fn name(&self) -> &str {
         self.membership.as_ref().map_or("broker", |membership| &membership.name)
     }
 
-    /// What its monitor answers to a question such as `/healthz`.
+    /// The answer of its monitor to a request such as `/healthz`.
     async fn ask(&self, path: &str) -> anyhow::Result<Value> {
         let what = || format!("the monitor of {} says nothing to {path}", self.name());
         let addr = (Ipv4Addr::LOCALHOST, self.ports.monitor).into();

@@ -10,12 +10,12 @@ use anyhow::{Context, anyhow, bail, ensure};
 use tokio::sync::OnceCell;
 use tokio::task;
 
-use crate::target;
+use crate::target_directory;
 
 /// The environment variable that names the program; then no other is looked for.
 pub const VARIABLE: &str = "LAB_NATS_SERVER";
 
-/// What a message to a person says about getting the program in another way.
+/// The hint of an error about installing the program in another way.
 const HINT: &str = "install nats-server 2.12 or later so that it is on the PATH \
                     (https://github.com/nats-io/nats-server/releases, or `brew install nats-server`), \
                     or name one in the environment variable LAB_NATS_SERVER";
@@ -47,7 +47,7 @@ fn find_now() -> anyhow::Result<PathBuf> {
     }
     let path = env::var_os("PATH").unwrap_or_default();
     on_path(&path).or_else(|tried| {
-        install(&target::directory().join("lab")).map_err(|error| {
+        install(&target_directory::directory().join("lab")).map_err(|error| {
             let mut tried: Vec<String> = tried.iter().map(|error| format!("{error:#}")).collect();
             tried.insert(0, "no nats-server on the PATH will do".to_owned());
             tried.push(format!("and the pinned one cannot be installed: {error:#}"));
@@ -92,7 +92,7 @@ fn recent_enough(program: &Path) -> anyhow::Result<()> {
 /// The major and the minor number of a version.
 type Release = (u32, u32);
 
-/// The version in what the program prints about itself: `nats-server: v2.15.1`.
+/// The version in the output of `nats-server --version`: `nats-server: v2.15.1`.
 fn printed_version(text: &str) -> Option<Release> {
     let numbers = text.trim().strip_prefix("nats-server: v")?;
     let mut numbers = numbers.split('.').map(|number| number.parse().ok());
@@ -144,7 +144,7 @@ fn remove(directory: &Path) -> anyhow::Result<()> {
 }
 
 /// Installs exactly what is pinned, and nothing that it might depend on. What pip prints is kept
-/// for the error: somebody may be reading our own output.
+/// for the error: a program may parse our own output.
 fn pip_install(directory: &Path) -> anyhow::Result<()> {
     let requirements = tempfile::Builder::new().suffix(".txt").tempfile();
     let requirements = requirements.context("cannot create a temporary file")?;
@@ -207,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn search_without_success_tells_what_was_tried() {
+    fn failed_search_lists_the_places_searched() {
         let directories = [printing("nats-server: v2.9.10"), printing("no such command")];
         let path = env::join_paths(directories.iter().map(tempfile::TempDir::path)).unwrap();
         let tried: Vec<String> =

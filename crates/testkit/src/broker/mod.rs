@@ -71,7 +71,7 @@ pub struct Broker {
     _temporary: Option<TempDir>,
 }
 
-/// What a broker has to know of its cluster.
+/// The settings of a member of a cluster.
 #[derive(Clone, Debug)]
 struct Membership {
     /// Its own name, by which the others call it for as long as its store lives.
@@ -83,7 +83,7 @@ struct Membership {
 #[derive(Debug)]
 enum ServerState {
     Running(Process),
-    /// While nobody listens on the ports, they are kept from others, who would take them as free.
+    /// While no server listens on the ports, they stay reserved, so that no other process takes them.
     Down {
         _held: Option<Held>,
     },
@@ -194,7 +194,7 @@ impl Broker {
         process::log_text(&self.log())
     }
 
-    /// Ends the server on the spot (SIGKILL). What it has confirmed is with the operating system,
+    /// Ends the server on the spot (SIGKILL). Its confirmed messages are with the operating system,
     /// and there after a restart; this is no loss of power.
     ///
     /// # Errors
@@ -272,13 +272,13 @@ impl Broker {
             format!("nats-server does not start; the end of its log:\n{}", self.log_tail())
         })?;
         self.state = ServerState::Running(process);
-        // With the ports that it has now, so that somebody can start it again by hand.
+        // With the ports that it has now, so that a person can start it again by hand.
         self.write_configuration()
     }
 
     /// The ports that the server has, as soon as it answers on them.
     async fn answer(&self, process: &mut Process) -> anyhow::Result<Ports> {
-        // What the file says is the server's own word: somebody else may answer on a given port.
+        // The file is written by the server itself: another process may answer on a given port.
         let ports = ready::unless_ended(process, async || {
             Ports::read(&self.ports_directory()).ok_or("it has not said which ports it has")
         });
@@ -297,7 +297,7 @@ impl Broker {
     }
 
     fn configuration(&self) -> String {
-        // The server takes a free port itself where it reads -1: nobody else can come between.
+        // The server takes a free port itself where it reads -1, so that no other process can take it first.
         let port = |port: u16| if port == 0 { "-1".to_owned() } else { port.to_string() };
         let mut text = format!(
             "{}\nlisten: \"127.0.0.1:{}\"\nhttp: \"127.0.0.1:{}\"\nports_file_dir: {}\n",

@@ -19,7 +19,7 @@ pub(super) struct Ports {
 }
 
 impl Ports {
-    /// What a server has written into this directory, once it has written all of it:
+    /// The ports file of a server in this directory, once it is complete:
     /// `{"nats": ["nats://127.0.0.1:4222"], "monitoring": ["http://127.0.0.1:8222"]}`.
     pub(super) fn read(directory: &Path) -> Option<Self> {
         let file = fs::read_dir(directory).ok()?.next()?.ok()?.path();
@@ -33,7 +33,7 @@ impl Ports {
         Some(Self { client, monitor, cluster: port("cluster") })
     }
 
-    /// Removes what an earlier server has written: one that is killed leaves it behind.
+    /// Removes the ports file of an earlier server: one that is killed leaves it behind.
     pub(super) fn forget(directory: &Path) -> anyhow::Result<()> {
         for file in fs::read_dir(directory).context("cannot read the directory of the ports")? {
             let file = file.context("cannot read the directory of the ports")?.path();
@@ -43,9 +43,9 @@ impl Ports {
     }
 }
 
-/// Sockets that are bound to the ports of a server that is down, and never listen: who connects is
-/// refused, as with a server that is down, and nobody gets the ports as free ones. Without them,
-/// the next broker that starts may take one, or a client that tries to reconnect, which has to
+/// Sockets that are bound to the ports of a server that is down, and never listen: connections
+/// are refused, as with a server that is down, and no process gets the ports as free ones. Without
+/// them, the next broker that starts may take one, or a client that tries to reconnect, which has to
 /// connect *from* some port as well.
 #[derive(Debug)]
 pub(super) struct Held {
@@ -66,7 +66,7 @@ impl Held {
         Some(Self { _sockets: sockets.inspect_err(tell).ok()? })
     }
 
-    /// Holds a port that nobody has, for a server whose port others have to know before it runs.
+    /// Holds a free port, for a server whose port others have to know before it runs.
     pub(super) fn free() -> io::Result<(Self, u16)> {
         let socket = socket(0)?;
         let port = socket.local_addr()?.port();

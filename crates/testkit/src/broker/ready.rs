@@ -38,8 +38,8 @@ pub(super) async fn unless_ended<T, E: Display>(
 pub(super) async fn answers(port: u16, jetstream: bool) -> anyhow::Result<()> {
     timeout(LOOK_LIMIT, async {
         let info = info(port).await?;
-        // Whoever locks the server has the key. JetStream is up then as well: a server listens for
-        // clients only afterwards.
+        // The test has the credentials. JetStream is up as well: a server listens for clients only
+        // afterwards.
         if info.auth_required || info.tls_required {
             return Ok(());
         }
@@ -58,7 +58,7 @@ pub(super) async fn answers(port: u16, jetstream: bool) -> anyhow::Result<()> {
     .context("it does not answer")?
 }
 
-/// What a server says of itself to whoever connects, before anything else.
+/// The server's first message on a connection, about itself.
 async fn info(port: u16) -> anyhow::Result<ServerInfo> {
     let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await;
     let mut reader = BufReader::new(stream.context("it takes no connections")?);

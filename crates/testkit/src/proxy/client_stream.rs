@@ -1,4 +1,4 @@
-//! What a client sends, as far as one must understand it to find the publishes in it.
+//! Parses the stream of a client, as far as needed to find the publishes in it.
 //!
 //! The protocol has lines that end in CR LF. After a line `PUB <subject> [reply] <size>` or
 //! `HPUB <subject> [reply] <size of the headers> <size of all>` follow as many bytes as it says and
@@ -10,7 +10,7 @@ use anyhow::{Context, bail, ensure};
 /// 4 KiB unless it is told otherwise.
 const LONGEST_LINE: usize = 64 * 1024;
 
-/// How much is kept of what may not pass. A client that sends more has to wait.
+/// How many withheld bytes are kept. A client that sends more has to wait.
 const ROOM: usize = 1024 * 1024;
 
 /// The bytes that one client has sent, and that have not passed yet.
@@ -28,7 +28,7 @@ impl ClientStream {
         &mut self.bytes
     }
 
-    /// Whether more bytes may be added. They are few: what may pass does so at once.
+    /// Whether more bytes may be added. There are few: bytes that are not withheld pass at once.
     pub(super) fn has_room(&self) -> bool {
         self.bytes.len() < ROOM
     }

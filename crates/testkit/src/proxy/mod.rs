@@ -88,7 +88,7 @@ impl Proxy {
         }
     }
 
-    /// Lets everything through again, first of all what was withheld.
+    /// Lets everything through again, first the withheld bytes.
     pub fn release(&self) {
         self.control.0.send_modify(|state| state.hold = None);
     }
@@ -131,7 +131,7 @@ impl Drop for Proxy {
     }
 }
 
-/// What the tasks of a proxy are told, and what they tell.
+/// The state that the tasks of a proxy share.
 #[derive(Debug)]
 struct Control(watch::Sender<ProxyState>);
 
@@ -231,7 +231,7 @@ async fn connect(mut client: TcpStream, broker_port: u16, control: Arc<Control>)
     tokio::select! {
         biased;
         () = control.until(|state| state.cuts != cuts) => {
-            // What the operating system has yet to send is lost as well.
+            // Bytes that the operating system has yet to send are lost as well.
             let _ = client.set_zero_linger().and_then(|()| broker.set_zero_linger());
         }
         ended = carry(&mut client, &mut broker, &control) => if let Err(error) = ended {
@@ -241,7 +241,7 @@ async fn connect(mut client: TcpStream, broker_port: u16, control: Arc<Control>)
     control.0.send_modify(|state| state.connections -= 1);
 }
 
-/// Passes on what both sides send, until the broker has nothing more to say.
+/// Passes on the bytes of both sides, until the broker ends the connection.
 async fn carry(
     client: &mut TcpStream,
     broker: &mut TcpStream,
@@ -252,7 +252,7 @@ async fn carry(
     let (from_broker, mut to_broker) = broker.split();
     let forth = async {
         pass_on_publishes(from_client, &mut to_broker, control).await?;
-        // The broker reads to the end what the client has sent, and then closes its side.
+        // The broker reads the rest of the client's bytes, and then closes its side.
         to_broker.shutdown().await.context("cannot end the connection to the broker")?;
         future::pending().await
     };
@@ -262,7 +262,7 @@ async fn carry(
     }
 }
 
-/// Passes on what the client sends, until it ends. Its publishes may be withheld.
+/// Passes on the client's bytes, until it ends. Its publishes may be withheld.
 async fn pass_on_publishes(
     client: ReadHalf<'_>,
     broker: &mut WriteHalf<'_>,
@@ -272,8 +272,8 @@ async fn pass_on_publishes(
     let mut stream = ClientStream::default();
     loop {
         control.until_it_flows().await;
-        // Who is gone is to be known before what it sent is let through: a publish that was
-        // withheld from somebody who was killed never happened.
+        // The end of a client is noticed before its bytes are passed on: a withheld publish of a client
+        // that was killed never happened.
         let ended = read_what_is_there(&client, &mut stream).context("the client broke off")?;
         if ended && stream.withheld().is_some() {
             return Ok(());
@@ -284,7 +284,7 @@ async fn pass_on_publishes(
             control.until_it_flows().await;
         }
         broker.write_all(&passed).await.context("the broker takes nothing")?;
-        // Only now, so that whoever hears of it knows that all before it is on its way.
+        // Only now: the test that is told may rely on all before it being on its way.
         if let Some(subject) = stream.withheld() {
             control.is_withheld(subject);
         }
@@ -308,7 +308,7 @@ fn read_what_is_there(client: &ReadHalf<'_>, stream: &mut ClientStream) -> io::R
             Ok(0) => return Ok(true),
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-            // The end of somebody who was killed before reading all that was sent to it.
+            // The end of a client that was killed before it had read everything.
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(true),
             Err(error) => return Err(error),
         }
@@ -316,7 +316,7 @@ fn read_what_is_there(client: &ReadHalf<'_>, stream: &mut ClientStream) -> io::R
     Ok(false)
 }
 
-/// Passes on what the broker sends, until it ends. A client that takes nothing any more is no
+/// Passes on the broker's bytes, until it ends. A client that takes nothing any more is no
 /// reason to end: there may still be something on its way from it.
 async fn pass_on(
     mut broker: ReadHalf<'_>,

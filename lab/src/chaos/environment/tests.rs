@@ -22,7 +22,7 @@ fn fault(fault: &str) -> Fault {
 }
 
 /// Programs that wait until they are told to stop, and a broker that says nothing.
-async fn equipment() -> (Equipment, TempDir, TcpListener) {
+async fn config() -> (ReplicaConfig, TempDir, TcpListener) {
     let directory = tempfile::tempdir().unwrap();
     let idle = directory.path().join("idle");
     let script = "#!/bin/sh\ntrap 'exit 0' TERM\necho ready\nwhile :; do :; done\n";
@@ -31,7 +31,7 @@ async fn equipment() -> (Equipment, TempDir, TcpListener) {
     std::os::unix::fs::PermissionsExt::set_mode(&mut permissions, 0o755);
     fs::set_permissions(&idle, permissions).unwrap();
     let broker = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let equipment = Equipment {
+    let config = ReplicaConfig {
         programs: Programs {
             requestor: idle.clone(),
             generator: idle.clone(),
@@ -43,47 +43,47 @@ async fn equipment() -> (Equipment, TempDir, TcpListener) {
         copies: 1,
         rate: requestor::Rate::Zero,
     };
-    (equipment, directory, broker)
+    (config, directory, broker)
 }
 
 /// Which process the generator is, if it runs.
-fn id(stage: &Stage<'_>) -> Option<u32> {
-    stage.slots[&MEMBER].replica.as_ref().map(Replica::id)
+fn id(environment: &ChaosEnvironment<'_>) -> Option<u32> {
+    environment.slots[&MEMBER].replica.as_ref().map(Replica::id)
 }
 
 /// Waits until the generator has begun to wait for its end.
-async fn is_ready(stage: &Stage<'_>) {
+async fn is_ready(environment: &ChaosEnvironment<'_>) {
     eventually("the generator is ready", async || {
-        let replica = stage.slots[&MEMBER].replica.as_ref();
+        let replica = environment.slots[&MEMBER].replica.as_ref();
         let log = replica.map(|replica| replica.process.log_text()).unwrap_or_default();
         if log.contains("ready") { Ok(()) } else { Err(log) }
     })
     .await;
 }
 
-async fn has_connections(stage: &Stage<'_>, wanted: usize) {
+async fn has_connections(environment: &ChaosEnvironment<'_>, wanted: usize) {
     eventually("the generator has as many connections as expected", async || {
-        let connections = stage.slots[&MEMBER].network[0].connections();
+        let connections = environment.slots[&MEMBER].network[0].connections();
         if connections == wanted { Ok(()) } else { Err(connections) }
     })
     .await;
 }
 
-async fn done(stage: &mut Stage<'_>, text: &str) -> Fault {
-    is_ready(stage).await;
+async fn done(environment: &mut ChaosEnvironment<'_>, text: &str) -> Fault {
+    is_ready(environment).await;
     let fault = fault(text);
-    stage.begin(&fault).await.unwrap();
+    environment.begin(&fault).await.unwrap();
     fault
 }
 
 #[tokio::test]
 async fn fault_of_a_process_is_really_done_and_undone() {
-    let (equipment, _directory, _broker) = equipment().await;
+    let (config, _directory, _broker) = config().await;
     let log = EventLog::new(true);
-    let mut stage = Stage::start(&equipment, CAST, &log).await.unwrap();
-    let first = id(&stage).unwrap();
+    let mut environment = ChaosEnvironment::start(&config, CAST, &log).await.unwrap();
+    let first = id(&environment).unwrap();
 
-    let paused = done(&mut stage, r#""do": "pause", "to": "generator-1""#).await;
+    let paused = done(&mut environment, r#""do": "pause", "to": "generator-1""#).await;
     let status = || fs::read_to_string(format!("/proc/{first}/stat")).unwrap();
     if cfg!(target_os = "linux") {
         eventually("it is stopped", async || match status() {
@@ -92,7 +92,7 @@ async fn fault_of_a_process_is_really_done_and_undone() {
         })
         .await;
     }
-    stage.end(&paused).await.unwrap();
+    environment.end(&paused).await.unwrap();
     if cfg!(target_os = "linux") {
         eventually("it goes on", async || match status() {
             seen if seen.contains(") T ") => Err(seen),
@@ -101,72 +101,77 @@ async fn fault_of_a_process_is_really_done_and_undone() {
         .await;
     }
 
-    let killed = done(&mut stage, r#""do": "kill", "to": "generator-1""#).await;
-    assert_eq!(id(&stage), None);
-    stage.end(&killed).await.unwrap();
-    let second = id(&stage).unwrap();
+    let killed = done(&mut environment, r#""do": "kill", "to": "generator-1""#).await;
+    assert_eq!(id(&environment), None);
+    environment.end(&killed).await.unwrap();
+    let second = id(&environment).unwrap();
     assert_ne!(second, first);
 
-    let stopped = done(&mut stage, r#""do": "stop", "to": "generator-1""#).await;
-    assert_eq!((id(&stage), stage.leaving.len()), (None, 1));
-    stage.end(&stopped).await.unwrap();
-    assert_ne!(id(&stage), Some(second));
+    let stopped = done(&mut environment, r#""do": "stop", "to": "generator-1""#).await;
+    assert_eq!((id(&environment), environment.leaving.len()), (None, 1));
+    environment.end(&stopped).await.unwrap();
+    assert_ne!(id(&environment), Some(second));
 
-    let count = |stage: &Stage<'_>| {
-        let generators = stage.slots.iter().filter(|(member, _)| member.side == MEMBER.side);
+    let count = |environment: &ChaosEnvironment<'_>| {
+        let generators = environment.slots.iter().filter(|(member, _)| member.side == MEMBER.side);
         generators.filter(|(_, slot)| slot.replica.is_some()).count()
     };
     for replicas in [0, 3] {
         let scale = format!(r#""do": "scale", "to": "generators", "replicas": {replicas}"#);
-        let scaled = done(&mut stage, &scale).await;
-        assert_eq!(count(&stage), replicas);
-        stage.end(&scaled).await.unwrap();
-        assert_eq!(count(&stage), 1);
+        let scaled = done(&mut environment, &scale).await;
+        assert_eq!(count(&environment), replicas);
+        environment.end(&scaled).await.unwrap();
+        assert_eq!(count(&environment), 1);
     }
-    is_ready(&stage).await;
-    assert_eq!(stage.finish().await.unwrap(), Vec::<String>::new());
+    is_ready(&environment).await;
+    assert_eq!(environment.finish().await.unwrap(), Vec::<String>::new());
 }
 
 #[tokio::test]
 async fn replica_that_ends_by_itself_is_a_failure() {
-    let (equipment, _directory, _broker) = equipment().await;
+    let (config, _directory, _broker) = config().await;
     let log = EventLog::new(true);
-    let mut stage = Stage::start(&equipment, CAST, &log).await.unwrap();
-    is_ready(&stage).await;
-    let replica = stage.slots[&MEMBER].replica.as_ref().unwrap();
+    let mut environment = ChaosEnvironment::start(&config, CAST, &log).await.unwrap();
+    is_ready(&environment).await;
+    let replica = environment.slots[&MEMBER].replica.as_ref().unwrap();
     replica.process.terminate().unwrap();
     eventually("it is noticed", async || {
-        stage.notice_the_fallen().unwrap();
-        if stage.failures.is_empty() { Err("nothing") } else { Ok(()) }
+        environment.note_ended_replicas().unwrap();
+        if environment.failures.is_empty() { Err("nothing") } else { Ok(()) }
     })
     .await;
-    assert!(stage.failures[0].starts_with("generator-1 ended by itself"), "{:?}", stage.failures);
+    assert!(
+        environment.failures[0].starts_with("generator-1 ended by itself"),
+        "{:?}",
+        environment.failures
+    );
 }
 
 #[tokio::test]
 async fn fault_of_a_network_is_really_done_and_undone() {
-    let (equipment, _directory, broker) = equipment().await;
+    let (config, _directory, broker) = config().await;
     let log = EventLog::new(true);
-    let mut stage = Stage::start(&equipment, CAST, &log).await.unwrap();
-    let url = stage.slots[&MEMBER].network[0].url().replace("nats://", "");
-    for (act, survives) in [("cut", false), ("reset", false), ("hang", true), ("slow", true)] {
+    let mut environment = ChaosEnvironment::start(&config, CAST, &log).await.unwrap();
+    let url = environment.slots[&MEMBER].network[0].url().replace("nats://", "");
+    for (action, survives) in [("cut", false), ("reset", false), ("hang", true), ("slow", true)] {
         let mut client = TcpStream::connect(&url).await.unwrap();
         let (mut server, _) = broker.accept().await.unwrap();
-        has_connections(&stage, 1).await;
-        let fault = done(&mut stage, &format!(r#""do": "{act}", "to": "generator-1""#)).await;
+        has_connections(&environment, 1).await;
+        let fault =
+            done(&mut environment, &format!(r#""do": "{action}", "to": "generator-1""#)).await;
         if survives {
-            has_connections(&stage, 1).await;
-            stage.end(&fault).await.unwrap();
+            has_connections(&environment, 1).await;
+            environment.end(&fault).await.unwrap();
             tokio::io::AsyncWriteExt::write_all(&mut server, b"still here").await.unwrap();
             let mut told = [0; 10];
             client.read_exact(&mut told).await.unwrap();
-            assert_eq!(&told, b"still here", "{act}");
+            assert_eq!(&told, b"still here", "{action}");
         } else {
             // An end, or a reset.
-            assert!(!matches!(client.read(&mut [0; 1]).await, Ok(1..)), "{act}");
-            stage.end(&fault).await.unwrap();
+            assert!(!matches!(client.read(&mut [0; 1]).await, Ok(1..)), "{action}");
+            environment.end(&fault).await.unwrap();
         }
         drop((client, server));
-        has_connections(&stage, 0).await;
+        has_connections(&environment, 0).await;
     }
 }

@@ -1,4 +1,4 @@
-//! Whom something can be done to, and how that is written.
+//! The target of a fault, and how that is written.
 
 use std::fmt;
 use std::str::FromStr;
@@ -10,9 +10,9 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use testkit::side::Side;
 use workqueue::dead_letters;
 
-/// Whom something can be done to.
+/// The target of a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Target {
+pub enum FaultTarget {
     /// One replica, such as `generator-1`.
     Replica(Member),
     /// All replicas of a side: `requestors` or `generators`.
@@ -41,7 +41,7 @@ pub(super) fn streams() -> impl Iterator<Item = &'static str> {
     queues.chain(facts).chain([dead_letters::STREAM])
 }
 
-impl fmt::Display for Target {
+impl fmt::Display for FaultTarget {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Replica(member) => member.fmt(formatter),
@@ -59,7 +59,7 @@ impl fmt::Display for Member {
     }
 }
 
-impl FromStr for Target {
+impl FromStr for FaultTarget {
     type Err = anyhow::Error;
 
     fn from_str(text: &str) -> anyhow::Result<Self> {
@@ -80,20 +80,20 @@ impl FromStr for Target {
         });
         numbered.with_context(|| {
             format!(
-                "{text} is nobody; write something like generator-1, requestors, broker-1, \
+                "{text} is no target; write something like generator-1, requestors, broker-1, \
                  leader of REQUESTS, or the name of a queue"
             )
         })
     }
 }
 
-impl Serialize for Target {
+impl Serialize for FaultTarget {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
     }
 }
 
-impl<'de> Deserialize<'de> for Target {
+impl<'de> Deserialize<'de> for FaultTarget {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
     }

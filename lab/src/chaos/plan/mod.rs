@@ -1,9 +1,9 @@
-//! What is to be broken, when, and for how long: made from a seed, or written by a person.
+//! The schedule of faults: made from a seed, or written by a person.
 
+mod fault_target;
 mod seeded;
-mod target;
 
-pub use target::{Member, Target};
+pub use fault_target::{FaultTarget, Member};
 
 use std::fmt;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use testkit::side::Side;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Plan {
-    /// What it was made from, unless a person has written it.
+    /// The seed, unless a person has written the plan.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
     /// How long requests are asked for.
@@ -27,7 +27,7 @@ pub struct Plan {
     pub duration: Duration,
     /// How many there are of each.
     pub cast: Cast,
-    /// What is broken, in the order of time.
+    /// The faults, in the order of time.
     pub faults: Vec<Fault>,
 }
 
@@ -53,20 +53,20 @@ pub struct Fault {
     /// How long it stays broken.
     #[serde(rename = "for", with = "friendly", default, skip_serializing_if = "Duration::is_zero")]
     pub lasts: Duration,
-    /// What is done.
+    /// The action.
     #[serde(rename = "do")]
-    pub act: Act,
-    /// Whom it is done to.
-    pub to: Target,
+    pub action: Action,
+    /// Its target.
+    pub to: FaultTarget,
     /// To how many replicas a side is scaled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replicas: Option<u32>,
 }
 
-/// What can be done.
+/// The action of a fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Act {
+pub enum Action {
     /// SIGKILL, and started again. To a replica, or a broker, which finds its store as it was.
     Kill,
     /// SIGSTOP, and SIGCONT. To a replica.
@@ -83,7 +83,7 @@ pub enum Act {
     Slow,
     /// The connections break off, and new ones are taken. To a replica.
     Reset,
-    /// A message that nobody can handle. To a queue.
+    /// A message that no worker can handle. To a queue.
     Poison,
 }
 
@@ -113,25 +113,33 @@ impl Plan {
     }
 
     fn check(&self, fault: &Fault) -> anyhow::Result<()> {
-        let Fault { at, lasts, act, to, replicas } = fault;
-        let fits = match act {
-            Act::Kill => {
-                matches!(to, Target::Replica(_) | Target::Broker(_) | Target::Leader(_))
+        let Fault { at, lasts, action, to, replicas } = fault;
+        let fits = match action {
+            Action::Kill => {
+                matches!(
+                    to,
+                    FaultTarget::Replica(_) | FaultTarget::Broker(_) | FaultTarget::Leader(_)
+                )
             }
-            Act::Scale => matches!(to, Target::Side(_)),
-            Act::Poison => matches!(to, Target::Queue(_)),
-            Act::Pause | Act::Stop | Act::Cut | Act::Hang | Act::Slow | Act::Reset => {
-                matches!(to, Target::Replica(_))
+            Action::Scale => matches!(to, FaultTarget::Side(_)),
+            Action::Poison => matches!(to, FaultTarget::Queue(_)),
+            Action::Pause
+            | Action::Stop
+            | Action::Cut
+            | Action::Hang
+            | Action::Slow
+            | Action::Reset => {
+                matches!(to, FaultTarget::Replica(_))
             }
         };
         ensure!(fits, "that cannot be done to {to}");
         ensure!(self.cast.has(*to), "there is no {to} in the cast");
         ensure!(
-            replicas.is_some() == (*act == Act::Scale),
+            replicas.is_some() == (*action == Action::Scale),
             "`replicas` says to how many a side is scaled, and nothing else"
         );
         ensure!(
-            act.lasts() || lasts.is_zero(),
+            action.lasts() || lasts.is_zero(),
             "it is done in a moment, and does not last (`for`)"
         );
         let end = at.checked_add(*lasts).context("it never ends")?;
@@ -155,16 +163,16 @@ impl Cast {
         (1..=self.of(side)).map(move |number| Member { side, number })
     }
 
-    fn has(self, target: Target) -> bool {
+    fn has(self, target: FaultTarget) -> bool {
         match target {
-            Target::Replica(member) => (1..=self.of(member.side)).contains(&member.number),
-            Target::Broker(number) => (1..=self.brokers).contains(&number),
-            Target::Side(_) | Target::Leader(_) | Target::Queue(_) => true,
+            FaultTarget::Replica(member) => (1..=self.of(member.side)).contains(&member.number),
+            FaultTarget::Broker(number) => (1..=self.brokers).contains(&number),
+            FaultTarget::Side(_) | FaultTarget::Leader(_) | FaultTarget::Queue(_) => true,
         }
     }
 }
 
-impl Act {
+impl Action {
     /// Whether it lasts, and is undone in the end.
     fn lasts(self) -> bool {
         !matches!(self, Self::Reset | Self::Poison)
@@ -176,12 +184,14 @@ impl Fault {
     #[must_use]
     pub fn end(&self) -> Option<String> {
         let to = self.to;
-        match self.act {
-            Act::Kill | Act::Stop => Some(format!("{to} is started again")),
-            Act::Pause => Some(format!("SIGCONT {to}")),
-            Act::Scale => Some(format!("the {to} are as many as before")),
-            Act::Cut | Act::Hang | Act::Slow => Some(format!("{to}: the network is mended")),
-            Act::Reset | Act::Poison => None,
+        match self.action {
+            Action::Kill | Action::Stop => Some(format!("{to} is started again")),
+            Action::Pause => Some(format!("SIGCONT {to}")),
+            Action::Scale => Some(format!("the {to} are as many as before")),
+            Action::Cut | Action::Hang | Action::Slow => {
+                Some(format!("{to}: the network is mended"))
+            }
+            Action::Reset | Action::Poison => None,
         }
     }
 }
@@ -190,18 +200,18 @@ impl Fault {
 impl fmt::Display for Fault {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let to = self.to;
-        match self.act {
-            Act::Kill => write!(formatter, "SIGKILL {to}"),
-            Act::Pause => write!(formatter, "SIGSTOP {to}"),
-            Act::Stop => write!(formatter, "SIGTERM {to}"),
-            Act::Scale => {
+        match self.action {
+            Action::Kill => write!(formatter, "SIGKILL {to}"),
+            Action::Pause => write!(formatter, "SIGSTOP {to}"),
+            Action::Stop => write!(formatter, "SIGTERM {to}"),
+            Action::Scale => {
                 write!(formatter, "the {to} are scaled to {}", self.replicas.unwrap_or_default())
             }
-            Act::Cut => write!(formatter, "{to}: the network is cut"),
-            Act::Hang => write!(formatter, "{to}: the network hangs"),
-            Act::Slow => write!(formatter, "{to}: the network is slow"),
-            Act::Reset => write!(formatter, "{to}: the network breaks off"),
-            Act::Poison => write!(formatter, "garbage into {to}"),
+            Action::Cut => write!(formatter, "{to}: the network is cut"),
+            Action::Hang => write!(formatter, "{to}: the network hangs"),
+            Action::Slow => write!(formatter, "{to}: the network is slow"),
+            Action::Reset => write!(formatter, "{to}: the network breaks off"),
+            Action::Poison => write!(formatter, "garbage into {to}"),
         }?;
         if self.lasts.is_zero() {
             return Ok(());
@@ -251,7 +261,7 @@ mod tests {
             (r#"{"at": "1s", "do": "kill", "to": "generator-3"}"#, "no generator-3 in the cast"),
             (r#"{"at": "1s", "do": "kill", "to": "broker-2"}"#, "no broker-2 in the cast"),
             (r#"{"at": "1s", "do": "kill", "to": "leader of X"}"#, "there is no stream X"),
-            (r#"{"at": "1s", "do": "kill", "to": "somebody"}"#, "somebody is nobody"),
+            (r#"{"at": "1s", "do": "kill", "to": "somebody"}"#, "somebody is no target"),
             (r#"{"at": "1s", "do": "scale", "to": "generators"}"#, "to how many"),
             (r#"{"at": "1s", "do": "reset", "to": "generator-1", "for": "1s"}"#, "in a moment"),
             (r#"{"at": "9s", "do": "stop", "to": "generator-1", "for": "2s"}"#, "after the plan"),

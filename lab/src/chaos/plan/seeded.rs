@@ -8,20 +8,20 @@ use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
 use testkit::side::Side;
 
-use super::target::streams;
-use super::{Act, Cast, Fault, Member, Target};
+use super::fault_target::streams;
+use super::{Action, Cast, Fault, FaultTarget, Member};
 
 /// How often each thing is done, relative to the others.
-const WEIGHTS: [(Act, u32); 9] = [
-    (Act::Kill, 7),
-    (Act::Pause, 4),
-    (Act::Stop, 3),
-    (Act::Scale, 2),
-    (Act::Cut, 2),
-    (Act::Hang, 2),
-    (Act::Slow, 2),
-    (Act::Reset, 2),
-    (Act::Poison, 2),
+const WEIGHTS: [(Action, u32); 9] = [
+    (Action::Kill, 7),
+    (Action::Pause, 4),
+    (Action::Stop, 3),
+    (Action::Scale, 2),
+    (Action::Cut, 2),
+    (Action::Hang, 2),
+    (Action::Slow, 2),
+    (Action::Reset, 2),
+    (Action::Poison, 2),
 ];
 
 /// One kill in so many is a broker's.
@@ -39,11 +39,11 @@ const GAP: Duration = Duration::from_millis(1200);
 /// How long a fault lasts: as often some 10 ms as some seconds.
 const LASTS: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(6));
 
-/// How long all brokers run between two kills. They are killed one at a time: the promise of a
+/// How long all brokers run between two kills. They are killed one at a time: the guarantee of a
 /// cluster of three ends where two are down.
 const BROKERS_REST: Duration = Duration::from_secs(4);
 
-/// What one fault may not share with another at the same time, because the two would undo each
+/// A resource that one fault may not share with another at the same time, because the two would undo each
 /// other. A process may well be paused, say, while its network is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Thing {
@@ -70,7 +70,7 @@ pub(super) fn faults(seed: u64, duration: Duration, cast: Cast) -> Vec<Fault> {
     faults
 }
 
-/// The next fault, unless what was drawn has nobody free to be done to.
+/// The next fault, unless all targets of the drawn action are busy.
 fn fault(
     at: Duration,
     duration: Duration,
@@ -78,8 +78,8 @@ fn fault(
     before: &[Fault],
     random: &mut Xoshiro256PlusPlus,
 ) -> Option<Fault> {
-    let act = WEIGHTS.choose_weighted(random, |(_, weight)| *weight).ok()?.0;
-    let lasts = if act.lasts() {
+    let action = WEIGHTS.choose_weighted(random, |(_, weight)| *weight).ok()?.0;
+    let lasts = if action.lasts() {
         // Even on a logarithmic scale.
         let scale = LASTS.1.div_duration_f64(LASTS.0);
         let lasts = LASTS.0.mul_f64(scale.powf(random.random::<f64>()));
@@ -87,19 +87,19 @@ fn fault(
     } else {
         Duration::ZERO
     };
-    let candidates = if act == Act::Kill && random.random_ratio(1, BROKER) {
+    let candidates = if action == Action::Kill && random.random_ratio(1, BROKER) {
         brokers(cast)
     } else {
-        candidates(act, cast)
+        candidates(action, cast)
     };
-    let fault = |to| Fault { at, lasts, act, to, replicas: None };
+    let fault = |to| Fault { at, lasts, action, to, replicas: None };
     let free: Vec<Fault> = candidates
         .into_iter()
         .map(fault)
         .filter(|fault| before.iter().all(|earlier| !collide(earlier, fault, cast)))
         .collect();
     let mut fault = free.choose(random)?.clone();
-    if let Target::Side(side) = fault.to {
+    if let FaultTarget::Side(side) = fault.to {
         // To zero as often as up.
         let more = cast.of(side) + random.random_range(1..=3);
         fault.replicas = Some(if random.random() { 0 } else { more });
@@ -107,24 +107,26 @@ fn fault(
     Some(fault)
 }
 
-fn candidates(act: Act, cast: Cast) -> Vec<Target> {
-    match act {
-        Act::Scale => Side::ALL.map(Target::Side).to_vec(),
-        Act::Poison => queues::ALL.map(Target::Queue).to_vec(),
-        _ => {
-            Side::ALL.into_iter().flat_map(|side| cast.members(side)).map(Target::Replica).collect()
-        }
+fn candidates(action: Action, cast: Cast) -> Vec<FaultTarget> {
+    match action {
+        Action::Scale => Side::ALL.map(FaultTarget::Side).to_vec(),
+        Action::Poison => queues::ALL.map(FaultTarget::Queue).to_vec(),
+        _ => Side::ALL
+            .into_iter()
+            .flat_map(|side| cast.members(side))
+            .map(FaultTarget::Replica)
+            .collect(),
     }
 }
 
-fn brokers(cast: Cast) -> Vec<Target> {
+fn brokers(cast: Cast) -> Vec<FaultTarget> {
     if cast.brokers == 1 {
-        return vec![Target::Broker(1)];
+        return vec![FaultTarget::Broker(1)];
     }
-    streams().map(Target::Leader).chain((1..=cast.brokers).map(Target::Broker)).collect()
+    streams().map(FaultTarget::Leader).chain((1..=cast.brokers).map(FaultTarget::Broker)).collect()
 }
 
-/// Whether a fault begins while an earlier one has hold of what it needs.
+/// Whether a fault begins while an earlier one holds a resource that it needs.
 fn collide(earlier: &Fault, fault: &Fault, cast: Cast) -> bool {
     let held = things(earlier, cast);
     let shared = things(fault, cast).into_iter().any(|thing| held.contains(&thing));
@@ -133,14 +135,17 @@ fn collide(earlier: &Fault, fault: &Fault, cast: Cast) -> bool {
 }
 
 fn things(fault: &Fault, cast: Cast) -> Vec<Thing> {
-    match (fault.act, fault.to) {
-        (Act::Cut | Act::Hang | Act::Slow | Act::Reset, Target::Replica(member)) => {
+    match (fault.action, fault.to) {
+        (
+            Action::Cut | Action::Hang | Action::Slow | Action::Reset,
+            FaultTarget::Replica(member),
+        ) => {
             vec![Thing::Network(member)]
         }
-        (_, Target::Replica(member)) => vec![Thing::Process(member)],
-        (_, Target::Side(side)) => cast.members(side).map(Thing::Process).collect(),
-        (_, Target::Broker(_) | Target::Leader(_)) => vec![Thing::Brokers],
-        (_, Target::Queue(_)) => Vec::new(),
+        (_, FaultTarget::Replica(member)) => vec![Thing::Process(member)],
+        (_, FaultTarget::Side(side)) => cast.members(side).map(Thing::Process).collect(),
+        (_, FaultTarget::Broker(_) | FaultTarget::Leader(_)) => vec![Thing::Brokers],
+        (_, FaultTarget::Queue(_)) => Vec::new(),
     }
 }
 
@@ -179,18 +184,18 @@ mod tests {
     }
 
     #[test]
-    fn in_ten_minutes_everything_is_done_to_everybody() {
+    fn ten_minutes_apply_each_action_to_each_target() {
         for brokers in [1, 3] {
             let cast = Cast { brokers, ..CAST };
             let faults = faults(1, 10 * MINUTE, cast);
             let done: BTreeSet<(String, String)> = faults
                 .iter()
-                .map(|fault| (format!("{:?}", fault.act), fault.to.to_string()))
+                .map(|fault| (format!("{:?}", fault.action), fault.to.to_string()))
                 .collect();
             let mut wanted = BTreeSet::new();
-            for (act, _) in WEIGHTS {
-                for to in candidates(act, cast) {
-                    wanted.insert((format!("{act:?}"), to.to_string()));
+            for (action, _) in WEIGHTS {
+                for to in candidates(action, cast) {
+                    wanted.insert((format!("{action:?}"), to.to_string()));
                 }
             }
             for to in super::brokers(cast) {
@@ -216,7 +221,7 @@ mod tests {
             let faults = faults(seed, MINUTE, cast);
             let kills: Vec<&Fault> = faults
                 .iter()
-                .filter(|fault| matches!(fault.to, Target::Broker(_) | Target::Leader(_)))
+                .filter(|fault| matches!(fault.to, FaultTarget::Broker(_) | FaultTarget::Leader(_)))
                 .collect();
             for pair in kills.windows(2) {
                 prop_assert!(pair[0].at + pair[0].lasts < pair[1].at);

@@ -1,4 +1,4 @@
-//! Where everything is kept that a test or the lab makes: cargo's target directory, for this project alone.
+//! The directory for the files of tests and of the lab: cargo's target directory, for this project alone.
 
 use std::path::{Path, PathBuf};
 
@@ -16,7 +16,7 @@ pub fn directory() -> PathBuf {
     }
 }
 
-/// Makes a directory there for what one run of a command needs and leaves behind.
+/// Makes a directory there for the files of one run of a command.
 ///
 /// # Errors
 ///

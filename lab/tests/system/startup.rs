@@ -1,4 +1,4 @@
-//! Wrong settings, and brokers that are not there or do not want us. Each is said clearly.
+//! Startup: wrong settings, and brokers that are away or refuse. Each error names the setting.
 
 use std::collections::HashSet;
 use std::process::Output;
@@ -34,7 +34,7 @@ async fn a_negative_rate_is_an_error() {
 }
 
 #[tokio::test]
-async fn an_amount_that_nobody_may_ask_for_is_an_error() {
+async fn amount_beyond_the_limits_is_an_error() {
     let output = requestor(&["--string-count", "1000", "--string-length", "1000"]).await;
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1));
