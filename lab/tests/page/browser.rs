@@ -104,7 +104,7 @@ impl Browser {
     /// Presses an element, once it can be pressed.
     pub async fn press(&self, selector: &str) {
         let quoted = json!(format!("{selector}:not(:disabled)"));
-        self.until(&format!("document.querySelector({quoted})")).await;
+        self.until(&format!("document.querySelector({quoted})?.checkVisibility()")).await;
         let button = self.client.find(Locator::Css(selector)).await.unwrap();
         button.click().await.unwrap();
     }
