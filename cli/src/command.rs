@@ -74,11 +74,11 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         && settings.watch
     {
         // It stops in order, and logs as a service does.
-        workqueue::init_telemetry(&settings.watching.telemetry)?;
+        let _logs = workqueue::init_telemetry(&settings.watching.telemetry)?;
         declare::run(settings).await?;
         return Ok(ExitCode::SUCCESS);
     }
-    terminal::init_logs()?;
+    let _logs = terminal::init_logs()?;
     let mut signals = StopSignals::listen()?;
     tokio::select! {
         done = carry_out(cli.command) => done,
@@ -95,7 +95,7 @@ async fn carry_out(command: CliCommand) -> anyhow::Result<ExitCode> {
         CliCommand::Restore(settings) => backup::run_restore(&settings).await?,
         CliCommand::Healthcheck { admin_addr } => {
             if let Err(reason) = workqueue::healthcheck(admin_addr).await {
-                eprintln!("{reason}");
+                terminal::tell(reason);
                 return Ok(ExitCode::FAILURE);
             }
         }

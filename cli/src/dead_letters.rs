@@ -1,5 +1,6 @@
 //! `decoupled dead-letters`: lists, shows and replays dead letters.
 
+use crate::terminal::say;
 use anyhow::{bail, ensure};
 use async_nats::jetstream::Context;
 use clap::Subcommand;
@@ -48,18 +49,18 @@ pub(crate) async fn run(command: &DeadLetters) -> anyhow::Result<()> {
         DeadLetters::List { json, .. } => {
             let letters = list(nats, None).await?;
             if *json {
-                println!("{}", serde_json::to_string_pretty(&letters)?);
+                say(serde_json::to_string_pretty(&letters)?)?;
             } else if letters.is_empty() {
-                println!("There are no dead letters.");
+                say(format_args!("There are no dead letters."))?;
             } else {
                 for letter in letters {
-                    println!("{letter}");
+                    say(format_args!("{letter}"))?;
                 }
             }
         }
         DeadLetters::Show { id, .. } => {
             for letter in named(nats, id).await? {
-                println!("{}", letter.full());
+                say(format_args!("{}", letter.full()))?;
             }
         }
         DeadLetters::Replay { id, .. } => {
@@ -68,7 +69,7 @@ pub(crate) async fn run(command: &DeadLetters) -> anyhow::Result<()> {
                 None => list(nats, None).await?,
             };
             if letters.is_empty() {
-                println!("There are no dead letters.");
+                say(format_args!("There are no dead letters."))?;
             }
             replay_all(nats, &letters).await?;
         }
@@ -93,12 +94,14 @@ pub async fn replay_all(nats: &Context, letters: &[DeadLetter]) -> anyhow::Resul
     for letter in letters {
         match replay(nats, letter).await {
             Ok(()) => match letter.left_out() {
-                None => println!("replayed {letter}"),
-                Some(missing) => println!("replayed {letter}, without its headers {missing}"),
+                None => say(format_args!("replayed {letter}"))?,
+                Some(missing) => {
+                    say(format_args!("replayed {letter}, without its headers {missing}"))?;
+                }
             },
             Err(error) => {
                 kept += 1;
-                println!("kept     {letter}: {error:#}");
+                say(format_args!("kept     {letter}: {error:#}"))?;
             }
         }
     }

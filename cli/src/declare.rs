@@ -9,6 +9,7 @@ use tokio::time::timeout;
 use workqueue::topology::{self, DeclareError, Declared, Limits};
 use workqueue::{Backoff, Connection, NatsSettings};
 
+use crate::terminal::say;
 use crate::watch::{self, WatchSettings};
 
 /// The first ceiling of the time between two tries, and the highest.
@@ -45,10 +46,10 @@ pub(crate) async fn run(settings: &DeclareSettings) -> anyhow::Result<()> {
     }
     let done = declare_patiently(nats, limits, *wait).await?;
     if done.is_empty() {
-        println!("All is there, and as it should be.");
+        say(format_args!("All is there, and as it should be."))?;
     }
     for line in done {
-        println!("{line}");
+        say(format_args!("{line}"))?;
     }
     Ok(())
 }

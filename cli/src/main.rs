@@ -7,7 +7,7 @@ use cli::Cli;
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     cli::run(workqueue::parse::<Cli>(&[])).await.unwrap_or_else(|error| {
-        eprintln!("Error: {error:#}");
+        workqueue::print_error(&*error);
         ExitCode::from(2)
     })
 }

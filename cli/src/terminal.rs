@@ -2,19 +2,19 @@
 //! signal ends it.
 
 use std::fmt::Display;
-use std::io;
+use std::io::{self, ErrorKind, Write};
 
-use anyhow::Error;
+use anyhow::{Context as _, Error};
 use serde::Serialize;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use workqueue::{LogFormat, TelemetrySettings};
+use workqueue::{LogFormat, Logs, TelemetrySettings};
 
 /// Starts the logs of a command: errors only, unless `RUST_LOG` says otherwise.
 ///
 /// # Errors
 ///
 /// Where `RUST_LOG` makes no sense.
-pub fn init_logs() -> anyhow::Result<()> {
+pub fn init_logs() -> anyhow::Result<Logs> {
     let rust_log = std::env::var("RUST_LOG").unwrap_or_else(|_| "error,async_nats=off".to_owned());
     let log_format = Some(LogFormat::Pretty);
     workqueue::init_telemetry(&TelemetrySettings { rust_log, log_format }).map_err(Error::msg)
@@ -24,14 +24,29 @@ pub fn init_logs() -> anyhow::Result<()> {
 ///
 /// # Errors
 ///
-/// Where it cannot become JSON.
+/// Where it cannot become JSON, and as [`say`].
 pub fn print(result: &(impl Serialize + Display), json: bool) -> anyhow::Result<()> {
-    if json {
-        println!("{}", serde_json::to_string_pretty(result)?);
-    } else {
-        println!("{result}");
+    if json { say(serde_json::to_string_pretty(result)?) } else { say(result) }
+}
+
+/// Prints a line on standard output. Where its reader has gone, nothing is missing: what the command does
+/// counts, and its exit status says how it ended.
+///
+/// # Errors
+///
+/// Where the line cannot be written for another reason, such as a full disk.
+pub fn say(line: impl Display) -> anyhow::Result<()> {
+    match writeln!(io::stdout(), "{line}") {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            Err(error).context("cannot write to the standard output")
+        }
+        Ok(()) | Err(_) => Ok(()),
     }
-    Ok(())
+}
+
+/// Tells on the standard error how far something is, if that takes it.
+pub fn tell(line: impl Display) {
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 /// SIGINT, SIGTERM and SIGHUP. Without a handler for the last, closing the terminal would leave behind

@@ -1,16 +1,23 @@
 //! The `gateway` program: reads its settings, starts its logs, and runs; or asks one that runs.
 
+use std::error::Error;
+use std::process::ExitCode;
+
 use gateway::GatewaySettings;
 use requestor::RETIRED;
 use workqueue::Command;
 
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> anyhow::Result<()> {
+async fn main() -> ExitCode {
+    workqueue::exit_code(run().await)
+}
+
+async fn run() -> Result<(), Box<dyn Error + Send + Sync>> {
     let settings: GatewaySettings = workqueue::parse(RETIRED);
     if settings.command == Some(Command::Healthcheck) {
         return Ok(workqueue::healthcheck(settings.admin_addr).await?);
     }
-    workqueue::init_telemetry(&settings.telemetry)?;
+    let _logs = workqueue::init_telemetry(&settings.telemetry)?;
     let stop = workqueue::stop_on_signals()?;
     Ok(gateway::run(settings, &stop).await?)
 }

@@ -52,7 +52,7 @@ enum LabCommand {
 ///
 /// Where the command fails, or a signal ended it at once.
 pub async fn run(cli: LabCli) -> anyhow::Result<ExitCode> {
-    terminal::init_logs()?;
+    let _logs = terminal::init_logs()?;
     let (stop, end) = (CancellationToken::new(), CancellationToken::new());
     let mut signals = StopSignals::listen()?;
     let tokens = [stop.clone(), end.clone()];
@@ -75,12 +75,12 @@ async fn carry_out(command: LabCommand, stop: &CancellationToken) -> anyhow::Res
         LabCommand::Chaos(settings) => {
             let plan = settings.plan()?;
             if settings.print_plan {
-                println!("{}", serde_json::to_string_pretty(&plan)?);
+                terminal::say(serde_json::to_string_pretty(&plan)?)?;
                 return Ok(ExitCode::SUCCESS);
             }
             let report = Box::pin(chaos(&settings, plan, stop)).await?;
             if !settings.json {
-                println!();
+                terminal::say("")?;
             }
             terminal::print(&report, settings.json)?;
             report.clean

@@ -7,7 +7,7 @@ use lab::LabCli;
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     lab::run(workqueue::parse::<LabCli>(&[])).await.unwrap_or_else(|error| {
-        eprintln!("Error: {error:#}");
+        workqueue::print_error(&*error);
         ExitCode::from(2)
     })
 }

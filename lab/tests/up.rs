@@ -1,6 +1,6 @@
 //! `cargo lab up` as a program.
 
-use std::process::Output;
+use std::process::{Output, Stdio};
 
 use testkit::process::{Process, logged};
 use tokio::process::Command;
@@ -52,4 +52,16 @@ async fn a_broker_that_is_killed_as_proposed_is_shown_to_be_away() {
     lab.terminate().unwrap();
     let status = lab.wait().await.unwrap();
     assert_eq!(status.code(), Some(2), "{}", lab.log_text());
+}
+
+#[tokio::test]
+async fn up_whose_reader_has_gone_stops_in_order() {
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
+    command.args(["up", "--for", "1h"]).env_remove("RUST_BACKTRACE").stdout(writer);
+    command.stderr(Stdio::piped()).kill_on_drop(true);
+    let output = command.spawn().unwrap().wait_with_output().await.unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!((output.status.code(), said.as_str()), (Some(0), ""));
 }

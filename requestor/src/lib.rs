@@ -18,6 +18,7 @@ pub use tally::DeadLettered;
 use std::sync::{Arc, Mutex};
 
 use contract::{Amount, InvalidStrings};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 use workqueue::{Running, Service, ServiceError};
@@ -73,10 +74,12 @@ pub async fn run(
             tally: tally.clone(),
             rejections: Mutex::default(),
         });
+        // On a task of its own, so that each answer wakes only that.
+        let mut task = JoinSet::new();
+        let limiter = RateLimiter::new(settings.request_rate);
+        task.spawn(producer.run(limiter, total, stopping.clone(), abandoned));
         let asking = async {
-            producer
-                .run(RateLimiter::new(settings.request_rate), total, &stopping, &abandoned)
-                .await;
+            task.join_all().await;
             if let Some(tally) = &tally {
                 tally.close();
             }

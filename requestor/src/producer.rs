@@ -39,8 +39,8 @@ impl RequestProducer {
         self: Arc<Self>,
         mut rate_limiter: RateLimiter,
         total: Option<u64>,
-        stop: &CancellationToken,
-        abandoned: &CancellationToken,
+        stop: CancellationToken,
+        abandoned: CancellationToken,
     ) {
         let mut asking = JoinSet::new();
         let mut left = total.unwrap_or(u64::MAX);

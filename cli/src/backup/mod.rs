@@ -18,6 +18,7 @@ pub use restore::restore;
 
 use std::path::{Path, PathBuf};
 
+use crate::terminal::{say, tell};
 use anyhow::bail;
 use clap::Args;
 use contract::{facts, queues};
@@ -55,14 +56,14 @@ pub struct RestoreSettings {
 pub(crate) async fn run_backup(settings: &BackupSettings) -> anyhow::Result<()> {
     let connection = observe::connect(&settings.nats, "decoupled backup").await?;
     backup(&connection, &settings.directory).await?;
-    println!("Backed up to {}.", settings.directory.display());
+    say(format_args!("Backed up to {}.", settings.directory.display()))?;
     Ok(())
 }
 
 pub(crate) async fn run_restore(settings: &RestoreSettings) -> anyhow::Result<()> {
     let connection = observe::connect(&settings.nats, "decoupled restore").await?;
     restore(&connection, &settings.directory, settings.replicas.map(usize::from)).await?;
-    println!("Restored. Start both sides, and ask `decoupled audit` for the verdict.");
+    say(format_args!("Restored. Start both sides, and ask `decoupled audit` for the verdict."))?;
     Ok(())
 }
 
@@ -102,7 +103,7 @@ async fn take(connection: &Connection, directory: &Path, before: &Still) -> anyh
     for stream in streams() {
         let (consumers, path) = (consumers(before, stream), directory.join(file(stream)));
         let stream = snapshot::take(connection, stream, consumers, &path).await?;
-        tell(&stream)?;
+        report(&stream)?;
         kept.push(stream);
     }
     let after = Still::look(nats).await?;
@@ -128,10 +129,10 @@ fn consumers(still: &Still, stream: &str) -> Vec<KeptConsumer> {
     kept.collect()
 }
 
-/// Tells of a stream that is done.
-fn tell(stream: &KeptStream) -> anyhow::Result<()> {
+/// Reports a stream that is done.
+fn report(stream: &KeptStream) -> anyhow::Result<()> {
     let messages = HumanCount(stream.state()?.messages).to_string();
     let bytes = HumanBytes(stream.bytes).to_string();
-    eprintln!("{:<16} {messages:>11} messages  {bytes:>12}", stream.name);
+    tell(format_args!("{:<16} {messages:>11} messages  {bytes:>12}", stream.name));
     Ok(())
 }

@@ -13,8 +13,10 @@ use tokio::time::{Instant, sleep};
 use workqueue::Connection;
 use workqueue::topology::{self, DeclareError};
 
+use crate::terminal::tell;
+
 use super::manifest::{KeptStream, Manifest, outstanding};
-use super::{file, snapshot, tell};
+use super::{file, report, snapshot};
 
 /// How long the brokers of a cluster may take to have all of it. An election alone takes up to nine
 /// seconds, and each stream and consumer has one.
@@ -41,7 +43,10 @@ pub async fn restore(
 ) -> anyhow::Result<()> {
     let nats = connection.context();
     let manifest = Manifest::read(directory).await?;
-    eprintln!("a backup of {}, of a broker of version {}", manifest.made_at, manifest.broker);
+    tell(format_args!(
+        "a backup of {}, of a broker of version {}",
+        manifest.made_at, manifest.broker
+    ));
     check_broker(&connection.client().server_info().version, &manifest.broker)?;
     let there = there(nats, &manifest).await?;
     ensure!(
@@ -61,7 +66,7 @@ pub async fn restore(
             let left = self::there(nats, &manifest).await.ok();
             return Err(error).with_context(|| broken_off(&stream.name, left.as_deref()));
         }
-        tell(stream)?;
+        report(stream)?;
     }
     settled(nats, &manifest, replicas).await
 }

@@ -21,6 +21,8 @@ use tokio::time::{sleep, timeout};
 use workqueue::Connection;
 use workqueue::api::{self, ApiError};
 
+use crate::terminal::tell;
+
 use super::manifest::{self, KeptConsumer, KeptStream};
 
 /// The size of a chunk. Brokers take messages of up to 1 MB, unless they are told otherwise.
@@ -192,6 +194,6 @@ async fn call<T: DeserializeOwned>(
 fn tell_progress(stream: &str, bytes: u64, told: &mut Instant) {
     if told.elapsed() >= REPORT {
         *told = Instant::now();
-        eprintln!("{stream:<16} {:>34} so far", HumanBytes(bytes).to_string());
+        tell(format_args!("{stream:<16} {:>34} so far", HumanBytes(bytes).to_string()));
     }
 }

@@ -1,12 +1,17 @@
 //! Reads the settings of a program, from its command line and the environment.
 
 use std::env;
+use std::error::Error;
 use std::ffi::OsString;
-use std::net::SocketAddr;
+use std::io::{self, ErrorKind, Write};
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::process::ExitCode;
 
 use clap::builder::Resettable;
-use clap::error::ErrorKind;
+use clap::error::ErrorKind as ClapErrorKind;
 use clap::{Command, Parser};
+
+use crate::chain::chain;
 
 /// The settings of this program. A variable that is empty counts as not set. Ends the process where the
 /// settings are wrong, or where the environment sets one that is `retired`: its name, and what to do
@@ -24,7 +29,7 @@ pub(crate) fn parse_from<S: Parser>(
     let mut command = forget_empty(S::command());
     let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
     if let Some(refusal) = refusal(retired, set) {
-        command.error(ErrorKind::UnknownArgument, refusal).exit();
+        command.error(ClapErrorKind::UnknownArgument, refusal).exit();
     }
     let matches = command.try_get_matches_from_mut(words).unwrap_or_else(|error| error.exit());
     let settings = S::from_arg_matches(&matches);
@@ -48,13 +53,32 @@ fn refusal(retired: &[(&str, &str)], set: impl Fn(&str) -> Option<OsString>) -> 
     Some(format!("{name} is set, and is not read any more: {instead}"))
 }
 
-/// An address to listen on, such as 127.0.0.1:8080.
+/// The exit status of a program that ended so. It prints an error as [`print_error`] does.
+#[must_use]
+pub fn exit_code(result: Result<(), Box<dyn Error + Send + Sync>>) -> ExitCode {
+    let Err(error) = result else { return ExitCode::SUCCESS };
+    print_error(&*error);
+    ExitCode::FAILURE
+}
+
+/// Prints an error on the standard error, with its causes, each once.
+pub fn print_error(error: &(dyn Error + 'static)) {
+    // Where that cannot be written, the exit status still says it.
+    let _ = writeln!(io::stderr(), "Error: {}", chain(error));
+}
+
+/// An address to listen on, such as 127.0.0.1:8080 or localhost:8080.
 ///
 /// # Errors
 ///
 /// Where the text is no such address, in words for the person who wrote it.
 pub fn address(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| "write an address and a port, such as 127.0.0.1:8080".to_owned())
+    let help = || "write an address and a port, such as 127.0.0.1:8080".to_owned();
+    match text.to_socket_addrs() {
+        Ok(mut addresses) => addresses.next().ok_or_else(help),
+        Err(error) if error.kind() == ErrorKind::InvalidInput => Err(help()),
+        Err(error) => Err(format!("no address is known for that name ({error}); {}", help())),
+    }
 }
 
 #[cfg(test)]
@@ -73,8 +97,12 @@ mod tests {
 
     #[test]
     fn an_address_has_a_port() {
-        assert!(address("127.0.0.1:8080").is_ok() && address("[::]:0").is_ok());
-        for wrong in ["", "8080", "localhost:8080", "127.0.0.1"] {
+        for right in ["127.0.0.1:8080", "[::]:0", "localhost:8080"] {
+            assert!(address(right).is_ok(), "{right}");
+        }
+        for wrong in
+            ["", "8080", "127.0.0.1", "localhost:", "127.0.0.1:65536", "no.such.invalid:80"]
+        {
             assert!(address(wrong).is_err(), "{wrong}");
         }
     }

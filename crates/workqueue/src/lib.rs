@@ -128,7 +128,7 @@ pub use admin::{Report, serve as serve_admin};
 pub use backoff::Backoff;
 pub use chain::chain;
 pub use clock::now;
-pub use command_line::{address, parse};
+pub use command_line::{address, exit_code, parse, print_error};
 pub use connection::{ConnectError, Connection};
 pub use facts::{Bucket, Creation, Fact, ReadError, read_fact};
 pub use handler::{Attempt, Context, Failure, Handler, Rejection, RetryPolicy};
@@ -148,4 +148,4 @@ pub use settings::{
 };
 pub use settle::{Delay, Outcome, Settlement, settle};
 pub use signals::stop_on_signals;
-pub use telemetry::{InvalidFilter, init as init_telemetry};
+pub use telemetry::{InvalidFilter, Logs, init as init_telemetry};

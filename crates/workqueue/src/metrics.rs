@@ -4,15 +4,17 @@ use std::fmt;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
-use prometheus_client::metrics::counter::Counter;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::Queue;
+use crate::telemetry;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct QueueLabels {
@@ -74,6 +76,7 @@ impl Metrics {
         );
         let connected = Gauge::default();
         registry.register("connected", "1 while connected to the broker", connected.clone());
+        registry.register_collector(Box::new(DroppedLogLines));
         Arc::new(Self {
             registry: Mutex::new(registry),
             settlements,
@@ -194,6 +197,19 @@ pub(crate) struct InFlight<'a>(&'a Gauge);
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         self.0.dec();
+    }
+}
+
+/// Reads how many lines of the logs were dropped when the metrics are asked for.
+#[derive(Debug)]
+struct DroppedLogLines;
+
+impl Collector for DroppedLogLines {
+    fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
+        let dropped = ConstCounter::new(telemetry::dropped_lines());
+        let help = "Lines of the logs that the standard error did not take";
+        let kind = dropped.metric_type();
+        dropped.encode(encoder.encode_descriptor("log_lines_dropped", help, None, kind)?)
     }
 }
 

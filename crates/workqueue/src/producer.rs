@@ -31,13 +31,13 @@ pub struct Producer(Target);
 
 #[derive(Clone, Debug)]
 enum Target {
-    Broker(Arc<Broker>),
+    Broker(Arc<BrokerTarget>),
     /// Nothing is sent, in unit tests of handlers.
     Recorder(Arc<Recorder>),
 }
 
 #[derive(Debug)]
-struct Broker {
+struct BrokerTarget {
     connection: Connection,
     limits: Limits,
     /// How many messages may be under way to one stream at a time.
@@ -69,7 +69,7 @@ impl Producer {
     ) -> Self {
         let (connection, metrics) = (connection.clone(), Arc::clone(metrics));
         let publishers = Mutex::default();
-        let broker = Broker { connection, limits, capacity, metrics, publishers };
+        let broker = BrokerTarget { connection, limits, capacity, metrics, publishers };
         Self(Target::Broker(Arc::new(broker)))
     }
 
@@ -208,7 +208,7 @@ impl Producer {
     }
 }
 
-impl Broker {
+impl BrokerTarget {
     /// The publisher to this stream. What it needs is declared on the broker before it is used for the
     /// first time.
     async fn publisher(

@@ -1,10 +1,17 @@
 use std::io;
+use std::time::{Duration, Instant};
 
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-/// A token that SIGTERM or SIGINT cancels. A second signal ends the process at once.
+use crate::telemetry;
+
+/// How soon after the first signal another one means the same: a process manager sends two of them.
+const SAME_REQUEST: Duration = Duration::from_secs(1);
+
+/// A token that SIGTERM or SIGINT cancels. A second signal more than a second later ends the process at
+/// once.
 ///
 /// # Errors
 ///
@@ -24,8 +31,15 @@ pub fn stop_on_signals() -> io::Result<CancellationToken> {
         let (name, _) = either().await;
         info!(signal = name, "stopping; a second signal ends this at once");
         stopped.cancel();
-        let (name, kind) = either().await;
+        let first = Instant::now();
+        let (name, kind) = loop {
+            let second = either().await;
+            if first.elapsed() > SAME_REQUEST {
+                break second;
+            }
+        };
         warn!(signal = name, "ending at once: what is in flight comes back after ACK_WAIT");
+        telemetry::flush();
         std::process::exit(128 + kind.as_raw_value());
     });
     Ok(stop)

@@ -1,10 +1,23 @@
-use std::io::{self, IsTerminal};
+//! The logs of a process: best effort. Nothing that becomes of them stops the work.
 
+use std::io::{self, IsTerminal, Write};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
-use tracing_subscriber::fmt::format::FmtSpan;
 
 use crate::settings::{LogFormat, TelemetrySettings};
+
+/// Writes that the standard error took no more: it is closed, or its disk is full.
+static FAILED_WRITES: AtomicU64 = AtomicU64::new(0);
+
+/// The lines for which the queue to the standard error had no room: nothing reads it.
+static FULL_QUEUE: Mutex<Option<ErrorCounter>> = Mutex::new(None);
+
+/// What is still to be written, for a process that ends at once.
+static GUARD: Mutex<Option<WorkerGuard>> = Mutex::new(None);
 
 /// The filter of the logs makes no sense.
 #[derive(Debug, thiserror::Error)]
@@ -14,23 +27,71 @@ pub struct InvalidFilter {
     source: ParseError,
 }
 
-/// Starts the logs of this process, on standard error.
+/// Writes the last lines when it is dropped, which has to be at the end of `main`.
+#[derive(Debug)]
+#[must_use = "dropping it ends the logs"]
+pub struct Logs(());
+
+impl Drop for Logs {
+    fn drop(&mut self) {
+        flush();
+    }
+}
+
+/// Starts the logs of this process, on standard error. Lines that it does not take are dropped and counted.
 ///
 /// # Errors
 ///
 /// Where the filter makes no sense.
-pub fn init(settings: &TelemetrySettings) -> Result<(), InvalidFilter> {
+///
+/// # Panics
+///
+/// Where this process has logs already.
+pub fn init(settings: &TelemetrySettings) -> Result<Logs, InvalidFilter> {
     let filter = EnvFilter::try_new(&settings.rust_log)
         .map_err(|source| InvalidFilter { filter: settings.rust_log.clone(), source })?;
-    let logs = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_span_events(FmtSpan::NONE);
+    // On a thread of its own, because a reader that stalls would stop the work at the first full pipe.
+    let (writer, guard) =
+        NonBlockingBuilder::default().lossy(true).finish(BestEffort(io::stderr()));
+    *FULL_QUEUE.lock().expect(UNPOISONED) = Some(writer.error_counter());
+    *GUARD.lock().expect(UNPOISONED) = Some(guard);
+    let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     let terminal = io::stderr().is_terminal();
     match settings.log_format {
         Some(LogFormat::Json) => logs.json().flatten_event(true).init(),
         None if !terminal => logs.json().flatten_event(true).init(),
         Some(LogFormat::Pretty) | None => logs.with_ansi(terminal).with_target(false).init(),
     }
-    Ok(())
+    Ok(Logs(()))
+}
+
+/// Writes what is still to be written, and ends the logs.
+pub(crate) fn flush() {
+    drop(GUARD.lock().expect(UNPOISONED).take());
+}
+
+/// How many lines of the logs were dropped so far.
+pub(crate) fn dropped_lines() -> u64 {
+    let full = FULL_QUEUE.lock().expect(UNPOISONED);
+    let full = full.as_ref().map_or(0, ErrorCounter::dropped_lines);
+    FAILED_WRITES.load(Ordering::Relaxed) + u64::try_from(full).unwrap_or(u64::MAX)
+}
+
+const UNPOISONED: &str = "nothing panics while it holds this lock";
+
+/// A writer that takes everything, and counts what the one within does not take.
+struct BestEffort<W>(W);
+
+impl<W: Write> Write for BestEffort<W> {
+    /// One line, as the subscriber hands it over.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        if self.0.write_all(line).is_err() {
+            FAILED_WRITES.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
 }

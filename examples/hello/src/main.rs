@@ -29,7 +29,7 @@ impl Handler for Greeter {
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     let settings = Settings::from_env();
-    workqueue::init_telemetry(&settings.telemetry)?;
+    let _logs = workqueue::init_telemetry(&settings.telemetry)?;
     match std::env::args().nth(1) {
         None => {
             let stop = workqueue::stop_on_signals()?;

@@ -4,6 +4,7 @@ use std::fmt::Display;
 use std::sync::Mutex;
 use std::time::Duration;
 
+use cli::terminal::{say, tell};
 use serde::Serialize;
 use tokio::time::Instant;
 
@@ -40,9 +41,9 @@ impl EventLog {
         let at = self.started.elapsed().as_secs_f64();
         let what = what.to_string();
         if self.quiet {
-            eprintln!("{at:>7.2}s  {what}");
+            tell(format_args!("{at:>7.2}s  {what}"));
         } else {
-            println!("{at:>7.2}s  {what}");
+            let _ = say(format_args!("{at:>7.2}s  {what}"));
         }
         self.moments.lock().expect("nothing panics while it holds this").push(Moment { at, what });
     }

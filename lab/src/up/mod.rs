@@ -5,10 +5,12 @@ mod page;
 mod replicas;
 mod screen;
 
+use std::io::ErrorKind;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
+use cli::terminal::say;
 use observe::Poller;
 use observe::audit::{Verdict, audit};
 use testkit::broker::{Broker, Brokers};
@@ -71,17 +73,20 @@ pub async fn up(settings: &UpSettings, stop: &CancellationToken) -> anyhow::Resu
     let (addr, mut gateway) = page::start(&programs, &url, &copies, &directory).await?;
     let connection = observe::connect(&NatsSettings::at(&url), "lab up").await?;
     let verb = if brokers.len() == 1 { "broker is" } else { "brokers are" };
-    println!("The page is at http://{addr}/");
-    println!("The {verb} at {url}; logs and queues are in {}\n", from_here(&directory));
-    println!("{}", hints::what_to_try(&brokers, &programs, &replicas, addr));
+    let _ = say(format_args!("The page is at http://{addr}/"));
+    let _ = say(format_args!(
+        "The {verb} at {url}; logs and queues are in {}\n",
+        from_here(&directory)
+    ));
+    let _ = say(format_args!("{}", hints::what_to_try(&brokers, &programs, &replicas, addr)));
 
     show(settings, &connection, &mut brokers, &mut replicas, stop).await?;
 
-    println!("Stopping the requestors, then the generators.");
+    let _ = say(format_args!("Stopping the requestors, then the generators."));
     replicas.stop().await?;
-    println!("The verdict:\n");
+    let _ = say(format_args!("The verdict:\n"));
     let verdict = audit(connection.context(), LAST_WAIT).await?;
-    println!("{verdict}");
+    let _ = say(format_args!("{verdict}"));
     // It has nothing to finish.
     gateway.process.kill().await?;
     // A user who has killed a broker may have started it again, on the same files.
@@ -114,16 +119,20 @@ async fn show(
         };
         let Some(looked) = stop.run_until_cancelled(looked).await else { break };
         let processes = [describe(brokers), replicas.describe()].join("\n  ");
-        match looked {
+        let shown = match looked {
             Ok(snapshot) => {
-                screen.show(&screen::picture(&snapshot, &processes), &screen::summary(&snapshot));
+                screen.show(&screen::picture(&snapshot, &processes), &screen::summary(&snapshot))
             }
             // The first replica may still be declaring the queues, or the user has paused the
             // broker.
             Err(reason) => {
                 let waiting = format!("waiting for the broker and its queues: {reason:#}");
-                screen.show(&format!("\n  {waiting}\n\n  {processes}"), &waiting);
+                screen.show(&format!("\n  {waiting}\n\n  {processes}"), &waiting)
             }
+        };
+        // Its reader has gone, as that of `lab up | head`.
+        if shown.is_err_and(|error| error.kind() == ErrorKind::BrokenPipe) {
+            break;
         }
     }
     screen.close();

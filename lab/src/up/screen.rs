@@ -1,7 +1,7 @@
 //! Shows the flow: as a picture that is drawn anew in its place on a terminal, as a line now and
 //! then elsewhere.
 
-use std::io::{self, IsTerminal};
+use std::io::{self, IsTerminal, Write};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use observe::Snapshot;
@@ -34,11 +34,14 @@ impl Screen {
     }
 
     /// Shows this moment instead of the one before.
-    pub(super) fn show(&mut self, text: &str, summary: &str) {
+    pub(super) fn show(&mut self, text: &str, summary: &str) -> io::Result<()> {
         match &self.picture {
-            None => println!("{summary}"),
-            // Drawn at once: a screen that is drawn line by line is too often left half done.
-            Some(picture) => picture.set_message(text.to_owned()),
+            None => writeln!(io::stdout(), "{summary}"),
+            // Drawn at once, as one: what is drawn line by line too often is left half done.
+            Some(picture) => {
+                picture.set_message(text.to_owned());
+                Ok(())
+            }
         }
     }
 

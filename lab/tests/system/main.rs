@@ -17,6 +17,7 @@ mod duplicates;
 mod foreign_messages;
 mod gateway_user;
 mod healthcheck;
+mod output;
 mod permissions;
 mod rejected;
 mod round_trips;

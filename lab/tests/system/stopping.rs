@@ -1,5 +1,6 @@
 //! Stopping in order, with work in hand.
 
+use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
 use contract::facts::{RECEIVED, STORED};
@@ -12,8 +13,8 @@ use tokio::process::Command;
 use workqueue::topology::{self, Limits};
 
 use crate::deployment::{
-    Deployment, LIMITS, PATIENT, Side, admin, admin_addr, creation, ended, programs, publication,
-    soon, succeeded,
+    Deployment, LIMITS, PATIENT, Side, admin, admin_addr, creation, programs, publication, soon,
+    succeeded,
 };
 use crate::foreign_messages::{acknowledgment, response};
 use crate::round_trips::request;
@@ -146,8 +147,7 @@ async fn second_signal_of_either_kind_ends_a_service_at_once() {
         logged(&generator, "stopping").await;
         assert_eq!(admin(&generator, "/readyz").await.0, 503);
         assert_eq!(admin(&generator, "/livez").await.0, 200);
-        second(&generator).unwrap();
-        let status = ended(&mut generator).await;
+        let status = ended_by(&mut generator, second).await;
         assert_eq!(status.code(), Some(128 + number), "{}", generator.log_text());
     }
 }
@@ -162,9 +162,32 @@ async fn second_signal_ends_a_requestor_with_work_in_flight() {
     logged(&requestor, "waiting to publish; nothing is dropped").await;
     requestor.interrupt().unwrap();
     logged(&requestor, "stopping").await;
-    requestor.interrupt().unwrap();
-    let status = ended(&mut requestor).await;
+    let status = ended_by(&mut requestor, Process::interrupt).await;
     assert_eq!(status.code(), Some(128 + 2), "{}", requestor.log_text());
+}
+
+/// Sends this signal until the process has ended: soon after the first one it counts as the same.
+async fn ended_by(process: &mut Process, signal: Signal) -> ExitStatus {
+    eventually("a second signal ends it", async || match process.try_wait().unwrap() {
+        Some(status) => Ok(status),
+        None => Err(signal(process)),
+    })
+    .await
+}
+
+#[tokio::test]
+async fn two_signals_within_a_moment_are_one() {
+    let deployment = Deployment::with(&PATIENT).await;
+    let mut requestor = deployment.ask(200).await;
+    let slow = [("WORK_TIME", "200ms"), ("CONCURRENCY", "50")];
+    let mut first = deployment.run(Side::Generator, "first", &slow).await;
+    in_hand(&deployment).await;
+    first.interrupt().unwrap();
+    first.terminate().unwrap();
+    succeeded(&mut first).await;
+    let _second = deployment.run(Side::Generator, "second", &[]).await;
+    succeeded(&mut requestor).await;
+    nothing_was_given_back(&deployment).await;
 }
 
 #[tokio::test]

@@ -83,7 +83,7 @@ struct Deleted {
 
 /// Why the broker did not do what it was asked for.
 #[derive(Debug, thiserror::Error)]
-enum Failure {
+enum SweepError {
     /// The next sweep has better chances.
     #[error("the broker is not available")]
     Unavailable,
@@ -140,7 +140,7 @@ impl Sweeper {
         let moved_before = self.moved;
         match self.search(floor, info.delivered.stream_sequence).await {
             Ok(()) if self.remaining.is_empty() => self.logged.forget(),
-            Ok(()) | Err(Failure::Unavailable) => {}
+            Ok(()) | Err(SweepError::Unavailable) => {}
             Err(failure) if self.logged.is_first(&failure) => warn!(
                 stream, %failure,
                 "cannot look for messages that the client cannot read. If services lose their \
@@ -154,7 +154,7 @@ impl Sweeper {
 
     /// Looks at the messages behind `floor` up to `last`. In a queue, those that are there still are those
     /// that were not acknowledged.
-    async fn search(&mut self, floor: u64, last: u64) -> Result<(), Failure> {
+    async fn search(&mut self, floor: u64, last: u64) -> Result<(), SweepError> {
         for sequence in self.remaining.keys().copied().collect::<Vec<_>>() {
             match self.next(sequence).await? {
                 Some(message) if message.sequence == sequence => self.look_at(&message).await,
@@ -191,7 +191,7 @@ impl Sweeper {
                 self.moved += 1;
                 warn!(queue = stream, sequence, reason, "dead-lettered");
             }
-            Err(Failure::Unavailable) => {}
+            Err(SweepError::Unavailable) => {}
             Err(failure) if self.logged.is_first(format_args!("{sequence}: {failure}")) => warn!(
                 stream, sequence, reason, %failure,
                 "cannot move a message to the dead letters that the client cannot read. It breaks the \
@@ -210,7 +210,7 @@ impl Sweeper {
         block: &[u8],
         body: Vec<u8>,
         reason: &str,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), SweepError> {
         let sequence = message.sequence;
         if !*self.remaining.entry(sequence).or_default() {
             let headers = parse::readable(block);
@@ -228,13 +228,13 @@ impl Sweeper {
                 let context = self.connection.context();
                 context.publish_with_headers(dead.subject, dead.headers, dead.body).await?.await
             };
-            self.connection.ask(pin!(publish)).await.ok_or(Failure::Unavailable)??;
+            self.connection.ask(pin!(publish)).await.ok_or(SweepError::Unavailable)??;
             self.remaining.insert(sequence, true);
         }
         self.delete(sequence).await
     }
 
-    async fn delete(&self, sequence: u64) -> Result<(), Failure> {
+    async fn delete(&self, sequence: u64) -> Result<(), SweepError> {
         let subject = format!("STREAM.MSG.DELETE.{}", self.queue.stream);
         let order = json!({ "seq": sequence, "no_erase": true });
         match self.ask::<Deleted>(subject, &order).await {
@@ -242,7 +242,7 @@ impl Sweeper {
             // Another sweeper may have been faster. All that counts is that it is gone.
             other => match self.next(sequence).await? {
                 Some(message) if message.sequence == sequence => {
-                    Err(other.err().unwrap_or(Failure::Kept))
+                    Err(other.err().unwrap_or(SweepError::Kept))
                 }
                 _ => Ok(()),
             },
@@ -250,12 +250,12 @@ impl Sweeper {
     }
 
     /// The first message of the queue from this sequence on.
-    async fn next(&self, sequence: u64) -> Result<Option<Shown>, Failure> {
+    async fn next(&self, sequence: u64) -> Result<Option<Shown>, SweepError> {
         let subject = format!("STREAM.MSG.GET.{}", self.queue.stream);
         let question = json!({ "seq": sequence, "next_by_subj": self.queue.filter() });
         match self.ask::<Answer>(subject, &question).await {
             Ok(Answer { message }) => Ok(Some(message)),
-            Err(Failure::Api(ApiError::Refused(error)))
+            Err(SweepError::Api(ApiError::Refused(error)))
                 if error.error_code() == ErrorCode::NO_MESSAGE_FOUND =>
             {
                 Ok(None)
@@ -268,15 +268,15 @@ impl Sweeper {
         &self,
         subject: String,
         question: &Value,
-    ) -> Result<T, Failure> {
+    ) -> Result<T, SweepError> {
         let call = api::call(self.connection.context(), subject, question);
         match self.connection.ask(pin!(call)).await {
             Some(Ok(answer)) => Ok(answer),
-            Some(Err(error @ ApiError::Refused(_))) => Err(Failure::Api(error)),
+            Some(Err(error @ ApiError::Refused(_))) => Err(SweepError::Api(error)),
             Some(Err(error @ ApiError::TimedOut)) if self.connection.is_connected() => {
-                Err(Failure::Api(error))
+                Err(SweepError::Api(error))
             }
-            Some(Err(_)) | None => Err(Failure::Unavailable),
+            Some(Err(_)) | None => Err(SweepError::Unavailable),
         }
     }
 }
