@@ -15,17 +15,17 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::http::{self, Limits};
+use crate::http::{self, ServerLimits};
 
 /// Probes and scrapes need one or two connections, for moments, and send some hundred bytes. An answer
 /// takes milliseconds, so the times are for the network; a scrape gives up after ten seconds itself.
-const LIMITS: Limits = Limits {
+const LIMITS: ServerLimits = ServerLimits {
     connections: 64,
     head_bytes: 8 * 1024,
     head_time: Duration::from_secs(10),
     idle_time: Duration::from_secs(10),
     closing_time: Duration::from_secs(1),
-    keep_alive: false,
+    keep_alive: None,
     overloaded: || ("text/plain", "too many connections\n".to_owned()),
 };
 

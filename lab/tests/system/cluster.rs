@@ -14,6 +14,7 @@ use contract::queues::{self, REQUESTS};
 use futures_util::TryStreamExt;
 use futures_util::future::join_all;
 use observe::audit::audit;
+use testkit::broker::{Broker, BrokerOptions};
 use testkit::eventually::eventually;
 use testkit::process::logged;
 use workqueue::topology::{self, DeclareError, Limits};
@@ -21,7 +22,9 @@ use workqueue::{
     Connection, Creation, JobId, Metrics, NatsSettings, Producer, PubAck, Publication, Trace,
 };
 
-use crate::deployment::{Cluster, Deployment, LIMIT, LIMITS, Side, publication, ready, succeeded};
+use crate::deployment::{
+    Cluster, Deployment, LIMIT, LIMITS, Side, publication, ready, run, succeeded,
+};
 use crate::round_trips::request;
 
 /// How many services do the same thing at once, and how many times each of them.
@@ -323,4 +326,26 @@ async fn exactly_one_is_stored(cluster: &Cluster, services: &[Writer]) {
     let stored = confirmations.iter().filter(|it| **it == PubAck::Stored).count();
     assert_eq!(stored, 1);
     assert_eq!(cluster.depth(REQUESTS).await, before + 1);
+}
+
+#[tokio::test]
+async fn member_without_jetstream_is_as_good_an_address() {
+    let cluster = Cluster::of_three().await;
+    let port = cluster.broker.iter().find_map(Broker::cluster_port).unwrap();
+    let member = BrokerOptions {
+        without_jetstream: true,
+        extra: format!(
+            "server_name: member\ncluster {{ name: lab, listen: \"127.0.0.1:-1\", no_advertise: true, \
+             routes: [\"nats://127.0.0.1:{port}\"] }}"
+        ),
+        ..BrokerOptions::default()
+    };
+    let member = Broker::start(member).await.unwrap();
+    let settings = [("REPLICAS", "3")];
+    let log = cluster.log("generator");
+    let generator = run(Side::Generator, &member.url(), log, &settings).await;
+    ready(&generator).await;
+    succeeded(&mut cluster.ask(20).await).await;
+    let verdict = cluster.verdict().await;
+    assert!(verdict.is_clean() && verdict.complete == 20, "{verdict}");
 }

@@ -136,6 +136,12 @@ impl Broker {
         format!("nats://127.0.0.1:{}", self.ports.client)
     }
 
+    /// The port that members of its cluster connect to, where it has one.
+    #[must_use]
+    pub fn cluster_port(&self) -> Option<u16> {
+        self.ports.cluster
+    }
+
     /// The port that clients connect to. It stays the same over restarts.
     #[must_use]
     pub fn port(&self) -> u16 {

@@ -1,5 +1,6 @@
 //! Follows what a connection waits for: its client, an answer, or that the answer is taken.
 
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -8,21 +9,25 @@ use std::time::Duration;
 
 use hyper::body::{Body, Frame, SizeHint};
 use hyper::{Request, Response};
-use tokio::time::sleep;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
 
 /// What a connection waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
-    /// A request, or the rest of one.
+    /// The rest of a request.
     Client,
     /// The answer, for which all is there.
     Answer,
     /// The client to take the answer.
     Sending,
+    /// The next request, of which there is nothing yet.
+    Idle,
 }
 
 /// How far one connection is.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Activity {
     /// An answer is being made.
     answering: AtomicBool,
@@ -30,18 +35,41 @@ pub(super) struct Activity {
     receiving: AtomicBool,
     /// The body of the answer is still on its way.
     sending: AtomicBool,
+    /// The client does not take what is written to it.
+    blocked: AtomicBool,
     /// How many answers, and pieces of them, there were.
     progress: AtomicU64,
+    /// The end of a request was not read, because its answer did not need it.
+    unread: AtomicBool,
+    /// The head of a request has begun to come.
+    head: watch::Sender<bool>,
+}
+
+impl Default for Activity {
+    fn default() -> Self {
+        Self {
+            answering: AtomicBool::default(),
+            receiving: AtomicBool::default(),
+            sending: AtomicBool::default(),
+            blocked: AtomicBool::default(),
+            progress: AtomicU64::default(),
+            unread: AtomicBool::default(),
+            // Time for the first head runs from the start.
+            head: watch::Sender::new(true),
+        }
+    }
 }
 
 impl Activity {
     pub(super) fn phase(&self) -> Phase {
         if self.answering.load(Relaxed) && !self.receiving.load(Relaxed) {
             Phase::Answer
-        } else if self.sending.load(Relaxed) {
+        } else if self.sending.load(Relaxed) || self.blocked.load(Relaxed) {
             Phase::Sending
-        } else {
+        } else if self.receiving.load(Relaxed) || *self.head.borrow() {
             Phase::Client
+        } else {
+            Phase::Idle
         }
     }
 
@@ -52,21 +80,42 @@ impl Activity {
     ) -> (Answering, Request<Tracked<B>>) {
         self.receiving.store(!request.body().is_end_stream(), Relaxed);
         self.answering.store(true, Relaxed);
+        self.head.send_replace(false);
         self.progress.fetch_add(1, Relaxed);
         let request = request.map(|body| Tracked::new(body, self, Part::Request));
         (Answering(Arc::clone(self)), request)
     }
 
-    /// Ends once the client has neither asked nor taken anything for that long.
+    /// Ends once the client has not gone on with its request, or has taken nothing of the answer, for that
+    /// long.
     pub(super) async fn stuck(&self, limit: Duration) {
+        let state = || {
+            let waits = matches!(self.phase(), Phase::Client | Phase::Sending);
+            (self.progress.load(Relaxed), waits)
+        };
         loop {
-            let before = (self.progress.load(Relaxed), self.phase() == Phase::Answer);
+            let before = state();
             sleep(limit).await;
-            let after = (self.progress.load(Relaxed), self.phase() == Phase::Answer);
-            if before == after && !after.1 {
+            if before == state() && before.1 {
                 return;
             }
         }
+    }
+
+    /// Ends once the head of a request has taken that long.
+    pub(super) async fn slow_head(&self, limit: Duration) {
+        let mut head = self.head.subscribe();
+        loop {
+            let _ = head.wait_for(|has_begun| *has_begun).await;
+            if timeout(limit, head.wait_for(|has_begun| !has_begun)).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Whether the end of a request was not read.
+    pub(super) fn has_unread_body(&self) -> bool {
+        self.unread.load(Relaxed)
     }
 }
 
@@ -123,9 +172,6 @@ impl<B: Body + Unpin> Body for Tracked<B> {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
-        if self.part == Part::Answer {
-            self.activity.progress.fetch_add(1, Relaxed);
-        }
         if frame.is_none() || self.part == Part::Request && self.body.is_end_stream() {
             self.ended();
         }
@@ -143,6 +189,53 @@ impl<B: Body + Unpin> Body for Tracked<B> {
 
 impl<B> Drop for Tracked<B> {
     fn drop(&mut self) {
+        if self.part == Part::Request && self.activity.receiving.load(Relaxed) {
+            self.activity.unread.store(true, Relaxed);
+        }
         self.ended();
+    }
+}
+
+/// A connection on which it is noted when a request begins, and whether the client takes its answer.
+pub(super) struct Watched<'a, C> {
+    pub(super) connection: C,
+    pub(super) activity: &'a Activity,
+}
+
+impl<C: AsyncRead + Unpin> AsyncRead for Watched<'_, C> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = ready!(Pin::new(&mut self.connection).poll_read(context, buffer));
+        if buffer.filled().len() > before && self.activity.phase() == Phase::Idle {
+            self.activity.head.send_replace(true);
+        }
+        Poll::Ready(read)
+    }
+}
+
+impl<C: AsyncWrite + Unpin> AsyncWrite for Watched<'_, C> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.connection).poll_write(context, bytes);
+        self.activity.blocked.store(written.is_pending(), Relaxed);
+        if written.is_ready() {
+            self.activity.progress.fetch_add(1, Relaxed);
+        }
+        written
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.connection).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.connection).poll_shutdown(context)
     }
 }

@@ -1,7 +1,7 @@
 //! Serves HTTP to clients that may be slow, silent or too many.
 //!
 //! Anyone who can reach the port can connect, so everything that a client can make the server hold is
-//! bounded by [`Limits`]: the number of connections, the time that one may be silent, and the bytes
+//! bounded by [`ServerLimits`]: the number of connections, the time that one may be silent, and the bytes
 //! that are kept of each. What is answered is the [`Router`]'s business.
 
 mod activity;
@@ -9,6 +9,7 @@ mod activity;
 mod tests;
 
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
@@ -27,29 +28,33 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 
-use activity::{Activity, Phase};
+use activity::{Activity, Phase, Watched};
 
 /// How many clients may be told at a time that there are too many, and how long each is listened to.
-/// A server that closes while something is unread resets the connection, and the answer is lost.
 const MAX_TURNED_AWAY: usize = 32;
 const TURNING_AWAY_TIME: Duration = Duration::from_secs(1);
 
+/// How many bytes are read of a body that no answer needs, so that its client comes to read the answer.
+const MAX_DISCARDED: u64 = 8 << 20;
+
 /// What clients may make a server hold.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct ServerLimits {
     /// How many connections may be open at a time.
     pub connections: usize,
     /// How many bytes of a request are kept, which is all of its head. hyper takes no less than 8 KiB.
     pub head_bytes: usize,
-    /// Time that the head of a request may take to come, and that a connection may be silent between
-    /// two requests.
+    /// Time that the head of a request may take to come, from its first byte on, and of the first request
+    /// from the beginning of the connection.
     pub head_time: Duration,
     /// Time in which a client has to take some of its answer, or to send the body of its request.
     pub idle_time: Duration,
     /// The same once the server is closing.
     pub closing_time: Duration,
-    /// Whether a connection may carry one request after another.
-    pub keep_alive: bool,
+    /// Time that a connection may be silent between two requests; without it, it carries one request. It
+    /// has to be longer than a proxy keeps connections: one that is closed while the proxy sends a request
+    /// fails it.
+    pub keep_alive: Option<Duration>,
     /// Media type and body of the answer (503) to a client for which there is no connection.
     pub overloaded: fn() -> (&'static str, String),
 }
@@ -62,7 +67,7 @@ pub struct Limits {
 pub async fn serve(
     mut listener: TcpListener,
     router: Router,
-    limits: Limits,
+    limits: ServerLimits,
     closing: CancellationToken,
 ) {
     let mut connections = JoinSet::new();
@@ -83,9 +88,11 @@ pub async fn serve(
         };
         open.retain(|(connection, _)| !connection.is_finished());
         if open.len() >= limits.connections {
-            let oldest =
-                |phase| open.iter().position(move |(_, activity)| activity.phase() == phase);
-            let Some(oldest) = oldest(Phase::Client).or_else(|| oldest(Phase::Sending)) else {
+            let oldest = |phases: &[Phase]| {
+                open.iter().position(|(_, activity)| phases.contains(&activity.phase()))
+            };
+            let waits = oldest(&[Phase::Idle, Phase::Client]);
+            let Some(oldest) = waits.or_else(|| oldest(&[Phase::Sending])) else {
                 debug!("too many connections, and all wait for an answer");
                 if turned_away.len() < MAX_TURNED_AWAY {
                     turned_away.spawn(turn_away(connection, limits.overloaded));
@@ -123,18 +130,21 @@ where
     let telling = async {
         connection.write_all(answer.as_bytes()).await?;
         connection.shutdown().await?;
-        let mut rest = [0; 1024];
-        while connection.read(&mut rest).await? > 0 {}
-        io::Result::Ok(())
+        discard(&mut connection).await
     };
     let _ = timeout(TURNING_AWAY_TIME, telling).await;
+}
+
+/// Reads what the client still sends, until it ends, or there is too much of it.
+async fn discard(connection: &mut (impl AsyncRead + Unpin)) -> io::Result<()> {
+    tokio::io::copy(&mut connection.take(MAX_DISCARDED), &mut tokio::io::sink()).await.map(drop)
 }
 
 /// Answers what comes on one connection, until its client closes it or is too slow.
 async fn answer<C>(
     connection: C,
     router: Router,
-    limits: Limits,
+    limits: ServerLimits,
     activity: Arc<Activity>,
     closing: CancellationToken,
 ) where
@@ -144,16 +154,16 @@ async fn answer<C>(
     let service = service_fn(|request| {
         let (answering, request) = activity.begin(request);
         let answer = router.call(request);
-        async move { answer.await.map(|answer| answering.send(answer)) }
+        Box::pin(async move { answer.await.map(|answer| answering.send(answer)) })
     });
-    let mut connection = pin!(
-        http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(limits.head_time)
-            .keep_alive(limits.keep_alive)
-            .max_buf_size(limits.head_bytes)
-            .serve_connection(TokioIo::new(connection), service)
-    );
+    let watched = Watched { connection, activity: &activity };
+    let mut connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(limits.keep_alive.unwrap_or(limits.head_time))
+        .keep_alive(limits.keep_alive.is_some())
+        .max_buf_size(limits.head_bytes)
+        .serve_connection(TokioIo::new(watched), service);
+    let mut slow_head = pin!(activity.slow_head(limits.head_time));
     let mut stuck = pin!(activity.stuck(limits.idle_time));
     // A client that does not read or send must not keep the server from closing.
     let mut in_the_way = pin!(async {
@@ -163,15 +173,23 @@ async fn answer<C>(
     let mut asked_to_close = false;
     let ended = loop {
         tokio::select! {
-            ended = connection.as_mut() => break ended,
+            ended = poll_fn(|context| connection.poll_without_shutdown(context)) => break ended,
+            () = slow_head.as_mut() => return debug!("the head of a request is slow; closing"),
             () = stuck.as_mut() => return debug!("a client neither sends nor reads; closing"),
             () = in_the_way.as_mut() => return debug!("a client delays the shutdown; closing"),
             () = closing.cancelled(), if !asked_to_close => {
                 asked_to_close = true;
-                connection.as_mut().graceful_shutdown();
+                std::pin::Pin::new(&mut connection).graceful_shutdown();
             }
         }
     };
+    let mut connection = connection.into_parts().io.into_inner().connection;
+    let closed = async {
+        connection.shutdown().await?;
+        // A server that closes while something is unread resets the connection, and its answer is lost.
+        if activity.has_unread_body() { discard(&mut connection).await } else { Ok(()) }
+    };
+    let _ = timeout(limits.idle_time, closing.run_until_cancelled(closed)).await;
     if let Err(error) = ended {
         debug!(%error, "a connection failed");
     }

@@ -15,18 +15,19 @@ use super::*;
 /// So long that reaching it means a bug.
 const LIMIT: Duration = Duration::from_mins(1);
 
-const LIMITS: Limits = Limits {
+const LIMITS: ServerLimits = ServerLimits {
     connections: 64,
     head_bytes: 8 * 1024,
     head_time: Duration::from_hours(1),
     idle_time: Duration::from_secs(30),
     closing_time: Duration::from_secs(2),
-    keep_alive: true,
+    keep_alive: Some(Duration::from_hours(1)),
     overloaded: || ("text/plain", "too many".to_owned()),
 };
 
 /// One request on a connection, as the admin endpoint has it.
-const ONCE: Limits = Limits { keep_alive: false, idle_time: Duration::from_hours(1), ..LIMITS };
+const ONCE: ServerLimits =
+    ServerLimits { keep_alive: None, idle_time: Duration::from_hours(1), ..LIMITS };
 
 /// Serves these routes until the token is cancelled.
 async fn start(router: Router) -> (SocketAddr, CancellationToken, JoinHandle<()>) {
@@ -83,7 +84,7 @@ async fn rest(mut connection: impl AsyncRead + Unpin) -> String {
 }
 
 /// The client's end of a connection with room for that many bytes on its way.
-fn connect(room: usize, limits: Limits) -> DuplexStream {
+fn connect(room: usize, limits: ServerLimits) -> DuplexStream {
     let (client, server) = duplex(room);
     let closing = CancellationToken::new();
     tokio::spawn(answer(server, simple_routes(), limits, Arc::default(), closing));
@@ -189,7 +190,8 @@ async fn without_keep_alive_one_request_is_answered() {
 #[tokio::test]
 async fn a_client_that_stops_within_a_line_is_closed() {
     for begun in ["", "GET /ok HTTP/1.1\r\nAccept: text/"] {
-        let mut client = connect(1024, Limits { head_time: Duration::from_millis(1), ..ONCE });
+        let mut client =
+            connect(1024, ServerLimits { head_time: Duration::from_millis(1), ..ONCE });
         client.write_all(begun.as_bytes()).await.unwrap();
         assert_eq!(rest(client).await, "");
     }
@@ -198,7 +200,7 @@ async fn a_client_that_stops_within_a_line_is_closed() {
 #[tokio::test]
 async fn a_client_that_does_not_read_is_closed() {
     // There is room for a few bytes of the answer, and never for all.
-    let mut client = connect(16, Limits { idle_time: Duration::from_millis(1), ..ONCE });
+    let mut client = connect(16, ServerLimits { idle_time: Duration::from_millis(1), ..ONCE });
     // Where the time is up before all is sent, the connection is closed as well.
     let _ = client.write_all(b"GET /some HTTP/1.1\r\n\r\n").await;
     let sent = send_endlessly(&mut client, b"more").await;
@@ -218,18 +220,47 @@ async fn endless_headers_are_refused() {
 }
 
 #[tokio::test]
-async fn a_body_that_no_answer_needs_is_not_read() {
+async fn endless_body_that_no_answer_needs_is_not_read() {
     for (framing, chunk) in [
-        ("Content-Length: 1000000000", [b'.'; 64].as_slice()),
+        ("Content-Length: 1000000000", [b'.'; 4096].as_slice()),
         ("Transfer-Encoding: chunked", b"4\r\nmore\r\n"),
-        ("Content-Length: 1000000000\r\nExpect: 100-continue", &[b'.'; 64]),
+        ("Content-Length: 1000000000\r\nExpect: 100-continue", &[b'.'; 4096]),
     ] {
         let mut client = connect(1024, ONCE);
         let head = format!("GET /ok HTTP/1.1\r\n{framing}\r\n\r\n");
         client.write_all(head.as_bytes()).await.unwrap();
         let sent = send_endlessly(&mut client, chunk).await;
-        assert!(sent <= 2 * ONCE.head_bytes, "{sent} bytes were taken");
+        let most = 2 * ONCE.head_bytes + usize::try_from(MAX_DISCARDED).unwrap();
+        assert!(sent <= most, "{sent} bytes were taken");
         let answer = rest(client).await;
         assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
     }
+}
+
+#[tokio::test]
+async fn client_that_still_sends_reads_the_refusal_of_its_body() {
+    let (addr, ..) = start(Router::new().route("/ok", post(async || "refused"))).await;
+    let mut client = send(addr, "POST /ok HTTP/1.1\r\ncontent-length: 3000000\r\n\r\n").await;
+    let mut answer = [0; 12];
+    client.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 200");
+    client.write_all(&vec![b'a'; 3_000_000]).await.unwrap();
+    client.shutdown().await.unwrap();
+    assert!(rest(client).await.ends_with("refused"));
+}
+
+#[tokio::test(start_paused = true)]
+async fn idle_connection_outlives_the_time_for_a_head() {
+    let limits = ServerLimits { head_time: Duration::from_secs(10), ..LIMITS };
+    let mut client = connect(1024, limits);
+    for _ in 0..2 {
+        client.write_all(b"GET /ok HTTP/1.1\r\n\r\n").await.unwrap();
+        let mut answer = String::new();
+        while !answer.ends_with("ok") {
+            answer.push(char::from(client.read_u8().await.unwrap()));
+        }
+        tokio::time::advance(Duration::from_mins(1)).await;
+    }
+    client.write_all(b"GET /ok").await.unwrap();
+    assert_eq!(rest(client).await, "");
 }

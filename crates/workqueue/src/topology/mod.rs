@@ -25,7 +25,7 @@ use crate::{Bucket, Queue};
 use difference::Differences;
 
 /// The oldest broker that knows all the settings that the guarantees rest on.
-const OLDEST_BROKER: (i64, i64, i64) = (2, 12, 0);
+const OLDEST_BROKER: [u64; 3] = [2, 12, 0];
 
 /// What a program needs on the broker: the queues with their consumers, the buckets, and the dead letters
 /// of the queues.
@@ -215,7 +215,6 @@ async fn declare_or_adjust(
     adjust: bool,
     declared: &mut Declared,
 ) -> Result<(), DeclareError> {
-    check_broker(context)?;
     *declared = Declared {
         created: mem::take(&mut declared.created),
         adjusted: mem::take(&mut declared.adjusted),
@@ -225,11 +224,16 @@ async fn declare_or_adjust(
     for (kind, should_be) in topology.streams(limits) {
         let object = format!("stream {}", should_be.name);
         let (mut is, created) = find_or_create(
+            context,
             || api::stream_info(context, &should_be.name),
-            || api::create_stream(context, &should_be),
+            || {
+                check_version(context, None)?;
+                Ok(api::create_stream(context, &should_be))
+            },
             &object,
         )
         .await?;
+        check_version(context, Some(&is))?;
         let found = Differences::of_stream(kind, &is.config, &should_be);
         declared.created.extend(created.then_some(object.clone()));
         breaks.extend(found.guarantees);
@@ -237,7 +241,7 @@ async fn declare_or_adjust(
             let adjusted = with_limits_of(&is.config, &should_be);
             is = api::update_stream(context, &adjusted)
                 .await
-                .map_err(|error| DeclareError::new(format!("change {object}"), error))?;
+                .map_err(|error| DeclareError::new(context, format!("change {object}"), error))?;
             declared.adjusted.extend(found.limits);
         } else {
             declared.differences.extend(found.limits);
@@ -254,8 +258,9 @@ async fn declare_or_adjust(
         let should_be = config::consumer(queue, limits);
         let object = format!("consumer {} of stream {}", queue.consumer, queue.stream);
         let (is, created) = find_or_create(
+            context,
             || api::consumer_info(context, queue),
-            || api::create_consumer(context, queue, &should_be),
+            || Ok(api::create_consumer(context, queue, &should_be)),
             &object,
         )
         .await?;
@@ -270,7 +275,7 @@ async fn declare_or_adjust(
             };
             api::update_consumer(context, queue, &adjusted)
                 .await
-                .map_err(|error| DeclareError::new(format!("change {object}"), error))?;
+                .map_err(|error| DeclareError::new(context, format!("change {object}"), error))?;
             declared.adjusted.extend(found.limits);
         } else {
             declared.differences.extend(found.limits);
@@ -290,7 +295,11 @@ pub async fn queue_state(
 ) -> Result<(StreamInfo, ConsumerInfo), DeclareError> {
     let stream = stream_state(context, queue.stream).await?;
     let consumer = api::consumer_info(context, queue).await.map_err(|error| {
-        DeclareError::new(format!("show consumer {} of {}", queue.consumer, queue.stream), error)
+        DeclareError::new(
+            context,
+            format!("show consumer {} of {}", queue.consumer, queue.stream),
+            error,
+        )
     })?;
     Ok((stream, consumer))
 }
@@ -312,26 +321,29 @@ pub async fn bucket_state(context: &Context, bucket: Bucket) -> Result<StreamInf
 pub async fn stream_state(context: &Context, name: &str) -> Result<StreamInfo, DeclareError> {
     api::stream_info(context, name)
         .await
-        .map_err(|error| DeclareError::new(format!("show stream {name}"), error))
+        .map_err(|error| DeclareError::new(context, format!("show stream {name}"), error))
 }
 
-fn check_broker(context: &Context) -> Result<(), DeclareError> {
-    let client = context.client();
-    let broker = client.server_info();
-    let (major, minor, patch) = OLDEST_BROKER;
-    if !client.is_server_compatible(major, minor, patch) {
-        return Err(DeclareError::BrokerTooOld(broker.version));
-    }
-    if !broker.jetstream {
-        return Err(DeclareError::NoJetStream(format!("{}:{}", broker.host, broker.port)));
-    }
-    Ok(())
+/// Refuses a broker that ignores settings which the guarantees rest on: the one that keeps this stream,
+/// which need not be the one that the client is connected to.
+fn check_version(context: &Context, stream: Option<&StreamInfo>) -> Result<(), DeclareError> {
+    let of_stream = stream.and_then(|stream| stream.config.metadata.get("_nats.ver"));
+    let version = of_stream.cloned().unwrap_or_else(|| context.client().server_info().version);
+    if is_recent(&version) { Ok(()) } else { Err(DeclareError::BrokerTooOld(version)) }
+}
+
+/// Whether a broker of this version knows all the settings. What is no version may be a build of one's own.
+fn is_recent(version: &str) -> bool {
+    let numbers = version.split(['.', '-', '+']).map_while(|part| part.parse::<u64>().ok());
+    let numbers: Vec<u64> = numbers.take(OLDEST_BROKER.len()).collect();
+    numbers.is_empty() || numbers.as_slice() >= OLDEST_BROKER.as_slice()
 }
 
 /// Looks, creates what is missing, and looks again where another client was faster.
 async fn find_or_create<T, Look, Create>(
+    context: &Context,
     look: impl Fn() -> Look,
-    create: impl FnOnce() -> Create,
+    create: impl FnOnce() -> Result<Create, DeclareError>,
     object: &str,
 ) -> Result<(T, bool), DeclareError>
 where
@@ -341,9 +353,9 @@ where
     match look().await {
         Ok(found) => return Ok((found, false)),
         Err(error) if is_missing(&error) => {}
-        Err(error) => return Err(DeclareError::new(format!("show {object}"), error)),
+        Err(error) => return Err(DeclareError::new(context, format!("show {object}"), error)),
     }
-    match create().await {
+    match create()?.await {
         Ok(created) => Ok((created, true)),
         Err(error) if exists_already(&error) => match look().await {
             Ok(found) => Ok((found, false)),
@@ -352,7 +364,7 @@ where
                 action: format!("show {object}"),
                 source: "another client is creating it".into(),
             }),
-            Err(error) => Err(DeclareError::new(format!("show {object}"), error)),
+            Err(error) => Err(DeclareError::new(context, format!("show {object}"), error)),
         },
         // The broker does not answer a client that may not create.
         Err(ApiError::TimedOut) => Err(DeclareError::Unavailable {
@@ -361,7 +373,7 @@ where
                      `decoupled declare` as one that may"
                 .into(),
         }),
-        Err(error) => Err(DeclareError::new(format!("create {object}"), error)),
+        Err(error) => Err(DeclareError::new(context, format!("create {object}"), error)),
     }
 }
 
@@ -392,4 +404,19 @@ fn exists_already(error: &ApiError) -> bool {
 
 fn is_one_of(error: &ApiError, codes: &[ErrorCode]) -> bool {
     matches!(error, ApiError::Refused(error) if codes.contains(&error.error_code()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn version_of_a_broker_is_compared_by_its_numbers() {
+        for recent in ["2.12.0", "2.15.1", "2.12.0-RC.3", "3.0.0", "2.100.0", "dev"] {
+            assert!(is_recent(recent), "{recent}");
+        }
+        for old in ["2.11.99", "2.9.10", "1.4.1", "2.2.0-beta"] {
+            assert!(!is_recent(old), "{old}");
+        }
+    }
 }
