@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::Args;
-use observe::audit::audit;
+use observe::audit::{Verdict, audit};
 use workqueue::NatsSettings;
 
 use crate::terminal;
@@ -12,7 +12,7 @@ use crate::terminal;
 /// Settings of `decoupled audit`.
 #[derive(Args, Clone, Debug)]
 pub struct AuditSettings {
-    /// Wait for that long until nothing is pending
+    /// Wait for at most that long until nothing is pending, or something is known to be lost
     #[arg(long, default_value = "0s", value_parser = workqueue::duration, value_name = "TIME")]
     wait: Duration,
 
@@ -28,5 +28,9 @@ pub(crate) async fn run(settings: &AuditSettings) -> anyhow::Result<ExitCode> {
     let connection = observe::connect(&settings.nats, "decoupled audit").await?;
     let verdict = audit(connection.context(), settings.wait).await?;
     terminal::print(&verdict, settings.json)?;
-    Ok(if verdict.is_clean() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(match verdict {
+        verdict if verdict.is_clean() => ExitCode::SUCCESS,
+        Verdict { cannot_tell: Some(_), .. } => ExitCode::from(3),
+        _ => ExitCode::FAILURE,
+    })
 }

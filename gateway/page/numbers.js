@@ -64,7 +64,8 @@ export function showAudit({ running_since: since, trouble, judged_at: at, clean,
   } else if (trouble) {
     result.replaceChildren(el("p", {}, `The audit came to no verdict: ${trouble}.`));
   } else if (verdict) {
-    const word = clean ? "Nothing lost, nothing doubled." : `NOT CLEAN: ${verdict.lost} lost, ${verdict.doubled} doubled.`;
+    const found = clean ? "Nothing lost, nothing doubled." : `NOT CLEAN: ${verdict.lost} lost, ${verdict.doubled} doubled.`;
+    const word = verdict.cannot_tell ? `CANNOT TELL: ${verdict.cannot_tell}.` : found;
     const counts = WORDS.map(([key, label]) => el("div", {}, el("dt", {}, label), el("dd", {}, exact(verdict[key]))));
     const ids = ["lost", "doubled"].flatMap((kind) => verdict.ids[kind].map((id) => el("li", { class: "id" }, `${kind} ${id}`)));
     result.replaceChildren(el("p", {}, el("strong", {}, word), ` Audited at ${clock(at)}.`), el("dl", {}, ...counts), el("ul", {}, ...ids));

@@ -1,6 +1,7 @@
 use std::fmt;
 use std::str::FromStr;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use uuid::{Builder, Uuid, Variant};
@@ -32,9 +33,20 @@ impl JobId {
             .chain_update(stream);
         let mut random = [0; 10];
         random.copy_from_slice(&digest.finalize()[..10]);
-        // The first 48 bits of a UUID of version 7 are its time.
-        let millis = u64::try_from(parent >> 80).expect("it has 48 bits");
-        Self(Builder::from_unix_timestamp_millis(millis, &random).into_uuid())
+        Self(Builder::from_unix_timestamp_millis(self.millis(), &random).into_uuid())
+    }
+
+    /// When the job was made that this one leads back to, by the clock of its producer.
+    #[must_use]
+    pub fn made_at(self) -> Timestamp {
+        let millis = i64::try_from(self.millis()).ok();
+        // The last that it can say is later than there is a date.
+        millis.and_then(|millis| Timestamp::from_millisecond(millis).ok()).unwrap_or(Timestamp::MAX)
+    }
+
+    /// The first 48 bits of a UUID of version 7 are its time.
+    fn millis(self) -> u64 {
+        u64::try_from(self.0.as_u128() >> 80).expect("it has 48 bits")
     }
 
     /// Lends its text, which is not allocated for that.
@@ -102,6 +114,15 @@ mod tests {
         assert_eq!(derived.to_string().parse(), Ok(derived));
         let others = [id, JobId::new().derived("GREETINGS", 1), id.derived("OTHERS", 1)];
         assert!(!others.contains(&derived) && derived != id.derived("GREETINGS", 2));
+    }
+
+    #[test]
+    fn id_and_those_derived_from_it_say_when_it_was_made() {
+        let id: JobId = "01a1fcf7-7718-72cc-b56f-181b955ebc9c".parse().unwrap();
+        assert_eq!(id.made_at().to_string(), "2026-11-21T07:17:18.744Z");
+        assert_eq!(id.derived("GREETINGS", 1).made_at(), id.made_at());
+        let last: JobId = "ffffffff-ffff-7fff-bfff-ffffffffffff".parse().unwrap();
+        assert!(last.made_at() > id.made_at());
     }
 
     #[test]

@@ -11,6 +11,7 @@ use async_nats::jetstream::stream::Config;
 use cli::backup::{backup, restore};
 use contract::facts;
 use contract::queues::{self, ACKNOWLEDGMENTS, REQUESTS, RESPONSES, Request};
+use observe::audit::audit;
 use tempfile::TempDir;
 use testkit::eventually::eventually;
 use tokio_util::sync::CancellationToken;
@@ -20,6 +21,7 @@ use crate::deployment::{
     Cluster, Deployment, LIMITS, Side, creation, publication, ready, succeeded,
 };
 use crate::foreign_messages::{acknowledgment, response};
+use crate::replaced::clocks_are_ahead;
 use crate::round_trips::request;
 
 /// How many requests have come home before the backup.
@@ -155,8 +157,14 @@ async fn backup_goes_on_where_it_was_on_another_broker() {
     }
 
     let other = Deployment::bare().await;
+    clocks_are_ahead().await;
+    let restored_at = workqueue::now();
     restore(&connect(other.url()).await, &directory, None).await.unwrap();
     assert_eq!(held(other.nats()).await, before);
+    // All streams are younger than what is in them.
+    let verdict = audit(other.nats(), Duration::ZERO).await.unwrap();
+    assert_eq!(verdict.cannot_tell, None);
+    assert!(verdict.remembers_since < Some(restored_at), "{verdict}");
     // Messages in flight at the backup are known to have been delivered before.
     let redeliveries = everything_comes_home(&other).await;
     assert!(redeliveries >= IN_HAND as u64, "{redeliveries}");

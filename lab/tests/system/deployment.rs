@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::Context;
-use observe::audit::{Verdict, audit};
+use observe::audit::{Verdict, audit, drained};
 use tempfile::TempDir;
 use testkit::broker::{Broker, BrokerOptions, Brokers};
 use testkit::eventually::eventually;
@@ -136,10 +136,8 @@ impl<B> Deployment<B> {
             ("REPLICAS", self.replicas.to_string()),
             ("ACK_WAIT", millis(limits.ack_wait)),
         ];
-        let mut command = Command::new(&programs().await.decoupled);
-        command.env_clear().env("NATS_URL", self.url()).env("LOG_FORMAT", "pretty");
-        command.args(["declare", "--watch"]).envs(limits).envs(settings.iter().copied());
-        Process::spawn(command, self.log(name)).unwrap()
+        let limits = limits.each_ref().map(|(name, value)| (*name, value.as_str()));
+        watch(&self.url, self.log(name), &[&limits, settings].concat()).await
     }
 
     /// Starts a gateway with these settings.
@@ -162,6 +160,8 @@ impl<B> Deployment<B> {
 
     /// The verdict, once nothing is pending any more.
     pub async fn verdict(&self) -> Verdict {
+        // A loss would end the wait of an audit.
+        drained(self.nats(), LIMIT).await.unwrap();
         audit(self.nats(), LIMIT).await.unwrap()
     }
 
@@ -274,6 +274,14 @@ pub async fn gateway(url: &str, log: PathBuf, settings: &[(&str, &str)]) -> Proc
     let mut command = Command::new(&programs().await.gateway);
     command.env_clear().env("NATS_URL", url).env("LOG_FORMAT", "pretty");
     command.env("GATEWAY_ADDR", "127.0.0.1:0").envs(settings.iter().copied());
+    Process::spawn(command, log).unwrap()
+}
+
+/// Starts `decoupled declare --watch`.
+pub async fn watch(url: &str, log: PathBuf, settings: &[(&str, &str)]) -> Process {
+    let mut command = Command::new(&programs().await.decoupled);
+    command.env_clear().env("NATS_URL", url).env("LOG_FORMAT", "pretty");
+    command.args(["declare", "--watch"]).envs(settings.iter().copied());
     Process::spawn(command, log).unwrap()
 }
 

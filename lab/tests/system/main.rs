@@ -20,6 +20,7 @@ mod healthcheck;
 mod output;
 mod permissions;
 mod rejected;
+mod replaced;
 mod round_trips;
 mod startup;
 mod stopping;

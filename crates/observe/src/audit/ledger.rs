@@ -7,7 +7,7 @@ use std::time::Duration;
 use contract::facts::{REQUESTED, Received, STORED};
 use contract::queues::{Acknowledgment, Request};
 use jiff::{SignedDuration, Timestamp};
-use workqueue::{Bucket, Fact};
+use workqueue::{Bucket, Fact, JobId};
 
 /// The revisions of one fact, as far as they were seen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -87,10 +87,12 @@ impl Seen {
         }
     }
 
-    /// How the request stands, where the promises hold for `facts_max_age` from the asking.
-    pub(super) fn standing(&self, now: Timestamp, facts_max_age: Duration) -> Standing {
+    /// How the request of this id stands, where the promises hold for `facts_max_age` from the asking.
+    pub(super) fn standing(&self, id: &str, now: Timestamp, facts_max_age: Duration) -> Standing {
         let limit = SignedDuration::try_from(facts_max_age).unwrap_or(SignedDuration::MAX);
-        if self.requested_at.is_some_and(|asked| now.duration_since(asked) >= limit) {
+        // A dead letter outlives the facts.
+        let asked = self.requested_at.or_else(|| asked_at(id));
+        if asked.is_some_and(|asked| now.duration_since(asked) >= limit) {
             return Standing::TooOld;
         }
         let written_twice =
@@ -112,6 +114,12 @@ impl Seen {
     }
 }
 
+/// When a request was asked first, by the clock of its requestor. What somebody has published by hand may
+/// have another id than a request.
+pub(super) fn asked_at(id: &str) -> Option<Timestamp> {
+    id.parse().ok().map(JobId::made_at)
+}
+
 /// So that a million answers fit into memory. Two that differ have the same digest once in
 /// 18,446,744,073,709,551,616 times.
 fn digest(value: &(impl Hash + ?Sized)) -> u64 {
@@ -128,7 +136,6 @@ mod tests {
     use super::*;
     use contract::facts::RECEIVED;
     use contract::{Amount, Strings};
-    use workqueue::JobId;
 
     const DAY: Duration = Duration::from_hours(24);
 
@@ -181,7 +188,7 @@ mod tests {
     }
 
     fn standing(seen: &Seen) -> Standing {
-        seen.standing(noon(), DAY)
+        seen.standing("an-id", noon(), DAY)
     }
 
     #[test]
@@ -263,7 +270,16 @@ mod tests {
         let mut seen = complete();
         seen.note_removal(RECEIVED);
         let a_day_later: Timestamp = "2026-01-03T12:00:00Z".parse().unwrap();
-        assert_eq!(seen.standing(a_day_later, DAY), Standing::TooOld);
-        assert_eq!(seen.standing(a_day_later, Duration::MAX), Standing::Lost);
+        assert_eq!(seen.standing("an-id", a_day_later, DAY), Standing::TooOld);
+        assert_eq!(seen.standing("an-id", a_day_later, Duration::MAX), Standing::Lost);
+    }
+
+    #[test]
+    fn dead_letter_older_than_the_guarantees_is_not_judged() {
+        let seen = Seen { dead_letter: true, ..Seen::default() };
+        let id = JobId::new();
+        let (now, a_day) = (id.made_at(), SignedDuration::from_hours(24));
+        assert_eq!(seen.standing(&id.to_string(), now, DAY), Standing::Unasked);
+        assert_eq!(seen.standing(&id.to_string(), now + a_day, DAY), Standing::TooOld);
     }
 }

@@ -1,6 +1,7 @@
 //! The audit: reads what a deployment has written down, and says what was lost or doubled.
 
 mod ledger;
+mod memory;
 mod read;
 mod verdict;
 
@@ -17,6 +18,7 @@ use workqueue::Queue;
 use workqueue::topology::{self, DeclareError};
 
 use ledger::{Ledger, Seen, Standing};
+use memory::{Evidence, Requestors};
 
 /// How often to look whether the queues are empty.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -27,19 +29,27 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// How many suspects to look at a second time at once.
 const SECOND_LOOKS: usize = 32;
 
-/// Judges a deployment. If something is pending, waits for at most `wait` until nothing is.
+/// For how long to wait before looking again whether something is lost, at least, and how many times as long
+/// as looking takes: it reads all there is.
+const LOOKS: (Duration, u32) = (Duration::from_secs(1), 10);
+
+/// Judges a deployment. If something is pending, waits for at most `wait` until nothing is, or until it is
+/// clear that the verdict will be a bad one.
 ///
 /// # Errors
 ///
 /// Where the broker does not answer for half a minute, or has no topology of ours to read.
 pub async fn audit(nats: &Context, wait: Duration) -> anyhow::Result<Verdict> {
     let deadline = Instant::now() + wait;
+    let mut pause = LOOKS.0;
     loop {
-        drained(nats, deadline.saturating_duration_since(Instant::now())).await?;
+        drained(nats, deadline.saturating_duration_since(Instant::now()).min(pause)).await?;
+        let begun = Instant::now();
         let verdict = patiently(async || judge(nats).await).await?;
-        if verdict.pending == 0 || Instant::now() >= deadline {
+        if verdict.pending == 0 || !verdict.is_clean() || Instant::now() >= deadline {
             return Ok(verdict);
         }
+        pause = LOOKS.0.max(begun.elapsed() * LOOKS.1);
         sleep(PAUSE).await;
     }
 }
@@ -91,7 +101,8 @@ fn is_final(error: &anyhow::Error) -> bool {
 
 async fn judge(nats: &Context) -> anyhow::Result<Verdict> {
     let facts_max_age = topology::facts_max_age(nats, &facts::ALL).await?;
-    let mut ledger = read::everything(nats, None).await?;
+    let mut requestors = Requestors::default();
+    let mut ledger = read::everything(nats, None, &mut requestors).await?;
     // Requests are accepted while one reads, and messages move: nothing is called unasked or lost
     // before it was looked for again.
     let accepted = async |id: &str, mut seen: Seen| {
@@ -100,15 +111,31 @@ async fn judge(nats: &Context) -> anyhow::Result<Verdict> {
     };
     look_again(&mut ledger, Standing::Unasked, facts_max_age, accepted).await?;
     let anywhere = async |id: &str, _seen| {
-        let seen = read::everything(nats, Some(id)).await?.remove(id);
+        let seen = read::everything(nats, Some(id), &mut Requestors::default()).await?.remove(id);
         Ok(seen.unwrap_or_default())
     };
     look_again(&mut ledger, Standing::Lost, facts_max_age, anywhere).await?;
     let mut verdict = Verdict::default();
+    let mut missed = None;
     let now = workqueue::now();
     for (id, seen) in &ledger {
-        verdict.count(id, seen.standing(now, facts_max_age));
+        let standing = seen.standing(id, now, facts_max_age);
+        verdict.count(id, standing);
+        if missed.is_none() && matches!(standing, Standing::Lost | Standing::Unasked) {
+            // The first in the order of the ids is the first that was asked.
+            missed = ledger::asked_at(id).map(|asked| (asked, id.clone()));
+        }
     }
+    let evidence = Evidence {
+        // Read last, so that a store that was replaced meanwhile is found.
+        memories: read::memories(nats).await?,
+        requestors,
+        missed,
+        accepted: verdict.requested,
+        unasked: verdict.unasked,
+    };
+    verdict.remembers_since = evidence.since();
+    verdict.cannot_tell = evidence.doubt(now, facts_max_age);
     for queue in queues::ALL {
         verdict.redelivered.push(redelivered(nats, queue).await?);
     }
@@ -124,7 +151,8 @@ async fn look_again(
 ) -> anyhow::Result<()> {
     let now = workqueue::now();
     // Each is put back with what the second look has seen.
-    let suspects = ledger.extract_if(.., |_, seen| seen.standing(now, facts_max_age) == standing);
+    let suspects =
+        ledger.extract_if(.., |id, seen| seen.standing(id, now, facts_max_age) == standing);
     let suspects: Vec<(String, Seen)> = suspects.collect();
     let mut looks = stream::iter(suspects)
         .map(async |(id, seen)| {

@@ -6,12 +6,15 @@ use anyhow::Context as _;
 use async_nats::HeaderMap;
 use async_nats::jetstream::Context;
 use async_nats::jetstream::context::ContextBuilder;
+use async_nats::jetstream::message::Message;
 use contract::facts;
-use contract::queues;
+use contract::queues::{self, Request};
 use futures_util::TryStreamExt;
-use workqueue::{Bucket, Queue, dead_letters, last_message};
+use jiff::Timestamp;
+use workqueue::{Bucket, Fact, JobId, Queue, dead_letters, last_message, topology};
 
 use super::ledger::{Ledger, Seen};
+use super::memory::{Memory, Requestors};
 use crate::reading;
 
 /// How long the broker may take for a part of a list of ids. It goes through all of the stream for each, and
@@ -21,18 +24,37 @@ const PATIENCE: Duration = Duration::from_mins(1);
 /// The header by which a key-value bucket says that a key was removed.
 const OPERATION: &str = "KV-Operation";
 
+/// The buckets whose facts are judged.
+const JUDGED: [Bucket; 3] = [facts::REQUESTED, facts::STORED, facts::RECEIVED];
+
+/// What each stream that holds what is judged says of its past. The dead letters are older than the rest.
+pub(super) async fn memories(nats: &Context) -> anyhow::Result<Vec<Memory>> {
+    let mut memories = Vec::new();
+    for bucket in JUDGED {
+        memories.push(Memory::of(&topology::bucket_state(nats, bucket).await?, true));
+    }
+    for queue in queues::ALL {
+        memories.push(Memory::of(&topology::stream_state(nats, queue.stream).await?, false));
+    }
+    Ok(memories)
+}
+
 /// Reads all there is, or all of one request, in the order in which a request passes through it: what
 /// moves on while this reads is seen later, where it has come to. Only what moves backward can be missed,
 /// which is why there is a second look.
-pub(super) async fn everything(nats: &Context, id: Option<&str>) -> anyhow::Result<Ledger> {
+pub(super) async fn everything(
+    nats: &Context,
+    id: Option<&str>,
+    requestors: &mut Requestors,
+) -> anyhow::Result<Ledger> {
     let mut ledger = Ledger::new();
     let [requests, responses, acknowledgments] = queues::ALL;
-    read_facts(nats, facts::REQUESTED, id, &mut ledger).await?;
+    read_facts(nats, facts::REQUESTED, id, &mut ledger, requestors).await?;
     read_queue(nats, requests, id, &mut ledger).await?;
     read_queue(nats, responses, id, &mut ledger).await?;
-    read_facts(nats, facts::STORED, id, &mut ledger).await?;
+    read_facts(nats, facts::STORED, id, &mut ledger, requestors).await?;
     read_queue(nats, acknowledgments, id, &mut ledger).await?;
-    read_facts(nats, facts::RECEIVED, id, &mut ledger).await?;
+    read_facts(nats, facts::RECEIVED, id, &mut ledger, requestors).await?;
     let all = || dead_letters::SUBJECTS.to_owned();
     let subjects = id.map_or_else(all, |id| dead_letters::subject("*", id));
     for id in keys(nats, dead_letters::STREAM, &subjects, dead_letters::key).await? {
@@ -48,6 +70,7 @@ async fn read_facts(
     bucket: Bucket,
     id: Option<&str>,
     ledger: &mut Ledger,
+    requestors: &mut Requestors,
 ) -> anyhow::Result<()> {
     if let Some(id) = id {
         return read_fact(nats, bucket, id, ledger.entry(id.to_owned()).or_default()).await;
@@ -56,6 +79,9 @@ async fn read_facts(
         if let Some(key) = bucket.key(&message.subject) {
             let seen = ledger.entry(key.to_owned()).or_default();
             note(seen, bucket, message.headers.as_ref(), &message.payload);
+            if bucket == facts::REQUESTED {
+                note_requestor(requestors, key, message);
+            }
         }
     })
     .await
@@ -82,6 +108,16 @@ fn note(seen: &mut Seen, bucket: Bucket, headers: Option<&HeaderMap>, body: &[u8
         seen.note_removal(bucket);
     } else {
         seen.note_fact(bucket, body);
+    }
+}
+
+fn note_requestor(requestors: &mut Requestors, id: &str, message: &Message) {
+    let accepted = message.info().map(|info| info.published.unix_timestamp_nanos());
+    let accepted = accepted.ok().and_then(|nanos| Timestamp::from_nanosecond(nanos).ok());
+    let request = Request::from_body(&message.payload);
+    // The id is from the first try: one that was refused has a later time in its body.
+    if let (Ok(id), Ok(request), Some(accepted)) = (id.parse::<JobId>(), request, accepted) {
+        requestors.note(&request.requestor, id.made_at(), accepted);
     }
 }
 

@@ -1,5 +1,6 @@
 use std::fmt;
 
+use jiff::Timestamp;
 use serde::Serialize;
 
 use super::ledger::Standing;
@@ -30,6 +31,10 @@ pub struct Verdict {
     pub redelivered: Vec<Redelivered>,
     /// The ids of those that need somebody to look at them.
     pub ids: Ids,
+    /// Since when the broker remembers: what was asked before is not in these numbers.
+    pub remembers_since: Option<Timestamp>,
+    /// Why these numbers do not tell whether something was lost, if they do not: a store was replaced.
+    pub cannot_tell: Option<String>,
 }
 
 /// The ids of those that need somebody to look at them.
@@ -57,10 +62,10 @@ pub struct Redelivered {
 }
 
 impl Verdict {
-    /// Whether nothing was lost and nothing doubled.
+    /// Whether nothing was lost and nothing doubled, for certain.
     #[must_use]
     pub fn is_clean(&self) -> bool {
-        self.lost == 0 && self.doubled == 0
+        self.lost == 0 && self.doubled == 0 && self.cannot_tell.is_none()
     }
 
     /// How many deliveries were not the first of their message, in all queues together.
@@ -126,7 +131,12 @@ impl fmt::Display for Verdict {
                 writeln!(formatter, "  {word} … and {more} more; --json names them all")?;
             }
         }
-        if self.is_clean() {
+        if let Some(since) = self.remembers_since {
+            writeln!(formatter, "  the broker remembers since {since:.0}")?;
+        }
+        if let Some(why) = &self.cannot_tell {
+            write!(formatter, "CANNOT TELL: {why}.")
+        } else if self.is_clean() {
             write!(formatter, "Nothing lost, nothing doubled.")
         } else {
             write!(formatter, "NOT CLEAN: {} lost, {} doubled.", self.lost, self.doubled)
@@ -153,6 +163,21 @@ mod tests {
             verdict.count("an-id", standing);
             assert_eq!(verdict.is_clean(), clean, "{standing:?}");
         }
+    }
+
+    #[test]
+    fn replaced_store_is_never_called_clean() {
+        let remembers_since = Some("2026-01-02T10:00:00.2Z".parse().unwrap());
+        let mut verdict = Verdict { remembers_since, ..Verdict::default() };
+        let said = verdict.to_string();
+        let clean =
+            "  the broker remembers since 2026-01-02T10:00:00Z\nNothing lost, nothing doubled.";
+        assert!(said.ends_with(clean), "{said}");
+        verdict.cannot_tell = Some("a store was replaced".to_owned());
+        verdict.count("an-id", Standing::Lost);
+        assert!(!verdict.is_clean());
+        let said = verdict.to_string();
+        assert!(said.ends_with("CANNOT TELL: a store was replaced."), "{said}");
     }
 
     #[test]

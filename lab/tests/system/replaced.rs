@@ -1,0 +1,154 @@
+//! Stores that were lost, with another in their place: the audit does not take the new one for the old.
+
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream::Context;
+use async_nats::jetstream::stream::Config;
+use contract::{facts, queues};
+use observe::audit::{Verdict, audit};
+use testkit::eventually::eventually;
+use testkit::process::Process;
+use workqueue::{dead_letters, topology};
+
+use crate::audit::at_rest;
+use crate::deployment::{Deployment, LIMITS, Side};
+
+/// Longer than what the audit allows clocks to differ.
+const CLOCKS: Duration = Duration::from_millis(1500);
+
+/// Waits until what has happened so far is older than clocks may differ.
+pub async fn clocks_are_ahead() {
+    let begun = Instant::now();
+    eventually("clocks are ahead", async || match begun.elapsed() {
+        elapsed if elapsed > CLOCKS => Ok(()),
+        elapsed => Err(elapsed),
+    })
+    .await;
+}
+
+async fn declare(deployment: &Deployment) {
+    eventually("it is declared", async || {
+        topology::declare(deployment.nats(), &contract::topology(), &LIMITS).await
+    })
+    .await;
+}
+
+async fn delete(nats: &Context, stream: &str) {
+    nats.delete_stream(stream).await.unwrap();
+}
+
+/// The verdict of the moment is that nobody can tell.
+async fn nobody_can_tell(deployment: &Deployment) -> Verdict {
+    let verdict = audit(deployment.nats(), Duration::ZERO).await.unwrap();
+    let why = verdict.cannot_tell.as_deref().unwrap_or_default();
+    assert!(why.starts_with("a store was replaced at "), "{verdict}");
+    assert!(!verdict.is_clean() && verdict.remembers_since.is_some(), "{verdict}");
+    verdict
+}
+
+async fn under_load(deployment: &Deployment) -> [Process; 2] {
+    let services = [
+        deployment.run(Side::Generator, "generator", &[]).await,
+        deployment.run(Side::Requestor, "requestor", &[("REQUEST_RATE", "max")]).await,
+    ];
+    deployment.facts_reach(facts::RECEIVED, 100).await;
+    services
+}
+
+#[tokio::test]
+async fn streams_declared_anew_under_load_are_noticed() {
+    let deployment = Deployment::start().await;
+    let [generator, requestor] = under_load(&deployment).await;
+    // Both have work in their hands, which goes on in the new streams.
+    generator.pause().unwrap();
+    requestor.pause().unwrap();
+    clocks_are_ahead().await;
+    let buckets = facts::ALL.iter().map(|bucket| bucket.stream).chain([dead_letters::STREAM]);
+    for stream in buckets.chain(queues::ALL.iter().map(|queue| queue.stream)) {
+        delete(deployment.nats(), stream).await;
+    }
+    declare(&deployment).await;
+    generator.resume().unwrap();
+    requestor.resume().unwrap();
+    deployment.facts_reach(facts::RECEIVED, 100).await;
+    nobody_can_tell(&deployment).await;
+
+    let (status, said) = deployment.decoupled(["audit", "--wait", "1h"]).await;
+    assert_eq!(status, Some(3), "{said}");
+    assert!(said.contains("\n  the broker remembers since "), "{said}");
+    assert!(said.contains("\nCANNOT TELL: a store was replaced at "), "{said}");
+    assert!(!said.contains("Nothing lost"), "{said}");
+    let (status, said) = deployment.decoupled(["audit", "--json"]).await;
+    assert_eq!(status, Some(3), "{said}");
+    let said: serde_json::Value = serde_json::from_str(&said).unwrap();
+    let why = said["cannot_tell"].as_str().unwrap();
+    assert!(why.starts_with("a store was replaced at "), "{said}");
+    assert!(said["remembers_since"].is_string(), "{said}");
+}
+
+#[tokio::test]
+async fn broker_that_comes_back_empty_is_noticed() {
+    let mut deployment = Deployment::start().await;
+    let _services = under_load(&deployment).await;
+    deployment.broker.kill().await.unwrap();
+    clocks_are_ahead().await;
+    deployment.broker.wipe().unwrap();
+    deployment.broker.restart().await.unwrap();
+    declare(&deployment).await;
+    deployment.facts_reach(facts::RECEIVED, 100).await;
+    nobody_can_tell(&deployment).await;
+}
+
+#[tokio::test]
+async fn bucket_that_is_declared_anew_is_noticed() {
+    for bucket in [facts::REQUESTED, facts::STORED, facts::RECEIVED] {
+        let (deployment, _id) = at_rest().await;
+        clocks_are_ahead().await;
+        delete(deployment.nats(), bucket.stream).await;
+        declare(&deployment).await;
+        nobody_can_tell(&deployment).await;
+    }
+}
+
+#[tokio::test]
+async fn bucket_that_is_emptied_is_noticed() {
+    let (deployment, _id) = at_rest().await;
+    for bucket in [facts::REQUESTED, facts::STORED, facts::RECEIVED] {
+        deployment.nats().get_stream(bucket.stream).await.unwrap().purge().await.unwrap();
+    }
+    let verdict = audit(deployment.nats(), Duration::ZERO).await.unwrap();
+    let why = "KV_requested is empty, and had facts that it should still have";
+    assert_eq!(verdict.cannot_tell.as_deref(), Some(why), "{verdict}");
+}
+
+#[tokio::test]
+async fn store_that_outlives_its_broker_is_not_doubted() {
+    let (mut deployment, _id) = at_rest().await;
+    let before = deployment.verdict().await;
+    assert!(before.is_clean(), "{before}");
+    clocks_are_ahead().await;
+    deployment.broker.kill().await.unwrap();
+    deployment.broker.restart().await.unwrap();
+    declare(&deployment).await;
+    let after = deployment.verdict().await;
+    assert_eq!((&after.ids, after.complete, after.is_clean()), (&before.ids, 10, true), "{after}");
+    assert_eq!(after.remembers_since, before.remembers_since);
+}
+
+#[tokio::test]
+async fn store_that_has_forgotten_what_is_old_is_not_doubted() {
+    const AGE: Duration = Duration::from_secs(1);
+    let (deployment, _id) = at_rest().await;
+    for bucket in facts::ALL {
+        let config = topology::bucket_state(deployment.nats(), bucket).await.unwrap().config;
+        let forgetful = Config { max_age: AGE, duplicate_window: AGE, ..config };
+        deployment.nats().update_stream(&forgetful).await.unwrap();
+    }
+    eventually("all facts have aged out", async || match deployment.facts(facts::RECEIVED).await {
+        0 => Ok(()),
+        facts => Err(facts),
+    })
+    .await;
+    let verdict = deployment.verdict().await;
+    assert!(verdict.is_clean(), "{verdict}");
+}
