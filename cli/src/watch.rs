@@ -86,7 +86,8 @@ async fn watch_connected(
             status.connected.set(i64::from(connected));
         }
     };
-    let connection = Connection::establish(nats, &format!("declare {instance}"), report).await?;
+    let connection =
+        Connection::establish_patiently(nats, &format!("declare {instance}"), report).await?;
     let sweepers = queues::ALL.map(|queue| Sweeper::new(&connection, queue, instance));
     tokio::select! {
         never = look_again_and_again(&connection, limits, sweepers, status) => match never {},

@@ -112,7 +112,12 @@ pub async fn run(settings: GatewaySettings, stop: &CancellationToken) -> Result<
     let stop = stop.child_token();
     let _end = stop.clone().drop_guard();
     let metrics = Metrics::new("gateway");
-    let told = GatewayReport { metrics: Arc::clone(&metrics), stop: stop.clone() };
+    let connected_once = Arc::<OnceLock<()>>::default();
+    let told = GatewayReport {
+        metrics: Arc::clone(&metrics),
+        connected_once: Arc::clone(&connected_once),
+        stop: stop.clone(),
+    };
     let addr = settings.admin_addr;
     let admin = workqueue::serve_admin(addr, Arc::new(told), stop.clone())
         .await
@@ -130,7 +135,9 @@ pub async fn run(settings: GatewaySettings, stop: &CancellationToken) -> Result<
         stop: stop.clone(),
     });
     let router = router::router(Arc::clone(&gateway));
-    let work = async { tokio::try_join!(work(&gateway, &metrics), replayer(&gateway)).map(drop) };
+    let work = async {
+        tokio::try_join!(work(&gateway, &metrics, connected_once), replayer(&gateway)).map(drop)
+    };
     let working = stop.run_until_cancelled(Box::pin(work));
     let serving = http::serve(listener, router, LIMITS, stop.clone());
     // In this task, so that a panic of the server is one of the gateway.
@@ -161,12 +168,19 @@ async fn listen(addr: Option<SocketAddr>) -> Result<TcpListener, GatewayError> {
 }
 
 /// Connects and declares; then takes snapshots for the page, for as long as the client lives.
-async fn work(gateway: &Gateway, metrics: &Arc<Metrics>) -> Result<(), GatewayError> {
+async fn work(
+    gateway: &Gateway,
+    metrics: &Arc<Metrics>,
+    connected_once: Arc<OnceLock<()>>,
+) -> Result<(), GatewayError> {
     let settings = &gateway.settings;
     let connected = Arc::clone(metrics);
     let name = format!("gateway {}", settings.instance);
-    let connecting = Connection::establish(&settings.nats, &name, move |is| {
+    let connecting = Connection::establish_patiently(&settings.nats, &name, move |is| {
         connected.set_connected(is);
+        if is {
+            connected_once.get_or_init(|| ());
+        }
     });
     let connection = tokio::select! {
         connection = connecting => connection?,
@@ -194,7 +208,8 @@ async fn work(gateway: &Gateway, metrics: &Arc<Metrics>) -> Result<(), GatewayEr
 /// Connects to replay, where that is allowed.
 async fn replayer(gateway: &Gateway) -> Result<(), GatewayError> {
     let Some(settings) = gateway.settings.replay_nats() else { return Ok(()) };
-    let connection = Connection::establish(&settings, "gateway replay", |_connected| {}).await?;
+    let connection =
+        Connection::establish_patiently(&settings, "gateway replay", |_connected| {}).await?;
     let _ = gateway.replayer.set(connection.clone());
     connection.ended().await;
     Err(GatewayError::Client)
@@ -203,13 +218,19 @@ async fn replayer(gateway: &Gateway) -> Result<(), GatewayError> {
 /// The admin endpoint's report.
 struct GatewayReport {
     metrics: Arc<Metrics>,
+    connected_once: Arc<OnceLock<()>>,
     stop: CancellationToken,
 }
 
 impl Report for GatewayReport {
-    /// The gateway works without a broker, and says that there is none.
+    /// The gateway goes on without a broker, and says that there is none. But one that has never been let in,
+    /// over a wrong password for one, must not take the place of one that has.
     fn not_ready(&self) -> Option<String> {
-        self.stop.is_cancelled().then(|| "stopping".to_owned())
+        if self.stop.is_cancelled() {
+            return Some("stopping".to_owned());
+        }
+        let never = self.connected_once.get().is_none();
+        never.then(|| "not connected to the broker yet".to_owned())
     }
 
     fn metrics(&self) -> Result<String, fmt::Error> {

@@ -8,7 +8,9 @@ use std::time::Duration;
 
 use async_nats::jetstream::Context;
 use async_nats::jetstream::context::ContextBuilder;
-use async_nats::{Client, ConnectErrorKind, ConnectOptions, Event, ServerAddr, ServerError};
+use async_nats::{
+    Client, ClientError, ConnectErrorKind, ConnectOptions, Event, ServerAddr, ServerError,
+};
 use tokio::sync::watch;
 use tracing::{error, info, warn};
 
@@ -75,7 +77,34 @@ pub enum ConnectError {
 
 impl Connection {
     /// Connects, and tries until it succeeds. `report` is told of each change of the connection,
-    /// with whether there is one.
+    /// with whether there is one. A refusal of the credentials is tried again as well: while a password is
+    /// changed, a service may have the new one before the broker has it.
+    ///
+    /// # Errors
+    ///
+    /// Where a setting makes no sense.
+    pub async fn establish_patiently(
+        settings: &NatsSettings,
+        client_name: &str,
+        report: impl Fn(bool) + Send + Sync + 'static,
+    ) -> Result<Self, ConnectError> {
+        let report = Arc::new(report);
+        let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+        let mut logged = LogOnce::default();
+        loop {
+            match Self::establish_unless_refused(settings, client_name, &report).await {
+                Err(refusal @ ConnectError::Refused { .. }) => {
+                    if logged.is_first(&refusal) {
+                        error!("{refusal}; trying again");
+                    }
+                }
+                established => return established,
+            }
+            backoff.wait().await;
+        }
+    }
+
+    /// As [`Connection::establish_patiently`], for a program that somebody waits for.
     ///
     /// # Errors
     ///
@@ -86,16 +115,23 @@ impl Connection {
         client_name: &str,
         report: impl Fn(bool) + Send + Sync + 'static,
     ) -> Result<Self, ConnectError> {
+        Self::establish_unless_refused(settings, client_name, &Arc::new(report)).await
+    }
+
+    async fn establish_unless_refused(
+        settings: &NatsSettings,
+        client_name: &str,
+        report: &Arc<impl Fn(bool) + Send + Sync + 'static>,
+    ) -> Result<Self, ConnectError> {
         let servers = servers(&settings.nats_url)?;
         let broker = display(&servers);
-        let report = Arc::new(report);
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         let mut logged = LogOnce::default();
         loop {
             let (link_sender, mut link) = watch::channel(Link::default());
             let (refusal_sender, refused_creation) = watch::channel(String::new());
             let options = options(settings, client_name).await?;
-            let options = options.event_callback(watcher(link_sender, refusal_sender, &report));
+            let options = options.event_callback(watcher(link_sender, refusal_sender, report));
             let failure = match options.connect(servers.as_slice()).await {
                 Ok(client) => {
                     let _ = link.wait_for(|link| link.connected).await;
@@ -223,6 +259,12 @@ fn watcher(
     // Since the connection was last made or lost: without one the client tries again and again, and with
     // one the broker may complain of each message.
     let logged = Mutex::new(LogOnce::default());
+    let violation = ConnectErrorKind::AuthorizationViolation.to_string();
+    let refused = |logged: &mut LogOnce| {
+        if logged.is_first(ServerError::AuthorizationViolation) {
+            error!("the broker refuses the credentials; trying again");
+        }
+    };
     move |event| {
         let mut logged = logged.lock().expect("nothing panics while it holds this lock");
         match &event {
@@ -241,10 +283,10 @@ fn watcher(
                 warn!("lost the connection to the broker; trying to restore it");
             }
             Event::LameDuckMode => info!("the broker is about to stop, and asks to leave it"),
-            Event::ServerError(refusal @ ServerError::AuthorizationViolation) => {
-                if logged.is_first(refusal) {
-                    error!("the broker refuses the credentials; trying again");
-                }
+            // From a broker that breaks off, or from one that takes no connection.
+            Event::ServerError(ServerError::AuthorizationViolation) => refused(&mut logged),
+            Event::ClientError(ClientError::Other(reason)) if *reason == violation => {
+                refused(&mut logged);
             }
             Event::ServerError(ServerError::Other(refusal)) if is_of_creation(refusal) => {
                 refused_creation.send_replace(refusal.clone());

@@ -160,7 +160,7 @@ async fn start(
         }
     };
     let client_name = format!("{} {}", announcement.name(), settings.instance);
-    let connection = Connection::establish(&settings.nats, &client_name, report).await?;
+    let connection = Connection::establish_patiently(&settings.nats, &client_name, report).await?;
     // Before the rest: a replica that waits for what is missing is there, too.
     background.spawn("announcing this replica", announcement.serve(connection.clone()));
     let producer = Producer::new(&connection, settings.limits, settings.concurrency, &metrics);

@@ -104,7 +104,8 @@ pub struct NatsSettings {
     #[arg(long, env, value_name = "USER")]
     pub nats_user: Option<String>,
 
-    /// Password of that user
+    /// Password of that user. A service that is refused says so once, is not ready, and tries again; a
+    /// command ends
     #[arg(long, env, value_name = "PASSWORD", hide_env_values = true)]
     pub nats_password: Option<String>,
 
@@ -151,7 +152,13 @@ impl NatsSettings {
 #[command(next_help_heading = "Logs (on standard error)")]
 pub struct TelemetrySettings {
     /// What to log: a level, or levels for each module
-    #[arg(long, env, default_value = "info,async_nats=warn", value_name = "FILTER")]
+    // What the connector logs at each try is logged once where it is connected.
+    #[arg(
+        long,
+        env,
+        default_value = "info,async_nats=warn,async_nats::connector=off",
+        value_name = "FILTER"
+    )]
     pub rust_log: String,
 
     /// How to log [default: pretty on a terminal, json elsewhere]

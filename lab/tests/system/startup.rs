@@ -10,7 +10,9 @@ use testkit::process::{Process, logged};
 use tokio::net::TcpListener;
 use tokio::process::Command;
 
-use crate::deployment::{Deployment, PATIENT, Side, admin, ended, programs, ready, run, succeeded};
+use crate::deployment::{
+    Deployment, PATIENT, Side, admin, ended, gateway, programs, ready, run, soon, succeeded, watch,
+};
 use crate::unreadable::{CARRIAGE_RETURN, publish};
 
 async fn requestor(words: &[&str]) -> Output {
@@ -173,18 +175,66 @@ async fn with_password(password: &str, before: Option<&Broker>) -> Broker {
     Broker::start(BrokerOptions { port, extra, ..BrokerOptions::default() }).await.unwrap()
 }
 
+/// That these credentials are refused is said once, however often they are tried.
+fn refused_once(service: &Process) {
+    let log = service.log_text();
+    let said = ["refuses user", "refuses the credentials", "authorization violation"];
+    let count: usize = said.iter().map(|words| log.matches(words).count()).sum();
+    assert_eq!(count, 1, "{log}");
+    assert!(!log.contains("wrong"), "a password is logged:\n{log}");
+}
+
+/// Waits until a broker has refused each of that many services several times.
+async fn refused_often(broker: &Broker, services: usize) {
+    eventually("the broker refuses again and again", async || {
+        let log = broker.log_text();
+        if log.matches("authentication error").count() > 5 * services { Ok(()) } else { Err(log) }
+    })
+    .await;
+}
+
 #[tokio::test]
-async fn credentials_refused_at_the_start_name_the_user() {
-    let broker = with_password("right", None).await;
+async fn service_waits_for_a_broker_that_has_its_password() {
+    let mut strict = with_password("other", None).await;
     let directory = tempfile::tempdir().unwrap();
     let settings = [("NATS_USER", "somebody"), ("NATS_PASSWORD", "wrong")];
-    let log = directory.path().join("log");
-    let mut generator = run(Side::Generator, &broker.url(), log, &settings).await;
-    let status = ended(&mut generator).await;
-    let log = generator.log_text();
-    assert_eq!(status.code(), Some(1), "{log}");
-    assert!(log.contains("refuses user 'somebody'"), "{log}");
-    assert!(!log.contains("wrong"), "a password is logged:\n{log}");
+    let url = strict.url();
+    let log = |name: &str| directory.path().join(name);
+    let services = [
+        run(Side::Generator, &url, log("generator"), &settings).await,
+        run(Side::Requestor, &url, log("requestor"), &settings).await,
+        gateway(&url, log("gateway"), &settings).await,
+        watch(&url, log("watch"), &settings).await,
+    ];
+    for service in &services {
+        logged(service, "refuses user 'somebody'").await;
+        assert_eq!(admin(service, "/livez").await.0, 200);
+        assert_eq!(admin(service, "/readyz").await.0, 503);
+    }
+    refused_often(&strict, services.len()).await;
+    strict.kill().await.unwrap();
+    let _broker = with_password("wrong", Some(&strict)).await;
+    for mut service in services {
+        ready(&service).await;
+        refused_once(&service);
+        service.terminate().unwrap();
+        succeeded(&mut service).await;
+    }
+}
+
+#[tokio::test]
+async fn command_ends_at_once_where_its_password_is_refused() {
+    let broker = with_password("right", None).await;
+    for command in [["audit"].as_slice(), &["dead-letters", "list"], &["declare"]] {
+        let mut decoupled = Command::new(&programs().await.decoupled);
+        decoupled.env_clear().args(command).env("NATS_URL", broker.url());
+        decoupled.env("NATS_USER", "somebody").env("NATS_PASSWORD", "wrong");
+        let output = soon("it ends", decoupled.output()).await.unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains("refuses user 'somebody'; check NATS_USER"), "{said}");
+        assert!(!said.contains("wrong"), "a password is logged:\n{said}");
+    }
 }
 
 #[tokio::test]
@@ -197,7 +247,9 @@ async fn credentials_that_are_refused_later_are_tried_again() {
     ready(&generator).await;
     broker.kill().await.unwrap();
     let mut strict = with_password("other", Some(&broker)).await;
-    logged(&generator, "authorization violation").await;
+    logged(&generator, "the broker refuses the credentials").await;
+    refused_often(&strict, 1).await;
+    refused_once(&generator);
     assert_eq!(admin(&generator, "/livez").await.0, 200);
     assert_eq!(admin(&generator, "/readyz").await.0, 503);
     strict.kill().await.unwrap();
