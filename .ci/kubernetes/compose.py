@@ -37,7 +37,7 @@ def check(root):
             if name.endswith("_USER"):
                 password = environment[name.removesuffix("USER") + "PASSWORD"]
                 known = services["nats"]["environment"].get(f"{environment[name].upper()}_PASSWORD")
-                expect(password == known, f"the password of {environment[name]} is not the broker's")
+                expect(f"'{password}'" == known, f"the password of {environment[name]} is not the broker's")
     for side, other in (("requestor", "generator"), ("generator", "requestor")):
         expect(other not in reachable(services, side), f"{side} depends on {other}")
     return len(services)

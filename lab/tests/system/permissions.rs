@@ -291,7 +291,13 @@ impl Guarded {
     async fn start() -> Self {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../k8s/nats/nats.conf");
         let base = std::fs::read_to_string(file).unwrap();
-        let password = |user: &&str| (format!("{}_PASSWORD", user.to_uppercase()), password(user));
+        let compose = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docker-compose.yml");
+        let compose = std::fs::read_to_string(compose).unwrap();
+        let password = |user: &&str| {
+            let name = format!("{}_PASSWORD", user.to_uppercase());
+            let given = given_to_the_broker(&compose, &name, &password(user));
+            (name, given)
+        };
         let name = ("SERVER_NAME".to_owned(), "guarded".to_owned());
         let environment = USERS.iter().map(password).chain([name]).collect();
         let options = BrokerOptions { base, environment, ..BrokerOptions::default() };
@@ -387,8 +393,29 @@ impl Guarded {
     }
 }
 
+/// The password of this user. As a part of the broker's configuration each would be something else than a text.
 fn password(user: &str) -> String {
-    format!("secretOf{user}")
+    let text = match user {
+        REQUESTOR => "12345",
+        GENERATOR => "4k",
+        DECLARER => "007",
+        AUDITOR => "true",
+        REPLAYER => "two words",
+        KEEPER => "a,b;c",
+        _ => r#"$HOME # "\"#,
+    };
+    text.to_owned()
+}
+
+/// What the Compose file makes of a password that is set in the environment.
+fn given_to_the_broker(compose: &str, name: &str, password: &str) -> String {
+    let start = format!("{name}: \"");
+    let line =
+        |line: &'_ str| line.trim().strip_prefix(&start)?.strip_suffix('"').map(str::to_owned);
+    let form = compose.lines().find_map(line).expect("Compose sets it");
+    let (before, variable) = form.split_once("${").unwrap();
+    let (_default, after) = variable.split_once('}').unwrap();
+    format!("{before}{password}{after}")
 }
 
 fn inbox(user: &str) -> String {
