@@ -92,7 +92,8 @@ impl Connection {
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         let mut logged = LogOnce::default();
         loop {
-            match Self::establish_unless_refused(settings, client_name, &report).await {
+            match Self::establish_unless_refused(settings, client_name, &report, &mut logged).await
+            {
                 Err(refusal @ ConnectError::Refused { .. }) => {
                     if logged.is_first(&refusal) {
                         error!("{refusal}; trying again");
@@ -115,18 +116,19 @@ impl Connection {
         client_name: &str,
         report: impl Fn(bool) + Send + Sync + 'static,
     ) -> Result<Self, ConnectError> {
-        Self::establish_unless_refused(settings, client_name, &Arc::new(report)).await
+        let (report, mut logged) = (Arc::new(report), LogOnce::default());
+        Self::establish_unless_refused(settings, client_name, &report, &mut logged).await
     }
 
     async fn establish_unless_refused(
         settings: &NatsSettings,
         client_name: &str,
         report: &Arc<impl Fn(bool) + Send + Sync + 'static>,
+        logged: &mut LogOnce,
     ) -> Result<Self, ConnectError> {
         let servers = servers(&settings.nats_url)?;
         let broker = display(&servers);
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
-        let mut logged = LogOnce::default();
         loop {
             let (link_sender, mut link) = watch::channel(Link::default());
             let (refusal_sender, refused_creation) = watch::channel(String::new());

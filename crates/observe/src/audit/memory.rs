@@ -149,7 +149,7 @@ impl Evidence {
             // Of which requestor it is, is not known.
             let before = before.checked_sub(self.requestors.behind()).ok()?;
             let (asked, id) = self.missed.as_ref().filter(|(asked, _)| *asked < before)?;
-            Some(format!("{id} was asked at {asked:.3}, and something about it is missing"))
+            Some(format!("{id} was asked at {asked:.3}, and something of it is missing"))
         });
         let sign = sign.or_else(|| {
             let (asked, name) = self.requestors.first().filter(|(asked, _)| *asked < before)?;

@@ -27,7 +27,8 @@ const OPERATION: &str = "KV-Operation";
 /// The buckets whose facts are judged.
 const JUDGED: [Bucket; 3] = [facts::REQUESTED, facts::STORED, facts::RECEIVED];
 
-/// What each stream that holds what is judged says of its past. The dead letters are older than the rest.
+/// What each stream that holds what is judged says of its past. Dead letters are kept for longer, so
+/// that they say nothing of these.
 pub(super) async fn memories(nats: &Context) -> anyhow::Result<Vec<Memory>> {
     let mut memories = Vec::new();
     for bucket in JUDGED {
