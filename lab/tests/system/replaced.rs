@@ -55,6 +55,11 @@ async fn under_load(deployment: &Deployment) -> [Process; 2] {
     services
 }
 
+/// Waits for more than was in the hands of the requestor.
+async fn asks_anew(deployment: &Deployment) {
+    deployment.facts_reach(facts::REQUESTED, 1000).await;
+}
+
 #[tokio::test]
 async fn streams_declared_anew_under_load_are_noticed() {
     let deployment = Deployment::start().await;
@@ -70,7 +75,7 @@ async fn streams_declared_anew_under_load_are_noticed() {
     declare(&deployment).await;
     generator.resume().unwrap();
     requestor.resume().unwrap();
-    deployment.facts_reach(facts::RECEIVED, 100).await;
+    asks_anew(&deployment).await;
     nobody_can_tell(&deployment).await;
 
     let (status, said) = deployment.decoupled(["audit", "--wait", "1h"]).await;
@@ -95,7 +100,7 @@ async fn broker_that_comes_back_empty_is_noticed() {
     deployment.broker.wipe().unwrap();
     deployment.broker.restart().await.unwrap();
     declare(&deployment).await;
-    deployment.facts_reach(facts::RECEIVED, 100).await;
+    asks_anew(&deployment).await;
     nobody_can_tell(&deployment).await;
 }
 

@@ -82,12 +82,6 @@ impl Requestors {
         }
     }
 
-    /// By how much the clock of any of them may be behind the broker's.
-    fn behind(&self) -> SignedDuration {
-        let behind = self.0.values().map(|requestor| requestor.behind);
-        behind.max().unwrap_or_default().max(SignedDuration::ZERO)
-    }
-
     /// The one that asked first, and when, by the broker's clock.
     fn first(&self) -> Option<(Timestamp, &str)> {
         let asked = self.0.iter().map(|(name, requestor)| {
@@ -146,8 +140,6 @@ impl Evidence {
         let since = self.since().filter(|since| !self.is_restored() && is_recent(*since))?;
         let before = since.checked_sub(CLOCKS).ok()?;
         let sign = self.older_message(since).or_else(|| {
-            // Of which requestor it is, is not known.
-            let before = before.checked_sub(self.requestors.behind()).ok()?;
             let (asked, id) = self.missed.as_ref().filter(|(asked, _)| *asked < before)?;
             Some(format!("{id} was asked at {asked:.3}, and something of it is missing"))
         });
@@ -242,7 +234,6 @@ mod tests {
             let accepted = at("10:00:00.003") + SignedDuration::from_secs(second);
             evidence.requestors.note("behind", asked, accepted);
         }
-        evidence.missed = Some((at("09:50:01"), "an-id".to_owned()));
         assert_eq!(doubt(&evidence), "");
     }
 
