@@ -98,6 +98,8 @@ impl GatewaySettings {
         Some(NatsSettings {
             nats_user: Some(user),
             nats_password: self.replay_password.clone(),
+            nats_token: None,
+            nats_nkey: None,
             nats_creds: None,
             nats_inbox_prefix: self.replay_inbox_prefix.clone(),
             ..nats

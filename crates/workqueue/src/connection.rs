@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use crate::backoff::{self, Backoff};
+use crate::credentials::Credentials;
 use crate::log_once::LogOnce;
 use crate::settings::NatsSettings;
 
@@ -66,7 +67,10 @@ pub enum ConnectError {
         reason: String,
     },
     /// The broker does not let this user in.
-    #[error("the broker at {broker} refuses {who}; check NATS_USER, NATS_PASSWORD and NATS_CREDS")]
+    #[error(
+        "the broker at {broker} refuses {who}; check NATS_USER and NATS_PASSWORD, NATS_TOKEN, NATS_NKEY \
+         or NATS_CREDS"
+    )]
     Refused {
         /// The broker.
         broker: String,
@@ -128,11 +132,12 @@ impl Connection {
     ) -> Result<Self, ConnectError> {
         let servers = servers(&settings.nats_url)?;
         let broker = display(&servers);
+        let credentials = Credentials::new(settings, &servers)?;
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         loop {
             let (link_sender, mut link) = watch::channel(Link::default());
             let (refusal_sender, refused_creation) = watch::channel(String::new());
-            let options = options(settings, client_name).await?;
+            let options = options(settings, client_name, credentials.clone())?;
             let options = options.event_callback(watcher(link_sender, refusal_sender, report));
             let failure = match options.connect(servers.as_slice()).await {
                 Ok(client) => {
@@ -146,7 +151,7 @@ impl Connection {
             };
             match failure.kind() {
                 ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
-                    return Err(ConnectError::Refused { broker, who: who(settings, &servers) });
+                    return Err(ConnectError::Refused { broker, who: credentials.to_string() });
                 }
                 _ => {
                     let error = &failure as &dyn std::error::Error;
@@ -316,8 +321,13 @@ fn is_of_creation(refusal: &str) -> bool {
     CALLS.iter().any(|call| refusal.contains(&format!("Violation for Publish to \"{call}")))
 }
 
-async fn options(settings: &NatsSettings, name: &str) -> Result<ConnectOptions, ConnectError> {
-    let mut options = ConnectOptions::new()
+fn options(
+    settings: &NatsSettings,
+    name: &str,
+    credentials: Credentials,
+) -> Result<ConnectOptions, ConnectError> {
+    let prove = move |nonce: Vec<u8>| ready(credentials.prove(&nonce));
+    let mut options = ConnectOptions::with_auth_callback(prove)
         .name(name)
         .custom_inbox_prefix(&settings.nats_inbox_prefix)
         .ping_interval(PING_INTERVAL)
@@ -326,21 +336,11 @@ async fn options(settings: &NatsSettings, name: &str) -> Result<ConnectOptions, 
             let doublings = u32::try_from(tries).unwrap_or(u32::MAX);
             backoff::jittered(backoff::ceiling(RETRY.0, RETRY.1, doublings))
         });
-    if let Some(file) = present(settings.nats_creds.as_deref()) {
-        options = options
-            .credentials_file(file)
-            .await
-            .map_err(|error| setting("NATS_CREDS", file, &error))?;
-    }
-    if let Some(user) = settings.nats_user.clone().filter(|user| !user.is_empty()) {
-        let password = settings.nats_password.clone().unwrap_or_default();
-        options = options.user_and_password(user, password);
-    }
-    if let Some(file) = present(settings.nats_ca.as_deref()) {
+    if let Some(file) = &settings.nats_ca {
         std::fs::metadata(file).map_err(|error| setting("NATS_CA", file, &error))?;
         options = options.add_root_certificates(file.to_owned()).require_tls(true);
     }
-    match (present(settings.nats_cert.as_deref()), present(settings.nats_key.as_deref())) {
+    match (&settings.nats_cert, &settings.nats_key) {
         (Some(cert), Some(key)) => {
             std::fs::metadata(cert).map_err(|error| setting("NATS_CERT", cert, &error))?;
             std::fs::metadata(key).map_err(|error| setting("NATS_KEY", key, &error))?;
@@ -357,38 +357,49 @@ async fn options(settings: &NatsSettings, name: &str) -> Result<ConnectOptions, 
     Ok(options)
 }
 
-/// A file that is named. A variable that is set to nothing names none, which is how Compose
-/// passes one on that is not set.
-fn present(file: Option<&Path>) -> Option<&Path> {
-    file.filter(|file| !file.as_os_str().is_empty())
-}
-
 fn setting(setting: &'static str, file: &Path, reason: &dyn std::fmt::Display) -> ConnectError {
     let value = file.display().to_string();
     ConnectError::Setting { setting, value, reason: reason.to_string() }
 }
 
+/// The addresses of the brokers. An error shows none of what may be secret in them.
 fn servers(urls: &str) -> Result<Vec<ServerAddr>, ConnectError> {
+    const EXAMPLE: &str = "write something like nats://127.0.0.1:4222";
+    let each = || urls.split(',').map(str::trim).filter(|url| !url.is_empty());
     let wrong = |reason: &str| ConnectError::Setting {
         setting: "NATS_URL",
-        value: urls.to_owned(),
+        value: each().map(without_user).collect::<Vec<_>>().join(","),
         reason: reason.to_owned(),
     };
-    let urls: Vec<&str> = urls.split(',').map(str::trim).filter(|url| !url.is_empty()).collect();
-    if urls.is_empty() {
-        return Err(wrong("it names no broker; write something like nats://127.0.0.1:4222"));
-    }
-    urls.iter()
-        .map(|url| match url.parse::<ServerAddr>() {
+    let parse = |url: &str| {
+        let server = url.parse::<ServerAddr>();
+        match server {
+            Ok(server) if server.is_websocket() || !["nats", "tls"].contains(&server.scheme()) => {
+                Err(wrong(&format!("its scheme has to be nats or tls; {EXAMPLE}")))
+            }
             Ok(server) if server.host().is_empty() => {
-                Err(wrong("it names no host; write something like nats://127.0.0.1:4222"))
+                Err(wrong(&format!("it names no host; {EXAMPLE}")))
             }
             Ok(server) => Ok(server),
-            Err(error) => {
-                Err(wrong(&format!("{error}; write something like nats://127.0.0.1:4222")))
-            }
-        })
-        .collect()
+            Err(_) if url.contains('@') => Err(wrong(
+                "it is no address; in a user or password, write / as %2F, # as %23, ? as %3F, @ as %40",
+            )),
+            Err(_) => Err(wrong(&format!("it is no address with nats or tls; {EXAMPLE}"))),
+        }
+    };
+    if each().next().is_none() {
+        return Err(wrong(&format!("it names no broker; {EXAMPLE}")));
+    }
+    each().map(parse).collect()
+}
+
+/// An address without the user, password or token that it may have, even where it cannot be read.
+pub(crate) fn without_user(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("nats", url));
+    match rest.rsplit_once('@') {
+        Some((_, host)) => format!("{scheme}://…@{host}"),
+        None => url.to_owned(),
+    }
 }
 
 /// The brokers without the passwords that their addresses may have.
@@ -396,16 +407,6 @@ fn display(servers: &[ServerAddr]) -> String {
     let names: Vec<String> =
         servers.iter().map(|server| format!("{}:{}", server.host(), server.port())).collect();
     names.join(", ")
-}
-
-fn who(settings: &NatsSettings, servers: &[ServerAddr]) -> String {
-    let user = settings.nats_user.as_deref().filter(|user| !user.is_empty());
-    let user = user.or_else(|| servers.iter().find_map(ServerAddr::username));
-    match (user, present(settings.nats_creds.as_deref())) {
-        (Some(user), _) => format!("user '{user}'"),
-        (None, Some(file)) => format!("the user of {}", file.display()),
-        (None, None) => "a client without credentials".to_owned(),
-    }
 }
 
 #[cfg(test)]
@@ -420,9 +421,10 @@ mod tests {
 
     #[test]
     fn an_address_that_makes_no_sense_is_named() {
-        for url in ["", " , ", "nats://", "http://one:1"] {
+        for url in ["", "nats://", "http://one:1", "ws://one:1", "one:port"] {
             let error = servers(url).unwrap_err().to_string();
             assert!(error.starts_with(&format!("NATS_URL is '{url}': ")), "{error}");
+            assert!(error.ends_with("write something like nats://127.0.0.1:4222"), "{error}");
         }
     }
 
@@ -430,5 +432,18 @@ mod tests {
     fn a_password_in_an_address_is_not_shown() {
         let servers = servers("nats://user:secret@one:1").unwrap();
         assert_eq!(display(&servers), "one:1");
+    }
+
+    #[test]
+    fn error_shows_no_secret_of_an_address() {
+        for url in
+            ["nats://bob:a/b#c@one", "nats://bob:a?b@one:port", "ws://token@one", "bob:@a b@"]
+        {
+            let error = servers(&format!("nats://x:s3cret@two,{url}")).unwrap_err().to_string();
+            assert!(error.starts_with("NATS_URL is 'nats://…@two,"), "{error}");
+            for secret in ["bob", "s3cret", "a/b", "b#c", "token", "@a b"] {
+                assert!(!error.contains(secret), "{error}");
+            }
+        }
     }
 }

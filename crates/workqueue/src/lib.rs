@@ -78,7 +78,7 @@
 //! | start, drain, stop | `service`, `running`, `background`, `signals` |
 //! | declare, compare with what is there | [`topology`], `declare` |
 //! | find what no client can read | [`unreadable`], `connection_losses` |
-//! | connect with patience; ask the broker | `connection`, [`api`] |
+//! | connect with patience; ask the broker | `connection`, `credentials`, [`api`] |
 //! | report | `admin` on [`http`], `health`, `healthcheck`, `metrics`, `announce`, `telemetry` |
 //! | settings of a program | `settings`, `command_line` |
 //! | unit tests of handlers | [`testing`], `recorder` |
@@ -96,6 +96,7 @@ mod command_line;
 mod connection;
 mod connection_losses;
 mod consumer;
+mod credentials;
 pub mod dead_letters;
 mod declare;
 mod delivery;

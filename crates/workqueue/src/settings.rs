@@ -1,6 +1,7 @@
 //! The settings that all services share: flags, and environment variables of the same name.
 
 use std::ffi::OsString;
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -10,6 +11,7 @@ use clap::{Args, Parser, ValueEnum};
 use jiff::SignedDuration;
 
 use crate::command_line::{address, parse_from};
+use crate::connection::without_user;
 
 /// The heading of what a service does, in its help.
 const WORK: &str = "Work";
@@ -93,11 +95,18 @@ pub struct Limits {
 }
 
 /// Where the broker is, and who asks.
-#[derive(Args, Clone, Debug)]
+#[derive(Args, Clone)]
 #[command(next_help_heading = "Broker")]
 pub struct NatsSettings {
-    /// Address of the broker; of a cluster, the addresses of several, separated by commas
-    #[arg(long, env, default_value = "nats://127.0.0.1:4222", value_name = "URL")]
+    /// Address of the broker; of a cluster, the addresses of several, separated by commas. A user and
+    /// password in it are used where no other setting says who connects
+    #[arg(
+        long,
+        env,
+        default_value = "nats://127.0.0.1:4222",
+        value_name = "URL",
+        hide_env_values = true
+    )]
     pub nats_url: String,
 
     /// User to connect as
@@ -109,7 +118,16 @@ pub struct NatsSettings {
     #[arg(long, env, value_name = "PASSWORD", hide_env_values = true)]
     pub nats_password: Option<String>,
 
-    /// File with the credentials of a user (JWT and seed), instead of user and password
+    /// Token, instead of user and password
+    #[arg(long, env, value_name = "TOKEN", hide_env_values = true)]
+    pub nats_token: Option<String>,
+
+    /// File with the seed of a user's nkey, instead of user and password. It is read at each connect
+    #[arg(long, env, value_name = "FILE")]
+    pub nats_nkey: Option<PathBuf>,
+
+    /// File with the credentials of a user (JWT and seed), instead of user and password. It is read at
+    /// each connect
     #[arg(long, env, value_name = "FILE")]
     pub nats_creds: Option<PathBuf>,
 
@@ -130,6 +148,16 @@ pub struct NatsSettings {
     pub nats_inbox_prefix: String,
 }
 
+/// Where the broker is, without anything that may be secret.
+impl fmt::Debug for NatsSettings {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let brokers: Vec<String> = self.nats_url.split(',').map(without_user).collect();
+        let mut debug = formatter.debug_struct("NatsSettings");
+        debug.field("nats_url", &brokers).field("nats_user", &self.nats_user);
+        debug.finish_non_exhaustive()
+    }
+}
+
 impl NatsSettings {
     /// The settings for a broker at this address that asks for no credentials.
     #[must_use]
@@ -138,6 +166,8 @@ impl NatsSettings {
             nats_url: nats_url.into(),
             nats_user: None,
             nats_password: None,
+            nats_token: None,
+            nats_nkey: None,
             nats_creds: None,
             nats_ca: None,
             nats_cert: None,

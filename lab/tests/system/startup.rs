@@ -4,6 +4,7 @@ use std::collections::HashSet;
 use std::process::Output;
 
 use contract::queues::REQUESTS;
+use nkeys::KeyPair;
 use testkit::broker::{Broker, BrokerOptions};
 use testkit::eventually::eventually;
 use testkit::process::{Process, logged};
@@ -170,8 +171,13 @@ async fn an_admin_port_that_is_taken_is_named() {
 
 /// A broker that lets in one user with one password.
 async fn with_password(password: &str, before: Option<&Broker>) -> Broker {
+    with(&format!(r#"user: "somebody", password: "{password}""#), before).await
+}
+
+/// A broker that lets in who this says, at the same port as the one before.
+async fn with(authorization: &str, before: Option<&Broker>) -> Broker {
     let port = before.map(Broker::port);
-    let extra = format!(r#"authorization {{ user: "somebody", password: "{password}" }}"#);
+    let extra = format!("authorization {{ {authorization} }}");
     Broker::start(BrokerOptions { port, extra, ..BrokerOptions::default() }).await.unwrap()
 }
 
@@ -257,4 +263,48 @@ async fn credentials_that_are_refused_later_are_tried_again() {
     ready(&generator).await;
     generator.terminate().unwrap();
     succeeded(&mut generator).await;
+}
+
+#[tokio::test]
+async fn user_of_an_address_and_a_token_are_let_in() {
+    let directory = tempfile::tempdir().unwrap();
+    let log = |name: &str| directory.path().join(name);
+    let by_user = with(r#"user: "al ice", password: "s/cret#?""#, None).await;
+    let user = format!("nats://al%20ice:s%2Fcret%23%3F@127.0.0.1:{}", by_user.port());
+    ready(&run(Side::Generator, &user, log("user"), &[]).await).await;
+    let by_token = with(r#"token: "t0k/en""#, None).await;
+    let token = format!("nats://t0k%2Fen@127.0.0.1:{}", by_token.port());
+    ready(&run(Side::Generator, &token, log("address"), &[]).await).await;
+    let settings = [("NATS_TOKEN", "t0k/en")];
+    ready(&run(Side::Generator, &by_token.url(), log("token"), &settings).await).await;
+}
+
+#[tokio::test]
+async fn refused_user_of_an_address_is_named_without_its_password() {
+    let broker = with_password("right", None).await;
+    let mut decoupled = Command::new(&programs().await.decoupled);
+    let url = format!("nats://alice:s3cret@127.0.0.1:{}", broker.port());
+    decoupled.env_clear().args(["audit", "--nats-url", &url]);
+    let output = soon("it ends", decoupled.output()).await.unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("refuses user 'alice'") && !said.contains("s3cret"), "{said}");
+}
+
+#[tokio::test]
+async fn nkey_that_is_replaced_is_read_at_the_next_connect() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("user.nk");
+    let (old, new) = (KeyPair::new_user(), KeyPair::new_user());
+    let only = |key: &KeyPair| format!("users: [{{ nkey: {} }}]", key.public_key());
+    std::fs::write(&file, old.seed().unwrap()).unwrap();
+    let mut broker = with(&only(&old), None).await;
+    let settings = [("NATS_NKEY", file.to_str().unwrap())];
+    let log = directory.path().join("log");
+    let generator = run(Side::Generator, &broker.url(), log, &settings).await;
+    ready(&generator).await;
+    broker.kill().await.unwrap();
+    unready(&generator).await;
+    std::fs::write(&file, new.seed().unwrap()).unwrap();
+    let _broker = with(&only(&new), Some(&broker)).await;
+    ready(&generator).await;
 }

@@ -215,6 +215,7 @@ async fn declare_or_adjust(
     adjust: bool,
     declared: &mut Declared,
 ) -> Result<(), DeclareError> {
+    check_version(context, None)?;
     *declared = Declared {
         created: mem::take(&mut declared.created),
         adjusted: mem::take(&mut declared.adjusted),
@@ -226,10 +227,7 @@ async fn declare_or_adjust(
         let (mut is, created) = find_or_create(
             context,
             || api::stream_info(context, &should_be.name),
-            || {
-                check_version(context, None)?;
-                Ok(api::create_stream(context, &should_be))
-            },
+            || api::create_stream(context, &should_be),
             &object,
         )
         .await?;
@@ -260,7 +258,7 @@ async fn declare_or_adjust(
         let (is, created) = find_or_create(
             context,
             || api::consumer_info(context, queue),
-            || Ok(api::create_consumer(context, queue, &should_be)),
+            || api::create_consumer(context, queue, &should_be),
             &object,
         )
         .await?;
@@ -324,12 +322,16 @@ pub async fn stream_state(context: &Context, name: &str) -> Result<StreamInfo, D
         .map_err(|error| DeclareError::new(context, format!("show stream {name}"), error))
 }
 
-/// Refuses a broker that ignores settings which the guarantees rest on: the one that keeps this stream,
-/// which need not be the one that the client is connected to.
+/// Refuses a broker that ignores settings which the guarantees rest on. Where the one that the client is
+/// connected to keeps no streams, only that which keeps the stream counts.
 fn check_version(context: &Context, stream: Option<&StreamInfo>) -> Result<(), DeclareError> {
-    let of_stream = stream.and_then(|stream| stream.config.metadata.get("_nats.ver"));
-    let version = of_stream.cloned().unwrap_or_else(|| context.client().server_info().version);
-    if is_recent(&version) { Ok(()) } else { Err(DeclareError::BrokerTooOld(version)) }
+    let connected = context.client().server_info();
+    let of_stream = stream.and_then(|stream| stream.config.metadata.get("_nats.ver").cloned());
+    let version = of_stream.or_else(|| connected.jetstream.then_some(connected.version));
+    match version {
+        Some(version) if !is_recent(&version) => Err(DeclareError::BrokerTooOld(version)),
+        _ => Ok(()),
+    }
 }
 
 /// Whether a broker of this version knows all the settings. What is no version may be a build of one's own.
@@ -343,7 +345,7 @@ fn is_recent(version: &str) -> bool {
 async fn find_or_create<T, Look, Create>(
     context: &Context,
     look: impl Fn() -> Look,
-    create: impl FnOnce() -> Result<Create, DeclareError>,
+    create: impl FnOnce() -> Create,
     object: &str,
 ) -> Result<(T, bool), DeclareError>
 where
@@ -355,7 +357,7 @@ where
         Err(error) if is_missing(&error) => {}
         Err(error) => return Err(DeclareError::new(context, format!("show {object}"), error)),
     }
-    match create()?.await {
+    match create().await {
         Ok(created) => Ok((created, true)),
         Err(error) if exists_already(&error) => match look().await {
             Ok(found) => Ok((found, false)),
