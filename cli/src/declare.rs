@@ -77,7 +77,7 @@ pub async fn declare_patiently(
     limits: &Limits,
     patience: Duration,
 ) -> anyhow::Result<Vec<String>> {
-    let mut obstacle = anyhow!("no broker answers at {} (NATS_URL, --nats-url)", settings.nats_url);
+    let mut obstacle = anyhow!("no broker answers at {} (NATS_URL, --nats-url)", settings.broker());
     let declared = timeout(patience, async {
         let connection =
             Connection::establish(settings, "decoupled declare", |_connected| {}).await?;
@@ -103,5 +103,5 @@ fn told(done: &Declared) -> Vec<String> {
         let topology::Difference { object, setting, is, should_be } = change;
         format!("changed {object}: {setting} from {is} to {should_be}")
     });
-    created.chain(adjusted).collect()
+    created.chain(adjusted).chain(done.paused.iter().cloned()).collect()
 }

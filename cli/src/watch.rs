@@ -101,7 +101,7 @@ async fn look_again_and_again(
     mut sweepers: [Sweeper; queues::ALL.len()],
     status: &Status,
 ) -> std::convert::Infallible {
-    let mut said = LogOnce::default();
+    let (mut said, mut paused) = (LogOnce::default(), LogOnce::default());
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -117,6 +117,12 @@ async fn look_again_and_again(
         }
         for Difference { object, setting, is, should_be } in &done.adjusted {
             info!(object, setting, from = is, to = should_be, "changed");
+        }
+        if done.paused.is_empty() {
+            paused.forget();
+        }
+        for consumer in done.paused.iter().filter(|consumer| paused.is_first(consumer)) {
+            warn!("{consumer}; nothing is delivered before");
         }
         status.changes.inc_by((done.created.len() + done.adjusted.len()) as u64);
         match adjusted {

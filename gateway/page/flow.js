@@ -1,6 +1,6 @@
 // The picture of the flow: two sides, three queues between them, and what moves.
 
-import { byId, count, el, exact, mark, rate, say } from "./dom.js";
+import { byId, clock, count, el, exact, mark, rate, say } from "./dom.js";
 
 const QUEUES = {
   REQUESTS: { from: "requestor", to: "generator", what: "1 · asked for: requestor → generator" },
@@ -68,7 +68,8 @@ export function showFlow(flow) {
     say(parts.flying, count(queue.in_flight));
     say(parts.rates, `${rate(queue.come)}/s in, ${rate(queue.go)}/s out`);
     const full = queue.limit !== null && queue.waiting + queue.in_flight >= queue.limit;
-    say(parts.full, full ? "full: its publishers wait" : "");
+    const paused = queue.paused_until && `paused until ${clock(queue.paused_until)}`;
+    say(parts.full, [paused, full && "full: its publishers wait"].filter(Boolean).join(", "));
     // What is there shows, however little it is.
     const part = (messages) => `${messages ? Math.max(0.7, (100 * messages) / scale) : 0}%`;
     parts.inFlight.style.width = part(queue.in_flight);

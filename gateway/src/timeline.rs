@@ -131,7 +131,7 @@ pub(crate) fn json(value: &impl Serialize) -> Arc<str> {
 /// Notes each second that there is no broker, until this is dropped.
 pub(crate) async fn wait(timeline: &Timeline, nats: &NatsSettings) -> Infallible {
     // The address may hold a password, which is never shown.
-    let broker = nats.nats_url.rsplit('@').next().unwrap_or_default();
+    let broker = nats.broker();
     let words = format!("no broker answers at {broker} yet");
     let mut seconds = interval_at(Instant::now() + INTERVAL, INTERVAL);
     loop {

@@ -42,7 +42,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub async fn connect(settings: &NatsSettings, name: &str) -> anyhow::Result<Connection> {
     let connecting = Connection::establish(settings, name, |_connected| {});
     let connection = timeout(PATIENCE, connecting).await.map_err(|_too_long| {
-        anyhow!("no broker answers at {} (NATS_URL, --nats-url); does it run?", settings.nats_url)
+        anyhow!("no broker answers at {} (NATS_URL, --nats-url); does it run?", settings.broker())
     })?;
     Ok(connection?)
 }

@@ -243,6 +243,7 @@ async fn read_queue(
         in_flight,
         limit: u64::try_from(stream.config.max_messages).ok(),
         redelivered: delivered.consumer_sequence.saturating_sub(delivered.stream_sequence),
+        paused_until: topology::paused_until(&consumer),
         ..QueueSnapshot::default()
     };
     let went = state.last_sequence.saturating_sub(state.messages);

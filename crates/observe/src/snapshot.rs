@@ -42,6 +42,8 @@ pub struct QueueSnapshot {
     pub go: f64,
     /// Deliveries that were not the first of their message, as far as the broker remembers.
     pub redelivered: u64,
+    /// Until when its consumer is paused, if it is: nothing is delivered before.
+    pub paused_until: Option<Timestamp>,
 }
 
 /// The replicas that have announced themselves.

@@ -17,7 +17,7 @@ use tracing::{error, info, warn};
 use crate::backoff::{self, Backoff};
 use crate::credentials::Credentials;
 use crate::log_once::LogOnce;
-use crate::settings::NatsSettings;
+use crate::settings::{NatsSettings, without_user};
 
 /// How often the broker is asked for a sign of life. A connection on which two of these stay
 /// without an answer is taken for lost.
@@ -391,15 +391,6 @@ fn servers(urls: &str) -> Result<Vec<ServerAddr>, ConnectError> {
         return Err(wrong(&format!("it names no broker; {EXAMPLE}")));
     }
     each().map(parse).collect()
-}
-
-/// An address without the user, password or token that it may have, even where it cannot be read.
-pub(crate) fn without_user(url: &str) -> String {
-    let (scheme, rest) = url.split_once("://").unwrap_or(("nats", url));
-    match rest.rsplit_once('@') {
-        Some((_, host)) => format!("{scheme}://…@{host}"),
-        None => url.to_owned(),
-    }
 }
 
 /// The brokers without the passwords that their addresses may have.

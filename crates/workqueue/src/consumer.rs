@@ -15,7 +15,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::background::panic_text;
 use crate::blocking::{self, Blocking};
-use crate::connection_losses;
+use crate::consumer_state;
 use crate::declare::{bind, declare};
 use crate::delivery::Delivery;
 use crate::handler::{Context, Failure, Handler, RetryPolicy, Shared};
@@ -85,7 +85,7 @@ impl<H: Handler> Consumer<H> {
             self.running.health.set_bound(queue, true);
             let consumed = tokio::select! {
                 consumed = self.consume(bound.clone(), facts_max_age, &mut in_flight) => consumed?,
-                never = connection_losses::watch(connection, &bound, queue) => match never {},
+                never = consumer_state::watch(connection, &bound, queue) => match never {},
             };
             match consumed {
                 End::Stopped => break,

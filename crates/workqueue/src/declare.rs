@@ -48,6 +48,9 @@ pub(crate) async fn declare(
                 for difference in &declared.differences {
                     warn!(%difference, "running on with the broker's limit");
                 }
+                for consumer in &declared.paused {
+                    warn!("{consumer}; nothing is delivered before");
+                }
                 return Ok(declared);
             }
             Some(Err(error)) if !matches!(error, DeclareError::Unavailable { .. }) => {

@@ -77,7 +77,7 @@
 //! | give up, replay | [`dead_letters`] |
 //! | start, drain, stop | `service`, `running`, `background`, `signals` |
 //! | declare, compare with what is there | [`topology`], `declare` |
-//! | find what no client can read | [`unreadable`], `connection_losses` |
+//! | find what no client can read | [`unreadable`], `consumer_state` |
 //! | connect with patience; ask the broker | `connection`, `credentials`, [`api`] |
 //! | report | `admin` on [`http`], `health`, `healthcheck`, `metrics`, `announce`, `telemetry` |
 //! | settings of a program | `settings`, `command_line` |
@@ -94,8 +94,8 @@ mod chain;
 mod clock;
 mod command_line;
 mod connection;
-mod connection_losses;
 mod consumer;
+mod consumer_state;
 mod credentials;
 pub mod dead_letters;
 mod declare;

@@ -11,7 +11,6 @@ use clap::{Args, Parser, ValueEnum};
 use jiff::SignedDuration;
 
 use crate::command_line::{address, parse_from};
-use crate::connection::without_user;
 
 /// The heading of what a service does, in its help.
 const WORK: &str = "Work";
@@ -92,6 +91,10 @@ pub struct Limits {
     /// How many brokers of a cluster keep each stream: 1, 3 or 5
     #[arg(long, env, default_value_t = 1, value_parser = at_least_one::<usize>, value_name = "NUMBER")]
     pub replicas: usize,
+
+    /// The most bytes that each stream holds, for an account that asks for a limit [default: none]
+    #[arg(long, env, value_parser = at_least_one::<u64>, value_name = "BYTES")]
+    pub max_bytes: Option<u64>,
 }
 
 /// Where the broker is, and who asks.
@@ -148,17 +151,31 @@ pub struct NatsSettings {
     pub nats_inbox_prefix: String,
 }
 
+/// An address without the user, password or token that it may have, even where it cannot be read.
+pub(crate) fn without_user(url: &str) -> String {
+    let (scheme, rest) = url.split_once("://").unwrap_or(("nats", url));
+    match rest.rsplit_once('@') {
+        Some((_, host)) => format!("{scheme}://…@{host}"),
+        None => url.to_owned(),
+    }
+}
+
 /// Where the broker is, without anything that may be secret.
 impl fmt::Debug for NatsSettings {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let brokers: Vec<String> = self.nats_url.split(',').map(without_user).collect();
         let mut debug = formatter.debug_struct("NatsSettings");
-        debug.field("nats_url", &brokers).field("nats_user", &self.nats_user);
+        debug.field("nats_url", &self.broker()).field("nats_user", &self.nats_user);
         debug.finish_non_exhaustive()
     }
 }
 
 impl NatsSettings {
+    /// The addresses of the broker, without the users, passwords and tokens that they may have.
+    #[must_use]
+    pub fn broker(&self) -> String {
+        self.nats_url.split(',').map(without_user).collect::<Vec<_>>().join(",")
+    }
+
     /// The settings for a broker at this address that asks for no credentials.
     #[must_use]
     pub fn at(nats_url: impl Into<String>) -> Self {

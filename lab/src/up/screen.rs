@@ -66,6 +66,9 @@ pub(super) fn picture(snapshot: &Snapshot, replicas: &str) -> String {
     let most = snapshot.queues.iter().map(|queue| queue.waiting + queue.in_flight).max();
     let scale = most.unwrap_or_default().max(SMALLEST_SCALE);
     for queue in &snapshot.queues {
+        if let Some(until) = queue.paused_until {
+            lines.push(format!("  {:<15} paused until {}", queue.name, until.strftime("%H:%M:%S")));
+        }
         lines.push(format!(
             "  {:<15} {}  {:>8} {:>9} {:>7.0} {:>7.0}",
             queue.name,

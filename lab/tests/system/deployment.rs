@@ -33,6 +33,7 @@ pub const LIMITS: Limits = Limits {
     facts_max_age: Duration::from_hours(24),
     replicas: 1,
     ack_wait: Duration::from_secs(1),
+    max_bytes: None,
 };
 
 /// Limits under which nothing is redelivered by time: a redelivered message was given back.

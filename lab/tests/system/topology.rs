@@ -6,11 +6,13 @@ use async_nats::jetstream::stream::{Config as StreamConfig, RetentionPolicy};
 use cli::declare::declare;
 use contract::facts;
 use contract::queues::{REQUESTS, RESPONSES};
+use serde_json::{Value, json};
 use testkit::broker::{Broker, BrokerOptions};
 use testkit::process::logged;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
 use workqueue::topology::{self, DeclareError, Limits};
+use workqueue::{NatsSettings, Queue, api, now};
 
 use crate::deployment::{Deployment, LIMITS, Side, ended, ready, run};
 
@@ -194,6 +196,55 @@ async fn a_broker_without_jetstream_is_named() {
     let log = generator.log_text();
     assert_eq!(status.code(), Some(1), "{log}");
     assert!(log.contains("has no JetStream, so it cannot keep a queue"), "{log}");
+}
+
+/// Pauses the consumer of a queue for an hour.
+async fn pause(deployment: &Deployment, queue: Queue) {
+    let until = now() + jiff::SignedDuration::from_hours(1);
+    let subject = format!("CONSUMER.PAUSE.{}.{}", queue.stream, queue.consumer);
+    let question = json!({ "pause_until": until.to_string() });
+    api::call::<Value>(deployment.nats(), subject, &question).await.unwrap();
+}
+
+#[tokio::test]
+async fn paused_consumer_is_named_by_all_that_depend_on_it() {
+    let deployment = Deployment::start().await;
+    let running = deployment.run(Side::Generator, "running", &[]).await;
+    ready(&running).await;
+    pause(&deployment, REQUESTS).await;
+    let started = deployment.run(Side::Generator, "started", &[]).await;
+    logged(&started, "consumer generator of stream REQUESTS is paused until ").await;
+    let (status, said) = deployment.decoupled(["declare"]).await;
+    assert_eq!(status, Some(0), "{said}");
+    assert!(said.contains("consumer generator of stream REQUESTS is paused until "), "{said}");
+    let watch = deployment.watch("watch", &LIMITS, &[]).await;
+    logged(&watch, "consumer generator of stream REQUESTS is paused until ").await;
+    let connection = observe::connect(&NatsSettings::at(deployment.url()), "test").await.unwrap();
+    let snapshot = observe::Poller::new(&connection).snapshot().await.unwrap();
+    let paused = snapshot.queues.iter().filter(|queue| queue.paused_until.is_some());
+    assert_eq!(paused.map(|queue| queue.name).collect::<Vec<_>>(), [REQUESTS.stream]);
+    // It had begun before.
+    logged(&running, "the consumer is paused").await;
+}
+
+#[tokio::test]
+async fn account_that_asks_for_limits_is_served() {
+    let extra = r#"
+        jetstream { limits { duplicate_window: "30s" } }
+        accounts { work {
+            jetstream { max_file: 1GB, max_bytes_required: true }
+            users: [{ user: "worker", password: "secret" }]
+        } }
+        no_auth_user: "worker"
+    "#;
+    let options = BrokerOptions { extra: extra.to_owned(), ..BrokerOptions::default() };
+    let broker = Broker::start(options).await.unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let log = directory.path().join("log");
+    let settings = [("MAX_BYTES", "10000000")];
+    let generator = run(Side::Generator, &broker.url(), log, &settings).await;
+    ready(&generator).await;
+    assert!(!generator.log_text().contains("running on with"), "{}", generator.log_text());
 }
 
 #[tokio::test]

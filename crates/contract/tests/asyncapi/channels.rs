@@ -19,6 +19,7 @@ const LIMITS: Limits = Limits {
     facts_max_age: Duration::from_hours(24),
     replicas: 1,
     ack_wait: Duration::from_secs(30),
+    max_bytes: None,
 };
 
 #[test]

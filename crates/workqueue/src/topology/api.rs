@@ -1,5 +1,7 @@
 //! The few calls of the JetStream API that declaring needs.
 
+use std::time::Duration;
+
 use async_nats::jetstream::consumer::{Config as ConsumerConfig, Info as ConsumerInfo};
 use async_nats::jetstream::context::RequestErrorKind;
 use async_nats::jetstream::stream::{Config as StreamConfig, Info as StreamInfo};
@@ -42,7 +44,22 @@ pub(super) async fn create_stream(
     context: &Context,
     config: &StreamConfig,
 ) -> Result<StreamInfo, ApiError> {
-    call(context, format!("STREAM.CREATE.{}", config.name), config).await
+    /// A shorter window would be of no use.
+    const SHORTEST: Duration = Duration::from_secs(1);
+
+    let mut config = config.clone();
+    loop {
+        match call(context, format!("STREAM.CREATE.{}", config.name), &config).await {
+            // A server may have a limit of the window that it does not tell. The window is a convenience.
+            Err(ApiError::Refused(error))
+                if error.to_string().contains("duplicates window")
+                    && config.duplicate_window > SHORTEST =>
+            {
+                config.duplicate_window = (config.duplicate_window / 2).max(SHORTEST);
+            }
+            answer => return answer,
+        }
+    }
 }
 
 pub(super) async fn update_stream(

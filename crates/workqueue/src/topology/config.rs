@@ -72,7 +72,7 @@ fn base(name: &str, limits: &Limits) -> Stream {
         num_replicas: limits.replicas,
         max_messages: -1,
         max_messages_per_subject: -1,
-        max_bytes: -1,
+        max_bytes: limits.max_bytes.map_or(-1, |most| most.try_into().unwrap_or(i64::MAX)),
         max_message_size: -1,
         max_consumers: -1,
         duplicate_window: DUPLICATE_WINDOW,

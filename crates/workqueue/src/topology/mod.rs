@@ -18,6 +18,7 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::{Config as ConsumerConfig, Info as ConsumerInfo};
 use async_nats::jetstream::stream::{Config as StreamConfig, Info as StreamInfo};
 use async_nats::jetstream::{Context, ErrorCode};
+use jiff::Timestamp;
 
 use crate::api::ApiError;
 use crate::publisher::Source;
@@ -93,6 +94,9 @@ pub struct Declared {
     pub adjusted: Vec<Difference>,
     /// The limits that differ from the wanted ones. They hold as they are on the broker.
     pub differences: Vec<Difference>,
+    /// Consumers that are paused, and until when, such as "consumer generator of stream REQUESTS is paused
+    /// until 2026-11-27T12:00:00Z". They deliver nothing until then.
+    pub paused: Vec<String>,
     facts_max_age: Option<Duration>,
 }
 
@@ -262,6 +266,9 @@ async fn declare_or_adjust(
             &object,
         )
         .await?;
+        declared
+            .paused
+            .extend(paused_until(&is).map(|at| format!("{object} is paused until {at}")));
         let found = Differences::of_consumer(queue.stream, &is.config, &should_be);
         declared.created.extend(created.then_some(object.clone()));
         breaks.extend(found.guarantees);
@@ -280,6 +287,13 @@ async fn declare_or_adjust(
         }
     }
     if breaks.is_empty() { Ok(()) } else { Err(DeclareError::Breaks(breaks)) }
+}
+
+/// Until when a consumer is paused, if it is.
+#[must_use]
+pub fn paused_until(consumer: &ConsumerInfo) -> Option<Timestamp> {
+    let until = consumer.config.pause_until.filter(|_| consumer.paused)?;
+    Timestamp::from_nanosecond(until.unix_timestamp_nanos()).ok()
 }
 
 /// The state of a queue on the broker.

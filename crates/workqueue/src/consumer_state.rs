@@ -1,0 +1,66 @@
+//! Logs what only the broker knows of a consumer: that it is paused, and that a message breaks the connection
+//! again and again.
+//!
+//! The client learns nothing of a message that it cannot read, only that the connection is lost. What
+//! tells it from a broker that comes and goes: it happens again soon, while a message is redelivered.
+
+use std::convert::Infallible;
+use std::pin::pin;
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::{Info, PullConsumer};
+use tokio::time::{Instant, timeout};
+use tracing::{info, warn};
+
+use crate::Queue;
+use crate::connection::Connection;
+use crate::topology::paused_until;
+
+/// Two losses within this many `ACK_WAIT`s are suspicious. With several replicas, each takes the message
+/// only now and then.
+const SUSPICIOUS: u32 = 10;
+
+/// How often the broker is asked whether the consumer is paused.
+const INTERVAL: Duration = Duration::from_secs(10);
+
+/// Watches a consumer for as long as it is awaited.
+pub(crate) async fn watch(
+    connection: &Connection,
+    consumer: &PullConsumer,
+    queue: Queue,
+) -> Infallible {
+    let ack_wait = consumer.cached_info().config.ack_wait;
+    let queue = queue.stream;
+    let (mut last_loss, mut is_told) = (None::<Instant>, false);
+    // What was paused at the start was logged with what was declared.
+    let mut pause = paused_until(consumer.cached_info());
+    let mut times = connection.times_connected();
+    loop {
+        let lost = timeout(INTERVAL, connection.reconnected(times)).await.is_ok();
+        times = connection.times_connected();
+        let Some(Ok(info)) = connection.ask(pin!(consumer.get_info())).await else { continue };
+        let now = paused_until(&info);
+        match now {
+            Some(until) if now != pause => {
+                warn!(queue, %until, "the consumer is paused; nothing is delivered before");
+            }
+            None if pause.is_some() => info!(queue, "the consumer is not paused any more"),
+            _ => {}
+        }
+        pause = now;
+        let Info { num_redelivered: redelivered, .. } = info;
+        if !lost || redelivered == 0 {
+            continue;
+        }
+        let before = last_loss.replace(Instant::now());
+        if !is_told && before.is_some_and(|before| before.elapsed() < ack_wait * SUSPICIOUS) {
+            is_told = true;
+            warn!(
+                queue,
+                redelivered,
+                "lost the connection again while a message was redelivered, which the client library may \
+                 be unable to read; run `decoupled declare --watch`, which moves it to the dead letters"
+            );
+        }
+    }
+}
