@@ -1,51 +1,78 @@
-"""Renders and checks what is shipped; `run` beside this file calls it. What a check is about, its module says."""
+"""Renders what is shipped, and checks what no tool knows of it; `run` beside this file calls it."""
 
 import pathlib
+import shutil
+import subprocess
 import sys
 
 import yaml
 
-import alerts
 import compose
 import faults
-import render
-import schemas
-import system
-from objects import labels_of, workloads
-from refusal import Refused, expect, within
+import rules
+from objects import Refused, data, expect, of_kind, within
+from programs import REPOSITORY
+from systems import check, render
 
-# What tells a password of the repository from one's own.
-LOCAL_PASSWORD = "local-use-only"
+# Where credentials/make puts the passwords that it makes, and what tells one of the repository from them.
+MADE, LOCAL = "made-by-k8s-credentials-make", "local-use-only"
+
+
+def elsewhere(root):
+    """The whole system in a namespace of another name, which is changed in one place."""
+    common = root / "k8s/components/common/kustomization.yaml"
+    text = common.read_text()
+    common.write_text(text.replace("namespace: decoupled", "namespace: elsewhere"))
+    try:
+        return render(root / "k8s/overlays/production")
+    finally:
+        common.write_text(text)
 
 
 def main(home):
     root = home / "tree"
-    render.copy(root)
-    overlays = [path.parent.name for path in sorted(root.glob("k8s/overlays/*/kustomization.yaml"))]
-    overlays_of_all = [overlay for overlay in overlays if overlay.split("-")[0] not in system.JOBS]
-    for overlay in overlays_of_all:
-        refused = render.kustomize(root / "k8s/overlays" / overlay)
-        with within(overlay):
-            hinted = refused.returncode != 0 and render.MADE in refused.stderr
-            expect(hinted, f"renders without passwords of its own, or does not say how to make them: {refused.stderr}")
-    print(f"without passwords of one's own, {len(overlays_of_all)} overlays refuse to render")
-    render.make_passwords(root)
+    shutil.rmtree(root, ignore_errors=True)
+    shutil.copytree(REPOSITORY / "k8s", root / "k8s", ignore=shutil.ignore_patterns(MADE))
+    for name in ("docker-compose.yml", "Dockerfile"):
+        shutil.copy(REPOSITORY / name, root)
+    overlays = sorted(path.parent for path in root.glob("k8s/overlays/*/kustomization.yaml"))
+    for overlay in overlays:
+        done = subprocess.run(["kubectl", "kustomize", overlay], capture_output=True, text=True)
+        expect(MADE in done.stderr, f"{overlay.name} renders without passwords of its own, or does not say how to make them")
+    subprocess.run(["bash", root / "k8s/credentials/make"], check=True, stdout=subprocess.DEVNULL)
 
-    systems, jobs = system.render_all(root, overlays)
-    everybody = [labels_of(each) for objects in [systems["."], *jobs.values()] for each in workloads(objects)]
+    systems = {overlay.name: render(overlay) for overlay in overlays} | {"k8s": render(root / "k8s")}
     for name, objects in systems.items():
-        system.check(name, objects, jobs, everybody)
-        own = name == "." or LOCAL_PASSWORD not in yaml.dump(objects, Dumper=yaml.CSafeDumper)
-        expect(own, f"{name}: has a password of the repository")
-    for name, objects in jobs.items():
-        system.check_job(name, objects, systems, jobs)
-    rendered = f"{len(systems) + len(jobs)} kustomizations are valid for Kubernetes {schemas.KUBERNETES}"
-    print(f"{rendered}, fit together, and agree with the programs")
-    print(f"{compose.check(root)} services of Compose agree with the programs")
-    with within("alerts"):
-        print(f"{alerts.check(root)} alerts fire when they should, and not when they should not")
-    refused = faults.check(root, home / "faulty", systems, jobs, everybody)
-    print(f"{refused} faults are refused, each for what it is")
+        with within(name):
+            check(objects)
+            secrets = [data("Secret", thing["metadata"]["name"], objects) for thing in of_kind(objects, "Secret")]
+            expect(name == "k8s" or LOCAL not in str(secrets), "has a password of the repository")
+    print(f"{len(systems)} systems are valid for Kubernetes 1.36, fit together, and agree with the programs")
+    check_applies(systems)
+    print("no apply replaces the store of one broker with that of a cluster, or the other way round")
+    with within("in another namespace"):
+        objects = elsewhere(root)
+        rules.check(objects)
+        expect("nats.decoupled" not in str(objects) and 'namespace="' not in str(objects), "names the namespace of another")
+    compose.check(root)
+    print("the Compose file and the images agree with the programs")
+    rendered = home / "rendered"
+    rendered.mkdir(exist_ok=True)
+    (rendered / "production.yaml").write_text(yaml.safe_dump_all(systems["production"]))
+    [alerts] = [thing["spec"] for thing in of_kind(systems["monitoring"], "PrometheusRule")]
+    (rendered / "alerts.rules.yaml").write_text(yaml.safe_dump(alerts))
+    shutil.copy(pathlib.Path(__file__).with_name("alerts.test.yaml"), rendered)
+    print(f"{faults.check(root, systems)} faults are refused, each for what it is")
+
+
+def check_applies(systems):
+    single = ("k8s", "own-credentials", "autoscale", "monitoring", "tls")
+    for cluster in ("ha", "production"):
+        for name in single:
+            with within(f"{cluster} over {name}"):
+                rules.check_refusal(systems[name], systems[cluster])
+            with within(f"{name} over {cluster}"):
+                rules.check_refusal(systems[cluster], systems[name])
 
 
 if __name__ == "__main__":

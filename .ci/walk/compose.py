@@ -119,7 +119,7 @@ def check_container(service, container):
     expect(service != "nats" or not any(container["NetworkSettings"]["Ports"].values()), "the broker is not published")
     if service != "nats":
         expect(config["User"] == "65532:65532", f"{name} runs as nobody")
-        for label in ("title", "description", "version", "licenses", "revision"):
+        for label in ("title", "description", "version", "licenses", "source", "revision"):
             expect(config["Labels"].get(f"org.opencontainers.image.{label}"), f"the image of {name} has a {label}")
 
 
