@@ -1,21 +1,59 @@
 """Renders what is shipped, and checks what no tool knows of it; `run` beside this file calls it."""
 
+import functools
+import json
 import pathlib
 import shutil
 import subprocess
 import sys
 
+import jsonschema
+import kubernetes_validate
 import yaml
 
 import compose
 import faults
 import rules
-from objects import Refused, data, expect, of_kind, within
+from objects import Refused, data, expect, of_kind, title, within
 from programs import REPOSITORY
-from systems import check, render
 
+CRDS = yaml.safe_load(pathlib.Path(__file__).with_name("crds.yaml").read_text())
 # Where credentials/make puts the passwords that it makes, and what tells one of the repository from them.
 MADE, LOCAL = "made-by-k8s-credentials-make", "local-use-only"
+
+
+def render(directory):
+    done = subprocess.run(["kubectl", "kustomize", directory], capture_output=True, text=True)
+    expect(done.returncode == 0 and not done.stderr, done.stderr)
+    return list(yaml.load_all(done.stdout, yaml.CSafeLoader))
+
+
+def check(objects):
+    for thing in objects:
+        with within(title(thing)):
+            check_schema(json.dumps(thing))
+    rules.check(objects)
+
+
+@functools.cache
+def check_schema(text):
+    # Most objects are the same in most systems.
+    thing = json.loads(text)
+    try:
+        if schema := CRDS.get(thing["kind"]):
+            jsonschema.validate(thing["spec"], strict(schema))
+        else:
+            kubernetes_validate.validate(thing, "1.36", strict=True)
+    except (jsonschema.ValidationError, kubernetes_validate.ValidationError) as error:
+        raise Refused(f"{'.'.join(map(str, error.path))}: {error.message}") from None
+
+
+def strict(schema):
+    """A schema that allows no field which it does not name."""
+    if not isinstance(schema, dict):
+        return schema
+    closed = {"additionalProperties": False} if "properties" in schema else {}
+    return closed | {key: {name: strict(each) for name, each in value.items()} if key == "properties" else strict(value) for key, value in schema.items()}
 
 
 def elsewhere(root):
@@ -62,7 +100,8 @@ def main(home):
     [alerts] = [thing["spec"] for thing in of_kind(systems["monitoring"], "PrometheusRule")]
     (rendered / "alerts.rules.yaml").write_text(yaml.safe_dump(alerts))
     shutil.copy(pathlib.Path(__file__).with_name("alerts.test.yaml"), rendered)
-    print(f"{faults.check(root, systems)} faults are refused, each for what it is")
+    check_faults(root, systems)
+    print(f"{len(faults.FAULTS)} faults are refused, each for what it is")
 
 
 def check_applies(systems):
@@ -73,6 +112,34 @@ def check_applies(systems):
                 rules.check_refusal(systems[name], systems[cluster])
             with within(f"{name} over {cluster}"):
                 rules.check_refusal(systems[cluster], systems[name])
+
+
+def check_faults(root, systems):
+    """Shows that the checks refuse what they are there for: each fault is put into the copy, alone, and has to be refused
+    for what it is. A fault that cannot be put there any more is one that nobody looks for."""
+    for what, name, old, new, words in faults.FAULTS:
+        file = root / "k8s" / name
+        text = file.read_text()
+        with within(f"the fault {new.strip()!r} for {old.strip()!r} in {name}"):
+            expect(old in text, "cannot be put there any more")
+            file.write_text(text.replace(old, new, 1))
+            refusal = refusal_of(root, what, systems)
+            expect(refusal, "is not refused")
+            expect(words in refusal, f"is refused for something else: {refusal}")
+        file.write_text(text)
+
+
+def refusal_of(root, what, systems):
+    name, _, over = what.partition(" over ")
+    try:
+        if name == "Compose":
+            return compose.check(root)
+        objects = render(root / ("k8s" if name == "k8s" else f"k8s/overlays/{name}"))
+        if over:
+            rules.check_refusal(systems[over], objects)
+        return check(objects)
+    except Refused as refused:
+        return str(refused)
 
 
 if __name__ == "__main__":

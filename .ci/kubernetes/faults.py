@@ -1,10 +1,4 @@
-"""Shows that the checks refuse what they are there for: each fault is put into a copy of what is shipped, alone, and
-has to be refused for what it is. A fault that cannot be put there any more is one that nobody looks for."""
-
-import compose
-import rules
-import systems as these
-from objects import Refused, expect, within
+"""Faults that the checks have to refuse, each for what it is."""
 
 POLICIES, SERVICE, NATS, HA = "base/network-policies.yaml", "base/every-service.yaml", "nats/nats.yaml", "components/ha/"
 KEDA, PROMETHEUS = "components/autoscale/scaling.yaml", "components/monitoring/monitors.yaml"
@@ -79,29 +73,3 @@ FAULTS = [
     ("Compose", "../Dockerfile", "local/bin/generator\"]", "bin/generator\"]", "is not in the image"),
 ]
 
-
-def check(root, systems):
-    for what, name, old, new, words in FAULTS:
-        file = root / "k8s" / name
-        text = file.read_text()
-        with within(f"the fault {new.strip()!r} for {old.strip()!r} in {name}"):
-            expect(old in text, "cannot be put there any more")
-            file.write_text(text.replace(old, new, 1))
-            refusal = refusal_of(root, what, systems)
-            expect(refusal, "is not refused")
-            expect(words in refusal, f"is refused for something else: {refusal}")
-        file.write_text(text)
-    return len(FAULTS)
-
-
-def refusal_of(root, what, systems):
-    try:
-        if what == "Compose":
-            return compose.check(root)
-        name, _, over = what.partition(" over ")
-        objects = these.render(root / ("k8s" if name == "k8s" else f"k8s/overlays/{name}"))
-        if over:
-            rules.check_refusal(systems[over], objects)
-        return these.check(objects)
-    except Refused as refused:
-        return str(refused)

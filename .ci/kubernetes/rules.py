@@ -96,19 +96,16 @@ def lets_through(objects, direction, who, peer, port, protocol="TCP"):
 
 
 def check_references(workload, container, objects):
-    """Whatever a pod names is there, each path of a command in a volume."""
-    pod, known = template(workload)["spec"], {(thing["kind"], thing["metadata"]["name"]) for thing in objects}
-    volumes = {each["metadata"]["name"]: {} for each in workload["spec"].get("volumeClaimTemplates", [])}
-    volumes |= {each["name"]: each for each in pod.get("volumes", [])}
-    names = [("ServiceAccount", pod["serviceAccountName"])]
-    names += [("ConfigMap", each["configMap"]["name"]) for each in volumes.values() if "configMap" in each]
-    names += [("PersistentVolumeClaim", each["persistentVolumeClaim"]["claimName"]) for each in volumes.values() if "persistentVolumeClaim" in each]
-    for name in names:
-        expect(name in known, f"names a {' '.join(name)} that is not there")
+    """Whatever a pod mounts is there, and each path that it is told of is in a volume."""
+    volumes = {volume["name"]: volume for volume in template(workload)["spec"].get("volumes", [])}
+    volumes |= {claim["metadata"]["name"]: claim for claim in workload["spec"].get("volumeClaimTemplates", [])}
     mounts = {mount["mountPath"]: mount["name"] for mount in container.get("volumeMounts", [])}
     expect(set(mounts.values()) <= volumes.keys(), "mounts what is no volume")
-    told = container.get("command", []) + container.get("args", []) + list(container.get("lifecycle", {}).values())
-    told += [value for value in environment(container, objects).values() if value]
+    for volume in volumes.values():
+        if claim := volume.get("persistentVolumeClaim", {}).get("claimName"):
+            there = [thing["metadata"]["name"] for thing in of_kind(objects, "PersistentVolumeClaim")]
+            expect(claim in there, f"names a PersistentVolumeClaim {claim} that is not there")
+    told = container.get("command", []) + container.get("args", []) + list(environment(container, objects).values())
     for path in re.findall(r"(?:^|(?<=[\s=\"',:]))/\w[\w./-]*", "\n".join(map(str, told)), re.M):
         expect(any(path.startswith(mount + "/") for mount in mounts), f"names {path}, which is in none of its volumes")
 
