@@ -24,6 +24,7 @@ FAULTS = [
     ("k8s", "base/requestor.yaml", "maxUnavailable: 1", "maxUnavailable: 0", "no budget that lets one go"),
     ("ha", HA + "kustomization.yaml", "resources:\n  - cluster.yaml\n", "", "no budget that lets one go"),
     ("k8s", "base/requestor.yaml", "{maxUnavailable: 0}", "{maxUnavailable: 1}", "is less than itself in a rollout"),
+    ("k8s", SERVICE, "runAsUser: 65532", "runAsUser: 0", "may be root"),
     # Where the broker is, and whether it is that.
     ("k8s", "base/kustomization.yaml", "nats://nats:4222", "nats://nats:4223", "NATS_URL is not nats://nats:4222"),
     ("ha", HA + "kustomization.yaml", "nats-2.nats", "nats-3.nats", "NATS_URL is not"),

@@ -30,6 +30,8 @@ def check(objects):
     with within(title(broker)):
         tls = programs.check_broker(broker, objects)
     for workload in workloads(objects):
+        context = template(workload)["spec"]["securityContext"]
+        expect(context["runAsNonRoot"] and context["runAsUser"] > 0, f"{title(workload)} may be root")
         for container in containers(workload):
             with within(f"{title(workload)}, container {container['name']}"):
                 check_references(workload, container, objects)
