@@ -1,6 +1,7 @@
 """Renders what is shipped, and checks what no tool knows of it; `run` beside this file calls it."""
 
 import functools
+import itertools
 import json
 import pathlib
 import shutil
@@ -20,6 +21,8 @@ from programs import REPOSITORY
 CRDS = yaml.safe_load(pathlib.Path(__file__).with_name("crds.yaml").read_text())
 # Where credentials/make puts the passwords that it makes, and what tells one of the repository from them.
 MADE, LOCAL = "made-by-k8s-credentials-make", "local-use-only"
+# Those with three brokers.
+CLUSTERS = ("ha", "production")
 
 
 def render(directory):
@@ -87,7 +90,7 @@ def main(home):
             expect(name == "k8s" or LOCAL not in str(secrets), "has a password of the repository")
     print(f"{len(systems)} systems are valid for Kubernetes 1.36, fit together, and agree with the programs")
     check_applies(systems)
-    print("no apply replaces the store of one broker with that of a cluster, or the other way round")
+    print("each can be applied over each other, or is refused where the store is another")
     with within("in another namespace"):
         objects = elsewhere(root)
         rules.check(objects)
@@ -105,13 +108,10 @@ def main(home):
 
 
 def check_applies(systems):
-    single = ("k8s", "own-credentials", "autoscale", "monitoring", "tls")
-    for cluster in ("ha", "production"):
-        for name in single:
-            with within(f"{cluster} over {name}"):
-                rules.check_refusal(systems[name], systems[cluster])
-            with within(f"{name} over {cluster}"):
-                rules.check_refusal(systems[cluster], systems[name])
+    """Each system can be applied over each other, or is refused where it has another store."""
+    for (old, before), (new, after) in itertools.permutations(systems.items(), 2):
+        with within(f"{new} over {old}"):
+            rules.check_apply(before, after, (old in CLUSTERS) != (new in CLUSTERS))
 
 
 def check_faults(root, systems):
@@ -136,7 +136,7 @@ def refusal_of(root, what, systems):
             return compose.check(root)
         objects = render(root / ("k8s" if name == "k8s" else f"k8s/overlays/{name}"))
         if over:
-            rules.check_refusal(systems[over], objects)
+            rules.check_apply(systems[over], objects, (over in CLUSTERS) != (name in CLUSTERS))
         return check(objects)
     except Refused as refused:
         return str(refused)

@@ -63,6 +63,7 @@ FAULTS = [
     ("ha over k8s", HA + "kustomization.yaml", "value: cluster}\n  - target: {kind: Dep", "value: data}\n  - target: {kind: Dep", "StatefulSet nats would be changed"),
     ("ha over k8s", HA + "kustomization.yaml", "/spec/selector/matchLabels/", "/metadata/labels/", "Deployment declare would be changed"),
     ("ha over k8s", HA + "kustomization.yaml", "- path: statefulset.yaml", "- path: statefulset.yaml\n  - patch: '[{\"op\": \"remove\", \"path\": \"/spec/ports/1\"}]'\n    target: {kind: Service, name: nats}", "Service nats would be changed"),
+    ("tls over k8s", "components/tls/statefulset.yaml", "spec:\n  template", "spec:\n  podManagementPolicy: OrderedReady\n  template", "StatefulSet nats would be refused"),
     # Compose, and the images.
     ("Compose", "../docker-compose.yml", "restart: unless-stopped", 'restart: "no"', "is not restarted unless-stopped"),
     ("Compose", "../docker-compose.yml", "profiles: [tools]\n", "profiles: [tools]\n    restart: always\n", "is not restarted no"),

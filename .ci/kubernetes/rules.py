@@ -186,17 +186,17 @@ def check_outsiders(objects, broker, namespace):
 
 
 # Fields that can never be changed, so that the API server refuses whatever has other ones.
-IMMUTABLE = {"Deployment": ["selector"], "StatefulSet": ["selector", "serviceName", "volumeClaimTemplates"]}
+IMMUTABLE = {"Deployment": ["selector"], "StatefulSet": ["selector", "serviceName", "podManagementPolicy", "volumeClaimTemplates"]}
 
 
-def check_refusal(old, new):
-    """Of a system with another store, applied over this, nothing takes effect: what runs is refused, what it uses has
-    another name, and what is left is the same. What is new selects less, or lets through more."""
+def check_apply(old, new, refused):
+    """One system applied over another works. Where it has another store it is refused before anything takes effect: what
+    runs has other fields of these, what that uses has another name, and what else was there before is the same."""
     there = {title(thing): thing for thing in old}
     for thing in new:
         before, kind = there.get(title(thing)), thing["kind"]
         if kind in IMMUTABLE:
-            same = all(thing["spec"][field] == before["spec"][field] for field in IMMUTABLE[kind] if field in before["spec"])
-            expect(not same, f"{title(thing)} would be changed")
-        elif kind != "CronJob" and before:
+            same = all(thing["spec"].get(field) == before["spec"].get(field) for field in IMMUTABLE[kind])
+            expect(same != refused, f"{title(thing)} would be {'changed' if refused else 'refused'}")
+        elif refused and before and kind != "CronJob":
             expect(thing == before, f"{title(thing)} would be changed")
