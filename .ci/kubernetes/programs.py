@@ -112,7 +112,8 @@ def users(broker, objects):
 
 
 def users_of(conf, given):
-    return {user: given.get(variable) for user, variable in re.findall(r"user: (\w+)\n\s*password: \$(\w+)", conf)}
+    # Compose gives the broker each in quotes, so that whatever it looks like is a text.
+    return {user: given.get(variable, "").strip("'") for user, variable in re.findall(r"user: (\w+)\n\s*password: \$(\w+)", conf)}
 
 
 def check_broker(broker, objects):
