@@ -25,7 +25,7 @@ pub struct AuditSettings {
 }
 
 pub(crate) async fn run(settings: &AuditSettings) -> anyhow::Result<ExitCode> {
-    let connection = observe::connect(&settings.nats, "decoupled audit").await?;
+    let connection = terminal::connect(&settings.nats, "decoupled audit").await?;
     let verdict = audit(connection.context(), settings.wait).await?;
     terminal::print(&verdict, settings.json)?;
     Ok(match verdict {

@@ -1,6 +1,6 @@
 //! `decoupled dead-letters`: lists, shows and replays dead letters.
 
-use crate::terminal::say;
+use crate::terminal::{self, say};
 use anyhow::{bail, ensure};
 use async_nats::jetstream::Context;
 use clap::Subcommand;
@@ -43,7 +43,7 @@ pub(crate) async fn run(command: &DeadLetters) -> anyhow::Result<()> {
     let (DeadLetters::List { nats, .. }
     | DeadLetters::Show { nats, .. }
     | DeadLetters::Replay { nats, .. }) = command;
-    let connection = observe::connect(nats, "decoupled dead-letters").await?;
+    let connection = terminal::connect(nats, "decoupled dead-letters").await?;
     let nats = connection.context();
     match command {
         DeadLetters::List { json, .. } => {

@@ -3,11 +3,17 @@
 
 use std::fmt::Display;
 use std::io::{self, ErrorKind, Write};
+use std::pin::pin;
+use std::time::Duration;
 
 use anyhow::{Context as _, Error};
 use serde::Serialize;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use workqueue::{LogFormat, Logs, TelemetrySettings};
+use tokio::time::timeout;
+use workqueue::{Connection, LogFormat, Logs, NatsSettings, TelemetrySettings};
+
+/// How long a command waits for the broker before it says so.
+const SILENCE: Duration = Duration::from_secs(1);
 
 /// Starts the logs of a command: errors only, unless `RUST_LOG` says otherwise.
 ///
@@ -47,6 +53,20 @@ pub fn say(line: impl Display) -> anyhow::Result<()> {
 /// Tells on the standard error how far something is, if that takes it.
 pub fn tell(line: impl Display) {
     let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Connects to the broker, as [`observe::connect`], and tells that it waits where that takes a while.
+///
+/// # Errors
+///
+/// Where the broker cannot be reached, or refuses.
+pub async fn connect(settings: &NatsSettings, name: &str) -> anyhow::Result<Connection> {
+    let mut connecting = pin!(observe::connect(settings, name));
+    if let Ok(connected) = timeout(SILENCE, connecting.as_mut()).await {
+        return connected;
+    }
+    tell(format_args!("waiting for the broker at {}", settings.broker()));
+    connecting.await
 }
 
 /// SIGINT, SIGTERM and SIGHUP. Without a handler for the last, closing the terminal would leave behind

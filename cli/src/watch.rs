@@ -9,7 +9,7 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
 use contract::queues;
@@ -91,7 +91,7 @@ async fn watch_connected(
     let sweepers = queues::ALL.map(|queue| Sweeper::new(&connection, queue, instance));
     tokio::select! {
         never = look_again_and_again(&connection, limits, sweepers, status) => match never {},
-        () = connection.ended() => bail!("the NATS client has panicked; start this again"),
+        ended = connection.ended() => Err(ended.into()),
     }
 }
 

@@ -41,7 +41,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 use workqueue::topology::DeclareError;
-use workqueue::{ConnectError, Connection, Metrics, Producer, Report, http};
+use workqueue::{ClientEnded, ConnectError, Connection, Metrics, Producer, Report, http};
 
 use metrics::GatewayMetrics;
 use problem::{PROBLEM_JSON, ProblemKind, SubmitOutcome};
@@ -94,11 +94,8 @@ pub enum GatewayError {
     #[error(transparent)]
     Declare(#[from] DeclareError),
     /// The client has panicked.
-    #[error(
-        "the NATS client has panicked, most likely over the headers of a message that was published by \
-         hand: what it says of it is on the standard error"
-    )]
-    Client,
+    #[error(transparent)]
+    Client(#[from] ClientEnded),
 }
 
 /// Runs the gateway until `stop` is cancelled. It listens first, and then connects with patience: the
@@ -201,7 +198,7 @@ async fn work(
         failed = submitting => failed.map(|never| match never {}),
         never = timeline::poll(&gateway.timeline, &gateway.metrics, &connection) => match never {},
         never = gateway.audit.run(&connection, settings.audit_limit) => match never {},
-        () = connection.ended() => Err(GatewayError::Client),
+        ended = connection.ended() => Err(ended.into()),
     }
 }
 
@@ -211,8 +208,7 @@ async fn replayer(gateway: &Gateway) -> Result<(), GatewayError> {
     let connection =
         Connection::establish_patiently(&settings, "gateway replay", |_connected| {}).await?;
     let _ = gateway.replayer.set(connection.clone());
-    connection.ended().await;
-    Err(GatewayError::Client)
+    Err(connection.ended().await.into())
 }
 
 /// The admin endpoint's report.

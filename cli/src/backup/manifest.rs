@@ -1,6 +1,6 @@
 //! What a backup consists of, in a file of its own that is written last.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
 use async_nats::jetstream::consumer::Info as ConsumerInfo;
@@ -81,6 +81,19 @@ impl KeptStream {
     }
 }
 
+/// The file of the manifest in the directory of a backup.
+pub(super) fn find(directory: &Path) -> anyhow::Result<PathBuf> {
+    let path = directory.join(FILE);
+    match path.try_exists() {
+        Ok(true) => Ok(path),
+        Ok(false) => bail!(
+            "{} is no backup, or one that was broken off: it has no {FILE}",
+            directory.display()
+        ),
+        Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
+    }
+}
+
 impl Manifest {
     pub(super) fn new(made_at: Timestamp, broker: String, streams: Vec<KeptStream>) -> Self {
         Self { version: VERSION, made_at, broker, streams }
@@ -114,17 +127,9 @@ impl Manifest {
 
     /// Reads it from a directory, and compares all files with it.
     pub(super) async fn read(directory: &Path) -> anyhow::Result<Self> {
-        let path = directory.join(FILE);
-        let text = match fs::read(&path).await {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => bail!(
-                "{} is no backup, or one that was broken off: it has no {FILE}",
-                directory.display()
-            ),
-            Err(error) => {
-                return Err(error).with_context(|| format!("cannot read {}", path.display()));
-            }
-        };
+        let path = find(directory)?;
+        let text = fs::read(&path).await;
+        let text = text.with_context(|| format!("cannot read {}", path.display()))?;
         let damaged = || format!("{} is damaged", path.display());
         let Sealed { sha256, backup } = serde_json::from_slice(&text).with_context(damaged)?;
         ensure!(sha256 == digest(&backup), "{}: its checksum differs", damaged());

@@ -18,7 +18,7 @@ pub use restore::restore;
 
 use std::path::{Path, PathBuf};
 
-use crate::terminal::{say, tell};
+use crate::terminal::{self, say, tell};
 use anyhow::bail;
 use clap::Args;
 use contract::{facts, queues};
@@ -54,14 +54,15 @@ pub struct RestoreSettings {
 }
 
 pub(crate) async fn run_backup(settings: &BackupSettings) -> anyhow::Result<()> {
-    let connection = observe::connect(&settings.nats, "decoupled backup").await?;
+    let connection = terminal::connect(&settings.nats, "decoupled backup").await?;
     backup(&connection, &settings.directory).await?;
     say(format_args!("Backed up to {}.", settings.directory.display()))?;
     Ok(())
 }
 
 pub(crate) async fn run_restore(settings: &RestoreSettings) -> anyhow::Result<()> {
-    let connection = observe::connect(&settings.nats, "decoupled restore").await?;
+    manifest::find(&settings.directory)?;
+    let connection = terminal::connect(&settings.nats, "decoupled restore").await?;
     restore(&connection, &settings.directory, settings.replicas.map(usize::from)).await?;
     say(format_args!("Restored. Start both sides, and ask `decoupled audit` for the verdict."))?;
     Ok(())

@@ -25,8 +25,8 @@ pub struct DeadLetter {
     pub subject: String,
     /// Why it was given up.
     pub reason: String,
-    /// How many times it had been delivered.
-    pub attempts: String,
+    /// How many times it had been delivered, where it says so.
+    pub attempts: Option<u64>,
     /// When it was given up.
     pub at: String,
     /// The instance that gave it up.
@@ -121,7 +121,7 @@ impl DeadLetter {
             queue: streams.find(|stream| dead_letters::subject(stream, id) == subject),
             subject: value(SUBJECT),
             reason: value(REASON),
-            attempts: value(ATTEMPTS),
+            attempts: value(ATTEMPTS).parse().ok(),
             at: value(AT),
             by: value(BY),
             headers,
@@ -168,6 +168,7 @@ impl fmt::Display for DeadLetter {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { sequence, subject, reason, attempts, at, .. } = self;
         let (subject, reason) = (subject.escape_debug(), reason.escape_debug());
+        let attempts = attempts.map_or_else(|| "?".to_owned(), |attempts| attempts.to_string());
         write!(formatter, "{sequence:>6}  {at}  {subject}  attempt {attempts}  {reason}")
     }
 }

@@ -79,6 +79,15 @@ pub enum ConnectError {
     },
 }
 
+/// The client has panicked, and cannot be revived.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the NATS client has panicked, most likely over the headers of a message that was published by hand: \
+     its message is on the standard error. Run `decoupled declare --watch`, which moves such a message to \
+     the dead letters, and start this again"
+)]
+pub struct ClientEnded;
+
 impl Connection {
     /// Connects, and tries until it succeeds. `report` is told of each change of the connection,
     /// with whether there is one. A refusal of the credentials is tried again as well: while a password is
@@ -217,9 +226,10 @@ impl Connection {
     /// Waits until the client has ended, which it does only by a panic: over a carriage return within
     /// a header, for one, which brokers let through (nats-io/nats.rs#1612). Nothing reaches the
     /// broker after that, and there is no way to revive it.
-    pub async fn ended(&self) {
+    pub async fn ended(&self) -> ClientEnded {
         let mut link = self.0.link.clone();
         while link.changed().await.is_ok() {}
+        ClientEnded
     }
 
     /// Waits until the connection has been established more than `times` times.

@@ -130,7 +130,7 @@ pub use backoff::Backoff;
 pub use chain::chain;
 pub use clock::now;
 pub use command_line::{address, exit_code, parse, print_error};
-pub use connection::{ConnectError, Connection};
+pub use connection::{ClientEnded, ConnectError, Connection};
 pub use facts::{Bucket, Creation, Fact, ReadError, read_fact};
 pub use handler::{Attempt, Context, Failure, Handler, Rejection, RetryPolicy};
 pub use headers::Trace;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::background::Ended;
-use crate::connection::{ConnectError, Connection};
+use crate::connection::{ClientEnded, ConnectError, Connection};
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::producer::Producer;
@@ -46,12 +46,8 @@ pub enum ServiceError {
     #[error(transparent)]
     Declare(#[from] DeclareError),
     /// The client has panicked.
-    #[error(
-        "the NATS client has panicked, most likely over the headers of a message that was \
-         published by hand: its message is on the standard error. Run `decoupled declare --watch`, \
-         which moves such a message to the dead letters, and start this service again"
-    )]
-    Client,
+    #[error(transparent)]
+    Client(#[from] ClientEnded),
     /// The client cannot ask for messages.
     #[error("cannot subscribe to the answers of the broker: {0}")]
     Subscribe(#[from] async_nats::SubscribeError),

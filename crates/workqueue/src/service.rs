@@ -225,7 +225,7 @@ async fn drain_after(
         flushed = work => flushed.is_ok(),
         () = deadline => false,
         // Nothing can be settled without the client, so there is nothing to stop in order.
-        () = connection.ended() => return Err(ServiceError::Client),
+        ended = connection.ended() => return Err(ended.into()),
         never = watching => never,
     };
     if !flushed {

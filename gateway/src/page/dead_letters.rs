@@ -134,7 +134,7 @@ pub(super) fn shown(letter: &DeadLetter) -> Value {
         "id": cut(&letter.id),
         "subject": cut(&letter.subject),
         "reason": cut(&letter.reason),
-        "attempts": cut(&letter.attempts),
+        "attempts": letter.attempts,
         "at": cut(&letter.at),
         "by": cut(&letter.by),
         "headers": headers,

@@ -143,7 +143,7 @@ impl From<&DeadLetter> for DeadLetterSummary {
             reason: some(&letter.reason).unwrap_or_else(|| "no reason given".to_owned()),
             at: letter.at.parse().ok(),
             by: some(&letter.by),
-            attempts: letter.attempts.parse().ok(),
+            attempts: letter.attempts,
         }
     }
 }

@@ -308,3 +308,26 @@ async fn nkey_that_is_replaced_is_read_at_the_next_connect() {
     let _broker = with(&only(&new), Some(&broker)).await;
     ready(&generator).await;
 }
+
+/// Runs a command of `decoupled` for which there is no broker; gives its exit status and its errors.
+async fn without_a_broker(words: &[&str]) -> (Option<i32>, String) {
+    let mut decoupled = Command::new(&programs().await.decoupled);
+    decoupled.env_clear().args(words).args(["--nats-url", "nats://alice:s3cret@127.0.0.1:1"]);
+    let output = soon("it ends", decoupled.output()).await.unwrap();
+    (output.status.code(), String::from_utf8(output.stderr).unwrap())
+}
+
+#[tokio::test]
+async fn command_says_that_it_waits_for_a_broker() {
+    let (status, said) = without_a_broker(&["audit"]).await;
+    assert_eq!(status, Some(2), "{said}");
+    assert!(said.starts_with("waiting for the broker at nats://…@127.0.0.1:1\n"), "{said}");
+    assert!(said.contains("no broker answers at nats://…@127.0.0.1:1"), "{said}");
+}
+
+#[tokio::test]
+async fn restore_looks_at_the_directory_before_it_connects() {
+    let (status, said) = without_a_broker(&["restore", "/no/such/backup"]).await;
+    assert_eq!(status, Some(2), "{said}");
+    assert!(said.starts_with("Error: /no/such/backup is no backup"), "{said}");
+}
