@@ -2,6 +2,7 @@
 
 use std::process::{Output, Stdio};
 
+use testkit::eventually::eventually;
 use testkit::process::{Process, logged};
 use tokio::process::Command;
 
@@ -47,10 +48,9 @@ async fn a_broker_that_is_killed_as_proposed_is_shown_to_be_away() {
     assert!(killed.success(), "{kill}");
     logged(&lab, "waiting for the broker and its queues").await;
     lab.terminate().unwrap();
-    logged(&lab, "Stopping the requestors").await;
-    // A second signal does not wait for a broker that does not come back.
-    lab.terminate().unwrap();
-    let status = lab.wait().await.unwrap();
+    // It does not wait for a broker that does not come back.
+    let status = eventually("it ends", async || lab.try_wait().unwrap().ok_or("it runs")).await;
+    assert!(lab.log_text().contains("Error: no broker answers any more"), "{}", lab.log_text());
     assert_eq!(status.code(), Some(2), "{}", lab.log_text());
 }
 
@@ -63,5 +63,6 @@ async fn up_whose_reader_has_gone_stops_in_order() {
     command.stderr(Stdio::piped()).kill_on_drop(true);
     let output = command.spawn().unwrap().wait_with_output().await.unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!((output.status.code(), said.as_str()), (Some(0), ""));
+    assert_eq!(output.status.code(), Some(0), "{said}");
+    assert!(!said.contains("panicked") && !said.contains("Error"), "{said}");
 }

@@ -8,7 +8,7 @@ mod screen;
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, bail, ensure};
 use clap::Args;
 use cli::terminal::say;
 use observe::Poller;
@@ -16,6 +16,7 @@ use observe::audit::{Verdict, audit};
 use testkit::broker::{Broker, Brokers};
 use testkit::programs;
 use testkit::target_directory::{self, from_here};
+use tokio::net::TcpStream;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use workqueue::{Connection, NatsSettings};
@@ -82,6 +83,12 @@ pub async fn up(settings: &UpSettings, stop: &CancellationToken) -> anyhow::Resu
 
     show(settings, &connection, &mut brokers, &mut replicas, stop).await?;
 
+    // Nothing could be finished, and nobody could say how all stands.
+    ensure!(
+        any_listens(&brokers.ports()).await,
+        "no broker answers any more, so there is no verdict; logs and queues are in {}",
+        from_here(&directory)
+    );
     let _ = say(format_args!("Stopping the requestors, then the generators."));
     replicas.stop().await?;
     let _ = say(format_args!("The verdict:\n"));
@@ -97,6 +104,16 @@ pub async fn up(settings: &UpSettings, stop: &CancellationToken) -> anyhow::Resu
             .with_context(|| format!("cannot remove {}", directory.display()))?;
     }
     Ok(verdict)
+}
+
+/// Whether a broker still takes connections: one of ours, or one that was started again by hand.
+async fn any_listens(ports: &[u16]) -> bool {
+    for port in ports {
+        if let Ok(Ok(_)) = timeout(PATIENCE, TcpStream::connect(("127.0.0.1", *port))).await {
+            return true;
+        }
+    }
+    false
 }
 
 async fn show(
