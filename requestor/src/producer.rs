@@ -52,7 +52,8 @@ impl RequestProducer {
                 () = rate_limiter.next(), if !is_full => {
                     left -= 1;
                     let (producer, stop) = (Arc::clone(&self), stop.clone());
-                    asking.spawn(async move { producer.ask(&stop).await });
+                    // In a box, because a task's future is moved several times.
+                    asking.spawn(Box::pin(async move { producer.ask(&stop).await }));
                 }
                 Some(ended) = asking.join_next() => ended.expect("asking does not panic"),
             }

@@ -152,7 +152,10 @@ impl<H: Handler> Consumer<H> {
                 arrival = pull.next() => match arrival {
                     Arrival::Message(message) => {
                         match Delivery::new(message, H::Job::QUEUE, connection) {
-                            Ok(delivery) => drop(in_flight.spawn(Arc::clone(&worker).work(delivery))),
+                            // In a box, because a task's future is moved several times.
+                            Ok(delivery) => {
+                                in_flight.spawn(Box::pin(Arc::clone(&worker).work(delivery)));
+                            }
                             Err(error) => {
                                 error!(error, "delivery without JetStream metadata; skipped");
                             }
