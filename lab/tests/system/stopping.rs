@@ -175,15 +175,16 @@ async fn ended_by(process: &mut Process, signal: Signal) -> ExitStatus {
     .await
 }
 
-#[tokio::test]
-async fn two_signals_within_a_moment_are_one() {
+/// These signals, sent within a moment, stop a generator in order.
+async fn stops_in_order(signals: &[Signal]) {
     let deployment = Deployment::with(&PATIENT).await;
     let mut requestor = deployment.ask(200).await;
     let slow = [("WORK_TIME", "200ms"), ("CONCURRENCY", "50")];
     let mut first = deployment.run(Side::Generator, "first", &slow).await;
     in_hand(&deployment).await;
-    first.interrupt().unwrap();
-    first.terminate().unwrap();
+    for signal in signals {
+        signal(&first).unwrap();
+    }
     succeeded(&mut first).await;
     let _second = deployment.run(Side::Generator, "second", &[]).await;
     succeeded(&mut requestor).await;
@@ -191,17 +192,13 @@ async fn two_signals_within_a_moment_are_one() {
 }
 
 #[tokio::test]
+async fn two_signals_within_a_moment_are_one() {
+    stops_in_order(&[Process::interrupt, Process::terminate]).await;
+}
+
+#[tokio::test]
 async fn a_ctrl_c_stops_in_order_too() {
-    let deployment = Deployment::with(&PATIENT).await;
-    let mut requestor = deployment.ask(200).await;
-    let slow = [("WORK_TIME", "200ms"), ("CONCURRENCY", "50")];
-    let mut first = deployment.run(Side::Generator, "first", &slow).await;
-    in_hand(&deployment).await;
-    first.interrupt().unwrap();
-    succeeded(&mut first).await;
-    let _second = deployment.run(Side::Generator, "second", &[]).await;
-    succeeded(&mut requestor).await;
-    nothing_was_given_back(&deployment).await;
+    stops_in_order(&[Process::interrupt]).await;
 }
 
 #[tokio::test]
