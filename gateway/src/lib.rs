@@ -109,17 +109,7 @@ pub async fn run(settings: GatewaySettings, stop: &CancellationToken) -> Result<
     let stop = stop.child_token();
     let _end = stop.clone().drop_guard();
     let metrics = Metrics::new("gateway");
-    let connected_once = Arc::<OnceLock<()>>::default();
-    let told = GatewayReport {
-        metrics: Arc::clone(&metrics),
-        connected_once: Arc::clone(&connected_once),
-        stop: stop.clone(),
-    };
-    let addr = settings.admin_addr;
-    let admin = workqueue::serve_admin(addr, Arc::new(told), stop.clone())
-        .await
-        .map_err(|source| GatewayError::Listen { setting: "ADMIN_ADDR", addr, source })?;
-    let listener = listen(settings.gateway_addr).await?;
+    let (addr, gateway_addr) = (settings.admin_addr, settings.gateway_addr);
     let gateway = Arc::new(Gateway {
         settings,
         metrics: metrics.with_registry(GatewayMetrics::new),
@@ -131,10 +121,13 @@ pub async fn run(settings: GatewaySettings, stop: &CancellationToken) -> Result<
         replayer: OnceLock::new(),
         stop: stop.clone(),
     });
+    let report = GatewayReport { metrics: Arc::clone(&metrics), gateway: Arc::clone(&gateway) };
+    let admin = workqueue::serve_admin(addr, Arc::new(report), stop.clone())
+        .await
+        .map_err(|source| GatewayError::Listen { setting: "ADMIN_ADDR", addr, source })?;
+    let listener = listen(gateway_addr).await?;
     let router = router::router(Arc::clone(&gateway));
-    let work = async {
-        tokio::try_join!(work(&gateway, &metrics, connected_once), replayer(&gateway)).map(drop)
-    };
+    let work = async { tokio::try_join!(work(&gateway, &metrics), replayer(&gateway)).map(drop) };
     let working = stop.run_until_cancelled(Box::pin(work));
     let serving = http::serve(listener, router, LIMITS, stop.clone());
     // In this task, so that a panic of the server is one of the gateway.
@@ -165,19 +158,12 @@ async fn listen(addr: Option<SocketAddr>) -> Result<TcpListener, GatewayError> {
 }
 
 /// Connects and declares; then takes snapshots for the page, for as long as the client lives.
-async fn work(
-    gateway: &Gateway,
-    metrics: &Arc<Metrics>,
-    connected_once: Arc<OnceLock<()>>,
-) -> Result<(), GatewayError> {
+async fn work(gateway: &Gateway, metrics: &Arc<Metrics>) -> Result<(), GatewayError> {
     let settings = &gateway.settings;
     let connected = Arc::clone(metrics);
     let name = format!("gateway {}", settings.instance);
     let connecting = Connection::establish_patiently(&settings.nats, &name, move |is| {
         connected.set_connected(is);
-        if is {
-            connected_once.get_or_init(|| ());
-        }
     });
     let connection = tokio::select! {
         connection = connecting => connection?,
@@ -214,18 +200,17 @@ async fn replayer(gateway: &Gateway) -> Result<(), GatewayError> {
 /// The admin endpoint's report.
 struct GatewayReport {
     metrics: Arc<Metrics>,
-    connected_once: Arc<OnceLock<()>>,
-    stop: CancellationToken,
+    gateway: Arc<Gateway>,
 }
 
 impl Report for GatewayReport {
     /// The gateway goes on without a broker, and says that there is none. But one that has never been let in,
     /// over a wrong password for one, must not take the place of one that has.
     fn not_ready(&self) -> Option<String> {
-        if self.stop.is_cancelled() {
+        if self.gateway.stop.is_cancelled() {
             return Some("stopping".to_owned());
         }
-        let never = self.connected_once.get().is_none();
+        let never = self.gateway.reader.get().is_none();
         never.then(|| "not connected to the broker yet".to_owned())
     }
 
