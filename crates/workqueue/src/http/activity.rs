@@ -1,6 +1,6 @@
 //! Follows what a connection waits for: its client, an answer, or that the answer is taken.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
@@ -110,6 +110,14 @@ impl Activity {
             if timeout(limit, head.wait_for(|has_begun| !has_begun)).await.is_err() {
                 return;
             }
+        }
+    }
+
+    /// Notes whether the client takes what is written to it.
+    fn note_write<T>(&self, written: &Poll<T>) {
+        self.blocked.store(written.is_pending(), Relaxed);
+        if written.is_ready() {
+            self.progress.fetch_add(1, Relaxed);
         }
     }
 
@@ -224,11 +232,22 @@ impl<C: AsyncWrite + Unpin> AsyncWrite for Watched<'_, C> {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.connection).poll_write(context, bytes);
-        self.activity.blocked.store(written.is_pending(), Relaxed);
-        if written.is_ready() {
-            self.activity.progress.fetch_add(1, Relaxed);
-        }
+        self.activity.note_write(&written);
         written
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffers: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.connection).poll_write_vectored(context, buffers);
+        self.activity.note_write(&written);
+        written
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.connection.is_write_vectored()
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
