@@ -1,7 +1,6 @@
 //! The connection to the broker: made with patience, watched, and its changes logged.
 
 use std::future::{Ready, pending, ready};
-use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -15,6 +14,7 @@ use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use crate::backoff::{self, Backoff};
+use crate::connect_error::{ConnectError, setting};
 use crate::credentials::Credentials;
 use crate::log_once::LogOnce;
 use crate::settings::{NatsSettings, without_user};
@@ -51,32 +51,6 @@ struct Inner {
     link: watch::Receiver<Link>,
     /// What the broker said the last time that it did not let this user create something.
     refused_creation: watch::Receiver<String>,
-}
-
-/// Why there is no use in trying to connect again.
-#[derive(Debug, thiserror::Error)]
-pub enum ConnectError {
-    /// A setting makes no sense.
-    #[error("{setting} is '{value}': {reason}")]
-    Setting {
-        /// The setting.
-        setting: &'static str,
-        /// Its value.
-        value: String,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// The broker does not let this user in.
-    #[error(
-        "the broker at {broker} refuses {who}; check NATS_USER and NATS_PASSWORD, NATS_TOKEN, NATS_NKEY \
-         or NATS_CREDS"
-    )]
-    Refused {
-        /// The broker.
-        broker: String,
-        /// As whom it was tried.
-        who: String,
-    },
 }
 
 /// The client has panicked, and cannot be revived.
@@ -358,18 +332,13 @@ fn options(
         }
         (None, None) => {}
         (Some(file), None) => {
-            return Err(setting("NATS_CERT", file, &"NATS_KEY has to name its key"));
+            return Err(setting("NATS_CERT", file, "NATS_KEY has to name its key"));
         }
         (None, Some(file)) => {
-            return Err(setting("NATS_KEY", file, &"NATS_CERT has to name its certificate"));
+            return Err(setting("NATS_KEY", file, "NATS_CERT has to name its certificate"));
         }
     }
     Ok(options)
-}
-
-fn setting(setting: &'static str, file: &Path, reason: &dyn std::fmt::Display) -> ConnectError {
-    let value = file.display().to_string();
-    ConnectError::Setting { setting, value, reason: reason.to_string() }
 }
 
 /// The addresses of the brokers. An error shows none of what may be secret in them.
@@ -381,21 +350,18 @@ fn servers(urls: &str) -> Result<Vec<ServerAddr>, ConnectError> {
         value: each().map(without_user).collect::<Vec<_>>().join(","),
         reason: reason.to_owned(),
     };
-    let parse = |url: &str| {
-        let server = url.parse::<ServerAddr>();
-        match server {
-            Ok(server) if server.is_websocket() || !["nats", "tls"].contains(&server.scheme()) => {
-                Err(wrong(&format!("its scheme has to be nats or tls; {EXAMPLE}")))
-            }
-            Ok(server) if server.host().is_empty() => {
-                Err(wrong(&format!("it names no host; {EXAMPLE}")))
-            }
-            Ok(server) => Ok(server),
-            Err(_) if url.contains('@') => Err(wrong(
-                "it is no address; in a user or password, write / as %2F, # as %23, ? as %3F, @ as %40",
-            )),
-            Err(_) => Err(wrong(&format!("it is no address with nats or tls; {EXAMPLE}"))),
+    let parse = |url: &str| match url.parse::<ServerAddr>() {
+        Ok(server) if !["nats", "tls"].contains(&server.scheme()) => {
+            Err(wrong(&format!("its scheme has to be nats or tls; {EXAMPLE}")))
         }
+        Ok(server) if server.host().is_empty() => {
+            Err(wrong(&format!("it names no host; {EXAMPLE}")))
+        }
+        Ok(server) => Ok(server),
+        Err(_) if url.contains('@') => Err(wrong(
+            "it is no address; in a user or password, write / as %2F, # as %23, ? as %3F, @ as %40",
+        )),
+        Err(_) => Err(wrong(&format!("it is no address with nats or tls; {EXAMPLE}"))),
     };
     if each().next().is_none() {
         return Err(wrong(&format!("it names no broker; {EXAMPLE}")));

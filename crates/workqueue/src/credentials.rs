@@ -8,7 +8,7 @@ use async_nats::{Auth, AuthError, ServerAddr};
 use nkeys::KeyPair;
 use percent_encoding::percent_decode_str;
 
-use crate::connection::ConnectError;
+use crate::connect_error::{ConnectError, setting};
 use crate::settings::NatsSettings;
 
 /// The way that counts of those which are set. Files are read at each connect, because credentials that end
@@ -125,10 +125,6 @@ fn read_nkey(file: &Path) -> Result<KeyPair, String> {
 /// The key of a seed, which no error shows.
 fn key(seed: &str) -> Result<KeyPair, String> {
     KeyPair::from_seed(seed).map_err(|_| "its seed is not one of an nkey".to_owned())
-}
-
-fn setting(setting: &'static str, file: &Path, reason: String) -> ConnectError {
-    ConnectError::Setting { setting, value: file.display().to_string(), reason }
 }
 
 #[cfg(test)]

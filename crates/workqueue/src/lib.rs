@@ -78,7 +78,7 @@
 //! | start, drain, stop | `service`, `running`, `background`, `signals` |
 //! | declare, compare with what is there | [`topology`], `declare` |
 //! | find what no client can read | [`unreadable`], `consumer_state` |
-//! | connect with patience; ask the broker | `connection`, `credentials`, [`api`] |
+//! | connect with patience; ask the broker | `connection`, `credentials`, `connect_error`, [`api`] |
 //! | report | `admin` on [`http`], `health`, `healthcheck`, `metrics`, `announce`, `telemetry` |
 //! | settings of a program | `settings`, `command_line` |
 //! | unit tests of handlers | [`testing`], `recorder` |
@@ -93,6 +93,7 @@ mod blocking;
 mod chain;
 mod clock;
 mod command_line;
+mod connect_error;
 mod connection;
 mod consumer;
 mod consumer_state;
@@ -130,7 +131,8 @@ pub use backoff::Backoff;
 pub use chain::chain;
 pub use clock::now;
 pub use command_line::{address, exit_code, parse, print_error};
-pub use connection::{ClientEnded, ConnectError, Connection};
+pub use connect_error::ConnectError;
+pub use connection::{ClientEnded, Connection};
 pub use facts::{Bucket, Creation, Fact, ReadError, read_fact};
 pub use handler::{Attempt, Context, Failure, Handler, Rejection, RetryPolicy};
 pub use headers::Trace;

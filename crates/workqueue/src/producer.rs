@@ -6,7 +6,8 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::backoff::Backoff;
-use crate::connection::{ConnectError, Connection};
+use crate::connect_error::ConnectError;
+use crate::connection::Connection;
 use crate::declare::declare;
 use crate::facts::{Creation, Fact, ReadError, read_fact};
 use crate::headers::Trace;

@@ -5,7 +5,8 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 use crate::background::Ended;
-use crate::connection::{ClientEnded, ConnectError, Connection};
+use crate::connect_error::ConnectError;
+use crate::connection::{ClientEnded, Connection};
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::producer::Producer;

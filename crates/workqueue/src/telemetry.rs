@@ -1,8 +1,8 @@
 //! The logs of a process: best effort. Nothing that becomes of them stops the work.
 
 use std::io::{self, IsTerminal, Write};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, OnceLock};
 
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
@@ -14,7 +14,7 @@ use crate::settings::{LogFormat, TelemetrySettings};
 static FAILED_WRITES: AtomicU64 = AtomicU64::new(0);
 
 /// The lines for which the queue to the standard error had no room: nothing reads it.
-static FULL_QUEUE: Mutex<Option<ErrorCounter>> = Mutex::new(None);
+static FULL_QUEUE: OnceLock<ErrorCounter> = OnceLock::new();
 
 /// What is still to be written, for a process that ends at once.
 static GUARD: Mutex<Option<WorkerGuard>> = Mutex::new(None);
@@ -53,7 +53,7 @@ pub fn init(settings: &TelemetrySettings) -> Result<Logs, InvalidFilter> {
     // On a thread of its own, because a reader that stalls would stop the work at the first full pipe.
     let (writer, guard) =
         NonBlockingBuilder::default().lossy(true).finish(BestEffort(io::stderr()));
-    *FULL_QUEUE.lock().expect(UNPOISONED) = Some(writer.error_counter());
+    FULL_QUEUE.get_or_init(|| writer.error_counter());
     *GUARD.lock().expect(UNPOISONED) = Some(guard);
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     let terminal = io::stderr().is_terminal();
@@ -72,8 +72,7 @@ pub(crate) fn flush() {
 
 /// How many lines of the logs were dropped so far.
 pub(crate) fn dropped_lines() -> u64 {
-    let full = FULL_QUEUE.lock().expect(UNPOISONED);
-    let full = full.as_ref().map_or(0, ErrorCounter::dropped_lines);
+    let full = FULL_QUEUE.get().map_or(0, ErrorCounter::dropped_lines);
     FAILED_WRITES.load(Ordering::Relaxed) + u64::try_from(full).unwrap_or(u64::MAX)
 }
 

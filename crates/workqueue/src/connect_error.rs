@@ -1,0 +1,34 @@
+use std::fmt::Display;
+use std::path::Path;
+
+/// Why there is no use in trying to connect again.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// A setting makes no sense.
+    #[error("{setting} is '{value}': {reason}")]
+    Setting {
+        /// The setting.
+        setting: &'static str,
+        /// Its value.
+        value: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The broker does not let this user in.
+    #[error(
+        "the broker at {broker} refuses {who}; check NATS_USER and NATS_PASSWORD, NATS_TOKEN, NATS_NKEY \
+         or NATS_CREDS"
+    )]
+    Refused {
+        /// The broker.
+        broker: String,
+        /// As whom it was tried.
+        who: String,
+    },
+}
+
+/// What is wrong with the file that a setting names.
+pub(crate) fn setting(setting: &'static str, file: &Path, reason: impl Display) -> ConnectError {
+    let value = file.display().to_string();
+    ConnectError::Setting { setting, value, reason: reason.to_string() }
+}
