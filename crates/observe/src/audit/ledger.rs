@@ -51,7 +51,7 @@ pub(super) enum Standing {
     /// Not accepted as far as anybody knows, which is no error: it was made by hand, or its
     /// requestor died before it could say so.
     Unasked,
-    /// So old that the promises do not hold for it any more.
+    /// So old that the guarantees do not hold for it any more.
     TooOld,
 }
 
@@ -87,7 +87,7 @@ impl Seen {
         }
     }
 
-    /// How the request of this id stands, where the promises hold for `facts_max_age` from the asking.
+    /// How the request of this id stands, where the guarantees hold for `facts_max_age` from the asking.
     pub(super) fn standing(&self, id: &str, now: Timestamp, facts_max_age: Duration) -> Standing {
         let limit = SignedDuration::try_from(facts_max_age).unwrap_or(SignedDuration::MAX);
         // A dead letter outlives the facts.

@@ -118,7 +118,7 @@ impl Evidence {
         self.memories.iter().any(Memory::is_restored)
     }
 
-    /// Why nobody can tell whether something was lost, where the promises hold for `facts_max_age`.
+    /// Why nobody can tell whether something was lost, where the guarantees hold for `facts_max_age`.
     pub(super) fn doubt(&self, now: Timestamp, facts_max_age: Duration) -> Option<String> {
         let max_age = SignedDuration::try_from(facts_max_age).unwrap_or(SignedDuration::MAX);
         let is_recent = |time: Timestamp| now.duration_since(time) < max_age;
@@ -136,7 +136,7 @@ impl Evidence {
                  {accepted} are not"
             ));
         }
-        // What was there before a store that is older than the promises would not be judged either.
+        // What was there before a store that is older than the guarantees would not be judged either.
         let since = self.since().filter(|since| !self.is_restored() && is_recent(*since))?;
         let before = since.checked_sub(CLOCKS).ok()?;
         let sign = self.older_message(since).or_else(|| {

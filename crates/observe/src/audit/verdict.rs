@@ -8,7 +8,7 @@ use super::ledger::Standing;
 /// How many ids of a kind the table for people names.
 const NAMED: usize = 20;
 
-/// What became of all requests that the promises hold for.
+/// What became of all requests that the guarantees hold for.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Verdict {
     /// Requests that were accepted.
@@ -25,7 +25,7 @@ pub struct Verdict {
     pub doubled: usize,
     /// Requests that nobody has accepted as far as is known, which is no error.
     pub unasked: usize,
-    /// Requests so old that the promises do not hold for them any more.
+    /// Requests so old that the guarantees do not hold for them any more.
     pub too_old: usize,
     /// How many deliveries were not the first of their message.
     pub redelivered: Vec<Redelivered>,
