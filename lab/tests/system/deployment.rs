@@ -232,20 +232,24 @@ impl<B> Deployment<B> {
 
     /// Waits until there are that many dead letters, and gives their subjects, headers and bodies.
     pub async fn dead_letters(&self, count: u64) -> Vec<(String, HeaderMap, Vec<u8>)> {
-        let stream = eventually("the dead letters are there", async || {
+        eventually("the dead letters are there", async || {
             // There may be no answer for a moment: tests kill brokers.
+            let text = |error: &dyn std::error::Error| error.to_string();
             let stream = self.nats().get_stream(dead_letters::STREAM).await;
-            let stream = stream.map_err(|error| error.to_string())?;
+            let stream = stream.map_err(|error| text(&error))?;
             let messages = stream.cached_info().state.messages;
-            if messages == count { Ok(stream) } else { Err(format!("{messages} are")) }
+            if messages != count {
+                return Err(format!("{messages} are"));
+            }
+            let mut letters = Vec::new();
+            for sequence in 1..=count {
+                let letter =
+                    stream.get_raw_message(sequence).await.map_err(|error| text(&error))?;
+                letters.push((letter.subject.to_string(), letter.headers, letter.payload.to_vec()));
+            }
+            Ok(letters)
         })
-        .await;
-        let mut letters = Vec::new();
-        for sequence in 1..=count {
-            let letter = stream.get_raw_message(sequence).await.unwrap();
-            letters.push((letter.subject.to_string(), letter.headers, letter.payload.to_vec()));
-        }
-        letters
+        .await
     }
 }
 

@@ -223,12 +223,20 @@ fn form_cluster(brokers: &mut [Broker], names: Vec<String>) -> anyhow::Result<()
     Ok(())
 }
 
-/// Whether all of these brokers are healthy, and known to be by the one that leads them.
+/// Whether all of these brokers are healthy, are known to be by the one that leads them, and have all
+/// their routes to each other: as long as one of a pair's is missing, the messages that it should carry
+/// are lost, and so are answers to clients.
 async fn agreed(brokers: &[&mut Broker]) -> anyhow::Result<()> {
     let mut known = 0;
     for broker in brokers {
         let health = broker.ask("/healthz").await?;
         ensure!(health["status"] == "ok", "{} says {health}", broker.name());
+        let routes = broker.ask("/varz").await?;
+        // The system account has one besides the pool.
+        let each = 1 + routes["cluster"]["pool_size"].as_u64().unwrap_or_default();
+        let routes = routes["routes"].as_u64().unwrap_or_default();
+        let all = each * (brokers.len() as u64 - 1);
+        ensure!(routes == all, "{} has {routes} routes, and should have {all}", broker.name());
         let cluster = broker.ask("/jsz").await?["meta_cluster"].take();
         if cluster["leader"] == broker.name() {
             let members = cluster["replicas"].as_array().map(Vec::as_slice).unwrap_or_default();
