@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail, ensure};
 use async_nats::client::Request;
-use async_nats::jetstream::context::ContextBuilder;
 use async_nats::{Message, RequestErrorKind as AnswerErrorKind};
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
@@ -145,10 +144,8 @@ pub(super) async fn give(
 ) -> anyhow::Result<()> {
     let cannot_read = || format!("cannot read {}", path.display());
     let mut file = File::open(path).await.with_context(cannot_read)?;
-    let request = json!({ "config": config, "state": stream.state });
-    let Awaited { deliver_subject } =
-        call(connection, format!("STREAM.RESTORE.{}", stream.name), &request).await?;
     let times_connected = connects(connection);
+    let deliver_subject = begin(connection, stream, config).await?;
     let begun = Instant::now();
     let (mut bytes, mut told) = (0, begun);
     loop {
@@ -180,13 +177,39 @@ pub(super) async fn give(
     }
 }
 
+/// Asks the broker to take a snapshot, and gives the subject that it awaits the chunks on. Asks again where
+/// a cluster cannot do it at present.
+async fn begin(
+    connection: &Connection,
+    stream: &KeptStream,
+    config: &Value,
+) -> Result<String, ApiError> {
+    let request = json!({ "config": config, "state": stream.state });
+    let limit = Instant::now() + SILENCE;
+    let mut told = false;
+    loop {
+        let subject = format!("STREAM.RESTORE.{}", stream.name);
+        match call(connection, subject, &request).await {
+            Ok(Awaited { deliver_subject }) => return Ok(deliver_subject),
+            Err(error @ ApiError::Unavailable(_)) if Instant::now() < limit => {
+                if !std::mem::replace(&mut told, true) {
+                    tell(format_args!("{}: {error}; trying again", stream.name));
+                }
+                sleep(PAUSE).await;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
 /// Asks the broker for something that may take it a while.
 async fn call<T: DeserializeOwned>(
     connection: &Connection,
     subject: String,
     request: &Value,
 ) -> Result<T, ApiError> {
-    let nats = ContextBuilder::new().timeout(SILENCE).build(connection.client().clone());
+    let mut nats = connection.context().clone();
+    nats.set_timeout(SILENCE);
     api::call(&nats, subject, request).await
 }
 
