@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail};
 use async_nats::header::{NATS_SEQUENCE, NATS_SUBJECT};
-use async_nats::{Client, HeaderMap, Message};
+use async_nats::jetstream::Context;
+use async_nats::{HeaderMap, Message, Request};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use jiff::Timestamp;
@@ -60,14 +61,14 @@ pub struct Stored {
 ///
 /// Where the broker does not answer, or refuses.
 pub async fn from_sequence(
-    client: &Client,
+    nats: &Context,
     stream: &str,
     subjects: &str,
     sequence: u64,
     count: usize,
 ) -> anyhow::Result<Vec<Stored>> {
     let question = json!({ "seq": sequence.max(1), "next_by_subj": subjects, "batch": count });
-    Ok(ask(client, stream, question).await?.0)
+    Ok(ask(nats, stream, question).await?.0)
 }
 
 /// How many messages under these subjects are no older than this time.
@@ -76,14 +77,14 @@ pub async fn from_sequence(
 ///
 /// As [`from_sequence`].
 pub async fn count_since(
-    client: &Client,
+    nats: &Context,
     stream: &str,
     subjects: &str,
     time: Timestamp,
 ) -> anyhow::Result<u64> {
     let start_time = time.to_string();
     let question = json!({ "start_time": start_time, "next_by_subj": subjects, "batch": 1 });
-    let (first, left) = ask(client, stream, question).await?;
+    let (first, left) = ask(nats, stream, question).await?;
     Ok(first.len() as u64 + left)
 }
 
@@ -94,31 +95,28 @@ pub async fn count_since(
 ///
 /// As [`from_sequence`].
 pub async fn last_under_each(
-    client: &Client,
+    nats: &Context,
     stream: &str,
     subjects: &[String],
 ) -> anyhow::Result<(Vec<Stored>, u64)> {
     if subjects.is_empty() {
         return Ok((Vec::new(), 0));
     }
-    ask(client, stream, json!({ "multi_last": subjects, "batch": MOST_SUBJECTS })).await
+    ask(nats, stream, json!({ "multi_last": subjects, "batch": MOST_SUBJECTS })).await
 }
 
 /// The messages, and how many there are besides.
 async fn ask(
-    client: &Client,
+    nats: &Context,
     stream: &str,
     mut question: Value,
 ) -> anyhow::Result<(Vec<Stored>, u64)> {
     let what = || format!("cannot read the stream {stream}");
     question["max_bytes"] = MOST_BYTES.into();
-    let inbox = client.new_inbox();
-    let mut answers = client.subscribe(inbox.clone()).await.with_context(what)?;
-    let subject = format!("$JS.API.DIRECT.GET.{stream}");
-    client
-        .publish_with_reply(subject, inbox, question.to_string().into())
-        .await
-        .with_context(what)?;
+    let inbox = nats.client().new_inbox();
+    let mut answers = nats.client().subscribe(inbox.clone()).await.with_context(what)?;
+    let request = Request::new().inbox(inbox).payload(question.to_string().into());
+    nats.send_request(format!("DIRECT.GET.{stream}"), request).await.with_context(what)?;
     let mut messages = Vec::new();
     loop {
         let next = timeout(SILENCE, answers.next()).await;

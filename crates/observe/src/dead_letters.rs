@@ -4,7 +4,7 @@ use std::fmt;
 
 use anyhow::{Context as _, ensure};
 use async_nats::jetstream::Context;
-use async_nats::{Client, HeaderMap, HeaderValue};
+use async_nats::{HeaderMap, HeaderValue};
 use bytes::Bytes;
 use contract::queues;
 use serde::Serialize;
@@ -86,9 +86,9 @@ pub async fn replay(nats: &Context, letter: &DeadLetter) -> anyhow::Result<()> {
 /// # Errors
 ///
 /// Where the broker does not answer, or has no dead letters' stream.
-pub async fn page(client: &Client, from: u64, count: usize) -> anyhow::Result<Vec<DeadLetter>> {
+pub async fn page(nats: &Context, from: u64, count: usize) -> anyhow::Result<Vec<DeadLetter>> {
     let (stream, subjects) = (dead_letters::STREAM, dead_letters::SUBJECTS);
-    let letters = batch::from_sequence(client, stream, subjects, from, count).await?;
+    let letters = batch::from_sequence(nats, stream, subjects, from, count).await?;
     Ok(letters.into_iter().map(DeadLetter::from).collect())
 }
 
@@ -97,9 +97,9 @@ pub async fn page(client: &Client, from: u64, count: usize) -> anyhow::Result<Ve
 /// # Errors
 ///
 /// As [`page`].
-pub async fn of_request(client: &Client, id: JobId) -> anyhow::Result<Vec<DeadLetter>> {
+pub async fn of_request(nats: &Context, id: JobId) -> anyhow::Result<Vec<DeadLetter>> {
     let subjects = [dead_letters::subject("*", &id.to_string())];
-    let (letters, _) = batch::last_under_each(client, dead_letters::STREAM, &subjects).await?;
+    let (letters, _) = batch::last_under_each(nats, dead_letters::STREAM, &subjects).await?;
     Ok(letters.into_iter().map(DeadLetter::from).collect())
 }
 

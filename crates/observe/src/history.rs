@@ -98,7 +98,7 @@ pub async fn status(nats: &Connection, id: JobId) -> Result<RequestStatus, ReadE
 }
 
 async fn dead_letters_of(nats: &Connection, id: JobId) -> Result<Vec<DeadLetter>, ReadError> {
-    let letters = dead_letters::of_request(nats.client(), id).await;
+    let letters = dead_letters::of_request(nats.context(), id).await;
     letters.map_err(|_| ReadError::Unknown)
 }
 

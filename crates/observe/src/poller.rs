@@ -145,8 +145,8 @@ impl Poller {
             if first > state.last_sequence {
                 return Ok(Vec::new());
             }
-            let client = self.connection.client();
-            batch::from_sequence(client, bucket.stream, &bucket.subjects(), first, count).await
+            let nats = self.connection.context();
+            batch::from_sequence(nats, bucket.stream, &bucket.subjects(), first, count).await
         };
         let marks = newest(facts::RECEIVED, received, MEASURED, measured).await?;
         let marks: Vec<Received> = decoded(&marks).collect();
@@ -177,8 +177,8 @@ impl Poller {
     /// broker says at a time.
     async fn facts<F: Fact>(&self, ids: &[JobId]) -> anyhow::Result<(HashMap<JobId, F>, u64)> {
         let subjects: Vec<String> = ids.iter().map(|id| F::BUCKET.subject(*id)).collect();
-        let client = self.connection.client();
-        let (found, left) = batch::last_under_each(client, F::BUCKET.stream, &subjects).await?;
+        let nats = self.connection.context();
+        let (found, left) = batch::last_under_each(nats, F::BUCKET.stream, &subjects).await?;
         Ok((
             decoded(&found).filter_map(|fact: F| Some((fact.key().parse().ok()?, fact))).collect(),
             left,
@@ -215,7 +215,7 @@ async fn read_streams(connection: &Connection) -> anyhow::Result<Streams> {
     let given_up = async || {
         let (stream, subjects) =
             (workqueue::dead_letters::STREAM, workqueue::dead_letters::SUBJECTS);
-        batch::count_since(connection.client(), stream, subjects, oldest).await
+        batch::count_since(connection.context(), stream, subjects, oldest).await
     };
     // Before the queues, and after them: one that is replayed goes back, one that dies comes from there.
     let before = given_up().await?;

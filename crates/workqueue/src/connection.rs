@@ -32,6 +32,9 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_s
 /// After a reconnect, how long an answer to something that was asked before it may still take.
 const LATE_ANSWER: Duration = Duration::from_millis(250);
 
+/// What the subjects of JetStream's API begin with where no domain is named.
+const API_PREFIX: &str = "$JS.API";
+
 /// How a connection stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Link {
@@ -48,6 +51,8 @@ pub struct Connection(Arc<Inner>);
 struct Inner {
     client: Client,
     context: Context,
+    /// What the subjects of JetStream's API begin with.
+    api_prefix: String,
     link: watch::Receiver<Link>,
     /// What the broker said the last time that it did not let this user create something.
     refused_creation: watch::Receiver<String>,
@@ -125,9 +130,10 @@ impl Connection {
             let failure = match options.connect(servers.as_slice()).await {
                 Ok(client) => {
                     let _ = link.wait_for(|link| link.connected).await;
-                    let context =
-                        ContextBuilder::new().timeout(ANSWER_TIMEOUT).build(client.clone());
-                    let inner = Inner { client, context, link, refused_creation };
+                    let api_prefix = api_prefix(settings.nats_domain.as_deref());
+                    let builder = ContextBuilder::new().timeout(ANSWER_TIMEOUT);
+                    let context = builder.api_prefix(&api_prefix).build(client.clone());
+                    let inner = Inner { client, context, api_prefix, link, refused_creation };
                     return Ok(Self(Arc::new(inner)));
                 }
                 Err(failure) => failure,
@@ -166,7 +172,17 @@ impl Connection {
             // For an answer that is no longer waited for, which holds a place until then.
             .ack_timeout(LATE_ANSWER)
             .max_ack_inflight(capacity)
+            .api_prefix(&self.0.api_prefix)
             .build(self.0.client.clone())
+    }
+
+    /// Where to publish what is stored under this subject. A leaf node keeps the keys of buckets to itself,
+    /// and passes on what is addressed to the API of a domain.
+    pub(crate) fn address_of(&self, subject: String) -> String {
+        if self.0.api_prefix != API_PREFIX && subject.starts_with("$KV.") {
+            return [&self.0.api_prefix, ".", &subject].concat();
+        }
+        subject
     }
 
     /// Whether there is a connection at this moment.
@@ -301,8 +317,13 @@ fn watcher(
 
 /// Whether these words of the broker say that this user may not create a stream or a consumer.
 fn is_of_creation(refusal: &str) -> bool {
-    const CALLS: [&str; 2] = ["$JS.API.STREAM.CREATE.", "$JS.API.CONSUMER.CREATE."];
-    CALLS.iter().any(|call| refusal.contains(&format!("Violation for Publish to \"{call}")))
+    // The domain, where there is one, stands between `$JS` and `API`.
+    refusal.contains("Violation for Publish to \"$JS.")
+        && ["API.STREAM.CREATE.", "API.CONSUMER.CREATE."].iter().any(|call| refusal.contains(call))
+}
+
+fn api_prefix(domain: Option<&str>) -> String {
+    domain.map_or_else(|| API_PREFIX.to_owned(), |domain| format!("$JS.{domain}.API"))
 }
 
 fn options(

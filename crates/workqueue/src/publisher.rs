@@ -147,6 +147,7 @@ impl Publisher {
         if !is_subject(&subject) {
             return Err(PublishError::Rejected(format!("'{subject}' is not a subject").into()));
         }
+        let subject = self.connection.address_of(subject);
         let message = PublishMessage::build().payload(body).headers(headers);
         let publish = async { self.context.send_publish(subject, message).await?.await };
         let result = match self.connection.ask(pin!(publish)).await {

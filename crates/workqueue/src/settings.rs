@@ -146,6 +146,11 @@ pub struct NatsSettings {
     #[arg(long, env, value_name = "FILE")]
     pub nats_key: Option<PathBuf>,
 
+    /// Domain of JetStream, where the broker that is connected to is a leaf node of the one that stores
+    /// [default: the domain of that broker]
+    #[arg(long, env, value_parser = token, value_name = "DOMAIN")]
+    pub nats_domain: Option<String>,
+
     /// What the subjects of answers to this client begin with; give each user one of its own
     #[arg(long, env, default_value = "_INBOX", value_parser = subject, value_name = "PREFIX")]
     pub nats_inbox_prefix: String,
@@ -189,6 +194,7 @@ impl NatsSettings {
             nats_ca: None,
             nats_cert: None,
             nats_key: None,
+            nats_domain: None,
             nats_inbox_prefix: "_INBOX".to_owned(),
         }
     }
@@ -248,13 +254,19 @@ fn above_zero(text: &str) -> Result<Duration, String> {
 
 /// A subject that can be published to.
 fn subject(text: &str) -> Result<String, String> {
-    let token = |token: &str| {
-        !token.is_empty() && !token.contains(['*', '>']) && !token.contains(char::is_whitespace)
-    };
-    if text.split('.').all(token) {
+    if text.split('.').all(|word| token(word).is_ok()) {
         Ok(text.to_owned())
     } else {
         Err("write words without spaces, * and >, separated by dots".to_owned())
+    }
+}
+
+/// A word of a subject.
+fn token(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.contains(['*', '>', '.']) || text.contains(char::is_whitespace) {
+        Err("write a word without spaces, dots, * and >".to_owned())
+    } else {
+        Ok(text.to_owned())
     }
 }
 

@@ -104,7 +104,7 @@ async fn page(
     from: u64,
     count: usize,
 ) -> Result<Vec<DeadLetter>, Problem> {
-    let letters = dead_letters::page(connection.client(), from, count).await;
+    let letters = dead_letters::page(connection.context(), from, count).await;
     letters.map_err(|error| ProblemKind::BrokerAway.because(format_args!("{error:#}")))
 }
 

@@ -97,12 +97,12 @@ fn latencies(round_trips: &[(Timestamp, Timestamp)], interval: Duration) -> Vec<
 
 /// All facts of a bucket.
 async fn all<F: Fact>(deployment: &BenchDeployment) -> anyhow::Result<Vec<F>> {
-    let client = deployment.connection.client();
+    let nats = deployment.connection.context();
     let Bucket { stream, .. } = F::BUCKET;
     let subjects = F::BUCKET.subjects();
     let (mut facts, mut from) = (Vec::new(), 1);
     loop {
-        let some = batch::from_sequence(client, stream, &subjects, from, AT_A_TIME).await?;
+        let some = batch::from_sequence(nats, stream, &subjects, from, AT_A_TIME).await?;
         let Some(last) = some.last() else { return Ok(facts) };
         from = last.sequence + 1;
         for stored in &some {

@@ -13,6 +13,7 @@ mod cluster;
 mod crash_points;
 mod dead_letters;
 mod deployment;
+mod domain;
 mod duplicates;
 mod foreign_messages;
 mod gateway_user;

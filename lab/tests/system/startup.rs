@@ -57,6 +57,7 @@ async fn the_help_shows_every_setting_and_no_password() {
         "NATS_CA",
         "NATS_CERT",
         "NATS_KEY",
+        "NATS_DOMAIN",
         "NATS_INBOX_PREFIX",
         "ADMIN_ADDR",
         "INSTANCE",

@@ -5,7 +5,6 @@ use std::time::Duration;
 use anyhow::Context as _;
 use async_nats::HeaderMap;
 use async_nats::jetstream::Context;
-use async_nats::jetstream::context::ContextBuilder;
 use async_nats::jetstream::message::Message;
 use contract::facts;
 use contract::queues::{self, Request};
@@ -143,7 +142,8 @@ async fn keys(
     key: impl Fn(&str) -> Option<&str>,
 ) -> anyhow::Result<Vec<String>> {
     let what = || format!("cannot list what is in the stream {stream}");
-    let nats = ContextBuilder::new().timeout(PATIENCE).build(nats.client());
+    let mut nats = nats.clone();
+    nats.set_timeout(PATIENCE);
     let handle = nats.get_stream_no_info(stream).await.with_context(what)?;
     let mut subjects = handle.info_with_subjects(filter).await.with_context(what)?;
     let mut keys = Vec::new();
