@@ -52,7 +52,7 @@ def check_service(name, service, dockerfile, users):
         # Its image says it.
         told["ADMIN_ADDR"] = re.search(r"^ENV ADMIN_ADDR=(\S+)$", dockerfile, re.M)[1]
     # What somebody adds to `docker compose run`.
-    added = {"cli": ["audit"], "dead-letters": ["list"], "keeper": ["backup"]}.get(name, [])
+    added = {"cli": ["audit"], "dead-letters": ["list"], "backup": ["backup"]}.get(name, [])
     args = service.get("entrypoint", [])[1:] + service.get("command", []) + added
     expect("profiles" in service or service["healthcheck"]["test"] == ["CMD", program, "healthcheck"], "has another health check")
     container = {"image": service["image"], "args": args, "env": env, "ports": []}

@@ -56,7 +56,7 @@ FAULTS = [
     ("k8s", "base/declare.yaml", "--watch", "--for-ever", "knows no --for-ever"),
     ("k8s", "base/declare.yaml", "cli:0.1.0", "cli:0.2.0", "the image is of version 0.2.0"),
     ("k8s", "base/gateway.yaml", "value: _INBOX_gateway", "value: _INBOX_viewer", "the inbox is not that of gateway"),
-    ("k8s", "base/gateway.yaml", "secretKeyRef: {name: nats-gateway", "secretKeyRef: {name: nats-keeper", "the password is not that of gateway"),
+    ("k8s", "base/gateway.yaml", "secretKeyRef: {name: nats-gateway", "secretKeyRef: {name: nats-backup", "the password is not that of gateway"),
     ("k8s", "base/jobs.yaml", "mountPath: /backups}", "mountPath: /backup}", "which is in none of its volumes"),
     ("k8s", "base/jobs.yaml", "[audit, --wait", "[judge, --wait", "is nothing that the program can do"),
     # What an apply over something else would change.
@@ -71,7 +71,7 @@ FAULTS = [
     ("Compose", "../docker-compose.yml", "nats://nats:4222", "nats://nats:4223", "is not where the broker listens"),
     ("Compose", "../docker-compose.yml", ":-8080}:8000", ":-8080}:8001", "and is said to on [8001]"),
     ("Compose", "../docker-compose.yml", "queues:/data", "queues:/store", "which is none of its volumes"),
-    ("Compose", "../docker-compose.yml", "REPLAY_USER: replayer", "REPLAY_USER: keeper", "the inbox is not that of keeper"),
+    ("Compose", "../docker-compose.yml", "REPLAY_USER: replayer", "REPLAY_USER: backup", "the inbox is not that of backup"),
     ("Compose", "../Dockerfile", "local/bin/generator\"]", "bin/generator\"]", "is not in the image"),
 ]
 

@@ -95,11 +95,11 @@ def walk():
 
     step("back up, lose the broker's volume, and restore")
     compose("stop", "requestor", "generator", "gateway", "declare")
-    compose("run", "--rm", "keeper", "backup", "/backups/now")
+    compose("run", "--rm", "backup", "backup", "/backups/now")
     compose("rm", "--stop", "--force", "nats")
     docker("volume", "rm", f"{ENVIRONMENT['COMPOSE_PROJECT_NAME']}_queues")
     compose("up", "--detach", "--wait", "nats")
-    compose("run", "--rm", "keeper", "restore", "/backups/now")
+    compose("run", "--rm", "backup", "restore", "/backups/now")
     restored = verdict()
     # The streams are younger than what is in them.
     final["remembers_since"] = restored["remembers_since"]

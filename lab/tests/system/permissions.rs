@@ -33,16 +33,16 @@ const GENERATOR: &str = "generator";
 const DECLARER: &str = "declarer";
 const AUDITOR: &str = "auditor";
 const REPLAYER: &str = "replayer";
-const KEEPER: &str = "keeper";
+const BACKUP: &str = "backup";
 const GATEWAY: &str = "gateway";
 
-const USERS: [&str; 7] = [REQUESTOR, GENERATOR, DECLARER, AUDITOR, REPLAYER, KEEPER, GATEWAY];
+const USERS: [&str; 7] = [REQUESTOR, GENERATOR, DECLARER, AUDITOR, REPLAYER, BACKUP, GATEWAY];
 
 /// Those that take messages from queues.
 const SERVICES: &[&str] = &[REQUESTOR, GENERATOR];
 
 /// Those that look whether all is declared.
-const ALL_BUT_REPLAYER: &[&str] = &[REQUESTOR, GENERATOR, DECLARER, AUDITOR, KEEPER, GATEWAY];
+const ALL_BUT_REPLAYER: &[&str] = &[REQUESTOR, GENERATOR, DECLARER, AUDITOR, BACKUP, GATEWAY];
 
 /// Those that read all facts.
 const READERS: &[&str] = &[AUDITOR, GATEWAY];
@@ -70,7 +70,7 @@ const PUBLISHES: &[(&str, &[&str])] = &[
     ("_INBOX_declarer.id", &[]),
     ("_INBOX_auditor.id", &[]),
     ("_INBOX_replayer.id", &[]),
-    ("_INBOX_keeper.id", &[]),
+    ("_INBOX_backup.id", &[]),
     ("_INBOX_gateway.id", &[]),
     // Service discovery, and answers that no client has asked for.
     ("$SRV.STATS", &[GATEWAY]),
@@ -194,41 +194,41 @@ const PUBLISHES: &[(&str, &[&str])] = &[
     ("$JS.API.CONSUMER.PAUSE.REQUESTS.generator", &[]),
     ("$JS.API.CONSUMER.RESET.RESPONSES.requestor", &[]),
     // Taking all of a stream into a file, and creating it from one.
-    ("$JS.API.STREAM.SNAPSHOT.REQUESTS", &[KEEPER]),
-    ("$JS.API.STREAM.SNAPSHOT.RESPONSES", &[KEEPER]),
-    ("$JS.API.STREAM.SNAPSHOT.ACKNOWLEDGMENTS", &[KEEPER]),
-    ("$JS.API.STREAM.SNAPSHOT.DEAD_LETTERS", &[KEEPER]),
-    ("$JS.API.STREAM.SNAPSHOT.KV_idempotency", &[KEEPER]),
-    ("$JS.API.STREAM.SNAPSHOT.KV_requested", &[KEEPER]),
-    ("$JS.API.STREAM.SNAPSHOT.KV_stored", &[KEEPER]),
-    ("$JS.API.STREAM.SNAPSHOT.KV_received", &[KEEPER]),
+    ("$JS.API.STREAM.SNAPSHOT.REQUESTS", &[BACKUP]),
+    ("$JS.API.STREAM.SNAPSHOT.RESPONSES", &[BACKUP]),
+    ("$JS.API.STREAM.SNAPSHOT.ACKNOWLEDGMENTS", &[BACKUP]),
+    ("$JS.API.STREAM.SNAPSHOT.DEAD_LETTERS", &[BACKUP]),
+    ("$JS.API.STREAM.SNAPSHOT.KV_idempotency", &[BACKUP]),
+    ("$JS.API.STREAM.SNAPSHOT.KV_requested", &[BACKUP]),
+    ("$JS.API.STREAM.SNAPSHOT.KV_stored", &[BACKUP]),
+    ("$JS.API.STREAM.SNAPSHOT.KV_received", &[BACKUP]),
     ("$JS.API.STREAM.SNAPSHOT.OTHER", &[]),
-    ("$JS.SNAPSHOT.ACK.REQUESTS.id.131072.1", &[KEEPER]),
-    ("$JS.SNAPSHOT.ACK.RESPONSES.id.131072.1", &[KEEPER]),
-    ("$JS.SNAPSHOT.ACK.ACKNOWLEDGMENTS.id.131072.1", &[KEEPER]),
-    ("$JS.SNAPSHOT.ACK.DEAD_LETTERS.id.131072.1", &[KEEPER]),
-    ("$JS.SNAPSHOT.ACK.KV_idempotency.id.131072.1", &[KEEPER]),
-    ("$JS.SNAPSHOT.ACK.KV_requested.id.131072.1", &[KEEPER]),
-    ("$JS.SNAPSHOT.ACK.KV_stored.id.131072.1", &[KEEPER]),
-    ("$JS.SNAPSHOT.ACK.KV_received.id.131072.1", &[KEEPER]),
+    ("$JS.SNAPSHOT.ACK.REQUESTS.id.131072.1", &[BACKUP]),
+    ("$JS.SNAPSHOT.ACK.RESPONSES.id.131072.1", &[BACKUP]),
+    ("$JS.SNAPSHOT.ACK.ACKNOWLEDGMENTS.id.131072.1", &[BACKUP]),
+    ("$JS.SNAPSHOT.ACK.DEAD_LETTERS.id.131072.1", &[BACKUP]),
+    ("$JS.SNAPSHOT.ACK.KV_idempotency.id.131072.1", &[BACKUP]),
+    ("$JS.SNAPSHOT.ACK.KV_requested.id.131072.1", &[BACKUP]),
+    ("$JS.SNAPSHOT.ACK.KV_stored.id.131072.1", &[BACKUP]),
+    ("$JS.SNAPSHOT.ACK.KV_received.id.131072.1", &[BACKUP]),
     ("$JS.SNAPSHOT.ACK.OTHER.id.131072.1", &[]),
-    ("$JS.API.STREAM.RESTORE.REQUESTS", &[KEEPER]),
-    ("$JS.API.STREAM.RESTORE.RESPONSES", &[KEEPER]),
-    ("$JS.API.STREAM.RESTORE.ACKNOWLEDGMENTS", &[KEEPER]),
-    ("$JS.API.STREAM.RESTORE.DEAD_LETTERS", &[KEEPER]),
-    ("$JS.API.STREAM.RESTORE.KV_idempotency", &[KEEPER]),
-    ("$JS.API.STREAM.RESTORE.KV_requested", &[KEEPER]),
-    ("$JS.API.STREAM.RESTORE.KV_stored", &[KEEPER]),
-    ("$JS.API.STREAM.RESTORE.KV_received", &[KEEPER]),
+    ("$JS.API.STREAM.RESTORE.REQUESTS", &[BACKUP]),
+    ("$JS.API.STREAM.RESTORE.RESPONSES", &[BACKUP]),
+    ("$JS.API.STREAM.RESTORE.ACKNOWLEDGMENTS", &[BACKUP]),
+    ("$JS.API.STREAM.RESTORE.DEAD_LETTERS", &[BACKUP]),
+    ("$JS.API.STREAM.RESTORE.KV_idempotency", &[BACKUP]),
+    ("$JS.API.STREAM.RESTORE.KV_requested", &[BACKUP]),
+    ("$JS.API.STREAM.RESTORE.KV_stored", &[BACKUP]),
+    ("$JS.API.STREAM.RESTORE.KV_received", &[BACKUP]),
     ("$JS.API.STREAM.RESTORE.OTHER", &[]),
-    ("$JS.SNAPSHOT.RESTORE.REQUESTS.id", &[KEEPER]),
-    ("$JS.SNAPSHOT.RESTORE.RESPONSES.id", &[KEEPER]),
-    ("$JS.SNAPSHOT.RESTORE.ACKNOWLEDGMENTS.id", &[KEEPER]),
-    ("$JS.SNAPSHOT.RESTORE.DEAD_LETTERS.id", &[KEEPER]),
-    ("$JS.SNAPSHOT.RESTORE.KV_idempotency.id", &[KEEPER]),
-    ("$JS.SNAPSHOT.RESTORE.KV_requested.id", &[KEEPER]),
-    ("$JS.SNAPSHOT.RESTORE.KV_stored.id", &[KEEPER]),
-    ("$JS.SNAPSHOT.RESTORE.KV_received.id", &[KEEPER]),
+    ("$JS.SNAPSHOT.RESTORE.REQUESTS.id", &[BACKUP]),
+    ("$JS.SNAPSHOT.RESTORE.RESPONSES.id", &[BACKUP]),
+    ("$JS.SNAPSHOT.RESTORE.ACKNOWLEDGMENTS.id", &[BACKUP]),
+    ("$JS.SNAPSHOT.RESTORE.DEAD_LETTERS.id", &[BACKUP]),
+    ("$JS.SNAPSHOT.RESTORE.KV_idempotency.id", &[BACKUP]),
+    ("$JS.SNAPSHOT.RESTORE.KV_requested.id", &[BACKUP]),
+    ("$JS.SNAPSHOT.RESTORE.KV_stored.id", &[BACKUP]),
+    ("$JS.SNAPSHOT.RESTORE.KV_received.id", &[BACKUP]),
     ("$JS.SNAPSHOT.RESTORE.OTHER.id", &[]),
     // Listings of everything, and leader changes.
     ("$JS.API.INFO", &[]),
@@ -248,7 +248,7 @@ const SUBSCRIPTIONS: &[(&str, &[&str])] = &[
     ("_INBOX_declarer.>", &[DECLARER]),
     ("_INBOX_auditor.>", &[AUDITOR]),
     ("_INBOX_replayer.>", &[REPLAYER]),
-    ("_INBOX_keeper.>", &[KEEPER]),
+    ("_INBOX_backup.>", &[BACKUP]),
     ("_INBOX_requestor.id", &[REQUESTOR]),
     ("_INBOX_gateway.>", &[GATEWAY]),
     // Stored facts and new dead letters, for the gateway's waiters.
@@ -401,7 +401,7 @@ fn password(user: &str) -> String {
         DECLARER => "007",
         AUDITOR => "true",
         REPLAYER => "two words",
-        KEEPER => "a,b;c",
+        BACKUP => "a,b;c",
         _ => r#"$HOME # "\"#,
     };
     text.to_owned()
@@ -604,11 +604,11 @@ async fn backup_user_restores_everything_on_an_empty_broker() {
     succeeded(&mut generator).await;
 
     let backup = guarded.directory.path().join("backup");
-    cli::backup::backup(&guarded.connect(KEEPER).await, &backup).await.unwrap();
+    cli::backup::backup(&guarded.connect(BACKUP).await, &backup).await.unwrap();
     assert_eq!(guarded.refused(), [""; 0]);
 
     let other = Guarded::start().await;
-    cli::backup::restore(&other.connect(KEEPER).await, &backup, None).await.unwrap();
+    cli::backup::restore(&other.connect(BACKUP).await, &backup, None).await.unwrap();
     let verdict = other.verdict().await;
     assert_eq!((verdict.requested, verdict.complete), (100, 100), "{verdict}");
     assert!(verdict.is_clean(), "{verdict}");
