@@ -1,4 +1,4 @@
-"""What the checks ask of objects, as Kubernetes describes them."""
+"""Reads Kubernetes objects for the checks."""
 
 import base64
 import contextlib
@@ -8,14 +8,18 @@ class Refused(Exception):
     """What does not hold, and where."""
 
 
-def expect(holds, what):
+def expect(holds, message):
     if not holds:
-        raise Refused(what)
+        raise Refused(message)
+
+
+def expect_equal(what, found, expected):
+    expect(found == expected, f"{what}: {found} instead of {expected}")
 
 
 @contextlib.contextmanager
 def within(where):
-    """Whatever is refused inside is refused there."""
+    """Says where a refusal inside it is."""
     try:
         yield
     except Refused as refused:
@@ -30,13 +34,12 @@ def of_kind(objects, *kinds):
     return [thing for thing in objects if thing["kind"] in kinds]
 
 
-def template(workload):
-    spec = workload["spec"]
-    return spec["jobTemplate"]["spec"]["template"] if workload["kind"] == "CronJob" else spec["template"]
-
-
 def workloads(objects):
     return of_kind(objects, "Deployment", "StatefulSet", "CronJob")
+
+
+def template(workload):
+    return find("template", workload)[0]
 
 
 def labels(workload):
@@ -45,37 +48,49 @@ def labels(workload):
 
 
 def containers(workload):
-    return template(workload)["spec"].get("initContainers", []) + template(workload)["spec"]["containers"]
+    return sum(find("initContainers", workload) + find("containers", workload), [])
+
+
+def find(key, thing):
+    """Each value under this key, however deep."""
+    if isinstance(thing, list):
+        return [found for each in thing for found in find(key, each)]
+    if isinstance(thing, dict):
+        return ([thing[key]] if key in thing else []) + find(key, list(thing.values()))
+    return []
 
 
 def ports(workload):
     """The ports of its pods, by their names."""
-    return {port["name"]: port["containerPort"] for each in containers(workload) for port in each.get("ports", [])}
+    declared = sum(find("ports", containers(workload)), [])
+    return {port["name"]: port["containerPort"] for port in declared}
 
 
-def data(kind, name, objects):
-    """What is in a ConfigMap or Secret."""
-    found = [thing["data"] for thing in of_kind(objects, kind) if thing["metadata"]["name"] == name]
+def one(kind, name, objects):
+    """The object of this name, which has to be there."""
+    found = [thing for thing in objects if title(thing) == f"{kind} {name}"]
     expect(found, f"names a {kind} {name} that is not there")
-    return {key: base64.b64decode(value).decode() for key, value in found[0].items()} if kind == "Secret" else found[0]
+    return found[0]
 
 
 def environment(container, objects):
-    """What is set there, and what comes from a Secret, or None where Kubernetes says it."""
+    """The environment of a container, with None for what Kubernetes fills in."""
     found = {}
-    for source in container.get("envFrom", []):
-        found |= data("ConfigMap", source["configMapRef"]["name"], objects)
+    for source in find("configMapRef", container):
+        found |= one("ConfigMap", source["name"], objects)["data"]
     for variable in container.get("env", []):
-        secret = variable.get("valueFrom", {}).get("secretKeyRef")
-        found[variable["name"]] = data("Secret", secret["name"], objects)[secret["key"]] if secret else variable.get("value")
+        found[variable["name"]] = variable.get("value")
+        for secret in find("secretKeyRef", variable):
+            value = one("Secret", secret["name"], objects)["data"][secret["key"]]
+            found[variable["name"]] = base64.b64decode(value).decode()
     return found
 
 
 def matches(selector, these):
     """Whether a selector selects what has these labels."""
-    named = all(these.get(key) == value for key, value in selector.get("matchLabels", {}).items())
-    chosen = all(these.get(each["key"]) in each["values"] for each in selector.get("matchExpressions", []))
-    return named and chosen
+    wanted = {key: [value] for key, value in selector.get("matchLabels", {}).items()}
+    wanted |= {each["key"]: each["values"] for each in selector.get("matchExpressions", [])}
+    return all(these.get(key) in values for key, values in wanted.items())
 
 
 def selected_by(selector, objects):
