@@ -134,6 +134,7 @@ impl<H: Handler> Consumer<H> {
         let expires = LONGEST_PULL.min(ack_wait / 2).min(drain_timeout / 2);
         let expires = expires.max(Duration::from_millis(10));
         let mut pull = Pull::new(connection, consumer, expires).await?;
+        let mut lent = None;
         loop {
             while let Some(ended) = in_flight.try_join_next() {
                 log_panic(ended);
@@ -151,7 +152,7 @@ impl<H: Handler> Consumer<H> {
                 biased;
                 arrival = pull.next() => match arrival {
                     Arrival::Message(message) => {
-                        match Delivery::new(message, H::Job::QUEUE, connection) {
+                        match Delivery::new(message, H::Job::QUEUE, connection, &mut lent) {
                             // In a box, because a task's future is moved several times.
                             Ok(delivery) => {
                                 in_flight.spawn(Box::pin(Arc::clone(&worker).work(delivery)));
