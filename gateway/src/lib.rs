@@ -33,15 +33,18 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
+use contract::queues::REQUESTS;
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 use workqueue::topology::DeclareError;
-use workqueue::{ClientEnded, ConnectError, Connection, Metrics, Producer, Report, http};
+use workqueue::{
+    ClientEnded, ClockWatch, ConnectError, Connection, Metrics, Producer, Report, http,
+};
 
 use metrics::GatewayMetrics;
 use problem::{PROBLEM_JSON, ProblemKind, SubmitOutcome};
@@ -117,6 +120,7 @@ pub async fn run(settings: GatewaySettings, stop: &CancellationToken) -> Result<
         audit: audit::Audit::default(),
         reader: OnceLock::new(),
         submissions: OnceLock::new(),
+        clock: Mutex::default(),
         waiters: requests::waiters::Waiters::default(),
         replayer: OnceLock::new(),
         stop: stop.clone(),
@@ -175,10 +179,13 @@ async fn work(gateway: &Gateway, metrics: &Arc<Metrics>) -> Result<(), GatewayEr
         let producer = Producer::new(&connection, limits, requests::submit::SLOTS, metrics);
         // All of it, because the page and the API read all of it.
         let max_age = producer.declare(&contract::topology()).await?.facts_max_age();
+        let report =
+            |wrong| *gateway.clock.lock().expect("nothing panics while it holds this lock") = wrong;
+        let clocks = ClockWatch::start(&connection, REQUESTS.stream, report).await;
         let submissions = Submissions::new(&connection, producer, &settings.instance, max_age);
         let _ = gateway.submissions.set(submissions);
         info!("accepting requests");
-        Ok::<Infallible, GatewayError>(std::future::pending().await)
+        Ok::<Infallible, GatewayError>(clocks.run().await)
     };
     tokio::select! {
         failed = submitting => failed.map(|never| match never {}),
@@ -210,8 +217,10 @@ impl Report for GatewayReport {
         if self.gateway.stop.is_cancelled() {
             return Some("stopping".to_owned());
         }
-        let never = self.gateway.reader.get().is_none();
-        never.then(|| "not connected to the broker yet".to_owned())
+        if self.gateway.reader.get().is_none() {
+            return Some("not connected to the broker yet".to_owned());
+        }
+        self.gateway.clock.lock().expect("nothing panics while it holds this lock").clone()
     }
 
     fn metrics(&self) -> Result<String, fmt::Error> {

@@ -1,6 +1,6 @@
 //! State that all routes share.
 
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 
 use tokio_util::sync::CancellationToken;
 use workqueue::Connection;
@@ -25,6 +25,8 @@ pub(crate) struct Gateway {
     pub(crate) reader: OnceLock<RequestReader>,
     /// Submits requests, once all that they need is declared.
     pub(crate) submissions: OnceLock<Submissions>,
+    /// What is wrong with this machine's clock.
+    pub(crate) clock: Mutex<Option<String>>,
     pub(crate) waiters: Waiters,
     /// The connection to replay through, once there is one, where that is allowed.
     pub(crate) replayer: OnceLock<Connection>,

@@ -1,8 +1,140 @@
-use jiff::Timestamp;
+//! What time it is, by the broker's clock.
+//!
+//! The age of a job is told by two machines, and one of them may be hours ahead. So a service asks the broker
+//! for its time before it takes a job, and goes on from there by the clock that nobody sets.
 
-/// The present moment, to the microsecond: two clocks do not agree on more digits.
+use std::convert::Infallible;
+use std::pin::pin;
+use std::sync::{PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream::Context;
+use jiff::{SignedDuration, Timestamp, Unit};
+use serde::Deserialize;
+use serde_json::json;
+use tokio::time::timeout;
+use tracing::{info, warn};
+
+use crate::api::{self, ApiError};
+use crate::backoff::Backoff;
+use crate::connection::Connection;
+
+/// How far a machine's clock may be from the broker's before that is said.
+const TOLERANCE: SignedDuration = SignedDuration::from_mins(1);
+
+/// How often it is compared.
+const INTERVAL: Duration = Duration::from_secs(10);
+
+/// The first ceiling of the time between two tries to compare, and the highest.
+const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+
+/// The broker's time when it was last asked, of the whole process.
+static BROKER: RwLock<Option<Reading>> = RwLock::new(None);
+
+#[derive(Clone, Copy, Debug)]
+struct Reading {
+    time: Timestamp,
+    at: Instant,
+}
+
+/// The part of an answer about a stream that says when it was given.
+#[derive(Deserialize)]
+struct Answer {
+    ts: Timestamp,
+}
+
+/// The present moment, to the microsecond: two clocks do not agree on more digits. By the broker's clock
+/// once it was asked, and by this machine's before.
 #[must_use]
 pub fn now() -> Timestamp {
-    let now = Timestamp::now();
+    let reading = *BROKER.read().unwrap_or_else(PoisonError::into_inner);
+    let now = reading.map_or_else(Timestamp::now, |reading| {
+        reading.time.saturating_add(reading.at.elapsed()).unwrap_or(Timestamp::MAX)
+    });
     Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now)
+}
+
+/// Asks the broker what time it is, which [`now`] goes by from then on. Any `stream` does that this user may
+/// ask about. Gives what is wrong with this machine's clock, if it is more than a minute off.
+///
+/// # Errors
+///
+/// Where the broker does not say.
+pub async fn compare_clocks(context: &Context, stream: &str) -> Result<Option<String>, ApiError> {
+    let asked = Instant::now();
+    let answer: Answer = api::call(context, format!("STREAM.INFO.{stream}"), &json!({})).await?;
+    // It was given somewhere in between.
+    let at = asked + asked.elapsed() / 2;
+    let reading = Reading { time: answer.ts, at };
+    *BROKER.write().unwrap_or_else(PoisonError::into_inner) = Some(reading);
+    Ok(complaint(Timestamp::now().duration_since(now())))
+}
+
+fn complaint(ahead: SignedDuration) -> Option<String> {
+    let (off, direction) = (ahead.abs(), if ahead.is_negative() { "behind" } else { "ahead of" });
+    let rounded = off.round(Unit::Second).unwrap_or(off);
+    (off > TOLERANCE).then(|| {
+        format!("this machine's clock is {rounded:#} {direction} the broker's, which counts")
+    })
+}
+
+/// Compares the clocks now and then, and each time that the connection was lost. `report` is told what is
+/// wrong with this machine's, and that nothing is.
+#[derive(Debug)]
+pub struct ClockWatch<R> {
+    connection: Connection,
+    stream: &'static str,
+    report: R,
+    is_wrong: bool,
+}
+
+impl<R: Fn(Option<String>)> ClockWatch<R> {
+    /// Compares the clocks, and tries until the broker answers.
+    pub async fn start(connection: &Connection, stream: &'static str, report: R) -> Self {
+        let connection = connection.clone();
+        let mut watch = Self { connection, stream, report, is_wrong: false };
+        let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+        while !watch.compare().await {
+            backoff.wait().await;
+        }
+        watch
+    }
+
+    /// Goes on for as long as it is awaited.
+    pub async fn run(mut self) -> Infallible {
+        loop {
+            let times = self.connection.times_connected();
+            let _ = timeout(INTERVAL, self.connection.reconnected(times)).await;
+            self.compare().await;
+        }
+    }
+
+    /// Tells whether the broker answered.
+    async fn compare(&mut self) -> bool {
+        let compared = pin!(compare_clocks(self.connection.context(), self.stream));
+        let Some(Ok(wrong)) = self.connection.ask(compared).await else { return false };
+        match &wrong {
+            Some(wrong) if !self.is_wrong => warn!("{wrong}"),
+            None if self.is_wrong => info!("this machine's clock agrees with the broker's again"),
+            _ => {}
+        }
+        self.is_wrong = wrong.is_some();
+        (self.report)(wrong);
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn clock_is_wrong_by_more_than_a_minute() {
+        assert_eq!(complaint(SignedDuration::from_secs(60)), None);
+        assert_eq!(complaint(SignedDuration::from_secs(-60)), None);
+        let ahead = complaint(SignedDuration::from_millis(90_061_400)).unwrap();
+        assert!(ahead.contains("clock is 25h 1m 1s ahead of the broker's"), "{ahead}");
+        let behind = complaint(SignedDuration::from_secs(-61)).unwrap();
+        assert!(behind.contains("clock is 1m 1s behind the broker's"), "{behind}");
+    }
 }

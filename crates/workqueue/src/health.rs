@@ -14,6 +14,8 @@ pub(crate) struct Health {
     /// All queues are known that this service is to consume from.
     started: AtomicBool,
     announced: AtomicBool,
+    /// What is wrong with this machine's clock.
+    clock: Mutex<Option<String>>,
     unbound: Mutex<HashSet<Queue>>,
 }
 
@@ -28,6 +30,12 @@ impl Health {
 
     pub(crate) fn set_started(&self) {
         self.started.store(true, Ordering::Relaxed);
+        self.announce();
+    }
+
+    /// Notes what is wrong with this machine's clock, if anything is.
+    pub(crate) fn set_clock(&self, wrong: Option<String>) {
+        *self.clock.lock().expect("nothing panics while it holds this lock") = wrong;
         self.announce();
     }
 
@@ -72,6 +80,10 @@ impl Health {
         if !self.started.load(Ordering::Relaxed) {
             return Some("starting".to_owned());
         }
+        let clock = self.clock.lock().expect("nothing panics while it holds this lock");
+        if clock.is_some() {
+            return clock.clone();
+        }
         let unbound = self.unbound.lock().expect("nothing panics while it holds this lock");
         let queue = unbound.iter().next()?;
         Some(format!("consumer {} of stream {} is not bound", queue.consumer, queue.stream))
@@ -97,6 +109,9 @@ mod tests {
         assert_eq!(why(), "consumer generator of stream REQUESTS is not bound");
         health.set_bound(REQUESTS, true);
         assert_eq!(why(), "");
+        health.set_clock(Some("it is late".to_owned()));
+        assert_eq!(why(), "it is late");
+        health.set_clock(None);
         health.set_connected(false);
         assert_eq!(why(), "not connected to the broker");
         health.set_connected(true);

@@ -129,7 +129,7 @@ pub mod unreadable;
 pub use admin::{Report, serve as serve_admin};
 pub use backoff::Backoff;
 pub use chain::chain;
-pub use clock::now;
+pub use clock::{ClockWatch, compare_clocks, now};
 pub use command_line::{address, exit_code, parse, print_error};
 pub use connect_error::ConnectError;
 pub use connection::{ClientEnded, Connection};

@@ -13,6 +13,7 @@ use crate::Queue;
 use crate::admin::{self, Report};
 use crate::announce::Announcement;
 use crate::background::{Background, Ended};
+use crate::clock::ClockWatch;
 use crate::connection::Connection;
 use crate::consumer::Consumer;
 use crate::handler::Handler;
@@ -152,6 +153,7 @@ async fn start(
     background: &mut Background,
 ) -> Result<Running, ServiceError> {
     let (health, metrics) = announcement.reads();
+    let for_clock = Arc::clone(&health);
     let report = {
         let (health, metrics) = (Arc::clone(&health), Arc::clone(&metrics));
         move |connected| {
@@ -165,6 +167,14 @@ async fn start(
     background.spawn("announcing this replica", announcement.serve(connection.clone()));
     let producer = Producer::new(&connection, settings.limits, settings.concurrency, &metrics);
     let facts_max_age = producer.declare(&topology).await?.facts_max_age();
+    // Before a job is taken: no age is told by a clock that may be wrong.
+    let queue = topology.queues.first().map(|queue| queue.stream);
+    let bucket = topology.buckets.first().map(|bucket| bucket.stream);
+    if let Some(stream) = queue.or(bucket) {
+        let report = move |wrong| for_clock.set_clock(wrong);
+        let clocks = ClockWatch::start(&connection, stream, report).await;
+        background.spawn("comparing clocks", async { match clocks.run().await {} });
+    }
     Ok(Running {
         producer,
         connection,

@@ -100,6 +100,8 @@ fn is_final(error: &anyhow::Error) -> bool {
 }
 
 async fn judge(nats: &Context) -> anyhow::Result<Verdict> {
+    // Ages count, and this machine's clock may be wrong.
+    workqueue::compare_clocks(nats, facts::REQUESTED.stream).await?;
     let facts_max_age = topology::facts_max_age(nats, &facts::ALL).await?;
     let mut requestors = Requestors::default();
     let mut ledger = read::everything(nats, None, &mut requestors).await?;

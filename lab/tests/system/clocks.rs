@@ -1,0 +1,77 @@
+//! A machine whose clock is wrong: it says so, and judges nothing by it.
+
+use std::path::{Path, PathBuf};
+
+use serde_json::json;
+use testkit::eventually::eventually;
+use testkit::process::logged;
+use tokio::process::Command;
+
+use crate::api::{ACCEPTS, accepted, post};
+use crate::deployment::{Deployment, PATIENT, Side, admin, api_addr, ready, succeeded};
+
+/// By how much the clock is wrong, in seconds: more than requests are kept for.
+const OFF: i64 = 25 * 3600;
+
+/// How many requests are asked for.
+const COUNT: u64 = 200;
+
+/// Lies to a program about the time of day; clocks that nobody sets go right.
+const WRONG_CLOCK: &str = r"
+#define _GNU_SOURCE
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+int clock_gettime(clockid_t clock, struct timespec *time) {
+    long result = syscall(SYS_clock_gettime, clock, time);
+    if (clock == CLOCK_REALTIME) time->tv_sec += OFF;
+    return result;
+}
+";
+
+/// Compiles the library that makes a clock wrong by this many seconds, with the compiler that Rust links with.
+async fn wrong_clock(directory: &Path, off: i64) -> PathBuf {
+    let (source, library) = (directory.join("clock.c"), directory.join(format!("clock{off}.so")));
+    std::fs::write(&source, WRONG_CLOCK).unwrap();
+    let mut compiler = Command::new("cc");
+    compiler.args(["-shared", "-fPIC", &format!("-DOFF={off}"), "-o"]).arg(&library).arg(&source);
+    assert!(compiler.status().await.unwrap().success());
+    library
+}
+
+#[tokio::test]
+async fn no_request_is_judged_by_a_clock_that_is_wrong() {
+    let deployment = Deployment::with(&PATIENT).await;
+    let directory = tempfile::tempdir().unwrap();
+    for (off, complaint) in [(OFF, "clock is 25h ahead of"), (-OFF, "clock is 25h behind")] {
+        let library = wrong_clock(directory.path(), off).await;
+        let wrong = ("LD_PRELOAD", library.to_str().unwrap());
+        let name = |name: &str| format!("{name}{off}");
+        let generator = deployment.run(Side::Generator, &name("generator"), &[wrong]).await;
+        let gateway = deployment.gateway(&name("gateway"), &[wrong]).await;
+        logged(&gateway, ACCEPTS).await;
+        accepted(&post(api_addr(&gateway).await, None, &json!({})).await);
+        let total = [wrong, ("REQUEST_TOTAL", "200"), ("REQUEST_RATE", "max")];
+        let mut requestor = deployment.run(Side::Requestor, &name("requestor"), &total).await;
+        for process in [&generator, &gateway] {
+            eventually("it says that its clock is wrong", async || {
+                match admin(process, "/readyz").await {
+                    (503, reason) if reason.contains(complaint) => Ok(()),
+                    other => Err(other),
+                }
+            })
+            .await;
+        }
+        succeeded(&mut requestor).await;
+        assert!(requestor.log_text().contains(complaint), "{}", requestor.log_text());
+    }
+    // A machine whose clock is right takes part, and sees no difference.
+    let generator = deployment.run(Side::Generator, "right", &[]).await;
+    ready(&generator).await;
+    succeeded(&mut deployment.ask(COUNT).await).await;
+    let verdict = deployment.verdict().await;
+    assert_eq!(verdict.complete as u64, 3 * COUNT + 2, "{verdict}");
+    assert!(verdict.is_clean() && verdict.cannot_tell.is_none(), "{verdict}");
+    assert_eq!(verdict.dead_lettered, 0, "{verdict}");
+}
