@@ -62,7 +62,14 @@ pub async fn restore(
         }
         let path = directory.join(file(&stream.name));
         let given = snapshot::give(connection, stream, &config, &path).await;
-        if let Err(error) = given {
+        if let Err(mut error) = given {
+            // The code stands for whatever goes wrong with a restore.
+            if error.to_string().contains("subjects overlap") {
+                let subjects = config["subjects"].as_array().into_iter().flatten();
+                let subjects: Vec<_> =
+                    subjects.filter_map(|it| it.as_str().map(str::to_owned)).collect();
+                error = error.context(topology::subject_taken(nats, &subjects).await);
+            }
             let left = self::there(nats, &manifest).await.ok();
             return Err(error).with_context(|| broken_off(&stream.name, left.as_deref()));
         }

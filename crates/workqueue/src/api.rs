@@ -11,11 +11,11 @@ use serde::de::DeserializeOwned;
 pub enum ApiError {
     /// The broker understood and will not.
     #[error("the broker refuses: {0}")]
-    Refused(#[source] Error),
+    Refused(Error),
     /// The broker will not at present: a cluster elects a leader, or the brokers that are to keep a stream
     /// are missing while it starts.
     #[error("the broker cannot at present: {0}")]
-    Unavailable(#[source] Error),
+    Unavailable(Error),
     /// The broker did not answer in time, as it does not answer a user that may not ask.
     #[error("no answer; perhaps a leader has died, or this user may not ask for that")]
     TimedOut,

@@ -317,6 +317,7 @@ async fn a_restore_that_breaks_off_names_what_is_there() {
     let is_there = "on the broker is now KV_idempotency, KV_requested, KV_stored, KV_received, \
                     DEAD_LETTERS, which";
     assert!(broken_off.contains(&format!("cannot restore REQUESTS; {is_there}")), "{broken_off}");
+    assert!(broken_off.contains("stream OTHER stores requests.> already"), "{broken_off}");
     for queue in queues::ALL {
         topology::stream_state(other.nats(), queue.stream).await.unwrap_err();
     }

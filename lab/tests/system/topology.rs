@@ -198,6 +198,20 @@ async fn a_broker_without_jetstream_is_named() {
     assert!(log.contains("has no JetStream, so it cannot keep a queue"), "{log}");
 }
 
+#[tokio::test]
+async fn stream_that_stores_the_same_subjects_is_named() {
+    let deployment = Deployment::bare().await;
+    let name = "OTHER".to_owned();
+    let other =
+        StreamConfig { name, subjects: vec!["requests.>".to_owned()], ..StreamConfig::default() };
+    deployment.nats().create_stream(other).await.unwrap();
+    let mut generator = deployment.run(Side::Generator, "generator", &[]).await;
+    assert_eq!(ended(&mut generator).await.code(), Some(1));
+    let log = generator.log_text();
+    let both = "cannot create stream REQUESTS: stream OTHER stores requests.> already";
+    assert!(log.contains(both), "{log}");
+}
+
 /// Pauses the consumer of a queue for an hour.
 async fn pause(deployment: &Deployment, queue: Queue) {
     let until = now() + jiff::SignedDuration::from_hours(1);

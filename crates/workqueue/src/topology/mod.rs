@@ -159,6 +159,16 @@ pub enum DeclareError {
         .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
     )]
     Breaks(Vec<Difference>),
+    /// Another stream stores what this one should.
+    #[error(
+        "the broker cannot create stream {stream}: {taken}; change the subjects of that stream, or give          this system an account of its own"
+    )]
+    SubjectTaken {
+        /// The stream that is missing.
+        stream: String,
+        /// Which of its subjects another stream stores, and which stream that is.
+        taken: String,
+    },
     /// The broker understood and refused.
     #[error("the broker refuses to {action}: {source}")]
     Refused {
@@ -228,13 +238,21 @@ async fn declare_or_adjust(
     let mut breaks = Vec::new();
     for (kind, should_be) in topology.streams(limits) {
         let object = format!("stream {}", should_be.name);
-        let (mut is, created) = find_or_create(
+        let found = find_or_create(
             context,
             || api::stream_info(context, &should_be.name),
             || api::create_stream(context, &should_be),
             &object,
-        )
-        .await?;
+        );
+        let (mut is, created) = match found.await {
+            Err(DeclareError::Refused { source, .. })
+                if source.error_code() == ErrorCode::STREAM_SUBJECT_OVERLAP =>
+            {
+                let taken = subject_taken(context, &should_be.subjects).await;
+                return Err(DeclareError::SubjectTaken { stream: should_be.name, taken });
+            }
+            found => found?,
+        };
         check_version(context, Some(&is))?;
         let found = Differences::of_stream(kind, &is.config, &should_be);
         declared.created.extend(created.then_some(object.clone()));
@@ -334,6 +352,17 @@ pub async fn stream_state(context: &Context, name: &str) -> Result<StreamInfo, D
     api::stream_info(context, name)
         .await
         .map_err(|error| DeclareError::new(context, format!("show stream {name}"), error))
+}
+
+/// Which of these subjects a stream on the broker stores, and which stream that is, for people.
+pub async fn subject_taken(context: &Context, subjects: &[String]) -> String {
+    for subject in subjects {
+        if let Ok(stream) = context.stream_by_subject(subject).await {
+            return format!("stream {stream} stores {subject} already");
+        }
+    }
+    // The user may not be permitted to ask.
+    format!("another stream stores some of {} already", subjects.join(", "))
 }
 
 /// Refuses a broker that ignores settings which the guarantees rest on. Where the one that the client is
