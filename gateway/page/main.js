@@ -27,7 +27,8 @@ const PATIENCE = 5_000;
 const TROUBLE = {
   silent: ["the broker is silent", (words) => `The broker is silent: ${words}. What is below is the last that was seen.`],
   undeclared: ["nothing is declared", (words) => `The broker is there, and the queues are not: ${words}. Run decoupled declare, or start a service, which declares them.`],
-  refused: ["the broker does not say all", (words) => `The broker is there, and does not say what this page asks: ${words}. The user of the gateway needs what k8s/nats/nats.conf gives it.`],
+  refused: ["the broker refuses", (words) => `The broker is there, and refuses what this page asks: ${words}.`],
+  denied: ["a permission is missing", (words) => `The broker is there, and denies the gateway a permission: ${words}. The user of the gateway needs what k8s/nats/nats.conf gives it.`],
 };
 
 let events = null;

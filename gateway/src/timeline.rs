@@ -5,13 +5,12 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use anyhow::anyhow;
 use jiff::Timestamp;
 use observe::snapshot::ReplicasSnapshot;
 use observe::{Poller, Snapshot, Trouble};
 use serde::Serialize;
 use tokio::sync::watch;
-use tokio::time::{Instant, MissedTickBehavior, interval, interval_at, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
 use tracing::{info, warn};
 use workqueue::{Connection, NatsSettings};
 
@@ -22,9 +21,6 @@ const POINTS: usize = 300;
 
 /// How often to take a snapshot.
 const INTERVAL: Duration = Duration::from_secs(1);
-
-/// How long a snapshot may take. Then the broker is said to be silent.
-const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Sent to each page each second.
 #[derive(Serialize)]
@@ -153,12 +149,7 @@ pub(crate) async fn poll(
     let mut saw = true;
     loop {
         seconds.tick().await;
-        let seen = if connection.is_connected() {
-            let snapshot = timeout(PATIENCE, poller.snapshot()).await;
-            snapshot.unwrap_or_else(|_| Err(anyhow!("the broker does not answer")))
-        } else {
-            Err(anyhow!("there is no connection to the broker; trying to restore it"))
-        };
+        let seen = poller.snapshot().await;
         metrics.snapshots.inc();
         match &seen {
             Err(error) => {
@@ -172,7 +163,7 @@ pub(crate) async fn poll(
         }
         saw = seen.is_ok();
         let seen = seen.map_err(|error| {
-            let kind = poller.trouble(&error);
+            let kind = Trouble::of(&error);
             if kind != Trouble::Silent {
                 timeline.note_replicas(poller.replicas());
             }

@@ -1,14 +1,16 @@
 //! Takes snapshots of the flow: with a constant number of questions each, however much there is.
 
 use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
 
+use anyhow::{anyhow, ensure};
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::stream::State;
 use contract::facts::{self, Received};
 use contract::queues::{self, Acknowledgment, Request};
 use jiff::Timestamp;
 use serde::Serialize;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use workqueue::topology::{self, DeclareError};
 use workqueue::{Bucket, Connection, Fact, JobId, Queue, dead_letters};
 
@@ -25,6 +27,9 @@ const MEASURED: usize = 50;
 
 /// In how many snapshots one after another something has to be missing before that is said.
 const LASTING: usize = 3;
+
+/// How long a snapshot may take. Then the broker is said to be silent.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Takes snapshots, and keeps the state that it needs to see changes.
 #[derive(Debug)]
@@ -56,7 +61,30 @@ pub enum Trouble {
     Undeclared,
     /// It is there, and refuses the requests.
     Refused,
+    /// It is there, and this user has not the permissions to ask.
+    Denied,
 }
+
+impl Trouble {
+    /// The kind of this error of [`Poller::snapshot`].
+    #[must_use]
+    pub fn of(error: &anyhow::Error) -> Self {
+        match error.downcast_ref() {
+            Some(DeclareError::Refused { source, .. }) => match source.error_code() {
+                ErrorCode::STREAM_NOT_FOUND | ErrorCode::CONSUMER_NOT_FOUND => Self::Undeclared,
+                _ => Self::Refused,
+            },
+            Some(DeclareError::NoJetStream(_) | DeclareError::BrokerTooOld(_)) => Self::Refused,
+            _ if error.is::<PermissionDenied>() => Self::Denied,
+            _ => Self::Silent,
+        }
+    }
+}
+
+/// The broker did not answer because of a permission, in its words.
+#[derive(Debug, thiserror::Error)]
+#[error("the broker says: {0}")]
+struct PermissionDenied(String);
 
 impl Poller {
     /// Reads through this connection.
@@ -77,27 +105,26 @@ impl Poller {
         self.replicas.snapshot()
     }
 
-    /// The kind of this error of [`Poller::snapshot`].
-    #[must_use]
-    pub fn trouble(&self, error: &anyhow::Error) -> Trouble {
-        match error.downcast_ref() {
-            Some(DeclareError::Refused { source, .. }) => match source.error_code() {
-                ErrorCode::STREAM_NOT_FOUND | ErrorCode::CONSUMER_NOT_FOUND => Trouble::Undeclared,
-                _ => Trouble::Refused,
-            },
-            Some(DeclareError::NoJetStream(_) | DeclareError::BrokerTooOld(_)) => Trouble::Refused,
-            // It carries messages, and refuses the requests.
-            _ if self.replicas.answer() => Trouble::Refused,
-            _ => Trouble::Silent,
-        }
-    }
-
     /// Takes a snapshot. That takes most of a second: so long replicas have for their answers.
     ///
     /// # Errors
     ///
-    /// Where the broker does not answer, or has no topology of ours to read.
+    /// Where the broker does not answer, or has no topology of ours to read: see [`Trouble::of`].
     pub async fn snapshot(&mut self) -> anyhow::Result<Snapshot> {
+        let connected = self.connection.is_connected();
+        ensure!(connected, "there is no connection to the broker; trying to restore it");
+        let denied = self.connection.denied();
+        if let Ok(snapshot) = timeout(PATIENCE, self.read()).await {
+            return snapshot;
+        }
+        // A request that is denied has no answer, and neither has one to a broker that is gone.
+        if self.connection.is_connected() && denied.has_changed().unwrap_or(false) {
+            return Err(PermissionDenied(denied.borrow().clone()).into());
+        }
+        Err(anyhow!("the broker does not answer"))
+    }
+
+    async fn read(&mut self) -> anyhow::Result<Snapshot> {
         let client = self.connection.client();
         let (asked, seen) = tokio::join!(self.replicas.ask(client), read_streams(&self.connection));
         asked?;

@@ -131,11 +131,6 @@ impl ReplicaRegistry {
         of_side.filter(|it| !it.is_silent() && it.last.state != "stopping").count()
     }
 
-    /// Whether one has answered just now: then the broker carries messages.
-    pub(crate) fn answer(&self) -> bool {
-        self.known.values().any(|replica| !replica.is_silent())
-    }
-
     /// All replicas by their names, and of each side how many more there are than have room.
     pub(crate) fn snapshot(&self) -> ReplicasSnapshot {
         let mut replicas = Vec::new();

@@ -56,6 +56,8 @@ struct Inner {
     link: watch::Receiver<Link>,
     /// What the broker said the last time that it did not let this user create something.
     refused_creation: watch::Receiver<String>,
+    /// What it said the last time that it denied another permission.
+    denied: watch::Receiver<String>,
 }
 
 /// The client has panicked, and cannot be revived.
@@ -125,15 +127,18 @@ impl Connection {
         loop {
             let (link_sender, mut link) = watch::channel(Link::default());
             let (refusal_sender, refused_creation) = watch::channel(String::new());
+            let (denial_sender, denied) = watch::channel(String::new());
             let options = options(settings, client_name, credentials.clone())?;
-            let options = options.event_callback(watcher(link_sender, refusal_sender, report));
+            let options =
+                options.event_callback(watcher(link_sender, refusal_sender, denial_sender, report));
             let failure = match options.connect(servers.as_slice()).await {
                 Ok(client) => {
                     let _ = link.wait_for(|link| link.connected).await;
                     let api_prefix = api_prefix(settings.nats_domain.as_deref());
                     let builder = ContextBuilder::new().timeout(ANSWER_TIMEOUT);
                     let context = builder.api_prefix(&api_prefix).build(client.clone());
-                    let inner = Inner { client, context, api_prefix, link, refused_creation };
+                    let inner =
+                        Inner { client, context, api_prefix, link, refused_creation, denied };
                     return Ok(Self(Arc::new(inner)));
                 }
                 Err(failure) => failure,
@@ -208,6 +213,15 @@ impl Connection {
         }
     }
 
+    /// The broker's words whenever it denies this user a permission, but for creating something. It sends no
+    /// other answer, so that a request without an answer may have been denied.
+    #[must_use]
+    pub fn denied(&self) -> watch::Receiver<String> {
+        let mut denied = self.0.denied.clone();
+        denied.mark_unchanged();
+        denied
+    }
+
     /// Whether the client has ended, see [`Connection::ended`].
     pub(crate) fn has_ended(&self) -> bool {
         self.0.link.has_changed().is_err()
@@ -260,6 +274,7 @@ impl Connection {
 fn watcher(
     link: watch::Sender<Link>,
     refused_creation: watch::Sender<String>,
+    denied: watch::Sender<String>,
     report: &Arc<impl Fn(bool) + Send + Sync + 'static>,
 ) -> impl Fn(Event) -> Ready<()> + Send + Sync + 'static {
     let report = Arc::clone(report);
@@ -299,6 +314,10 @@ fn watcher(
                 refused_creation.send_replace(refusal.clone());
             }
             Event::ServerError(refusal) => {
+                let words = refusal.to_string();
+                if words.contains("Permissions Violation") {
+                    denied.send_replace(words);
+                }
                 if logged.is_first(refusal) {
                     error!(%refusal, "the broker complains");
                 }

@@ -20,6 +20,7 @@ mod foreign_messages;
 mod gateway_user;
 mod healthcheck;
 mod output;
+mod page_trouble;
 mod permissions;
 mod rejected;
 mod replaced;
