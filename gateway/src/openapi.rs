@@ -44,6 +44,8 @@ const PROBLEMS: [(&str, &str, &[ProblemKind]); 4] = [
                        and so is a `Host` that is no address, not `localhost` and not in `GATEWAY_HOSTS`.",
         license(name = "Apache-2.0", identifier = "Apache-2.0")
     ),
+    // Where this description is, which a proxy may serve under another path.
+    servers((url = ".")),
     paths(requests::submit_request, requests::list, requests::show, describe),
     components(schemas(Problem))
 )]

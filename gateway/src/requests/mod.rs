@@ -65,7 +65,7 @@ pub(crate) fn json(value: &impl Serialize) -> Response {
     ),
     responses(
         (status = 202, description = "Accepted: exactly one result will be stored", body = Accepted,
-         headers(("Location" = String, description = "The address of the request"))),
+         headers(("Location" = String, description = "The address of the request, relative to this one"))),
     )
 )]
 pub(crate) async fn submit_request(
@@ -80,7 +80,8 @@ pub(crate) async fn submit_request(
     }
     let queues::Request { id, amount, requested_at, .. } = submissions.submit(new).await?;
     let accepted = Accepted { id, count: amount.count(), length: amount.length(), requested_at };
-    let location = [(header::LOCATION, format!("/requests/{id}"))];
+    // Relative to this path, because a proxy may serve it under another.
+    let location = [(header::LOCATION, format!("requests/{id}"))];
     Ok((StatusCode::ACCEPTED, location, json(&accepted)).into_response())
 }
 

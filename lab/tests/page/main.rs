@@ -13,3 +13,4 @@ mod flow;
 mod gateway;
 mod recovery;
 mod strings;
+mod sub_path;
