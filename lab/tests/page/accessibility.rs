@@ -61,6 +61,45 @@ async fn the_page_works_on_a_phone_by_keyboard_and_screen_reader() {
     assert_eq!(browser.complaints().await, [""; 0]);
 }
 
+/// The keys that are not in front of their labels, on the same line.
+const PARTED: &str = "return [...document.querySelectorAll('.legend .key')].filter(key => {
+    const label = document.createRange();
+    label.selectNode(key.nextSibling);
+    const [first, mark] = [[...label.getClientRects()].find(it => it.width > 0), key.getBoundingClientRect()];
+    return first.left < mark.right || first.top > mark.bottom || first.bottom < mark.top;
+}).map(key => key.className)";
+
+/// What is drawn in the colour of the ground, and so is not seen.
+const UNSEEN: &str = "const ground = getComputedStyle(document.body).backgroundColor;
+    const drawn = {
+        backgroundColor: ['.light', '.key:not(.in, .out)', '.bar .in-flight', '.way i'],
+        borderTopColor: ['.key.in', '.key.out'],
+        color: ['button[type=submit]', '#replay-all', '.waiting b', '.flying b'],
+        outlineColor: ['.bar'],
+        fill: ['svg .area', 'svg .there', 'svg .away'],
+        stroke: ['svg .come', 'svg .go'],
+    };
+    return Object.entries(drawn).flatMap(([property, selectors]) => selectors.filter(selector =>
+        getComputedStyle(document.querySelector(selector))[property] === ground))";
+
+#[tokio::test]
+async fn keys_keep_their_labels_and_forced_colours_show_all() {
+    let deployment = Deployment::start().await;
+    let gateway = GatewayProcess::start(&deployment).await;
+    let browser = Browser::start().await;
+    browser.open(&gateway.url()).await;
+    browser.says("#queue-ACKNOWLEDGMENTS", "waiting").await;
+    for width in [360, 400, 600, 768, 1366] {
+        browser.resize(width, 800).await;
+        assert_eq!(browser.run(PARTED).await, serde_json::json!([]), "at {width} pixels");
+    }
+    for scheme in ["light", "dark"] {
+        let forced = [("forced-colors", "active"), ("prefers-color-scheme", scheme)];
+        browser.prefer(&forced).await;
+        assert_eq!(browser.run(UNSEEN).await, serde_json::json!([]), "{scheme}");
+    }
+}
+
 #[tokio::test]
 async fn the_page_is_light_or_dark_as_preferred() {
     let deployment = Deployment::start().await;

@@ -72,7 +72,13 @@ impl Browser {
 
     /// Emulates a media feature, such as a preference of the user.
     pub async fn prefers(&self, feature: &str, value: &str) {
-        let media = json!({ "features": [{ "name": feature, "value": value }] });
+        self.prefer(&[(feature, value)]).await;
+    }
+
+    /// Emulates several, and no others.
+    pub async fn prefer(&self, features: &[(&str, &str)]) {
+        let features = features.iter().map(|(name, value)| json!({ "name": name, "value": value }));
+        let media = json!({ "features": features.collect::<Vec<_>>() });
         self.cdp("Emulation.setEmulatedMedia", media).await;
     }
 
