@@ -4,6 +4,7 @@ use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
 
+use anstream::{AutoStream, ColorChoice};
 use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
@@ -56,11 +57,14 @@ pub fn init(settings: &TelemetrySettings) -> Result<Logs, InvalidFilter> {
     FULL_QUEUE.get_or_init(|| writer.error_counter());
     *GUARD.lock().expect(UNPOISONED) = Some(guard);
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
-    let terminal = io::stderr().is_terminal();
     match settings.log_format {
         Some(LogFormat::Json) => logs.json().flatten_event(true).init(),
-        None if !terminal => logs.json().flatten_event(true).init(),
-        Some(LogFormat::Pretty) | None => logs.with_ansi(terminal).with_target(false).init(),
+        None if !io::stderr().is_terminal() => logs.json().flatten_event(true).init(),
+        Some(LogFormat::Pretty) | None => {
+            // As the messages of the command line: NO_COLOR and TERM=dumb count.
+            let colors = AutoStream::choice(&io::stderr()) != ColorChoice::Never;
+            logs.with_ansi(colors).with_target(false).init();
+        }
     }
     Ok(Logs(()))
 }

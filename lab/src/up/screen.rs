@@ -30,7 +30,8 @@ impl Screen {
             let style = ProgressStyle::with_template("{msg}").expect("the template is sound");
             ProgressBar::with_draw_target(None, ProgressDrawTarget::stdout()).with_style(style)
         };
-        Self { picture: io::stdout().is_terminal().then(picture) }
+        // A picture needs a terminal whose cursor can move.
+        Self { picture: (io::stdout().is_terminal() && !console::is_dumb()).then(picture) }
     }
 
     /// Shows this moment instead of the one before.

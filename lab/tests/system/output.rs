@@ -4,12 +4,13 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::process::Stdio;
 
+use nix::pty::openpty;
 use testkit::eventually::eventually;
 use testkit::http;
 use testkit::process::Process;
 use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 
 use crate::deployment::{Deployment, Side, programs, run, soon, succeeded};
 
@@ -94,4 +95,60 @@ async fn error_that_cannot_be_written_is_in_the_exit_status() {
     let mut generator = Process::spawn(generator, FULL).unwrap();
     let status = eventually("it ends", async || generator.try_wait().unwrap().ok_or("it runs"));
     assert_eq!(status.await.code(), Some(1));
+}
+
+/// The output of a program on a terminal, until this text is there; and the program, which ends with its handle.
+async fn on_terminal(
+    mut command: Command,
+    settings: &[(&str, &str)],
+    until: &str,
+) -> (String, Child) {
+    let terminal = openpty(None, None).unwrap();
+    command.env_remove("NO_COLOR").env_remove("CI").env("TERM", "xterm");
+    command.envs(settings.iter().copied()).stdin(Stdio::null());
+    command.stdout(terminal.slave.try_clone().unwrap()).stderr(terminal.slave);
+    let running = command.kill_on_drop(true).spawn().unwrap();
+    drop(command);
+    let mut reader = tokio::fs::File::from_std(terminal.master.into());
+    let mut output = Vec::new();
+    soon(until, async {
+        while !String::from_utf8_lossy(&output).contains(until) {
+            reader.read_buf(&mut output).await.unwrap();
+        }
+    })
+    .await;
+    (String::from_utf8_lossy(&output).into_owned(), running)
+}
+
+const ESCAPE: char = '\u{1b}';
+
+#[tokio::test]
+async fn no_color_and_dumb_terminals_get_plain_logs() {
+    let programs = programs().await;
+    let services = [&programs.generator, &programs.requestor, &programs.gateway].map(|it| (it, ""));
+    for (program, word) in [services.as_slice(), &[(&programs.decoupled, "audit")]].concat() {
+        for (settings, colours) in
+            [(("NO_COLOR", ""), true), (("NO_COLOR", "1"), false), (("TERM", "dumb"), false)]
+        {
+            let mut command = Command::new(program);
+            command.env_clear().args(Some(word).filter(|word| !word.is_empty()));
+            command.env("NATS_URL", "nats://127.0.0.1:1").env("RUST_LOG", "info");
+            let (logs, _) = on_terminal(command, &[settings], "cannot connect to the broker").await;
+            assert_eq!(logs.contains(ESCAPE), colours, "{program:?} {settings:?}: {logs}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn up_shows_lines_and_moves_no_cursor_on_a_dumb_terminal() {
+    for (terminal, moves) in [("xterm", true), ("dumb", false)] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
+        command.args(["up", "--for", "3s"]).env("NO_COLOR", "1");
+        let (output, mut lab) = on_terminal(command, &[("TERM", terminal)], "Nothing lost").await;
+        // It has still to stop its broker.
+        assert!(soon("it ends", lab.wait()).await.unwrap().success());
+        let picture = output.split_once("Ctrl-C here stops").unwrap().1;
+        assert_eq!(picture.contains(ESCAPE), moves, "{terminal}: {picture}");
+        assert!(picture.contains("REQUESTS"), "it is shown all the same: {picture}");
+    }
 }
