@@ -13,9 +13,10 @@ use crate::problem::ProblemKind::{
     self, BrokerAway, Busy, Coding, Expectation, Foreign, Invalid, KeyExpired, KeyTaken, MediaType,
     NoRequest, QueueFull, Refused, Slow, TooLarge,
 };
-use crate::problem::{PROBLEM_JSON, Problem};
+use crate::problem::{PROBLEM_JSON, Problem, SubmitOutcome};
 use crate::requests;
 use crate::requests::input::{NoQuery, query};
+use crate::requests::submit::away;
 
 /// The problems that any operation may answer with, and those of each.
 const ANY: [ProblemKind; 4] = [Invalid, Foreign, Expectation, Coding];
@@ -58,30 +59,66 @@ fn document() -> Value {
         serde_json::to_value(description).expect("the description can always become JSON");
     // The body may be left out, which the derived description could only say together with `null`.
     document["paths"]["/requests"]["post"]["requestBody"]["required"] = false.into();
+    // It needs no credentials, and says so.
+    document["security"] = json!([]);
     let schemas = &mut document["components"]["schemas"];
     schemas["NewRequest"]["allOf"] = json!([{ "$ref": "#/components/schemas/WithinLimit" }]);
     schemas["WithinLimit"] = within_limit();
     for (path, method, kinds) in PROBLEMS {
         let responses = &mut document["paths"][path][method]["responses"];
-        ANY.iter().chain(kinds).for_each(|kind| add_problem(responses, *kind));
+        for kind in ANY.iter().chain(kinds) {
+            add_problem(responses, *kind, &example(*kind, method == "post"));
+        }
     }
     document
 }
 
-/// Adds a kind of problem to the responses of an operation. Several may have the same status.
-fn add_problem(responses: &mut Value, kind: ProblemKind) {
+/// Adds a kind of problem to the responses of an operation, with an example. Several may have the same status.
+fn add_problem(responses: &mut Value, kind: ProblemKind, example: &Problem) {
     let (status, name, title) = kind.parts();
     let response = &mut responses[status.as_str()];
+    let mut examples = response["content"][PROBLEM_JSON]["examples"].take();
+    examples[name] = json!({ "summary": title, "value": example });
     let others = response["description"].as_str().map(|others| format!("{others}; "));
     let others = others.unwrap_or_default();
     *response = json!({
         "description": format!("{others}{title} (`/openapi.json#{name}`)"),
-        "content": { PROBLEM_JSON: { "schema": { "$ref": "#/components/schemas/Problem" } } },
+        "content": { PROBLEM_JSON: {
+            "schema": { "$ref": "#/components/schemas/Problem" },
+            "examples": examples,
+        } },
     });
     if status.as_u16() == 503 {
         let header = json!({ "description": "When to come back, in seconds", "schema": { "type": "integer" } });
         response["headers"] = json!({ "Retry-After": header });
     }
+}
+
+/// A problem of this kind, as an answer of an operation that submits, or that reads.
+fn example(kind: ProblemKind, submits: bool) -> Problem {
+    let problem = kind.because(match kind {
+        Foreign => "the browser says that a page of another site asks",
+        NoRequest => "no request has the id 019cadd3-8896-7938-bc36-c32d4d2563a7",
+        Slow => "there are 5 s for a body",
+        KeyTaken => "under this Idempotency-Key 2 strings of 8 characters were asked for",
+        KeyExpired => {
+            "what was asked under this Idempotency-Key at 2026-11-21T07:17:18.75925Z was never accepted, \
+             and is too old to be worked on; ask under another"
+        }
+        TooLarge => "a body may have 4096 bytes, no more",
+        MediaType => "a body may have no Content-Encoding",
+        Expectation => "the only expectation is 100-continue",
+        Refused => "the broker refuses it; its reason is in the log of the gateway",
+        Coding => "the only Transfer-Encoding is chunked",
+        QueueFull => "there is no room in the queue; nothing of this try remains",
+        BrokerAway if submits => return away(),
+        BrokerAway => "the broker gives no answer; try again",
+        Busy if submits => "too many ask at this moment; nothing of this try remains",
+        Busy => "too many read lists at this moment",
+        _ => "there is no Host",
+    });
+    let nothing_remains = submits && matches!(kind, QueueFull | Busy);
+    if nothing_remains { problem.with(SubmitOutcome::NotAsked) } else { problem }
 }
 
 /// All that is within the limit of the product. A schema knows no products, so this is the stair below
@@ -109,7 +146,8 @@ fn within_limit() -> Value {
     operation_id = "openapi",
     tag = "description",
     responses(
-        (status = 200, description = "The description of this API, in OpenAPI 3.1", body = serde_json::Value),
+        (status = 200, description = "The description of this API, in OpenAPI 3.1", body = Object,
+         example = json!({ "openapi": "3.1.0", "info": { "title": "…", "version": "…" }, "paths": {} })),
     )
 )]
 pub(crate) async fn describe(uri: Uri) -> Result<impl IntoResponse, Problem> {

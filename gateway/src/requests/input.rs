@@ -36,7 +36,7 @@ const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 /// The strings to ask for: up to 1000 of up to 1024 characters each, and up to 65536 characters in all.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
-#[schema(as = NewRequest, example = json!({"count": 1, "length": 64}))]
+#[schema(as = NewRequest)]
 pub(crate) struct RequestBody {
     /// How many strings.
     #[serde(deserialize_with = "whole")]

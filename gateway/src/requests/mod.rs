@@ -60,12 +60,16 @@ pub(crate) fn json(value: &impl Serialize) -> Response {
         nullable = false,
     )),
     request_body(
-        content = input::RequestBody, content_type = "application/json",
+        content((input::RequestBody = "application/json", example = json!({ "count": 2, "length": 8 }))),
         description = "The strings to ask for. The defaults apply without a body, and to the fields that it leaves out."
     ),
     responses(
         (status = 202, description = "Accepted: exactly one result will be stored", body = Accepted,
-         headers(("Location" = String, description = "The address of the request, relative to this one"))),
+         headers(("Location" = String, description = "The address of the request, relative to this one")),
+         example = json!({
+             "id": "019cadd3-8896-7938-bc36-c32d4d2563a7", "count": 2, "length": 8,
+             "requested_at": "2026-11-21T07:17:18.75925Z"
+         })),
     )
 )]
 pub(crate) async fn submit_request(
@@ -98,7 +102,11 @@ pub(crate) async fn submit_request(
         minimum = 1, maximum = 1000, nullable = false,
     )),
     responses(
-        (status = 200, description = "The newest requests, without their strings", body = RequestList),
+        (status = 200, description = "The newest requests, without their strings", body = RequestList,
+         example = json!({ "requests": [{
+             "id": "019cadd3-8896-7938-bc36-c32d4d2563a7", "status": "queued", "count": 2, "length": 8,
+             "requested_at": "2026-11-21T07:17:18.75925Z", "requested_by": "gateway-1"
+         }] })),
     )
 )]
 pub(crate) async fn list(
@@ -128,7 +136,28 @@ pub(crate) async fn list(
         nullable = false, example = "10s",
     )),
     responses(
-        (status = 200, description = "How far it has come", body = RequestState),
+        (status = 200, description = "How far it has come", body = RequestState, examples(
+            ("queued" = (summary = "It waits for a generator", value = json!({
+                "id": "019cadd3-8896-7938-bc36-c32d4d2563a7", "status": "queued", "count": 2, "length": 8,
+                "requested_at": "2026-11-21T07:17:18.75925Z", "requested_by": "gateway-1"
+            }))),
+            ("received" = (summary = "It has come to its end", value = json!({
+                "id": "019cadd3-8896-7938-bc36-c32d4d2563a7", "status": "received", "count": 2, "length": 8,
+                "requested_at": "2026-11-21T07:17:18.75925Z", "requested_by": "gateway-1",
+                "values": ["3iqwfwAB", "wmXu6nh8"],
+                "generated_at": "2026-11-21T07:17:18.76012Z", "generated_by": "generator-2",
+                "stored_at": "2026-11-21T07:17:18.76101Z", "stored_by": "requestor-1",
+                "received_at": "2026-11-21T07:17:18.76188Z", "received_by": "generator-1"
+            }))),
+            ("dead-lettered" = (summary = "It was given up", value = json!({
+                "id": "019cadd3-8896-7938-bc36-c32d4d2563a7", "status": "dead-lettered", "count": 2,
+                "length": 8, "requested_at": "2026-11-21T07:17:18.75925Z", "requested_by": "gateway-1",
+                "dead_letter": {
+                    "queue": "REQUESTS", "reason": "exhausted: failed at each of 10 attempts",
+                    "at": "2026-11-21T07:19:02.10417Z", "by": "generator-2", "attempts": 10
+                }
+            }))),
+        )),
     )
 )]
 pub(crate) async fn show(
