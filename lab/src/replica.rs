@@ -6,8 +6,7 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use testkit::process::Process;
-use tokio::process::Command;
+use testkit::process::{Process, bound_to_this};
 use tokio::time::timeout;
 
 /// The arguments of `decoupled` for the one process that keeps the topology.
@@ -37,7 +36,7 @@ impl Replica {
         settings: impl IntoIterator<Item = (&'static str, impl AsRef<OsStr>)>,
     ) -> anyhow::Result<Self> {
         let name = name.into();
-        let mut command = Command::new(program);
+        let mut command = bound_to_this(program);
         command.args(arguments).env("INSTANCE", &name).env("LOG_FORMAT", "pretty").envs(settings);
         let process = Process::spawn(command, directory.join(format!("{name}.log")))?;
         Ok(Self { name, process })

@@ -66,3 +66,28 @@ async fn up_whose_reader_has_gone_stops_in_order() {
     assert_eq!(output.status.code(), Some(0), "{said}");
     assert!(!said.contains("panicked") && !said.contains("Error"), "{said}");
 }
+
+#[tokio::test]
+async fn everything_ends_with_up_that_is_killed() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
+    command.args(["up", "--for", "1h"]).env_remove("RUST_BACKTRACE");
+    let directory = tempfile::tempdir().unwrap();
+    let mut lab = Process::spawn(command, directory.path().join("log")).unwrap();
+    logged(&lab, "REQUESTS 0 waiting").await;
+    let children = format!("/proc/{0}/task/{0}/children", lab.id());
+    let children = std::fs::read_to_string(children).unwrap();
+    let children: Vec<&str> = children.split_whitespace().collect();
+    // A broker, the gateway, `declare --watch`, and each side.
+    assert!(children.len() >= 5, "{children:?}");
+    lab.kill().await.unwrap();
+    eventually("all have ended", async || {
+        let is_left = |id: &&&str| {
+            // One that has ended stays a zombie until it is waited for.
+            let status = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
+            !status.is_empty() && !status.contains(") Z ")
+        };
+        let left: Vec<_> = children.iter().filter(is_left).copied().collect();
+        if left.is_empty() { Ok(()) } else { Err(left) }
+    })
+    .await;
+}

@@ -1,5 +1,6 @@
 //! Programs that are run and broken, each a process of its own.
 
+use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -14,6 +15,22 @@ use tokio::process::{Child, Command};
 
 use crate::eventually::eventually;
 use crate::usage;
+
+/// What has Linux kill a child with its parent; part of util-linux.
+const SETPRIV: &str = "/usr/bin/setpriv";
+
+/// A command that ends with this program, even where that is killed and can stop nothing: on Linux, where
+/// `setpriv` is installed.
+#[must_use]
+pub fn bound_to_this(program: impl AsRef<OsStr>) -> Command {
+    if !cfg!(target_os = "linux") || !Path::new(SETPRIV).exists() {
+        return Command::new(program);
+    }
+    let mut command = Command::new(SETPRIV);
+    // It replaces itself with the program.
+    command.args(["--pdeathsig", "KILL", "--"]).arg(program);
+    command
+}
 
 /// A child process, which is killed when this is dropped.
 ///

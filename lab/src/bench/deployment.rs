@@ -9,11 +9,10 @@ use contract::facts;
 use observe::audit::audit;
 use testkit::broker::Broker;
 use testkit::http;
-use testkit::process::Process;
+use testkit::process::{Process, bound_to_this};
 use testkit::programs::Programs;
 use testkit::side::Side;
 use testkit::usage;
-use tokio::process::Command;
 use tokio::time::{Instant, sleep};
 use workqueue::{Bucket, Connection, Fact, topology};
 
@@ -92,7 +91,7 @@ impl BenchDeployment {
     }
 
     fn spawn(&self, side: Side, settings: &[(&str, &str)]) -> anyhow::Result<Process> {
-        let mut command = Command::new(self.programs.of(side));
+        let mut command = bound_to_this(self.programs.of(side));
         command.env("NATS_URL", self.broker.url()).env("LOG_FORMAT", "pretty");
         command.env("RUST_LOG", "info");
         command.envs(settings.iter().copied());

@@ -13,7 +13,7 @@ use tempfile::TempDir;
 use testkit::broker::{Broker, BrokerOptions, Brokers};
 use testkit::eventually::eventually;
 use testkit::http;
-use testkit::process::Process;
+use testkit::process::{Process, bound_to_this};
 use testkit::programs::{self, Programs};
 pub use testkit::side::Side;
 use tokio::process::Command;
@@ -266,7 +266,7 @@ pub fn creation(fact: &impl Fact) -> Publication {
 
 pub async fn run(side: Side, url: &str, log: PathBuf, settings: &[(&str, &str)]) -> Process {
     let programs = programs().await;
-    let mut command = Command::new(programs.of(side));
+    let mut command = bound_to_this(programs.of(side));
     // Only the settings of the test: the environment of the developer must not matter.
     command.env_clear().env("NATS_URL", url).env("ACK_WAIT", "1s").env("LOG_FORMAT", "pretty");
     if side == Side::Requestor {
@@ -278,7 +278,7 @@ pub async fn run(side: Side, url: &str, log: PathBuf, settings: &[(&str, &str)])
 
 /// Starts a gateway on a free port. It answers before it is connected.
 pub async fn gateway(url: &str, log: PathBuf, settings: &[(&str, &str)]) -> Process {
-    let mut command = Command::new(&programs().await.gateway);
+    let mut command = bound_to_this(&programs().await.gateway);
     command.env_clear().env("NATS_URL", url).env("LOG_FORMAT", "pretty");
     command.env("GATEWAY_ADDR", "127.0.0.1:0").envs(settings.iter().copied());
     Process::spawn(command, log).unwrap()
@@ -286,7 +286,7 @@ pub async fn gateway(url: &str, log: PathBuf, settings: &[(&str, &str)]) -> Proc
 
 /// Starts `decoupled declare --watch`.
 pub async fn watch(url: &str, log: PathBuf, settings: &[(&str, &str)]) -> Process {
-    let mut command = Command::new(&programs().await.decoupled);
+    let mut command = bound_to_this(&programs().await.decoupled);
     command.env_clear().env("NATS_URL", url).env("LOG_FORMAT", "pretty");
     command.args(["declare", "--watch"]).envs(settings.iter().copied());
     Process::spawn(command, log).unwrap()

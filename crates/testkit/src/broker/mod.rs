@@ -17,10 +17,9 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use tempfile::TempDir;
-use tokio::process::Command;
 use tokio::time::timeout;
 
-use crate::process::{self, Process};
+use crate::process::{self, Process, bound_to_this};
 use port::{Held, Ports};
 
 /// How long a broker may take to answer, or to stop. One that has a million messages to read back
@@ -268,7 +267,7 @@ impl Broker {
         if !Held::CAN_BE_SHARED {
             self.state = ServerState::Down { _held: None };
         }
-        let mut command = Command::new(&self.binary);
+        let mut command = bound_to_this(&self.binary);
         command.arg("--config").arg(&configuration);
         command.envs(self.options.environment.iter().map(|(name, value)| (name, value)));
         let mut process = Process::spawn(command, self.log())?;
