@@ -32,34 +32,39 @@ pub(crate) struct RequestProducer {
     pub(crate) rejections: Mutex<LogOnce>,
 }
 
+/// Whose turn it is: what limits the rate, and how many requests are left.
+type Turns = tokio::sync::Mutex<(RateLimiter, u64)>;
+
 impl RequestProducer {
     /// Asks until `stop`, or `total` times; then waits until the last request is accepted, or
     /// until there is no time left for it.
     pub(crate) async fn run(
         self: Arc<Self>,
-        mut rate_limiter: RateLimiter,
+        rate_limiter: RateLimiter,
         total: Option<u64>,
         stop: CancellationToken,
         abandoned: CancellationToken,
     ) {
+        let turns = Arc::new(Turns::new((rate_limiter, total.unwrap_or(u64::MAX))));
         let mut asking = JoinSet::new();
-        let mut left = total.unwrap_or(u64::MAX);
-        while left > 0 {
-            let is_full = asking.len() >= self.concurrency;
-            tokio::select! {
-                biased;
-                () = stop.cancelled() => break,
-                () = rate_limiter.next(), if !is_full => {
-                    left -= 1;
-                    let (producer, stop) = (Arc::clone(&self), stop.clone());
-                    // In a box, because a task's future is moved several times.
-                    asking.spawn(Box::pin(async move { producer.ask(&stop).await }));
-                }
-                Some(ended) = asking.join_next() => ended.expect("asking does not panic"),
-            }
+        for _ in 0..self.concurrency {
+            asking.spawn(Arc::clone(&self).take_turns(Arc::clone(&turns), stop.clone()));
         }
         // A request that is given up was never accepted, so it is not missed.
         let _ = abandoned.run_until_cancelled(asking.join_all()).await;
+    }
+
+    /// Asks whenever it is its turn, one request after another.
+    async fn take_turns(self: Arc<Self>, turns: Arc<Turns>, stop: CancellationToken) {
+        let next = async || {
+            let (rate_limiter, left) = &mut *turns.lock().await;
+            *left = left.checked_sub(1)?;
+            rate_limiter.next().await;
+            Some(())
+        };
+        while let Some(Some(())) = stop.run_until_cancelled(next()).await {
+            self.ask(&stop).await;
+        }
     }
 
     /// Asks until the request is accepted, or until `stop` while the queue is full.

@@ -18,11 +18,10 @@
 pub mod facts;
 pub mod queues;
 
-mod age;
 mod key;
 mod strings;
 
-pub use age::check_age;
+pub use facts::check_age;
 pub use key::{IdempotencyKey, InvalidKey, MAX_KEY};
 pub use strings::{Amount, InvalidStrings, MAX_CHARACTERS, MAX_COUNT, MAX_LENGTH, Strings};
 
