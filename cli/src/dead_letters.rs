@@ -5,7 +5,7 @@ use anyhow::{bail, ensure};
 use async_nats::jetstream::Context;
 use clap::Subcommand;
 use observe::dead_letters::{DeadLetter, list, replay};
-use workqueue::NatsSettings;
+use workqueue::{NatsSettings, chain};
 
 /// The subcommands of `decoupled dead-letters`.
 #[derive(Clone, Debug, Subcommand)]
@@ -101,7 +101,7 @@ pub async fn replay_all(nats: &Context, letters: &[DeadLetter]) -> anyhow::Resul
             },
             Err(error) => {
                 kept += 1;
-                say(format_args!("kept     {letter}: {error:#}"))?;
+                say(format_args!("kept     {letter}: {}", chain(&*error)))?;
             }
         }
     }

@@ -9,7 +9,7 @@ use observe::audit::{Ids, Verdict};
 use serde::Serialize;
 use tokio::sync::{Notify, watch};
 use tracing::warn;
-use workqueue::{Connection, topology};
+use workqueue::{Connection, chain, topology};
 
 /// How many ids of a kind are named.
 const NAMED: usize = 20;
@@ -63,7 +63,7 @@ impl Audit {
                 AuditProgress { judged_at, clean, verdict: Some(verdict), ..Default::default() }
             }
             Err(error) => {
-                let trouble = Some(format!("{error:#}"));
+                let trouble = Some(chain(&*error));
                 AuditProgress { trouble, judged_at, ..Default::default() }
             }
         });
@@ -75,7 +75,7 @@ impl Audit {
             self.wanted.notified().await;
             let judged = judge(connection, limit).await;
             if let Err(error) = &judged {
-                warn!("the audit came to no verdict: {error:#}");
+                warn!("the audit came to no verdict: {}", chain(&**error));
             }
             self.end(judged);
         }

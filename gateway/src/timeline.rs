@@ -12,7 +12,7 @@ use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
 use tracing::{info, warn};
-use workqueue::{Connection, NatsSettings};
+use workqueue::{Connection, NatsSettings, chain};
 
 use crate::metrics::GatewayMetrics;
 
@@ -155,7 +155,7 @@ pub(crate) async fn poll(
             Err(error) => {
                 metrics.failed_snapshots.inc();
                 if saw {
-                    warn!("there is nothing to see: {error:#}");
+                    warn!("there is nothing to see: {}", chain(&**error));
                 }
             }
             Ok(_) if !saw => info!("the broker answers"),
@@ -167,7 +167,7 @@ pub(crate) async fn poll(
             if kind != Trouble::Silent {
                 timeline.note_replicas(poller.replicas());
             }
-            Explained { kind, words: format!("{error:#}") }
+            Explained { kind, words: chain(&*error) }
         });
         timeline.note(workqueue::now(), seen);
     }

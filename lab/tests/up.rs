@@ -1,10 +1,19 @@
 //! `cargo lab up` as a program.
 
+use std::num::NonZeroU16;
 use std::process::{Output, Stdio};
+use std::time::Duration;
 
+use nix::pty::openpty;
+use nix::sys::signal::{self, Signal};
+use nix::unistd::Pid;
+use rustix::termios::{self, Winsize};
 use testkit::eventually::eventually;
 use testkit::process::{Process, logged};
+use tokio::fs::File;
+use tokio::io::AsyncReadExt;
 use tokio::process::Command;
+use tokio::time::timeout;
 
 async fn up(words: &[&str], settings: &[(&str, &str)]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
@@ -49,7 +58,8 @@ async fn a_broker_that_is_killed_as_proposed_is_shown_to_be_away() {
     logged(&lab, "waiting for the broker and its queues").await;
     lab.terminate().unwrap();
     // It does not wait for a broker that does not come back.
-    let status = eventually("it ends", async || lab.try_wait().unwrap().ok_or("it runs")).await;
+    let ended = async || lab.try_wait().unwrap().ok_or_else(|| lab.log_text());
+    let status = eventually("it ends", ended).await;
     assert!(lab.log_text().contains("Error: no broker answers any more"), "{}", lab.log_text());
     assert_eq!(status.code(), Some(2), "{}", lab.log_text());
 }
@@ -90,4 +100,57 @@ async fn everything_ends_with_up_that_is_killed() {
         if left.is_empty() { Ok(()) } else { Err(left) }
     })
     .await;
+}
+
+/// How long a picture may take: only a bug takes as long.
+const LIMIT: Duration = Duration::from_mins(1);
+
+/// Resizes the terminal of `lab up`, and reads until its whole picture is there, with no row of it that goes on
+/// in the next one. Gives all that is on the screen.
+async fn resized(terminal: &mut File, (rows, columns): (u16, u16)) -> String {
+    let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    termios::tcsetwinsize(&*terminal, size).unwrap();
+    let [height, width] = [rows, columns].map(|count| NonZeroU16::new(count).unwrap());
+    let mut parser = vt100::Parser::new(height, width, 0);
+    let mut buffer = [0; 4096];
+    let is_whole = |screen: &vt100::Screen| {
+        let first = screen.rows(0, columns).position(|row| row.starts_with("  queue "));
+        let last = screen.rows(0, columns).position(|row| row.starts_with("  the last strings"));
+        let (Some(first), Some(last)) = (first, last) else { return false };
+        (first..=last).all(|row| !screen.row_wrapped(u16::try_from(row).unwrap()))
+    };
+    let reading = timeout(LIMIT, async {
+        while !is_whole(parser.screen()) {
+            let read = terminal.read(&mut buffer).await.unwrap();
+            parser.process(&buffer[..read]);
+        }
+    });
+    let in_time = reading.await.is_ok();
+    let text = parser.screen().contents();
+    assert!(in_time, "{rows} rows of {columns}: {text}");
+    text
+}
+
+#[tokio::test]
+async fn picture_fits_the_terminal_however_it_is_resized() {
+    let terminal = openpty(None, None).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
+    command.args(["up", "--for", "1h"]).env("TERM", "xterm").stdin(Stdio::null());
+    command.stdout(terminal.slave).stderr(Stdio::null()).kill_on_drop(true);
+    let mut lab = command.spawn().unwrap();
+    drop(command);
+    let mut terminal = File::from_std(terminal.master.into());
+    for (size, has_room) in
+        [((24, 80), false), ((50, 120), true), ((24, 60), false), ((50, 200), true)]
+    {
+        let text = resized(&mut terminal, size).await;
+        assert_eq!(text.contains("Try in another terminal"), has_room, "{size:?}: {text}");
+    }
+    let id = Pid::from_raw(lab.id().unwrap().cast_signed());
+    signal::kill(id, Signal::SIGTERM).unwrap();
+    // What it says must find room.
+    let mut sink = tokio::io::sink();
+    let reading = tokio::io::copy(&mut terminal, &mut sink);
+    let (ended, _closed) = tokio::join!(lab.wait(), reading);
+    assert!(ended.unwrap().success());
 }

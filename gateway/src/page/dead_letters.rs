@@ -11,7 +11,7 @@ use observe::dead_letters::{self, DeadLetter};
 use observe::snapshot::shortened;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use workqueue::{Connection, dead_letters as contracted, topology};
+use workqueue::{Connection, chain, dead_letters as contracted, topology};
 
 use crate::problem::{Problem, ProblemKind};
 use crate::requests::input::{JsonBody, query};
@@ -59,7 +59,7 @@ pub(super) async fn replay(
     let gone = || ProblemKind::NoDeadLetter.because("this dead letter is not there any more");
     dead_letters::replay(replayer.context(), letter.ok_or_else(gone)?)
         .await
-        .map_err(|error| ProblemKind::Conflict.because(format_args!("{error:#}")))?;
+        .map_err(|error| ProblemKind::Conflict.because(chain(&*error)))?;
     Ok(answer(&json!({ "replayed": 1 })))
 }
 
@@ -87,7 +87,7 @@ pub(super) async fn replay_all(
         match dead_letters::replay(replayer.context(), letter).await {
             Ok(()) => count += 1,
             Err(error) => {
-                kept.push(json!({ "sequence": letter.sequence, "reason": format!("{error:#}") }));
+                kept.push(json!({ "sequence": letter.sequence, "reason": chain(&*error) }));
             }
         }
     }
@@ -105,7 +105,7 @@ async fn page(
     count: usize,
 ) -> Result<Vec<DeadLetter>, Problem> {
     let letters = dead_letters::page(connection.context(), from, count).await;
-    letters.map_err(|error| ProblemKind::BrokerAway.because(format_args!("{error:#}")))
+    letters.map_err(|error| ProblemKind::BrokerAway.because(chain(&*error)))
 }
 
 /// Where the page after this letter begins, if one that counts can come. A short page may only be short

@@ -7,8 +7,10 @@ use axum::http::Uri;
 use axum::response::Response;
 use observe::history;
 use serde_json::{Value, json};
+use workqueue::chain;
 
 use super::dead_letters::shown;
+
 use crate::problem::{Problem, ProblemKind};
 use crate::requests::view::RequestState;
 use crate::requests::{input, json as answer};
@@ -21,8 +23,7 @@ pub(super) async fn show(
 ) -> Result<Response, Problem> {
     let id = input::id(&uri)?;
     let queues = history::queues_with(gateway.connection()?, id).await;
-    let queues =
-        queues.map_err(|error| ProblemKind::BrokerAway.because(format_args!("{error:#}")))?;
+    let queues = queues.map_err(|error| ProblemKind::BrokerAway.because(chain(&*error)))?;
     // A request that moved on meanwhile is seen here.
     let history = gateway.reader()?.history(id).await?;
     let same = match (&history.stored, &history.received) {

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::time::Duration;
+use workqueue::chain;
 
 use anyhow::Context as _;
 use nix::sys::signal::Signal;
@@ -273,6 +274,6 @@ async fn ended(replica: &mut Replica) -> Result<(), String> {
             Ok(())
         }
         Ok(status) => Err(format!("{}: {status}", replica.describe())),
-        Err(error) => Err(format!("{error:#}")),
+        Err(error) => Err(chain(&*error)),
     }
 }

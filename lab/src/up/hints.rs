@@ -34,10 +34,13 @@ pub(super) fn what_to_try(
             "pause the generators: REQUESTS fills, and the requestor goes on",
         ));
         hints.push((format!("kill -CONT {ids}"), "let them go on: it drains"));
-        hints.push((
-            format!("kill -9 {}", first.id()),
-            "kill a generator: its messages in flight are redelivered to the others",
-        ));
+        // At the usual rate, work without a duration is never in flight when one looks.
+        let effect = if std::env::var_os("WORK_TIME").is_some_and(|time| !time.is_empty()) {
+            "kill a generator: its messages in flight are redelivered to the others"
+        } else {
+            "kill a generator: the others go on (with WORK_TIME=1s, they get its messages in flight)"
+        };
+        hints.push((format!("kill -9 {}", first.id()), effect));
     }
     if !replicas.requestors.is_empty() {
         let ids = ids(&replicas.requestors);

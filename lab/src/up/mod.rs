@@ -8,7 +8,7 @@ mod screen;
 use std::io::ErrorKind;
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail};
 use clap::Args;
 use cli::terminal::say;
 use observe::Poller;
@@ -17,9 +17,9 @@ use testkit::broker::{Broker, Brokers};
 use testkit::programs;
 use testkit::target_directory::{self, from_here};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use workqueue::{Connection, NatsSettings};
+use workqueue::{Connection, NatsSettings, chain};
 
 use replicas::Replicas;
 use screen::Screen;
@@ -74,25 +74,31 @@ pub async fn up(settings: &UpSettings, stop: &CancellationToken) -> anyhow::Resu
     let (addr, mut gateway) = page::start(&programs, &url, &copies, &directory).await?;
     let connection = observe::connect(&NatsSettings::at(&url), "lab up").await?;
     let verb = if brokers.len() == 1 { "broker is" } else { "brokers are" };
-    let _ = say(format_args!("The page is at http://{addr}/"));
-    let _ = say(format_args!(
-        "The {verb} at {url}; logs and queues are in {}\n",
-        from_here(&directory)
-    ));
-    let _ = say(format_args!("{}", hints::what_to_try(&brokers, &programs, &replicas, addr)));
-
-    show(settings, &connection, &mut brokers, &mut replicas, stop).await?;
-
-    // Nothing could be finished, and nobody could say how all stands.
-    ensure!(
-        any_listens(&brokers.ports()).await,
-        "no broker answers any more, so there is no verdict; logs and queues are in {}",
-        from_here(&directory)
+    let above = format!(
+        "The page is at http://{addr}/\nThe {verb} at {url}; logs and queues are in {}\n\n{}",
+        from_here(&directory),
+        hints::what_to_try(&brokers, &programs, &replicas, addr)
     );
-    let _ = say(format_args!("Stopping the requestors, then the generators."));
-    replicas.stop().await?;
-    let _ = say(format_args!("The verdict:\n"));
-    let verdict = audit(connection.context(), LAST_WAIT).await?;
+    let screen = Screen::new(above);
+
+    show(settings, screen, &connection, &mut brokers, &mut replicas, stop).await?;
+
+    let ending = async {
+        let _ = say(format_args!("Stopping the requestors, then the generators."));
+        replicas.stop().await?;
+        let _ = say(format_args!("The verdict:\n"));
+        audit(connection.context(), LAST_WAIT).await
+    };
+    // Without a broker nothing could be finished, and nobody could say how all stands.
+    let ports = brokers.ports();
+    let verdict = tokio::select! {
+        biased;
+        () = none_listens(&ports) => bail!(
+            "no broker answers any more, so there is no verdict; logs and queues are in {}",
+            from_here(&directory)
+        ),
+        verdict = ending => verdict?,
+    };
     let _ = say(format_args!("{verdict}"));
     // It has nothing to finish.
     gateway.process.kill().await?;
@@ -106,25 +112,30 @@ pub async fn up(settings: &UpSettings, stop: &CancellationToken) -> anyhow::Resu
     Ok(verdict)
 }
 
-/// Whether a broker still takes connections: one of ours, or one that was started again by hand.
-async fn any_listens(ports: &[u16]) -> bool {
-    for port in ports {
-        if let Ok(Ok(_)) = timeout(PATIENCE, TcpStream::connect(("127.0.0.1", *port))).await {
-            return true;
+/// Waits until no broker takes connections any more: none of ours, and none that was started again by hand.
+async fn none_listens(ports: &[u16]) {
+    loop {
+        let mut listens = false;
+        for port in ports {
+            let connecting = timeout(PATIENCE, TcpStream::connect(("127.0.0.1", *port)));
+            listens |= matches!(connecting.await, Ok(Ok(_)));
         }
+        if !listens {
+            return;
+        }
+        sleep(TICK).await;
     }
-    false
 }
 
 async fn show(
     settings: &UpSettings,
+    mut screen: Screen,
     connection: &Connection,
     brokers: &mut Brokers,
     replicas: &mut Replicas,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
     let end = settings.duration.map(|duration| Instant::now() + duration);
-    let mut screen = Screen::new();
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut poller = Poller::new(connection);
@@ -138,12 +149,14 @@ async fn show(
         let processes = [describe(brokers), replicas.describe()].join("\n  ");
         let shown = match looked {
             Ok(snapshot) => {
-                screen.show(&screen::picture(&snapshot, &processes), &screen::summary(&snapshot))
+                let picture = screen::picture(&snapshot, &processes, screen.columns());
+                screen.show(&picture, &screen::summary(&snapshot))
             }
             // The first replica may still be declaring the queues, or the user has paused the
             // broker.
             Err(reason) => {
-                let waiting = format!("waiting for the broker and its queues: {reason:#}");
+                let reason = chain(&*reason);
+                let waiting = format!("waiting for the broker and its queues: {reason}");
                 screen.show(&format!("\n  {waiting}\n\n  {processes}"), &waiting)
             }
         };
@@ -152,7 +165,6 @@ async fn show(
             break;
         }
     }
-    screen.close();
     Ok(())
 }
 

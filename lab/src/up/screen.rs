@@ -1,14 +1,17 @@
 //! Shows the flow: as a picture that is drawn anew in its place on a terminal, as a line now and
 //! then elsewhere.
 
-use std::io::{self, IsTerminal, Write};
+use std::borrow::Cow;
+use std::io::{self, Write};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use cli::terminal::say;
+use console::Term;
 use observe::Snapshot;
 use observe::snapshot::{LastRequest, shortened};
 
-/// How many characters a bar has.
+/// How many characters a bar has, where there is room for all of it, and the rest of its line.
 const BAR: usize = 24;
+const BESIDE_BAR: usize = 55;
 
 /// How many messages fill a bar, at the least: so that a few look like few.
 const SMALLEST_SCALE: u64 = 100;
@@ -21,45 +24,62 @@ const STRING: usize = 12;
 
 /// Where the flow is shown.
 pub(super) struct Screen {
-    picture: Option<ProgressBar>,
+    /// Where there is a terminal whose cursor can move.
+    terminal: Option<Term>,
+    /// What stands above the picture, and has to be said again once the terminal has moved it.
+    above: String,
+    /// The rows and columns that the terminal had, and the lines that were drawn.
+    drawn: Option<((u16, u16), usize)>,
 }
 
 impl Screen {
-    pub(super) fn new() -> Self {
-        let picture = || {
-            let style = ProgressStyle::with_template("{msg}").expect("the template is sound");
-            ProgressBar::with_draw_target(None, ProgressDrawTarget::stdout()).with_style(style)
-        };
-        // A picture needs a terminal whose cursor can move.
-        Self { picture: (io::stdout().is_terminal() && !console::is_dumb()).then(picture) }
+    /// Says what is to stand above the picture.
+    pub(super) fn new(above: String) -> Self {
+        let terminal = Term::buffered_stdout();
+        let is_able = terminal.is_term() && !console::is_dumb();
+        // The reader that has gone is noticed with the first moment.
+        let _ = say(format_args!("{above}"));
+        Self { terminal: is_able.then_some(terminal), above, drawn: None }
+    }
+
+    /// How many columns there are; as many as are wanted, where there is no terminal.
+    pub(super) fn columns(&self) -> u16 {
+        self.terminal.as_ref().map_or(u16::MAX, |terminal| terminal.size().1)
     }
 
     /// Shows this moment instead of the one before.
     pub(super) fn show(&mut self, text: &str, summary: &str) -> io::Result<()> {
-        match &self.picture {
-            None => writeln!(io::stdout(), "{summary}"),
-            // Drawn at once, as one: what is drawn line by line too often is left half done.
-            Some(picture) => {
-                picture.set_message(text.to_owned());
-                Ok(())
+        let Some(terminal) = &self.terminal else { return writeln!(io::stdout(), "{summary}") };
+        let size = terminal.size();
+        match self.drawn {
+            None => {}
+            Some((before, lines)) if before == size => terminal.clear_last_lines(lines)?,
+            // A terminal that has become narrower has broken its lines, and nobody can say into how many.
+            Some(_) => {
+                terminal.clear_screen()?;
+                terminal.write_line(&self.above)?;
             }
         }
-    }
-
-    /// Leaves the last moment where it stands.
-    pub(super) fn close(self) {
-        if let Some(picture) = self.picture {
-            picture.abandon();
-        }
+        let lines = fitted(text, size);
+        terminal.write_line(&lines.join("\n"))?;
+        self.drawn = Some((size, lines.len()));
+        terminal.flush()
     }
 }
 
-/// The whole picture.
-pub(super) fn picture(snapshot: &Snapshot, replicas: &str) -> String {
+/// The lines of a text that fit into so many rows and columns, with one row for the cursor.
+fn fitted(text: &str, (rows, columns): (u16, u16)) -> Vec<Cow<'_, str>> {
+    let lines = text.lines().take(usize::from(rows).saturating_sub(1));
+    lines.map(|line| console::truncate_str(line.trim_end(), columns.into(), "…")).collect()
+}
+
+/// The whole picture, for a terminal with so many columns.
+pub(super) fn picture(snapshot: &Snapshot, replicas: &str, columns: u16) -> String {
+    let width = usize::from(columns).saturating_sub(BESIDE_BAR).min(BAR);
     let mut lines = vec![
         String::new(),
         format!(
-            "  {:<15} {:<BAR$}  {:>8} {:>9} {:>7} {:>7}",
+            "  {:<15} {:<width$}  {:>8} {:>9} {:>7} {:>7}",
             "queue", "", "waiting", "in flight", "in/s", "out/s"
         ),
     ];
@@ -73,7 +93,7 @@ pub(super) fn picture(snapshot: &Snapshot, replicas: &str) -> String {
         lines.push(format!(
             "  {:<15} {}  {:>8} {:>9} {:>7.0} {:>7.0}",
             queue.name,
-            bar(queue.in_flight, queue.waiting, scale),
+            bar(queue.in_flight, queue.waiting, scale, width),
             queue.waiting,
             queue.in_flight,
             queue.come,
@@ -119,13 +139,13 @@ pub(super) fn summary(snapshot: &Snapshot) -> String {
     )
 }
 
-fn bar(in_flight: u64, waiting: u64, scale: u64) -> String {
+fn bar(in_flight: u64, waiting: u64, scale: u64, width: usize) -> String {
     // What is there shows, however little it is.
-    let cells = |count: u64| (count * BAR as u64).div_ceil(scale);
-    let cells = |count| usize::try_from(cells(count)).unwrap_or(BAR).min(BAR);
+    let cells = |count: u64| (count * width as u64).div_ceil(scale);
+    let cells = |count| usize::try_from(cells(count)).unwrap_or(width).min(width);
     let worked_on = cells(in_flight);
     let waits = cells(in_flight + waiting).saturating_sub(worked_on);
-    format!("{:·<BAR$}", "▓".repeat(worked_on) + &"░".repeat(waits))
+    format!("{:·<width$}", "▓".repeat(worked_on) + &"░".repeat(waits))
 }
 
 fn row(request: &LastRequest) -> String {
@@ -145,10 +165,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn picture_is_cut_to_the_terminal() {
+        assert_eq!(fitted("one   \ntwo\nthree", (3, 4)), ["one", "two"]);
+        assert_eq!(fitted("three four", (2, 5)), ["thre…"]);
+        assert_eq!(fitted("one", (0, 0)), [] as [&str; 0]);
+    }
+
+    #[test]
     fn a_bar_shows_what_is_worked_on_before_what_waits() {
-        assert_eq!(bar(0, 0, 10), "·".repeat(24));
-        assert_eq!(bar(0, 1, 1_000_000), format!("░{}", "·".repeat(23)));
-        assert_eq!(bar(5, 5, 10), format!("{}{}", "▓".repeat(12), "░".repeat(12)));
-        assert_eq!(bar(20, 0, 10), "▓".repeat(24));
+        assert_eq!(bar(0, 0, 10, BAR), "·".repeat(24));
+        assert_eq!(bar(0, 1, 1_000_000, BAR), format!("░{}", "·".repeat(23)));
+        assert_eq!(bar(5, 5, 10, BAR), format!("{}{}", "▓".repeat(12), "░".repeat(12)));
+        assert_eq!(bar(20, 0, 10, BAR), "▓".repeat(24));
     }
 }

@@ -282,12 +282,3 @@ async fn each_retired_setting_is_refused_with_its_successor() {
         }
     }
 }
-
-#[tokio::test]
-async fn empty_settings_count_as_not_set() {
-    let deployment = Deployment::with(&PATIENT).await;
-    let empty = ["GATEWAY_ADDR", "ADMIN_ADDR", "INSTANCE", "AUDIT_LIMIT", "REPLAY", "QUEUE_LIMIT"];
-    let gateway = deployment.gateway("gateway", &empty.map(|name| (name, ""))).await;
-    logged(&gateway, ACCEPTS).await;
-    accepted(&post(api_addr(&gateway).await, None, &json!({})).await);
-}

@@ -1,6 +1,7 @@
 //! Startup: wrong settings, and brokers that are away or refuse. Each error names the setting.
 
 use std::collections::HashSet;
+use std::path::Path;
 use std::process::Output;
 
 use contract::queues::REQUESTS;
@@ -331,4 +332,36 @@ async fn restore_looks_at_the_directory_before_it_connects() {
     let (status, said) = without_a_broker(&["restore", "/no/such/backup"]).await;
     assert_eq!(status, Some(2), "{said}");
     assert!(said.starts_with("Error: /no/such/backup is no backup"), "{said}");
+}
+
+/// A program with each variable that its help names, and nothing in any of them.
+async fn with_empty_variables(program: &Path, words: &[&str]) -> Command {
+    let help = Command::new(program).args(words).arg("--help").output().await.unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    let names = help.split("[env: ").skip(1).map(|rest| rest.split(['=', ']']).next().unwrap());
+    let mut command = Command::new(program);
+    command.env_clear().args(words).envs(names.map(|name| (name, "")));
+    assert!(command.as_std().get_envs().count() >= 10, "{help}");
+    command
+}
+
+#[tokio::test]
+async fn each_variable_that_is_empty_counts_as_not_set() {
+    let deployment = Deployment::start().await;
+    let programs = programs().await;
+    for words in [["declare"], ["audit"]] {
+        let mut command = with_empty_variables(&programs.decoupled, &words).await;
+        let output = command.args(["--nats-url", deployment.url()]).output().await.unwrap();
+        assert!(output.status.success(), "{words:?}: {}", String::from_utf8_lossy(&output.stderr));
+    }
+    for (program, name) in [
+        (&programs.generator, "generator"),
+        (&programs.requestor, "requestor"),
+        (&programs.gateway, "gateway"),
+    ] {
+        let mut command = with_empty_variables(program, &[]).await;
+        command.args(["--nats-url", deployment.url(), "--log-format", "pretty"]);
+        let service = Process::spawn(command, deployment.log(name)).unwrap();
+        ready(&service).await;
+    }
 }

@@ -14,8 +14,8 @@ use async_nats::jetstream::Context;
 use contract::{facts, queues};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::time::{Instant, sleep};
-use workqueue::Queue;
 use workqueue::topology::{self, DeclareError};
+use workqueue::{Queue, chain};
 
 use ledger::{Ledger, Seen, Standing};
 use memory::{Evidence, Requestors};
@@ -85,7 +85,7 @@ async fn patiently<T>(ask: impl AsyncFn() -> anyhow::Result<T>) -> anyhow::Resul
     loop {
         match ask().await {
             Err(error) if !is_final(&error) && Instant::now() < limit => {
-                tracing::info!("reading it again from the beginning: {error:#}");
+                tracing::info!("reading it again from the beginning: {}", chain(&*error));
                 sleep(PAUSE).await;
             }
             answer => return answer,
