@@ -32,7 +32,35 @@ pub fn init_logs() -> anyhow::Result<Logs> {
 ///
 /// Where it cannot become JSON, and as [`say`].
 pub fn print(result: &(impl Serialize + Display), json: bool) -> anyhow::Result<()> {
-    if json { say(serde_json::to_string_pretty(result)?) } else { say(result) }
+    if json {
+        say(serde_json::to_string_pretty(result)?)
+    } else {
+        say(in_locale(result.to_string()))
+    }
+}
+
+/// Text for people in signs that the locale has: in ASCII, where it has no UTF-8. One sign takes the place of
+/// one, so that columns stay.
+#[must_use]
+pub fn in_locale(text: String) -> String {
+    let set = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(set);
+    let is_utf8 = |locale: String| locale.to_lowercase().replace('-', "").contains("utf8");
+    if locale.is_none_or(is_utf8) {
+        return text;
+    }
+    let plain = |sign| match sign {
+        '▓' => '#',
+        '░' => '=',
+        '·' => '.',
+        '…' => '~',
+        '–' => '-',
+        '≥' => '>',
+        '≤' => '<',
+        'µ' => 'u',
+        sign => sign,
+    };
+    text.chars().map(plain).collect()
 }
 
 /// Prints a line on standard output. Where its reader has gone, nothing is missing: what the command does

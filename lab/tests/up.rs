@@ -135,7 +135,10 @@ async fn resized(terminal: &mut File, (rows, columns): (u16, u16)) -> String {
 async fn picture_fits_the_terminal_however_it_is_resized() {
     let terminal = openpty(None, None).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
-    command.args(["up", "--for", "1h"]).env("TERM", "xterm").stdin(Stdio::null());
+    command
+        .args(["up", "--for", "1h"])
+        .envs([("TERM", "xterm"), ("LC_ALL", "C")])
+        .stdin(Stdio::null());
     command.stdout(terminal.slave).stderr(Stdio::null()).kill_on_drop(true);
     let mut lab = command.spawn().unwrap();
     drop(command);
@@ -145,6 +148,8 @@ async fn picture_fits_the_terminal_however_it_is_resized() {
     {
         let text = resized(&mut terminal, size).await;
         assert_eq!(text.contains("Try in another terminal"), has_room, "{size:?}: {text}");
+        // In signs of the locale.
+        assert!(text.is_ascii() && text.contains("  REQUESTS        ....."), "{text}");
     }
     let id = Pid::from_raw(lab.id().unwrap().cast_signed());
     signal::kill(id, Signal::SIGTERM).unwrap();

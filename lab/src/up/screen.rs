@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 use std::io::{self, Write};
 
-use cli::terminal::say;
+use cli::terminal::{in_locale, say};
 use console::Term;
 use observe::Snapshot;
 use observe::snapshot::{LastRequest, shortened};
@@ -61,7 +61,7 @@ impl Screen {
             }
         }
         let lines = fitted(text, size);
-        terminal.write_line(&lines.join("\n"))?;
+        terminal.write_line(&in_locale(lines.join("\n")))?;
         self.drawn = Some((size, lines.len()));
         terminal.flush()
     }

@@ -128,7 +128,7 @@ impl fmt::Display for Verdict {
             }
             if ids.len() > NAMED {
                 let more = ids.len() - NAMED;
-                writeln!(formatter, "  {word} … and {more} more; --json names them all")?;
+                writeln!(formatter, "  {word} and {more} more; --json names them all")?;
             }
         }
         if let Some(since) = self.remembers_since {
