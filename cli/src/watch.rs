@@ -122,7 +122,7 @@ async fn look_again_and_again(
             paused.forget();
         }
         for consumer in done.paused.iter().filter(|consumer| paused.is_first(consumer)) {
-            warn!("{consumer}; nothing is delivered before");
+            warn!("{consumer}; nothing is delivered until then");
         }
         status.changes.inc_by((done.created.len() + done.adjusted.len()) as u64);
         match adjusted {

@@ -42,7 +42,7 @@ pub struct QueueSnapshot {
     pub go: f64,
     /// Deliveries that were not the first of their message, as far as the broker remembers.
     pub redelivered: u64,
-    /// Until when its consumer is paused, if it is: nothing is delivered before.
+    /// Until when its consumer is paused, if it is: nothing is delivered until then.
     pub paused_until: Option<Timestamp>,
 }
 

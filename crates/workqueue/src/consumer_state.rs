@@ -42,7 +42,7 @@ pub(crate) async fn watch(
         let now = paused_until(&info);
         match now {
             Some(until) if now != pause => {
-                warn!(queue, %until, "the consumer is paused; nothing is delivered before");
+                warn!(queue, %until, "the consumer is paused; nothing is delivered until then");
             }
             None if pause.is_some() => info!(queue, "the consumer is not paused any more"),
             _ => {}

@@ -49,7 +49,7 @@ pub(crate) async fn declare(
                     warn!(%difference, "running on with the broker's limit");
                 }
                 for consumer in &declared.paused {
-                    warn!("{consumer}; nothing is delivered before");
+                    warn!("{consumer}; nothing is delivered until then");
                 }
                 return Ok(declared);
             }
