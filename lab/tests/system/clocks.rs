@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use contract::facts::RECEIVED;
 use serde_json::json;
 use testkit::eventually::eventually;
 use testkit::process::logged;
@@ -16,19 +17,22 @@ const OFF: i64 = 25 * 3600;
 /// How many requests are asked for.
 const COUNT: u64 = 200;
 
-/// Lies to a program about the time of day; clocks that nobody sets go right.
-const WRONG_CLOCK: &str = r"
+/// Lies to a program about the time of day, once the file is there that `CLOCK_IS_WRONG` names, and from the
+/// beginning without one; clocks that nobody sets go right.
+const WRONG_CLOCK: &str = r#"
 #define _GNU_SOURCE
+#include <stdlib.h>
 #include <sys/syscall.h>
 #include <time.h>
 #include <unistd.h>
 
 int clock_gettime(clockid_t clock, struct timespec *time) {
     long result = syscall(SYS_clock_gettime, clock, time);
-    if (clock == CLOCK_REALTIME) time->tv_sec += OFF;
+    const char *file = getenv("CLOCK_IS_WRONG");
+    if (clock == CLOCK_REALTIME && (!file || access(file, F_OK) == 0)) time->tv_sec += OFF;
     return result;
 }
-";
+"#;
 
 /// Compiles the library that makes a clock wrong by this many seconds, with the compiler that Rust links with.
 async fn wrong_clock(directory: &Path, off: i64) -> PathBuf {
@@ -74,4 +78,32 @@ async fn no_request_is_judged_by_a_clock_that_is_wrong() {
     assert_eq!(verdict.complete as u64, 3 * COUNT + 2, "{verdict}");
     assert!(verdict.is_clean() && verdict.cannot_tell.is_none(), "{verdict}");
     assert_eq!(verdict.dead_lettered, 0, "{verdict}");
+}
+
+#[tokio::test]
+async fn clock_that_is_set_anew_makes_no_store_look_replaced() {
+    let deployment = Deployment::with(&PATIENT).await;
+    let directory = tempfile::tempdir().unwrap();
+    let library = wrong_clock(directory.path(), OFF).await;
+    let is_set = directory.path().join("is-set");
+    let settings = [
+        ("LD_PRELOAD", library.to_str().unwrap()),
+        ("CLOCK_IS_WRONG", is_set.to_str().unwrap()),
+        ("REQUEST_RATE", "100"),
+    ];
+    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let mut requestor = deployment.run(Side::Requestor, "requestor", &settings).await;
+    deployment.facts_reach(RECEIVED, COUNT).await;
+    std::fs::write(&is_set, "").unwrap();
+    eventually("its clock is wrong", async || match admin(&requestor, "/readyz").await {
+        (503, _) => Ok(()),
+        other => Err(other),
+    })
+    .await;
+    let so_far = deployment.facts(RECEIVED).await;
+    deployment.facts_reach(RECEIVED, so_far + COUNT).await;
+    requestor.terminate().unwrap();
+    succeeded(&mut requestor).await;
+    let verdict = deployment.verdict().await;
+    assert!(verdict.is_clean() && verdict.cannot_tell.is_none(), "{verdict}");
 }
