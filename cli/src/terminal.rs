@@ -4,13 +4,13 @@
 use std::fmt::Display;
 use std::io::{self, ErrorKind, Write};
 use std::pin::pin;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Error};
 use serde::Serialize;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::timeout;
-use workqueue::{Connection, LogFormat, Logs, NatsSettings, TelemetrySettings};
+use workqueue::{Connection, LogFormat, Logs, NatsSettings, SAME_REQUEST, TelemetrySettings};
 
 /// How long a command waits for the broker before it says so.
 const SILENCE: Duration = Duration::from_secs(1);
@@ -105,6 +105,8 @@ pub struct StopSignals {
     interrupt: Signal,
     terminate: Signal,
     hangup: Signal,
+    /// When the last one came.
+    last: Option<Instant>,
 }
 
 impl StopSignals {
@@ -118,15 +120,22 @@ impl StopSignals {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
             hangup: signal(SignalKind::hangup())?,
+            last: None,
         })
     }
 
-    /// Waits for the next of them.
+    /// Waits for the next of them that is a request of its own.
     pub async fn next(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
-            _ = self.hangup.recv() => {}
+        loop {
+            tokio::select! {
+                _ = self.interrupt.recv() => {}
+                _ = self.terminate.recv() => {}
+                _ = self.hangup.recv() => {}
+            }
+            if self.last.is_none_or(|last| last.elapsed() > SAME_REQUEST) {
+                self.last = Some(Instant::now());
+                return;
+            }
         }
     }
 }

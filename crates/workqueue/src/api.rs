@@ -20,7 +20,7 @@ pub enum ApiError {
     #[error("no answer; perhaps a leader has died, or this user may not ask for that")]
     TimedOut,
     /// The question did not reach the broker, or its answer cannot be read.
-    #[error("the broker's JetStream is not ready")]
+    #[error("no JetStream answers, or not yet; if it has a domain, NATS_DOMAIN has to name it")]
     Unreachable(#[source] RequestError),
 }
 

@@ -14,10 +14,11 @@ use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use crate::backoff::{self, Backoff};
+use crate::chain::chain;
 use crate::connect_error::{ConnectError, setting};
 use crate::credentials::Credentials;
 use crate::log_once::LogOnce;
-use crate::settings::{NatsSettings, without_user};
+use crate::settings::{NatsSettings, without_users};
 
 /// How often the broker is asked for a sign of life. A connection on which two of these stay
 /// without an answer is taken for lost.
@@ -150,6 +151,7 @@ impl Connection {
                 _ => {
                     let error = &failure as &dyn std::error::Error;
                     if logged.is_first(error) {
+                        let error = chain(error);
                         warn!(error, broker, "cannot connect to the broker yet; trying again");
                     }
                 }
@@ -387,7 +389,7 @@ fn servers(urls: &str) -> Result<Vec<ServerAddr>, ConnectError> {
     let each = || urls.split(',').map(str::trim).filter(|url| !url.is_empty());
     let wrong = |reason: &str| ConnectError::Setting {
         setting: "NATS_URL",
-        value: each().map(without_user).collect::<Vec<_>>().join(","),
+        value: without_users(urls),
         reason: reason.to_owned(),
     };
     let parse = |url: &str| match url.parse::<ServerAddr>() {
@@ -399,7 +401,7 @@ fn servers(urls: &str) -> Result<Vec<ServerAddr>, ConnectError> {
         }
         Ok(server) => Ok(server),
         Err(_) if url.contains('@') => Err(wrong(
-            "it is no address; in a user or password, write / as %2F, # as %23, ? as %3F, @ as %40",
+            "it is no address; in a user or password, write / as %2F, # as %23, ? as %3F, @ as %40, and a comma as %2C",
         )),
         Err(_) => Err(wrong(&format!("it is no address with nats or tls; {EXAMPLE}"))),
     };
@@ -447,10 +449,14 @@ mod tests {
             ["nats://bob:a/b#c@one", "nats://bob:a?b@one:port", "ws://token@one", "bob:@a b@"]
         {
             let error = servers(&format!("nats://x:s3cret@two,{url}")).unwrap_err().to_string();
-            assert!(error.starts_with("NATS_URL is 'nats://…@two,"), "{error}");
+            // One without a scheme may be the rest of the password before it.
+            let first = if url.contains("://") { "nats://…@two" } else { "…" };
+            assert!(error.starts_with(&format!("NATS_URL is '{first},")), "{error}");
             for secret in ["bob", "s3cret", "a/b", "b#c", "token", "@a b"] {
                 assert!(!error.contains(secret), "{error}");
             }
         }
+        let error = servers("nats://bob:s3cret,t@o@one").unwrap_err().to_string();
+        assert!(error.starts_with("NATS_URL is '…,nats://…@one'"), "{error}");
     }
 }

@@ -157,12 +157,25 @@ pub struct NatsSettings {
 }
 
 /// An address without the user, password or token that it may have, even where it cannot be read.
-pub(crate) fn without_user(url: &str) -> String {
+fn without_user(url: &str) -> String {
     let (scheme, rest) = url.split_once("://").unwrap_or(("nats", url));
     match rest.rsplit_once('@') {
         Some((_, host)) => format!("{scheme}://…@{host}"),
         None => url.to_owned(),
     }
+}
+
+/// Addresses, separated by commas, without what may be secret in them. What stands before a part that has a
+/// user and no scheme is most likely the beginning of its password.
+pub(crate) fn without_users(urls: &str) -> String {
+    let parts: Vec<&str> = urls.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
+    let goes_on = |index: usize| {
+        parts.get(index + 1).is_some_and(|next| next.contains('@') && !next.contains("://"))
+    };
+    let shown = |(index, part): (usize, &&str)| {
+        if goes_on(index) { "…".to_owned() } else { without_user(part) }
+    };
+    parts.iter().enumerate().map(shown).collect::<Vec<_>>().join(",")
 }
 
 /// Where the broker is, without anything that may be secret.
@@ -178,7 +191,7 @@ impl NatsSettings {
     /// The addresses of the broker, without the users, passwords and tokens that they may have.
     #[must_use]
     pub fn broker(&self) -> String {
-        self.nats_url.split(',').map(without_user).collect::<Vec<_>>().join(",")
+        without_users(&self.nats_url)
     }
 
     /// The settings for a broker at this address that asks for no credentials.

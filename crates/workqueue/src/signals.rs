@@ -8,7 +8,7 @@ use tracing::{info, warn};
 use crate::telemetry;
 
 /// How soon after the first signal another one means the same: a process manager sends two of them.
-const SAME_REQUEST: Duration = Duration::from_secs(1);
+pub const SAME_REQUEST: Duration = Duration::from_secs(1);
 
 /// A token that SIGTERM or SIGINT cancels. A second signal more than a second later ends the process at
 /// once.

@@ -31,6 +31,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, ValueEnum};
+use cli::terminal::tell;
 use testkit::broker::{Broker, BrokerOptions, find};
 use testkit::programs::{self, Programs};
 use testkit::target_directory;
@@ -177,7 +178,7 @@ pub async fn bench(settings: &BenchSettings) -> anyhow::Result<BenchReport> {
     let machine = Machine::here(&find().await?, &directory);
     let mut figures = Figures::default();
     for number in 1..=rounds {
-        eprintln!("Round {number} of {rounds}");
+        tell(format_args!("Round {number} of {rounds}"));
         let inner = tempfile::Builder::new().prefix("round-").tempdir_in(&directory);
         let inner = inner.context("cannot create a directory for the round")?;
         let (directory, figures, peak) = (inner.path(), &mut figures, Each::default());
@@ -214,7 +215,9 @@ async fn measure(mut round: Round<'_>, only: &[BenchPart]) -> anyhow::Result<()>
     let baseline = baseline::measure(round).await?;
     let run = saturation::round_trips(round, baseline).await?;
     let round_trips = run.round_trips_per_second;
-    eprintln!("  the baseline is {baseline:.0} publishes/s; {round_trips:.0} round trips/s");
+    tell(format_args!(
+        "  the baseline is {baseline:.0} publishes/s; {round_trips:.0} round trips/s"
+    ));
     if wanted(BenchPart::Strings) {
         saturation::strings(round, baseline).await?;
     }

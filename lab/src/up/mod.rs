@@ -99,7 +99,7 @@ pub async fn up(settings: &UpSettings, stop: &CancellationToken) -> anyhow::Resu
         ),
         verdict = ending => verdict?,
     };
-    let _ = say(format_args!("{verdict}"));
+    let said = say(format_args!("{verdict}"));
     // It has nothing to finish.
     gateway.process.kill().await?;
     // A user who has killed a broker may have started it again, on the same files.
@@ -109,7 +109,7 @@ pub async fn up(settings: &UpSettings, stop: &CancellationToken) -> anyhow::Resu
         std::fs::remove_dir_all(&directory)
             .with_context(|| format!("cannot remove {}", directory.display()))?;
     }
-    Ok(verdict)
+    said.map(|()| verdict)
 }
 
 /// Waits until no broker takes connections any more: none of ours, and none that was started again by hand.

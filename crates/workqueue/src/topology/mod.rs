@@ -161,7 +161,8 @@ pub enum DeclareError {
     Breaks(Vec<Difference>),
     /// Another stream stores what this one should.
     #[error(
-        "the broker cannot create stream {stream}: {taken}; change the subjects of that stream, or give          this system an account of its own"
+        "the broker cannot create stream {stream}: {taken}; change the subjects of that stream, or give \
+         this system an account of its own"
     )]
     SubjectTaken {
         /// The stream that is missing.
@@ -354,15 +355,18 @@ pub async fn stream_state(context: &Context, name: &str) -> Result<StreamInfo, D
         .map_err(|error| DeclareError::new(context, format!("show stream {name}"), error))
 }
 
-/// Which of these subjects a stream on the broker stores, and which stream that is, for people.
+/// Which stream on the broker has subjects that overlap with these, for people.
 pub async fn subject_taken(context: &Context, subjects: &[String]) -> String {
+    let ours = subjects.join(", ");
     for subject in subjects {
-        if let Ok(stream) = context.stream_by_subject(subject).await {
-            return format!("stream {stream} stores {subject} already");
+        let Ok(stream) = context.stream_by_subject(subject).await else { continue };
+        if let Ok(info) = api::stream_info(context, &stream).await {
+            let theirs = info.config.subjects.join(", ");
+            return format!("stream {stream} stores {theirs} already, which overlaps with {ours}");
         }
     }
     // The user may not be permitted to ask.
-    format!("another stream stores some of {} already", subjects.join(", "))
+    format!("another stream stores some of {ours} already")
 }
 
 /// Refuses a broker that ignores settings which the guarantees rest on. Where the one that the client is
