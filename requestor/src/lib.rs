@@ -1,7 +1,7 @@
 //! The requestor: asks for random strings, stores the responses, and acknowledges what is stored.
 //!
 //! ```text
-//! ask     --> [REQUESTS]                           producer, rate_limiter, submit; tally counts
+//! ask     --> [REQUESTS]                           producer, rate_limiter; tally counts
 //! store       [RESPONSES] --> [ACKNOWLEDGMENTS]    store
 //! ```
 
@@ -9,9 +9,9 @@ mod producer;
 mod rate_limiter;
 mod settings;
 mod store;
-pub mod submit;
 mod tally;
 
+pub use producer::{record, submit};
 pub use settings::{RETIRED, Rate, RequestorSettings};
 pub use tally::DeadLettered;
 

@@ -1,4 +1,7 @@
 //! Produces requests at a given rate, and submits them, several at a time.
+//!
+//! There is one way to submit a request, of the gateway's, too: publish it to the queue REQUESTS and, once the
+//! broker has confirmed that, create its fact in the bucket `requested`. Only then is the request accepted.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
@@ -11,12 +14,38 @@ use tracing::{debug, error};
 use workqueue::{Backoff, JobId, LogOnce, Producer, PublishError, Trace, chain, now};
 
 use crate::rate_limiter::RateLimiter;
-use crate::submit::submit;
 use crate::tally::Tally;
 
 /// The first ceiling of the time between two tries of a request that the broker rejects, and the
 /// highest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
+
+/// Submits a request, and tries until the broker has confirmed it. While the queue is full it waits, until
+/// `stop`; then it gives up with [`PublishError::Full`], and nothing of the request is stored.
+///
+/// Dropping the future gives up: it is unknown then whether the request is in the queue.
+///
+/// # Errors
+///
+/// [`PublishError::Full`] after `stop`, and where trying again does not help.
+pub async fn submit(
+    producer: &Producer,
+    request: &Request,
+    trace: &Trace,
+    stop: &CancellationToken,
+) -> Result<(), PublishError> {
+    producer.publish(request, request.id, trace, Some(stop)).await?;
+    record(producer, request).await
+}
+
+/// Creates the fact that a request is accepted. Its queue has to have confirmed it before.
+///
+/// # Errors
+///
+/// Where trying again does not help.
+pub async fn record(producer: &Producer, request: &Request) -> Result<(), PublishError> {
+    producer.create(request, None).await.map(drop)
+}
 
 /// Submits requests for strings, at a given rate.
 #[derive(Debug)]

@@ -6,7 +6,7 @@ use contract::facts::Asked;
 use contract::queues::{Acknowledgment, Request};
 use contract::{Amount, IdempotencyKey};
 use jiff::SignedDuration;
-use requestor::submit::{record, submit};
+use requestor::{record, submit};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout_at};
 use tokio_util::sync::CancellationToken;
