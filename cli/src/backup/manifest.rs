@@ -1,5 +1,6 @@
 //! What a backup consists of, in a file of its own that is written last.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
@@ -185,7 +186,16 @@ async fn check(path: &Path, stream: &KeptStream) -> anyhow::Result<()> {
 pub(super) async fn prepare(directory: &Path) -> anyhow::Result<()> {
     let what = || format!("cannot create {}", directory.display());
     DirBuilder::new().recursive(true).mode(0o700).create(directory).await.with_context(what)?;
-    let mut entries = fs::read_dir(directory).await.with_context(what)?;
+    has_room(directory).await
+}
+
+/// Refuses a directory that has something in it already. It need not be there.
+pub(super) async fn has_room(directory: &Path) -> anyhow::Result<()> {
+    let what = || format!("cannot look into {}", directory.display());
+    let mut entries = match fs::read_dir(directory).await {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        entries => entries.with_context(what)?,
+    };
     if let Some(entry) = entries.next_entry().await.with_context(what)? {
         let name = entry.file_name();
         bail!(

@@ -54,6 +54,7 @@ pub struct RestoreSettings {
 }
 
 pub(crate) async fn run_backup(settings: &BackupSettings) -> anyhow::Result<()> {
+    manifest::has_room(&settings.directory).await?;
     let connection = terminal::connect(&settings.nats, "decoupled backup").await?;
     backup(&connection, &settings.directory).await?;
     say(format_args!("Backed up to {}.", settings.directory.display()))?;

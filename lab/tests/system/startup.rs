@@ -328,10 +328,13 @@ async fn command_says_that_it_waits_for_a_broker() {
 }
 
 #[tokio::test]
-async fn restore_looks_at_the_directory_before_it_connects() {
+async fn directory_is_looked_at_before_a_command_connects() {
     let (status, said) = without_a_broker(&["restore", "/no/such/backup"]).await;
     assert_eq!(status, Some(2), "{said}");
     assert!(said.starts_with("Error: /no/such/backup is no backup"), "{said}");
+    let (status, said) = without_a_broker(&["backup", "/"]).await;
+    assert_eq!(status, Some(2), "{said}");
+    assert!(said.starts_with("Error: / is not empty"), "{said}");
 }
 
 /// A program with each variable that its help names, and nothing in any of them.
