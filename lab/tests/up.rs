@@ -1,6 +1,7 @@
 //! `cargo lab up` as a program.
 
 use std::num::NonZeroU16;
+use std::path::Path;
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
@@ -19,6 +20,15 @@ async fn up(words: &[&str], settings: &[(&str, &str)]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
     command.arg("up").args(words).envs(settings.iter().copied()).env_remove("RUST_BACKTRACE");
     command.output().await.unwrap()
+}
+
+/// One that runs for an hour, and logs into this directory; once both sides work.
+async fn running(directory: &Path) -> Process {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
+    command.args(["up", "--for", "1h"]).env_remove("RUST_BACKTRACE");
+    let lab = Process::spawn(command, directory.join("log")).unwrap();
+    logged(&lab, "REQUESTS 0 waiting").await;
+    lab
 }
 
 #[tokio::test]
@@ -45,11 +55,8 @@ async fn hints_name_only_processes_that_run() {
 
 #[tokio::test]
 async fn a_broker_that_is_killed_as_proposed_is_shown_to_be_away() {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
-    command.args(["up", "--for", "1h"]).env_remove("RUST_BACKTRACE");
     let directory = tempfile::tempdir().unwrap();
-    let mut lab = Process::spawn(command, directory.path().join("log")).unwrap();
-    logged(&lab, "REQUESTS 0 waiting").await;
+    let mut lab = running(directory.path()).await;
     let said = lab.log_text();
     let (before, _) = said.split_once("kill the broker").unwrap();
     let kill = before.lines().rfind(|line| line.contains("kill -9")).unwrap();
@@ -79,11 +86,8 @@ async fn up_whose_reader_has_gone_stops_in_order() {
 
 #[tokio::test]
 async fn everything_ends_with_up_that_is_killed() {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
-    command.args(["up", "--for", "1h"]).env_remove("RUST_BACKTRACE");
     let directory = tempfile::tempdir().unwrap();
-    let mut lab = Process::spawn(command, directory.path().join("log")).unwrap();
-    logged(&lab, "REQUESTS 0 waiting").await;
+    let mut lab = running(directory.path()).await;
     let children = format!("/proc/{0}/task/{0}/children", lab.id());
     let children = std::fs::read_to_string(children).unwrap();
     let children: Vec<&str> = children.split_whitespace().collect();

@@ -17,8 +17,8 @@ use sha2::{Digest, Sha256};
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{sleep, timeout};
-use workqueue::Connection;
 use workqueue::api::{self, ApiError};
+use workqueue::{Connection, LogOnce};
 
 use crate::terminal::tell;
 
@@ -177,7 +177,7 @@ pub(super) async fn give(
     }
 }
 
-/// Asks the broker to take a snapshot, and gives the subject that it awaits the chunks on. Asks again where
+/// Asks the broker to restore a stream, and gives the subject that it awaits the chunks on. Asks again where
 /// a cluster cannot do it at present.
 async fn begin(
     connection: &Connection,
@@ -186,13 +186,13 @@ async fn begin(
 ) -> Result<String, ApiError> {
     let request = json!({ "config": config, "state": stream.state });
     let limit = Instant::now() + SILENCE;
-    let mut told = false;
+    let mut told = LogOnce::default();
     loop {
         let subject = format!("STREAM.RESTORE.{}", stream.name);
         match call(connection, subject, &request).await {
             Ok(Awaited { deliver_subject }) => return Ok(deliver_subject),
             Err(error @ ApiError::Unavailable(_)) if Instant::now() < limit => {
-                if !std::mem::replace(&mut told, true) {
+                if told.is_first(&error) {
                     tell(format_args!("{}: {error}; trying again", stream.name));
                 }
                 sleep(PAUSE).await;

@@ -18,7 +18,7 @@ use crate::clock::now;
 #[serde(try_from = "String", into = "Uuid")]
 pub struct JobId(Uuid);
 
-/// Orders the ids that this process makes.
+/// Orders the ids that this process makes within a millisecond.
 static ORDER: Mutex<AssertUnwindSafe<ContextV7>> = Mutex::new(AssertUnwindSafe(ContextV7::new()));
 
 impl JobId {
@@ -26,7 +26,7 @@ impl JobId {
     #[must_use]
     #[expect(clippy::new_without_default, reason = "each call gives another value")]
     pub fn new() -> Self {
-        // By the clock that ages are told by: it comes with the order of ids that one millisecond makes.
+        // By the clock that ages are told by: this machine's own may be set anew.
         let now = now();
         let seconds = u64::try_from(now.as_second()).unwrap_or_default();
         let nanos = u32::try_from(now.subsec_nanosecond()).unwrap_or_default();

@@ -153,7 +153,6 @@ async fn start(
     background: &mut Background,
 ) -> Result<Running, ServiceError> {
     let (health, metrics) = announcement.reads();
-    let for_clock = Arc::clone(&health);
     let report = {
         let (health, metrics) = (Arc::clone(&health), Arc::clone(&metrics));
         move |connected| {
@@ -171,7 +170,8 @@ async fn start(
     let queue = topology.queues.first().map(|queue| queue.stream);
     let bucket = topology.buckets.first().map(|bucket| bucket.stream);
     if let Some(stream) = queue.or(bucket) {
-        let report = move |wrong| for_clock.set_clock(wrong);
+        let health = Arc::clone(&health);
+        let report = move |wrong| health.set_clock(wrong);
         let clocks = ClockWatch::start(&connection, stream, report).await;
         background.spawn("comparing clocks", async { match clocks.run().await {} });
     }

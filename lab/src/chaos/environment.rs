@@ -7,13 +7,13 @@ use std::collections::BTreeMap;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::time::Duration;
-use workqueue::chain;
 
 use anyhow::Context as _;
 use nix::sys::signal::Signal;
 use testkit::programs::Programs;
 use testkit::proxy::Proxy;
 use testkit::side::Side;
+use workqueue::chain;
 
 use super::event_log::EventLog;
 use super::plan::{Action, Cast, Fault, FaultTarget, Member};

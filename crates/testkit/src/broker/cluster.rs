@@ -231,10 +231,10 @@ async fn agreed(brokers: &[&mut Broker]) -> anyhow::Result<()> {
     for broker in brokers {
         let health = broker.ask("/healthz").await?;
         ensure!(health["status"] == "ok", "{} says {health}", broker.name());
-        let routes = broker.ask("/varz").await?;
+        let server = broker.ask("/varz").await?;
         // The system account has one besides the pool.
-        let each = 1 + routes["cluster"]["pool_size"].as_u64().unwrap_or_default();
-        let routes = routes["routes"].as_u64().unwrap_or_default();
+        let each = 1 + server["cluster"]["pool_size"].as_u64().unwrap_or_default();
+        let routes = server["routes"].as_u64().unwrap_or_default();
         let all = each * (brokers.len() as u64 - 1);
         ensure!(routes == all, "{} has {routes} routes, and should have {all}", broker.name());
         let cluster = broker.ask("/jsz").await?["meta_cluster"].take();
