@@ -10,8 +10,9 @@ use crate::audit::AuditSettings;
 use crate::backup::{BackupSettings, RestoreSettings};
 use crate::dead_letters::DeadLetters;
 use crate::declare::DeclareSettings;
-use crate::terminal::{self, StopSignals};
+use crate::terminal;
 use crate::{audit, backup, dead_letters, declare};
+use workqueue::StopSignals;
 
 /// Declares, audits, backs up and repairs a deployment.
 #[derive(Debug, Parser)]
@@ -82,7 +83,7 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let mut signals = StopSignals::listen()?;
     tokio::select! {
         done = carry_out(cli.command) => done,
-        () = signals.next() => bail!("ended at once, before it was done"),
+        (signal, _) = signals.next() => bail!("{signal}: ended at once, before it was done"),
     }
 }
 

@@ -1,16 +1,14 @@
-//! Shared by the commands that a person calls at a terminal: their logs, their result, and how a
-//! signal ends it.
+//! Shared by the commands that a person calls at a terminal: their connection, their logs and their result.
 
 use std::fmt::Display;
 use std::io::{self, ErrorKind, Write};
 use std::pin::pin;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, Error};
 use serde::Serialize;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::timeout;
-use workqueue::{Connection, LogFormat, Logs, NatsSettings, SAME_REQUEST, TelemetrySettings};
+use workqueue::{Connection, LogFormat, Logs, NatsSettings, TelemetrySettings};
 
 /// How long a command waits for the broker before it says so.
 const SILENCE: Duration = Duration::from_secs(1);
@@ -95,47 +93,4 @@ pub async fn connect(settings: &NatsSettings, name: &str) -> anyhow::Result<Conn
     }
     tell(format_args!("waiting for the broker at {}", settings.broker()));
     connecting.await
-}
-
-/// SIGINT, SIGTERM and SIGHUP. Without a handler for the last, closing the terminal would leave behind
-/// what a command has started; without one for the others, they would not end the first process of a
-/// container.
-#[derive(Debug)]
-pub struct StopSignals {
-    interrupt: Signal,
-    terminate: Signal,
-    hangup: Signal,
-    /// When the last one came.
-    last: Option<Instant>,
-}
-
-impl StopSignals {
-    /// Begins to listen.
-    ///
-    /// # Errors
-    ///
-    /// Where the operating system refuses.
-    pub fn listen() -> io::Result<Self> {
-        Ok(Self {
-            interrupt: signal(SignalKind::interrupt())?,
-            terminate: signal(SignalKind::terminate())?,
-            hangup: signal(SignalKind::hangup())?,
-            last: None,
-        })
-    }
-
-    /// Waits for the next of them that is a request of its own.
-    pub async fn next(&mut self) {
-        loop {
-            tokio::select! {
-                _ = self.interrupt.recv() => {}
-                _ = self.terminate.recv() => {}
-                _ = self.hangup.recv() => {}
-            }
-            if self.last.is_none_or(|last| last.elapsed() > SAME_REQUEST) {
-                self.last = Some(Instant::now());
-                return;
-            }
-        }
-    }
 }

@@ -4,8 +4,9 @@ use std::process::ExitCode;
 
 use anyhow::Context;
 use clap::{Parser, Subcommand};
-use cli::terminal::{self, StopSignals};
+use cli::terminal;
 use tokio_util::sync::CancellationToken;
+use workqueue::StopSignals;
 
 use crate::bench::{BenchSettings, bench};
 use crate::chaos::{ChaosSettings, chaos};

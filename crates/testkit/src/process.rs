@@ -91,6 +91,15 @@ impl Process {
         self.signal(Signal::SIGINT)
     }
 
+    /// Sends SIGHUP, as when its terminal is closed.
+    ///
+    /// # Errors
+    ///
+    /// Where it has ended and was waited for.
+    pub fn hang_up(&self) -> anyhow::Result<()> {
+        self.signal(Signal::SIGHUP)
+    }
+
     /// Freezes it (SIGSTOP): it keeps its connections, and does nothing.
     ///
     /// # Errors

@@ -150,5 +150,5 @@ pub use settings::{
     LogFormat, NatsSettings, Settings, TelemetrySettings, default_instance, duration,
 };
 pub use settle::{Delay, Outcome, Settlement, settle};
-pub use signals::{SAME_REQUEST, stop_on_signals};
+pub use signals::{StopSignals, stop_on_signals};
 pub use telemetry::{InvalidFilter, Logs, init as init_telemetry};

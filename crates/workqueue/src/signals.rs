@@ -1,44 +1,90 @@
 use std::io;
 use std::time::{Duration, Instant};
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::telemetry;
 
-/// How soon after the first signal another one means the same: a process manager sends two of them.
-pub const SAME_REQUEST: Duration = Duration::from_secs(1);
+/// How soon after a signal another one means the same: a process manager sends two of them.
+const SAME_REQUEST: Duration = Duration::from_secs(1);
 
-/// A token that SIGTERM or SIGINT cancels. A second signal more than a second later ends the process at
-/// once.
+/// The requests to stop that a process gets: SIGTERM, SIGINT, and SIGHUP, which comes when the terminal is
+/// closed. Without a handler for them, the first process of a container would not end, and a process that
+/// has started others would leave them behind.
+#[derive(Debug)]
+pub struct StopSignals {
+    terminate: Signal,
+    interrupt: Signal,
+    /// Nothing, where whoever started the process has it ignored: as `nohup` does.
+    hangup: Option<Signal>,
+    /// When the last request came.
+    last: Option<Instant>,
+}
+
+impl StopSignals {
+    /// Begins to listen.
+    ///
+    /// # Errors
+    ///
+    /// Where the operating system refuses.
+    pub fn listen() -> io::Result<Self> {
+        let hangup = SignalKind::hangup();
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: if is_ignored(hangup) { None } else { Some(signal(hangup)?) },
+            last: None,
+        })
+    }
+
+    /// Waits for the next request, and gives the signal and its name. A signal within a second of the last
+    /// request is none of its own.
+    pub async fn next(&mut self) -> (&'static str, SignalKind) {
+        loop {
+            let hangup = async {
+                match &mut self.hangup {
+                    Some(hangup) => hangup.recv().await,
+                    None => std::future::pending().await,
+                }
+            };
+            let signal = tokio::select! {
+                _ = self.terminate.recv() => ("SIGTERM", SignalKind::terminate()),
+                _ = self.interrupt.recv() => ("SIGINT", SignalKind::interrupt()),
+                _ = hangup => ("SIGHUP", SignalKind::hangup()),
+            };
+            if self.last.is_none_or(|last| last.elapsed() > SAME_REQUEST) {
+                self.last = Some(Instant::now());
+                return signal;
+            }
+        }
+    }
+}
+
+/// Whether this process was started with this signal ignored, as far as the operating system says.
+fn is_ignored(signal: SignalKind) -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let ignored = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    ignored.is_some_and(|mask| mask >> (signal.as_raw_value() - 1) & 1 == 1)
+}
+
+/// A token that the first request to stop cancels. The second one ends the process at once.
 ///
 /// # Errors
 ///
 /// Where the signals cannot be listened for.
 pub fn stop_on_signals() -> io::Result<CancellationToken> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut signals = StopSignals::listen()?;
     let stop = CancellationToken::new();
     let stopped = stop.clone();
     tokio::spawn(async move {
-        let mut either = async || {
-            tokio::select! {
-                _ = terminate.recv() => ("SIGTERM", SignalKind::terminate()),
-                _ = interrupt.recv() => ("SIGINT", SignalKind::interrupt()),
-            }
-        };
-        let (name, _) = either().await;
-        info!(signal = name, "stopping; a second signal ends this at once");
+        let (signal, _) = signals.next().await;
+        info!(signal, "stopping; a second signal ends this at once");
         stopped.cancel();
-        let first = Instant::now();
-        let (name, kind) = loop {
-            let second = either().await;
-            if first.elapsed() > SAME_REQUEST {
-                break second;
-            }
-        };
-        warn!(signal = name, "ending at once: what is in flight comes back after ACK_WAIT");
+        let (signal, kind) = signals.next().await;
+        warn!(signal, "ending at once: what is in flight comes back after ACK_WAIT");
         telemetry::flush();
         std::process::exit(128 + kind.as_raw_value());
     });

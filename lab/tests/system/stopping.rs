@@ -202,6 +202,11 @@ async fn a_ctrl_c_stops_in_order_too() {
 }
 
 #[tokio::test]
+async fn a_closed_terminal_stops_in_order_too() {
+    stops_in_order(&[Process::hang_up]).await;
+}
+
+#[tokio::test]
 async fn service_killed_during_its_drain_loses_nothing() {
     let deployment = Deployment::with(&LIMITS).await;
     let mut requestor = deployment.ask(10).await;
@@ -274,18 +279,34 @@ async fn silent_admin_clients_delay_neither_a_probe_nor_the_end() {
     assert_eq!(admin(&busy, "/livez").await.0, 200);
 }
 
-#[tokio::test]
-async fn a_command_that_is_told_to_stop_ends_by_itself() {
+/// These signals end an audit, which was started by the last of these words. Gives which of them did.
+async fn ends_an_audit(signals: &[Signal], starter: &[&str]) -> String {
     // A broker that says nothing, so that the command waits for it.
     let broker = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let mut audit = Command::new(&programs().await.decoupled);
     let url = format!("nats://{}", broker.local_addr().unwrap());
-    audit.env_clear().args(["audit", "--nats-url", &url]);
+    let mut audit = Command::new("env");
+    audit.args(starter).arg(&programs().await.decoupled).args(["audit", "--nats-url", &url]);
     let directory = tempfile::tempdir().unwrap();
     let mut audit = Process::spawn(audit, directory.path().join("log")).unwrap();
     let _asked = broker.accept().await.unwrap();
-    audit.terminate().unwrap();
+    for signal in signals {
+        signal(&audit).unwrap();
+    }
     // A status of its own, and not the signal: as the first process of a container it would not have heard that.
     assert_eq!(audit.wait().await.unwrap().code(), Some(2), "{}", audit.log_text());
-    assert_eq!(audit.log_text(), "Error: ended at once, before it was done\n");
+    let text = audit.log_text();
+    let (_, error) = text.rsplit_once("Error: ").unwrap();
+    error.strip_suffix(": ended at once, before it was done\n").unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn a_command_that_is_told_to_stop_ends_by_itself() {
+    assert_eq!(ends_an_audit(&[Process::terminate], &[]).await, "SIGTERM");
+    assert_eq!(ends_an_audit(&[Process::hang_up], &[]).await, "SIGHUP");
+}
+
+#[tokio::test]
+async fn nohup_keeps_a_command_alive() {
+    let signals: [Signal; 2] = [Process::hang_up, Process::terminate];
+    assert_eq!(ends_an_audit(&signals, &["nohup"]).await, "SIGTERM");
 }
