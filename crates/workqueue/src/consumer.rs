@@ -3,13 +3,12 @@
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::PullConsumer;
 use futures_util::FutureExt;
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
@@ -241,16 +240,17 @@ impl<H: Handler> Worker<H> {
         };
         let trace = Trace::of(delivery.headers());
         let shared = Arc::clone(&self.shared);
-        let cx = Context { id, attempt, trace, shared, published: AtomicU64::new(0) };
+        let cx = Context::new(id, attempt, trace, shared);
         if let Err(rejection) = self.handler.admit(&job, &cx) {
             return Outcome::Rejected(rejection);
         }
         let mut work = pin!(self.handler.handle(job, &cx));
         let handled = match self.timeout {
             None => work.await,
-            Some(limit) => timeout(limit, work.as_mut())
+            Some(limit) => cx
+                .timeout(limit, work.as_mut())
                 .await
-                .unwrap_or_else(|_| Err(Failure::retry(format!("timed out after {limit:?}")))),
+                .unwrap_or_else(|| Err(Failure::retry(format!("timed out after {limit:?}")))),
         };
         handled.map_or_else(Outcome::Failed, |()| Outcome::Done)
     }

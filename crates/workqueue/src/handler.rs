@@ -2,9 +2,13 @@
 
 use std::any::Any;
 use std::fmt;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::time::sleep;
 
 use crate::JobId;
 use crate::dead_letters::Reason;
@@ -24,7 +28,8 @@ pub trait Handler: Send + Sync + 'static {
         RetryPolicy::default()
     }
 
-    /// Time that one attempt may take; one that takes longer has failed. Defaults to none.
+    /// Time that one attempt may take, from its start or from its last [`Context::heartbeat`]; one that takes
+    /// longer has failed. Defaults to none.
     fn timeout(&self) -> Option<Duration> {
         None
     }
@@ -149,12 +154,13 @@ impl Attempt {
 /// One attempt at a job: which one it is, and the only way to have an effect on the broker from within it.
 #[derive(Debug)]
 pub struct Context {
-    pub(crate) id: JobId,
-    pub(crate) attempt: Attempt,
-    pub(crate) trace: Trace,
-    pub(crate) shared: Arc<Shared>,
+    id: JobId,
+    attempt: Attempt,
+    trace: Trace,
+    shared: Arc<Shared>,
     /// How many jobs without an id of their own it has published.
-    pub(crate) published: AtomicU64,
+    published: AtomicU64,
+    heartbeat: Notify,
 }
 
 /// What the contexts of all jobs of one service have in common.
@@ -166,6 +172,27 @@ pub(crate) struct Shared {
 }
 
 impl Context {
+    pub(crate) fn new(id: JobId, attempt: Attempt, trace: Trace, shared: Arc<Shared>) -> Self {
+        let (published, heartbeat) = (AtomicU64::new(0), Notify::new());
+        Self { id, attempt, trace, shared, published, heartbeat }
+    }
+
+    /// Waits for `work`, unless it goes without a heartbeat for longer than `limit`.
+    pub(crate) async fn timeout<F: Future>(
+        &self,
+        limit: Duration,
+        mut work: Pin<&mut F>,
+    ) -> Option<F::Output> {
+        loop {
+            tokio::select! {
+                biased;
+                done = work.as_mut() => return Some(done),
+                () = self.heartbeat.notified() => {}
+                () = sleep(limit) => return None,
+            }
+        }
+    }
+
     /// The id of the job.
     #[must_use]
     pub fn id(&self) -> JobId {
@@ -195,6 +222,12 @@ impl Context {
     #[must_use]
     pub fn facts_max_age(&self) -> Duration {
         self.shared.facts_max_age
+    }
+
+    /// Reports that the job is still alive: its [`Handler::timeout`] begins anew. What the broker has to hear of
+    /// a job in flight it is told without this.
+    pub fn heartbeat(&self) {
+        self.heartbeat.notify_one();
     }
 
     /// Publishes another job, and ends once the broker has confirmed that it is stored. While its queue is
@@ -229,5 +262,35 @@ impl Context {
     /// Where the broker does not say.
     pub async fn read<F: Fact>(&self, key: &str) -> Result<Option<F>, ReadError> {
         self.shared.producer.read(key).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+
+    use super::*;
+    use crate::testing::Recorder;
+
+    const LIMIT: Duration = Duration::from_secs(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn a_job_without_a_heartbeat_times_out() {
+        let context = Recorder::new().context();
+        assert_eq!(context.timeout(LIMIT, pin!(sleep(LIMIT * 2))).await, None);
+        assert_eq!(context.timeout(LIMIT, pin!(sleep(LIMIT / 2))).await, Some(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_heartbeat_begins_the_time_out_anew() {
+        let context = Recorder::new().context();
+        let steps = async |last| {
+            for step in [LIMIT / 2, LIMIT / 2, LIMIT / 2, last] {
+                sleep(step).await;
+                context.heartbeat();
+            }
+        };
+        assert_eq!(context.timeout(LIMIT, pin!(steps(LIMIT / 2))).await, Some(()));
+        assert_eq!(context.timeout(LIMIT, pin!(steps(LIMIT * 2))).await, None);
     }
 }

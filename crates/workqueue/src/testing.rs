@@ -32,7 +32,6 @@
 //! ```
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 pub use crate::recorder::Recorder;
@@ -57,12 +56,6 @@ impl Recorder {
             instance: "test".to_owned(),
             facts_max_age: Duration::MAX,
         };
-        Context {
-            id,
-            attempt,
-            trace: Trace::default(),
-            shared: Arc::new(shared),
-            published: AtomicU64::new(0),
-        }
+        Context::new(id, attempt, Trace::default(), Arc::new(shared))
     }
 }
