@@ -5,7 +5,7 @@ use anyhow::{bail, ensure};
 use async_nats::jetstream::Context;
 use clap::Subcommand;
 use observe::dead_letters::{DeadLetter, list, replay};
-use workqueue::{NatsSettings, chain};
+use workqueue::{Connection, NatsSettings, chain};
 
 /// The subcommands of `decoupled dead-letters`.
 #[derive(Clone, Debug, Subcommand)]
@@ -71,7 +71,7 @@ pub(crate) async fn run(command: &DeadLetters) -> anyhow::Result<()> {
             if letters.is_empty() {
                 say(format_args!("There are no dead letters."))?;
             }
-            replay_all(nats, &letters).await?;
+            replay_all(&connection, &letters).await?;
         }
     }
     Ok(())
@@ -89,10 +89,10 @@ async fn named(nats: &Context, id: &str) -> anyhow::Result<Vec<DeadLetter>> {
 /// # Errors
 ///
 /// Where not all could be replayed.
-pub async fn replay_all(nats: &Context, letters: &[DeadLetter]) -> anyhow::Result<()> {
+pub async fn replay_all(connection: &Connection, letters: &[DeadLetter]) -> anyhow::Result<()> {
     let mut kept = 0;
     for letter in letters {
-        match replay(nats, letter).await {
+        match replay(connection, letter).await {
             Ok(()) => match letter.left_out() {
                 None => say(format_args!("replayed {letter}"))?,
                 Some(missing) => {

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use contract::queues;
 use serde::Serialize;
 use workqueue::dead_letters::{self, AT, ATTEMPTS, BY, LEFT_OUT, REASON, SUBJECT};
-use workqueue::{JobId, Publication};
+use workqueue::{Connection, JobId, PubAck};
 
 use crate::batch::{self, Stored};
 use crate::reading;
@@ -64,16 +64,14 @@ pub async fn list(nats: &Context, name: Option<&str>) -> anyhow::Result<Vec<Dead
 /// # Errors
 ///
 /// Where it cannot be replayed, or the broker does not confirm: the dead letter is still there.
-pub async fn replay(nats: &Context, letter: &DeadLetter) -> anyhow::Result<()> {
+pub async fn replay(connection: &Connection, letter: &DeadLetter) -> anyhow::Result<()> {
     // A new id for each try: a duplicate can only be another message's.
     let message_id = format!("replay:{}", JobId::new());
-    let publication =
-        dead_letters::replay(&letter.headers, &letter.body, &message_id, &queues::ALL)?;
-    let Publication { subject, headers, body } = publication;
-    let stored = nats.publish_with_headers(subject, headers, body).await;
-    let confirmation = stored.context("cannot publish it")?.await.context("not confirmed")?;
-    ensure!(!confirmation.duplicate, "the broker took it for a duplicate, and did not store it");
-    let stream = nats.get_stream_no_info(dead_letters::STREAM).await.context("cannot remove it")?;
+    let original = dead_letters::replay(&letter.headers, &letter.body, &message_id, &queues::ALL)?;
+    let ack = connection.publish_once(original).await?;
+    ensure!(ack == PubAck::Stored, "the broker took it for a duplicate, and did not store it");
+    let stream = connection.context().get_stream_no_info(dead_letters::STREAM).await;
+    let stream = stream.context("cannot remove it")?;
     stream
         .delete_message(letter.sequence)
         .await

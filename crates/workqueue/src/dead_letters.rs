@@ -154,8 +154,9 @@ impl Original<'_> {
         self.keep_headers(&mut headers, left_out);
         let id = self.subject.split_once('.').map_or(self.subject, |(_root, id)| id);
         let id = id[..id.floor_char_boundary(LONGEST_ID)].trim_end_matches('.');
-        // The client takes any white space for the end of a subject, and then for a broken line.
-        let id = id.replace(char::is_whitespace, "_");
+        // The client takes any white space for the end of a subject, and then for a broken line; the broker
+        // complains of wildcards.
+        let id = id.replace(|sign: char| sign.is_whitespace() || "*>".contains(sign), "_");
         Publication { subject: subject(self.stream, &id), headers, body: self.body.clone() }
     }
 

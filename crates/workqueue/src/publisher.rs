@@ -1,4 +1,4 @@
-//! Publishes until the broker has confirmed.
+//! Publishes, and waits until the broker has confirmed.
 
 use std::error::Error;
 use std::pin::pin;
@@ -81,6 +81,13 @@ impl PublishError {
     fn is_transient(&self) -> bool {
         matches!(self, Self::Full(_) | Self::Unconfirmed(_))
     }
+
+    /// Whether no stream answered.
+    fn lacks_stream(&self) -> bool {
+        let Self::Unconfirmed(source) = self else { return false };
+        let error = source.downcast_ref::<NatsPublishError>();
+        error.is_some_and(|error| error.kind() == NatsErrorKind::StreamNotFound)
+    }
 }
 
 impl Publisher {
@@ -143,28 +150,11 @@ impl Publisher {
         &self,
         publication: Publication,
     ) -> Result<PubAck, PublishError> {
-        let Publication { subject, headers, body } = publication;
-        if !is_subject(&subject) {
-            return Err(PublishError::Rejected(format!("'{subject}' is not a subject").into()));
+        let result = publish_once(&self.connection, &self.context, publication).await;
+        if result.as_ref().is_err_and(PublishError::lacks_stream) {
+            // In a box, because it is rare, and would make every other publish larger.
+            Box::pin(self.declare_again()).await;
         }
-        let subject = self.connection.address_of(subject);
-        let message = PublishMessage::build().payload(body).headers(headers);
-        let publish = async { self.context.send_publish(subject, message).await?.await };
-        let result = match self.connection.ask(pin!(publish)).await {
-            Some(Ok(ack)) if ack.duplicate => Ok(PubAck::Duplicate),
-            Some(Ok(_)) => Ok(PubAck::Stored),
-            Some(Err(error)) => {
-                if error.kind() == NatsErrorKind::StreamNotFound {
-                    // In a box, because it is rare, and would make every other publish larger.
-                    Box::pin(self.declare_again()).await;
-                }
-                Err(classify(error))
-            }
-            None if self.connection.has_ended() => {
-                Err(PublishError::Rejected("the NATS client has ended".into()))
-            }
-            None => Err(PublishError::Unconfirmed("the connection was lost".into())),
-        };
         count(&self.metrics, &result).inc();
         self.obstacle.note(self.stream, result.as_ref().err());
         result
@@ -188,10 +178,46 @@ impl Publisher {
     }
 }
 
-/// Whether a message can be published under this: tokens without white space and wildcards, separated by dots.
+impl Connection {
+    /// Publishes once. Waits for a connection, and for the broker's answer.
+    ///
+    /// # Errors
+    ///
+    /// See [`PublishError`]. Nothing is tried again.
+    pub async fn publish_once(&self, publication: Publication) -> Result<PubAck, PublishError> {
+        publish_once(self, self.context(), publication).await
+    }
+}
+
+/// Publishes once, from the places that this context has for what is under way.
+async fn publish_once(
+    connection: &Connection,
+    context: &Context,
+    publication: Publication,
+) -> Result<PubAck, PublishError> {
+    let Publication { subject, headers, body } = publication;
+    if !is_subject(&subject) {
+        return Err(PublishError::Rejected(format!("'{subject}' is not a subject").into()));
+    }
+    let subject = connection.address_of(subject);
+    let message = PublishMessage::build().payload(body).headers(headers);
+    let publish = async { context.send_publish(subject, message).await?.await };
+    match connection.ask(pin!(publish)).await {
+        Some(Ok(ack)) if ack.duplicate => Ok(PubAck::Duplicate),
+        Some(Ok(_)) => Ok(PubAck::Stored),
+        Some(Err(error)) => Err(classify(error)),
+        None if connection.has_ended() => {
+            Err(PublishError::Rejected("the NATS client has ended".into()))
+        }
+        None => Err(PublishError::Unconfirmed("the connection was lost".into())),
+    }
+}
+
+/// Whether a message can be published under this, and read by every client: tokens without white space, none
+/// of which is a wildcard, separated by dots.
 fn is_subject(subject: &str) -> bool {
-    let is_fine = |byte: u8| byte > b' ' && byte != b'*' && byte != b'>';
-    subject.bytes().all(is_fine) && !subject.ends_with('.') && !subject.contains("..")
+    let is_token = |token| !matches!(token, "" | "*" | ">");
+    !subject.contains(char::is_whitespace) && subject.split('.').all(is_token)
 }
 
 /// The counter of this result.

@@ -57,7 +57,7 @@ pub(super) async fn replay(
     let letters = page(gateway.connection()?, sequence, 1).await?;
     let letter = letters.first().filter(|letter| letter.sequence == sequence);
     let gone = || ProblemKind::NoDeadLetter.because("this dead letter is not there any more");
-    dead_letters::replay(replayer.context(), letter.ok_or_else(gone)?)
+    dead_letters::replay(replayer, letter.ok_or_else(gone)?)
         .await
         .map_err(|error| ProblemKind::Conflict.because(chain(&*error)))?;
     Ok(answer(&json!({ "replayed": 1 })))
@@ -84,7 +84,7 @@ pub(super) async fn replay_all(
     let mut count = 0;
     let mut kept = Vec::new();
     for letter in &letters {
-        match dead_letters::replay(replayer.context(), letter).await {
+        match dead_letters::replay(replayer, letter).await {
             Ok(()) => count += 1,
             Err(error) => {
                 kept.push(json!({ "sequence": letter.sequence, "reason": chain(&*error) }));

@@ -134,7 +134,7 @@ pub async fn chaos(
     log.note(headline(&plan));
     log.note(format_args!("logs and queues are in {}", from_here(&directory)));
     let mut environment = ChaosEnvironment::start(&config, plan.cast, &log).await?;
-    let mut poison = Poison::new(nats);
+    let mut poison = Poison::new(&connection);
     let (of_brokers, of_others) = plan.faults.iter().partition(|fault| is_for_brokers(fault));
     {
         let broken = async {

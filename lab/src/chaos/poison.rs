@@ -6,10 +6,9 @@ use std::time::Duration;
 use anyhow::Context as _;
 use async_nats::HeaderMap;
 use async_nats::header::NATS_MESSAGE_ID;
-use async_nats::jetstream::Context;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
-use workqueue::{JobId, Queue};
+use workqueue::{Connection, JobId, Publication, Queue};
 
 /// How long to wait before another try: the broker may be down, or the queue be full.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -19,18 +18,18 @@ const LIMIT: Duration = Duration::from_mins(2);
 
 /// The messages that were sent, and those that still are.
 pub(super) struct Poison<'a> {
-    nats: &'a Context,
+    connection: &'a Connection,
     sending: JoinSet<String>,
 }
 
 impl<'a> Poison<'a> {
-    pub(super) fn new(nats: &'a Context) -> Self {
-        Self { nats, sending: JoinSet::new() }
+    pub(super) fn new(connection: &'a Connection) -> Self {
+        Self { connection, sending: JoinSet::new() }
     }
 
     /// Sends one into a queue, and repeats that until it is confirmed.
     pub(super) fn spread(&mut self, queue: Queue) {
-        let nats = self.nats.clone();
+        let connection = self.connection.clone();
         self.sending.spawn(async move {
             let id = JobId::new().to_string();
             let subject = queue.subject_of(&id);
@@ -38,10 +37,9 @@ impl<'a> Poison<'a> {
                 let mut headers = HeaderMap::new();
                 headers.insert(NATS_MESSAGE_ID, id.as_str());
                 let body = "neither a request, nor a response, nor an acknowledgment";
-                let publish = nats.publish_with_headers(subject.clone(), headers, body.into());
-                if let Ok(confirmation) = publish.await
-                    && confirmation.await.is_ok()
-                {
+                let body = body.into();
+                let publication = Publication { subject: subject.clone(), headers, body };
+                if connection.publish_once(publication).await.is_ok() {
                     return id;
                 }
                 sleep(PAUSE).await;

@@ -1,5 +1,7 @@
 //! Messages that no worker can handle.
 
+use std::collections::BTreeSet;
+
 use async_nats::HeaderMap;
 use cli::dead_letters::replay_all;
 use contract::facts::Received;
@@ -12,6 +14,7 @@ use workqueue::dead_letters::{self, ATTEMPTS, BY, Cause, ORIGINAL, Original, REA
 use workqueue::{JobId, topology};
 
 use crate::deployment::{Deployment, Side, admin, creation, ended, publication, succeeded};
+use crate::foreign_messages::{Raw, publish_raw};
 use crate::round_trips::request;
 
 pub fn value<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
@@ -182,6 +185,24 @@ async fn longest_subject_does_not_prevent_dead_lettering() {
 }
 
 #[tokio::test]
+async fn odd_subject_does_not_prevent_dead_lettering() {
+    // The broker stores all of these, and a client can read them. A key with a DEL, and one that is nothing
+    // but `>`, it stores as well, and does not deliver.
+    let keys = ["*", "a*b", "a>", "a\u{1}b", "a\0b", "ä"];
+    let deployment = Deployment::start().await;
+    let subjects = keys.map(|key| REQUESTS.subject_of(key));
+    for subject in &subjects {
+        let message = Raw { subject: subject.as_bytes(), headers: b"", body: b"not JSON" };
+        publish_raw(deployment.broker.port(), None, "inbox", message).await;
+    }
+    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let letters = deployment.dead_letters(keys.len().try_into().unwrap()).await;
+    let dead: BTreeSet<_> = letters.iter().map(|(_, headers, _)| value(headers, SUBJECT)).collect();
+    assert_eq!(dead, subjects.iter().map(String::as_str).collect());
+    deployment.drained(REQUESTS).await;
+}
+
+#[tokio::test]
 async fn a_replayed_dead_letter_goes_its_way_and_is_gone() {
     let deployment = Deployment::start().await;
     let failing = [("FAILURE_RATE", "1"), ("MAX_ATTEMPTS", "1")];
@@ -196,13 +217,13 @@ async fn a_replayed_dead_letter_goes_its_way_and_is_gone() {
     let letters = list(deployment.nats(), None).await.unwrap();
     // By the id of its request, by its own sequence, and all that are left.
     let one = list(deployment.nats(), Some(&letters[0].id)).await.unwrap();
-    replay_all(deployment.nats(), &one).await.unwrap();
+    replay_all(deployment.connection(), &one).await.unwrap();
     let sequence = letters[1].sequence.to_string();
     let another = list(deployment.nats(), Some(&sequence)).await.unwrap();
-    replay_all(deployment.nats(), &another).await.unwrap();
+    replay_all(deployment.connection(), &another).await.unwrap();
     let rest = list(deployment.nats(), None).await.unwrap();
     assert_eq!((one.len(), another.len(), rest.len()), (1, 1, 1));
-    replay_all(deployment.nats(), &rest).await.unwrap();
+    replay_all(deployment.connection(), &rest).await.unwrap();
 
     for letter in letters {
         deployment.fact_eventually::<Received>(letter.id.parse().unwrap()).await;
@@ -239,7 +260,7 @@ async fn a_dead_letter_whose_replay_is_not_stored_stays() {
     deployment.publish(&dead.dead_letter(&cause)).await;
     let letters = list(deployment.nats(), None).await.unwrap();
     assert!(letters[0].full().contains("not JSON"), "{}", letters[0].full());
-    let refused = replay_all(deployment.nats(), &letters).await.unwrap_err();
+    let refused = replay_all(deployment.connection(), &letters).await.unwrap_err();
     assert_eq!(refused.to_string(), "1 of 1 dead letters are still there");
     assert_eq!(list(deployment.nats(), None).await.unwrap().len(), 1);
 }

@@ -117,6 +117,10 @@ impl<B> Deployment<B> {
         (output.status.code(), String::from_utf8(text).unwrap())
     }
 
+    pub fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
     pub fn nats(&self) -> &Context {
         self.connection.context()
     }

@@ -529,7 +529,7 @@ async fn every_user_has_the_permissions_that_it_needs() {
 
     let _generator = guarded.run(Side::Generator, "generator", &[]).await;
     let replayer = guarded.connect(REPLAYER).await;
-    replay_all(replayer.context(), &guarded.dead_letters(5).await).await.unwrap();
+    replay_all(&replayer, &guarded.dead_letters(5).await).await.unwrap();
     let total = [("REQUEST_TOTAL", "200"), ("REQUEST_RATE", "max")];
     let mut requestor = guarded.run(Side::Requestor, "asking", &total).await;
     succeeded(&mut requestor).await;

@@ -199,7 +199,7 @@ async fn unreadable_dead_letter_is_shown_and_not_replayed() {
     let letters = list(deployment.nats(), None).await.unwrap();
     let shown = letters[0].full();
     assert!(shown.contains(HEADER_BLOCK) && shown.contains("\\xffnobody reads this"), "{shown}");
-    replay_all(deployment.nats(), &letters).await.unwrap_err();
+    replay_all(deployment.connection(), &letters).await.unwrap_err();
     assert_eq!(list(deployment.nats(), None).await.unwrap().len(), 1);
     drained(&deployment, RESPONSES).await;
 }

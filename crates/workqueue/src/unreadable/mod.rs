@@ -20,7 +20,6 @@ use std::pin::pin;
 
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::consumer::Info;
-use async_nats::jetstream::context::PublishError;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use serde::Deserialize;
@@ -30,10 +29,12 @@ use tracing::{debug, warn};
 
 use crate::Queue;
 use crate::api::{self, ApiError};
+use crate::chain::chain;
 use crate::clock::now;
 use crate::connection::Connection;
 use crate::dead_letters::{Cause, Original};
 use crate::log_once::LogOnce;
+use crate::publisher::PublishError;
 
 /// How many messages one sweep looks at. The next one goes on behind them.
 const MOST: usize = 10_000;
@@ -89,8 +90,8 @@ enum SweepError {
     Unavailable,
     #[error(transparent)]
     Api(ApiError),
-    #[error("the dead letter is not confirmed: {0}")]
-    Unconfirmed(#[from] PublishError),
+    #[error("the dead letter is not stored: {}", chain(.0))]
+    NotStored(PublishError),
     #[error("the broker did not delete it")]
     Kept,
 }
@@ -224,11 +225,7 @@ impl Sweeper {
             // That it was delivered is all that is known.
             let cause = Cause { reason, attempts: 1, at: now(), by: &self.instance };
             let dead = original.unreadable(block, &cause);
-            let publish = async {
-                let context = self.connection.context();
-                context.publish_with_headers(dead.subject, dead.headers, dead.body).await?.await
-            };
-            self.connection.ask(pin!(publish)).await.ok_or(SweepError::Unavailable)??;
+            self.connection.publish_once(dead).await.map_err(SweepError::NotStored)?;
             self.remaining.insert(sequence, true);
         }
         self.delete(sequence).await
