@@ -1,7 +1,7 @@
 //! `decoupled declare --watch`: keeps a deployment as it should be, from one place.
 //!
-//! Creates what is missing, changes limits that differ in place, and moves the messages that no client can
-//! read to the dead letters, again and again. With it, no service needs the right to do any of that.
+//! Creates what is missing, changes limits that differ in place, and moves the messages that nobody can settle,
+//! again and again. With it, no service needs the right to do any of that.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -20,8 +20,8 @@ use prometheus_client::registry::Registry;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
+use workqueue::sweeper::Sweeper;
 use workqueue::topology::{self, Declared, Difference, Limits};
-use workqueue::unreadable::Sweeper;
 use workqueue::{Connection, LogOnce, NatsSettings, Report, TelemetrySettings};
 
 /// How often to look. A round that a lost connection interrupts goes on as soon as there is another.
@@ -140,7 +140,9 @@ async fn look_again_and_again(
             None => continue,
         }
         for sweeper in &mut sweepers {
-            status.dead_lettered.inc_by(sweeper.sweep().await);
+            let swept = sweeper.sweep().await;
+            status.dead_lettered.inc_by(swept.dead_lettered);
+            status.requeued.inc_by(swept.requeued);
         }
     }
 }
@@ -153,13 +155,14 @@ struct Status {
     connected: Gauge,
     changes: Counter,
     dead_lettered: Counter,
+    requeued: Counter,
 }
 
 impl Status {
     fn new(stop: CancellationToken) -> Self {
         let mut registry = Registry::with_prefix("decoupled");
-        let (connected, changes, dead_lettered) =
-            (Gauge::default(), Counter::default(), Counter::default());
+        let (connected, changes) = (Gauge::default(), Counter::default());
+        let (dead_lettered, requeued) = (Counter::default(), Counter::default());
         registry.register("connected", "1 while there is a connection", connected.clone());
         registry.register(
             "topology_changes",
@@ -168,8 +171,11 @@ impl Status {
         );
         let help = "Messages that no client can read, moved to the dead letters";
         registry.register("unreadable_messages", help, dead_lettered.clone());
+        let help =
+            "Messages that the broker would not deliver again, moved to the end of their queue";
+        registry.register("requeued_messages", help, requeued.clone());
         let problem = Mutex::new(Some("starting".to_owned()));
-        Self { stop, problem, registry, connected, changes, dead_lettered }
+        Self { stop, problem, registry, connected, changes, dead_lettered, requeued }
     }
 
     fn set_problem(&self, problem: Option<String>) {

@@ -281,7 +281,7 @@ pub fn replay(
 }
 
 /// Whether the broker acts on a header of this name. It looks without regard to case.
-fn is_for_the_broker(name: &str) -> bool {
+pub(crate) fn is_for_the_broker(name: &str) -> bool {
     name.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("nats-"))
 }
 

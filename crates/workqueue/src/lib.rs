@@ -77,7 +77,7 @@
 //! | give up, replay | [`dead_letters`] |
 //! | start, drain, stop | `service`, `running`, `background`, `signals` |
 //! | declare, compare with what is there | [`topology`], `declare` |
-//! | find what no client can read | [`unreadable`], `consumer_state` |
+//! | find what nobody can settle | [`sweeper`], `consumer_state` |
 //! | connect with patience; ask the broker | `connection`, `credentials`, `connect_error`, [`api`] |
 //! | report | `admin` on [`http`], `health`, `healthcheck`, `metrics`, `announce`, `telemetry` |
 //! | settings of a program | `settings`, `command_line` |
@@ -121,10 +121,10 @@ mod service;
 mod settings;
 mod settle;
 mod signals;
+pub mod sweeper;
 mod telemetry;
 pub mod testing;
 pub mod topology;
-pub mod unreadable;
 
 pub use admin::{Report, serve as serve_admin};
 pub use backoff::Backoff;

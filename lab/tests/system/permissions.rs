@@ -50,9 +50,9 @@ const READERS: &[&str] = &[AUDITOR, GATEWAY];
 /// Subjects, and the users that may publish to them. All others are refused.
 const PUBLISHES: &[(&str, &[&str])] = &[
     // The queues, and the dead letters.
-    ("requests.id", &[REQUESTOR, REPLAYER, GATEWAY]),
-    ("responses.id", &[GENERATOR, REPLAYER]),
-    ("acknowledgments.id", &[REQUESTOR, REPLAYER]),
+    ("requests.id", &[REQUESTOR, DECLARER, REPLAYER, GATEWAY]),
+    ("responses.id", &[GENERATOR, DECLARER, REPLAYER]),
+    ("acknowledgments.id", &[REQUESTOR, DECLARER, REPLAYER]),
     ("dead_letters.REQUESTS.id", &[GENERATOR, DECLARER]),
     ("dead_letters.RESPONSES.id", &[REQUESTOR, DECLARER]),
     ("dead_letters.ACKNOWLEDGMENTS.id", &[GENERATOR, DECLARER]),

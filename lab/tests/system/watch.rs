@@ -1,14 +1,20 @@
 //! `decoupled declare --watch`, which keeps the topology as it should be.
 
+use std::fs;
+use std::path::Path;
+
 use async_nats::jetstream::stream::DiscardPolicy;
-use contract::facts;
+use contract::facts::{self, RECEIVED};
 use contract::queues::{REQUESTS, RESPONSES};
 use testkit::eventually::eventually;
 use testkit::process::{Process, logged};
 use tokio::process::Command;
 use workqueue::topology::{self, Limits};
 
-use crate::deployment::{Deployment, LIMITS, Side, admin, admin_addr, programs, ready, succeeded};
+use crate::deployment::{
+    Deployment, LIMITS, Side, admin, admin_addr, creation, programs, publication, ready, succeeded,
+};
+use crate::round_trips::request;
 
 /// Waits until the watch is not ready, for this reason.
 async fn unready(watch: &Process, reason: &str) {
@@ -102,4 +108,46 @@ async fn watch_that_is_told_to_stop_exits_0_with_or_without_a_broker() {
     logged(&watch, "cannot connect to the broker yet").await;
     watch.interrupt().unwrap();
     succeeded(&mut watch).await;
+}
+
+/// Copies a directory of files.
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for file in fs::read_dir(from).unwrap() {
+        let file = file.unwrap();
+        fs::copy(file.path(), to.join(file.file_name())).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn watch_requeues_acknowledged_messages_that_are_still_there() {
+    let mut deployment = Deployment::start().await;
+    for request in [request(), request()] {
+        deployment.publish(&publication(&request)).await;
+        deployment.publish(&creation(&request)).await;
+    }
+    let store = deployment.broker.configuration_file().with_file_name("jetstream");
+    let (messages, saved) = (store.join("$G/streams/REQUESTS/msgs"), deployment.log("saved"));
+    deployment.broker.stop().await.unwrap();
+    copy(&messages, &saved);
+    deployment.broker.restart().await.unwrap();
+    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let _requestor = deployment.run(Side::Requestor, "requestor", &[("REQUEST_RATE", "0")]).await;
+    deployment.facts_reach(RECEIVED, 2).await;
+    deployment.drained(REQUESTS).await;
+
+    // The broker forgets that it has removed them, and not that they were acknowledged: as when it is killed in
+    // between.
+    deployment.broker.stop().await.unwrap();
+    fs::remove_dir_all(&messages).unwrap();
+    copy(&saved, &messages);
+    deployment.broker.restart().await.unwrap();
+    assert_eq!(deployment.depth(REQUESTS).await, 2);
+
+    let watch = deployment.watch("watch", &LIMITS, &[]).await;
+    deployment.drained(REQUESTS).await;
+    let (_, metrics) = admin(&watch, "/metrics").await;
+    assert!(metrics.contains("decoupled_requeued_messages_total 2\n"), "{metrics}");
+    let verdict = deployment.verdict().await;
+    assert_eq!((verdict.complete, verdict.is_clean()), (2, true), "{verdict}");
 }

@@ -1,4 +1,5 @@
-//! Finds the messages that no client library can read, and moves them to the dead letters.
+//! Finds the messages of a queue that no consumer would ever settle, and moves them: to the dead letters what no
+//! client library can read, to the end of the queue what the broker would not deliver again.
 //!
 //! A broker stores whatever bytes it is given for headers and subject. A client that is sent some that it
 //! cannot read takes its connection for broken, or panics, and the service behind it never learns of the
@@ -6,40 +7,50 @@
 //! that takes it. So such a message is looked for among those that were delivered and not acknowledged,
 //! which the broker shows one by one in JSON.
 //!
-//! A [`Sweeper`] is called every few seconds, from one place. It costs a question about the consumer, and
-//! more only while a message was redelivered, or while the oldest one that is not acknowledged stays the
-//! same: a client that has panicked takes nothing a second time. It looks at no message twice.
+//! A broker that is killed may forget that it has removed a message, and remember that it was acknowledged. It
+//! does not deliver that message again, which takes up room in its queue for ever. It is published again
+//! and then deleted, and not only deleted, because that stays right even where the broker is wrong about
+//! the acknowledgment.
+//!
+//! A [`Sweeper`] is called every few seconds, from one place. It costs a question about the consumer and one
+//! about the first message, and more only while a message was redelivered, or while the oldest one that is
+//! not acknowledged stays the same: a client that has panicked takes nothing a second time. It looks at no
+//! message twice.
 
 #[cfg(test)]
 mod agreement;
 mod parse;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::mem;
 use std::pin::pin;
 
+use async_nats::HeaderMap;
+use async_nats::header::NATS_MESSAGE_ID;
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::consumer::Info;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 use tracing::{debug, warn};
 
-use crate::Queue;
 use crate::api::{self, ApiError};
 use crate::chain::chain;
 use crate::clock::now;
 use crate::connection::Connection;
-use crate::dead_letters::{Cause, Original};
+use crate::dead_letters::{Cause, Original, is_for_the_broker};
+use crate::id::JobId;
+use crate::job::{Publication, Queue};
 use crate::log_once::LogOnce;
 use crate::publisher::PublishError;
 
 /// How many messages one sweep looks at. The next one goes on behind them.
 const MOST: usize = 10_000;
 
-/// Moves the unreadable messages of one queue to the dead letters.
+/// Moves the messages of one queue that no consumer would ever settle.
 #[derive(Debug)]
 pub struct Sweeper {
     connection: Connection,
@@ -51,11 +62,22 @@ pub struct Sweeper {
     ack_floor: Option<u64>,
     /// Up to which sequence every message was looked at.
     looked_at: u64,
-    /// The unreadable messages that are still in the queue, and whether their dead letter is stored.
+    /// The messages that are to go, and whether what takes their place is stored.
     remaining: BTreeMap<u64, bool>,
-    /// How many messages were moved so far.
-    moved: u64,
+    /// Those that the last sweep has found although they were acknowledged. The broker removes a message after
+    /// its consumer has done with it, so only the next sweep takes them for forgotten.
+    acked: BTreeSet<u64>,
+    swept: Swept,
     logged: LogOnce,
+}
+
+/// What a sweep has moved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Swept {
+    /// How many messages it has moved to the dead letters.
+    pub dead_lettered: u64,
+    /// How many messages it has moved to the end of their queue.
+    pub requeued: u64,
 }
 
 /// A message as the broker shows it in JSON, with its bytes in base64.
@@ -90,10 +112,24 @@ enum SweepError {
     Unavailable,
     #[error(transparent)]
     Api(ApiError),
-    #[error("the dead letter is not stored: {}", chain(.0))]
+    #[error("what is to take its place is not stored: {}", chain(.0))]
     NotStored(PublishError),
     #[error("the broker did not delete it")]
     Kept,
+}
+
+/// The same message, under a message id of its own: under the old one the broker would take it for the one
+/// that it has.
+fn copy(message: &Shown, block: &[u8], body: Bytes) -> Publication {
+    let mut headers = HeaderMap::new();
+    for (name, values) in parse::readable(block).iter() {
+        let is_live = is_for_the_broker(name.as_ref());
+        for value in values.iter().filter(|_| !is_live) {
+            headers.append(name.clone(), value.clone());
+        }
+    }
+    headers.insert(NATS_MESSAGE_ID, format!("requeued:{}", JobId::new()));
+    Publication { subject: message.subject.clone(), headers, body }
 }
 
 impl Sweeper {
@@ -108,23 +144,26 @@ impl Sweeper {
             ack_floor: None,
             looked_at: 0,
             remaining: BTreeMap::new(),
-            moved: 0,
+            acked: BTreeSet::new(),
+            swept: Swept::default(),
             logged: LogOnce::default(),
         }
     }
 
-    /// Looks for unreadable messages if there is reason to, and moves them. Gives how many it has moved.
+    /// Looks for what the broker would not deliver again, and for unreadable messages if there is reason to,
+    /// and moves them. Gives how many it has moved.
     ///
     /// What it cannot do it logs once, with the command that does it by hand, and tries again
     /// at the next sweep.
-    pub async fn sweep(&mut self) -> u64 {
+    pub async fn sweep(&mut self) -> Swept {
+        self.swept = Swept::default();
         let Queue { stream, consumer, .. } = self.queue;
         let info = format!("CONSUMER.INFO.{stream}.{consumer}");
         let info = match self.ask::<Info>(info, &json!({})).await {
             Ok(info) => info,
             Err(failure) => {
                 debug!(stream, consumer, %failure, "the broker does not describe the consumer");
-                return 0;
+                return self.swept;
             }
         };
         let created = info.created.unix_timestamp_nanos();
@@ -132,25 +171,45 @@ impl Sweeper {
             self.ack_floor = None;
             self.looked_at = 0;
             self.remaining.clear();
+            self.acked.clear();
         }
         let floor = info.ack_floor.stream_sequence;
         let stands_still = self.ack_floor.replace(floor).is_none_or(|before| before == floor);
-        if info.num_ack_pending == 0 || !(stands_still || info.num_redelivered > 0) {
-            return 0;
+        let may_be_unreadable =
+            info.num_ack_pending > 0 && (stands_still || info.num_redelivered > 0);
+        let mut searched = self.requeue_acked(floor).await;
+        if may_be_unreadable && searched.is_ok() {
+            searched = self.search(floor, info.delivered.stream_sequence).await;
         }
-        let moved_before = self.moved;
-        match self.search(floor, info.delivered.stream_sequence).await {
+        match searched {
             Ok(()) if self.remaining.is_empty() => self.logged.forget(),
             Ok(()) | Err(SweepError::Unavailable) => {}
             Err(failure) if self.logged.is_first(&failure) => warn!(
                 stream, %failure,
-                "cannot look for messages that the client cannot read. If services lose their \
+                "cannot look for messages that nobody can settle. If services lose their \
                  connection each ACK_WAIT, remove the message behind it by hand: \
                  nats stream rmm {stream} <sequence>"
             ),
             Err(_) => {}
         }
-        self.moved - moved_before
+        self.swept
+    }
+
+    /// Moves the messages up to `floor` to the end of the queue.
+    async fn requeue_acked(&mut self, floor: u64) -> Result<(), SweepError> {
+        let before = mem::take(&mut self.acked);
+        let mut from = 1;
+        while self.acked.len() < MOST
+            && let Some(message) = self.next(from).await?
+            && message.sequence <= floor
+        {
+            from = message.sequence + 1;
+            self.acked.insert(message.sequence);
+            if before.contains(&message.sequence) {
+                self.look_at(&message, true).await;
+            }
+        }
+        Ok(())
     }
 
     /// Looks at the messages behind `floor` up to `last`. In a queue, those that are there still are those
@@ -158,7 +217,9 @@ impl Sweeper {
     async fn search(&mut self, floor: u64, last: u64) -> Result<(), SweepError> {
         for sequence in self.remaining.keys().copied().collect::<Vec<_>>() {
             match self.next(sequence).await? {
-                Some(message) if message.sequence == sequence => self.look_at(&message).await,
+                Some(message) if message.sequence == sequence => {
+                    self.look_at(&message, false).await;
+                }
                 _ => drop(self.remaining.remove(&sequence)),
             }
         }
@@ -170,7 +231,7 @@ impl Sweeper {
             match self.next(self.looked_at + 1).await? {
                 Some(message) if message.sequence <= last => {
                     self.looked_at = message.sequence;
-                    self.look_at(&message).await;
+                    self.look_at(&message, false).await;
                 }
                 _ => self.looked_at = last,
             }
@@ -178,57 +239,73 @@ impl Sweeper {
         Ok(())
     }
 
-    /// Moves a message, if it is unreadable.
-    async fn look_at(&mut self, message: &Shown) {
+    /// Moves a message that is unreadable to the dead letters, and one that was acknowledged to the end of
+    /// the queue.
+    async fn look_at(&mut self, message: &Shown, is_acked: bool) {
         // What is not base64 is nothing that this broker has stored.
         let Ok(block) = BASE64_STANDARD.decode(&message.headers) else { return };
-        let Some(flaw) = parse::flaw(&message.subject, &block) else { return };
         let Ok(body) = BASE64_STANDARD.decode(&message.body) else { return };
+        let body = Bytes::from(body);
         let (stream, sequence) = (self.queue.stream, message.sequence);
-        let reason = format!("malformed: the client library cannot read it: {flaw}");
-        match self.dead_letter(message, &block, body, &reason).await {
-            Ok(()) => {
-                self.remaining.remove(&sequence);
-                self.moved += 1;
+        let flaw = parse::flaw(&message.subject, &block);
+        let reason = match &flaw {
+            Some(flaw) => format!("malformed: the client library cannot read it: {flaw}"),
+            None if is_acked => "it was acknowledged, and is still there".to_owned(),
+            None => return,
+        };
+        let successor = match flaw {
+            Some(_) => self.dead_letter(message, &block, &body, &reason),
+            None => copy(message, &block, body),
+        };
+        match self.replace(sequence, successor).await {
+            Ok(()) if flaw.is_some() => {
+                self.swept.dead_lettered += 1;
                 warn!(queue = stream, sequence, reason, "dead-lettered");
+            }
+            Ok(()) => {
+                self.swept.requeued += 1;
+                warn!(queue = stream, sequence, reason, "requeued");
             }
             Err(SweepError::Unavailable) => {}
             Err(failure) if self.logged.is_first(format_args!("{sequence}: {failure}")) => warn!(
                 stream, sequence, reason, %failure,
-                "cannot move a message to the dead letters that the client cannot read. It breaks the \
-                 connection of a service each ACK_WAIT; to remove it by hand: \
-                 nats stream rmm {stream} {sequence}"
+                "cannot move a message that nobody can settle. One that is malformed breaks the connection of \
+                 a service each ACK_WAIT; to remove it by hand: nats stream rmm {stream} {sequence}"
             ),
             Err(_) => {}
         }
     }
 
-    /// Publishes the dead letter, and deletes the message only once that is confirmed. It is published
-    /// once: a second one would be a duplicate only for as long as the broker remembers the first.
-    async fn dead_letter(
-        &mut self,
+    fn dead_letter(
+        &self,
         message: &Shown,
         block: &[u8],
-        body: Vec<u8>,
+        body: &Bytes,
         reason: &str,
-    ) -> Result<(), SweepError> {
-        let sequence = message.sequence;
+    ) -> Publication {
+        let headers = parse::readable(block);
+        let original = Original {
+            stream: self.queue.stream,
+            sequence: message.sequence,
+            subject: &message.subject,
+            headers: Some(&headers),
+            body,
+        };
+        // That it was delivered is all that is known.
+        let cause = Cause { reason, attempts: 1, at: now(), by: &self.instance };
+        original.unreadable(block, &cause)
+    }
+
+    /// Publishes what takes the place of a message, and deletes the message only once that is confirmed. It is
+    /// published once: a second one would be a duplicate only for as long as the broker remembers the first.
+    async fn replace(&mut self, sequence: u64, successor: Publication) -> Result<(), SweepError> {
         if !*self.remaining.entry(sequence).or_default() {
-            let headers = parse::readable(block);
-            let original = Original {
-                stream: self.queue.stream,
-                sequence,
-                subject: &message.subject,
-                headers: Some(&headers),
-                body: &body.into(),
-            };
-            // That it was delivered is all that is known.
-            let cause = Cause { reason, attempts: 1, at: now(), by: &self.instance };
-            let dead = original.unreadable(block, &cause);
-            self.connection.publish_once(dead).await.map_err(SweepError::NotStored)?;
+            self.connection.publish_once(successor).await.map_err(SweepError::NotStored)?;
             self.remaining.insert(sequence, true);
         }
-        self.delete(sequence).await
+        self.delete(sequence).await?;
+        self.remaining.remove(&sequence);
+        Ok(())
     }
 
     async fn delete(&self, sequence: u64) -> Result<(), SweepError> {
