@@ -13,13 +13,15 @@ use workqueue::{Connection, LogFormat, Logs, NatsSettings, TelemetrySettings};
 /// How long a command waits for the broker before it says so.
 const SILENCE: Duration = Duration::from_secs(1);
 
-/// Starts the logs of a command: errors only, unless `RUST_LOG` says otherwise.
+/// Starts the logs of a command: errors, and what an audit waits for, unless `RUST_LOG` says
+/// otherwise.
 ///
 /// # Errors
 ///
 /// Where `RUST_LOG` makes no sense.
 pub fn init_logs() -> anyhow::Result<Logs> {
-    let rust_log = std::env::var("RUST_LOG").unwrap_or_else(|_| "error,async_nats=off".to_owned());
+    let rust_log = std::env::var("RUST_LOG")
+        .unwrap_or_else(|_| "error,observe=warn,async_nats=off".to_owned());
     let log_format = Some(LogFormat::Pretty);
     workqueue::init_telemetry(&TelemetrySettings { rust_log, log_format }).map_err(Error::msg)
 }
@@ -67,13 +69,22 @@ pub fn in_locale(text: String) -> String {
 /// # Errors
 ///
 /// Where the line cannot be written for another reason, such as a full disk.
-pub fn say(line: impl Display) -> anyhow::Result<()> {
-    match writeln!(io::stdout(), "{line}") {
+pub fn say(text: impl Display) -> anyhow::Result<()> {
+    match line(text) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
             Err(error).context("cannot write to the standard output")
         }
         Ok(()) | Err(_) => Ok(()),
     }
+}
+
+/// Prints a line on standard output.
+///
+/// # Errors
+///
+/// Where it cannot be written: with [`ErrorKind::BrokenPipe`], where its reader has gone.
+pub fn line(text: impl Display) -> io::Result<()> {
+    writeln!(io::stdout(), "{text}")
 }
 
 /// Tells on the standard error how far something is, if that takes it.

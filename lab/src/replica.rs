@@ -5,15 +5,22 @@ use std::path::Path;
 use std::process::ExitStatus;
 use std::time::Duration;
 
-use anyhow::{Context, bail};
+use anyhow::{Context as _, bail, ensure};
+use async_nats::jetstream::Context;
+use contract::queues;
 use testkit::process::{Process, bound_to_this};
-use tokio::time::timeout;
+use tokio::time::{Instant, sleep, timeout};
+use workqueue::topology;
 
 /// The arguments of `decoupled` for the one process that keeps the topology.
 pub(crate) const WATCH: [&str; 2] = ["declare", "--watch"];
 
 /// How long a replica may take to stop: the drain of the services, and some more.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// How long declaring may take, and how often to look.
+const DECLARE_TIMEOUT: Duration = Duration::from_mins(1);
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// The exit status of a program that makes no sense of a setting.
 const MISUSED: i32 = 2;
@@ -66,6 +73,24 @@ impl Replica {
             Some(MISUSED) => bail!("{} cannot start:\n{}", self.name, self.process.log_text()),
             _ => Ok(()),
         }
+    }
+
+    /// Waits until this, which is `declare --watch`, has declared the last of the topology: there is no verdict
+    /// before.
+    ///
+    /// # Errors
+    ///
+    /// Its error about an invalid setting, or what is still missing after a while.
+    pub(crate) async fn declared(&mut self, nats: &Context) -> anyhow::Result<()> {
+        let until = Instant::now() + DECLARE_TIMEOUT;
+        for queue in queues::ALL {
+            while let Err(error) = topology::queue_state(nats, queue).await {
+                self.could_start()?;
+                ensure!(Instant::now() < until, "it is not declared: {error}");
+                sleep(PAUSE).await;
+            }
+        }
+        Ok(())
     }
 
     /// Asks it to stop in order, even if it is paused.

@@ -1,7 +1,8 @@
 //! `cargo lab chaos` as a program: its output, and both of its verdicts.
 
+use std::io::{BufRead, BufReader};
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use lab::chaos::plan::{FaultTarget, Plan};
 use serde_json::Value;
@@ -41,6 +42,19 @@ fn all_faults_at_once_break_no_guarantee() {
             assert!(told.lines().any(|told| told.ends_with(&line)), "{line}:\n{told}");
         }
     }
+}
+
+#[test]
+fn chaos_whose_reader_has_gone_stops_in_order() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
+    // For an hour, if nobody notices.
+    command.args(["chaos", "--for", "1h", "--seed", "1"]);
+    let mut chaos = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut events = BufReader::new(chaos.stdout.take().unwrap()).lines();
+    assert!(events.any(|event| event.unwrap().contains("s  requested ")));
+    drop(events);
+    let output = chaos.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output.stderr));
 }
 
 #[test]

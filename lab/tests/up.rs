@@ -93,7 +93,13 @@ async fn everything_ends_with_up_that_is_killed() {
     let children: Vec<&str> = children.split_whitespace().collect();
     // A broker, the gateway, `declare --watch`, and each side.
     assert!(children.len() >= 5, "{children:?}");
+    let said = lab.log_text();
+    let files = said.lines().find_map(|line| line.split_once("logs and queues are in ")).unwrap().1;
+    let files = Path::new(env!("CARGO_MANIFEST_DIR")).join(files);
+    assert!(files.is_dir(), "{}", files.display());
     lab.kill().await.unwrap();
+    let is_gone = async || if files.exists() { Err(files.display()) } else { Ok(()) };
+    eventually("its files are gone", is_gone).await;
     eventually("all have ended", async || {
         let is_left = |id: &&&str| {
             // One that has ended stays a zombie until it is waited for.

@@ -1,8 +1,19 @@
 //! The directory for the files of tests and of the lab: cargo's target directory, for this project alone.
 
+use std::io::Write;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 
 use anyhow::Context;
+
+/// Removes the directory that it is given once its standard input ends, unless it can read a line there. No
+/// signal of the terminal ends it.
+const REMOVER: &str = r#"
+    trap '' HUP INT QUIT TERM
+    read -r keep && exit
+    for try in 1 2 3 4 5 6 7 8 9 10; do rm -rf -- "$0" && exit; sleep 1; done
+"#;
 
 /// Cargo's target directory.
 #[must_use]
@@ -16,16 +27,52 @@ pub fn directory() -> PathBuf {
     }
 }
 
-/// Makes a directory there for the files of one run of a command.
-///
-/// # Errors
-///
-/// Where the operating system refuses.
-pub fn make(command: &str) -> anyhow::Result<PathBuf> {
-    let directory = directory().join("lab").join(format!("{command}-{}", std::process::id()));
-    std::fs::create_dir_all(&directory)
-        .with_context(|| format!("cannot create {}", directory.display()))?;
-    Ok(directory)
+/// A directory there for the files of one run of a command. It goes with the process, however that ends, unless
+/// it is to be kept.
+#[derive(Debug)]
+pub struct RunDirectory {
+    path: PathBuf,
+    /// A process that is killed removes nothing, so another one waits for its end.
+    remover: Child,
+}
+
+impl RunDirectory {
+    /// Makes it.
+    ///
+    /// # Errors
+    ///
+    /// Where the operating system refuses.
+    pub fn make(command: &str) -> anyhow::Result<Self> {
+        let path = directory().join("lab").join(format!("{command}-{}", std::process::id()));
+        std::fs::create_dir_all(&path)
+            .with_context(|| format!("cannot create {}", path.display()))?;
+        let mut remover = Command::new("sh");
+        remover.args(["-c", REMOVER]).arg(&path).process_group(0);
+        remover.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
+        let remover = remover.spawn().context("cannot run sh")?;
+        Ok(Self { path, remover })
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Keeps it: its logs are of use where something went wrong.
+    pub fn keep(mut self) {
+        if let Some(input) = &mut self.remover.stdin {
+            // Where the remover has been ended by somebody, the directory stays anyway.
+            let _ = input.write_all(b"keep\n");
+        }
+    }
+}
+
+impl Drop for RunDirectory {
+    fn drop(&mut self) {
+        drop(self.remover.stdin.take());
+        let _ = self.remover.wait();
+    }
 }
 
 /// A path as one would type it here.
@@ -33,4 +80,21 @@ pub fn make(command: &str) -> anyhow::Result<PathBuf> {
 pub fn from_here(path: &Path) -> String {
     let here = std::env::current_dir().unwrap_or_default();
     path.strip_prefix(here).unwrap_or(path).display().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_of_a_run_goes_unless_it_is_kept() {
+        let gone = RunDirectory::make("gone").unwrap();
+        let kept = RunDirectory::make("kept").unwrap();
+        let paths = [&gone, &kept].map(|run| run.path().to_owned());
+        std::fs::write(paths[0].join("file"), "").unwrap();
+        drop(gone);
+        kept.keep();
+        assert_eq!([false, true], paths.each_ref().map(|path| path.exists()));
+        std::fs::remove_dir(&paths[1]).unwrap();
+    }
 }

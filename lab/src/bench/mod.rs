@@ -34,7 +34,7 @@ use clap::{Args, ValueEnum};
 use cli::terminal::tell;
 use testkit::broker::{Broker, BrokerOptions, find};
 use testkit::programs::{self, Programs};
-use testkit::target_directory;
+use testkit::target_directory::RunDirectory;
 use workqueue::{Connection, NatsSettings};
 
 use deployment::Each;
@@ -171,28 +171,36 @@ impl Round<'_> {
 /// Where something cannot be built or started, or anything was lost or doubled.
 pub async fn bench(settings: &BenchSettings) -> anyhow::Result<BenchReport> {
     let programs = programs::build().await?;
-    let sizes = Sizes::of(settings);
-    let rounds = if settings.quick { 1 } else { settings.rounds };
     // Not among the temporary files, which some systems keep in memory.
-    let directory = target_directory::make("bench")?;
-    let machine = Machine::here(&find().await?, &directory);
-    let mut figures = Figures::default();
-    for number in 1..=rounds {
-        tell(format_args!("Round {number} of {rounds}"));
-        let inner = tempfile::Builder::new().prefix("round-").tempdir_in(&directory);
-        let inner = inner.context("cannot create a directory for the round")?;
-        let (directory, figures, peak) = (inner.path(), &mut figures, Each::default());
-        measure(Round { programs: &programs, sizes, directory, figures, peak }, &settings.only)
-            .await?;
+    let directory = RunDirectory::make("bench")?;
+    let report = run(&programs, directory.path(), settings).await;
+    if report.is_err() {
+        directory.keep();
     }
-    fs::remove_dir_all(&directory)
-        .with_context(|| format!("cannot remove {}", directory.display()))?;
-    let report =
-        BenchReport { machine, rounds, quick: settings.quick, figures: figures.into_list() };
+    let report = report?;
     if settings.save {
         save(&report)?;
     }
     Ok(report)
+}
+
+async fn run(
+    programs: &Programs,
+    directory: &Path,
+    settings: &BenchSettings,
+) -> anyhow::Result<BenchReport> {
+    let sizes = Sizes::of(settings);
+    let rounds = if settings.quick { 1 } else { settings.rounds };
+    let machine = Machine::here(&find().await?, directory);
+    let mut figures = Figures::default();
+    for number in 1..=rounds {
+        tell(format_args!("Round {number} of {rounds}"));
+        let inner = tempfile::Builder::new().prefix("round-").tempdir_in(directory);
+        let inner = inner.context("cannot create a directory for the round")?;
+        let (directory, figures, peak) = (inner.path(), &mut figures, Each::default());
+        measure(Round { programs, sizes, directory, figures, peak }, &settings.only).await?;
+    }
+    Ok(BenchReport { machine, rounds, quick: settings.quick, figures: figures.into_list() })
 }
 
 /// Keeps the report with its machine in a file of its own, and its table in the README.

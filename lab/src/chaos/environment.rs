@@ -62,7 +62,7 @@ pub(super) struct ChaosEnvironment<'a> {
     /// Requests a second, of each requestor.
     rate: String,
     /// `declare --watch`, which keeps the topology. No fault touches it, nor its connection.
-    watch: Replica,
+    pub(super) watch: Replica,
     /// Those that were told to stop, and may still be at it.
     leaving: Vec<Replica>,
     failures: Vec<String>,

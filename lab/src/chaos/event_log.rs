@@ -1,12 +1,14 @@
 //! The events of a run, printed as they happen.
 
 use std::fmt::Display;
+use std::io::ErrorKind;
 use std::sync::Mutex;
 use std::time::Duration;
 
-use cli::terminal::{say, tell};
+use cli::terminal::{line, tell};
 use serde::Serialize;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 /// The events so far. Several tasks write to it at the same time.
 #[derive(Debug)]
@@ -14,6 +16,8 @@ pub(super) struct EventLog {
     started: Instant,
     moments: Mutex<Vec<Moment>>,
     quiet: bool,
+    /// Ends the run where nobody reads any more.
+    stop: CancellationToken,
 }
 
 /// Something that happened.
@@ -27,8 +31,9 @@ pub struct Moment {
 
 impl EventLog {
     /// Begins now. A quiet one writes to the standard error, which leaves the standard output to the report.
-    pub(super) fn new(quiet: bool) -> Self {
-        Self { started: Instant::now(), moments: Mutex::default(), quiet }
+    /// Where the reader of the events has gone, as that of `chaos | head`, it stops the run in order.
+    pub(super) fn new(quiet: bool, stop: CancellationToken) -> Self {
+        Self { started: Instant::now(), moments: Mutex::default(), quiet, stop }
     }
 
     /// The moment that is this long after the beginning.
@@ -43,7 +48,10 @@ impl EventLog {
         if self.quiet {
             tell(format_args!("{at:>7.2}s  {what}"));
         } else {
-            let _ = say(format_args!("{at:>7.2}s  {what}"));
+            let said = line(format_args!("{at:>7.2}s  {what}"));
+            if said.is_err_and(|error| error.kind() == ErrorKind::BrokenPipe) {
+                self.stop.cancel();
+            }
         }
         self.moments.lock().expect("nothing panics while it holds this").push(Moment { at, what });
     }

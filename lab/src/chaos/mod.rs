@@ -10,7 +10,7 @@ pub use event_log::Moment;
 pub use report::{ChaosReport, Findings};
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
@@ -19,8 +19,8 @@ use observe::audit::{audit, drained};
 use observe::snapshot::Totals;
 use observe::{Poller, dead_letters};
 use testkit::broker::Brokers;
-use testkit::programs;
-use testkit::target_directory::{self, from_here};
+use testkit::programs::{self, Programs};
+use testkit::target_directory::{RunDirectory, from_here};
 use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use workqueue::{Connection, NatsSettings};
@@ -118,22 +118,37 @@ pub async fn chaos(
     );
     let programs = stop.run_until_cancelled(programs::build()).await;
     let programs = programs.context("stopped before anything was started")??;
-    let directory = target_directory::make("chaos")?;
-    let mut brokers = Brokers::start(plan.cast.brokers, Some(directory.clone())).await?;
+    let directory = RunDirectory::make("chaos")?;
+    let report = run(programs, directory.path(), settings, plan, stop).await;
+    if !report.as_ref().is_ok_and(|report| report.clean) {
+        directory.keep();
+    }
+    report
+}
+
+async fn run(
+    programs: Programs,
+    directory: &Path,
+    settings: &ChaosSettings,
+    plan: Plan,
+    stop: &CancellationToken,
+) -> anyhow::Result<ChaosReport> {
+    let mut brokers = Brokers::start(plan.cast.brokers, Some(directory.to_owned())).await?;
     let connection = observe::connect(&NatsSettings::at(brokers.url()), "lab chaos").await?;
     let nats = connection.context();
     let config = ReplicaConfig {
         programs,
-        directory: directory.clone(),
+        directory: directory.to_owned(),
         brokers: brokers.ports(),
         copies: brokers.copies(),
         rate: settings.rate,
     };
 
-    let log = EventLog::new(settings.json);
+    let log = EventLog::new(settings.json, stop.clone());
     log.note(headline(&plan));
-    log.note(format_args!("logs and queues are in {}", from_here(&directory)));
+    log.note(format_args!("logs and queues are in {}", from_here(directory)));
     let mut environment = ChaosEnvironment::start(&config, plan.cast, &log).await?;
+    environment.watch.declared(nats).await?;
     let mut poison = Poison::new(&connection);
     let (of_brokers, of_others) = plan.faults.iter().partition(|fault| is_for_brokers(fault));
     {
@@ -170,12 +185,7 @@ pub async fn chaos(
         failures.push("a broker has ended by itself".to_owned());
     }
     brokers.stop().await?;
-    let report = ChaosReport::new(plan, log.into_moments(), outcome, &poisoned, failures);
-    if report.clean {
-        std::fs::remove_dir_all(&directory)
-            .with_context(|| format!("cannot remove {}", directory.display()))?;
-    }
-    Ok(report)
+    Ok(ChaosReport::new(plan, log.into_moments(), outcome, &poisoned, failures))
 }
 
 fn headline(plan: &Plan) -> String {

@@ -6,6 +6,7 @@ mod replicas;
 mod screen;
 
 use std::io::ErrorKind;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
@@ -14,8 +15,8 @@ use cli::terminal::say;
 use observe::Poller;
 use observe::audit::{Verdict, audit};
 use testkit::broker::{Broker, Brokers};
-use testkit::programs;
-use testkit::target_directory::{self, from_here};
+use testkit::programs::{self, Programs};
+use testkit::target_directory::{RunDirectory, from_here};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -66,18 +67,33 @@ pub struct UpSettings {
 pub async fn up(settings: &UpSettings, stop: &CancellationToken) -> anyhow::Result<Verdict> {
     let programs = stop.run_until_cancelled(programs::build()).await;
     let programs = programs.context("stopped before anything was started")??;
-    let directory = target_directory::make("up")?;
-    let mut brokers = Brokers::start(settings.brokers, Some(directory.clone())).await?;
+    let directory = RunDirectory::make("up")?;
+    let ended = run(&programs, directory.path(), settings, stop).await;
+    if !matches!(&ended, Ok((verdict, true)) if verdict.is_clean()) {
+        directory.keep();
+    }
+    ended.map(|(verdict, _)| verdict)
+}
+
+/// Gives the verdict, and whether all brokers that ran to the end were ours.
+async fn run(
+    programs: &Programs,
+    directory: &Path,
+    settings: &UpSettings,
+    stop: &CancellationToken,
+) -> anyhow::Result<(Verdict, bool)> {
+    let mut brokers = Brokers::start(settings.brokers, Some(directory.to_owned())).await?;
     let url = brokers.url();
-    let mut replicas = Replicas::start(&programs, settings, &brokers, &directory)?;
+    let mut replicas = Replicas::start(programs, settings, &brokers, directory)?;
     let copies = brokers.copies().to_string();
-    let (addr, mut gateway) = page::start(&programs, &url, &copies, &directory).await?;
+    let (addr, mut gateway) = page::start(programs, &url, &copies, directory).await?;
     let connection = observe::connect(&NatsSettings::at(&url), "lab up").await?;
+    replicas.watch.declared(connection.context()).await?;
     let verb = if brokers.len() == 1 { "broker is" } else { "brokers are" };
     let above = format!(
         "The page is at http://{addr}/\nThe {verb} at {url}; logs and queues are in {}\n\n{}",
-        from_here(&directory),
-        hints::what_to_try(&brokers, &programs, &replicas, addr)
+        from_here(directory),
+        hints::what_to_try(&brokers, programs, &replicas, addr)
     );
     let screen = Screen::new(above);
 
@@ -95,7 +111,7 @@ pub async fn up(settings: &UpSettings, stop: &CancellationToken) -> anyhow::Resu
         biased;
         () = none_listens(&ports) => bail!(
             "no broker answers any more, so there is no verdict; logs and queues are in {}",
-            from_here(&directory)
+            from_here(directory)
         ),
         verdict = ending => verdict?,
     };
@@ -105,11 +121,7 @@ pub async fn up(settings: &UpSettings, stop: &CancellationToken) -> anyhow::Resu
     // A user who has killed a broker may have started it again, on the same files.
     let all_are_ours = brokers.all_run()?;
     brokers.stop().await?;
-    if verdict.is_clean() && all_are_ours {
-        std::fs::remove_dir_all(&directory)
-            .with_context(|| format!("cannot remove {}", directory.display()))?;
-    }
-    said.map(|()| verdict)
+    said.map(|()| (verdict, all_are_ours))
 }
 
 /// Waits until no broker takes connections any more: none of ours, and none that was started again by hand.
@@ -152,8 +164,7 @@ async fn show(
                 let picture = screen::picture(&snapshot, &processes, screen.columns());
                 screen.show(&picture, &screen::summary(&snapshot))
             }
-            // The first replica may still be declaring the queues, or the user has paused the
-            // broker.
+            // The user may have paused or killed the broker.
             Err(reason) => {
                 let reason = chain(&*reason);
                 let waiting = format!("waiting for the broker and its queues: {reason}");

@@ -14,7 +14,7 @@ use crate::replica::{Replica, WATCH, share};
 pub(super) struct Replicas {
     pub(super) requestors: Vec<Replica>,
     pub(super) generators: Vec<Replica>,
-    watch: Replica,
+    pub(super) watch: Replica,
 }
 
 impl Replicas {

@@ -2,9 +2,9 @@
 //! then elsewhere.
 
 use std::borrow::Cow;
-use std::io::{self, Write};
+use std::io;
 
-use cli::terminal::{in_locale, say};
+use cli::terminal::{in_locale, line, say};
 use console::Term;
 use observe::Snapshot;
 use observe::snapshot::{LastRequest, shortened};
@@ -49,7 +49,7 @@ impl Screen {
 
     /// Shows this moment instead of the one before.
     pub(super) fn show(&mut self, text: &str, summary: &str) -> io::Result<()> {
-        let Some(terminal) = &self.terminal else { return writeln!(io::stdout(), "{summary}") };
+        let Some(terminal) = &self.terminal else { return line(summary) };
         let size = terminal.size();
         match self.drawn {
             None => {}

@@ -5,6 +5,7 @@ use tempfile::TempDir;
 use testkit::eventually::eventually;
 use tokio::io::AsyncReadExt;
 use tokio::net::{TcpListener, TcpStream};
+use tokio_util::sync::CancellationToken;
 
 use super::*;
 use crate::chaos::plan::Plan;
@@ -79,7 +80,7 @@ async fn done(environment: &mut ChaosEnvironment<'_>, text: &str) -> Fault {
 #[tokio::test]
 async fn fault_of_a_process_is_really_done_and_undone() {
     let (config, _directory, _broker) = config().await;
-    let log = EventLog::new(true);
+    let log = EventLog::new(true, CancellationToken::new());
     let mut environment = ChaosEnvironment::start(&config, CAST, &log).await.unwrap();
     let first = id(&environment).unwrap();
 
@@ -130,7 +131,7 @@ async fn fault_of_a_process_is_really_done_and_undone() {
 #[tokio::test]
 async fn replica_that_ends_by_itself_is_a_failure() {
     let (config, _directory, _broker) = config().await;
-    let log = EventLog::new(true);
+    let log = EventLog::new(true, CancellationToken::new());
     let mut environment = ChaosEnvironment::start(&config, CAST, &log).await.unwrap();
     is_ready(&environment).await;
     let replica = environment.slots[&MEMBER].replica.as_ref().unwrap();
@@ -150,7 +151,7 @@ async fn replica_that_ends_by_itself_is_a_failure() {
 #[tokio::test]
 async fn fault_of_a_network_is_really_done_and_undone() {
     let (config, _directory, broker) = config().await;
-    let log = EventLog::new(true);
+    let log = EventLog::new(true, CancellationToken::new());
     let mut environment = ChaosEnvironment::start(&config, CAST, &log).await.unwrap();
     let url = environment.slots[&MEMBER].network[0].url().replace("nats://", "");
     for (action, survives) in [("cut", false), ("reset", false), ("hang", true), ("slow", true)] {
