@@ -9,6 +9,7 @@ use observe::audit::audit;
 use serde_json::Value;
 use testkit::broker::{Broker, BrokerOptions};
 use testkit::http;
+use testkit::process::{Process, logged};
 use tokio::process::Command;
 
 use crate::api::get;
@@ -33,6 +34,16 @@ async fn hub_and_leaf() -> (Deployment, Broker) {
         ..BrokerOptions::default()
     };
     (Deployment::at(hub).await, Broker::start(leaf).await.unwrap())
+}
+
+#[tokio::test]
+async fn audit_says_what_it_waits_for() {
+    let (hub, leaf) = hub_and_leaf().await;
+    let mut audit = Command::new(&programs().await.decoupled);
+    audit.env_clear().envs([("NATS_URL", leaf.url().as_str()), ("NATS_DOMAIN", "none")]);
+    audit.arg("audit");
+    let audit = Process::spawn(audit, hub.log("audit")).unwrap();
+    logged(&audit, "if it has a domain, NATS_DOMAIN has to name it").await;
 }
 
 #[tokio::test]

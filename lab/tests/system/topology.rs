@@ -237,6 +237,8 @@ async fn paused_consumer_is_named_by_all_that_depend_on_it() {
     let snapshot = observe::Poller::new(&connection).snapshot().await.unwrap();
     let paused = snapshot.queues.iter().filter(|queue| queue.paused_until.is_some());
     assert_eq!(paused.map(|queue| queue.name).collect::<Vec<_>>(), [REQUESTS.stream]);
+    let (_, said) = deployment.decoupled(["audit"]).await;
+    assert!(said.contains("  REQUESTS is paused until "), "{said}");
     // It had begun before.
     logged(&running, "the consumer is paused").await;
 }

@@ -5,7 +5,7 @@ mod memory;
 mod read;
 mod verdict;
 
-pub use verdict::{Ids, Redelivered, Verdict};
+pub use verdict::{Ids, Paused, Redelivered, Verdict};
 
 use std::time::Duration;
 
@@ -13,9 +13,11 @@ use anyhow::Context as _;
 use async_nats::jetstream::Context;
 use contract::{facts, queues};
 use futures_util::{StreamExt, TryStreamExt, stream};
+use jiff::Timestamp;
 use tokio::time::{Instant, sleep};
+use tracing::warn;
 use workqueue::topology::{self, DeclareError};
-use workqueue::{Queue, chain};
+use workqueue::{LogOnce, Queue, chain};
 
 use ledger::{Ledger, Seen, Standing};
 use memory::{Evidence, Requestors};
@@ -82,10 +84,14 @@ async fn left_in_queues(nats: &Context) -> anyhow::Result<u64> {
 /// Asks again, from the beginning, where the broker does not answer: it may be electing a leader.
 async fn patiently<T>(ask: impl AsyncFn() -> anyhow::Result<T>) -> anyhow::Result<T> {
     let limit = Instant::now() + PATIENCE;
+    let mut logged = LogOnce::default();
     loop {
         match ask().await {
             Err(error) if !is_final(&error) && Instant::now() < limit => {
-                tracing::info!("reading it again from the beginning: {}", chain(&*error));
+                let reason = chain(&*error);
+                if logged.is_first(&reason) {
+                    warn!(reason, "no answer yet; asking again for up to {PATIENCE:?}");
+                }
                 sleep(PAUSE).await;
             }
             answer => return answer,
@@ -139,7 +145,9 @@ async fn judge(nats: &Context) -> anyhow::Result<Verdict> {
     verdict.remembers_since = evidence.since();
     verdict.cannot_tell = evidence.doubt(now, facts_max_age);
     for queue in queues::ALL {
-        verdict.redelivered.push(redelivered(nats, queue).await?);
+        let (redelivered, paused_until) = deliveries(nats, queue).await?;
+        verdict.redelivered.push(redelivered);
+        verdict.paused.extend(paused_until.map(|until| Paused { queue: queue.stream, until }));
     }
     Ok(verdict)
 }
@@ -168,7 +176,10 @@ async fn look_again(
     Ok(())
 }
 
-async fn redelivered(nats: &Context, queue: Queue) -> anyhow::Result<Redelivered> {
+async fn deliveries(
+    nats: &Context,
+    queue: Queue,
+) -> anyhow::Result<(Redelivered, Option<Timestamp>)> {
     let (_, consumer) = topology::queue_state(nats, queue)
         .await
         .with_context(|| format!("cannot count the deliveries of {}", queue.stream))?;
@@ -176,5 +187,6 @@ async fn redelivered(nats: &Context, queue: Queue) -> anyhow::Result<Redelivered
     // sent once is all that the stream had up to the sequence that it has come to.
     let delivered = consumer.delivered;
     let beyond = delivered.consumer_sequence.saturating_sub(delivered.stream_sequence);
-    Ok(Redelivered { queue: queue.stream, deliveries: beyond })
+    let redelivered = Redelivered { queue: queue.stream, deliveries: beyond };
+    Ok((redelivered, topology::paused_until(&consumer)))
 }

@@ -29,6 +29,8 @@ pub struct Verdict {
     pub too_old: usize,
     /// How many deliveries were not the first of their message.
     pub redelivered: Vec<Redelivered>,
+    /// The queues of which nothing is delivered at present.
+    pub paused: Vec<Paused>,
     /// The ids of those that need somebody to look at them.
     pub ids: Ids,
     /// Since when the broker remembers: what was asked before is not in these numbers.
@@ -59,6 +61,15 @@ pub struct Redelivered {
     pub queue: &'static str,
     /// Deliveries less messages.
     pub deliveries: u64,
+}
+
+/// A queue whose consumer is paused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Paused {
+    /// The queue's stream.
+    pub queue: &'static str,
+    /// Until when.
+    pub until: Timestamp,
 }
 
 impl Verdict {
@@ -130,6 +141,9 @@ impl fmt::Display for Verdict {
                 let more = ids.len() - NAMED;
                 writeln!(formatter, "  {word} and {more} more; --json names them all")?;
             }
+        }
+        for Paused { queue, until } in &self.paused {
+            writeln!(formatter, "  {queue} is paused until {until:.0}: nothing is delivered")?;
         }
         if let Some(since) = self.remembers_since {
             writeln!(formatter, "  the broker remembers since {since:.0}")?;
