@@ -35,7 +35,7 @@ pub struct GatewaySettings {
 
     /// The most requests that the button for the whole audit reads; of more it would take long, and
     /// some 400 bytes of memory each. `decoupled audit` has no limit
-    #[arg(long, env, default_value_t = 250_000, value_name = "NUMBER", help_heading = GATEWAY)]
+    #[arg(long, env, default_value_t = 250_000, value_parser = workqueue::number::<u64>(0..), value_name = "NUMBER", help_heading = GATEWAY)]
     pub audit_limit: u64,
 
     /// Address of the admin endpoint: /livez, /readyz and /metrics. With port 0 it takes a free

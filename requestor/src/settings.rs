@@ -33,15 +33,15 @@ pub struct RequestorSettings {
 
     /// Ask for that many; then exit with 0 once every one of them is stored, or with 1 naming those
     /// that ended as dead letters [default: never end]
-    #[arg(long, env, value_name = "NUMBER")]
+    #[arg(long, env, value_parser = workqueue::number::<u64>(0..), value_name = "NUMBER")]
     pub request_total: Option<u64>,
 
     /// How many strings each request asks for, 1 to 1000
-    #[arg(long, env, default_value_t = 1, value_name = "NUMBER")]
+    #[arg(long, env, default_value_t = 1, value_parser = workqueue::number::<u32>(1..=1000), value_name = "NUMBER")]
     pub string_count: u32,
 
     /// How many characters each string is to have, 1 to 1024; no more than 65536 in one request
-    #[arg(long, env, default_value_t = 64, value_name = "NUMBER")]
+    #[arg(long, env, default_value_t = 64, value_parser = workqueue::number::<u32>(1..=1024), value_name = "NUMBER")]
     pub string_length: u32,
 
     #[command(flatten)]

@@ -46,8 +46,8 @@ pub struct RestoreSettings {
     directory: PathBuf,
 
     /// How many brokers of a cluster are to keep each stream: 1, 3 or 5 [default: as many as before]
-    #[arg(long, env, value_parser = clap::value_parser!(u8).range(1..=5), value_name = "NUMBER")]
-    replicas: Option<u8>,
+    #[arg(long, env, value_parser = workqueue::copies, value_name = "NUMBER")]
+    replicas: Option<usize>,
 
     #[command(flatten)]
     nats: NatsSettings,
@@ -64,7 +64,7 @@ pub(crate) async fn run_backup(settings: &BackupSettings) -> anyhow::Result<()> 
 pub(crate) async fn run_restore(settings: &RestoreSettings) -> anyhow::Result<()> {
     manifest::find(&settings.directory)?;
     let connection = terminal::connect(&settings.nats, "decoupled restore").await?;
-    restore(&connection, &settings.directory, settings.replicas.map(usize::from)).await?;
+    restore(&connection, &settings.directory, settings.replicas).await?;
     say(format_args!("Restored. Start both sides, and ask `decoupled audit` for the verdict."))?;
     Ok(())
 }

@@ -39,6 +39,13 @@ impl Credentials {
     ) -> Result<Self, ConnectError> {
         let NatsSettings { nats_creds, nats_nkey, nats_token, nats_user, nats_password, .. } =
             settings;
+        if nats_password.is_some() && nats_user.is_none() {
+            return Err(ConnectError::Setting {
+                setting: "NATS_PASSWORD",
+                value: "***".to_owned(),
+                reason: "NATS_USER has to name its user".to_owned(),
+            });
+        }
         if let Some(file) = nats_creds {
             read_creds(file).map_err(|reason| setting("NATS_CREDS", file, reason))?;
             return Ok(Self::File(file.clone()));

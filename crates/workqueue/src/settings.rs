@@ -1,9 +1,11 @@
 //! The settings that all services share: flags, and environment variables of the same name.
 
 use std::ffi::OsString;
-use std::fmt;
+use std::fmt::{self, Display, Write};
 use std::net::SocketAddr;
+use std::ops::{Bound, RangeBounds};
 use std::path::PathBuf;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::builder::NonEmptyStringValueParser;
@@ -34,11 +36,11 @@ pub struct Settings {
     pub instance: String,
 
     /// How many messages each consumer works on at a time; asking has as many places of its own
-    #[arg(long, env, default_value_t = 256, value_parser = at_least_one::<usize>, value_name = "NUMBER", help_heading = WORK)]
+    #[arg(long, env, default_value_t = 256, value_parser = number::<usize>(1..), value_name = "NUMBER", help_heading = WORK)]
     pub concurrency: usize,
 
     /// How many times a message is delivered before it becomes a dead letter
-    #[arg(long, env, default_value_t = 10, value_parser = at_least_one::<u64>, value_name = "NUMBER", help_heading = WORK)]
+    #[arg(long, env, default_value_t = 10, value_parser = number::<u64>(1..), value_name = "NUMBER", help_heading = WORK)]
     pub max_attempts: u64,
 
     /// Time that a stopping service gives what it has in flight to finish; what has not is given
@@ -81,7 +83,7 @@ pub struct Limits {
     pub ack_wait: Duration,
 
     /// The most messages that a queue holds; its publishers wait while it is full
-    #[arg(long, env, default_value_t = 100_000, value_parser = at_least_one::<u64>, value_name = "NUMBER")]
+    #[arg(long, env, default_value_t = 100_000, value_parser = number::<u64>(1..), value_name = "NUMBER")]
     pub queue_limit: u64,
 
     /// Time, from the moment of asking, for which the guarantees hold
@@ -89,11 +91,11 @@ pub struct Limits {
     pub facts_max_age: Duration,
 
     /// How many brokers of a cluster keep each stream: 1, 3 or 5
-    #[arg(long, env, default_value_t = 1, value_parser = at_least_one::<usize>, value_name = "NUMBER")]
+    #[arg(long, env, default_value_t = 1, value_parser = copies, value_name = "NUMBER")]
     pub replicas: usize,
 
     /// The most bytes that each stream holds, for an account that asks for a limit [default: none]
-    #[arg(long, env, value_parser = at_least_one::<u64>, value_name = "BYTES")]
+    #[arg(long, env, value_parser = number::<u64>(1..), value_name = "BYTES")]
     pub max_bytes: Option<u64>,
 }
 
@@ -160,7 +162,7 @@ pub struct NatsSettings {
 fn without_user(url: &str) -> String {
     let (scheme, rest) = url.split_once("://").unwrap_or(("nats", url));
     match rest.rsplit_once('@') {
-        Some((_, host)) => format!("{scheme}://…@{host}"),
+        Some((_, host)) => format!("{scheme}://***@{host}"),
         None => url.to_owned(),
     }
 }
@@ -168,12 +170,12 @@ fn without_user(url: &str) -> String {
 /// Addresses, separated by commas, without what may be secret in them. What stands before a part that has a
 /// user and no scheme is most likely the beginning of its password.
 pub(crate) fn without_users(urls: &str) -> String {
-    let parts: Vec<&str> = urls.split(',').map(str::trim).filter(|part| !part.is_empty()).collect();
+    let parts: Vec<&str> = urls.split(',').map(str::trim).collect();
     let goes_on = |index: usize| {
         parts.get(index + 1).is_some_and(|next| next.contains('@') && !next.contains("://"))
     };
     let shown = |(index, part): (usize, &&str)| {
-        if goes_on(index) { "…".to_owned() } else { without_user(part) }
+        if goes_on(index) { "***".to_owned() } else { without_user(part) }
     };
     parts.iter().enumerate().map(shown).collect::<Vec<_>>().join(",")
 }
@@ -283,10 +285,38 @@ fn token(text: &str) -> Result<String, String> {
     }
 }
 
-fn at_least_one<T: std::str::FromStr + PartialOrd + From<u8>>(text: &str) -> Result<T, String> {
+/// Reads a whole number within these limits.
+///
+/// # Errors
+///
+/// The function that it gives names the limits where the text is no such number.
+pub fn number<T: FromStr + PartialOrd + Display>(
+    limits: impl RangeBounds<T> + Clone,
+) -> impl Fn(&str) -> Result<T, String> + Clone {
+    move |text| match text.parse() {
+        Ok(number) if limits.contains(&number) => Ok(number),
+        _ => {
+            let mut help = "write a whole number".to_owned();
+            if let Bound::Included(least) = limits.start_bound() {
+                let _ = write!(help, " from {least}");
+            }
+            if let Bound::Included(most) = limits.end_bound() {
+                let _ = write!(help, " to {most}");
+            }
+            Err(help)
+        }
+    }
+}
+
+/// How many brokers of a cluster keep a stream.
+///
+/// # Errors
+///
+/// Where the text is no number of brokers that a cluster has.
+pub fn copies(text: &str) -> Result<usize, String> {
     match text.parse() {
-        Ok(number) if number >= T::from(1) => Ok(number),
-        _ => Err("write a whole number from 1".to_owned()),
+        Ok(copies @ (1 | 3 | 5)) => Ok(copies),
+        _ => Err("write 1, 3 or 5".to_owned()),
     }
 }
 
@@ -315,10 +345,15 @@ mod tests {
     }
 
     #[test]
-    fn a_count_is_at_least_one() {
-        assert_eq!(at_least_one::<u64>("1"), Ok(1));
+    fn a_number_has_limits() {
+        assert_eq!(number(1..)("1"), Ok(1_u64));
+        assert_eq!(
+            number(1..=9)("10"),
+            Err::<u8, _>("write a whole number from 1 to 9".to_owned())
+        );
         for wrong in ["0", "-1", "1.5", "many", ""] {
-            assert!(at_least_one::<u64>(wrong).is_err(), "{wrong}");
+            let help = Err("write a whole number from 1".to_owned());
+            assert_eq!(number::<u64>(1..)(wrong), help, "{wrong}");
         }
     }
 }
