@@ -9,6 +9,10 @@ pub const RETIRED: &[(&str, &str)] = &[
     ("API_URL", "the gateway answers the API itself; remove it"),
     ("VIEWER_ADDR", "set GATEWAY_ADDR for the gateway"),
     ("VIEWER_HOSTS", "set GATEWAY_HOSTS for the gateway"),
+    // Of Compose, whose gateway is handed them.
+    ("VIEWER_PASSWORD", "set GATEWAY_PASSWORD"),
+    ("VIEWER_PORT", "set GATEWAY_PORT"),
+    ("KEEPER_PASSWORD", "set BACKUP_PASSWORD"),
 ];
 
 /// Asks for random strings, and stores them.

@@ -267,6 +267,9 @@ async fn each_retired_setting_is_refused_with_its_successor() {
         ("API_URL", "remove it"),
         ("VIEWER_ADDR", "set GATEWAY_ADDR for the gateway"),
         ("VIEWER_HOSTS", "set GATEWAY_HOSTS for the gateway"),
+        ("VIEWER_PASSWORD", "set GATEWAY_PASSWORD"),
+        ("VIEWER_PORT", "set GATEWAY_PORT"),
+        ("KEEPER_PASSWORD", "set BACKUP_PASSWORD"),
     ] {
         for program in [&programs.gateway, &programs.requestor] {
             let mut command = Command::new(program);
