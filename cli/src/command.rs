@@ -60,7 +60,7 @@ enum CliCommand {
     /// nor curl.
     Healthcheck {
         /// Address of its admin endpoint
-        #[arg(long, env, value_name = "HOST:PORT")]
+        #[arg(long, env, value_parser = workqueue::address, value_name = "HOST:PORT")]
         admin_addr: SocketAddr,
     },
 }

@@ -23,8 +23,8 @@ pub struct DeclareSettings {
     #[arg(long, default_value = "10s", value_parser = workqueue::duration, value_name = "TIME")]
     wait: Duration,
 
-    /// Run until SIGTERM or SIGINT and keep it so; move messages that no client can read to the dead
-    /// letters
+    /// Run until it is told to stop and keep it so; move messages that no client can read to the dead letters,
+    /// and those that a killed broker does not deliver again to the end of their queue
     #[arg(long, conflicts_with = "wait")]
     pub(crate) watch: bool,
 

@@ -6,6 +6,8 @@
 //! | `audit` | [`audit`] |
 //! | `dead-letters list`, `show`, `replay` | [`dead_letters`] |
 //! | `backup`, `restore` | [`backup`] |
+//!
+//! `command` is the command line, [`terminal`] what all of them say on it.
 
 pub mod audit;
 pub mod backup;

@@ -33,7 +33,7 @@ const TICK: Duration = Duration::from_secs(2);
 pub struct WatchSettings {
     /// Address of the admin endpoint: /livez, /readyz and /metrics. With port 0 it takes a free
     /// port, and logs which
-    #[arg(long, env, default_value = "127.0.0.1:0", value_name = "HOST:PORT")]
+    #[arg(long, env, default_value = "127.0.0.1:0", value_parser = workqueue::address, value_name = "HOST:PORT")]
     admin_addr: SocketAddr,
 
     /// Name of this process, in dead letters and logs [default: the host's name and the process id]
@@ -101,7 +101,7 @@ async fn look_again_and_again(
     mut sweepers: [Sweeper; queues::ALL.len()],
     status: &Status,
 ) -> std::convert::Infallible {
-    let (mut said, mut paused) = (LogOnce::default(), LogOnce::default());
+    let (mut logged, mut paused) = (LogOnce::default(), LogOnce::default());
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -127,11 +127,11 @@ async fn look_again_and_again(
         status.changes.inc_by((done.created.len() + done.adjusted.len()) as u64);
         match adjusted {
             Some(Ok(())) => {
-                said.forget();
+                logged.forget();
                 status.set_problem(None);
             }
             Some(Err(error)) => {
-                if said.is_first(&error) {
+                if logged.is_first(&error) {
                     warn!(%error, "the topology is not as it should be; trying again");
                 }
                 status.set_problem(Some(error.to_string()));

@@ -7,6 +7,7 @@
 //!   page        the page: its files, events, dead letters and the history of one request
 //! timeline    a snapshot of the flow each second, and the last five minutes
 //! audit       the verdict, on demand
+//! settings    flags and environment
 //! state       shared by the routes
 //! problem     errors for clients (RFC 9457)
 //! ```

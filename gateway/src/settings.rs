@@ -13,7 +13,7 @@ const REPLAY: &str = "Replay";
 ///
 /// Takes requests into the queue REQUESTS, says how far they have come, and shows the queues, the
 /// replicas and the facts as a page, for as many browsers as you like. It works from the broker alone,
-/// so it goes on while either side is down, or both. Runs until it is told to stop (SIGTERM or SIGINT),
+/// so it goes on while either side is down, or both. Runs until it is told to stop (SIGTERM, SIGINT or SIGHUP),
 /// and as many replicas at a time as you like.
 ///
 /// Every setting is a flag, and an environment variable of the same name.
@@ -56,11 +56,11 @@ pub struct GatewaySettings {
     pub replay_user: Option<String>,
 
     /// Password of that user
-    #[arg(long, env, value_name = "PASSWORD", hide_env_values = true, help_heading = REPLAY)]
+    #[arg(long, env, requires = "replay_user", value_name = "PASSWORD", hide_env_values = true, help_heading = REPLAY)]
     pub replay_password: Option<String>,
 
     /// Prefix of the inboxes of that user
-    #[arg(long, env, default_value = "_INBOX_replayer", value_name = "PREFIX", help_heading = REPLAY)]
+    #[arg(long, env, default_value = "_INBOX_replayer", value_parser = workqueue::subject, value_name = "PREFIX", help_heading = REPLAY)]
     pub replay_inbox_prefix: String,
 
     #[command(flatten)]

@@ -4,6 +4,8 @@
 //! generate    [REQUESTS] --> [RESPONSES]    generate, strings
 //! mark        [ACKNOWLEDGMENTS]             mark
 //! ```
+//!
+//! Its flags and environment are in `settings`.
 
 mod generate;
 mod mark;

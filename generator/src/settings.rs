@@ -6,7 +6,7 @@ use clap::Parser;
 ///
 /// Takes requests from the queue REQUESTS, makes what they ask for, and publishes it to the queue
 /// RESPONSES. Takes acknowledgments from the queue ACKNOWLEDGMENTS, and marks their strings as
-/// received in the bucket `received`. Runs until it is told to stop (SIGTERM or SIGINT), and as
+/// received in the bucket `received`. Runs until it is told to stop (SIGTERM, SIGINT or SIGHUP), and as
 /// many replicas at a time as you like.
 ///
 /// Every setting is a flag, and an environment variable of the same name.

@@ -81,12 +81,16 @@ impl Replica {
     /// # Errors
     ///
     /// Its error about an invalid setting, or what is still missing after a while.
-    pub(crate) async fn declared(&mut self, nats: &Context) -> anyhow::Result<()> {
+    pub(crate) async fn wait_until_declared(&mut self, nats: &Context) -> anyhow::Result<()> {
         let until = Instant::now() + DECLARE_TIMEOUT;
         for queue in queues::ALL {
             while let Err(error) = topology::queue_state(nats, queue).await {
                 self.could_start()?;
-                ensure!(Instant::now() < until, "it is not declared: {error}");
+                ensure!(
+                    Instant::now() < until,
+                    "{} does not declare the queues: {error}",
+                    self.name
+                );
                 sleep(PAUSE).await;
             }
         }

@@ -4,6 +4,8 @@
 //! ask     --> [REQUESTS]                           producer, rate_limiter; tally counts
 //! store       [RESPONSES] --> [ACKNOWLEDGMENTS]    store
 //! ```
+//!
+//! Its flags and environment are in `settings`.
 
 mod producer;
 mod rate_limiter;

@@ -19,7 +19,7 @@ pub const RETIRED: &[(&str, &str)] = &[
 ///
 /// Publishes requests to the queue REQUESTS, takes the responses from the queue RESPONSES, stores
 /// their strings in the bucket `stored`, and says so on the queue ACKNOWLEDGMENTS. Runs until it
-/// is told to stop (SIGTERM or SIGINT), and as many replicas at a time as you like.
+/// is told to stop (SIGTERM, SIGINT or SIGHUP), and as many replicas at a time as you like.
 ///
 /// Every setting is a flag, and an environment variable of the same name.
 #[derive(Clone, Debug, Parser)]

@@ -86,7 +86,7 @@ fn streams() -> Vec<&'static str> {
 /// the broker refuses. Nothing is left then that could be taken for a backup.
 pub async fn backup(connection: &Connection, directory: &Path) -> anyhow::Result<()> {
     let nats = connection.context();
-    let before = Still::look(nats).await?;
+    let before = Still::read(nats).await?;
     before.no_side_waits()?;
     manifest::prepare(directory).await?;
     let taken = take(connection, directory, &before).await;
@@ -108,7 +108,7 @@ async fn take(connection: &Connection, directory: &Path, before: &Still) -> anyh
         report(&stream)?;
         kept.push(stream);
     }
-    let after = Still::look(nats).await?;
+    let after = Still::read(nats).await?;
     if let Some(change) = before.change(&after) {
         bail!("{change} while it was backed up: stop both sides, and whoever else writes");
     }

@@ -208,8 +208,8 @@ mod tests {
             check_broker("2.15.1", older).unwrap();
         }
         for newer in ["2.16.0", "3.0.0"] {
-            let refusal = check_broker("2.15.1", newer).unwrap_err().to_string();
-            assert!(refusal.ends_with(&format!("the backup of a newer one, {newer}")), "{refusal}");
+            let error = check_broker("2.15.1", newer).unwrap_err().to_string();
+            assert!(error.ends_with(&format!("the backup of a newer one, {newer}")), "{error}");
         }
         check_broker("2.15.1", "two").unwrap_err();
     }

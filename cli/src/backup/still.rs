@@ -17,7 +17,7 @@ pub(super) struct Still {
 
 impl Still {
     /// Looks at all streams, and at the consumers of the queues.
-    pub(super) async fn look(nats: &Context) -> anyhow::Result<Self> {
+    pub(super) async fn read(nats: &Context) -> anyhow::Result<Self> {
         let mut found = Self { streams: Vec::new(), consumers: Vec::new() };
         for stream in streams() {
             found.streams.push(topology::stream_state(nats, stream).await?);

@@ -10,7 +10,7 @@
 //! ```
 //!
 //! A *queue* holds what is still to be done and empties itself ([`queues`]). A *fact* says what
-//! has happened and is never changed ([`facts`]). No other crate spells the name of a stream, a subject or a
+//! has happened and is never changed ([`facts`]). What both carry is in `strings` and `key`. No other crate spells the name of a stream, a subject or a
 //! bucket of this system. This one has no input and no output: it reads no environment and no clock.
 //!
 //! A side in another language finds the same contract in `asyncapi.yaml`.

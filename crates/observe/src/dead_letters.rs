@@ -2,17 +2,18 @@
 
 use std::fmt;
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, anyhow, ensure};
 use async_nats::jetstream::Context;
 use async_nats::{HeaderMap, HeaderValue};
 use bytes::Bytes;
 use contract::queues;
 use serde::Serialize;
+use tokio::time::timeout;
 use workqueue::dead_letters::{self, AT, ATTEMPTS, BY, LEFT_OUT, REASON, SUBJECT};
 use workqueue::{Connection, JobId, PubAck};
 
 use crate::batch::{self, Stored};
-use crate::reading;
+use crate::{PATIENCE, reading};
 
 /// A dead letter, as it stands on the broker.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -68,7 +69,8 @@ pub async fn replay(connection: &Connection, letter: &DeadLetter) -> anyhow::Res
     // A new id for each try: a duplicate can only be another message's.
     let message_id = format!("replay:{}", JobId::new());
     let original = dead_letters::replay(&letter.headers, &letter.body, &message_id, &queues::ALL)?;
-    let ack = connection.publish_once(original).await?;
+    let publishing = timeout(PATIENCE, connection.publish_once(original)).await;
+    let ack = publishing.map_err(|_| anyhow!("the broker does not answer"))??;
     ensure!(ack == PubAck::Stored, "the broker took it for a duplicate, and did not store it");
     let stream = connection.context().get_stream_no_info(dead_letters::STREAM).await;
     let stream = stream.context("cannot remove it")?;

@@ -3,11 +3,11 @@
 //!
 //! | subject | module |
 //! | --- | --- |
-//! | a snapshot of the flow: queues, replicas, totals, the last requests | [`snapshot`], taken by a [`Poller`] |
+//! | a snapshot of the flow: queues, replicas, totals, the last requests | [`snapshot`], taken by a [`Poller`] with `replicas` and `round_trips` |
 //! | the history of one request | [`history`] |
 //! | dead letters and their replay | [`dead_letters`] |
 //! | the audit: lost and doubled requests | [`audit`] |
-//! | some messages of a stream, by one question | [`batch`] |
+//! | some messages of a stream, by one question, or all of them | [`batch`], `reading` |
 //!
 //! Nothing here changes anything, save for [`dead_letters::replay`].
 
@@ -31,7 +31,7 @@ use anyhow::anyhow;
 use tokio::time::timeout;
 use workqueue::{Connection, NatsSettings};
 
-/// How long to try to reach a broker. Unlike a service, a tool does not wait for one.
+/// How long to try to reach a broker, or to have something stored. Unlike a service, a tool does not wait longer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Connects to a broker, or gives up after a while.

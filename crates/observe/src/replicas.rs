@@ -92,17 +92,17 @@ impl ReplicaRegistry {
         if answer.len() > MOST_BYTES {
             return;
         }
-        let Ok(said) = serde_json::from_slice::<ReplicaStats>(answer) else { return };
-        let Some(side) = SIDES.into_iter().find(|side| *side == said.name) else { return };
-        if said.id.len() > MOST_ID_BYTES {
+        let Ok(reply) = serde_json::from_slice::<ReplicaStats>(answer) else { return };
+        let Some(side) = SIDES.into_iter().find(|side| *side == reply.name) else { return };
+        if reply.id.len() > MOST_ID_BYTES {
             return;
         }
-        let instance = said.metadata.get("instance").unwrap_or(&said.id).clone();
-        let settled = said.endpoints.iter().map(|endpoint| endpoint.num_requests);
+        let instance = reply.metadata.get("instance").unwrap_or(&reply.id).clone();
+        let settled = reply.endpoints.iter().map(|endpoint| endpoint.num_requests);
         let settled = settled.fold(0, u64::saturating_add);
-        let in_flight = said.endpoints.iter().filter_map(|it| it.data["in_flight"].as_u64());
+        let in_flight = reply.endpoints.iter().filter_map(|it| it.data["in_flight"].as_u64());
         let in_flight = in_flight.fold(0, u64::saturating_add);
-        let before = self.known.remove(&said.id);
+        let before = self.known.remove(&reply.id);
         let rate = before.map_or(0.0, |before| {
             let seconds = at.duration_since(before.heard_at).as_secs_f64();
             rate(settled, before.settled, seconds)
@@ -115,14 +115,14 @@ impl ReplicaRegistry {
         if self.known.len() >= MOST {
             return;
         }
-        let state = match said.metadata.get("state").map(String::as_str) {
+        let state = match reply.metadata.get("state").map(String::as_str) {
             Some("stopping") => "stopping",
             Some("starting") => "starting",
             _ => "ready",
         };
-        let (id, version) = (said.id.clone(), shortened(&said.version, SHOWN_CHARACTERS));
+        let (id, version) = (reply.id.clone(), shortened(&reply.version, SHOWN_CHARACTERS));
         let last = ReplicaSnapshot { side, id, instance, version, state, rate, in_flight };
-        self.known.insert(said.id, KnownReplica { last, heard_at: at, settled });
+        self.known.insert(reply.id, KnownReplica { last, heard_at: at, settled });
     }
 
     /// How many of a side are at work, or about to be.

@@ -280,8 +280,8 @@ while True:
         let directory = tempfile::tempdir().unwrap();
         let mut process = shell("exit 0", directory.path());
         process.wait().await.unwrap();
-        let refusal = process.terminate().unwrap_err().to_string();
-        assert!(refusal.contains("has ended"), "{refusal}");
+        let error = process.terminate().unwrap_err().to_string();
+        assert!(error.contains("has ended"), "{error}");
     }
 
     #[tokio::test]

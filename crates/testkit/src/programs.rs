@@ -122,7 +122,7 @@ mod tests {
 
     #[test]
     fn a_program_that_cargo_does_not_name_is_an_error() {
-        let refusal = Programs::built(r#"{"reason":"build-finished","success":true}"#).unwrap_err();
-        assert_eq!(refusal.to_string(), "cargo has built no program requestor");
+        let error = Programs::built(r#"{"reason":"build-finished","success":true}"#).unwrap_err();
+        assert_eq!(error.to_string(), "cargo has built no program requestor");
     }
 }

@@ -1,11 +1,11 @@
 //! The directory for the files of tests and of the lab: cargo's target directory, for this project alone.
 
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
-use anyhow::Context;
+use anyhow::{Context, ensure};
 
 /// Removes the directory that it is given once its standard input ends, unless it can read a line there. No
 /// signal of the terminal ends it.
@@ -43,9 +43,21 @@ impl RunDirectory {
     ///
     /// Where the operating system refuses.
     pub fn make(command: &str) -> anyhow::Result<Self> {
-        let path = directory().join("lab").join(format!("{command}-{}", std::process::id()));
-        std::fs::create_dir_all(&path)
-            .with_context(|| format!("cannot create {}", path.display()))?;
+        let all = directory().join("lab");
+        std::fs::create_dir_all(&all)
+            .with_context(|| format!("cannot create {}", all.display()))?;
+        let mut path = all.join(format!("{command}-{}", std::process::id()));
+        // One that was kept by an earlier process of this id stays as it is.
+        let mut number = 1;
+        while let Err(error) = std::fs::create_dir(&path) {
+            ensure!(
+                error.kind() == ErrorKind::AlreadyExists,
+                "cannot create {}: {error}",
+                path.display()
+            );
+            number += 1;
+            path.set_extension(number.to_string());
+        }
         let mut remover = Command::new("sh");
         remover.args(["-c", REMOVER]).arg(&path).process_group(0);
         remover.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
@@ -61,6 +73,10 @@ impl RunDirectory {
 
     /// Keeps it: its logs are of use where something went wrong.
     pub fn keep(mut self) {
+        self.tell_to_keep();
+    }
+
+    fn tell_to_keep(&mut self) {
         if let Some(input) = &mut self.remover.stdin {
             // Where the remover has been ended by somebody, the directory stays anyway.
             let _ = input.write_all(b"keep\n");
@@ -70,6 +86,9 @@ impl RunDirectory {
 
 impl Drop for RunDirectory {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.tell_to_keep();
+        }
         drop(self.remover.stdin.take());
         let _ = self.remover.wait();
     }

@@ -120,12 +120,12 @@ async fn a_broker_that_cannot_start_says_why_at_once() {
     let begun = Instant::now();
     let first = Broker::start(BrokerOptions::default()).await.unwrap();
     let options = BrokerOptions { port: Some(first.port()), ..Default::default() };
-    let refusal = format!("{:#}", Broker::start(options).await.unwrap_err());
-    assert!(refusal.contains("address already in use"), "{refusal}");
+    let error = format!("{:#}", Broker::start(options).await.unwrap_err());
+    assert!(error.contains("address already in use"), "{error}");
 
     let options = BrokerOptions { extra: "no_such_setting: 1".to_owned(), ..Default::default() };
-    let refusal = format!("{:#}", Broker::start(options).await.unwrap_err());
-    assert!(refusal.contains("no_such_setting"), "{refusal}");
+    let error = format!("{:#}", Broker::start(options).await.unwrap_err());
+    assert!(error.contains("no_such_setting"), "{error}");
     assert!(begun.elapsed() < Duration::from_secs(25), "it has waited for the limit");
     jetstream_of(&first).await.query_account().await.unwrap();
 }

@@ -1,5 +1,8 @@
 use std::error::Error;
 
+/// What an error comes from.
+pub type Source = Box<dyn Error + Send + Sync>;
+
 /// An error with all its causes, as one line. Some errors tell their cause themselves: no cause is told
 /// twice.
 #[must_use]

@@ -28,8 +28,8 @@ pub(crate) fn parse_from<S: Parser>(
 ) -> S {
     let mut command = forget_empty(S::command());
     let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
-    if let Some(refusal) = refusal(retired, set) {
-        command.error(ClapErrorKind::UnknownArgument, refusal).exit();
+    if let Some(retired_setting) = retired_setting(retired, set) {
+        command.error(ClapErrorKind::UnknownArgument, retired_setting).exit();
     }
     let matches = command.try_get_matches_from_mut(words).unwrap_or_else(|error| error.exit());
     let settings = S::from_arg_matches(&matches);
@@ -48,7 +48,10 @@ fn forget_empty(command: Command) -> Command {
 }
 
 /// What is wrong with the environment, if it sets a retired setting.
-fn refusal(retired: &[(&str, &str)], set: impl Fn(&str) -> Option<OsString>) -> Option<String> {
+fn retired_setting(
+    retired: &[(&str, &str)],
+    set: impl Fn(&str) -> Option<OsString>,
+) -> Option<String> {
     let (name, instead) = retired.iter().find(|(name, _)| set(name).is_some())?;
     Some(format!("{name} is set, and is not read any more: {instead}"))
 }
@@ -88,8 +91,9 @@ mod tests {
     #[test]
     fn a_retired_setting_names_its_successor() {
         const RETIRED: &[(&str, &str)] = &[("OLD", "set NEW"), ("GONE", "remove it")];
-        let with =
-            |name: &'static str| refusal(RETIRED, move |asked| (asked == name).then(|| "1".into()));
+        let with = |name: &'static str| {
+            retired_setting(RETIRED, move |asked| (asked == name).then(|| "1".into()))
+        };
         assert_eq!(with("NEW"), None);
         assert_eq!(with("OLD").unwrap(), "OLD is set, and is not read any more: set NEW");
         assert!(with("GONE").unwrap().ends_with("remove it"));

@@ -89,9 +89,9 @@ impl Connection {
         loop {
             match Self::establish_unless_refused(settings, client_name, &report, &mut logged).await
             {
-                Err(refusal @ ConnectError::Refused { .. }) => {
-                    if logged.is_first(&refusal) {
-                        error!("{refusal}; trying again");
+                Err(error @ ConnectError::Refused { .. }) => {
+                    if logged.is_first(&error) {
+                        error!("{error}; trying again");
                     }
                 }
                 established => return established,
@@ -127,11 +127,15 @@ impl Connection {
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         loop {
             let (link_sender, mut link) = watch::channel(Link::default());
-            let (refusal_sender, refused_creation) = watch::channel(String::new());
+            let (creation_sender, refused_creation) = watch::channel(String::new());
             let (denial_sender, denied) = watch::channel(String::new());
             let options = options(settings, client_name, credentials.clone())?;
-            let options =
-                options.event_callback(watcher(link_sender, refusal_sender, denial_sender, report));
+            let options = options.event_callback(watcher(
+                link_sender,
+                creation_sender,
+                denial_sender,
+                report,
+            ));
             let failure = match options.connect(servers.as_slice()).await {
                 Ok(client) => {
                     let _ = link.wait_for(|link| link.connected).await;
@@ -312,16 +316,16 @@ fn watcher(
             Event::ClientError(ClientError::Other(reason)) if *reason == violation => {
                 refused(&mut logged);
             }
-            Event::ServerError(ServerError::Other(refusal)) if is_of_creation(refusal) => {
-                refused_creation.send_replace(refusal.clone());
+            Event::ServerError(ServerError::Other(words)) if is_of_creation(words) => {
+                refused_creation.send_replace(words.clone());
             }
-            Event::ServerError(refusal) => {
-                let words = refusal.to_string();
+            Event::ServerError(complaint) => {
+                let words = complaint.to_string();
                 if words.contains("Permissions Violation") {
                     denied.send_replace(words);
                 }
-                if logged.is_first(refusal) {
-                    error!(%refusal, "the broker complains");
+                if logged.is_first(complaint) {
+                    error!(%complaint, "the broker complains");
                 }
             }
             Event::ClientError(error) => {
@@ -337,10 +341,10 @@ fn watcher(
 }
 
 /// Whether these words of the broker say that this user may not create a stream or a consumer.
-fn is_of_creation(refusal: &str) -> bool {
+fn is_of_creation(words: &str) -> bool {
     // The domain, where there is one, stands between `$JS` and `API`.
-    refusal.contains("Violation for Publish to \"$JS.")
-        && ["API.STREAM.CREATE.", "API.CONSUMER.CREATE."].iter().any(|call| refusal.contains(call))
+    words.contains("Violation for Publish to \"$JS.")
+        && ["API.STREAM.CREATE.", "API.CONSUMER.CREATE."].iter().any(|call| words.contains(call))
 }
 
 fn api_prefix(domain: Option<&str>) -> String {

@@ -19,7 +19,7 @@ use crate::declare::{bind, declare};
 use crate::delivery::Delivery;
 use crate::handler::{Context, Failure, Handler, RetryPolicy, Shared};
 use crate::headers::Trace;
-use crate::job::Job;
+use crate::job::{Job, Queue};
 use crate::metrics::QueueMetrics;
 use crate::publisher::Publisher;
 use crate::pull::{Arrival, Pull};
@@ -92,7 +92,7 @@ impl<H: Handler> Consumer<H> {
             }
         }
         while let Some(ended) = in_flight.join_next().await {
-            log_panic(ended);
+            log_panic(queue, ended);
         }
         Ok(())
     }
@@ -125,6 +125,7 @@ impl<H: Handler> Consumer<H> {
         facts_max_age: Duration,
         in_flight: &mut JoinSet<()>,
     ) -> Result<End, async_nats::SubscribeError> {
+        let queue = H::Job::QUEUE;
         let Running { connection, stopping, abandoned, .. } = &self.running;
         let Settings { concurrency, drain_timeout, .. } = self.settings;
         let ack_wait = consumer.cached_info().config.ack_wait;
@@ -133,10 +134,9 @@ impl<H: Handler> Consumer<H> {
         let expires = LONGEST_PULL.min(ack_wait / 2).min(drain_timeout / 2);
         let expires = expires.max(Duration::from_millis(10));
         let mut pull = Pull::new(connection, consumer, expires).await?;
-        let mut lent = None;
         loop {
             while let Some(ended) = in_flight.try_join_next() {
-                log_panic(ended);
+                log_panic(queue, ended);
             }
             let taking = !stopping.is_cancelled();
             if taking {
@@ -151,7 +151,7 @@ impl<H: Handler> Consumer<H> {
                 biased;
                 arrival = pull.next() => match arrival {
                     Arrival::Message(message) => {
-                        match Delivery::new(message, H::Job::QUEUE, connection, &mut lent) {
+                        match Delivery::new(message, queue, connection) {
                             // In a box, because a task's future is moved several times.
                             Ok(delivery) => {
                                 in_flight.spawn(Box::pin(Arc::clone(&worker).work(delivery)));
@@ -164,7 +164,7 @@ impl<H: Handler> Consumer<H> {
                     Arrival::Credit => {}
                     Arrival::Gone => return Ok(End::Gone),
                 },
-                Some(ended) = in_flight.join_next() => log_panic(ended),
+                Some(ended) = in_flight.join_next() => log_panic(queue, ended),
                 () = stopping.cancelled(), if taking => {}
                 () = abandoned.cancelled(), if !taking => {}
             }
@@ -173,9 +173,9 @@ impl<H: Handler> Consumer<H> {
 }
 
 /// A panic of the handler is caught before. This one leaves the job to be delivered again.
-fn log_panic(ended: Result<(), JoinError>) {
+fn log_panic(queue: Queue, ended: Result<(), JoinError>) {
     if let Err(panic) = ended.map_err(JoinError::into_panic) {
-        error!(panic = panic_text(&*panic), "settling a delivery panicked");
+        error!(queue = queue.stream, panic = panic_text(&*panic), "settling a delivery panicked");
     }
 }
 

@@ -29,10 +29,10 @@ pub(crate) async fn declare(
         let declaring = pin!(topology::declare(connection.context(), topology, limits));
         let declared = tokio::select! {
             declared = connection.ask(declaring) => declared,
-            refusal = connection.creation_refused() => {
-                if logged.is_first(&refusal) {
+            reason = connection.creation_refused() => {
+                if logged.is_first(&reason) {
                     warn!(
-                        refusal,
+                        reason,
                         "a stream or consumer is missing and this user may not create it; waiting for \
                          `decoupled declare`"
                     );

@@ -37,8 +37,7 @@ pub(crate) struct Delivery {
 }
 
 impl Delivery {
-    /// The delivery that this message is. The client library's parser takes a context with each message;
-    /// it is lent one, because a clone costs more than the parsing.
+    /// The delivery that this message is.
     ///
     /// # Errors
     ///
@@ -48,13 +47,11 @@ impl Delivery {
         message: Message,
         queue: Queue,
         connection: &Connection,
-        lent: &mut Option<jetstream::Context>,
     ) -> Result<Self, async_nats::Error> {
-        let context = lent.take().unwrap_or_else(|| connection.context().clone());
+        let context = connection.context().clone();
         let message = jetstream::Message { message, context };
         let info = message.info().map(|info| (info.stream_sequence, info.delivered));
-        let jetstream::Message { mut message, context } = message;
-        *lent = Some(context);
+        let jetstream::Message { mut message, .. } = message;
         let (sequence, delivered) = info?;
         let attempt = Attempt::new(u64::try_from(delivered).unwrap_or(1));
         let reply = message.reply.take().ok_or("it has no reply subject")?;

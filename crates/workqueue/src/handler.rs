@@ -11,12 +11,13 @@ use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use crate::JobId;
+use crate::chain::Source;
 use crate::dead_letters::Reason;
 use crate::facts::{Creation, Fact, ReadError};
 use crate::headers::Trace;
 use crate::job::Job;
 use crate::producer::Producer;
-use crate::publisher::{PubAck, PublishError, Source};
+use crate::publisher::{PubAck, PublishError};
 
 /// Does the jobs of one queue.
 pub trait Handler: Send + Sync + 'static {

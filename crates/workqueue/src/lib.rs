@@ -148,7 +148,7 @@ pub use running::{Running, ServiceError};
 pub use service::Service;
 pub use settings::{
     LogFormat, NatsSettings, Settings, TelemetrySettings, copies, default_instance, duration,
-    number,
+    number, subject,
 };
 pub use settle::{Delay, Outcome, Settlement, settle};
 pub use signals::{StopSignals, stop_on_signals};

@@ -140,8 +140,8 @@ impl Metrics {
     /// # Panics
     ///
     /// Where an earlier call has panicked.
-    pub fn with_registry<T>(&self, act: impl FnOnce(&mut Registry) -> T) -> T {
-        act(&mut self.registry.lock().expect("nothing panics while it holds this lock"))
+    pub fn with_registry<T>(&self, register: impl FnOnce(&mut Registry) -> T) -> T {
+        register(&mut self.registry.lock().expect("nothing panics while it holds this lock"))
     }
 }
 

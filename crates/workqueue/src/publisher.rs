@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::backoff::Backoff;
-use crate::chain::chain;
+use crate::chain::{Source, chain};
 use crate::connection::Connection;
 use crate::job::Publication;
 use crate::log_once::LogOnce;
@@ -73,13 +73,15 @@ pub enum PublishError {
     Rejected(#[source] Source),
 }
 
-/// What an error comes from.
-pub type Source = Box<dyn Error + Send + Sync>;
-
 impl PublishError {
     /// Whether the same publish may succeed at another time.
     fn is_transient(&self) -> bool {
         matches!(self, Self::Full(_) | Self::Unconfirmed(_))
+    }
+
+    /// Whether the connection was lost before an answer came.
+    pub(crate) fn lost_connection(&self) -> bool {
+        matches!(self, Self::Unconfirmed(source) if !source.is::<NatsPublishError>() && !source.is::<jetstream::Error>())
     }
 
     /// Whether no stream answered.
@@ -159,9 +161,7 @@ impl Publisher {
         self.obstacle.note(self.stream, result.as_ref().err());
         result
     }
-}
 
-impl Publisher {
     /// Declares what is needed where no stream answers: it may have been deleted, or the broker may have
     /// come back with an empty store. One publish at a time does so; the others only try again.
     async fn declare_again(&self) {

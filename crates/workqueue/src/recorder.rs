@@ -78,7 +78,7 @@ impl Recorder {
         })
     }
 
-    fn with<T>(&self, act: impl FnOnce(&mut Vec<Publication>) -> T) -> T {
-        act(&mut self.0.lock().expect("nothing panics while it holds this lock"))
+    fn with<T>(&self, access: impl FnOnce(&mut Vec<Publication>) -> T) -> T {
+        access(&mut self.0.lock().expect("nothing panics while it holds this lock"))
     }
 }

@@ -268,7 +268,11 @@ fn above_zero(text: &str) -> Result<Duration, String> {
 }
 
 /// A subject that can be published to.
-fn subject(text: &str) -> Result<String, String> {
+///
+/// # Errors
+///
+/// Where the text is none, in words for the person who wrote it.
+pub fn subject(text: &str) -> Result<String, String> {
     if text.split('.').all(|word| token(word).is_ok()) {
         Ok(text.to_owned())
     } else {

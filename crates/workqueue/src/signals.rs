@@ -39,7 +39,7 @@ impl StopSignals {
         })
     }
 
-    /// Waits for the next request, and gives the signal and its name. A signal within a second of the last
+    /// Waits for the next request, and gives the name of the signal, and the signal. A signal within a second of the last
     /// request is none of its own.
     pub async fn next(&mut self) -> (&'static str, SignalKind) {
         loop {

@@ -11,7 +11,7 @@ use observe::dead_letters::{self, DeadLetter};
 use observe::snapshot::shortened;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use workqueue::{Connection, chain, dead_letters as contracted, topology};
+use workqueue::{Connection, chain, topology};
 
 use crate::problem::{Problem, ProblemKind};
 use crate::requests::input::{JsonBody, query};
@@ -95,7 +95,8 @@ pub(super) async fn replay_all(
 }
 
 async fn state(connection: &Connection) -> Result<StreamState, Problem> {
-    let stream = topology::stream_state(connection.context(), contracted::STREAM).await;
+    let stream =
+        topology::stream_state(connection.context(), workqueue::dead_letters::STREAM).await;
     Ok(stream.map_err(|error| ProblemKind::BrokerAway.because(error))?.state)
 }
 

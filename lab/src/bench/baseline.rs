@@ -56,7 +56,7 @@ async fn publish(
         .ack_timeout(PATIENCE)
         .max_ack_inflight(outstanding)
         .build(client.clone());
-    let name = format!("LIMIT_{outstanding}");
+    let name = format!("BASELINE_{outstanding}");
     let subjects = vec![format!("baseline.{outstanding}.*")];
     let config = Config { name: name.clone(), subjects, ..Config::default() };
     context.create_stream(config).await.context("cannot create a stream for the baseline")?;

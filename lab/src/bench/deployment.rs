@@ -19,10 +19,10 @@ use workqueue::{Bucket, Connection, Fact, topology};
 use super::Round;
 
 /// How often the processes and the state of the broker are polled.
-const LOOK: Duration = Duration::from_millis(20);
+const POLL: Duration = Duration::from_millis(20);
 
 /// How often a process that starts is polled.
-const LOOK_OFTEN: Duration = Duration::from_millis(1);
+const POLL_OFTEN: Duration = Duration::from_millis(1);
 
 /// How long anything may take that moves on.
 const PATIENCE: Duration = Duration::from_mins(5);
@@ -147,7 +147,7 @@ impl BenchDeployment {
             if Instant::now() > limit {
                 bail!("after {PATIENCE:?} there are {count} of {total} in {}", bucket.name);
             }
-            sleep(LOOK).await;
+            sleep(POLL).await;
         }
     }
 
@@ -219,6 +219,6 @@ async fn ready(process: &mut Process) -> anyhow::Result<()> {
         }
         let ended = process.try_wait()?.is_some();
         ensure!(!ended && Instant::now() < limit, "never ready:\n{}", process.log_text());
-        sleep(LOOK_OFTEN).await;
+        sleep(POLL_OFTEN).await;
     }
 }

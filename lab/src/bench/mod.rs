@@ -195,10 +195,13 @@ async fn run(
     let mut figures = Figures::default();
     for number in 1..=rounds {
         tell(format_args!("Round {number} of {rounds}"));
-        let inner = tempfile::Builder::new().prefix("round-").tempdir_in(directory);
-        let inner = inner.context("cannot create a directory for the round")?;
-        let (directory, figures, peak) = (inner.path(), &mut figures, Each::default());
-        measure(Round { programs, sizes, directory, figures, peak }, &settings.only).await?;
+        let inner = directory.join(format!("round-{number}"));
+        fs::create_dir(&inner).context("cannot create a directory for the round")?;
+        let (figures, peak) = (&mut figures, Each::default());
+        let round = Round { programs, sizes, directory: &inner, figures, peak };
+        let measured = measure(round, &settings.only).await;
+        measured.with_context(|| format!("logs and queues are in {}", inner.display()))?;
+        fs::remove_dir_all(&inner).context("cannot remove the directory of the round")?;
     }
     Ok(BenchReport { machine, rounds, quick: settings.quick, figures: figures.into_list() })
 }

@@ -48,8 +48,8 @@ impl EventLog {
         if self.quiet {
             tell(format_args!("{at:>7.2}s  {what}"));
         } else {
-            let said = line(format_args!("{at:>7.2}s  {what}"));
-            if said.is_err_and(|error| error.kind() == ErrorKind::BrokenPipe) {
+            let printed = line(format_args!("{at:>7.2}s  {what}"));
+            if printed.is_err_and(|error| error.kind() == ErrorKind::BrokenPipe) {
                 self.stop.cancel();
             }
         }

@@ -34,7 +34,7 @@ use poison::Poison;
 const REPORT_INTERVAL: Duration = Duration::from_secs(5);
 
 /// How long the broker has to say it.
-const LOOK_TIMEOUT: Duration = Duration::from_secs(2);
+const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How long the queues may take to drain. Only a stuck message needs so long.
 const DRAIN_TIMEOUT: Duration = Duration::from_mins(5);
@@ -43,7 +43,7 @@ const DRAIN_TIMEOUT: Duration = Duration::from_mins(5);
 #[derive(Args, Clone, Debug)]
 pub struct ChaosSettings {
     /// The seed of the schedule: the same seed gives the same one [default: a random one]
-    #[arg(long, value_name = "NUMBER")]
+    #[arg(long, value_parser = workqueue::number::<u64>(0..), value_name = "NUMBER")]
     pub seed: Option<u64>,
 
     /// How long to ask for strings, and break things
@@ -55,11 +55,11 @@ pub struct ChaosSettings {
     pub rate: requestor::Rate,
 
     /// How many requestors to run
-    #[arg(long, default_value_t = 2, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 2, value_name = "NUMBER", value_parser = workqueue::number::<u32>(1..))]
     pub requestors: u32,
 
     /// How many generators to run
-    #[arg(long, default_value_t = 2, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, default_value_t = 2, value_name = "NUMBER", value_parser = workqueue::number::<u32>(1..))]
     pub generators: u32,
 
     /// How many brokers to run: 1, or 3 or 5 as a cluster
@@ -148,7 +148,7 @@ async fn run(
     log.note(headline(&plan));
     log.note(format_args!("logs and queues are in {}", from_here(directory)));
     let mut environment = ChaosEnvironment::start(&config, plan.cast, &log).await?;
-    environment.watch.declared(nats).await?;
+    environment.watch.wait_until_declared(nats).await?;
     let mut poison = Poison::new(&connection);
     let (of_brokers, of_others) = plan.faults.iter().partition(|fault| is_for_brokers(fault));
     {
@@ -301,7 +301,7 @@ async fn report_progress(connection: &Connection, log: &EventLog) -> std::conver
     let mut poller = Poller::new(connection);
     loop {
         tokio::time::sleep(REPORT_INTERVAL).await;
-        match timeout(LOOK_TIMEOUT, poller.snapshot()).await {
+        match timeout(SNAPSHOT_TIMEOUT, poller.snapshot()).await {
             Ok(Ok(snapshot)) => {
                 let Totals { requested, stored, received, pending, .. } = snapshot.numbers;
                 log.note(format_args!(

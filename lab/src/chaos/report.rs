@@ -73,8 +73,8 @@ impl ChaosReport {
             let more = healthy.len() - NAMED;
             failures.push(format!("{more} more healthy messages are dead letters"));
         }
-        let buried: BTreeSet<&String> = dead_letters.iter().map(|letter| &letter.id).collect();
-        let missing = garbage.iter().filter(|id| !buried.contains(id));
+        let dead: BTreeSet<&String> = dead_letters.iter().map(|letter| &letter.id).collect();
+        let missing = garbage.iter().filter(|id| !dead.contains(id));
         failures.extend(missing.map(|id| format!("garbage that is no dead letter: {id}")));
         let (clean, garbage) = (failures.is_empty(), garbage.len());
         Self { clean, plan, timeline, outcome, garbage, failures }

@@ -42,11 +42,11 @@ pub struct UpSettings {
     pub brokers: u16,
 
     /// How many requestors to run
-    #[arg(long, default_value_t = 1, value_name = "NUMBER")]
+    #[arg(long, default_value_t = 1, value_parser = workqueue::number::<u32>(0..), value_name = "NUMBER")]
     pub requestors: u32,
 
     /// How many generators to run
-    #[arg(long, default_value_t = 2, value_name = "NUMBER")]
+    #[arg(long, default_value_t = 2, value_parser = workqueue::number::<u32>(0..), value_name = "NUMBER")]
     pub generators: u32,
 
     /// Requests a second, of all requestors together, or max
@@ -88,7 +88,7 @@ async fn run(
     let copies = brokers.copies().to_string();
     let (addr, mut gateway) = page::start(programs, &url, &copies, directory).await?;
     let connection = observe::connect(&NatsSettings::at(&url), "lab up").await?;
-    replicas.watch.declared(connection.context()).await?;
+    replicas.watch.wait_until_declared(connection.context()).await?;
     let verb = if brokers.len() == 1 { "broker is" } else { "brokers are" };
     let above = format!(
         "The page is at http://{addr}/\nThe {verb} at {url}; logs and queues are in {}\n\n{}",
@@ -115,13 +115,13 @@ async fn run(
         ),
         verdict = ending => verdict?,
     };
-    let said = say(format_args!("{verdict}"));
+    let printed = say(format_args!("{verdict}"));
     // It has nothing to finish.
     gateway.process.kill().await?;
     // A user who has killed a broker may have started it again, on the same files.
     let all_are_ours = brokers.all_run()?;
     brokers.stop().await?;
-    said.map(|()| (verdict, all_are_ours))
+    printed.map(|()| (verdict, all_are_ours))
 }
 
 /// Waits until no broker takes connections any more: none of ours, and none that was started again by hand.

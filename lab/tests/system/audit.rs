@@ -105,9 +105,9 @@ enum First {
 /// then, and that is gone, as by SIGKILL, when it has done only the first for the last three. Gives the
 /// ids of those three.
 async fn gone_in_between(deployment: &Deployment, first: First) -> Vec<String> {
-    let mut asker = deployment.ask(10).await;
+    let mut requestor = deployment.ask(10).await;
     deployment.facts_reach(facts::REQUESTED, 10).await;
-    asker.kill().await.unwrap();
+    requestor.kill().await.unwrap();
     let consumer: PullConsumer = deployment
         .nats()
         .get_consumer_from_stream(REQUESTS.consumer, REQUESTS.stream)

@@ -30,7 +30,7 @@ const COMPLETE: u64 = 50;
 /// How many are in each queue.
 const WAITING: u64 = 20;
 
-/// How many of the requests among them are in the hands of a generator that was killed.
+/// How many of the requests among them were in flight at a generator that was killed.
 const IN_HAND: usize = 5;
 
 /// Something that may happen to a file.
@@ -58,12 +58,12 @@ async fn connect(url: &str) -> Connection {
 }
 
 /// The error of a failed restore or backup.
-fn refusal(result: anyhow::Result<()>) -> String {
+fn refused_with(result: anyhow::Result<()>) -> String {
     format!("{:#}", result.unwrap_err())
 }
 
 /// A deployment at rest with requests that came home, a dead letter, and work in every queue: some of
-/// it was in the hands of a generator that was killed.
+/// it was in flight at a generator that was killed.
 async fn at_rest() -> Deployment {
     let deployment = Deployment::start().await;
     leave_work(&deployment).await;
@@ -86,7 +86,7 @@ async fn leave_work<B>(deployment: &Deployment<B>) {
     let concurrency = IN_HAND.to_string();
     let slow = [("WORK_TIME", "1h"), ("CONCURRENCY", concurrency.as_str())];
     let mut generator = deployment.run(Side::Generator, "slow", &slow).await;
-    eventually("the generator has work in its hands", async || {
+    eventually("the generator has work in flight", async || {
         let (_, consumer) = topology::queue_state(deployment.nats(), REQUESTS).await.unwrap();
         if consumer.num_ack_pending == IN_HAND { Ok(()) } else { Err(consumer.num_ack_pending) }
     })
@@ -252,11 +252,11 @@ async fn a_backup_that_is_damaged_or_was_broken_off_is_refused() {
             fs::copy(file.path(), damaged.join(file.file_name())).unwrap();
         }
         damage(&damaged.join(file));
-        let refusal = refusal(restore(&connection, &damaged, None).await);
-        assert!(refusal.contains(reason), "{file}: {refusal}");
+        let refused_with = refused_with(restore(&connection, &damaged, None).await);
+        assert!(refused_with.contains(reason), "{file}: {refused_with}");
         fs::remove_dir_all(&damaged).unwrap();
     }
-    let nowhere = refusal(restore(&connection, &directory.path().join("nowhere"), None).await);
+    let nowhere = refused_with(restore(&connection, &directory.path().join("nowhere"), None).await);
     assert!(nowhere.contains("is no backup"), "{nowhere}");
     // None of them left anything behind that would be in the way of a whole one.
     restore(&connection, &whole, None).await.unwrap();
@@ -268,7 +268,7 @@ async fn restore_does_not_touch_what_is_on_a_broker_already() {
     let before = held(deployment.nats()).await;
     let directory = tempfile::tempdir().unwrap();
     let directory = backed_up(&deployment, &directory).await;
-    let refused = refusal(restore(&connect(deployment.url()).await, &directory, None).await);
+    let refused = refused_with(restore(&connect(deployment.url()).await, &directory, None).await);
     let all = streams().join(", ");
     assert!(refused.contains(&format!("the broker has {all} already")), "{refused}");
     assert_eq!(held(deployment.nats()).await, before);
@@ -282,7 +282,7 @@ async fn restore_does_not_touch_what_is_on_a_broker_already() {
         ..Config::default()
     };
     other.nats().create_stream(config).await.unwrap();
-    let refused = refusal(restore(&connect(other.url()).await, &directory, None).await);
+    let refused = refused_with(restore(&connect(other.url()).await, &directory, None).await);
     assert!(refused.contains("the broker has KV_received already"), "{refused}");
     for stream in streams().into_iter().filter(|stream| *stream != bucket.stream) {
         topology::stream_state(other.nats(), stream).await.unwrap_err();
@@ -297,7 +297,7 @@ async fn a_restore_that_breaks_off_names_what_is_there() {
 
     let other = Deployment::bare().await;
     let connection = connect(other.url()).await;
-    let alone = refusal(restore(&connection, &directory, Some(3)).await);
+    let alone = refused_with(restore(&connection, &directory, Some(3)).await);
     assert!(
         alone.contains("cannot restore KV_idempotency; nothing of it is on the broker"),
         "{alone}"
@@ -312,7 +312,7 @@ async fn a_restore_that_breaks_off_names_what_is_there() {
         ..Config::default()
     };
     other.nats().create_stream(config).await.unwrap();
-    let broken_off = refusal(restore(&connection, &directory, None).await);
+    let broken_off = refused_with(restore(&connection, &directory, None).await);
     // The facts were restored before any queue: without them work would be done a second time.
     let is_there = "on the broker is now KV_idempotency, KV_requested, KV_stored, KV_received, \
                     DEAD_LETTERS, which";
@@ -360,7 +360,7 @@ async fn nothing_is_backed_up_while_a_side_runs() {
     for side in [Side::Generator, Side::Requestor] {
         let mut service = deployment.run(side, side.name(), &[]).await;
         ready(&service).await;
-        let refused = refusal(backup(&connection, &directory).await);
+        let refused = refused_with(backup(&connection, &directory).await);
         assert!(refused.contains(&format!("a {} runs, and waits", side.name())), "{refused}");
         assert!(!directory.exists());
         service.terminate().unwrap();
@@ -387,7 +387,7 @@ async fn backup_during_a_write_leaves_no_backup() {
         backed_up
     };
     let (backed_up, ()) = tokio::join!(backs_up, writes);
-    let refused = refusal(backed_up);
+    let refused = refused_with(backed_up);
     assert!(refused.contains("REQUESTS has got messages while it was backed up"), "{refused}");
     assert_eq!(fs::read_dir(&path).unwrap().count(), 0);
     // The same directory is as good as new.

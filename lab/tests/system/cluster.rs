@@ -31,7 +31,7 @@ use crate::round_trips::request;
 const SERVICES: usize = 3;
 const TIMES: usize = 16;
 
-/// The streams that the loop goes through.
+/// The streams that a round trip goes through.
 fn streams() -> Vec<&'static str> {
     let queues = queues::ALL.iter().map(|queue| queue.stream);
     queues.chain(facts::ALL.iter().map(|bucket| bucket.stream)).collect()

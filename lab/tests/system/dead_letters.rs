@@ -126,7 +126,7 @@ async fn message_that_kills_its_worker_is_given_up() {
     for victim in 1..=3 {
         let mut victim =
             deployment.run(Side::Generator, &format!("victim-{victim}"), &settings).await;
-        eventually("it has the message in its hands", async || {
+        eventually("the message is in flight", async || {
             let (_, metrics) = admin(&victim, "/metrics").await;
             let held = r#"generator_in_flight{queue="REQUESTS"} 1"#;
             if metrics.lines().any(|line| line == held) { Ok(()) } else { Err(metrics) }

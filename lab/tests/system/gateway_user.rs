@@ -27,8 +27,8 @@ async fn page_reads_as_gateway_and_replays_as_replayer() {
     let replayed = ask(page, "POST", "/api/dead-letters/replay").await;
     assert!(replayed.contains(r#""replayed":3"#), "{replayed}");
     eventually("it has come home", async || {
-        let life = ask(page, "GET", &format!("/api/requests/{}", letters[0].id)).await;
-        if life.contains(r#""status":"received""#) { Ok(()) } else { Err(life) }
+        let history = ask(page, "GET", &format!("/api/requests/{}", letters[0].id)).await;
+        if history.contains(r#""status":"received""#) { Ok(()) } else { Err(history) }
     })
     .await;
     let audit = ask(page, "POST", "/api/audit").await;

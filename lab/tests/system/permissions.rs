@@ -371,7 +371,7 @@ impl Guarded {
         self.directory.path().join(format!("{name}.log"))
     }
 
-    /// The refusals of the broker so far.
+    /// The denials of the broker so far.
     pub fn refused(&self) -> Vec<String> {
         let log = self.broker.log_text();
         log.lines().filter(|line| line.contains("Violation")).map(str::to_owned).collect()
@@ -425,12 +425,12 @@ fn inbox(user: &str) -> String {
 /// A client that tries subjects which may be forbidden.
 struct Intruder {
     client: async_nats::Client,
-    refusals: mpsc::UnboundedReceiver<String>,
+    denials: mpsc::UnboundedReceiver<String>,
 }
 
 impl Intruder {
     async fn connect(broker: &Broker, user: &str) -> Self {
-        let (heard, refusals) = mpsc::unbounded_channel();
+        let (heard, denials) = mpsc::unbounded_channel();
         let options = ConnectOptions::with_user_and_password(user.to_owned(), password(user))
             .event_callback(move |event| {
                 if let Event::ServerError(error) = event {
@@ -438,7 +438,7 @@ impl Intruder {
                 }
                 std::future::ready(())
             });
-        Self { client: options.connect(broker.url()).await.unwrap(), refusals }
+        Self { client: options.connect(broker.url()).await.unwrap(), denials }
     }
 
     /// Whether the broker refuses the last try.
@@ -446,12 +446,12 @@ impl Intruder {
         self.client.publish(SENTINEL, "".into()).await.unwrap();
         let mut refused = false;
         loop {
-            let refusal = soon("the sentinel is refused", self.refusals.recv()).await.unwrap();
-            assert!(refusal.contains("Permissions Violation"), "{what}: {refusal}");
-            if refusal.contains(&format!("\"{SENTINEL}\"")) {
+            let denial = soon("the sentinel is refused", self.denials.recv()).await.unwrap();
+            assert!(denial.contains("Permissions Violation"), "{what}: {denial}");
+            if denial.contains(&format!("\"{SENTINEL}\"")) {
                 return refused;
             }
-            assert!(refusal.contains(&format!("\"{what}\"")), "{what}: {refusal}");
+            assert!(denial.contains(&format!("\"{what}\"")), "{what}: {denial}");
             refused = true;
         }
     }

@@ -55,7 +55,7 @@ async fn under_load(deployment: &Deployment) -> [Process; 2] {
     services
 }
 
-/// Waits for more than was in the hands of the requestor.
+/// Waits for more than the requestor had in flight.
 async fn asks_anew(deployment: &Deployment) {
     deployment.facts_reach(facts::REQUESTED, 1000).await;
 }
@@ -64,7 +64,7 @@ async fn asks_anew(deployment: &Deployment) {
 async fn streams_declared_anew_under_load_are_noticed() {
     let deployment = Deployment::start().await;
     let [generator, requestor] = under_load(&deployment).await;
-    // Both have work in their hands, which goes on in the new streams.
+    // Both have work in flight, which goes on in the new streams.
     generator.pause().unwrap();
     requestor.pause().unwrap();
     clocks_are_ahead().await;

@@ -1,4 +1,4 @@
-//! The loop, from the request to the mark.
+//! A round trip, from the request to the mark.
 
 use contract::Amount;
 use contract::facts::{RECEIVED, REQUESTED, Received, STORED};

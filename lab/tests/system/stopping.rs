@@ -1,5 +1,6 @@
 //! Stopping in order, with work in hand.
 
+use std::ffi::OsStr;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
@@ -7,7 +8,7 @@ use contract::facts::{RECEIVED, STORED};
 use contract::queues::REQUESTS;
 use observe::audit::Verdict;
 use testkit::eventually::eventually;
-use testkit::process::{Process, logged};
+use testkit::process::{Process, bound_to_this, logged};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
 use workqueue::topology::{self, Limits};
@@ -23,8 +24,8 @@ use crate::work::in_flight;
 /// One of the ways to tell a process to stop.
 type Signal = fn(&Process) -> anyhow::Result<()>;
 
-/// Waits until some requests are in the hands of a generator.
-async fn in_hand(deployment: &Deployment) {
+/// Waits until some requests are in flight.
+async fn some_in_flight(deployment: &Deployment) {
     eventually("requests are in flight", async || {
         let (_, consumer) = topology::queue_state(deployment.nats(), REQUESTS).await.unwrap();
         if consumer.num_ack_pending > 0 { Ok(()) } else { Err("none") }
@@ -52,7 +53,7 @@ async fn a_stop_under_load_finishes_what_it_has_pulled() {
     let slow = [("WORK_TIME", "20ms"), ("CONCURRENCY", "64")];
     let mut first = deployment.run(Side::Generator, "first", &slow).await;
     deployment.facts_reach(STORED, 500).await;
-    in_hand(&deployment).await;
+    some_in_flight(&deployment).await;
     first.terminate().unwrap();
     succeeded(&mut first).await;
     let _second = deployment.run(Side::Generator, "second", &[]).await;
@@ -142,7 +143,7 @@ async fn second_signal_of_either_kind_ends_a_service_at_once() {
         let _requestor = deployment.ask(1).await;
         let stuck = [("WORK_TIME", "1h"), ("DRAIN_TIMEOUT", "1h")];
         let mut generator = deployment.run(Side::Generator, "generator", &stuck).await;
-        in_hand(&deployment).await;
+        some_in_flight(&deployment).await;
         first(&generator).unwrap();
         logged(&generator, "stopping").await;
         assert_eq!(admin(&generator, "/readyz").await.0, 503);
@@ -175,13 +176,22 @@ async fn ended_by(process: &mut Process, signal: Signal) -> ExitStatus {
     .await
 }
 
+/// A command that hears of SIGHUP even where these tests run under `nohup`.
+fn heeding_hangups(program: impl AsRef<OsStr>) -> Command {
+    let mut command = bound_to_this("/usr/bin/env");
+    command.env_clear().arg("--default-signal=HUP").arg(program);
+    command
+}
+
 /// These signals, sent within a moment, stop a generator in order.
 async fn stops_in_order(signals: &[Signal]) {
     let deployment = Deployment::with(&PATIENT).await;
     let mut requestor = deployment.ask(200).await;
-    let slow = [("WORK_TIME", "200ms"), ("CONCURRENCY", "50")];
-    let mut first = deployment.run(Side::Generator, "first", &slow).await;
-    in_hand(&deployment).await;
+    let mut first = heeding_hangups(&programs().await.generator);
+    first.envs([("NATS_URL", deployment.url()), ("WORK_TIME", "200ms"), ("CONCURRENCY", "50")]);
+    first.env("LOG_FORMAT", "pretty");
+    let mut first = Process::spawn(first, deployment.log("first")).unwrap();
+    some_in_flight(&deployment).await;
     for signal in signals {
         signal(&first).unwrap();
     }
@@ -212,7 +222,7 @@ async fn service_killed_during_its_drain_loses_nothing() {
     let mut requestor = deployment.ask(10).await;
     let stuck = [("WORK_TIME", "1h"), ("DRAIN_TIMEOUT", "1h")];
     let mut first = deployment.run(Side::Generator, "first", &stuck).await;
-    in_hand(&deployment).await;
+    some_in_flight(&deployment).await;
     first.terminate().unwrap();
     logged(&first, "stopping").await;
     first.kill().await.unwrap();
@@ -272,26 +282,31 @@ async fn silent_admin_clients_delay_neither_a_probe_nor_the_end() {
     let _requestor = deployment.ask(1).await;
     let stuck = [("WORK_TIME", "1h"), ("DRAIN_TIMEOUT", "1h")];
     let busy = deployment.run(Side::Generator, "busy", &stuck).await;
-    in_hand(&deployment).await;
+    some_in_flight(&deployment).await;
     let _silent = silent_clients(&busy).await;
     busy.terminate().unwrap();
     logged(&busy, "stopping").await;
     assert_eq!(admin(&busy, "/livez").await.0, 200);
 }
 
-/// These signals end an audit, which was started by the last of these words. Gives which of them did.
-async fn ends_an_audit(signals: &[Signal], starter: &[&str]) -> String {
+/// Starts an audit by these words, sends it these signals, the last one only when it is known to live still, and
+/// gives the name of the one that has ended it.
+async fn ends_an_audit(signals: &[Signal], starter: &[&OsStr]) -> String {
     // A broker that says nothing, so that the command waits for it.
     let broker = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("nats://{}", broker.local_addr().unwrap());
-    let mut audit = Command::new("env");
-    audit.args(starter).arg(&programs().await.decoupled).args(["audit", "--nats-url", &url]);
+    let (program, words) = starter.split_first().unwrap();
+    let mut audit = heeding_hangups(program);
+    audit.args(words).args(["audit", "--nats-url", &url]);
     let directory = tempfile::tempdir().unwrap();
     let mut audit = Process::spawn(audit, directory.path().join("log")).unwrap();
     let _asked = broker.accept().await.unwrap();
-    for signal in signals {
+    let (last, others) = signals.split_last().unwrap();
+    for signal in others {
         signal(&audit).unwrap();
+        logged(&audit, "waiting for the broker").await;
     }
+    last(&audit).unwrap();
     // A status of its own, and not the signal: as the first process of a container it would not have heard that.
     assert_eq!(audit.wait().await.unwrap().code(), Some(2), "{}", audit.log_text());
     let text = audit.log_text();
@@ -301,12 +316,14 @@ async fn ends_an_audit(signals: &[Signal], starter: &[&str]) -> String {
 
 #[tokio::test]
 async fn a_command_that_is_told_to_stop_ends_by_itself() {
-    assert_eq!(ends_an_audit(&[Process::terminate], &[]).await, "SIGTERM");
-    assert_eq!(ends_an_audit(&[Process::hang_up], &[]).await, "SIGHUP");
+    let decoupled = [programs().await.decoupled.as_os_str()];
+    assert_eq!(ends_an_audit(&[Process::terminate], &decoupled).await, "SIGTERM");
+    assert_eq!(ends_an_audit(&[Process::hang_up], &decoupled).await, "SIGHUP");
 }
 
 #[tokio::test]
 async fn nohup_keeps_a_command_alive() {
     let signals: [Signal; 2] = [Process::hang_up, Process::terminate];
-    assert_eq!(ends_an_audit(&signals, &["nohup"]).await, "SIGTERM");
+    let decoupled = [OsStr::new("/usr/bin/nohup"), programs().await.decoupled.as_os_str()];
+    assert_eq!(ends_an_audit(&signals, &decoupled).await, "SIGTERM");
 }

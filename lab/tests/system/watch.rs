@@ -146,8 +146,13 @@ async fn watch_requeues_acknowledged_messages_that_are_still_there() {
 
     let watch = deployment.watch("watch", &LIMITS, &[]).await;
     deployment.drained(REQUESTS).await;
-    let (_, metrics) = admin(&watch, "/metrics").await;
-    assert!(metrics.contains("decoupled_requeued_messages_total 2\n"), "{metrics}");
+    // They are counted once the whole sweep has ended.
+    eventually("both are counted", async || {
+        let (_, metrics) = admin(&watch, "/metrics").await;
+        let counted = metrics.contains("decoupled_requeued_messages_total 2\n");
+        if counted { Ok(()) } else { Err(metrics) }
+    })
+    .await;
     let verdict = deployment.verdict().await;
     assert_eq!((verdict.complete, verdict.is_clean()), (2, true), "{verdict}");
 }

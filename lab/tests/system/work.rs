@@ -96,7 +96,7 @@ async fn work_that_fails_half_of_the_time_is_done_in_the_end() {
 
 /// Waits until so many requests are in flight, and so many wait.
 pub async fn in_flight(deployment: &Deployment, flying: usize, waiting: u64) {
-    eventually("the hands are full", async || {
+    eventually("all slots are taken", async || {
         let (_, consumer) = topology::queue_state(deployment.nats(), REQUESTS).await.unwrap();
         let state = (consumer.num_ack_pending, consumer.num_pending);
         if state == (flying, waiting) { Ok(()) } else { Err(state) }
@@ -114,7 +114,7 @@ async fn something_else_happens(deployment: &Deployment) {
     deployment.fact_eventually::<Received>(other.id).await;
 }
 
-async fn has_in_its_hands(generator: &Process, count: usize) {
+async fn has_in_flight(generator: &Process, count: usize) {
     let (_, metrics) = admin(generator, "/metrics").await;
     let line = format!(r#"generator_in_flight{{queue="REQUESTS"}} {count}"#);
     assert!(metrics.lines().any(|shown| shown == line), "{line} is missing:\n{metrics}");
@@ -134,6 +134,6 @@ async fn replica_has_no_more_in_flight_than_its_concurrency() {
     something_else_happens(&deployment).await;
     in_flight(&deployment, 64, 36).await;
     for replica in [&first, &second] {
-        has_in_its_hands(replica, 32).await;
+        has_in_flight(replica, 32).await;
     }
 }

@@ -19,7 +19,7 @@ pub(super) struct Revisions {
 }
 
 impl Revisions {
-    fn stands(&self) -> bool {
+    fn exists(&self) -> bool {
         self.strings.is_some()
     }
 }
@@ -97,10 +97,10 @@ impl Seen {
         }
         let written_twice =
             [&self.requested, &self.stored, &self.received].iter().any(|fact| fact.written > 1);
-        let both = self.stored.stands() && self.received.stands();
+        let both = self.stored.exists() && self.received.exists();
         if written_twice || (both && self.stored.strings != self.received.strings) {
             Standing::Doubled
-        } else if !self.requested.stands() {
+        } else if !self.requested.exists() {
             Standing::Unasked
         } else if both {
             Standing::Complete

@@ -15,7 +15,7 @@ use crate::process::Process;
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// One look must end well before the limit of all of them: the server may have come up meanwhile.
-const LOOK_LIMIT: Duration = Duration::from_secs(5);
+const PROBE_LIMIT: Duration = Duration::from_secs(5);
 
 /// Looks until there is something to see, for as long as the process runs.
 pub(super) async fn unless_ended<T, E: Display>(
@@ -36,7 +36,7 @@ pub(super) async fn unless_ended<T, E: Display>(
 
 /// Whether a server on this port takes clients, and with them their messages.
 pub(super) async fn answers(port: u16, jetstream: bool) -> anyhow::Result<()> {
-    timeout(LOOK_LIMIT, async {
+    timeout(PROBE_LIMIT, async {
         let info = info(port).await?;
         // The test has the credentials. JetStream is up as well: a server listens for clients only
         // afterwards.

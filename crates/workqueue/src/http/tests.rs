@@ -238,7 +238,7 @@ async fn endless_body_that_no_answer_needs_is_not_read() {
 }
 
 #[tokio::test]
-async fn client_that_still_sends_reads_the_refusal_of_its_body() {
+async fn client_that_still_sends_reads_why_its_body_is_too_large() {
     let (addr, ..) = start(Router::new().route("/ok", post(async || "refused"))).await;
     let mut client = send(addr, "POST /ok HTTP/1.1\r\ncontent-length: 3000000\r\n\r\n").await;
     let mut answer = [0; 12];

@@ -42,7 +42,6 @@ use crate::chain::chain;
 use crate::clock::now;
 use crate::connection::Connection;
 use crate::dead_letters::{Cause, Original, is_for_the_broker};
-use crate::id::JobId;
 use crate::job::{Publication, Queue};
 use crate::log_once::LogOnce;
 use crate::publisher::PublishError;
@@ -94,7 +93,7 @@ struct Shown {
 
 /// The answer of the broker that was asked for a message.
 #[derive(Debug, Deserialize)]
-struct Answer {
+struct Found {
     message: Shown,
 }
 
@@ -116,20 +115,6 @@ enum SweepError {
     NotStored(PublishError),
     #[error("the broker did not delete it")]
     Kept,
-}
-
-/// The same message, under a message id of its own: under the old one the broker would take it for the one
-/// that it has.
-fn copy(message: &Shown, block: &[u8], body: Bytes) -> Publication {
-    let mut headers = HeaderMap::new();
-    for (name, values) in parse::readable(block).iter() {
-        let is_live = is_for_the_broker(name.as_ref());
-        for value in values.iter().filter(|_| !is_live) {
-            headers.append(name.clone(), value.clone());
-        }
-    }
-    headers.insert(NATS_MESSAGE_ID, format!("requeued:{}", JobId::new()));
-    Publication { subject: message.subject.clone(), headers, body }
 }
 
 impl Sweeper {
@@ -255,7 +240,7 @@ impl Sweeper {
         };
         let successor = match flaw {
             Some(_) => self.dead_letter(message, &block, &body, &reason),
-            None => copy(message, &block, body),
+            None => self.copy(message, &block, body),
         };
         match self.replace(sequence, successor).await {
             Ok(()) if flaw.is_some() => {
@@ -296,12 +281,31 @@ impl Sweeper {
         original.unreadable(block, &cause)
     }
 
+    /// The same message, under a message id of its own: under the old one the broker would take it for the one
+    /// that it has. The consumer's age is part of it, because the sequences of a stream that was deleted come again.
+    fn copy(&self, message: &Shown, block: &[u8], body: Bytes) -> Publication {
+        let mut headers = HeaderMap::new();
+        for (name, values) in parse::readable(block).iter() {
+            let is_live = is_for_the_broker(name.as_ref());
+            for value in values.iter().filter(|_| !is_live) {
+                headers.append(name.clone(), value.clone());
+            }
+        }
+        let Self { queue: Queue { stream, .. }, created, .. } = self;
+        let id = format!("requeued:{stream}:{created}:{}", message.sequence);
+        headers.insert(NATS_MESSAGE_ID, id);
+        Publication { subject: message.subject.clone(), headers, body }
+    }
+
     /// Publishes what takes the place of a message, and deletes the message only once that is confirmed. It is
     /// published once: a second one would be a duplicate only for as long as the broker remembers the first.
     async fn replace(&mut self, sequence: u64, successor: Publication) -> Result<(), SweepError> {
         if !*self.remaining.entry(sequence).or_default() {
-            self.connection.publish_once(successor).await.map_err(SweepError::NotStored)?;
-            self.remaining.insert(sequence, true);
+            match self.connection.publish_once(successor).await {
+                Ok(_) => self.remaining.insert(sequence, true),
+                Err(error) if error.lost_connection() => return Err(SweepError::Unavailable),
+                Err(error) => return Err(SweepError::NotStored(error)),
+            };
         }
         self.delete(sequence).await?;
         self.remaining.remove(&sequence);
@@ -327,8 +331,8 @@ impl Sweeper {
     async fn next(&self, sequence: u64) -> Result<Option<Shown>, SweepError> {
         let subject = format!("STREAM.MSG.GET.{}", self.queue.stream);
         let question = json!({ "seq": sequence, "next_by_subj": self.queue.filter() });
-        match self.ask::<Answer>(subject, &question).await {
-            Ok(Answer { message }) => Ok(Some(message)),
+        match self.ask::<Found>(subject, &question).await {
+            Ok(Found { message }) => Ok(Some(message)),
             Err(SweepError::Api(ApiError::Refused(error)))
                 if error.error_code() == ErrorCode::NO_MESSAGE_FOUND =>
             {

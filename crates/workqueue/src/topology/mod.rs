@@ -21,7 +21,7 @@ use async_nats::jetstream::{Context, ErrorCode};
 use jiff::Timestamp;
 
 use crate::api::ApiError;
-use crate::publisher::Source;
+use crate::chain::Source;
 use crate::{Bucket, Queue};
 use difference::Differences;
 
@@ -389,24 +389,24 @@ fn is_recent(version: &str) -> bool {
 }
 
 /// Looks, creates what is missing, and looks again where another client was faster.
-async fn find_or_create<T, Look, Create>(
+async fn find_or_create<T, Find, Create>(
     context: &Context,
-    look: impl Fn() -> Look,
+    find: impl Fn() -> Find,
     create: impl FnOnce() -> Create,
     object: &str,
 ) -> Result<(T, bool), DeclareError>
 where
-    Look: Future<Output = Result<T, ApiError>>,
+    Find: Future<Output = Result<T, ApiError>>,
     Create: Future<Output = Result<T, ApiError>>,
 {
-    match look().await {
+    match find().await {
         Ok(found) => return Ok((found, false)),
         Err(error) if is_missing(&error) => {}
         Err(error) => return Err(DeclareError::new(context, format!("show {object}"), error)),
     }
     match create().await {
         Ok(created) => Ok((created, true)),
-        Err(error) if exists_already(&error) => match look().await {
+        Err(error) if exists_already(&error) => match find().await {
             Ok(found) => Ok((found, false)),
             // A cluster refuses a second creation before the first one can be seen.
             Err(error) if is_missing(&error) => Err(DeclareError::Unavailable {

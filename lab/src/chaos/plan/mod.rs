@@ -271,8 +271,8 @@ mod tests {
                 r#"{{"for": "10s", "cast": {{"requestors": 1, "generators": 2, "brokers": 1}},
                 "faults": [{wrong}]}}"#
             );
-            let refusal = format!("{:#}", Plan::from_json(&plan).unwrap_err());
-            assert!(refusal.contains(reason), "{wrong}: {refusal}");
+            let error = format!("{:#}", Plan::from_json(&plan).unwrap_err());
+            assert!(error.contains(reason), "{wrong}: {error}");
         }
     }
 }
