@@ -22,7 +22,7 @@ use crate::connection::Connection;
 use crate::job::Publication;
 use crate::log_once::LogOnce;
 use crate::metrics::{Metrics, PublishMetrics};
-use crate::topology::{self, Limits, Topology};
+use crate::topology::{self, DeclareError, Limits, Topology};
 
 /// The first ceiling of the time between two tries of the same publish, and the highest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
@@ -170,6 +170,8 @@ impl Publisher {
         let declaring = topology::declare(self.connection.context(), topology, limits);
         match self.connection.ask(pin!(declaring)).await {
             Some(Ok(_)) => logged.forget(),
+            // A cluster elects a leader: it is there, and soon to be seen.
+            Some(Err(DeclareError::Unavailable { .. })) => {}
             Some(Err(error)) if logged.is_first(&error) => {
                 error!(stream = self.stream, %error, "cannot declare again what is missing");
             }

@@ -40,6 +40,15 @@ fn only(verdict: &Verdict, ids: &[String], id: JobId) {
 }
 
 #[tokio::test]
+async fn audit_of_an_empty_broker_says_what_is_missing() {
+    let (status, printed) = Deployment::bare().await.decoupled(["audit"]).await;
+    assert_eq!(status, Some(2), "{printed}");
+    let missing = "Error: the broker cannot show stream REQUESTS, which is not there; start a service, or run \
+                   `decoupled declare`";
+    assert!(printed.starts_with(missing), "{printed}");
+}
+
+#[tokio::test]
 async fn a_fact_that_is_removed_by_hand_is_lost() {
     for bucket in [facts::STORED, facts::RECEIVED] {
         let (deployment, id) = at_rest().await;

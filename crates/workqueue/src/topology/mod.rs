@@ -171,7 +171,7 @@ pub enum DeclareError {
         taken: String,
     },
     /// The broker understood and refused.
-    #[error("the broker refuses to {action}: {source}")]
+    #[error("{}", refused(action, source))]
     Refused {
         /// What was tried.
         action: String,
@@ -186,6 +186,16 @@ pub enum DeclareError {
         /// What came instead of an answer.
         source: Source,
     },
+}
+
+/// That the broker has refused, and what to do where it only lacks what it was asked about.
+fn refused(action: &str, source: &async_nats::jetstream::Error) -> String {
+    match source.error_code() {
+        ErrorCode::STREAM_NOT_FOUND | ErrorCode::CONSUMER_NOT_FOUND => format!(
+            "the broker cannot {action}, which is not there; start a service, or run `decoupled declare`"
+        ),
+        _ => format!("the broker refuses to {action}: {source}"),
+    }
 }
 
 /// Creates what is missing of this topology, and checks what is there.
