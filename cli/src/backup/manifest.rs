@@ -6,20 +6,33 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail, ensure};
 use async_nats::jetstream::consumer::Info as ConsumerInfo;
 use async_nats::jetstream::stream::State;
+use contract::{facts, queues};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 use tokio::fs::{self, DirBuilder, File, OpenOptions};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-
-use super::{file, streams};
+use workqueue::dead_letters;
 
 /// The file that makes a directory a backup.
 const FILE: &str = "manifest.json";
 
 /// The version of the manifest that this program writes and reads.
 const VERSION: u32 = 1;
+
+/// The streams that a backup has, in the order in which they are taken and restored. The queues come
+/// last: a restore that breaks off leaves no work whose facts are missing, which would be done again.
+pub(super) fn streams() -> Vec<&'static str> {
+    let buckets = facts::ALL.iter().map(|bucket| bucket.stream);
+    let queues = queues::ALL.iter().map(|queue| queue.stream);
+    buckets.chain([dead_letters::STREAM]).chain(queues).collect()
+}
+
+/// The name of the file that has this stream.
+pub(super) fn file(stream: &str) -> String {
+    format!("{stream}.snapshot")
+}
 
 /// How much of a file is in memory at a time.
 const CHUNK: usize = 128 * 1024;

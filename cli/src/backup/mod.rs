@@ -18,15 +18,13 @@ pub use restore::restore;
 
 use std::path::{Path, PathBuf};
 
-use crate::terminal::{self, say, tell};
+use crate::terminal::{self, say};
 use anyhow::bail;
 use clap::Args;
-use contract::{facts, queues};
-use indicatif::{HumanBytes, HumanCount};
 use tokio::fs;
-use workqueue::{Connection, NatsSettings, dead_letters};
+use workqueue::{Connection, NatsSettings};
 
-use manifest::{KeptConsumer, KeptStream, Manifest};
+use manifest::{KeptConsumer, Manifest};
 use still::Still;
 
 /// Settings of `decoupled backup`.
@@ -69,14 +67,6 @@ pub(crate) async fn run_restore(settings: &RestoreSettings) -> anyhow::Result<()
     Ok(())
 }
 
-/// The streams that a backup has, in the order in which they are taken and restored. The queues come
-/// last: a restore that breaks off leaves no work whose facts are missing, which would be done again.
-fn streams() -> Vec<&'static str> {
-    let buckets = facts::ALL.iter().map(|bucket| bucket.stream);
-    let queues = queues::ALL.iter().map(|queue| queue.stream);
-    buckets.chain([dead_letters::STREAM]).chain(queues).collect()
-}
-
 /// Backs up all streams with their consumers into a directory, which is created, or has to be
 /// empty. Tells of its progress on standard error.
 ///
@@ -91,9 +81,9 @@ pub async fn backup(connection: &Connection, directory: &Path) -> anyhow::Result
     manifest::prepare(directory).await?;
     let taken = take(connection, directory, &before).await;
     if taken.is_err() {
-        for stream in streams() {
+        for stream in manifest::streams() {
             // What cannot be removed is no backup either: it has no manifest.
-            let _ = fs::remove_file(directory.join(file(stream))).await;
+            let _ = fs::remove_file(directory.join(manifest::file(stream))).await;
         }
     }
     taken
@@ -102,10 +92,10 @@ pub async fn backup(connection: &Connection, directory: &Path) -> anyhow::Result
 async fn take(connection: &Connection, directory: &Path, before: &Still) -> anyhow::Result<()> {
     let nats = connection.context();
     let mut kept = Vec::new();
-    for stream in streams() {
-        let (consumers, path) = (consumers(before, stream), directory.join(file(stream)));
+    for stream in manifest::streams() {
+        let (consumers, path) = (consumers(before, stream), directory.join(manifest::file(stream)));
         let stream = snapshot::take(connection, stream, consumers, &path).await?;
-        report(&stream)?;
+        snapshot::report(&stream)?;
         kept.push(stream);
     }
     let after = Still::read(nats).await?;
@@ -117,11 +107,6 @@ async fn take(connection: &Connection, directory: &Path, before: &Still) -> anyh
     Manifest::new(workqueue::now(), broker, kept).write(directory).await
 }
 
-/// The name of the file that has this stream.
-fn file(stream: &str) -> String {
-    format!("{stream}.snapshot")
-}
-
 fn consumers(still: &Still, stream: &str) -> Vec<KeptConsumer> {
     let consumers = still.consumers.iter().filter(|consumer| consumer.stream_name == stream);
     let kept = consumers.map(|consumer| KeptConsumer {
@@ -129,12 +114,4 @@ fn consumers(still: &Still, stream: &str) -> Vec<KeptConsumer> {
         outstanding: manifest::outstanding(consumer),
     });
     kept.collect()
-}
-
-/// Reports a stream that is done.
-fn report(stream: &KeptStream) -> anyhow::Result<()> {
-    let messages = HumanCount(stream.state()?.messages).to_string();
-    let bytes = HumanBytes(stream.bytes).to_string();
-    tell(format_args!("{:<16} {messages:>11} messages  {bytes:>12}", stream.name));
-    Ok(())
 }

@@ -15,8 +15,8 @@ use workqueue::topology::{self, DeclareError};
 
 use crate::terminal::tell;
 
-use super::manifest::{KeptStream, Manifest, outstanding};
-use super::{file, report, snapshot};
+use super::manifest::{KeptStream, Manifest, file, outstanding};
+use super::snapshot;
 
 /// How long the brokers of a cluster may take to have all of it. An election alone takes up to nine
 /// seconds, and each stream and consumer has one.
@@ -73,7 +73,7 @@ pub async fn restore(
             let left = self::there(nats, &manifest).await.ok();
             return Err(error).with_context(|| broken_off(&stream.name, left.as_deref()));
         }
-        report(stream)?;
+        snapshot::report(stream)?;
     }
     settled(nats, &manifest, replicas).await
 }

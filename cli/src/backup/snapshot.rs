@@ -9,7 +9,7 @@ use async_nats::client::Request;
 use async_nats::{Message, RequestErrorKind as AnswerErrorKind};
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
-use indicatif::HumanBytes;
+use indicatif::{HumanBytes, HumanCount};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -219,4 +219,12 @@ fn tell_progress(stream: &str, bytes: u64, told: &mut Instant) {
         *told = Instant::now();
         tell(format_args!("{stream:<16} {:>34} so far", HumanBytes(bytes).to_string()));
     }
+}
+
+/// Reports a stream that is done.
+pub(super) fn report(stream: &KeptStream) -> anyhow::Result<()> {
+    let messages = HumanCount(stream.state()?.messages).to_string();
+    let bytes = HumanBytes(stream.bytes).to_string();
+    tell(format_args!("{:<16} {messages:>11} messages  {bytes:>12}", stream.name));
+    Ok(())
 }

@@ -7,7 +7,7 @@ use async_nats::jetstream::stream::Info as StreamInfo;
 use contract::queues;
 use workqueue::topology;
 
-use super::streams;
+use super::manifest::streams;
 
 /// What stands on the broker at one look.
 pub(super) struct Still {

@@ -15,8 +15,9 @@ use serde::{Deserialize, Serialize};
 use workqueue::dead_letters::Reason;
 use workqueue::{Bucket, Fact, JobId, Rejection};
 
+use crate::key::IdempotencyKey;
 use crate::queues::{Acknowledgment, Request};
-use crate::{Amount, IdempotencyKey, InvalidStrings, Strings};
+use crate::strings::{Amount, InvalidStrings, Strings};
 
 /// Idempotency keys and their requests: written before anything is published.
 pub const IDEMPOTENCY: Bucket = Bucket { name: "idempotency", stream: "KV_idempotency" };

@@ -12,7 +12,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use workqueue::{Job, JobId, Queue};
 
-use crate::{Amount, InvalidStrings, Strings};
+use crate::strings::{Amount, InvalidStrings, Strings};
 
 /// All queues, in the order in which a request passes through them.
 pub const ALL: [Queue; 3] = [REQUESTS, RESPONSES, ACKNOWLEDGMENTS];

@@ -1,6 +1,7 @@
 //! The dead letters with their reasons, and their replay.
 
 use std::fmt;
+use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, ensure};
 use async_nats::jetstream::Context;
@@ -13,7 +14,10 @@ use workqueue::dead_letters::{self, AT, ATTEMPTS, BY, LEFT_OUT, REASON, SUBJECT}
 use workqueue::{Connection, JobId, PubAck};
 
 use crate::batch::{self, Stored};
-use crate::{PATIENCE, reading};
+use crate::reading;
+
+/// How long the broker has to confirm a replay.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A dead letter, as it stands on the broker.
 #[derive(Clone, Debug, Default, Serialize)]

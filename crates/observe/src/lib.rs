@@ -31,7 +31,7 @@ use anyhow::anyhow;
 use tokio::time::timeout;
 use workqueue::{Connection, NatsSettings};
 
-/// How long to try to reach a broker, or to have something stored. Unlike a service, a tool does not wait longer.
+/// How long to try to reach a broker. Unlike a service, a tool does not wait for one.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Connects to a broker, or gives up after a while.

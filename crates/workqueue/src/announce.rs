@@ -15,10 +15,10 @@ use jiff::Timestamp;
 use serde::Serialize;
 use tracing::{debug, warn};
 
-use crate::Queue;
 use crate::clock::now;
 use crate::connection::Connection;
 use crate::health::Health;
+use crate::job::Queue;
 use crate::metrics::Metrics;
 
 /// What the subjects of the protocol begin with.

@@ -12,8 +12,8 @@ use async_nats::jetstream::consumer::{Info, PullConsumer};
 use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
-use crate::Queue;
 use crate::connection::Connection;
+use crate::job::Queue;
 use crate::topology::paused_until;
 
 /// Two losses within this many `ACK_WAIT`s are suspicious. With several replicas, each takes the message

@@ -8,7 +8,7 @@ use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use crate::{Publication, Queue};
+use crate::job::{Publication, Queue};
 
 /// The name of the stream.
 pub const STREAM: &str = "DEAD_LETTERS";

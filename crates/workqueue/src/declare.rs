@@ -8,9 +8,9 @@ use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::stream::ConsumerErrorKind;
 use tracing::{info, warn};
 
-use crate::Queue;
 use crate::backoff::Backoff;
 use crate::connection::Connection;
+use crate::job::Queue;
 use crate::log_once::LogOnce;
 use crate::topology::{self, DeclareError, Declared, Limits, Topology};
 

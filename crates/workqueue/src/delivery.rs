@@ -11,12 +11,12 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
-use crate::Queue;
 use crate::chain::chain;
 use crate::clock::now;
 use crate::connection::Connection;
 use crate::dead_letters::{self, Cause, Original};
 use crate::handler::Attempt;
+use crate::job::Queue;
 use crate::publisher::Publisher;
 use crate::settle::Delay;
 

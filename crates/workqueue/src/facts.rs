@@ -12,8 +12,8 @@ use async_nats::header::NATS_EXPECTED_LAST_SUBJECT_SEQUENCE;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::JobId;
 use crate::connection::Connection;
+use crate::id::JobId;
 use crate::job::{Publication, from_json, to_json};
 use crate::last_message::last_message;
 

@@ -10,11 +10,11 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
-use crate::JobId;
 use crate::chain::Source;
 use crate::dead_letters::Reason;
 use crate::facts::{Creation, Fact, ReadError};
 use crate::headers::Trace;
+use crate::id::JobId;
 use crate::job::Job;
 use crate::producer::Producer;
 use crate::publisher::{PubAck, PublishError};

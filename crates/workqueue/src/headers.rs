@@ -3,7 +3,7 @@
 use async_nats::header::NATS_MESSAGE_ID;
 use async_nats::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::JobId;
+use crate::id::JobId;
 
 /// The version of its job type that a message follows. A message without it is read as version 1.
 pub const MESSAGE_VERSION: &str = "Message-Version";

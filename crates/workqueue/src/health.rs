@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tracing::info;
 
-use crate::Queue;
+use crate::job::Queue;
 
 /// What `/readyz` asks for. It never depends on the other side: that would couple the two again.
 #[derive(Debug, Default)]

@@ -5,8 +5,8 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::JobId;
 use crate::headers::{self, Trace, Version};
+use crate::id::JobId;
 
 /// A kind of job: a type that becomes a JSON object, and the queue that such jobs wait in.
 ///

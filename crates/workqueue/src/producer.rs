@@ -8,16 +8,17 @@ use tokio_util::sync::CancellationToken;
 use crate::backoff::Backoff;
 use crate::connect_error::ConnectError;
 use crate::connection::Connection;
+use crate::dead_letters;
 use crate::declare::declare;
 use crate::facts::{Creation, Fact, ReadError, read_fact};
 use crate::headers::Trace;
+use crate::id::JobId;
 use crate::job::{Job, Publication};
 use crate::metrics::Metrics;
 use crate::publisher::{PubAck, PublishError, Publisher};
 use crate::recorder::Recorder;
 use crate::settings::Settings;
 use crate::topology::{DeclareError, Declared, Limits, Topology};
-use crate::{JobId, dead_letters};
 
 /// The first ceiling of the time between two tries to create the same fact, and the highest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));

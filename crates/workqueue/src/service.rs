@@ -9,7 +9,6 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
-use crate::Queue;
 use crate::admin::{self, Report};
 use crate::announce::Announcement;
 use crate::background::{Background, Ended};
@@ -19,6 +18,7 @@ use crate::consumer::Consumer;
 use crate::handler::Handler;
 use crate::health::Health;
 use crate::job::Job;
+use crate::job::Queue;
 use crate::metrics::Metrics;
 use crate::producer::Producer;
 use crate::running::{Running, ServiceError};

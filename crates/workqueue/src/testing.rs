@@ -36,9 +36,9 @@ use std::time::Duration;
 
 pub use crate::recorder::Recorder;
 
-use crate::JobId;
 use crate::handler::{Attempt, Context, Shared};
 use crate::headers::Trace;
+use crate::id::JobId;
 use crate::producer::Producer;
 
 impl Recorder {

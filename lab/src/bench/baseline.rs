@@ -17,7 +17,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 use workqueue::JobId;
 
-use super::{Round, WRITES, per_second};
+use super::round::{Round, WRITES, per_second};
 
 /// How many publishes are under way at a time. The best of these counts.
 const OUTSTANDING: [usize; 3] = [256, 1024, 4096];

@@ -7,8 +7,8 @@ use std::time::Duration;
 use anyhow::Context;
 use tokio::time::{Instant, sleep};
 
-use super::deployment::{BenchDeployment, Each};
-use super::{Round, real};
+use super::deployment::BenchDeployment;
+use super::round::{Each, Round, real};
 
 /// Notes the cost of that many round trips.
 pub(super) fn of_round_trips(round: &mut Round<'_>, processor: Each<Duration>) {

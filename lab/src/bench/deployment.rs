@@ -16,7 +16,7 @@ use testkit::usage;
 use tokio::time::{Instant, sleep};
 use workqueue::{Bucket, Connection, Fact, topology};
 
-use super::Round;
+use super::round::{Each, Round};
 
 /// How often the processes and the state of the broker are polled.
 const POLL: Duration = Duration::from_millis(20);
@@ -29,14 +29,6 @@ const PATIENCE: Duration = Duration::from_mins(5);
 
 /// How long the last settlements may take.
 const LAST_WAIT: Duration = Duration::from_mins(1);
-
-/// The usage of each of the three parts, in the order of the flow through them.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Each<T> {
-    pub(super) broker: T,
-    pub(super) requestor: T,
-    pub(super) generator: T,
-}
 
 /// A broker with services.
 pub(super) struct BenchDeployment {

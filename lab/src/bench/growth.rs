@@ -6,8 +6,8 @@ use tokio::time::Instant;
 use workqueue::topology;
 
 use super::deployment::BenchDeployment;
+use super::round::{Round, WRITES, per_second, real};
 use super::saturation::{self, Load};
-use super::{Round, WRITES, per_second, real};
 
 /// Measures both, compared with one generator and an empty queue.
 pub(super) async fn measure(

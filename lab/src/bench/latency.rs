@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use workqueue::{Bucket, Fact, JobId};
 
 use super::deployment::BenchDeployment;
-use super::{Round, real, whole};
+use super::round::{Round, real, whole};
 
 /// The beginning is not counted: the two sides get to know their broker and each other.
 const WARM_UP: Duration = Duration::from_secs(1);

@@ -94,7 +94,7 @@ impl fmt::Display for BenchReport {
             formatter,
             "\nMedians of {rounds} with their spread; {met} of {all} targets are met. The baseline is what this \
              broker confirms on this machine in the same round; a round trip writes {} times.",
-            super::WRITES
+            super::round::WRITES
         )?;
         if self.quick {
             write!(formatter, "\nThis was a quick run, whose figures mean nothing.")?;

@@ -5,8 +5,9 @@ use std::time::Duration;
 use contract::facts::Received;
 use contract::queues::Request;
 
-use super::deployment::{BenchDeployment, Each};
-use super::{Round, WRITES, baseline, per_second, real};
+use super::baseline;
+use super::deployment::BenchDeployment;
+use super::round::{Each, Round, WRITES, per_second, real};
 
 /// The load of a run.
 #[derive(Clone, Copy, Debug)]

@@ -4,13 +4,15 @@ mod hints;
 mod page;
 mod replicas;
 mod screen;
+mod settings;
+
+pub use settings::UpSettings;
 
 use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use clap::Args;
 use cli::terminal::say;
 use observe::Poller;
 use observe::audit::{Verdict, audit};
@@ -33,30 +35,6 @@ const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long the queues may take to drain at the end.
 const LAST_WAIT: Duration = Duration::from_secs(2);
-
-/// Settings of `lab up`.
-#[derive(Args, Clone, Debug)]
-pub struct UpSettings {
-    /// How many brokers to run: 1, or 3 or 5 as a cluster
-    #[arg(long, default_value_t = 1, value_parser = Brokers::count, value_name = "NUMBER")]
-    pub brokers: u16,
-
-    /// How many requestors to run
-    #[arg(long, default_value_t = 1, value_parser = workqueue::number::<u32>(0..), value_name = "NUMBER")]
-    pub requestors: u32,
-
-    /// How many generators to run
-    #[arg(long, default_value_t = 2, value_parser = workqueue::number::<u32>(0..), value_name = "NUMBER")]
-    pub generators: u32,
-
-    /// Requests a second, of all requestors together, or max
-    #[arg(long, default_value = "10", value_name = "RATE", allow_hyphen_values = true)]
-    pub rate: requestor::Rate,
-
-    /// Stop after that time [default: at Ctrl-C]
-    #[arg(long = "for", value_name = "TIME", value_parser = workqueue::duration)]
-    pub duration: Option<Duration>,
-}
 
 /// Runs a broker and both services, shows the flow until `stop` or until the time is over, stops
 /// everything in order, and gives the verdict.

@@ -6,7 +6,7 @@ use testkit::broker::Brokers;
 use testkit::programs::Programs;
 use testkit::side::Side;
 
-use super::UpSettings;
+use super::settings::UpSettings;
 use crate::replica::{Replica, WATCH, share};
 
 /// All replicas of both sides, and `declare --watch`, which keeps the topology.

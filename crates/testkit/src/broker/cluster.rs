@@ -9,7 +9,7 @@ use futures_util::future::try_join_all;
 use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout};
 
-use super::{Broker, BrokerOptions, Membership};
+use super::server::{Broker, BrokerOptions, Membership};
 use crate::http;
 
 /// How long the members of a cluster may take to agree. An election alone takes up to nine seconds,

@@ -23,7 +23,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::TcpListener;
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
@@ -78,12 +78,13 @@ pub async fn serve(
             biased;
             () = closing.cancelled() => break,
             Some(ended) = connections.join_next(), if !connections.is_empty() => {
-                if let Err(error) = ended && error.is_panic() {
-                    error!(%error, "answering a request panicked");
-                }
+                log_panic(ended);
                 continue;
             }
-            Some(_) = turned_away.join_next(), if !turned_away.is_empty() => continue,
+            Some(ended) = turned_away.join_next(), if !turned_away.is_empty() => {
+                log_panic(ended);
+                continue;
+            }
             accepted = Listener::accept(&mut listener) => accepted,
         };
         open.retain(|(connection, _)| !connection.is_finished());
@@ -114,6 +115,14 @@ pub async fn serve(
     // From now on, connections are refused.
     drop(listener);
     while connections.join_next().await.is_some() {}
+}
+
+fn log_panic(ended: Result<(), JoinError>) {
+    if let Err(error) = ended
+        && error.is_panic()
+    {
+        error!(%error, "answering a request panicked");
+    }
 }
 
 /// Answers that there are too many, whatever is asked.

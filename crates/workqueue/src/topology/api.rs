@@ -2,39 +2,13 @@
 
 use std::time::Duration;
 
+use async_nats::jetstream::Context;
 use async_nats::jetstream::consumer::{Config as ConsumerConfig, Info as ConsumerInfo};
-use async_nats::jetstream::context::RequestErrorKind;
 use async_nats::jetstream::stream::{Config as StreamConfig, Info as StreamInfo};
-use async_nats::jetstream::{Context, ErrorCode};
 use serde_json::json;
 
-use super::DeclareError;
-use crate::Queue;
 use crate::api::{ApiError, call};
-
-impl DeclareError {
-    /// What a call that came to nothing means for declaring.
-    pub(super) fn new(context: &Context, action: String, error: ApiError) -> Self {
-        match error {
-            // Within a cluster another member may have it, and be away.
-            ApiError::Unreachable(source) if source.kind() == RequestErrorKind::NoResponders => {
-                let broker = context.client().server_info();
-                if broker.jetstream || broker.cluster.is_some() {
-                    let source = ApiError::Unreachable(source).into();
-                    return Self::Unavailable { action, source };
-                }
-                Self::NoJetStream(format!("{}:{}", broker.host, broker.port))
-            }
-            ApiError::Refused(source) => match source.error_code() {
-                ErrorCode::JETSTREAM_NOT_ENABLED | ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT => {
-                    Self::NoJetStream("this address, for this account,".to_owned())
-                }
-                _ => Self::Refused { action, source },
-            },
-            error => Self::Unavailable { action, source: error.into() },
-        }
-    }
-}
+use crate::job::Queue;
 
 pub(super) async fn stream_info(context: &Context, name: &str) -> Result<StreamInfo, ApiError> {
     call(context, format!("STREAM.INFO.{name}"), &json!({})).await

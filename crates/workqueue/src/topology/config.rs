@@ -7,8 +7,10 @@ use async_nats::jetstream::stream::{
     Config as Stream, DiscardPolicy, RetentionPolicy, StorageType,
 };
 
-use super::Limits;
-use crate::{Bucket, Queue, dead_letters};
+use crate::dead_letters;
+use crate::facts::Bucket;
+use crate::job::Queue;
+use crate::settings::Limits;
 
 /// How long facts are kept beyond `FACTS_MAX_AGE`, so that a fact still stands when the last
 /// message that asks for it has become too old to be worked on.

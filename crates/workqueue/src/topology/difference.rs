@@ -5,8 +5,15 @@ use std::fmt;
 use async_nats::jetstream::consumer::Config as Consumer;
 use async_nats::jetstream::stream::{Config as Stream, PersistenceMode};
 
-use super::Kind;
 use super::config::FACTS_MARGIN;
+
+/// What a stream is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Queue,
+    DeadLetters,
+    Bucket,
+}
 
 /// A setting that is not what it should be.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -8,9 +8,11 @@
 mod api;
 pub mod config;
 mod difference;
+mod error;
 
 pub use crate::settings::Limits;
 pub use difference::Difference;
+pub use error::DeclareError;
 
 use std::mem;
 use std::time::Duration;
@@ -21,9 +23,9 @@ use async_nats::jetstream::{Context, ErrorCode};
 use jiff::Timestamp;
 
 use crate::api::ApiError;
-use crate::chain::Source;
-use crate::{Bucket, Queue};
-use difference::Differences;
+use crate::facts::Bucket;
+use crate::job::Queue;
+use difference::{Differences, Kind};
 
 /// The oldest broker that knows all the settings that the guarantees rest on.
 const OLDEST_BROKER: [u64; 3] = [2, 12, 0];
@@ -37,14 +39,6 @@ pub struct Topology {
     /// The buckets.
     pub buckets: Vec<Bucket>,
     dead_letters: bool,
-}
-
-/// What a stream is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    Queue,
-    DeadLetters,
-    Bucket,
 }
 
 impl Topology {
@@ -134,67 +128,6 @@ pub fn guard_time(bucket: &StreamConfig) -> Duration {
         Duration::MAX
     } else {
         bucket.max_age.saturating_sub(config::FACTS_MARGIN)
-    }
-}
-
-/// Why the topology could not be declared.
-#[derive(Debug, thiserror::Error)]
-pub enum DeclareError {
-    /// The broker is too old to keep the guarantees.
-    #[error(
-        "the broker is version {0}, and 2.12 is the oldest that keeps the guarantees: older ones \
-         ignore settings that they do not know; run a newer one"
-    )]
-    BrokerTooOld(String),
-    /// The broker keeps no streams.
-    #[error(
-        "the broker at {0} has no JetStream, so it cannot keep a queue; start nats-server with -js \
-         or a jetstream block in its configuration, and enable it for the account"
-    )]
-    NoJetStream(String),
-    /// What is there breaks a guarantee.
-    #[error(
-        "what is on the broker breaks a guarantee: {}; change it there, or empty and delete it \
-         to have it created anew",
-        .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
-    )]
-    Breaks(Vec<Difference>),
-    /// Another stream stores what this one should.
-    #[error(
-        "the broker cannot create stream {stream}: {taken}; change the subjects of that stream, or give \
-         this system an account of its own"
-    )]
-    SubjectTaken {
-        /// The stream that is missing.
-        stream: String,
-        /// Which of its subjects another stream stores, and which stream that is.
-        taken: String,
-    },
-    /// The broker understood and refused.
-    #[error("{}", refused(action, source))]
-    Refused {
-        /// What was tried.
-        action: String,
-        /// The broker's answer.
-        source: async_nats::jetstream::Error,
-    },
-    /// There was no answer, or one that may be another a moment later. Worth another try.
-    #[error("the broker does not {action} at present: {source}")]
-    Unavailable {
-        /// What was tried.
-        action: String,
-        /// What came instead of an answer.
-        source: Source,
-    },
-}
-
-/// That the broker has refused, and what to do where it only lacks what it was asked about.
-fn refused(action: &str, source: &async_nats::jetstream::Error) -> String {
-    match source.error_code() {
-        ErrorCode::STREAM_NOT_FOUND | ErrorCode::CONSUMER_NOT_FOUND => format!(
-            "the broker cannot {action}, which is not there; start a service, or run `decoupled declare`"
-        ),
-        _ => format!("the broker refuses to {action}: {source}"),
     }
 }
 

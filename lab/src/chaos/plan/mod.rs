@@ -88,12 +88,6 @@ pub enum Action {
 }
 
 impl Plan {
-    /// The schedule that follows from a seed: always the same one for the same time and cast.
-    #[must_use]
-    pub fn from_seed(seed: u64, duration: Duration, cast: Cast) -> Self {
-        Self { seed: Some(seed), duration, cast, faults: seeded::faults(seed, duration, cast) }
-    }
-
     /// Reads a schedule that a person has written, or that was printed before.
     ///
     /// # Errors

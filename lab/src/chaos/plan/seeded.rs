@@ -9,7 +9,7 @@ use rand::{RngExt, SeedableRng};
 use testkit::side::Side;
 
 use super::fault_target::streams;
-use super::{Action, Cast, Fault, FaultTarget, Member};
+use super::{Action, Cast, Fault, FaultTarget, Member, Plan};
 
 /// How often each thing is done, relative to the others.
 const WEIGHTS: [(Action, u32); 9] = [
@@ -52,7 +52,15 @@ enum Thing {
     Brokers,
 }
 
-pub(super) fn faults(seed: u64, duration: Duration, cast: Cast) -> Vec<Fault> {
+impl Plan {
+    /// The schedule that follows from a seed: always the same one for the same time and cast.
+    #[must_use]
+    pub fn from_seed(seed: u64, duration: Duration, cast: Cast) -> Self {
+        Self { seed: Some(seed), duration, cast, faults: faults(seed, duration, cast) }
+    }
+}
+
+fn faults(seed: u64, duration: Duration, cast: Cast) -> Vec<Fault> {
     // Unlike the standard generator this one stays the same over versions and machines.
     let mut random = Xoshiro256PlusPlus::seed_from_u64(seed);
     let mut faults: Vec<Fault> = Vec::new();

@@ -1,0 +1,342 @@
+//! One broker.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
+use std::time::Duration;
+
+use anyhow::{Context, bail, ensure};
+use tempfile::TempDir;
+use tokio::time::timeout;
+
+use super::find::find;
+use super::port::{Held, Ports};
+use super::ready;
+use crate::process::{self, Process, bound_to_this};
+
+/// How long a broker may take to answer, or to stop. One that has a million messages to read back
+/// needs some seconds.
+const LIMIT: Duration = Duration::from_secs(30);
+
+/// How many lines of the server's log an error shows.
+const LOG_TAIL: usize = 25;
+
+/// How a broker is to be.
+#[derive(Clone, Debug, Default)]
+pub struct BrokerOptions {
+    /// The `nats-server` to run. By default the one that [`find()`] finds.
+    pub binary: Option<PathBuf>,
+    /// The port for clients. By default a free one.
+    pub port: Option<u16>,
+    /// Where the configuration, the log and all messages are kept. By default a temporary
+    /// directory, which is removed with the broker.
+    pub directory: Option<PathBuf>,
+    /// Whether the broker keeps no messages: it has no `JetStream` then. It has one by default.
+    pub without_jetstream: bool,
+    /// Whether each message is on the disk itself before it is confirmed, and so survives a loss
+    /// of power. No by default, which is faster; a killed broker loses nothing either way.
+    pub sync_always: bool,
+    /// Lines for the beginning of the configuration file, such as those of a file that is shipped. Of
+    /// two settings with the same name the later one counts, so that the lab's own ports, store and
+    /// `jetstream` block replace those that are here.
+    pub base: String,
+    /// Variables for the server's environment, where [`Self::base`] names some.
+    pub environment: Vec<(String, String)>,
+    /// More lines for the end of the configuration file. Of two settings with the same name the
+    /// later one counts, so that `jetstream { … }` here replaces the block that is written for
+    /// [`Self::sync_always`]; the directory of the store is set outside of it, and stays.
+    pub extra: String,
+}
+
+/// A `nats-server` of the lab's own on 127.0.0.1. It is killed when this is dropped.
+#[derive(Debug)]
+pub struct Broker {
+    // The process comes before its directory: fields are dropped in this order.
+    state: ServerState,
+    binary: PathBuf,
+    pub(super) ports: Ports,
+    directory: PathBuf,
+    options: BrokerOptions,
+    /// Whom it forms a cluster with, where it does.
+    pub(super) membership: Option<Membership>,
+    _temporary: Option<TempDir>,
+}
+
+/// The settings of a member of a cluster.
+#[derive(Clone, Debug)]
+pub(super) struct Membership {
+    /// Its own name, by which the others call it for as long as its store lives.
+    pub(super) name: String,
+    /// The ports where it finds the others.
+    pub(super) routes: Vec<u16>,
+}
+
+#[derive(Debug)]
+enum ServerState {
+    Running(Process),
+    /// While no server listens on the ports, they stay reserved, so that no other process takes them.
+    Down {
+        _held: Option<Held>,
+    },
+}
+
+impl Broker {
+    /// Starts a broker, and waits until it answers.
+    ///
+    /// # Errors
+    ///
+    /// Where no program is found, or it does not answer within 30 seconds, with the end of its log.
+    pub async fn start(options: BrokerOptions) -> anyhow::Result<Self> {
+        let mut broker = Self::prepare(options).await?;
+        broker.launch().await?;
+        Ok(broker)
+    }
+
+    /// A broker that does not run yet.
+    pub(super) async fn prepare(options: BrokerOptions) -> anyhow::Result<Self> {
+        let binary = match &options.binary {
+            Some(binary) => binary.clone(),
+            None => find().await?,
+        };
+        let (directory, temporary) = if let Some(directory) = &options.directory {
+            (directory.clone(), None)
+        } else {
+            let temporary = tempfile::Builder::new().prefix("lab-broker-").tempdir();
+            let temporary = temporary.context("cannot create a directory for the broker")?;
+            (temporary.path().to_owned(), Some(temporary))
+        };
+        fs::create_dir_all(directory.join("ports"))
+            .with_context(|| format!("cannot create {}", directory.display()))?;
+        let ports = Ports { client: options.port.unwrap_or(0), monitor: 0, cluster: None };
+        let state = ServerState::Down { _held: None };
+        let membership = None;
+        Ok(Self { state, binary, ports, directory, options, membership, _temporary: temporary })
+    }
+
+    /// Takes a port for the other members of a cluster, before any of them runs. Gives the port.
+    pub(super) fn prepare_route(&mut self) -> anyhow::Result<u16> {
+        let (held, port) = Held::free().context("there is no port for the cluster")?;
+        self.state = ServerState::Down { _held: Some(held) };
+        self.ports.cluster = Some(port);
+        Ok(port)
+    }
+
+    /// Where clients connect to.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.ports.client)
+    }
+
+    /// The port that members of its cluster connect to, where it has one.
+    #[must_use]
+    pub fn cluster_port(&self) -> Option<u16> {
+        self.ports.cluster
+    }
+
+    /// The port that clients connect to. It stays the same over restarts.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.ports.client
+    }
+
+    /// The root of the HTTP endpoints for monitoring (`/varz`, `/jsz`, …). It stays the same over
+    /// restarts.
+    #[must_use]
+    pub fn monitor_url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.ports.monitor)
+    }
+
+    /// The process id of the server, while it runs.
+    #[must_use]
+    pub fn id(&self) -> Option<u32> {
+        match &self.state {
+            ServerState::Running(process) => Some(process.id()),
+            ServerState::Down { .. } => None,
+        }
+    }
+
+    /// Whether the server runs: it may have ended without our doing.
+    ///
+    /// # Errors
+    ///
+    /// Where the operating system refuses to say.
+    pub fn runs(&mut self) -> anyhow::Result<bool> {
+        match &mut self.state {
+            ServerState::Running(process) => Ok(process.try_wait()?.is_none()),
+            ServerState::Down { .. } => Ok(false),
+        }
+    }
+
+    /// The program that runs as the server.
+    #[must_use]
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+
+    /// The server's configuration, with the ports that it has: enough to start it again by hand.
+    #[must_use]
+    pub fn configuration_file(&self) -> PathBuf {
+        self.directory.join("nats-server.conf")
+    }
+
+    /// The file that the server logs to, through all restarts.
+    #[must_use]
+    pub fn log(&self) -> PathBuf {
+        self.directory.join("nats-server.log")
+    }
+
+    /// All that the server has logged, for people.
+    #[must_use]
+    pub fn log_text(&self) -> String {
+        process::log_text(&self.log())
+    }
+
+    /// Ends the server on the spot (SIGKILL). Its confirmed messages are with the operating system,
+    /// and there after a restart; this is no loss of power.
+    ///
+    /// # Errors
+    ///
+    /// Where it does not run, or the operating system refuses.
+    pub async fn kill(&mut self) -> anyhow::Result<()> {
+        self.running()?.kill().await?;
+        self.state = ServerState::Down { _held: Held::bind(self.ports) };
+        Ok(())
+    }
+
+    /// Stops the server in order (SIGTERM), and waits until it has ended.
+    ///
+    /// # Errors
+    ///
+    /// Where it does not run, or has not ended after 30 seconds.
+    pub async fn stop(&mut self) -> anyhow::Result<ExitStatus> {
+        let process = self.running()?;
+        process.terminate()?;
+        // A paused one would not hear of it.
+        process.resume()?;
+        let ended = timeout(LIMIT, process.wait()).await;
+        let status = ended.map_err(|_| {
+            anyhow::anyhow!("nats-server does not stop; the end of its log:\n{}", self.log_tail())
+        })??;
+        self.state = ServerState::Down { _held: Held::bind(self.ports) };
+        Ok(status)
+    }
+
+    /// Starts the server again after [`Self::kill`] or [`Self::stop`], on the same ports and with
+    /// what it had stored, and waits until it answers. One that runs is stopped first.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Self::start`].
+    pub async fn restart(&mut self) -> anyhow::Result<()> {
+        if self.runs()? {
+            self.stop().await?;
+        }
+        self.launch().await
+    }
+
+    /// Removes all that a stopped or killed server had stored, as when a volume is lost.
+    ///
+    /// # Errors
+    ///
+    /// Where it runs, or its files cannot be removed.
+    pub fn wipe(&self) -> anyhow::Result<()> {
+        ensure!(self.id().is_none(), "the broker still runs");
+        let store = self.directory.join("jetstream");
+        fs::remove_dir_all(&store).with_context(|| format!("cannot remove {}", store.display()))
+    }
+
+    fn running(&mut self) -> anyhow::Result<&mut Process> {
+        match &mut self.state {
+            ServerState::Running(process) => Ok(process),
+            ServerState::Down { .. } => bail!("the broker does not run"),
+        }
+    }
+
+    pub(super) async fn launch(&mut self) -> anyhow::Result<()> {
+        let configuration = self.configuration_file();
+        self.write_configuration()?;
+        Ports::forget(&self.ports_directory())?;
+        if !Held::CAN_BE_SHARED {
+            self.state = ServerState::Down { _held: None };
+        }
+        let mut command = bound_to_this(&self.binary);
+        command.arg("--config").arg(&configuration);
+        command.envs(self.options.environment.iter().map(|(name, value)| (name, value)));
+        let mut process = Process::spawn(command, self.log())?;
+        let answer = timeout(LIMIT, self.answer(&mut process)).await;
+        let answer = answer.unwrap_or_else(|_| bail!("it does not answer within {LIMIT:?}"));
+        self.ports = answer.with_context(|| {
+            format!("nats-server does not start; the end of its log:\n{}", self.log_tail())
+        })?;
+        self.state = ServerState::Running(process);
+        // With the ports that it has now, so that a person can start it again by hand.
+        self.write_configuration()
+    }
+
+    /// The ports that the server has, as soon as it answers on them.
+    async fn answer(&self, process: &mut Process) -> anyhow::Result<Ports> {
+        // The file is written by the server itself: another process may answer on a given port.
+        let ports = ready::unless_ended(process, async || {
+            Ports::read(&self.ports_directory()).ok_or("it has not said which ports it has")
+        });
+        let ports = ports.await?;
+        // In a cluster there is none before most of the members run, which others wait for.
+        let jetstream = !self.options.without_jetstream && self.membership.is_none();
+        ready::unless_ended(process, async || ready::answers(ports.client, jetstream).await)
+            .await?;
+        Ok(ports)
+    }
+
+    fn write_configuration(&self) -> anyhow::Result<()> {
+        let file = self.configuration_file();
+        fs::write(&file, self.configuration())
+            .with_context(|| format!("cannot write {}", file.display()))
+    }
+
+    fn configuration(&self) -> String {
+        // The server takes a free port itself where it reads -1, so that no other process can take it first.
+        let port = |port: u16| if port == 0 { "-1".to_owned() } else { port.to_string() };
+        let mut text = format!(
+            "{}\nlisten: \"127.0.0.1:{}\"\nhttp: \"127.0.0.1:{}\"\nports_file_dir: {}\n",
+            self.options.base,
+            port(self.ports.client),
+            port(self.ports.monitor),
+            quoted(&self.ports_directory()),
+        );
+        if !self.options.without_jetstream {
+            let sync = if self.options.sync_always { "always" } else { "2m" };
+            let store = quoted(&self.directory);
+            let _ = writeln!(text, "store_dir: {store}\njetstream {{ sync_interval: {sync} }}");
+        }
+        if let Some(Membership { name, routes }) = &self.membership {
+            let own = port(self.ports.cluster.unwrap_or_default());
+            let routes: Vec<String> =
+                routes.iter().map(|port| format!("\"nats://127.0.0.1:{port}\"")).collect();
+            let routes = routes.join(", ");
+            // Clients keep to the addresses that they are given, which may be those of proxies.
+            let _ = writeln!(
+                text,
+                "server_name: {name}\ncluster {{ name: lab, listen: \"127.0.0.1:{own}\", \
+                 no_advertise: true, routes: [{routes}] }}"
+            );
+        }
+        text + &self.options.extra + "\n"
+    }
+
+    fn ports_directory(&self) -> PathBuf {
+        self.directory.join("ports")
+    }
+
+    pub(super) fn log_tail(&self) -> String {
+        let text = self.log_text();
+        let lines: Vec<&str> = text.lines().collect();
+        lines[lines.len().saturating_sub(LOG_TAIL)..].join("\n")
+    }
+}
+
+/// A path as a string in the configuration.
+fn quoted(path: &Path) -> String {
+    let path = path.display().to_string();
+    format!("\"{}\"", path.replace('\\', "\\\\").replace('"', "\\\""))
+}

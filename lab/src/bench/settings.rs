@@ -1,0 +1,94 @@
+//! What to measure, and how much of it.
+
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+
+/// Settings of `lab bench`.
+#[derive(Args, Clone, Debug)]
+pub struct BenchSettings {
+    /// How many times to measure everything
+    #[arg(long, default_value_t = 5, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
+    pub rounds: u32,
+
+    /// How many requests to send around at full speed in each measurement
+    #[arg(long, default_value_t = 100_000, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1000..))]
+    pub requests: u64,
+
+    /// Measure only this part, besides the baseline and the round trips that it is compared with; may be given
+    /// several times
+    #[arg(long, value_enum, value_name = "PART")]
+    pub only: Vec<BenchPart>,
+
+    /// Do just enough to see that all of it works: one round, whose figures mean nothing
+    #[arg(long, conflicts_with_all = ["rounds", "requests", "save"])]
+    pub quick: bool,
+
+    /// Print the figures as JSON, round by round
+    #[arg(long)]
+    pub json: bool,
+
+    /// Keep the table in README.md, and with its machine in BENCHMARKS.md
+    #[arg(long, conflicts_with = "only")]
+    pub save: bool,
+}
+
+/// A part of the measurements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum BenchPart {
+    /// Round trips a second, and the cost of each
+    RoundTrips,
+    /// Strings a second, with many in each round trip
+    Strings,
+    /// How long a round trip takes
+    Latency,
+    /// Starting, and doing nothing
+    Idle,
+    /// More generators, and a backlog
+    Growth,
+    /// A broker that has each write on the disk before it confirms it
+    Sync,
+}
+
+/// How much of everything is done.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Sizes {
+    /// Publishes for the baseline, for each number of them under way.
+    pub(super) publishes: u64,
+    pub(super) requests: u64,
+    /// How long to ask at 100 a second, and at more.
+    pub(super) calm: Duration,
+    pub(super) busy: Duration,
+    /// How long to measure idle processes.
+    pub(super) idle: Duration,
+    pub(super) backlog: u64,
+    pub(super) sync_publishes: u64,
+    pub(super) sync_requests: u64,
+}
+
+impl Sizes {
+    pub(super) fn of(settings: &BenchSettings) -> Self {
+        if settings.quick {
+            return Self {
+                publishes: 5000,
+                requests: 2000,
+                calm: Duration::from_secs(1),
+                busy: Duration::from_secs(1),
+                idle: Duration::from_secs(1),
+                backlog: 2000,
+                sync_publishes: 300,
+                sync_requests: 100,
+            };
+        }
+        Self {
+            publishes: 200_000,
+            requests: settings.requests,
+            calm: Duration::from_secs(20),
+            busy: Duration::from_secs(10),
+            idle: Duration::from_secs(10),
+            backlog: 200_000,
+            sync_publishes: 10_000,
+            sync_requests: 5000,
+        }
+    }
+}
