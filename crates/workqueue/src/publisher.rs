@@ -73,6 +73,11 @@ pub enum PublishError {
     Rejected(#[source] Source),
 }
 
+/// The connection was lost before an answer came.
+#[derive(Debug, thiserror::Error)]
+#[error("the connection was lost")]
+struct ConnectionLost;
+
 impl PublishError {
     /// Whether the same publish may succeed at another time.
     fn is_transient(&self) -> bool {
@@ -81,7 +86,7 @@ impl PublishError {
 
     /// Whether the connection was lost before an answer came.
     pub(crate) fn lost_connection(&self) -> bool {
-        matches!(self, Self::Unconfirmed(source) if !source.is::<NatsPublishError>() && !source.is::<jetstream::Error>())
+        matches!(self, Self::Unconfirmed(source) if source.is::<ConnectionLost>())
     }
 
     /// Whether no stream answered.
@@ -211,7 +216,7 @@ async fn publish_once(
         None if connection.has_ended() => {
             Err(PublishError::Rejected("the NATS client has ended".into()))
         }
-        None => Err(PublishError::Unconfirmed("the connection was lost".into())),
+        None => Err(PublishError::Unconfirmed(ConnectionLost.into())),
     }
 }
 

@@ -286,8 +286,10 @@ impl Sweeper {
     fn copy(&self, message: &Shown, block: &[u8], body: Bytes) -> Publication {
         let mut headers = HeaderMap::new();
         for (name, values) in parse::readable(block).iter() {
-            let is_live = is_for_the_broker(name.as_ref());
-            for value in values.iter().filter(|_| !is_live) {
+            if is_for_the_broker(name.as_ref()) {
+                continue;
+            }
+            for value in values {
                 headers.append(name.clone(), value.clone());
             }
         }
