@@ -5,7 +5,7 @@ use std::error::Error;
 use std::ffi::OsString;
 use std::io::{self, ErrorKind, Write};
 use std::net::{SocketAddr, ToSocketAddrs};
-use std::process::ExitCode;
+use std::process::{self, ExitCode};
 
 use clap::builder::Resettable;
 use clap::error::ErrorKind as ClapErrorKind;
@@ -29,11 +29,24 @@ pub(crate) fn parse_from<S: Parser>(
     let mut command = forget_empty(S::command());
     let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
     if let Some(retired_setting) = retired_setting(retired, set) {
-        command.error(ClapErrorKind::UnknownArgument, retired_setting).exit();
+        end(&command.error(ClapErrorKind::UnknownArgument, retired_setting));
     }
-    let matches = command.try_get_matches_from_mut(words).unwrap_or_else(|error| error.exit());
+    let matches = command.try_get_matches_from_mut(words).unwrap_or_else(|error| end(&error));
     let settings = S::from_arg_matches(&matches);
-    settings.unwrap_or_else(|error| error.format(&mut command).exit())
+    settings.unwrap_or_else(|error| end(&error.format(&mut command)))
+}
+
+/// Prints an error, or the help that was asked for, and ends the process: with 2 after an error, and where
+/// help cannot be written, unless its reader has gone.
+fn end(error: &clap::Error) -> ! {
+    let code = match error.print() {
+        Err(failure) if failure.kind() != ErrorKind::BrokenPipe && error.exit_code() == 0 => {
+            let _ = writeln!(io::stderr(), "Error: cannot write to the standard output: {failure}");
+            2
+        }
+        _ => error.exit_code(),
+    };
+    process::exit(code)
 }
 
 /// The same command, which reads no variable that is empty.

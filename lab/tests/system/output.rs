@@ -89,6 +89,32 @@ async fn result_that_cannot_be_written_is_an_error() {
 }
 
 #[tokio::test]
+async fn help_that_cannot_be_written_is_an_error() {
+    let programs = programs().await;
+    let services = [&programs.generator, &programs.requestor, &programs.gateway];
+    for program in [services.as_slice(), &[&programs.decoupled]].concat() {
+        for words in [["--help"], ["--version"]] {
+            let help = async |output: Stdio| {
+                let mut help = Command::new(program);
+                help.env_clear().args(words).stdout(output).stderr(Stdio::piped());
+                let output = help.spawn().unwrap().wait_with_output().await.unwrap();
+                (output.status.code(), String::from_utf8(output.stderr).unwrap())
+            };
+            let (status, said) = help(File::options().write(true).open(FULL).unwrap().into()).await;
+            assert_eq!(status, Some(2), "{program:?} {words:?}");
+            assert!(said.starts_with("Error: cannot write to the standard output: "), "{said}");
+            let (reader, writer) = std::io::pipe().unwrap();
+            drop(reader);
+            assert_eq!(
+                help(writer.into()).await,
+                (Some(0), String::new()),
+                "{program:?} {words:?}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
 async fn error_that_cannot_be_written_is_in_the_exit_status() {
     let mut generator = Command::new(&programs().await.generator);
     generator.env_clear().env("ADMIN_ADDR", "192.0.2.1:1");
