@@ -29,11 +29,14 @@ pub async fn run(
     settings: GeneratorSettings,
     stop: &CancellationToken,
 ) -> Result<(), ServiceError> {
-    let GeneratorSettings { work_time, failure_rate, service, .. } = settings;
+    service(&settings).run(&settings.service, stop).await
+}
+
+/// Not within `run`, which would be compiled with the program once more.
+fn service(settings: &GeneratorSettings) -> Service {
+    let &GeneratorSettings { work_time, failure_rate, .. } = settings;
     Service::new("generator")
         .declares(&contract::topology())
         .consume(Generate { work_time, failure_rate })
         .consume(Mark)
-        .run(&service, stop)
-        .await
 }

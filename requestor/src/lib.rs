@@ -97,13 +97,14 @@ pub async fn run(
         };
         tokio::join!(asking, ending);
     };
-    Service::new("requestor")
-        .declares(&contract::topology())
-        .consume(Store { tally: tally.clone() })
-        .run_with(&settings.service, stop, work)
-        .await?;
+    service(Store { tally: tally.clone() }).run_with(&settings.service, stop, work).await?;
     match total {
         Some(total) if !dead.is_empty() => Err(RequestorError::DeadLettered { total, dead }),
         _ => Ok(()),
     }
+}
+
+/// Not within `run`, which would be compiled with the program once more.
+fn service(store: Store) -> Service {
+    Service::new("requestor").declares(&contract::topology()).consume(store)
 }

@@ -5,6 +5,8 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -85,12 +87,12 @@ impl Service {
     /// # Errors
     ///
     /// Where waiting does not help, see [`ServiceError`].
-    pub async fn run(
+    pub fn run<'a>(
         self,
-        settings: &Settings,
-        stop: &CancellationToken,
-    ) -> Result<(), ServiceError> {
-        self.run_with(settings, stop, |_running| ready(())).await
+        settings: &'a Settings,
+        stop: &'a CancellationToken,
+    ) -> impl Future<Output = Result<(), ServiceError>> + Send + 'a {
+        self.run_with(settings, stop, |_running| ready(()))
     }
 
     /// As [`Service::run`], with work of the service's own beside consuming. It begins once the service is
@@ -99,48 +101,72 @@ impl Service {
     /// # Errors
     ///
     /// As [`Service::run`].
-    pub async fn run_with<F: Future<Output = ()>>(
+    pub fn run_with<'a, F: Future<Output = ()> + Send + 'a>(
         self,
-        settings: &Settings,
-        stop: &CancellationToken,
-        work: impl FnOnce(Running) -> F,
-    ) -> Result<(), ServiceError> {
-        let Self { name, topology, queues, consumers } = self;
-        let health = Arc::new(Health::default());
-        let metrics = Metrics::new(name);
-        // Stopping by itself must not stop others that listen to the caller's token.
-        let stopping = stop.child_token();
-        // Ends the admin endpoint with the service, however that ends.
-        let end = CancellationToken::new();
-        let _end = end.clone().drop_guard();
-        let addr = settings.admin_addr;
-        let report = ServiceReport { health: Arc::clone(&health), metrics: Arc::clone(&metrics) };
-        let admin = admin::serve(addr, Arc::new(report), end)
+        settings: &'a Settings,
+        stop: &'a CancellationToken,
+        work: impl FnOnce(Running) -> F + Send + 'a,
+    ) -> impl Future<Output = Result<(), ServiceError>> + Send + 'a {
+        let work = Box::new(|running| work(running).boxed());
+        self.run_boxed(settings, stop, work)
+    }
+
+    /// As [`Service::run_with`]. It is not generic, so that the engine is compiled once, and not again with
+    /// each service.
+    fn run_boxed<'a>(
+        self,
+        settings: &'a Settings,
+        stop: &'a CancellationToken,
+        work: Box<dyn FnOnce(Running) -> BoxFuture<'a, ()> + Send + 'a>,
+    ) -> BoxFuture<'a, Result<(), ServiceError>> {
+        async move {
+            let Self { name, topology, queues, consumers } = self;
+            let health = Arc::new(Health::default());
+            let metrics = Metrics::new(name);
+            // Stopping by itself must not stop others that listen to the caller's token.
+            let stopping = stop.child_token();
+            // Ends the admin endpoint with the service, however that ends.
+            let end = CancellationToken::new();
+            let _end = end.clone().drop_guard();
+            let addr = settings.admin_addr;
+            let report =
+                ServiceReport { health: Arc::clone(&health), metrics: Arc::clone(&metrics) };
+            let admin = admin::serve(addr, Arc::new(report), end)
+                .await
+                .map_err(|source| ServiceError::Admin { addr, source })?;
+            info!(
+                version = env!("CARGO_PKG_VERSION"),
+                instance = settings.instance,
+                concurrency = settings.concurrency,
+                "starting {name}"
+            );
+            let mut background = Background::default();
+            background.spawn("the admin endpoint", admin);
+            background
+                .spawn("logging progress", log_progress(queues.clone(), Arc::clone(&metrics)));
+            let announcement =
+                Announcement::new(name, &settings.instance, queues, &health, &metrics);
+            let start = start(announcement, topology, settings, &stopping, &mut background);
+            let Some(running) = stopping.run_until_cancelled(start).await else {
+                info!("stopped before there was anything to do");
+                return Ok(());
+            };
+            let running = running?;
+            let mut consuming = JoinSet::new();
+            for consumer in consumers {
+                consuming.spawn(consumer(&running, settings));
+            }
+            running.health.set_started();
+            drain_after(
+                &running,
+                settings.drain_timeout,
+                consuming,
+                work(running.clone()),
+                background,
+            )
             .await
-            .map_err(|source| ServiceError::Admin { addr, source })?;
-        info!(
-            version = env!("CARGO_PKG_VERSION"),
-            instance = settings.instance,
-            concurrency = settings.concurrency,
-            "starting {name}"
-        );
-        let mut background = Background::default();
-        background.spawn("the admin endpoint", admin);
-        background.spawn("logging progress", log_progress(queues.clone(), Arc::clone(&metrics)));
-        let announcement = Announcement::new(name, &settings.instance, queues, &health, &metrics);
-        let start = start(announcement, topology, settings, &stopping, &mut background);
-        let Some(running) = stopping.run_until_cancelled(start).await else {
-            info!("stopped before there was anything to do");
-            return Ok(());
-        };
-        let running = running?;
-        let mut consuming = JoinSet::new();
-        for consumer in consumers {
-            consuming.spawn(consumer(&running, settings));
         }
-        running.health.set_started();
-        drain_after(&running, settings.drain_timeout, consuming, work(running.clone()), background)
-            .await
+        .boxed()
     }
 }
 
