@@ -7,7 +7,8 @@
 //! | `dead-letters list`, `show`, `replay` | [`dead_letters`] |
 //! | `backup`, `restore` | [`backup`] |
 //!
-//! `command` is the command line, [`terminal`] what all of them say on it.
+//! `completions` and `man` are those of every program, in `workqueue`. `command` is the command line,
+//! [`terminal`] what all of them say on it.
 
 pub mod audit;
 pub mod backup;

@@ -1,15 +1,18 @@
-//! Reads the settings of a program, from its command line and the environment.
+//! Reads the settings of a program, from its command line and the environment; and describes its command line
+//! to shells and as manual pages.
 
-use std::env;
 use std::error::Error;
 use std::ffi::OsString;
 use std::io::{self, ErrorKind, Write};
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
 use std::process::{self, ExitCode};
+use std::{env, fs};
 
 use clap::builder::Resettable;
 use clap::error::ErrorKind as ClapErrorKind;
-use clap::{Command, Parser};
+use clap::{Arg, ArgMatches, Command, Parser, value_parser};
+use clap_complete::Shell;
 
 use crate::chain::chain;
 
@@ -31,22 +34,84 @@ pub(crate) fn parse_from<S: Parser>(
     if let Some(retired_setting) = retired_setting(retired, set) {
         end(&command.error(ClapErrorKind::UnknownArgument, retired_setting));
     }
+    // One that is called through another program is completed by that one.
+    if command.get_bin_name().is_none() {
+        command = command.subcommands(describing());
+    }
     let matches = command.try_get_matches_from_mut(words).unwrap_or_else(|error| end(&error));
+    if let Some(described) = describe(&mut command, &matches) {
+        process::exit(described);
+    }
     let settings = S::from_arg_matches(&matches);
     settings.unwrap_or_else(|error| end(&error.format(&mut command)))
 }
 
-/// Prints an error, or the help that was asked for, and ends the process: with 2 after an error, and where
-/// help cannot be written, unless its reader has gone.
+/// Prints an error, or the help that was asked for, and ends the process.
 fn end(error: &clap::Error) -> ! {
-    let code = match error.print() {
-        Err(failure) if failure.kind() != ErrorKind::BrokenPipe && error.exit_code() == 0 => {
-            let _ = writeln!(io::stderr(), "Error: cannot write to the standard output: {failure}");
+    let printed = error.print();
+    process::exit(if error.use_stderr() { error.exit_code() } else { printed_code(printed) })
+}
+
+/// The exit status after printing what was asked for. It cannot be written to a full disk; where its reader has
+/// gone, nothing is missing.
+fn printed_code(printed: io::Result<()>) -> i32 {
+    match printed {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            let _ = writeln!(io::stderr(), "Error: cannot write to the standard output: {error}");
             2
         }
-        _ => error.exit_code(),
-    };
-    process::exit(code)
+        Ok(()) | Err(_) => 0,
+    }
+}
+
+/// The subcommands that describe a command line, which every program has.
+fn describing() -> [Command; 2] {
+    let shell = Arg::new(SHELL).required(true).value_name("SHELL");
+    let directory = Arg::new(DIRECTORY).required(true).value_name("DIRECTORY");
+    [
+        Command::new("completions")
+            .about("Prints the script by which a shell completes this command line")
+            .arg(shell.value_parser(value_parser!(Shell)).help("The shell")),
+        Command::new("man")
+            .about("Writes the manual pages of this program")
+            .arg(directory.value_parser(value_parser!(PathBuf)).help("Where to write them")),
+    ]
+}
+
+const SHELL: &str = "shell";
+const DIRECTORY: &str = "directory";
+
+/// Describes this command line, where that is what it was called for. Gives the exit status.
+fn describe(command: &mut Command, matches: &ArgMatches) -> Option<i32> {
+    match matches.subcommand()? {
+        ("completions", given) => {
+            let name = command.get_name().to_owned();
+            let mut script = Vec::new();
+            clap_complete::generate(*given.get_one::<Shell>(SHELL)?, command, name, &mut script);
+            Some(printed_code(io::stdout().write_all(&script)))
+        }
+        ("man", given) => {
+            let directory: &PathBuf = given.get_one(DIRECTORY)?;
+            Some(match write_manual(command, directory) {
+                Ok(()) => 0,
+                Err(error) => {
+                    let directory = directory.display();
+                    let _ = writeln!(io::stderr(), "Error: cannot write into {directory}: {error}");
+                    2
+                }
+            })
+        }
+        _ => None,
+    }
+}
+
+fn write_manual(command: &Command, directory: &Path) -> io::Result<()> {
+    fn without_help(command: Command) -> Command {
+        command.disable_help_subcommand(true).mut_subcommands(without_help)
+    }
+
+    fs::create_dir_all(directory)?;
+    clap_mangen::generate_to(without_help(command.clone()), directory)
 }
 
 /// The same command, which reads no variable that is empty.

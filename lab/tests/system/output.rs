@@ -1,10 +1,11 @@
 //! Logs and results that cannot be written: a full disk, a reader that has gone, one that stalls.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::Stdio;
 
 use nix::pty::openpty;
+use tempfile::TempDir;
 use testkit::eventually::eventually;
 use testkit::http;
 use testkit::process::Process;
@@ -111,6 +112,38 @@ async fn help_that_cannot_be_written_is_an_error() {
                 "{program:?} {words:?}"
             );
         }
+    }
+}
+
+#[tokio::test]
+async fn programs_describe_their_command_lines() {
+    let programs = programs().await;
+    let pages = TempDir::new().unwrap();
+    for (program, name, flag) in [
+        (&programs.requestor, "requestor", "--request-rate"),
+        (&programs.generator, "generator", "--failure-rate"),
+        (&programs.gateway, "gateway", "--gateway-addr"),
+        (&programs.decoupled, "decoupled", "--nats-url"),
+    ] {
+        let output = async |words: &[&str]| {
+            Command::new(program).env_clear().args(words).output().await.unwrap()
+        };
+        for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+            let script = output(&["completions", shell]).await;
+            let text = String::from_utf8(script.stdout).unwrap();
+            assert!(script.status.success() && text.contains(&flag[2..]), "{name} {shell}: {text}");
+        }
+        let unknown = output(&["completions", "sh"]).await;
+        assert_eq!(unknown.status.code(), Some(2), "{name}");
+        let written = output(&["man", pages.path().to_str().unwrap()]).await;
+        assert!(written.status.success() && written.stderr.is_empty(), "{name}: {written:?}");
+        let page = if name == "decoupled" { "decoupled-audit" } else { name };
+        let page = fs::read_to_string(pages.path().join(format!("{page}.1"))).unwrap();
+        assert!(page.contains(&flag.replace('-', "\\-")), "{name}: {page}");
+        let refused = output(&["man", FULL]).await;
+        assert_eq!(refused.status.code(), Some(2), "{name}");
+        let said = String::from_utf8(refused.stderr).unwrap();
+        assert!(said.starts_with("Error: cannot write into /dev/full: "), "{said}");
     }
 }
 
