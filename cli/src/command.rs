@@ -10,8 +10,9 @@ use crate::audit::AuditSettings;
 use crate::backup::{BackupSettings, RestoreSettings};
 use crate::dead_letters::DeadLetters;
 use crate::declare::DeclareSettings;
+use crate::queues::Queues;
 use crate::terminal;
-use crate::{audit, backup, dead_letters, declare};
+use crate::{audit, backup, dead_letters, declare, queues};
 use workqueue::StopSignals;
 
 /// Declares, audits, backs up and repairs a deployment.
@@ -38,6 +39,9 @@ enum CliCommand {
     /// Shows the dead letters and their reasons, or replays them
     #[command(subcommand)]
     DeadLetters(DeadLetters),
+    /// Shows the queues, pauses one, or lets it go on
+    #[command(subcommand)]
+    Queues(Queues),
     /// Takes all that is on the broker into files, with both sides stopped
     ///
     /// The queues with their consumers, the facts and the dead letters: a file for each stream, and a
@@ -92,6 +96,7 @@ async fn carry_out(command: CliCommand) -> anyhow::Result<ExitCode> {
         CliCommand::Declare(settings) => declare::run(&settings).await?,
         CliCommand::Audit(settings) => return audit::run(&settings).await,
         CliCommand::DeadLetters(command) => dead_letters::run(&command).await?,
+        CliCommand::Queues(command) => queues::run(&command).await?,
         CliCommand::Backup(settings) => backup::run_backup(&settings).await?,
         CliCommand::Restore(settings) => backup::run_restore(&settings).await?,
         CliCommand::Healthcheck { admin_addr } => {

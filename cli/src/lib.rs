@@ -5,6 +5,7 @@
 //! | `declare`, `declare --watch` | [`declare`], [`watch`] |
 //! | `audit` | [`audit`] |
 //! | `dead-letters list`, `show`, `replay` | [`dead_letters`] |
+//! | `queues list`, `pause`, `resume` | [`queues`] |
 //! | `backup`, `restore` | [`backup`] |
 //!
 //! `completions` and `man` are those of every program, in `workqueue`. `command` is the command line,
@@ -15,6 +16,7 @@ pub mod backup;
 mod command;
 pub mod dead_letters;
 pub mod declare;
+pub mod queues;
 pub mod terminal;
 pub mod watch;
 

@@ -22,8 +22,8 @@ mod round_trips;
 pub mod snapshot;
 
 pub use history::{RequestHistory, RequestStatus};
-pub use poller::{Poller, Trouble};
-pub use snapshot::Snapshot;
+pub use poller::{Poller, Trouble, queue};
+pub use snapshot::{QueueSnapshot, Snapshot};
 
 use std::time::Duration;
 

@@ -256,6 +256,15 @@ async fn read_streams(connection: &Connection) -> anyhow::Result<Streams> {
     Ok(Streams { at, queues, moved, requested, stored, received, dead_letters, given_up })
 }
 
+/// A queue as it is now, without its rates.
+///
+/// # Errors
+///
+/// Where the broker does not answer, or has no such queue.
+pub async fn queue(connection: &Connection, queue: Queue) -> anyhow::Result<QueueSnapshot> {
+    Ok(read_queue(connection, queue).await?.0)
+}
+
 /// A queue, and how many messages have ever come in and gone out.
 async fn read_queue(
     connection: &Connection,

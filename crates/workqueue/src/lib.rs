@@ -147,8 +147,8 @@ pub use publisher::{PubAck, PublishError};
 pub use running::{Running, ServiceError};
 pub use service::Service;
 pub use settings::{
-    LogFormat, NatsSettings, Settings, TelemetrySettings, copies, default_instance, duration,
-    number, subject,
+    LogFormat, NatsSettings, Settings, TelemetrySettings, above_zero, copies, default_instance,
+    duration, number, subject,
 };
 pub use settle::{Delay, Outcome, Settlement, settle};
 pub use signals::{StopSignals, stop_on_signals};

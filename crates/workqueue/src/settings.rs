@@ -260,7 +260,12 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     duration.try_into().map_err(|_| help())
 }
 
-fn above_zero(text: &str) -> Result<Duration, String> {
+/// A time that is longer than nothing, as [`duration`].
+///
+/// # Errors
+///
+/// Where the text is no such time, in words for its author.
+pub fn above_zero(text: &str) -> Result<Duration, String> {
     match duration(text)? {
         Duration::ZERO => Err("it must be longer than nothing".to_owned()),
         duration => Ok(duration),

@@ -130,6 +130,11 @@ const PUBLISHES: &[(&str, &[&str])] = &[
     ("$JS.ACK._.account.REQUESTS.generator.1.1.1.1.0", &[GENERATOR]),
     ("$JS.ACK._.account.RESPONSES.requestor.1.1.1.1.0", &[REQUESTOR]),
     ("$JS.ACK._.account.ACKNOWLEDGMENTS.generator.1.1.1.1.0", &[GENERATOR]),
+    // Pausing a queue.
+    ("$JS.API.CONSUMER.PAUSE.REQUESTS.generator", &[DECLARER]),
+    ("$JS.API.CONSUMER.PAUSE.RESPONSES.requestor", &[DECLARER]),
+    ("$JS.API.CONSUMER.PAUSE.ACKNOWLEDGMENTS.generator", &[DECLARER]),
+    ("$JS.API.CONSUMER.PAUSE.RESPONSES.any", &[]),
     // Removing messages.
     ("$JS.API.STREAM.MSG.DELETE.REQUESTS", &[DECLARER]),
     ("$JS.API.STREAM.MSG.DELETE.RESPONSES", &[DECLARER]),
@@ -191,7 +196,6 @@ const PUBLISHES: &[(&str, &[&str])] = &[
     ("$JS.API.CONSUMER.DELETE.REQUESTS.generator", &[]),
     ("$JS.API.CONSUMER.DELETE.RESPONSES.requestor", &[]),
     ("$JS.API.CONSUMER.DELETE.ACKNOWLEDGMENTS.generator", &[]),
-    ("$JS.API.CONSUMER.PAUSE.REQUESTS.generator", &[]),
     ("$JS.API.CONSUMER.RESET.RESPONSES.requestor", &[]),
     // Taking all of a stream into a file, and creating it from one.
     ("$JS.API.STREAM.SNAPSHOT.REQUESTS", &[BACKUP]),

@@ -6,13 +6,12 @@ use async_nats::jetstream::stream::{Config as StreamConfig, RetentionPolicy};
 use cli::declare::declare;
 use contract::facts;
 use contract::queues::{REQUESTS, RESPONSES};
-use serde_json::{Value, json};
 use testkit::broker::{Broker, BrokerOptions};
 use testkit::process::logged;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
 use workqueue::topology::{self, DeclareError, Limits};
-use workqueue::{NatsSettings, Queue, api, now};
+use workqueue::{NatsSettings, now};
 
 use crate::deployment::{Deployment, LIMITS, Side, ended, ready, run};
 
@@ -212,20 +211,13 @@ async fn stream_that_stores_the_same_subjects_is_named() {
     assert!(log.contains(both), "{log}");
 }
 
-/// Pauses the consumer of a queue for an hour.
-async fn pause(deployment: &Deployment, queue: Queue) {
-    let until = now() + jiff::SignedDuration::from_hours(1);
-    let subject = format!("CONSUMER.PAUSE.{}.{}", queue.stream, queue.consumer);
-    let question = json!({ "pause_until": until.to_string() });
-    api::call::<Value>(deployment.nats(), subject, &question).await.unwrap();
-}
-
 #[tokio::test]
 async fn paused_consumer_is_named_by_all_that_depend_on_it() {
     let deployment = Deployment::start().await;
     let running = deployment.run(Side::Generator, "running", &[]).await;
     ready(&running).await;
-    pause(&deployment, REQUESTS).await;
+    let until = now() + jiff::SignedDuration::from_hours(1);
+    assert!(topology::pause(deployment.nats(), REQUESTS, until).await.unwrap());
     let started = deployment.run(Side::Generator, "started", &[]).await;
     logged(&started, "consumer generator of stream REQUESTS is paused until ").await;
     let (status, said) = deployment.decoupled(["declare"]).await;

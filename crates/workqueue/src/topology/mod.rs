@@ -9,10 +9,12 @@ mod api;
 pub mod config;
 mod difference;
 mod error;
+mod pause;
 
 pub use crate::settings::Limits;
 pub use difference::Difference;
 pub use error::DeclareError;
+pub use pause::{pause, paused_until, resume};
 
 use std::mem;
 use std::time::Duration;
@@ -20,7 +22,6 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::{Config as ConsumerConfig, Info as ConsumerInfo};
 use async_nats::jetstream::stream::{Config as StreamConfig, Info as StreamInfo};
 use async_nats::jetstream::{Context, ErrorCode};
-use jiff::Timestamp;
 
 use crate::api::ApiError;
 use crate::facts::Bucket;
@@ -249,13 +250,6 @@ async fn declare_or_adjust(
         }
     }
     if breaks.is_empty() { Ok(()) } else { Err(DeclareError::Breaks(breaks)) }
-}
-
-/// Until when a consumer is paused, if it is.
-#[must_use]
-pub fn paused_until(consumer: &ConsumerInfo) -> Option<Timestamp> {
-    let until = consumer.config.pause_until.filter(|_| consumer.paused)?;
-    Timestamp::from_nanosecond(until.unix_timestamp_nanos()).ok()
 }
 
 /// The state of a queue on the broker.

@@ -1,0 +1,121 @@
+//! `decoupled queues`: shows the queues, pauses one, and lets it go on.
+
+use std::fmt::{self, Display};
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use clap::Subcommand;
+use contract::queues;
+use jiff::Timestamp;
+use observe::QueueSnapshot;
+use serde::Serialize;
+use workqueue::{NatsSettings, Queue, topology};
+
+use crate::terminal::{self, say};
+
+/// The subcommands of `decoupled queues`.
+#[derive(Clone, Debug, Subcommand)]
+#[expect(missing_docs, reason = "clap would show it as the help of the whole group")]
+pub enum Queues {
+    /// Lists all of them, in the order in which a request passes through them
+    List {
+        /// Print them as JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        nats: NatsSettings,
+    },
+    /// Pauses a queue: no worker is given a message of it, while others still come in
+    ///
+    /// Messages in flight are finished. A broker that restarts remembers the pause. It ends by itself, so
+    /// that one which is forgotten does.
+    Pause {
+        /// Name of the queue
+        #[arg(value_parser = named)]
+        queue: Queue,
+        /// For how long
+        #[arg(long = "for", default_value = "1h", value_parser = workqueue::above_zero, value_name = "TIME")]
+        time: Duration,
+        #[command(flatten)]
+        nats: NatsSettings,
+    },
+    /// Lets a queue that is paused go on
+    Resume {
+        /// Name of the queue
+        #[arg(value_parser = named)]
+        queue: Queue,
+        #[command(flatten)]
+        nats: NatsSettings,
+    },
+}
+
+/// The queue of this name, in capitals or not.
+fn named(name: &str) -> Result<Queue, String> {
+    let found = queues::ALL.into_iter().find(|queue| queue.stream.eq_ignore_ascii_case(name));
+    found.ok_or_else(|| {
+        let [requests, responses, acknowledgments] = queues::ALL.map(|queue| queue.stream);
+        format!("the queues are {requests}, {responses} and {acknowledgments}")
+    })
+}
+
+pub(crate) async fn run(command: &Queues) -> anyhow::Result<()> {
+    let (Queues::List { nats, .. } | Queues::Pause { nats, .. } | Queues::Resume { nats, .. }) =
+        command;
+    let connection = terminal::connect(nats, "decoupled queues").await?;
+    let nats = connection.context();
+    match command {
+        Queues::List { json, .. } => {
+            let mut rows = Rows(Vec::new());
+            for queue in queues::ALL {
+                rows.0.push(observe::queue(&connection, queue).await?.into());
+            }
+            terminal::print(&rows, *json)
+        }
+        Queues::Pause { queue, time, .. } => {
+            let until = workqueue::now().checked_add(*time).ok();
+            let until = until.context("--for is too long: no date is that far away")?;
+            let paused = topology::pause(nats, *queue, until).await?;
+            ensure!(paused, "the broker's clock is past {until} already: {} goes on", queue.stream);
+            say(format_args!("{} is paused until {until}.", queue.stream))
+        }
+        Queues::Resume { queue, .. } => {
+            topology::resume(nats, *queue).await?;
+            say(format_args!("{} goes on.", queue.stream))
+        }
+    }
+}
+
+/// The queues, a line each.
+#[derive(Serialize)]
+struct Rows(Vec<Row>);
+
+/// What is in one queue.
+#[derive(Serialize)]
+struct Row {
+    name: &'static str,
+    waiting: u64,
+    in_flight: u64,
+    limit: Option<u64>,
+    paused_until: Option<Timestamp>,
+}
+
+impl From<QueueSnapshot> for Row {
+    fn from(queue: QueueSnapshot) -> Self {
+        let QueueSnapshot { name, waiting, in_flight, limit, paused_until, .. } = queue;
+        Self { name, waiting, in_flight, limit, paused_until }
+    }
+}
+
+impl Display for Rows {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{:<16} {:>9} {:>9} {:>9}", "queue", "waiting", "in flight", "limit")?;
+        for Row { name, waiting, in_flight, limit, paused_until } in &self.0 {
+            let limit = limit.map_or_else(|| "none".to_owned(), |limit| limit.to_string());
+            write!(formatter, "\n{name:<16} {waiting:>9} {in_flight:>9} {limit:>9}")?;
+            if let Some(until) = paused_until {
+                write!(formatter, "  paused until {until}")?;
+            }
+        }
+        Ok(())
+    }
+}

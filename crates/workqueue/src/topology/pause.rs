@@ -1,0 +1,63 @@
+//! Pauses a queue, and lets it go on.
+
+use async_nats::jetstream::Context;
+use async_nats::jetstream::consumer::Info as ConsumerInfo;
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::json;
+
+use super::error::DeclareError;
+use crate::api::call;
+use crate::job::Queue;
+
+/// Until when a consumer is paused, if it is.
+#[must_use]
+pub fn paused_until(consumer: &ConsumerInfo) -> Option<Timestamp> {
+    let until = consumer.config.pause_until.filter(|_| consumer.paused)?;
+    Timestamp::from_nanosecond(until.unix_timestamp_nanos()).ok()
+}
+
+/// Pauses a queue until this time: its jobs stay where they are, and others still come in. Jobs in flight are
+/// finished. All workers are concerned, and a broker that restarts remembers it. Tells whether it is paused
+/// now, which it is not where that time has passed.
+///
+/// # Errors
+///
+/// As [`queue_state`](super::queue_state).
+pub async fn pause(
+    context: &Context,
+    queue: Queue,
+    until: Timestamp,
+) -> Result<bool, DeclareError> {
+    set_pause(context, queue, Some(until)).await
+}
+
+/// Lets a queue that is paused go on, within a second: so long a worker of ours waits for jobs at a time, and
+/// the broker does not wake it.
+///
+/// # Errors
+///
+/// As [`queue_state`](super::queue_state).
+pub async fn resume(context: &Context, queue: Queue) -> Result<(), DeclareError> {
+    set_pause(context, queue, None).await.map(|_| ())
+}
+
+async fn set_pause(
+    context: &Context,
+    queue: Queue,
+    until: Option<Timestamp>,
+) -> Result<bool, DeclareError> {
+    #[derive(Deserialize)]
+    struct Answer {
+        paused: bool,
+    }
+
+    let Queue { stream, consumer, .. } = queue;
+    let subject = format!("CONSUMER.PAUSE.{stream}.{consumer}");
+    let question = until.map_or_else(|| json!({}), |until| json!({ "pause_until": until }));
+    let action = if until.is_some() { "pause" } else { "resume" };
+    let answer: Answer = call(context, subject, &question).await.map_err(|error| {
+        DeclareError::new(context, format!("{action} consumer {consumer} of {stream}"), error)
+    })?;
+    Ok(answer.paused)
+}

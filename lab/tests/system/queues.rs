@@ -1,0 +1,63 @@
+//! `decoupled queues`: a queue is paused, and goes on.
+
+use contract::queues::{REQUESTS, RESPONSES};
+use serde_json::Value;
+use testkit::eventually::eventually;
+
+use crate::deployment::{Deployment, Side, ready, succeeded};
+
+/// The queues, as `decoupled queues list` has them; nothing while it cannot tell.
+async fn listed(deployment: &Deployment) -> Option<Value> {
+    let (status, said) = deployment.decoupled(["queues", "list", "--json"]).await;
+    (status == Some(0)).then(|| serde_json::from_str(&said).unwrap())
+}
+
+#[tokio::test]
+async fn paused_queue_keeps_its_messages_until_it_is_resumed() {
+    let mut deployment = Deployment::start().await;
+    let generator = deployment.run(Side::Generator, "generator", &[]).await;
+    ready(&generator).await;
+    let (status, said) =
+        deployment.decoupled(["queues", "pause", "requests", "--for", "10m"]).await;
+    assert_eq!(status, Some(0), "{said}");
+    assert!(said.starts_with("REQUESTS is paused until "), "{said}");
+    let mut asking = deployment.ask(5).await;
+    let all_wait = async || {
+        let queues = listed(&deployment).await;
+        let waiting = queues.as_ref().map(|queues| queues[0]["waiting"] == 5);
+        if waiting == Some(true) { Ok(()) } else { Err(queues) }
+    };
+    eventually("all requests wait", all_wait).await;
+    deployment.broker.kill().await.unwrap();
+    deployment.broker.restart().await.unwrap();
+    let queues = eventually("the broker tells", async || listed(&deployment).await.ok_or(())).await;
+    assert_eq!(queues[0]["name"], REQUESTS.stream);
+    assert!(queues[0]["paused_until"].is_string(), "{queues}");
+    assert!(queues[0]["waiting"] == 5 && queues[0]["in_flight"] == 0, "{queues}");
+    assert_eq!(queues[1]["name"], RESPONSES.stream);
+    assert!(queues[1]["paused_until"].is_null(), "{queues}");
+    let (_, said) = deployment.decoupled(["queues", "list"]).await;
+    assert_eq!(said.matches("paused until ").count(), 1, "{said}");
+    let resumed = deployment.decoupled(["queues", "resume", "REQUESTS"]).await;
+    assert_eq!(resumed, (Some(0), "REQUESTS goes on.\n".to_owned()));
+    succeeded(&mut asking).await;
+    let (_, said) = deployment.decoupled(["queues", "list"]).await;
+    assert!(!said.contains("paused until "), "{said}");
+}
+
+#[tokio::test]
+async fn wrong_queue_or_time_is_refused_with_what_is_right() {
+    let deployment = Deployment::bare().await;
+    for (words, said) in [
+        (
+            ["pause", "KV_stored", "--for=1m"],
+            "the queues are REQUESTS, RESPONSES and ACKNOWLEDGMENTS",
+        ),
+        (["pause", "REQUESTS", "--for=0s"], "it must be longer than nothing"),
+        (["pause", "REQUESTS", "--for=soon"], "write a number with a unit"),
+        (["pause", "REQUESTS", "--for=1m"], "run `decoupled declare`"),
+    ] {
+        let (status, output) = deployment.decoupled([["queues"].as_slice(), &words].concat()).await;
+        assert!(status == Some(2) && output.contains(said), "{words:?}: {output}");
+    }
+}
