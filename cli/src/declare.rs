@@ -6,6 +6,7 @@ use anyhow::anyhow;
 use async_nats::jetstream::Context;
 use clap::Args;
 use tokio::time::timeout;
+use workqueue::KnownStreams;
 use workqueue::topology::{self, DeclareError, Declared, Limits};
 use workqueue::{Backoff, Connection, NatsSettings};
 
@@ -62,7 +63,8 @@ pub(crate) async fn run(settings: &DeclareSettings) -> anyhow::Result<()> {
 /// Where an existing stream or consumer breaks a guarantee, or the broker refuses.
 pub async fn declare(nats: &Context, limits: &Limits) -> Result<Vec<String>, DeclareError> {
     let mut done = Declared::default();
-    topology::adjust(nats, &contract::topology(), limits, &mut done).await?;
+    let known = KnownStreams::default();
+    topology::adjust(nats, &known, &contract::topology(), limits, &mut done).await?;
     Ok(told(&done))
 }
 
@@ -84,9 +86,8 @@ pub async fn declare_patiently(
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         let mut done = Declared::default();
         loop {
-            match topology::adjust(connection.context(), &contract::topology(), limits, &mut done)
-                .await
-            {
+            let (nats, known) = (connection.context(), connection.known());
+            match topology::adjust(nats, known, &contract::topology(), limits, &mut done).await {
                 Ok(()) => return Ok(told(&done)),
                 Err(error @ DeclareError::Unavailable { .. }) => obstacle = error.into(),
                 Err(error) => return Err(error.into()),

@@ -109,7 +109,8 @@ async fn look_again_and_again(
         let mut done = Declared::default();
         let adjusted = {
             let topology = contract::topology();
-            let adjust = topology::adjust(connection.context(), &topology, limits, &mut done);
+            let (nats, known) = (connection.context(), connection.known());
+            let adjust = topology::adjust(nats, known, &topology, limits, &mut done);
             connection.ask(pin!(adjust)).await
         };
         for object in &done.created {

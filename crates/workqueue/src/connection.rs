@@ -17,6 +17,7 @@ use crate::backoff::{self, Backoff};
 use crate::chain::chain;
 use crate::connect_error::{ConnectError, setting};
 use crate::credentials::Credentials;
+use crate::known::KnownStreams;
 use crate::log_once::LogOnce;
 use crate::settings::{NatsSettings, without_users};
 
@@ -52,6 +53,7 @@ pub struct Connection(Arc<Inner>);
 struct Inner {
     client: Client,
     context: Context,
+    known: KnownStreams,
     /// What the subjects of JetStream's API begin with.
     api_prefix: String,
     link: watch::Receiver<Link>,
@@ -142,9 +144,15 @@ impl Connection {
                     let api_prefix = api_prefix(settings.nats_domain.as_deref());
                     let builder = ContextBuilder::new().timeout(ANSWER_TIMEOUT);
                     let context = builder.api_prefix(&api_prefix).build(client.clone());
-                    let inner =
-                        Inner { client, context, api_prefix, link, refused_creation, denied };
-                    return Ok(Self(Arc::new(inner)));
+                    return Ok(Self(Arc::new(Inner {
+                        client,
+                        context,
+                        known: KnownStreams::default(),
+                        api_prefix,
+                        link,
+                        refused_creation,
+                        denied,
+                    })));
                 }
                 Err(failure) => failure,
             };
@@ -174,6 +182,12 @@ impl Connection {
     #[must_use]
     pub fn context(&self) -> &Context {
         &self.0.context
+    }
+
+    /// The streams that were declared, or found as declared, over this connection.
+    #[must_use]
+    pub fn known(&self) -> &KnownStreams {
+        &self.0.known
     }
 
     /// A JetStream context of its own, for at most `capacity` publishes at a time.

@@ -26,7 +26,8 @@ pub(crate) async fn declare(
     let mut backoff = Backoff::new(RETRY.0, RETRY.1);
     let mut logged = LogOnce::default();
     loop {
-        let declaring = pin!(topology::declare(connection.context(), topology, limits));
+        let (context, known) = (connection.context(), connection.known());
+        let declaring = pin!(topology::declare(context, known, topology, limits));
         let declared = tokio::select! {
             declared = connection.ask(declaring) => declared,
             reason = connection.creation_refused() => {

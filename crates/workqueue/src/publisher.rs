@@ -172,7 +172,8 @@ impl Publisher {
     async fn declare_again(&self) {
         let Ok(mut logged) = self.declaring.try_lock() else { return };
         let (topology, limits) = &self.needs;
-        let declaring = topology::declare(self.connection.context(), topology, limits);
+        let (context, known) = (self.connection.context(), self.connection.known());
+        let declaring = topology::declare(context, known, topology, limits);
         match self.connection.ask(pin!(declaring)).await {
             Some(Ok(_)) => logged.forget(),
             // A cluster elects a leader: it is there, and soon to be seen.

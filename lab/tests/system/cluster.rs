@@ -19,7 +19,8 @@ use testkit::eventually::eventually;
 use testkit::process::logged;
 use workqueue::topology::{self, DeclareError, Limits};
 use workqueue::{
-    Connection, Creation, JobId, Metrics, NatsSettings, Producer, PubAck, Publication, Trace,
+    Connection, Creation, JobId, KnownStreams, Metrics, NatsSettings, Producer, PubAck,
+    Publication, Trace,
 };
 
 use crate::deployment::{
@@ -166,7 +167,14 @@ async fn concurrent_declarations_all_succeed_or_wait() {
     let declare = async |queue_limit| {
         // Each wants another limit, so that none finds the stream as it should be.
         let limits = Limits { replicas: 3, queue_limit, ..LIMITS };
-        match topology::declare(cluster.nats(), &contract::topology(), &limits).await {
+        match topology::declare(
+            cluster.nats(),
+            &KnownStreams::default(),
+            &contract::topology(),
+            &limits,
+        )
+        .await
+        {
             // It is under way, and the next try finds it.
             Ok(_) | Err(DeclareError::Unavailable { .. }) => {}
             Err(error) => panic!("{error}"),

@@ -21,7 +21,8 @@ use tokio::sync::OnceCell;
 use tokio::time::timeout;
 use workqueue::topology::{self, Limits};
 use workqueue::{
-    Bucket, Connection, Fact, Job, JobId, NatsSettings, Publication, Queue, Trace, dead_letters,
+    Bucket, Connection, Fact, Job, JobId, KnownStreams, NatsSettings, Publication, Queue, Trace,
+    dead_letters,
 };
 
 /// Reached only if there is a bug, on however slow a machine.
@@ -59,7 +60,14 @@ impl Deployment {
     /// A broker, with the topology declared under these limits.
     pub async fn with(limits: &Limits) -> Self {
         let deployment = Self::bare().await;
-        topology::declare(deployment.nats(), &contract::topology(), limits).await.unwrap();
+        topology::declare(
+            deployment.nats(),
+            &KnownStreams::default(),
+            &contract::topology(),
+            limits,
+        )
+        .await
+        .unwrap();
         deployment
     }
 
@@ -87,7 +95,8 @@ impl Cluster {
     pub async fn declare(&self, limits: &Limits) {
         let limits = Limits { replicas: self.replicas, ..*limits };
         eventually("it is declared", async || {
-            topology::declare(self.nats(), &contract::topology(), &limits).await
+            topology::declare(self.nats(), &KnownStreams::default(), &contract::topology(), &limits)
+                .await
         })
         .await;
     }

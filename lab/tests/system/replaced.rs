@@ -8,10 +8,10 @@ use contract::{facts, queues};
 use observe::audit::{Verdict, audit};
 use testkit::eventually::eventually;
 use testkit::process::Process;
-use workqueue::{dead_letters, topology};
+use workqueue::{KnownStreams, dead_letters, topology};
 
 use crate::audit::at_rest;
-use crate::deployment::{Deployment, LIMITS, Side};
+use crate::deployment::{Deployment, LIMITS, Side, ready};
 
 /// Longer than what the audit allows clocks to differ.
 const CLOCKS: Duration = Duration::from_millis(1500);
@@ -28,7 +28,13 @@ pub async fn clocks_are_ahead() {
 
 async fn declare(deployment: &Deployment) {
     eventually("it is declared", async || {
-        topology::declare(deployment.nats(), &contract::topology(), &LIMITS).await
+        topology::declare(
+            deployment.nats(),
+            &KnownStreams::default(),
+            &contract::topology(),
+            &LIMITS,
+        )
+        .await
     })
     .await;
 }
@@ -44,6 +50,14 @@ async fn nobody_can_tell(deployment: &Deployment) -> Verdict {
     assert!(why.starts_with("a store was replaced at "), "{verdict}");
     assert!(!verdict.is_clean() && verdict.remembers_since.is_some(), "{verdict}");
     verdict
+}
+
+/// Deletes all streams.
+async fn delete_all(deployment: &Deployment) {
+    let buckets = facts::ALL.iter().map(|bucket| bucket.stream).chain([dead_letters::STREAM]);
+    for stream in buckets.chain(queues::ALL.iter().map(|queue| queue.stream)) {
+        delete(deployment.nats(), stream).await;
+    }
 }
 
 async fn under_load(deployment: &Deployment) -> [Process; 2] {
@@ -68,10 +82,7 @@ async fn streams_declared_anew_under_load_are_noticed() {
     generator.pause().unwrap();
     requestor.pause().unwrap();
     clocks_are_ahead().await;
-    let buckets = facts::ALL.iter().map(|bucket| bucket.stream).chain([dead_letters::STREAM]);
-    for stream in buckets.chain(queues::ALL.iter().map(|queue| queue.stream)) {
-        delete(deployment.nats(), stream).await;
-    }
+    delete_all(&deployment).await;
     declare(&deployment).await;
     generator.resume().unwrap();
     requestor.resume().unwrap();
@@ -102,6 +113,40 @@ async fn broker_that_comes_back_empty_is_noticed() {
     declare(&deployment).await;
     asks_anew(&deployment).await;
     nobody_can_tell(&deployment).await;
+}
+
+#[tokio::test]
+async fn services_tell_of_a_store_that_they_declare_anew() {
+    let mut deployment = Deployment::start().await;
+    // So slow that there may be nothing of the old store in the new one.
+    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let _requestor = deployment.run(Side::Requestor, "requestor", &[("REQUEST_RATE", "1")]).await;
+    deployment.facts_reach(facts::RECEIVED, 2).await;
+    deployment.broker.kill().await.unwrap();
+    deployment.broker.wipe().unwrap();
+    deployment.broker.restart().await.unwrap();
+    deployment.facts_reach(facts::RECEIVED, 2).await;
+    nobody_can_tell(&deployment).await;
+}
+
+#[tokio::test]
+async fn watch_tells_of_streams_that_are_declared_anew() {
+    for by_another in [false, true] {
+        let deployment = Deployment::start().await;
+        let watch = deployment.watch("watch", &LIMITS, &[]).await;
+        ready(&watch).await;
+        delete_all(&deployment).await;
+        if by_another {
+            declare(&deployment).await;
+        }
+        let told = async || match audit(deployment.nats(), Duration::ZERO).await {
+            Ok(Verdict { cannot_tell: Some(why), .. }) => Ok(why),
+            other => Err(other.map(|verdict| verdict.to_string())),
+        };
+        let why = eventually("the audit cannot tell", told).await;
+        assert!(why.starts_with("a store was replaced at "), "{why}");
+        assert!(why.contains(": there was another "), "{why}");
+    }
 }
 
 #[tokio::test]

@@ -1,8 +1,9 @@
 //! Since when the broker remembers, and whether something was there before. No input and no output.
 //!
 //! A store that is lost takes its facts along, and what is declared in its place knows nothing: nothing that
-//! was asked there is missed. Three things show that there was something before: a message in one stream from
-//! before another was created; a request of which a part is here, and that was asked before; and a requestor
+//! was asked there is missed. What shows that there was something before: a stream says so, because a process
+//! that knew the other declared it. Where no such process was left, there may be a message in one stream from
+//! before another was created; a request of which a part is here, and that was asked before; or a requestor
 //! that has asked before. The times of the last two are of the requestors' clocks.
 
 use std::collections::BTreeMap;
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::stream::Info;
 use jiff::{SignedDuration, Timestamp};
+use workqueue::topology;
 
 /// By how much two clocks may differ, and a store may seem to be younger than what was asked there.
 const CLOCKS: SignedDuration = SignedDuration::from_secs(1);
@@ -28,6 +30,8 @@ const FEW: usize = 1000;
 pub(super) struct Memory {
     stream: String,
     created: Timestamp,
+    /// When the stream was created that was there before, if there was one.
+    replaces: Option<Timestamp>,
     /// The time of the oldest message that it has; of the last one that it had, if it has none.
     oldest: Option<Timestamp>,
     /// Whether it is a bucket that has had facts, and has none.
@@ -42,7 +46,8 @@ impl Memory {
         let read = |nanos| Timestamp::from_nanosecond(nanos).unwrap_or_default();
         Self {
             stream: info.config.name.clone(),
-            created: read(info.created.unix_timestamp_nanos()),
+            created: topology::created_at(info),
+            replaces: topology::replaces(&info.config),
             oldest: (state.last_sequence > 0).then(|| read(oldest.unix_timestamp_nanos())),
             emptied: is_bucket && is_empty && state.last_sequence > 0,
         }
@@ -129,6 +134,17 @@ impl Evidence {
         if let Some(Memory { stream, .. }) = emptied {
             return Some(format!("{stream} is empty, and had facts that it should still have"));
         }
+        // A restored stream is as old as what it holds, and not as young as its restoration.
+        let began = |memory: &Memory| memory.oldest.unwrap_or(memory.created).min(memory.created);
+        let replaced = self.memories.iter().find_map(|memory| {
+            let before = memory.replaces.filter(|_| is_recent(began(memory)))?;
+            Some((memory, before))
+        });
+        if let Some((Memory { stream, created, .. }, before)) = replaced {
+            return Some(format!(
+                "a store was replaced at {created:.3}: there was another {stream}, created at {before:.3}"
+            ));
+        }
         if self.unasked > FEW.max(self.accepted) {
             let Self { unasked, accepted, .. } = self;
             return Some(format!(
@@ -176,7 +192,7 @@ mod tests {
 
     fn memory(stream: &str, created: &str, oldest: Option<&str>) -> Memory {
         let (created, oldest) = (at(created), oldest.map(at));
-        Memory { stream: stream.to_owned(), created, oldest, emptied: false }
+        Memory { stream: stream.to_owned(), created, replaces: None, oldest, emptied: false }
     }
 
     /// A store that was declared at ten o'clock, and in which something was asked a second later.
@@ -204,6 +220,17 @@ mod tests {
         assert_eq!(doubt(&whole()), "");
         assert_eq!(whole().since(), Some(at("10:00:00.2")));
         assert_eq!(doubt(&Evidence::default()), "");
+    }
+
+    #[test]
+    fn stream_that_replaces_another_leaves_a_doubt() {
+        let mut evidence = whole();
+        evidence.memories[1].replaces = Some(at("09:00:00"));
+        let words = "a store was replaced at 2026-01-02T10:00:00.100Z: there was another KV_requested, \
+                     created at 2026-01-02T09:00:00.000Z";
+        assert_eq!(doubt(&evidence), words);
+        // All that was asked of it is too old by now.
+        assert_eq!(evidence.doubt(at("12:00:00"), Duration::from_hours(1)), None);
     }
 
     #[test]

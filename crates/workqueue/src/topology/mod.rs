@@ -22,10 +22,12 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::{Config as ConsumerConfig, Info as ConsumerInfo};
 use async_nats::jetstream::stream::{Config as StreamConfig, Info as StreamInfo};
 use async_nats::jetstream::{Context, ErrorCode};
+use jiff::Timestamp;
 
 use crate::api::ApiError;
 use crate::facts::Bucket;
 use crate::job::Queue;
+use crate::known::KnownStreams;
 use difference::{Differences, Kind};
 
 /// The oldest broker that knows all the settings that the guarantees rest on.
@@ -132,22 +134,25 @@ pub fn guard_time(bucket: &StreamConfig) -> Duration {
     }
 }
 
-/// Creates what is missing of this topology, and checks what is there.
+/// Creates what is missing of this topology, and checks what is there. A stream that was there before, as
+/// far as `known` remembers, says so when it is created anew, see [`replaces`].
 ///
 /// # Errors
 ///
 /// See [`DeclareError`]. Only [`DeclareError::Unavailable`] is worth another try.
 pub async fn declare(
     context: &Context,
+    known: &KnownStreams,
     topology: &Topology,
     limits: &Limits,
 ) -> Result<Declared, DeclareError> {
     let mut declared = Declared::default();
-    declare_or_adjust(context, topology, limits, false, &mut declared).await?;
+    declare_or_adjust(context, known, topology, limits, false, &mut declared).await?;
     Ok(declared)
 }
 
-/// As [`declare`], and changes limits that differ to what they should be, in place.
+/// As [`declare`], and changes limits that differ to what they should be, in place. A stream that another client
+/// has created anew is made to say so as well.
 ///
 /// It adds what it creates and changes to `done`, also where it ends with an error: a caller that tries
 /// again can report all of it in the end.
@@ -157,18 +162,20 @@ pub async fn declare(
 /// As [`declare`].
 pub async fn adjust(
     context: &Context,
+    known: &KnownStreams,
     topology: &Topology,
     limits: &Limits,
     done: &mut Declared,
 ) -> Result<(), DeclareError> {
     // Looks at all of it first, so that nothing is changed where something breaks a guarantee.
-    declare_or_adjust(context, topology, limits, false, done).await?;
-    declare_or_adjust(context, topology, limits, true, done).await
+    declare_or_adjust(context, known, topology, limits, false, done).await?;
+    declare_or_adjust(context, known, topology, limits, true, done).await
 }
 
 /// Adds to `declared` what it creates and changes; sets all else there to what it finds.
 async fn declare_or_adjust(
     context: &Context,
+    known: &KnownStreams,
     topology: &Topology,
     limits: &Limits,
     adjust: bool,
@@ -181,8 +188,11 @@ async fn declare_or_adjust(
         ..Declared::default()
     };
     let mut breaks = Vec::new();
-    for (kind, should_be) in topology.streams(limits) {
+    for (kind, mut should_be) in topology.streams(limits) {
         let object = format!("stream {}", should_be.name);
+        let before = known.created(&should_be.name);
+        let replacing = before.map(|before| (REPLACES.to_owned(), before.to_string()));
+        should_be.metadata.extend(replacing.clone());
         let found = find_or_create(
             context,
             || api::stream_info(context, &should_be.name),
@@ -199,6 +209,16 @@ async fn declare_or_adjust(
             found => found?,
         };
         check_version(context, Some(&is))?;
+        let is_another = before.is_some_and(|before| before != created_at(&is));
+        if adjust && is_another && replaces(&is.config).is_none() {
+            is.config.metadata.extend(replacing);
+            is = api::update_stream(context, &is.config)
+                .await
+                .map_err(|error| DeclareError::new(context, format!("change {object}"), error))?;
+        }
+        if adjust || created || !is_another {
+            known.note(&should_be.name, created_at(&is));
+        }
         let found = Differences::of_stream(kind, &is.config, &should_be);
         declared.created.extend(created.then_some(object.clone()));
         breaks.extend(found.guarantees);
@@ -250,6 +270,22 @@ async fn declare_or_adjust(
         }
     }
     if breaks.is_empty() { Ok(()) } else { Err(DeclareError::Breaks(breaks)) }
+}
+
+/// The key of a stream's metadata under which it says when the one was created that was there before.
+const REPLACES: &str = "replaces";
+
+/// When the stream was created in whose place a stream with this configuration was: what that one held is
+/// gone. Nothing, as far as the processes knew that declared it.
+#[must_use]
+pub fn replaces(config: &StreamConfig) -> Option<Timestamp> {
+    config.metadata.get(REPLACES)?.parse().ok()
+}
+
+/// When this stream was created.
+#[must_use]
+pub fn created_at(stream: &StreamInfo) -> Timestamp {
+    Timestamp::from_nanosecond(stream.created.unix_timestamp_nanos()).unwrap_or_default()
 }
 
 /// The state of a queue on the broker.
