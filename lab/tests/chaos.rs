@@ -58,6 +58,25 @@ fn chaos_whose_reader_has_gone_stops_in_order() {
 }
 
 #[test]
+fn chaos_that_is_stopped_before_anything_was_asked_has_no_verdict() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
+    command.args(["chaos", "--for", "1h", "--seed", "1", "--rate", "0"]);
+    let mut chaos = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let mut events = BufReader::new(chaos.stdout.take().unwrap()).lines().map_while(Result::ok);
+    let named = "logs and queues are in ";
+    let directory = events.find_map(|event| Some(event.split_once(named)?.1.to_owned())).unwrap();
+    assert!(events.any(|event| event.contains("s  requested ")));
+    let id = i32::try_from(chaos.id()).unwrap();
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(id), nix::sys::signal::SIGTERM).unwrap();
+    events.for_each(drop);
+    let output = chaos.wait_with_output().unwrap();
+    let said = text(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("stopped before anything was asked for"), "{said}");
+    assert!(!Path::new(&directory).exists(), "{directory}");
+}
+
+#[test]
 fn healthy_dead_letter_breaks_a_guarantee() {
     let plan = r#"{"for": "1s", "cast": {"requestors": 1, "generators": 1, "brokers": 1},
         "faults": [{"at": "100ms", "do": "poison", "to": "REQUESTS"}]}"#;

@@ -60,7 +60,8 @@ impl Programs {
 pub async fn build() -> anyhow::Result<Programs> {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../Cargo.toml");
     // Set where cargo runs us, and then it is the one that has built us.
-    let cargo = env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let cargo = env::var_os("CARGO").filter(|path| !path.is_empty());
+    let cargo = cargo.unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(&cargo);
     // Of the whole workspace, as the caller is built itself: for single packages cargo would choose
     // other features of what they depend on, and compile all of it again.

@@ -22,8 +22,8 @@ pub fn directory() -> PathBuf {
     let workspace = workspace.canonicalize().unwrap_or(workspace);
     match std::env::var_os("CARGO_TARGET_DIR") {
         // Cargo reads a relative one from where it is called, which is most often here.
-        Some(directory) => workspace.join(directory),
-        None => workspace.join("target"),
+        Some(directory) if !directory.is_empty() => workspace.join(directory),
+        _ => workspace.join("target"),
     }
 }
 
@@ -71,9 +71,12 @@ impl RunDirectory {
         &self.path
     }
 
-    /// Keeps it: its logs are of use where something went wrong.
+    /// Keeps it, unless there is nothing in it: its logs are of use where something went wrong.
     pub fn keep(mut self) {
-        self.tell_to_keep();
+        let is_empty = std::fs::read_dir(&self.path).is_ok_and(|mut files| files.next().is_none());
+        if !is_empty {
+            self.tell_to_keep();
+        }
     }
 
     fn tell_to_keep(&mut self) {
@@ -107,13 +110,16 @@ mod tests {
 
     #[test]
     fn a_directory_of_a_run_goes_unless_it_is_kept() {
-        let gone = RunDirectory::make("gone").unwrap();
-        let kept = RunDirectory::make("kept").unwrap();
-        let paths = [&gone, &kept].map(|run| run.path().to_owned());
-        std::fs::write(paths[0].join("file"), "").unwrap();
+        let runs = ["gone", "kept", "empty"].map(|name| RunDirectory::make(name).unwrap());
+        let paths = runs.each_ref().map(|run| run.path().to_owned());
+        for path in &paths[..2] {
+            std::fs::write(path.join("file"), "").unwrap();
+        }
+        let [gone, kept, empty] = runs;
         drop(gone);
         kept.keep();
-        assert_eq!([false, true], paths.each_ref().map(|path| path.exists()));
-        std::fs::remove_dir(&paths[1]).unwrap();
+        empty.keep();
+        assert_eq!([false, true, false], paths.each_ref().map(|path| path.exists()));
+        std::fs::remove_dir_all(&paths[1]).unwrap();
     }
 }

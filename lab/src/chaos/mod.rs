@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, bail, ensure};
 use clap::Args;
 use observe::audit::{audit, drained};
 use observe::snapshot::Totals;
@@ -120,6 +120,9 @@ pub async fn chaos(
     let programs = programs.context("stopped before anything was started")??;
     let directory = RunDirectory::make("chaos")?;
     let report = run(programs, directory.path(), settings, plan, stop).await;
+    if stop.is_cancelled() && report.as_ref().is_ok_and(|it| it.outcome.verdict.requested == 0) {
+        bail!("stopped before anything was asked for, so there is no verdict");
+    }
     if !report.as_ref().is_ok_and(|report| report.clean) {
         directory.keep();
     }
