@@ -5,12 +5,11 @@ use std::time::Duration;
 use anyhow::anyhow;
 use async_nats::jetstream::Context;
 use clap::Args;
-use tokio::time::timeout;
-use workqueue::KnownStreams;
+use tokio::time::{Instant, timeout};
 use workqueue::topology::{self, DeclareError, Declared, Limits};
-use workqueue::{Backoff, Connection, NatsSettings};
+use workqueue::{Backoff, Connection, KnownStreams, NatsSettings};
 
-use crate::terminal::say;
+use crate::terminal::{self, say};
 use crate::watch::{self, WatchSettings};
 
 /// The first ceiling of the time between two tries, and the highest.
@@ -45,7 +44,8 @@ pub(crate) async fn run(settings: &DeclareSettings) -> anyhow::Result<()> {
         let stop = workqueue::stop_on_signals()?;
         return watch::watch(watching, nats, limits, &stop).await;
     }
-    let done = declare_patiently(nats, limits, *wait).await?;
+    let declaring = declare_patiently(nats, limits, *wait);
+    let done = terminal::wait_for_broker(nats, declaring).await?;
     if done.is_empty() {
         say(format_args!("All is there, and as it should be."))?;
     }
@@ -79,10 +79,10 @@ pub async fn declare_patiently(
     limits: &Limits,
     patience: Duration,
 ) -> anyhow::Result<Vec<String>> {
-    let mut obstacle = anyhow!("no broker answers at {} (NATS_URL, --nats-url)", settings.broker());
-    let declared = timeout(patience, async {
-        let connection =
-            Connection::establish(settings, "decoupled declare", |_connected| {}).await?;
+    let begun = Instant::now();
+    let connection = Connection::establish_within(settings, "decoupled declare", patience).await?;
+    let mut obstacle = anyhow!("the broker at {} does not answer in time", settings.broker());
+    let declared = timeout(patience.saturating_sub(begun.elapsed()), async {
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         let mut done = Declared::default();
         loop {

@@ -98,10 +98,15 @@ pub fn tell(line: impl Display) {
 ///
 /// Where the broker cannot be reached, or refuses.
 pub async fn connect(settings: &NatsSettings, name: &str) -> anyhow::Result<Connection> {
-    let mut connecting = pin!(observe::connect(settings, name));
-    if let Ok(connected) = timeout(SILENCE, connecting.as_mut()).await {
-        return connected;
+    wait_for_broker(settings, observe::connect(settings, name)).await
+}
+
+/// Awaits what the broker is asked for, and tells that it waits where that takes a while.
+pub async fn wait_for_broker<F: Future>(settings: &NatsSettings, answer: F) -> F::Output {
+    let mut answer = pin!(answer);
+    if let Ok(answered) = timeout(SILENCE, answer.as_mut()).await {
+        return answered;
     }
     tell(format_args!("waiting for the broker at {}", settings.broker()));
-    connecting.await
+    answer.await
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, anyhow, bail, ensure};
 use async_nats::jetstream::stream::ClusterInfo;
 use async_nats::jetstream::{Context, ErrorCode};
 use contract::queues;
@@ -68,7 +68,7 @@ pub async fn restore(
                 let subjects = config["subjects"].as_array().into_iter().flatten();
                 let subjects: Vec<_> =
                     subjects.filter_map(|it| it.as_str().map(str::to_owned)).collect();
-                error = error.context(topology::subject_taken(nats, &subjects).await);
+                error = anyhow!(topology::subject_taken(nats, &subjects).await);
             }
             let left = self::there(nats, &manifest).await.ok();
             return Err(error).with_context(|| broken_off(&stream.name, left.as_deref()));

@@ -27,8 +27,6 @@ pub use snapshot::{QueueSnapshot, Snapshot};
 
 use std::time::Duration;
 
-use anyhow::anyhow;
-use tokio::time::timeout;
 use workqueue::{Connection, NatsSettings};
 
 /// How long to try to reach a broker. Unlike a service, a tool does not wait for one.
@@ -40,9 +38,5 @@ const PATIENCE: Duration = Duration::from_secs(10);
 ///
 /// Where it cannot be reached, or refuses.
 pub async fn connect(settings: &NatsSettings, name: &str) -> anyhow::Result<Connection> {
-    let connecting = Connection::establish(settings, name, |_connected| {});
-    let connection = timeout(PATIENCE, connecting).await.map_err(|_too_long| {
-        anyhow!("no broker answers at {} (NATS_URL, --nats-url); does it run?", settings.broker())
-    })?;
-    Ok(connection?)
+    Ok(Connection::establish_within(settings, name, PATIENCE).await?)
 }

@@ -14,7 +14,7 @@ pub enum ApiError {
     Refused(Error),
     /// The broker will not at present: a cluster elects a leader, or the brokers that are to keep a stream
     /// are missing while it starts.
-    #[error("the broker cannot at present: {0}")]
+    #[error("{0}")]
     Unavailable(Error),
     /// The broker did not answer in time, as it does not answer a user that may not ask.
     #[error("no answer; perhaps a leader has died, or this user may not ask for that")]
@@ -50,7 +50,9 @@ pub fn answer<T>(response: Response<T>) -> Result<T, ApiError> {
     match response {
         Response::Ok(answer) => Ok(answer),
         Response::Err { error }
-            if error.code() == 503 || error.error_code() == ErrorCode::CLUSTER_NO_PEERS =>
+            if error.error_code() == ErrorCode::CLUSTER_NO_PEERS
+                || (error.code() == 503
+                    && error.error_code() != ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT) =>
         {
             Err(ApiError::Unavailable(error))
         }

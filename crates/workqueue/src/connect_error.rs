@@ -14,10 +14,18 @@ pub enum ConnectError {
         /// What is wrong with it.
         reason: String,
     },
+    /// No connection came about within the time that there was for it.
+    #[error("no broker answers at {broker} (NATS_URL, --nats-url): {reason}")]
+    Unreachable {
+        /// The broker.
+        broker: String,
+        /// What went wrong last.
+        reason: String,
+    },
     /// The broker does not let this user in.
     #[error(
-        "the broker at {broker} refuses {who}; check NATS_USER and NATS_PASSWORD, NATS_TOKEN, NATS_NKEY \
-         or NATS_CREDS"
+        "the broker at {broker} refuses {who}; check NATS_USER and NATS_PASSWORD, NATS_TOKEN, NATS_NKEY, \
+         NATS_CREDS or NATS_URL"
     )]
     Refused {
         /// The broker.

@@ -1,6 +1,7 @@
 //! The connection to the broker: made with patience, watched, and its changes logged.
 
 use std::future::{Ready, pending, ready};
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -10,7 +11,10 @@ use async_nats::jetstream::context::ContextBuilder;
 use async_nats::{
     Client, ClientError, ConnectErrorKind, ConnectOptions, Event, ServerAddr, ServerError,
 };
+use rustls_pki_types::pem::{self, PemObject};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tracing::{error, info, warn};
 
 use crate::backoff::{self, Backoff};
@@ -117,6 +121,28 @@ impl Connection {
         Self::establish_unless_refused(settings, client_name, &report, &mut logged).await
     }
 
+    /// As [`Connection::establish`], and gives up after this time.
+    ///
+    /// # Errors
+    ///
+    /// As there, and [`ConnectError::Unreachable`].
+    pub async fn establish_within(
+        settings: &NatsSettings,
+        client_name: &str,
+        limit: Duration,
+    ) -> Result<Self, ConnectError> {
+        let (report, mut logged) = (Arc::new(|_connected| {}), LogOnce::default());
+        let connecting =
+            Self::establish_unless_refused(settings, client_name, &report, &mut logged);
+        match timeout(limit, connecting).await {
+            Ok(established) => established,
+            Err(_too_long) => Err(ConnectError::Unreachable {
+                broker: settings.broker(),
+                reason: logged.last().unwrap_or("no answer").to_owned(),
+            }),
+        }
+    }
+
     async fn establish_unless_refused(
         settings: &NatsSettings,
         client_name: &str,
@@ -126,6 +152,8 @@ impl Connection {
         let servers = servers(&settings.nats_url)?;
         let broker = display(&servers);
         let credentials = Credentials::new(settings, &servers)?;
+        // The client logs the addresses that it is given.
+        let servers = servers.into_iter().map(without_user).collect::<Result<Vec<_>, _>>()?;
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         loop {
             let (link_sender, mut link) = watch::channel(Link::default());
@@ -162,8 +190,8 @@ impl Connection {
                 }
                 _ => {
                     let error = &failure as &dyn std::error::Error;
-                    if logged.is_first(error) {
-                        let error = chain(error);
+                    let error = chain(error);
+                    if logged.is_first(&error) {
                         warn!(error, broker, "cannot connect to the broker yet; trying again");
                     }
                 }
@@ -381,13 +409,14 @@ fn options(
             backoff::jittered(backoff::ceiling(RETRY.0, RETRY.1, doublings))
         });
     if let Some(file) = &settings.nats_ca {
-        std::fs::metadata(file).map_err(|error| setting("NATS_CA", file, &error))?;
+        check_certificates("NATS_CA", file)?;
         options = options.add_root_certificates(file.to_owned()).require_tls(true);
     }
     match (&settings.nats_cert, &settings.nats_key) {
         (Some(cert), Some(key)) => {
-            std::fs::metadata(cert).map_err(|error| setting("NATS_CERT", cert, &error))?;
-            std::fs::metadata(key).map_err(|error| setting("NATS_KEY", key, &error))?;
+            check_certificates("NATS_CERT", cert)?;
+            PrivateKeyDer::from_pem_file(key)
+                .map_err(|error| setting("NATS_KEY", key, format!("it has no key: {error}")))?;
             options = options.add_client_certificate(cert.to_owned(), key.to_owned());
         }
         (None, None) => {}
@@ -401,6 +430,26 @@ fn options(
     Ok(options)
 }
 
+/// Refuses a file without a certificate, of which the client says only that it trusts no broker then.
+fn check_certificates(name: &'static str, file: &Path) -> Result<(), ConnectError> {
+    let refuse = |error| setting(name, file, format!("it has no certificate: {error}"));
+    let mut certificates = CertificateDer::pem_file_iter(file).map_err(refuse)?;
+    let first = certificates.next().unwrap_or(Err(pem::Error::NoItemsFound));
+    first.map(|_| ()).map_err(refuse)
+}
+
+/// The same address, without user and password.
+fn without_user(server: ServerAddr) -> Result<ServerAddr, ConnectError> {
+    let mut url = server.into_inner();
+    let stripped = url.set_username("").and_then(|()| url.set_password(None));
+    let stripped = stripped.ok().and_then(|()| ServerAddr::from_url(url).ok());
+    stripped.ok_or_else(|| ConnectError::Setting {
+        setting: "NATS_URL",
+        value: "***".to_owned(),
+        reason: "it is no address".to_owned(),
+    })
+}
+
 /// The addresses of the brokers. An error shows none of what may be secret in them.
 fn servers(urls: &str) -> Result<Vec<ServerAddr>, ConnectError> {
     const EXAMPLE: &str = "write something like nats://127.0.0.1:4222";
@@ -411,15 +460,25 @@ fn servers(urls: &str) -> Result<Vec<ServerAddr>, ConnectError> {
         reason: reason.to_owned(),
     };
     let parse = |url: &str| match url.parse::<ServerAddr>() {
-        Ok(server) if !["nats", "tls"].contains(&server.scheme()) => {
+        _ if url
+            .split_once("://")
+            .is_some_and(|(scheme, _)| !["nats", "tls"].contains(&scheme)) =>
+        {
             Err(wrong(&format!("its scheme has to be nats or tls; {EXAMPLE}")))
         }
         Ok(server) if server.host().is_empty() => {
             Err(wrong(&format!("it names no host; {EXAMPLE}")))
         }
-        Ok(server) => Ok(server),
+        Ok(server) if server.port() == 0 => Err(wrong(&format!("its port is 0; {EXAMPLE}"))),
+        Ok(server) => {
+            let url = server.clone().into_inner();
+            if !["", "/"].contains(&url.path()) || url.query().or(url.fragment()).is_some() {
+                return Err(wrong(&format!("something follows its port; {EXAMPLE}")));
+            }
+            Ok(server)
+        }
         Err(_) if url.contains('@') => Err(wrong(
-            "it is no address; in a user or password, write / as %2F, # as %23, ? as %3F, @ as %40, and a comma as %2C",
+            "it is no address, or its port is none; in a user or password, write / as %2F, # as %23, ? as %3F, @ as %40, and a comma as %2C",
         )),
         Err(_) => Err(wrong(&format!("it is no address, or its port is none; {EXAMPLE}"))),
     };
@@ -448,7 +507,18 @@ mod tests {
 
     #[test]
     fn an_address_that_makes_no_sense_is_named() {
-        for url in ["", ",", "nats://", "http://one:1", "ws://one:1", "one:port"] {
+        let urls = [
+            "",
+            ",",
+            "nats://",
+            "http://one",
+            "ws://one:1",
+            "one:port",
+            "one:0",
+            "one:1/sub",
+            "one?a",
+        ];
+        for url in urls {
             let error = servers(url).unwrap_err().to_string();
             assert!(error.starts_with(&format!("NATS_URL is '{url}': ")), "{error}");
             assert!(error.ends_with("write something like nats://127.0.0.1:4222"), "{error}");

@@ -62,7 +62,20 @@ impl Credentials {
             return Ok(Self::User { name: name.clone(), password });
         }
         let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
-        let user = servers.iter().find_map(|server| Some((server.username()?, server.password())));
+        let users = servers.iter().map(|server| Some((server.username()?, server.password())));
+        let mut users = users.flatten();
+        let user = users.next();
+        // The client does not say which of its brokers asks who connects.
+        if users.any(|other| Some(other) != user) {
+            return Err(ConnectError::Setting {
+                setting: "NATS_URL",
+                value: "***".to_owned(),
+                reason:
+                    "its addresses have different users, and a client has one: write the same into \
+                         each, or into NATS_USER and NATS_PASSWORD"
+                        .to_owned(),
+            });
+        }
         Ok(match user {
             Some((name, Some(password))) => {
                 Self::User { name: decoded(name), password: decoded(password) }
@@ -149,6 +162,19 @@ mod tests {
         assert_eq!(auth.password.as_deref(), Some("s/3#@"));
         let auth = of_url("nats://s3cret@one").prove(b"").unwrap();
         assert_eq!((auth.token.as_deref(), auth.username), (Some("s3cret"), None));
+    }
+
+    #[test]
+    fn addresses_with_different_users_are_refused() {
+        let of = |urls: [&str; 2]| {
+            let servers = urls.map(|url| url.parse().unwrap());
+            Credentials::new(&NatsSettings::at(urls.join(",")), &servers)
+        };
+        assert!(of(["nats://bob:s3cret@one", "nats://bob:s3cret@two"]).is_ok());
+        assert!(of(["nats://bob:s3cret@one", "nats://two"]).is_ok());
+        let error = of(["nats://bob:s3cret@one", "nats://bob:other@two"]).err().unwrap();
+        let error = error.to_string();
+        assert!(error.contains("different users") && !error.contains("s3cret"), "{error}");
     }
 
     #[test]

@@ -20,6 +20,11 @@ impl LogOnce {
         is_first
     }
 
+    /// The newest reason that was logged.
+    pub(crate) fn last(&self) -> Option<&str> {
+        self.0.last().map(String::as_str)
+    }
+
     /// It does not fail any more; when it does again, each reason is logged again.
     pub fn forget(&mut self) {
         self.0.clear();

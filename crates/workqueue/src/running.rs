@@ -1,3 +1,4 @@
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,7 +34,7 @@ pub struct Running {
 #[derive(Debug, thiserror::Error)]
 pub enum ServiceError {
     /// The admin endpoint's address cannot be listened on.
-    #[error("ADMIN_ADDR is {addr}, which cannot be listened on: {source}; is it taken already?")]
+    #[error("ADMIN_ADDR is {addr}, which cannot be listened on: {source}{}", hint(source))]
     Admin {
         /// The address.
         addr: SocketAddr,
@@ -55,4 +56,13 @@ pub enum ServiceError {
     /// A task that was to run as long as the service has ended.
     #[error(transparent)]
     Background(#[from] Ended),
+}
+
+/// What may be the matter with an address that cannot be listened on.
+fn hint(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        ErrorKind::AddrInUse => "; another process listens there",
+        ErrorKind::AddrNotAvailable => "; it is no address of this machine",
+        _ => "",
+    }
 }

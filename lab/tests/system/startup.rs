@@ -314,6 +314,49 @@ async fn refused_user_of_an_address_is_named_without_its_password() {
 }
 
 #[tokio::test]
+async fn no_log_shows_what_is_secret_in_an_address() {
+    let by_user = with(r#"user: "bob", password: "s3cret""#, None).await;
+    let by_token = with(r#"token: "s3cret""#, None).await;
+    let directory = tempfile::tempdir().unwrap();
+    for (name, url) in [
+        (
+            "user",
+            format!("nats://bob:s3cret@127.0.0.1:1,nats://bob:s3cret@127.0.0.1:{}", by_user.port()),
+        ),
+        ("token", format!("nats://s3cret@127.0.0.1:{}", by_token.port())),
+    ] {
+        let log = directory.path().join(name);
+        let generator = run(Side::Generator, &url, log, &[("RUST_LOG", "trace")]).await;
+        ready(&generator).await;
+        let log = generator.log_text();
+        assert!(log.contains("attempting connection") && !log.contains("s3cret"), "{log}");
+    }
+}
+
+#[tokio::test]
+async fn file_without_a_certificate_or_key_is_named() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("nothing.pem");
+    std::fs::write(&file, "nothing").unwrap();
+    let file = file.to_str().unwrap();
+    for (settings, named) in [
+        (
+            [("NATS_CA", file), ("RUST_LOG", "info")],
+            format!("NATS_CA is '{file}': it has no certificate"),
+        ),
+        (
+            [("NATS_CERT", file), ("NATS_KEY", file)],
+            format!("NATS_CERT is '{file}': it has no certificate"),
+        ),
+    ] {
+        let log = directory.path().join("log");
+        let mut generator = run(Side::Generator, "nats://127.0.0.1:1", log, &settings).await;
+        assert_eq!(ended(&mut generator).await.code(), Some(1));
+        assert!(generator.log_text().contains(&named), "{}", generator.log_text());
+    }
+}
+
+#[tokio::test]
 async fn nkey_that_is_replaced_is_read_at_the_next_connect() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("user.nk");
@@ -342,10 +385,13 @@ async fn without_a_broker(words: &[&str]) -> (Option<i32>, String) {
 
 #[tokio::test]
 async fn command_says_that_it_waits_for_a_broker() {
-    let (status, said) = without_a_broker(&["audit"]).await;
-    assert_eq!(status, Some(2), "{said}");
-    assert!(said.starts_with("waiting for the broker at nats://***@127.0.0.1:1\n"), "{said}");
-    assert!(said.contains("no broker answers at nats://***@127.0.0.1:1"), "{said}");
+    for command in ["audit", "declare"] {
+        let (status, said) = without_a_broker(&[command]).await;
+        assert_eq!(status, Some(2), "{said}");
+        assert!(said.starts_with("waiting for the broker at nats://***@127.0.0.1:1\n"), "{said}");
+        assert!(said.contains("no broker answers at nats://***@127.0.0.1:1"), "{said}");
+        assert!(said.contains("Connection refused"), "{said}");
+    }
 }
 
 #[tokio::test]

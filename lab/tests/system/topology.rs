@@ -10,10 +10,11 @@ use testkit::broker::{Broker, BrokerOptions};
 use testkit::process::logged;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpListener;
+use tokio::process::Command;
 use workqueue::topology::{self, DeclareError, Limits};
 use workqueue::{KnownStreams, NatsSettings, now};
 
-use crate::deployment::{Deployment, LIMITS, Side, ended, ready, run};
+use crate::deployment::{Deployment, LIMITS, Side, ended, programs, ready, run, soon};
 
 /// Changes the stream of the requests by hand.
 async fn drift(deployment: &Deployment, change: impl FnOnce(&mut StreamConfig)) {
@@ -281,6 +282,32 @@ async fn paused_consumer_is_named_by_all_that_depend_on_it() {
     assert!(said.contains("  REQUESTS is paused until "), "{said}");
     // It had begun before.
     logged(&running, "the consumer is paused").await;
+}
+
+#[tokio::test]
+async fn account_that_lacks_or_asks_for_something_is_explained() {
+    let extra = r#"
+        accounts {
+            none { users: [{ user: "none", password: "pw" }] }
+            limited {
+                jetstream { max_file: 1GB, max_bytes_required: true }
+                users: [{ user: "limited", password: "pw" }]
+            }
+        }
+        no_auth_user: "limited"
+    "#;
+    let options = BrokerOptions { extra: extra.to_owned(), ..BrokerOptions::default() };
+    let broker = Broker::start(options).await.unwrap();
+    for (user, said) in
+        [("none", "has no JetStream, so it cannot keep a queue"), ("limited", "set MAX_BYTES")]
+    {
+        let url = format!("nats://{user}:pw@127.0.0.1:{}", broker.port());
+        let mut declare = Command::new(&programs().await.decoupled);
+        declare.env_clear().args(["declare", "--wait", "1h", "--nats-url", &url]);
+        let output = soon("it ends", declare.output()).await.unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(2) && error.contains(said), "{user}: {error}");
+    }
 }
 
 #[tokio::test]

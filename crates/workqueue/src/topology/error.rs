@@ -64,6 +64,13 @@ fn refused(action: &str, source: &async_nats::jetstream::Error) -> String {
         ErrorCode::STREAM_NOT_FOUND | ErrorCode::CONSUMER_NOT_FOUND => format!(
             "the broker cannot {action}, which is not there; start a service, or run `decoupled declare`"
         ),
+        ErrorCode::STREAM_MAX_BYTES_REQUIRED => {
+            format!("the broker refuses to {action}: {source}; set MAX_BYTES")
+        }
+        ErrorCode::STORAGE_RESOURCES_EXCEEDED => format!(
+            "the broker refuses to {action}: {source}; a smaller MAX_BYTES, or more storage for the broker \
+             or its account"
+        ),
         _ => format!("the broker refuses to {action}: {source}"),
     }
 }
