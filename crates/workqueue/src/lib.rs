@@ -76,7 +76,7 @@
 //! | pull, run, settle | `consumer`, on `pull`, `delivery`, `blocking`, `settle` |
 //! | give up, replay | [`dead_letters`] |
 //! | start, drain, stop | `service`, `running`, `background`, `signals` |
-//! | declare, compare with what is there | [`topology`], `declare` |
+//! | declare, compare with what is there and was; pause | [`topology`], `declare`, `known` |
 //! | find what nobody can settle | [`sweeper`], `consumer_state` |
 //! | connect with patience; ask the broker | `connection`, `credentials`, `connect_error`, [`api`] |
 //! | report | `admin` on [`http`], `health`, `healthcheck`, `metrics`, `announce`, `telemetry` |
