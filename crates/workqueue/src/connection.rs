@@ -161,6 +161,7 @@ impl Connection {
             let (denial_sender, denied) = watch::channel(String::new());
             let options = options(settings, client_name, credentials.clone())?;
             let options = options.event_callback(watcher(
+                broker.clone(),
                 link_sender,
                 creation_sender,
                 denial_sender,
@@ -320,6 +321,7 @@ impl Connection {
 
 /// Says what becomes of the connection, and keeps `link` current.
 fn watcher(
+    broker: String,
     link: watch::Sender<Link>,
     refused_creation: watch::Sender<String>,
     denied: watch::Sender<String>,
@@ -371,8 +373,9 @@ fn watcher(
                 }
             }
             Event::ClientError(error) => {
+                // The library tells only the kind of error here.
                 if logged.is_first(error) {
-                    warn!(%error, "cannot connect to the broker yet; trying again");
+                    warn!(%error, broker, "cannot connect to the broker yet; trying again");
                 }
             }
             Event::SlowConsumer(_) => warn!("slow consumer: messages were dropped"),
