@@ -26,7 +26,7 @@ def check(objects):
         told, users = check_broker(broker, objects)
     for thing in objects:
         with within(title(thing)):
-            check_object(thing, objects)
+            check_object(thing, namespace["metadata"]["name"], objects)
             for container in containers(thing):
                 check_paths(thing, container, objects)
                 if thing is not broker:
@@ -70,7 +70,7 @@ def check_broker(broker, objects):
     }, users
 
 
-def check_object(thing, objects):
+def check_object(thing, namespace, objects):
     """An object is of this installation, and selects the pods of its own component."""
     spec, kind, own = thing.get("spec", {}), thing["kind"], thing["metadata"].get("labels", {})
     expect(LABELS <= own.keys(), f"lacks the labels {sorted(LABELS - own.keys())}")
@@ -85,6 +85,9 @@ def check_object(thing, objects):
     if kind == "Service":
         unknown = {port["targetPort"] for port in spec["ports"]} - ports(selected).keys()
         expect(not unknown, f"names the ports {unknown}, which no selected pod has")
+    named = {thing["metadata"].get("namespace", namespace)}
+    named.update(re.findall(r"[\w-]+\.([\w-]+)\.svc\b", json.dumps(thing)))
+    expect(named == {namespace}, f"names another namespace: {named - {namespace}}")
     expect('namespace=\\"' not in json.dumps(spec), "names a namespace, which may be another")
     if containers(thing):
         [user], non_root = find("runAsUser", spec), find("runAsNonRoot", spec)
