@@ -20,7 +20,7 @@ def check(root, objects):
     services = {thing["metadata"]["name"]: thing["spec"] for thing in objects}
     broker, dockerfile = services.pop("nats"), (root / "Dockerfile").read_text()
     mounts = dict(volume.split(":")[1::-1] for volume in broker["volumes"])
-    files = {"nats.conf": (root / mounts["/etc/nats/nats.conf"]).read_text()}
+    files = {name: (root / mounts[f"/etc/nats/{name}"]).read_text() for name in ("nats.conf", "start")}
     conf, users = programs.read(files, broker["command"], broker["environment"])
     [store], [address] = programs.setting("store_dir", conf), programs.setting("listen", conf)
     expect(store in mounts, f"stores in {store}, which is none of its volumes")
