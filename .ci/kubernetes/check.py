@@ -58,8 +58,9 @@ def main(home):
             expect(refusal and words in refusal, f"is not refused for what it is: {refusal or 'not at all'}")
     print(f"{len(FAULTS)} faults are refused, each for what it is")
 
-    rendered.mkdir()
-    (rendered / "production.yaml").write_text(yaml.safe_dump_all(systems["production"]))
+    (rendered / "systems").mkdir(parents=True)
+    for name in names:
+        (rendered / f"systems/{name}.yaml").write_text(yaml.safe_dump_all(systems[name]))
     [alerts] = of_kind(systems["monitoring"], "PrometheusRule")
     (rendered / "alerts.rules.yaml").write_text(yaml.safe_dump(alerts["spec"]))
     shutil.copy(HERE / "alerts.test.yaml", rendered)
