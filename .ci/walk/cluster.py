@@ -90,7 +90,7 @@ def walk_under_load(gateway):
     kubectl(*inside("create", "--filename", "-"), stdin=STRANGER % pods("broker")[0]["status"]["podIP"])
     eventually("the stranger ends", lambda: found("pod/stranger")["status"]["phase"] in ("Failed", "Succeeded"))
     said = kubectl(*inside("logs", "stranger"))
-    expect("no broker answers" in said, f"this cluster enforces network policies: {said}")
+    expect("cannot connect to the broker" in said, f"this cluster enforces network policies: {said}")
 
     step("put it under load, and stop the generators: requests wait, and the requestor goes on")
     ask_for(RATE)

@@ -15,7 +15,7 @@ pub enum ConnectError {
         reason: String,
     },
     /// No connection came about within the time that there was for it.
-    #[error("no broker answers at {broker} (NATS_URL, --nats-url): {reason}")]
+    #[error("cannot connect to the broker at {broker} (NATS_URL, --nats-url): {reason}")]
     Unreachable {
         /// The broker.
         broker: String,

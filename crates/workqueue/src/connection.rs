@@ -191,7 +191,11 @@ impl Connection {
                 }
                 _ => {
                     let error = &failure as &dyn std::error::Error;
-                    let error = chain(error);
+                    let mut error = chain(error);
+                    // As the TLS library puts it.
+                    if error.ends_with("InvalidContentType") {
+                        error.push_str(", so it speaks no TLS");
+                    }
                     if logged.is_first(&error) {
                         warn!(error, broker, "cannot connect to the broker yet; trying again");
                     }

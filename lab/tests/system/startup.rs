@@ -389,7 +389,7 @@ async fn command_says_that_it_waits_for_a_broker() {
         let (status, said) = without_a_broker(&[command]).await;
         assert_eq!(status, Some(2), "{said}");
         assert!(said.starts_with("waiting for the broker at nats://***@127.0.0.1:1\n"), "{said}");
-        assert!(said.contains("no broker answers at nats://***@127.0.0.1:1"), "{said}");
+        assert!(said.contains("cannot connect to the broker at nats://***@127.0.0.1:1"), "{said}");
         assert!(said.contains("Connection refused"), "{said}");
     }
 }
