@@ -58,7 +58,7 @@ fn chaos_whose_reader_has_gone_stops_in_order() {
 }
 
 #[test]
-fn chaos_that_is_stopped_before_anything_was_asked_has_no_verdict() {
+fn chaos_that_ends_before_it_asks_has_no_verdict() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
     command.args(["chaos", "--for", "1h", "--seed", "1", "--rate", "0"]);
     let mut chaos = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
