@@ -295,11 +295,9 @@ impl Guarded {
     async fn start() -> Self {
         let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("../k8s/nats/nats.conf");
         let base = std::fs::read_to_string(file).unwrap();
-        let compose = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docker-compose.yml");
-        let compose = std::fs::read_to_string(compose).unwrap();
         let password = |user: &&str| {
             let name = format!("{}_PASSWORD", user.to_uppercase());
-            let given = given_to_the_broker(&compose, &name, &password(user));
+            let given = given_to_the_broker(&name, &password(user));
             (name, given)
         };
         let name = ("SERVER_NAME".to_owned(), "guarded".to_owned());
@@ -405,21 +403,19 @@ fn password(user: &str) -> String {
         DECLARER => "007",
         AUDITOR => "true",
         REPLAYER => "two words",
-        BACKUP => "a,b;c",
+        BACKUP => "it's a,b;c",
         _ => r#"$HOME # "\"#,
     };
     text.to_owned()
 }
 
-/// What the Compose file makes of a password that is set in the environment.
-fn given_to_the_broker(compose: &str, name: &str, password: &str) -> String {
-    let start = format!("{name}: \"");
-    let line =
-        |line: &'_ str| line.trim().strip_prefix(&start)?.strip_suffix('"').map(str::to_owned);
-    let form = compose.lines().find_map(line).expect("Compose sets it");
-    let (before, variable) = form.split_once("${").unwrap();
-    let (_default, after) = variable.split_once('}').unwrap();
-    format!("{before}{password}{after}")
+/// What the broker finds in its environment for a password: `k8s/nats/start` quotes it.
+fn given_to_the_broker(name: &str, password: &str) -> String {
+    let start = Path::new(env!("CARGO_MANIFEST_DIR")).join("../k8s/nats/start");
+    let mut command = std::process::Command::new("sh");
+    command.arg(start).args(["printenv", name]).env(name, password);
+    let given = String::from_utf8(command.output().unwrap().stdout).unwrap();
+    given.strip_suffix('\n').expect("printenv ends its line").to_owned()
 }
 
 fn inbox(user: &str) -> String {
