@@ -158,8 +158,9 @@ async fn picture_fits_the_terminal_however_it_is_resized() {
     {
         let text = resized(&mut terminal, size).await;
         assert_eq!(text.contains("Try in another terminal"), has_room, "{size:?}: {text}");
-        // In signs of the locale.
-        assert!(text.is_ascii() && text.contains("  REQUESTS        ....."), "{text}");
+        // In signs of the locale; a request may be in flight at this moment.
+        let bar = text.lines().find(|line| line.starts_with("  REQUESTS ")).unwrap();
+        assert!(text.is_ascii() && bar.contains("....."), "{text}");
     }
     let id = Pid::from_raw(lab.id().unwrap().cast_signed());
     signal::kill(id, Signal::SIGTERM).unwrap();
