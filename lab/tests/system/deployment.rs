@@ -19,7 +19,7 @@ pub use testkit::side::Side;
 use tokio::process::Command;
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
-use workqueue::topology::{self, Limits};
+use workqueue::topology::{self, DeclareError, Declared, Limits};
 use workqueue::{
     Bucket, Connection, Fact, Job, JobId, KnownStreams, NatsSettings, Publication, Queue, Trace,
     dead_letters,
@@ -60,14 +60,7 @@ impl Deployment {
     /// A broker, with the topology declared under these limits.
     pub async fn with(limits: &Limits) -> Self {
         let deployment = Self::bare().await;
-        topology::declare(
-            deployment.nats(),
-            &KnownStreams::default(),
-            &contract::topology(),
-            limits,
-        )
-        .await
-        .unwrap();
+        deployment.declare_once(limits).await.unwrap();
         deployment
     }
 
@@ -90,19 +83,21 @@ impl Cluster {
         let url = brokers.url();
         Self::on(brokers, url, 3).await
     }
-
-    /// Declares the topology under these limits, with all of it on each broker.
-    pub async fn declare(&self, limits: &Limits) {
-        let limits = Limits { replicas: self.replicas, ..*limits };
-        eventually("it is declared", async || {
-            topology::declare(self.nats(), &KnownStreams::default(), &contract::topology(), &limits)
-                .await
-        })
-        .await;
-    }
 }
 
 impl<B> Deployment<B> {
+    /// Declares the topology under these limits, with all of it on each broker, and tries until that is done.
+    pub async fn declare(&self, limits: &Limits) {
+        eventually("it is declared", async || self.declare_once(limits).await).await;
+    }
+
+    /// As [`Deployment::declare`], once, by a process that has seen nothing before.
+    pub async fn declare_once(&self, limits: &Limits) -> Result<Declared, DeclareError> {
+        let limits = Limits { replicas: self.replicas, ..*limits };
+        let known = KnownStreams::default();
+        topology::declare(self.nats(), &known, &contract::topology(), &limits).await
+    }
+
     async fn on(broker: B, url: String, replicas: usize) -> Self {
         let connection = observe::connect(&NatsSettings::at(&url), "test").await.unwrap();
         let directory = tempfile::tempdir().unwrap();

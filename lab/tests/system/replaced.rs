@@ -8,7 +8,7 @@ use contract::{facts, queues};
 use observe::audit::{Verdict, audit};
 use testkit::eventually::eventually;
 use testkit::process::Process;
-use workqueue::{KnownStreams, dead_letters, topology};
+use workqueue::{dead_letters, topology};
 
 use crate::audit::at_rest;
 use crate::deployment::{Deployment, LIMITS, Side, ready};
@@ -22,19 +22,6 @@ pub async fn clocks_are_ahead() {
     eventually("clocks are ahead", async || match begun.elapsed() {
         elapsed if elapsed > CLOCKS => Ok(()),
         elapsed => Err(elapsed),
-    })
-    .await;
-}
-
-async fn declare(deployment: &Deployment) {
-    eventually("it is declared", async || {
-        topology::declare(
-            deployment.nats(),
-            &KnownStreams::default(),
-            &contract::topology(),
-            &LIMITS,
-        )
-        .await
     })
     .await;
 }
@@ -83,7 +70,7 @@ async fn streams_declared_anew_under_load_are_noticed() {
     requestor.pause().unwrap();
     clocks_are_ahead().await;
     delete_all(&deployment).await;
-    declare(&deployment).await;
+    deployment.declare(&LIMITS).await;
     generator.resume().unwrap();
     requestor.resume().unwrap();
     asks_anew(&deployment).await;
@@ -110,7 +97,7 @@ async fn broker_that_comes_back_empty_is_noticed() {
     clocks_are_ahead().await;
     deployment.broker.wipe().unwrap();
     deployment.broker.restart().await.unwrap();
-    declare(&deployment).await;
+    deployment.declare(&LIMITS).await;
     asks_anew(&deployment).await;
     nobody_can_tell(&deployment).await;
 }
@@ -137,7 +124,7 @@ async fn watch_tells_of_streams_that_are_declared_anew() {
         ready(&watch).await;
         delete_all(&deployment).await;
         if by_another {
-            declare(&deployment).await;
+            deployment.declare(&LIMITS).await;
         }
         let told = async || match audit(deployment.nats(), Duration::ZERO).await {
             Ok(Verdict { cannot_tell: Some(why), .. }) => Ok(why),
@@ -155,7 +142,7 @@ async fn bucket_that_is_declared_anew_is_noticed() {
         let (deployment, _id) = at_rest().await;
         clocks_are_ahead().await;
         delete(deployment.nats(), bucket.stream).await;
-        declare(&deployment).await;
+        deployment.declare(&LIMITS).await;
         nobody_can_tell(&deployment).await;
     }
 }
@@ -179,7 +166,7 @@ async fn store_that_outlives_its_broker_is_not_doubted() {
     clocks_are_ahead().await;
     deployment.broker.kill().await.unwrap();
     deployment.broker.restart().await.unwrap();
-    declare(&deployment).await;
+    deployment.declare(&LIMITS).await;
     let after = deployment.verdict().await;
     assert_eq!((&after.ids, after.complete, after.is_clean()), (&before.ids, 10, true), "{after}");
     assert_eq!(after.remembers_since, before.remembers_since);

@@ -27,34 +27,13 @@ async fn drift(deployment: &Deployment, change: impl FnOnce(&mut StreamConfig)) 
 #[tokio::test]
 async fn missing_objects_are_created_and_the_others_left() {
     let deployment = Deployment::bare().await;
-    let first = topology::declare(
-        deployment.nats(),
-        &KnownStreams::default(),
-        &contract::topology(),
-        &LIMITS,
-    )
-    .await
-    .unwrap();
+    let first = deployment.declare_once(&LIMITS).await.unwrap();
     // Four streams, three buckets, three consumers.
     assert_eq!(first.created.len(), 11, "{:?}", first.created);
-    let second = topology::declare(
-        deployment.nats(),
-        &KnownStreams::default(),
-        &contract::topology(),
-        &LIMITS,
-    )
-    .await
-    .unwrap();
+    let second = deployment.declare_once(&LIMITS).await.unwrap();
     assert!(second.created.is_empty() && second.differences.is_empty(), "{second:?}");
     deployment.nats().delete_stream(RESPONSES.stream).await.unwrap();
-    let third = topology::declare(
-        deployment.nats(),
-        &KnownStreams::default(),
-        &contract::topology(),
-        &LIMITS,
-    )
-    .await
-    .unwrap();
+    let third = deployment.declare_once(&LIMITS).await.unwrap();
     assert_eq!(third.created, ["stream RESPONSES", "consumer requestor of stream RESPONSES"]);
 }
 
@@ -87,14 +66,7 @@ async fn another_limit_is_lived_with_and_can_be_changed_in_place() {
         facts_max_age: std::time::Duration::from_hours(2),
         ..LIMITS
     };
-    let declared = topology::declare(
-        deployment.nats(),
-        &KnownStreams::default(),
-        &contract::topology(),
-        &other,
-    )
-    .await
-    .unwrap();
+    let declared = deployment.declare_once(&other).await.unwrap();
     // Of three queues, three buckets and three consumers, one limit each.
     assert_eq!(declared.differences.len(), 10, "{:?}", declared.differences);
     assert_eq!(
@@ -106,14 +78,7 @@ async fn another_limit_is_lived_with_and_can_be_changed_in_place() {
     let changes = declare(deployment.nats(), &other).await.unwrap();
     assert_eq!(changes.len(), 10, "{changes:?}");
     assert_eq!(changes[0], "changed stream REQUESTS: max_msgs from 100000 to 7");
-    let declared = topology::declare(
-        deployment.nats(),
-        &KnownStreams::default(),
-        &contract::topology(),
-        &other,
-    )
-    .await
-    .unwrap();
+    let declared = deployment.declare_once(&other).await.unwrap();
     assert_eq!(declared.differences, []);
     assert_eq!(declared.facts_max_age(), other.facts_max_age);
 }
@@ -153,15 +118,7 @@ async fn facts_kept_no_longer_than_their_margin_are_refused() {
     let mut config = stream.cached_info().config.clone();
     config.max_age = std::time::Duration::from_hours(1);
     deployment.nats().update_stream(config).await.unwrap();
-    let refused = topology::declare(
-        deployment.nats(),
-        &KnownStreams::default(),
-        &contract::topology(),
-        &LIMITS,
-    )
-    .await
-    .unwrap_err()
-    .to_string();
+    let refused = deployment.declare_once(&LIMITS).await.unwrap_err().to_string();
     assert!(refused.contains("stream KV_stored: max_age is 3600s"), "{refused}");
 }
 
@@ -175,15 +132,7 @@ async fn a_stream_of_another_kind_is_refused() {
         ..StreamConfig::default()
     };
     deployment.nats().create_stream(foreign).await.unwrap();
-    let refused = topology::declare(
-        deployment.nats(),
-        &KnownStreams::default(),
-        &contract::topology(),
-        &LIMITS,
-    )
-    .await
-    .unwrap_err()
-    .to_string();
+    let refused = deployment.declare_once(&LIMITS).await.unwrap_err().to_string();
     assert!(refused.contains("retention is Interest, should be WorkQueue"), "{refused}");
     assert!(
         refused.contains(r#"subjects is ["requests.*"], should be ["requests.>"]"#),
@@ -205,15 +154,7 @@ async fn a_consumer_that_gives_up_by_itself_is_refused() {
         ..ConsumerConfig::default()
     };
     stream.create_consumer(foreign).await.unwrap();
-    let refused = topology::declare(
-        deployment.nats(),
-        &KnownStreams::default(),
-        &contract::topology(),
-        &LIMITS,
-    )
-    .await
-    .unwrap_err()
-    .to_string();
+    let refused = deployment.declare_once(&LIMITS).await.unwrap_err().to_string();
     for difference in ["max_deliver is 5, should be -1", "max_batch is 10, should be 0"] {
         let difference = format!("consumer generator of stream REQUESTS: {difference}");
         assert!(refused.contains(&difference), "{refused}");

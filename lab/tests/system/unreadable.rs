@@ -12,9 +12,9 @@ use observe::dead_letters::list;
 use testkit::broker::{Broker, BrokerOptions};
 use testkit::eventually::eventually;
 use testkit::process::logged;
+use workqueue::Queue;
 use workqueue::dead_letters::{ATTEMPTS, HEADER_BLOCK, REASON, SUBJECT};
 use workqueue::topology::{self, Limits};
-use workqueue::{KnownStreams, Queue};
 
 use crate::dead_letters::value;
 use crate::deployment::{
@@ -228,14 +228,7 @@ async fn watch_without_permission_says_what_to_do_by_hand() {
         let deployment = Deployment::at(broker).await;
         // Long enough that something is done between two times that the connection is lost.
         let limits = Limits { ack_wait: Duration::from_secs(3), ..LIMITS };
-        topology::declare(
-            deployment.nats(),
-            &KnownStreams::default(),
-            &contract::topology(),
-            &limits,
-        )
-        .await
-        .unwrap();
+        deployment.declare_once(&limits).await.unwrap();
         publish(deployment.broker.port(), REQUESTS, BREAKING[0]).await;
         let poor = [("NATS_USER", "poor"), ("NATS_PASSWORD", "poor")];
         let watch = deployment.watch("watch", &limits, &poor).await;
