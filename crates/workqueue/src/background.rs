@@ -2,8 +2,7 @@ use std::any::Any;
 use std::panic::AssertUnwindSafe;
 
 use futures_util::FutureExt;
-use tokio::task::{JoinError, JoinSet};
-use tracing::error;
+use tokio::task::JoinSet;
 
 /// A task that was to run as long as the service has ended.
 #[derive(Debug, thiserror::Error)]
@@ -14,9 +13,9 @@ pub struct Ended {
 }
 
 impl Ended {
-    /// The end of a task that has panicked.
-    pub(crate) fn new(task: &'static str, panic: &JoinError) -> Self {
-        Self { task, reason: panic.to_string() }
+    /// The end of a task by this panic.
+    pub(crate) fn by_panic(task: &'static str, panic: &(dyn Any + Send)) -> Self {
+        Self { task, reason: format!("it panicked: {}", panic_text(panic)) }
     }
 }
 
@@ -32,12 +31,10 @@ impl Background {
         work: impl Future<Output = ()> + Send + 'static,
     ) {
         self.0.spawn(async move {
-            let reason = match AssertUnwindSafe(work).catch_unwind().await {
-                Ok(()) => "it has nothing left to do".to_owned(),
-                Err(panic) => format!("it panicked: {}", panic_text(&*panic)),
-            };
-            error!(task, reason, "a background task has ended");
-            Ended { task, reason }
+            match AssertUnwindSafe(work).catch_unwind().await {
+                Ok(()) => Ended { task, reason: "it has nothing left to do".to_owned() },
+                Err(panic) => Ended::by_panic(task, &*panic),
+            }
         });
     }
 

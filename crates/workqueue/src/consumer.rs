@@ -61,40 +61,47 @@ impl<H: Handler> Consumer<H> {
         }
     }
 
+    /// Consumes until the service stops, and then until what is in flight is settled.
+    pub(crate) async fn run(self) {
+        let mut in_flight = JoinSet::new();
+        if let Err(error) = self.consume_on(&mut in_flight).await {
+            self.running.fail(error);
+        }
+        while let Some(ended) = in_flight.join_next().await {
+            log_panic(H::Job::QUEUE, ended);
+        }
+    }
+
     /// Consumes until the service stops. Where the consumer goes missing on the broker, it is declared
-    /// again, with its stream and the buckets of the service.
-    pub(crate) async fn run(self) -> Result<(), ServiceError> {
+    /// again, with its stream and the buckets of the service; jobs in flight go on meanwhile.
+    async fn consume_on(&self, in_flight: &mut JoinSet<()>) -> Result<(), ServiceError> {
         let queue = H::Job::QUEUE;
         let Running { connection, stopping, .. } = &self.running;
         let mut facts_max_age = self.running.facts_max_age;
-        // Jobs go on while the consumer is declared again.
-        let mut in_flight = JoinSet::new();
         loop {
             let Some(bound) = stopping.run_until_cancelled(bind(connection, queue)).await else {
-                break;
+                return Ok(());
             };
             let Some(bound) = bound else {
                 warn!(queue = queue.stream, "the consumer is gone; declaring it again");
                 let limits = &self.settings.limits;
                 let declaring = declare(connection, &self.running.topology, limits);
-                let Some(found) = stopping.run_until_cancelled(declaring).await else { break };
+                let Some(found) = stopping.run_until_cancelled(declaring).await else {
+                    return Ok(());
+                };
                 facts_max_age = found?.facts_max_age();
                 continue;
             };
             self.running.health.set_bound(queue, true);
             let consumed = tokio::select! {
-                consumed = self.consume(bound.clone(), facts_max_age, &mut in_flight) => consumed?,
+                consumed = self.consume(bound.clone(), facts_max_age, in_flight) => consumed?,
                 never = consumer_state::watch(connection, &bound, queue) => match never {},
             };
             match consumed {
-                End::Stopped => break,
+                End::Stopped => return Ok(()),
                 End::Gone => self.running.health.set_bound(queue, false),
             }
         }
-        while let Some(ended) = in_flight.join_next().await {
-            log_panic(queue, ended);
-        }
-        Ok(())
     }
 
     fn worker(&self, ack_wait: Duration, facts_max_age: Duration) -> Arc<Worker<H>> {

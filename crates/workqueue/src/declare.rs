@@ -9,7 +9,7 @@ use async_nats::jetstream::stream::ConsumerErrorKind;
 use tracing::{info, warn};
 
 use crate::backoff::Backoff;
-use crate::connection::Connection;
+use crate::connection::{ClientEnded, Connection};
 use crate::job::Queue;
 use crate::log_once::LogOnce;
 use crate::topology::{self, DeclareError, Declared, Limits, Topology};
@@ -60,6 +60,7 @@ pub(crate) async fn declare(
             Some(Err(error)) if logged.is_first(&error) => {
                 warn!(%error, "cannot declare the topology yet; trying again");
             }
+            None if connection.has_ended() => return Err(ClientEnded.into()),
             Some(Err(_)) | None => {}
         }
         backoff.wait().await;

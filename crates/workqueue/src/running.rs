@@ -1,9 +1,10 @@
 use std::io::ErrorKind;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
+use tracing::error;
 
 use crate::background::Ended;
 use crate::connect_error::ConnectError;
@@ -28,6 +29,22 @@ pub struct Running {
     pub(crate) facts_max_age: Duration,
     pub(crate) health: Arc<Health>,
     pub(crate) metrics: Arc<Metrics>,
+    /// The first error with which the service cannot go on.
+    pub(crate) failure: Arc<Mutex<Option<ServiceError>>>,
+}
+
+impl Running {
+    /// Stops the service in order, because of this error.
+    pub(crate) fn fail(&self, error: impl Into<ServiceError>) {
+        let error = error.into();
+        error!(%error, "the service cannot go on");
+        self.failure().get_or_insert(error);
+        self.stopping.cancel();
+    }
+
+    pub(crate) fn failure(&self) -> MutexGuard<'_, Option<ServiceError>> {
+        self.failure.lock().expect("nothing panics while it holds this lock")
+    }
 }
 
 /// Why a service cannot run.

@@ -1,15 +1,15 @@
 //! A service: starts, consumes its queues, and stops in order.
 
 use std::future::ready;
-use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use tokio::task::JoinSet;
+use tokio::task::{JoinError, JoinSet};
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{info, warn};
 
 use crate::admin::{self, Report};
 use crate::announce::Announcement;
@@ -44,7 +44,7 @@ pub struct Service {
 
 /// Starts one consumer of a service that is connected.
 type Start = Box<dyn FnOnce(&Running, &Settings) -> Consuming + Send>;
-type Consuming = Pin<Box<dyn Future<Output = Result<(), ServiceError>> + Send>>;
+type Consuming = BoxFuture<'static, ()>;
 
 impl Service {
     /// A service of this name, which does nothing yet. Its metrics begin with the name.
@@ -147,11 +147,10 @@ impl Service {
             let announcement =
                 Announcement::new(name, &settings.instance, queues, &health, &metrics);
             let start = start(announcement, topology, settings, &stopping, &mut background);
-            let Some(running) = stopping.run_until_cancelled(start).await else {
+            let Some(running) = start.await? else {
                 info!("stopped before there was anything to do");
                 return Ok(());
             };
-            let running = running?;
             let mut consuming = JoinSet::new();
             for consumer in consumers {
                 consuming.spawn(consumer(&running, settings));
@@ -170,14 +169,15 @@ impl Service {
     }
 }
 
-/// Connects, and declares what the service needs; for each it waits as long as it takes.
+/// Connects, and declares what the service needs; for each it waits as long as it takes. Gives nothing where
+/// the service is stopped before.
 async fn start(
     announcement: Announcement,
     topology: Topology,
     settings: &Settings,
     stopping: &CancellationToken,
     background: &mut Background,
-) -> Result<Running, ServiceError> {
+) -> Result<Option<Running>, ServiceError> {
     let (health, metrics) = announcement.reads();
     let report = {
         let (health, metrics) = (Arc::clone(&health), Arc::clone(&metrics));
@@ -187,21 +187,37 @@ async fn start(
         }
     };
     let client_name = format!("{} {}", announcement.name(), settings.instance);
-    let connection = Connection::establish_patiently(&settings.nats, &client_name, report).await?;
+    let connecting = Connection::establish_patiently(&settings.nats, &client_name, report);
+    let connection = tokio::select! {
+        connection = connecting => connection?,
+        ended = background.ended() => return Err(ended.into()),
+        () = stopping.cancelled() => return Ok(None),
+    };
     // Before the rest: a replica that waits for what is missing is there, too.
     background.spawn("announcing this replica", announcement.serve(connection.clone()));
     let producer = Producer::new(&connection, settings.limits, settings.concurrency, &metrics);
-    let facts_max_age = producer.declare(&topology).await?.facts_max_age();
-    // Before a job is taken: no age is told by a clock that may be wrong.
-    let queue = topology.queues.first().map(|queue| queue.stream);
-    let bucket = topology.buckets.first().map(|bucket| bucket.stream);
-    if let Some(stream) = queue.or(bucket) {
+    let ready = async {
+        let facts_max_age = producer.declare(&topology).await?.facts_max_age();
+        // Before a job is taken: no age is told by a clock that may be wrong.
+        let queue = topology.queues.first().map(|queue| queue.stream);
+        let Some(stream) = queue.or(topology.buckets.first().map(|bucket| bucket.stream)) else {
+            return Ok::<_, ServiceError>((facts_max_age, None));
+        };
         let health = Arc::clone(&health);
         let report = move |wrong| health.set_clock(wrong);
-        let clocks = ClockWatch::start(&connection, stream, report).await;
+        Ok((facts_max_age, Some(ClockWatch::start(&connection, stream, report).await)))
+    };
+    let (facts_max_age, clocks) = tokio::select! {
+        ready = ready => ready?,
+        // Nothing that is asked after that has an answer.
+        ended = connection.ended() => return Err(ended.into()),
+        ended = background.ended() => return Err(ended.into()),
+        () = stopping.cancelled() => return Ok(None),
+    };
+    if let Some(clocks) = clocks {
         background.spawn("comparing clocks", async { match clocks.run().await {} });
     }
-    Ok(Running {
+    Ok(Some(Running {
         producer,
         connection,
         stopping: stopping.clone(),
@@ -210,14 +226,15 @@ async fn start(
         facts_max_age,
         health,
         metrics,
-    })
+        failure: Arc::default(),
+    }))
 }
 
 /// Runs until the service is told to stop, or something of it cannot go on; then stops in order.
 async fn drain_after(
     running: &Running,
     drain_timeout: Duration,
-    mut consuming: JoinSet<Result<(), ServiceError>>,
+    mut consuming: JoinSet<()>,
     own_work: impl Future<Output = ()>,
     mut background: Background,
 ) -> Result<(), ServiceError> {
@@ -232,24 +249,21 @@ async fn drain_after(
         abandoned.cancel();
         tokio::time::sleep(drain_timeout.saturating_sub(work_time)).await;
     };
-    let failure = Mutex::new(None);
-    let fail = |error: ServiceError| {
-        error!(%error, "the service cannot go on");
-        failure.lock().expect("nothing panics while it holds this lock").get_or_insert(error);
-        stopping.cancel();
-    };
     let consuming = async {
         while let Some(ended) = consuming.join_next().await {
-            match ended {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => fail(error),
-                Err(panic) => fail(Ended::new("consuming", &panic).into()),
+            if let Err(panic) = ended.map_err(JoinError::into_panic) {
+                running.fail(Ended::by_panic("consuming", &*panic));
             }
+        }
+    };
+    let own_work = async {
+        if let Err(panic) = AssertUnwindSafe(own_work).catch_unwind().await {
+            running.fail(Ended::by_panic("the service's own work", &*panic));
         }
     };
     let watching = async {
         loop {
-            fail(background.ended().await.into());
+            running.fail(background.ended().await);
         }
     };
     let work = async {
@@ -268,7 +282,7 @@ async fn drain_after(
         warn!("the last settlements may not have reached the broker; those jobs come again");
     }
     info!("stopped");
-    failure.into_inner().expect("nothing panics while it holds this lock").map_or(Ok(()), Err)
+    running.failure().take().map_or(Ok(()), Err)
 }
 
 /// What the admin endpoint reports of a service.

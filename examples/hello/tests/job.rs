@@ -220,6 +220,59 @@ async fn drain_finishes_the_job_in_flight_and_takes_no_other() {
     next.stop().await;
 }
 
+/// Whether the worker has ended, or says that it is stopping.
+async fn is_stopping(worker: &WorkerTask, nats: &async_nats::Client) -> Result<(), String> {
+    if worker.running.is_finished() {
+        return Ok(());
+    }
+    let answer = nats.request("$SRV.PING.resizer", "".into()).await;
+    let answer = answer.map_err(|error| error.to_string())?.payload;
+    let answer = String::from_utf8(answer.to_vec()).unwrap();
+    if answer.contains(r#""state":"stopping""#) { Ok(()) } else { Err(answer) }
+}
+
+#[tokio::test]
+async fn worker_whose_queue_breaks_finishes_the_job_in_flight() {
+    let (broker, settings) = broker().await;
+    let producer = Producer::connect(&settings).await.unwrap();
+    producer.submit(&resize("in-flight")).await.unwrap();
+    let worker = WorkerTask::start(&settings, 0);
+    assert_eq!(worker.attempt().await, ("in-flight".to_owned(), 1));
+    let client = async_nats::connect(broker.url()).await.unwrap();
+    let nats = jetstream::new(client.clone());
+    nats.delete_stream(Resize::QUEUE.stream).await.unwrap();
+    // With another retention, so that it is not the queue any more.
+    let subjects = vec![Resize::QUEUE.subjects()];
+    let name = Resize::QUEUE.stream.to_owned();
+    let other = jetstream::stream::Config { name, subjects, ..Default::default() };
+    nats.create_stream(other).await.unwrap();
+    eventually("the worker stops", async || is_stopping(&worker, &client).await).await;
+    worker.gate.add_permits(1);
+    let ended = worker.running.await.unwrap();
+    assert!(matches!(ended, Err(ServiceError::Declare(_))), "{ended:?}");
+    assert_eq!(fact_of(&producer, "in-flight").await.attempt, 1);
+}
+
+#[tokio::test]
+async fn panic_of_a_services_own_work_stops_it_in_order() {
+    let (_broker, settings) = broker().await;
+    let producer = Producer::connect(&settings).await.unwrap();
+    producer.submit(&resize("in-flight")).await.unwrap();
+    let (started, mut attempts) = mpsc::unbounded_channel();
+    let gate = Arc::new(Semaphore::new(0));
+    let service = Service::new("resizer").consume(Resizer { started, gate: Arc::clone(&gate) });
+    let stop = CancellationToken::new();
+    let own_work = async |_running| {
+        attempts.recv().await.expect("the worker runs");
+        gate.add_permits(1);
+        panic!("on purpose");
+    };
+    let ended = service.run_with(&settings, &stop, own_work).await.unwrap_err();
+    let told = "the background task 'the service's own work' has ended: it panicked: on purpose";
+    assert_eq!(ended.to_string(), told);
+    assert_eq!(fact_of(&producer, "in-flight").await.attempt, 1);
+}
+
 #[tokio::test]
 async fn job_that_is_submitted_twice_has_its_effect_once() {
     let (broker, settings) = broker().await;

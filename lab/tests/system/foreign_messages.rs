@@ -30,6 +30,21 @@ pub struct Raw<'a> {
 /// Publishes past every client, and waits until the broker has stored it. With a user and a
 /// password where the broker asks for them, and an inbox of that user.
 pub async fn publish_raw(port: u16, user: Option<(&str, &str)>, inbox: &str, message: Raw<'_>) {
+    let mut connection = send_raw(port, user, inbox, message).await;
+    let mut answer = Vec::new();
+    while !String::from_utf8_lossy(&answer).contains("\"seq\":") {
+        let read = connection.read_buf(&mut answer).await.unwrap();
+        assert!(read > 0, "it is not stored: {}", answer.escape_ascii());
+    }
+}
+
+/// Publishes past every client. Gives the connection, on which answers come.
+pub async fn send_raw(
+    port: u16,
+    user: Option<(&str, &str)>,
+    inbox: &str,
+    message: Raw<'_>,
+) -> TcpStream {
     let Raw { subject, headers, body } = message;
     let user = user.map_or_else(String::new, |(user, password)| {
         format!(r#","user":"{user}","pass":"{password}""#)
@@ -44,9 +59,5 @@ pub async fn publish_raw(port: u16, user: Option<(&str, &str)>, inbox: &str, mes
     let command = [connect.as_bytes(), subject, rest.as_bytes(), headers, body, b"\r\n"].concat();
     let mut connection = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
     connection.write_all(&command).await.unwrap();
-    let mut answer = Vec::new();
-    while !String::from_utf8_lossy(&answer).contains("\"seq\":") {
-        let read = connection.read_buf(&mut answer).await.unwrap();
-        assert!(read > 0, "it is not stored: {}", answer.escape_ascii());
-    }
+    connection
 }

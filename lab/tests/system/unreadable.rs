@@ -20,7 +20,7 @@ use crate::dead_letters::value;
 use crate::deployment::{
     Deployment, LIMITS, PATIENT, Side, creation, ended, publication, ready, succeeded,
 };
-use crate::foreign_messages::{Raw, publish_raw};
+use crate::foreign_messages::{Raw, publish_raw, send_raw};
 use crate::round_trips::request;
 
 /// A key, the headers, and the reason in the dead letter.
@@ -251,6 +251,20 @@ async fn watch_without_permission_says_what_to_do_by_hand() {
         assert_eq!(log.matches(said).count(), 1, "{log}");
         assert_eq!(deployment.depth(REQUESTS).await, 1);
     }
+}
+
+#[tokio::test]
+async fn service_whose_client_panics_while_it_starts_ends() {
+    let deployment = Deployment::start().await;
+    // A domain that is not there: it waits for it.
+    let mut generator =
+        deployment.run(Side::Generator, "generator", &[("NATS_DOMAIN", "away")]).await;
+    logged(&generator, "cannot declare the topology yet").await;
+    let (_, headers, _) = CARRIAGE_RETURN;
+    let message = Raw { subject: b"$SRV.PING", headers, body: BODY };
+    let _connection = send_raw(deployment.broker.port(), None, "inbox", message).await;
+    assert_eq!(ended(&mut generator).await.code(), Some(1));
+    logged(&generator, "the NATS client has panicked").await;
 }
 
 #[tokio::test]

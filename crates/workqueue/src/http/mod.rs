@@ -114,7 +114,9 @@ pub async fn serve(
     }
     // From now on, connections are refused.
     drop(listener);
-    while connections.join_next().await.is_some() {}
+    while let Some(ended) = connections.join_next().await {
+        log_panic(ended);
+    }
 }
 
 fn log_panic(ended: Result<(), JoinError>) {

@@ -6,6 +6,7 @@ use async_nats::jetstream::{Context, ErrorCode};
 use super::difference::Difference;
 use crate::api::ApiError;
 use crate::chain::Source;
+use crate::connection::ClientEnded;
 
 /// Why the topology could not be declared.
 #[derive(Debug, thiserror::Error)]
@@ -56,6 +57,9 @@ pub enum DeclareError {
         /// What came instead of an answer.
         source: Source,
     },
+    /// The client has panicked.
+    #[error(transparent)]
+    Client(#[from] ClientEnded),
 }
 
 /// That the broker has refused, and what to do where it only lacks what it was asked about.
