@@ -89,7 +89,7 @@ def read(files, command, given):
         env = {"PATH": os.environ["PATH"]}
         for name, value in given.items():
             env[name] = re.sub(r"\$\((\w+)\)", lambda found: given[found[1]], value or "nats-0")
-            if name.endswith("_PASSWORD"):
+            if name.endswith("_PASSWORD") and name != "ROUTE_PASSWORD":
                 # It may be any text.
                 env[name] = f"4k '{value}' \"\\"
         done = subprocess.run([*words, "-t"], env=env, capture_output=True, text=True)

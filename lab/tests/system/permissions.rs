@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::process::Output;
 
 use async_nats::{ConnectOptions, Event, HeaderMap};
 use cli::dead_letters::replay_all;
@@ -411,11 +412,16 @@ fn password(user: &str) -> String {
 
 /// What the broker finds in its environment for a password: `k8s/nats/start` quotes it.
 fn given_to_the_broker(name: &str, password: &str) -> String {
+    let given = String::from_utf8(started(name, password).stdout).unwrap();
+    given.strip_suffix('\n').expect("printenv ends its line").to_owned()
+}
+
+/// Runs `k8s/nats/start` with this password, and `printenv` in the place of the broker.
+fn started(name: &str, password: &str) -> Output {
     let start = Path::new(env!("CARGO_MANIFEST_DIR")).join("../k8s/nats/start");
     let mut command = std::process::Command::new("sh");
     command.arg(start).args(["printenv", name]).env(name, password);
-    let given = String::from_utf8(command.output().unwrap().stdout).unwrap();
-    given.strip_suffix('\n').expect("printenv ends its line").to_owned()
+    command.output().unwrap()
 }
 
 fn inbox(user: &str) -> String {
@@ -504,6 +510,42 @@ async fn client_without_a_password_is_not_let_in() {
     ] {
         let refused = options.connect(guarded.broker.url()).await.unwrap_err().to_string();
         assert!(refused.contains("authorization violation"), "{refused}");
+    }
+}
+
+#[test]
+fn password_that_the_broker_cannot_use_is_refused() {
+    let too_long = "x".repeat(513);
+    for (name, password, fault) in [
+        ("GATEWAY_PASSWORD", "", "is empty"),
+        ("GATEWAY_PASSWORD", "$2a$10$c2VjcmV0", "looks like a bcrypt hash"),
+        ("GATEWAY_PASSWORD", "secret\n", "has a newline"),
+        ("GATEWAY_PASSWORD", "secret\nOTHER_PASSWORD=b", "has a newline"),
+        ("GATEWAY_PASSWORD", &too_long, "is longer than 512 bytes"),
+        ("ROUTE_PASSWORD", "secret,b", "has to be letters and digits"),
+        ("ROUTE_PASSWORD", "secret#b", "has to be letters and digits"),
+        ("ROUTE_PASSWORD", "secret\"b", "has to be letters and digits"),
+        ("ROUTE_PASSWORD", "secr\u{e9}t", "has to be letters and digits"),
+    ] {
+        let output = started(name, password);
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{name} {password:?}: {said}");
+        assert!(said.starts_with(&format!("{name} {fault}")), "{name} {password:?}: {said}");
+        assert!(!said.contains("secr"), "a password is logged: {said}");
+        assert!(output.stdout.is_empty(), "{name} {password:?}: the broker would start");
+    }
+}
+
+#[test]
+fn password_of_any_other_text_is_accepted() {
+    let longest = "x".repeat(512);
+    for (name, password) in [
+        ("GATEWAY_PASSWORD", longest.as_str()),
+        ("GATEWAY_PASSWORD", "c2VjcmV0=="),
+        ("GATEWAY_PASSWORD", "=$2a$10$c2VjcmV0"),
+        ("ROUTE_PASSWORD", "Az09"),
+    ] {
+        assert_eq!(given_to_the_broker(name, password), format!("\"{password}\""));
     }
 }
 
