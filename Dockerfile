@@ -10,7 +10,7 @@ ARG PROFILE=image
 # For `image`, the linker optimises across crates, and keeps what it has made of each part of them: a change of one crate
 # leaves the rest as it is. It takes the linker that comes with the compiler, because that reads the compiler's bitcode.
 RUN --mount=type=bind,target=/source \
-    --mount=type=cache,target=/build,sharing=locked \
+    --mount=type=cache,id=decoupled-build,target=/build,sharing=locked \
     --mount=type=cache,target=/usr/local/cargo/registry \
     find . -path ./target -prune -o -type f -exec sh -c '[ -e "/source/$1" ] || rm "$1"' - {} \; \
     && find /source -type f -exec sh -c 'file=${1#/source/}; cmp -s "$1" "$file" || install -D -m 644 "$1" "$file"' - {} \; \
