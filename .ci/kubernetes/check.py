@@ -83,9 +83,7 @@ def check(root, what, systems):
     for thing in objects:
         with within(title(thing)):
             check_schema(json.dumps(thing))
-    if name == "Compose":
-        return compose.check(root, objects)
-    rules.check(objects)
+    return compose.check(root, objects) if name == "Compose" else rules.check(objects)
 
 
 @functools.cache

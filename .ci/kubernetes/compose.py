@@ -46,12 +46,8 @@ def check_client(service, dockerfile, users):
     else:
         expect_equal("healthcheck", service["healthcheck"]["test"], ["CMD", program, "healthcheck"])
         told |= dict(re.findall(r"^ENV (ADMIN_ADDR)=(\S+)$", dockerfile, re.M))
-    published = [str(each).rsplit(":", 1) for each in service.get("ports", [])]
-    container = {
-        "image": service["image"],
-        "args": args,
-        "env": [{"name": name} for name in service["environment"]],
-        "ports": [{"containerPort": each[1]} for each in published],
-    }
+    ports = [{"containerPort": str(each).rsplit(":", 1)[1]} for each in service.get("ports", [])]
+    env = [{"name": name} for name in service["environment"]]
+    container = {"image": service["image"], "args": args, "env": env, "ports": ports}
     grace = int(service.get("stop_grace_period", "10s").removesuffix("s"))
     programs.check_container(container, told, grace, users)

@@ -32,44 +32,45 @@ def run(program, *words, **environ):
     return subprocess.run(words, env=environ, capture_output=True, text=True)
 
 
+def settings(program, *command):
+    """The settings that a program takes from its environment, with their defaults."""
+    usage = run(program, *command, "--help")
+    expect(usage.returncode == 0, f"{program} has no command {' '.join(command)}: {usage.stderr}")
+    known = r"\[env: ([A-Z_]+)[^\]]*\](?: \[default: ([^\]]+)\])?"
+    return dict(re.findall(known, " ".join(usage.stdout.split())))
+
+
 def check_container(container, told, grace, users):
-    """One of our containers, with its environment, the seconds that it has to end, and the users
-    of the broker with their passwords."""
+    """One of our containers, with its environment, the seconds that it has to end, and the users of the broker
+    with their passwords."""
     image, tag = re.fullmatch(r"decoupled/(\w+):(.+)", container["image"]).groups()
     program, words = "decoupled" if image == "cli" else image, container.get("args", [])
     expect_equal("the version of the image", tag, VERSION)
     command = [word for word in words[:2] if re.fullmatch(r"[a-z][a-z-]*", word)]
-    usage = run(program, *command, "--help")
-    expect(usage.returncode == 0, f"{program} has no command {command}: {usage.stderr}")
-    usage = " ".join(usage.stdout.split())
-    # Each setting that the program takes from its environment, with its default.
-    known = dict(re.findall(r"\[env: ([A-Z_]+)[^\]]*\](?: \[default: ([^\]]+)\])?", usage))
-    expanded = re.findall(r"\$\((\w+)\)", " ".join(words))
-    for name in [variable["name"] for variable in container.get("env", [])]:
-        if name not in known and name not in expanded:
-            # One of before is refused by its name, and handed on so that it is.
-            refusal = run(program, "--help", **{name: "x"}).stderr
-            expect("is set, and is not read any more" in refusal, f"{program} knows no setting {name}")
-    for flag in [word for word in words if word.startswith("--")]:
-        expect(flag in usage, f"{program} knows no {flag}")
+    known, expanded = settings(program, *command), re.findall(r"\$\((\w+)\)", " ".join(words))
+    for name in {variable["name"] for variable in container.get("env", [])} - {*known, *expanded}:
+        # One of before is refused by its name, and handed on so that it is.
+        refusal = run(program, "--help", **{name: "x"}).stderr
+        expect("is set, and is not read any more" in refusal, f"{program} knows no setting {name}")
+    # Each setting is a flag as well: so the program itself reads all values, before it prints its help.
+    values = {name: told[name] or "x" for name in known if told.get(name, "") != ""}
+    flags = [f"--{name.lower().replace('_', '-')}={value}" for name, value in values.items()]
+    done = run(program, *words, *flags, "--help")
+    expect(done.returncode == 0, f"{program} refuses a word: {done.stderr}")
     for name, user in told.items():
         if prefix := name.endswith("_USER") and name.removesuffix("_USER"):
             expect_equal(f"the inbox of {user}", told[f"{prefix}_INBOX_PREFIX"], f"_INBOX_{user}")
             expect_equal(f"the password of {user}", told[f"{prefix}_PASSWORD"], users.get(user))
-    if not command:
-        # A value that the program refuses ends it with another status than 0 and 1.
-        values = {name: told[name] for name in known if told.get(name) is not None}
-        done = run(program, "healthcheck", **values)
-        expect(done.returncode in (0, 1), f"{program} refuses a value: {done.stderr}")
     drain = int((told.get("DRAIN_TIMEOUT") or known.get("DRAIN_TIMEOUT") or "0s").removesuffix("s"))
     expect(grace > drain, f"it has {grace} s to end, and takes up to {drain} s to drain")
     listens = {told[name].rsplit(":", 1)[1]: name for name in told if name.endswith("_ADDR")}
     declared = {port.get("name"): str(port["containerPort"]) for port in container.get("ports", [])}
     expect(listens.keys() >= set(declared.values()), f"listens on {listens}, not {declared}")
-    for probe in ("readinessProbe", "livenessProbe"):
+    expect(not (command and listens) or "--watch" in words, "is a command that ends, and listens")
+    for probe, path in (("livenessProbe", "/livez"), ("readinessProbe", "/readyz")):
         if asked := container.get(probe, {}).get("httpGet"):
-            expect_equal(probe, listens.get(declared.get(asked["port"])), "ADMIN_ADDR")
-            expect(asked["path"] in ADMIN_PATHS, f"{program} has no {asked['path']}")
+            expect_equal(probe, [listens.get(declared.get(asked["port"])), asked["path"]], ["ADMIN_ADDR", path])
+            expect(path in ADMIN_PATHS, f"{program} has no {path}")
 
 
 def setting(name, conf):
@@ -78,8 +79,8 @@ def setting(name, conf):
 
 
 def read(files, command, given):
-    """Has the broker itself read its configuration, and returns it without comments, with the
-    password of each of its users."""
+    """Has the broker itself read its configuration, and returns it without comments, with the password of each
+    of its users."""
     with tempfile.TemporaryDirectory() as home:
         for name, text in files.items():
             # A certificate made for this check takes the place of the cluster's.

@@ -29,6 +29,9 @@ def check(objects):
     [broker], [namespace] = of_kind(objects, "StatefulSet"), of_kind(objects, "Namespace")
     with within(title(broker)):
         told, users = check_broker(broker, objects)
+    for config in set(find("name", find("configMapRef", objects))):
+        unknown = one("ConfigMap", config, objects)["data"].keys() - programs.settings("requestor").keys()
+        expect(not unknown, f"ConfigMap {config} has {unknown}, which no service knows")
     for thing in objects:
         with within(title(thing)):
             check_object(thing, namespace["metadata"]["name"], objects)
@@ -42,12 +45,11 @@ def check(objects):
 
 
 def check_broker(broker, objects):
-    """The broker reads its configuration as its container gives it, stores on a volume that lasts,
-    and knows the others; returns what its clients have to be told, and its users."""
+    """The broker reads its configuration as its container gives it, stores on a volume that lasts, and knows
+    the others; returns what its clients have to be told, and its users."""
     [container] = [each for each in containers(broker) if each["name"] == "nats"]
     given, [config] = environment(container, objects), find("configMap", broker)
-    files = one("ConfigMap", config["name"], objects)["data"]
-    conf, users = programs.read(files, container["command"], given)
+    conf, users = programs.read(one("ConfigMap", config["name"], objects)["data"], container["command"], given)
     mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
     claims = [claim["metadata"]["name"] for claim in broker["spec"]["volumeClaimTemplates"]]
     [store], [pid] = programs.setting("store_dir", conf), programs.setting("pid_file", conf)
@@ -57,22 +59,39 @@ def check_broker(broker, objects):
     expect_equal("the signalled pid_file", set(signalled), {pid})
     listens = {f"0.0.0.0:{port['containerPort']}" for port in container["ports"]}
     expect_equal("listens", set(programs.setting("(?:listen|http)", conf)), listens)
+    check_life(broker, container, conf)
     service, replicas = broker["spec"]["serviceName"], broker["spec"]["replicas"]
+    early = one("Service", service, objects)["spec"].get("publishNotReadyAddresses")
+    expect(early, "the brokers do not find each other before they are ready")
     members = [f"{broker['metadata']['name']}-{number}.{service}" for number in range(replicas)]
     others, hosts = (members, members) if replicas > 1 else ([], [service])
     routes = "".join(given[name] for name in re.findall(r"\$(ROUTE_\d+)", conf))
     expect_equal("routes", re.findall(r"@([\w.-]+):6222", routes), others)
     tls = "tls {" in conf
     expect(not (tls and others) or "verify: true" in conf, "asks other brokers for no certificate")
-    for certificate in [each["spec"] for each in of_kind(objects, "Certificate")]:
-        missing = set(hosts).difference(certificate.get("dnsNames", []))
-        served = certificate["secretName"] == "nats-tls"
-        expect(not (served and missing), f"the certificate lacks {sorted(missing)}")
+    made = {each["spec"]["secretName"]: each["spec"] for each in of_kind(objects, "Certificate")}
+    expect_equal("Secrets without a certificate", set(find("secretName", objects)) - made.keys(), set())
+    for certificate in [made[secret] for secret in find("secretName", broker)]:
+        missing = sorted({*hosts, "client auth"}.difference(certificate["dnsNames"], certificate["usages"]))
+        expect(not missing, f"the certificate lacks {missing}")
     return {
         "NATS_URL": ",".join(f"nats://{host}:{ports(broker)['client']}" for host in hosts),
         "REPLICAS": str(replicas),
         "NATS_CA": "/etc/nats-tls/ca.crt" if tls else None,
     }, users
+
+
+def check_life(broker, container, conf):
+    """The broker has the time that it takes to start and to end, and is asked for nothing but itself."""
+    for image in [image for image in find("image", broker) if image.startswith("nats:")]:
+        expect_equal("the image", image, f"nats:{programs.BROKER}-alpine")
+    for probe, asked in (("startup", "server"), ("readiness", "server"), ("liveness", "enabled")):
+        path = container[f"{probe}Probe"]["httpGet"]["path"]
+        expect_equal(f"the {probe} probe", path, f"/healthz?js-{asked}-only=true")
+    start, [grace] = container["startupProbe"], find("terminationGracePeriodSeconds", broker)
+    expect(start["failureThreshold"] * start["periodSeconds"] >= 300, "has no time to read a large store")
+    [duck] = programs.setting("lame_duck_duration", conf)
+    expect(grace > int(duck.removesuffix("s")), f"has {grace} s to end, and is a lame duck for {duck}")
 
 
 def check_object(thing, namespace, objects):
@@ -81,11 +100,9 @@ def check_object(thing, namespace, objects):
     expect(LABELS <= own.keys(), f"lacks the labels {sorted(LABELS - own.keys())}")
     selector = {"matchLabels": spec["selector"]} if kind == "Service" else spec.get("selector")
     for each in find("matchLabels", [spec, selector]):
-        here = each.keys() > INSTALLATION or NAMESPACE in each
-        expect(here, "selects the pods of another installation, too")
+        expect(each.keys() > INSTALLATION or NAMESPACE in each, "selects the pods of another installation, too")
     if kind in ("Service", "PodDisruptionBudget", "Deployment", "StatefulSet"):
-        component = {"matchLabels": {LABEL + "component": own[LABEL + "component"]}}
-        [selected] = selected_by(component, objects)
+        [selected] = selected_by({"matchLabels": {LABEL + "component": own[LABEL + "component"]}}, objects)
         expect(selected_by(selector, objects) == [selected], "selects the pods of another")
     if kind == "Service":
         unknown = {port["targetPort"] for port in spec["ports"]} - ports(selected).keys()
@@ -114,13 +131,12 @@ def check_paths(workload, container, objects):
     for claim in find("claimName", workload):
         one("PersistentVolumeClaim", claim, objects)
     volumes = find("volumes", workload) + find("metadata", find("volumeClaimTemplates", workload))
-    names = find("name", volumes)
-    mounts = [each for each in container.get("volumeMounts", []) if each["name"] in names]
+    mounts = [each for each in container.get("volumeMounts", []) if each["name"] in find("name", volumes)]
+    directories = tuple(f"{mount['mountPath']}/" for mount in mounts)
     told = container.get("command", []) + container.get("args", [])
     told += map(str, environment(container, objects).values())
     for path in re.findall(r"(?:^|(?<=[\s=\"',:]))/\w[\w./-]*", "\n".join(told), re.M):
-        mounted = any(path.startswith(f"{mount['mountPath']}/") for mount in mounts)
-        expect(mounted, f"names {path}, which is in none of its volumes")
+        expect(path.startswith(directories), f"names {path}, which is in none of its volumes")
 
 
 def check_client(workload, container, expected, users, objects):
@@ -128,12 +144,10 @@ def check_client(workload, container, expected, users, objects):
     told, pods = environment(container, objects), template(workload)["spec"]
     for name, value in expected.items():
         expect_equal(name, told.get(name), value)
-    tls = [secret for secret in find("secret", pods) if secret["secretName"] == "nats-tls"]
-    authority = [{"key": "ca.crt", "path": "ca.crt"}]
-    expect(all(secret.get("items") == authority for secret in tls), "sees more than the authority")
+    for secret in find("secret", pods):
+        expect(secret.get("items") == [{"key": "ca.crt", "path": "ca.crt"}], "sees more than the authority")
     expect_equal("the labelled version", labels(workload)[LABEL + "version"], programs.VERSION)
-    grace = pods.get("terminationGracePeriodSeconds", 30)
-    programs.check_container(container, told, grace, users)
+    programs.check_container(container, told, pods.get("terminationGracePeriodSeconds", 30), users)
 
 
 def check_scaling(scaled, broker, namespace, objects):
@@ -149,8 +163,8 @@ def check_scaling(scaled, broker, namespace, objects):
     taken = {each["stream"]["name"] for each in queues if each["consumer"]["name"] == name}
     expect_equal("queues", asked, {(stream, name) for stream in taken})
     host = f"{broker['spec']['serviceName']}.{namespace['metadata']['name']}.svc"
-    endpoint = {f"{host}:{ports(broker)['monitor']}"}
-    expect_equal("endpoint", set(find("natsServerMonitoringEndpoint", triggers)), endpoint)
+    endpoints = set(find("natsServerMonitoringEndpoint", triggers))
+    expect_equal("endpoint", endpoints, {f"{host}:{ports(broker)['monitor']}"})
 
 
 def connections(broker, objects):
@@ -181,14 +195,11 @@ def check_policies(namespace, needed, objects):
         for rule in policy["spec"].get(direction, []):
             for peer, port in product(rule.get("from") or rule["to"], rule["ports"]):
                 there = peer.get("namespaceSelector", {"matchLabels": home})
-                others = [
-                    name for name, these in (pods | OUTSIDERS).items()
-                    if matches(there, these) and matches(peer["podSelector"], these)
-                ]
+                asked, all_pods = peer["podSelector"], (pods | OUTSIDERS).items()
+                others = [name for name, these in all_pods if matches(there, these) and matches(asked, these)]
                 ends = (own, others) if direction == "egress" else (others, own)
                 through = set(product(*ends, [port["port"]], [port["protocol"]]))
-                vain = f"{title(policy)} lets through what nothing needs: {peer} {port}"
-                expect(through & needed, vain)
+                expect(through & needed, f"{title(policy)} lets through what nothing needs: {peer} {port}")
                 allowed[direction] |= through
     for direction, end in (("egress", 0), ("ingress", 1)):
         missing = {each for each in needed if each[end] in pods} - allowed[direction]
