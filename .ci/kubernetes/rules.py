@@ -12,11 +12,9 @@ from objects import of_kind, one, ports, selected_by, template, title, within, w
 LABEL, NAMESPACE = "app.kubernetes.io/", "kubernetes.io/metadata.name"
 INSTALLATION = {LABEL + "name", LABEL + "instance"}
 LABELS = INSTALLATION | {LABEL + name for name in ("version", "component", "part-of", "managed-by")}
-# What a refused apply may add, as docs/kubernetes.md says.
-LEFT_BEHIND = {
-    "ConfigMap", "Secret", "Issuer", "Certificate", "PodDisruptionBudget", "NetworkPolicy",
-    "PodMonitor", "PrometheusRule", "ScaledObject",
-}
+# What may stay behind of an apply: that which does nothing, and that which docs/kubernetes.md says how to delete.
+HARMLESS = {"ConfigMap", "Secret", "Issuer", "Certificate", "PodDisruptionBudget", "NetworkPolicy"}
+DELETED = programs.source("docs/kubernetes.md", r"\b(?:scaledobject|prometheusrule|podmonitor)/\w+")
 # Pods of other namespaces that policies know.
 OUTSIDERS = {
     "KEDA": {NAMESPACE: "keda", "app": "keda-operator"},
@@ -207,20 +205,20 @@ def check_policies(namespace, needed, objects):
 
 
 def check_apply(old, new):
-    """One system applied over another works. Where it has another store, it is refused: what runs
-    differs in an immutable field, what that uses has another name, everything else that was there
-    is the same, and what is new is of a kind that docs/kubernetes.md names."""
+    """One system applied over another works. Where it has another store, it is refused: what runs differs in an
+    immutable field, what that uses has another name, and everything else that both have is the same. What only
+    one of them has, and so stays behind of it, is harmless, or docs/kubernetes.md says how to delete it."""
     refused = len({each["spec"]["replicas"] for each in of_kind(old + new, "StatefulSet")}) > 1
-    there = {title(thing): thing for thing in old}
-    for thing in new:
-        before, spec = there.get(title(thing)), thing.get("spec")
-        if thing["kind"] in ("Deployment", "StatefulSet"):
+    there, comes = ({title(thing): thing for thing in system} for system in (old, new))
+    for name in sorted(there.keys() & comes.keys()):
+        before, after = there[name], comes[name]
+        if after["kind"] in ("Deployment", "StatefulSet"):
             # The API server refuses an object that has other ones.
             immutable = ("selector", "serviceName", "podManagementPolicy", "volumeClaimTemplates")
-            same = all(spec.get(field) == before["spec"].get(field) for field in immutable)
-            outcome = "changed" if refused else "refused"
-            expect(same != refused, f"{title(thing)} would be {outcome}")
-        elif refused and before and thing["kind"] != "CronJob":
-            expect(thing == before, f"{title(thing)} would be changed")
-        elif refused and not before:
-            expect(thing["kind"] in LEFT_BEHIND, f"{title(thing)} would be left behind")
+            same = all(after["spec"].get(field) == before["spec"].get(field) for field in immutable)
+            expect(same != refused, f"{name} would be {'changed' if refused else 'refused'}")
+        elif refused and after["kind"] != "CronJob":
+            expect(before == after, f"{name} would be changed")
+    for name in sorted(there.keys() ^ comes.keys()):
+        known = name.split()[0] in HARMLESS or name.lower().replace(" ", "/") in DELETED
+        expect(known, f"{name} would stay behind")
