@@ -11,6 +11,9 @@ const PATIENCE = 60_000;
 /** How many of its strings are shown. */
 const STRINGS = 20;
 
+/** The ends after which nothing changes. */
+const OVER = ["received", "doubled"];
+
 const dialog = byId("history");
 let looking;
 
@@ -24,50 +27,50 @@ export function showHistory(id) {
 }
 
 async function follow(id, since) {
-  let home = false;
+  let over = false;
   try {
     const history = await ask(`api/requests/${encodeURIComponent(id)}`);
     if (!dialog.open || byId("history-id").textContent !== id) return;
-    home = show(history);
+    over = show(history);
   } catch (error) {
     if (!dialog.open || byId("history-id").textContent !== id) return;
     say(byId("history-where"), `It cannot be looked for: ${error.message}.`);
     // An invalid id stays invalid.
     if (error.status >= 400 && error.status < 500) return;
   }
-  if (home || !dialog.open) return;
+  if (over || !dialog.open) return;
   looking = setTimeout(() => follow(id, since), Date.now() - since < PATIENCE ? SOON : LATER);
 }
 
 /** Shows what there is of it, and gives whether it has come to its end. */
-function show({ state, queues, same, dead_letters: letters }) {
-  const asked = state?.requested_by && `for ${state.count} of ${state.length} characters, by ${state.requested_by}`;
+function show({ request, queues, dead_letters: letters }) {
+  const asked = request?.requested_by && `for ${request.count} of ${request.length} characters, by ${request.requested_by}`;
   const steps = [
-    ["asked", asked && state.requested_at, asked],
-    ["made", state?.generated_at, `by ${state?.generated_by}`],
-    ["stored", state?.stored_at, `by ${state?.stored_by}`],
-    ["marked as received", state?.received_at, `by ${state?.received_by}${same ? "" : ", with OTHER strings"}`],
+    ["asked", asked && request.requested_at, asked],
+    ["made", request?.generated_at, `by ${request?.generated_by}`],
+    ["stored", request?.stored_at, `by ${request?.stored_by}`],
+    ["marked as received", request?.received_at, `by ${request?.received_by}${request?.status === "doubled" ? ", with OTHER strings" : ""}`],
   ];
   byId("history-steps").replaceChildren(...steps.map(([what, at, how]) => {
     if (!at) return el("li", {}, el("p", { class: "what" }, `not ${what} yet`));
-    const after = asked && what !== "asked" ? `, after ${span(Math.max(0, new Date(at) - new Date(state.requested_at)))}` : "";
+    const after = asked && what !== "asked" ? `, after ${span(Math.max(0, new Date(at) - new Date(request.requested_at)))}` : "";
     return el("li", { class: "done" }, el("p", { class: "what" }, what), el("p", {}, `${clock(at, 3)}${after}, ${how}`));
   }));
-  const home = Boolean(state?.received_at && state.stored_at);
-  say(byId("history-where"), where(state, home, queues, letters));
-  const strings = state?.values ?? [];
+  say(byId("history-where"), where(request, queues, letters));
+  const strings = request?.values ?? [];
   const more = strings.length > STRINGS ? `\n… and ${strings.length - STRINGS} more` : "";
   const text = strings.slice(0, STRINGS).join("\n") + more;
   byId("history-strings").replaceChildren(...(strings.length ? [el("pre", { tabindex: "0", "aria-label": "its strings" }, text)] : []));
   byId("history-letters").replaceChildren(...letters.map((letter) => el("div", {}, el("h3", {}, "Given up"), ...describe(letter))));
-  return home;
+  return OVER.includes(request?.status);
 }
 
-function where(state, home, queues, letters) {
-  if (home) return "It has come home.";
+function where(request, queues, letters) {
+  if (request?.status === "received") return "It has come home.";
+  if (request?.status === "doubled") return "Other strings are marked as received than those that are stored.";
   if (queues.length) return `It is in ${queues.join(" and ")}.`;
-  if (letters.length) return "It was given up, and is among the dead letters.";
-  if (state?.requested_by) return "It is between two queues at this moment.";
+  if (request ? request.status === "dead-lettered" : letters.length) return "It was given up, and is among the dead letters.";
+  if (request?.requested_by) return "It is between two queues at this moment.";
   return "There is nothing about it on the broker: it was not accepted yet, or it is too long ago.";
 }
 

@@ -10,7 +10,8 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use contract::queues::{Acknowledgment, still_to_pass};
+use contract::queues::Acknowledgment;
+use contract::{RequestState, Strings};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use workqueue::{Connection, JobId, dead_letters, last_message, read_fact};
@@ -105,12 +106,13 @@ async fn end_of(id: JobId, connection: &Connection) -> Option<RequestEnd> {
     if read_fact::<Acknowledgment>(connection, &key).await.ok()?.is_some() {
         return Some(RequestEnd::Stored);
     }
-    for queue in still_to_pass(false) {
+    let subject = dead_letters::subject("*", &key);
+    let last = last_message(connection.context(), dead_letters::STREAM, &subject);
+    let last = connection.ask(pin!(last)).await?.ok()?;
+    let state = RequestState::of(None::<Strings>, None, |queue| {
         let subject = dead_letters::subject(queue.stream, &key);
-        let last = last_message(connection.context(), dead_letters::STREAM, &subject);
-        if let Some(dead) = connection.ask(pin!(last)).await?.ok()? {
-            return Some(RequestEnd::DeadLettered(dead_letters::reason(&dead.headers).to_owned()));
-        }
-    }
-    None
+        last.as_ref().filter(|letter| letter.subject.as_str() == subject)
+    });
+    let RequestState::DeadLettered(letter) = state else { return None };
+    Some(RequestEnd::DeadLettered(dead_letters::reason(&letter.headers).to_owned()))
 }

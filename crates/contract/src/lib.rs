@@ -10,8 +10,9 @@
 //! ```
 //!
 //! A *queue* holds what is still to be done and empties itself ([`queues`]). A *fact* says what
-//! has happened and is never changed ([`facts`]). What both carry is in `strings` and `key`. No other crate spells the name of a stream, a subject or a
-//! bucket of this system. This one has no input and no output: it reads no environment and no clock.
+//! has happened and is never changed ([`facts`]). What both carry is in `strings` and `key`; how far a
+//! request has come follows from them (`state`). No other crate spells the name of a stream, a subject
+//! or a bucket of this system. This one has no input and no output: it reads no environment and no clock.
 //!
 //! A side in another language finds the same contract in `asyncapi.yaml`.
 
@@ -19,10 +20,12 @@ pub mod facts;
 pub mod queues;
 
 mod key;
+mod state;
 mod strings;
 
 pub use facts::check_age;
 pub use key::{IdempotencyKey, InvalidKey, MAX_KEY};
+pub use state::RequestState;
 pub use strings::{Amount, InvalidStrings, MAX_CHARACTERS, MAX_COUNT, MAX_LENGTH, Strings};
 
 use workqueue::topology::Topology;

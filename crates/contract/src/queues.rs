@@ -17,13 +17,6 @@ use crate::strings::{Amount, InvalidStrings, Strings};
 /// All queues, in the order in which a request passes through them.
 pub const ALL: [Queue; 3] = [REQUESTS, RESPONSES, ACKNOWLEDGMENTS];
 
-/// The queues whose dead letters hold a request up that is not received yet: those of the steps that are
-/// still to be done.
-#[must_use]
-pub const fn still_to_pass(is_stored: bool) -> &'static [Queue] {
-    if is_stored { &[ACKNOWLEDGMENTS] } else { &[RESPONSES, REQUESTS] }
-}
-
 /// Requests whose strings are still to be generated. The requestor asks, the generator answers.
 pub const REQUESTS: Queue = Queue::new("REQUESTS", "requests").consumer("generator");
 

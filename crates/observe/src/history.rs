@@ -1,29 +1,13 @@
-//! The history of one request: its facts, its state, and the queues that it is in.
+//! The history of one request: its facts, its dead letters, and the queues that it is in.
 
 use anyhow::Context as _;
+use contract::RequestState;
 use contract::facts::Received;
-use contract::queues::{self, Acknowledgment, Request, still_to_pass};
+use contract::queues::{self, Acknowledgment, Request};
 use futures_util::TryStreamExt;
-use serde::Serialize;
-use utoipa::ToSchema;
 use workqueue::{Connection, JobId, Queue, ReadError, read_fact};
 
 use crate::dead_letters::{self, DeadLetter};
-
-/// How far a request has come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
-#[schema(as = Status)]
-pub enum RequestStatus {
-    /// It is accepted, and its strings are still to be made or stored.
-    Queued,
-    /// Its strings are stored.
-    Stored,
-    /// Its strings are stored, and marked as received with the same values. This is the end.
-    Received,
-    /// It was given up. It may be replayed.
-    DeadLettered,
-}
 
 /// The facts, dead letters and queues of one request.
 #[derive(Clone, Debug, Default)]
@@ -54,47 +38,30 @@ impl RequestHistory {
         })
     }
 
+    /// Reads no more of an accepted request than its state follows from.
+    ///
+    /// # Errors
+    ///
+    /// As [`RequestHistory::read`].
+    pub async fn read_state(nats: &Connection, id: JobId) -> Result<Self, ReadError> {
+        let key = id.to_string();
+        let (received, stored) = (read_fact(nats, &key).await?, read_fact(nats, &key).await?);
+        let mut history = Self { stored, received, ..Self::default() };
+        if history.received.is_none() || history.stored.is_none() {
+            history.dead_letters = dead_letters_of(nats, id).await?;
+        }
+        Ok(history)
+    }
+
     /// How far the request has come.
     #[must_use]
-    pub fn status(&self) -> RequestStatus {
-        if self.received.is_some() {
-            RequestStatus::Received
-        } else if self.dead_letter().is_some() {
-            RequestStatus::DeadLettered
-        } else if self.stored.is_some() {
-            RequestStatus::Stored
-        } else {
-            RequestStatus::Queued
-        }
-    }
-
-    /// The dead letter that holds the request up, which is one of a step that is still to be done.
-    #[must_use]
-    pub fn dead_letter(&self) -> Option<&DeadLetter> {
-        let of = |queue: &Queue| {
+    pub fn state(&self) -> RequestState<&DeadLetter> {
+        let stored = self.stored.as_ref().map(|stored| &stored.values);
+        let received = self.received.as_ref().map(|received| &received.values);
+        RequestState::of(stored, received, |queue| {
             self.dead_letters.iter().find(|letter| letter.queue == Some(queue.stream))
-        };
-        match self.received {
-            Some(_) => None,
-            None => still_to_pass(self.stored.is_some()).iter().find_map(of),
-        }
+        })
     }
-}
-
-/// How far a request has come that was accepted. It reads no more than it has to.
-///
-/// # Errors
-///
-/// As [`RequestHistory::read`].
-pub async fn status(nats: &Connection, id: JobId) -> Result<RequestStatus, ReadError> {
-    let key = id.to_string();
-    let mut history =
-        RequestHistory { received: read_fact(nats, &key).await?, ..RequestHistory::default() };
-    if history.received.is_none() {
-        history.stored = read_fact(nats, &key).await?;
-        history.dead_letters = dead_letters_of(nats, id).await?;
-    }
-    Ok(history.status())
 }
 
 async fn dead_letters_of(nats: &Connection, id: JobId) -> Result<Vec<DeadLetter>, ReadError> {

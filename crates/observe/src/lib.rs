@@ -21,7 +21,7 @@ mod replicas;
 mod round_trips;
 pub mod snapshot;
 
-pub use history::{RequestHistory, RequestStatus};
+pub use history::RequestHistory;
 pub use poller::{Poller, Trouble, queue};
 pub use snapshot::{QueueSnapshot, Snapshot};
 

@@ -12,7 +12,7 @@ use workqueue::chain;
 use super::dead_letters::shown;
 
 use crate::problem::{Problem, ProblemKind};
-use crate::requests::view::RequestState;
+use crate::requests::view::RequestDetails;
 use crate::requests::{input, json as answer};
 use crate::state::Gateway;
 
@@ -26,15 +26,10 @@ pub(super) async fn show(
     let queues = queues.map_err(|error| ProblemKind::BrokerAway.because(chain(&*error)))?;
     // A request that moved on meanwhile is seen here.
     let history = gateway.reader()?.history(id).await?;
-    let same = match (&history.stored, &history.received) {
-        (Some(stored), Some(received)) => stored.values == received.values,
-        _ => true,
-    };
     let letters: Vec<Value> = history.dead_letters.iter().map(shown).collect();
     Ok(answer(&json!({
         "queues": queues.iter().map(|queue| queue.stream).collect::<Vec<_>>(),
-        "same": same,
         "dead_letters": letters,
-        "state": RequestState::new(id, history),
+        "request": RequestDetails::new(id, history),
     })))
 }

@@ -19,7 +19,7 @@ use serde::Serialize;
 use crate::problem::{Problem, ProblemKind, SubmitOutcome};
 use crate::state::Gateway;
 use input::{ListQuery, NewRequest, WaitQuery, query};
-use view::{Accepted, RequestList, RequestState};
+use view::{Accepted, RequestDetails, RequestList};
 
 /// The routes of the API.
 pub(crate) fn routes() -> Router<Arc<Gateway>> {
@@ -136,7 +136,7 @@ pub(crate) async fn list(
         nullable = false, example = "10s",
     )),
     responses(
-        (status = 200, description = "How far it has come", body = RequestState, examples(
+        (status = 200, description = "How far it has come", body = RequestDetails, examples(
             ("queued" = (summary = "It waits for a generator", value = json!({
                 "id": "019cadd3-8896-7938-bc36-c32d4d2563a7", "status": "queued", "count": 2, "length": 8,
                 "requested_at": "2026-11-21T07:17:18.75925Z", "requested_by": "gateway-1"
@@ -167,9 +167,9 @@ pub(crate) async fn show(
     let WaitQuery { wait } = query(&uri)?;
     let id = input::id(&uri)?;
     let reader = gateway.reader()?;
-    let state = match wait {
-        None => reader.state(id).await?,
+    let details = match wait {
+        None => reader.details(id).await?,
         Some(time) => gateway.waiters.wait(reader, id, time, &gateway.stop).await?,
     };
-    Ok(json(&state))
+    Ok(json(&details))
 }

@@ -6,13 +6,13 @@ use async_nats::jetstream::stream::RawMessageErrorKind;
 use contract::facts::REQUESTED;
 use contract::queues::Request;
 use futures_util::{StreamExt, TryStreamExt, stream};
-use observe::{RequestHistory, history};
+use observe::RequestHistory;
 use tokio::sync::{Notify, Semaphore};
 use tokio::time::{Instant, timeout, timeout_at};
 use tracing::error;
 use workqueue::{Connection, Fact, JobId, ReadError, topology};
 
-use super::view::{RequestState, Summary};
+use super::view::{RequestDetails, Summary};
 use crate::problem::{Problem, ProblemKind};
 
 /// How many requests are read at a time, and how many lists. Each list reads a lot.
@@ -50,9 +50,9 @@ impl RequestReader {
     }
 
     /// How far this request has come.
-    pub(crate) async fn state(&self, id: JobId) -> Result<RequestState, Problem> {
-        let state = RequestState::new(id, self.history(id).await?);
-        state.ok_or_else(|| {
+    pub(crate) async fn details(&self, id: JobId) -> Result<RequestDetails, Problem> {
+        let details = RequestDetails::new(id, self.history(id).await?);
+        details.ok_or_else(|| {
             ProblemKind::NoRequest.because(format_args!("no request has the id {id}"))
         })
     }
@@ -108,9 +108,9 @@ impl RequestReader {
             .try_filter_map(async |request| Ok(request))
             .take(limit)
             .map_ok(async |request: Request| {
-                let status = history::status(&self.connection, request.id).await?;
+                let history = RequestHistory::read_state(&self.connection, request.id).await?;
                 answered.notify_one();
-                Ok(Summary::new(request, status))
+                Ok(Summary::new(request, history.state().into()))
             });
         requests.try_buffered(AT_A_TIME).try_collect().await
     }

@@ -1,10 +1,10 @@
 //! How requests are shown: an accepted one, its state, and the list of the newest.
 
-use contract::Strings;
 use contract::queues::Request;
+use contract::{RequestState, Strings};
 use jiff::Timestamp;
+use observe::RequestHistory;
 use observe::dead_letters::DeadLetter;
-use observe::{RequestHistory, RequestStatus};
 use serde::Serialize;
 use utoipa::openapi::{ObjectBuilder, RefOr, Schema, SchemaFormat, Type};
 use utoipa::{PartialSchema, ToSchema};
@@ -59,10 +59,37 @@ impl Summary {
     }
 }
 
-/// A request and its state. Steps that have not happened yet are absent.
+/// How far a request has come: its strings are still to be made or stored (`queued`); they are stored
+/// (`stored`), and marked as received with the same values (`received`, the end); the values that are marked
+/// as received are not those that are stored (`doubled`, which the guarantees exclude); or a step that is
+/// still to be done was given up, and may be replayed (`dead-lettered`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+#[schema(as = Status)]
+pub(crate) enum RequestStatus {
+    Queued,
+    Stored,
+    Received,
+    Doubled,
+    DeadLettered,
+}
+
+impl<D> From<RequestState<D>> for RequestStatus {
+    fn from(state: RequestState<D>) -> Self {
+        match state {
+            RequestState::Queued => Self::Queued,
+            RequestState::Stored => Self::Stored,
+            RequestState::Received => Self::Received,
+            RequestState::Doubled => Self::Doubled,
+            RequestState::DeadLettered(_) => Self::DeadLettered,
+        }
+    }
+}
+
+/// A request and how far it has come. Steps that have not happened yet are absent.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = RequestStatus)]
-pub(crate) struct RequestState {
+pub(crate) struct RequestDetails {
     /// The id of the request.
     #[schema(value_type = RequestIdSchema)]
     pub(super) id: JobId,
@@ -148,14 +175,17 @@ impl From<&DeadLetter> for DeadLetterSummary {
     }
 }
 
-impl RequestState {
+impl RequestDetails {
     /// How far this request has come, if it was asked for: a message published by hand is no request.
     pub(crate) fn new(id: JobId, history: RequestHistory) -> Option<Self> {
-        let status = history.status();
-        let dead_letter = history.dead_letter().map(DeadLetterSummary::from);
+        let state = history.state();
+        let status = RequestStatus::from(state);
+        let dead_letter = match state {
+            RequestState::DeadLettered(letter) => Some(DeadLetterSummary::from(letter)),
+            _ => None,
+        };
         let RequestHistory { requested, stored, received, .. } = history;
-        let values = stored.as_ref().map(|stored| &stored.values);
-        let values = values.or(received.as_ref().map(|received| &received.values)).cloned();
+        let values = stored.as_ref().map(|stored| stored.values.clone());
         let (count, length) = match (&requested, &values) {
             (Some(request), _) => (request.amount.count(), request.amount.length()),
             (None, Some(values)) => shape(values),

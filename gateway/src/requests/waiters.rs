@@ -8,14 +8,13 @@ use std::time::Duration;
 use contract::facts::STORED;
 use futures_util::StreamExt;
 use futures_util::stream::select;
-use observe::RequestStatus;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::sync::CancellationToken;
 use workqueue::{Backoff, JobId, dead_letters};
 
 use super::reader::RequestReader;
-use super::view::RequestState;
+use super::view::{RequestDetails, RequestStatus};
 use crate::problem::{Problem, ProblemKind};
 
 /// How many requests may wait at a time, which leaves most of the connections to the others.
@@ -48,17 +47,18 @@ impl Waiters {
         id: JobId,
         time: Duration,
         closing: &CancellationToken,
-    ) -> Result<RequestState, Problem> {
+    ) -> Result<RequestDetails, Problem> {
         let end = Instant::now() + time;
         let Ok(_place) = self.places.try_acquire() else {
             return Err(ProblemKind::Busy.because("too many wait at this moment; ask without wait"));
         };
-        let mut state = reader.state(id).await?;
-        let over = |state: &RequestState| {
-            state.status != RequestStatus::Queued || Instant::now() >= end || closing.is_cancelled()
+        let mut details = reader.details(id).await?;
+        let over = |details: &RequestDetails| {
+            let queued = details.status == RequestStatus::Queued;
+            !queued || Instant::now() >= end || closing.is_cancelled()
         };
-        if over(&state) {
-            return Ok(state);
+        if over(&details) {
+            return Ok(details);
         }
         let client = reader.connection.client();
         let lost = |_| ProblemKind::BrokerAway.because("the connection to the broker has ended");
@@ -70,9 +70,9 @@ impl Waiters {
         let _ = timeout_at(end, client.flush()).await;
         let mut soon = None;
         loop {
-            state = reader.state(id).await?;
-            if over(&state) {
-                return Ok(state);
+            details = reader.details(id).await?;
+            if over(&details) {
+                return Ok(details);
             }
             let pause = soon.as_mut().map_or(POLL, Backoff::delay);
             let next = async {

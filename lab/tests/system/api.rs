@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use contract::facts::{Asked, IDEMPOTENCY, RECEIVED, REQUESTED, STORED};
-use contract::queues::{REQUESTS, Request};
+use contract::facts::{Asked, IDEMPOTENCY, RECEIVED, REQUESTED, Received, STORED};
+use contract::queues::{Acknowledgment, REQUESTS, Request};
 use futures_util::StreamExt;
 use futures_util::future::join_all;
 use serde_json::{Value, json};
@@ -276,6 +276,31 @@ async fn a_dead_letter_says_why_until_it_is_replayed_and_received() {
     })
     .await;
     complete(&deployment, 1).await;
+}
+
+#[tokio::test]
+async fn strings_received_with_other_values_are_doubled() {
+    let deployment = Deployment::with(&PATIENT).await;
+    let (_gateway, api) = gateway(&deployment, "gateway").await;
+    let request = request();
+    let Acknowledgment { id, values, .. } = acknowledgment(&request, "other");
+    let received_at = workqueue::now();
+    let received = Received { id, values, marked_by: "by hand".to_owned(), received_at };
+    deployment.publish(&creation(&request)).await;
+    deployment.publish(&creation(&received)).await;
+    // Nothing is stored, so it has not come to its end, either.
+    for status in ["queued", "doubled"] {
+        let state = get(api, &format!("/requests/{id}")).await.json();
+        assert_eq!(state["status"], status, "{state}");
+        let list = get(api, "/requests").await.json();
+        assert_eq!(list["requests"][0]["status"], status, "{list}");
+        let history = get(api, &format!("/api/requests/{id}")).await.json();
+        assert_eq!(history["request"]["status"], status, "{history}");
+        if status == "queued" {
+            deployment.publish(&creation(&acknowledgment(&request, "aaaa"))).await;
+        }
+    }
+    assert_eq!(deployment.verdict().await.ids.doubled, [id.to_string()]);
 }
 
 #[tokio::test]

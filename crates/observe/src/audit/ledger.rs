@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
+use contract::RequestState;
 use contract::facts::{REQUESTED, Received, STORED};
 use contract::queues::{Acknowledgment, Request};
 use jiff::{SignedDuration, Timestamp};
@@ -16,12 +17,6 @@ pub(super) struct Revisions {
     strings: Option<u64>,
     /// How many times the fact was written.
     written: u32,
-}
-
-impl Revisions {
-    fn exists(&self) -> bool {
-        self.strings.is_some()
-    }
 }
 
 /// What was seen of one request.
@@ -97,19 +92,16 @@ impl Seen {
         }
         let written_twice =
             [&self.requested, &self.stored, &self.received].iter().any(|fact| fact.written > 1);
-        let both = self.stored.exists() && self.received.exists();
-        if written_twice || (both && self.stored.strings != self.received.strings) {
-            Standing::Doubled
-        } else if !self.requested.exists() {
-            Standing::Unasked
-        } else if both {
-            Standing::Complete
-        } else if self.in_a_queue {
-            Standing::Pending
-        } else if self.dead_letter {
-            Standing::DeadLettered
-        } else {
-            Standing::Lost
+        // A dead letter accounts for it, whichever step was given up.
+        let dead_letter = |_| self.dead_letter.then_some(());
+        match RequestState::of(self.stored.strings, self.received.strings, dead_letter) {
+            RequestState::Doubled => Standing::Doubled,
+            _ if written_twice => Standing::Doubled,
+            _ if self.requested.strings.is_none() => Standing::Unasked,
+            RequestState::Received => Standing::Complete,
+            _ if self.in_a_queue => Standing::Pending,
+            RequestState::DeadLettered(()) => Standing::DeadLettered,
+            RequestState::Queued | RequestState::Stored => Standing::Lost,
         }
     }
 }

@@ -1,0 +1,93 @@
+//! The state of a request, which follows from its facts and its dead letters alone.
+
+use workqueue::Queue;
+
+use crate::queues;
+
+/// How far a request has come, with the dead letter (`D`) that holds it up, if one does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RequestState<D> {
+    /// Its strings are still to be made or stored.
+    Queued,
+    /// Its strings are stored, and still to be marked as received.
+    Stored,
+    /// Its strings are stored, and marked as received with the same values. This is the end.
+    Received,
+    /// Its strings are stored, and others are marked as received. The guarantees exclude this.
+    Doubled,
+    /// A step that is still to be done was given up. It may be replayed.
+    DeadLettered(D),
+}
+
+impl<D> RequestState<D> {
+    /// The state of the request whose facts have these values, or digests of them. `dead_letter` gives its
+    /// dead letter from a queue. One from a queue that the request has passed since holds nothing up.
+    pub fn of<V: PartialEq>(
+        stored: Option<V>,
+        received: Option<V>,
+        dead_letter: impl FnMut(Queue) -> Option<D>,
+    ) -> Self {
+        // A new queue does not compile until it has its place here.
+        let [requests, responses, acknowledgments] = queues::ALL;
+        let (state, still_to_pass): (_, &[Queue]) = match (stored, received) {
+            (Some(stored), Some(received)) if stored == received => return Self::Received,
+            (Some(_), Some(_)) => return Self::Doubled,
+            (Some(_), None) => (Self::Stored, &[acknowledgments]),
+            (None, _) => (Self::Queued, &[responses, requests]),
+        };
+        still_to_pass.iter().copied().find_map(dead_letter).map_or(state, Self::DeadLettered)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queues::{ACKNOWLEDGMENTS, REQUESTS, RESPONSES};
+    use RequestState::{DeadLettered, Doubled, Queued, Received, Stored};
+
+    /// The state with dead letters from these queues.
+    fn state(
+        stored: Option<&str>,
+        received: Option<&str>,
+        dead_letters: &[Queue],
+    ) -> RequestState<Queue> {
+        let of = |queue| dead_letters.contains(&queue).then_some(queue);
+        RequestState::of(stored, received, of)
+    }
+
+    #[test]
+    fn request_passes_from_queued_to_stored_to_received() {
+        assert_eq!(state(None, None, &[]), Queued);
+        assert_eq!(state(Some("abc"), None, &[]), Stored);
+        assert_eq!(state(Some("abc"), Some("abc"), &[]), Received);
+    }
+
+    #[test]
+    fn request_received_with_other_values_is_doubled() {
+        assert_eq!(state(Some("abc"), Some("xyz"), &[]), Doubled);
+    }
+
+    #[test]
+    fn request_without_stored_values_is_not_received() {
+        assert_eq!(state(None, Some("abc"), &[]), Queued);
+        assert_eq!(state(None, Some("abc"), &[REQUESTS]), DeadLettered(REQUESTS));
+    }
+
+    #[test]
+    fn dead_letter_of_a_step_still_to_be_done_holds_it_up() {
+        assert_eq!(state(None, None, &[REQUESTS]), DeadLettered(REQUESTS));
+        assert_eq!(state(Some("abc"), None, &[ACKNOWLEDGMENTS]), DeadLettered(ACKNOWLEDGMENTS));
+        // The later step counts: the earlier one was replayed since.
+        assert_eq!(state(None, None, &[REQUESTS, RESPONSES]), DeadLettered(RESPONSES));
+    }
+
+    #[test]
+    fn dead_letter_of_a_step_that_is_done_holds_nothing_up() {
+        assert_eq!(state(None, None, &[ACKNOWLEDGMENTS]), Queued);
+        assert_eq!(state(Some("abc"), None, &[REQUESTS, RESPONSES]), Stored);
+        for received in ["abc", "xyz"] {
+            let alone = state(Some("abc"), Some(received), &[]);
+            assert_eq!(state(Some("abc"), Some(received), &queues::ALL), alone);
+        }
+    }
+}
