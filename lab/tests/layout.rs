@@ -5,10 +5,15 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-/// The crates of this workspace that each crate may lean on. Dependencies of tests are not restricted.
-const MAY_LEAN_ON: [(&str, &[&str]); 9] = [
+/// The name in these tables of each crate below `examples/`: they lean on the engine as programs outside this
+/// repository do.
+const EXAMPLES: &str = "examples";
+
+/// The crates of this workspace that each crate may lean on.
+const MAY_LEAN_ON: [(&str, &[&str]); 10] = [
+    (EXAMPLES, &["workqueue"]),
     ("workqueue", &[]),
     ("testkit", &[]),
     ("contract", &["workqueue"]),
@@ -32,6 +37,9 @@ const MAY_LEAN_ON: [(&str, &[&str]); 9] = [
     ),
 ];
 
+/// The crates that its tests may lean on besides. The tests of the whole system are those of the lab.
+const TESTS_MAY_LEAN_ON: [(&str, &[&str]); 1] = [(EXAMPLES, &["testkit"])];
+
 #[test]
 fn crate_leans_only_on_those_that_it_may() {
     let cargo = Command::new(env!("CARGO"))
@@ -40,24 +48,59 @@ fn crate_leans_only_on_those_that_it_may() {
         .output()
         .unwrap();
     let metadata: Value = serde_json::from_slice(&cargo.stdout).unwrap();
+    assert_eq!(forbidden(&metadata), [""; 0]);
+}
+
+#[test]
+fn tests_of_the_engine_may_not_lean_on_the_lab() {
+    let metadata = metadata("/checkout", "crates/workqueue", "lab", &json!("dev"));
+    assert_eq!(forbidden(&metadata), ["tests of workqueue on lab"]);
+}
+
+#[test]
+fn checkout_below_a_folder_called_examples_is_no_example() {
+    let metadata = metadata("/examples/checkout", "gateway", "requestor", &Value::Null);
+    assert_eq!(forbidden(&metadata), [""; 0]);
+}
+
+/// What cargo says of a workspace at `root` with two crates, of which the one at `path` depends on the other.
+fn metadata(root: &str, path: &str, on: &str, kind: &Value) -> Value {
+    let name = path.rsplit('/').next();
+    let package = |name, path, dependencies| {
+        let manifest_path = format!("{root}/{path}/Cargo.toml");
+        json!({ "name": name, "manifest_path": manifest_path, "dependencies": dependencies })
+    };
+    let dependencies = json!([{ "name": on, "kind": kind }]);
+    let packages = [package(Some(on), on, json!([])), package(name, path, dependencies)];
+    json!({ "workspace_root": root, "packages": packages })
+}
+
+/// The dependencies between the crates of a workspace that are in neither table.
+fn forbidden(metadata: &Value) -> Vec<String> {
+    let root = metadata["workspace_root"].as_str().unwrap();
     let packages = metadata["packages"].as_array().unwrap();
-    let name = |of: &Value| of["name"].as_str().unwrap().to_owned();
-    let ours: BTreeSet<String> = packages.iter().map(name).collect();
-    let allowed = BTreeMap::from(MAY_LEAN_ON);
+    let text = |of: &Value, field| of[field].as_str().unwrap().to_owned();
+    let ours: BTreeSet<String> = packages.iter().map(|package| text(package, "name")).collect();
+    let (always, in_tests) = (BTreeMap::from(MAY_LEAN_ON), BTreeMap::from(TESTS_MAY_LEAN_ON));
+    let mut forbidden = Vec::new();
     for package in packages {
-        let package_name = name(package);
-        // Examples depend on the engine alone, as programs outside this repository do.
-        let is_example = package["manifest_path"].as_str().unwrap().contains("/examples/");
-        let may = if is_example { &["workqueue"][..] } else { allowed[package_name.as_str()] };
+        let (name, manifest) = (text(package, "name"), text(package, "manifest_path"));
+        let is_example = Path::new(&manifest).strip_prefix(root).unwrap().starts_with(EXAMPLES);
+        let row = if is_example { EXAMPLES } else { &name };
         for dependency in package["dependencies"].as_array().unwrap() {
-            let dependency_name = name(dependency);
+            let on = text(dependency, "name");
+            let is_in = |table: &BTreeMap<&str, &[&str]>| {
+                table.get(row).is_some_and(|may| may.contains(&on.as_str()))
+            };
             let is_for_tests = dependency["kind"] == "dev";
-            if ours.contains(&dependency_name) && !is_for_tests {
-                let is_allowed = may.contains(&dependency_name.as_str());
-                assert!(is_allowed, "{package_name} may not lean on {dependency_name}");
+            let is_allowed = is_in(&always) || is_for_tests && is_in(&in_tests);
+            if ours.contains(&on) && !is_allowed {
+                let tests = if is_for_tests { "tests of " } else { "" };
+                forbidden.push(format!("{tests}{name} on {on}"));
             }
         }
     }
+    forbidden
 }
 
 #[test]
