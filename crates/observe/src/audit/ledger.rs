@@ -5,10 +5,32 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use contract::RequestState;
-use contract::facts::{REQUESTED, Received, STORED};
+use contract::facts::{self, Received};
 use contract::queues::{Acknowledgment, Request};
 use jiff::{SignedDuration, Timestamp};
 use workqueue::{Bucket, Fact, JobId};
+
+/// A fact by which a request is judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum JudgedFact {
+    Requested,
+    Stored,
+    Received,
+}
+
+impl JudgedFact {
+    pub(super) const ALL: [Self; 3] = [Self::Requested, Self::Stored, Self::Received];
+
+    pub(super) const fn bucket(self) -> Bucket {
+        // A new bucket does not compile until it is judged, too, or left out here as the first one is.
+        let [_idempotency, requested, stored, received] = facts::ALL;
+        match self {
+            Self::Requested => requested,
+            Self::Stored => stored,
+            Self::Received => received,
+        }
+    }
+}
 
 /// The revisions of one fact, as far as they were seen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -52,33 +74,35 @@ pub(super) enum Standing {
 
 impl Seen {
     /// Notes a revision of a fact. A body that is no fact differs from every one that is.
-    pub(super) fn note_fact(&mut self, bucket: Bucket, body: &[u8]) {
-        let (requested_at, strings) = if bucket == REQUESTED {
-            (Request::from_body(body).ok().map(|request| request.requested_at), None)
-        } else if bucket == STORED {
-            let stored = Acknowledgment::from_body(body).ok();
-            stored.map(|stored| (stored.requested_at, stored.values)).unzip()
-        } else {
-            (None, Received::from_body(body).ok().map(|received| received.values))
+    pub(super) fn note_fact(&mut self, fact: JudgedFact, body: &[u8]) {
+        let (requested_at, strings) = match fact {
+            JudgedFact::Requested => {
+                (Request::from_body(body).ok().map(|request| request.requested_at), None)
+            }
+            JudgedFact::Stored => {
+                let stored = Acknowledgment::from_body(body).ok();
+                stored.map(|stored| (stored.requested_at, stored.values)).unzip()
+            }
+            JudgedFact::Received => {
+                (None, Received::from_body(body).ok().map(|received| received.values))
+            }
         };
         self.requested_at = self.requested_at.or(requested_at);
-        let revisions = self.revisions(bucket);
+        let revisions = self.revisions(fact);
         revisions.strings = Some(strings.map_or_else(|| digest(body), |strings| digest(&strings)));
         revisions.written += 1;
     }
 
     /// Notes that a fact was removed by hand.
-    pub(super) fn note_removal(&mut self, bucket: Bucket) {
-        self.revisions(bucket).strings = None;
+    pub(super) fn note_removal(&mut self, fact: JudgedFact) {
+        self.revisions(fact).strings = None;
     }
 
-    fn revisions(&mut self, bucket: Bucket) -> &mut Revisions {
-        if bucket == REQUESTED {
-            &mut self.requested
-        } else if bucket == STORED {
-            &mut self.stored
-        } else {
-            &mut self.received
+    fn revisions(&mut self, fact: JudgedFact) -> &mut Revisions {
+        match fact {
+            JudgedFact::Requested => &mut self.requested,
+            JudgedFact::Stored => &mut self.stored,
+            JudgedFact::Received => &mut self.received,
         }
     }
 
@@ -126,7 +150,6 @@ pub(super) type Ledger = BTreeMap<String, Seen>;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use contract::facts::RECEIVED;
     use contract::{Amount, Strings};
 
     const DAY: Duration = Duration::from_hours(24);
@@ -173,9 +196,9 @@ mod tests {
     fn complete() -> Seen {
         let id = JobId::new();
         let mut seen = Seen::default();
-        seen.note_fact(REQUESTED, &requested(id));
-        seen.note_fact(STORED, &stored(id, "abc"));
-        seen.note_fact(RECEIVED, &received(id, "abc"));
+        seen.note_fact(JudgedFact::Requested, &requested(id));
+        seen.note_fact(JudgedFact::Stored, &stored(id, "abc"));
+        seen.note_fact(JudgedFact::Received, &received(id, "abc"));
         seen
     }
 
@@ -190,17 +213,17 @@ mod tests {
 
     #[test]
     fn accepted_request_that_is_nowhere_is_lost() {
-        for bucket in [STORED, RECEIVED] {
+        for fact in [JudgedFact::Stored, JudgedFact::Received] {
             let mut seen = complete();
-            seen.note_removal(bucket);
-            assert_eq!(standing(&seen), Standing::Lost, "without {}", bucket.name);
+            seen.note_removal(fact);
+            assert_eq!(standing(&seen), Standing::Lost, "without {fact:?}");
         }
     }
 
     #[test]
     fn a_queue_or_a_dead_letter_accounts_for_what_is_not_complete() {
         let mut seen = complete();
-        seen.note_removal(RECEIVED);
+        seen.note_removal(JudgedFact::Received);
         seen.dead_letter = true;
         assert_eq!(standing(&seen), Standing::DeadLettered);
         seen.in_a_queue = true;
@@ -219,23 +242,21 @@ mod tests {
     fn strings_that_differ_are_doubled() {
         let id = JobId::new();
         let mut seen = Seen::default();
-        seen.note_fact(REQUESTED, &requested(id));
-        seen.note_fact(STORED, &stored(id, "abc"));
-        seen.note_fact(RECEIVED, &received(id, "xyz"));
+        seen.note_fact(JudgedFact::Requested, &requested(id));
+        seen.note_fact(JudgedFact::Stored, &stored(id, "abc"));
+        seen.note_fact(JudgedFact::Received, &received(id, "xyz"));
         assert_eq!(standing(&seen), Standing::Doubled);
     }
 
     #[test]
     fn fact_that_is_written_again_is_doubled() {
         let id = JobId::new();
-        for (bucket, body) in [REQUESTED, STORED, RECEIVED].into_iter().zip([
-            requested(id),
-            stored(id, "abc"),
-            received(id, "abc"),
-        ]) {
+        for (fact, body) in
+            JudgedFact::ALL.into_iter().zip([requested(id), stored(id, "abc"), received(id, "abc")])
+        {
             let mut seen = complete();
-            seen.note_fact(bucket, &body);
-            assert_eq!(standing(&seen), Standing::Doubled, "{}", bucket.name);
+            seen.note_fact(fact, &body);
+            assert_eq!(standing(&seen), Standing::Doubled, "{fact:?}");
         }
     }
 
@@ -243,9 +264,9 @@ mod tests {
     fn malformed_fact_is_doubled_where_the_other_side_has_one() {
         let mut seen = Seen::default();
         let id = JobId::new();
-        seen.note_fact(REQUESTED, &requested(id));
-        seen.note_fact(STORED, &stored(id, "abc"));
-        seen.note_fact(RECEIVED, b"not a fact");
+        seen.note_fact(JudgedFact::Requested, &requested(id));
+        seen.note_fact(JudgedFact::Stored, &stored(id, "abc"));
+        seen.note_fact(JudgedFact::Received, b"not a fact");
         assert_eq!(standing(&seen), Standing::Doubled);
     }
 
@@ -253,14 +274,14 @@ mod tests {
     fn request_that_was_not_accepted_is_unasked_and_never_lost() {
         let mut seen = Seen::default();
         assert_eq!(standing(&seen), Standing::Unasked);
-        seen.note_fact(STORED, &stored(JobId::new(), "abc"));
+        seen.note_fact(JudgedFact::Stored, &stored(JobId::new(), "abc"));
         assert_eq!(standing(&seen), Standing::Unasked);
     }
 
     #[test]
     fn request_older_than_the_guarantees_is_not_judged() {
         let mut seen = complete();
-        seen.note_removal(RECEIVED);
+        seen.note_removal(JudgedFact::Received);
         let a_day_later: Timestamp = "2026-01-03T12:00:00Z".parse().unwrap();
         assert_eq!(seen.standing("an-id", a_day_later, DAY), Standing::TooOld);
         assert_eq!(seen.standing("an-id", a_day_later, Duration::MAX), Standing::Lost);

@@ -19,7 +19,7 @@ use tracing::warn;
 use workqueue::topology::{self, DeclareError};
 use workqueue::{LogOnce, Queue, chain};
 
-use ledger::{Ledger, Seen, Standing};
+use ledger::{JudgedFact, Ledger, Seen, Standing};
 use memory::{Evidence, Requestors};
 
 /// How often to look whether the queues are empty.
@@ -114,7 +114,7 @@ async fn judge(nats: &Context) -> anyhow::Result<Verdict> {
     // Requests are accepted while one reads, and messages move: nothing is called unasked or lost
     // before it was looked for again.
     let accepted = async |id: &str, mut seen: Seen| {
-        read::read_fact(nats, facts::REQUESTED, id, &mut seen).await?;
+        read::read_fact(nats, JudgedFact::Requested, id, &mut seen).await?;
         Ok(seen)
     };
     look_again(&mut ledger, Standing::Unasked, facts_max_age, accepted).await?;

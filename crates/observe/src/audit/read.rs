@@ -6,13 +6,12 @@ use anyhow::Context as _;
 use async_nats::HeaderMap;
 use async_nats::jetstream::Context;
 use async_nats::jetstream::message::Message;
-use contract::facts;
 use contract::queues::{self, Request};
 use futures_util::TryStreamExt;
 use jiff::Timestamp;
-use workqueue::{Bucket, Fact, JobId, Queue, dead_letters, last_message, topology};
+use workqueue::{Fact, JobId, Queue, dead_letters, last_message, topology};
 
-use super::ledger::{Ledger, Seen};
+use super::ledger::{JudgedFact, Ledger, Seen};
 use super::memory::{Memory, Requestors};
 use crate::reading;
 
@@ -23,15 +22,12 @@ const PATIENCE: Duration = Duration::from_mins(1);
 /// The header by which a key-value bucket says that a key was removed.
 const OPERATION: &str = "KV-Operation";
 
-/// The buckets whose facts are judged.
-const JUDGED: [Bucket; 3] = [facts::REQUESTED, facts::STORED, facts::RECEIVED];
-
 /// What each stream that holds what is judged says of its past. Dead letters are kept for longer, so
 /// that they say nothing of these.
 pub(super) async fn memories(nats: &Context) -> anyhow::Result<Vec<Memory>> {
     let mut memories = Vec::new();
-    for bucket in JUDGED {
-        memories.push(Memory::of(&topology::bucket_state(nats, bucket).await?, true));
+    for fact in JudgedFact::ALL {
+        memories.push(Memory::of(&topology::bucket_state(nats, fact.bucket()).await?, true));
     }
     for queue in queues::ALL {
         memories.push(Memory::of(&topology::stream_state(nats, queue.stream).await?, false));
@@ -49,12 +45,12 @@ pub(super) async fn everything(
 ) -> anyhow::Result<Ledger> {
     let mut ledger = Ledger::new();
     let [requests, responses, acknowledgments] = queues::ALL;
-    read_facts(nats, facts::REQUESTED, id, &mut ledger, requestors).await?;
+    read_facts(nats, JudgedFact::Requested, id, &mut ledger, requestors).await?;
     read_queue(nats, requests, id, &mut ledger).await?;
     read_queue(nats, responses, id, &mut ledger).await?;
-    read_facts(nats, facts::STORED, id, &mut ledger, requestors).await?;
+    read_facts(nats, JudgedFact::Stored, id, &mut ledger, requestors).await?;
     read_queue(nats, acknowledgments, id, &mut ledger).await?;
-    read_facts(nats, facts::RECEIVED, id, &mut ledger, requestors).await?;
+    read_facts(nats, JudgedFact::Received, id, &mut ledger, requestors).await?;
     let all = || dead_letters::SUBJECTS.to_owned();
     let subjects = id.map_or_else(all, |id| dead_letters::subject("*", id));
     for id in keys(nats, dead_letters::STREAM, &subjects, dead_letters::key).await? {
@@ -63,23 +59,24 @@ pub(super) async fn everything(
     Ok(ledger)
 }
 
-/// Reads all revisions of all facts of a bucket, up to the last one that is there now; or the fact about
+/// Reads all revisions of all facts of one kind, up to the last one that is there now; or the fact about
 /// one request.
 async fn read_facts(
     nats: &Context,
-    bucket: Bucket,
+    fact: JudgedFact,
     id: Option<&str>,
     ledger: &mut Ledger,
     requestors: &mut Requestors,
 ) -> anyhow::Result<()> {
     if let Some(id) = id {
-        return read_fact(nats, bucket, id, ledger.entry(id.to_owned()).or_default()).await;
+        return read_fact(nats, fact, id, ledger.entry(id.to_owned()).or_default()).await;
     }
+    let bucket = fact.bucket();
     reading::each(nats, bucket.stream, &bucket.subjects(), |_, message| {
         if let Some(key) = bucket.key(&message.subject) {
             let seen = ledger.entry(key.to_owned()).or_default();
-            note(seen, bucket, message.headers.as_ref(), &message.payload);
-            if bucket == facts::REQUESTED {
+            note(seen, fact, message.headers.as_ref(), &message.payload);
+            if fact == JudgedFact::Requested {
                 note_requestor(requestors, key, message);
             }
         }
@@ -91,23 +88,24 @@ async fn read_facts(
 /// when all was read, or there are not.
 pub(super) async fn read_fact(
     nats: &Context,
-    bucket: Bucket,
+    fact: JudgedFact,
     id: &str,
     seen: &mut Seen,
 ) -> anyhow::Result<()> {
+    let bucket = fact.bucket();
     let subject = bucket.subject_of(id);
-    let fact = last_message(nats, bucket.stream, &subject).await;
-    if let Some(fact) = fact.with_context(|| format!("cannot read {subject}"))? {
-        note(seen, bucket, Some(&fact.headers), &fact.payload);
+    let found = last_message(nats, bucket.stream, &subject).await;
+    if let Some(found) = found.with_context(|| format!("cannot read {subject}"))? {
+        note(seen, fact, Some(&found.headers), &found.payload);
     }
     Ok(())
 }
 
-fn note(seen: &mut Seen, bucket: Bucket, headers: Option<&HeaderMap>, body: &[u8]) {
+fn note(seen: &mut Seen, fact: JudgedFact, headers: Option<&HeaderMap>, body: &[u8]) {
     if headers.is_some_and(|headers| headers.get(OPERATION).is_some()) {
-        seen.note_removal(bucket);
+        seen.note_removal(fact);
     } else {
-        seen.note_fact(bucket, body);
+        seen.note_fact(fact, body);
     }
 }
 
