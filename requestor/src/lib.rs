@@ -15,7 +15,7 @@ mod tally;
 
 pub use producer::{record, submit};
 pub use settings::{RETIRED, Rate, RequestorSettings};
-pub use tally::DeadLettered;
+pub use tally::GivenUp;
 
 use std::sync::{Arc, Mutex};
 
@@ -41,15 +41,15 @@ pub enum RequestorError {
     Service(#[from] ServiceError),
     /// Some of the requests will never be stored.
     #[error(
-        "{} of {total} requests ended as dead letters:\n{}",
-        .dead.len(),
-        .dead.iter().map(|dead| format!("{} {}", dead.id, dead.reason)).collect::<Vec<_>>().join("\n")
+        "{} of {total} requests were given up:\n{}",
+        .given_up.len(),
+        .given_up.iter().map(|it| format!("{} {}", it.id, it.reason)).collect::<Vec<_>>().join("\n")
     )]
-    DeadLettered {
+    GivenUp {
         /// How many requests there were.
         total: u64,
-        /// Those that ended as dead letters.
-        dead: Vec<DeadLettered>,
+        /// Those that ended as dead letters, or could not be published.
+        given_up: Vec<GivenUp>,
     },
 }
 
@@ -66,7 +66,7 @@ pub async fn run(
     let amount = Amount::new(settings.string_count, settings.string_length)?;
     let total = settings.request_total;
     let tally = total.map(|_| Arc::new(Tally::default()));
-    let mut dead = Vec::new();
+    let mut given_up = Vec::new();
     let work = async |Running { producer, connection, stopping, abandoned, .. }: Running| {
         let producer = Arc::new(RequestProducer {
             producer,
@@ -91,7 +91,7 @@ pub async fn run(
             let end = tally.come_to_an_end(&connection);
             if let Some(ended) = stopping.run_until_cancelled(end).await {
                 info!("every request has come to its end");
-                dead = ended;
+                given_up = ended;
                 stopping.cancel();
             }
         };
@@ -99,7 +99,7 @@ pub async fn run(
     };
     service(Store { tally: tally.clone() }).run_with(&settings.service, stop, work).await?;
     match total {
-        Some(total) if !dead.is_empty() => Err(RequestorError::DeadLettered { total, dead }),
+        Some(total) if !given_up.is_empty() => Err(RequestorError::GivenUp { total, given_up }),
         _ => Ok(()),
     }
 }

@@ -96,7 +96,7 @@ impl RequestProducer {
         }
     }
 
-    /// Asks until the request is accepted, or until `stop` while the queue is full.
+    /// Asks until the request is accepted, or cannot be published, or until `stop` while the queue is full.
     async fn ask(&self, stop: &CancellationToken) {
         let mut request = Request {
             id: JobId::new(),
@@ -124,14 +124,23 @@ impl RequestProducer {
                     return;
                 }
                 Err(error) => {
-                    let error = chain(&error);
-                    if self.rejections().is_first(&error) {
-                        error!(%id, error, "the broker rejects requests; trying again");
-                    } else {
+                    let (is_permanent, error) = (error.is_permanent(), chain(&error));
+                    if !self.rejections().is_first(&error) {
                         debug!(%id, error, "rejected");
+                    } else if is_permanent {
+                        error!(%id, error, "requests cannot be published; given up");
+                    } else {
+                        error!(%id, error, "the broker rejects requests; trying again");
                     }
                     rejected = true;
+                    // At the rate `max`, too, a request that is given up takes its time.
                     backoff.wait().await;
+                    if is_permanent {
+                        if let Some(tally) = &self.tally {
+                            tally.given_up(id, error);
+                        }
+                        return;
+                    }
                     // It was not accepted, so its time starts anew.
                     request.requested_at = now();
                 }

@@ -36,7 +36,7 @@ pub struct RequestorSettings {
     pub request_rate: Rate,
 
     /// Ask for that many; then exit with 0 once every one of them is stored, or with 1 naming those
-    /// that ended as dead letters [default: never end]
+    /// that were given up [default: never end]
     #[arg(long, env, value_parser = workqueue::number::<u64>(0..), value_name = "NUMBER")]
     pub request_total: Option<u64>,
 

@@ -4,6 +4,7 @@
 //! once; for the rest the facts are read, which are the truth.
 
 use std::collections::BTreeSet;
+use std::mem;
 use std::ops::Bound;
 use std::pin::pin;
 use std::sync::Mutex;
@@ -26,12 +27,13 @@ const PAUSE: Duration = Duration::from_millis(250);
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     outstanding: Mutex<BTreeSet<JobId>>,
+    given_up: Mutex<Vec<GivenUp>>,
     all_asked: AtomicBool,
 }
 
-/// A request that ended as a dead letter.
+/// A request that ended as a dead letter, or could not be published at all.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DeadLettered {
+pub struct GivenUp {
     /// The request.
     pub id: JobId,
     /// Why, as the dead letter says.
@@ -47,14 +49,19 @@ impl Tally {
         self.with(|outstanding| outstanding.remove(&id));
     }
 
+    pub(crate) fn given_up(&self, id: JobId, reason: String) {
+        let mut given_up = self.given_up.lock().expect("nothing panics while it holds this lock");
+        given_up.push(GivenUp { id, reason });
+        self.stored(id);
+    }
+
     /// Says that no more requests will be asked.
     pub(crate) fn close(&self) {
         self.all_asked.store(true, Ordering::Relaxed);
     }
 
-    /// Waits until every request has come to its end. Gives those that ended as dead letters.
-    pub(crate) async fn come_to_an_end(&self, connection: &Connection) -> Vec<DeadLettered> {
-        let mut dead = Vec::new();
+    /// Waits until every request has come to its end. Gives those that were given up.
+    pub(crate) async fn come_to_an_end(&self, connection: &Connection) -> Vec<GivenUp> {
         let mut after = None;
         while !(self.all_asked.load(Ordering::Relaxed) && self.with(|ids| ids.is_empty())) {
             let round = self.some_after(after);
@@ -66,19 +73,16 @@ impl Tally {
             while let Some((id, end)) = ends.next().await {
                 match end {
                     None => continue,
-                    Some(RequestEnd::Stored) => {}
-                    Some(RequestEnd::DeadLettered(reason)) => {
-                        dead.push(DeadLettered { id, reason });
-                    }
+                    Some(RequestEnd::Stored) => self.stored(id),
+                    Some(RequestEnd::DeadLettered(reason)) => self.given_up(id, reason),
                 }
                 ended += 1;
-                self.stored(id);
             }
             if looked_up < AT_A_TIME || ended < AT_A_TIME / 2 {
                 tokio::time::sleep(PAUSE).await;
             }
         }
-        dead
+        mem::take(&mut *self.given_up.lock().expect("nothing panics while it holds this lock"))
     }
 
     /// The oldest requests that come after this one, or from the start where there are none.

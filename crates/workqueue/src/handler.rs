@@ -79,7 +79,7 @@ impl Default for RetryPolicy {
 
 /// Why a job could not be handled, and what to do about it.
 ///
-/// `?` turns any error into [`Failure::Retry`], save for [`PublishError::TooLarge`], which it rejects.
+/// `?` turns any error into [`Failure::Retry`], save for a [`PublishError`] that is permanent, which it rejects.
 #[derive(Debug)]
 pub enum Failure {
     /// It may succeed another time: try it again as the [`RetryPolicy`] says.
@@ -118,9 +118,11 @@ impl fmt::Display for Failure {
 
 impl<E: std::error::Error + Send + Sync + 'static> From<E> for Failure {
     fn from(error: E) -> Self {
-        match (&error as &dyn Any).downcast_ref() {
-            Some(PublishError::TooLarge(_)) => Self::Reject(error.into()),
-            _ => Self::Retry(error.into()),
+        let publishing = (&error as &dyn Any).downcast_ref();
+        if publishing.is_some_and(PublishError::is_permanent) {
+            Self::Reject(error.into())
+        } else {
+            Self::Retry(error.into())
         }
     }
 }
@@ -274,6 +276,16 @@ mod tests {
     use crate::testing::Recorder;
 
     const LIMIT: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn message_that_cannot_be_published_is_rejected_at_once() {
+        let source = || "a reason".into();
+        for error in [PublishError::Invalid(source()), PublishError::TooLarge(source())] {
+            assert!(matches!(Failure::from(error), Failure::Reject(_)));
+        }
+        let error = PublishError::Rejected(source());
+        assert!(matches!(Failure::from(error), Failure::Retry(_)), "an operator may mend it");
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_job_without_a_heartbeat_times_out() {

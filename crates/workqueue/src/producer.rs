@@ -101,7 +101,8 @@ impl Producer {
     ///
     /// # Errors
     ///
-    /// [`PublishError::TooLarge`] and [`PublishError::Rejected`], which no repetition mends.
+    /// [`PublishError::TooLarge`] and [`PublishError::Invalid`], which no repetition mends, and
+    /// [`PublishError::Rejected`].
     pub async fn submit<J: Job>(&self, job: &J) -> Result<JobId, PublishError> {
         let id = job.id().unwrap_or_else(JobId::new);
         self.publish(job, id, &Trace::default(), None).await?;
@@ -154,8 +155,7 @@ impl Producer {
         // Whether an earlier try may have got through.
         let mut unknown = false;
         loop {
-            let creation = fact.creation().map_err(|error| PublishError::Rejected(error.into()))?;
-            let full = match publisher.try_publish(creation).await {
+            let full = match publisher.try_publish(fact.creation()?).await {
                 Ok(_) => return Ok(Creation::Created),
                 Err(PublishError::AlreadyExists) => None,
                 // A broker without room says so before it looks whether there is one already.
@@ -260,8 +260,7 @@ impl Recorder {
         &self,
         publication: Result<Publication, serde_json::Error>,
     ) -> Result<PubAck, PublishError> {
-        let publication = publication.map_err(|error| PublishError::Rejected(error.into()))?;
-        Ok(self.add(publication))
+        Ok(self.add(publication?))
     }
 
     fn create<F: Fact>(&self, fact: &F) -> Result<Creation<F>, PublishError> {

@@ -68,9 +68,19 @@ pub enum PublishError {
     /// The message is larger than the broker takes, and always will be.
     #[error("too large")]
     TooLarge(#[source] Source),
-    /// The broker, or the encoder, rejects it for another reason.
+    /// It cannot be published: its subject is none, or its body does not encode.
+    #[error("cannot be published")]
+    Invalid(#[source] Source),
+    /// The broker rejects it for another reason, or another value than a fact is under its key. An operator
+    /// may mend that.
     #[error("rejected")]
     Rejected(#[source] Source),
+}
+
+impl From<serde_json::Error> for PublishError {
+    fn from(error: serde_json::Error) -> Self {
+        Self::Invalid(error.into())
+    }
 }
 
 /// The connection was lost before an answer came.
@@ -82,6 +92,12 @@ impl PublishError {
     /// Whether the same publish may succeed at another time.
     fn is_transient(&self) -> bool {
         matches!(self, Self::Full(_) | Self::Unconfirmed(_))
+    }
+
+    /// Whether no repetition of the same publish can succeed.
+    #[must_use]
+    pub fn is_permanent(&self) -> bool {
+        matches!(self, Self::TooLarge(_) | Self::Invalid(_))
     }
 
     /// Whether the connection was lost before an answer came.
@@ -134,9 +150,7 @@ impl Publisher {
         // Whether an earlier try may have got through.
         let mut unknown = false;
         loop {
-            let publication =
-                publication().map_err(|error| PublishError::Rejected(error.into()))?;
-            match (self.try_publish(publication).await, stop) {
+            match (self.try_publish(publication()?).await, stop) {
                 (Ok(ack), _) => return Ok(ack),
                 (Err(full @ PublishError::Full(_)), Some(stop)) if !unknown => {
                     if stop.run_until_cancelled(backoff.wait()).await.is_none() {
@@ -204,9 +218,7 @@ async fn publish_once(
     publication: Publication,
 ) -> Result<PubAck, PublishError> {
     let Publication { subject, headers, body } = publication;
-    if !is_subject(&subject) {
-        return Err(PublishError::Rejected(format!("'{subject}' is not a subject").into()));
-    }
+    check_subject(&subject)?;
     let subject = connection.address_of(subject);
     let message = PublishMessage::build().payload(body).headers(headers);
     let publish = async { context.send_publish(subject, message).await?.await };
@@ -223,9 +235,12 @@ async fn publish_once(
 
 /// Whether a message can be published under this, and read by every client: tokens without white space, none
 /// of which is a wildcard, separated by dots.
-fn is_subject(subject: &str) -> bool {
+pub(crate) fn check_subject(subject: &str) -> Result<(), PublishError> {
     let is_token = |token| !matches!(token, "" | "*" | ">");
-    !subject.contains(char::is_whitespace) && subject.split('.').all(is_token)
+    if subject.contains(char::is_whitespace) || !subject.split('.').all(is_token) {
+        return Err(PublishError::Invalid(format!("'{subject}' is not a subject").into()));
+    }
+    Ok(())
 }
 
 /// The counter of this result.
@@ -236,7 +251,9 @@ fn count<'a>(metrics: &'a PublishMetrics, result: &Result<PubAck, PublishError>)
         Err(PublishError::AlreadyExists) => &metrics.exists,
         Err(PublishError::Full(_)) => &metrics.full,
         Err(PublishError::Unconfirmed(_)) => &metrics.unconfirmed,
-        Err(PublishError::TooLarge(_) | PublishError::Rejected(_)) => &metrics.rejected,
+        Err(PublishError::TooLarge(_) | PublishError::Invalid(_) | PublishError::Rejected(_)) => {
+            &metrics.rejected
+        }
     }
 }
 

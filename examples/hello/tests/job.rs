@@ -341,7 +341,7 @@ async fn key_that_is_no_subject_is_rejected() {
     for image in ["my cat.png", "", "a..b", "*"] {
         let fact = Resized { image: image.to_owned(), attempt: 1 };
         let created = producer.create(&fact, None).await;
-        assert!(matches!(created, Err(PublishError::Rejected(_))), "{image}: {created:?}");
+        assert!(matches!(created, Err(PublishError::Invalid(_))), "{image}: {created:?}");
     }
 }
 

@@ -85,7 +85,7 @@ async fn a_handler_that_always_fails_gives_up_after_the_last_attempt() {
     let status = ended(&mut requestor).await;
     let log = requestor.log_text();
     assert_eq!(status.code(), Some(1), "{log}");
-    assert!(log.contains("2 of 2 requests ended as dead letters"), "{log}");
+    assert!(log.contains("2 of 2 requests were given up"), "{log}");
     let verdict = deployment.verdict().await;
     assert_eq!((verdict.dead_lettered, verdict.lost, verdict.doubled), (2, 0, 0), "{verdict}");
     for id in verdict.ids.dead_lettered {

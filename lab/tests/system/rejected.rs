@@ -2,6 +2,7 @@
 //! that a person understands, and holds up nothing that is behind it.
 
 use async_nats::HeaderMap;
+use async_nats::jetstream::stream::Config;
 use contract::facts::{REQUESTED, Received};
 use contract::queues::{ACKNOWLEDGMENTS, REQUESTS, RESPONSES, Request};
 use serde_json::{Value, json};
@@ -9,7 +10,7 @@ use workqueue::dead_letters::{self, ATTEMPTS, LEFT_OUT, ORIGINAL, REASON, SUBJEC
 use workqueue::{JobId, Publication, Queue};
 
 use crate::dead_letters::value;
-use crate::deployment::{Deployment, PATIENT, Side, creation, publication};
+use crate::deployment::{Deployment, PATIENT, Side, creation, ended, publication};
 use crate::foreign_messages::{acknowledgment, response};
 use crate::round_trips::request;
 
@@ -320,6 +321,20 @@ async fn message_with_the_most_headers_is_a_dead_letter() {
     assert_eq!(body, b"not JSON");
     assert_eq!(value(headers, "X-Small"), "kept");
     assert_eq!(value(headers, LEFT_OUT), "X-Large");
+}
+
+#[tokio::test]
+async fn requestor_gives_up_what_its_queue_never_takes() {
+    let deployment = Deployment::with(&PATIENT).await;
+    let stream = deployment.nats().get_stream(REQUESTS.stream).await.unwrap();
+    let config = stream.cached_info().config.clone();
+    deployment.nats().update_stream(Config { max_message_size: 50, ..config }).await.unwrap();
+    let mut requestor = deployment.ask(2).await;
+    let status = ended(&mut requestor).await;
+    let log = requestor.log_text();
+    assert_eq!(status.code(), Some(1), "{log}");
+    assert!(log.contains("2 of 2 requests were given up"), "{log}");
+    assert!(log.contains(" too large: message size exceeds maximum allowed"), "{log}");
 }
 
 #[tokio::test]
