@@ -15,7 +15,7 @@ use crate::headers::Trace;
 use crate::id::JobId;
 use crate::job::{Job, Publication};
 use crate::metrics::Metrics;
-use crate::publisher::{PubAck, PublishError, Publisher};
+use crate::publisher::{PubAck, PublishError, Publisher, check_subject};
 use crate::recorder::Recorder;
 use crate::settings::Settings;
 use crate::topology::{DeclareError, Declared, Limits, Topology};
@@ -260,7 +260,9 @@ impl Recorder {
         &self,
         publication: Result<Publication, serde_json::Error>,
     ) -> Result<PubAck, PublishError> {
-        Ok(self.add(publication?))
+        let publication = publication?;
+        check_subject(&publication.subject)?;
+        Ok(self.add(publication))
     }
 
     fn create<F: Fact>(&self, fact: &F) -> Result<Creation<F>, PublishError> {

@@ -59,3 +59,37 @@ impl Recorder {
         Context::new(id, attempt, Trace::default(), Arc::new(shared))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde::{Deserialize, Serialize};
+
+    use super::*;
+    use crate::facts::{Bucket, Creation, Fact};
+    use crate::handler::Failure;
+
+    #[derive(Debug, Serialize, Deserialize)]
+    struct Resized {
+        image: String,
+    }
+
+    impl Fact for Resized {
+        const BUCKET: Bucket = Bucket { name: "resized", stream: "KV_resized" };
+
+        fn key(&self) -> String {
+            self.image.clone()
+        }
+    }
+
+    #[tokio::test]
+    async fn recorder_refuses_a_key_that_is_no_subject() {
+        let recorder = Recorder::new();
+        let context = recorder.context();
+        let create = async |image: &str| context.create(&Resized { image: image.to_owned() }).await;
+        for image in ["my cat.png", "", "a..b", "*"] {
+            assert!(matches!(create(image).await, Err(Failure::Reject(_))), "{image}");
+        }
+        assert!(recorder.created::<Resized>().is_empty());
+        assert!(matches!(create("cat.png").await, Ok(Creation::Created)));
+    }
+}
