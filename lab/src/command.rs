@@ -1,8 +1,9 @@
 //! The command line: which command to run, and how it ends.
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
 use cli::terminal;
 use tokio_util::sync::CancellationToken;
@@ -44,6 +45,17 @@ enum LabCommand {
     /// processor time and memory, and how that grows. Each on a broker of its own, several rounds of
     /// everything; prints medians with their spread. Meant for a machine that does nothing else.
     Bench(BenchSettings),
+    /// A command that `decoupled` has now, for those who know it from here
+    #[command(
+        name = "declare",
+        aliases = ["audit", "dead-letters", "backup", "restore"],
+        hide = true,
+        disable_help_flag = true
+    )]
+    Moved {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        _arguments: Vec<OsString>,
+    },
 }
 
 /// Runs a command to its end, or until a signal ends it, and gives the exit status. The first signal
@@ -90,6 +102,27 @@ async fn carry_out(command: LabCommand, stop: &CancellationToken) -> anyhow::Res
             terminal::print(&bench(&settings).await?, settings.json)?;
             true
         }
+        LabCommand::Moved { .. } => bail!(
+            "declare, audit, dead-letters, backup and restore are commands of `decoupled` now, with the \
+             same arguments; run `cargo run --bin decoupled -- --help`"
+        ),
     };
     Ok(if is_clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn command_that_has_moved_names_its_successor() {
+        for moved in
+            ["declare --watch", "audit --json", "dead-letters list", "backup --help", "restore"]
+        {
+            let words = ["lab"].into_iter().chain(moved.split(' '));
+            let command = LabCli::try_parse_from(words).unwrap().command;
+            let error = carry_out(command, &CancellationToken::new()).await.unwrap_err();
+            assert!(error.to_string().contains("of `decoupled` now"), "{moved}: {error}");
+        }
+    }
 }
