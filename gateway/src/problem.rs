@@ -77,7 +77,6 @@ impl ProblemKind {
 /// The outcome of a request that was not accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
-#[schema(as = Outcome)]
 pub(crate) enum SubmitOutcome {
     /// Nothing of this try remains, anywhere.
     NotAsked,

@@ -39,7 +39,7 @@ struct Reading {
 
 /// The part of an answer about a stream that says when it was given.
 #[derive(Deserialize)]
-struct Answer {
+struct AnswerTime {
     ts: Timestamp,
 }
 
@@ -62,7 +62,8 @@ pub fn now() -> Timestamp {
 /// Where the broker does not say.
 pub async fn compare_clocks(context: &Context, stream: &str) -> Result<Option<String>, ApiError> {
     let asked = Instant::now();
-    let answer: Answer = api::call(context, format!("STREAM.INFO.{stream}"), &json!({})).await?;
+    let answer: AnswerTime =
+        api::call(context, format!("STREAM.INFO.{stream}"), &json!({})).await?;
     // It was given somewhere in between.
     let at = asked + asked.elapsed() / 2;
     let reading = Reading { time: answer.ts, at };

@@ -39,8 +39,8 @@ impl StopSignals {
         })
     }
 
-    /// Waits for the next request, and gives the name of the signal, and the signal. A signal within a second of the last
-    /// request is none of its own.
+    /// Waits for the next request, and gives the name of the signal, and the signal. A signal within a second
+    /// of the last request is none of its own.
     pub async fn next(&mut self) -> (&'static str, SignalKind) {
         loop {
             let hangup = async {

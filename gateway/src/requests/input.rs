@@ -36,8 +36,7 @@ const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 /// The strings to ask for: up to 1000 of up to 1024 characters each, and up to 65536 characters in all.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
-#[schema(as = NewRequest)]
-pub(crate) struct RequestBody {
+pub(crate) struct NewRequest {
     /// How many strings.
     #[serde(deserialize_with = "whole")]
     #[schema(default = 1, minimum = 1, maximum = 1000)]
@@ -48,7 +47,7 @@ pub(crate) struct RequestBody {
     length: u32,
 }
 
-impl Default for RequestBody {
+impl Default for NewRequest {
     fn default() -> Self {
         Self { count: 1, length: 64 }
     }
@@ -72,15 +71,15 @@ fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
         .ok_or_else(|| D::Error::custom(format_args!("{number} is no such whole number")))
 }
 
-/// Everything that asks for strings.
+/// A request for strings, as a client submits it.
 #[derive(Debug)]
-pub(crate) struct NewRequest {
+pub(crate) struct Submission {
     pub(super) amount: Amount,
     pub(super) key: Option<IdempotencyKey>,
     pub(super) trace: Trace,
 }
 
-impl NewRequest {
+impl Submission {
     pub(super) async fn read(request: Request) -> Result<Self, Problem> {
         let NoQuery {} = query(request.uri())?;
         let headers = request.headers().clone();
@@ -91,8 +90,8 @@ impl NewRequest {
 }
 
 fn amount(body: &[u8]) -> Result<Amount, Problem> {
-    let RequestBody { count, length } = if body.is_empty() {
-        RequestBody::default()
+    let NewRequest { count, length } = if body.is_empty() {
+        NewRequest::default()
     } else if body.trim_ascii_start().starts_with(b"{") {
         serde_json::from_slice(body).map_err(|error| ProblemKind::Invalid.because(error))?
     } else {

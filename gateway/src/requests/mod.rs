@@ -18,8 +18,8 @@ use serde::Serialize;
 
 use crate::problem::{Problem, ProblemKind, SubmitOutcome};
 use crate::state::Gateway;
-use input::{ListQuery, NewRequest, WaitQuery, query};
-use view::{Accepted, RequestDetails, RequestList};
+use input::{ListQuery, Submission, WaitQuery, query};
+use view::{AcceptedRequest, RequestDetails, RequestList};
 
 /// The routes of the API.
 pub(crate) fn routes() -> Router<Arc<Gateway>> {
@@ -60,11 +60,11 @@ pub(crate) fn json(value: &impl Serialize) -> Response {
         nullable = false,
     )),
     request_body(
-        content((input::RequestBody = "application/json", example = json!({ "count": 2, "length": 8 }))),
+        content((input::NewRequest = "application/json", example = json!({ "count": 2, "length": 8 }))),
         description = "The strings to ask for. The defaults apply without a body, and to the fields that it leaves out."
     ),
     responses(
-        (status = 202, description = "Accepted: exactly one result will be stored", body = Accepted,
+        (status = 202, description = "Accepted: exactly one result will be stored", body = AcceptedRequest,
          headers(("Location" = String, description = "The address of the request, relative to this one")),
          example = json!({
              "id": "019cadd3-8896-7938-bc36-c32d4d2563a7", "count": 2, "length": 8,
@@ -76,14 +76,15 @@ pub(crate) async fn submit_request(
     State(gateway): State<Arc<Gateway>>,
     request: Request,
 ) -> Result<Response, Problem> {
-    let new = NewRequest::read(request).await?;
+    let new = Submission::read(request).await?;
     let Some(submissions) = gateway.submissions.get() else { return Err(submit::away()) };
     if gateway.stop.is_cancelled() {
         let detail = "this gateway is stopping; nothing of this try remains";
         return Err(ProblemKind::Busy.because(detail).with(SubmitOutcome::NotAsked));
     }
     let queues::Request { id, amount, requested_at, .. } = submissions.submit(new).await?;
-    let accepted = Accepted { id, count: amount.count(), length: amount.length(), requested_at };
+    let accepted =
+        AcceptedRequest { id, count: amount.count(), length: amount.length(), requested_at };
     // Relative to this path, because a proxy may serve it under another.
     let location = [(header::LOCATION, format!("requests/{id}"))];
     Ok((StatusCode::ACCEPTED, location, json(&accepted)).into_response())

@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tracing::error;
 use workqueue::{Connection, Fact, JobId, ReadError, topology};
 
-use super::view::{RequestDetails, Summary};
+use super::view::{RequestDetails, RequestSummary};
 use crate::problem::{Problem, ProblemKind};
 
 /// How many requests are read at a time, and how many lists. Each list reads a lot.
@@ -68,7 +68,7 @@ impl RequestReader {
     }
 
     /// The newest requests.
-    pub(crate) async fn newest(&self, limit: usize) -> Result<Vec<Summary>, Problem> {
+    pub(crate) async fn newest(&self, limit: usize) -> Result<Vec<RequestSummary>, Problem> {
         let deadline = Instant::now() + LIST_DEADLINE;
         let Ok(_slot) = timeout_at(deadline, self.lists.acquire()).await else {
             return Err(ProblemKind::Busy.because("too many read lists at this moment"));
@@ -84,7 +84,7 @@ impl RequestReader {
         &self,
         limit: usize,
         answered: &Notify,
-    ) -> Result<Vec<Summary>, ReadError> {
+    ) -> Result<Vec<RequestSummary>, ReadError> {
         let context = self.connection.context();
         let state = topology::bucket_state(context, REQUESTED).await;
         let state = state.map_err(|_| ReadError::Unknown)?.state;
@@ -110,7 +110,7 @@ impl RequestReader {
             .map_ok(async |request: Request| {
                 let history = RequestHistory::read_state(&self.connection, request.id).await?;
                 answered.notify_one();
-                Ok(Summary::new(request, history.state().into()))
+                Ok(RequestSummary::new(request, history.state().into()))
             });
         requests.try_buffered(AT_A_TIME).try_collect().await
     }

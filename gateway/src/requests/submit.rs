@@ -15,7 +15,7 @@ use workqueue::{
     Connection, Creation, Fact, JobId, Producer, PublishError, ReadError, Trace, chain, read_fact,
 };
 
-use super::input::NewRequest;
+use super::input::Submission;
 use crate::problem::{Problem, ProblemKind, SubmitOutcome};
 
 /// How many requests may be under way at a time: about as many as the broker answers within some
@@ -69,7 +69,7 @@ impl Submissions {
     /// # Errors
     ///
     /// Says whether the request may be carried out all the same.
-    pub(crate) async fn submit(&self, new: NewRequest) -> Result<Request, Problem> {
+    pub(crate) async fn submit(&self, new: Submission) -> Result<Request, Problem> {
         let deadline = Instant::now() + DEADLINE;
         // Without a connection a publish would be buffered, and sent once there is one.
         if !self.connection.is_connected() {
@@ -80,7 +80,7 @@ impl Submissions {
             return Err(ProblemKind::Busy.because(detail).with(SubmitOutcome::NotAsked));
         };
         let _slot = slot.expect("it is never closed");
-        let NewRequest { amount, key, trace } = new;
+        let Submission { amount, key, trace } = new;
         let submitted = async {
             match key {
                 Some(key) => self.submit_under(key, amount, &trace).await,

@@ -12,8 +12,7 @@ use workqueue::JobId;
 
 /// An accepted request.
 #[derive(Debug, Serialize, ToSchema)]
-#[schema(as = AcceptedRequest)]
-pub(crate) struct Accepted {
+pub(crate) struct AcceptedRequest {
     /// The id of the request.
     #[schema(value_type = RequestIdSchema)]
     pub(super) id: JobId,
@@ -27,16 +26,14 @@ pub(crate) struct Accepted {
 
 /// The newest requests.
 #[derive(Debug, Serialize, ToSchema)]
-#[schema(as = RequestList)]
 pub(crate) struct RequestList {
     /// The one that was accepted last comes first.
-    pub(super) requests: Vec<Summary>,
+    pub(super) requests: Vec<RequestSummary>,
 }
 
 /// A request in a list, without its strings.
 #[derive(Debug, Serialize, ToSchema)]
-#[schema(as = RequestSummary)]
-pub(crate) struct Summary {
+pub(crate) struct RequestSummary {
     /// The id of the request.
     #[schema(value_type = RequestIdSchema)]
     id: JobId,
@@ -51,7 +48,7 @@ pub(crate) struct Summary {
     requested_by: String,
 }
 
-impl Summary {
+impl RequestSummary {
     pub(super) fn new(request: Request, status: RequestStatus) -> Self {
         let Request { id, amount, requestor, requested_at } = request;
         let (count, length) = (amount.count(), amount.length());
@@ -65,7 +62,6 @@ impl Summary {
 /// still to be done was given up, and may be replayed (`dead-lettered`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
-#[schema(as = Status)]
 pub(crate) enum RequestStatus {
     Queued,
     Stored,
@@ -88,7 +84,6 @@ impl<D> From<RequestState<D>> for RequestStatus {
 
 /// A request and how far it has come. Steps that have not happened yet are absent.
 #[derive(Debug, Serialize, ToSchema)]
-#[schema(as = RequestStatus)]
 pub(crate) struct RequestDetails {
     /// The id of the request.
     #[schema(value_type = RequestIdSchema)]
@@ -142,7 +137,6 @@ pub(crate) struct RequestDetails {
 
 /// The verdict on a message that was given up.
 #[derive(Debug, Serialize, ToSchema)]
-#[schema(as = DeadLetter)]
 pub(crate) struct DeadLetterSummary {
     /// The queue that it was in.
     queue: &'static str,
