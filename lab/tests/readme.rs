@@ -1,4 +1,4 @@
-//! The tests that the README names exist.
+//! What the README names and shows is there.
 
 use std::fs;
 use std::path::Path;
@@ -6,6 +6,12 @@ use std::path::Path;
 fn read(path: impl AsRef<Path>) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(path);
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+#[test]
+fn readme_shows_the_example_as_it_is() {
+    let shown = format!("```rust\n{}```", read("../examples/hello/src/main.rs"));
+    assert!(read("../README.md").contains(&shown), "it shows other code");
 }
 
 #[test]
