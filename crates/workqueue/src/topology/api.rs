@@ -1,4 +1,9 @@
-//! The few calls of the JetStream API that declaring needs.
+//! The few calls of the JetStream API that declaring needs, each with an [`ApiError`].
+//!
+//! The client has methods for them, with error types of their own, of which to make an [`ApiError`] takes more
+//! code than these calls. It is not always there, either: `create_stream`, `update_stream` and `consumer_info`
+//! drop the broker's answer where something is not found, `create_consumer_strict_on_stream` and
+//! `update_consumer_on_stream` do not tell whether JetStream was reached.
 
 use std::time::Duration;
 

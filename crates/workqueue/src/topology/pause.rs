@@ -1,9 +1,12 @@
 //! Pauses a queue, and lets it go on.
+//!
+//! By a [`call`]: to make an [`ApiError`](crate::api::ApiError) of what the client's `pause_consumer` and
+//! `resume_consumer` fail with takes more code than the call.
 
 use async_nats::jetstream::Context;
 use async_nats::jetstream::consumer::Info as ConsumerInfo;
+use async_nats::jetstream::stream::PauseResponse;
 use jiff::Timestamp;
-use serde::Deserialize;
 use serde_json::json;
 
 use super::error::DeclareError;
@@ -47,16 +50,11 @@ async fn set_pause(
     queue: Queue,
     until: Option<Timestamp>,
 ) -> Result<bool, DeclareError> {
-    #[derive(Deserialize)]
-    struct Answer {
-        paused: bool,
-    }
-
     let Queue { stream, consumer, .. } = queue;
     let subject = format!("CONSUMER.PAUSE.{stream}.{consumer}");
     let question = until.map_or_else(|| json!({}), |until| json!({ "pause_until": until }));
     let action = if until.is_some() { "pause" } else { "resume" };
-    let answer: Answer = call(context, subject, &question).await.map_err(|error| {
+    let answer: PauseResponse = call(context, subject, &question).await.map_err(|error| {
         DeclareError::new(context, format!("{action} consumer {consumer} of {stream}"), error)
     })?;
     Ok(answer.paused)
