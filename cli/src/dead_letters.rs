@@ -4,7 +4,8 @@ use crate::terminal::{self, say};
 use anyhow::{bail, ensure};
 use async_nats::jetstream::Context;
 use clap::Subcommand;
-use observe::dead_letters::{DeadLetter, list, replay};
+use contract::queues;
+use workqueue::dead_letters::{DeadLetter, list};
 use workqueue::{Connection, NatsSettings, chain};
 
 /// The subcommands of `decoupled dead-letters`.
@@ -92,7 +93,7 @@ async fn named(nats: &Context, id: &str) -> anyhow::Result<Vec<DeadLetter>> {
 pub async fn replay_all(connection: &Connection, letters: &[DeadLetter]) -> anyhow::Result<()> {
     let mut kept = 0;
     for letter in letters {
-        match replay(connection, letter).await {
+        match letter.replay(connection, &queues::ALL).await {
             Ok(()) => match letter.left_out() {
                 None => say(format_args!("replayed {letter}"))?,
                 Some(missing) => {
@@ -101,7 +102,7 @@ pub async fn replay_all(connection: &Connection, letters: &[DeadLetter]) -> anyh
             },
             Err(error) => {
                 kept += 1;
-                say(format_args!("kept     {letter}: {}", chain(&*error)))?;
+                say(format_args!("kept     {letter}: {}", chain(&error)))?;
             }
         }
     }

@@ -5,9 +5,8 @@ use contract::RequestState;
 use contract::facts::Received;
 use contract::queues::{self, Acknowledgment, Request};
 use futures_util::TryStreamExt;
+use workqueue::dead_letters::{self, DeadLetter};
 use workqueue::{Connection, JobId, Queue, ReadError, read_fact};
-
-use crate::dead_letters::{self, DeadLetter};
 
 /// The facts, dead letters and queues of one request.
 #[derive(Clone, Debug, Default)]
@@ -59,13 +58,13 @@ impl RequestHistory {
         let stored = self.stored.as_ref().map(|stored| &stored.values);
         let received = self.received.as_ref().map(|received| &received.values);
         RequestState::of(stored, received, |queue| {
-            self.dead_letters.iter().find(|letter| letter.queue == Some(queue.stream))
+            self.dead_letters.iter().find(|letter| letter.stream == queue.stream)
         })
     }
 }
 
 async fn dead_letters_of(nats: &Connection, id: JobId) -> Result<Vec<DeadLetter>, ReadError> {
-    let letters = dead_letters::of_request(nats.context(), id).await;
+    let letters = dead_letters::of_job(nats.context(), id).await;
     letters.map_err(|_| ReadError::Unknown)
 }
 

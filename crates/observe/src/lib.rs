@@ -5,18 +5,13 @@
 //! | --- | --- |
 //! | a snapshot of the flow: queues, replicas, totals, the last requests | [`snapshot`], taken by a [`Poller`] with `replicas` and `round_trips` |
 //! | the history of one request | [`history`] |
-//! | dead letters and their replay | [`dead_letters`] |
 //! | the audit: lost and doubled requests | [`audit`] |
-//! | some messages of a stream, by one question, or all of them | [`batch`], `reading` |
 //!
-//! Nothing here changes anything, save for [`dead_letters::replay`].
+//! Nothing here changes anything.
 
 pub mod audit;
-pub mod batch;
-pub mod dead_letters;
 pub mod history;
 mod poller;
-mod reading;
 mod replicas;
 mod round_trips;
 pub mod snapshot;

@@ -11,10 +11,10 @@ use contract::queues::{self, Acknowledgment, Request};
 use jiff::Timestamp;
 use serde::Serialize;
 use tokio::time::{Instant, timeout};
+use workqueue::batch::{self, Stored};
 use workqueue::topology::{self, DeclareError};
 use workqueue::{Bucket, Connection, Fact, JobId, Queue, dead_letters};
 
-use crate::batch::{self, Stored};
 use crate::replicas::ReplicaRegistry;
 use crate::round_trips::RoundTrips;
 use crate::snapshot::{LastRequest, QueueSnapshot, ReplicasSnapshot, Snapshot, Totals, rate};

@@ -74,7 +74,8 @@
 //! | the work, and what came of it | `handler` |
 //! | submit; create and read facts | `producer`, on `publisher` and `facts` |
 //! | pull, run, settle | `consumer`, on `pull`, `delivery`, `blocking`, `settle` |
-//! | give up, replay | [`dead_letters`] |
+//! | give up, list, replay | [`dead_letters`] |
+//! | read some messages of a stream by one question, or all of them | [`batch`], [`reading`] |
 //! | start, drain, stop | `service`, `running`, `background`, `signals` |
 //! | declare, compare with what is there and was; pause | [`topology`], `declare`, `known` |
 //! | find what nobody can settle | [`sweeper`], `consumer_state` |
@@ -89,6 +90,7 @@ mod announce;
 pub mod api;
 mod background;
 mod backoff;
+pub mod batch;
 mod blocking;
 mod chain;
 mod clock;
@@ -116,6 +118,7 @@ mod metrics;
 mod producer;
 mod publisher;
 mod pull;
+pub mod reading;
 mod recorder;
 mod running;
 mod service;

@@ -10,10 +10,11 @@ use testkit::eventually::eventually;
 use tokio::sync::{Mutex, Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use workqueue::dead_letters::{self, DeadLetter};
 use workqueue::testing::Recorder;
 use workqueue::{
-    Bucket, Context, Creation, Fact, Failure, Handler, Job, NatsSettings, Producer, PublishError,
-    Queue, RetryPolicy, Service, ServiceError, Settings, dead_letters,
+    Bucket, Connection, Context, Creation, Fact, Failure, Handler, Job, NatsSettings, Producer,
+    PublishError, Queue, RetryPolicy, Service, ServiceError, Settings,
 };
 
 /// Resize an image.
@@ -137,6 +138,17 @@ async fn depth_is(broker: &Broker, queue: Queue, jobs: u64) {
     .await;
 }
 
+/// The dead letters, once there are so many.
+async fn dead_letters_reach(nats: &jetstream::Context, count: usize) -> Vec<DeadLetter> {
+    eventually(&format!("{count} dead letters"), async || {
+        match dead_letters::list(nats, None).await {
+            Ok(letters) if letters.len() == count => Ok(letters),
+            other => Err(other),
+        }
+    })
+    .await
+}
+
 #[tokio::test]
 async fn handler_is_tested_without_a_broker() {
     let recorder = Recorder::new();
@@ -182,22 +194,49 @@ async fn hopeless_jobs_become_dead_letters_with_their_reasons() {
     let rejected = producer.submit(&resize("empty")).await.unwrap();
     let failed = producer.submit(&resize("hopeless")).await.unwrap();
     let worker = WorkerTask::start(&settings, 4);
-    let client = async_nats::connect(broker.url()).await.unwrap();
-    let nats = jetstream::new(client);
+    let nats = jetstream::new(async_nats::connect(broker.url()).await.unwrap());
+    let letters = dead_letters_reach(&nats, 2).await;
     for (id, reason) in
         [(rejected, "failed: it has no pixels"), (failed, "failed: out of memory (attempt 3)")]
     {
-        let subject = dead_letters::subject(Resize::QUEUE.stream, &id.to_string());
-        let letter = eventually("the dead letter is there", async || {
-            let stream =
-                nats.get_stream(dead_letters::STREAM).await.map_err(|error| error.to_string())?;
-            let letter = stream.get_last_raw_message_by_subject(&subject).await;
-            letter.map_err(|error| error.to_string())
-        })
-        .await;
-        assert_eq!(dead_letters::reason(&letter.headers), reason);
+        let letter = letters.iter().find(|letter| letter.id == id.to_string());
+        assert_eq!(letter.map(|letter| letter.reason.as_str()), Some(reason), "{letters:?}");
     }
     worker.stop().await;
+    depth_is(&broker, Resize::QUEUE, 0).await;
+}
+
+/// A handler whose worker takes the place of the [`Resizer`]'s, and that can do what the other could not.
+struct RepairedResizer;
+
+impl Handler for RepairedResizer {
+    type Job = Resize;
+
+    async fn handle(&self, Resize { image, .. }: Resize, cx: &Context) -> Result<(), Failure> {
+        cx.create(&Resized { image, attempt: cx.attempt().number() }).await?;
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn replayed_dead_letter_is_handled() {
+    let (broker, settings) = broker().await;
+    let producer = Producer::connect(&settings).await.unwrap();
+    producer.submit(&resize("empty")).await.unwrap();
+    let worker = WorkerTask::start(&settings, 1);
+    let connection = Connection::establish(&settings.nats, "operator", |_| {}).await.unwrap();
+    let letters = dead_letters_reach(connection.context(), 1).await;
+    worker.stop().await;
+
+    letters[0].replay(&connection, &[Resize::QUEUE]).await.unwrap();
+    dead_letters_reach(connection.context(), 0).await;
+    let stop = CancellationToken::new();
+    let token = stop.clone();
+    let service = Service::new("resizer").consume(RepairedResizer);
+    let running = tokio::spawn(async move { service.run(&settings, &token).await });
+    assert_eq!(fact_of(&producer, "empty").await.attempt, 1);
+    stop.cancel();
+    running.await.unwrap().unwrap();
     depth_is(&broker, Resize::QUEUE, 0).await;
 }
 

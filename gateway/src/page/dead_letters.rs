@@ -7,10 +7,11 @@ use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::Uri;
 use axum::response::Response;
-use observe::dead_letters::{self, DeadLetter};
+use contract::queues;
 use observe::snapshot::shortened;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use workqueue::dead_letters::{self, DeadLetter};
 use workqueue::{Connection, chain, topology};
 
 use crate::problem::{Problem, ProblemKind};
@@ -57,9 +58,11 @@ pub(super) async fn replay(
     let letters = page(gateway.connection()?, sequence, 1).await?;
     let letter = letters.first().filter(|letter| letter.sequence == sequence);
     let gone = || ProblemKind::NoDeadLetter.because("this dead letter is not there any more");
-    dead_letters::replay(replayer, letter.ok_or_else(gone)?)
+    let letter = letter.ok_or_else(gone)?;
+    letter
+        .replay(replayer, &queues::ALL)
         .await
-        .map_err(|error| ProblemKind::Conflict.because(chain(&*error)))?;
+        .map_err(|error| ProblemKind::Conflict.because(chain(&error)))?;
     Ok(answer(&json!({ "replayed": 1 })))
 }
 
@@ -84,10 +87,10 @@ pub(super) async fn replay_all(
     let mut count = 0;
     let mut kept = Vec::new();
     for letter in &letters {
-        match dead_letters::replay(replayer, letter).await {
+        match letter.replay(replayer, &queues::ALL).await {
             Ok(()) => count += 1,
             Err(error) => {
-                kept.push(json!({ "sequence": letter.sequence, "reason": chain(&*error) }));
+                kept.push(json!({ "sequence": letter.sequence, "reason": chain(&error) }));
             }
         }
     }
@@ -95,8 +98,7 @@ pub(super) async fn replay_all(
 }
 
 async fn state(connection: &Connection) -> Result<StreamState, Problem> {
-    let stream =
-        topology::stream_state(connection.context(), workqueue::dead_letters::STREAM).await;
+    let stream = topology::stream_state(connection.context(), dead_letters::STREAM).await;
     Ok(stream.map_err(|error| ProblemKind::BrokerAway.because(error))?.state)
 }
 
@@ -106,7 +108,7 @@ async fn page(
     count: usize,
 ) -> Result<Vec<DeadLetter>, Problem> {
     let letters = dead_letters::page(connection.context(), from, count).await;
-    letters.map_err(|error| ProblemKind::BrokerAway.because(chain(&*error)))
+    letters.map_err(|error| ProblemKind::BrokerAway.because(chain(&error)))
 }
 
 /// Where the page after this letter begins, if one that counts can come. A short page may only be short

@@ -4,11 +4,11 @@ use contract::queues::Request;
 use contract::{RequestState, Strings};
 use jiff::Timestamp;
 use observe::RequestHistory;
-use observe::dead_letters::DeadLetter;
 use serde::Serialize;
 use utoipa::openapi::{ObjectBuilder, RefOr, Schema, SchemaFormat, Type};
 use utoipa::{PartialSchema, ToSchema};
 use workqueue::JobId;
+use workqueue::dead_letters::DeadLetter;
 
 /// An accepted request.
 #[derive(Debug, Serialize, ToSchema)]
@@ -139,7 +139,7 @@ pub(crate) struct RequestDetails {
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct DeadLetterSummary {
     /// The queue that it was in.
-    queue: &'static str,
+    queue: String,
     /// Why it was given up, for people.
     reason: String,
     /// When it was given up.
@@ -160,7 +160,7 @@ impl From<&DeadLetter> for DeadLetterSummary {
     fn from(letter: &DeadLetter) -> Self {
         let some = |text: &str| (!text.is_empty()).then(|| text.to_owned());
         Self {
-            queue: letter.queue.unwrap_or_default(),
+            queue: letter.stream.clone(),
             reason: some(&letter.reason).unwrap_or_else(|| "no reason given".to_owned()),
             at: letter.at.parse().ok(),
             by: some(&letter.by),

@@ -12,9 +12,8 @@ use contract::facts::Received;
 use contract::queues::Request;
 use hdrhistogram::Histogram;
 use jiff::Timestamp;
-use observe::batch;
 use tokio::time::Instant;
-use workqueue::{Bucket, Fact, JobId};
+use workqueue::{Bucket, Fact, JobId, batch};
 
 use super::deployment::BenchDeployment;
 use super::round::{Round, real, whole};

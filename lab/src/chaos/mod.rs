@@ -15,15 +15,15 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use clap::Args;
+use observe::Poller;
 use observe::audit::{audit, drained};
 use observe::snapshot::Totals;
-use observe::{Poller, dead_letters};
 use testkit::broker::Brokers;
 use testkit::programs::{self, Programs};
 use testkit::target_directory::{RunDirectory, from_here};
 use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
-use workqueue::{Connection, NatsSettings};
+use workqueue::{Connection, NatsSettings, dead_letters};
 
 use environment::{ChaosEnvironment, ReplicaConfig};
 use event_log::EventLog;

@@ -4,8 +4,8 @@ use std::collections::BTreeSet;
 use std::fmt;
 
 use observe::audit::Verdict;
-use observe::dead_letters::DeadLetter;
 use serde::Serialize;
+use workqueue::dead_letters::DeadLetter;
 
 use super::event_log::Moment;
 use super::plan::Plan;

@@ -268,7 +268,7 @@ async fn a_dead_letter_says_why_until_it_is_replayed_and_received() {
 
     let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
     let _generator = deployment.run(Side::Generator, "generator", &[]).await;
-    let dead = observe::dead_letters::list(deployment.nats(), None).await.unwrap();
+    let dead = workqueue::dead_letters::list(deployment.nats(), None).await.unwrap();
     cli::dead_letters::replay_all(deployment.connection(), &dead).await.unwrap();
     eventually("it is received", async || {
         let state = get(api, &format!("/requests/{id}")).await.json();

@@ -7,10 +7,11 @@ use cli::dead_letters::replay_all;
 use contract::facts::Received;
 use contract::queues::{REQUESTS, RESPONSES};
 use jiff::SignedDuration;
-use observe::dead_letters::list;
 use testkit::eventually::eventually;
 use testkit::process::logged;
-use workqueue::dead_letters::{self, ATTEMPTS, BY, Cause, ORIGINAL, Original, REASON, SUBJECT};
+use workqueue::dead_letters::{
+    self, ATTEMPTS, BY, Cause, ORIGINAL, Original, REASON, SUBJECT, list,
+};
 use workqueue::{JobId, topology};
 
 use crate::deployment::{Deployment, Side, admin, creation, ended, publication, succeeded};

@@ -10,7 +10,6 @@ use cli::declare::declare;
 use contract::facts;
 use contract::queues::{ACKNOWLEDGMENTS, REQUESTS, RESPONSES};
 use observe::audit::{Verdict, audit};
-use observe::dead_letters::{DeadLetter, list};
 use serde_json::json;
 use tempfile::TempDir;
 use testkit::broker::{Broker, BrokerOptions};
@@ -18,6 +17,7 @@ use testkit::eventually::eventually;
 use testkit::process::{Process, logged};
 use tokio::process::Command;
 use tokio::sync::mpsc;
+use workqueue::dead_letters::{DeadLetter, list};
 use workqueue::topology::{self, Limits};
 use workqueue::{Connection, NatsSettings, Publication};
 

@@ -8,12 +8,11 @@ use base64::prelude::BASE64_STANDARD;
 use cli::dead_letters::replay_all;
 use contract::facts::Received;
 use contract::queues::{self, REQUESTS, RESPONSES};
-use observe::dead_letters::list;
 use testkit::broker::{Broker, BrokerOptions};
 use testkit::eventually::eventually;
 use testkit::process::logged;
 use workqueue::Queue;
-use workqueue::dead_letters::{ATTEMPTS, HEADER_BLOCK, REASON, SUBJECT};
+use workqueue::dead_letters::{ATTEMPTS, HEADER_BLOCK, REASON, SUBJECT, list};
 use workqueue::topology::{self, Limits};
 
 use crate::dead_letters::value;

@@ -101,7 +101,7 @@ async fn patiently<T>(ask: impl AsyncFn() -> anyhow::Result<T>) -> anyhow::Resul
 
 /// Whether the broker has answered, and will not answer otherwise a moment later.
 fn is_final(error: &anyhow::Error) -> bool {
-    let answer = error.downcast_ref::<DeclareError>();
+    let answer = error.chain().find_map(|cause| cause.downcast_ref::<DeclareError>());
     answer.is_some_and(|answer| !matches!(answer, DeclareError::Unavailable { .. }))
 }
 

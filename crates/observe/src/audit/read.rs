@@ -9,11 +9,10 @@ use async_nats::jetstream::message::Message;
 use contract::queues::{self, Request};
 use futures_util::TryStreamExt;
 use jiff::Timestamp;
-use workqueue::{Fact, JobId, Queue, dead_letters, last_message, topology};
+use workqueue::{Fact, JobId, Queue, dead_letters, last_message, reading, topology};
 
 use super::ledger::{JudgedFact, Ledger, Seen};
 use super::memory::{Memory, Requestors};
-use crate::reading;
 
 /// How long the broker may take for a part of a list of ids. It goes through all of the stream for each, and
 /// there may be millions.
@@ -81,7 +80,8 @@ async fn read_facts(
             }
         }
     })
-    .await
+    .await?;
+    Ok(())
 }
 
 /// Reads the fact about one request. Of several revisions it sees the last: there were several

@@ -4,7 +4,6 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow, bail};
 use async_nats::header::{NATS_SEQUENCE, NATS_SUBJECT};
 use async_nats::jetstream::Context;
 use async_nats::{HeaderMap, Message, Request};
@@ -13,6 +12,9 @@ use futures_util::StreamExt;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::time::timeout;
+
+use crate::chain::Source;
+use crate::reading::ReadStreamError;
 
 /// How long the broker may be silent while it sends messages.
 const SILENCE: Duration = Duration::from_secs(5);
@@ -66,7 +68,7 @@ pub async fn from_sequence(
     subjects: &str,
     sequence: u64,
     count: usize,
-) -> anyhow::Result<Vec<Stored>> {
+) -> Result<Vec<Stored>, ReadStreamError> {
     let question = json!({ "seq": sequence.max(1), "next_by_subj": subjects, "batch": count });
     Ok(ask(nats, stream, question).await?.0)
 }
@@ -81,7 +83,7 @@ pub async fn count_since(
     stream: &str,
     subjects: &str,
     time: Timestamp,
-) -> anyhow::Result<u64> {
+) -> Result<u64, ReadStreamError> {
     let start_time = time.to_string();
     let question = json!({ "start_time": start_time, "next_by_subj": subjects, "batch": 1 });
     let (first, left) = ask(nats, stream, question).await?;
@@ -98,7 +100,7 @@ pub async fn last_under_each(
     nats: &Context,
     stream: &str,
     subjects: &[String],
-) -> anyhow::Result<(Vec<Stored>, u64)> {
+) -> Result<(Vec<Stored>, u64), ReadStreamError> {
     if subjects.is_empty() {
         return Ok((Vec::new(), 0));
     }
@@ -109,21 +111,28 @@ pub async fn last_under_each(
 async fn ask(
     nats: &Context,
     stream: &str,
+    question: Value,
+) -> Result<(Vec<Stored>, u64), ReadStreamError> {
+    answers(nats, stream, question).await.map_err(ReadStreamError::of(stream))
+}
+
+async fn answers(
+    nats: &Context,
+    stream: &str,
     mut question: Value,
-) -> anyhow::Result<(Vec<Stored>, u64)> {
-    let what = || format!("cannot read the stream {stream}");
+) -> Result<(Vec<Stored>, u64), Source> {
     question["max_bytes"] = MOST_BYTES.into();
     let inbox = nats.client().new_inbox();
-    let mut answers = nats.client().subscribe(inbox.clone()).await.with_context(what)?;
+    let mut answers = nats.client().subscribe(inbox.clone()).await?;
     let request = Request::new().inbox(inbox).payload(question.to_string().into());
-    nats.send_request(format!("DIRECT.GET.{stream}"), request).await.with_context(what)?;
+    nats.send_request(format!("DIRECT.GET.{stream}"), request).await?;
     let mut messages = Vec::new();
     loop {
         let next = timeout(SILENCE, answers.next()).await;
-        let next = next.map_err(|_| anyhow!("the broker went silent")).with_context(what)?;
-        let answer = next.context("the connection is gone").with_context(what)?;
+        let next = next.map_err(|_too_long| "the broker went silent")?;
+        let answer = next.ok_or("the connection is gone")?;
         match answer.status.map(|status| status.as_u16()) {
-            None => messages.push(stored(answer).with_context(what)?),
+            None => messages.push(stored(answer)?),
             Some(END_OF_BATCH | NOT_FOUND) => {
                 let left = answer.headers.and_then(|headers| {
                     headers.get(LEFT).and_then(|left| left.as_str().parse().ok())
@@ -132,13 +141,13 @@ async fn ask(
             }
             Some(status) => {
                 let words = answer.description.unwrap_or_default();
-                bail!("{}: the broker answers {status} {words}", what());
+                return Err(format!("the broker answers {status} {words}").into());
             }
         }
     }
 }
 
-fn stored(answer: Message) -> anyhow::Result<Stored> {
+fn stored(answer: Message) -> Result<Stored, &'static str> {
     let headers = answer.headers.unwrap_or_default();
     let sequence = headers.get(NATS_SEQUENCE).and_then(|value| value.as_str().parse().ok());
     let subject = headers.get(NATS_SUBJECT).map(|value| value.as_str().to_owned());
@@ -152,8 +161,8 @@ fn stored(answer: Message) -> anyhow::Result<Stored> {
         }
     }
     Ok(Stored {
-        sequence: sequence.context("an answer does not say its sequence")?,
-        subject: subject.context("an answer does not say its subject")?,
+        sequence: sequence.ok_or("an answer does not say its sequence")?,
+        subject: subject.ok_or("an answer does not say its subject")?,
         body: answer.payload,
         headers: own,
     })

@@ -1,30 +1,23 @@
-//! The dead letters with their reasons, and their replay.
+//! The dead letters as they stand on the broker.
 
 use std::fmt;
-use std::time::Duration;
 
-use anyhow::{Context as _, anyhow, ensure};
 use async_nats::jetstream::Context;
 use async_nats::{HeaderMap, HeaderValue};
 use bytes::Bytes;
-use contract::queues;
 use serde::Serialize;
-use tokio::time::timeout;
-use workqueue::dead_letters::{self, AT, ATTEMPTS, BY, LEFT_OUT, REASON, SUBJECT};
-use workqueue::{Connection, JobId, PubAck};
 
+use super::{AT, ATTEMPTS, BY, LEFT_OUT, REASON, STREAM, SUBJECT, SUBJECTS, split, subject};
 use crate::batch::{self, Stored};
-use crate::reading;
-
-/// How long the broker has to confirm a replay.
-const PATIENCE: Duration = Duration::from_secs(10);
+use crate::id::JobId;
+use crate::reading::{self, ReadStreamError};
 
 /// A dead letter, as it stands on the broker.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct DeadLetter {
     /// Its sequence among the dead letters, which names it alone.
     pub sequence: u64,
-    /// The id of the request, as the subject had it. There may be several of one request.
+    /// The id of the job, as the subject had it. There may be several of one job.
     pub id: String,
     /// The subject of the message that it was.
     pub subject: String,
@@ -36,23 +29,23 @@ pub struct DeadLetter {
     pub at: String,
     /// The instance that gave it up.
     pub by: String,
-    /// The stream of the queue that it was in, if that is one of ours.
+    /// The stream of the queue that it was in.
     #[serde(skip)]
-    pub queue: Option<&'static str>,
+    pub stream: String,
     #[serde(skip)]
-    headers: HeaderMap,
+    pub(super) headers: HeaderMap,
     #[serde(skip)]
-    body: Bytes,
+    pub(super) body: Bytes,
 }
 
-/// All dead letters, or those of one request, or the one with one sequence: the oldest first.
+/// All dead letters, or those of one job, or the one with one sequence: the oldest first.
 ///
 /// # Errors
 ///
 /// Where the broker does not answer, or has no dead letters' stream.
-pub async fn list(nats: &Context, name: Option<&str>) -> anyhow::Result<Vec<DeadLetter>> {
+pub async fn list(nats: &Context, name: Option<&str>) -> Result<Vec<DeadLetter>, ReadStreamError> {
     let mut letters = Vec::new();
-    reading::each(nats, dead_letters::STREAM, dead_letters::SUBJECTS, |sequence, message| {
+    reading::each(nats, STREAM, SUBJECTS, |sequence, message| {
         let headers = message.headers.clone().unwrap_or_default();
         let letter = DeadLetter::of(sequence, &message.subject, headers, message.payload.clone());
         if name.is_none_or(|name| name == letter.id || name == sequence.to_string()) {
@@ -63,47 +56,28 @@ pub async fn list(nats: &Context, name: Option<&str>) -> anyhow::Result<Vec<Dead
     Ok(letters)
 }
 
-/// Publishes the original again and, once the broker has confirmed that it is stored, removes the
-/// dead letter.
-///
-/// # Errors
-///
-/// Where it cannot be replayed, or the broker does not confirm: the dead letter is still there.
-pub async fn replay(connection: &Connection, letter: &DeadLetter) -> anyhow::Result<()> {
-    // A new id for each try: a duplicate can only be another message's.
-    let message_id = format!("replay:{}", JobId::new());
-    let original = dead_letters::replay(&letter.headers, &letter.body, &message_id, &queues::ALL)?;
-    let publishing = timeout(PATIENCE, connection.publish_once(original)).await;
-    let ack = publishing.map_err(|_| anyhow!("the broker does not answer"))??;
-    ensure!(ack == PubAck::Stored, "the broker took it for a duplicate, and did not store it");
-    let stream = connection.context().get_stream_no_info(dead_letters::STREAM).await;
-    let stream = stream.context("cannot remove it")?;
-    stream
-        .delete_message(letter.sequence)
-        .await
-        .context("it is in its queue again, but the dead letter could not be removed")?;
-    Ok(())
-}
-
 /// At most `count` dead letters from this sequence on, the oldest first; fewer where they are large.
 ///
 /// # Errors
 ///
 /// Where the broker does not answer, or has no dead letters' stream.
-pub async fn page(nats: &Context, from: u64, count: usize) -> anyhow::Result<Vec<DeadLetter>> {
-    let (stream, subjects) = (dead_letters::STREAM, dead_letters::SUBJECTS);
-    let letters = batch::from_sequence(nats, stream, subjects, from, count).await?;
+pub async fn page(
+    nats: &Context,
+    from: u64,
+    count: usize,
+) -> Result<Vec<DeadLetter>, ReadStreamError> {
+    let letters = batch::from_sequence(nats, STREAM, SUBJECTS, from, count).await?;
     Ok(letters.into_iter().map(DeadLetter::from).collect())
 }
 
-/// The dead letters of one request, the last one from each queue.
+/// The dead letters of one job, the last one from each queue.
 ///
 /// # Errors
 ///
 /// As [`page`].
-pub async fn of_request(nats: &Context, id: JobId) -> anyhow::Result<Vec<DeadLetter>> {
-    let subjects = [dead_letters::subject("*", &id.to_string())];
-    let (letters, _) = batch::last_under_each(nats, dead_letters::STREAM, &subjects).await?;
+pub async fn of_job(nats: &Context, id: JobId) -> Result<Vec<DeadLetter>, ReadStreamError> {
+    let subjects = [subject("*", &id.to_string())];
+    let (letters, _) = batch::last_under_each(nats, STREAM, &subjects).await?;
     Ok(letters.into_iter().map(DeadLetter::from).collect())
 }
 
@@ -117,12 +91,11 @@ impl From<Stored> for DeadLetter {
 impl DeadLetter {
     fn of(sequence: u64, subject: &str, headers: HeaderMap, body: Bytes) -> Self {
         let value = |name| headers.get(name).map_or("", HeaderValue::as_str).to_owned();
-        let id = dead_letters::key(subject).unwrap_or_default();
-        let mut streams = queues::ALL.into_iter().map(|queue| queue.stream);
+        let (stream, id) = split(subject).unwrap_or_default();
         Self {
             sequence,
             id: id.to_owned(),
-            queue: streams.find(|stream| dead_letters::subject(stream, id) == subject),
+            stream: stream.to_owned(),
             subject: value(SUBJECT),
             reason: value(REASON),
             attempts: value(ATTEMPTS).parse().ok(),

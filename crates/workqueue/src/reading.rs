@@ -1,37 +1,76 @@
-//! Reads the messages of streams, without changing anything.
+//! Reads all messages of a stream, without changing anything.
 
 use std::time::Duration;
 
-use anyhow::{Context as _, anyhow};
 use async_nats::jetstream::Context;
 use async_nats::jetstream::consumer::pull::OrderedConfig;
 use async_nats::jetstream::message::Message;
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use futures_util::TryStreamExt;
 use tokio::time::timeout;
-use workqueue::{JobId, topology};
+
+use crate::chain::Source;
+use crate::id::JobId;
+use crate::topology::{self, DeclareError};
 
 /// How long the broker may be silent while it sends messages.
 const SILENCE: Duration = Duration::from_secs(10);
+
+/// Why the messages of a stream could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum ReadStreamError {
+    /// Its state could not be read: there may be no such stream.
+    #[error("{0}")]
+    State(#[from] DeclareError),
+    /// Its messages could not be read.
+    #[error("cannot read the stream {stream}")]
+    Messages {
+        /// The name of the stream.
+        stream: String,
+        /// What went wrong.
+        source: Source,
+    },
+}
+
+impl ReadStreamError {
+    /// That the messages of this stream could not be read.
+    pub(crate) fn of(stream: &str) -> impl FnOnce(Source) -> Self {
+        |source| Self::Messages { stream: stream.to_owned(), source }
+    }
+}
 
 /// Shows each message of a stream under these subjects with its sequence, up to the last one that is
 /// there now. The stream must not be a work queue: those cannot be browsed.
 ///
 /// In a cluster the messages come from any of the stream's brokers, and one that was away may be
 /// behind: that it has no more is not the end. The stream's leader says where the end is.
-pub(crate) async fn each(
+///
+/// # Errors
+///
+/// Where the broker does not answer, or has no such stream.
+pub async fn each(
     nats: &Context,
     stream: &str,
     subjects: &str,
-    mut show: impl FnMut(u64, &Message),
-) -> anyhow::Result<()> {
+    show: impl FnMut(u64, &Message),
+) -> Result<(), ReadStreamError> {
     let state = topology::stream_state(nats, stream).await?.state;
     if state.messages == 0 {
         return Ok(());
     }
-    let last = state.last_sequence;
-    let what = || format!("cannot read the stream {stream}");
-    let handle = nats.get_stream_no_info(stream).await.with_context(what)?;
+    let reading = up_to(nats, stream, subjects, state.last_sequence, show);
+    reading.await.map_err(ReadStreamError::of(stream))
+}
+
+/// Shows each message under these subjects that comes not after the `last` one.
+async fn up_to(
+    nats: &Context,
+    stream: &str,
+    subjects: &str,
+    last: u64,
+    mut show: impl FnMut(u64, &Message),
+) -> Result<(), Source> {
+    let handle = nats.get_stream_no_info(stream).await?;
     let config = OrderedConfig {
         // The call that creates a consumer with a name has its filter in the subject, and so in reach of
         // the broker's permissions.
@@ -39,26 +78,19 @@ pub(crate) async fn each(
         filter_subject: subjects.to_owned(),
         ..OrderedConfig::default()
     };
-    let consumer = handle.create_consumer(config).await.with_context(what)?;
-    if consumer.cached_info().num_pending == 0
-        && !is_more(&handle, subjects, 0, last).await.with_context(what)?
-    {
+    let consumer = handle.create_consumer(config).await?;
+    if consumer.cached_info().num_pending == 0 && !is_more(&handle, subjects, 0, last).await? {
         return Ok(());
     }
-    let mut messages = consumer.messages().await.with_context(what)?;
+    let mut messages = consumer.messages().await?;
     loop {
         let next = timeout(SILENCE, messages.try_next()).await;
-        let next = next.map_err(|_| anyhow!("the broker went silent")).with_context(what)?;
-        let Some(message) = next.with_context(what)? else {
-            return Err(anyhow!("the broker stopped sending")).with_context(what);
-        };
-        let info = message.info().map_err(|error| anyhow!(error)).with_context(what)?;
+        let next = next.map_err(|_too_long| "the broker went silent")??;
+        let message = next.ok_or("the broker stopped sending")?;
+        let info = message.info()?;
         let (sequence, pending) = (info.stream_sequence, info.pending);
         show(sequence, &message);
-        if sequence >= last
-            || pending == 0
-                && !is_more(&handle, subjects, sequence, last).await.with_context(what)?
-        {
+        if sequence >= last || pending == 0 && !is_more(&handle, subjects, sequence, last).await? {
             return Ok(());
         }
     }
@@ -71,7 +103,7 @@ async fn is_more(
     subjects: &str,
     after: u64,
     last: u64,
-) -> anyhow::Result<bool> {
+) -> Result<bool, Source> {
     match stream.get_first_raw_message_by_subject(subjects, after + 1).await {
         Ok(message) => Ok(message.sequence <= last),
         Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(false),

@@ -1,0 +1,252 @@
+//! Dead letters: messages that cannot be handled, kept with the reason for people to look at.
+//!
+//! A [`DeadLetter`] is one as it stands on the broker: people [`list`] them, and [`DeadLetter::replay`] those whose
+//! cause is gone. An [`Original`] is the message before, and [`replay()`] makes it anew.
+
+mod letter;
+mod replay;
+#[cfg(test)]
+mod tests;
+
+pub use letter::{DeadLetter, list, of_job, page};
+pub use replay::{NotReplayable, ReplayError, replay};
+
+use async_nats::HeaderMap;
+use async_nats::HeaderValue;
+use async_nats::header::NATS_MESSAGE_ID;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
+use jiff::Timestamp;
+
+use crate::job::Publication;
+
+/// The name of the stream.
+pub const STREAM: &str = "DEAD_LETTERS";
+
+/// The subjects that the stream takes: `dead_letters.<stream>.<id>`.
+pub const SUBJECTS: &str = "dead_letters.>";
+
+/// Why the message was given up, for people.
+pub const REASON: &str = "Dead-Letter-Reason";
+/// The subject that the message had.
+pub const SUBJECT: &str = "Dead-Letter-Subject";
+/// How many times the message had been delivered, the last one included.
+pub const ATTEMPTS: &str = "Dead-Letter-Attempts";
+/// When the message was given up.
+pub const AT: &str = "Dead-Letter-At";
+/// The instance that gave it up.
+pub const BY: &str = "Dead-Letter-By";
+
+/// The names of the original headers for which there was no room, where there was none for all.
+pub const LEFT_OUT: &str = "Dead-Letter-Left-Out";
+
+/// All headers of an original that no client can read, in base64, byte for byte as the broker had
+/// them; for as far as there is room, and empty where it had none. No other dead letter has it.
+pub const HEADER_BLOCK: &str = "Dead-Letter-Header-Block";
+
+/// The word that a reason begins with, for programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reason {
+    /// It is not a job of its queue.
+    Malformed,
+    /// Its version is newer than all replicas know.
+    Unsupported,
+    /// It is older than the facts that guard it. It is not replayed.
+    Expired,
+    /// Its handler failed for good, or as often as it may.
+    Failed,
+    /// It was delivered as often as it may be, and never settled.
+    Exhausted,
+}
+
+impl Reason {
+    /// The word itself.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::Unsupported => "unsupported",
+            Self::Expired => "expired",
+            Self::Failed => "failed",
+            Self::Exhausted => "exhausted",
+        }
+    }
+}
+
+/// What the names of the original headers begin with that the broker would act on.
+pub const ORIGINAL: &str = "Dead-Letter-Original-";
+
+/// The most bytes that the broker takes for all headers of a message together.
+const MOST_IN_HEADERS: usize = 65_535;
+
+/// How many bytes of what should be an id stay in the subject of a dead letter. The broker ends the
+/// connection over a command of more than 4096 bytes, and a message under a subject that just fits
+/// into one would become a dead letter that never does.
+const LONGEST_ID: usize = 1000;
+
+/// A message that is given up, as it was taken from its queue.
+#[derive(Clone, Copy, Debug)]
+pub struct Original<'a> {
+    /// The stream that it was taken from.
+    pub stream: &'a str,
+    /// Its sequence in that stream.
+    pub sequence: u64,
+    /// Its subject.
+    pub subject: &'a str,
+    /// Its headers.
+    pub headers: Option<&'a HeaderMap>,
+    /// Its body.
+    pub body: &'a Bytes,
+}
+
+/// Why a message is given up, after how many attempts, when, and by which instance.
+#[derive(Clone, Copy, Debug)]
+pub struct Cause<'a> {
+    /// Why, for people. It begins with the word of a [`Reason`].
+    pub reason: &'a str,
+    /// How many times the message had been delivered, the last one included.
+    pub attempts: u64,
+    /// When.
+    pub at: Timestamp,
+    /// The instance.
+    pub by: &'a str,
+}
+
+/// The subject of the dead letter about the job with this id, from this stream.
+#[must_use]
+pub fn subject(stream: &str, id: &str) -> String {
+    format!("dead_letters.{stream}.{id}")
+}
+
+/// Why a dead letter with these headers was given up.
+#[must_use]
+pub fn reason(headers: &HeaderMap) -> &str {
+    headers.get(REASON).map_or("no reason given", HeaderValue::as_str)
+}
+
+/// The id that the subject of a dead letter names.
+#[must_use]
+pub fn key(subject: &str) -> Option<&str> {
+    split(subject).map(|(_stream, id)| id)
+}
+
+/// The stream and the id that the subject of a dead letter names.
+fn split(subject: &str) -> Option<(&str, &str)> {
+    subject.strip_prefix("dead_letters.")?.split_once('.')
+}
+
+impl Original<'_> {
+    /// The dead letter that this message becomes: its own bytes and headers, and the cause.
+    ///
+    /// The broker tells duplicates apart by the message id within a whole stream, so the id names
+    /// the place that the message had in its queue; under the job's own id a second dead letter of the
+    /// same job would vanish. For the same reason the original's `Nats-` headers
+    /// are kept under other names: live, they would be orders to the broker.
+    ///
+    /// Where what should be an id is very long, the subject of the dead letter has the beginning of
+    /// it. [`SUBJECT`] has all of it, so that a replay comes back to where the message was.
+    #[must_use]
+    pub fn dead_letter(&self, cause: &Cause<'_>) -> Publication {
+        self.build(cause, None)
+    }
+
+    /// As [`Original::dead_letter`], for a message that no client can read, whose headers as a whole
+    /// are in `block`. Those of its [`Original::headers`] that can be read are kept as usual.
+    #[must_use]
+    pub fn unreadable(&self, block: &[u8], cause: &Cause<'_>) -> Publication {
+        self.build(cause, Some(block))
+    }
+
+    fn build(&self, cause: &Cause<'_>, block: Option<&[u8]>) -> Publication {
+        let mut headers = HeaderMap::new();
+        headers.insert(NATS_MESSAGE_ID, format!("{}:{}", self.stream, self.sequence));
+        headers.insert(REASON, text(cause.reason));
+        headers.insert(SUBJECT, self.subject.parse().unwrap_or_else(|_| text(self.subject)));
+        headers.insert(ATTEMPTS, cause.attempts.to_string());
+        headers.insert(AT, cause.at.to_string());
+        headers.insert(BY, text(cause.by));
+        let left_out = block.and_then(|block| keep_block(block, &mut headers));
+        self.keep_headers(&mut headers, left_out);
+        let id = self.subject.split_once('.').map_or(self.subject, |(_root, id)| id);
+        let id = id[..id.floor_char_boundary(LONGEST_ID)].trim_end_matches('.');
+        // The client takes any white space for the end of a subject, and then for a broken line; the broker
+        // complains of wildcards.
+        let id = id.replace(|sign: char| sign.is_whitespace() || "*>".contains(sign), "_");
+        Publication { subject: subject(self.stream, &id), headers, body: self.body.clone() }
+    }
+
+    /// Adds the original headers, the shortest first, for as long as there is room: the broker would
+    /// refuse more, and the message would stay in its queue for ever.
+    fn keep_headers(&self, headers: &mut HeaderMap, left_out: Option<&str>) {
+        let mut originals: Vec<(String, &[HeaderValue], usize)> = self
+            .headers
+            .into_iter()
+            .flat_map(HeaderMap::iter)
+            .map(|(name, values)| {
+                let name: &str = name.as_ref();
+                let kept = if is_for_the_broker(name) || name.starts_with("Dead-Letter-") {
+                    format!("{ORIGINAL}{name}")
+                } else {
+                    name.to_owned()
+                };
+                let length = length(&kept, values);
+                (kept, values.as_slice(), length)
+            })
+            .collect();
+        originals.sort_by(|a, b| (a.2, &a.0).cmp(&(b.2, &b.0)));
+        let mut room = room(headers);
+        let mut left_out: Vec<String> = left_out.into_iter().map(str::to_owned).collect();
+        for (name, values, length) in originals {
+            if length > room {
+                left_out.push(name);
+                continue;
+            }
+            room -= length;
+            for value in values {
+                headers.append(name.as_str(), value.clone());
+            }
+        }
+        if !left_out.is_empty() {
+            headers.insert(LEFT_OUT, text(&left_out.join(", ")));
+        }
+    }
+}
+
+/// Adds the header block of a message that cannot be read, or the beginning of it if there is no
+/// room for all. Gives the name of what was left out then.
+fn keep_block(block: &[u8], headers: &mut HeaderMap) -> Option<&'static str> {
+    let room = room(headers).saturating_sub(length(HEADER_BLOCK, &[HeaderValue::new()]));
+    let kept = &block[..block.len().min(room / 4 * 3)];
+    headers.insert(HEADER_BLOCK, BASE64_STANDARD.encode(kept));
+    (kept.len() < block.len()).then_some(HEADER_BLOCK)
+}
+
+/// How many bytes the broker takes besides these headers.
+fn room(headers: &HeaderMap) -> usize {
+    let taken: usize = headers.iter().map(|(name, values)| length(name.as_ref(), values)).sum();
+    // The lines around them, and the one that names what is left out.
+    let around = "NATS/1.0\r\n\r\n".len() + LEFT_OUT.len() + ": \r\n".len() + LONGEST;
+    MOST_IN_HEADERS.saturating_sub(taken + around)
+}
+
+/// How many bytes a header with these values takes.
+fn length(name: &str, values: &[HeaderValue]) -> usize {
+    values.iter().map(|value| name.len() + ": \r\n".len() + value.as_str().len()).sum()
+}
+
+/// Whether the broker acts on a header of this name. It looks without regard to case.
+pub(crate) fn is_for_the_broker(name: &str) -> bool {
+    name.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("nats-"))
+}
+
+/// How many characters a text in a header may have.
+const LONGEST: usize = 1000;
+
+/// Any text as the value of a header, which is one line, and short: an error may quote all of what
+/// is wrong, and the original is kept anyway.
+fn text(text: &str) -> HeaderValue {
+    let line = text.chars().map(|c| if c.is_control() { ' ' } else { c });
+    let line: String = line.take(LONGEST).collect();
+    line.trim().parse().unwrap_or_else(|_| HeaderValue::new())
+}

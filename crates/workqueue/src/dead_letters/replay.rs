@@ -1,0 +1,127 @@
+//! Puts a dead letter into its queue again.
+
+use std::time::Duration;
+
+use async_nats::header::NATS_MESSAGE_ID;
+use async_nats::{HeaderMap, HeaderValue};
+use bytes::Bytes;
+use tokio::time::timeout;
+
+use super::letter::DeadLetter;
+use super::{HEADER_BLOCK, ORIGINAL, REASON, Reason, STREAM, SUBJECT, is_for_the_broker};
+use crate::chain::Source;
+use crate::connection::Connection;
+use crate::id::JobId;
+use crate::job::{Publication, Queue};
+use crate::publisher::{PubAck, PublishError};
+
+/// How long the broker has to confirm a replay.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Why a dead letter is still there after its replay.
+#[derive(Debug, thiserror::Error)]
+pub enum ReplayError {
+    /// It is not to be replayed.
+    #[error(transparent)]
+    NotReplayable(#[from] NotReplayable),
+    /// The broker did not say whether the original is stored.
+    #[error("the broker does not answer")]
+    NoAnswer,
+    /// The original is not known to be stored.
+    #[error(transparent)]
+    NotStored(#[from] PublishError),
+    /// The broker has not stored the original.
+    #[error("the broker took it for a duplicate, and did not store it")]
+    Duplicate,
+    /// The original is stored.
+    #[error("it is in its queue again, but the dead letter could not be removed")]
+    NotRemoved(#[source] Source),
+}
+
+impl DeadLetter {
+    /// Publishes the original to its queue again, which has to be one of `queues`; removes the dead letter once
+    /// the broker has confirmed that the original is stored.
+    ///
+    /// # Errors
+    ///
+    /// See [`ReplayError`]. The dead letter is still there.
+    pub async fn replay(
+        &self,
+        connection: &Connection,
+        queues: &[Queue],
+    ) -> Result<(), ReplayError> {
+        // A new id for each try: a duplicate can only be another message's.
+        let message_id = format!("replay:{}", JobId::new());
+        let original = replay(&self.headers, &self.body, &message_id, queues)?;
+        let publishing = timeout(PATIENCE, connection.publish_once(original)).await;
+        if publishing.map_err(|_too_long| ReplayError::NoAnswer)?? == PubAck::Duplicate {
+            return Err(ReplayError::Duplicate);
+        }
+        let removing = async {
+            let stream = connection.context().get_stream_no_info(STREAM).await?;
+            Ok(stream.delete_message(self.sequence).await?)
+        };
+        removing.await.map(|_| ()).map_err(ReplayError::NotRemoved)
+    }
+}
+
+/// Why a dead letter cannot be replayed.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotReplayable {
+    /// The guarantees do not hold for its job any more.
+    #[error("it has expired: its facts may be gone, so it could happen a second time")]
+    Expired,
+    /// It names no subject of these queues.
+    #[error("it does not name the subject of a queue, but '{0}'")]
+    Subject(String),
+    /// No client can read it.
+    #[error(
+        "no client can read its headers or its subject, so it would only come back; publish what \
+         is right about it by hand"
+    )]
+    Unreadable,
+}
+
+/// The message that a dead letter was, to be published to one of `queues` again: its own bytes, headers
+/// and subject.
+///
+/// Only its message id is another, `message_id`. Under the old one the broker would take it for the
+/// message that it has seen before, and drop it.
+///
+/// # Errors
+///
+/// See [`NotReplayable`].
+pub fn replay(
+    headers: &HeaderMap,
+    body: &Bytes,
+    message_id: &str,
+    queues: &[Queue],
+) -> Result<Publication, NotReplayable> {
+    let value = |name| headers.get(name).map_or("", HeaderValue::as_str);
+    if value(REASON).starts_with(Reason::Expired.as_str()) {
+        return Err(NotReplayable::Expired);
+    }
+    let subject = value(SUBJECT);
+    // A message without headers may have white space in its subject. A replay has headers, and what
+    // comes with headers is cut into words wherever there is some.
+    if headers.get(HEADER_BLOCK).is_some() || subject.contains(char::is_whitespace) {
+        return Err(NotReplayable::Unreadable);
+    }
+    if !queues.iter().any(|queue| queue.key(subject).is_some_and(|key| !key.is_empty())) {
+        return Err(NotReplayable::Subject(subject.to_owned()));
+    }
+    let mut original = HeaderMap::new();
+    for (name, values) in headers.iter() {
+        let name: &str = name.as_ref();
+        let restored = match name.strip_prefix(ORIGINAL) {
+            Some(restored) => restored,
+            None if name.starts_with("Dead-Letter-") || is_for_the_broker(name) => continue,
+            None => name,
+        };
+        for value in values {
+            original.append(restored, value.clone());
+        }
+    }
+    original.insert(NATS_MESSAGE_ID, message_id);
+    Ok(Publication { subject: subject.to_owned(), headers: original, body: body.clone() })
+}
