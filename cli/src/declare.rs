@@ -65,7 +65,7 @@ pub async fn declare(nats: &Context, limits: &Limits) -> Result<Vec<String>, Dec
     let mut done = Declared::default();
     let known = KnownStreams::default();
     topology::adjust(nats, &known, &contract::topology(), limits, &mut done).await?;
-    Ok(told(&done))
+    Ok(done.lines())
 }
 
 /// Connects, and calls [`declare`]. Tries for as long as `patience` while that may help: there is
@@ -88,7 +88,7 @@ pub async fn declare_patiently(
         loop {
             let (nats, known) = (connection.context(), connection.known());
             match topology::adjust(nats, known, &contract::topology(), limits, &mut done).await {
-                Ok(()) => return Ok(told(&done)),
+                Ok(()) => return Ok(done.lines()),
                 Err(error @ DeclareError::Unavailable { .. }) => obstacle = error.into(),
                 Err(error) => return Err(error.into()),
             }
@@ -96,13 +96,4 @@ pub async fn declare_patiently(
         }
     });
     declared.await.unwrap_or_else(|_too_long| Err(obstacle))
-}
-
-fn told(done: &Declared) -> Vec<String> {
-    let created = done.created.iter().map(|object| format!("created {object}"));
-    let adjusted = done.adjusted.iter().map(|change| {
-        let topology::Difference { object, setting, is, should_be } = change;
-        format!("changed {object}: {setting} from {is} to {should_be}")
-    });
-    created.chain(adjusted).chain(done.paused.iter().cloned()).collect()
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::stream::ConsumerErrorKind;
-use tracing::{info, warn};
+use tracing::warn;
 
 use crate::backoff::Backoff;
 use crate::connection::{ClientEnded, Connection};
@@ -43,15 +43,7 @@ pub(crate) async fn declare(
         };
         match declared {
             Some(Ok(declared)) => {
-                for object in &declared.created {
-                    info!(object, "created");
-                }
-                for difference in &declared.differences {
-                    warn!(%difference, "running on with the broker's limit");
-                }
-                for consumer in &declared.paused {
-                    warn!("{consumer}; nothing is delivered until then");
-                }
+                declared.log(&mut logged);
                 return Ok(declared);
             }
             Some(Err(error)) if !matches!(error, DeclareError::Unavailable { .. }) => {

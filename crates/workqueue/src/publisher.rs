@@ -189,7 +189,13 @@ impl Publisher {
         let (context, known) = (self.connection.context(), self.connection.known());
         let declaring = topology::declare(context, known, topology, limits);
         match self.connection.ask(pin!(declaring)).await {
-            Some(Ok(_)) => logged.forget(),
+            Some(Ok(declared)) => {
+                logged.forget();
+                // What was there before was told when it was declared.
+                if !declared.created.is_empty() {
+                    declared.log(&mut logged);
+                }
+            }
             // A cluster elects a leader: it is there, and soon to be seen.
             Some(Err(DeclareError::Unavailable { .. })) => {}
             Some(Err(error)) if logged.is_first(&error) => {

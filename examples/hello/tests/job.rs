@@ -10,6 +10,7 @@ use testkit::eventually::eventually;
 use tokio::sync::{Mutex, Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tracing::subscriber::DefaultGuard;
 use workqueue::dead_letters::{self, DeadLetter};
 use workqueue::testing::Recorder;
 use workqueue::{
@@ -418,12 +419,37 @@ impl std::io::Write for Log {
     }
 }
 
+impl Log {
+    /// Begins to keep what this thread logs, for as long as the guard lives.
+    fn begin() -> (Self, DefaultGuard) {
+        let log = Self::default();
+        let writer = log.clone();
+        let subscriber = tracing_subscriber::fmt().with_ansi(false);
+        let subscriber = subscriber.with_writer(move || writer.clone()).finish();
+        (log, tracing::subscriber::set_default(subscriber))
+    }
+
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+#[tokio::test]
+async fn stream_that_a_publish_creates_anew_is_logged() {
+    let (log, _logging) = Log::begin();
+    let (broker, settings) = broker().await;
+    let producer = Producer::connect(&settings).await.unwrap();
+    producer.submit(&resize("cat")).await.unwrap();
+    let nats = jetstream::new(async_nats::connect(broker.url()).await.unwrap());
+    nats.delete_stream(Resize::QUEUE.stream).await.unwrap();
+    producer.submit(&resize("cat")).await.unwrap();
+    let log = log.text();
+    assert_eq!(log.matches(r#"created object="stream IMAGES""#).count(), 2, "{log}");
+}
+
 #[tokio::test]
 async fn blocking_handler_is_logged_with_its_job_and_its_cure() {
-    let log = Log::default();
-    let writer = log.clone();
-    let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
-    let _logging = tracing::subscriber::set_default(subscriber);
+    let (log, _logging) = Log::begin();
     let (_broker, mut settings) = broker().await;
     settings.limits.ack_wait = Duration::from_millis(300);
     let producer = Producer::connect(&settings).await.unwrap();
@@ -433,7 +459,7 @@ async fn blocking_handler_is_logged_with_its_job_and_its_cure() {
     let service = Service::new("blocker").consume(Blocker);
     let running = tokio::spawn(async move { service.run(&settings, &token).await });
     eventually("it is logged", async || {
-        let log = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        let log = log.text();
         let is_there = log.contains("tokio::task::spawn_blocking") && log.contains(&id);
         if is_there { Ok(()) } else { Err(log) }
     })

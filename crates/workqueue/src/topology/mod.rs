@@ -7,11 +7,14 @@
 
 mod api;
 pub mod config;
+mod declared;
 mod difference;
 mod error;
 mod pause;
+mod version;
 
 pub use crate::settings::Limits;
+pub use declared::Declared;
 pub use difference::Difference;
 pub use error::DeclareError;
 pub use pause::{pause, paused_until, resume};
@@ -29,9 +32,7 @@ use crate::facts::Bucket;
 use crate::job::Queue;
 use crate::known::KnownStreams;
 use difference::{Differences, Kind};
-
-/// The oldest broker that knows all the settings that the guarantees rest on.
-const OLDEST_BROKER: [u64; 3] = [2, 12, 0];
+use version::check_version;
 
 /// What a program needs on the broker: the queues with their consumers, the buckets, and the dead letters
 /// of the queues.
@@ -79,30 +80,6 @@ impl Topology {
         let dead_letters =
             self.dead_letters.then(|| (Kind::DeadLetters, config::dead_letters(limits)));
         queues.chain(dead_letters).chain(buckets).collect()
-    }
-}
-
-/// What is on the broker after declaring.
-#[derive(Clone, Debug, Default)]
-pub struct Declared {
-    /// What was missing and has been created, such as "stream REQUESTS".
-    pub created: Vec<String>,
-    /// What was changed in place. Only [`adjust`] changes anything.
-    pub adjusted: Vec<Difference>,
-    /// The limits that differ from the wanted ones. They hold as they are on the broker.
-    pub differences: Vec<Difference>,
-    /// Consumers that are paused, and until when, such as "consumer generator of stream REQUESTS is paused
-    /// until 2026-11-27T12:00:00Z". They deliver nothing until then.
-    pub paused: Vec<String>,
-    facts_max_age: Option<Duration>,
-}
-
-impl Declared {
-    /// How long the guarantees hold from the moment of asking, as the buckets on the broker have it: the
-    /// shortest time of them all, [`Duration::MAX`] without an age limit.
-    #[must_use]
-    pub fn facts_max_age(&self) -> Duration {
-        self.facts_max_age.unwrap_or(Duration::MAX)
     }
 }
 
@@ -342,25 +319,6 @@ pub async fn subject_taken(context: &Context, subjects: &[String]) -> String {
     format!("another stream stores some of {ours} already")
 }
 
-/// Refuses a broker that ignores settings which the guarantees rest on. Where the one that the client is
-/// connected to keeps no streams, only that which keeps the stream counts.
-fn check_version(context: &Context, stream: Option<&StreamInfo>) -> Result<(), DeclareError> {
-    let connected = context.client().server_info();
-    let of_stream = stream.and_then(|stream| stream.config.metadata.get("_nats.ver").cloned());
-    let version = of_stream.or_else(|| connected.jetstream.then_some(connected.version));
-    match version {
-        Some(version) if !is_recent(&version) => Err(DeclareError::BrokerTooOld(version)),
-        _ => Ok(()),
-    }
-}
-
-/// Whether a broker of this version knows all the settings. What is no version may be a build of one's own.
-fn is_recent(version: &str) -> bool {
-    let numbers = version.split(['.', '-', '+']).map_while(|part| part.parse::<u64>().ok());
-    let numbers: Vec<u64> = numbers.take(OLDEST_BROKER.len()).collect();
-    numbers.is_empty() || numbers.as_slice() >= OLDEST_BROKER.as_slice()
-}
-
 /// Looks, creates what is missing, and looks again where another client was faster.
 async fn find_or_create<T, Find, Create>(
     context: &Context,
@@ -426,19 +384,4 @@ fn exists_already(error: &ApiError) -> bool {
 
 fn is_one_of(error: &ApiError, codes: &[ErrorCode]) -> bool {
     matches!(error, ApiError::Refused(error) if codes.contains(&error.error_code()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn version_of_a_broker_is_compared_by_its_numbers() {
-        for recent in ["2.12.0", "2.15.1", "2.12.0-RC.3", "3.0.0", "2.100.0", "dev"] {
-            assert!(is_recent(recent), "{recent}");
-        }
-        for old in ["2.11.99", "2.9.10", "1.4.1", "2.2.0-beta"] {
-            assert!(!is_recent(old), "{old}");
-        }
-    }
 }

@@ -1,0 +1,63 @@
+//! What came of declaring, and the words for it.
+
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use super::difference::Difference;
+use crate::log_once::LogOnce;
+
+/// What is on the broker after declaring.
+#[derive(Clone, Debug, Default)]
+pub struct Declared {
+    /// What was missing and has been created, such as "stream REQUESTS".
+    pub created: Vec<String>,
+    /// What was changed in place. Only [`adjust`](super::adjust) changes anything.
+    pub adjusted: Vec<Difference>,
+    /// The limits that differ from the wanted ones. They hold as they are on the broker.
+    pub differences: Vec<Difference>,
+    /// Consumers that are paused, and until when, such as "consumer generator of stream REQUESTS is paused
+    /// until 2026-11-27T12:00:00Z". They deliver nothing until then.
+    pub paused: Vec<String>,
+    pub(super) facts_max_age: Option<Duration>,
+}
+
+impl Declared {
+    /// How long the guarantees hold from the moment of asking, as the buckets on the broker have it: the
+    /// shortest time of them all, [`Duration::MAX`] without an age limit.
+    #[must_use]
+    pub fn facts_max_age(&self) -> Duration {
+        self.facts_max_age.unwrap_or(Duration::MAX)
+    }
+
+    /// A line for people about each object that was created, each limit that was changed, and each consumer that
+    /// is paused.
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
+        let created = self.created.iter().map(|object| format!("created {object}"));
+        let adjusted = self.adjusted.iter().map(|change| {
+            let Difference { object, setting, is, should_be } = change;
+            format!("changed {object}: {setting} from {is} to {should_be}")
+        });
+        created.chain(adjusted).chain(self.paused.iter().cloned()).collect()
+    }
+
+    /// Logs all of it, but of the consumers that are paused only those that `logged` does not remember.
+    pub(crate) fn log(&self, logged: &mut LogOnce) {
+        for object in &self.created {
+            info!(object, "created");
+        }
+        for Difference { object, setting, is, should_be } in &self.adjusted {
+            info!(object, setting, from = is, to = should_be, "changed");
+        }
+        for difference in &self.differences {
+            warn!(%difference, "running on with the broker's limit");
+        }
+        if self.paused.is_empty() {
+            logged.forget();
+        }
+        for consumer in self.paused.iter().filter(|consumer| logged.is_first(consumer)) {
+            warn!("{consumer}; nothing is delivered until then");
+        }
+    }
+}
