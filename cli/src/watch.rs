@@ -1,31 +1,20 @@
-//! `decoupled declare --watch`: keeps a deployment as it should be, from one place.
-//!
-//! Creates what is missing, changes limits that differ in place, and moves the messages that nobody can settle,
-//! again and again. With it, no service needs the right to do any of that.
+//! `decoupled declare --watch`: keeps a deployment as it should be, with a [`Reconciler`] of its topology.
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::Args;
 use clap::builder::NonEmptyStringValueParser;
-use contract::queues;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::gauge::Gauge;
 use prometheus_client::registry::Registry;
-use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
-use workqueue::sweeper::Sweeper;
-use workqueue::topology::{self, Declared, Difference, Limits};
-use workqueue::{Connection, LogOnce, NatsSettings, Report, TelemetrySettings};
-
-/// How often to look. A round that a lost connection interrupts goes on as soon as there is another.
-const TICK: Duration = Duration::from_secs(2);
+use tracing::info;
+use workqueue::topology::Limits;
+use workqueue::{Connection, NatsSettings, Progress, Reconciler, Report, TelemetrySettings};
 
 /// Settings of `decoupled declare --watch`.
 #[derive(Args, Clone, Debug)]
@@ -88,64 +77,8 @@ async fn watch_connected(
     };
     let connection =
         Connection::establish_patiently(nats, &format!("declare {instance}"), report).await?;
-    let sweepers = queues::ALL.map(|queue| Sweeper::new(&connection, queue, instance));
-    tokio::select! {
-        never = look_again_and_again(&connection, limits, sweepers, status) => match never {},
-        ended = connection.ended() => Err(ended.into()),
-    }
-}
-
-async fn look_again_and_again(
-    connection: &Connection,
-    limits: &Limits,
-    mut sweepers: [Sweeper; queues::ALL.len()],
-    status: &Status,
-) -> std::convert::Infallible {
-    let (mut logged, mut paused) = (LogOnce::default(), LogOnce::default());
-    let mut tick = interval(TICK);
-    tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        tick.tick().await;
-        let mut done = Declared::default();
-        let adjusted = {
-            let topology = contract::topology();
-            let (nats, known) = (connection.context(), connection.known());
-            let adjust = topology::adjust(nats, known, &topology, limits, &mut done);
-            connection.ask(pin!(adjust)).await
-        };
-        for object in &done.created {
-            info!(object, "created");
-        }
-        for Difference { object, setting, is, should_be } in &done.adjusted {
-            info!(object, setting, from = is, to = should_be, "changed");
-        }
-        if done.paused.is_empty() {
-            paused.forget();
-        }
-        for consumer in done.paused.iter().filter(|consumer| paused.is_first(consumer)) {
-            warn!("{consumer}; nothing is delivered until then");
-        }
-        status.changes.inc_by((done.created.len() + done.adjusted.len()) as u64);
-        match adjusted {
-            Some(Ok(())) => {
-                logged.forget();
-                status.set_problem(None);
-            }
-            Some(Err(error)) => {
-                if logged.is_first(&error) {
-                    warn!(%error, "the topology is not as it should be; trying again");
-                }
-                status.set_problem(Some(error.to_string()));
-            }
-            // The connection was lost meanwhile, and is there again.
-            None => continue,
-        }
-        for sweeper in &mut sweepers {
-            let swept = sweeper.sweep().await;
-            status.dead_lettered.inc_by(swept.dead_lettered);
-            status.requeued.inc_by(swept.requeued);
-        }
-    }
+    let reconciler = Reconciler::new(&connection, contract::topology(), *limits, instance);
+    Err(reconciler.run(|progress| status.note(&progress)).await.into())
 }
 
 /// The admin endpoint's report.
@@ -179,7 +112,11 @@ impl Status {
         Self { stop, problem, registry, connected, changes, dead_lettered, requeued }
     }
 
-    fn set_problem(&self, problem: Option<String>) {
+    fn note(&self, progress: &Progress<'_>) {
+        self.changes.inc_by(progress.changes as u64);
+        self.dead_lettered.inc_by(progress.swept.dead_lettered);
+        self.requeued.inc_by(progress.swept.requeued);
+        let problem = progress.problem.map(ToString::to_string);
         let mut current = self.problem.lock().expect("nothing panics while it holds this lock");
         if problem.is_none() && current.is_some() {
             info!("ready");

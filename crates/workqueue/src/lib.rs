@@ -78,7 +78,8 @@
 //! | read some messages of a stream by one question, or all of them | [`batch`], [`reading`] |
 //! | start, drain, stop | `service`, `running`, `background`, `signals` |
 //! | declare, compare with what is there and was; pause | [`topology`], `declare`, `known` |
-//! | find what nobody can settle | [`sweeper`], `consumer_state` |
+//! | keep a topology as it should be | `reconciler` |
+//! | find what nobody can settle | `sweeper`, `consumer_state` |
 //! | connect with patience; ask the broker | `connection`, `credentials`, `connect_error`, [`api`] |
 //! | report | `admin` on [`http`], `health`, `healthcheck`, `metrics`, `announce`, `telemetry` |
 //! | settings of a program | `settings`, `command_line` |
@@ -120,12 +121,13 @@ mod publisher;
 mod pull;
 pub mod reading;
 mod recorder;
+mod reconciler;
 mod running;
 mod service;
 mod settings;
 mod settle;
 mod signals;
-pub mod sweeper;
+mod sweeper;
 mod telemetry;
 pub mod testing;
 pub mod topology;
@@ -151,6 +153,7 @@ pub use producer::Producer;
 pub use publisher::{PubAck, PublishError};
 pub use running::{Running, ServiceError};
 pub use service::Service;
+pub use reconciler::{Progress, Reconciler};
 pub use settings::{
     LogFormat, NatsSettings, Settings, TelemetrySettings, above_zero, copies, default_instance,
     duration, number, subject,
@@ -158,3 +161,4 @@ pub use settings::{
 pub use settle::{Delay, Outcome, Settlement, settle};
 pub use signals::{StopSignals, stop_on_signals};
 pub use telemetry::{InvalidFilter, Logs, init as init_telemetry};
+pub use sweeper::Swept;

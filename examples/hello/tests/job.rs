@@ -13,9 +13,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::subscriber::DefaultGuard;
 use workqueue::dead_letters::{self, DeadLetter};
 use workqueue::testing::Recorder;
+use workqueue::topology::Topology;
 use workqueue::{
     Bucket, Connection, Context, Creation, Fact, Failure, Handler, Job, NatsSettings, Producer,
-    PublishError, Queue, RetryPolicy, Service, ServiceError, Settings,
+    PublishError, Queue, Reconciler, RetryPolicy, Service, ServiceError, Settings,
 };
 
 /// Resize an image.
@@ -239,6 +240,19 @@ async fn replayed_dead_letter_is_handled() {
     stop.cancel();
     running.await.unwrap().unwrap();
     depth_is(&broker, Resize::QUEUE, 0).await;
+}
+
+#[tokio::test]
+async fn reconciler_creates_what_is_missing_again() {
+    let (broker, settings) = broker().await;
+    let connection = Connection::establish(&settings.nats, "reconciler", |_| {}).await.unwrap();
+    let topology = Topology::new(&[Resize::QUEUE], &[Resized::BUCKET]);
+    let reconciler = Reconciler::new(&connection, topology, settings.limits, "reconciler");
+    let reconciling = tokio::spawn(reconciler.run(|_progress| {}));
+    depth_is(&broker, Resize::QUEUE, 0).await;
+    connection.context().delete_stream(Resize::QUEUE.stream).await.unwrap();
+    depth_is(&broker, Resize::QUEUE, 0).await;
+    reconciling.abort();
 }
 
 #[tokio::test]

@@ -51,7 +51,7 @@ const MOST: usize = 10_000;
 
 /// Moves the messages of one queue that no consumer would ever settle.
 #[derive(Debug)]
-pub struct Sweeper {
+pub(crate) struct Sweeper {
     connection: Connection,
     queue: Queue,
     instance: String,
@@ -120,7 +120,7 @@ enum SweepError {
 impl Sweeper {
     /// A sweeper of this queue, which signs the dead letters as `instance`.
     #[must_use]
-    pub fn new(connection: &Connection, queue: Queue, instance: impl Into<String>) -> Self {
+    pub(crate) fn new(connection: &Connection, queue: Queue, instance: impl Into<String>) -> Self {
         Self {
             connection: connection.clone(),
             queue,
@@ -140,7 +140,7 @@ impl Sweeper {
     ///
     /// What it cannot do it logs once, with the command that does it by hand, and tries again
     /// at the next sweep.
-    pub async fn sweep(&mut self) -> Swept {
+    pub(crate) async fn sweep(&mut self) -> Swept {
         self.swept = Swept::default();
         let Queue { stream, consumer, .. } = self.queue;
         let info = format!("CONSUMER.INFO.{stream}.{consumer}");
