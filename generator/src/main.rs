@@ -9,6 +9,7 @@ use workqueue::Command;
 // One thread is enough beside a broker, and faster than two.
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
+    workqueue::name_commands(contract::COMMANDS);
     workqueue::exit_code(run().await)
 }
 

@@ -28,7 +28,12 @@ pub use key::{IdempotencyKey, InvalidKey, MAX_KEY};
 pub use state::RequestState;
 pub use strings::{Amount, InvalidStrings, MAX_CHARACTERS, MAX_COUNT, MAX_LENGTH, Strings};
 
+use workqueue::Commands;
 use workqueue::topology::Topology;
+
+/// The commands of this system that declare its topology.
+pub const COMMANDS: Commands =
+    Commands { declare: "decoupled declare", reconcile: "decoupled declare --watch" };
 
 /// All queues and buckets of this system.
 #[must_use]

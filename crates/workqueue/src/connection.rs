@@ -19,6 +19,7 @@ use tracing::{error, info, warn};
 
 use crate::backoff::{self, Backoff};
 use crate::chain::chain;
+use crate::commands;
 use crate::connect_error::{ConnectError, setting};
 use crate::credentials::Credentials;
 use crate::known::KnownStreams;
@@ -71,8 +72,9 @@ struct Inner {
 #[derive(Debug, thiserror::Error)]
 #[error(
     "the NATS client has panicked, most likely over the headers of a message that was published by hand: \
-     its message is on the standard error. Run `decoupled declare --watch`, which moves such a message to \
-     the dead letters, and start this again"
+     its message is on the standard error. Run {}, which moves such a message to the dead letters, and start \
+     this again",
+    commands::reconcile()
 )]
 pub struct ClientEnded;
 

@@ -12,6 +12,7 @@ use async_nats::jetstream::consumer::{Info, PullConsumer};
 use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
+use crate::commands;
 use crate::connection::Connection;
 use crate::job::Queue;
 use crate::topology::paused_until;
@@ -59,7 +60,8 @@ pub(crate) async fn watch(
                 queue,
                 redelivered,
                 "lost the connection again while a message was redelivered, which the client library may \
-                 be unable to read; run `decoupled declare --watch`, which moves it to the dead letters"
+                 be unable to read; run {}, which moves it to the dead letters",
+                commands::reconcile()
             );
         }
     }

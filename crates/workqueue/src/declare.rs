@@ -9,6 +9,7 @@ use async_nats::jetstream::stream::ConsumerErrorKind;
 use tracing::warn;
 
 use crate::backoff::Backoff;
+use crate::commands;
 use crate::connection::{ClientEnded, Connection};
 use crate::job::Queue;
 use crate::log_once::LogOnce;
@@ -34,8 +35,8 @@ pub(crate) async fn declare(
                 if logged.is_first(&reason) {
                     warn!(
                         reason,
-                        "a stream or consumer is missing and this user may not create it; waiting for \
-                         `decoupled declare`"
+                        "a stream or consumer is missing and this user may not create it; waiting for {}",
+                        commands::declare()
                     );
                 }
                 None

@@ -82,7 +82,7 @@
 //! | find what nobody can settle | `sweeper`, `consumer_state` |
 //! | connect with patience; ask the broker | `connection`, `credentials`, `connect_error`, [`api`] |
 //! | report | `admin` on [`http`], `health`, `healthcheck`, `metrics`, `announce`, `telemetry` |
-//! | settings of a program | `settings`, `command_line` |
+//! | settings of a program, and the commands that its messages name | `settings`, `command_line`, `commands` |
 //! | unit tests of handlers | [`testing`], `recorder` |
 //! | small helpers | `backoff`, `chain`, `clock`, `last_message`, `log_once` |
 
@@ -96,6 +96,7 @@ mod blocking;
 mod chain;
 mod clock;
 mod command_line;
+mod commands;
 mod connect_error;
 mod connection;
 mod consumer;
@@ -120,8 +121,8 @@ mod producer;
 mod publisher;
 mod pull;
 pub mod reading;
-mod recorder;
 mod reconciler;
+mod recorder;
 mod running;
 mod service;
 mod settings;
@@ -137,6 +138,7 @@ pub use backoff::Backoff;
 pub use chain::chain;
 pub use clock::{ClockWatch, compare_clocks, now};
 pub use command_line::{address, exit_code, parse, print_error};
+pub use commands::{Commands, name_commands};
 pub use connect_error::ConnectError;
 pub use connection::{ClientEnded, Connection};
 pub use facts::{Bucket, Creation, Fact, ReadError, read_fact};
@@ -151,14 +153,14 @@ pub use log_once::LogOnce;
 pub use metrics::Metrics;
 pub use producer::Producer;
 pub use publisher::{PubAck, PublishError};
+pub use reconciler::{Progress, Reconciler};
 pub use running::{Running, ServiceError};
 pub use service::Service;
-pub use reconciler::{Progress, Reconciler};
 pub use settings::{
     LogFormat, NatsSettings, Settings, TelemetrySettings, above_zero, copies, default_instance,
     duration, number, subject,
 };
 pub use settle::{Delay, Outcome, Settlement, settle};
 pub use signals::{StopSignals, stop_on_signals};
-pub use telemetry::{InvalidFilter, Logs, init as init_telemetry};
 pub use sweeper::Swept;
+pub use telemetry::{InvalidFilter, Logs, init as init_telemetry};

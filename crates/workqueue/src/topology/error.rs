@@ -6,6 +6,7 @@ use async_nats::jetstream::{Context, ErrorCode};
 use super::difference::Difference;
 use crate::api::ApiError;
 use crate::chain::Source;
+use crate::commands;
 use crate::connection::ClientEnded;
 
 /// Why the topology could not be declared.
@@ -66,7 +67,8 @@ pub enum DeclareError {
 fn refused(action: &str, source: &async_nats::jetstream::Error) -> String {
     match source.error_code() {
         ErrorCode::STREAM_NOT_FOUND | ErrorCode::CONSUMER_NOT_FOUND => format!(
-            "the broker cannot {action}, which is not there; start a service, or run `decoupled declare`"
+            "the broker cannot {action}, which is not there; start a service, or run {}",
+            commands::declare()
         ),
         ErrorCode::STREAM_MAX_BYTES_REQUIRED => {
             format!("the broker refuses to {action}: {source}; set MAX_BYTES")

@@ -28,6 +28,7 @@ use async_nats::jetstream::{Context, ErrorCode};
 use jiff::Timestamp;
 
 use crate::api::ApiError;
+use crate::commands;
 use crate::facts::Bucket;
 use crate::job::Queue;
 use crate::known::KnownStreams;
@@ -349,9 +350,12 @@ where
         // The broker does not answer a client that may not create.
         Err(ApiError::TimedOut) => Err(DeclareError::Unavailable {
             action: format!("create {object}"),
-            source: "it is missing, and there is no answer; if this user may not create it, run \
-                     `decoupled declare` as one that may"
-                .into(),
+            source: format!(
+                "it is missing, and there is no answer; if this user may not create it, run {} as one that \
+                 may",
+                commands::declare()
+            )
+            .into(),
         }),
         Err(error) => Err(DeclareError::new(context, format!("create {object}"), error)),
     }
