@@ -1,40 +1,33 @@
 //! The connection to the broker: made with patience, watched, and its changes logged.
 
 use std::future::{Ready, pending, ready};
-use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_nats::jetstream::Context;
 use async_nats::jetstream::context::ContextBuilder;
-use async_nats::{
-    Client, ClientError, ConnectErrorKind, ConnectOptions, Event, ServerAddr, ServerError,
-};
-use rustls_pki_types::pem::{self, PemObject};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use async_nats::{Client, ClientError, ConnectErrorKind, Event, ServerError};
 use tokio::sync::watch;
 use tokio::time::timeout;
 use tracing::{error, info, warn};
 
-use crate::backoff::{self, Backoff};
+use crate::backoff::Backoff;
 use crate::chain::chain;
 use crate::commands;
-use crate::connect_error::{ConnectError, setting};
+use crate::connect_error::ConnectError;
+use crate::connect_options::connect_options;
 use crate::credentials::Credentials;
 use crate::known::KnownStreams;
 use crate::log_once::LogOnce;
-use crate::settings::{NatsSettings, without_users};
-
-/// How often the broker is asked for a sign of life. A connection on which two of these stay
-/// without an answer is taken for lost.
-const PING_INTERVAL: Duration = Duration::from_secs(5);
+use crate::servers::{display, servers, without_user};
+use crate::settings::NatsSettings;
 
 /// How long an answer to a request may take.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The first ceiling of the time between two tries to connect, and the highest.
-const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+pub(crate) const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
 /// After a reconnect, how long an answer to something that was asked before it may still take.
 const LATE_ANSWER: Duration = Duration::from_millis(250);
@@ -161,7 +154,7 @@ impl Connection {
             let (link_sender, mut link) = watch::channel(Link::default());
             let (creation_sender, refused_creation) = watch::channel(String::new());
             let (denial_sender, denied) = watch::channel(String::new());
-            let options = options(settings, client_name, credentials.clone())?;
+            let options = connect_options(settings, client_name, credentials.clone())?;
             let options = options.event_callback(watcher(
                 broker.clone(),
                 link_sender,
@@ -400,160 +393,4 @@ fn is_of_creation(words: &str) -> bool {
 
 fn api_prefix(domain: Option<&str>) -> String {
     domain.map_or_else(|| API_PREFIX.to_owned(), |domain| format!("$JS.{domain}.API"))
-}
-
-fn options(
-    settings: &NatsSettings,
-    name: &str,
-    credentials: Credentials,
-) -> Result<ConnectOptions, ConnectError> {
-    let prove = move |nonce: Vec<u8>| ready(credentials.prove(&nonce));
-    let mut options = ConnectOptions::with_auth_callback(prove)
-        .name(name)
-        .custom_inbox_prefix(&settings.nats_inbox_prefix)
-        .ping_interval(PING_INTERVAL)
-        .request_timeout(Some(ANSWER_TIMEOUT))
-        .reconnect_delay_callback(|tries| {
-            let doublings = u32::try_from(tries).unwrap_or(u32::MAX);
-            backoff::jittered(backoff::ceiling(RETRY.0, RETRY.1, doublings))
-        });
-    if let Some(file) = &settings.nats_ca {
-        check_certificates("NATS_CA", file)?;
-        options = options.add_root_certificates(file.to_owned()).require_tls(true);
-    }
-    match (&settings.nats_cert, &settings.nats_key) {
-        (Some(cert), Some(key)) => {
-            check_certificates("NATS_CERT", cert)?;
-            PrivateKeyDer::from_pem_file(key)
-                .map_err(|error| setting("NATS_KEY", key, format!("it has no key: {error}")))?;
-            options = options.add_client_certificate(cert.to_owned(), key.to_owned());
-        }
-        (None, None) => {}
-        (Some(file), None) => {
-            return Err(setting("NATS_CERT", file, "NATS_KEY has to name its key"));
-        }
-        (None, Some(file)) => {
-            return Err(setting("NATS_KEY", file, "NATS_CERT has to name its certificate"));
-        }
-    }
-    Ok(options)
-}
-
-/// Refuses a file without a certificate, of which the client says only that it trusts no broker then.
-fn check_certificates(name: &'static str, file: &Path) -> Result<(), ConnectError> {
-    let refuse = |error| setting(name, file, format!("it has no certificate: {error}"));
-    let mut certificates = CertificateDer::pem_file_iter(file).map_err(refuse)?;
-    let first = certificates.next().unwrap_or(Err(pem::Error::NoItemsFound));
-    first.map(|_| ()).map_err(refuse)
-}
-
-/// The same address, without user and password.
-fn without_user(server: ServerAddr) -> Result<ServerAddr, ConnectError> {
-    let mut url = server.into_inner();
-    let stripped = url.set_username("").and_then(|()| url.set_password(None));
-    let stripped = stripped.ok().and_then(|()| ServerAddr::from_url(url).ok());
-    stripped.ok_or_else(|| ConnectError::Setting {
-        setting: "NATS_URL",
-        value: "***".to_owned(),
-        reason: "it is no address".to_owned(),
-    })
-}
-
-/// The addresses of the brokers. An error shows none of what may be secret in them.
-fn servers(urls: &str) -> Result<Vec<ServerAddr>, ConnectError> {
-    const EXAMPLE: &str = "write something like nats://127.0.0.1:4222";
-    let each = || urls.split(',').map(str::trim).filter(|url| !url.is_empty());
-    let wrong = |reason: &str| ConnectError::Setting {
-        setting: "NATS_URL",
-        value: without_users(urls),
-        reason: reason.to_owned(),
-    };
-    let parse = |url: &str| match url.parse::<ServerAddr>() {
-        _ if url
-            .split_once("://")
-            .is_some_and(|(scheme, _)| !["nats", "tls"].contains(&scheme)) =>
-        {
-            Err(wrong(&format!("its scheme has to be nats or tls; {EXAMPLE}")))
-        }
-        Ok(server) if server.host().is_empty() => {
-            Err(wrong(&format!("it names no host; {EXAMPLE}")))
-        }
-        Ok(server) if server.port() == 0 => Err(wrong(&format!("its port is 0; {EXAMPLE}"))),
-        Ok(server) => {
-            let url = server.clone().into_inner();
-            if !["", "/"].contains(&url.path()) || url.query().or(url.fragment()).is_some() {
-                return Err(wrong(&format!("something follows its port; {EXAMPLE}")));
-            }
-            Ok(server)
-        }
-        Err(_) if url.contains('@') => Err(wrong(
-            "it is no address, or its port is none; in a user or password, write / as %2F, # as %23, ? as %3F, @ as %40, and a comma as %2C",
-        )),
-        Err(_) => Err(wrong(&format!("it is no address, or its port is none; {EXAMPLE}"))),
-    };
-    if each().next().is_none() {
-        return Err(wrong(&format!("it names no broker; {EXAMPLE}")));
-    }
-    each().map(parse).collect()
-}
-
-/// The brokers without the passwords that their addresses may have.
-fn display(servers: &[ServerAddr]) -> String {
-    let names: Vec<String> =
-        servers.iter().map(|server| format!("{}:{}", server.host(), server.port())).collect();
-    names.join(", ")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn several_brokers_are_separated_by_commas() {
-        let servers = servers("nats://one:1, two:2,").unwrap();
-        assert_eq!(display(&servers), "one:1, two:2");
-    }
-
-    #[test]
-    fn an_address_that_makes_no_sense_is_named() {
-        let urls = [
-            "",
-            ",",
-            "nats://",
-            "http://one",
-            "ws://one:1",
-            "one:port",
-            "one:0",
-            "one:1/sub",
-            "one?a",
-        ];
-        for url in urls {
-            let error = servers(url).unwrap_err().to_string();
-            assert!(error.starts_with(&format!("NATS_URL is '{url}': ")), "{error}");
-            assert!(error.ends_with("write something like nats://127.0.0.1:4222"), "{error}");
-        }
-    }
-
-    #[test]
-    fn a_password_in_an_address_is_not_shown() {
-        let servers = servers("nats://user:secret@one:1").unwrap();
-        assert_eq!(display(&servers), "one:1");
-    }
-
-    #[test]
-    fn error_shows_no_secret_of_an_address() {
-        for url in
-            ["nats://bob:a/b#c@one", "nats://bob:a?b@one:port", "ws://token@one", "bob:@a b@"]
-        {
-            let error = servers(&format!("nats://x:s3cret@two,{url}")).unwrap_err().to_string();
-            // One without a scheme may be the rest of the password before it.
-            let first = if url.contains("://") { "nats://***@two" } else { "***" };
-            assert!(error.starts_with(&format!("NATS_URL is '{first},")), "{error}");
-            for secret in ["bob", "s3cret", "a/b", "b#c", "token", "@a b"] {
-                assert!(!error.contains(secret), "{error}");
-            }
-        }
-        let error = servers("nats://bob:s3cret,t@o@one").unwrap_err().to_string();
-        assert!(error.starts_with("NATS_URL is '***,nats://***@one'"), "{error}");
-    }
 }

@@ -80,7 +80,7 @@
 //! | declare, compare with what is there and was; pause | [`topology`], `declare`, `known` |
 //! | keep a topology as it should be | `reconciler` |
 //! | find what nobody can settle | `sweeper`, `consumer_state` |
-//! | connect with patience; ask the broker | `connection`, `credentials`, `connect_error`, [`api`] |
+//! | connect with patience; ask the broker | `connection`, `connect_options`, `servers`, `credentials`, `connect_error`, [`api`] |
 //! | report | `admin` on [`http`], `health`, `healthcheck`, `metrics`, `announce`, `telemetry` |
 //! | settings of a program, and the commands that its messages name | `settings`, `command_line`, `commands` |
 //! | unit tests of handlers | [`testing`], `recorder` |
@@ -98,6 +98,7 @@ mod clock;
 mod command_line;
 mod commands;
 mod connect_error;
+mod connect_options;
 mod connection;
 mod consumer;
 mod consumer_state;
@@ -124,6 +125,7 @@ pub mod reading;
 mod reconciler;
 mod recorder;
 mod running;
+mod servers;
 mod service;
 mod settings;
 mod settle;

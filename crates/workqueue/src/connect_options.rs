@@ -1,0 +1,65 @@
+//! How the client connects: as which user, over which certificates, and how often it tries.
+
+use std::future::ready;
+use std::path::Path;
+use std::time::Duration;
+
+use async_nats::ConnectOptions;
+use rustls_pki_types::pem::{self, PemObject};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+
+use crate::backoff;
+use crate::connect_error::{ConnectError, setting};
+use crate::connection::{ANSWER_TIMEOUT, RETRY};
+use crate::credentials::Credentials;
+use crate::settings::NatsSettings;
+
+/// How often the broker is asked for a sign of life. A connection on which two of these stay
+/// without an answer is taken for lost.
+const PING_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The options of a connection under this name, and what is wrong with the settings otherwise.
+pub(crate) fn connect_options(
+    settings: &NatsSettings,
+    name: &str,
+    credentials: Credentials,
+) -> Result<ConnectOptions, ConnectError> {
+    let prove = move |nonce: Vec<u8>| ready(credentials.prove(&nonce));
+    let mut options = ConnectOptions::with_auth_callback(prove)
+        .name(name)
+        .custom_inbox_prefix(&settings.nats_inbox_prefix)
+        .ping_interval(PING_INTERVAL)
+        .request_timeout(Some(ANSWER_TIMEOUT))
+        .reconnect_delay_callback(|tries| {
+            let doublings = u32::try_from(tries).unwrap_or(u32::MAX);
+            backoff::jittered(backoff::ceiling(RETRY.0, RETRY.1, doublings))
+        });
+    if let Some(file) = &settings.nats_ca {
+        check_certificates("NATS_CA", file)?;
+        options = options.add_root_certificates(file.to_owned()).require_tls(true);
+    }
+    match (&settings.nats_cert, &settings.nats_key) {
+        (Some(cert), Some(key)) => {
+            check_certificates("NATS_CERT", cert)?;
+            PrivateKeyDer::from_pem_file(key)
+                .map_err(|error| setting("NATS_KEY", key, format!("it has no key: {error}")))?;
+            options = options.add_client_certificate(cert.to_owned(), key.to_owned());
+        }
+        (None, None) => {}
+        (Some(file), None) => {
+            return Err(setting("NATS_CERT", file, "NATS_KEY has to name its key"));
+        }
+        (None, Some(file)) => {
+            return Err(setting("NATS_KEY", file, "NATS_CERT has to name its certificate"));
+        }
+    }
+    Ok(options)
+}
+
+/// Refuses a file without a certificate, of which the client says only that it trusts no broker then.
+fn check_certificates(name: &'static str, file: &Path) -> Result<(), ConnectError> {
+    let refuse = |error| setting(name, file, format!("it has no certificate: {error}"));
+    let mut certificates = CertificateDer::pem_file_iter(file).map_err(refuse)?;
+    let first = certificates.next().unwrap_or(Err(pem::Error::NoItemsFound));
+    first.map(|_| ()).map_err(refuse)
+}
