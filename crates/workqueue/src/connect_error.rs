@@ -1,6 +1,8 @@
 use std::fmt::Display;
 use std::path::Path;
 
+use crate::mask::{MASK, looks_secret};
+
 /// Why there is no use in trying to connect again.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
@@ -35,8 +37,13 @@ pub enum ConnectError {
     },
 }
 
-/// What is wrong with the file that a setting names.
+/// What is wrong with the file that a setting names. Where the setting has the content of a file instead, it is
+/// not shown.
 pub(crate) fn setting(setting: &'static str, file: &Path, reason: impl Display) -> ConnectError {
     let value = file.display().to_string();
+    if looks_secret(&value) {
+        let reason = "it has to name a file, and looks like the content of one".to_owned();
+        return ConnectError::Setting { setting, value: MASK.to_owned(), reason };
+    }
     ConnectError::Setting { setting, value, reason: reason.to_string() }
 }

@@ -82,7 +82,7 @@
 //! | find what nobody can settle | `sweeper`, `consumer_state` |
 //! | connect with patience; ask the broker | `connection`, `connect_options`, `servers`, `credentials`, `connect_error`, [`api`] |
 //! | report | `admin` on [`http`], `health`, `healthcheck`, `metrics`, `announce`, `telemetry` |
-//! | settings of a program, and the commands that its messages name | `settings`, `command_line`, `commands` |
+//! | settings of a program, what of them may be shown, and the commands that its messages name | `settings`, `mask`, `command_line`, `commands` |
 //! | unit tests of handlers | [`testing`], `recorder` |
 //! | small helpers | `backoff`, `chain`, `clock`, `last_message`, `log_once` |
 
@@ -118,6 +118,7 @@ mod known;
 mod last_message;
 mod log_once;
 mod metrics;
+mod mask;
 mod producer;
 mod publisher;
 mod pull;

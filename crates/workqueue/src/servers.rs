@@ -3,7 +3,7 @@
 use async_nats::ServerAddr;
 
 use crate::connect_error::ConnectError;
-use crate::settings::without_users;
+use crate::mask::{looks_secret, without_users};
 
 /// The same address, without user and password.
 pub(crate) fn without_user(server: ServerAddr) -> Result<ServerAddr, ConnectError> {
@@ -36,6 +36,12 @@ pub(crate) fn servers(urls: &str) -> Result<Vec<ServerAddr>, ConnectError> {
         Ok(server) if server.host().is_empty() => {
             Err(wrong(&format!("it names no host; {EXAMPLE}")))
         }
+        Ok(_) if has_half_a_user(url) => Err(wrong(
+            "it has a user without a password, or a password without a user; write both, or set NATS_USER",
+        )),
+        Ok(server) if looks_secret(server.host()) => {
+            Err(wrong(&format!("it is a seed or a token, and no address; {EXAMPLE}")))
+        }
         Ok(server) if server.port() == 0 => Err(wrong(&format!("its port is 0; {EXAMPLE}"))),
         Ok(server) => {
             let url = server.clone().into_inner();
@@ -53,6 +59,13 @@ pub(crate) fn servers(urls: &str) -> Result<Vec<ServerAddr>, ConnectError> {
         return Err(wrong(&format!("it names no broker; {EXAMPLE}")));
     }
     each().map(parse).collect()
+}
+
+/// Whether an address has a colon before its host with nothing on one side of it, which parsing would pass over.
+fn has_half_a_user(url: &str) -> bool {
+    let (_, rest) = url.split_once("://").unwrap_or(("", url));
+    let user = rest.rsplit_once('@').and_then(|(user, _host)| user.split_once(':'));
+    user.is_some_and(|(name, password)| name.is_empty() || password.is_empty())
 }
 
 /// The brokers without the passwords that their addresses may have.
@@ -87,9 +100,27 @@ mod tests {
         ];
         for url in urls {
             let error = servers(url).unwrap_err().to_string();
-            assert!(error.starts_with(&format!("NATS_URL is '{url}': ")), "{error}");
+            let shown = without_users(url);
+            assert!(error.starts_with(&format!("NATS_URL is '{shown}': ")), "{error}");
             assert!(error.ends_with("write something like nats://127.0.0.1:4222"), "{error}");
         }
+    }
+
+    #[test]
+    fn half_a_user_in_an_address_is_refused() {
+        for url in ["nats://:s3cret@one", "nats://alice:@one", "two,:s3cret@one:1"] {
+            let error = servers(url).unwrap_err().to_string();
+            assert!(error.contains("a user without a password, or"), "{error}");
+            assert!(!error.contains("s3cret") && !error.contains("alice"), "{error}");
+        }
+        assert!(servers("nats://t0ken@one,nats://alice:s3cret:@one").is_ok());
+    }
+
+    #[test]
+    fn seed_in_place_of_an_address_is_not_shown() {
+        let seed = nkeys::KeyPair::new_user().seed().unwrap();
+        let error = servers(&seed).unwrap_err().to_string();
+        assert!(error.starts_with("NATS_URL is '***': it is a seed"), "{error}");
     }
 
     #[test]
@@ -112,6 +143,6 @@ mod tests {
             }
         }
         let error = servers("nats://bob:s3cret,t@o@one").unwrap_err().to_string();
-        assert!(error.starts_with("NATS_URL is '***,nats://***@one'"), "{error}");
+        assert!(error.starts_with("NATS_URL is '***,***@one'"), "{error}");
     }
 }

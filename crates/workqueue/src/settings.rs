@@ -13,6 +13,7 @@ use clap::{Args, Parser, ValueEnum};
 use jiff::SignedDuration;
 
 use crate::command_line::{address, parse_from};
+use crate::mask::without_users;
 
 /// The heading of what a service does, in its help.
 const WORK: &str = "Work";
@@ -127,25 +128,26 @@ pub struct NatsSettings {
     #[arg(long, env, value_name = "TOKEN", hide_env_values = true)]
     pub nats_token: Option<String>,
 
+    // A setting of a file may hold its content by mistake, which the help must not show.
     /// File with the seed of a user's nkey, instead of user and password. It is read at each connect
-    #[arg(long, env, value_name = "FILE")]
+    #[arg(long, env, value_name = "FILE", hide_env_values = true)]
     pub nats_nkey: Option<PathBuf>,
 
     /// File with the credentials of a user (JWT and seed), instead of user and password. It is read at
     /// each connect
-    #[arg(long, env, value_name = "FILE")]
+    #[arg(long, env, value_name = "FILE", hide_env_values = true)]
     pub nats_creds: Option<PathBuf>,
 
     /// File with the certificates (PEM) that the broker's is checked against; asks for TLS
-    #[arg(long, env, value_name = "FILE")]
+    #[arg(long, env, value_name = "FILE", hide_env_values = true)]
     pub nats_ca: Option<PathBuf>,
 
     /// File with the certificate (PEM) to show to the broker
-    #[arg(long, env, value_name = "FILE")]
+    #[arg(long, env, value_name = "FILE", hide_env_values = true)]
     pub nats_cert: Option<PathBuf>,
 
     /// File with the key (PEM) of that certificate
-    #[arg(long, env, value_name = "FILE")]
+    #[arg(long, env, value_name = "FILE", hide_env_values = true)]
     pub nats_key: Option<PathBuf>,
 
     /// Domain of JetStream, where the broker that is connected to is a leaf node of the one that stores
@@ -156,28 +158,6 @@ pub struct NatsSettings {
     /// What the subjects of answers to this client begin with; give each user one of its own
     #[arg(long, env, default_value = "_INBOX", value_parser = subject, value_name = "PREFIX")]
     pub nats_inbox_prefix: String,
-}
-
-/// An address without the user, password or token that it may have, even where it cannot be read.
-fn without_user(url: &str) -> String {
-    let (scheme, rest) = url.split_once("://").unwrap_or(("nats", url));
-    match rest.rsplit_once('@') {
-        Some((_, host)) => format!("{scheme}://***@{host}"),
-        None => url.to_owned(),
-    }
-}
-
-/// Addresses, separated by commas, without what may be secret in them. What stands before a part that has a
-/// user and no scheme is most likely the beginning of its password.
-pub(crate) fn without_users(urls: &str) -> String {
-    let parts: Vec<&str> = urls.split(',').map(str::trim).collect();
-    let goes_on = |index: usize| {
-        parts.get(index + 1).is_some_and(|next| next.contains('@') && !next.contains("://"))
-    };
-    let shown = |(index, part): (usize, &&str)| {
-        if goes_on(index) { "***".to_owned() } else { without_user(part) }
-    };
-    parts.iter().enumerate().map(shown).collect::<Vec<_>>().join(",")
 }
 
 /// Where the broker is, without anything that may be secret.

@@ -103,6 +103,35 @@ async fn the_help_shows_every_setting_and_no_password() {
 }
 
 #[tokio::test]
+#[tokio::test]
+async fn content_in_place_of_a_file_is_not_shown() {
+    let seed = KeyPair::new_user().seed().unwrap();
+    let creds = format!(
+        "-----BEGIN NATS USER JWT-----\nabc.def\n------END NATS USER JWT------\n\n\
+         -----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n"
+    );
+    let key = "-----BEGIN PRIVATE KEY-----\ns3cret\n-----END PRIVATE KEY-----\n";
+    let (generator, decoupled) = (&programs().await.generator, &programs().await.decoupled);
+    for (setting, value, secret) in [
+        ("NATS_NKEY", &*seed, &*seed),
+        ("NATS_CREDS", &creds, &seed),
+        ("NATS_KEY", key, "s3cret"),
+        ("NATS_CERT", key, "s3cret"),
+        ("NATS_CA", key, "s3cret"),
+        ("NATS_URL", &seed, &seed),
+    ] {
+        for (program, word) in [(generator, "--help"), (generator, ""), (decoupled, "audit")] {
+            let mut command = Command::new(program);
+            command.env_clear().args(Some(word).filter(|word| !word.is_empty()));
+            let output = soon("it ends", command.env(setting, value).output()).await.unwrap();
+            let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+            assert!(!said.contains(secret), "{setting} {word}: {said}");
+            let named = format!("{setting} is '***': ");
+            assert!(word == "--help" || said.contains(&named), "{setting} {word}: {said}");
+        }
+    }
+}
+
 async fn service_without_a_broker_is_live_but_not_ready() {
     let mut deployment = Deployment::start().await;
     deployment.broker.kill().await.unwrap();
