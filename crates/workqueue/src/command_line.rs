@@ -7,7 +7,9 @@ use std::io::{self, ErrorKind, Write};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::process::{self, ExitCode};
-use std::{env, fs};
+use std::sync::mpsc;
+use std::time::Duration;
+use std::{env, fs, thread};
 
 use clap::builder::Resettable;
 use clap::error::ErrorKind as ClapErrorKind;
@@ -15,6 +17,9 @@ use clap::{Arg, ArgMatches, Command, Parser, value_parser};
 use clap_complete::Shell;
 
 use crate::chain::chain;
+
+/// How long the last error of a program may take to be printed.
+const TIME_TO_PRINT: Duration = Duration::from_secs(1);
 
 /// The settings of this program. A variable that is empty counts as not set. Ends the process where the
 /// settings are wrong, or where the environment sets one that is `retired`: its name, and what to do
@@ -144,8 +149,17 @@ pub fn exit_code(result: Result<(), Box<dyn Error + Send + Sync>>) -> ExitCode {
 
 /// Prints an error on the standard error, with its causes, each once.
 pub fn print_error(error: &(dyn Error + 'static)) {
-    // Where that cannot be written, the exit status still says it.
-    let _ = writeln!(io::stderr(), "Error: {}", chain(error));
+    let line = format!("Error: {}\n", chain(error));
+    let (printed, is_printed) = mpsc::channel();
+    // On a thread of its own: where the reader stalls, it would wait for the logs, which wait for the reader.
+    // Where it cannot be written, the exit status still says it.
+    let printing = thread::Builder::new().spawn(move || {
+        let _ = io::stderr().write_all(line.as_bytes());
+        let _ = printed.send(());
+    });
+    if printing.is_ok() {
+        let _ = is_printed.recv_timeout(TIME_TO_PRINT);
+    }
 }
 
 /// An address to listen on, such as 127.0.0.1:8080 or localhost:8080.

@@ -1,11 +1,13 @@
 //! The logs of a process: best effort. Nothing that becomes of them stops the work.
 
+use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, OnceLock};
+use std::{panic, thread};
 
 use anstream::{AutoStream, ColorChoice};
-use tracing_appender::non_blocking::{ErrorCounter, NonBlockingBuilder, WorkerGuard};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
 
@@ -40,6 +42,7 @@ impl Drop for Logs {
 }
 
 /// Starts the logs of this process, on standard error. Lines that it does not take are dropped and counted.
+/// The messages of panics go the same way.
 ///
 /// # Errors
 ///
@@ -55,6 +58,7 @@ pub fn init(settings: &TelemetrySettings) -> Result<Logs, InvalidFilter> {
     let (writer, guard) =
         NonBlockingBuilder::default().lossy(true).finish(BestEffort(io::stderr()));
     FULL_QUEUE.get_or_init(|| writer.error_counter());
+    print_panics_to(writer.clone());
     *GUARD.lock().expect(UNPOISONED) = Some(guard);
     let logs = tracing_subscriber::fmt().with_env_filter(filter).with_writer(writer);
     match settings.log_format {
@@ -67,6 +71,19 @@ pub fn init(settings: &TelemetrySettings) -> Result<Logs, InvalidFilter> {
         }
     }
     Ok(Logs(()))
+}
+
+/// Has panics written with the logs: a thread that prints its own would wait for a reader that stalls.
+fn print_panics_to(logs: NonBlocking) {
+    panic::set_hook(Box::new(move |panic| {
+        let thread = thread::current();
+        let mut text = format!("thread '{}' {panic}\n", thread.name().unwrap_or("unnamed"));
+        let backtrace = Backtrace::capture();
+        if backtrace.status() == BacktraceStatus::Captured {
+            text = format!("{text}{backtrace}\n");
+        }
+        let _ = logs.clone().write_all(text.as_bytes());
+    }));
 }
 
 /// Writes what is still to be written, and ends the logs.

@@ -4,6 +4,7 @@ use std::fs::{self, File};
 use std::path::PathBuf;
 use std::process::Stdio;
 
+use contract::queues::REQUESTS;
 use nix::pty::openpty;
 use tempfile::TempDir;
 use testkit::eventually::eventually;
@@ -14,6 +15,7 @@ use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 
 use crate::deployment::{Deployment, Side, programs, run, soon, succeeded};
+use crate::unreadable::{CARRIAGE_RETURN, publish};
 
 /// A file on a disk that is always full.
 const FULL: &str = "/dev/full";
@@ -60,6 +62,23 @@ async fn stalled_reader_of_the_logs_does_not_stop_the_work() {
         .await
         .unwrap();
     assert!(logs.len() >= 4096, "the pipe was full: {} bytes", logs.len());
+}
+
+#[tokio::test]
+async fn service_that_fails_ends_though_its_log_reader_stalls() {
+    let deployment = Deployment::start().await;
+    let mut generator = Command::new(&programs().await.generator);
+    generator.env_clear().env("NATS_URL", deployment.url()).env("RUST_LOG", "trace");
+    generator.stderr(Stdio::piped()).kill_on_drop(true);
+    let mut generator = generator.spawn().unwrap();
+    succeeded(&mut deployment.ask(500).await).await;
+    // The client panics over this, and the service ends with an error: each has something to print.
+    publish(deployment.broker.port(), REQUESTS, CARRIAGE_RETURN).await;
+    let status = soon("it ends", generator.wait()).await.unwrap();
+    assert_eq!(status.code(), Some(1));
+    let mut logs = String::new();
+    generator.stderr.take().unwrap().read_to_string(&mut logs).await.unwrap();
+    assert!(!logs.contains("Error: "), "the pipe was full: {logs}");
 }
 
 /// Runs an audit whose standard output is this; gives its exit status and what it says of errors.
