@@ -1,15 +1,18 @@
 //! Streams and consumers that exist before a service starts.
 
+use std::mem;
+
 use async_nats::jetstream::consumer::AckPolicy;
 use async_nats::jetstream::consumer::pull::Config as ConsumerConfig;
 use async_nats::jetstream::stream::{Config as StreamConfig, RetentionPolicy};
 use cli::declare::declare;
 use contract::facts;
 use contract::queues::{REQUESTS, RESPONSES};
+use futures_util::StreamExt;
 use testkit::broker::{Broker, BrokerOptions};
 use testkit::process::logged;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
-use tokio::net::TcpListener;
+use tokio::io::{self, AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
 use workqueue::topology::{self, DeclareError, Limits};
 use workqueue::{KnownStreams, NatsSettings, now};
@@ -271,28 +274,77 @@ async fn account_that_asks_for_limits_is_served() {
     assert!(!generator.log_text().contains("running on with"), "{}", generator.log_text());
 }
 
-#[tokio::test]
-async fn a_broker_that_is_too_old_is_named() {
-    // Only the version that an old broker announces is checked.
+/// A way to this broker on which its bytes are replaced: as another version would put it. Gives its address.
+async fn rewritten(broker: &Broker, replace: &[(&str, &str)]) -> String {
+    let (port, replace) = (broker.port(), replace.to_vec());
+    let replace: Vec<(String, String)> =
+        replace.into_iter().map(|(from, to)| (from.to_owned(), to.to_owned())).collect();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("nats://{}", listener.local_addr().unwrap());
     tokio::spawn(async move {
-        let (client, _) = listener.accept().await.unwrap();
-        let mut client = BufReader::new(client);
-        let info = r#"{"server_id":"old","version":"2.9.10","max_payload":1048576,"headers":true,"jetstream":true}"#;
-        client.write_all(format!("INFO {info}\r\n").as_bytes()).await.unwrap();
-        let mut line = String::new();
-        while client.read_line(&mut line).await.is_ok_and(|read| read > 0) {
-            if line.starts_with("PING") {
-                client.write_all(b"PONG\r\n").await.unwrap();
-            }
-            line.clear();
+        while let Ok((client, _)) = listener.accept().await {
+            let replace = replace.clone();
+            tokio::spawn(async move {
+                let broker = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+                let (mut from_client, mut to_client) = client.into_split();
+                let (from_broker, mut to_broker) = broker.into_split();
+                tokio::spawn(async move { io::copy(&mut from_client, &mut to_broker).await });
+                let (mut from_broker, mut line) = (BufReader::new(from_broker), Vec::new());
+                while from_broker.read_until(b'\n', &mut line).await.is_ok_and(|read| read > 0) {
+                    let mut text = String::from_utf8(mem::take(&mut line)).unwrap();
+                    for (from, to) in &replace {
+                        text = text.replace(from, to);
+                    }
+                    let _ = to_client.write_all(text.as_bytes()).await;
+                }
+            });
         }
     });
-    let directory = tempfile::tempdir().unwrap();
-    let mut generator = run(Side::Generator, &url, directory.path().join("log"), &[]).await;
-    let status = ended(&mut generator).await;
-    let log = generator.log_text();
-    assert_eq!(status.code(), Some(1), "{log}");
-    assert!(log.contains("the broker is version 2.9.10, and 2.12 is the oldest"), "{log}");
+    url
+}
+
+/// What a service that starts there ends with.
+async fn refusal(deployment: &Deployment, url: &str, name: &str) -> String {
+    let mut generator = run(Side::Generator, url, deployment.log(name), &[]).await;
+    assert_eq!(ended(&mut generator).await.code(), Some(1), "{}", generator.log_text());
+    generator.log_text()
+}
+
+/// What a broker of this version says is rewritten to: as if it were an old one, in as many bytes.
+fn old_version(version: &str) -> String {
+    format!("2.9.{}", "1".repeat(version.len() - "2.9.".len()))
+}
+
+#[tokio::test]
+async fn a_broker_that_is_too_old_is_named() {
+    let deployment = Deployment::bare().await;
+    let version = deployment.nats().client().server_info().version;
+    let old = old_version(&version);
+    let level =
+        rewritten(&deployment.broker, &[(&version, &old), ("\"level\"", "\"lever\"")]).await;
+    let log = refusal(&deployment, &level, "bare").await;
+    assert!(log.contains("the broker is version 2.10 or older, and 2.12 is the oldest"), "{log}");
+    let streams = deployment.nats().stream_names().count().await;
+    assert_eq!(streams, 0, "nothing is created");
+    deployment.declare_once(&LIMITS).await.unwrap();
+    let found = rewritten(&deployment.broker, &[(&version, &old)]).await;
+    let log = refusal(&deployment, &found, "found").await;
+    assert!(log.contains(&format!("the broker is version {old}, and 2.12 is the oldest")), "{log}");
+    let silent = rewritten(&deployment.broker, &[("_nats.ver", "_mine.ver")]).await;
+    let log = refusal(&deployment, &silent, "silent").await;
+    assert!(log.contains("the broker is version 2.10 or older, and 2.12 is the oldest"), "{log}");
+}
+
+#[tokio::test]
+async fn version_of_the_broker_that_keeps_the_streams_counts() {
+    let deployment = Deployment::bare().await;
+    let version = deployment.nats().client().server_info().version;
+    let (is, old) = (format!("\"version\":\"{version}\""), old_version(&version));
+    // As a member of a cluster that is not replaced yet, or a leaf node that has JetStream, too.
+    let member = format!("\"version\":\"{old}\"");
+    let url = rewritten(&deployment.broker, &[(&is, &member)]).await;
+    for name in ["creates", "finds"] {
+        let generator = run(Side::Generator, &url, deployment.log(name), &[]).await;
+        ready(&generator).await;
+    }
 }

@@ -33,7 +33,7 @@ use crate::facts::Bucket;
 use crate::job::Queue;
 use crate::known::KnownStreams;
 use difference::{Differences, Kind};
-use version::check_version;
+use version::{check_creator, check_version};
 
 /// What a program needs on the broker: the queues with their consumers, the buckets, and the dead letters
 /// of the queues.
@@ -159,7 +159,6 @@ async fn declare_or_adjust(
     adjust: bool,
     declared: &mut Declared,
 ) -> Result<(), DeclareError> {
-    check_version(context, None)?;
     *declared = Declared {
         created: mem::take(&mut declared.created),
         adjusted: mem::take(&mut declared.adjusted),
@@ -186,7 +185,7 @@ async fn declare_or_adjust(
             }
             found => found?,
         };
-        check_version(context, Some(&is))?;
+        check_version(&is)?;
         let is_another = before.is_some_and(|before| before != created_at(&is));
         if adjust && is_another && replaces(&is.config).is_none() {
             is.config.metadata.extend(replacing);
@@ -331,6 +330,7 @@ where
     Find: Future<Output = Result<T, ApiError>>,
     Create: Future<Output = Result<T, ApiError>>,
 {
+    check_creator(context).await?;
     match find().await {
         Ok(found) => return Ok((found, false)),
         Err(error) if is_missing(&error) => {}

@@ -2,24 +2,47 @@
 
 use async_nats::jetstream::Context;
 use async_nats::jetstream::stream::Info as StreamInfo;
+use serde::Deserialize;
+use serde_json::json;
 
 use super::error::DeclareError;
+use crate::api::call;
 
 /// The oldest broker that knows all the settings that the guarantees rest on.
 const OLDEST_BROKER: [u64; 3] = [2, 12, 0];
 
-/// Refuses a broker that ignores settings which the guarantees rest on. Where the one that the client is
-/// connected to keeps no streams, only that which keeps the stream counts.
-pub(super) fn check_version(
-    context: &Context,
-    stream: Option<&StreamInfo>,
-) -> Result<(), DeclareError> {
-    let connected = context.client().server_info();
-    let of_stream = stream.and_then(|stream| stream.config.metadata.get("_nats.ver").cloned());
-    let version = of_stream.or_else(|| connected.jetstream.then_some(connected.version));
-    match version {
-        Some(version) if !is_recent(&version) => Err(DeclareError::BrokerTooOld(version)),
-        _ => Ok(()),
+/// What a broker that does not say its version is.
+const SAYS_NO_VERSION: &str = "2.10 or older";
+
+/// Refuses the broker that keeps this stream, where it ignores settings which the guarantees rest on.
+pub(super) fn check_version(stream: &StreamInfo) -> Result<(), DeclareError> {
+    let version = stream.config.metadata.get("_nats.ver").map_or(SAYS_NO_VERSION, String::as_str);
+    if is_recent(version) { Ok(()) } else { Err(DeclareError::BrokerTooOld(version.to_owned())) }
+}
+
+/// The same of the broker that would create a stream. In a cluster, or behind a leaf node, it is most likely not
+/// the one that the client is connected to.
+pub(super) async fn check_creator(context: &Context) -> Result<(), DeclareError> {
+    #[derive(Deserialize)]
+    struct Account {
+        api: Api,
+    }
+    #[derive(Deserialize)]
+    struct Api {
+        #[serde(default)]
+        level: u64,
+    }
+
+    // Else the creator is recent as well, or its version is checked once it has created the stream.
+    if is_recent(&context.client().server_info().version) {
+        return Ok(());
+    }
+    // A user who may not ask that may be one who may create.
+    let account: Result<Account, _> = call(context, "INFO".to_owned(), &json!({})).await;
+    match account.map(|account| account.api.level) {
+        Ok(0) => Err(DeclareError::BrokerTooOld(SAYS_NO_VERSION.to_owned())),
+        Ok(1) => Err(DeclareError::BrokerTooOld("2.11".to_owned())),
+        Ok(_) | Err(_) => Ok(()),
     }
 }
 
@@ -39,7 +62,7 @@ mod tests {
         for recent in ["2.12.0", "2.15.1", "2.12.0-RC.3", "3.0.0", "2.100.0", "dev"] {
             assert!(is_recent(recent), "{recent}");
         }
-        for old in ["2.11.99", "2.9.10", "1.4.1", "2.2.0-beta"] {
+        for old in [SAYS_NO_VERSION, "2.11.99", "2.9.10", "1.4.1", "2.2.0-beta"] {
             assert!(!is_recent(old), "{old}");
         }
     }
