@@ -14,7 +14,9 @@ use prometheus_client::registry::Registry;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 use workqueue::topology::Limits;
-use workqueue::{Connection, NatsSettings, Progress, Reconciler, Report, TelemetrySettings};
+use workqueue::{
+    ConnectError, Connection, NatsSettings, Progress, Reconciler, Report, TelemetrySettings,
+};
 
 /// Settings of `decoupled declare --watch`.
 #[derive(Args, Clone, Debug)]
@@ -71,8 +73,8 @@ async fn watch_connected(
 ) -> anyhow::Result<()> {
     let report = {
         let status = Arc::clone(status);
-        move |connected| {
-            status.connected.set(i64::from(connected));
+        move |connected: Result<(), &ConnectError>| {
+            status.connected.set(i64::from(connected.is_ok()));
         }
     };
     let connection =

@@ -34,6 +34,7 @@ use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::pin;
+use std::sync::atomic::Ordering::Relaxed;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 
@@ -122,6 +123,7 @@ pub async fn run(settings: GatewaySettings, stop: &CancellationToken) -> Result<
         reader: OnceLock::new(),
         submissions: OnceLock::new(),
         clock: Mutex::default(),
+        refused: Arc::default(),
         waiters: requests::waiters::Waiters::default(),
         replayer: OnceLock::new(),
         stop: stop.clone(),
@@ -165,14 +167,18 @@ async fn listen(addr: Option<SocketAddr>) -> Result<TcpListener, GatewayError> {
 /// Connects and declares; then takes snapshots for the page, for as long as the client lives.
 async fn work(gateway: &Gateway, metrics: &Arc<Metrics>) -> Result<(), GatewayError> {
     let settings = &gateway.settings;
-    let connected = Arc::clone(metrics);
     let name = format!("gateway {}", settings.instance);
-    let connecting = Connection::establish_patiently(&settings.nats, &name, move |is| {
-        connected.set_connected(is);
-    });
+    let report = {
+        let (metrics, refused) = (Arc::clone(metrics), Arc::clone(&gateway.refused));
+        move |connected: Result<(), &ConnectError>| {
+            metrics.set_connected(connected.is_ok());
+            refused.store(matches!(connected, Err(ConnectError::Refused { .. })), Relaxed);
+        }
+    };
+    let connecting = Connection::establish_patiently(&settings.nats, &name, report);
     let connection = tokio::select! {
         connection = connecting => connection?,
-        never = timeline::wait(&gateway.timeline, &settings.nats) => match never {},
+        never = timeline::wait(gateway) => match never {},
     };
     let _ = gateway.reader.set(RequestReader::new(&connection));
     let submitting = async {
@@ -190,7 +196,7 @@ async fn work(gateway: &Gateway, metrics: &Arc<Metrics>) -> Result<(), GatewayEr
     };
     tokio::select! {
         failed = submitting => failed.map(|never| match never {}),
-        never = timeline::poll(&gateway.timeline, &gateway.metrics, &connection) => match never {},
+        never = timeline::poll(gateway, &connection) => match never {},
         never = gateway.audit.run(&connection, settings.audit_limit) => match never {},
         ended = connection.ended() => Err(ended.into()),
     }
@@ -219,7 +225,8 @@ impl Report for GatewayReport {
             return Some("stopping".to_owned());
         }
         if self.gateway.reader.get().is_none() {
-            return Some("not connected to the broker yet".to_owned());
+            let refusal = self.gateway.refusal();
+            return Some(refusal.unwrap_or_else(|| "not connected to the broker yet".to_owned()));
         }
         self.gateway.clock.lock().expect("nothing panics while it holds this lock").clone()
     }

@@ -1,6 +1,7 @@
 //! State that all routes share.
 
-use std::sync::{Mutex, OnceLock};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use tokio_util::sync::CancellationToken;
 use workqueue::Connection;
@@ -27,6 +28,8 @@ pub(crate) struct Gateway {
     pub(crate) submissions: OnceLock<Submissions>,
     /// What is wrong with this machine's clock.
     pub(crate) clock: Mutex<Option<String>>,
+    /// Whether the broker refused the credentials at the last try to connect.
+    pub(crate) refused: Arc<AtomicBool>,
     pub(crate) waiters: Waiters,
     /// The connection to replay through, once there is one, where that is allowed.
     pub(crate) replayer: OnceLock<Connection>,
@@ -38,6 +41,17 @@ impl Gateway {
     pub(crate) fn reader(&self) -> Result<&RequestReader, Problem> {
         let away = || ProblemKind::BrokerAway.because("there is no connection to the broker yet");
         self.reader.get().ok_or_else(away)
+    }
+
+    /// That the broker does not let this gateway in, if so, without the name of the user.
+    pub(crate) fn refusal(&self) -> Option<String> {
+        let broker = self.settings.nats.broker();
+        let words = || {
+            format!(
+                "the broker at {broker} refuses the credentials of the gateway, whose log names them"
+            )
+        };
+        self.refused.load(Relaxed).then(words)
     }
 
     /// The connection, while there is one.

@@ -12,9 +12,9 @@ use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
 use tracing::{info, warn};
-use workqueue::{Connection, NatsSettings, chain};
+use workqueue::{Connection, chain};
 
-use crate::metrics::GatewayMetrics;
+use crate::state::Gateway;
 
 /// How many points of the past are kept: five minutes, one a second.
 const POINTS: usize = 300;
@@ -125,24 +125,27 @@ pub(crate) fn json(value: &impl Serialize) -> Arc<str> {
 }
 
 /// Notes each second that there is no broker, until this is dropped.
-pub(crate) async fn wait(timeline: &Timeline, nats: &NatsSettings) -> Infallible {
+pub(crate) async fn wait(gateway: &Gateway) -> Infallible {
     // The address may hold a password, which is never shown.
-    let broker = nats.broker();
+    let broker = gateway.settings.nats.broker();
     let words = format!("no broker answers at {broker} yet");
     let mut seconds = interval_at(Instant::now() + INTERVAL, INTERVAL);
     loop {
         seconds.tick().await;
-        let trouble = Explained { kind: Trouble::Silent, words: words.clone() };
-        timeline.note(workqueue::now(), Err(trouble));
+        let trouble = refusal(gateway)
+            .unwrap_or_else(|| Explained { kind: Trouble::Silent, words: words.clone() });
+        gateway.timeline.note(workqueue::now(), Err(trouble));
     }
 }
 
+/// That the broker is there, and lets this gateway not in, if so.
+fn refusal(gateway: &Gateway) -> Option<Explained> {
+    gateway.refusal().map(|words| Explained { kind: Trouble::Refused, words })
+}
+
 /// Takes a snapshot each second, and notes it, or why there is none.
-pub(crate) async fn poll(
-    timeline: &Timeline,
-    metrics: &GatewayMetrics,
-    connection: &Connection,
-) -> Infallible {
+pub(crate) async fn poll(gateway: &Gateway, connection: &Connection) -> Infallible {
+    let Gateway { timeline, metrics, .. } = gateway;
     let mut seconds = interval(INTERVAL);
     seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut poller = Poller::new(connection);
@@ -167,7 +170,7 @@ pub(crate) async fn poll(
             if kind != Trouble::Silent {
                 timeline.note_replicas(poller.replicas());
             }
-            Explained { kind, words: chain(&*error) }
+            refusal(gateway).unwrap_or_else(|| Explained { kind, words: chain(&*error) })
         });
         timeline.note(workqueue::now(), seen);
     }

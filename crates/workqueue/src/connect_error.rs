@@ -4,7 +4,7 @@ use std::path::Path;
 use crate::mask::{MASK, looks_secret};
 
 /// Why there is no use in trying to connect again.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 pub enum ConnectError {
     /// A setting makes no sense.
     #[error("{setting} is '{value}': {reason}")]

@@ -42,7 +42,7 @@ pub(crate) fn connect_options(
         (Some(cert), Some(key)) => {
             check_certificates("NATS_CERT", cert)?;
             PrivateKeyDer::from_pem_file(key)
-                .map_err(|error| setting("NATS_KEY", key, format!("it has no key: {error}")))?;
+                .map_err(|error| setting("NATS_KEY", key, unusable("key", error)))?;
             options = options.add_client_certificate(cert.to_owned(), key.to_owned());
         }
         (None, None) => {}
@@ -58,8 +58,16 @@ pub(crate) fn connect_options(
 
 /// Refuses a file without a certificate, of which the client says only that it trusts no broker then.
 fn check_certificates(name: &'static str, file: &Path) -> Result<(), ConnectError> {
-    let refuse = |error| setting(name, file, format!("it has no certificate: {error}"));
+    let refuse = |error| setting(name, file, unusable("certificate", error));
     let mut certificates = CertificateDer::pem_file_iter(file).map_err(refuse)?;
     let first = certificates.next().unwrap_or(Err(pem::Error::NoItemsFound));
     first.map(|_| ()).map_err(refuse)
+}
+
+/// What is wrong with a file that is to hold this.
+fn unusable(item: &str, error: pem::Error) -> String {
+    match error {
+        pem::Error::Io(error) => error.to_string(),
+        error => format!("it has no {item}: {error}"),
+    }
 }

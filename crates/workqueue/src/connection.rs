@@ -1,22 +1,23 @@
 //! The connection to the broker: made with patience, watched, and its changes logged.
 
-use std::future::{Ready, pending, ready};
+use std::future::pending;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::Context;
 use async_nats::jetstream::context::ContextBuilder;
-use async_nats::{Client, ClientError, ConnectErrorKind, Event, ServerError};
+use async_nats::{Client, ConnectErrorKind};
 use tokio::sync::watch;
 use tokio::time::timeout;
-use tracing::{error, info, warn};
+use tracing::{error, warn};
 
 use crate::backoff::Backoff;
 use crate::chain::chain;
 use crate::commands;
 use crate::connect_error::ConnectError;
 use crate::connect_options::connect_options;
+use crate::connection_events::watcher;
 use crate::credentials::Credentials;
 use crate::known::KnownStreams;
 use crate::log_once::LogOnce;
@@ -37,10 +38,10 @@ const API_PREFIX: &str = "$JS.API";
 
 /// How a connection stands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Link {
-    connected: bool,
+pub(crate) struct Link {
+    pub(crate) connected: bool,
     /// How many times it has been established.
-    times: u64,
+    pub(crate) times: u64,
 }
 
 /// A connection to the broker that re-establishes itself. Cheap to clone.
@@ -72,33 +73,21 @@ struct Inner {
 pub struct ClientEnded;
 
 impl Connection {
-    /// Connects, and tries until it succeeds. `report` is told of each change of the connection,
-    /// with whether there is one. A refusal of the credentials is tried again as well: while a password is
-    /// changed, a service may have the new one before the broker has it.
+    /// Connects, and tries until it succeeds. `report` is told that there is a connection each time that there is
+    /// one, and why there is none each time that a try fails or it is lost. A refusal of the credentials is tried
+    /// again as well: while a password is changed, a service may have the new one before the broker has it.
     ///
     /// # Errors
     ///
-    /// Where a setting makes no sense.
+    /// Where a setting makes no sense from the start. A file that becomes unreadable later is most likely being
+    /// rewritten, and is read again.
     pub async fn establish_patiently(
         settings: &NatsSettings,
         client_name: &str,
-        report: impl Fn(bool) + Send + Sync + 'static,
+        report: impl Fn(Result<(), &ConnectError>) + Send + Sync + 'static,
     ) -> Result<Self, ConnectError> {
-        let report = Arc::new(report);
-        let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         let mut logged = LogOnce::default();
-        loop {
-            match Self::establish_unless_refused(settings, client_name, &report, &mut logged).await
-            {
-                Err(error @ ConnectError::Refused { .. }) => {
-                    if logged.is_first(&error) {
-                        error!("{error}; trying again");
-                    }
-                }
-                established => return established,
-            }
-            backoff.wait().await;
-        }
+        Self::keep_trying(settings, client_name, report, &mut logged, true).await
     }
 
     /// As [`Connection::establish_patiently`], for a program that somebody waits for.
@@ -110,10 +99,10 @@ impl Connection {
     pub async fn establish(
         settings: &NatsSettings,
         client_name: &str,
-        report: impl Fn(bool) + Send + Sync + 'static,
+        report: impl Fn(Result<(), &ConnectError>) + Send + Sync + 'static,
     ) -> Result<Self, ConnectError> {
-        let (report, mut logged) = (Arc::new(report), LogOnce::default());
-        Self::establish_unless_refused(settings, client_name, &report, &mut logged).await
+        let mut logged = LogOnce::default();
+        Self::keep_trying(settings, client_name, report, &mut logged, false).await
     }
 
     /// As [`Connection::establish`], and gives up after this time.
@@ -126,9 +115,9 @@ impl Connection {
         client_name: &str,
         limit: Duration,
     ) -> Result<Self, ConnectError> {
-        let (report, mut logged) = (Arc::new(|_connected| {}), LogOnce::default());
+        let mut logged = LogOnce::default();
         let connecting =
-            Self::establish_unless_refused(settings, client_name, &report, &mut logged);
+            Self::keep_trying(settings, client_name, |_connected| {}, &mut logged, false);
         match timeout(limit, connecting).await {
             Ok(established) => established,
             Err(_too_long) => Err(ConnectError::Unreachable {
@@ -138,66 +127,97 @@ impl Connection {
         }
     }
 
-    async fn establish_unless_refused(
+    async fn keep_trying(
         settings: &NatsSettings,
         client_name: &str,
-        report: &Arc<impl Fn(bool) + Send + Sync + 'static>,
+        report: impl Fn(Result<(), &ConnectError>) + Send + Sync + 'static,
         logged: &mut LogOnce,
+        refusals_pass: bool,
+    ) -> Result<Self, ConnectError> {
+        let report = Arc::new(report);
+        let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+        let mut is_first = true;
+        loop {
+            let error = match Self::try_once(settings, client_name, &report).await {
+                Err(error) => error,
+                established => return established,
+            };
+            match &error {
+                ConnectError::Setting { .. } if is_first => return Err(error),
+                ConnectError::Refused { .. } if !refusals_pass => return Err(error),
+                ConnectError::Unreachable { broker, reason } => {
+                    if logged.is_first(reason) {
+                        warn!(
+                            error = reason,
+                            broker, "cannot connect to the broker yet; trying again"
+                        );
+                    }
+                }
+                error => {
+                    if logged.is_first(error) {
+                        error!("{error}; trying again");
+                    }
+                }
+            }
+            report(Err(&error));
+            is_first = false;
+            backoff.wait().await;
+        }
+    }
+
+    async fn try_once(
+        settings: &NatsSettings,
+        client_name: &str,
+        report: &Arc<impl Fn(Result<(), &ConnectError>) + Send + Sync + 'static>,
     ) -> Result<Self, ConnectError> {
         let servers = servers(&settings.nats_url)?;
         let broker = display(&servers);
         let credentials = Credentials::new(settings, &servers)?;
+        let refusal =
+            ConnectError::Refused { broker: broker.clone(), who: credentials.to_string() };
         // The client logs the addresses that it is given.
         let servers = servers.into_iter().map(without_user).collect::<Result<Vec<_>, _>>()?;
-        let mut backoff = Backoff::new(RETRY.0, RETRY.1);
-        loop {
-            let (link_sender, mut link) = watch::channel(Link::default());
-            let (creation_sender, refused_creation) = watch::channel(String::new());
-            let (denial_sender, denied) = watch::channel(String::new());
-            let options = connect_options(settings, client_name, credentials.clone())?;
-            let options = options.event_callback(watcher(
-                broker.clone(),
-                link_sender,
-                creation_sender,
-                denial_sender,
-                report,
-            ));
-            let failure = match options.connect(servers.as_slice()).await {
-                Ok(client) => {
-                    let _ = link.wait_for(|link| link.connected).await;
-                    let api_prefix = api_prefix(settings.nats_domain.as_deref());
-                    let builder = ContextBuilder::new().timeout(ANSWER_TIMEOUT);
-                    let context = builder.api_prefix(&api_prefix).build(client.clone());
-                    return Ok(Self(Arc::new(Inner {
-                        client,
-                        context,
-                        known: KnownStreams::default(),
-                        api_prefix,
-                        link,
-                        refused_creation,
-                        denied,
-                    })));
+        let (link_sender, mut link) = watch::channel(Link::default());
+        let (creation_sender, refused_creation) = watch::channel(String::new());
+        let (denial_sender, denied) = watch::channel(String::new());
+        let options = connect_options(settings, client_name, credentials)?;
+        let options = options.event_callback(watcher(
+            broker.clone(),
+            refusal.clone(),
+            link_sender,
+            creation_sender,
+            denial_sender,
+            report,
+        ));
+        let client = match options.connect(servers.as_slice()).await {
+            Ok(client) => client,
+            Err(failure) => {
+                use ConnectErrorKind::{Authentication, AuthorizationViolation};
+                if matches!(failure.kind(), Authentication | AuthorizationViolation) {
+                    return Err(refusal);
                 }
-                Err(failure) => failure,
-            };
-            match failure.kind() {
-                ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
-                    return Err(ConnectError::Refused { broker, who: credentials.to_string() });
+                let mut reason = chain(&failure);
+                // As the TLS library puts it.
+                if reason.ends_with("InvalidContentType") {
+                    reason.push_str(", so it speaks no TLS");
                 }
-                _ => {
-                    let error = &failure as &dyn std::error::Error;
-                    let mut error = chain(error);
-                    // As the TLS library puts it.
-                    if error.ends_with("InvalidContentType") {
-                        error.push_str(", so it speaks no TLS");
-                    }
-                    if logged.is_first(&error) {
-                        warn!(error, broker, "cannot connect to the broker yet; trying again");
-                    }
-                }
+                return Err(ConnectError::Unreachable { broker, reason });
             }
-            backoff.wait().await;
-        }
+        };
+        let _ = link.wait_for(|link| link.connected).await;
+        let api_prefix = api_prefix(settings.nats_domain.as_deref());
+        let builder = ContextBuilder::new().timeout(ANSWER_TIMEOUT);
+        let context = builder.api_prefix(&api_prefix).build(client.clone());
+        let known = KnownStreams::default();
+        Ok(Self(Arc::new(Inner {
+            client,
+            context,
+            known,
+            api_prefix,
+            link,
+            refused_creation,
+            denied,
+        })))
     }
 
     /// The client, for what is not JetStream.
@@ -316,79 +336,6 @@ impl Connection {
             () = lost => None,
         }
     }
-}
-
-/// Says what becomes of the connection, and keeps `link` current.
-fn watcher(
-    broker: String,
-    link: watch::Sender<Link>,
-    refused_creation: watch::Sender<String>,
-    denied: watch::Sender<String>,
-    report: &Arc<impl Fn(bool) + Send + Sync + 'static>,
-) -> impl Fn(Event) -> Ready<()> + Send + Sync + 'static {
-    let report = Arc::clone(report);
-    // Since the connection was last made or lost: without one the client tries again and again, and with
-    // one the broker may complain of each message.
-    let logged = Mutex::new(LogOnce::default());
-    let violation = ConnectErrorKind::AuthorizationViolation.to_string();
-    let refused = |logged: &mut LogOnce| {
-        if logged.is_first(ServerError::AuthorizationViolation) {
-            error!("the broker refuses the credentials; trying again");
-        }
-    };
-    move |event| {
-        let mut logged = logged.lock().expect("nothing panics while it holds this lock");
-        match &event {
-            Event::Connected => {
-                link.send_modify(|link| {
-                    *link = Link { connected: true, times: link.times + 1 };
-                });
-                report(true);
-                logged.forget();
-                info!("connected to the broker");
-            }
-            Event::Disconnected => {
-                link.send_modify(|link| link.connected = false);
-                report(false);
-                logged.forget();
-                warn!("lost the connection to the broker; trying to restore it");
-            }
-            Event::LameDuckMode => info!("the broker is about to stop, and asks to leave it"),
-            // From a broker that breaks off, or from one that takes no connection.
-            Event::ServerError(ServerError::AuthorizationViolation) => refused(&mut logged),
-            Event::ClientError(ClientError::Other(reason)) if *reason == violation => {
-                refused(&mut logged);
-            }
-            Event::ServerError(ServerError::Other(words)) if is_of_creation(words) => {
-                refused_creation.send_replace(words.clone());
-            }
-            Event::ServerError(complaint) => {
-                let words = complaint.to_string();
-                if words.contains("Permissions Violation") {
-                    denied.send_replace(words);
-                }
-                if logged.is_first(complaint) {
-                    error!(%complaint, "the broker complains");
-                }
-            }
-            Event::ClientError(error) => {
-                // The library tells only the kind of error here.
-                if logged.is_first(error) {
-                    warn!(%error, broker, "cannot connect to the broker yet; trying again");
-                }
-            }
-            Event::SlowConsumer(_) => warn!("slow consumer: messages were dropped"),
-            Event::Draining | Event::Closed => {}
-        }
-        ready(())
-    }
-}
-
-/// Whether these words of the broker say that this user may not create a stream or a consumer.
-fn is_of_creation(words: &str) -> bool {
-    // The domain, where there is one, stands between `$JS` and `API`.
-    words.contains("Violation for Publish to \"$JS.")
-        && ["API.STREAM.CREATE.", "API.CONSUMER.CREATE."].iter().any(|call| words.contains(call))
 }
 
 fn api_prefix(domain: Option<&str>) -> String {

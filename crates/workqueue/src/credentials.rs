@@ -203,6 +203,21 @@ mod tests {
             assert_eq!(auth.nkey, Some(key.public_key()));
             assert_eq!(auth.signature.unwrap(), key.sign(b"nonce").unwrap());
         }
+        let creds = |key: &KeyPair, jwt: &str| {
+            let seed = key.seed().unwrap();
+            format!(
+                "-----BEGIN NATS USER JWT-----\n{jwt}\n-----BEGIN USER NKEY SEED-----\n{seed}\n"
+            )
+        };
+        let of_creds =
+            NatsSettings { nats_creds: Some(file.clone()), ..NatsSettings::at("nats://one") };
+        fs::write(&file, creds(&KeyPair::new_user(), "old")).unwrap();
+        let credentials = Credentials::new(&of_creds, &[]).unwrap();
+        let key = KeyPair::new_user();
+        fs::write(&file, creds(&key, "new")).unwrap();
+        let auth = credentials.prove(b"nonce").unwrap();
+        assert_eq!(auth.jwt.as_deref(), Some("new"));
+        assert_eq!(auth.signature.unwrap(), key.sign(b"nonce").unwrap());
         fs::write(&file, "SUNSENSE").unwrap();
         let Err(error) = Credentials::new(&settings, &[]) else { panic!("it is no seed") };
         let error = error.to_string();

@@ -80,7 +80,7 @@
 //! | declare, compare with what is there and was; pause | [`topology`], `declare`, `known` |
 //! | keep a topology as it should be | `reconciler` |
 //! | find what nobody can settle | `sweeper`, `consumer_state` |
-//! | connect with patience; ask the broker | `connection`, `connect_options`, `servers`, `credentials`, `connect_error`, [`api`] |
+//! | connect with patience; ask the broker | `connection`, `connection_events`, `connect_options`, `servers`, `credentials`, `connect_error`, [`api`] |
 //! | report | `admin` on [`http`], `health`, `healthcheck`, `metrics`, `announce`, `telemetry` |
 //! | settings of a program, what of them may be shown, and the commands that its messages name | `settings`, `mask`, `command_line`, `commands` |
 //! | unit tests of handlers | [`testing`], `recorder` |
@@ -100,6 +100,7 @@ mod commands;
 mod connect_error;
 mod connect_options;
 mod connection;
+mod connection_events;
 mod consumer;
 mod consumer_state;
 mod credentials;

@@ -15,6 +15,7 @@ use crate::admin::{self, Report};
 use crate::announce::Announcement;
 use crate::background::{Background, Ended};
 use crate::clock::ClockWatch;
+use crate::connect_error::ConnectError;
 use crate::connection::Connection;
 use crate::consumer::Consumer;
 use crate::handler::Handler;
@@ -181,7 +182,8 @@ async fn start(
     let (health, metrics) = announcement.reads();
     let report = {
         let (health, metrics) = (Arc::clone(&health), Arc::clone(&metrics));
-        move |connected| {
+        move |connected: Result<(), &ConnectError>| {
+            let connected = connected.is_ok();
             health.set_connected(connected);
             metrics.set_connected(connected);
         }

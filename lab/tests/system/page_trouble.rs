@@ -4,10 +4,12 @@ use std::net::SocketAddr;
 
 use serde_json::Value;
 use testkit::broker::{Broker, BrokerOptions};
+use testkit::process::Process;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::TcpStream;
 
-use crate::deployment::{Deployment, Side, api_addr, ready, soon};
+use crate::deployment::{Deployment, Side, admin, api_addr, gateway, ready, soon};
+use crate::startup::with_password;
 
 /// As many snapshots as are read after the broker is gone: more than a replica is remembered for.
 const SILENT: usize = 4;
@@ -61,6 +63,31 @@ async fn a_killed_broker_is_silent_from_the_first_snapshot_on() {
         }
     }
     assert_eq!(kinds, ["silent"; SILENT]);
+}
+
+#[tokio::test]
+async fn broker_that_refuses_the_gateway_is_not_called_absent() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = [("NATS_USER", "somebody"), ("NATS_PASSWORD", "right")];
+    let refuses = async |gateway: &Process| {
+        let mut snapshots = Snapshots::of(api_addr(gateway).await).await;
+        let refused = snapshots.find(|snapshot| snapshot["trouble"]["kind"] == "refused").await;
+        let words = refused["trouble"]["words"].as_str().unwrap();
+        assert!(words.contains("refuses the credentials of the gateway"), "{words}");
+        assert!(!words.contains("somebody"), "{words}");
+    };
+    let mut strict = with_password("other", None).await;
+    let url = strict.url();
+    let gateway = gateway(&url, directory.path().join("log"), &settings).await;
+    refuses(&gateway).await;
+    let (status, why) = admin(&gateway, "/readyz").await;
+    assert!(status == 503 && why.contains("refuses the credentials"), "{why}");
+    strict.kill().await.unwrap();
+    let mut broker = with_password("right", Some(&strict)).await;
+    ready(&gateway).await;
+    broker.kill().await.unwrap();
+    let _strict = with_password("other", Some(&broker)).await;
+    refuses(&gateway).await;
 }
 
 #[tokio::test]
