@@ -18,3 +18,27 @@ pub fn chain(error: &(dyn Error + 'static)) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("it is gone")]
+    struct Cause;
+
+    #[derive(Debug, thiserror::Error)]
+    enum Effect {
+        #[error("cannot read: {0}")]
+        Tells(#[source] Cause),
+        #[error("cannot read")]
+        IsSilent(#[source] Cause),
+    }
+
+    #[test]
+    fn cause_is_told_once() {
+        for effect in [Effect::Tells(Cause), Effect::IsSilent(Cause)] {
+            assert_eq!(chain(&effect), "cannot read: it is gone");
+        }
+    }
+}

@@ -348,3 +348,26 @@ async fn version_of_the_broker_that_keeps_the_streams_counts() {
         ready(&generator).await;
     }
 }
+
+#[tokio::test]
+async fn consumer_that_takes_the_same_messages_is_named() {
+    let deployment = Deployment::start().await;
+    let stream = deployment.nats().get_stream(REQUESTS.stream).await.unwrap();
+    stream.delete_consumer(REQUESTS.consumer).await.unwrap();
+    for (filter, takes) in [
+        ("requests.one", "takes requests.one already, which overlaps with"),
+        ("", "takes all messages"),
+    ] {
+        let foreign = ConsumerConfig {
+            durable_name: Some("foreign".to_owned()),
+            filter_subject: filter.to_owned(),
+            ..ConsumerConfig::default()
+        };
+        stream.create_consumer(foreign).await.unwrap();
+        let refused = deployment.declare_once(&LIMITS).await.unwrap_err().to_string();
+        let both = "cannot create consumer generator of stream REQUESTS: consumer foreign ";
+        assert!(refused.contains(&format!("{both}{takes}")), "{refused}");
+        assert!(refused.contains("delete that consumer, or change its filter"), "{refused}");
+        stream.delete_consumer("foreign").await.unwrap();
+    }
+}

@@ -42,6 +42,17 @@ pub enum DeclareError {
         /// Which of its subjects another stream stores, and which stream that is.
         taken: String,
     },
+    /// Another consumer takes what this one should.
+    #[error(
+        "the broker cannot create {consumer}: {taken}, and a queue gives each message to one consumer; delete \
+         that consumer, or change its filter"
+    )]
+    MessagesTaken {
+        /// The consumer that is missing.
+        consumer: String,
+        /// Which of its messages another consumer takes, and which consumer that is.
+        taken: String,
+    },
     /// The broker understood and refused.
     #[error("{}", refused(action, source))]
     Refused {

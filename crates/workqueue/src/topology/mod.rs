@@ -10,6 +10,7 @@ pub mod config;
 mod declared;
 mod difference;
 mod error;
+mod overlap;
 mod pause;
 mod version;
 
@@ -17,6 +18,7 @@ pub use crate::settings::Limits;
 pub use declared::Declared;
 pub use difference::Difference;
 pub use error::DeclareError;
+pub use overlap::subject_taken;
 pub use pause::{pause, paused_until, resume};
 
 use std::mem;
@@ -33,6 +35,7 @@ use crate::facts::Bucket;
 use crate::job::Queue;
 use crate::known::KnownStreams;
 use difference::{Differences, Kind};
+use overlap::{is_of_another_consumer, messages_taken};
 use version::{check_creator, check_version};
 
 /// What a program needs on the broker: the queues with their consumers, the buckets, and the dead letters
@@ -219,13 +222,19 @@ async fn declare_or_adjust(
     for &queue in &topology.queues {
         let should_be = config::consumer(queue, limits);
         let object = format!("consumer {} of stream {}", queue.consumer, queue.stream);
-        let (is, created) = find_or_create(
+        let found = find_or_create(
             context,
             || api::consumer_info(context, queue),
             || api::create_consumer(context, queue, &should_be),
             &object,
-        )
-        .await?;
+        );
+        let (is, created) = match found.await {
+            Err(DeclareError::Refused { source, .. }) if is_of_another_consumer(&source) => {
+                let taken = messages_taken(context, queue).await;
+                return Err(DeclareError::MessagesTaken { consumer: object, taken });
+            }
+            found => found?,
+        };
         declared
             .paused
             .extend(paused_until(&is).map(|at| format!("{object} is paused until {at}")));
@@ -305,20 +314,6 @@ pub async fn stream_state(context: &Context, name: &str) -> Result<StreamInfo, D
         .map_err(|error| DeclareError::new(context, format!("show stream {name}"), error))
 }
 
-/// Which stream on the broker has subjects that overlap with these, for people.
-pub async fn subject_taken(context: &Context, subjects: &[String]) -> String {
-    let ours = subjects.join(", ");
-    for subject in subjects {
-        let Ok(stream) = context.stream_by_subject(subject).await else { continue };
-        if let Ok(info) = api::stream_info(context, &stream).await {
-            let theirs = info.config.subjects.join(", ");
-            return format!("stream {stream} stores {theirs} already, which overlaps with {ours}");
-        }
-    }
-    // The user may not be permitted to ask.
-    format!("another stream stores some of {ours} already")
-}
-
 /// Looks, creates what is missing, and looks again where another client was faster.
 async fn find_or_create<T, Find, Create>(
     context: &Context,
@@ -330,12 +325,12 @@ where
     Find: Future<Output = Result<T, ApiError>>,
     Create: Future<Output = Result<T, ApiError>>,
 {
-    check_creator(context).await?;
     match find().await {
         Ok(found) => return Ok((found, false)),
         Err(error) if is_missing(&error) => {}
         Err(error) => return Err(DeclareError::new(context, format!("show {object}"), error)),
     }
+    check_creator(context).await?;
     match create().await {
         Ok(created) => Ok((created, true)),
         Err(error) if exists_already(&error) => match find().await {
