@@ -38,8 +38,10 @@ use activity::{Activity, Phase, Watched};
 const MAX_TURNED_AWAY: usize = 32;
 const TURNING_AWAY_TIME: Duration = Duration::from_secs(1);
 
-/// How many bytes are read of a body that no answer needs, so that its client comes to read the answer.
-const MAX_DISCARDED: u64 = 8 << 20;
+/// How many bytes are read of a body that no answer needs, so that a client which sends all of it first comes to
+/// read the answer. More than that is no mistake.
+const MAX_DISCARDED: usize = 128 << 20;
+const DISCARDED_AT_A_TIME: usize = 16 << 10;
 
 /// What clients may make a server hold.
 #[derive(Clone, Copy, Debug)]
@@ -145,14 +147,21 @@ where
     let telling = async {
         connection.write_all(answer.as_bytes()).await?;
         connection.shutdown().await?;
-        discard(&mut connection).await
+        discard(&mut connection, TURNING_AWAY_TIME).await
     };
     let _ = timeout(TURNING_AWAY_TIME, telling).await;
 }
 
-/// Reads what the client still sends, until it ends, or there is too much of it.
-async fn discard(connection: &mut (impl AsyncRead + Unpin)) -> io::Result<()> {
-    tokio::io::copy(&mut connection.take(MAX_DISCARDED), &mut tokio::io::sink()).await.map(drop)
+/// Reads what the client still sends, until it ends, sends nothing for that long, or sends too much.
+async fn discard(connection: &mut (impl AsyncRead + Unpin), idle_time: Duration) -> io::Result<()> {
+    let (mut buffer, mut discarded) = (vec![0; DISCARDED_AT_A_TIME], 0);
+    while discarded < MAX_DISCARDED {
+        match timeout(idle_time, connection.read(&mut buffer)).await?? {
+            0 => break,
+            read => discarded += read,
+        }
+    }
+    Ok(())
 }
 
 /// Answers what comes on one connection, until its client closes it or is too slow.
@@ -200,11 +209,14 @@ async fn answer<C>(
     };
     let mut connection = connection.into_parts().io.into_inner().connection;
     let closed = async {
-        connection.shutdown().await?;
+        timeout(limits.idle_time, connection.shutdown()).await??;
         // A server that closes while something is unread resets the connection, and its answer is lost.
-        if activity.has_unread_body() { discard(&mut connection).await } else { Ok(()) }
+        if activity.has_unread_body() {
+            discard(&mut connection, limits.idle_time).await?;
+        }
+        io::Result::Ok(())
     };
-    let _ = timeout(limits.idle_time, closing.run_until_cancelled(closed)).await;
+    let _ = closing.run_until_cancelled(closed).await;
     if let Err(error) = ended {
         debug!(%error, "a connection failed");
     }
