@@ -202,7 +202,7 @@ impl Drop for InFlight<'_> {
 
 /// Reads how many lines of the logs were dropped when the metrics are asked for.
 #[derive(Debug)]
-struct DroppedLogLines;
+pub struct DroppedLogLines;
 
 impl Collector for DroppedLogLines {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {

@@ -66,6 +66,7 @@ async fn watch_changes_limits_in_place_under_running_services() {
     assert_eq!(stream.config.max_messages, 7);
     let (_, metrics) = admin(&watch, "/metrics").await;
     assert!(metrics.contains("decoupled_topology_changes_total 3\n"), "{metrics}");
+    assert!(metrics.contains("decoupled_log_lines_dropped_total 0\n"), "{metrics}");
     let mut requestor = deployment.ask(100).await;
     succeeded(&mut requestor).await;
 }
