@@ -170,6 +170,8 @@ pub fn print_error(error: &(dyn Error + 'static)) {
 pub fn address(text: &str) -> Result<SocketAddr, String> {
     let help = || "write an address and a port, such as 127.0.0.1:8080".to_owned();
     match text.to_socket_addrs() {
+        // No name is looked up for it on any system.
+        _ if text.starts_with(':') => Err(help()),
         Ok(mut addresses) => addresses.next().ok_or_else(help),
         Err(error) if error.kind() == ErrorKind::InvalidInput => Err(help()),
         Err(error) => Err(format!("no address is known for that name ({error}); {}", help())),
@@ -201,5 +203,7 @@ mod tests {
         {
             assert!(address(wrong).is_err(), "{wrong}");
         }
+        let error = address(":8080").unwrap_err();
+        assert!(error.starts_with("write an address and a port"), "{error}");
     }
 }
