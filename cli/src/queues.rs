@@ -96,22 +96,28 @@ struct Row {
     waiting: u64,
     in_flight: u64,
     limit: Option<u64>,
+    bytes: u64,
+    max_bytes: Option<u64>,
     paused_until: Option<Timestamp>,
 }
 
 impl From<QueueSnapshot> for Row {
     fn from(queue: QueueSnapshot) -> Self {
-        let QueueSnapshot { name, waiting, in_flight, limit, paused_until, .. } = queue;
-        Self { name, waiting, in_flight, limit, paused_until }
+        let QueueSnapshot { name, waiting, in_flight, limit, bytes, max_bytes, .. } = queue;
+        let paused_until = queue.paused_until;
+        Self { name, waiting, in_flight, limit, bytes, max_bytes, paused_until }
     }
 }
 
 impl Display for Rows {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{:<16} {:>9} {:>9} {:>9}", "queue", "waiting", "in flight", "limit")?;
-        for Row { name, waiting, in_flight, limit, paused_until } in &self.0 {
+        for Row { name, waiting, in_flight, limit, bytes, max_bytes, paused_until } in &self.0 {
             let limit = limit.map_or_else(|| "none".to_owned(), |limit| limit.to_string());
             write!(formatter, "\n{name:<16} {waiting:>9} {in_flight:>9} {limit:>9}")?;
+            if let Some(most) = max_bytes {
+                write!(formatter, "  {bytes} of {most} bytes")?;
+            }
             if let Some(until) = paused_until {
                 write!(formatter, "  paused until {until}")?;
             }

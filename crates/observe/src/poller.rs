@@ -278,6 +278,8 @@ async fn read_queue(
         waiting: state.messages.saturating_sub(in_flight),
         in_flight,
         limit: u64::try_from(stream.config.max_messages).ok(),
+        bytes: state.bytes,
+        max_bytes: u64::try_from(stream.config.max_bytes).ok(),
         redelivered: delivered.consumer_sequence.saturating_sub(delivered.stream_sequence),
         paused_until: topology::paused_until(&consumer),
         ..QueueSnapshot::default()

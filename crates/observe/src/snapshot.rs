@@ -36,6 +36,10 @@ pub struct QueueSnapshot {
     pub in_flight: u64,
     /// The most that it holds, if there is a limit.
     pub limit: Option<u64>,
+    /// Bytes that it holds.
+    pub bytes: u64,
+    /// The most bytes that it holds, if there is a limit.
+    pub max_bytes: Option<u64>,
     /// Messages a second that come in.
     pub come: f64,
     /// Messages a second that go out.

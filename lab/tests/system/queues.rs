@@ -3,13 +3,24 @@
 use contract::queues::{REQUESTS, RESPONSES};
 use serde_json::Value;
 use testkit::eventually::eventually;
+use workqueue::topology::Limits;
 
-use crate::deployment::{Deployment, Side, ready, succeeded};
+use crate::deployment::{Deployment, LIMITS, Side, ready, succeeded};
 
 /// The queues, as `decoupled queues list` has them; nothing while it cannot tell.
 async fn listed(deployment: &Deployment) -> Option<Value> {
     let (status, said) = deployment.decoupled(["queues", "list", "--json"]).await;
     (status == Some(0)).then(|| serde_json::from_str(&said).unwrap())
+}
+
+#[tokio::test]
+async fn limit_of_a_queue_by_bytes_is_shown() {
+    let limits = Limits { max_bytes: Some(1_000_000), ..LIMITS };
+    let deployment = Deployment::with(&limits).await;
+    let queues = listed(&deployment).await.unwrap();
+    assert!(queues[0]["max_bytes"] == 1_000_000 && queues[0]["bytes"] == 0, "{queues}");
+    let (_, said) = deployment.decoupled(["queues", "list"]).await;
+    assert_eq!(said.matches("100000  0 of 1000000 bytes").count(), 3, "{said}");
 }
 
 #[tokio::test]
