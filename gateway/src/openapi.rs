@@ -67,7 +67,7 @@ fn document() -> Value {
     for (path, method, kinds) in PROBLEMS {
         let responses = &mut document["paths"][path][method]["responses"];
         for kind in ANY.iter().chain(kinds) {
-            add_problem(responses, *kind, &example(*kind, method == "post"));
+            add_problem(responses, *kind, &example(*kind, method == "post").at(path));
         }
     }
     document
@@ -82,7 +82,7 @@ fn add_problem(responses: &mut Value, kind: ProblemKind, example: &Problem) {
     let others = response["description"].as_str().map(|others| format!("{others}; "));
     let others = others.unwrap_or_default();
     *response = json!({
-        "description": format!("{others}{title} (`/openapi.json#{name}`)"),
+        "description": format!("{others}{title} (`openapi.json#{name}`)"),
         "content": { PROBLEM_JSON: {
             "schema": { "$ref": "#/components/schemas/Problem" },
             "examples": examples,

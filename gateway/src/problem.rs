@@ -65,7 +65,7 @@ impl ProblemKind {
     pub(crate) fn because(self, detail: impl fmt::Display) -> Problem {
         let (status, name, title) = self.parts();
         Problem {
-            kind: format!("/openapi.json#{name}"),
+            kind: format!("openapi.json#{name}"),
             title,
             status: status.as_u16(),
             detail: detail.to_string(),
@@ -87,7 +87,7 @@ pub(crate) enum SubmitOutcome {
 /// The error, as RFC 9457 has it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) struct Problem {
-    /// Which kind of problem it is.
+    /// Which kind of problem it is: an address, relative to that of the request.
     #[serde(rename = "type")]
     kind: String,
     /// The same for people.
@@ -104,6 +104,12 @@ pub(crate) struct Problem {
 }
 
 impl Problem {
+    /// The same, as the answer at this path: a proxy may serve the gateway under any other.
+    pub(crate) fn at(self, path: &str) -> Self {
+        let depth = path.matches('/').count().saturating_sub(1);
+        Self { kind: "../".repeat(depth) + &self.kind, ..self }
+    }
+
     /// The same, with the outcome of the request.
     pub(crate) fn with(self, outcome: SubmitOutcome) -> Self {
         Self { outcome: Some(outcome), ..self }
@@ -143,6 +149,7 @@ impl IntoResponse for Problem {
         ) {
             headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
         }
+        response.extensions_mut().insert(self);
         response
     }
 }

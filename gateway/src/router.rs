@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
 use crate::metrics::GaugeGuard;
-use crate::problem::ProblemKind;
+use crate::problem::{Problem, ProblemKind};
 use crate::state::Gateway;
 use crate::{guard, openapi, page, requests};
 
@@ -52,11 +52,15 @@ async fn each(State(gateway): State<Arc<Gateway>>, request: Request, next: Next)
     let route = request.extensions().get::<MatchedPath>();
     let route = route.map_or("none", MatchedPath::as_str).to_owned();
     let method = request.method().clone();
-    let linkable = page::is_file(request.uri().path());
+    let path = request.uri().path().to_owned();
+    let linkable = page::is_file(&path);
     let mut response = match guard::check(&request, &gateway.settings.gateway_hosts, linkable) {
         Ok(()) => next.run(request).await,
         Err(problem) => problem.into_response(),
     };
+    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+        *response.body_mut() = problem.at(&path).json().into();
+    }
     for (name, value) in HEADERS {
         response.headers_mut().entry(name).or_insert(HeaderValue::from_static(value));
     }

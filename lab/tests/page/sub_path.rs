@@ -58,6 +58,12 @@ async fn the_page_and_the_api_work_under_a_path_of_a_proxy() {
     let location = base.join(asked.header("location").unwrap()).unwrap();
     let found = http::ask(proxy, "GET", location.path(), &[], "").await.unwrap();
     assert_eq!((found.status, &found.json()["id"]), (200, &asked.json()["id"]), "{location}");
+    for path in ["/queues/nowhere", "/queues/requests/nowhere"] {
+        let problem = http::ask(proxy, "GET", path, &[], "").await.unwrap().json();
+        let base = url::Url::parse(&format!("http://{proxy}{path}")).unwrap();
+        let kind = base.join(problem["type"].as_str().unwrap()).unwrap();
+        assert_eq!(kind.path(), "/queues/openapi.json", "{problem}");
+    }
     let description = http::ask(proxy, "GET", "/queues/openapi.json", &[], "").await.unwrap();
     assert_eq!(description.json()["servers"], json!([{ "url": "." }]));
 }

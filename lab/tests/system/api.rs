@@ -187,7 +187,7 @@ async fn concurrent_requests_under_one_key_submit_once() {
     let again = post(second, Some("käse"), &json!({"length": 64, "count": 3.0})).await;
     assert_eq!(accepted(&again), id);
     let other = post(first, Some("käse"), &json!({"count": 4})).await;
-    assert_eq!((other.status, &other.json()["type"]), (409, &json!("/openapi.json#key-taken")));
+    assert_eq!((other.status, &other.json()["type"]), (409, &json!("openapi.json#key-taken")));
     assert_ne!(accepted(&post(first, Some("Käse"), &body).await), id);
 
     assert_eq!(deployment.facts(IDEMPOTENCY).await, 2);
@@ -247,7 +247,7 @@ async fn a_key_that_was_never_accepted_expires() {
     let asked = Asked { key: "old".parse().unwrap(), request };
     deployment.publish(&creation(&asked)).await;
     let answer = post(api, Some("old"), &json!({"count": count, "length": length})).await;
-    assert_eq!((answer.status, &answer.json()["type"]), (409, &json!("/openapi.json#key-expired")));
+    assert_eq!((answer.status, &answer.json()["type"]), (409, &json!("openapi.json#key-expired")));
     assert_eq!(deployment.depth(REQUESTS).await, 0);
     assert_eq!(deployment.facts(REQUESTED).await, 0);
 }
@@ -333,6 +333,6 @@ async fn an_id_that_was_not_accepted_is_not_found() {
     for query in ["", "?wait=60s"] {
         let answer = get(api, &format!("/requests/{}{query}", JobId::new())).await;
         assert_eq!(answer.status, 404, "{answer:?}");
-        assert_eq!(answer.json()["type"], "/openapi.json#no-request");
+        assert_eq!(answer.json()["type"], "../openapi.json#no-request");
     }
 }

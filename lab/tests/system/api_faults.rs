@@ -39,7 +39,7 @@ async fn a_full_queue_leaves_nothing_of_a_request() {
         assert_eq!(answer.status, 503, "{answer:?}");
         assert_eq!(answer.header("retry-after"), Some("1"));
         let problem = answer.json();
-        assert_eq!(problem["type"], "/openapi.json#queue-full", "{problem}");
+        assert_eq!(problem["type"], "openapi.json#queue-full", "{problem}");
         assert_eq!(problem["outcome"], outcome, "{problem}");
     }
     assert_eq!(deployment.depth(REQUESTS).await, ROOM);
@@ -69,7 +69,7 @@ async fn a_key_without_room_asks_nothing_and_an_old_one_is_answered() {
     let answer = post(api, Some("second"), &json!({})).await;
     let problem = answer.json();
     assert_eq!((answer.status, &problem["outcome"]), (503, &json!("not-asked")), "{answer:?}");
-    assert_eq!(problem["type"], "/openapi.json#queue-full", "{answer:?}");
+    assert_eq!(problem["type"], "openapi.json#queue-full", "{answer:?}");
     assert_eq!(accepted(&post(api, Some("first"), &json!({})).await), id);
     assert_eq!(deployment.depth(REQUESTS).await, 1);
     assert_eq!(deployment.facts(IDEMPOTENCY).await, 1);
@@ -79,7 +79,7 @@ fn unknown(answer: &HttpResponse) {
     assert_eq!(answer.status, 503, "{answer:?}");
     assert!(answer.header("retry-after").is_some(), "{answer:?}");
     let problem = answer.json();
-    assert_eq!(problem["type"], "/openapi.json#broker-away", "{problem}");
+    assert_eq!(problem["type"], "openapi.json#broker-away", "{problem}");
     assert_eq!(problem["outcome"], "unknown", "{problem}");
     assert!(problem["detail"].as_str().unwrap().contains("unknown"), "{problem}");
 }
@@ -130,7 +130,7 @@ async fn a_hanging_network_piles_nothing_up_and_doubles_nothing() {
     unknown(&post(api, Some("key"), &json!({})).await);
     let answer = get(api, "/requests").await;
     let what = (answer.status, &answer.json()["type"]);
-    assert_eq!(what, (503, &json!("/openapi.json#broker-away")), "{answer:?}");
+    assert_eq!(what, (503, &json!("openapi.json#broker-away")), "{answer:?}");
     assert!(begun.elapsed() < AT_ONCE);
     for _ in 0..5 {
         for answer in join_all((0..100).map(async |_| post(api, None, &json!({})).await)).await {
@@ -241,7 +241,7 @@ async fn a_body_has_a_time_limit() {
     let mut answer = Vec::new();
     soon("an answer", client.read_to_end(&mut answer)).await.unwrap();
     let answer = HttpResponse::read(&answer).unwrap();
-    assert_eq!((answer.status, &answer.json()["type"]), (408, &json!("/openapi.json#slow")));
+    assert_eq!((answer.status, &answer.json()["type"]), (408, &json!("openapi.json#slow")));
     assert_eq!(deployment.facts(REQUESTED).await, 0);
 }
 
