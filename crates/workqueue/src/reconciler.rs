@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval};
 use tracing::warn;
 
+use crate::clock::compare_clocks;
 use crate::connection::{ClientEnded, Connection};
 use crate::log_once::LogOnce;
 use crate::sweeper::{Sweeper, Swept};
@@ -90,7 +91,13 @@ impl Reconciler {
         loop {
             tick.tick().await;
             let (nats, known) = (self.connection.context(), self.connection.known());
-            let adjust = topology::adjust(nats, known, &self.topology, &self.limits, &mut done);
+            let adjust = async {
+                if let Some(bucket) = self.topology.buckets.first() {
+                    // Facts grow too old by the broker's clock. It may have none to ask about yet.
+                    let _ = compare_clocks(nats, bucket.stream).await;
+                }
+                topology::adjust(nats, known, &self.topology, &self.limits, &mut done).await
+            };
             let Some(adjusted) = self.connection.ask(pin!(adjust)).await else {
                 // The connection was lost meanwhile, and is there again. The next round tells what was done.
                 continue;

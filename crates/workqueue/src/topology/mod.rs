@@ -27,7 +27,7 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::{Config as ConsumerConfig, Info as ConsumerInfo};
 use async_nats::jetstream::stream::{Config as StreamConfig, Info as StreamInfo};
 use async_nats::jetstream::{Context, ErrorCode};
-use jiff::Timestamp;
+use jiff::{SignedDuration, Timestamp};
 
 use crate::api::ApiError;
 use crate::commands;
@@ -170,8 +170,8 @@ async fn declare_or_adjust(
     let mut breaks = Vec::new();
     for (kind, mut should_be) in topology.streams(limits) {
         let object = format!("stream {}", should_be.name);
-        let before = known.created(&should_be.name);
-        let replacing = before.map(|before| (REPLACES.to_owned(), before.to_string()));
+        let before = known.get(&should_be.name);
+        let replacing = before.map(|before| (REPLACES.to_owned(), before.created.to_string()));
         should_be.metadata.extend(replacing.clone());
         let found = find_or_create(
             context,
@@ -189,15 +189,21 @@ async fn declare_or_adjust(
             found => found?,
         };
         check_version(&is)?;
-        let is_another = before.is_some_and(|before| before != created_at(&is));
-        if adjust && is_another && replaces(&is.config).is_none() {
-            is.config.metadata.extend(replacing);
+        let is_another = before.is_some_and(|before| before.created != created_at(&is));
+        let lost = before
+            .filter(|_| kind == Kind::Bucket && !is_another)
+            .and_then(|before| before.lost_facts(&is))
+            .map(|lost| (LOST_FACTS.to_owned(), lost.to_string()));
+        let is_known = !is_another && lost.is_none();
+        let mark = replacing.filter(|_| is_another && replaces(&is.config).is_none()).or(lost);
+        if let Some(mark) = mark.filter(|_| adjust) {
+            is.config.metadata.extend([mark]);
             is = api::update_stream(context, &is.config)
                 .await
                 .map_err(|error| DeclareError::new(context, format!("change {object}"), error))?;
         }
-        if adjust || created || !is_another {
-            known.note(&should_be.name, created_at(&is));
+        if adjust || created || is_known {
+            known.note(&is);
         }
         let found = Differences::of_stream(kind, &is.config, &should_be);
         declared.created.extend(created.then_some(object.clone()));
@@ -266,6 +272,29 @@ const REPLACES: &str = "replaces";
 #[must_use]
 pub fn replaces(config: &StreamConfig) -> Option<Timestamp> {
     config.metadata.get(REPLACES)?.parse().ok()
+}
+
+/// The key of a bucket's metadata under which it says which facts it has lost.
+const LOST_FACTS: &str = "lost_facts";
+
+/// When the last fact was stored that a bucket with this configuration has had and lost, as far as a process
+/// has noticed: it was emptied, or an older copy of it was put in its place.
+#[must_use]
+pub fn lost_facts(config: &StreamConfig) -> Option<Timestamp> {
+    config.metadata.get(LOST_FACTS)?.parse().ok()
+}
+
+/// Until when a stream with this configuration certainly keeps a message that was stored then.
+#[must_use]
+pub fn expires_at(config: &StreamConfig, stored: Timestamp) -> Timestamp {
+    /// By how much the clocks of two brokers may differ.
+    const CLOCKS: SignedDuration = SignedDuration::from_secs(1);
+
+    if config.max_age.is_zero() {
+        return Timestamp::MAX;
+    }
+    let expires = stored.saturating_add(config.max_age).unwrap_or(Timestamp::MAX);
+    expires.checked_sub(CLOCKS).unwrap_or(expires)
 }
 
 /// When this stream was created.
