@@ -57,7 +57,8 @@ pub(super) struct KeptStream {
     pub(super) bytes: u64,
     /// The SHA-256 of that file, in hexadecimal digits.
     pub(super) sha256: String,
-    /// Its configuration in the broker's words, which may be more than this program knows.
+    /// Its configuration in the broker's words, which may be more than this program knows, with the time at
+    /// which it was created among its metadata.
     pub(super) config: Value,
     /// Its state in the broker's words.
     pub(super) state: Value,

@@ -21,7 +21,9 @@ use std::path::{Path, PathBuf};
 use crate::terminal::{self, say};
 use anyhow::bail;
 use clap::Args;
+use serde_json::json;
 use tokio::fs;
+use workqueue::topology::FIRST_CREATED;
 use workqueue::{Connection, NatsSettings};
 
 use manifest::{KeptConsumer, Manifest};
@@ -94,7 +96,8 @@ async fn take(connection: &Connection, directory: &Path, before: &Still) -> anyh
     let mut kept = Vec::new();
     for stream in manifest::streams() {
         let (consumers, path) = (consumers(before, stream), directory.join(manifest::file(stream)));
-        let stream = snapshot::take(connection, stream, consumers, &path).await?;
+        let mut stream = snapshot::take(connection, stream, consumers, &path).await?;
+        stream.config["metadata"][FIRST_CREATED] = json!(before.first_created(&stream.name));
         snapshot::report(&stream)?;
         kept.push(stream);
     }

@@ -5,6 +5,7 @@ use async_nats::jetstream::Context;
 use async_nats::jetstream::consumer::Info as ConsumerInfo;
 use async_nats::jetstream::stream::Info as StreamInfo;
 use contract::queues;
+use jiff::Timestamp;
 use workqueue::topology;
 
 use super::manifest::streams;
@@ -26,6 +27,12 @@ impl Still {
             found.consumers.push(topology::queue_state(nats, queue).await?.1);
         }
         Ok(found)
+    }
+
+    /// When this stream was created, or the one that it was restored from.
+    pub(super) fn first_created(&self, name: &str) -> Option<Timestamp> {
+        let stream = self.streams.iter().find(|stream| stream.config.name == name)?;
+        Some(topology::first_created(stream))
     }
 
     /// Refuses while a side waits for messages, as every service does that runs.

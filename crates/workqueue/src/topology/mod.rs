@@ -284,6 +284,16 @@ pub fn lost_facts(config: &StreamConfig) -> Option<Timestamp> {
     config.metadata.get(LOST_FACTS)?.parse().ok()
 }
 
+/// The key of the metadata under which a stream in a backup says when it was created. A cluster would forget it.
+pub const FIRST_CREATED: &str = "first_created";
+
+/// When this stream was created, or the one that was backed up, if it was restored.
+#[must_use]
+pub fn first_created(stream: &StreamInfo) -> Timestamp {
+    let backed_up = stream.config.metadata.get(FIRST_CREATED).and_then(|at| at.parse().ok());
+    backed_up.unwrap_or_else(|| created_at(stream))
+}
+
 /// Until when a stream with this configuration certainly keeps a message that was stored then.
 #[must_use]
 pub fn expires_at(config: &StreamConfig, stored: Timestamp) -> Timestamp {
