@@ -34,7 +34,8 @@ enum CliCommand {
     /// Reads the facts and the queues of a deployment, and gives the verdict
     ///
     /// Exit status 0 if nothing was lost and nothing doubled, 1 if something was, 2 if there is no
-    /// verdict, 3 if nobody can tell, because a store of the broker was replaced. Changes nothing.
+    /// verdict, 3 if nobody can tell, because a store of the broker was replaced or facts are gone.
+    /// Changes nothing.
     Audit(AuditSettings),
     /// Shows the dead letters and their reasons, or replays them
     #[command(subcommand)]

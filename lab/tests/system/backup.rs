@@ -11,6 +11,7 @@ use async_nats::jetstream::stream::Config;
 use cli::backup::{backup, restore};
 use contract::facts;
 use contract::queues::{self, ACKNOWLEDGMENTS, REQUESTS, RESPONSES, Request};
+use jiff::Timestamp;
 use observe::audit::audit;
 use tempfile::TempDir;
 use testkit::eventually::eventually;
@@ -143,6 +144,13 @@ async fn everything_comes_home<B>(deployment: &Deployment<B>) -> u64 {
     verdict.redeliveries()
 }
 
+/// Since when the broker remembers. The audit has no doubt.
+async fn remembers_since(nats: &Context) -> Option<Timestamp> {
+    let verdict = audit(nats, Duration::ZERO).await.unwrap();
+    assert_eq!(verdict.cannot_tell, None, "{verdict}");
+    verdict.remembers_since
+}
+
 #[tokio::test]
 async fn backup_goes_on_where_it_was_on_another_broker() {
     let deployment = at_rest().await;
@@ -157,14 +165,9 @@ async fn backup_goes_on_where_it_was_on_another_broker() {
     }
 
     let other = Deployment::bare().await;
-    clocks_are_ahead().await;
-    let restored_at = workqueue::now();
     restore(&connect(other.url()).await, &directory, None).await.unwrap();
     assert_eq!(held(other.nats()).await, before);
-    // All streams are younger than what is in them.
-    let verdict = audit(other.nats(), Duration::ZERO).await.unwrap();
-    assert_eq!(verdict.cannot_tell, None);
-    assert!(verdict.remembers_since < Some(restored_at), "{verdict}");
+    assert_eq!(remembers_since(other.nats()).await, remembers_since(deployment.nats()).await);
     // Messages in flight at the backup are known to have been delivered before.
     let redeliveries = everything_comes_home(&other).await;
     assert!(redeliveries >= IN_HAND as u64, "{redeliveries}");
@@ -180,6 +183,8 @@ async fn backup_of_one_broker_survives_the_death_of_one_of_three() {
     let directory = backed_up(&deployment, &directory).await;
 
     let mut cluster = Cluster::of_three().await;
+    // Its streams are created anew, and later than what is in them.
+    clocks_are_ahead().await;
     restore(&connect(cluster.url()).await, &directory, Some(3)).await.unwrap();
     assert_eq!(held(cluster.nats()).await, before);
     for stream in streams() {
@@ -194,6 +199,7 @@ async fn backup_of_one_broker_survives_the_death_of_one_of_three() {
     let leader = cluster.broker.leader(REQUESTS.stream).await.unwrap().unwrap();
     cluster.broker.kill(leader).await.unwrap();
     everything_comes_home(&cluster).await;
+    assert_eq!(remembers_since(cluster.nats()).await, remembers_since(deployment.nats()).await);
 }
 
 #[tokio::test]

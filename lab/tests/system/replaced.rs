@@ -4,14 +4,18 @@ use std::time::{Duration, Instant};
 
 use async_nats::jetstream::Context;
 use async_nats::jetstream::stream::Config;
+use cli::backup::{backup, restore};
+use contract::queues::REQUESTS;
 use contract::{facts, queues};
+use jiff::SignedDuration;
 use observe::audit::{Verdict, audit};
 use testkit::eventually::eventually;
 use testkit::process::Process;
-use workqueue::{dead_letters, topology};
+use workqueue::{Bucket, dead_letters, topology};
 
 use crate::audit::at_rest;
-use crate::deployment::{Deployment, LIMITS, Side, ready};
+use crate::deployment::{Deployment, LIMITS, Side, ready, succeeded};
+use crate::watch::copy;
 
 /// Longer than what the audit allows clocks to differ.
 const CLOCKS: Duration = Duration::from_millis(1500);
@@ -39,12 +43,37 @@ async fn nobody_can_tell(deployment: &Deployment) -> Verdict {
     verdict
 }
 
+/// All streams there are.
+fn streams() -> impl Iterator<Item = &'static str> {
+    let buckets = facts::ALL.iter().map(|bucket| bucket.stream).chain([dead_letters::STREAM]);
+    buckets.chain(queues::ALL.iter().map(|queue| queue.stream))
+}
+
 /// Deletes all streams.
 async fn delete_all(deployment: &Deployment) {
-    let buckets = facts::ALL.iter().map(|bucket| bucket.stream).chain([dead_letters::STREAM]);
-    for stream in buckets.chain(queues::ALL.iter().map(|queue| queue.stream)) {
+    for stream in streams() {
         delete(deployment.nats(), stream).await;
     }
+}
+
+/// Has all streams say that they were created an hour ago, as those of a backup do.
+async fn grow_old(deployment: &Deployment) {
+    for stream in streams() {
+        let stream = topology::stream_state(deployment.nats(), stream).await.unwrap();
+        let created = topology::created_at(&stream) - SignedDuration::from_hours(1);
+        let mut config = stream.config;
+        config.metadata.insert("first_created".to_owned(), created.to_string());
+        deployment.nats().update_stream(&config).await.unwrap();
+    }
+}
+
+/// Asks for more, and waits until all of it has come home.
+async fn ask_more(deployment: &Deployment) {
+    let mut generator = deployment.run(Side::Generator, "again", &[]).await;
+    succeeded(&mut deployment.ask(5).await).await;
+    deployment.drained(queues::ACKNOWLEDGMENTS).await;
+    generator.terminate().unwrap();
+    succeeded(&mut generator).await;
 }
 
 async fn under_load(deployment: &Deployment) -> [Process; 2] {
@@ -147,15 +176,94 @@ async fn bucket_that_is_declared_anew_is_noticed() {
     }
 }
 
+/// The sets of buckets that something may happen to.
+const SETS: [&[Bucket]; 2] =
+    [&[facts::REQUESTED], &[facts::REQUESTED, facts::STORED, facts::RECEIVED]];
+
+#[tokio::test]
+async fn buckets_declared_anew_are_noticed_after_a_restore() {
+    let (deployment, _id) = at_rest().await;
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path().join("backup");
+    eventually("no side waits any more", async || {
+        backup(deployment.connection(), &directory).await
+    })
+    .await;
+    for buckets in SETS {
+        let other = Deployment::bare().await;
+        restore(other.connection(), &directory, None).await.unwrap();
+        let verdict = other.verdict().await;
+        assert_eq!((verdict.complete, verdict.is_clean()), (10, true), "{verdict}");
+        grow_old(&other).await;
+        for bucket in buckets {
+            delete(other.nats(), bucket.stream).await;
+        }
+        other.declare(&LIMITS).await;
+        nobody_can_tell(&other).await;
+        ask_more(&other).await;
+        nobody_can_tell(&other).await;
+    }
+}
+
 #[tokio::test]
 async fn bucket_that_is_emptied_is_noticed() {
-    let (deployment, _id) = at_rest().await;
-    for bucket in [facts::REQUESTED, facts::STORED, facts::RECEIVED] {
-        deployment.nats().get_stream(bucket.stream).await.unwrap().purge().await.unwrap();
+    for buckets in SETS {
+        let (deployment, _id) = at_rest().await;
+        for bucket in buckets {
+            deployment.nats().get_stream(bucket.stream).await.unwrap().purge().await.unwrap();
+        }
+        for asked_again in [false, true] {
+            if asked_again {
+                ask_more(&deployment).await;
+            }
+            let verdict = audit(deployment.nats(), Duration::ZERO).await.unwrap();
+            let why = "KV_requested had facts that it should still have";
+            assert_eq!(verdict.cannot_tell.as_deref(), Some(why), "{verdict}");
+        }
     }
-    let verdict = audit(deployment.nats(), Duration::ZERO).await.unwrap();
-    let why = "KV_requested is empty, and had facts that it should still have";
-    assert_eq!(verdict.cannot_tell.as_deref(), Some(why), "{verdict}");
+}
+
+/// Waits until a watch with the usual limits has looked at everything once more.
+async fn watch_looks(deployment: &Deployment) {
+    let is = topology::stream_state(deployment.nats(), REQUESTS.stream).await.unwrap().config;
+    deployment.nats().update_stream(Config { max_messages: 7, ..is }).await.unwrap();
+    eventually("the watch has looked", async || {
+        let is = topology::stream_state(deployment.nats(), REQUESTS.stream).await.unwrap().config;
+        if is.max_messages == 7 { Err("not yet") } else { Ok(()) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn older_store_put_back_under_a_watch_is_noticed() {
+    let (mut deployment, _id) = at_rest().await;
+    let store = deployment.broker.configuration_file().with_file_name("jetstream");
+    let older = deployment.log("older");
+    deployment.broker.stop().await.unwrap();
+    copy(&store, &older);
+    deployment.broker.restart().await.unwrap();
+    let watch = deployment.watch("watch", &LIMITS, &[]).await;
+    ready(&watch).await;
+    ask_more(&deployment).await;
+    watch_looks(&deployment).await;
+    // A broker that is killed comes back with all it had.
+    deployment.broker.kill().await.unwrap();
+    deployment.broker.restart().await.unwrap();
+    ready(&watch).await;
+    watch_looks(&deployment).await;
+    let verdict = deployment.verdict().await;
+    assert_eq!((verdict.complete, verdict.is_clean()), (15, true), "{verdict}");
+
+    deployment.broker.stop().await.unwrap();
+    deployment.broker.wipe().unwrap();
+    copy(&older, &store);
+    deployment.broker.restart().await.unwrap();
+    let told = async || match audit(deployment.nats(), Duration::ZERO).await {
+        Ok(Verdict { cannot_tell: Some(why), .. }) => Ok(why),
+        other => Err(other.map(|verdict| verdict.to_string())),
+    };
+    let why = eventually("the audit cannot tell", told).await;
+    assert!(why.starts_with("KV_requested had facts of up to "), "{why}");
 }
 
 #[tokio::test]

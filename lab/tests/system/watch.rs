@@ -111,12 +111,17 @@ async fn watch_that_is_told_to_stop_exits_0_with_or_without_a_broker() {
     succeeded(&mut watch).await;
 }
 
-/// Copies a directory of files.
-fn copy(from: &Path, to: &Path) {
+/// Copies a directory.
+pub fn copy(from: &Path, to: &Path) {
     fs::create_dir(to).unwrap();
-    for file in fs::read_dir(from).unwrap() {
-        let file = file.unwrap();
-        fs::copy(file.path(), to.join(file.file_name())).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let copied = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy(&entry.path(), &copied);
+        } else {
+            fs::copy(entry.path(), copied).unwrap();
+        }
     }
 }
 

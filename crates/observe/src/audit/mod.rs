@@ -1,5 +1,6 @@
 //! The audit: reads what a deployment has written down, and says what was lost or doubled.
 
+mod evidence;
 mod ledger;
 mod memory;
 mod read;
@@ -19,8 +20,8 @@ use tracing::warn;
 use workqueue::topology::{self, DeclareError};
 use workqueue::{LogOnce, Queue, chain};
 
+use evidence::{Evidence, Requestors};
 use ledger::{JudgedFact, Ledger, Seen, Standing};
-use memory::{Evidence, Requestors};
 
 /// How often to look whether the queues are empty.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -124,26 +125,17 @@ async fn judge(nats: &Context) -> anyhow::Result<Verdict> {
     };
     look_again(&mut ledger, Standing::Lost, facts_max_age, anywhere).await?;
     let mut verdict = Verdict::default();
-    let mut missed = None;
+    let mut evidence = Evidence::of(requestors);
     let now = workqueue::now();
     for (id, seen) in &ledger {
         let standing = seen.standing(id, now, facts_max_age);
         verdict.count(id, standing);
-        if missed.is_none() && matches!(standing, Standing::Lost | Standing::Unasked) {
-            // The first in the order of the ids is the first that was asked.
-            missed = ledger::asked_at(id).map(|asked| (asked, id.clone()));
-        }
+        evidence.note(id, standing);
     }
-    let evidence = Evidence {
-        // Read last, so that a store that was replaced meanwhile is found.
-        memories: read::memories(nats).await?,
-        requestors,
-        missed,
-        accepted: verdict.requested,
-        unasked: verdict.unasked,
-    };
+    // Read last, so that a store that was replaced meanwhile is found.
+    evidence.memories = read::memories(nats).await?;
     verdict.remembers_since = evidence.since();
-    verdict.cannot_tell = evidence.doubt(now, facts_max_age);
+    verdict.cannot_tell = evidence.doubt(workqueue::now(), facts_max_age);
     for queue in queues::ALL {
         let (redelivered, paused_until) = deliveries(nats, queue).await?;
         verdict.redelivered.push(redelivered);

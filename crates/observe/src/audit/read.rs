@@ -11,8 +11,9 @@ use futures_util::TryStreamExt;
 use jiff::Timestamp;
 use workqueue::{Fact, JobId, Queue, dead_letters, last_message, reading, topology};
 
+use super::evidence::Requestors;
 use super::ledger::{JudgedFact, Ledger, Seen};
-use super::memory::{Memory, Requestors};
+use super::memory::Memory;
 
 /// How long the broker may take for a part of a list of ids. It goes through all of the stream for each, and
 /// there may be millions.

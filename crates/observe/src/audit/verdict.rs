@@ -35,7 +35,8 @@ pub struct Verdict {
     pub ids: Ids,
     /// Since when the broker remembers: what was asked before is not in these numbers.
     pub remembers_since: Option<Timestamp>,
-    /// Why these numbers do not tell whether something was lost, if they do not: a store was replaced.
+    /// Why these numbers do not tell whether something was lost, if they do not: a store was
+    /// replaced, or facts are gone.
     pub cannot_tell: Option<String>,
 }
 
