@@ -20,8 +20,8 @@ const SILENCE: Duration = Duration::from_secs(1);
 ///
 /// Where `RUST_LOG` makes no sense.
 pub fn init_logs() -> anyhow::Result<Logs> {
-    let rust_log = std::env::var("RUST_LOG")
-        .unwrap_or_else(|_| "error,observe=warn,async_nats=off".to_owned());
+    let rust_log = workqueue::variable("RUST_LOG")
+        .unwrap_or_else(|| "error,observe=warn,async_nats=off".to_owned());
     let log_format = Some(LogFormat::Pretty);
     workqueue::init_telemetry(&TelemetrySettings { rust_log, log_format }).map_err(Error::msg)
 }
@@ -43,8 +43,7 @@ pub fn print(result: &(impl Serialize + Display), json: bool) -> anyhow::Result<
 /// one, so that columns stay.
 #[must_use]
 pub fn in_locale(text: String) -> String {
-    let set = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
-    let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(set);
+    let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(workqueue::variable);
     let is_utf8 = |locale: String| locale.to_lowercase().replace('-', "").contains("utf8");
     if locale.is_none_or(is_utf8) {
         return text;

@@ -84,7 +84,10 @@ fn healthy_dead_letter_breaks_a_guarantee() {
     let file = directory.path().join("plan.json");
     std::fs::write(&file, plan).unwrap();
     let arguments = ["--plan", file.to_str().unwrap(), "--rate", "50"];
-    let output = chaos(&arguments, &[("FAILURE_RATE", "1"), ("MAX_ATTEMPTS", "1")]);
+    let output = chaos(
+        &arguments,
+        &[("FAILURE_RATE", "1"), ("MAX_ATTEMPTS", "1"), ("REQUEST_TOTAL", ""), ("ACK_WAIT", "")],
+    );
     let told = text(&output.stdout);
     assert_eq!(output.status.code(), Some(1), "{told}\n{}", text(&output.stderr));
     assert!(told.contains("NOT CLEAN: a healthy message is a dead letter: "), "{told}");

@@ -11,6 +11,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 use std::{env, fs, thread};
 
+use anstream::ColorChoice;
 use clap::builder::Resettable;
 use clap::error::ErrorKind as ClapErrorKind;
 use clap::{Arg, ArgMatches, Command, Parser, value_parser};
@@ -29,14 +30,24 @@ pub fn parse<S: Parser>(retired: &[(&str, &str)]) -> S {
     parse_from(env::args_os(), retired)
 }
 
+/// A variable of the environment. One that is empty counts as not set.
+#[must_use]
+pub fn variable(name: &str) -> Option<String> {
+    let value = env::var_os(name)?.to_string_lossy().into_owned();
+    Some(value).filter(|value| !value.is_empty())
+}
+
 /// As [`parse`], from these words.
 pub(crate) fn parse_from<S: Parser>(
     words: impl IntoIterator<Item = OsString>,
     retired: &[(&str, &str)],
 ) -> S {
     let mut command = forget_empty(S::command());
-    let set = |name: &str| env::var_os(name).filter(|value| !value.is_empty());
-    if let Some(retired_setting) = retired_setting(retired, set) {
+    // A terminal without a name may know no colours, and an empty name is none.
+    if env::var_os("TERM").is_some_and(|name| name.is_empty()) {
+        ColorChoice::Never.write_global();
+    }
+    if let Some(retired_setting) = retired_setting(retired, variable) {
         end(&command.error(ClapErrorKind::UnknownArgument, retired_setting));
     }
     // One that is called through another program is completed by that one.
@@ -133,7 +144,7 @@ fn forget_empty(command: Command) -> Command {
 /// What is wrong with the environment, if it sets a retired setting.
 fn retired_setting(
     retired: &[(&str, &str)],
-    set: impl Fn(&str) -> Option<OsString>,
+    set: impl Fn(&str) -> Option<String>,
 ) -> Option<String> {
     let (name, instead) = retired.iter().find(|(name, _)| set(name).is_some())?;
     Some(format!("{name} is set, and is not read any more: {instead}"))

@@ -141,7 +141,7 @@ pub use admin::{Report, serve as serve_admin};
 pub use backoff::Backoff;
 pub use chain::chain;
 pub use clock::{ClockWatch, compare_clocks, now};
-pub use command_line::{address, exit_code, parse, print_error};
+pub use command_line::{address, exit_code, parse, print_error, variable};
 pub use commands::{Commands, name_commands};
 pub use connect_error::ConnectError;
 pub use connection::{ClientEnded, Connection};

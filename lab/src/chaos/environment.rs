@@ -47,7 +47,7 @@ pub(super) struct ReplicaConfig {
 impl ReplicaConfig {
     /// The settings of a process that connects to these addresses.
     fn settings(&self, urls: String) -> [(&'static str, String); 3] {
-        let ack_wait = std::env::var("ACK_WAIT").unwrap_or_else(|_| ACK_WAIT.to_owned());
+        let ack_wait = workqueue::variable("ACK_WAIT").unwrap_or_else(|| ACK_WAIT.to_owned());
         [("NATS_URL", urls), ("REPLICAS", self.copies.to_string()), ("ACK_WAIT", ack_wait)]
     }
 }

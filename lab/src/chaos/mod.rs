@@ -113,7 +113,7 @@ pub async fn chaos(
     stop: &CancellationToken,
 ) -> anyhow::Result<ChaosReport> {
     ensure!(
-        std::env::var_os("REQUEST_TOTAL").is_none(),
+        workqueue::variable("REQUEST_TOTAL").is_none(),
         "REQUEST_TOTAL is set, with which requestors end by themselves; unset it"
     );
     let programs = stop.run_until_cancelled(programs::build()).await;

@@ -205,9 +205,13 @@ async fn no_color_and_dumb_terminals_get_plain_logs() {
     let programs = programs().await;
     let services = [&programs.generator, &programs.requestor, &programs.gateway].map(|it| (it, ""));
     for (program, word) in [services.as_slice(), &[(&programs.decoupled, "audit")]].concat() {
-        for (settings, colours) in
-            [(("NO_COLOR", ""), true), (("NO_COLOR", "1"), false), (("TERM", "dumb"), false)]
-        {
+        for (name, value, colours) in [
+            ("NO_COLOR", "", true),
+            ("NO_COLOR", "1", false),
+            ("TERM", "dumb", false),
+            ("TERM", "", false),
+        ] {
+            let settings = (name, value);
             let mut command = Command::new(program);
             command.env_clear().args(Some(word).filter(|word| !word.is_empty()));
             command.env("NATS_URL", "nats://127.0.0.1:1").env("RUST_LOG", "info");
@@ -219,7 +223,7 @@ async fn no_color_and_dumb_terminals_get_plain_logs() {
 
 #[tokio::test]
 async fn up_shows_lines_and_moves_no_cursor_on_a_dumb_terminal() {
-    for (terminal, moves) in [("xterm", true), ("dumb", false)] {
+    for (terminal, moves) in [("xterm", true), ("dumb", false), ("", false)] {
         let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
         command.args(["up", "--for", "3s"]).env("NO_COLOR", "1");
         let (output, mut lab) = on_terminal(command, &[("TERM", terminal)], "Nothing lost").await;
