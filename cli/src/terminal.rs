@@ -3,6 +3,7 @@
 use std::fmt::Display;
 use std::io::{self, ErrorKind, Write};
 use std::pin::pin;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Error};
@@ -12,6 +13,9 @@ use workqueue::{Connection, LogFormat, Logs, NatsSettings, TelemetrySettings};
 
 /// How long a command waits for the broker before it says so.
 const SILENCE: Duration = Duration::from_secs(1);
+
+/// How long to wait for room in a pipe that is full.
+const NO_ROOM: Duration = Duration::from_millis(5);
 
 /// Starts the logs of a command: errors, and what an audit waits for, unless `RUST_LOG` says
 /// otherwise.
@@ -70,7 +74,7 @@ pub fn in_locale(text: String) -> String {
 /// Where the line cannot be written for another reason, such as a full disk.
 pub fn say(text: impl Display) -> anyhow::Result<()> {
     match line(text) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+        Err(error) if !workqueue::reader_has_gone(&error) => {
             Err(error).context("cannot write to the standard output")
         }
         Ok(()) | Err(_) => Ok(()),
@@ -81,9 +85,24 @@ pub fn say(text: impl Display) -> anyhow::Result<()> {
 ///
 /// # Errors
 ///
-/// Where it cannot be written: with [`ErrorKind::BrokenPipe`], where its reader has gone.
+/// Where it cannot be written; [`workqueue::reader_has_gone`] tells whether that matters.
 pub fn line(text: impl Display) -> io::Result<()> {
-    writeln!(io::stdout(), "{text}")
+    write_patiently(&mut io::stdout(), format!("{text}\n").as_bytes())
+}
+
+/// Writes all of it. A pipe whose reader has made it non-blocking, as Node does, refuses what has no room yet.
+fn write_patiently(output: &mut impl Write, mut text: &[u8]) -> io::Result<()> {
+    loop {
+        let written = if text.is_empty() { output.flush().map(|()| 0) } else { output.write(text) };
+        match written {
+            Ok(_) if text.is_empty() => return Ok(()),
+            Ok(0) => return Err(ErrorKind::WriteZero.into()),
+            Ok(written) => text = &text[written..],
+            Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(NO_ROOM),
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// Tells on the standard error how far something is, if that takes it.

@@ -3,8 +3,10 @@
 
 use std::error::Error;
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::{self, ErrorKind, Write};
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::{self, ExitCode};
 use std::sync::mpsc;
@@ -72,13 +74,28 @@ fn end(error: &clap::Error) -> ! {
 /// gone, nothing is missing.
 fn printed_code(printed: io::Result<()>) -> i32 {
     match printed {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+        Err(error) if !reader_has_gone(&error) => {
             let _ = writeln!(io::stderr(), "Error: cannot write to the standard output: {error}");
             2
         }
         Ok(()) | Err(_) => 0,
     }
 }
+
+/// Whether a write to the standard output failed because nothing reads it any more: its pipe or its terminal
+/// is closed.
+#[must_use]
+pub fn reader_has_gone(error: &io::Error) -> bool {
+    // A disk that fails says the same as a terminal that is closed.
+    let is_file = || {
+        let output = io::stdout().as_fd().try_clone_to_owned().map(File::from);
+        output.and_then(|output| output.metadata()).is_ok_and(|output| output.is_file())
+    };
+    error.kind() == ErrorKind::BrokenPipe || (error.raw_os_error() == Some(EIO) && !is_file())
+}
+
+/// "Input/output error", on every Unix.
+const EIO: i32 = 5;
 
 /// The subcommands that describe a command line, which every program has.
 fn describing() -> [Command; 2] {

@@ -47,7 +47,7 @@
 //!
 //!     async fn handle(&self, job: Thumbnail, cx: &Context) -> Result<(), Failure> {
 //!         let picture = tokio::task::spawn_blocking(move || resize(&job)).await?;
-//!         println!("{}: {} bytes", cx.id(), picture.len());
+//!         tracing::info!(id = %cx.id(), bytes = picture.len(), "resized");
 //!         Ok(()) // only now is the job acked
 //!     }
 //! }
@@ -141,7 +141,7 @@ pub use admin::{Report, serve as serve_admin};
 pub use backoff::Backoff;
 pub use chain::chain;
 pub use clock::{ClockWatch, compare_clocks, now};
-pub use command_line::{address, exit_code, parse, print_error, variable};
+pub use command_line::{address, exit_code, parse, print_error, reader_has_gone, variable};
 pub use commands::{Commands, name_commands};
 pub use connect_error::ConnectError;
 pub use connection::{ClientEnded, Connection};

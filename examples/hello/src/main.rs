@@ -2,6 +2,8 @@
 //!
 //! The worker: `cargo run --package hello`. A job for it: `cargo run --package hello -- Ada`.
 
+use std::io::{Write, stdout};
+
 use serde::{Deserialize, Serialize};
 use workqueue::{Context, Failure, Handler, Job, Producer, Queue, Service, Settings};
 
@@ -21,7 +23,9 @@ impl Handler for Greeter {
     type Job = Greet;
 
     async fn handle(&self, job: Greet, cx: &Context) -> Result<(), Failure> {
-        println!("Hello, {}! (job {}, attempt {})", job.name, cx.id(), cx.attempt().number());
+        let (Greet { name }, id, attempt) = (job, cx.id(), cx.attempt().number());
+        // println! panics once nobody reads, as in `hello | head`, and the job would fail.
+        let _ = writeln!(stdout(), "Hello, {name}! (job {id}, attempt {attempt})");
         Ok(()) // only now is the job acked
     }
 }
@@ -38,7 +42,7 @@ async fn main() -> anyhow::Result<()> {
         Some(name) => {
             let producer = Producer::connect(&settings).await?;
             let id = producer.submit(&Greet { name }).await?; // stored, not merely sent
-            println!("job {id} is stored");
+            let _ = writeln!(stdout(), "job {id} is stored");
         }
     }
     Ok(())

@@ -1,7 +1,6 @@
 //! The events of a run, printed as they happen.
 
 use std::fmt::Display;
-use std::io::ErrorKind;
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -49,7 +48,7 @@ impl EventLog {
             tell(format_args!("{at:>7.2}s  {what}"));
         } else {
             let printed = line(format_args!("{at:>7.2}s  {what}"));
-            if printed.is_err_and(|error| error.kind() == ErrorKind::BrokenPipe) {
+            if printed.is_err_and(|error| workqueue::reader_has_gone(&error)) {
                 self.stop.cancel();
             }
         }

@@ -8,7 +8,6 @@ mod settings;
 
 pub use settings::UpSettings;
 
-use std::io::ErrorKind;
 use std::path::Path;
 use std::time::Duration;
 
@@ -150,7 +149,7 @@ async fn show(
             }
         };
         // Its reader has gone, as that of `lab up | head`.
-        if shown.is_err_and(|error| error.kind() == ErrorKind::BrokenPipe) {
+        if shown.is_err_and(|error| workqueue::reader_has_gone(&error)) {
             break;
         }
     }
