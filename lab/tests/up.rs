@@ -23,9 +23,9 @@ async fn up(words: &[&str], settings: &[(&str, &str)]) -> Output {
 }
 
 /// One that runs for an hour, and logs into this directory; once both sides work.
-async fn running(directory: &Path) -> Process {
+async fn running(directory: &Path, words: &[&str]) -> Process {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
-    command.args(["up", "--for", "1h"]).env_remove("RUST_BACKTRACE");
+    command.args(["up", "--for", "1h"]).args(words).env_remove("RUST_BACKTRACE");
     let lab = Process::spawn(command, directory.join("log")).unwrap();
     logged(&lab, "REQUESTS 0 waiting").await;
     lab
@@ -56,19 +56,51 @@ async fn hints_name_only_processes_that_run() {
 #[tokio::test]
 async fn a_broker_that_is_killed_as_proposed_is_shown_to_be_away() {
     let directory = tempfile::tempdir().unwrap();
-    let mut lab = running(directory.path()).await;
+    let mut lab = running(directory.path(), &[]).await;
     let said = lab.log_text();
     let (before, _) = said.split_once("kill the broker").unwrap();
     let kill = before.lines().rfind(|line| line.contains("kill -9")).unwrap();
     let killed = Command::new("sh").args(["-c", kill]).status().await.unwrap();
     assert!(killed.success(), "{kill}");
     logged(&lab, "waiting for the broker and its queues").await;
+    ends_without_a_verdict(&mut lab, "no broker answers any more").await;
+}
+
+/// It does not wait for a broker that does not come back.
+async fn ends_without_a_verdict(lab: &mut Process, reason: &str) {
     lab.terminate().unwrap();
-    // It does not wait for a broker that does not come back.
     let ended = async || lab.try_wait().unwrap().ok_or_else(|| lab.log_text());
     let status = eventually("it ends", ended).await;
-    assert!(lab.log_text().contains("Error: no broker answers any more"), "{}", lab.log_text());
-    assert_eq!(status.code(), Some(2), "{}", lab.log_text());
+    let said = lab.log_text();
+    assert!(said.contains(&format!("Error: {reason}, so there is no verdict")), "{said}");
+    assert_eq!(status.code(), Some(2), "{said}");
+}
+
+#[tokio::test]
+async fn brokers_that_are_paused_are_not_waited_for() {
+    for (words, paused, reason) in [
+        (&[][..], 1, "no broker answers any more"),
+        (&["--brokers", "3"], 2, "too few brokers still answer, 1 of 3"),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let mut lab = running(directory.path(), words).await;
+        let is_broker = |id: &String| {
+            let name = std::fs::read_to_string(format!("/proc/{id}/comm")).unwrap_or_default();
+            name.starts_with("nats-server")
+        };
+        let brokers = children(&lab).into_iter().filter(is_broker).take(paused);
+        let pause = Command::new("kill").arg("-STOP").args(brokers).status().await.unwrap();
+        assert!(pause.success());
+        logged(&lab, "waiting for the broker and its queues").await;
+        ends_without_a_verdict(&mut lab, reason).await;
+    }
+}
+
+/// The ids of the processes that it has started.
+fn children(process: &Process) -> Vec<String> {
+    let children = format!("/proc/{0}/task/{0}/children", process.id());
+    let children = std::fs::read_to_string(children).unwrap();
+    children.split_whitespace().map(str::to_owned).collect()
 }
 
 #[tokio::test]
@@ -87,10 +119,8 @@ async fn up_whose_reader_has_gone_stops_in_order() {
 #[tokio::test]
 async fn everything_ends_with_up_that_is_killed() {
     let directory = tempfile::tempdir().unwrap();
-    let mut lab = running(directory.path()).await;
-    let children = format!("/proc/{0}/task/{0}/children", lab.id());
-    let children = std::fs::read_to_string(children).unwrap();
-    let children: Vec<&str> = children.split_whitespace().collect();
+    let mut lab = running(directory.path(), &[]).await;
+    let children = children(&lab);
     // A broker, the gateway, `declare --watch`, and each side.
     assert!(children.len() >= 5, "{children:?}");
     let said = lab.log_text();
@@ -101,12 +131,12 @@ async fn everything_ends_with_up_that_is_killed() {
     let is_gone = async || if files.exists() { Err(files.display()) } else { Ok(()) };
     eventually("its files are gone", is_gone).await;
     eventually("all have ended", async || {
-        let is_left = |id: &&&str| {
+        let is_left = |id: &&String| {
             // One that has ended stays a zombie until it is waited for.
             let status = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
             !status.is_empty() && !status.contains(") Z ")
         };
-        let left: Vec<_> = children.iter().filter(is_left).copied().collect();
+        let left: Vec<_> = children.iter().filter(is_left).collect();
         if left.is_empty() { Ok(()) } else { Err(left) }
     })
     .await;

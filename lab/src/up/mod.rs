@@ -18,8 +18,7 @@ use observe::audit::{Verdict, audit};
 use testkit::broker::{Broker, Brokers};
 use testkit::programs::{self, Programs};
 use testkit::target_directory::{RunDirectory, from_here};
-use tokio::net::TcpStream;
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::sync::CancellationToken;
 use workqueue::{Connection, NatsSettings, chain};
 
@@ -82,14 +81,16 @@ async fn run(
         let _ = say(format_args!("The verdict:\n"));
         audit(connection.context(), LAST_WAIT).await
     };
-    // Without a broker nothing could be finished, and nobody could say how all stands.
-    let ports = brokers.ports();
+    // Without the broker, or the majority of several, nothing could be finished or judged.
     let verdict = tokio::select! {
         biased;
-        () = none_listens(&ports) => bail!(
-            "no broker answers any more, so there is no verdict; logs and queues are in {}",
-            from_here(directory)
-        ),
+        answering = too_few_answer(&brokers) => {
+            let answering = match (answering, brokers.len()) {
+                (0, _) => "no broker answers any more".to_owned(),
+                (some, all) => format!("too few brokers still answer, {some} of {all}"),
+            };
+            bail!("{answering}, so there is no verdict; logs and queues are in {}", from_here(directory))
+        }
         verdict = ending => verdict?,
     };
     let printed = say(format_args!("{verdict}"));
@@ -101,16 +102,12 @@ async fn run(
     printed.map(|()| (verdict, all_are_ours))
 }
 
-/// Waits until no broker takes connections any more: none of ours, and none that was started again by hand.
-async fn none_listens(ports: &[u16]) {
+/// Waits until the brokers that answer are no majority any more, and says how many they are.
+async fn too_few_answer(brokers: &Brokers) -> usize {
     loop {
-        let mut listens = false;
-        for port in ports {
-            let connecting = timeout(PATIENCE, TcpStream::connect(("127.0.0.1", *port)));
-            listens |= matches!(connecting.await, Ok(Ok(_)));
-        }
-        if !listens {
-            return;
+        let answering = brokers.answering(PATIENCE).await;
+        if answering <= brokers.len() / 2 {
+            return answering;
         }
         sleep(TICK).await;
     }

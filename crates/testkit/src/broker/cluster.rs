@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
-use futures_util::future::try_join_all;
+use futures_util::future::{join_all, try_join_all};
 use serde_json::Value;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::ready;
 use super::server::{Broker, BrokerOptions, Membership};
 use crate::http;
 
@@ -88,6 +89,14 @@ impl Brokers {
     /// The brokers, in order, to ask whether they run.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Broker> {
         self.brokers.iter_mut()
+    }
+
+    /// How many brokers greet a client on these ports in time: ours, and those that a person has started again
+    /// there. One that is paused takes connections, and says nothing.
+    pub async fn answering(&self, limit: Duration) -> usize {
+        let greetings = self.brokers.iter().map(|it| timeout(limit, ready::info(it.port())));
+        let greetings = join_all(greetings).await;
+        greetings.iter().filter(|greeting| matches!(greeting, Ok(Ok(_)))).count()
     }
 
     /// Ends one of them on the spot (SIGKILL), see [`Broker::kill`].

@@ -59,7 +59,7 @@ pub(super) async fn answers(port: u16, jetstream: bool) -> anyhow::Result<()> {
 }
 
 /// The server's first message on a connection, about itself.
-async fn info(port: u16) -> anyhow::Result<ServerInfo> {
+pub(super) async fn info(port: u16) -> anyhow::Result<ServerInfo> {
     let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await;
     let mut reader = BufReader::new(stream.context("it takes no connections")?);
     let mut line = String::new();
