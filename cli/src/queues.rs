@@ -72,6 +72,9 @@ pub(crate) async fn run(command: &Queues) -> anyhow::Result<()> {
             terminal::print(&rows, *json)
         }
         Queues::Pause { queue, time, .. } => {
+            // A queue that is not there has its own error.
+            topology::stream_state(nats, queue.stream).await?;
+            terminal::compare_clocks(nats, queue.stream).await?;
             let until = workqueue::now().checked_add(*time).ok();
             let until = until.context("--for is too long: no date is that far away")?;
             let paused = topology::pause(nats, *queue, until).await?;

@@ -7,8 +7,10 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context as _, Error};
+use async_nats::jetstream::Context;
 use serde::Serialize;
 use tokio::time::timeout;
+use workqueue::api::ApiError;
 use workqueue::{Connection, LogFormat, Logs, NatsSettings, TelemetrySettings};
 
 /// How long a command waits for the broker before it says so.
@@ -108,6 +110,19 @@ fn write_patiently(output: &mut impl Write, mut text: &[u8]) -> io::Result<()> {
 /// Tells on the standard error how far something is, if that takes it.
 pub fn tell(line: impl Display) {
     let _ = writeln!(io::stderr(), "{line}");
+}
+
+/// Has [`workqueue::now`] go by the broker's clock, and tells what is wrong with this machine's. Any `stream` does that
+/// is there.
+///
+/// # Errors
+///
+/// Where the broker does not say.
+pub async fn compare_clocks(nats: &Context, stream: &str) -> Result<(), ApiError> {
+    if let Some(complaint) = workqueue::compare_clocks(nats, stream).await? {
+        tell(complaint);
+    }
+    Ok(())
 }
 
 /// Connects to the broker, as [`observe::connect`], and tells that it waits where that takes a while.

@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use crate::terminal::{self, say};
 use anyhow::bail;
 use clap::Args;
+use contract::facts;
 use serde_json::json;
 use tokio::fs;
 use workqueue::topology::FIRST_CREATED;
@@ -107,6 +108,7 @@ async fn take(connection: &Connection, directory: &Path, before: &Still) -> anyh
     }
     after.no_side_waits()?;
     let broker = connection.client().server_info().version;
+    terminal::compare_clocks(nats, facts::REQUESTED.stream).await?;
     Manifest::new(workqueue::now(), broker, kept).write(directory).await
 }
 

@@ -22,7 +22,7 @@ use super::snapshot;
 /// seconds, and each stream and consumer has one.
 const LIMIT: Duration = Duration::from_mins(2);
 
-/// By how much this machine's clock may differ from the broker's.
+/// By how much the clocks of two brokers may differ.
 const CLOCKS: SignedDuration = SignedDuration::from_mins(1);
 
 const PAUSE: Duration = Duration::from_millis(100);
@@ -147,6 +147,8 @@ async fn settled(
 /// Compares a stream on the broker, and its consumer, with what was backed up.
 async fn compare(nats: &Context, kept: &KeptStream, replicas: Option<usize>) -> anyhow::Result<()> {
     let name = &kept.name;
+    // Ages count, and this machine's clock may be wrong.
+    workqueue::compare_clocks(nats, name).await?;
     let should_be = kept.state()?;
     let is = topology::stream_state(nats, name).await?;
     let last = is.state.last_sequence;

@@ -3,13 +3,16 @@
 use std::path::{Path, PathBuf};
 
 use contract::facts::RECEIVED;
-use serde_json::json;
+use contract::queues::REQUESTS;
+use jiff::{SignedDuration, Timestamp};
+use serde_json::{Value, json};
 use testkit::eventually::eventually;
 use testkit::process::logged;
 use tokio::process::Command;
+use workqueue::topology;
 
 use crate::api::{ACCEPTS, accepted, post};
-use crate::deployment::{Deployment, PATIENT, Side, admin, api_addr, ready, succeeded};
+use crate::deployment::{Deployment, PATIENT, Side, admin, api_addr, programs, ready, succeeded};
 
 /// By how much the clock is wrong, in seconds: more than requests are kept for.
 const OFF: i64 = 25 * 3600;
@@ -78,6 +81,31 @@ async fn no_request_is_judged_by_a_clock_that_is_wrong() {
     assert_eq!(verdict.complete as u64, 3 * COUNT + 2, "{verdict}");
     assert!(verdict.is_clean() && verdict.cannot_tell.is_none(), "{verdict}");
     assert_eq!(verdict.dead_lettered, 0, "{verdict}");
+}
+
+#[tokio::test]
+async fn commands_go_by_the_clock_of_the_broker() {
+    let deployment = Deployment::start().await;
+    let directory = tempfile::tempdir().unwrap();
+    let library = wrong_clock(directory.path(), OFF).await;
+    let backup = directory.path().join("backup");
+    for words in
+        [&["queues", "pause", "REQUESTS", "--for=10m"][..], &["backup", backup.to_str().unwrap()]]
+    {
+        let mut command = Command::new(&programs().await.decoupled);
+        command.env_clear().env("LD_PRELOAD", &library).args(words);
+        let output = command.args(["--nats-url", deployment.url()]).output().await.unwrap();
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.success() && told.contains("clock is 25h ahead of"), "{told}");
+    }
+    let (_, consumer) = topology::queue_state(deployment.nats(), REQUESTS).await.unwrap();
+    let manifest = std::fs::read_to_string(backup.join("manifest.json")).unwrap();
+    let manifest: Value = serde_json::from_str(&manifest).unwrap();
+    let made_at = manifest["backup"]["made_at"].as_str().unwrap().parse().unwrap();
+    for moment in [topology::paused_until(&consumer).unwrap(), made_at] {
+        let off = moment.duration_since(Timestamp::now()).abs();
+        assert!(off < SignedDuration::from_hours(1), "{moment} is off by {off:#}");
+    }
 }
 
 #[tokio::test]
