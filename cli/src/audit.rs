@@ -26,7 +26,13 @@ pub struct AuditSettings {
 
 pub(crate) async fn run(settings: &AuditSettings) -> anyhow::Result<ExitCode> {
     let connection = terminal::connect(&settings.nats, "decoupled audit").await?;
-    let verdict = audit(connection.context(), settings.wait).await?;
+    let judging = audit(connection.context(), settings.wait);
+    let verdict = if settings.wait.is_zero() {
+        judging.await?
+    } else {
+        let what = format!("waiting for up to {:?} until nothing is pending", settings.wait);
+        terminal::tell_unless_soon(what, judging).await?
+    };
     terminal::print(&verdict, settings.json)?;
     Ok(match verdict {
         verdict if verdict.is_clean() => ExitCode::SUCCESS,

@@ -13,7 +13,7 @@ use tokio::time::timeout;
 use workqueue::api::ApiError;
 use workqueue::{Connection, LogFormat, Logs, NatsSettings, TelemetrySettings};
 
-/// How long a command waits for the broker before it says so.
+/// How long a command waits before it says for what.
 const SILENCE: Duration = Duration::from_secs(1);
 
 /// How long to wait for room in a pipe that is full.
@@ -136,10 +136,54 @@ pub async fn connect(settings: &NatsSettings, name: &str) -> anyhow::Result<Conn
 
 /// Awaits what the broker is asked for, and tells that it waits where that takes a while.
 pub async fn wait_for_broker<F: Future>(settings: &NatsSettings, answer: F) -> F::Output {
-    let mut answer = pin!(answer);
-    if let Ok(answered) = timeout(SILENCE, answer.as_mut()).await {
-        return answered;
+    tell_unless_soon(format_args!("waiting for the broker at {}", settings.broker()), answer).await
+}
+
+/// Awaits something, and tells about it where that takes a while.
+pub async fn tell_unless_soon<F: Future>(what: impl Display, awaited: F) -> F::Output {
+    let mut awaited = pin!(awaited);
+    if let Ok(done) = timeout(SILENCE, awaited.as_mut()).await {
+        return done;
     }
-    tell(format_args!("waiting for the broker at {}", settings.broker()));
-    answer.await
+    tell(what);
+    awaited.await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A pipe that takes a few bytes, and then refuses once.
+    #[derive(Default)]
+    struct FullPipe {
+        taken: Vec<u8>,
+        is_full: bool,
+    }
+
+    impl FullPipe {
+        fn refuses(&mut self) -> io::Result<()> {
+            self.is_full = !self.is_full;
+            if self.is_full { Err(ErrorKind::WouldBlock.into()) } else { Ok(()) }
+        }
+    }
+
+    impl Write for FullPipe {
+        fn write(&mut self, text: &[u8]) -> io::Result<usize> {
+            self.refuses()?;
+            let taken = text.len().min(3);
+            self.taken.extend(&text[..taken]);
+            Ok(taken)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            self.refuses()
+        }
+    }
+
+    #[test]
+    fn a_full_pipe_that_does_not_block_is_waited_for() {
+        let mut pipe = FullPipe::default();
+        write_patiently(&mut pipe, b"a line\n").unwrap();
+        assert_eq!(pipe.taken, b"a line\n");
+    }
 }

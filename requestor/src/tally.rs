@@ -9,12 +9,13 @@ use std::ops::Bound;
 use std::pin::pin;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use contract::queues::Acknowledgment;
 use contract::{RequestState, Strings};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use tracing::info;
 use workqueue::{Connection, JobId, dead_letters, last_message, read_fact};
 
 /// How many requests are looked up at a time.
@@ -22,6 +23,9 @@ const AT_A_TIME: usize = 64;
 
 /// How long to wait between two rounds of looking up, unless the first found many.
 const PAUSE: Duration = Duration::from_millis(250);
+
+/// How often to log how many are outstanding.
+const REPORT: Duration = Duration::from_secs(5);
 
 /// The requests that are neither stored nor dead letters, as far as is known here.
 #[derive(Debug, Default)]
@@ -62,8 +66,13 @@ impl Tally {
 
     /// Waits until every request has come to its end. Gives those that were given up.
     pub(crate) async fn come_to_an_end(&self, connection: &Connection) -> Vec<GivenUp> {
-        let mut after = None;
+        let (mut after, mut told) = (None, Instant::now());
         while !(self.all_asked.load(Ordering::Relaxed) && self.with(|ids| ids.is_empty())) {
+            if told.elapsed() >= REPORT {
+                told = Instant::now();
+                let outstanding = self.with(|ids| ids.len());
+                info!(outstanding, "waiting until each request is stored");
+            }
             let round = self.some_after(after);
             after = round.last().copied();
             let looked_up = round.len();

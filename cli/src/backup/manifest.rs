@@ -97,7 +97,7 @@ impl KeptStream {
 }
 
 /// The file of the manifest in the directory of a backup.
-pub(super) fn find(directory: &Path) -> anyhow::Result<PathBuf> {
+fn find(directory: &Path) -> anyhow::Result<PathBuf> {
     let path = directory.join(FILE);
     match path.try_exists() {
         Ok(true) => Ok(path),
@@ -198,16 +198,24 @@ async fn check(path: &Path, stream: &KeptStream) -> anyhow::Result<()> {
 
 /// Creates the directory of a backup, or sees to it that it is empty.
 pub(super) async fn prepare(directory: &Path) -> anyhow::Result<()> {
-    let what = || format!("cannot create {}", directory.display());
-    DirBuilder::new().recursive(true).mode(0o700).create(directory).await.with_context(what)?;
+    make(directory).await?;
     has_room(directory).await
 }
 
-/// Refuses a directory that has something in it already. It need not be there.
+async fn make(directory: &Path) -> anyhow::Result<()> {
+    let what = || format!("cannot create {}", directory.display());
+    DirBuilder::new().recursive(true).mode(0o700).create(directory).await.with_context(what)
+}
+
+/// Refuses a directory that has something in it already, or cannot be created. It need not be there.
 pub(super) async fn has_room(directory: &Path) -> anyhow::Result<()> {
     let what = || format!("cannot look into {}", directory.display());
     let mut entries = match fs::read_dir(directory).await {
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            // It is there only with a backup, but whether it can be is known now.
+            make(directory).await?;
+            return fs::remove_dir(directory).await.with_context(what);
+        }
         entries => entries.with_context(what)?,
     };
     if let Some(entry) = entries.next_entry().await.with_context(what)? {

@@ -63,9 +63,10 @@ pub(crate) async fn run_backup(settings: &BackupSettings) -> anyhow::Result<()> 
 }
 
 pub(crate) async fn run_restore(settings: &RestoreSettings) -> anyhow::Result<()> {
-    manifest::find(&settings.directory)?;
-    let connection = terminal::connect(&settings.nats, "decoupled restore").await?;
-    restore(&connection, &settings.directory, settings.replicas).await?;
+    let RestoreSettings { directory, replicas, nats } = settings;
+    let manifest = Manifest::read(directory).await?;
+    let connection = terminal::connect(nats, "decoupled restore").await?;
+    restore::give_all(&connection, directory, &manifest, *replicas).await?;
     say(format_args!("Restored. Start both sides, and ask `decoupled audit` for the verdict."))?;
     Ok(())
 }

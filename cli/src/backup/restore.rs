@@ -41,14 +41,23 @@ pub async fn restore(
     directory: &Path,
     replicas: Option<usize>,
 ) -> anyhow::Result<()> {
+    give_all(connection, directory, &Manifest::read(directory).await?, replicas).await
+}
+
+/// As [`restore`], of a directory that was read, and has this manifest.
+pub(super) async fn give_all(
+    connection: &Connection,
+    directory: &Path,
+    manifest: &Manifest,
+    replicas: Option<usize>,
+) -> anyhow::Result<()> {
     let nats = connection.context();
-    let manifest = Manifest::read(directory).await?;
     tell(format_args!(
         "a backup of {}, of a broker of version {}",
         manifest.made_at, manifest.broker
     ));
     check_broker(&connection.client().server_info().version, &manifest.broker)?;
-    let there = there(nats, &manifest).await?;
+    let there = there(nats, manifest).await?;
     ensure!(
         there.is_empty(),
         "the broker has {} already, and nothing was changed: restore onto one whose store is empty, \
@@ -70,12 +79,12 @@ pub async fn restore(
                     subjects.filter_map(|it| it.as_str().map(str::to_owned)).collect();
                 error = anyhow!(topology::subject_taken(nats, &subjects).await);
             }
-            let left = self::there(nats, &manifest).await.ok();
+            let left = self::there(nats, manifest).await.ok();
             return Err(error).with_context(|| broken_off(&stream.name, left.as_deref()));
         }
         snapshot::report(stream)?;
     }
-    settled(nats, &manifest, replicas).await
+    settled(nats, manifest, replicas).await
 }
 
 /// What to do after a restore that broke off. The broker may keep a part of a stream.

@@ -9,10 +9,11 @@ use contract::queues::{Acknowledgment, REQUESTS, Request};
 use futures_util::StreamExt;
 use observe::audit::{Verdict, audit};
 use testkit::eventually::eventually;
-use testkit::process::Process;
+use testkit::process::{Process, logged};
+use tokio::process::Command;
 use workqueue::{Job, JobId};
 
-use crate::deployment::{Deployment, Side, creation, publication, soon, succeeded};
+use crate::deployment::{Deployment, Side, creation, programs, publication, soon, succeeded};
 use crate::foreign_messages::response;
 
 /// A deployment that has answered some requests and is at rest, and the id of one of them.
@@ -37,6 +38,19 @@ fn only(verdict: &Verdict, ids: &[String], id: JobId) {
     assert!(!verdict.is_clean(), "{verdict}");
     assert_eq!(verdict.complete, 9, "{verdict}");
     assert_eq!(ids, [id.to_string()], "{verdict}");
+}
+
+#[tokio::test]
+async fn a_wait_for_pending_requests_is_told() {
+    let deployment = Deployment::start().await;
+    // No generator answers it.
+    let requestor = deployment.ask(1).await;
+    logged(&requestor, "waiting until each request is stored").await;
+    let mut audit = Command::new(&programs().await.decoupled);
+    audit.env_clear().args(["audit", "--wait", "1h", "--nats-url", deployment.url()]);
+    let directory = tempfile::tempdir().unwrap();
+    let audit = Process::spawn(audit, directory.path().join("log")).unwrap();
+    logged(&audit, "waiting for up to 3600s until nothing is pending").await;
 }
 
 #[tokio::test]

@@ -15,11 +15,12 @@ use jiff::Timestamp;
 use observe::audit::audit;
 use tempfile::TempDir;
 use testkit::eventually::eventually;
+use tokio::process::Command;
 use tokio_util::sync::CancellationToken;
 use workqueue::{Connection, Job, NatsSettings, dead_letters, topology};
 
 use crate::deployment::{
-    Cluster, Deployment, LIMITS, Side, creation, publication, ready, succeeded,
+    Cluster, Deployment, LIMITS, Side, creation, programs, publication, ready, succeeded,
 };
 use crate::foreign_messages::{acknowledgment, response};
 use crate::replaced::clocks_are_ahead;
@@ -355,6 +356,23 @@ async fn restore_does_not_miss_expired_messages() {
     other.dead_letters(0).await;
     let state = topology::stream_state(other.nats(), dead_letters::STREAM).await.unwrap().state;
     assert_eq!(state.last_sequence, 2);
+}
+
+#[tokio::test]
+async fn useless_directory_is_refused_before_it_connects() {
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path().to_str().unwrap();
+    fs::write(format!("{directory}/manifest.json"), "{}").unwrap();
+    for (words, reason) in [
+        (["restore", directory], "manifest.json is damaged"),
+        (["backup", "/proc/backup"], "cannot create /proc/backup"),
+    ] {
+        let mut decoupled = Command::new(&programs().await.decoupled);
+        decoupled.env_clear().env("NATS_URL", "nats://127.0.0.1:1").args(words);
+        let output = decoupled.output().await.unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert!(said.contains(reason) && !said.contains("waiting"), "{said}");
+    }
 }
 
 #[tokio::test]

@@ -3,6 +3,7 @@
 use std::env;
 use std::ffi::OsStr;
 use std::fs::{self, File};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -118,7 +119,12 @@ fn install(parent: &Path) -> anyhow::Result<PathBuf> {
         return Ok(program);
     }
 
-    tracing::info!(version, directory = %home.display(), "installing nats-server for this project alone");
+    // A person waits for it. Where nobody can be told, it goes on all the same.
+    let _ = writeln!(
+        io::stderr(),
+        "installing nats-server {version} into {} for this project alone",
+        home.display()
+    );
     let incoming = parent.join(format!("nats-server-{version}.incoming"));
     remove(&incoming)?;
     pip_install(&incoming)?;
