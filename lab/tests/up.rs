@@ -6,13 +6,12 @@ use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use nix::pty::openpty;
-use nix::sys::signal::{self, Signal};
-use nix::unistd::Pid;
+use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::termios::{self, Winsize};
 use testkit::eventually::eventually;
 use testkit::process::{Process, logged};
 use tokio::fs::File;
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 use tokio::time::timeout;
 
@@ -145,19 +144,21 @@ async fn everything_ends_with_up_that_is_killed() {
 /// How long a picture may take: only a bug takes as long.
 const LIMIT: Duration = Duration::from_mins(1);
 
-/// Resizes the terminal of `lab up`, and reads until its whole picture is there, with no row of it that goes on
-/// in the next one. Gives all that is on the screen.
-async fn resized(terminal: &mut File, (rows, columns): (u16, u16)) -> String {
-    let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
-    termios::tcsetwinsize(&*terminal, size).unwrap();
-    let [height, width] = [rows, columns].map(|count| NonZeroU16::new(count).unwrap());
-    let mut parser = vt100::Parser::new(height, width, 0);
+/// Reads from the terminal of `lab up` until there is a whole picture, which says this, with no row of it that goes
+/// on in the next one. Gives all that is on the screen.
+async fn picture(
+    terminal: &mut File,
+    parser: &mut vt100::Parser,
+    says: impl Fn(&str) -> bool,
+) -> String {
     let mut buffer = [0; 4096];
     let is_whole = |screen: &vt100::Screen| {
+        let columns = screen.size().1.get();
         let first = screen.rows(0, columns).position(|row| row.starts_with("  queue "));
         let last = screen.rows(0, columns).position(|row| row.starts_with("  the last strings"));
         let (Some(first), Some(last)) = (first, last) else { return false };
-        (first..=last).all(|row| !screen.row_wrapped(u16::try_from(row).unwrap()))
+        says(&screen.contents())
+            && (first..=last).all(|row| !screen.row_wrapped(u16::try_from(row).unwrap()))
     };
     let reading = timeout(LIMIT, async {
         while !is_whole(parser.screen()) {
@@ -167,16 +168,32 @@ async fn resized(terminal: &mut File, (rows, columns): (u16, u16)) -> String {
     });
     let in_time = reading.await.is_ok();
     let text = parser.screen().contents();
-    assert!(in_time, "{rows} rows of {columns}: {text}");
+    assert!(in_time, "{text}");
     text
 }
 
+/// Resizes the terminal, and gives its screen from then on.
+fn resize(terminal: &File, (rows, columns): (u16, u16)) -> vt100::Parser {
+    let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
+    termios::tcsetwinsize(terminal, size).unwrap();
+    let [rows, columns] = [rows, columns].map(|count| NonZeroU16::new(count).unwrap());
+    vt100::Parser::new(rows, columns, 0)
+}
+
+/// How many requests a picture counts.
+fn requested(text: &str) -> String {
+    let count = text.split_once("  requested ").unwrap().1;
+    count.split_once(' ').unwrap().0.to_owned()
+}
+
 #[tokio::test]
-async fn picture_fits_the_terminal_however_it_is_resized() {
+async fn picture_is_whole_whatever_becomes_of_the_terminal() {
     let terminal = openpty(None, None).unwrap();
+    // Else it would stay open in the processes that are started.
+    fcntl_setfd(&terminal.master, FdFlags::CLOEXEC).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
     command
-        .args(["up", "--for", "1h"])
+        .args(["up", "--for", "1h", "--generators", "5"])
         .envs([("TERM", "xterm"), ("LC_ALL", "C")])
         .stdin(Stdio::null());
     command.stdout(terminal.slave).stderr(Stdio::null()).kill_on_drop(true);
@@ -186,17 +203,28 @@ async fn picture_fits_the_terminal_however_it_is_resized() {
     for (size, has_room) in
         [((24, 80), false), ((50, 120), true), ((24, 60), false), ((50, 200), true)]
     {
-        let text = resized(&mut terminal, size).await;
+        let mut parser = resize(&terminal, size);
+        let text = picture(&mut terminal, &mut parser, |_| true).await;
         assert_eq!(text.contains("Try in another terminal"), has_room, "{size:?}: {text}");
         // In signs of the locale; a request may be in flight at this moment.
         let bar = text.lines().find(|line| line.starts_with("  REQUESTS ")).unwrap();
         assert!(text.is_ascii() && bar.contains("....."), "{text}");
     }
-    let id = Pid::from_raw(lab.id().unwrap().cast_signed());
-    signal::kill(id, Signal::SIGTERM).unwrap();
-    // What it says must find room.
-    let mut sink = tokio::io::sink();
-    let reading = tokio::io::copy(&mut terminal, &mut sink);
-    let (ended, _closed) = tokio::join!(lab.wait(), reading);
-    assert!(ended.unwrap().success());
+    // One Enter after the other moves the picture up, and nothing of it stays there.
+    let mut parser = resize(&terminal, (50, 120));
+    let mut text = picture(&mut terminal, &mut parser, |_| true).await;
+    terminal.write_all(b"\n\n\n").await.unwrap();
+    // The first picture may have been on its way before.
+    for _ in 0..2 {
+        let before = requested(&text);
+        text = picture(&mut terminal, &mut parser, |text| requested(text) != before).await;
+    }
+    assert_eq!(text.lines().filter(|line| line.starts_with("  queue ")).count(), 1, "{text}");
+    // Every replica has its name there, and what the terminal cannot take any more stops all in order.
+    let names = (1..=5).map(|number| format!("generator-{number} (pid "));
+    let mut parser = resize(&terminal, (50, 80));
+    let text = picture(&mut terminal, &mut parser, |_| true).await;
+    assert!(names.into_iter().all(|name| text.contains(&name)), "{text}");
+    drop(terminal);
+    assert!(timeout(LIMIT, lab.wait()).await.expect("it ends").unwrap().success());
 }

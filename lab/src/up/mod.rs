@@ -115,7 +115,7 @@ async fn too_few_answer(brokers: &Brokers) -> usize {
 
 async fn show(
     settings: &UpSettings,
-    mut screen: Screen,
+    screen: Screen,
     connection: &Connection,
     brokers: &mut Brokers,
     replicas: &mut Replicas,
@@ -132,17 +132,20 @@ async fn show(
             poller.snapshot().await
         };
         let Some(looked) = stop.run_until_cancelled(looked).await else { break };
-        let processes = [describe(brokers), replicas.describe()].join("\n  ");
+        let columns = screen.columns();
+        let processes = [describe(brokers), replicas.describe()];
+        let processes = processes.map(|names| screen::wrapped(names, "   ", columns)).join("\n");
         let shown = match looked {
             Ok(snapshot) => {
-                let picture = screen::picture(&snapshot, &processes, screen.columns());
+                let picture = screen::picture(&snapshot, &processes, columns);
                 screen.show(&picture, &screen::summary(&snapshot))
             }
             // The user may have paused or killed the broker.
             Err(reason) => {
                 let reason = chain(&*reason);
                 let waiting = format!("waiting for the broker and its queues: {reason}");
-                screen.show(&format!("\n  {waiting}\n\n  {processes}"), &waiting)
+                let told = screen::wrapped(waiting.split(' '), " ", columns);
+                screen.show(&format!("\n{told}\n\n{processes}"), &waiting)
             }
         };
         // Its reader has gone, as that of `lab up | head`.
@@ -154,10 +157,10 @@ async fn show(
 }
 
 /// Which broker runs as which process, or has ended.
-fn describe(brokers: &mut Brokers) -> String {
+fn describe(brokers: &mut Brokers) -> Vec<String> {
     let describe = |broker: &mut Broker| match (broker.runs(), broker.id()) {
         (Ok(true), Some(id)) => format!("{} (pid {id})", broker.name()),
         _ => format!("{} (ended)", broker.name()),
     };
-    brokers.iter_mut().map(describe).collect::<Vec<_>>().join("   ")
+    brokers.iter_mut().map(describe).collect()
 }

@@ -55,9 +55,9 @@ impl Replicas {
     }
 
     /// Which replica runs as which process, or has ended.
-    pub(super) fn describe(&mut self) -> String {
+    pub(super) fn describe(&mut self) -> Vec<String> {
         let all = self.requestors.iter_mut().chain(&mut self.generators);
-        all.map(Replica::describe).collect::<Vec<_>>().join("   ")
+        all.map(Replica::describe).collect()
     }
 
     /// Stops the requestors and then the generators, so that messages in flight come to their end.

@@ -5,9 +5,10 @@ use std::borrow::Cow;
 use std::io;
 
 use cli::terminal::{in_locale, line, say};
-use console::Term;
+use console::{Term, measure_text_width};
 use observe::Snapshot;
 use observe::snapshot::{LastRequest, shortened};
+use workqueue::variable;
 
 /// How many characters a bar has, where there is room for all of it, and the rest of its line.
 const BAR: usize = 24;
@@ -26,20 +27,21 @@ const STRING: usize = 12;
 pub(super) struct Screen {
     /// Where there is a terminal whose cursor can move.
     terminal: Option<Term>,
-    /// What stands above the picture, and has to be said again once the terminal has moved it.
+    /// What stands above the picture, as far as there is room.
     above: String,
-    /// The rows and columns that the terminal had, and the lines that were drawn.
-    drawn: Option<((u16, u16), usize)>,
 }
 
 impl Screen {
     /// Says what is to stand above the picture.
     pub(super) fn new(above: String) -> Self {
         let terminal = Term::buffered_stdout();
-        let is_able = terminal.is_term() && !console::is_dumb();
+        let is_able = terminal.is_term() && !console::is_dumb() && variable("TERM").is_some();
+        let terminal = is_able.then_some(terminal);
+        // Where the picture takes its place, it can still be found by scrolling up.
+        let rows = terminal.as_ref().map_or(0, |terminal| terminal.size().0);
         // The reader that has gone is noticed with the first moment.
-        let _ = say(format_args!("{above}"));
-        Self { terminal: is_able.then_some(terminal), above, drawn: None }
+        let _ = say(format_args!("{above}{}", "\n".repeat(rows.into())));
+        Self { terminal, above }
     }
 
     /// How many columns there are; as many as are wanted, where there is no terminal.
@@ -48,33 +50,62 @@ impl Screen {
     }
 
     /// Shows this moment instead of the one before.
-    pub(super) fn show(&mut self, text: &str, summary: &str) -> io::Result<()> {
+    pub(super) fn show(&self, text: &str, summary: &str) -> io::Result<()> {
         let Some(terminal) = &self.terminal else { return line(summary) };
-        let size = terminal.size();
-        match self.drawn {
-            None => {}
-            Some((before, lines)) if before == size => terminal.clear_last_lines(lines)?,
-            // A terminal that has become narrower has broken its lines, and nobody can say into how many.
-            Some(_) => {
-                terminal.clear_screen()?;
-                terminal.write_line(&self.above)?;
-            }
-        }
-        let lines = fitted(text, size);
+        // All of the screen, because the program is not alone there: a key is shown, a log line is written, and a
+        // terminal that becomes narrower breaks lines.
+        terminal.move_cursor_to(0, 0)?;
+        terminal.clear_to_end_of_screen()?;
+        let lines = fitted(&self.above, text, terminal.size());
         terminal.write_line(&in_locale(lines.join("\n")))?;
-        self.drawn = Some((size, lines.len()));
         terminal.flush()
     }
 }
 
-/// The lines of a text that fit into so many rows and columns, with one row for the cursor.
-fn fitted(text: &str, (rows, columns): (u16, u16)) -> Vec<Cow<'_, str>> {
-    let lines = text.lines().take(usize::from(rows).saturating_sub(1));
-    lines.map(|line| console::truncate_str(line.trim_end(), columns.into(), "…")).collect()
+/// The lines of a text that fit into so many rows and columns, with one row for the cursor, and the last lines
+/// `above` it that still do. The terminal breaks those that are too long for it, so that they can be copied.
+fn fitted<'a>(above: &'a str, text: &'a str, (rows, columns): (u16, u16)) -> Vec<Cow<'a, str>> {
+    let columns = usize::from(columns);
+    let mut room = usize::from(rows).saturating_sub(1);
+    let text = text.lines().take(room);
+    let text = text.map(|line| console::truncate_str(line.trim_end(), columns, "…"));
+    let mut lines: Vec<_> = text.collect();
+    room -= lines.len();
+    lines.reverse();
+    for line in above.lines().rev() {
+        let rows = measure_text_width(line).div_ceil(columns.max(1)).max(1);
+        if rows > room {
+            break;
+        }
+        room -= rows;
+        lines.push(line.into());
+    }
+    lines.reverse();
+    lines
 }
 
-/// The whole picture, for a terminal with so many columns.
-pub(super) fn picture(snapshot: &Snapshot, replicas: &str, columns: u16) -> String {
+/// The parts, each of them whole, in indented lines of so many columns.
+pub(super) fn wrapped(
+    parts: impl IntoIterator<Item: AsRef<str>>,
+    gap: &str,
+    columns: u16,
+) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    for part in parts {
+        let part = part.as_ref();
+        let fits = |line: &String| {
+            measure_text_width(line) + gap.len() + measure_text_width(part) <= columns.into()
+        };
+        match lines.last_mut().filter(|line| fits(line)) {
+            Some(line) => *line += &[gap, part].concat(),
+            None => lines.push(format!("  {part}")),
+        }
+    }
+    lines.join("\n")
+}
+
+/// The whole picture, for a terminal with so many columns, and with these lines about the processes.
+pub(super) fn picture(snapshot: &Snapshot, processes: &str, columns: u16) -> String {
     let width = usize::from(columns).saturating_sub(BESIDE_BAR).min(BAR);
     let mut lines = vec![
         String::new(),
@@ -106,7 +137,7 @@ pub(super) fn picture(snapshot: &Snapshot, replicas: &str, columns: u16) -> Stri
         "  requested {}   stored {}   received {}   dead letters {}",
         numbers.requested, numbers.stored, numbers.received, numbers.dead_letters
     ));
-    lines.push(format!("  {replicas}"));
+    lines.push(processes.to_owned());
     lines.push(String::new());
     lines.push(
         "  the last strings   asked           made by         stored by       marked by".to_owned(),
@@ -166,9 +197,26 @@ mod tests {
 
     #[test]
     fn picture_is_cut_to_the_terminal() {
-        assert_eq!(fitted("one   \ntwo\nthree", (3, 4)), ["one", "two"]);
-        assert_eq!(fitted("three four", (2, 5)), ["thre…"]);
-        assert_eq!(fitted("one", (0, 0)), [] as [&str; 0]);
+        assert_eq!(fitted("above", "one   \ntwo\nthree", (3, 4)), ["one", "two"]);
+        assert_eq!(fitted("above", "three four", (2, 5)), ["thre…"]);
+        assert_eq!(fitted("above", "one", (0, 0)), [] as [&str; 0]);
+    }
+
+    #[test]
+    fn last_lines_above_the_picture_stay_where_there_is_room() {
+        let above = "first\nsecond\n\nfour five";
+        assert_eq!(fitted(above, "one\ntwo", (6, 9)), ["second", "", "four five", "one", "two"]);
+        // It takes two rows.
+        assert_eq!(fitted(above, "one\ntwo", (6, 8)), ["", "four five", "one", "two"]);
+        assert_eq!(fitted(above, "one\ntwo", (4, 8)), ["one", "two"]);
+    }
+
+    #[test]
+    fn no_name_is_broken_where_the_line_ends() {
+        let names = ["one (pid 1)", "two (ended)", "three"];
+        assert_eq!(wrapped(names, "   ", 80), "  one (pid 1)   two (ended)   three");
+        assert_eq!(wrapped(names, "   ", 27), "  one (pid 1)   two (ended)\n  three");
+        assert_eq!(wrapped(names, "   ", 0), "  one (pid 1)\n  two (ended)\n  three");
     }
 
     #[test]
