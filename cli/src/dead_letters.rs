@@ -107,7 +107,7 @@ pub async fn replay_all(connection: &Connection, letters: &[DeadLetter]) -> anyh
         }
     }
     if kept > 0 {
-        bail!("{kept} of {} dead letters are still there", letters.len());
+        bail!("{kept} of {} could not be replayed", letters.len());
     }
     Ok(())
 }

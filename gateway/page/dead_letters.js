@@ -1,7 +1,7 @@
 // The dead letters: each with its reason and its body, and another try where the deployment allows it.
 // Their content is not trusted, so it only ever becomes text.
 
-import { ask, byId, clock, el, exact, say } from "./dom.js";
+import { ask, byId, clock, counted, el, exact, say } from "./dom.js";
 
 /** How many milliseconds to wait before what has changed is read again. */
 const PAUSE = 5_000;
@@ -44,7 +44,7 @@ export function describe(letter) {
     el("p", { class: "reason" }, letter.reason || "without a reason"),
     el("p", { class: "note" }, `${letter.subject}, given up ${when} by ${letter.by || "an unknown instance"}, after ${letter.attempts ?? "?"} ${letter.attempts === 1 ? "attempt" : "attempts"}`),
     el("pre", { tabindex: "0", "aria-label": "its body" }, letter.body || "(an empty body)"),
-    el("details", {}, el("summary", {}, `${letter.headers.length} headers, ${exact(letter.bytes)} bytes`), el("pre", { tabindex: "0" }, headers)),
+    el("details", {}, el("summary", {}, `${counted(letter.headers.length, "header")}, ${counted(letter.bytes, "byte")}`), el("pre", { tabindex: "0" }, headers)),
   ];
 }
 
@@ -118,7 +118,7 @@ byId("letters-more").addEventListener("click", async () => {
 
 const confirm = byId("confirm");
 byId("replay-all").addEventListener("click", () => {
-  say(byId("confirm-text"), `Replay all ${exact(Math.max(known, 0))} dead letters? What they died of should be mended first.`);
+  say(byId("confirm-text"), `Replay ${counted(Math.max(known, 0), "dead letter")}? What they died of should be mended first.`);
   confirm.showModal();
 });
 byId("confirm-no").addEventListener("click", () => confirm.close());

@@ -37,6 +37,9 @@ const short = new Intl.NumberFormat("en", { notation: "compact", maximumFraction
 export const count = (number) => (number < 1e6 ? whole.format(number) : short.format(number));
 export const exact = (number) => whole.format(number);
 
+/** So many of a thing. */
+export const counted = (number, noun) => `${exact(number)} ${noun}${number === 1 ? "" : "s"}`;
+
 /** So many a second. */
 export const rate = (number) => (number > 0 && number < 9.95 ? number.toFixed(1) : count(number));
 

@@ -1,6 +1,6 @@
 // The numbers, the verdict by counts, and the audit.
 
-import { ask, byId, clock, count, el, exact, mark, say, span } from "./dom.js";
+import { ask, byId, clock, count, counted, el, exact, mark, say, span } from "./dom.js";
 
 const TILES = [
   ["requested", "requested"],
@@ -42,7 +42,7 @@ function judge({ requested, missing, twice }) {
     : missing > 0
       ? ["bad", `${exact(missing)} not accounted for`, "Of the requests that are remembered, less received, pending and dead letters, in each of the last looks. The audit says which, and whether it is so."]
       : twice > 0
-        ? ["bad", `${exact(twice)} facts written twice`, "By counts. The audit says which."]
+        ? ["bad", `${counted(twice, "fact")} written twice`, "By counts. The audit says which."]
         : ["good", "No loss seen by counts", "The requests that are remembered are no more than received, pending and dead letters. Counts cannot see which: an unasked message, or one that is counted in two places, hides a loss. Only the audit compares each string."];
   mark(byId("verdict"), "state", state);
   say(byId("verdict-word"), word);

@@ -100,7 +100,7 @@ fn example(kind: ProblemKind, submits: bool) -> Problem {
         Foreign => "the browser says that a page of another site asks",
         NoRequest => "no request has the id 019cadd3-8896-7938-bc36-c32d4d2563a7",
         Slow => "there are 5 s for a body",
-        KeyTaken => "under this Idempotency-Key 2 strings of 8 characters were asked for",
+        KeyTaken => "under this Idempotency-Key count 2 and length 8 were asked for",
         KeyExpired => {
             "what was asked under this Idempotency-Key at 2026-11-21T07:17:18.75925Z was never accepted, \
              and is too old to be worked on; ask under another"

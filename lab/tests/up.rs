@@ -53,6 +53,20 @@ async fn hints_name_only_processes_that_run() {
 }
 
 #[tokio::test]
+async fn hints_fit_the_replicas_and_their_settings() {
+    for (words, work_time, wrong) in [
+        (["--generators=1", "--rate=0"], "1s", &["the others", "asking goes on", "fills"][..]),
+        (["--generators=2", "--rate=1"], "0s", &["are redelivered"]),
+    ] {
+        let words = [&words[..], &["--for", "100ms"]].concat();
+        let output = up(&words, &[("WORK_TIME", work_time)]).await;
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert!(said.contains("Try in another terminal"), "{said}");
+        assert!(!wrong.iter().any(|wrong| said.contains(wrong)), "{said}");
+    }
+}
+
+#[tokio::test]
 async fn a_broker_that_is_killed_as_proposed_is_shown_to_be_away() {
     let directory = tempfile::tempdir().unwrap();
     let mut lab = running(directory.path(), &[]).await;

@@ -41,7 +41,7 @@ pub enum RequestorError {
     Service(#[from] ServiceError),
     /// Some of the requests will never be stored.
     #[error(
-        "{} of {total} requests were given up:\n{}",
+        "gave up {} of {total}:\n{}",
         .given_up.len(),
         .given_up.iter().map(|it| format!("{} {}", it.id, it.reason)).collect::<Vec<_>>().join("\n")
     )]

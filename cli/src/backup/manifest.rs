@@ -176,7 +176,7 @@ async fn check(path: &Path, stream: &KeptStream) -> anyhow::Result<()> {
     let bytes = file.metadata().await.with_context(what)?.len();
     ensure!(
         bytes == stream.bytes,
-        "{} is damaged: it has {bytes} bytes, and should have {}",
+        "{} is damaged: its size is {bytes}, and should be {}",
         path.display(),
         stream.bytes
     );

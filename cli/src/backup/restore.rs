@@ -169,10 +169,10 @@ async fn compare(nats: &Context, kept: &KeptStream, replicas: Option<usize>) -> 
     let messages = is.state.messages;
     let is_complete = messages == should_be.messages
         || (messages < should_be.messages && may_have_forgotten(kept));
-    ensure!(is_complete, "{name} has {messages} messages, and should have {}", should_be.messages);
+    ensure!(is_complete, "messages in {name}: {messages}, and should be {}", should_be.messages);
     let copies = replicas.unwrap_or(is.config.num_replicas);
     let brokers = brokers(is.cluster.as_ref());
-    ensure!(brokers >= copies, "{name} is on {brokers} brokers, and should be on {copies}");
+    ensure!(brokers >= copies, "{name} is only on {brokers} of {copies} brokers");
     for consumer in &kept.consumers {
         let queue = queues::ALL.into_iter().find(|queue| queue.stream == name.as_str());
         let queue = queue.with_context(|| format!("{name} is no queue and has consumers"))?;
@@ -180,14 +180,14 @@ async fn compare(nats: &Context, kept: &KeptStream, replicas: Option<usize>) -> 
         let outstanding = outstanding(&info);
         ensure!(
             outstanding == consumer.outstanding,
-            "the consumer {} of {name} has {outstanding} messages outstanding, and should have {}",
+            "messages outstanding for the consumer {} of {name}: {outstanding}, and should be {}",
             consumer.name,
             consumer.outstanding
         );
         let brokers = self::brokers(info.cluster.as_ref());
         ensure!(
             brokers >= copies,
-            "the consumer {} of {name} is on {brokers} brokers, and should be on {copies}",
+            "the consumer {} of {name} is only on {brokers} of {copies} brokers",
             consumer.name
         );
     }

@@ -223,8 +223,10 @@ fn tell_progress(stream: &str, bytes: u64, told: &mut Instant) {
 
 /// Reports a stream that is done.
 pub(super) fn report(stream: &KeptStream) -> anyhow::Result<()> {
-    let messages = HumanCount(stream.state()?.messages).to_string();
+    let messages = stream.state()?.messages;
+    let noun = if messages == 1 { "message" } else { "messages" };
+    let messages = HumanCount(messages).to_string();
     let bytes = HumanBytes(stream.bytes).to_string();
-    tell(format_args!("{:<16} {messages:>11} messages  {bytes:>12}", stream.name));
+    tell(format_args!("{:<16} {messages:>11} {noun:<8}  {bytes:>12}", stream.name));
     Ok(())
 }

@@ -137,7 +137,7 @@ impl Submissions {
         if earlier.amount != amount {
             let (count, length) = (earlier.amount.count(), earlier.amount.length());
             let detail = format_args!(
-                "under this Idempotency-Key {count} strings of {length} characters were asked for"
+                "under this Idempotency-Key count {count} and length {length} were asked for"
             );
             return Err(ProblemKind::KeyTaken.because(detail));
         }

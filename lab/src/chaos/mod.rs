@@ -196,7 +196,7 @@ fn headline(plan: &Plan) -> String {
     let Cast { requestors, generators, brokers } = plan.cast;
     let schedule = seed.map_or_else(|| "a plan".to_owned(), |seed| format!("seed {seed}"));
     format!(
-        "{schedule}: {} faults; requestors {requestors}, generators {generators}, brokers {brokers}",
+        "{schedule}: faults {}, requestors {requestors}, generators {generators}, brokers {brokers}",
         faults.len()
     )
 }

@@ -56,10 +56,10 @@ impl ChaosReport {
         let Findings { verdict, left_in_queues, dead_letters } = &outcome;
         if !verdict.is_clean() {
             let (lost, doubled) = (verdict.lost, verdict.doubled);
-            failures.push(format!("{lost} requests are lost, {doubled} doubled"));
+            failures.push(format!("requests lost: {lost}, doubled: {doubled}"));
         }
         if verdict.pending > 0 || *left_in_queues > 0 {
-            failures.push(format!("the queues do not drain: {left_in_queues} messages are left"));
+            failures.push(format!("the queues do not drain; messages left: {left_in_queues}"));
         }
         if verdict.requested == 0 || verdict.too_old > 0 {
             failures.push("nothing was asked for that can be judged, or not all".to_owned());
@@ -71,7 +71,7 @@ impl ChaosReport {
             .extend(named.map(|letter| format!("a healthy message is a dead letter: {letter}")));
         if healthy.len() > NAMED {
             let more = healthy.len() - NAMED;
-            failures.push(format!("{more} more healthy messages are dead letters"));
+            failures.push(format!("healthy messages that are dead letters, besides these: {more}"));
         }
         let dead: BTreeSet<&String> = dead_letters.iter().map(|letter| &letter.id).collect();
         let missing = garbage.iter().filter(|id| !dead.contains(id));
@@ -138,12 +138,12 @@ mod tests {
     fn report_names_each_broken_guarantee() {
         let with = |verdict| Findings { verdict, ..outcome() };
         for (outcome, garbage, failures, sign) in [
-            (with(Verdict { lost: 1, ..verdict() }), &[][..], &[][..], "1 requests are lost"),
-            (with(Verdict { doubled: 1, ..verdict() }), &[], &[], "1 doubled"),
+            (with(Verdict { lost: 1, ..verdict() }), &[][..], &[][..], "requests lost: 1"),
+            (with(Verdict { doubled: 1, ..verdict() }), &[], &[], "doubled: 1"),
             (with(Verdict { pending: 1, ..verdict() }), &[], &[], "do not drain"),
             (with(Verdict { too_old: 1, ..verdict() }), &[], &[], "can be judged"),
             (with(Verdict::default()), &[], &[], "nothing was asked for"),
-            (Findings { left_in_queues: 1, ..outcome() }, &[], &[], "1 messages are left"),
+            (Findings { left_in_queues: 1, ..outcome() }, &[], &[], "messages left: 1"),
             (
                 Findings { dead_letters: vec![letter("id")], ..outcome() },
                 &[],

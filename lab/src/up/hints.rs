@@ -5,8 +5,10 @@ use std::net::SocketAddr;
 use testkit::broker::Brokers;
 use testkit::programs::Programs;
 use testkit::target_directory::from_here;
+use workqueue::variable;
 
 use super::replicas::Replicas;
+use super::settings::UpSettings;
 use crate::replica::Replica;
 
 /// A command, and its effect.
@@ -15,6 +17,7 @@ type Hint = (String, &'static str);
 /// Commands to try with what runs. There is none for a side without replicas: `kill -9` without a process
 /// id would end the shell's own.
 pub(super) fn what_to_try(
+    settings: &UpSettings,
     brokers: &Brokers,
     programs: &Programs,
     replicas: &Replicas,
@@ -27,24 +30,35 @@ pub(super) fn what_to_try(
         format!("curl -i http://{api}/requests --json '{body}'"),
         "ask for strings yourself; Location has the address of the request",
     ));
+    let asks = settings.requestors > 0 && settings.rate != requestor::Rate::Zero;
     if let Some(first) = replicas.generators.first() {
         let ids = ids(&replicas.generators);
-        hints.push((
-            format!("kill -STOP {ids}"),
-            "pause the generators: REQUESTS fills, and the requestor goes on",
-        ));
+        let effect = if asks {
+            "pause the generators: REQUESTS fills, and asking goes on"
+        } else {
+            "pause the generators: what you ask for waits in REQUESTS"
+        };
+        hints.push((format!("kill -STOP {ids}"), effect));
         hints.push((format!("kill -CONT {ids}"), "let them go on: it drains"));
         // At the usual rate, work without a duration is never in flight when one looks.
-        let effect = if std::env::var_os("WORK_TIME").is_some_and(|time| !time.is_empty()) {
-            "kill a generator: its messages in flight are redelivered to the others"
-        } else {
-            "kill a generator: the others go on (with WORK_TIME=1s, they get its messages in flight)"
+        let takes_time = variable("WORK_TIME").and_then(|time| workqueue::duration(&time).ok());
+        let effect = match (settings.generators, takes_time.is_some_and(|time| !time.is_zero())) {
+            (1, _) => "kill the generator: its messages wait in REQUESTS for another one",
+            (_, true) => "kill a generator: its messages in flight are redelivered to the others",
+            (_, false) => {
+                "kill a generator: the others go on (with WORK_TIME=1s, they get its messages in flight)"
+            }
         };
         hints.push((format!("kill -9 {}", first.id()), effect));
     }
     if !replicas.requestors.is_empty() {
         let ids = ids(&replicas.requestors);
-        hints.push((format!("kill -STOP {ids}"), "pause the requestors: RESPONSES fills"));
+        let effect = if asks {
+            "pause the requestors: RESPONSES fills"
+        } else {
+            "pause the requestors: what you ask for waits in RESPONSES"
+        };
+        hints.push((format!("kill -STOP {ids}"), effect));
         hints.push((format!("kill -CONT {ids}"), "let them go on: it drains"));
     }
     hints.push((

@@ -69,7 +69,7 @@ async fn run(
     let above = format!(
         "The page is at http://{addr}/\nThe {verb} at {url}; logs and queues are in {}\n\n{}",
         from_here(directory),
-        hints::what_to_try(&brokers, programs, &replicas, addr)
+        hints::what_to_try(settings, &brokers, programs, &replicas, addr)
     );
     let screen = Screen::new(above);
 

@@ -244,7 +244,7 @@ async fn a_backup_that_is_damaged_or_was_broken_off_is_refused() {
     };
     let cases: [(&str, Damage, &str); 7] = [
         ("KV_stored.snapshot", flip, "KV_stored.snapshot is damaged: its checksum differs"),
-        ("REQUESTS.snapshot", cut, "REQUESTS.snapshot is damaged: it has"),
+        ("REQUESTS.snapshot", cut, "REQUESTS.snapshot is damaged: its size is"),
         ("KV_received.snapshot", remove, "cannot read"),
         ("manifest.json", flip, "manifest.json is damaged"),
         ("manifest.json", cut, "manifest.json is damaged"),

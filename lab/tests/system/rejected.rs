@@ -333,7 +333,7 @@ async fn requestor_gives_up_what_its_queue_never_takes() {
     let status = ended(&mut requestor).await;
     let log = requestor.log_text();
     assert_eq!(status.code(), Some(1), "{log}");
-    assert!(log.contains("2 of 2 requests were given up"), "{log}");
+    assert!(log.contains("gave up 2 of 2:"), "{log}");
     assert!(log.contains(" too large: message size exceeds maximum allowed"), "{log}");
 }
 
