@@ -11,6 +11,7 @@ mod declared;
 mod difference;
 mod error;
 mod overlap;
+mod past;
 mod pause;
 mod version;
 
@@ -19,6 +20,7 @@ pub use declared::Declared;
 pub use difference::Difference;
 pub use error::DeclareError;
 pub use overlap::subject_taken;
+pub use past::{FIRST_CREATED, created_at, expires_at, first_created, lost_facts, replaces};
 pub use pause::{pause, paused_until, resume};
 
 use std::mem;
@@ -27,7 +29,6 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::{Config as ConsumerConfig, Info as ConsumerInfo};
 use async_nats::jetstream::stream::{Config as StreamConfig, Info as StreamInfo};
 use async_nats::jetstream::{Context, ErrorCode};
-use jiff::{SignedDuration, Timestamp};
 
 use crate::api::ApiError;
 use crate::commands;
@@ -36,6 +37,7 @@ use crate::job::Queue;
 use crate::known::KnownStreams;
 use difference::{Differences, Kind};
 use overlap::{is_of_another_consumer, messages_taken};
+use past::{LOST_FACTS, REPLACES};
 use version::{check_creator, check_version};
 
 /// What a program needs on the broker: the queues with their consumers, the buckets, and the dead letters
@@ -225,6 +227,18 @@ async fn declare_or_adjust(
         // The consumers of a stream that is wrong would only add to what there is to say.
         return Err(DeclareError::Breaks(breaks));
     }
+    declare_consumers(context, topology, limits, adjust, declared).await
+}
+
+/// As [`declare_or_adjust`], the consumers of the queues.
+async fn declare_consumers(
+    context: &Context,
+    topology: &Topology,
+    limits: &Limits,
+    adjust: bool,
+    declared: &mut Declared,
+) -> Result<(), DeclareError> {
+    let mut breaks = Vec::new();
     for &queue in &topology.queues {
         let should_be = config::consumer(queue, limits);
         let object = format!("consumer {} of stream {}", queue.consumer, queue.stream);
@@ -262,55 +276,6 @@ async fn declare_or_adjust(
         }
     }
     if breaks.is_empty() { Ok(()) } else { Err(DeclareError::Breaks(breaks)) }
-}
-
-/// The key of a stream's metadata under which it says when the one was created that was there before.
-const REPLACES: &str = "replaces";
-
-/// When the stream was created in whose place a stream with this configuration was: what that one held is
-/// gone. Nothing, as far as the processes knew that declared it.
-#[must_use]
-pub fn replaces(config: &StreamConfig) -> Option<Timestamp> {
-    config.metadata.get(REPLACES)?.parse().ok()
-}
-
-/// The key of a bucket's metadata under which it says which facts it has lost.
-const LOST_FACTS: &str = "lost_facts";
-
-/// When the last fact was stored that a bucket with this configuration has had and lost, as far as a process
-/// has noticed: it was emptied, or an older copy of it was put in its place.
-#[must_use]
-pub fn lost_facts(config: &StreamConfig) -> Option<Timestamp> {
-    config.metadata.get(LOST_FACTS)?.parse().ok()
-}
-
-/// The key of the metadata under which a stream in a backup says when it was created. A cluster would forget it.
-pub const FIRST_CREATED: &str = "first_created";
-
-/// When this stream was created, or the one that was backed up, if it was restored.
-#[must_use]
-pub fn first_created(stream: &StreamInfo) -> Timestamp {
-    let backed_up = stream.config.metadata.get(FIRST_CREATED).and_then(|at| at.parse().ok());
-    backed_up.unwrap_or_else(|| created_at(stream))
-}
-
-/// Until when a stream with this configuration certainly keeps a message that was stored then.
-#[must_use]
-pub fn expires_at(config: &StreamConfig, stored: Timestamp) -> Timestamp {
-    /// By how much the clocks of two brokers may differ.
-    const CLOCKS: SignedDuration = SignedDuration::from_secs(1);
-
-    if config.max_age.is_zero() {
-        return Timestamp::MAX;
-    }
-    let expires = stored.saturating_add(config.max_age).unwrap_or(Timestamp::MAX);
-    expires.checked_sub(CLOCKS).unwrap_or(expires)
-}
-
-/// When this stream was created.
-#[must_use]
-pub fn created_at(stream: &StreamInfo) -> Timestamp {
-    Timestamp::from_nanosecond(stream.created.unix_timestamp_nanos()).unwrap_or_default()
 }
 
 /// The state of a queue on the broker.
