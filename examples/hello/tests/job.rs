@@ -294,12 +294,12 @@ async fn worker_whose_queue_breaks_finishes_the_job_in_flight() {
     assert_eq!(worker.attempt().await, ("in-flight".to_owned(), 1));
     let client = async_nats::connect(broker.url()).await.unwrap();
     let nats = jetstream::new(client.clone());
-    nats.delete_stream(Resize::QUEUE.stream).await.unwrap();
-    // With another retention, so that it is not the queue any more.
-    let subjects = vec![Resize::QUEUE.subjects()];
-    let name = Resize::QUEUE.stream.to_owned();
-    let other = jetstream::stream::Config { name, subjects, ..Default::default() };
-    nats.create_stream(other).await.unwrap();
+    // It would drop jobs, which no queue may, and is looked at again once its consumer is gone.
+    let stream = nats.get_stream(Resize::QUEUE.stream).await.unwrap();
+    let discard = jetstream::stream::DiscardPolicy::Old;
+    let dropping = jetstream::stream::Config { discard, ..stream.cached_info().config.clone() };
+    nats.update_stream(dropping).await.unwrap();
+    stream.delete_consumer(Resize::QUEUE.consumer).await.unwrap();
     eventually("the worker stops", async || is_stopping(&worker, &client).await).await;
     worker.gate.add_permits(1);
     let ended = worker.running.await.unwrap();
