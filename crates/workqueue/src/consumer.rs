@@ -25,7 +25,7 @@ use crate::publisher::Publisher;
 use crate::pull::{Arrival, Pull};
 use crate::running::{Running, ServiceError};
 use crate::settings::Settings;
-use crate::settle::{Outcome, Settlement, retry_later, settle};
+use crate::settle::{Outcome, Settlement, retry_delay, settle};
 
 /// The longest time for which a pull waits for messages. A stopping service may wait that long, and a
 /// broker may send that long to one that hangs.
@@ -105,11 +105,7 @@ impl<H: Handler> Consumer<H> {
     }
 
     fn worker(&self, ack_wait: Duration, facts_max_age: Duration) -> Arc<Worker<H>> {
-        let shared = Shared {
-            producer: self.running.producer.clone(),
-            instance: self.settings.instance.clone(),
-            facts_max_age,
-        };
+        let (producer, instance) = (self.running.producer.clone(), self.settings.instance.clone());
         Arc::new(Worker {
             handler: Arc::clone(&self.handler),
             policy: self.handler.retry_policy(),
@@ -121,7 +117,7 @@ impl<H: Handler> Consumer<H> {
             heartbeat: ack_wait / 3,
             blocking: Blocking::default(),
             abandoned: self.running.abandoned.clone(),
-            shared: Arc::new(shared),
+            shared: Arc::new(Shared { producer, instance, facts_max_age }),
         })
     }
 
@@ -246,8 +242,7 @@ impl<H: Handler> Worker<H> {
             Err(error) => return Outcome::Undecodable(error),
         };
         let trace = Trace::of(delivery.headers());
-        let shared = Arc::clone(&self.shared);
-        let cx = Context::new(id, attempt, trace, shared);
+        let cx = Context::new(id, attempt, trace, Arc::clone(&self.shared));
         if let Err(rejection) = self.handler.admit(&job, &cx) {
             return Outcome::Rejected(rejection);
         }
@@ -292,11 +287,9 @@ impl<H: Handler> Worker<H> {
                     warn!(queue, id, attempt, reason, "dead-lettered");
                 } else {
                     // It stays in its queue, where nothing is lost, and is tried again ever later.
-                    let later = retry_later(delivery.attempt(), &self.policy);
-                    if let Settlement::Nak { delay } = later {
-                        delivery.nak(delay).await;
-                    }
-                    return later;
+                    let delay = retry_delay(delivery.attempt(), &self.policy);
+                    delivery.nak(delay).await;
+                    return Settlement::Nak { delay };
                 }
             }
         }

@@ -120,17 +120,18 @@ pub fn settle(
         Outcome::Failed(Failure::RetryAfter(delay, _)) => {
             Settlement::Nak { delay: Delay::Exactly(*delay) }
         }
-        Outcome::Failed(Failure::Retry(_)) => retry_later(attempt, policy),
+        Outcome::Failed(Failure::Retry(_)) => {
+            Settlement::Nak { delay: retry_delay(attempt, policy) }
+        }
         // Another replica may take it at once.
         Outcome::Interrupted => Settlement::Nak { delay: Delay::Below(GIVE_BACK_DELAY) },
     }
 }
 
-/// Another attempt, after the delay that this one calls for.
-pub(crate) fn retry_later(attempt: Attempt, policy: &RetryPolicy) -> Settlement {
+/// How long to wait after this attempt.
+pub(crate) fn retry_delay(attempt: Attempt, policy: &RetryPolicy) -> Delay {
     let doublings = u32::try_from(attempt.number() - 1).unwrap_or(u32::MAX);
-    let ceiling = backoff::ceiling(policy.first_delay, policy.max_delay, doublings);
-    Settlement::Nak { delay: Delay::Below(ceiling) }
+    Delay::Below(backoff::ceiling(policy.first_delay, policy.max_delay, doublings))
 }
 
 fn dead_letter(reason: Reason, detail: &str) -> Settlement {
