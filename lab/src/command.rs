@@ -68,11 +68,12 @@ pub async fn run(cli: LabCli) -> anyhow::Result<ExitCode> {
     let _logs = terminal::init_logs()?;
     let (stop, end) = (CancellationToken::new(), CancellationToken::new());
     let mut signals = StopSignals::listen()?;
-    let tokens = [stop.clone(), end.clone()];
+    // Each is cancelled as well where this would hear no signal any more.
+    let tokens = [stop.clone(), end.clone()].map(CancellationToken::drop_guard);
     tokio::spawn(async move {
         for token in tokens {
             signals.next().await;
-            token.cancel();
+            drop(token);
         }
     });
     let stops_in_order = !matches!(cli.command, LabCommand::Bench(_));

@@ -78,11 +78,12 @@ fn is_ignored(signal: SignalKind) -> bool {
 pub fn stop_on_signals() -> io::Result<CancellationToken> {
     let mut signals = StopSignals::listen()?;
     let stop = CancellationToken::new();
-    let stopped = stop.clone();
+    // A process that would hear no signal any more stops, too.
+    let stopping = stop.clone().drop_guard();
     tokio::spawn(async move {
         let (signal, _) = signals.next().await;
         info!(signal, "stopping; a second signal ends this at once");
-        stopped.cancel();
+        drop(stopping);
         let (signal, kind) = signals.next().await;
         warn!(signal, "ending at once: what is in flight comes back after ACK_WAIT");
         telemetry::flush();
