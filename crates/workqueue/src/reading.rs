@@ -74,7 +74,7 @@ async fn up_to(
     let config = OrderedConfig {
         // The call that creates a consumer with a name has its filter in the subject, and so in reach of
         // the broker's permissions.
-        name: Some(format!("observe-{}", JobId::new())),
+        name: Some(format!("reading-{}", JobId::new())),
         filter_subject: subjects.to_owned(),
         ..OrderedConfig::default()
     };
