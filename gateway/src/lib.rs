@@ -175,10 +175,11 @@ async fn work(gateway: &Gateway, metrics: &Arc<Metrics>) -> Result<(), GatewayEr
             refused.store(matches!(connected, Err(ConnectError::Refused { .. })), Relaxed);
         }
     };
+    let refusal = || gateway.refusal();
     let connecting = Connection::establish_patiently(&settings.nats, &name, report);
     let connection = tokio::select! {
         connection = connecting => connection?,
-        never = timeline::wait(gateway) => match never {},
+        never = timeline::wait(&gateway.timeline, &settings.nats, refusal) => match never {},
     };
     let _ = gateway.reader.set(RequestReader::new(&connection));
     let submitting = async {
@@ -196,7 +197,7 @@ async fn work(gateway: &Gateway, metrics: &Arc<Metrics>) -> Result<(), GatewayEr
     };
     tokio::select! {
         failed = submitting => failed.map(|never| match never {}),
-        never = timeline::poll(gateway, &connection) => match never {},
+        never = timeline::poll(&gateway.timeline, &gateway.metrics, &connection, refusal) => match never {},
         never = gateway.audit.run(&connection, settings.audit_limit) => match never {},
         ended = connection.ended() => Err(ended.into()),
     }

@@ -12,9 +12,9 @@ use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
 use tracing::{info, warn};
-use workqueue::{Connection, chain};
+use workqueue::{Connection, NatsSettings, chain};
 
-use crate::state::Gateway;
+use crate::metrics::GatewayMetrics;
 
 /// How many points of the past are kept: five minutes, one a second.
 const POINTS: usize = 300;
@@ -124,28 +124,35 @@ pub(crate) fn json(value: &impl Serialize) -> Arc<str> {
     serde_json::to_string(value).expect("nothing of the page's can fail to become JSON").into()
 }
 
-/// Notes each second that there is no broker, until this is dropped.
-pub(crate) async fn wait(gateway: &Gateway) -> Infallible {
+/// Notes each second that there is no broker, until this is dropped; or its `refusal`, where there is one.
+pub(crate) async fn wait(
+    timeline: &Timeline,
+    nats: &NatsSettings,
+    refusal: impl Fn() -> Option<String>,
+) -> Infallible {
     // The address may hold a password, which is never shown.
-    let broker = gateway.settings.nats.broker();
+    let broker = nats.broker();
     let words = format!("no broker answers at {broker} yet");
     let mut seconds = interval_at(Instant::now() + INTERVAL, INTERVAL);
     loop {
         seconds.tick().await;
-        let trouble = refusal(gateway)
-            .unwrap_or_else(|| Explained { kind: Trouble::Silent, words: words.clone() });
-        gateway.timeline.note(workqueue::now(), Err(trouble));
+        let trouble = Explained { kind: Trouble::Silent, words: words.clone() };
+        timeline.note(workqueue::now(), Err(refused(refusal()).unwrap_or(trouble)));
     }
 }
 
 /// That the broker is there, and lets this gateway not in, if so.
-fn refusal(gateway: &Gateway) -> Option<Explained> {
-    gateway.refusal().map(|words| Explained { kind: Trouble::Refused, words })
+fn refused(refusal: Option<String>) -> Option<Explained> {
+    refusal.map(|words| Explained { kind: Trouble::Refused, words })
 }
 
-/// Takes a snapshot each second, and notes it, or why there is none.
-pub(crate) async fn poll(gateway: &Gateway, connection: &Connection) -> Infallible {
-    let Gateway { timeline, metrics, .. } = gateway;
+/// Takes a snapshot each second, and notes it, or why there is none: the broker's `refusal`, where there is one.
+pub(crate) async fn poll(
+    timeline: &Timeline,
+    metrics: &GatewayMetrics,
+    connection: &Connection,
+    refusal: impl Fn() -> Option<String>,
+) -> Infallible {
     let mut seconds = interval(INTERVAL);
     seconds.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut poller = Poller::new(connection);
@@ -170,7 +177,7 @@ pub(crate) async fn poll(gateway: &Gateway, connection: &Connection) -> Infallib
             if kind != Trouble::Silent {
                 timeline.note_replicas(poller.replicas());
             }
-            refusal(gateway).unwrap_or_else(|| Explained { kind, words: chain(&*error) })
+            refused(refusal()).unwrap_or_else(|| Explained { kind, words: chain(&*error) })
         });
         timeline.note(workqueue::now(), seen);
     }

@@ -37,7 +37,7 @@ fn named(which: impl Fn(&Commands) -> &'static str, otherwise: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::connection::ClientEnded;
+    use crate::connect_error::ClientEnded;
 
     #[test]
     fn message_names_the_command_of_its_program() {

@@ -1,6 +1,7 @@
 use std::fmt::Display;
 use std::path::Path;
 
+use crate::commands;
 use crate::mask::{MASK, looks_secret};
 
 /// Why there is no use in trying to connect again.
@@ -36,6 +37,16 @@ pub enum ConnectError {
         who: String,
     },
 }
+
+/// The client has panicked, and cannot be revived.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the NATS client has panicked, most likely over the headers of a message that was published by hand: \
+     its message is on the standard error. Run {}, which moves such a message to the dead letters, and start \
+     this again",
+    commands::reconcile()
+)]
+pub struct ClientEnded;
 
 /// What is wrong with the file that a setting names. Where the setting has the content of a file instead, it is
 /// not shown.

@@ -10,9 +10,14 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use crate::backoff;
 use crate::connect_error::{ConnectError, setting};
-use crate::connection::{ANSWER_TIMEOUT, RETRY};
 use crate::credentials::Credentials;
 use crate::settings::NatsSettings;
+
+/// How long an answer to a request may take.
+pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The first ceiling of the time between two tries to connect, and the highest.
+pub(crate) const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
 /// How often the broker is asked for a sign of life. A connection on which two of these stay
 /// without an answer is taken for lost.

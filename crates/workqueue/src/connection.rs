@@ -14,35 +14,20 @@ use tracing::{error, warn};
 
 use crate::backoff::Backoff;
 use crate::chain::chain;
-use crate::commands;
-use crate::connect_error::ConnectError;
-use crate::connect_options::connect_options;
-use crate::connection_events::watcher;
+use crate::connect_error::{ClientEnded, ConnectError};
+use crate::connect_options::{ANSWER_TIMEOUT, RETRY, connect_options};
+use crate::connection_events::{Link, watcher};
 use crate::credentials::Credentials;
 use crate::known::KnownStreams;
 use crate::log_once::LogOnce;
 use crate::servers::{display, servers, without_user};
 use crate::settings::NatsSettings;
 
-/// How long an answer to a request may take.
-pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// The first ceiling of the time between two tries to connect, and the highest.
-pub(crate) const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
-
 /// After a reconnect, how long an answer to something that was asked before it may still take.
 const LATE_ANSWER: Duration = Duration::from_millis(250);
 
 /// What the subjects of JetStream's API begin with where no domain is named.
 const API_PREFIX: &str = "$JS.API";
-
-/// How a connection stands.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Link {
-    pub(crate) connected: bool,
-    /// How many times it has been established.
-    pub(crate) times: u64,
-}
 
 /// A connection to the broker that re-establishes itself. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -61,16 +46,6 @@ struct Inner {
     /// What it said the last time that it denied another permission.
     denied: watch::Receiver<String>,
 }
-
-/// The client has panicked, and cannot be revived.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "the NATS client has panicked, most likely over the headers of a message that was published by hand: \
-     its message is on the standard error. Run {}, which moves such a message to the dead letters, and start \
-     this again",
-    commands::reconcile()
-)]
-pub struct ClientEnded;
 
 impl Connection {
     /// Connects, and tries until it succeeds. `report` is told that there is a connection each time that there is

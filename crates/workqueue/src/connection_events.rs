@@ -8,8 +8,15 @@ use tokio::sync::watch;
 use tracing::{error, info, warn};
 
 use crate::connect_error::ConnectError;
-use crate::connection::Link;
 use crate::log_once::LogOnce;
+
+/// How a connection stands.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Link {
+    pub(crate) connected: bool,
+    /// How many times it has been established.
+    pub(crate) times: u64,
+}
 
 /// Says what becomes of the connection, and keeps `link` current.
 pub(crate) fn watcher(

@@ -10,7 +10,8 @@ use tracing::warn;
 
 use crate::backoff::Backoff;
 use crate::commands;
-use crate::connection::{ClientEnded, Connection};
+use crate::connect_error::ClientEnded;
+use crate::connection::Connection;
 use crate::job::Queue;
 use crate::log_once::LogOnce;
 use crate::topology::{self, DeclareError, Declared, Limits, Topology};

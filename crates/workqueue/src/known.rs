@@ -6,8 +6,7 @@ use std::sync::{Mutex, MutexGuard};
 use async_nats::jetstream::stream::Info;
 use jiff::Timestamp;
 
-use crate::clock::now;
-use crate::topology;
+use crate::topology::past::{created_at, expires_at};
 
 /// The streams that were there when this process last looked, when each was created, and how far it went.
 ///
@@ -47,7 +46,7 @@ impl Known {
         let state = &stream.state;
         let last = Timestamp::from_nanosecond(state.last_timestamp.unix_timestamp_nanos()).ok();
         Self {
-            created: topology::created_at(stream),
+            created: created_at(stream),
             last_sequence: state.last_sequence,
             last_message: last.filter(|_| state.messages > 0),
         }
@@ -55,9 +54,8 @@ impl Known {
 
     /// When the last fact was stored that was seen in this bucket, if none of those seen is there any more, or
     /// the last ones are not, and they were to be kept until now.
-    pub(crate) fn lost_facts(&self, bucket: &Info) -> Option<Timestamp> {
-        let last =
-            self.last_message.filter(|last| now() < topology::expires_at(&bucket.config, *last))?;
+    pub(crate) fn lost_facts(&self, bucket: &Info, now: Timestamp) -> Option<Timestamp> {
+        let last = self.last_message.filter(|last| now < expires_at(&bucket.config, *last))?;
         let is_emptied = bucket.state.first_sequence > self.last_sequence;
         // The next leader of a cluster may be a little behind for a moment.
         let is_set_back =
@@ -81,7 +79,7 @@ mod tests {
     /// A bucket that keeps facts for an hour, with those from the first number to the last, which was stored that
     /// long ago.
     fn bucket(first: u64, last: u64, age: Duration) -> Info {
-        let stored = now() - SignedDuration::try_from(age).unwrap();
+        let stored = Timestamp::now() - SignedDuration::try_from(age).unwrap();
         let config = Config {
             name: "KV_requested".to_owned(),
             max_age: HOUR,
@@ -108,7 +106,11 @@ mod tests {
     fn bucket_that_goes_on_has_lost_nothing() {
         let known = Known::of(&bucket(1, 5, HOUR / 2));
         for (first, last) in [(1, 5), (1, 9), (3, 9)] {
-            assert_eq!(known.lost_facts(&bucket(first, last, HOUR / 4)), None, "{first}..{last}");
+            assert_eq!(
+                known.lost_facts(&bucket(first, last, HOUR / 4), Timestamp::now()),
+                None,
+                "{first}..{last}"
+            );
         }
     }
 
@@ -117,21 +119,21 @@ mod tests {
         let before = bucket(1, 5, HOUR / 2);
         let known = Known::of(&before);
         for (first, last) in [(1, 4), (6, 5), (6, 9)] {
-            let lost = known.lost_facts(&bucket(first, last, HOUR / 4));
+            let lost = known.lost_facts(&bucket(first, last, HOUR / 4), Timestamp::now());
             assert_eq!(lost, known.last_message, "{first}..{last}");
         }
         // The next leader of a cluster comes after it.
         let mut behind = bucket(1, 4, HOUR / 2);
         behind.config.num_replicas = 3;
-        assert_eq!(known.lost_facts(&behind), None);
+        assert_eq!(known.lost_facts(&behind, Timestamp::now()), None);
     }
 
     #[test]
     fn facts_that_have_grown_too_old_are_not_lost() {
         let known = Known::of(&bucket(1, 5, HOUR));
-        assert_eq!(known.lost_facts(&bucket(6, 9, HOUR / 4)), None);
+        assert_eq!(known.lost_facts(&bucket(6, 9, HOUR / 4), Timestamp::now()), None);
         // It was empty when it was seen.
         let known = Known::of(&bucket(6, 5, HOUR / 2));
-        assert_eq!(known.lost_facts(&bucket(6, 9, HOUR / 4)), None);
+        assert_eq!(known.lost_facts(&bucket(6, 9, HOUR / 4), Timestamp::now()), None);
     }
 }

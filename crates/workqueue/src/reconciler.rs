@@ -12,7 +12,8 @@ use tokio::time::{MissedTickBehavior, interval};
 use tracing::warn;
 
 use crate::clock::compare_clocks;
-use crate::connection::{ClientEnded, Connection};
+use crate::connect_error::ClientEnded;
+use crate::connection::Connection;
 use crate::log_once::LogOnce;
 use crate::sweeper::{Sweeper, Swept};
 use crate::topology::{self, DeclareError, Declared, Limits, Topology};

@@ -7,8 +7,8 @@ use tokio_util::sync::CancellationToken;
 use tracing::error;
 
 use crate::background::Ended;
-use crate::connect_error::ConnectError;
-use crate::connection::{ClientEnded, Connection};
+use crate::connect_error::{ClientEnded, ConnectError};
+use crate::connection::Connection;
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::producer::Producer;

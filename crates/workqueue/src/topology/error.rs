@@ -7,7 +7,7 @@ use super::difference::Difference;
 use crate::api::ApiError;
 use crate::chain::Source;
 use crate::commands;
-use crate::connection::ClientEnded;
+use crate::connect_error::ClientEnded;
 
 /// Why the topology could not be declared.
 #[derive(Debug, thiserror::Error)]

@@ -11,7 +11,7 @@ mod declared;
 mod difference;
 mod error;
 mod overlap;
-mod past;
+pub(crate) mod past;
 mod pause;
 mod version;
 
@@ -31,6 +31,7 @@ use async_nats::jetstream::stream::{Config as StreamConfig, Info as StreamInfo};
 use async_nats::jetstream::{Context, ErrorCode};
 
 use crate::api::ApiError;
+use crate::clock::now;
 use crate::commands;
 use crate::facts::Bucket;
 use crate::job::Queue;
@@ -194,7 +195,7 @@ async fn declare_or_adjust(
         let is_another = before.is_some_and(|before| before.created != created_at(&is));
         let lost = before
             .filter(|_| kind == Kind::Bucket && !is_another)
-            .and_then(|before| before.lost_facts(&is))
+            .and_then(|before| before.lost_facts(&is, now()))
             .map(|lost| (LOST_FACTS.to_owned(), lost.to_string()));
         let is_known = !is_another && lost.is_none();
         let mark = replacing.filter(|_| is_another && replaces(&is.config).is_none()).or(lost);
