@@ -157,9 +157,9 @@ def check_scaling(scaled, broker, namespace, objects):
     expect(told.get("REQUEST_RATE", "0") == "0", "is scaled by its own asking")
     triggers = find("metadata", scaled["spec"]["triggers"])
     asked = {(trigger["stream"], trigger["consumer"]) for trigger in triggers}
-    queues = [each for each in find("x-jetstream", programs.CONTRACT) if "consumer" in each]
-    taken = {each["stream"]["name"] for each in queues if each["consumer"]["name"] == name}
-    expect_equal("queues", asked, {(stream, name) for stream in taken})
+    queues = [each for each in find("x-jetstream", programs.CONTRACT) if "consumers" in each]
+    lanes = {(each["stream"]["name"], lane["name"]) for each in queues for lane in each["consumers"]}
+    expect_equal("queues", asked, {lane for lane in lanes if lane[1].split("-")[0] == name})
     host = f"{broker['spec']['serviceName']}.{namespace['metadata']['name']}.svc"
     endpoints = set(find("natsServerMonitoringEndpoint", triggers))
     expect_equal("endpoint", endpoints, {f"{host}:{ports(broker)['monitor']}"})

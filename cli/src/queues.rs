@@ -7,7 +7,7 @@ use anyhow::{Context as _, ensure};
 use clap::Subcommand;
 use contract::queues;
 use jiff::Timestamp;
-use observe::QueueSnapshot;
+use observe::{LaneSnapshot, QueueSnapshot};
 use serde::Serialize;
 use workqueue::{NatsSettings, Queue, topology};
 
@@ -102,20 +102,24 @@ struct Row {
     bytes: u64,
     max_bytes: Option<u64>,
     paused_until: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    lanes: Vec<LaneSnapshot>,
 }
 
 impl From<QueueSnapshot> for Row {
     fn from(queue: QueueSnapshot) -> Self {
         let QueueSnapshot { name, waiting, in_flight, limit, bytes, max_bytes, .. } = queue;
-        let paused_until = queue.paused_until;
-        Self { name, waiting, in_flight, limit, bytes, max_bytes, paused_until }
+        let QueueSnapshot { paused_until, lanes, .. } = queue;
+        Self { name, waiting, in_flight, limit, bytes, max_bytes, paused_until, lanes }
     }
 }
 
 impl Display for Rows {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{:<16} {:>9} {:>9} {:>9}", "queue", "waiting", "in flight", "limit")?;
-        for Row { name, waiting, in_flight, limit, bytes, max_bytes, paused_until } in &self.0 {
+        for row in &self.0 {
+            let Row { name, waiting, in_flight, limit, bytes, max_bytes, paused_until, lanes } =
+                row;
             let limit = limit.map_or_else(|| "none".to_owned(), |limit| limit.to_string());
             write!(formatter, "\n{name:<16} {waiting:>9} {in_flight:>9} {limit:>9}")?;
             if let Some(most) = max_bytes {
@@ -123,6 +127,9 @@ impl Display for Rows {
             }
             if let Some(until) = paused_until {
                 write!(formatter, "  paused until {until}")?;
+            }
+            for LaneSnapshot { priority, waiting, in_flight } in lanes {
+                write!(formatter, "\n  {:<14} {waiting:>9} {in_flight:>9}", priority.as_str())?;
             }
         }
         Ok(())

@@ -24,6 +24,7 @@ function lane(name) {
   const parts = {
     waiting: el("b", {}, "0"),
     flying: el("b", {}, "0"),
+    lanes: el("p", { class: "priorities" }),
     rates: el("span", { class: "rates" }),
     full: el("span", { class: "full" }),
     inFlight: el("span", { class: "in-flight" }),
@@ -37,7 +38,8 @@ function lane(name) {
       el("span", { class: "waiting" }, parts.waiting, " waiting"),
       el("span", { class: "flying" }, parts.flying, " in flight"),
       parts.full, parts.rates),
-    el("div", { class: "bar", "aria-hidden": "true" }, parts.inFlight, parts.waits));
+    el("div", { class: "bar", "aria-hidden": "true" }, parts.inFlight, parts.waits),
+    parts.lanes);
   // The way of a response is from right to left.
   const back = from === "generator";
   const ways = back ? [parts.go, queue, parts.come] : [parts.come, queue, parts.go];
@@ -70,6 +72,8 @@ export function showFlow(flow) {
     const full = queue.limit !== null && queue.waiting + queue.in_flight >= queue.limit;
     const paused = queue.paused_until && `paused until ${clock(queue.paused_until)}`;
     say(parts.full, [paused, full && "full: its publishers wait"].filter(Boolean).join(", "));
+    const priorities = queue.lanes.map(({ priority, waiting, in_flight }) => `${priority} ${count(waiting + in_flight)}`);
+    say(parts.lanes, priorities.join(" · "));
     // What is there shows, however little it is.
     const part = (messages) => `${messages ? Math.max(0.7, (100 * messages) / scale) : 0}%`;
     parts.inFlight.style.width = part(queue.in_flight);

@@ -54,12 +54,7 @@ mod tests {
     use super::*;
 
     fn request() -> Request {
-        Request {
-            id: JobId::new(),
-            amount: Amount::new(3, 5).unwrap(),
-            requestor: "requestor-1".to_owned(),
-            requested_at: now(),
-        }
+        Request::new(JobId::new(), Amount::new(3, 5).unwrap(), "requestor-1", now())
     }
 
     #[tokio::test]

@@ -6,7 +6,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Everything that there is to be measured.
-const NAMES: [&str; 30] = [
+const NAMES: [&str; 32] = [
     "baseline",
     "round_trips",
     "strings_16",
@@ -24,6 +24,8 @@ const NAMES: [&str; 30] = [
     "four_generators",
     "backlog_round_trips",
     "backlog_share",
+    "urgent_in_backlog",
+    "low_under_urgent_load",
     "memory_broker",
     "memory_requestor",
     "memory_generator",

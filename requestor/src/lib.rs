@@ -72,6 +72,7 @@ pub async fn run(
             producer,
             instance: settings.service.instance.clone(),
             amount,
+            priority: settings.request_priority,
             concurrency: settings.service.concurrency,
             tally: tally.clone(),
             rejections: Mutex::default(),

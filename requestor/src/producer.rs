@@ -11,7 +11,7 @@ use contract::queues::Request;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
-use workqueue::{Backoff, JobId, LogOnce, Producer, PublishError, Trace, chain, now};
+use workqueue::{Backoff, JobId, LogOnce, Priority, Producer, PublishError, Trace, chain, now};
 
 use crate::rate_limiter::RateLimiter;
 use crate::tally::Tally;
@@ -53,6 +53,7 @@ pub(crate) struct RequestProducer {
     pub(crate) producer: Producer,
     pub(crate) instance: String,
     pub(crate) amount: Amount,
+    pub(crate) priority: Priority,
     /// How many requests may be on their way to the broker at a time.
     pub(crate) concurrency: usize,
     /// Where to note the requests, where the requestor ends with the last of them.
@@ -98,13 +99,9 @@ impl RequestProducer {
 
     /// Asks until the request is accepted, or cannot be published, or until `stop` while the queue is full.
     async fn ask(&self, stop: &CancellationToken) {
-        let mut request = Request {
-            id: JobId::new(),
-            amount: self.amount,
-            requestor: self.instance.clone(),
-            requested_at: now(),
-        };
-        let id = request.id;
+        let id = JobId::new();
+        let mut request = Request::new(id, self.amount, &self.instance, now());
+        request.priority = self.priority;
         if let Some(tally) = &self.tally {
             tally.asked(id);
         }

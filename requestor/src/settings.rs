@@ -1,6 +1,7 @@
 use std::str::FromStr;
 
 use clap::Parser;
+use workqueue::Priority;
 
 /// Settings that are not read any more, and what to do instead.
 pub const RETIRED: &[(&str, &str)] = &[
@@ -39,6 +40,10 @@ pub struct RequestorSettings {
     /// that were given up [default: never end]
     #[arg(long, env, value_parser = workqueue::number::<u64>(0..), value_name = "NUMBER")]
     pub request_total: Option<u64>,
+
+    /// How urgent its requests are: high, normal or low
+    #[arg(long, env, default_value_t, value_name = "PRIORITY")]
+    pub request_priority: Priority,
 
     /// How many strings each request asks for, 1 to 1000
     #[arg(long, env, default_value_t = 1, value_parser = workqueue::number::<u32>(1..=1000), value_name = "NUMBER")]

@@ -114,7 +114,8 @@ async fn take(connection: &Connection, directory: &Path, before: &Still) -> anyh
 }
 
 fn consumers(still: &Still, stream: &str) -> Vec<KeptConsumer> {
-    let consumers = still.consumers.iter().filter(|consumer| consumer.stream_name == stream);
+    let consumers = still.consumers.iter().map(|(_, consumer)| consumer);
+    let consumers = consumers.filter(|consumer| consumer.stream_name == stream);
     let kept = consumers.map(|consumer| KeptConsumer {
         name: consumer.name.clone(),
         outstanding: manifest::outstanding(consumer),

@@ -10,8 +10,8 @@ use contract::queues;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::json;
 use tokio::time::{Instant, sleep};
-use workqueue::Connection;
 use workqueue::topology::{self, DeclareError};
+use workqueue::{Connection, Queue};
 
 use crate::terminal::tell;
 
@@ -176,9 +176,12 @@ async fn compare(nats: &Context, kept: &KeptStream, replicas: Option<usize>) -> 
     let brokers = brokers(is.cluster.as_ref());
     ensure!(brokers >= copies, "{name} is only on {brokers} of {copies} brokers");
     for consumer in &kept.consumers {
-        let queue = queues::ALL.into_iter().find(|queue| queue.stream == name.as_str());
-        let queue = queue.with_context(|| format!("{name} is no queue and has consumers"))?;
-        let (_, info) = topology::queue_state(nats, queue).await?;
+        // Of those that an older version has backed up, some lanes are missing.
+        let mut lanes = queues::ALL.into_iter().flat_map(Queue::lanes);
+        let lane = lanes
+            .find(|lane| lane.queue.stream == name.as_str() && lane.consumer() == consumer.name);
+        let lane = lane.with_context(|| format!("{name} has a consumer {}", consumer.name))?;
+        let info = topology::lane_state(nats, lane).await?;
         let outstanding = outstanding(&info);
         ensure!(
             outstanding == consumer.outstanding,

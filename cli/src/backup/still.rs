@@ -6,14 +6,14 @@ use async_nats::jetstream::consumer::Info as ConsumerInfo;
 use async_nats::jetstream::stream::Info as StreamInfo;
 use contract::queues;
 use jiff::Timestamp;
-use workqueue::topology;
+use workqueue::{Lane, Queue, topology};
 
 use super::manifest::streams;
 
 /// What stands on the broker at one look.
 pub(super) struct Still {
     streams: Vec<StreamInfo>,
-    pub(super) consumers: Vec<ConsumerInfo>,
+    pub(super) consumers: Vec<(Lane, ConsumerInfo)>,
 }
 
 impl Still {
@@ -24,7 +24,7 @@ impl Still {
             found.streams.push(topology::stream_state(nats, stream).await?);
         }
         for queue in queues::ALL {
-            found.consumers.push(topology::queue_state(nats, queue).await?.1);
+            found.consumers.extend(topology::queue_state(nats, queue).await?.lanes);
         }
         Ok(found)
     }
@@ -37,10 +37,10 @@ impl Still {
 
     /// Refuses while a side waits for messages, as every service does that runs.
     pub(super) fn no_side_waits(&self) -> anyhow::Result<()> {
-        let waits = |consumer: &&ConsumerInfo| consumer.num_waiting > 0;
-        let Some(consumer) = self.consumers.iter().find(waits) else { return Ok(()) };
-        let ConsumerInfo { name, stream_name, .. } = consumer;
-        bail!("a {name} runs, and waits for messages of {stream_name}: stop both sides first")
+        let mut waiting = self.consumers.iter().filter(|(_, consumer)| consumer.num_waiting > 0);
+        let Some((Lane { queue, .. }, _)) = waiting.next() else { return Ok(()) };
+        let Queue { consumer, stream, .. } = queue;
+        bail!("a {consumer} runs, and waits for messages of {stream}: stop both sides first")
     }
 
     /// What has changed until a later look, other than that time passed.
@@ -51,7 +51,7 @@ impl Still {
             }
         }
         let mut consumers = self.consumers.iter().zip(&later.consumers);
-        let (_, taken) = consumers.find(|(is, later)| {
+        let ((Lane { queue, .. }, _), _) = consumers.find(|((_, is), (_, later))| {
             // How long ago that was does not matter.
             let sequences = |info: &ConsumerInfo| {
                 let (delivered, floor) = (&info.delivered, &info.ack_floor);
@@ -59,7 +59,7 @@ impl Still {
             };
             sequences(is) != sequences(later)
         })?;
-        Some(format!("a {} has taken messages of {}", taken.name, taken.stream_name))
+        Some(format!("a {} has taken messages of {}", queue.consumer, queue.stream))
     }
 }
 

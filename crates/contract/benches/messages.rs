@@ -25,8 +25,7 @@ fn main() {
 
 fn request(count: u32) -> Request {
     let amount = Amount::new(count, 64).expect("it is within the limits");
-    let requestor = INSTANCE.to_owned();
-    Request { id: JobId::new(), amount, requestor, requested_at: Timestamp::now() }
+    Request::new(JobId::new(), amount, INSTANCE, Timestamp::now())
 }
 
 fn response(count: u32) -> Response {

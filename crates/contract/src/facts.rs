@@ -17,7 +17,7 @@ use workqueue::{Bucket, Fact, JobId, Rejection};
 
 use crate::key::IdempotencyKey;
 use crate::queues::{Acknowledgment, Request};
-use crate::strings::{Amount, InvalidStrings, Strings};
+use crate::strings::Strings;
 
 /// Idempotency keys and their requests: written before anything is published.
 pub const IDEMPOTENCY: Bucket = Bucket { name: "idempotency", stream: "KV_idempotency" };
@@ -44,11 +44,11 @@ const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_hours(1);
 /// gateway that dies in between, or finds the queue full, leaves this behind, and the next one that is
 /// asked under the key publishes the same request under the same id.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "AskedFields", into = "AskedFields")]
 pub struct Asked {
     /// The key, as it was given.
     pub key: IdempotencyKey,
     /// The request that is published under it, however often.
+    #[serde(flatten)]
     pub request: Request,
 }
 
@@ -57,35 +57,6 @@ impl Fact for Asked {
 
     fn key(&self) -> String {
         self.key.token()
-    }
-}
-
-/// The JSON form of [`Asked`], where the amount is not validated yet.
-#[derive(Serialize, Deserialize)]
-struct AskedFields {
-    key: IdempotencyKey,
-    id: JobId,
-    count: u32,
-    length: u32,
-    requestor: String,
-    requested_at: Timestamp,
-}
-
-impl TryFrom<AskedFields> for Asked {
-    type Error = InvalidStrings;
-
-    fn try_from(fields: AskedFields) -> Result<Self, InvalidStrings> {
-        let AskedFields { key, id, count, length, requestor, requested_at } = fields;
-        let amount = Amount::new(count, length)?;
-        Ok(Self { key, request: Request { id, amount, requestor, requested_at } })
-    }
-}
-
-impl From<Asked> for AskedFields {
-    fn from(Asked { key, request }: Asked) -> Self {
-        let Request { id, amount, requestor, requested_at } = request;
-        let (count, length) = (amount.count(), amount.length());
-        Self { key, id, count, length, requestor, requested_at }
     }
 }
 

@@ -10,7 +10,7 @@
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
-use workqueue::{Job, JobId, Queue};
+use workqueue::{Job, JobId, Priority, Queue};
 
 use crate::strings::{Amount, InvalidStrings, Strings};
 
@@ -18,7 +18,8 @@ use crate::strings::{Amount, InvalidStrings, Strings};
 pub const ALL: [Queue; 3] = [REQUESTS, RESPONSES, ACKNOWLEDGMENTS];
 
 /// Requests whose strings are still to be generated. The requestor asks, the generator answers.
-pub const REQUESTS: Queue = Queue::new("REQUESTS", "requests").consumer("generator");
+pub const REQUESTS: Queue =
+    Queue::new("REQUESTS", "requests").consumer("generator").with_priorities();
 
 /// A request for random strings.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,14 +29,34 @@ pub struct Request {
     pub id: JobId,
     /// How many strings, and how long.
     pub amount: Amount,
+    /// How urgent it is.
+    pub priority: Priority,
     /// The instance that asked.
     pub requestor: String,
     /// When it asked.
     pub requested_at: Timestamp,
 }
 
+impl Request {
+    /// A request of normal priority.
+    #[must_use]
+    pub fn new(
+        id: JobId,
+        amount: Amount,
+        requestor: impl Into<String>,
+        requested_at: Timestamp,
+    ) -> Self {
+        let (priority, requestor) = (Priority::Normal, requestor.into());
+        Self { id, amount, priority, requestor, requested_at }
+    }
+}
+
 impl Job for Request {
     const QUEUE: Queue = REQUESTS;
+
+    fn priority(&self) -> Priority {
+        self.priority
+    }
 
     fn id(&self) -> Option<JobId> {
         Some(self.id)
@@ -48,6 +69,8 @@ struct Fields {
     id: JobId,
     count: u32,
     length: u32,
+    #[serde(default, skip_serializing_if = "Priority::is_normal")]
+    priority: Priority,
     requestor: String,
     requested_at: Timestamp,
 }
@@ -59,6 +82,7 @@ impl TryFrom<Fields> for Request {
         Ok(Self {
             id: fields.id,
             amount: Amount::new(fields.count, fields.length)?,
+            priority: fields.priority,
             requestor: fields.requestor,
             requested_at: fields.requested_at,
         })
@@ -71,6 +95,7 @@ impl From<Request> for Fields {
             id: request.id,
             count: request.amount.count(),
             length: request.amount.length(),
+            priority: request.priority,
             requestor: request.requestor,
             requested_at: request.requested_at,
         }

@@ -79,9 +79,12 @@ pub async fn queues_with(nats: &Connection, id: JobId) -> anyhow::Result<Vec<Que
     for queue in queues::ALL {
         let what = || format!("cannot look into the queue {}", queue.stream);
         let stream = nats.context().get_stream_no_info(queue.stream).await.with_context(what)?;
-        let mut found = stream.info_with_subjects(queue.subject(id)).await.with_context(what)?;
-        if found.try_next().await.with_context(what)?.is_some() {
-            with.push(queue);
+        for subject in queue.subjects_of(&id.to_string()) {
+            let mut found = stream.info_with_subjects(subject).await.with_context(what)?;
+            if found.try_next().await.with_context(what)?.is_some() {
+                with.push(queue);
+                break;
+            }
         }
     }
     Ok(with)

@@ -18,7 +18,7 @@ pub mod snapshot;
 
 pub use history::RequestHistory;
 pub use poller::{Poller, Trouble, queue};
-pub use snapshot::{QueueSnapshot, Snapshot};
+pub use snapshot::{LaneSnapshot, QueueSnapshot, Snapshot};
 
 use std::time::Duration;
 

@@ -17,7 +17,9 @@ use workqueue::{Bucket, Connection, Fact, JobId, Queue, dead_letters};
 
 use crate::replicas::ReplicaRegistry;
 use crate::round_trips::RoundTrips;
-use crate::snapshot::{LastRequest, QueueSnapshot, ReplicasSnapshot, Snapshot, Totals, rate};
+use crate::snapshot::{
+    LaneSnapshot, LastRequest, QueueSnapshot, ReplicasSnapshot, Snapshot, Totals, rate,
+};
 
 /// How many of the last requests to follow.
 const FOLLOWED: usize = 8;
@@ -270,22 +272,29 @@ async fn read_queue(
     connection: &Connection,
     queue: Queue,
 ) -> anyhow::Result<(QueueSnapshot, (u64, u64))> {
-    let (stream, consumer) = topology::queue_state(connection.context(), queue).await?;
-    let (state, delivered) = (&stream.state, consumer.delivered);
-    let in_flight = consumer.num_ack_pending as u64;
+    let state = topology::queue_state(connection.context(), queue).await?;
+    let lanes = state.lanes.iter().filter(|_| queue.has_priorities());
     let snapshot = QueueSnapshot {
         name: queue.stream,
-        waiting: state.messages.saturating_sub(in_flight),
-        in_flight,
-        limit: u64::try_from(stream.config.max_messages).ok(),
-        bytes: state.bytes,
-        max_bytes: u64::try_from(stream.config.max_bytes).ok(),
-        redelivered: delivered.consumer_sequence.saturating_sub(delivered.stream_sequence),
-        paused_until: topology::paused_until(&consumer),
+        waiting: state.waiting(),
+        in_flight: state.in_flight(),
+        limit: u64::try_from(state.stream.config.max_messages).ok(),
+        bytes: state.stream.state.bytes,
+        max_bytes: u64::try_from(state.stream.config.max_bytes).ok(),
+        redelivered: state.redelivered(),
+        paused_until: state.paused_until(),
+        lanes: lanes
+            .map(|(lane, consumer)| LaneSnapshot {
+                priority: lane.priority,
+                waiting: consumer.num_pending,
+                in_flight: consumer.num_ack_pending as u64,
+            })
+            .collect(),
         ..QueueSnapshot::default()
     };
-    let went = state.last_sequence.saturating_sub(state.messages);
-    Ok((snapshot, (state.last_sequence, went)))
+    let stream = &state.stream.state;
+    let went = stream.last_sequence.saturating_sub(stream.messages);
+    Ok((snapshot, (stream.last_sequence, went)))
 }
 
 fn decoded<F: Fact>(stored: &[Stored]) -> impl Iterator<Item = F> {

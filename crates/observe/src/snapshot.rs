@@ -5,6 +5,7 @@ use contract::facts::Received;
 use contract::queues::{Acknowledgment, Request};
 use jiff::Timestamp;
 use serde::Serialize;
+use workqueue::Priority;
 
 /// How many characters of a string, or of a name that a client has chosen, are shown.
 pub(crate) const SHOWN_CHARACTERS: usize = 48;
@@ -46,8 +47,21 @@ pub struct QueueSnapshot {
     pub go: f64,
     /// Deliveries that were not the first of their message, as far as the broker remembers.
     pub redelivered: u64,
-    /// Until when its consumer is paused, if it is: nothing is delivered until then.
+    /// Until when it is paused, if it is: nothing is delivered until then.
     pub paused_until: Option<Timestamp>,
+    /// Its lanes, the most urgent first. None, where it has no priorities.
+    pub lanes: Vec<LaneSnapshot>,
+}
+
+/// The messages of one priority in a queue.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub struct LaneSnapshot {
+    /// Their priority.
+    pub priority: Priority,
+    /// Messages that are not delivered yet.
+    pub waiting: u64,
+    /// Messages that were delivered and are not settled yet.
+    pub in_flight: u64,
 }
 
 /// The replicas that have announced themselves.

@@ -215,7 +215,11 @@ impl Announcement {
 }
 
 fn endpoint(queue: Queue) -> Endpoint {
-    Endpoint { name: queue.stream, subject: queue.filter(), queue_group: queue.consumer }
+    Endpoint {
+        name: queue.stream,
+        subject: queue.subjects().join(", "),
+        queue_group: queue.consumer,
+    }
 }
 
 #[cfg(test)]
@@ -249,7 +253,7 @@ mod tests {
         assert_eq!(info["id"], ping["id"]);
         assert_eq!(
             info["endpoints"],
-            json!([{ "name": "REQUESTS", "subject": "requests.*", "queue_group": "generator" }])
+            json!([{ "name": "REQUESTS", "subject": "requests.>", "queue_group": "generator" }])
         );
     }
 

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use async_nats::jetstream::consumer::PullConsumer;
 use futures_util::FutureExt;
+use prometheus_client::metrics::counter::Counter;
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
-use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use crate::background::panic_text;
@@ -19,25 +19,39 @@ use crate::declare::{bind, declare};
 use crate::delivery::Delivery;
 use crate::handler::{Context, Failure, Handler, RetryPolicy, Shared};
 use crate::headers::Trace;
-use crate::job::{Job, Queue};
+use crate::job::Job;
 use crate::metrics::QueueMetrics;
+use crate::priority::Lane;
 use crate::publisher::Publisher;
 use crate::pull::{Arrival, Pull};
 use crate::running::{Running, ServiceError};
 use crate::settings::Settings;
 use crate::settle::{Outcome, Settlement, retry_delay, settle};
+use crate::slots::Slots;
 
 /// The longest time for which a pull waits for messages. A stopping service may wait that long, and a
 /// broker may send that long to one that hangs.
 const LONGEST_PULL: Duration = Duration::from_secs(1);
 
-/// Consumes one queue for as long as a service runs.
+/// Consumes one lane of a queue for as long as a service runs.
 pub(crate) struct Consumer<H> {
     handler: Arc<H>,
+    lane: Lane,
+    /// In which the jobs of all lanes are handled, where there are several.
+    slots: Option<Slots>,
     running: Running,
     settings: Settings,
+    policy: RetryPolicy,
     dead_letters: Arc<Publisher>,
     metrics: QueueMetrics,
+}
+
+/// What jobs have in common for as long as the consumer on the broker is the same.
+struct Binding {
+    /// How often to tell the broker that a job is being handled.
+    heartbeat: Duration,
+    blocking: Blocking,
+    shared: Arc<Shared>,
 }
 
 /// Why a consumer stopped consuming.
@@ -49,41 +63,54 @@ enum End {
 }
 
 impl<H: Handler> Consumer<H> {
-    pub(crate) fn new(handler: Arc<H>, running: &Running, settings: &Settings) -> Self {
+    /// A consumer for each lane of the queue.
+    pub(crate) fn of_each_lane(
+        handler: &Arc<H>,
+        running: &Running,
+        settings: &Settings,
+    ) -> impl Iterator<Item = Arc<Self>> {
         let queue = H::Job::QUEUE;
-        running.health.set_bound(queue, false);
-        Self {
-            handler,
-            running: running.clone(),
-            settings: settings.clone(),
-            dead_letters: running.producer.dead_letters(),
-            metrics: running.metrics.of(queue),
-        }
+        let slots = queue.has_priorities().then(|| Slots::new(settings.concurrency));
+        let policy = handler.retry_policy();
+        let max_attempts = policy.max_attempts.or(Some(settings.max_attempts));
+        queue.lanes().map(move |lane| {
+            running.health.set_bound(lane, false);
+            Arc::new(Self {
+                handler: Arc::clone(handler),
+                lane,
+                slots: slots.clone(),
+                running: running.clone(),
+                settings: settings.clone(),
+                policy: RetryPolicy { max_attempts, ..policy },
+                dead_letters: running.producer.dead_letters(),
+                metrics: running.metrics.of(queue),
+            })
+        })
     }
 
     /// Consumes until the service stops, and then until what is in flight is settled.
-    pub(crate) async fn run(self) {
+    pub(crate) async fn run(self: Arc<Self>) {
         let mut in_flight = JoinSet::new();
         if let Err(error) = self.consume_on(&mut in_flight).await {
             self.running.fail(error);
         }
         while let Some(ended) = in_flight.join_next().await {
-            log_panic(H::Job::QUEUE, ended);
+            self.log_panic(ended);
         }
     }
 
     /// Consumes until the service stops. Where the consumer goes missing on the broker, it is declared
     /// again, with its stream and the buckets of the service; jobs in flight go on meanwhile.
-    async fn consume_on(&self, in_flight: &mut JoinSet<()>) -> Result<(), ServiceError> {
-        let queue = H::Job::QUEUE;
+    async fn consume_on(self: &Arc<Self>, in_flight: &mut JoinSet<()>) -> Result<(), ServiceError> {
+        let lane = self.lane;
         let Running { connection, stopping, .. } = &self.running;
         let mut facts_max_age = self.running.facts_max_age;
         loop {
-            let Some(bound) = stopping.run_until_cancelled(bind(connection, queue)).await else {
+            let Some(bound) = stopping.run_until_cancelled(bind(connection, lane)).await else {
                 return Ok(());
             };
             let Some(bound) = bound else {
-                warn!(queue = queue.stream, "the consumer is gone; declaring it again");
+                warn!("{} is gone; declaring it again", lane.described());
                 let limits = &self.settings.limits;
                 let declaring = declare(connection, &self.running.topology, limits);
                 let Some(found) = stopping.run_until_cancelled(declaring).await else {
@@ -92,54 +119,42 @@ impl<H: Handler> Consumer<H> {
                 facts_max_age = found?.facts_max_age();
                 continue;
             };
-            self.running.health.set_bound(queue, true);
+            self.running.health.set_bound(lane, true);
             let consumed = tokio::select! {
                 consumed = self.consume(bound.clone(), facts_max_age, in_flight) => consumed?,
-                never = consumer_state::watch(connection, &bound, queue) => match never {},
+                never = consumer_state::watch(connection, &bound, lane) => match never {},
             };
             match consumed {
                 End::Stopped => return Ok(()),
-                End::Gone => self.running.health.set_bound(queue, false),
+                End::Gone => self.running.health.set_bound(lane, false),
             }
         }
     }
 
-    fn worker(&self, ack_wait: Duration, facts_max_age: Duration) -> Arc<Worker<H>> {
-        let (producer, instance) = (self.running.producer.clone(), self.settings.instance.clone());
-        Arc::new(Worker {
-            handler: Arc::clone(&self.handler),
-            policy: self.handler.retry_policy(),
-            timeout: self.handler.timeout(),
-            max_attempts: self.settings.max_attempts,
-            dead_letters: Arc::clone(&self.dead_letters),
-            metrics: self.metrics.clone(),
-            // Often enough that one heartbeat may get lost.
-            heartbeat: ack_wait / 3,
-            blocking: Blocking::default(),
-            abandoned: self.running.abandoned.clone(),
-            shared: Arc::new(Shared { producer, instance, facts_max_age }),
-        })
-    }
-
     /// Consumes until the service stops, and then until all that was asked for has come.
     async fn consume(
-        &self,
+        self: &Arc<Self>,
         consumer: PullConsumer,
         facts_max_age: Duration,
         in_flight: &mut JoinSet<()>,
     ) -> Result<End, async_nats::SubscribeError> {
-        let queue = H::Job::QUEUE;
-        let Running { connection, stopping, abandoned, .. } = &self.running;
+        let Running { producer, connection, stopping, abandoned, .. } = &self.running;
         let Settings { concurrency, drain_timeout, .. } = self.settings;
         let ack_wait = consumer.cached_info().config.ack_wait;
-        let worker = self.worker(ack_wait, facts_max_age);
+        let (producer, instance) = (producer.clone(), self.settings.instance.clone());
+        let binding = Arc::new(Binding {
+            // Often enough that one heartbeat may get lost.
+            heartbeat: ack_wait / 3,
+            blocking: Blocking::default(),
+            shared: Arc::new(Shared { producer, instance, facts_max_age }),
+        });
         // Sooner than a delivery comes again, and sooner than the drain ends.
         let expires = LONGEST_PULL.min(ack_wait / 2).min(drain_timeout / 2);
         let expires = expires.max(Duration::from_millis(10));
         let mut pull = Pull::new(connection, consumer, expires).await?;
         loop {
             while let Some(ended) = in_flight.try_join_next() {
-                log_panic(queue, ended);
+                self.log_panic(ended);
             }
             let taking = !stopping.is_cancelled();
             if taking {
@@ -154,10 +169,11 @@ impl<H: Handler> Consumer<H> {
                 biased;
                 arrival = pull.next() => match arrival {
                     Arrival::Message(message) => {
-                        match Delivery::new(message, queue, connection) {
+                        match Delivery::new(message, self.lane.queue, connection) {
                             // In a box, because a task's future is moved several times.
                             Ok(delivery) => {
-                                in_flight.spawn(Box::pin(Arc::clone(&worker).work(delivery)));
+                                let work = Arc::clone(self).work(Arc::clone(&binding), delivery);
+                                in_flight.spawn(Box::pin(work));
                             }
                             Err(error) => {
                                 error!(error, "delivery without JetStream metadata; skipped");
@@ -167,47 +183,24 @@ impl<H: Handler> Consumer<H> {
                     Arrival::Credit => {}
                     Arrival::Gone => return Ok(End::Gone),
                 },
-                Some(ended) = in_flight.join_next() => log_panic(queue, ended),
+                Some(ended) = in_flight.join_next() => self.log_panic(ended),
                 () = stopping.cancelled(), if taking => {}
                 () = abandoned.cancelled(), if !taking => {}
             }
         }
     }
-}
 
-/// A panic of the handler is caught before. This one leaves the job to be delivered again.
-fn log_panic(queue: Queue, ended: Result<(), JoinError>) {
-    if let Err(panic) = ended.map_err(JoinError::into_panic) {
-        error!(queue = queue.stream, panic = panic_text(&*panic), "settling a delivery panicked");
-    }
-}
-
-/// What all jobs of one consumer have in common.
-struct Worker<H> {
-    handler: Arc<H>,
-    policy: RetryPolicy,
-    timeout: Option<Duration>,
-    max_attempts: u64,
-    dead_letters: Arc<Publisher>,
-    metrics: QueueMetrics,
-    /// How often to tell the broker that a job is being handled.
-    heartbeat: Duration,
-    blocking: Blocking,
-    abandoned: CancellationToken,
-    shared: Arc<Shared>,
-}
-
-impl<H: Handler> Worker<H> {
     /// Handles a delivery and settles it.
-    async fn work(self: Arc<Self>, delivery: Delivery) {
+    async fn work(self: Arc<Self>, binding: Arc<Binding>, delivery: Delivery) {
         let started = Instant::now();
         let _in_flight = self.metrics.in_flight();
-        let (queue, id) = (H::Job::QUEUE.stream, delivery.key());
-        let mut heartbeats = 0;
-        let outcome = {
-            let run = pin!(AssertUnwindSafe(self.run(&delivery)).catch_unwind());
-            let since = (started, self.heartbeat);
-            match delivery.keep_alive(since, &mut heartbeats, &self.abandoned, run).await {
+        let (queue, id) = (self.lane.queue.stream, delivery.key());
+        let (every, abandoned) = (binding.heartbeat, &self.running.abandoned);
+        let (outcome, heartbeats) = {
+            let run = self.handle(&delivery, &binding.shared);
+            let run = pin!(AssertUnwindSafe(run).catch_unwind());
+            let (ended, heartbeats) = delivery.keep_alive(run, every, abandoned).await;
+            let outcome = match ended {
                 Some(Ok(outcome)) => outcome,
                 Some(Err(panic)) => {
                     let panic = panic_text(&*panic);
@@ -215,25 +208,28 @@ impl<H: Handler> Worker<H> {
                     Outcome::Failed(Failure::retry(format!("the handler panicked: {panic}")))
                 }
                 None => Outcome::Interrupted,
-            }
+            };
+            (outcome, heartbeats)
         };
         let handled = started.elapsed();
-        if blocking::is_late(handled, self.heartbeat, heartbeats) {
-            self.blocking.warn(queue, id, handled);
+        if blocking::is_late(handled, every, heartbeats) {
+            binding.blocking.warn(queue, id, handled);
         }
-        let settlement = settle(&outcome, delivery.attempt(), &self.policy, self.max_attempts);
-        let counter = match self.settle(&delivery, &outcome, settlement).await {
-            Settlement::Ack => &self.metrics.acks,
-            Settlement::Nak { .. } => &self.metrics.naks,
-            Settlement::DeadLetter { .. } => &self.metrics.dead_letters,
-        };
+        let counter = self.settle(&delivery, &outcome, every).await;
         self.metrics.settled(counter, started.elapsed());
     }
 
-    async fn run(&self, delivery: &Delivery) -> Outcome {
+    async fn handle(&self, delivery: &Delivery, shared: &Arc<Shared>) -> Outcome {
+        let _slot = match &self.slots {
+            Some(slots) => {
+                let (priority, has_more) = (self.lane.priority, delivery.has_more());
+                Some(slots.take(priority, delivery.sequence(), has_more).await)
+            }
+            None => None,
+        };
         // Before the work, so that a job which ends every process that handles it comes to an end, too.
         let attempt = delivery.attempt();
-        if attempt.number() > self.policy.max_attempts.unwrap_or(self.max_attempts) {
+        if self.policy.max_attempts.is_some_and(|most| attempt.number() > most) {
             return Outcome::Exhausted;
         }
         let decoded = H::Job::decode(delivery.subject(), delivery.headers(), delivery.body());
@@ -241,13 +237,12 @@ impl<H: Handler> Worker<H> {
             Ok(decoded) => decoded,
             Err(error) => return Outcome::Undecodable(error),
         };
-        let trace = Trace::of(delivery.headers());
-        let cx = Context::new(id, attempt, trace, Arc::clone(&self.shared));
+        let cx = Context::new(id, attempt, Trace::of(delivery.headers()), Arc::clone(shared));
         if let Err(rejection) = self.handler.admit(&job, &cx) {
             return Outcome::Rejected(rejection);
         }
         let mut work = pin!(self.handler.handle(job, &cx));
-        let handled = match self.timeout {
+        let handled = match self.handler.timeout() {
             None => work.await,
             Some(limit) => cx
                 .timeout(limit, work.as_mut())
@@ -257,42 +252,44 @@ impl<H: Handler> Worker<H> {
         handled.map_or_else(Outcome::Failed, |()| Outcome::Done)
     }
 
-    /// Settles a delivery. Gives how that was possible.
-    async fn settle(
-        &self,
-        delivery: &Delivery,
-        outcome: &Outcome,
-        settlement: Settlement,
-    ) -> Settlement {
-        let queue = H::Job::QUEUE.stream;
+    /// Settles a delivery. Gives the counter of how that was possible.
+    async fn settle(&self, delivery: &Delivery, outcome: &Outcome, every: Duration) -> &Counter {
+        let queue = self.lane.queue.stream;
         let (id, attempt) = (delivery.key(), delivery.attempt().number());
-        match &settlement {
+        match settle(outcome, delivery.attempt(), &self.policy) {
             Settlement::Ack => {
                 delivery.ack().await;
                 debug!(queue, id, attempt, "acked");
+                &self.metrics.acks
             }
             Settlement::Nak { delay } => {
-                delivery.nak(*delay).await;
+                delivery.nak(delay).await;
                 info!(queue, id, attempt, %outcome, "given back");
+                &self.metrics.naks
             }
             Settlement::DeadLetter { reason } => {
                 // In a box, because it is rare, and would make every other delivery larger.
-                let by = &self.shared.instance;
-                let mut moving = Box::pin(delivery.dead_letter(&self.dead_letters, reason, by));
-                let since = (Instant::now(), self.heartbeat);
-                let moving = moving.as_mut();
-                let moved = delivery.keep_alive(since, &mut 0, &self.abandoned, moving).await;
+                let by = &self.settings.instance;
+                let mut moving = Box::pin(delivery.dead_letter(&self.dead_letters, &reason, by));
+                let abandoned = &self.running.abandoned;
+                let (moved, _) = delivery.keep_alive(moving.as_mut(), every, abandoned).await;
                 if moved == Some(true) {
                     delivery.ack().await;
                     warn!(queue, id, attempt, reason, "dead-lettered");
-                } else {
-                    // It stays in its queue, where nothing is lost, and is tried again ever later.
-                    let delay = retry_delay(delivery.attempt(), &self.policy);
-                    delivery.nak(delay).await;
-                    return Settlement::Nak { delay };
+                    return &self.metrics.dead_letters;
                 }
+                // It stays in its queue, where nothing is lost, and is tried again ever later.
+                delivery.nak(retry_delay(delivery.attempt(), &self.policy)).await;
+                &self.metrics.naks
             }
         }
-        settlement
+    }
+
+    /// A panic of the handler is caught before. This one leaves the job to be delivered again.
+    fn log_panic(&self, ended: Result<(), JoinError>) {
+        if let Err(panic) = ended.map_err(JoinError::into_panic) {
+            let (queue, panic) = (self.lane.queue.stream, panic_text(&*panic));
+            error!(queue, panic, "settling a delivery panicked");
+        }
     }
 }

@@ -14,30 +14,31 @@ use tracing::{info, warn};
 
 use crate::commands;
 use crate::connection::Connection;
-use crate::job::Queue;
+use crate::priority::Lane;
 use crate::topology::paused_until;
 
 /// Two losses within this many `ACK_WAIT`s are suspicious. With several replicas, each takes the message
 /// only now and then.
 const SUSPICIOUS: u32 = 10;
 
-/// How often the broker is asked whether the consumer is paused.
+/// How often the broker is asked whether a consumer of a queue is paused, one lane after another.
 const INTERVAL: Duration = Duration::from_secs(10);
 
 /// Watches a consumer for as long as it is awaited.
 pub(crate) async fn watch(
     connection: &Connection,
     consumer: &PullConsumer,
-    queue: Queue,
+    lane: Lane,
 ) -> Infallible {
     let ack_wait = consumer.cached_info().config.ack_wait;
-    let queue = queue.stream;
+    let lanes = u32::try_from(lane.queue.lanes().count()).unwrap_or(1);
+    let queue = lane.queue.stream;
     let (mut last_loss, mut is_told) = (None::<Instant>, false);
     // What was paused at the start was logged with what was declared.
     let mut pause = paused_until(consumer.cached_info());
     let mut times = connection.times_connected();
     loop {
-        let lost = timeout(INTERVAL, connection.reconnected(times)).await.is_ok();
+        let lost = timeout(INTERVAL * lanes, connection.reconnected(times)).await.is_ok();
         times = connection.times_connected();
         let Some(Ok(info)) = connection.ask(pin!(consumer.get_info())).await else { continue };
         let now = paused_until(&info);

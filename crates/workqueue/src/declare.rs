@@ -12,8 +12,8 @@ use crate::backoff::Backoff;
 use crate::commands;
 use crate::connect_error::ClientEnded;
 use crate::connection::Connection;
-use crate::job::Queue;
 use crate::log_once::LogOnce;
+use crate::priority::Lane;
 use crate::topology::{self, DeclareError, Declared, Limits, Topology};
 
 /// The first ceiling of the time between two tries to declare the topology, and the highest.
@@ -61,14 +61,14 @@ pub(crate) async fn declare(
     }
 }
 
-/// Binds to the consumer of a queue, and tries until the broker answers. Gives nothing where there is no such
+/// Binds to the consumer of a lane, and tries until the broker answers. Gives nothing where there is no such
 /// consumer.
-pub(crate) async fn bind(connection: &Connection, queue: Queue) -> Option<PullConsumer> {
-    let Queue { stream, consumer, .. } = queue;
+pub(crate) async fn bind(connection: &Connection, lane: Lane) -> Option<PullConsumer> {
+    let (stream, consumer) = (lane.queue.stream, lane.consumer());
     let mut backoff = Backoff::new(RETRY.0, RETRY.1);
     let mut logged = LogOnce::default();
     loop {
-        let bind = connection.context().get_consumer_from_stream(consumer, stream);
+        let bind = connection.context().get_consumer_from_stream(&consumer, stream);
         match connection.ask(pin!(bind)).await {
             Some(Ok(bound)) => return Some(bound),
             Some(Err(error)) => match error.kind() {

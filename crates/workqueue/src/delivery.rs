@@ -33,6 +33,7 @@ pub(crate) struct Delivery {
     connection: Connection,
     queue: Queue,
     sequence: u64,
+    has_more: bool,
     attempt: Attempt,
 }
 
@@ -50,17 +51,27 @@ impl Delivery {
     ) -> Result<Self, async_nats::Error> {
         let context = connection.context().clone();
         let message = jetstream::Message { message, context };
-        let info = message.info().map(|info| (info.stream_sequence, info.delivered));
+        let info = message.info();
+        let info = info.map(|info| (info.stream_sequence, info.delivered, info.pending > 0));
         let jetstream::Message { mut message, .. } = message;
-        let (sequence, delivered) = info?;
+        let (sequence, delivered, has_more) = info?;
         let attempt = Attempt::new(u64::try_from(delivered).unwrap_or(1));
         let reply = message.reply.take().ok_or("it has no reply subject")?;
         let connection = connection.clone();
-        Ok(Self { message, reply, connection, queue, sequence, attempt })
+        Ok(Self { message, reply, connection, queue, sequence, has_more, attempt })
     }
 
     pub(crate) fn attempt(&self) -> Attempt {
         self.attempt
+    }
+
+    pub(crate) fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// Whether more messages of its lane waited behind it.
+    pub(crate) fn has_more(&self) -> bool {
+        self.has_more
     }
 
     pub(crate) fn subject(&self) -> &str {
@@ -82,7 +93,7 @@ impl Delivery {
 
     fn original(&self) -> Original<'_> {
         Original {
-            stream: self.queue.stream,
+            queue: self.queue,
             sequence: self.sequence,
             subject: self.subject(),
             headers: self.headers(),
@@ -90,24 +101,24 @@ impl Delivery {
         }
     }
 
-    /// Waits for `work`, which has begun at `started`, and tells the broker once each `every` that it is under
-    /// way. Gives nothing where the drain has no time left for it. Counts in `heartbeats`.
+    /// Waits for `work`, and tells the broker once each `every` that it is under way. Gives nothing where the
+    /// drain has no time left for it; and how often it told the broker.
     pub(crate) async fn keep_alive<F: Future>(
         &self,
-        (started, every): (Instant, Duration),
-        heartbeats: &mut u32,
-        abandoned: &CancellationToken,
         mut work: Pin<&mut F>,
-    ) -> Option<F::Output> {
-        let mut next = started + every;
+        every: Duration,
+        abandoned: &CancellationToken,
+    ) -> (Option<F::Output>, u32) {
+        let mut heartbeats = 0;
+        let mut next = Instant::now() + every;
         let mut heartbeat = pin!(sleep_until(next));
         loop {
             tokio::select! {
                 biased;
-                () = abandoned.cancelled() => return None,
-                done = work.as_mut() => return Some(done),
+                () = abandoned.cancelled() => return (None, heartbeats),
+                done = work.as_mut() => return (Some(done), heartbeats),
                 () = heartbeat.as_mut() => {
-                    *heartbeats += 1;
+                    heartbeats += 1;
                     next += every;
                     heartbeat.as_mut().reset(next);
                     // Without a connection the client would keep it for later, when it is of no use.

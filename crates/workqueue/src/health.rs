@@ -4,19 +4,19 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tracing::info;
 
-use crate::job::Queue;
+use crate::priority::Lane;
 
 /// What `/readyz` asks for. It never depends on the other side: that would couple the two again.
 #[derive(Debug, Default)]
 pub(crate) struct Health {
     connected: AtomicBool,
     stopping: AtomicBool,
-    /// All queues are known that this service is to consume from.
+    /// All lanes are known that this service is to consume from.
     started: AtomicBool,
     announced: AtomicBool,
     /// What is wrong with this machine's clock.
     clock: Mutex<Option<String>>,
-    unbound: Mutex<HashSet<Queue>>,
+    unbound: Mutex<HashSet<Lane>>,
 }
 
 impl Health {
@@ -39,13 +39,13 @@ impl Health {
         self.announce();
     }
 
-    /// Notes whether this queue can be consumed from.
-    pub(crate) fn set_bound(&self, queue: Queue, bound: bool) {
+    /// Notes whether this lane can be consumed from.
+    pub(crate) fn set_bound(&self, lane: Lane, bound: bool) {
         let mut unbound = self.unbound.lock().expect("nothing panics while it holds this lock");
         if bound {
-            unbound.remove(&queue);
+            unbound.remove(&lane);
         } else {
-            unbound.insert(queue);
+            unbound.insert(lane);
         }
         drop(unbound);
         self.announce();
@@ -85,16 +85,18 @@ impl Health {
             return clock.clone();
         }
         let unbound = self.unbound.lock().expect("nothing panics while it holds this lock");
-        let queue = unbound.iter().next()?;
-        Some(format!("consumer {} of stream {} is not bound", queue.consumer, queue.stream))
+        unbound.iter().next().map(|lane| format!("{} is not bound", lane.described()))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::job::Queue;
+    use crate::priority::Priority;
 
-    const REQUESTS: Queue = Queue::new("REQUESTS", "requests").consumer("generator");
+    const REQUESTS: Lane =
+        Queue::new("REQUESTS", "requests").consumer("generator").lane(Priority::Normal);
 
     #[test]
     fn service_is_ready_when_connected_and_bound() {

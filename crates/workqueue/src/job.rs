@@ -1,5 +1,7 @@
 //! A kind of job, the queue that it waits in, and the message that carries it.
 
+use std::iter;
+
 use async_nats::HeaderMap;
 use bytes::Bytes;
 use serde::Serialize;
@@ -7,6 +9,7 @@ use serde::de::DeserializeOwned;
 
 use crate::headers::{self, Trace, Version};
 use crate::id::JobId;
+use crate::priority::{Lane, Priority};
 
 /// A kind of job: a type that becomes a JSON object, and the queue that such jobs wait in.
 ///
@@ -26,6 +29,12 @@ pub trait Job: Serialize + DeserializeOwned + Send + Sync + 'static {
         None
     }
 
+    /// How urgent this job is. Only a queue [with priorities](Queue::with_priorities) heeds it. Defaults to
+    /// normal.
+    fn priority(&self) -> Priority {
+        Priority::Normal
+    }
+
     /// The message of this job, ready to be published.
     ///
     /// # Errors
@@ -33,7 +42,7 @@ pub trait Job: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// Where it does not become a JSON object.
     fn publication(&self, id: JobId, trace: &Trace) -> Result<Publication, serde_json::Error> {
         Ok(Publication {
-            subject: Self::QUEUE.subject(id),
+            subject: Self::QUEUE.lane(self.priority()).subject(id),
             headers: headers::of_message(id, Self::VERSION, trace),
             body: to_json(self)?,
         })
@@ -72,15 +81,17 @@ pub trait Job: Serialize + DeserializeOwned + Send + Sync + 'static {
 /// A queue on the broker: a stream, the subjects that it takes, and the durable consumer that empties it.
 ///
 /// A queue is a stream that forgets a message once its consumer has acknowledged it. The message of a
-/// job is published to `<root>.<id>`.
+/// job is published to `<root>.<id>`; in a queue with priorities to `<root>.<priority>.<id>`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Queue {
     /// The name of the stream.
     pub stream: &'static str,
     /// The first token of every subject of this queue.
     pub root: &'static str,
-    /// The durable consumer, which all replicas of the consuming service share.
+    /// The durable consumer, which all replicas of the consuming service share. With priorities, that of the
+    /// normal ones; the others are named after it.
     pub consumer: &'static str,
+    priorities: bool,
 }
 
 impl Queue {
@@ -88,7 +99,7 @@ impl Queue {
     /// consumer that is called as `root` is.
     #[must_use]
     pub const fn new(stream: &'static str, root: &'static str) -> Self {
-        Self { stream, root, consumer: root }
+        Self { stream, root, consumer: root, priorities: false }
     }
 
     /// The same queue, emptied by a consumer of this name.
@@ -97,34 +108,73 @@ impl Queue {
         Self { consumer, ..self }
     }
 
-    /// The subject of the job with this id.
+    /// The same queue with a lane for each [`Priority`]: a service takes the most urgent jobs first, and each
+    /// tenth time the one that waits longest, so that none starves.
+    #[must_use]
+    pub const fn with_priorities(self) -> Self {
+        Self { priorities: true, ..self }
+    }
+
+    /// Whether it has a lane for each priority.
+    #[must_use]
+    pub const fn has_priorities(self) -> bool {
+        self.priorities
+    }
+
+    /// The lanes, the most urgent first. A queue without priorities has one, of normal priority.
+    pub fn lanes(self) -> impl Iterator<Item = Lane> {
+        let priorities = Priority::ALL.into_iter();
+        let there = move |priority: &Priority| self.priorities || priority.is_normal();
+        priorities.filter(there).map(move |priority| Lane { queue: self, priority })
+    }
+
+    /// The lane of the jobs of this priority.
+    #[must_use]
+    pub const fn lane(self, priority: Priority) -> Lane {
+        Lane { queue: self, priority: if self.priorities { priority } else { Priority::Normal } }
+    }
+
+    /// The subject of the job with this id, where it has normal priority.
     #[must_use]
     pub fn subject(self, id: JobId) -> String {
-        id.with_text(|key| self.subject_of(key))
+        self.lane(Priority::Normal).subject(id)
     }
 
-    /// The subject that names this key, which need not be an id.
+    /// The subject that names this key, which need not be an id, where it has normal priority.
     #[must_use]
     pub fn subject_of(self, key: &str) -> String {
-        [self.root, ".", key].concat()
+        self.lane(Priority::Normal).subject_of(key)
     }
 
-    /// The subjects that the stream takes.
+    /// All subjects that name this key, whatever its priority.
     #[must_use]
-    pub fn subjects(self) -> String {
-        format!("{}.>", self.root)
+    pub fn subjects_of(self, key: &str) -> Vec<String> {
+        let without = [self.root, ".", key].concat();
+        let with = self.priorities.then(|| [self.root, ".*.", key].concat());
+        iter::once(without).chain(with).collect()
     }
 
-    /// The subjects that the consumer asks for: those that may name a job.
+    /// The subjects that the stream takes. With priorities these are only what a consumer asks for, because a job
+    /// of an unknown priority would wait for ever.
     #[must_use]
-    pub fn filter(self) -> String {
-        format!("{}.*", self.root)
+    pub fn subjects(self) -> Vec<String> {
+        if self.priorities {
+            self.lanes().flat_map(Lane::filters).collect()
+        } else {
+            vec![format!("{}.>", self.root)]
+        }
     }
 
     /// The part of a subject of this queue that names the job, whatever it looks like.
     #[must_use]
     pub fn key(self, subject: &str) -> Option<&str> {
-        subject.strip_prefix(self.root)?.strip_prefix('.')
+        let key = subject.strip_prefix(self.root)?.strip_prefix('.')?;
+        match key.split_once('.') {
+            Some((priority, key)) if self.priorities && priority.parse::<Priority>().is_ok() => {
+                Some(key)
+            }
+            _ => Some(key),
+        }
     }
 }
 

@@ -70,10 +70,10 @@
 //!
 //! | step | module |
 //! | --- | --- |
-//! | a kind of job, its queue, its message | `job`, `headers`, `id` |
+//! | a kind of job, its queue, its message | `job`, `priority`, `headers`, `id` |
 //! | the work, and what came of it | `handler` |
 //! | submit; create and read facts | `producer`, on `publisher` and `facts` |
-//! | pull, run, settle | `consumer`, on `pull`, `delivery`, `blocking`, `settle` |
+//! | pull, run, settle | `consumer`, on `pull`, `slots`, `delivery`, `blocking`, `settle` |
 //! | give up, list, replay | [`dead_letters`] |
 //! | read some messages of a stream by one question, or all of them | [`batch`], [`reading`] |
 //! | start, drain, stop | `service`, `running`, `background`, `signals` |
@@ -120,6 +120,7 @@ mod last_message;
 mod log_once;
 mod mask;
 mod metrics;
+mod priority;
 mod producer;
 mod publisher;
 mod pull;
@@ -132,6 +133,7 @@ mod service;
 mod settings;
 mod settle;
 mod signals;
+mod slots;
 mod sweeper;
 mod telemetry;
 pub mod testing;
@@ -155,6 +157,7 @@ pub use known::KnownStreams;
 pub use last_message::last_message;
 pub use log_once::LogOnce;
 pub use metrics::{DroppedLogLines, Metrics};
+pub use priority::{InvalidPriority, Lane, Priority};
 pub use producer::Producer;
 pub use publisher::{PubAck, PublishError};
 pub use reconciler::{Progress, Reconciler};

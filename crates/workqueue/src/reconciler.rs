@@ -69,8 +69,8 @@ impl Reconciler {
         limits: Limits,
         instance: &str,
     ) -> Self {
-        let sweeper = |queue: &_| Sweeper::new(connection, *queue, instance);
-        let sweepers = topology.queues.iter().map(sweeper).collect();
+        let lanes = topology.queues.iter().flat_map(|queue| queue.lanes());
+        let sweepers = lanes.map(|lane| Sweeper::new(connection, lane, instance)).collect();
         Self { connection: connection.clone(), topology, limits, sweepers }
     }
 

@@ -43,8 +43,8 @@ pub struct Service {
     consumers: Vec<Start>,
 }
 
-/// Starts one consumer of a service that is connected.
-type Start = Box<dyn FnOnce(&Running, &Settings) -> Consuming + Send>;
+/// Starts the consumers of one queue, for a service that is connected.
+type Start = Box<dyn FnOnce(&Running, &Settings) -> Vec<Consuming> + Send>;
 type Consuming = BoxFuture<'static, ()>;
 
 impl Service {
@@ -61,7 +61,8 @@ impl Service {
         self.queues.push(H::Job::QUEUE);
         let handler = Arc::new(handler);
         self.consumers.push(Box::new(move |running, settings| {
-            Box::pin(Consumer::new(handler, running, settings).run())
+            let consumers = Consumer::of_each_lane(&handler, running, settings);
+            consumers.map(|consumer| consumer.run().boxed()).collect()
         }));
         self
     }
@@ -153,8 +154,8 @@ impl Service {
                 return Ok(());
             };
             let mut consuming = JoinSet::new();
-            for consumer in consumers {
-                consuming.spawn(consumer(&running, settings));
+            for consumer in consumers.into_iter().flat_map(|start| start(&running, settings)) {
+                consuming.spawn(consumer);
             }
             running.health.set_started();
             drain_after(

@@ -83,17 +83,11 @@ impl Delay {
     }
 }
 
-/// How to settle a delivery with this outcome. `max_attempts` holds where the policy has no number of its
-/// own.
+/// How to settle a delivery with this outcome. A policy without a number of attempts has no last one.
 #[must_use]
-pub fn settle(
-    outcome: &Outcome,
-    attempt: Attempt,
-    policy: &RetryPolicy,
-    max_attempts: u64,
-) -> Settlement {
+pub fn settle(outcome: &Outcome, attempt: Attempt, policy: &RetryPolicy) -> Settlement {
     let number = attempt.number();
-    let is_last = number >= policy.max_attempts.unwrap_or(max_attempts);
+    let is_last = policy.max_attempts.is_some_and(|most| number >= most);
     match outcome {
         Outcome::Done => Settlement::Ack,
         Outcome::Rejected(Rejection { reason, detail }) => dead_letter(*reason, detail),
@@ -150,7 +144,8 @@ mod tests {
     }
 
     fn settle_by_default(outcome: &Outcome, attempt: u64, max_attempts: u64) -> Settlement {
-        settle(outcome, Attempt::new(attempt), &RetryPolicy::default(), max_attempts)
+        let policy = RetryPolicy { max_attempts: Some(max_attempts), ..RetryPolicy::default() };
+        settle(outcome, Attempt::new(attempt), &policy)
     }
 
     fn rejected(reason: Reason) -> Outcome {
@@ -190,20 +185,20 @@ mod tests {
     }
 
     #[test]
-    fn policy_of_the_handler_counts_before_that_of_the_service() {
+    fn delays_and_attempts_are_those_of_the_policy() {
         let policy = RetryPolicy {
             max_attempts: Some(2),
             first_delay: Duration::from_secs(5),
             max_delay: Duration::from_secs(7),
         };
         let failed = Outcome::Failed(Failure::retry("it is away"));
-        let settled = |attempt| settle(&failed, Attempt::new(attempt), &policy, MAX);
+        let settled = |attempt| settle(&failed, Attempt::new(attempt), &policy);
         assert_eq!(settled(1), Settlement::Nak { delay: Delay::Below(policy.first_delay) });
         let reason = "failed: it is away (attempt 2)".to_owned();
         assert_eq!(settled(2), Settlement::DeadLetter { reason });
         let later = Outcome::Failed(Failure::RetryAfter(Duration::from_secs(9), "later".into()));
         let delay = Delay::Exactly(Duration::from_secs(9));
-        assert_eq!(settle(&later, Attempt::new(1), &policy, MAX), Settlement::Nak { delay });
+        assert_eq!(settle(&later, Attempt::new(1), &policy), Settlement::Nak { delay });
     }
 
     #[test]

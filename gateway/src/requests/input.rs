@@ -1,6 +1,7 @@
 //! The input of clients, read strictly: unknown fields are refused, because a word that is misspelt
 //! and passed over is worse than one that is sent back.
 
+use std::str::FromStr;
 use std::time::Duration;
 
 use axum::body::HttpBody as _;
@@ -13,8 +14,9 @@ use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer};
 use tokio::time::timeout;
 use utoipa::ToSchema;
-use workqueue::{JobId, Trace};
+use workqueue::{JobId, Priority, Trace};
 
+use super::view::PrioritySchema;
 use crate::problem::{Problem, ProblemKind};
 
 /// The largest body that is read, in bytes. The largest that makes sense has some thirty.
@@ -45,11 +47,15 @@ pub(crate) struct NewRequest {
     #[serde(deserialize_with = "whole")]
     #[schema(default = 64, minimum = 1, maximum = 1024)]
     length: u32,
+    /// How urgent it is.
+    #[serde(deserialize_with = "named")]
+    #[schema(value_type = PrioritySchema)]
+    priority: Priority,
 }
 
 impl Default for NewRequest {
     fn default() -> Self {
-        Self { count: 1, length: 64 }
+        Self { count: 1, length: 64, priority: Priority::Normal }
     }
 }
 
@@ -71,10 +77,26 @@ fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
         .ok_or_else(|| D::Error::custom(format_args!("{number} is no such whole number")))
 }
 
+/// A word, which says itself what would be right where it is none that is known.
+fn named<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: FromStr<Err: std::fmt::Display>,
+{
+    String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
+}
+
+/// What a client asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Wanted {
+    pub(super) amount: Amount,
+    pub(super) priority: Priority,
+}
+
 /// A request for strings, as a client submits it.
 #[derive(Debug)]
 pub(crate) struct Submission {
-    pub(super) amount: Amount,
+    pub(super) wanted: Wanted,
     pub(super) key: Option<IdempotencyKey>,
     pub(super) trace: Trace,
 }
@@ -85,19 +107,21 @@ impl Submission {
         let headers = request.headers().clone();
         let key = key(&headers)?;
         let body = read_body(request).await?;
-        Ok(Self { amount: amount(&body)?, key, trace: trace(&headers) })
+        Ok(Self { wanted: wanted(&body)?, key, trace: trace(&headers) })
     }
 }
 
-fn amount(body: &[u8]) -> Result<Amount, Problem> {
-    let NewRequest { count, length } = if body.is_empty() {
+fn wanted(body: &[u8]) -> Result<Wanted, Problem> {
+    let NewRequest { count, length, priority } = if body.is_empty() {
         NewRequest::default()
     } else if body.trim_ascii_start().starts_with(b"{") {
         serde_json::from_slice(body).map_err(|error| ProblemKind::Invalid.because(error))?
     } else {
         return Err(ProblemKind::Invalid.because("the body is no JSON object"));
     };
-    Amount::new(count, length).map_err(|error| ProblemKind::Invalid.because(error))
+    let amount = Amount::new(count, length);
+    let amount = amount.map_err(|error| ProblemKind::Invalid.because(error))?;
+    Ok(Wanted { amount, priority })
 }
 
 /// The body of a request: JSON that says so, or nothing.
@@ -284,7 +308,10 @@ mod tests {
 
     #[test]
     fn a_body_is_read_strictly() {
-        let read = |body: &str| amount(body.as_bytes()).map(|it| (it.count(), it.length())).ok();
+        let read = |body: &str| {
+            let wanted = wanted(body.as_bytes()).ok()?;
+            Some((wanted.amount.count(), wanted.amount.length()))
+        };
         assert_eq!(read(""), Some((1, 64)));
         assert_eq!(read("{}"), Some((1, 64)));
         assert_eq!(read(r#" {"length": 3, "count": 2.0} "#), Some((2, 3)));
@@ -306,9 +333,15 @@ mod tests {
             r#"{"count": 65, "length": 1024}"#,
             r#"{"count": 1, "count": 1}"#,
             r#"{"counts": 1}"#,
+            r#"{"priority": "urgent"}"#,
+            r#"{"priority": "High"}"#,
+            r#"{"priority": null}"#,
         ] {
             assert_eq!(read(wrong), None, "{wrong}");
         }
+        let priority = |body: &[u8]| wanted(body).map(|wanted| wanted.priority).ok();
+        assert_eq!(priority(b"{}"), Some(Priority::Normal));
+        assert_eq!(priority(br#"{"priority": "high"}"#), Some(Priority::High));
     }
 
     #[test]

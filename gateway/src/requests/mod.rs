@@ -13,7 +13,6 @@ use axum::extract::{Request, State};
 use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use contract::queues;
 use serde::Serialize;
 
 use crate::problem::{Problem, ProblemKind, SubmitOutcome};
@@ -46,7 +45,7 @@ pub(crate) fn json(value: &impl Serialize) -> Response {
         "Idempotency-Key" = Option<String>, Header,
         description = "The name that you give this request: any text of 1 to 255 characters, in UTF-8. The same key \
                        again gives the same answer, and asks for nothing more. Bodies are the same that \
-                       mean the same `count` and `length`. A key is remembered for an hour longer than \
+                       mean the same request. A key is remembered for an hour longer than \
                        the guarantees hold.",
         min_length = 1, max_length = 255, nullable = false,
     ), (
@@ -68,7 +67,7 @@ pub(crate) fn json(value: &impl Serialize) -> Response {
          headers(("Location" = String, description = "The address of the request, relative to this one")),
          example = json!({
              "id": "019cadd3-8896-7938-bc36-c32d4d2563a7", "count": 2, "length": 8,
-             "requested_at": "2026-11-21T07:17:18.75925Z"
+             "priority": "normal", "requested_at": "2026-11-21T07:17:18.75925Z"
          })),
     )
 )]
@@ -82,11 +81,9 @@ pub(crate) async fn submit_request(
         let detail = "this gateway is stopping; nothing of this try remains";
         return Err(ProblemKind::Busy.because(detail).with(SubmitOutcome::NotAsked));
     }
-    let queues::Request { id, amount, requested_at, .. } = submissions.submit(new).await?;
-    let accepted =
-        AcceptedRequest { id, count: amount.count(), length: amount.length(), requested_at };
+    let accepted = AcceptedRequest::from(submissions.submit(new).await?);
     // Relative to this path, because a proxy may serve it under another.
-    let location = [(header::LOCATION, format!("requests/{id}"))];
+    let location = [(header::LOCATION, format!("requests/{}", accepted.id))];
     Ok((StatusCode::ACCEPTED, location, json(&accepted)).into_response())
 }
 
@@ -106,7 +103,7 @@ pub(crate) async fn submit_request(
         (status = 200, description = "The newest requests, without their strings", body = RequestList,
          example = json!({ "requests": [{
              "id": "019cadd3-8896-7938-bc36-c32d4d2563a7", "status": "queued", "count": 2, "length": 8,
-             "requested_at": "2026-11-21T07:17:18.75925Z", "requested_by": "gateway-1"
+             "priority": "normal", "requested_at": "2026-11-21T07:17:18.75925Z", "requested_by": "gateway-1"
          }] })),
     )
 )]
@@ -140,11 +137,11 @@ pub(crate) async fn list(
         (status = 200, description = "How far it has come", body = RequestDetails, examples(
             ("queued" = (summary = "It waits for a generator", value = json!({
                 "id": "019cadd3-8896-7938-bc36-c32d4d2563a7", "status": "queued", "count": 2, "length": 8,
-                "requested_at": "2026-11-21T07:17:18.75925Z", "requested_by": "gateway-1"
+                "priority": "normal", "requested_at": "2026-11-21T07:17:18.75925Z", "requested_by": "gateway-1"
             }))),
             ("received" = (summary = "It has come to its end", value = json!({
                 "id": "019cadd3-8896-7938-bc36-c32d4d2563a7", "status": "received", "count": 2, "length": 8,
-                "requested_at": "2026-11-21T07:17:18.75925Z", "requested_by": "gateway-1",
+                "priority": "normal", "requested_at": "2026-11-21T07:17:18.75925Z", "requested_by": "gateway-1",
                 "values": ["3iqwfwAB", "wmXu6nh8"],
                 "generated_at": "2026-11-21T07:17:18.76012Z", "generated_by": "generator-2",
                 "stored_at": "2026-11-21T07:17:18.76101Z", "stored_by": "requestor-1",
@@ -152,7 +149,7 @@ pub(crate) async fn list(
             }))),
             ("dead-lettered" = (summary = "It was given up", value = json!({
                 "id": "019cadd3-8896-7938-bc36-c32d4d2563a7", "status": "dead-lettered", "count": 2,
-                "length": 8, "requested_at": "2026-11-21T07:17:18.75925Z", "requested_by": "gateway-1",
+                "length": 8, "priority": "normal", "requested_at": "2026-11-21T07:17:18.75925Z", "requested_by": "gateway-1",
                 "dead_letter": {
                     "queue": "REQUESTS", "reason": "exhausted: failed at each of 10 attempts",
                     "at": "2026-11-21T07:19:02.10417Z", "by": "generator-2", "attempts": 10

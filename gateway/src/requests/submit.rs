@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use contract::IdempotencyKey;
 use contract::facts::Asked;
 use contract::queues::{Acknowledgment, Request};
-use contract::{Amount, IdempotencyKey};
 use jiff::SignedDuration;
 use requestor::{record, submit};
 use tokio::sync::Semaphore;
@@ -15,7 +15,7 @@ use workqueue::{
     Connection, Creation, Fact, JobId, Producer, PublishError, ReadError, Trace, chain, read_fact,
 };
 
-use super::input::Submission;
+use super::input::{Submission, Wanted};
 use crate::problem::{Problem, ProblemKind, SubmitOutcome};
 
 /// How many requests may be under way at a time: about as many as the broker answers within some
@@ -80,24 +80,21 @@ impl Submissions {
             return Err(ProblemKind::Busy.because(detail).with(SubmitOutcome::NotAsked));
         };
         let _slot = slot.expect("it is never closed");
-        let Submission { amount, key, trace } = new;
+        let Submission { wanted, key, trace } = new;
         let submitted = async {
             match key {
-                Some(key) => self.submit_under(key, amount, &trace).await,
-                None => self.submit_request(self.request(amount), &trace, no_room).await,
+                Some(key) => self.submit_under(key, wanted, &trace).await,
+                None => self.submit_request(self.request(wanted), &trace, no_room).await,
             }
         };
         // A request that is given up here is not published again, but the last try may be in flight.
         timeout_at(deadline, submitted).await.unwrap_or_else(|_| Err(away()))
     }
 
-    fn request(&self, amount: Amount) -> Request {
-        Request {
-            id: JobId::new(),
-            amount,
-            requestor: self.instance.clone(),
-            requested_at: workqueue::now(),
-        }
+    fn request(&self, wanted: Wanted) -> Request {
+        let Wanted { amount, priority } = wanted;
+        let request = Request::new(JobId::new(), amount, &self.instance, workqueue::now());
+        Request { priority, ..request }
     }
 
     /// Submits this, and says so with `no_room` where the queue is full.
@@ -122,10 +119,10 @@ impl Submissions {
     async fn submit_under(
         &self,
         key: IdempotencyKey,
-        amount: Amount,
+        wanted: Wanted,
         trace: &Trace,
     ) -> Result<Request, Problem> {
-        let new = Asked { key, request: self.request(amount) };
+        let new = Asked { key, request: self.request(wanted) };
         let earlier = match self.producer.create(&new, Some(&self.no_waiting)).await {
             Ok(Creation::Created) => {
                 return self.submit_request(new.request, trace, no_room_under_a_key).await;
@@ -134,10 +131,12 @@ impl Submissions {
             Err(PublishError::Full(_)) => return Err(no_room_for_the_key()),
             Err(error) => return Err(self.rejected(new.request.id, &chain(&error))),
         };
-        if earlier.amount != amount {
-            let (count, length) = (earlier.amount.count(), earlier.amount.length());
+        let Request { amount, priority, .. } = earlier;
+        if wanted != (Wanted { amount, priority }) {
+            let (count, length) = (amount.count(), amount.length());
             let detail = format_args!(
-                "under this Idempotency-Key count {count} and length {length} were asked for"
+                "under this Idempotency-Key count {count}, length {length} and priority {priority} \
+                 were asked for"
             );
             return Err(ProblemKind::KeyTaken.because(detail));
         }
@@ -203,8 +202,8 @@ fn no_room_for_the_key() -> Problem {
 /// The key is stored, and another try under it, here or through another gateway, may find room.
 fn no_room_under_a_key() -> Problem {
     let detail = "there is no room in the queue for this try; whether another try under this \
-                  Idempotency-Key got through is unknown. The key keeps its id, its count and its \
-                  length: it is safe to try again with the same";
+                  Idempotency-Key got through is unknown. The key keeps its id, and what was asked \
+                  for: it is safe to try again with the same";
     ProblemKind::QueueFull.because(detail).with(SubmitOutcome::Unknown)
 }
 

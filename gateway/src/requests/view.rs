@@ -7,8 +7,8 @@ use observe::RequestHistory;
 use serde::Serialize;
 use utoipa::openapi::{ObjectBuilder, RefOr, Schema, SchemaFormat, Type};
 use utoipa::{PartialSchema, ToSchema};
-use workqueue::JobId;
 use workqueue::dead_letters::DeadLetter;
+use workqueue::{JobId, Priority};
 
 /// An accepted request.
 #[derive(Debug, Serialize, ToSchema)]
@@ -20,8 +20,27 @@ pub(crate) struct AcceptedRequest {
     pub(super) count: u32,
     /// How many characters each of them is to have.
     pub(super) length: u32,
+    #[schema(value_type = PrioritySchema)]
+    pub(super) priority: Priority,
     /// When it was asked for, first.
     pub(super) requested_at: Timestamp,
+}
+
+impl From<Request> for AcceptedRequest {
+    fn from(request: Request) -> Self {
+        let Request { id, amount, priority, requested_at, .. } = request;
+        Self { id, count: amount.count(), length: amount.length(), priority, requested_at }
+    }
+}
+
+/// How urgent a request is: the most urgent are worked on first.
+#[derive(ToSchema)]
+#[schema(as = Priority, rename_all = "lowercase", default = "normal")]
+#[expect(dead_code, reason = "it only describes the type of the engine")]
+pub(crate) enum PrioritySchema {
+    High,
+    Normal,
+    Low,
 }
 
 /// The newest requests.
@@ -42,6 +61,8 @@ pub(crate) struct RequestSummary {
     count: u32,
     /// How many characters each of them has.
     length: u32,
+    #[schema(value_type = PrioritySchema)]
+    priority: Priority,
     /// When it was asked for.
     requested_at: Timestamp,
     /// The instance that asked.
@@ -50,9 +71,9 @@ pub(crate) struct RequestSummary {
 
 impl RequestSummary {
     pub(super) fn new(request: Request, status: RequestStatus) -> Self {
-        let Request { id, amount, requestor, requested_at } = request;
+        let Request { id, amount, priority, requestor, requested_at } = request;
         let (count, length) = (amount.count(), amount.length());
-        Self { id, status, count, length, requested_at, requested_by: requestor }
+        Self { id, status, count, length, priority, requested_at, requested_by: requestor }
     }
 }
 
@@ -93,6 +114,9 @@ pub(crate) struct RequestDetails {
     count: u32,
     /// How many characters each of them has.
     length: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<PrioritySchema>, nullable = false)]
+    priority: Option<Priority>,
     /// When it was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
@@ -199,6 +223,7 @@ impl RequestDetails {
             status,
             count,
             length,
+            priority: requested.as_ref().map(|request| request.priority),
             requested_at,
             requested_by: requested.map(|request| request.requestor),
             values,

@@ -90,7 +90,7 @@ fn usual_size() -> usize {
     let values = Strings::try_from(vec!["a".repeat(64)]).expect("they are within the limits");
     let (at, instance) = (workqueue::now(), "instance-12345");
     let id = JobId::new();
-    let request = Request { id, amount, requestor: instance.to_owned(), requested_at: at };
+    let request = Request::new(id, amount, instance, at);
     let response = Response {
         id,
         requested_at: at,

@@ -34,10 +34,10 @@ pub(super) fn of_memory(round: &mut Round<'_>) {
 pub(super) async fn of_idleness(round: &mut Round<'_>) -> anyhow::Result<()> {
     let mut deployment = BenchDeployment::new(round, false).await?;
     // The first one on a broker declares what is on it, and is not counted.
-    deployment.start_generator()?;
+    deployment.start_generator(&[])?;
     deployment.ready(Instant::now()).await?;
     let started = Instant::now();
-    deployment.start_generator()?;
+    deployment.start_generator(&[])?;
     let generator = deployment.ready(started).await?;
     let started = Instant::now();
     deployment.start_requestor(&[("REQUEST_RATE", "0")])?;

@@ -76,8 +76,8 @@ impl BenchDeployment {
         Ok(())
     }
 
-    pub(super) fn start_generator(&mut self) -> anyhow::Result<()> {
-        let generator = self.spawn(Side::Generator, &[])?;
+    pub(super) fn start_generator(&mut self, settings: &[(&str, &str)]) -> anyhow::Result<()> {
+        let generator = self.spawn(Side::Generator, settings)?;
         self.generators.push(generator);
         Ok(())
     }

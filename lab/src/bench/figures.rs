@@ -41,7 +41,7 @@ impl Measure {
 }
 
 /// All figures, in the order of the table.
-const MEASURES: [Measure; 30] = [
+const MEASURES: [Measure; 32] = [
     measure("baseline", "the baseline: publishes that the broker confirms", "/s", 0),
     measure("round_trips", "round trips, one string each", "/s", 0).of_the_baseline(1.0),
     measure("strings_16", "strings, 16 in each round trip", "/s", 0),
@@ -67,6 +67,15 @@ const MEASURES: [Measure; 30] = [
         0,
     ),
     measure("backlog_share", "out of that backlog, against without one", "%", 0).at_least(85.0),
+    measure("urgent_in_backlog", "an urgent request behind 10,000 others, the slowest", "ms", 0)
+        .at_most(200.0),
+    measure(
+        "low_under_urgent_load",
+        "share of those that are not urgent, beside many that are",
+        "%",
+        0,
+    )
+    .at_least(5.0),
     measure("memory_broker", "memory of the broker, the most", "MB", 1),
     measure("memory_requestor", "memory of the requestor, the most", "MB", 1).at_most(20.0),
     measure("memory_generator", "memory of the generator, the most", "MB", 1).at_most(20.0),

@@ -54,7 +54,7 @@ async fn backlog(round: &mut Round<'_>) -> anyhow::Result<f64> {
     anyhow::ensure!(waiting == backlog, "{waiting} of {backlog} requests wait");
     deployment.start_requestor(&[("REQUEST_RATE", "0")])?;
     deployment.ready(Instant::now()).await?;
-    deployment.start_generator()?;
+    deployment.start_generator(&[])?;
     deployment.received(backlog, round).await?;
     let first: Acknowledgment = deployment.first().await?;
     let last: Received = deployment.last().await?;

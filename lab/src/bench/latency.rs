@@ -41,7 +41,7 @@ pub(super) async fn measure(
 async fn at(round: &mut Round<'_>, load: &str, rate: f64, time: Duration) -> anyhow::Result<()> {
     let total = whole(rate * (WARM_UP + time).as_secs_f64());
     let mut deployment = BenchDeployment::new(round, false).await?;
-    deployment.start_generator()?;
+    deployment.start_generator(&[])?;
     deployment.ready(Instant::now()).await?;
     let (rate_text, total_text) = (rate.to_string(), total.to_string());
     deployment.start_requestor(&[("REQUEST_RATE", &rate_text), ("REQUEST_TOTAL", &total_text)])?;

@@ -7,6 +7,7 @@
 //! | how long a round trip takes | `latency` |
 //! | processor time and memory, at work and idle | `cost` |
 //! | more generators, and a queue full of work | `growth` |
+//! | urgent requests beside others | `priorities` |
 //!
 //! Each part has a new broker, and each round has all parts: other load on the machine falls on all of
 //! them, and a figure is compared with the baseline of its own round.
@@ -18,6 +19,7 @@ mod figures;
 mod growth;
 mod latency;
 mod machine;
+mod priorities;
 mod report;
 mod round;
 mod saturation;
@@ -117,6 +119,9 @@ async fn measure(mut round: Round<'_>, only: &[BenchPart]) -> anyhow::Result<()>
     }
     if wanted(BenchPart::Growth) {
         growth::measure(round, baseline, round_trips).await?;
+    }
+    if wanted(BenchPart::Priorities) {
+        priorities::measure(round).await?;
     }
     cost::of_memory(round);
     if wanted(BenchPart::Idle) {

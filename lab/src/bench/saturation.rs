@@ -64,7 +64,7 @@ pub(super) async fn sync(round: &mut Round<'_>) -> anyhow::Result<()> {
 pub(super) async fn run(round: &mut Round<'_>, load: Load) -> anyhow::Result<Run> {
     let mut deployment = BenchDeployment::new(round, load.sync).await?;
     for _ in 0..load.generators {
-        deployment.start_generator()?;
+        deployment.start_generator(&[])?;
     }
     let (total, count) = (load.requests.to_string(), load.count.to_string());
     deployment.start_requestor(&[

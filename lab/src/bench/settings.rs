@@ -46,6 +46,8 @@ pub enum BenchPart {
     Idle,
     /// More generators, and a backlog
     Growth,
+    /// An urgent request behind a backlog, and the rest beside urgent ones
+    Priorities,
     /// A broker that has each write on the disk before it confirms it
     Sync,
 }
@@ -62,6 +64,8 @@ pub(super) struct Sizes {
     /// How long to measure idle processes.
     pub(super) idle: Duration,
     pub(super) backlog: u64,
+    /// Requests of low priority.
+    pub(super) low: u64,
     pub(super) sync_publishes: u64,
     pub(super) sync_requests: u64,
 }
@@ -76,6 +80,7 @@ impl Sizes {
                 busy: Duration::from_secs(1),
                 idle: Duration::from_secs(1),
                 backlog: 2000,
+                low: 2000,
                 sync_publishes: 300,
                 sync_requests: 100,
             };
@@ -87,6 +92,7 @@ impl Sizes {
             busy: Duration::from_secs(10),
             idle: Duration::from_secs(10),
             backlog: 200_000,
+            low: 10_000,
             sync_publishes: 10_000,
             sync_requests: 5000,
         }

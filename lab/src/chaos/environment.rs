@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 use testkit::programs::Programs;
 use testkit::proxy::Proxy;
 use testkit::side::Side;
-use workqueue::chain;
+use workqueue::{Priority, chain};
 
 use super::event_log::EventLog;
 use super::plan::{Action, Cast, Fault, FaultTarget, Member};
@@ -234,7 +234,11 @@ impl<'a> ChaosEnvironment<'a> {
         slot.started += 1;
         let name = format!("{member}.{}", slot.started);
         let urls = slot.network.iter().map(Proxy::url).collect::<Vec<_>>().join(",");
-        let settings = config.settings(urls).into_iter().chain([("REQUEST_RATE", rate)]);
+        // So that each lane has some: the first asks with normal priority, which most do.
+        let lane = (member.number as usize) % Priority::ALL.len();
+        let priority = Priority::ALL[lane].to_string();
+        let settings = config.settings(urls).into_iter();
+        let settings = settings.chain([("REQUEST_RATE", rate), ("REQUEST_PRIORITY", priority)]);
         let ReplicaConfig { programs, directory, .. } = config;
         let program = programs.of(member.side);
         slot.replica = Some(Replica::start(program, &[], name, directory, settings)?);

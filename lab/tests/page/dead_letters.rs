@@ -17,7 +17,7 @@ const HOSTILE: &str = "<script>window.hurt = 1</script><img src=x onerror='windo
 async fn request(deployment: &Deployment) -> Request {
     let amount = Amount::new(1, 8).unwrap();
     let requestor = HOSTILE.to_owned();
-    let request = Request { id: JobId::new(), amount, requestor, requested_at: workqueue::now() };
+    let request = Request::new(JobId::new(), amount, requestor, workqueue::now());
     deployment.publish(&publication(&request)).await;
     request
 }

@@ -72,7 +72,7 @@ async fn lost_requests_are_missing_and_forgotten_ones_are_not() {
     let amount = Amount::new(1, 8).unwrap();
     let requested = async || {
         let (id, requestor) = (JobId::new(), "somebody".to_owned());
-        let request = Request { id, amount, requestor, requested_at: workqueue::now() };
+        let request = Request::new(id, amount, requestor, workqueue::now());
         deployment.publish(&creation(&request)).await;
     };
     requested().await;

@@ -78,7 +78,7 @@ async fn the_largest_strings_have_room_in_the_list() {
     let amount = Amount::new(64, 1024).unwrap();
     for _ in 0..8 {
         let (id, requestor) = (workqueue::JobId::new(), "somebody".to_owned());
-        let request = Request { id, amount, requestor, requested_at: workqueue::now() };
+        let request = Request::new(id, amount, requestor, workqueue::now());
         deployment.publish(&publication(&request)).await;
         deployment.publish(&creation(&request)).await;
         let _: Received = deployment.fact_eventually(id).await;

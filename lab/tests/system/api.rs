@@ -13,7 +13,7 @@ use testkit::http::{self, HttpResponse};
 use testkit::process::{Process, logged};
 use testkit::proxy::Proxy;
 use tokio::time::Instant;
-use workqueue::JobId;
+use workqueue::{JobId, Priority};
 
 use crate::deployment::{self, Deployment, PATIENT, Side, api_addr, creation, soon};
 use crate::foreign_messages::acknowledgment;
@@ -103,6 +103,35 @@ async fn a_request_shows_each_step_on_its_way() {
     assert_eq!(response.get("traceparent").unwrap().as_str(), TRACE);
     assert_eq!(response.get("tracestate").unwrap().as_str(), "vendor=value");
     complete(&deployment, 1).await;
+}
+
+#[tokio::test]
+async fn request_waits_in_the_lane_of_its_priority() {
+    let deployment = Deployment::start().await;
+    let (_gateway, api) = gateway(&deployment, "gateway").await;
+    for priority in Priority::ALL {
+        let asked = json!({ "priority": priority });
+        let answer = post(api, Some(priority.as_str()), &asked).await;
+        let id = accepted(&answer);
+        assert_eq!(answer.json()["priority"], priority.as_str(), "{answer:?}");
+        let subject = REQUESTS.lane(priority).subject(id);
+        let stream = deployment.nats().get_stream(REQUESTS.stream).await.unwrap();
+        stream.get_last_raw_message_by_subject(&subject).await.unwrap();
+        let state = get(api, &format!("/requests/{id}")).await.json();
+        assert_eq!(state["priority"], priority.as_str(), "{state}");
+        let list = get(api, "/requests?limit=1").await.json();
+        assert_eq!(list["requests"][0]["priority"], priority.as_str(), "{list}");
+        // The same again, and another one under the same key.
+        assert_eq!(accepted(&post(api, Some(priority.as_str()), &asked).await), id);
+        let other = json!({ "priority": if priority.is_normal() { "low" } else { "normal" } });
+        let answer = post(api, Some(priority.as_str()), &other).await;
+        assert_eq!(answer.status, 409, "{answer:?}");
+        let detail = answer.json()["detail"].to_string();
+        assert!(detail.contains(&format!("priority {priority}")), "{detail}");
+    }
+    let answer = post(api, None, &json!({ "priority": "urgent" })).await;
+    assert_eq!(answer.status, 400, "{answer:?}");
+    assert!(answer.body.contains("there are high, normal and low"), "{answer:?}");
 }
 
 #[tokio::test]

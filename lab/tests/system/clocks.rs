@@ -9,7 +9,6 @@ use serde_json::{Value, json};
 use testkit::eventually::eventually;
 use testkit::process::logged;
 use tokio::process::Command;
-use workqueue::topology;
 
 use crate::api::{ACCEPTS, accepted, post};
 use crate::deployment::{Deployment, PATIENT, Side, admin, api_addr, programs, ready, succeeded};
@@ -98,11 +97,11 @@ async fn commands_go_by_the_clock_of_the_broker() {
         let told = String::from_utf8(output.stderr).unwrap();
         assert!(output.status.success() && told.contains("clock is 25h ahead of"), "{told}");
     }
-    let (_, consumer) = topology::queue_state(deployment.nats(), REQUESTS).await.unwrap();
+    let paused_until = deployment.queue_state(REQUESTS).await.paused_until();
     let manifest = std::fs::read_to_string(backup.join("manifest.json")).unwrap();
     let manifest: Value = serde_json::from_str(&manifest).unwrap();
     let made_at = manifest["backup"]["made_at"].as_str().unwrap().parse().unwrap();
-    for moment in [topology::paused_until(&consumer).unwrap(), made_at] {
+    for moment in [paused_until.unwrap(), made_at] {
         let off = moment.duration_since(Timestamp::now()).abs();
         assert!(off < SignedDuration::from_hours(1), "{moment} is off by {off:#}");
     }

@@ -53,8 +53,9 @@ async fn three_brokers_store_each_round_trip() {
         assert_eq!(followers.len(), 2, "{stream}: {followers:?}");
     }
     for queue in queues::ALL {
-        let (_, consumer) = topology::queue_state(cluster.nats(), queue).await.unwrap();
-        assert_eq!(consumer.cluster.unwrap().replicas.len(), 2, "{}", queue.stream);
+        for (_, consumer) in cluster.queue_state(queue).await.lanes {
+            assert_eq!(consumer.cluster.unwrap().replicas.len(), 2, "{}", consumer.name);
+        }
     }
 }
 
@@ -75,8 +76,8 @@ async fn declare_waits_for_a_cluster_that_comes_together() {
     };
     let (declared, ()) = tokio::join!(declaring, starting);
     let declared = declared.unwrap();
-    // Three queues, each with a consumer, and the dead letters.
-    assert_eq!(declared.len(), facts::ALL.len() + 7, "{declared:?}");
+    // Three queues, five consumers, and the dead letters.
+    assert_eq!(declared.len(), facts::ALL.len() + 9, "{declared:?}");
     assert!(declared.iter().all(|line| line.starts_with("created ")), "{declared:?}");
 
     let nobody = NatsSettings::at("nats://127.0.0.1:1");

@@ -250,7 +250,7 @@ async fn a_dead_letter_whose_replay_is_not_stored_stays() {
     // An order that the broker cannot follow, and so refuses the message.
     headers.insert("Nats-Expected-Last-Msg-Id", "another");
     let dead = Original {
-        stream: REQUESTS.stream,
+        queue: REQUESTS,
         sequence: 1,
         subject: &REQUESTS.subject(id),
         headers: Some(&headers),

@@ -19,7 +19,7 @@ pub use testkit::side::Side;
 use tokio::process::Command;
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
-use workqueue::topology::{self, DeclareError, Declared, Limits};
+use workqueue::topology::{self, DeclareError, Declared, Limits, QueueState};
 use workqueue::{
     Bucket, Connection, Fact, Job, JobId, KnownStreams, NatsSettings, Publication, Queue, Trace,
     dead_letters,
@@ -180,6 +180,10 @@ impl<B> Deployment<B> {
     }
 
     /// Waits until a queue is empty: an ack follows the effect that it is for.
+    pub async fn queue_state(&self, queue: Queue) -> QueueState {
+        topology::queue_state(self.nats(), queue).await.unwrap()
+    }
+
     pub async fn drained(&self, queue: Queue) {
         eventually(&format!("{} is empty", queue.stream), async || match self.depth(queue).await {
             0 => Ok(()),
@@ -262,6 +266,11 @@ impl<B> Deployment<B> {
 }
 
 /// The message of a job that carries its id.
+/// How many pulls of all replicas are open.
+pub fn open_pulls(queue: &QueueState) -> usize {
+    queue.lanes.iter().map(|(_, consumer)| consumer.num_waiting).sum()
+}
+
 pub fn publication(job: &impl Job) -> Publication {
     let id = job.id().expect("it carries its id");
     job.publication(id, &Trace::default()).unwrap()

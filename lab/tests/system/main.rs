@@ -22,6 +22,7 @@ mod healthcheck;
 mod output;
 mod page_trouble;
 mod permissions;
+mod priorities;
 mod queues;
 mod rejected;
 mod replaced;

@@ -203,7 +203,7 @@ async fn malformed_request_is_a_dead_letter() {
         (
             "a subject that names no UUID",
             |it| it.subject = REQUESTS.subject_of("mine"),
-            ", its subject is requests.mine",
+            ", its subject is requests.normal.mine",
         ),
         (
             "a key that is no UUID on both",

@@ -12,12 +12,7 @@ use workqueue::topology::Limits;
 use crate::deployment::{Deployment, LIMITS, PATIENT, Side, publication, ready, soon, succeeded};
 
 pub fn request() -> Request {
-    Request {
-        id: JobId::new(),
-        amount: Amount::new(2, 16).unwrap(),
-        requestor: "by hand".to_owned(),
-        requested_at: workqueue::now(),
-    }
+    Request::new(JobId::new(), Amount::new(2, 16).unwrap(), "by hand", workqueue::now())
 }
 
 #[tokio::test]

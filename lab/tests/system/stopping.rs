@@ -11,7 +11,7 @@ use testkit::eventually::eventually;
 use testkit::process::{Process, bound_to_this, logged};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
-use workqueue::topology::{self, Limits};
+use workqueue::topology::Limits;
 
 use crate::deployment::{
     Deployment, LIMITS, PATIENT, Side, admin, admin_addr, creation, programs, publication, soon,
@@ -27,8 +27,8 @@ type Signal = fn(&Process) -> anyhow::Result<()>;
 /// Waits until some requests are in flight.
 async fn some_in_flight(deployment: &Deployment) {
     eventually("requests are in flight", async || {
-        let (_, consumer) = topology::queue_state(deployment.nats(), REQUESTS).await.unwrap();
-        if consumer.num_ack_pending > 0 { Ok(()) } else { Err("none") }
+        let flying = deployment.queue_state(REQUESTS).await.in_flight();
+        if flying > 0 { Ok(()) } else { Err("none") }
     })
     .await;
 }

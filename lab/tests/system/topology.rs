@@ -15,7 +15,7 @@ use tokio::io::{self, AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::Command;
 use workqueue::topology::{self, DeclareError, Limits};
-use workqueue::{KnownStreams, NatsSettings, now};
+use workqueue::{KnownStreams, NatsSettings, Priority, now};
 
 use crate::deployment::{Deployment, LIMITS, Side, ended, programs, ready, run, soon};
 
@@ -31,8 +31,8 @@ async fn drift(deployment: &Deployment, change: impl FnOnce(&mut StreamConfig)) 
 async fn missing_objects_are_created_and_the_others_left() {
     let deployment = Deployment::bare().await;
     let first = deployment.declare_once(&LIMITS).await.unwrap();
-    // Four streams, three buckets, three consumers.
-    assert_eq!(first.created.len(), 11, "{:?}", first.created);
+    // Four streams, four buckets, five consumers.
+    assert_eq!(first.created.len(), 13, "{:?}", first.created);
     let second = deployment.declare_once(&LIMITS).await.unwrap();
     assert!(second.created.is_empty() && second.differences.is_empty(), "{second:?}");
     deployment.nats().delete_stream(RESPONSES.stream).await.unwrap();
@@ -44,7 +44,7 @@ async fn missing_objects_are_created_and_the_others_left() {
 async fn declare_tells_of_each_object_that_it_creates() {
     let deployment = Deployment::bare().await;
     let done = declare(deployment.nats(), &LIMITS).await.unwrap();
-    assert_eq!(done.len(), 11, "{done:?}");
+    assert_eq!(done.len(), 13, "{done:?}");
     assert_eq!(done[0], "created stream REQUESTS");
     assert_eq!(declare(deployment.nats(), &LIMITS).await.unwrap(), Vec::<String>::new());
 }
@@ -70,8 +70,8 @@ async fn another_limit_is_lived_with_and_can_be_changed_in_place() {
         ..LIMITS
     };
     let declared = deployment.declare_once(&other).await.unwrap();
-    // Of three queues, three buckets and three consumers, one limit each.
-    assert_eq!(declared.differences.len(), 10, "{:?}", declared.differences);
+    // Of three queues, four buckets and five consumers, one limit each.
+    assert_eq!(declared.differences.len(), 12, "{:?}", declared.differences);
     assert_eq!(
         declared.differences[0].to_string(),
         "stream REQUESTS: max_msgs is 100000, should be 7"
@@ -79,7 +79,7 @@ async fn another_limit_is_lived_with_and_can_be_changed_in_place() {
     assert_eq!(declared.facts_max_age(), LIMITS.facts_max_age, "the broker's value holds");
 
     let changes = declare(deployment.nats(), &other).await.unwrap();
-    assert_eq!(changes.len(), 10, "{changes:?}");
+    assert_eq!(changes.len(), 12, "{changes:?}");
     assert_eq!(changes[0], "changed stream REQUESTS: max_msgs from 100000 to 7");
     let declared = deployment.declare_once(&other).await.unwrap();
     assert_eq!(declared.differences, []);
@@ -138,7 +138,7 @@ async fn a_stream_of_another_kind_is_refused() {
     let refused = deployment.declare_once(&LIMITS).await.unwrap_err().to_string();
     assert!(refused.contains("retention is Interest, should be WorkQueue"), "{refused}");
     assert!(
-        refused.contains(r#"subjects is ["requests.*"], should be ["requests.>"]"#),
+        refused.contains(r#"subjects is ["requests.*"], should be ["requests.high.*", "#),
         "{refused}"
     );
 }
@@ -151,7 +151,7 @@ async fn a_consumer_that_gives_up_by_itself_is_refused() {
     let foreign = ConsumerConfig {
         durable_name: Some(REQUESTS.consumer.to_owned()),
         ack_policy: AckPolicy::Explicit,
-        filter_subject: REQUESTS.filter(),
+        filter_subjects: REQUESTS.lane(Priority::Normal).filters(),
         max_deliver: 5,
         max_batch: 10,
         ..ConsumerConfig::default()
@@ -171,7 +171,7 @@ async fn a_consumer_that_goes_missing_is_declared_again() {
     ready(&generator).await;
     let stream = deployment.nats().get_stream(REQUESTS.stream).await.unwrap();
     stream.delete_consumer(REQUESTS.consumer).await.unwrap();
-    logged(&generator, "the consumer is gone; declaring it again").await;
+    logged(&generator, "consumer generator of stream REQUESTS is gone; declaring it again").await;
     let mut requestor = deployment.ask(100).await;
     crate::deployment::succeeded(&mut requestor).await;
     assert_eq!(deployment.verdict().await.complete, 100);
@@ -352,10 +352,11 @@ async fn version_of_the_broker_that_keeps_the_streams_counts() {
 #[tokio::test]
 async fn consumer_that_takes_the_same_messages_is_named() {
     let deployment = Deployment::start().await;
-    let stream = deployment.nats().get_stream(REQUESTS.stream).await.unwrap();
-    stream.delete_consumer(REQUESTS.consumer).await.unwrap();
+    // A queue with one consumer, because the broker lets none take all messages beside another.
+    let stream = deployment.nats().get_stream(RESPONSES.stream).await.unwrap();
+    stream.delete_consumer(RESPONSES.consumer).await.unwrap();
     for (filter, takes) in [
-        ("requests.one", "takes requests.one already, which overlaps with"),
+        ("responses.one", "takes responses.one already, which overlaps with"),
         ("", "takes all messages"),
     ] {
         let foreign = ConsumerConfig {
@@ -365,7 +366,7 @@ async fn consumer_that_takes_the_same_messages_is_named() {
         };
         stream.create_consumer(foreign).await.unwrap();
         let refused = deployment.declare_once(&LIMITS).await.unwrap_err().to_string();
-        let both = "cannot create consumer generator of stream REQUESTS: consumer foreign ";
+        let both = "cannot create consumer requestor of stream RESPONSES: consumer foreign ";
         assert!(refused.contains(&format!("{both}{takes}")), "{refused}");
         assert!(refused.contains("delete that consumer, or change its filter"), "{refused}");
         stream.delete_consumer("foreign").await.unwrap();

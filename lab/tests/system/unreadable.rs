@@ -13,11 +13,11 @@ use testkit::eventually::eventually;
 use testkit::process::logged;
 use workqueue::Queue;
 use workqueue::dead_letters::{ATTEMPTS, HEADER_BLOCK, REASON, SUBJECT, list};
-use workqueue::topology::{self, Limits};
+use workqueue::topology::Limits;
 
 use crate::dead_letters::value;
 use crate::deployment::{
-    Deployment, LIMITS, PATIENT, Side, creation, ended, publication, ready, succeeded,
+    Deployment, LIMITS, PATIENT, Side, creation, ended, open_pulls, publication, ready, succeeded,
 };
 use crate::foreign_messages::{Raw, publish_raw, send_raw};
 use crate::round_trips::request;
@@ -85,8 +85,8 @@ async fn drained(deployment: &Deployment, queue: Queue) {
 /// Waits until the broker sends nothing more to a client that has died.
 async fn forgotten(deployment: &Deployment) {
     eventually("no pull is open", async || {
-        let (_, consumer) = topology::queue_state(deployment.nats(), REQUESTS).await.unwrap();
-        if consumer.num_waiting == 0 { Ok(()) } else { Err(consumer.num_waiting) }
+        let waiting = open_pulls(&deployment.queue_state(REQUESTS).await);
+        if waiting == 0 { Ok(()) } else { Err(waiting) }
     })
     .await;
 }

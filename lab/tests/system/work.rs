@@ -10,7 +10,7 @@ use futures_util::StreamExt;
 use serde_json::Value;
 use testkit::eventually::eventually;
 use testkit::process::Process;
-use workqueue::topology::{self, Limits};
+use workqueue::topology::Limits;
 
 use crate::deployment::{
     Deployment, LIMITS, PATIENT, Side, admin, creation, publication, soon, succeeded,
@@ -95,10 +95,10 @@ async fn work_that_fails_half_of_the_time_is_done_in_the_end() {
 }
 
 /// Waits until so many requests are in flight, and so many wait.
-pub async fn in_flight(deployment: &Deployment, flying: usize, waiting: u64) {
+pub async fn in_flight(deployment: &Deployment, flying: u64, waiting: u64) {
     eventually("all slots are taken", async || {
-        let (_, consumer) = topology::queue_state(deployment.nats(), REQUESTS).await.unwrap();
-        let state = (consumer.num_ack_pending, consumer.num_pending);
+        let state = deployment.queue_state(REQUESTS).await;
+        let state = (state.in_flight(), state.waiting());
         if state == (flying, waiting) { Ok(()) } else { Err(state) }
     })
     .await;

@@ -11,7 +11,7 @@ use proptest::sample::select;
 use proptest::string::string_regex;
 use serde_json::{Value, json};
 use uuid::{Builder, Uuid};
-use workqueue::{JobId, Trace};
+use workqueue::{JobId, Priority, Trace};
 
 pub fn an_id() -> impl Strategy<Value = JobId> {
     (any::<u64>(), any::<[u8; 10]>()).prop_map(|(millis, random)| {
@@ -72,10 +72,11 @@ pub fn a_trace() -> impl Strategy<Value = Trace> {
 }
 
 pub fn a_request() -> impl Strategy<Value = Request> {
-    (an_id(), an_amount(), an_instance(), a_time()).prop_map(
-        |(id, (count, length), requestor, requested_at)| {
+    let priority = proptest::sample::select(&Priority::ALL);
+    (an_id(), an_amount(), priority, an_instance(), a_time()).prop_map(
+        |(id, (count, length), priority, requestor, requested_at)| {
             let amount = Amount::new(count, length).unwrap();
-            Request { id, amount, requestor, requested_at }
+            Request { id, amount, priority, requestor, requested_at }
         },
     )
 }

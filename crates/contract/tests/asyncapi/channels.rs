@@ -7,6 +7,7 @@ use async_nats::jetstream::{consumer, stream};
 use contract::{facts, queues};
 use serde::Serialize;
 use serde_json::{Value, json};
+use workqueue::Lane;
 use workqueue::topology::{Limits, config, guard_time};
 
 use crate::document::{
@@ -47,7 +48,7 @@ fn channels_name_their_stream_or_bucket_and_consumer() {
     }
     for queue in queues::ALL {
         let description = channel(&address(|id| queue.subject(id)))["description"].as_str();
-        for name in [queue.stream, queue.consumer] {
+        for name in queue.lanes().map(Lane::consumer).chain([queue.stream.to_owned()]) {
             assert!(description.unwrap().contains(&format!("`{name}`")), "{name}");
         }
     }
@@ -136,10 +137,14 @@ fn document_has_the_declared_stream_and_consumer_settings() {
         assert_each_setting_is_known(described, &declared);
     }
     for queue in queues::ALL {
-        let described = &channel(&address(|id| queue.subject(id)))["x-jetstream"]["consumer"];
-        let declared = config::consumer(queue, &LIMITS);
-        assert_eq!(typed::<consumer::Config>(described), declared);
-        assert_each_setting_is_known(described, &declared);
+        let channel = channel(&address(|id| queue.subject(id)));
+        let described = channel["x-jetstream"]["consumers"].as_array().unwrap();
+        assert_eq!(described.len(), queue.lanes().count());
+        for (described, lane) in described.iter().zip(queue.lanes()) {
+            let declared = config::consumer(lane, &LIMITS);
+            assert_eq!(typed::<consumer::Config>(described), declared);
+            assert_each_setting_is_known(described, &declared);
+        }
     }
 }
 
@@ -157,7 +162,7 @@ fn only_queues_have_consumers_and_facts_their_documented_age() {
         let is_queue = queues::ALL
             .iter()
             .any(|queue| channel["address"] == address(|id| queue.subject(id)).as_str());
-        assert_eq!(channel["x-jetstream"].get("consumer").is_some(), is_queue, "{name}");
+        assert_eq!(channel["x-jetstream"].get("consumers").is_some(), is_queue, "{name}");
     }
     let text = at("/info/description").as_str().unwrap();
     for bucket in facts::ALL {

@@ -46,7 +46,7 @@ pub fn golden_id() -> JobId {
 /// The subjects that the contract makes for an id, as an address of the document.
 pub fn address(subject: impl Fn(JobId) -> String) -> String {
     let id = golden_id();
-    subject(id).replace(&id.to_string(), "{id}")
+    subject(id).replace(&id.to_string(), "{id}").replace(".normal.", ".{priority}.")
 }
 
 /// The address of the facts of a bucket: of what was asked under a key, they are kept under that.

@@ -61,7 +61,7 @@ const CAUSE: dead_letters::Cause<'_> = dead_letters::Cause {
 
 fn original<'a>(headers: &'a HeaderMap, body: &'a Bytes) -> dead_letters::Original<'a> {
     dead_letters::Original {
-        stream: queues::REQUESTS.stream,
+        queue: queues::REQUESTS,
         sequence: 7,
         subject: "requests.42",
         headers: Some(headers),
@@ -84,6 +84,7 @@ fn publications_match_the_document() {
             let message = message(&address);
             let asked: Asked = typed(&golden("asked"));
             let subject = address.replace("{id}", &golden_id().to_string());
+            let subject = subject.replace("{priority}", "normal");
             assert_eq!(publication.subject, subject.replace("{key}", &asked.key.token()));
             let headers = headers_as_json(&publication.headers);
             schema(&format!("{message}/headers"))

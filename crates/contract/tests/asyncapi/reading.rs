@@ -11,14 +11,14 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::Index;
 use workqueue::headers::MESSAGE_VERSION;
-use workqueue::{DecodeError, Fact, Job, Trace};
+use workqueue::{DecodeError, Fact, Job, Priority, Trace};
 
 use crate::arbitrary::{
     a_header, a_received, a_request, a_response, a_trace, an_acknowledgment, an_asked, an_id,
     an_instance, any_json,
 };
-use crate::document::{address, bucket_address, golden, golden_id, headers_as_json};
-use crate::kinds::{kind, kinds};
+use crate::document::{address, bucket_address, golden, golden_id, headers_as_json, typed};
+use crate::kinds::{assert_judged_alike, kind, kinds, request_kind, with};
 
 fn version(text: &str) -> HeaderMap {
     let mut headers = HeaderMap::new();
@@ -89,6 +89,32 @@ fn an_array_with_the_values_of_a_message_is_no_message() {
     let body = format!(r#"["{id}", 1, 64, "somebody", "2026-01-01T12:00:00Z"]"#);
     let read = Request::decode(&queues::REQUESTS.subject(id), None, body.as_bytes());
     assert!(matches!(read, Err(DecodeError::Body(_))), "{read:?}");
+}
+
+#[test]
+fn request_is_published_in_the_lane_of_its_priority() {
+    let kind = request_kind();
+    for priority in Priority::ALL {
+        let body = with(kind, "priority", priority.as_str().into());
+        assert!(kind.allows(&body), "{body}");
+        let request: Request = typed(&body);
+        let published = request.publication(request.id, &Trace::default()).unwrap().subject;
+        assert_eq!(published, format!("requests.{priority}.{}", request.id));
+        let read = Request::decode(&published, None, body.to_string().as_bytes()).unwrap().1;
+        assert_eq!(read.priority, priority);
+    }
+    for wrong in ["urgent", "High", ""] {
+        assert_judged_alike(kind, &with(kind, "priority", wrong.into()));
+    }
+}
+
+#[test]
+fn request_without_a_priority_in_its_subject_is_normal() {
+    let subject = format!("requests.{}", golden_id());
+    let lane = queues::REQUESTS.lane(Priority::Normal);
+    assert!(lane.filters().contains(&"requests.*".to_owned()));
+    let read = Request::decode(&subject, None, golden("request").to_string().as_bytes());
+    assert_eq!(read.unwrap().1.priority, Priority::Normal);
 }
 
 #[test]

@@ -12,7 +12,7 @@ use workqueue::dead_letters::{
     self, Cause, LEFT_OUT, NotReplayable, Original, REASON, Reason, SUBJECT,
 };
 use workqueue::headers::MESSAGE_VERSION;
-use workqueue::{DecodeError, Fact, Job, JobId, Publication, Queue, Trace};
+use workqueue::{DecodeError, Fact, Job, JobId, Publication, Trace};
 
 const MESSAGE_ID: &str = "Nats-Msg-Id";
 
@@ -95,8 +95,8 @@ fn version(headers: &HeaderMap, trace: &Trace) {
 }
 
 fn buried_and_replayed(subject: &str, headers: &HeaderMap, body: &Bytes, cause: &Cause<'_>) {
-    let Queue { stream, .. } = REQUESTS;
-    let original = Original { stream, sequence: 7, subject, headers: Some(headers), body };
+    let queue = REQUESTS;
+    let original = Original { queue, sequence: 7, subject, headers: Some(headers), body };
     let dead = original.dead_letter(cause);
     assert_eq!(dead.body, body);
     assert!(dead_letters::key(&dead.subject).is_some(), "{}", dead.subject);
@@ -190,7 +190,9 @@ pub fn subjects(data: &[u8]) {
     for queue in queues::ALL {
         assert_eq!(queue.key(&queue.subject_of(text)), Some(text));
         if let Some(key) = queue.key(text) {
-            assert_eq!(queue.subject_of(key), text);
+            let lanes = queue.lanes().map(|lane| lane.subject_of(key));
+            let without = format!("{}.{key}", queue.root);
+            assert!(lanes.chain([without]).any(|subject| subject == text), "{text}");
         }
         assert_eq!(dead_letters::key(&dead_letters::subject(queue.stream, text)), Some(text));
     }

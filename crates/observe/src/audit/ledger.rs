@@ -168,7 +168,7 @@ mod tests {
 
     fn requested(id: JobId) -> Vec<u8> {
         let amount = Amount::new(1, 3).unwrap();
-        body(&Request { id, amount, requestor: "r".to_owned(), requested_at: noon() })
+        body(&Request::new(id, amount, "r", noon()))
     }
 
     fn stored(id: JobId, value: &str) -> Vec<u8> {

@@ -14,11 +14,10 @@ use anyhow::Context as _;
 use async_nats::jetstream::Context;
 use contract::{facts, queues};
 use futures_util::{StreamExt, TryStreamExt, stream};
-use jiff::Timestamp;
 use tokio::time::{Instant, sleep};
 use tracing::warn;
 use workqueue::topology::{self, DeclareError};
-use workqueue::{LogOnce, Queue, chain};
+use workqueue::{LogOnce, chain};
 
 use evidence::{Evidence, Requestors};
 use ledger::{JudgedFact, Ledger, Seen, Standing};
@@ -137,9 +136,12 @@ async fn judge(nats: &Context) -> anyhow::Result<Verdict> {
     verdict.remembers_since = evidence.since();
     verdict.cannot_tell = evidence.doubt(workqueue::now(), facts_max_age);
     for queue in queues::ALL {
-        let (redelivered, paused_until) = deliveries(nats, queue).await?;
-        verdict.redelivered.push(redelivered);
-        verdict.paused.extend(paused_until.map(|until| Paused { queue: queue.stream, until }));
+        let state = topology::queue_state(nats, queue)
+            .await
+            .with_context(|| format!("cannot count the deliveries of {}", queue.stream))?;
+        let (queue, deliveries) = (queue.stream, state.redelivered());
+        verdict.redelivered.push(Redelivered { queue, deliveries });
+        verdict.paused.extend(state.paused_until().map(|until| Paused { queue, until }));
     }
     Ok(verdict)
 }
@@ -166,19 +168,4 @@ async fn look_again(
         ledger.insert(id, seen);
     }
     Ok(())
-}
-
-async fn deliveries(
-    nats: &Context,
-    queue: Queue,
-) -> anyhow::Result<(Redelivered, Option<Timestamp>)> {
-    let (_, consumer) = topology::queue_state(nats, queue)
-        .await
-        .with_context(|| format!("cannot count the deliveries of {}", queue.stream))?;
-    // Both figures are of one moment, so that it holds under load, too. What the consumer has been
-    // sent once is all that the stream had up to the sequence that it has come to.
-    let delivered = consumer.delivered;
-    let beyond = delivered.consumer_sequence.saturating_sub(delivered.stream_sequence);
-    let redelivered = Redelivered { queue: queue.stream, deliveries: beyond };
-    Ok((redelivered, topology::paused_until(&consumer)))
 }

@@ -126,9 +126,11 @@ async fn read_queue(
     id: Option<&str>,
     ledger: &mut Ledger,
 ) -> anyhow::Result<()> {
-    let subjects = id.map_or_else(|| queue.subjects(), |id| queue.subject_of(id));
-    for id in keys(nats, queue.stream, &subjects, |subject| queue.key(subject)).await? {
-        ledger.entry(id).or_default().in_a_queue = true;
+    let all = || vec![">".to_owned()];
+    for subjects in id.map_or_else(all, |id| queue.subjects_of(id)) {
+        for id in keys(nats, queue.stream, &subjects, |subject| queue.key(subject)).await? {
+            ledger.entry(id).or_default().in_a_queue = true;
+        }
     }
     Ok(())
 }

@@ -19,7 +19,7 @@ use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use crate::job::Publication;
+use crate::job::{Publication, Queue};
 
 /// The name of the stream.
 pub const STREAM: &str = "DEAD_LETTERS";
@@ -88,9 +88,9 @@ const LONGEST_ID: usize = 1000;
 /// A message that is given up, as it was taken from its queue.
 #[derive(Clone, Copy, Debug)]
 pub struct Original<'a> {
-    /// The stream that it was taken from.
-    pub stream: &'a str,
-    /// Its sequence in that stream.
+    /// The queue that it was taken from.
+    pub queue: Queue,
+    /// Its sequence in the stream of that queue.
     pub sequence: u64,
     /// Its subject.
     pub subject: &'a str,
@@ -160,7 +160,7 @@ impl Original<'_> {
 
     fn build(&self, cause: &Cause<'_>, block: Option<&[u8]>) -> Publication {
         let mut headers = HeaderMap::new();
-        headers.insert(NATS_MESSAGE_ID, format!("{}:{}", self.stream, self.sequence));
+        headers.insert(NATS_MESSAGE_ID, format!("{}:{}", self.queue.stream, self.sequence));
         headers.insert(REASON, text(cause.reason));
         headers.insert(SUBJECT, self.subject.parse().unwrap_or_else(|_| text(self.subject)));
         headers.insert(ATTEMPTS, cause.attempts.to_string());
@@ -168,12 +168,12 @@ impl Original<'_> {
         headers.insert(BY, text(cause.by));
         let left_out = block.and_then(|block| keep_block(block, &mut headers));
         self.keep_headers(&mut headers, left_out);
-        let id = self.subject.split_once('.').map_or(self.subject, |(_root, id)| id);
+        let id = self.queue.key(self.subject).unwrap_or(self.subject);
         let id = id[..id.floor_char_boundary(LONGEST_ID)].trim_end_matches('.');
         // The client takes any white space for the end of a subject, and then for a broken line; the broker
         // complains of wildcards.
         let id = id.replace(|sign: char| sign.is_whitespace() || "*>".contains(sign), "_");
-        Publication { subject: subject(self.stream, &id), headers, body: self.body.clone() }
+        Publication { subject: subject(self.queue.stream, &id), headers, body: self.body.clone() }
     }
 
     /// Adds the original headers, the shortest first, for as long as there is room: the broker would

@@ -7,7 +7,7 @@ const QUEUES: [Queue; 1] = [Queue::new("REQUESTS", "requests")];
 fn dead_letter(subject: &str, headers: &HeaderMap, reason: &str) -> Publication {
     let body = Bytes::from_static(b"\xff not JSON");
     let original =
-        Original { stream: "REQUESTS", sequence: 7, subject, headers: Some(headers), body: &body };
+        Original { queue: QUEUES[0], sequence: 7, subject, headers: Some(headers), body: &body };
     let at = AT_NOON.parse().unwrap();
     let dead = original.dead_letter(&Cause { reason, attempts: 3, at, by: "generator-1" });
     assert_eq!(dead.body, body);
@@ -121,7 +121,7 @@ fn unreadable(subject: &str, block: &[u8]) -> Publication {
     let mut headers = HeaderMap::new();
     headers.insert("X-Mine", "kept");
     let original = Original {
-        stream: "REQUESTS",
+        queue: QUEUES[0],
         sequence: 7,
         subject,
         headers: Some(&headers),
@@ -178,4 +178,19 @@ fn long_reason_is_cut_short() {
 fn reason_of_many_lines_becomes_one() {
     let dead = dead_letter("requests.some-id", &HeaderMap::new(), "first\r\nsecond\0");
     assert_eq!(dead.headers.get(REASON).map(HeaderValue::as_str), Some("first  second"));
+}
+
+#[test]
+fn dead_letter_is_named_by_its_job_whatever_its_priority() {
+    let body = Bytes::new();
+    let queue = QUEUES[0].with_priorities();
+    for subject in ["requests.some-id", "requests.high.some-id", "requests.normal.some-id"] {
+        let original = Original { queue, sequence: 7, subject, headers: None, body: &body };
+        let at = AT_NOON.parse().unwrap();
+        let cause = Cause { reason: "failed", attempts: 1, at, by: "generator-1" };
+        let dead = original.dead_letter(&cause);
+        assert_eq!(dead.subject, "dead_letters.REQUESTS.some-id");
+        let replayed = replay(&dead.headers, &dead.body, "a new id", &[queue]).unwrap();
+        assert_eq!(replayed.subject, subject);
+    }
 }

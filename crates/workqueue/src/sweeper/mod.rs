@@ -42,18 +42,19 @@ use crate::chain::chain;
 use crate::clock::now;
 use crate::connection::Connection;
 use crate::dead_letters::{Cause, Original, is_for_the_broker};
-use crate::job::{Publication, Queue};
+use crate::job::Publication;
 use crate::log_once::LogOnce;
+use crate::priority::Lane;
 use crate::publisher::PublishError;
 
 /// How many messages one sweep looks at. The next one goes on behind them.
 const MOST: usize = 10_000;
 
-/// Moves the messages of one queue that no consumer would ever settle.
+/// Moves the messages of one lane that no consumer would ever settle.
 #[derive(Debug)]
 pub(crate) struct Sweeper {
     connection: Connection,
-    queue: Queue,
+    lane: Lane,
     instance: String,
     /// When the consumer was created, in nanoseconds: the sequences of another one begin anew.
     created: i128,
@@ -118,12 +119,12 @@ enum SweepError {
 }
 
 impl Sweeper {
-    /// A sweeper of this queue, which signs the dead letters as `instance`.
+    /// A sweeper of this lane, which signs the dead letters as `instance`.
     #[must_use]
-    pub(crate) fn new(connection: &Connection, queue: Queue, instance: impl Into<String>) -> Self {
+    pub(crate) fn new(connection: &Connection, lane: Lane, instance: impl Into<String>) -> Self {
         Self {
             connection: connection.clone(),
-            queue,
+            lane,
             instance: instance.into(),
             created: 0,
             ack_floor: None,
@@ -142,7 +143,7 @@ impl Sweeper {
     /// at the next sweep.
     pub(crate) async fn sweep(&mut self) -> Swept {
         self.swept = Swept::default();
-        let Queue { stream, consumer, .. } = self.queue;
+        let (stream, consumer) = (self.stream(), self.lane.consumer());
         let info = format!("CONSUMER.INFO.{stream}.{consumer}");
         let info = match self.ask::<Info>(info, &json!({})).await {
             Ok(info) => info,
@@ -231,7 +232,7 @@ impl Sweeper {
         let Ok(block) = BASE64_STANDARD.decode(&message.headers) else { return };
         let Ok(body) = BASE64_STANDARD.decode(&message.body) else { return };
         let body = Bytes::from(body);
-        let (stream, sequence) = (self.queue.stream, message.sequence);
+        let (stream, sequence) = (self.stream(), message.sequence);
         let flaw = parse::flaw(&message.subject, &block);
         let reason = match &flaw {
             Some(flaw) => format!("malformed: the client library cannot read it: {flaw}"),
@@ -270,7 +271,7 @@ impl Sweeper {
     ) -> Publication {
         let headers = parse::readable(block);
         let original = Original {
-            stream: self.queue.stream,
+            queue: self.lane.queue,
             sequence: message.sequence,
             subject: &message.subject,
             headers: Some(&headers),
@@ -293,8 +294,7 @@ impl Sweeper {
                 headers.append(name.clone(), value.clone());
             }
         }
-        let Self { queue: Queue { stream, .. }, created, .. } = self;
-        let id = format!("requeued:{stream}:{created}:{}", message.sequence);
+        let id = format!("requeued:{}:{}:{}", self.stream(), self.created, message.sequence);
         headers.insert(NATS_MESSAGE_ID, id);
         Publication { subject: message.subject.clone(), headers, body }
     }
@@ -315,7 +315,7 @@ impl Sweeper {
     }
 
     async fn delete(&self, sequence: u64) -> Result<(), SweepError> {
-        let subject = format!("STREAM.MSG.DELETE.{}", self.queue.stream);
+        let subject = format!("STREAM.MSG.DELETE.{}", self.stream());
         let order = json!({ "seq": sequence, "no_erase": true });
         match self.ask::<Deleted>(subject, &order).await {
             Ok(Deleted { success: true }) => Ok(()),
@@ -329,19 +329,29 @@ impl Sweeper {
         }
     }
 
-    /// The first message of the queue from this sequence on.
+    /// The first message of the lane from this sequence on.
     async fn next(&self, sequence: u64) -> Result<Option<Shown>, SweepError> {
-        let subject = format!("STREAM.MSG.GET.{}", self.queue.stream);
-        let question = json!({ "seq": sequence, "next_by_subj": self.queue.filter() });
-        match self.ask::<Found>(subject, &question).await {
-            Ok(Found { message }) => Ok(Some(message)),
-            Err(SweepError::Api(ApiError::Refused(error)))
-                if error.error_code() == ErrorCode::NO_MESSAGE_FOUND =>
-            {
-                Ok(None)
+        let mut first: Option<Shown> = None;
+        for filter in self.lane.filters() {
+            let subject = format!("STREAM.MSG.GET.{}", self.stream());
+            let question = json!({ "seq": sequence, "next_by_subj": filter });
+            match self.ask::<Found>(subject, &question).await {
+                Ok(Found { message })
+                    if first.as_ref().is_none_or(|first| message.sequence < first.sequence) =>
+                {
+                    first = Some(message);
+                }
+                Ok(_) => {}
+                Err(SweepError::Api(ApiError::Refused(error)))
+                    if error.error_code() == ErrorCode::NO_MESSAGE_FOUND => {}
+                Err(failure) => return Err(failure),
             }
-            Err(failure) => Err(failure),
         }
+        Ok(first)
+    }
+
+    fn stream(&self) -> &'static str {
+        self.lane.queue.stream
     }
 
     async fn ask<T: DeserializeOwned>(

@@ -13,7 +13,7 @@ use async_nats::jetstream::stream::{Config as StreamConfig, Info as StreamInfo};
 use serde_json::json;
 
 use crate::api::{ApiError, call};
-use crate::job::Queue;
+use crate::priority::Lane;
 
 pub(super) async fn stream_info(context: &Context, name: &str) -> Result<StreamInfo, ApiError> {
     call(context, format!("STREAM.INFO.{name}"), &json!({})).await
@@ -48,39 +48,40 @@ pub(super) async fn update_stream(
     call(context, format!("STREAM.UPDATE.{}", config.name), config).await
 }
 
-pub(super) async fn consumer_info(
-    context: &Context,
-    queue: Queue,
-) -> Result<ConsumerInfo, ApiError> {
-    let subject = format!("CONSUMER.INFO.{}.{}", queue.stream, queue.consumer);
+pub(super) async fn consumer_info(context: &Context, lane: Lane) -> Result<ConsumerInfo, ApiError> {
+    let subject = format!("CONSUMER.INFO.{}.{}", lane.queue.stream, lane.consumer());
     call(context, subject, &json!({})).await
 }
 
 /// Creates a consumer, strictly: one that is there and differs is left as it is.
 pub(super) async fn create_consumer(
     context: &Context,
-    queue: Queue,
+    lane: Lane,
     config: &ConsumerConfig,
 ) -> Result<ConsumerInfo, ApiError> {
-    consumer(context, queue, config, "create").await
+    consumer(context, lane, config, "create").await
 }
 
 pub(super) async fn update_consumer(
     context: &Context,
-    queue: Queue,
+    lane: Lane,
     config: &ConsumerConfig,
 ) -> Result<ConsumerInfo, ApiError> {
-    consumer(context, queue, config, "update").await
+    consumer(context, lane, config, "update").await
 }
 
 async fn consumer(
     context: &Context,
-    queue: Queue,
+    lane: Lane,
     config: &ConsumerConfig,
     action: &str,
 ) -> Result<ConsumerInfo, ApiError> {
-    let Queue { stream, consumer, .. } = queue;
-    let subject = format!("CONSUMER.CREATE.{stream}.{consumer}.{}", queue.filter());
+    let (stream, consumer) = (lane.queue.stream, lane.consumer());
+    // The broker wants the filter in the subject, where it is the only one.
+    let subject = match config.filter_subject.as_str() {
+        "" => format!("CONSUMER.CREATE.{stream}.{consumer}"),
+        filter => format!("CONSUMER.CREATE.{stream}.{consumer}.{filter}"),
+    };
     let request = json!({ "stream_name": stream, "config": config, "action": action });
     call(context, subject, &request).await
 }

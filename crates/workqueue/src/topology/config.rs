@@ -10,6 +10,7 @@ use async_nats::jetstream::stream::{
 use crate::dead_letters;
 use crate::facts::Bucket;
 use crate::job::Queue;
+use crate::priority::Lane;
 use crate::settings::Limits;
 
 /// How long facts are kept beyond `FACTS_MAX_AGE`, so that a fact still stands when the last
@@ -31,7 +32,7 @@ const DUPLICATE_WINDOW: Duration = Duration::from_mins(2);
 pub fn queue(queue: Queue, limits: &Limits) -> Stream {
     Stream {
         description: Some("A queue: holds what is still to be done, and empties itself".to_owned()),
-        subjects: vec![queue.subjects()],
+        subjects: queue.subjects(),
         retention: RetentionPolicy::WorkQueue,
         max_messages: limits.queue_limit.try_into().unwrap_or(i64::MAX),
         max_message_size: MAX_MESSAGE_SIZE,
@@ -83,13 +84,17 @@ fn base(name: &str, limits: &Limits) -> Stream {
     }
 }
 
-/// The durable consumer of a queue.
+/// The durable consumer of a lane of a queue.
 #[must_use]
-pub fn consumer(queue: Queue, limits: &Limits) -> Consumer {
+pub fn consumer(lane: Lane, limits: &Limits) -> Consumer {
+    let mut filters = lane.filters();
+    // The broker answers with one filter as with the only one.
+    let filter = if filters.len() == 1 { filters.pop() } else { None };
     Consumer {
-        durable_name: Some(queue.consumer.to_owned()),
-        name: Some(queue.consumer.to_owned()),
-        filter_subject: queue.filter(),
+        durable_name: Some(lane.consumer()),
+        name: Some(lane.consumer()),
+        filter_subject: filter.unwrap_or_default(),
+        filter_subjects: filters,
         deliver_policy: DeliverPolicy::All,
         ack_policy: AckPolicy::Explicit,
         ack_wait: limits.ack_wait,

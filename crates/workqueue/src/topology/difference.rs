@@ -48,8 +48,14 @@ impl Differences {
     pub(super) fn of_stream(kind: Kind, is: &Stream, should_be: &Stream) -> Self {
         let mut found = Self::default();
         let object = || format!("stream {}", should_be.name);
+        // One that takes more, as before there were priorities, takes all that is published.
+        let of_subjects = if takes_all(&is.subjects, &should_be.subjects) {
+            &mut found.limits
+        } else {
+            &mut found.guarantees
+        };
+        differ(of_subjects, object, "subjects", &is.subjects, &should_be.subjects);
         let guarantees = &mut found.guarantees;
-        differ(guarantees, object, "subjects", &is.subjects, &should_be.subjects);
         differ(guarantees, object, "retention", &is.retention, &should_be.retention);
         differ(guarantees, object, "discard", &is.discard, &should_be.discard);
         differ(guarantees, object, "storage", &is.storage, &should_be.storage);
@@ -94,17 +100,20 @@ impl Differences {
         found
     }
 
-    pub(super) fn of_consumer(stream: &str, is: &Consumer, should_be: &Consumer) -> Self {
+    pub(super) fn of_consumer(object: &str, is: &Consumer, should_be: &Consumer) -> Self {
         let mut found = Self::default();
-        let name = should_be.durable_name.as_deref().unwrap_or_default();
-        let object = || format!("consumer {name} of stream {stream}");
-        let guarantees = &mut found.guarantees;
+        let object = || object.to_owned();
         let filters = |consumer: &Consumer| {
             let mut filters = consumer.filter_subjects.clone();
             filters.extend(Some(consumer.filter_subject.clone()).filter(|one| !one.is_empty()));
             filters
         };
-        differ(guarantees, object, "filter_subjects", &filters(is), &filters(should_be));
+        let (filters, wanted) = (filters(is), filters(should_be));
+        // What a consumer of an older version does not ask for waits until it is adjusted.
+        let is_narrower = filters.iter().all(|filter| wanted.contains(filter));
+        let of_filters = if is_narrower { &mut found.limits } else { &mut found.guarantees };
+        differ(of_filters, object, "filter_subjects", &filters, &wanted);
+        let guarantees = &mut found.guarantees;
         differ(guarantees, object, "ack_policy", &is.ack_policy, &should_be.ack_policy);
         differ(guarantees, object, "deliver_policy", &is.deliver_policy, &should_be.deliver_policy);
         differ(guarantees, object, "deliver_subject", &is.deliver_subject, &None);
@@ -134,6 +143,15 @@ impl Differences {
         differ(limits, object, "max_ack_pending", &is.max_ack_pending, &should_be.max_ack_pending);
         found
     }
+}
+
+/// Whether a stream with these subjects takes all that one with those others does.
+fn takes_all(subjects: &[String], others: &[String]) -> bool {
+    let takes = |subject: &String, other: &String| match subject.strip_suffix('>') {
+        Some(prefix) => other.starts_with(prefix),
+        None => subject == other,
+    };
+    others.iter().all(|other| subjects.iter().any(|subject| takes(subject, other)))
 }
 
 fn differ<T: PartialEq + fmt::Debug>(

@@ -13,6 +13,7 @@ mod error;
 mod overlap;
 pub(crate) mod past;
 mod pause;
+mod state;
 mod version;
 
 pub use crate::settings::Limits;
@@ -22,12 +23,14 @@ pub use error::DeclareError;
 pub use overlap::subject_taken;
 pub use past::{FIRST_CREATED, created_at, expires_at, first_created, lost_facts, replaces};
 pub use pause::{pause, paused_until, resume};
+pub use state::{
+    QueueState, bucket_state, facts_max_age, guard_time, lane_state, queue_state, stream_state,
+};
 
 use std::mem;
-use std::time::Duration;
 
-use async_nats::jetstream::consumer::{Config as ConsumerConfig, Info as ConsumerInfo};
-use async_nats::jetstream::stream::{Config as StreamConfig, Info as StreamInfo};
+use async_nats::jetstream::consumer::Config as ConsumerConfig;
+use async_nats::jetstream::stream::Config as StreamConfig;
 use async_nats::jetstream::{Context, ErrorCode};
 
 use crate::api::ApiError;
@@ -87,34 +90,6 @@ impl Topology {
         let dead_letters =
             self.dead_letters.then(|| (Kind::DeadLetters, config::dead_letters(limits)));
         queues.chain(dead_letters).chain(buckets).collect()
-    }
-}
-
-/// How long the guarantees hold from the moment of asking, as these buckets on the broker have it:
-/// [`Duration::MAX`], where none of them has an age limit.
-///
-/// # Errors
-///
-/// As [`queue_state`].
-pub async fn facts_max_age(
-    context: &Context,
-    buckets: &[Bucket],
-) -> Result<Duration, DeclareError> {
-    let mut shortest = Duration::MAX;
-    for bucket in buckets {
-        shortest = shortest.min(guard_time(&bucket_state(context, *bucket).await?.config));
-    }
-    Ok(shortest)
-}
-
-/// How long the facts of a bucket with this configuration guard their keys: [`Duration::MAX`], where it has
-/// no age limit. The rest of the time that they are kept is a margin.
-#[must_use]
-pub fn guard_time(bucket: &StreamConfig) -> Duration {
-    if bucket.max_age.is_zero() {
-        Duration::MAX
-    } else {
-        bucket.max_age.saturating_sub(config::FACTS_MARGIN)
     }
 }
 
@@ -240,18 +215,18 @@ async fn declare_consumers(
     declared: &mut Declared,
 ) -> Result<(), DeclareError> {
     let mut breaks = Vec::new();
-    for &queue in &topology.queues {
-        let should_be = config::consumer(queue, limits);
-        let object = format!("consumer {} of stream {}", queue.consumer, queue.stream);
+    for lane in topology.queues.iter().flat_map(|queue| queue.lanes()) {
+        let should_be = config::consumer(lane, limits);
+        let object = lane.described();
         let found = find_or_create(
             context,
-            || api::consumer_info(context, queue),
-            || api::create_consumer(context, queue, &should_be),
+            || api::consumer_info(context, lane),
+            || api::create_consumer(context, lane, &should_be),
             &object,
         );
         let (is, created) = match found.await {
             Err(DeclareError::Refused { source, .. }) if is_of_another_consumer(&source) => {
-                let taken = messages_taken(context, queue).await;
+                let taken = messages_taken(context, lane).await;
                 return Err(DeclareError::MessagesTaken { consumer: object, taken });
             }
             found => found?,
@@ -259,16 +234,18 @@ async fn declare_consumers(
         declared
             .paused
             .extend(paused_until(&is).map(|at| format!("{object} is paused until {at}")));
-        let found = Differences::of_consumer(queue.stream, &is.config, &should_be);
+        let found = Differences::of_consumer(&object, &is.config, &should_be);
         declared.created.extend(created.then_some(object.clone()));
         breaks.extend(found.guarantees);
         if adjust && !found.limits.is_empty() && breaks.is_empty() {
             let adjusted = ConsumerConfig {
                 ack_wait: should_be.ack_wait,
                 max_ack_pending: should_be.max_ack_pending,
+                filter_subject: should_be.filter_subject,
+                filter_subjects: should_be.filter_subjects,
                 ..is.config.clone()
             };
-            api::update_consumer(context, queue, &adjusted)
+            api::update_consumer(context, lane, &adjusted)
                 .await
                 .map_err(|error| DeclareError::new(context, format!("change {object}"), error))?;
             declared.adjusted.extend(found.limits);
@@ -277,46 +254,6 @@ async fn declare_consumers(
         }
     }
     if breaks.is_empty() { Ok(()) } else { Err(DeclareError::Breaks(breaks)) }
-}
-
-/// The state of a queue on the broker.
-///
-/// # Errors
-///
-/// As [`declare`], and [`DeclareError::Refused`] where there is no such stream.
-pub async fn queue_state(
-    context: &Context,
-    queue: Queue,
-) -> Result<(StreamInfo, ConsumerInfo), DeclareError> {
-    let stream = stream_state(context, queue.stream).await?;
-    let consumer = api::consumer_info(context, queue).await.map_err(|error| {
-        DeclareError::new(
-            context,
-            format!("show consumer {} of {}", queue.consumer, queue.stream),
-            error,
-        )
-    })?;
-    Ok((stream, consumer))
-}
-
-/// The state of the stream that keeps a bucket's facts.
-///
-/// # Errors
-///
-/// As [`queue_state`].
-pub async fn bucket_state(context: &Context, bucket: Bucket) -> Result<StreamInfo, DeclareError> {
-    stream_state(context, bucket.stream).await
-}
-
-/// The state of the stream with this name.
-///
-/// # Errors
-///
-/// As [`queue_state`].
-pub async fn stream_state(context: &Context, name: &str) -> Result<StreamInfo, DeclareError> {
-    api::stream_info(context, name)
-        .await
-        .map_err(|error| DeclareError::new(context, format!("show stream {name}"), error))
 }
 
 /// Looks, creates what is missing, and looks again where another client was faster.
@@ -363,6 +300,7 @@ where
 
 fn with_limits_of(is: &StreamConfig, should_be: &StreamConfig) -> StreamConfig {
     StreamConfig {
+        subjects: should_be.subjects.clone(),
         max_age: should_be.max_age,
         max_messages: should_be.max_messages,
         max_messages_per_subject: should_be.max_messages_per_subject,

@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::api;
 use crate::api::call;
-use crate::job::Queue;
+use crate::priority::Lane;
 
 /// Which stream on the broker has subjects that overlap with these, for people.
 pub async fn subject_taken(context: &Context, subjects: &[String]) -> String {
@@ -30,15 +30,15 @@ pub(super) fn is_of_another_consumer(error: &Error) -> bool {
     codes.contains(&error.error_code())
 }
 
-/// Which consumer takes messages that the one of this queue is to take, for people.
-pub(super) async fn messages_taken(context: &Context, queue: Queue) -> String {
+/// Which consumer takes messages that the one of this lane is to take, for people.
+pub(super) async fn messages_taken(context: &Context, lane: Lane) -> String {
     #[derive(Deserialize)]
     struct Consumers {
         consumers: Vec<ConsumerInfo>,
     }
 
-    let ours = queue.filter();
-    let listed = call(context, format!("CONSUMER.LIST.{}", queue.stream), &json!({})).await;
+    let ours = lane.filters();
+    let listed = call(context, format!("CONSUMER.LIST.{}", lane.queue.stream), &json!({})).await;
     // The user may not be permitted to ask.
     let consumers = listed.map_or_else(|_| Vec::new(), |Consumers { consumers }| consumers);
     for ConsumerInfo { name, config, .. } in consumers {
@@ -48,12 +48,12 @@ pub(super) async fn messages_taken(context: &Context, queue: Queue) -> String {
         if theirs.is_empty() {
             return format!("consumer {name} takes all messages already");
         }
-        if theirs.iter().any(|filter| overlap(filter, &ours)) {
-            let theirs = theirs.join(", ");
+        if theirs.iter().any(|filter| ours.iter().any(|our| overlap(filter, our))) {
+            let (theirs, ours) = (theirs.join(", "), ours.join(", "));
             return format!("consumer {name} takes {theirs} already, which overlaps with {ours}");
         }
     }
-    format!("another consumer takes some of {ours} already")
+    format!("another consumer takes some of {} already", ours.join(", "))
 }
 
 /// Whether there are subjects that match both.

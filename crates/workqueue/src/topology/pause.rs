@@ -50,12 +50,15 @@ async fn set_pause(
     queue: Queue,
     until: Option<Timestamp>,
 ) -> Result<bool, DeclareError> {
-    let Queue { stream, consumer, .. } = queue;
-    let subject = format!("CONSUMER.PAUSE.{stream}.{consumer}");
     let question = until.map_or_else(|| json!({}), |until| json!({ "pause_until": until }));
     let action = if until.is_some() { "pause" } else { "resume" };
-    let answer: PauseResponse = call(context, subject, &question).await.map_err(|error| {
-        DeclareError::new(context, format!("{action} consumer {consumer} of {stream}"), error)
-    })?;
-    Ok(answer.paused)
+    let mut paused = true;
+    for lane in queue.lanes() {
+        let subject = format!("CONSUMER.PAUSE.{}.{}", queue.stream, lane.consumer());
+        let answer: PauseResponse = call(context, subject, &question).await.map_err(|error| {
+            DeclareError::new(context, format!("{action} {}", lane.described()), error)
+        })?;
+        paused &= answer.paused;
+    }
+    Ok(paused)
 }

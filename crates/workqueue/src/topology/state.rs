@@ -1,0 +1,129 @@
+//! Reads the state of what is declared, and changes nothing.
+
+use std::time::Duration;
+
+use async_nats::jetstream::Context;
+use async_nats::jetstream::consumer::Info as ConsumerInfo;
+use async_nats::jetstream::stream::{Config as StreamConfig, Info as StreamInfo};
+use jiff::Timestamp;
+
+use super::{DeclareError, api, config, paused_until};
+use crate::facts::Bucket;
+use crate::job::Queue;
+use crate::priority::Lane;
+
+/// The state of a queue on the broker.
+#[derive(Debug)]
+pub struct QueueState {
+    /// The stream.
+    pub stream: StreamInfo,
+    /// The lanes, the most urgent first, and the consumer of each.
+    pub lanes: Vec<(Lane, ConsumerInfo)>,
+}
+
+impl QueueState {
+    /// Messages that were delivered and are not settled yet.
+    #[must_use]
+    pub fn in_flight(&self) -> u64 {
+        self.consumers().map(|consumer| consumer.num_ack_pending as u64).sum()
+    }
+
+    /// Messages that are not delivered yet.
+    #[must_use]
+    pub fn waiting(&self) -> u64 {
+        self.stream.state.messages.saturating_sub(self.in_flight())
+    }
+
+    /// Deliveries that were not the first of their message, as far as the broker remembers, or fewer while
+    /// messages are being delivered.
+    #[must_use]
+    pub fn redelivered(&self) -> u64 {
+        let deliveries: u64 = self.consumers().map(|it| it.delivered.consumer_sequence).sum();
+        let pending: u64 = self.consumers().map(|it| it.num_pending).sum();
+        deliveries.saturating_sub(self.stream.state.last_sequence.saturating_sub(pending))
+    }
+
+    /// Until when it is paused, if one of its lanes is.
+    #[must_use]
+    pub fn paused_until(&self) -> Option<Timestamp> {
+        self.consumers().filter_map(paused_until).max()
+    }
+
+    fn consumers(&self) -> impl Iterator<Item = &ConsumerInfo> {
+        self.lanes.iter().map(|(_, consumer)| consumer)
+    }
+}
+
+/// The state of a queue on the broker.
+///
+/// # Errors
+///
+/// As [`declare`](super::declare), and [`DeclareError::Refused`] where it is not there.
+pub async fn queue_state(context: &Context, queue: Queue) -> Result<QueueState, DeclareError> {
+    let mut lanes = Vec::new();
+    for lane in queue.lanes() {
+        lanes.push((lane, lane_state(context, lane).await?));
+    }
+    // Last, so that no delivery is taken for a second one that was the first.
+    let stream = stream_state(context, queue.stream).await?;
+    Ok(QueueState { stream, lanes })
+}
+
+/// The state of the durable consumer of a lane.
+///
+/// # Errors
+///
+/// As [`queue_state`].
+pub async fn lane_state(context: &Context, lane: Lane) -> Result<ConsumerInfo, DeclareError> {
+    api::consumer_info(context, lane)
+        .await
+        .map_err(|error| DeclareError::new(context, format!("show {}", lane.described()), error))
+}
+
+/// The state of the stream that keeps a bucket's facts.
+///
+/// # Errors
+///
+/// As [`queue_state`].
+pub async fn bucket_state(context: &Context, bucket: Bucket) -> Result<StreamInfo, DeclareError> {
+    stream_state(context, bucket.stream).await
+}
+
+/// The state of the stream with this name.
+///
+/// # Errors
+///
+/// As [`queue_state`].
+pub async fn stream_state(context: &Context, name: &str) -> Result<StreamInfo, DeclareError> {
+    api::stream_info(context, name)
+        .await
+        .map_err(|error| DeclareError::new(context, format!("show stream {name}"), error))
+}
+
+/// How long the guarantees hold from the moment of asking, as these buckets on the broker have it:
+/// [`Duration::MAX`], where none of them has an age limit.
+///
+/// # Errors
+///
+/// As [`queue_state`].
+pub async fn facts_max_age(
+    context: &Context,
+    buckets: &[Bucket],
+) -> Result<Duration, DeclareError> {
+    let mut shortest = Duration::MAX;
+    for bucket in buckets {
+        shortest = shortest.min(guard_time(&bucket_state(context, *bucket).await?.config));
+    }
+    Ok(shortest)
+}
+
+/// How long the facts of a bucket with this configuration guard their keys: [`Duration::MAX`], where it has
+/// no age limit. The rest of the time that they are kept is a margin.
+#[must_use]
+pub fn guard_time(bucket: &StreamConfig) -> Duration {
+    if bucket.max_age.is_zero() {
+        Duration::MAX
+    } else {
+        bucket.max_age.saturating_sub(config::FACTS_MARGIN)
+    }
+}

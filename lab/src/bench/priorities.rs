@@ -1,0 +1,105 @@
+//! Whether priorities hold: an urgent request passes a backlog, and what is not urgent goes on all the same.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use contract::queues::{Acknowledgment, REQUESTS, Request};
+use contract::{Amount, facts};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+use workqueue::{JobId, Metrics, Priority, Producer, Settings, Trace, read_fact};
+
+use super::deployment::BenchDeployment;
+use super::round::{Round, real};
+
+/// How many requests are submitted at a time.
+const AT_A_TIME: usize = 64;
+
+/// The generator works on that many at a time, each of which takes that long.
+const WORK: [(&str, &str); 2] = [("CONCURRENCY", "16"), ("WORK_TIME", "10ms")];
+
+/// How many urgent requests come while a backlog waits, and the time between them.
+const URGENT: (usize, Duration) = (20, Duration::from_millis(20));
+
+/// Measures both.
+pub(super) async fn measure(round: &mut Round<'_>) -> anyhow::Result<()> {
+    urgent_among_low(round).await?;
+    low_among_urgent(round).await
+}
+
+/// How long the slowest of some urgent requests took while a backlog of others waited.
+async fn urgent_among_low(round: &mut Round<'_>) -> anyhow::Result<()> {
+    let backlog = round.sizes.low;
+    let mut deployment = BenchDeployment::new(round, false).await?;
+    let producer = producer(&deployment).await?;
+    ask(&producer, Priority::Low, backlog).await?;
+    deployment.start_requestor(&[("REQUEST_RATE", "0")])?;
+    deployment.start_generator(&WORK)?;
+    deployment.ready(Instant::now()).await?;
+    let mut ids = Vec::new();
+    for _ in 0..URGENT.0 {
+        ids.extend(ask(&producer, Priority::High, 1).await?);
+        sleep(URGENT.1).await;
+    }
+    let left = waiting(&deployment, Priority::Low).await?;
+    ensure!(left > 0, "the backlog was done before the last urgent request came");
+    deployment.received(backlog + ids.len() as u64, round).await?;
+    let mut slowest = Duration::ZERO;
+    for id in ids {
+        let stored = read_fact::<Acknowledgment>(&deployment.connection, &id.to_string()).await?;
+        let stored = stored.context("an urgent request is not stored")?;
+        let took = stored.stored_at.duration_since(stored.requested_at);
+        slowest = slowest.max(took.try_into().unwrap_or_default());
+    }
+    round.figures.add("urgent_in_backlog", slowest.as_secs_f64() * 1000.0);
+    Ok(())
+}
+
+/// Which share of the work were requests of low priority, while more urgent ones came than could be done.
+async fn low_among_urgent(round: &mut Round<'_>) -> anyhow::Result<()> {
+    let low = round.sizes.low;
+    let mut deployment = BenchDeployment::new(round, false).await?;
+    let producer = producer(&deployment).await?;
+    ask(&producer, Priority::Low, low).await?;
+    deployment.start_requestor(&[("REQUEST_RATE", "max"), ("REQUEST_PRIORITY", "high")])?;
+    deployment.ready(Instant::now()).await?;
+    // Once there are more than are done in the time.
+    deployment.count(facts::REQUESTED, low * 2).await?;
+    deployment.start_generator(&WORK)?;
+    deployment.count(facts::STORED, low / 2).await?;
+    let left = waiting(&deployment, Priority::Low).await?;
+    ensure!(waiting(&deployment, Priority::High).await? > 0, "there was nothing urgent any more");
+    let share = real(low - left) * 100.0 / real(low / 2);
+    round.figures.add("low_under_urgent_load", share);
+    Ok(())
+}
+
+async fn producer(deployment: &BenchDeployment) -> anyhow::Result<Producer> {
+    let (limits, metrics) = (Settings::from_env().limits, Metrics::new("bench"));
+    let producer = Producer::new(&deployment.connection, limits, AT_A_TIME, &metrics);
+    // All of it before the first request, or the audit would find requests that are older than the store.
+    producer.declare(&contract::topology()).await?;
+    Ok(producer)
+}
+
+/// Asks for so many strings, each in a request of this priority. Gives their ids.
+async fn ask(producer: &Producer, priority: Priority, count: u64) -> anyhow::Result<Vec<JobId>> {
+    let amount = Amount::new(1, 64)?;
+    let asking = async |_| {
+        let request = Request::new(JobId::new(), amount, "bench", workqueue::now());
+        let request = Request { priority, ..request };
+        let never = CancellationToken::new();
+        requestor::submit(producer, &request, &Trace::default(), &never).await?;
+        anyhow::Ok(request.id)
+    };
+    stream::iter(0..count).map(asking).buffer_unordered(AT_A_TIME).try_collect().await
+}
+
+/// How many requests of this priority are neither answered nor given up.
+async fn waiting(deployment: &BenchDeployment, priority: Priority) -> anyhow::Result<u64> {
+    let queue = observe::queue(&deployment.connection, REQUESTS).await?;
+    let lane = queue.lanes.into_iter().find(|lane| lane.priority == priority);
+    let lane = lane.context("the queue has no such lane")?;
+    Ok(lane.waiting + lane.in_flight)
+}
