@@ -58,9 +58,9 @@ export const clock = (at, digits = 0) =>
   new Date(at).toLocaleTimeString("en-GB", { fractionalSecondDigits: digits || undefined, hour: "2-digit", minute: "2-digit", second: "2-digit" });
 
 /** Asks the gateway. What it answers with a problem is an error that says it, with its status and outcome. */
-export async function ask(path, body, headers = {}) {
+export async function ask(path, body, headers = {}, method = body === undefined ? "GET" : "POST") {
   const json = { "Content-Type": "application/json", ...headers };
-  const options = body === undefined ? {} : { method: "POST", body: JSON.stringify(body), headers: json };
+  const options = body === undefined ? { method } : { method, body: JSON.stringify(body), headers: json };
   let answer;
   try {
     answer = await fetch(path, options);

@@ -12,7 +12,7 @@ const PATIENCE = 60_000;
 const STRINGS = 20;
 
 /** The ends after which nothing changes. */
-const OVER = ["received", "doubled"];
+const OVER = ["received", "cancelled", "doubled"];
 
 const dialog = byId("history");
 let looking;
@@ -57,6 +57,7 @@ function show({ request, queues, dead_letters: letters }) {
     return el("li", { class: "done" }, el("p", { class: "what" }, what), el("p", {}, `${clock(at, 3)}${after}, ${how}`));
   }));
   say(byId("history-where"), where(request, queues, letters));
+  byId("history-cancel").hidden = !request?.requested_by || Boolean(request.stored_at) || OVER.includes(request.status);
   const strings = request?.values ?? [];
   const more = strings.length > STRINGS ? `\n… and ${strings.length - STRINGS} more` : "";
   const text = strings.slice(0, STRINGS).join("\n") + more;
@@ -67,12 +68,25 @@ function show({ request, queues, dead_letters: letters }) {
 
 function where(request, queues, letters) {
   if (request?.status === "received") return "It has come home.";
+  if (request?.status === "cancelled") return `It was cancelled at ${clock(request.cancelled_at, 3)}, by ${request.cancelled_by}.`;
   if (request?.status === "doubled") return "Other strings are marked as received than those that are stored.";
   if (queues.length) return `It is in ${queues.join(" and ")}.`;
   if (request ? request.status === "dead-lettered" : letters.length) return "It was given up, and is among the dead letters.";
   if (request?.requested_by) return "It is between two queues at this moment.";
   return "There is nothing about it on the broker: it was not accepted yet, or it is too long ago.";
 }
+
+byId("history-cancel").addEventListener("click", async (event) => {
+  event.target.disabled = true;
+  const id = byId("history-id").textContent;
+  try {
+    await ask(`requests/${encodeURIComponent(id)}`, undefined, {}, "DELETE");
+    showHistory(id);
+  } catch (error) {
+    say(byId("history-where"), `Whether it is cancelled is unknown: ${error.message}. Press again: it is safe.`);
+  }
+  event.target.disabled = false;
+});
 
 byId("history-close").addEventListener("click", () => dialog.close());
 dialog.addEventListener("close", () => clearTimeout(looking));

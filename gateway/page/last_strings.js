@@ -35,7 +35,7 @@ export function showLast(last) {
     row.item.hidden = !way;
     if (!way) return;
     row.id = way.id;
-    const text = way.string ?? (way.unread ? "too large to look up" : "on its way");
+    const text = way.string ?? (way.cancelled_at ? "cancelled" : way.unread ? "too large to look up" : "on its way");
     say(row.button, text.length > STRING ? `${text.slice(0, STRING)}…` : text);
     row.button.setAttribute("aria-label", `The history of ${way.string ? `the string ${text.slice(0, STRING)}` : "a request, ${text}"}`);
     const took = way.received_at ? between(way.requested_at, way.received_at) : "…";

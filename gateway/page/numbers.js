@@ -40,7 +40,7 @@ function judge({ requested, missing, twice }) {
   const [state, word, note] = requested === 0
     ? ["none", "No requests yet", "Only the audit compares each string."]
     : missing > 0
-      ? ["bad", `${exact(missing)} not accounted for`, "Of the requests that are remembered, less received, pending and dead letters, in each of the last looks. The audit says which, and whether it is so."]
+      ? ["bad", `${exact(missing)} not accounted for`, "Of the requests that are remembered, less stored, pending and dead letters, in each of the last looks. The audit says which, and whether it is so."]
       : twice > 0
         ? ["bad", `${counted(twice, "fact")} written twice`, "By counts. The audit says which."]
         : ["good", "No loss seen by counts", "The requests that are remembered are no more than received, pending and dead letters. Counts cannot see which: an unasked message, or one that is counted in two places, hides a loss. Only the audit compares each string."];
@@ -50,7 +50,7 @@ function judge({ requested, missing, twice }) {
 }
 
 const WORDS = [
-  ["complete", "complete"], ["pending", "pending"], ["dead_lettered", "dead-lettered"],
+  ["complete", "complete"], ["cancelled", "of which cancelled"], ["pending", "pending"], ["dead_lettered", "dead-lettered"],
   ["lost", "lost"], ["doubled", "doubled"], ["unasked", "unasked"], ["too_old", "too old"],
 ];
 

@@ -20,7 +20,7 @@ use crate::requests::submit::away;
 
 /// The problems that any operation may answer with, and those of each.
 const ANY: [ProblemKind; 4] = [Invalid, Foreign, Expectation, Coding];
-const PROBLEMS: [(&str, &str, &[ProblemKind]); 4] = [
+const PROBLEMS: [(&str, &str, &[ProblemKind]); 5] = [
     (
         "/requests",
         "post",
@@ -28,6 +28,7 @@ const PROBLEMS: [(&str, &str, &[ProblemKind]); 4] = [
     ),
     ("/requests", "get", &[Refused, BrokerAway, Busy]),
     ("/requests/{id}", "get", &[NoRequest, Refused, BrokerAway, Busy]),
+    ("/requests/{id}", "delete", &[NoRequest, Refused, BrokerAway, Busy]),
     ("/openapi.json", "get", &[]),
 ];
 
@@ -47,7 +48,7 @@ const PROBLEMS: [(&str, &str, &[ProblemKind]); 4] = [
     ),
     // Where this description is, which a proxy may serve under another path.
     servers((url = ".")),
-    paths(requests::submit_request, requests::list, requests::show, describe),
+    paths(requests::submit_request, requests::list, requests::show, requests::cancel, describe),
     components(schemas(Problem))
 )]
 struct Description;

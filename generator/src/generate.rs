@@ -21,7 +21,8 @@ impl Handler for Generate {
     type Job = Request;
 
     fn admit(&self, request: &Request, cx: &Context) -> Result<(), Rejection> {
-        contract::check_age(request.requested_at, now(), cx.facts_max_age())
+        contract::check_age(request.requested_at, now(), cx.facts_max_age())?;
+        contract::check_expiry(request.expires_at, now())
     }
 
     async fn handle(&self, request: Request, cx: &Context) -> Result<(), Failure> {

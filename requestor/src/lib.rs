@@ -3,16 +3,19 @@
 //! ```text
 //! ask     --> [REQUESTS]                           producer, rate_limiter; tally counts
 //! store       [RESPONSES] --> [ACKNOWLEDGMENTS]    store
+//! cancel                                           cancel
 //! ```
 //!
 //! Its flags and environment are in `settings`.
 
+mod cancel;
 mod producer;
 mod rate_limiter;
 mod settings;
 mod store;
 mod tally;
 
+pub use cancel::cancel;
 pub use producer::{record, submit};
 pub use settings::{RETIRED, Rate, RequestorSettings};
 pub use tally::GivenUp;

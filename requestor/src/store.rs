@@ -1,8 +1,10 @@
 //! Stores: takes a response from the queue RESPONSES, creates the fact in the bucket `stored`, and
-//! publishes an acknowledgment of what is stored to the queue ACKNOWLEDGMENTS.
+//! publishes an acknowledgment of what is stored to the queue ACKNOWLEDGMENTS. Of a request that was cancelled it
+//! stores nothing.
 
 use std::sync::Arc;
 
+use contract::facts::Stored;
 use contract::queues::{Acknowledgment, Response};
 use tracing::debug;
 use workqueue::{Context, Creation, Failure, Handler, Rejection, now};
@@ -22,12 +24,19 @@ impl Handler for Store {
     }
 
     async fn handle(&self, response: Response, cx: &Context) -> Result<(), Failure> {
-        let new = Acknowledgment::new(response, cx.instance(), now());
+        let new = Stored::Strings(Acknowledgment::new(response, cx.instance(), now()));
         let stored = match cx.create(&new).await? {
             Creation::Created => new,
             // The request was answered, or its response stored, twice. The first fact counts, and only
             // that is acknowledged: both sides have the same strings.
             Creation::AlreadyExists(stored) => stored,
+        };
+        let stored = match stored {
+            Stored::Strings(stored) => stored,
+            Stored::Cancelled(cancellation) => {
+                debug!(id = %cx.id(), by = cancellation.cancelled_by, "was cancelled");
+                return Ok(());
+            }
         };
         debug!(id = %stored.id, by = stored.requestor, "stored");
         if let Some(tally) = &self.tally {
@@ -41,6 +50,7 @@ impl Handler for Store {
 #[cfg(test)]
 mod tests {
     use contract::Strings;
+    use contract::facts::Cancellation;
     use workqueue::JobId;
     use workqueue::testing::Recorder;
 
@@ -57,8 +67,21 @@ mod tests {
         let recorder = Recorder::new();
         let (store, id) = (Store { tally: None }, JobId::new());
         let first = Acknowledgment::new(response(id, "first"), "requestor-1", now());
-        recorder.context().create(&first).await.unwrap();
+        recorder.context().create(&Stored::Strings(first.clone())).await.unwrap();
         store.handle(response(id, "second"), &recorder.context()).await.unwrap();
         assert_eq!(recorder.published::<Acknowledgment>(), [first]);
+    }
+
+    #[tokio::test]
+    async fn response_to_a_cancelled_request_is_neither_stored_nor_sent() {
+        let recorder = Recorder::new();
+        let (store, id) = (Store { tally: None }, JobId::new());
+        let cancelled = Cancellation { id, cancelled_by: "me".to_owned(), cancelled_at: now() };
+        let cancelled = Stored::Cancelled(cancelled);
+        recorder.context().create(&cancelled).await.unwrap();
+        store.handle(response(id, "late"), &recorder.context()).await.unwrap();
+        assert_eq!(recorder.published::<Acknowledgment>(), []);
+        let stored: Option<Stored> = recorder.context().read(&id.to_string()).await.unwrap();
+        assert_eq!(stored, Some(cancelled));
     }
 }

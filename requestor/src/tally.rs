@@ -11,7 +11,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use contract::queues::Acknowledgment;
+use contract::facts::Stored;
 use contract::{RequestState, Strings};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
@@ -35,12 +35,12 @@ pub(crate) struct Tally {
     all_asked: AtomicBool,
 }
 
-/// A request that ended as a dead letter, or could not be published at all.
+/// A request that ended as a dead letter, was cancelled, or could not be published at all.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GivenUp {
     /// The request.
     pub id: JobId,
-    /// Why, as the dead letter says.
+    /// Why.
     pub reason: String,
 }
 
@@ -83,7 +83,7 @@ impl Tally {
                 match end {
                     None => continue,
                     Some(RequestEnd::Stored) => self.stored(id),
-                    Some(RequestEnd::DeadLettered(reason)) => self.given_up(id, reason),
+                    Some(RequestEnd::GivenUp(reason)) => self.given_up(id, reason),
                 }
                 ended += 1;
             }
@@ -109,23 +109,27 @@ impl Tally {
 
 enum RequestEnd {
     Stored,
-    DeadLettered(String),
+    GivenUp(String),
 }
 
 /// How a request ended, if it has, and if the broker says so.
 async fn end_of(id: JobId, connection: &Connection) -> Option<RequestEnd> {
     let key = id.to_string();
     // An answer that did not come says nothing.
-    if read_fact::<Acknowledgment>(connection, &key).await.ok()?.is_some() {
-        return Some(RequestEnd::Stored);
+    match read_fact(connection, &key).await.ok()? {
+        Some(Stored::Strings(_)) => return Some(RequestEnd::Stored),
+        Some(Stored::Cancelled(it)) => {
+            return Some(RequestEnd::GivenUp(format!("cancelled by {}", it.cancelled_by)));
+        }
+        None => {}
     }
     let subject = dead_letters::subject("*", &key);
     let last = last_message(connection.context(), dead_letters::STREAM, &subject);
     let last = connection.ask(pin!(last)).await?.ok()?;
-    let state = RequestState::of(None::<Strings>, None, |queue| {
+    let state = RequestState::of(None, None::<Strings>, |queue| {
         let subject = dead_letters::subject(queue.stream, &key);
         last.as_ref().filter(|letter| letter.subject.as_str() == subject)
     });
     let RequestState::DeadLettered(letter) = state else { return None };
-    Some(RequestEnd::DeadLettered(dead_letters::reason(&letter.headers).to_owned()))
+    Some(RequestEnd::GivenUp(dead_letters::reason(&letter.headers).to_owned()))
 }

@@ -5,7 +5,7 @@
 //! | --- | --- | --- |
 //! | [`IDEMPOTENCY`] | gateway | the request of an `Idempotency-Key` ([`Asked`]) |
 //! | [`REQUESTED`] | requestor, gateway | the queue has confirmed this [`Request`] |
-//! | [`STORED`] | requestor | these strings were stored ([`Acknowledgment`]) |
+//! | [`STORED`] | requestor, gateway | these strings were stored, or it was cancelled ([`Stored`]) |
 //! | [`RECEIVED`] | generator | these strings were marked as received ([`Received`]) |
 
 use std::time::Duration;
@@ -13,10 +13,11 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 use workqueue::dead_letters::Reason;
-use workqueue::{Bucket, Fact, JobId, Rejection};
+use workqueue::{Bucket, Fact, JobId, Rejection, from_json};
 
 use crate::key::IdempotencyKey;
 use crate::queues::{Acknowledgment, Request};
+use crate::state::Decision;
 use crate::strings::Strings;
 
 /// Idempotency keys and their requests: written before anything is published.
@@ -25,7 +26,7 @@ pub const IDEMPOTENCY: Bucket = Bucket { name: "idempotency", stream: "KV_idempo
 /// Accepted requests: written once the queue has confirmed the request.
 pub const REQUESTED: Bucket = Bucket { name: "requested", stream: "KV_requested" };
 
-/// Stored acknowledgments.
+/// What came first: the strings that were stored, or a cancellation.
 pub const STORED: Bucket = Bucket { name: "stored", stream: "KV_stored" };
 
 /// Strings marked as received.
@@ -68,11 +69,63 @@ impl Fact for Request {
     }
 }
 
-impl Fact for Acknowledgment {
+/// How a request was decided. The bucket takes the first of the two, so that never both are true.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Stored {
+    /// These strings are stored.
+    Strings(Acknowledgment),
+    /// It was cancelled before any were.
+    Cancelled(Cancellation),
+}
+
+/// A request was cancelled. A response to it is not stored any more.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cancellation {
+    /// The request.
+    pub id: JobId,
+    /// The instance, or the person, that cancelled it.
+    pub cancelled_by: String,
+    /// When.
+    pub cancelled_at: Timestamp,
+}
+
+impl Stored {
+    /// What is stored, unless the request was cancelled.
+    #[must_use]
+    pub fn acknowledgment(self) -> Option<Acknowledgment> {
+        match self {
+            Self::Strings(acknowledgment) => Some(acknowledgment),
+            Self::Cancelled(_) => None,
+        }
+    }
+
+    /// The decision alone.
+    #[must_use]
+    pub fn decision(&self) -> Decision<&Strings> {
+        match self {
+            Self::Strings(acknowledgment) => Decision::Strings(&acknowledgment.values),
+            Self::Cancelled(_) => Decision::Cancelled,
+        }
+    }
+}
+
+impl Fact for Stored {
     const BUCKET: Bucket = STORED;
 
     fn key(&self) -> String {
-        self.id.to_string()
+        match self {
+            Self::Strings(acknowledgment) => acknowledgment.id.to_string(),
+            Self::Cancelled(cancellation) => cancellation.id.to_string(),
+        }
+    }
+
+    fn from_body(body: &[u8]) -> Result<Self, serde_json::Error> {
+        // Not as serde reads an untagged enum, which copies everything first, and does not say what is wrong.
+        match from_json(body) {
+            Ok(acknowledgment) => Ok(Self::Strings(acknowledgment)),
+            Err(error) => from_json(body).map(Self::Cancelled).map_err(|_| error),
+        }
     }
 }
 
@@ -123,6 +176,21 @@ pub fn check_age(
     Ok(())
 }
 
+/// Rejects a request that was to be answered until `expires_at`, if it says so, after that.
+///
+/// # Errors
+///
+/// Where that time is over.
+pub fn check_expiry(expires_at: Option<Timestamp>, now: Timestamp) -> Result<(), Rejection> {
+    match expires_at {
+        Some(at) if at <= now => {
+            let detail = format!("it was to be answered until {at}");
+            Err(Rejection { reason: Reason::Expired, detail })
+        }
+        _ => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -140,6 +208,29 @@ mod tests {
         assert_eq!(check("2026-01-01T11:59:59Z"), Some(Reason::Expired));
         let noon = "2026-01-02T12:00:00Z".parse().unwrap();
         assert_eq!(check_age(Timestamp::MIN, noon, Duration::MAX), Ok(()));
+    }
+
+    #[test]
+    fn request_that_expires_is_not_answered_after_that() {
+        let at = |time: &str| time.parse::<Timestamp>().unwrap();
+        let noon = at("2026-01-02T12:00:00Z");
+        let check = |expires_at| check_expiry(expires_at, noon).err().map(|it| it.reason);
+        assert_eq!(check(None), None);
+        assert_eq!(check(Some(at("2026-01-02T12:00:00.001Z"))), None);
+        assert_eq!(check(Some(noon)), Some(Reason::Expired));
+    }
+
+    #[test]
+    fn stored_fact_is_strings_or_a_cancellation() {
+        let id = JobId::new();
+        let read = |body: &str| Stored::from_body(body.as_bytes());
+        let cancelled =
+            format!(r#"{{"id":"{id}","cancelled_by":"me","cancelled_at":"2026-01-02T12:00:00Z"}}"#);
+        let stored = read(&cancelled).unwrap();
+        assert_eq!(serde_json::to_string(&stored).unwrap(), cancelled);
+        assert_eq!((stored.key(), stored.decision()), (id.to_string(), Decision::Cancelled));
+        let error = read(&format!(r#"{{"id":"{id}"}}"#)).unwrap_err().to_string();
+        assert!(error.contains("missing field `requested_at`"), "{error}");
     }
 
     #[test]

@@ -23,9 +23,9 @@ mod key;
 mod state;
 mod strings;
 
-pub use facts::check_age;
+pub use facts::{check_age, check_expiry};
 pub use key::{IdempotencyKey, InvalidKey, MAX_KEY};
-pub use state::RequestState;
+pub use state::{Decision, RequestState};
 pub use strings::{Amount, InvalidStrings, MAX_CHARACTERS, MAX_COUNT, MAX_LENGTH, Strings};
 
 use workqueue::Commands;

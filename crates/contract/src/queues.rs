@@ -35,10 +35,12 @@ pub struct Request {
     pub requestor: String,
     /// When it asked.
     pub requested_at: Timestamp,
+    /// Until when it is of use: it is not worked on after that.
+    pub expires_at: Option<Timestamp>,
 }
 
 impl Request {
-    /// A request of normal priority.
+    /// A request of normal priority that does not expire.
     #[must_use]
     pub fn new(
         id: JobId,
@@ -47,7 +49,7 @@ impl Request {
         requested_at: Timestamp,
     ) -> Self {
         let (priority, requestor) = (Priority::Normal, requestor.into());
-        Self { id, amount, priority, requestor, requested_at }
+        Self { id, amount, priority, requestor, requested_at, expires_at: None }
     }
 }
 
@@ -73,6 +75,8 @@ struct Fields {
     priority: Priority,
     requestor: String,
     requested_at: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    expires_at: Option<Timestamp>,
 }
 
 impl TryFrom<Fields> for Request {
@@ -85,6 +89,7 @@ impl TryFrom<Fields> for Request {
             priority: fields.priority,
             requestor: fields.requestor,
             requested_at: fields.requested_at,
+            expires_at: fields.expires_at,
         })
     }
 }
@@ -98,6 +103,7 @@ impl From<Request> for Fields {
             priority: request.priority,
             requestor: request.requestor,
             requested_at: request.requested_at,
+            expires_at: request.expires_at,
         }
     }
 }
@@ -132,8 +138,8 @@ impl Job for Response {
 pub const ACKNOWLEDGMENTS: Queue =
     Queue::new("ACKNOWLEDGMENTS", "acknowledgments").consumer("generator");
 
-/// A requestor has stored these strings. It is the fact of the bucket `stored`, and the message
-/// that tells the generator of it.
+/// A requestor has stored these strings. It is the fact of the bucket `stored`, unless the request was
+/// cancelled, and the message that tells the generator of it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Acknowledgment {
     /// The request that was answered.

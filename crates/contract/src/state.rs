@@ -4,6 +4,15 @@ use workqueue::Queue;
 
 use crate::queues;
 
+/// What the bucket `stored` says of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision<V> {
+    /// These strings, or a digest of them, are stored.
+    Strings(V),
+    /// It was cancelled.
+    Cancelled,
+}
+
 /// How far a request has come, with the dead letter (`D`) that holds it up, if one does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RequestState<D> {
@@ -13,7 +22,10 @@ pub enum RequestState<D> {
     Stored,
     /// Its strings are stored, and marked as received with the same values. This is the end.
     Received,
-    /// Its strings are stored, and others are marked as received. The guarantees exclude this.
+    /// It was cancelled before its strings were stored. This is an end, too.
+    Cancelled,
+    /// Other strings are marked as received than those that are stored, or some although it was cancelled. The
+    /// guarantees exclude this.
     Doubled,
     /// A step that is still to be done was given up. It may be replayed.
     DeadLettered(D),
@@ -23,14 +35,17 @@ impl<D> RequestState<D> {
     /// The state of the request whose facts have these values, or digests of them. `dead_letter` gives its
     /// dead letter from a queue. One from a queue that the request has passed since holds nothing up.
     pub fn of<V: PartialEq>(
-        stored: Option<V>,
+        stored: Option<Decision<V>>,
         received: Option<V>,
         dead_letter: impl FnMut(Queue) -> Option<D>,
     ) -> Self {
         // A new queue does not compile until it has its place here.
         let [requests, responses, acknowledgments] = queues::ALL;
         let (state, still_to_pass): (_, &[Queue]) = match (stored, received) {
-            (Some(stored), Some(received)) if stored == received => return Self::Received,
+            (Some(Decision::Cancelled), None) => return Self::Cancelled,
+            (Some(Decision::Strings(stored)), Some(received)) if stored == received => {
+                return Self::Received;
+            }
             (Some(_), Some(_)) => return Self::Doubled,
             (Some(_), None) => (Self::Stored, &[acknowledgments]),
             (None, _) => (Self::Queued, &[responses, requests]),
@@ -43,7 +58,7 @@ impl<D> RequestState<D> {
 mod tests {
     use super::*;
     use crate::queues::{ACKNOWLEDGMENTS, REQUESTS, RESPONSES};
-    use RequestState::{DeadLettered, Doubled, Queued, Received, Stored};
+    use RequestState::{Cancelled, DeadLettered, Doubled, Queued, Received, Stored};
 
     /// The state with dead letters from these queues.
     fn state(
@@ -52,7 +67,16 @@ mod tests {
         dead_letters: &[Queue],
     ) -> RequestState<Queue> {
         let of = |queue| dead_letters.contains(&queue).then_some(queue);
-        RequestState::of(stored, received, of)
+        RequestState::of(stored.map(Decision::Strings), received, of)
+    }
+
+    #[test]
+    fn cancelled_request_has_come_to_its_end() {
+        let of = |received: Option<&str>| {
+            RequestState::of(Some(Decision::Cancelled), received, |_| Some(()))
+        };
+        assert_eq!(of(None), Cancelled);
+        assert_eq!(of(Some("abc")), Doubled);
     }
 
     #[test]

@@ -2,8 +2,8 @@
 
 use anyhow::Context as _;
 use contract::RequestState;
-use contract::facts::Received;
-use contract::queues::{self, Acknowledgment, Request};
+use contract::facts::{Received, Stored};
+use contract::queues::{self, Request};
 use futures_util::TryStreamExt;
 use workqueue::dead_letters::{self, DeadLetter};
 use workqueue::{Connection, JobId, Queue, ReadError, read_fact};
@@ -13,8 +13,8 @@ use workqueue::{Connection, JobId, Queue, ReadError, read_fact};
 pub struct RequestHistory {
     /// The request, when and by which instance it was asked, once it was accepted.
     pub requested: Option<Request>,
-    /// The stored strings, when and by which instance, and the instance that made them.
-    pub stored: Option<Acknowledgment>,
+    /// The stored strings, when and by which instance, and the instance that made them; or its cancellation.
+    pub stored: Option<Stored>,
     /// The received strings, when and by which instance they were marked.
     pub received: Option<Received>,
     /// Its dead letters, the last one from each queue.
@@ -55,7 +55,7 @@ impl RequestHistory {
     /// How far the request has come.
     #[must_use]
     pub fn state(&self) -> RequestState<&DeadLetter> {
-        let stored = self.stored.as_ref().map(|stored| &stored.values);
+        let stored = self.stored.as_ref().map(Stored::decision);
         let received = self.received.as_ref().map(|received| &received.values);
         RequestState::of(stored, received, |queue| {
             self.dead_letters.iter().find(|letter| letter.stream == queue.stream)

@@ -6,12 +6,12 @@ use std::time::Duration;
 use anyhow::{anyhow, ensure};
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::stream::State;
-use contract::facts::{self, Received};
-use contract::queues::{self, Acknowledgment, Request};
+use contract::facts::{self, Received, Stored};
+use contract::queues::{self, Request};
 use jiff::Timestamp;
 use serde::Serialize;
 use tokio::time::{Instant, timeout};
-use workqueue::batch::{self, Stored};
+use workqueue::batch;
 use workqueue::topology::{self, DeclareError};
 use workqueue::{Bucket, Connection, Fact, JobId, Queue, dead_letters};
 
@@ -144,8 +144,17 @@ impl Poller {
         self.earlier = Some(Earlier { at, moved, received: received.last_sequence });
         let last = self.follow(&requested, &received, before).await?;
         let pending = queues.iter().map(|queue| queue.waiting + queue.in_flight).sum();
-        let unplaced =
-            unplaced(requested.subjects_count, received.subjects_count, pending, given_up);
+        // A request that was cancelled is never marked as received, so what comes after that the audit judges.
+        let [requests, responses, _] = queues::ALL;
+        let until_stored =
+            queues.iter().filter(|it| [requests.stream, responses.stream].contains(&it.name));
+        let pending_until_stored = until_stored.map(|it| it.waiting + it.in_flight).sum();
+        let unplaced = unplaced(
+            requested.subjects_count,
+            stored.subjects_count,
+            pending_until_stored,
+            given_up,
+        );
         let of = [&requested, &stored, &received];
         let numbers = Totals {
             requested: requested.last_sequence,
@@ -183,7 +192,7 @@ impl Poller {
         let requests: Vec<Request> = decoded(&requests).collect();
         let ids: Vec<JobId> = requests.iter().map(|request| request.id).collect();
         // Those that are shown first, and alone: an answer has an end, and strings may be large.
-        let (mut stored, left): (HashMap<JobId, Acknowledgment>, u64) = self.facts(&ids).await?;
+        let (mut stored, left): (HashMap<JobId, Stored>, u64) = self.facts(&ids).await?;
         let (received, _): (HashMap<JobId, Received>, u64) = self.facts(&ids).await?;
         let last = |request: &Request| {
             let (stored, received) = (stored.get(&request.id), received.get(&request.id));
@@ -193,9 +202,9 @@ impl Poller {
         let last = requests.iter().rev().map(last).collect();
         let of_marks = marks.iter().map(|mark| mark.id);
         let others: Vec<JobId> = of_marks.filter(|id| !stored.contains_key(id)).collect();
-        stored.extend(self.facts::<Acknowledgment>(&others).await?.0);
+        stored.extend(self.facts::<Stored>(&others).await?.0);
         for mark in &marks {
-            if let Some(stored) = stored.get(&mark.id) {
+            if let Some(Stored::Strings(stored)) = stored.get(&mark.id) {
                 self.round_trips.note(mark.received_at.duration_since(stored.requested_at));
             }
         }
@@ -297,15 +306,15 @@ async fn read_queue(
     Ok((snapshot, (stream.last_sequence, went)))
 }
 
-fn decoded<F: Fact>(stored: &[Stored]) -> impl Iterator<Item = F> {
+fn decoded<F: Fact>(stored: &[batch::Stored]) -> impl Iterator<Item = F> {
     stored.iter().filter_map(|message| F::from_body(&message.body).ok())
 }
 
 /// Requests of which the counts do not say where they are: of those that are remembered, all of one age.
 /// What moved while it was counted was counted twice, and hides as many; so does what was never asked
 /// for. None is not a proof, some is a reason to audit.
-fn unplaced(requested: u64, received: u64, pending: u64, given_up: u64) -> u64 {
-    requested.saturating_sub(received.saturating_add(pending).saturating_add(given_up))
+fn unplaced(requested: u64, stored: u64, pending: u64, given_up: u64) -> u64 {
+    requested.saturating_sub(stored.saturating_add(pending).saturating_add(given_up))
 }
 
 /// As many as each of the last snapshots could not place: one that was only on its way is placed by the

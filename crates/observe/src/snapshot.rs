@@ -1,8 +1,8 @@
 //! A snapshot of the flow: the queues, the replicas, the totals, and the last
 //! requests. The page and `lab up` show the same.
 
-use contract::facts::Received;
-use contract::queues::{Acknowledgment, Request};
+use contract::facts::{Received, Stored};
+use contract::queues::Request;
 use jiff::Timestamp;
 use serde::Serialize;
 use workqueue::Priority;
@@ -113,8 +113,8 @@ pub struct Totals {
     pub pending: u64,
     /// Deliveries that were not the first of their message.
     pub redelivered: u64,
-    /// Of the requests that are remembered: neither received, nor in a queue, nor among the dead
-    /// letters, as far as the counts of several snapshots say.
+    /// Of the requests that are remembered: neither stored, nor in a queue, nor among the dead letters, as far as
+    /// the counts of several snapshots say.
     pub missing: u64,
     /// Facts that were written a second time.
     pub twice: u64,
@@ -151,16 +151,25 @@ pub struct LastRequest {
     pub stored_at: Option<Timestamp>,
     pub marked_by: Option<String>,
     pub received_at: Option<Timestamp>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cancelled_by: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cancelled_at: Option<Timestamp>,
 }
 
 impl LastRequest {
     pub(crate) fn new(
         request: &Request,
-        stored: Option<&Acknowledgment>,
+        stored: Option<&Stored>,
         received: Option<&Received>,
         unread: bool,
     ) -> Self {
         let name = |text: &str| shortened(text, SHOWN_CHARACTERS);
+        let (stored, cancelled) = match stored {
+            Some(Stored::Strings(stored)) => (Some(stored), None),
+            Some(Stored::Cancelled(cancellation)) => (None, Some(cancellation)),
+            None => (None, None),
+        };
         let string = stored.and_then(|stored| stored.values.as_slice().first());
         Self {
             id: request.id.to_string(),
@@ -175,6 +184,8 @@ impl LastRequest {
             stored_at: stored.map(|stored| stored.stored_at),
             marked_by: received.map(|received| name(&received.marked_by)),
             received_at: received.map(|received| received.received_at),
+            cancelled_by: cancelled.map(|cancelled| name(&cancelled.cancelled_by)),
+            cancelled_at: cancelled.map(|cancelled| cancelled.cancelled_at),
         }
     }
 }

@@ -235,7 +235,11 @@ pub(crate) fn to_json(value: &impl Serialize) -> Result<Bytes, serde_json::Error
 
 /// A value from a JSON object. serde would take an array of the same values, too, which readers in
 /// other languages do not.
-pub(crate) fn from_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, serde_json::Error> {
+///
+/// # Errors
+///
+/// Where the body is no object, or no such value.
+pub fn from_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, serde_json::Error> {
     if !body.trim_ascii_start().starts_with(b"{") {
         return Err(serde::de::Error::custom("it is no JSON object"));
     }

@@ -72,7 +72,7 @@
 //! | --- | --- |
 //! | a kind of job, its queue, its message | `job`, `priority`, `headers`, `id` |
 //! | the work, and what came of it | `handler` |
-//! | submit; create and read facts | `producer`, on `publisher` and `facts` |
+//! | submit; create and read facts; remove a job that waits | `producer`, on `publisher` and `facts`; `remove` |
 //! | pull, run, settle | `consumer`, on `pull`, `slots`, `delivery`, `blocking`, `settle` |
 //! | give up, list, replay | [`dead_letters`] |
 //! | read some messages of a stream by one question, or all of them | [`batch`], [`reading`] |
@@ -127,6 +127,7 @@ mod pull;
 pub mod reading;
 mod reconciler;
 mod recorder;
+mod remove;
 mod running;
 mod servers;
 mod service;
@@ -152,7 +153,7 @@ pub use handler::{Attempt, Context, Failure, Handler, Rejection, RetryPolicy};
 pub use headers::Trace;
 pub use healthcheck::{Command, HealthcheckError, healthcheck};
 pub use id::{InvalidId, JobId};
-pub use job::{DecodeError, Job, Publication, Queue};
+pub use job::{DecodeError, Job, Publication, Queue, from_json};
 pub use known::KnownStreams;
 pub use last_message::last_message;
 pub use log_once::LogOnce;
@@ -161,6 +162,7 @@ pub use priority::{InvalidPriority, Lane, Priority};
 pub use producer::Producer;
 pub use publisher::{PubAck, PublishError};
 pub use reconciler::{Progress, Reconciler};
+pub use remove::remove;
 pub use running::{Running, ServiceError};
 pub use service::Service;
 pub use settings::{

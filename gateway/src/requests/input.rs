@@ -10,6 +10,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 use bytes::Bytes;
 use contract::{Amount, IdempotencyKey, MAX_COUNT, MAX_LENGTH};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use jiff::Timestamp;
 use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer};
 use tokio::time::timeout;
@@ -51,11 +52,15 @@ pub(crate) struct NewRequest {
     #[serde(deserialize_with = "named")]
     #[schema(value_type = PrioritySchema)]
     priority: Priority,
+    /// Until when it is of use. It is not worked on after that, and becomes a dead letter, `expired`.
+    #[serde(deserialize_with = "time")]
+    #[schema(nullable = false)]
+    expires_at: Option<Timestamp>,
 }
 
 impl Default for NewRequest {
     fn default() -> Self {
-        Self { count: 1, length: 64, priority: Priority::Normal }
+        Self { count: 1, length: 64, priority: Priority::Normal, expires_at: None }
     }
 }
 
@@ -77,6 +82,13 @@ fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
         .ok_or_else(|| D::Error::custom(format_args!("{number} is no such whole number")))
 }
 
+/// A time, as an example of which the problem names one. `null` is none, and is refused as everywhere.
+fn time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let time = text.parse().map(Some);
+    time.map_err(|_| D::Error::custom("write a time in RFC 3339, such as 2026-11-21T07:17:18Z"))
+}
+
 /// A word, which says itself what would be right where it is none that is known.
 fn named<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
@@ -91,6 +103,7 @@ where
 pub(super) struct Wanted {
     pub(super) amount: Amount,
     pub(super) priority: Priority,
+    pub(super) expires_at: Option<Timestamp>,
 }
 
 /// A request for strings, as a client submits it.
@@ -112,7 +125,7 @@ impl Submission {
 }
 
 fn wanted(body: &[u8]) -> Result<Wanted, Problem> {
-    let NewRequest { count, length, priority } = if body.is_empty() {
+    let NewRequest { count, length, priority, expires_at } = if body.is_empty() {
         NewRequest::default()
     } else if body.trim_ascii_start().starts_with(b"{") {
         serde_json::from_slice(body).map_err(|error| ProblemKind::Invalid.because(error))?
@@ -121,7 +134,7 @@ fn wanted(body: &[u8]) -> Result<Wanted, Problem> {
     };
     let amount = Amount::new(count, length);
     let amount = amount.map_err(|error| ProblemKind::Invalid.because(error))?;
-    Ok(Wanted { amount, priority })
+    Ok(Wanted { amount, priority, expires_at })
 }
 
 /// The body of a request: JSON that says so, or nothing.
@@ -336,6 +349,10 @@ mod tests {
             r#"{"priority": "urgent"}"#,
             r#"{"priority": "High"}"#,
             r#"{"priority": null}"#,
+            r#"{"expires_at": null}"#,
+            r#"{"expires_at": "tomorrow"}"#,
+            r#"{"expires_at": "2026-11-21"}"#,
+            r#"{"expires_at": 1795245438}"#,
         ] {
             assert_eq!(read(wrong), None, "{wrong}");
         }

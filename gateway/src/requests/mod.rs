@@ -17,14 +17,14 @@ use serde::Serialize;
 
 use crate::problem::{Problem, ProblemKind, SubmitOutcome};
 use crate::state::Gateway;
-use input::{ListQuery, Submission, WaitQuery, query};
+use input::{ListQuery, NoQuery, Submission, WaitQuery, query};
 use view::{AcceptedRequest, RequestDetails, RequestList};
 
 /// The routes of the API.
 pub(crate) fn routes() -> Router<Arc<Gateway>> {
     Router::new()
         .route("/requests", post(submit_request).get(list))
-        .route("/requests/{id}", get(show))
+        .route("/requests/{id}", get(show).delete(cancel))
 }
 
 /// An answer in JSON.
@@ -147,6 +147,11 @@ pub(crate) async fn list(
                 "stored_at": "2026-11-21T07:17:18.76101Z", "stored_by": "requestor-1",
                 "received_at": "2026-11-21T07:17:18.76188Z", "received_by": "generator-1"
             }))),
+            ("cancelled" = (summary = "It was cancelled", value = json!({
+                "id": "019cadd3-8896-7938-bc36-c32d4d2563a7", "status": "cancelled", "count": 2, "length": 8,
+                "priority": "normal", "requested_at": "2026-11-21T07:17:18.75925Z", "requested_by": "gateway-1",
+                "cancelled_at": "2026-11-21T07:17:20.10417Z", "cancelled_by": "gateway-1"
+            }))),
             ("dead-lettered" = (summary = "It was given up", value = json!({
                 "id": "019cadd3-8896-7938-bc36-c32d4d2563a7", "status": "dead-lettered", "count": 2,
                 "length": 8, "priority": "normal", "requested_at": "2026-11-21T07:17:18.75925Z", "requested_by": "gateway-1",
@@ -170,4 +175,38 @@ pub(crate) async fn show(
         Some(time) => gateway.waiters.wait(reader, id, time, &gateway.stop).await?,
     };
     Ok(json(&details))
+}
+
+/// Cancel a request
+///
+/// Unless its strings are stored, they never will be. The answer says what is true from now on: `cancelled`, or
+/// what came first. Asking again gives the same answer.
+#[utoipa::path(
+    delete,
+    path = "/requests/{id}",
+    operation_id = "cancel",
+    tag = "requests",
+    params(("id" = view::RequestIdSchema, Path, description = "The id of the request")),
+    responses(
+        (status = 200, description = "What is true from now on", body = RequestDetails, example = json!({
+            "id": "019cadd3-8896-7938-bc36-c32d4d2563a7", "status": "cancelled", "count": 2, "length": 8,
+            "priority": "normal", "requested_at": "2026-11-21T07:17:18.75925Z", "requested_by": "gateway-1",
+            "cancelled_at": "2026-11-21T07:17:20.10417Z", "cancelled_by": "gateway-1"
+        })),
+    )
+)]
+pub(crate) async fn cancel(
+    State(gateway): State<Arc<Gateway>>,
+    uri: Uri,
+) -> Result<Response, Problem> {
+    let NoQuery {} = query(&uri)?;
+    let id = input::id(&uri)?;
+    let reader = gateway.reader()?;
+    let before = reader.details(id).await?;
+    if before.is_decided() {
+        return Ok(json(&before));
+    }
+    let Some(submissions) = gateway.submissions.get() else { return Err(submit::away()) };
+    submissions.cancel(id).await?;
+    Ok(json(&reader.details(id).await?))
 }

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use contract::IdempotencyKey;
-use contract::facts::Asked;
-use contract::queues::{Acknowledgment, Request};
+use contract::facts::{Asked, Stored};
+use contract::queues::Request;
 use jiff::SignedDuration;
-use requestor::{record, submit};
+use requestor::{cancel, record, submit};
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 use workqueue::{
@@ -92,9 +92,9 @@ impl Submissions {
     }
 
     fn request(&self, wanted: Wanted) -> Request {
-        let Wanted { amount, priority } = wanted;
+        let Wanted { amount, priority, expires_at } = wanted;
         let request = Request::new(JobId::new(), amount, &self.instance, workqueue::now());
-        Request { priority, ..request }
+        Request { priority, expires_at, ..request }
     }
 
     /// Submits this, and says so with `no_room` where the queue is full.
@@ -131,12 +131,13 @@ impl Submissions {
             Err(PublishError::Full(_)) => return Err(no_room_for_the_key()),
             Err(error) => return Err(self.rejected(new.request.id, &chain(&error))),
         };
-        let Request { amount, priority, .. } = earlier;
-        if wanted != (Wanted { amount, priority }) {
+        let Request { amount, priority, expires_at, .. } = earlier;
+        if wanted != (Wanted { amount, priority, expires_at }) {
             let (count, length) = (amount.count(), amount.length());
+            let until = expires_at.map(|at| format!(" until {at}")).unwrap_or_default();
             let detail = format_args!(
                 "under this Idempotency-Key count {count}, length {length} and priority {priority} \
-                 were asked for"
+                 were asked for{until}"
             );
             return Err(ProblemKind::KeyTaken.because(detail));
         }
@@ -150,7 +151,7 @@ impl Submissions {
             return Ok(request);
         }
         // Its queue may have confirmed it to a process that died before it could create the fact.
-        if self.read::<Acknowledgment>(id).await?.is_some() {
+        if self.read::<Stored>(id).await?.is_some() {
             let recorded = record(&self.producer, &request).await;
             return recorded.map(|()| request).map_err(|error| self.rejected(id, &chain(&error)));
         }
@@ -164,6 +165,27 @@ impl Submissions {
             return Err(ProblemKind::KeyExpired.because(detail));
         }
         self.submit_request(request, trace, no_room_under_a_key).await
+    }
+
+    /// Cancels a request, unless its strings are stored. What is true then the facts say.
+    ///
+    /// # Errors
+    ///
+    /// Where the broker does not take it in time: then it is unknown whether it is cancelled.
+    pub(crate) async fn cancel(&self, id: JobId) -> Result<(), Problem> {
+        let cancelled = async {
+            let _slot = self.slots.acquire().await.expect("it is never closed");
+            cancel(&self.producer, &self.connection, id, &self.instance).await
+        };
+        match timeout(DEADLINE, cancelled).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(self.rejected(id, &chain(&error))),
+            Err(_) => {
+                let detail = "the broker has not confirmed it in time, so whether the request is \
+                              cancelled is unknown; it is safe to try again";
+                Err(ProblemKind::BrokerAway.because(detail))
+            }
+        }
     }
 
     async fn read<F: Fact>(&self, id: JobId) -> Result<Option<F>, Problem> {

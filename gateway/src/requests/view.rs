@@ -1,5 +1,6 @@
 //! How requests are shown: an accepted one, its state, and the list of the newest.
 
+use contract::facts::Stored;
 use contract::queues::Request;
 use contract::{RequestState, Strings};
 use jiff::Timestamp;
@@ -24,12 +25,17 @@ pub(crate) struct AcceptedRequest {
     pub(super) priority: Priority,
     /// When it was asked for, first.
     pub(super) requested_at: Timestamp,
+    /// Until when it is of use; it is not worked on after that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub(super) expires_at: Option<Timestamp>,
 }
 
 impl From<Request> for AcceptedRequest {
     fn from(request: Request) -> Self {
-        let Request { id, amount, priority, requested_at, .. } = request;
-        Self { id, count: amount.count(), length: amount.length(), priority, requested_at }
+        let Request { id, amount, priority, requested_at, expires_at, .. } = request;
+        let (count, length) = (amount.count(), amount.length());
+        Self { id, count, length, priority, requested_at, expires_at }
     }
 }
 
@@ -71,22 +77,24 @@ pub(crate) struct RequestSummary {
 
 impl RequestSummary {
     pub(super) fn new(request: Request, status: RequestStatus) -> Self {
-        let Request { id, amount, priority, requestor, requested_at } = request;
+        let Request { id, amount, priority, requestor, requested_at, .. } = request;
         let (count, length) = (amount.count(), amount.length());
         Self { id, status, count, length, priority, requested_at, requested_by: requestor }
     }
 }
 
 /// How far a request has come: its strings are still to be made or stored (`queued`); they are stored
-/// (`stored`), and marked as received with the same values (`received`, the end); the values that are marked
-/// as received are not those that are stored (`doubled`, which the guarantees exclude); or a step that is
-/// still to be done was given up, and may be replayed (`dead-lettered`).
+/// (`stored`), and marked as received with the same values (`received`, the end); it was cancelled before they
+/// were stored (`cancelled`, an end, too); the values that are marked as received are not those that are stored
+/// (`doubled`, which the guarantees exclude); or a step that is still to be done was given up, and may be replayed
+/// (`dead-lettered`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum RequestStatus {
     Queued,
     Stored,
     Received,
+    Cancelled,
     Doubled,
     DeadLettered,
 }
@@ -97,6 +105,7 @@ impl<D> From<RequestState<D>> for RequestStatus {
             RequestState::Queued => Self::Queued,
             RequestState::Stored => Self::Stored,
             RequestState::Received => Self::Received,
+            RequestState::Cancelled => Self::Cancelled,
             RequestState::Doubled => Self::Doubled,
             RequestState::DeadLettered(_) => Self::DeadLettered,
         }
@@ -153,6 +162,18 @@ pub(crate) struct RequestDetails {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     received_by: Option<String>,
+    /// Until when it is of use; it is not worked on after that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    expires_at: Option<Timestamp>,
+    /// When it was cancelled.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    cancelled_at: Option<Timestamp>,
+    /// The instance that cancelled it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    cancelled_by: Option<String>,
     /// Why it was given up.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
@@ -203,6 +224,13 @@ impl RequestDetails {
             _ => None,
         };
         let RequestHistory { requested, stored, received, .. } = history;
+        let (stored, cancelled) = match stored {
+            Some(Stored::Strings(stored)) => (Some(stored), None),
+            Some(Stored::Cancelled(cancellation)) => (None, Some(cancellation)),
+            None => (None, None),
+        };
+        let cancelled = cancelled.map(|it| (it.cancelled_at, it.cancelled_by));
+        let (cancelled_at, cancelled_by) = cancelled.unzip();
         let values = stored.as_ref().map(|stored| stored.values.clone());
         let (count, length) = match (&requested, &values) {
             (Some(request), _) => (request.amount.count(), request.amount.length()),
@@ -224,6 +252,9 @@ impl RequestDetails {
             count,
             length,
             priority: requested.as_ref().map(|request| request.priority),
+            expires_at: requested.as_ref().and_then(|request| request.expires_at),
+            cancelled_at,
+            cancelled_by,
             requested_at,
             requested_by: requested.map(|request| request.requestor),
             values,
@@ -235,6 +266,13 @@ impl RequestDetails {
             received_by,
             dead_letter,
         })
+    }
+}
+
+impl RequestDetails {
+    /// Whether it is decided what is stored: strings, or a cancellation.
+    pub(super) fn is_decided(&self) -> bool {
+        self.values.is_some() || self.cancelled_at.is_some()
     }
 }
 

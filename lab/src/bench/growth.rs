@@ -1,7 +1,8 @@
 //! How it grows: with more generators on the same machine, and with a queue that is full of work.
 
-use contract::facts::{self, Received};
-use contract::queues::{Acknowledgment, REQUESTS};
+use anyhow::Context as _;
+use contract::facts::{self, Received, Stored};
+use contract::queues::REQUESTS;
 use tokio::time::Instant;
 use workqueue::topology;
 
@@ -56,7 +57,8 @@ async fn backlog(round: &mut Round<'_>) -> anyhow::Result<f64> {
     deployment.ready(Instant::now()).await?;
     deployment.start_generator(&[])?;
     deployment.received(backlog, round).await?;
-    let first: Acknowledgment = deployment.first().await?;
+    let first: Stored = deployment.first().await?;
+    let first = first.acknowledgment().context("nothing is cancelled here")?;
     let last: Received = deployment.last().await?;
     let taken = last.received_at.duration_since(first.generated_at).unsigned_abs();
     Ok(per_second(backlog, taken))

@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use contract::queues::{Acknowledgment, REQUESTS, Request};
-use contract::{Amount, facts};
+use contract::Amount;
+use contract::facts::{self, Stored};
+use contract::queues::{REQUESTS, Request};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
@@ -47,8 +48,9 @@ async fn urgent_among_low(round: &mut Round<'_>) -> anyhow::Result<()> {
     deployment.received(backlog + ids.len() as u64, round).await?;
     let mut slowest = Duration::ZERO;
     for id in ids {
-        let stored = read_fact::<Acknowledgment>(&deployment.connection, &id.to_string()).await?;
-        let stored = stored.context("an urgent request is not stored")?;
+        let stored = read_fact::<Stored>(&deployment.connection, &id.to_string()).await?;
+        let stored =
+            stored.and_then(Stored::acknowledgment).context("an urgent request is not stored")?;
         let took = stored.stored_at.duration_since(stored.requested_at);
         slowest = slowest.max(took.try_into().unwrap_or_default());
     }

@@ -1,5 +1,6 @@
 //! `lab chaos`: injects faults while requests flow, then lets the queues drain and audits.
 
+mod clients;
 mod environment;
 mod event_log;
 pub mod plan;
@@ -25,6 +26,7 @@ use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use workqueue::{Connection, NatsSettings, dead_letters};
 
+use clients::Clients;
 use environment::{ChaosEnvironment, ReplicaConfig};
 use event_log::EventLog;
 use plan::{Action, Cast, Fault, FaultTarget, Plan};
@@ -153,6 +155,7 @@ async fn run(
     let mut environment = ChaosEnvironment::start(&config, plan.cast, &log).await?;
     environment.watch.wait_until_declared(nats).await?;
     let mut poison = Poison::new(&connection);
+    let clients = Clients::start(&connection, config.copies);
     let (of_brokers, of_others) = plan.faults.iter().partition(|fault| is_for_brokers(fault));
     {
         let broken = async {
@@ -170,6 +173,7 @@ async fn run(
         }
     }
     log.note("everything is mended; no more requests, and the queues drain");
+    let answers = clients.stop().await?;
     environment.stop_asking().await?;
     let poisoned = poison.all().await?;
     tokio::select! {
@@ -178,6 +182,7 @@ async fn run(
     }
     log.note("stopping everything in order");
     let mut failures = environment.finish().await?;
+    failures.extend(answers.untrue().await?);
     // The audit comes last, when no service can change anything any more.
     let outcome = Findings {
         left_in_queues: drained(nats, Duration::ZERO).await?,

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use contract::facts::{Asked, IDEMPOTENCY, RECEIVED, REQUESTED, Received, STORED};
+use contract::facts::{Asked, IDEMPOTENCY, RECEIVED, REQUESTED, Received, STORED, Stored};
 use contract::queues::{Acknowledgment, REQUESTS, Request};
 use futures_util::StreamExt;
 use futures_util::future::join_all;
@@ -153,7 +153,7 @@ async fn a_wait_ends_once_the_strings_are_stored_or_its_time_is_over() {
     });
     waits_for(&deployment, id, 2).await;
     let request: Request = deployment.fact(id).await.unwrap();
-    deployment.publish(&creation(&acknowledgment(&request, "aaaa"))).await;
+    deployment.publish(&creation(&Stored::Strings(acknowledgment(&request, "aaaa")))).await;
     for waiting in waiting {
         let (state, took) = waiting.await.unwrap();
         assert_eq!((&state["status"], &state["values"]), (&json!("stored"), &json!(["aaaa"])));
@@ -326,7 +326,7 @@ async fn strings_received_with_other_values_are_doubled() {
         let history = get(api, &format!("/api/requests/{id}")).await.json();
         assert_eq!(history["request"]["status"], status, "{history}");
         if status == "queued" {
-            deployment.publish(&creation(&acknowledgment(&request, "aaaa"))).await;
+            deployment.publish(&creation(&Stored::Strings(acknowledgment(&request, "aaaa")))).await;
         }
     }
     assert_eq!(deployment.verdict().await.ids.doubled, [id.to_string()]);

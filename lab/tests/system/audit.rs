@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use async_nats::jetstream::consumer::PullConsumer;
 use contract::Strings;
-use contract::facts::{self, Received};
-use contract::queues::{Acknowledgment, REQUESTS, Request};
+use contract::facts::{self, Received, Stored};
+use contract::queues::{REQUESTS, Request};
 use futures_util::StreamExt;
 use observe::audit::{Verdict, audit};
 use testkit::eventually::eventually;
@@ -88,11 +88,11 @@ async fn a_fact_that_is_written_again_with_other_values_is_doubled() {
 #[tokio::test]
 async fn a_fact_that_is_replaced_by_another_is_doubled() {
     let (deployment, id) = at_rest().await;
-    let mut stored: Acknowledgment = deployment.fact(id).await.unwrap();
+    let mut stored = deployment.stored(id).await.unwrap();
     stored.values = Strings::try_from(vec!["other".to_owned()]).unwrap();
     let stream = deployment.nats().get_stream(facts::STORED.stream).await.unwrap();
     stream.purge().filter(facts::STORED.subject(id)).await.unwrap();
-    deployment.publish(&creation(&stored)).await;
+    deployment.publish(&creation(&Stored::Strings(stored.clone()))).await;
     let verdict = deployment.verdict().await;
     only(&verdict, &verdict.ids.doubled, id);
 }

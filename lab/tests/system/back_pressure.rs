@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use contract::facts::{RECEIVED, REQUESTED, Received, STORED};
+use contract::facts::{RECEIVED, REQUESTED, Received, STORED, Stored};
 use contract::queues::{self, ACKNOWLEDGMENTS, REQUESTS, RESPONSES, Request};
 use testkit::eventually::eventually;
 use testkit::process::Process;
@@ -47,7 +47,7 @@ async fn fill_responses(deployment: &Deployment) -> Vec<Request> {
 async fn fill_acknowledgments(deployment: &Deployment) -> Vec<Request> {
     let requests = fill(deployment, |request| acknowledgment(request, "aaaa")).await;
     for request in &requests {
-        deployment.publish(&creation(&acknowledgment(request, "aaaa"))).await;
+        deployment.publish(&creation(&Stored::Strings(acknowledgment(request, "aaaa")))).await;
     }
     requests
 }

@@ -9,7 +9,7 @@ use async_nats::HeaderMap;
 use async_nats::jetstream::Context;
 use async_nats::jetstream::stream::Config;
 use cli::backup::{backup, restore};
-use contract::facts;
+use contract::facts::{self, Stored};
 use contract::queues::{self, ACKNOWLEDGMENTS, REQUESTS, RESPONSES, Request};
 use jiff::Timestamp;
 use observe::audit::audit;
@@ -98,7 +98,7 @@ async fn leave_work<B>(deployment: &Deployment<B>) {
 
     fill(deployment, |request| response(request, "aaaa")).await;
     for request in fill(deployment, |request| acknowledgment(request, "aaaa")).await {
-        deployment.publish(&creation(&acknowledgment(&request, "aaaa"))).await;
+        deployment.publish(&creation(&Stored::Strings(acknowledgment(&request, "aaaa")))).await;
     }
     for queue in [REQUESTS, RESPONSES, ACKNOWLEDGMENTS] {
         assert_eq!(deployment.depth(queue).await, WAITING, "{}", queue.stream);

@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::Context;
+use contract::facts::Stored;
+use contract::queues::Acknowledgment;
 use observe::audit::{Verdict, audit, drained};
 use tempfile::TempDir;
 use testkit::broker::{Broker, BrokerOptions, Brokers};
@@ -213,6 +215,11 @@ impl<B> Deployment<B> {
         let stream = self.nats().get_stream(F::BUCKET.stream).await.unwrap();
         let found = stream.get_last_raw_message_by_subject(&F::BUCKET.subject(id)).await;
         found.ok().map(|message| F::from_body(&message.payload).unwrap())
+    }
+
+    /// The strings that are stored of this request.
+    pub async fn stored(&self, id: JobId) -> Option<Acknowledgment> {
+        self.fact::<Stored>(id).await?.acknowledgment()
     }
 
     /// Waits for the fact about this request.

@@ -1,8 +1,8 @@
 //! The same message twice. The broker's own memory of message ids is got around: it is short, and
 //! a restart may wipe it, so nothing may depend on it.
 
-use contract::facts::{RECEIVED, Received, STORED};
-use contract::queues::{ACKNOWLEDGMENTS, Acknowledgment};
+use contract::facts::{RECEIVED, Received, STORED, Stored};
+use contract::queues::ACKNOWLEDGMENTS;
 use testkit::process::Process;
 use workqueue::{Job, JobId, Publication};
 
@@ -54,7 +54,7 @@ async fn a_request_that_comes_twice_has_one_result() {
     let _both = both_sides(&deployment).await;
     sentinel(&deployment).await;
     clean(&deployment, 2).await;
-    assert!(deployment.fact::<Acknowledgment>(request.id).await.is_some());
+    assert!(deployment.stored(request.id).await.is_some());
 }
 
 #[tokio::test]
@@ -66,7 +66,7 @@ async fn one_of_two_responses_is_stored_and_the_same_is_marked() {
     let _both = both_sides(&deployment).await;
     sentinel(&deployment).await;
     clean(&deployment, 2).await;
-    let stored: Acknowledgment = deployment.fact(request.id).await.unwrap();
+    let stored = deployment.stored(request.id).await.unwrap();
     let received: Received = deployment.fact(request.id).await.unwrap();
     assert!([["aaaa"], ["bbbb"]].iter().any(|values| *values == *stored.values.as_slice()));
     assert_eq!(received.values, stored.values);
@@ -77,7 +77,7 @@ async fn an_acknowledgment_that_comes_twice_is_marked_once() {
     let deployment = Deployment::start().await;
     let request = request();
     let stored = acknowledgment(&request, "aaaa");
-    deployment.publish(&creation(&stored)).await;
+    deployment.publish(&creation(&Stored::Strings(stored.clone()))).await;
     for time in 1..=5 {
         deployment.publish(&again(&stored, time)).await;
     }

@@ -9,6 +9,7 @@ mod api_rules;
 mod audit;
 mod back_pressure;
 mod backup;
+mod cancelling;
 mod clocks;
 mod cluster;
 mod crash_points;

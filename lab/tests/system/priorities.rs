@@ -1,8 +1,9 @@
 //! Priorities: the most urgent request first, and none starves.
 
 use async_nats::HeaderMap;
+use contract::Amount;
+use contract::facts::{self, Stored};
 use contract::queues::{Acknowledgment, REQUESTS, Request};
-use contract::{Amount, facts};
 use serde_json::json;
 use testkit::eventually::eventually;
 use testkit::process::logged;
@@ -31,7 +32,7 @@ async fn waiting(deployment: &Deployment, priority: Priority, count: usize) -> V
 async fn rank(deployment: &Deployment, ids: &[JobId]) -> usize {
     let mut at = Vec::new();
     for id in ids {
-        at.push(deployment.fact::<Acknowledgment>(*id).await.unwrap().generated_at);
+        at.push(deployment.stored(*id).await.unwrap().generated_at);
     }
     let last = at.into_iter().max().unwrap();
     let mut before = 0;
@@ -76,7 +77,7 @@ async fn urgent_request_passes_a_backlog_that_is_in_flight() {
     let _requestor = deployment.run(Side::Requestor, "requestor", &[("REQUEST_RATE", "0")]).await;
     deployment.facts_reach(facts::STORED, 10).await;
     let high = waiting(&deployment, Priority::High, 1).await;
-    deployment.fact_eventually::<Acknowledgment>(high[0]).await;
+    deployment.fact_eventually::<Stored>(high[0]).await;
     let stored = deployment.facts(facts::STORED).await;
     assert!(stored < 100, "the backlog was done before it: {stored}");
 }
@@ -100,13 +101,13 @@ async fn queue_without_lanes_goes_on_and_is_adjusted_in_place() {
         .await;
     let new = waiting(&deployment, Priority::Normal, 1).await[0];
     let _requestor = deployment.run(Side::Requestor, "storing", &[("REQUEST_RATE", "0")]).await;
-    deployment.fact_eventually::<Acknowledgment>(old.id).await;
+    deployment.fact_eventually::<Stored>(old.id).await;
     let (status, said) = deployment.decoupled(["declare"]).await;
     assert_eq!(status, Some(0), "{said}");
     for changed in ["stream REQUESTS: subjects", "consumer generator of stream REQUESTS: filter"] {
         assert!(said.contains(changed), "{said}");
     }
-    deployment.fact_eventually::<Acknowledgment>(new).await;
+    deployment.fact_eventually::<Stored>(new).await;
     let filters = REQUESTS.lane(Priority::Normal).filters();
     let state = deployment.queue_state(REQUESTS).await;
     let (_, consumer) = state.lanes.iter().find(|(lane, _)| lane.priority.is_normal()).unwrap();

@@ -3,7 +3,7 @@
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::stream::Config;
-use contract::facts::{REQUESTED, Received};
+use contract::facts::{REQUESTED, Received, Stored};
 use contract::queues::{ACKNOWLEDGMENTS, REQUESTS, RESPONSES, Request};
 use serde_json::{Value, json};
 use workqueue::dead_letters::{self, ATTEMPTS, LEFT_OUT, ORIGINAL, REASON, SUBJECT};
@@ -136,7 +136,7 @@ async fn each_is_rejected(
         deployment.publish(&accepted(&wrong, queue.key(&publication.subject).unwrap())).await;
         let right = request();
         if queue == ACKNOWLEDGMENTS {
-            deployment.publish(&creation(&acknowledgment(&right, "aaaa"))).await;
+            deployment.publish(&creation(&Stored::Strings(acknowledgment(&right, "aaaa")))).await;
         }
         deployment.publish(&healthy(&right)).await;
         deployment.publish(&creation(&right)).await;

@@ -2,7 +2,7 @@
 
 use contract::Amount;
 use contract::facts::{RECEIVED, REQUESTED, Received, STORED};
-use contract::queues::{self, Acknowledgment, REQUESTS, RESPONSES, Request};
+use contract::queues::{self, REQUESTS, RESPONSES, Request};
 use futures_util::StreamExt;
 use testkit::eventually::eventually;
 use testkit::process::logged;
@@ -26,7 +26,7 @@ async fn a_request_comes_home_as_the_same_strings_on_both_sides() {
     deployment.publish(&publication(&request)).await;
 
     let received: Received = deployment.fact_eventually(request.id).await;
-    let stored: Acknowledgment = deployment.fact(request.id).await.unwrap();
+    let stored = deployment.stored(request.id).await.unwrap();
     assert_eq!(received.values, stored.values);
     assert_eq!(stored.values.as_slice().len(), 2);
     assert!(stored.values.as_slice().iter().all(|string| string.len() == 16));

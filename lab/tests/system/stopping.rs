@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
-use contract::facts::{RECEIVED, STORED};
+use contract::facts::{RECEIVED, STORED, Stored};
 use contract::queues::REQUESTS;
 use observe::audit::Verdict;
 use testkit::eventually::eventually;
@@ -116,7 +116,7 @@ async fn requestor_gives_back_what_it_cannot_acknowledge_in_time() {
     for _ in 0..ROOM {
         let (answered, waiting) = (request(), request());
         let stored = acknowledgment(&answered, "aaaa");
-        deployment.publish(&creation(&stored)).await;
+        deployment.publish(&creation(&Stored::Strings(stored.clone()))).await;
         deployment.publish(&publication(&stored)).await;
         deployment.publish(&publication(&response(&waiting, "aaaa"))).await;
     }

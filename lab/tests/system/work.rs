@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_nats::jetstream;
-use contract::facts::Received;
+use contract::facts::{Received, Stored};
 use contract::queues::REQUESTS;
 use futures_util::StreamExt;
 use serde_json::Value;
@@ -109,7 +109,7 @@ pub async fn in_flight(deployment: &Deployment, flying: u64, waiting: u64) {
 async fn something_else_happens(deployment: &Deployment) {
     let other = request();
     let stored = acknowledgment(&other, "aaaa");
-    deployment.publish(&creation(&stored)).await;
+    deployment.publish(&creation(&Stored::Strings(stored.clone()))).await;
     deployment.publish(&publication(&stored)).await;
     deployment.fact_eventually::<Received>(other.id).await;
 }

@@ -1,7 +1,7 @@
 //! Arbitrary messages and facts, valid and almost valid.
 
 use async_nats::{HeaderMap, HeaderValue};
-use contract::facts::{Asked, Received};
+use contract::facts::{Asked, Cancellation, Received};
 use contract::queues::{Acknowledgment, Request, Response};
 use contract::{Amount, MAX_CHARACTERS, MAX_COUNT, MAX_KEY, MAX_LENGTH, Strings};
 use jiff::Timestamp;
@@ -73,10 +73,11 @@ pub fn a_trace() -> impl Strategy<Value = Trace> {
 
 pub fn a_request() -> impl Strategy<Value = Request> {
     let priority = proptest::sample::select(&Priority::ALL);
-    (an_id(), an_amount(), priority, an_instance(), a_time()).prop_map(
-        |(id, (count, length), priority, requestor, requested_at)| {
+    let expires_at = proptest::option::of(a_time());
+    (an_id(), an_amount(), priority, an_instance(), a_time(), expires_at).prop_map(
+        |(id, (count, length), priority, requestor, requested_at, expires_at)| {
             let amount = Amount::new(count, length).unwrap();
-            Request { id, amount, priority, requestor, requested_at }
+            Request { id, amount, priority, requestor, requested_at, expires_at }
         },
     )
 }
@@ -101,6 +102,14 @@ pub fn a_response() -> impl Strategy<Value = Response> {
 pub fn an_acknowledgment() -> impl Strategy<Value = Acknowledgment> {
     (a_response(), an_instance(), a_time()).prop_map(|(response, requestor, stored_at)| {
         Acknowledgment::new(response, &requestor, stored_at)
+    })
+}
+
+pub fn a_cancellation() -> impl Strategy<Value = Cancellation> {
+    (an_id(), an_instance(), a_time()).prop_map(|(id, cancelled_by, cancelled_at)| Cancellation {
+        id,
+        cancelled_by,
+        cancelled_at,
     })
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::sync::LazyLock;
 
-use contract::facts::{Asked, Received};
+use contract::facts::{Asked, Received, Stored};
 use contract::queues::{self, Acknowledgment, Request, Response};
 use jsonschema::Validator;
 use serde_json::Value;
@@ -72,7 +72,9 @@ impl BodyKind {
             let characters = body["count"].as_u64().unwrap() * body["length"].as_u64().unwrap();
             return Some(characters) <= limit("Request");
         }
-        let values = body["values"].as_array().unwrap().iter();
+        // Those of a cancellation are none.
+        let Some(values) = body["values"].as_array() else { return true };
+        let values = values.iter();
         let lengths: Vec<u64> =
             values.map(|value| value.as_str().unwrap().chars().count() as u64).collect();
         lengths.iter().all(|length| *length == lengths[0])
@@ -89,7 +91,7 @@ pub fn kinds() -> &'static [BodyKind] {
             BodyKind::message::<Acknowledgment>(golden("acknowledgment")),
             BodyKind::fact::<Asked>(golden("asked")),
             BodyKind::fact::<Request>(golden("request")),
-            BodyKind::fact::<Acknowledgment>(golden("acknowledgment")),
+            BodyKind::fact::<Stored>(golden("acknowledgment")),
             BodyKind::fact::<Received>(golden("received")),
         ]
     });

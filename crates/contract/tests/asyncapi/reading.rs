@@ -4,7 +4,7 @@
 use std::fmt;
 
 use async_nats::{HeaderMap, HeaderValue};
-use contract::facts::Received;
+use contract::facts::{Received, Stored};
 use contract::queues::{self, Acknowledgment, Request, Response};
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -14,8 +14,8 @@ use workqueue::headers::MESSAGE_VERSION;
 use workqueue::{DecodeError, Fact, Job, Priority, Trace};
 
 use crate::arbitrary::{
-    a_header, a_received, a_request, a_response, a_trace, an_acknowledgment, an_asked, an_id,
-    an_instance, any_json,
+    a_cancellation, a_header, a_received, a_request, a_response, a_trace, an_acknowledgment,
+    an_asked, an_id, an_instance, any_json,
 };
 use crate::document::{address, bucket_address, golden, golden_id, headers_as_json, typed};
 use crate::kinds::{assert_judged_alike, kind, kinds, request_kind, with};
@@ -176,7 +176,14 @@ proptest! {
         trace in a_trace(),
     ) {
         check_message(&acknowledgment, &trace);
-        check_fact(&acknowledgment);
+        check_fact(&Stored::Strings(acknowledgment));
+    }
+
+    #[test]
+    fn cancellations_match_the_document_and_round_trip(
+        cancellation in a_cancellation(),
+    ) {
+        check_fact(&Stored::Cancelled(cancellation));
     }
 
     #[test]
@@ -256,7 +263,7 @@ proptest! {
         let _ = Response::decode(&subject, headers.as_ref(), &body);
         let _ = Acknowledgment::decode(&subject, headers.as_ref(), &body);
         let _ = Request::from_body(&body);
-        let _ = Acknowledgment::from_body(&body);
+        let _ = Stored::from_body(&body);
         let _ = Received::from_body(&body);
     }
 }

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
-use contract::RequestState;
-use contract::facts::{self, Received};
-use contract::queues::{Acknowledgment, Request};
+use contract::facts::{self, Received, Stored};
+use contract::queues::Request;
+use contract::{Decision, RequestState};
 use jiff::{SignedDuration, Timestamp};
 use workqueue::{Bucket, Fact, JobId};
 
@@ -35,8 +35,8 @@ impl JudgedFact {
 /// The revisions of one fact, as far as they were seen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Revisions {
-    /// A digest of the strings that the last revision says, unless that removed the fact.
-    strings: Option<u64>,
+    /// A digest of what the last revision says, unless that removed the fact.
+    digest: Option<u64>,
     /// How many times the fact was written.
     written: u32,
 }
@@ -48,6 +48,7 @@ pub(super) struct Seen {
     requested: Revisions,
     stored: Revisions,
     received: Revisions,
+    cancelled: bool,
     pub(super) in_a_queue: bool,
     pub(super) dead_letter: bool,
 }
@@ -57,6 +58,8 @@ pub(super) struct Seen {
 pub(super) enum Standing {
     /// Stored and received with equal strings.
     Complete,
+    /// Cancelled before its strings were stored, which completes it.
+    Cancelled,
     /// In one of the queues, delivered or not.
     Pending,
     /// Among the dead letters.
@@ -79,23 +82,27 @@ impl Seen {
             JudgedFact::Requested => {
                 (Request::from_body(body).ok().map(|request| request.requested_at), None)
             }
-            JudgedFact::Stored => {
-                let stored = Acknowledgment::from_body(body).ok();
-                stored.map(|stored| (stored.requested_at, stored.values)).unzip()
-            }
+            JudgedFact::Stored => match Stored::from_body(body) {
+                Ok(Stored::Strings(stored)) => (Some(stored.requested_at), Some(stored.values)),
+                Ok(Stored::Cancelled(_)) => {
+                    self.cancelled = true;
+                    (None, None)
+                }
+                Err(_) => (None, None),
+            },
             JudgedFact::Received => {
                 (None, Received::from_body(body).ok().map(|received| received.values))
             }
         };
         self.requested_at = self.requested_at.or(requested_at);
         let revisions = self.revisions(fact);
-        revisions.strings = Some(strings.map_or_else(|| digest(body), |strings| digest(&strings)));
+        revisions.digest = Some(strings.map_or_else(|| digest(body), |strings| digest(&strings)));
         revisions.written += 1;
     }
 
     /// Notes that a fact was removed by hand.
     pub(super) fn note_removal(&mut self, fact: JudgedFact) {
-        self.revisions(fact).strings = None;
+        self.revisions(fact).digest = None;
     }
 
     fn revisions(&mut self, fact: JudgedFact) -> &mut Revisions {
@@ -118,11 +125,16 @@ impl Seen {
             [&self.requested, &self.stored, &self.received].iter().any(|fact| fact.written > 1);
         // A dead letter accounts for it, whichever step was given up.
         let dead_letter = |_| self.dead_letter.then_some(());
-        match RequestState::of(self.stored.strings, self.received.strings, dead_letter) {
+        let decided = |digest| {
+            if self.cancelled { Decision::Cancelled } else { Decision::Strings(digest) }
+        };
+        let stored = self.stored.digest.map(decided);
+        match RequestState::of(stored, self.received.digest, dead_letter) {
             RequestState::Doubled => Standing::Doubled,
             _ if written_twice => Standing::Doubled,
-            _ if self.requested.strings.is_none() => Standing::Unasked,
+            _ if self.requested.digest.is_none() => Standing::Unasked,
             RequestState::Received => Standing::Complete,
+            RequestState::Cancelled => Standing::Cancelled,
             _ if self.in_a_queue => Standing::Pending,
             RequestState::DeadLettered(()) => Standing::DeadLettered,
             RequestState::Queued | RequestState::Stored => Standing::Lost,
@@ -150,6 +162,8 @@ pub(super) type Ledger = BTreeMap<String, Seen>;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use contract::facts::Cancellation;
+    use contract::queues::Acknowledgment;
     use contract::{Amount, Strings};
 
     const DAY: Duration = Duration::from_hours(24);
@@ -172,7 +186,7 @@ mod tests {
     }
 
     fn stored(id: JobId, value: &str) -> Vec<u8> {
-        body(&Acknowledgment {
+        body(&Stored::Strings(Acknowledgment {
             id,
             requested_at: noon(),
             values: strings(value),
@@ -180,7 +194,12 @@ mod tests {
             generated_at: noon(),
             requestor: "r".to_owned(),
             stored_at: noon(),
-        })
+        }))
+    }
+
+    fn cancelled(id: JobId) -> Vec<u8> {
+        let (cancelled_by, cancelled_at) = ("me".to_owned(), noon());
+        body(&Stored::Cancelled(Cancellation { id, cancelled_by, cancelled_at }))
     }
 
     fn received(id: JobId, value: &str) -> Vec<u8> {
@@ -245,6 +264,22 @@ mod tests {
         seen.note_fact(JudgedFact::Requested, &requested(id));
         seen.note_fact(JudgedFact::Stored, &stored(id, "abc"));
         seen.note_fact(JudgedFact::Received, &received(id, "xyz"));
+        assert_eq!(standing(&seen), Standing::Doubled);
+    }
+
+    #[test]
+    fn cancelled_request_is_complete_unless_strings_are_there_too() {
+        let id = JobId::new();
+        let mut seen = Seen::default();
+        seen.note_fact(JudgedFact::Requested, &requested(id));
+        seen.note_fact(JudgedFact::Stored, &cancelled(id));
+        // It may still be worked on.
+        seen.in_a_queue = true;
+        assert_eq!(standing(&seen), Standing::Cancelled);
+        let mut marked = seen.clone();
+        marked.note_fact(JudgedFact::Received, &received(id, "abc"));
+        assert_eq!(standing(&marked), Standing::Doubled);
+        seen.note_fact(JudgedFact::Stored, &stored(id, "abc"));
         assert_eq!(standing(&seen), Standing::Doubled);
     }
 

@@ -13,8 +13,10 @@ const NAMED: usize = 20;
 pub struct Verdict {
     /// Requests that were accepted.
     pub requested: usize,
-    /// Of these, those that are stored and received with equal strings.
+    /// Of these, those that are stored and received with equal strings, or were cancelled.
     pub complete: usize,
+    /// Of the complete ones, those that were cancelled before their strings were stored.
+    pub cancelled: usize,
     /// Those that are in one of the queues, delivered or not.
     pub pending: usize,
     /// Those that are among the dead letters.
@@ -89,9 +91,10 @@ impl Verdict {
     pub(super) fn count(&mut self, id: &str, standing: Standing) {
         let accepted = !matches!(standing, Standing::Unasked | Standing::TooOld);
         self.requested += usize::from(accepted);
+        self.cancelled += usize::from(standing == Standing::Cancelled);
         let ids = &mut self.ids;
         let (count, ids) = match standing {
-            Standing::Complete => (&mut self.complete, None),
+            Standing::Complete | Standing::Cancelled => (&mut self.complete, None),
             Standing::Pending => (&mut self.pending, None),
             Standing::DeadLettered => (&mut self.dead_lettered, Some(&mut ids.dead_lettered)),
             Standing::Lost => (&mut self.lost, Some(&mut ids.lost)),
@@ -123,6 +126,7 @@ impl fmt::Display for Verdict {
             ),
         ];
         let rare = [
+            ("cancelled", self.cancelled, "of the complete: before the strings were stored"),
             ("unasked", self.unasked, "in the system without having been accepted: no error"),
             ("too old", self.too_old, "older than FACTS_MAX_AGE: not judged"),
         ];
@@ -167,6 +171,7 @@ mod tests {
     fn only_what_is_lost_or_doubled_is_unclean() {
         for (standing, clean) in [
             (Standing::Complete, true),
+            (Standing::Cancelled, true),
             (Standing::Pending, true),
             (Standing::DeadLettered, true),
             (Standing::Unasked, true),

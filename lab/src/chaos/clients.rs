@@ -1,0 +1,121 @@
+//! Clients that ask for strings and cancel some of what they ask for, as clients of the gateway do. They note
+//! what they are told, which has to stay true.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use contract::Amount;
+use contract::facts::Stored;
+use contract::queues::Request;
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use workqueue::topology::Limits;
+use workqueue::{Connection, JobId, Metrics, Priority, Producer, Settings, Trace, now, read_fact};
+
+/// How many there are. Each waits for one answer at a time.
+const CLIENTS: usize = 4;
+
+/// How long a client waits before it asks for something else.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Each time that it has asked that often, a client cancels what it asked for.
+const CANCELLED: usize = 3;
+
+/// How far a request is on its way when it is cancelled: up to three times that.
+const ON_THE_WAY: Duration = Duration::from_millis(1);
+
+/// How long the last answers may take. Only a broker that does not come back needs so long.
+const LIMIT: Duration = Duration::from_mins(2);
+
+/// What a client was told when it cancelled a request.
+type Told = (JobId, Stored);
+
+/// The clients.
+pub(super) struct Clients {
+    connection: Connection,
+    asking: JoinSet<anyhow::Result<Vec<Told>>>,
+    stop: CancellationToken,
+}
+
+impl Clients {
+    /// Starts them, once everything is declared with so many copies.
+    pub(super) fn start(connection: &Connection, copies: usize) -> Self {
+        let limits = Limits { replicas: copies, ..Settings::from_env().limits };
+        let stop = CancellationToken::new();
+        let metrics = Metrics::new("clients");
+        let producer = Producer::new(connection, limits, CLIENTS, &metrics);
+        let mut asking = JoinSet::new();
+        for number in 0..CLIENTS {
+            asking.spawn(ask(producer.clone(), connection.clone(), number, stop.clone()));
+        }
+        Self { connection: connection.clone(), asking, stop }
+    }
+
+    /// Has them stop asking, and waits for the last answers.
+    pub(super) async fn stop(mut self) -> anyhow::Result<Answers> {
+        self.stop.cancel();
+        let mut told = Vec::new();
+        let all = async {
+            while let Some(answers) = self.asking.join_next().await {
+                told.extend(answers??);
+            }
+            anyhow::Ok(())
+        };
+        timeout(LIMIT, all).await.context("the broker does not answer the clients")??;
+        Ok(Answers { connection: self.connection, told })
+    }
+}
+
+/// What the clients were told.
+pub(super) struct Answers {
+    connection: Connection,
+    told: Vec<Told>,
+}
+
+impl Answers {
+    /// Which of the answers are not true, each in a sentence.
+    pub(super) async fn untrue(self) -> anyhow::Result<Vec<String>> {
+        let mut untrue = Vec::new();
+        for (id, told) in self.told {
+            let stored: Option<Stored> = read_fact(&self.connection, &id.to_string()).await?;
+            if stored.as_ref() != Some(&told) {
+                untrue.push(format!("a client was told {told:?}, and now there is {stored:?}"));
+            }
+        }
+        Ok(untrue)
+    }
+}
+
+/// Asks for one request after another, and cancels some of them: at once, or when they are well on their way.
+async fn ask(
+    producer: Producer,
+    connection: Connection,
+    number: usize,
+    stop: CancellationToken,
+) -> anyhow::Result<Vec<Told>> {
+    let amount = Amount::new(1, 16)?;
+    let name = format!("client-{number}");
+    let mut told = Vec::new();
+    for asked in number.. {
+        if stop.is_cancelled() {
+            break;
+        }
+        let priority = Priority::ALL[asked % Priority::ALL.len()];
+        let request = Request::new(JobId::new(), amount, &name, now());
+        let request = Request { priority, ..request };
+        // While the queue is full it waits, like any client that comes again.
+        if requestor::submit(&producer, &request, &Trace::default(), &stop).await.is_err() {
+            break;
+        }
+        if asked % CANCELLED == 0 {
+            sleep(ON_THE_WAY * u32::try_from(asked % 4)?).await;
+            told.push((
+                request.id,
+                requestor::cancel(&producer, &connection, request.id, &name).await?,
+            ));
+        }
+        sleep(PAUSE).await;
+    }
+    Ok(told)
+}

@@ -1,0 +1,129 @@
+//! Cancelling: exactly one of stored and cancelled is ever the truth.
+
+use std::net::SocketAddr;
+
+use contract::facts::{RECEIVED, Received, STORED, Stored};
+use contract::queues::{REQUESTS, RESPONSES};
+use serde_json::{Value, json};
+use testkit::http;
+use testkit::process::logged;
+use testkit::proxy::Proxy;
+use workqueue::JobId;
+use workqueue::dead_letters::Reason;
+
+use crate::api::{ACCEPTS, accepted, gateway, get, post};
+use crate::deployment::{self, Deployment, PATIENT, Side, api_addr, run, soon};
+
+async fn cancel(addr: SocketAddr, id: JobId) -> Value {
+    let path = format!("/requests/{id}");
+    let answer = soon("an answer", http::ask(addr, "DELETE", &path, &[], "")).await.unwrap();
+    assert_eq!(answer.status, 200, "{answer:?}");
+    answer.json()
+}
+
+/// Nothing is lost and nothing doubled, and so many of all requests were cancelled.
+async fn cancelled(deployment: &Deployment, requests: usize, cancelled: usize) {
+    let verdict = deployment.verdict().await;
+    assert!(verdict.is_clean(), "{verdict}");
+    let counts = (verdict.requested, verdict.complete, verdict.cancelled);
+    assert_eq!(counts, (requests, requests, cancelled), "{verdict}");
+}
+
+#[tokio::test]
+async fn cancelled_request_leaves_its_queue_and_is_never_stored() {
+    let deployment = Deployment::with(&PATIENT).await;
+    let (_gateway, api) = gateway(&deployment, "gateway-1").await;
+    let mut ids = Vec::new();
+    for priority in ["high", "normal", "low"] {
+        ids.push(accepted(&post(api, None, &json!({ "priority": priority })).await));
+    }
+    for (left, id) in [2, 1, 0].into_iter().zip(&ids) {
+        let state = cancel(api, *id).await;
+        assert_eq!(
+            (&state["status"], &state["cancelled_by"]),
+            (&"cancelled".into(), &"gateway-1".into())
+        );
+        assert_eq!(deployment.depth(REQUESTS).await, left);
+        // Again, and through another gateway, it is the same.
+        assert_eq!(cancel(api, *id).await, state);
+        assert_eq!(get(api, &format!("/requests/{id}")).await.json(), state);
+    }
+    let unknown = format!("/requests/{}", JobId::new());
+    let answer = http::ask(api, "DELETE", &unknown, &[], "").await.unwrap();
+    assert_eq!(answer.status, 404, "{answer:?}");
+    assert!(answer.json()["type"].as_str().unwrap().ends_with("#no-request"), "{answer:?}");
+    cancelled(&deployment, 3, 3).await;
+}
+
+#[tokio::test]
+async fn response_under_way_to_a_cancelled_request_is_not_stored() {
+    let deployment = Deployment::with(&PATIENT).await;
+    let (_gateway, api) = gateway(&deployment, "gateway-1").await;
+    let id = accepted(&post(api, None, &json!({})).await);
+    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
+    deployment.drained(REQUESTS).await;
+    // The requestor has the response in its hands, and is about to store it.
+    let proxy = Proxy::start(deployment.broker.port()).await.unwrap();
+    proxy.hold(STORED.subject(id));
+    let _requestor =
+        run(Side::Requestor, &proxy.url(), deployment.log("requestor"), &[("REQUEST_RATE", "0")])
+            .await;
+    soon("the requestor is about to store", proxy.held()).await;
+    assert_eq!(cancel(api, id).await["status"], "cancelled");
+    proxy.release();
+    deployment.drained(RESPONSES).await;
+    assert!(matches!(deployment.fact::<Stored>(id).await, Some(Stored::Cancelled(_))));
+    cancelled(&deployment, 1, 1).await;
+    assert_eq!(deployment.facts(RECEIVED).await, 0);
+}
+
+#[tokio::test]
+async fn stored_request_cannot_be_cancelled_any_more() {
+    let deployment = Deployment::with(&PATIENT).await;
+    let proxy = Proxy::start(deployment.broker.port()).await.unwrap();
+    let (_gateway, api) = gateway(&deployment, "gateway-1").await;
+    let log = deployment.log("gateway-2");
+    let other = deployment::gateway(&proxy.url(), log, &[]).await;
+    logged(&other, ACCEPTS).await;
+    let slow = api_addr(&other).await;
+    let id = accepted(&post(api, None, &json!({})).await);
+    // This gateway has looked, found nothing stored, and is about to cancel. Its client hears that the outcome is
+    // unknown, or what came first.
+    proxy.hold(STORED.subject(id));
+    let path = format!("/requests/{id}");
+    let cancelling = tokio::spawn(async move { http::ask(slow, "DELETE", &path, &[], "").await });
+    soon("the gateway is about to cancel", proxy.held()).await;
+    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let _requestor = deployment.run(Side::Requestor, "requestor", &[("REQUEST_RATE", "0")]).await;
+    deployment.fact_eventually::<Received>(id).await;
+    proxy.release();
+    let answer = soon("an answer", cancelling).await.unwrap().unwrap();
+    assert!([200, 503].contains(&answer.status), "{answer:?}");
+    for api in [slow, api] {
+        assert_eq!(cancel(api, id).await["status"], "received");
+    }
+    cancelled(&deployment, 1, 0).await;
+}
+
+#[tokio::test]
+async fn request_that_expired_is_not_answered() {
+    let deployment = Deployment::with(&PATIENT).await;
+    let (_gateway, api) = gateway(&deployment, "gateway-1").await;
+    let over = accepted(&post(api, None, &json!({ "expires_at": "2026-01-02T12:00:00Z" })).await);
+    let later = accepted(&post(api, None, &json!({ "expires_at": "2126-01-02T12:00:00Z" })).await);
+    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let _requestor = deployment.run(Side::Requestor, "requestor", &[("REQUEST_RATE", "0")]).await;
+    deployment.fact_eventually::<Received>(later).await;
+    let letters = deployment.dead_letters(1).await;
+    assert!(letters[0].0.ends_with(&over.to_string()), "{letters:?}");
+    let state = get(api, &format!("/requests/{over}")).await.json();
+    assert_eq!(
+        (&state["status"], &state["expires_at"]),
+        (&"dead-lettered".into(), &"2026-01-02T12:00:00Z".into())
+    );
+    let reason = state["dead_letter"]["reason"].as_str().unwrap();
+    assert!(reason.starts_with(Reason::Expired.as_str()), "{reason}");
+    // Cancelling decides it.
+    assert_eq!(cancel(api, over).await["status"], "cancelled");
+    cancelled(&deployment, 2, 1).await;
+}
