@@ -5,6 +5,7 @@ import { byId, clock, count, draw, el, exact, rate, say } from "./dom.js";
 const QUEUES = ["REQUESTS", "RESPONSES", "ACKNOWLEDGMENTS"];
 const SIDES = ["requestor", "generator"];
 const SPAN = 300_000;
+const RECENT = 60_000;
 const WIDTH = 600;
 const HEIGHT = 100;
 
@@ -57,8 +58,10 @@ export class Axis {
     const seen = this.points.filter((point) => point.queues);
     // One scale for all queues, so that they can be compared.
     const deepest = Math.max(10, ...seen.flatMap((point) => point.queues.map(([waiting, flying]) => waiting + flying)));
-    const fastest = Math.max(5, ...seen.flatMap((point) => point.queues.flatMap(([, , come, go]) => [come, go])));
-    const y = (value, most) => (HEIGHT - 3 - (value / most) * (HEIGHT - 8)).toFixed(1);
+    // The rates have the scale of the last minute: after a spike, in and out would otherwise be one flat line.
+    const recent = seen.filter((point) => point.at > now - RECENT);
+    const fastest = Math.max(5, ...recent.flatMap((point) => point.queues.flatMap(([, , come, go]) => [come, go])));
+    const y = (value, most) => (HEIGHT - 3 - Math.min(1, value / most) * (HEIGHT - 8)).toFixed(1);
     this.depths.forEach((parts, index) => {
       const of = (pick) => this.runs((point) => point.queues !== null).map((run) => run.map((point) => [x(point.at), pick(point.queues[index])]));
       parts.area.setAttribute("d", of(([waiting, flying]) => y(waiting + flying, deepest)).map((run) => `M${run[0][0]},${HEIGHT}L${run.map((at) => at.join()).join("L")}L${run.at(-1)[0]},${HEIGHT}Z`).join(""));

@@ -58,9 +58,19 @@ export function scaleFor(most) {
   return scale;
 }
 
+/** The scale of all bars, so that they can be compared; and how deep the deepest queue was. */
+let scale = SMALLEST;
+let deepest = 0;
+
+/** A scale that shrinks while a queue grows would have its bar jump: it shrinks only while all of them do. */
+function rescale(depth) {
+  const needed = scaleFor(depth);
+  if (needed > scale || depth < deepest) scale = needed;
+  deepest = depth;
+}
+
 export function showFlow(flow) {
-  // All bars have one scale, so that they can be compared.
-  const scale = scaleFor(Math.max(0, ...flow.queues.map((queue) => queue.waiting + queue.in_flight)));
+  rescale(Math.max(0, ...flow.queues.map((queue) => queue.waiting + queue.in_flight)));
   say(byId("scale"), `a full bar: ${exact(scale)} messages`);
   for (const queue of flow.queues) {
     if (!(queue.name in QUEUES)) continue;

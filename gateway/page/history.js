@@ -1,5 +1,6 @@
 // The history of one request, in a dialog that follows it until it is received; and the forms that lead there.
 
+import { addressOf, follow, go, leave } from "./address.js";
 import { ask, byId, clock, el, say, span } from "./dom.js";
 import { describe } from "./dead_letters.js";
 
@@ -17,16 +18,25 @@ const OVER = ["received", "cancelled", "doubled"];
 const dialog = byId("history");
 let looking;
 
-export function showHistory(id) {
+/** Opens the history of a request, under its address. */
+export const showHistory = go;
+
+follow((id) => {
+  if (id) open(id);
+  else if (dialog.open) dialog.close();
+});
+
+function open(id) {
   clearTimeout(looking);
   say(byId("history-id"), id);
   say(byId("history-where"), "looking for it");
   for (const part of ["history-steps", "history-strings", "history-letters"]) byId(part).replaceChildren();
+  say(byId("history-copy"), "Copy its address");
   if (!dialog.open) dialog.showModal();
-  follow(id, Date.now());
+  look(id, Date.now());
 }
 
-async function follow(id, since) {
+async function look(id, since) {
   let over = false;
   try {
     const history = await ask(`api/requests/${encodeURIComponent(id)}`);
@@ -39,7 +49,7 @@ async function follow(id, since) {
     if (error.status >= 400 && error.status < 500) return;
   }
   if (over || !dialog.open) return;
-  looking = setTimeout(() => follow(id, since), Date.now() - since < PATIENCE ? SOON : LATER);
+  looking = setTimeout(() => look(id, since), Date.now() - since < PATIENCE ? SOON : LATER);
 }
 
 /** Shows what there is of it, and gives whether it has come to its end. */
@@ -89,10 +99,24 @@ byId("history-cancel").addEventListener("click", async (event) => {
 });
 
 byId("history-close").addEventListener("click", () => dialog.close());
-dialog.addEventListener("close", () => clearTimeout(looking));
+dialog.addEventListener("close", () => {
+  clearTimeout(looking);
+  leave();
+});
+
+byId("history-copy").addEventListener("click", async (event) => {
+  const address = addressOf(byId("history-id").textContent);
+  try {
+    await navigator.clipboard.writeText(address);
+    say(event.target, "Copied");
+  } catch {
+    // The clipboard is only there on pages of https, and of this machine.
+    say(byId("history-where"), address);
+  }
+});
 
 /** What was asked for without an answer: another try of the same is the same wish, and has the same key. */
-let open = null;
+let unanswered = null;
 
 function newKey() {
   // crypto.randomUUID is only there on pages of https, and of this machine.
@@ -106,18 +130,18 @@ byId("ask-form").addEventListener("submit", async (event) => {
   button.disabled = true;
   say(byId("ask-note"), "Asking.");
   const [count, length] = [byId("count").valueAsNumber, byId("length").valueAsNumber];
-  if (open?.count !== count || open?.length !== length) open = { count, length, key: newKey() };
+  if (unanswered?.count !== count || unanswered?.length !== length) unanswered = { count, length, key: newKey() };
   try {
-    const { key, ...body } = open;
+    const { key, ...body } = unanswered;
     const { id } = await ask("requests", body, { "Idempotency-Key": key });
-    open = null;
+    unanswered = null;
     say(byId("ask-note"), `Accepted as ${id}.`);
     showHistory(id);
   } catch (error) {
     if (error.outcome === "unknown") {
       say(byId("ask-note"), `Whether it was accepted is unknown: ${error.message}. Press again: it is safe, and asks for nothing twice.`);
     } else {
-      open = null;
+      unanswered = null;
       say(byId("ask-note"), `It was not accepted: ${error.message}.`);
     }
   }

@@ -7,6 +7,7 @@ import { Axis } from "./axis.js";
 import { showNumbers, showAudit } from "./numbers.js";
 import { showLast } from "./last_strings.js";
 import "./history.js";
+import "./keys.js";
 import { allowReplay, countLetters } from "./dead_letters.js";
 import { EventLog } from "./event_log.js";
 

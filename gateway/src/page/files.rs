@@ -27,6 +27,8 @@ const FILES: &[File] = files! {
     "/flow.css" STYLE "flow.css"
     "/icon.svg" IMAGE "icon.svg"
     "/main.js" SCRIPT "main.js"
+    "/address.js" SCRIPT "address.js"
+    "/keys.js" SCRIPT "keys.js"
     "/dom.js" SCRIPT "dom.js"
     "/flow.js" SCRIPT "flow.js"
     "/axis.js" SCRIPT "axis.js"

@@ -122,6 +122,12 @@ impl Browser {
         field.send_keys(text).await.unwrap();
     }
 
+    /// Types a key, wherever the focus is.
+    pub async fn types(&self, key: &str) {
+        let focused = self.client.active_element().await.unwrap();
+        focused.send_keys(key).await.unwrap();
+    }
+
     /// The errors of the page: failed scripts, and violations of its policy.
     pub async fn complaints(&self) -> Vec<String> {
         let entries = self.command("se/log", json!({ "type": "browser" })).await;

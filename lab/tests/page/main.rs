@@ -7,6 +7,7 @@
 mod deployment;
 
 mod accessibility;
+mod addresses;
 mod browser;
 mod dead_letters;
 mod flow;

@@ -1,0 +1,78 @@
+// What is done by one key, each with a button as well: the view for a projector, the theme, the help.
+
+import { byId, el, say } from "./dom.js";
+
+const root = document.documentElement;
+
+/** What the browser remembers, where it may. */
+const kept = {
+  read(name) {
+    try {
+      return localStorage.getItem(name);
+    } catch {
+      return null;
+    }
+  },
+  write(name, value) {
+    try {
+      if (value) localStorage.setItem(name, value);
+      else localStorage.removeItem(name);
+    } catch {
+      // It is forgotten with this page.
+    }
+  },
+};
+
+/** As the system has it, then light, then dark. */
+const THEMES = [null, "light", "dark"];
+
+function setTheme(theme) {
+  if (theme) root.dataset.theme = theme;
+  else delete root.dataset.theme;
+  say(buttons.get("t"), `Theme: ${theme ?? "system"}`);
+  kept.write("theme", theme);
+}
+
+function nextTheme() {
+  setTheme(THEMES[(THEMES.indexOf(root.dataset.theme ?? null) + 1) % THEMES.length]);
+}
+
+/** The flow and the time axis alone, larger, on one screen. */
+function project() {
+  const on = root.classList.toggle("projector");
+  buttons.get("p").setAttribute("aria-pressed", on);
+  if (on) scrollTo(0, 0);
+}
+
+const help = () => byId("keys").showModal();
+const focus = (id) => () => byId(id).focus();
+
+const KEYS = [
+  ["p", "Projector", "the flow and the last five minutes on one screen, larger", project],
+  ["t", "Theme", "as the system has it, light, dark", nextTheme],
+  ["?", "Keys", "this help", help],
+  ["/", null, "look up a request by its id", focus("find")],
+  ["a", null, "ask for strings", focus("count")],
+];
+
+const buttons = new Map(KEYS.filter(([, word]) => word).map(([key, word, , act]) => {
+  const button = el("button", { type: "button", "aria-keyshortcuts": key }, word);
+  button.addEventListener("click", act);
+  byId("tools").append(button);
+  return [key, button];
+}));
+buttons.get("p").setAttribute("aria-pressed", "false");
+byId("keys-list").append(...[...KEYS, ["Esc", null, "close what is open"]].map(([key, , what]) =>
+  el("div", {}, el("dt", {}, el("kbd", {}, key)), el("dd", {}, what))));
+byId("keys-close").addEventListener("click", () => byId("keys").close());
+
+addEventListener("keydown", (event) => {
+  const typing = event.target.closest?.("input, select, textarea");
+  if (typing || event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
+  const act = KEYS.find(([key]) => key === event.key)?.[3];
+  if (!act) return;
+  event.preventDefault();
+  act();
+});
+
+setTheme(THEMES.includes(kept.read("theme")) ? kept.read("theme") : null);

@@ -1,0 +1,85 @@
+//! Addresses of what is open, and what one key does.
+
+use serde_json::json;
+use testkit::process::logged;
+
+use crate::browser::Browser;
+use crate::deployment::Deployment;
+use crate::gateway::GatewayProcess;
+
+#[tokio::test]
+async fn history_has_an_address_that_reload_keeps_and_back_closes() {
+    let deployment = Deployment::start().await;
+    let gateway = GatewayProcess::start(&deployment).await;
+    logged(&gateway.process, "accepting requests").await;
+    let browser = Browser::start().await;
+    browser.open(&gateway.url()).await;
+    browser.press("#ask-form button").await;
+    browser.says("#history", "It is in REQUESTS.").await;
+    let id = browser.run("return document.querySelector('#history-id').textContent").await;
+    let address = format!("{}#/requests/{}", gateway.url(), id.as_str().unwrap());
+    assert_eq!(browser.run("return location.href").await, json!(address));
+    browser.client.refresh().await.unwrap();
+    browser.says("#history", "It is in REQUESTS.").await;
+    browser.client.back().await.unwrap();
+    browser.until("!document.querySelector('#history').open").await;
+    browser.client.forward().await.unwrap();
+    browser.says("#history-id", id.as_str().unwrap()).await;
+    // What is closed is not open again after a reload.
+    browser.press("#history-close").await;
+    browser.until("location.hash === ''").await;
+    browser.client.refresh().await.unwrap();
+    browser.says("#status", "live").await;
+    browser.until("!document.querySelector('#history').open").await;
+}
+
+#[tokio::test]
+async fn request_is_cancelled_in_its_history() {
+    let deployment = Deployment::start().await;
+    let gateway = GatewayProcess::start(&deployment).await;
+    logged(&gateway.process, "accepting requests").await;
+    let browser = Browser::start().await;
+    browser.open(&gateway.url()).await;
+    browser.press("#ask-form button").await;
+    browser.press("#history-cancel").await;
+    browser.says("#history-where", "It was cancelled at").await;
+    browser.until("document.querySelector('#history-cancel').hidden").await;
+    browser.press("#history-close").await;
+    browser.says("#last-rows", "cancelled").await;
+    browser.until("document.querySelector('#verdict').dataset.state === 'good'").await;
+}
+
+#[tokio::test]
+async fn keys_show_the_help_the_theme_and_the_view_for_a_projector() {
+    let deployment = Deployment::start().await;
+    let gateway = GatewayProcess::start(&deployment).await;
+    let browser = Browser::start().await;
+    browser.resize(1280, 800).await;
+    browser.open(&gateway.url()).await;
+    browser.says("#status", "live").await;
+    browser.types("?").await;
+    browser.says("#keys", "look up a request").await;
+    browser.press("#keys-close").await;
+    browser.types("p").await;
+    // All of the flow and of the axis is on the screen.
+    browser
+        .until(
+            "['#flow', '#axis'].every(it => document.querySelector(it).getBoundingClientRect().bottom <= innerHeight)",
+        )
+        .await;
+    browser.types("p").await;
+    browser.until("document.querySelector('#letters').checkVisibility()").await;
+    for theme in ["light", "dark"] {
+        browser.types("t").await;
+        browser
+            .until(&format!("getComputedStyle(document.documentElement).colorScheme === '{theme}'"))
+            .await;
+    }
+    browser.client.refresh().await.unwrap();
+    browser.until("document.documentElement.dataset.theme === 'dark'").await;
+    // A letter that is typed into a field is only that.
+    browser.types("/").await;
+    browser.types("p").await;
+    browser.until("document.querySelector('#find').value === 'p'").await;
+    assert_eq!(browser.complaints().await, [""; 0]);
+}
