@@ -22,6 +22,7 @@ export class EventLog {
     this.last = null;
     this.filling = QUEUES.map(() => false);
     this.lowest = QUEUES.map(() => 0);
+    this.paused = QUEUES.map(() => false);
     this.items = [];
     for (const point of points) this.note(point);
     this.show();
@@ -53,7 +54,7 @@ export class EventLog {
         if (was !== undefined || is > 0) there[side] = is;
       });
       QUEUES.forEach((name, index) => {
-        const [waiting, flying] = point.queues[index];
+        const [waiting, flying, , , paused] = point.queues[index];
         const depth = waiting + flying;
         if (this.filling[index] && depth < DRAINED) {
           this.filling[index] = false;
@@ -61,6 +62,10 @@ export class EventLog {
         } else if (!this.filling[index] && depth >= FILLING && depth > this.lowest[index] + FILLING / 2 && depth > (before?.depths?.[index] ?? depth)) {
           this.filling[index] = true;
           tell("bad", `queue ${name} filling, ${exact(depth)} in it`);
+        }
+        if (paused !== this.paused[index]) {
+          if (before) tell(paused ? "bad" : "good", `queue ${name} ${paused ? "paused" : "goes on"}`);
+          this.paused[index] = paused;
         }
         this.lowest[index] = depth < this.lowest[index] ? depth : this.lowest[index] + (depth - this.lowest[index]) / 30;
       });

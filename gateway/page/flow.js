@@ -1,6 +1,6 @@
 // The picture of the flow: two sides, three queues between them, and what moves.
 
-import { byId, clock, count, el, exact, mark, rate, say } from "./dom.js";
+import { byId, clock, count, el, exact, mark, rate, say, span } from "./dom.js";
 
 const QUEUES = {
   REQUESTS: { from: "requestor", to: "generator", what: "1 · asked for: requestor → generator" },
@@ -10,6 +10,9 @@ const QUEUES = {
 
 /** As many messages fill a bar at the least, so that a few look like few. */
 const SMALLEST = 100;
+
+/** A queue with less room than that, in bytes, takes not even a small message. */
+const ROOM = 200;
 
 const lanes = new Map();
 const boxes = new Map();
@@ -25,6 +28,7 @@ function lane(name) {
     waiting: el("b", {}, "0"),
     flying: el("b", {}, "0"),
     lanes: el("p", { class: "priorities" }),
+    oldest: el("span", { class: "oldest" }),
     rates: el("span", { class: "rates" }),
     full: el("span", { class: "full" }),
     inFlight: el("span", { class: "in-flight" }),
@@ -37,7 +41,7 @@ function lane(name) {
     el("div", { class: "counts" },
       el("span", { class: "waiting" }, parts.waiting, " waiting"),
       el("span", { class: "flying" }, parts.flying, " in flight"),
-      parts.full, parts.rates),
+      parts.full, parts.oldest, parts.rates),
     el("div", { class: "bar", "aria-hidden": "true" }, parts.inFlight, parts.waits),
     parts.lanes);
   // The way of a response is from right to left.
@@ -69,7 +73,17 @@ function rescale(depth) {
   deepest = depth;
 }
 
-export function showFlow(flow) {
+/** Whether its publishers wait: there is no room for another message, by number or by bytes. */
+const isFull = ({ waiting, in_flight: flying, limit, bytes, max_bytes: most }) =>
+  (limit !== null && waiting + flying >= limit) || (most !== null && bytes + ROOM > most);
+
+function showBrokers(brokers) {
+  say(byId("brokers"), brokers.length ? `Brokers: ${brokers.map(({ name, state }) => `${name} ${state}`).join(", ")}` : "");
+  byId("brokers").classList.toggle("full", brokers.some(({ state }) => state === "offline"));
+}
+
+/** Shows the flow as it was at a time, in milliseconds by the clock of the gateway. */
+export function showFlow(flow, at) {
   rescale(Math.max(0, ...flow.queues.map((queue) => queue.waiting + queue.in_flight)));
   say(byId("scale"), `a full bar: ${exact(scale)} messages`);
   for (const queue of flow.queues) {
@@ -79,9 +93,11 @@ export function showFlow(flow) {
     say(parts.waiting, count(queue.waiting));
     say(parts.flying, count(queue.in_flight));
     say(parts.rates, `${rate(queue.come)}/s in, ${rate(queue.go)}/s out`);
-    const full = queue.limit !== null && queue.waiting + queue.in_flight >= queue.limit;
+    const full = isFull(queue);
     const paused = queue.paused_until && `paused until ${clock(queue.paused_until)}`;
     say(parts.full, [paused, full && "full: its publishers wait"].filter(Boolean).join(", "));
+    const age = queue.oldest && Math.max(0, at - Date.parse(queue.oldest));
+    say(parts.oldest, queue.oldest ? `oldest ${span(age)}` : "");
     const priorities = queue.lanes.map(({ priority, waiting, in_flight }) => `${priority} ${count(waiting + in_flight)}`);
     say(parts.lanes, priorities.join(" · "));
     // What is there shows, however little it is.
@@ -91,6 +107,7 @@ export function showFlow(flow) {
     mark(parts.come, "speed", speed(queue.come));
     mark(parts.go, "speed", speed(queue.go));
   }
+  showBrokers(flow.brokers);
   showSide("requestor", flow.requestors, flow.more_requestors, flow.replicas);
   showSide("generator", flow.generators, flow.more_generators, flow.replicas);
 }
@@ -110,17 +127,22 @@ function showSide(side, working, more, replicas) {
     if (!box) {
       const name = el("p", { class: "name" });
       const rates = el("span", { class: "rate" });
+      const waits = el("p", { class: "full" });
       const more = el("p", { class: "more" });
-      const item = el("li", { class: "replica" }, name, el("p", {}, rates), more);
-      box = { item, name, rates, more };
+      const item = el("li", { class: "replica" }, name, el("p", {}, rates), waits, more);
+      box = { item, name, rates, waits, more };
       boxes.set(key, box);
       list.append(item);
     }
     say(box.name, replica.instance);
     mark(box.item, "state", replica.state);
     const works = replica.state === "ready";
-    say(box.rates, works ? `${rate(replica.rate)}/s settled` : replica.state);
-    say(box.more, `version ${replica.version}${works ? `, ${count(replica.in_flight)} in flight` : ""}`);
+    const does = [replica.asks > 0 && `asks ${rate(replica.asks)}/s`, `settles ${rate(replica.rate)}/s`].filter(Boolean);
+    say(box.rates, works ? does.join(", ") : replica.state);
+    // What it waits for tells why it does nothing.
+    say(box.waits, works && replica.waits_for.length ? `waits: ${replica.waits_for.join(" and ")} full` : "");
+    const holds = Object.entries(replica.holds).map(([queue, messages]) => `${queue} ${count(messages)}`);
+    say(box.more, `version ${replica.version}${works ? `, in flight: ${holds.join(", ") || "none"}` : ""}`);
   }
   for (const [key, box] of boxes) {
     if (key.startsWith(`${side} `) && !there.has(key)) {

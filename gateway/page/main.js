@@ -74,13 +74,13 @@ function connect() {
   mine.addEventListener("audit", (event) => showAudit(heard(event)));
   mine.addEventListener("snapshot", async (event) => {
     awake();
-    const { flow, point, trouble: why } = heard(event);
+    const { at, flow, point, trouble: why } = heard(event);
     const [state, words] = why ? TROUBLE[why.kind] : ["live"];
     mark(byId("status"), "state", why ? "silent" : "live");
     say(byId("status-text"), state);
     trouble(why ? words(why.words) : "");
     if (flow) {
-      showFlow(flow);
+      showFlow(flow, at);
       showNumbers(flow);
       showLast(flow.last);
       countLetters(flow.numbers.dead_letters);

@@ -13,6 +13,8 @@ const TILES = [
   ["p99", "round trip, 99 %"],
 ];
 
+const STAGES = [["made", "waiting and making"], ["stored", "storing"], ["marked", "marking"]];
+
 const tiles = new Map(TILES.map(([key, label]) => {
   const value = el("dd", { id: `number-${key}` }, "–");
   const tile = el("div", {}, el("dt", {}, label), value);
@@ -31,6 +33,8 @@ export function showNumbers({ numbers, latency }) {
   const took = (milliseconds) => (!known ? "–" : latency.backwards > 0 ? "clocks differ" : span(milliseconds));
   say(tiles.get("median").value, took(latency.median_ms));
   say(tiles.get("p99").value, took(latency.p99_ms));
+  const stages = STAGES.map(([key, what]) => `${what} ${span(latency[key].median_ms)}, 99 % within ${span(latency[key].p99_ms)}`);
+  say(byId("stages"), known && latency.backwards === 0 ? `By stage, at the median: ${stages.join("; ")}.` : "");
   const sample = `a sample of ${latency.round_trips} round trips of the last ten seconds, by the clocks of both sides`;
   for (const key of ["median", "p99"]) tiles.get(key).value.title = known ? sample : "no round trip has ended in the last ten seconds";
   judge(numbers);

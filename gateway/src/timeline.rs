@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use jiff::Timestamp;
-use observe::snapshot::ReplicasSnapshot;
+use observe::snapshot::{QueueSnapshot, ReplicasSnapshot};
 use observe::{Poller, Snapshot, Trouble};
 use serde::Serialize;
 use tokio::sync::watch;
@@ -40,6 +40,9 @@ struct Explained {
     words: String,
 }
 
+/// Waiting, in flight, in and out a second, and whether it is paused.
+type QueuePoint = (u64, u64, f64, f64, bool);
+
 /// A second of the past, as small as can be.
 #[derive(Clone, Debug, Serialize)]
 struct Point {
@@ -47,8 +50,8 @@ struct Point {
     n: u64,
     /// When, in milliseconds.
     at: i64,
-    /// Of each queue: waiting, in flight, in and out a second; nothing where the broker was silent.
-    queues: Option<Vec<(u64, u64, f64, f64)>>,
+    /// Of each queue; nothing where the broker was silent.
+    queues: Option<Vec<QueuePoint>>,
     requestors: usize,
     generators: usize,
 }
@@ -80,7 +83,10 @@ impl Timeline {
         past.taken += 1;
         let queues = flow.as_ref().map(|flow| {
             let queues = flow.queues.iter();
-            queues.map(|queue| (queue.waiting, queue.in_flight, queue.come, queue.go)).collect()
+            let point = |it: &QueueSnapshot| {
+                (it.waiting, it.in_flight, it.come, it.go, it.paused_until.is_some())
+            };
+            queues.map(point).collect()
         });
         let point = Point {
             n: past.taken,
@@ -185,8 +191,6 @@ pub(crate) async fn poll(
 
 #[cfg(test)]
 mod tests {
-    use observe::snapshot::QueueSnapshot;
-
     use super::*;
 
     fn points(timeline: &Timeline) -> Vec<serde_json::Value> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{anyhow, ensure};
 use async_nats::jetstream::ErrorCode;
-use async_nats::jetstream::stream::State;
+use async_nats::jetstream::stream::{ClusterInfo, PeerInfo, State};
 use contract::facts::{self, Received, Stored};
 use contract::queues::{self, Request};
 use jiff::Timestamp;
@@ -18,7 +18,8 @@ use workqueue::{Bucket, Connection, Fact, JobId, Queue, dead_letters};
 use crate::replicas::ReplicaRegistry;
 use crate::round_trips::RoundTrips;
 use crate::snapshot::{
-    LaneSnapshot, LastRequest, QueueSnapshot, ReplicasSnapshot, Snapshot, Totals, rate,
+    BrokerSnapshot, LaneSnapshot, LastRequest, QueueSnapshot, ReplicasSnapshot, Snapshot, Totals,
+    rate,
 };
 
 /// How many of the last requests to follow.
@@ -130,8 +131,17 @@ impl Poller {
         let client = self.connection.client();
         let (asked, seen) = tokio::join!(self.replicas.ask(client), read_streams(&self.connection));
         asked?;
-        let Streams { at, mut queues, moved, requested, stored, received, dead_letters, given_up } =
-            seen?;
+        let Streams {
+            at,
+            mut queues,
+            moved,
+            brokers,
+            requested,
+            stored,
+            received,
+            dead_letters,
+            given_up,
+        } = seen?;
         if let Some(earlier) = &self.earlier {
             let seconds = at.duration_since(earlier.at).as_secs_f64();
             let pairs = queues.iter_mut().zip(moved.iter().zip(&earlier.moved));
@@ -167,7 +177,7 @@ impl Poller {
             twice: of.iter().map(|it| it.messages.saturating_sub(it.subjects_count)).sum(),
         };
         let latency = self.round_trips.latency();
-        Ok(Snapshot { queues, replicas: self.replicas(), numbers, latency, last })
+        Ok(Snapshot { queues, replicas: self.replicas(), numbers, brokers, latency, last })
     }
 
     /// The last requests with their state; and measures the round trips that have come to
@@ -205,7 +215,7 @@ impl Poller {
         stored.extend(self.facts::<Stored>(&others).await?.0);
         for mark in &marks {
             if let Some(Stored::Strings(stored)) = stored.get(&mark.id) {
-                self.round_trips.note(mark.received_at.duration_since(stored.requested_at));
+                self.round_trips.note(stored, mark);
             }
         }
         Ok(last)
@@ -229,6 +239,7 @@ struct Streams {
     at: Instant,
     queues: Vec<QueueSnapshot>,
     moved: Vec<(u64, u64)>,
+    brokers: Vec<BrokerSnapshot>,
     requested: State,
     stored: State,
     received: State,
@@ -257,14 +268,15 @@ async fn read_streams(connection: &Connection) -> anyhow::Result<Streams> {
     };
     // Before the queues, and after them: one that is replayed goes back, one that dies comes from there.
     let before = given_up().await?;
-    read.push(read_queue(connection, requests).await?);
-    read.push(read_queue(connection, responses).await?);
+    let (requests, brokers) = read_queue(connection, requests).await?;
+    read.push(requests);
+    read.push(read_queue(connection, responses).await?.0);
     let stored = state(facts::STORED).await?;
-    read.push(read_queue(connection, acknowledgments).await?);
+    read.push(read_queue(connection, acknowledgments).await?.0);
     let received = state(facts::RECEIVED).await?;
     let given_up = given_up().await?.max(before);
     let (queues, moved) = read.into_iter().unzip();
-    Ok(Streams { at, queues, moved, requested, stored, received, dead_letters, given_up })
+    Ok(Streams { at, queues, moved, brokers, requested, stored, received, dead_letters, given_up })
 }
 
 /// A queue as it is now, without its rates.
@@ -273,14 +285,15 @@ async fn read_streams(connection: &Connection) -> anyhow::Result<Streams> {
 ///
 /// Where the broker does not answer, or has no such queue.
 pub async fn queue(connection: &Connection, queue: Queue) -> anyhow::Result<QueueSnapshot> {
-    Ok(read_queue(connection, queue).await?.0)
+    let ((snapshot, _), _) = read_queue(connection, queue).await?;
+    Ok(snapshot)
 }
 
-/// A queue, and how many messages have ever come in and gone out.
+/// A queue, how many messages have ever come in and gone out, and the brokers that keep it.
 async fn read_queue(
     connection: &Connection,
     queue: Queue,
-) -> anyhow::Result<(QueueSnapshot, (u64, u64))> {
+) -> anyhow::Result<((QueueSnapshot, (u64, u64)), Vec<BrokerSnapshot>)> {
     let state = topology::queue_state(connection.context(), queue).await?;
     let lanes = state.lanes.iter().filter(|_| queue.has_priorities());
     let snapshot = QueueSnapshot {
@@ -291,6 +304,7 @@ async fn read_queue(
         bytes: state.stream.state.bytes,
         max_bytes: u64::try_from(state.stream.config.max_bytes).ok(),
         redelivered: state.redelivered(),
+        oldest: oldest(&state.stream.state),
         paused_until: state.paused_until(),
         lanes: lanes
             .map(|(lane, consumer)| LaneSnapshot {
@@ -303,7 +317,35 @@ async fn read_queue(
     };
     let stream = &state.stream.state;
     let went = stream.last_sequence.saturating_sub(stream.messages);
-    Ok((snapshot, (stream.last_sequence, went)))
+    let brokers = state.stream.cluster.as_ref().map(brokers).unwrap_or_default();
+    Ok(((snapshot, (stream.last_sequence, went)), brokers))
+}
+
+/// When the oldest message of a stream came.
+fn oldest(stream: &State) -> Option<Timestamp> {
+    let nanos = stream.first_timestamp.unix_timestamp_nanos();
+    (stream.messages > 0).then(|| Timestamp::from_nanosecond(nanos).ok())?
+}
+
+/// The brokers that keep a stream, by their names.
+fn brokers(cluster: &ClusterInfo) -> Vec<BrokerSnapshot> {
+    let leader = cluster.leader.iter().map(|name| (name.clone(), "leader"));
+    let others = cluster.replicas.iter().map(|peer| {
+        let state = match peer {
+            PeerInfo { offline: true, .. } => "offline",
+            PeerInfo { current: false, .. } => "behind",
+            _ => "follower",
+        };
+        (peer.name.clone(), state)
+    });
+    let mut brokers: Vec<(String, &str)> =
+        leader.chain(others).filter(|(name, _)| !name.is_empty()).collect();
+    brokers.sort();
+    // A single one keeps no one else's copy.
+    if brokers.len() < 2 {
+        return Vec::new();
+    }
+    brokers.into_iter().map(|(name, state)| BrokerSnapshot { name, state }).collect()
 }
 
 fn decoded<F: Fact>(stored: &[batch::Stored]) -> impl Iterator<Item = F> {

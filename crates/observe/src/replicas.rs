@@ -1,11 +1,12 @@
 //! Asks all replicas to announce themselves, and remembers for a while those that did.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use anyhow::Context as _;
 use async_nats::Client;
 use bytes::Bytes;
+use contract::queues::{self, REQUESTS};
 use futures_util::StreamExt;
 use serde::Deserialize;
 use serde_json::Value;
@@ -48,6 +49,9 @@ struct KnownReplica {
     last: ReplicaSnapshot,
     heard_at: Instant,
     settled: u64,
+    asked: u64,
+    /// How often each stream had no room for what it publishes.
+    full: HashMap<String, u64>,
 }
 
 /// The part of a replica's answer that is shown.
@@ -60,10 +64,21 @@ struct ReplicaStats {
     metadata: HashMap<String, String>,
     #[serde(default)]
     endpoints: Vec<ReplicaEndpoint>,
+    #[serde(default)]
+    publishes: HashMap<String, ReplicaPublishes>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct ReplicaPublishes {
+    confirmed: u64,
+    full: u64,
 }
 
 #[derive(Deserialize)]
 struct ReplicaEndpoint {
+    #[serde(default)]
+    name: String,
     #[serde(default)]
     num_requests: u64,
     #[serde(default)]
@@ -100,13 +115,32 @@ impl ReplicaRegistry {
         let instance = reply.metadata.get("instance").unwrap_or(&reply.id).clone();
         let settled = reply.endpoints.iter().map(|endpoint| endpoint.num_requests);
         let settled = settled.fold(0, u64::saturating_add);
+        let holds: BTreeMap<String, u64> = reply
+            .endpoints
+            .iter()
+            .filter_map(|it| Some((known_stream(&it.name)?, it.data["in_flight"].as_u64()?)))
+            .filter(|(_, in_flight)| *in_flight > 0)
+            .collect();
         let in_flight = reply.endpoints.iter().filter_map(|it| it.data["in_flight"].as_u64());
         let in_flight = in_flight.fold(0, u64::saturating_add);
+        let asked = reply.publishes.get(REQUESTS.stream).map_or(0, |counts| counts.confirmed);
+        let full = reply
+            .publishes
+            .iter()
+            .filter_map(|(stream, counts)| Some((known_stream(stream)?, counts.full)));
+        let full: HashMap<String, u64> = full.collect();
         let before = self.known.remove(&reply.id);
-        let rate = before.map_or(0.0, |before| {
+        let (mut settles, mut asks, mut waits_for) = (0.0, 0.0, Vec::new());
+        if let Some(before) = before {
             let seconds = at.duration_since(before.heard_at).as_secs_f64();
-            rate(settled, before.settled, seconds)
-        });
+            settles = rate(settled, before.settled, seconds);
+            asks = rate(asked, before.asked, seconds);
+            let waits = |(stream, now): (&String, &u64)| {
+                (now > before.full.get(stream).unwrap_or(now)).then(|| stream.clone())
+            };
+            waits_for = full.iter().filter_map(waits).collect();
+            waits_for.sort();
+        }
         // One that was started again under the same name takes the place of the one that is gone. One that
         // still answers keeps its own: another client may use that name.
         self.known.retain(|_, known| {
@@ -121,8 +155,19 @@ impl ReplicaRegistry {
             _ => "ready",
         };
         let (id, version) = (reply.id.clone(), shortened(&reply.version, SHOWN_CHARACTERS));
-        let last = ReplicaSnapshot { side, id, instance, version, state, rate, in_flight };
-        self.known.insert(reply.id, KnownReplica { last, heard_at: at, settled });
+        let last = ReplicaSnapshot {
+            side,
+            id,
+            instance,
+            version,
+            state,
+            rate: settles,
+            in_flight,
+            holds,
+            asks,
+            waits_for,
+        };
+        self.known.insert(reply.id, KnownReplica { last, heard_at: at, settled, asked, full });
     }
 
     /// How many of a side are at work, or about to be.
@@ -155,10 +200,16 @@ impl KnownReplica {
         let mut snapshot = self.last.clone();
         snapshot.instance = shortened(&snapshot.instance, SHOWN_CHARACTERS);
         if self.is_silent() {
-            (snapshot.state, snapshot.rate) = ("silent", 0.0);
+            (snapshot.state, snapshot.rate, snapshot.asks) = ("silent", 0.0, 0.0);
+            snapshot.waits_for.clear();
         }
         snapshot
     }
+}
+
+/// The name of a stream of ours. An answer may name any, and as many as it likes.
+fn known_stream(name: &str) -> Option<String> {
+    queues::ALL.iter().any(|queue| queue.stream == name).then(|| name.to_owned())
 }
 
 #[cfg(test)]
@@ -194,6 +245,30 @@ mod tests {
         advance(Duration::from_secs(2)).await;
         assert_eq!(states(&replicas), [("a".to_owned(), "silent")]);
         assert_eq!(replicas.working("generator"), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn replica_tells_what_it_asks_holds_and_waits_for() {
+        let mut replicas = ReplicaRegistry::default();
+        for (confirmed, full) in [(100, 7), (120, 9), (120, 9)] {
+            let answer = json!({
+                "name": "requestor", "id": "1", "version": "1.2.3",
+                "endpoints": [
+                    { "name": "RESPONSES", "data": { "in_flight": 2 } },
+                    { "name": "OTHERS", "data": { "in_flight": 3 } },
+                ],
+                "publishes": { "REQUESTS": { "confirmed": confirmed, "full": full } },
+            });
+            replicas.note(answer.to_string().as_bytes(), Instant::now());
+            let shown = replicas.snapshot().replicas.remove(0);
+            assert_eq!(shown.holds, BTreeMap::from([("RESPONSES".to_owned(), 2)]));
+            let waits: &[&str] =
+                if full == 9 && confirmed == 120 && shown.asks > 0.0 { &["REQUESTS"] } else { &[] };
+            assert_eq!(shown.waits_for, waits);
+            advance(Duration::from_secs(1)).await;
+        }
+        let shown = replicas.snapshot().replicas.remove(0);
+        assert!(shown.asks.abs() < 1e-6, "{shown:?}");
     }
 
     #[tokio::test(start_paused = true)]

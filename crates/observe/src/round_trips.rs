@@ -1,27 +1,45 @@
-//! How long a request takes from asking to marking, by the clocks of both sides.
+//! How long a request takes from asking to marking, and each of its stages, by the clocks of both sides.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use jiff::SignedDuration;
+use contract::facts::Received;
+use contract::queues::Acknowledgment;
+use jiff::Timestamp;
 use tokio::time::Instant;
 
-use crate::snapshot::Latency;
+use crate::snapshot::{Latency, Percentiles};
 
 /// For how long a round trip counts.
 const WINDOW: Duration = Duration::from_secs(10);
 
+/// The whole, and the stages: made, stored, marked.
+const PARTS: usize = 4;
+
 /// The round trips that were measured last.
 #[derive(Debug, Default)]
 pub(crate) struct RoundTrips {
-    /// When each was measured, and how many milliseconds it took.
-    measured: VecDeque<(Instant, f64)>,
+    /// When each was measured, and how many milliseconds each part took.
+    measured: VecDeque<(Instant, [f64; PARTS])>,
 }
 
 impl RoundTrips {
     /// Notes a round trip. Two clocks may differ by more than it took.
-    pub(crate) fn note(&mut self, took: SignedDuration) {
-        self.measured.push_back((Instant::now(), took.as_secs_f64() * 1000.0));
+    pub(crate) fn note(&mut self, stored: &Acknowledgment, mark: &Received) {
+        let Acknowledgment { requested_at, generated_at, stored_at, .. } = stored;
+        self.note_times(*requested_at, *generated_at, *stored_at, mark.received_at);
+    }
+
+    fn note_times(
+        &mut self,
+        asked: Timestamp,
+        made: Timestamp,
+        stored: Timestamp,
+        marked: Timestamp,
+    ) {
+        let parts = [(asked, marked), (asked, made), (made, stored), (stored, marked)];
+        let took = parts.map(|(from, to)| to.duration_since(from).as_secs_f64() * 1000.0);
+        self.measured.push_back((Instant::now(), took));
     }
 
     /// How long those of the last seconds took.
@@ -29,32 +47,62 @@ impl RoundTrips {
         while self.measured.front().is_some_and(|(at, _)| at.elapsed() > WINDOW) {
             self.measured.pop_front();
         }
-        let mut sorted: Vec<f64> = self.measured.iter().map(|(_, took)| *took).collect();
+        let whole = self.measured.iter().map(|(_, took)| took[0]);
+        let backwards = whole.filter(|took| *took < 0.0).count();
+        let [whole, made, stored, marked] = std::array::from_fn(|part| self.percentiles(part));
+        Latency { round_trips: self.measured.len(), backwards, whole, made, stored, marked }
+    }
+
+    fn percentiles(&self, part: usize) -> Percentiles {
+        let mut sorted: Vec<f64> = self.measured.iter().map(|(_, took)| took[part]).collect();
         sorted.sort_by(f64::total_cmp);
-        let Some(last) = sorted.len().checked_sub(1) else { return Latency::default() };
+        let Some(last) = sorted.len().checked_sub(1) else { return Percentiles::default() };
         let at = |percent: usize| (sorted[last * percent / 100] * 10.0).round() / 10.0;
-        let backwards = sorted.iter().filter(|took| **took < 0.0).count();
-        Latency { round_trips: sorted.len(), backwards, median_ms: at(50), p99_ms: at(99) }
+        Percentiles { median_ms: at(50), p99_ms: at(99) }
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use jiff::SignedDuration;
+
     use super::*;
 
+    /// A round trip that took so long, a quarter of it until it was made.
+    fn note(round_trips: &mut RoundTrips, milliseconds: i64) {
+        let asked = Timestamp::UNIX_EPOCH;
+        let after = |quarters| asked + SignedDuration::from_micros(milliseconds * 250 * quarters);
+        round_trips.note_times(asked, after(1), after(3), after(4));
+    }
+
     #[tokio::test(start_paused = true)]
-    async fn the_median_is_of_the_last_round_trips() {
+    async fn median_is_of_the_last_round_trips() {
         let mut round_trips = RoundTrips::default();
         assert_eq!(round_trips.latency(), Latency::default());
         for milliseconds in (0..=100).rev() {
-            round_trips.note(SignedDuration::from_millis(milliseconds));
+            note(&mut round_trips, milliseconds);
         }
-        round_trips.note(SignedDuration::from_millis(-5));
+        note(&mut round_trips, -5);
         let latency = round_trips.latency();
         assert_eq!((latency.round_trips, latency.backwards), (102, 1));
-        assert!((49.0..=51.0).contains(&latency.median_ms), "{latency:?}");
-        assert!((98.0..=100.0).contains(&latency.p99_ms), "{latency:?}");
+        assert!((49.0..=51.0).contains(&latency.whole.median_ms), "{latency:?}");
+        assert!((98.0..=100.0).contains(&latency.whole.p99_ms), "{latency:?}");
         tokio::time::advance(WINDOW * 2).await;
         assert_eq!(round_trips.latency(), Latency::default());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn stages_add_up_to_the_whole() {
+        let mut round_trips = RoundTrips::default();
+        note(&mut round_trips, 100);
+        let Latency { whole, made, stored, marked, .. } = round_trips.latency();
+        let medians = [whole, made, stored, marked].map(|part| part.median_ms.round());
+        assert!(
+            medians
+                .iter()
+                .zip([100.0, 25.0, 50.0, 25.0])
+                .all(|(is, should)| (is - should).abs() < 0.5),
+            "{medians:?}"
+        );
     }
 }

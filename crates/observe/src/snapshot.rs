@@ -1,6 +1,8 @@
 //! A snapshot of the flow: the queues, the replicas, the totals, and the last
 //! requests. The page and `lab up` show the same.
 
+use std::collections::BTreeMap;
+
 use contract::facts::{Received, Stored};
 use contract::queues::Request;
 use jiff::Timestamp;
@@ -20,6 +22,8 @@ pub struct Snapshot {
     pub replicas: ReplicasSnapshot,
     /// How many there are in all.
     pub numbers: Totals,
+    /// The brokers that keep the queue of the requests, where it is a cluster.
+    pub brokers: Vec<BrokerSnapshot>,
     /// How long a request takes to come to its end.
     pub latency: Latency,
     /// The last requests, the newest first.
@@ -47,10 +51,21 @@ pub struct QueueSnapshot {
     pub go: f64,
     /// Deliveries that were not the first of their message, as far as the broker remembers.
     pub redelivered: u64,
+    /// When the oldest of its messages came, if there are some.
+    pub oldest: Option<Timestamp>,
     /// Until when it is paused, if it is: nothing is delivered until then.
     pub paused_until: Option<Timestamp>,
     /// Its lanes, the most urgent first. None, where it has no priorities.
     pub lanes: Vec<LaneSnapshot>,
+}
+
+/// A broker of a cluster, as far as the queue of the requests is concerned.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct BrokerSnapshot {
+    /// Its name.
+    pub name: String,
+    /// leader, follower, behind where it has not all yet, or offline.
+    pub state: &'static str,
 }
 
 /// The messages of one priority in a queue.
@@ -96,6 +111,12 @@ pub struct ReplicaSnapshot {
     pub rate: f64,
     /// Deliveries that it has in flight.
     pub in_flight: u64,
+    /// The queues of which it has some in flight, and how many of each.
+    pub holds: BTreeMap<String, u64>,
+    /// Requests a second that it asks for.
+    pub asks: f64,
+    /// The streams that had no room for what it publishes since the last look.
+    pub waits_for: Vec<String>,
 }
 
 /// How many there are in all.
@@ -127,6 +148,20 @@ pub struct Latency {
     pub round_trips: usize,
     /// Those that ended before they began, by clocks that differ.
     pub backwards: usize,
+    /// How long the whole took.
+    #[serde(flatten)]
+    pub whole: Percentiles,
+    /// From asking until its strings were made: waiting, and work.
+    pub made: Percentiles,
+    /// From then until they were stored.
+    pub stored: Percentiles,
+    /// From then until they were marked as received.
+    pub marked: Percentiles,
+}
+
+/// How long something took, in milliseconds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+pub struct Percentiles {
     /// Half of them took no longer.
     pub median_ms: f64,
     /// All but one in a hundred took no longer.

@@ -68,6 +68,15 @@ struct Stats<'a> {
     identity: Identity<'a>,
     started: Timestamp,
     endpoints: Vec<EndpointStats>,
+    /// To which streams it publishes. The protocol has no place for that, and passes over what it does not know.
+    publishes: BTreeMap<&'static str, Publishes>,
+}
+
+/// How many publishes to one stream there were, by what came of them.
+#[derive(Serialize)]
+struct Publishes {
+    confirmed: u64,
+    full: u64,
 }
 
 /// A queue that this replica takes from. That it is not asked by request and answer, but takes what
@@ -206,7 +215,17 @@ impl Announcement {
             identity: self.identity("io.nats.micro.v1.stats_response"),
             started: self.started,
             endpoints: self.each_queue(stats),
+            publishes: self.publishes(),
         }
+    }
+
+    fn publishes(&self) -> BTreeMap<&'static str, Publishes> {
+        let publishers = self.metrics.publishers();
+        let counts = publishers.iter().map(|(stream, metrics)| {
+            let (confirmed, full) = (metrics.confirmed.get(), metrics.full.get());
+            (*stream, Publishes { confirmed, full })
+        });
+        counts.collect()
     }
 
     fn each_queue<T>(&self, what: impl Fn(Queue) -> T) -> Vec<T> {
@@ -271,6 +290,17 @@ mod tests {
         assert_eq!(endpoint["num_errors"], 1);
         assert_eq!(endpoint["average_processing_time"], 20_000_000);
         assert_eq!(endpoint["data"]["in_flight"], 3);
+    }
+
+    #[test]
+    fn replica_counts_what_it_publishes_by_stream() {
+        let announcement = announcement();
+        assert_eq!(answer(&announcement, "$SRV.STATS")["publishes"], json!({}));
+        let metrics = announcement.metrics.publishes_to("RESPONSES");
+        metrics.confirmed.inc_by(3);
+        metrics.full.inc();
+        let publishes = &answer(&announcement, "$SRV.STATS")["publishes"];
+        assert_eq!(*publishes, json!({ "RESPONSES": { "confirmed": 3, "full": 1 } }));
     }
 
     #[test]

@@ -1,7 +1,8 @@
 //! What a service counts of itself, in the form that Prometheus reads.
 
+use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use prometheus_client::collector::Collector;
@@ -41,6 +42,8 @@ pub struct Metrics {
     handled_nanoseconds: Family<QueueLabels, Counter>,
     in_flight: Family<QueueLabels, Gauge>,
     publishes: Family<TargetLabels, Counter>,
+    /// The same by stream, because a family does not tell what is in it.
+    publishers: Mutex<BTreeMap<&'static str, PublishMetrics>>,
     connected: Gauge,
 }
 
@@ -85,6 +88,7 @@ impl Metrics {
             handled_nanoseconds: Family::default(),
             in_flight,
             publishes,
+            publishers: Mutex::default(),
             connected,
         })
     }
@@ -109,14 +113,21 @@ impl Metrics {
     pub(crate) fn publishes_to(&self, stream: &'static str) -> PublishMetrics {
         let publishes =
             |outcome| self.publishes.get_or_create_owned(&TargetLabels { stream, outcome });
-        PublishMetrics {
+        let metrics = PublishMetrics {
             confirmed: publishes("confirmed"),
             duplicate: publishes("duplicate"),
             exists: publishes("exists"),
             full: publishes("full"),
             unconfirmed: publishes("unconfirmed"),
             rejected: publishes("rejected"),
-        }
+        };
+        self.publishers().insert(stream, metrics.clone());
+        metrics
+    }
+
+    /// What is counted of publishing, by stream.
+    pub(crate) fn publishers(&self) -> MutexGuard<'_, BTreeMap<&'static str, PublishMetrics>> {
+        self.publishers.lock().expect("nothing panics while it holds this lock")
     }
 
     /// Notes whether there is a connection to the broker.
