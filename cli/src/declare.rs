@@ -64,7 +64,7 @@ pub(crate) async fn run(settings: &DeclareSettings) -> anyhow::Result<()> {
 pub async fn declare(nats: &Context, limits: &Limits) -> Result<Vec<String>, DeclareError> {
     let mut done = Declared::default();
     let known = KnownStreams::default();
-    topology::adjust(nats, &known, &contract::topology(), limits, &mut done).await?;
+    topology::adjust(nats, &known, &contract::whole_topology(), limits, &mut done).await?;
     Ok(done.lines())
 }
 
@@ -87,7 +87,9 @@ pub async fn declare_patiently(
         let mut done = Declared::default();
         loop {
             let (nats, known) = (connection.context(), connection.known());
-            match topology::adjust(nats, known, &contract::topology(), limits, &mut done).await {
+            match topology::adjust(nats, known, &contract::whole_topology(), limits, &mut done)
+                .await
+            {
                 Ok(()) => return Ok(done.lines()),
                 Err(error @ DeclareError::Unavailable { .. }) => obstacle = error.into(),
                 Err(error) => return Err(error.into()),

@@ -80,7 +80,7 @@ async fn watch_connected(
     };
     let connection =
         Connection::establish_patiently(nats, &format!("declare {instance}"), report).await?;
-    let reconciler = Reconciler::new(&connection, contract::topology(), *limits, instance);
+    let reconciler = Reconciler::new(&connection, contract::whole_topology(), *limits, instance);
     Err(reconciler.run(|progress| status.note(&progress)).await.into())
 }
 

@@ -6,7 +6,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Everything that there is to be measured.
-const NAMES: [&str; 32] = [
+const NAMES: [&str; 35] = [
     "baseline",
     "round_trips",
     "strings_16",
@@ -26,6 +26,9 @@ const NAMES: [&str; 32] = [
     "backlog_share",
     "urgent_in_backlog",
     "low_under_urgent_load",
+    "rate_highest_second",
+    "rate_used",
+    "rate_questions",
     "memory_broker",
     "memory_requestor",
     "memory_generator",

@@ -40,3 +40,9 @@ pub const COMMANDS: Commands =
 pub fn topology() -> Topology {
     Topology::new(&queues::ALL, &facts::ALL)
 }
+
+/// As [`topology`], with what a service needs by its settings alone: the counters of its rate limit.
+#[must_use]
+pub fn whole_topology() -> Topology {
+    topology().with_rates()
+}

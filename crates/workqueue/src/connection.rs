@@ -3,7 +3,7 @@
 use std::future::pending;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream::Context;
 use async_nats::jetstream::context::ContextBuilder;
@@ -277,6 +277,17 @@ impl Connection {
         let mut link = self.0.link.clone();
         while link.changed().await.is_ok() {}
         ClientEnded
+    }
+
+    /// Waits until there is a connection, and gives when it was established.
+    pub(crate) async fn connected_since(&self) -> Instant {
+        let mut link = self.0.link.clone();
+        let since = link.wait_for(|link| link.connected).await.ok().and_then(|link| link.since);
+        match since {
+            Some(since) => since,
+            // The client is gone, so there is nothing to wait for.
+            None => pending().await,
+        }
     }
 
     /// Waits until the connection has been established more than `times` times.

@@ -2,6 +2,7 @@
 
 use std::future::{Ready, ready};
 use std::sync::{Arc, Mutex};
+use std::time::Instant;
 
 use async_nats::{ClientError, ConnectErrorKind, Event, ServerError};
 use tokio::sync::watch;
@@ -16,6 +17,8 @@ pub(crate) struct Link {
     pub(crate) connected: bool,
     /// How many times it has been established.
     pub(crate) times: u64,
+    /// When it was established the last time.
+    pub(crate) since: Option<Instant>,
 }
 
 /// Says what becomes of the connection, and keeps `link` current.
@@ -37,7 +40,8 @@ pub(crate) fn watcher(
         match &event {
             Event::Connected => {
                 link.send_modify(|link| {
-                    *link = Link { connected: true, times: link.times + 1 };
+                    let since = Some(Instant::now());
+                    *link = Link { connected: true, times: link.times + 1, since };
                 });
                 report(Ok(()));
                 logged.forget();

@@ -1,33 +1,27 @@
-//! Takes jobs from a queue, has them handled, and settles them: pull, run, settle.
+//! Takes jobs from a lane of a queue, never more than there is room for, and hands them to a worker.
 
-use std::panic::AssertUnwindSafe;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::PullConsumer;
-use futures_util::FutureExt;
-use prometheus_client::metrics::counter::Counter;
+use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::Instant;
-use tracing::{debug, error, info, warn};
+use tracing::{error, warn};
 
 use crate::background::panic_text;
-use crate::blocking::{self, Blocking};
+use crate::blocking::Blocking;
 use crate::consumer_state;
 use crate::declare::{bind, declare};
 use crate::delivery::Delivery;
-use crate::handler::{Context, Failure, Handler, RetryPolicy, Shared};
-use crate::headers::Trace;
+use crate::handler::{Handler, RetryPolicy, Shared};
 use crate::job::Job;
-use crate::metrics::QueueMetrics;
 use crate::priority::Lane;
-use crate::publisher::Publisher;
 use crate::pull::{Arrival, Pull};
+use crate::rate_limit::RateLimit;
 use crate::running::{Running, ServiceError};
 use crate::settings::Settings;
-use crate::settle::{Outcome, Settlement, retry_delay, settle};
 use crate::slots::Slots;
+use crate::worker::{Binding, Worker};
 
 /// The longest time for which a pull waits for messages. A stopping service may wait that long, and a
 /// broker may send that long to one that hangs.
@@ -35,23 +29,10 @@ const LONGEST_PULL: Duration = Duration::from_secs(1);
 
 /// Consumes one lane of a queue for as long as a service runs.
 pub(crate) struct Consumer<H> {
-    handler: Arc<H>,
+    worker: Arc<Worker<H>>,
     lane: Lane,
-    /// In which the jobs of all lanes are handled, where there are several.
-    slots: Option<Slots>,
     running: Running,
     settings: Settings,
-    policy: RetryPolicy,
-    dead_letters: Arc<Publisher>,
-    metrics: QueueMetrics,
-}
-
-/// What jobs have in common for as long as the consumer on the broker is the same.
-struct Binding {
-    /// How often to tell the broker that a job is being handled.
-    heartbeat: Duration,
-    blocking: Blocking,
-    shared: Arc<Shared>,
 }
 
 /// Why a consumer stopped consuming.
@@ -68,28 +49,35 @@ impl<H: Handler> Consumer<H> {
         handler: &Arc<H>,
         running: &Running,
         settings: &Settings,
-    ) -> impl Iterator<Item = Arc<Self>> {
+    ) -> impl Iterator<Item = Self> {
         let queue = H::Job::QUEUE;
-        let slots = queue.has_priorities().then(|| Slots::new(settings.concurrency));
+        let metrics = running.metrics.of(queue);
+        let limit = handler.rate_limit().or(settings.rate_limit);
+        let limit = limit.map(|limit| RateLimit::new(queue, limit, running));
+        let slots = (queue.has_priorities() || limit.is_some()).then(|| {
+            let rate_limited = metrics.rate_limited.clone();
+            Slots::new(settings.concurrency, queue.has_priorities(), limit, rate_limited)
+        });
         let policy = handler.retry_policy();
         let max_attempts = policy.max_attempts.or(Some(settings.max_attempts));
         queue.lanes().map(move |lane| {
             running.health.set_bound(lane, false);
-            Arc::new(Self {
+            let worker = Arc::new(Worker {
                 handler: Arc::clone(handler),
                 lane,
                 slots: slots.clone(),
-                running: running.clone(),
-                settings: settings.clone(),
+                instance: settings.instance.clone(),
+                abandoned: running.abandoned.clone(),
                 policy: RetryPolicy { max_attempts, ..policy },
                 dead_letters: running.producer.dead_letters(),
-                metrics: running.metrics.of(queue),
-            })
+                metrics: metrics.clone(),
+            });
+            Self { worker, lane, running: running.clone(), settings: settings.clone() }
         })
     }
 
     /// Consumes until the service stops, and then until what is in flight is settled.
-    pub(crate) async fn run(self: Arc<Self>) {
+    pub(crate) async fn run(self) {
         let mut in_flight = JoinSet::new();
         if let Err(error) = self.consume_on(&mut in_flight).await {
             self.running.fail(error);
@@ -101,7 +89,7 @@ impl<H: Handler> Consumer<H> {
 
     /// Consumes until the service stops. Where the consumer goes missing on the broker, it is declared
     /// again, with its stream and the buckets of the service; jobs in flight go on meanwhile.
-    async fn consume_on(self: &Arc<Self>, in_flight: &mut JoinSet<()>) -> Result<(), ServiceError> {
+    async fn consume_on(&self, in_flight: &mut JoinSet<()>) -> Result<(), ServiceError> {
         let lane = self.lane;
         let Running { connection, stopping, .. } = &self.running;
         let mut facts_max_age = self.running.facts_max_age;
@@ -133,7 +121,7 @@ impl<H: Handler> Consumer<H> {
 
     /// Consumes until the service stops, and then until all that was asked for has come.
     async fn consume(
-        self: &Arc<Self>,
+        &self,
         consumer: PullConsumer,
         facts_max_age: Duration,
         in_flight: &mut JoinSet<()>,
@@ -152,13 +140,22 @@ impl<H: Handler> Consumer<H> {
         let expires = LONGEST_PULL.min(ack_wait / 2).min(drain_timeout / 2);
         let expires = expires.max(Duration::from_millis(10));
         let mut pull = Pull::new(connection, consumer, expires).await?;
+        let slots = self.worker.slots.as_ref();
+        let mut room = slots.map_or_else(|| watch::channel(()).1, Slots::watch_room);
         loop {
             while let Some(ended) = in_flight.try_join_next() {
                 self.log_panic(ended);
             }
             let taking = !stopping.is_cancelled();
             if taking {
-                pull.ask(concurrency, concurrency.saturating_sub(in_flight.len())).await;
+                let free = concurrency.saturating_sub(in_flight.len());
+                match slots.and_then(|slots| Some((slots, slots.room(self.lane.priority)?))) {
+                    Some((slots, (room, on_their_way))) => {
+                        pull.ask(room, free.min(on_their_way)).await;
+                        slots.set_on_their_way(self.lane.priority, pull.credit());
+                    }
+                    None => pull.ask(concurrency, free).await,
+                }
             } else if pull.credit() == 0 || !connection.is_connected() || abandoned.is_cancelled() {
                 // Nothing more can come, so only what is in flight is left.
                 return Ok(End::Stopped);
@@ -172,7 +169,8 @@ impl<H: Handler> Consumer<H> {
                         match Delivery::new(message, self.lane.queue, connection) {
                             // In a box, because a task's future is moved several times.
                             Ok(delivery) => {
-                                let work = Arc::clone(self).work(Arc::clone(&binding), delivery);
+                                let worker = Arc::clone(&self.worker);
+                                let work = worker.work(Arc::clone(&binding), delivery);
                                 in_flight.spawn(Box::pin(work));
                             }
                             Err(error) => {
@@ -184,103 +182,9 @@ impl<H: Handler> Consumer<H> {
                     Arrival::Gone => return Ok(End::Gone),
                 },
                 Some(ended) = in_flight.join_next() => self.log_panic(ended),
+                Ok(()) = room.changed(), if taking => {}
                 () = stopping.cancelled(), if taking => {}
                 () = abandoned.cancelled(), if !taking => {}
-            }
-        }
-    }
-
-    /// Handles a delivery and settles it.
-    async fn work(self: Arc<Self>, binding: Arc<Binding>, delivery: Delivery) {
-        let started = Instant::now();
-        let _in_flight = self.metrics.in_flight();
-        let (queue, id) = (self.lane.queue.stream, delivery.key());
-        let (every, abandoned) = (binding.heartbeat, &self.running.abandoned);
-        let (outcome, heartbeats) = {
-            let run = self.handle(&delivery, &binding.shared);
-            let run = pin!(AssertUnwindSafe(run).catch_unwind());
-            let (ended, heartbeats) = delivery.keep_alive(run, every, abandoned).await;
-            let outcome = match ended {
-                Some(Ok(outcome)) => outcome,
-                Some(Err(panic)) => {
-                    let panic = panic_text(&*panic);
-                    error!(queue, id, panic, "the handler panicked");
-                    Outcome::Failed(Failure::retry(format!("the handler panicked: {panic}")))
-                }
-                None => Outcome::Interrupted,
-            };
-            (outcome, heartbeats)
-        };
-        let handled = started.elapsed();
-        if blocking::is_late(handled, every, heartbeats) {
-            binding.blocking.warn(queue, id, handled);
-        }
-        let counter = self.settle(&delivery, &outcome, every).await;
-        self.metrics.settled(counter, started.elapsed());
-    }
-
-    async fn handle(&self, delivery: &Delivery, shared: &Arc<Shared>) -> Outcome {
-        let _slot = match &self.slots {
-            Some(slots) => {
-                let (priority, has_more) = (self.lane.priority, delivery.has_more());
-                Some(slots.take(priority, delivery.sequence(), has_more).await)
-            }
-            None => None,
-        };
-        // Before the work, so that a job which ends every process that handles it comes to an end, too.
-        let attempt = delivery.attempt();
-        if self.policy.max_attempts.is_some_and(|most| attempt.number() > most) {
-            return Outcome::Exhausted;
-        }
-        let decoded = H::Job::decode(delivery.subject(), delivery.headers(), delivery.body());
-        let (id, job) = match decoded {
-            Ok(decoded) => decoded,
-            Err(error) => return Outcome::Undecodable(error),
-        };
-        let cx = Context::new(id, attempt, Trace::of(delivery.headers()), Arc::clone(shared));
-        if let Err(rejection) = self.handler.admit(&job, &cx) {
-            return Outcome::Rejected(rejection);
-        }
-        let mut work = pin!(self.handler.handle(job, &cx));
-        let handled = match self.handler.timeout() {
-            None => work.await,
-            Some(limit) => cx
-                .timeout(limit, work.as_mut())
-                .await
-                .unwrap_or_else(|| Err(Failure::retry(format!("timed out after {limit:?}")))),
-        };
-        handled.map_or_else(Outcome::Failed, |()| Outcome::Done)
-    }
-
-    /// Settles a delivery. Gives the counter of how that was possible.
-    async fn settle(&self, delivery: &Delivery, outcome: &Outcome, every: Duration) -> &Counter {
-        let queue = self.lane.queue.stream;
-        let (id, attempt) = (delivery.key(), delivery.attempt().number());
-        match settle(outcome, delivery.attempt(), &self.policy) {
-            Settlement::Ack => {
-                delivery.ack().await;
-                debug!(queue, id, attempt, "acked");
-                &self.metrics.acks
-            }
-            Settlement::Nak { delay } => {
-                delivery.nak(delay).await;
-                info!(queue, id, attempt, %outcome, "given back");
-                &self.metrics.naks
-            }
-            Settlement::DeadLetter { reason } => {
-                // In a box, because it is rare, and would make every other delivery larger.
-                let by = &self.settings.instance;
-                let mut moving = Box::pin(delivery.dead_letter(&self.dead_letters, &reason, by));
-                let abandoned = &self.running.abandoned;
-                let (moved, _) = delivery.keep_alive(moving.as_mut(), every, abandoned).await;
-                if moved == Some(true) {
-                    delivery.ack().await;
-                    warn!(queue, id, attempt, reason, "dead-lettered");
-                    return &self.metrics.dead_letters;
-                }
-                // It stays in its queue, where nothing is lost, and is tried again ever later.
-                delivery.nak(retry_delay(delivery.attempt(), &self.policy)).await;
-                &self.metrics.naks
             }
         }
     }

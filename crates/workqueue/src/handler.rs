@@ -2,6 +2,7 @@
 
 use std::any::Any;
 use std::fmt;
+use std::num::NonZeroU32;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -32,6 +33,15 @@ pub trait Handler: Send + Sync + 'static {
     /// Time that one attempt may take, from its start or from its last [`Context::heartbeat`]; one that takes
     /// longer has failed. Defaults to none.
     fn timeout(&self) -> Option<Duration> {
+        None
+    }
+
+    /// The most jobs a second that all replicas of the service start together. Defaults to the service's
+    /// `RATE_LIMIT`, no limit unless set. An attempt counts as a job.
+    ///
+    /// It holds for each second of the clock, by counters on the broker; jobs that wait for another second are kept
+    /// alive, and spend no attempt. Where the broker does not answer, no job is started.
+    fn rate_limit(&self) -> Option<NonZeroU32> {
         None
     }
 

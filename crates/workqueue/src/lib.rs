@@ -7,7 +7,8 @@
 //! queue is full, the producer waits: that is back pressure, and nothing is dropped.
 //!
 //! A [`Service`] *pulls* jobs, never more than it has free slots for, and hands each to the [`Handler`] of
-//! its kind. The job is now *in flight*. While the handler awaits, the service sends *heartbeats*, so that
+//! its kind. Where the service has a rate limit, the job first waits for a permission, of which all replicas
+//! together have so many a second. The job is now *in flight*. While the handler awaits, the service sends *heartbeats*, so that
 //! the broker does not deliver the job again. What the handler publishes and creates through its
 //! [`Context`] is confirmed before the call returns.
 //!
@@ -73,7 +74,8 @@
 //! | a kind of job, its queue, its message | `job`, `priority`, `headers`, `id` |
 //! | the work, and what came of it | `handler` |
 //! | submit; create and read facts; remove a job that waits | `producer`, on `publisher` and `facts`; `remove` |
-//! | pull, run, settle | `consumer`, on `pull`, `slots`, `delivery`, `blocking`, `settle` |
+//! | pull, run, settle | `consumer`, on `pull`; `worker`, on `slots`, `delivery`, `blocking`, `settle` |
+//! | hold to a rate | `slots`, on `rate_limit`, `lease` |
 //! | give up, list, replay | [`dead_letters`] |
 //! | read some messages of a stream by one question, or all of them | [`batch`], [`reading`] |
 //! | start, drain, stop | `service`, `running`, `background`, `signals` |
@@ -117,6 +119,7 @@ mod id;
 mod job;
 mod known;
 mod last_message;
+mod lease;
 mod log_once;
 mod mask;
 mod metrics;
@@ -124,6 +127,7 @@ mod priority;
 mod producer;
 mod publisher;
 mod pull;
+mod rate_limit;
 pub mod reading;
 mod reconciler;
 mod recorder;
@@ -139,6 +143,7 @@ mod sweeper;
 mod telemetry;
 pub mod testing;
 pub mod topology;
+mod worker;
 
 pub use admin::{Report, serve as serve_admin};
 pub use backoff::Backoff;

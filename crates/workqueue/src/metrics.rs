@@ -41,6 +41,7 @@ pub struct Metrics {
     handle_duration: Family<QueueLabels, Histogram, fn() -> Histogram>,
     handled_nanoseconds: Family<QueueLabels, Counter>,
     in_flight: Family<QueueLabels, Gauge>,
+    rate_limited: Family<QueueLabels, Gauge>,
     publishes: Family<TargetLabels, Counter>,
     /// The same by stream, because a family does not tell what is in it.
     publishers: Mutex<BTreeMap<&'static str, PublishMetrics>>,
@@ -70,6 +71,12 @@ impl Metrics {
         );
         let in_flight = Family::default();
         registry.register("in_flight", "Deliveries that are being handled", in_flight.clone());
+        let rate_limited = Family::default();
+        registry.register(
+            "rate_limited",
+            "Deliveries that wait because RATE_LIMIT allows no more at present",
+            rate_limited.clone(),
+        );
         let publishes = Family::default();
         registry.register(
             "publishes",
@@ -87,6 +94,7 @@ impl Metrics {
             // The histogram's sum, which cannot be read back from it.
             handled_nanoseconds: Family::default(),
             in_flight,
+            rate_limited,
             publishes,
             publishers: Mutex::default(),
             connected,
@@ -106,6 +114,7 @@ impl Metrics {
             handle_duration: self.handle_duration.get_or_create_owned(&labels),
             handled_nanoseconds: self.handled_nanoseconds.get_or_create_owned(&labels),
             in_flight: self.in_flight.get_or_create_owned(&labels),
+            rate_limited: self.rate_limited.get_or_create_owned(&labels),
         }
     }
 
@@ -165,6 +174,7 @@ pub(crate) struct QueueMetrics {
     handle_duration: Histogram,
     handled_nanoseconds: Counter,
     in_flight: Gauge,
+    pub(crate) rate_limited: Gauge,
 }
 
 impl QueueMetrics {

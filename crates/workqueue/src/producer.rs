@@ -14,6 +14,7 @@ use crate::facts::{Creation, Fact, ReadError, read_fact};
 use crate::headers::Trace;
 use crate::id::JobId;
 use crate::job::{Job, Publication};
+use crate::lease;
 use crate::metrics::Metrics;
 use crate::publisher::{PubAck, PublishError, Publisher, check_subject};
 use crate::recorder::Recorder;
@@ -199,13 +200,18 @@ impl Producer {
 
     /// A publisher to the dead letters.
     pub(crate) fn dead_letters(&self) -> Arc<Publisher> {
+        self.open(dead_letters::STREAM, Topology::of_dead_letters())
+    }
+
+    /// A publisher to the counters of the rate limits.
+    pub(crate) fn rates(&self) -> Arc<Publisher> {
+        self.open(lease::STREAM, Topology::default().with_rates())
+    }
+
+    fn open(&self, stream: &'static str, needs: Topology) -> Arc<Publisher> {
         match &self.0 {
-            Target::Broker(broker) => {
-                broker.open(dead_letters::STREAM, Topology::of_dead_letters())
-            }
-            Target::Recorder(_) => {
-                unreachable!("only a consumer dead-letters, and it has a broker")
-            }
+            Target::Broker(broker) => broker.open(stream, needs),
+            Target::Recorder(_) => unreachable!("only a consumer asks, and it has a broker"),
         }
     }
 }

@@ -10,6 +10,7 @@ use async_nats::jetstream::context::{
     PublishError as NatsPublishError, PublishErrorKind as NatsErrorKind,
 };
 use async_nats::jetstream::message::PublishMessage;
+use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::{self, Context, ErrorCode};
 use prometheus_client::metrics::counter::Counter;
 use tokio::time::Instant;
@@ -53,6 +54,12 @@ pub enum PubAck {
     Duplicate,
 }
 
+impl From<&PublishAck> for PubAck {
+    fn from(ack: &PublishAck) -> Self {
+        if ack.duplicate { Self::Duplicate } else { Self::Stored }
+    }
+}
+
 /// Why a message is not known to be stored. Its source is what the client library says.
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
@@ -90,7 +97,7 @@ struct ConnectionLost;
 
 impl PublishError {
     /// Whether the same publish may succeed at another time.
-    fn is_transient(&self) -> bool {
+    pub(crate) fn is_transient(&self) -> bool {
         matches!(self, Self::Full(_) | Self::Unconfirmed(_))
     }
 
@@ -171,12 +178,23 @@ impl Publisher {
         &self,
         publication: Publication,
     ) -> Result<PubAck, PublishError> {
-        let result = publish_once(&self.connection, &self.context, publication).await;
+        self.send(publication).await.map(|ack| PubAck::from(&ack))
+    }
+
+    /// Publishes once to a counter, and gives its total.
+    pub(crate) async fn count(&self, publication: Publication) -> Result<u64, PublishError> {
+        let total = self.send(publication).await?.value;
+        let total = total.and_then(|total| total.parse().ok());
+        total.ok_or_else(|| PublishError::Rejected("the stream does not count".into()))
+    }
+
+    async fn send(&self, publication: Publication) -> Result<PublishAck, PublishError> {
+        let result = send_once(&self.connection, &self.context, publication).await;
         if result.as_ref().is_err_and(PublishError::lacks_stream) {
             // In a box, because it is rare, and would make every other publish larger.
             Box::pin(self.declare_again()).await;
         }
-        count(&self.metrics, &result).inc();
+        counter(&self.metrics, &result).inc();
         self.obstacle.note(self.stream, result.as_ref().err());
         result
     }
@@ -213,24 +231,23 @@ impl Connection {
     ///
     /// See [`PublishError`]. Nothing is tried again.
     pub async fn publish_once(&self, publication: Publication) -> Result<PubAck, PublishError> {
-        publish_once(self, self.context(), publication).await
+        send_once(self, self.context(), publication).await.map(|ack| PubAck::from(&ack))
     }
 }
 
 /// Publishes once, from the places that this context has for what is under way.
-async fn publish_once(
+async fn send_once(
     connection: &Connection,
     context: &Context,
     publication: Publication,
-) -> Result<PubAck, PublishError> {
+) -> Result<PublishAck, PublishError> {
     let Publication { subject, headers, body } = publication;
     check_subject(&subject)?;
     let subject = connection.address_of(subject);
     let message = PublishMessage::build().payload(body).headers(headers);
     let publish = async { context.send_publish(subject, message).await?.await };
     match connection.ask(pin!(publish)).await {
-        Some(Ok(ack)) if ack.duplicate => Ok(PubAck::Duplicate),
-        Some(Ok(_)) => Ok(PubAck::Stored),
+        Some(Ok(ack)) => Ok(ack),
         Some(Err(error)) => Err(classify(error)),
         None if connection.has_ended() => {
             Err(PublishError::Rejected("the NATS client has ended".into()))
@@ -250,10 +267,13 @@ pub(crate) fn check_subject(subject: &str) -> Result<(), PublishError> {
 }
 
 /// The counter of this result.
-fn count<'a>(metrics: &'a PublishMetrics, result: &Result<PubAck, PublishError>) -> &'a Counter {
+fn counter<'a>(
+    metrics: &'a PublishMetrics,
+    result: &Result<PublishAck, PublishError>,
+) -> &'a Counter {
     match result {
-        Ok(PubAck::Stored) => &metrics.confirmed,
-        Ok(PubAck::Duplicate) => &metrics.duplicate,
+        Ok(ack) if ack.duplicate => &metrics.duplicate,
+        Ok(_) => &metrics.confirmed,
         Err(PublishError::AlreadyExists) => &metrics.exists,
         Err(PublishError::Full(_)) => &metrics.full,
         Err(PublishError::Unconfirmed(_)) => &metrics.unconfirmed,

@@ -59,6 +59,9 @@ impl Service {
     pub fn consume<H: Handler>(mut self, handler: H) -> Self {
         self.topology.add_queue(H::Job::QUEUE);
         self.queues.push(H::Job::QUEUE);
+        if handler.rate_limit().is_some() {
+            self.topology = self.topology.with_rates();
+        }
         let handler = Arc::new(handler);
         self.consumers.push(Box::new(move |running, settings| {
             let consumers = Consumer::of_each_lane(&handler, running, settings);
@@ -122,7 +125,10 @@ impl Service {
         work: Box<dyn FnOnce(Running) -> BoxFuture<'a, ()> + Send + 'a>,
     ) -> BoxFuture<'a, Result<(), ServiceError>> {
         async move {
-            let Self { name, topology, queues, consumers } = self;
+            let Self { name, mut topology, queues, consumers } = self;
+            if settings.rate_limit.is_some() {
+                topology = topology.with_rates();
+            }
             let health = Arc::new(Health::default());
             let metrics = Metrics::new(name);
             // Stopping by itself must not stop others that listen to the caller's token.

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::fmt::{self, Display, Write};
 use std::net::SocketAddr;
+use std::num::NonZeroU32;
 use std::ops::{Bound, RangeBounds};
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -48,6 +49,11 @@ pub struct Settings {
     /// back to the queue
     #[arg(long, env, default_value = "20s", value_parser = duration, value_name = "TIME", help_heading = WORK)]
     pub drain_timeout: Duration,
+
+    /// The most jobs a second of each queue that all replicas of this service start together, counted on the
+    /// broker [default: no limit]
+    #[arg(long, env, value_parser = rate_limit, value_name = "NUMBER", help_heading = WORK)]
+    pub rate_limit: Option<NonZeroU32>,
 
     #[command(flatten)]
     #[expect(missing_docs, reason = "clap would show it as the help of the whole group")]
@@ -295,6 +301,11 @@ pub fn number<T: FromStr + PartialOrd + Display>(
             Err(help)
         }
     }
+}
+
+/// Jobs a second.
+fn rate_limit(text: &str) -> Result<NonZeroU32, String> {
+    text.parse().map_err(|_| "write a whole number of jobs a second from 1, such as 100".to_owned())
 }
 
 /// How many brokers of a cluster keep a stream.

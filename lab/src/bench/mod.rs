@@ -8,6 +8,7 @@
 //! | processor time and memory, at work and idle | `cost` |
 //! | more generators, and a queue full of work | `growth` |
 //! | urgent requests beside others | `priorities` |
+//! | a rate limit over five generators | `rates` |
 //!
 //! Each part has a new broker, and each round has all parts: other load on the machine falls on all of
 //! them, and a figure is compared with the baseline of its own round.
@@ -20,6 +21,7 @@ mod growth;
 mod latency;
 mod machine;
 mod priorities;
+mod rates;
 mod report;
 mod round;
 mod saturation;
@@ -122,6 +124,9 @@ async fn measure(mut round: Round<'_>, only: &[BenchPart]) -> anyhow::Result<()>
     }
     if wanted(BenchPart::Priorities) {
         priorities::measure(round).await?;
+    }
+    if wanted(BenchPart::Rates) {
+        rates::measure(round).await?;
     }
     cost::of_memory(round);
     if wanted(BenchPart::Idle) {

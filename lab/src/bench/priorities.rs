@@ -77,7 +77,7 @@ async fn low_among_urgent(round: &mut Round<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn producer(deployment: &BenchDeployment) -> anyhow::Result<Producer> {
+pub(super) async fn producer(deployment: &BenchDeployment) -> anyhow::Result<Producer> {
     let (limits, metrics) = (Settings::from_env().limits, Metrics::new("bench"));
     let producer = Producer::new(&deployment.connection, limits, AT_A_TIME, &metrics);
     // All of it before the first request, or the audit would find requests that are older than the store.
@@ -86,7 +86,11 @@ async fn producer(deployment: &BenchDeployment) -> anyhow::Result<Producer> {
 }
 
 /// Asks for so many strings, each in a request of this priority. Gives their ids.
-async fn ask(producer: &Producer, priority: Priority, count: u64) -> anyhow::Result<Vec<JobId>> {
+pub(super) async fn ask(
+    producer: &Producer,
+    priority: Priority,
+    count: u64,
+) -> anyhow::Result<Vec<JobId>> {
     let amount = Amount::new(1, 64)?;
     let asking = async |_| {
         let request = Request::new(JobId::new(), amount, "bench", workqueue::now());

@@ -48,6 +48,8 @@ pub enum BenchPart {
     Growth,
     /// An urgent request behind a backlog, and the rest beside urgent ones
     Priorities,
+    /// A rate limit over five generators
+    Rates,
     /// A broker that has each write on the disk before it confirms it
     Sync,
 }
@@ -66,6 +68,8 @@ pub(super) struct Sizes {
     pub(super) backlog: u64,
     /// Requests of low priority.
     pub(super) low: u64,
+    /// Requests that are worked off under a rate limit.
+    pub(super) limited: u64,
     pub(super) sync_publishes: u64,
     pub(super) sync_requests: u64,
 }
@@ -81,6 +85,7 @@ impl Sizes {
                 idle: Duration::from_secs(1),
                 backlog: 2000,
                 low: 2000,
+                limited: 4000,
                 sync_publishes: 300,
                 sync_requests: 100,
             };
@@ -93,6 +98,7 @@ impl Sizes {
             idle: Duration::from_secs(10),
             backlog: 200_000,
             low: 10_000,
+            limited: 10_000,
             sync_publishes: 10_000,
             sync_requests: 5000,
         }

@@ -25,6 +25,7 @@ mod page_trouble;
 mod permissions;
 mod priorities;
 mod queues;
+mod rates;
 mod rejected;
 mod replaced;
 mod round_trips;

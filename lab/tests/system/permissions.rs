@@ -58,6 +58,11 @@ const PUBLISHES: &[(&str, &[&str])] = &[
     ("dead_letters.RESPONSES.id", &[REQUESTOR, DECLARER]),
     ("dead_letters.ACKNOWLEDGMENTS.id", &[GENERATOR, DECLARER]),
     ("dead_letters.OTHER.id", &[]),
+    // Counting for a rate limit.
+    ("rates.REQUESTS.1", &[GENERATOR]),
+    ("rates.RESPONSES.1", &[REQUESTOR]),
+    ("rates.ACKNOWLEDGMENTS.1", &[GENERATOR]),
+    ("rates.OTHER.1", &[]),
     // Creating a fact, which is the same as changing or removing one.
     ("$KV.idempotency.token", &[GATEWAY]),
     ("$KV.requested.id", &[REQUESTOR, GATEWAY]),
@@ -153,6 +158,7 @@ const PUBLISHES: &[(&str, &[&str])] = &[
     ("$JS.API.STREAM.PURGE.KV_requested", &[]),
     ("$JS.API.STREAM.PURGE.KV_stored", &[]),
     ("$JS.API.STREAM.PURGE.KV_received", &[]),
+    ("$JS.API.STREAM.PURGE.RATES", &[]),
     // Looking at streams and consumers, creating, changing and removing them.
     ("$JS.API.STREAM.INFO.REQUESTS", ALL_BUT_REPLAYER),
     ("$JS.API.STREAM.INFO.RESPONSES", ALL_BUT_REPLAYER),
@@ -162,6 +168,7 @@ const PUBLISHES: &[(&str, &[&str])] = &[
     ("$JS.API.STREAM.INFO.KV_requested", ALL_BUT_REPLAYER),
     ("$JS.API.STREAM.INFO.KV_stored", ALL_BUT_REPLAYER),
     ("$JS.API.STREAM.INFO.KV_received", ALL_BUT_REPLAYER),
+    ("$JS.API.STREAM.INFO.RATES", &[REQUESTOR, GENERATOR, DECLARER]),
     ("$JS.API.CONSUMER.INFO.REQUESTS.generator", ALL_BUT_REPLAYER),
     ("$JS.API.CONSUMER.INFO.RESPONSES.requestor", ALL_BUT_REPLAYER),
     ("$JS.API.CONSUMER.INFO.ACKNOWLEDGMENTS.generator", ALL_BUT_REPLAYER),
@@ -173,6 +180,7 @@ const PUBLISHES: &[(&str, &[&str])] = &[
     ("$JS.API.STREAM.CREATE.KV_requested", &[DECLARER]),
     ("$JS.API.STREAM.CREATE.KV_stored", &[DECLARER]),
     ("$JS.API.STREAM.CREATE.KV_received", &[DECLARER]),
+    ("$JS.API.STREAM.CREATE.RATES", &[DECLARER]),
     ("$JS.API.STREAM.CREATE.OTHER", &[]),
     ("$JS.API.STREAM.UPDATE.REQUESTS", &[DECLARER]),
     ("$JS.API.STREAM.UPDATE.RESPONSES", &[DECLARER]),
@@ -182,6 +190,7 @@ const PUBLISHES: &[(&str, &[&str])] = &[
     ("$JS.API.STREAM.UPDATE.KV_requested", &[DECLARER]),
     ("$JS.API.STREAM.UPDATE.KV_stored", &[DECLARER]),
     ("$JS.API.STREAM.UPDATE.KV_received", &[DECLARER]),
+    ("$JS.API.STREAM.UPDATE.RATES", &[DECLARER]),
     ("$JS.API.STREAM.DELETE.REQUESTS", &[]),
     ("$JS.API.STREAM.DELETE.RESPONSES", &[]),
     ("$JS.API.STREAM.DELETE.ACKNOWLEDGMENTS", &[]),
@@ -208,6 +217,8 @@ const PUBLISHES: &[(&str, &[&str])] = &[
     ("$JS.API.STREAM.SNAPSHOT.KV_requested", &[BACKUP]),
     ("$JS.API.STREAM.SNAPSHOT.KV_stored", &[BACKUP]),
     ("$JS.API.STREAM.SNAPSHOT.KV_received", &[BACKUP]),
+    // Counters are no part of a backup.
+    ("$JS.API.STREAM.SNAPSHOT.RATES", &[]),
     ("$JS.API.STREAM.SNAPSHOT.OTHER", &[]),
     ("$JS.SNAPSHOT.ACK.REQUESTS.id.131072.1", &[BACKUP]),
     ("$JS.SNAPSHOT.ACK.RESPONSES.id.131072.1", &[BACKUP]),
@@ -570,13 +581,14 @@ async fn every_user_has_the_permissions_that_it_needs() {
     generator.terminate().unwrap();
     succeeded(&mut generator).await;
 
-    let _generator = guarded.run(Side::Generator, "generator", &[]).await;
+    let limited = [("RATE_LIMIT", "1000")];
+    let _generator = guarded.run(Side::Generator, "generator", &limited).await;
     let replayer = guarded.connect(REPLAYER).await;
     replay_all(&replayer, &guarded.dead_letters(5).await).await.unwrap();
     let total = [("REQUEST_TOTAL", "200"), ("REQUEST_RATE", "max")];
     let mut requestor = guarded.run(Side::Requestor, "asking", &total).await;
     succeeded(&mut requestor).await;
-    let requestor = guarded.run(Side::Requestor, "requestor", &[]).await;
+    let requestor = guarded.run(Side::Requestor, "requestor", &limited).await;
     ready(&requestor).await;
     // A client asks through the gateway, twice under one key, and looks up each step.
     let (_gateway, api) = guarded.gateway().await;

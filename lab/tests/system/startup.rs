@@ -47,6 +47,7 @@ async fn a_wrong_setting_is_refused_with_its_limits() {
         (requestor, "STRING_COUNT", "1001", "write a whole number from 1 to 1000"),
         (requestor, "STRING_LENGTH", "0", "write a whole number from 1 to 1024"),
         (requestor, "CONCURRENCY", "0", "write a whole number from 1"),
+        (requestor, "RATE_LIMIT", "0", "write a whole number of jobs a second from 1, such as 100"),
         (requestor, "REPLICAS", "2", "write 1, 3 or 5"),
         (requestor, "NATS_PASSWORD", "s3cret", "NATS_USER has to name its user"),
     ] {
@@ -86,6 +87,7 @@ async fn the_help_shows_every_setting_and_no_password() {
         "INSTANCE",
         "CONCURRENCY",
         "MAX_ATTEMPTS",
+        "RATE_LIMIT",
         "ACK_WAIT",
         "DRAIN_TIMEOUT",
         "QUEUE_LIMIT",

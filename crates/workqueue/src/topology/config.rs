@@ -10,6 +10,7 @@ use async_nats::jetstream::stream::{
 use crate::dead_letters;
 use crate::facts::Bucket;
 use crate::job::Queue;
+use crate::lease;
 use crate::priority::Lane;
 use crate::settings::Limits;
 
@@ -19,6 +20,13 @@ pub(super) const FACTS_MARGIN: Duration = Duration::from_hours(1);
 
 /// How long a dead letter is kept.
 const DEAD_LETTERS_MAX_AGE: Duration = Duration::from_hours(7 * 24);
+
+/// How long a counter of a second is kept.
+const RATES_MAX_AGE: Duration = Duration::from_secs(10);
+
+/// The most bytes of counters for an account that asks for a limit: more than those of ten seconds, and little of the
+/// broker's memory, which it sets aside.
+const RATES_MAX_BYTES: u64 = 1024 * 1024;
 
 /// The largest message that a queue takes, with its headers, in bytes. A larger one is refused where it is
 /// published, so that every message of a queue still fits into a dead letter, which adds headers of its own.
@@ -63,6 +71,26 @@ pub fn bucket(bucket: Bucket, limits: &Limits) -> Stream {
         allow_rollup: true,
         deny_delete: true,
         ..base(bucket.stream, limits)
+    }
+}
+
+/// The stream of the counters of rate limits. They are of use for a second each, so that they are kept in memory.
+#[must_use]
+pub fn rates(limits: &Limits) -> Stream {
+    Stream {
+        description: Some("Counters: how many jobs were started in each second".to_owned()),
+        subjects: vec![lease::SUBJECTS.to_owned()],
+        allow_message_counter: true,
+        storage: StorageType::Memory,
+        // A counter may not refuse what is new.
+        discard: DiscardPolicy::Old,
+        max_age: RATES_MAX_AGE,
+        duplicate_window: RATES_MAX_AGE,
+        // The last one has the total.
+        max_messages_per_subject: 1,
+        max_bytes: limits.max_bytes.map_or(-1, |most| most.min(RATES_MAX_BYTES).cast_signed()),
+        allow_direct: false,
+        ..base(lease::STREAM, limits)
     }
 }
 

@@ -13,6 +13,7 @@ pub(super) enum Kind {
     Queue,
     DeadLetters,
     Bucket,
+    Rates,
 }
 
 /// A setting that is not what it should be.
@@ -75,13 +76,15 @@ impl Differences {
         // With this the broker confirms before it has stored.
         let persistence = |stream: &Stream| stream.persist_mode.unwrap_or(PersistenceMode::Default);
         differ(guarantees, object, "persist_mode", &persistence(is), &persistence(should_be));
+        let counts = |stream: &Stream| stream.allow_message_counter;
+        differ(guarantees, object, "allow_msg_counter", &counts(is), &counts(should_be));
         // A queue that forgets what is old loses it, and facts that are kept for no longer than
         // their margin guard nothing. Another age of facts is a limit.
         let forgets = !is.max_age.is_zero();
         let breaks = match kind {
             Kind::Queue => forgets,
             Kind::Bucket => forgets && is.max_age <= FACTS_MARGIN,
-            Kind::DeadLetters => false,
+            Kind::DeadLetters | Kind::Rates => false,
         };
         let age = if breaks { &mut *guarantees } else { &mut found.limits };
         differ(age, object, "max_age", &is.max_age, &should_be.max_age);

@@ -44,8 +44,8 @@ use overlap::{is_of_another_consumer, messages_taken};
 use past::{LOST_FACTS, REPLACES};
 use version::{check_creator, check_version};
 
-/// What a program needs on the broker: the queues with their consumers, the buckets, and the dead letters
-/// of the queues.
+/// What a program needs on the broker: the queues with their consumers, the buckets, the dead letters of the
+/// queues, and the counters of rate limits.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Topology {
     /// The queues.
@@ -53,6 +53,7 @@ pub struct Topology {
     /// The buckets.
     pub buckets: Vec<Bucket>,
     dead_letters: bool,
+    rates: bool,
 }
 
 impl Topology {
@@ -60,7 +61,14 @@ impl Topology {
     #[must_use]
     pub fn new(queues: &[Queue], buckets: &[Bucket]) -> Self {
         let dead_letters = !queues.is_empty();
-        Self { queues: queues.to_vec(), buckets: buckets.to_vec(), dead_letters }
+        Self { queues: queues.to_vec(), buckets: buckets.to_vec(), dead_letters, rates: false }
+    }
+
+    /// The same, with the stream in which services count that limit the rate at which they start jobs. A service with
+    /// such a limit declares it by itself, where its user may create streams.
+    #[must_use]
+    pub fn with_rates(self) -> Self {
+        Self { rates: true, ..self }
     }
 
     /// The stream of the dead letters alone.
@@ -89,7 +97,8 @@ impl Topology {
             self.buckets.iter().map(|bucket| (Kind::Bucket, config::bucket(*bucket, limits)));
         let dead_letters =
             self.dead_letters.then(|| (Kind::DeadLetters, config::dead_letters(limits)));
-        queues.chain(dead_letters).chain(buckets).collect()
+        let rates = self.rates.then(|| (Kind::Rates, config::rates(limits)));
+        queues.chain(dead_letters).chain(buckets).chain(rates).collect()
     }
 }
 
@@ -148,7 +157,8 @@ async fn declare_or_adjust(
     let mut breaks = Vec::new();
     for (kind, mut should_be) in topology.streams(limits) {
         let object = format!("stream {}", should_be.name);
-        let before = known.get(&should_be.name);
+        // Counters are forgotten with each end of the broker, which means nothing.
+        let before = known.get(&should_be.name).filter(|_| kind != Kind::Rates);
         let replacing = before.map(|before| (REPLACES.to_owned(), before.created.to_string()));
         should_be.metadata.extend(replacing.clone());
         let found = find_or_create(

@@ -1,0 +1,173 @@
+//! Permissions to start jobs: how many one replica asks for at a time, how many it is given, and for how long they
+//! hold. Without input or output.
+//!
+//! All replicas of a service count into one counter for each queue and second of the clock. One that asks for some
+//! adds their number and is told the total; what of that is within the limit is granted. So no order of questions and
+//! answers grants more than the limit in a second, and a total that is beyond it tells that the second is used up.
+
+use std::num::NonZeroU32;
+
+use crate::job::Queue;
+
+/// The stream of the counters.
+pub(crate) const STREAM: &str = "RATES";
+
+/// All that it takes.
+pub(crate) const SUBJECTS: &str = "rates.>";
+
+/// The counter of a queue for this second of the clock.
+pub(crate) fn subject(queue: Queue, second: i64) -> String {
+    format!("rates.{}.{second}", queue.stream)
+}
+
+/// The most permissions that a replica asks for at a time, which is also how many jobs it has at hand that wait for
+/// one.
+///
+/// A fiftieth of the rate, so that a question is worth it, however fast, and little is lost with a replica that dies.
+/// But 25, so that five replicas with three lanes still ask at most once for ten jobs when the rate is a little above
+/// 100: five leases, and one question of each replica that finds the second used up. Below 100 a quarter, so that
+/// several replicas have their share.
+pub(crate) fn size(limit: NonZeroU32) -> usize {
+    let limit = usize::try_from(limit.get()).unwrap_or(usize::MAX);
+    (limit / 50).max(limit.div_ceil(4).min(25))
+}
+
+/// Permissions that hold for one second of the clock.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Lease {
+    second: i64,
+    left: u64,
+}
+
+impl Lease {
+    /// What is granted in this second of the `asked` permissions that have made the counter's total this one.
+    pub(crate) fn granted(second: i64, asked: u64, total: u64, limit: NonZeroU32) -> Self {
+        let before = total.saturating_sub(asked);
+        Self { second, left: asked.min(u64::from(limit.get()).saturating_sub(before)) }
+    }
+
+    /// How many permissions are left at this second.
+    pub(crate) fn left(&self, now: i64) -> u64 {
+        if self.second == now { self.left } else { 0 }
+    }
+
+    /// Spends one of those that are left.
+    pub(crate) fn spend(&mut self) {
+        self.left = self.left.saturating_sub(1);
+    }
+
+    /// Takes back one that was spent for nothing.
+    pub(crate) fn take_back(&mut self) {
+        self.left += 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn limit(jobs: u32) -> NonZeroU32 {
+        NonZeroU32::new(jobs).unwrap()
+    }
+
+    #[test]
+    fn size_is_worth_a_question_and_leaves_others_their_share() {
+        let sizes = [1, 4, 10, 50, 100, 101, 1000, 2000, 50_000].map(|jobs| size(limit(jobs)));
+        assert_eq!(sizes, [1, 1, 3, 13, 25, 25, 25, 40, 1000]);
+    }
+
+    #[test]
+    fn five_replicas_ask_at_most_once_for_ten_jobs_above_100() {
+        for jobs in (101..2000).chain([10_000, 1_000_000]) {
+            // Of each size two fifths of a tenth are kept for the other lanes.
+            let size = size(limit(jobs));
+            let of_one_lane = u32::try_from(size - 2 * (size / 10)).unwrap();
+            let questions = jobs.div_ceil(of_one_lane) + 4;
+            assert!(questions * 10 <= jobs, "{questions} for {jobs}");
+        }
+    }
+
+    #[test]
+    fn lease_ends_with_its_second() {
+        let mut lease = Lease::granted(7, 2, 2, limit(10));
+        assert_eq!((lease.left(6), lease.left(7), lease.left(8)), (0, 2, 0));
+        lease.spend();
+        lease.spend();
+        lease.spend();
+        assert_eq!(lease.left(7), 0);
+    }
+
+    #[test]
+    fn what_is_beyond_the_limit_is_not_granted() {
+        for (asked, total, granted) in [(3, 3, 3), (3, 10, 3), (3, 11, 2), (3, 13, 0), (3, 99, 0)] {
+            assert_eq!(Lease::granted(1, asked, total, limit(10)).left(1), granted, "{total}");
+        }
+    }
+
+    /// What happens next in a deployment.
+    #[derive(Clone, Debug)]
+    enum Step {
+        /// A replica asks. The broker counts at once, and the answer is under way.
+        Ask(usize, u64),
+        /// An answer comes, in whatever order.
+        Answer(usize),
+        /// A replica starts what it can.
+        Start(usize, u64),
+        /// An answer never comes.
+        Lose(usize),
+        /// A second passes.
+        Tick,
+    }
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            4 => (0..5_usize, 1..30_u64).prop_map(|(replica, asked)| Step::Ask(replica, asked)),
+            4 => any::<usize>().prop_map(Step::Answer),
+            4 => (0..5_usize, 1..30_u64).prop_map(|(replica, jobs)| Step::Start(replica, jobs)),
+            1 => any::<usize>().prop_map(Step::Lose),
+            1 => Just(Step::Tick),
+        ];
+        vec(step, 0..200)
+    }
+
+    proptest! {
+        #[test]
+        fn no_second_exceeds_the_limit(most in 1..60_u32, steps in steps()) {
+            let (mut now, mut counters) = (0_i64, BTreeMap::<i64, u64>::new());
+            let mut answers = Vec::new();
+            let mut leases = [Lease::default(); 5];
+            let mut started = BTreeMap::<i64, u64>::new();
+            for step in steps {
+                match step {
+                    Step::Ask(replica, asked) => {
+                        let total = counters.entry(now).or_default();
+                        *total += asked;
+                        answers.push((replica, now, asked, *total));
+                    }
+                    Step::Answer(which) if !answers.is_empty() => {
+                        let (replica, second, asked, total) =
+                            answers.remove(which % answers.len());
+                        leases[replica] = Lease::granted(second, asked, total, limit(most));
+                    }
+                    Step::Lose(which) if !answers.is_empty() => {
+                        answers.remove(which % answers.len());
+                    }
+                    Step::Start(replica, jobs) => {
+                        for _ in 0..jobs.min(leases[replica].left(now)) {
+                            leases[replica].spend();
+                            *started.entry(now).or_default() += 1;
+                        }
+                    }
+                    Step::Tick => now += 1,
+                    Step::Answer(_) | Step::Lose(_) => {}
+                }
+            }
+            prop_assert!(started.values().all(|jobs| *jobs <= u64::from(most)), "{started:?}");
+        }
+    }
+}

@@ -1,0 +1,294 @@
+//! The slots of a service, in which the jobs of all lanes of a queue are handled: the most urgent one first,
+//! and none starves.
+//!
+//! Where the queue has a rate limit, a job needs a permission as well, and is given both at once: so the most urgent
+//! one has the next permission, and none has one that it cannot use. Jobs wait here without a permission, not more
+//! than are asked for at a time, of all lanes together.
+
+mod permits;
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::sync::{oneshot, watch};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use permits::{LANES, Permits};
+
+use crate::lease;
+use crate::priority::Priority;
+use crate::rate_limit::RateLimit;
+
+/// Each time that this many jobs have been given a slot, the one goes to the job that waits longest, whatever
+/// its priority.
+const FAIR_TURN: u64 = 10;
+
+/// How long a slot is kept for a more urgent job that the broker has and that is not here yet. It is here sooner,
+/// unless another replica has taken it.
+const REFILL: Duration = Duration::from_millis(50);
+
+/// How long jobs are gathered before permissions are asked for, so that one question is for many of them.
+const GATHER: Duration = Duration::from_millis(2);
+
+/// The slots of one queue with priorities, or with a rate limit.
+#[derive(Clone, Debug)]
+pub(crate) struct Slots(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    state: Mutex<State>,
+    limit: Option<RateLimit>,
+    /// Told when there is room for more jobs to wait in.
+    room: watch::Sender<()>,
+    /// How many jobs wait for nothing but a permission.
+    rate_limited: Gauge,
+}
+
+#[derive(Debug)]
+struct State {
+    free: usize,
+    /// The permissions to start jobs, where they are limited.
+    permits: Option<Permits>,
+    /// How many jobs have been given a slot.
+    given: u64,
+    /// How many jobs have come.
+    came: u64,
+    /// The jobs that wait, by their sequence in the stream: the lower, the longer has the job waited. The
+    /// second number tells two deliveries of one message apart.
+    waiting: [BTreeMap<(u64, u64), oneshot::Sender<Slot>>; LANES],
+    /// Whether the broker had more of a lane behind the job that came last.
+    has_more: [bool; LANES],
+    /// Until when the next job of a lane is expected, since one has left its slot.
+    expected: [Option<Instant>; LANES],
+    /// A task waits until one of these times.
+    has_timer: bool,
+}
+
+/// The slot of a job that is being handled. Dropping it gives the slot to the next one.
+#[derive(Debug)]
+pub(crate) struct Slot(Option<(Slots, Priority)>);
+
+/// Whose turn it is.
+enum Turn {
+    Job(Priority, oneshot::Sender<Slot>),
+    /// A job's that is expected until then.
+    Expected(Instant),
+    Nobody,
+}
+
+impl Slots {
+    /// So many slots, for a queue with several lanes or one; with a limit each job needs a permission as well.
+    pub(crate) fn new(
+        slots: usize,
+        has_lanes: bool,
+        limit: Option<RateLimit>,
+        rate_limited: Gauge,
+    ) -> Self {
+        let room = limit.as_ref().map(|limit| lease::size(limit.limit));
+        let permits = room.map(|room| Permits::new(room, has_lanes));
+        let state = Mutex::new(State {
+            free: slots,
+            permits,
+            given: 0,
+            came: 0,
+            waiting: Default::default(),
+            has_more: [false; LANES],
+            expected: [None; LANES],
+            has_timer: false,
+        });
+        Self(Arc::new(Shared { state, limit, room: watch::Sender::new(()), rate_limited }))
+    }
+
+    /// How many jobs may be here without a permission, or on their way, and how many of this lane may be on their way
+    /// now. Nothing where there is no limit of that.
+    pub(crate) fn room(&self, priority: Priority) -> Option<(usize, usize)> {
+        let mut state = self.state();
+        let here = state.waiting.each_ref().map(BTreeMap::len);
+        Some(state.permits.as_mut()?.room_of(priority as usize, here))
+    }
+
+    /// Notes how many jobs of this lane may be on their way.
+    pub(crate) fn set_on_their_way(&self, priority: Priority, jobs: usize) {
+        if let Some(permits) = &mut self.state().permits {
+            permits.on_their_way[priority as usize] = jobs;
+        }
+    }
+
+    /// Tells when there is more room than before.
+    pub(crate) fn watch_room(&self) -> watch::Receiver<()> {
+        self.0.room.subscribe()
+    }
+
+    /// Waits for a slot, for the job of this priority that has this sequence in the stream. The broker has
+    /// more of this priority, or has not.
+    pub(crate) async fn take(&self, priority: Priority, sequence: u64, has_more: bool) -> Slot {
+        let (grant, granted) = oneshot::channel();
+        {
+            let mut state = self.state();
+            state.came += 1;
+            let key = (sequence, state.came);
+            let lane = priority as usize;
+            state.waiting[lane].insert(key, grant);
+            state.has_more[lane] = has_more;
+            state.permits.iter_mut().for_each(|permits| permits.note_backlog(lane, has_more));
+            state.expected[lane] = state.expected[lane].filter(|_| has_more);
+        }
+        self.give();
+        granted.await.expect("it waits until its turn has come")
+    }
+
+    /// Gives the free slots to the jobs whose turn it is.
+    fn give(&self) {
+        let given = self.give_permitted();
+        let mut state = self.state();
+        let waiting = state.waiting.iter().map(BTreeMap::len).sum::<usize>().min(state.free);
+        let Some(permits) = &mut state.permits else { return };
+        self.0.rate_limited.set(i64::try_from(waiting).unwrap_or(i64::MAX));
+        if waiting > 0 && !permits.is_asking && self.0.limit.is_some() {
+            permits.is_asking = true;
+            tokio::spawn(self.clone().ask());
+        }
+        if given {
+            self.0.room.send_replace(());
+        }
+    }
+
+    /// Asks for permissions for as long as jobs wait for them.
+    async fn ask(self) {
+        let Some(limit) = &self.0.limit else { return };
+        loop {
+            sleep(GATHER).await;
+            let lease = limit.ask(|| self.state().wanted()).await;
+            {
+                let mut state = self.state();
+                let wanted = state.wanted();
+                let Some(permits) = &mut state.permits else { return };
+                match lease {
+                    Some(lease) => permits.lease = lease,
+                    None if wanted > 0 && !limit.is_abandoned() => {}
+                    None => {
+                        permits.is_asking = false;
+                        return;
+                    }
+                }
+            }
+            self.give();
+        }
+    }
+
+    /// As [`Slots::give`], as far as there are permissions. Tells whether a slot was given.
+    fn give_permitted(&self) -> bool {
+        let mut given = false;
+        loop {
+            let (priority, grant) = {
+                let mut state = self.state();
+                let turn = if state.may_start() { state.next() } else { Turn::Nobody };
+                match turn {
+                    Turn::Job(priority, grant) => {
+                        state.free -= 1;
+                        state.permits.iter_mut().for_each(|permits| permits.lease.spend());
+                        (priority, grant)
+                    }
+                    Turn::Expected(until) => {
+                        if !state.has_timer {
+                            state.has_timer = true;
+                            tokio::spawn(self.clone().give_at(until));
+                        }
+                        return given;
+                    }
+                    Turn::Nobody => return given,
+                }
+            };
+            given = true;
+            if let Err(mut slot) = grant.send(Slot(Some((self.clone(), priority)))) {
+                // It waits no longer, so it is the next one's turn.
+                slot.0 = None;
+                let mut state = self.state();
+                state.free += 1;
+                state.permits.iter_mut().for_each(|permits| permits.lease.take_back());
+            }
+        }
+    }
+
+    async fn give_at(self, at: Instant) {
+        sleep_until(at).await;
+        self.state().has_timer = false;
+        self.give();
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().expect("nothing panics while it holds this lock")
+    }
+}
+
+impl State {
+    /// Whether a job could be started.
+    fn may_start(&self) -> bool {
+        self.free > 0 && self.permits.as_ref().is_none_or(Permits::is_left)
+    }
+
+    /// How many permissions there is a use for, beyond those that are there: one for each job that waits and for
+    /// which there is a slot. Not for those of a lane as long as the broker has more of a more urgent one.
+    fn wanted(&mut self) -> usize {
+        let mut wanted = 0;
+        for (waiting, has_more) in self.waiting.iter_mut().zip(self.has_more) {
+            waiting.retain(|_, grant| !grant.is_closed());
+            wanted += waiting.len();
+            if has_more && !waiting.is_empty() {
+                break;
+            }
+        }
+        wanted.min(self.free)
+    }
+
+    /// Whose turn it is to be given a free slot.
+    fn next(&mut self) -> Turn {
+        let fair = (self.given + 1).is_multiple_of(FAIR_TURN);
+        let now = Instant::now();
+        let mut lane = None;
+        for priority in Priority::ALL {
+            let index = priority as usize;
+            let Some((&key, _)) = self.waiting[index].first_key_value() else {
+                match self.expected[index].filter(|until| *until > now) {
+                    Some(until) if lane.is_none() && !fair => return self.expect(until),
+                    _ => continue,
+                }
+            };
+            if lane.is_none_or(|(_, longest)| fair && key < longest) {
+                lane = Some((priority, key));
+            }
+        }
+        let Some((priority, key)) = lane else { return Turn::Nobody };
+        self.given += 1;
+        match self.waiting[priority as usize].remove(&key) {
+            Some(grant) => Turn::Job(priority, grant),
+            None => Turn::Nobody,
+        }
+    }
+
+    /// It is the turn of a job that is expected, if another one waits for the slot.
+    fn expect(&self, until: Instant) -> Turn {
+        if self.waiting.iter().all(BTreeMap::is_empty) {
+            Turn::Nobody
+        } else {
+            Turn::Expected(until)
+        }
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let Some((slots, priority)) = self.0.take() else { return };
+        {
+            let mut state = slots.state();
+            state.free += 1;
+            let lane = priority as usize;
+            state.expected[lane] = state.has_more[lane].then(|| Instant::now() + REFILL);
+        }
+        slots.give();
+    }
+}

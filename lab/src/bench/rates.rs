@@ -1,0 +1,62 @@
+//! Whether a rate limit holds over several processes, is used, and what it costs.
+
+use std::collections::BTreeMap;
+
+use anyhow::{Context as _, ensure};
+use contract::facts::{STORED, Stored};
+use contract::queues::REQUESTS;
+use futures_util::{FutureExt, StreamExt};
+use tokio::time::Instant;
+use workqueue::{Fact, Priority, reading};
+
+use super::deployment::BenchDeployment;
+use super::priorities::{ask, producer};
+use super::round::{Round, real};
+
+/// The limit, and the number of generators that share it.
+const LIMIT: (u64, &str) = (1000, "1000");
+const GENERATORS: usize = 5;
+
+/// Measures a backlog that several generators work off.
+pub(super) async fn measure(round: &mut Round<'_>) -> anyhow::Result<()> {
+    let backlog = round.sizes.limited;
+    let mut deployment = BenchDeployment::new(round, false).await?;
+    ask(&producer(&deployment), Priority::Normal, backlog).await?;
+    let client = deployment.connection.client().clone();
+    let mut questions = client.subscribe(format!("rates.{}.*", REQUESTS.stream)).await?;
+    client.flush().await?;
+    deployment.start_requestor(&[("REQUEST_RATE", "0")])?;
+    for _ in 0..GENERATORS {
+        deployment.start_generator(&[("RATE_LIMIT", LIMIT.1)])?;
+    }
+    deployment.ready(Instant::now()).await?;
+    deployment.received(backlog, round).await?;
+    let mut asked = 0;
+    while let Some(Some(_question)) = questions.next().now_or_never() {
+        asked += 1;
+    }
+    let seconds = answered(&deployment).await?;
+    let highest = seconds.values().max().context("nothing was answered")?;
+    round.figures.add("rate_highest_second", real(*highest));
+    // In the first second some of them started, and in the last there was not enough to do.
+    let mut whole: Vec<u64> = seconds.into_values().skip(1).collect();
+    whole.pop();
+    ensure!(!whole.is_empty(), "there was not enough to do for three seconds");
+    let rate = real(whole.iter().sum()) / real(whole.len().try_into()?);
+    round.figures.add("rate_used", rate * 100.0 / real(LIMIT.0));
+    round.figures.add("rate_questions", real(asked) * 100.0 / real(backlog));
+    Ok(())
+}
+
+/// How many requests were answered in each second.
+async fn answered(deployment: &BenchDeployment) -> anyhow::Result<BTreeMap<i64, u64>> {
+    let mut answered = BTreeMap::new();
+    let nats = deployment.connection.context();
+    reading::each(nats, STORED.stream, &STORED.subjects(), |_sequence, message| {
+        if let Ok(Stored::Strings(stored)) = Stored::from_body(&message.payload) {
+            *answered.entry(stored.generated_at.as_second()).or_default() += 1;
+        }
+    })
+    .await?;
+    Ok(answered)
+}

@@ -1,0 +1,199 @@
+//! Rate limits: no more in a second of the clock than is allowed to all replicas together, whatever happens to
+//! them, and no message spends an attempt for waiting.
+
+use std::collections::BTreeMap;
+
+use contract::Amount;
+use contract::facts::{self, Stored};
+use contract::queues::{Acknowledgment, REQUESTS, Request};
+use futures_util::StreamExt;
+use testkit::eventually::eventually;
+use testkit::process::{Process, logged};
+use tokio::task::JoinHandle;
+use workqueue::topology::Limits;
+use workqueue::{JobId, Priority, now};
+
+use crate::deployment::{Deployment, LIMITS, Side, admin, creation, publication, ready, succeeded};
+
+/// Has so many requests of a priority wait. Gives their ids.
+async fn waiting(deployment: &Deployment, priority: Priority, count: usize) -> Vec<JobId> {
+    let mut ids = Vec::new();
+    for _ in 0..count {
+        let amount = Amount::new(1, 8).unwrap();
+        let request = Request::new(JobId::new(), amount, "by hand", now());
+        let request = Request { priority, ..request };
+        deployment.publish(&publication(&request)).await;
+        deployment.publish(&creation(&request)).await;
+        ids.push(request.id);
+    }
+    ids
+}
+
+/// Starts five generators with this limit, and a requestor that stores.
+async fn replicas(deployment: &Deployment, limit: &str) -> (Vec<Process>, Process) {
+    let settings = [("RATE_LIMIT", limit)];
+    let mut generators = Vec::new();
+    for number in 1..=5 {
+        let name = format!("generator-{number}");
+        generators.push(deployment.run(Side::Generator, &name, &settings).await);
+    }
+    let requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
+    (generators, requestor)
+}
+
+/// What replicas ask for, by the second, from now on.
+struct Questions {
+    listening: JoinHandle<()>,
+    heard: tokio::sync::mpsc::UnboundedReceiver<(i64, u64)>,
+}
+
+impl Questions {
+    async fn listen(deployment: &Deployment) -> Self {
+        let client = deployment.connection().client();
+        let mut questions = client.subscribe(format!("rates.{}.*", REQUESTS.stream)).await.unwrap();
+        client.flush().await.unwrap();
+        let (hears, heard) = tokio::sync::mpsc::unbounded_channel();
+        let listening = tokio::spawn(async move {
+            while let Some(question) = questions.next().await {
+                let second = question.subject.rsplit('.').next().unwrap().parse().unwrap();
+                let asked = question.headers.unwrap().get("Nats-Incr").unwrap().as_str().parse();
+                let _ = hears.send((second, asked.unwrap()));
+            }
+        });
+        Self { listening, heard }
+    }
+
+    /// How many questions there were, and how many permissions the limit allowed of what was asked for, by the second.
+    fn granted(mut self, limit: u64) -> (u64, BTreeMap<i64, u64>) {
+        self.listening.abort();
+        let (mut questions, mut totals) = (0, BTreeMap::<i64, u64>::new());
+        while let Ok((second, asked)) = self.heard.try_recv() {
+            questions += 1;
+            *totals.entry(second).or_default() += asked;
+        }
+        (questions, totals.into_iter().map(|(second, total)| (second, total.min(limit))).collect())
+    }
+}
+
+/// How many requests were answered in each second.
+async fn answered(deployment: &Deployment) -> BTreeMap<i64, u64> {
+    let mut answered = BTreeMap::new();
+    let bucket = deployment.nats().get_stream(facts::STORED.stream).await.unwrap();
+    for sequence in 1..=bucket.cached_info().state.last_sequence {
+        let stored = bucket.get_raw_message(sequence).await.unwrap();
+        let stored: Acknowledgment = serde_json::from_slice(&stored.payload).unwrap();
+        *answered.entry(stored.generated_at.as_second()).or_default() += 1;
+    }
+    answered
+}
+
+#[tokio::test]
+async fn no_second_exceeds_the_rate_of_five_replicas() {
+    const LIMIT: u64 = 60;
+
+    let deployment = Deployment::start().await;
+    waiting(&deployment, Priority::Normal, 400).await;
+    let questions = Questions::listen(&deployment).await;
+    let (generators, _requestor) = replicas(&deployment, "60").await;
+    logged(&generators[0], "the rate limit holds jobs back").await;
+    let verdict = deployment.verdict().await;
+    assert_eq!((verdict.complete, verdict.redeliveries()), (400, 0), "{verdict}");
+    let answered = answered(&deployment).await;
+    assert!(answered.values().all(|jobs| *jobs <= LIMIT), "{answered:?}");
+    // Each answer had a permission, by the counters: never more until a second than were granted.
+    let (questions, granted) = questions.granted(LIMIT);
+    let (mut until, mut permitted) = (0, 0);
+    for (second, permissions) in &granted {
+        permitted += permissions;
+        until += answered.get(second).unwrap_or(&0);
+        assert!(until <= permitted, "{answered:?} by {granted:?}");
+    }
+    assert_eq!(until, 400, "{answered:?} by {granted:?}");
+    assert!(questions <= 400 / 4, "{questions} for 400 jobs");
+}
+
+#[tokio::test]
+async fn job_that_waits_for_the_rate_spends_no_attempt() {
+    let deployment = Deployment::start().await;
+    waiting(&deployment, Priority::Normal, 8).await;
+    // Five wait at once, so that one of them waits longer than ACK_WAIT.
+    let (_generators, _requestor) = replicas(&deployment, "1").await;
+    let verdict = deployment.verdict().await;
+    assert_eq!((verdict.complete, verdict.redeliveries()), (8, 0), "{verdict}");
+    let answered = answered(&deployment).await;
+    assert!(answered.values().all(|jobs| *jobs == 1), "{answered:?}");
+}
+
+#[tokio::test]
+async fn permissions_of_a_killed_replica_are_lost_for_a_second() {
+    let deployment = Deployment::start().await;
+    waiting(&deployment, Priority::Normal, 150).await;
+    let (mut generators, _requestor) = replicas(&deployment, "30").await;
+    for (generator, done) in generators.iter_mut().zip([20, 50]) {
+        deployment.facts_reach(facts::STORED, done).await;
+        generator.kill().await.unwrap();
+    }
+    let verdict = deployment.verdict().await;
+    assert_eq!((verdict.complete, verdict.lost), (150, 0), "{verdict}");
+    let answered = answered(&deployment).await;
+    assert!(answered.values().all(|jobs| *jobs <= 30), "{answered:?}");
+}
+
+#[tokio::test]
+async fn rate_holds_while_the_broker_is_killed_and_restarted() {
+    let mut deployment = Deployment::start().await;
+    waiting(&deployment, Priority::Normal, 150).await;
+    let (_generators, _requestor) = replicas(&deployment, "30").await;
+    for done in [20, 60, 100] {
+        deployment.facts_reach(facts::STORED, done).await;
+        deployment.broker.kill().await.unwrap();
+        deployment.broker.restart().await.unwrap();
+    }
+    let verdict = deployment.verdict().await;
+    assert_eq!((verdict.complete, verdict.lost), (150, 0), "{verdict}");
+    let answered = answered(&deployment).await;
+    assert!(answered.values().all(|jobs| *jobs <= 30), "{answered:?}");
+}
+
+#[tokio::test]
+async fn stop_while_waiting_gives_back_at_most_a_lease() {
+    let limits = Limits { ack_wait: std::time::Duration::from_hours(1), ..LIMITS };
+    let deployment = Deployment::with(&limits).await;
+    waiting(&deployment, Priority::Normal, 100).await;
+    let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
+    let settings = [("RATE_LIMIT", "20"), ("DRAIN_TIMEOUT", "100ms")];
+    let mut generator = deployment.run(Side::Generator, "limited", &settings).await;
+    deployment.facts_reach(facts::STORED, 20).await;
+    eventually("jobs wait for the rate", async || {
+        let (_, metrics) = admin(&generator, "/metrics").await;
+        let sign = r#"generator_rate_limited{queue="REQUESTS"} "#;
+        let waiting = metrics.lines().find_map(|line| line.strip_prefix(sign));
+        if waiting.is_some_and(|waiting| waiting != "0") { Ok(()) } else { Err(metrics) }
+    })
+    .await;
+    generator.terminate().unwrap();
+    succeeded(&mut generator).await;
+    let _generator = deployment.run(Side::Generator, "unlimited", &[]).await;
+    let verdict = deployment.verdict().await;
+    assert_eq!(verdict.complete, 100, "{verdict}");
+    // A lease is a quarter of such a limit.
+    assert!(verdict.redeliveries() <= 5, "{verdict}");
+}
+
+#[tokio::test]
+async fn urgent_request_has_the_next_permission() {
+    let deployment = Deployment::start().await;
+    waiting(&deployment, Priority::Low, 120).await;
+    let generator = deployment.run(Side::Generator, "generator", &[("RATE_LIMIT", "20")]).await;
+    let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
+    deployment.facts_reach(facts::STORED, 10).await;
+    let high = waiting(&deployment, Priority::High, 10).await;
+    let before = deployment.facts(facts::STORED).await;
+    for id in high {
+        deployment.fact_eventually::<Stored>(id).await;
+    }
+    // What had come before it, and each tenth.
+    let stored = deployment.facts(facts::STORED).await;
+    assert!(stored - before <= 20 + 20, "{before} and {stored}");
+    ready(&generator).await;
+}
