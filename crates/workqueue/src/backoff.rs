@@ -38,8 +38,14 @@ pub(crate) fn ceiling(first: Duration, limit: Duration, doublings: u32) -> Durat
 
 /// A time below this ceiling, drawn evenly, in whole milliseconds from one on.
 pub(crate) fn jittered(ceiling: Duration) -> Duration {
-    let ceiling = u64::try_from(ceiling.as_millis()).unwrap_or(u64::MAX).max(1);
-    Duration::from_millis(rand::random_range(1..=ceiling))
+    drawn(Duration::ZERO, ceiling)
+}
+
+/// A time between these two, drawn evenly, in whole milliseconds from one on.
+pub(crate) fn drawn(least: Duration, most: Duration) -> Duration {
+    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1);
+    let (least, most) = (millis(least), millis(most));
+    Duration::from_millis(rand::random_range(least..=most.max(least)))
 }
 
 #[cfg(test)]

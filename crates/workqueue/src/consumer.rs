@@ -69,6 +69,7 @@ impl<H: Handler> Consumer<H> {
                 instance: settings.instance.clone(),
                 abandoned: running.abandoned.clone(),
                 policy: RetryPolicy { max_attempts, ..policy },
+                queue: running.producer.queue(queue),
                 dead_letters: running.producer.dead_letters(),
                 metrics: metrics.clone(),
             });

@@ -7,6 +7,7 @@ use std::time::Duration;
 use async_nats::jetstream::{self, AckKind};
 use async_nats::{HeaderMap, Message, Subject};
 use bytes::Bytes;
+use jiff::Timestamp;
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
@@ -19,6 +20,7 @@ use crate::handler::Attempt;
 use crate::job::Queue;
 use crate::publisher::Publisher;
 use crate::settle::Delay;
+use crate::snooze::{self, Snooze};
 
 /// How long handing an answer to the client may take. It takes long only while the broker is away
 /// and the client has no room for more that it is to send then.
@@ -34,6 +36,7 @@ pub(crate) struct Delivery {
     queue: Queue,
     sequence: u64,
     has_more: bool,
+    snooze: Option<Snooze>,
     attempt: Attempt,
 }
 
@@ -55,10 +58,11 @@ impl Delivery {
         let info = info.map(|info| (info.stream_sequence, info.delivered, info.pending > 0));
         let jetstream::Message { mut message, .. } = message;
         let (sequence, delivered, has_more) = info?;
-        let attempt = Attempt::new(u64::try_from(delivered).unwrap_or(1));
+        let snooze = Snooze::of(message.headers.as_ref());
+        let attempt = snooze::attempt(snooze, u64::try_from(delivered).unwrap_or(1));
         let reply = message.reply.take().ok_or("it has no reply subject")?;
         let connection = connection.clone();
-        Ok(Self { message, reply, connection, queue, sequence, has_more, attempt })
+        Ok(Self { message, reply, connection, queue, sequence, has_more, snooze, attempt })
     }
 
     pub(crate) fn attempt(&self) -> Attempt {
@@ -136,6 +140,30 @@ impl Delivery {
 
     pub(crate) async fn nak(&self, delay: Delay) {
         self.answer(AckKind::Nak(Some(delay.draw()))).await;
+    }
+
+    /// How long it still has to wait, where its job was put off.
+    pub(crate) fn waits(&self) -> Option<Duration> {
+        self.snooze?.remaining(now())
+    }
+
+    /// Has a copy of the message take its place in the queue, after this time. Tells whether it is there; there has to
+    /// be room for it at once.
+    pub(crate) async fn snooze(&self, to: &Publisher, delay: Duration) -> bool {
+        let until = now().saturating_add(delay).unwrap_or(Timestamp::MAX);
+        let message_id = format!("{self}:snooze");
+        let (subject, headers, body) = (self.subject(), self.headers(), self.body());
+        let copy = || Ok(snooze::copy(&message_id, subject, headers, body, self.attempt, until));
+        let at_once = CancellationToken::new();
+        at_once.cancel();
+        match to.publish(copy, Some(&at_once)).await {
+            Ok(_) => true,
+            Err(error) => {
+                let error = chain(&error);
+                warn!(error, delivery = %self, "no copy waits in its place; this spends an attempt");
+                false
+            }
+        }
     }
 
     /// Moves the message to the dead letters, signed by this instance. Tells whether it is there.

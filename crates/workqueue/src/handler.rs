@@ -25,15 +25,10 @@ pub trait Handler: Send + Sync + 'static {
     /// The kind of job, which also says from which queue.
     type Job: Job;
 
-    /// When and how often a failed job is tried again. Defaults to [`RetryPolicy::default`].
+    /// How long an attempt may take, and when and how often a failed job is tried again. Defaults to
+    /// [`RetryPolicy::default`].
     fn retry_policy(&self) -> RetryPolicy {
         RetryPolicy::default()
-    }
-
-    /// Time that one attempt may take, from its start or from its last [`Context::heartbeat`]; one that takes
-    /// longer has failed. Defaults to none.
-    fn timeout(&self) -> Option<Duration> {
-        None
     }
 
     /// The most jobs a second that all replicas of the service start together. Defaults to the service's
@@ -67,9 +62,20 @@ pub trait Handler: Send + Sync + 'static {
     ) -> impl Future<Output = Result<(), Failure>> + Send;
 }
 
-/// When and how often a failed job is tried again: after a delay below a ceiling that doubles from one
-/// attempt to the next, drawn evenly (full jitter).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How long an attempt may take, and when and how often a failed job is tried again: after a delay below a ceiling that
+/// doubles from one attempt to the next.
+///
+/// ```
+/// # use std::time::Duration;
+/// # use workqueue::RetryPolicy;
+/// let policy = RetryPolicy {
+///     max_attempts: Some(3),
+///     timeout: Some(Duration::from_secs(30)),
+///     snoozes_count: false,
+///     ..RetryPolicy::default()
+/// };
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RetryPolicy {
     /// The most attempts that a job has; after the last it becomes a dead letter. Defaults to the service's
     /// `MAX_ATTEMPTS`, 10 unless set.
@@ -78,12 +84,32 @@ pub struct RetryPolicy {
     pub first_delay: Duration,
     /// The highest ceiling. Defaults to 30 s.
     pub max_delay: Duration,
+    /// The share of the ceiling within which the delay is drawn, evenly, from 0 to 1. With 0 each delay is its ceiling.
+    /// Defaults to 1, any delay below the ceiling (full jitter), so that jobs which failed together do not come back
+    /// together.
+    pub jitter: f64,
+    /// Time that one attempt may take, from its start or from its last [`Context::heartbeat`]; one that takes longer
+    /// has failed as by [`Failure::Retry`]. Defaults to none.
+    pub timeout: Option<Duration>,
+    /// Whether [`Failure::RetryAfter`] spends an attempt. Defaults to true.
+    ///
+    /// With false, a handler can put a job off as often as it likes. A copy of its message then takes its place at the
+    /// end of the queue, to which the user of the service has to be allowed to publish. Where the queue has no room for
+    /// the copy, the attempt is spent. A process that dies between publishing the copy and acknowledging the
+    /// message leaves both, so that the job is handled twice.
+    pub snoozes_count: bool,
 }
 
 impl Default for RetryPolicy {
     fn default() -> Self {
-        let (first_delay, max_delay) = (Duration::from_millis(100), Duration::from_secs(30));
-        Self { max_attempts: None, first_delay, max_delay }
+        Self {
+            max_attempts: None,
+            first_delay: Duration::from_millis(100),
+            max_delay: Duration::from_secs(30),
+            jitter: 1.0,
+            timeout: None,
+            snoozes_count: true,
+        }
     }
 }
 
@@ -94,7 +120,8 @@ impl Default for RetryPolicy {
 pub enum Failure {
     /// It may succeed another time: try it again as the [`RetryPolicy`] says.
     Retry(Source),
-    /// It may succeed another time, but not before this delay.
+    /// It may succeed another time, but not before this delay (snooze). Whether that spends an attempt is the
+    /// [`RetryPolicy`]'s.
     RetryAfter(Duration, Source),
     /// It never will: make it a dead letter.
     Reject(Source),
@@ -146,7 +173,7 @@ pub struct Rejection {
     pub detail: String,
 }
 
-/// Which delivery of a job this is, from 1. The broker counts it.
+/// Which attempt at a job this is, from 1: the broker counts the deliveries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Attempt(u64);
 
@@ -237,7 +264,7 @@ impl Context {
         self.shared.facts_max_age
     }
 
-    /// Reports that the job is still alive: its [`Handler::timeout`] begins anew. What the broker has to hear of
+    /// Reports that the job is still alive: its [`RetryPolicy::timeout`] begins anew. What the broker has to hear of
     /// a job in flight it is told without this.
     pub fn heartbeat(&self) {
         self.heartbeat.notify_one();

@@ -8,6 +8,12 @@ use crate::id::JobId;
 /// The version of its job type that a message follows. A message without it is read as version 1.
 pub const MESSAGE_VERSION: &str = "Message-Version";
 
+/// How many attempts a job had spent before it was put off without spending one. It is on the copy of its message.
+pub const SNOOZE_ATTEMPTS: &str = "Snooze-Attempts";
+
+/// The time before which that copy is not worked on, in RFC 3339.
+pub const SNOOZE_UNTIL: &str = "Snooze-Until";
+
 const JSON: &str = "application/json";
 
 // As names, because the library copies a text whenever a header is looked for under it.
@@ -88,6 +94,11 @@ fn insert_some(headers: &mut HeaderMap, name: &HeaderName, value: Option<&Header
     if let Some(value) = value {
         headers.insert(name.clone(), value.clone());
     }
+}
+
+/// Whether a header of this name is of the copy of a message that was put off.
+pub(crate) fn is_of_a_snooze(name: &str) -> bool {
+    [SNOOZE_ATTEMPTS, SNOOZE_UNTIL].contains(&name)
 }
 
 /// The version that a message names.

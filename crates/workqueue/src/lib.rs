@@ -13,9 +13,11 @@
 //! [`Context`] is confirmed before the call returns.
 //!
 //! Only when the handler has returned `Ok` is the job *acked*, and the broker forgets it. A
-//! [`Failure`] has it delivered again after a delay (*retry*, *backoff*), until the [`RetryPolicy`] allows
-//! no further *attempt*; then, or at once for [`Failure::Reject`], it becomes a *dead letter* with its
-//! reason ([`dead_letters`]), which an operator can replay. How a delivery is settled is one pure
+//! [`Failure`] has it delivered again after a delay (*retry*, *backoff*), until the [`RetryPolicy`] of its handler
+//! allows no further *attempt*; then, or at once for [`Failure::Reject`], it becomes a *dead letter* with its
+//! reason ([`dead_letters`]), which an operator can replay. An attempt that takes longer than the policy's time-out
+//! has failed. A handler that wants to look again later returns [`Failure::RetryAfter`] (*snooze*), which spends an
+//! attempt unless the policy says otherwise. How a delivery is settled is one pure
 //! function, [`settle()`].
 //!
 //! A process may die at any moment, so a job may be handled twice. An effect that has to happen once is
@@ -74,7 +76,7 @@
 //! | a kind of job, its queue, its message | `job`, `priority`, `headers`, `id` |
 //! | the work, and what came of it | `handler` |
 //! | submit; create and read facts; remove a job that waits | `producer`, on `publisher` and `facts`; `remove` |
-//! | pull, run, settle | `consumer`, on `pull`; `worker`, on `slots`, `delivery`, `blocking`, `settle` |
+//! | pull, run, settle | `consumer`, on `pull`; `worker`, on `slots`, `delivery`, `blocking`, `settle`, `snooze` |
 //! | hold to a rate | `slots`, on `rate_limit`, `lease` |
 //! | give up, list, replay | [`dead_letters`] |
 //! | read some messages of a stream by one question, or all of them | [`batch`], [`reading`] |
@@ -139,6 +141,7 @@ mod settings;
 mod settle;
 mod signals;
 mod slots;
+mod snooze;
 mod sweeper;
 mod telemetry;
 pub mod testing;

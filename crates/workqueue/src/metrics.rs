@@ -56,7 +56,7 @@ impl Metrics {
         let settlements = Family::default();
         registry.register(
             "settlements",
-            "Deliveries by how they were settled: ack, nak or dead_letter",
+            "Deliveries by how they were settled: ack, nak, snooze or dead_letter",
             settlements.clone(),
         );
         let handle_duration = Family::new_with_constructor(
@@ -110,6 +110,7 @@ impl Metrics {
         QueueMetrics {
             acks: settlements("ack"),
             naks: settlements("nak"),
+            snoozes: settlements("snooze"),
             dead_letters: settlements("dead_letter"),
             handle_duration: self.handle_duration.get_or_create_owned(&labels),
             handled_nanoseconds: self.handled_nanoseconds.get_or_create_owned(&labels),
@@ -170,6 +171,7 @@ impl Metrics {
 pub(crate) struct QueueMetrics {
     pub(crate) acks: Counter,
     pub(crate) naks: Counter,
+    pub(crate) snoozes: Counter,
     pub(crate) dead_letters: Counter,
     handle_duration: Histogram,
     handled_nanoseconds: Counter,
@@ -193,7 +195,7 @@ impl QueueMetrics {
 
     /// How many deliveries have been settled in one way or another.
     pub(crate) fn settled_so_far(&self) -> u64 {
-        self.acks.get() + self.failed_so_far()
+        self.acks.get() + self.snoozes.get() + self.failed_so_far()
     }
 
     /// How many of them were given back, or given up.

@@ -13,7 +13,7 @@ use crate::declare::declare;
 use crate::facts::{Creation, Fact, ReadError, read_fact};
 use crate::headers::Trace;
 use crate::id::JobId;
-use crate::job::{Job, Publication};
+use crate::job::{Job, Publication, Queue};
 use crate::lease;
 use crate::metrics::Metrics;
 use crate::publisher::{PubAck, PublishError, Publisher, check_subject};
@@ -201,6 +201,11 @@ impl Producer {
     /// A publisher to the dead letters.
     pub(crate) fn dead_letters(&self) -> Arc<Publisher> {
         self.open(dead_letters::STREAM, Topology::of_dead_letters())
+    }
+
+    /// A publisher to the queue of jobs that are put off.
+    pub(crate) fn queue(&self, queue: Queue) -> Arc<Publisher> {
+        self.open(queue.stream, Topology::new(&[queue], &[]))
     }
 
     /// A publisher to the counters of the rate limits.

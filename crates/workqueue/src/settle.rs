@@ -11,6 +11,9 @@ use crate::job::DecodeError;
 /// How long a message of a newer version is given back for, so that a newer replica can take it.
 const NEWER_VERSION_DELAY: Duration = Duration::from_secs(30);
 
+/// The longest delay that a broker is asked for. Much longer ones are beyond what it can read.
+const LONGEST_DELAY: Duration = Duration::from_hours(24 * 365 * 100);
+
 /// The ceiling of the delay after which a job that a stopping service gives back is delivered again.
 const GIVE_BACK_DELAY: Duration = Duration::from_millis(100);
 
@@ -57,6 +60,11 @@ pub enum Settlement {
         /// The delay.
         delay: Delay,
     },
+    /// A copy of the message takes its place, and waits; no attempt is spent.
+    Snooze {
+        /// The time that it waits.
+        delay: Duration,
+    },
     /// The message goes to the dead letters.
     DeadLetter {
         /// Why, for people. It begins with the word of a [`Reason`].
@@ -69,16 +77,16 @@ pub enum Settlement {
 pub enum Delay {
     /// Just that long.
     Exactly(Duration),
-    /// A time to be drawn below this ceiling, and above zero.
-    Below(Duration),
+    /// A time to be drawn between these two, and above zero.
+    Between(Duration, Duration),
 }
 
 impl Delay {
     /// The time itself, drawn where it is to be.
     pub(crate) fn draw(self) -> Duration {
         match self {
-            Self::Exactly(delay) => delay,
-            Self::Below(ceiling) => backoff::jittered(ceiling),
+            Self::Exactly(delay) => delay.min(LONGEST_DELAY),
+            Self::Between(least, most) => backoff::drawn(least, most).min(LONGEST_DELAY),
         }
     }
 }
@@ -108,6 +116,9 @@ pub fn settle(outcome: &Outcome, attempt: Attempt, policy: &RetryPolicy) -> Sett
         Outcome::Failed(failure @ Failure::Reject(_)) => {
             dead_letter(Reason::Failed, &failure.to_string())
         }
+        Outcome::Failed(Failure::RetryAfter(delay, _)) if !policy.snoozes_count => {
+            Settlement::Snooze { delay: *delay }
+        }
         Outcome::Failed(failure) if is_last => {
             dead_letter(Reason::Failed, &format!("{failure} (attempt {number})"))
         }
@@ -118,14 +129,19 @@ pub fn settle(outcome: &Outcome, attempt: Attempt, policy: &RetryPolicy) -> Sett
             Settlement::Nak { delay: retry_delay(attempt, policy) }
         }
         // Another replica may take it at once.
-        Outcome::Interrupted => Settlement::Nak { delay: Delay::Below(GIVE_BACK_DELAY) },
+        Outcome::Interrupted => {
+            Settlement::Nak { delay: Delay::Between(Duration::ZERO, GIVE_BACK_DELAY) }
+        }
     }
 }
 
 /// How long to wait after this attempt.
 pub(crate) fn retry_delay(attempt: Attempt, policy: &RetryPolicy) -> Delay {
     let doublings = u32::try_from(attempt.number() - 1).unwrap_or(u32::MAX);
-    Delay::Below(backoff::ceiling(policy.first_delay, policy.max_delay, doublings))
+    let ceiling = backoff::ceiling(policy.first_delay, policy.max_delay, doublings);
+    // What is no share, such as no number, is full jitter.
+    let jitter = if (0.0..=1.0).contains(&policy.jitter) { policy.jitter } else { 1.0 };
+    Delay::Between(ceiling.mul_f64(1.0 - jitter), ceiling)
 }
 
 fn dead_letter(reason: Reason, detail: &str) -> Settlement {
@@ -172,7 +188,7 @@ mod tests {
     fn ceiling_after(attempt: u64) -> Duration {
         let failed = Outcome::Failed(Failure::retry("it is away"));
         match settle_by_default(&failed, attempt, u64::MAX) {
-            Settlement::Nak { delay: Delay::Below(ceiling) } => ceiling,
+            Settlement::Nak { delay: Delay::Between(Duration::ZERO, ceiling) } => ceiling,
             other => panic!("attempt {attempt} is settled by {other:?}"),
         }
     }
@@ -190,15 +206,52 @@ mod tests {
             max_attempts: Some(2),
             first_delay: Duration::from_secs(5),
             max_delay: Duration::from_secs(7),
+            ..RetryPolicy::default()
         };
         let failed = Outcome::Failed(Failure::retry("it is away"));
         let settled = |attempt| settle(&failed, Attempt::new(attempt), &policy);
-        assert_eq!(settled(1), Settlement::Nak { delay: Delay::Below(policy.first_delay) });
+        assert_eq!(
+            settled(1),
+            Settlement::Nak { delay: Delay::Between(Duration::ZERO, policy.first_delay) }
+        );
         let reason = "failed: it is away (attempt 2)".to_owned();
         assert_eq!(settled(2), Settlement::DeadLetter { reason });
         let later = Outcome::Failed(Failure::RetryAfter(Duration::from_secs(9), "later".into()));
         let delay = Delay::Exactly(Duration::from_secs(9));
         assert_eq!(settle(&later, Attempt::new(1), &policy), Settlement::Nak { delay });
+    }
+
+    #[test]
+    fn snooze_that_does_not_count_has_no_last_attempt() {
+        let delay = Duration::from_secs(9);
+        let later = Outcome::Failed(Failure::RetryAfter(delay, "later".into()));
+        let policy = RetryPolicy { max_attempts: Some(2), ..RetryPolicy::default() };
+        let uncounted = RetryPolicy { snoozes_count: false, ..policy };
+        for attempt in [1, 2, 3, u64::MAX] {
+            let settled = settle(&later, Attempt::new(attempt), &uncounted);
+            assert_eq!(settled, Settlement::Snooze { delay });
+        }
+        let reason = "failed: later (attempt 2)".to_owned();
+        let settled = settle(&later, Attempt::new(2), &policy);
+        assert_eq!(settled, Settlement::DeadLetter { reason: reason.clone() });
+        // What fails otherwise is retried as ever.
+        let failed = Outcome::Failed(Failure::retry("later"));
+        let settled = settle(&failed, Attempt::new(2), &uncounted);
+        assert_eq!(settled, Settlement::DeadLetter { reason });
+    }
+
+    #[test]
+    fn jitter_is_the_share_of_the_ceiling_that_is_drawn_from() {
+        let ceiling = RetryPolicy::default().first_delay;
+        for (jitter, least) in [(0.0, 100), (0.25, 75), (1.0, 0), (-1.0, 0), (f64::NAN, 0)] {
+            let policy = RetryPolicy { jitter, ..RetryPolicy::default() };
+            let delay = Delay::Between(Duration::from_millis(least), ceiling);
+            assert_eq!(retry_delay(Attempt::new(1), &policy), delay, "{jitter}");
+            let drawn = delay.draw().as_millis();
+            assert!((u128::from(least)..=100).contains(&drawn), "{drawn}");
+        }
+        let forever = Delay::Exactly(Duration::MAX).draw();
+        assert!(i64::try_from(forever.as_nanos()).is_ok(), "the broker reads nanoseconds");
     }
 
     #[test]
@@ -237,7 +290,8 @@ mod tests {
     fn interrupted_job_is_never_a_dead_letter() {
         for attempt in [1, MAX, MAX + 1, u64::MAX] {
             let settlement = settle_by_default(&Outcome::Interrupted, attempt, MAX);
-            assert_eq!(settlement, Settlement::Nak { delay: Delay::Below(GIVE_BACK_DELAY) });
+            let delay = Delay::Between(Duration::ZERO, GIVE_BACK_DELAY);
+            assert_eq!(settlement, Settlement::Nak { delay });
         }
     }
 
@@ -262,7 +316,7 @@ mod tests {
 
         #[test]
         fn drawn_delay_is_above_zero_and_not_above_its_limit(attempt: u64) {
-            let delay = Delay::Below(ceiling_after(attempt));
+            let delay = Delay::Between(Duration::ZERO, ceiling_after(attempt));
             let drawn = delay.draw();
             let limit = RetryPolicy::default().max_delay;
             prop_assert!(!drawn.is_zero() && drawn <= limit, "{drawn:?}");

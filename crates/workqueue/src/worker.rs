@@ -20,7 +20,7 @@ use crate::job::Job;
 use crate::metrics::QueueMetrics;
 use crate::priority::Lane;
 use crate::publisher::Publisher;
-use crate::settle::{Outcome, Settlement, retry_delay, settle};
+use crate::settle::{Delay, Outcome, Settlement, retry_delay, settle};
 use crate::slots::Slots;
 
 /// Works on the jobs of one lane of a queue.
@@ -33,6 +33,8 @@ pub(crate) struct Worker<H> {
     /// Cancelled when there is no time left to finish what is in flight.
     pub(crate) abandoned: CancellationToken,
     pub(crate) policy: RetryPolicy,
+    /// The queue itself, for jobs that are put off.
+    pub(crate) queue: Arc<Publisher>,
     pub(crate) dead_letters: Arc<Publisher>,
     pub(crate) metrics: QueueMetrics,
 }
@@ -48,6 +50,12 @@ pub(crate) struct Binding {
 impl<H: Handler> Worker<H> {
     /// Handles a delivery and settles it.
     pub(crate) async fn work(self: Arc<Self>, binding: Arc<Binding>, delivery: Delivery) {
+        if let Some(delay) = delivery.waits() {
+            // No attempt, and nothing that is to be counted.
+            delivery.nak(Delay::Exactly(delay)).await;
+            debug!(delivery = %delivery, ?delay, "waits");
+            return;
+        }
         let started = Instant::now();
         let _in_flight = self.metrics.in_flight();
         let (queue, id) = (self.lane.queue.stream, delivery.key());
@@ -98,7 +106,7 @@ impl<H: Handler> Worker<H> {
             return Outcome::Rejected(rejection);
         }
         let mut work = pin!(self.handler.handle(job, &cx));
-        let handled = match self.handler.timeout() {
+        let handled = match self.policy.timeout {
             None => work.await,
             Some(limit) => cx
                 .timeout(limit, work.as_mut())
@@ -112,7 +120,21 @@ impl<H: Handler> Worker<H> {
     async fn settle(&self, delivery: &Delivery, outcome: &Outcome, every: Duration) -> &Counter {
         let queue = self.lane.queue.stream;
         let (id, attempt) = (delivery.key(), delivery.attempt().number());
-        match settle(outcome, delivery.attempt(), &self.policy) {
+        let mut settlement = settle(outcome, delivery.attempt(), &self.policy);
+        if let Settlement::Snooze { delay } = settlement {
+            // In a box, because it is rare, and would make every other delivery larger.
+            let mut publishing = Box::pin(delivery.snooze(&self.queue, delay));
+            let publishing = publishing.as_mut();
+            let (is_there, _) = delivery.keep_alive(publishing, every, &self.abandoned).await;
+            if is_there == Some(true) {
+                delivery.ack().await;
+                info!(queue, id, attempt, %outcome, "put off");
+                return &self.metrics.snoozes;
+            }
+            let counted = RetryPolicy { snoozes_count: true, ..self.policy };
+            settlement = settle(outcome, delivery.attempt(), &counted);
+        }
+        match settlement {
             Settlement::Ack => {
                 delivery.ack().await;
                 debug!(queue, id, attempt, "acked");
@@ -124,7 +146,6 @@ impl<H: Handler> Worker<H> {
                 &self.metrics.naks
             }
             Settlement::DeadLetter { reason } => {
-                // In a box, because it is rare, and would make every other delivery larger.
                 let by = &self.instance;
                 let mut moving = Box::pin(delivery.dead_letter(&self.dead_letters, &reason, by));
                 let moving = moving.as_mut();
@@ -138,6 +159,7 @@ impl<H: Handler> Worker<H> {
                 delivery.nak(retry_delay(delivery.attempt(), &self.policy)).await;
                 &self.metrics.naks
             }
+            Settlement::Snooze { .. } => unreachable!("this policy counts it"),
         }
     }
 }

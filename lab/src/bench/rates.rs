@@ -21,7 +21,7 @@ const GENERATORS: usize = 5;
 pub(super) async fn measure(round: &mut Round<'_>) -> anyhow::Result<()> {
     let backlog = round.sizes.limited;
     let mut deployment = BenchDeployment::new(round, false).await?;
-    ask(&producer(&deployment), Priority::Normal, backlog).await?;
+    ask(&producer(&deployment).await?, Priority::Normal, backlog).await?;
     let client = deployment.connection.client().clone();
     let mut questions = client.subscribe(format!("rates.{}.*", REQUESTS.stream)).await?;
     client.flush().await?;

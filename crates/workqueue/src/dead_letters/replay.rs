@@ -11,6 +11,7 @@ use super::letter::DeadLetter;
 use super::{HEADER_BLOCK, ORIGINAL, REASON, Reason, STREAM, SUBJECT, is_for_the_broker};
 use crate::chain::Source;
 use crate::connection::Connection;
+use crate::headers::is_of_a_snooze;
 use crate::id::JobId;
 use crate::job::{Publication, Queue};
 use crate::publisher::{PubAck, PublishError};
@@ -116,6 +117,8 @@ pub fn replay(
         let restored = match name.strip_prefix(ORIGINAL) {
             Some(restored) => restored,
             None if name.starts_with("Dead-Letter-") || is_for_the_broker(name) => continue,
+            // Its attempts begin anew.
+            None if is_of_a_snooze(name) => continue,
             None => name,
         };
         for value in values {

@@ -1,0 +1,154 @@
+//! Putting a job off without spending an attempt.
+//!
+//! The broker counts deliveries, and no settlement changes its count. So a copy of the message takes the place of the
+//! message: under a message id of its own, so that a copy is stored once however often that is tried, and with two
+//! headers: how many attempts were spent before, and the time until which it waits. The broker delivers it at once; it
+//! is then given back until that time, which is no attempt.
+
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use async_nats::header::NATS_MESSAGE_ID;
+use bytes::Bytes;
+use jiff::Timestamp;
+
+use crate::dead_letters::is_for_the_broker;
+use crate::handler::Attempt;
+use crate::headers::{SNOOZE_ATTEMPTS, SNOOZE_UNTIL, is_of_a_snooze};
+use crate::job::Publication;
+
+/// How much longer than it has to wait a message is given back for: the clock that delivers it is not quite the one
+/// that reads it.
+const MARGIN: Duration = Duration::from_millis(50);
+
+/// What a message says of its being put off.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Snooze {
+    /// The attempts that were spent before.
+    spent: u64,
+    until: Timestamp,
+}
+
+impl Snooze {
+    /// What these headers say. Where they make no sense, nothing.
+    pub(crate) fn of(headers: Option<&HeaderMap>) -> Option<Self> {
+        let header = |name| Some(headers?.get(name)?.as_str());
+        Some(Self {
+            spent: header(SNOOZE_ATTEMPTS)?.parse().ok()?,
+            until: header(SNOOZE_UNTIL)?.parse().ok()?,
+        })
+    }
+
+    /// How long to give the message back for, where its time has not come.
+    pub(crate) fn remaining(self, now: Timestamp) -> Option<Duration> {
+        let remaining = Duration::try_from(self.until.duration_since(now)).ok();
+        remaining.filter(|remaining| !remaining.is_zero()).map(|time| time + MARGIN)
+    }
+}
+
+/// Which attempt it is when a message is delivered for the so-manieth time: after those that were spent before it was put
+/// off, and without the one delivery that only waited. A message that came first when its time was over has one attempt
+/// more, because nothing tells that.
+pub(crate) fn attempt(snooze: Option<Snooze>, deliveries: u64) -> Attempt {
+    let number = match snooze {
+        None => deliveries,
+        Some(Snooze { spent, .. }) => spent.saturating_add(deliveries.saturating_sub(1).max(1)),
+    };
+    Attempt::new(number)
+}
+
+/// The copy of a message that is put off until this time, in this attempt, which it does not spend.
+pub(crate) fn copy(
+    message_id: &str,
+    subject: &str,
+    headers: Option<&HeaderMap>,
+    body: &Bytes,
+    attempt: Attempt,
+    until: Timestamp,
+) -> Publication {
+    let mut copied = HeaderMap::new();
+    for (name, values) in headers.into_iter().flat_map(HeaderMap::iter) {
+        if is_for_the_broker(name.as_ref()) || is_of_a_snooze(name.as_ref()) {
+            continue;
+        }
+        for value in values {
+            copied.append(name.clone(), value.clone());
+        }
+    }
+    copied.insert(NATS_MESSAGE_ID, message_id);
+    copied.insert(SNOOZE_ATTEMPTS, (attempt.number() - 1).to_string());
+    copied.insert(SNOOZE_UNTIL, until.to_string());
+    Publication { subject: subject.to_owned(), headers: copied, body: body.clone() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn snooze(attempts: &str, until: &str) -> Option<Snooze> {
+        let mut headers = HeaderMap::new();
+        headers.insert(SNOOZE_ATTEMPTS, attempts);
+        headers.insert(SNOOZE_UNTIL, until);
+        Snooze::of(Some(&headers))
+    }
+
+    const UNTIL: &str = "2026-11-28T05:00:00Z";
+
+    #[test]
+    fn attempts_are_counted_on_without_the_delivery_that_waited() {
+        let attempts = |snooze| [1, 2, 3].map(|deliveries| attempt(snooze, deliveries).number());
+        assert_eq!(attempts(None), [1, 2, 3]);
+        assert_eq!(attempts(snooze("0", UNTIL)), [1, 1, 2]);
+        assert_eq!(attempts(snooze("4", UNTIL)), [5, 5, 6]);
+        assert_eq!(attempt(snooze(&u64::MAX.to_string(), UNTIL), 9).number(), u64::MAX);
+        assert_eq!(attempt(None, 0).number(), 1);
+    }
+
+    #[test]
+    fn headers_that_make_no_sense_are_as_none() {
+        assert!(snooze("3", UNTIL).is_some());
+        for (attempts, until) in [
+            ("", UNTIL),
+            ("-1", UNTIL),
+            ("some", UNTIL),
+            ("99999999999999999999", UNTIL),
+            ("3", ""),
+            ("3", "tomorrow"),
+            ("3", "2026-13-01T00:00:00Z"),
+        ] {
+            assert_eq!(snooze(attempts, until), None, "{attempts} {until}");
+        }
+        let mut one = HeaderMap::new();
+        one.insert(SNOOZE_UNTIL, UNTIL);
+        assert_eq!((Snooze::of(Some(&one)), Snooze::of(None)), (None, None));
+    }
+
+    #[test]
+    fn message_waits_until_its_time() {
+        let snooze = snooze("0", UNTIL).unwrap();
+        let at = |text: &str| snooze.remaining(text.parse().unwrap());
+        assert_eq!(at("2026-11-28T04:59:59Z"), Some(Duration::from_secs(1) + MARGIN));
+        assert_eq!((at(UNTIL), at("2027-01-01T00:00:00Z")), (None, None));
+        let never = Snooze { until: Timestamp::MAX, ..snooze };
+        assert!(never.remaining(Timestamp::MIN).is_some());
+    }
+
+    #[test]
+    fn copy_has_all_but_the_orders_to_the_broker() {
+        let mut headers = HeaderMap::new();
+        headers.insert("traceparent", "a trace");
+        headers.insert(NATS_MESSAGE_ID, "the old id");
+        headers.insert("Nats-Expected-Stream", "IMAGES");
+        headers.insert(SNOOZE_ATTEMPTS, "7");
+        let body = Bytes::from_static(b"{}");
+        let until = UNTIL.parse().unwrap();
+        let id = "IMAGES:4:snooze";
+        let copy = copy(id, "images.1", Some(&headers), &body, Attempt::new(3), until);
+        assert_eq!((copy.subject.as_str(), &copy.body), ("images.1", &body));
+        let mut names: Vec<_> = copy.headers.iter().map(|(name, _)| name.to_string()).collect();
+        names.sort_unstable();
+        assert_eq!(names, ["Nats-Msg-Id", "Snooze-Attempts", "Snooze-Until", "traceparent"]);
+        assert_eq!(copy.headers.get(NATS_MESSAGE_ID).unwrap().as_str(), id);
+        assert_eq!(Snooze::of(Some(&copy.headers)), Some(Snooze { spent: 2, until }));
+    }
+}

@@ -1,0 +1,193 @@
+//! A handler that puts its jobs off, on a real broker: that spends no attempt where its policy says so.
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use async_nats::jetstream;
+use serde::{Deserialize, Serialize};
+use testkit::broker::{Broker, BrokerOptions};
+use testkit::eventually::eventually;
+use testkit::proxy::Proxy;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use workqueue::dead_letters::{self, DeadLetter};
+use workqueue::{
+    Context, Failure, Handler, Job, JobId, NatsSettings, Producer, Queue, RetryPolicy, Service,
+    ServiceError, Settings,
+};
+
+/// Fetch what is not there yet.
+#[derive(Debug, Serialize, Deserialize)]
+struct Fetch {}
+
+impl Job for Fetch {
+    const QUEUE: Queue = Queue::new("PARCELS", "parcels").consumer("fetcher");
+}
+
+/// What an attempt comes to.
+#[derive(Clone, Copy, Debug)]
+enum Step {
+    NotYet(Duration),
+    Fails,
+    Succeeds,
+}
+
+/// Does one step after another, the last one again and again, and notes which attempt each was.
+#[derive(Clone)]
+struct Fetcher {
+    steps: &'static [Step],
+    attempts: Arc<Mutex<Vec<u64>>>,
+    max_attempts: u64,
+}
+
+impl Fetcher {
+    fn new(max_attempts: u64, steps: &'static [Step]) -> Self {
+        Self { steps, attempts: Arc::default(), max_attempts }
+    }
+
+    fn attempts(&self) -> Vec<u64> {
+        self.attempts.lock().unwrap().clone()
+    }
+
+    fn start(
+        &self,
+        settings: &Settings,
+    ) -> (JoinHandle<Result<(), ServiceError>>, CancellationToken) {
+        let service = Service::new("fetcher").consume(self.clone());
+        let (settings, stop) = (settings.clone(), CancellationToken::new());
+        let token = stop.clone();
+        (tokio::spawn(async move { service.run(&settings, &token).await }), stop)
+    }
+}
+
+impl Handler for Fetcher {
+    type Job = Fetch;
+
+    fn retry_policy(&self) -> RetryPolicy {
+        RetryPolicy {
+            max_attempts: Some(self.max_attempts),
+            first_delay: Duration::from_millis(1),
+            snoozes_count: false,
+            ..RetryPolicy::default()
+        }
+    }
+
+    async fn handle(&self, _: Fetch, cx: &Context) -> Result<(), Failure> {
+        let step = {
+            let mut attempts = self.attempts.lock().unwrap();
+            attempts.push(cx.attempt().number());
+            self.steps[(attempts.len() - 1).min(self.steps.len() - 1)]
+        };
+        match step {
+            Step::NotYet(delay) => Err(Failure::RetryAfter(delay, "not yet".into())),
+            Step::Fails => Err(Failure::retry("it is lost")),
+            Step::Succeeds => Ok(()),
+        }
+    }
+}
+
+async fn broker() -> (Broker, Settings) {
+    let broker = Broker::start(BrokerOptions::default()).await.unwrap();
+    let mut settings = Settings { nats: NatsSettings::at(broker.url()), ..Settings::from_env() };
+    settings.limits.ack_wait = Duration::from_secs(1);
+    (broker, settings)
+}
+
+async fn submit(settings: &Settings) -> JobId {
+    Producer::connect(settings).await.unwrap().submit(&Fetch {}).await.unwrap()
+}
+
+async fn drained(broker: &Broker) {
+    let nats = jetstream::new(async_nats::connect(broker.url()).await.unwrap());
+    eventually("the queue is empty", async || match nats.get_stream(Fetch::QUEUE.stream).await {
+        Ok(stream) if stream.cached_info().state.messages == 0 => Ok(()),
+        other => Err(other.map(|stream| stream.cached_info().state.messages)),
+    })
+    .await;
+}
+
+async fn dead_letters(broker: &Broker) -> Vec<DeadLetter> {
+    let nats = jetstream::new(async_nats::connect(broker.url()).await.unwrap());
+    dead_letters::list(&nats, None).await.unwrap()
+}
+
+#[tokio::test]
+async fn job_is_put_off_more_often_than_it_has_attempts() {
+    const NOT_YET: Step = Step::NotYet(Duration::from_millis(100));
+
+    let (broker, settings) = broker().await;
+    let steps = &[NOT_YET, NOT_YET, NOT_YET, NOT_YET, NOT_YET, Step::Succeeds];
+    let fetcher = Fetcher::new(2, steps);
+    let (running, stop) = fetcher.start(&settings);
+    submit(&settings).await;
+    eventually("it succeeds", async || match fetcher.attempts() {
+        attempts if attempts.len() == 6 => Ok(()),
+        attempts => Err(attempts),
+    })
+    .await;
+    drained(&broker).await;
+    assert_eq!(fetcher.attempts(), [1; 6]);
+    assert_eq!(dead_letters(&broker).await.len(), 0);
+    stop.cancel();
+    running.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn attempts_are_counted_on_behind_a_snooze() {
+    const NOT_YET: Step = Step::NotYet(Duration::from_secs(2));
+
+    let (broker, settings) = broker().await;
+    let fetcher = Fetcher::new(3, &[Step::Fails, NOT_YET, Step::Fails]);
+    let (running, stop) = fetcher.start(&settings);
+    let id = submit(&settings).await.to_string();
+    drained(&broker).await;
+    assert_eq!(fetcher.attempts(), [1, 2, 2, 3]);
+    let letters = dead_letters(&broker).await;
+    let letter = letters.iter().find(|letter| letter.id == id).expect("it is given up");
+    assert_eq!(letter.reason, "failed: it is lost (attempt 3)");
+    assert_eq!(letter.attempts, Some(3));
+    stop.cancel();
+    running.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn snooze_spends_an_attempt_where_the_queue_is_full() {
+    const NOT_YET: Step = Step::NotYet(Duration::from_millis(1));
+
+    let (broker, mut settings) = broker().await;
+    settings.limits.queue_limit = 1;
+    let fetcher = Fetcher::new(3, &[NOT_YET]);
+    let (running, stop) = fetcher.start(&settings);
+    submit(&settings).await;
+    drained(&broker).await;
+    assert_eq!(fetcher.attempts(), [1, 2, 3]);
+    assert_eq!(dead_letters(&broker).await.len(), 1);
+    stop.cancel();
+    running.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn death_between_copy_and_ack_has_the_job_handled_twice() {
+    const NOT_YET: Step = Step::NotYet(Duration::from_millis(100));
+
+    let (broker, settings) = broker().await;
+    let proxy = Proxy::start(broker.port()).await.unwrap();
+    proxy.hold("$JS.ACK.");
+    let through = Settings { nats: NatsSettings::at(proxy.url()), ..settings.clone() };
+    let (victim, _stop) = Fetcher::new(2, &[NOT_YET]).start(&through);
+    submit(&settings).await;
+    proxy.held().await;
+    victim.abort();
+    assert!(victim.await.unwrap_err().is_cancelled());
+    drop(proxy);
+    let fetcher = Fetcher::new(2, &[Step::Succeeds]);
+    let (running, stop) = fetcher.start(&settings);
+    drained(&broker).await;
+    let mut attempts = fetcher.attempts();
+    attempts.sort_unstable();
+    // The copy, and the message itself once more.
+    assert_eq!(attempts, [1, 2]);
+    assert_eq!(dead_letters(&broker).await.len(), 0);
+    stop.cancel();
+    running.await.unwrap().unwrap();
+}
