@@ -16,6 +16,7 @@ use crate::chain::chain;
 use crate::clock::now;
 use crate::connection::Connection;
 use crate::dead_letters::{self, Cause, Original};
+use crate::firing;
 use crate::handler::Attempt;
 use crate::job::Queue;
 use crate::publisher::Publisher;
@@ -55,9 +56,17 @@ impl Delivery {
         let context = connection.context().clone();
         let message = jetstream::Message { message, context };
         let info = message.info();
-        let info = info.map(|info| (info.stream_sequence, info.delivered, info.pending > 0));
+        let info = info.map(|info| {
+            let stored = Timestamp::from_nanosecond(info.published.unix_timestamp_nanos());
+            (info.stream_sequence, info.delivered, info.pending > 0, stored.unwrap_or_default())
+        });
         let jetstream::Message { mut message, .. } = message;
-        let (sequence, delivered, has_more) = info?;
+        let (sequence, delivered, has_more, stored) = info?;
+        if let Some(subject) =
+            firing::subject(queue, &message.subject, message.headers.as_ref(), stored)
+        {
+            message.subject = subject.into();
+        }
         let snooze = Snooze::of(message.headers.as_ref());
         let attempt = snooze::attempt(snooze, u64::try_from(delivered).unwrap_or(1));
         let reply = message.reply.take().ok_or("it has no reply subject")?;

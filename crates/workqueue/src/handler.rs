@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
@@ -280,10 +281,25 @@ impl Context {
     ///
     /// Where waiting does not help: it is too large, or rejected.
     pub async fn publish<J: Job>(&self, job: &J) -> Result<PubAck, Failure> {
-        let id = job.id().unwrap_or_else(|| {
-            self.id.derived(J::QUEUE.stream, self.published.fetch_add(1, Ordering::Relaxed))
-        });
+        let id = self.id_of(job);
         Ok(self.shared.producer.publish(job, id, &self.trace, None).await?)
+    }
+
+    /// Publishes another job, which is due at this time; as [`Context::publish`]. Its queue has to have
+    /// [schedules](crate::Queue::with_schedules).
+    ///
+    /// # Errors
+    ///
+    /// As [`Context::publish`].
+    pub async fn publish_later<J: Job>(&self, job: &J, at: Timestamp) -> Result<(), Failure> {
+        let id = self.id_of(job);
+        Ok(self.shared.producer.publish_later(job, id, at, &self.trace, None).await?)
+    }
+
+    fn id_of<J: Job>(&self, job: &J) -> JobId {
+        job.id().unwrap_or_else(|| {
+            self.id.derived(J::QUEUE.stream, self.published.fetch_add(1, Ordering::Relaxed))
+        })
     }
 
     /// Creates a fact, or gives the one that exists already, which counts.

@@ -79,10 +79,16 @@ fn is_tracestate(text: &str) -> bool {
     (1..=512).contains(&text.len()) && text.bytes().all(|byte| (b' '..=b'~').contains(&byte))
 }
 
-/// The headers of the message of a job.
+/// The headers of the message of a job, which the broker takes for a duplicate of one under the same id.
 pub(crate) fn of_message(id: JobId, version: u64, trace: &Trace) -> HeaderMap {
-    let mut headers = HeaderMap::new();
+    let mut headers = without_id(version, trace);
     headers.insert(NATS_MESSAGE_ID, id.to_string());
+    headers
+}
+
+/// The headers of a message that is never a duplicate.
+pub(crate) fn without_id(version: u64, trace: &Trace) -> HeaderMap {
+    let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE.clone(), JSON);
     headers.insert(VERSION_NAME.clone(), version.to_string());
     insert_some(&mut headers, &TRACEPARENT, trace.parent.as_ref());

@@ -47,7 +47,19 @@ impl JobId {
         Self(Builder::from_unix_timestamp_millis(self.millis(), &random).into_uuid())
     }
 
-    /// When the job was made that this one leads back to, by the clock of its producer.
+    /// The id of the job that a recurring schedule asks for with a firing that the broker has stored then.
+    /// `firing` is the same whenever the message is delivered, and that of no other firing.
+    pub(crate) fn fired(stored: Timestamp, firing: [&str; 2]) -> Self {
+        let [scheduler, next] = firing;
+        let digest = Sha256::new().chain_update(scheduler).chain_update(" ").chain_update(next);
+        let mut random = [0; 10];
+        random.copy_from_slice(&digest.finalize()[..10]);
+        let millis = u64::try_from(stored.as_millisecond()).unwrap_or_default();
+        Self(Builder::from_unix_timestamp_millis(millis, &random).into_uuid())
+    }
+
+    /// When the job was made that this one leads back to, by the clock of its producer; a job of a recurring
+    /// schedule is made when it is due, by the clock of the broker.
     #[must_use]
     pub fn made_at(self) -> Timestamp {
         let millis = i64::try_from(self.millis()).ok();

@@ -67,6 +67,37 @@
 //! # }
 //! ```
 //!
+//! A job may be due later, or again and again, where its queue has [schedules](Queue::with_schedules):
+//!
+//! ```no_run
+//! # use std::time::Duration;
+//! # use serde::{Deserialize, Serialize};
+//! # use workqueue::{Job, Producer, Queue, Recurrence};
+//! /// Remind somebody.
+//! #[derive(Serialize, Deserialize)]
+//! struct Remind {
+//!     of: String,
+//! }
+//!
+//! impl Job for Remind {
+//!     const QUEUE: Queue =
+//!         Queue::new("REMINDERS", "due").consumer("reminder").with_schedules("reminders");
+//! }
+//!
+//! # async fn example(producer: &Producer) -> Result<(), Box<dyn std::error::Error>> {
+//! let in_an_hour = workqueue::now() + Duration::from_secs(3600);
+//! let id = producer.submit_later(&Remind { of: "the cake".into() }, in_an_hour).await?;
+//! producer.cancel::<Remind>(id).await?; // the cake is out already
+//!
+//! let weekdays = Recurrence::Cron {
+//!     expression: "0 0 9 * * MON-FRI".into(), // seconds first
+//!     time_zone: Some("Europe/Berlin".into()),
+//! };
+//! producer.schedule("standup", &weekdays, &Remind { of: "the standup".into() }).await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
 //! [`testing`] has a context that records, so that a handler has unit tests without a broker.
 //!
 //! # Where each step stands
@@ -76,6 +107,7 @@
 //! | a kind of job, its queue, its message | `job`, `priority`, `headers`, `id` |
 //! | the work, and what came of it | `handler` |
 //! | submit; create and read facts; remove a job that waits | `producer`, on `publisher` and `facts`; `remove` |
+//! | submit for later, recur | `later`, on [`schedules`] and `recurrence`; `firing` |
 //! | pull, run, settle | `consumer`, on `pull`; `worker`, on `slots`, `delivery`, `blocking`, `settle`, `snooze` |
 //! | hold to a rate | `slots`, on `rate_limit`, `lease` |
 //! | give up, list, replay | [`dead_letters`] |
@@ -112,6 +144,7 @@ pub mod dead_letters;
 mod declare;
 mod delivery;
 mod facts;
+mod firing;
 mod handler;
 pub mod headers;
 mod health;
@@ -121,6 +154,7 @@ mod id;
 mod job;
 mod known;
 mod last_message;
+mod later;
 mod lease;
 mod log_once;
 mod mask;
@@ -133,8 +167,10 @@ mod rate_limit;
 pub mod reading;
 mod reconciler;
 mod recorder;
+mod recurrence;
 mod remove;
 mod running;
+pub mod schedules;
 mod servers;
 mod service;
 mod settings;
@@ -164,14 +200,17 @@ pub use id::{InvalidId, JobId};
 pub use job::{DecodeError, Job, Publication, Queue, from_json};
 pub use known::KnownStreams;
 pub use last_message::last_message;
+pub use later::Scheduled;
 pub use log_once::LogOnce;
 pub use metrics::{DroppedLogLines, Metrics};
 pub use priority::{InvalidPriority, Lane, Priority};
 pub use producer::Producer;
 pub use publisher::{PubAck, PublishError};
 pub use reconciler::{Progress, Reconciler};
+pub use recurrence::{InvalidSchedule, Recurrence};
 pub use remove::remove;
 pub use running::{Running, ServiceError};
+pub use schedules::{Later, Schedule};
 pub use service::Service;
 pub use settings::{
     LogFormat, NatsSettings, Settings, TelemetrySettings, above_zero, copies, default_instance,

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::id::JobId;
-use crate::job::Queue;
+use crate::job::{ONCE, Queue};
 
 /// How urgent a job is. Only a queue [with priorities](Queue::with_priorities) heeds it.
 #[derive(
@@ -98,6 +98,8 @@ impl Lane {
         let Self { queue, priority } = self;
         if queue.has_priorities() {
             [queue.root, ".", priority.as_str(), ".", key].concat()
+        } else if queue.schedules().is_some() {
+            [queue.root, ".", ONCE, ".", key].concat()
         } else {
             [queue.root, ".", key].concat()
         }
@@ -108,6 +110,9 @@ impl Lane {
     #[must_use]
     pub fn filters(self) -> Vec<String> {
         let Self { queue, priority } = self;
+        if queue.schedules().is_some() {
+            return vec![format!("{}.>", queue.root)];
+        }
         let without = priority.is_normal().then(|| format!("{}.*", queue.root));
         let with = queue.has_priorities().then(|| format!("{}.{priority}.*", queue.root));
         without.into_iter().chain(with).collect()

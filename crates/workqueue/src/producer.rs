@@ -33,16 +33,16 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(5), Duration::from_se
 pub struct Producer(Target);
 
 #[derive(Clone, Debug)]
-enum Target {
+pub(crate) enum Target {
     Broker(Arc<BrokerTarget>),
     /// Nothing is sent, in unit tests of handlers.
     Recorder(Arc<Recorder>),
 }
 
 #[derive(Debug)]
-struct BrokerTarget {
-    connection: Connection,
-    limits: Limits,
+pub(crate) struct BrokerTarget {
+    pub(crate) connection: Connection,
+    pub(crate) limits: Limits,
     /// How many messages may be under way to one stream at a time.
     capacity: usize,
     metrics: Arc<Metrics>,
@@ -92,6 +92,10 @@ impl Producer {
             broker.open(bucket.stream, Topology::new(&[], &[*bucket]));
         }
         Ok(declared)
+    }
+
+    pub(crate) fn target(&self) -> &Target {
+        &self.0
     }
 
     pub(crate) fn recording(recorder: &Arc<Recorder>) -> Self {
@@ -224,7 +228,7 @@ impl Producer {
 impl BrokerTarget {
     /// The publisher to this stream. What it needs is declared on the broker before it is used for the
     /// first time.
-    async fn publisher(
+    pub(crate) async fn publisher(
         &self,
         stream: &'static str,
         needs: impl FnOnce() -> Topology,

@@ -325,6 +325,9 @@ fn classify_answer(answer: jetstream::Error) -> PublishError {
         ErrorCode::STREAM_STORE_FAILED | ErrorCode::STREAM_DUPLICATE_MESSAGE_CONFLICT => {
             PublishError::Unconfirmed(answer.into())
         }
+        ErrorCode::MESSAGE_SCHEDULES_PATTERN_INVALID
+        | ErrorCode::MESSAGE_SCHEDULES_TARGET_INVALID
+        | ErrorCode::MESSAGE_SCHEDULES_TIME_ZONE_INVALID => PublishError::Invalid(answer.into()),
         code if EXCEEDS_MAXIMUM.contains(&code.0) => PublishError::TooLarge(answer.into()),
         _ if answer.code() == 503 => PublishError::Unconfirmed(answer.into()),
         _ => PublishError::Rejected(answer.into()),

@@ -2,10 +2,12 @@ use std::sync::{Arc, Mutex};
 
 use async_nats::header::NATS_MESSAGE_ID;
 use bytes::Bytes;
+use jiff::Timestamp;
 
 use crate::facts::Fact;
-use crate::job::{Job, Publication};
+use crate::job::{Job, ONCE, Publication};
 use crate::publisher::PubAck;
+use crate::schedules;
 
 /// Records what handlers publish and create, in the place of a broker. A fact that was created exists for
 /// all contexts of the same recorder.
@@ -34,6 +36,25 @@ impl Recorder {
             let is_of_queue =
                 |publication: &&Publication| J::QUEUE.key(&publication.subject).is_some();
             all.iter().filter(is_of_queue).map(decode).collect()
+        })
+    }
+
+    /// The jobs of this kind that were submitted for later and not taken back, in order, and when each is due.
+    ///
+    /// # Panics
+    ///
+    /// Where one of them cannot be read again.
+    #[must_use]
+    pub fn later<J: Job>(&self) -> Vec<(Timestamp, J)> {
+        let prefix = schedules::subject(J::QUEUE, ONCE, "");
+        self.with(|all| {
+            let later = all.iter().filter_map(|Publication { subject, headers, body }| {
+                let due = J::QUEUE.subject_of(subject.strip_prefix(&prefix)?);
+                let job =
+                    J::decode(&due, Some(headers), body).expect("it was encoded as such a job").1;
+                Some((schedules::due_at(headers)?, job))
+            });
+            later.collect()
         })
     }
 
@@ -67,6 +88,15 @@ impl Recorder {
             }
             all.push(publication);
             PubAck::Stored
+        })
+    }
+
+    /// Removes all under this subject. Tells whether there was any.
+    pub(crate) fn remove(&self, subject: &str) -> bool {
+        self.with(|all| {
+            let before = all.len();
+            all.retain(|publication| publication.subject != subject);
+            all.len() < before
         })
     }
 

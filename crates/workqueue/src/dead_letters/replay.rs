@@ -15,6 +15,7 @@ use crate::headers::is_of_a_snooze;
 use crate::id::JobId;
 use crate::job::{Publication, Queue};
 use crate::publisher::{PubAck, PublishError};
+use crate::recurrence::is_of_a_schedule;
 
 /// How long the broker has to confirm a replay.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -87,7 +88,8 @@ pub enum NotReplayable {
 /// and subject.
 ///
 /// Only its message id is another, `message_id`. Under the old one the broker would take it for the
-/// message that it has seen before, and drop it.
+/// message that it has seen before, and drop it. What it had to do with a schedule is left out: the broker refuses
+/// it, or takes it for the last firing of that schedule, and removes the schedule.
 ///
 /// # Errors
 ///
@@ -115,6 +117,7 @@ pub fn replay(
     for (name, values) in headers.iter() {
         let name: &str = name.as_ref();
         let restored = match name.strip_prefix(ORIGINAL) {
+            Some(restored) if is_of_a_schedule(restored) => continue,
             Some(restored) => restored,
             None if name.starts_with("Dead-Letter-") || is_for_the_broker(name) => continue,
             // Its attempts begin anew.

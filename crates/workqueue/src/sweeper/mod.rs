@@ -32,6 +32,7 @@ use async_nats::jetstream::consumer::Info;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
+use jiff::Timestamp;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -42,6 +43,7 @@ use crate::chain::chain;
 use crate::clock::now;
 use crate::connection::Connection;
 use crate::dead_letters::{Cause, Original, is_for_the_broker};
+use crate::firing;
 use crate::job::Publication;
 use crate::log_once::LogOnce;
 use crate::priority::Lane;
@@ -90,6 +92,7 @@ struct Shown {
     headers: String,
     #[serde(rename = "data", default)]
     body: String,
+    time: Timestamp,
 }
 
 /// The answer of the broker that was asked for a message.
@@ -285,8 +288,12 @@ impl Sweeper {
     /// The same message, under a message id of its own: under the old one the broker would take it for the one
     /// that it has. The consumer's age is part of it, because the sequences of a stream that was deleted come again.
     fn copy(&self, message: &Shown, block: &[u8], body: Bytes) -> Publication {
-        let mut headers = HeaderMap::new();
-        for (name, values) in parse::readable(block).iter() {
+        let (mut headers, originals) = (HeaderMap::new(), parse::readable(block));
+        let Shown { subject, time, .. } = message;
+        // A firing that is requeued stays the same job.
+        let subject = firing::subject(self.lane.queue, subject, Some(&originals), *time)
+            .unwrap_or_else(|| subject.clone());
+        for (name, values) in originals.iter() {
             if is_for_the_broker(name.as_ref()) {
                 continue;
             }
@@ -296,7 +303,7 @@ impl Sweeper {
         }
         let id = format!("requeued:{}:{}:{}", self.stream(), self.created, message.sequence);
         headers.insert(NATS_MESSAGE_ID, id);
-        Publication { subject: message.subject.clone(), headers, body }
+        Publication { subject, headers, body }
     }
 
     /// Publishes what takes the place of a message, and deletes the message only once that is confirmed. It is

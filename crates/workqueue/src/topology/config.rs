@@ -38,13 +38,23 @@ const DUPLICATE_WINDOW: Duration = Duration::from_mins(2);
 /// The stream of a queue.
 #[must_use]
 pub fn queue(queue: Queue, limits: &Limits) -> Stream {
-    Stream {
+    let of_all = Stream {
         description: Some("A queue: holds what is still to be done, and empties itself".to_owned()),
         subjects: queue.subjects(),
         retention: RetentionPolicy::WorkQueue,
         max_messages: limits.queue_limit.try_into().unwrap_or(i64::MAX),
         max_message_size: MAX_MESSAGE_SIZE,
         ..base(queue.stream, limits)
+    };
+    if queue.schedules().is_none() {
+        return of_all;
+    }
+    // Message schedules do without `discard: new`, and any limit would remove silently what waits longest.
+    Stream {
+        max_messages: -1,
+        discard: DiscardPolicy::Old,
+        allow_message_schedules: true,
+        ..of_all
     }
 }
 

@@ -11,6 +11,8 @@ use super::config::FACTS_MARGIN;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Queue,
+    /// A queue with schedules.
+    Schedules,
     DeadLetters,
     Bucket,
     Rates,
@@ -82,21 +84,30 @@ impl Differences {
         // their margin guard nothing. Another age of facts is a limit.
         let forgets = !is.max_age.is_zero();
         let breaks = match kind {
-            Kind::Queue => forgets,
+            Kind::Queue | Kind::Schedules => forgets,
             Kind::Bucket => forgets && is.max_age <= FACTS_MARGIN,
             Kind::DeadLetters | Kind::Rates => false,
         };
         let age = if breaks { &mut *guarantees } else { &mut found.limits };
         differ(age, object, "max_age", &is.max_age, &should_be.max_age);
-        let limits = &mut found.limits;
-        differ(limits, object, "max_msgs", &is.max_messages, &should_be.max_messages);
         differ(
-            limits,
+            guarantees,
+            object,
+            "allow_msg_schedules",
+            &is.allow_message_schedules,
+            &should_be.allow_message_schedules,
+        );
+        // One that discards what is old loses with any limit what waits longest.
+        let counts = if kind == Kind::Schedules { &mut *guarantees } else { &mut found.limits };
+        differ(counts, object, "max_msgs", &is.max_messages, &should_be.max_messages);
+        differ(
+            counts,
             object,
             "max_msgs_per_subject",
             &is.max_messages_per_subject,
             &should_be.max_messages_per_subject,
         );
+        let limits = &mut found.limits;
         differ(limits, object, "max_bytes", &is.max_bytes, &should_be.max_bytes);
         differ(limits, object, "max_msg_size", &is.max_message_size, &should_be.max_message_size);
         differ(limits, object, "num_replicas", &is.num_replicas, &should_be.num_replicas);

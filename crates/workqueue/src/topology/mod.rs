@@ -92,7 +92,10 @@ impl Topology {
     }
 
     fn streams(&self, limits: &Limits) -> Vec<(Kind, StreamConfig)> {
-        let queues = self.queues.iter().map(|queue| (Kind::Queue, config::queue(*queue, limits)));
+        let queues = self.queues.iter().map(|queue| {
+            let kind = if queue.schedules().is_some() { Kind::Schedules } else { Kind::Queue };
+            (kind, config::queue(*queue, limits))
+        });
         let buckets =
             self.buckets.iter().map(|bucket| (Kind::Bucket, config::bucket(*bucket, limits)));
         let dead_letters =

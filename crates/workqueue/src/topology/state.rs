@@ -28,25 +28,51 @@ impl QueueState {
         self.consumers().map(|consumer| consumer.num_ack_pending as u64).sum()
     }
 
-    /// Messages that are not delivered yet.
+    /// Messages that are due, and not delivered yet.
     #[must_use]
     pub fn waiting(&self) -> u64 {
-        self.stream.state.messages.saturating_sub(self.in_flight())
+        if self.has_schedules() {
+            // The stream has those that are not due as well.
+            self.pending()
+        } else {
+            self.stream.state.messages.saturating_sub(self.in_flight())
+        }
+    }
+
+    /// Messages that are not due yet: jobs that were submitted for later, and recurring schedules.
+    #[must_use]
+    pub fn scheduled(&self) -> u64 {
+        if self.has_schedules() {
+            self.stream.state.messages.saturating_sub(self.pending() + self.in_flight())
+        } else {
+            0
+        }
     }
 
     /// Deliveries that were not the first of their message, as far as the broker remembers, or fewer while
     /// messages are being delivered.
     #[must_use]
     pub fn redelivered(&self) -> u64 {
+        if self.has_schedules() {
+            // Its sequences count what is not delivered, too: the broker says only how many are in flight again.
+            return self.consumers().map(|it| it.num_redelivered as u64).sum();
+        }
         let deliveries: u64 = self.consumers().map(|it| it.delivered.consumer_sequence).sum();
-        let pending: u64 = self.consumers().map(|it| it.num_pending).sum();
-        deliveries.saturating_sub(self.stream.state.last_sequence.saturating_sub(pending))
+        deliveries.saturating_sub(self.stream.state.last_sequence.saturating_sub(self.pending()))
     }
 
     /// Until when it is paused, if one of its lanes is.
     #[must_use]
     pub fn paused_until(&self) -> Option<Timestamp> {
         self.consumers().filter_map(paused_until).max()
+    }
+
+    fn has_schedules(&self) -> bool {
+        self.lanes.first().is_some_and(|(lane, _)| lane.queue.schedules().is_some())
+    }
+
+    fn pending(&self) -> u64 {
+        self.consumers().map(|it| it.num_pending).sum()
     }
 
     fn consumers(&self) -> impl Iterator<Item = &ConsumerInfo> {

@@ -1,0 +1,277 @@
+//! Submits jobs that are due later, and sets recurring ones.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream::{self, ErrorCode};
+use jiff::Timestamp;
+use serde::Deserialize;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use crate::api::{ApiError, call};
+use crate::backoff::Backoff;
+use crate::headers::Trace;
+use crate::id::JobId;
+use crate::job::{EVERY, Job, ONCE, Queue};
+use crate::last_message::last_message;
+use crate::producer::{BrokerTarget, Producer, Target};
+use crate::publisher::{PublishError, Publisher};
+use crate::recurrence::{InvalidSchedule, Recurrence, check_name};
+use crate::schedules;
+use crate::topology::{self, DeclareError, Topology};
+
+/// The first ceiling of the time between two tries, and the highest.
+const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+
+/// What has come of setting a schedule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheduled {
+    /// There was none of that name.
+    Created,
+    /// The one of that name was another, and is replaced.
+    Replaced,
+    /// It stood there already, and goes on as before.
+    Unchanged,
+}
+
+impl Producer {
+    /// Submits a job that is due at this time, or at once where that has passed; its queue has to have
+    /// [schedules](Queue::with_schedules). Gives its id once the broker has confirmed that the job is stored. While
+    /// the queue is full, it waits.
+    ///
+    /// It may be called again with a job that has an id of its own: what was stored first counts, as long as it is
+    /// not due.
+    ///
+    /// # Errors
+    ///
+    /// As [`Producer::submit`].
+    pub async fn submit_later<J: Job>(
+        &self,
+        job: &J,
+        at: Timestamp,
+    ) -> Result<JobId, PublishError> {
+        let id = job.id().unwrap_or_else(JobId::new);
+        self.publish_later(job, id, at, &Trace::default(), None).await?;
+        Ok(id)
+    }
+
+    /// As [`Producer::submit_later`], under this id and as part of this trace. Where the queue is still full after
+    /// `stop`, it gives up with [`PublishError::Full`], and nothing is stored.
+    ///
+    /// # Errors
+    ///
+    /// As [`Producer::submit_later`], and [`PublishError::Full`] after `stop`.
+    pub async fn publish_later<J: Job>(
+        &self,
+        job: &J,
+        id: JobId,
+        at: Timestamp,
+        trace: &Trace,
+        stop: Option<&CancellationToken>,
+    ) -> Result<(), PublishError> {
+        let broker = match self.target() {
+            Target::Broker(broker) => broker,
+            Target::Recorder(recorder) => {
+                recorder.add(schedules::once(job, id, at, trace)?);
+                return Ok(());
+            }
+        };
+        let publisher = broker.publisher_of::<J>(stop).await?;
+        let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+        // Whether an earlier try may have got through.
+        let mut unknown = false;
+        loop {
+            let publication = schedules::once(job, id, at, trace)?;
+            let tried = match broker.check_room(J::QUEUE).await {
+                Ok(()) => publisher.try_publish(publication).await.map(drop),
+                Err(full) => Err(full),
+            };
+            match tried {
+                Ok(()) => return Ok(()),
+                Err(PublishError::AlreadyExists) => {
+                    // The refusal may be due to another one that is only under way, and may still fail. If it is due
+                    // meanwhile, it is the same job once more.
+                    if matches!(schedules::later::<J>(&broker.connection, id).await, Ok(Some(_))) {
+                        return Ok(());
+                    }
+                    unknown = true;
+                }
+                Err(full @ PublishError::Full(_)) => {
+                    if !unknown && stop.is_some_and(CancellationToken::is_cancelled) {
+                        return Err(full);
+                    }
+                }
+                Err(PublishError::Unconfirmed(_)) => unknown = true,
+                Err(error) => return Err(error),
+            }
+            match stop.filter(|_| !unknown) {
+                Some(stop) => drop(stop.run_until_cancelled(backoff.wait()).await),
+                None => backoff.wait().await,
+            }
+        }
+    }
+
+    /// Takes back a job that was submitted for later. Tells whether it did: a job that is due, or done, is not
+    /// taken back.
+    ///
+    /// # Errors
+    ///
+    /// Where the broker does not do it.
+    pub async fn cancel<J: Job>(&self, id: JobId) -> Result<bool, ApiError> {
+        self.purge::<J>(ONCE, &id.to_string()).await
+    }
+
+    /// Sets a recurring job under this name, in place of the one that is there, if that differs: one that is the same
+    /// goes on undisturbed. Its queue has to have [schedules](Queue::with_schedules), and the job no id of its own:
+    /// each time that it is due is a job with another id.
+    ///
+    /// # Errors
+    ///
+    /// [`PublishError::Invalid`] with an [`InvalidSchedule`] that says what would be right;
+    /// [`PublishError::Full`] at once where there is no room; otherwise as [`Producer::submit`].
+    pub async fn schedule<J: Job>(
+        &self,
+        name: &str,
+        recurrence: &Recurrence,
+        job: &J,
+    ) -> Result<Scheduled, PublishError> {
+        let invalid = |error: InvalidSchedule| PublishError::Invalid(error.into());
+        check_name(name).and_then(|()| recurrence.check()).map_err(invalid)?;
+        if job.id().is_some() {
+            return Err(invalid(InvalidSchedule::HasId));
+        }
+        let broker = match self.target() {
+            Target::Broker(broker) => broker,
+            Target::Recorder(recorder) => {
+                recorder.add(schedules::every(job, name, recurrence, None)?);
+                return Ok(Scheduled::Created);
+            }
+        };
+        let publisher = broker.publisher_of::<J>(None).await?;
+        let subject = schedules::subject(J::QUEUE, EVERY, name);
+        let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+        let mut done = None;
+        loop {
+            let (connection, stream) = (&broker.connection, J::QUEUE.stream);
+            let last = last_message(connection.context(), stream, &subject);
+            if let Some(Ok(standing)) = connection.ask(pin!(last)).await {
+                let new = schedules::every(
+                    job,
+                    name,
+                    recurrence,
+                    standing.as_ref().map(|it| it.sequence),
+                )?;
+                if standing.as_ref().is_some_and(|standing| schedules::is_same(standing, &new)) {
+                    return Ok(done.unwrap_or(Scheduled::Unchanged));
+                }
+                if standing.is_none() {
+                    broker.check_room(J::QUEUE).await?;
+                }
+                let does =
+                    if standing.is_some() { Scheduled::Replaced } else { Scheduled::Created };
+                match publisher.try_publish(new).await {
+                    Ok(_) => return Ok(does),
+                    // Another one was faster.
+                    Err(PublishError::AlreadyExists) => {}
+                    Err(PublishError::Unconfirmed(_)) => done = Some(does),
+                    Err(error) => return Err(explained(error, recurrence)),
+                }
+            }
+            backoff.wait().await;
+        }
+    }
+
+    /// Removes the recurring job of this name. Tells whether there was one. What it has asked for already is still
+    /// done.
+    ///
+    /// # Errors
+    ///
+    /// Where the broker does not do it.
+    pub async fn unschedule<J: Job>(&self, name: &str) -> Result<bool, ApiError> {
+        if check_name(name).is_err() {
+            return Ok(false);
+        }
+        self.purge::<J>(EVERY, name).await
+    }
+
+    async fn purge<J: Job>(&self, kind: &str, key: &str) -> Result<bool, ApiError> {
+        #[derive(Deserialize)]
+        struct Purged {
+            purged: u64,
+        }
+
+        let subject = schedules::subject(J::QUEUE, kind, key);
+        let connection = match self.target() {
+            Target::Broker(broker) => &broker.connection,
+            Target::Recorder(recorder) => return Ok(recorder.remove(&subject)),
+        };
+        let (order, question) =
+            (format!("STREAM.PURGE.{}", J::QUEUE.stream), json!({ "filter": subject }));
+        let purging = call(connection.context(), order, &question);
+        match connection.ask(pin!(purging)).await {
+            Some(Ok(Purged { purged })) => Ok(purged > 0),
+            Some(Err(ApiError::Refused(error)))
+                if error.error_code() == ErrorCode::STREAM_NOT_FOUND =>
+            {
+                Ok(false)
+            }
+            Some(Err(error)) => Err(error),
+            None => Err(ApiError::TimedOut),
+        }
+    }
+}
+
+/// What is wrong with a schedule that the broker refuses.
+fn explained(error: PublishError, recurrence: &Recurrence) -> PublishError {
+    let PublishError::Invalid(source) = &error else { return error };
+    let Recurrence::Cron { expression, time_zone } = recurrence else { return error };
+    let code = source.downcast_ref().map(jetstream::Error::error_code);
+    let explained = match (code, time_zone) {
+        (Some(ErrorCode::MESSAGE_SCHEDULES_PATTERN_INVALID), _) => {
+            InvalidSchedule::Expression(expression.clone())
+        }
+        (Some(ErrorCode::MESSAGE_SCHEDULES_TIME_ZONE_INVALID), Some(zone)) => {
+            InvalidSchedule::TimeZone(zone.clone())
+        }
+        _ => return error,
+    };
+    PublishError::Invalid(explained.into())
+}
+
+impl BrokerTarget {
+    async fn publisher_of<J: Job>(
+        &self,
+        stop: Option<&CancellationToken>,
+    ) -> Result<Arc<Publisher>, PublishError> {
+        self.publisher(J::QUEUE.stream, || Topology::new(&[J::QUEUE], &[]), stop).await
+    }
+
+    /// Whether one more may be stored in a queue with schedules, whose stream has no limit of its own. Those who ask
+    /// at the same moment may go beyond it together.
+    async fn check_room(&self, queue: Queue) -> Result<(), PublishError> {
+        let asking = topology::stream_state(self.connection.context(), queue.stream);
+        let stream = match self.connection.ask(pin!(asking)).await {
+            Some(Ok(stream)) => stream,
+            // The publish finds out as well, and declares it again.
+            Some(Err(DeclareError::Refused { .. })) => return Ok(()),
+            Some(Err(error)) => return Err(PublishError::Unconfirmed(error.into())),
+            None => return Err(PublishError::Unconfirmed("the connection was lost".into())),
+        };
+        let most = self.limits.queue_limit;
+        if stream.state.messages >= most {
+            return Err(PublishError::Full(
+                format!("{most} messages wait in {}", queue.stream).into(),
+            ));
+        }
+        // Where the account asks for a limit, the broker would remove what waits longest.
+        let bytes = u64::try_from(stream.config.max_bytes).unwrap_or_default();
+        if bytes > 0 && stream.state.bytes >= bytes / 10 * 9 {
+            return Err(PublishError::Full(
+                format!("{} holds nine tenths of its bytes", queue.stream).into(),
+            ));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,191 @@
+//! Jobs that are due later, once or again and again, and those of them that stand on the broker.
+//!
+//! What is not due yet is a message below a root of its own in the stream of its queue
+//! ([`Queue::with_schedules`]), which no consumer takes. When it is due, the broker puts its copy into the queue
+//! itself, where it is a job like any other.
+//!
+//! | not due yet | due | |
+//! | --- | --- | --- |
+//! | `<schedules>.once.<id>` | `<root>.once.<id>` | [`Producer::submit_later`](crate::Producer::submit_later) |
+//! | `<schedules>.every.<name>` | `<root>.every.<name>` | [`Producer::schedule`](crate::Producer::schedule) |
+//!
+//! A schedule that recurs asks for one job with each firing. The id of that job is derived from the firing, so that
+//! a delivery that comes again is about the same job. What fell due while the broker was away fires once when it is
+//! there again.
+
+use async_nats::HeaderMap;
+use async_nats::header::{
+    NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_SCHEDULE, NATS_SCHEDULE_TARGET,
+};
+use async_nats::jetstream::message::StreamMessage;
+use jiff::Timestamp;
+use tracing::warn;
+
+use crate::batch::{self, Stored};
+use crate::connection::Connection;
+use crate::headers::{self, MESSAGE_VERSION, Trace};
+use crate::id::JobId;
+use crate::job::{EVERY, Job, ONCE, Publication, Queue, to_json};
+use crate::last_message::last_message;
+use crate::reading::ReadStreamError;
+use crate::recurrence::Recurrence;
+
+/// A recurring job, as it stands on the broker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Schedule<J> {
+    /// The name of the schedule.
+    pub name: String,
+    /// When the job is due.
+    pub recurrence: Recurrence,
+    /// The job.
+    pub job: J,
+}
+
+/// A job that was submitted for later.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Later<J> {
+    /// When it is due. Nothing where it is due already, and waits in its queue.
+    pub at: Option<Timestamp>,
+    /// The job.
+    pub job: J,
+}
+
+/// The recurring jobs of this kind, in the order of their names; at most 1000.
+///
+/// # Errors
+///
+/// Where the broker does not answer, or has no such queue.
+pub async fn list<J: Job>(connection: &Connection) -> Result<Vec<Schedule<J>>, ReadStreamError> {
+    let subjects = [subject(J::QUEUE, EVERY, "*")];
+    let (stored, _) =
+        batch::last_under_each(connection.context(), J::QUEUE.stream, &subjects).await?;
+    let mut schedules: Vec<_> = stored.iter().filter_map(Schedule::of).collect();
+    schedules.sort_by(|a: &Schedule<J>, b| a.name.cmp(&b.name));
+    Ok(schedules)
+}
+
+/// The recurring job with this name, if there is one.
+///
+/// # Errors
+///
+/// As [`list`].
+pub async fn get<J: Job>(
+    connection: &Connection,
+    name: &str,
+) -> Result<Option<Schedule<J>>, ReadStreamError> {
+    let subject = subject(J::QUEUE, EVERY, name);
+    let found = last(connection, J::QUEUE, &subject).await?;
+    Ok(found.as_ref().and_then(|message| {
+        let StreamMessage { sequence, headers, payload: body, .. } = message;
+        let (headers, body) = (headers.clone(), body.clone());
+        Schedule::of(&Stored { sequence: *sequence, subject: subject.clone(), headers, body })
+    }))
+}
+
+/// The job with this id that was submitted for later, as long as it is not done.
+///
+/// # Errors
+///
+/// As [`list`].
+pub async fn later<J: Job>(
+    connection: &Connection,
+    id: JobId,
+) -> Result<Option<Later<J>>, ReadStreamError> {
+    let (waits, due) = (subject(J::QUEUE, ONCE, &id.to_string()), J::QUEUE.subject(id));
+    // In this order: it may become due meanwhile.
+    for subject in [&waits, &due] {
+        let Some(message) = last(connection, J::QUEUE, subject).await? else { continue };
+        let Ok((_, job)) = J::decode(&due, Some(&message.headers), &message.payload) else {
+            continue;
+        };
+        return Ok(Some(Later { at: due_at(&message.headers), job }));
+    }
+    Ok(None)
+}
+
+async fn last(
+    connection: &Connection,
+    queue: Queue,
+    subject: &str,
+) -> Result<Option<StreamMessage>, ReadStreamError> {
+    let found = last_message(connection.context(), queue.stream, subject).await;
+    found.map_err(|error| ReadStreamError::of(queue.stream)(error.into()))
+}
+
+impl<J: Job> Schedule<J> {
+    fn of(stored: &Stored) -> Option<Self> {
+        let name = J::QUEUE.schedule_key(&stored.subject)?.to_owned();
+        // A job that recurs has no id yet, and any is as good.
+        let subject = J::QUEUE.subject(JobId::fired(Timestamp::default(), [&name, ""]));
+        match (
+            Recurrence::of(&stored.headers),
+            J::decode(&subject, Some(&stored.headers), &stored.body),
+        ) {
+            (Some(recurrence), Ok((_, job))) => Some(Self { name, recurrence, job }),
+            (_, decoded) => {
+                let error = decoded
+                    .err()
+                    .map_or_else(|| "it says no time".to_owned(), |error| error.to_string());
+                warn!(schedule = name, error, "cannot read a schedule");
+                None
+            }
+        }
+    }
+}
+
+/// When a job is due whose schedule has these headers.
+pub(crate) fn due_at(headers: &HeaderMap) -> Option<Timestamp> {
+    headers.get(NATS_SCHEDULE)?.as_str().strip_prefix("@at ")?.parse().ok()
+}
+
+/// The subject of what is not due yet.
+///
+/// # Panics
+///
+/// Where the queue has no schedules: that is a mistake in the program.
+pub(crate) fn subject(queue: Queue, kind: &str, key: &str) -> String {
+    let root = queue.schedules();
+    let root = root.unwrap_or_else(|| {
+        panic!("the queue {} has no schedules: give it some with_schedules", queue.stream)
+    });
+    [root, ".", kind, ".", key].concat()
+}
+
+/// The message of a job that is due at this time, stored only where there is none under its id.
+pub(crate) fn once<J: Job>(
+    job: &J,
+    id: JobId,
+    at: Timestamp,
+    trace: &Trace,
+) -> Result<Publication, serde_json::Error> {
+    // Under a message id it would be dropped as a duplicate where it was cancelled a moment ago.
+    let mut headers = headers::without_id(J::VERSION, trace);
+    headers.insert(NATS_SCHEDULE, format!("@at {at}"));
+    headers.insert(NATS_SCHEDULE_TARGET, J::QUEUE.subject(id));
+    headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, "0");
+    let subject = subject(J::QUEUE, ONCE, &id.to_string());
+    Ok(Publication { subject, headers, body: to_json(job)? })
+}
+
+/// The message of a recurring job, stored only where the last one under its name has this sequence, or where there is
+/// none.
+pub(crate) fn every<J: Job>(
+    job: &J,
+    name: &str,
+    recurrence: &Recurrence,
+    standing: Option<u64>,
+) -> Result<Publication, serde_json::Error> {
+    let mut headers = headers::without_id(J::VERSION, &Trace::default());
+    recurrence.insert_into(&mut headers, &[J::QUEUE.root, ".", EVERY, ".", name].concat());
+    let standing = standing.unwrap_or_default().to_string();
+    headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, standing);
+    Ok(Publication { subject: subject(J::QUEUE, EVERY, name), headers, body: to_json(job)? })
+}
+
+/// Whether what stands is this schedule already.
+pub(crate) fn is_same(standing: &StreamMessage, new: &Publication) -> bool {
+    let version = |headers: &HeaderMap| headers.get(MESSAGE_VERSION).cloned();
+    standing.payload == new.body
+        && Recurrence::of(&standing.headers) == Recurrence::of(&new.headers)
+        && version(&standing.headers) == version(&new.headers)
+}
