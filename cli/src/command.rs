@@ -11,8 +11,9 @@ use crate::backup::{BackupSettings, RestoreSettings};
 use crate::dead_letters::DeadLetters;
 use crate::declare::DeclareSettings;
 use crate::queues::Queues;
+use crate::schedules::Schedules;
 use crate::terminal;
-use crate::{audit, backup, dead_letters, declare, queues};
+use crate::{audit, backup, dead_letters, declare, queues, schedules};
 use workqueue::StopSignals;
 
 /// Declares, audits, backs up and repairs a deployment.
@@ -43,6 +44,9 @@ enum CliCommand {
     /// Shows the queues, pauses one, or lets it go on
     #[command(subcommand)]
     Queues(Queues),
+    /// Shows what is asked for again and again, sets it, or removes it
+    #[command(subcommand)]
+    Schedules(Schedules),
     /// Takes all that is on the broker into files, with both sides stopped
     ///
     /// The queues with their consumers, the facts and the dead letters: a file for each stream, and a
@@ -98,6 +102,7 @@ async fn carry_out(command: CliCommand) -> anyhow::Result<ExitCode> {
         CliCommand::Audit(settings) => return audit::run(&settings).await,
         CliCommand::DeadLetters(command) => dead_letters::run(&command).await?,
         CliCommand::Queues(command) => queues::run(&command).await?,
+        CliCommand::Schedules(command) => schedules::run(&command).await?,
         CliCommand::Backup(settings) => backup::run_backup(&settings).await?,
         CliCommand::Restore(settings) => backup::run_restore(&settings).await?,
         CliCommand::Healthcheck { admin_addr } => {

@@ -17,6 +17,7 @@ mod command;
 pub mod dead_letters;
 pub mod declare;
 pub mod queues;
+pub mod schedules;
 pub mod terminal;
 pub mod watch;
 

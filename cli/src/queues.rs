@@ -53,8 +53,8 @@ pub enum Queues {
 fn named(name: &str) -> Result<Queue, String> {
     let found = queues::ALL.into_iter().find(|queue| queue.stream.eq_ignore_ascii_case(name));
     found.ok_or_else(|| {
-        let [requests, responses, acknowledgments] = queues::ALL.map(|queue| queue.stream);
-        format!("the queues are {requests}, {responses} and {acknowledgments}")
+        let [others @ .., last] = queues::ALL.map(|queue| queue.stream);
+        format!("the queues are {} and {last}", others.join(", "))
     })
 }
 
@@ -98,6 +98,7 @@ struct Row {
     name: &'static str,
     waiting: u64,
     in_flight: u64,
+    scheduled: u64,
     limit: Option<u64>,
     bytes: u64,
     max_bytes: Option<u64>,
@@ -109,8 +110,8 @@ struct Row {
 impl From<QueueSnapshot> for Row {
     fn from(queue: QueueSnapshot) -> Self {
         let QueueSnapshot { name, waiting, in_flight, limit, bytes, max_bytes, .. } = queue;
-        let QueueSnapshot { paused_until, lanes, .. } = queue;
-        Self { name, waiting, in_flight, limit, bytes, max_bytes, paused_until, lanes }
+        let QueueSnapshot { scheduled, paused_until, lanes, .. } = queue;
+        Self { name, waiting, in_flight, scheduled, limit, bytes, max_bytes, paused_until, lanes }
     }
 }
 
@@ -118,12 +119,16 @@ impl Display for Rows {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "{:<16} {:>9} {:>9} {:>9}", "queue", "waiting", "in flight", "limit")?;
         for row in &self.0 {
-            let Row { name, waiting, in_flight, limit, bytes, max_bytes, paused_until, lanes } =
-                row;
+            let Row {
+                name, waiting, in_flight, limit, bytes, max_bytes, paused_until, lanes, ..
+            } = row;
             let limit = limit.map_or_else(|| "none".to_owned(), |limit| limit.to_string());
             write!(formatter, "\n{name:<16} {waiting:>9} {in_flight:>9} {limit:>9}")?;
             if let Some(most) = max_bytes {
                 write!(formatter, "  {bytes} of {most} bytes")?;
+            }
+            if row.scheduled > 0 {
+                write!(formatter, "  {} not due yet", row.scheduled)?;
             }
             if let Some(until) = paused_until {
                 write!(formatter, "  paused until {until}")?;

@@ -3,6 +3,7 @@
 //! ```text
 //! router      the routes; each request passes guard, and is counted in metrics
 //!   requests    the API: submit, reader, waiters; input of requests, view of answers
+//!   schedules   the API of what recurs
 //!   openapi     the API for programs
 //!   page        the page: its files, events, dead letters and the history of one request
 //! timeline    a snapshot of the flow each second, and the last five minutes
@@ -23,6 +24,7 @@ mod page;
 mod problem;
 mod requests;
 mod router;
+mod schedules;
 mod settings;
 mod state;
 mod timeline;

@@ -10,25 +10,37 @@ use serde_json::{Value, json};
 use utoipa::OpenApi;
 
 use crate::problem::ProblemKind::{
-    self, BrokerAway, Busy, Coding, Expectation, Foreign, Invalid, KeyExpired, KeyTaken, MediaType,
-    NoRequest, QueueFull, Refused, Slow, TooLarge,
+    self, BrokerAway, Busy, Coding, Expectation, Foreign, Impossible, Invalid, KeyExpired,
+    KeyTaken, MediaType, NoRequest, NoSchedule, QueueFull, Refused, Slow, TooLarge,
 };
 use crate::problem::{PROBLEM_JSON, Problem, SubmitOutcome};
-use crate::requests;
 use crate::requests::input::{NoQuery, query};
 use crate::requests::submit::away;
+use crate::requests::time;
+use crate::{requests, schedules};
 
 /// The problems that any operation may answer with, and those of each.
 const ANY: [ProblemKind; 4] = [Invalid, Foreign, Expectation, Coding];
-const PROBLEMS: [(&str, &str, &[ProblemKind]); 5] = [
+const PROBLEMS: [(&str, &str, &[ProblemKind]); 9] = [
     (
         "/requests",
         "post",
-        &[Slow, KeyTaken, KeyExpired, TooLarge, MediaType, Refused, QueueFull, BrokerAway, Busy],
+        &[
+            Slow, KeyTaken, KeyExpired, TooLarge, MediaType, Impossible, Refused, QueueFull,
+            BrokerAway, Busy,
+        ],
     ),
     ("/requests", "get", &[Refused, BrokerAway, Busy]),
     ("/requests/{id}", "get", &[NoRequest, Refused, BrokerAway, Busy]),
     ("/requests/{id}", "delete", &[NoRequest, Refused, BrokerAway, Busy]),
+    ("/schedules", "get", &[BrokerAway]),
+    ("/schedules/{name}", "get", &[NoSchedule, BrokerAway]),
+    (
+        "/schedules/{name}",
+        "put",
+        &[Slow, TooLarge, MediaType, Impossible, Refused, QueueFull, BrokerAway],
+    ),
+    ("/schedules/{name}", "delete", &[NoSchedule, Refused, BrokerAway]),
     ("/openapi.json", "get", &[]),
 ];
 
@@ -48,7 +60,10 @@ const PROBLEMS: [(&str, &str, &[ProblemKind]); 5] = [
     ),
     // Where this description is, which a proxy may serve under another path.
     servers((url = ".")),
-    paths(requests::submit_request, requests::list, requests::show, requests::cancel, describe),
+    paths(
+        requests::submit_request, requests::list, requests::show, requests::cancel,
+        schedules::list, schedules::show, schedules::set, schedules::remove, describe,
+    ),
     components(schemas(Problem))
 )]
 struct Description;
@@ -63,7 +78,18 @@ fn document() -> Value {
     // It needs no credentials, and says so.
     document["security"] = json!([]);
     let schemas = &mut document["components"]["schemas"];
-    schemas["NewRequest"]["allOf"] = json!([{ "$ref": "#/components/schemas/WithinLimit" }]);
+    let within_limit_of = json!({ "$ref": "#/components/schemas/WithinLimit" });
+    let both = json!({ "not": { "required": ["delay", "not_before"] } });
+    schemas["NewRequest"]["allOf"] = json!([within_limit_of, both]);
+    schemas["NewSchedule"]["allOf"] = json!([within_limit_of]);
+    schemas["NewSchedule"]["oneOf"] = json!([
+        { "required": ["every"], "properties": { "cron": false, "time_zone": false } },
+        { "required": ["cron"], "properties": { "every": false } },
+    ]);
+    schemas["NewRequest"]["properties"]["delay"]["pattern"] = time::PATTERN.into();
+    // Whole seconds, at least one.
+    let interval = time::PATTERN.split_once("ms$|").expect("the first unit is ms").1;
+    schemas["NewSchedule"]["properties"]["every"]["pattern"] = interval.replace("(0|", "(").into();
     schemas["WithinLimit"] = within_limit();
     for (path, method, kinds) in PROBLEMS {
         let responses = &mut document["paths"][path][method]["responses"];
@@ -99,6 +125,11 @@ fn add_problem(responses: &mut Value, kind: ProblemKind, example: &Problem) {
 fn example(kind: ProblemKind, submits: bool) -> Problem {
     let problem = kind.because(match kind {
         Foreign => "the browser says that a page of another site asks",
+        NoSchedule => "no schedule has the name nightly",
+        Impossible => {
+            "the broker knows no time zone 'Mars/Base'; write a name of the IANA database, such as \
+             Europe/Berlin, or leave it out for UTC"
+        }
         NoRequest => "no request has the id 019cadd3-8896-7938-bc36-c32d4d2563a7",
         Slow => "there are 5 s for a body",
         KeyTaken => "under this Idempotency-Key count 2 and length 8 were asked for",

@@ -1,7 +1,7 @@
 //! Cancels requests.
 
 use contract::facts::{Cancellation, Stored};
-use contract::queues::REQUESTS;
+use contract::queues::{REQUESTS, SCHEDULES};
 use tracing::{debug, warn};
 use workqueue::{Connection, Creation, JobId, Producer, PublishError, now, remove};
 
@@ -27,9 +27,11 @@ pub async fn cancel(
     };
     if matches!(stored, Stored::Cancelled(_)) {
         // It saves the work, and no more: what is made all the same is not stored.
-        match remove(connection, REQUESTS, id).await {
-            Ok(removed) => debug!(%id, removed, "cancelled"),
-            Err(error) => warn!(%id, %error, "cancelled, but it may still be worked on"),
+        for queue in [SCHEDULES, REQUESTS] {
+            match remove(connection, queue, id).await {
+                Ok(removed) => debug!(%id, queue = queue.stream, removed, "cancelled"),
+                Err(error) => warn!(%id, %error, "cancelled, but it may still be worked on"),
+            }
         }
     }
     Ok(stored)

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! ask     --> [REQUESTS]                           producer, rate_limiter; tally counts
+//! due         [SCHEDULES] --> [REQUESTS]           due
 //! store       [RESPONSES] --> [ACKNOWLEDGMENTS]    store
 //! cancel                                           cancel
 //! ```
@@ -9,6 +10,7 @@
 //! Its flags and environment are in `settings`.
 
 mod cancel;
+mod due;
 mod producer;
 mod rate_limiter;
 mod settings;
@@ -28,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 use workqueue::{Running, Service, ServiceError};
 
+use due::Due;
 use producer::RequestProducer;
 use rate_limiter::RateLimiter;
 use store::Store;
@@ -110,5 +113,5 @@ pub async fn run(
 
 /// Not within `run`, which would be compiled with the program once more.
 fn service(store: Store) -> Service {
-    Service::new("requestor").declares(&contract::topology()).consume(store)
+    Service::new("requestor").declares(&contract::topology()).consume(store).consume(Due)
 }

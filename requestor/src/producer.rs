@@ -11,7 +11,9 @@ use contract::queues::Request;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
-use workqueue::{Backoff, JobId, LogOnce, Priority, Producer, PublishError, Trace, chain, now};
+use workqueue::{
+    Backoff, Context, Failure, JobId, LogOnce, Priority, Producer, PublishError, Trace, chain, now,
+};
 
 use crate::rate_limiter::RateLimiter;
 use crate::tally::Tally;
@@ -36,6 +38,13 @@ pub async fn submit(
 ) -> Result<(), PublishError> {
     producer.publish(request, request.id, trace, Some(stop)).await?;
     record(producer, request).await
+}
+
+/// As [`submit`], as the effect of a job: where the queue is full, that job waits.
+pub(crate) async fn submit_within(cx: &Context, request: &Request) -> Result<(), Failure> {
+    cx.publish(request).await?;
+    cx.create(request).await?;
+    Ok(())
 }
 
 /// Creates the fact that a request is accepted. Its queue has to have confirmed it before.

@@ -126,7 +126,7 @@ async fn end_of(id: JobId, connection: &Connection) -> Option<RequestEnd> {
     let subject = dead_letters::subject("*", &key);
     let last = last_message(connection.context(), dead_letters::STREAM, &subject);
     let last = connection.ask(pin!(last)).await?.ok()?;
-    let state = RequestState::of(None, None::<Strings>, |queue| {
+    let state = RequestState::of(None, None::<Strings>, false, |queue| {
         let subject = dead_letters::subject(queue.stream, &key);
         last.as_ref().filter(|letter| letter.subject.as_str() == subject)
     });

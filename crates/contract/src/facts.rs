@@ -51,6 +51,12 @@ pub struct Asked {
     /// The request that is published under it, however often.
     #[serde(flatten)]
     pub request: Request,
+    /// When it is due, if that was asked for: it was asked for then, and not before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub not_before: Option<Timestamp>,
+    /// How long after it was asked for that is, in milliseconds, if that was said and not when.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub delay_ms: Option<u64>,
 }
 
 impl Fact for Asked {

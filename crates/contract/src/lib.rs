@@ -1,8 +1,9 @@
 //! The contract between the two sides.
 //!
-//! Two services exchange messages over three queues, and record what has happened as facts:
+//! Two services exchange messages over queues, and record what has happened as facts:
 //!
 //! ```text
+//! gateway   --due request-->    [SCHEDULES]       --> requestor    asks once it is due
 //! requestor --request-->        [REQUESTS]        --> generator    makes random strings
 //! requestor <--response--       [RESPONSES]       <-- generator
 //!     stores the strings

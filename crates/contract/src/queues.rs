@@ -1,7 +1,8 @@
-//! The three queues, and the message that each of them holds.
+//! The queues, and the message that each of them holds.
 //!
 //! | queue | message | published by | consumed by |
 //! | --- | --- | --- | --- |
+//! | [`SCHEDULES`] | [`DueRequest`] | gateway | requestor |
 //! | [`REQUESTS`] | [`Request`] | requestor | generator |
 //! | [`RESPONSES`] | [`Response`] | generator | requestor |
 //! | [`ACKNOWLEDGMENTS`] | [`Acknowledgment`] | requestor | generator |
@@ -15,7 +16,75 @@ use workqueue::{Job, JobId, Priority, Queue};
 use crate::strings::{Amount, InvalidStrings, Strings};
 
 /// All queues, in the order in which a request passes through them.
-pub const ALL: [Queue; 3] = [REQUESTS, RESPONSES, ACKNOWLEDGMENTS];
+pub const ALL: [Queue; 4] = [SCHEDULES, REQUESTS, RESPONSES, ACKNOWLEDGMENTS];
+
+/// Requests that are to be made later, once or again and again. The gateway schedules them, and the requestor asks
+/// when they are due.
+pub const SCHEDULES: Queue =
+    Queue::new("SCHEDULES", "due").consumer("requestor").with_schedules("schedules");
+
+/// A request that is to be made when it is due: under the id of this job.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "DueFields", into = "DueFields")]
+pub struct DueRequest {
+    /// How many strings, and how long.
+    pub amount: Amount,
+    /// How urgent it is, once it is due.
+    pub priority: Priority,
+    /// The instance that was asked for it.
+    pub requestor: String,
+    /// When it is due, where that is once.
+    pub not_before: Option<Timestamp>,
+    /// Until when it is of use: it is not worked on after that.
+    pub expires_at: Option<Timestamp>,
+}
+
+impl DueRequest {
+    /// The request that this is once it is due. It was asked for when it was due, which one that recurs says by its
+    /// id.
+    #[must_use]
+    pub fn request(self, id: JobId) -> Request {
+        let Self { amount, priority, requestor, not_before, expires_at } = self;
+        let requested_at = not_before.unwrap_or_else(|| id.made_at());
+        Request { id, amount, priority, requestor, requested_at, expires_at }
+    }
+}
+
+impl Job for DueRequest {
+    const QUEUE: Queue = SCHEDULES;
+}
+
+/// A due request as it stands in JSON, where the amount may be anything.
+#[derive(Serialize, Deserialize)]
+struct DueFields {
+    count: u32,
+    length: u32,
+    #[serde(default, skip_serializing_if = "Priority::is_normal")]
+    priority: Priority,
+    requestor: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    not_before: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    expires_at: Option<Timestamp>,
+}
+
+impl TryFrom<DueFields> for DueRequest {
+    type Error = InvalidStrings;
+
+    fn try_from(fields: DueFields) -> Result<Self, InvalidStrings> {
+        let DueFields { count, length, priority, requestor, not_before, expires_at } = fields;
+        let amount = Amount::new(count, length)?;
+        Ok(Self { amount, priority, requestor, not_before, expires_at })
+    }
+}
+
+impl From<DueRequest> for DueFields {
+    fn from(due: DueRequest) -> Self {
+        let DueRequest { amount, priority, requestor, not_before, expires_at } = due;
+        let (count, length) = (amount.count(), amount.length());
+        Self { count, length, priority, requestor, not_before, expires_at }
+    }
+}
 
 /// Requests whose strings are still to be generated. The requestor asks, the generator answers.
 pub const REQUESTS: Queue =

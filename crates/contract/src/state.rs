@@ -16,6 +16,8 @@ pub enum Decision<V> {
 /// How far a request has come, with the dead letter (`D`) that holds it up, if one does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RequestState<D> {
+    /// It is to be made later.
+    Scheduled,
     /// Its strings are still to be made or stored.
     Queued,
     /// Its strings are stored, and still to be marked as received.
@@ -34,13 +36,15 @@ pub enum RequestState<D> {
 impl<D> RequestState<D> {
     /// The state of the request whose facts have these values, or digests of them. `dead_letter` gives its
     /// dead letter from a queue. One from a queue that the request has passed since holds nothing up.
+    /// It `is_scheduled` where it waits to be made, and is not accepted by its queue.
     pub fn of<V: PartialEq>(
         stored: Option<Decision<V>>,
         received: Option<V>,
+        is_scheduled: bool,
         dead_letter: impl FnMut(Queue) -> Option<D>,
     ) -> Self {
         // A new queue does not compile until it has its place here.
-        let [requests, responses, acknowledgments] = queues::ALL;
+        let [schedules, requests, responses, acknowledgments] = queues::ALL;
         let (state, still_to_pass): (_, &[Queue]) = match (stored, received) {
             (Some(Decision::Cancelled), None) => return Self::Cancelled,
             (Some(Decision::Strings(stored)), Some(received)) if stored == received => {
@@ -48,7 +52,8 @@ impl<D> RequestState<D> {
             }
             (Some(_), Some(_)) => return Self::Doubled,
             (Some(_), None) => (Self::Stored, &[acknowledgments]),
-            (None, _) => (Self::Queued, &[responses, requests]),
+            (None, None) if is_scheduled => return Self::Scheduled,
+            (None, _) => (Self::Queued, &[responses, requests, schedules]),
         };
         still_to_pass.iter().copied().find_map(dead_letter).map_or(state, Self::DeadLettered)
     }
@@ -57,8 +62,8 @@ impl<D> RequestState<D> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::queues::{ACKNOWLEDGMENTS, REQUESTS, RESPONSES};
-    use RequestState::{Cancelled, DeadLettered, Doubled, Queued, Received, Stored};
+    use crate::queues::{ACKNOWLEDGMENTS, REQUESTS, RESPONSES, SCHEDULES};
+    use RequestState::{Cancelled, DeadLettered, Doubled, Queued, Received, Scheduled, Stored};
 
     /// The state with dead letters from these queues.
     fn state(
@@ -67,16 +72,26 @@ mod tests {
         dead_letters: &[Queue],
     ) -> RequestState<Queue> {
         let of = |queue| dead_letters.contains(&queue).then_some(queue);
-        RequestState::of(stored.map(Decision::Strings), received, of)
+        RequestState::of(stored.map(Decision::Strings), received, false, of)
     }
 
     #[test]
     fn cancelled_request_has_come_to_its_end() {
-        let of = |received: Option<&str>| {
-            RequestState::of(Some(Decision::Cancelled), received, |_| Some(()))
+        let of = |received: Option<&str>, is_scheduled| {
+            RequestState::of(Some(Decision::Cancelled), received, is_scheduled, |_| Some(()))
         };
-        assert_eq!(of(None), Cancelled);
-        assert_eq!(of(Some("abc")), Doubled);
+        assert_eq!([of(None, false), of(None, true)], [Cancelled, Cancelled]);
+        assert_eq!(of(Some("abc"), false), Doubled);
+    }
+
+    #[test]
+    fn request_that_waits_to_be_made_is_scheduled() {
+        let scheduled = |stored: Option<&str>| {
+            RequestState::of(stored.map(Decision::Strings), None, true, |queue| Some(queue))
+        };
+        assert_eq!(scheduled(None), Scheduled);
+        assert_ne!(scheduled(Some("abc")), Scheduled);
+        assert_eq!(state(None, None, &[SCHEDULES]), DeadLettered(SCHEDULES));
     }
 
     #[test]

@@ -3,10 +3,10 @@
 use anyhow::Context as _;
 use contract::RequestState;
 use contract::facts::{Received, Stored};
-use contract::queues::{self, Request};
+use contract::queues::{self, DueRequest, Request};
 use futures_util::TryStreamExt;
 use workqueue::dead_letters::{self, DeadLetter};
-use workqueue::{Connection, JobId, Queue, ReadError, read_fact};
+use workqueue::{Connection, JobId, Later, Queue, ReadError, read_fact, schedules};
 
 /// The facts, dead letters and queues of one request.
 #[derive(Clone, Debug, Default)]
@@ -19,6 +19,8 @@ pub struct RequestHistory {
     pub received: Option<Received>,
     /// Its dead letters, the last one from each queue.
     pub dead_letters: Vec<DeadLetter>,
+    /// The request that is to be made later, as long as nothing else is known of it.
+    pub scheduled: Option<Later<DueRequest>>,
 }
 
 impl RequestHistory {
@@ -29,12 +31,29 @@ impl RequestHistory {
     /// Where the broker does not answer, or a stored fact is malformed.
     pub async fn read(nats: &Connection, id: JobId) -> Result<Self, ReadError> {
         let key = id.to_string();
-        Ok(Self {
+        let mut history = Self {
             received: read_fact(nats, &key).await?,
             stored: read_fact(nats, &key).await?,
             requested: read_fact(nats, &key).await?,
             dead_letters: dead_letters_of(nats, id).await?,
-        })
+            scheduled: None,
+        };
+        if history.is_empty() {
+            let scheduled = schedules::later(nats, id).await;
+            history.scheduled = scheduled.map_err(|_| ReadError::Unknown)?;
+            if history.is_empty() {
+                // It may have been due and asked for meanwhile.
+                history.requested = read_fact(nats, &key).await?;
+            }
+        }
+        Ok(history)
+    }
+
+    /// Whether nothing at all is known of it.
+    fn is_empty(&self) -> bool {
+        let Self { requested, stored, received, dead_letters, scheduled } = self;
+        let no_fact = requested.is_none() && stored.is_none() && received.is_none();
+        no_fact && dead_letters.is_empty() && scheduled.is_none()
     }
 
     /// Reads no more of an accepted request than its state follows from.
@@ -57,7 +76,7 @@ impl RequestHistory {
     pub fn state(&self) -> RequestState<&DeadLetter> {
         let stored = self.stored.as_ref().map(Stored::decision);
         let received = self.received.as_ref().map(|received| &received.values);
-        RequestState::of(stored, received, |queue| {
+        RequestState::of(stored, received, self.scheduled.is_some(), |queue| {
             self.dead_letters.iter().find(|letter| letter.stream == queue.stream)
         })
     }

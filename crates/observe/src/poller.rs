@@ -131,17 +131,11 @@ impl Poller {
         let client = self.connection.client();
         let (asked, seen) = tokio::join!(self.replicas.ask(client), read_streams(&self.connection));
         asked?;
+        let seen = seen?;
+        let (dead_letters, given_up) = (seen.dead_letters, seen.given_up);
         let Streams {
-            at,
-            mut queues,
-            moved,
-            brokers,
-            requested,
-            stored,
-            received,
-            dead_letters,
-            given_up,
-        } = seen?;
+            at, mut queues, schedules, moved, brokers, requested, stored, received, ..
+        } = seen;
         if let Some(earlier) = &self.earlier {
             let seconds = at.duration_since(earlier.at).as_secs_f64();
             let pairs = queues.iter_mut().zip(moved.iter().zip(&earlier.moved));
@@ -155,7 +149,7 @@ impl Poller {
         let last = self.follow(&requested, &received, before).await?;
         let pending = queues.iter().map(|queue| queue.waiting + queue.in_flight).sum();
         // A request that was cancelled is never marked as received, so what comes after that the audit judges.
-        let [requests, responses, _] = queues::ALL;
+        let [_, requests, responses, _] = queues::ALL;
         let until_stored =
             queues.iter().filter(|it| [requests.stream, responses.stream].contains(&it.name));
         let pending_until_stored = until_stored.map(|it| it.waiting + it.in_flight).sum();
@@ -177,7 +171,8 @@ impl Poller {
             twice: of.iter().map(|it| it.messages.saturating_sub(it.subjects_count)).sum(),
         };
         let latency = self.round_trips.latency();
-        Ok(Snapshot { queues, replicas: self.replicas(), numbers, brokers, latency, last })
+        let replicas = self.replicas();
+        Ok(Snapshot { queues, schedules, replicas, numbers, brokers, latency, last })
     }
 
     /// The last requests with their state; and measures the round trips that have come to
@@ -237,7 +232,9 @@ impl Poller {
 /// The states of the streams and consumers.
 struct Streams {
     at: Instant,
+    /// Those that a request passes through once it is made, and what is to be made later.
     queues: Vec<QueueSnapshot>,
+    schedules: QueueSnapshot,
     moved: Vec<(u64, u64)>,
     brokers: Vec<BrokerSnapshot>,
     requested: State,
@@ -254,8 +251,9 @@ async fn read_streams(connection: &Connection) -> anyhow::Result<Streams> {
     let nats = connection.context();
     let state = async |bucket| anyhow::Ok(topology::bucket_state(nats, bucket).await?.state);
     let at = Instant::now();
-    let [requests, responses, acknowledgments] = queues::ALL;
+    let [schedules, requests, responses, acknowledgments] = queues::ALL;
     let mut read = Vec::with_capacity(queues::ALL.len());
+    let schedules = queue(connection, schedules).await?;
     let requested = state(facts::REQUESTED).await?;
     let oldest = Timestamp::from_nanosecond(requested.first_timestamp.unix_timestamp_nanos());
     // Where there is none the broker says a time before all others.
@@ -276,7 +274,18 @@ async fn read_streams(connection: &Connection) -> anyhow::Result<Streams> {
     let received = state(facts::RECEIVED).await?;
     let given_up = given_up().await?.max(before);
     let (queues, moved) = read.into_iter().unzip();
-    Ok(Streams { at, queues, moved, brokers, requested, stored, received, dead_letters, given_up })
+    Ok(Streams {
+        at,
+        queues,
+        schedules,
+        moved,
+        brokers,
+        requested,
+        stored,
+        received,
+        dead_letters,
+        given_up,
+    })
 }
 
 /// A queue as it is now, without its rates.
@@ -300,6 +309,7 @@ async fn read_queue(
         name: queue.stream,
         waiting: state.waiting(),
         in_flight: state.in_flight(),
+        scheduled: state.scheduled(),
         limit: u64::try_from(state.stream.config.max_messages).ok(),
         bytes: state.stream.state.bytes,
         max_bytes: u64::try_from(state.stream.config.max_bytes).ok(),

@@ -15,8 +15,10 @@ pub(crate) const SHOWN_CHARACTERS: usize = 48;
 /// The whole system at one moment.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Snapshot {
-    /// The queues, in the order in which a request passes through them.
+    /// The queues, in the order in which a request passes through them once it is made.
     pub queues: Vec<QueueSnapshot>,
+    /// The queue of the requests that are to be made later.
+    pub schedules: QueueSnapshot,
     /// The replicas of both sides.
     #[serde(flatten)]
     pub replicas: ReplicasSnapshot,
@@ -39,6 +41,8 @@ pub struct QueueSnapshot {
     pub waiting: u64,
     /// Messages that were delivered and are not settled yet.
     pub in_flight: u64,
+    /// Messages that are not due yet. None, where it has no schedules.
+    pub scheduled: u64,
     /// The most that it holds, if there is a limit.
     pub limit: Option<u64>,
     /// Bytes that it holds.

@@ -68,8 +68,12 @@ pub enum InvalidSchedule {
     HasId,
 }
 
-/// The name of a schedule is one token of a subject.
-pub(crate) fn check_name(name: &str) -> Result<(), InvalidSchedule> {
+/// Whether a schedule can have this name, which is one token of a subject.
+///
+/// # Errors
+///
+/// [`InvalidSchedule::Name`].
+pub fn check_name(name: &str) -> Result<(), InvalidSchedule> {
     let is_known = |byte: u8| byte.is_ascii_alphanumeric() || b"-_".contains(&byte);
     if (1..=LONGEST_NAME).contains(&name.len()) && name.bytes().all(is_known) {
         Ok(())

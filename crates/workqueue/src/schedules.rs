@@ -13,6 +13,8 @@
 //! a delivery that comes again is about the same job. What fell due while the broker was away fires once when it is
 //! there again.
 
+pub use crate::recurrence::check_name;
+
 use async_nats::HeaderMap;
 use async_nats::header::{
     NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_SCHEDULE, NATS_SCHEDULE_TARGET,

@@ -15,8 +15,9 @@ use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Deserializer};
 use tokio::time::timeout;
 use utoipa::ToSchema;
-use workqueue::{JobId, Priority, Trace};
+use workqueue::{JobId, Priority, Trace, now};
 
+use super::time::{self, Time};
 use super::view::PrioritySchema;
 use crate::problem::{Problem, ProblemKind};
 
@@ -53,19 +54,37 @@ pub(crate) struct NewRequest {
     #[schema(value_type = PrioritySchema)]
     priority: Priority,
     /// Until when it is of use. It is not worked on after that, and becomes a dead letter, `expired`.
-    #[serde(deserialize_with = "time")]
+    #[serde(deserialize_with = "some_time")]
     #[schema(nullable = false)]
     expires_at: Option<Timestamp>,
+    /// How long to wait before it is made: at most 30 days. Not together with `not_before`.
+    #[serde(deserialize_with = "time::read_length")]
+    #[schema(value_type = Option<String>, nullable = false, example = "10s")]
+    delay: Option<Duration>,
+    /// When it is to be made: at most 30 days from now. One that has passed is made at once.
+    #[serde(deserialize_with = "some_time")]
+    #[schema(value_type = Option<Timestamp>, nullable = false)]
+    not_before: Option<Timestamp>,
 }
 
 impl Default for NewRequest {
     fn default() -> Self {
-        Self { count: 1, length: 64, priority: Priority::Normal, expires_at: None }
+        let (expires_at, delay, not_before) = (None, None, None);
+        let (count, length, priority) = (1, 64, Priority::Normal);
+        Self { count, length, priority, expires_at, delay, not_before }
     }
 }
 
+/// A time, where there is one: `null` is none.
+fn some_time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    let shown: String = text.chars().take(64).collect();
+    let help = "no time with its offset, such as 2026-11-21T07:00:00Z or 2026-11-21T08:00:00+01:00";
+    text.parse().map(Some).map_err(|_| D::Error::custom(format_args!("'{shown}' is {help}")))
+}
+
 /// A whole number, which in JSON may also be written as `1.0`.
-fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
+pub(crate) fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
     let number = serde_json::Number::deserialize(deserializer)?;
     let whole = number.as_u64().and_then(|number| u32::try_from(number).ok());
     let pointed = || {
@@ -82,15 +101,8 @@ fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::Error> {
         .ok_or_else(|| D::Error::custom(format_args!("{number} is no such whole number")))
 }
 
-/// A time, as an example of which the problem names one. `null` is none, and is refused as everywhere.
-fn time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
-    let text = String::deserialize(deserializer)?;
-    let time = text.parse().map(Some);
-    time.map_err(|_| D::Error::custom("write a time in RFC 3339, such as 2026-11-21T07:17:18Z"))
-}
-
 /// A word, which says itself what would be right where it is none that is known.
-fn named<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+pub(crate) fn named<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
     T: FromStr<Err: std::fmt::Display>,
@@ -104,6 +116,7 @@ pub(super) struct Wanted {
     pub(super) amount: Amount,
     pub(super) priority: Priority,
     pub(super) expires_at: Option<Timestamp>,
+    pub(super) time: Time,
 }
 
 /// A request for strings, as a client submits it.
@@ -120,25 +133,45 @@ impl Submission {
         let headers = request.headers().clone();
         let key = key(&headers)?;
         let body = read_body(request).await?;
-        Ok(Self { wanted: wanted(&body)?, key, trace: trace(&headers) })
+        Ok(Self { wanted: wanted(&body, now())?, key, trace: trace(&headers) })
     }
 }
 
-fn wanted(body: &[u8]) -> Result<Wanted, Problem> {
-    let NewRequest { count, length, priority, expires_at } = if body.is_empty() {
-        NewRequest::default()
-    } else if body.trim_ascii_start().starts_with(b"{") {
-        serde_json::from_slice(body).map_err(|error| ProblemKind::Invalid.because(error))?
-    } else {
-        return Err(ProblemKind::Invalid.because("the body is no JSON object"));
+fn wanted(body: &[u8], now: Timestamp) -> Result<Wanted, Problem> {
+    let new = if body.is_empty() { NewRequest::default() } else { object(body)? };
+    let NewRequest { count, length, priority, expires_at, delay, not_before } = new;
+    let amount = amount(count, length)?;
+    let time = match (delay, not_before) {
+        (Some(_), Some(_)) => {
+            return Err(ProblemKind::Invalid.because("write either delay or not_before, not both"));
+        }
+        (Some(delay), None) => Time::After(delay),
+        (None, Some(time)) => Time::At(time),
+        (None, None) => Time::Now,
     };
-    let amount = Amount::new(count, length);
-    let amount = amount.map_err(|error| ProblemKind::Invalid.because(error))?;
-    Ok(Wanted { amount, priority, expires_at })
+    let latest = now.saturating_add(time::LONGEST).unwrap_or(Timestamp::MAX);
+    match time {
+        Time::At(time) if time > latest => Err(ProblemKind::Impossible.because(format_args!(
+            "not_before is more than 30 days away: write one of up to {latest:.0}"
+        ))),
+        _ => Ok(Wanted { amount, priority, expires_at, time }),
+    }
+}
+
+/// A JSON object. serde would take an array of the same values, too.
+pub(crate) fn object<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    if !body.trim_ascii_start().starts_with(b"{") {
+        return Err(ProblemKind::Invalid.because("the body is no JSON object"));
+    }
+    serde_json::from_slice(body).map_err(|error| ProblemKind::Invalid.because(error))
+}
+
+pub(crate) fn amount(count: u32, length: u32) -> Result<Amount, Problem> {
+    Amount::new(count, length).map_err(|error| ProblemKind::Invalid.because(error))
 }
 
 /// The body of a request: JSON that says so, or nothing.
-async fn read_body(request: Request) -> Result<Bytes, Problem> {
+pub(crate) async fn read_body(request: Request) -> Result<Bytes, Problem> {
     let (head, body) = request.into_parts();
     let too_large =
         || ProblemKind::TooLarge.because(format_args!("a body may have {MAX_BODY} bytes, no more"));
@@ -299,7 +332,7 @@ where
 }
 
 /// A whole number in plain digits, as it would be written back.
-fn whole_number(text: &str) -> Option<u64> {
+pub(super) fn whole_number(text: &str) -> Option<u64> {
     let plain = text == "0" || !text.starts_with('0');
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());
     if plain && digits { text.parse().ok() } else { None }
@@ -322,7 +355,7 @@ mod tests {
     #[test]
     fn a_body_is_read_strictly() {
         let read = |body: &str| {
-            let wanted = wanted(body.as_bytes()).ok()?;
+            let wanted = wanted(body.as_bytes(), now()).ok()?;
             Some((wanted.amount.count(), wanted.amount.length()))
         };
         assert_eq!(read(""), Some((1, 64)));
@@ -353,12 +386,34 @@ mod tests {
             r#"{"expires_at": "tomorrow"}"#,
             r#"{"expires_at": "2026-11-21"}"#,
             r#"{"expires_at": 1795245438}"#,
+            r#"{"delay": null}"#,
+            r#"{"delay": 10}"#,
+            r#"{"delay": "-1s"}"#,
+            r#"{"delay": "31d"}"#,
+            r#"{"delay": "1s", "not_before": "2026-01-02T12:00:00Z"}"#,
+            r#"{"not_before": "2026-01-02T12:00:00"}"#,
+            r#"{"not_before": "tomorrow"}"#,
         ] {
             assert_eq!(read(wrong), None, "{wrong}");
         }
-        let priority = |body: &[u8]| wanted(body).map(|wanted| wanted.priority).ok();
+        let priority = |body: &[u8]| wanted(body, now()).map(|wanted| wanted.priority).ok();
         assert_eq!(priority(b"{}"), Some(Priority::Normal));
         assert_eq!(priority(br#"{"priority": "high"}"#), Some(Priority::High));
+    }
+
+    #[test]
+    fn time_of_a_request_is_at_most_30_days_away() {
+        let noon: Timestamp = "2026-01-02T12:00:00Z".parse().unwrap();
+        let time = |body: &str| wanted(body.as_bytes(), noon).map(|wanted| wanted.time);
+        assert_eq!(time("{}").unwrap(), Time::Now);
+        let delay = Duration::from_secs(10);
+        assert_eq!(time(r#"{"delay": "10s"}"#).unwrap(), Time::After(delay));
+        for at in ["2020-01-01T00:00:00Z", "2026-02-01T12:00:00Z", "2026-02-01T13:00:00+01:00"] {
+            let expected = Time::At(at.parse().unwrap());
+            assert_eq!(time(&format!(r#"{{"not_before": "{at}"}}"#)).unwrap(), expected);
+        }
+        let problem = time(r#"{"not_before": "2026-02-01T12:00:01Z"}"#).unwrap_err();
+        assert!(problem.json().contains("up to 2026-02-01T12:00:00Z"), "{}", problem.json());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 pub(crate) mod input;
 pub(crate) mod reader;
 pub(crate) mod submit;
+pub(crate) mod time;
 pub(crate) mod view;
 pub(crate) mod waiters;
 
@@ -35,7 +36,7 @@ pub(crate) fn json(value: &impl Serialize) -> Response {
 
 /// Ask for strings
 ///
-/// Answers once the broker has confirmed that the request is in its queue.
+/// Answers once the broker has confirmed that the request is in its queue, or that it is kept until it is due.
 #[utoipa::path(
     post,
     path = "/requests",
@@ -60,7 +61,7 @@ pub(crate) fn json(value: &impl Serialize) -> Response {
     )),
     request_body(
         content((input::NewRequest = "application/json", example = json!({ "count": 2, "length": 8 }))),
-        description = "The strings to ask for. The defaults apply without a body, and to the fields that it leaves out."
+        description = "The strings to ask for, and when: at once, unless there is a `delay` or a time (`not_before`). The defaults apply without a body, and to the fields that it leaves out."
     ),
     responses(
         (status = 202, description = "Accepted: exactly one result will be stored", body = AcceptedRequest,
@@ -81,7 +82,7 @@ pub(crate) async fn submit_request(
         let detail = "this gateway is stopping; nothing of this try remains";
         return Err(ProblemKind::Busy.because(detail).with(SubmitOutcome::NotAsked));
     }
-    let accepted = AcceptedRequest::from(submissions.submit(new).await?);
+    let accepted = submissions.submit(new).await?;
     // Relative to this path, because a proxy may serve it under another.
     let location = [(header::LOCATION, format!("requests/{}", accepted.id))];
     Ok((StatusCode::ACCEPTED, location, json(&accepted)).into_response())
@@ -135,6 +136,10 @@ pub(crate) async fn list(
     )),
     responses(
         (status = 200, description = "How far it has come", body = RequestDetails, examples(
+            ("scheduled" = (summary = "It is to be made later", value = json!({
+                "id": "019cadd3-8896-7938-bc36-c32d4d2563a7", "status": "scheduled", "count": 2, "length": 8,
+                "priority": "normal", "not_before": "2026-11-22T03:30:00Z"
+            }))),
             ("queued" = (summary = "It waits for a generator", value = json!({
                 "id": "019cadd3-8896-7938-bc36-c32d4d2563a7", "status": "queued", "count": 2, "length": 8,
                 "priority": "normal", "requested_at": "2026-11-21T07:17:18.75925Z", "requested_by": "gateway-1"
@@ -202,11 +207,13 @@ pub(crate) async fn cancel(
     let NoQuery {} = query(&uri)?;
     let id = input::id(&uri)?;
     let reader = gateway.reader()?;
-    let before = reader.details(id).await?;
+    let history = reader.history(id).await?;
+    let scheduled = history.scheduled.clone().map(|later| later.job);
+    let before = reader::found(id, history)?;
     if before.is_decided() {
         return Ok(json(&before));
     }
     let Some(submissions) = gateway.submissions.get() else { return Err(submit::away()) };
-    submissions.cancel(id).await?;
+    submissions.cancel(id, scheduled).await?;
     Ok(json(&reader.details(id).await?))
 }

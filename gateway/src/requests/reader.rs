@@ -51,10 +51,7 @@ impl RequestReader {
 
     /// How far this request has come.
     pub(crate) async fn details(&self, id: JobId) -> Result<RequestDetails, Problem> {
-        let details = RequestDetails::new(id, self.history(id).await?);
-        details.ok_or_else(|| {
-            ProblemKind::NoRequest.because(format_args!("no request has the id {id}"))
-        })
+        found(id, self.history(id).await?)
     }
 
     /// All that has happened to this request.
@@ -133,6 +130,12 @@ impl RequestReader {
             }
         }
     }
+}
+
+/// How far the request of this id has come, if there is one.
+pub(super) fn found(id: JobId, history: RequestHistory) -> Result<RequestDetails, Problem> {
+    let no_request = || ProblemKind::NoRequest.because(format_args!("no request has the id {id}"));
+    RequestDetails::new(id, history).ok_or_else(no_request)
 }
 
 /// Reads for as long as no answer takes longer than a single one may: a broker that hangs is noticed long

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use contract::IdempotencyKey;
 use contract::facts::{Asked, Stored};
-use contract::queues::Request;
-use jiff::SignedDuration;
+use contract::queues::{DueRequest, Request};
+use jiff::{SignedDuration, Timestamp};
 use requestor::{cancel, record, submit};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -13,9 +13,12 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 use workqueue::{
     Connection, Creation, Fact, JobId, Producer, PublishError, ReadError, Trace, chain, read_fact,
+    schedules,
 };
 
 use super::input::{Submission, Wanted};
+use super::time::Time;
+use super::view::AcceptedRequest;
 use crate::problem::{Problem, ProblemKind, SubmitOutcome};
 
 /// How many requests may be under way at a time: about as many as the broker answers within some
@@ -32,12 +35,40 @@ const AWAY: &str = "the broker has not confirmed it in time, so whether the requ
                     unknown: it may be carried out all the same. With the same Idempotency-Key it is \
                     safe to try again; without one, another try may ask for it twice";
 
+/// A request that is to be made, at once or later.
+struct Planned {
+    request: Request,
+    /// When it is due, as it was asked for. That may have passed.
+    not_before: Option<Timestamp>,
+}
+
+impl Planned {
+    /// What is due later, and when, unless that had passed when it was asked for first.
+    fn due(&self) -> Option<(DueRequest, Timestamp)> {
+        let Request { amount, priority, requestor, requested_at, expires_at, .. } =
+            self.request.clone();
+        let at = self.not_before.filter(|at| *at > requested_at)?;
+        let not_before = Some(at);
+        Some((DueRequest { amount, priority, requestor, not_before, expires_at }, at))
+    }
+
+    fn accepted(&self) -> AcceptedRequest {
+        AcceptedRequest::new(&self.request, self.due().map(|(_, at)| at))
+    }
+}
+
+impl From<Asked> for Planned {
+    fn from(Asked { request, not_before, .. }: Asked) -> Self {
+        Self { request, not_before }
+    }
+}
+
 /// Submits requests for clients.
 #[derive(Debug)]
 pub(crate) struct Submissions {
     connection: Connection,
-    producer: Producer,
-    instance: String,
+    pub(crate) producer: Producer,
+    pub(crate) instance: String,
     /// How long the guarantees hold from the moment of asking.
     facts_max_age: Duration,
     slots: Semaphore,
@@ -69,7 +100,7 @@ impl Submissions {
     /// # Errors
     ///
     /// Says whether the request may be carried out all the same.
-    pub(crate) async fn submit(&self, new: Submission) -> Result<Request, Problem> {
+    pub(crate) async fn submit(&self, new: Submission) -> Result<AcceptedRequest, Problem> {
         let deadline = Instant::now() + DEADLINE;
         // Without a connection a publish would be buffered, and sent once there is one.
         if !self.connection.is_connected() {
@@ -82,32 +113,42 @@ impl Submissions {
         let _slot = slot.expect("it is never closed");
         let Submission { wanted, key, trace } = new;
         let submitted = async {
+            let planned = self.planned(wanted);
             match key {
-                Some(key) => self.submit_under(key, wanted, &trace).await,
-                None => self.submit_request(self.request(wanted), &trace, no_room).await,
+                Some(key) => self.submit_under(key, wanted, planned, &trace).await,
+                None => self.submit_planned(planned, &trace, no_room).await,
             }
         };
         // A request that is given up here is not published again, but the last try may be in flight.
         timeout_at(deadline, submitted).await.unwrap_or_else(|_| Err(away()))
     }
 
-    fn request(&self, wanted: Wanted) -> Request {
-        let Wanted { amount, priority, expires_at } = wanted;
-        let request = Request::new(JobId::new(), amount, &self.instance, workqueue::now());
-        Request { priority, expires_at, ..request }
+    fn planned(&self, wanted: Wanted) -> Planned {
+        let Wanted { amount, priority, expires_at, time } = wanted;
+        let now = workqueue::now();
+        let request = Request::new(JobId::new(), amount, &self.instance, now);
+        let request = Request { priority, expires_at, ..request };
+        Planned { request, not_before: time.from(now) }
     }
 
     /// Submits this, and says so with `no_room` where the queue is full.
-    async fn submit_request(
+    async fn submit_planned(
         &self,
-        request: Request,
+        planned: Planned,
         trace: &Trace,
         no_room: fn() -> Problem,
-    ) -> Result<Request, Problem> {
-        match submit(&self.producer, &request, trace, &self.no_waiting).await {
+    ) -> Result<AcceptedRequest, Problem> {
+        let (request, stop) = (&planned.request, &self.no_waiting);
+        let submitted = match planned.due() {
+            None => submit(&self.producer, request, trace, stop).await,
+            Some((due, at)) => {
+                self.producer.publish_later(&due, request.id, at, trace, Some(stop)).await
+            }
+        };
+        match submitted {
             Ok(()) => {
                 debug!(id = %request.id, "accepted");
-                Ok(request)
+                Ok(planned.accepted())
             }
             Err(PublishError::Full(_)) => Err(no_room()),
             Err(error) => Err(self.rejected(request.id, &chain(&error))),
@@ -120,40 +161,60 @@ impl Submissions {
         &self,
         key: IdempotencyKey,
         wanted: Wanted,
+        planned: Planned,
         trace: &Trace,
-    ) -> Result<Request, Problem> {
-        let new = Asked { key, request: self.request(wanted) };
+    ) -> Result<AcceptedRequest, Problem> {
+        let Planned { request, not_before } = planned;
+        let new = Asked { key, request, not_before, delay_ms: wanted.time.delay_ms() };
         let earlier = match self.producer.create(&new, Some(&self.no_waiting)).await {
             Ok(Creation::Created) => {
-                return self.submit_request(new.request, trace, no_room_under_a_key).await;
+                return self.submit_planned(new.into(), trace, no_room_under_a_key).await;
             }
-            Ok(Creation::AlreadyExists(earlier)) => earlier.request,
+            Ok(Creation::AlreadyExists(earlier)) => earlier,
             Err(PublishError::Full(_)) => return Err(no_room_for_the_key()),
             Err(error) => return Err(self.rejected(new.request.id, &chain(&error))),
         };
-        let Request { amount, priority, expires_at, .. } = earlier;
-        if wanted != (Wanted { amount, priority, expires_at }) {
+        let Request { amount, priority, expires_at, .. } = earlier.request;
+        let time = Time::of(&earlier);
+        if wanted != (Wanted { amount, priority, expires_at, time }) {
             let (count, length) = (amount.count(), amount.length());
+            let time = match time {
+                Time::Now => String::new(),
+                Time::After(delay) => format!(" with a delay of {delay:?}"),
+                Time::At(time) => format!(" not before {time}"),
+            };
             let until = expires_at.map(|at| format!(" until {at}")).unwrap_or_default();
             let detail = format_args!(
                 "under this Idempotency-Key count {count}, length {length} and priority {priority} \
-                 were asked for{until}"
+                 were asked for{time}{until}"
             );
             return Err(ProblemKind::KeyTaken.because(detail));
         }
-        self.submit_again(earlier, trace).await
+        self.submit_again(earlier.into(), trace).await
     }
 
     /// Submits the earlier request of the key, unless it was accepted: its outcome is unknown.
-    async fn submit_again(&self, request: Request, trace: &Trace) -> Result<Request, Problem> {
-        let id = request.id;
+    async fn submit_again(
+        &self,
+        planned: Planned,
+        trace: &Trace,
+    ) -> Result<AcceptedRequest, Problem> {
+        let (id, due) = (planned.request.id, planned.due());
         if self.read::<Request>(id).await?.is_some() {
-            return Ok(request);
+            return Ok(planned.accepted());
         }
+        if due.is_some() {
+            let waits = schedules::later::<DueRequest>(&self.connection, id).await;
+            if waits.map_err(|_| away())?.is_some() {
+                return Ok(planned.accepted());
+            }
+        }
+        let request = due.map_or_else(|| planned.request.clone(), |(due, _)| due.request(id));
         // Its queue may have confirmed it to a process that died before it could create the fact.
         if self.read::<Stored>(id).await?.is_some() {
             let recorded = record(&self.producer, &request).await;
-            return recorded.map(|()| request).map_err(|error| self.rejected(id, &chain(&error)));
+            let recorded = recorded.map_err(|error| self.rejected(id, &chain(&error)));
+            return recorded.map(|()| planned.accepted());
         }
         let age = workqueue::now().duration_since(request.requested_at);
         if is_too_old(age, self.facts_max_age) {
@@ -164,17 +225,25 @@ impl Submissions {
             );
             return Err(ProblemKind::KeyExpired.because(detail));
         }
-        self.submit_request(request, trace, no_room_under_a_key).await
+        self.submit_planned(planned, trace, no_room_under_a_key).await
     }
 
-    /// Cancels a request, unless its strings are stored. What is true then the facts say.
+    /// Cancels a request, unless its strings are stored. What is true then the facts say. One that is `scheduled` is
+    /// accepted before, so that it is not forgotten with its schedule.
     ///
     /// # Errors
     ///
     /// Where the broker does not take it in time: then it is unknown whether it is cancelled.
-    pub(crate) async fn cancel(&self, id: JobId) -> Result<(), Problem> {
+    pub(crate) async fn cancel(
+        &self,
+        id: JobId,
+        scheduled: Option<DueRequest>,
+    ) -> Result<(), Problem> {
         let cancelled = async {
             let _slot = self.slots.acquire().await.expect("it is never closed");
+            if let Some(due) = scheduled {
+                record(&self.producer, &due.request(id)).await?;
+            }
             cancel(&self.producer, &self.connection, id, &self.instance).await
         };
         match timeout(DEADLINE, cancelled).await {

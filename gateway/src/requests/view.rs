@@ -23,19 +23,25 @@ pub(crate) struct AcceptedRequest {
     pub(super) length: u32,
     #[schema(value_type = PrioritySchema)]
     pub(super) priority: Priority,
-    /// When it was asked for, first.
+    /// When it was asked for, first; or when it is due.
     pub(super) requested_at: Timestamp,
     /// Until when it is of use; it is not worked on after that.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub(super) expires_at: Option<Timestamp>,
+    /// When it is due, where it is to be made later.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub(super) not_before: Option<Timestamp>,
 }
 
-impl From<Request> for AcceptedRequest {
-    fn from(request: Request) -> Self {
-        let Request { id, amount, priority, requested_at, expires_at, .. } = request;
+impl AcceptedRequest {
+    /// A request that is made, or is to be made then.
+    pub(super) fn new(request: &Request, not_before: Option<Timestamp>) -> Self {
+        let Request { id, amount, priority, requested_at, expires_at, .. } = *request;
         let (count, length) = (amount.count(), amount.length());
-        Self { id, count, length, priority, requested_at, expires_at }
+        let requested_at = not_before.unwrap_or(requested_at);
+        Self { id, count, length, priority, requested_at, expires_at, not_before }
     }
 }
 
@@ -83,14 +89,15 @@ impl RequestSummary {
     }
 }
 
-/// How far a request has come: its strings are still to be made or stored (`queued`); they are stored
-/// (`stored`), and marked as received with the same values (`received`, the end); it was cancelled before they
-/// were stored (`cancelled`, an end, too); the values that are marked as received are not those that are stored
-/// (`doubled`, which the guarantees exclude); or a step that is still to be done was given up, and may be replayed
-/// (`dead-lettered`).
+/// How far a request has come: it is to be made later (`scheduled`); its strings are still to be made or stored
+/// (`queued`); they are stored (`stored`), and marked as received with the same values (`received`, the end); it was
+/// cancelled before they were stored (`cancelled`, an end, too); the values that are marked as received are not those
+/// that are stored (`doubled`, which the guarantees exclude); or a step that is still to be done was given up, and may
+/// be replayed (`dead-lettered`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum RequestStatus {
+    Scheduled,
     Queued,
     Stored,
     Received,
@@ -102,6 +109,7 @@ pub(crate) enum RequestStatus {
 impl<D> From<RequestState<D>> for RequestStatus {
     fn from(state: RequestState<D>) -> Self {
         match state {
+            RequestState::Scheduled => Self::Scheduled,
             RequestState::Queued => Self::Queued,
             RequestState::Stored => Self::Stored,
             RequestState::Received => Self::Received,
@@ -126,6 +134,10 @@ pub(crate) struct RequestDetails {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<PrioritySchema>, nullable = false)]
     priority: Option<Priority>,
+    /// When it is due, as long as it is to be made later.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    not_before: Option<Timestamp>,
     /// When it was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
@@ -223,7 +235,7 @@ impl RequestDetails {
             RequestState::DeadLettered(letter) => Some(DeadLetterSummary::from(letter)),
             _ => None,
         };
-        let RequestHistory { requested, stored, received, .. } = history;
+        let RequestHistory { requested, stored, received, scheduled, .. } = history;
         let (stored, cancelled) = match stored {
             Some(Stored::Strings(stored)) => (Some(stored), None),
             Some(Stored::Cancelled(cancellation)) => (None, Some(cancellation)),
@@ -232,8 +244,11 @@ impl RequestDetails {
         let cancelled = cancelled.map(|it| (it.cancelled_at, it.cancelled_by));
         let (cancelled_at, cancelled_by) = cancelled.unzip();
         let values = stored.as_ref().map(|stored| stored.values.clone());
-        let (count, length) = match (&requested, &values) {
-            (Some(request), _) => (request.amount.count(), request.amount.length()),
+        let scheduled = scheduled.map(|later| later.job);
+        let of_request = requested.as_ref().map(|request| (request.amount, request.priority));
+        let asked = of_request.or(scheduled.as_ref().map(|due| (due.amount, due.priority)));
+        let (count, length) = match (asked, &values) {
+            (Some((amount, _)), _) => (amount.count(), amount.length()),
             (None, Some(values)) => shape(values),
             (None, None) => return None,
         };
@@ -251,8 +266,11 @@ impl RequestDetails {
             status,
             count,
             length,
-            priority: requested.as_ref().map(|request| request.priority),
-            expires_at: requested.as_ref().and_then(|request| request.expires_at),
+            priority: asked.map(|(_, priority)| priority),
+            expires_at: requested
+                .as_ref()
+                .map_or(scheduled.as_ref().and_then(|due| due.expires_at), |it| it.expires_at),
+            not_before: scheduled.and_then(|due| due.not_before),
             cancelled_at,
             cancelled_by,
             requested_at,

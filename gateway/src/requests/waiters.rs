@@ -54,8 +54,8 @@ impl Waiters {
         };
         let mut details = reader.details(id).await?;
         let over = |details: &RequestDetails| {
-            let queued = details.status == RequestStatus::Queued;
-            !queued || Instant::now() >= end || closing.is_cancelled()
+            let still = matches!(details.status, RequestStatus::Queued | RequestStatus::Scheduled);
+            !still || Instant::now() >= end || closing.is_cancelled()
         };
         if over(&details) {
             return Ok(details);

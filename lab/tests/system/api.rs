@@ -273,7 +273,7 @@ async fn a_key_that_was_never_accepted_expires() {
     let mut request = request();
     request.requested_at = workqueue::now() - Duration::from_hours(25);
     let (count, length) = (request.amount.count(), request.amount.length());
-    let asked = Asked { key: "old".parse().unwrap(), request };
+    let asked = Asked { key: "old".parse().unwrap(), request, not_before: None, delay_ms: None };
     deployment.publish(&creation(&asked)).await;
     let answer = post(api, Some("old"), &json!({"count": count, "length": length})).await;
     assert_eq!((answer.status, &answer.json()["type"]), (409, &json!("openapi.json#key-expired")));

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use contract::facts::{RECEIVED, Received, STORED, Stored};
-use contract::queues::{REQUESTS, RESPONSES};
+use contract::queues::{REQUESTS, RESPONSES, SCHEDULES};
 use serde_json::{Value, json};
 use testkit::http;
 use testkit::process::logged;
@@ -103,6 +103,20 @@ async fn stored_request_cannot_be_cancelled_any_more() {
         assert_eq!(cancel(api, id).await["status"], "received");
     }
     cancelled(&deployment, 1, 0).await;
+}
+
+#[tokio::test]
+async fn cancelled_request_that_is_scheduled_is_never_made() {
+    let deployment = Deployment::with(&PATIENT).await;
+    let (_gateway, api) = gateway(&deployment, "gateway-1").await;
+    let id = accepted(&post(api, None, &json!({ "delay": "1h" })).await);
+    assert_eq!(get(api, &format!("/requests/{id}")).await.json()["status"], "scheduled");
+    assert_eq!(deployment.depth(SCHEDULES).await, 1);
+    let state = cancel(api, id).await;
+    assert_eq!(state["status"], "cancelled", "{state}");
+    assert_eq!(deployment.depth(SCHEDULES).await, 0);
+    assert_eq!(get(api, &format!("/requests/{id}")).await.json(), state);
+    cancelled(&deployment, 1, 1).await;
 }
 
 #[tokio::test]

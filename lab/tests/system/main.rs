@@ -20,6 +20,7 @@ mod duplicates;
 mod foreign_messages;
 mod gateway_user;
 mod healthcheck;
+mod later;
 mod output;
 mod page_trouble;
 mod permissions;

@@ -27,6 +27,7 @@ use crate::deployment::{
     succeeded,
 };
 use crate::foreign_messages::{Raw, acknowledgment, publish_raw, response};
+use crate::later;
 use crate::round_trips::request;
 
 const REQUESTOR: &str = "requestor";
@@ -54,9 +55,15 @@ const PUBLISHES: &[(&str, &[&str])] = &[
     ("requests.id", &[REQUESTOR, DECLARER, REPLAYER, GATEWAY]),
     ("responses.id", &[GENERATOR, DECLARER, REPLAYER]),
     ("acknowledgments.id", &[REQUESTOR, DECLARER, REPLAYER]),
+    ("schedules.once.id", &[GATEWAY]),
+    ("schedules.every.name", &[GATEWAY]),
+    ("schedules.other", &[]),
+    ("due.once.id", &[DECLARER, REPLAYER]),
+    ("due.every.name", &[DECLARER, REPLAYER]),
     ("dead_letters.REQUESTS.id", &[GENERATOR, DECLARER]),
     ("dead_letters.RESPONSES.id", &[REQUESTOR, DECLARER]),
     ("dead_letters.ACKNOWLEDGMENTS.id", &[GENERATOR, DECLARER]),
+    ("dead_letters.SCHEDULES.id", &[REQUESTOR, DECLARER]),
     ("dead_letters.OTHER.id", &[]),
     // Counting for a rate limit.
     ("rates.REQUESTS.1", &[GENERATOR]),
@@ -99,10 +106,12 @@ const PUBLISHES: &[(&str, &[&str])] = &[
     ("$JS.API.STREAM.MSG.GET.REQUESTS", &[DECLARER]),
     ("$JS.API.STREAM.MSG.GET.RESPONSES", &[DECLARER]),
     ("$JS.API.STREAM.MSG.GET.ACKNOWLEDGMENTS", &[DECLARER]),
+    ("$JS.API.STREAM.MSG.GET.SCHEDULES", &[DECLARER, GATEWAY]),
     ("$JS.API.STREAM.MSG.GET.DEAD_LETTERS", &[REQUESTOR, REPLAYER, GATEWAY]),
     ("$JS.API.DIRECT.GET.REQUESTS", &[]),
     ("$JS.API.DIRECT.GET.RESPONSES.responses.id", &[]),
     ("$JS.API.DIRECT.GET.ACKNOWLEDGMENTS", &[]),
+    ("$JS.API.DIRECT.GET.SCHEDULES", &[GATEWAY]),
     ("$JS.API.DIRECT.GET.DEAD_LETTERS", &[GATEWAY]),
     // Reading all of a bucket, through a consumer for that.
     ("$JS.API.CONSUMER.CREATE.KV_idempotency.any.$KV.idempotency.>", &[]),
@@ -129,22 +138,27 @@ const PUBLISHES: &[(&str, &[&str])] = &[
     ("$JS.API.CONSUMER.MSG.NEXT.REQUESTS.generator", &[GENERATOR]),
     ("$JS.API.CONSUMER.MSG.NEXT.RESPONSES.requestor", &[REQUESTOR]),
     ("$JS.API.CONSUMER.MSG.NEXT.ACKNOWLEDGMENTS.generator", &[GENERATOR]),
+    ("$JS.API.CONSUMER.MSG.NEXT.SCHEDULES.requestor", &[REQUESTOR]),
     ("$JS.API.CONSUMER.MSG.NEXT.RESPONSES.any", &[]),
     ("$JS.ACK.REQUESTS.generator.1.1.1.1.0", &[GENERATOR]),
     ("$JS.ACK.RESPONSES.requestor.1.1.1.1.0", &[REQUESTOR]),
     ("$JS.ACK.ACKNOWLEDGMENTS.generator.1.1.1.1.0", &[GENERATOR]),
+    ("$JS.ACK.SCHEDULES.requestor.1.1.1.1.0", &[REQUESTOR]),
     ("$JS.ACK._.account.REQUESTS.generator.1.1.1.1.0", &[GENERATOR]),
     ("$JS.ACK._.account.RESPONSES.requestor.1.1.1.1.0", &[REQUESTOR]),
     ("$JS.ACK._.account.ACKNOWLEDGMENTS.generator.1.1.1.1.0", &[GENERATOR]),
+    ("$JS.ACK._.account.SCHEDULES.requestor.1.1.1.1.0", &[REQUESTOR]),
     // Pausing a queue.
     ("$JS.API.CONSUMER.PAUSE.REQUESTS.generator", &[DECLARER]),
     ("$JS.API.CONSUMER.PAUSE.RESPONSES.requestor", &[DECLARER]),
     ("$JS.API.CONSUMER.PAUSE.ACKNOWLEDGMENTS.generator", &[DECLARER]),
+    ("$JS.API.CONSUMER.PAUSE.SCHEDULES.requestor", &[DECLARER]),
     ("$JS.API.CONSUMER.PAUSE.RESPONSES.any", &[]),
     // Removing messages.
     ("$JS.API.STREAM.MSG.DELETE.REQUESTS", &[DECLARER]),
     ("$JS.API.STREAM.MSG.DELETE.RESPONSES", &[DECLARER]),
     ("$JS.API.STREAM.MSG.DELETE.ACKNOWLEDGMENTS", &[DECLARER]),
+    ("$JS.API.STREAM.MSG.DELETE.SCHEDULES", &[DECLARER]),
     ("$JS.API.STREAM.MSG.DELETE.DEAD_LETTERS", &[REPLAYER]),
     ("$JS.API.STREAM.MSG.DELETE.KV_idempotency", &[]),
     ("$JS.API.STREAM.MSG.DELETE.KV_requested", &[]),
@@ -153,6 +167,7 @@ const PUBLISHES: &[(&str, &[&str])] = &[
     ("$JS.API.STREAM.PURGE.REQUESTS", &[]),
     ("$JS.API.STREAM.PURGE.RESPONSES", &[]),
     ("$JS.API.STREAM.PURGE.ACKNOWLEDGMENTS", &[]),
+    ("$JS.API.STREAM.PURGE.SCHEDULES", &[GATEWAY]),
     ("$JS.API.STREAM.PURGE.DEAD_LETTERS", &[]),
     ("$JS.API.STREAM.PURGE.KV_idempotency", &[]),
     ("$JS.API.STREAM.PURGE.KV_requested", &[]),
@@ -163,6 +178,7 @@ const PUBLISHES: &[(&str, &[&str])] = &[
     ("$JS.API.STREAM.INFO.REQUESTS", ALL_BUT_REPLAYER),
     ("$JS.API.STREAM.INFO.RESPONSES", ALL_BUT_REPLAYER),
     ("$JS.API.STREAM.INFO.ACKNOWLEDGMENTS", ALL_BUT_REPLAYER),
+    ("$JS.API.STREAM.INFO.SCHEDULES", ALL_BUT_REPLAYER),
     ("$JS.API.STREAM.INFO.DEAD_LETTERS", &USERS),
     ("$JS.API.STREAM.INFO.KV_idempotency", ALL_BUT_REPLAYER),
     ("$JS.API.STREAM.INFO.KV_requested", ALL_BUT_REPLAYER),
@@ -172,9 +188,11 @@ const PUBLISHES: &[(&str, &[&str])] = &[
     ("$JS.API.CONSUMER.INFO.REQUESTS.generator", ALL_BUT_REPLAYER),
     ("$JS.API.CONSUMER.INFO.RESPONSES.requestor", ALL_BUT_REPLAYER),
     ("$JS.API.CONSUMER.INFO.ACKNOWLEDGMENTS.generator", ALL_BUT_REPLAYER),
+    ("$JS.API.CONSUMER.INFO.SCHEDULES.requestor", ALL_BUT_REPLAYER),
     ("$JS.API.STREAM.CREATE.REQUESTS", &[DECLARER]),
     ("$JS.API.STREAM.CREATE.RESPONSES", &[DECLARER]),
     ("$JS.API.STREAM.CREATE.ACKNOWLEDGMENTS", &[DECLARER]),
+    ("$JS.API.STREAM.CREATE.SCHEDULES", &[DECLARER]),
     ("$JS.API.STREAM.CREATE.DEAD_LETTERS", &[DECLARER]),
     ("$JS.API.STREAM.CREATE.KV_idempotency", &[DECLARER]),
     ("$JS.API.STREAM.CREATE.KV_requested", &[DECLARER]),
@@ -185,6 +203,7 @@ const PUBLISHES: &[(&str, &[&str])] = &[
     ("$JS.API.STREAM.UPDATE.REQUESTS", &[DECLARER]),
     ("$JS.API.STREAM.UPDATE.RESPONSES", &[DECLARER]),
     ("$JS.API.STREAM.UPDATE.ACKNOWLEDGMENTS", &[DECLARER]),
+    ("$JS.API.STREAM.UPDATE.SCHEDULES", &[DECLARER]),
     ("$JS.API.STREAM.UPDATE.DEAD_LETTERS", &[DECLARER]),
     ("$JS.API.STREAM.UPDATE.KV_idempotency", &[DECLARER]),
     ("$JS.API.STREAM.UPDATE.KV_requested", &[DECLARER]),
@@ -194,6 +213,7 @@ const PUBLISHES: &[(&str, &[&str])] = &[
     ("$JS.API.STREAM.DELETE.REQUESTS", &[]),
     ("$JS.API.STREAM.DELETE.RESPONSES", &[]),
     ("$JS.API.STREAM.DELETE.ACKNOWLEDGMENTS", &[]),
+    ("$JS.API.STREAM.DELETE.SCHEDULES", &[]),
     ("$JS.API.STREAM.DELETE.DEAD_LETTERS", &[]),
     ("$JS.API.STREAM.DELETE.KV_idempotency", &[]),
     ("$JS.API.STREAM.DELETE.KV_requested", &[]),
@@ -203,15 +223,19 @@ const PUBLISHES: &[(&str, &[&str])] = &[
     ("$JS.API.CONSUMER.CREATE.REQUESTS.generator-low.requests.low.*", &[DECLARER]),
     ("$JS.API.CONSUMER.CREATE.RESPONSES.requestor.responses.*", &[DECLARER]),
     ("$JS.API.CONSUMER.CREATE.ACKNOWLEDGMENTS.generator.acknowledgments.*", &[DECLARER]),
+    ("$JS.API.CONSUMER.CREATE.SCHEDULES.requestor.due.>", &[DECLARER]),
+    ("$JS.API.CONSUMER.CREATE.SCHEDULES.requestor.schedules.>", &[]),
     ("$JS.API.CONSUMER.CREATE.RESPONSES.other.responses.*", &[]),
     ("$JS.API.CONSUMER.DELETE.REQUESTS.generator", &[]),
     ("$JS.API.CONSUMER.DELETE.RESPONSES.requestor", &[]),
     ("$JS.API.CONSUMER.DELETE.ACKNOWLEDGMENTS.generator", &[]),
+    ("$JS.API.CONSUMER.DELETE.SCHEDULES.requestor", &[]),
     ("$JS.API.CONSUMER.RESET.RESPONSES.requestor", &[]),
     // Taking all of a stream into a file, and creating it from one.
     ("$JS.API.STREAM.SNAPSHOT.REQUESTS", &[BACKUP]),
     ("$JS.API.STREAM.SNAPSHOT.RESPONSES", &[BACKUP]),
     ("$JS.API.STREAM.SNAPSHOT.ACKNOWLEDGMENTS", &[BACKUP]),
+    ("$JS.API.STREAM.SNAPSHOT.SCHEDULES", &[BACKUP]),
     ("$JS.API.STREAM.SNAPSHOT.DEAD_LETTERS", &[BACKUP]),
     ("$JS.API.STREAM.SNAPSHOT.KV_idempotency", &[BACKUP]),
     ("$JS.API.STREAM.SNAPSHOT.KV_requested", &[BACKUP]),
@@ -223,6 +247,7 @@ const PUBLISHES: &[(&str, &[&str])] = &[
     ("$JS.SNAPSHOT.ACK.REQUESTS.id.131072.1", &[BACKUP]),
     ("$JS.SNAPSHOT.ACK.RESPONSES.id.131072.1", &[BACKUP]),
     ("$JS.SNAPSHOT.ACK.ACKNOWLEDGMENTS.id.131072.1", &[BACKUP]),
+    ("$JS.SNAPSHOT.ACK.SCHEDULES.id.131072.1", &[BACKUP]),
     ("$JS.SNAPSHOT.ACK.DEAD_LETTERS.id.131072.1", &[BACKUP]),
     ("$JS.SNAPSHOT.ACK.KV_idempotency.id.131072.1", &[BACKUP]),
     ("$JS.SNAPSHOT.ACK.KV_requested.id.131072.1", &[BACKUP]),
@@ -232,6 +257,7 @@ const PUBLISHES: &[(&str, &[&str])] = &[
     ("$JS.API.STREAM.RESTORE.REQUESTS", &[BACKUP]),
     ("$JS.API.STREAM.RESTORE.RESPONSES", &[BACKUP]),
     ("$JS.API.STREAM.RESTORE.ACKNOWLEDGMENTS", &[BACKUP]),
+    ("$JS.API.STREAM.RESTORE.SCHEDULES", &[BACKUP]),
     ("$JS.API.STREAM.RESTORE.DEAD_LETTERS", &[BACKUP]),
     ("$JS.API.STREAM.RESTORE.KV_idempotency", &[BACKUP]),
     ("$JS.API.STREAM.RESTORE.KV_requested", &[BACKUP]),
@@ -241,6 +267,7 @@ const PUBLISHES: &[(&str, &[&str])] = &[
     ("$JS.SNAPSHOT.RESTORE.REQUESTS.id", &[BACKUP]),
     ("$JS.SNAPSHOT.RESTORE.RESPONSES.id", &[BACKUP]),
     ("$JS.SNAPSHOT.RESTORE.ACKNOWLEDGMENTS.id", &[BACKUP]),
+    ("$JS.SNAPSHOT.RESTORE.SCHEDULES.id", &[BACKUP]),
     ("$JS.SNAPSHOT.RESTORE.DEAD_LETTERS.id", &[BACKUP]),
     ("$JS.SNAPSHOT.RESTORE.KV_idempotency.id", &[BACKUP]),
     ("$JS.SNAPSHOT.RESTORE.KV_requested.id", &[BACKUP]),
@@ -598,6 +625,16 @@ async fn every_user_has_the_permissions_that_it_needs() {
         let answer = api::get(api, &path).await;
         assert_eq!(answer.status, 200, "{answer:?}");
     }
+    // One later, and one again and again.
+    let later = api::accepted(&api::post(api, None, &json!({"delay": "100ms"})).await);
+    let far = json!({"cron": "0 0 0 1 1 *", "time_zone": "Europe/Berlin"});
+    assert_eq!(later::put(api, "yearly", &far).await.status, 201);
+    for path in [format!("/requests/{later}?wait=60s"), "/schedules".to_owned()] {
+        let answer = api::get(api, &path).await;
+        assert_eq!(answer.status, 200, "{answer:?}");
+    }
+    assert_eq!(api::get(api, "/schedules/yearly").await.status, 200);
+    assert_eq!(later::delete(api, "yearly").await.status, 204);
 
     // Existing facts are looked up, from the nearest broker or from the leader.
     let request = request();
@@ -615,7 +652,7 @@ async fn every_user_has_the_permissions_that_it_needs() {
     assert!(verdict.is_clean(), "{verdict}");
     assert_eq!(
         (verdict.complete, verdict.pending, verdict.dead_lettered),
-        (207, 0, 0),
+        (208, 0, 0),
         "{verdict}"
     );
 

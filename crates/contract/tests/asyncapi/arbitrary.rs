@@ -84,7 +84,11 @@ pub fn a_request() -> impl Strategy<Value = Request> {
 
 pub fn an_asked() -> impl Strategy<Value = Asked> {
     let key = vec(any::<char>(), 1..=MAX_KEY).prop_map(String::from_iter);
-    (key, a_request()).prop_map(|(key, request)| Asked { key: key.try_into().unwrap(), request })
+    let not_before = proptest::option::of(a_time());
+    let delay_ms = proptest::option::of(0..=2_592_000_000_u64);
+    (key, a_request(), not_before, delay_ms).prop_map(|(key, request, not_before, delay_ms)| {
+        Asked { key: key.try_into().unwrap(), request, not_before, delay_ms }
+    })
 }
 
 pub fn a_response() -> impl Strategy<Value = Response> {

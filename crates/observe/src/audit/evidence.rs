@@ -85,7 +85,7 @@ impl Evidence {
     /// Notes how a request stands. They come in the order of their ids, in which they were asked.
     pub(super) fn note(&mut self, id: &str, standing: Standing) {
         match standing {
-            Standing::TooOld => {}
+            Standing::TooOld | Standing::Scheduled => {}
             Standing::Unasked => {
                 self.unasked += 1;
                 // However many are asked and accepted later.

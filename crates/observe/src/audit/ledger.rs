@@ -49,6 +49,8 @@ pub(super) struct Seen {
     stored: Revisions,
     received: Revisions,
     cancelled: bool,
+    /// It is to be made later.
+    pub(super) is_scheduled: bool,
     pub(super) in_a_queue: bool,
     pub(super) dead_letter: bool,
 }
@@ -60,6 +62,8 @@ pub(super) enum Standing {
     Complete,
     /// Cancelled before its strings were stored, which completes it.
     Cancelled,
+    /// To be made later.
+    Scheduled,
     /// In one of the queues, delivered or not.
     Pending,
     /// Among the dead letters.
@@ -118,7 +122,9 @@ impl Seen {
         let limit = SignedDuration::try_from(facts_max_age).unwrap_or(SignedDuration::MAX);
         // A dead letter outlives the facts.
         let asked = self.requested_at.or_else(|| asked_at(id));
-        if asked.is_some_and(|asked| now.duration_since(asked) >= limit) {
+        // One that waits to be made has its time still before it, however old its id is.
+        let is_asked = self.requested_at.is_some() || !self.is_scheduled;
+        if is_asked && asked.is_some_and(|asked| now.duration_since(asked) >= limit) {
             return Standing::TooOld;
         }
         let written_twice =
@@ -129,13 +135,17 @@ impl Seen {
             if self.cancelled { Decision::Cancelled } else { Decision::Strings(digest) }
         };
         let stored = self.stored.digest.map(decided);
-        match RequestState::of(stored, self.received.digest, dead_letter) {
+        let is_requested = self.requested.digest.is_some();
+        let is_scheduled = self.is_scheduled && !is_requested;
+        match RequestState::of(stored, self.received.digest, is_scheduled, dead_letter) {
+            RequestState::Scheduled => Standing::Scheduled,
             RequestState::Doubled => Standing::Doubled,
             _ if written_twice => Standing::Doubled,
-            _ if self.requested.digest.is_none() => Standing::Unasked,
+            _ if !is_requested => Standing::Unasked,
             RequestState::Received => Standing::Complete,
             RequestState::Cancelled => Standing::Cancelled,
-            _ if self.in_a_queue => Standing::Pending,
+            // One that is being cancelled may be accepted, and still scheduled.
+            _ if self.in_a_queue || self.is_scheduled => Standing::Pending,
             RequestState::DeadLettered(()) => Standing::DeadLettered,
             RequestState::Queued | RequestState::Stored => Standing::Lost,
         }
@@ -255,6 +265,18 @@ mod tests {
         seen.dead_letter = true;
         seen.in_a_queue = true;
         assert_eq!(standing(&seen), Standing::Complete);
+    }
+
+    #[test]
+    fn request_is_scheduled_until_it_is_accepted() {
+        let mut seen = Seen { is_scheduled: true, ..Seen::default() };
+        assert_eq!(standing(&seen), Standing::Scheduled);
+        let a_month_later = noon() + SignedDuration::from_hours(30 * 24);
+        let id = JobId::new().to_string();
+        assert_eq!(seen.standing(&id, a_month_later, DAY), Standing::Scheduled);
+        seen.note_fact(JudgedFact::Requested, &requested(JobId::new()));
+        seen.in_a_queue = true;
+        assert_eq!(standing(&seen), Standing::Pending);
     }
 
     #[test]

@@ -45,6 +45,11 @@ impl Memory {
         }
     }
 
+    /// The same, where it says that there was another before it.
+    pub(super) fn if_replaced(self) -> Option<Self> {
+        self.replaces.is_some().then_some(self)
+    }
+
     /// What shows that there was something before, where the guarantees hold for what is so recent.
     pub(super) fn sign(
         &self,

@@ -76,7 +76,12 @@ pub async fn drained(nats: &Context, wait: Duration) -> anyhow::Result<u64> {
 async fn left_in_queues(nats: &Context) -> anyhow::Result<u64> {
     let mut left = 0;
     for queue in queues::ALL {
-        left += topology::stream_state(nats, queue.stream).await?.state.messages;
+        left += if queue.schedules().is_some() {
+            let state = topology::queue_state(nats, queue).await?;
+            state.waiting() + state.in_flight()
+        } else {
+            topology::stream_state(nats, queue.stream).await?.state.messages
+        };
     }
     Ok(left)
 }

@@ -29,7 +29,12 @@ pub(super) async fn memories(nats: &Context) -> anyhow::Result<Vec<Memory>> {
     for fact in JudgedFact::ALL {
         memories.push(Memory::of(&topology::bucket_state(nats, fact.bucket()).await?, true));
     }
-    for queue in queues::ALL {
+    // What is to be made later is not judged, so only that it was replaced says something of the rest.
+    let [schedules, queues @ ..] = queues::ALL;
+    memories.extend(
+        Memory::of(&topology::stream_state(nats, schedules.stream).await?, false).if_replaced(),
+    );
+    for queue in queues {
         memories.push(Memory::of(&topology::stream_state(nats, queue.stream).await?, false));
     }
     Ok(memories)
@@ -44,7 +49,8 @@ pub(super) async fn everything(
     requestors: &mut Requestors,
 ) -> anyhow::Result<Ledger> {
     let mut ledger = Ledger::new();
-    let [requests, responses, acknowledgments] = queues::ALL;
+    let [schedules, requests, responses, acknowledgments] = queues::ALL;
+    read_scheduled(nats, schedules, id, &mut ledger).await?;
     read_facts(nats, JudgedFact::Requested, id, &mut ledger, requestors).await?;
     read_queue(nats, requests, id, &mut ledger).await?;
     read_queue(nats, responses, id, &mut ledger).await?;
@@ -130,6 +136,22 @@ async fn read_queue(
     for subjects in id.map_or_else(all, |id| queue.subjects_of(id)) {
         for id in keys(nats, queue.stream, &subjects, |subject| queue.key(subject)).await? {
             ledger.entry(id).or_default().in_a_queue = true;
+        }
+    }
+    Ok(())
+}
+
+/// Those that are to be made later. A schedule that recurs is no request, and one that it has made is not known by
+/// its subject until it was asked for.
+async fn read_scheduled(
+    nats: &Context,
+    queue: Queue,
+    id: Option<&str>,
+    ledger: &mut Ledger,
+) -> anyhow::Result<()> {
+    for subjects in queue.subjects_of(id.unwrap_or("*")) {
+        for id in keys(nats, queue.stream, &subjects, |subject| subject.rsplit('.').next()).await? {
+            ledger.entry(id).or_default().is_scheduled = true;
         }
     }
     Ok(())

@@ -17,7 +17,9 @@ pub struct Verdict {
     pub complete: usize,
     /// Of the complete ones, those that were cancelled before their strings were stored.
     pub cancelled: usize,
-    /// Those that are in one of the queues, delivered or not.
+    /// Requests that are to be made later, which are not accepted by their queue yet.
+    pub scheduled: usize,
+    /// Of those that were accepted, those that are in one of the queues, delivered or not.
     pub pending: usize,
     /// Those that are among the dead letters.
     pub dead_lettered: usize,
@@ -89,12 +91,14 @@ impl Verdict {
     }
 
     pub(super) fn count(&mut self, id: &str, standing: Standing) {
-        let accepted = !matches!(standing, Standing::Unasked | Standing::TooOld);
+        let accepted =
+            !matches!(standing, Standing::Unasked | Standing::TooOld | Standing::Scheduled);
         self.requested += usize::from(accepted);
         self.cancelled += usize::from(standing == Standing::Cancelled);
         let ids = &mut self.ids;
         let (count, ids) = match standing {
             Standing::Complete | Standing::Cancelled => (&mut self.complete, None),
+            Standing::Scheduled => (&mut self.scheduled, None),
             Standing::Pending => (&mut self.pending, None),
             Standing::DeadLettered => (&mut self.dead_lettered, Some(&mut ids.dead_lettered)),
             Standing::Lost => (&mut self.lost, Some(&mut ids.lost)),
@@ -127,6 +131,7 @@ impl fmt::Display for Verdict {
         ];
         let rare = [
             ("cancelled", self.cancelled, "of the complete: before the strings were stored"),
+            ("scheduled", self.scheduled, "to be made later"),
             ("unasked", self.unasked, "in the system without having been accepted: no error"),
             ("too old", self.too_old, "older than FACTS_MAX_AGE: not judged"),
         ];
@@ -173,6 +178,7 @@ mod tests {
             (Standing::Complete, true),
             (Standing::Cancelled, true),
             (Standing::Pending, true),
+            (Standing::Scheduled, true),
             (Standing::DeadLettered, true),
             (Standing::Unasked, true),
             (Standing::TooOld, true),

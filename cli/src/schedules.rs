@@ -1,0 +1,158 @@
+//! `decoupled schedules`: lists what recurs, sets it, and removes it.
+
+use std::fmt::{self, Display};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use clap::{Args, Subcommand};
+use contract::Amount;
+use contract::queues::{DueRequest, SCHEDULES};
+use serde::Serialize;
+use workqueue::topology;
+use workqueue::{
+    Metrics, NatsSettings, Priority, Producer, PublishError, Recurrence, Schedule, Scheduled,
+    Settings, schedules,
+};
+
+use crate::terminal::{self, say};
+
+/// The subcommands of `decoupled schedules`.
+#[derive(Clone, Debug, Subcommand)]
+#[expect(missing_docs, reason = "clap would show it as the help of the whole group")]
+pub enum Schedules {
+    /// Lists all of them
+    List {
+        /// Print them as JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        nats: NatsSettings,
+    },
+    /// Sets a schedule, in place of the one of this name
+    ///
+    /// Each time that it is due, a requestor asks for strings. What falls due while the broker is away is asked
+    /// for once when it is there again. One that stands as it is given goes on undisturbed.
+    Set(SetSettings),
+    /// Removes a schedule. What it has asked for already is still done
+    Remove {
+        /// Its name
+        name: String,
+        #[command(flatten)]
+        nats: NatsSettings,
+    },
+}
+
+/// Settings of `decoupled schedules set`.
+#[derive(Args, Clone, Debug)]
+pub struct SetSettings {
+    /// Its name: up to 64 characters of A-Z, a-z, 0-9, '-' and '_'
+    name: String,
+    /// Once in this time, such as 10s, 5m or 24h: whole seconds
+    #[arg(long, value_parser = workqueue::above_zero, value_name = "TIME", conflicts_with = "cron")]
+    every: Option<Duration>,
+    /// At these times: second, minute, hour, day of the month, month, day of the week
+    #[arg(long, value_name = "EXPRESSION", required_unless_present = "every")]
+    cron: Option<String>,
+    /// Time zone of the expression, such as Europe/Berlin [default: UTC]
+    #[arg(long, value_name = "ZONE", requires = "cron")]
+    time_zone: Option<String>,
+    /// How many strings to ask for each time
+    #[arg(long, default_value_t = 1)]
+    count: u32,
+    /// How many characters each of them is to have
+    #[arg(long, default_value_t = 64)]
+    length: u32,
+    /// How urgent that is: high, normal or low
+    #[arg(long, default_value_t)]
+    priority: Priority,
+    #[command(flatten)]
+    nats: NatsSettings,
+}
+
+pub(crate) async fn run(command: &Schedules) -> anyhow::Result<()> {
+    let (Schedules::List { nats, .. }
+    | Schedules::Set(SetSettings { nats, .. })
+    | Schedules::Remove { nats, .. }) = command;
+    let connection = terminal::connect(nats, "decoupled schedules").await?;
+    // A deployment that has none has its own error, and is not created here.
+    topology::stream_state(connection.context(), SCHEDULES.stream).await?;
+    let producer = || {
+        // QUEUE_LIMIT counts: the stream has no limit of its own.
+        let Settings { limits, .. } = Settings::from_env();
+        Producer::new(&connection, limits, 1, &Metrics::new("decoupled"))
+    };
+    match command {
+        Schedules::List { json, .. } => {
+            let found = schedules::list::<DueRequest>(&connection).await?;
+            terminal::print(&Rows(found.into_iter().map(Row::from).collect()), *json)
+        }
+        Schedules::Set(settings) => {
+            let (name, recurrence, job) = settings.schedule()?;
+            match producer().schedule(name, &recurrence, &job).await {
+                Ok(Scheduled::Created) => say(format_args!("{name} is set: {recurrence}.")),
+                Ok(Scheduled::Replaced) => say(format_args!("{name} is replaced: {recurrence}.")),
+                Ok(Scheduled::Unchanged) => say(format_args!("{name} stands as it is.")),
+                // It says itself what would be right.
+                Err(PublishError::Invalid(reason)) => bail!(reason),
+                Err(error) => Err(error).with_context(|| format!("cannot set {name}")),
+            }
+        }
+        Schedules::Remove { name, .. } => {
+            if producer().unschedule::<DueRequest>(name).await? {
+                return say(format_args!("{name} is removed."));
+            }
+            bail!("no schedule has the name {name}")
+        }
+    }
+}
+
+impl SetSettings {
+    fn schedule(&self) -> anyhow::Result<(&str, Recurrence, DueRequest)> {
+        let Self { name, every, cron, time_zone, count, length, priority, .. } = self;
+        let recurrence = match (every, cron) {
+            (Some(interval), _) => Recurrence::Every(*interval),
+            (None, Some(expression)) => {
+                let (expression, time_zone) = (expression.clone(), time_zone.clone());
+                Recurrence::Cron { expression, time_zone }
+            }
+            (None, None) => bail!("give it --every or --cron"),
+        };
+        let (amount, priority) = (Amount::new(*count, *length)?, *priority);
+        let requestor = "decoupled schedules".to_owned();
+        let (not_before, expires_at) = (None, None);
+        let due = DueRequest { amount, priority, requestor, not_before, expires_at };
+        Ok((name, recurrence, due))
+    }
+}
+
+/// The schedules, a line each.
+#[derive(Serialize)]
+struct Rows(Vec<Row>);
+
+/// One schedule.
+#[derive(Serialize)]
+struct Row {
+    name: String,
+    recurs: String,
+    count: u32,
+    length: u32,
+    priority: Priority,
+}
+
+impl From<Schedule<DueRequest>> for Row {
+    fn from(schedule: Schedule<DueRequest>) -> Self {
+        let Schedule { name, recurrence, job: DueRequest { amount, priority, .. } } = schedule;
+        let (count, length) = (amount.count(), amount.length());
+        Self { name, recurs: recurrence.to_string(), count, length, priority }
+    }
+}
+
+impl Display for Rows {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{:<24} {:<36} asks for", "schedule", "recurs")?;
+        for Row { name, recurs, count, length, priority } in &self.0 {
+            write!(formatter, "\n{name:<24} {recurs:<36} {count} of {length}, {priority}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,165 @@
+//! How schedules are written and shown.
+
+use std::time::Duration;
+
+use contract::queues::DueRequest;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+use workqueue::{Priority, Recurrence, Schedule};
+
+use crate::problem::{Problem, ProblemKind};
+use crate::requests::input::{amount, named, object, whole};
+use crate::requests::time;
+use crate::requests::view::PrioritySchema;
+
+/// What recurs, and when: either `every` some time, or at the times of a `cron` expression, in UTC or in a
+/// `time_zone`.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct NewSchedule {
+    /// Once in this time: whole seconds, at least one, and at most 30 days.
+    #[serde(deserialize_with = "time::read_length")]
+    #[schema(value_type = Option<String>, nullable = false, example = "1h")]
+    every: Option<Duration>,
+    /// Six fields: second, minute, hour, day of the month, month, day of the week.
+    #[serde(deserialize_with = "some")]
+    #[schema(
+        value_type = Option<String>, nullable = false, max_length = 200, example = "0 30 3 * * *",
+        pattern = "^[!-?A-~][!-~]*( [!-~]+){5}$"
+    )]
+    cron: Option<String>,
+    /// The name of a time zone in the IANA database. Only with `cron`.
+    #[serde(deserialize_with = "some")]
+    #[schema(
+        value_type = Option<String>, nullable = false, max_length = 64, example = "Europe/Berlin",
+        pattern = "^[A-Za-z0-9/_+-]+$"
+    )]
+    time_zone: Option<String>,
+    /// How many strings to ask for each time.
+    #[serde(deserialize_with = "whole")]
+    #[schema(default = 1, minimum = 1, maximum = 1000)]
+    count: u32,
+    /// How many characters each of them is to have, from A-Z, a-z and 0-9.
+    #[serde(deserialize_with = "whole")]
+    #[schema(default = 64, minimum = 1, maximum = 1024)]
+    length: u32,
+    /// How urgent that is.
+    #[serde(deserialize_with = "named")]
+    #[schema(value_type = PrioritySchema)]
+    priority: Priority,
+}
+
+impl Default for NewSchedule {
+    fn default() -> Self {
+        let (every, cron, time_zone) = (None, None, None);
+        Self { every, cron, time_zone, count: 1, length: 64, priority: Priority::Normal }
+    }
+}
+
+/// A text, which `null` is not.
+fn some<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
+    String::deserialize(deserializer).map(Some)
+}
+
+impl NewSchedule {
+    /// When it recurs, and what `requestor` is to ask for then.
+    pub(super) fn read(body: &[u8], requestor: &str) -> Result<(Recurrence, DueRequest), Problem> {
+        let Self { every, cron, time_zone, count, length, priority } = object(body)?;
+        let invalid = |detail: &str| ProblemKind::Invalid.because(detail);
+        let recurrence = match (every, cron) {
+            (Some(_), None) if time_zone.is_some() => {
+                return Err(invalid("a time_zone belongs to a cron expression"));
+            }
+            (Some(interval), None) => Recurrence::Every(interval),
+            (None, Some(expression)) => Recurrence::Cron { expression, time_zone },
+            _ => {
+                let detail =
+                    "write either every, such as \"1h\", or cron, such as \"0 30 3 * * *\"";
+                return Err(invalid(detail));
+            }
+        };
+        recurrence.check().map_err(|error| ProblemKind::Invalid.because(error))?;
+        let (amount, requestor) = (amount(count, length)?, requestor.to_owned());
+        Ok((
+            recurrence,
+            DueRequest { amount, priority, requestor, not_before: None, expires_at: None },
+        ))
+    }
+}
+
+/// A schedule, and what it asks for each time.
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Schedule)]
+pub(super) struct ScheduleView {
+    /// Its name.
+    name: String,
+    /// Once in this time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    every: Option<String>,
+    /// A cron expression of six fields, seconds first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    cron: Option<String>,
+    /// The time zone of the expression. UTC without one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    time_zone: Option<String>,
+    /// How many strings it asks for.
+    count: u32,
+    /// How many characters each of them is to have.
+    length: u32,
+    #[schema(value_type = PrioritySchema)]
+    priority: Priority,
+}
+
+/// All schedules.
+#[derive(Debug, Serialize, ToSchema)]
+pub(super) struct ScheduleList {
+    /// In the order of their names.
+    pub(super) schedules: Vec<ScheduleView>,
+}
+
+impl From<Schedule<DueRequest>> for ScheduleView {
+    fn from(schedule: Schedule<DueRequest>) -> Self {
+        let Schedule { name, recurrence, job } = schedule;
+        let (every, cron, time_zone) = match recurrence {
+            Recurrence::Every(interval) => (Some(format!("{}s", interval.as_secs())), None, None),
+            Recurrence::Cron { expression, time_zone } => (None, Some(expression), time_zone),
+        };
+        let DueRequest { amount, priority, .. } = job;
+        let (count, length) = (amount.count(), amount.length());
+        Self { name, every, cron, time_zone, count, length, priority }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn schedule_is_read_strictly() {
+        let read = |body: &str| NewSchedule::read(body.as_bytes(), "gateway-1").map(|read| read.0);
+        let hourly = Recurrence::Every(Duration::from_secs(3600));
+        assert_eq!(read(r#"{"every": "1h", "count": 2}"#).unwrap(), hourly);
+        assert!(read(r#"{"cron": "0 30 3 * * *", "time_zone": "Europe/Berlin"}"#).is_ok());
+        for (wrong, words) in [
+            ("{}", "either every"),
+            ("[]", "no JSON object"),
+            (r#"{"every": "1h", "cron": "0 30 3 * * *"}"#, "either every"),
+            (r#"{"every": "1h", "time_zone": "UTC"}"#, "belongs to a cron expression"),
+            (r#"{"every": "-1s"}"#, "such as 250ms"),
+            (r#"{"every": "31d"}"#, "no time from 0s to 30d"),
+            (r#"{"every": "1500ms"}"#, "whole seconds"),
+            (r#"{"every": "0s"}"#, "whole seconds"),
+            (r#"{"cron": "30 3 * * *"}"#, "has 5 fields, and a cron expression has six"),
+            (r#"{"cron": "@daily"}"#, "has 1 fields"),
+            (r#"{"cron": null}"#, "invalid type: null"),
+            (r#"{"every": "1h", "count": 0}"#, "0 strings"),
+            (r#"{"every": "1h", "delay": "1s"}"#, "unknown field"),
+        ] {
+            let problem = read(wrong).unwrap_err().json();
+            assert!(problem.contains(words), "{wrong}: {problem}");
+        }
+    }
+}

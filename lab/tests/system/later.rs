@@ -1,0 +1,298 @@
+//! Requests that are to be made later, once or again and again, while whatever may happen happens.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use contract::Amount;
+use contract::facts::{RECEIVED, REQUESTED, Stored};
+use contract::queues::{DueRequest, REQUESTS, Request, SCHEDULES};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use testkit::eventually::eventually;
+use testkit::http::{self, HttpResponse};
+use testkit::proxy::Proxy;
+use workqueue::topology::Limits;
+use workqueue::{JobId, Metrics, Priority, Producer, now};
+
+use crate::api::{accepted, gateway, get, post};
+use crate::deployment::{Deployment, LIMITS, Side, ready, run, soon};
+
+const SECOND: Duration = Duration::from_secs(1);
+
+/// Asks for something that is due at this time.
+async fn submit_later(deployment: &Deployment, at: Timestamp) -> JobId {
+    let metrics = Metrics::new("test");
+    let producer = Producer::new(deployment.connection(), LIMITS, 8, &metrics);
+    let due = DueRequest {
+        amount: Amount::new(1, 8).unwrap(),
+        priority: Priority::Normal,
+        requestor: "by hand".to_owned(),
+        not_before: Some(at),
+        expires_at: None,
+    };
+    producer.submit_later(&due, at).await.unwrap()
+}
+
+/// As many as are due, and as many as are not due yet.
+async fn depths(deployment: &Deployment) -> (u64, u64) {
+    let state = deployment.queue_state(SCHEDULES).await;
+    (state.waiting() + state.in_flight(), state.scheduled())
+}
+
+async fn is_due(deployment: &Deployment, count: u64) {
+    eventually(&format!("{count} are due"), async || match depths(deployment).await {
+        (due, _) if due == count => Ok(()),
+        other => Err(other),
+    })
+    .await;
+}
+
+/// All of these were asked for when they were due, and so many in all came to their end, each once.
+async fn complete(deployment: &Deployment, due: &[(JobId, Timestamp)]) {
+    for (id, at) in due {
+        let request: Request = deployment.fact_eventually(*id).await;
+        assert_eq!(request.requested_at, *at);
+    }
+    deployment.facts_reach(RECEIVED, due.len() as u64).await;
+    let verdict = deployment.verdict().await;
+    assert!(verdict.is_clean(), "{verdict}");
+    let counts = (verdict.complete, verdict.dead_lettered, verdict.unasked, verdict.scheduled);
+    assert_eq!(counts, (due.len(), 0, 0, 0), "{verdict}");
+    assert_eq!(depths(deployment).await, (0, 0));
+}
+
+pub async fn put(api: SocketAddr, name: &str, body: &Value) -> HttpResponse {
+    let headers = [("Content-Type", "application/json")];
+    let path = format!("/schedules/{name}");
+    soon("an answer", http::ask(api, "PUT", &path, &headers, &body.to_string())).await.unwrap()
+}
+
+pub async fn delete(api: SocketAddr, name: &str) -> HttpResponse {
+    let path = format!("/schedules/{name}");
+    soon("an answer", http::ask(api, "DELETE", &path, &[], "")).await.unwrap()
+}
+
+#[tokio::test]
+async fn delayed_request_is_scheduled_and_then_answered() {
+    let deployment = Deployment::start().await;
+    let (_gateway, api) = gateway(&deployment, "gateway").await;
+    let body = json!({"count": 2, "length": 8, "priority": "high", "delay": "2s"});
+    let answer = post(api, Some("key"), &body).await;
+    let id = accepted(&answer);
+    let not_before = answer.json()["not_before"].clone();
+    assert_eq!(answer.json()["requested_at"], not_before, "{answer:?}");
+    let state = get(api, &format!("/requests/{id}")).await.json();
+    let expected = json!({
+        "id": id, "status": "scheduled", "count": 2, "length": 8, "priority": "high", "not_before": not_before
+    });
+    assert_eq!(state, expected);
+    let verdict = observe::audit::audit(deployment.nats(), Duration::ZERO).await.unwrap();
+    assert_eq!((verdict.requested, verdict.scheduled), (0, 1), "{verdict}");
+    // The same under its key, and other times.
+    let again = post(api, Some("key"), &body).await;
+    assert_eq!((accepted(&again), &again.json()), (id, &answer.json()));
+    for other in [json!({"delay": "3s"}), json!({"not_before": not_before}), json!({})] {
+        let mut body = json!({"count": 2, "length": 8, "priority": "high"});
+        body.as_object_mut().unwrap().extend(other.as_object().unwrap().clone());
+        let answer = post(api, Some("key"), &body).await;
+        assert_eq!(answer.status, 409, "{answer:?}");
+        assert!(answer.json()["detail"].to_string().contains("with a delay of 2s"), "{answer:?}");
+    }
+    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
+    let state = get(api, &format!("/requests/{id}?wait=60s")).await.json();
+    assert_eq!(state["values"].as_array().unwrap().len(), 2, "{state}");
+    assert_eq!((&state["requested_at"], state.get("not_before")), (&not_before, None), "{state}");
+    assert_eq!(accepted(&post(api, Some("key"), &body).await), id);
+    // One whose time has passed is asked for at once.
+    let past = post(api, None, &json!({"not_before": "2020-01-01T00:00:00Z"})).await;
+    assert_eq!(past.json().get("not_before"), None, "{past:?}");
+    let state = get(api, &format!("/requests/{}?wait=60s", accepted(&past))).await.json();
+    assert!(state["values"].is_array(), "{state}");
+    complete(&deployment, &[(id, not_before.as_str().unwrap().parse().unwrap())][..0]).await;
+}
+
+#[tokio::test]
+async fn time_that_cannot_be_is_told_with_what_is_right() {
+    let deployment = Deployment::start().await;
+    let (_gateway, api) = gateway(&deployment, "gateway").await;
+    let far = now() + 31 * 24 * 3600 * SECOND;
+    for (body, status, words) in [
+        (json!({"delay": "-1s"}), 400, "such as 250ms, 10s, 5m, 24h or 30d"),
+        (json!({"delay": "31d"}), 400, "no time from 0s to 30d"),
+        (json!({"not_before": far}), 422, "more than 30 days away"),
+        (json!({"not_before": "tomorrow"}), 400, "such as 2026-11-21T07:00:00Z"),
+        (json!({"delay": "1s", "not_before": now()}), 400, "not both"),
+    ] {
+        let answer = post(api, None, &body).await;
+        assert_eq!(answer.status, status, "{answer:?}");
+        assert!(answer.json()["detail"].as_str().unwrap().contains(words), "{answer:?}");
+    }
+    let cron = |cron: &str, zone: Option<&str>| match zone {
+        Some(zone) => json!({"cron": cron, "time_zone": zone}),
+        None => json!({"cron": cron}),
+    };
+    for (name, body, status, words) in [
+        ("a.b", json!({"every": "1h"}), 400, "write 1 to 64 characters of A-Z"),
+        ("a", cron("30 3 * * *", None), 400, "has 5 fields, and a cron expression has six"),
+        ("a", cron("61 30 3 * * *", None), 422, "no cron expression that the broker knows"),
+        ("a", cron("0 30 3 * * *", Some("Mars/Base")), 422, "such as Europe/Berlin"),
+        ("a", json!({"every": "0s"}), 400, "whole seconds, at least one"),
+        ("a", json!({}), 400, "write either every"),
+    ] {
+        let answer = put(api, name, &body).await;
+        assert_eq!(answer.status, status, "{answer:?}");
+        assert!(answer.json()["detail"].as_str().unwrap().contains(words), "{answer:?}");
+    }
+    assert_eq!(depths(&deployment).await, (0, 0));
+}
+
+#[tokio::test]
+async fn gateway_takes_no_more_for_later_than_there_is_room_for() {
+    let deployment = Deployment::start().await;
+    let gateway = deployment.gateway("gateway", &[("QUEUE_LIMIT", "2")]).await;
+    testkit::process::logged(&gateway, crate::api::ACCEPTS).await;
+    let api = crate::deployment::api_addr(&gateway).await;
+    let later = json!({"delay": "1h"});
+    for _ in 0..2 {
+        accepted(&post(api, None, &later).await);
+    }
+    let full = post(api, None, &later).await;
+    assert_eq!((full.status, &full.json()["outcome"]), (503, &json!("not-asked")), "{full:?}");
+    assert_eq!(put(api, "often", &json!({"every": "1h"})).await.status, 503);
+    assert_eq!(depths(&deployment).await, (0, 2));
+}
+
+#[tokio::test]
+async fn schedule_asks_again_and_again_until_it_is_removed() {
+    let mut deployment = Deployment::start().await;
+    let (_gateway, api) = gateway(&deployment, "gateway").await;
+    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let mut requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
+    let body = json!({"every": "1s", "count": 2, "length": 8, "priority": "low"});
+    let created = put(api, "often", &body).await;
+    assert_eq!((created.status, created.header("location")), (201, Some("often")), "{created:?}");
+    let standing = json!({
+        "name": "often", "every": "1s", "count": 2, "length": 8, "priority": "low"
+    });
+    assert_eq!(created.json(), standing);
+    assert_eq!(put(api, "often", &body).await.status, 200);
+    assert_eq!(get(api, "/schedules/often").await.json(), standing);
+    assert_eq!(get(api, "/schedules").await.json(), json!({ "schedules": [standing] }));
+    let (status, said) = deployment.decoupled(["schedules", "list"]).await;
+    assert!(status == Some(0) && said.contains("often"), "{said}");
+    deployment.facts_reach(RECEIVED, 2).await;
+    // Whoever is killed meanwhile.
+    requestor.kill().await.unwrap();
+    is_due(&deployment, 2).await;
+    let before = deployment.facts(REQUESTED).await;
+    deployment.broker.kill().await.unwrap();
+    deployment.broker.restart().await.unwrap();
+    let _successor = deployment.run(Side::Requestor, "successor", &[]).await;
+    deployment.facts_reach(RECEIVED, before + 3).await;
+    let removed = eventually("it is removed", async || match delete(api, "often").await {
+        HttpResponse { status: 503, .. } => Err("the broker is away"),
+        answer => Ok(answer.status),
+    })
+    .await;
+    assert_eq!(removed, 204);
+    let gone = delete(api, "often").await;
+    assert_eq!((gone.status, &gone.json()["title"]), (404, &json!("There is no such schedule")));
+    assert_eq!(get(api, "/schedules/often").await.status, 404);
+    is_due(&deployment, 0).await;
+    let verdict = deployment.verdict().await;
+    assert!(verdict.is_clean(), "{verdict}");
+    assert_eq!((verdict.complete, verdict.unasked), (verdict.requested, 0), "{verdict}");
+    assert_eq!(deployment.facts(REQUESTED).await, verdict.requested as u64);
+}
+
+#[tokio::test]
+async fn what_is_due_survives_a_kill_before_at_and_after_its_time() {
+    let mut deployment = Deployment::start().await;
+    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let first = now() + SECOND;
+    let mut due = Vec::new();
+    for tenth in 0..40 {
+        let at = first + tenth * SECOND / 10;
+        due.push((submit_later(&deployment, at).await, at));
+    }
+    let mut requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
+    ready(&requestor).await;
+    deployment.broker.kill().await.unwrap();
+    deployment.broker.restart().await.unwrap();
+    deployment.facts_reach(REQUESTED, 10).await;
+    deployment.broker.kill().await.unwrap();
+    requestor.kill().await.unwrap();
+    eventually("all are due", async || if now() > due[39].1 { Ok(()) } else { Err(now()) }).await;
+    deployment.broker.restart().await.unwrap();
+    let _successor = deployment.run(Side::Requestor, "successor", &[]).await;
+    complete(&deployment, &due).await;
+}
+
+/// Kills the requestor when it is about to publish to a subject that begins with `step`, for something that is due.
+async fn killed_before(step: &str) {
+    let deployment = Deployment::start().await;
+    let proxy = Proxy::start(deployment.broker.port()).await.unwrap();
+    proxy.hold(step);
+    let at = now() - SECOND;
+    let due = [(submit_later(&deployment, at).await, at)];
+    let mut requestor = run(Side::Requestor, &proxy.url(), deployment.log("victim"), &[]).await;
+    soon("the victim is about to publish", proxy.held()).await;
+    requestor.kill().await.unwrap();
+    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let _successor = deployment.run(Side::Requestor, "successor", &[]).await;
+    complete(&deployment, &due).await;
+    let requests = deployment.queue_state(REQUESTS).await.stream.state.last_sequence;
+    assert_eq!(requests, 1, "it was asked for twice");
+}
+
+#[tokio::test]
+async fn requestor_killed_before_asking_for_what_is_due_asks_once() {
+    killed_before("requests.").await;
+}
+
+#[tokio::test]
+async fn requestor_killed_before_accepting_what_is_due_asks_once() {
+    killed_before("$KV.requested.").await;
+}
+
+#[tokio::test]
+async fn requestor_killed_before_settling_what_is_due_asks_once() {
+    killed_before("$JS.ACK.SCHEDULES.").await;
+}
+
+#[tokio::test]
+async fn full_queue_holds_what_is_due_and_nothing_else() {
+    let deployment = Deployment::with(&Limits { queue_limit: 5, ..LIMITS }).await;
+    let at = now() - SECOND;
+    let mut due = Vec::new();
+    for _ in 0..20 {
+        due.push((submit_later(&deployment, at).await, at));
+    }
+    let settings = [("QUEUE_LIMIT", "5"), ("CONCURRENCY", "8")];
+    let _requestor = deployment.run(Side::Requestor, "requestor", &settings).await;
+    eventually("the queue is full", async || match deployment.depth(REQUESTS).await {
+        5 => Ok(()),
+        other => Err(other),
+    })
+    .await;
+    // What the generator answers is stored, although the requestor waits for room.
+    let _generator = deployment.run(Side::Generator, "generator", &settings).await;
+    complete(&deployment, &due).await;
+}
+
+#[tokio::test]
+async fn one_that_is_due_twice_is_answered_once() {
+    let deployment = Deployment::start().await;
+    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
+    let at = now() - SECOND;
+    let id = submit_later(&deployment, at).await;
+    deployment.fact_eventually::<Stored>(id).await;
+    is_due(&deployment, 0).await;
+    let body = json!({"count": 1, "length": 8, "requestor": "by hand", "not_before": at});
+    let body = body.to_string();
+    deployment.publish_raw(&SCHEDULES.subject(id), Default::default(), body.as_bytes()).await;
+    complete(&deployment, &[(id, at)]).await;
+    assert_eq!(deployment.queue_state(REQUESTS).await.stream.state.last_sequence, 1);
+}

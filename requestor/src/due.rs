@@ -1,0 +1,83 @@
+//! Asks: takes a request that is due from the queue SCHEDULES, and submits it.
+
+use contract::facts::Stored;
+use contract::queues::{DueRequest, Request};
+use tracing::debug;
+use workqueue::{Attempt, Context, Failure, Handler, Rejection, now};
+
+use crate::producer::submit_within;
+
+#[derive(Debug)]
+pub(crate) struct Due;
+
+impl Handler for Due {
+    type Job = DueRequest;
+
+    fn admit(&self, due: &DueRequest, cx: &Context) -> Result<(), Rejection> {
+        let requested_at = due.clone().request(cx.id()).requested_at;
+        contract::check_age(requested_at, now(), cx.facts_max_age())
+    }
+
+    async fn handle(&self, due: DueRequest, cx: &Context) -> Result<(), Failure> {
+        let request = due.request(cx.id());
+        let key = request.id.to_string();
+        // An earlier attempt may have come to its end, and only its ack got lost.
+        if cx.attempt() > Attempt::new(1) && cx.read::<Request>(&key).await?.is_some() {
+            return Ok(());
+        }
+        // It may have been answered since, or cancelled.
+        if cx.read::<Stored>(&key).await?.is_some() {
+            return Ok(());
+        }
+        submit_within(cx, &request).await?;
+        debug!(id = %request.id, "asked for what was due");
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use contract::Amount;
+    use contract::facts::Cancellation;
+    use workqueue::testing::Recorder;
+    use workqueue::{JobId, Priority};
+
+    use super::*;
+
+    fn due() -> DueRequest {
+        let amount = Amount::new(1, 8).unwrap();
+        let requestor = "gateway-1".to_owned();
+        DueRequest {
+            amount,
+            priority: Priority::High,
+            requestor,
+            not_before: None,
+            expires_at: None,
+        }
+    }
+
+    #[tokio::test]
+    async fn due_request_is_asked_for_once_and_accepted() {
+        let recorder = Recorder::new();
+        let id = JobId::new();
+        for attempt in [1, 2, 3] {
+            let cx = recorder.context_of(id, Attempt::new(attempt));
+            Due.handle(due(), &cx).await.unwrap();
+        }
+        let request = due().request(id);
+        assert_eq!(request.requested_at, id.made_at());
+        assert_eq!(recorder.published::<Request>(), [request.clone()]);
+        assert_eq!(recorder.created::<Request>(), [request]);
+    }
+
+    #[tokio::test]
+    async fn one_that_was_cancelled_is_not_asked_for() {
+        let recorder = Recorder::new();
+        let cx = recorder.context();
+        let (id, cancelled_by) = (cx.id(), "me".to_owned());
+        let cancellation = Cancellation { id, cancelled_by, cancelled_at: now() };
+        cx.create(&Stored::Cancelled(cancellation)).await.unwrap();
+        Due.handle(due(), &cx).await.unwrap();
+        assert_eq!(recorder.published::<Request>(), []);
+    }
+}
