@@ -16,7 +16,7 @@ let next = null;
 let read = -Infinity;
 let reading;
 
-export function allowReplay(can) {
+export function allowControl(can) {
   if (can === allowed) return;
   allowed = can;
   // Buttons come or go with the letters.

@@ -8,7 +8,7 @@ import { showNumbers, showAudit } from "./numbers.js";
 import { showLast } from "./last_strings.js";
 import "./history.js";
 import "./keys.js";
-import { allowReplay, countLetters } from "./dead_letters.js";
+import { allowControl, countLetters } from "./dead_letters.js";
 import { EventLog } from "./event_log.js";
 
 const axis = new Axis();
@@ -64,7 +64,7 @@ function connect() {
   mine.addEventListener("about", (event) => {
     const about = heard(event);
     say(byId("version"), `, by gateway ${about.version}`);
-    allowReplay(about.replay);
+    allowControl(about.control);
   });
   mine.addEventListener("history", (event) => {
     const points = heard(event);

@@ -127,7 +127,7 @@ pub async fn run(settings: GatewaySettings, stop: &CancellationToken) -> Result<
         clock: Mutex::default(),
         refused: Arc::default(),
         waiters: requests::waiters::Waiters::default(),
-        replayer: OnceLock::new(),
+        operator: OnceLock::new(),
         stop: stop.clone(),
     });
     let report = GatewayReport { metrics: Arc::clone(&metrics), gateway: Arc::clone(&gateway) };
@@ -136,7 +136,7 @@ pub async fn run(settings: GatewaySettings, stop: &CancellationToken) -> Result<
         .map_err(|source| GatewayError::Listen { setting: "ADMIN_ADDR", addr, source })?;
     let listener = listen(gateway_addr).await?;
     let router = router::router(Arc::clone(&gateway));
-    let work = async { tokio::try_join!(work(&gateway, &metrics), replayer(&gateway)).map(drop) };
+    let work = async { tokio::try_join!(work(&gateway, &metrics), operator(&gateway)).map(drop) };
     let working = stop.run_until_cancelled(Box::pin(work));
     let serving = http::serve(listener, router, LIMITS, stop.clone());
     // In this task, so that a panic of the server is one of the gateway.
@@ -205,12 +205,12 @@ async fn work(gateway: &Gateway, metrics: &Arc<Metrics>) -> Result<(), GatewayEr
     }
 }
 
-/// Connects to replay, where that is allowed.
-async fn replayer(gateway: &Gateway) -> Result<(), GatewayError> {
-    let Some(settings) = gateway.settings.replay_nats() else { return Ok(()) };
+/// Connects to control, where that is allowed.
+async fn operator(gateway: &Gateway) -> Result<(), GatewayError> {
+    let Some(settings) = gateway.settings.control_nats() else { return Ok(()) };
     let connection =
-        Connection::establish_patiently(&settings, "gateway replay", |_connected| {}).await?;
-    let _ = gateway.replayer.set(connection.clone());
+        Connection::establish_patiently(&settings, "gateway control", |_connected| {}).await?;
+    let _ = gateway.operator.set(connection.clone());
     Err(connection.ended().await.into())
 }
 

@@ -7,7 +7,7 @@ use workqueue::{NatsSettings, TelemetrySettings, address};
 
 /// The headings of the gateway's settings, in its help.
 const GATEWAY: &str = "Gateway";
-const REPLAY: &str = "Replay";
+const CONTROL: &str = "Control";
 
 /// The HTTP API and the web page, on one port.
 ///
@@ -47,21 +47,22 @@ pub struct GatewaySettings {
     #[arg(long, env, default_value_t = workqueue::default_instance(), hide_default_value = true, value_parser = NonEmptyStringValueParser::new(), value_name = "NAME", help_heading = GATEWAY)]
     pub instance: String,
 
-    /// Whether the page may replay dead letters
-    #[arg(long, env, value_enum, default_value_t = Switch::Off, value_name = "SWITCH", help_heading = REPLAY)]
-    pub replay: Switch,
+    /// Whether the page and the API may pause and resume queues, and replay and discard dead letters. There is no
+    /// authentication: whoever reaches the gateway may do it then
+    #[arg(long, env, value_enum, default_value_t = Switch::Off, value_name = "SWITCH", help_heading = CONTROL)]
+    pub control: Switch,
 
-    /// User to replay as [default: the one that reads]
-    #[arg(long, env, value_name = "USER", help_heading = REPLAY)]
-    pub replay_user: Option<String>,
+    /// User to do that as [default: the one that reads]
+    #[arg(long, env, value_name = "USER", help_heading = CONTROL)]
+    pub control_user: Option<String>,
 
     /// Password of that user
-    #[arg(long, env, requires = "replay_user", value_name = "PASSWORD", hide_env_values = true, help_heading = REPLAY)]
-    pub replay_password: Option<String>,
+    #[arg(long, env, requires = "control_user", value_name = "PASSWORD", hide_env_values = true, help_heading = CONTROL)]
+    pub control_password: Option<String>,
 
     /// Prefix of the inboxes of that user
-    #[arg(long, env, default_value = "_INBOX_replayer", value_parser = workqueue::subject, value_name = "PREFIX", help_heading = REPLAY)]
-    pub replay_inbox_prefix: String,
+    #[arg(long, env, default_value = "_INBOX_operator", value_parser = workqueue::subject, value_name = "PREFIX", help_heading = CONTROL)]
+    pub control_inbox_prefix: String,
 
     #[command(flatten)]
     pub nats: NatsSettings,
@@ -86,22 +87,22 @@ pub enum Switch {
 }
 
 impl GatewaySettings {
-    /// How to connect in order to replay, if that is allowed.
-    pub(crate) fn replay_nats(&self) -> Option<NatsSettings> {
-        if self.replay == Switch::Off {
+    /// How to connect in order to control, if that is allowed.
+    pub(crate) fn control_nats(&self) -> Option<NatsSettings> {
+        if self.control == Switch::Off {
             return None;
         }
         let nats = self.nats.clone();
-        let Some(user) = self.replay_user.clone().filter(|user| !user.is_empty()) else {
+        let Some(user) = self.control_user.clone().filter(|user| !user.is_empty()) else {
             return Some(nats);
         };
         Some(NatsSettings {
             nats_user: Some(user),
-            nats_password: self.replay_password.clone(),
+            nats_password: self.control_password.clone(),
             nats_token: None,
             nats_nkey: None,
             nats_creds: None,
-            nats_inbox_prefix: self.replay_inbox_prefix.clone(),
+            nats_inbox_prefix: self.control_inbox_prefix.clone(),
             ..nats
         })
     }
@@ -118,17 +119,17 @@ mod tests {
     }
 
     #[test]
-    fn replaying_has_to_be_allowed() {
+    fn control_has_to_be_allowed() {
         let settings = |arguments: &[&str]| {
             GatewaySettings::parse_from(
                 ["gateway", "--nats-user", "gateway"].iter().chain(arguments),
             )
         };
         let user =
-            |arguments: &[&str]| settings(arguments).replay_nats().map(|nats| nats.nats_user);
-        assert_eq!(user(&["--replay-user", "replayer"]), None);
-        assert_eq!(user(&["--replay", "on"]), Some(Some("gateway".to_owned())));
-        let own = ["--replay", "on", "--replay-user", "replayer"];
-        assert_eq!(user(&own), Some(Some("replayer".to_owned())));
+            |arguments: &[&str]| settings(arguments).control_nats().map(|nats| nats.nats_user);
+        assert_eq!(user(&["--control-user", "operator"]), None);
+        assert_eq!(user(&["--control", "on"]), Some(Some("gateway".to_owned())));
+        let own = ["--control", "on", "--control-user", "operator"];
+        assert_eq!(user(&own), Some(Some("operator".to_owned())));
     }
 }

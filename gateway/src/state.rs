@@ -12,7 +12,7 @@ use crate::problem::{Problem, ProblemKind};
 use crate::requests::reader::RequestReader;
 use crate::requests::submit::Submissions;
 use crate::requests::waiters::Waiters;
-use crate::settings::GatewaySettings;
+use crate::settings::{GatewaySettings, Switch};
 use crate::timeline::Timeline;
 
 /// The gateway. It answers from the moment that the process runs, also while there is no broker.
@@ -31,8 +31,8 @@ pub(crate) struct Gateway {
     /// Whether the broker refused the credentials at the last try to connect.
     pub(crate) refused: Arc<AtomicBool>,
     pub(crate) waiters: Waiters,
-    /// The connection to replay through, once there is one, where that is allowed.
-    pub(crate) replayer: OnceLock<Connection>,
+    /// The connection to control through, once there is one, where that is allowed.
+    pub(crate) operator: OnceLock<Connection>,
     pub(crate) stop: CancellationToken,
 }
 
@@ -52,6 +52,18 @@ impl Gateway {
             )
         };
         self.refused.load(Relaxed).then(words)
+    }
+
+    /// The connection to control through, where that is allowed.
+    pub(crate) fn operator(&self) -> Result<&Connection, Problem> {
+        if self.settings.control == Switch::Off {
+            let detail = "this deployment is not controlled from here; set CONTROL=on to allow it";
+            return Err(ProblemKind::NotAllowed.because(detail));
+        }
+        let operator = self.operator.get().filter(|operator| operator.is_connected());
+        operator.ok_or_else(|| {
+            ProblemKind::BrokerAway.because("there is no connection to control through")
+        })
     }
 
     /// The connection, while there is one.

@@ -14,6 +14,11 @@ pub const RETIRED: &[(&str, &str)] = &[
     ("VIEWER_PASSWORD", "set GATEWAY_PASSWORD"),
     ("VIEWER_PORT", "set GATEWAY_PORT"),
     ("KEEPER_PASSWORD", "set BACKUP_PASSWORD"),
+    ("REPLAYER_PASSWORD", "set OPERATOR_PASSWORD"),
+    ("REPLAY", "set CONTROL for the gateway"),
+    ("REPLAY_USER", "set CONTROL_USER for the gateway"),
+    ("REPLAY_PASSWORD", "set CONTROL_PASSWORD for the gateway"),
+    ("REPLAY_INBOX_PREFIX", "set CONTROL_INBOX_PREFIX for the gateway"),
 ];
 
 /// Asks for random strings, and stores them.

@@ -17,7 +17,6 @@ use workqueue::{Connection, chain, topology};
 use crate::problem::{Problem, ProblemKind};
 use crate::requests::input::{JsonBody, query};
 use crate::requests::json as answer;
-use crate::settings::Switch;
 use crate::state::Gateway;
 
 /// How many letters to show, or to replay, at a time.
@@ -54,13 +53,13 @@ pub(super) async fn replay(
 ) -> Result<Response, Problem> {
     let Path(sequence) =
         sequence.map_err(|error| ProblemKind::Invalid.because(error.body_text()))?;
-    let replayer = replayer(&gateway)?;
+    let operator = gateway.operator()?;
     let letters = page(gateway.connection()?, sequence, 1).await?;
     let letter = letters.first().filter(|letter| letter.sequence == sequence);
     let gone = || ProblemKind::NoDeadLetter.because("this dead letter is not there any more");
     let letter = letter.ok_or_else(gone)?;
     letter
-        .replay(replayer, &queues::ALL)
+        .replay(operator, &queues::ALL)
         .await
         .map_err(|error| ProblemKind::Conflict.because(chain(&error)))?;
     Ok(answer(&json!({ "replayed": 1 })))
@@ -74,7 +73,7 @@ pub(super) async fn replay_all(
     uri: Uri,
     _body: JsonBody,
 ) -> Result<Response, Problem> {
-    let replayer = replayer(&gateway)?;
+    let operator = gateway.operator()?;
     let connection = gateway.connection()?;
     let Range { from, until } = query(&uri)?;
     let until = match until {
@@ -87,7 +86,7 @@ pub(super) async fn replay_all(
     let mut count = 0;
     let mut kept = Vec::new();
     for letter in &letters {
-        match letter.replay(replayer, &queues::ALL).await {
+        match letter.replay(operator, &queues::ALL).await {
             Ok(()) => count += 1,
             Err(error) => {
                 kept.push(json!({ "sequence": letter.sequence, "reason": chain(&error) }));
@@ -115,16 +114,6 @@ async fn page(
 /// of bytes.
 fn next(last: Option<u64>, until: u64) -> Option<u64> {
     last.filter(|last| *last < until).map(|last| last + 1)
-}
-
-fn replayer(gateway: &Gateway) -> Result<&Connection, Problem> {
-    if gateway.settings.replay == Switch::Off {
-        let detail = "this deployment does not allow to replay from here (REPLAY)";
-        return Err(ProblemKind::NotAllowed.because(detail));
-    }
-    let replayer = gateway.replayer.get().filter(|replayer| replayer.is_connected());
-    replayer
-        .ok_or_else(|| ProblemKind::BrokerAway.because("there is no connection to replay through"))
 }
 
 /// A dead letter as the page shows it. All of it may be anything.

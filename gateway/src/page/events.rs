@@ -27,7 +27,7 @@ pub(super) async fn events(
     let (mut updates, mut audits) = (gateway.timeline.watch(), gateway.audit.watch());
     let about = json!({
         "version": env!("CARGO_PKG_VERSION"),
-        "replay": gateway.settings.replay_nats().is_some(),
+        "control": gateway.settings.control_nats().is_some(),
     });
     let first = [
         ("about", shown(&about)),

@@ -15,14 +15,14 @@ const START_TIMEOUT: Duration = Duration::from_secs(5);
 const POLL: Duration = Duration::from_millis(10);
 
 /// Starts the gateway of the brokers at this address, on its usual port or a free one, and gives the address
-/// where it listens. It may replay dead letters: on this machine that is open to everyone anyway.
+/// where it listens. It may control the deployment: on this machine that is open to everyone anyway.
 pub(super) async fn start(
     programs: &Programs,
     url: &str,
     copies: &str,
     directory: &Path,
 ) -> anyhow::Result<(SocketAddr, Replica)> {
-    let settings = [("NATS_URL", url), ("REPLICAS", copies), ("REPLAY", "on")];
+    let settings = [("NATS_URL", url), ("REPLICAS", copies), ("CONTROL", "on")];
     let mut gateway = Replica::start(&programs.gateway, &[], "gateway", directory, settings)?;
     let process = &mut gateway.process;
     let until = Instant::now() + START_TIMEOUT;

@@ -12,9 +12,9 @@ pub struct GatewayProcess {
 }
 
 impl GatewayProcess {
-    /// Starts one that may replay, on a port that is free.
+    /// Starts one that may control, on a port that is free.
     pub async fn start(deployment: &Deployment) -> Self {
-        Self::with(deployment, &[("REPLAY", "on")]).await
+        Self::with(deployment, &[("CONTROL", "on")]).await
     }
 
     pub async fn with(deployment: &Deployment, settings: &[(&str, &str)]) -> Self {

@@ -270,6 +270,11 @@ async fn each_retired_setting_is_refused_with_its_successor() {
         ("VIEWER_PASSWORD", "set GATEWAY_PASSWORD"),
         ("VIEWER_PORT", "set GATEWAY_PORT"),
         ("KEEPER_PASSWORD", "set BACKUP_PASSWORD"),
+        ("REPLAYER_PASSWORD", "set OPERATOR_PASSWORD"),
+        ("REPLAY", "set CONTROL for the gateway"),
+        ("REPLAY_USER", "set CONTROL_USER for the gateway"),
+        ("REPLAY_PASSWORD", "set CONTROL_PASSWORD for the gateway"),
+        ("REPLAY_INBOX_PREFIX", "set CONTROL_INBOX_PREFIX for the gateway"),
     ] {
         for program in [&programs.gateway, &programs.requestor] {
             let mut command = Command::new(program);

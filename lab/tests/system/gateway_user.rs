@@ -10,7 +10,7 @@ use crate::deployment::{Side, ended, succeeded};
 use crate::permissions::Guarded;
 
 #[tokio::test]
-async fn page_reads_as_gateway_and_replays_as_replayer() {
+async fn page_reads_as_gateway_and_replays_as_operator() {
     let guarded = Guarded::declared().await;
     let (_gateway, page) = guarded.gateway().await;
     let clumsy = [("FAILURE_RATE", "1"), ("MAX_ATTEMPTS", "1")];

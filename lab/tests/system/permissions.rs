@@ -34,17 +34,20 @@ const REQUESTOR: &str = "requestor";
 const GENERATOR: &str = "generator";
 const DECLARER: &str = "declarer";
 const AUDITOR: &str = "auditor";
-const REPLAYER: &str = "replayer";
+const OPERATOR: &str = "operator";
 const BACKUP: &str = "backup";
 const GATEWAY: &str = "gateway";
 
-const USERS: [&str; 7] = [REQUESTOR, GENERATOR, DECLARER, AUDITOR, REPLAYER, BACKUP, GATEWAY];
+const USERS: [&str; 7] = [REQUESTOR, GENERATOR, DECLARER, AUDITOR, OPERATOR, BACKUP, GATEWAY];
 
 /// Those that take messages from queues.
 const SERVICES: &[&str] = &[REQUESTOR, GENERATOR];
 
 /// Those that look whether all is declared.
-const ALL_BUT_REPLAYER: &[&str] = &[REQUESTOR, GENERATOR, DECLARER, AUDITOR, BACKUP, GATEWAY];
+const ALL_BUT_OPERATOR: &[&str] = &[REQUESTOR, GENERATOR, DECLARER, AUDITOR, BACKUP, GATEWAY];
+
+/// Those that pause queues.
+const PAUSERS: &[&str] = &[DECLARER, OPERATOR];
 
 /// Those that read all facts.
 const READERS: &[&str] = &[AUDITOR, GATEWAY];
@@ -52,14 +55,14 @@ const READERS: &[&str] = &[AUDITOR, GATEWAY];
 /// Subjects, and the users that may publish to them. All others are refused.
 const PUBLISHES: &[(&str, &[&str])] = &[
     // The queues, and the dead letters.
-    ("requests.id", &[REQUESTOR, DECLARER, REPLAYER, GATEWAY]),
-    ("responses.id", &[GENERATOR, DECLARER, REPLAYER]),
-    ("acknowledgments.id", &[REQUESTOR, DECLARER, REPLAYER]),
+    ("requests.id", &[REQUESTOR, DECLARER, OPERATOR, GATEWAY]),
+    ("responses.id", &[GENERATOR, DECLARER, OPERATOR]),
+    ("acknowledgments.id", &[REQUESTOR, DECLARER, OPERATOR]),
     ("schedules.once.id", &[GATEWAY]),
     ("schedules.every.name", &[GATEWAY]),
     ("schedules.other", &[]),
-    ("due.once.id", &[DECLARER, REPLAYER]),
-    ("due.every.name", &[DECLARER, REPLAYER]),
+    ("due.once.id", &[DECLARER, OPERATOR]),
+    ("due.every.name", &[DECLARER, OPERATOR]),
     ("dead_letters.REQUESTS.id", &[GENERATOR, DECLARER]),
     ("dead_letters.RESPONSES.id", &[REQUESTOR, DECLARER]),
     ("dead_letters.ACKNOWLEDGMENTS.id", &[GENERATOR, DECLARER]),
@@ -73,7 +76,7 @@ const PUBLISHES: &[(&str, &[&str])] = &[
     // Creating a fact, which is the same as changing or removing one.
     ("$KV.idempotency.token", &[GATEWAY]),
     ("$KV.requested.id", &[REQUESTOR, GATEWAY]),
-    ("$KV.stored.id", &[REQUESTOR]),
+    ("$KV.stored.id", &[REQUESTOR, GATEWAY]),
     ("$KV.received.id", &[GENERATOR]),
     ("$KV.other.id", &[]),
     // An answer in the place of another.
@@ -82,7 +85,7 @@ const PUBLISHES: &[(&str, &[&str])] = &[
     ("_INBOX_generator.id", &[]),
     ("_INBOX_declarer.id", &[]),
     ("_INBOX_auditor.id", &[]),
-    ("_INBOX_replayer.id", &[]),
+    ("_INBOX_operator.id", &[]),
     ("_INBOX_backup.id", &[]),
     ("_INBOX_gateway.id", &[]),
     // Service discovery, and answers that no client has asked for.
@@ -107,7 +110,7 @@ const PUBLISHES: &[(&str, &[&str])] = &[
     ("$JS.API.STREAM.MSG.GET.RESPONSES", &[DECLARER]),
     ("$JS.API.STREAM.MSG.GET.ACKNOWLEDGMENTS", &[DECLARER]),
     ("$JS.API.STREAM.MSG.GET.SCHEDULES", &[DECLARER, GATEWAY]),
-    ("$JS.API.STREAM.MSG.GET.DEAD_LETTERS", &[REQUESTOR, REPLAYER, GATEWAY]),
+    ("$JS.API.STREAM.MSG.GET.DEAD_LETTERS", &[REQUESTOR, OPERATOR, GATEWAY]),
     ("$JS.API.DIRECT.GET.REQUESTS", &[]),
     ("$JS.API.DIRECT.GET.RESPONSES.responses.id", &[]),
     ("$JS.API.DIRECT.GET.ACKNOWLEDGMENTS", &[]),
@@ -118,15 +121,15 @@ const PUBLISHES: &[(&str, &[&str])] = &[
     ("$JS.API.CONSUMER.CREATE.KV_requested.any.$KV.requested.>", READERS),
     ("$JS.API.CONSUMER.CREATE.KV_stored.any.$KV.stored.>", READERS),
     ("$JS.API.CONSUMER.CREATE.KV_received.any.$KV.received.>", READERS),
-    ("$JS.API.CONSUMER.CREATE.DEAD_LETTERS.any.dead_letters.>", &[REPLAYER]),
+    ("$JS.API.CONSUMER.CREATE.DEAD_LETTERS.any.dead_letters.>", &[OPERATOR]),
     ("$JS.API.CONSUMER.MSG.NEXT.KV_requested.any", READERS),
     ("$JS.API.CONSUMER.MSG.NEXT.KV_stored.any", READERS),
     ("$JS.API.CONSUMER.MSG.NEXT.KV_received.any", READERS),
-    ("$JS.API.CONSUMER.MSG.NEXT.DEAD_LETTERS.any", &[REPLAYER]),
+    ("$JS.API.CONSUMER.MSG.NEXT.DEAD_LETTERS.any", &[OPERATOR]),
     ("$JS.API.CONSUMER.DELETE.KV_requested.any", READERS),
     ("$JS.API.CONSUMER.DELETE.KV_stored.any", READERS),
     ("$JS.API.CONSUMER.DELETE.KV_received.any", READERS),
-    ("$JS.API.CONSUMER.DELETE.DEAD_LETTERS.any", &[REPLAYER]),
+    ("$JS.API.CONSUMER.DELETE.DEAD_LETTERS.any", &[OPERATOR]),
     ("$JS.API.CONSUMER.CREATE.KV_stored", &[]),
     ("$JS.API.CONSUMER.CREATE.DEAD_LETTERS", &[]),
     ("$JS.API.CONSUMER.CREATE.KV_stored.any", &[]),
@@ -149,22 +152,22 @@ const PUBLISHES: &[(&str, &[&str])] = &[
     ("$JS.ACK._.account.ACKNOWLEDGMENTS.generator.1.1.1.1.0", &[GENERATOR]),
     ("$JS.ACK._.account.SCHEDULES.requestor.1.1.1.1.0", &[REQUESTOR]),
     // Pausing a queue.
-    ("$JS.API.CONSUMER.PAUSE.REQUESTS.generator", &[DECLARER]),
-    ("$JS.API.CONSUMER.PAUSE.RESPONSES.requestor", &[DECLARER]),
-    ("$JS.API.CONSUMER.PAUSE.ACKNOWLEDGMENTS.generator", &[DECLARER]),
-    ("$JS.API.CONSUMER.PAUSE.SCHEDULES.requestor", &[DECLARER]),
+    ("$JS.API.CONSUMER.PAUSE.REQUESTS.generator", PAUSERS),
+    ("$JS.API.CONSUMER.PAUSE.RESPONSES.requestor", PAUSERS),
+    ("$JS.API.CONSUMER.PAUSE.ACKNOWLEDGMENTS.generator", PAUSERS),
+    ("$JS.API.CONSUMER.PAUSE.SCHEDULES.requestor", PAUSERS),
     ("$JS.API.CONSUMER.PAUSE.RESPONSES.any", &[]),
     // Removing messages.
     ("$JS.API.STREAM.MSG.DELETE.REQUESTS", &[DECLARER]),
     ("$JS.API.STREAM.MSG.DELETE.RESPONSES", &[DECLARER]),
     ("$JS.API.STREAM.MSG.DELETE.ACKNOWLEDGMENTS", &[DECLARER]),
     ("$JS.API.STREAM.MSG.DELETE.SCHEDULES", &[DECLARER]),
-    ("$JS.API.STREAM.MSG.DELETE.DEAD_LETTERS", &[REPLAYER]),
+    ("$JS.API.STREAM.MSG.DELETE.DEAD_LETTERS", &[OPERATOR]),
     ("$JS.API.STREAM.MSG.DELETE.KV_idempotency", &[]),
     ("$JS.API.STREAM.MSG.DELETE.KV_requested", &[]),
     ("$JS.API.STREAM.MSG.DELETE.KV_stored", &[]),
     ("$JS.API.STREAM.MSG.DELETE.KV_received", &[]),
-    ("$JS.API.STREAM.PURGE.REQUESTS", &[]),
+    ("$JS.API.STREAM.PURGE.REQUESTS", &[GATEWAY]),
     ("$JS.API.STREAM.PURGE.RESPONSES", &[]),
     ("$JS.API.STREAM.PURGE.ACKNOWLEDGMENTS", &[]),
     ("$JS.API.STREAM.PURGE.SCHEDULES", &[GATEWAY]),
@@ -175,20 +178,20 @@ const PUBLISHES: &[(&str, &[&str])] = &[
     ("$JS.API.STREAM.PURGE.KV_received", &[]),
     ("$JS.API.STREAM.PURGE.RATES", &[]),
     // Looking at streams and consumers, creating, changing and removing them.
-    ("$JS.API.STREAM.INFO.REQUESTS", ALL_BUT_REPLAYER),
-    ("$JS.API.STREAM.INFO.RESPONSES", ALL_BUT_REPLAYER),
-    ("$JS.API.STREAM.INFO.ACKNOWLEDGMENTS", ALL_BUT_REPLAYER),
-    ("$JS.API.STREAM.INFO.SCHEDULES", ALL_BUT_REPLAYER),
+    ("$JS.API.STREAM.INFO.REQUESTS", &USERS),
+    ("$JS.API.STREAM.INFO.RESPONSES", &USERS),
+    ("$JS.API.STREAM.INFO.ACKNOWLEDGMENTS", &USERS),
+    ("$JS.API.STREAM.INFO.SCHEDULES", &USERS),
     ("$JS.API.STREAM.INFO.DEAD_LETTERS", &USERS),
-    ("$JS.API.STREAM.INFO.KV_idempotency", ALL_BUT_REPLAYER),
-    ("$JS.API.STREAM.INFO.KV_requested", ALL_BUT_REPLAYER),
-    ("$JS.API.STREAM.INFO.KV_stored", ALL_BUT_REPLAYER),
-    ("$JS.API.STREAM.INFO.KV_received", ALL_BUT_REPLAYER),
+    ("$JS.API.STREAM.INFO.KV_idempotency", ALL_BUT_OPERATOR),
+    ("$JS.API.STREAM.INFO.KV_requested", ALL_BUT_OPERATOR),
+    ("$JS.API.STREAM.INFO.KV_stored", ALL_BUT_OPERATOR),
+    ("$JS.API.STREAM.INFO.KV_received", ALL_BUT_OPERATOR),
     ("$JS.API.STREAM.INFO.RATES", &[REQUESTOR, GENERATOR, DECLARER]),
-    ("$JS.API.CONSUMER.INFO.REQUESTS.generator", ALL_BUT_REPLAYER),
-    ("$JS.API.CONSUMER.INFO.RESPONSES.requestor", ALL_BUT_REPLAYER),
-    ("$JS.API.CONSUMER.INFO.ACKNOWLEDGMENTS.generator", ALL_BUT_REPLAYER),
-    ("$JS.API.CONSUMER.INFO.SCHEDULES.requestor", ALL_BUT_REPLAYER),
+    ("$JS.API.CONSUMER.INFO.REQUESTS.generator", &USERS),
+    ("$JS.API.CONSUMER.INFO.RESPONSES.requestor", &USERS),
+    ("$JS.API.CONSUMER.INFO.ACKNOWLEDGMENTS.generator", &USERS),
+    ("$JS.API.CONSUMER.INFO.SCHEDULES.requestor", &USERS),
     ("$JS.API.STREAM.CREATE.REQUESTS", &[DECLARER]),
     ("$JS.API.STREAM.CREATE.RESPONSES", &[DECLARER]),
     ("$JS.API.STREAM.CREATE.ACKNOWLEDGMENTS", &[DECLARER]),
@@ -291,7 +294,7 @@ const SUBSCRIPTIONS: &[(&str, &[&str])] = &[
     ("_INBOX_generator.>", &[GENERATOR]),
     ("_INBOX_declarer.>", &[DECLARER]),
     ("_INBOX_auditor.>", &[AUDITOR]),
-    ("_INBOX_replayer.>", &[REPLAYER]),
+    ("_INBOX_operator.>", &[OPERATOR]),
     ("_INBOX_backup.>", &[BACKUP]),
     ("_INBOX_requestor.id", &[REQUESTOR]),
     ("_INBOX_gateway.>", &[GATEWAY]),
@@ -372,8 +375,8 @@ impl Guarded {
     /// Starts the gateway as its own user, and gives the address of its API and its page.
     pub async fn gateway(&self) -> (Process, SocketAddr) {
         let mut gateway = self.command(&programs().await.gateway, GATEWAY);
-        gateway.env("GATEWAY_ADDR", "127.0.0.1:0").env("REPLAY", "on");
-        gateway.env("REPLAY_USER", REPLAYER).env("REPLAY_PASSWORD", password(REPLAYER));
+        gateway.env("GATEWAY_ADDR", "127.0.0.1:0").env("CONTROL", "on");
+        gateway.env("CONTROL_USER", OPERATOR).env("CONTROL_PASSWORD", password(OPERATOR));
         let gateway = Process::spawn(gateway, self.log("gateway")).unwrap();
         let addr = api_addr(&gateway).await;
         logged(&gateway, api::ACCEPTS).await;
@@ -424,11 +427,11 @@ impl Guarded {
         audit(self.connect(AUDITOR).await.context(), LIMIT).await.unwrap()
     }
 
-    /// All dead letters as the replayer sees them, once there are that many.
+    /// All dead letters as the operator sees them, once there are that many.
     pub async fn dead_letters(&self, count: usize) -> Vec<DeadLetter> {
-        let replayer = self.connect(REPLAYER).await;
+        let operator = self.connect(OPERATOR).await;
         eventually("the dead letters are there", async || {
-            let letters = list(replayer.context(), None).await.unwrap();
+            let letters = list(operator.context(), None).await.unwrap();
             if letters.len() == count { Ok(letters) } else { Err(letters) }
         })
         .await
@@ -442,7 +445,7 @@ fn password(user: &str) -> String {
         GENERATOR => "4k",
         DECLARER => "007",
         AUDITOR => "true",
-        REPLAYER => "two words",
+        OPERATOR => "two words",
         BACKUP => "it's a,b;c",
         _ => r#"$HOME # "\"#,
     };
@@ -610,8 +613,8 @@ async fn every_user_has_the_permissions_that_it_needs() {
 
     let limited = [("RATE_LIMIT", "1000")];
     let _generator = guarded.run(Side::Generator, "generator", &limited).await;
-    let replayer = guarded.connect(REPLAYER).await;
-    replay_all(&replayer, &guarded.dead_letters(5).await).await.unwrap();
+    let operator = guarded.connect(OPERATOR).await;
+    replay_all(&operator, &guarded.dead_letters(5).await).await.unwrap();
     let total = [("REQUEST_TOTAL", "200"), ("REQUEST_RATE", "max")];
     let mut requestor = guarded.run(Side::Requestor, "asking", &total).await;
     succeeded(&mut requestor).await;
