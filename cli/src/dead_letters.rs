@@ -1,12 +1,12 @@
-//! `decoupled dead-letters`: lists, shows and replays dead letters.
+//! `decoupled dead-letters`: lists, shows, replays and discards dead letters.
 
 use crate::terminal::{self, say};
 use anyhow::{bail, ensure};
 use async_nats::jetstream::Context;
-use clap::Subcommand;
+use clap::{Args, Subcommand};
 use contract::queues;
-use workqueue::dead_letters::{DeadLetter, list};
-use workqueue::{Connection, NatsSettings, chain};
+use workqueue::dead_letters::{DeadLetter, Reason, Selection, list};
+use workqueue::{Connection, NatsSettings, Queue, chain};
 
 /// The subcommands of `decoupled dead-letters`.
 #[derive(Clone, Debug, Subcommand)]
@@ -29,21 +29,61 @@ pub enum DeadLetters {
     },
     /// Publishes the originals again; removes each dead letter once that is confirmed as stored
     Replay {
-        /// The id of a request, or the sequence of a dead letter
-        #[arg(required_unless_present = "all")]
-        id: Option<String>,
-        /// Replay all of them
-        #[arg(long, conflicts_with = "id")]
-        all: bool,
+        #[command(flatten)]
+        chosen: Chosen,
+        #[command(flatten)]
+        nats: NatsSettings,
+    },
+    /// Removes them for good, and the messages that they were
+    ///
+    /// The audit counts an accepted request as lost once nothing is left of it but that.
+    Discard {
+        #[command(flatten)]
+        chosen: Chosen,
         #[command(flatten)]
         nats: NatsSettings,
     },
 }
 
+/// Which dead letters to replay or discard.
+#[derive(Args, Clone, Debug)]
+#[group(required = true)]
+pub struct Chosen {
+    /// The id of a request, or the sequence of a dead letter
+    #[arg(conflicts_with_all = ["all", "reason", "queue"])]
+    id: Option<String>,
+    /// All of them
+    #[arg(long, conflicts_with_all = ["reason", "queue"])]
+    all: bool,
+    /// Those of this reason: malformed, unsupported, expired, failed, exhausted or other
+    #[arg(long, value_name = "WORD")]
+    reason: Option<Reason>,
+    /// Those from this queue
+    #[arg(long, value_parser = queues::named, value_name = "NAME")]
+    queue: Option<Queue>,
+}
+
+impl Chosen {
+    /// Those that there are.
+    async fn list(&self, nats: &Context) -> anyhow::Result<Vec<DeadLetter>> {
+        if let Some(id) = &self.id {
+            return named(nats, id).await;
+        }
+        let selection = Selection { reason: self.reason, queue: self.queue };
+        let mut letters = list(nats, None).await?;
+        letters.retain(|letter| selection.has(letter));
+        if letters.is_empty() {
+            say(format_args!("There are no such dead letters."))?;
+        }
+        Ok(letters)
+    }
+}
+
 pub(crate) async fn run(command: &DeadLetters) -> anyhow::Result<()> {
     let (DeadLetters::List { nats, .. }
     | DeadLetters::Show { nats, .. }
-    | DeadLetters::Replay { nats, .. }) = command;
+    | DeadLetters::Replay { nats, .. }
+    | DeadLetters::Discard { nats, .. }) = command;
     let connection = terminal::connect(nats, "decoupled dead-letters").await?;
     let nats = connection.context();
     match command {
@@ -64,15 +104,11 @@ pub(crate) async fn run(command: &DeadLetters) -> anyhow::Result<()> {
                 say(format_args!("{}", letter.full()))?;
             }
         }
-        DeadLetters::Replay { id, .. } => {
-            let letters = match id {
-                Some(id) => named(nats, id).await?,
-                None => list(nats, None).await?,
-            };
-            if letters.is_empty() {
-                say(format_args!("There are no dead letters."))?;
-            }
-            replay_all(&connection, &letters).await?;
+        DeadLetters::Replay { chosen, .. } => {
+            replay_all(&connection, &chosen.list(nats).await?).await?;
+        }
+        DeadLetters::Discard { chosen, .. } => {
+            discard_all(&connection, &chosen.list(nats).await?).await?;
         }
     }
     Ok(())
@@ -108,6 +144,23 @@ pub async fn replay_all(connection: &Connection, letters: &[DeadLetter]) -> anyh
     }
     if kept > 0 {
         bail!("{kept} of {} could not be replayed", letters.len());
+    }
+    Ok(())
+}
+
+async fn discard_all(connection: &Connection, letters: &[DeadLetter]) -> anyhow::Result<()> {
+    let mut kept = 0;
+    for letter in letters {
+        if let Err(error) = letter.discard(connection).await {
+            kept += 1;
+            say(format_args!("kept     {letter}: {}", chain(&error)))?;
+        }
+    }
+    if !letters.is_empty() {
+        say(format_args!("Discarded {} of {}.", letters.len() - kept, letters.len()))?;
+    }
+    if kept > 0 {
+        bail!("{kept} of {} could not be discarded", letters.len());
     }
     Ok(())
 }

@@ -31,7 +31,7 @@ pub enum Queues {
     /// that one which is forgotten does.
     Pause {
         /// Name of the queue
-        #[arg(value_parser = named)]
+        #[arg(value_parser = queues::named)]
         queue: Queue,
         /// For how long
         #[arg(long = "for", default_value = "1h", value_parser = workqueue::above_zero, value_name = "TIME")]
@@ -42,20 +42,11 @@ pub enum Queues {
     /// Lets a queue that is paused go on
     Resume {
         /// Name of the queue
-        #[arg(value_parser = named)]
+        #[arg(value_parser = queues::named)]
         queue: Queue,
         #[command(flatten)]
         nats: NatsSettings,
     },
-}
-
-/// The queue of this name, in capitals or not.
-fn named(name: &str) -> Result<Queue, String> {
-    let found = queues::ALL.into_iter().find(|queue| queue.stream.eq_ignore_ascii_case(name));
-    found.ok_or_else(|| {
-        let [others @ .., last] = queues::ALL.map(|queue| queue.stream);
-        format!("the queues are {} and {last}", others.join(", "))
-    })
 }
 
 pub(crate) async fn run(command: &Queues) -> anyhow::Result<()> {

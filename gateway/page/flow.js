@@ -96,8 +96,8 @@ export function showFlow(flow, at) {
     const full = isFull(queue);
     const paused = queue.paused_until && `paused until ${clock(queue.paused_until)}`;
     say(parts.full, [paused, full && "full: its publishers wait"].filter(Boolean).join(", "));
-    const age = queue.oldest && Math.max(0, at - Date.parse(queue.oldest));
-    say(parts.oldest, queue.oldest ? `oldest ${span(age)}` : "");
+    const age = queue.oldest_at && Math.max(0, at - Date.parse(queue.oldest_at));
+    say(parts.oldest, queue.oldest_at ? `oldest ${span(age)}` : "");
     const priorities = queue.lanes.map(({ priority, waiting, in_flight }) => `${priority} ${count(waiting + in_flight)}`);
     say(parts.lanes, priorities.join(" · "));
     // What is there shows, however little it is.

@@ -86,6 +86,21 @@ impl From<DueRequest> for DueFields {
     }
 }
 
+/// The queue of this name, in capitals or not.
+///
+/// # Errors
+///
+/// Where there is none, with those that there are.
+pub fn named(name: &str) -> Result<Queue, UnknownQueue> {
+    let found = ALL.into_iter().find(|queue| queue.stream.eq_ignore_ascii_case(name));
+    found.ok_or(UnknownQueue)
+}
+
+/// There is no queue of this name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the queues are {}, {} and {}", ALL[0].stream, ALL[1].stream, ALL[2].stream)]
+pub struct UnknownQueue;
+
 /// Requests whose strings are still to be generated. The requestor asks, the generator answers.
 pub const REQUESTS: Queue =
     Queue::new("REQUESTS", "requests").consumer("generator").with_priorities();

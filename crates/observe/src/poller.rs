@@ -186,10 +186,11 @@ impl Poller {
         let newest = async |bucket: Bucket, state: &State, count: usize, after: u64| {
             let first = state.last_sequence.saturating_sub(count as u64).max(after) + 1;
             if first > state.last_sequence {
-                return Ok(Vec::new());
+                return anyhow::Ok(Vec::new());
             }
             let nats = self.connection.context();
-            batch::from_sequence(nats, bucket.stream, &bucket.subjects(), first, count).await
+            let (stream, subjects) = (bucket.stream, bucket.subjects());
+            Ok(batch::from_sequence(nats, stream, &subjects, first, count).await?.0)
         };
         let marks = newest(facts::RECEIVED, received, MEASURED, measured).await?;
         let marks: Vec<Received> = decoded(&marks).collect();
@@ -314,7 +315,7 @@ async fn read_queue(
         bytes: state.stream.state.bytes,
         max_bytes: u64::try_from(state.stream.config.max_bytes).ok(),
         redelivered: state.redelivered(),
-        oldest: oldest(&state.stream.state),
+        oldest_at: state.oldest_at(),
         paused_until: state.paused_until(),
         lanes: lanes
             .map(|(lane, consumer)| LaneSnapshot {
@@ -329,12 +330,6 @@ async fn read_queue(
     let went = stream.last_sequence.saturating_sub(stream.messages);
     let brokers = state.stream.cluster.as_ref().map(brokers).unwrap_or_default();
     Ok(((snapshot, (stream.last_sequence, went)), brokers))
-}
-
-/// When the oldest message of a stream came.
-fn oldest(stream: &State) -> Option<Timestamp> {
-    let nanos = stream.first_timestamp.unix_timestamp_nanos();
-    (stream.messages > 0).then(|| Timestamp::from_nanosecond(nanos).ok())?
 }
 
 /// The brokers that keep a stream, by their names.

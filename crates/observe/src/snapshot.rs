@@ -55,8 +55,8 @@ pub struct QueueSnapshot {
     pub go: f64,
     /// Deliveries that were not the first of their message, as far as the broker remembers.
     pub redelivered: u64,
-    /// When the oldest of its messages came, if there are some.
-    pub oldest: Option<Timestamp>,
+    /// When the oldest message came in, delivered or not, if there is one.
+    pub oldest_at: Option<Timestamp>,
     /// Until when it is paused, if it is: nothing is delivered until then.
     pub paused_until: Option<Timestamp>,
     /// Its lanes, the most urgent first. None, where it has no priorities.

@@ -56,8 +56,8 @@ pub struct Stored {
     pub body: Bytes,
 }
 
-/// At most `count` messages under these subjects, from this sequence on. Where they are large there
-/// are fewer.
+/// At most `count` messages under these subjects, from this sequence on, and how many come after them. Where they
+/// are large there are fewer.
 ///
 /// # Errors
 ///
@@ -68,9 +68,9 @@ pub async fn from_sequence(
     subjects: &str,
     sequence: u64,
     count: usize,
-) -> Result<Vec<Stored>, ReadStreamError> {
+) -> Result<(Vec<Stored>, u64), ReadStreamError> {
     let question = json!({ "seq": sequence.max(1), "next_by_subj": subjects, "batch": count });
-    Ok(ask(nats, stream, question).await?.0)
+    ask(nats, stream, question).await
 }
 
 /// How many messages under these subjects are no older than this time.

@@ -15,9 +15,9 @@
 //! Only when the handler has returned `Ok` is the job *acked*, and the broker forgets it. A
 //! [`Failure`] has it delivered again after a delay (*retry*, *backoff*), until the [`RetryPolicy`] of its handler
 //! allows no further *attempt*; then, or at once for [`Failure::Reject`], it becomes a *dead letter* with its
-//! reason ([`dead_letters`]), which an operator can replay. An attempt that takes longer than the policy's time-out
-//! has failed. A handler that wants to look again later returns [`Failure::RetryAfter`] (*snooze*), which spends an
-//! attempt unless the policy says otherwise. How a delivery is settled is one pure
+//! reason ([`dead_letters`]), which an operator can replay or discard. An attempt that takes longer than the policy's
+//! time-out has failed. A handler that wants to look again later returns [`Failure::RetryAfter`] (*snooze*), which
+//! spends an attempt unless the policy says otherwise. How a delivery is settled is one pure
 //! function, [`settle()`].
 //!
 //! A process may die at any moment, so a job may be handled twice. An effect that has to happen once is
@@ -110,7 +110,7 @@
 //! | submit for later, recur | `later`, on [`schedules`] and `recurrence`; `firing` |
 //! | pull, run, settle | `consumer`, on `pull`; `worker`, on `slots`, `delivery`, `blocking`, `settle`, `snooze` |
 //! | hold to a rate | `slots`, on `rate_limit`, `lease` |
-//! | give up, list, replay | [`dead_letters`] |
+//! | give up, list, replay, discard | [`dead_letters`] |
 //! | read some messages of a stream by one question, or all of them | [`batch`], [`reading`] |
 //! | start, drain, stop | `service`, `running`, `background`, `signals` |
 //! | declare, compare with what is there and was; pause | [`topology`], `declare`, `known` |

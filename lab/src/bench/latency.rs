@@ -101,7 +101,7 @@ async fn all<F: Fact>(deployment: &BenchDeployment) -> anyhow::Result<Vec<F>> {
     let subjects = F::BUCKET.subjects();
     let (mut facts, mut from) = (Vec::new(), 1);
     loop {
-        let some = batch::from_sequence(nats, stream, &subjects, from, AT_A_TIME).await?;
+        let (some, _) = batch::from_sequence(nats, stream, &subjects, from, AT_A_TIME).await?;
         let Some(last) = some.last() else { return Ok(facts) };
         from = last.sequence + 1;
         for stored in &some {

@@ -7,8 +7,12 @@ use async_nats::{HeaderMap, HeaderValue};
 use bytes::Bytes;
 use serde::Serialize;
 
-use super::{AT, ATTEMPTS, BY, LEFT_OUT, REASON, STREAM, SUBJECT, SUBJECTS, split, subject};
+use super::{
+    AT, ATTEMPTS, BY, LEFT_OUT, REASON, Reason, STREAM, SUBJECT, SUBJECTS, split, subject,
+};
 use crate::batch::{self, Stored};
+use crate::chain::Source;
+use crate::connection::Connection;
 use crate::id::JobId;
 use crate::reading::{self, ReadStreamError};
 
@@ -38,6 +42,11 @@ pub struct DeadLetter {
     pub(super) body: Bytes,
 }
 
+/// A dead letter could not be removed.
+#[derive(Debug, thiserror::Error)]
+#[error("the dead letter could not be removed")]
+pub struct NotRemoved(#[source] Source);
+
 /// All dead letters, or those of one job, or the one with one sequence: the oldest first.
 ///
 /// # Errors
@@ -56,25 +65,11 @@ pub async fn list(nats: &Context, name: Option<&str>) -> Result<Vec<DeadLetter>,
     Ok(letters)
 }
 
-/// At most `count` dead letters from this sequence on, the oldest first; fewer where they are large.
-///
-/// # Errors
-///
-/// Where the broker does not answer, or has no dead letters' stream.
-pub async fn page(
-    nats: &Context,
-    from: u64,
-    count: usize,
-) -> Result<Vec<DeadLetter>, ReadStreamError> {
-    let letters = batch::from_sequence(nats, STREAM, SUBJECTS, from, count).await?;
-    Ok(letters.into_iter().map(DeadLetter::from).collect())
-}
-
 /// The dead letters of one job, the last one from each queue.
 ///
 /// # Errors
 ///
-/// As [`page`].
+/// As [`list`].
 pub async fn of_job(nats: &Context, id: JobId) -> Result<Vec<DeadLetter>, ReadStreamError> {
     let subjects = [subject("*", &id.to_string())];
     let (letters, _) = batch::last_under_each(nats, STREAM, &subjects).await?;
@@ -104,6 +99,25 @@ impl DeadLetter {
             headers,
             body,
         }
+    }
+
+    /// The word that its reason begins with.
+    #[must_use]
+    pub fn kind(&self) -> Reason {
+        Reason::of(&self.reason)
+    }
+
+    /// Removes it. What it was is lost with it.
+    ///
+    /// # Errors
+    ///
+    /// Where it is still there, or nobody knows, or it was gone before.
+    pub async fn discard(&self, connection: &Connection) -> Result<(), NotRemoved> {
+        let removing = async {
+            let stream = connection.context().get_stream_no_info(STREAM).await?;
+            Ok(stream.delete_message(self.sequence).await?)
+        };
+        removing.await.map(|_| ()).map_err(NotRemoved)
     }
 
     /// The bytes that the message had.

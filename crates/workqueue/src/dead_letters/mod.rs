@@ -1,15 +1,21 @@
 //! Dead letters: messages that cannot be handled, kept with the reason for people to look at.
 //!
-//! A [`DeadLetter`] is one as it stands on the broker: people [`list`] them, and [`DeadLetter::replay`] those whose
-//! cause is gone. An [`Original`] is the message before, and [`replay()`] makes it anew.
+//! A [`DeadLetter`] is one as it stands on the broker: people [`list`] them, some of a [`Selection`] at a time
+//! ([`page`]) or all, [`DeadLetter::replay`] those whose cause is gone, and [`DeadLetter::discard`] those that are worth
+//! nothing any more. An [`Original`] is the message before, and [`replay()`] makes it anew. A reason begins with the
+//! word of a [`Reason`].
 
 mod letter;
+mod reason;
 mod replay;
+mod selection;
 #[cfg(test)]
 mod tests;
 
-pub use letter::{DeadLetter, list, of_job, page};
+pub use letter::{DeadLetter, NotRemoved, list, of_job};
+pub use reason::{InvalidReason, Reason};
 pub use replay::{NotReplayable, ReplayError, replay};
+pub use selection::{MOST_READ, Page, Selection, count, page};
 
 use async_nats::HeaderMap;
 use async_nats::HeaderValue;
@@ -44,35 +50,6 @@ pub const LEFT_OUT: &str = "Dead-Letter-Left-Out";
 /// All headers of an original that no client can read, in base64, byte for byte as the broker had
 /// them; for as far as there is room, and empty where it had none. No other dead letter has it.
 pub const HEADER_BLOCK: &str = "Dead-Letter-Header-Block";
-
-/// The word that a reason begins with, for programs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Reason {
-    /// It is not a job of its queue.
-    Malformed,
-    /// Its version is newer than all replicas know.
-    Unsupported,
-    /// It is older than the facts that guard it. It is not replayed.
-    Expired,
-    /// Its handler failed for good, or as often as it may.
-    Failed,
-    /// It was delivered as often as it may be, and never settled.
-    Exhausted,
-}
-
-impl Reason {
-    /// The word itself.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Malformed => "malformed",
-            Self::Unsupported => "unsupported",
-            Self::Expired => "expired",
-            Self::Failed => "failed",
-            Self::Exhausted => "exhausted",
-        }
-    }
-}
 
 /// What the names of the original headers begin with that the broker would act on.
 pub const ORIGINAL: &str = "Dead-Letter-Original-";

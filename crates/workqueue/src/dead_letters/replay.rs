@@ -7,9 +7,8 @@ use async_nats::{HeaderMap, HeaderValue};
 use bytes::Bytes;
 use tokio::time::timeout;
 
-use super::letter::DeadLetter;
-use super::{HEADER_BLOCK, ORIGINAL, REASON, Reason, STREAM, SUBJECT, is_for_the_broker};
-use crate::chain::Source;
+use super::letter::{DeadLetter, NotRemoved};
+use super::{HEADER_BLOCK, ORIGINAL, REASON, Reason, SUBJECT, is_for_the_broker};
 use crate::connection::Connection;
 use crate::headers::is_of_a_snooze;
 use crate::id::JobId;
@@ -36,8 +35,8 @@ pub enum ReplayError {
     #[error("the broker took it for a duplicate, and did not store it")]
     Duplicate,
     /// The original is stored.
-    #[error("it is in its queue again, but the dead letter could not be removed")]
-    NotRemoved(#[source] Source),
+    #[error("it is in its queue again")]
+    NotRemoved(#[source] NotRemoved),
 }
 
 impl DeadLetter {
@@ -59,11 +58,7 @@ impl DeadLetter {
         if publishing.map_err(|_too_long| ReplayError::NoAnswer)?? == PubAck::Duplicate {
             return Err(ReplayError::Duplicate);
         }
-        let removing = async {
-            let stream = connection.context().get_stream_no_info(STREAM).await?;
-            Ok(stream.delete_message(self.sequence).await?)
-        };
-        removing.await.map(|_| ()).map_err(ReplayError::NotRemoved)
+        self.discard(connection).await.map_err(ReplayError::NotRemoved)
     }
 }
 

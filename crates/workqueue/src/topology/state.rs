@@ -61,6 +61,14 @@ impl QueueState {
         deliveries.saturating_sub(self.stream.state.last_sequence.saturating_sub(self.pending()))
     }
 
+    /// When the oldest of its messages came in, delivered or not, if there is one.
+    #[must_use]
+    pub fn oldest_at(&self) -> Option<Timestamp> {
+        let state = &self.stream.state;
+        let first = Timestamp::from_nanosecond(state.first_timestamp.unix_timestamp_nanos()).ok();
+        first.filter(|_| state.messages > 0)
+    }
+
     /// Until when it is paused, if one of its lanes is.
     #[must_use]
     pub fn paused_until(&self) -> Option<Timestamp> {
