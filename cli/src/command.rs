@@ -11,9 +11,10 @@ use crate::backup::{BackupSettings, RestoreSettings};
 use crate::dead_letters::DeadLetters;
 use crate::declare::DeclareSettings;
 use crate::queues::Queues;
+use crate::requests::Requests;
 use crate::schedules::Schedules;
 use crate::terminal;
-use crate::{audit, backup, dead_letters, declare, queues, schedules};
+use crate::{audit, backup, dead_letters, declare, queues, requests, schedules};
 use workqueue::StopSignals;
 
 /// Declares, audits, backs up and repairs a deployment.
@@ -38,7 +39,7 @@ enum CliCommand {
     /// verdict, 3 if nobody can tell, because a store of the broker was replaced or facts are gone.
     /// Changes nothing.
     Audit(AuditSettings),
-    /// Shows the dead letters and their reasons, or replays them
+    /// Shows the dead letters and their reasons, replays or discards them
     #[command(subcommand)]
     DeadLetters(DeadLetters),
     /// Shows the queues, pauses one, or lets it go on
@@ -47,6 +48,9 @@ enum CliCommand {
     /// Shows what is asked for again and again, sets it, or removes it
     #[command(subcommand)]
     Schedules(Schedules),
+    /// Lists requests, shows one, or submits one
+    #[command(subcommand)]
+    Requests(Requests),
     /// Takes all that is on the broker into files, with both sides stopped
     ///
     /// The queues with their consumers, the facts and the dead letters: a file for each stream, and a
@@ -103,6 +107,7 @@ async fn carry_out(command: CliCommand) -> anyhow::Result<ExitCode> {
         CliCommand::DeadLetters(command) => dead_letters::run(&command).await?,
         CliCommand::Queues(command) => queues::run(&command).await?,
         CliCommand::Schedules(command) => schedules::run(&command).await?,
+        CliCommand::Requests(command) => requests::run(command).await?,
         CliCommand::Backup(settings) => backup::run_backup(&settings).await?,
         CliCommand::Restore(settings) => backup::run_restore(&settings).await?,
         CliCommand::Healthcheck { admin_addr } => {

@@ -4,8 +4,9 @@
 //! | --- | --- |
 //! | `declare`, `declare --watch` | [`declare`], [`watch`] |
 //! | `audit` | [`audit`] |
-//! | `dead-letters list`, `show`, `replay` | [`dead_letters`] |
+//! | `dead-letters list`, `show`, `replay`, `discard` | [`dead_letters`] |
 //! | `queues list`, `pause`, `resume` | [`queues`] |
+//! | `requests list`, `show`, `submit` | [`requests`] |
 //! | `backup`, `restore` | [`backup`] |
 //!
 //! `completions` and `man` are those of every program, in `workqueue`. `command` is the command line,
@@ -17,6 +18,7 @@ mod command;
 pub mod dead_letters;
 pub mod declare;
 pub mod queues;
+pub mod requests;
 pub mod schedules;
 pub mod terminal;
 pub mod watch;

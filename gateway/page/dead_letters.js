@@ -39,7 +39,7 @@ export function countLetters(count) {
 /** A letter as elements. */
 export function describe(letter) {
   const when = letter.at ? `at ${clock(letter.at, 3)}` : "at an unknown time";
-  const headers = letter.headers.map(([name, value]) => `${name}: ${value}`).join("\n");
+  const headers = letter.headers.map(({ name, value }) => `${name}: ${value}`).join("\n");
   return [
     el("p", { class: "reason" }, letter.reason || "without a reason"),
     el("p", { class: "note" }, `${letter.subject}, given up ${when} by ${letter.by || "an unknown instance"}, after ${letter.attempts ?? "?"} ${letter.attempts === 1 ? "attempt" : "attempts"}`),
@@ -56,7 +56,7 @@ function item(letter) {
     button.addEventListener("click", async () => {
       button.disabled = true;
       try {
-        await ask(`api/dead-letters/${letter.sequence}/replay`, {});
+        await ask(`dead-letters/${letter.sequence}/replay`, {});
         told(`Dead letter ${letter.sequence} is in its queue again.`);
         mine += 1;
         entry.remove();
@@ -89,14 +89,14 @@ async function load() {
   read = performance.now();
   const page = await get(1);
   if (!page) return;
-  const there = new Set(page.letters.map((letter) => `letter-${letter.sequence}`));
+  const there = new Set(page.dead_letters.map((letter) => `letter-${letter.sequence}`));
   for (const entry of [...list.children]) if (!there.has(entry.id)) entry.remove();
   show(page);
 }
 
 async function get(from) {
   try {
-    return await ask(`api/dead-letters?from=${from}`);
+    return await ask(`dead-letters?from=${from}`);
   } catch (error) {
     note(`They cannot be read: ${error.message}.`);
     known = -1;
@@ -105,8 +105,9 @@ async function get(from) {
 }
 
 function show(page) {
-  list.append(...page.letters.filter((letter) => !byId(`letter-${letter.sequence}`)).map(item));
-  next = page.next ?? next;
+  list.append(...page.dead_letters.filter((letter) => !byId(`letter-${letter.sequence}`)).map(item));
+  const last = page.dead_letters.at(-1);
+  if (last) next = last.sequence + 1;
   known = page.total;
   tell();
 }
@@ -128,10 +129,10 @@ byId("confirm-yes").addEventListener("click", async () => {
   let [query, replayed, kept, first] = ["from=1", 0, 0, ""];
   try {
     while (query) {
-      const page = await ask(`api/dead-letters/replay?${query}`, {});
-      replayed += page.replayed;
+      const page = await ask(`dead-letters/replay?${query}`, {});
+      replayed += page.done;
       kept += page.kept.length;
-      first ||= page.kept[0]?.reason;
+      first ||= page.kept[0]?.why;
       // Only those that were there at the start: one that dies again is left for another time.
       query = page.next && `from=${page.next}&until=${page.until}`;
       told(`Replayed ${exact(replayed)} so far.`);

@@ -2,10 +2,13 @@
 //!
 //! ```text
 //! router      the routes; each request passes guard, and is counted in metrics
-//!   requests    the API: submit, reader, waiters; input of requests, view of answers
-//!   schedules   the API of what recurs
-//!   openapi     the API for programs
-//!   page        the page: its files, events, dead letters and the history of one request
+//!   requests      the API: submit, reader, list, waiters, events; input of requests, view of answers
+//!   schedules     the API: what recurs
+//!   queues        the API: how much is in them; pause, resume
+//!   dead_letters  the API: by reason, replay, discard
+//!   openapi       its description
+//!   page          the page: its files, events and the history of one request
+//! input       bodies and queries; etag for what a client has already
 //! timeline    a snapshot of the flow each second, and the last five minutes
 //! audit       the verdict, on demand
 //! settings    flags and environment
@@ -17,11 +20,15 @@
 //! constant number of questions a second; a browser that is slow gets fewer events, and nothing piles up.
 
 mod audit;
+mod dead_letters;
+mod etag;
 mod guard;
+mod input;
 mod metrics;
 mod openapi;
 mod page;
 mod problem;
+mod queues;
 mod requests;
 mod router;
 mod schedules;
@@ -127,6 +134,7 @@ pub async fn run(settings: GatewaySettings, stop: &CancellationToken) -> Result<
         clock: Mutex::default(),
         refused: Arc::default(),
         waiters: requests::waiters::Waiters::default(),
+        reasons: dead_letters::Counts::default(),
         operator: OnceLock::new(),
         stop: stop.clone(),
     });

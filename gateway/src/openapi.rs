@@ -9,19 +9,20 @@ use contract::{MAX_CHARACTERS, MAX_COUNT, MAX_LENGTH};
 use serde_json::{Value, json};
 use utoipa::OpenApi;
 
+use crate::input::{NoQuery, query};
 use crate::problem::ProblemKind::{
-    self, BrokerAway, Busy, Coding, Expectation, Foreign, Impossible, Invalid, KeyExpired,
-    KeyTaken, MediaType, NoRequest, NoSchedule, QueueFull, Refused, Slow, TooLarge,
+    self, BrokerAway, Busy, Coding, Conflict, Expectation, Foreign, Impossible, Invalid,
+    KeyExpired, KeyTaken, MediaType, NoDeadLetter, NoQueue, NoRequest, NoSchedule, NotAllowed,
+    QueueFull, Refused, Slow, TooLarge,
 };
 use crate::problem::{PROBLEM_JSON, Problem, SubmitOutcome};
-use crate::requests::input::{NoQuery, query};
 use crate::requests::submit::away;
 use crate::requests::time;
-use crate::{requests, schedules};
+use crate::{dead_letters, queues, requests, schedules};
 
 /// The problems that any operation may answer with, and those of each.
 const ANY: [ProblemKind; 4] = [Invalid, Foreign, Expectation, Coding];
-const PROBLEMS: [(&str, &str, &[ProblemKind]); 9] = [
+const PROBLEMS: [(&str, &str, &[ProblemKind]); 20] = [
     (
         "/requests",
         "post",
@@ -41,6 +42,29 @@ const PROBLEMS: [(&str, &str, &[ProblemKind]); 9] = [
         &[Slow, TooLarge, MediaType, Impossible, Refused, QueueFull, BrokerAway],
     ),
     ("/schedules/{name}", "delete", &[NoSchedule, Refused, BrokerAway]),
+    ("/requests/{id}/events", "get", &[NoRequest, Refused, BrokerAway, Busy]),
+    ("/queues", "get", &[Refused, BrokerAway]),
+    ("/queues/{name}", "get", &[NoQueue, Refused, BrokerAway]),
+    (
+        "/queues/{name}/pause",
+        "post",
+        &[NotAllowed, NoQueue, Slow, Conflict, TooLarge, MediaType, Refused, BrokerAway],
+    ),
+    (
+        "/queues/{name}/resume",
+        "post",
+        &[NotAllowed, NoQueue, Slow, TooLarge, MediaType, Refused, BrokerAway],
+    ),
+    ("/dead-letters", "get", &[BrokerAway]),
+    ("/dead-letters", "delete", &[NotAllowed, BrokerAway]),
+    ("/dead-letters/{sequence}", "get", &[NoDeadLetter, BrokerAway]),
+    ("/dead-letters/{sequence}", "delete", &[NotAllowed, NoDeadLetter, Conflict, BrokerAway]),
+    (
+        "/dead-letters/{sequence}/replay",
+        "post",
+        &[NotAllowed, NoDeadLetter, Slow, Conflict, TooLarge, MediaType, BrokerAway],
+    ),
+    ("/dead-letters/replay", "post", &[NotAllowed, Slow, TooLarge, MediaType, BrokerAway]),
     ("/openapi.json", "get", &[]),
 ];
 
@@ -61,8 +85,26 @@ const PROBLEMS: [(&str, &str, &[ProblemKind]); 9] = [
     // Where this description is, which a proxy may serve under another path.
     servers((url = ".")),
     paths(
-        requests::submit_request, requests::list, requests::show, requests::cancel,
-        schedules::list, schedules::show, schedules::set, schedules::remove, describe,
+        requests::submit_request,
+        requests::list,
+        requests::show,
+        requests::cancel,
+        requests::follow,
+        schedules::list,
+        schedules::show,
+        schedules::set,
+        schedules::remove,
+        queues::list,
+        queues::show,
+        queues::pause,
+        queues::resume,
+        dead_letters::list,
+        dead_letters::show,
+        dead_letters::replay,
+        dead_letters::replay_all,
+        dead_letters::discard,
+        dead_letters::discard_all,
+        describe,
     ),
     components(schemas(Problem))
 )]
@@ -94,7 +136,11 @@ fn document() -> Value {
     for (path, method, kinds) in PROBLEMS {
         let responses = &mut document["paths"][path][method]["responses"];
         for kind in ANY.iter().chain(kinds) {
-            add_problem(responses, *kind, &example(*kind, method == "post").at(path));
+            add_problem(
+                responses,
+                *kind,
+                &example(*kind, path == "/requests" && method == "post").at(path),
+            );
         }
     }
     document
@@ -130,6 +176,10 @@ fn example(kind: ProblemKind, submits: bool) -> Problem {
             "the broker knows no time zone 'Mars/Base'; write a name of the IANA database, such as \
              Europe/Berlin, or leave it out for UTC"
         }
+        NotAllowed => "this deployment is not controlled from here; set CONTROL=on to allow it",
+        NoQueue => "the queues are SCHEDULES, REQUESTS, RESPONSES and ACKNOWLEDGMENTS",
+        NoDeadLetter => "there is no dead letter 7",
+        Conflict => "it has expired: its facts may be gone, so it could happen a second time",
         NoRequest => "no request has the id 019cadd3-8896-7938-bc36-c32d4d2563a7",
         Slow => "there are 5 s for a body",
         KeyTaken => "under this Idempotency-Key count 2 and length 8 were asked for",

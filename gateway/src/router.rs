@@ -13,7 +13,7 @@ use axum::routing::get;
 use crate::metrics::GaugeGuard;
 use crate::problem::{Problem, ProblemKind};
 use crate::state::Gateway;
-use crate::{guard, openapi, page, requests, schedules};
+use crate::{dead_letters, guard, openapi, page, queues, requests, schedules};
 
 /// Headers of every answer: load nothing from other sites, and allow none to embed it.
 const HEADERS: [(HeaderName, &str); 6] = [
@@ -36,6 +36,8 @@ pub(crate) fn router(gateway: Arc<Gateway>) -> Router {
     Router::new()
         .merge(requests::routes())
         .merge(schedules::routes())
+        .merge(queues::routes())
+        .merge(dead_letters::routes())
         .merge(page::routes())
         .route("/openapi.json", get(openapi::describe))
         .fallback(async || ProblemKind::NoRoute.because("the routes are in /openapi.json"))

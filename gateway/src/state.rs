@@ -7,6 +7,7 @@ use tokio_util::sync::CancellationToken;
 use workqueue::Connection;
 
 use crate::audit::Audit;
+use crate::dead_letters::Counts;
 use crate::metrics::GatewayMetrics;
 use crate::problem::{Problem, ProblemKind};
 use crate::requests::reader::RequestReader;
@@ -31,6 +32,8 @@ pub(crate) struct Gateway {
     /// Whether the broker refused the credentials at the last try to connect.
     pub(crate) refused: Arc<AtomicBool>,
     pub(crate) waiters: Waiters,
+    /// The dead letters by their reasons.
+    pub(crate) reasons: Counts,
     /// The connection to control through, once there is one, where that is allowed.
     pub(crate) operator: OnceLock<Connection>,
     pub(crate) stop: CancellationToken,

@@ -21,7 +21,7 @@ const MAY_LEAN_ON: [(&str, &[&str]); 10] = [
     ("requestor", &["contract", "workqueue"]),
     ("generator", &["contract", "workqueue"]),
     ("gateway", &["contract", "workqueue", "observe", "requestor"]),
-    ("cli", &["contract", "workqueue", "observe"]),
+    ("cli", &["contract", "workqueue", "observe", "requestor"]),
     (
         "lab",
         &[

@@ -26,7 +26,7 @@ mod strings;
 
 pub use facts::{check_age, check_expiry};
 pub use key::{IdempotencyKey, InvalidKey, MAX_KEY};
-pub use state::{Decision, RequestState};
+pub use state::{Decision, InvalidStatus, RequestState, RequestStatus};
 pub use strings::{Amount, InvalidStrings, MAX_CHARACTERS, MAX_COUNT, MAX_LENGTH, Strings};
 
 use workqueue::Commands;

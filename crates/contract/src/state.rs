@@ -1,5 +1,9 @@
 //! The state of a request, which follows from its facts and its dead letters alone.
 
+use std::fmt;
+use std::str::FromStr;
+
+use serde::Serialize;
 use workqueue::Queue;
 
 use crate::queues;
@@ -59,6 +63,92 @@ impl<D> RequestState<D> {
     }
 }
 
+/// How far a request has come, in a word: for people and programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+#[expect(missing_docs, reason = "they are those of RequestState")]
+pub enum RequestStatus {
+    Scheduled,
+    Queued,
+    Stored,
+    Received,
+    Cancelled,
+    Doubled,
+    DeadLettered,
+}
+
+impl RequestStatus {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Scheduled,
+        Self::Queued,
+        Self::Stored,
+        Self::Received,
+        Self::Cancelled,
+        Self::Doubled,
+        Self::DeadLettered,
+    ];
+
+    /// The word itself.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Scheduled => "scheduled",
+            Self::Queued => "queued",
+            Self::Stored => "stored",
+            Self::Received => "received",
+            Self::Cancelled => "cancelled",
+            Self::Doubled => "doubled",
+            Self::DeadLettered => "dead-lettered",
+        }
+    }
+
+    /// Whether nothing more happens to the request, unless a person makes it.
+    #[must_use]
+    pub const fn is_end(self) -> bool {
+        match self {
+            Self::Scheduled | Self::Queued | Self::Stored => false,
+            Self::Received | Self::Cancelled | Self::Doubled | Self::DeadLettered => true,
+        }
+    }
+}
+
+impl<D> From<RequestState<D>> for RequestStatus {
+    fn from(state: RequestState<D>) -> Self {
+        match state {
+            RequestState::Scheduled => Self::Scheduled,
+            RequestState::Queued => Self::Queued,
+            RequestState::Stored => Self::Stored,
+            RequestState::Received => Self::Received,
+            RequestState::Cancelled => Self::Cancelled,
+            RequestState::Doubled => Self::Doubled,
+            RequestState::DeadLettered(_) => Self::DeadLettered,
+        }
+    }
+}
+
+impl fmt::Display for RequestStatus {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.as_str())
+    }
+}
+
+/// The text is no status of a request.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("'{text}' is no status; there are {}", RequestStatus::ALL.map(RequestStatus::as_str).join(", "))]
+pub struct InvalidStatus {
+    text: String,
+}
+
+impl FromStr for RequestStatus {
+    type Err = InvalidStatus;
+
+    fn from_str(text: &str) -> Result<Self, InvalidStatus> {
+        let found = Self::ALL.into_iter().find(|status| status.as_str() == text);
+        found.ok_or_else(|| InvalidStatus { text: text.chars().take(64).collect() })
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -99,6 +189,18 @@ mod tests {
         assert_eq!(state(None, None, &[]), Queued);
         assert_eq!(state(Some("abc"), None, &[]), Stored);
         assert_eq!(state(Some("abc"), Some("abc"), &[]), Received);
+    }
+
+    #[test]
+    fn status_is_read_as_it_is_written() {
+        for status in RequestStatus::ALL {
+            assert_eq!(status.as_str().parse(), Ok(status));
+        }
+        let error = "done".parse::<RequestStatus>().unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "'done' is no status; there are queued, stored, received, doubled, dead-lettered"
+        );
     }
 
     #[test]

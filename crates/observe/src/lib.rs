@@ -5,6 +5,7 @@
 //! | --- | --- |
 //! | a snapshot of the flow: queues, replicas, totals, the last requests | [`snapshot`], taken by a [`Poller`] with `replicas` and `round_trips` |
 //! | the history of one request | [`history`] |
+//! | a list of requests | [`requests`] |
 //! | the audit: lost and doubled requests | [`audit`] |
 //!
 //! Nothing here changes anything.
@@ -13,6 +14,7 @@ pub mod audit;
 pub mod history;
 mod poller;
 mod replicas;
+pub mod requests;
 mod round_trips;
 pub mod snapshot;
 

@@ -8,6 +8,7 @@ use std::future;
 use std::sync::Arc;
 
 use axum::extract::State;
+use axum::response::IntoResponse;
 use axum::response::sse::{Event, Sse};
 use futures_util::stream::{self, select};
 use futures_util::{Stream, StreamExt};
@@ -15,15 +16,14 @@ use serde_json::json;
 use tokio::sync::watch;
 
 use crate::metrics::GaugeGuard;
+use crate::requests::events::UNBUFFERED;
 use crate::state::Gateway;
 use crate::timeline::json as shown;
 
 /// The name of an event, and its data as JSON.
 type PageEvent = (&'static str, Arc<str>);
 
-pub(super) async fn events(
-    State(gateway): State<Arc<Gateway>>,
-) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+pub(super) async fn events(State(gateway): State<Arc<Gateway>>) -> impl IntoResponse {
     let (mut updates, mut audits) = (gateway.timeline.watch(), gateway.audit.watch());
     let about = json!({
         "version": env!("CARGO_PKG_VERSION"),
@@ -47,10 +47,11 @@ pub(super) async fn events(
             let _open = &tab;
             gateway.metrics.sent_bytes.inc_by(data.len() as u64);
             // There is nothing to tell before the first snapshot.
-            let event = (!data.is_empty()).then(|| Ok(Event::default().event(name).data(data)));
+            let event = (!data.is_empty())
+                .then(|| Ok::<_, Infallible>(Event::default().event(name).data(data)));
             future::ready(event)
         });
-    Sse::new(events)
+    ([UNBUFFERED], Sse::new(events))
 }
 
 /// The watched value, each time that it has changed.

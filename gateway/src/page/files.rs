@@ -1,11 +1,10 @@
 //! The files of the page, which are part of the program.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
-
 use axum::Router;
-use axum::http::{HeaderMap, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::HeaderMap;
 use axum::routing::get;
+
+use crate::etag;
 
 /// A file of the page: its path, its type, and its content.
 type File = (&'static str, &'static str, &'static str);
@@ -42,7 +41,10 @@ const FILES: &[File] = files! {
 /// The routes of the files.
 pub(super) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
     FILES.iter().fold(Router::new(), |router, (path, kind, content)| {
-        router.route(path, get(async move |headers| file(kind, content, &headers)))
+        router.route(
+            path,
+            get(async move |headers: HeaderMap| etag::answer(&headers, kind, *content)),
+        )
     })
 }
 
@@ -51,39 +53,9 @@ pub(crate) fn is_file(path: &str) -> bool {
     FILES.iter().any(|(of, ..)| *of == path)
 }
 
-fn file(kind: &'static str, content: &'static str, headers: &HeaderMap) -> Response {
-    let tag = tag(content);
-    // Validated each time, so that a browser never shows the page of another version.
-    let known = [(header::ETAG, tag.as_str()), (header::CACHE_CONTROL, "no-cache")];
-    let has = headers.get(header::IF_NONE_MATCH).and_then(|tags| tags.to_str().ok());
-    if has.is_some_and(|tags| tags.split(',').any(|has| has.trim() == tag)) {
-        return (StatusCode::NOT_MODIFIED, known).into_response();
-    }
-    (known, [(header::CONTENT_TYPE, kind)], content).into_response()
-}
-
-/// The entity tag of a version of a file.
-fn tag(content: &str) -> String {
-    let mut hasher = DefaultHasher::new();
-    content.hash(&mut hasher);
-    format!("\"{:016x}\"", hasher.finish())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_unchanged_file_is_not_sent_again() {
-        for (path, kind, content) in FILES {
-            assert!(is_file(path));
-            let answer = file(kind, content, &HeaderMap::new());
-            assert_eq!(answer.status(), StatusCode::OK);
-            let mut headers = HeaderMap::new();
-            headers.insert(header::IF_NONE_MATCH, answer.headers()[header::ETAG].clone());
-            assert_eq!(file(kind, content, &headers).status(), StatusCode::NOT_MODIFIED);
-        }
-    }
 
     #[test]
     fn scripts_and_styles_are_files_and_text_stays_text() {

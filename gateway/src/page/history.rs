@@ -6,11 +6,10 @@ use axum::extract::State;
 use axum::http::Uri;
 use axum::response::Response;
 use observe::history;
-use serde_json::{Value, json};
+use serde_json::json;
 use workqueue::chain;
 
-use super::dead_letters::shown;
-
+use crate::dead_letters::view::DeadLetterDetails;
 use crate::problem::{Problem, ProblemKind};
 use crate::requests::view::RequestDetails;
 use crate::requests::{input, json as answer};
@@ -26,7 +25,7 @@ pub(super) async fn show(
     let queues = queues.map_err(|error| ProblemKind::BrokerAway.because(chain(&*error)))?;
     // A request that moved on meanwhile is seen here.
     let history = gateway.reader()?.history(id).await?;
-    let letters: Vec<Value> = history.dead_letters.iter().map(shown).collect();
+    let letters: Vec<_> = history.dead_letters.iter().map(DeadLetterDetails::short).collect();
     Ok(answer(&json!({
         "queues": queues.iter().map(|queue| queue.stream).collect::<Vec<_>>(),
         "dead_letters": letters,

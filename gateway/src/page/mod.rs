@@ -6,10 +6,8 @@
 //! | `/api/events` | each update as it is taken, as server-sent events ([`events`]) |
 //! | `/api/history` | the last five minutes |
 //! | `/api/requests/{id}` | the whole history of one request ([`history`]) |
-//! | `/api/dead-letters` | the dead letters ([`dead_letters`]) |
-//! | `POST /api/audit`, `/api/dead-letters/…` | the buttons of the page |
+//! | `POST /api/audit` | the button of the page |
 
-mod dead_letters;
 mod events;
 mod files;
 mod history;
@@ -24,8 +22,8 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 
+use crate::input::{Empty, Json};
 use crate::problem::{Problem, ProblemKind};
-use crate::requests::input::JsonBody;
 use crate::state::Gateway;
 
 /// The routes of the page.
@@ -35,9 +33,6 @@ pub(crate) fn routes() -> Router<Arc<Gateway>> {
         .route("/api/history", get(last_minutes))
         .route("/api/requests/{id}", get(history::show))
         .route("/api/audit", post(begin_audit))
-        .route("/api/dead-letters", get(dead_letters::list))
-        .route("/api/dead-letters/replay", post(dead_letters::replay_all))
-        .route("/api/dead-letters/{sequence}/replay", post(dead_letters::replay))
         .merge(files::routes())
 }
 
@@ -48,7 +43,7 @@ async fn last_minutes(State(gateway): State<Arc<Gateway>>) -> Response {
 
 async fn begin_audit(
     State(gateway): State<Arc<Gateway>>,
-    _body: JsonBody,
+    Json(Empty {}): Json<Empty>,
 ) -> Result<StatusCode, Problem> {
     if gateway.audit.begin() {
         Ok(StatusCode::ACCEPTED)

@@ -1,37 +1,29 @@
-//! The input of clients, read strictly: unknown fields are refused, because a word that is misspelt
-//! and passed over is worse than one that is sent back.
+//! What clients ask of requests.
 
-use std::str::FromStr;
 use std::time::Duration;
 
-use axum::body::HttpBody as _;
-use axum::extract::{FromRequest, Query, Request};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
-use bytes::Bytes;
-use contract::{Amount, IdempotencyKey, MAX_COUNT, MAX_LENGTH};
-use http_body_util::{BodyExt, LengthLimitError, Limited};
+use axum::extract::Request;
+use axum::http::{HeaderMap, HeaderName, Uri};
+use contract::{Amount, IdempotencyKey, MAX_COUNT, MAX_LENGTH, RequestStatus};
 use jiff::Timestamp;
-use serde::de::{DeserializeOwned, Error as _};
+use observe::requests::Filter;
+use serde::de::Error as _;
 use serde::{Deserialize, Deserializer};
-use tokio::time::timeout;
 use utoipa::ToSchema;
 use workqueue::{JobId, Priority, Trace, now};
 
 use super::time::{self, Time};
 use super::view::PrioritySchema;
+use crate::input::{
+    NoQuery, limit_within_bounds, named, named_if, object, one, query, read_body, whole_number,
+};
 use crate::problem::{Problem, ProblemKind};
-
-/// The largest body that is read, in bytes. The largest that makes sense has some thirty.
-const MAX_BODY: usize = 4 * 1024;
-
-/// How long a body may take to come.
-const BODY_TIME: Duration = Duration::from_secs(5);
 
 /// The longest wait that may be asked for, in milliseconds.
 const MAX_WAIT: u64 = 60_000;
 
-/// The most requests that are listed.
-const MAX_LIMIT: usize = 1000;
+/// How the path of the events of a request ends.
+const EVENTS: &str = "/events";
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -101,15 +93,6 @@ pub(crate) fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D
         .ok_or_else(|| D::Error::custom(format_args!("{number} is no such whole number")))
 }
 
-/// A word, which says itself what would be right where it is none that is known.
-pub(crate) fn named<'de, D, T>(deserializer: D) -> Result<T, D::Error>
-where
-    D: Deserializer<'de>,
-    T: FromStr<Err: std::fmt::Display>,
-{
-    String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
-}
-
 /// What a client asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Wanted {
@@ -158,91 +141,8 @@ fn wanted(body: &[u8], now: Timestamp) -> Result<Wanted, Problem> {
     }
 }
 
-/// A JSON object. serde would take an array of the same values, too.
-pub(crate) fn object<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
-    if !body.trim_ascii_start().starts_with(b"{") {
-        return Err(ProblemKind::Invalid.because("the body is no JSON object"));
-    }
-    serde_json::from_slice(body).map_err(|error| ProblemKind::Invalid.because(error))
-}
-
 pub(crate) fn amount(count: u32, length: u32) -> Result<Amount, Problem> {
     Amount::new(count, length).map_err(|error| ProblemKind::Invalid.because(error))
-}
-
-/// The body of a request: JSON that says so, or nothing.
-pub(crate) async fn read_body(request: Request) -> Result<Bytes, Problem> {
-    let (head, body) = request.into_parts();
-    let too_large =
-        || ProblemKind::TooLarge.because(format_args!("a body may have {MAX_BODY} bytes, no more"));
-    // A client that says it before is spared the sending.
-    if body.size_hint().lower() > MAX_BODY as u64 {
-        return Err(too_large());
-    }
-    let body = timeout(BODY_TIME, Limited::new(body, MAX_BODY).collect()).await;
-    let body = body.map_err(|_| {
-        ProblemKind::Slow.because(format_args!("there are {} s for a body", BODY_TIME.as_secs()))
-    })?;
-    let body = body.map_err(|error| {
-        if error.is::<LengthLimitError>() {
-            too_large()
-        } else {
-            ProblemKind::Invalid.because("the body ends before its end")
-        }
-    })?;
-    let body = body.to_bytes();
-    if !body.is_empty() {
-        check_media_type(&head.headers)?;
-    }
-    Ok(body)
-}
-
-/// A body that has to be JSON, which no form of another site can send. Its content does not matter.
-pub(crate) struct JsonBody;
-
-impl<S: Sync> FromRequest<S> for JsonBody {
-    type Rejection = Problem;
-
-    async fn from_request(request: Request, _state: &S) -> Result<Self, Problem> {
-        check_media_type(request.headers())?;
-        read_body(request).await.map(|_body| Self)
-    }
-}
-
-/// Checks that a body is JSON, in no other charset than its own, and not compressed.
-fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {
-    let mut encodings = headers.get_all(header::CONTENT_ENCODING).iter();
-    if encodings.any(|name| !name.as_bytes().eq_ignore_ascii_case(b"identity")) {
-        return Err(ProblemKind::MediaType.because("a body may have no Content-Encoding"));
-    }
-    if !is_json(headers) {
-        let detail = "a body has to be application/json, in UTF-8, and to say so";
-        return Err(ProblemKind::MediaType.because(detail));
-    }
-    Ok(())
-}
-
-/// Whether the headers name JSON, in no other charset than its own.
-fn is_json(headers: &HeaderMap) -> bool {
-    let Ok(Some(value)) = one(headers, &header::CONTENT_TYPE) else { return false };
-    let mut parts = value.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
-    let essence = parts.next().unwrap_or_default();
-    let is_utf8 = |parameter: &[u8]| {
-        let (name, charset) = parameter.split_at_checked(b"charset=".len()).unwrap_or_default();
-        let charset = charset.strip_prefix(b"\"").unwrap_or(charset);
-        let charset = charset.strip_suffix(b"\"").unwrap_or(charset);
-        !name.eq_ignore_ascii_case(b"charset=") || charset.eq_ignore_ascii_case(b"utf-8")
-    };
-    essence.eq_ignore_ascii_case(b"application/json") && parts.all(is_utf8)
-}
-
-/// The value of a header that may stand there once.
-fn one<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a [u8]>, Problem> {
-    let mut values = headers.get_all(name).iter();
-    match (values.next(), values.next()) {
-        (value, None) => Ok(value.map(HeaderValue::as_bytes)),
-        _ => Err(ProblemKind::Invalid.because(format_args!("{name} is there more than once"))),
-    }
 }
 
 fn key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {
@@ -269,32 +169,39 @@ fn trace(headers: &HeaderMap) -> Trace {
     Trace::from_outside(parent.as_deref().unwrap_or_default(), state.as_deref())
 }
 
-/// The parameters of a query: each is known, and there once.
-pub(crate) fn query<Q: DeserializeOwned>(uri: &Uri) -> Result<Q, Problem> {
-    match Query::try_from_uri(uri) {
-        Ok(Query(query)) => Ok(query),
-        Err(rejection) => Err(ProblemKind::Invalid.because(rejection.body_text())),
-    }
-}
-
-/// The id in which a path ends, as it came: an id has one spelling, and needs no escapes.
+/// The id in which a path ends, but for its events, as it came: an id has one spelling, and needs no escapes.
 pub(crate) fn id(uri: &Uri) -> Result<JobId, Problem> {
-    let id = uri.path().rsplit('/').next().unwrap_or_default();
+    let path = uri.path().strip_suffix(EVENTS).unwrap_or(uri.path());
+    let id = path.rsplit('/').next().unwrap_or_default();
     id.parse().map_err(|error| ProblemKind::Invalid.because(error))
 }
 
-/// No parameters.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct NoQuery {}
-
 /// The parameters of a list.
 #[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[serde(default, deny_unknown_fields)]
 pub(super) struct ListQuery {
+    #[serde(deserialize_with = "named_if")]
+    status: Option<RequestStatus>,
+    #[serde(deserialize_with = "named_if")]
+    priority: Option<Priority>,
+    /// Where to go on, as the page before says it.
+    pub(super) cursor: Option<String>,
     /// How many requests to list.
-    #[serde(default = "usual_limit", deserialize_with = "limit_within_bounds")]
+    #[serde(deserialize_with = "limit_within_bounds")]
     pub(super) limit: usize,
+}
+
+impl Default for ListQuery {
+    fn default() -> Self {
+        Self { status: None, priority: None, cursor: None, limit: 50 }
+    }
+}
+
+impl ListQuery {
+    /// Which requests are asked for.
+    pub(super) fn filter(&self) -> Filter {
+        Filter { status: self.status, priority: self.priority }
+    }
 }
 
 /// The parameters of one request.
@@ -304,18 +211,6 @@ pub(super) struct WaitQuery {
     /// How long to wait for the strings.
     #[serde(deserialize_with = "time_within_bounds")]
     pub(super) wait: Option<Duration>,
-}
-
-fn usual_limit() -> usize {
-    50
-}
-
-fn limit_within_bounds<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
-    let limit = whole_number(&String::deserialize(deserializer)?);
-    let limit = limit.and_then(|limit| usize::try_from(limit).ok());
-    limit
-        .filter(|limit| (1..=MAX_LIMIT).contains(limit))
-        .ok_or_else(|| D::Error::custom(format_args!("write a whole number from 1 to {MAX_LIMIT}")))
 }
 
 fn time_within_bounds<'de, D>(deserializer: D) -> Result<Option<Duration>, D::Error>
@@ -331,17 +226,12 @@ where
     }
 }
 
-/// A whole number in plain digits, as it would be written back.
-pub(super) fn whole_number(text: &str) -> Option<u64> {
-    let plain = text == "0" || !text.starts_with('0');
-    let digits = text.bytes().all(|byte| byte.is_ascii_digit());
-    if plain && digits { text.parse().ok() } else { None }
-}
-
 const _: () = assert!(MAX_COUNT == 1000 && MAX_LENGTH == 1024, "the schema has other limits");
 
 #[cfg(test)]
 mod tests {
+    use axum::http::HeaderValue;
+
     use super::*;
 
     fn limit(text: &str) -> Option<usize> {
@@ -455,23 +345,5 @@ mod tests {
         assert_eq!(read(&[b"\xe4"]), Some(Some("ä".to_owned())));
         assert_eq!(read(&[b""]), None);
         assert_eq!(read(&[b"one", b"two"]), None);
-    }
-
-    #[test]
-    fn json_may_have_parameters_and_is_utf_8() {
-        for (name, is_it) in [
-            ("application/json", true),
-            ("Application/JSON; charset=utf-8", true),
-            ("application/json;charset=\"UTF-8\"; a=b", true),
-            ("application/json; charset=iso-8859-1", false),
-            ("application/json; charset=", false),
-            ("application/jsonp", false),
-            ("text/plain", false),
-        ] {
-            let headers =
-                HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static(name))]);
-            assert_eq!(is_json(&headers), is_it, "{name}");
-        }
-        assert!(!is_json(&HeaderMap::new()));
     }
 }

@@ -1,6 +1,9 @@
 //! The API: asking for strings, and how far each request has come.
 
+mod cursor;
+pub(crate) mod events;
 pub(crate) mod input;
+mod list;
 pub(crate) mod reader;
 pub(crate) mod submit;
 pub(crate) mod time;
@@ -11,14 +14,16 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Request, State};
-use axum::http::{StatusCode, Uri, header};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde::Serialize;
 
+use crate::etag;
+use crate::input::{NoQuery, query};
 use crate::problem::{Problem, ProblemKind, SubmitOutcome};
 use crate::state::Gateway;
-use input::{ListQuery, NoQuery, Submission, WaitQuery, query};
+use input::{ListQuery, Submission, WaitQuery};
 use view::{AcceptedRequest, RequestDetails, RequestList};
 
 /// The routes of the API.
@@ -26,6 +31,7 @@ pub(crate) fn routes() -> Router<Arc<Gateway>> {
     Router::new()
         .route("/requests", post(submit_request).get(list))
         .route("/requests/{id}", get(show).delete(cancel))
+        .route("/requests/{id}/events", get(follow))
 }
 
 /// An answer in JSON.
@@ -65,9 +71,12 @@ pub(crate) fn json(value: &impl Serialize) -> Response {
     ),
     responses(
         (status = 202, description = "Accepted: exactly one result will be stored", body = AcceptedRequest,
-         headers(("Location" = String, description = "The address of the request, relative to this one")),
+         headers(
+             ("Location" = String, description = "The address of the request, relative to this one"),
+             ("Retry-After" = u32, description = "When to look it up, in seconds"),
+         ),
          example = json!({
-             "id": "019cadd3-8896-7938-bc36-c32d4d2563a7", "count": 2, "length": 8,
+             "id": "019cadd3-8896-7938-bc36-c32d4d2563a7", "status": "queued", "count": 2, "length": 8,
              "priority": "normal", "requested_at": "2026-11-21T07:17:18.75925Z"
          })),
     )
@@ -84,43 +93,57 @@ pub(crate) async fn submit_request(
     }
     let accepted = submissions.submit(new).await?;
     // Relative to this path, because a proxy may serve it under another.
-    let location = [(header::LOCATION, format!("requests/{}", accepted.id))];
-    Ok((StatusCode::ACCEPTED, location, json(&accepted)).into_response())
+    let location = format!("requests/{}", accepted.id);
+    let headers = [(header::LOCATION, location), (header::RETRY_AFTER, "1".to_owned())];
+    Ok((StatusCode::ACCEPTED, headers, json(&accepted)).into_response())
 }
 
-/// List the newest requests
+/// List requests
 ///
-/// The one that was accepted last comes first. Those that another requestor has accepted are there, too.
+/// The one that was accepted last comes first. Those that another requestor has accepted are there, too. A page that
+/// says `next` is followed by another, which is asked for with that as `cursor` and the same `status` and `priority`.
+/// Pages are stable: what is accepted meanwhile comes before the first. At most 5,000 requests are looked at for a page,
+/// so one of a `status` or `priority` that is rare may have fewer than `limit`, or none, and a `next`.
 #[utoipa::path(
     get,
     path = "/requests",
     operation_id = "list",
     tag = "requests",
     params((
+        "status" = inline(Option<view::StatusSchema>), Query, description = "Only those that have come that far",
+        nullable = false,
+    ), (
+        "priority" = inline(Option<view::PrioritySchema>), Query, description = "Only those of this priority",
+        nullable = false,
+    ), (
+        "cursor" = Option<String>, Query, description = "Where to go on: the `next` of the page before",
+        nullable = false,
+    ), (
         "limit" = Option<u32>, Query, description = "How many, 50 unless it is said",
         minimum = 1, maximum = 1000, nullable = false,
     )),
     responses(
-        (status = 200, description = "The newest requests, without their strings", body = RequestList,
+        (status = 200, description = "A page of requests, without their strings", body = RequestList,
          example = json!({ "requests": [{
              "id": "019cadd3-8896-7938-bc36-c32d4d2563a7", "status": "queued", "count": 2, "length": 8,
              "priority": "normal", "requested_at": "2026-11-21T07:17:18.75925Z", "requested_by": "gateway-1"
-         }] })),
+         }], "next": "eyJzdGF0dXMiOm51bGwsInByaW9yaXR5IjpudWxsLCJzdG9yZSI6IjIwMjYtMTEtMjFUMDc6MTc6MTZaIiwiYmVmb3JlIjo0MX0" })),
     )
 )]
 pub(crate) async fn list(
     State(gateway): State<Arc<Gateway>>,
     uri: Uri,
 ) -> Result<Response, Problem> {
-    let ListQuery { limit } = query(&uri)?;
-    let requests = gateway.reader()?.newest(limit).await?;
-    Ok(json(&RequestList { requests }))
+    let list: ListQuery = query(&uri)?;
+    let (filter, cursor) = (list.filter(), list.cursor.as_deref());
+    Ok(json(&gateway.reader()?.list(filter, cursor, list.limit).await?))
 }
 
 /// Look up a request
 ///
 /// With `wait`, answers as soon as the strings are stored or the request is given up, or else after that
-/// time, with the state as it is then.
+/// time, with the state as it is then. With the `ETag` of an earlier answer in `If-None-Match` the answer is 304
+/// where nothing has changed since.
 #[utoipa::path(
     get,
     path = "/requests/{id}",
@@ -133,9 +156,14 @@ pub(crate) async fn list(
         description = "How long to wait for the strings: a time from `0s` to `60s`, or in `ms`",
         pattern = "^((0|[1-9]|[1-5][0-9]|60)s|(0|[1-9][0-9]{0,3}|[1-5][0-9]{4}|60000)ms)$",
         nullable = false, example = "10s",
+    ), (
+        "If-None-Match" = Option<String>, Header, description = "The `ETag` of an earlier answer", nullable = false,
     )),
     responses(
-        (status = 200, description = "How far it has come", body = RequestDetails, examples(
+        (status = 304, description = "Nothing has changed since the answer with this `ETag`",
+         headers(("ETag" = String, description = "The tag of that answer"))),
+        (status = 200, description = "How far it has come", body = RequestDetails,
+         headers(("ETag" = String, description = "The tag of this answer")), examples(
             ("scheduled" = (summary = "It is to be made later", value = json!({
                 "id": "019cadd3-8896-7938-bc36-c32d4d2563a7", "status": "scheduled", "count": 2, "length": 8,
                 "priority": "normal", "not_before": "2026-11-22T03:30:00Z"
@@ -171,6 +199,7 @@ pub(crate) async fn list(
 pub(crate) async fn show(
     State(gateway): State<Arc<Gateway>>,
     uri: Uri,
+    headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let WaitQuery { wait } = query(&uri)?;
     let id = input::id(&uri)?;
@@ -179,7 +208,42 @@ pub(crate) async fn show(
         None => reader.details(id).await?,
         Some(time) => gateway.waiters.wait(reader, id, time, &gateway.stop).await?,
     };
-    Ok(json(&details))
+    Ok(etag::answer(&headers, "application/json", details.json()))
+}
+
+/// Follow a request
+///
+/// Server-sent events, as an `EventSource` reads them: the state of the request at once, and each time that it has
+/// changed, as JSON, as looking it up would answer. They end with the request: with one that is received,
+/// dead-lettered or doubled. A client that was cut off comes back with the id of the last event in `Last-Event-ID`, and is
+/// answered with 204 if that was the end. While nothing happens there are comments.
+#[utoipa::path(
+    get,
+    path = "/requests/{id}/events",
+    operation_id = "follow",
+    tag = "requests",
+    params((
+        "id" = view::RequestIdSchema, Path, description = "The id of the request"
+    ), (
+        "Last-Event-ID" = Option<String>, Header, description = "The id of the last event that was seen",
+        nullable = false,
+    )),
+    responses(
+        (status = 200, description = "The states of the request, one after another",
+         body = String, content_type = "text/event-stream",
+         example = json!("id: 5f0c1d3e8a92b7f4\nretry: 1000\ndata: {\"id\":\"019cadd3-8896-7938-bc36-c32d4d2563a7\",\"status\":\"queued\",\"count\":2,\"length\":8}\n\n")),
+        (status = 204, description = "The request has come to its end, and the client has seen it"),
+    )
+)]
+pub(crate) async fn follow(
+    State(gateway): State<Arc<Gateway>>,
+    uri: Uri,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let NoQuery {} = query(&uri)?;
+    let id = input::id(&uri)?;
+    let seen = headers.get(events::LAST_EVENT_ID).and_then(|seen| seen.to_str().ok());
+    events::follow(gateway, id, seen.map(str::to_owned)).await
 }
 
 /// Cancel a request

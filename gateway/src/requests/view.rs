@@ -1,8 +1,8 @@
-//! How requests are shown: an accepted one, its state, and the list of the newest.
+//! How requests are shown: an accepted one, its state, and lists.
 
 use contract::facts::Stored;
 use contract::queues::Request;
-use contract::{RequestState, Strings};
+use contract::{RequestState, RequestStatus, Strings};
 use jiff::Timestamp;
 use observe::RequestHistory;
 use serde::Serialize;
@@ -17,6 +17,9 @@ pub(crate) struct AcceptedRequest {
     /// The id of the request.
     #[schema(value_type = RequestIdSchema)]
     pub(super) id: JobId,
+    /// How far it has come when it is accepted. Under a key that was accepted before, it may be further by now.
+    #[schema(value_type = StatusSchema)]
+    pub(super) status: RequestStatus,
     /// How many strings were asked for.
     pub(super) count: u32,
     /// How many characters each of them is to have.
@@ -41,7 +44,8 @@ impl AcceptedRequest {
         let Request { id, amount, priority, requested_at, expires_at, .. } = *request;
         let (count, length) = (amount.count(), amount.length());
         let requested_at = not_before.unwrap_or(requested_at);
-        Self { id, count, length, priority, requested_at, expires_at, not_before }
+        let status = if not_before.is_some() { RequestStatus::Scheduled } else { RequestStatus::Queued };
+        Self { id, status, count, length, priority, requested_at, expires_at, not_before }
     }
 }
 
@@ -55,11 +59,15 @@ pub(crate) enum PrioritySchema {
     Low,
 }
 
-/// The newest requests.
+/// A page of requests.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct RequestList {
     /// The one that was accepted last comes first.
     pub(super) requests: Vec<RequestSummary>,
+    /// The cursor of the next page. Absent on the last one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub(super) next: Option<String>,
 }
 
 /// A request in a list, without its strings.
@@ -68,6 +76,7 @@ pub(crate) struct RequestSummary {
     /// The id of the request.
     #[schema(value_type = RequestIdSchema)]
     id: JobId,
+    #[schema(value_type = StatusSchema)]
     status: RequestStatus,
     /// How many strings were asked for.
     count: u32,
@@ -89,34 +98,28 @@ impl RequestSummary {
     }
 }
 
-/// How far a request has come: it is to be made later (`scheduled`); its strings are still to be made or stored
-/// (`queued`); they are stored (`stored`), and marked as received with the same values (`received`, the end); it was
-/// cancelled before they were stored (`cancelled`, an end, too); the values that are marked as received are not those
-/// that are stored (`doubled`, which the guarantees exclude); or a step that is still to be done was given up, and may
-/// be replayed (`dead-lettered`).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum RequestStatus {
-    Scheduled,
-    Queued,
-    Stored,
-    Received,
-    Cancelled,
-    Doubled,
-    DeadLettered,
+/// The words of [`RequestStatus`], which the contract has.
+pub(crate) struct StatusSchema;
+
+impl PartialSchema for StatusSchema {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .description(Some(
+                "How far a request has come: it is to be made later (`scheduled`); its strings are still to be made or \
+                 stored (`queued`); they are stored (`stored`), and marked as received with the same values (`received`, \
+                 the end); it was cancelled before they were stored (`cancelled`, an end, too); the values that are \
+                 marked as received are not those that are stored (`doubled`, which the guarantees exclude); or a step \
+                 that is still to be done was given up, and may be replayed (`dead-lettered`).",
+            ))
+            .enum_values(Some(RequestStatus::ALL.map(RequestStatus::as_str)))
+            .into()
+    }
 }
 
-impl<D> From<RequestState<D>> for RequestStatus {
-    fn from(state: RequestState<D>) -> Self {
-        match state {
-            RequestState::Scheduled => Self::Scheduled,
-            RequestState::Queued => Self::Queued,
-            RequestState::Stored => Self::Stored,
-            RequestState::Received => Self::Received,
-            RequestState::Cancelled => Self::Cancelled,
-            RequestState::Doubled => Self::Doubled,
-            RequestState::DeadLettered(_) => Self::DeadLettered,
-        }
+impl ToSchema for StatusSchema {
+    fn name() -> std::borrow::Cow<'static, str> {
+        "RequestStatus".into()
     }
 }
 
@@ -126,6 +129,7 @@ pub(crate) struct RequestDetails {
     /// The id of the request.
     #[schema(value_type = RequestIdSchema)]
     pub(super) id: JobId,
+    #[schema(value_type = StatusSchema)]
     pub(super) status: RequestStatus,
     /// How many strings were asked for.
     count: u32,
@@ -227,6 +231,11 @@ impl From<&DeadLetter> for DeadLetterSummary {
 }
 
 impl RequestDetails {
+    /// The body of an answer.
+    pub(super) fn json(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("no answer can fail to become JSON")
+    }
+
     /// How far this request has come, if it was asked for: a message published by hand is no request.
     pub(crate) fn new(id: JobId, history: RequestHistory) -> Option<Self> {
         let state = history.state();

@@ -150,7 +150,7 @@ async fn without_permission_to_replay_there_is_no_button() {
     browser.says("#letters .reason", "malformed").await;
     browser.until("document.querySelectorAll('#letters-list button').length === 0").await;
     browser.until("document.querySelector('#replay-all').hidden").await;
-    let asked = "return fetch('api/dead-letters/1/replay', { method: 'POST', body: '{}', headers: \
+    let asked = "return fetch('dead-letters/1/replay', { method: 'POST', body: '{}', headers: \
                  { 'Content-Type': 'application/json' } }).then(answer => answer.status)";
     assert_eq!(browser.run(asked).await, 403);
 }

@@ -116,12 +116,25 @@ async fn each_wrong_request_is_a_described_problem_and_asks_nothing() {
         (400, "/requests/019cadd3-8896-7938-bc36-c32d4d2563a7?wait=61s"),
         (400, "/requests/019cadd3-8896-7938-bc36-c32d4d2563a7?wait=soon"),
         (404, "/requests/019cadd3-8896-7938-bc36-c32d4d2563a7"),
+        (404, "/requests/019cadd3-8896-7938-bc36-c32d4d2563a7/events"),
+        (400, "/requests/019cadd3-8896-7938-bc36-c32d4d2563a7/events?wait=1s"),
+        (400, "/requests?status=done"),
+        (400, "/requests?cursor=7"),
+        (404, "/queues/OTHER"),
+        (400, "/queues?limit=1"),
+        (400, "/dead-letters?reason=odd"),
+        (404, "/dead-letters/7"),
         (400, "/openapi.json?pretty"),
     ] {
         let answer = get(api, path).await;
         is_a_problem(&answer, status);
         let route = match path.split('?').next().unwrap() {
             "/requests" => "/requests",
+            "/queues" => "/queues",
+            "/queues/OTHER" => "/queues/{name}",
+            "/dead-letters" => "/dead-letters",
+            "/dead-letters/7" => "/dead-letters/{sequence}",
+            path if path.ends_with("/events") => "/requests/{id}/events",
             "/openapi.json" => "/openapi.json",
             _ => "/requests/{id}",
         };
@@ -176,6 +189,10 @@ async fn right_requests_are_answered_as_described() {
     for (path, route) in [
         ("/requests", "/requests"),
         ("/requests?limit=1", "/requests"),
+        ("/requests?status=queued&priority=normal", "/requests"),
+        ("/queues", "/queues"),
+        ("/queues/RESPONSES", "/queues/{name}"),
+        ("/dead-letters?reason=failed&queue=REQUESTS", "/dead-letters"),
         (&format!("/requests/{id}"), "/requests/{id}"),
         (&format!("/requests/{id}?wait=0s"), "/requests/{id}"),
         ("/openapi.json", "/openapi.json"),

@@ -238,7 +238,7 @@ async fn a_replayed_dead_letter_goes_its_way_and_is_gone() {
 async fn replay_of_no_dead_letters_succeeds() {
     let deployment = Deployment::start().await;
     let replay = |which| deployment.decoupled(["dead-letters", "replay", which]);
-    assert_eq!(replay("--all").await, (Some(0), "There are no dead letters.\n".to_owned()));
+    assert_eq!(replay("--all").await, (Some(0), "There are no such dead letters.\n".to_owned()));
     assert_eq!(replay("7").await, (Some(2), "Error: there is no dead letter 7\n".to_owned()));
 }
 

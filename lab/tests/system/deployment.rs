@@ -181,6 +181,12 @@ impl<B> Deployment<B> {
         topology::stream_state(self.nats(), queue.stream).await.unwrap().state.messages
     }
 
+    /// How many dead letters there are.
+    pub async fn depth_of_dead_letters(&self) -> u64 {
+        let letters = topology::stream_state(self.nats(), dead_letters::STREAM).await;
+        letters.unwrap().state.messages
+    }
+
     /// Waits until a queue is empty: an ack follows the effect that it is for.
     pub async fn queue_state(&self, queue: Queue) -> QueueState {
         topology::queue_state(self.nats(), queue).await.unwrap()

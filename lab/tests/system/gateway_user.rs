@@ -24,8 +24,12 @@ async fn page_reads_as_gateway_and_replays_as_operator() {
     let _generator = guarded.run(Side::Generator, "generator", &[]).await;
     let _requestor = guarded.run(Side::Requestor, "requestor", &[]).await;
 
-    let replayed = ask(page, "POST", "/api/dead-letters/replay").await;
-    assert!(replayed.contains(r#""replayed":3"#), "{replayed}");
+    let replayed = ask(page, "POST", "/dead-letters/replay").await;
+    assert!(replayed.contains(r#""done":3"#), "{replayed}");
+    let paused = ask(page, "POST", "/queues/REQUESTS/pause").await;
+    assert!(paused.contains(r#""paused_until":"#), "{paused}");
+    let resumed = ask(page, "POST", "/queues/REQUESTS/resume").await;
+    assert!(!resumed.contains(r#""paused_until":"#), "{resumed}");
     eventually("it has come home", async || {
         let history = ask(page, "GET", &format!("/api/requests/{}", letters[0].id)).await;
         if history.contains(r#""status":"received""#) { Ok(()) } else { Err(history) }

@@ -5,6 +5,7 @@
 mod announcements;
 mod api;
 mod api_faults;
+mod api_lists;
 mod api_rules;
 mod audit;
 mod back_pressure;
@@ -12,6 +13,7 @@ mod backup;
 mod cancelling;
 mod clocks;
 mod cluster;
+mod control;
 mod crash_points;
 mod dead_letters;
 mod deployment;

@@ -94,9 +94,9 @@ const PUBLISHES: &[(&str, &[&str])] = &[
     ("$SRV.INFO.generator", &[]),
     // Reading one fact, from any broker or from the leader.
     ("$JS.API.DIRECT.GET.KV_idempotency.$KV.idempotency.token", &[GATEWAY]),
-    ("$JS.API.DIRECT.GET.KV_requested.$KV.requested.id", &[REQUESTOR, GATEWAY]),
-    ("$JS.API.DIRECT.GET.KV_stored.$KV.stored.id", &[REQUESTOR, GATEWAY]),
-    ("$JS.API.DIRECT.GET.KV_received.$KV.received.id", &[GENERATOR, GATEWAY]),
+    ("$JS.API.DIRECT.GET.KV_requested.$KV.requested.id", &[REQUESTOR, AUDITOR, GATEWAY]),
+    ("$JS.API.DIRECT.GET.KV_stored.$KV.stored.id", &[REQUESTOR, AUDITOR, GATEWAY]),
+    ("$JS.API.DIRECT.GET.KV_received.$KV.received.id", &[GENERATOR, AUDITOR, GATEWAY]),
     ("$JS.API.DIRECT.GET.KV_idempotency", &[]),
     ("$JS.API.DIRECT.GET.KV_requested", &[GATEWAY]),
     ("$JS.API.DIRECT.GET.KV_stored", &[GATEWAY]),
@@ -115,7 +115,7 @@ const PUBLISHES: &[(&str, &[&str])] = &[
     ("$JS.API.DIRECT.GET.RESPONSES.responses.id", &[]),
     ("$JS.API.DIRECT.GET.ACKNOWLEDGMENTS", &[]),
     ("$JS.API.DIRECT.GET.SCHEDULES", &[GATEWAY]),
-    ("$JS.API.DIRECT.GET.DEAD_LETTERS", &[GATEWAY]),
+    ("$JS.API.DIRECT.GET.DEAD_LETTERS", READERS),
     // Reading all of a bucket, through a consumer for that.
     ("$JS.API.CONSUMER.CREATE.KV_idempotency.any.$KV.idempotency.>", &[]),
     ("$JS.API.CONSUMER.CREATE.KV_requested.any.$KV.requested.>", READERS),
@@ -298,9 +298,10 @@ const SUBSCRIPTIONS: &[(&str, &[&str])] = &[
     ("_INBOX_backup.>", &[BACKUP]),
     ("_INBOX_requestor.id", &[REQUESTOR]),
     ("_INBOX_gateway.>", &[GATEWAY]),
-    // Stored facts and new dead letters, for the gateway's waiters.
+    // Facts and new dead letters, for the gateway's waiters.
     ("$KV.stored.*", &[GATEWAY]),
     ("$KV.stored.id", &[GATEWAY]),
+    ("$KV.received.*", &[GATEWAY]),
     ("dead_letters.*.*", &[GATEWAY]),
     ("dead_letters.*.id", &[GATEWAY]),
     // Service discovery.
@@ -317,7 +318,7 @@ const SUBSCRIPTIONS: &[(&str, &[&str])] = &[
     ("acknowledgments.id", &[]),
     ("dead_letters.>", &[]),
     ("$KV.>", &[]),
-    ("$KV.received.id", &[]),
+    ("$KV.requested.id", &[]),
     ("$JS.>", &[]),
     ("$JS.ACK.>", &[]),
     ("$JS.API.>", &[]),
@@ -389,6 +390,14 @@ impl Guarded {
         decoupled.args(["declare", "--watch"]);
         decoupled.env("ACK_WAIT", "1s").env("QUEUE_LIMIT", queue_limit.to_string());
         Process::spawn(decoupled, self.log("declare")).unwrap()
+    }
+
+    /// What a command of `decoupled` prints that is run as this user.
+    async fn decoupled(&self, user: &str, words: &[&str]) -> String {
+        let mut decoupled = self.command(&programs().await.decoupled, user);
+        let output = soon("it ends", decoupled.args(words).output()).await.unwrap();
+        assert!(output.status.success(), "{words:?}: {output:?}");
+        String::from_utf8(output.stdout).unwrap()
     }
 
     fn command(&self, program: &Path, user: &str) -> Command {
@@ -651,6 +660,17 @@ async fn every_user_has_the_permissions_that_it_needs() {
         publish(GENERATOR, publication(&response(&request, value))).await.unwrap();
         publish(REQUESTOR, publication(&acknowledgment(&request, "first"))).await.unwrap();
     }
+    // A person asks, and looks it up, by the broker alone.
+    let submitted = guarded.decoupled(REQUESTOR, &["requests", "submit", "--wait=0s"]).await;
+    let shown = guarded.decoupled(AUDITOR, &["requests", "show", submitted.trim()]).await;
+    assert!(shown.starts_with(submitted.trim()), "{shown}");
+    let listed = guarded.decoupled(AUDITOR, &["requests", "list", "--limit=300"]).await;
+    assert!(listed.contains(submitted.trim()), "{listed}");
+    guarded.decoupled(OPERATOR, &["queues", "pause", "RESPONSES", "--for=1m"]).await;
+    guarded.decoupled(OPERATOR, &["queues", "resume", "RESPONSES"]).await;
+    let discarded = guarded.decoupled(OPERATOR, &["dead-letters", "discard", "--all"]).await;
+    assert_eq!(discarded, "There are no such dead letters.\n");
+
     let verdict = guarded.verdict().await;
     assert!(verdict.is_clean(), "{verdict}");
     assert_eq!(

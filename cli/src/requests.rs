@@ -1,0 +1,252 @@
+//! `decoupled requests`: lists requests, shows one, and submits one.
+
+use std::fmt::{self, Display};
+use std::time::Duration;
+
+use anyhow::ensure;
+use clap::Subcommand;
+use contract::facts::{REQUESTED, Received};
+use contract::queues::{self, Acknowledgment, REQUESTS, Request};
+use contract::{Amount, RequestStatus};
+use jiff::Timestamp;
+use observe::RequestHistory;
+use observe::history::queues_with;
+use observe::requests::{Filter, List};
+use serde::Serialize;
+use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
+use workqueue::dead_letters::DeadLetter;
+use workqueue::topology::{self, Limits, Topology};
+use workqueue::{Connection, JobId, Metrics, NatsSettings, Priority, Producer, Trace};
+
+use crate::terminal::{self, say};
+
+/// How often to look whether a request has come to its end.
+const POLL: Duration = Duration::from_millis(100);
+
+/// The subcommands of `decoupled requests`.
+#[derive(Clone, Debug, Subcommand)]
+#[expect(missing_docs, reason = "clap would show it as the help of the whole group")]
+pub enum Requests {
+    /// Lists them, the one that was accepted last first
+    List {
+        /// Only those that have come that far: queued, stored, received, doubled or dead-lettered
+        #[arg(long, value_name = "STATUS")]
+        status: Option<RequestStatus>,
+        /// Only those of this priority: high, normal or low
+        #[arg(long, value_name = "PRIORITY")]
+        priority: Option<Priority>,
+        /// How many to list; of a status that is rare it may have to look at all
+        #[arg(long, default_value_t = 50, value_parser = workqueue::number::<usize>(1..), value_name = "NUMBER")]
+        limit: usize,
+        /// Print them as JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        nats: NatsSettings,
+    },
+    /// Shows how far one has come: its facts, its dead letters, and the queues that it is in
+    Show {
+        /// The id of the request
+        id: JobId,
+        /// Print it as JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        nats: NatsSettings,
+    },
+    /// Asks for strings; it is accepted once the broker has confirmed that the request is in its queue
+    ///
+    /// Waits while the queue is full. Creates what is missing on the broker, as a requestor does.
+    Submit {
+        /// How many strings, 1 to 1000
+        #[arg(long, default_value_t = 1, value_name = "NUMBER")]
+        count: u32,
+        /// How many characters each string is to have, 1 to 1024; no more than 65536 in all
+        #[arg(long, default_value_t = 64, value_name = "NUMBER")]
+        length: u32,
+        /// How urgent it is: high, normal or low
+        #[arg(long, default_value_t, value_name = "PRIORITY")]
+        priority: Priority,
+        /// Wait for at most that long until it has come to its end, and show it then
+        #[arg(long, default_value = "0s", value_parser = workqueue::duration, value_name = "TIME")]
+        wait: Duration,
+        /// Print it as JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        nats: NatsSettings,
+        #[command(flatten)]
+        limits: Limits,
+    },
+}
+
+pub(crate) async fn run(command: Requests) -> anyhow::Result<()> {
+    let (Requests::List { nats, .. } | Requests::Show { nats, .. } | Requests::Submit { nats, .. }) =
+        &command;
+    let connection = terminal::connect(nats, "decoupled requests").await?;
+    match command {
+        Requests::List { status, priority, limit, json, .. } => {
+            let listing = list(&connection, Filter { status, priority }, limit);
+            let list = terminal::tell_unless_soon("reading the accepted requests", listing).await?;
+            terminal::print(&list, json)
+        }
+        Requests::Show { id, json, .. } => terminal::print(&show(&connection, id).await?, json),
+        Requests::Submit { count, length, priority, wait, json, limits, .. } => {
+            let amount = Amount::new(count, length)?;
+            let submitting = submit(&connection, limits, amount, priority);
+            let id = terminal::tell_unless_soon("waiting for the broker to confirm it", submitting);
+            let id = id.await?;
+            if wait.is_zero() && !json {
+                return say(id);
+            }
+            let until = Instant::now() + wait;
+            let ending = async {
+                loop {
+                    let shown = show(&connection, id).await?;
+                    if shown.status.is_end() || Instant::now() >= until {
+                        return anyhow::Ok(shown);
+                    }
+                    sleep(POLL).await;
+                }
+            };
+            let what = format!("waiting for up to {wait:?} for the end of {id}");
+            let shown = terminal::tell_unless_soon(what, ending).await?;
+            terminal::print(&shown, json)
+        }
+    }
+}
+
+async fn list(connection: &Connection, filter: Filter, limit: usize) -> anyhow::Result<Rows> {
+    let bucket = topology::bucket_state(connection.context(), REQUESTED).await?.state;
+    let (first, mut end) = (bucket.first_sequence.max(1), bucket.last_sequence + 1);
+    let mut list = List::default();
+    while end > first && list.requests.len() < limit {
+        list.read(connection, filter, first..end, limit, || {}).await?;
+        end = list.until.unwrap_or(first);
+    }
+    let row = |(request, status): (Request, RequestStatus)| {
+        let Request { id, amount, priority, requestor, requested_at } = request;
+        let (count, length) = (amount.count(), amount.length());
+        Row { id, status, count, length, priority, requested_at, requested_by: requestor }
+    };
+    Ok(Rows { requests: list.requests.into_iter().map(row).collect() })
+}
+
+/// Requests, a line each.
+#[derive(Serialize)]
+struct Rows {
+    requests: Vec<Row>,
+}
+
+/// A request in a list.
+#[derive(Serialize)]
+struct Row {
+    id: JobId,
+    status: RequestStatus,
+    count: u32,
+    length: u32,
+    priority: Priority,
+    requested_at: Timestamp,
+    requested_by: String,
+}
+
+impl Display for Rows {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.requests.is_empty() {
+            return formatter.write_str("There are no such requests.");
+        }
+        for (number, row) in self.requests.iter().enumerate() {
+            let Row { id, status, count, length, priority, requested_at, requested_by } = row;
+            let end = if number == 0 { "" } else { "\n" };
+            // A name may contain anything, so it is escaped before it reaches the terminal.
+            let by = requested_by.escape_debug();
+            write!(
+                formatter,
+                "{end}{id}  {:<13}  {:<6}  {requested_at}  {count} of {length}  by {by}",
+                status.as_str(),
+                priority.as_str()
+            )?;
+        }
+        Ok(())
+    }
+}
+
+async fn show(connection: &Connection, id: JobId) -> anyhow::Result<Shown> {
+    let queues = queues_with(connection, id).await?;
+    // A request that moved on meanwhile is seen here.
+    let history = RequestHistory::read(connection, id).await?;
+    let status = RequestStatus::from(history.state());
+    let RequestHistory { requested, stored, received, dead_letters } = history;
+    let queues: Vec<&str> = queues.iter().map(|queue| queue.stream).collect();
+    let is_known = requested.is_some() || stored.is_some() || received.is_some();
+    ensure!(
+        is_known || !queues.is_empty() || !dead_letters.is_empty(),
+        "no request has the id {id}"
+    );
+    Ok(Shown { id, status, queues, requested, stored, received, dead_letters })
+}
+
+/// All there is of one request.
+#[derive(Serialize)]
+struct Shown {
+    id: JobId,
+    status: RequestStatus,
+    queues: Vec<&'static str>,
+    requested: Option<Request>,
+    stored: Option<Acknowledgment>,
+    received: Option<Received>,
+    dead_letters: Vec<DeadLetter>,
+}
+
+impl Display for Shown {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { id, status, queues, requested, stored, received, dead_letters } = self;
+        write!(formatter, "{id}  {status}")?;
+        let mut step = |what: &str, at: &Timestamp, by: &str| {
+            write!(formatter, "\n  {what:<10} {at}  by {}", by.escape_debug())
+        };
+        if let Some(Request { requested_at, requestor, .. }) = requested {
+            step("requested", requested_at, requestor)?;
+        }
+        if let Some(stored) = stored {
+            step("generated", &stored.generated_at, &stored.generator)?;
+            step("stored", &stored.stored_at, &stored.requestor)?;
+        }
+        if let Some(Received { received_at, marked_by, .. }) = received {
+            step("received", received_at, marked_by)?;
+        }
+        if let Some(Request { amount, priority, .. }) = requested {
+            let (count, length) = (amount.count(), amount.length());
+            write!(formatter, "\n  {:<10} {count} of {length} characters, {priority}", "asks for")?;
+        }
+        if !queues.is_empty() {
+            write!(formatter, "\n  {:<10} {}", "in", queues.join(", "))?;
+        }
+        for letter in dead_letters {
+            write!(formatter, "\n  {:<10} {letter}", "given up")?;
+        }
+        for value in stored.iter().flat_map(|stored| stored.values.as_slice()) {
+            write!(formatter, "\n  {:<10} {value}", "string")?;
+        }
+        Ok(())
+    }
+}
+
+/// Submits a request, and gives its id once it is accepted.
+async fn submit(
+    connection: &Connection,
+    limits: Limits,
+    amount: Amount,
+    priority: Priority,
+) -> anyhow::Result<JobId> {
+    let producer = Producer::new(connection, limits, 1, &Metrics::new("decoupled"));
+    producer.declare(&Topology::new(&[REQUESTS], &[REQUESTED])).await?;
+    terminal::compare_clocks(connection.context(), queues::REQUESTS.stream).await?;
+    let instance = workqueue::default_instance();
+    let request = Request::new(JobId::new(), amount, instance, workqueue::now());
+    let request = Request { priority, ..request };
+    let never = CancellationToken::new();
+    requestor::submit(&producer, &request, &Trace::default(), &never).await?;
+    Ok(request.id)
+}

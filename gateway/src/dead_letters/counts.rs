@@ -1,0 +1,55 @@
+//! The dead letters by their reasons, counted anew only where something has changed.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use async_nats::jetstream::stream::State;
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+use workqueue::Connection;
+use workqueue::dead_letters::{self, Reason};
+use workqueue::reading::ReadStreamError;
+
+/// How often to count, at the most, while dead letters come.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+/// How many dead letters there are of each reason.
+pub(crate) type ByReason = BTreeMap<Reason, u64>;
+
+/// The last count. Who asks while it is counted waits for that, so that many ask the broker no more than one.
+#[derive(Debug, Default)]
+pub(crate) struct Counts(Mutex<Option<Counted>>);
+
+#[derive(Debug)]
+struct Counted {
+    at: Instant,
+    /// The first and the last sequence, and the number of messages.
+    of: (u64, u64, u64),
+    by_reason: ByReason,
+}
+
+impl Counts {
+    /// The dead letters of this state by their reasons.
+    pub(super) async fn of(
+        &self,
+        connection: &Connection,
+        state: &State,
+    ) -> Result<ByReason, ReadStreamError> {
+        let of = (state.first_sequence, state.last_sequence, state.messages);
+        let mut last = self.0.lock().await;
+        if let Some(last) = &*last
+            && (last.of == of || is_new(last, of))
+        {
+            return Ok(last.by_reason.clone());
+        }
+        let by_reason = dead_letters::count(connection.context()).await?;
+        *last = Some(Counted { at: Instant::now(), of, by_reason: by_reason.clone() });
+        Ok(by_reason)
+    }
+}
+
+/// Whether a count is so new that it stands although more have come. What was removed was removed by a person, who
+/// looks whether it is gone.
+fn is_new(last: &Counted, (_, _, messages): (u64, u64, u64)) -> bool {
+    messages > last.of.2 && last.at.elapsed() < INTERVAL
+}

@@ -1,0 +1,292 @@
+//! The queues: how much is in them; and they are paused and go on, where that is allowed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::rejection::PathRejection;
+use axum::extract::{Path, State};
+use axum::http::Uri;
+use axum::response::Response;
+use axum::routing::{get, post};
+use contract::queues;
+use jiff::Timestamp;
+use observe::{LaneSnapshot, QueueSnapshot};
+use serde::{Deserialize, Deserializer, Serialize};
+use utoipa::openapi::{ObjectBuilder, RefOr, Schema, Type};
+use utoipa::{PartialSchema, ToSchema};
+use workqueue::topology::DeclareError;
+use workqueue::{Priority, Queue, chain, topology};
+
+use crate::input::{Empty, Json, NoQuery, query};
+use crate::problem::{Problem, ProblemKind};
+use crate::requests::json;
+use crate::requests::view::PrioritySchema;
+use crate::state::Gateway;
+
+/// The routes of the queues.
+pub(crate) fn routes() -> Router<Arc<Gateway>> {
+    Router::new()
+        .route("/queues", get(list))
+        .route("/queues/{name}", get(show))
+        .route("/queues/{name}/pause", post(pause))
+        .route("/queues/{name}/resume", post(resume))
+}
+
+/// The queues.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct QueueList {
+    /// In the order in which a request passes through them.
+    queues: Vec<QueueDetails>,
+}
+
+/// How much is in a queue.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct QueueDetails {
+    #[schema(value_type = QueueName)]
+    name: &'static str,
+    /// Messages that are not delivered yet.
+    waiting: u64,
+    /// Messages that were delivered and are not settled yet.
+    in_flight: u64,
+    /// The most messages that it holds, if there is a limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    limit: Option<u64>,
+    /// Bytes that it holds.
+    bytes: u64,
+    /// The most bytes that it holds, if there is a limit.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    max_bytes: Option<u64>,
+    /// When the oldest message came in, delivered or not. Absent where there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    oldest_at: Option<Timestamp>,
+    /// Until when it is paused. Absent where it is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    paused_until: Option<Timestamp>,
+    /// What is in it by priority, the most urgent first. Absent where it has no priorities.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    lanes: Vec<LaneDetails>,
+}
+
+/// How much of one priority is in a queue.
+#[derive(Debug, Serialize, ToSchema)]
+pub(crate) struct LaneDetails {
+    #[schema(value_type = PrioritySchema)]
+    priority: Priority,
+    /// Messages that are not delivered yet.
+    waiting: u64,
+    /// Messages that were delivered and are not settled yet.
+    in_flight: u64,
+}
+
+impl From<QueueSnapshot> for QueueDetails {
+    fn from(queue: QueueSnapshot) -> Self {
+        let lane = |lane: LaneSnapshot| {
+            let LaneSnapshot { priority, waiting, in_flight } = lane;
+            LaneDetails { priority, waiting, in_flight }
+        };
+        Self {
+            name: queue.name,
+            waiting: queue.waiting,
+            in_flight: queue.in_flight,
+            limit: queue.limit,
+            bytes: queue.bytes,
+            max_bytes: queue.max_bytes,
+            oldest_at: queue.oldest_at,
+            paused_until: queue.paused_until,
+            lanes: queue.lanes.into_iter().map(lane).collect(),
+        }
+    }
+}
+
+/// For how long to pause a queue.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Pause {
+    /// A time with its unit, such as 30s, 10m or 2h.
+    #[serde(rename = "for", deserialize_with = "time")]
+    #[schema(value_type = String, default = "1h", pattern = "^[1-9][0-9]{0,5}(ms|s|m|h)$")]
+    time: Duration,
+}
+
+impl Default for Pause {
+    fn default() -> Self {
+        Self { time: Duration::from_hours(1) }
+    }
+}
+
+fn time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    workqueue::above_zero(&text)
+        .map_err(|help| serde::de::Error::custom(format_args!("for: {help}")))
+}
+
+/// The names of the queues.
+pub(crate) struct QueueName;
+
+impl PartialSchema for QueueName {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .description(Some("The name of a queue"))
+            .enum_values(Some(queues::ALL.map(|queue| queue.stream)))
+            .into()
+    }
+}
+
+impl ToSchema for QueueName {
+    fn name() -> std::borrow::Cow<'static, str> {
+        "QueueName".into()
+    }
+}
+
+/// List the queues
+///
+/// In the order in which a request passes through them.
+#[utoipa::path(
+    get,
+    path = "/queues",
+    operation_id = "listQueues",
+    tag = "queues",
+    responses(
+        (status = 200, description = "The queues", body = QueueList, example = json!({ "queues": [{
+            "name": "RESPONSES", "waiting": 3, "in_flight": 1, "limit": 100_000, "bytes": 1612,
+            "oldest_at": "2026-11-21T07:17:18.75925Z"
+        }] })),
+    )
+)]
+pub(crate) async fn list(
+    State(gateway): State<Arc<Gateway>>,
+    uri: Uri,
+) -> Result<Response, Problem> {
+    let NoQuery {} = query(&uri)?;
+    let mut list = QueueList { queues: Vec::new() };
+    for queue in queues::ALL {
+        list.queues.push(read(&gateway, queue).await?);
+    }
+    Ok(json(&list))
+}
+
+/// Look up a queue
+#[utoipa::path(
+    get,
+    path = "/queues/{name}",
+    operation_id = "showQueue",
+    tag = "queues",
+    params(("name" = QueueName, Path, description = "The name of the queue")),
+    responses(
+        (status = 200, description = "How much is in it", body = QueueDetails, example = json!({
+            "name": "REQUESTS", "waiting": 53, "in_flight": 0, "limit": 100_000, "bytes": 18_020,
+            "oldest_at": "2026-11-21T07:17:18.75925Z", "paused_until": "2026-11-21T07:27:18.75925Z",
+            "lanes": [
+                { "priority": "high", "waiting": 2, "in_flight": 0 },
+                { "priority": "normal", "waiting": 51, "in_flight": 0 },
+                { "priority": "low", "waiting": 0, "in_flight": 0 }
+            ]
+        })),
+    )
+)]
+pub(crate) async fn show(
+    State(gateway): State<Arc<Gateway>>,
+    name: Result<Path<String>, PathRejection>,
+    uri: Uri,
+) -> Result<Response, Problem> {
+    let NoQuery {} = query(&uri)?;
+    Ok(json(&read(&gateway, named(name)?).await?))
+}
+
+/// Pause a queue
+///
+/// No worker is given a message of it, while others still come in; what is in flight is finished. A broker that restarts
+/// remembers it. It ends by itself. Another pause takes the place of this one. Needs `CONTROL=on`.
+#[utoipa::path(
+    post,
+    path = "/queues/{name}/pause",
+    operation_id = "pauseQueue",
+    tag = "queues",
+    params(("name" = QueueName, Path, description = "The name of the queue")),
+    request_body(content((Pause = "application/json", example = json!({ "for": "10m" })))),
+    responses(
+        (status = 200, description = "It is paused", body = QueueDetails, example = json!({
+            "name": "RESPONSES", "waiting": 3, "in_flight": 0, "limit": 100_000, "bytes": 1612,
+            "oldest_at": "2026-11-21T07:17:18.75925Z", "paused_until": "2026-11-21T07:27:18.75925Z"
+        })),
+    )
+)]
+pub(crate) async fn pause(
+    State(gateway): State<Arc<Gateway>>,
+    name: Result<Path<String>, PathRejection>,
+    uri: Uri,
+    Json(Pause { time }): Json<Pause>,
+) -> Result<Response, Problem> {
+    let NoQuery {} = query(&uri)?;
+    let queue = named(name)?;
+    let operator = gateway.operator()?;
+    let Ok(until) = workqueue::now().checked_add(time) else {
+        return Err(ProblemKind::Invalid.because("for: no date is that far away"));
+    };
+    let paused =
+        topology::pause(operator.context(), queue, until).await.map_err(|error| problem(&error))?;
+    if !paused {
+        let detail = format_args!("the broker's clock is past {until} already: it goes on");
+        return Err(ProblemKind::Conflict.because(detail));
+    }
+    Ok(json(&read(&gateway, queue).await?))
+}
+
+/// Let a queue go on
+///
+/// Within a second, where it was paused. Needs `CONTROL=on`.
+#[utoipa::path(
+    post,
+    path = "/queues/{name}/resume",
+    operation_id = "resumeQueue",
+    tag = "queues",
+    params(("name" = QueueName, Path, description = "The name of the queue")),
+    request_body(content((Empty = "application/json", example = json!({}))), description = "An empty object"),
+    responses(
+        (status = 200, description = "It goes on", body = QueueDetails, example = json!({
+            "name": "RESPONSES", "waiting": 3, "in_flight": 0, "limit": 100_000, "bytes": 1612,
+            "oldest_at": "2026-11-21T07:17:18.75925Z"
+        })),
+    )
+)]
+pub(crate) async fn resume(
+    State(gateway): State<Arc<Gateway>>,
+    name: Result<Path<String>, PathRejection>,
+    uri: Uri,
+    Json(Empty {}): Json<Empty>,
+) -> Result<Response, Problem> {
+    let NoQuery {} = query(&uri)?;
+    let queue = named(name)?;
+    topology::resume(gateway.operator()?.context(), queue)
+        .await
+        .map_err(|error| problem(&error))?;
+    Ok(json(&read(&gateway, queue).await?))
+}
+
+/// The queue that a path names.
+fn named(name: Result<Path<String>, PathRejection>) -> Result<Queue, Problem> {
+    let Path(name) = name.map_err(|error| ProblemKind::Invalid.because(error.body_text()))?;
+    queues::named(&name).map_err(|error| ProblemKind::NoQueue.because(error))
+}
+
+async fn read(gateway: &Gateway, queue: Queue) -> Result<QueueDetails, Problem> {
+    let queue = observe::queue(gateway.connection()?, queue).await;
+    queue.map(QueueDetails::from).map_err(|error| match error.downcast_ref() {
+        Some(error) => problem(error),
+        None => ProblemKind::BrokerAway.because(chain(&*error)),
+    })
+}
+
+fn problem(error: &DeclareError) -> Problem {
+    let kind = match error {
+        DeclareError::Refused { .. } => ProblemKind::Refused,
+        _ => ProblemKind::BrokerAway,
+    };
+    kind.because(chain(error))
+}

@@ -1,0 +1,111 @@
+//! Where a list of requests goes on: opaque to clients, and of one list alone.
+
+use std::fmt;
+
+use base64::Engine;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
+use jiff::Timestamp;
+use observe::requests::Filter;
+use serde::{Deserialize, Serialize};
+
+use crate::problem::{Problem, ProblemKind};
+
+/// Where a list goes on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Cursor {
+    /// Which requests it lists.
+    status: Option<String>,
+    priority: Option<String>,
+    /// When the store of the accepted requests was created.
+    store: Timestamp,
+    /// The next request comes before the one with this sequence.
+    before: u64,
+}
+
+impl Cursor {
+    pub(super) fn new(filter: Filter, store: Timestamp, before: u64) -> Self {
+        Self {
+            status: filter.status.map(|status| status.to_string()),
+            priority: filter.priority.map(|priority| priority.to_string()),
+            store,
+            before,
+        }
+    }
+
+    /// The sequence that this cursor of a client says.
+    ///
+    /// # Errors
+    ///
+    /// Where it is none, or one of another list: a problem with what would be right.
+    pub(super) fn read(text: &str, filter: Filter, store: Timestamp) -> Result<u64, Problem> {
+        let wrong = |detail: &dyn fmt::Display| Err(ProblemKind::Invalid.because(detail));
+        let decoded = BASE64_URL_SAFE_NO_PAD.decode(text).ok();
+        let cursor = decoded.and_then(|json| serde_json::from_slice::<Self>(&json).ok());
+        let Some(cursor) = cursor else {
+            return wrong(
+                &"this is no cursor: write the `next` of the page before, or none to begin",
+            );
+        };
+        if cursor == Self::new(filter, store, cursor.before) {
+            return Ok(cursor.before);
+        }
+        if cursor.store != store {
+            return wrong(&"the store that this cursor belongs to is gone; begin without a cursor");
+        }
+        wrong(&format_args!(
+            "this cursor belongs to the list of {}: ask for that one, or begin without a cursor",
+            cursor.list()
+        ))
+    }
+
+    /// The parameters of its list.
+    fn list(&self) -> String {
+        let parameters = [("status", &self.status), ("priority", &self.priority)];
+        let parameters = parameters
+            .iter()
+            .filter_map(|(name, value)| Some(format!("{name}={}", value.as_ref()?)));
+        let parameters: Vec<String> = parameters.collect();
+        if parameters.is_empty() { "all requests".to_owned() } else { parameters.join("&") }
+    }
+}
+
+impl fmt::Display for Cursor {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let json = serde_json::to_vec(self).expect("a cursor can always become JSON");
+        formatter.write_str(&BASE64_URL_SAFE_NO_PAD.encode(json))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use contract::RequestStatus;
+    use workqueue::Priority;
+
+    use super::*;
+
+    #[test]
+    fn cursor_is_of_one_list_alone() {
+        let store: Timestamp = "2026-11-21T07:17:18.75925Z".parse().unwrap();
+        let all = Filter::default();
+        let dead = Filter { status: Some(RequestStatus::DeadLettered), ..all };
+        let low = Filter { priority: Some(Priority::Low), ..dead };
+        for filter in [all, dead, low] {
+            let cursor = Cursor::new(filter, store, 7).to_string();
+            assert!(
+                cursor.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
+            );
+            assert_eq!(Cursor::read(&cursor, filter, store), Ok(7));
+        }
+        let wrong = |text: &str, store, what: &str| {
+            let problem = Cursor::read(text, all, store).unwrap_err().json();
+            assert!(problem.contains(what), "{problem}");
+        };
+        for garbage in ["", "7", "e30", "käse", "AA=="] {
+            wrong(garbage, store, "write the `next` of the page before");
+        }
+        let cursor = Cursor::new(low, store, 7).to_string();
+        wrong(&cursor, store, "the list of status=dead-lettered&priority=low");
+        wrong(&cursor, Timestamp::UNIX_EPOCH, "is gone");
+    }
+}
