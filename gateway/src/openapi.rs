@@ -11,7 +11,7 @@ use utoipa::OpenApi;
 
 use crate::input::{NoQuery, query};
 use crate::problem::ProblemKind::{
-    self, BrokerAway, Busy, Coding, Conflict, Expectation, Foreign, Impossible, Invalid,
+    self, BrokerAway, Busy, Coding, Conflict, Cursor, Expectation, Foreign, Impossible, Invalid,
     KeyExpired, KeyTaken, MediaType, NoDeadLetter, NoQueue, NoRequest, NoSchedule, NotAllowed,
     QueueFull, Refused, Slow, TooLarge,
 };
@@ -31,7 +31,7 @@ const PROBLEMS: [(&str, &str, &[ProblemKind]); 20] = [
             BrokerAway, Busy,
         ],
     ),
-    ("/requests", "get", &[Refused, BrokerAway, Busy]),
+    ("/requests", "get", &[Cursor, Refused, BrokerAway, Busy]),
     ("/requests/{id}", "get", &[NoRequest, Refused, BrokerAway, Busy]),
     ("/requests/{id}", "delete", &[NoRequest, Refused, BrokerAway, Busy]),
     ("/schedules", "get", &[BrokerAway]),
@@ -177,6 +177,7 @@ fn example(kind: ProblemKind, submits: bool) -> Problem {
              Europe/Berlin, or leave it out for UTC"
         }
         NotAllowed => "this deployment is not controlled from here; set CONTROL=on to allow it",
+        Cursor => "the store that this cursor belongs to is gone; begin without a cursor",
         NoQueue => "the queues are SCHEDULES, REQUESTS, RESPONSES and ACKNOWLEDGMENTS",
         NoDeadLetter => "there is no dead letter 7",
         Conflict => "it has expired: its facts may be gone, so it could happen a second time",

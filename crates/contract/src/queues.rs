@@ -98,7 +98,7 @@ pub fn named(name: &str) -> Result<Queue, UnknownQueue> {
 
 /// There is no queue of this name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("the queues are {}, {} and {}", ALL[0].stream, ALL[1].stream, ALL[2].stream)]
+#[error("the queues are {}, {}, {} and {}", ALL[0].stream, ALL[1].stream, ALL[2].stream, ALL[3].stream)]
 pub struct UnknownQueue;
 
 /// Requests whose strings are still to be generated. The requestor asks, the generator answers.

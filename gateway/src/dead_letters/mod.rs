@@ -18,7 +18,7 @@ use serde::{Deserialize, Deserializer};
 use workqueue::dead_letters::{self, DeadLetter, Reason, Selection};
 use workqueue::{Connection, Queue, chain, topology};
 
-use crate::input::{Empty, Json, NoQuery, limit_within_bounds, named_if, query};
+use crate::input::{Empty, Json, NoQuery, limit_within_bounds, named_if, query, whole_number};
 use crate::problem::{Problem, ProblemKind};
 use crate::requests::json;
 use crate::state::Gateway;
@@ -41,6 +41,7 @@ struct ListQuery {
     reason: Option<Reason>,
     #[serde(deserialize_with = "queue_if")]
     queue: Option<Queue>,
+    #[serde(deserialize_with = "sequence")]
     from: u64,
     #[serde(deserialize_with = "limit_within_bounds")]
     limit: usize,
@@ -52,6 +53,35 @@ impl Default for ListQuery {
     }
 }
 
+/// Which dead letters to discard: of one reason, or of any.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DiscardQuery {
+    reason: Option<String>,
+    #[serde(default, deserialize_with = "queue_if")]
+    queue: Option<Queue>,
+    #[serde(default, deserialize_with = "sequence")]
+    from: u64,
+    #[serde(default, deserialize_with = "sequence_if")]
+    until: Option<u64>,
+}
+
+impl DiscardQuery {
+    /// A reason has to be named: whoever forgets it must not discard all.
+    fn range(self) -> Result<RangeQuery, Problem> {
+        let Self { reason, queue, from, until } = self;
+        let reason = match reason.as_deref() {
+            Some("any") => None,
+            Some(word) => Some(word.parse().map_err(|error| ProblemKind::Invalid.because(error))?),
+            None => {
+                let detail = "write of which reason, such as ?reason=malformed, or ?reason=any";
+                return Err(ProblemKind::Invalid.because(detail));
+            }
+        };
+        Ok(RangeQuery { reason, queue, from, until })
+    }
+}
+
 /// The parameters of what is to be done with several.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -60,8 +90,23 @@ struct RangeQuery {
     reason: Option<Reason>,
     #[serde(deserialize_with = "queue_if")]
     queue: Option<Queue>,
+    #[serde(deserialize_with = "sequence")]
     from: u64,
+    #[serde(deserialize_with = "sequence_if")]
     until: Option<u64>,
+}
+
+/// The greatest number that every client knows.
+const MOST: u64 = i64::MAX as u64;
+
+fn sequence<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    let sequence = whole_number(&String::deserialize(deserializer)?);
+    let help = || serde::de::Error::custom(format_args!("write a whole number from 0 to {MOST}"));
+    sequence.filter(|sequence| *sequence <= MOST).ok_or_else(help)
+}
+
+fn sequence_if<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    sequence(deserializer).map(Some)
 }
 
 fn queue_if<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Queue>, D::Error> {
@@ -241,7 +286,7 @@ pub(crate) async fn discard(
 
 /// Discard dead letters
 ///
-/// A page of those of a reason, from a queue, or both. While the answer says `next`, there is another page: ask for it
+/// A page of those of a reason, or of any, and from a queue if that is said. While the answer says `next`, there is another page: ask for it
 /// with `from` and `until` as the answer says them. Needs `CONTROL=on`.
 #[utoipa::path(
     delete,
@@ -249,8 +294,7 @@ pub(crate) async fn discard(
     operation_id = "discardDeadLetters",
     tag = "dead letters",
     params((
-        "reason" = inline(Option<view::ReasonSchema>), Query, description = "Only those of this reason",
-        nullable = false,
+        "reason" = inline(view::AnyReasonSchema), Query, description = "Only those of this reason, or of `any`",
     ), (
         "queue" = inline(Option<crate::queues::QueueName>), Query, description = "Only those from this queue",
         nullable = false,
@@ -270,11 +314,7 @@ pub(crate) async fn discard_all(
     State(gateway): State<Arc<Gateway>>,
     uri: Uri,
 ) -> Result<Response, Problem> {
-    let range: RangeQuery = query(&uri)?;
-    if range.reason.is_none() && range.queue.is_none() {
-        let detail = "write of which reason or from which queue, such as ?reason=malformed or ?queue=REQUESTS";
-        return Err(ProblemKind::Invalid.because(detail));
-    }
+    let range = query::<DiscardQuery>(&uri)?.range()?;
     Ok(json(&with_each(&gateway, range, Action::Discard).await?))
 }
 

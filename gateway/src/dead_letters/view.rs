@@ -147,3 +147,15 @@ impl ToSchema for ReasonSchema {
         "DeadLetterReason".into()
     }
 }
+
+/// The same, and `any` for all of them.
+pub(crate) struct AnyReasonSchema;
+
+impl PartialSchema for AnyReasonSchema {
+    fn schema() -> RefOr<Schema> {
+        let words = Reason::ALL.map(Reason::as_str).into_iter().chain(["any"]);
+        ObjectBuilder::new().schema_type(Type::String).enum_values(Some(words)).into()
+    }
+}
+
+impl ToSchema for AnyReasonSchema {}

@@ -39,7 +39,7 @@ impl Cursor {
     ///
     /// Where it is none, or one of another list: a problem with what would be right.
     pub(super) fn read(text: &str, filter: Filter, store: Timestamp) -> Result<u64, Problem> {
-        let wrong = |detail: &dyn fmt::Display| Err(ProblemKind::Invalid.because(detail));
+        let wrong = |detail: &dyn fmt::Display| Err(ProblemKind::Cursor.because(detail));
         let decoded = BASE64_URL_SAFE_NO_PAD.decode(text).ok();
         let cursor = decoded.and_then(|json| serde_json::from_slice::<Self>(&json).ok());
         let Some(cursor) = cursor else {

@@ -13,6 +13,7 @@ use axum::response::{IntoResponse, Response};
 use futures_util::{StreamExt, stream};
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, timeout_at};
+use utoipa::ToSchema;
 use workqueue::JobId;
 
 use super::waiters::Listener;
@@ -32,6 +33,18 @@ const HEARTBEAT: Duration = Duration::from_secs(10);
 
 /// When a client that was cut off is to come back.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// An event: the state of a request.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "it only describes the events")]
+pub(crate) struct RequestEvent {
+    /// The tag of the state, as in the `ETag` of looking it up.
+    id: String,
+    /// When to come back if the connection is lost, in milliseconds.
+    retry: u32,
+    /// What looking it up would answer, as JSON.
+    data: String,
+}
 
 /// The events of this request, for a client that has seen this one last.
 pub(super) async fn follow(

@@ -230,8 +230,11 @@ pub(crate) async fn show(
     )),
     responses(
         (status = 200, description = "The states of the request, one after another",
-         body = String, content_type = "text/event-stream",
-         example = json!("id: 5f0c1d3e8a92b7f4\nretry: 1000\ndata: {\"id\":\"019cadd3-8896-7938-bc36-c32d4d2563a7\",\"status\":\"queued\",\"count\":2,\"length\":8}\n\n")),
+         body = events::RequestEvent, content_type = "text/event-stream",
+         example = json!({
+             "id": "5f0c1d3e8a92b7f4", "retry": 1000,
+             "data": "{\"id\":\"019cadd3-8896-7938-bc36-c32d4d2563a7\",\"status\":\"queued\",\"count\":2,\"length\":8}"
+         })),
         (status = 204, description = "The request has come to its end, and the client has seen it"),
     )
 )]

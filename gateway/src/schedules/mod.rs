@@ -16,7 +16,7 @@ use tracing::error;
 use workqueue::{PublishError, Schedule, Scheduled, chain, schedules};
 
 use crate::problem::{Problem, ProblemKind};
-use crate::requests::input::{NoQuery, query, read_body};
+use crate::input::{NoQuery, query, read_body};
 use crate::requests::json;
 use crate::requests::submit::Submissions;
 use crate::state::Gateway;

@@ -8,7 +8,8 @@ use utoipa::ToSchema;
 use workqueue::{Priority, Recurrence, Schedule};
 
 use crate::problem::{Problem, ProblemKind};
-use crate::requests::input::{amount, named, object, whole};
+use crate::input::{named, object};
+use crate::requests::input::{amount, whole};
 use crate::requests::time;
 use crate::requests::view::PrioritySchema;
 

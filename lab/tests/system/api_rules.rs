@@ -119,7 +119,7 @@ async fn each_wrong_request_is_a_described_problem_and_asks_nothing() {
         (404, "/requests/019cadd3-8896-7938-bc36-c32d4d2563a7/events"),
         (400, "/requests/019cadd3-8896-7938-bc36-c32d4d2563a7/events?wait=1s"),
         (400, "/requests?status=done"),
-        (400, "/requests?cursor=7"),
+        (409, "/requests?cursor=7"),
         (404, "/queues/OTHER"),
         (400, "/queues?limit=1"),
         (400, "/dead-letters?reason=odd"),

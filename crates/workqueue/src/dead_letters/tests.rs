@@ -194,3 +194,18 @@ fn dead_letter_is_named_by_its_job_whatever_its_priority() {
         assert_eq!(replayed.subject, subject);
     }
 }
+
+#[test]
+fn reason_is_the_first_word_or_other() {
+    for reason in Reason::ALL {
+        assert_eq!(reason.as_str().parse(), Ok(reason));
+        assert_eq!(Reason::of(&format!("{reason}: why")), reason);
+        assert_eq!(Reason::of(reason.as_str()), reason);
+    }
+    for text in ["", ": ", "failedly: ", "Failed: ", "cursed by the moon", "käse"] {
+        assert_eq!(Reason::of(text), Reason::Other, "{text}");
+    }
+    let error = "odd".parse::<Reason>().unwrap_err().to_string();
+    let all = "malformed, unsupported, expired, failed, exhausted and other";
+    assert_eq!(error, format!("'odd' is no reason; there are {all}"));
+}
