@@ -6,7 +6,9 @@ use async_nats::jetstream::Context;
 use clap::{Args, Subcommand};
 use contract::queues;
 use workqueue::dead_letters::{DeadLetter, Reason, Selection, list};
-use workqueue::{Connection, NatsSettings, Queue, chain};
+use workqueue::{
+    Connection, Metrics, NatsSettings, Producer, Queue, Settings, chain, default_instance,
+};
 
 /// The subcommands of `decoupled dead-letters`.
 #[derive(Clone, Debug, Subcommand)]
@@ -149,9 +151,12 @@ pub async fn replay_all(connection: &Connection, letters: &[DeadLetter]) -> anyh
 }
 
 async fn discard_all(connection: &Connection, letters: &[DeadLetter]) -> anyhow::Result<()> {
+    let (limits, metrics) = (Settings::from_env().limits, Metrics::new("decoupled"));
+    let producer = Producer::new(connection, limits, 1, &metrics);
     let mut kept = 0;
     for letter in letters {
-        if let Err(error) = letter.discard(connection).await {
+        let by = default_instance();
+        if let Err(error) = requestor::discard(&producer, connection, letter, &by).await {
             kept += 1;
             say(format_args!("kept     {letter}: {}", chain(&error)))?;
         }

@@ -1,12 +1,12 @@
-//! `decoupled requests`: lists requests, shows one, and submits one.
+//! `decoupled requests`: lists requests, shows one, submits one, and cancels one.
 
 use std::fmt::{self, Display};
 use std::time::Duration;
 
 use anyhow::ensure;
 use clap::Subcommand;
-use contract::facts::{REQUESTED, Received};
-use contract::queues::{self, Acknowledgment, REQUESTS, Request};
+use contract::facts::{Cancellation, REQUESTED, Received, Stored};
+use contract::queues::{self, DueRequest, REQUESTS, Request};
 use contract::{Amount, RequestStatus};
 use jiff::Timestamp;
 use observe::RequestHistory;
@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use workqueue::dead_letters::DeadLetter;
 use workqueue::topology::{self, Limits, Topology};
-use workqueue::{Connection, JobId, Metrics, NatsSettings, Priority, Producer, Trace};
+use workqueue::{Connection, JobId, Metrics, NatsSettings, Priority, Producer, Settings, Trace};
 
 use crate::terminal::{self, say};
 
@@ -30,7 +30,7 @@ const POLL: Duration = Duration::from_millis(100);
 pub enum Requests {
     /// Lists them, the one that was accepted last first
     List {
-        /// Only those that have come that far: queued, stored, received, doubled or dead-lettered
+        /// Only those that have come that far: queued, stored, received, cancelled, doubled or dead-lettered
         #[arg(long, value_name = "STATUS")]
         status: Option<RequestStatus>,
         /// Only those of this priority: high, normal or low
@@ -47,6 +47,18 @@ pub enum Requests {
     },
     /// Shows how far one has come: its facts, its dead letters, and the queues that it is in
     Show {
+        /// The id of the request
+        id: JobId,
+        /// Print it as JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        nats: NatsSettings,
+    },
+    /// Cancels one, unless its strings are stored, and shows what is true then
+    ///
+    /// Fails where something else came first.
+    Cancel {
         /// The id of the request
         id: JobId,
         /// Print it as JSON
@@ -82,8 +94,10 @@ pub enum Requests {
 }
 
 pub(crate) async fn run(command: Requests) -> anyhow::Result<()> {
-    let (Requests::List { nats, .. } | Requests::Show { nats, .. } | Requests::Submit { nats, .. }) =
-        &command;
+    let (Requests::List { nats, .. }
+    | Requests::Show { nats, .. }
+    | Requests::Cancel { nats, .. }
+    | Requests::Submit { nats, .. }) = &command;
     let connection = terminal::connect(nats, "decoupled requests").await?;
     match command {
         Requests::List { status, priority, limit, json, .. } => {
@@ -92,6 +106,14 @@ pub(crate) async fn run(command: Requests) -> anyhow::Result<()> {
             terminal::print(&list, json)
         }
         Requests::Show { id, json, .. } => terminal::print(&show(&connection, id).await?, json),
+        Requests::Cancel { id, json, .. } => {
+            let cancelling = cancel(&connection, id);
+            terminal::tell_unless_soon("waiting for the broker to confirm it", cancelling).await?;
+            let shown = show(&connection, id).await?;
+            terminal::print(&shown, json)?;
+            ensure!(shown.status == RequestStatus::Cancelled, "it was not cancelled");
+            Ok(())
+        }
         Requests::Submit { count, length, priority, wait, json, limits, .. } => {
             let amount = Amount::new(count, length)?;
             let submitting = submit(&connection, limits, amount, priority);
@@ -126,7 +148,7 @@ async fn list(connection: &Connection, filter: Filter, limit: usize) -> anyhow::
         end = list.until.unwrap_or(first);
     }
     let row = |(request, status): (Request, RequestStatus)| {
-        let Request { id, amount, priority, requestor, requested_at } = request;
+        let Request { id, amount, priority, requestor, requested_at, .. } = request;
         let (count, length) = (amount.count(), amount.length());
         Row { id, status, count, length, priority, requested_at, requested_by: requestor }
     };
@@ -177,14 +199,15 @@ async fn show(connection: &Connection, id: JobId) -> anyhow::Result<Shown> {
     // A request that moved on meanwhile is seen here.
     let history = RequestHistory::read(connection, id).await?;
     let status = RequestStatus::from(history.state());
-    let RequestHistory { requested, stored, received, dead_letters } = history;
+    let RequestHistory { requested, stored, received, dead_letters, scheduled } = history;
+    let scheduled = scheduled.map(|later| later.job);
     let queues: Vec<&str> = queues.iter().map(|queue| queue.stream).collect();
     let is_known = requested.is_some() || stored.is_some() || received.is_some();
     ensure!(
-        is_known || !queues.is_empty() || !dead_letters.is_empty(),
+        is_known || scheduled.is_some() || !queues.is_empty() || !dead_letters.is_empty(),
         "no request has the id {id}"
     );
-    Ok(Shown { id, status, queues, requested, stored, received, dead_letters })
+    Ok(Shown { id, status, queues, scheduled, requested, stored, received, dead_letters })
 }
 
 /// All there is of one request.
@@ -193,25 +216,36 @@ struct Shown {
     id: JobId,
     status: RequestStatus,
     queues: Vec<&'static str>,
+    scheduled: Option<DueRequest>,
     requested: Option<Request>,
-    stored: Option<Acknowledgment>,
+    stored: Option<Stored>,
     received: Option<Received>,
     dead_letters: Vec<DeadLetter>,
 }
 
 impl Display for Shown {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { id, status, queues, requested, stored, received, dead_letters } = self;
+        let Self { id, status, queues, scheduled, requested, stored, received, dead_letters } =
+            self;
         write!(formatter, "{id}  {status}")?;
         let mut step = |what: &str, at: &Timestamp, by: &str| {
             write!(formatter, "\n  {what:<10} {at}  by {}", by.escape_debug())
         };
+        if let Some(DueRequest { not_before: Some(at), requestor, .. }) = scheduled {
+            step("due", at, requestor)?;
+        }
         if let Some(Request { requested_at, requestor, .. }) = requested {
             step("requested", requested_at, requestor)?;
         }
-        if let Some(stored) = stored {
-            step("generated", &stored.generated_at, &stored.generator)?;
-            step("stored", &stored.stored_at, &stored.requestor)?;
+        match stored {
+            Some(Stored::Strings(stored)) => {
+                step("generated", &stored.generated_at, &stored.generator)?;
+                step("stored", &stored.stored_at, &stored.requestor)?;
+            }
+            Some(Stored::Cancelled(Cancellation { cancelled_at, cancelled_by, .. })) => {
+                step("cancelled", cancelled_at, cancelled_by)?;
+            }
+            None => {}
         }
         if let Some(Received { received_at, marked_by, .. }) = received {
             step("received", received_at, marked_by)?;
@@ -226,8 +260,10 @@ impl Display for Shown {
         for letter in dead_letters {
             write!(formatter, "\n  {:<10} {letter}", "given up")?;
         }
-        for value in stored.iter().flat_map(|stored| stored.values.as_slice()) {
-            write!(formatter, "\n  {:<10} {value}", "string")?;
+        if let Some(Stored::Strings(stored)) = stored {
+            for value in stored.values.as_slice() {
+                write!(formatter, "\n  {:<10} {value}", "string")?;
+            }
         }
         Ok(())
     }
@@ -249,4 +285,17 @@ async fn submit(
     let never = CancellationToken::new();
     requestor::submit(&producer, &request, &Trace::default(), &never).await?;
     Ok(request.id)
+}
+
+/// Cancels a request, if there is one.
+async fn cancel(connection: &Connection, id: JobId) -> anyhow::Result<()> {
+    let history = RequestHistory::read(connection, id).await?;
+    let is_known = history.requested.is_some() || history.scheduled.is_some();
+    ensure!(is_known, "no request has the id {id}");
+    let (limits, metrics) = (Settings::from_env().limits, Metrics::new("decoupled"));
+    let producer = Producer::new(connection, limits, 1, &metrics);
+    let scheduled = history.scheduled.map(|later| later.job);
+    let by = workqueue::default_instance();
+    requestor::cancel(&producer, connection, id, scheduled, &by).await?;
+    Ok(())
 }

@@ -102,7 +102,7 @@ const PROBLEMS: [(&str, &str, &[ProblemKind]); 20] = [
         dead_letters::show,
         dead_letters::replay,
         dead_letters::replay_all,
-        dead_letters::discard,
+        dead_letters::discard_one,
         dead_letters::discard_all,
         describe,
     ),

@@ -1,12 +1,15 @@
-//! Cancels requests.
+//! Cancels requests, and discards the dead letters that hold them up.
 
-use contract::facts::{Cancellation, Stored};
-use contract::queues::{REQUESTS, SCHEDULES};
+use contract::facts::{Cancellation, Received, Stored};
+use contract::queues::{ACKNOWLEDGMENTS, DueRequest, REQUESTS, RESPONSES, Request, SCHEDULES};
 use tracing::{debug, warn};
-use workqueue::{Connection, Creation, JobId, Producer, PublishError, now, remove};
+use workqueue::dead_letters::{DeadLetter, NotRemoved};
+use workqueue::{Connection, Creation, JobId, Producer, PublishError, ReadError, now, remove};
+
+use crate::producer::record;
 
 /// Cancels a request, unless its strings are stored. Gives what is true from now on: this cancellation, or what
-/// came before it.
+/// came before it. One that is `scheduled` is accepted before, so that it is not forgotten with its schedule.
 ///
 /// Repeating it is safe. Where it was cancelled before, that cancellation stands.
 ///
@@ -17,8 +20,12 @@ pub async fn cancel(
     producer: &Producer,
     connection: &Connection,
     id: JobId,
+    scheduled: Option<DueRequest>,
     by: &str,
 ) -> Result<Stored, PublishError> {
+    if let Some(due) = scheduled {
+        record(producer, &due.request(id)).await?;
+    }
     let cancelled_by = by.to_owned();
     let new = Stored::Cancelled(Cancellation { id, cancelled_by, cancelled_at: now() });
     let stored = match producer.create(&new, None).await? {
@@ -35,4 +42,47 @@ pub async fn cancel(
         }
     }
     Ok(stored)
+}
+
+/// Why a dead letter is not discarded.
+#[derive(Debug, thiserror::Error)]
+pub enum DiscardError {
+    /// Its request would never come to its end.
+    #[error("the strings of its request are stored, and not marked as received; replay it")]
+    NotMarked,
+    /// It is unknown what it holds up.
+    #[error("cannot tell how far its request has come")]
+    Unread(#[from] ReadError),
+    /// Its request could not be cancelled.
+    #[error("its request cannot be cancelled")]
+    NotCancelled(#[from] PublishError),
+    /// It is still there.
+    #[error(transparent)]
+    NotRemoved(#[from] NotRemoved),
+}
+
+/// Discards a dead letter. The request that it holds up, if there is one, is cancelled before, so that nothing is
+/// lost that was accepted.
+///
+/// # Errors
+///
+/// See [`DiscardError`].
+pub async fn discard(
+    producer: &Producer,
+    connection: &Connection,
+    letter: &DeadLetter,
+    by: &str,
+) -> Result<(), DiscardError> {
+    let is_from = |queue: workqueue::Queue| letter.stream == queue.stream;
+    if let Ok(id) = letter.id.parse::<JobId>()
+        && producer.read::<Request>(&letter.id).await?.is_some()
+    {
+        if is_from(REQUESTS) || is_from(RESPONSES) {
+            cancel(producer, connection, id, None, by).await?;
+        } else if is_from(ACKNOWLEDGMENTS) && producer.read::<Received>(&letter.id).await?.is_none()
+        {
+            return Err(DiscardError::NotMarked);
+        }
+    }
+    Ok(letter.discard(connection).await?)
 }

@@ -17,7 +17,7 @@ mod settings;
 mod store;
 mod tally;
 
-pub use cancel::cancel;
+pub use cancel::{DiscardError, cancel, discard};
 pub use producer::{record, submit};
 pub use settings::{RETIRED, Rate, RequestorSettings};
 pub use tally::GivenUp;

@@ -14,13 +14,15 @@ use axum::http::{StatusCode, Uri};
 use axum::response::Response;
 use axum::routing::{get, post};
 use contract::queues;
+use requestor::discard;
 use serde::{Deserialize, Deserializer};
 use workqueue::dead_letters::{self, DeadLetter, Reason, Selection};
-use workqueue::{Connection, Queue, chain, topology};
+use workqueue::{Connection, Metrics, Producer, Queue, chain, topology};
 
 use crate::input::{Empty, Json, NoQuery, limit_within_bounds, named_if, query, whole_number};
 use crate::problem::{Problem, ProblemKind};
 use crate::requests::json;
+use crate::settings::GatewaySettings;
 use crate::state::Gateway;
 use view::{DeadLetterDetails, DeadLetterList, DeadLetterReport, KeptDeadLetter, ReasonCount};
 
@@ -29,7 +31,7 @@ pub(crate) fn routes() -> Router<Arc<Gateway>> {
     Router::new()
         .route("/dead-letters", get(list).delete(discard_all))
         .route("/dead-letters/replay", post(replay_all))
-        .route("/dead-letters/{sequence}", get(show).delete(discard))
+        .route("/dead-letters/{sequence}", get(show).delete(discard_one))
         .route("/dead-letters/{sequence}/replay", post(replay))
 }
 
@@ -275,7 +277,7 @@ pub(crate) async fn replay_all(
     params(("sequence" = u64, Path, description = "The number of the dead letter", minimum = 1)),
     responses((status = 204, description = "It is gone"))
 )]
-pub(crate) async fn discard(
+pub(crate) async fn discard_one(
     State(gateway): State<Arc<Gateway>>,
     sequence: Result<Path<u64>, PathRejection>,
     uri: Uri,
@@ -335,12 +337,22 @@ impl Action {
     }
 
     /// Gives why the dead letter is still there, if it is.
-    async fn apply(self, letter: &DeadLetter, operator: &Connection) -> Result<(), String> {
+    async fn apply(
+        self,
+        letter: &DeadLetter,
+        operator: &Connection,
+        settings: &GatewaySettings,
+    ) -> Result<(), String> {
         match self {
             Self::Replay => {
                 letter.replay(operator, &queues::ALL).await.map_err(|error| chain(&error))
             }
-            Self::Discard => letter.discard(operator).await.map_err(|error| chain(&error)),
+            Self::Discard => {
+                let metrics = Metrics::new("operator");
+                let producer = Producer::new(operator, settings.limits, 1, &metrics);
+                let discarding = discard(&producer, operator, letter, &settings.instance);
+                discarding.await.map_err(|error| chain(&error))
+            }
         }
     }
 }
@@ -353,7 +365,7 @@ async fn with_one(
 ) -> Result<StatusCode, Problem> {
     let operator = gateway.operator()?;
     let letter = one(gateway.connection()?, sequence).await?;
-    let applied = action.apply(&letter, operator).await;
+    let applied = action.apply(&letter, operator, &gateway.settings).await;
     applied.map_err(|why| ProblemKind::Conflict.because(why))?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -375,7 +387,7 @@ async fn with_each(
     let next = page.next.filter(|next| *next <= until);
     let mut report = DeadLetterReport { done: 0, kept: Vec::new(), next, until };
     for letter in page.letters.iter().filter(|letter| letter.sequence <= until) {
-        match action.apply(letter, operator).await {
+        match action.apply(letter, operator, &gateway.settings).await {
             Ok(()) => report.done += 1,
             Err(why) => report.kept.push(KeptDeadLetter { sequence: letter.sequence, why }),
         }

@@ -241,10 +241,7 @@ impl Submissions {
     ) -> Result<(), Problem> {
         let cancelled = async {
             let _slot = self.slots.acquire().await.expect("it is never closed");
-            if let Some(due) = scheduled {
-                record(&self.producer, &due.request(id)).await?;
-            }
-            cancel(&self.producer, &self.connection, id, &self.instance).await
+            cancel(&self.producer, &self.connection, id, scheduled, &self.instance).await
         };
         match timeout(DEADLINE, cancelled).await {
             Ok(Ok(_)) => Ok(()),

@@ -6,7 +6,7 @@ use contract::facts::Asked;
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, de::Error as _};
 
-use super::input::whole_number;
+use crate::input::whole_number;
 
 /// How long a request may wait to be made.
 pub(crate) const LONGEST: Duration = Duration::from_hours(30 * 24);

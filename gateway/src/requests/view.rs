@@ -44,7 +44,8 @@ impl AcceptedRequest {
         let Request { id, amount, priority, requested_at, expires_at, .. } = *request;
         let (count, length) = (amount.count(), amount.length());
         let requested_at = not_before.unwrap_or(requested_at);
-        let status = if not_before.is_some() { RequestStatus::Scheduled } else { RequestStatus::Queued };
+        let status =
+            if not_before.is_some() { RequestStatus::Scheduled } else { RequestStatus::Queued };
         Self { id, status, count, length, priority, requested_at, expires_at, not_before }
     }
 }

@@ -15,8 +15,8 @@ use tokio::time::timeout;
 use tracing::error;
 use workqueue::{PublishError, Schedule, Scheduled, chain, schedules};
 
-use crate::problem::{Problem, ProblemKind};
 use crate::input::{NoQuery, query, read_body};
+use crate::problem::{Problem, ProblemKind};
 use crate::requests::json;
 use crate::requests::submit::Submissions;
 use crate::state::Gateway;

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use workqueue::{Priority, Recurrence, Schedule};
 
-use crate::problem::{Problem, ProblemKind};
 use crate::input::{named, object};
+use crate::problem::{Problem, ProblemKind};
 use crate::requests::input::{amount, whole};
 use crate::requests::time;
 use crate::requests::view::PrioritySchema;

@@ -112,7 +112,7 @@ async fn ask(
             sleep(ON_THE_WAY * u32::try_from(asked % 4)?).await;
             told.push((
                 request.id,
-                requestor::cancel(&producer, &connection, request.id, &name).await?,
+                requestor::cancel(&producer, &connection, request.id, None, &name).await?,
             ));
         }
         sleep(PAUSE).await;

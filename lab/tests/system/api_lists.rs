@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use contract::facts::Received;
+use contract::facts::{Received, Stored};
 use contract::queues::{REQUESTS, Request};
 use serde_json::{Value, json};
 use testkit::http;
@@ -60,9 +60,9 @@ async fn list_has_only_those_of_a_status_and_a_priority() {
     let (_gateway, api) = gateway(&deployment, "gateway").await;
     let queued = accept(&deployment, Priority::Low).await;
     let stored = accept(&deployment, Priority::Low).await;
-    deployment.publish(&creation(&acknowledgment(&stored, "aaaa"))).await;
+    deployment.publish(&creation(&Stored::Strings(acknowledgment(&stored, "aaaa")))).await;
     let doubled = accept(&deployment, Priority::High).await;
-    deployment.publish(&creation(&acknowledgment(&doubled, "aaaa"))).await;
+    deployment.publish(&creation(&Stored::Strings(acknowledgment(&doubled, "aaaa")))).await;
     let values = acknowledgment(&doubled, "bbbb").values;
     let received =
         Received { id: doubled.id, values, marked_by: "x".to_owned(), received_at: now() };
@@ -155,7 +155,7 @@ async fn unchanged_request_is_not_sent_again() {
     let again = ask().await;
     assert_eq!((again.status, again.body.as_str(), again.header("etag")), (304, "", Some(&*tag)));
     let request: Request = deployment.fact(id).await.unwrap();
-    deployment.publish(&creation(&acknowledgment(&request, "aaaa"))).await;
+    deployment.publish(&creation(&Stored::Strings(acknowledgment(&request, "aaaa")))).await;
     let changed = ask().await;
     assert_eq!((changed.status, &changed.json()["status"]), (200, &json!("stored")), "{changed:?}");
     assert_ne!(changed.header("etag"), Some(&*tag));
