@@ -25,8 +25,9 @@ impl Handler for Due {
         if cx.attempt() > Attempt::new(1) && cx.read::<Request>(&key).await?.is_some() {
             return Ok(());
         }
-        // It may have been answered since, or cancelled.
+        // It may be answered already, or cancelled: then it was accepted, by an attempt that could say so no more.
         if cx.read::<Stored>(&key).await?.is_some() {
+            cx.create(&request).await?;
             return Ok(());
         }
         submit_within(cx, &request).await?;
@@ -71,7 +72,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_that_was_cancelled_is_not_asked_for() {
+    async fn one_that_was_cancelled_is_accepted_and_not_asked_for() {
         let recorder = Recorder::new();
         let cx = recorder.context();
         let (id, cancelled_by) = (cx.id(), "me".to_owned());
@@ -79,5 +80,6 @@ mod tests {
         cx.create(&Stored::Cancelled(cancellation)).await.unwrap();
         Due.handle(due(), &cx).await.unwrap();
         assert_eq!(recorder.published::<Request>(), []);
+        assert_eq!(recorder.created::<Request>().len(), 1);
     }
 }

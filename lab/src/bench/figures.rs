@@ -41,7 +41,7 @@ impl Measure {
 }
 
 /// All figures, in the order of the table.
-const MEASURES: [Measure; 35] = [
+const MEASURES: [Measure; 36] = [
     measure("baseline", "the baseline: publishes that the broker confirms", "/s", 0),
     measure("round_trips", "round trips, one string each", "/s", 0).of_the_baseline(1.0),
     measure("strings_16", "strings, 16 in each round trip", "/s", 0),
@@ -80,6 +80,8 @@ const MEASURES: [Measure; 35] = [
         .at_most(1000.0),
     measure("rate_used", "share of that rate which is used", "%", 1).at_least(95.0),
     measure("rate_questions", "questions for a hundred jobs", "", 1).at_most(10.0),
+    measure("due_at_once", "the last of 5,000 that are due at once, after its time", "ms", 0)
+        .at_most(1000.0),
     measure("memory_broker", "memory of the broker, the most", "MB", 1),
     measure("memory_requestor", "memory of the requestor, the most", "MB", 1).at_most(20.0),
     measure("memory_generator", "memory of the generator, the most", "MB", 1).at_most(20.0),

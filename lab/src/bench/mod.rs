@@ -9,6 +9,7 @@
 //! | more generators, and a queue full of work | `growth` |
 //! | urgent requests beside others | `priorities` |
 //! | a rate limit over five generators | `rates` |
+//! | many requests that are due at once | `later` |
 //!
 //! Each part has a new broker, and each round has all parts: other load on the machine falls on all of
 //! them, and a figure is compared with the baseline of its own round.
@@ -19,6 +20,7 @@ mod deployment;
 mod figures;
 mod growth;
 mod latency;
+mod later;
 mod machine;
 mod priorities;
 mod rates;
@@ -127,6 +129,9 @@ async fn measure(mut round: Round<'_>, only: &[BenchPart]) -> anyhow::Result<()>
     }
     if wanted(BenchPart::Rates) {
         rates::measure(round).await?;
+    }
+    if wanted(BenchPart::Later) {
+        later::measure(round).await?;
     }
     cost::of_memory(round);
     if wanted(BenchPart::Idle) {

@@ -50,6 +50,8 @@ pub enum BenchPart {
     Priorities,
     /// A rate limit over five generators
     Rates,
+    /// Many requests that are due at once
+    Later,
     /// A broker that has each write on the disk before it confirms it
     Sync,
 }
@@ -70,6 +72,8 @@ pub(super) struct Sizes {
     pub(super) low: u64,
     /// Requests that are worked off under a rate limit.
     pub(super) limited: u64,
+    /// Requests that are due at the same moment.
+    pub(super) due: u64,
     pub(super) sync_publishes: u64,
     pub(super) sync_requests: u64,
 }
@@ -86,6 +90,7 @@ impl Sizes {
                 backlog: 2000,
                 low: 2000,
                 limited: 4000,
+                due: 500,
                 sync_publishes: 300,
                 sync_requests: 100,
             };
@@ -99,6 +104,7 @@ impl Sizes {
             backlog: 200_000,
             low: 10_000,
             limited: 10_000,
+            due: 5000,
             sync_publishes: 10_000,
             sync_requests: 5000,
         }

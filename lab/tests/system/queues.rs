@@ -35,18 +35,18 @@ async fn paused_queue_keeps_its_messages_until_it_is_resumed() {
     let mut asking = deployment.ask(5).await;
     let all_wait = async || {
         let queues = listed(&deployment).await;
-        let waiting = queues.as_ref().map(|queues| queues[0]["waiting"] == 5);
+        let waiting = queues.as_ref().map(|queues| queues[1]["waiting"] == 5);
         if waiting == Some(true) { Ok(()) } else { Err(queues) }
     };
     eventually("all requests wait", all_wait).await;
     deployment.broker.kill().await.unwrap();
     deployment.broker.restart().await.unwrap();
     let queues = eventually("the broker tells", async || listed(&deployment).await.ok_or(())).await;
-    assert_eq!(queues[0]["name"], REQUESTS.stream);
-    assert!(queues[0]["paused_until"].is_string(), "{queues}");
-    assert!(queues[0]["waiting"] == 5 && queues[0]["in_flight"] == 0, "{queues}");
-    assert_eq!(queues[1]["name"], RESPONSES.stream);
-    assert!(queues[1]["paused_until"].is_null(), "{queues}");
+    assert_eq!(queues[1]["name"], REQUESTS.stream);
+    assert!(queues[1]["paused_until"].is_string(), "{queues}");
+    assert!(queues[1]["waiting"] == 5 && queues[1]["in_flight"] == 0, "{queues}");
+    assert_eq!(queues[2]["name"], RESPONSES.stream);
+    assert!(queues[2]["paused_until"].is_null(), "{queues}");
     let (_, said) = deployment.decoupled(["queues", "list"]).await;
     assert_eq!(said.matches("paused until ").count(), 1, "{said}");
     let resumed = deployment.decoupled(["queues", "resume", "REQUESTS"]).await;
@@ -62,7 +62,7 @@ async fn wrong_queue_or_time_is_refused_with_what_is_right() {
     for (words, said) in [
         (
             ["pause", "KV_stored", "--for=1m"],
-            "the queues are REQUESTS, RESPONSES and ACKNOWLEDGMENTS",
+            "the queues are SCHEDULES, REQUESTS, RESPONSES and ACKNOWLEDGMENTS",
         ),
         (["pause", "REQUESTS", "--for=0s"], "it must be longer than nothing"),
         (["pause", "REQUESTS", "--for=soon"], "write a number with a unit"),

@@ -86,7 +86,8 @@ fn queue_is_received_by_one_side_and_sent_by_the_others() {
     };
     let consumers: BTreeSet<&str> = queues::ALL.map(|queue| queue.consumer).into();
     // The gateway asks as the requestor does.
-    let senders = [["gateway", "requestor"].as_slice(), &["generator"], &["requestor"]];
+    let senders =
+        [["gateway"].as_slice(), &["gateway", "requestor"], &["generator"], &["requestor"]];
     for (queue, senders) in queues::ALL.into_iter().zip(senders) {
         let address = address(|id| queue.subject(id));
         assert_eq!(sides(&address, "receive"), [queue.consumer], "{address}");

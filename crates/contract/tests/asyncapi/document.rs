@@ -31,6 +31,7 @@ pub fn golden(name: &str) -> Value {
         "response" => include_str!("../../examples/response.json"),
         "acknowledgment" => include_str!("../../examples/acknowledgment.json"),
         "received" => include_str!("../../examples/received.json"),
+        "due_request" => include_str!("../../examples/due_request.json"),
         "asked" => include_str!("../../examples/asked.json"),
         other => panic!("there is no golden file {other}.json"),
     };

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::LazyLock;
 
 use contract::facts::{Asked, Received, Stored};
-use contract::queues::{self, Acknowledgment, Request, Response};
+use contract::queues::{self, Acknowledgment, DueRequest, Request, Response};
 use jsonschema::Validator;
 use serde_json::Value;
 use workqueue::{Fact, Job};
@@ -84,8 +84,9 @@ impl BodyKind {
 
 /// All of them.
 pub fn kinds() -> &'static [BodyKind] {
-    static KINDS: LazyLock<[BodyKind; 7]> = LazyLock::new(|| {
+    static KINDS: LazyLock<[BodyKind; 8]> = LazyLock::new(|| {
         [
+            BodyKind::message::<DueRequest>(golden("due_request")),
             BodyKind::message::<Request>(golden("request")),
             BodyKind::message::<Response>(golden("response")),
             BodyKind::message::<Acknowledgment>(golden("acknowledgment")),

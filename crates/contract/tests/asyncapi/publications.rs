@@ -3,7 +3,7 @@
 use async_nats::HeaderMap;
 use bytes::Bytes;
 use contract::facts::{Asked, Received, Stored};
-use contract::queues::{Acknowledgment, Request, Response};
+use contract::queues::{Acknowledgment, DueRequest, Request, Response};
 use contract::{facts, queues};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -33,6 +33,7 @@ fn publications(trace: &Trace) -> Vec<(String, Publication)> {
     let received: Received = typed(&golden("received"));
     let asked: Asked = typed(&golden("asked"));
     vec![
+        (address(|id| queues::SCHEDULES.subject(id)), due(trace)),
         (
             address(|id| queues::REQUESTS.subject(id)),
             request.publication(request.id, trace).unwrap(),
@@ -50,6 +51,21 @@ fn publications(trace: &Trace) -> Vec<(String, Publication)> {
         (bucket_address(facts::STORED), Stored::Strings(acknowledgment).creation().unwrap()),
         (bucket_address(facts::RECEIVED), received.creation().unwrap()),
     ]
+}
+
+/// The golden request that is due, as the broker publishes it: without the message id of one that is submitted.
+fn due(trace: &Trace) -> Publication {
+    let due: DueRequest = typed(&golden("due_request"));
+    let submitted = due.publication(golden_id(), trace).unwrap();
+    let mut headers = HeaderMap::new();
+    for (name, values) in submitted.headers.iter() {
+        if name.to_string() != "Nats-Msg-Id" {
+            headers.insert(name.clone(), values[0].clone());
+        }
+    }
+    headers.insert("Nats-Scheduler", format!("schedules.once.{}", golden_id()));
+    headers.insert("Nats-Schedule-Next", "purge");
+    Publication { headers, ..submitted }
 }
 
 const CAUSE: dead_letters::Cause<'_> = dead_letters::Cause {

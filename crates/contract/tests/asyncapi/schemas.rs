@@ -35,6 +35,11 @@ fn the_limits_are_those_of_rust() {
         ("Request/properties/length/minimum", 1),
         ("Request/properties/length/maximum", MAX_LENGTH),
         ("Request/x-max-characters", MAX_CHARACTERS),
+        ("DueRequest/properties/count/minimum", 1),
+        ("DueRequest/properties/count/maximum", MAX_COUNT),
+        ("DueRequest/properties/length/minimum", 1),
+        ("DueRequest/properties/length/maximum", MAX_LENGTH),
+        ("DueRequest/x-max-characters", MAX_CHARACTERS),
         ("Asked/properties/count/minimum", 1),
         ("Asked/properties/count/maximum", MAX_COUNT),
         ("Asked/properties/length/minimum", 1),
@@ -51,7 +56,7 @@ fn the_limits_are_those_of_rust() {
         assert_eq!(*at(&format!("/components/schemas/{place}")), limit, "{place}");
     }
     // The limit that a schema cannot express is told to people.
-    for name in ["Request", "Asked", "Strings"] {
+    for name in ["DueRequest", "Request", "Asked", "Strings"] {
         let description = at(&format!("/components/schemas/{name}/description")).as_str().unwrap();
         assert!(description.contains(&format!(" {MAX_CHARACTERS}")), "{name}: {description}");
     }

@@ -1,0 +1,55 @@
+//! Whether what is due is done in time, however much of it is due at once.
+
+use std::time::Duration;
+
+use anyhow::ensure;
+use contract::queues::DueRequest;
+use contract::{Amount, facts};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use jiff::Timestamp;
+use tokio::time::Instant;
+use workqueue::{Metrics, Priority, Producer, Settings, now, reading};
+
+use super::deployment::BenchDeployment;
+use super::round::Round;
+
+/// How many are submitted at a time.
+const AT_A_TIME: usize = 64;
+
+/// How long submitting them may take: so much later they are due.
+const SUBMITTING: Duration = Duration::from_secs(20);
+
+/// How much later than its time the last of many requests was asked for that were all due at the same moment.
+pub(super) async fn measure(round: &mut Round<'_>) -> anyhow::Result<()> {
+    let count = round.sizes.due;
+    let mut deployment = BenchDeployment::new(round, false).await?;
+    deployment.start_requestor(&[("REQUEST_RATE", "0")])?;
+    deployment.start_generator(&[])?;
+    deployment.ready(Instant::now()).await?;
+    let metrics = Metrics::new("bench");
+    let limits = Settings::from_env().limits;
+    let producer = Producer::new(&deployment.connection, limits, AT_A_TIME, &metrics);
+    let at = now() + SUBMITTING.mul_f64(if count < 1000 { 0.1 } else { 1.0 });
+    let due = DueRequest {
+        amount: Amount::new(1, 64)?,
+        priority: Priority::Normal,
+        requestor: "bench".to_owned(),
+        not_before: Some(at),
+        expires_at: None,
+    };
+    let submitting = stream::iter(0..count).map(async |_| producer.submit_later(&due, at).await);
+    let ids: Vec<_> = submitting.buffer_unordered(AT_A_TIME).try_collect().await?;
+    ensure!(now() < at, "{} were not submitted before they were due", ids.len());
+    deployment.received(count, round).await?;
+    let (mut last, nats) = (at, deployment.connection.context());
+    let bucket = facts::REQUESTED;
+    reading::each(nats, bucket.stream, &bucket.subjects(), |_, message| {
+        let asked = message.info().map(|info| info.published.unix_timestamp_nanos());
+        let asked = asked.ok().and_then(|nanos| Timestamp::from_nanosecond(nanos).ok());
+        last = asked.map_or(last, |asked| last.max(asked));
+    })
+    .await?;
+    let late: Duration = last.duration_since(at).try_into().unwrap_or_default();
+    round.figures.add("due_at_once", late.as_secs_f64() * 1000.0);
+    Ok(())
+}
