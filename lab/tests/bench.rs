@@ -6,7 +6,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Everything that there is to be measured.
-const NAMES: [&str; 35] = [
+const NAMES: [&str; 36] = [
     "baseline",
     "round_trips",
     "strings_16",
@@ -26,6 +26,7 @@ const NAMES: [&str; 35] = [
     "backlog_share",
     "urgent_in_backlog",
     "low_under_urgent_load",
+    "rate_exceeded_by",
     "rate_highest_second",
     "rate_used",
     "rate_questions",

@@ -67,8 +67,9 @@ mod tests {
         }
         let request = due().request(id);
         assert_eq!(request.requested_at, id.made_at());
-        assert_eq!(recorder.published::<Request>(), [request.clone()]);
-        assert_eq!(recorder.created::<Request>(), [request]);
+        let once = vec![request];
+        assert_eq!(recorder.published::<Request>(), once);
+        assert_eq!(recorder.created::<Request>(), once);
     }
 
     #[tokio::test]

@@ -17,6 +17,16 @@ pub enum Decision<V> {
     Cancelled,
 }
 
+impl<V> Decision<V> {
+    /// The strings, unless it was cancelled.
+    pub fn strings(self) -> Option<V> {
+        match self {
+            Self::Strings(strings) => Some(strings),
+            Self::Cancelled => None,
+        }
+    }
+}
+
 /// How far a request has come, with the dead letter (`D`) that holds it up, if one does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RequestState<D> {
@@ -177,7 +187,7 @@ mod tests {
     #[test]
     fn request_that_waits_to_be_made_is_scheduled() {
         let scheduled = |stored: Option<&str>| {
-            RequestState::of(stored.map(Decision::Strings), None, true, |queue| Some(queue))
+            RequestState::of(stored.map(Decision::Strings), None, true, Some)
         };
         assert_eq!(scheduled(None), Scheduled);
         assert_ne!(scheduled(Some("abc")), Scheduled);

@@ -19,6 +19,8 @@ const JSON: &str = "application/json";
 // As names, because the library copies a text whenever a header is looked for under it.
 static VERSION_NAME: HeaderName = HeaderName::from_static(MESSAGE_VERSION);
 static CONTENT_TYPE: HeaderName = HeaderName::from_static("Content-Type");
+static SNOOZE_ATTEMPTS_NAME: HeaderName = HeaderName::from_static(SNOOZE_ATTEMPTS);
+static SNOOZE_UNTIL_NAME: HeaderName = HeaderName::from_static(SNOOZE_UNTIL);
 static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 static TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
@@ -100,6 +102,12 @@ fn insert_some(headers: &mut HeaderMap, name: &HeaderName, value: Option<&Header
     if let Some(value) = value {
         headers.insert(name.clone(), value.clone());
     }
+}
+
+/// The attempts and the time on the copy of a message that was put off.
+pub(crate) fn of_a_snooze(headers: &HeaderMap) -> Option<(&str, &str)> {
+    let value = |name: &HeaderName| headers.get(name.clone()).map(HeaderValue::as_str);
+    Some((value(&SNOOZE_ATTEMPTS_NAME)?, value(&SNOOZE_UNTIL_NAME)?))
 }
 
 /// Whether a header of this name is of the copy of a message that was put off.

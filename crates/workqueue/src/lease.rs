@@ -51,6 +51,15 @@ impl Lease {
         if self.second == now { self.left } else { 0 }
     }
 
+    /// Adds what else was granted in the same second, or takes what was granted in another.
+    pub(crate) fn add(&mut self, other: Self) {
+        if other.second == self.second {
+            self.left += other.left;
+        } else if other.left > 0 {
+            *self = other;
+        }
+    }
+
     /// Spends one of those that are left.
     pub(crate) fn spend(&mut self) {
         self.left = self.left.saturating_sub(1);
@@ -103,7 +112,18 @@ mod tests {
     }
 
     #[test]
-    fn what_is_beyond_the_limit_is_not_granted() {
+    fn leases_of_one_second_add_up() {
+        let mut lease = Lease::granted(7, 2, 2, limit(10));
+        lease.add(Lease::granted(7, 3, 5, limit(10)));
+        lease.add(Lease::default());
+        lease.add(Lease::granted(8, 3, 99, limit(10)));
+        assert_eq!((lease.left(7), lease.left(8)), (5, 0));
+        lease.add(Lease::granted(8, 3, 3, limit(10)));
+        assert_eq!((lease.left(7), lease.left(8)), (0, 3));
+    }
+
+    #[test]
+    fn permissions_beyond_the_limit_are_not_granted() {
         for (asked, total, granted) in [(3, 3, 3), (3, 10, 3), (3, 11, 2), (3, 13, 0), (3, 99, 0)] {
             assert_eq!(Lease::granted(1, asked, total, limit(10)).left(1), granted, "{total}");
         }
@@ -152,7 +172,7 @@ mod tests {
                     Step::Answer(which) if !answers.is_empty() => {
                         let (replica, second, asked, total) =
                             answers.remove(which % answers.len());
-                        leases[replica] = Lease::granted(second, asked, total, limit(most));
+                        leases[replica].add(Lease::granted(second, asked, total, limit(most)));
                     }
                     Step::Lose(which) if !answers.is_empty() => {
                         answers.remove(which % answers.len());

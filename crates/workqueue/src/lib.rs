@@ -85,7 +85,7 @@
 //! }
 //!
 //! # async fn example(producer: &Producer) -> Result<(), Box<dyn std::error::Error>> {
-//! let in_an_hour = workqueue::now() + Duration::from_secs(3600);
+//! let in_an_hour = workqueue::now() + Duration::from_hours(1);
 //! let id = producer.submit_later(&Remind { of: "the cake".into() }, in_an_hour).await?;
 //! producer.cancel::<Remind>(id).await?; // the cake is out already
 //!

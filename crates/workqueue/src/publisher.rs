@@ -19,6 +19,7 @@ use tracing::{error, info, warn};
 
 use crate::backoff::Backoff;
 use crate::chain::{Source, chain};
+use crate::commands;
 use crate::connection::Connection;
 use crate::job::Publication;
 use crate::log_once::LogOnce;
@@ -205,8 +206,20 @@ impl Publisher {
         let Ok(mut logged) = self.declaring.try_lock() else { return };
         let (topology, limits) = &self.needs;
         let (context, known) = (self.connection.context(), self.connection.known());
-        let declaring = topology::declare(context, known, topology, limits);
-        match self.connection.ask(pin!(declaring)).await {
+        let declaring = pin!(topology::declare(context, known, topology, limits));
+        let declared = tokio::select! {
+            declared = self.connection.ask(declaring) => declared,
+            // There is no other answer. Another user may create it meanwhile, as the counters of rates each time that
+            // the broker restarts.
+            reason = self.connection.creation_refused() => {
+                if logged.is_first(&reason) {
+                    let declare = commands::declare();
+                    warn!(stream = self.stream, reason, "missing, and not to be created here; waiting for {declare}");
+                }
+                return;
+            }
+        };
+        match declared {
             Some(Ok(declared)) => {
                 logged.forget();
                 // What was there before was told when it was declared.

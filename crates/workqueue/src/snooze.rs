@@ -14,7 +14,7 @@ use jiff::Timestamp;
 
 use crate::dead_letters::is_for_the_broker;
 use crate::handler::Attempt;
-use crate::headers::{SNOOZE_ATTEMPTS, SNOOZE_UNTIL, is_of_a_snooze};
+use crate::headers::{SNOOZE_ATTEMPTS, SNOOZE_UNTIL, is_of_a_snooze, of_a_snooze};
 use crate::job::Publication;
 
 /// How much longer than it has to wait a message is given back for: the clock that delivers it is not quite the one
@@ -32,11 +32,8 @@ pub(crate) struct Snooze {
 impl Snooze {
     /// What these headers say. Where they make no sense, nothing.
     pub(crate) fn of(headers: Option<&HeaderMap>) -> Option<Self> {
-        let header = |name| Some(headers?.get(name)?.as_str());
-        Some(Self {
-            spent: header(SNOOZE_ATTEMPTS)?.parse().ok()?,
-            until: header(SNOOZE_UNTIL)?.parse().ok()?,
-        })
+        let (spent, until) = of_a_snooze(headers?)?;
+        Some(Self { spent: spent.parse().ok()?, until: until.parse().ok()? })
     }
 
     /// How long to give the message back for, where its time has not come.

@@ -141,7 +141,7 @@ mod tests {
     #[test]
     fn schedule_is_read_strictly() {
         let read = |body: &str| NewSchedule::read(body.as_bytes(), "gateway-1").map(|read| read.0);
-        let hourly = Recurrence::Every(Duration::from_secs(3600));
+        let hourly = Recurrence::Every(Duration::from_hours(1));
         assert_eq!(read(r#"{"every": "1h", "count": 2}"#).unwrap(), hourly);
         assert!(read(r#"{"cron": "0 30 3 * * *", "time_zone": "Europe/Berlin"}"#).is_ok());
         for (wrong, words) in [

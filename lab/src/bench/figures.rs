@@ -41,7 +41,7 @@ impl Measure {
 }
 
 /// All figures, in the order of the table.
-const MEASURES: [Measure; 36] = [
+const MEASURES: [Measure; 37] = [
     measure("baseline", "the baseline: publishes that the broker confirms", "/s", 0),
     measure("round_trips", "round trips, one string each", "/s", 0).of_the_baseline(1.0),
     measure("strings_16", "strings, 16 in each round trip", "/s", 0),
@@ -76,8 +76,9 @@ const MEASURES: [Measure; 36] = [
         0,
     )
     .at_least(5.0),
-    measure("rate_highest_second", "RATE_LIMIT=1000, five generators: the highest second", "/s", 0)
-        .at_most(1000.0),
+    measure("rate_exceeded_by", "RATE_LIMIT=1000, five generators: jobs beyond it", "", 0)
+        .at_most(0.0),
+    measure("rate_highest_second", "answers in the highest second, some of them late", "/s", 0),
     measure("rate_used", "share of that rate which is used", "%", 1).at_least(95.0),
     measure("rate_questions", "questions for a hundred jobs", "", 1).at_most(10.0),
     measure("due_at_once", "the last of 5,000 that are due at once, after its time", "ms", 0)

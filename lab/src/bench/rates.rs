@@ -6,6 +6,7 @@ use anyhow::{Context as _, ensure};
 use contract::facts::{STORED, Stored};
 use contract::queues::REQUESTS;
 use futures_util::{FutureExt, StreamExt};
+use tokio::task::unconstrained;
 use tokio::time::Instant;
 use workqueue::{Fact, Priority, reading};
 
@@ -31,11 +32,24 @@ pub(super) async fn measure(round: &mut Round<'_>) -> anyhow::Result<()> {
     }
     deployment.ready(Instant::now()).await?;
     deployment.received(backlog, round).await?;
-    let mut asked = 0;
-    while let Some(Some(_question)) = questions.next().now_or_never() {
+    let (mut asked, mut totals) = (0, BTreeMap::<i64, u64>::new());
+    // Without tokio's budget, after which nothing seems to be there.
+    while let Some(Some(question)) = unconstrained(questions.next()).now_or_never() {
         asked += 1;
+        let second = question.subject.rsplit('.').next().and_then(|second| second.parse().ok());
+        let headers = question.headers.as_ref();
+        let count = headers.and_then(|headers| headers.get("Nats-Incr")?.as_str().parse().ok());
+        let (second, count): (i64, u64) = second.zip(count).context("it is no question")?;
+        *totals.entry(second).or_default() += count;
     }
     let seconds = answered(&deployment).await?;
+    // By the counters, until the end of each second: an answer may come later than its permission.
+    let beyond = seconds.keys().map(|second| {
+        let done: u64 = seconds.range(..=*second).map(|(_, jobs)| jobs).sum();
+        let permitted: u64 = totals.range(..=*second).map(|(_, total)| *total.min(&LIMIT.0)).sum();
+        done.saturating_sub(permitted)
+    });
+    round.figures.add("rate_exceeded_by", real(beyond.max().unwrap_or_default()));
     let highest = seconds.values().max().context("nothing was answered")?;
     round.figures.add("rate_highest_second", real(*highest));
     // In the first second some of them started, and in the last there was not enough to do.

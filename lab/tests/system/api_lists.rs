@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use contract::facts::{Received, Stored};
 use contract::queues::{REQUESTS, Request};
+use futures_util::StreamExt;
 use serde_json::{Value, json};
 use testkit::http;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -128,7 +129,6 @@ async fn rare_status_is_searched_in_bounds() {
     let rare = accept(&deployment, Priority::Low).await;
     let most = observe::requests::MOST_READ;
     let accepting = (0..most).map(async |_| accept(&deployment, Priority::High).await);
-    use futures_util::StreamExt;
     futures_util::stream::iter(accepting).buffer_unordered(64).collect::<Vec<Request>>().await;
     let (none, next) = page(api, "/requests?priority=low").await;
     assert_eq!(none, [""; 0]);

@@ -41,7 +41,9 @@ fn streams() -> Vec<&'static str> {
 #[tokio::test]
 async fn three_brokers_store_each_round_trip() {
     let cluster = Cluster::of_three().await;
-    let _generator = cluster.run(Side::Generator, "generator", &[]).await;
+    // The counters of its rate are kept by all three as well.
+    let limited = [("RATE_LIMIT", "500")];
+    let _generator = cluster.run(Side::Generator, "generator", &limited).await;
     let mut requestor = cluster.ask(1_000).await;
     succeeded(&mut requestor).await;
     let verdict = cluster.verdict().await;

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use async_nats::HeaderMap;
 use contract::facts::{RECEIVED, Received};
 use contract::queues::{REQUESTS, RESPONSES};
+use futures_util::StreamExt;
 use serde_json::{Value, json};
 use testkit::eventually::eventually;
 use testkit::http::{self, HttpResponse};
@@ -233,7 +234,6 @@ async fn count_of_dead_letters_is_bounded_and_told() {
             deployment.nats().publish_with_headers(subject, HeaderMap::new(), "".into()).await;
         publish.unwrap().await.unwrap();
     });
-    use futures_util::StreamExt;
     futures_util::stream::iter(publishing).buffer_unordered(64).collect::<Vec<()>>().await;
     let list = get(api, "/dead-letters?limit=1").await.json();
     assert_eq!((&list["total"], &list["counted"]), (&json!(total), &json!(total - MORE)), "{list}");

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use async_nats::HeaderMap;
 use contract::Amount;
 use contract::facts::{RECEIVED, REQUESTED, Stored};
 use contract::queues::{DueRequest, REQUESTS, Request, SCHEDULES};
@@ -293,7 +294,7 @@ async fn one_that_is_due_twice_is_answered_once() {
     is_due(&deployment, 0).await;
     let body = json!({"count": 1, "length": 8, "requestor": "by hand", "not_before": at});
     let body = body.to_string();
-    deployment.publish_raw(&SCHEDULES.subject(id), Default::default(), body.as_bytes()).await;
+    deployment.publish_raw(&SCHEDULES.subject(id), HeaderMap::new(), body.as_bytes()).await;
     complete(&deployment, &[(id, at)]).await;
     assert_eq!(deployment.queue_state(REQUESTS).await.stream.state.last_sequence, 1);
 }

@@ -699,6 +699,22 @@ async fn every_user_has_the_permissions_that_it_needs() {
     assert_eq!(refused, [""; 0]);
 }
 
+#[tokio::test]
+async fn limited_service_waits_for_counters_of_a_restarted_broker() {
+    let mut guarded = Guarded::declared().await;
+    let _declaring = guarded.declare_and_watch(LIMITS.queue_limit).await;
+    let limited = [("RATE_LIMIT", "1000")];
+    let _generator = guarded.run(Side::Generator, "generator", &limited).await;
+    let total = [("REQUEST_TOTAL", "50"), ("REQUEST_RATE", "max")];
+    succeeded(&mut guarded.run(Side::Requestor, "before", &total).await).await;
+    // It has kept its counters in memory, and neither side may create their stream.
+    guarded.broker.kill().await.unwrap();
+    guarded.broker.restart().await.unwrap();
+    succeeded(&mut guarded.run(Side::Requestor, "after", &total).await).await;
+    let verdict = guarded.verdict().await;
+    assert_eq!((verdict.requested, verdict.complete), (100, 100), "{verdict}");
+}
+
 /// Publishes headers that no client can read, and waits until the broker has stored them.
 async fn publish_unreadable(port: u16, user: &str, subject: &str) {
     let headers = b"NATS/1.0\r\nnothing\r\n\r\n";
@@ -732,9 +748,9 @@ async fn backup_user_restores_everything_on_an_empty_broker() {
     let verdict = other.verdict().await;
     assert_eq!((verdict.requested, verdict.complete), (100, 100), "{verdict}");
     assert!(verdict.is_clean(), "{verdict}");
-    // The restored streams are as declared.
+    // The restored streams are as declared. The counters of rates are no part of a backup.
     let declarer = other.connect(DECLARER).await;
-    assert_eq!(declare(declarer.context(), &LIMITS).await.unwrap(), [""; 0]);
+    assert_eq!(declare(declarer.context(), &LIMITS).await.unwrap(), ["created stream RATES"]);
     assert_eq!(other.refused(), [""; 0]);
 }
 

@@ -44,7 +44,8 @@ async fn missing_objects_are_created_and_the_others_left() {
 async fn declare_tells_of_each_object_that_it_creates() {
     let deployment = Deployment::bare().await;
     let done = declare(deployment.nats(), &LIMITS).await.unwrap();
-    assert_eq!(done.len(), 13, "{done:?}");
+    // As in `missing_objects_are_created_and_the_others_left`, and the counters of rates.
+    assert_eq!(done.len(), 14, "{done:?}");
     assert_eq!(done[0], "created stream REQUESTS");
     assert_eq!(declare(deployment.nats(), &LIMITS).await.unwrap(), Vec::<String>::new());
 }
@@ -79,8 +80,9 @@ async fn another_limit_is_lived_with_and_can_be_changed_in_place() {
     assert_eq!(declared.facts_max_age(), LIMITS.facts_max_age, "the broker's value holds");
 
     let changes = declare(deployment.nats(), &other).await.unwrap();
-    assert_eq!(changes.len(), 12, "{changes:?}");
-    assert_eq!(changes[0], "changed stream REQUESTS: max_msgs from 100000 to 7");
+    assert_eq!(changes.len(), 13, "{changes:?}");
+    assert_eq!(changes[0], "created stream RATES");
+    assert_eq!(changes[1], "changed stream REQUESTS: max_msgs from 100000 to 7");
     let declared = deployment.declare_once(&other).await.unwrap();
     assert_eq!(declared.differences, []);
     assert_eq!(declared.facts_max_age(), other.facts_max_age);

@@ -35,10 +35,17 @@ impl JudgedFact {
 /// The revisions of one fact, as far as they were seen.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Revisions {
-    /// A digest of what the last revision says, unless that removed the fact.
-    digest: Option<u64>,
+    /// What the last revision says, with a digest of its strings, unless that removed the fact.
+    says: Option<Decision<u64>>,
     /// How many times the fact was written.
     written: u32,
+}
+
+impl Revisions {
+    fn note(&mut self, says: Decision<u64>) {
+        self.says = Some(says);
+        self.written += 1;
+    }
 }
 
 /// What was seen of one request.
@@ -48,7 +55,6 @@ pub(super) struct Seen {
     requested: Revisions,
     stored: Revisions,
     received: Revisions,
-    cancelled: bool,
     /// It is to be made later.
     pub(super) is_scheduled: bool,
     pub(super) in_a_queue: bool,
@@ -89,8 +95,8 @@ impl Seen {
             JudgedFact::Stored => match Stored::from_body(body) {
                 Ok(Stored::Strings(stored)) => (Some(stored.requested_at), Some(stored.values)),
                 Ok(Stored::Cancelled(_)) => {
-                    self.cancelled = true;
-                    (None, None)
+                    self.stored.note(Decision::Cancelled);
+                    return;
                 }
                 Err(_) => (None, None),
             },
@@ -99,14 +105,13 @@ impl Seen {
             }
         };
         self.requested_at = self.requested_at.or(requested_at);
-        let revisions = self.revisions(fact);
-        revisions.digest = Some(strings.map_or_else(|| digest(body), |strings| digest(&strings)));
-        revisions.written += 1;
+        let digest = strings.map_or_else(|| digest(body), |strings| digest(&strings));
+        self.revisions(fact).note(Decision::Strings(digest));
     }
 
     /// Notes that a fact was removed by hand.
     pub(super) fn note_removal(&mut self, fact: JudgedFact) {
-        self.revisions(fact).digest = None;
+        self.revisions(fact).says = None;
     }
 
     fn revisions(&mut self, fact: JudgedFact) -> &mut Revisions {
@@ -131,13 +136,10 @@ impl Seen {
             [&self.requested, &self.stored, &self.received].iter().any(|fact| fact.written > 1);
         // A dead letter accounts for it, whichever step was given up.
         let dead_letter = |_| self.dead_letter.then_some(());
-        let decided = |digest| {
-            if self.cancelled { Decision::Cancelled } else { Decision::Strings(digest) }
-        };
-        let stored = self.stored.digest.map(decided);
-        let is_requested = self.requested.digest.is_some();
+        let is_requested = self.requested.says.is_some();
         let is_scheduled = self.is_scheduled && !is_requested;
-        match RequestState::of(stored, self.received.digest, is_scheduled, dead_letter) {
+        let received = self.received.says.and_then(Decision::strings);
+        match RequestState::of(self.stored.says, received, is_scheduled, dead_letter) {
             RequestState::Scheduled => Standing::Scheduled,
             RequestState::Doubled => Standing::Doubled,
             _ if written_twice => Standing::Doubled,

@@ -145,7 +145,7 @@ impl Slots {
     fn give(&self) {
         let given = self.give_permitted();
         let mut state = self.state();
-        let waiting = state.waiting.iter().map(BTreeMap::len).sum::<usize>().min(state.free);
+        let waiting = state.waiting();
         let Some(permits) = &mut state.permits else { return };
         self.0.rate_limited.set(i64::try_from(waiting).unwrap_or(i64::MAX));
         if waiting > 0 && !permits.is_asking && self.0.limit.is_some() {
@@ -165,15 +165,12 @@ impl Slots {
             let lease = limit.ask(|| self.state().wanted()).await;
             {
                 let mut state = self.state();
-                let wanted = state.wanted();
+                let waiting = state.waiting();
                 let Some(permits) = &mut state.permits else { return };
-                match lease {
-                    Some(lease) => permits.lease = lease,
-                    None if wanted > 0 && !limit.is_abandoned() => {}
-                    None => {
-                        permits.is_asking = false;
-                        return;
-                    }
+                permits.lease.add(lease.unwrap_or_default());
+                if lease.is_none() && (waiting == 0 || limit.is_abandoned()) {
+                    permits.is_asking = false;
+                    return;
                 }
             }
             self.give();
@@ -228,7 +225,12 @@ impl Slots {
 impl State {
     /// Whether a job could be started.
     fn may_start(&self) -> bool {
-        self.free > 0 && self.permits.as_ref().is_none_or(Permits::is_left)
+        self.free > 0 && self.permits.as_ref().is_none_or(|permits| permits.left() > 0)
+    }
+
+    /// How many jobs wait for nothing but a permission.
+    fn waiting(&self) -> usize {
+        self.waiting.iter().map(BTreeMap::len).sum::<usize>().min(self.free)
     }
 
     /// How many permissions there is a use for, beyond those that are there: one for each job that waits and for
@@ -242,7 +244,7 @@ impl State {
                 break;
             }
         }
-        wanted.min(self.free)
+        wanted.min(self.free).saturating_sub(self.permits.as_ref().map_or(0, Permits::left))
     }
 
     /// Whose turn it is to be given a free slot.

@@ -36,9 +36,9 @@ impl Permits {
         Self { lease: Lease::default(), is_asking: false, room, kept, on_their_way, had_more }
     }
 
-    /// Whether a job could be started now.
-    pub(super) fn is_left(&self) -> bool {
-        self.lease.left(now().as_second()) > 0
+    /// How many jobs could be started now.
+    pub(super) fn left(&self) -> usize {
+        usize::try_from(self.lease.left(now().as_second())).unwrap_or(usize::MAX)
     }
 
     /// Notes whether the broker has more of this lane.
