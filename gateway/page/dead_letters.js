@@ -1,4 +1,4 @@
-// The dead letters: each with its reason and its body, and another try where the deployment allows it.
+// The dead letters: counted by reason, each with its body, and another try, or none, where the deployment allows it.
 // Their content is not trusted, so it only ever becomes text.
 
 import { ask, byId, clock, counted, el, exact, say } from "./dom.js";
@@ -13,6 +13,11 @@ let known = -1;
 let mine = 0;
 let allowed = false;
 let next = null;
+
+/** The reason of those that are shown, or null for all; and how many there are of each. */
+let chosen = null;
+let reasons = [];
+
 let read = -Infinity;
 let reading;
 
@@ -48,24 +53,48 @@ export function describe(letter) {
   ];
 }
 
+/** What may be done with dead letters. */
+const REPLAY = {
+  word: "Replay",
+  done: "Replayed",
+  warning: "What they died of should be mended first.",
+  one: (sequence) => ask(`dead-letters/${sequence}/replay`, {}),
+  told: (sequence) => `Dead letter ${sequence} is in its queue again.`,
+  page: (reason, query) => ask(`dead-letters/replay?${reason ? `reason=${reason}&` : ""}${query}`, {}),
+};
+const DISCARD = {
+  word: "Discard",
+  done: "Discarded",
+  warning: "What they were is lost with them. A request that one of them holds up is cancelled.",
+  one: (sequence) => ask(`dead-letters/${sequence}`, undefined, {}, "DELETE"),
+  told: (sequence) => `Dead letter ${sequence} is gone.`,
+  page: (reason, query) => ask(`dead-letters?reason=${reason ?? "any"}&${query}`, undefined, {}, "DELETE"),
+};
+
 function item(letter) {
   const parts = describe(letter);
   const entry = el("li", { id: `letter-${letter.sequence}` }, ...parts);
   if (allowed) {
-    const button = el("button", { type: "button", "aria-label": `Replay dead letter ${letter.sequence}` }, "Replay");
-    button.addEventListener("click", async () => {
-      button.disabled = true;
-      try {
-        await ask(`dead-letters/${letter.sequence}/replay`, {});
-        told(`Dead letter ${letter.sequence} is in its queue again.`);
-        mine += 1;
-        entry.remove();
-      } catch (error) {
-        told(`Dead letter ${letter.sequence} stays: ${error.message}.`);
-        button.disabled = false;
-      }
-    });
-    entry.append(button);
+    const button = ({ word, one, told: words }) => {
+      const button = el("button", { type: "button", "aria-label": `${word} dead letter ${letter.sequence}` }, word);
+      button.addEventListener("click", async () => {
+        button.disabled = true;
+        try {
+          await one(letter.sequence);
+          told(words(letter.sequence));
+          mine += 1;
+          entry.remove();
+        } catch (error) {
+          told(`Dead letter ${letter.sequence} stays: ${error.message}.`);
+          button.disabled = false;
+        }
+      });
+      return button;
+    };
+    const box = el("input", { type: "checkbox", value: letter.sequence, "aria-label": `Select dead letter ${letter.sequence}` });
+    box.addEventListener("change", tell);
+    entry.prepend(box);
+    entry.append(button(REPLAY), " ", button(DISCARD));
   }
   return entry;
 }
@@ -73,13 +102,37 @@ function item(letter) {
 const note = (text) => say(byId("letters-note"), text);
 const told = (text) => say(byId("replay-note"), text);
 
+/** The sequences of those that are selected. */
+const selected = () => [...list.querySelectorAll("input:checked")].map((box) => Number(box.value));
+
+/** How many there are of the chosen reason, as far as they were counted. */
+const wanted = () => (chosen ? reasons.find(({ reason }) => reason === chosen)?.count ?? 0 : Math.max(known, 0));
+
 function tell() {
   const shown = list.childElementCount;
-  byId("letters-more").hidden = shown >= known || !next;
-  say(byId("letters-more"), `Show the next ones (${exact(Math.max(0, known - shown))})`);
-  byId("replay-all").hidden = !allowed || known === 0;
+  byId("letters-more").hidden = shown >= wanted() || !next;
+  say(byId("letters-more"), `Show the next ones (${exact(Math.max(0, wanted() - shown))})`);
+  const [some, which] = [selected().length, chosen ? `all ${chosen}` : "all"];
+  for (const [id, { word }] of [["replay-all", REPLAY], ["discard-all", DISCARD]]) {
+    byId(id).hidden = !allowed || known === 0;
+    say(byId(id), some ? `${word} ${exact(some)}` : `${word} ${which}`);
+  }
   if (known === 0) note("There are none: nothing was given up.");
-  else note(shown < known ? `${exact(shown)} of ${exact(known)}, the oldest first.` : "");
+  else note(shown < wanted() ? `${exact(shown)} of ${exact(wanted())}, the oldest first.` : "");
+  const groups = [[null, "all", Math.max(known, 0)], ...reasons.map(({ reason, count }) => [reason, reason, count])];
+  const buttons = groups.map(([reason, word, count]) => {
+    const button = el("button", { type: "button", "aria-pressed": reason === chosen }, `${word} ${exact(count)}`);
+    button.addEventListener("click", () => choose(reason));
+    return button;
+  });
+  byId("letters-reasons").replaceChildren(...(reasons.length > 1 ? buttons : []));
+}
+
+function choose(reason) {
+  chosen = reason;
+  next = null;
+  list.replaceChildren();
+  load();
 }
 
 /** Reads the first ones again, and leaves those that are still there as they are. */
@@ -96,7 +149,7 @@ async function load() {
 
 async function get(from) {
   try {
-    return await ask(`dead-letters?from=${from}`);
+    return await ask(`dead-letters?from=${from}${chosen ? `&reason=${chosen}` : ""}`);
   } catch (error) {
     note(`They cannot be read: ${error.message}.`);
     known = -1;
@@ -109,6 +162,9 @@ function show(page) {
   const last = page.dead_letters.at(-1);
   if (last) next = last.sequence + 1;
   known = page.total;
+  reasons = page.reasons;
+  // Those of the chosen reason may be gone.
+  if (chosen && !reasons.some(({ reason }) => reason === chosen)) choose(null);
   tell();
 }
 
@@ -117,30 +173,57 @@ byId("letters-more").addEventListener("click", async () => {
   if (page) show(page);
 });
 
+/** What is to be done with those that are selected, or with all that are chosen, once that is confirmed. */
 const confirm = byId("confirm");
-byId("replay-all").addEventListener("click", () => {
-  say(byId("confirm-text"), `Replay ${counted(Math.max(known, 0), "dead letter")}? What they died of should be mended first.`);
+let agreed = () => {};
+function question(action) {
+  const some = selected();
+  say(byId("confirm-text"), `${action.word} ${counted(some.length || wanted(), "dead letter")}? ${action.warning}`);
+  say(byId("confirm-yes"), `${action.word} them`);
+  agreed = () => (some.length ? each(action, some) : all(action));
   confirm.showModal();
-});
-byId("confirm-no").addEventListener("click", () => confirm.close());
-byId("confirm-yes").addEventListener("click", async () => {
-  confirm.close();
-  byId("replay-all").disabled = true;
-  let [query, replayed, kept, first] = ["from=1", 0, 0, ""];
+}
+
+async function each(action, some) {
+  let [done, first] = [0, ""];
+  for (const sequence of some) {
+    try {
+      await action.one(sequence);
+      done += 1;
+      mine += 1;
+      byId(`letter-${sequence}`)?.remove();
+    } catch (error) {
+      first ||= error.message;
+    }
+  }
+  told(`${action.done} ${exact(done)}${done < some.length ? `; ${exact(some.length - done)} stay, the first because ${first}` : ""}.`);
+}
+
+async function all(action) {
+  let [query, done, kept, first] = ["from=1", 0, 0, ""];
   try {
     while (query) {
-      const page = await ask(`dead-letters/replay?${query}`, {});
-      replayed += page.done;
+      const page = await action.page(chosen, query);
+      done += page.done;
       kept += page.kept.length;
       first ||= page.kept[0]?.why;
       // Only those that were there at the start: one that dies again is left for another time.
       query = page.next && `from=${page.next}&until=${page.until}`;
-      told(`Replayed ${exact(replayed)} so far.`);
+      told(`${action.done} ${exact(done)} so far.`);
     }
-    told(`Replayed ${exact(replayed)}${kept ? `; ${exact(kept)} stay, the first because ${first}` : ""}.`);
+    told(`${action.done} ${exact(done)}${kept ? `; ${exact(kept)} stay, the first because ${first}` : ""}.`);
   } catch (error) {
-    told(`Replayed ${exact(replayed)}, then: ${error.message}.`);
+    told(`${action.done} ${exact(done)}, then: ${error.message}.`);
   }
-  byId("replay-all").disabled = false;
+}
+
+byId("replay-all").addEventListener("click", () => question(REPLAY));
+byId("discard-all").addEventListener("click", () => question(DISCARD));
+byId("confirm-no").addEventListener("click", () => confirm.close());
+byId("confirm-yes").addEventListener("click", async () => {
+  confirm.close();
+  for (const id of ["replay-all", "discard-all"]) byId(id).disabled = true;
+  await agreed();
+  for (const id of ["replay-all", "discard-all"]) byId(id).disabled = false;
   load();
 });

@@ -1,6 +1,6 @@
 // The picture of the flow: two sides, three queues between them, and what moves.
 
-import { byId, clock, count, el, exact, mark, rate, say, span } from "./dom.js";
+import { ask, byId, clock, count, el, exact, mark, rate, say, span } from "./dom.js";
 
 const QUEUES = {
   REQUESTS: { from: "requestor", to: "generator", what: "1 · asked for: requestor → generator" },
@@ -35,9 +35,12 @@ function lane(name) {
     waits: el("span", { class: "waits" }),
     come: way(from),
     go: way(to),
+    pause: el("button", { type: "button", class: "pause" }, "Pause"),
   };
+  parts.pause.hidden = !allowed;
+  parts.pause.addEventListener("click", () => pause(name, parts.pause));
   const queue = el("div", { class: "queue" },
-    el("div", { class: "top" }, el("h3", {}, name), el("span", { class: "what" }, what)),
+    el("div", { class: "top" }, el("h3", {}, name), el("span", { class: "what" }, what), parts.pause),
     el("div", { class: "counts" },
       el("span", { class: "waiting" }, parts.waiting, " waiting"),
       el("span", { class: "flying" }, parts.flying, " in flight"),
@@ -50,6 +53,29 @@ function lane(name) {
   const item = el("li", { class: back ? "lane back" : "lane", id: `queue-${name}` }, ...ways);
   byId("lanes").append(item);
   return parts;
+}
+
+/** For how long the button pauses a queue. */
+const PAUSED = "10m";
+
+/** Whether this deployment lets the page pause a queue. */
+let allowed = false;
+
+export function allowPause(can) {
+  allowed = can;
+  for (const { pause } of lanes.values()) pause.hidden = !can;
+}
+
+async function pause(name, button) {
+  button.disabled = true;
+  const paused = button.dataset.paused === "true";
+  try {
+    if (paused) await ask(`queues/${name}/resume`, {});
+    else await ask(`queues/${name}/pause`, { for: PAUSED });
+  } catch (error) {
+    say(byId("live"), `${name} cannot be ${paused ? "resumed" : "paused"}: ${error.message}`);
+  }
+  button.disabled = false;
 }
 
 /** How fast what moves is drawn: a little for a little, and never faster than eyes can follow. */
@@ -96,6 +122,8 @@ export function showFlow(flow, at) {
     const full = isFull(queue);
     const paused = queue.paused_until && `paused until ${clock(queue.paused_until)}`;
     say(parts.full, [paused, full && "full: its publishers wait"].filter(Boolean).join(", "));
+    mark(parts.pause, "paused", Boolean(queue.paused_until));
+    say(parts.pause, queue.paused_until ? "Let it go on" : "Pause");
     const age = queue.oldest_at && Math.max(0, at - Date.parse(queue.oldest_at));
     say(parts.oldest, queue.oldest_at ? `oldest ${span(age)}` : "");
     const priorities = queue.lanes.map(({ priority, waiting, in_flight }) => `${priority} ${count(waiting + in_flight)}`);

@@ -2,12 +2,13 @@
 // more, is made anew.
 
 import { byId, say, mark } from "./dom.js";
-import { showFlow } from "./flow.js";
+import { allowPause, showFlow } from "./flow.js";
 import { Axis } from "./axis.js";
 import { showNumbers, showAudit } from "./numbers.js";
 import { showLast } from "./last_strings.js";
 import "./history.js";
 import "./keys.js";
+import "./requests.js";
 import { allowControl, countLetters } from "./dead_letters.js";
 import { EventLog } from "./event_log.js";
 
@@ -65,6 +66,7 @@ function connect() {
     const about = heard(event);
     say(byId("version"), `, by gateway ${about.version}`);
     allowControl(about.control);
+    allowPause(about.control);
   });
   mine.addEventListener("history", (event) => {
     const points = heard(event);

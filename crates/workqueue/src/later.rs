@@ -1,16 +1,13 @@
 //! Submits jobs that are due later, and sets recurring ones.
 
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::{self, ErrorCode};
 use jiff::Timestamp;
-use serde::Deserialize;
-use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
-use crate::api::{ApiError, call};
+use crate::api::ApiError;
 use crate::backoff::Backoff;
 use crate::headers::Trace;
 use crate::id::JobId;
@@ -19,6 +16,7 @@ use crate::last_message::last_message;
 use crate::producer::{BrokerTarget, Producer, Target};
 use crate::publisher::{PublishError, Publisher};
 use crate::recurrence::{InvalidSchedule, Recurrence, check_name};
+use crate::remove::purge;
 use crate::schedules;
 use crate::topology::{self, DeclareError, Topology};
 
@@ -197,28 +195,10 @@ impl Producer {
     }
 
     async fn purge<J: Job>(&self, kind: &str, key: &str) -> Result<bool, ApiError> {
-        #[derive(Deserialize)]
-        struct Purged {
-            purged: u64,
-        }
-
         let subject = schedules::subject(J::QUEUE, kind, key);
-        let connection = match self.target() {
-            Target::Broker(broker) => &broker.connection,
-            Target::Recorder(recorder) => return Ok(recorder.remove(&subject)),
-        };
-        let (order, question) =
-            (format!("STREAM.PURGE.{}", J::QUEUE.stream), json!({ "filter": subject }));
-        let purging = call(connection.context(), order, &question);
-        match connection.ask(pin!(purging)).await {
-            Some(Ok(Purged { purged })) => Ok(purged > 0),
-            Some(Err(ApiError::Refused(error)))
-                if error.error_code() == ErrorCode::STREAM_NOT_FOUND =>
-            {
-                Ok(false)
-            }
-            Some(Err(error)) => Err(error),
-            None => Err(ApiError::TimedOut),
+        match self.target() {
+            Target::Broker(broker) => Ok(purge(&broker.connection, J::QUEUE, &subject).await? > 0),
+            Target::Recorder(recorder) => Ok(recorder.remove(&subject)),
         }
     }
 }

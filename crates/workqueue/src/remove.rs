@@ -1,3 +1,6 @@
+use std::pin::pin;
+
+use async_nats::jetstream::ErrorCode;
 use serde::Deserialize;
 use serde_json::json;
 
@@ -15,17 +18,35 @@ use crate::job::Queue;
 ///
 /// Where the broker does not answer, or refuses.
 pub async fn remove(connection: &Connection, queue: Queue, id: JobId) -> Result<u64, ApiError> {
+    let mut removed = 0;
+    for subject in id.with_text(|key| queue.subjects_of(key)) {
+        removed += purge(connection, queue, &subject).await?;
+    }
+    Ok(removed)
+}
+
+/// Removes all messages under this subject. Gives their number, none where there is no such stream.
+pub(crate) async fn purge(
+    connection: &Connection,
+    queue: Queue,
+    subject: &str,
+) -> Result<u64, ApiError> {
     #[derive(Deserialize)]
     struct Purged {
         purged: u64,
     }
 
-    let mut removed = 0;
-    for subject in id.with_text(|key| queue.subjects_of(key)) {
-        let purge = format!("STREAM.PURGE.{}", queue.stream);
-        let question = json!({ "filter": subject });
-        let Purged { purged } = call(connection.context(), purge, &question).await?;
-        removed += purged;
+    let (order, question) =
+        (format!("STREAM.PURGE.{}", queue.stream), json!({ "filter": subject }));
+    let purging = call(connection.context(), order, &question);
+    match connection.ask(pin!(purging)).await {
+        Some(Ok(Purged { purged })) => Ok(purged),
+        Some(Err(ApiError::Refused(error)))
+            if error.error_code() == ErrorCode::STREAM_NOT_FOUND =>
+        {
+            Ok(0)
+        }
+        Some(Err(error)) => Err(error),
+        None => Err(ApiError::TimedOut),
     }
-    Ok(removed)
 }

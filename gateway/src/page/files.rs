@@ -28,6 +28,7 @@ const FILES: &[File] = files! {
     "/main.js" SCRIPT "main.js"
     "/address.js" SCRIPT "address.js"
     "/keys.js" SCRIPT "keys.js"
+    "/requests.js" SCRIPT "requests.js"
     "/dom.js" SCRIPT "dom.js"
     "/flow.js" SCRIPT "flow.js"
     "/axis.js" SCRIPT "axis.js"

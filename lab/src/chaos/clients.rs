@@ -1,17 +1,19 @@
-//! Clients that ask for strings and cancel some of what they ask for, as clients of the gateway do. They note
-//! what they are told, which has to stay true.
+//! Clients that ask for strings, at once, later, and again and again, and cancel some of what they ask for, as
+//! clients of the gateway do. They note what they are told, which has to stay true.
 
 use std::time::Duration;
 
 use anyhow::Context as _;
 use contract::Amount;
 use contract::facts::Stored;
-use contract::queues::Request;
+use contract::queues::{DueRequest, Request};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use workqueue::topology::Limits;
-use workqueue::{Connection, JobId, Metrics, Priority, Producer, Settings, Trace, now, read_fact};
+use workqueue::{
+    Connection, JobId, Metrics, Priority, Producer, Recurrence, Settings, Trace, now, read_fact,
+};
 
 /// How many there are. Each waits for one answer at a time.
 const CLIENTS: usize = 4;
@@ -28,12 +30,23 @@ const ON_THE_WAY: Duration = Duration::from_millis(1);
 /// How long the last answers may take. Only a broker that does not come back needs so long.
 const LIMIT: Duration = Duration::from_mins(2);
 
-/// What a client was told when it cancelled a request.
-type Told = (JobId, Stored);
+/// Each time that it has asked that often, it asks for something that is due a little later.
+const LATER: usize = 5;
+const DELAY: Duration = Duration::from_millis(300);
+
+/// The schedule of what is asked for again and again, each second.
+const SCHEDULE: &str = "chaos";
+
+/// What a client was told: what is true of a request that it cancelled, or that one is accepted for later.
+enum Told {
+    Cancelled(JobId, Stored),
+    Later(JobId),
+}
 
 /// The clients.
 pub(super) struct Clients {
     connection: Connection,
+    producer: Producer,
     asking: JoinSet<anyhow::Result<Vec<Told>>>,
     stop: CancellationToken,
 }
@@ -49,7 +62,12 @@ impl Clients {
         for number in 0..CLIENTS {
             asking.spawn(ask(producer.clone(), connection.clone(), number, stop.clone()));
         }
-        Self { connection: connection.clone(), asking, stop }
+        let recurring = recur(producer.clone());
+        asking.spawn(async move {
+            recurring.await?;
+            Ok(Vec::new())
+        });
+        Self { connection: connection.clone(), producer, asking, stop }
     }
 
     /// Has them stop asking, and waits for the last answers.
@@ -63,6 +81,13 @@ impl Clients {
             anyhow::Ok(())
         };
         timeout(LIMIT, all).await.context("the broker does not answer the clients")??;
+        // It may be electing a leader.
+        let unscheduling = async {
+            while self.producer.unschedule::<DueRequest>(SCHEDULE).await.is_err() {
+                sleep(PAUSE).await;
+            }
+        };
+        timeout(LIMIT, unscheduling).await.context("the broker does not remove the schedule")?;
         Ok(Answers { connection: self.connection, told })
     }
 }
@@ -77,14 +102,40 @@ impl Answers {
     /// Which of the answers are not true, each in a sentence.
     pub(super) async fn untrue(self) -> anyhow::Result<Vec<String>> {
         let mut untrue = Vec::new();
-        for (id, told) in self.told {
-            let stored: Option<Stored> = read_fact(&self.connection, &id.to_string()).await?;
-            if stored.as_ref() != Some(&told) {
-                untrue.push(format!("a client was told {told:?}, and now there is {stored:?}"));
+        for told in self.told {
+            match told {
+                Told::Cancelled(id, told) => {
+                    let key = id.to_string();
+                    let stored: Option<Stored> = read_fact(&self.connection, &key).await?;
+                    if stored.as_ref() != Some(&told) {
+                        untrue.push(format!("a client was told {told:?}; there is {stored:?}"));
+                    }
+                }
+                Told::Later(id) => {
+                    let key = id.to_string();
+                    if read_fact::<Request>(&self.connection, &key).await?.is_none() {
+                        untrue.push(format!("{id} was accepted for later, and never asked for"));
+                    }
+                }
             }
         }
         Ok(untrue)
     }
+}
+
+/// Has something asked for again and again, once the broker takes the schedule.
+async fn recur(producer: Producer) -> anyhow::Result<()> {
+    let due = due(Amount::new(1, 16)?, "client");
+    let each = Recurrence::Every(Duration::from_secs(1));
+    while producer.schedule(SCHEDULE, &each, &due).await.is_err() {
+        sleep(PAUSE).await;
+    }
+    Ok(())
+}
+
+fn due(amount: Amount, requestor: &str) -> DueRequest {
+    let (priority, requestor) = (Priority::Normal, requestor.to_owned());
+    DueRequest { amount, priority, requestor, not_before: None, expires_at: None }
 }
 
 /// Asks for one request after another, and cancels some of them: at once, or when they are well on their way.
@@ -110,10 +161,13 @@ async fn ask(
         }
         if asked % CANCELLED == 0 {
             sleep(ON_THE_WAY * u32::try_from(asked % 4)?).await;
-            told.push((
-                request.id,
-                requestor::cancel(&producer, &connection, request.id, None, &name).await?,
-            ));
+            let stored = requestor::cancel(&producer, &connection, request.id, None, &name).await?;
+            told.push(Told::Cancelled(request.id, stored));
+        }
+        if asked % LATER == 0 {
+            let at = now() + DELAY;
+            let due = DueRequest { not_before: Some(at), ..due(amount, &name) };
+            told.push(Told::Later(producer.submit_later(&due, at).await?));
         }
         sleep(PAUSE).await;
     }

@@ -83,3 +83,30 @@ async fn keys_show_the_help_the_theme_and_the_view_for_a_projector() {
     browser.until("document.querySelector('#find').value === 'p'").await;
     assert_eq!(browser.complaints().await, [""; 0]);
 }
+
+#[tokio::test]
+async fn requests_are_listed_by_state_and_open_their_history() {
+    let deployment = Deployment::start().await;
+    let gateway = GatewayProcess::start(&deployment).await;
+    logged(&gateway.process, "accepting requests").await;
+    let browser = Browser::start().await;
+    browser.open(&gateway.url()).await;
+    for _ in 0..2 {
+        browser.press("#ask-form button").await;
+        browser.says("#history", "It is in REQUESTS.").await;
+        browser.press("#history-close").await;
+        browser.until("!document.querySelector('#history').open").await;
+    }
+    browser.press("#last-rows button").await;
+    browser.press("#history-cancel").await;
+    browser.says("#history-where", "It was cancelled at").await;
+    browser.press("#history-close").await;
+    browser.press("#requests-form button").await;
+    browser.says("#requests-note", "2 requests").await;
+    browser.run("document.querySelector('#requests-status').value = 'cancelled'").await;
+    browser.press("#requests-form button").await;
+    browser.says("#requests-note", "1 request,").await;
+    browser.press("#requests-rows button").await;
+    browser.says("#history-where", "It was cancelled at").await;
+    assert_eq!(browser.complaints().await, [""; 0]);
+}
