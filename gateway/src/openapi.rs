@@ -121,8 +121,9 @@ fn document() -> Value {
     document["security"] = json!([]);
     let schemas = &mut document["components"]["schemas"];
     let within_limit_of = json!({ "$ref": "#/components/schemas/WithinLimit" });
-    let both = json!({ "not": { "required": ["delay", "not_before"] } });
-    schemas["NewRequest"]["allOf"] = json!([within_limit_of, both]);
+    let both = json!({ "properties": { "delay": {}, "not_before": {} }, "required": ["delay", "not_before"] });
+    let not_both = json!({ "not": both });
+    schemas["NewRequest"]["allOf"] = json!([within_limit_of, not_both]);
     schemas["NewSchedule"]["allOf"] = json!([within_limit_of]);
     schemas["NewSchedule"]["oneOf"] = json!([
         { "required": ["every"], "properties": { "cron": false, "time_zone": false } },

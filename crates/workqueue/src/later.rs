@@ -1,5 +1,6 @@
 //! Submits jobs that are due later, and sets recurring ones.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 

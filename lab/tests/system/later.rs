@@ -284,6 +284,26 @@ async fn full_queue_holds_what_is_due_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn restored_broker_asks_for_what_was_to_be_made_later() {
+    let deployment = Deployment::start().await;
+    let at = now() + 5 * SECOND;
+    let due = [(submit_later(&deployment, at).await, at)];
+    let directory = tempfile::tempdir().unwrap();
+    let directory = directory.path().join("backup");
+    cli::backup::backup(deployment.connection(), &directory).await.unwrap();
+    let other = Deployment::bare().await;
+    // It falls due before it is restored.
+    eventually("it is due", async || if now() > at { Ok(()) } else { Err(now()) }).await;
+    cli::backup::restore(other.connection(), &directory, None).await.unwrap();
+    let state = other.queue_state(SCHEDULES).await;
+    assert!(state.stream.config.allow_message_schedules, "{:?}", state.stream.config);
+    // It is as the services want it, and still fires.
+    let _generator = other.run(Side::Generator, "generator", &[]).await;
+    let _requestor = other.run(Side::Requestor, "requestor", &[]).await;
+    complete(&other, &due).await;
+}
+
+#[tokio::test]
 async fn one_that_is_due_twice_is_answered_once() {
     let deployment = Deployment::start().await;
     let _generator = deployment.run(Side::Generator, "generator", &[]).await;
