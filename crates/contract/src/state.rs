@@ -209,7 +209,8 @@ mod tests {
         let error = "done".parse::<RequestStatus>().unwrap_err().to_string();
         assert_eq!(
             error,
-            "'done' is no status; there are queued, stored, received, doubled, dead-lettered"
+            "'done' is no status; there are scheduled, queued, stored, received, cancelled, doubled, \
+             dead-lettered"
         );
     }
 

@@ -248,7 +248,7 @@ async fn replayed_firing_is_the_same_job_and_spares_its_schedule() {
 }
 
 #[tokio::test]
-async fn what_falls_due_while_the_broker_is_away_is_done_once() {
+async fn job_due_while_the_broker_is_away_is_done_once() {
     let (mut broker, settings) = broker().await;
     let (worker, connection) = (WorkerTask::start(&settings), connection(&settings).await);
     let producer = Producer::connect(&settings).await.unwrap();

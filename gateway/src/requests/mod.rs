@@ -103,7 +103,8 @@ pub(crate) async fn submit_request(
 /// The one that was accepted last comes first. Those that another requestor has accepted are there, too. A page that
 /// says `next` is followed by another, which is asked for with that as `cursor` and the same `status` and `priority`.
 /// Pages are stable: what is accepted meanwhile comes before the first. At most 5,000 requests are looked at for a page,
-/// so one of a `status` or `priority` that is rare may have fewer than `limit`, or none, and a `next`.
+/// so one of a `status` or `priority` that is rare may have fewer than `limit`, or none, and a `next`. A request that is
+/// `scheduled` is in no list before it is due.
 #[utoipa::path(
     get,
     path = "/requests",

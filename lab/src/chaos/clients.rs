@@ -6,11 +6,12 @@ use std::time::Duration;
 use anyhow::Context as _;
 use contract::Amount;
 use contract::facts::Stored;
-use contract::queues::{DueRequest, Request};
+use contract::queues::{DueRequest, Request, SCHEDULES};
+use requestor::Rate;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
-use workqueue::topology::Limits;
+use workqueue::topology::{self, Limits};
 use workqueue::{
     Connection, JobId, Metrics, Priority, Producer, Recurrence, Settings, Trace, now, read_fact,
 };
@@ -52,21 +53,21 @@ pub(super) struct Clients {
 }
 
 impl Clients {
-    /// Starts them, once everything is declared with so many copies.
-    pub(super) fn start(connection: &Connection, copies: usize) -> Self {
+    /// Starts them, once everything is declared with so many copies; none, where nothing is to be asked for.
+    pub(super) fn start(connection: &Connection, copies: usize, rate: Rate) -> Self {
+        let clients = if rate == Rate::Zero { 0 } else { CLIENTS };
         let limits = Limits { replicas: copies, ..Settings::from_env().limits };
         let stop = CancellationToken::new();
         let metrics = Metrics::new("clients");
         let producer = Producer::new(connection, limits, CLIENTS, &metrics);
         let mut asking = JoinSet::new();
-        for number in 0..CLIENTS {
+        for number in 0..clients {
             asking.spawn(ask(producer.clone(), connection.clone(), number, stop.clone()));
         }
-        let recurring = recur(producer.clone());
-        asking.spawn(async move {
-            recurring.await?;
-            Ok(Vec::new())
-        });
+        if clients > 0 {
+            let recurring = recur(producer.clone());
+            asking.spawn(async move { recurring.await.map(|()| Vec::new()) });
+        }
         Self { connection: connection.clone(), producer, asking, stop }
     }
 
@@ -88,6 +89,17 @@ impl Clients {
             }
         };
         timeout(LIMIT, unscheduling).await.context("the broker does not remove the schedule")?;
+        // What was accepted for later is due soon, and the requestors are still there to ask for it.
+        let nats = self.connection.context();
+        let falling_due = async {
+            while !topology::stream_state(nats, SCHEDULES.stream)
+                .await
+                .is_ok_and(|schedules| schedules.state.messages == 0)
+            {
+                sleep(PAUSE).await;
+            }
+        };
+        timeout(LIMIT, falling_due).await.context("what was asked for later stays in SCHEDULES")?;
         Ok(Answers { connection: self.connection, told })
     }
 }

@@ -155,7 +155,7 @@ async fn run(
     let mut environment = ChaosEnvironment::start(&config, plan.cast, &log).await?;
     environment.watch.wait_until_declared(nats).await?;
     let mut poison = Poison::new(&connection);
-    let clients = Clients::start(&connection, config.copies);
+    let clients = Clients::start(&connection, config.copies, config.rate);
     let (of_brokers, of_others) = plan.faults.iter().partition(|fault| is_for_brokers(fault));
     {
         let broken = async {

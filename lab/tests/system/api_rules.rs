@@ -148,7 +148,7 @@ async fn each_wrong_request_is_a_described_problem_and_asks_nothing() {
         ("DELETE", "/requests", "GET, HEAD, POST"),
         ("OPTIONS", "/requests", "GET, HEAD, POST"),
         ("PUT", "/openapi.json", "GET, HEAD"),
-        ("POST", id.as_str(), "GET, HEAD"),
+        ("POST", id.as_str(), "DELETE, GET, HEAD"),
         ("BREW", "/requests", "GET, HEAD, POST"),
     ] {
         let answer = http::ask(api, method, path, &[], "").await.unwrap();

@@ -319,21 +319,21 @@ async fn a_restore_that_breaks_off_names_what_is_there() {
         Config { name: "OTHER".to_owned(), subjects: REQUESTS.subjects(), ..Config::default() };
     other.nats().create_stream(config).await.unwrap();
     let broken_off = refused_with(restore(&connection, &directory, None).await);
-    // The facts were restored before any queue: without them work would be done a second time.
+    // The facts were restored before any work: without them work would be done a second time.
     let is_there = "on the broker is now KV_idempotency, KV_requested, KV_stored, KV_received, \
-                    DEAD_LETTERS, which";
+                    DEAD_LETTERS, SCHEDULES, which";
     assert!(broken_off.contains(&format!("cannot restore REQUESTS; {is_there}")), "{broken_off}");
     assert!(
         broken_off.contains("stream OTHER stores requests.high.*, requests.*, "),
         "{broken_off}"
     );
-    for queue in queues::ALL {
+    for queue in [REQUESTS, RESPONSES, ACKNOWLEDGMENTS] {
         topology::stream_state(other.nats(), queue.stream).await.unwrap_err();
     }
 
     // As the error says: without the foreign stream and the restored ones, it can be restored.
     let restored = facts::ALL.iter().map(|bucket| bucket.stream).chain([dead_letters::STREAM]);
-    for stream in restored.chain(["OTHER"]) {
+    for stream in restored.chain([queues::SCHEDULES.stream, "OTHER"]) {
         other.nats().delete_stream(stream).await.unwrap();
     }
     restore(&connection, &directory, None).await.unwrap();

@@ -78,8 +78,8 @@ async fn declare_waits_for_a_cluster_that_comes_together() {
     };
     let (declared, ()) = tokio::join!(declaring, starting);
     let declared = declared.unwrap();
-    // Three queues, five consumers, and the dead letters.
-    assert_eq!(declared.len(), facts::ALL.len() + 9, "{declared:?}");
+    // Four queues, six consumers, the dead letters, and the counters of rates.
+    assert_eq!(declared.len(), facts::ALL.len() + 12, "{declared:?}");
     assert!(declared.iter().all(|line| line.starts_with("created ")), "{declared:?}");
 
     let nobody = NatsSettings::at("nats://127.0.0.1:1");

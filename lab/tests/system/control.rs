@@ -56,7 +56,8 @@ async fn paused_queue_goes_on_when_it_is_resumed_over_http() {
     assert_eq!(paused.status, 200, "{paused:?}");
     assert!(paused.json()["paused_until"].is_string(), "{paused:?}");
     let _generator = deployment.run(Side::Generator, "generator", &[]).await;
-    let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
+    let none = [("REQUEST_RATE", "0")];
+    let _requestor = deployment.run(Side::Requestor, "requestor", &none).await;
     for priority in ["high", "normal", "low"] {
         accepted(&post(api, None, &json!({ "priority": priority })).await);
     }
@@ -73,8 +74,8 @@ async fn paused_queue_goes_on_when_it_is_resumed_over_http() {
     let queues = get(api, "/queues").await.json();
     let queues = queues["queues"].as_array().unwrap();
     let paused: Vec<_> = queues.iter().map(|queue| queue["paused_until"].is_string()).collect();
-    assert_eq!(paused, [true, false, false]);
-    assert_eq!(queues[1].get("oldest_at"), None);
+    assert_eq!(paused, [false, true, false, false]);
+    assert_eq!(queues[2].get("oldest_at"), None);
 
     let resumed = act(api, "POST", "/queues/requests/resume", &json!({})).await;
     assert_eq!((resumed.status, resumed.json().get("paused_until")), (200, None), "{resumed:?}");
@@ -109,8 +110,8 @@ async fn wrong_control_is_a_problem_that_says_what_is_right() {
     let deployment = Deployment::with(&PATIENT).await;
     let (_gateway, api) = controlling(&deployment).await;
     for (method, path, body, status, said) in [
-        ("POST", "/queues/OTHER/pause", json!({}), 404, "REQUESTS, RESPONSES and ACKNOWLEDGMENTS"),
-        ("GET", "/queues/KV_stored", json!({}), 404, "REQUESTS, RESPONSES and ACKNOWLEDGMENTS"),
+        ("POST", "/queues/OTHER/pause", json!({}), 404, "SCHEDULES, REQUESTS, RESPONSES and"),
+        ("GET", "/queues/KV_stored", json!({}), 404, "SCHEDULES, REQUESTS, RESPONSES and"),
         ("POST", "/queues/REQUESTS/pause", json!({ "for": "0s" }), 400, "longer than nothing"),
         ("POST", "/queues/REQUESTS/pause", json!({ "for": "soon" }), 400, "such as 250ms"),
         ("POST", "/queues/REQUESTS/pause", json!({ "for": 10 }), 400, "string"),
@@ -119,7 +120,13 @@ async fn wrong_control_is_a_problem_that_says_what_is_right() {
         ("POST", "/queues/REQUESTS/resume", json!({ "for": "1m" }), 400, "unknown field"),
         ("DELETE", "/dead-letters", json!({}), 400, "?reason=malformed"),
         ("DELETE", "/dead-letters?reason=odd", json!({}), 400, "there are malformed"),
-        ("DELETE", "/dead-letters?reason=any&queue=odd", json!({}), 400, "the queues are REQUESTS"),
+        (
+            "DELETE",
+            "/dead-letters?reason=any&queue=odd",
+            json!({}),
+            400,
+            "the queues are SCHEDULES",
+        ),
         ("DELETE", "/dead-letters?queue=REQUESTS", json!({}), 400, "?reason=any"),
         ("DELETE", "/dead-letters?reason=any&from=-1", json!({}), 400, "a whole number from 0"),
         ("DELETE", "/dead-letters/7", json!({}), 404, "no dead letter 7"),

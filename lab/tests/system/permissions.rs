@@ -675,7 +675,7 @@ async fn every_user_has_the_permissions_that_it_needs() {
     assert!(verdict.is_clean(), "{verdict}");
     assert_eq!(
         (verdict.complete, verdict.pending, verdict.dead_lettered),
-        (208, 0, 0),
+        (209, 0, 0),
         "{verdict}"
     );
 

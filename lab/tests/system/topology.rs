@@ -31,8 +31,8 @@ async fn drift(deployment: &Deployment, change: impl FnOnce(&mut StreamConfig)) 
 async fn missing_objects_are_created_and_the_others_left() {
     let deployment = Deployment::bare().await;
     let first = deployment.declare_once(&LIMITS).await.unwrap();
-    // Four streams, four buckets, five consumers.
-    assert_eq!(first.created.len(), 13, "{:?}", first.created);
+    // Five streams, four buckets, six consumers.
+    assert_eq!(first.created.len(), 15, "{:?}", first.created);
     let second = deployment.declare_once(&LIMITS).await.unwrap();
     assert!(second.created.is_empty() && second.differences.is_empty(), "{second:?}");
     deployment.nats().delete_stream(RESPONSES.stream).await.unwrap();
@@ -45,8 +45,8 @@ async fn declare_tells_of_each_object_that_it_creates() {
     let deployment = Deployment::bare().await;
     let done = declare(deployment.nats(), &LIMITS).await.unwrap();
     // As in `missing_objects_are_created_and_the_others_left`, and the counters of rates.
-    assert_eq!(done.len(), 14, "{done:?}");
-    assert_eq!(done[0], "created stream REQUESTS");
+    assert_eq!(done.len(), 16, "{done:?}");
+    assert_eq!(done[0], "created stream SCHEDULES");
     assert_eq!(declare(deployment.nats(), &LIMITS).await.unwrap(), Vec::<String>::new());
 }
 
@@ -71,8 +71,8 @@ async fn another_limit_is_lived_with_and_can_be_changed_in_place() {
         ..LIMITS
     };
     let declared = deployment.declare_once(&other).await.unwrap();
-    // Of three queues, four buckets and five consumers, one limit each.
-    assert_eq!(declared.differences.len(), 12, "{:?}", declared.differences);
+    // Of three queues, four buckets and six consumers, one limit each.
+    assert_eq!(declared.differences.len(), 13, "{:?}", declared.differences);
     assert_eq!(
         declared.differences[0].to_string(),
         "stream REQUESTS: max_msgs is 100000, should be 7"
@@ -80,7 +80,7 @@ async fn another_limit_is_lived_with_and_can_be_changed_in_place() {
     assert_eq!(declared.facts_max_age(), LIMITS.facts_max_age, "the broker's value holds");
 
     let changes = declare(deployment.nats(), &other).await.unwrap();
-    assert_eq!(changes.len(), 13, "{changes:?}");
+    assert_eq!(changes.len(), 14, "{changes:?}");
     assert_eq!(changes[0], "created stream RATES");
     assert_eq!(changes[1], "changed stream REQUESTS: max_msgs from 100000 to 7");
     let declared = deployment.declare_once(&other).await.unwrap();
