@@ -48,7 +48,7 @@ async fn the_page_and_the_api_work_under_a_path_of_a_proxy() {
     browser.press("#history-close").await;
     browser.press("#audit-button").await;
     browser.says("#audit", "Nothing lost, nothing doubled.").await;
-    browser.until("fetch('api/dead-letters').then(() => true)").await;
+    browser.until("fetch('dead-letters').then(() => true)").await;
     assert_eq!(browser.complaints().await, [""; 0]);
 
     // What an answer points to is relative as well.
