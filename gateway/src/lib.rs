@@ -134,7 +134,7 @@ pub async fn run(settings: GatewaySettings, stop: &CancellationToken) -> Result<
         clock: Mutex::default(),
         refused: Arc::default(),
         waiters: requests::waiters::Waiters::default(),
-        reasons: dead_letters::Counts::default(),
+        reasons: dead_letters::counts::Counts::default(),
         operator: OnceLock::new(),
         stop: stop.clone(),
     });

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use workqueue::Connection;
 
 use crate::audit::Audit;
-use crate::dead_letters::Counts;
+use crate::dead_letters::counts::Counts;
 use crate::metrics::GatewayMetrics;
 use crate::problem::{Problem, ProblemKind};
 use crate::requests::reader::RequestReader;

@@ -85,7 +85,7 @@ fn bench_measures_every_figure_consistently() {
         let figure = report.figure(name);
         let values = figure["values"].as_array().unwrap();
         let value = values[0].as_f64().unwrap();
-        let none_is_good = name.starts_with("idle_processor") || *name == "rate_exceeded_by";
+        let none_is_good = name.starts_with("idle_processor") || name == "rate_exceeded_by";
         assert!(
             values.len() == 1 && (value > 0.0 || none_is_good) && value.is_finite(),
             "{figure}"

@@ -18,8 +18,8 @@ use tracing::{debug, warn};
 use crate::clock::now;
 use crate::connection::Connection;
 use crate::health::Health;
-use crate::job::Queue;
 use crate::metrics::Metrics;
+use crate::queue::Queue;
 
 /// What the subjects of the protocol begin with.
 const PREFIX: &str = "$SRV";

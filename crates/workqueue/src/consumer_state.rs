@@ -14,7 +14,7 @@ use tracing::{info, warn};
 
 use crate::commands;
 use crate::connection::Connection;
-use crate::priority::Lane;
+use crate::queue::Lane;
 use crate::topology::paused_until;
 
 /// Two losses within this many `ACK_WAIT`s are suspicious. With several replicas, each takes the message

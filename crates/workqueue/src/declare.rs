@@ -13,7 +13,7 @@ use crate::commands;
 use crate::connect_error::ClientEnded;
 use crate::connection::Connection;
 use crate::log_once::LogOnce;
-use crate::priority::Lane;
+use crate::queue::Lane;
 use crate::topology::{self, DeclareError, Declared, Limits, Topology};
 
 /// The first ceiling of the time between two tries to declare the topology, and the highest.

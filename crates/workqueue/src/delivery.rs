@@ -18,8 +18,8 @@ use crate::connection::Connection;
 use crate::dead_letters::{self, Cause, Original};
 use crate::firing;
 use crate::handler::Attempt;
-use crate::job::Queue;
 use crate::publisher::Publisher;
+use crate::queue::Queue;
 use crate::settle::Delay;
 use crate::snooze::{self, Snooze};
 

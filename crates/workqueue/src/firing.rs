@@ -4,7 +4,7 @@ use async_nats::HeaderMap;
 use jiff::Timestamp;
 
 use crate::id::JobId;
-use crate::job::{EVERY, Queue};
+use crate::queue::{EVERY, Queue};
 use crate::recurrence::firing;
 
 /// The subject of the job that this message asks for, where a recurring schedule has fired it. Each firing is a job

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tracing::info;
 
-use crate::priority::Lane;
+use crate::queue::Lane;
 
 /// What `/readyz` asks for. It never depends on the other side: that would couple the two again.
 #[derive(Debug, Default)]
@@ -92,8 +92,8 @@ impl Health {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::job::Queue;
     use crate::priority::Priority;
+    use crate::queue::Queue;
 
     const REQUESTS: Lane =
         Queue::new("REQUESTS", "requests").consumer("generator").lane(Priority::Normal);

@@ -7,7 +7,7 @@
 
 use std::num::NonZeroU32;
 
-use crate::job::Queue;
+use crate::queue::Queue;
 
 /// The stream of the counters.
 pub(crate) const STREAM: &str = "RATES";

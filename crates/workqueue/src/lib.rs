@@ -104,7 +104,7 @@
 //!
 //! | step | module |
 //! | --- | --- |
-//! | a kind of job, its queue, its message | `job`, `priority`, `headers`, `id` |
+//! | a kind of job, its queue, its message | `job`, `queue`, `priority`, `headers`, `id` |
 //! | the work, and what came of it | `handler` |
 //! | submit; create and read facts; remove a job that waits | `producer`, on `publisher` and `facts`; `remove` |
 //! | submit for later, recur | `later`, on [`schedules`] and `recurrence`; `firing` |
@@ -163,6 +163,7 @@ mod priority;
 mod producer;
 mod publisher;
 mod pull;
+mod queue;
 mod rate_limit;
 pub mod reading;
 mod reconciler;
@@ -197,15 +198,16 @@ pub use handler::{Attempt, Context, Failure, Handler, Rejection, RetryPolicy};
 pub use headers::Trace;
 pub use healthcheck::{Command, HealthcheckError, healthcheck};
 pub use id::{InvalidId, JobId};
-pub use job::{DecodeError, Job, Publication, Queue, from_json};
+pub use job::{DecodeError, Job, Publication, from_json};
 pub use known::KnownStreams;
 pub use last_message::last_message;
 pub use later::Scheduled;
 pub use log_once::LogOnce;
 pub use metrics::{DroppedLogLines, Metrics};
-pub use priority::{InvalidPriority, Lane, Priority};
+pub use priority::{InvalidPriority, Priority};
 pub use producer::Producer;
 pub use publisher::{PubAck, PublishError};
+pub use queue::{Lane, Queue};
 pub use reconciler::{Progress, Reconciler};
 pub use recurrence::{InvalidSchedule, Recurrence};
 pub use remove::remove;

@@ -20,10 +20,11 @@ use tracing::{info, warn};
 use crate::chain::chain;
 use crate::clock::now;
 use crate::connection::Connection;
-use crate::job::{Publication, Queue};
+use crate::job::Publication;
 use crate::lease::{self, Lease};
 use crate::log_once::LogOnce;
 use crate::publisher::{PublishError, Publisher};
+use crate::queue::Queue;
 use crate::running::Running;
 
 /// The header by which a message adds to a counter.

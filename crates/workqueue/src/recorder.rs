@@ -5,8 +5,9 @@ use bytes::Bytes;
 use jiff::Timestamp;
 
 use crate::facts::Fact;
-use crate::job::{Job, ONCE, Publication};
+use crate::job::{Job, Publication};
 use crate::publisher::PubAck;
+use crate::queue::ONCE;
 use crate::schedules;
 
 /// Records what handlers publish and create, in the place of a broker. A fact that was created exists for

@@ -7,7 +7,7 @@ use serde_json::json;
 use crate::api::{ApiError, call};
 use crate::connection::Connection;
 use crate::id::JobId;
-use crate::job::Queue;
+use crate::queue::Queue;
 
 /// Removes a job from its queue, if it is there. Gives the number of messages that were.
 ///

@@ -27,8 +27,9 @@ use crate::batch::{self, Stored};
 use crate::connection::Connection;
 use crate::headers::{self, MESSAGE_VERSION, Trace};
 use crate::id::JobId;
-use crate::job::{EVERY, Job, ONCE, Publication, Queue, to_json};
+use crate::job::{Job, Publication, to_json};
 use crate::last_message::last_message;
+use crate::queue::{EVERY, ONCE, Queue};
 use crate::reading::ReadStreamError;
 use crate::recurrence::Recurrence;
 

@@ -18,8 +18,8 @@ use crate::handler::{Context, Failure, Handler, RetryPolicy, Shared};
 use crate::headers::Trace;
 use crate::job::Job;
 use crate::metrics::QueueMetrics;
-use crate::priority::Lane;
 use crate::publisher::Publisher;
+use crate::queue::Lane;
 use crate::settle::{Delay, Outcome, Settlement, retry_delay, settle};
 use crate::slots::Slots;
 

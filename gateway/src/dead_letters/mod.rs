@@ -1,9 +1,7 @@
 //! Dead letters: some of them at a time, their reasons counted, and what may become of them, where that is allowed.
 
-mod counts;
+pub(crate) mod counts;
 pub(crate) mod view;
-
-pub(crate) use counts::Counts;
 
 use std::sync::Arc;
 

@@ -216,7 +216,7 @@ pub(crate) async fn show(
 ///
 /// Server-sent events, as an `EventSource` reads them: the state of the request at once, and each time that it has
 /// changed, as JSON, as looking it up would answer. They end with the request: with one that is received,
-/// dead-lettered or doubled. A client that was cut off comes back with the id of the last event in `Last-Event-ID`, and is
+/// cancelled, dead-lettered or doubled. A client that was cut off comes back with the id of the last event in `Last-Event-ID`, and is
 /// answered with 204 if that was the end. While nothing happens there are comments.
 #[utoipa::path(
     get,

@@ -25,7 +25,8 @@ use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use jiff::Timestamp;
 
-use crate::job::{Publication, Queue};
+use crate::job::Publication;
+use crate::queue::Queue;
 
 /// The name of the stream.
 pub const STREAM: &str = "DEAD_LETTERS";

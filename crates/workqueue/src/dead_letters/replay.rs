@@ -12,8 +12,9 @@ use super::{HEADER_BLOCK, ORIGINAL, REASON, Reason, SUBJECT, is_for_the_broker};
 use crate::connection::Connection;
 use crate::headers::is_of_a_snooze;
 use crate::id::JobId;
-use crate::job::{Publication, Queue};
+use crate::job::Publication;
 use crate::publisher::{PubAck, PublishError};
+use crate::queue::Queue;
 use crate::recurrence::is_of_a_schedule;
 
 /// How long the broker has to confirm a replay.

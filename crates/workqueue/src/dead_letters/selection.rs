@@ -6,7 +6,7 @@ use async_nats::jetstream::Context;
 
 use super::{DeadLetter, Reason, STREAM, SUBJECTS, subject};
 use crate::batch;
-use crate::job::Queue;
+use crate::queue::Queue;
 use crate::reading::ReadStreamError;
 
 /// The most dead letters that are read for one answer.

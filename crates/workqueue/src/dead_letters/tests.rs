@@ -1,5 +1,6 @@
 use super::*;
-use crate::job::Queue;
+
+use crate::queue::Queue;
 
 const AT_NOON: &str = "2026-01-01T12:00:00Z";
 const QUEUES: [Queue; 1] = [Queue::new("REQUESTS", "requests")];

@@ -46,8 +46,8 @@ use crate::dead_letters::{Cause, Original, is_for_the_broker};
 use crate::firing;
 use crate::job::Publication;
 use crate::log_once::LogOnce;
-use crate::priority::Lane;
 use crate::publisher::PublishError;
+use crate::queue::Lane;
 
 /// How many messages one sweep looks at. The next one goes on behind them.
 const MOST: usize = 10_000;

@@ -13,7 +13,7 @@ use async_nats::jetstream::stream::{Config as StreamConfig, Info as StreamInfo};
 use serde_json::json;
 
 use crate::api::{ApiError, call};
-use crate::priority::Lane;
+use crate::queue::Lane;
 
 pub(super) async fn stream_info(context: &Context, name: &str) -> Result<StreamInfo, ApiError> {
     call(context, format!("STREAM.INFO.{name}"), &json!({})).await

@@ -9,9 +9,8 @@ use async_nats::jetstream::stream::{
 
 use crate::dead_letters;
 use crate::facts::Bucket;
-use crate::job::Queue;
 use crate::lease;
-use crate::priority::Lane;
+use crate::queue::{Lane, Queue};
 use crate::settings::Limits;
 
 /// How long facts are kept beyond `FACTS_MAX_AGE`, so that a fact still stands when the last

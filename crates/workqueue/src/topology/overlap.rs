@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::api;
 use crate::api::call;
-use crate::priority::Lane;
+use crate::queue::Lane;
 
 /// Which stream on the broker has subjects that overlap with these, for people.
 pub async fn subject_taken(context: &Context, subjects: &[String]) -> String {

@@ -11,7 +11,7 @@ use serde_json::json;
 
 use super::error::DeclareError;
 use crate::api::call;
-use crate::job::Queue;
+use crate::queue::Queue;
 
 /// Until when a consumer is paused, if it is.
 #[must_use]

@@ -7,10 +7,11 @@ use async_nats::jetstream::consumer::Info as ConsumerInfo;
 use async_nats::jetstream::stream::{Config as StreamConfig, Info as StreamInfo};
 use jiff::Timestamp;
 
-use super::{DeclareError, api, config, paused_until};
+use super::error::DeclareError;
+use super::pause::paused_until;
+use super::{api, config};
 use crate::facts::Bucket;
-use crate::job::Queue;
-use crate::priority::Lane;
+use crate::queue::{Lane, Queue};
 
 /// The state of a queue on the broker.
 #[derive(Debug)]
