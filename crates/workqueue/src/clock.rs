@@ -37,6 +37,24 @@ struct Reading {
     at: Instant,
 }
 
+impl Reading {
+    /// The broker's time at this moment.
+    fn time_at(self, moment: Instant) -> Timestamp {
+        let since = moment.saturating_duration_since(self.at);
+        self.time.saturating_add(since).unwrap_or(Timestamp::MAX)
+    }
+
+    /// What to go by once an answer has given this time, somewhere between asking and answering: what is known
+    /// already, where the answer does not contradict it. An answer that took long, to a process that was stopped
+    /// meanwhile, would otherwise make the time step by as much.
+    fn after(known: Option<Self>, asked: Instant, answered: Instant, time: Timestamp) -> Self {
+        let took = answered.saturating_duration_since(asked);
+        let latest = time.saturating_add(took).unwrap_or(Timestamp::MAX);
+        let agrees = |known: &Self| (time..=latest).contains(&known.time_at(answered));
+        known.filter(agrees).unwrap_or(Self { time, at: asked + took / 2 })
+    }
+}
+
 /// The part of an answer about a stream that says when it was given.
 #[derive(Deserialize)]
 struct AnswerTime {
@@ -48,9 +66,7 @@ struct AnswerTime {
 #[must_use]
 pub fn now() -> Timestamp {
     let reading = *BROKER.read().unwrap_or_else(PoisonError::into_inner);
-    let now = reading.map_or_else(Timestamp::now, |reading| {
-        reading.time.saturating_add(reading.at.elapsed()).unwrap_or(Timestamp::MAX)
-    });
+    let now = reading.map_or_else(Timestamp::now, |reading| reading.time_at(Instant::now()));
     Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now)
 }
 
@@ -64,10 +80,11 @@ pub async fn compare_clocks(context: &Context, stream: &str) -> Result<Option<St
     let asked = Instant::now();
     let answer: AnswerTime =
         api::call(context, format!("STREAM.INFO.{stream}"), &json!({})).await?;
-    // It was given somewhere in between.
-    let at = asked + asked.elapsed() / 2;
-    let reading = Reading { time: answer.ts, at };
-    *BROKER.write().unwrap_or_else(PoisonError::into_inner) = Some(reading);
+    let answered = Instant::now();
+    {
+        let mut known = BROKER.write().unwrap_or_else(PoisonError::into_inner);
+        *known = Some(Reading::after(*known, asked, answered, answer.ts));
+    }
     Ok(complaint(Timestamp::now().duration_since(now())))
 }
 
@@ -128,6 +145,22 @@ impl<R: Fn(Option<String>)> ClockWatch<R> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn answer_that_took_long_does_not_make_the_time_step() {
+        let noon: Timestamp = "2026-01-02T12:00:00Z".parse().unwrap();
+        let (second, start) = (Duration::from_secs(1), Instant::now());
+        let known = Reading { time: noon, at: start };
+        // Asked ten seconds later, and answered at once, but heard only after four more.
+        let (asked, heard) = (start + second * 10, start + second * 14);
+        let reading = Reading::after(Some(known), asked, heard, noon + second * 10);
+        assert_eq!(reading.time_at(heard), noon + second * 14);
+        // The broker's clock was set, or this machine slept.
+        let reading = Reading::after(Some(known), asked, heard, noon + second * 60);
+        assert_eq!(reading.time_at(heard), noon + second * 62);
+        let first = Reading::after(None, asked, heard, noon);
+        assert_eq!(first.time_at(heard), noon + second * 2);
+    }
 
     #[test]
     fn clock_is_wrong_by_more_than_a_minute() {
