@@ -6,9 +6,7 @@ use async_nats::jetstream::Context;
 use clap::{Args, Subcommand};
 use contract::queues;
 use workqueue::dead_letters::{DeadLetter, Reason, Selection, list};
-use workqueue::{
-    Connection, Metrics, NatsSettings, Producer, Queue, Settings, chain, default_instance,
-};
+use workqueue::{Connection, NatsSettings, Queue, Settings, chain, default_instance};
 
 /// The subcommands of `decoupled dead-letters`.
 #[derive(Clone, Debug, Subcommand)]
@@ -151,8 +149,7 @@ pub async fn replay_all(connection: &Connection, letters: &[DeadLetter]) -> anyh
 }
 
 async fn discard_all(connection: &Connection, letters: &[DeadLetter]) -> anyhow::Result<()> {
-    let (limits, metrics) = (Settings::from_env().limits, Metrics::new("decoupled"));
-    let producer = Producer::new(connection, limits, 1, &metrics);
+    let producer = terminal::producer(connection, Settings::from_env().limits);
     let mut kept = 0;
     for letter in letters {
         let by = default_instance();

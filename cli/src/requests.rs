@@ -17,7 +17,7 @@ use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use workqueue::dead_letters::DeadLetter;
 use workqueue::topology::{self, Limits, Topology};
-use workqueue::{Connection, JobId, Metrics, NatsSettings, Priority, Producer, Settings, Trace};
+use workqueue::{Connection, JobId, NatsSettings, Priority, Settings, Trace};
 
 use crate::terminal::{self, say};
 
@@ -276,7 +276,7 @@ async fn submit(
     amount: Amount,
     priority: Priority,
 ) -> anyhow::Result<JobId> {
-    let producer = Producer::new(connection, limits, 1, &Metrics::new("decoupled"));
+    let producer = terminal::producer(connection, limits);
     producer.declare(&Topology::new(&[REQUESTS], &[REQUESTED])).await?;
     terminal::compare_clocks(connection.context(), queues::REQUESTS.stream).await?;
     let instance = workqueue::default_instance();
@@ -292,8 +292,7 @@ async fn cancel(connection: &Connection, id: JobId) -> anyhow::Result<()> {
     let history = RequestHistory::read(connection, id).await?;
     let is_known = history.requested.is_some() || history.scheduled.is_some();
     ensure!(is_known, "no request has the id {id}");
-    let (limits, metrics) = (Settings::from_env().limits, Metrics::new("decoupled"));
-    let producer = Producer::new(connection, limits, 1, &metrics);
+    let producer = terminal::producer(connection, Settings::from_env().limits);
     let scheduled = history.scheduled.map(|later| later.job);
     let by = workqueue::default_instance();
     requestor::cancel(&producer, connection, id, scheduled, &by).await?;

@@ -10,8 +10,7 @@ use contract::queues::{DueRequest, SCHEDULES};
 use serde::Serialize;
 use workqueue::topology;
 use workqueue::{
-    Metrics, NatsSettings, Priority, Producer, PublishError, Recurrence, Schedule, Scheduled,
-    Settings, schedules,
+    NatsSettings, Priority, PublishError, Recurrence, Schedule, Scheduled, Settings, schedules,
 };
 
 use crate::terminal::{self, say};
@@ -76,11 +75,8 @@ pub(crate) async fn run(command: &Schedules) -> anyhow::Result<()> {
     let connection = terminal::connect(nats, "decoupled schedules").await?;
     // A deployment that has none has its own error, and is not created here.
     topology::stream_state(connection.context(), SCHEDULES.stream).await?;
-    let producer = || {
-        // QUEUE_LIMIT counts: the stream has no limit of its own.
-        let Settings { limits, .. } = Settings::from_env();
-        Producer::new(&connection, limits, 1, &Metrics::new("decoupled"))
-    };
+    // QUEUE_LIMIT counts: the stream has no limit of its own.
+    let producer = || terminal::producer(&connection, Settings::from_env().limits);
     match command {
         Schedules::List { json, .. } => {
             let found = schedules::list::<DueRequest>(&connection).await?;

@@ -11,7 +11,8 @@ use async_nats::jetstream::Context;
 use serde::Serialize;
 use tokio::time::timeout;
 use workqueue::api::ApiError;
-use workqueue::{Connection, LogFormat, Logs, NatsSettings, TelemetrySettings};
+use workqueue::topology::Limits;
+use workqueue::{Connection, LogFormat, Logs, Metrics, NatsSettings, Producer, TelemetrySettings};
 
 /// How long a command waits before it says for what.
 const SILENCE: Duration = Duration::from_secs(1);
@@ -132,6 +133,12 @@ pub async fn compare_clocks(nats: &Context, stream: &str) -> Result<(), ApiError
 /// Where the broker cannot be reached, or refuses.
 pub async fn connect(settings: &NatsSettings, name: &str) -> anyhow::Result<Connection> {
     wait_for_broker(settings, observe::connect(settings, name)).await
+}
+
+/// A producer for one message at a time, which creates what is missing with these limits.
+#[must_use]
+pub fn producer(connection: &Connection, limits: Limits) -> Producer {
+    Producer::new(connection, limits, 1, &Metrics::new("decoupled"))
 }
 
 /// Awaits what the broker is asked for, and tells that it waits where that takes a while.

@@ -20,7 +20,6 @@ use workqueue::{Connection, Metrics, Producer, Queue, chain, topology};
 use crate::input::{Empty, Json, NoQuery, limit_within_bounds, named_if, query, whole_number};
 use crate::problem::{Problem, ProblemKind};
 use crate::requests::json;
-use crate::settings::GatewaySettings;
 use crate::state::Gateway;
 use view::{DeadLetterDetails, DeadLetterList, DeadLetterReport, KeptDeadLetter, ReasonCount};
 
@@ -335,23 +334,33 @@ impl Action {
     }
 
     /// Gives why the dead letter is still there, if it is.
-    async fn apply(
-        self,
-        letter: &DeadLetter,
-        operator: &Connection,
-        settings: &GatewaySettings,
-    ) -> Result<(), String> {
+    async fn apply(self, letter: &DeadLetter, operator: &Operator<'_>) -> Result<(), String> {
+        let Operator { connection, producer, instance } = operator;
         match self {
             Self::Replay => {
-                letter.replay(operator, &queues::ALL).await.map_err(|error| chain(&error))
+                letter.replay(connection, &queues::ALL).await.map_err(|error| chain(&error))
             }
             Self::Discard => {
-                let metrics = Metrics::new("operator");
-                let producer = Producer::new(operator, settings.limits, 1, &metrics);
-                let discarding = discard(&producer, operator, letter, &settings.instance);
+                let discarding = discard(producer, connection, letter, instance);
                 discarding.await.map_err(|error| chain(&error))
             }
         }
+    }
+}
+
+/// With what dead letters are replayed and discarded, one or many.
+struct Operator<'a> {
+    connection: &'a Connection,
+    producer: Producer,
+    instance: &'a str,
+}
+
+impl<'a> Operator<'a> {
+    fn of(gateway: &'a Gateway) -> Result<Self, Problem> {
+        let (connection, settings) = (gateway.operator()?, &gateway.settings);
+        let metrics = Metrics::new("operator");
+        let producer = Producer::new(connection, settings.limits, 1, &metrics);
+        Ok(Self { connection, producer, instance: &settings.instance })
     }
 }
 
@@ -361,9 +370,9 @@ async fn with_one(
     sequence: Result<Path<u64>, PathRejection>,
     action: Action,
 ) -> Result<StatusCode, Problem> {
-    let operator = gateway.operator()?;
+    let operator = Operator::of(gateway)?;
     let letter = one(gateway.connection()?, sequence).await?;
-    let applied = action.apply(&letter, operator, &gateway.settings).await;
+    let applied = action.apply(&letter, &operator).await;
     applied.map_err(|why| ProblemKind::Conflict.because(why))?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -374,7 +383,7 @@ async fn with_each(
     range: RangeQuery,
     action: Action,
 ) -> Result<DeadLetterReport, Problem> {
-    let operator = gateway.operator()?;
+    let operator = Operator::of(gateway)?;
     let RangeQuery { reason, queue, from, until } = range;
     let connection = gateway.connection()?;
     let until = match until {
@@ -385,7 +394,7 @@ async fn with_each(
     let next = page.next.filter(|next| *next <= until);
     let mut report = DeadLetterReport { done: 0, kept: Vec::new(), next, until };
     for letter in page.letters.iter().filter(|letter| letter.sequence <= until) {
-        match action.apply(letter, operator, &gateway.settings).await {
+        match action.apply(letter, &operator).await {
             Ok(()) => report.done += 1,
             Err(why) => report.kept.push(KeptDeadLetter { sequence: letter.sequence, why }),
         }
