@@ -4,8 +4,12 @@ use std::error::Error;
 use std::process::ExitCode;
 
 use gateway::GatewaySettings;
+use mimalloc::MiMalloc;
 use requestor::RETIRED;
 use workqueue::Command;
+
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {

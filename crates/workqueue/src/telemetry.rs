@@ -19,6 +19,9 @@ static FAILED_WRITES: AtomicU64 = AtomicU64::new(0);
 /// The lines for which the queue to the standard error had no room: nothing reads it.
 static FULL_QUEUE: OnceLock<ErrorCounter> = OnceLock::new();
 
+/// How many lines may wait to be written. The room for all of them is taken at the start, 32 bytes each.
+const LINES: usize = 8_192;
+
 /// What is still to be written, for a process that ends at once.
 static GUARD: Mutex<Option<WorkerGuard>> = Mutex::new(None);
 
@@ -55,8 +58,10 @@ pub fn init(settings: &TelemetrySettings) -> Result<Logs, InvalidFilter> {
     let filter = EnvFilter::try_new(&settings.rust_log)
         .map_err(|source| InvalidFilter { filter: settings.rust_log.clone(), source })?;
     // On a thread of its own, because a reader that stalls would stop the work at the first full pipe.
-    let (writer, guard) =
-        NonBlockingBuilder::default().lossy(true).finish(BestEffort(io::stderr()));
+    let (writer, guard) = NonBlockingBuilder::default()
+        .lossy(true)
+        .buffered_lines_limit(LINES)
+        .finish(BestEffort(io::stderr()));
     FULL_QUEUE.get_or_init(|| writer.error_counter());
     print_panics_to(writer.clone());
     *GUARD.lock().expect(UNPOISONED) = Some(guard);
