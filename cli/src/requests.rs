@@ -239,6 +239,9 @@ impl Display for Shown {
         }
         match stored {
             Some(Stored::Strings(stored)) => {
+                if let Some(started_at) = &stored.started_at {
+                    step("started", started_at, &stored.generator)?;
+                }
                 step("generated", &stored.generated_at, &stored.generator)?;
                 step("stored", &stored.stored_at, &stored.requestor)?;
             }

@@ -57,6 +57,8 @@ function show({ request, queues, dead_letters: letters }) {
   const asked = request?.requested_by && `for ${request.count} of ${request.length} characters, by ${request.requested_by}`;
   const steps = [
     ["asked", asked && request.requested_at, asked],
+    // An older generator does not say.
+    ...(request?.generated_at && !request.started_at ? [] : [["started", request?.started_at, `by ${request?.generated_by}`]]),
     ["made", request?.generated_at, `by ${request?.generated_by}`],
     ["stored", request?.stored_at, `by ${request?.stored_by}`],
     ["marked as received", request?.received_at, `by ${request?.received_by}${request?.status === "doubled" ? ", with OTHER strings" : ""}`],

@@ -13,7 +13,7 @@ const TILES = [
   ["p99", "round trip, 99 %"],
 ];
 
-const STAGES = [["made", "waiting and making"], ["stored", "storing"], ["marked", "marking"]];
+const STAGES = [["waited", "waiting"], ["made", "working"], ["stored", "storing"], ["marked", "marking"]];
 
 const tiles = new Map(TILES.map(([key, label]) => {
   const value = el("dd", { id: `number-${key}` }, "–");

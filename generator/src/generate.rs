@@ -21,8 +21,8 @@ impl Handler for Generate {
     type Job = Request;
 
     fn admit(&self, request: &Request, cx: &Context) -> Result<(), Rejection> {
-        contract::check_age(request.requested_at, now(), cx.facts_max_age())?;
-        contract::check_expiry(request.expires_at, now())
+        contract::check_age(request.requested_at, cx.started_at(), cx.facts_max_age())?;
+        contract::check_expiry(request.expires_at, cx.started_at())
     }
 
     async fn handle(&self, request: Request, cx: &Context) -> Result<(), Failure> {
@@ -38,6 +38,7 @@ impl Handler for Generate {
             requested_at: request.requested_at,
             values: strings::make(request.amount, &mut rand::rng()),
             generator: cx.instance().to_owned(),
+            started_at: Some(cx.started_at()),
             generated_at: now(),
         };
         cx.publish(&response).await?;

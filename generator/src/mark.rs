@@ -13,7 +13,7 @@ impl Handler for Mark {
     type Job = Acknowledgment;
 
     fn admit(&self, stored: &Acknowledgment, cx: &Context) -> Result<(), Rejection> {
-        contract::check_age(stored.requested_at, now(), cx.facts_max_age())
+        contract::check_age(stored.requested_at, cx.started_at(), cx.facts_max_age())
     }
 
     async fn handle(&self, stored: Acknowledgment, cx: &Context) -> Result<(), Failure> {

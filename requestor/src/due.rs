@@ -3,7 +3,7 @@
 use contract::facts::Stored;
 use contract::queues::{DueRequest, Request};
 use tracing::debug;
-use workqueue::{Attempt, Context, Failure, Handler, Rejection, now};
+use workqueue::{Attempt, Context, Failure, Handler, Rejection};
 
 use crate::producer::submit_within;
 
@@ -15,7 +15,7 @@ impl Handler for Due {
 
     fn admit(&self, due: &DueRequest, cx: &Context) -> Result<(), Rejection> {
         let requested_at = due.clone().request(cx.id()).requested_at;
-        contract::check_age(requested_at, now(), cx.facts_max_age())
+        contract::check_age(requested_at, cx.started_at(), cx.facts_max_age())
     }
 
     async fn handle(&self, due: DueRequest, cx: &Context) -> Result<(), Failure> {
@@ -41,7 +41,7 @@ mod tests {
     use contract::Amount;
     use contract::facts::Cancellation;
     use workqueue::testing::Recorder;
-    use workqueue::{JobId, Priority};
+    use workqueue::{JobId, Priority, now};
 
     use super::*;
 

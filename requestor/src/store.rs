@@ -20,7 +20,7 @@ impl Handler for Store {
     type Job = Response;
 
     fn admit(&self, response: &Response, cx: &Context) -> Result<(), Rejection> {
-        contract::check_age(response.requested_at, now(), cx.facts_max_age())
+        contract::check_age(response.requested_at, cx.started_at(), cx.facts_max_age())
     }
 
     async fn handle(&self, response: Response, cx: &Context) -> Result<(), Failure> {
@@ -59,7 +59,8 @@ mod tests {
     fn response(id: JobId, value: &str) -> Response {
         let values = Strings::try_from(vec![value.to_owned()]).unwrap();
         let (generator, at) = ("generator-1".to_owned(), now());
-        Response { id, requested_at: at, values, generator, generated_at: at }
+        let started_at = Some(at);
+        Response { id, requested_at: at, values, generator, started_at, generated_at: at }
     }
 
     #[tokio::test]

@@ -33,7 +33,8 @@ fn response(count: u32) -> Response {
     let values = (0..count).map(|_| "a".repeat(64)).collect::<Vec<_>>();
     let values = Strings::try_from(values).expect("they are within the limits");
     let generator = INSTANCE.to_owned();
-    Response { id, requested_at, values, generator, generated_at: Timestamp::now() }
+    let (started_at, generated_at) = (Some(requested_at), Timestamp::now());
+    Response { id, requested_at, values, generator, started_at, generated_at }
 }
 
 fn acknowledgment(count: u32) -> Acknowledgment {

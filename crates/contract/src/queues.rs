@@ -206,7 +206,10 @@ pub struct Response {
     pub values: Strings,
     /// The instance that made them.
     pub generator: String,
-    /// When it made them.
+    /// When it started to make them: until then the request waited. An older generator does not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Timestamp>,
+    /// When it had made them.
     pub generated_at: Timestamp,
 }
 
@@ -234,7 +237,10 @@ pub struct Acknowledgment {
     pub values: Strings,
     /// The instance that made them.
     pub generator: String,
-    /// When it made them.
+    /// When it started to make them, as the response says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Timestamp>,
+    /// When it had made them.
     pub generated_at: Timestamp,
     /// The instance that stored them.
     pub requestor: String,
@@ -251,6 +257,7 @@ impl Acknowledgment {
             requested_at: response.requested_at,
             values: response.values,
             generator: response.generator,
+            started_at: response.started_at,
             generated_at: response.generated_at,
             requestor: requestor.to_owned(),
             stored_at,

@@ -13,8 +13,8 @@ use crate::snapshot::{Latency, Percentiles};
 /// For how long a round trip counts.
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// The whole, and the stages: made, stored, marked.
-const PARTS: usize = 4;
+/// The whole, and the stages: waited, made, stored, marked.
+const PARTS: usize = 5;
 
 /// The round trips that were measured last.
 #[derive(Debug, Default)]
@@ -26,18 +26,15 @@ pub(crate) struct RoundTrips {
 impl RoundTrips {
     /// Notes a round trip. Two clocks may differ by more than it took.
     pub(crate) fn note(&mut self, stored: &Acknowledgment, mark: &Received) {
-        let Acknowledgment { requested_at, generated_at, stored_at, .. } = stored;
-        self.note_times(*requested_at, *generated_at, *stored_at, mark.received_at);
+        let Acknowledgment { requested_at, started_at, generated_at, stored_at, .. } = *stored;
+        // An older generator does not say when it started.
+        let started_at = started_at.unwrap_or(generated_at);
+        self.note_times([requested_at, started_at, generated_at, stored_at, mark.received_at]);
     }
 
-    fn note_times(
-        &mut self,
-        asked: Timestamp,
-        made: Timestamp,
-        stored: Timestamp,
-        marked: Timestamp,
-    ) {
-        let parts = [(asked, marked), (asked, made), (made, stored), (stored, marked)];
+    fn note_times(&mut self, [asked, started, made, stored, marked]: [Timestamp; PARTS]) {
+        let parts =
+            [(asked, marked), (asked, started), (started, made), (made, stored), (stored, marked)];
         let took = parts.map(|(from, to)| to.duration_since(from).as_secs_f64() * 1000.0);
         self.measured.push_back((Instant::now(), took));
     }
@@ -49,8 +46,10 @@ impl RoundTrips {
         }
         let whole = self.measured.iter().map(|(_, took)| took[0]);
         let backwards = whole.filter(|took| *took < 0.0).count();
-        let [whole, made, stored, marked] = std::array::from_fn(|part| self.percentiles(part));
-        Latency { round_trips: self.measured.len(), backwards, whole, made, stored, marked }
+        let round_trips = self.measured.len();
+        let [whole, waited, made, stored, marked] =
+            std::array::from_fn(|part| self.percentiles(part));
+        Latency { round_trips, backwards, whole, waited, made, stored, marked }
     }
 
     fn percentiles(&self, part: usize) -> Percentiles {
@@ -68,11 +67,12 @@ mod tests {
 
     use super::*;
 
-    /// A round trip that took so long, a quarter of it until it was made.
+    /// A round trip that took so long: it waited for a tenth of that, and was made in two, stored in three, and marked
+    /// in four more.
     fn note(round_trips: &mut RoundTrips, milliseconds: i64) {
         let asked = Timestamp::UNIX_EPOCH;
-        let after = |quarters| asked + SignedDuration::from_micros(milliseconds * 250 * quarters);
-        round_trips.note_times(asked, after(1), after(3), after(4));
+        let after = |tenths| asked + SignedDuration::from_micros(milliseconds * 100 * tenths);
+        round_trips.note_times([0, 1, 3, 6, 10].map(after));
     }
 
     #[tokio::test(start_paused = true)]
@@ -95,14 +95,10 @@ mod tests {
     async fn stages_add_up_to_the_whole() {
         let mut round_trips = RoundTrips::default();
         note(&mut round_trips, 100);
-        let Latency { whole, made, stored, marked, .. } = round_trips.latency();
-        let medians = [whole, made, stored, marked].map(|part| part.median_ms.round());
-        assert!(
-            medians
-                .iter()
-                .zip([100.0, 25.0, 50.0, 25.0])
-                .all(|(is, should)| (is - should).abs() < 0.5),
-            "{medians:?}"
-        );
+        let Latency { whole, waited, made, stored, marked, .. } = round_trips.latency();
+        let medians = [whole, waited, made, stored, marked].map(|part| part.median_ms.round());
+        let expected = [100.0, 10.0, 20.0, 30.0, 40.0];
+        let agree = medians.iter().zip(expected).all(|(is, should)| (is - should).abs() < 0.5);
+        assert!(agree, "{medians:?}");
     }
 }

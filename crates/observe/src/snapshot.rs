@@ -155,7 +155,9 @@ pub struct Latency {
     /// How long the whole took.
     #[serde(flatten)]
     pub whole: Percentiles,
-    /// From asking until its strings were made: waiting, and work.
+    /// From asking until a generator started to make its strings.
+    pub waited: Percentiles,
+    /// From then until they were made.
     pub made: Percentiles,
     /// From then until they were stored.
     pub stored: Percentiles,

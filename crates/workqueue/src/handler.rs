@@ -197,6 +197,7 @@ impl Attempt {
 pub struct Context {
     id: JobId,
     attempt: Attempt,
+    started_at: Timestamp,
     trace: Trace,
     shared: Arc<Shared>,
     /// How many jobs without an id of their own it has published.
@@ -213,9 +214,15 @@ pub(crate) struct Shared {
 }
 
 impl Context {
-    pub(crate) fn new(id: JobId, attempt: Attempt, trace: Trace, shared: Arc<Shared>) -> Self {
+    pub(crate) fn new(
+        id: JobId,
+        attempt: Attempt,
+        started_at: Timestamp,
+        trace: Trace,
+        shared: Arc<Shared>,
+    ) -> Self {
         let (published, heartbeat) = (AtomicU64::new(0), Notify::new());
-        Self { id, attempt, trace, shared, published, heartbeat }
+        Self { id, attempt, started_at, trace, shared, published, heartbeat }
     }
 
     /// Waits for `work`, unless it goes without a heartbeat for longer than `limit`.
@@ -244,6 +251,12 @@ impl Context {
     #[must_use]
     pub fn attempt(&self) -> Attempt {
         self.attempt
+    }
+
+    /// When this attempt started: it no longer waited for a slot, nor for a rate limit, which counts it in this second.
+    #[must_use]
+    pub fn started_at(&self) -> Timestamp {
+        self.started_at
     }
 
     /// The trace that the job is part of. All that this context publishes is part of it, too.

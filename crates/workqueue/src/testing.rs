@@ -36,6 +36,7 @@ use std::time::Duration;
 
 pub use crate::recorder::Recorder;
 
+use crate::clock::now;
 use crate::handler::{Attempt, Context, Shared};
 use crate::headers::Trace;
 use crate::id::JobId;
@@ -56,7 +57,7 @@ impl Recorder {
             instance: "test".to_owned(),
             facts_max_age: Duration::MAX,
         };
-        Context::new(id, attempt, Trace::default(), Arc::new(shared))
+        Context::new(id, attempt, now(), Trace::default(), Arc::new(shared))
     }
 }
 

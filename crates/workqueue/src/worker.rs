@@ -13,6 +13,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::background::panic_text;
 use crate::blocking::{self, Blocking};
+use crate::clock::now;
 use crate::delivery::Delivery;
 use crate::handler::{Context, Failure, Handler, RetryPolicy, Shared};
 use crate::headers::Trace;
@@ -84,13 +85,14 @@ impl<H: Handler> Worker<H> {
     }
 
     async fn handle(&self, delivery: &Delivery, shared: &Arc<Shared>) -> Outcome {
-        let _slot = match &self.slots {
+        let slot = match &self.slots {
             Some(slots) => {
                 let (priority, has_more) = (self.lane.priority, delivery.has_more());
                 Some(slots.take(priority, delivery.sequence(), has_more).await)
             }
             None => None,
         };
+        let started_at = slot.as_ref().map_or_else(now, |slot| slot.given_at);
         // Before the work, so that a job which ends every process that handles it comes to an end, too.
         let attempt = delivery.attempt();
         if self.policy.max_attempts.is_some_and(|most| attempt.number() > most) {
@@ -101,7 +103,8 @@ impl<H: Handler> Worker<H> {
             Ok(decoded) => decoded,
             Err(error) => return Outcome::Undecodable(error),
         };
-        let cx = Context::new(id, attempt, Trace::of(delivery.headers()), Arc::clone(shared));
+        let (trace, shared) = (Trace::of(delivery.headers()), Arc::clone(shared));
+        let cx = Context::new(id, attempt, started_at, trace, shared);
         if let Err(rejection) = self.handler.admit(&job, &cx) {
             return Outcome::Rejected(rejection);
         }

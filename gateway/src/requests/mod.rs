@@ -177,6 +177,7 @@ pub(crate) async fn list(
                 "id": "019cadd3-8896-7938-bc36-c32d4d2563a7", "status": "received", "count": 2, "length": 8,
                 "priority": "normal", "requested_at": "2026-11-21T07:17:18.75925Z", "requested_by": "gateway-1",
                 "values": ["3iqwfwAB", "wmXu6nh8"],
+                "started_at": "2026-11-21T07:17:18.75991Z",
                 "generated_at": "2026-11-21T07:17:18.76012Z", "generated_by": "generator-2",
                 "stored_at": "2026-11-21T07:17:18.76101Z", "stored_by": "requestor-1",
                 "received_at": "2026-11-21T07:17:18.76188Z", "received_by": "generator-1"

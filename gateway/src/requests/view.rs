@@ -155,6 +155,10 @@ pub(crate) struct RequestDetails {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Vec<String>>, nullable = false)]
     values: Option<Strings>,
+    /// When the instance that made the strings started to: until then the request waited.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    started_at: Option<Timestamp>,
     /// When the strings were made.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
@@ -264,6 +268,7 @@ impl RequestDetails {
         };
         let requested_at = requested.as_ref().map(|request| request.requested_at);
         let requested_at = requested_at.or(stored.as_ref().map(|stored| stored.requested_at));
+        let started_at = stored.as_ref().and_then(|stored| stored.started_at);
         let (made, stored) = stored
             .map(|it| ((it.generated_at, it.generator), (it.stored_at, it.requestor)))
             .unzip();
@@ -286,6 +291,7 @@ impl RequestDetails {
             requested_at,
             requested_by: requested.map(|request| request.requestor),
             values,
+            started_at,
             generated_at,
             generated_by,
             stored_at,

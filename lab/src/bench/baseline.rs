@@ -96,6 +96,7 @@ fn usual_size() -> usize {
         requested_at: at,
         values: values.clone(),
         generator: instance.to_owned(),
+        started_at: Some(at),
         generated_at: at,
     };
     let request_size = json_size(&request);

@@ -93,7 +93,7 @@ async fn a_request_shows_each_step_on_its_way() {
         if state["status"] == "received" { Ok(state) } else { Err(state) }
     })
     .await;
-    let times = ["requested_at", "generated_at", "stored_at", "received_at"];
+    let times = ["requested_at", "started_at", "generated_at", "stored_at", "received_at"];
     let times = times.map(|name| state[name].as_str().unwrap().parse::<jiff::Timestamp>().unwrap());
     assert!(times.is_sorted(), "{state}");
     let by = ["generated_by", "stored_by", "received_by"].map(|name| state[name].as_str());

@@ -11,6 +11,7 @@ pub fn response(request: &Request, value: &str) -> Response {
         requested_at: request.requested_at,
         values: Strings::try_from(vec![value.to_owned()]).unwrap(),
         generator: "by hand".to_owned(),
+        started_at: None,
         generated_at: workqueue::now(),
     }
 }

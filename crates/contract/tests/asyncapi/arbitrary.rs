@@ -92,12 +92,14 @@ pub fn an_asked() -> impl Strategy<Value = Asked> {
 }
 
 pub fn a_response() -> impl Strategy<Value = Response> {
-    (an_id(), a_time(), a_list_of_strings(), an_instance(), a_time()).prop_map(
-        |(id, requested_at, values, generator, generated_at)| Response {
+    let started_at = proptest::option::of(a_time());
+    (an_id(), a_time(), a_list_of_strings(), an_instance(), started_at, a_time()).prop_map(
+        |(id, requested_at, values, generator, started_at, generated_at)| Response {
             id,
             requested_at,
             values,
             generator,
+            started_at,
             generated_at,
         },
     )

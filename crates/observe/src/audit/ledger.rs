@@ -203,6 +203,7 @@ mod tests {
             requested_at: noon(),
             values: strings(value),
             generator: "g".to_owned(),
+            started_at: None,
             generated_at: noon(),
             requestor: "r".to_owned(),
             stored_at: noon(),

@@ -13,12 +13,14 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
+use jiff::Timestamp;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::{oneshot, watch};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use permits::{LANES, Permits};
 
+use crate::clock::now;
 use crate::lease;
 use crate::priority::Priority;
 use crate::rate_limit::RateLimit;
@@ -70,7 +72,11 @@ struct State {
 
 /// The slot of a job that is being handled. Dropping it gives the slot to the next one.
 #[derive(Debug)]
-pub(crate) struct Slot(Option<(Slots, Priority)>);
+pub(crate) struct Slot {
+    /// When it was given, with a permission of that second where there is a limit.
+    pub(crate) given_at: Timestamp,
+    of: Option<(Slots, Priority)>,
+}
 
 /// Whose turn it is.
 enum Turn {
@@ -181,9 +187,10 @@ impl Slots {
     fn give_permitted(&self) -> bool {
         let mut given = false;
         loop {
+            let given_at = now();
             let (priority, grant) = {
                 let mut state = self.state();
-                let turn = if state.may_start() { state.next() } else { Turn::Nobody };
+                let turn = if state.may_start(given_at) { state.next() } else { Turn::Nobody };
                 match turn {
                     Turn::Job(priority, grant) => {
                         state.free -= 1;
@@ -201,9 +208,10 @@ impl Slots {
                 }
             };
             given = true;
-            if let Err(mut slot) = grant.send(Slot(Some((self.clone(), priority)))) {
+            let slot = Slot { given_at, of: Some((self.clone(), priority)) };
+            if let Err(mut slot) = grant.send(slot) {
                 // It waits no longer, so it is the next one's turn.
-                slot.0 = None;
+                slot.of = None;
                 let mut state = self.state();
                 state.free += 1;
                 state.permits.iter_mut().for_each(|permits| permits.lease.take_back());
@@ -223,9 +231,9 @@ impl Slots {
 }
 
 impl State {
-    /// Whether a job could be started.
-    fn may_start(&self) -> bool {
-        self.free > 0 && self.permits.as_ref().is_none_or(|permits| permits.left() > 0)
+    /// Whether a job could be started at this time.
+    fn may_start(&self, now: Timestamp) -> bool {
+        self.free > 0 && self.permits.as_ref().is_none_or(|permits| permits.left(now) > 0)
     }
 
     /// How many jobs wait for nothing but a permission.
@@ -244,7 +252,8 @@ impl State {
                 break;
             }
         }
-        wanted.min(self.free).saturating_sub(self.permits.as_ref().map_or(0, Permits::left))
+        let left = self.permits.as_ref().map_or(0, |permits| permits.left(now()));
+        wanted.min(self.free).saturating_sub(left)
     }
 
     /// Whose turn it is to be given a free slot.
@@ -284,7 +293,7 @@ impl State {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let Some((slots, priority)) = self.0.take() else { return };
+        let Some((slots, priority)) = self.of.take() else { return };
         {
             let mut state = slots.state();
             state.free += 1;

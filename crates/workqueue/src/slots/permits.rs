@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio::time::Instant;
 
-use crate::clock::now;
 use crate::lease::Lease;
 use crate::priority::Priority;
 
@@ -36,9 +36,9 @@ impl Permits {
         Self { lease: Lease::default(), is_asking: false, room, kept, on_their_way, had_more }
     }
 
-    /// How many jobs could be started now.
-    pub(super) fn left(&self) -> usize {
-        usize::try_from(self.lease.left(now().as_second())).unwrap_or(usize::MAX)
+    /// How many jobs could be started at this time.
+    pub(super) fn left(&self, now: Timestamp) -> usize {
+        usize::try_from(self.lease.left(now.as_second())).unwrap_or(usize::MAX)
     }
 
     /// Notes whether the broker has more of this lane.
