@@ -4,6 +4,7 @@
 mod tests;
 
 use std::collections::BTreeMap;
+use std::num::NonZeroU32;
 use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -45,6 +46,23 @@ pub(super) struct ReplicaConfig {
 }
 
 impl ReplicaConfig {
+    /// How many requests all generators together may start in a second: a quarter more than are asked for, so that it
+    /// holds them back after each fault; no limit where there is no such number.
+    pub(super) fn limit(&self) -> Option<NonZeroU32> {
+        match self.rate {
+            requestor::Rate::PerSecond(rate) => {
+                let limit = (rate * 1.25).ceil().min(f64::from(u32::MAX));
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    clippy::cast_sign_loss,
+                    reason = "it is within"
+                )]
+                NonZeroU32::new(limit as u32)
+            }
+            requestor::Rate::Zero | requestor::Rate::Max => None,
+        }
+    }
+
     /// The settings of a process that connects to these addresses.
     fn settings(&self, urls: String) -> [(&'static str, String); 3] {
         let ack_wait = workqueue::variable("ACK_WAIT").unwrap_or_else(|| ACK_WAIT.to_owned());
@@ -133,7 +151,7 @@ impl<'a> ChaosEnvironment<'a> {
             (Action::Reset, FaultTarget::Replica(member)) => {
                 self.each_proxy(member, Proxy::reset)?;
             }
-            // `break_others` spreads the poison, `break_brokers` kills the brokers.
+            // `break_others` spreads the poison and pauses queues, `break_brokers` kills the brokers.
             _ => {}
         }
         Ok(())
@@ -238,7 +256,10 @@ impl<'a> ChaosEnvironment<'a> {
         let lane = (member.number as usize) % Priority::ALL.len();
         let priority = Priority::ALL[lane].to_string();
         let settings = config.settings(urls).into_iter();
-        let settings = settings.chain([("REQUEST_RATE", rate), ("REQUEST_PRIORITY", priority)]);
+        let limit = config.limit().filter(|_| member.side == Side::Generator);
+        let limit = limit.map(|limit| ("RATE_LIMIT", limit.to_string()));
+        let settings =
+            settings.chain([("REQUEST_RATE", rate), ("REQUEST_PRIORITY", priority)]).chain(limit);
         let ReplicaConfig { programs, directory, .. } = config;
         let program = programs.of(member.side);
         slot.replica = Some(Replica::start(program, &[], name, directory, settings)?);

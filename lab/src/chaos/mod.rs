@@ -3,6 +3,7 @@
 mod clients;
 mod environment;
 mod event_log;
+mod pauses;
 pub mod plan;
 mod poison;
 mod report;
@@ -29,8 +30,11 @@ use workqueue::{Connection, NatsSettings, dead_letters};
 use clients::Clients;
 use environment::{ChaosEnvironment, ReplicaConfig};
 use event_log::EventLog;
+use pauses::Pauses;
 use plan::{Action, Cast, Fault, FaultTarget, Plan};
 use poison::Poison;
+
+use crate::starts_by_second;
 
 /// How often to say how far things have come.
 const REPORT_INTERVAL: Duration = Duration::from_secs(5);
@@ -155,13 +159,14 @@ async fn run(
     let mut environment = ChaosEnvironment::start(&config, plan.cast, &log).await?;
     environment.watch.wait_until_declared(nats).await?;
     let mut poison = Poison::new(&connection);
+    let mut pauses = Pauses::new(&connection, stop);
     let clients = Clients::start(&connection, config.copies, config.rate);
     let (of_brokers, of_others) = plan.faults.iter().partition(|fault| is_for_brokers(fault));
     {
         let broken = async {
             tokio::try_join!(
                 break_brokers(&mut brokers, of_brokers, &log, stop),
-                break_others(&mut environment, &mut poison, of_others, &log, stop),
+                break_others(&mut environment, &mut poison, &mut pauses, of_others, &log, stop),
             )?;
             let end = log.after(plan.duration);
             stop.run_until_cancelled(sleep_until(end)).await;
@@ -172,6 +177,7 @@ async fn run(
             never = report_progress(&connection, &log) => match never {},
         }
     }
+    let mut failures = pauses.ended().await?;
     log.note("everything is mended; no more requests, and the queues drain");
     let answers = clients.stop().await?;
     environment.stop_asking().await?;
@@ -181,8 +187,17 @@ async fn run(
         never = report_progress(&connection, &log) => match never {},
     }
     log.note("stopping everything in order");
-    let mut failures = environment.finish().await?;
+    failures.extend(environment.finish().await?);
     failures.extend(answers.untrue().await?);
+    if let Some(limit) = config.limit() {
+        let starts = starts_by_second(&connection).await?;
+        let most = starts.values().max().copied().unwrap_or_default();
+        log.note(format_args!("requests started in a second: {most} at the most, of {limit}"));
+        let beyond = starts.into_iter().filter(|(_, starts)| *starts > u64::from(limit.get()));
+        failures.extend(beyond.map(|(second, starts)| {
+            format!("in the second {second} generators started {starts}, and RATE_LIMIT is {limit}")
+        }));
+    }
     // The audit comes last, when no service can change anything any more.
     let outcome = Findings {
         left_in_queues: drained(nats, Duration::ZERO).await?,
@@ -237,6 +252,7 @@ fn steps(faults: Vec<&Fault>) -> Vec<Step<'_>> {
 async fn break_others(
     environment: &mut ChaosEnvironment<'_>,
     poison: &mut Poison<'_>,
+    pauses: &mut Pauses,
     faults: Vec<&Fault>,
     log: &EventLog,
     stop: &CancellationToken,
@@ -253,10 +269,10 @@ async fn break_others(
         } else if !stop.is_cancelled() {
             begun.insert(number);
             log.note(fault);
-            if let (Action::Poison, FaultTarget::Queue(queue)) = (fault.action, fault.to) {
-                poison.spread(queue);
-            } else {
-                environment.begin(fault).await?;
+            match (fault.action, fault.to) {
+                (Action::Poison, FaultTarget::Queue(queue)) => poison.spread(queue),
+                (Action::Pause, FaultTarget::Queue(queue)) => pauses.pause(queue, fault.lasts),
+                _ => environment.begin(fault).await?,
             }
         }
     }

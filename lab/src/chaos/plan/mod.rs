@@ -69,7 +69,7 @@ pub struct Fault {
 pub enum Action {
     /// SIGKILL, and started again. To a replica, or a broker, which finds its store as it was.
     Kill,
-    /// SIGSTOP, and SIGCONT. To a replica.
+    /// SIGSTOP, and SIGCONT. To a replica; or to a queue, of which the broker delivers nothing for a while.
     Pause,
     /// SIGTERM, and started again. To a replica.
     Stop,
@@ -117,12 +117,8 @@ impl Plan {
             }
             Action::Scale => matches!(to, FaultTarget::Side(_)),
             Action::Poison => matches!(to, FaultTarget::Queue(_)),
-            Action::Pause
-            | Action::Stop
-            | Action::Cut
-            | Action::Hang
-            | Action::Slow
-            | Action::Reset => {
+            Action::Pause => matches!(to, FaultTarget::Replica(_) | FaultTarget::Queue(_)),
+            Action::Stop | Action::Cut | Action::Hang | Action::Slow | Action::Reset => {
                 matches!(to, FaultTarget::Replica(_))
             }
         };
@@ -180,6 +176,7 @@ impl Fault {
         let to = self.to;
         match self.action {
             Action::Kill | Action::Stop => Some(format!("{to} is started again")),
+            Action::Pause if matches!(to, FaultTarget::Queue(_)) => Some(format!("{to} goes on")),
             Action::Pause => Some(format!("SIGCONT {to}")),
             Action::Scale => Some(format!("the {to} are as many as before")),
             Action::Cut | Action::Hang | Action::Slow => {
@@ -196,6 +193,9 @@ impl fmt::Display for Fault {
         let to = self.to;
         match self.action {
             Action::Kill => write!(formatter, "SIGKILL {to}"),
+            Action::Pause if matches!(to, FaultTarget::Queue(_)) => {
+                write!(formatter, "{to} is paused")
+            }
             Action::Pause => write!(formatter, "SIGSTOP {to}"),
             Action::Stop => write!(formatter, "SIGTERM {to}"),
             Action::Scale => {
@@ -226,6 +226,7 @@ mod tests {
             {"at": "2s", "do": "kill", "to": "leader of REQUESTS", "for": "500ms"},
             {"at": "1s 500ms", "do": "scale", "to": "generators", "replicas": 0, "for": "3s"},
             {"at": "3s", "do": "poison", "to": "RESPONSES"},
+            {"at": "3s", "do": "pause", "to": "REQUESTS", "for": "1s"},
             {"at": "9s", "do": "hang", "to": "generator-2", "for": "1s"}
         ]
     }"#;
@@ -240,6 +241,7 @@ mod tests {
                 "the generators are scaled to 0, for 3s",
                 "SIGKILL leader of REQUESTS, for 500ms",
                 "garbage into RESPONSES",
+                "REQUESTS is paused, for 1s",
                 "generator-2: the network hangs, for 1s",
             ]
         );

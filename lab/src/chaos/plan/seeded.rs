@@ -14,7 +14,7 @@ use super::{Action, Cast, Fault, FaultTarget, Member, Plan};
 /// How often each thing is done, relative to the others.
 const WEIGHTS: [(Action, u32); 9] = [
     (Action::Kill, 7),
-    (Action::Pause, 4),
+    (Action::Pause, 6),
     (Action::Stop, 3),
     (Action::Scale, 2),
     (Action::Cut, 2),
@@ -50,6 +50,7 @@ enum Thing {
     Process(Member),
     Network(Member),
     Brokers,
+    Consumers(workqueue::Queue),
 }
 
 impl Plan {
@@ -119,12 +120,14 @@ fn candidates(action: Action, cast: Cast) -> Vec<FaultTarget> {
     match action {
         Action::Scale => Side::ALL.map(FaultTarget::Side).to_vec(),
         Action::Poison => queues::ALL.map(FaultTarget::Queue).to_vec(),
-        _ => Side::ALL
-            .into_iter()
-            .flat_map(|side| cast.members(side))
-            .map(FaultTarget::Replica)
-            .collect(),
+        Action::Pause => replicas(cast).chain(queues::ALL.map(FaultTarget::Queue)).collect(),
+        _ => replicas(cast).collect(),
     }
+}
+
+fn replicas(cast: Cast) -> impl Iterator<Item = FaultTarget> {
+    let members = Side::ALL.into_iter().flat_map(move |side| cast.members(side));
+    members.map(FaultTarget::Replica)
 }
 
 fn brokers(cast: Cast) -> Vec<FaultTarget> {
@@ -153,6 +156,7 @@ fn things(fault: &Fault, cast: Cast) -> Vec<Thing> {
         (_, FaultTarget::Replica(member)) => vec![Thing::Process(member)],
         (_, FaultTarget::Side(side)) => cast.members(side).map(Thing::Process).collect(),
         (_, FaultTarget::Broker(_) | FaultTarget::Leader(_)) => vec![Thing::Brokers],
+        (Action::Pause, FaultTarget::Queue(queue)) => vec![Thing::Consumers(queue)],
         (_, FaultTarget::Queue(_)) => Vec::new(),
     }
 }
