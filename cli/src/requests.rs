@@ -30,12 +30,16 @@ const POLL: Duration = Duration::from_millis(100);
 pub enum Requests {
     /// Lists them, the one that was accepted last first
     List {
-        /// Only those that have come that far: queued, stored, received, cancelled, doubled or dead-lettered
+        /// Only those that have come that far: queued, stored, received, cancelled, doubled or dead-lettered; or
+        /// scheduled, which are in no other list
         #[arg(long, value_name = "STATUS")]
         status: Option<RequestStatus>,
         /// Only those of this priority: high, normal or low
         #[arg(long, value_name = "PRIORITY")]
         priority: Option<Priority>,
+        /// Only those asked for by an instance in whose name this is
+        #[arg(long, value_name = "NAME")]
+        requested_by: Option<String>,
         /// How many to list; of a status that is rare it may have to look at all
         #[arg(long, default_value_t = 50, value_parser = workqueue::number::<usize>(1..), value_name = "NUMBER")]
         limit: usize,
@@ -100,8 +104,9 @@ pub(crate) async fn run(command: Requests) -> anyhow::Result<()> {
     | Requests::Submit { nats, .. }) = &command;
     let connection = terminal::connect(nats, "decoupled requests").await?;
     match command {
-        Requests::List { status, priority, limit, json, .. } => {
-            let listing = list(&connection, Filter { status, priority }, limit);
+        Requests::List { status, priority, requested_by, limit, json, .. } => {
+            let filter = Filter { status, priority, requested_by };
+            let listing = list(&connection, &filter, limit);
             let list = terminal::tell_unless_soon("reading the accepted requests", listing).await?;
             terminal::print(&list, json)
         }
@@ -139,9 +144,9 @@ pub(crate) async fn run(command: Requests) -> anyhow::Result<()> {
     }
 }
 
-async fn list(connection: &Connection, filter: Filter, limit: usize) -> anyhow::Result<Rows> {
-    let bucket = topology::bucket_state(connection.context(), REQUESTED).await?.state;
-    let (first, mut end) = (bucket.first_sequence.max(1), bucket.last_sequence + 1);
+async fn list(connection: &Connection, filter: &Filter, limit: usize) -> anyhow::Result<Rows> {
+    let state = topology::stream_state(connection.context(), filter.stream()).await?.state;
+    let (first, mut end) = (state.first_sequence.max(1), state.last_sequence + 1);
     let mut list = List::default();
     while end > first && list.requests.len() < limit {
         list.read(connection, filter, first..end, limit, || {}).await?;

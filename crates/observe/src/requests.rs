@@ -1,4 +1,4 @@
-//! Lists requests: the newest first, some at a time, of a status or a priority if that is asked for.
+//! Lists requests: the newest first, some at a time, and only some of them if that is asked for.
 
 use std::ops::Range;
 use std::pin::pin;
@@ -6,26 +6,47 @@ use std::pin::pin;
 use async_nats::jetstream::stream::RawMessageErrorKind;
 use contract::RequestStatus;
 use contract::facts::REQUESTED;
-use contract::queues::Request;
-use futures_util::{StreamExt, TryStreamExt, stream};
-use workqueue::{Connection, Fact, Priority, ReadError};
+use contract::queues::{DueRequest, Request, SCHEDULES};
+use futures_util::{StreamExt, TryStreamExt};
+use workqueue::{Connection, Fact, Priority, ReadError, schedules};
 
 use crate::history::RequestHistory;
 
-/// The most accepted requests that are looked at for one list. Of most statuses there may be few, and none knows
+/// The most requests that are looked at for one list. Of most statuses there may be few, and none knows
 /// where they are.
 pub const MOST_READ: usize = 5_000;
 
 /// How many requests are read at a time.
 const AT_A_TIME: usize = 32;
 
-/// Which requests a list has: all of them, unless it says more.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// Which requests a list has: all that were asked for, unless it says more.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
-    /// Those that have come that far.
+    /// Those that have come that far. Those that are scheduled are in no list but theirs: they are asked for only when
+    /// they are due.
     pub status: Option<RequestStatus>,
     /// Those of this priority.
     pub priority: Option<Priority>,
+    /// Those asked for by an instance in whose name this is.
+    pub requested_by: Option<String>,
+}
+
+impl Filter {
+    /// The stream with the requests that such a list is read from.
+    #[must_use]
+    pub fn stream(&self) -> &'static str {
+        if self.is_scheduled() { SCHEDULES.stream } else { REQUESTED.stream }
+    }
+
+    fn is_scheduled(&self) -> bool {
+        self.status == Some(RequestStatus::Scheduled)
+    }
+
+    /// Whether a request is in the list, whatever has become of it.
+    fn takes(&self, request: &Request) -> bool {
+        self.priority.is_none_or(|priority| priority == request.priority)
+            && self.requested_by.as_ref().is_none_or(|name| request.requestor.contains(name))
+    }
 }
 
 /// A list of requests that is read, or a part of it where the reading was given up.
@@ -33,12 +54,12 @@ pub struct Filter {
 pub struct List {
     /// The requests, the one that was accepted last first.
     pub requests: Vec<(Request, RequestStatus)>,
-    /// The sequence, in the bucket of the accepted requests, of the last one that was looked at.
+    /// The sequence, in the stream of the list, of the last one that was looked at.
     pub until: Option<u64>,
 }
 
 impl List {
-    /// Reads the accepted requests with these sequences from their end, until there are `limit` of them, or
+    /// Reads the requests with these sequences in the stream of the list from their end, until there are `limit` of them, or
     /// [`MOST_READ`] were looked at. Calls `answered` with each answer of the broker.
     ///
     /// # Errors
@@ -47,20 +68,24 @@ impl List {
     pub async fn read(
         &mut self,
         nats: &Connection,
-        filter: Filter,
+        filter: &Filter,
         sequences: Range<u64>,
         limit: usize,
         answered: impl Fn(),
     ) -> Result<(), ReadError> {
-        let bucket = nats.context().get_stream_no_info(REQUESTED.stream).await;
-        let bucket = bucket.map_err(|_| ReadError::Unknown)?;
+        let stream = nats.context().get_stream_no_info(filter.stream()).await;
+        let stream = stream.map_err(|_| ReadError::Unknown)?;
         // Without a filter none is read for nothing.
-        let at_a_time = if filter == Filter::default() { limit.min(AT_A_TIME) } else { AT_A_TIME };
-        let requests = stream::iter(sequences.rev().take(MOST_READ))
+        let at_a_time = if *filter == Filter::default() { limit.min(AT_A_TIME) } else { AT_A_TIME };
+        let requests = futures_util::stream::iter(sequences.rev().take(MOST_READ))
             .map(async |sequence| {
-                let message = bucket.get_raw_message(sequence).await;
+                let message = stream.get_raw_message(sequence).await;
                 answered();
                 match message {
+                    Ok(message) if filter.is_scheduled() => {
+                        let due = schedules::not_due::<DueRequest>(&message);
+                        Ok((sequence, due.map(|(id, due)| due.request(id))))
+                    }
                     // A fact that a person wrote by hand may be malformed.
                     Ok(message) => Ok((sequence, Request::from_body(&message.payload).ok())),
                     Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => {
@@ -71,12 +96,12 @@ impl List {
             })
             .buffered(at_a_time)
             .map_ok(async |(sequence, request)| {
-                let is_wanted = |request: &Request| {
-                    filter.priority.is_none_or(|priority| priority == request.priority)
-                };
-                let Some(request) = request.filter(is_wanted) else {
+                let Some(request) = request.filter(|request| filter.takes(request)) else {
                     return Ok((sequence, None));
                 };
+                if filter.is_scheduled() {
+                    return Ok((sequence, Some((request, RequestStatus::Scheduled))));
+                }
                 let history = RequestHistory::read_state(nats, request.id).await?;
                 answered();
                 let status = RequestStatus::from(history.state());

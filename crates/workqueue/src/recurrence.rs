@@ -149,7 +149,10 @@ fn is_zone(zone: &str) -> bool {
 impl fmt::Display for Recurrence {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Every(interval) => write!(formatter, "every {interval:?}"),
+            Self::Every(interval) => {
+                let interval = SignedDuration::try_from(*interval).unwrap_or(SignedDuration::MAX);
+                write!(formatter, "every {interval:#}")
+            }
             Self::Cron { expression, time_zone: None } => write!(formatter, "{expression} (UTC)"),
             Self::Cron { expression, time_zone: Some(zone) } => {
                 write!(formatter, "{expression} ({zone})")

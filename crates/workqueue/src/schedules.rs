@@ -106,6 +106,15 @@ pub async fn later<J: Job>(
     Ok(None)
 }
 
+/// The job that this message of its stream keeps until it is due, and its id. Nothing where the message is another: of
+/// a job that recurs, or that is due.
+#[must_use]
+pub fn not_due<J: Job>(message: &StreamMessage) -> Option<(JobId, J)> {
+    let root = subject(J::QUEUE, ONCE, "");
+    let id: JobId = message.subject.strip_prefix(&root)?.parse().ok()?;
+    J::decode(&J::QUEUE.subject(id), Some(&message.headers), &message.payload).ok()
+}
+
 async fn last(
     connection: &Connection,
     queue: Queue,

@@ -17,17 +17,20 @@ pub(super) struct Cursor {
     /// Which requests it lists.
     status: Option<String>,
     priority: Option<String>,
-    /// When the store of the accepted requests was created.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    requested_by: Option<String>,
+    /// When the stream of the list was created.
     store: Timestamp,
     /// The next request comes before the one with this sequence.
     before: u64,
 }
 
 impl Cursor {
-    pub(super) fn new(filter: Filter, store: Timestamp, before: u64) -> Self {
+    pub(super) fn new(filter: &Filter, store: Timestamp, before: u64) -> Self {
         Self {
             status: filter.status.map(|status| status.to_string()),
             priority: filter.priority.map(|priority| priority.to_string()),
+            requested_by: filter.requested_by.clone(),
             store,
             before,
         }
@@ -38,7 +41,7 @@ impl Cursor {
     /// # Errors
     ///
     /// Where it is none, or one of another list: a problem with what would be right.
-    pub(super) fn read(text: &str, filter: Filter, store: Timestamp) -> Result<u64, Problem> {
+    pub(super) fn read(text: &str, filter: &Filter, store: Timestamp) -> Result<u64, Problem> {
         let wrong = |detail: &dyn fmt::Display| Err(ProblemKind::Cursor.because(detail));
         let decoded = BASE64_URL_SAFE_NO_PAD.decode(text).ok();
         let cursor = decoded.and_then(|json| serde_json::from_slice::<Self>(&json).ok());
@@ -61,7 +64,9 @@ impl Cursor {
 
     /// The parameters of its list.
     fn list(&self) -> String {
-        let parameters = [("status", &self.status), ("priority", &self.priority)];
+        let Self { status, priority, requested_by, .. } = self;
+        let parameters =
+            [("status", status), ("priority", priority), ("requested_by", requested_by)];
         let parameters = parameters
             .iter()
             .filter_map(|(name, value)| Some(format!("{name}={}", value.as_ref()?)));
@@ -88,9 +93,10 @@ mod tests {
     fn cursor_is_of_one_list_alone() {
         let store: Timestamp = "2026-11-21T07:17:18.75925Z".parse().unwrap();
         let all = Filter::default();
-        let dead = Filter { status: Some(RequestStatus::DeadLettered), ..all };
-        let low = Filter { priority: Some(Priority::Low), ..dead };
-        for filter in [all, dead, low] {
+        let dead = Filter { status: Some(RequestStatus::DeadLettered), ..all.clone() };
+        let low = Filter { priority: Some(Priority::Low), ..dead.clone() };
+        let by = Filter { requested_by: Some("gateway".to_owned()), ..low.clone() };
+        for filter in [&all, &dead, &low, &by] {
             let cursor = Cursor::new(filter, store, 7).to_string();
             assert!(
                 cursor.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
@@ -98,14 +104,14 @@ mod tests {
             assert_eq!(Cursor::read(&cursor, filter, store), Ok(7));
         }
         let wrong = |text: &str, store, what: &str| {
-            let problem = Cursor::read(text, all, store).unwrap_err().json();
+            let problem = Cursor::read(text, &all, store).unwrap_err().json();
             assert!(problem.contains(what), "{problem}");
         };
         for garbage in ["", "7", "e30", "käse", "AA=="] {
             wrong(garbage, store, "write the `next` of the page before");
         }
-        let cursor = Cursor::new(low, store, 7).to_string();
-        wrong(&cursor, store, "the list of status=dead-lettered&priority=low");
+        let cursor = Cursor::new(&by, store, 7).to_string();
+        wrong(&cursor, store, "the list of status=dead-lettered&priority=low&requested_by=gateway");
         wrong(&cursor, Timestamp::UNIX_EPOCH, "is gone");
     }
 }

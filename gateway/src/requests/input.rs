@@ -184,6 +184,7 @@ pub(super) struct ListQuery {
     status: Option<RequestStatus>,
     #[serde(deserialize_with = "named_if")]
     priority: Option<Priority>,
+    requested_by: Option<String>,
     /// Where to go on, as the page before says it.
     pub(super) cursor: Option<String>,
     /// How many requests to list.
@@ -193,14 +194,15 @@ pub(super) struct ListQuery {
 
 impl Default for ListQuery {
     fn default() -> Self {
-        Self { status: None, priority: None, cursor: None, limit: 50 }
+        Self { status: None, priority: None, requested_by: None, cursor: None, limit: 50 }
     }
 }
 
 impl ListQuery {
     /// Which requests are asked for.
     pub(super) fn filter(&self) -> Filter {
-        Filter { status: self.status, priority: self.priority }
+        let &Self { status, priority, ref requested_by, .. } = self;
+        Filter { status, priority, requested_by: requested_by.clone() }
     }
 }
 

@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use contract::facts::REQUESTED;
 use observe::requests::{Filter, List};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -21,7 +20,7 @@ impl RequestReader {
     /// The newest requests of those that are asked for, from this cursor on.
     pub(crate) async fn list(
         &self,
-        filter: Filter,
+        filter: &Filter,
         cursor: Option<&str>,
         limit: usize,
     ) -> Result<RequestList, Problem> {
@@ -29,15 +28,15 @@ impl RequestReader {
         let Ok(_slot) = timeout_at(deadline, self.lists.acquire()).await else {
             return Err(ProblemKind::Busy.because("too many read lists at this moment"));
         };
-        let bucket = async {
-            let state = topology::bucket_state(self.connection.context(), REQUESTED);
+        let stream = async {
+            let state = topology::stream_state(self.connection.context(), filter.stream());
             timeout(DEADLINE, state).await.ok().and_then(Result::ok).ok_or(ReadError::Unknown)
         };
-        let bucket = self.judge(bucket).await?;
-        let store = topology::created_at(&bucket);
-        // Of an empty bucket both are 0, which is no sequence.
-        let first = bucket.state.first_sequence.max(1);
-        let end = bucket.state.last_sequence + 1;
+        let stream = self.judge(stream).await?;
+        let store = topology::created_at(&stream);
+        // Of an empty stream both are 0, which is no sequence.
+        let first = stream.state.first_sequence.max(1);
+        let end = stream.state.last_sequence + 1;
         let before = match cursor {
             None => end,
             Some(cursor) => Cursor::read(cursor, filter, store)?.min(end),

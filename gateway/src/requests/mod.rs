@@ -101,10 +101,10 @@ pub(crate) async fn submit_request(
 /// List requests
 ///
 /// The one that was accepted last comes first. Those that another requestor has accepted are there, too. A page that
-/// says `next` is followed by another, which is asked for with that as `cursor` and the same `status` and `priority`.
-/// Pages are stable: what is accepted meanwhile comes before the first. At most 5,000 requests are looked at for a page,
-/// so one of a `status` or `priority` that is rare may have fewer than `limit`, or none, and a `next`. A request that is
-/// `scheduled` is in no list before it is due.
+/// says `next` is followed by another, which is asked for with that as `cursor` and the same filter. Pages are stable:
+/// what is accepted meanwhile comes before the first. At most 5,000 requests are looked at for a page, so one with a
+/// filter that few pass may have fewer than `limit`, or none, and a `next`. A request that is `scheduled` is only in the
+/// list of that status before it is due.
 #[utoipa::path(
     get,
     path = "/requests",
@@ -116,6 +116,9 @@ pub(crate) async fn submit_request(
     ), (
         "priority" = inline(Option<view::PrioritySchema>), Query, description = "Only those of this priority",
         nullable = false,
+    ), (
+        "requested_by" = Option<String>, Query,
+        description = "Only those asked for by an instance in whose name this is", nullable = false,
     ), (
         "cursor" = Option<String>, Query, description = "Where to go on: the `next` of the page before",
         nullable = false,
@@ -137,7 +140,7 @@ pub(crate) async fn list(
 ) -> Result<Response, Problem> {
     let list: ListQuery = query(&uri)?;
     let (filter, cursor) = (list.filter(), list.cursor.as_deref());
-    Ok(json(&gateway.reader()?.list(filter, cursor, list.limit).await?))
+    Ok(json(&gateway.reader()?.list(&filter, cursor, list.limit).await?))
 }
 
 /// Look up a request

@@ -14,6 +14,7 @@ use workqueue::{JobId, Priority, now};
 use crate::api::{accepted, gateway, get, post};
 use crate::deployment::{Deployment, PATIENT, Side, creation, soon, succeeded};
 use crate::foreign_messages::acknowledgment;
+use crate::later;
 use crate::round_trips::request;
 
 /// The ids on a page, and the path of the next one.
@@ -56,7 +57,7 @@ async fn pages_are_stable_while_requests_come() {
 }
 
 #[tokio::test]
-async fn list_has_only_those_of_a_status_and_a_priority() {
+async fn list_has_only_those_that_its_filter_takes() {
     let deployment = Deployment::start().await;
     let (_gateway, api) = gateway(&deployment, "gateway").await;
     let queued = accept(&deployment, Priority::Low).await;
@@ -78,6 +79,8 @@ async fn list_has_only_those_of_a_status_and_a_priority() {
         ("priority=high", id(&doubled)),
         ("priority=low&status=stored", id(&stored)),
         ("priority=high&status=stored", vec![]),
+        ("requested_by=hand&status=queued", id(&queued)),
+        ("requested_by=somebody", vec![]),
     ] {
         let (found, _) = page(api, &format!("/requests?{query}")).await;
         assert_eq!(found, ids, "{query}");
@@ -93,6 +96,32 @@ async fn list_has_only_those_of_a_status_and_a_priority() {
     assert_eq!(said["requests"][0]["id"], json!(stored.id), "{said}");
     let (_, said) = deployment.decoupled(["requests", "list", "--priority=high"]).await;
     assert!(said.contains(&format!("{}  doubled", doubled.id)), "{said}");
+}
+
+#[tokio::test]
+async fn scheduled_requests_have_a_list_of_their_own() {
+    let deployment = Deployment::with(&PATIENT).await;
+    let (_gateway, api) = gateway(&deployment, "gateway").await;
+    let mut ids = Vec::new();
+    for priority in ["low", "high", "low"] {
+        let answer = post(api, None, &json!({"delay": "1h", "priority": priority})).await;
+        ids.insert(0, accepted(&answer).to_string());
+    }
+    // One that recurs is no request before it is due.
+    let every_year = json!({"cron": "0 0 0 1 1 *"});
+    assert_eq!(later::put(api, "yearly", &every_year).await.status, 201);
+    assert_eq!(page(api, "/requests?limit=9").await, (vec![], None));
+    let (first, next) = page(api, "/requests?status=scheduled&limit=2").await;
+    assert_eq!(first, ids[..2]);
+    assert_eq!(page(api, &next.unwrap()).await, (ids[2..].to_vec(), None));
+    let (low, _) = page(api, "/requests?status=scheduled&priority=low").await;
+    assert_eq!(low, [ids[0].clone(), ids[2].clone()]);
+    let list = ["requests", "list", "--status=scheduled", "--requested-by=gateway", "--json"];
+    let (status, said) = deployment.decoupled(list).await;
+    assert_eq!(status, Some(0), "{said}");
+    let said: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!(said["requests"].as_array().unwrap().len(), 3, "{said}");
+    assert_eq!(said["requests"][0]["status"], "scheduled", "{said}");
 }
 
 #[tokio::test]

@@ -318,3 +318,40 @@ async fn one_that_is_due_twice_is_answered_once() {
     complete(&deployment, &[(id, at)]).await;
     assert_eq!(deployment.queue_state(REQUESTS).await.stream.state.last_sequence, 1);
 }
+
+#[tokio::test]
+async fn operator_sets_and_removes_a_schedule() {
+    let deployment = Deployment::start().await;
+    let run = async |words: &[&str]| {
+        let words = ["schedules"].iter().chain(words);
+        deployment.decoupled(words).await
+    };
+    let nightly = ["set", "nightly", "--cron", "0 30 3 * * *", "--time-zone", "Europe/Berlin"];
+    let hourly = ["set", "nightly", "--every", "1h", "--count", "2", "--priority", "low"];
+    for (words, expected) in [
+        (&nightly[..], "nightly is set: 0 30 3 * * * (Europe/Berlin)."),
+        (&nightly, "nightly stands as it is."),
+        (&hourly, "nightly is replaced: every 1h."),
+    ] {
+        let (status, said) = run(words).await;
+        assert_eq!((status, said.trim_end()), (Some(0), expected));
+    }
+    let (_, said) = run(&["list"]).await;
+    assert!(said.contains("2 of 64, low"), "{said}");
+    for (wrong, words) in [
+        (&["set", "a.b", "--every", "1h"][..], "A-Z, a-z, 0-9"),
+        (&["set", "often", "--cron", "30 3 * * *"], "has 5 fields"),
+        (
+            &["set", "often", "--cron", "0 30 3 * * *", "--time-zone", "Mars/Olympus"],
+            "Mars/Olympus",
+        ),
+        (&["set", "often", "--every", "1500ms"], "whole seconds"),
+        (&["remove", "often"], "no schedule has the name often"),
+    ] {
+        let (status, said) = run(wrong).await;
+        assert!(status != Some(0) && said.contains(words), "{status:?}: {said}");
+    }
+    assert_eq!(run(&["remove", "nightly"]).await, (Some(0), "nightly is removed.\n".to_owned()));
+    let (_, said) = run(&["list", "--json"]).await;
+    assert_eq!(said.trim_end(), "[]");
+}
