@@ -1,6 +1,7 @@
 //! Dead letters: some of them at a time, their reasons counted, and what may become of them, where that is allowed.
 
 pub(crate) mod counts;
+mod input;
 pub(crate) mod view;
 
 use std::sync::Arc;
@@ -13,14 +14,14 @@ use axum::response::Response;
 use axum::routing::{get, post};
 use contract::queues;
 use requestor::discard;
-use serde::{Deserialize, Deserializer};
-use workqueue::dead_letters::{self, DeadLetter, Reason, Selection};
-use workqueue::{Connection, Metrics, Producer, Queue, chain, topology};
+use workqueue::dead_letters::{self, DeadLetter, Selection};
+use workqueue::{Connection, Metrics, Producer, chain, topology};
 
-use crate::input::{Empty, Json, NoQuery, limit_within_bounds, named_if, query, whole_number};
+use crate::input::{Empty, Json, NoQuery, query};
 use crate::problem::{Problem, ProblemKind};
 use crate::requests::json;
 use crate::state::Gateway;
+use input::{DiscardQuery, ListQuery, RangeQuery};
 use view::{DeadLetterDetails, DeadLetterList, DeadLetterReport, KeptDeadLetter, ReasonCount};
 
 /// The routes of the dead letters.
@@ -30,87 +31,6 @@ pub(crate) fn routes() -> Router<Arc<Gateway>> {
         .route("/dead-letters/replay", post(replay_all))
         .route("/dead-letters/{sequence}", get(show).delete(discard_one))
         .route("/dead-letters/{sequence}/replay", post(replay))
-}
-
-/// The parameters of a list.
-#[derive(Debug, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct ListQuery {
-    #[serde(deserialize_with = "named_if")]
-    reason: Option<Reason>,
-    #[serde(deserialize_with = "queue_if")]
-    queue: Option<Queue>,
-    #[serde(deserialize_with = "sequence")]
-    from: u64,
-    #[serde(deserialize_with = "limit_within_bounds")]
-    limit: usize,
-}
-
-impl Default for ListQuery {
-    fn default() -> Self {
-        Self { reason: None, queue: None, from: 0, limit: 50 }
-    }
-}
-
-/// Which dead letters to discard: of one reason, or of any.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct DiscardQuery {
-    reason: Option<String>,
-    #[serde(default, deserialize_with = "queue_if")]
-    queue: Option<Queue>,
-    #[serde(default, deserialize_with = "sequence")]
-    from: u64,
-    #[serde(default, deserialize_with = "sequence_if")]
-    until: Option<u64>,
-}
-
-impl DiscardQuery {
-    /// A reason has to be named: whoever forgets it must not discard all.
-    fn range(self) -> Result<RangeQuery, Problem> {
-        let Self { reason, queue, from, until } = self;
-        let reason = match reason.as_deref() {
-            Some("any") => None,
-            Some(word) => Some(word.parse().map_err(|error| ProblemKind::Invalid.because(error))?),
-            None => {
-                let detail = "write of which reason, such as ?reason=malformed, or ?reason=any";
-                return Err(ProblemKind::Invalid.because(detail));
-            }
-        };
-        Ok(RangeQuery { reason, queue, from, until })
-    }
-}
-
-/// The parameters of what is to be done with several.
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct RangeQuery {
-    #[serde(deserialize_with = "named_if")]
-    reason: Option<Reason>,
-    #[serde(deserialize_with = "queue_if")]
-    queue: Option<Queue>,
-    #[serde(deserialize_with = "sequence")]
-    from: u64,
-    #[serde(deserialize_with = "sequence_if")]
-    until: Option<u64>,
-}
-
-/// The greatest number that every client knows.
-const MOST: u64 = i64::MAX as u64;
-
-fn sequence<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
-    let sequence = whole_number(&String::deserialize(deserializer)?);
-    let help = || serde::de::Error::custom(format_args!("write a whole number from 0 to {MOST}"));
-    sequence.filter(|sequence| *sequence <= MOST).ok_or_else(help)
-}
-
-fn sequence_if<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
-    sequence(deserializer).map(Some)
-}
-
-fn queue_if<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Queue>, D::Error> {
-    let name = String::deserialize(deserializer)?;
-    queues::named(&name).map(Some).map_err(serde::de::Error::custom)
 }
 
 /// List dead letters
