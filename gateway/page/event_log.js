@@ -3,7 +3,7 @@
 
 import { byId, clock, el, exact, say } from "./dom.js";
 
-const QUEUES = ["REQUESTS", "RESPONSES", "ACKNOWLEDGMENTS"];
+const QUEUES = ["REQUESTS", "RESPONSES", "ACKNOWLEDGMENTS", "SCHEDULES"];
 const SIDES = ["requestor", "generator"];
 
 /** From how many messages on a queue that grows is called filling, and below how many drained. */
@@ -23,6 +23,7 @@ export class EventLog {
     this.filling = QUEUES.map(() => false);
     this.lowest = QUEUES.map(() => 0);
     this.paused = QUEUES.map(() => false);
+    this.full = QUEUES.map(() => false);
     this.items = [];
     for (const point of points) this.note(point);
     this.show();
@@ -54,7 +55,7 @@ export class EventLog {
         if (was !== undefined || is > 0) there[side] = is;
       });
       QUEUES.forEach((name, index) => {
-        const [waiting, flying, , , paused] = point.queues[index];
+        const [waiting, flying, , , paused, full] = point.queues[index];
         const depth = waiting + flying;
         if (this.filling[index] && depth < DRAINED) {
           this.filling[index] = false;
@@ -66,6 +67,10 @@ export class EventLog {
         if (paused !== this.paused[index]) {
           if (before) tell(paused ? "bad" : "good", `queue ${name} ${paused ? "paused" : "goes on"}`);
           this.paused[index] = paused;
+        }
+        if (full !== this.full[index]) {
+          if (before) tell(full ? "bad" : "good", `queue ${name} ${full ? "full: its publishers wait" : "has room again"}`);
+          this.full[index] = full;
         }
         this.lowest[index] = depth < this.lowest[index] ? depth : this.lowest[index] + (depth - this.lowest[index]) / 30;
       });

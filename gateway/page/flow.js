@@ -11,9 +11,6 @@ const QUEUES = {
 /** As many messages fill a bar at the least, so that a few look like few. */
 const SMALLEST = 100;
 
-/** A queue with less room than that, in bytes, takes not even a small message. */
-const ROOM = 200;
-
 const lanes = new Map();
 const boxes = new Map();
 
@@ -99,13 +96,18 @@ function rescale(depth) {
   deepest = depth;
 }
 
-/** Whether its publishers wait: there is no room for another message, by number or by bytes. */
-const isFull = ({ waiting, in_flight: flying, limit, bytes, max_bytes: most }) =>
-  (limit !== null && waiting + flying >= limit) || (most !== null && bytes + ROOM > most);
-
 function showBrokers(brokers) {
   say(byId("brokers"), brokers.length ? `Brokers: ${brokers.map(({ name, state }) => `${name} ${state}`).join(", ")}` : "");
   byId("brokers").classList.toggle("full", brokers.some(({ state }) => state === "offline"));
+}
+
+/** What is to be made later waits before the first queue. */
+function showSchedules({ name, scheduled, waiting, in_flight: flying, paused_until: until }) {
+  const due = waiting + flying;
+  const parts = [scheduled && `${count(scheduled)} not due yet`, due && `${count(due)} due`, until && `paused until ${clock(until)}`];
+  const there = parts.filter(Boolean).join(", ");
+  say(byId("scheduled"), there && `${name}: ${there}`);
+  byId("scheduled").classList.toggle("full", Boolean(until));
 }
 
 /** Shows the flow as it was at a time, in milliseconds by the clock of the gateway. */
@@ -119,9 +121,8 @@ export function showFlow(flow, at) {
     say(parts.waiting, count(queue.waiting));
     say(parts.flying, count(queue.in_flight));
     say(parts.rates, `${rate(queue.come)}/s in, ${rate(queue.go)}/s out`);
-    const full = isFull(queue);
     const paused = queue.paused_until && `paused until ${clock(queue.paused_until)}`;
-    say(parts.full, [paused, full && "full: its publishers wait"].filter(Boolean).join(", "));
+    say(parts.full, [paused, queue.full && "full: its publishers wait"].filter(Boolean).join(", "));
     mark(parts.pause, "paused", Boolean(queue.paused_until));
     say(parts.pause, queue.paused_until ? "Let it go on" : "Pause");
     const age = queue.oldest_at && Math.max(0, at - Date.parse(queue.oldest_at));
@@ -135,6 +136,7 @@ export function showFlow(flow, at) {
     mark(parts.come, "speed", speed(queue.come));
     mark(parts.go, "speed", speed(queue.go));
   }
+  showSchedules(flow.schedules);
   showBrokers(flow.brokers);
   showSide("requestor", flow.requestors, flow.more_requestors, flow.replicas);
   showSide("generator", flow.generators, flow.more_generators, flow.replicas);

@@ -40,8 +40,8 @@ struct Explained {
     words: String,
 }
 
-/// Waiting, in flight, in and out a second, and whether it is paused.
-type QueuePoint = (u64, u64, f64, f64, bool);
+/// Waiting, in flight, in and out a second, and whether it is paused, and full.
+type QueuePoint = (u64, u64, f64, f64, bool, bool);
 
 /// A second of the past, as small as can be.
 #[derive(Clone, Debug, Serialize)]
@@ -50,7 +50,7 @@ struct Point {
     n: u64,
     /// When, in milliseconds.
     at: i64,
-    /// Of each queue; nothing where the broker was silent.
+    /// Of each queue, the one of what is to be made later last; nothing where the broker was silent.
     queues: Option<Vec<QueuePoint>>,
     requestors: usize,
     generators: usize,
@@ -82,9 +82,9 @@ impl Timeline {
         };
         past.taken += 1;
         let queues = flow.as_ref().map(|flow| {
-            let queues = flow.queues.iter();
+            let queues = flow.queues.iter().chain([&flow.schedules]);
             let point = |it: &QueueSnapshot| {
-                (it.waiting, it.in_flight, it.come, it.go, it.paused_until.is_some())
+                (it.waiting, it.in_flight, it.come, it.go, it.paused_until.is_some(), it.full)
             };
             queues.map(point).collect()
         });

@@ -22,6 +22,9 @@ use crate::snapshot::{
     rate,
 };
 
+/// A queue with less room than that, in bytes, takes not even a small message.
+const SMALLEST_MESSAGE: u64 = 200;
+
 /// How many of the last requests to follow.
 const FOLLOWED: usize = 8;
 
@@ -306,14 +309,19 @@ async fn read_queue(
 ) -> anyhow::Result<((QueueSnapshot, (u64, u64)), Vec<BrokerSnapshot>)> {
     let state = topology::queue_state(connection.context(), queue).await?;
     let lanes = state.lanes.iter().filter(|_| queue.has_priorities());
+    let (config, stored) = (&state.stream.config, &state.stream.state);
+    let (limit, max_bytes) =
+        (config.max_messages.try_into().ok(), config.max_bytes.try_into().ok());
     let snapshot = QueueSnapshot {
         name: queue.stream,
         waiting: state.waiting(),
         in_flight: state.in_flight(),
         scheduled: state.scheduled(),
-        limit: u64::try_from(state.stream.config.max_messages).ok(),
-        bytes: state.stream.state.bytes,
-        max_bytes: u64::try_from(state.stream.config.max_bytes).ok(),
+        limit,
+        bytes: stored.bytes,
+        max_bytes,
+        full: limit.is_some_and(|most: u64| stored.messages >= most)
+            || max_bytes.is_some_and(|most: u64| stored.bytes + SMALLEST_MESSAGE > most),
         redelivered: state.redelivered(),
         oldest_at: state.oldest_at(),
         paused_until: state.paused_until(),

@@ -49,6 +49,8 @@ pub struct QueueSnapshot {
     pub bytes: u64,
     /// The most bytes that it holds, if there is a limit.
     pub max_bytes: Option<u64>,
+    /// Whether its publishers wait: it has no room for another message, by number or by bytes.
+    pub full: bool,
     /// Messages a second that come in.
     pub come: f64,
     /// Messages a second that go out.

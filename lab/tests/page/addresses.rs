@@ -108,5 +108,9 @@ async fn requests_are_listed_by_state_and_open_their_history() {
     browser.says("#requests-note", "1 request,").await;
     browser.press("#requests-rows button").await;
     browser.says("#history-where", "It was cancelled at").await;
+    browser.press("#history-close").await;
+    browser.write("#requests-by", "nobody").await;
+    browser.press("#requests-form button").await;
+    browser.says("#requests-note", "There are none.").await;
     assert_eq!(browser.complaints().await, [""; 0]);
 }

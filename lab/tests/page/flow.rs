@@ -1,13 +1,19 @@
 //! The flow on the page, and a side that stops.
 
+use std::time::Duration;
+
 use async_nats::HeaderMap;
 use contract::Amount;
 use contract::facts::REQUESTED;
-use contract::queues::Request;
-use workqueue::JobId;
+use contract::queues::{Request, SCHEDULES};
+use serde_json::{Value, json};
+use testkit::http;
+use testkit::process::logged;
+use workqueue::topology::{self, Limits};
+use workqueue::{JobId, now};
 
 use crate::browser::Browser;
-use crate::deployment::{Deployment, Side, creation, ready, succeeded};
+use crate::deployment::{Deployment, LIMITS, Side, creation, ready, succeeded};
 use crate::gateway::GatewayProcess;
 
 /// The first chart, of REQUESTS, has something of this kind drawn.
@@ -129,4 +135,38 @@ async fn the_button_runs_the_audit_and_all_pages_show_its_verdict() {
     browser.client.switch_to_window(first).await.unwrap();
     browser.says("#audit", "Nothing lost, nothing doubled.").await;
     browser.says("#audit", "complete\n100").await;
+}
+
+#[tokio::test]
+async fn full_and_paused_queues_and_what_is_scheduled_are_shown() {
+    let deployment = Deployment::with(&Limits { queue_limit: 3, ..LIMITS }).await;
+    let gateway = GatewayProcess::start(&deployment).await;
+    logged(&gateway.process, "accepting requests").await;
+    let browser = Browser::start().await;
+    browser.open(&gateway.url()).await;
+    browser.says("#status", "live").await;
+    let ask = async |body: Value| {
+        let body = body.to_string();
+        let headers = [("Content-Type", "application/json")];
+        let asking = http::ask(gateway.addr, "POST", "/requests", &headers, &body);
+        let answer = asking.await.unwrap();
+        assert_eq!(answer.status, 202, "{answer:?}");
+    };
+    ask(json!({"delay": "1h"})).await;
+    browser.says("#scheduled", "SCHEDULES: 1 not due yet").await;
+    for _ in 0..3 {
+        ask(json!({})).await;
+    }
+    browser.says("#queue-REQUESTS .full", "full: its publishers wait").await;
+    browser.says("#event-log", "queue REQUESTS full: its publishers wait").await;
+    browser.press("#queue-REQUESTS .pause").await;
+    browser.says("#queue-REQUESTS .full", "paused until").await;
+    browser.says("#event-log", "queue REQUESTS paused").await;
+    topology::pause(deployment.nats(), SCHEDULES, now() + Duration::from_mins(9)).await.unwrap();
+    browser.says("#scheduled", "paused until").await;
+    browser.says("#event-log", "queue SCHEDULES paused").await;
+    browser.press("#queue-REQUESTS .pause").await;
+    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
+    browser.says("#event-log", "queue REQUESTS has room again").await;
+    assert_eq!(browser.complaints().await, [""; 0]);
 }
