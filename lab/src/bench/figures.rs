@@ -78,7 +78,7 @@ const MEASURES: [Measure; 37] = [
     .at_least(5.0),
     measure("rate_exceeded_by", "RATE_LIMIT=1000, five generators: jobs beyond it", "", 0)
         .at_most(0.0),
-    measure("rate_highest_second", "answers in the highest second, some of them late", "/s", 0),
+    measure("rate_highest_second", "requests started in the highest second", "/s", 0),
     measure("rate_used", "share of that rate which is used", "%", 1).at_least(95.0),
     measure("rate_questions", "questions for a hundred jobs", "", 1).at_most(10.0),
     measure("due_at_once", "the last of 5,000 that are due at once, after its time", "ms", 0)
