@@ -11,6 +11,7 @@ use observe::audit::{Verdict, audit};
 use testkit::eventually::eventually;
 use testkit::process::{Process, logged};
 use tokio::process::Command;
+use tokio::sync::oneshot;
 use workqueue::{Job, JobId};
 
 use crate::deployment::{Deployment, Side, creation, programs, publication, soon, succeeded};
@@ -51,6 +52,38 @@ async fn a_wait_for_pending_requests_is_told() {
     let directory = tempfile::tempdir().unwrap();
     let audit = Process::spawn(audit, directory.path().join("log")).unwrap();
     logged(&audit, "waiting for up to 3600s until nothing is pending").await;
+}
+
+#[tokio::test]
+async fn question_that_gets_lost_is_asked_again() {
+    let deployment = Deployment::start().await;
+    let client = deployment.connection().client().clone();
+    // Hands on all questions to the broker but one, as a leader that dies with it.
+    let mut questions = client.subscribe("LOSSY.API.>").await.unwrap();
+    let broker = client.clone();
+    let (lost, mut was_lost) = oneshot::channel();
+    let handing_on = tokio::spawn(async move {
+        let mut lost = Some(lost);
+        while let Some(question) = questions.next().await {
+            let subject = question.subject.replacen("LOSSY", "$JS", 1);
+            let lists = String::from_utf8_lossy(&question.payload).contains("subjects_filter");
+            if lists
+                && subject.ends_with("STREAM.INFO.DEAD_LETTERS")
+                && let Some(lost) = lost.take()
+            {
+                lost.send(()).unwrap();
+                continue;
+            }
+            let (reply, headers) = (question.reply.unwrap(), question.headers.unwrap_or_default());
+            let payload = question.payload;
+            broker.publish_with_reply_and_headers(subject, reply, headers, payload).await.unwrap();
+        }
+    });
+    let nats = async_nats::jetstream::with_prefix(client, "LOSSY.API");
+    let verdict = soon("a verdict", audit(&nats, Duration::ZERO)).await.unwrap();
+    assert!(verdict.is_clean(), "{verdict}");
+    handing_on.abort();
+    was_lost.try_recv().unwrap();
 }
 
 #[tokio::test]

@@ -1,11 +1,14 @@
 //! Reads the facts, the queues and the dead letters of a deployment. It changes nothing.
 
+use std::collections::HashMap;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use async_nats::HeaderMap;
 use async_nats::jetstream::Context;
+use async_nats::jetstream::context::RequestErrorKind;
 use async_nats::jetstream::message::Message;
+use async_nats::jetstream::stream::InfoError;
 use contract::queues::{self, Request};
 use futures_util::TryStreamExt;
 use jiff::Timestamp;
@@ -15,9 +18,10 @@ use super::evidence::Requestors;
 use super::ledger::{JudgedFact, Ledger, Seen};
 use super::memory::Memory;
 
-/// How long the broker may take for a part of a list of ids. It goes through all of the stream for each, and
-/// there may be millions.
-const PATIENCE: Duration = Duration::from_mins(1);
+/// How long the broker may take for a part of a list of ids, at each try. It goes through all of the stream for each,
+/// and there may be millions; but a question is also lost with a broker that dies.
+const PATIENCE: [Duration; 3] =
+    [Duration::from_secs(5), Duration::from_secs(15), Duration::from_mins(1)];
 
 /// The header by which a key-value bucket says that a key was removed.
 const OPERATION: &str = "KV-Operation";
@@ -166,12 +170,19 @@ async fn keys(
 ) -> anyhow::Result<Vec<String>> {
     let what = || format!("cannot list what is in the stream {stream}");
     let mut nats = nats.clone();
-    nats.set_timeout(PATIENCE);
-    let handle = nats.get_stream_no_info(stream).await.with_context(what)?;
-    let mut subjects = handle.info_with_subjects(filter).await.with_context(what)?;
-    let mut keys = Vec::new();
-    while let Some((subject, _count)) = subjects.try_next().await.with_context(what)? {
-        keys.extend(key(&subject).map(str::to_owned));
+    let mut tries = PATIENCE.into_iter().peekable();
+    while let Some(patience) = tries.next() {
+        nats.set_timeout(patience);
+        let handle = nats.get_stream_no_info(stream).await.with_context(what)?;
+        let subjects: Result<HashMap<String, usize>, InfoError> =
+            async { handle.info_with_subjects(filter).await?.try_collect().await }.await;
+        match subjects {
+            Err(error) if error.kind() == RequestErrorKind::TimedOut && tries.peek().is_some() => {}
+            subjects => {
+                let subjects = subjects.with_context(what)?;
+                return Ok(subjects.keys().filter_map(|it| key(it)).map(str::to_owned).collect());
+            }
+        }
     }
-    Ok(keys)
+    unreachable!("the last try has an answer, or an error")
 }
