@@ -9,13 +9,14 @@ use workqueue::{Connection, Creation, JobId, Producer, PublishError, ReadError, 
 use crate::producer::record;
 
 /// Cancels a request, unless its strings are stored. Gives what is true from now on: this cancellation, or what
-/// came before it. One that is `scheduled` is accepted before, so that it is not forgotten with its schedule.
+/// came before it. One that is `scheduled` is accepted before it leaves its schedule, so that it is not forgotten, and
+/// after it is cancelled: where this ends in between, it is asked for when it is due, and found to be cancelled.
 ///
 /// Repeating it is safe. Where it was cancelled before, that cancellation stands.
 ///
 /// # Errors
 ///
-/// Where the broker does not take the fact; then it is not cancelled, as far as is known.
+/// Where the broker does not confirm a fact; then it is unknown whether it is cancelled.
 pub async fn cancel(
     producer: &Producer,
     connection: &Connection,
@@ -23,9 +24,6 @@ pub async fn cancel(
     scheduled: Option<DueRequest>,
     by: &str,
 ) -> Result<Stored, PublishError> {
-    if let Some(due) = scheduled {
-        record(producer, &due.request(id)).await?;
-    }
     let cancelled_by = by.to_owned();
     let new = Stored::Cancelled(Cancellation { id, cancelled_by, cancelled_at: now() });
     let stored = match producer.create(&new, None).await? {
@@ -33,6 +31,9 @@ pub async fn cancel(
         Creation::AlreadyExists(earlier) => earlier,
     };
     if matches!(stored, Stored::Cancelled(_)) {
+        if let Some(due) = scheduled {
+            record(producer, &due.request(id)).await?;
+        }
         // It saves the work, and no more: what is made all the same is not stored.
         for queue in [SCHEDULES, REQUESTS] {
             match remove(connection, queue, id).await {

@@ -2,8 +2,8 @@
 
 use std::net::SocketAddr;
 
-use contract::facts::{RECEIVED, Received, STORED, Stored};
-use contract::queues::{REQUESTS, RESPONSES, SCHEDULES};
+use contract::facts::{RECEIVED, REQUESTED, Received, STORED, Stored};
+use contract::queues::{REQUESTS, RESPONSES, Request, SCHEDULES};
 use serde_json::{Value, json};
 use testkit::http;
 use testkit::process::logged;
@@ -116,6 +116,30 @@ async fn cancelled_request_that_is_scheduled_is_never_made() {
     assert_eq!(state["status"], "cancelled", "{state}");
     assert_eq!(deployment.depth(SCHEDULES).await, 0);
     assert_eq!(get(api, &format!("/requests/{id}")).await.json(), state);
+    cancelled(&deployment, 1, 1).await;
+}
+
+#[tokio::test]
+async fn gateway_killed_while_cancelling_for_later_loses_nothing() {
+    let deployment = Deployment::with(&PATIENT).await;
+    let (_gateway, api) = gateway(&deployment, "gateway-1").await;
+    let proxy = Proxy::start(deployment.broker.port()).await.unwrap();
+    let log = deployment.log("gateway-2");
+    let mut other = deployment::gateway(&proxy.url(), log, &[]).await;
+    logged(&other, ACCEPTS).await;
+    let addr = api_addr(&other).await;
+    let id = accepted(&post(api, None, &json!({"delay": "5s"})).await);
+    // It has cancelled the request, and is about to accept it.
+    proxy.hold(REQUESTED.subject(id));
+    let path = format!("/requests/{id}");
+    let cancelling = tokio::spawn(async move { http::ask(addr, "DELETE", &path, &[], "").await });
+    soon("the gateway is about to accept it", proxy.held()).await;
+    assert!(matches!(deployment.fact::<Stored>(id).await, Some(Stored::Cancelled(_))));
+    other.kill().await.unwrap();
+    cancelling.abort();
+    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let _requestor = deployment.run(Side::Requestor, "requestor", &[("REQUEST_RATE", "0")]).await;
+    deployment.fact_eventually::<Request>(id).await;
     cancelled(&deployment, 1, 1).await;
 }
 
