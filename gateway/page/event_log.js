@@ -42,6 +42,7 @@ export class EventLog {
     const told = [];
     const tell = (kind, text) => told.push({ at: point.at, kind, text });
     const silent = point.queues === null;
+    const queues = silent ? [] : [...point.queues, point.schedules];
     const before = this.last;
     if (before && silent !== before.silent) tell(silent ? "bad" : "good", silent ? "the broker is silent" : "the broker answers");
     const there = before ? { ...before.there } : {};
@@ -55,7 +56,7 @@ export class EventLog {
         if (was !== undefined || is > 0) there[side] = is;
       });
       QUEUES.forEach((name, index) => {
-        const [waiting, flying, , , paused, full] = point.queues[index];
+        const [waiting, flying, , , paused, full] = queues[index];
         const depth = waiting + flying;
         if (this.filling[index] && depth < DRAINED) {
           this.filling[index] = false;
@@ -75,7 +76,7 @@ export class EventLog {
         this.lowest[index] = depth < this.lowest[index] ? depth : this.lowest[index] + (depth - this.lowest[index]) / 30;
       });
     }
-    const depths = silent ? before?.depths : point.queues.map(([waiting, flying]) => waiting + flying);
+    const depths = silent ? before?.depths : queues.map(([waiting, flying]) => waiting + flying);
     this.last = { n: point.n, silent, there, depths };
     this.items = [...told.reverse(), ...this.items].slice(0, KEPT);
     return told;

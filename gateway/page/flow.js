@@ -85,15 +85,16 @@ export function scaleFor(most) {
   return scale;
 }
 
-/** The scale of all bars, so that they can be compared; and how deep the deepest queue was. */
+/** The scale of all bars, so that they can be compared; and how deep each queue was. */
 let scale = SMALLEST;
-let deepest = 0;
+let before = [];
 
-/** A scale that shrinks while a queue grows would have its bar jump: it shrinks only while all of them do. */
-function rescale(depth) {
-  const needed = scaleFor(depth);
-  if (needed > scale || depth < deepest) scale = needed;
-  deepest = depth;
+/** A scale that shrinks while a queue grows would have its bar jump: it shrinks only while none of them does. */
+function rescale(depths) {
+  const needed = scaleFor(Math.max(0, ...depths));
+  const grows = depths.some((depth, index) => depth > (before[index] ?? 0));
+  if (needed > scale || !grows) scale = needed;
+  before = depths;
 }
 
 function showBrokers(brokers) {
@@ -112,7 +113,7 @@ function showSchedules({ name, scheduled, waiting, in_flight: flying, paused_unt
 
 /** Shows the flow as it was at a time, in milliseconds by the clock of the gateway. */
 export function showFlow(flow, at) {
-  rescale(Math.max(0, ...flow.queues.map((queue) => queue.waiting + queue.in_flight)));
+  rescale(flow.queues.map((queue) => queue.waiting + queue.in_flight));
   say(byId("scale"), `a full bar: ${exact(scale)} messages`);
   for (const queue of flow.queues) {
     if (!(queue.name in QUEUES)) continue;

@@ -50,8 +50,10 @@ struct Point {
     n: u64,
     /// When, in milliseconds.
     at: i64,
-    /// Of each queue, the one of what is to be made later last; nothing where the broker was silent.
+    /// Of each queue; nothing where the broker was silent.
     queues: Option<Vec<QueuePoint>>,
+    /// Of the queue of what is to be made later.
+    schedules: Option<QueuePoint>,
     requestors: usize,
     generators: usize,
 }
@@ -81,17 +83,16 @@ impl Timeline {
             Err(trouble) => (None, Some(trouble)),
         };
         past.taken += 1;
-        let queues = flow.as_ref().map(|flow| {
-            let queues = flow.queues.iter().chain([&flow.schedules]);
-            let point = |it: &QueueSnapshot| {
-                (it.waiting, it.in_flight, it.come, it.go, it.paused_until.is_some(), it.full)
-            };
-            queues.map(point).collect()
-        });
+        let point = |it: &QueueSnapshot| {
+            (it.waiting, it.in_flight, it.come, it.go, it.paused_until.is_some(), it.full)
+        };
+        let queues = flow.as_ref().map(|flow| flow.queues.iter().map(point).collect());
+        let schedules = flow.as_ref().map(|flow| point(&flow.schedules));
         let point = Point {
             n: past.taken,
             at,
             queues,
+            schedules,
             requestors: flow.as_ref().map_or(0, |flow| flow.replicas.requestors),
             generators: flow.as_ref().map_or(0, |flow| flow.replicas.generators),
         };

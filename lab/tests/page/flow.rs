@@ -165,6 +165,10 @@ async fn full_and_paused_queues_and_what_is_scheduled_are_shown() {
     topology::pause(deployment.nats(), SCHEDULES, now() + Duration::from_mins(9)).await.unwrap();
     browser.says("#scheduled", "paused until").await;
     browser.says("#event-log", "queue SCHEDULES paused").await;
+    browser.press("#axis-table summary").await;
+    let cells = |row: &str| format!("document.querySelectorAll('#axis-table {row} > *').length");
+    browser.until(&format!("{} === 12", cells("thead tr"))).await;
+    browser.until(&format!("{} === 12", cells("tbody tr:first-child"))).await;
     browser.press("#queue-REQUESTS .pause").await;
     let _generator = deployment.run(Side::Generator, "generator", &[]).await;
     browser.says("#event-log", "queue REQUESTS has room again").await;
