@@ -59,7 +59,7 @@ const PUBLISHES: &[(&str, &[&str])] = &[
     ("responses.id", &[GENERATOR, DECLARER, OPERATOR]),
     ("acknowledgments.id", &[REQUESTOR, DECLARER, OPERATOR]),
     ("schedules.once.id", &[GATEWAY]),
-    ("schedules.every.name", &[GATEWAY]),
+    ("schedules.every.name", &[OPERATOR, GATEWAY]),
     ("schedules.other", &[]),
     ("due.once.id", &[DECLARER, OPERATOR]),
     ("due.every.name", &[DECLARER, OPERATOR]),
@@ -109,12 +109,12 @@ const PUBLISHES: &[(&str, &[&str])] = &[
     ("$JS.API.STREAM.MSG.GET.REQUESTS", &[DECLARER]),
     ("$JS.API.STREAM.MSG.GET.RESPONSES", &[DECLARER]),
     ("$JS.API.STREAM.MSG.GET.ACKNOWLEDGMENTS", &[DECLARER]),
-    ("$JS.API.STREAM.MSG.GET.SCHEDULES", &[DECLARER, OPERATOR, GATEWAY]),
+    ("$JS.API.STREAM.MSG.GET.SCHEDULES", &[DECLARER, AUDITOR, OPERATOR, GATEWAY]),
     ("$JS.API.STREAM.MSG.GET.DEAD_LETTERS", &[REQUESTOR, OPERATOR, GATEWAY]),
     ("$JS.API.DIRECT.GET.REQUESTS", &[]),
     ("$JS.API.DIRECT.GET.RESPONSES.responses.id", &[]),
     ("$JS.API.DIRECT.GET.ACKNOWLEDGMENTS", &[]),
-    ("$JS.API.DIRECT.GET.SCHEDULES", &[OPERATOR, GATEWAY]),
+    ("$JS.API.DIRECT.GET.SCHEDULES", &[AUDITOR, OPERATOR, GATEWAY]),
     ("$JS.API.DIRECT.GET.DEAD_LETTERS", &[AUDITOR, OPERATOR, GATEWAY]),
     // Reading all of a bucket, through a consumer for that.
     ("$JS.API.CONSUMER.CREATE.KV_idempotency.any.$KV.idempotency.>", &[]),
@@ -647,6 +647,13 @@ async fn every_user_has_the_permissions_that_it_needs() {
     }
     assert_eq!(api::get(api, "/schedules/yearly").await.status, 200);
     assert_eq!(later::delete(api, "yearly").await.status, 204);
+    let set = guarded.decoupled(OPERATOR, &["schedules", "set", "yearly", "--every", "24h"]).await;
+    assert_eq!(set, "yearly is set: every 24h.\n");
+    assert!(guarded.decoupled(OPERATOR, &["schedules", "list"]).await.contains("every 24h"));
+    let removed = guarded.decoupled(OPERATOR, &["schedules", "remove", "yearly"]).await;
+    assert_eq!(removed, "yearly is removed.\n");
+    let listed = ["requests", "list", "--status=scheduled"];
+    assert_eq!(guarded.decoupled(AUDITOR, &listed).await, "There are no such requests.\n");
 
     // Existing facts are looked up, from the nearest broker or from the leader.
     let request = request();
