@@ -48,7 +48,7 @@ enum CliCommand {
     /// Shows what is asked for again and again, sets it, or removes it
     #[command(subcommand)]
     Schedules(Schedules),
-    /// Lists requests, shows one, or submits one
+    /// Lists requests, shows one, submits one, or cancels one
     #[command(subcommand)]
     Requests(Requests),
     /// Takes all that is on the broker into files, with both sides stopped

@@ -36,7 +36,7 @@ pub enum DeadLetters {
     },
     /// Removes them for good, and the messages that they were
     ///
-    /// The audit counts an accepted request as lost once nothing is left of it but that.
+    /// A request that one of them holds up is cancelled before; one whose strings are stored is kept, to be marked.
     Discard {
         #[command(flatten)]
         chosen: Chosen,

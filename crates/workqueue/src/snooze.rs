@@ -43,7 +43,7 @@ impl Snooze {
     }
 }
 
-/// Which attempt it is when a message is delivered for the so-manieth time: after those that were spent before it was put
+/// Which attempt the delivery of a message with this number is: after those that were spent before it was put
 /// off, and without the one delivery that only waited. A message that came first when its time was over has one attempt
 /// more, because nothing tells that.
 pub(crate) fn attempt(snooze: Option<Snooze>, deliveries: u64) -> Attempt {
