@@ -205,7 +205,6 @@ async fn show(connection: &Connection, id: JobId) -> anyhow::Result<Shown> {
     let history = RequestHistory::read(connection, id).await?;
     let status = RequestStatus::from(history.state());
     let RequestHistory { requested, stored, received, dead_letters, scheduled } = history;
-    let scheduled = scheduled.map(|later| later.job);
     let queues: Vec<&str> = queues.iter().map(|queue| queue.stream).collect();
     let is_known = requested.is_some() || stored.is_some() || received.is_some();
     ensure!(
@@ -298,11 +297,10 @@ async fn submit(
 /// Cancels a request, if there is one.
 async fn cancel(connection: &Connection, id: JobId) -> anyhow::Result<()> {
     let history = RequestHistory::read(connection, id).await?;
-    let is_known = history.requested.is_some() || history.scheduled.is_some();
-    ensure!(is_known, "no request has the id {id}");
+    let not_asked = history.not_asked();
+    ensure!(history.requested.is_some() || not_asked.is_some(), "no request has the id {id}");
     let producer = terminal::producer(connection, Settings::from_env().limits);
-    let scheduled = history.scheduled.map(|later| later.job);
     let by = workqueue::default_instance();
-    requestor::cancel(&producer, connection, id, scheduled, &by).await?;
+    requestor::cancel(&producer, connection, id, not_asked, &by).await?;
     Ok(())
 }

@@ -113,11 +113,8 @@ impl SetSettings {
             }
             (None, None) => bail!("give it --every or --cron"),
         };
-        let (amount, priority) = (Amount::new(*count, *length)?, *priority);
-        let requestor = "decoupled schedules".to_owned();
-        let (not_before, expires_at) = (None, None);
-        let due = DueRequest { amount, priority, requestor, not_before, expires_at };
-        Ok((name, recurrence, due))
+        let due = DueRequest::new(Amount::new(*count, *length)?, "decoupled schedules");
+        Ok((name, recurrence, DueRequest { priority: *priority, ..due }))
     }
 }
 

@@ -9,8 +9,10 @@ use workqueue::{Connection, Creation, JobId, Producer, PublishError, ReadError, 
 use crate::producer::record;
 
 /// Cancels a request, unless its strings are stored. Gives what is true from now on: this cancellation, or what
-/// came before it. One that is `scheduled` is accepted before it leaves its schedule, so that it is not forgotten, and
-/// after it is cancelled: where this ends in between, it is asked for when it is due, and found to be cancelled.
+/// came before it. One that is `not_asked` for yet is accepted with that, so that it is not forgotten.
+///
+/// A schedule may outlast every fact. So what is scheduled first says itself that it is cancelled, and is due now:
+/// where this ends in between, a requestor goes on with it.
 ///
 /// Repeating it is safe. Where it was cancelled before, that cancellation stands.
 ///
@@ -21,17 +23,25 @@ pub async fn cancel(
     producer: &Producer,
     connection: &Connection,
     id: JobId,
-    scheduled: Option<DueRequest>,
+    not_asked: Option<DueRequest>,
     by: &str,
 ) -> Result<Stored, PublishError> {
-    let cancelled_by = by.to_owned();
-    let new = Stored::Cancelled(Cancellation { id, cancelled_by, cancelled_at: now() });
+    let (cancelled_by, cancelled_at) = (by.to_owned(), now());
+    let not_asked = not_asked.map(|due| DueRequest {
+        not_before: due.not_before.map(|at| at.min(cancelled_at)),
+        cancelled_by: Some(cancelled_by.clone()),
+        ..due
+    });
+    if let Some(due) = &not_asked {
+        producer.bring_forward(due, id).await?;
+    }
+    let new = Stored::Cancelled(Cancellation { id, cancelled_by, cancelled_at });
     let stored = match producer.create(&new, None).await? {
         Creation::Created => new,
         Creation::AlreadyExists(earlier) => earlier,
     };
     if matches!(stored, Stored::Cancelled(_)) {
-        if let Some(due) = scheduled {
+        if let Some(due) = not_asked {
             record(producer, &due.request(id)).await?;
         }
         // It saves the work, and no more: what is made all the same is not stored.
@@ -75,12 +85,15 @@ pub async fn discard(
     by: &str,
 ) -> Result<(), DiscardError> {
     let is_from = |queue: workqueue::Queue| letter.stream == queue.stream;
-    if let Ok(id) = letter.id.parse::<JobId>()
-        && producer.read::<Request>(&letter.id).await?.is_some()
-    {
-        if is_from(REQUESTS) || is_from(RESPONSES) {
-            cancel(producer, connection, id, None, by).await?;
-        } else if is_from(ACKNOWLEDGMENTS) && producer.read::<Received>(&letter.id).await?.is_none()
+    if let Ok(id) = letter.id.parse::<JobId>() {
+        let is_asked = producer.read::<Request>(&letter.id).await?.is_some();
+        let not_asked = letter.decode::<DueRequest>().filter(|_| !is_asked);
+        let is_not_stored = is_asked && (is_from(REQUESTS) || is_from(RESPONSES));
+        if is_not_stored || not_asked.is_some() {
+            cancel(producer, connection, id, not_asked, by).await?;
+        } else if is_asked
+            && is_from(ACKNOWLEDGMENTS)
+            && producer.read::<Received>(&letter.id).await?.is_none()
         {
             return Err(DiscardError::NotMarked);
         }

@@ -1,9 +1,9 @@
 //! Asks: takes a request that is due from the queue SCHEDULES, and submits it.
 
-use contract::facts::Stored;
+use contract::facts::{Cancellation, Stored};
 use contract::queues::{DueRequest, Request};
 use tracing::debug;
-use workqueue::{Attempt, Context, Failure, Handler, Rejection};
+use workqueue::{Context, Failure, Handler, Rejection, now};
 
 use crate::producer::submit_within;
 
@@ -18,12 +18,18 @@ impl Handler for Due {
         contract::check_age(requested_at, cx.started_at(), cx.facts_max_age())
     }
 
-    async fn handle(&self, due: DueRequest, cx: &Context) -> Result<(), Failure> {
+    async fn handle(&self, mut due: DueRequest, cx: &Context) -> Result<(), Failure> {
+        let cancelled_by = due.cancelled_by.take();
         let request = due.request(cx.id());
         let key = request.id.to_string();
-        // An earlier attempt may have come to its end, and only its ack got lost.
-        if cx.attempt() > Attempt::new(1) && cx.read::<Request>(&key).await?.is_some() {
+        // It was asked for before: only the ack got lost, or what was submitted later came twice.
+        if cx.read::<Request>(&key).await?.is_some() {
             return Ok(());
+        }
+        // Who cancelled it may have come no further.
+        if let Some(cancelled_by) = cancelled_by {
+            let cancellation = Cancellation { id: request.id, cancelled_by, cancelled_at: now() };
+            cx.create(&Stored::Cancelled(cancellation)).await?;
         }
         // It may be answered already, or cancelled: then it was accepted, by an attempt that could say so no more.
         if cx.read::<Stored>(&key).await?.is_some() {
@@ -39,22 +45,14 @@ impl Handler for Due {
 #[cfg(test)]
 mod tests {
     use contract::Amount;
-    use contract::facts::Cancellation;
     use workqueue::testing::Recorder;
-    use workqueue::{JobId, Priority, now};
+    use workqueue::{Attempt, JobId, Priority};
 
     use super::*;
 
     fn due() -> DueRequest {
-        let amount = Amount::new(1, 8).unwrap();
-        let requestor = "gateway-1".to_owned();
-        DueRequest {
-            amount,
-            priority: Priority::High,
-            requestor,
-            not_before: None,
-            expires_at: None,
-        }
+        let due = DueRequest::new(Amount::new(1, 8).unwrap(), "gateway-1");
+        DueRequest { priority: Priority::High, ..due }
     }
 
     #[tokio::test]
@@ -74,13 +72,24 @@ mod tests {
 
     #[tokio::test]
     async fn one_that_was_cancelled_is_accepted_and_not_asked_for() {
-        let recorder = Recorder::new();
-        let cx = recorder.context();
-        let (id, cancelled_by) = (cx.id(), "me".to_owned());
-        let cancellation = Cancellation { id, cancelled_by, cancelled_at: now() };
-        cx.create(&Stored::Cancelled(cancellation)).await.unwrap();
-        Due.handle(due(), &cx).await.unwrap();
-        assert_eq!(recorder.published::<Request>(), []);
-        assert_eq!(recorder.created::<Request>().len(), 1);
+        // By the fact, and by what it says itself where who cancelled it came no further.
+        for has_fact in [true, false] {
+            let recorder = Recorder::new();
+            let cx = recorder.context();
+            let (id, cancelled_by) = (cx.id(), "me".to_owned());
+            let mut due = due();
+            if has_fact {
+                let cancellation = Cancellation { id, cancelled_by, cancelled_at: now() };
+                cx.create(&Stored::Cancelled(cancellation)).await.unwrap();
+            } else {
+                due.cancelled_by = Some(cancelled_by);
+            }
+            Due.handle(due, &cx).await.unwrap();
+            assert_eq!(recorder.published::<Request>(), []);
+            assert_eq!(recorder.created::<Request>().len(), 1);
+            let stored = recorder.created::<Stored>();
+            let [Stored::Cancelled(cancellation)] = &stored[..] else { panic!("{stored:?}") };
+            assert_eq!(cancellation.cancelled_by, "me");
+        }
     }
 }

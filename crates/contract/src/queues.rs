@@ -37,14 +37,24 @@ pub struct DueRequest {
     pub not_before: Option<Timestamp>,
     /// Until when it is of use: it is not worked on after that.
     pub expires_at: Option<Timestamp>,
+    /// The instance that cancelled it while it was scheduled: it is not made, but counts as accepted and cancelled.
+    pub cancelled_by: Option<String>,
 }
 
 impl DueRequest {
+    /// One of normal priority that says no time, as those that recur do.
+    #[must_use]
+    pub fn new(amount: Amount, requestor: impl Into<String>) -> Self {
+        let (priority, requestor) = (Priority::Normal, requestor.into());
+        let (not_before, expires_at, cancelled_by) = (None, None, None);
+        Self { amount, priority, requestor, not_before, expires_at, cancelled_by }
+    }
+
     /// The request that this is once it is due. It was asked for when it was due, which one that recurs says by its
     /// id.
     #[must_use]
     pub fn request(self, id: JobId) -> Request {
-        let Self { amount, priority, requestor, not_before, expires_at } = self;
+        let Self { amount, priority, requestor, not_before, expires_at, .. } = self;
         let requested_at = not_before.unwrap_or_else(|| id.made_at());
         Request { id, amount, priority, requestor, requested_at, expires_at }
     }
@@ -66,23 +76,26 @@ struct DueFields {
     not_before: Option<Timestamp>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     expires_at: Option<Timestamp>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    cancelled_by: Option<String>,
 }
 
 impl TryFrom<DueFields> for DueRequest {
     type Error = InvalidStrings;
 
     fn try_from(fields: DueFields) -> Result<Self, InvalidStrings> {
-        let DueFields { count, length, priority, requestor, not_before, expires_at } = fields;
+        let DueFields { count, length, priority, requestor, not_before, expires_at, cancelled_by } =
+            fields;
         let amount = Amount::new(count, length)?;
-        Ok(Self { amount, priority, requestor, not_before, expires_at })
+        Ok(Self { amount, priority, requestor, not_before, expires_at, cancelled_by })
     }
 }
 
 impl From<DueRequest> for DueFields {
     fn from(due: DueRequest) -> Self {
-        let DueRequest { amount, priority, requestor, not_before, expires_at } = due;
+        let DueRequest { amount, priority, requestor, not_before, expires_at, cancelled_by } = due;
         let (count, length) = (amount.count(), amount.length());
-        Self { count, length, priority, requestor, not_before, expires_at }
+        Self { count, length, priority, requestor, not_before, expires_at, cancelled_by }
     }
 }
 

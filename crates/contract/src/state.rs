@@ -66,7 +66,7 @@ impl<D> RequestState<D> {
             }
             (Some(_), Some(_)) => return Self::Doubled,
             (Some(_), None) => (Self::Stored, &[acknowledgments]),
-            (None, None) if is_scheduled => return Self::Scheduled,
+            (None, None) if is_scheduled => (Self::Scheduled, &[schedules]),
             (None, _) => (Self::Queued, &[responses, requests, schedules]),
         };
         still_to_pass.iter().copied().find_map(dead_letter).map_or(state, Self::DeadLettered)
@@ -186,12 +186,16 @@ mod tests {
 
     #[test]
     fn request_that_waits_to_be_made_is_scheduled() {
-        let scheduled = |stored: Option<&str>| {
-            RequestState::of(stored.map(Decision::Strings), None, true, Some)
+        let scheduled = |stored: Option<&str>, dead_letter: Option<Queue>| {
+            let of = |queue| dead_letter.filter(|it| *it == queue);
+            RequestState::of(stored.map(Decision::Strings), None, true, of)
         };
-        assert_eq!(scheduled(None), Scheduled);
-        assert_ne!(scheduled(Some("abc")), Scheduled);
-        assert_eq!(state(None, None, &[SCHEDULES]), DeadLettered(SCHEDULES));
+        assert_eq!(scheduled(None, None), Scheduled);
+        assert_eq!(scheduled(None, Some(REQUESTS)), Scheduled);
+        assert_ne!(scheduled(Some("abc"), None), Scheduled);
+        for state in [scheduled(None, Some(SCHEDULES)), state(None, None, &[SCHEDULES])] {
+            assert_eq!(state, DeadLettered(SCHEDULES));
+        }
     }
 
     #[test]

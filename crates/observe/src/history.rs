@@ -6,7 +6,7 @@ use contract::facts::{Received, Stored};
 use contract::queues::{self, DueRequest, Request};
 use futures_util::TryStreamExt;
 use workqueue::dead_letters::{self, DeadLetter};
-use workqueue::{Connection, JobId, Later, Queue, ReadError, read_fact, schedules};
+use workqueue::{Connection, JobId, Queue, ReadError, read_fact, schedules};
 
 /// The facts, dead letters and queues of one request.
 #[derive(Clone, Debug, Default)]
@@ -19,8 +19,8 @@ pub struct RequestHistory {
     pub received: Option<Received>,
     /// Its dead letters, the last one from each queue.
     pub dead_letters: Vec<DeadLetter>,
-    /// The request that is to be made later, as long as nothing else is known of it.
-    pub scheduled: Option<Later<DueRequest>>,
+    /// The request that is to be made later, as long as it is not asked for.
+    pub scheduled: Option<DueRequest>,
 }
 
 impl RequestHistory {
@@ -38,10 +38,10 @@ impl RequestHistory {
             dead_letters: dead_letters_of(nats, id).await?,
             scheduled: None,
         };
-        if history.is_empty() {
+        if history.requested.is_none() {
             let scheduled = schedules::later(nats, id).await;
-            history.scheduled = scheduled.map_err(|_| ReadError::Unknown)?;
-            if history.is_empty() {
+            history.scheduled = scheduled.map_err(|_| ReadError::Unknown)?.map(|later| later.job);
+            if history.scheduled.is_none() {
                 // It may have been due and asked for meanwhile.
                 history.requested = read_fact(nats, &key).await?;
             }
@@ -49,11 +49,14 @@ impl RequestHistory {
         Ok(history)
     }
 
-    /// Whether nothing at all is known of it.
-    fn is_empty(&self) -> bool {
-        let Self { requested, stored, received, dead_letters, scheduled } = self;
-        let no_fact = requested.is_none() && stored.is_none() && received.is_none();
-        no_fact && dead_letters.is_empty() && scheduled.is_none()
+    /// What the request is to be made from, as long as it is not asked for: it is scheduled, or given up since.
+    #[must_use]
+    pub fn not_asked(&self) -> Option<DueRequest> {
+        if self.requested.is_some() {
+            return None;
+        }
+        let given_up = || self.dead_letters.iter().find_map(DeadLetter::decode::<DueRequest>);
+        self.scheduled.clone().or_else(given_up)
     }
 
     /// Reads no more of an accepted request than its state follows from.

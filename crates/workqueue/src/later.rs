@@ -4,16 +4,21 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::{self, ErrorCode};
 use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use crate::api::ApiError;
 use crate::backoff::Backoff;
+use crate::chain::chain;
+use crate::clock::now;
 use crate::headers::Trace;
 use crate::id::JobId;
 use crate::job::Job;
 use crate::last_message::last_message;
+use crate::log_once::LogOnce;
 use crate::producer::{BrokerTarget, Producer, Target};
 use crate::publisher::{PublishError, Publisher};
 use crate::queue::{EVERY, ONCE, Queue};
@@ -74,7 +79,7 @@ impl Producer {
         let broker = match self.target() {
             Target::Broker(broker) => broker,
             Target::Recorder(recorder) => {
-                recorder.add(schedules::once(job, id, at, trace)?);
+                recorder.add(schedules::once(job, id, at, trace, None)?);
                 return Ok(());
             }
         };
@@ -83,7 +88,7 @@ impl Producer {
         // Whether an earlier try may have got through.
         let mut unknown = false;
         loop {
-            let publication = schedules::once(job, id, at, trace)?;
+            let publication = schedules::once(job, id, at, trace, None)?;
             let tried = match broker.check_room(J::QUEUE).await {
                 Ok(()) => publisher.try_publish(publication).await.map(drop),
                 Err(full) => Err(full),
@@ -111,6 +116,39 @@ impl Producer {
                 None => backoff.wait().await,
             }
         }
+    }
+
+    /// Puts this job in the place of the one that was submitted for later under this id, and makes it due now. Does
+    /// nothing where none waits any more: it is due already, or done, or there never was one.
+    ///
+    /// # Errors
+    ///
+    /// As [`Producer::submit`].
+    pub async fn bring_forward<J: Job>(&self, job: &J, id: JobId) -> Result<(), PublishError> {
+        let subject = schedules::subject(J::QUEUE, ONCE, &id.to_string());
+        let broker = match self.target() {
+            Target::Broker(broker) => broker,
+            Target::Recorder(recorder) => {
+                if recorder.remove(&subject) {
+                    recorder.add(schedules::once(job, id, now(), &Trace::default(), None)?);
+                }
+                return Ok(());
+            }
+        };
+        let publisher = broker.publisher_of::<J>(None).await?;
+        let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+        while let Some(standing) = broker.standing(J::QUEUE, &subject).await {
+            let trace = Trace::of(Some(&standing.headers));
+            let new = schedules::once(job, id, now(), &trace, Some(standing.sequence))?;
+            match publisher.try_publish(new).await {
+                Ok(_) => break,
+                // It became due, or another one was faster, or nobody knows.
+                Err(PublishError::AlreadyExists | PublishError::Unconfirmed(_)) => {}
+                Err(error) => return Err(error),
+            }
+            backoff.wait().await;
+        }
+        Ok(())
     }
 
     /// Takes back a job that was submitted for later. Tells whether it did: a job that is due, or done, is not
@@ -154,30 +192,22 @@ impl Producer {
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         let mut done = None;
         loop {
-            let (connection, stream) = (&broker.connection, J::QUEUE.stream);
-            let last = last_message(connection.context(), stream, &subject);
-            if let Some(Ok(standing)) = connection.ask(pin!(last)).await {
-                let new = schedules::every(
-                    job,
-                    name,
-                    recurrence,
-                    standing.as_ref().map(|it| it.sequence),
-                )?;
-                if standing.as_ref().is_some_and(|standing| schedules::is_same(standing, &new)) {
-                    return Ok(done.unwrap_or(Scheduled::Unchanged));
-                }
-                if standing.is_none() {
-                    broker.check_room(J::QUEUE).await?;
-                }
-                let does =
-                    if standing.is_some() { Scheduled::Replaced } else { Scheduled::Created };
-                match publisher.try_publish(new).await {
-                    Ok(_) => return Ok(does),
-                    // Another one was faster.
-                    Err(PublishError::AlreadyExists) => {}
-                    Err(PublishError::Unconfirmed(_)) => done = Some(does),
-                    Err(error) => return Err(explained(error, recurrence)),
-                }
+            let standing = broker.standing(J::QUEUE, &subject).await;
+            let sequence = standing.as_ref().map(|standing| standing.sequence);
+            let new = schedules::every(job, name, recurrence, sequence)?;
+            if standing.as_ref().is_some_and(|standing| schedules::is_same(standing, &new)) {
+                return Ok(done.unwrap_or(Scheduled::Unchanged));
+            }
+            if standing.is_none() {
+                broker.check_room(J::QUEUE).await?;
+            }
+            let does = if standing.is_some() { Scheduled::Replaced } else { Scheduled::Created };
+            match publisher.try_publish(new).await {
+                Ok(_) => return Ok(does),
+                // Another one was faster.
+                Err(PublishError::AlreadyExists) => {}
+                Err(PublishError::Unconfirmed(_)) => done = Some(does),
+                Err(error) => return Err(explained(error, recurrence)),
             }
             backoff.wait().await;
         }
@@ -228,6 +258,24 @@ impl BrokerTarget {
         stop: Option<&CancellationToken>,
     ) -> Result<Arc<Publisher>, PublishError> {
         self.publisher(J::QUEUE.stream, || Topology::new(&[J::QUEUE], &[]), stop).await
+    }
+
+    /// The last message under this subject of the queue, if there is one; as soon as the broker says so.
+    async fn standing(&self, queue: Queue, subject: &str) -> Option<StreamMessage> {
+        let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+        let mut reasons = LogOnce::default();
+        loop {
+            let last = last_message(self.connection.context(), queue.stream, subject);
+            let reason = match self.connection.ask(pin!(last)).await {
+                Some(Ok(standing)) => return standing,
+                Some(Err(error)) => chain(&error),
+                None => "the connection was lost".to_owned(),
+            };
+            if reasons.is_first(&reason) {
+                warn!(queue = queue.stream, reason, "cannot read what is scheduled; trying again");
+            }
+            backoff.wait().await;
+        }
     }
 
     /// Whether one more may be stored in a queue with schedules, whose stream has no limit of its own. Those who ask

@@ -163,18 +163,20 @@ pub(crate) fn subject(queue: Queue, kind: &str, key: &str) -> String {
     [root, ".", kind, ".", key].concat()
 }
 
-/// The message of a job that is due at this time, stored only where there is none under its id.
+/// The message of a job that is due at this time, stored only where the last one under its id has this sequence, or
+/// where there is none.
 pub(crate) fn once<J: Job>(
     job: &J,
     id: JobId,
     at: Timestamp,
     trace: &Trace,
+    standing: Option<u64>,
 ) -> Result<Publication, serde_json::Error> {
     // Under a message id it would be dropped as a duplicate where it was cancelled a moment ago.
     let mut headers = headers::without_id(J::VERSION, trace);
     headers.insert(NATS_SCHEDULE, format!("@at {at}"));
     headers.insert(NATS_SCHEDULE_TARGET, J::QUEUE.subject(id));
-    headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, "0");
+    headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, standing.unwrap_or_default().to_string());
     let subject = subject(J::QUEUE, ONCE, &id.to_string());
     Ok(Publication { subject, headers, body: to_json(job)? })
 }
@@ -189,8 +191,7 @@ pub(crate) fn every<J: Job>(
 ) -> Result<Publication, serde_json::Error> {
     let mut headers = headers::without_id(J::VERSION, &Trace::default());
     recurrence.insert_into(&mut headers, &[J::QUEUE.root, ".", EVERY, ".", name].concat());
-    let standing = standing.unwrap_or_default().to_string();
-    headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, standing);
+    headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, standing.unwrap_or_default().to_string());
     Ok(Publication { subject: subject(J::QUEUE, EVERY, name), headers, body: to_json(job)? })
 }
 

@@ -170,7 +170,7 @@ pub(crate) async fn list(
          headers(("ETag" = String, description = "The tag of this answer")), examples(
             ("scheduled" = (summary = "It is to be made later", value = json!({
                 "id": "019cadd3-8896-7938-bc36-c32d4d2563a7", "status": "scheduled", "count": 2, "length": 8,
-                "priority": "normal", "not_before": "2026-11-22T03:30:00Z"
+                "priority": "normal", "not_before": "2026-11-22T03:30:00Z", "requested_by": "gateway-1"
             }))),
             ("queued" = (summary = "It waits for a generator", value = json!({
                 "id": "019cadd3-8896-7938-bc36-c32d4d2563a7", "status": "queued", "count": 2, "length": 8,
@@ -280,12 +280,12 @@ pub(crate) async fn cancel(
     let id = input::id(&uri)?;
     let reader = gateway.reader()?;
     let history = reader.history(id).await?;
-    let scheduled = history.scheduled.clone().map(|later| later.job);
+    let not_asked = history.not_asked();
     let before = reader::found(id, history)?;
     if before.is_decided() {
         return Ok(json(&before));
     }
     let Some(submissions) = gateway.submissions.get() else { return Err(submit::away()) };
-    submissions.cancel(id, scheduled).await?;
+    submissions.cancel(id, not_asked).await?;
     Ok(json(&reader.details(id).await?))
 }

@@ -48,8 +48,8 @@ impl Planned {
         let Request { amount, priority, requestor, requested_at, expires_at, .. } =
             self.request.clone();
         let at = self.not_before.filter(|at| *at > requested_at)?;
-        let not_before = Some(at);
-        Some((DueRequest { amount, priority, requestor, not_before, expires_at }, at))
+        let due = DueRequest::new(amount, requestor);
+        Some((DueRequest { priority, not_before: Some(at), expires_at, ..due }, at))
     }
 
     fn accepted(&self) -> AcceptedRequest {
@@ -228,8 +228,8 @@ impl Submissions {
         self.submit_planned(planned, trace, no_room_under_a_key).await
     }
 
-    /// Cancels a request, unless its strings are stored. What is true then the facts say. One that is `scheduled` is
-    /// accepted before, so that it is not forgotten with its schedule.
+    /// Cancels a request, unless its strings are stored. What is true then the facts say. One that is `not_asked` for
+    /// yet is accepted with that.
     ///
     /// # Errors
     ///
@@ -237,11 +237,11 @@ impl Submissions {
     pub(crate) async fn cancel(
         &self,
         id: JobId,
-        scheduled: Option<DueRequest>,
+        not_asked: Option<DueRequest>,
     ) -> Result<(), Problem> {
         let cancelled = async {
             let _slot = self.slots.acquire().await.expect("it is never closed");
-            cancel(&self.producer, &self.connection, id, scheduled, &self.instance).await
+            cancel(&self.producer, &self.connection, id, not_asked, &self.instance).await
         };
         match timeout(DEADLINE, cancelled).await {
             Ok(Ok(_)) => Ok(()),

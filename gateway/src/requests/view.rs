@@ -139,7 +139,7 @@ pub(crate) struct RequestDetails {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<PrioritySchema>, nullable = false)]
     priority: Option<Priority>,
-    /// When it is due, as long as it is to be made later.
+    /// When it is due, as long as it is not asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     not_before: Option<Timestamp>,
@@ -243,13 +243,14 @@ impl RequestDetails {
 
     /// How far this request has come, if it was asked for: a message published by hand is no request.
     pub(crate) fn new(id: JobId, history: RequestHistory) -> Option<Self> {
+        let not_asked = history.not_asked();
         let state = history.state();
         let status = RequestStatus::from(state);
         let dead_letter = match state {
             RequestState::DeadLettered(letter) => Some(DeadLetterSummary::from(letter)),
             _ => None,
         };
-        let RequestHistory { requested, stored, received, scheduled, .. } = history;
+        let RequestHistory { requested, stored, received, .. } = history;
         let (stored, cancelled) = match stored {
             Some(Stored::Strings(stored)) => (Some(stored), None),
             Some(Stored::Cancelled(cancellation)) => (None, Some(cancellation)),
@@ -258,9 +259,8 @@ impl RequestDetails {
         let cancelled = cancelled.map(|it| (it.cancelled_at, it.cancelled_by));
         let (cancelled_at, cancelled_by) = cancelled.unzip();
         let values = stored.as_ref().map(|stored| stored.values.clone());
-        let scheduled = scheduled.map(|later| later.job);
         let of_request = requested.as_ref().map(|request| (request.amount, request.priority));
-        let asked = of_request.or(scheduled.as_ref().map(|due| (due.amount, due.priority)));
+        let asked = of_request.or(not_asked.as_ref().map(|due| (due.amount, due.priority)));
         let (count, length) = match (asked, &values) {
             (Some((amount, _)), _) => (amount.count(), amount.length()),
             (None, Some(values)) => shape(values),
@@ -284,12 +284,14 @@ impl RequestDetails {
             priority: asked.map(|(_, priority)| priority),
             expires_at: requested
                 .as_ref()
-                .map_or(scheduled.as_ref().and_then(|due| due.expires_at), |it| it.expires_at),
-            not_before: scheduled.and_then(|due| due.not_before),
+                .map_or(not_asked.as_ref().and_then(|due| due.expires_at), |it| it.expires_at),
+            not_before: not_asked.as_ref().and_then(|due| due.not_before),
             cancelled_at,
             cancelled_by,
             requested_at,
-            requested_by: requested.map(|request| request.requestor),
+            requested_by: requested
+                .map(|request| request.requestor)
+                .or_else(|| not_asked.map(|due| due.requestor)),
             values,
             started_at,
             generated_at,

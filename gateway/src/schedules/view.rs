@@ -80,11 +80,8 @@ impl NewSchedule {
             }
         };
         recurrence.check().map_err(|error| ProblemKind::Invalid.because(error))?;
-        let (amount, requestor) = (amount(count, length)?, requestor.to_owned());
-        Ok((
-            recurrence,
-            DueRequest { amount, priority, requestor, not_before: None, expires_at: None },
-        ))
+        let due = DueRequest::new(amount(count, length)?, requestor);
+        Ok((recurrence, DueRequest { priority, ..due }))
     }
 }
 

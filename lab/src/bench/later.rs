@@ -8,7 +8,7 @@ use contract::{Amount, facts};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
 use tokio::time::Instant;
-use workqueue::{Metrics, Priority, Producer, Settings, now, reading};
+use workqueue::{Metrics, Producer, Settings, now, reading};
 
 use super::deployment::BenchDeployment;
 use super::round::Round;
@@ -30,13 +30,7 @@ pub(super) async fn measure(round: &mut Round<'_>) -> anyhow::Result<()> {
     let limits = Settings::from_env().limits;
     let producer = Producer::new(&deployment.connection, limits, AT_A_TIME, &metrics);
     let at = now() + SUBMITTING.mul_f64(if count < 1000 { 0.1 } else { 1.0 });
-    let due = DueRequest {
-        amount: Amount::new(1, 64)?,
-        priority: Priority::Normal,
-        requestor: "bench".to_owned(),
-        not_before: Some(at),
-        expires_at: None,
-    };
+    let due = DueRequest { not_before: Some(at), ..DueRequest::new(Amount::new(1, 64)?, "bench") };
     let submitting = stream::iter(0..count).map(async |_| producer.submit_later(&due, at).await);
     let ids: Vec<_> = submitting.buffer_unordered(AT_A_TIME).try_collect().await?;
     ensure!(now() < at, "{} were not submitted before they were due", ids.len());

@@ -137,17 +137,12 @@ impl Answers {
 
 /// Has something asked for again and again, once the broker takes the schedule.
 async fn recur(producer: Producer) -> anyhow::Result<()> {
-    let due = due(Amount::new(1, 16)?, "client");
+    let due = DueRequest::new(Amount::new(1, 16)?, "client");
     let each = Recurrence::Every(Duration::from_secs(1));
     while producer.schedule(SCHEDULE, &each, &due).await.is_err() {
         sleep(PAUSE).await;
     }
     Ok(())
-}
-
-fn due(amount: Amount, requestor: &str) -> DueRequest {
-    let (priority, requestor) = (Priority::Normal, requestor.to_owned());
-    DueRequest { amount, priority, requestor, not_before: None, expires_at: None }
 }
 
 /// Asks for one request after another, and cancels some of them: at once, or when they are well on their way.
@@ -178,7 +173,7 @@ async fn ask(
         }
         if asked % LATER == 0 {
             let at = now() + DELAY;
-            let due = DueRequest { not_before: Some(at), ..due(amount, &name) };
+            let due = DueRequest { not_before: Some(at), ..DueRequest::new(amount, &name) };
             told.push(Told::Later(producer.submit_later(&due, at).await?));
         }
         sleep(PAUSE).await;

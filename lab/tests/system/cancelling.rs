@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use testkit::http;
 use testkit::process::logged;
 use testkit::proxy::Proxy;
-use workqueue::JobId;
 use workqueue::dead_letters::Reason;
+use workqueue::{Bucket, JobId};
 
 use crate::api::{ACCEPTS, accepted, gateway, get, post};
 use crate::deployment::{self, Deployment, PATIENT, Side, api_addr, run, soon};
@@ -120,7 +120,17 @@ async fn cancelled_request_that_is_scheduled_is_never_made() {
 }
 
 #[tokio::test]
+async fn gateway_killed_before_it_cancels_for_later_has_done_so() {
+    killed_while_cancelling_for_later(STORED).await;
+}
+
+#[tokio::test]
 async fn gateway_killed_while_cancelling_for_later_loses_nothing() {
+    killed_while_cancelling_for_later(REQUESTED).await;
+}
+
+/// A gateway that is killed when it is about to create its fact in this bucket.
+async fn killed_while_cancelling_for_later(seam: Bucket) {
     let deployment = Deployment::with(&PATIENT).await;
     let (_gateway, api) = gateway(&deployment, "gateway-1").await;
     let proxy = Proxy::start(deployment.broker.port()).await.unwrap();
@@ -128,18 +138,25 @@ async fn gateway_killed_while_cancelling_for_later_loses_nothing() {
     let mut other = deployment::gateway(&proxy.url(), log, &[]).await;
     logged(&other, ACCEPTS).await;
     let addr = api_addr(&other).await;
-    let id = accepted(&post(api, None, &json!({"delay": "5s"})).await);
-    // It has cancelled the request, and is about to accept it.
-    proxy.hold(REQUESTED.subject(id));
+    // Later than any fact is kept.
+    let id = accepted(&post(api, None, &json!({ "delay": "30d" })).await);
+    // It is about to say that it is cancelled, or has, and is about to accept it.
+    proxy.hold(seam.subject(id));
     let path = format!("/requests/{id}");
-    let cancelling = tokio::spawn(async move { http::ask(addr, "DELETE", &path, &[], "").await });
-    soon("the gateway is about to accept it", proxy.held()).await;
-    assert!(matches!(deployment.fact::<Stored>(id).await, Some(Stored::Cancelled(_))));
+    let ask = path.clone();
+    let cancelling = tokio::spawn(async move { http::ask(addr, "DELETE", &ask, &[], "").await });
+    soon("the gateway is about to create the fact", proxy.held()).await;
+    let is_cancelled = matches!(deployment.fact::<Stored>(id).await, Some(Stored::Cancelled(_)));
+    assert_eq!(is_cancelled, seam == REQUESTED);
+    let status = if is_cancelled { "cancelled" } else { "scheduled" };
+    assert_eq!(get(api, &path).await.json()["status"], status);
     other.kill().await.unwrap();
     cancelling.abort();
     let _generator = deployment.run(Side::Generator, "generator", &[]).await;
     let _requestor = deployment.run(Side::Requestor, "requestor", &[("REQUEST_RATE", "0")]).await;
     deployment.fact_eventually::<Request>(id).await;
+    deployment.drained(SCHEDULES).await;
+    assert_eq!(get(api, &path).await.json()["status"], "cancelled");
     cancelled(&deployment, 1, 1).await;
 }
 

@@ -13,7 +13,7 @@ use testkit::eventually::eventually;
 use testkit::http::{self, HttpResponse};
 use testkit::proxy::Proxy;
 use workqueue::topology::Limits;
-use workqueue::{JobId, Metrics, Priority, Producer, now};
+use workqueue::{JobId, Metrics, Producer, now};
 
 use crate::api::{accepted, gateway, get, post};
 use crate::deployment::{Deployment, LIMITS, Side, ready, run, soon};
@@ -24,13 +24,8 @@ const SECOND: Duration = Duration::from_secs(1);
 async fn submit_later(deployment: &Deployment, at: Timestamp) -> JobId {
     let metrics = Metrics::new("test");
     let producer = Producer::new(deployment.connection(), LIMITS, 8, &metrics);
-    let due = DueRequest {
-        amount: Amount::new(1, 8).unwrap(),
-        priority: Priority::Normal,
-        requestor: "by hand".to_owned(),
-        not_before: Some(at),
-        expires_at: None,
-    };
+    let due = DueRequest::new(Amount::new(1, 8).unwrap(), "by hand");
+    let due = DueRequest { not_before: Some(at), ..due };
     producer.submit_later(&due, at).await.unwrap()
 }
 
@@ -84,7 +79,8 @@ async fn delayed_request_is_scheduled_and_then_answered() {
     assert_eq!(answer.json()["requested_at"], not_before, "{answer:?}");
     let state = get(api, &format!("/requests/{id}")).await.json();
     let expected = json!({
-        "id": id, "status": "scheduled", "count": 2, "length": 8, "priority": "high", "not_before": not_before
+        "id": id, "status": "scheduled", "count": 2, "length": 8, "priority": "high", "not_before": not_before,
+        "requested_by": "gateway"
     });
     assert_eq!(state, expected);
     let verdict = observe::audit::audit(deployment.nats(), Duration::ZERO).await.unwrap();
@@ -317,6 +313,31 @@ async fn one_that_is_due_twice_is_answered_once() {
     deployment.publish_raw(&SCHEDULES.subject(id), HeaderMap::new(), body.as_bytes()).await;
     complete(&deployment, &[(id, at)]).await;
     assert_eq!(deployment.queue_state(REQUESTS).await.stream.state.last_sequence, 1);
+}
+
+#[tokio::test]
+async fn one_given_up_before_it_is_asked_for_is_shown_and_discarded() {
+    let deployment = Deployment::start().await;
+    let (_gateway, api) = gateway(&deployment, "gateway").await;
+    let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
+    // It fell due so long ago that no fact would stand guard.
+    let id = submit_later(&deployment, now() - 25 * 3600 * SECOND).await;
+    deployment.dead_letters(1).await;
+    let path = format!("/requests/{id}");
+    let state = get(api, &path).await.json();
+    let letter = &state["dead_letter"];
+    assert_eq!(
+        (&state["status"], &letter["queue"]),
+        (&json!("dead-lettered"), &json!("SCHEDULES"))
+    );
+    assert!(letter["reason"].as_str().unwrap().starts_with("expired"), "{state}");
+    assert_eq!((&state["count"], &state["requested_by"]), (&json!(1), &json!("by hand")));
+    let (status, said) = deployment.decoupled(["dead-letters", "discard", &id.to_string()]).await;
+    assert_eq!(status, Some(0), "{said}");
+    let state = get(api, &path).await.json();
+    assert_eq!((&state["status"], state.get("dead_letter")), (&json!("cancelled"), None));
+    let verdict = deployment.verdict().await;
+    assert!(verdict.is_clean() && verdict.dead_lettered == 0, "{verdict}");
 }
 
 #[tokio::test]

@@ -58,7 +58,7 @@ const PUBLISHES: &[(&str, &[&str])] = &[
     ("requests.id", &[REQUESTOR, DECLARER, OPERATOR, GATEWAY]),
     ("responses.id", &[GENERATOR, DECLARER, OPERATOR]),
     ("acknowledgments.id", &[REQUESTOR, DECLARER, OPERATOR]),
-    ("schedules.once.id", &[GATEWAY]),
+    ("schedules.once.id", &[OPERATOR, GATEWAY]),
     ("schedules.every.name", &[OPERATOR, GATEWAY]),
     ("schedules.other", &[]),
     ("due.once.id", &[DECLARER, OPERATOR]),

@@ -14,6 +14,7 @@ use crate::batch::{self, Stored};
 use crate::chain::Source;
 use crate::connection::Connection;
 use crate::id::JobId;
+use crate::job::Job;
 use crate::reading::{self, ReadStreamError};
 
 /// A dead letter, as it stands on the broker.
@@ -118,6 +119,17 @@ impl DeadLetter {
             Ok(stream.delete_message(self.sequence).await?)
         };
         removing.await.map(|_| ()).map_err(NotRemoved)
+    }
+
+    /// The job that it was, where it was one of this kind that can be read.
+    #[must_use]
+    pub fn decode<J: Job>(&self) -> Option<J> {
+        if self.stream != J::QUEUE.stream {
+            return None;
+        }
+        J::decode(&J::QUEUE.subject_of(&self.id), Some(&self.headers), &self.body)
+            .ok()
+            .map(|(_, job)| job)
     }
 
     /// The bytes that the message had.
