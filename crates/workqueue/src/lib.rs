@@ -112,7 +112,7 @@
 //! | hold to a rate | `slots`, on `rate_limit`, `lease` |
 //! | give up, list, replay, discard | [`dead_letters`] |
 //! | read some messages of a stream by one question, or all of them | [`batch`], [`reading`] |
-//! | start, drain, stop | `service`, `running`, `background`, `signals` |
+//! | start, drain, stop | `service`, `running`, `background`; `signals`, on `held_signals` |
 //! | declare, compare with what is there and was; pause | [`topology`], `declare`, `known` |
 //! | keep a topology as it should be | `reconciler` |
 //! | find what nobody can settle | `sweeper`, `consumer_state` |
@@ -149,6 +149,7 @@ mod handler;
 pub mod headers;
 mod health;
 mod healthcheck;
+mod held_signals;
 pub mod http;
 mod id;
 mod job;

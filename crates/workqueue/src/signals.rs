@@ -5,6 +5,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::held_signals::while_held;
 use crate::telemetry;
 
 /// How soon after a signal another one means the same: a process manager sends two of them.
@@ -30,12 +31,15 @@ impl StopSignals {
     ///
     /// Where the operating system refuses.
     pub fn listen() -> io::Result<Self> {
-        let hangup = SignalKind::hangup();
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-            hangup: if is_ignored(hangup) { None } else { Some(signal(hangup)?) },
-            last: None,
+        // A handler that is there, and is not known yet to those who call it, loses the signal.
+        while_held(|| {
+            let hangup = SignalKind::hangup();
+            Ok(Self {
+                terminate: signal(SignalKind::terminate())?,
+                interrupt: signal(SignalKind::interrupt())?,
+                hangup: if is_ignored(hangup) { None } else { Some(signal(hangup)?) },
+                last: None,
+            })
         })
     }
 

@@ -11,6 +11,7 @@ use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuild
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
 
+use crate::held_signals::while_held;
 use crate::settings::{LogFormat, TelemetrySettings};
 
 /// Writes that the standard error took no more: it is closed, or its disk is full.
@@ -58,10 +59,8 @@ pub fn init(settings: &TelemetrySettings) -> Result<Logs, InvalidFilter> {
     let filter = EnvFilter::try_new(&settings.rust_log)
         .map_err(|source| InvalidFilter { filter: settings.rust_log.clone(), source })?;
     // On a thread of its own, because a reader that stalls would stop the work at the first full pipe.
-    let (writer, guard) = NonBlockingBuilder::default()
-        .lossy(true)
-        .buffered_lines_limit(LINES)
-        .finish(BestEffort(io::stderr()));
+    let logs = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(LINES);
+    let (writer, guard) = while_held(|| logs.finish(BestEffort(io::stderr())));
     FULL_QUEUE.get_or_init(|| writer.error_counter());
     print_panics_to(writer.clone());
     *GUARD.lock().expect(UNPOISONED) = Some(guard);
