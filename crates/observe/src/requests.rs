@@ -73,6 +73,9 @@ impl List {
         limit: usize,
         answered: impl Fn(),
     ) -> Result<(), ReadError> {
+        if filter.is_scheduled() {
+            return self.read_scheduled(nats, filter, sequences, limit, answered).await;
+        }
         let stream = nats.context().get_stream_no_info(filter.stream()).await;
         let stream = stream.map_err(|_| ReadError::Unknown)?;
         // Without a filter none is read for nothing.
@@ -82,10 +85,6 @@ impl List {
                 let message = stream.get_raw_message(sequence).await;
                 answered();
                 match message {
-                    Ok(message) if filter.is_scheduled() => {
-                        let due = schedules::not_due::<DueRequest>(&message);
-                        Ok((sequence, due.map(|(id, due)| due.request(id))))
-                    }
                     // A fact that a person wrote by hand may be malformed.
                     Ok(message) => Ok((sequence, Request::from_body(&message.payload).ok())),
                     Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => {
@@ -99,9 +98,6 @@ impl List {
                 let Some(request) = request.filter(|request| filter.takes(request)) else {
                     return Ok((sequence, None));
                 };
-                if filter.is_scheduled() {
-                    return Ok((sequence, Some((request, RequestStatus::Scheduled))));
-                }
                 let history = RequestHistory::read_state(nats, request.id).await?;
                 answered();
                 let status = RequestStatus::from(history.state());
@@ -114,6 +110,33 @@ impl List {
             self.until = Some(sequence);
             self.requests.extend(request);
             if self.requests.len() == limit {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// As [`List::read`], of what is scheduled.
+    async fn read_scheduled(
+        &mut self,
+        nats: &Connection,
+        filter: &Filter,
+        sequences: Range<u64>,
+        limit: usize,
+        answered: impl Fn(),
+    ) -> Result<(), ReadError> {
+        let all = Filter { status: filter.status, ..Filter::default() };
+        let most = if *filter == all { limit } else { MOST_READ };
+        let found = schedules::not_due::<DueRequest>(nats, sequences, most, answered).await;
+        let (found, until) = found.map_err(|_| ReadError::Unknown)?;
+        self.until = Some(until);
+        for (sequence, id, due) in found.into_iter().rev() {
+            let request = due.request(id);
+            if filter.takes(&request) {
+                self.requests.push((request, RequestStatus::Scheduled));
+            }
+            if self.requests.len() == limit {
+                self.until = Some(sequence);
                 break;
             }
         }

@@ -15,6 +15,8 @@
 
 pub use crate::recurrence::check_name;
 
+use std::ops::Range;
+
 use async_nats::HeaderMap;
 use async_nats::header::{
     NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_SCHEDULE, NATS_SCHEDULE_TARGET,
@@ -106,13 +108,54 @@ pub async fn later<J: Job>(
     Ok(None)
 }
 
-/// The job that this message of its stream keeps until it is due, and its id. Nothing where the message is another: of
-/// a job that recurs, or that is due.
-#[must_use]
-pub fn not_due<J: Job>(message: &StreamMessage) -> Option<(JobId, J)> {
+/// The newest jobs that were submitted for later and are not due, of those whose sequences in their stream are in this
+/// range: `limit` of them, or all, in the order of their sequences, which come with them. Also gives the sequence from
+/// which on they were read. Calls `answered` with each answer of the broker.
+///
+/// Other messages may lie between them in any number, as each firing of what recurs is one. So their place is found
+/// by counting, with about as many questions as the length of the range has binary digits.
+///
+/// # Errors
+///
+/// As [`list`].
+pub async fn not_due<J: Job>(
+    connection: &Connection,
+    sequences: Range<u64>,
+    limit: usize,
+    answered: impl Fn(),
+) -> Result<(Vec<(u64, JobId, J)>, u64), ReadStreamError> {
     let root = subject(J::QUEUE, ONCE, "");
-    let id: JobId = message.subject.strip_prefix(&root)?.parse().ok()?;
-    J::decode(&J::QUEUE.subject(id), Some(&message.headers), &message.payload).ok()
+    let subjects = [&root, "*"].concat();
+    let from = async |sequence, count| {
+        let (nats, stream) = (connection.context(), J::QUEUE.stream);
+        let read = batch::from_sequence(nats, stream, &subjects, sequence, count).await;
+        answered();
+        read
+    };
+    let count = async |sequence| from(sequence, 1).await.map(|(one, left)| one.len() as u64 + left);
+    let after = count(sequences.end).await?;
+    // From the first of these there are enough, if there are at all; from the second there are not.
+    let (mut enough, mut too_few) = (sequences.start, sequences.end);
+    while enough + 1 < too_few {
+        let middle = enough.midpoint(too_few);
+        if count(middle).await?.saturating_sub(after) >= limit as u64 {
+            enough = middle;
+        } else {
+            too_few = middle;
+        }
+    }
+    let (mut found, mut next) = (Vec::new(), enough);
+    while next < sequences.end {
+        let (stored, left) = from(next, limit).await?;
+        next = if left > 0 { stored.last().map_or(next, |it| it.sequence) + 1 } else { u64::MAX };
+        found.extend(stored.into_iter().filter(|it| it.sequence < sequences.end));
+    }
+    let job = |Stored { sequence, subject, headers, body }: Stored| {
+        let id: JobId = subject.strip_prefix(&root)?.parse().ok()?;
+        let (id, job) = J::decode(&J::QUEUE.subject(id), Some(&headers), &body).ok()?;
+        Some((sequence, id, job))
+    };
+    Ok((found.into_iter().filter_map(job).collect(), enough))
 }
 
 async fn last(
