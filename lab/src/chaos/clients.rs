@@ -1,19 +1,21 @@
 //! Clients that ask for strings, at once, later, and again and again, and cancel some of what they ask for, as
 //! clients of the gateway do. They note what they are told, which has to stay true.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use contract::Amount;
-use contract::facts::Stored;
+use contract::facts::{REQUESTED, Stored};
 use contract::queues::{DueRequest, Request, SCHEDULES};
 use requestor::Rate;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use workqueue::topology::{self, Limits};
 use workqueue::{
-    Connection, JobId, Metrics, Priority, Producer, Recurrence, Settings, Trace, now, read_fact,
+    Connection, Fact, JobId, Metrics, Priority, Producer, Recurrence, Settings, Trace, now,
+    read_fact, reading,
 };
 
 /// How many there are. Each waits for one answer at a time.
@@ -31,17 +33,26 @@ const ON_THE_WAY: Duration = Duration::from_millis(1);
 /// How long the last answers may take. Only a broker that does not come back needs so long.
 const LIMIT: Duration = Duration::from_mins(2);
 
-/// Each time that it has asked that often, it asks for something that is due a little later.
+/// Each time that it has asked that often, it asks for something that is due a little later, and cancels every other
+/// one of these: before, when, or after it is due.
 const LATER: usize = 5;
 const DELAY: Duration = Duration::from_millis(300);
 
-/// The schedule of what is asked for again and again, each second.
+/// How many characters of an id say when its job was made.
+const TIME: usize = "019cadd3-8896".len();
+
+/// The schedule of what is asked for again and again, each second, and in whose name.
 const SCHEDULE: &str = "chaos";
 
-/// What a client was told: what is true of a request that it cancelled, or that one is accepted for later.
+/// A schedule that has stood for so long has fired: no fault lasts nearly as long.
+const FIRES_WITHIN: Duration = Duration::from_secs(30);
+
+/// What a client was told: what is true of a request that it cancelled, that one is accepted for later, or that the
+/// schedule stands since then.
 enum Told {
     Cancelled(JobId, Stored),
     Later(JobId),
+    Scheduled(Instant),
 }
 
 /// The clients.
@@ -65,8 +76,7 @@ impl Clients {
             asking.spawn(ask(producer.clone(), connection.clone(), number, stop.clone()));
         }
         if clients > 0 {
-            let recurring = recur(producer.clone());
-            asking.spawn(async move { recurring.await.map(|()| Vec::new()) });
+            asking.spawn(recur(producer.clone()));
         }
         Self { connection: connection.clone(), producer, asking, stop }
     }
@@ -114,12 +124,12 @@ impl Answers {
     /// Which of the answers are not true, each in a sentence.
     pub(super) async fn untrue(self) -> anyhow::Result<Vec<String>> {
         let mut untrue = Vec::new();
-        for told in self.told {
+        for told in &self.told {
             match told {
                 Told::Cancelled(id, told) => {
                     let key = id.to_string();
                     let stored: Option<Stored> = read_fact(&self.connection, &key).await?;
-                    if stored.as_ref() != Some(&told) {
+                    if stored.as_ref() != Some(told) {
                         untrue.push(format!("a client was told {told:?}; there is {stored:?}"));
                     }
                 }
@@ -129,20 +139,44 @@ impl Answers {
                         untrue.push(format!("{id} was accepted for later, and never asked for"));
                     }
                 }
+                Told::Scheduled(since) => {
+                    let firings = self.firings().await?;
+                    let doubled = firings.values().filter(|requests| requests.len() > 1);
+                    untrue.extend(doubled.map(|requests| format!("fired twice: {requests:?}")));
+                    if firings.is_empty() && since.elapsed() >= FIRES_WITHIN {
+                        untrue.push("the schedule has never fired".to_owned());
+                    }
+                }
             }
         }
         Ok(untrue)
     }
+
+    /// The requests that the schedule has asked for, by the part of their ids that is derived from the firing alone.
+    async fn firings(&self) -> anyhow::Result<BTreeMap<String, Vec<JobId>>> {
+        let mut firings: BTreeMap<_, Vec<JobId>> = BTreeMap::new();
+        let nats = self.connection.context();
+        reading::each(nats, REQUESTED.stream, &REQUESTED.subjects(), |_sequence, message| {
+            if let Ok(request) = Request::from_body(&message.payload)
+                && request.requestor == SCHEDULE
+            {
+                let firing = request.id.to_string().split_off(TIME);
+                firings.entry(firing).or_default().push(request.id);
+            }
+        })
+        .await?;
+        Ok(firings)
+    }
 }
 
 /// Has something asked for again and again, once the broker takes the schedule.
-async fn recur(producer: Producer) -> anyhow::Result<()> {
-    let due = DueRequest::new(Amount::new(1, 16)?, "client");
+async fn recur(producer: Producer) -> anyhow::Result<Vec<Told>> {
+    let due = DueRequest::new(Amount::new(1, 16)?, SCHEDULE);
     let each = Recurrence::Every(Duration::from_secs(1));
     while producer.schedule(SCHEDULE, &each, &due).await.is_err() {
         sleep(PAUSE).await;
     }
-    Ok(())
+    Ok(vec![Told::Scheduled(Instant::now())])
 }
 
 /// Asks for one request after another, and cancels some of them: at once, or when they are well on their way.
@@ -174,7 +208,14 @@ async fn ask(
         if asked % LATER == 0 {
             let at = now() + DELAY;
             let due = DueRequest { not_before: Some(at), ..DueRequest::new(amount, &name) };
-            told.push(Told::Later(producer.submit_later(&due, at).await?));
+            let id = producer.submit_later(&due, at).await?;
+            told.push(Told::Later(id));
+            if asked % (2 * LATER) == 0 {
+                sleep(DELAY * u32::try_from(asked % 3)?).await;
+                let stored =
+                    requestor::cancel(&producer, &connection, id, Some(due), &name).await?;
+                told.push(Told::Cancelled(id, stored));
+            }
         }
         sleep(PAUSE).await;
     }
