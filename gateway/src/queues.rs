@@ -49,6 +49,8 @@ pub(crate) struct QueueDetails {
     waiting: u64,
     /// Messages that were delivered and are not settled yet.
     in_flight: u64,
+    /// Messages that are not due yet: requests that are to be made later, and schedules.
+    scheduled: u64,
     /// The most messages that it holds, if there is a limit.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
@@ -59,6 +61,8 @@ pub(crate) struct QueueDetails {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     max_bytes: Option<u64>,
+    /// Whether it has no room for another message, so that its publishers wait.
+    full: bool,
     /// When the oldest message came in, delivered or not. Absent where there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
@@ -93,9 +97,11 @@ impl From<QueueSnapshot> for QueueDetails {
             name: queue.name,
             waiting: queue.waiting,
             in_flight: queue.in_flight,
+            scheduled: queue.scheduled,
             limit: queue.limit,
             bytes: queue.bytes,
             max_bytes: queue.max_bytes,
+            full: queue.full,
             oldest_at: queue.oldest_at,
             paused_until: queue.paused_until,
             lanes: queue.lanes.into_iter().map(lane).collect(),
@@ -154,7 +160,7 @@ impl ToSchema for QueueName {
     tag = "queues",
     responses(
         (status = 200, description = "The queues", body = QueueList, example = json!({ "queues": [{
-            "name": "RESPONSES", "waiting": 3, "in_flight": 1, "limit": 100_000, "bytes": 1612,
+            "name": "RESPONSES", "waiting": 3, "in_flight": 1, "scheduled": 0, "limit": 100_000, "bytes": 1612, "full": false,
             "oldest_at": "2026-11-21T07:17:18.75925Z"
         }] })),
     )
@@ -180,7 +186,7 @@ pub(crate) async fn list(
     params(("name" = QueueName, Path, description = "The name of the queue")),
     responses(
         (status = 200, description = "How much is in it", body = QueueDetails, example = json!({
-            "name": "REQUESTS", "waiting": 53, "in_flight": 0, "limit": 100_000, "bytes": 18_020,
+            "name": "REQUESTS", "waiting": 53, "in_flight": 0, "scheduled": 0, "limit": 100_000, "bytes": 18_020, "full": false,
             "oldest_at": "2026-11-21T07:17:18.75925Z", "paused_until": "2026-11-21T07:27:18.75925Z",
             "lanes": [
                 { "priority": "high", "waiting": 2, "in_flight": 0 },
@@ -212,7 +218,7 @@ pub(crate) async fn show(
     request_body(content((Pause = "application/json", example = json!({ "for": "10m" })))),
     responses(
         (status = 200, description = "It is paused", body = QueueDetails, example = json!({
-            "name": "RESPONSES", "waiting": 3, "in_flight": 0, "limit": 100_000, "bytes": 1612,
+            "name": "RESPONSES", "waiting": 3, "in_flight": 0, "scheduled": 0, "limit": 100_000, "bytes": 1612, "full": false,
             "oldest_at": "2026-11-21T07:17:18.75925Z", "paused_until": "2026-11-21T07:27:18.75925Z"
         })),
     )
@@ -250,7 +256,7 @@ pub(crate) async fn pause(
     request_body(content((Empty = "application/json", example = json!({}))), description = "An empty object"),
     responses(
         (status = 200, description = "It goes on", body = QueueDetails, example = json!({
-            "name": "RESPONSES", "waiting": 3, "in_flight": 0, "limit": 100_000, "bytes": 1612,
+            "name": "RESPONSES", "waiting": 3, "in_flight": 0, "scheduled": 0, "limit": 100_000, "bytes": 1612, "full": false,
             "oldest_at": "2026-11-21T07:17:18.75925Z"
         })),
     )

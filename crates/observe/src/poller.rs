@@ -22,9 +22,6 @@ use crate::snapshot::{
     rate,
 };
 
-/// A queue with less room than that, in bytes, takes not even a small message.
-const SMALLEST_MESSAGE: u64 = 200;
-
 /// How many of the last requests to follow.
 const FOLLOWED: usize = 8;
 
@@ -310,18 +307,15 @@ async fn read_queue(
     let state = topology::queue_state(connection.context(), queue).await?;
     let lanes = state.lanes.iter().filter(|_| queue.has_priorities());
     let (config, stored) = (&state.stream.config, &state.stream.state);
-    let (limit, max_bytes) =
-        (config.max_messages.try_into().ok(), config.max_bytes.try_into().ok());
     let snapshot = QueueSnapshot {
         name: queue.stream,
         waiting: state.waiting(),
         in_flight: state.in_flight(),
         scheduled: state.scheduled(),
-        limit,
+        limit: topology::limit(config),
         bytes: stored.bytes,
-        max_bytes,
-        full: limit.is_some_and(|most: u64| stored.messages >= most)
-            || max_bytes.is_some_and(|most: u64| stored.bytes + SMALLEST_MESSAGE > most),
+        max_bytes: config.max_bytes.try_into().ok(),
+        full: topology::no_room(&state.stream).is_some(),
         redelivered: state.redelivered(),
         oldest_at: state.oldest_at(),
         paused_until: state.paused_until(),

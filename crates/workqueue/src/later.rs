@@ -289,19 +289,6 @@ impl BrokerTarget {
             Some(Err(error)) => return Err(PublishError::Unconfirmed(error.into())),
             None => return Err(PublishError::Unconfirmed("the connection was lost".into())),
         };
-        let most = self.limits.queue_limit;
-        if stream.state.messages >= most {
-            return Err(PublishError::Full(
-                format!("{most} messages wait in {}", queue.stream).into(),
-            ));
-        }
-        // Where the account asks for a limit, the broker would remove what waits longest.
-        let bytes = u64::try_from(stream.config.max_bytes).unwrap_or_default();
-        if bytes > 0 && stream.state.bytes >= bytes / 10 * 9 {
-            return Err(PublishError::Full(
-                format!("{} holds nine tenths of its bytes", queue.stream).into(),
-            ));
-        }
-        Ok(())
+        topology::no_room(&stream).map_or(Ok(()), |reason| Err(PublishError::Full(reason.into())))
     }
 }

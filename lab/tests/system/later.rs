@@ -7,6 +7,7 @@ use async_nats::HeaderMap;
 use contract::Amount;
 use contract::facts::{RECEIVED, REQUESTED, Stored};
 use contract::queues::{DueRequest, REQUESTS, Request, SCHEDULES};
+use futures_util::future::join_all;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use testkit::eventually::eventually;
@@ -147,10 +148,8 @@ async fn time_that_cannot_be_is_told_with_what_is_right() {
 
 #[tokio::test]
 async fn gateway_takes_no_more_for_later_than_there_is_room_for() {
-    let deployment = Deployment::start().await;
-    let gateway = deployment.gateway("gateway", &[("QUEUE_LIMIT", "2")]).await;
-    testkit::process::logged(&gateway, crate::api::ACCEPTS).await;
-    let api = crate::deployment::api_addr(&gateway).await;
+    let deployment = Deployment::with(&Limits { queue_limit: 2, ..LIMITS }).await;
+    let (_gateway, api) = gateway(&deployment, "gateway").await;
     let later = json!({"delay": "1h"});
     for _ in 0..2 {
         accepted(&post(api, None, &later).await);
@@ -158,7 +157,15 @@ async fn gateway_takes_no_more_for_later_than_there_is_room_for() {
     let full = post(api, None, &later).await;
     assert_eq!((full.status, &full.json()["outcome"]), (503, &json!("not-asked")), "{full:?}");
     assert_eq!(put(api, "often", &json!({"every": "1h"})).await.status, 503);
-    assert_eq!(depths(&deployment).await, (0, 2));
+    let queue = get(api, "/queues/SCHEDULES").await.json();
+    let shown = ["scheduled", "limit", "full", "waiting"].map(|name| queue[name].clone());
+    assert_eq!(shown, [json!(2), json!(2), json!(true), json!(0)], "{queue}");
+    // There is room again once the limit is higher.
+    let (status, said) = deployment.decoupled(["declare", "--queue-limit=3"]).await;
+    assert_eq!(status, Some(0), "{said}");
+    assert_eq!(get(api, "/queues/SCHEDULES").await.json()["full"], false);
+    accepted(&post(api, None, &later).await);
+    assert_eq!(depths(&deployment).await, (0, 3));
 }
 
 #[tokio::test]
@@ -263,19 +270,20 @@ async fn requestor_killed_before_settling_what_is_due_asks_once() {
 async fn full_queue_holds_what_is_due_and_nothing_else() {
     let deployment = Deployment::with(&Limits { queue_limit: 5, ..LIMITS }).await;
     let at = now() - SECOND;
-    let mut due = Vec::new();
-    for _ in 0..20 {
-        due.push((submit_later(&deployment, at).await, at));
-    }
     let settings = [("QUEUE_LIMIT", "5"), ("CONCURRENCY", "8")];
-    let _requestor = deployment.run(Side::Requestor, "requestor", &settings).await;
-    eventually("the queue is full", async || match deployment.depth(REQUESTS).await {
-        5 => Ok(()),
-        other => Err(other),
-    })
-    .await;
-    // What the generator answers is stored, although the requestor waits for room.
-    let _generator = deployment.run(Side::Generator, "generator", &settings).await;
+    let submitting = join_all((0..20).map(|_| submit_later(&deployment, at)));
+    let working = async {
+        let requestor = deployment.run(Side::Requestor, "requestor", &settings).await;
+        eventually("the queue is full", async || match deployment.depth(REQUESTS).await {
+            5 => Ok(()),
+            other => Err(other),
+        })
+        .await;
+        // What the generator answers is stored, although the requestor waits for room.
+        [requestor, deployment.run(Side::Generator, "generator", &settings).await]
+    };
+    let (ids, _services) = tokio::join!(submitting, working);
+    let due: Vec<_> = ids.into_iter().map(|id| (id, at)).collect();
     complete(&deployment, &due).await;
 }
 

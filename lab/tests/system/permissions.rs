@@ -607,7 +607,7 @@ async fn every_user_has_the_permissions_that_it_needs() {
     let limits = Limits { queue_limit: 50_000, ..LIMITS };
     let declarer = guarded.connect(DECLARER).await;
     let changes = declare(declarer.context(), &limits).await.unwrap();
-    assert_eq!(changes.len(), 3, "{changes:?}");
+    assert_eq!(changes.len(), 4, "{changes:?}");
 
     // A generator that fails gives up at once.
     let clumsy = [("FAILURE_RATE", "1"), ("MAX_ATTEMPTS", "1")];

@@ -20,7 +20,7 @@ async fn limit_of_a_queue_by_bytes_is_shown() {
     let queues = listed(&deployment).await.unwrap();
     assert!(queues[0]["max_bytes"] == 1_000_000 && queues[0]["bytes"] == 0, "{queues}");
     let (_, said) = deployment.decoupled(["queues", "list"]).await;
-    assert_eq!(said.matches("100000  0 of 1000000 bytes").count(), 3, "{said}");
+    assert_eq!(said.matches("100000  0 of 1000000 bytes").count(), 4, "{said}");
 }
 
 #[tokio::test]

@@ -34,6 +34,10 @@ const MAX_MESSAGE_SIZE: i32 = 256 * 1024;
 /// How long the broker remembers message ids. It is a convenience: the facts are the guarantee.
 const DUPLICATE_WINDOW: Duration = Duration::from_mins(2);
 
+/// The key of the metadata under which a queue with schedules says how many messages it may hold: its producers hold
+/// to it, in place of the broker.
+pub(super) const QUEUE_LIMIT: &str = "queue_limit";
+
 /// The stream of a queue.
 #[must_use]
 pub fn queue(queue: Queue, limits: &Limits) -> Stream {
@@ -50,6 +54,7 @@ pub fn queue(queue: Queue, limits: &Limits) -> Stream {
     }
     // Message schedules do without `discard: new`, and any limit would remove silently what waits longest.
     Stream {
+        metadata: [(QUEUE_LIMIT.to_owned(), limits.queue_limit.to_string())].into(),
         max_messages: -1,
         discard: DiscardPolicy::Old,
         allow_message_schedules: true,

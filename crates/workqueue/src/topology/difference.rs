@@ -5,7 +5,7 @@ use std::fmt;
 use async_nats::jetstream::consumer::Config as Consumer;
 use async_nats::jetstream::stream::{Config as Stream, PersistenceMode};
 
-use super::config::FACTS_MARGIN;
+use super::config::{FACTS_MARGIN, QUEUE_LIMIT};
 
 /// What a stream is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -108,6 +108,8 @@ impl Differences {
             &should_be.max_messages_per_subject,
         );
         let limits = &mut found.limits;
+        let queue_limit = |stream: &Stream| stream.metadata.get(QUEUE_LIMIT).cloned();
+        differ(limits, object, QUEUE_LIMIT, &queue_limit(is), &queue_limit(should_be));
         differ(limits, object, "max_bytes", &is.max_bytes, &should_be.max_bytes);
         differ(limits, object, "max_msg_size", &is.max_message_size, &should_be.max_message_size);
         differ(limits, object, "num_replicas", &is.num_replicas, &should_be.num_replicas);

@@ -24,7 +24,8 @@ pub use overlap::subject_taken;
 pub use past::{FIRST_CREATED, created_at, expires_at, first_created, lost_facts, replaces};
 pub use pause::{pause, paused_until, resume};
 pub use state::{
-    QueueState, bucket_state, facts_max_age, guard_time, lane_state, queue_state, stream_state,
+    QueueState, bucket_state, facts_max_age, guard_time, lane_state, limit, no_room, queue_state,
+    stream_state,
 };
 
 use std::mem;
@@ -39,6 +40,7 @@ use crate::commands;
 use crate::facts::Bucket;
 use crate::known::KnownStreams;
 use crate::queue::Queue;
+use config::QUEUE_LIMIT;
 use difference::{Differences, Kind};
 use overlap::{is_of_another_consumer, messages_taken};
 use past::{LOST_FACTS, REPLACES};
@@ -312,7 +314,12 @@ where
 }
 
 fn with_limits_of(is: &StreamConfig, should_be: &StreamConfig) -> StreamConfig {
+    let mut metadata = is.metadata.clone();
+    if let Some(limit) = should_be.metadata.get(QUEUE_LIMIT) {
+        metadata.insert(QUEUE_LIMIT.to_owned(), limit.clone());
+    }
     StreamConfig {
+        metadata,
         subjects: should_be.subjects.clone(),
         max_age: should_be.max_age,
         max_messages: should_be.max_messages,

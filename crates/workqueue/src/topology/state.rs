@@ -13,6 +13,9 @@ use super::{api, config};
 use crate::facts::Bucket;
 use crate::queue::{Lane, Queue};
 
+/// A queue with less room than that, in bytes, takes not even a small message.
+const SMALLEST_MESSAGE: u64 = 200;
+
 /// The state of a queue on the broker.
 #[derive(Debug)]
 pub struct QueueState {
@@ -87,6 +90,29 @@ impl QueueState {
     fn consumers(&self) -> impl Iterator<Item = &ConsumerInfo> {
         self.lanes.iter().map(|(_, consumer)| consumer)
     }
+}
+
+/// The most messages that the queue of this stream holds, if there is a limit.
+#[must_use]
+pub fn limit(stream: &StreamConfig) -> Option<u64> {
+    match stream.metadata.get(config::QUEUE_LIMIT) {
+        Some(limit) => limit.parse().ok(),
+        None => stream.max_messages.try_into().ok(),
+    }
+}
+
+/// Why the queue of this stream takes no further message, by their number or by bytes, if it does not.
+#[must_use]
+pub fn no_room(stream: &StreamInfo) -> Option<String> {
+    let (config, state) = (&stream.config, &stream.state);
+    if let Some(limit) = limit(config).filter(|limit| state.messages >= *limit) {
+        return Some(format!("{} holds {limit} messages, which is its limit", config.name));
+    }
+    let most = u64::try_from(config.max_bytes).ok()?;
+    let room = most.saturating_sub(state.bytes);
+    // With schedules the broker would remove what waits longest, so that it must never come near to the limit.
+    let needed = if config.allow_message_schedules { most / 10 } else { SMALLEST_MESSAGE };
+    (room < needed).then(|| format!("{} holds {} of {most} bytes", config.name, state.bytes))
 }
 
 /// The state of a queue on the broker.
