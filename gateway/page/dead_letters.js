@@ -1,6 +1,8 @@
 // The dead letters: counted by reason, each with its body, and another try, or none, where the deployment allows it.
 // Their content is not trusted, so it only ever becomes text.
 
+import { follow, goToList } from "./address.js";
+import { confirm } from "./confirm.js";
 import { ask, byId, clock, counted, el, exact, say } from "./dom.js";
 
 /** How many milliseconds to wait before what has changed is read again. */
@@ -59,7 +61,6 @@ const REPLAY = {
   done: "Replayed",
   warning: "What they died of should be mended first.",
   one: (sequence) => ask(`dead-letters/${sequence}/replay`, {}),
-  told: (sequence) => `Dead letter ${sequence} is in its queue again.`,
   page: (reason, query) => ask(`dead-letters/replay?${reason ? `reason=${reason}&` : ""}${query}`, {}),
 };
 const DISCARD = {
@@ -67,7 +68,6 @@ const DISCARD = {
   done: "Discarded",
   warning: "What they were is lost with them. A request that one of them holds up is cancelled.",
   one: (sequence) => ask(`dead-letters/${sequence}`, undefined, {}, "DELETE"),
-  told: (sequence) => `Dead letter ${sequence} is gone.`,
   page: (reason, query) => ask(`dead-letters?reason=${reason ?? "any"}&${query}`, undefined, {}, "DELETE"),
 };
 
@@ -75,20 +75,9 @@ function item(letter) {
   const parts = describe(letter);
   const entry = el("li", { id: `letter-${letter.sequence}` }, ...parts);
   if (allowed) {
-    const button = ({ word, one, told: words }) => {
-      const button = el("button", { type: "button", "aria-label": `${word} dead letter ${letter.sequence}` }, word);
-      button.addEventListener("click", async () => {
-        button.disabled = true;
-        try {
-          await one(letter.sequence);
-          told(words(letter.sequence));
-          mine += 1;
-          entry.remove();
-        } catch (error) {
-          told(`Dead letter ${letter.sequence} stays: ${error.message}.`);
-          button.disabled = false;
-        }
-      });
+    const button = (action) => {
+      const button = el("button", { type: "button", "aria-label": `${action.word} dead letter ${letter.sequence}` }, action.word);
+      button.addEventListener("click", () => question(action, [letter.sequence]));
       return button;
     };
     const box = el("input", { type: "checkbox", value: letter.sequence, "aria-label": `Select dead letter ${letter.sequence}` });
@@ -118,15 +107,18 @@ function tell() {
     say(byId(id), some ? `${word} ${exact(some)}` : `${word} ${which}`);
   }
   if (known === 0) note("There are none: nothing was given up.");
+  else if (wanted() === 0) note(`There are none of the reason ${chosen}.`);
   else note(shown < wanted() ? `${exact(shown)} of ${exact(wanted())}, the oldest first.` : "");
   const groups = [[null, "all", Math.max(known, 0)], ...reasons.map(({ reason, count }) => [reason, reason, count])];
   const buttons = groups.map(([reason, word, count]) => {
     const button = el("button", { type: "button", "aria-pressed": reason === chosen }, `${word} ${exact(count)}`);
-    button.addEventListener("click", () => choose(reason));
+    button.addEventListener("click", () => goToList("dead-letters", reason ? { reason } : {}));
     return button;
   });
-  byId("letters-reasons").replaceChildren(...(reasons.length > 1 ? buttons : []));
+  byId("letters-reasons").replaceChildren(...(reasons.length > 1 || chosen ? buttons : []));
 }
+
+follow(({ kind, query }) => kind === "dead-letters" && choose(query.get("reason")));
 
 function choose(reason) {
   chosen = reason;
@@ -163,8 +155,6 @@ function show(page) {
   if (last) next = last.sequence + 1;
   known = page.total;
   reasons = page.reasons;
-  // Those of the chosen reason may be gone.
-  if (chosen && !reasons.some(({ reason }) => reason === chosen)) choose(null);
   tell();
 }
 
@@ -173,15 +163,16 @@ byId("letters-more").addEventListener("click", async () => {
   if (page) show(page);
 });
 
-/** What is to be done with those that are selected, or with all that are chosen, once that is confirmed. */
-const confirm = byId("confirm");
-let agreed = () => {};
-function question(action) {
-  const some = selected();
-  say(byId("confirm-text"), `${action.word} ${counted(some.length || wanted(), "dead letter")}? ${action.warning}`);
-  say(byId("confirm-yes"), `${action.word} them`);
-  agreed = () => (some.length ? each(action, some) : all(action));
-  confirm.showModal();
+/** Does this with some of them, or with all that are chosen, once that is confirmed. */
+function question(action, some) {
+  const what = some.length === 1 ? `dead letter ${some[0]}` : counted(some.length || wanted(), "dead letter");
+  confirm(`${action.word} ${what}? ${action.warning}`, some.length === 1 ? `${action.word} it` : `${action.word} them`, async () => {
+    const buttons = document.querySelectorAll("#letters button");
+    for (const button of buttons) button.disabled = true;
+    await (some.length ? each(action, some) : all(action));
+    for (const button of buttons) button.disabled = false;
+    load();
+  });
 }
 
 async function each(action, some) {
@@ -196,7 +187,7 @@ async function each(action, some) {
       first ||= error.message;
     }
   }
-  told(`${action.done} ${exact(done)}${done < some.length ? `; ${exact(some.length - done)} stay, the first because ${first}` : ""}.`);
+  told(`${action.done} ${exact(done)}${done < some.length ? `; ${exact(some.length - done)} stayed, the first because ${first}` : ""}.`);
 }
 
 async function all(action) {
@@ -211,19 +202,11 @@ async function all(action) {
       query = page.next && `from=${page.next}&until=${page.until}`;
       told(`${action.done} ${exact(done)} so far.`);
     }
-    told(`${action.done} ${exact(done)}${kept ? `; ${exact(kept)} stay, the first because ${first}` : ""}.`);
+    told(`${action.done} ${exact(done)}${kept ? `; ${exact(kept)} stayed, the first because ${first}` : ""}.`);
   } catch (error) {
     told(`${action.done} ${exact(done)}, then: ${error.message}.`);
   }
 }
 
-byId("replay-all").addEventListener("click", () => question(REPLAY));
-byId("discard-all").addEventListener("click", () => question(DISCARD));
-byId("confirm-no").addEventListener("click", () => confirm.close());
-byId("confirm-yes").addEventListener("click", async () => {
-  confirm.close();
-  for (const id of ["replay-all", "discard-all"]) byId(id).disabled = true;
-  await agreed();
-  for (const id of ["replay-all", "discard-all"]) byId(id).disabled = false;
-  load();
-});
+byId("replay-all").addEventListener("click", () => question(REPLAY, selected()));
+byId("discard-all").addEventListener("click", () => question(DISCARD, selected()));

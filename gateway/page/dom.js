@@ -57,6 +57,9 @@ export function span(milliseconds) {
 export const clock = (at, digits = 0) =>
   new Date(at).toLocaleTimeString("en-GB", { fractionalSecondDigits: digits || undefined, hour: "2-digit", minute: "2-digit", second: "2-digit" });
 
+/** The date. */
+export const day = (at) => new Date(at).toLocaleDateString("en-GB");
+
 /** Asks the gateway. What it answers with a problem is an error that says it, with its status and outcome. */
 export async function ask(path, body, headers = {}, method = body === undefined ? "GET" : "POST") {
   const json = { "Content-Type": "application/json", ...headers };

@@ -1,7 +1,8 @@
 // The history of one request, in a dialog that follows it until it is received; and the forms that lead there.
 
 import { addressOf, follow, go, leave } from "./address.js";
-import { ask, byId, clock, el, say, span } from "./dom.js";
+import { confirm } from "./confirm.js";
+import { ask, byId, clock, day, el, say, span } from "./dom.js";
 import { describe } from "./dead_letters.js";
 
 /** How long to wait between two looks, at first and after a while. */
@@ -21,8 +22,8 @@ let looking;
 /** Opens the history of a request, under its address. */
 export const showHistory = go;
 
-follow((id) => {
-  if (id) open(id);
+follow(({ kind, id }) => {
+  if (kind === "requests" && id) open(id);
   else if (dialog.open) dialog.close();
 });
 
@@ -54,7 +55,7 @@ async function look(id, since) {
 
 /** Shows what there is of it, and gives whether it has come to its end. */
 function show({ request, queues, dead_letters: letters }) {
-  const asked = request?.requested_by && `for ${request.count} of ${request.length} characters, by ${request.requested_by}`;
+  const asked = request?.requested_at && `for ${request.count} of ${request.length} characters, by ${request.requested_by}`;
   const steps = [
     ["asked", asked && request.requested_at, asked],
     // An older generator does not say.
@@ -80,6 +81,7 @@ function show({ request, queues, dead_letters: letters }) {
 
 function where(request, queues, letters) {
   if (request?.status === "received") return "It has come home.";
+  if (request?.status === "scheduled") return `It is to be asked for on ${day(request.not_before)} at ${clock(request.not_before)}, by ${request.requested_by}.`;
   if (request?.status === "cancelled") return `It was cancelled at ${clock(request.cancelled_at, 3)}, by ${request.cancelled_by}.`;
   if (request?.status === "doubled") return "Other strings are marked as received than those that are stored.";
   if (queues.length) return `It is in ${queues.join(" and ")}.`;
@@ -88,8 +90,12 @@ function where(request, queues, letters) {
   return "There is nothing about it on the broker: it was not accepted yet, or it is too long ago.";
 }
 
-byId("history-cancel").addEventListener("click", async (event) => {
-  event.target.disabled = true;
+byId("history-cancel").addEventListener("click", () =>
+  confirm("Cancel this request? Its strings are not stored then.", "Cancel it", cancel));
+
+async function cancel() {
+  const button = byId("history-cancel");
+  button.disabled = true;
   const id = byId("history-id").textContent;
   try {
     await ask(`requests/${encodeURIComponent(id)}`, undefined, {}, "DELETE");
@@ -97,8 +103,8 @@ byId("history-cancel").addEventListener("click", async (event) => {
   } catch (error) {
     say(byId("history-where"), `Whether it is cancelled is unknown: ${error.message}. Press again: it is safe.`);
   }
-  event.target.disabled = false;
-});
+  button.disabled = false;
+}
 
 byId("history-close").addEventListener("click", () => dialog.close());
 dialog.addEventListener("close", () => {

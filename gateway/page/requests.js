@@ -1,7 +1,8 @@
 // The list of requests: the newest first, a page at a time, of a state, a priority and an instance that asked; and what
 // is asked for again and again. It is read when it is asked for, and costs nothing otherwise.
 
-import { ask, byId, clock, counted, el, say } from "./dom.js";
+import { follow, goToList } from "./address.js";
+import { ask, byId, clock, counted, day, el, say } from "./dom.js";
 import { showHistory } from "./history.js";
 
 const STATES = ["queued", "stored", "received", "cancelled", "doubled", "dead-lettered", "scheduled"];
@@ -10,20 +11,23 @@ const PAGE = 25;
 
 byId("requests-status").append(...STATES.map((state) => el("option", {}, state)));
 
+/** The fields of the filter, by what the gateway calls them. */
+const FIELDS = { status: byId("requests-status"), priority: byId("requests-priority"), requested_by: byId("requests-by") };
+
+/** What the list that is shown was asked for with, and where its next page begins. */
+let filter = {};
 let next = null;
 
 function row({ id, status, priority, count, length, requested_at: at, requested_by: by }) {
   const button = el("button", { type: "button", class: "plain" }, id);
   button.addEventListener("click", () => showHistory(id));
-  const texts = [status, priority, `${count} of ${length}`, `${new Date(at).toLocaleDateString("en-GB")} ${clock(at)}`, by];
+  const texts = [status, priority, `${count} of ${length}`, `${status === "scheduled" ? "due " : ""}${day(at)} ${clock(at)}`, by];
   const cells = texts.map((text, place) => el("td", { "data-label": LABELS[place] }, text));
   return el("tr", {}, el("td", { "data-label": "request" }, button), ...cells);
 }
 
 async function read(cursor) {
-  const value = (name) => byId(`requests-${name}`).value.trim();
-  const filter = { status: value("status"), priority: value("priority"), requested_by: value("by"), cursor };
-  const query = new URLSearchParams({ limit: PAGE, ...Object.fromEntries(Object.entries(filter).filter(([, text]) => text)) });
+  const query = new URLSearchParams({ limit: PAGE, ...filter, ...(cursor && { cursor }) });
   try {
     const page = await ask(`requests?${query}`);
     if (!cursor) byId("requests-rows").replaceChildren();
@@ -40,6 +44,16 @@ async function read(cursor) {
 
 byId("requests-form").addEventListener("submit", (event) => {
   event.preventDefault();
+  const written = Object.entries(FIELDS).map(([name, field]) => [name, field.value.trim()]);
+  goToList("requests", written.filter(([, text]) => text));
+});
+follow(({ kind, id, query }) => {
+  if (kind !== "requests" || id) return;
+  filter = {};
+  for (const [name, field] of Object.entries(FIELDS)) {
+    field.value = query.get(name) ?? "";
+    if (field.value) filter[name] = field.value;
+  }
   read(null);
 });
 byId("requests-more").addEventListener("click", () => read(next));

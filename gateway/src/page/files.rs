@@ -27,6 +27,7 @@ const FILES: &[File] = files! {
     "/icon.svg" IMAGE "icon.svg"
     "/main.js" SCRIPT "main.js"
     "/address.js" SCRIPT "address.js"
+    "/confirm.js" SCRIPT "confirm.js"
     "/keys.js" SCRIPT "keys.js"
     "/requests.js" SCRIPT "requests.js"
     "/dom.js" SCRIPT "dom.js"

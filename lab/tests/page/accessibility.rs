@@ -2,9 +2,14 @@
 
 use std::path::Path;
 
+use async_nats::HeaderMap;
 use contract::facts::RECEIVED;
 use contract::queues::REQUESTS;
 use testkit::eventually::eventually;
+use testkit::http;
+use testkit::process::logged;
+use testkit::target_directory::directory;
+use workqueue::JobId;
 
 use crate::browser::Browser;
 use crate::deployment::{Deployment, Side, ready};
@@ -28,7 +33,7 @@ async fn the_page_works_on_a_phone_by_keyboard_and_screen_reader() {
     let browser = Browser::start().await;
     browser.open(&gateway.url()).await;
     browser.says("#last-rows tr", ":").await;
-    for width in [360, 768, 1366, 1920] {
+    for width in [320, 768, 1366, 1920] {
         browser.resize(width, 800).await;
         let wide =
             "return document.documentElement.scrollWidth - document.documentElement.clientWidth";
@@ -61,6 +66,53 @@ async fn the_page_works_on_a_phone_by_keyboard_and_screen_reader() {
     assert_eq!(browser.complaints().await, [""; 0]);
 }
 
+/// What axe finds wrong, by the rules of WCAG 2.2 and its best practices.
+const VIOLATIONS: &str =
+    "return axe.run(document).then(({ violations }) => violations.map(({ id, nodes }) =>
+    [id, ...nodes.map(({ html, failureSummary }) => `${html.slice(0, 200)}: ${failureSummary}`)]))";
+
+const NO_AXE: &str = "axe is not there to judge the page; install it with .ci/browser";
+
+#[tokio::test]
+async fn axe_finds_no_violation() {
+    let deployment = Deployment::start().await;
+    let gateway = GatewayProcess::start(&deployment).await;
+    logged(&gateway.process, "accepting requests").await;
+    let subject = REQUESTS.subject(JobId::new());
+    deployment.publish_raw(&subject, HeaderMap::new(), b"garbage").await;
+    let ask = async |method: &str, path: &str, body: &str| {
+        let headers = [("Content-Type", "application/json")];
+        let answer = http::ask(gateway.addr, method, path, &headers, body).await.unwrap();
+        assert!(answer.status < 300, "{answer:?}");
+    };
+    ask("POST", "/requests", "{}").await;
+    ask("PUT", "/schedules/hourly", r#"{"every": "1h"}"#).await;
+    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
+    deployment.dead_letters(1).await;
+    let browser = Browser::start().await;
+    browser.open(&gateway.url()).await;
+    browser.says("#letters .reason", "malformed").await;
+    browser.says("#schedules-list", "hourly").await;
+    browser.says("#last-rows tr", ":").await;
+    browser.press("#requests-form button").await;
+    browser.says("#requests-note", "the newest first").await;
+    let axe = directory().join("axe/axe_playwright_python/axe.min.js");
+    browser.run(&std::fs::read_to_string(axe).expect(NO_AXE)).await;
+    for scheme in ["light", "dark"] {
+        browser.prefers("prefers-color-scheme", scheme).await;
+        for dialog in [None, Some("#last-rows button"), Some("#letter-1 > button")] {
+            if let Some(opens) = dialog {
+                browser.press(opens).await;
+                browser.until("document.querySelector('dialog[open]')").await;
+            }
+            let found = browser.run(VIOLATIONS).await;
+            assert_eq!(found, serde_json::json!([]), "{scheme}, {dialog:?}: {found:#}");
+            browser.run("document.querySelector('dialog[open]')?.close()").await;
+        }
+    }
+}
+
 /// The keys that are not in front of their labels, on the same line.
 const PARTED: &str = "return [...document.querySelectorAll('.legend .key')].filter(key => {
     const label = document.createRange();
@@ -89,7 +141,7 @@ async fn keys_keep_their_labels_and_forced_colours_show_all() {
     let browser = Browser::start().await;
     browser.open(&gateway.url()).await;
     browser.says("#queue-ACKNOWLEDGMENTS", "waiting").await;
-    for width in [360, 400, 600, 768, 1366] {
+    for width in [320, 360, 400, 600, 768, 1366] {
         browser.resize(width, 800).await;
         assert_eq!(browser.run(PARTED).await, serde_json::json!([]), "at {width} pixels");
     }

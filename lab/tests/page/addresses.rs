@@ -1,6 +1,7 @@
 //! Addresses of what is open, and what one key does.
 
 use serde_json::json;
+use testkit::http;
 use testkit::process::logged;
 
 use crate::browser::Browser;
@@ -42,6 +43,7 @@ async fn request_is_cancelled_in_its_history() {
     browser.open(&gateway.url()).await;
     browser.press("#ask-form button").await;
     browser.press("#history-cancel").await;
+    browser.press("#confirm-yes").await;
     browser.says("#history-where", "It was cancelled at").await;
     browser.until("document.querySelector('#history-cancel').hidden").await;
     browser.press("#history-close").await;
@@ -99,6 +101,7 @@ async fn requests_are_listed_by_state_and_open_their_history() {
     }
     browser.press("#last-rows button").await;
     browser.press("#history-cancel").await;
+    browser.press("#confirm-yes").await;
     browser.says("#history-where", "It was cancelled at").await;
     browser.press("#history-close").await;
     browser.press("#requests-form button").await;
@@ -108,9 +111,46 @@ async fn requests_are_listed_by_state_and_open_their_history() {
     browser.says("#requests-note", "1 request,").await;
     browser.press("#requests-rows button").await;
     browser.says("#history-where", "It was cancelled at").await;
+    // The list has an address, which is there again when the history is closed.
     browser.press("#history-close").await;
+    browser.until("location.hash === '#/requests?status=cancelled'").await;
+    browser.client.refresh().await.unwrap();
+    browser.says("#requests-note", "1 request,").await;
+    browser.until("document.querySelector('#requests-status').value === 'cancelled'").await;
     browser.write("#requests-by", "nobody").await;
     browser.press("#requests-form button").await;
     browser.says("#requests-note", "There are none.").await;
+    assert_eq!(browser.complaints().await, [""; 0]);
+}
+
+#[tokio::test]
+async fn scheduled_requests_are_listed_page_by_page_and_cancelled() {
+    let deployment = Deployment::start().await;
+    let gateway = GatewayProcess::start(&deployment).await;
+    logged(&gateway.process, "accepting requests").await;
+    let headers = [("Content-Type", "application/json")];
+    for _ in 0..30 {
+        let body = r#"{"delay": "30d"}"#;
+        let answer = http::ask(gateway.addr, "POST", "/requests", &headers, body).await.unwrap();
+        assert_eq!(answer.status, 202, "{answer:?}");
+    }
+    let browser = Browser::start().await;
+    browser.open(&format!("{}#/requests?status=scheduled", gateway.url())).await;
+    browser.says("#requests-note", "25 requests").await;
+    // What is chosen since then is for the next list.
+    browser.run("document.querySelector('#requests-priority').value = 'low'").await;
+    browser.press("#requests-more").await;
+    browser.says("#requests-note", "30 requests").await;
+    browser.until("document.querySelector('#requests-more').hidden").await;
+    browser.says("#requests-rows", "due ").await;
+    browser.press("#requests-rows button").await;
+    browser.says("#history-where", "It is to be asked for on").await;
+    browser.press("#history-cancel").await;
+    browser.press("#confirm-no").await;
+    browser.press("#history-cancel").await;
+    browser.press("#confirm-yes").await;
+    browser.says("#history-where", "It was cancelled at").await;
+    browser.press("#history-close").await;
+    browser.says("#scheduled", "SCHEDULES: 29 not due yet").await;
     assert_eq!(browser.complaints().await, [""; 0]);
 }

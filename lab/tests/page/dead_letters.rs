@@ -2,8 +2,9 @@
 
 use async_nats::HeaderMap;
 use contract::Amount;
-use contract::facts::Received;
+use contract::facts::{Received, Stored};
 use contract::queues::{REQUESTS, Request};
+use testkit::process::logged;
 use workqueue::JobId;
 
 use crate::browser::Browser;
@@ -76,6 +77,8 @@ async fn dead_letters_are_replayed_one_by_one_or_all_at_once() {
     let _generator = deployment.run(Side::Generator, "generator", &[]).await;
     let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
     browser.press("#letter-1 > button").await;
+    browser.says("#confirm-text", "Replay dead letter 1?").await;
+    browser.press("#confirm-yes").await;
     let _: Received = deployment.fact_eventually(requests[0].id).await;
     browser.says("#number-dead_letters", "59").await;
 
@@ -108,6 +111,40 @@ async fn replaying_all_ends_although_each_message_dies_again() {
     browser.says("#replay-note", "Replayed 60.").await;
     browser.until("!document.querySelector('#replay-all').disabled").await;
     browser.says("#number-dead_letters", "60").await;
+}
+
+#[tokio::test]
+async fn letters_of_a_reason_are_listed_and_one_is_discarded() {
+    let deployment = Deployment::start().await;
+    let clumsy = [("FAILURE_RATE", "1"), ("MAX_ATTEMPTS", "1")];
+    let _generator = deployment.run(Side::Generator, "clumsy", &clumsy).await;
+    let died = request(&deployment).await;
+    deployment.publish(&creation(&died)).await;
+    deployment.dead_letters(1).await;
+    deployment.publish_raw(&REQUESTS.subject(JobId::new()), HeaderMap::new(), b"x").await;
+    deployment.dead_letters(2).await;
+    let gateway = GatewayProcess::start(&deployment).await;
+    logged(&gateway.process, "accepting requests").await;
+    let browser = Browser::start().await;
+    browser.open(&gateway.url()).await;
+    browser.says("#letters-reasons", "malformed 1").await;
+    browser.press("#letters-reasons button:nth-child(3)").await;
+    browser.until("document.querySelectorAll('#letters-list > li').length === 1").await;
+    browser.until("/^#.dead-letters\\?reason=(failed|malformed)$/.test(location.hash)").await;
+    browser.client.refresh().await.unwrap();
+    browser.until("document.querySelectorAll('#letters-list > li').length === 1").await;
+    browser.client.back().await.unwrap();
+    browser.press("#letters-reasons button:nth-child(1)").await;
+    browser.press("#letter-1 > button:nth-of-type(2)").await;
+    browser.says("#confirm-text", "A request that one of them holds up is cancelled").await;
+    browser.press("#confirm-no").await;
+    browser.press("#letter-1 > button:nth-of-type(2)").await;
+    browser.press("#confirm-yes").await;
+    browser.says("#replay-note", "Discarded 1.").await;
+    browser.until("!document.querySelector('#letter-1')").await;
+    assert!(matches!(deployment.fact(died.id).await, Some(Stored::Cancelled(_))));
+    browser.until("document.querySelector('#letter-2')").await;
+    assert_eq!(browser.complaints().await, [""; 0]);
 }
 
 #[tokio::test]
