@@ -78,7 +78,9 @@ impl RateLimit {
             }
         };
         if lease.left(second) < asked {
-            self.used_up.store(now().as_second(), Ordering::Relaxed);
+            // The broker speaks of the second of the question. Without an answer it is not asked again in this one.
+            let used_up = if total.is_ok() { second } else { now().as_second() };
+            self.used_up.store(used_up, Ordering::Relaxed);
             if total.is_ok() && !self.held_back.swap(true, Ordering::Relaxed) {
                 let (queue, limit) = (self.queue.stream, self.limit);
                 info!(queue, limit, "the rate limit holds jobs back");

@@ -13,6 +13,9 @@ use jiff::SignedDuration;
 /// The most characters of a schedule's name.
 const LONGEST_NAME: usize = 64;
 
+/// The longest time between two jobs of a schedule.
+const LONGEST_INTERVAL: Duration = Duration::from_hours(30 * 24);
+
 /// How many fields a cron expression has here.
 const FIELDS: usize = 6;
 
@@ -22,7 +25,7 @@ const AN_EXPRESSION: &str = "second, minute, hour, day of the month, month and d
 /// When a recurring job is due.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Recurrence {
-    /// Once in this time: whole seconds, at least one. The first time is that long after the schedule is set.
+    /// Once in this time: whole seconds, at least one, and at most 30 days. The first time is that long after the schedule is set.
     Every(Duration),
     /// At the times that a cron expression describes.
     Cron {
@@ -41,8 +44,8 @@ pub enum InvalidSchedule {
         "'{0}' is no name of a schedule: write 1 to {LONGEST_NAME} characters of A-Z, a-z, 0-9, '-' and '_'"
     )]
     Name(String),
-    /// The broker counts in seconds.
-    #[error("an interval of {0:?}: write whole seconds, at least one")]
+    /// The broker counts in seconds, and nobody waits that long.
+    #[error("an interval of {0:?}: write whole seconds, at least one, and at most 30 days")]
     Interval(Duration),
     /// The expression has too few fields, or too many.
     #[error("'{expression}' has {fields} fields, and a cron expression has six: {AN_EXPRESSION}")]
@@ -90,10 +93,14 @@ impl Recurrence {
     /// See [`InvalidSchedule`].
     pub fn check(&self) -> Result<(), InvalidSchedule> {
         match self {
-            Self::Every(interval) if interval.as_secs() == 0 || interval.subsec_nanos() > 0 => {
-                Err(InvalidSchedule::Interval(*interval))
+            Self::Every(interval) => {
+                let is_possible = (Duration::from_secs(1)..=LONGEST_INTERVAL).contains(interval);
+                if is_possible && interval.subsec_nanos() == 0 {
+                    Ok(())
+                } else {
+                    Err(InvalidSchedule::Interval(*interval))
+                }
             }
-            Self::Every(_) => Ok(()),
             Self::Cron { expression, time_zone } => {
                 let fields = expression.split_ascii_whitespace().count();
                 let short = || expression.chars().take(100).collect();
@@ -204,6 +211,7 @@ mod tests {
         for (recurrence, words) in [
             (Recurrence::Every(Duration::ZERO), "whole seconds, at least one"),
             (Recurrence::Every(Duration::from_millis(1500)), "whole seconds, at least one"),
+            (Recurrence::Every(Duration::from_hours(721)), "at most 30 days"),
             (
                 cron("0 3 * * *", None),
                 "has 5 fields, and a cron expression has six: second, minute",

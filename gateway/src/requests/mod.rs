@@ -94,8 +94,14 @@ pub(crate) async fn submit_request(
     let accepted = submissions.submit(new).await?;
     // Relative to this path, because a proxy may serve it under another.
     let location = format!("requests/{}", accepted.id);
-    let headers = [(header::LOCATION, location), (header::RETRY_AFTER, "1".to_owned())];
+    let headers = [(header::LOCATION, location), (header::RETRY_AFTER, retry_after(&accepted))];
     Ok((StatusCode::ACCEPTED, headers, json(&accepted)).into_response())
+}
+
+/// In how many seconds it may have come home: one, or one after it is due.
+fn retry_after(accepted: &AcceptedRequest) -> String {
+    let due = accepted.not_before.map(|at| at.duration_since(workqueue::now()).as_secs() + 1);
+    due.unwrap_or_default().max(1).to_string()
 }
 
 /// List requests

@@ -85,7 +85,7 @@ pub(crate) struct RequestSummary {
     length: u32,
     #[schema(value_type = PrioritySchema)]
     priority: Priority,
-    /// When it was asked for.
+    /// When it was asked for; or is due, where it is `scheduled`.
     requested_at: Timestamp,
     /// The instance that asked.
     requested_by: String,

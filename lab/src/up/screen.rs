@@ -6,8 +6,8 @@ use std::io;
 
 use cli::terminal::{in_locale, line, say};
 use console::{Term, measure_text_width};
-use observe::Snapshot;
 use observe::snapshot::{LastRequest, shortened};
+use observe::{LaneSnapshot, Snapshot};
 use workqueue::variable;
 
 /// How many characters a bar has, where there is room for all of it, and the rest of its line.
@@ -130,6 +130,13 @@ pub(super) fn picture(snapshot: &Snapshot, processes: &str, columns: u16) -> Str
             queue.come,
             queue.go,
         ));
+        lines.extend(queue.lanes.iter().map(|lane| {
+            let LaneSnapshot { priority, waiting, in_flight } = lane;
+            format!("    {:<13} {:<width$}  {waiting:>8} {in_flight:>9}", priority.as_str(), "")
+        }));
+        if queue.scheduled > 0 {
+            lines.push(format!("    {:<13} {:<width$}  {:>8}", "not due yet", "", queue.scheduled));
+        }
     }
     lines.push(String::new());
     let numbers = &snapshot.numbers;

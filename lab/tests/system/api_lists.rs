@@ -106,6 +106,8 @@ async fn scheduled_requests_have_a_list_of_their_own() {
     let mut ids = Vec::new();
     for priority in ["low", "high", "low"] {
         let answer = post(api, None, &json!({"delay": "1h", "priority": priority})).await;
+        let after: u32 = answer.header("retry-after").unwrap().parse().unwrap();
+        assert!((3000..=3601).contains(&after), "{answer:?}");
         ids.insert(0, accepted(&answer).to_string());
         // What recurs has fired more often since than are looked at for a page.
         let mut firing = None;
