@@ -6,7 +6,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Everything that there is to be measured.
-const NAMES: [&str; 36] = [
+const NAMES: [&str; 37] = [
     "baseline",
     "round_trips",
     "strings_16",
@@ -30,6 +30,7 @@ const NAMES: [&str; 36] = [
     "rate_highest_second",
     "rate_used",
     "rate_questions",
+    "due_at_once",
     "memory_broker",
     "memory_requestor",
     "memory_generator",

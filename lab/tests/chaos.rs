@@ -31,7 +31,7 @@ fn all_faults_at_once_break_no_guarantee() {
     assert_eq!(output.status.code(), Some(0), "{told}\n{}", text(&output.stdout));
     let report = report(&output);
     assert_eq!(report["clean"], true);
-    assert_eq!(report["garbage"], 3);
+    assert_eq!(report["garbage"], 4);
     assert_eq!(report["verdict"]["complete"], report["verdict"]["requested"]);
     assert!(report["verdict"]["complete"].as_u64().unwrap() > 100, "{report}");
     let plan = Plan::from_json(&std::fs::read_to_string(EVERYTHING).unwrap()).unwrap();

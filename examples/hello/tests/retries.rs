@@ -1,4 +1,5 @@
-//! A handler that puts its jobs off, on a real broker: that spends no attempt where its policy says so.
+//! A handler that fails, takes too long, or puts its jobs off, on a real broker. Putting off spends no attempt where its
+//! policy says so.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -29,6 +30,7 @@ impl Job for Fetch {
 enum Step {
     NotYet(Duration),
     Fails,
+    Hangs,
     Succeeds,
 }
 
@@ -67,6 +69,7 @@ impl Handler for Fetcher {
         RetryPolicy {
             max_attempts: Some(self.max_attempts),
             first_delay: Duration::from_millis(1),
+            timeout: Some(Duration::from_millis(100)),
             snoozes_count: false,
             ..RetryPolicy::default()
         }
@@ -81,6 +84,7 @@ impl Handler for Fetcher {
         match step {
             Step::NotYet(delay) => Err(Failure::RetryAfter(delay, "not yet".into())),
             Step::Fails => Err(Failure::retry("it is lost")),
+            Step::Hangs => std::future::pending().await,
             Step::Succeeds => Ok(()),
         }
     }
@@ -128,6 +132,23 @@ async fn job_is_put_off_more_often_than_it_has_attempts() {
     drained(&broker).await;
     assert_eq!(fetcher.attempts(), [1; 6]);
     assert_eq!(dead_letters(&broker).await.len(), 0);
+    stop.cancel();
+    running.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn job_that_takes_too_long_fails_and_is_given_up() {
+    let (broker, settings) = broker().await;
+    let fetcher = Fetcher::new(2, &[Step::Hangs, Step::Succeeds, Step::Hangs]);
+    let (running, stop) = fetcher.start(&settings);
+    for attempts in [&[1, 2][..], &[1, 2, 1, 2]] {
+        submit(&settings).await;
+        drained(&broker).await;
+        assert_eq!(fetcher.attempts(), attempts);
+    }
+    let letters = dead_letters(&broker).await;
+    let reasons: Vec<_> = letters.iter().map(|letter| letter.reason.as_str()).collect();
+    assert_eq!(reasons, ["failed: timed out after 100ms (attempt 2)"]);
     stop.cancel();
     running.await.unwrap().unwrap();
 }
