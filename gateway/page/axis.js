@@ -1,8 +1,9 @@
 // The time axis: how deep each queue was, what came and went, and when a side was away.
 
 import { byId, clock, count, draw, el, exact, rate, say } from "./dom.js";
+import { QUEUES as FLOW } from "./flow.js";
 
-const QUEUES = ["REQUESTS", "RESPONSES", "ACKNOWLEDGMENTS"];
+const QUEUES = Object.keys(FLOW);
 const SIDES = ["requestor", "generator"];
 const SPAN = 300_000;
 const RECENT = 60_000;

@@ -2,8 +2,9 @@
 // every number.
 
 import { byId, clock, el, exact, say } from "./dom.js";
+import { QUEUES as FLOW } from "./flow.js";
 
-const QUEUES = ["REQUESTS", "RESPONSES", "ACKNOWLEDGMENTS", "SCHEDULES"];
+const QUEUES = [...Object.keys(FLOW), "SCHEDULES"];
 const SIDES = ["requestor", "generator"];
 
 /** From how many messages on a queue that grows is called filling, and below how many drained. */

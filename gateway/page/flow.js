@@ -2,7 +2,8 @@
 
 import { ask, byId, clock, count, el, exact, mark, rate, say, span } from "./dom.js";
 
-const QUEUES = {
+/** The queues between the two sides. */
+export const QUEUES = {
   REQUESTS: { from: "requestor", to: "generator", what: "1 · asked for: requestor → generator" },
   RESPONSES: { from: "generator", to: "requestor", what: "2 · made: generator → requestor" },
   ACKNOWLEDGMENTS: { from: "requestor", to: "generator", what: "3 · stored: requestor → generator" },

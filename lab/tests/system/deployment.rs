@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::Context;
+use contract::Amount;
 use contract::facts::Stored;
-use contract::queues::Acknowledgment;
+use contract::queues::{Acknowledgment, Request};
 use observe::audit::{Verdict, audit, drained};
 use tempfile::TempDir;
 use testkit::broker::{Broker, BrokerOptions, Brokers};
@@ -23,8 +24,8 @@ use tokio::sync::OnceCell;
 use tokio::time::timeout;
 use workqueue::topology::{self, DeclareError, Declared, Limits, QueueState};
 use workqueue::{
-    Bucket, Connection, Fact, Job, JobId, KnownStreams, NatsSettings, Publication, Queue, Trace,
-    dead_letters,
+    Bucket, Connection, Fact, Job, JobId, KnownStreams, NatsSettings, Priority, Publication, Queue,
+    Trace, dead_letters, now,
 };
 
 /// Reached only if there is a bug, on however slow a machine.
@@ -174,6 +175,20 @@ impl<B> Deployment<B> {
         // A loss would end the wait of an audit.
         drained(self.nats(), LIMIT).await.unwrap();
         audit(self.nats(), LIMIT).await.unwrap()
+    }
+
+    /// Has so many requests of a priority wait, accepted. Gives their ids.
+    pub async fn waiting(&self, priority: Priority, count: usize) -> Vec<JobId> {
+        let mut ids = Vec::new();
+        for _ in 0..count {
+            let amount = Amount::new(1, 8).unwrap();
+            let request = Request::new(JobId::new(), amount, "by hand", now());
+            let request = Request { priority, ..request };
+            self.publish(&publication(&request)).await;
+            self.publish(&creation(&request)).await;
+            ids.push(request.id);
+        }
+        ids
     }
 
     /// How many messages a queue holds, delivered or not.

@@ -10,23 +10,7 @@ use testkit::process::logged;
 use workqueue::topology::Limits;
 use workqueue::{JobId, Priority, now};
 
-use crate::deployment::{
-    Deployment, LIMITS, PATIENT, Side, creation, publication, ready, succeeded,
-};
-
-/// Has so many requests of a priority wait. Gives their ids.
-async fn waiting(deployment: &Deployment, priority: Priority, count: usize) -> Vec<JobId> {
-    let mut ids = Vec::new();
-    for _ in 0..count {
-        let amount = Amount::new(1, 8).unwrap();
-        let request = Request::new(JobId::new(), amount, "by hand", now());
-        let request = Request { priority, ..request };
-        deployment.publish(&publication(&request)).await;
-        deployment.publish(&creation(&request)).await;
-        ids.push(request.id);
-    }
-    ids
-}
+use crate::deployment::{Deployment, LIMITS, PATIENT, Side, publication, ready, succeeded};
 
 /// How many of all requests were answered before the last of these.
 async fn rank(deployment: &Deployment, ids: &[JobId]) -> usize {
@@ -48,9 +32,9 @@ async fn rank(deployment: &Deployment, ids: &[JobId]) -> usize {
 #[tokio::test]
 async fn most_urgent_request_is_answered_first_and_none_starves() {
     let deployment = Deployment::with(&PATIENT).await;
-    let low = waiting(&deployment, Priority::Low, 20).await;
-    let normal = waiting(&deployment, Priority::Normal, 20).await;
-    let high = waiting(&deployment, Priority::High, 20).await;
+    let low = deployment.waiting(Priority::Low, 20).await;
+    let normal = deployment.waiting(Priority::Normal, 20).await;
+    let high = deployment.waiting(Priority::High, 20).await;
     // One after another, and slowly enough that the next of each lane is there when one is done.
     let slow = [("CONCURRENCY", "1"), ("WORK_TIME", "50ms")];
     let _generator = deployment.run(Side::Generator, "generator", &slow).await;
@@ -71,12 +55,12 @@ async fn most_urgent_request_is_answered_first_and_none_starves() {
 #[tokio::test]
 async fn urgent_request_passes_a_backlog_that_is_in_flight() {
     let deployment = Deployment::with(&PATIENT).await;
-    waiting(&deployment, Priority::Low, 100).await;
+    deployment.waiting(Priority::Low, 100).await;
     let slow = [("CONCURRENCY", "4"), ("WORK_TIME", "100ms")];
     let _generator = deployment.run(Side::Generator, "generator", &slow).await;
     let _requestor = deployment.run(Side::Requestor, "requestor", &[("REQUEST_RATE", "0")]).await;
     deployment.facts_reach(facts::STORED, 10).await;
-    let high = waiting(&deployment, Priority::High, 1).await;
+    let high = deployment.waiting(Priority::High, 1).await;
     deployment.fact_eventually::<Stored>(high[0]).await;
     let stored = deployment.facts(facts::STORED).await;
     assert!(stored < 100, "the backlog was done before it: {stored}");
@@ -99,7 +83,7 @@ async fn queue_without_lanes_goes_on_and_is_adjusted_in_place() {
     ready(&generator).await;
     succeeded(&mut deployment.run(Side::Requestor, "requestor", &[("REQUEST_TOTAL", "0")]).await)
         .await;
-    let new = waiting(&deployment, Priority::Normal, 1).await[0];
+    let new = deployment.waiting(Priority::Normal, 1).await[0];
     let _requestor = deployment.run(Side::Requestor, "storing", &[("REQUEST_RATE", "0")]).await;
     deployment.fact_eventually::<Stored>(old.id).await;
     let (status, said) = deployment.decoupled(["declare"]).await;
@@ -117,8 +101,8 @@ async fn queue_without_lanes_goes_on_and_is_adjusted_in_place() {
 #[tokio::test]
 async fn each_program_shows_the_lanes() {
     let deployment = Deployment::start().await;
-    waiting(&deployment, Priority::High, 2).await;
-    waiting(&deployment, Priority::Low, 3).await;
+    deployment.waiting(Priority::High, 2).await;
+    deployment.waiting(Priority::Low, 3).await;
     let snapshot = async || {
         let queue = observe::queue(deployment.connection(), REQUESTS).await.unwrap();
         let lanes = serde_json::to_value(&queue.lanes).unwrap();

@@ -18,10 +18,11 @@ use super::evidence::Requestors;
 use super::ledger::{JudgedFact, Ledger, Seen};
 use super::memory::Memory;
 
-/// How long the broker may take for a part of a list of ids, at each try. It goes through all of the stream for each,
-/// and there may be millions; but a question is also lost with a broker that dies.
-const PATIENCE: [Duration; 3] =
-    [Duration::from_secs(5), Duration::from_secs(15), Duration::from_mins(1)];
+/// How long the broker may take for a part of a list of ids: it goes through all of the stream for each, and there may be
+/// millions. Not so long at first, because a question is also lost with a broker that dies.
+const SOON: Duration = Duration::from_secs(5);
+const LATER: Duration = Duration::from_secs(15);
+const AT_LAST: Duration = Duration::from_mins(1);
 
 /// The header by which a key-value bucket says that a key was removed.
 const OPERATION: &str = "KV-Operation";
@@ -170,19 +171,20 @@ async fn keys(
 ) -> anyhow::Result<Vec<String>> {
     let what = || format!("cannot list what is in the stream {stream}");
     let mut nats = nats.clone();
-    let mut tries = PATIENCE.into_iter().peekable();
-    while let Some(patience) = tries.next() {
+    let mut ask = async |patience| -> anyhow::Result<Result<HashMap<String, usize>, InfoError>> {
         nats.set_timeout(patience);
         let handle = nats.get_stream_no_info(stream).await.with_context(what)?;
-        let subjects: Result<HashMap<String, usize>, InfoError> =
-            async { handle.info_with_subjects(filter).await?.try_collect().await }.await;
-        match subjects {
-            Err(error) if error.kind() == RequestErrorKind::TimedOut && tries.peek().is_some() => {}
-            subjects => {
-                let subjects = subjects.with_context(what)?;
-                return Ok(subjects.keys().filter_map(|it| key(it)).map(str::to_owned).collect());
-            }
+        Ok(async { handle.info_with_subjects(filter).await?.try_collect().await }.await)
+    };
+    let is_late = |answer: &Result<_, InfoError>| {
+        answer.as_ref().is_err_and(|error| error.kind() == RequestErrorKind::TimedOut)
+    };
+    let mut answer = ask(SOON).await?;
+    for patience in [LATER, AT_LAST] {
+        if is_late(&answer) {
+            answer = ask(patience).await?;
         }
     }
-    unreachable!("the last try has an answer, or an error")
+    let subjects = answer.with_context(what)?;
+    Ok(subjects.keys().filter_map(|it| key(it)).map(str::to_owned).collect())
 }
