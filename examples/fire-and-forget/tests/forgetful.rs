@@ -1,0 +1,71 @@
+//! Plain publish and subscribe, with real processes and a real broker: what works, what is lost, and what comes twice.
+
+use std::path::Path;
+
+use serde_json::Value;
+use testkit::broker::{Broker, BrokerOptions};
+use testkit::eventually::eventually;
+use testkit::process::{Process, logged};
+use tokio::process::Command;
+
+async fn generator(broker: &Broker, directory: &Path, name: &str) -> Process {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_forgetful-generator"));
+    command.args(["--nats-url", &broker.url()]);
+    let process = Process::spawn(command, directory.join(name)).unwrap();
+    logged(&process, "listening").await;
+    process
+}
+
+fn requestor(broker: &Broker, directory: &Path, settings: &[&str]) -> Process {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_forgetful-requestor"));
+    command.args(["--nats-url", &broker.url(), "--rate", "200"]).args(settings);
+    Process::spawn(command, directory.join("requestor")).unwrap()
+}
+
+/// What the requestor says at its end.
+async fn tally(mut requestor: Process) -> Value {
+    assert!(requestor.wait().await.unwrap().success(), "{}", requestor.log_text());
+    serde_json::from_str(&requestor.log_text()).unwrap()
+}
+
+#[tokio::test]
+async fn all_being_there_each_request_is_answered_and_marked() {
+    let directory = tempfile::tempdir().unwrap();
+    let broker = Broker::start(BrokerOptions::default()).await.unwrap();
+    let generator = generator(&broker, directory.path(), "generator").await;
+    let tally =
+        tally(requestor(&broker, directory.path(), &["--total", "50", "--patience", "5s"])).await;
+    assert_eq!((&tally["answered"], &tally["doubled"]), (&50.into(), &0.into()), "{tally}");
+    eventually("all are marked", async || match generator.log_text() {
+        log if log.matches("marked ").count() == 50 => Ok(()),
+        log => Err(log),
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn requests_that_nobody_hears_are_lost() {
+    let directory = tempfile::tempdir().unwrap();
+    let broker = Broker::start(BrokerOptions::default()).await.unwrap();
+    let settings = ["--total", "20", "--patience", "10ms"];
+    let asked = tally(requestor(&broker, directory.path(), &settings)).await;
+    assert_eq!((&asked["lost"], &asked["answered"]), (&20.into(), &0.into()), "{asked}");
+    // Whoever comes later hears nothing of them.
+    let generator = generator(&broker, directory.path(), "generator").await;
+    let directory = tempfile::tempdir().unwrap();
+    let asked =
+        tally(requestor(&broker, directory.path(), &["--total", "5", "--patience", "5s"])).await;
+    assert_eq!(asked["answered"], 5, "{asked}");
+    assert_eq!(generator.log_text().matches("made ").count(), 5);
+}
+
+#[tokio::test]
+async fn two_generators_both_answer_each_request() {
+    let directory = tempfile::tempdir().unwrap();
+    let broker = Broker::start(BrokerOptions::default()).await.unwrap();
+    let _one = generator(&broker, directory.path(), "one").await;
+    let _two = generator(&broker, directory.path(), "two").await;
+    let tally =
+        tally(requestor(&broker, directory.path(), &["--total", "20", "--patience", "5s"])).await;
+    assert_eq!((&tally["answered"], &tally["doubled"]), (&20.into(), &20.into()), "{tally}");
+}

@@ -1,0 +1,139 @@
+//! Asks the generator for random strings at a steady rate, each with a time-out, retries and, if that is wished, a circuit
+//! breaker; then says what has become of them.
+
+use std::io::{Write, stdout};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use backon::{ExponentialBuilder, Retryable};
+use clap::Parser;
+use jiff::SignedDuration;
+use recloser::{AsyncRecloser, Error, Recloser};
+use reqwest::Client;
+use serde::Serialize;
+use synchronous::{Answer, Ask};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+use uuid::Uuid;
+
+/// Asks for random strings over HTTP, and waits for each
+#[derive(Clone, Debug, Parser)]
+#[command(version)]
+struct Settings {
+    /// Where the generator is
+    #[arg(long, env, default_value = "http://127.0.0.1:8084", value_name = "URL")]
+    generator_url: String,
+    /// Requests a second
+    #[arg(long, env, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..), value_name = "NUMBER")]
+    rate: u32,
+    /// How many requests
+    #[arg(long, env, default_value_t = 100, value_name = "NUMBER")]
+    total: u32,
+    /// How many characters each string is to have
+    #[arg(long, env, default_value_t = 64, value_name = "NUMBER")]
+    length: u32,
+    /// How long to wait for an answer at each attempt
+    #[arg(long, env, default_value = "1s", value_name = "TIME")]
+    timeout: SignedDuration,
+    /// How often to try again
+    #[arg(long, env, default_value_t = 3, value_name = "NUMBER")]
+    retries: usize,
+    /// Fail at once for a while where most of the last calls have failed
+    #[arg(long, env)]
+    breaker: bool,
+}
+
+/// What has become of the requests.
+#[derive(Debug, Default, Serialize)]
+struct Tally {
+    asked: u32,
+    /// At the first attempt.
+    answered: u32,
+    /// At a later one.
+    answered_late: u32,
+    /// At none.
+    failed: u32,
+    /// Not let through by the breaker.
+    rejected: u32,
+    /// Calls that reached for the generator.
+    calls: u32,
+    longest_wait_ms: u128,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> anyhow::Result<()> {
+    let settings = Arc::new(Settings::parse());
+    let caller = Arc::new(Caller::new(&settings)?);
+    let (mut calls, started) = (JoinSet::new(), Instant::now());
+    for number in 0..settings.total {
+        sleep_until(started + Duration::from_secs(1) * number / settings.rate).await;
+        let caller = Arc::clone(&caller);
+        calls.spawn(async move { caller.ask().await });
+    }
+    let mut tally = Tally { asked: settings.total, ..Tally::default() };
+    for (answered, attempts, waited) in calls.join_all().await {
+        tally.calls += attempts;
+        *match answered {
+            Ok(_) if attempts == 1 => &mut tally.answered,
+            Ok(_) => &mut tally.answered_late,
+            Err(Error::Inner(_)) => &mut tally.failed,
+            Err(Error::Rejected) => &mut tally.rejected,
+        } += 1;
+        tally.longest_wait_ms = tally.longest_wait_ms.max(waited.as_millis());
+    }
+    writeln!(stdout(), "{}", serde_json::to_string(&tally)?)?;
+    Ok(())
+}
+
+/// Calls the generator.
+struct Caller {
+    client: Client,
+    settings: Arc<Settings>,
+    breaker: Option<AsyncRecloser>,
+}
+
+impl Caller {
+    fn new(settings: &Arc<Settings>) -> reqwest::Result<Self> {
+        let client = Client::builder().timeout(settings.timeout.unsigned_abs()).build()?;
+        // Open once half of the last twenty calls have failed; after a second five may try.
+        let breaker = Recloser::custom()
+            .error_rate(0.5)
+            .closed_len(20)
+            .half_open_len(5)
+            .open_wait(Duration::from_secs(1))
+            .build();
+        let breaker = settings.breaker.then(|| AsyncRecloser::from(breaker));
+        Ok(Self { client, settings: Arc::clone(settings), breaker })
+    }
+
+    /// Asks for a string until there is one, or the last attempt has failed. Also gives the attempts, and how long it took.
+    async fn ask(&self) -> (Result<Answer, Error<reqwest::Error>>, u32, Duration) {
+        let (asked, attempts) = (Instant::now(), AtomicU32::new(0));
+        let ask = Ask { id: Uuid::new_v4().to_string(), length: self.settings.length };
+        let call = async || {
+            let attempt = async {
+                attempts.fetch_add(1, Ordering::Relaxed);
+                self.call(&ask).await
+            };
+            match &self.breaker {
+                Some(breaker) => breaker.call(attempt).await,
+                None => attempt.await.map_err(Error::Inner),
+            }
+        };
+        // At random moments, so that those who failed together do not come again together.
+        let backoff = ExponentialBuilder::default()
+            .with_min_delay(Duration::from_millis(100))
+            .with_max_times(self.settings.retries)
+            .with_jitter();
+        let is_worth_another = |error: &Error<_>| matches!(error, Error::Inner(_));
+        let answered = call.retry(backoff).when(is_worth_another).await;
+        (answered, attempts.into_inner(), asked.elapsed())
+    }
+
+    async fn call(&self, ask: &Ask) -> reqwest::Result<Answer> {
+        let url = format!("{}/strings", self.settings.generator_url);
+        let answer = self.client.post(url).json(ask).send().await?;
+        answer.error_for_status()?.json().await
+    }
+}

@@ -1,0 +1,26 @@
+//! Day 84: two services that wait for each other. `coupled-requestor` asks `coupled-generator` for a random string over
+//! HTTP, and has no string until it answers. Time-outs, retries and a circuit breaker make that bearable, and no more:
+//! while the generator is away, each request fails.
+//!
+//! ```console
+//! $ cargo run --bin coupled-generator -- --work-time 50ms
+//! $ cargo run --bin coupled-requestor -- --rate 10 --total 100
+//! ```
+
+use serde::{Deserialize, Serialize};
+
+/// A request for a random string: the body of `POST /strings`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Ask {
+    /// The id of the request, the same at each attempt.
+    pub id: String,
+    /// How many characters the string is to have.
+    pub length: u32,
+}
+
+/// The answer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Answer {
+    /// The string, of characters from A-Z, a-z and 0-9.
+    pub value: String,
+}

@@ -1,0 +1,64 @@
+//! The coupled pair, as two processes: what works while both are there, and what does not.
+
+use std::path::Path;
+
+use serde_json::Value;
+use testkit::eventually::eventually;
+use testkit::process::Process;
+use tokio::process::Command;
+
+/// The generator, and where it listens.
+async fn generator(directory: &Path, settings: &[&str]) -> (Process, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_coupled-generator"));
+    command.args(["--listen", "127.0.0.1:0"]).args(settings);
+    let process = Process::spawn(command, directory.join("generator.log")).unwrap();
+    let addr =
+        eventually("it listens", async || process.logged_addr("listens on ").ok_or(())).await;
+    (process, format!("http://{addr}"))
+}
+
+/// What the requestor says at its end.
+async fn tally(url: &str, settings: &[&str]) -> Value {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_coupled-requestor"));
+    command.args(["--generator-url", url, "--rate", "200"]).args(settings);
+    let output = command.output().await.unwrap();
+    assert!(output.status.success(), "{output:?}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[tokio::test]
+async fn both_being_there_each_request_is_answered() {
+    let directory = tempfile::tempdir().unwrap();
+    let (generator, url) = generator(directory.path(), &[]).await;
+    let tally = tally(&url, &["--total", "50", "--timeout", "1m", "--breaker"]).await;
+    assert_eq!((&tally["answered"], &tally["calls"]), (&50.into(), &50.into()), "{tally}");
+    assert_eq!(generator.log_text().matches("made ").count(), 50);
+}
+
+#[tokio::test]
+async fn nobody_being_there_each_request_fails() {
+    let directory = tempfile::tempdir().unwrap();
+    let (mut generator, url) = generator(directory.path(), &[]).await;
+    generator.kill().await.unwrap();
+    let settings = ["--total", "60", "--retries", "2"];
+    let without = tally(&url, &settings).await;
+    assert_eq!((&without["failed"], &without["calls"]), (&60.into(), &180.into()), "{without}");
+    // With a breaker the callers hear it sooner, and the generator is left alone. No string comes of it.
+    let with = tally(&url, &[&settings[..], &["--breaker"]].concat()).await;
+    let (failed, rejected) = (with["failed"].as_u64().unwrap(), with["rejected"].as_u64().unwrap());
+    assert!(failed + rejected == 60 && rejected > 0, "{with}");
+    assert!(with["calls"].as_u64() < without["calls"].as_u64(), "{with}");
+}
+
+#[tokio::test]
+async fn answer_that_comes_too_late_is_made_again() {
+    let directory = tempfile::tempdir().unwrap();
+    let (generator, url) = generator(directory.path(), &["--work-time", "1s"]).await;
+    let tally = tally(&url, &["--total", "1", "--retries", "2", "--timeout", "100ms"]).await;
+    assert_eq!((&tally["failed"], &tally["calls"]), (&1.into(), &3.into()), "{tally}");
+    eventually("each attempt is worked on", async || match generator.log_text() {
+        log if log.matches("made ").count() == 3 => Ok(()),
+        log => Err(log),
+    })
+    .await;
+}
