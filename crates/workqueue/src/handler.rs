@@ -203,6 +203,8 @@ pub struct Context {
     /// How many jobs without an id of their own it has published.
     published: AtomicU64,
     heartbeat: Notify,
+    /// How many publishes wait for the broker.
+    waits: AtomicU64,
 }
 
 /// What the contexts of all jobs of one service have in common.
@@ -221,8 +223,8 @@ impl Context {
         trace: Trace,
         shared: Arc<Shared>,
     ) -> Self {
-        let (published, heartbeat) = (AtomicU64::new(0), Notify::new());
-        Self { id, attempt, started_at, trace, shared, published, heartbeat }
+        let (published, heartbeat, waits) = (AtomicU64::new(0), Notify::new(), AtomicU64::new(0));
+        Self { id, attempt, started_at, trace, shared, published, heartbeat, waits }
     }
 
     /// Waits for `work`, unless it goes without a heartbeat for longer than `limit`.
@@ -236,7 +238,8 @@ impl Context {
                 biased;
                 done = work.as_mut() => return Some(done),
                 () = self.heartbeat.notified() => {}
-                () = sleep(limit) => return None,
+                // Whoever waits for room takes no time.
+                () = sleep(limit), if self.waits.load(Ordering::Relaxed) == 0 => return None,
             }
         }
     }
@@ -284,6 +287,23 @@ impl Context {
         self.heartbeat.notify_one();
     }
 
+    /// Waits for the broker, which is not the job's time: its time-out begins anew afterwards.
+    async fn waiting<T>(&self, broker: impl Future<Output = T>) -> T {
+        struct Waits<'a>(&'a Context);
+
+        impl Drop for Waits<'_> {
+            fn drop(&mut self) {
+                self.0.waits.fetch_sub(1, Ordering::Relaxed);
+                self.0.heartbeat();
+            }
+        }
+
+        self.waits.fetch_add(1, Ordering::Relaxed);
+        self.heartbeat();
+        let _waits = Waits(self);
+        broker.await
+    }
+
     /// Publishes another job, and ends once the broker has confirmed that it is stored. While its queue is
     /// full, it waits, and spends no attempt.
     ///
@@ -295,7 +315,7 @@ impl Context {
     /// Where waiting does not help: it is too large, or rejected.
     pub async fn publish<J: Job>(&self, job: &J) -> Result<PubAck, Failure> {
         let id = self.id_of(job);
-        Ok(self.shared.producer.publish(job, id, &self.trace, None).await?)
+        Ok(self.waiting(self.shared.producer.publish(job, id, &self.trace, None)).await?)
     }
 
     /// Publishes another job, which is due at this time; as [`Context::publish`]. Its queue has to have
@@ -306,7 +326,8 @@ impl Context {
     /// As [`Context::publish`].
     pub async fn publish_later<J: Job>(&self, job: &J, at: Timestamp) -> Result<(), Failure> {
         let id = self.id_of(job);
-        Ok(self.shared.producer.publish_later(job, id, at, &self.trace, None).await?)
+        let publishing = self.shared.producer.publish_later(job, id, at, &self.trace, None);
+        Ok(self.waiting(publishing).await?)
     }
 
     fn id_of<J: Job>(&self, job: &J) -> JobId {
@@ -321,7 +342,7 @@ impl Context {
     ///
     /// As [`Context::publish`].
     pub async fn create<F: Fact>(&self, fact: &F) -> Result<Creation<F>, Failure> {
-        Ok(self.shared.producer.create(fact, None).await?)
+        Ok(self.waiting(self.shared.producer.create(fact, None)).await?)
     }
 
     /// The fact that is kept under this key, if there is one.
@@ -358,6 +379,17 @@ mod tests {
         let context = Recorder::new().context();
         assert_eq!(context.timeout(LIMIT, pin!(sleep(LIMIT * 2))).await, None);
         assert_eq!(context.timeout(LIMIT, pin!(sleep(LIMIT / 2))).await, Some(()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn waiting_for_the_broker_takes_no_time_of_the_job() {
+        let context = Recorder::new().context();
+        let steps = async |alone| {
+            context.waiting(sleep(LIMIT * 9)).await;
+            sleep(alone).await;
+        };
+        assert_eq!(context.timeout(LIMIT, pin!(steps(LIMIT / 2))).await, Some(()));
+        assert_eq!(context.timeout(LIMIT, pin!(steps(LIMIT * 2))).await, None);
     }
 
     #[tokio::test(start_paused = true)]
