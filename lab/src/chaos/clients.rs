@@ -8,9 +8,10 @@ use anyhow::Context as _;
 use contract::Amount;
 use contract::facts::{REQUESTED, Stored};
 use contract::queues::{DueRequest, Request, SCHEDULES};
+use jiff::Timestamp;
 use requestor::Rate;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use workqueue::topology::{self, Limits};
 use workqueue::{
@@ -44,7 +45,7 @@ const TIME: usize = "019cadd3-8896".len();
 /// The schedule of what is asked for again and again, each second, and in whose name.
 const SCHEDULE: &str = "chaos";
 
-/// A schedule that has stood for so long has fired: no fault lasts nearly as long.
+/// A schedule fires again within so long, whatever breaks: no fault lasts nearly as long.
 const FIRES_WITHIN: Duration = Duration::from_secs(30);
 
 /// What a client was told: what is true of a request that it cancelled, that one is accepted for later, or that the
@@ -52,7 +53,7 @@ const FIRES_WITHIN: Duration = Duration::from_secs(30);
 enum Told {
     Cancelled(JobId, Stored),
     Later(JobId),
-    Scheduled(Instant),
+    Scheduled(Timestamp),
 }
 
 /// The clients.
@@ -99,6 +100,7 @@ impl Clients {
             }
         };
         timeout(LIMIT, unscheduling).await.context("the broker does not remove the schedule")?;
+        let unscheduled = now();
         // What was accepted for later is due soon, and the requestors are still there to ask for it.
         let nats = self.connection.context();
         let falling_due = async {
@@ -110,7 +112,7 @@ impl Clients {
             }
         };
         timeout(LIMIT, falling_due).await.context("what was asked for later stays in SCHEDULES")?;
-        Ok(Answers { connection: self.connection, told })
+        Ok(Answers { connection: self.connection, told, unscheduled })
     }
 }
 
@@ -118,6 +120,8 @@ impl Clients {
 pub(super) struct Answers {
     connection: Connection,
     told: Vec<Told>,
+    /// When there was no schedule any more.
+    unscheduled: Timestamp,
 }
 
 impl Answers {
@@ -140,33 +144,44 @@ impl Answers {
                     }
                 }
                 Told::Scheduled(since) => {
-                    let firings = self.firings().await?;
-                    let doubled = firings.values().filter(|requests| requests.len() > 1);
-                    untrue.extend(doubled.map(|requests| format!("fired twice: {requests:?}")));
-                    if firings.is_empty() && since.elapsed() >= FIRES_WITHIN {
-                        untrue.push("the schedule has never fired".to_owned());
-                    }
+                    untrue.extend(misfired(&self.firings().await?, *since, self.unscheduled));
                 }
             }
         }
         Ok(untrue)
     }
 
-    /// The requests that the schedule has asked for, by the part of their ids that is derived from the firing alone.
-    async fn firings(&self) -> anyhow::Result<BTreeMap<String, Vec<JobId>>> {
-        let mut firings: BTreeMap<_, Vec<JobId>> = BTreeMap::new();
+    /// The requests that the schedule has asked for.
+    async fn firings(&self) -> anyhow::Result<Vec<JobId>> {
+        let mut firings = Vec::new();
         let nats = self.connection.context();
         reading::each(nats, REQUESTED.stream, &REQUESTED.subjects(), |_sequence, message| {
             if let Ok(request) = Request::from_body(&message.payload)
                 && request.requestor == SCHEDULE
             {
-                let firing = request.id.to_string().split_off(TIME);
-                firings.entry(firing).or_default().push(request.id);
+                firings.push(request.id);
             }
         })
         .await?;
         Ok(firings)
     }
+}
+
+/// What was wrong with these requests of a schedule that stood from then until then: that one has fired twice, or not again.
+fn misfired(requests: &[JobId], since: Timestamp, until: Timestamp) -> Vec<String> {
+    let mut firings: BTreeMap<_, Vec<JobId>> = BTreeMap::new();
+    for id in requests {
+        // Without the time, it is derived from the firing alone.
+        firings.entry(id.to_string().split_off(TIME)).or_default().push(*id);
+    }
+    let doubled = firings.values().filter(|requests| requests.len() > 1);
+    let mut wrong: Vec<_> = doubled.map(|ids| format!("fired twice: {ids:?}")).collect();
+    let last = requests.iter().map(|id| id.made_at()).max().unwrap_or(since).max(since);
+    let silent = until.duration_since(last).unsigned_abs();
+    if silent > FIRES_WITHIN {
+        wrong.push(format!("the schedule has not fired for {silent:?}"));
+    }
+    wrong
 }
 
 /// Has something asked for again and again, once the broker takes the schedule.
@@ -176,7 +191,7 @@ async fn recur(producer: Producer) -> anyhow::Result<Vec<Told>> {
     while producer.schedule(SCHEDULE, &each, &due).await.is_err() {
         sleep(PAUSE).await;
     }
-    Ok(vec![Told::Scheduled(Instant::now())])
+    Ok(vec![Told::Scheduled(now())])
 }
 
 /// Asks for one request after another, and cancels some of them: at once, or when they are well on their way.
@@ -220,4 +235,27 @@ async fn ask(
         sleep(PAUSE).await;
     }
     Ok(told)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn schedule_that_fires_twice_or_no_more_is_told() {
+        let id = |second: i64, firing: u32| -> JobId {
+            let millis = format!("{:012x}", second * 1000);
+            let (high, low) = millis.split_at(8);
+            format!("{high}-{low}-7000-8000-{firing:012}").parse().unwrap()
+        };
+        let at = |second| Timestamp::from_second(second).unwrap();
+        let fired = [id(101, 1), id(102, 2), id(103, 3)];
+        assert_eq!(misfired(&fired, at(100), at(110)), [""; 0]);
+        let twice = misfired(&[fired[0], fired[1], id(104, 2)], at(100), at(110));
+        assert!(twice.len() == 1 && twice[0].starts_with("fired twice"), "{twice:?}");
+        let silent = misfired(&fired, at(100), at(134));
+        assert_eq!(silent, ["the schedule has not fired for 31s"]);
+        assert_eq!(misfired(&[], at(100), at(131)).len(), 1);
+        assert_eq!(misfired(&[], at(100), at(129)), [""; 0]);
+    }
 }
