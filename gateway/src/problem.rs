@@ -123,6 +123,11 @@ impl Problem {
         Self { outcome: Some(outcome), ..self }
     }
 
+    /// The detail of this occurrence, for people.
+    pub(crate) fn detail(&self) -> &str {
+        &self.detail
+    }
+
     /// The status of the answer.
     #[cfg(test)]
     pub(crate) fn status(&self) -> u16 {

@@ -1,7 +1,9 @@
 //! Cancels requests, and discards the dead letters that hold them up.
 
 use contract::facts::{Cancellation, Received, Stored};
-use contract::queues::{ACKNOWLEDGMENTS, DueRequest, REQUESTS, RESPONSES, Request, SCHEDULES};
+use contract::queues::{
+    ACKNOWLEDGMENTS, Acknowledgment, DueRequest, REQUESTS, RESPONSES, Request, Response, SCHEDULES,
+};
 use tracing::{debug, warn};
 use workqueue::dead_letters::{DeadLetter, NotRemoved};
 use workqueue::{Connection, Creation, JobId, Producer, PublishError, ReadError, now, remove};
@@ -87,11 +89,15 @@ pub async fn discard(
     let is_from = |queue: workqueue::Queue| letter.stream == queue.stream;
     if let Ok(id) = letter.id.parse::<JobId>() {
         let is_asked = producer.read::<Request>(&letter.id).await?.is_some();
+        // Who asks may have died before it could say so, and say it later. What nobody can read, nobody asks for.
+        let is_of_request = is_asked
+            || letter.decode::<Request>().is_some()
+            || letter.decode::<Response>().is_some()
+            || letter.decode::<Acknowledgment>().is_some();
         let not_asked = letter.decode::<DueRequest>().filter(|_| !is_asked);
-        let is_not_stored = is_asked && (is_from(REQUESTS) || is_from(RESPONSES));
-        if is_not_stored || not_asked.is_some() {
+        if not_asked.is_some() || is_of_request && (is_from(REQUESTS) || is_from(RESPONSES)) {
             cancel(producer, connection, id, not_asked, by).await?;
-        } else if is_asked
+        } else if is_of_request
             && is_from(ACKNOWLEDGMENTS)
             && producer.read::<Received>(&letter.id).await?.is_none()
         {

@@ -5,6 +5,7 @@ mod input;
 pub(crate) mod view;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::rejection::PathRejection;
@@ -13,7 +14,8 @@ use axum::http::{StatusCode, Uri};
 use axum::response::Response;
 use axum::routing::{get, post};
 use contract::queues;
-use requestor::discard;
+use requestor::{DiscardError, discard};
+use tokio::time::timeout;
 use workqueue::dead_letters::{self, DeadLetter, Selection};
 use workqueue::{Connection, Metrics, Producer, chain, topology};
 
@@ -237,6 +239,9 @@ pub(crate) async fn discard_all(
     Ok(json(&with_each(&gateway, range, Action::Discard).await?))
 }
 
+/// How long it may take to discard a dead letter, and to cancel its request before.
+const DEADLINE: Duration = Duration::from_secs(5);
+
 /// What to do with a dead letter.
 #[derive(Clone, Copy)]
 enum Action {
@@ -253,16 +258,27 @@ impl Action {
         }
     }
 
-    /// Gives why the dead letter is still there, if it is.
-    async fn apply(self, letter: &DeadLetter, operator: &Operator<'_>) -> Result<(), String> {
+    /// Gives why the dead letter is still there, if it is, or may be.
+    async fn apply(self, letter: &DeadLetter, operator: &Operator<'_>) -> Result<(), Problem> {
         let Operator { connection, producer, instance } = operator;
+        let kept = |why: String| Err(ProblemKind::Conflict.because(why));
         match self {
-            Self::Replay => {
-                letter.replay(connection, &queues::ALL).await.map_err(|error| chain(&error))
-            }
+            Self::Replay => match letter.replay(connection, &queues::ALL).await {
+                Ok(()) => Ok(()),
+                Err(error) => kept(chain(&error)),
+            },
             Self::Discard => {
                 let discarding = discard(producer, connection, letter, instance);
-                discarding.await.map_err(|error| chain(&error))
+                match timeout(DEADLINE, discarding).await {
+                    Ok(Ok(())) => Ok(()),
+                    Ok(Err(error @ DiscardError::Unread(_))) => {
+                        Err(ProblemKind::BrokerAway.because(chain(&error)))
+                    }
+                    Ok(Err(error)) => kept(chain(&error)),
+                    Err(_too_late) => Err(ProblemKind::BrokerAway.because(
+                        "the broker has not confirmed it in time; it is safe to try again",
+                    )),
+                }
             }
         }
     }
@@ -292,8 +308,7 @@ async fn with_one(
 ) -> Result<StatusCode, Problem> {
     let operator = Operator::of(gateway)?;
     let letter = one(gateway.connection()?, sequence).await?;
-    let applied = action.apply(&letter, &operator).await;
-    applied.map_err(|why| ProblemKind::Conflict.because(why))?;
+    action.apply(&letter, &operator).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -316,7 +331,10 @@ async fn with_each(
     for letter in page.letters.iter().filter(|letter| letter.sequence <= until) {
         match action.apply(letter, &operator).await {
             Ok(()) => report.done += 1,
-            Err(why) => report.kept.push(KeptDeadLetter { sequence: letter.sequence, why }),
+            Err(problem) => {
+                let why = problem.detail().to_owned();
+                report.kept.push(KeptDeadLetter { sequence: letter.sequence, why });
+            }
         }
     }
     Ok(report)

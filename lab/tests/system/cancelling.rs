@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use contract::Amount;
 use contract::facts::{RECEIVED, REQUESTED, Received, STORED, Stored};
 use contract::queues::{REQUESTS, RESPONSES, Request, SCHEDULES};
 use serde_json::{Value, json};
@@ -9,10 +10,12 @@ use testkit::http;
 use testkit::process::logged;
 use testkit::proxy::Proxy;
 use workqueue::dead_letters::Reason;
-use workqueue::{Bucket, JobId};
+use workqueue::{Bucket, JobId, now};
 
 use crate::api::{ACCEPTS, accepted, gateway, get, post};
-use crate::deployment::{self, Deployment, PATIENT, Side, api_addr, run, soon};
+use crate::deployment::{
+    self, Deployment, PATIENT, Side, api_addr, creation, publication, run, soon,
+};
 
 async fn cancel(addr: SocketAddr, id: JobId) -> Value {
     let path = format!("/requests/{id}");
@@ -157,6 +160,22 @@ async fn killed_while_cancelling_for_later(seam: Bucket) {
     deployment.fact_eventually::<Request>(id).await;
     deployment.drained(SCHEDULES).await;
     assert_eq!(get(api, &path).await.json()["status"], "cancelled");
+    cancelled(&deployment, 1, 1).await;
+}
+
+#[tokio::test]
+async fn discarded_letter_cancels_what_may_still_be_accepted() {
+    let deployment = Deployment::with(&PATIENT).await;
+    let clumsy = [("FAILURE_RATE", "1"), ("MAX_ATTEMPTS", "1")];
+    let _generator = deployment.run(Side::Generator, "clumsy", &clumsy).await;
+    // The process that asked has died before it could say that it is accepted; another one says it later.
+    let request = Request::new(JobId::new(), Amount::new(1, 8).unwrap(), "by hand", now());
+    deployment.publish(&publication(&request)).await;
+    deployment.dead_letters(1).await;
+    let id = request.id.to_string();
+    let (status, said) = deployment.decoupled(["dead-letters", "discard", &id]).await;
+    assert_eq!(status, Some(0), "{said}");
+    deployment.publish(&creation(&request)).await;
     cancelled(&deployment, 1, 1).await;
 }
 
