@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::ensure;
 use clap::Subcommand;
 use contract::facts::{Cancellation, REQUESTED, Received, Stored};
-use contract::queues::{self, DueRequest, REQUESTS, Request};
+use contract::queues::{self, DueRequest, LONGEST_DELAY, REQUESTS, Request, SCHEDULES};
 use contract::{Amount, RequestStatus};
 use jiff::Timestamp;
 use observe::RequestHistory;
@@ -84,6 +84,15 @@ pub enum Requests {
         /// How urgent it is: high, normal or low
         #[arg(long, default_value_t, value_name = "PRIORITY")]
         priority: Priority,
+        /// How long to wait before it is asked for, such as 10m; at most 30 days
+        #[arg(long, value_parser = workqueue::duration, value_name = "TIME", conflicts_with = "not_before")]
+        delay: Option<Duration>,
+        /// When it is to be asked for, such as 2026-11-21T07:00:00Z; at once where that has passed
+        #[arg(long, value_name = "TIME")]
+        not_before: Option<Timestamp>,
+        /// Until when it is of use, such as 2026-11-21T08:00:00Z: it is not worked on after that
+        #[arg(long, value_name = "TIME")]
+        expires_at: Option<Timestamp>,
         /// Wait for at most that long until it has come to its end, and show it then
         #[arg(long, default_value = "0s", value_parser = workqueue::duration, value_name = "TIME")]
         wait: Duration,
@@ -119,9 +128,30 @@ pub(crate) async fn run(command: Requests) -> anyhow::Result<()> {
             ensure!(shown.status == RequestStatus::Cancelled, "it was not cancelled");
             Ok(())
         }
-        Requests::Submit { count, length, priority, wait, json, limits, .. } => {
-            let amount = Amount::new(count, length)?;
-            let submitting = submit(&connection, limits, amount, priority);
+        Requests::Submit {
+            count,
+            length,
+            priority,
+            delay,
+            not_before,
+            expires_at,
+            wait,
+            json,
+            limits,
+            ..
+        } => {
+            let new = DueRequest::new(Amount::new(count, length)?, workqueue::default_instance());
+            let now = workqueue::now();
+            let latest = now.saturating_add(LONGEST_DELAY)?;
+            let not_before = match delay {
+                Some(delay) => Some(now.saturating_add(delay)?),
+                None => not_before,
+            };
+            ensure!(not_before.is_none_or(|at| at <= latest), "it may wait for 30 days at most");
+            // One whose time has passed is asked for at once.
+            let not_before = not_before.filter(|at| *at > now);
+            let new = DueRequest { priority, not_before, expires_at, ..new };
+            let submitting = submit(&connection, limits, new);
             let id = terminal::tell_unless_soon("waiting for the broker to confirm it", submitting);
             let id = id.await?;
             if wait.is_zero() && !json {
@@ -257,7 +287,12 @@ impl Display for Shown {
         if let Some(Received { received_at, marked_by, .. }) = received {
             step("received", received_at, marked_by)?;
         }
-        if let Some(Request { amount, priority, .. }) = requested {
+        let asked = requested.as_ref().map(|it| (it.amount, it.priority, it.expires_at));
+        let asked = asked.or(scheduled.as_ref().map(|it| (it.amount, it.priority, it.expires_at)));
+        if let Some((amount, priority, expires_at)) = asked {
+            if let Some(at) = expires_at {
+                write!(formatter, "\n  {:<10} {at}", "expires")?;
+            }
             let (count, length) = (amount.count(), amount.length());
             write!(formatter, "\n  {:<10} {count} of {length} characters, {priority}", "asks for")?;
         }
@@ -277,18 +312,16 @@ impl Display for Shown {
 }
 
 /// Submits a request, and gives its id once it is accepted.
-async fn submit(
-    connection: &Connection,
-    limits: Limits,
-    amount: Amount,
-    priority: Priority,
-) -> anyhow::Result<JobId> {
+async fn submit(connection: &Connection, limits: Limits, new: DueRequest) -> anyhow::Result<JobId> {
     let producer = terminal::producer(connection, limits);
+    if let Some(at) = new.not_before {
+        producer.declare(&Topology::new(&[SCHEDULES], &[])).await?;
+        terminal::compare_clocks(connection.context(), SCHEDULES.stream).await?;
+        return Ok(producer.submit_later(&new, at).await?);
+    }
     producer.declare(&Topology::new(&[REQUESTS], &[REQUESTED])).await?;
     terminal::compare_clocks(connection.context(), queues::REQUESTS.stream).await?;
-    let instance = workqueue::default_instance();
-    let request = Request::new(JobId::new(), amount, instance, workqueue::now());
-    let request = Request { priority, ..request };
+    let request = Request { requested_at: workqueue::now(), ..new.request(JobId::new()) };
     let never = CancellationToken::new();
     requestor::submit(&producer, &request, &Trace::default(), &never).await?;
     Ok(request.id)

@@ -113,7 +113,7 @@ impl SetSettings {
             }
             (None, None) => bail!("give it --every or --cron"),
         };
-        let due = DueRequest::new(Amount::new(*count, *length)?, "decoupled schedules");
+        let due = DueRequest::of_schedule(name, Amount::new(*count, *length)?);
         Ok((name, recurrence, DueRequest { priority: *priority, ..due }))
     }
 }

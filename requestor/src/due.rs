@@ -3,7 +3,7 @@
 use contract::facts::{Cancellation, Stored};
 use contract::queues::{DueRequest, Request};
 use tracing::debug;
-use workqueue::{Context, Failure, Handler, Rejection, now};
+use workqueue::{Attempt, Context, Failure, Handler, Rejection, now};
 
 use crate::producer::submit_within;
 
@@ -14,6 +14,10 @@ impl Handler for Due {
     type Job = DueRequest;
 
     fn admit(&self, due: &DueRequest, cx: &Context) -> Result<(), Rejection> {
+        if due.cancelled_by.is_some() {
+            // It is not worked on, however late that is.
+            return Ok(());
+        }
         let requested_at = due.clone().request(cx.id()).requested_at;
         contract::check_age(requested_at, cx.started_at(), cx.facts_max_age())
     }
@@ -22,8 +26,8 @@ impl Handler for Due {
         let cancelled_by = due.cancelled_by.take();
         let request = due.request(cx.id());
         let key = request.id.to_string();
-        // It was asked for before: only the ack got lost, or what was submitted later came twice.
-        if cx.read::<Request>(&key).await?.is_some() {
+        // An earlier attempt may have come to its end, and only its ack got lost.
+        if cx.attempt() > Attempt::new(1) && cx.read::<Request>(&key).await?.is_some() {
             return Ok(());
         }
         // Who cancelled it may have come no further.
@@ -46,7 +50,7 @@ impl Handler for Due {
 mod tests {
     use contract::Amount;
     use workqueue::testing::Recorder;
-    use workqueue::{Attempt, JobId, Priority};
+    use workqueue::{JobId, Priority};
 
     use super::*;
 

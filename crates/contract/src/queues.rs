@@ -9,6 +9,8 @@
 //!
 //! A queue is a stream that forgets a message once its consumer has acknowledged it.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use workqueue::{Job, JobId, Priority, Queue};
@@ -23,6 +25,9 @@ pub const ALL: [Queue; 4] = [SCHEDULES, REQUESTS, RESPONSES, ACKNOWLEDGMENTS];
 pub const SCHEDULES: Queue =
     Queue::new("SCHEDULES", "due").consumer("requestor").with_schedules("schedules");
 
+/// How long a request may wait to be made.
+pub const LONGEST_DELAY: Duration = Duration::from_hours(30 * 24);
+
 /// A request that is to be made when it is due: under the id of this job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "DueFields", into = "DueFields")]
@@ -31,7 +36,7 @@ pub struct DueRequest {
     pub amount: Amount,
     /// How urgent it is, once it is due.
     pub priority: Priority,
-    /// The instance that was asked for it.
+    /// The instance that was asked for it; for one that recurs `schedule`, and the name of the schedule.
     pub requestor: String,
     /// When it is due, where that is once.
     pub not_before: Option<Timestamp>,
@@ -48,6 +53,12 @@ impl DueRequest {
         let (priority, requestor) = (Priority::Normal, requestor.into());
         let (not_before, expires_at, cancelled_by) = (None, None, None);
         Self { amount, priority, requestor, not_before, expires_at, cancelled_by }
+    }
+
+    /// One that the schedule of this name asks for, whoever has set that: the same words are the same schedule.
+    #[must_use]
+    pub fn of_schedule(name: &str, amount: Amount) -> Self {
+        Self::new(amount, format!("schedule {name}"))
     }
 
     /// The request that this is once it is due. It was asked for when it was due, which one that recurs says by its

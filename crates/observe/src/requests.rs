@@ -127,17 +127,24 @@ impl List {
     ) -> Result<(), ReadError> {
         let all = Filter { status: filter.status, ..Filter::default() };
         let most = if *filter == all { limit } else { MOST_READ };
-        let found = schedules::not_due::<DueRequest>(nats, sequences, most, answered).await;
-        let (found, until) = found.map_err(|_| ReadError::Unknown)?;
-        self.until = Some(until);
-        for (sequence, id, due) in found.into_iter().rev() {
-            let request = due.request(id);
-            if filter.takes(&request) {
-                self.requests.push((request, RequestStatus::Scheduled));
-            }
-            if self.requests.len() == limit {
-                self.until = Some(sequence);
-                break;
+        let Range { start, mut end } = sequences;
+        let mut looked_at = 0;
+        // There may be fewer than asked for, because meanwhile some are done, and others come.
+        while end > start && self.requests.len() < limit && looked_at < MOST_READ {
+            let found = schedules::not_done::<DueRequest>(nats, start..end, most, &answered).await;
+            let (found, until) = found.map_err(|_| ReadError::Unknown)?;
+            (end, self.until) = (until, Some(until));
+            looked_at += found.len().max(1);
+            let mut found = found.into_iter().rev().peekable();
+            while let Some((sequence, id, due)) = found.next() {
+                let request = due.request(id);
+                if filter.takes(&request) {
+                    self.requests.push((request, RequestStatus::Scheduled));
+                }
+                if self.requests.len() == limit {
+                    self.until = found.peek().map(|_| sequence).or(self.until);
+                    break;
+                }
             }
         }
         Ok(())

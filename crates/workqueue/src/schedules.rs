@@ -15,6 +15,7 @@
 
 pub use crate::recurrence::check_name;
 
+use std::collections::BTreeMap;
 use std::ops::Range;
 
 use async_nats::HeaderMap;
@@ -34,6 +35,9 @@ use crate::last_message::last_message;
 use crate::queue::{EVERY, ONCE, Queue};
 use crate::reading::ReadStreamError;
 use crate::recurrence::Recurrence;
+
+/// How many schedules are read at a time.
+const AT_A_TIME: usize = 1000;
 
 /// A recurring job, as it stands on the broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,18 +59,23 @@ pub struct Later<J> {
     pub job: J,
 }
 
-/// The recurring jobs of this kind, in the order of their names; at most 1000.
+/// The recurring jobs of this kind, in the order of their names.
 ///
 /// # Errors
 ///
 /// Where the broker does not answer, or has no such queue.
 pub async fn list<J: Job>(connection: &Connection) -> Result<Vec<Schedule<J>>, ReadStreamError> {
-    let subjects = [subject(J::QUEUE, EVERY, "*")];
-    let (stored, _) =
-        batch::last_under_each(connection.context(), J::QUEUE.stream, &subjects).await?;
-    let mut schedules: Vec<_> = stored.iter().filter_map(Schedule::of).collect();
-    schedules.sort_by(|a: &Schedule<J>, b| a.name.cmp(&b.name));
-    Ok(schedules)
+    let (nats, subjects) = (connection.context(), subject(J::QUEUE, EVERY, "*"));
+    // One that is replaced while this reads comes again, behind what it was.
+    let (mut schedules, mut next) = (BTreeMap::new(), Some(1));
+    while let Some(from) = next {
+        let read = batch::from_sequence(nats, J::QUEUE.stream, &subjects, from, AT_A_TIME).await;
+        let (stored, left) = read?;
+        next = stored.last().filter(|_| left > 0).map(|last| last.sequence + 1);
+        let found = stored.iter().filter_map(Schedule::of);
+        schedules.extend(found.map(|schedule: Schedule<J>| (schedule.name.clone(), schedule)));
+    }
+    Ok(schedules.into_values().collect())
 }
 
 /// The recurring job with this name, if there is one.
@@ -108,7 +117,7 @@ pub async fn later<J: Job>(
     Ok(None)
 }
 
-/// The newest jobs that were submitted for later and are not due, of those whose sequences in their stream are in this
+/// The newest jobs that were submitted for later and are not done, due or not, of those whose sequences in their stream are in this
 /// range: `limit` of them, or all, in the order of their sequences, which come with them. Also gives the sequence from
 /// which on they were read. Calls `answered` with each answer of the broker.
 ///
@@ -118,14 +127,14 @@ pub async fn later<J: Job>(
 /// # Errors
 ///
 /// As [`list`].
-pub async fn not_due<J: Job>(
+pub async fn not_done<J: Job>(
     connection: &Connection,
     sequences: Range<u64>,
     limit: usize,
     answered: impl Fn(),
 ) -> Result<(Vec<(u64, JobId, J)>, u64), ReadStreamError> {
-    let root = subject(J::QUEUE, ONCE, "");
-    let subjects = [&root, "*"].concat();
+    // Of both roots: that of what is due, and that of what is not.
+    let subjects = ["*.", ONCE, ".*"].concat();
     let from = async |sequence, count| {
         let (nats, stream) = (connection.context(), J::QUEUE.stream);
         let read = batch::from_sequence(nats, stream, &subjects, sequence, count).await;
@@ -136,6 +145,9 @@ pub async fn not_due<J: Job>(
     let after = count(sequences.end).await?;
     // From the first of these there are enough, if there are at all; from the second there are not.
     let (mut enough, mut too_few) = (sequences.start, sequences.end);
+    if count(enough).await?.saturating_sub(after) <= limit as u64 {
+        too_few = enough;
+    }
     while enough + 1 < too_few {
         let middle = enough.midpoint(too_few);
         if count(middle).await?.saturating_sub(after) >= limit as u64 {
@@ -151,7 +163,7 @@ pub async fn not_due<J: Job>(
         found.extend(stored.into_iter().filter(|it| it.sequence < sequences.end));
     }
     let job = |Stored { sequence, subject, headers, body }: Stored| {
-        let id: JobId = subject.strip_prefix(&root)?.parse().ok()?;
+        let id: JobId = subject.rsplit('.').next()?.parse().ok()?;
         let (id, job) = J::decode(&J::QUEUE.subject(id), Some(&headers), &body).ok()?;
         Some((sequence, id, job))
     };

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use axum::extract::Request;
 use axum::http::{HeaderMap, HeaderName, Uri};
+use contract::queues::LONGEST_DELAY;
 use contract::{Amount, IdempotencyKey, MAX_COUNT, MAX_LENGTH, RequestStatus};
 use jiff::Timestamp;
 use observe::requests::Filter;
@@ -132,7 +133,7 @@ fn wanted(body: &[u8], now: Timestamp) -> Result<Wanted, Problem> {
         (None, Some(time)) => Time::At(time),
         (None, None) => Time::Now,
     };
-    let latest = now.saturating_add(time::LONGEST).unwrap_or(Timestamp::MAX);
+    let latest = now.saturating_add(LONGEST_DELAY).unwrap_or(Timestamp::MAX);
     match time {
         Time::At(time) if time > latest => Err(ProblemKind::Impossible.because(format_args!(
             "not_before is more than 30 days away: write one of up to {latest:.0}"

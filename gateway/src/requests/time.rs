@@ -3,15 +3,13 @@
 use std::time::Duration;
 
 use contract::facts::Asked;
+use contract::queues::LONGEST_DELAY;
 use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, de::Error as _};
 
 use crate::input::whole_number;
 
-/// How long a request may wait to be made.
-pub(crate) const LONGEST: Duration = Duration::from_hours(30 * 24);
-
-/// What a length of time looks like, as a schema can say it: no more than [`LONGEST`].
+/// What a length of time looks like, as a schema can say it: no more than [`LONGEST_DELAY`].
 pub(crate) const PATTERN: &str = "^(0|[1-9][0-9]{0,8})ms$\
     |^(0|[1-9][0-9]{0,5}|1[0-9]{6}|2[0-4][0-9]{5}|25[0-8][0-9]{4}|259[01][0-9]{3}|2592000)s$\
     |^(0|[1-9][0-9]{0,3}|[1-3][0-9]{4}|4[0-2][0-9]{3}|43[01][0-9]{2}|43200)m$\
@@ -70,7 +68,7 @@ pub(crate) fn length(text: &str) -> Option<Duration> {
         "d" => Duration::from_secs(number.checked_mul(86_400)?),
         _ => return None,
     };
-    (length <= LONGEST).then_some(length)
+    (length <= LONGEST_DELAY).then_some(length)
 }
 
 /// A length of time, which says itself what would be right where it is none.

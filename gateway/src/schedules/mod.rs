@@ -128,7 +128,7 @@ pub(crate) async fn set(
     let name = name(request.uri())?.to_owned();
     let body = read_body(request).await?;
     let submissions = submissions(&gateway)?;
-    let (recurrence, job) = NewSchedule::read(&body, &submissions.instance)?;
+    let (recurrence, job) = NewSchedule::read(&body, &name)?;
     let setting = submissions.producer.schedule(&name, &recurrence, &job);
     let set = match timeout(DEADLINE, setting).await.map_err(|_| silent())? {
         Ok(set) => set,

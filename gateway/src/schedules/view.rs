@@ -63,8 +63,8 @@ fn some<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Stri
 }
 
 impl NewSchedule {
-    /// When it recurs, and what `requestor` is to ask for then.
-    pub(super) fn read(body: &[u8], requestor: &str) -> Result<(Recurrence, DueRequest), Problem> {
+    /// When the schedule of this name recurs, and what is to be asked for then.
+    pub(super) fn read(body: &[u8], name: &str) -> Result<(Recurrence, DueRequest), Problem> {
         let Self { every, cron, time_zone, count, length, priority } = object(body)?;
         let invalid = |detail: &str| ProblemKind::Invalid.because(detail);
         let recurrence = match (every, cron) {
@@ -80,7 +80,7 @@ impl NewSchedule {
             }
         };
         recurrence.check().map_err(|error| ProblemKind::Invalid.because(error))?;
-        let due = DueRequest::new(amount(count, length)?, requestor);
+        let due = DueRequest::of_schedule(name, amount(count, length)?);
         Ok((recurrence, DueRequest { priority, ..due }))
     }
 }

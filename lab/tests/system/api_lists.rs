@@ -123,13 +123,19 @@ async fn scheduled_requests_have_a_list_of_their_own() {
     let (first, next) = page(api, "/requests?status=scheduled&limit=2").await;
     assert_eq!(first, ids[..2]);
     assert_eq!(page(api, &next.unwrap()).await, (ids[2..].to_vec(), None));
+    // Where just as many are left as fit on a page, it is the last.
+    assert_eq!(page(api, "/requests?status=scheduled&limit=3").await, (ids.clone(), None));
     let (low, _) = page(api, "/requests?status=scheduled&priority=low").await;
     assert_eq!(low, [ids[0].clone(), ids[2].clone()]);
+    // What is due and not asked for, because no requestor is there, is still among them.
+    let due = accepted(&post(api, None, &json!({"delay": "1ms"})).await).to_string();
+    let (first, _) = page(api, "/requests?status=scheduled&limit=1").await;
+    assert_eq!(first, [due]);
     let list = ["requests", "list", "--status=scheduled", "--requested-by=gateway", "--json"];
     let (status, said) = deployment.decoupled(list).await;
     assert_eq!(status, Some(0), "{said}");
     let said: Value = serde_json::from_str(&said).unwrap();
-    assert_eq!(said["requests"].as_array().unwrap().len(), 3, "{said}");
+    assert_eq!(said["requests"].as_array().unwrap().len(), 4, "{said}");
     assert_eq!(said["requests"][0]["status"], "scheduled", "{said}");
 }
 

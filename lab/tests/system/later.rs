@@ -324,6 +324,38 @@ async fn one_that_is_due_twice_is_answered_once() {
 }
 
 #[tokio::test]
+async fn command_submits_for_later_and_shows_when_it_is_due() {
+    let deployment = Deployment::start().await;
+    let submit = ["requests", "submit", "--delay"];
+    let (status, said) = deployment.decoupled(submit.iter().chain(&["745h"])).await;
+    assert!(status != Some(0) && said.contains("30 days at most"), "{status:?} {said}");
+    let times = ["1h", "--expires-at", "2126-01-02T12:00:00Z", "--priority", "low"];
+    let (status, id) = deployment.decoupled(submit.iter().chain(&times)).await;
+    assert_eq!(status, Some(0), "{id}");
+    let (_, said) = deployment.decoupled(["requests", "show", id.trim()]).await;
+    for words in ["scheduled", "due ", "expires    2126-01-02T12:00:00Z", "1 of 64 characters, low"]
+    {
+        assert!(said.contains(words), "{said}");
+    }
+    assert_eq!(depths(&deployment).await, (0, 1));
+}
+
+#[tokio::test]
+async fn same_schedule_goes_on_whoever_sets_it_again() {
+    let deployment = Deployment::start().await;
+    let (_one, first) = gateway(&deployment, "gateway-1").await;
+    let (_two, second) = gateway(&deployment, "gateway-2").await;
+    let body = json!({"every": "24h", "count": 2, "length": 8});
+    assert_eq!(put(first, "daily", &body).await.status, 201);
+    assert_eq!(put(second, "daily", &body).await.status, 200);
+    let set = ["schedules", "set", "daily", "--every", "24h", "--count", "2", "--length", "8"];
+    let (status, said) = deployment.decoupled(set).await;
+    assert_eq!((status, said.trim()), (Some(0), "daily stands as it is."));
+    // Nothing was stored since, which would begin the interval anew.
+    assert_eq!(deployment.queue_state(SCHEDULES).await.stream.state.last_sequence, 1);
+}
+
+#[tokio::test]
 async fn one_given_up_before_it_is_asked_for_is_shown_and_discarded() {
     let deployment = Deployment::start().await;
     let (_gateway, api) = gateway(&deployment, "gateway").await;
