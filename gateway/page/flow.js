@@ -104,12 +104,12 @@ function showBrokers(brokers) {
 }
 
 /** What is to be made later waits before the first queue. */
-function showSchedules({ name, scheduled, waiting, in_flight: flying, paused_until: until }) {
+function showSchedules({ name, scheduled, waiting, in_flight: flying, full, paused_until: until }) {
   const due = waiting + flying;
-  const parts = [scheduled && `${count(scheduled)} not due yet`, due && `${count(due)} due`, until && `paused until ${clock(until)}`];
+  const parts = [scheduled && `${count(scheduled)} not due yet`, due && `${count(due)} due`, full && "full", until && `paused until ${clock(until)}`];
   const there = parts.filter(Boolean).join(", ");
   say(byId("scheduled"), there && `${name}: ${there}`);
-  byId("scheduled").classList.toggle("full", Boolean(until));
+  byId("scheduled").classList.toggle("full", full || Boolean(until));
 }
 
 /** Shows the flow as it was at a time, in milliseconds by the clock of the gateway. */

@@ -37,7 +37,7 @@ export function showLast(last) {
     row.id = way.id;
     const text = way.string ?? (way.cancelled_at ? "cancelled" : way.unread ? "too large to look up" : "on its way");
     say(row.button, text.length > STRING ? `${text.slice(0, STRING)}…` : text);
-    row.button.setAttribute("aria-label", `The history of ${way.string ? `the string ${text.slice(0, STRING)}` : "a request, ${text}"}`);
+    row.button.setAttribute("aria-label", `The history of ${way.string ? `the string ${text.slice(0, STRING)}` : `a request, ${text}`}`);
     const took = way.received_at ? between(way.requested_at, way.received_at) : "…";
     const texts = [clock(way.requested_at, 3), way.generator, way.stored_by, way.marked_by, took];
     texts.forEach((text, cell) => say(row.cells[cell], text ?? (way.unread ? "?" : "…")));

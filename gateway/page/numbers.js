@@ -55,7 +55,7 @@ function judge({ requested, missing, twice }) {
 
 const WORDS = [
   ["complete", "complete"], ["cancelled", "of which cancelled"], ["pending", "pending"], ["dead_lettered", "dead-lettered"],
-  ["lost", "lost"], ["doubled", "doubled"], ["unasked", "unasked"], ["too_old", "too old"],
+  ["scheduled", "scheduled"], ["lost", "lost"], ["doubled", "doubled"], ["unasked", "unasked"], ["too_old", "too old"],
 ];
 
 export function showAudit({ running_since: since, trouble, judged_at: at, clean, verdict }) {

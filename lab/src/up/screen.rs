@@ -117,7 +117,11 @@ pub(super) fn picture(snapshot: &Snapshot, processes: &str, columns: u16) -> Str
     // All bars have one scale, so that they can be compared.
     let most = snapshot.queues.iter().map(|queue| queue.waiting + queue.in_flight).max();
     let scale = most.unwrap_or_default().max(SMALLEST_SCALE);
-    for queue in &snapshot.queues {
+    let to_come = Some(&snapshot.schedules).filter(|it| it.scheduled + it.waiting > 0);
+    for queue in to_come.into_iter().chain(&snapshot.queues) {
+        if queue.full {
+            lines.push(format!("  {:<15} full: its publishers wait", queue.name));
+        }
         if let Some(until) = queue.paused_until {
             lines.push(format!("  {:<15} paused until {}", queue.name, until.strftime("%H:%M:%S")));
         }

@@ -40,6 +40,7 @@ async fn the_page_works_on_a_phone_by_keyboard_and_screen_reader() {
         assert_eq!(browser.run(wide).await, 0, "at {width} pixels one has to scroll sideways");
     }
     assert_eq!(browser.run(NAMELESS).await, serde_json::json!([]));
+    browser.until("!document.querySelector('[aria-label*=\"${\"]')").await;
 
     let mut reached = Vec::new();
     for _ in 0..24 {
