@@ -64,6 +64,13 @@ export function allowPause(can) {
   for (const { pause } of lanes.values()) pause.hidden = !can;
 }
 
+byId("schedules-pause").addEventListener("click", (event) => pause("SCHEDULES", event.target));
+
+function showPause(button, until) {
+  mark(button, "paused", Boolean(until));
+  say(button, until ? "Let it go on" : "Pause");
+}
+
 async function pause(name, button) {
   button.disabled = true;
   const paused = button.dataset.paused === "true";
@@ -110,6 +117,8 @@ function showSchedules({ name, scheduled, waiting, in_flight: flying, full, paus
   const there = parts.filter(Boolean).join(", ");
   say(byId("scheduled"), there && `${name}: ${there}`);
   byId("scheduled").classList.toggle("full", full || Boolean(until));
+  showPause(byId("schedules-pause"), until);
+  byId("schedules-pause").hidden = !allowed || !there;
 }
 
 /** Shows the flow as it was at a time, in milliseconds by the clock of the gateway. */
@@ -125,8 +134,7 @@ export function showFlow(flow, at) {
     say(parts.rates, `${rate(queue.come)}/s in, ${rate(queue.go)}/s out`);
     const paused = queue.paused_until && `paused until ${clock(queue.paused_until)}`;
     say(parts.full, [paused, queue.full && "full: its publishers wait"].filter(Boolean).join(", "));
-    mark(parts.pause, "paused", Boolean(queue.paused_until));
-    say(parts.pause, queue.paused_until ? "Let it go on" : "Pause");
+    showPause(parts.pause, queue.paused_until);
     const age = queue.oldest_at && Math.max(0, at - Date.parse(queue.oldest_at));
     say(parts.oldest, queue.oldest_at ? `oldest ${span(age)}` : "");
     const priorities = queue.lanes.map(({ priority, waiting, in_flight }) => `${priority} ${count(waiting + in_flight)}`);

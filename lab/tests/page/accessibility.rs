@@ -111,6 +111,21 @@ async fn axe_finds_no_violation() {
             assert_eq!(found, serde_json::json!([]), "{scheme}, {dialog:?}: {found:#}");
             browser.run("document.querySelector('dialog[open]')?.close()").await;
         }
+        for [key, shows, back] in [
+            [
+                "?",
+                "document.querySelector('#keys').open",
+                "document.querySelector('#keys').close()",
+            ],
+            ["p", "document.documentElement.classList.contains('projector')", ""],
+        ] {
+            browser.types(key).await;
+            browser.until(shows).await;
+            let found = browser.run(VIOLATIONS).await;
+            assert_eq!(found, serde_json::json!([]), "{scheme}, {key}: {found:#}");
+            browser.run(back).await;
+        }
+        browser.types("p").await;
     }
 }
 
