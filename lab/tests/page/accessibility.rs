@@ -33,6 +33,9 @@ async fn the_page_works_on_a_phone_by_keyboard_and_screen_reader() {
     let browser = Browser::start().await;
     browser.open(&gateway.url()).await;
     browser.says("#last-rows tr", ":").await;
+    for stage in ["waiting", "working", "storing", "marking"] {
+        browser.says("#stages", stage).await;
+    }
     for width in [320, 768, 1366, 1920] {
         browser.resize(width, 800).await;
         let wide =

@@ -5,7 +5,7 @@ use testkit::http;
 use testkit::process::logged;
 
 use crate::browser::Browser;
-use crate::deployment::Deployment;
+use crate::deployment::{Deployment, Side};
 use crate::gateway::GatewayProcess;
 
 #[tokio::test]
@@ -62,6 +62,14 @@ async fn keys_show_the_help_the_theme_and_the_view_for_a_projector() {
     browser.types("?").await;
     browser.says("#keys", "look up a request").await;
     browser.press("#keys-close").await;
+    let names = ["one", "two", "three"].map(|name| [("INSTANCE", name)]);
+    let mut replicas = Vec::new();
+    for side in [Side::Requestor, Side::Generator] {
+        for name in &names {
+            replicas.push(deployment.run(side, &format!("{side:?}-{}", name[0].1), name).await);
+        }
+    }
+    browser.until("document.querySelectorAll('.replica[data-state=ready]').length === 6").await;
     browser.types("p").await;
     // All of the flow and of the axis is on the screen.
     browser

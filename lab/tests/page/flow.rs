@@ -158,6 +158,10 @@ async fn full_and_paused_queues_and_what_is_scheduled_are_shown() {
         ask(json!({})).await;
     }
     browser.says("#queue-REQUESTS .full", "full: its publishers wait").await;
+    browser.says("#queue-REQUESTS .oldest", "oldest ").await;
+    let rate = [("REQUEST_RATE", "10")];
+    let _requestor = deployment.run(Side::Requestor, "requestor", &rate).await;
+    browser.says("#requestor .replica", "waits: REQUESTS full").await;
     browser.says("#event-log", "queue REQUESTS full: its publishers wait").await;
     browser.press("#queue-REQUESTS .pause").await;
     browser.says("#queue-REQUESTS .full", "paused until").await;
