@@ -3,23 +3,30 @@
 use std::net::SocketAddr;
 
 use async_nats::HeaderMap;
-use contract::facts::{RECEIVED, Received};
-use contract::queues::{REQUESTS, RESPONSES};
+use contract::facts::{RECEIVED, Received, STORED, Stored};
+use contract::queues::{REQUESTS, RESPONSES, Request};
 use futures_util::StreamExt;
 use serde_json::{Value, json};
 use testkit::eventually::eventually;
 use testkit::http::{self, HttpResponse};
 use testkit::process::{Process, logged};
+use testkit::proxy::Proxy;
 use workqueue::JobId;
 use workqueue::dead_letters::{self, Cause, Original};
 
 use crate::api::{ACCEPTS, accepted, get, post};
-use crate::deployment::{Deployment, PATIENT, Side, api_addr, publication, soon};
+use crate::deployment::{self, Deployment, PATIENT, Side, api_addr, publication, soon};
 use crate::round_trips::request;
 
 /// Starts a gateway that may control.
 async fn controlling(deployment: &Deployment) -> (Process, SocketAddr) {
-    let gateway = deployment.gateway("gateway", &[("CONTROL", "on")]).await;
+    controlling_through(deployment, deployment.url()).await
+}
+
+/// The same, which reaches its broker there.
+async fn controlling_through(deployment: &Deployment, url: &str) -> (Process, SocketAddr) {
+    let log = deployment.log("gateway");
+    let gateway = deployment::gateway(url, log, &[("CONTROL", "on")]).await;
     logged(&gateway, ACCEPTS).await;
     let addr = api_addr(&gateway).await;
     eventually("it is connected to control", async || {
@@ -36,13 +43,24 @@ async fn act(addr: SocketAddr, method: &str, path: &str, body: &Value) -> HttpRe
     soon("an answer", http::ask(addr, method, path, &headers, &body.to_string())).await.unwrap()
 }
 
-/// Publishes a dead letter of this reason by hand, from this queue.
+/// Publishes a dead letter of this reason by hand, from this queue, of a job with another id than its subject names.
 async fn dead(deployment: &Deployment, queue: workqueue::Queue, reason: &str) {
-    let message = publication(&request());
+    dead_under(deployment, queue, JobId::new(), reason, &request()).await;
+}
+
+/// The same, of this request under the subject of this id.
+async fn dead_under(
+    deployment: &Deployment,
+    queue: workqueue::Queue,
+    id: JobId,
+    reason: &str,
+    request: &Request,
+) {
+    let message = publication(request);
     let (headers, body) = (Some(&message.headers), &message.body);
     // The broker tells dead letters apart by where they were.
     let sequence = 1_000 + deployment.depth_of_dead_letters().await;
-    let subject = queue.subject(JobId::new());
+    let subject = queue.subject(id);
     let original = Original { queue, sequence, subject: &subject, headers, body };
     let cause = Cause { reason, attempts: 1, at: workqueue::now(), by: "by hand" };
     deployment.publish(&original.dead_letter(&cause)).await;
@@ -141,6 +159,28 @@ async fn wrong_control_is_a_problem_that_says_what_is_right() {
     // A page of another site cannot send such a body.
     let answer = http::ask(api, "POST", "/queues/REQUESTS/pause", &[], "{}").await.unwrap();
     assert_eq!(answer.status, 415, "{answer:?}");
+}
+
+#[tokio::test]
+async fn discarding_ends_where_the_broker_goes_silent() {
+    let deployment = Deployment::start().await;
+    let proxy = Proxy::start(deployment.broker.port()).await.unwrap();
+    let (_gateway, api) = controlling_through(&deployment, &proxy.url()).await;
+    let died = request();
+    dead_under(&deployment, REQUESTS, died.id, "failed: by hand", &died).await;
+    proxy.hold(STORED.subject(died.id));
+    let discard = async || {
+        let asking = http::ask(api, "DELETE", "/dead-letters/1", &[], "");
+        soon("an answer", asking).await.unwrap()
+    };
+    let silent = discard().await;
+    assert_eq!(silent.status, 503, "{silent:?}");
+    assert!(silent.body.contains("it is safe to try again"), "{silent:?}");
+    assert_eq!(deployment.depth_of_dead_letters().await, 1);
+    proxy.release();
+    let discarded = discard().await;
+    assert_eq!(discarded.status, 204, "{discarded:?}");
+    assert!(matches!(deployment.fact(died.id).await, Some(Stored::Cancelled(_))));
 }
 
 #[tokio::test]
