@@ -71,18 +71,18 @@ async fn another_limit_is_lived_with_and_can_be_changed_in_place() {
         ..LIMITS
     };
     let declared = deployment.declare_once(&other).await.unwrap();
-    // Of three queues, four buckets and six consumers, one limit each.
-    assert_eq!(declared.differences.len(), 13, "{:?}", declared.differences);
-    assert_eq!(
-        declared.differences[0].to_string(),
-        "stream REQUESTS: max_msgs is 100000, should be 7"
-    );
+    // Of four queues, four buckets and six consumers, one limit each.
+    assert_eq!(declared.differences.len(), 14, "{:?}", declared.differences);
+    let first: Vec<_> = declared.differences[..2].iter().map(ToString::to_string).collect();
+    let schedules = "stream SCHEDULES: queue_limit is 100000, should be 7";
+    assert_eq!(first, [schedules, "stream REQUESTS: max_msgs is 100000, should be 7"]);
     assert_eq!(declared.facts_max_age(), LIMITS.facts_max_age, "the broker's value holds");
 
     let changes = declare(deployment.nats(), &other).await.unwrap();
-    assert_eq!(changes.len(), 14, "{changes:?}");
+    assert_eq!(changes.len(), 15, "{changes:?}");
     assert_eq!(changes[0], "created stream RATES");
-    assert_eq!(changes[1], "changed stream REQUESTS: max_msgs from 100000 to 7");
+    assert_eq!(changes[1], "changed stream SCHEDULES: queue_limit from 100000 to 7");
+    assert_eq!(changes[2], "changed stream REQUESTS: max_msgs from 100000 to 7");
     let declared = deployment.declare_once(&other).await.unwrap();
     assert_eq!(declared.differences, []);
     assert_eq!(declared.facts_max_age(), other.facts_max_age);

@@ -66,7 +66,7 @@ async fn watch_changes_limits_in_place_under_running_services() {
     assert_eq!(stream.config.max_messages, 7);
     let (_, metrics) = admin(&watch, "/metrics").await;
     // A limit of each queue, and the counters of rates, which were not there.
-    assert!(metrics.contains("decoupled_topology_changes_total 4\n"), "{metrics}");
+    assert!(metrics.contains("decoupled_topology_changes_total 5\n"), "{metrics}");
     assert!(metrics.contains("decoupled_log_lines_dropped_total 0\n"), "{metrics}");
     let mut requestor = deployment.ask(100).await;
     succeeded(&mut requestor).await;

@@ -108,7 +108,9 @@ impl Differences {
             &should_be.max_messages_per_subject,
         );
         let limits = &mut found.limits;
-        let queue_limit = |stream: &Stream| stream.metadata.get(QUEUE_LIMIT).cloned();
+        let queue_limit = |stream: &Stream| -> u64 {
+            stream.metadata.get(QUEUE_LIMIT).and_then(|limit| limit.parse().ok()).unwrap_or(0)
+        };
         differ(limits, object, QUEUE_LIMIT, &queue_limit(is), &queue_limit(should_be));
         differ(limits, object, "max_bytes", &is.max_bytes, &should_be.max_bytes);
         differ(limits, object, "max_msg_size", &is.max_message_size, &should_be.max_message_size);
