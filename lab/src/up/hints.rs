@@ -54,7 +54,7 @@ pub(super) fn what_to_try(
     if !replicas.requestors.is_empty() {
         let ids = ids(&replicas.requestors);
         let effect = if asks {
-            "pause the requestors: RESPONSES fills"
+            "pause the requestors, and ask by curl meanwhile: RESPONSES fills"
         } else {
             "pause the requestors: what you ask for waits in RESPONSES"
         };

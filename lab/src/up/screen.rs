@@ -62,8 +62,8 @@ impl Screen {
     }
 }
 
-/// The lines of a text that fit into so many rows and columns, with one row for the cursor, and the last lines
-/// `above` it that still do. The terminal breaks those that are too long for it, so that they can be copied.
+/// The lines of a text that fit into so many rows and columns, with one row for the cursor; the first line `above` it,
+/// and the last ones that still do. The terminal breaks those that are too long for it, so that they can be copied.
 fn fitted<'a>(above: &'a str, text: &'a str, (rows, columns): (u16, u16)) -> Vec<Cow<'a, str>> {
     let columns = usize::from(columns);
     let mut room = usize::from(rows).saturating_sub(1);
@@ -72,14 +72,18 @@ fn fitted<'a>(above: &'a str, text: &'a str, (rows, columns): (u16, u16)) -> Vec
     let mut lines: Vec<_> = text.collect();
     room -= lines.len();
     lines.reverse();
-    for line in above.lines().rev() {
-        let rows = measure_text_width(line).div_ceil(columns.max(1)).max(1);
-        if rows > room {
+    let rows = |line| measure_text_width(line).div_ceil(columns.max(1)).max(1);
+    let mut above = above.lines();
+    let first = above.next().filter(|first| rows(first) <= room);
+    room -= first.map_or(0, rows);
+    for line in above.rev() {
+        if rows(line) > room {
             break;
         }
-        room -= rows;
+        room -= rows(line);
         lines.push(line.into());
     }
+    lines.extend(first.map(Cow::from));
     lines.reverse();
     lines
 }
@@ -214,12 +218,13 @@ mod tests {
     }
 
     #[test]
-    fn last_lines_above_the_picture_stay_where_there_is_room() {
+    fn first_and_last_lines_above_stay_where_there_is_room() {
         let above = "first\nsecond\n\nfour five";
-        assert_eq!(fitted(above, "one\ntwo", (6, 9)), ["second", "", "four five", "one", "two"]);
+        assert_eq!(fitted(above, "one\ntwo", (6, 9)), ["first", "", "four five", "one", "two"]);
         // It takes two rows.
-        assert_eq!(fitted(above, "one\ntwo", (6, 8)), ["", "four five", "one", "two"]);
-        assert_eq!(fitted(above, "one\ntwo", (4, 8)), ["one", "two"]);
+        assert_eq!(fitted(above, "one\ntwo", (6, 8)), ["first", "four five", "one", "two"]);
+        assert_eq!(fitted(above, "one\ntwo", (4, 8)), ["first", "one", "two"]);
+        assert_eq!(fitted(above, "one\ntwo", (3, 8)), ["one", "two"]);
     }
 
     #[test]

@@ -307,7 +307,7 @@ impl Broker {
         if !self.options.without_jetstream {
             let sync = if self.options.sync_always { "always" } else { "2m" };
             let store = quoted(&self.directory);
-            let _ = writeln!(text, "store_dir: {store}\njetstream {{ sync_interval: {sync} }}");
+            let _ = writeln!(text, "store_dir: {store}\njetstream {{ sync_interval: \"{sync}\" }}");
         }
         if let Some(Membership { name, routes }) = &self.membership {
             let own = port(self.ports.cluster.unwrap_or_default());
