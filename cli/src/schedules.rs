@@ -4,7 +4,7 @@ use std::fmt::{self, Display};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use clap::{Args, Subcommand};
+use clap::{ArgGroup, Args, Subcommand};
 use contract::Amount;
 use contract::queues::{DueRequest, SCHEDULES};
 use serde::Serialize;
@@ -43,17 +43,18 @@ pub enum Schedules {
 
 /// Settings of `decoupled schedules set`.
 #[derive(Args, Clone, Debug)]
+#[command(group(ArgGroup::new("recurrence").required(true).args(["every", "cron"])))]
 pub struct SetSettings {
     /// Its name: up to 64 characters of A-Z, a-z, 0-9, '-' and '_'
     name: String,
     /// Once in this time, such as 10s, 5m or 24h: whole seconds
-    #[arg(long, value_parser = workqueue::above_zero, value_name = "TIME", conflicts_with = "cron")]
+    #[arg(long, value_parser = workqueue::above_zero, value_name = "TIME")]
     every: Option<Duration>,
     /// At these times: second, minute, hour, day of the month, month, day of the week
-    #[arg(long, value_name = "EXPRESSION", required_unless_present = "every")]
+    #[arg(long, value_name = "EXPRESSION")]
     cron: Option<String>,
     /// Time zone of the expression, such as Europe/Berlin [default: UTC]
-    #[arg(long, value_name = "ZONE", requires = "cron")]
+    #[arg(long, value_name = "ZONE", requires = "cron", conflicts_with = "every")]
     time_zone: Option<String>,
     /// How many strings to ask for each time
     #[arg(long, default_value_t = 1)]
