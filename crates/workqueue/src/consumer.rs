@@ -1,128 +1,73 @@
-//! Takes jobs from a lane of a queue, never more than there is room for, and hands them to a worker.
+//! Consumes one lane of a queue: pulls jobs, never more than there is room for, runs them, and settles them.
 
+use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::PullConsumer;
+use futures_util::FutureExt;
+use prometheus_client::metrics::counter::Counter;
 use tokio::sync::watch;
 use tokio::task::{JoinError, JoinSet};
-use tracing::{error, warn};
+use tokio::time::Instant;
+use tracing::{debug, error, info, warn};
 
 use crate::background::panic_text;
-use crate::blocking::Blocking;
-use crate::consumer_state;
-use crate::declare::{bind, declare};
+use crate::blocking::{self, Blocking};
+use crate::clock::now;
 use crate::delivery::Delivery;
-use crate::handler::{Handler, RetryPolicy, Shared};
+use crate::handler::{Context, Failure, Handler, RetryPolicy, Shared};
+use crate::headers::Trace;
 use crate::job::Job;
+use crate::metrics::QueueMetrics;
+use crate::publisher::Publisher;
 use crate::pull::{Arrival, Pull};
 use crate::queue::Lane;
-use crate::rate_limit::RateLimit;
-use crate::running::{Running, ServiceError};
+use crate::running::Running;
 use crate::settings::Settings;
+use crate::settle::{Delay, Outcome, Settlement, retry_delay, settle};
 use crate::slots::Slots;
-use crate::worker::{Binding, Worker};
 
 /// The longest time for which a pull waits for messages. A stopping service may wait that long, and a
 /// broker may send that long to one that hangs.
 const LONGEST_PULL: Duration = Duration::from_secs(1);
 
-/// Consumes one lane of a queue for as long as a service runs.
+/// Consumes the jobs of one lane of a queue for as long as a service runs.
 pub(crate) struct Consumer<H> {
-    worker: Arc<Worker<H>>,
-    lane: Lane,
-    running: Running,
-    settings: Settings,
+    pub(crate) handler: Arc<H>,
+    pub(crate) lane: Lane,
+    /// In which the jobs of all lanes are handled, where there are several or a rate limit.
+    pub(crate) slots: Option<Slots>,
+    pub(crate) policy: RetryPolicy,
+    /// The queue itself, for jobs that are put off.
+    pub(crate) queue: Arc<Publisher>,
+    pub(crate) dead_letters: Arc<Publisher>,
+    pub(crate) metrics: QueueMetrics,
+    pub(crate) running: Running,
+    pub(crate) settings: Settings,
 }
 
 /// Why a consumer stopped consuming.
-enum End {
+pub(crate) enum End {
     /// It was told to, and nothing more can come.
     Stopped,
     /// It is not there any more on the broker, or not as it was.
     Gone,
 }
 
+/// What jobs have in common for as long as the consumer on the broker is the same.
+struct Binding {
+    /// How often to tell the broker that a job is being handled.
+    heartbeat: Duration,
+    blocking: Blocking,
+    shared: Arc<Shared>,
+}
+
 impl<H: Handler> Consumer<H> {
-    /// A consumer for each lane of the queue.
-    pub(crate) fn of_each_lane(
-        handler: &Arc<H>,
-        running: &Running,
-        settings: &Settings,
-    ) -> impl Iterator<Item = Self> {
-        let queue = H::Job::QUEUE;
-        let metrics = running.metrics.of(queue);
-        let limit = handler.rate_limit().or(settings.rate_limit);
-        let limit = limit.map(|limit| RateLimit::new(queue, limit, running));
-        let slots = (queue.has_priorities() || limit.is_some()).then(|| {
-            let rate_limited = metrics.rate_limited.clone();
-            Slots::new(settings.concurrency, queue.has_priorities(), limit, rate_limited)
-        });
-        let policy = handler.retry_policy();
-        let max_attempts = policy.max_attempts.or(Some(settings.max_attempts));
-        queue.lanes().map(move |lane| {
-            running.health.set_bound(lane, false);
-            let worker = Arc::new(Worker {
-                handler: Arc::clone(handler),
-                lane,
-                slots: slots.clone(),
-                instance: settings.instance.clone(),
-                abandoned: running.abandoned.clone(),
-                policy: RetryPolicy { max_attempts, ..policy },
-                queue: running.producer.queue(queue),
-                dead_letters: running.producer.dead_letters(),
-                metrics: metrics.clone(),
-            });
-            Self { worker, lane, running: running.clone(), settings: settings.clone() }
-        })
-    }
-
-    /// Consumes until the service stops, and then until what is in flight is settled.
-    pub(crate) async fn run(self) {
-        let mut in_flight = JoinSet::new();
-        if let Err(error) = self.consume_on(&mut in_flight).await {
-            self.running.fail(error);
-        }
-        while let Some(ended) = in_flight.join_next().await {
-            self.log_panic(ended);
-        }
-    }
-
-    /// Consumes until the service stops. Where the consumer goes missing on the broker, it is declared
-    /// again, with its stream and the buckets of the service; jobs in flight go on meanwhile.
-    async fn consume_on(&self, in_flight: &mut JoinSet<()>) -> Result<(), ServiceError> {
-        let lane = self.lane;
-        let Running { connection, stopping, .. } = &self.running;
-        let mut facts_max_age = self.running.facts_max_age;
-        loop {
-            let Some(bound) = stopping.run_until_cancelled(bind(connection, lane)).await else {
-                return Ok(());
-            };
-            let Some(bound) = bound else {
-                warn!("{} is gone; declaring it again", lane.described());
-                let limits = &self.settings.limits;
-                let declaring = declare(connection, &self.running.topology, limits);
-                let Some(found) = stopping.run_until_cancelled(declaring).await else {
-                    return Ok(());
-                };
-                facts_max_age = found?.facts_max_age();
-                continue;
-            };
-            self.running.health.set_bound(lane, true);
-            let consumed = tokio::select! {
-                consumed = self.consume(bound.clone(), facts_max_age, in_flight) => consumed?,
-                never = consumer_state::watch(connection, &bound, lane) => match never {},
-            };
-            match consumed {
-                End::Stopped => return Ok(()),
-                End::Gone => self.running.health.set_bound(lane, false),
-            }
-        }
-    }
-
     /// Consumes until the service stops, and then until all that was asked for has come.
-    async fn consume(
-        &self,
+    pub(crate) async fn consume(
+        self: &Arc<Self>,
         consumer: PullConsumer,
         facts_max_age: Duration,
         in_flight: &mut JoinSet<()>,
@@ -141,7 +86,7 @@ impl<H: Handler> Consumer<H> {
         let expires = LONGEST_PULL.min(ack_wait / 2).min(drain_timeout / 2);
         let expires = expires.max(Duration::from_millis(10));
         let mut pull = Pull::new(connection, consumer, expires).await?;
-        let slots = self.worker.slots.as_ref();
+        let slots = self.slots.as_ref();
         let mut room = slots.map_or_else(|| watch::channel(()).1, Slots::watch_room);
         loop {
             while let Some(ended) = in_flight.try_join_next() {
@@ -170,8 +115,7 @@ impl<H: Handler> Consumer<H> {
                         match Delivery::new(message, self.lane.queue, connection) {
                             // In a box, because a task's future is moved several times.
                             Ok(delivery) => {
-                                let worker = Arc::clone(&self.worker);
-                                let work = worker.work(Arc::clone(&binding), delivery);
+                                let work = Arc::clone(self).work(Arc::clone(&binding), delivery);
                                 in_flight.spawn(Box::pin(work));
                             }
                             Err(error) => {
@@ -190,8 +134,126 @@ impl<H: Handler> Consumer<H> {
         }
     }
 
+    /// Handles a delivery and settles it.
+    async fn work(self: Arc<Self>, binding: Arc<Binding>, delivery: Delivery) {
+        if let Some(delay) = delivery.waits() {
+            // No attempt, and nothing that is to be counted.
+            delivery.nak(Delay::Exactly(delay)).await;
+            debug!(delivery = %delivery, ?delay, "waits");
+            return;
+        }
+        let started = Instant::now();
+        let _in_flight = self.metrics.in_flight();
+        let (queue, id) = (self.lane.queue.stream, delivery.key());
+        let (every, abandoned) = (binding.heartbeat, &self.running.abandoned);
+        let (outcome, heartbeats) = {
+            let run = self.handle(&delivery, &binding.shared);
+            let run = pin!(AssertUnwindSafe(run).catch_unwind());
+            let (ended, heartbeats) = delivery.keep_alive(run, every, abandoned).await;
+            let outcome = match ended {
+                Some(Ok(outcome)) => outcome,
+                Some(Err(panic)) => {
+                    let panic = panic_text(&*panic);
+                    error!(queue, id, panic, "the handler panicked");
+                    Outcome::Failed(Failure::retry(format!("the handler panicked: {panic}")))
+                }
+                None => Outcome::Interrupted,
+            };
+            (outcome, heartbeats)
+        };
+        let handled = started.elapsed();
+        if blocking::is_late(handled, every, heartbeats) {
+            binding.blocking.warn(queue, id, handled);
+        }
+        let counter = self.settle(&delivery, &outcome, every).await;
+        self.metrics.settled(counter, started.elapsed());
+    }
+
+    async fn handle(&self, delivery: &Delivery, shared: &Arc<Shared>) -> Outcome {
+        let slot = match &self.slots {
+            Some(slots) => {
+                let (priority, has_more) = (self.lane.priority, delivery.has_more());
+                Some(slots.take(priority, delivery.sequence(), has_more).await)
+            }
+            None => None,
+        };
+        let started_at = slot.as_ref().map_or_else(now, |slot| slot.given_at);
+        // Before the work, so that a job which ends every process that handles it comes to an end, too.
+        let attempt = delivery.attempt();
+        if self.policy.max_attempts.is_some_and(|most| attempt.number() > most) {
+            return Outcome::Exhausted;
+        }
+        let decoded = H::Job::decode(delivery.subject(), delivery.headers(), delivery.body());
+        let (id, job) = match decoded {
+            Ok(decoded) => decoded,
+            Err(error) => return Outcome::Undecodable(error),
+        };
+        let (trace, shared) = (Trace::of(delivery.headers()), Arc::clone(shared));
+        let cx = Context::new(id, attempt, started_at, trace, shared);
+        if let Err(rejection) = self.handler.admit(&job, &cx) {
+            return Outcome::Rejected(rejection);
+        }
+        let mut work = pin!(self.handler.handle(job, &cx));
+        let handled = match self.policy.timeout {
+            None => work.await,
+            Some(limit) => cx
+                .timeout(limit, work.as_mut())
+                .await
+                .unwrap_or_else(|| Err(Failure::retry(format!("timed out after {limit:?}")))),
+        };
+        handled.map_or_else(Outcome::Failed, |()| Outcome::Done)
+    }
+
+    /// Settles a delivery. Gives the counter of how that was possible.
+    async fn settle(&self, delivery: &Delivery, outcome: &Outcome, every: Duration) -> &Counter {
+        let queue = self.lane.queue.stream;
+        let (id, attempt) = (delivery.key(), delivery.attempt().number());
+        let mut settlement = settle(outcome, delivery.attempt(), &self.policy);
+        if let Settlement::Snooze { delay } = settlement {
+            // In a box, because it is rare, and would make every other delivery larger.
+            let mut publishing = Box::pin(delivery.snooze(&self.queue, delay));
+            let publishing = publishing.as_mut();
+            let (is_there, _) =
+                delivery.keep_alive(publishing, every, &self.running.abandoned).await;
+            if is_there == Some(true) {
+                delivery.ack().await;
+                info!(queue, id, attempt, %outcome, "put off");
+                return &self.metrics.snoozes;
+            }
+            let counted = RetryPolicy { snoozes_count: true, ..self.policy };
+            settlement = settle(outcome, delivery.attempt(), &counted);
+        }
+        match settlement {
+            Settlement::Ack => {
+                delivery.ack().await;
+                debug!(queue, id, attempt, "acked");
+                &self.metrics.acks
+            }
+            Settlement::Nak { delay } => {
+                delivery.nak(delay).await;
+                info!(queue, id, attempt, %outcome, "given back");
+                &self.metrics.naks
+            }
+            Settlement::DeadLetter { reason } => {
+                let by = &self.settings.instance;
+                let mut moving = Box::pin(delivery.dead_letter(&self.dead_letters, &reason, by));
+                let moving = moving.as_mut();
+                let (moved, _) = delivery.keep_alive(moving, every, &self.running.abandoned).await;
+                if moved == Some(true) {
+                    delivery.ack().await;
+                    warn!(queue, id, attempt, reason, "dead-lettered");
+                    return &self.metrics.dead_letters;
+                }
+                // It stays in its queue, where nothing is lost, and is tried again ever later.
+                delivery.nak(retry_delay(delivery.attempt(), &self.policy)).await;
+                &self.metrics.naks
+            }
+            Settlement::Snooze { .. } => unreachable!("this policy counts it"),
+        }
+    }
+
     /// A panic of the handler is caught before. This one leaves the job to be delivered again.
-    fn log_panic(&self, ended: Result<(), JoinError>) {
+    pub(crate) fn log_panic(&self, ended: Result<(), JoinError>) {
         if let Err(panic) = ended.map_err(JoinError::into_panic) {
             let (queue, panic) = (self.lane.queue.stream, panic_text(&*panic));
             error!(queue, panic, "settling a delivery panicked");

@@ -108,7 +108,7 @@
 //! | the work, and what came of it | `handler` |
 //! | submit; create and read facts; remove a job that waits | `producer`, on `publisher` and `facts`; `remove` |
 //! | submit for later, recur | `later`, on [`schedules`] and `recurrence`; `firing` |
-//! | pull, run, settle | `consumer`, on `pull`; `worker`, on `slots`, `delivery`, `blocking`, `settle`, `snooze` |
+//! | pull, run, settle | `consumer`, on `pull`, `slots`, `delivery`, `blocking`, `settle`, `snooze`; bound by `lanes` |
 //! | hold to a rate | `slots`, on `rate_limit`, `lease` |
 //! | give up, list, replay, discard | [`dead_letters`] |
 //! | read some messages of a stream by one question, or all of them | [`batch`], [`reading`] |
@@ -154,6 +154,7 @@ pub mod http;
 mod id;
 mod job;
 mod known;
+mod lanes;
 mod last_message;
 mod later;
 mod lease;
@@ -184,7 +185,6 @@ mod sweeper;
 mod telemetry;
 pub mod testing;
 pub mod topology;
-mod worker;
 
 pub use admin::{Report, serve as serve_admin};
 pub use backoff::Backoff;

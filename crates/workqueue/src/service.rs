@@ -17,10 +17,10 @@ use crate::background::{Background, Ended};
 use crate::clock::ClockWatch;
 use crate::connect_error::ConnectError;
 use crate::connection::Connection;
-use crate::consumer::Consumer;
 use crate::handler::Handler;
 use crate::health::Health;
 use crate::job::Job;
+use crate::lanes;
 use crate::metrics::Metrics;
 use crate::producer::Producer;
 use crate::queue::Queue;
@@ -64,7 +64,7 @@ impl Service {
         }
         let handler = Arc::new(handler);
         self.consumers.push(Box::new(move |running, settings| {
-            let consumers = Consumer::of_each_lane(&handler, running, settings);
+            let consumers = lanes::consumers(&handler, running, settings);
             consumers.map(|consumer| consumer.run().boxed()).collect()
         }));
         self
