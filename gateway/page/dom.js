@@ -13,6 +13,18 @@ export function el(name, attributes = {}, ...children) {
   return element;
 }
 
+/** A button that does this. Until it is done, another press does nothing; the focus stays where it is. */
+export function button(words, act, attributes = {}) {
+  const button = el("button", { type: "button", ...attributes }, words);
+  button.addEventListener("click", async () => {
+    if (button.ariaDisabled) return;
+    button.ariaDisabled = "true";
+    await act(button);
+    button.ariaDisabled = null;
+  });
+  return button;
+}
+
 /** An element of a drawing. */
 export function draw(name, attributes = {}) {
   const element = document.createElementNS("http://www.w3.org/2000/svg", name);
@@ -60,25 +72,29 @@ export const clock = (at, digits = 0) =>
 /** The date. */
 export const day = (at) => new Date(at).toLocaleDateString("en-GB");
 
-/** Asks the gateway. What it answers with a problem is an error that says it, with its status and outcome. */
+/**
+ * Asks the gateway; or the lab, which has another address. What answers with a problem is an error that says it, with
+ * its status and outcome.
+ */
 export async function ask(path, body, headers = {}, method = body === undefined ? "GET" : "POST") {
   const json = { "Content-Type": "application/json", ...headers };
-  const options = body === undefined ? { method } : { method, body: JSON.stringify(body), headers: json };
+  const options = body === undefined ? { method, headers } : { method, body: JSON.stringify(body), headers: json };
+  const asked = path.startsWith("http") ? "the lab" : "the gateway";
   let answer;
   try {
     answer = await fetch(path, options);
   } catch {
-    throw Object.assign(new Error("the gateway does not answer"), { outcome: "unknown" });
+    throw Object.assign(new Error(`${asked} does not answer`), { outcome: "unknown" });
   }
   const text = await answer.text();
   let value = {};
   try {
     value = text ? JSON.parse(text) : {};
   } catch {
-    throw Object.assign(new Error(`the gateway answers ${answer.status}, and nothing that can be read`), { outcome: "unknown" });
+    throw Object.assign(new Error(`${asked} answers ${answer.status}, and nothing that can be read`), { outcome: "unknown" });
   }
   if (!answer.ok) {
-    const error = new Error(value.detail ?? `the gateway answers ${answer.status}`);
+    const error = new Error(value.detail ?? `${asked} answers ${answer.status}`);
     throw Object.assign(error, { outcome: value.outcome, status: answer.status });
   }
   return value;

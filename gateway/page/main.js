@@ -6,6 +6,7 @@ import { allowPause, showFlow } from "./flow.js";
 import { Axis } from "./axis.js";
 import { showNumbers, showAudit } from "./numbers.js";
 import { showLast } from "./last_strings.js";
+import { setLab } from "./lab.js";
 import "./history.js";
 import "./keys.js";
 import "./requests.js";
@@ -67,6 +68,7 @@ function connect() {
     say(byId("version"), `, by gateway ${about.version}`);
     allowControl(about.control);
     allowPause(about.control);
+    setLab(about.lab ?? null);
   });
   mine.addEventListener("history", (event) => {
     const points = heard(event);

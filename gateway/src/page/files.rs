@@ -29,6 +29,7 @@ const FILES: &[File] = files! {
     "/address.js" SCRIPT "address.js"
     "/confirm.js" SCRIPT "confirm.js"
     "/keys.js" SCRIPT "keys.js"
+    "/lab.js" SCRIPT "lab.js"
     "/requests.js" SCRIPT "requests.js"
     "/dom.js" SCRIPT "dom.js"
     "/flow.js" SCRIPT "flow.js"

@@ -1,0 +1,100 @@
+// The buttons of the lab, which runs the system on this machine. No other deployment has them: only the lab says where it
+// listens, and with which token.
+
+import { ask, button, byId, el, mark, say } from "./dom.js";
+
+/** How many milliseconds to wait between two looks at its processes. */
+const PAUSE = 3_000;
+
+const FIELDS = { rate: byId("lab-rate"), work_time: byId("lab-work"), failure_rate: byId("lab-failures") };
+
+/** Where the lab listens, and its token; or null. */
+let lab = null;
+let settings = {};
+let lost = false;
+
+export const hasLab = () => lab !== null;
+
+/** Takes note of the lab, or of there being none, and gives whether that is new: each connection says it again. */
+export function setLab(now) {
+  if (JSON.stringify(now) === JSON.stringify(lab)) return false;
+  lab = now;
+  byId("lab").hidden = !lab;
+  look();
+  return true;
+}
+
+const note = (text) => say(byId("lab-note"), text);
+const get = (path, body) => ask(`${lab.url}/${path}`, body, { Authorization: `Bearer ${lab.token}` });
+
+/** Has the lab do something, and shows its processes after it. */
+export const askLab = (path, body) => get(path, body).finally(look);
+
+async function act(words, body) {
+  note(`${words}: under way.`);
+  await askLab("actions", body).then(() => note(`${words}: done.`), (error) => note(`${words}: ${error.message}.`));
+}
+
+/** The buttons of a side, or of the broker, and its processes; and how to show these. */
+function group(title, target) {
+  const [count, list] = [el("b"), el("ul", { class: "processes" })];
+  let running = 0;
+  const does = (word, body, words = `${word} ${target}`) =>
+    button(word, (it) => act(it.ariaLabel, { target, ...body() }), { "aria-label": words });
+  const simple = (word) => does(word, () => ({ action: word.toLowerCase() }));
+  const scale = (word, words, by) => does(word, () => ({ action: "scale", replicas: Math.max(0, running + by) }), words);
+  const pause = does("Pause", () => ({ action: pause.textContent.toLowerCase() }));
+  const buttons = target === "broker" ? [simple("Start"), simple("Kill")] : [
+    simple("Start"), simple("Stop"), simple("Kill"), pause,
+    el("span", { class: "scale" }, scale("−", `Fewer ${target}`, -1), count, scale("+", `More ${target}`, 1)), simple("Deploy"),
+  ];
+  byId("lab-sides").append(el("div", { role: "group", "aria-label": title },
+    el("h3", {}, title), el("p", { class: "buttons" }, ...buttons), list));
+  return (processes) => {
+    running = processes.filter(({ state }) => state !== "ended").length;
+    say(count, running);
+    say(pause, processes.some(({ state }) => state === "paused") ? "Resume" : "Pause");
+    pause.ariaLabel = `${pause.textContent} ${target}`;
+    while (list.childElementCount < processes.length) list.append(el("li"));
+    [...list.children].forEach((row, place) => {
+      const process = processes[place];
+      row.hidden = !process;
+      if (!process) return;
+      say(row, `${process.name}, pid ${process.pid}, ${process.state}`);
+      mark(row, "state", process.state);
+    });
+  };
+}
+
+const GROUPS = {
+  requestors: group("Requestors", "requestors"),
+  generators: group("Generators", "generators"),
+  brokers: group("Broker", "broker"),
+};
+
+async function look() {
+  if (!lab) return;
+  try {
+    const state = await get("state");
+    for (const [name, show] of Object.entries(GROUPS)) show(state[name]);
+    for (const [name, field] of Object.entries(FIELDS)) {
+      // What a person has written stays until it is set.
+      if (field.value === (settings[name] ?? "")) field.value = state.settings[name];
+    }
+    settings = state.settings;
+    if (lost) note("");
+    lost = false;
+  } catch (error) {
+    lost = true;
+    note(`The lab cannot be read: ${error.message}.`);
+  }
+}
+
+setInterval(() => document.hidden || look(), PAUSE);
+
+byId("lab-settings").addEventListener("submit", (event) => {
+  event.preventDefault();
+  const written = Object.entries(FIELDS).map(([name, field]) => [name, field.value.trim()]);
+  const changes = Object.fromEntries(written.filter(([name, value]) => value !== settings[name]));
+  act(`Set ${Object.values(changes).join(", ") || "nothing"}`, { action: "set", ...changes });
+});
