@@ -1,17 +1,31 @@
-// The address of what is open: #/requests/<id> is the history of a request, #/requests?status=queued a list of them, and
-// #/dead-letters?reason=failed the dead letters of a reason. So reloading keeps it, Back closes it, and it can be sent to
-// somebody.
+// The address of what is open: #/requests/<id> is the history of a request, #/requests?status=queued a list of them,
+// #/dead-letters?reason=failed the dead letters of a reason, and #/lessons/4 a lesson. So reloading keeps it, Back closes
+// it, and it can be sent to somebody.
+
+import { keptByTab } from "./kept.js";
 
 const ID = /^[0-9a-f-]{36}$/;
 
 /** The list that was there last: what is closed leads back to it. */
 let list = "";
 
-/** What is open: its kind, and an id or what is asked for. */
+/** The address of the lesson that is beside it: it stays, whatever else is opened, until it is closed. */
+let beside = keptByTab.read("beside") ?? "";
+
+function parse(hash) {
+  const [path, query] = hash.slice(1).split("?");
+  const [, kind, name = ""] = path.split("/");
+  return { kind, name, query: new URLSearchParams(query) };
+}
+
+/** What is open: its kind, and an id or what is asked for; and the lesson: its number, "" for the list, or null. */
 function opened() {
-  const [path, query] = location.hash.slice(1).split("?");
-  const [, kind, id] = path.split("/");
-  return { kind, id: ID.test(id ?? "") ? id : null, query: new URLSearchParams(query) };
+  const { kind, name, query } = parse(location.hash);
+  if (kind === "lessons" || !location.hash) {
+    beside = location.hash;
+    keptByTab.write("beside", beside);
+  }
+  return { kind, id: ID.test(name) ? name : null, query, lesson: beside ? parse(beside).name : null };
 }
 
 /** The address of the history of a request. */
@@ -23,6 +37,17 @@ export const go = (id) => open(`#/requests/${id}`);
 /** Goes to a list of this kind, with this query. */
 export const goToList = (kind, query) => open(`#/${kind}?${new URLSearchParams(query)}`);
 
+/** Goes to the lesson of this number, or to the list of the lessons. */
+export const goToLesson = (number) => open(`#/lessons/${number}`);
+
+/** Closes the lesson, and leaves what else is open. */
+export function leaveLesson() {
+  beside = "";
+  keptByTab.write("beside", beside);
+  if (opened().kind === "lessons") history.replaceState(null, "", location.pathname + location.search);
+  dispatchEvent(new Event("hashchange"));
+}
+
 function open(hash) {
   if (location.hash === hash) dispatchEvent(new Event("hashchange"));
   else location.hash = hash;
@@ -30,7 +55,7 @@ function open(hash) {
 
 /** Leaves the history of a request. */
 export function leave() {
-  if (opened().id) history.replaceState(null, "", location.pathname + location.search + list);
+  if (opened().id) history.replaceState(null, "", location.pathname + location.search + (list || beside));
 }
 
 /** Calls this with what is open, now and whenever it changes. */

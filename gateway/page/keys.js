@@ -1,27 +1,11 @@
-// What is done by one key, each with a button as well: the view for a projector, the theme, the help.
+// What is done by one key, each with a button as well: the lessons, the view for a projector, the theme, the help.
 
+import { follow } from "./address.js";
 import { byId, el, say } from "./dom.js";
+import { kept } from "./kept.js";
+import { toggleLessons } from "./lessons.js";
 
 const root = document.documentElement;
-
-/** What the browser remembers, where it may. */
-const kept = {
-  read(name) {
-    try {
-      return localStorage.getItem(name);
-    } catch {
-      return null;
-    }
-  },
-  write(name, value) {
-    try {
-      if (value) localStorage.setItem(name, value);
-      else localStorage.removeItem(name);
-    } catch {
-      // It is forgotten with this page.
-    }
-  },
-};
 
 /** As the system has it, then light, then dark. */
 const THEMES = [null, "light", "dark"];
@@ -37,7 +21,7 @@ function nextTheme() {
   setTheme(THEMES[(THEMES.indexOf(root.dataset.theme ?? null) + 1) % THEMES.length]);
 }
 
-/** The flow and the time axis alone, larger, on one screen. */
+/** The flow, the time axis and an open lesson alone, larger, on one screen. */
 function project() {
   const on = root.classList.toggle("projector");
   buttons.get("p").setAttribute("aria-pressed", on);
@@ -48,7 +32,8 @@ const help = () => byId("keys").showModal();
 const focus = (id) => () => byId(id).focus();
 
 const KEYS = [
-  ["p", "Projector", "the flow and the last five minutes on one screen, larger", project],
+  ["l", "Lessons", "the lessons beside the flow", toggleLessons],
+  ["p", "Projector", "the flow, the last five minutes and an open lesson on one screen, larger", project],
   ["t", "Theme", "as the system has it, light, dark", nextTheme],
   ["?", "Keys", "this help", help],
   ["/", null, "look up a request by its id", focus("find")],
@@ -62,6 +47,7 @@ const buttons = new Map(KEYS.filter(([, word]) => word).map(([key, word, , act])
   return [key, button];
 }));
 buttons.get("p").setAttribute("aria-pressed", "false");
+follow(({ lesson }) => buttons.get("l").setAttribute("aria-pressed", lesson !== null));
 byId("keys-list").append(...[...KEYS, ["Esc", null, "close what is open"]].map(([key, , what]) =>
   el("div", {}, el("dt", {}, el("kbd", {}, key)), el("dd", {}, what))));
 byId("keys-close").addEventListener("click", () => byId("keys").close());

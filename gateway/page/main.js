@@ -7,6 +7,7 @@ import { Axis } from "./axis.js";
 import { showNumbers, showAudit } from "./numbers.js";
 import { showLast } from "./last_strings.js";
 import { setLab } from "./lab.js";
+import { showPlace } from "./lessons.js";
 import "./history.js";
 import "./keys.js";
 import "./requests.js";
@@ -68,7 +69,7 @@ function connect() {
     say(byId("version"), `, by gateway ${about.version}`);
     allowControl(about.control);
     allowPause(about.control);
-    setLab(about.lab ?? null);
+    if (setLab(about.lab ?? null)) showPlace();
   });
   mine.addEventListener("history", (event) => {
     const points = heard(event);

@@ -1,0 +1,267 @@
+// The lessons beside the flow. A step is ticked once the gateway has seen in the flow what it leads to; the ticks, and what
+// was predicted, stay in this browser.
+
+import { follow, goToLesson, leaveLesson } from "./address.js";
+import { confirm } from "./confirm.js";
+import { ask, button, byId, clock, el, mark, say } from "./dom.js";
+import { kept } from "./kept.js";
+import { askLab, hasLab } from "./lab.js";
+import { elements } from "./lesson_text.js";
+
+/** After how many milliseconds the hint of a step shows by itself. */
+const PATIENCE = 20_000;
+
+/** The sections that are not folded in; and those that are worth reading once the steps are done. */
+const BEFORE = ["Set the scene", "Predict", "Do"];
+const AFTER = ["See", "Why"];
+
+const pane = byId("lesson");
+const body = byId("lesson-body");
+const place = byId("lesson-place");
+const tell = (text) => say(byId("lesson-live"), text);
+const note = (text) => el("p", { class: "note" }, text);
+const prose = (nodes) => el("div", { class: "text" }, ...elements(nodes));
+
+/** What is shown: the number of a lesson, "" for the list, or null. */
+let shown = null;
+
+/** The numbers and titles of all lessons; the lesson that is shown, what is kept of it, and the elements of its steps. */
+let titles = [];
+let lesson = null;
+let progress;
+let steps = [];
+
+/** The events of the step that is followed, and what waits to show its hint. */
+let events;
+let hinting;
+
+/** What is kept of a lesson: when each step was done and what was seen then, of how many steps, and what was predicted. */
+function recall(number) {
+  try {
+    return { ticks: [], ...JSON.parse(kept.read(`lesson-${number}`)) };
+  } catch {
+    return { ticks: [] };
+  }
+}
+
+const keep = () => kept.write(`lesson-${lesson.number}`, JSON.stringify(progress));
+
+export const toggleLessons = () => (pane.hidden ? goToLesson(kept.read("lesson") ?? "") : leaveLesson());
+
+async function show(number) {
+  const hadFocus = pane.contains(document.activeElement);
+  shown = number;
+  pane.hidden = number === null;
+  byId("term").close();
+  await read();
+  if (shown !== number) return;
+  if (!pane.hidden) byId("lesson-title").focus();
+  // The button that opens it.
+  else if (hadFocus) document.querySelector("[aria-keyshortcuts=l]").focus();
+}
+
+/** Reads what is to be shown, and shows it. */
+async function read() {
+  const number = shown;
+  rest();
+  lesson = null;
+  if (number === null) return;
+  kept.write("lesson", number);
+  byId("lesson-all").hidden = number === "";
+  let found;
+  let parts;
+  try {
+    if (!titles.length) titles = (await ask("api/lessons")).lessons;
+    found = number && (await ask(`api/lessons/${encodeURIComponent(number)}`));
+  } catch (error) {
+    parts = [note(`They cannot be read: ${error.message}.`)];
+  }
+  // Another one was chosen meanwhile.
+  if (shown !== number) return;
+  lesson = found;
+  parts ??= lesson ? whole() : [el("ol", {}, ...titles.map(entry))];
+  say(byId("lesson-title"), lesson ? `${lesson.number}. ${lesson.title}` : "Lessons");
+  body.replaceChildren(...parts);
+  if (lesson) update();
+  // Where one was, beside the flow. Below it, the page scrolls.
+  body.scrollTop = lesson && progress.ticks.some(Boolean) ? body.querySelector("[aria-current]")?.offsetTop : 0;
+}
+
+const link = ({ number, title }, before = "") => el("a", { href: `#/lessons/${number}` }, `${before}${number}. ${title}`);
+
+function entry(it) {
+  const { ticks, of } = recall(it.number);
+  const done = ticks.filter(Boolean).length;
+  return el("li", {}, link(it), el("span", { class: "note" }, !of ? "" : done < of ? `${done} of ${of} steps` : "done"));
+}
+
+function whole() {
+  progress = recall(lesson.number);
+  const next = titles.find(({ number }) => number === lesson.number + 1);
+  return [prose(lesson.question), ...lesson.sections.map(section),
+    el("p", { class: "choice" }, button("Start over", startOver), next && link(next, "Next: "))];
+}
+
+function section({ title, content, commands, steps: all }) {
+  const inside = [prose(content)];
+  if (title === "Set the scene") inside.push(...command(commands, title, setScene));
+  if (title === "Predict") inside.push(prediction());
+  if (title === "Do") {
+    steps = all.map(step);
+    inside.push(el("ol", { class: "steps" }, ...steps.map(({ item }) => item)), el("p", { class: "tick", id: "lesson-end" }));
+  }
+  if (BEFORE.includes(title)) return el("section", {}, el("h3", {}, title), ...inside);
+  const when = AFTER.includes(title) && el("span", { class: "note" }, " after the steps");
+  return el("details", {}, el("summary", {}, title, when || null), ...inside);
+}
+
+function prediction() {
+  const field = el("textarea", { rows: 3 });
+  field.value = progress.predicted ?? "";
+  field.addEventListener("input", () => {
+    progress.predicted = field.value;
+    keep();
+  });
+  return el("label", {}, "What you predict", field);
+}
+
+/** The command for where one is: to copy, and under the lab to be run, by a button with this word. */
+function command(commands, word, run) {
+  const others = [...place.options].filter(({ value }) => commands[value]).map(({ text }) => text);
+  if (!commands[place.value]) return others.length ? [note(`For ${others.join(" and ")} alone.`)] : [];
+  const words = commands[place.value].split(/(\s+)/).map((part, index) => (index % 2 ? part : el("span", {}, part)));
+  const [code, result] = [el("pre", {}, ...words), el("div", { class: "result", role: "status" })];
+  const runs = button(word, async () => {
+    result.replaceChildren(note("Under way; it may take a minute."));
+    result.replaceChildren(...(await run().catch((error) => [note(`It did not run: ${error.message}.`)])));
+  });
+  runs.hidden = !hasLab() || place.value !== "lab";
+  return [code, el("p", { class: "choice" }, button("Copy", () => copy(code)), runs), result];
+}
+
+async function copy(code) {
+  try {
+    await navigator.clipboard.writeText(code.textContent);
+    tell("Copied");
+  } catch {
+    // The clipboard is only there on pages of https, and of this machine.
+    getSelection().selectAllChildren(code);
+    tell("It is selected, to be copied by the keys of your system");
+  }
+}
+
+async function setScene() {
+  await askLab("scene", { lesson: lesson.number });
+  return [note("The scene is set.")];
+}
+
+async function runStep(index) {
+  const { number } = lesson;
+  const { output, status, done } = await askLab("run", { lesson: number, step: index + 1 });
+  if (done && lesson?.number === number) tick(index, done);
+  return [el("pre", { tabindex: "0", "aria-label": "its output" }, output || "(no output)"), status ? note(`It ended with status ${status}.`) : ""];
+}
+
+function step({ content, commands, check, lab_only: labOnly, hint }, index) {
+  const parts = {
+    // Of other steps the gateway sees nothing.
+    seen: check && !labOnly,
+    hint,
+    now: el("p", { class: "now" }),
+    help: el("p", { class: "help" }, `Hint: ${hint}`),
+    ask: button("Hint", () => help(parts)),
+    mine: button("I saw it", () => move(index, { at: new Date(), saw: "seen by you" })),
+    what: el("span"),
+  };
+  const back = button("Take it back", () => move(index, null), { "aria-label": `Take it back: step ${index + 1}` });
+  parts.tick = el("p", { class: "tick" }, parts.what, " ", back);
+  parts.item = el("li", { tabindex: "-1" }, el("p", { class: "what" }, `Step ${index + 1}`), prose(content),
+    ...command(commands, "Run it", () => runStep(index)), parts.now, parts.help,
+    el("p", { class: "choice" }, parts.ask, parts.mine), parts.tick);
+  return parts;
+}
+
+/** Shows the hint; and the button, for what a person sees and the gateway does not. */
+function help(parts) {
+  parts.ask.hidden = true;
+  parts.mine.hidden = false;
+  parts.help.hidden = !parts.hint;
+  if (parts.hint) tell(parts.help.textContent);
+}
+
+/** Ticks a step, or takes its tick back. */
+function tick(index, done) {
+  progress.ticks[index] = done;
+  keep();
+  update();
+  tell(done ? `Step ${index + 1} is done: ${done.saw}. ${byId("lesson-end").textContent}` : `Step ${index + 1} is not done.`);
+}
+
+/** The same by a button, which goes with it: the focus moves on to the current step. */
+function move(index, done) {
+  tick(index, done);
+  (steps.find(({ item }) => item.ariaCurrent) ?? steps[index]).item.focus();
+}
+
+/** Shows what is kept, and follows the first step that is not done. */
+function update() {
+  rest();
+  const current = steps.findIndex((_, index) => !progress.ticks[index]);
+  if (progress.of !== steps.length) {
+    progress.of = steps.length;
+    keep();
+  }
+  say(byId("lesson-end"), current < 0 ? "All steps are done: read See and Why now." : "");
+  steps.forEach((parts, index) => {
+    const [done, is] = [progress.ticks[index], index === current];
+    mark(parts.item, "state", done ? "done" : is ? "current" : "later");
+    parts.item.ariaCurrent = is ? "step" : null;
+    parts.help.hidden = true;
+    say(parts.now, "");
+    parts.ask.hidden = !is || !parts.hint;
+    parts.mine.hidden = !is || Boolean(parts.seen);
+    parts.tick.hidden = !done;
+    if (done) say(parts.what, `${clock(done.at)} ${done.saw}`);
+  });
+  if (current < 0) return;
+  hinting = setTimeout(() => help(steps[current]), PATIENCE);
+  if (steps[current].seen) watch(steps[current], current);
+}
+
+/** Follows a step, also while the page is hidden: its command may be typed elsewhere. */
+function watch({ now, mine }, index) {
+  events = new EventSource(`api/lessons/${lesson.number}/steps/${index + 1}`);
+  events.addEventListener("state", (event) => say(now, `now: ${JSON.parse(event.data).saw}`));
+  events.addEventListener("done", (event) => tick(index, JSON.parse(event.data)));
+  events.addEventListener("error", (event) => {
+    say(now, "now: nothing can be seen");
+    // A browser gives up for good after some answers.
+    if (event.target.readyState === EventSource.CLOSED) mine.hidden = false;
+  });
+}
+
+function rest() {
+  events?.close();
+  clearTimeout(hinting);
+}
+
+function startOver() {
+  confirm(`Start lesson ${lesson.number} over? Its ticks and what you predicted are cleared.`, "Start over", () => {
+    kept.write(`lesson-${lesson.number}`, null);
+    read();
+  });
+}
+
+/** Shows the commands for where one is: as it was chosen, or as the gateway tells. */
+export function showPlace() {
+  place.value = kept.read("place") ?? (hasLab() ? "lab" : "compose");
+  if (lesson) read();
+}
+
+place.addEventListener("change", () => {
+  kept.write("place", place.value);
+  showPlace();
+});
+byId("lesson-close").addEventListener("click", leaveLesson);
+showPlace();
+follow(({ lesson: number }) => number !== shown && show(number));
