@@ -8,6 +8,7 @@
 //!   dead_letters  the API: by reason, replay, discard
 //!   openapi       its description
 //!   page          the page: its files, events and the history of one request
+//!   lessons       the course: its lessons, and the checks of their steps over the flow
 //! input       bodies and queries; etag for what a client has already
 //! timeline    a snapshot of the flow each second, and the last five minutes
 //! audit       the verdict, on demand
@@ -24,6 +25,7 @@ mod dead_letters;
 mod etag;
 mod guard;
 mod input;
+pub mod lessons;
 mod metrics;
 mod openapi;
 mod page;
@@ -36,7 +38,7 @@ mod settings;
 mod state;
 mod timeline;
 
-pub use settings::{GatewaySettings, Switch};
+pub use settings::{GatewaySettings, LabAddress, Switch};
 
 use std::convert::Infallible;
 use std::fmt;

@@ -13,16 +13,15 @@ use axum::routing::get;
 use crate::metrics::GaugeGuard;
 use crate::problem::{Problem, ProblemKind};
 use crate::state::Gateway;
-use crate::{dead_letters, guard, openapi, page, queues, requests, schedules};
+use crate::{dead_letters, guard, lessons, openapi, page, queues, requests, schedules};
+
+/// The page speaks to its gateway alone; under the lab, to that as well.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; \
+                      base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'";
 
 /// Headers of every answer: load nothing from other sites, and allow none to embed it.
 const HEADERS: [(HeaderName, &str); 6] = [
-    (
-        header::CONTENT_SECURITY_POLICY,
-        "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; \
-         img-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; \
-         require-trusted-types-for 'script'",
-    ),
+    (header::CONTENT_SECURITY_POLICY, POLICY),
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     (header::REFERRER_POLICY, "no-referrer"),
     (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
@@ -39,6 +38,7 @@ pub(crate) fn router(gateway: Arc<Gateway>) -> Router {
         .merge(queues::routes())
         .merge(dead_letters::routes())
         .merge(page::routes())
+        .merge(lessons::routes())
         .route("/openapi.json", get(openapi::describe))
         .fallback(async || ProblemKind::NoRoute.because("the routes are in /openapi.json"))
         .method_not_allowed_fallback(async || {
@@ -63,6 +63,12 @@ async fn each(State(gateway): State<Arc<Gateway>>, request: Request, next: Next)
     };
     if let Some(problem) = response.extensions_mut().remove::<Problem>() {
         *response.body_mut() = problem.at(&path).json().into();
+    }
+    if let Some(lab) = &gateway.settings.lab {
+        let policy =
+            POLICY.replace("connect-src 'self'", &format!("connect-src 'self' {}", lab.url));
+        let policy = HeaderValue::from_str(&policy).expect("an address is a valid value");
+        response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
     }
     for (name, value) in HEADERS {
         response.headers_mut().entry(name).or_insert(HeaderValue::from_static(value));

@@ -2,6 +2,7 @@ use std::net::SocketAddr;
 
 use clap::builder::NonEmptyStringValueParser;
 use clap::{Parser, ValueEnum};
+use serde::Serialize;
 use workqueue::topology::Limits;
 use workqueue::{NatsSettings, TelemetrySettings, address};
 
@@ -64,6 +65,10 @@ pub struct GatewaySettings {
     #[arg(long, env, default_value = "_INBOX_operator", value_parser = workqueue::subject, value_name = "PREFIX", help_heading = CONTROL)]
     pub control_inbox_prefix: String,
 
+    /// How the page speaks to the lab that runs this gateway: its address, `#` and its token
+    #[arg(long, env, value_parser = lab, hide = true)]
+    pub lab: Option<LabAddress>,
+
     #[command(flatten)]
     pub nats: NatsSettings,
 
@@ -84,6 +89,25 @@ pub enum Switch {
     On,
     /// It may not.
     Off,
+}
+
+/// How the page speaks to a lab.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LabAddress {
+    /// Where it listens, such as `http://127.0.0.1:4321`.
+    pub url: String,
+    /// The proof that the page is its own.
+    pub token: String,
+}
+
+fn lab(text: &str) -> Result<LabAddress, String> {
+    let address = |text: &str| {
+        let (url, token) = text.split_once('#')?;
+        let addr: SocketAddr = url.strip_prefix("http://")?.parse().ok()?;
+        let (url, token) = (format!("http://{addr}"), token.to_owned());
+        addr.ip().is_loopback().then_some(LabAddress { url, token })
+    };
+    address(text).ok_or_else(|| "only `cargo lab` sets this".to_owned())
 }
 
 impl GatewaySettings {
@@ -116,6 +140,17 @@ mod tests {
     #[test]
     fn command_line_is_sound() {
         GatewaySettings::command().debug_assert();
+    }
+
+    #[test]
+    fn lab_is_on_this_machine() {
+        let address = lab("http://127.0.0.1:4321#token").unwrap();
+        assert_eq!((&*address.url, &*address.token), ("http://127.0.0.1:4321", "token"));
+        for wrong in
+            ["http://192.0.2.1:4321#token", "http://127.0.0.1:4321", "127.0.0.1:1#token", ""]
+        {
+            assert!(lab(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

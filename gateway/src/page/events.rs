@@ -28,6 +28,7 @@ pub(super) async fn events(State(gateway): State<Arc<Gateway>>) -> impl IntoResp
     let about = json!({
         "version": env!("CARGO_PKG_VERSION"),
         "control": gateway.settings.control_nats().is_some(),
+        "lab": gateway.settings.lab,
     });
     let first = [
         ("about", shown(&about)),

@@ -1,0 +1,150 @@
+//! What is true of the flow once a step is done: an expression in CEL, the Common Expression Language.
+
+use std::collections::BTreeSet;
+
+use cel::common::ast::Expr;
+use cel::{Context, IdedExpr, Program, Value};
+use serde::{Serialize, Serializer};
+use serde_json::{Map, Value as Json};
+
+/// An expression that is true or false.
+#[derive(Debug)]
+pub struct Check {
+    source: String,
+    program: Program,
+    /// The fields that it reads, such as `requests.waiting`.
+    reads: BTreeSet<String>,
+}
+
+impl Check {
+    /// Reads an expression.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it.
+    pub fn parse(source: &str) -> Result<Self, String> {
+        let program = Program::compile(source).map_err(|error| format!("{source}: {error}"))?;
+        let mut reads = BTreeSet::new();
+        fields(program.expression(), &mut reads);
+        Ok(Self { source: source.to_owned(), program, reads })
+    }
+
+    /// Whether it reads what a command has printed.
+    #[must_use]
+    pub fn reads_tally(&self) -> bool {
+        self.program.references().has_variable("tally")
+    }
+
+    /// Whether it holds, of these variables by their names.
+    ///
+    /// # Errors
+    ///
+    /// Where it reads what is not there, or is neither true nor false.
+    pub fn holds(&self, variables: &Map<String, Json>) -> Result<bool, String> {
+        let mut context = Context::default();
+        for (name, value) in variables {
+            context.add_variable_from_value(name, cel_value(value));
+        }
+        match self.program.execute(&context) {
+            Ok(Value::Bool(holds)) => Ok(holds),
+            Ok(other) => Err(format!("{}: {other:?} is neither true nor false", self.source)),
+            Err(error) => Err(format!("{}: {error}", self.source)),
+        }
+    }
+
+    /// What it reads now, in words: `generators 0, requests.waiting 37`.
+    #[must_use]
+    pub fn saw(&self, variables: &Map<String, Json>) -> String {
+        let now = self.reads.iter().filter(|field| !field.starts_with("was."));
+        let words = now.filter_map(|field| {
+            let mut parts = field.split('.');
+            let first = variables.get(parts.next()?)?;
+            let value = parts.try_fold(first, |value, part| value.get(part))?;
+            match value {
+                Json::Null => Some(format!("{field} none")),
+                Json::String(text) => Some(format!("{field} {text}")),
+                Json::Bool(_) | Json::Number(_) => Some(format!("{field} {value}")),
+                Json::Array(all) => Some(format!("{field} {}", all.len())),
+                Json::Object(_) => None,
+            }
+        });
+        words.collect::<Vec<_>>().join(", ")
+    }
+}
+
+impl Clone for Check {
+    fn clone(&self) -> Self {
+        Self::parse(&self.source).expect("it was read before")
+    }
+}
+
+impl Serialize for Check {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&self.source)
+    }
+}
+
+/// The variables of a check: the newest update of the flow, and the one at the beginning of the step. None, before there
+/// is anything to see.
+#[must_use]
+pub(super) fn variables(update: &Json) -> Option<Map<String, Json>> {
+    let mut variables = update.get("flow")?.as_object()?.clone();
+    let queues = variables.remove("queues")?;
+    for queue in queues.as_array()? {
+        let mut queue = queue.as_object()?.clone();
+        for lane in queue.remove("lanes")?.as_array()? {
+            queue.insert(lane["priority"].as_str()?.to_owned(), lane.clone());
+        }
+        let name = queue.get("name")?.as_str()?.to_lowercase();
+        variables.insert(name, Json::Object(queue));
+    }
+    variables.insert("broker".to_owned(), update["trouble"].is_null().into());
+    // None are known to work while nothing can be seen.
+    for side in ["requestors", "generators"] {
+        variables.insert(side.to_owned(), update["point"][side].clone());
+    }
+    Some(variables)
+}
+
+/// All whole numbers are of one type, so that they can be added.
+fn cel_value(value: &Json) -> Value {
+    match value {
+        Json::Null => Value::Null,
+        Json::Bool(value) => (*value).into(),
+        Json::Number(number) => match number.as_i64() {
+            Some(whole) => whole.into(),
+            None => number.as_f64().unwrap_or_default().into(),
+        },
+        Json::String(text) => text.clone().into(),
+        Json::Array(values) => values.iter().map(cel_value).collect::<Vec<_>>().into(),
+        Json::Object(fields) => {
+            let fields = fields.iter().map(|(name, value)| (name.clone(), cel_value(value)));
+            fields.collect::<std::collections::HashMap<_, _>>().into()
+        }
+    }
+}
+
+/// Collects the fields that an expression reads, each with what it is a field of.
+fn fields(expression: &IdedExpr, found: &mut BTreeSet<String>) {
+    if let Some(path) = path(&expression.expr) {
+        found.insert(path);
+        return;
+    }
+    match &expression.expr {
+        Expr::Call(call) => {
+            call.target.iter().for_each(|target| fields(target, found));
+            call.args.iter().for_each(|argument| fields(argument, found));
+        }
+        Expr::Comprehension(each) => fields(&each.iter_range, found),
+        Expr::Select(select) => fields(&select.operand, found),
+        _ => {}
+    }
+}
+
+fn path(expression: &Expr) -> Option<String> {
+    match expression {
+        Expr::Ident(name) => Some(name.clone()),
+        Expr::Select(select) => Some(format!("{}.{}", path(&select.operand.expr)?, select.field)),
+        _ => None,
+    }
+}

@@ -1,0 +1,62 @@
+//! Whether the check of a step holds, with each snapshot, until it does.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use axum::extract::{Path, State};
+use axum::response::sse::{Event, Sse};
+use axum::response::{IntoResponse, Response};
+use futures_util::{StreamExt, stream};
+use serde_json::{Map, Value, json};
+use tokio::sync::watch;
+
+use super::check::{Check, variables};
+use super::{no_lesson, numbered};
+use crate::problem::Problem;
+use crate::requests::events::UNBUFFERED;
+use crate::state::Gateway;
+
+/// The events of a step: `state` with each snapshot, and `done` at the end.
+pub(super) async fn follow(
+    State(gateway): State<Arc<Gateway>>,
+    Path((lesson, step)): Path<(String, String)>,
+) -> Result<Response, Problem> {
+    let lesson = lesson.parse().ok().and_then(numbered);
+    let found = lesson.zip(step.parse().ok()).and_then(|(lesson, step)| lesson.step(step));
+    let check = found.filter(|it| !it.lab_only).and_then(|it| it.check.as_ref());
+    let check = check.ok_or_else(no_lesson)?;
+    let mut updates = gateway.timeline.watch();
+    updates.mark_changed();
+    let follower = Follower { check, updates, was: None, is_done: false };
+    let stopped = gateway.stop.clone().cancelled_owned();
+    let events = stream::unfold(follower, Follower::next).take_until(stopped);
+    Ok(([UNBUFFERED], Sse::new(events)).into_response())
+}
+
+/// A page, or the lab, at a step.
+struct Follower {
+    check: &'static Check,
+    updates: watch::Receiver<Arc<str>>,
+    /// The variables when it came to the step.
+    was: Option<Map<String, Value>>,
+    is_done: bool,
+}
+
+impl Follower {
+    async fn next(mut self) -> Option<(Result<Event, Infallible>, Self)> {
+        while !self.is_done {
+            self.updates.changed().await.ok()?;
+            let update = self.updates.borrow_and_update().clone();
+            let update = serde_json::from_str(&update).unwrap_or_default();
+            let Some(mut now) = variables(&update) else { continue };
+            let was = self.was.get_or_insert_with(|| now.clone());
+            now.insert("was".to_owned(), Value::Object(was.clone()));
+            // A test holds that it reads nothing that is never there.
+            self.is_done = self.check.holds(&now).unwrap_or(false);
+            let data = json!({ "at": update["at"], "saw": self.check.saw(&now) }).to_string();
+            let name = if self.is_done { "done" } else { "state" };
+            return Some((Ok(Event::default().event(name).data(data)), self));
+        }
+        None
+    }
+}

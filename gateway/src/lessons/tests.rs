@@ -1,0 +1,164 @@
+use std::fs;
+use std::path::Path;
+
+use serde_json::json;
+
+use super::check::{Check, variables};
+use super::*;
+
+/// An update as the page gets it.
+fn update(silent: bool) -> serde_json::Value {
+    let queue = |name, lanes| {
+        json!({ "name": name, "waiting": 37, "in_flight": 0, "scheduled": 0, "limit": 100_000, "full": false, "come": 10.0, "go": 0.0,
+                "redelivered": 0, "oldest_at": null, "paused_until": null, "lanes": lanes })
+    };
+    let lanes = ["high", "normal", "low"]
+        .map(|priority| json!({ "priority": priority, "waiting": 1, "in_flight": 2 }));
+    let percentiles = json!({ "median_ms": 2.5, "p99_ms": 9.0 });
+    json!({
+        "at": 0,
+        "trouble": silent.then_some("silent"),
+        "point": { "requestors": u8::from(!silent), "generators": 0 },
+        "flow": {
+            "queues": [queue("REQUESTS", json!(lanes)), queue("RESPONSES", json!([])), queue("ACKNOWLEDGMENTS", json!([]))],
+            "schedules": queue("SCHEDULES", json!([])),
+            "replicas": [{ "side": "generator", "instance": "generator-1", "version": "0.1.0", "state": "silent", "rate": 0.0,
+                           "in_flight": 0, "holds": {}, "asks": 0.0, "waits_for": [] }],
+            "requestors": 1, "generators": 1,
+            "numbers": { "requested": 50, "stored": 13, "received": 13, "dead_letters": 0, "pending": 37, "redelivered": 0,
+                         "missing": 0, "twice": 0 },
+            "brokers": [], "last": [],
+            "latency": { "round_trips": 10, "median_ms": 2.5, "p99_ms": 9.0, "waited": percentiles, "made": percentiles,
+                         "stored": percentiles, "marked": percentiles },
+        },
+    })
+}
+
+fn now(silent: bool) -> serde_json::Map<String, serde_json::Value> {
+    let mut now = variables(&update(silent)).unwrap();
+    now.insert("was".to_owned(), json!(now));
+    now
+}
+
+#[test]
+fn check_reads_the_flow_by_the_names_of_its_queues() {
+    let holds = |source: &str| Check::parse(source).unwrap().holds(&now(false));
+    for source in [
+        "requests.waiting > 20 && generators == 0",
+        "requests.waiting + 3 == 40 && requests.waiting < was.requests.waiting + 1",
+        "requests.come > 5 && latency.median_ms < 3.0",
+        "requests.high.waiting == 1 && requests.paused_until == null && broker",
+        "replicas.exists(it, it.state == 'silent') && requestors == 1",
+    ] {
+        assert_eq!(holds(source), Ok(true), "{source}");
+    }
+    assert_eq!(holds("requests.waiting < 37"), Ok(false));
+    assert!(holds("requests.wating > 0").is_err(), "a name that is not there");
+    assert!(holds("requests.waiting").is_err(), "no condition");
+    assert!(Check::parse("requests.waiting >").is_err());
+}
+
+#[test]
+fn check_tells_what_it_saw() {
+    let check = Check::parse(
+        "generators == 0 && requests.waiting > was.requests.waiting && requests.paused_until == null",
+    );
+    let saw = check.unwrap().saw(&now(false));
+    assert_eq!(saw, "generators 0, requests.paused_until none, requests.waiting 37");
+}
+
+#[test]
+fn nothing_works_while_the_broker_is_silent() {
+    let check = Check::parse("!broker && requestors == 0 && requests.waiting == 37").unwrap();
+    assert_eq!(check.holds(&now(true)), Ok(true));
+    assert_eq!(variables(&json!({ "at": 0, "flow": null })), None);
+}
+
+#[test]
+fn lesson_that_is_not_in_its_form_is_refused() {
+    let sections: String = lesson::HEADINGS.map(|heading| format!("## {heading}\n\n")).concat();
+    let refused = |text: &str| Lesson::parse(text).unwrap_err();
+    assert_eq!(refused(""), "it is empty");
+    assert_eq!(refused("# Kill"), "its title has no number");
+    assert_eq!(refused("# 4. Kill\n\n## Why\n"), "Why stands where Set the scene is to stand");
+    assert_eq!(refused(&format!("# 4. Kill\n\n{sections}## More\n")), "More is a heading too many");
+    let step = "## Do\n\n1. Kill.\n\n   ```ckeck\n   broker\n   ```\n";
+    let wrong = format!("# 4. Kill\n\n{}", sections.replace("## Do\n", step));
+    assert_eq!(refused(&wrong), "step 1: it has a block that is for nothing");
+}
+
+#[test]
+fn each_lesson_is_in_its_form_and_its_checks_can_be_made() {
+    for (number, file) in FILES.iter().enumerate() {
+        let lesson = Lesson::parse(file).unwrap_or_else(|error| panic!("lesson {number}: {error}"));
+        assert_eq!(lesson.number, number);
+        assert!(lesson.scene().lab.is_some(), "lesson {number} has no scene for the lab");
+        assert!((2..=7).contains(&lesson.steps().count()), "lesson {number}");
+        for (step, of) in (1..).zip(lesson.steps()) {
+            let Some(check) = &of.check else { continue };
+            assert!(
+                of.commands.lab.is_some(),
+                "step {step} of lesson {number} has no command for the lab"
+            );
+            if !of.lab_only {
+                check
+                    .holds(&now(false))
+                    .unwrap_or_else(|error| panic!("step {step} of lesson {number}: {error}"));
+            }
+        }
+        let scene = lesson.scene().lab.as_deref().unwrap();
+        assert!(scene.contains("cargo lab up"), "lesson {number}: {scene}");
+    }
+}
+
+#[test]
+fn links_of_the_course_lead_to_what_is_there() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../lessons");
+    let mut functions = 0;
+    for entry in fs::read_dir(&folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "md") {
+            continue;
+        }
+        let page = path.display();
+        let mut links = Vec::new();
+        for element in markdown::elements(&fs::read_to_string(&path).unwrap()) {
+            element.each(&mut |it| {
+                links.extend(it.href.clone().or(it.src.clone()).map(|to| (to, it.clone())));
+            });
+        }
+        for (to, link) in links {
+            if to.starts_with("http") {
+                continue;
+            }
+            let (file, anchor) = to.split_once('#').unwrap_or((&to, ""));
+            let file = if file.is_empty() { path.clone() } else { folder.join(file) };
+            assert!(file.exists(), "{page}: {to} is not there");
+            if anchor.is_empty() {
+                // A name stands for what is defined in the file.
+                if file.extension().is_some_and(|extension| extension == "rs")
+                    && let [markdown::Node::Element(markdown::Element { tag: "code", .. })] =
+                        link.children.as_slice()
+                {
+                    let name = link.text();
+                    let name = name.rsplit("::").next().unwrap().trim_end_matches("()").to_owned();
+                    let text = fs::read_to_string(&file).unwrap();
+                    let is_there =
+                        ["fn", "struct", "enum", "trait", "const", "static", "type", "mod"]
+                            .iter()
+                            .any(|kind| {
+                                [' ', '(', '<', ':', '{', ';']
+                                    .iter()
+                                    .any(|end| text.contains(&format!("{kind} {name}{end}")))
+                            });
+                    assert!(is_there, "{page}: {name} is not in {to}");
+                    functions += 1;
+                }
+            } else {
+                let terms = glossary::terms(&fs::read_to_string(&file).unwrap());
+                assert!(terms.contains_key(anchor), "{page}: {to} is not there");
+            }
+        }
+    }
+    assert!(functions >= 30, "only {functions} links lead to functions");
+}
