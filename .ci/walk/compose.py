@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 
+from lessons import lessons
 from steps import ask, ask_and_follow, eventually, expect, follow, run, step
 
 # Away from whatever else runs on this engine: containers, network and volume have names of their own, and the
@@ -101,6 +102,9 @@ def walk():
     compose("up", "--detach", "--wait", "nats")
     compose("run", "--rm", "backup", "restore", "/backups/now")
     expect(verdict() == final, "the verdict is the same as before")
+
+    lessons(gateway, {name: value for name, value in ENVIRONMENT.items() if name != "REQUEST_RATE"})
+    expect(verdict()["pending"] == 0, "each lesson leaves the system at rest")
 
 
 def check_container(service, container):

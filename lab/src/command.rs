@@ -6,11 +6,15 @@ use std::process::ExitCode;
 use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
 use cli::terminal;
+use gateway::lessons::lessons;
 use tokio_util::sync::CancellationToken;
 use workqueue::StopSignals;
 
 use crate::bench::{BenchSettings, bench};
 use crate::chaos::{ChaosSettings, chaos};
+use crate::control::{Action, Changes, Lab, Target};
+use crate::exec;
+use crate::lesson::{self, LessonSettings};
 use crate::up::{UpSettings, up};
 
 /// Runs the whole system on one machine, breaks it, and measures it.
@@ -30,6 +34,58 @@ enum LabCommand {
     /// try. What is set in the environment holds for the services, too, such as WORK_TIME for slow
     /// generators. Ends with the verdict: exit status 0 if nothing was lost or doubled.
     Up(UpSettings),
+    /// Opens a lesson of the course beside a system that fits it; with --check, does its steps by itself
+    ///
+    /// As `up`, with the rate, the replicas and the work time that the lesson wants. Without a number it lists the lessons.
+    Lesson(LessonSettings),
+    /// Starts what was stopped or killed in the lab that runs
+    Start {
+        target: Target,
+        /// A broker that has lost all that it had stored
+        #[arg(long)]
+        empty: bool,
+    },
+    /// Stops requestors, generators, or one of them such as generator-1, in order (SIGTERM)
+    Stop { target: Target },
+    /// Kills requestors, generators, one of them, or the broker (SIGKILL)
+    Kill { target: Target },
+    /// Freezes requestors, generators, or one of them (SIGSTOP)
+    Pause { target: Target },
+    /// Lets what is paused go on (SIGCONT)
+    Resume { target: Target },
+    /// Makes a side of the lab that runs have so many replicas
+    Scale {
+        /// requestors or generators
+        target: Target,
+        replicas: u32,
+    },
+    /// Replaces each replica of a side by a new process, one after the other, as a deployment does
+    Deploy {
+        /// requestors or generators
+        target: Target,
+    },
+    /// Changes the rate, the work time or the failure rate of the lab that runs
+    Set(Changes),
+    /// Runs a program that finds the broker of the lab that runs, such as `cargo lab exec decoupled audit`
+    Exec {
+        #[arg(
+            trailing_var_arg = true,
+            allow_hyphen_values = true,
+            required = true,
+            value_name = "PROGRAM"
+        )]
+        words: Vec<OsString>,
+    },
+    /// Publishes a message to a queue of the lab that runs, as it is, whether it can be handled or not
+    Send {
+        /// REQUESTS, RESPONSES or ACKNOWLEDGMENTS
+        queue: String,
+        /// A header, such as 'Message-Version: 2'; may be given several times
+        #[arg(long = "header", value_name = "HEADER")]
+        headers: Vec<String>,
+        /// What is in it, where {id} is a new id, and {now} the time
+        body: String,
+    },
     /// Injects faults while requests flow, lets the queues drain, and audits
     ///
     /// Runs a broker and both services, on free ports, and kills, pauses, stops and scales the
@@ -76,7 +132,8 @@ pub async fn run(cli: LabCli) -> anyhow::Result<ExitCode> {
             drop(token);
         }
     });
-    let stops_in_order = !matches!(cli.command, LabCommand::Bench(_));
+    let stops_in_order =
+        matches!(cli.command, LabCommand::Up(_) | LabCommand::Chaos(_) | LabCommand::Lesson(_));
     let at_once = if stops_in_order { &end } else { &stop };
     // Dropping the future kills all processes that the lab has started.
     let done = at_once.run_until_cancelled(Box::pin(carry_out(cli.command, &stop))).await;
@@ -85,7 +142,38 @@ pub async fn run(cli: LabCli) -> anyhow::Result<ExitCode> {
 
 async fn carry_out(command: LabCommand, stop: &CancellationToken) -> anyhow::Result<ExitCode> {
     let is_clean = match command {
-        LabCommand::Up(settings) => up(&settings, stop).await?.is_clean(),
+        LabCommand::Up(settings) => up(&settings, None, stop).await?.is_clean(),
+        LabCommand::Lesson(LessonSettings { number, check: false }) => match number {
+            None => return done(&lesson::list()),
+            Some(number) => {
+                let scene = lesson::scene(lesson::numbered(number)?)?;
+                up(&scene, Some(number), stop).await?.is_clean()
+            }
+        },
+        LabCommand::Lesson(LessonSettings { number: Some(number), check: true }) => {
+            let one = std::iter::once(lesson::numbered(number)?);
+            Box::pin(lesson::check(one, stop)).await?
+        }
+        LabCommand::Lesson(LessonSettings { number: None, check: true }) => {
+            Box::pin(lesson::check(lessons().iter(), stop)).await?
+        }
+        LabCommand::Start { target, empty } => return act(Action::Start { target, empty }).await,
+        LabCommand::Stop { target } => return act(Action::Stop { target }).await,
+        LabCommand::Kill { target } => return act(Action::Kill { target }).await,
+        LabCommand::Pause { target } => return act(Action::Pause { target }).await,
+        LabCommand::Resume { target } => return act(Action::Resume { target }).await,
+        LabCommand::Scale { target, replicas } => {
+            return act(Action::Scale { target, replicas }).await;
+        }
+        LabCommand::Deploy { target } => return act(Action::Deploy { target }).await,
+        LabCommand::Set(changes) => return act(Action::Set(changes)).await,
+        LabCommand::Exec { words } => {
+            exec::exec(&words).await?;
+            true
+        }
+        LabCommand::Send { queue, headers, body } => {
+            return done(&exec::send(&queue, &headers, body).await?);
+        }
         LabCommand::Chaos(settings) => {
             let plan = settings.plan()?;
             if settings.print_plan {
@@ -109,6 +197,29 @@ async fn carry_out(command: LabCommand, stop: &CancellationToken) -> anyhow::Res
         ),
     };
     Ok(if is_clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Does something to the lab that runs, and says what runs there then.
+async fn act(action: Action) -> anyhow::Result<ExitCode> {
+    let state = Lab::find()?.apply(&action).await?;
+    let mut lines = Vec::new();
+    for kind in ["requestors", "generators", "brokers"] {
+        for process in state[kind].as_array().into_iter().flatten() {
+            let text = |field: &str| process[field].as_str().unwrap_or_default().to_owned();
+            lines.push(format!(
+                "  {:<14} {:<8} pid {}",
+                text("name"),
+                text("state"),
+                process["pid"]
+            ));
+        }
+    }
+    done(&lines.join("\n"))
+}
+
+fn done(text: &str) -> anyhow::Result<ExitCode> {
+    terminal::say(text)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 #[cfg(test)]

@@ -40,13 +40,17 @@ impl Replica {
         arguments: &[&str],
         name: impl Into<String>,
         directory: &Path,
-        settings: impl IntoIterator<Item = (&'static str, impl AsRef<OsStr>)>,
+        settings: impl IntoIterator<Item = (impl AsRef<OsStr>, impl AsRef<OsStr>)>,
     ) -> anyhow::Result<Self> {
         let name = name.into();
         let mut command = bound_to_this(program);
         command.args(arguments).env("INSTANCE", &name).env("LOG_FORMAT", "pretty").envs(settings);
         let process = Process::spawn(command, directory.join(format!("{name}.log")))?;
         Ok(Self { name, process })
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
     pub(crate) fn id(&self) -> u32 {

@@ -1,5 +1,6 @@
 //! `cargo lab up` as a program.
 
+use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::path::Path;
 use std::process::{Output, Stdio};
@@ -8,7 +9,9 @@ use std::time::Duration;
 use nix::pty::openpty;
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::termios::{self, Winsize};
+use serde_json::Value;
 use testkit::eventually::eventually;
+use testkit::http;
 use testkit::process::{Process, logged};
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -41,15 +44,11 @@ async fn setting_that_no_service_understands_ends_it_at_once() {
 }
 
 #[tokio::test]
-async fn hints_name_only_processes_that_run() {
+async fn hints_name_only_what_runs() {
     let output = up(&["--requestors", "0", "--generators", "0", "--for", "100ms"], &[]).await;
     let said = String::from_utf8(output.stdout).unwrap();
-    let kills: Vec<&str> =
-        said.lines().map(str::trim).filter(|line| line.starts_with("kill -")).collect();
-    let [broker] = kills[..] else { panic!("{kills:?}") };
-    let (signal, id) = broker.rsplit_once(' ').unwrap();
-    assert_eq!(signal, "kill -9");
-    assert!(id.parse::<u32>().unwrap() > 1, "{broker}");
+    let kills: Vec<&str> = said.lines().map(str::trim).filter(|it| it.contains(" kill ")).collect();
+    assert_eq!(kills[..], ["cargo lab kill broker"]);
 }
 
 #[tokio::test]
@@ -70,13 +69,134 @@ async fn hints_fit_the_replicas_and_their_settings() {
 async fn a_broker_that_is_killed_as_proposed_is_shown_to_be_away() {
     let directory = tempfile::tempdir().unwrap();
     let mut lab = running(directory.path(), &[]).await;
-    let said = lab.log_text();
-    let (before, _) = said.split_once("kill the broker").unwrap();
-    let kill = before.lines().rfind(|line| line.contains("kill -9")).unwrap();
-    let killed = Command::new("sh").args(["-c", kill]).status().await.unwrap();
-    assert!(killed.success(), "{kill}");
+    assert!(lab.log_text().contains("cargo lab kill broker\n"));
+    command(&lab, &["kill", "broker"]).await;
     logged(&lab, "waiting for the broker and its queues").await;
     ends_without_a_verdict(&mut lab, "no broker answers any more").await;
+}
+
+/// What a command says that is given to this lab.
+async fn command(lab: &Process, words: &[&str]) -> String {
+    let (ended, said) = try_command(lab, words).await;
+    assert!(ended, "{words:?}: {said}");
+    said
+}
+
+/// Whether such a command succeeds, and what it says.
+async fn try_command(lab: &Process, words: &[&str]) -> (bool, String) {
+    let said = lab.log_text();
+    let files = said.lines().find_map(|line| line.split_once("logs and queues are in ")).unwrap().1;
+    let control = Path::new(env!("CARGO_MANIFEST_DIR")).join(files).join("control.json");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
+    command.args(words).env("LAB_CONTROL_FILE", control).env_remove("RUST_BACKTRACE");
+    let output = command.output().await.unwrap();
+    let said = [output.stdout, output.stderr].map(|it| String::from_utf8(it).unwrap()).concat();
+    (output.status.success(), said)
+}
+
+/// Where the page of this lab is.
+fn page(lab: &Process) -> SocketAddr {
+    let said = lab.log_text();
+    let page = said.split_once("The page is at http://").unwrap().1;
+    page.split_once('/').unwrap().0.parse().unwrap()
+}
+
+/// How many replicas of each side the page of this lab shows, once it shows some.
+async fn seen(lab: &Process) -> Option<(u64, u64)> {
+    let history = http::ask(page(lab), "GET", "/api/history", &[], "").await.unwrap().json();
+    let newest = history.as_array()?.last()?;
+    Some((newest["requestors"].as_u64()?, newest["generators"].as_u64()?))
+}
+
+async fn sees(lab: &Process, requestors: u64, generators: u64) {
+    eventually("the page sees it", async || match seen(lab).await {
+        seen if seen == Some((requestors, generators)) => Ok(()),
+        seen => Err(seen),
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn commands_stop_start_scale_and_replace_what_runs() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut lab = running(directory.path(), &[]).await;
+    sees(&lab, 1, 2).await;
+    command(&lab, &["kill", "generators"]).await;
+    sees(&lab, 1, 0).await;
+    let said = command(&lab, &["start", "generators"]).await;
+    assert!(said.contains("generator-2    running"), "{said}");
+    sees(&lab, 1, 2).await;
+    command(&lab, &["scale", "generators", "3"]).await;
+    command(&lab, &["pause", "requestor-1"]).await;
+    sees(&lab, 0, 3).await;
+    command(&lab, &["resume", "requestors"]).await;
+    let said = command(&lab, &["deploy", "generators"]).await;
+    assert!(said.contains("generator-6") && !said.contains("generator-3 "), "{said}");
+    command(&lab, &["set", "--rate", "50", "--work-time", "1ms"]).await;
+    sees(&lab, 1, 3).await;
+    command(&lab, &["stop", "requestors"]).await;
+    command(&lab, &["kill", "broker"]).await;
+    command(&lab, &["start", "broker"]).await;
+    command(&lab, &["start", "requestors"]).await;
+    sees(&lab, 1, 3).await;
+    let said = command(&lab, &["send", "REQUESTS", "--header", "A: b", "no request"]).await;
+    assert!(said.contains("requests.normal."), "{said}");
+    for (words, why) in [
+        (&["kill", "gateway"][..], "such as generator-1"),
+        (&["pause", "broker"], "a broker can be killed, and started"),
+        (&["kill", "generator-77"], "there is no generator-77"),
+        (&["scale", "broker", "2"], "broker is no side"),
+        (&["set", "--work-time", "5"], "write a number with a unit"),
+        (&["send", "NOWHERE", ""], "there is no queue NOWHERE"),
+    ] {
+        let (succeeded, said) = try_command(&lab, words).await;
+        assert!(!succeeded && said.contains(why), "{words:?}: {said}");
+    }
+    lab.terminate().unwrap();
+    let ended = async || lab.try_wait().unwrap().ok_or_else(|| lab.log_text());
+    let status = eventually("it ends", ended).await;
+    assert!(status.success(), "{}", lab.log_text());
+}
+
+#[tokio::test]
+async fn commands_without_a_lab_say_how_to_start_one() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
+    command.args(["kill", "generators"]).env("LAB_CONTROL_FILE", directory.path().join("none"));
+    let output = command.env_remove("RUST_BACKTRACE").output().await.unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("no lab runs: start one with `cargo lab up`"), "{said}");
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[tokio::test]
+async fn only_the_token_of_the_page_controls_the_lab() {
+    let directory = tempfile::tempdir().unwrap();
+    let lab = running(directory.path(), &[]).await;
+    let url = format!("http://{}/api/events", page(&lab));
+    let mut events = reqwest::get(url).await.unwrap();
+    let events = String::from_utf8(events.chunk().await.unwrap().unwrap().to_vec()).unwrap();
+    let about = events.lines().find_map(|line| line.strip_prefix("data: ")).unwrap();
+    let about: Value = serde_json::from_str(about).unwrap();
+    let url = about["lab"]["url"].as_str().unwrap();
+    let addr = url.strip_prefix("http://").unwrap().parse().unwrap();
+    let token = format!("Bearer {}", about["lab"]["token"].as_str().unwrap());
+    let origin = format!("http://{}", page(&lab));
+    let answer =
+        async |headers: &[(&str, &str)]| http::ask(addr, "GET", "/state", headers, "").await;
+    let state = answer(&[("Authorization", &token), ("Origin", &origin)]).await.unwrap();
+    assert_eq!(state.status, 200, "{}", state.body);
+    assert_eq!(state.header("access-control-allow-origin"), Some(origin.as_str()));
+    assert_eq!(state.json()["generators"][0]["name"], "generator-1");
+    for headers in [&[][..], &[("Authorization", "Bearer wrong")]] {
+        assert_eq!(answer(headers).await.unwrap().status, 401);
+    }
+    let foreign = [("Authorization", token.as_str()), ("Origin", "https://elsewhere.example")];
+    let foreign = answer(&foreign).await.unwrap();
+    assert_eq!(foreign.header("access-control-allow-origin"), None);
+    let page = http::ask(page(&lab), "GET", "/", &[], "").await.unwrap();
+    let policy = page.header("content-security-policy").unwrap();
+    assert!(policy.contains(&format!("connect-src 'self' {url};")), "{policy}");
 }
 
 /// It does not wait for a broker that does not come back.

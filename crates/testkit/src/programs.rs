@@ -35,29 +35,25 @@ impl Programs {
             Side::Generator => &self.generator,
         }
     }
-
-    fn built(messages: &str) -> anyhow::Result<Self> {
-        let program = |name: &str| {
-            let built = messages.lines().find_map(|line| executable(line, name));
-            built.with_context(|| format!("cargo has built no program {name}"))
-        };
-        let [requestor, generator, gateway, decoupled] = NAMES.map(program);
-        Ok(Self {
-            requestor: requestor?,
-            generator: generator?,
-            gateway: gateway?,
-            decoupled: decoupled?,
-        })
-    }
 }
 
-/// Builds them with cargo, or finds that they are up to date, in the same way as this crate was built:
-/// optimised or not. Cargo's progress goes to our standard error.
+/// Builds the programs of the system, see [`build_only`].
 ///
 /// # Errors
 ///
 /// Where cargo cannot be run, or they cannot be built.
 pub async fn build() -> anyhow::Result<Programs> {
+    let [requestor, generator, gateway, decoupled] = build_only(NAMES).await?;
+    Ok(Programs { requestor, generator, gateway, decoupled })
+}
+
+/// Builds these programs with cargo, or finds that they are up to date, in the same way as this crate was built:
+/// optimised or not. Cargo's progress goes to our standard error.
+///
+/// # Errors
+///
+/// Where cargo cannot be run, or they cannot be built.
+pub async fn build_only<const N: usize>(names: [&str; N]) -> anyhow::Result<[PathBuf; N]> {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../Cargo.toml");
     // Set where cargo runs us, and then it is the one that has built us.
     let cargo = env::var_os("CARGO").filter(|path| !path.is_empty());
@@ -66,7 +62,7 @@ pub async fn build() -> anyhow::Result<Programs> {
     // Of the whole workspace, as the caller is built itself: for single packages cargo would choose
     // other features of what they depend on, and compile all of it again.
     command.args(["build", "--workspace"]);
-    command.args(NAMES.iter().flat_map(|name| ["--bin", name]));
+    command.args(names.iter().flat_map(|name| ["--bin", name]));
     command.arg("--message-format=json-render-diagnostics");
     command.arg("--manifest-path").arg(manifest);
     if !cfg!(debug_assertions) {
@@ -84,7 +80,17 @@ pub async fn build() -> anyhow::Result<Programs> {
     let child = command.spawn().with_context(|| format!("cannot run {}", cargo.display()))?;
     let output = child.wait_with_output().await.context("cannot wait for cargo")?;
     ensure!(output.status.success(), "cargo cannot build the programs ({})", output.status);
-    Programs::built(&String::from_utf8_lossy(&output.stdout))
+    built(&String::from_utf8_lossy(&output.stdout), names)
+}
+
+/// Where the programs with these names are, as cargo's messages say.
+fn built<const N: usize>(messages: &str, names: [&str; N]) -> anyhow::Result<[PathBuf; N]> {
+    let mut paths = names.map(|_| PathBuf::new());
+    for (path, name) in paths.iter_mut().zip(names) {
+        let found = messages.lines().find_map(|line| executable(line, name));
+        *path = found.with_context(|| format!("cargo has built no program {name}"))?;
+    }
+    Ok(paths)
 }
 
 /// The program that one of cargo's messages names, if it is about the program of this name.
@@ -114,16 +120,14 @@ mod tests {
 
     #[test]
     fn the_programs_are_where_cargo_says() {
-        let programs = Programs::built(MESSAGES).unwrap();
-        assert_eq!(programs.requestor, Path::new("/elsewhere/requestor"));
-        assert_eq!(programs.generator, Path::new("/somewhere/generator"));
-        assert_eq!(programs.gateway, Path::new("/there/gateway"));
-        assert_eq!(programs.decoupled, Path::new("/here/decoupled"));
+        let paths =
+            ["/elsewhere/requestor", "/somewhere/generator", "/there/gateway", "/here/decoupled"];
+        assert_eq!(built(MESSAGES, NAMES).unwrap(), paths.map(PathBuf::from));
     }
 
     #[test]
     fn a_program_that_cargo_does_not_name_is_an_error() {
-        let error = Programs::built(r#"{"reason":"build-finished","success":true}"#).unwrap_err();
+        let error = built(r#"{"reason":"build-finished","success":true}"#, NAMES).unwrap_err();
         assert_eq!(error.to_string(), "cargo has built no program requestor");
     }
 }

@@ -1,13 +1,17 @@
 //! `lab up`: the whole system on this machine, to look at and to play with.
 
 mod hints;
-mod page;
 mod replicas;
 mod screen;
 mod settings;
+mod system;
 
 pub use settings::UpSettings;
+pub(crate) use system::{System, SystemState};
 
+use std::future::pending;
+use std::io::IsTerminal;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -15,14 +19,17 @@ use anyhow::{Context as _, bail};
 use cli::terminal::say;
 use observe::Poller;
 use observe::audit::{Verdict, audit};
-use testkit::broker::{Broker, Brokers};
+use testkit::broker::answering;
+use testkit::http;
 use testkit::programs::{self, Programs};
 use testkit::target_directory::{RunDirectory, from_here};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
+use tokio::sync::{Mutex, mpsc};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use workqueue::{Connection, NatsSettings, chain};
 
-use replicas::Replicas;
+use crate::control::{Control, FILE, Wanted, Wish, listen, serve};
 use screen::Screen;
 
 /// How often the flow is shown.
@@ -31,8 +38,105 @@ const TICK: Duration = Duration::from_secs(1);
 /// How long the broker has to answer. A user who has killed it wants to see that it is away.
 const PATIENCE: Duration = Duration::from_secs(2);
 
+/// How long the replicas may take to get ready, and how often to look.
+const START_TIMEOUT: Duration = Duration::from_mins(1);
+const POLL: Duration = Duration::from_millis(100);
+
 /// How long the queues may take to drain at the end.
 const LAST_WAIT: Duration = Duration::from_secs(2);
+
+/// A system that runs, and may be controlled.
+pub(crate) struct Running {
+    system: Mutex<System>,
+    wishes: Mutex<mpsc::Receiver<Wish>>,
+    connection: Connection,
+    /// Where the gateway listens.
+    pub(crate) gateway: SocketAddr,
+    /// How to speak to this lab.
+    pub(crate) control: Control,
+    /// Ends with it.
+    _serving: AbortOnDropHandle<()>,
+}
+
+impl Running {
+    /// Starts everything, and waits until the topology is declared.
+    pub(crate) async fn start(
+        programs: &Programs,
+        settings: &UpSettings,
+        directory: &Path,
+    ) -> anyhow::Result<Self> {
+        let mut system = System::start(programs, settings, directory).await?;
+        let url = system.brokers.url();
+        let (listener, addr, token) = listen().await?;
+        let gateway = system.start_gateway(&format!("http://{addr}#{token}")).await?;
+        let connection = observe::connect(&NatsSettings::at(&url), "lab").await?;
+        system.wait_until_declared(connection.context()).await?;
+        let (pid, file) = (std::process::id(), directory.join(FILE));
+        let control = Control { addr, token, gateway, nats_url: url, pid, file };
+        control.write()?;
+        let system = Mutex::new(system);
+        let (sender, wishes) = mpsc::channel(1);
+        let serving = tokio::spawn(serve(listener, control.clone(), sender));
+        Ok(Self {
+            system,
+            wishes: Mutex::new(wishes),
+            connection,
+            gateway,
+            control,
+            _serving: AbortOnDropHandle::new(serving),
+        })
+    }
+
+    /// Waits until both sides have as many replicas that are ready as these settings say.
+    pub(crate) async fn all_ready(&self, settings: &UpSettings) -> anyhow::Result<()> {
+        let wanted = [("requestors", settings.requestors), ("generators", settings.generators)];
+        let waiting = async {
+            loop {
+                self.system.lock().await.all_could_start()?;
+                // As the page sees it, which looks once a second.
+                let history = http::ask(self.gateway, "GET", "/api/history", &[], "").await?;
+                let history = history.json();
+                let newest = history.as_array().and_then(|history| history.last());
+                if newest.is_some_and(|now| wanted.iter().all(|(side, count)| now[side] == *count))
+                {
+                    return Ok(());
+                }
+                sleep(POLL).await;
+            }
+        };
+        timeout(START_TIMEOUT, waiting).await.context("the replicas do not get ready")?
+    }
+
+    /// Lets the page and other commands change the system for as long as this takes.
+    pub(crate) async fn during<T>(&self, work: impl Future<Output = T>) -> T {
+        let answering = async {
+            let mut wishes = self.wishes.lock().await;
+            while let Some(Wish { what, answer }) = wishes.recv().await {
+                let mut system = self.system.lock().await;
+                let done = match what {
+                    Wanted::State => Ok(()),
+                    Wanted::Action(action) => system.apply(action).await,
+                    Wanted::Scene(settings) => system.set_scene(&settings).await,
+                };
+                // The one who wished for it may have gone.
+                let _ = answer.send(done.and_then(|()| system.state()));
+            }
+            pending().await
+        };
+        tokio::select! {
+            never = answering => match never {},
+            done = work => done,
+        }
+    }
+
+    /// Stops everything in order, and gives the verdict, and whether all brokers that ran to the end were ours.
+    pub(crate) async fn end(self) -> anyhow::Result<(Verdict, bool)> {
+        let mut system = self.system.into_inner();
+        system.stop().await?;
+        let verdict = audit(self.connection.context(), LAST_WAIT).await?;
+        Ok((verdict, system.end().await?))
+    }
+}
 
 /// Runs a broker and both services, shows the flow until `stop` or until the time is over, stops
 /// everything in order, and gives the verdict.
@@ -40,73 +144,69 @@ const LAST_WAIT: Duration = Duration::from_secs(2);
 /// # Errors
 ///
 /// Where something cannot be built or started, or does not end as it should.
-pub async fn up(settings: &UpSettings, stop: &CancellationToken) -> anyhow::Result<Verdict> {
+pub async fn up(
+    settings: &UpSettings,
+    lesson: Option<usize>,
+    stop: &CancellationToken,
+) -> anyhow::Result<Verdict> {
     let programs = stop.run_until_cancelled(programs::build()).await;
     let programs = programs.context("stopped before anything was started")??;
     let directory = RunDirectory::make("up")?;
-    let ended = run(&programs, directory.path(), settings, stop).await;
+    let ended = run(&programs, directory.path(), settings, lesson, stop).await;
     if !matches!(&ended, Ok((verdict, true)) if verdict.is_clean()) {
         directory.keep();
     }
     ended.map(|(verdict, _)| verdict)
 }
 
-/// Gives the verdict, and whether all brokers that ran to the end were ours.
 async fn run(
     programs: &Programs,
     directory: &Path,
     settings: &UpSettings,
+    lesson: Option<usize>,
     stop: &CancellationToken,
 ) -> anyhow::Result<(Verdict, bool)> {
-    let mut brokers = Brokers::start(settings.brokers, Some(directory.to_owned())).await?;
-    let url = brokers.url();
-    let mut replicas = Replicas::start(programs, settings, &brokers, directory)?;
-    let copies = brokers.copies().to_string();
-    let (addr, mut gateway) = page::start(programs, &url, &copies, directory).await?;
-    let connection = observe::connect(&NatsSettings::at(&url), "lab up").await?;
-    replicas.watch.wait_until_declared(connection.context()).await?;
-    let verb = if brokers.len() == 1 { "broker is" } else { "brokers are" };
+    let running = Running::start(programs, settings, directory).await?;
+    let page = match lesson {
+        Some(number) => format!("http://{}/#/lessons/{number}", running.gateway),
+        None => format!("http://{}/", running.gateway),
+    };
+    let url = &running.control.nats_url;
+    let verb = if settings.brokers == 1 { "broker is" } else { "brokers are" };
     let above = format!(
-        "The page is at http://{addr}/\nThe {verb} at {url}; logs and queues are in {}\n\n{}",
+        "The page is at {page}\nThe {verb} at {url}; logs and queues are in {}\n\n{}",
         from_here(directory),
-        hints::what_to_try(settings, &brokers, programs, &replicas, addr)
+        hints::what_to_try(settings, running.gateway)
     );
     let screen = Screen::new(above);
-
-    show(settings, screen, &connection, &mut brokers, &mut replicas, stop).await?;
-
-    let ending = async {
-        let _ = say(format_args!("Stopping the requestors, then the generators."));
-        replicas.stop().await?;
-        let _ = say(format_args!("The verdict:\n"));
-        audit(connection.context(), LAST_WAIT).await
-    };
+    if lesson.is_some() && std::io::stdout().is_terminal() {
+        // Where there is no browser, the address is shown.
+        let _ = open::that_detached(&page);
+    }
+    running.during(show(settings, screen, &running, stop)).await?;
+    let _ = say(format_args!("Stopping the requestors, then the generators."));
     // Without the broker, or the majority of several, nothing could be finished or judged.
-    let verdict = tokio::select! {
+    let ports = running.system.lock().await.brokers.ports();
+    let (verdict, all_are_ours) = tokio::select! {
         biased;
-        answering = too_few_answer(&brokers) => {
-            let answering = match (answering, brokers.len()) {
+        answering = too_few_answer(&ports) => {
+            let answering = match (answering, ports.len()) {
                 (0, _) => "no broker answers any more".to_owned(),
                 (some, all) => format!("too few brokers still answer, {some} of {all}"),
             };
             bail!("{answering}, so there is no verdict; logs and queues are in {}", from_here(directory))
         }
-        verdict = ending => verdict?,
+        ended = running.end() => ended?,
     };
-    let printed = say(format_args!("{verdict}"));
-    // It has nothing to finish.
-    gateway.process.kill().await?;
-    // A user who has killed a broker may have started it again, on the same files.
-    let all_are_ours = brokers.all_run()?;
-    brokers.stop().await?;
-    printed.map(|()| (verdict, all_are_ours))
+    say(format_args!("The verdict:\n\n{verdict}"))?;
+    Ok((verdict, all_are_ours))
 }
 
 /// Waits until the brokers that answer are no majority any more, and says how many they are.
-async fn too_few_answer(brokers: &Brokers) -> usize {
+async fn too_few_answer(ports: &[u16]) -> usize {
     loop {
-        let answering = brokers.answering(PATIENCE).await;
-        if answering <= brokers.len() / 2 {
+        let answering = answering(ports, PATIENCE).await;
+        if answering <= ports.len() / 2 {
             return answering;
         }
         sleep(TICK).await;
@@ -116,24 +216,22 @@ async fn too_few_answer(brokers: &Brokers) -> usize {
 async fn show(
     settings: &UpSettings,
     screen: Screen,
-    connection: &Connection,
-    brokers: &mut Brokers,
-    replicas: &mut Replicas,
+    running: &Running,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
     let end = settings.duration.map(|duration| Instant::now() + duration);
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut poller = Poller::new(connection);
+    let mut poller = Poller::new(&running.connection);
     while end.is_none_or(|end| Instant::now() < end) {
-        replicas.all_could_start()?;
+        running.system.lock().await.all_could_start()?;
         let looked = async {
             tick.tick().await;
             poller.snapshot().await
         };
         let Some(looked) = stop.run_until_cancelled(looked).await else { break };
         let columns = screen.columns();
-        let processes = [describe(brokers), replicas.describe()];
+        let processes = running.system.lock().await.describe();
         let processes = processes.map(|names| screen::wrapped(names, "   ", columns)).join("\n");
         let shown = match looked {
             Ok(snapshot) => {
@@ -154,13 +252,4 @@ async fn show(
         }
     }
     Ok(())
-}
-
-/// Which broker runs as which process, or has ended.
-fn describe(brokers: &mut Brokers) -> Vec<String> {
-    let describe = |broker: &mut Broker| match (broker.runs(), broker.id()) {
-        (Ok(true), Some(id)) => format!("{} (pid {id})", broker.name()),
-        _ => format!("{} (ended)", broker.name()),
-    };
-    brokers.iter_mut().map(describe).collect()
 }

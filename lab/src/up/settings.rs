@@ -1,7 +1,10 @@
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use clap::Args;
 use testkit::broker::Brokers;
+
+use crate::control::valid_rate;
 
 /// Settings of `lab up`.
 #[derive(Args, Clone, Debug)]
@@ -19,10 +22,14 @@ pub struct UpSettings {
     pub generators: u32,
 
     /// Requests a second, of all requestors together, or max
-    #[arg(long, default_value = "10", value_name = "RATE", allow_hyphen_values = true)]
-    pub rate: requestor::Rate,
+    #[arg(long, default_value = "10", value_parser = valid_rate, value_name = "RATE", allow_hyphen_values = true)]
+    pub rate: String,
 
     /// Stop after that time [default: at Ctrl-C]
     #[arg(long = "for", value_name = "TIME", value_parser = workqueue::duration)]
     pub duration: Option<Duration>,
+
+    /// Settings of the services, on top of the environment.
+    #[arg(skip)]
+    pub(crate) environment: BTreeMap<String, String>,
 }

@@ -91,14 +91,6 @@ impl Brokers {
         self.brokers.iter_mut()
     }
 
-    /// How many brokers greet a client on these ports in time: ours, and those that a person has started again
-    /// there. One that is paused takes connections, and says nothing.
-    pub async fn answering(&self, limit: Duration) -> usize {
-        let greetings = self.brokers.iter().map(|it| timeout(limit, ready::info(it.port())));
-        let greetings = join_all(greetings).await;
-        greetings.iter().filter(|greeting| matches!(greeting, Ok(Ok(_)))).count()
-    }
-
     /// Ends one of them on the spot (SIGKILL), see [`Broker::kill`].
     ///
     /// # Errors
@@ -218,6 +210,14 @@ impl Brokers {
         }
         Ok(())
     }
+}
+
+/// How many brokers greet a client on these ports in time: ours, and those that a person has started again
+/// there. One that is paused takes connections, and says nothing.
+pub async fn answering(ports: &[u16], limit: Duration) -> usize {
+    let greetings = ports.iter().map(|port| timeout(limit, ready::info(*port)));
+    let greetings = join_all(greetings).await;
+    greetings.iter().filter(|greeting| matches!(greeting, Ok(Ok(_)))).count()
 }
 
 /// Lets each broker know of the others.

@@ -7,6 +7,6 @@ mod port;
 mod ready;
 mod server;
 
-pub use cluster::Brokers;
+pub use cluster::{Brokers, answering};
 pub use find::{VARIABLE, find};
 pub use server::{Broker, BrokerOptions};

@@ -1,0 +1,65 @@
+"""Does the steps of the course with Compose, and waits for the same checks as its page."""
+
+import json
+import subprocess
+import urllib.request
+
+from steps import LIMIT, eventually, expect, run, step
+
+# Where the commands of the lessons find the gateway.
+USUAL = "http://127.0.0.1:8080"
+
+
+def lessons(gateway, environment):
+    """Each lesson that can be done with Compose, against the gateway whose address this gives."""
+    for listed in read(gateway(), "lessons")["lessons"]:
+        lesson = read(gateway(), f"lessons/{listed['number']}")
+        sections = {section["title"]: section for section in lesson["sections"]}
+        scene = sections["Set the scene"]["commands"].get("compose")
+        if scene is None:
+            continue
+        step(f"lesson {lesson['number']}: {lesson['title']}")
+        do(scene, gateway, environment)
+        eventually("both sides are ready", lambda: both_run(gateway()))
+        for number, one in enumerate(sections["Do"]["steps"], 1):
+            if command := one["commands"].get("compose"):
+                follow(f"lessons/{lesson['number']}/steps/{number}", one, command, gateway, environment)
+
+
+def follow(path, one, command, gateway, environment):
+    if one["check"] is None or one["lab_only"]:
+        do(command, gateway, environment)
+        return
+    with urllib.request.urlopen(f"{gateway()}/api/{path}", timeout=LIMIT) as events:
+        # What was before is known now.
+        name, data = next_event(events)
+        expect(name == "state", f"the check of {path} is not true before anything is done: {data}")
+        do(command, gateway, environment)
+        while name != "done":
+            name, data = next_event(events)
+    print(f"  {path}: {data['saw']}", flush=True)
+
+
+def next_event(events):
+    """Its name and data. Each comes within a second, or the gateway has gone."""
+    lines = []
+    for line in events:
+        if line == b"\n":
+            fields = dict(line.decode().rstrip().split(": ", 1) for line in lines)
+            return fields["event"], json.loads(fields["data"])
+        lines.append(line)
+    raise SystemExit(f"the gateway tells nothing more after {lines}")
+
+
+def do(command, gateway, environment):
+    run(["sh", "-e", "-c", command.replace(USUAL, gateway())], env=environment, stdin=subprocess.DEVNULL)
+
+
+def both_run(gateway):
+    [*_, now] = read(gateway, "history")
+    return now["requestors"] > 0 and now["generators"] > 0
+
+
+def read(gateway, path):
+    with urllib.request.urlopen(f"{gateway}/api/{path}", timeout=LIMIT) as answered:
+        return json.load(answered)

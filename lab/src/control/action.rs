@@ -1,0 +1,190 @@
+//! What a person does to the system that the lab runs.
+
+use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
+
+use clap::Args;
+use serde::{Deserialize, Serialize};
+use testkit::side::Side;
+
+/// Something that is done to the system.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "action", rename_all = "lowercase", deny_unknown_fields)]
+pub enum Action {
+    /// Starts what was stopped or killed, as many processes as there were; a broker without what it had stored, if wished.
+    Start {
+        target: Target,
+        #[serde(default)]
+        empty: bool,
+    },
+    /// Tells it to stop in order (SIGTERM).
+    Stop { target: Target },
+    /// Ends it on the spot (SIGKILL).
+    Kill { target: Target },
+    /// Freezes it (SIGSTOP).
+    Pause { target: Target },
+    /// Lets it go on (SIGCONT).
+    Resume { target: Target },
+    /// Makes a side have so many replicas.
+    Scale { target: Target, replicas: u32 },
+    /// Replaces each replica of a side by a new process, one after the other.
+    Deploy { target: Target },
+    /// Changes settings of the services, by replacing the replicas that have them.
+    Set(Changes),
+}
+
+/// Settings to change; the others stay.
+#[derive(Args, Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[group(required = true, multiple = true)]
+pub struct Changes {
+    /// Requests a second, of all requestors together, or max
+    #[arg(long, value_parser = valid_rate, value_name = "RATE", allow_hyphen_values = true)]
+    pub rate: Option<String>,
+
+    /// How long a string takes to make
+    #[arg(long, value_parser = valid_time, value_name = "TIME")]
+    pub work_time: Option<String>,
+
+    /// Share of the attempts at making strings that fail, from 0 to 1
+    #[arg(long, value_parser = valid_share, value_name = "SHARE", allow_hyphen_values = true)]
+    pub failure_rate: Option<String>,
+}
+
+impl Changes {
+    /// Checks what did not come from a command line.
+    ///
+    /// # Errors
+    ///
+    /// What would be right.
+    pub(crate) fn validate(&self) -> Result<(), String> {
+        let check = |value: &Option<String>, of: fn(&str) -> Result<String, String>| {
+            value.as_deref().map_or(Ok(()), |value| of(value).map(drop))
+        };
+        check(&self.rate, valid_rate)?;
+        check(&self.work_time, valid_time)?;
+        check(&self.failure_rate, valid_share)
+    }
+}
+
+pub(crate) fn valid_rate(text: &str) -> Result<String, String> {
+    text.parse::<requestor::Rate>().map(|_| text.to_owned())
+}
+
+fn valid_time(text: &str) -> Result<String, String> {
+    workqueue::duration(text).map(|_: Duration| text.to_owned())
+}
+
+fn valid_share(text: &str) -> Result<String, String> {
+    match text.parse::<f64>() {
+        Ok(share) if (0.0..=1.0).contains(&share) => Ok(text.to_owned()),
+        _ => Err("write a share from 0 to 1, such as 0.1".to_owned()),
+    }
+}
+
+/// What something is done to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum Target {
+    /// All replicas of a side.
+    Side(Side),
+    /// The broker; of a cluster, the first that it can be done to.
+    Broker,
+    /// A replica: its side and number.
+    Replica(Side, u32),
+}
+
+impl FromStr for Target {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "broker" {
+            return Ok(Self::Broker);
+        }
+        for side in Side::ALL {
+            match text.strip_prefix(side.name()) {
+                Some("s") => return Ok(Self::Side(side)),
+                Some(number) => {
+                    let number = number.strip_prefix('-').and_then(|number| number.parse().ok());
+                    return number.map(|number| Self::Replica(side, number)).ok_or_else(wrong);
+                }
+                None => {}
+            }
+        }
+        Err(wrong())
+    }
+}
+
+fn wrong() -> String {
+    "write requestors, generators, broker, or the name of a replica, such as generator-1".to_owned()
+}
+
+impl TryFrom<String> for Target {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
+    }
+}
+
+impl From<Target> for String {
+    fn from(target: Target) -> Self {
+        target.to_string()
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Side(side) => write!(formatter, "{side}s"),
+            Self::Broker => formatter.write_str("broker"),
+            Self::Replica(side, number) => write!(formatter, "{side}-{number}"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn target_is_a_side_the_broker_or_a_replica() {
+        for name in ["requestors", "generators", "broker", "generator-1", "requestor-12"] {
+            assert_eq!(name.parse::<Target>().unwrap().to_string(), name);
+        }
+        for name in ["", "generator", "generator-", "generator-x", "brokers", "gateway"] {
+            let error = name.parse::<Target>().unwrap_err();
+            assert!(error.contains("such as generator-1"), "{name}: {error}");
+        }
+    }
+
+    #[test]
+    fn action_is_read_from_json() {
+        let read = |value| serde_json::from_value::<Action>(value);
+        let scale = Action::Scale { target: Target::Side(Side::Generator), replicas: 3 };
+        let written = json!({ "action": "scale", "target": "generators", "replicas": 3 });
+        assert_eq!(serde_json::to_value(&scale).unwrap(), written);
+        assert_eq!(read(written).unwrap(), scale);
+        let set = Changes { rate: Some("50".to_owned()), ..Changes::default() };
+        assert_eq!(read(json!({ "action": "set", "rate": "50" })).unwrap(), Action::Set(set));
+        for wrong in [
+            json!({ "action": "explode", "target": "generators" }),
+            json!({ "action": "kill", "target": "gateway" }),
+            json!({ "action": "scale", "target": "generators" }),
+        ] {
+            read(wrong).unwrap_err();
+        }
+    }
+
+    #[test]
+    fn change_that_no_service_understands_is_refused() {
+        let changes = |rate: &str| Changes { rate: Some(rate.to_owned()), ..Changes::default() };
+        assert_eq!(changes("max").validate(), Ok(()));
+        assert!(changes("fast").validate().unwrap_err().contains("requests a second"));
+        let share = Changes { failure_rate: Some("2".to_owned()), ..Changes::default() };
+        assert!(share.validate().unwrap_err().contains("from 0 to 1"));
+    }
+}

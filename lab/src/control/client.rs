@@ -1,0 +1,74 @@
+//! The commands' end: finds the lab that runs, and tells it what to do.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use anyhow::{Context as _, bail};
+use nix::sys::signal;
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use testkit::http;
+use testkit::target_directory;
+
+use super::action::Action;
+use super::server::{Control, FILE};
+
+/// Names the file of the lab to speak to, for what the lab itself starts.
+pub(crate) const CONTROL_FILE: &str = "LAB_CONTROL_FILE";
+
+/// A lab that runs.
+pub(crate) struct Lab {
+    pub(crate) control: Control,
+}
+
+impl Lab {
+    /// The lab that runs; the one that was started last, if there are several.
+    pub(crate) fn find() -> anyhow::Result<Self> {
+        let files = match workqueue::variable(CONTROL_FILE) {
+            Some(file) => vec![PathBuf::from(file)],
+            None => files(&target_directory::directory().join("lab")),
+        };
+        let control = files.into_iter().find_map(|file| read(&file));
+        let control = control.context(
+            "no lab runs: start one with `cargo lab up` in another terminal, and wait for its page",
+        )?;
+        Ok(Self { control })
+    }
+
+    /// Does something to its system.
+    pub(crate) async fn apply(&self, action: &Action) -> anyhow::Result<Value> {
+        self.post("/actions", &json!(action)).await
+    }
+
+    async fn post(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
+        let Control { addr, token, .. } = &self.control;
+        let authorization = format!("Bearer {token}");
+        let headers =
+            [("Authorization", authorization.as_str()), ("Content-Type", "application/json")];
+        let answer = http::ask(*addr, "POST", path, &headers, &body.to_string()).await;
+        let answer = answer.with_context(|| format!("the lab does not answer at {addr}"))?;
+        if answer.status != 200 {
+            let detail = answer.json()["detail"].as_str().map(str::to_owned);
+            bail!("{}", detail.unwrap_or(answer.body));
+        }
+        Ok(answer.json())
+    }
+}
+
+/// The files of all labs, the newest first.
+fn files(directory: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    let files = entries.map(|entry| entry.path().join(FILE));
+    let mut files: Vec<(SystemTime, PathBuf)> =
+        files.filter_map(|file| Some((fs::metadata(&file).ok()?.modified().ok()?, file))).collect();
+    files.sort();
+    files.into_iter().rev().map(|(_, file)| file).collect()
+}
+
+/// What the file says of a lab that still runs.
+fn read(file: &Path) -> Option<Control> {
+    let control: Control = serde_json::from_slice(&fs::read(file).ok()?).ok()?;
+    let pid = Pid::from_raw(control.pid.try_into().ok()?);
+    signal::kill(pid, None).is_ok().then_some(control)
+}

@@ -1,0 +1,11 @@
+//! Hands on the system that `lab up` runs: commands at a terminal, and buttons on its page. Both speak to the lab by HTTP
+//! on loopback, with a token that only they know.
+
+mod action;
+mod client;
+mod server;
+
+pub(crate) use action::valid_rate;
+pub use action::{Action, Changes, Target};
+pub(crate) use client::{CONTROL_FILE, Lab};
+pub(crate) use server::{Control, FILE, Wanted, Wish, listen, serve};

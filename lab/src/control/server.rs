@@ -1,0 +1,186 @@
+//! The lab's end: who has its token may look at the system and change it.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, StatusCode, header, request};
+use axum::middleware::{self, Next};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot};
+use tower_http::cors::{AllowOrigin, CorsLayer};
+use uuid::Uuid;
+use workqueue::chain;
+
+use super::action::Action;
+use crate::lesson::{self, Place};
+use crate::up::{SystemState, UpSettings};
+
+/// The file that says how to speak to a lab, in the directory of its run.
+pub(crate) const FILE: &str = "control.json";
+
+/// An address of the lab's own, and a new token for it.
+pub(crate) async fn listen() -> anyhow::Result<(TcpListener, SocketAddr, String)> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
+    let listener = listener.context("cannot listen for the page and for other commands")?;
+    let addr = listener.local_addr()?;
+    Ok((listener, addr, Uuid::new_v4().simple().to_string()))
+}
+
+/// How to speak to a lab.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Control {
+    pub(crate) addr: SocketAddr,
+    pub(crate) token: String,
+    /// Where the page is.
+    pub(crate) gateway: SocketAddr,
+    /// Where the brokers are.
+    pub(crate) nats_url: String,
+    /// The process of the lab.
+    pub(crate) pid: u32,
+    /// The file that this is written to.
+    pub(crate) file: PathBuf,
+}
+
+impl Control {
+    /// Writes it down for the commands of this user alone.
+    pub(crate) fn write(&self) -> anyhow::Result<()> {
+        let (path, new) = (&self.file, self.file.with_extension("new"));
+        let file = File::options().create(true).write(true).truncate(true).mode(0o600).open(&new);
+        let written = file.and_then(|mut file| file.write_all(json!(self).to_string().as_bytes()));
+        // Whole, or not there.
+        let written = written.and_then(|()| fs::rename(&new, path));
+        written.with_context(|| format!("cannot write {}", path.display()))
+    }
+}
+
+/// What a page or a command wants, and where to answer.
+pub(crate) struct Wish {
+    pub(crate) what: Wanted,
+    pub(crate) answer: oneshot::Sender<anyhow::Result<SystemState>>,
+}
+
+/// What a page or a command wants.
+pub(crate) enum Wanted {
+    /// To see what there is.
+    State,
+    /// Something to be done.
+    Action(Action),
+    /// The scene of a lesson.
+    Scene(Box<UpSettings>),
+}
+
+struct Shared {
+    wishes: mpsc::Sender<Wish>,
+    control: Control,
+}
+
+impl Shared {
+    /// The system after this.
+    async fn wish(&self, what: Wanted) -> Result<Json<SystemState>, Failed> {
+        let (answer, answered) = oneshot::channel();
+        let _ = self.wishes.send(Wish { what, answer }).await;
+        Ok(Json(answered.await.context("the lab is stopping")??))
+    }
+}
+
+/// Answers for as long as it is polled. What changes the system is wished for.
+pub(crate) async fn serve(listener: TcpListener, control: Control, wishes: mpsc::Sender<Wish>) {
+    let shared = Arc::new(Shared { wishes, control });
+    // Pages come from the gateway, under whatever name this machine has for itself; the token decides.
+    let cors = CorsLayer::new()
+        .allow_origin(AllowOrigin::predicate(|origin: &HeaderValue, _: &request::Parts| {
+            origin.to_str().is_ok_and(|origin| {
+                let host = origin.trim_start_matches("http://");
+                let host = host.rsplit_once(':').map_or(host, |(host, _)| host);
+                ["127.0.0.1", "localhost", "[::1]"].contains(&host)
+            })
+        }))
+        .allow_headers([header::AUTHORIZATION, header::CONTENT_TYPE]);
+    let routes = Router::new()
+        .route("/state", get(state))
+        .route("/actions", post(act))
+        .route("/scene", post(set_scene))
+        .route("/run", post(run))
+        .layer(middleware::from_fn_with_state(Arc::clone(&shared), authorized))
+        .layer(cors)
+        .with_state(shared);
+    // It never fails by itself.
+    let _ = axum::serve(listener, routes).await;
+}
+
+async fn authorized(State(shared): State<Arc<Shared>>, request: Request, next: Next) -> Response {
+    let expected = format!("Bearer {}", shared.control.token);
+    let given = request.headers().get(header::AUTHORIZATION).map(HeaderValue::as_bytes);
+    if given != Some(expected.as_bytes()) {
+        return problem(
+            StatusCode::UNAUTHORIZED,
+            "only the page and the commands of this lab may ask",
+        );
+    }
+    next.run(request).await
+}
+
+fn problem(status: StatusCode, detail: &str) -> Response {
+    (status, Json(json!({ "detail": detail }))).into_response()
+}
+
+/// An error as the answer to a page or a command.
+struct Failed(anyhow::Error);
+
+impl From<anyhow::Error> for Failed {
+    fn from(error: anyhow::Error) -> Self {
+        Self(error)
+    }
+}
+
+impl IntoResponse for Failed {
+    fn into_response(self) -> Response {
+        problem(StatusCode::CONFLICT, &chain(&*self.0))
+    }
+}
+
+async fn state(State(shared): State<Arc<Shared>>) -> Result<Json<SystemState>, Failed> {
+    shared.wish(Wanted::State).await
+}
+
+async fn act(
+    State(shared): State<Arc<Shared>>,
+    Json(action): Json<Action>,
+) -> Result<Json<SystemState>, Failed> {
+    shared.wish(Wanted::Action(action)).await
+}
+
+/// A lesson, and a step of it, from 1.
+#[derive(Deserialize)]
+struct AtStep {
+    lesson: usize,
+    #[serde(default)]
+    step: usize,
+}
+
+async fn set_scene(
+    State(shared): State<Arc<Shared>>,
+    Json(AtStep { lesson, .. }): Json<AtStep>,
+) -> Result<Json<SystemState>, Failed> {
+    let scene = lesson::scene(lesson::numbered(lesson)?)?;
+    shared.wish(Wanted::Scene(Box::new(scene))).await
+}
+
+async fn run(
+    State(shared): State<Arc<Shared>>,
+    Json(AtStep { lesson, step }): Json<AtStep>,
+) -> Result<Json<lesson::Ran>, Failed> {
+    let step = lesson::step(lesson::numbered(lesson)?, step)?;
+    Ok(Json(lesson::run(step, &Place::of(&shared.control)).await?))
+}

@@ -1,0 +1,83 @@
+//! What the lab does beside a system that runs: runs a program, and sends a message that no producer would.
+
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, bail};
+use async_nats::HeaderMap;
+use async_nats::header::{HeaderName, HeaderValue};
+use contract::queues;
+use testkit::programs;
+use workqueue::NatsSettings;
+
+use crate::control::{CONTROL_FILE, Lab};
+
+/// The programs that are built here when they are asked for.
+const OURS: [&str; 9] = [
+    "decoupled",
+    "requestor",
+    "generator",
+    "gateway",
+    "hello",
+    "coupled-requestor",
+    "coupled-generator",
+    "forgetful-requestor",
+    "forgetful-generator",
+];
+
+/// Becomes this program, which finds the broker of the lab that runs.
+///
+/// # Errors
+///
+/// Where no lab runs, or there is no such program.
+pub(crate) async fn exec(words: &[OsString]) -> anyhow::Result<()> {
+    let lab = Lab::find()?;
+    let (program, arguments) = words.split_first().context("name a program")?;
+    let path = match OURS.iter().find(|ours| *ours == program) {
+        Some(ours) => {
+            let [path] = programs::build_only([ours]).await?;
+            path
+        }
+        None => PathBuf::from(program),
+    };
+    let mut command = std::process::Command::new(&path);
+    command.args(arguments).env("NATS_URL", &lab.control.nats_url);
+    command.env(CONTROL_FILE, &lab.control.file);
+    command.env("GATEWAY_URL", format!("http://{}", lab.control.gateway));
+    let failed = command.exec();
+    bail!("cannot run {}: {failed}", path.display())
+}
+
+/// Publishes a message to a queue as it is, and says where it went.
+///
+/// # Errors
+///
+/// Where no lab runs, there is no such queue, or the broker refuses.
+pub(crate) async fn send(queue: &str, headers: &[String], body: String) -> anyhow::Result<String> {
+    let lab = Lab::find()?;
+    let names = queues::ALL.map(|queue| queue.stream).join(", ");
+    let found = queues::ALL.into_iter().find(|it| it.stream.eq_ignore_ascii_case(queue));
+    let queue = found.with_context(|| format!("there is no queue {queue}; there are {names}"))?;
+    let mut map = HeaderMap::new();
+    for header in headers {
+        let (name, value) = header.split_once(':').with_context(|| {
+            format!("{header} is no header: write a name, a colon and a value, such as Message-Version: 2")
+        })?;
+        let name: HeaderName = name.trim().parse().context("this is no name of a header")?;
+        let value: HeaderValue = value.trim().parse().context("this is no value of a header")?;
+        map.append(name, value);
+    }
+    let body = body.replace("{now}", &workqueue::now().to_string());
+    let new = uuid::Uuid::now_v7().to_string();
+    let body = body.replace("{id}", &new);
+    let id = serde_json::from_str::<serde_json::Value>(&body).ok();
+    let id = id.and_then(|body| body["id"].as_str().map(str::to_owned)).unwrap_or(new);
+    let subject = queue.subject_of(&id);
+    let connection = observe::connect(&NatsSettings::at(&lab.control.nats_url), "lab send").await?;
+    let nats = connection.context();
+    let sent = nats.publish_with_headers(subject.clone(), map, body.into()).await?.await;
+    let sent = sent.with_context(|| format!("the broker does not take it as {subject}"))?;
+    let again = if sent.duplicate { ", which was there already" } else { "" };
+    Ok(format!("{subject} is message {} of {}{again}", sent.sequence, sent.stream))
+}

@@ -1,0 +1,165 @@
+//! Does the steps of lessons, and sees that each check comes true.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, bail, ensure};
+use cli::terminal::say;
+use futures_util::{StreamExt, stream};
+use gateway::lessons::lesson::{Lesson, Step};
+use reqwest::Response;
+use serde_json::Value;
+use testkit::programs::{self, Programs};
+use testkit::target_directory::RunDirectory;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::{Place, run, scene};
+use crate::lesson::run::is_as_shown;
+use crate::up::Running;
+
+/// How many lessons are done at a time: most of each is waiting.
+const AT_A_TIME: usize = 4;
+
+/// How long a check may take to come true: only a lesson that is wrong takes as long.
+const PATIENCE: Duration = Duration::from_mins(2);
+
+/// Does the steps of these lessons, each on a system of its own, and says how they went. Gives whether all is as they
+/// say.
+///
+/// # Errors
+///
+/// Where nothing could be started, or it was stopped.
+pub(crate) async fn check(
+    lessons: impl Iterator<Item = &'static Lesson>,
+    stop: &CancellationToken,
+) -> anyhow::Result<bool> {
+    let programs = stop.run_until_cancelled(programs::build()).await;
+    let programs = programs.context("stopped before anything was started")??;
+    let checks = lessons.map(|lesson| Box::pin(check_one(lesson, &programs, stop)));
+    let mut checks = stream::iter(checks).buffer_unordered(AT_A_TIME);
+    let mut wrong = 0;
+    while let Some((lesson, checked)) = checks.next().await {
+        let Err(error) = checked else { continue };
+        ensure!(!stop.is_cancelled(), "stopped before all was done");
+        say(format_args!("{}. {}: {error:#}", lesson.number, lesson.title))?;
+        wrong += 1;
+    }
+    Ok(wrong == 0)
+}
+
+async fn check_one(
+    lesson: &'static Lesson,
+    programs: &Programs,
+    stop: &CancellationToken,
+) -> (&'static Lesson, anyhow::Result<()>) {
+    let checked = async {
+        let directory = RunDirectory::make("lesson")?;
+        let scene = scene(lesson)?;
+        let running = Running::start(programs, &scene, directory.path()).await?;
+        let work = running.during(async {
+            running.all_ready(&scene).await?;
+            steps(lesson, &running).await
+        });
+        let done = stop.run_until_cancelled(work).await;
+        if !matches!(&done, Some(Ok(()))) {
+            directory.keep();
+        }
+        done.context("stopped before the lesson was done")??;
+        let (verdict, _) = running.end().await?;
+        // A lesson may replace a store, and then there is no verdict.
+        let is_kept = verdict.is_clean() || verdict.cannot_tell.is_some();
+        ensure!(
+            is_kept && verdict.lost + verdict.doubled == 0,
+            "the audit is not clean:\n{verdict}"
+        );
+        Ok(())
+    };
+    (lesson, checked.await)
+}
+
+async fn steps(lesson: &'static Lesson, running: &Running) -> anyhow::Result<()> {
+    let place = Place::of(&running.control);
+    for (number, step) in (1..).zip(lesson.steps()) {
+        let seen = timeout(PATIENCE, done(lesson, number, step, running, &place)).await;
+        let seen = seen.with_context(|| format!("after {PATIENCE:?} it is not done"));
+        let seen = seen.and_then(|seen| seen);
+        let seen = seen.with_context(|| format!("step {number}"))?;
+        say(format_args!("  {}.{number}  {seen}", lesson.number))?;
+    }
+    Ok(())
+}
+
+/// Does a step, and gives what was seen.
+async fn done(
+    lesson: &Lesson,
+    number: usize,
+    step: &Step,
+    running: &Running,
+    place: &Place,
+) -> anyhow::Result<String> {
+    let follows = step.check.is_some() && !step.lab_only;
+    let mut events = if follows {
+        let gateway = running.gateway;
+        let url = format!("http://{gateway}/api/lessons/{}/steps/{number}", lesson.number);
+        let mut events = Events { response: reqwest::get(url).await?, unread: String::new() };
+        // What was before is known now.
+        let (is_true, saw) = events.next().await?;
+        ensure!(!is_true, "its check is true before anything is done: {saw}");
+        Some(events)
+    } else {
+        None
+    };
+    let mut printed = None;
+    if step.commands.lab.is_some() {
+        let ran = run(step, place).await?;
+        ensure!(ran.status == 0, "its command ends with {}:\n{}", ran.status, ran.output);
+        if let Some(shown) = &step.prints {
+            let is_as_shown = is_as_shown(shown, &ran.output);
+            ensure!(is_as_shown, "it prints\n{}\nand the lesson shows\n{shown}", ran.output);
+        }
+        printed = Some(ran);
+    }
+    if let Some(events) = &mut events {
+        let mut last = String::new();
+        loop {
+            match events.next().await.with_context(|| format!("the last that was seen: {last}"))? {
+                (true, saw) => return Ok(saw),
+                (false, saw) => last = saw,
+            }
+        }
+    }
+    match printed {
+        Some(ran) if step.lab_only => match ran.done {
+            Some(done) => Ok(done.saw),
+            None => bail!("its check does not hold of what it prints:\n{}", ran.output),
+        },
+        _ => Ok("done".to_owned()),
+    }
+}
+
+/// Server-sent events of a step.
+struct Events {
+    response: Response,
+    unread: String,
+}
+
+impl Events {
+    /// Whether the check holds, and what it saw.
+    async fn next(&mut self) -> anyhow::Result<(bool, String)> {
+        loop {
+            if let Some((event, rest)) = self.unread.split_once("\n\n") {
+                let field = |name| event.lines().find_map(|line| line.strip_prefix(name));
+                let data: Value = serde_json::from_str(field("data: ").unwrap_or_default())?;
+                let seen = (
+                    field("event: ") == Some("done"),
+                    data["saw"].as_str().unwrap_or_default().to_owned(),
+                );
+                let rest = rest.to_owned();
+                self.unread = rest;
+                return Ok(seen);
+            }
+            let chunk = self.response.chunk().await?.context("the gateway tells nothing more")?;
+            self.unread += &String::from_utf8_lossy(&chunk);
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! Runs the commands of a step as they stand in the lesson.
+
+use std::env;
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::Write;
+use std::net::SocketAddr;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+
+use anyhow::Context as _;
+use gateway::lessons::lesson::Step;
+use jiff::Timestamp;
+use nix::sys::signal::{self, Signal};
+use nix::unistd::Pid;
+use serde::Serialize;
+use serde_json::{Map, Value};
+use tokio::process::Command;
+
+use crate::control::{CONTROL_FILE, Control};
+
+/// Where the commands of a lesson find the gateway.
+const USUAL: &str = "127.0.0.1:8080";
+
+/// Where commands are run: beside this lab, in the root of the repository.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    control_file: PathBuf,
+    nats_url: String,
+    gateway: SocketAddr,
+}
+
+/// What came of the commands of a step.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Ran {
+    /// What they have printed, and why they failed.
+    pub(crate) output: String,
+    pub(crate) status: i32,
+    /// That the step is done, where the output says it.
+    pub(crate) done: Option<Done>,
+}
+
+/// That a check came true.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct Done {
+    pub(crate) at: Timestamp,
+    pub(crate) saw: String,
+}
+
+/// The processes of a step, which end when this is dropped.
+struct Group(i32);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        // Most often there is none any more.
+        let _ = signal::killpg(Pid::from_raw(self.0), Signal::SIGKILL);
+    }
+}
+
+/// Takes the place of cargo: `cargo lab` is this program, which is built. As cargo does, it becomes what it runs.
+const CARGO: &str = r#"#!/bin/sh
+if [ "$1" = lab ]; then shift; exec "$LAB_PROGRAM" "$@"; fi
+PATH=${PATH#*:} exec cargo "$@"
+"#;
+
+impl Place {
+    pub(crate) fn of(control: &Control) -> Self {
+        let (control_file, nats_url) = (control.file.clone(), control.nats_url.clone());
+        Self { control_file, nats_url, gateway: control.gateway }
+    }
+
+    /// The `PATH` with our cargo before the other one.
+    fn path(&self) -> anyhow::Result<OsString> {
+        let directory = self.control_file.with_file_name("bin");
+        let cargo = directory.join("cargo");
+        if !cargo.exists() {
+            let made = fs::create_dir_all(&directory).and_then(|()| {
+                let mut file =
+                    File::options().write(true).create_new(true).mode(0o700).open(&cargo)?;
+                file.write_all(CARGO.as_bytes())
+            });
+            made.with_context(|| format!("cannot create {}", cargo.display()))?;
+        }
+        let path = env::var_os("PATH").unwrap_or_default();
+        Ok(env::join_paths([directory].into_iter().chain(env::split_paths(&path)))?)
+    }
+}
+
+/// Runs the commands of a step.
+pub(crate) async fn run(step: &Step, place: &Place) -> anyhow::Result<Ran> {
+    let commands = step.commands.lab.as_deref().context("this step has no command for the lab")?;
+    // The port may be another one, where that is taken.
+    let commands = commands.replace(USUAL, &place.gateway.to_string());
+    let program = env::current_exe().context("the lab does not find itself")?;
+    let mut shell = Command::new("sh");
+    shell.args(["-e", "-c", &commands]).stdin(Stdio::null());
+    shell.env("PATH", place.path()?);
+    shell.current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."));
+    shell.env("LAB_PROGRAM", program).env(CONTROL_FILE, &place.control_file);
+    shell.env("NATS_URL", &place.nats_url).process_group(0);
+    let shell = shell.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+    let shell = shell.context("cannot run sh")?;
+    // What it has left running ends with it.
+    let _end = shell.id().and_then(|id| id.try_into().ok()).map(Group);
+    let ran = shell.wait_with_output().await.context("cannot wait for sh")?;
+    let mut output = String::from_utf8_lossy(&ran.stdout).into_owned();
+    let mut done = None;
+    if !ran.status.success() {
+        output += &String::from_utf8_lossy(&ran.stderr);
+    } else if step.lab_only {
+        let last = output.lines().rev().find_map(|line| serde_json::from_str(line).ok());
+        let variables = last.map(|tally: Value| Map::from_iter([("tally".to_owned(), tally)]));
+        if let (Some(variables), Some(check)) = (variables, &step.check)
+            && check.holds(&variables) == Ok(true)
+        {
+            done = Some(Done { at: Timestamp::now(), saw: check.saw(&variables) });
+        }
+    }
+    Ok(Ran { output, status: ran.status.code().unwrap_or(-1), done })
+}
+
+/// Whether an output is as a lesson shows it, where `…` stands for what varies: within a line for any text, alone on a
+/// line for any lines.
+pub(super) fn is_as_shown(shown: &str, output: &str) -> bool {
+    let shown: Vec<&str> = shown.lines().map(str::trim_end).collect();
+    let output: Vec<&str> = output.trim_end().lines().map(str::trim_end).collect();
+    matches(
+        &shown,
+        &output,
+        |line| *line == "…",
+        |shown, line| {
+            let shown: Vec<char> = shown.chars().collect();
+            let line: Vec<char> = line.chars().collect();
+            matches(&shown, &line, |it| *it == '…', PartialEq::eq)
+        },
+    )
+}
+
+/// Whether one sequence is like the other, in which some items stand for any number of others.
+fn matches<T>(
+    shown: &[T],
+    found: &[T],
+    is_any: impl Fn(&T) -> bool + Copy,
+    is_like: impl Fn(&T, &T) -> bool + Copy,
+) -> bool {
+    match (shown.split_first(), found.split_first()) {
+        (None, None) => true,
+        (Some((any, rest)), _) if is_any(any) => {
+            (0..=found.len()).any(|taken| matches(rest, &found[taken..], is_any, is_like))
+        }
+        (Some((first, rest)), Some((line, lines))) => {
+            is_like(first, line) && matches(rest, lines, is_any, is_like)
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn output_may_vary_where_it_is_marked() {
+        let shown = "stored …   asked …\n…\nNothing lost.";
+        assert!(is_as_shown(shown, "stored 5   asked 7\none\ntwo\nNothing lost.\n"));
+        assert!(is_as_shown(shown, "stored 5   asked 7\nNothing lost."));
+        assert!(!is_as_shown(shown, "stored 5   asked 7\none\nNothing."));
+        assert!(!is_as_shown(shown, "stored 5\nNothing lost."));
+        assert!(is_as_shown("", "") && !is_as_shown("", "x"));
+    }
+}

@@ -1,0 +1,228 @@
+//! The replicas of one side that `lab up` runs, each a process.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail, ensure};
+use serde::Serialize;
+use testkit::http;
+use testkit::side::Side;
+use tokio::time::{Instant, sleep};
+
+use crate::replica::Replica;
+
+/// How long a replica may take to be ready before the one that it replaces is told to stop.
+const READY_TIMEOUT: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_millis(20);
+
+/// The settings of a replica, besides those of the environment.
+pub(super) type Settings = Vec<(String, String)>;
+
+/// The replicas of one side.
+#[derive(Debug)]
+pub(super) struct Replicas {
+    side: Side,
+    program: PathBuf,
+    directory: PathBuf,
+    all: Vec<Member>,
+    /// Those that were told to stop and have been replaced.
+    leaving: Vec<Replica>,
+}
+
+/// A replica and what was done to it.
+#[derive(Debug)]
+struct Member {
+    number: u32,
+    replica: Replica,
+    is_paused: bool,
+    is_stopping: bool,
+}
+
+/// A process as a person sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(super) struct ProcessState {
+    pub(super) name: String,
+    pub(super) pid: u32,
+    /// running, paused, stopping or ended.
+    pub(super) state: &'static str,
+}
+
+impl Replicas {
+    pub(super) fn new(side: Side, program: &Path, directory: &Path) -> Self {
+        let (program, directory) = (program.to_owned(), directory.to_owned());
+        Self { side, program, directory, all: Vec::new(), leaving: Vec::new() }
+    }
+
+    fn launch(&self, number: u32, settings: &Settings) -> anyhow::Result<Member> {
+        let name = format!("{}-{number}", self.side);
+        let settings = settings.iter().map(|(name, value)| (name, value));
+        let replica = Replica::start(&self.program, &[], name, &self.directory, settings)?;
+        Ok(Member { number, replica, is_paused: false, is_stopping: false })
+    }
+
+    /// Starts those that were stopped or killed; one, where there has been none.
+    pub(super) fn start(&mut self, settings: &Settings) -> anyhow::Result<()> {
+        if self.all.is_empty() {
+            return self.scale(1, settings);
+        }
+        for index in 0..self.all.len() {
+            let member = &mut self.all[index];
+            if member.runs()? && !member.is_stopping {
+                continue;
+            }
+            let number = member.number;
+            let started = self.launch(number, settings)?;
+            let old = std::mem::replace(&mut self.all[index], started);
+            self.leaving.push(old.replica);
+        }
+        Ok(())
+    }
+
+    /// Makes it so many: those with the highest numbers are told to stop, and those that have ended are forgotten.
+    pub(super) fn scale(&mut self, count: u32, settings: &Settings) -> anyhow::Result<()> {
+        let mut kept = Vec::new();
+        for mut member in self.all.drain(..) {
+            if member.runs()? && !member.is_stopping {
+                kept.push(member);
+            } else {
+                self.leaving.push(member.replica);
+            }
+        }
+        let surplus = kept.split_off(kept.len().min(count as usize));
+        self.all = kept;
+        for member in surplus {
+            member.replica.terminate();
+            self.leaving.push(member.replica);
+        }
+        let mut number = 0;
+        while self.all.len() < count as usize {
+            number += 1;
+            if self.all.iter().all(|member| member.number != number) {
+                let started = self.launch(number, settings)?;
+                self.all.push(started);
+                self.all.sort_by_key(|member| member.number);
+            }
+        }
+        Ok(())
+    }
+
+    /// Replaces each that runs by a new process, which is ready before the old one is told to stop.
+    pub(super) async fn deploy(&mut self, settings: &Settings) -> anyhow::Result<()> {
+        for index in 0..self.all.len() {
+            if !self.all[index].runs()? || self.all[index].is_stopping {
+                continue;
+            }
+            let last = self.all.iter().map(|member| member.number).max();
+            let mut started = self.launch(last.unwrap_or_default() + 1, settings)?;
+            started.ready().await?;
+            let old = std::mem::replace(&mut self.all[index], started);
+            old.replica.terminate();
+            self.leaving.push(old.replica);
+        }
+        Ok(())
+    }
+
+    /// Does this to each of them that runs, or to the one with this number.
+    pub(super) async fn each(&mut self, number: Option<u32>, verb: Verb) -> anyhow::Result<()> {
+        let side = self.side;
+        let found = |member: &&mut Member| number.is_none_or(|number| member.number == number);
+        let members: Vec<&mut Member> = self.all.iter_mut().filter(found).collect();
+        if let Some(number) = number {
+            ensure!(!members.is_empty(), "there is no {side}-{number}");
+        }
+        for member in members {
+            if !member.runs()? {
+                continue;
+            }
+            match verb {
+                Verb::Stop => {
+                    member.replica.terminate();
+                    member.is_stopping = true;
+                }
+                Verb::Kill => drop(member.replica.process.kill().await?),
+                Verb::Pause => member.replica.process.pause()?,
+                Verb::Resume => member.replica.process.resume()?,
+            }
+            member.is_paused = verb == Verb::Pause || member.is_paused && verb != Verb::Resume;
+        }
+        Ok(())
+    }
+
+    /// Whether all of them understood their settings, which come from the environment, too.
+    ///
+    /// # Errors
+    ///
+    /// The log of a replica that did not. Otherwise it would be missing without a reason.
+    pub(super) fn all_could_start(&mut self) -> anyhow::Result<()> {
+        self.all.iter_mut().try_for_each(|member| member.replica.could_start())
+    }
+
+    /// Which replica runs as which process, or has ended.
+    pub(super) fn describe(&mut self) -> Vec<String> {
+        self.all.iter_mut().map(|member| member.replica.describe()).collect()
+    }
+
+    pub(super) fn state(&mut self) -> anyhow::Result<Vec<ProcessState>> {
+        self.all.iter_mut().map(Member::state).collect()
+    }
+
+    /// How many are not told to stop.
+    pub(super) fn count(&self) -> u32 {
+        u32::try_from(self.all.len()).unwrap_or(u32::MAX)
+    }
+
+    /// Stops all of them in order, and waits for them.
+    pub(super) async fn stop(&mut self) -> anyhow::Result<()> {
+        self.leaving.extend(self.all.drain(..).map(|member| member.replica));
+        self.leaving.iter().for_each(Replica::terminate);
+        for mut replica in self.leaving.drain(..) {
+            replica.stopped().await?;
+        }
+        Ok(())
+    }
+}
+
+/// What can be done to a process that runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verb {
+    Stop,
+    Kill,
+    Pause,
+    Resume,
+}
+
+impl Member {
+    fn runs(&mut self) -> anyhow::Result<bool> {
+        Ok(self.replica.process.try_wait()?.is_none())
+    }
+
+    fn state(&mut self) -> anyhow::Result<ProcessState> {
+        let state = match (self.runs()?, self.is_stopping, self.is_paused) {
+            (false, ..) => "ended",
+            (_, true, _) => "stopping",
+            (_, _, true) => "paused",
+            _ => "running",
+        };
+        let name = self.replica.name().to_owned();
+        Ok(ProcessState { name, pid: self.replica.id(), state })
+    }
+
+    /// Waits until it says that it is ready.
+    async fn ready(&mut self) -> anyhow::Result<()> {
+        let until = Instant::now() + READY_TIMEOUT;
+        while Instant::now() < until && self.runs()? {
+            let admin: Option<SocketAddr> =
+                self.replica.process.logged_addr("admin endpoint listens addr=");
+            if let Some(addr) = admin
+                && matches!(http::get(addr, "/readyz").await, Ok((200, _)))
+            {
+                return Ok(());
+            }
+            sleep(POLL).await;
+        }
+        let described = self.replica.describe();
+        self.replica.could_start().context("the old ones go on")?;
+        bail!("{described} does not get ready, so the old ones go on")
+    }
+}

@@ -1,0 +1,308 @@
+//! All that `lab up` runs, and what a person does to it.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Error, bail, ensure};
+use async_nats::jetstream::Context;
+use serde::Serialize;
+use testkit::broker::{Broker, Brokers};
+use testkit::programs::Programs;
+use testkit::side::Side;
+use tokio::time::{Instant, sleep};
+use workqueue::variable;
+
+use super::replicas::{ProcessState, Replicas, Settings, Verb};
+use super::settings::UpSettings;
+use crate::control::{Action, Target};
+use crate::replica::{Replica, WATCH, share};
+
+/// How long the gateway may take to say where it listens, and how often to read its log.
+const START_TIMEOUT: Duration = Duration::from_secs(5);
+const POLL: Duration = Duration::from_millis(10);
+
+/// The names of settings that a person changes while the system runs.
+const WORK_TIME: &str = "WORK_TIME";
+const FAILURE_RATE: &str = "FAILURE_RATE";
+
+/// The brokers, the gateway, both sides, and `declare --watch`, which keeps the topology.
+#[derive(Debug)]
+pub(crate) struct System {
+    programs: Programs,
+    directory: PathBuf,
+    pub(super) brokers: Brokers,
+    sides: [Replicas; 2],
+    watch: Replica,
+    gateway: Option<Replica>,
+    /// Requests a second, of all requestors together.
+    rate: String,
+    /// Settings of all processes, on top of the environment.
+    environment: BTreeMap<String, String>,
+}
+
+/// The processes and the settings, as a person sees them.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct SystemState {
+    requestors: Vec<ProcessState>,
+    generators: Vec<ProcessState>,
+    brokers: Vec<ProcessState>,
+    settings: BTreeMap<&'static str, String>,
+}
+
+impl System {
+    /// Starts the brokers and both sides.
+    pub(super) async fn start(
+        programs: &Programs,
+        settings: &UpSettings,
+        directory: &Path,
+    ) -> anyhow::Result<Self> {
+        let brokers = Brokers::start(settings.brokers, Some(directory.to_owned())).await?;
+        let environment = settings.environment.clone();
+        let rate = settings.rate.clone();
+        let watch = watch(programs, directory, &brokers, &environment)?;
+        let sides = Side::ALL.map(|side| Replicas::new(side, programs.of(side), directory));
+        let (programs, directory) = (programs.clone(), directory.to_owned());
+        let gateway = None;
+        let mut system =
+            Self { programs, directory, brokers, sides, watch, gateway, rate, environment };
+        system.scale(Side::Generator, settings.generators)?;
+        system.scale(Side::Requestor, settings.requestors)?;
+        Ok(system)
+    }
+
+    /// Starts the gateway, on its usual port or a free one, and gives the address where it listens. It may control
+    /// the deployment: on this machine that is open to everyone anyway. The page learns how to speak to `lab`.
+    pub(super) async fn start_gateway(&mut self, lab: &str) -> anyhow::Result<SocketAddr> {
+        let mut settings = self.settings();
+        settings
+            .extend([("CONTROL", "on"), ("LAB", lab)].map(|(k, v)| (k.to_owned(), v.to_owned())));
+        let gateway =
+            Replica::start(&self.programs.gateway, &[], "gateway", &self.directory, settings)?;
+        let process = &mut self.gateway.insert(gateway).process;
+        let until = Instant::now() + START_TIMEOUT;
+        while Instant::now() < until && matches!(process.try_wait(), Ok(None)) {
+            if let Some(addr) = process.logged_addr("gateway listens addr=") {
+                return Ok(addr);
+            }
+            sleep(POLL).await;
+        }
+        bail!("the gateway does not say where it listens:\n{}", process.log_text())
+    }
+
+    pub(super) async fn wait_until_declared(&mut self, nats: &Context) -> anyhow::Result<()> {
+        self.watch.wait_until_declared(nats).await
+    }
+
+    /// Does what a person wants.
+    pub(crate) async fn apply(&mut self, action: Action) -> anyhow::Result<()> {
+        match action {
+            Action::Start { target: Target::Broker, empty } => self.start_broker(empty).await,
+            Action::Kill { target: Target::Broker } => self.kill_broker().await,
+            Action::Start { target, empty: true } => {
+                bail!("only a broker can be started empty, and not {target}")
+            }
+            Action::Start { target: Target::Side(side) | Target::Replica(side, _), .. } => {
+                let settings = self.settings_of(side, self.sides[side as usize].count());
+                self.sides[side as usize].start(&settings)
+            }
+            Action::Stop { target } => self.each(&target, Verb::Stop).await,
+            Action::Kill { target } => self.each(&target, Verb::Kill).await,
+            Action::Pause { target } => self.each(&target, Verb::Pause).await,
+            Action::Resume { target } => self.each(&target, Verb::Resume).await,
+            Action::Scale { target: Target::Side(side), replicas } => {
+                ensure!(
+                    replicas <= 50,
+                    "50 replicas are the most that one machine is asked to run"
+                );
+                self.scale(side, replicas)?;
+                // The rate is that of all of them together.
+                if side == Side::Requestor { self.deploy(side).await } else { Ok(()) }
+            }
+            Action::Deploy { target: Target::Side(side) } => self.deploy(side).await,
+            Action::Scale { target, .. } | Action::Deploy { target } => {
+                bail!("{target} is no side: write requestors or generators")
+            }
+            Action::Set(changes) => {
+                changes.validate().map_err(Error::msg)?;
+                let of_generators =
+                    [(WORK_TIME, changes.work_time), (FAILURE_RATE, changes.failure_rate)];
+                let mut is_changed = false;
+                for (name, value) in of_generators {
+                    if let Some(value) = value {
+                        self.environment.insert(name.to_owned(), value);
+                        is_changed = true;
+                    }
+                }
+                if is_changed {
+                    self.deploy(Side::Generator).await?;
+                }
+                if let Some(rate) = changes.rate {
+                    self.rate = rate;
+                    self.deploy(Side::Requestor).await?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Replaces all replicas by others with these settings.
+    pub(crate) async fn set_scene(&mut self, settings: &UpSettings) -> anyhow::Result<()> {
+        for index in 0..self.brokers.len() {
+            if !self
+                .brokers
+                .iter_mut()
+                .nth(index)
+                .is_none_or(|broker| broker.runs().unwrap_or(true))
+            {
+                self.brokers.restart(index).await?;
+            }
+        }
+        self.environment.clone_from(&settings.environment);
+        self.rate.clone_from(&settings.rate);
+        self.watch.terminate();
+        self.watch.stopped().await?;
+        self.watch = watch(&self.programs, &self.directory, &self.brokers, &self.environment)?;
+        for side in &mut self.sides {
+            side.each(None, Verb::Resume).await?;
+            side.each(None, Verb::Stop).await?;
+        }
+        self.scale(Side::Generator, settings.generators)?;
+        self.scale(Side::Requestor, settings.requestors)
+    }
+
+    /// The settings of each process.
+    fn settings(&self) -> Settings {
+        settings(&self.brokers, &self.environment)
+    }
+
+    fn settings_of(&self, side: Side, count: u32) -> Settings {
+        let mut settings = self.settings();
+        if side == Side::Requestor {
+            let rate = self.rate.parse().expect("it was checked");
+            settings.push(("REQUEST_RATE".to_owned(), share(rate, count)));
+        }
+        settings
+    }
+
+    fn scale(&mut self, side: Side, count: u32) -> anyhow::Result<()> {
+        let settings = self.settings_of(side, count);
+        self.sides[side as usize].scale(count, &settings)
+    }
+
+    async fn deploy(&mut self, side: Side) -> anyhow::Result<()> {
+        let settings = self.settings_of(side, self.sides[side as usize].count());
+        self.sides[side as usize].deploy(&settings).await
+    }
+
+    async fn each(&mut self, target: &Target, verb: Verb) -> anyhow::Result<()> {
+        match *target {
+            Target::Side(side) => self.sides[side as usize].each(None, verb).await,
+            Target::Replica(side, number) => {
+                self.sides[side as usize].each(Some(number), verb).await
+            }
+            Target::Broker => bail!("a broker can be killed, and started"),
+        }
+    }
+
+    async fn kill_broker(&mut self) -> anyhow::Result<()> {
+        let Some(index) = self.broker(true)? else { bail!("no broker runs") };
+        self.brokers.kill(index).await
+    }
+
+    async fn start_broker(&mut self, empty: bool) -> anyhow::Result<()> {
+        while let Some(index) = self.broker(false)? {
+            if empty && let Some(broker) = self.brokers.iter().nth(index) {
+                broker.wipe()?;
+            }
+            self.brokers.restart(index).await?;
+        }
+        Ok(())
+    }
+
+    /// The first broker that runs, or that does not.
+    fn broker(&mut self, runs: bool) -> anyhow::Result<Option<usize>> {
+        for (index, broker) in self.brokers.iter_mut().enumerate() {
+            if broker.runs()? == runs {
+                return Ok(Some(index));
+            }
+        }
+        Ok(None)
+    }
+
+    /// # Errors
+    ///
+    /// The log of a replica that did not understand its settings.
+    pub(super) fn all_could_start(&mut self) -> anyhow::Result<()> {
+        self.sides.iter_mut().try_for_each(Replicas::all_could_start)?;
+        self.watch.could_start()
+    }
+
+    /// Which broker and which replica runs as which process, or has ended.
+    pub(super) fn describe(&mut self) -> [Vec<String>; 2] {
+        let describe = |broker: &mut Broker| match (broker.runs(), broker.id()) {
+            (Ok(true), Some(id)) => format!("{} (pid {id})", broker.name()),
+            _ => format!("{} (ended)", broker.name()),
+        };
+        let brokers = self.brokers.iter_mut().map(describe).collect();
+        [brokers, self.sides.iter_mut().flat_map(Replicas::describe).collect()]
+    }
+
+    pub(crate) fn state(&mut self) -> anyhow::Result<SystemState> {
+        let brokers = self.brokers.iter_mut().map(|broker| {
+            let state = if broker.runs()? { "running" } else { "ended" };
+            let (name, pid) = (broker.name().to_owned(), broker.id().unwrap_or_default());
+            Ok(ProcessState { name, pid, state })
+        });
+        let brokers = brokers.collect::<anyhow::Result<_>>()?;
+        let [requestors, generators] = self.sides.each_mut().map(Replicas::state);
+        let setting = |name: &str, default: &str| {
+            let set = self.environment.get(name).cloned();
+            set.or_else(|| variable(name)).unwrap_or_else(|| default.to_owned())
+        };
+        let settings = BTreeMap::from([
+            ("rate", self.rate.clone()),
+            ("work_time", setting(WORK_TIME, "0s")),
+            ("failure_rate", setting(FAILURE_RATE, "0")),
+        ]);
+        Ok(SystemState { requestors: requestors?, generators: generators?, brokers, settings })
+    }
+
+    /// Stops the requestors and then the generators, so that messages in flight come to their end.
+    pub(super) async fn stop(&mut self) -> anyhow::Result<()> {
+        for side in &mut self.sides {
+            side.stop().await?;
+        }
+        self.watch.terminate();
+        self.watch.stopped().await.map(drop)
+    }
+
+    /// Ends the rest, and says whether all brokers ran to the end.
+    pub(super) async fn end(&mut self) -> anyhow::Result<bool> {
+        if let Some(gateway) = &mut self.gateway {
+            // It has nothing to finish.
+            gateway.process.kill().await?;
+        }
+        // A user who has killed a broker may have started it again, on the same files.
+        let all_run = self.brokers.all_run()?;
+        self.brokers.stop().await?;
+        Ok(all_run)
+    }
+}
+
+fn settings(brokers: &Brokers, environment: &BTreeMap<String, String>) -> Settings {
+    let ours = [("NATS_URL", brokers.url()), ("REPLICAS", brokers.copies().to_string())];
+    let ours = ours.map(|(name, value)| (name.to_owned(), value));
+    ours.into_iter().chain(environment.clone()).collect()
+}
+
+fn watch(
+    programs: &Programs,
+    directory: &Path,
+    brokers: &Brokers,
+    environment: &BTreeMap<String, String>,
+) -> anyhow::Result<Replica> {
+    let settings = settings(brokers, environment);
+    Replica::start(&programs.decoupled, &WATCH, "declare", directory, settings)
+}
