@@ -11,6 +11,10 @@ import { elements } from "./lesson_text.js";
 /** After how many milliseconds the hint of a step shows by itself. */
 const PATIENCE = 20_000;
 
+/** Where the commands find the gateway; and where it is for this page. */
+const USUAL = "http://127.0.0.1:8080";
+const here = new URL(".", location.href).href.replace(/\/$/, "");
+
 /** The sections that are not folded in; and those that are worth reading once the steps are done. */
 const BEFORE = ["Set the scene", "Predict", "Do"];
 const AFTER = ["See", "Why"];
@@ -129,7 +133,7 @@ function prediction() {
 function command(commands, word, run) {
   const others = [...place.options].filter(({ value }) => commands[value]).map(({ text }) => text);
   if (!commands[place.value]) return others.length ? [note(`For ${others.join(" and ")} alone.`)] : [];
-  const words = commands[place.value].split(/(\s+)/).map((part, index) => (index % 2 ? part : el("span", {}, part)));
+  const words = commands[place.value].replaceAll(USUAL, here).split(/(\s+)/).map((part, index) => (index % 2 ? part : el("span", {}, part)));
   const [code, result] = [el("pre", {}, ...words), el("div", { class: "result", role: "status" })];
   const runs = button(word, async () => {
     result.replaceChildren(note("Under way; it may take a minute."));

@@ -71,11 +71,11 @@ async fn the_page_works_on_a_phone_by_keyboard_and_screen_reader() {
 }
 
 /// What axe finds wrong, by the rules of WCAG 2.2 and its best practices.
-const VIOLATIONS: &str =
+pub(crate) const VIOLATIONS: &str =
     "return axe.run(document).then(({ violations }) => violations.map(({ id, nodes }) =>
     [id, ...nodes.map(({ html, failureSummary }) => `${html.slice(0, 200)}: ${failureSummary}`)]))";
 
-const NO_AXE: &str = "axe is not there to judge the page; install it with .ci/browser";
+pub(crate) const NO_AXE: &str = "axe is not there to judge the page; install it with .ci/browser";
 
 #[tokio::test]
 async fn axe_finds_no_violation() {

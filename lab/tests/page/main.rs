@@ -12,6 +12,7 @@ mod browser;
 mod dead_letters;
 mod flow;
 mod gateway;
+mod lessons;
 mod recovery;
 mod strings;
 mod sub_path;

@@ -1,0 +1,96 @@
+//! The lessons beside the flow, and the buttons of the lab.
+
+use std::time::Duration;
+
+use serde_json::json;
+use testkit::process::{Process, logged};
+use testkit::target_directory::directory;
+use tokio::process::Command;
+use tokio::time::timeout;
+
+use crate::accessibility::{NO_AXE, VIOLATIONS};
+use crate::browser::Browser;
+use crate::deployment::{Deployment, Side};
+use crate::gateway::GatewayProcess;
+
+/// The first step of the lesson.
+const FIRST: &str = "#lesson .steps > li:first-child";
+
+#[tokio::test]
+async fn step_is_ticked_once_it_is_seen_and_stays_so() {
+    let deployment = Deployment::start().await;
+    let generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let rate = [("REQUEST_RATE", "20")];
+    let _requestor = deployment.run(Side::Requestor, "requestor", &rate).await;
+    let gateway = GatewayProcess::start(&deployment).await;
+    let browser = Browser::start().await;
+    browser.open(&gateway.url()).await;
+    browser.says("#status", "live").await;
+    browser.types("l").await;
+    browser.press("#lesson-body li:nth-child(2) a").await;
+    browser.says(FIRST, "now: generators 1").await;
+    browser.write("#lesson textarea", "Nobody notices.").await;
+    drop(generator);
+    browser.until(&format!("document.querySelector('{FIRST}').dataset.state === 'done'")).await;
+    browser.says(&format!("{FIRST} .tick"), "generators 0").await;
+    browser.says("#lesson .steps > li:nth-child(2)", "now: ").await;
+    browser.client.refresh().await.unwrap();
+    browser.says(&format!("{FIRST} .tick"), "generators 0").await;
+    browser.until("document.querySelector('#lesson textarea').value === 'Nobody notices.'").await;
+    // There is no lab here, so there is nothing that could be run.
+    let run = "[...document.querySelectorAll('#lesson button')].find(it => it.textContent === 'Run it' && it.checkVisibility())";
+    browser.until(&format!("!{run}")).await;
+    browser.until("document.querySelector('#lab').hidden").await;
+    browser.press(&format!("{FIRST} .tick button")).await;
+    browser.until(&format!("document.querySelector('{FIRST}').dataset.state === 'current'")).await;
+    // The pane goes with its address, and comes back with it.
+    browser.client.back().await.unwrap();
+    browser.says("#lesson-title", "Lessons").await;
+    browser.client.back().await.unwrap();
+    browser.until("document.querySelector('#lesson').hidden").await;
+    browser.types("l").await;
+    browser.says("#lesson-body li:nth-child(2)", "0 of 4 steps").await;
+    assert_eq!(browser.complaints().await, [""; 0]);
+}
+
+#[tokio::test]
+async fn page_of_the_lab_controls_it_and_has_no_violation() {
+    let files = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
+    command.args(["up", "--for", "1h", "--rate", "20"]).env_remove("RUST_BACKTRACE");
+    let mut lab = Process::spawn(command, files.path().join("log")).unwrap();
+    logged(&lab, "REQUESTS 0 waiting").await;
+    let said = lab.log_text();
+    let page = said.split_once("The page is at ").unwrap().1.split_once('\n').unwrap().0;
+    let browser = Browser::start().await;
+    browser.open(&format!("{page}#/lessons/1")).await;
+    browser.says("#lab-sides", "generator-2").await;
+    browser.says(FIRST, "now: generators 2").await;
+    browser.press(&format!("{FIRST} .choice button:nth-child(2)")).await;
+    browser.until(&format!("document.querySelector('{FIRST}').dataset.state === 'done'")).await;
+    browser.press("button[aria-label='Start generators']").await;
+    browser.says("#generator", "generator-2").await;
+    browser.press("button[aria-label='More generators']").await;
+    browser.says("#lab-sides", "generator-3, pid").await;
+    browser.write("#lab-rate", "fast").await;
+    browser.press("#lab-settings button").await;
+    browser.says("#lab-note", "requests a second").await;
+    let refused = browser.complaints().await;
+    assert!(refused.len() == 1 && refused[0].contains("409"), "{refused:?}");
+    let axe = directory().join("axe/axe_playwright_python/axe.min.js");
+    browser.run(&std::fs::read_to_string(axe).expect(NO_AXE)).await;
+    for scheme in ["light", "dark"] {
+        browser.prefers("prefers-color-scheme", scheme).await;
+        for width in [320, 1366] {
+            browser.resize(width, 800).await;
+            let found = browser.run(VIOLATIONS).await;
+            assert_eq!(found, json!([]), "{scheme}, {width}: {found:#}");
+            let wide = "return document.documentElement.scrollWidth - document.documentElement.clientWidth";
+            assert_eq!(browser.run(wide).await, 0, "at {width} pixels one has to scroll sideways");
+        }
+    }
+    assert_eq!(browser.complaints().await, [""; 0]);
+    lab.terminate().unwrap();
+    let ended = timeout(Duration::from_mins(1), lab.wait()).await.expect("it ends");
+    assert!(ended.unwrap().success(), "{}", lab.log_text());
+}
