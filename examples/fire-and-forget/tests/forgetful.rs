@@ -25,7 +25,11 @@ fn requestor(broker: &Broker, directory: &Path, settings: &[&str]) -> Process {
 /// What the requestor says at its end.
 async fn tally(mut requestor: Process) -> Value {
     assert!(requestor.wait().await.unwrap().success(), "{}", requestor.log_text());
-    serde_json::from_str(&requestor.log_text()).unwrap()
+    let said = requestor.log_text();
+    let lines: Vec<Value> = said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let (tally, ended) = lines.split_last().unwrap();
+    assert_eq!(tally["asked"], ended.len(), "{said}");
+    tally.clone()
 }
 
 #[tokio::test]
@@ -68,4 +72,17 @@ async fn two_generators_both_answer_each_request() {
     let tally =
         tally(requestor(&broker, directory.path(), &["--total", "20", "--patience", "5s"])).await;
     assert_eq!((&tally["answered"], &tally["doubled"]), (&20.into(), &20.into()), "{tally}");
+}
+
+#[tokio::test]
+async fn requestor_that_is_interrupted_counts_what_it_asked() {
+    let directory = tempfile::tempdir().unwrap();
+    let broker = Broker::start(BrokerOptions::default()).await.unwrap();
+    let _generator = generator(&broker, directory.path(), "generator").await;
+    let settings = ["--total", "1000000", "--patience", "10ms"];
+    let requestor = requestor(&broker, directory.path(), &settings);
+    logged(&requestor, "answered").await;
+    requestor.interrupt().unwrap();
+    let tally = tally(requestor).await;
+    assert!(tally["answered"].as_u64() > Some(0), "{tally}");
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 use testkit::eventually::eventually;
-use testkit::process::Process;
+use testkit::process::{Process, logged};
 use tokio::process::Command;
 
 /// The generator, and where it listens.
@@ -23,7 +23,15 @@ async fn tally(url: &str, settings: &[&str]) -> Value {
     command.args(["--generator-url", url, "--rate", "200"]).args(settings);
     let output = command.output().await.unwrap();
     assert!(output.status.success(), "{output:?}");
-    serde_json::from_slice(&output.stdout).unwrap()
+    tally_of(&String::from_utf8(output.stdout).unwrap())
+}
+
+/// The last line, which counts the lines before it.
+fn tally_of(said: &str) -> Value {
+    let lines: Vec<Value> = said.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let (tally, ended) = lines.split_last().unwrap();
+    assert_eq!(tally["asked"], ended.len(), "{said}");
+    tally.clone()
 }
 
 #[tokio::test]
@@ -61,4 +69,18 @@ async fn answer_that_comes_too_late_is_made_again() {
         log => Err(log),
     })
     .await;
+}
+
+#[tokio::test]
+async fn requestor_that_is_interrupted_counts_what_it_asked() {
+    let directory = tempfile::tempdir().unwrap();
+    let (_generator, url) = generator(directory.path(), &[]).await;
+    let mut command = Command::new(env!("CARGO_BIN_EXE_coupled-requestor"));
+    command.args(["--generator-url", &url, "--total", "1000000", "--timeout", "1m"]);
+    let mut requestor = Process::spawn(command, directory.path().join("requestor")).unwrap();
+    logged(&requestor, "answered").await;
+    requestor.interrupt().unwrap();
+    assert!(requestor.wait().await.unwrap().success(), "{}", requestor.log_text());
+    let tally = tally_of(&requestor.log_text());
+    assert_eq!(tally["asked"], tally["answered"], "{tally}");
 }

@@ -1,4 +1,5 @@
-//! Publishes requests at a steady rate, and counts what it hears: then says what has become of them.
+//! Publishes requests at a steady rate, and counts what it hears. Says of each what has become of it, and then of all;
+//! Ctrl-C ends the asking, and a second one the listening.
 
 use std::collections::HashMap;
 use std::io::{Write, stdout};
@@ -9,6 +10,8 @@ use fire_and_forget::{ACKNOWLEDGMENTS, Acknowledgment, REQUESTS, RESPONSES, Requ
 use futures_util::StreamExt;
 use jiff::SignedDuration;
 use serde::Serialize;
+use serde_json::json;
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
@@ -42,22 +45,33 @@ struct Tally {
     lost: usize,
     /// Responses beyond the first.
     doubled: u32,
-    longest_wait_ms: u128,
+    longest_wait_ms: f64,
 }
 
 /// A request that was published.
 struct Asked {
     at: Instant,
+    /// How long it took to publish it.
+    held: Duration,
+    /// How long the first answer took.
+    waited: Option<Duration>,
     answers: u32,
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
-    let Settings { nats_url, rate, total, length, patience } = Settings::parse();
+    let Settings { nats_url, rate, mut total, length, patience } = Settings::parse();
     let nats = async_nats::connect(nats_url).await?;
     let mut responses = nats.subscribe(RESPONSES).await?;
-    let (mut asked, mut longest) = (HashMap::new(), Duration::ZERO);
-    let (started, mut number) = (Instant::now(), 0);
+    let (mut asked, mut number, started) = (HashMap::new(), 0, Instant::now());
+    let mut interrupted = signal(SignalKind::interrupt())?;
+    let ms = |time: Duration| time.as_secs_f64() * 1000.0;
+    let tell = |id: &str, Asked { at, held, waited, .. }: &Asked| {
+        let outcome = if waited.is_some() { "answered" } else { "lost" };
+        let (asked, held, waited) = (ms(*at - started), ms(*held), waited.map(ms));
+        let ended = json!({ "id": id, "asked_ms": asked, "held_ms": held, "waited_ms": waited, "outcome": outcome });
+        writeln!(stdout(), "{ended}")
+    };
     loop {
         // The next request; after the last one the end.
         let next = started + Duration::from_secs(1) * number / rate;
@@ -68,27 +82,39 @@ async fn main() -> anyhow::Result<()> {
                     break;
                 }
                 number += 1;
-                let id = Uuid::new_v4().to_string();
+                let (id, at) = (Uuid::new_v4().to_string(), Instant::now());
                 let request = serde_json::to_vec(&Request { id: id.clone(), length })?;
-                asked.insert(id, Asked { at: Instant::now(), answers: 0 });
                 nats.publish(REQUESTS, request.into()).await?;
+                asked.insert(id, Asked { at, held: at.elapsed(), waited: None, answers: 0 });
             }
             Some(response) = responses.next() => {
                 let Response { id, .. } = serde_json::from_slice(&response.payload)?;
-                let Some(Asked { at, answers }) = asked.get_mut(&id) else { continue };
-                *answers += 1;
-                if *answers == 1 {
-                    longest = longest.max(at.elapsed());
+                let Some(request) = asked.get_mut(&id) else { continue };
+                request.answers += 1;
+                if request.answers == 1 {
+                    request.waited = Some(request.at.elapsed());
+                    tell(&id, request)?;
                     let acknowledgment = serde_json::to_vec(&Acknowledgment { id })?;
                     nats.publish(ACKNOWLEDGMENTS, acknowledgment.into()).await?;
                 }
             }
+            Some(()) = interrupted.recv() => {
+                if number == total {
+                    break;
+                }
+                total = number;
+            }
         }
     }
     nats.flush().await?;
+    // Nobody will ever know how long they would have waited.
+    for (id, request) in asked.iter().filter(|(_, request)| request.answers == 0) {
+        tell(id, request)?;
+    }
     let answered = asked.values().filter(|it| it.answers > 0).count();
     let doubled = asked.values().map(|it| it.answers.saturating_sub(1)).sum();
-    let longest_wait_ms = longest.as_millis();
+    let longest = asked.values().filter_map(|it| it.waited).max();
+    let longest_wait_ms = ms(longest.unwrap_or_default());
     let lost = asked.len() - answered;
     let tally = Tally { asked: asked.len(), answered, lost, doubled, longest_wait_ms };
     writeln!(stdout(), "{}", serde_json::to_string(&tally)?)?;

@@ -1,5 +1,5 @@
 //! Asks the generator for random strings at a steady rate, each with a time-out, retries and, if that is wished, a circuit
-//! breaker; then says what has become of them.
+//! breaker. Says of each at its end what has become of it, and then of all; Ctrl-C ends the asking.
 
 use std::io::{Write, stdout};
 use std::sync::Arc;
@@ -12,7 +12,9 @@ use jiff::SignedDuration;
 use recloser::{AsyncRecloser, Error, Recloser};
 use reqwest::Client;
 use serde::Serialize;
+use serde_json::json;
 use synchronous::{Answer, Ask};
+use tokio::signal::ctrl_c;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
@@ -58,29 +60,33 @@ struct Tally {
     rejected: u32,
     /// Calls that reached for the generator.
     calls: u32,
-    longest_wait_ms: u128,
+    longest_wait_ms: f64,
 }
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
     let settings = Arc::new(Settings::parse());
     let caller = Arc::new(Caller::new(&settings)?);
-    let (mut calls, started) = (JoinSet::new(), Instant::now());
-    for number in 0..settings.total {
-        sleep_until(started + Duration::from_secs(1) * number / settings.rate).await;
+    let (mut calls, mut tally, started) = (JoinSet::new(), Tally::default(), Instant::now());
+    tokio::pin! { let stop = ctrl_c(); }
+    while tally.asked < settings.total {
+        tokio::select! {
+            () = sleep_until(started + Duration::from_secs(1) * tally.asked / settings.rate) => {}
+            _ = &mut stop => break,
+        }
+        tally.asked += 1;
         let caller = Arc::clone(&caller);
-        calls.spawn(async move { caller.ask().await });
+        calls.spawn(async move { caller.ask(started).await });
     }
-    let mut tally = Tally { asked: settings.total, ..Tally::default() };
-    for (answered, attempts, waited) in calls.join_all().await {
-        tally.calls += attempts;
-        *match answered {
-            Ok(_) if attempts == 1 => &mut tally.answered,
-            Ok(_) => &mut tally.answered_late,
-            Err(Error::Inner(_)) => &mut tally.failed,
-            Err(Error::Rejected) => &mut tally.rejected,
+    for (outcome, calls, waited_ms) in calls.join_all().await {
+        tally.calls += calls;
+        tally.longest_wait_ms = tally.longest_wait_ms.max(waited_ms);
+        *match outcome {
+            "answered" if calls == 1 => &mut tally.answered,
+            "answered" => &mut tally.answered_late,
+            "rejected" => &mut tally.rejected,
+            _ => &mut tally.failed,
         } += 1;
-        tally.longest_wait_ms = tally.longest_wait_ms.max(waited.as_millis());
     }
     writeln!(stdout(), "{}", serde_json::to_string(&tally)?)?;
     Ok(())
@@ -101,20 +107,21 @@ impl Caller {
             .error_rate(0.5)
             .closed_len(20)
             .half_open_len(5)
-            .open_wait(Duration::from_secs(1))
-            .build();
-        let breaker = settings.breaker.then(|| AsyncRecloser::from(breaker));
+            .open_wait(Duration::from_secs(1));
+        let breaker = settings.breaker.then(|| AsyncRecloser::from(breaker.build()));
         Ok(Self { client, settings: Arc::clone(settings), breaker })
     }
 
-    /// Asks for a string until there is one, or the last attempt has failed. Also gives the attempts, and how long it took.
-    async fn ask(&self) -> (Result<Answer, Error<reqwest::Error>>, u32, Duration) {
-        let (asked, attempts) = (Instant::now(), AtomicU32::new(0));
+    /// Asks until there is a string, or the last attempt has failed. Gives the outcome, the calls, and how long it took.
+    async fn ask(&self, started: Instant) -> (&'static str, u32, f64) {
+        let (asked, calls) = (Instant::now(), AtomicU32::new(0));
         let ask = Ask { id: Uuid::new_v4().to_string(), length: self.settings.length };
         let call = async || {
             let attempt = async {
-                attempts.fetch_add(1, Ordering::Relaxed);
-                self.call(&ask).await
+                calls.fetch_add(1, Ordering::Relaxed);
+                let url = format!("{}/strings", self.settings.generator_url);
+                let answer = self.client.post(url).json(&ask).send().await?;
+                answer.error_for_status()?.json::<Answer>().await
             };
             match &self.breaker {
                 Some(breaker) => breaker.call(attempt).await,
@@ -126,14 +133,17 @@ impl Caller {
             .with_min_delay(Duration::from_millis(100))
             .with_max_times(self.settings.retries)
             .with_jitter();
-        let is_worth_another = |error: &Error<_>| matches!(error, Error::Inner(_));
-        let answered = call.retry(backoff).when(is_worth_another).await;
-        (answered, attempts.into_inner(), asked.elapsed())
-    }
-
-    async fn call(&self, ask: &Ask) -> reqwest::Result<Answer> {
-        let url = format!("{}/strings", self.settings.generator_url);
-        let answer = self.client.post(url).json(ask).send().await?;
-        answer.error_for_status()?.json().await
+        let outcome = match call.retry(backoff).when(|it| matches!(it, Error::Inner(_))).await {
+            Ok(_) => "answered",
+            Err(Error::Inner(_)) => "failed",
+            Err(Error::Rejected) => "rejected",
+        };
+        let ms = |time: Duration| time.as_secs_f64() * 1000.0;
+        let (id, asked_ms, waited_ms) = (ask.id, ms(asked - started), ms(asked.elapsed()));
+        let ended =
+            json!({ "id": id, "asked_ms": asked_ms, "waited_ms": waited_ms, "outcome": outcome });
+        // Nobody may read it.
+        let _ = writeln!(stdout(), "{ended}");
+        (outcome, calls.into_inner(), waited_ms)
     }
 }
