@@ -3,7 +3,8 @@
 //! | for a test or the lab | module |
 //! | --- | --- |
 //! | a `nats-server`, found or installed, or a cluster of them, which can be killed and restarted | [`broker`] |
-//! | the programs of this workspace, built | [`programs`], [`side`] |
+//! | a port that a server finds free when it comes back | [`held`] |
+//! | the programs of this workspace, and those of its examples, built | [`programs`], [`side`] |
 //! | a program as a child process: its log, signals, memory and processor time | [`process`], [`usage`] |
 //! | a proxy to the broker that can be cut, slowed, or stopped before a certain message | [`proxy`] |
 //! | waiting for a fact instead of a time | [`eventually`] |
@@ -12,6 +13,7 @@
 
 pub mod broker;
 pub mod eventually;
+pub mod held;
 pub mod http;
 pub mod process;
 pub mod programs;

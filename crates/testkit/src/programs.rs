@@ -13,6 +13,23 @@ use crate::side::Side;
 /// The names of the programs.
 const NAMES: [&str; 4] = ["requestor", "generator", "gateway", "decoupled"];
 
+/// The names of the programs of the examples that the system is compared with.
+const EXAMPLES: [&str; 4] =
+    ["coupled-requestor", "coupled-generator", "forgetful-requestor", "forgetful-generator"];
+
+/// Where the programs of the examples are that the system is compared with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Examples {
+    /// The requestor of `examples/synchronous`.
+    pub coupled_requestor: PathBuf,
+    /// Its generator.
+    pub coupled_generator: PathBuf,
+    /// The requestor of `examples/fire-and-forget`.
+    pub forgetful_requestor: PathBuf,
+    /// Its generator.
+    pub forgetful_generator: PathBuf,
+}
+
 /// Where the programs are.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Programs {
@@ -45,6 +62,27 @@ impl Programs {
 pub async fn build() -> anyhow::Result<Programs> {
     let [requestor, generator, gateway, decoupled] = build_only(NAMES).await?;
     Ok(Programs { requestor, generator, gateway, decoupled })
+}
+
+/// As [`build`], with the programs of the examples, which bring libraries of their own: not every command has to wait
+/// for them.
+///
+/// # Errors
+///
+/// As [`build`].
+pub async fn build_with_examples() -> anyhow::Result<(Programs, Examples)> {
+    let [a, b, c, d] = NAMES;
+    let [e, f, g, h] = EXAMPLES;
+    let built = build_only([a, b, c, d, e, f, g, h]).await?;
+    let [requestor, generator, gateway, decoupled, rest @ ..] = built;
+    let [coupled_requestor, coupled_generator, forgetful_requestor, forgetful_generator] = rest;
+    let examples = Examples {
+        coupled_requestor,
+        coupled_generator,
+        forgetful_requestor,
+        forgetful_generator,
+    };
+    Ok((Programs { requestor, generator, gateway, decoupled }, examples))
 }
 
 /// Builds these programs with cargo, or finds that they are up to date, in the same way as this crate was built:

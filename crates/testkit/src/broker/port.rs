@@ -1,13 +1,13 @@
-//! The ports of a broker: read from it while it runs, and held for it while it does not.
+//! The ports of a broker, which it says itself.
 
 use std::fs;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use anyhow::Context;
 use serde_json::Value;
-use tokio::net::TcpSocket;
+
+use crate::held::Held;
 
 /// The ports that a server listens on; 0 for one that it has yet to choose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +33,13 @@ impl Ports {
         Some(Self { client, monitor, cluster: port("cluster") })
     }
 
+    /// Holds them, if they can be held. It is a precaution, and nothing to fail for.
+    pub(super) fn hold(self) -> Option<Held> {
+        let ports = [Some(self.client), Some(self.monitor), self.cluster];
+        let tell = |error: &io::Error| tracing::debug!(%error, "the ports are not held");
+        Held::bind(ports.into_iter().flatten()).inspect_err(tell).ok()
+    }
+
     /// Removes the ports file of an earlier server: one that is killed leaves it behind.
     pub(super) fn forget(directory: &Path) -> anyhow::Result<()> {
         for file in fs::read_dir(directory).context("cannot read the directory of the ports")? {
@@ -41,45 +48,6 @@ impl Ports {
         }
         Ok(())
     }
-}
-
-/// Sockets that are bound to the ports of a server that is down, and never listen: connections
-/// are refused, as with a server that is down, and no process gets the ports as free ones. Without
-/// them, the next broker that starts may take one, or a client that tries to reconnect, which has to
-/// connect *from* some port as well.
-#[derive(Debug)]
-pub(super) struct Held {
-    _sockets: Vec<TcpSocket>,
-}
-
-impl Held {
-    /// Whether the server can take its ports while they are held, so that there is no moment in
-    /// between. Linux lets a socket have a port next to another one, where both allow that with
-    /// `SO_REUSEADDR` and the other does not listen; elsewhere they have to be free.
-    pub(super) const CAN_BE_SHARED: bool = cfg!(target_os = "linux");
-
-    /// Holds the ports, if they can be held. It is a precaution, and nothing to fail for.
-    pub(super) fn bind(ports: Ports) -> Option<Self> {
-        let tell = |error: &io::Error| tracing::debug!(%error, "the ports are not held");
-        let ports = [Some(ports.client), Some(ports.monitor), ports.cluster];
-        let sockets: io::Result<_> = ports.into_iter().flatten().map(socket).collect();
-        Some(Self { _sockets: sockets.inspect_err(tell).ok()? })
-    }
-
-    /// Holds a free port, for a server whose port others have to know before it runs.
-    pub(super) fn free() -> io::Result<(Self, u16)> {
-        let socket = socket(0)?;
-        let port = socket.local_addr()?.port();
-        Ok((Self { _sockets: vec![socket] }, port))
-    }
-}
-
-fn socket(port: u16) -> io::Result<TcpSocket> {
-    let socket = TcpSocket::new_v4()?;
-    // The connections that the server had keep their port busy for some time.
-    socket.set_reuseaddr(true)?;
-    socket.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))?;
-    Ok(socket)
 }
 
 #[cfg(test)]

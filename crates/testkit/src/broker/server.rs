@@ -11,8 +11,9 @@ use tempfile::TempDir;
 use tokio::time::timeout;
 
 use super::find::find;
-use super::port::{Held, Ports};
+use super::port::Ports;
 use super::ready;
+use crate::held::Held;
 use crate::process::{self, Process, bound_to_this};
 
 /// How long a broker may take to answer, or to stop. One that has a million messages to read back
@@ -200,7 +201,7 @@ impl Broker {
     /// Where it does not run, or the operating system refuses.
     pub async fn kill(&mut self) -> anyhow::Result<()> {
         self.running()?.kill().await?;
-        self.state = ServerState::Down { _held: Held::bind(self.ports) };
+        self.state = ServerState::Down { _held: self.ports.hold() };
         Ok(())
     }
 
@@ -218,7 +219,7 @@ impl Broker {
         let status = ended.map_err(|_| {
             anyhow::anyhow!("nats-server does not stop; the end of its log:\n{}", self.log_tail())
         })??;
-        self.state = ServerState::Down { _held: Held::bind(self.ports) };
+        self.state = ServerState::Down { _held: self.ports.hold() };
         Ok(status)
     }
 
