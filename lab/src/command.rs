@@ -12,6 +12,7 @@ use workqueue::StopSignals;
 
 use crate::bench::{BenchSettings, bench};
 use crate::chaos::{ChaosSettings, chaos};
+use crate::compare::{CompareSettings, compare};
 use crate::control::{Action, Changes, Lab, Target};
 use crate::exec;
 use crate::lesson::{self, LessonSettings};
@@ -95,6 +96,17 @@ enum LabCommand {
     /// services also read the environment, such as a QUEUE_LIMIT of 10 for full queues; ACK_WAIT is
     /// 2s unless it is set.
     Chaos(ChaosSettings),
+    /// Asks the same of services that are coupled, that fire and forget, and that have a queue between them
+    ///
+    /// Runs the pair of examples/synchronous without and with its circuit breaker, that of
+    /// examples/fire-and-forget, and requestor and generator with their queues, at the same time, each
+    /// with one generator. All generators are killed and paused at the same moments, as it follows
+    /// from the seed. Then tells what became of the requests of each: answered at once (within 1s),
+    /// late, or never, and doubled; the longest wait, and how long their callers were held. Exit
+    /// status 0 if the audit of the queue is clean, 1 if not, 2 if there is nothing to compare. All
+    /// programs also read the environment, such as ACK_WAIT for the queue, or TIMEOUT and RETRIES for
+    /// those that are coupled.
+    Compare(CompareSettings),
     /// Measures the speed of the system, beside the baseline of the broker on the same machine
     ///
     /// The baseline, round trips and strings a second, the latency of a round trip, its cost in
@@ -115,7 +127,7 @@ enum LabCommand {
 }
 
 /// Runs a command to its end, or until a signal ends it, and gives the exit status. The first signal
-/// stops `up` and `chaos` in order; anything else ends at once.
+/// stops `up`, `chaos` and `compare` in order; anything else ends at once.
 ///
 /// # Errors
 ///
@@ -185,6 +197,15 @@ async fn carry_out(command: LabCommand, stop: &CancellationToken) -> anyhow::Res
                 terminal::say("")?;
             }
             terminal::print(&report, settings.json)?;
+            report.clean
+        }
+        LabCommand::Compare(settings) => {
+            let report = Box::pin(compare(&settings, stop)).await?;
+            if !settings.json {
+                terminal::say("")?;
+            }
+            terminal::print(&report, settings.json)?;
+            report.draw(&settings)?;
             report.clean
         }
         LabCommand::Bench(settings) => {

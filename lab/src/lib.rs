@@ -1,12 +1,14 @@
-//! The whole system on one machine: runs it ([`up`]), breaks it on purpose ([`chaos`]), measures it
-//! ([`mod@bench`]), and teaches with it (`lesson`). `control` lets commands and the page change what `up` runs, and `exec`
-//! runs programs beside it. All run the programs as `replica` does; `starts` counts what a rate limit counts; `command` is
-//! the command line.
+//! The whole system on one machine: runs it ([`up`]), breaks it on purpose ([`chaos`]), measures it ([`mod@bench`]),
+//! compares it with what most build first ([`mod@compare`]), and teaches with it (`lesson`). `control` lets commands and the
+//! page change what `up` runs, and `exec` runs programs beside it. All run the programs as `replica` does, and tell what
+//! happens as `event_log` does; `starts` counts what a rate limit counts; `command` is the command line.
 
 pub mod bench;
 pub mod chaos;
 mod command;
+pub mod compare;
 mod control;
+mod event_log;
 mod exec;
 mod lesson;
 mod replica;
@@ -14,4 +16,5 @@ mod starts;
 pub mod up;
 
 pub use command::{LabCli, run};
+pub use event_log::Moment;
 pub use starts::starts_by_second;

@@ -16,8 +16,8 @@ use testkit::proxy::Proxy;
 use testkit::side::Side;
 use workqueue::{Priority, chain};
 
-use super::event_log::EventLog;
 use super::plan::{Action, Cast, Fault, FaultTarget, Member};
+use crate::event_log::EventLog;
 use crate::replica::{Replica, WATCH, share};
 
 /// How long a healthy network takes, in each direction. Without it, almost nothing would be on its way

@@ -2,13 +2,11 @@
 
 mod clients;
 mod environment;
-mod event_log;
 mod pauses;
 pub mod plan;
 mod poison;
 mod report;
 
-pub use event_log::Moment;
 pub use report::{ChaosReport, Findings};
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,11 +27,11 @@ use workqueue::{Connection, NatsSettings, dead_letters};
 
 use clients::Clients;
 use environment::{ChaosEnvironment, ReplicaConfig};
-use event_log::EventLog;
 use pauses::Pauses;
 use plan::{Action, Cast, Fault, FaultTarget, Plan};
 use poison::Poison;
 
+use crate::event_log::EventLog;
 use crate::starts_by_second;
 
 /// How often to say how far things have come.

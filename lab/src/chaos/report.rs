@@ -7,8 +7,8 @@ use observe::audit::Verdict;
 use serde::Serialize;
 use workqueue::dead_letters::DeadLetter;
 
-use super::event_log::Moment;
 use super::plan::Plan;
+use crate::event_log::Moment;
 
 /// How many dead letters are named that should be none.
 const NAMED: usize = 3;

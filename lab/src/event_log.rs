@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 /// The events so far. Several tasks write to it at the same time.
 #[derive(Debug)]
-pub(super) struct EventLog {
+pub(crate) struct EventLog {
     started: Instant,
     moments: Mutex<Vec<Moment>>,
     quiet: bool,
@@ -31,17 +31,17 @@ pub struct Moment {
 impl EventLog {
     /// Begins now. A quiet one writes to the standard error, which leaves the standard output to the report.
     /// Where the reader of the events has gone, as that of `chaos | head`, it stops the run in order.
-    pub(super) fn new(quiet: bool, stop: CancellationToken) -> Self {
+    pub(crate) fn new(quiet: bool, stop: CancellationToken) -> Self {
         Self { started: Instant::now(), moments: Mutex::default(), quiet, stop }
     }
 
     /// The moment that is this long after the beginning.
-    pub(super) fn after(&self, time: Duration) -> Instant {
+    pub(crate) fn after(&self, time: Duration) -> Instant {
         self.started + time
     }
 
     /// Something happens.
-    pub(super) fn note(&self, what: impl Display) {
+    pub(crate) fn note(&self, what: impl Display) {
         let at = self.started.elapsed().as_secs_f64();
         let what = what.to_string();
         if self.quiet {
@@ -55,7 +55,7 @@ impl EventLog {
         self.moments.lock().expect("nothing panics while it holds this").push(Moment { at, what });
     }
 
-    pub(super) fn into_moments(self) -> Vec<Moment> {
+    pub(crate) fn into_moments(self) -> Vec<Moment> {
         self.moments.into_inner().expect("nothing panics while it holds this")
     }
 }

@@ -1,0 +1,170 @@
+//! `lab compare`: what a queue between two services buys, and what it costs. The same requests, asked at the same
+//! moments of four pairs of a requestor and a generator, whose generators fail at the same moments.
+//!
+//! | pair | what it is |
+//! | --- | --- |
+//! | coupled | `examples/synchronous`: a call over HTTP, with a time-out of 1 s and three retries |
+//! | coupled, with breaker | the same with its circuit breaker |
+//! | fire and forget | `examples/fire-and-forget`: plain publish and subscribe, on a broker of its own |
+//! | queue | `requestor` and `generator`, on a broker of their own |
+//!
+//! | subject | module |
+//! | --- | --- |
+//! | the outages of the generators, from a seed | `plan` |
+//! | the four pairs: started, broken, stopped | `pairs` |
+//! | what each did | `reading` |
+//! | the figures of each | `figures` |
+//! | the report for people, and its bars | `report` |
+//! | the same as a picture | `picture` |
+//!
+//! It is fair in this: all four run on this machine at the same time, each with one requestor and one generator, the
+//! same arrivals, the same work time, the same outages, and else with its own defaults. And it is simpler than the
+//! world in this:
+//!
+//! - The work is a wait, which takes no processor. So no generator has too much to do: neither what retries ask for
+//!   twice nor what has piled up in a queue holds up anything else.
+//! - Only generators fail. A broker that fails is a matter of [`chaos`](crate::chaos); with fire and forget its
+//!   messages are lost as well.
+//! - All is on one machine, whose system refuses calls to a generator that was killed. A machine that is away refuses
+//!   nothing, and its callers wait, as they do in the pause.
+//! - "Doubled" counts effects. The coupled generator has one each time that it makes a string; it could look up the id
+//!   of the request before, which most do not. The generator of the queue may also make a string twice, after a
+//!   redelivery, but its effect is created under the id of the request.
+
+mod figures;
+mod pairs;
+mod picture;
+mod plan;
+mod reading;
+mod report;
+mod settings;
+
+pub use figures::{Design, PairFigures, Second};
+pub use plan::{Outage, OutageCause, outages};
+pub use report::CompareReport;
+pub use settings::CompareSettings;
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, ensure};
+use futures_util::future::try_join_all;
+use observe::audit::{Verdict, audit, drained};
+use testkit::programs::{self, Examples, Programs};
+use testkit::target_directory::{RunDirectory, from_here};
+use tokio::time::sleep_until;
+use tokio_util::sync::CancellationToken;
+
+use figures::Seen;
+use pairs::{Between, Pair, PairConfig};
+
+use crate::event_log::EventLog;
+
+/// How long the queues may take to drain once all is answered. Only a stuck message needs so long.
+const DRAIN_TIMEOUT: Duration = Duration::from_mins(5);
+
+/// Runs all four pairs, breaks their generators, waits for the last answers, and compares. At `stop` nothing more is
+/// asked.
+///
+/// # Errors
+///
+/// Where something cannot be built, started, broken or read.
+pub async fn compare(
+    settings: &CompareSettings,
+    stop: &CancellationToken,
+) -> anyhow::Result<CompareReport> {
+    let built = stop.run_until_cancelled(programs::build_with_examples()).await;
+    let (system, examples) = built.context("stopped before anything was started")??;
+    let directory = RunDirectory::make("compare")?;
+    let report = run(&system, &examples, directory.path(), settings, stop).await;
+    if !report.as_ref().is_ok_and(|report| report.clean) {
+        directory.keep();
+    }
+    report
+}
+
+async fn run(
+    system: &Programs,
+    examples: &Examples,
+    directory: &Path,
+    settings: &CompareSettings,
+    stop: &CancellationToken,
+) -> anyhow::Result<CompareReport> {
+    let seed = settings.seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
+    let planned = outages(seed, settings.duration);
+    let config = PairConfig { system, examples, settings, directory };
+    let mut pairs = try_join_all(Design::ALL.map(|design| Pair::start(design, &config))).await?;
+
+    let log = EventLog::new(settings.json, stop.clone());
+    let (began, began_at) = (log.after(Duration::ZERO), workqueue::now());
+    log.note(format_args!("seed {seed}: outages {}, pairs {}", planned.len(), pairs.len()));
+    log.note(format_args!("logs and queues are in {}", from_here(directory)));
+    let mut asking_since = Vec::new();
+    for pair in &mut pairs {
+        asking_since.push(began.elapsed());
+        pair.ask()?;
+    }
+    let suffered = break_generators(&mut pairs, &planned, &log, stop).await?;
+    stop.run_until_cancelled(sleep_until(log.after(settings.duration))).await;
+    let asked_for = began.elapsed().min(settings.duration);
+    let is_cut_short = stop.is_cancelled();
+    if is_cut_short {
+        try_join_all(pairs.iter_mut().map(Pair::stop_asking)).await?;
+    }
+    log.note("no more requests; the last answers come, some only after ACK_WAIT");
+    let mut each = Vec::new();
+    let mut verdict = Verdict::default();
+    for (pair, since) in pairs.iter_mut().zip(asking_since) {
+        // That of the queue ends by itself only where it has asked for all.
+        if pair.design != Design::Queue || !is_cut_short {
+            pair.wait_until_answered().await?;
+        }
+        if let Between::Queues(_, connection) = &pair.between {
+            let nats = connection.context();
+            drained(nats, DRAIN_TIMEOUT).await?;
+            verdict = audit(nats, Duration::ZERO).await?;
+            let requests = reading::facts(connection, began_at).await?;
+            each.push(Seen { requests, doubled: verdict.doubled });
+        } else {
+            let [requestor, generator] = pair.logs()?;
+            each.push(reading::printed(&requestor, &generator, since)?);
+        }
+    }
+    ensure!(
+        verdict.requested > 0,
+        "stopped before anything was asked for, so there is nothing to compare"
+    );
+    log.note("stopping everything in order");
+    try_join_all(pairs.into_iter().map(Pair::stop)).await?;
+    Ok(CompareReport::new(seed, asked_for, settings, suffered, &each, verdict))
+}
+
+/// Breaks and mends all generators at the same moments, and gives when that was. At `stop` they are mended at once.
+async fn break_generators(
+    pairs: &mut [Pair],
+    planned: &[Outage],
+    log: &EventLog,
+    stop: &CancellationToken,
+) -> anyhow::Result<Vec<Outage>> {
+    let began = log.after(Duration::ZERO);
+    let mut suffered = Vec::new();
+    for outage in planned {
+        let Outage { at, lasts, cause } = *outage;
+        if stop.run_until_cancelled(sleep_until(log.after(at))).await.is_none() {
+            break;
+        }
+        log.note(outage);
+        let at = whole_milliseconds(began.elapsed());
+        try_join_all(pairs.iter_mut().map(|pair| pair.break_generator(cause))).await?;
+        stop.run_until_cancelled(sleep_until(log.after(outage.at + lasts))).await;
+        pairs.iter_mut().try_for_each(|pair| pair.mend_generator(cause))?;
+        let lasts = whole_milliseconds(began.elapsed()).saturating_sub(at);
+        log.note(outage.end());
+        suffered.push(Outage { at, lasts, cause });
+    }
+    Ok(suffered)
+}
+
+fn whole_milliseconds(time: Duration) -> Duration {
+    Duration::from_millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+}

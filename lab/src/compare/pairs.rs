@@ -1,0 +1,266 @@
+//! The four pairs of a requestor and a generator: how each is started, broken and stopped.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail, ensure};
+use testkit::broker::{Broker, BrokerOptions};
+use testkit::held::Held;
+use testkit::programs::{Examples, Programs};
+use tokio::time::{Instant, sleep, timeout};
+use workqueue::{Connection, NatsSettings};
+
+use super::figures::Design;
+use super::plan::{OutageCause, in_words};
+use super::settings::CompareSettings;
+use crate::replica::Replica;
+
+/// How long a generator may take until it listens, and how often to look.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+const POLL: Duration = Duration::from_millis(10);
+
+/// How long the last answers may take. What a killed generator had in its hands comes again after `ACK_WAIT`.
+const LAST_ANSWERS: Duration = Duration::from_mins(5);
+
+/// What all pairs are started with.
+#[derive(Debug)]
+pub(super) struct PairConfig<'a> {
+    pub(super) system: &'a Programs,
+    pub(super) examples: &'a Examples,
+    pub(super) settings: &'a CompareSettings,
+    /// Where the logs and the queues are.
+    pub(super) directory: &'a Path,
+}
+
+/// A requestor and a generator.
+#[derive(Debug)]
+pub(super) struct Pair {
+    pub(super) design: Design,
+    requestor: Program,
+    generator: Program,
+    pub(super) between: Between,
+}
+
+/// What is between the two.
+#[derive(Debug)]
+pub(super) enum Between {
+    /// The port that the generator listens on, held for it.
+    Port(u16, Option<Held>),
+    /// A broker that keeps nothing.
+    Broker(Broker),
+    /// A broker that keeps queues and facts.
+    Queues(Broker, Connection),
+}
+
+/// A program, which is run with these settings.
+#[derive(Debug)]
+struct Program {
+    path: PathBuf,
+    name: String,
+    settings: Vec<(&'static str, String)>,
+    directory: PathBuf,
+    replica: Option<Replica>,
+}
+
+impl Program {
+    fn start(&mut self) -> anyhow::Result<()> {
+        let Self { path, name, settings, directory, .. } = self;
+        self.replica = Some(Replica::start(path, &[], &*name, directory, settings.clone())?);
+        Ok(())
+    }
+
+    fn running(&mut self) -> anyhow::Result<&mut Replica> {
+        self.replica.as_mut().with_context(|| format!("{} does not run", self.name))
+    }
+
+    /// How it failed, if it has: with an exit status of its own.
+    fn failed(&mut self) -> anyhow::Result<bool> {
+        let Some(replica) = &mut self.replica else { return Ok(false) };
+        replica.could_start()?;
+        Ok(replica.process.try_wait()?.is_some_and(|status| status.code() > Some(0)))
+    }
+
+    /// All that it has printed, also before it was started again.
+    fn log(&self) -> anyhow::Result<String> {
+        let file = self.directory.join(format!("{}.log", self.name));
+        std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))
+    }
+}
+
+impl Pair {
+    /// Starts a generator, and what is between it and its requestor.
+    pub(super) async fn start(design: Design, config: &PairConfig<'_>) -> anyhow::Result<Self> {
+        let &PairConfig { system, examples, settings, directory } = config;
+        let work_time = ("WORK_TIME", in_words(settings.work_time));
+        let (rate, total) = (settings.rate.to_string(), settings.total().to_string());
+        let nats = |broker: &Broker| ("NATS_URL", broker.url());
+        let between = match design {
+            Design::Coupled | Design::CoupledWithBreaker => {
+                let (held, port) = Held::free().context("there is no port for a generator")?;
+                Between::Port(port, Some(held))
+            }
+            Design::FireAndForget => Between::Broker(broker(design, directory).await?),
+            Design::Queue => {
+                let broker = broker(design, directory).await?;
+                let nats = NatsSettings::at(broker.url());
+                let connection = observe::connect(&nats, "lab compare").await?;
+                Between::Queues(broker, connection)
+            }
+        };
+        let (requestor, asking, generator, making) = match &between {
+            Between::Port(port, _) => {
+                let addr = format!("127.0.0.1:{port}");
+                let breaker = (design == Design::CoupledWithBreaker).to_string();
+                let url = ("GENERATOR_URL", format!("http://{addr}"));
+                let asking = vec![url, ("BREAKER", breaker), ("RATE", rate), ("TOTAL", total)];
+                let making = vec![("LISTEN", addr), work_time];
+                (&examples.coupled_requestor, asking, &examples.coupled_generator, making)
+            }
+            Between::Broker(broker) => {
+                let asking = vec![nats(broker), ("RATE", rate), ("TOTAL", total)];
+                let making = vec![nats(broker), work_time];
+                (&examples.forgetful_requestor, asking, &examples.forgetful_generator, making)
+            }
+            Between::Queues(broker, _) => {
+                let asking = vec![nats(broker), ("REQUEST_RATE", rate), ("REQUEST_TOTAL", total)];
+                (&system.requestor, asking, &system.generator, vec![nats(broker), work_time])
+            }
+        };
+        let program = |path: &Path, side: &str, settings| {
+            let (path, directory) = (path.to_owned(), directory.to_owned());
+            let name = format!("{}-{side}", design.prefix());
+            Program { path, name, settings, directory, replica: None }
+        };
+        let requestor = program(requestor, "requestor", asking);
+        let generator = program(generator, "generator", making);
+        let mut pair = Self { design, requestor, generator, between };
+        pair.start_generator()?;
+        pair.wait_until_generator_listens().await?;
+        Ok(pair)
+    }
+
+    fn start_generator(&mut self) -> anyhow::Result<()> {
+        if let Between::Port(_, held) = &mut self.between
+            && !Held::CAN_BE_SHARED
+        {
+            *held = None;
+        }
+        self.generator.start()
+    }
+
+    async fn wait_until_generator_listens(&mut self) -> anyhow::Result<()> {
+        if let Between::Queues(_, connection) = &self.between {
+            return self.generator.running()?.wait_until_declared(connection.context()).await;
+        }
+        let until = Instant::now() + START_TIMEOUT;
+        // "listens on …", or "listening".
+        while !self.generator.log()?.contains("listen") {
+            self.check()?;
+            ensure!(Instant::now() < until, "{} does not listen", self.generator.name);
+            sleep(POLL).await;
+        }
+        Ok(())
+    }
+
+    /// Starts the requestor, which asks from now on.
+    pub(super) fn ask(&mut self) -> anyhow::Result<()> {
+        self.requestor.start()
+    }
+
+    /// Breaks the generator.
+    pub(super) async fn break_generator(&mut self, cause: OutageCause) -> anyhow::Result<()> {
+        self.check()?;
+        let process = &mut self.generator.running()?.process;
+        match cause {
+            OutageCause::Pause => process.pause()?,
+            OutageCause::Kill => {
+                process.kill().await?;
+                self.generator.replica = None;
+                if let Between::Port(port, held @ None) = &mut self.between {
+                    // A precaution, and nothing to fail for.
+                    *held = Held::bind([*port]).ok();
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Mends what [`Self::break_generator`] has broken.
+    pub(super) fn mend_generator(&mut self, cause: OutageCause) -> anyhow::Result<()> {
+        match cause {
+            OutageCause::Pause => self.generator.running()?.process.resume(),
+            OutageCause::Kill => self.start_generator(),
+        }
+    }
+
+    /// Looks whether a program has ended that should not have.
+    ///
+    /// # Errors
+    ///
+    /// That it has, with its log.
+    pub(super) fn check(&mut self) -> anyhow::Result<()> {
+        let Self { design, requestor, generator, .. } = self;
+        if let Some(replica) = &mut generator.replica
+            && replica.process.try_wait()?.is_some()
+        {
+            bail!("{} has ended by itself:\n{}", generator.name, generator.log()?);
+        }
+        // The queue's fails where a request was given up, which the audit tells as well.
+        if requestor.failed()? && *design != Design::Queue {
+            bail!("{} has failed:\n{}", requestor.name, requestor.log()?);
+        }
+        Ok(())
+    }
+
+    /// Has the requestor ask for nothing more, and only take what comes.
+    pub(super) async fn stop_asking(&mut self) -> anyhow::Result<()> {
+        let requestor = &mut self.requestor;
+        if self.design != Design::Queue {
+            // One that has ended refuses, which is as good.
+            let _ = requestor.running()?.process.interrupt();
+            return Ok(());
+        }
+        requestor.running()?.terminate();
+        requestor.running()?.process.wait().await?;
+        requestor.settings.retain(|(name, _)| *name == "NATS_URL");
+        let none = [("REQUEST_RATE", "0".to_owned()), ("REQUEST_TOTAL", String::new())];
+        requestor.settings.extend(none);
+        requestor.start()
+    }
+
+    /// Waits until the requestor has ended, with the last answer.
+    pub(super) async fn wait_until_answered(&mut self) -> anyhow::Result<()> {
+        let ended = timeout(LAST_ANSWERS, self.requestor.running()?.process.wait()).await;
+        ended.with_context(|| format!("{} does not end", self.requestor.name))??;
+        self.check()
+    }
+
+    /// All that the requestor has printed, and all that the generators have.
+    pub(super) fn logs(&self) -> anyhow::Result<[String; 2]> {
+        Ok([self.requestor.log()?, self.generator.log()?])
+    }
+
+    /// Stops everything in order.
+    pub(super) async fn stop(mut self) -> anyhow::Result<()> {
+        self.check()?;
+        for program in [&mut self.requestor, &mut self.generator] {
+            if let Some(replica) = &mut program.replica
+                && replica.process.try_wait()?.is_none()
+            {
+                replica.terminate();
+                replica.stopped().await?;
+            }
+        }
+        match &mut self.between {
+            Between::Broker(broker) | Between::Queues(broker, _) => broker.stop().await.map(drop),
+            Between::Port(..) => Ok(()),
+        }
+    }
+}
+
+/// A broker of a pair's own.
+async fn broker(design: Design, directory: &Path) -> anyhow::Result<Broker> {
+    let directory = Some(directory.join(format!("{}-broker", design.prefix())));
+    let without_jetstream = design != Design::Queue;
+    Broker::start(BrokerOptions { directory, without_jetstream, ..Default::default() }).await
+}
