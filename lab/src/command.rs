@@ -96,7 +96,7 @@ enum LabCommand {
     /// services also read the environment, such as a QUEUE_LIMIT of 10 for full queues; ACK_WAIT is
     /// 2s unless it is set.
     Chaos(ChaosSettings),
-    /// Asks the same of services that are coupled, that fire and forget, and that have a queue between them
+    /// Compares a queue between two services with calls that wait, and with fire and forget
     ///
     /// Runs the pair of examples/synchronous without and with its circuit breaker, that of
     /// examples/fire-and-forget, and requestor and generator with their queues, at the same time, each

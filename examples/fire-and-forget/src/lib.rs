@@ -7,6 +7,8 @@
 //! $ cargo run --bin forgetful-generator
 //! $ cargo run --bin forgetful-requestor -- --rate 10 --total 100
 //! ```
+//!
+//! `cargo lab compare` runs them beside the system with queues, and breaks both.
 
 use serde::{Deserialize, Serialize};
 

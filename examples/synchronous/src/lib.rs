@@ -6,6 +6,8 @@
 //! $ cargo run --bin coupled-generator -- --work-time 50ms
 //! $ cargo run --bin coupled-requestor -- --rate 10 --total 100
 //! ```
+//!
+//! `cargo lab compare` runs them beside the system with queues, and breaks both.
 
 use serde::{Deserialize, Serialize};
 

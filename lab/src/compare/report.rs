@@ -81,7 +81,7 @@ impl CompareReport {
         self.pairs.iter().find(|pair| pair.design == design)?.calm_median_ms
     }
 
-    /// What the hop over the queue costs, in a sentence.
+    /// What the queue costs, in sentences.
     fn cost(&self) -> Option<String> {
         let (coupled, queue) = (self.calm(Design::Coupled)?, self.calm(Design::Queue)?);
         let cost = match queue - coupled {
@@ -91,7 +91,8 @@ impl CompareReport {
         let [coupled, queue] = [coupled, queue].map(|it| time(Some(it)));
         Some(format!(
             "Where all is well, the median answer takes {coupled} coupled, and {queue} over the\n\
-             queue: the hop adds {cost}."
+             queue: the hop adds {cost}. What a killed generator was working on comes\n\
+             again after ACK_WAIT."
         ))
     }
 }
@@ -99,11 +100,7 @@ impl CompareReport {
 /// A table, bars, and what has to be known about them, in lines of less than 80 characters.
 impl fmt::Display for CompareReport {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(
-            formatter,
-            "{:<16}{:>7}{:>8}{:>7}{:>7}{:>8}{:>8}{:>11}{:>7}",
-            "", "asked", "at once", "late", "failed", "doubled", "longest", "held, 50%", "99%"
-        )?;
+        writeln!(formatter, "{HEAD}")?;
         for pair in &self.pairs {
             let Second { at_once, late, failed } = pair.total;
             let [longest, median, most] =
@@ -142,6 +139,10 @@ impl fmt::Display for CompareReport {
         )
     }
 }
+
+/// Above the columns of the table.
+const HEAD: &str =
+    "                  asked at once   late failed doubled longest  held, 50%    99%";
 
 /// What the words of the table mean.
 const NOTES: &str = "\
@@ -197,6 +198,15 @@ mod tests {
         assert_eq!(bar(1, 2, 999), format!("▓░{}", "·".repeat(58)));
         assert_eq!(bar(0, 0, 7), "·".repeat(60));
         assert_eq!(bar(0, 0, 0), "");
+    }
+
+    #[test]
+    fn readme_shows_the_words_of_the_report() {
+        let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
+        let readme = std::fs::read_to_string(readme).unwrap();
+        for words in [HEAD, NOTES, SIMPLIFIED] {
+            assert!(readme.contains(words.trim()), "the README shows something else than\n{words}");
+        }
     }
 
     #[test]
