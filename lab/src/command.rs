@@ -144,8 +144,10 @@ pub async fn run(cli: LabCli) -> anyhow::Result<ExitCode> {
             drop(token);
         }
     });
-    let stops_in_order =
-        matches!(cli.command, LabCommand::Up(_) | LabCommand::Chaos(_) | LabCommand::Lesson(_));
+    let stops_in_order = matches!(
+        cli.command,
+        LabCommand::Up(_) | LabCommand::Chaos(_) | LabCommand::Compare(_) | LabCommand::Lesson(_)
+    );
     let at_once = if stops_in_order { &end } else { &stop };
     // Dropping the future kills all processes that the lab has started.
     let done = at_once.run_until_cancelled(Box::pin(carry_out(cli.command, &stop))).await;

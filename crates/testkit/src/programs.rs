@@ -13,10 +13,6 @@ use crate::side::Side;
 /// The names of the programs.
 const NAMES: [&str; 4] = ["requestor", "generator", "gateway", "decoupled"];
 
-/// The names of the programs of the examples that the system is compared with.
-const EXAMPLES: [&str; 4] =
-    ["coupled-requestor", "coupled-generator", "forgetful-requestor", "forgetful-generator"];
-
 /// Where the programs of the examples are that the system is compared with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Examples {
@@ -71,17 +67,20 @@ pub async fn build() -> anyhow::Result<Programs> {
 ///
 /// As [`build`].
 pub async fn build_with_examples() -> anyhow::Result<(Programs, Examples)> {
-    let [a, b, c, d] = NAMES;
-    let [e, f, g, h] = EXAMPLES;
-    let built = build_only([a, b, c, d, e, f, g, h]).await?;
-    let [requestor, generator, gateway, decoupled, rest @ ..] = built;
+    let built = build_only([
+        "requestor",
+        "generator",
+        "gateway",
+        "decoupled",
+        "coupled-requestor",
+        "coupled-generator",
+        "forgetful-requestor",
+        "forgetful-generator",
+    ]);
+    let [requestor, generator, gateway, decoupled, rest @ ..] = built.await?;
     let [coupled_requestor, coupled_generator, forgetful_requestor, forgetful_generator] = rest;
-    let examples = Examples {
-        coupled_requestor,
-        coupled_generator,
-        forgetful_requestor,
-        forgetful_generator,
-    };
+    let examples =
+        Examples { coupled_requestor, coupled_generator, forgetful_requestor, forgetful_generator };
     Ok((Programs { requestor, generator, gateway, decoupled }, examples))
 }
 
