@@ -60,8 +60,9 @@ function group(title, target) {
       const process = processes[place];
       row.hidden = !process;
       if (!process) return;
-      say(row, `${process.name}, pid ${process.pid}, ${process.state}`);
-      mark(row, "state", process.state);
+      const { name, pid, state } = process;
+      say(row, state === "ended" ? `${name}, ended` : `${name}, pid ${pid}, ${state}`);
+      mark(row, "state", state);
     });
   };
 }

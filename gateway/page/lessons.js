@@ -138,6 +138,9 @@ function command(commands, word, run) {
   const runs = button(word, async () => {
     result.replaceChildren(note("Under way; it may take a minute."));
     result.replaceChildren(...(await run().catch((error) => [note(`It did not run: ${error.message}.`)])));
+    // What counts stands at the end.
+    const output = result.querySelector("pre");
+    if (output) output.scrollTop = output.scrollHeight;
   });
   runs.hidden = !hasLab() || place.value !== "lab";
   return [code, el("p", { class: "choice" }, button("Copy", () => copy(code)), runs), result];

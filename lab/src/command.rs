@@ -229,12 +229,7 @@ async fn act(action: Action) -> anyhow::Result<ExitCode> {
     for kind in ["requestors", "generators", "brokers"] {
         for process in state[kind].as_array().into_iter().flatten() {
             let text = |field: &str| process[field].as_str().unwrap_or_default().to_owned();
-            lines.push(format!(
-                "  {:<14} {:<8} pid {}",
-                text("name"),
-                text("state"),
-                process["pid"]
-            ));
+            lines.push(format!("  {:<14} {}", text("name"), text("state")));
         }
     }
     done(&lines.join("\n"))

@@ -98,7 +98,10 @@ pub(super) fn variables(update: &Json) -> Option<Map<String, Json>> {
         let name = queue.get("name")?.as_str()?.to_lowercase();
         variables.insert(name, Json::Object(queue));
     }
-    variables.insert("broker".to_owned(), update["trouble"].is_null().into());
+    if !variables.contains_key("requests") {
+        return None;
+    }
+    variables.insert("broker".to_owned(), (update["trouble"]["kind"] != "silent").into());
     // None are known to work while nothing can be seen.
     for side in ["requestors", "generators"] {
         variables.insert(side.to_owned(), update["point"][side].clone());

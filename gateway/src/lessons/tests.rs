@@ -17,7 +17,7 @@ fn update(silent: bool) -> serde_json::Value {
     let percentiles = json!({ "median_ms": 2.5, "p99_ms": 9.0 });
     json!({
         "at": 0,
-        "trouble": silent.then_some("silent"),
+        "trouble": silent.then(|| json!({ "kind": "silent", "words": "no answer" })),
         "point": { "requestors": u8::from(!silent), "generators": 0 },
         "flow": {
             "queues": [queue("REQUESTS", json!(lanes)), queue("RESPONSES", json!([])), queue("ACKNOWLEDGMENTS", json!([]))],
@@ -72,6 +72,12 @@ fn nothing_works_while_the_broker_is_silent() {
     let check = Check::parse("!broker && requestors == 0 && requests.waiting == 37").unwrap();
     assert_eq!(check.holds(&now(true)), Ok(true));
     assert_eq!(variables(&json!({ "at": 0, "flow": null })), None);
+    // The broker is there, and nothing was seen on it yet.
+    let mut undeclared = update(false);
+    undeclared["trouble"] = json!({ "kind": "undeclared", "words": "no stream" });
+    assert_eq!(variables(&undeclared).unwrap()["broker"], true);
+    undeclared["flow"]["queues"] = json!([]);
+    assert_eq!(variables(&undeclared), None);
 }
 
 #[test]
