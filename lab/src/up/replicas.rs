@@ -174,8 +174,13 @@ impl Replicas {
 
     /// Stops all of them in order, and waits for them.
     pub(super) async fn stop(&mut self) -> anyhow::Result<()> {
-        self.leaving.extend(self.all.drain(..).map(|member| member.replica));
-        self.leaving.iter().for_each(Replica::terminate);
+        for member in self.all.drain(..) {
+            // A second signal would end one that is stopping at once.
+            if !member.is_stopping {
+                member.replica.terminate();
+            }
+            self.leaving.push(member.replica);
+        }
         for mut replica in self.leaving.drain(..) {
             replica.stopped().await?;
         }
