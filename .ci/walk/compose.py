@@ -103,8 +103,8 @@ def walk():
     compose("run", "--rm", "backup", "restore", "/backups/now")
     expect(verdict() == final, "the verdict is the same as before")
 
+    # The last one replaces the store, so there is no verdict after them.
     lessons(gateway, {name: value for name, value in ENVIRONMENT.items() if name != "REQUEST_RATE"})
-    expect(verdict()["pending"] == 0, "each lesson leaves the system at rest")
 
 
 def check_container(service, container):
