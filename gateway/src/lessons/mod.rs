@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `/api/lessons` | the numbers and titles of the lessons |
 //! | `/api/lessons/{number}` | a lesson, whole ([`lesson`]) |
-//! | `/api/lessons/{number}/steps/{step}` | whether the [`check`] of a step holds, as server-sent events ([`follow`]) |
+//! | `/api/lessons/{number}/steps/{step}` | whether the [`check`] of a step holds, as server-sent events (`follow`) |
 //! | `/api/lessons/glossary` | the terms |
 //! | `/api/lessons/{file}.svg` | a picture of a lesson |
 //!
