@@ -43,7 +43,6 @@ fn queue_loses_nothing_that_the_others_lose() {
         let of = |name| figure(&report, design, name);
         assert_eq!(of("asked"), 200, "{design}: {report}");
         assert_eq!(of("asked"), of("at_once") + of("late") + of("failed"), "{design}: {report}");
-        assert!(of("at_once") > 0, "{design}: {report}");
     }
     assert_eq!(figure(&report, "queue", "failed"), 0, "{report}");
     assert_eq!(figure(&report, "queue", "doubled"), 0, "{report}");
@@ -70,6 +69,8 @@ fn judge_picture(svg: &str) {
 
 #[tokio::test]
 async fn comparison_that_is_stopped_is_of_what_was_asked() {
+    // The first time this takes longer than anything else here.
+    testkit::programs::build_with_examples().await.unwrap();
     let directory = tempfile::tempdir().unwrap();
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_lab"));
     command.args(["compare", "--for", "1h", "--seed", "1"]).env("ACK_WAIT", "2s");

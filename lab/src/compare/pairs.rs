@@ -16,7 +16,7 @@ use super::settings::CompareSettings;
 use crate::replica::Replica;
 
 /// How long a generator may take until it listens, and how often to look.
-const START_TIMEOUT: Duration = Duration::from_secs(30);
+const START_TIMEOUT: Duration = Duration::from_mins(1);
 const POLL: Duration = Duration::from_millis(10);
 
 /// How long the last answers may take. What a killed generator had in its hands comes again after `ACK_WAIT`.
