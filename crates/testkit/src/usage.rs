@@ -54,7 +54,7 @@ mod tests {
     fn a_process_has_used_something() {
         let own = std::process::id();
         assert!(processor_time(own).is_some());
-        let (now, most) = (memory(own).unwrap(), peak_memory(own).unwrap());
-        assert!(now > 0 && most >= now);
+        // Which of them is more is not compared: the kernel counts by processor, and adds up now and then.
+        assert!(memory(own).unwrap() > 0 && peak_memory(own).unwrap() > 0);
     }
 }
