@@ -80,7 +80,9 @@ async fn page_of_the_lab_controls_it_and_has_no_violation() {
     let axe = directory().join("axe/axe_playwright_python/axe.min.js");
     browser.run(&std::fs::read_to_string(axe).expect(NO_AXE)).await;
     for scheme in ["light", "dark"] {
-        browser.prefers("prefers-color-scheme", scheme).await;
+        // What is just appearing is not to be judged yet.
+        let still = ("prefers-reduced-motion", "reduce");
+        browser.prefer(&[("prefers-color-scheme", scheme), still]).await;
         for width in [320, 1366] {
             browser.resize(width, 800).await;
             let found = browser.run(VIOLATIONS).await;
