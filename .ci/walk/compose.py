@@ -103,6 +103,8 @@ def walk():
     compose("run", "--rm", "backup", "restore", "/backups/now")
     expect(verdict() == final, "the verdict is the same as before")
 
+    step("start all of it again, for the lessons")
+    compose("up", "--detach", "--wait")
     # The last one replaces the store, so there is no verdict after them.
     lessons(gateway, {name: value for name, value in ENVIRONMENT.items() if name != "REQUEST_RATE"})
 

@@ -26,6 +26,9 @@ const tell = (text) => say(byId("lesson-live"), text);
 const note = (text) => el("p", { class: "note" }, text);
 const prose = (nodes) => el("div", { class: "text" }, ...elements(nodes));
 
+/** Whether a command of a lesson is under way. */
+let isRunning = false;
+
 /** What is shown: the number of a lesson, "" for the list, or null. */
 let shown = null;
 
@@ -136,8 +139,12 @@ function command(commands, word, run) {
   const words = commands[place.value].replaceAll(USUAL, here).split(/(\s+)/).map((part, index) => (index % 2 ? part : el("span", {}, part)));
   const [code, result] = [el("pre", {}, ...words), el("div", { class: "result", role: "status" })];
   const runs = button(word, async () => {
+    // Two at once would spoil each other.
+    if (isRunning) return tell("Another command is still under way.");
+    isRunning = true;
     result.replaceChildren(note("Under way; it may take a minute."));
     result.replaceChildren(...(await run().catch((error) => [note(`It did not run: ${error.message}.`)])));
+    isRunning = false;
     // What counts stands at the end.
     const output = result.querySelector("pre");
     if (output) output.scrollTop = output.scrollHeight;

@@ -134,6 +134,13 @@ async fn commands_stop_start_scale_and_replace_what_runs() {
     assert!(said.contains("generator-6") && !said.contains("generator-3 "), "{said}");
     command(&lab, &["set", "--rate", "50", "--work-time", "1ms"]).await;
     sees(&lab, 1, 3).await;
+    // A replica may have the name of an earlier one.
+    command(&lab, &["scale", "generators", "0"]).await;
+    command(&lab, &["scale", "generators", "1"]).await;
+    let said = command(&lab, &["deploy", "generators"]).await;
+    assert!(said.contains("generator-2 "), "{said}");
+    command(&lab, &["scale", "generators", "3"]).await;
+    sees(&lab, 1, 3).await;
     command(&lab, &["stop", "requestors"]).await;
     command(&lab, &["kill", "broker"]).await;
     command(&lab, &["start", "broker"]).await;

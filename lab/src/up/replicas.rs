@@ -1,5 +1,6 @@
 //! The replicas of one side that `lab up` runs, each a process.
 
+use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -56,6 +57,9 @@ impl Replicas {
 
     fn launch(&self, number: u32, settings: &Settings) -> anyhow::Result<Member> {
         let name = format!("{}-{number}", self.side);
+        // Where the admin endpoint listens is read in the log: it must not be that of an earlier process of this name.
+        let log = self.directory.join(format!("{name}.log"));
+        let _ = fs::rename(&log, log.with_extension("earlier.log"));
         let settings = settings.iter().map(|(name, value)| (name, value));
         let replica = Replica::start(&self.program, &[], name, &self.directory, settings)?;
         Ok(Member { number, replica, is_paused: false, is_stopping: false })
