@@ -72,20 +72,13 @@ impl Check {
     }
 }
 
-impl Clone for Check {
-    fn clone(&self) -> Self {
-        Self::parse(&self.source).expect("it was read before")
-    }
-}
-
 impl Serialize for Check {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&self.source)
     }
 }
 
-/// The variables of a check: the newest update of the flow, and the one at the beginning of the step. None, before there
-/// is anything to see.
+/// The variables that an update of the flow gives to a check. None, before there is anything to see.
 #[must_use]
 pub(super) fn variables(update: &Json) -> Option<Map<String, Json>> {
     let mut variables = update.get("flow")?.as_object()?.clone();

@@ -10,7 +10,7 @@ pub(super) const HEADINGS: [&str; 8] =
     ["Set the scene", "Predict", "Do", "See", "Why", "In the code", "Try this", "Elsewhere"];
 
 /// A lesson.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Debug, Serialize)]
 pub struct Lesson {
     /// Its number, from 0.
     pub number: usize,
@@ -23,7 +23,7 @@ pub struct Lesson {
 }
 
 /// What stands under a heading.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Debug, Serialize)]
 pub struct Section {
     /// The heading.
     pub title: &'static str,
@@ -36,7 +36,7 @@ pub struct Section {
 }
 
 /// The commands of each place where the system may run.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub struct Commands {
     /// With `cargo lab`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -50,7 +50,7 @@ pub struct Commands {
 }
 
 /// One thing to do.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Debug, Default, Serialize)]
 pub struct Step {
     /// What to do, in words.
     pub content: Vec<Element>,
