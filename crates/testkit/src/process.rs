@@ -14,6 +14,7 @@ use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 
 use crate::eventually::eventually;
+use crate::http;
 use crate::usage;
 
 /// What has Linux kill a child with its parent; part of util-linux.
@@ -174,6 +175,12 @@ impl Process {
         // The last line may be incomplete, and end within the address.
         let (line, _) = rest.split_once('\n')?;
         line.split_whitespace().next()?.parse().ok()
+    }
+
+    /// Whether it has said where its admin endpoint listens, and that says that it is ready.
+    pub async fn is_ready(&self) -> bool {
+        let Some(addr) = self.logged_addr("admin endpoint listens addr=") else { return false };
+        matches!(http::get(addr, "/readyz").await, Ok((200, _)))
     }
 
     /// How much memory it has now, in kB, where the system says that (Linux).

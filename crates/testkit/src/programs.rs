@@ -67,21 +67,18 @@ pub async fn build() -> anyhow::Result<Programs> {
 ///
 /// As [`build`].
 pub async fn build_with_examples() -> anyhow::Result<(Programs, Examples)> {
+    let system = build().await?;
     let built = build_only([
-        "requestor",
-        "generator",
-        "gateway",
-        "decoupled",
         "coupled-requestor",
         "coupled-generator",
         "forgetful-requestor",
         "forgetful-generator",
     ]);
-    let [requestor, generator, gateway, decoupled, rest @ ..] = built.await?;
-    let [coupled_requestor, coupled_generator, forgetful_requestor, forgetful_generator] = rest;
+    let [coupled_requestor, coupled_generator, forgetful_requestor, forgetful_generator] =
+        built.await?;
     let examples =
         Examples { coupled_requestor, coupled_generator, forgetful_requestor, forgetful_generator };
-    Ok((Programs { requestor, generator, gateway, decoupled }, examples))
+    Ok((system, examples))
 }
 
 /// Builds these programs with cargo, or finds that they are up to date, in the same way as this crate was built:

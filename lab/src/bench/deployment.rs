@@ -8,7 +8,6 @@ use async_nats::jetstream::Context;
 use contract::facts;
 use observe::audit::audit;
 use testkit::broker::Broker;
-use testkit::http;
 use testkit::process::{Process, bound_to_this};
 use testkit::programs::Programs;
 use testkit::side::Side;
@@ -204,9 +203,7 @@ impl BenchDeployment {
 async fn ready(process: &mut Process) -> anyhow::Result<()> {
     let limit = Instant::now() + PATIENCE;
     loop {
-        if let Some(addr) = process.logged_addr("admin endpoint listens addr=")
-            && let Ok((200, _)) = http::get(addr, "/readyz").await
-        {
+        if process.is_ready().await {
             return Ok(());
         }
         let ended = process.try_wait()?.is_some();

@@ -1,13 +1,11 @@
 //! The replicas of one side that `lab up` runs, each a process.
 
 use std::fs;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use serde::Serialize;
-use testkit::http;
 use testkit::side::Side;
 use tokio::time::{Instant, sleep};
 
@@ -221,11 +219,7 @@ impl Member {
     async fn ready(&mut self) -> anyhow::Result<()> {
         let until = Instant::now() + READY_TIMEOUT;
         while Instant::now() < until && self.runs()? {
-            let admin: Option<SocketAddr> =
-                self.replica.process.logged_addr("admin endpoint listens addr=");
-            if let Some(addr) = admin
-                && matches!(http::get(addr, "/readyz").await, Ok((200, _)))
-            {
+            if self.replica.process.is_ready().await {
                 return Ok(());
             }
             sleep(POLL).await;
