@@ -4,7 +4,7 @@ import json
 import subprocess
 import urllib.request
 
-from steps import LIMIT, eventually, expect, run, step
+from steps import LIMIT, answer, eventually, expect, run, step
 
 # Where the commands of the lessons find the gateway.
 USUAL = "http://127.0.0.1:8080"
@@ -12,8 +12,8 @@ USUAL = "http://127.0.0.1:8080"
 
 def lessons(gateway, environment):
     """Each lesson that can be done with Compose, against the gateway whose address this gives."""
-    for listed in read(gateway(), "lessons")["lessons"]:
-        lesson = read(gateway(), f"lessons/{listed['number']}")
+    for listed in answer(f"{gateway()}/api/lessons")["lessons"]:
+        lesson = answer(f"{gateway()}/api/lessons/{listed['number']}")
         sections = {section["title"]: section for section in lesson["sections"]}
         scene = sections["Set the scene"]["commands"].get("compose")
         if scene is None:
@@ -56,10 +56,5 @@ def do(command, gateway, environment):
 
 
 def both_run(gateway):
-    [*_, now] = read(gateway, "history")
+    [*_, now] = answer(f"{gateway}/api/history")
     return now["requestors"] > 0 and now["generators"] > 0
-
-
-def read(gateway, path):
-    with urllib.request.urlopen(f"{gateway}/api/{path}", timeout=LIMIT) as answered:
-        return json.load(answered)

@@ -12,7 +12,7 @@ mod mark;
 mod settings;
 mod strings;
 
-pub use settings::GeneratorSettings;
+pub use settings::{GeneratorSettings, share};
 
 use tokio_util::sync::CancellationToken;
 use workqueue::{Service, ServiceError};

@@ -35,7 +35,12 @@ pub struct GeneratorSettings {
     pub command: Option<workqueue::Command>,
 }
 
-fn share(text: &str) -> Result<f64, String> {
+/// Reads a share of all.
+///
+/// # Errors
+///
+/// What would be one.
+pub fn share(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
         _ => Err("write a share from 0 to 1, such as 0.1".to_owned()),

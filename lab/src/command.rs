@@ -13,7 +13,7 @@ use workqueue::StopSignals;
 use crate::bench::{BenchSettings, bench};
 use crate::chaos::{ChaosSettings, chaos};
 use crate::compare::{CompareSettings, compare};
-use crate::control::{Action, Changes, Lab, Target};
+use crate::control::{Action, Lab};
 use crate::exec;
 use crate::lesson::{self, LessonSettings};
 use crate::up::{UpSettings, up};
@@ -39,34 +39,8 @@ enum LabCommand {
     ///
     /// As `up`, with the rate, the replicas and the work time that the lesson wants. Without a number it lists the lessons.
     Lesson(LessonSettings),
-    /// Starts what was stopped or killed in the lab that runs
-    Start {
-        target: Target,
-        /// A broker that has lost all that it had stored
-        #[arg(long)]
-        empty: bool,
-    },
-    /// Stops requestors, generators, or one of them such as generator-1, in order (SIGTERM)
-    Stop { target: Target },
-    /// Kills requestors, generators, one of them, or the broker (SIGKILL)
-    Kill { target: Target },
-    /// Freezes requestors, generators, or one of them (SIGSTOP)
-    Pause { target: Target },
-    /// Lets what is paused go on (SIGCONT)
-    Resume { target: Target },
-    /// Makes a side of the lab that runs have so many replicas
-    Scale {
-        /// requestors or generators
-        target: Target,
-        replicas: u32,
-    },
-    /// Replaces each replica of a side by a new process, one after the other, as a deployment does
-    Deploy {
-        /// requestors or generators
-        target: Target,
-    },
-    /// Changes the rate, the work time or the failure rate of the lab that runs
-    Set(Changes),
+    #[command(flatten)]
+    Act(Action),
     /// Runs a program that finds the broker of the lab that runs, such as `cargo lab exec decoupled audit`
     Exec {
         #[arg(
@@ -171,16 +145,7 @@ async fn carry_out(command: LabCommand, stop: &CancellationToken) -> anyhow::Res
         LabCommand::Lesson(LessonSettings { number: None, check: true }) => {
             Box::pin(lesson::check(lessons().iter(), stop)).await?
         }
-        LabCommand::Start { target, empty } => return act(Action::Start { target, empty }).await,
-        LabCommand::Stop { target } => return act(Action::Stop { target }).await,
-        LabCommand::Kill { target } => return act(Action::Kill { target }).await,
-        LabCommand::Pause { target } => return act(Action::Pause { target }).await,
-        LabCommand::Resume { target } => return act(Action::Resume { target }).await,
-        LabCommand::Scale { target, replicas } => {
-            return act(Action::Scale { target, replicas }).await;
-        }
-        LabCommand::Deploy { target } => return act(Action::Deploy { target }).await,
-        LabCommand::Set(changes) => return act(Action::Set(changes)).await,
+        LabCommand::Act(action) => return act(&action).await,
         LabCommand::Exec { words } => {
             exec::exec(&words).await?;
             true
@@ -223,8 +188,8 @@ async fn carry_out(command: LabCommand, stop: &CancellationToken) -> anyhow::Res
 }
 
 /// Does something to the lab that runs, and says what runs there then.
-async fn act(action: Action) -> anyhow::Result<ExitCode> {
-    let state = Lab::find()?.apply(&action).await?;
+async fn act(action: &Action) -> anyhow::Result<ExitCode> {
+    let state = Lab::find()?.apply(action).await?;
     let mut lines = Vec::new();
     for kind in ["requestors", "generators", "brokers"] {
         for process in state[kind].as_array().into_iter().flatten() {

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::num::NonZeroU16;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
@@ -84,14 +84,19 @@ async fn command(lab: &Process, words: &[&str]) -> String {
 
 /// Whether such a command succeeds, and what it says.
 async fn try_command(lab: &Process, words: &[&str]) -> (bool, String) {
-    let said = lab.log_text();
-    let files = said.lines().find_map(|line| line.split_once("logs and queues are in ")).unwrap().1;
-    let control = Path::new(env!("CARGO_MANIFEST_DIR")).join(files).join("control.json");
+    let control = files(lab).join("control.json");
     let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
     command.args(words).env("LAB_CONTROL_FILE", control).env_remove("RUST_BACKTRACE");
     let output = command.output().await.unwrap();
     let said = [output.stdout, output.stderr].map(|it| String::from_utf8(it).unwrap()).concat();
     (output.status.success(), said)
+}
+
+/// Where this lab keeps its logs and queues.
+fn files(lab: &Process) -> PathBuf {
+    let said = lab.log_text();
+    let files = said.lines().find_map(|line| line.split_once("logs and queues are in ")).unwrap().1;
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(files)
 }
 
 /// Where the page of this lab is.
@@ -263,9 +268,7 @@ async fn everything_ends_with_up_that_is_killed() {
     let children = children(&lab);
     // A broker, the gateway, `declare --watch`, and each side.
     assert!(children.len() >= 5, "{children:?}");
-    let said = lab.log_text();
-    let files = said.lines().find_map(|line| line.split_once("logs and queues are in ")).unwrap().1;
-    let files = Path::new(env!("CARGO_MANIFEST_DIR")).join(files);
+    let files = files(&lab);
     assert!(files.is_dir(), "{}", files.display());
     lab.kill().await.unwrap();
     let is_gone = async || if files.exists() { Err(files.display()) } else { Ok(()) };

@@ -59,6 +59,7 @@ use figures::Seen;
 use pairs::{Between, Pair, PairConfig};
 
 use crate::event_log::EventLog;
+use crate::times::whole_milliseconds;
 
 /// How long the queues may take to drain once all is answered. Only a stuck message needs so long.
 const DRAIN_TIMEOUT: Duration = Duration::from_mins(5);
@@ -163,8 +164,4 @@ async fn break_generators(
         suffered.push(Outage { at, lasts, cause });
     }
     Ok(suffered)
-}
-
-fn whole_milliseconds(time: Duration) -> Duration {
-    Duration::from_millis(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
 }

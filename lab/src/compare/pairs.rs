@@ -11,9 +11,10 @@ use tokio::time::{Instant, sleep, timeout};
 use workqueue::{Connection, NatsSettings};
 
 use super::figures::Design;
-use super::plan::{OutageCause, in_words};
+use super::plan::OutageCause;
 use super::settings::CompareSettings;
 use crate::replica::Replica;
+use crate::times::in_words;
 
 /// How long a generator may take until it listens, and how often to look.
 const START_TIMEOUT: Duration = Duration::from_mins(1);

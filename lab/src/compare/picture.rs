@@ -4,8 +4,9 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use super::figures::{PairFigures, Second};
-use super::plan::{OutageCause, in_words};
+use super::plan::OutageCause;
 use super::report::{CompareReport, time};
+use crate::times::in_words;
 
 /// The sizes of the picture and of its parts, in its own units.
 const WIDTH: usize = 960;

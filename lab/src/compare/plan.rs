@@ -3,8 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::times::in_words;
 use jiff::fmt::serde::unsigned_duration::friendly::compact::required as friendly;
-use jiff::{SignedDuration, fmt::friendly::SpanPrinter};
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
@@ -71,12 +71,6 @@ impl fmt::Display for Outage {
         };
         write!(formatter, "{signal} to the generators, for {}", in_words(self.lasts))
     }
-}
-
-/// A time with its unit, such as 50ms.
-pub(super) fn in_words(time: Duration) -> String {
-    let time = SignedDuration::try_from(time).unwrap_or(SignedDuration::MAX);
-    SpanPrinter::new().duration_to_string(&time)
 }
 
 /// The outages that follow from a seed, always the same ones for the same time: in each minute a long one, two or three

@@ -13,8 +13,9 @@ use testkit::target_directory::from_here;
 
 use super::figures::{Design, PairFigures, Second, Seen};
 use super::picture;
-use super::plan::{Outage, in_words};
+use super::plan::Outage;
 use super::settings::CompareSettings;
+use crate::times::in_words;
 
 /// How many characters a bar has.
 const BAR: usize = 60;

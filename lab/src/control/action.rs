@@ -4,33 +4,42 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use clap::Args;
+use clap::{Args, Subcommand};
 use serde::{Deserialize, Serialize};
 use testkit::side::Side;
 
-/// Something that is done to the system.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+/// Something that is done to the system: a command at a terminal, and what a button of the page sends.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Subcommand)]
 #[serde(tag = "action", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Action {
-    /// Starts what was stopped or killed, as many processes as there were; a broker without what it had stored, if wished.
+    /// Starts what was stopped or killed in the lab that runs
     Start {
         target: Target,
+        /// A broker that has lost all that it had stored
+        #[arg(long)]
         #[serde(default)]
         empty: bool,
     },
-    /// Tells it to stop in order (SIGTERM).
+    /// Stops requestors, generators, or one of them such as generator-1, in order (SIGTERM)
     Stop { target: Target },
-    /// Ends it on the spot (SIGKILL).
+    /// Kills requestors, generators, one of them, or the broker (SIGKILL)
     Kill { target: Target },
-    /// Freezes it (SIGSTOP).
+    /// Freezes requestors, generators, or one of them (SIGSTOP)
     Pause { target: Target },
-    /// Lets it go on (SIGCONT).
+    /// Lets what is paused go on (SIGCONT)
     Resume { target: Target },
-    /// Makes a side have so many replicas.
-    Scale { target: Target, replicas: u32 },
-    /// Replaces each replica of a side by a new process, one after the other.
-    Deploy { target: Target },
-    /// Changes settings of the services, by replacing the replicas that have them.
+    /// Makes a side of the lab that runs have so many replicas
+    Scale {
+        /// requestors or generators
+        target: Target,
+        replicas: u32,
+    },
+    /// Replaces each replica of a side by a new process, one after the other, as a deployment does
+    Deploy {
+        /// requestors or generators
+        target: Target,
+    },
+    /// Changes the rate, the work time or the failure rate of the lab that runs
     Set(Changes),
 }
 
@@ -68,7 +77,7 @@ impl Changes {
     }
 }
 
-pub(crate) fn valid_rate(text: &str) -> Result<String, String> {
+fn valid_rate(text: &str) -> Result<String, String> {
     text.parse::<requestor::Rate>().map(|_| text.to_owned())
 }
 
@@ -77,10 +86,7 @@ fn valid_time(text: &str) -> Result<String, String> {
 }
 
 fn valid_share(text: &str) -> Result<String, String> {
-    match text.parse::<f64>() {
-        Ok(share) if (0.0..=1.0).contains(&share) => Ok(text.to_owned()),
-        _ => Err("write a share from 0 to 1, such as 0.1".to_owned()),
-    }
+    generator::share(text).map(|_| text.to_owned())
 }
 
 /// What something is done to.

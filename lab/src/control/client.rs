@@ -36,17 +36,14 @@ impl Lab {
         Ok(Self { control })
     }
 
-    /// Does something to its system.
+    /// Does something to its system, and gives the state of that.
     pub(crate) async fn apply(&self, action: &Action) -> anyhow::Result<Value> {
-        self.post("/actions", &json!(action)).await
-    }
-
-    async fn post(&self, path: &str, body: &Value) -> anyhow::Result<Value> {
         let Control { addr, token, .. } = &self.control;
         let authorization = format!("Bearer {token}");
         let headers =
             [("Authorization", authorization.as_str()), ("Content-Type", "application/json")];
-        let answer = http::ask(*addr, "POST", path, &headers, &body.to_string()).await;
+        let answer =
+            http::ask(*addr, "POST", "/actions", &headers, &json!(action).to_string()).await;
         let answer = answer.with_context(|| format!("the lab does not answer at {addr}"))?;
         if answer.status != 200 {
             let detail = answer.json()["detail"].as_str().map(str::to_owned);

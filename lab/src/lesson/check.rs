@@ -147,16 +147,12 @@ impl Events {
     /// Whether the check holds, and what it saw.
     async fn next(&mut self) -> anyhow::Result<(bool, String)> {
         loop {
-            if let Some((event, rest)) = self.unread.split_once("\n\n") {
+            if let Some(end) = self.unread.find("\n\n") {
+                let event: String = self.unread.drain(..end + 2).collect();
                 let field = |name| event.lines().find_map(|line| line.strip_prefix(name));
                 let data: Value = serde_json::from_str(field("data: ").unwrap_or_default())?;
-                let seen = (
-                    field("event: ") == Some("done"),
-                    data["saw"].as_str().unwrap_or_default().to_owned(),
-                );
-                let rest = rest.to_owned();
-                self.unread = rest;
-                return Ok(seen);
+                let saw = data["saw"].as_str().unwrap_or_default().to_owned();
+                return Ok((field("event: ") == Some("done"), saw));
             }
             let chunk = self.response.chunk().await?.context("the gateway tells nothing more")?;
             self.unread += &String::from_utf8_lossy(&chunk);

@@ -6,8 +6,8 @@ mod run;
 
 use anyhow::{Context as _, bail};
 use clap::{Args, Parser};
+use gateway::lessons;
 use gateway::lessons::lesson::{Lesson, Step};
-use gateway::lessons::{self};
 
 pub(crate) use check::check;
 pub(crate) use run::{Place, Ran, run};

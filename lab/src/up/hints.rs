@@ -8,7 +8,7 @@ use super::settings::UpSettings;
 
 /// Commands to try with what runs. There is none for a side without replicas.
 pub(super) fn what_to_try(settings: &UpSettings, api: SocketAddr) -> String {
-    let asks = settings.requestors > 0 && settings.rate.parse() != Ok(requestor::Rate::Zero);
+    let asks = settings.requestors > 0 && settings.rate != requestor::Rate::Zero;
     let curl = format!("curl -i http://{api}/requests --json '{{\"count\": 1, \"length\": 64}}'");
     let mut hints =
         vec![(curl.as_str(), "ask for strings yourself; Location has the address of the request")];

@@ -4,8 +4,6 @@ use std::time::Duration;
 use clap::Args;
 use testkit::broker::Brokers;
 
-use crate::control::valid_rate;
-
 /// Settings of `lab up`.
 #[derive(Args, Clone, Debug)]
 pub struct UpSettings {
@@ -22,8 +20,8 @@ pub struct UpSettings {
     pub generators: u32,
 
     /// Requests a second, of all requestors together, or max
-    #[arg(long, default_value = "10", value_parser = valid_rate, value_name = "RATE", allow_hyphen_values = true)]
-    pub rate: String,
+    #[arg(long, default_value = "10", value_name = "RATE", allow_hyphen_values = true)]
+    pub rate: requestor::Rate,
 
     /// Stop after that time [default: at Ctrl-C]
     #[arg(long = "for", value_name = "TIME", value_parser = workqueue::duration)]

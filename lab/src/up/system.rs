@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Error, bail, ensure};
 use async_nats::jetstream::Context;
+use requestor::Rate;
 use serde::Serialize;
 use testkit::broker::{Broker, Brokers};
 use testkit::programs::Programs;
@@ -37,7 +38,7 @@ pub(crate) struct System {
     watch: Replica,
     gateway: Option<Replica>,
     /// Requests a second, of all requestors together.
-    rate: String,
+    rate: Rate,
     /// Settings of all processes, on top of the environment.
     environment: BTreeMap<String, String>,
 }
@@ -60,7 +61,7 @@ impl System {
     ) -> anyhow::Result<Self> {
         let brokers = Brokers::start(settings.brokers, Some(directory.to_owned())).await?;
         let environment = settings.environment.clone();
-        let rate = settings.rate.clone();
+        let rate = settings.rate;
         let watch = watch(programs, directory, &brokers, &environment)?;
         let sides = Side::ALL.map(|side| Replicas::new(side, programs.of(side), directory));
         let (programs, directory) = (programs.clone(), directory.to_owned());
@@ -139,7 +140,7 @@ impl System {
                     self.deploy(Side::Generator).await?;
                 }
                 if let Some(rate) = changes.rate {
-                    self.rate = rate;
+                    self.rate = rate.parse().map_err(Error::msg)?;
                     self.deploy(Side::Requestor).await?;
                 }
                 Ok(())
@@ -149,18 +150,9 @@ impl System {
 
     /// Replaces all replicas by others with these settings.
     pub(crate) async fn set_scene(&mut self, settings: &UpSettings) -> anyhow::Result<()> {
-        for index in 0..self.brokers.len() {
-            if !self
-                .brokers
-                .iter_mut()
-                .nth(index)
-                .is_none_or(|broker| broker.runs().unwrap_or(true))
-            {
-                self.brokers.restart(index).await?;
-            }
-        }
+        self.start_broker(false).await?;
         self.environment.clone_from(&settings.environment);
-        self.rate.clone_from(&settings.rate);
+        self.rate = settings.rate;
         self.watch.terminate();
         self.watch.stopped().await?;
         self.watch = watch(&self.programs, &self.directory, &self.brokers, &self.environment)?;
@@ -180,8 +172,7 @@ impl System {
     fn settings_of(&self, side: Side, count: u32) -> Settings {
         let mut settings = self.settings();
         if side == Side::Requestor {
-            let rate = self.rate.parse().expect("it was checked");
-            settings.push(("REQUEST_RATE".to_owned(), share(rate, count)));
+            settings.push(("REQUEST_RATE".to_owned(), share(self.rate, count)));
         }
         settings
     }
@@ -262,7 +253,7 @@ impl System {
             set.or_else(|| variable(name)).unwrap_or_else(|| default.to_owned())
         };
         let settings = BTreeMap::from([
-            ("rate", self.rate.clone()),
+            ("rate", share(self.rate, 1)),
             ("work_time", setting(WORK_TIME, "0s")),
             ("failure_rate", setting(FAILURE_RATE, "0")),
         ]);

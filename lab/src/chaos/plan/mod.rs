@@ -10,10 +10,11 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Error, ensure};
 use jiff::fmt::serde::unsigned_duration::friendly::compact::required as friendly;
-use jiff::{SignedDuration, fmt::friendly::SpanPrinter};
 use serde::{Deserialize, Serialize};
 use testkit::broker::Brokers;
 use testkit::side::Side;
+
+use crate::times::in_words;
 
 /// A schedule of faults, and for whom it is made.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -210,8 +211,7 @@ impl fmt::Display for Fault {
         if self.lasts.is_zero() {
             return Ok(());
         }
-        let lasts = SignedDuration::try_from(self.lasts).unwrap_or(SignedDuration::MAX);
-        write!(formatter, ", for {}", SpanPrinter::new().duration_to_string(&lasts))
+        write!(formatter, ", for {}", in_words(self.lasts))
     }
 }
 

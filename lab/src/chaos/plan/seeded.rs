@@ -10,6 +10,7 @@ use testkit::side::Side;
 
 use super::fault_target::streams;
 use super::{Action, Cast, Fault, FaultTarget, Member, Plan};
+use crate::times::whole_milliseconds;
 
 /// How often each thing is done, relative to the others.
 const WEIGHTS: [(Action, u32); 9] = [
@@ -159,10 +160,6 @@ fn things(fault: &Fault, cast: Cast) -> Vec<Thing> {
         (Action::Pause, FaultTarget::Queue(queue)) => vec![Thing::Consumers(queue)],
         (_, FaultTarget::Queue(_)) => Vec::new(),
     }
-}
-
-fn whole_milliseconds(duration: Duration) -> Duration {
-    Duration::from_millis(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]
