@@ -1,6 +1,6 @@
 // The picture of the flow: two sides, three queues between them, and what moves.
 
-import { ask, byId, clock, count, el, exact, mark, rate, say, span } from "./dom.js";
+import { ask, byId, clock, count, counted, el, exact, mark, rate, say, span } from "./dom.js";
 
 /** The queues between the two sides. */
 export const QUEUES = {
@@ -8,6 +8,9 @@ export const QUEUES = {
   RESPONSES: { from: "generator", to: "requestor", what: "2 · made: generator → requestor" },
   ACKNOWLEDGMENTS: { from: "requestor", to: "generator", what: "3 · stored: requestor → generator" },
 };
+
+/** What a side does with each delivery that it settles. */
+const DOES = { requestor: { RESPONSES: "stores" }, generator: { REQUESTS: "makes", ACKNOWLEDGMENTS: "marks" } };
 
 /** As many messages fill a bar at the least, so that a few look like few. */
 const SMALLEST = 100;
@@ -121,6 +124,12 @@ function showSchedules({ name, scheduled, waiting, in_flight: flying, full, paus
   byId("schedules-pause").hidden = !allowed || !there;
 }
 
+/** A line of the flow for small screens, on which a step and the picture have no room together. */
+function showStrip({ queues, requestors, generators }) {
+  const depths = queues.filter(({ name }) => name in QUEUES).map(({ name, waiting, in_flight: flying }) => `${name} ${count(waiting + flying)}`);
+  say(byId("lesson-flow"), [counted(requestors, "requestor"), ...depths, counted(generators, "generator")].join(" · "));
+}
+
 /** Shows the flow as it was at a time, in milliseconds by the clock of the gateway. */
 export function showFlow(flow, at) {
   rescale(flow.queues.map((queue) => queue.waiting + queue.in_flight));
@@ -146,6 +155,7 @@ export function showFlow(flow, at) {
     mark(parts.come, "speed", speed(queue.come));
     mark(parts.go, "speed", speed(queue.go));
   }
+  showStrip(flow);
   showSchedules(flow.schedules);
   showBrokers(flow.brokers);
   showSide("requestor", flow.requestors, flow.more_requestors, flow.replicas);
@@ -177,7 +187,8 @@ function showSide(side, working, more, replicas) {
     say(box.name, replica.instance);
     mark(box.item, "state", replica.state);
     const works = replica.state === "ready";
-    const does = [replica.asks > 0 && `asks ${rate(replica.asks)}/s`, `settles ${rate(replica.rate)}/s`].filter(Boolean);
+    const settles = Object.entries(DOES[side]).map(([queue, does]) => `${does} ${rate(replica.settles[queue] ?? 0)}/s`);
+    const does = [replica.asks > 0 && `asks ${rate(replica.asks)}/s`, ...settles].filter(Boolean);
     say(box.rates, works ? does.join(", ") : replica.state);
     // What it waits for tells why it does nothing.
     say(box.waits, works && replica.waits_for.length ? `waits: ${replica.waits_for.join(" and ")} full` : "");

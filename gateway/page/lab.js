@@ -8,20 +8,25 @@ const PAUSE = 3_000;
 
 const FIELDS = { rate: byId("lab-rate"), work_time: byId("lab-work"), failure_rate: byId("lab-failures") };
 
-/** Where the lab listens, and its token; or null. */
-let lab = null;
+/** Where the lab listens, and its token, or null; undefined until the gateway has said it. */
+let lab;
 let settings = {};
 let lost = false;
 
-export const hasLab = () => lab !== null;
+export const hasLab = () => Boolean(lab);
 
-/** Takes note of the lab, or of there being none, and gives whether that is new: each connection says it again. */
+/** Takes note of the lab, or of there being none, and gives whether there is one now: each connection says it again. */
 export function setLab(now) {
   if (JSON.stringify(now) === JSON.stringify(lab)) return false;
+  if (lab !== undefined) {
+    // Another lab runs here now. By its policy this page speaks to the one alone that it was loaded from.
+    location.reload();
+    return false;
+  }
   lab = now;
   byId("lab").hidden = !lab;
   look();
-  return true;
+  return hasLab();
 }
 
 const note = (text) => say(byId("lab-note"), text);
@@ -35,9 +40,32 @@ async function act(words, body) {
   await askLab("actions", body).then(() => note(`${words}: done.`), (error) => note(`${words}: ${error.message}.`));
 }
 
+/** A row for one process, with buttons where it can be stopped, killed and paused by itself; and how to show it. */
+function row(list, hasButtons) {
+  let name = "";
+  const words = el("span");
+  const does = (word) => button(word, (it) => act(it.ariaLabel, { action: it.textContent.toLowerCase(), target: name }));
+  const buttons = hasButtons ? ["Stop", "Kill", "Pause"].map(does) : [];
+  const item = el("li", {}, words, " ", el("span", { class: "buttons" }, ...buttons));
+  list.append(item);
+  return (process) => {
+    item.hidden = !process;
+    if (!process) return;
+    const { pid, state } = process;
+    name = process.name;
+    say(words, state === "ended" ? `${name}, ended` : `${name}, pid ${pid}, ${state}`);
+    mark(item, "state", state);
+    if (buttons.length) say(buttons[2], state === "paused" ? "Resume" : "Pause");
+    for (const it of buttons) {
+      it.hidden = state === "ended";
+      it.ariaLabel = `${it.textContent} ${name}`;
+    }
+  };
+}
+
 /** The buttons of a side, or of the broker, and its processes; and how to show these. */
 function group(title, target) {
-  const [count, list] = [el("b"), el("ul", { class: "processes" })];
+  const [count, list, rows] = [el("b"), el("ul", { class: "processes" }), []];
   let running = 0;
   const does = (word, body, words = `${word} ${target}`) =>
     button(word, (it) => act(it.ariaLabel, { target, ...body() }), { "aria-label": words });
@@ -55,15 +83,8 @@ function group(title, target) {
     say(count, running);
     say(pause, processes.some(({ state }) => state === "paused") ? "Resume" : "Pause");
     pause.ariaLabel = `${pause.textContent} ${target}`;
-    while (list.childElementCount < processes.length) list.append(el("li"));
-    [...list.children].forEach((row, place) => {
-      const process = processes[place];
-      row.hidden = !process;
-      if (!process) return;
-      const { name, pid, state } = process;
-      say(row, state === "ended" ? `${name}, ended` : `${name}, pid ${pid}, ${state}`);
-      mark(row, "state", state);
-    });
+    while (rows.length < processes.length) rows.push(row(list, target !== "broker"));
+    rows.forEach((show, place) => show(processes[place]));
   };
 }
 
@@ -97,5 +118,6 @@ byId("lab-settings").addEventListener("submit", (event) => {
   event.preventDefault();
   const written = Object.entries(FIELDS).map(([name, field]) => [name, field.value.trim()]);
   const changes = Object.fromEntries(written.filter(([name, value]) => value !== settings[name]));
-  act(`Set ${Object.values(changes).join(", ") || "nothing"}`, { action: "set", ...changes });
+  const words = Object.entries(changes).map(([name, value]) => `${name.replace("_", " ")} ${value}`);
+  act(`Set ${words.join(", ") || "nothing"}`, { action: "set", ...changes });
 });

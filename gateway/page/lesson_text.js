@@ -10,7 +10,7 @@ const TAGS = [
 export const elements = (nodes) => nodes.map((node) => {
   if (typeof node === "string") return node;
   const { tag, href, src, alt, children = [] } = node;
-  if (tag === "img") return el("img", { src: `api/lessons/${src}`, alt: alt ?? "" });
+  if (tag === "img") return picture(`api/lessons/${src}`, alt ?? "");
   if (tag === "a") return link(href, elements(children));
   return el(TAGS.includes(tag) ? tag : "span", {}, ...elements(children));
 });
@@ -33,6 +33,21 @@ function link(href, inside) {
 const dialog = byId("term");
 let glossary = null;
 
+/** Shows this in the dialog. One term may lead to another one. */
+function open(title, ...content) {
+  say(byId("term-title"), title);
+  byId("term-text").replaceChildren(...content);
+  if (!dialog.open) dialog.showModal();
+}
+
+/** A picture, which a press shows as large as the screen allows. */
+function picture(src, alt) {
+  const shown = () => el("img", { src, alt });
+  const enlarges = button("", () => open("Picture", shown()), { class: "picture-button", title: "Enlarge", "aria-haspopup": "dialog" });
+  enlarges.append(shown());
+  return enlarges;
+}
+
 async function explain(name) {
   let term;
   try {
@@ -41,10 +56,7 @@ async function explain(name) {
   } catch (error) {
     term = { title: name, content: [`The glossary cannot be read: ${error.message}.`] };
   }
-  say(byId("term-title"), term.title);
-  byId("term-text").replaceChildren(...elements(term.content));
-  // A term may lead to another one.
-  if (!dialog.open) dialog.showModal();
+  open(term.title, ...elements(term.content));
 }
 
 byId("term-close").addEventListener("click", () => dialog.close());

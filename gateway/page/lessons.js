@@ -113,6 +113,7 @@ function section({ title, content, commands, steps: all }) {
   const inside = [prose(content)];
   if (title === "Set the scene") inside.push(...command(commands, title, setScene));
   if (title === "Predict") inside.push(prediction());
+  if (title === "See") inside.unshift(predicted);
   if (title === "Do") {
     steps = all.map(step);
     inside.push(el("ol", { class: "steps" }, ...steps.map(({ item }) => item)), el("p", { class: "tick", id: "lesson-end" }));
@@ -122,21 +123,30 @@ function section({ title, content, commands, steps: all }) {
   return el("details", {}, el("summary", {}, title, when || null), ...inside);
 }
 
+/** What was predicted, beside what is to be seen. */
+const predicted = el("blockquote", { class: "predicted" });
+const showPredicted = () => say(predicted, progress.predicted ? `You predicted: ${progress.predicted}` : "");
+
 function prediction() {
   const field = el("textarea", { rows: 3 });
   field.value = progress.predicted ?? "";
+  showPredicted();
   field.addEventListener("input", () => {
     progress.predicted = field.value;
+    showPredicted();
     keep();
   });
   return el("label", {}, "What you predict", field);
 }
 
+/** A text for lines that break between its words, and in JSON between its fields; not within them. */
+const unbroken = (text) => text.split(/(\s+|(?<=,)(?="))/).map((part, index) => (index % 2 ? part : el("span", {}, part)));
+
 /** The command for where one is: to copy, and under the lab to be run, by a button with this word. */
 function command(commands, word, run) {
   const others = [...place.options].filter(({ value }) => commands[value]).map(({ text }) => text);
   if (!commands[place.value]) return others.length ? [note(`For ${others.join(" and ")} alone.`)] : [];
-  const words = commands[place.value].replaceAll(USUAL, here).split(/(\s+)/).map((part, index) => (index % 2 ? part : el("span", {}, part)));
+  const words = unbroken(commands[place.value].replaceAll(USUAL, here));
   const [code, result] = [el("pre", {}, ...words), el("div", { class: "result", role: "status" })];
   const runs = button(word, async () => {
     // Two at once would spoil each other.
@@ -171,15 +181,23 @@ async function setScene() {
 
 async function runStep(index) {
   const { number } = lesson;
-  const { output, status, done } = await askLab("run", { lesson: number, step: index + 1 });
+  const ran = askLab("run", { lesson: number, step: index + 1 });
+  steps[index].succeeds = ran.then(({ status }) => status === 0, () => false);
+  const { output, status, done } = await ran;
   if (done && lesson?.number === number) tick(index, done);
-  return [el("pre", { tabindex: "0", "aria-label": "its output" }, output || "(no output)"), status ? note(`It ended with status ${status}.`) : ""];
+  const shown = [el("pre", { tabindex: "0", "aria-label": "its output" }, ...unbroken(output || "(no output)"))];
+  if (status) steps[index].mine.hidden = false;
+  if (status) shown.push(note(`It failed, with status ${status}, so the step is not done: run it again.`));
+  return shown;
 }
 
 function step({ content, commands, check, lab_only: labOnly, hint }, index) {
   const parts = {
     // Of other steps the gateway sees nothing.
     seen: check && !labOnly,
+    labOnly,
+    /** Whether its command, as it was run here last, succeeds. */
+    succeeds: true,
     hint,
     now: el("p", { class: "now" }),
     help: el("p", { class: "help" }, `Hint: ${hint}`),
@@ -238,6 +256,7 @@ function update() {
     if (done) say(parts.what, `${clock(done.at)} ${done.saw}`);
   });
   if (current < 0) return;
+  flowRests(steps[current].labOnly);
   hinting = setTimeout(() => help(steps[current]), PATIENCE);
   if (steps[current].seen) watch(steps[current], current);
 }
@@ -246,7 +265,14 @@ function update() {
 function watch({ now, mine }, index) {
   events = new EventSource(`api/lessons/${lesson.number}/steps/${index + 1}`);
   events.addEventListener("state", (event) => say(now, `now: ${JSON.parse(event.data).saw}`));
-  events.addEventListener("done", (event) => tick(index, JSON.parse(event.data)));
+  const followed = events;
+  events.addEventListener("done", async (event) => {
+    // It may come true before the command has ended, or although it fails: then the step is not done.
+    const isDone = await steps[index].succeeds;
+    if (followed !== events) return;
+    if (isDone) tick(index, JSON.parse(event.data));
+    else watch(steps[index], index);
+  });
   events.addEventListener("error", (event) => {
     say(now, "now: nothing can be seen");
     // A browser gives up for good after some answers.
@@ -254,9 +280,17 @@ function watch({ now, mine }, index) {
   });
 }
 
+/** In a step whose programs use no queue of ours, the picture has nothing to say. */
+function flowRests(rests) {
+  byId("flow").classList.toggle("rests", Boolean(rests));
+  say(byId("flow-rests"), rests ? "The flow rests in this step: its programs use none of these queues." : "");
+}
+
 function rest() {
   events?.close();
+  events = null;
   clearTimeout(hinting);
+  flowRests(false);
 }
 
 function startOver() {

@@ -7,6 +7,7 @@ use anyhow::{Context, bail};
 use clap::{Parser, Subcommand};
 use cli::terminal;
 use gateway::lessons::lessons;
+use testkit::programs;
 use tokio_util::sync::CancellationToken;
 use workqueue::StopSignals;
 
@@ -135,6 +136,8 @@ async fn carry_out(command: LabCommand, stop: &CancellationToken) -> anyhow::Res
             None => return done(&lesson::list()),
             Some(number) => {
                 let scene = lesson::scene(lesson::numbered(number)?)?;
+                // A step has no minutes to wait for them.
+                programs::build_with_examples().await?;
                 up(&scene, Some(number), stop).await?.is_clean()
             }
         },

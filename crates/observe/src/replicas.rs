@@ -48,7 +48,8 @@ struct KnownReplica {
     /// Its last announcement. Its name may be long: no two may become alike by being shortened.
     last: ReplicaSnapshot,
     heard_at: Instant,
-    settled: u64,
+    /// How many deliveries of each queue it has settled.
+    settled: BTreeMap<String, u64>,
     asked: u64,
     /// How often each stream had no room for what it publishes.
     full: HashMap<String, u64>,
@@ -98,7 +99,7 @@ impl ReplicaRegistry {
         while let Ok(Some(answer)) = timeout_at(end, heard.next()).await {
             self.note(&answer.payload, Instant::now());
         }
-        self.known.retain(|_, replica| replica.heard_at.elapsed() < GONE);
+        self.known.retain(|_, replica| !replica.is_gone());
         Ok(())
     }
 
@@ -113,8 +114,9 @@ impl ReplicaRegistry {
             return;
         }
         let instance = reply.metadata.get("instance").unwrap_or(&reply.id).clone();
-        let settled = reply.endpoints.iter().map(|endpoint| endpoint.num_requests);
-        let settled = settled.fold(0, u64::saturating_add);
+        let settled = reply.endpoints.iter();
+        let settled: BTreeMap<String, u64> =
+            settled.filter_map(|it| Some((known_stream(&it.name)?, it.num_requests))).collect();
         let holds: BTreeMap<String, u64> = reply
             .endpoints
             .iter()
@@ -130,10 +132,14 @@ impl ReplicaRegistry {
             .filter_map(|(stream, counts)| Some((known_stream(stream)?, counts.full)));
         let full: HashMap<String, u64> = full.collect();
         let before = self.known.remove(&reply.id);
-        let (mut settles, mut asks, mut waits_for) = (0.0, 0.0, Vec::new());
+        let (mut settles, mut asks, mut waits_for) = (BTreeMap::new(), 0.0, Vec::new());
         if let Some(before) = before {
             let seconds = at.duration_since(before.heard_at).as_secs_f64();
-            settles = rate(settled, before.settled, seconds);
+            let settles_of = |(queue, now): (&String, &u64)| {
+                let then = before.settled.get(queue).unwrap_or(now);
+                (queue.clone(), rate(*now, *then, seconds))
+            };
+            settles = settled.iter().map(settles_of).collect();
             asks = rate(asked, before.asked, seconds);
             let waits = |(stream, now): (&String, &u64)| {
                 (now > before.full.get(stream).unwrap_or(now)).then(|| stream.clone())
@@ -161,7 +167,7 @@ impl ReplicaRegistry {
             instance,
             version,
             state,
-            rate: settles,
+            settles,
             in_flight,
             holds,
             asks,
@@ -192,6 +198,12 @@ impl ReplicaRegistry {
 }
 
 impl KnownReplica {
+    /// Whether it is forgotten. One that said that it stops is not missed.
+    fn is_gone(&self) -> bool {
+        let patience = if self.last.state == "stopping" { SILENT } else { GONE };
+        self.heard_at.elapsed() > patience
+    }
+
     fn is_silent(&self) -> bool {
         self.heard_at.elapsed() > SILENT
     }
@@ -200,7 +212,8 @@ impl KnownReplica {
         let mut snapshot = self.last.clone();
         snapshot.instance = shortened(&snapshot.instance, SHOWN_CHARACTERS);
         if self.is_silent() {
-            (snapshot.state, snapshot.rate, snapshot.asks) = ("silent", 0.0, 0.0);
+            (snapshot.state, snapshot.asks) = ("silent", 0.0);
+            snapshot.settles.clear();
             snapshot.waits_for.clear();
         }
         snapshot
@@ -223,7 +236,7 @@ mod tests {
         let answer = json!({
             "name": "generator", "id": id, "version": "1.2.3",
             "metadata": { "instance": instance, "state": state },
-            "endpoints": [{ "num_requests": settled, "data": { "in_flight": 2 } }],
+            "endpoints": [{ "name": "REQUESTS", "num_requests": settled, "data": { "in_flight": 2 } }],
         });
         replicas.note(answer.to_string().as_bytes(), Instant::now());
     }
@@ -240,7 +253,7 @@ mod tests {
         advance(Duration::from_secs(1)).await;
         note(&mut replicas, "1", "a", "ready", 30);
         let shown = replicas.snapshot().replicas;
-        assert!((shown[0].rate - 20.0).abs() < 1e-6, "{shown:?}");
+        assert!((shown[0].settles["REQUESTS"] - 20.0).abs() < 1e-6, "{shown:?}");
         assert_eq!(replicas.working("generator"), 1);
         advance(Duration::from_secs(2)).await;
         assert_eq!(states(&replicas), [("a".to_owned(), "silent")]);

@@ -113,8 +113,8 @@ pub struct ReplicaSnapshot {
     pub version: String,
     /// starting, ready, stopping, or silent where it does not answer any more.
     pub state: &'static str,
-    /// Deliveries a second that it settles.
-    pub rate: f64,
+    /// The queues that it takes from, and how many deliveries of each it settles in a second.
+    pub settles: BTreeMap<String, f64>,
     /// Deliveries that it has in flight.
     pub in_flight: u64,
     /// The queues of which it has some in flight, and how many of each.

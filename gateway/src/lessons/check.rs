@@ -52,23 +52,26 @@ impl Check {
         }
     }
 
-    /// What it reads now, in words: `generators 0, requests.waiting 37`.
+    /// What it reads now, in words: `generators 0, REQUESTS 37 waiting`.
     #[must_use]
     pub fn saw(&self, variables: &Map<String, Json>) -> String {
-        let now = self.reads.iter().filter(|field| !field.starts_with("was."));
-        let words = now.filter_map(|field| {
+        let mut said = Vec::new();
+        let mut queue_before = "";
+        for field in self.reads.iter().filter(|field| !field.starts_with("was.")) {
             let mut parts = field.split('.');
-            let first = variables.get(parts.next()?)?;
-            let value = parts.try_fold(first, |value, part| value.get(part))?;
-            match value {
-                Json::Null => Some(format!("{field} none")),
-                Json::String(text) => Some(format!("{field} {text}")),
-                Json::Bool(_) | Json::Number(_) => Some(format!("{field} {value}")),
-                Json::Array(all) => Some(format!("{field} {}", all.len())),
-                Json::Object(_) => None,
+            let value = parts.next().and_then(|first| variables.get(first));
+            let value = value.and_then(|first| parts.try_fold(first, |it, part| it.get(part)));
+            let Some(words) = value.and_then(|value| words(field, value)) else { continue };
+            let queue = field.split_once('.').map_or("", |(first, _)| first);
+            let is_queue = QUEUES.contains(&queue);
+            if is_queue && queue != queue_before {
+                said.push(format!("{} {words}", queue.to_uppercase()));
+            } else {
+                said.push(words);
             }
-        });
-        words.collect::<Vec<_>>().join(", ")
+            queue_before = queue;
+        }
+        said.join(", ")
     }
 }
 
@@ -100,6 +103,37 @@ pub(super) fn variables(update: &Json) -> Option<Map<String, Json>> {
         variables.insert(side.to_owned(), update["point"][side].clone());
     }
     Some(variables)
+}
+
+/// The names of the queues, as an expression has them.
+const QUEUES: [&str; 4] = ["requests", "responses", "acknowledgments", "schedules"];
+
+/// The value of a field as the page says it. The name of its queue stands before it.
+fn words(field: &str, value: &Json) -> Option<String> {
+    let (path, name) = field.rsplit_once('.').unwrap_or(("", field));
+    let rounded = |digits| value.as_f64().map(|it| format!("{it:.digits$}"));
+    Some(match (name, value) {
+        (_, Json::Object(_)) => return None,
+        ("last", Json::Array(all)) => format!("{} last requests", all.len()),
+        (_, Json::Array(all)) => format!("{} {name}", all.len()),
+        ("broker", Json::Bool(answers)) => {
+            format!("broker {}", if *answers { "ready" } else { "away" })
+        }
+        ("full", Json::Bool(full)) => if *full { "full" } else { "not full" }.to_owned(),
+        ("paused_until", Json::Null) => "not paused".to_owned(),
+        ("paused_until", _) => "paused".to_owned(),
+        ("come", _) => format!("{}/s in", rounded(1)?),
+        ("go", _) => format!("{}/s out", rounded(1)?),
+        ("median_ms", _) => {
+            let stage = path.rsplit_once('.').map_or("", |(_, stage)| stage);
+            format!("{stage} in {} ms (median)", rounded(1)?).trim_start().to_owned()
+        }
+        ("waiting" | "in_flight" | "scheduled", _) => {
+            let lane = path.split_once('.').map(|(_, lane)| format!("{lane} ")).unwrap_or_default();
+            format!("{lane}{value} {}", name.replace('_', " "))
+        }
+        _ => format!("{} {value}", name.replace('_', " ")),
+    })
 }
 
 /// All whole numbers are of one type, so that they can be added.

@@ -22,7 +22,7 @@ fn update(silent: bool) -> serde_json::Value {
         "flow": {
             "queues": [queue("REQUESTS", json!(lanes)), queue("RESPONSES", json!([])), queue("ACKNOWLEDGMENTS", json!([]))],
             "schedules": queue("SCHEDULES", json!([])),
-            "replicas": [{ "side": "generator", "instance": "generator-1", "version": "0.1.0", "state": "silent", "rate": 0.0,
+            "replicas": [{ "side": "generator", "instance": "generator-1", "version": "0.1.0", "state": "silent", "settles": {},
                            "in_flight": 0, "holds": {}, "asks": 0.0, "waits_for": [] }],
             "requestors": 1, "generators": 1,
             "numbers": { "requested": 50, "stored": 13, "received": 13, "dead_letters": 0, "pending": 37, "redelivered": 0,
@@ -64,7 +64,15 @@ fn check_tells_what_it_saw() {
         "generators == 0 && requests.waiting > was.requests.waiting && requests.paused_until == null",
     );
     let saw = check.unwrap().saw(&now(false));
-    assert_eq!(saw, "generators 0, requests.paused_until none, requests.waiting 37");
+    assert_eq!(saw, "generators 0, REQUESTS not paused, 37 waiting");
+    let check = Check::parse(
+        "requests.high.waiting == 1 && !requests.full && requests.come < 20.0 && requests.in_flight == 0 && \
+         broker && numbers.dead_letters == 0 && latency.made.median_ms > 1.0 && last.exists(it, it.id == '')",
+    );
+    let saw = check.unwrap().saw(&now(false));
+    let words = "broker ready, 0 last requests, made in 2.5 ms (median), dead letters 0, REQUESTS 10.0/s in, not full, \
+                 high 1 waiting, 0 in flight";
+    assert_eq!(saw, words);
 }
 
 #[test]

@@ -5,6 +5,6 @@ mod action;
 mod client;
 mod server;
 
-pub use action::{Action, Target};
+pub use action::{Action, Changes, Target};
 pub(crate) use client::{CONTROL_FILE, Lab};
 pub(crate) use server::{Control, FILE, Wanted, Wish, listen, serve};

@@ -17,7 +17,7 @@ use workqueue::variable;
 
 use super::replicas::{ProcessState, Replicas, Settings, Verb};
 use super::settings::UpSettings;
-use crate::control::{Action, Target};
+use crate::control::{Action, Changes, Target};
 use crate::replica::{Replica, WATCH, share};
 
 /// How long the gateway may take to say where it listens, and how often to read its log.
@@ -127,25 +127,32 @@ impl System {
             }
             Action::Set(changes) => {
                 changes.validate().map_err(Error::msg)?;
-                let of_generators =
-                    [(WORK_TIME, changes.work_time), (FAILURE_RATE, changes.failure_rate)];
-                let mut is_changed = false;
-                for (name, value) in of_generators {
-                    if let Some(value) = value {
-                        self.environment.insert(name.to_owned(), value);
-                        is_changed = true;
-                    }
+                let before = (self.rate, self.environment.clone());
+                let set = self.set(changes).await;
+                if set.is_err() {
+                    // What does not start with these settings is not started with them again.
+                    (self.rate, self.environment) = before;
                 }
-                if is_changed {
-                    self.deploy(Side::Generator).await?;
-                }
-                if let Some(rate) = changes.rate {
-                    self.rate = rate.parse().map_err(Error::msg)?;
-                    self.deploy(Side::Requestor).await?;
-                }
-                Ok(())
+                set
             }
         }
+    }
+
+    async fn set(&mut self, changes: Changes) -> anyhow::Result<()> {
+        let of_generators = [(WORK_TIME, changes.work_time), (FAILURE_RATE, changes.failure_rate)];
+        let of_generators: Vec<_> = of_generators
+            .into_iter()
+            .filter_map(|(name, it)| Some((name.to_owned(), it?)))
+            .collect();
+        if !of_generators.is_empty() {
+            self.environment.extend(of_generators);
+            self.deploy(Side::Generator).await?;
+        }
+        if let Some(rate) = changes.rate {
+            self.rate = rate.parse().map_err(Error::msg)?;
+            self.deploy(Side::Requestor).await?;
+        }
+        Ok(())
     }
 
     /// Replaces all replicas by others with these settings.

@@ -37,7 +37,7 @@ async fn a_stopped_generator_is_away_and_the_queue_fills_and_drains() {
     browser.says("#requestor .replica", "requestor-1").await;
     browser.says("#generator .replica", "generator-1").await;
     browser.says("#generator .replica", concat!("version ", env!("CARGO_PKG_VERSION"))).await;
-    browser.says("#generator .replica", "settles ").await;
+    browser.says("#generator .replica", "makes ").await;
     browser.until("document.querySelector('#queue-REQUESTS .way').dataset.speed > 0").await;
     browser.says("#last-rows tr", "generator-1").await;
     browser.says("#verdict-word", "No loss seen by counts").await;

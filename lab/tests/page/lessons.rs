@@ -53,6 +53,16 @@ async fn step_is_ticked_once_it_is_seen_and_stays_so() {
     assert_eq!(browser.complaints().await, [""; 0]);
 }
 
+/// The lab answers the next command as one that has failed.
+const COMMAND_FAILS_ONCE: &str = "
+    const fetched = window.fetch;
+    window.fetch = async (url, ...more) => {
+      const answer = await fetched(url, ...more);
+      if (!String(url).endsWith('/run')) return answer;
+      window.fetch = fetched;
+      return Response.json({ ...(await answer.json()), status: 1 });
+    };";
+
 #[tokio::test]
 async fn page_of_the_lab_controls_it_and_has_no_violation() {
     let files = tempfile::tempdir().unwrap();
@@ -66,10 +76,24 @@ async fn page_of_the_lab_controls_it_and_has_no_violation() {
     browser.open(&format!("{page}#/lessons/1")).await;
     browser.says("#lab-sides", "generator-2").await;
     browser.says(FIRST, "now: generators 2").await;
-    browser.press(&format!("{FIRST} .choice button:nth-child(2)")).await;
+    let run_it = format!("{FIRST} .choice button:nth-child(2)");
+    browser.run(COMMAND_FAILS_ONCE).await;
+    browser.press(&run_it).await;
+    browser.says(FIRST, "It failed, with status 1").await;
+    // Long after the flow is as the step has it.
+    let waiting = format!(
+        "document.querySelector('{FIRST} .now').textContent.match(/REQUESTS (\\d+)/)?.[1] > 160"
+    );
+    browser.until(&waiting).await;
+    browser.until(&format!("document.querySelector('{FIRST}').dataset.state === 'current'")).await;
+    browser.press(&run_it).await;
     browser.until(&format!("document.querySelector('{FIRST}').dataset.state === 'done'")).await;
     browser.press("button[aria-label='Start generators']").await;
     browser.says("#generator", "generator-2").await;
+    browser.press("button[aria-label='Kill generator-1']").await;
+    browser.says("#lab-sides", "generator-1, ended").await;
+    browser.press("button[aria-label='Start generators']").await;
+    browser.says("#lab-sides", "generator-1, pid").await;
     browser.press("button[aria-label='More generators']").await;
     browser.says("#lab-sides", "generator-3, pid").await;
     browser.write("#lab-rate", "fast").await;

@@ -65,7 +65,7 @@ async fn main() -> anyhow::Result<()> {
     let mut responses = nats.subscribe(RESPONSES).await?;
     let (mut asked, mut number, started) = (HashMap::new(), 0, Instant::now());
     let mut interrupted = signal(SignalKind::interrupt())?;
-    let ms = |time: Duration| time.as_secs_f64() * 1000.0;
+    let ms = |time: Duration| (time.as_secs_f64() * 10_000.0).round() / 10.0;
     let tell = |id: &str, Asked { at, held, waited, .. }: &Asked| {
         let outcome = if waited.is_some() { "answered" } else { "lost" };
         let (asked, held, waited) = (ms(*at - started), ms(*held), waited.map(ms));

@@ -138,7 +138,7 @@ impl Caller {
             Err(Error::Inner(_)) => "failed",
             Err(Error::Rejected) => "rejected",
         };
-        let ms = |time: Duration| time.as_secs_f64() * 1000.0;
+        let ms = |time: Duration| (time.as_secs_f64() * 10_000.0).round() / 10.0;
         let (id, asked_ms, waited_ms) = (ask.id, ms(asked - started), ms(asked.elapsed()));
         let ended =
             json!({ "id": id, "asked_ms": asked_ms, "waited_ms": waited_ms, "outcome": outcome });
