@@ -2,7 +2,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::PullConsumer;
@@ -39,6 +39,7 @@ pub(crate) struct Consumer<H> {
     pub(crate) lane: Lane,
     /// In which the jobs of all lanes are handled, where there are several or a rate limit.
     pub(crate) slots: Option<Slots>,
+    /// That of messages that are not decoded.
     pub(crate) policy: RetryPolicy,
     /// The queue itself, for jobs that are put off.
     pub(crate) queue: Arc<Publisher>,
@@ -146,8 +147,9 @@ impl<H: Handler> Consumer<H> {
         let _in_flight = self.metrics.in_flight();
         let (queue, id) = (self.lane.queue.stream, delivery.key());
         let (every, abandoned) = (binding.heartbeat, &self.running.abandoned);
+        let policy = OnceLock::new();
         let (outcome, heartbeats) = {
-            let run = self.handle(&delivery, &binding.shared);
+            let run = self.handle(&delivery, &binding.shared, &policy);
             let run = pin!(AssertUnwindSafe(run).catch_unwind());
             let (ended, heartbeats) = delivery.keep_alive(run, every, abandoned).await;
             let outcome = match ended {
@@ -165,11 +167,18 @@ impl<H: Handler> Consumer<H> {
         if blocking::is_late(handled, every, heartbeats) {
             binding.blocking.warn(queue, id, handled);
         }
-        let counter = self.settle(&delivery, &outcome, every).await;
+        let policy = policy.get().unwrap_or(&self.policy);
+        let counter = self.settle(&delivery, &outcome, policy, every).await;
         self.metrics.settled(counter, started.elapsed());
     }
 
-    async fn handle(&self, delivery: &Delivery, shared: &Arc<Shared>) -> Outcome {
+    /// Handles a delivery. Sets the policy of its job once that is known.
+    async fn handle(
+        &self,
+        delivery: &Delivery,
+        shared: &Arc<Shared>,
+        policy: &OnceLock<RetryPolicy>,
+    ) -> Outcome {
         let slot = match &self.slots {
             Some(slots) => {
                 let (priority, has_more) = (self.lane.priority, delivery.has_more());
@@ -178,23 +187,25 @@ impl<H: Handler> Consumer<H> {
             None => None,
         };
         let started_at = slot.as_ref().map_or_else(now, |slot| slot.given_at);
-        // Before the work, so that a job which ends every process that handles it comes to an end, too.
         let attempt = delivery.attempt();
-        if self.policy.max_attempts.is_some_and(|most| attempt.number() > most) {
-            return Outcome::Exhausted;
-        }
         let decoded = H::Job::decode(delivery.subject(), delivery.headers(), delivery.body());
         let (id, job) = match decoded {
             Ok(decoded) => decoded,
             Err(error) => return Outcome::Undecodable(error),
         };
+        let of_job = || self.handler.retry_policy_of(&job).or_attempts(self.settings.max_attempts);
+        let policy = policy.get_or_init(of_job);
+        // Before the work, so that a job which ends every process that handles it comes to an end, too.
+        if policy.max_attempts.is_some_and(|most| attempt.number() > most) {
+            return Outcome::Exhausted;
+        }
         let (trace, shared) = (Trace::of(delivery.headers()), Arc::clone(shared));
         let cx = Context::new(id, attempt, started_at, trace, shared);
         if let Err(rejection) = self.handler.admit(&job, &cx) {
             return Outcome::Rejected(rejection);
         }
         let mut work = pin!(self.handler.handle(job, &cx));
-        let handled = match self.policy.timeout {
+        let handled = match policy.timeout {
             None => work.await,
             Some(limit) => cx
                 .timeout(limit, work.as_mut())
@@ -205,10 +216,16 @@ impl<H: Handler> Consumer<H> {
     }
 
     /// Settles a delivery. Gives the counter of how that was possible.
-    async fn settle(&self, delivery: &Delivery, outcome: &Outcome, every: Duration) -> &Counter {
+    async fn settle(
+        &self,
+        delivery: &Delivery,
+        outcome: &Outcome,
+        policy: &RetryPolicy,
+        every: Duration,
+    ) -> &Counter {
         let queue = self.lane.queue.stream;
         let (id, attempt) = (delivery.key(), delivery.attempt().number());
-        let mut settlement = settle(outcome, delivery.attempt(), &self.policy);
+        let mut settlement = settle(outcome, delivery.attempt(), policy);
         if let Settlement::Snooze { delay } = settlement {
             // In a box, because it is rare, and would make every other delivery larger.
             let mut publishing = Box::pin(delivery.snooze(&self.queue, delay));
@@ -220,7 +237,7 @@ impl<H: Handler> Consumer<H> {
                 info!(queue, id, attempt, %outcome, "put off");
                 return &self.metrics.snoozes;
             }
-            let counted = RetryPolicy { snoozes_count: true, ..self.policy };
+            let counted = RetryPolicy { snoozes_count: true, ..*policy };
             settlement = settle(outcome, delivery.attempt(), &counted);
         }
         match settlement {
@@ -245,7 +262,7 @@ impl<H: Handler> Consumer<H> {
                     return &self.metrics.dead_letters;
                 }
                 // It stays in its queue, where nothing is lost, and is tried again ever later.
-                delivery.nak(retry_delay(delivery.attempt(), &self.policy)).await;
+                delivery.nak(retry_delay(delivery.attempt(), policy)).await;
                 &self.metrics.naks
             }
             Settlement::Snooze { .. } => unreachable!("this policy counts it"),

@@ -32,6 +32,12 @@ pub trait Handler: Send + Sync + 'static {
         RetryPolicy::default()
     }
 
+    /// As [`Handler::retry_policy`], for one job: jobs of several kinds may share a queue. It is asked once the message
+    /// is decoded; one that cannot be is settled by the handler's. Defaults to the handler's.
+    fn retry_policy_of(&self, _job: &Self::Job) -> RetryPolicy {
+        self.retry_policy()
+    }
+
     /// The most jobs a second that all replicas of the service start together. Defaults to the service's
     /// `RATE_LIMIT`, no limit unless set. An attempt counts as a job.
     ///
@@ -111,6 +117,13 @@ impl Default for RetryPolicy {
             timeout: None,
             snoozes_count: true,
         }
+    }
+}
+
+impl RetryPolicy {
+    /// The same, with this most of attempts where it names none.
+    pub(crate) fn or_attempts(self, max_attempts: u64) -> Self {
+        Self { max_attempts: self.max_attempts.or(Some(max_attempts)), ..self }
     }
 }
 

@@ -8,7 +8,7 @@ use tracing::warn;
 use crate::consumer::{Consumer, End};
 use crate::consumer_state;
 use crate::declare::{bind, declare};
-use crate::handler::{Handler, RetryPolicy};
+use crate::handler::Handler;
 use crate::job::Job;
 use crate::rate_limit::RateLimit;
 use crate::running::{Running, ServiceError};
@@ -29,15 +29,14 @@ pub(crate) fn consumers<H: Handler>(
         let rate_limited = metrics.rate_limited.clone();
         Slots::new(settings.concurrency, queue.has_priorities(), limit, rate_limited)
     });
-    let policy = handler.retry_policy();
-    let max_attempts = policy.max_attempts.or(Some(settings.max_attempts));
+    let policy = handler.retry_policy().or_attempts(settings.max_attempts);
     queue.lanes().map(move |lane| {
         running.health.set_bound(lane, false);
         Arc::new(Consumer {
             handler: Arc::clone(handler),
             lane,
             slots: slots.clone(),
-            policy: RetryPolicy { max_attempts, ..policy },
+            policy,
             queue: running.producer.queue(queue),
             dead_letters: running.producer.dead_letters(),
             metrics: metrics.clone(),

@@ -13,8 +13,8 @@
 //! [`Context`] is confirmed before the call returns.
 //!
 //! Only when the handler has returned `Ok` is the job *acked*, and the broker forgets it. A
-//! [`Failure`] has it delivered again after a delay (*retry*, *backoff*), until the [`RetryPolicy`] of its handler
-//! allows no further *attempt*; then, or at once for [`Failure::Reject`], it becomes a *dead letter* with its
+//! [`Failure`] has it delivered again after a delay (*retry*, *backoff*), until its [`RetryPolicy`], the handler's or
+//! its own, allows no further *attempt*; then, or at once for [`Failure::Reject`], it becomes a *dead letter* with its
 //! reason ([`dead_letters`]), which an operator can replay or discard. An attempt that takes longer than the policy's
 //! time-out has failed. A handler that wants to look again later returns [`Failure::RetryAfter`] (*snooze*), which
 //! spends an attempt unless the policy says otherwise. How a delivery is settled is one pure

@@ -212,3 +212,66 @@ async fn death_between_copy_and_ack_has_the_job_handled_twice() {
     stop.cancel();
     running.await.unwrap().unwrap();
 }
+
+/// Knock at a door that stays closed.
+#[derive(Debug, Serialize, Deserialize)]
+struct Knock {
+    times: u64,
+    timeout_ms: Option<u64>,
+}
+
+impl Job for Knock {
+    const QUEUE: Queue = Queue::new("DOORS", "doors").consumer("visitor");
+}
+
+struct Visitor;
+
+impl Handler for Visitor {
+    type Job = Knock;
+
+    fn retry_policy(&self) -> RetryPolicy {
+        let first_delay = Duration::from_millis(1);
+        RetryPolicy { max_attempts: Some(2), first_delay, ..RetryPolicy::default() }
+    }
+
+    fn retry_policy_of(&self, job: &Knock) -> RetryPolicy {
+        let timeout = job.timeout_ms.map(Duration::from_millis);
+        RetryPolicy { max_attempts: Some(job.times), timeout, ..self.retry_policy() }
+    }
+
+    async fn handle(&self, job: Knock, _: &Context) -> Result<(), Failure> {
+        match job.timeout_ms {
+            Some(_) => std::future::pending().await,
+            None => Err(Failure::retry("it is closed")),
+        }
+    }
+}
+
+#[tokio::test]
+async fn each_job_has_the_policy_of_its_kind() {
+    let (broker, settings) = broker().await;
+    let producer = Producer::connect(&settings).await.unwrap();
+    let (service, stop) = (Service::new("visitor").consume(Visitor), CancellationToken::new());
+    let (token, of_service) = (stop.clone(), settings.clone());
+    let running = tokio::spawn(async move { service.run(&of_service, &token).await });
+    for (times, timeout_ms) in [(1, None), (3, None), (1, Some(1))] {
+        producer.submit(&Knock { times, timeout_ms }).await.unwrap();
+    }
+    let mut reasons = eventually("all are given up", async || {
+        let letters = dead_letters(&broker).await.into_iter();
+        let reasons: Vec<_> = letters.map(|letter| letter.reason).collect();
+        if reasons.len() == 3 { Ok(reasons) } else { Err(reasons) }
+    })
+    .await;
+    reasons.sort_unstable();
+    assert_eq!(
+        reasons,
+        [
+            "failed: it is closed (attempt 1)",
+            "failed: it is closed (attempt 3)",
+            "failed: timed out after 1ms (attempt 1)",
+        ]
+    );
+    stop.cancel();
+    running.await.unwrap().unwrap();
+}
