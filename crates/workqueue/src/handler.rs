@@ -18,8 +18,10 @@ use crate::facts::{Creation, Fact, ReadError};
 use crate::headers::Trace;
 use crate::id::JobId;
 use crate::job::Job;
-use crate::producer::Producer;
+use crate::producer::{Producer, Target};
 use crate::publisher::{PubAck, PublishError};
+use crate::queue::Queue;
+use crate::rate_limit;
 
 /// Does the jobs of one queue.
 pub trait Handler: Send + Sync + 'static {
@@ -223,6 +225,7 @@ pub struct Context {
 /// What the contexts of all jobs of one service have in common.
 #[derive(Debug)]
 pub(crate) struct Shared {
+    pub(crate) queue: Queue,
     pub(crate) producer: Producer,
     pub(crate) instance: String,
     pub(crate) facts_max_age: Duration,
@@ -298,6 +301,24 @@ impl Context {
     /// a job in flight it is told without this.
     pub fn heartbeat(&self) {
         self.heartbeat.notify_one();
+    }
+
+    /// Asks for a permission to go on under this key, such as the host that the job is about to call: all replicas of
+    /// the service have so many of a key in each second of the clock. It returns at once, and holds no slot while
+    /// others have the permissions; each job that is refused comes back in a second of its own. A recording context
+    /// grants all.
+    ///
+    /// A refusal spends an attempt unless the policy says [`snoozes_count: false`](RetryPolicy::snoozes_count). Ask
+    /// before the first effect: the job begins anew.
+    ///
+    /// # Errors
+    ///
+    /// [`Failure::RetryAfter`] where none is left, where the broker does not answer, and in the second in which this
+    /// replica has connected to it; [`Failure::Retry`] where the counters cannot be used.
+    pub async fn permission(&self, key: &str, per_second: NonZeroU32) -> Result<(), Failure> {
+        let Target::Broker(broker) = self.shared.producer.target() else { return Ok(()) };
+        let asking = rate_limit::permission(broker, self.shared.queue, key, per_second);
+        self.waiting(asking).await
     }
 
     /// Waits for the broker, which is not the job's time: its time-out begins anew afterwards.

@@ -7,6 +7,8 @@
 
 use std::num::NonZeroU32;
 
+use sha2::{Digest, Sha256};
+
 use crate::queue::Queue;
 
 /// The stream of the counters.
@@ -18,6 +20,19 @@ pub(crate) const SUBJECTS: &str = "rates.>";
 /// The counter of a queue for this second of the clock.
 pub(crate) fn subject(queue: Queue, second: i64) -> String {
     format!("rates.{}.{second}", queue.stream)
+}
+
+/// The counter of a key for this second of the clock. A key may be any text, so its digest stands for it.
+pub(crate) fn subject_of_key(queue: Queue, key: &str, second: i64) -> String {
+    let digest = Sha256::digest(key);
+    let (digest, _) = digest.split_first_chunk::<16>().expect("it has 32 bytes");
+    format!("rates.{}.{:032x}-{second}", queue.stream, u128::from_be_bytes(*digest))
+}
+
+/// How many seconds later a job has its turn whose question has made the counter's total this one: none where it is
+/// within the limit. So those that are refused together do not come back together.
+pub(crate) fn turn(total: u64, limit: NonZeroU32) -> u64 {
+    total.saturating_sub(1) / u64::from(limit.get())
 }
 
 /// The most permissions that a replica asks for at a time, which is also how many jobs it has at hand that wait for
@@ -99,6 +114,23 @@ mod tests {
             let questions = jobs.div_ceil(of_one_lane) + 4;
             assert!(questions * 10 <= jobs, "{questions} for {jobs}");
         }
+    }
+
+    #[test]
+    fn refused_jobs_have_seconds_of_their_own() {
+        let turns: Vec<u64> = (1..=7).map(|total| turn(total, limit(2))).collect();
+        assert_eq!(turns, [0, 0, 1, 1, 2, 2, 3]);
+    }
+
+    #[test]
+    fn each_key_of_a_queue_has_a_counter_of_its_own() {
+        let queue = Queue::new("CALLS", "calls");
+        let of_key = |key| subject_of_key(queue, key, 7);
+        assert_eq!(of_key("a.example.com"), of_key("a.example.com"));
+        assert_ne!(of_key("a.example.com"), of_key("b.example.com"));
+        let subject = of_key("> *.\r\n");
+        let token = subject.strip_prefix("rates.CALLS.").unwrap();
+        assert!(token.ends_with("-7") && !token.contains(['.', '*', '>', ' ', '\n']), "{subject}");
     }
 
     #[test]

@@ -8,7 +8,8 @@
 //!
 //! A [`Service`] *pulls* jobs, never more than it has free slots for, and hands each to the [`Handler`] of
 //! its kind. Where the service has a rate limit, the job first waits for a permission, of which all replicas
-//! together have so many a second. The job is now *in flight*. While the handler awaits, the service sends *heartbeats*, so that
+//! together have so many a second; a handler can ask for more of them under keys of its own
+//! ([`Context::permission`]). The job is now *in flight*. While the handler awaits, the service sends *heartbeats*, so that
 //! the broker does not deliver the job again. What the handler publishes and creates through its
 //! [`Context`] is confirmed before the call returns.
 //!
@@ -109,7 +110,7 @@
 //! | submit; create and read facts; remove a job that waits | `producer`, on `publisher` and `facts`; `remove` |
 //! | submit for later, recur | `later`, on [`schedules`] and `recurrence`; `firing` |
 //! | pull, run, settle | `consumer`, on `pull`, `slots`, `delivery`, `blocking`, `settle`, `snooze`; bound by `lanes` |
-//! | hold to a rate | `slots`, on `rate_limit`, `lease` |
+//! | hold to a rate, of a queue or of a key | `slots`, on `rate_limit`, `lease` |
 //! | give up, list, replay, discard | [`dead_letters`] |
 //! | read some messages of a stream by one question, or all of them | [`batch`], [`reading`] |
 //! | start, drain, stop | `service`, `running`, `background`; `signals`, on `held_signals` |

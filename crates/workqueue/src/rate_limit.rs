@@ -20,23 +20,87 @@ use tracing::{info, warn};
 use crate::chain::chain;
 use crate::clock::now;
 use crate::connection::Connection;
+use crate::handler::Failure;
 use crate::job::Publication;
 use crate::lease::{self, Lease};
 use crate::log_once::LogOnce;
+use crate::producer::BrokerTarget;
 use crate::publisher::{PublishError, Publisher};
 use crate::queue::Queue;
 use crate::running::Running;
+use crate::topology::Topology;
 
 /// The header by which a message adds to a counter.
 static INCREMENT: HeaderName = HeaderName::from_static("Nats-Incr");
+
+/// The counters on the broker.
+#[derive(Debug)]
+struct Counters {
+    publisher: Arc<Publisher>,
+    connection: Connection,
+}
+
+impl Counters {
+    /// Whether they may be asked at this time.
+    async fn may_be_asked(&self, now: Timestamp) -> bool {
+        let since = self.connection.connected_since().await;
+        let connected = now.saturating_sub(since.elapsed());
+        now.as_second() > connected.map_or(now.as_second(), Timestamp::as_second)
+    }
+
+    /// Adds to one, and gives its total. Gives nothing where that may be the total of a broker that is no more.
+    async fn add(&self, subject: String, count: u64) -> Result<Option<u64>, PublishError> {
+        let mut headers = HeaderMap::new();
+        headers.insert(INCREMENT.clone(), format!("+{count}"));
+        let times = self.connection.times_connected();
+        let total = self.publisher.count(Publication { subject, headers, body: Bytes::new() });
+        let total = total.await?;
+        // An answer from before a connection was lost may come after it: see the head of this file.
+        Ok((self.connection.times_connected() == times).then_some(total))
+    }
+}
+
+/// Asks for one permission under a key of this queue, see [`Context::permission`](crate::Context::permission).
+pub(crate) async fn permission(
+    broker: &BrokerTarget,
+    queue: Queue,
+    key: &str,
+    limit: NonZeroU32,
+) -> Result<(), Failure> {
+    let needs = || Topology::default().with_rates();
+    let publisher = broker.publisher(lease::STREAM, needs, None).await?;
+    let counters = Counters { publisher, connection: broker.connection.clone() };
+    let asked_at = now();
+    let mut turn = None;
+    if counters.may_be_asked(asked_at).await {
+        let subject = lease::subject_of_key(queue, key, asked_at.as_second());
+        turn = match counters.add(subject, 1).await {
+            Ok(total) => total.map(|total| lease::turn(total, limit)),
+            Err(error) if error.is_transient() => None,
+            Err(error) => return Err(error.into()),
+        };
+    }
+    // It holds for the second of the question.
+    if turn == Some(0) && now().as_second() == asked_at.as_second() {
+        return Ok(());
+    }
+    let turn = turn.unwrap_or(1).max(1);
+    let wait = Duration::from_secs(turn).saturating_sub(passed(asked_at));
+    let reason = format!("the limit of {limit} a second is used up for {key}");
+    Err(Failure::RetryAfter(wait, reason.into()))
+}
+
+/// How much of its second has passed.
+fn passed(now: Timestamp) -> Duration {
+    Duration::from_nanos(now.subsec_nanosecond().unsigned_abs().into())
+}
 
 /// The limit of the jobs of one queue that are started in a second.
 #[derive(Debug)]
 pub(crate) struct RateLimit {
     pub(crate) queue: Queue,
     pub(crate) limit: NonZeroU32,
-    publisher: Arc<Publisher>,
-    connection: Connection,
+    counters: Counters,
     abandoned: CancellationToken,
     /// The last second in which there was no more to be had.
     used_up: AtomicI64,
@@ -49,8 +113,10 @@ impl RateLimit {
         Self {
             queue,
             limit,
-            publisher: running.producer.rates(),
-            connection: running.connection.clone(),
+            counters: Counters {
+                publisher: running.producer.rates(),
+                connection: running.connection.clone(),
+            },
             abandoned: running.abandoned.clone(),
             used_up: AtomicI64::new(i64::MIN),
             held_back: AtomicBool::new(false),
@@ -64,14 +130,11 @@ impl RateLimit {
         self.abandoned.run_until_cancelled(self.opening()).await?;
         let asked = u64::try_from(wanted()).ok().filter(|asked| *asked > 0)?;
         let second = now().as_second();
-        let times = self.connection.times_connected();
-        let total = self.abandoned.run_until_cancelled(self.add(asked, second)).await?;
+        let adding = self.counters.add(lease::subject(self.queue, second), asked);
+        let total = self.abandoned.run_until_cancelled(adding).await?;
         let lease = match total {
-            // An answer from before a connection was lost may come after it: see the head of this file.
-            Ok(total) if self.connection.times_connected() == times => {
-                Lease::granted(second, asked, total, self.limit)
-            }
-            Ok(_) => Lease::default(),
+            Ok(Some(total)) => Lease::granted(second, asked, total, self.limit),
+            Ok(None) => Lease::default(),
             Err(ref error) => {
                 self.note(error);
                 Lease::default()
@@ -97,25 +160,14 @@ impl RateLimit {
     /// Waits until there may be permissions to be had.
     async fn opening(&self) {
         loop {
-            let since = self.connection.connected_since().await;
+            self.counters.connection.connected_since().await;
             let now = now();
-            let second = now.as_second();
-            let connected =
-                now.saturating_sub(since.elapsed()).map_or(second, Timestamp::as_second);
-            if second != self.used_up.load(Ordering::Relaxed) && second > connected {
+            let is_used_up = now.as_second() == self.used_up.load(Ordering::Relaxed);
+            if !is_used_up && self.counters.may_be_asked(now).await {
                 return;
             }
-            let passed = Duration::from_nanos(now.subsec_nanosecond().unsigned_abs().into());
-            sleep(Duration::from_secs(1).saturating_sub(passed)).await;
+            sleep(Duration::from_secs(1).saturating_sub(passed(now))).await;
         }
-    }
-
-    /// Adds to the counter of this second, and gives its total.
-    async fn add(&self, count: u64, second: i64) -> Result<u64, PublishError> {
-        let mut headers = HeaderMap::new();
-        headers.insert(INCREMENT.clone(), format!("+{count}"));
-        let subject = lease::subject(self.queue, second);
-        self.publisher.count(Publication { subject, headers, body: Bytes::new() }).await
     }
 
     /// The publisher tells what passes; this one does not, until somebody mends it.

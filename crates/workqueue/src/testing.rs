@@ -41,6 +41,7 @@ use crate::handler::{Attempt, Context, Shared};
 use crate::headers::Trace;
 use crate::id::JobId;
 use crate::producer::Producer;
+use crate::queue::Queue;
 
 impl Recorder {
     /// The context of the first attempt at a new job.
@@ -53,6 +54,7 @@ impl Recorder {
     #[must_use]
     pub fn context_of(self: &Arc<Self>, id: JobId, attempt: Attempt) -> Context {
         let shared = Shared {
+            queue: Queue::new("TESTS", "tests"),
             producer: Producer::recording(self),
             instance: "test".to_owned(),
             facts_max_age: Duration::MAX,

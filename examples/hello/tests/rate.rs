@@ -1,4 +1,4 @@
-//! A handler with a rate limit of its own, on a real broker, in two workers.
+//! Handlers with rate limits, for all their jobs and for each key, on a real broker, in two workers.
 
 use std::collections::BTreeMap;
 use std::num::NonZeroU32;
@@ -8,7 +8,9 @@ use serde::{Deserialize, Serialize};
 use testkit::broker::{Broker, BrokerOptions};
 use testkit::eventually::eventually;
 use tokio_util::sync::CancellationToken;
-use workqueue::{Context, Failure, Handler, Job, NatsSettings, Producer, Queue, Service, Settings};
+use workqueue::{
+    Context, Failure, Handler, Job, NatsSettings, Producer, Queue, RetryPolicy, Service, Settings,
+};
 
 /// Call somebody who does not want to be called too often.
 #[derive(Debug, Serialize, Deserialize)]
@@ -62,4 +64,64 @@ async fn handler_has_a_rate_of_its_own_over_two_workers() {
     one.unwrap();
     other.unwrap();
     assert!(calls.values().all(|calls| *calls <= 5), "{calls:?}");
+}
+
+/// Write to somebody by way of a host.
+#[derive(Debug, Serialize, Deserialize)]
+struct Mail {
+    host: String,
+}
+
+impl Job for Mail {
+    const QUEUE: Queue = Queue::new("MAILS", "mails").consumer("mailer");
+}
+
+/// Sends two mails a second to each host, and counts them by the host and the second, where that is known.
+#[derive(Clone, Default)]
+struct Mailer(Arc<Mutex<MailCounts>>);
+
+type MailCounts = BTreeMap<(String, Option<i64>), u32>;
+
+impl Handler for Mailer {
+    type Job = Mail;
+
+    /// No attempt is left to be spent on waiting.
+    fn retry_policy(&self) -> RetryPolicy {
+        RetryPolicy { max_attempts: Some(1), snoozes_count: false, ..RetryPolicy::default() }
+    }
+
+    async fn handle(&self, Mail { host }: Mail, cx: &Context) -> Result<(), Failure> {
+        let before = workqueue::now().as_second();
+        cx.permission(&host, NonZeroU32::new(2).unwrap()).await?;
+        // Over the boundary of two seconds it is unknown in which of them it was granted.
+        let second = (workqueue::now().as_second() == before).then_some(before);
+        *self.0.lock().unwrap().entry((host, second)).or_default() += 1;
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn each_key_has_a_rate_of_its_own_over_two_workers() {
+    let broker = Broker::start(BrokerOptions::default()).await.unwrap();
+    let settings = Settings { nats: NatsSettings::at(broker.url()), ..Settings::from_env() };
+    let producer = Producer::connect(&settings).await.unwrap();
+    for host in ["a.example.com", "b.example.com"].into_iter().cycle().take(16) {
+        producer.submit(&Mail { host: host.to_owned() }).await.unwrap();
+    }
+    let (mailer, stop) = (Mailer::default(), CancellationToken::new());
+    let service = || Service::new("mailer").consume(mailer.clone());
+    let sending = async {
+        let sent = eventually("all mails are sent", async || {
+            let sent = mailer.0.lock().unwrap().clone();
+            if sent.values().sum::<u32>() == 16 { Ok(sent) } else { Err(sent) }
+        });
+        let sent = sent.await;
+        stop.cancel();
+        sent
+    };
+    let (one, other, sent) =
+        tokio::join!(service().run(&settings, &stop), service().run(&settings, &stop), sending);
+    one.unwrap();
+    other.unwrap();
+    assert!(sent.iter().all(|((_, second), mails)| second.is_none() || *mails <= 2), "{sent:?}");
 }
