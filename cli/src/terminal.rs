@@ -30,7 +30,12 @@ pub fn init_logs() -> anyhow::Result<Logs> {
     let rust_log = workqueue::variable("RUST_LOG")
         .unwrap_or_else(|| "error,observe=warn,async_nats=off".to_owned());
     let log_format = Some(LogFormat::Pretty);
-    workqueue::init_telemetry(&TelemetrySettings { rust_log, log_format }).map_err(Error::msg)
+    workqueue::init_telemetry(&TelemetrySettings {
+        rust_log,
+        log_format,
+        otel_exporter_otlp_endpoint: None,
+    })
+    .map_err(Error::msg)
 }
 
 /// Prints a result, for people or as JSON.

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 use workqueue::topology::Limits;
 use workqueue::{
-    ConnectError, Connection, DroppedLogLines, NatsSettings, Progress, Reconciler, Report,
+    ConnectError, Connection, DroppedTelemetry, NatsSettings, Progress, Reconciler, Report,
     TelemetrySettings,
 };
 
@@ -111,7 +111,7 @@ impl Status {
         let help =
             "Messages that the broker would not deliver again, moved to the end of their queue";
         registry.register("requeued_messages", help, requeued.clone());
-        registry.register_collector(Box::new(DroppedLogLines));
+        registry.register_collector(Box::new(DroppedTelemetry));
         let problem = Mutex::new(Some("starting".to_owned()));
         Self { stop, problem, registry, connected, changes, dead_lettered, requeued }
     }

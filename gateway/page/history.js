@@ -33,6 +33,7 @@ function open(id) {
   say(byId("history-where"), "looking for it");
   for (const part of ["history-steps", "history-strings", "history-letters"]) byId(part).replaceChildren();
   say(byId("history-copy"), "Copy its address");
+  byId("history-trace").hidden = true;
   if (!dialog.open) dialog.showModal();
   look(id, Date.now());
 }
@@ -54,7 +55,7 @@ async function look(id, since) {
 }
 
 /** Shows what there is of it, and gives whether it has come to its end. */
-function show({ request, queues, dead_letters: letters }) {
+function show({ request, queues, dead_letters: letters, trace }) {
   const asked = request?.requested_at && `for ${request.count} of ${request.length} characters, by ${request.requested_by}`;
   const steps = [
     ["asked", asked && request.requested_at, asked],
@@ -70,6 +71,8 @@ function show({ request, queues, dead_letters: letters }) {
     return el("li", { class: "done" }, el("p", { class: "what" }, what), el("p", {}, `${clock(at, 3)}${after}, ${how}`));
   }));
   say(byId("history-where"), where(request, queues, letters));
+  byId("history-trace").hidden = !trace;
+  if (trace) byId("history-trace").href = trace;
   byId("history-cancel").hidden = !request?.requested_by || Boolean(request.stored_at) || OVER.includes(request.status);
   const strings = request?.values ?? [];
   const more = strings.length > STRINGS ? `\n… and ${strings.length - STRINGS} more` : "";

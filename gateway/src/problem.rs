@@ -112,6 +112,11 @@ pub(crate) struct Problem {
 }
 
 impl Problem {
+    /// What went wrong, in a few words.
+    pub(crate) fn title(&self) -> &'static str {
+        self.title
+    }
+
     /// The same, as the answer at this path: a proxy may serve the gateway under any other.
     pub(crate) fn at(self, path: &str) -> Self {
         let depth = path.matches('/').count().saturating_sub(1);

@@ -10,6 +10,12 @@ use workqueue::{NatsSettings, TelemetrySettings, address};
 const GATEWAY: &str = "Gateway";
 const CONTROL: &str = "Control";
 
+/// What stands for the id of a trace in the address of one.
+pub(crate) const TRACE_ID: &str = "{trace_id}";
+
+const TRACE_URL_HELP: &str = "Address under which the page finds a trace, with {trace_id} in the place of its id, such as \
+                              http://127.0.0.1:16686/trace/{trace_id} [default: none]";
+
 /// The HTTP API and the web page, on one port.
 ///
 /// Takes requests into the queue REQUESTS, says how far they have come, and shows the queues, the
@@ -33,6 +39,10 @@ pub struct GatewaySettings {
     /// [default: none]
     #[arg(long, env, value_delimiter = ',', value_name = "NAMES", help_heading = GATEWAY)]
     pub gateway_hosts: Vec<String>,
+
+    /// Address under which the page finds a trace [default: none]
+    #[arg(long, env, value_parser = trace_url, help = TRACE_URL_HELP, value_name = "URL", help_heading = GATEWAY)]
+    pub trace_url: Option<String>,
 
     /// The most requests that the button for the whole audit reads; of more it would take long, and
     /// some 400 bytes of memory each. `decoupled audit` has no limit
@@ -108,6 +118,13 @@ fn lab(text: &str) -> Result<LabAddress, String> {
         addr.ip().is_loopback().then_some(LabAddress { url, token })
     };
     address(text).ok_or_else(|| "only `cargo lab` sets this".to_owned())
+}
+
+fn trace_url(text: &str) -> Result<String, String> {
+    let is_one =
+        text.contains(TRACE_ID) && workqueue::web_address(&text.replace(TRACE_ID, "0")).is_ok();
+    let help = || format!("write an address such as http://127.0.0.1:16686/trace/{TRACE_ID}");
+    if is_one { Ok(text.to_owned()) } else { Err(help()) }
 }
 
 impl GatewaySettings {

@@ -6,7 +6,9 @@ use contract::queues::{
 };
 use tracing::{debug, warn};
 use workqueue::dead_letters::{DeadLetter, NotRemoved};
-use workqueue::{Connection, Creation, JobId, Producer, PublishError, ReadError, now, remove};
+use workqueue::{
+    Connection, Creation, JobId, Producer, PublishError, ReadError, Trace, now, remove,
+};
 
 use crate::producer::record;
 
@@ -38,13 +40,13 @@ pub async fn cancel(
         producer.bring_forward(due, id).await?;
     }
     let new = Stored::Cancelled(Cancellation { id, cancelled_by, cancelled_at });
-    let stored = match producer.create(&new, None).await? {
+    let stored = match producer.create(&new, &Trace::default(), None).await? {
         Creation::Created => new,
         Creation::AlreadyExists(earlier) => earlier,
     };
     if matches!(stored, Stored::Cancelled(_)) {
         if let Some(due) = not_asked {
-            record(producer, &due.request(id)).await?;
+            record(producer, &due.request(id), &Trace::default()).await?;
         }
         // It saves the work, and no more: what is made all the same is not stored.
         for queue in [SCHEDULES, REQUESTS] {

@@ -12,7 +12,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 use workqueue::{
-    Backoff, Context, Failure, JobId, LogOnce, Priority, Producer, PublishError, Trace, chain, now,
+    Backoff, Context, Failure, JobId, LogOnce, Priority, Producer, PublishError, Span, Trace,
+    chain, now,
 };
 
 use crate::rate_limiter::RateLimiter;
@@ -36,8 +37,10 @@ pub async fn submit(
     trace: &Trace,
     stop: &CancellationToken,
 ) -> Result<(), PublishError> {
-    producer.publish(request, request.id, trace, Some(stop)).await?;
-    record(producer, request).await
+    let span = Span::internal("ask", trace);
+    let trace = span.trace(trace);
+    producer.publish(request, request.id, &trace, Some(stop)).await?;
+    record(producer, request, &trace).await
 }
 
 /// As [`submit`], as the effect of a job: where the queue is full, that job waits.
@@ -52,8 +55,12 @@ pub(crate) async fn submit_within(cx: &Context, request: &Request) -> Result<(),
 /// # Errors
 ///
 /// Where trying again does not help.
-pub async fn record(producer: &Producer, request: &Request) -> Result<(), PublishError> {
-    producer.create(request, None).await.map(drop)
+pub async fn record(
+    producer: &Producer,
+    request: &Request,
+    trace: &Trace,
+) -> Result<(), PublishError> {
+    producer.create(request, trace, None).await.map(drop)
 }
 
 /// Submits requests for strings, at a given rate.

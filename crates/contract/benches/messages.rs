@@ -95,5 +95,5 @@ fn decode_acknowledgment(bencher: Bencher, count: u32) {
 #[divan::bench(args = COUNTS)]
 fn create_received(bencher: Bencher, count: u32) {
     let fact = received(count);
-    bencher.bench(|| fact.creation());
+    bencher.bench(|| fact.creation(&Trace::default()));
 }

@@ -2,11 +2,11 @@
 
 use anyhow::Context as _;
 use contract::RequestState;
-use contract::facts::{Received, Stored};
+use contract::facts::{REQUESTED, Received, Stored};
 use contract::queues::{self, DueRequest, Request};
 use futures_util::TryStreamExt;
 use workqueue::dead_letters::{self, DeadLetter};
-use workqueue::{Connection, JobId, Queue, ReadError, read_fact, schedules};
+use workqueue::{Connection, JobId, Queue, ReadError, Trace, last_message, read_fact, schedules};
 
 /// The facts, dead letters and queues of one request.
 #[derive(Clone, Debug, Default)]
@@ -88,6 +88,16 @@ impl RequestHistory {
 async fn dead_letters_of(nats: &Connection, id: JobId) -> Result<Vec<DeadLetter>, ReadError> {
     let letters = dead_letters::of_job(nats.context(), id).await;
     letters.map_err(|_| ReadError::Unknown)
+}
+
+/// The id of the trace that an accepted request is part of, if there is one.
+///
+/// # Errors
+///
+/// Where the broker does not answer.
+pub async fn trace_of(nats: &Connection, id: JobId) -> anyhow::Result<Option<String>> {
+    let requested = last_message(nats.context(), REQUESTED.stream, &REQUESTED.subject(id)).await?;
+    Ok(requested.and_then(|fact| Trace::id_of(&fact.headers).map(str::to_owned)))
 }
 
 /// The queues that hold a message about a request, delivered or not, in the order in which it passes

@@ -2,7 +2,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::PullConsumer;
@@ -18,7 +18,6 @@ use crate::blocking::{self, Blocking};
 use crate::clock::now;
 use crate::delivery::Delivery;
 use crate::handler::{Context, Failure, Handler, RetryPolicy, Shared};
-use crate::headers::Trace;
 use crate::job::Job;
 use crate::metrics::QueueMetrics;
 use crate::publisher::Publisher;
@@ -28,6 +27,8 @@ use crate::running::Running;
 use crate::settings::Settings;
 use crate::settle::{Delay, Outcome, Settlement, retry_delay, settle};
 use crate::slots::Slots;
+use crate::spans::Span;
+use crate::trace::Trace;
 
 /// The longest time for which a pull waits for messages. A stopping service may wait that long, and a
 /// broker may send that long to one that hangs.
@@ -63,6 +64,12 @@ struct Binding {
     heartbeat: Duration,
     blocking: Blocking,
     shared: Arc<Shared>,
+}
+
+/// What is known of a delivery that is being handled.
+struct Handling {
+    policy: RetryPolicy,
+    span: Span,
 }
 
 impl<H: Handler> Consumer<H> {
@@ -147,9 +154,9 @@ impl<H: Handler> Consumer<H> {
         let _in_flight = self.metrics.in_flight();
         let (queue, id) = (self.lane.queue.stream, delivery.key());
         let (every, abandoned) = (binding.heartbeat, &self.running.abandoned);
-        let policy = OnceLock::new();
+        let mut handling = Handling { policy: self.policy, span: Span::default() };
         let (outcome, heartbeats) = {
-            let run = self.handle(&delivery, &binding.shared, &policy);
+            let run = self.handle(&delivery, &binding.shared, &mut handling);
             let run = pin!(AssertUnwindSafe(run).catch_unwind());
             let (ended, heartbeats) = delivery.keep_alive(run, every, abandoned).await;
             let outcome = match ended {
@@ -167,17 +174,17 @@ impl<H: Handler> Consumer<H> {
         if blocking::is_late(handled, every, heartbeats) {
             binding.blocking.warn(queue, id, handled);
         }
-        let policy = policy.get().unwrap_or(&self.policy);
-        let counter = self.settle(&delivery, &outcome, policy, every).await;
+        handling.span.end_with(&outcome);
+        let counter = self.settle(&delivery, &outcome, &handling, every).await;
         self.metrics.settled(counter, started.elapsed());
     }
 
-    /// Handles a delivery. Sets the policy of its job once that is known.
+    /// Handles a delivery, and notes what becomes known of it meanwhile.
     async fn handle(
         &self,
         delivery: &Delivery,
         shared: &Arc<Shared>,
-        policy: &OnceLock<RetryPolicy>,
+        handling: &mut Handling,
     ) -> Outcome {
         let slot = match &self.slots {
             Some(slots) => {
@@ -187,19 +194,21 @@ impl<H: Handler> Consumer<H> {
             None => None,
         };
         let started_at = slot.as_ref().map_or_else(now, |slot| slot.given_at);
+        handling.span = Span::process(delivery, self.lane.queue.consumer);
         let attempt = delivery.attempt();
         let decoded = H::Job::decode(delivery.subject(), delivery.headers(), delivery.body());
         let (id, job) = match decoded {
             Ok(decoded) => decoded,
             Err(error) => return Outcome::Undecodable(error),
         };
-        let of_job = || self.handler.retry_policy_of(&job).or_attempts(self.settings.max_attempts);
-        let policy = policy.get_or_init(of_job);
+        let policy = self.handler.retry_policy_of(&job).or_attempts(self.settings.max_attempts);
+        handling.policy = policy;
         // Before the work, so that a job which ends every process that handles it comes to an end, too.
         if policy.max_attempts.is_some_and(|most| attempt.number() > most) {
             return Outcome::Exhausted;
         }
-        let (trace, shared) = (Trace::of(delivery.headers()), Arc::clone(shared));
+        let trace = Trace::of(delivery.headers());
+        let (trace, shared) = (handling.span.trace(&trace).into_owned(), Arc::clone(shared));
         let cx = Context::new(id, attempt, started_at, trace, shared);
         if let Err(rejection) = self.handler.admit(&job, &cx) {
             return Outcome::Rejected(rejection);
@@ -220,12 +229,15 @@ impl<H: Handler> Consumer<H> {
         &self,
         delivery: &Delivery,
         outcome: &Outcome,
-        policy: &RetryPolicy,
+        Handling { policy, span }: &Handling,
         every: Duration,
     ) -> &Counter {
         let queue = self.lane.queue.stream;
         let (id, attempt) = (delivery.key(), delivery.attempt().number());
         let mut settlement = settle(outcome, delivery.attempt(), policy);
+        let trace = span.trace_id().map(|id| id.to_string());
+        let trace = trace.as_deref().or_else(|| Trace::id_of(delivery.headers()?));
+        let _settling = span.settle(delivery, &settlement);
         if let Settlement::Snooze { delay } = settlement {
             // In a box, because it is rare, and would make every other delivery larger.
             let mut publishing = Box::pin(delivery.snooze(&self.queue, delay));
@@ -234,7 +246,7 @@ impl<H: Handler> Consumer<H> {
                 delivery.keep_alive(publishing, every, &self.running.abandoned).await;
             if is_there == Some(true) {
                 delivery.ack().await;
-                info!(queue, id, attempt, %outcome, "put off");
+                info!(queue, id, attempt, trace, %outcome, "put off");
                 return &self.metrics.snoozes;
             }
             let counted = RetryPolicy { snoozes_count: true, ..*policy };
@@ -243,12 +255,12 @@ impl<H: Handler> Consumer<H> {
         match settlement {
             Settlement::Ack => {
                 delivery.ack().await;
-                debug!(queue, id, attempt, "acked");
+                debug!(queue, id, attempt, trace, "acked");
                 &self.metrics.acks
             }
             Settlement::Nak { delay } => {
                 delivery.nak(delay).await;
-                info!(queue, id, attempt, %outcome, "given back");
+                info!(queue, id, attempt, trace, %outcome, "given back");
                 &self.metrics.naks
             }
             Settlement::DeadLetter { reason } => {
@@ -258,7 +270,7 @@ impl<H: Handler> Consumer<H> {
                 let (moved, _) = delivery.keep_alive(moving, every, &self.running.abandoned).await;
                 if moved == Some(true) {
                     delivery.ack().await;
-                    warn!(queue, id, attempt, reason, "dead-lettered");
+                    warn!(queue, id, attempt, trace, reason, "dead-lettered");
                     return &self.metrics.dead_letters;
                 }
                 // It stays in its queue, where nothing is lost, and is tried again ever later.

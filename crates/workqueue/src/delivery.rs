@@ -78,6 +78,10 @@ impl Delivery {
         self.attempt
     }
 
+    pub(crate) fn queue(&self) -> Queue {
+        self.queue
+    }
+
     pub(crate) fn sequence(&self) -> u64 {
         self.sequence
     }

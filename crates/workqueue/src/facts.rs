@@ -16,6 +16,7 @@ use crate::connection::Connection;
 use crate::id::JobId;
 use crate::job::{Publication, from_json, to_json};
 use crate::last_message::last_message;
+use crate::trace::Trace;
 
 /// A key-value bucket on the broker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -60,7 +61,7 @@ pub trait Fact: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// The key that it is kept under in its bucket: a token of a subject, such as the id of a job.
     fn key(&self) -> String;
 
-    /// The publish that creates this fact, and is refused where the key has been written.
+    /// The publish that creates this fact as part of this trace, and is refused where the key has been written.
     ///
     /// It has no message id: a broker with several replicas would call the second creation a
     /// duplicate, which it is not if its value differs.
@@ -68,9 +69,10 @@ pub trait Fact: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// # Errors
     ///
     /// Where it does not become a JSON object.
-    fn creation(&self) -> Result<Publication, serde_json::Error> {
+    fn creation(&self, trace: &Trace) -> Result<Publication, serde_json::Error> {
         let mut headers = HeaderMap::new();
         headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, "0");
+        trace.add_to(&mut headers);
         let subject = Self::BUCKET.subject_of(&self.key());
         Ok(Publication { subject, headers, body: to_json(self)? })
     }

@@ -15,13 +15,13 @@ use tokio::time::sleep;
 use crate::chain::Source;
 use crate::dead_letters::Reason;
 use crate::facts::{Creation, Fact, ReadError};
-use crate::headers::Trace;
 use crate::id::JobId;
 use crate::job::Job;
 use crate::producer::{Producer, Target};
 use crate::publisher::{PubAck, PublishError};
 use crate::queue::Queue;
 use crate::rate_limit;
+use crate::trace::Trace;
 
 /// Does the jobs of one queue.
 pub trait Handler: Send + Sync + 'static {
@@ -376,7 +376,7 @@ impl Context {
     ///
     /// As [`Context::publish`].
     pub async fn create<F: Fact>(&self, fact: &F) -> Result<Creation<F>, Failure> {
-        Ok(self.waiting(self.shared.producer.create(fact, None)).await?)
+        Ok(self.waiting(self.shared.producer.create(fact, &self.trace, None)).await?)
     }
 
     /// The fact that is kept under this key, if there is one.

@@ -5,10 +5,11 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::headers::{self, Trace, Version};
+use crate::headers::{self, Version};
 use crate::id::JobId;
 use crate::priority::Priority;
 use crate::queue::Queue;
+use crate::trace::Trace;
 
 /// A kind of job: a type that becomes a JSON object, and the queue that such jobs wait in.
 ///

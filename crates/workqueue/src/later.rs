@@ -14,7 +14,6 @@ use crate::api::ApiError;
 use crate::backoff::Backoff;
 use crate::chain::chain;
 use crate::clock::now;
-use crate::headers::Trace;
 use crate::id::JobId;
 use crate::job::Job;
 use crate::last_message::last_message;
@@ -25,7 +24,9 @@ use crate::queue::{EVERY, ONCE, Queue};
 use crate::recurrence::{InvalidSchedule, Recurrence, check_name};
 use crate::remove::purge;
 use crate::schedules;
+use crate::spans::Span;
 use crate::topology::{self, DeclareError, Topology};
+use crate::trace::Trace;
 
 /// The first ceiling of the time between two tries, and the highest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
@@ -83,39 +84,9 @@ impl Producer {
                 return Ok(());
             }
         };
-        let publisher = broker.publisher_of::<J>(stop).await?;
-        let mut backoff = Backoff::new(RETRY.0, RETRY.1);
-        // Whether an earlier try may have got through.
-        let mut unknown = false;
-        loop {
-            let publication = schedules::once(job, id, at, trace, None)?;
-            let tried = match broker.check_room(J::QUEUE).await {
-                Ok(()) => publisher.try_publish(publication).await.map(drop),
-                Err(full) => Err(full),
-            };
-            match tried {
-                Ok(()) => return Ok(()),
-                Err(PublishError::AlreadyExists) => {
-                    // The refusal may be due to another one that is only under way, and may still fail. If it is due
-                    // meanwhile, it is the same job once more.
-                    if matches!(schedules::later::<J>(&broker.connection, id).await, Ok(Some(_))) {
-                        return Ok(());
-                    }
-                    unknown = true;
-                }
-                Err(full @ PublishError::Full(_)) => {
-                    if !unknown && stop.is_some_and(CancellationToken::is_cancelled) {
-                        return Err(full);
-                    }
-                }
-                Err(PublishError::Unconfirmed(_)) => unknown = true,
-                Err(error) => return Err(error),
-            }
-            match stop.filter(|_| !unknown) {
-                Some(stop) => drop(stop.run_until_cancelled(backoff.wait()).await),
-                None => backoff.wait().await,
-            }
-        }
+        let span = Span::send(J::QUEUE.stream, id, trace);
+        let trace = span.trace(trace);
+        span.end(broker.publish_later(job, id, at, &trace, stop).await)
     }
 
     /// Puts this job in the place of the one that was submitted for later under this id, and makes it due now. Does
@@ -253,6 +224,49 @@ fn explained(error: PublishError, recurrence: &Recurrence) -> PublishError {
 }
 
 impl BrokerTarget {
+    async fn publish_later<J: Job>(
+        &self,
+        job: &J,
+        id: JobId,
+        at: Timestamp,
+        trace: &Trace,
+        stop: Option<&CancellationToken>,
+    ) -> Result<(), PublishError> {
+        let publisher = self.publisher_of::<J>(stop).await?;
+        let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+        // Whether an earlier try may have got through.
+        let mut unknown = false;
+        loop {
+            let publication = schedules::once(job, id, at, trace, None)?;
+            let tried = match self.check_room(J::QUEUE).await {
+                Ok(()) => publisher.try_publish(publication).await.map(drop),
+                Err(full) => Err(full),
+            };
+            match tried {
+                Ok(()) => return Ok(()),
+                Err(PublishError::AlreadyExists) => {
+                    // The refusal may be due to another one that is only under way, and may still fail. If it is due
+                    // meanwhile, it is the same job once more.
+                    if matches!(schedules::later::<J>(&self.connection, id).await, Ok(Some(_))) {
+                        return Ok(());
+                    }
+                    unknown = true;
+                }
+                Err(full @ PublishError::Full(_)) => {
+                    if !unknown && stop.is_some_and(CancellationToken::is_cancelled) {
+                        return Err(full);
+                    }
+                }
+                Err(PublishError::Unconfirmed(_)) => unknown = true,
+                Err(error) => return Err(error),
+            }
+            match stop.filter(|_| !unknown) {
+                Some(stop) => drop(stop.run_until_cancelled(backoff.wait()).await),
+                None => backoff.wait().await,
+            }
+        }
+    }
+
     async fn publisher_of<J: Job>(
         &self,
         stop: Option<&CancellationToken>,

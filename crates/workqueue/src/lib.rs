@@ -119,6 +119,7 @@
 //! | find what nobody can settle | `sweeper`, `consumer_state` |
 //! | connect with patience; ask the broker | `connection`, `connection_events`, `connect_options`, `servers`, `credentials`, `connect_error`, [`api`] |
 //! | report | `admin` on [`http`], `health`, `healthcheck`, `metrics`, `announce`, `telemetry` |
+//! | trace | `trace`, which messages carry; `spans`, on `span_export` |
 //! | settings of a program, what of them may be shown, and the commands that its messages name | `settings`, `mask`, `command_line`, `commands` |
 //! | unit tests of handlers | [`testing`], `recorder` |
 //! | small helpers | `backoff`, `chain`, `clock`, `last_message`, `log_once` |
@@ -182,10 +183,13 @@ mod settle;
 mod signals;
 mod slots;
 mod snooze;
+mod span_export;
+mod spans;
 mod sweeper;
 mod telemetry;
 pub mod testing;
 pub mod topology;
+mod trace;
 
 pub use admin::{Report, serve as serve_admin};
 pub use backoff::Backoff;
@@ -197,7 +201,6 @@ pub use connect_error::{ClientEnded, ConnectError};
 pub use connection::Connection;
 pub use facts::{Bucket, Creation, Fact, ReadError, read_fact};
 pub use handler::{Attempt, Context, Failure, Handler, Rejection, RetryPolicy};
-pub use headers::Trace;
 pub use healthcheck::{Command, HealthcheckError, healthcheck};
 pub use id::{InvalidId, JobId};
 pub use job::{DecodeError, Job, Publication, from_json};
@@ -205,7 +208,7 @@ pub use known::KnownStreams;
 pub use last_message::last_message;
 pub use later::Scheduled;
 pub use log_once::LogOnce;
-pub use metrics::{DroppedLogLines, Metrics};
+pub use metrics::{DroppedTelemetry, Metrics};
 pub use priority::{InvalidPriority, Priority};
 pub use producer::Producer;
 pub use publisher::{PubAck, PublishError};
@@ -218,9 +221,11 @@ pub use schedules::{Later, Schedule};
 pub use service::Service;
 pub use settings::{
     LogFormat, NatsSettings, Settings, TelemetrySettings, above_zero, copies, default_instance,
-    duration, number, subject,
+    duration, number, subject, web_address,
 };
 pub use settle::{Delay, Outcome, Settlement, settle};
 pub use signals::{StopSignals, stop_on_signals};
+pub use spans::Span;
 pub use sweeper::Swept;
-pub use telemetry::{InvalidFilter, Logs, init as init_telemetry};
+pub use telemetry::{InvalidTelemetry, Logs, init as init_telemetry};
+pub use trace::Trace;

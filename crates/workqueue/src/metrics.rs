@@ -15,6 +15,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::queue::Queue;
+use crate::span_export;
 use crate::telemetry;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -86,7 +87,7 @@ impl Metrics {
         );
         let connected = Gauge::default();
         registry.register("connected", "1 while connected to the broker", connected.clone());
-        registry.register_collector(Box::new(DroppedLogLines));
+        registry.register_collector(Box::new(DroppedTelemetry));
         Arc::new(Self {
             registry: Mutex::new(registry),
             settlements,
@@ -223,16 +224,23 @@ impl Drop for InFlight<'_> {
     }
 }
 
-/// Reads how many lines of the logs were dropped when the metrics are asked for.
+/// Reads how many lines of the logs and spans of traces were dropped when the metrics are asked for.
 #[derive(Debug)]
-pub struct DroppedLogLines;
+pub struct DroppedTelemetry;
 
-impl Collector for DroppedLogLines {
+impl Collector for DroppedTelemetry {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
-        let dropped = ConstCounter::new(telemetry::dropped_lines());
-        let help = "Lines of the logs that the standard error did not take";
-        let kind = dropped.metric_type();
-        dropped.encode(encoder.encode_descriptor("log_lines_dropped", help, None, kind)?)
+        let lines = "Lines of the logs that the standard error did not take";
+        let spans = "Spans of traces that were not exported";
+        for (name, help, dropped) in [
+            ("log_lines_dropped", lines, telemetry::dropped_lines()),
+            ("spans_dropped", spans, span_export::dropped_spans()),
+        ] {
+            let dropped = ConstCounter::new(dropped);
+            let kind = dropped.metric_type();
+            dropped.encode(encoder.encode_descriptor(name, help, None, kind)?)?;
+        }
+        Ok(())
     }
 }
 

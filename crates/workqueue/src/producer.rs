@@ -11,7 +11,6 @@ use crate::connection::Connection;
 use crate::dead_letters;
 use crate::declare::declare;
 use crate::facts::{Creation, Fact, ReadError, read_fact};
-use crate::headers::Trace;
 use crate::id::JobId;
 use crate::job::{Job, Publication};
 use crate::lease;
@@ -20,7 +19,9 @@ use crate::publisher::{PubAck, PublishError, Publisher, check_subject};
 use crate::queue::Queue;
 use crate::recorder::Recorder;
 use crate::settings::Settings;
+use crate::spans::Span;
 use crate::topology::{DeclareError, Declared, Limits, Topology};
+use crate::trace::Trace;
 
 /// The first ceiling of the time between two tries to create the same fact, and the highest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(5), Duration::from_secs(1));
@@ -134,14 +135,16 @@ impl Producer {
                 let publisher = broker
                     .publisher(J::QUEUE.stream, || Topology::new(&[J::QUEUE], &[]), stop)
                     .await?;
-                publisher.publish(|| job.publication(id, trace), stop).await
+                let span = Span::send(J::QUEUE.stream, id, trace);
+                let trace = span.trace(trace);
+                span.end(publisher.publish(|| job.publication(id, &trace), stop).await)
             }
             Target::Recorder(recorder) => recorder.publish(job.publication(id, trace)),
         }
     }
 
-    /// Creates a fact, or gives the one that exists already. Tries until it is known which; where there is
-    /// still no room after `stop`, it gives up with [`PublishError::Full`], and nothing is stored.
+    /// Creates a fact as part of this trace, or gives the one that exists already. Tries until it is known which; where
+    /// there is still no room after `stop`, it gives up with [`PublishError::Full`], and nothing is stored.
     ///
     /// # Errors
     ///
@@ -149,46 +152,16 @@ impl Producer {
     pub async fn create<F: Fact>(
         &self,
         fact: &F,
+        trace: &Trace,
         stop: Option<&CancellationToken>,
     ) -> Result<Creation<F>, PublishError> {
         let broker = match &self.0 {
             Target::Broker(broker) => broker,
             Target::Recorder(recorder) => return recorder.create(fact),
         };
-        let publisher =
-            broker.publisher(F::BUCKET.stream, || Topology::new(&[], &[F::BUCKET]), stop).await?;
-        let mut backoff = Backoff::new(RETRY.0, RETRY.1);
-        // Whether an earlier try may have got through.
-        let mut unknown = false;
-        loop {
-            let full = match publisher.try_publish(fact.creation()?).await {
-                Ok(_) => return Ok(Creation::Created),
-                Err(PublishError::AlreadyExists) => None,
-                // A broker without room says so before it looks whether there is one already.
-                Err(full @ PublishError::Full(_)) => Some(full),
-                Err(PublishError::Unconfirmed(_)) => {
-                    unknown = true;
-                    backoff.wait().await;
-                    continue;
-                }
-                Err(error) => return Err(error),
-            };
-            let stopping = stop.is_some_and(CancellationToken::is_cancelled);
-            if full.is_none() || stopping {
-                // In a box, because it is rare, and would make every other creation larger.
-                match Box::pin(read_fact::<F>(&broker.connection, &fact.key())).await {
-                    Ok(Some(existing)) => return Ok(Creation::AlreadyExists(existing)),
-                    Ok(None) if !unknown && let Some(full) = full => return Err(full),
-                    // The refusal may be due to another creation that is only under way, and may
-                    // still fail. It counts once the fact can be read.
-                    Ok(None) | Err(ReadError::Unknown) => {}
-                    Err(error @ ReadError::NoFact(_)) => {
-                        return Err(PublishError::Rejected(error.into()));
-                    }
-                }
-            }
-            backoff.wait().await;
-        }
+        let span = Span::send(F::BUCKET.stream, fact.key(), trace);
+        let trace = span.trace(trace);
+        span.end(broker.create(fact, &trace, stop).await)
     }
 
     /// The fact that is kept under this key, if there is one.
@@ -227,6 +200,48 @@ impl Producer {
 }
 
 impl BrokerTarget {
+    async fn create<F: Fact>(
+        &self,
+        fact: &F,
+        trace: &Trace,
+        stop: Option<&CancellationToken>,
+    ) -> Result<Creation<F>, PublishError> {
+        let publisher =
+            self.publisher(F::BUCKET.stream, || Topology::new(&[], &[F::BUCKET]), stop).await?;
+        let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+        // Whether an earlier try may have got through.
+        let mut unknown = false;
+        loop {
+            let full = match publisher.try_publish(fact.creation(trace)?).await {
+                Ok(_) => return Ok(Creation::Created),
+                Err(PublishError::AlreadyExists) => None,
+                // A broker without room says so before it looks whether there is one already.
+                Err(full @ PublishError::Full(_)) => Some(full),
+                Err(PublishError::Unconfirmed(_)) => {
+                    unknown = true;
+                    backoff.wait().await;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            let stopping = stop.is_some_and(CancellationToken::is_cancelled);
+            if full.is_none() || stopping {
+                // In a box, because it is rare, and would make every other creation larger.
+                match Box::pin(read_fact::<F>(&self.connection, &fact.key())).await {
+                    Ok(Some(existing)) => return Ok(Creation::AlreadyExists(existing)),
+                    Ok(None) if !unknown && let Some(full) = full => return Err(full),
+                    // The refusal may be due to another creation that is only under way, and may
+                    // still fail. It counts once the fact can be read.
+                    Ok(None) | Err(ReadError::Unknown) => {}
+                    Err(error @ ReadError::NoFact(_)) => {
+                        return Err(PublishError::Rejected(error.into()));
+                    }
+                }
+            }
+            backoff.wait().await;
+        }
+    }
+
     /// The publisher to this stream. What it needs is declared on the broker before it is used for the
     /// first time.
     pub(crate) async fn publisher(
@@ -284,7 +299,7 @@ impl Recorder {
     fn create<F: Fact>(&self, fact: &F) -> Result<Creation<F>, PublishError> {
         match self.read(&fact.key()) {
             Ok(Some(existing)) => Ok(Creation::AlreadyExists(existing)),
-            Ok(None) => self.publish(fact.creation()).map(|_| Creation::Created),
+            Ok(None) => self.publish(fact.creation(&Trace::default())).map(|_| Creation::Created),
             Err(error) => Err(PublishError::Rejected(error.into())),
         }
     }

@@ -24,6 +24,7 @@ use tracing::{debug, warn};
 use crate::backoff::Backoff;
 use crate::connection::Connection;
 use crate::log_once::LogOnce;
+use crate::spans::Batch;
 
 /// How much later than a pull expires its status may still come.
 const GRACE: Duration = Duration::from_millis(250);
@@ -59,6 +60,8 @@ pub(crate) struct Pull {
     inbox: Subject,
     expires: Duration,
     credit: usize,
+    /// What has come since more was asked for last.
+    batch: Batch,
     /// Since when there has been credit without interruption.
     credit_since: Instant,
     /// By when something must have been heard of all pulls.
@@ -93,6 +96,7 @@ impl Pull {
             inbox,
             expires,
             credit: 0,
+            batch: Batch::default(),
             credit_since: now,
             silence: Box::pin(tokio::time::sleep_until(now)),
             times_connected: connection.times_connected(),
@@ -130,6 +134,8 @@ impl Pull {
         match timeout(ASK_TIMEOUT, request).await {
             Ok(Ok(())) => {
                 self.credit += room;
+                let earlier = std::mem::replace(&mut self.batch, Batch::begin());
+                earlier.end(&self.consumer.cached_info().stream_name);
                 self.silence.as_mut().reset(now + self.expires + GRACE);
             }
             Ok(Err(error)) => warn!(%error, "pull request failed; retrying"),
@@ -184,6 +190,7 @@ impl Pull {
         match message.status {
             None | Some(StatusCode::OK) => {
                 self.spend(1);
+                self.batch.add(message.headers.as_ref());
                 Arrival::Message(message)
             }
             Some(StatusCode::IDLE_HEARTBEAT) => Arrival::Credit,

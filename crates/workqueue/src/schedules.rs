@@ -28,13 +28,14 @@ use tracing::warn;
 
 use crate::batch::{self, Stored};
 use crate::connection::Connection;
-use crate::headers::{self, MESSAGE_VERSION, Trace};
+use crate::headers::{self, MESSAGE_VERSION};
 use crate::id::JobId;
 use crate::job::{Job, Publication, to_json};
 use crate::last_message::last_message;
 use crate::queue::{EVERY, ONCE, Queue};
 use crate::reading::ReadStreamError;
 use crate::recurrence::Recurrence;
+use crate::trace::Trace;
 
 /// How many schedules are read at a time.
 const AT_A_TIME: usize = 1000;

@@ -218,6 +218,27 @@ pub struct TelemetrySettings {
     /// How to log [default: pretty on a terminal, json elsewhere]
     #[arg(long, env, value_enum, value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
+
+    /// Where to send traces, by OTLP over HTTP [default: nowhere]
+    #[arg(long, env, value_parser = web_address, value_name = "URL")]
+    pub otel_exporter_otlp_endpoint: Option<String>,
+}
+
+/// An address of http or https.
+///
+/// # Errors
+///
+/// Where the text is none, in words for its author.
+pub fn web_address(text: &str) -> Result<String, String> {
+    let uri = text.parse::<hyper::Uri>().ok();
+    let is_web = |uri: &hyper::Uri| {
+        matches!(uri.scheme_str(), Some("http" | "https"))
+            && uri.host().is_some_and(|it| !it.is_empty())
+    };
+    match uri {
+        Some(uri) if is_web(&uri) => Ok(text.to_owned()),
+        _ => Err("write an address such as http://127.0.0.1:4318".to_owned()),
+    }
 }
 
 /// The form of a line in the logs.

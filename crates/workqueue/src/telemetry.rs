@@ -1,4 +1,4 @@
-//! The logs of a process: best effort. Nothing that becomes of them stops the work.
+//! The logs and traces of a process: best effort. Nothing that becomes of them stops the work.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, IsTerminal, Write};
@@ -7,12 +7,14 @@ use std::sync::{Mutex, OnceLock};
 use std::{panic, thread};
 
 use anstream::{AutoStream, ColorChoice};
+use opentelemetry_otlp::ExporterBuildError;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::ParseError;
 
 use crate::held_signals::while_held;
 use crate::settings::{LogFormat, TelemetrySettings};
+use crate::span_export;
 
 /// Writes that the standard error took no more: it is closed, or its disk is full.
 static FAILED_WRITES: AtomicU64 = AtomicU64::new(0);
@@ -26,38 +28,47 @@ const LINES: usize = 8_192;
 /// What is still to be written, for a process that ends at once.
 static GUARD: Mutex<Option<WorkerGuard>> = Mutex::new(None);
 
-/// The filter of the logs makes no sense.
+/// The settings of logs and traces make no sense.
 #[derive(Debug, thiserror::Error)]
-#[error("RUST_LOG is '{filter}': {source}")]
-pub struct InvalidFilter {
-    filter: String,
-    source: ParseError,
+pub enum InvalidTelemetry {
+    /// The filter of the logs is none.
+    #[error("RUST_LOG is '{filter}': {source}")]
+    Filter {
+        /// The filter.
+        filter: String,
+        /// What is wrong with it.
+        source: ParseError,
+    },
+    /// The spans cannot be exported with these settings.
+    #[error("traces cannot be exported")]
+    Export(#[from] ExporterBuildError),
 }
 
-/// Writes the last lines when it is dropped, which has to be at the end of `main`.
+/// Writes the last lines, and sends the last spans, when it is dropped, which has to be at the end of `main`.
 #[derive(Debug)]
 #[must_use = "dropping it ends the logs"]
 pub struct Logs(());
 
 impl Drop for Logs {
     fn drop(&mut self) {
+        span_export::flush();
         flush();
     }
 }
 
-/// Starts the logs of this process, on standard error. Lines that it does not take are dropped and counted.
-/// The messages of panics go the same way.
+/// Starts the logs of this process, on standard error, and its traces, where the settings say whom to send them to.
+/// What is not taken is dropped and counted. The messages of panics go the way of the logs.
 ///
 /// # Errors
 ///
-/// Where the filter makes no sense.
+/// Where a setting makes no sense.
 ///
 /// # Panics
 ///
 /// Where this process has logs already.
-pub fn init(settings: &TelemetrySettings) -> Result<Logs, InvalidFilter> {
+pub fn init(settings: &TelemetrySettings) -> Result<Logs, InvalidTelemetry> {
     let filter = EnvFilter::try_new(&settings.rust_log)
-        .map_err(|source| InvalidFilter { filter: settings.rust_log.clone(), source })?;
+        .map_err(|source| InvalidTelemetry::Filter { filter: settings.rust_log.clone(), source })?;
     // On a thread of its own, because a reader that stalls would stop the work at the first full pipe.
     let logs = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(LINES);
     let (writer, guard) = while_held(|| logs.finish(BestEffort(io::stderr())));
@@ -73,6 +84,9 @@ pub fn init(settings: &TelemetrySettings) -> Result<Logs, InvalidFilter> {
             let colors = AutoStream::choice(&io::stderr()) != ColorChoice::Never;
             logs.with_ansi(colors).with_target(false).init();
         }
+    }
+    if let Some(endpoint) = &settings.otel_exporter_otlp_endpoint {
+        span_export::start(endpoint)?;
     }
     Ok(Logs(()))
 }

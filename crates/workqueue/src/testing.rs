@@ -38,10 +38,10 @@ pub use crate::recorder::Recorder;
 
 use crate::clock::now;
 use crate::handler::{Attempt, Context, Shared};
-use crate::headers::Trace;
 use crate::id::JobId;
 use crate::producer::Producer;
 use crate::queue::Queue;
+use crate::trace::Trace;
 
 impl Recorder {
     /// The context of the first attempt at a new job.

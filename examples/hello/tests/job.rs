@@ -16,7 +16,7 @@ use workqueue::testing::Recorder;
 use workqueue::topology::Topology;
 use workqueue::{
     Bucket, Connection, Context, Creation, Fact, Failure, Handler, Job, NatsSettings, Producer,
-    PublishError, Queue, Reconciler, RetryPolicy, Service, ServiceError, Settings,
+    PublishError, Queue, Reconciler, RetryPolicy, Service, ServiceError, Settings, Trace,
 };
 
 /// Resize an image.
@@ -394,7 +394,7 @@ async fn key_that_is_no_subject_is_rejected() {
     let producer = Producer::connect(&settings).await.unwrap();
     for image in ["my cat.png", "", "a..b", "*"] {
         let fact = Resized { image: image.to_owned(), attempt: 1 };
-        let created = producer.create(&fact, None).await;
+        let created = producer.create(&fact, &Trace::default(), None).await;
         assert!(matches!(created, Err(PublishError::Invalid(_))), "{image}: {created:?}");
     }
 }

@@ -13,6 +13,7 @@ use crate::dead_letters::view::DeadLetterDetails;
 use crate::problem::{Problem, ProblemKind};
 use crate::requests::view::RequestDetails;
 use crate::requests::{input, json as answer};
+use crate::settings::TRACE_ID;
 use crate::state::Gateway;
 
 /// How far it has come, as the API says it; the queues that it is in; and its dead letters in full.
@@ -24,11 +25,20 @@ pub(super) async fn show(
     let queues = history::queues_with(gateway.connection()?, id).await;
     let queues = queues.map_err(|error| ProblemKind::BrokerAway.because(chain(&*error)))?;
     // A request that moved on meanwhile is seen here.
-    let history = gateway.reader()?.history(id).await?;
-    let letters: Vec<_> = history.dead_letters.iter().map(DeadLetterDetails::short).collect();
+    let found = gateway.reader()?.history(id).await?;
+    let trace = match &gateway.settings.trace_url {
+        Some(url) => {
+            let trace = history::trace_of(gateway.connection()?, id).await;
+            let trace = trace.map_err(|error| ProblemKind::BrokerAway.because(chain(&*error)))?;
+            trace.map(|id| url.replace(TRACE_ID, &id))
+        }
+        None => None,
+    };
+    let letters: Vec<_> = found.dead_letters.iter().map(DeadLetterDetails::short).collect();
     Ok(answer(&json!({
         "queues": queues.iter().map(|queue| queue.stream).collect::<Vec<_>>(),
         "dead_letters": letters,
-        "request": RequestDetails::new(id, history),
+        "request": RequestDetails::new(id, found),
+        "trace": trace,
     })))
 }

@@ -19,6 +19,8 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use serde::Serialize;
 
+use workqueue::Span;
+
 use crate::etag;
 use crate::input::{NoQuery, query};
 use crate::problem::{Problem, ProblemKind, SubmitOutcome};
@@ -91,7 +93,11 @@ pub(crate) async fn submit_request(
         let detail = "this gateway is stopping; nothing of this try remains";
         return Err(ProblemKind::Busy.because(detail).with(SubmitOutcome::NotAsked));
     }
-    let accepted = submissions.submit(new).await?;
+    let mut span = Span::server("POST /requests", &new.trace);
+    let new = Submission { trace: span.trace(&new.trace).into_owned(), ..new };
+    let accepted =
+        submissions.submit(new).await.inspect_err(|problem| span.fail(&problem.title()))?;
+    drop(span);
     // Relative to this path, because a proxy may serve it under another.
     let location = format!("requests/{}", accepted.id);
     let headers = [(header::LOCATION, location), (header::RETRY_AFTER, retry_after(&accepted))];

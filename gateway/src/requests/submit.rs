@@ -166,7 +166,7 @@ impl Submissions {
     ) -> Result<AcceptedRequest, Problem> {
         let Planned { request, not_before } = planned;
         let new = Asked { key, request, not_before, delay_ms: wanted.time.delay_ms() };
-        let earlier = match self.producer.create(&new, Some(&self.no_waiting)).await {
+        let earlier = match self.producer.create(&new, trace, Some(&self.no_waiting)).await {
             Ok(Creation::Created) => {
                 return self.submit_planned(new.into(), trace, no_room_under_a_key).await;
             }
@@ -212,7 +212,7 @@ impl Submissions {
         let request = due.map_or_else(|| planned.request.clone(), |(due, _)| due.request(id));
         // Its queue may have confirmed it to a process that died before it could create the fact.
         if self.read::<Stored>(id).await?.is_some() {
-            let recorded = record(&self.producer, &request).await;
+            let recorded = record(&self.producer, &request, trace).await;
             let recorded = recorded.map_err(|error| self.rejected(id, &chain(&error)));
             return recorded.map(|()| planned.accepted());
         }

@@ -306,7 +306,7 @@ async fn exactly_one_creates<B>(deployment: &Deployment<B>, services: &[Writer])
     let creations = all_at_once(services, async |service, name| {
         let values = Strings::try_from(vec![name.replace('-', "z")]).unwrap();
         let fact = Received { id, values, marked_by: name, received_at: workqueue::now() };
-        let creation = service.producer.create(&fact, None).await.unwrap();
+        let creation = service.producer.create(&fact, &Trace::default(), None).await.unwrap();
         (fact, creation)
     })
     .await;

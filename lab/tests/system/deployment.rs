@@ -306,7 +306,7 @@ pub fn publication(job: &impl Job) -> Publication {
 
 /// The publish that creates a fact.
 pub fn creation(fact: &impl Fact) -> Publication {
-    fact.creation().unwrap()
+    fact.creation(&Trace::default()).unwrap()
 }
 
 pub async fn run(side: Side, url: &str, log: PathBuf, settings: &[(&str, &str)]) -> Process {

@@ -35,6 +35,7 @@ mod round_trips;
 mod startup;
 mod stopping;
 mod topology;
+mod traces;
 mod unreadable;
 mod watch;
 mod work;

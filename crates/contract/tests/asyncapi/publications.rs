@@ -46,10 +46,10 @@ fn publications(trace: &Trace) -> Vec<(String, Publication)> {
             address(|id| queues::ACKNOWLEDGMENTS.subject(id)),
             acknowledgment.publication(acknowledgment.id, trace).unwrap(),
         ),
-        (bucket_address(facts::IDEMPOTENCY), asked.creation().unwrap()),
-        (bucket_address(facts::REQUESTED), request.creation().unwrap()),
-        (bucket_address(facts::STORED), Stored::Strings(acknowledgment).creation().unwrap()),
-        (bucket_address(facts::RECEIVED), received.creation().unwrap()),
+        (bucket_address(facts::IDEMPOTENCY), asked.creation(trace).unwrap()),
+        (bucket_address(facts::REQUESTED), request.creation(trace).unwrap()),
+        (bucket_address(facts::STORED), Stored::Strings(acknowledgment).creation(trace).unwrap()),
+        (bucket_address(facts::RECEIVED), received.creation(trace).unwrap()),
     ]
 }
 

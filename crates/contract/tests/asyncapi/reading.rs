@@ -70,7 +70,7 @@ fn check_message<M: Job + PartialEq + fmt::Debug>(message: &M, trace: &Trace) {
 /// Creates the fact, so to speak, and checks what comes out against the document and Rust.
 fn check_fact<F: Fact + PartialEq + fmt::Debug>(fact: &F) {
     let kind = kind(&bucket_address(F::BUCKET));
-    let publication = fact.creation().unwrap();
+    let publication = fact.creation(&Trace::default()).unwrap();
     let headers = headers_as_json(&publication.headers);
     assert!(kind.headers.is_valid(&headers), "{headers}");
     let body = serde_json::from_slice(&publication.body).unwrap();

@@ -49,7 +49,7 @@ fn message<M: Job + PartialEq + Debug>(body: &[u8]) -> Option<M> {
 
 fn fact<F: Fact + PartialEq + Debug>(body: &[u8]) -> Option<F> {
     let fact = F::from_body(body).ok()?;
-    let creation = fact.creation().unwrap();
+    let creation = fact.creation(&Trace::default()).unwrap();
     assert_eq!(creation.subject, F::BUCKET.subject_of(&fact.key()));
     assert_eq!(F::from_body(&creation.body).unwrap(), fact);
     Some(fact)

@@ -1,0 +1,133 @@
+//! The trace that a message belongs to.
+
+use async_nats::{HeaderMap, HeaderName, HeaderValue};
+
+static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+static TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+
+/// The trace that a message belongs to, as [W3C Trace Context] has it. It is carried from what is
+/// consumed to what is published, as it came, so that a trace leads through all queues.
+///
+/// [W3C Trace Context]: https://www.w3.org/TR/trace-context/
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Trace {
+    parent: Option<HeaderValue>,
+    state: Option<HeaderValue>,
+}
+
+impl Trace {
+    /// The trace that these headers name, if any.
+    #[must_use]
+    pub fn of(headers: Option<&HeaderMap>) -> Self {
+        let Some(headers) = headers else {
+            return Self::default();
+        };
+        let value = |name: &HeaderName| headers.get(name.clone()).cloned();
+        Self { parent: value(&TRACEPARENT), state: value(&TRACESTATE) }
+    }
+
+    /// Names this trace in these headers.
+    pub(crate) fn add_to(&self, headers: &mut HeaderMap) {
+        for (name, value) in [(&TRACEPARENT, &self.parent), (&TRACESTATE, &self.state)] {
+            if let Some(value) = value {
+                headers.insert(name.clone(), value.clone());
+            }
+        }
+    }
+
+    /// The id of the trace that these headers name, 32 hexadecimal digits.
+    #[must_use]
+    pub fn id_of(headers: &HeaderMap) -> Option<&str> {
+        let parent = headers.get(TRACEPARENT.clone())?.as_str();
+        if is_traceparent(parent) { parent.split('-').nth(1) } else { None }
+    }
+
+    /// Its `traceparent`, as W3C Trace Context has it.
+    #[must_use]
+    pub fn parent(&self) -> Option<&str> {
+        self.parent.as_ref().map(HeaderValue::as_str)
+    }
+
+    /// Sets the one that has this name, where its value can be a header.
+    pub(crate) fn set(&mut self, name: &str, value: &str) {
+        let value = value.parse().ok().filter(|_| !value.is_empty());
+        match name {
+            "traceparent" => self.parent = value,
+            "tracestate" => self.state = value,
+            _ => {}
+        }
+    }
+
+    /// Its `tracestate`.
+    #[must_use]
+    pub fn state(&self) -> Option<&str> {
+        self.state.as_ref().map(HeaderValue::as_str)
+    }
+
+    /// The trace that a client outside of the system names. Only valid parts of it are taken: no trace
+    /// where the parent is invalid, a trace without a state where only the state is invalid.
+    #[must_use]
+    pub fn from_outside(parent: &str, state: Option<&str>) -> Self {
+        if !is_traceparent(parent) {
+            return Self::default();
+        }
+        let state = state.filter(|state| is_tracestate(state));
+        let header = |text: &str| text.parse().ok();
+        Self { parent: header(parent), state: state.and_then(header) }
+    }
+}
+
+/// Whether this is a parent of version 00, or of a later one, which may have more behind it.
+fn is_traceparent(text: &str) -> bool {
+    let hex = |part: &str, length: usize| {
+        part.len() == length
+            && part.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+    };
+    let id = |part: &str, length| hex(part, length) && part.bytes().any(|byte| byte != b'0');
+    let mut parts = text.splitn(5, '-');
+    let (version, trace, parent) = (parts.next(), parts.next(), parts.next());
+    let (Some(version), Some(trace), Some(parent), Some(flags), more) =
+        (version, trace, parent, parts.next(), parts.next())
+    else {
+        return false;
+    };
+    let known = hex(version, 2) && version != "ff" && (version != "00" || more.is_none());
+    known && id(trace, 32) && id(parent, 16) && hex(flags, 2) && is_tracestate(text)
+}
+
+/// Whether this can be a state, whose meaning only its writers know.
+fn is_tracestate(text: &str) -> bool {
+    (1..=512).contains(&text.len()) && text.bytes().all(|byte| (b' '..=b'~').contains(&byte))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+    #[test]
+    fn from_outside_takes_only_valid_parts() {
+        let trace = Trace::from_outside(PARENT, Some("vendor=value"));
+        assert_eq!(trace.parent.unwrap().as_str(), PARENT);
+        assert_eq!(trace.state.unwrap().as_str(), "vendor=value");
+        for state in ["", "a=\u{7f}", "a=\tb", &"a".repeat(513)] {
+            let trace = Trace::from_outside(PARENT, Some(state));
+            assert!(trace.parent.is_some() && trace.state.is_none(), "{state}");
+        }
+        let later = PARENT.replacen("00", "cc", 1) + "-what-later-versions-add";
+        assert!(Trace::from_outside(&later, None).parent.is_some());
+        for wrong in [
+            "",
+            "00",
+            &PARENT.to_uppercase(),
+            &PARENT.replacen("00", "ff", 1),
+            &PARENT.replace("0af7651916cd43dd8448eb211c80319c", &"0".repeat(32)),
+            &PARENT.replace("b7ad6b7169203331", &"0".repeat(16)),
+            &format!("{PARENT}-more"),
+            &format!("{PARENT} "),
+        ] {
+            assert_eq!(Trace::from_outside(wrong, Some("a=b")), Trace::default(), "{wrong}");
+        }
+    }
+}
