@@ -70,21 +70,24 @@ pub(crate) async fn permission(
     let needs = || Topology::default().with_rates();
     let publisher = broker.publisher(lease::STREAM, needs, None).await?;
     let counters = Counters { publisher, connection: broker.connection.clone() };
-    let asked_at = now();
-    let mut turn = None;
-    if counters.may_be_asked(asked_at).await {
+    let (asked_at, turn) = loop {
+        let asked_at = now();
+        if !counters.may_be_asked(asked_at).await {
+            break (asked_at, 1);
+        }
         let subject = lease::subject_of_key(queue, key, asked_at.as_second());
-        turn = match counters.add(subject, 1).await {
-            Ok(total) => total.map(|total| lease::turn(total, limit)),
-            Err(error) if error.is_transient() => None,
+        let turn = match counters.add(subject, 1).await {
+            Ok(total) => total.map_or(1, |total| lease::turn(total, limit)),
+            Err(error) if error.is_transient() => 1,
             Err(error) => return Err(error.into()),
         };
-    }
-    // It holds for the second of the question.
-    if turn == Some(0) && now().as_second() == asked_at.as_second() {
-        return Ok(());
-    }
-    let turn = turn.unwrap_or(1).max(1);
+        match turn {
+            0 if now().as_second() == asked_at.as_second() => return Ok(()),
+            // It was granted for a second that has passed.
+            0 => {}
+            turn => break (asked_at, turn),
+        }
+    };
     let wait = Duration::from_secs(turn).saturating_sub(passed(asked_at));
     let reason = format!("the limit of {limit} a second is used up for {key}");
     Err(Failure::RetryAfter(wait, reason.into()))
