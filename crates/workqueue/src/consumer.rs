@@ -145,8 +145,12 @@ impl<H: Handler> Consumer<H> {
     /// Handles a delivery and settles it.
     async fn work(self: Arc<Self>, binding: Arc<Binding>, delivery: Delivery) {
         if let Some(delay) = delivery.waits() {
-            // No attempt, and nothing that is to be counted.
-            delivery.nak(Delay::Exactly(delay)).await;
+            // No attempt, and nothing that is to be counted. The broker counts it, so that only the first may be so.
+            if delivery.is_redelivered() && Box::pin(delivery.snooze(&self.queue, delay)).await {
+                delivery.ack().await;
+            } else {
+                delivery.nak(Delay::Exactly(delay)).await;
+            }
             debug!(delivery = %delivery, ?delay, "waits");
             return;
         }

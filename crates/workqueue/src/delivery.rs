@@ -39,6 +39,7 @@ pub(crate) struct Delivery {
     has_more: bool,
     snooze: Option<Snooze>,
     attempt: Attempt,
+    is_redelivered: bool,
 }
 
 impl Delivery {
@@ -71,11 +72,27 @@ impl Delivery {
         let attempt = snooze::attempt(snooze, u64::try_from(delivered).unwrap_or(1));
         let reply = message.reply.take().ok_or("it has no reply subject")?;
         let connection = connection.clone();
-        Ok(Self { message, reply, connection, queue, sequence, has_more, snooze, attempt })
+        let is_redelivered = delivered > 1;
+        Ok(Self {
+            message,
+            reply,
+            connection,
+            queue,
+            sequence,
+            has_more,
+            snooze,
+            attempt,
+            is_redelivered,
+        })
     }
 
     pub(crate) fn attempt(&self) -> Attempt {
         self.attempt
+    }
+
+    /// Whether the broker has delivered this very message before.
+    pub(crate) fn is_redelivered(&self) -> bool {
+        self.is_redelivered
     }
 
     pub(crate) fn queue(&self) -> Queue {

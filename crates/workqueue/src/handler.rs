@@ -305,8 +305,8 @@ impl Context {
 
     /// Asks for a permission to go on under this key, such as the host that the job is about to call: all replicas of
     /// the service have so many of a key in each second of the clock. It returns at once, and holds no slot while
-    /// others have the permissions; each job that is refused comes back in a second of its own. A recording context
-    /// grants all.
+    /// others have the permissions: those that are refused in a second are spread over the next ones. A recording
+    /// context grants all.
     ///
     /// A refusal spends an attempt unless the policy says [`snoozes_count: false`](RetryPolicy::snoozes_count). Ask
     /// before the first effect: the job begins anew.

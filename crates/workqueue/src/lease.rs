@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn refused_jobs_have_seconds_of_their_own() {
+    fn refused_jobs_are_spread_over_the_next_seconds() {
         let turns: Vec<u64> = (1..=7).map(|total| turn(total, limit(2))).collect();
         assert_eq!(turns, [0, 0, 1, 1, 2, 2, 3]);
     }

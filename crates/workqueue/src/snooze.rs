@@ -3,7 +3,8 @@
 //! The broker counts deliveries, and no settlement changes its count. So a copy of the message takes the place of the
 //! message: under a message id of its own, so that a copy is stored once however often that is tried, and with two
 //! headers: how many attempts were spent before, and the time until which it waits. The broker delivers it at once; it
-//! is then given back until that time, which is no attempt.
+//! is then given back until that time, which is no attempt. Where it comes before that time once more, as after a restart
+//! of the broker, another copy takes its place.
 
 use std::time::Duration;
 

@@ -4,7 +4,9 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use async_nats::jetstream;
+use async_nats::jetstream::consumer::PullConsumer;
+use async_nats::jetstream::{self, AckKind};
+use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
 use testkit::broker::{Broker, BrokerOptions};
 use testkit::eventually::eventually;
@@ -12,6 +14,8 @@ use testkit::proxy::Proxy;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use workqueue::dead_letters::{self, DeadLetter};
+use workqueue::headers::{SNOOZE_ATTEMPTS, SNOOZE_UNTIL};
+use workqueue::topology::Topology;
 use workqueue::{
     Context, Failure, Handler, Job, JobId, NatsSettings, Producer, Queue, RetryPolicy, Service,
     ServiceError, Settings,
@@ -272,6 +276,37 @@ async fn each_job_has_the_policy_of_its_kind() {
             "failed: timed out after 1ms (attempt 1)",
         ]
     );
+    stop.cancel();
+    running.await.unwrap().unwrap();
+}
+
+/// A broker that is restarted may deliver what waits before its time, and counts that.
+#[tokio::test]
+async fn delivery_before_its_time_spends_no_attempt() {
+    let (broker, settings) = broker().await;
+    let producer = Producer::connect(&settings).await.unwrap();
+    producer.declare(&Topology::new(&[Fetch::QUEUE], &[])).await.unwrap();
+    let nats = jetstream::new(async_nats::connect(broker.url()).await.unwrap());
+    let mut headers = async_nats::HeaderMap::new();
+    let until = workqueue::now() + Duration::from_hours(1);
+    headers.insert(SNOOZE_ATTEMPTS, "0");
+    headers.insert(SNOOZE_UNTIL, until.to_string());
+    let subject = Fetch::QUEUE.subject(JobId::new());
+    let published = nats.publish_with_headers(subject, headers, "{}".into()).await;
+    published.unwrap().await.unwrap();
+    let stream = nats.get_stream(Fetch::QUEUE.stream).await.unwrap();
+    let consumer: PullConsumer = stream.get_consumer(Fetch::QUEUE.consumer).await.unwrap();
+    let delivery = consumer.stream().messages().await.unwrap().next().await.unwrap().unwrap();
+    delivery.ack_with(AckKind::Nak(None)).await.unwrap();
+
+    let fetcher = Fetcher::new(2, &[Step::Succeeds]);
+    let (running, stop) = fetcher.start(&settings);
+    let copy = eventually("a copy that was not delivered before waits in its place", async || {
+        stream.get_raw_message(2).await.map_err(|error| error.to_string())
+    })
+    .await;
+    assert_eq!(copy.headers.get(SNOOZE_ATTEMPTS).unwrap().as_str(), "0");
+    assert!(fetcher.attempts().is_empty());
     stop.cancel();
     running.await.unwrap().unwrap();
 }
