@@ -88,7 +88,7 @@ impl<H: Handler> Consumer<H> {
             // Often enough that one heartbeat may get lost.
             heartbeat: ack_wait / 3,
             blocking: Blocking::default(),
-            shared: Arc::new(Shared { queue: self.lane.queue, producer, instance, facts_max_age }),
+            shared: Arc::new(Shared { lane: self.lane, producer, instance, facts_max_age }),
         });
         // Sooner than a delivery comes again, and sooner than the drain ends.
         let expires = LONGEST_PULL.min(ack_wait / 2).min(drain_timeout / 2);

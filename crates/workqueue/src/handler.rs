@@ -19,7 +19,7 @@ use crate::id::JobId;
 use crate::job::Job;
 use crate::producer::{Producer, Target};
 use crate::publisher::{PubAck, PublishError};
-use crate::queue::Queue;
+use crate::queue::Lane;
 use crate::rate_limit;
 use crate::trace::Trace;
 
@@ -225,7 +225,7 @@ pub struct Context {
 /// What the contexts of all jobs of one service have in common.
 #[derive(Debug)]
 pub(crate) struct Shared {
-    pub(crate) queue: Queue,
+    pub(crate) lane: Lane,
     pub(crate) producer: Producer,
     pub(crate) instance: String,
     pub(crate) facts_max_age: Duration,
@@ -305,8 +305,8 @@ impl Context {
 
     /// Asks for a permission to go on under this key, such as the host that the job is about to call: all replicas of
     /// the service have so many of a key in each second of the clock. It returns at once, and holds no slot while
-    /// others have the permissions: those that are refused in a second are spread over the next ones. A recording
-    /// context grants all.
+    /// others have the permissions: those that are refused in a second are spread over the next ones, where the more
+    /// urgent ones ask first. A recording context grants all.
     ///
     /// A refusal spends an attempt unless the policy says [`snoozes_count: false`](RetryPolicy::snoozes_count). Ask
     /// before the first effect: the job begins anew.
@@ -317,7 +317,7 @@ impl Context {
     /// replica has connected to it; [`Failure::Retry`] where the counters cannot be used.
     pub async fn permission(&self, key: &str, per_second: NonZeroU32) -> Result<(), Failure> {
         let Target::Broker(broker) = self.shared.producer.target() else { return Ok(()) };
-        let asking = rate_limit::permission(broker, self.shared.queue, key, per_second);
+        let asking = rate_limit::permission(broker, self.shared.lane, key, per_second);
         self.waiting(asking).await
     }
 

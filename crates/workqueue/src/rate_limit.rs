@@ -26,7 +26,7 @@ use crate::lease::{self, Lease};
 use crate::log_once::LogOnce;
 use crate::producer::BrokerTarget;
 use crate::publisher::{PublishError, Publisher};
-use crate::queue::Queue;
+use crate::queue::{Lane, Queue};
 use crate::running::Running;
 use crate::topology::Topology;
 
@@ -58,12 +58,24 @@ impl Counters {
         // An answer from before a connection was lost may come after it: see the head of this file.
         Ok((self.connection.times_connected() == times).then_some(total))
     }
+
+    /// Adds one, and gives how many seconds later its turn is. Where that is unknown, it is the next one.
+    async fn turn(&self, subject: String, limit: NonZeroU32) -> Result<u64, PublishError> {
+        match self.add(subject, 1).await {
+            Ok(total) => Ok(total.map_or(1, |total| lease::turn(total, limit))),
+            Err(error) if error.is_transient() => Ok(1),
+            Err(error) => Err(error),
+        }
+    }
 }
 
-/// Asks for one permission under a key of this queue, see [`Context::permission`](crate::Context::permission).
+/// How much later in their second jobs ask that are less urgent by one step.
+const STEP: Duration = Duration::from_millis(100);
+
+/// Asks for one permission under a key, for a job of this lane, see [`Context::permission`](crate::Context::permission).
 pub(crate) async fn permission(
     broker: &BrokerTarget,
-    queue: Queue,
+    lane: Lane,
     key: &str,
     limit: NonZeroU32,
 ) -> Result<(), Failure> {
@@ -75,20 +87,21 @@ pub(crate) async fn permission(
         if !counters.may_be_asked(asked_at).await {
             break (asked_at, 1);
         }
-        let subject = lease::subject_of_key(queue, key, asked_at.as_second());
-        let turn = match counters.add(subject, 1).await {
-            Ok(total) => total.map_or(1, |total| lease::turn(total, limit)),
-            Err(error) if error.is_transient() => 1,
-            Err(error) => return Err(error.into()),
-        };
-        match turn {
+        let subject = lease::subject_of_key(lane.queue, key, asked_at.as_second());
+        let of_lane = format!("{subject}-{}", lane.priority);
+        match counters.turn(subject, limit).await? {
             0 if now().as_second() == asked_at.as_second() => return Ok(()),
             // It was granted for a second that has passed.
             0 => {}
+            // Those of each priority are spread by themselves, so that a few do not wait as long as many.
+            _ if lane.queue.has_priorities() => {
+                break (asked_at, 1 + counters.turn(of_lane, limit).await?);
+            }
             turn => break (asked_at, turn),
         }
     };
-    let wait = Duration::from_secs(turn).saturating_sub(passed(asked_at));
+    let steps = if lane.queue.has_priorities() { lane.priority as u32 } else { 0 };
+    let wait = Duration::from_secs(turn).saturating_sub(passed(asked_at)) + STEP * steps;
     let reason = format!("the limit of {limit} a second is used up for {key}");
     Err(Failure::RetryAfter(wait, reason.into()))
 }

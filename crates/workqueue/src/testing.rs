@@ -39,6 +39,7 @@ pub use crate::recorder::Recorder;
 use crate::clock::now;
 use crate::handler::{Attempt, Context, Shared};
 use crate::id::JobId;
+use crate::priority::Priority;
 use crate::producer::Producer;
 use crate::queue::Queue;
 use crate::trace::Trace;
@@ -54,7 +55,7 @@ impl Recorder {
     #[must_use]
     pub fn context_of(self: &Arc<Self>, id: JobId, attempt: Attempt) -> Context {
         let shared = Shared {
-            queue: Queue::new("TESTS", "tests"),
+            lane: Queue::new("TESTS", "tests").lane(Priority::Normal),
             producer: Producer::recording(self),
             instance: "test".to_owned(),
             facts_max_age: Duration::MAX,

@@ -9,7 +9,8 @@ use testkit::broker::{Broker, BrokerOptions};
 use testkit::eventually::eventually;
 use tokio_util::sync::CancellationToken;
 use workqueue::{
-    Context, Failure, Handler, Job, NatsSettings, Producer, Queue, RetryPolicy, Service, Settings,
+    Context, Failure, Handler, Job, NatsSettings, Priority, Producer, Queue, RetryPolicy, Service,
+    Settings,
 };
 
 /// Call somebody who does not want to be called too often.
@@ -124,4 +125,66 @@ async fn each_key_has_a_rate_of_its_own_over_two_workers() {
     one.unwrap();
     other.unwrap();
     assert!(sent.iter().all(|((_, second), mails)| second.is_none() || *mails <= 2), "{sent:?}");
+}
+
+/// Call at a house that opens twice a second.
+#[derive(Debug, Serialize, Deserialize)]
+struct Visit {
+    priority: Priority,
+}
+
+impl Job for Visit {
+    const QUEUE: Queue = Queue::new("VISITS", "visits").consumer("visitor").with_priorities();
+
+    fn priority(&self) -> Priority {
+        self.priority
+    }
+}
+
+/// Keeps who was let in, in order.
+#[derive(Clone, Default)]
+struct Visitor(Arc<Mutex<Vec<Priority>>>);
+
+impl Handler for Visitor {
+    type Job = Visit;
+
+    fn retry_policy(&self) -> RetryPolicy {
+        RetryPolicy { snoozes_count: false, ..RetryPolicy::default() }
+    }
+
+    async fn handle(&self, Visit { priority }: Visit, cx: &Context) -> Result<(), Failure> {
+        cx.permission("the house", NonZeroU32::new(2).unwrap()).await?;
+        self.0.lock().unwrap().push(priority);
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn urgent_job_overtakes_those_that_wait_for_the_same_key() {
+    let broker = Broker::start(BrokerOptions::default()).await.unwrap();
+    let settings = Settings { nats: NatsSettings::at(broker.url()), ..Settings::from_env() };
+    let producer = Producer::connect(&settings).await.unwrap();
+    for _ in 0..400 {
+        producer.submit(&Visit { priority: Priority::Low }).await.unwrap();
+    }
+    let (visitor, stop) = (Visitor::default(), CancellationToken::new());
+    let visiting = async {
+        let place = async |priority| {
+            eventually("one is let in", async || {
+                let seen = visitor.0.lock().unwrap().clone();
+                seen.iter().position(|it| *it == priority).ok_or(seen.len())
+            })
+            .await
+        };
+        place(Priority::Low).await;
+        producer.submit(&Visit { priority: Priority::High }).await.unwrap();
+        let place = place(Priority::High).await;
+        stop.cancel();
+        place
+    };
+    let service = Service::new("visitor").consume(visitor.clone());
+    let (service, place) = tokio::join!(service.run(&settings, &stop), visiting);
+    service.unwrap();
+    // All of the others that were there before it take more than three minutes.
+    assert!(place < 50, "{place}");
 }
