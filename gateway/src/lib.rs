@@ -70,18 +70,12 @@ const USUAL: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080)
 
 /// A page has one connection for the events, and some for moments. One that asks takes some 30 kB.
 const LIMITS: http::ServerLimits = http::ServerLimits {
-    connections: 256,
-    head_bytes: 16 * 1024,
-    head_time: Duration::from_secs(10),
-    idle_time: Duration::from_secs(30),
-    closing_time: Duration::from_secs(2),
-    // Proxies keep connections for a minute.
-    keep_alive: Some(Duration::from_secs(75)),
     overloaded: || {
         let problem =
             ProblemKind::Busy.because("too many wait for an answer; nothing of this try remains");
         (PROBLEM_JSON, problem.with(SubmitOutcome::NotAsked).json())
     },
+    ..http::ServerLimits::OF_A_PAGE
 };
 
 /// How long answers that are being made may take once the gateway is told to stop.

@@ -308,6 +308,9 @@ impl Context {
     /// others have the permissions: those that are refused in a second are spread over the next ones, where the more
     /// urgent ones ask first. A recording context grants all.
     ///
+    /// A key is any text. Where the account asks for `MAX_BYTES`, all counters together have a megabyte, for some 5,000
+    /// keys in ten seconds; with more of them the oldest are forgotten.
+    ///
     /// A refusal spends an attempt unless the policy says [`snoozes_count: false`](RetryPolicy::snoozes_count). Ask
     /// before the first effect: the job begins anew.
     ///

@@ -65,6 +65,20 @@ pub struct ServerLimits {
     pub overloaded: fn() -> (&'static str, String),
 }
 
+impl ServerLimits {
+    /// The limits of an API with a page: a browser has some connections, and waits between two requests.
+    pub const OF_A_PAGE: Self = Self {
+        connections: 256,
+        head_bytes: 16 * 1024,
+        head_time: Duration::from_secs(10),
+        idle_time: Duration::from_secs(30),
+        closing_time: Duration::from_secs(2),
+        // Proxies keep connections for a minute.
+        keep_alive: Some(Duration::from_secs(75)),
+        overloaded: || ("text/plain", "too many connections\n".to_owned()),
+    };
+}
+
 /// Answers until `closing`; then takes no more connections, and ends once each client has the answer
 /// to what it asked.
 ///
