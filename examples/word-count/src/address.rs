@@ -1,0 +1,122 @@
+//! Which addresses of the web may be called: no URL, redirect or name leads to what only this machine can reach.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::LazyLock;
+use std::vec;
+
+use hyper_util::client::legacy::connect::dns::Name;
+use ipnet::IpNet;
+use tower::BoxError;
+use url::Url;
+
+/// The longest URL, in bytes.
+const LONGEST: usize = 2048;
+
+/// What is not for everybody, of the registries of special-purpose addresses (RFC 6890). Of IPv6 all that is no global
+/// unicast address, and what has an address of version 4 within.
+static SPECIAL: LazyLock<Vec<IpNet>> = LazyLock::new(|| {
+    let nets = "0.0.0.0/8 10.0.0.0/8 100.64.0.0/10 127.0.0.0/8 169.254.0.0/16 172.16.0.0/12 192.0.0.0/24 192.0.2.0/24 \
+                192.88.99.0/24 192.168.0.0/16 198.18.0.0/15 198.51.100.0/24 203.0.113.0/24 224.0.0.0/3 \
+                ::/3 2001::/23 2001:db8::/32 2002::/16 3fff::/20 4000::/2 8000::/1";
+    nets.split(' ').map(|net| net.parse().expect("it is a network")).collect()
+});
+
+/// Whether this is an address of the public internet.
+#[must_use]
+pub fn is_public(address: IpAddr) -> bool {
+    let address = address.to_canonical();
+    !SPECIAL.iter().any(|net| net.contains(&address))
+}
+
+/// No page can have this URL. It is not repeated, because of the password that may be in it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "it is no address of a page: write http:// or https://, a host, and no user, in {LONGEST} bytes"
+)]
+pub struct InvalidUrl;
+
+/// The URL of a page. Where its host leads is seen when it is called.
+///
+/// # Errors
+///
+/// Where it is no URL, has another scheme than http and https, no host, or a user.
+pub fn check(text: &str) -> Result<Url, InvalidUrl> {
+    let is_right = |url: &Url| {
+        ["http", "https"].contains(&url.scheme())
+            && url.host().is_some()
+            && url.username().is_empty()
+            && url.password().is_none()
+    };
+    let url = Url::parse(text).ok().filter(|url| text.len() <= LONGEST && is_right(url));
+    url.ok_or(InvalidUrl)
+}
+
+/// A host has no address that may be called.
+#[derive(Debug, thiserror::Error)]
+#[error("{0} is not on the public internet; ALLOW_PRIVATE allows that")]
+pub(crate) struct NotPublic(pub(crate) String);
+
+/// Looks a name up, and gives of its addresses those that are allowed. The connection goes to what was checked: the name
+/// is not looked up again.
+pub(crate) async fn resolve(
+    name: Name,
+    is_allowed: fn(IpAddr) -> bool,
+) -> Result<vec::IntoIter<SocketAddr>, BoxError> {
+    let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
+    let allowed: Vec<_> = found.filter(|address| is_allowed(address.ip())).collect();
+    if allowed.is_empty() {
+        return Err(NotPublic(name.to_string()).into());
+    }
+    Ok(allowed.into_iter())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn special_addresses_are_not_public() {
+        for address in [
+            "127.0.0.1",
+            "10.1.2.3",
+            "169.254.169.254",
+            "100.64.0.1",
+            "192.168.0.1",
+            "0.0.0.0",
+            "224.0.0.1",
+            "255.255.255.255",
+            "::1",
+            "::",
+            "::ffff:10.0.0.1",
+            "64:ff9b::a00:1",
+            "fe80::1",
+            "fd00::1",
+            "ff02::1",
+            "2002:a00:1::",
+            "2001:db8::1",
+        ] {
+            assert!(!is_public(address.parse().unwrap()), "{address}");
+        }
+        for address in ["1.1.1.1", "172.32.0.1", "2606:4700:4700::1111", "::ffff:1.1.1.1"] {
+            assert!(is_public(address.parse().unwrap()), "{address}");
+        }
+    }
+
+    #[test]
+    fn url_without_a_host_or_with_a_user_is_told_with_what_is_right() {
+        for text in [
+            "",
+            "example.com",
+            "file:///etc/passwd",
+            "ftp://example.com",
+            "http://a@example.com",
+            "http://",
+        ] {
+            let error = check(text).unwrap_err().to_string();
+            assert!(error.contains("write http:// or https://"), "{error}");
+        }
+        // What leads to an address in another spelling is that address.
+        assert_eq!(check("http://0x7f.1/").unwrap().host_str(), Some("127.0.0.1"));
+        assert!(check(&format!("http://example.com/{}", "a".repeat(LONGEST))).is_err());
+    }
+}

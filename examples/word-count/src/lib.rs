@@ -1,0 +1,91 @@
+//! Count the words of a web page, as the lectures on Celery do: a front that takes jobs and keeps results, and workers
+//! between it and a web that is not to be trusted.
+//!
+//! ```text
+//! word-count    POST, page --> [TASKS] (high, normal, low)     [RECOUNTS], when due --> [TASKS]     api, recounts
+//! word-counter  [TASKS] --> the web --> [RESULTS]                             counter, tasks, web, address
+//! word-count    [RESULTS] --> SQLite --> GET, page                            store, api
+//! ```
+//!
+//! The two share this file and no database, call or clock: each can be stopped while the other goes on.
+
+mod address;
+mod api;
+mod counter;
+mod recounts;
+mod store;
+mod tasks;
+mod web;
+
+pub use address::{InvalidUrl, check, is_public};
+pub use api::router;
+pub use counter::Counter;
+pub use recounts::Recounts;
+pub use store::Store;
+pub use tasks::{Kind, TASKS};
+pub use web::{Page, Web};
+
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+use workqueue::{Job, JobId, Priority, Queue};
+
+/// A task by its name, with its parameters. Only a worker knows which there are.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Task {
+    /// The id of the job, under which its result is stored.
+    pub id: JobId,
+    /// The name of the task.
+    pub task: String,
+    /// Its parameters: for each task so far `{"url": …}`.
+    pub input: Value,
+    /// How urgent it is. Normal where it does not say.
+    #[serde(default)]
+    pub priority: Priority,
+}
+
+impl Job for Task {
+    const QUEUE: Queue = Queue::new("TASKS", "tasks").consumer("word-counter").with_priorities();
+
+    fn id(&self) -> Option<JobId> {
+        Some(self.id)
+    }
+
+    fn priority(&self) -> Priority {
+        self.priority
+    }
+}
+
+/// What has come of a task.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TaskResult {
+    /// The task.
+    #[serde(flatten)]
+    pub task: Task,
+    /// What it came to.
+    pub output: Value,
+    /// The instance that did it.
+    pub worker: String,
+}
+
+impl Job for TaskResult {
+    const QUEUE: Queue = Queue::new("RESULTS", "results").consumer("word-count");
+
+    fn id(&self) -> Option<JobId> {
+        Some(self.task.id)
+    }
+}
+
+/// Do a task again and again: each time that it is due is a [`Task`] of its own.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Recount {
+    /// The name of the task.
+    pub task: String,
+    /// Its parameters.
+    pub input: Value,
+}
+
+impl Job for Recount {
+    // A queue has priorities or schedules: what is due goes on to the tasks.
+    const QUEUE: Queue =
+        Queue::new("RECOUNTS", "recounts").consumer("word-count").with_schedules("recurring");
+}

@@ -1,0 +1,20 @@
+//! Makes a task of each recount that is due.
+
+use workqueue::{Context, Failure, Handler, Priority};
+
+use crate::store::Store;
+use crate::{Recount, Task};
+
+/// Forwards what is due, under the id of that firing: one that is delivered twice is one task.
+pub struct Recounts(pub Store);
+
+impl Handler for Recounts {
+    type Job = Recount;
+
+    async fn handle(&self, Recount { task, input }: Recount, cx: &Context) -> Result<(), Failure> {
+        let task = Task { id: cx.id(), task, input, priority: Priority::Normal };
+        cx.publish(&task).await?;
+        self.0.note(&[task]).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,158 @@
+//! The tasks that a worker knows, by their names. Each turns a page into a value that fits into a message.
+
+use std::collections::{BTreeSet, HashMap};
+use std::num::NonZeroU32;
+use std::time::Duration;
+
+use html5gum::{DefaultEmitter, HtmlString, Token, Tokenizer};
+use serde_json::{Value, json};
+use unicode_segmentation::UnicodeSegmentation;
+use workqueue::RetryPolicy;
+
+use crate::web::Page;
+
+/// The most bytes of words or links in a result: a message has at most 256 KiB.
+const MOST_BYTES: usize = 100 << 10;
+
+/// The most links that are followed to where they lead: each may be as long as the address of the page.
+const MOST_LINKS: usize = 10_000;
+
+/// A kind of task, with what differs from one to the other.
+pub struct Kind {
+    /// Its name.
+    pub name: &'static str,
+    /// The most attempts.
+    pub attempts: u64,
+    /// Time that an attempt may take.
+    pub timeout: Duration,
+    /// The most of them that all workers start in a second.
+    pub per_second: NonZeroU32,
+    /// What it makes of a page.
+    pub read: fn(&Page) -> Value,
+}
+
+/// The tasks.
+pub static TASKS: [Kind; 3] = [
+    Kind { name: "word_count", attempts: 5, timeout: secs(60), per_second: rate(50), read: words },
+    Kind { name: "links", attempts: 3, timeout: secs(30), per_second: rate(20), read: links },
+    Kind { name: "page_title", attempts: 3, timeout: secs(15), per_second: rate(100), read: title },
+];
+
+const fn secs(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+const fn rate(per_second: u32) -> NonZeroU32 {
+    NonZeroU32::new(per_second).expect("it is above zero")
+}
+
+impl Kind {
+    /// The task with this name.
+    ///
+    /// # Errors
+    ///
+    /// Which there are, where there is none of this name.
+    pub fn named(name: &str) -> Result<&'static Self, String> {
+        TASKS.iter().find(|kind| kind.name == name).ok_or_else(|| {
+            let known: Vec<_> = TASKS.iter().map(|kind| kind.name).collect();
+            format!("there is no task '{name:.100}'; known are {}", known.join(", "))
+        })
+    }
+
+    /// When and how often it is tried again. Waiting for a permission spends no attempt.
+    #[must_use]
+    pub fn policy(&self) -> RetryPolicy {
+        RetryPolicy {
+            max_attempts: Some(self.attempts),
+            first_delay: secs(1),
+            timeout: Some(self.timeout),
+            snoozes_count: false,
+            ..RetryPolicy::default()
+        }
+    }
+}
+
+/// What a page is made of. By a tokenizer and not by a tree, whose time can grow with the square of what a hostile page
+/// nests.
+#[derive(Default)]
+struct Parts {
+    text: String,
+    title: Option<String>,
+    links: Vec<String>,
+}
+
+impl Parts {
+    fn of(page: &Page) -> Self {
+        let mut parts = Self::default();
+        if !page.is_html {
+            return Self { text: page.text.clone(), ..parts };
+        }
+        let mut emitter = DefaultEmitter::default();
+        // As a browser does: what is in a script is no tag.
+        emitter.naively_switch_states(true);
+        let string = |text: &[u8]| String::from_utf8_lossy(text).into_owned();
+        let mut within = HtmlString::default();
+        for Ok(token) in Tokenizer::new_with_emitter(&page.text, emitter) {
+            match (token, within.as_slice()) {
+                (Token::StartTag(tag), _) => {
+                    let link = tag.attributes.get(&b"href"[..]).filter(|_| tag.name == b"a");
+                    parts.links.extend(link.map(|link| string(link)));
+                    within = tag.name;
+                }
+                (Token::EndTag(_), _) => within.clear(),
+                (Token::String(_), b"script" | b"style") => {}
+                (Token::String(text), b"title") => {
+                    parts.title = parts.title.or(Some(string(&text)));
+                }
+                (Token::String(text), _) => parts.text.extend([&string(&text), "\n"]),
+                _ => {}
+            }
+        }
+        parts
+    }
+}
+
+/// The most frequent words, in lower case, each with how often it is there.
+fn words(page: &Page) -> Value {
+    let parts = Parts::of(page);
+    let (mut counts, mut total) = (HashMap::<String, u64>::new(), 0_u64);
+    for word in parts.text.unicode_words() {
+        *counts.entry(word.to_lowercase()).or_default() += 1;
+        total += 1;
+    }
+    let distinct = counts.len();
+    let mut words: Vec<_> = counts.into_iter().collect();
+    words
+        .sort_unstable_by(|(a, a_count), (b, b_count)| b_count.cmp(a_count).then_with(|| a.cmp(b)));
+    let words = within_a_message(words, |(word, _)| word.len() + 20);
+    json!({ "total": total, "distinct": distinct, "words": words })
+}
+
+/// Where it leads, each place once.
+fn links(page: &Page) -> Value {
+    let links = Parts::of(page).links;
+    let urls = links.iter().take(MOST_LINKS).filter_map(|link| page.url.join(link).ok());
+    let urls: BTreeSet<String> = urls.filter(url::Url::has_host).map(String::from).collect();
+    let total = urls.len();
+    json!({ "total": total, "links": within_a_message(urls, |url| url.len() + 3) })
+}
+
+/// Its title, or null.
+fn title(page: &Page) -> Value {
+    let title = Parts::of(page).title.map(|title| {
+        let words: Vec<_> = title.split_whitespace().collect();
+        words.join(" ").chars().take(300).collect::<String>()
+    });
+    json!({ "title": title })
+}
+
+/// As many as fit.
+fn within_a_message<T>(all: impl IntoIterator<Item = T>, size: impl Fn(&T) -> usize) -> Vec<T> {
+    let mut room = MOST_BYTES;
+    let fits = |item: &T| {
+        let rest = room.checked_sub(size(item));
+        room = rest.unwrap_or_default();
+        rest.is_some()
+    };
+    all.into_iter().take_while(fits).collect()
+}
