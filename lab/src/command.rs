@@ -17,7 +17,7 @@ use crate::compare::{CompareSettings, compare};
 use crate::control::{Action, Lab};
 use crate::exec;
 use crate::lesson::{self, LessonSettings};
-use crate::up::{UpSettings, up};
+use crate::up::{UpSettings, run_example, up};
 
 /// Runs the whole system on one machine, breaks it, and measures it.
 #[derive(Debug, Parser)]
@@ -131,7 +131,13 @@ pub async fn run(cli: LabCli) -> anyhow::Result<ExitCode> {
 
 async fn carry_out(command: LabCommand, stop: &CancellationToken) -> anyhow::Result<ExitCode> {
     let is_clean = match command {
-        LabCommand::Up(settings) => up(&settings, None, stop).await?.is_clean(),
+        LabCommand::Up(settings) => match &settings.example {
+            Some(example) => {
+                Box::pin(run_example(example, &settings, stop)).await?;
+                true
+            }
+            None => up(&settings, None, stop).await?.is_clean(),
+        },
         LabCommand::Lesson(LessonSettings { number, check: false }) => match number {
             None => return done(&lesson::list()),
             Some(number) => {

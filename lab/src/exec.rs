@@ -13,20 +13,7 @@ use workqueue::NatsSettings;
 
 use crate::control::{CONTROL_FILE, Lab};
 
-/// The programs that are built here when they are asked for.
-const OURS: [&str; 9] = [
-    "decoupled",
-    "requestor",
-    "generator",
-    "gateway",
-    "hello",
-    "coupled-requestor",
-    "coupled-generator",
-    "forgetful-requestor",
-    "forgetful-generator",
-];
-
-/// Becomes this program, which finds the broker of the lab that runs.
+/// Becomes this program, which finds the broker of the lab that runs. One of this workspace is built before.
 ///
 /// # Errors
 ///
@@ -34,7 +21,8 @@ const OURS: [&str; 9] = [
 pub(crate) async fn exec(words: &[OsString]) -> anyhow::Result<()> {
     let lab = Lab::find()?;
     let (program, arguments) = words.split_first().context("name a program")?;
-    let path = match OURS.iter().find(|ours| *ours == program) {
+    let names = programs::names().await?;
+    let path = match names.iter().find(|ours| program == ours.as_str()) {
         Some(ours) => {
             let [path] = programs::build_only([ours]).await?;
             path

@@ -9,6 +9,7 @@ use anyhow::{Context as _, bail, ensure};
 use async_nats::jetstream::Context;
 use contract::queues;
 use testkit::process::{Process, bound_to_this};
+use tokio::process::Command;
 use tokio::time::{Instant, sleep, timeout};
 use workqueue::topology;
 
@@ -42,9 +43,19 @@ impl Replica {
         directory: &Path,
         settings: impl IntoIterator<Item = (impl AsRef<OsStr>, impl AsRef<OsStr>)>,
     ) -> anyhow::Result<Self> {
-        let name = name.into();
         let mut command = bound_to_this(program);
-        command.args(arguments).env("INSTANCE", &name).env("LOG_FORMAT", "pretty").envs(settings);
+        command.args(arguments).envs(settings);
+        Self::spawn(command, name, directory)
+    }
+
+    /// Runs this as the replica of this name.
+    pub(crate) fn spawn(
+        mut command: Command,
+        name: impl Into<String>,
+        directory: &Path,
+    ) -> anyhow::Result<Self> {
+        let name = name.into();
+        command.env("INSTANCE", &name).env("LOG_FORMAT", "pretty");
         let process = Process::spawn(command, directory.join(format!("{name}.log")))?;
         Ok(Self { name, process })
     }

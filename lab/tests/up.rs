@@ -7,6 +7,8 @@ use std::process::{Output, Stdio};
 use std::time::Duration;
 
 use nix::pty::openpty;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::termios::{self, Winsize};
 use serde_json::Value;
@@ -371,4 +373,36 @@ async fn picture_is_whole_whatever_becomes_of_the_terminal() {
     assert!(names.into_iter().all(|name| text.contains(&name)), "{text}");
     drop(terminal);
     assert!(timeout(LIMIT, lab.wait()).await.expect("it ends").unwrap().success());
+}
+
+#[tokio::test]
+async fn program_of_an_example_that_ends_is_started_again() {
+    let said = String::from_utf8(up(&["--example", "hello"], &[]).await.stderr).unwrap();
+    assert!(said.contains("no example hello") && said.contains("word-count"), "{said}");
+    // The first time they take longer to build than anything else here.
+    let names = ["word-count", "word-counter"];
+    testkit::programs::build_only(names).await.unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
+    command
+        .args(["up", "--example", "word-count", "--for", "1h"])
+        .env("LISTEN_ADDR", "127.0.0.1:0");
+    let mut lab = Process::spawn(command, directory.path().join("log")).unwrap();
+    logged(&lab, "word-counter-2 (pid ").await;
+    let said = lab.log_text();
+    let after = |sign: &str| said.split_once(sign).unwrap().1;
+    let page = after("The page is at http://").split_once('/').unwrap().0.parse().unwrap();
+    assert_eq!(http::ask(page, "GET", "/", &[], "").await.unwrap().status, 200);
+    // One that ends right after its start would end the lab.
+    let pid = after("word-counter-1 (pid ").split_once(')').unwrap().0.parse().unwrap();
+    eventually("it has run for a while", async || {
+        let age = directory.path().join("log").metadata().unwrap().modified().unwrap().elapsed();
+        if age.unwrap() > Duration::from_secs(1) { Ok(()) } else { Err(()) }
+    })
+    .await;
+    kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+    logged(&lab, "word-counter-1 (ended, signal: 9 (SIGKILL)); started again").await;
+    lab.terminate().unwrap();
+    let ended = timeout(Duration::from_mins(1), lab.wait()).await.expect("it ends").unwrap();
+    assert!(ended.success(), "{}", lab.log_text());
 }

@@ -50,7 +50,7 @@ impl Programs {
     }
 }
 
-/// Builds the programs of the system, see [`build_only`].
+/// Builds the programs of the system, see [`build_all`].
 ///
 /// # Errors
 ///
@@ -81,27 +81,67 @@ pub async fn build_with_examples() -> anyhow::Result<(Programs, Examples)> {
     Ok((system, examples))
 }
 
+/// As [`build_all`], of a number of programs that is known.
+///
+/// # Errors
+///
+/// As [`build_all`].
+pub async fn build_only<const N: usize>(names: [&str; N]) -> anyhow::Result<[PathBuf; N]> {
+    let built = build_all(&names).await?;
+    let mut paths = names.map(|_| PathBuf::new());
+    paths.iter_mut().zip(built).for_each(|(path, built)| *path = built);
+    Ok(paths)
+}
+
 /// Builds these programs with cargo, or finds that they are up to date, in the same way as this crate was built:
 /// optimised or not. Cargo's progress goes to our standard error.
 ///
 /// # Errors
 ///
 /// Where cargo cannot be run, or they cannot be built.
-pub async fn build_only<const N: usize>(names: [&str; N]) -> anyhow::Result<[PathBuf; N]> {
+pub async fn build_all(names: &[&str]) -> anyhow::Result<Vec<PathBuf>> {
+    // Of the whole workspace, as the caller is built itself: for single packages cargo would choose
+    // other features of what they depend on, and compile all of it again.
+    let mut arguments = vec!["build", "--workspace", "--message-format=json-render-diagnostics"];
+    arguments.extend(names.iter().flat_map(|name| ["--bin", name]));
+    if !cfg!(debug_assertions) {
+        arguments.push("--release");
+    }
+    built(&cargo(&arguments).await?, names)
+}
+
+/// The packages of the workspace, as `cargo metadata` tells them.
+///
+/// # Errors
+///
+/// Where cargo cannot be run, or does not know.
+pub async fn packages() -> anyhow::Result<Vec<Value>> {
+    let metadata = cargo(&["metadata", "--no-deps", "--format-version=1"]).await?;
+    let mut metadata: Value = serde_json::from_str(&metadata).context("the metadata of cargo")?;
+    let packages = metadata["packages"].as_array_mut().context("cargo tells of no packages")?;
+    Ok(std::mem::take(packages))
+}
+
+/// The names of the programs of the workspace.
+///
+/// # Errors
+///
+/// As [`packages`].
+pub async fn names() -> anyhow::Result<Vec<String>> {
+    let packages = packages().await?;
+    let targets = packages.iter().filter_map(|package| package["targets"].as_array()).flatten();
+    let programs = targets.filter(|target| target["kind"][0] == "bin");
+    Ok(programs.filter_map(|program| program["name"].as_str().map(str::to_owned)).collect())
+}
+
+/// What cargo prints for these arguments. Its progress goes to our standard error.
+async fn cargo(arguments: &[&str]) -> anyhow::Result<String> {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../Cargo.toml");
     // Set where cargo runs us, and then it is the one that has built us.
     let cargo = env::var_os("CARGO").filter(|path| !path.is_empty());
     let cargo = cargo.unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(&cargo);
-    // Of the whole workspace, as the caller is built itself: for single packages cargo would choose
-    // other features of what they depend on, and compile all of it again.
-    command.args(["build", "--workspace"]);
-    command.args(names.iter().flat_map(|name| ["--bin", name]));
-    command.arg("--message-format=json-render-diagnostics");
-    command.arg("--manifest-path").arg(manifest);
-    if !cfg!(debug_assertions) {
-        command.arg("--release");
-    }
+    command.args(arguments).arg("--manifest-path").arg(manifest);
     // What cargo tells a program that it runs about its package. Handed on, it would make the build
     // scripts of others, such as ring's, believe that something has changed for them.
     for (name, _) in env::vars_os() {
@@ -113,18 +153,18 @@ pub async fn build_only<const N: usize>(names: [&str; N]) -> anyhow::Result<[Pat
     command.stdin(Stdio::null()).stdout(Stdio::piped()).kill_on_drop(true);
     let child = command.spawn().with_context(|| format!("cannot run {}", cargo.display()))?;
     let output = child.wait_with_output().await.context("cannot wait for cargo")?;
-    ensure!(output.status.success(), "cargo cannot build the programs ({})", output.status);
-    built(&String::from_utf8_lossy(&output.stdout), names)
+    let (status, what) = (output.status, arguments.first().copied().unwrap_or_default());
+    ensure!(status.success(), "cargo {what} failed ({status})");
+    String::from_utf8(output.stdout).context("cargo prints no UTF-8")
 }
 
 /// Where the programs with these names are, as cargo's messages say.
-fn built<const N: usize>(messages: &str, names: [&str; N]) -> anyhow::Result<[PathBuf; N]> {
-    let mut paths = names.map(|_| PathBuf::new());
-    for (path, name) in paths.iter_mut().zip(names) {
+fn built(messages: &str, names: &[&str]) -> anyhow::Result<Vec<PathBuf>> {
+    let found = |name: &&str| {
         let found = messages.lines().find_map(|line| executable(line, name));
-        *path = found.with_context(|| format!("cargo has built no program {name}"))?;
-    }
-    Ok(paths)
+        found.with_context(|| format!("cargo has built no program {name}"))
+    };
+    names.iter().map(found).collect()
 }
 
 /// The program that one of cargo's messages names, if it is about the program of this name.
@@ -156,12 +196,12 @@ mod tests {
     fn the_programs_are_where_cargo_says() {
         let paths =
             ["/elsewhere/requestor", "/somewhere/generator", "/there/gateway", "/here/decoupled"];
-        assert_eq!(built(MESSAGES, NAMES).unwrap(), paths.map(PathBuf::from));
+        assert_eq!(built(MESSAGES, &NAMES).unwrap(), paths.map(PathBuf::from));
     }
 
     #[test]
     fn a_program_that_cargo_does_not_name_is_an_error() {
-        let error = built(r#"{"reason":"build-finished","success":true}"#, NAMES).unwrap_err();
+        let error = built(r#"{"reason":"build-finished","success":true}"#, &NAMES).unwrap_err();
         assert_eq!(error.to_string(), "cargo has built no program requestor");
     }
 }

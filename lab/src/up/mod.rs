@@ -1,11 +1,13 @@
 //! `lab up`: the whole system on this machine, to look at and to play with.
 
+mod example;
 mod hints;
 mod replicas;
 mod screen;
 mod settings;
 mod system;
 
+pub(crate) use example::run_example;
 pub use settings::UpSettings;
 pub(crate) use system::{System, SystemState};
 

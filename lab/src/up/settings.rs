@@ -23,6 +23,10 @@ pub struct UpSettings {
     #[arg(long, default_value = "10", value_name = "RATE", allow_hyphen_values = true)]
     pub rate: requestor::Rate,
 
+    /// Run the programs of an example instead, such as word-count or orders, beside a broker
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["requestors", "generators", "rate"])]
+    pub example: Option<String>,
+
     /// Stop after that time [default: at Ctrl-C]
     #[arg(long = "for", value_name = "TIME", value_parser = workqueue::duration)]
     pub duration: Option<Duration>,
