@@ -26,6 +26,20 @@ impl Trace {
         Self { parent: value(&TRACEPARENT), state: value(&TRACESTATE) }
     }
 
+    /// The trace that an HTTP request names, as [`Trace::from_outside`] has it. A parent that is there twice is none.
+    #[must_use]
+    pub fn of_request(headers: &hyper::HeaderMap) -> Self {
+        let texts = |name| headers.get_all(name).iter().map(|value| value.to_str().ok());
+        let parents: Option<Vec<&str>> = texts("traceparent").collect();
+        // This one may come in several pieces, which are one list.
+        let states: Option<Vec<&str>> = texts("tracestate").collect();
+        let state = states.filter(|states| !states.is_empty()).map(|states| states.join(","));
+        match parents.as_deref() {
+            Some([parent]) => Self::from_outside(parent, state.as_deref()),
+            _ => Self::default(),
+        }
+    }
+
     /// Names this trace in these headers.
     pub(crate) fn add_to(&self, headers: &mut HeaderMap) {
         for (name, value) in [(&TRACEPARENT, &self.parent), (&TRACESTATE, &self.state)] {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{self, DefaultBodyLimit, FromRequest, FromRequestParts, Path, State};
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use axum::{Json, Router};
@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use workqueue::batch::last_under_each;
-use workqueue::{Job, JobId, Priority, PublishError, Recurrence, Running, Trace, chain};
+use workqueue::{Job, JobId, Priority, PublishError, Recurrence, Running, Span, Trace, chain};
 use workqueue::{dead_letters, schedules};
 
 use crate::{Recount, Store, Task, check};
@@ -154,14 +154,23 @@ fn word_count(url: &str, priority: Priority) -> Result<Task, Problem> {
 
 impl Front {
     /// Submits a task, and says where to look for it.
-    async fn accept(&self, task: Task, route: &str) -> Result<Response, Problem> {
+    async fn accept(
+        &self,
+        task: Task,
+        headers: &HeaderMap,
+        route: &'static str,
+    ) -> Result<Response, Problem> {
+        let trace = Trace::of_request(headers);
+        let span = Span::server(route, &trace);
+        let trace = span.trace(&trace);
         // It does not wait for room.
-        let (trace, at_once) = (Trace::default(), CancellationToken::new());
+        let at_once = CancellationToken::new();
         at_once.cancel();
         let publishing = self.running.producer.publish(&task, task.id, &trace, Some(&at_once));
         let published = timeout(PATIENCE, publishing).await;
         published.map_err(|_| Problem::later("no answer from the broker, which may have it"))??;
-        let (id, location) = (task.id, format!("{route}/{}", task.id));
+        let (id, route) = (task.id, route.trim_start_matches("POST /"));
+        let location = format!("{route}/{id}");
         self.store.note(&[task]).await?;
         let body = Json(json!({ "id": id, "location": location }));
         Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], body).into_response())
@@ -196,17 +205,20 @@ impl Front {
 /// Counts one page, for a person who waits: before all batches.
 async fn count(
     front: State<Front>,
+    headers: HeaderMap,
     Body(Page { url, .. }): Body<Page>,
 ) -> Result<Response, Problem> {
-    front.accept(word_count(&url, Priority::High)?, "word-counts").await
+    front.accept(word_count(&url, Priority::High)?, &headers, "POST /word-counts").await
 }
 
 /// Any task: only a worker knows which there are.
 async fn submit(
     front: State<Front>,
+    headers: HeaderMap,
     Body(Recount { task, input }): Body<Recount>,
 ) -> Result<Response, Problem> {
-    front.accept(Task { id: JobId::new(), task, input, priority: Priority::High }, "tasks").await
+    let task = Task { id: JobId::new(), task, input, priority: Priority::High };
+    front.accept(task, &headers, "POST /tasks").await
 }
 
 /// Counts many pages, after all others. It waits while the queue is full.

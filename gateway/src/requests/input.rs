@@ -27,8 +27,6 @@ const MAX_WAIT: u64 = 60_000;
 const EVENTS: &str = "/events";
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// The strings to ask for: up to 1000 of up to 1024 characters each, and up to 65536 characters in all.
 #[derive(Debug, Deserialize, ToSchema)]
@@ -117,7 +115,7 @@ impl Submission {
         let headers = request.headers().clone();
         let key = key(&headers)?;
         let body = read_body(request).await?;
-        Ok(Self { wanted: wanted(&body, now())?, key, trace: trace(&headers) })
+        Ok(Self { wanted: wanted(&body, now())?, key, trace: Trace::of_request(&headers) })
     }
 }
 
@@ -157,17 +155,6 @@ fn key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {
     let key = text.try_into();
     key.map(Some)
         .map_err(|error| ProblemKind::Invalid.because(format_args!("Idempotency-Key: {error}")))
-}
-
-/// The trace that is named, if it is valid. One that is not must not make a request fail.
-fn trace(headers: &HeaderMap) -> Trace {
-    let text = |value: &[u8]| str::from_utf8(value).ok().map(str::to_owned);
-    let parent = one(headers, &TRACEPARENT).ok().flatten().and_then(text);
-    // This one may come in several pieces, which are one list.
-    let states = headers.get_all(TRACESTATE);
-    let state: Option<Vec<&str>> = states.iter().map(|state| state.to_str().ok()).collect();
-    let state = state.filter(|state| !state.is_empty()).map(|state| state.join(","));
-    Trace::from_outside(parent.as_deref().unwrap_or_default(), state.as_deref())
 }
 
 /// The id in which a path ends, but for its events, as it came: an id has one spelling, and needs no escapes.

@@ -96,10 +96,12 @@ async fn large_and_foreign_pages_are_rejected() {
 }
 
 #[tokio::test]
-async fn server_that_is_unwell_or_silent_is_tried_again() {
+async fn server_that_is_unwell_broken_or_silent_is_tried_again() {
     let site = Site::start().await;
-    let failed = fetch(&web(), &site.url("/unwell")).await;
-    assert!(matches!(failed, Err(Failure::Retry(_))), "{failed:?}");
+    for path in ["/unwell", "/broken"] {
+        let failed = fetch(&web(), &site.url(path)).await;
+        assert!(matches!(failed, Err(Failure::Retry(_))), "{path}: {failed:?}");
+    }
     // The server never answers, so no patience is long enough.
     let impatient = patient_web(Duration::from_secs(1));
     let reason = eventually("the rules of the site are known in time", async || {

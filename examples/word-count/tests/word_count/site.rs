@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::pending;
-use std::io::Write;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};
 
@@ -86,6 +86,10 @@ async fn answer(
             let headers =
                 [(header::CONTENT_TYPE, "text/plain"), (header::CONTENT_ENCODING, "gzip")];
             (headers, bomb.finish().unwrap()).into_response()
+        }
+        "/broken" => {
+            let chunks = [Ok(Bytes::from_static(b"a")), Err(io::Error::other("on purpose"))];
+            of_kind("text/plain", Body::from_stream(stream::iter(chunks)))
         }
         "/gate" => {
             site.gate.acquire().await.unwrap().forget();

@@ -1,0 +1,157 @@
+//! The verdict over both databases and the queues.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use sqlx::AnyPool;
+use workqueue::topology::Topology;
+use workqueue::{Connection, Job, Metrics, Producer, Settings, batch, dead_letters};
+
+use crate::database::Database;
+use crate::{OrderEvent, Outcome};
+
+/// How many messages are read at a time.
+const BATCH: usize = 500;
+
+/// What has become of an order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fate {
+    /// Each event had its effect, and the order knows what came of it.
+    Complete,
+    /// An event waits in the outbox or in a queue.
+    Pending,
+    /// An event was given up, and can be replayed.
+    DeadLettered,
+    /// It was committed, and an event of it, or what came of that, is nowhere.
+    Lost,
+    /// It was never committed, and yet there is an event of it, or money was taken.
+    Invented,
+    /// Money moved twice for one event, or its sum is not what the status says.
+    Mischarged,
+}
+
+/// The orders of each fate, by their ids. An order may have several.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Verdict(pub BTreeMap<Fate, BTreeSet<String>>);
+
+impl Verdict {
+    /// Whether nothing is lost, invented or mischarged.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        self.0.keys().all(|fate| *fate < Fate::Lost)
+    }
+
+    fn add(&mut self, fate: Fate, order: &str) {
+        self.0.entry(fate).or_default().insert(order.to_owned());
+    }
+}
+
+/// How many there are, and the names of those with which something is wrong.
+impl fmt::Display for Verdict {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (fate, orders) in &self.0 {
+            writeln!(formatter, "{:<13}{}", format!("{fate:?}"), orders.len())?;
+            for order in orders.iter().filter(|_| *fate > Fate::Pending) {
+                writeln!(formatter, "  {order}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Events: the order of each, and its number.
+type Events = BTreeSet<(String, i64)>;
+
+/// Reads the databases and the queues along the way that an event takes, so that one that moves on meanwhile is met later,
+/// and judges each order.
+///
+/// # Errors
+///
+/// Where a database or the broker does not answer.
+pub async fn audit(
+    Database { pool: orders, .. }: &Database,
+    Database { pool: payments, .. }: &Database,
+    settings: &Settings,
+) -> anyhow::Result<Verdict> {
+    let Settings { nats, limits, instance, .. } = settings;
+    let nats = Connection::establish(nats, instance, |_connected| {}).await?;
+    let producer = Producer::new(&nats, *limits, 1, &Metrics::new("audit"));
+    producer.declare(&Topology::new(&[OrderEvent::QUEUE, Outcome::QUEUE], &[])).await?;
+
+    let committed = events_of(&rows(orders, "SELECT id, events FROM orders").await?);
+    let outbox = "SELECT order_id, number FROM outbox WHERE published_at IS NULL";
+    let outbox = rows(orders, outbox).await?;
+    let mut under_way = messages(&nats, OrderEvent::QUEUE.stream, "order-events.>").await?;
+    let handled = rows(payments, "SELECT order_id, number FROM inbox").await?;
+    let ledger = rows(payments, "SELECT order_id, number FROM ledger").await?;
+    let twice = "SELECT order_id, number FROM ledger GROUP BY order_id, number HAVING COUNT(*) > 1";
+    let twice = rows(payments, twice).await?;
+    let held = "SELECT order_id, CAST(SUM(amount) AS BIGINT) FROM ledger GROUP BY order_id \
+         HAVING SUM(amount) <> 0";
+    let held = rows(payments, held).await?;
+    under_way.extend(messages(&nats, Outcome::QUEUE.stream, "payment-outcomes.>").await?);
+    let mut dead = messages(&nats, dead_letters::STREAM, "dead_letters.ORDER_EVENTS.>").await?;
+    dead.extend(messages(&nats, dead_letters::STREAM, "dead_letters.PAYMENT_OUTCOMES.>").await?);
+    let settled = events_of(&rows(orders, "SELECT id, settled FROM orders").await?);
+    let due = rows(orders, "SELECT id, amount FROM orders WHERE status = 'paid'").await?;
+    let all = rows(orders, "SELECT id, events FROM orders").await?;
+
+    let mut verdict = Verdict::default();
+    let events = events_of(&all);
+    let known = [&under_way, &handled, &ledger, &dead];
+    for (order, _) in known.into_iter().flat_map(|known| known - &events) {
+        verdict.add(Fate::Invented, &order);
+    }
+    under_way.extend(outbox);
+    // An event that waits is open, even where it had its effect: then it comes again.
+    let open = &(&events - &(&handled & &settled)) | &(&events & &under_way);
+    for event in &open {
+        let fate = match event {
+            // It may be newer than the look at the queues.
+            _ if under_way.contains(event) || !committed.contains(event) => Fate::Pending,
+            _ if dead.contains(event) => Fate::DeadLettered,
+            _ => Fate::Lost,
+        };
+        verdict.add(fate, &event.0);
+    }
+    let open: BTreeSet<&str> = open.iter().map(|event| &*event.0).collect();
+    for (order, _) in all.iter().filter(|order| !open.contains(&*order.0)) {
+        verdict.add(Fate::Complete, order);
+    }
+    let wrong = held.symmetric_difference(&due).filter(|order| !open.contains(&*order.0));
+    for (order, _) in wrong.chain(&twice) {
+        verdict.add(Fate::Mischarged, order);
+    }
+    Ok(verdict)
+}
+
+/// What such a query finds: texts with a number.
+async fn rows(pool: &AnyPool, sql: &'static str) -> sqlx::Result<Events> {
+    Ok(sqlx::query_as(sql).fetch_all(pool).await?.into_iter().collect())
+}
+
+/// The first so many events of each order.
+fn events_of(orders: &Events) -> Events {
+    orders
+        .iter()
+        .flat_map(|(order, last)| (1..=*last).map(|number| (order.clone(), number)))
+        .collect()
+}
+
+/// The events that these messages of a stream are about.
+async fn messages(nats: &Connection, stream: &str, subjects: &str) -> anyhow::Result<Events> {
+    let (mut events, mut from) = (Events::new(), 1);
+    loop {
+        let batch = batch::from_sequence(nats.context(), stream, subjects, from, BATCH);
+        let (messages, left) = batch.await?;
+        for message in &messages {
+            let body: serde_json::Value = serde_json::from_slice(&message.body)?;
+            let order = body["order"].as_str().unwrap_or_default();
+            events.insert((order.to_owned(), body["number"].as_i64().unwrap_or_default()));
+            from = message.sequence + 1;
+        }
+        if left == 0 || messages.is_empty() {
+            return Ok(events);
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! The database: `SQLite`, or Postgres. All that they do differently stands here.
+
+use std::time::Duration;
+
+use sqlx::any::AnyPoolOptions;
+use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::postgres::PgListener;
+use sqlx::{Any, AnyPool, AssertSqlSafe, Error, Result, Transaction};
+use tracing::warn;
+use workqueue::Backoff;
+
+/// How long a question waits for a connection: while the database is away, HTTP answers 503 after that time.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// The first ceiling of the time between two tries while the database is away, and the highest.
+const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+
+/// The database of one service.
+#[derive(Clone, Debug)]
+pub struct Database {
+    /// Its connections. Both kinds understand the SQL of this crate, save for what is in this module.
+    pub pool: AnyPool,
+    url: String,
+}
+
+impl Database {
+    /// Connects, however long that takes, and brings these tables up to date. A file of `SQLite` that is missing is created.
+    ///
+    /// # Errors
+    ///
+    /// Where the address is none, the credentials are refused, or the tables are others.
+    pub async fn connect(url: &str, mut tables: Migrator) -> Result<Self> {
+        sqlx::any::install_default_drivers();
+        // The two services may share a database, of which each knows only its own tables.
+        tables.set_ignore_missing(true);
+        let mut url = url.to_owned();
+        if is_sqlite(&url) && !url.contains('?') {
+            url.push_str("?mode=rwc");
+        }
+        let pool = AnyPoolOptions::new().acquire_timeout(ACQUIRE_TIMEOUT).connect_lazy(&url)?;
+        let database = Self { pool, url };
+        patiently(|| database.migrate(&tables)).await?;
+        Ok(database)
+    }
+
+    /// Brings the tables up to date, while no other process does.
+    async fn migrate(&self, tables: &Migrator) -> Result<()> {
+        if !is_sqlite(&self.url) {
+            return Ok(tables.run(&self.pool).await?);
+        }
+        // Readers and a writer do not wait for each other.
+        sqlx::query("PRAGMA journal_mode = WAL").execute(&self.pool).await?;
+        let mut transaction = self.begin().await?;
+        tables.run(&mut *transaction).await?;
+        transaction.commit().await
+    }
+
+    /// Begins a transaction that writes. `SQLite` has one writer at a time: another waits here, and not in the middle of
+    /// its transaction, where it could only fail.
+    pub(crate) async fn begin(&self) -> Result<Transaction<'static, Any>> {
+        let begin = if is_sqlite(&self.url) { "BEGIN IMMEDIATE" } else { "BEGIN" };
+        self.pool.begin_with(begin).await
+    }
+
+    /// The first unpublished event of each order, at most `count`, and what keeps other relays from them meanwhile.
+    ///
+    /// Postgres locks the rows, so that several relays share the work. `SQLite` could only lock out all writers: there, two
+    /// relays publish the same events twice, which does no harm.
+    pub(crate) async fn claim(
+        &self,
+        count: i64,
+    ) -> Result<(Vec<(String, String, Option<String>)>, Option<Transaction<'static, Any>>)> {
+        let first = "SELECT id, body, traceparent FROM outbox AS event WHERE published_at IS NULL AND NOT EXISTS \
+             (SELECT 1 FROM outbox AS earlier WHERE earlier.order_id = event.order_id \
+              AND earlier.number < event.number AND earlier.published_at IS NULL) ORDER BY id LIMIT $1";
+        if is_sqlite(&self.url) {
+            return Ok((sqlx::query_as(first).bind(count).fetch_all(&self.pool).await?, None));
+        }
+        let mut claim = self.begin().await?;
+        let locked = AssertSqlSafe(format!("{first} FOR UPDATE OF event SKIP LOCKED"));
+        Ok((sqlx::query_as(locked).bind(count).fetch_all(&mut *claim).await?, Some(claim)))
+    }
+
+    /// Wakes the relays once this transaction commits. With `SQLite` they look by themselves.
+    pub(crate) async fn notify(&self, transaction: &mut Transaction<'_, Any>) -> Result<()> {
+        if !is_sqlite(&self.url) {
+            sqlx::query("NOTIFY outbox").execute(&mut **transaction).await?;
+        }
+        Ok(())
+    }
+
+    /// What hears of notifications, where the database has them.
+    pub(crate) async fn listen(&self) -> Result<Option<PgListener>> {
+        if is_sqlite(&self.url) {
+            return Ok(None);
+        }
+        let mut listener = PgListener::connect(&self.url).await?;
+        listener.listen("outbox").await?;
+        Ok(Some(listener))
+    }
+}
+
+fn is_sqlite(url: &str) -> bool {
+    url.starts_with("sqlite:")
+}
+
+/// Does this again for as long as the database is away or busy. A handler that waits so keeps its job in flight: a database
+/// that is away for an hour spends no attempt, and makes no dead letter.
+pub(crate) async fn patiently<T, F: Future<Output = Result<T>>>(work: impl Fn() -> F) -> Result<T> {
+    let (mut backoff, mut is_first) = (Backoff::new(RETRY.0, RETRY.1), true);
+    loop {
+        match work().await {
+            Err(error) if is_transient(&error) => {
+                if std::mem::take(&mut is_first) {
+                    warn!(%error, "waiting for the database");
+                }
+                backoff.wait().await;
+            }
+            done => return done,
+        }
+    }
+}
+
+/// Whether the same may succeed at another time.
+pub(crate) fn is_transient(error: &Error) -> bool {
+    match error {
+        Error::Io(_) | Error::PoolTimedOut => true,
+        Error::Database(error) => error.code().is_some_and(|code| match &*code {
+            // SQLite is busy, or locked.
+            "5" | "6" | "261" | "517" => true,
+            // Postgres: connections, collisions, resources; it stops, or starts.
+            state => ["08", "40", "53", "57P"].iter().any(|class| state.starts_with(class)),
+        }),
+        Error::Migrate(error) => match &**error {
+            MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => {
+                is_transient(error)
+            }
+            _ => false,
+        },
+        _ => false,
+    }
+}

@@ -1,0 +1,103 @@
+//! The transactional outbox: an order and its event are committed in one transaction, a relay publishes the event, and a
+//! payment service takes the money once. The README of this example is the lesson.
+//!
+//! | to see | module |
+//! | --- | --- |
+//! | the outbox, and beside it the two naive ways | [`orders`] |
+//! | how events reach the queue, each after the one before it | [`relay`] |
+//! | the inbox | [`payments`] |
+//! | all that `SQLite` and Postgres do differently | [`database`] |
+//! | the verdict | [`audit`](mod@audit) |
+
+pub mod audit;
+pub mod database;
+pub mod orders;
+pub mod payments;
+pub mod relay;
+
+use anyhow::Context;
+use serde::{Deserialize, Serialize};
+use sqlx::migrate::Migrator;
+use tokio_util::sync::CancellationToken;
+use workqueue::{Job, JobId, Logs, Queue, Settings, variable};
+
+use database::Database;
+
+/// Something happened to an order. Its id is that of its message, so that one that is published again is known.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct OrderEvent {
+    /// Its own id.
+    pub id: JobId,
+    /// The order.
+    pub order: JobId,
+    /// Which event of its order it is, from 1. Each has its effect after the one before it.
+    pub number: i64,
+    /// What happened.
+    pub change: Change,
+    /// The price of the order, in cents.
+    pub amount: i64,
+}
+
+/// What happened to an order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Change {
+    /// It was placed, and is to be paid.
+    Placed,
+    /// It was cancelled: what was paid is to be given back.
+    Cancelled,
+}
+
+impl Job for OrderEvent {
+    const QUEUE: Queue = Queue::new("ORDER_EVENTS", "order-events").consumer("payments");
+
+    fn id(&self) -> Option<JobId> {
+        Some(self.id)
+    }
+}
+
+/// What came of an event of an order.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// The order.
+    pub order: JobId,
+    /// Which event of the order.
+    pub number: i64,
+    /// Paid, declined, refunded or cancelled.
+    pub status: String,
+}
+
+impl Job for Outcome {
+    const QUEUE: Queue = Queue::new("PAYMENT_OUTCOMES", "payment-outcomes").consumer("orders");
+}
+
+/// What each program begins with.
+#[derive(Debug)]
+pub struct Program {
+    /// The settings of every service, from the environment.
+    pub settings: Settings,
+    /// Its database.
+    pub database: Database,
+    /// Cancelled when it is to stop.
+    pub stop: CancellationToken,
+    _logs: Logs,
+}
+
+impl Program {
+    /// Starts the logs, listens for signals, and connects to the database of these tables: that of `DATABASE_URL`, by default
+    /// this `SQLite` file. Gives nothing where the program is stopped before.
+    ///
+    /// # Errors
+    ///
+    /// Where waiting does not help.
+    pub async fn start(file: &str, tables: Migrator) -> anyhow::Result<Option<Self>> {
+        let settings = Settings::from_env();
+        let logs = workqueue::init_telemetry(&settings.telemetry)?;
+        let stop = workqueue::stop_on_signals()?;
+        let url = variable("DATABASE_URL").unwrap_or_else(|| format!("sqlite:{file}"));
+        let connecting = stop.run_until_cancelled(Database::connect(&url, tables));
+        let Some(database) = connecting.await else { return Ok(None) };
+        let database = database.context("cannot use the database (DATABASE_URL)")?;
+        Ok(Some(Self { settings, database, stop, _logs: logs }))
+    }
+}

@@ -1,0 +1,220 @@
+//! The order service: orders, their events, and what came of them.
+
+use anyhow::bail;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{Html, IntoResponse, Response};
+use axum::routing::get;
+use axum::{Json, Router};
+use serde::{Deserialize, Serialize};
+use sqlx::migrate::Migrator;
+use sqlx::{Any, Error, Transaction};
+use workqueue::{Context, Failure, Handler, JobId, Producer, Settings, Span, Trace, variable};
+
+use crate::database::{Database, is_transient, patiently};
+use crate::{Change, OrderEvent, Outcome};
+
+/// The tables of the order service.
+pub const TABLES: Migrator = sqlx::migrate!("migrations/orders");
+
+/// In which order an order is committed and its event is published.
+#[derive(Clone, Debug)]
+pub enum Publish {
+    /// The event is committed with the order, and a relay publishes it.
+    Outbox,
+    /// Commit, then publish: a crash in between loses the event.
+    AfterCommit(Producer),
+    /// Publish, then commit: a crash in between leaves the event of an order that never was.
+    BeforeCommit(Producer),
+}
+
+impl Publish {
+    /// What the variable `PUBLISH` says, by default the outbox. The naive ways wait for the broker here.
+    ///
+    /// # Errors
+    ///
+    /// Where it says something else, or the broker refuses the credentials.
+    pub async fn from_env(settings: &Settings) -> anyhow::Result<Self> {
+        Ok(match variable("PUBLISH").as_deref() {
+            None | Some("outbox") => Self::Outbox,
+            Some("after-commit") => Self::AfterCommit(Producer::connect(settings).await?),
+            Some("before-commit") => Self::BeforeCommit(Producer::connect(settings).await?),
+            Some(_) => bail!("PUBLISH is neither outbox, nor after-commit, nor before-commit"),
+        })
+    }
+}
+
+/// Takes orders over HTTP.
+#[derive(Clone, Debug)]
+pub struct Orders {
+    /// Where they are kept.
+    pub database: Database,
+    /// In which order they are committed and published.
+    pub publish: Publish,
+}
+
+/// An order to be placed.
+#[derive(Deserialize)]
+struct NewOrder {
+    /// For a client that had no answer, and asks again: there is one order of an id.
+    #[serde(default = "JobId::new")]
+    id: JobId,
+    item: String,
+    amount: u32,
+}
+
+/// An order as clients see it.
+#[derive(Serialize, sqlx::FromRow)]
+struct Order {
+    id: String,
+    item: String,
+    amount: i64,
+    /// placed, then paid or declined; cancelling, then refunded or cancelled.
+    status: String,
+}
+
+impl Orders {
+    /// The routes of its HTTP API, and its page.
+    pub fn routes(self) -> Router {
+        Router::new()
+            .route("/", get(Html(include_str!("page.html"))))
+            .route("/orders", get(list).post(place))
+            .route("/orders/{id}", get(show).delete(cancel))
+            .with_state(self)
+    }
+
+    /// Commits a change of an order, and sees to its event.
+    async fn commit(
+        &self,
+        mut transaction: Transaction<'static, Any>,
+        event: OrderEvent,
+        trace: &Trace,
+    ) -> Result<(), Problem> {
+        match &self.publish {
+            Publish::Outbox => {
+                let body = serde_json::to_string(&event)?;
+                sqlx::query(
+                    "INSERT INTO outbox (id, order_id, number, body, traceparent) \
+                     VALUES ($1, $2, $3, $4, $5)",
+                )
+                .bind(event.id.to_string())
+                .bind(event.order.to_string())
+                .bind(event.number)
+                .bind(body)
+                .bind(trace.parent())
+                .execute(&mut *transaction)
+                .await?;
+                self.database.notify(&mut transaction).await?;
+                transaction.commit().await?;
+            }
+            Publish::AfterCommit(producer) => {
+                transaction.commit().await?;
+                producer.publish(&event, event.id, trace, None).await?;
+            }
+            Publish::BeforeCommit(producer) => {
+                producer.publish(&event, event.id, trace, None).await?;
+                transaction.commit().await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// 201, or 200 where there is an order of this id already. Only then is the order accepted.
+async fn place(
+    State(orders): State<Orders>,
+    headers: HeaderMap,
+    Json(NewOrder { id, item, amount }): Json<NewOrder>,
+) -> Result<(StatusCode, Json<Order>), Problem> {
+    let trace = Trace::of_request(&headers);
+    let span = Span::server("POST /orders", &trace);
+    let mut transaction = orders.database.begin().await?;
+    let inserted = sqlx::query(
+        "INSERT INTO orders (id, item, amount, status, events) VALUES ($1, $2, $3, 'placed', 1) \
+         ON CONFLICT (id) DO NOTHING",
+    );
+    let inserted = inserted.bind(id.to_string()).bind(item).bind(i64::from(amount));
+    let status = if inserted.execute(&mut *transaction).await?.rows_affected() == 1 {
+        let (change, amount) = (Change::Placed, amount.into());
+        let event = OrderEvent { id: JobId::new(), order: id, number: 1, change, amount };
+        orders.commit(transaction, event, &span.trace(&trace)).await?;
+        StatusCode::CREATED
+    } else {
+        transaction.rollback().await?;
+        StatusCode::OK
+    };
+    Ok((status, show(State(orders), Path(id)).await?))
+}
+
+/// 202, or 409 where there is nothing to cancel.
+async fn cancel(
+    State(orders): State<Orders>,
+    Path(id): Path<JobId>,
+    headers: HeaderMap,
+) -> Result<StatusCode, Problem> {
+    let trace = Trace::of_request(&headers);
+    let span = Span::server("DELETE /orders/{id}", &trace);
+    let mut transaction = orders.database.begin().await?;
+    let amount = sqlx::query_scalar(
+        "UPDATE orders SET status = 'cancelling', events = 2 WHERE id = $1 AND events = 1 \
+         RETURNING amount",
+    );
+    let amount = amount.bind(id.to_string()).fetch_optional(&mut *transaction).await?;
+    let Some(amount) = amount else { return Ok(StatusCode::CONFLICT) };
+    let change = Change::Cancelled;
+    let event = OrderEvent { id: JobId::new(), order: id, number: 2, change, amount };
+    orders.commit(transaction, event, &span.trace(&trace)).await?;
+    Ok(StatusCode::ACCEPTED)
+}
+
+async fn show(State(orders): State<Orders>, Path(id): Path<JobId>) -> Result<Json<Order>, Problem> {
+    let order = sqlx::query_as("SELECT id, item, amount, status FROM orders WHERE id = $1");
+    Ok(Json(order.bind(id.to_string()).fetch_one(&orders.database.pool).await?))
+}
+
+/// The last 100, the newest first.
+async fn list(State(orders): State<Orders>) -> Result<Json<Vec<Order>>, Problem> {
+    let list = "SELECT id, item, amount, status FROM orders ORDER BY id DESC LIMIT 100";
+    Ok(Json(sqlx::query_as(list).fetch_all(&orders.database.pool).await?))
+}
+
+/// Why there is no answer.
+struct Problem(anyhow::Error);
+
+impl<E: Into<anyhow::Error>> From<E> for Problem {
+    fn from(error: E) -> Self {
+        Self(error.into())
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let status = match self.0.downcast_ref::<Error>() {
+            Some(Error::RowNotFound) => StatusCode::NOT_FOUND,
+            Some(error) if is_transient(error) => StatusCode::SERVICE_UNAVAILABLE,
+            _ => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        (status, format!("{:#}\n", self.0)).into_response()
+    }
+}
+
+/// Lets the status of an order follow what came of its events. It needs no inbox: an outcome that comes again, or late, is
+/// not newer than what is known.
+#[derive(Debug)]
+pub struct StatusFollower(pub Database);
+
+impl Handler for StatusFollower {
+    type Job = Outcome;
+
+    async fn handle(&self, outcome: Outcome, _cx: &Context) -> Result<(), Failure> {
+        let Outcome { order, number, status } = outcome;
+        let update = "UPDATE orders SET settled = $2, \
+             status = CASE WHEN events = $2 THEN $3 ELSE status END WHERE id = $1 AND settled < $2";
+        patiently(|| {
+            let update = sqlx::query(update).bind(order.to_string()).bind(number).bind(&status);
+            update.execute(&self.0.pool)
+        })
+        .await?;
+        Ok(())
+    }
+}

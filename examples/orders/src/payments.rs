@@ -1,0 +1,84 @@
+//! The payment service: takes the money of each order once.
+
+use std::time::Duration;
+
+use sqlx::Result;
+use sqlx::migrate::Migrator;
+use workqueue::{Context, Failure, Handler, RetryPolicy};
+
+use crate::database::{Database, patiently};
+use crate::{Change, OrderEvent, Outcome};
+
+/// The tables of the payment service.
+pub const TABLES: Migrator = sqlx::migrate!("migrations/payments");
+
+/// The highest amount that is paid, in cents. An order of more is declined.
+pub const LIMIT: i64 = 100_000;
+
+/// How long an event that comes before its predecessor is put off.
+const TOO_EARLY: Duration = Duration::from_millis(200);
+
+/// Takes the money, and gives it back.
+#[derive(Debug)]
+pub struct Payments(pub Database);
+
+impl Handler for Payments {
+    type Job = OrderEvent;
+
+    fn retry_policy(&self) -> RetryPolicy {
+        // To come too early is no failure.
+        RetryPolicy { snoozes_count: false, ..RetryPolicy::default() }
+    }
+
+    /// Commits the effect, publishes the outcome, and only then has the event acked. After a crash in between, the event is
+    /// delivered again, the inbox knows its outcome, and that is published again under the same id. So the event itself is
+    /// what a row of an outbox would be, and this service needs none.
+    async fn handle(&self, event: OrderEvent, cx: &Context) -> Result<(), Failure> {
+        let Some(status) = patiently(|| self.take(&event)).await? else {
+            let reason = format!("event {} of its order comes first", event.number - 1);
+            return Err(Failure::RetryAfter(TOO_EARLY, reason.into()));
+        };
+        let OrderEvent { order, number, .. } = event;
+        cx.publish(&Outcome { order, number, status }).await?;
+        Ok(())
+    }
+}
+
+impl Payments {
+    /// Has the effect of an event and notes it in the inbox, in one transaction, unless the inbox knows it. Gives the
+    /// outcome, or nothing where the event comes too early.
+    async fn take(&self, event: &OrderEvent) -> Result<Option<String>> {
+        let (id, order) = (event.id.to_string(), event.order.to_string());
+        let mut transaction = self.0.begin().await?;
+        let known = sqlx::query_scalar("SELECT outcome FROM inbox WHERE event_id = $1").bind(&id);
+        if let Some(outcome) = known.fetch_optional(&mut *transaction).await? {
+            return Ok(outcome);
+        }
+        let handled = sqlx::query_scalar("SELECT COUNT(*) FROM inbox WHERE order_id = $1");
+        let handled: i64 = handled.bind(&order).fetch_one(&mut *transaction).await?;
+        if handled < event.number - 1 {
+            return Ok(None);
+        }
+        let paid =
+            "SELECT CAST(COALESCE(SUM(amount), 0) AS BIGINT) FROM ledger WHERE order_id = $1";
+        let paid = sqlx::query_scalar(paid).bind(&order).fetch_one(&mut *transaction).await?;
+        let (outcome, amount) = match (event.change, paid) {
+            (Change::Placed, _) if event.amount > LIMIT => ("declined", 0),
+            (Change::Placed, _) => ("paid", event.amount),
+            (Change::Cancelled, 0) => ("cancelled", 0),
+            (Change::Cancelled, paid) => ("refunded", -paid),
+        };
+        // Where another replica handles the same event at this moment, this waits for it, fails, and is tried again.
+        let inbox =
+            "INSERT INTO inbox (event_id, order_id, number, outcome) VALUES ($1, $2, $3, $4)";
+        let inbox = sqlx::query(inbox).bind(id).bind(&order).bind(event.number).bind(outcome);
+        inbox.execute(&mut *transaction).await?;
+        if amount != 0 {
+            let ledger = "INSERT INTO ledger (order_id, number, amount) VALUES ($1, $2, $3)";
+            let ledger = sqlx::query(ledger).bind(order).bind(event.number).bind(amount);
+            ledger.execute(&mut *transaction).await?;
+        }
+        transaction.commit().await?;
+        Ok(Some(outcome.to_owned()))
+    }
+}
