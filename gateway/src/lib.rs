@@ -10,7 +10,7 @@
 //!   page          the page: its files, events and the history of one request
 //!   lessons       the course: its lessons, and the checks of their steps over the flow
 //! input       bodies and queries; etag for what a client has already
-//! timeline    a snapshot of the flow each second, and the last five minutes
+//! timeline    a snapshot of the flow each second, and the last five minutes; flow_metrics tells the last one
 //! audit       the verdict, on demand
 //! settings    flags and environment
 //! state       shared by the routes
@@ -23,6 +23,7 @@
 mod audit;
 mod dead_letters;
 mod etag;
+mod flow_metrics;
 mod guard;
 mod input;
 pub mod lessons;
@@ -59,6 +60,7 @@ use workqueue::{
     ClientEnded, ClockWatch, ConnectError, Connection, Metrics, Producer, Report, http,
 };
 
+use flow_metrics::FlowMetrics;
 use metrics::GatewayMetrics;
 use problem::{PROBLEM_JSON, ProblemKind, SubmitOutcome};
 use requests::reader::RequestReader;
@@ -119,11 +121,14 @@ pub async fn run(settings: GatewaySettings, stop: &CancellationToken) -> Result<
     let stop = stop.child_token();
     let _end = stop.clone().drop_guard();
     let metrics = Metrics::new("gateway");
+    let timeline = Arc::<timeline::Timeline>::default();
+    let flow = Box::new(FlowMetrics(Arc::clone(&timeline)));
+    metrics.with_registry(|registry| registry.register_collector(flow));
     let (addr, gateway_addr) = (settings.admin_addr, settings.gateway_addr);
     let gateway = Arc::new(Gateway {
         settings,
         metrics: metrics.with_registry(GatewayMetrics::new),
-        timeline: timeline::Timeline::default(),
+        timeline,
         audit: audit::Audit::default(),
         reader: OnceLock::new(),
         submissions: OnceLock::new(),

@@ -21,7 +21,7 @@ use crate::timeline::Timeline;
 pub(crate) struct Gateway {
     pub(crate) settings: GatewaySettings,
     pub(crate) metrics: GatewayMetrics,
-    pub(crate) timeline: Timeline,
+    pub(crate) timeline: Arc<Timeline>,
     pub(crate) audit: Audit,
     /// Reads requests, once there is a connection.
     pub(crate) reader: OnceLock<RequestReader>,

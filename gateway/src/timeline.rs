@@ -116,6 +116,13 @@ impl Timeline {
         self.newest.subscribe()
     }
 
+    /// The last snapshot, unless the broker has given none since.
+    pub(crate) fn current(&self) -> Option<Snapshot> {
+        let past = self.past();
+        past.points.back()?.queues.as_ref()?;
+        past.last.clone()
+    }
+
     /// The last five minutes, as JSON.
     pub(crate) fn history(&self) -> Arc<str> {
         json(&self.past().points)
@@ -215,8 +222,10 @@ mod tests {
         let replicas = ReplicasSnapshot { requestors: 1, ..ReplicasSnapshot::default() };
         let queues = vec![QueueSnapshot::default()];
         timeline.note(workqueue::now(), Ok(Snapshot { replicas, queues, ..Snapshot::default() }));
+        assert!(timeline.current().is_some());
         let trouble = Explained { kind: Trouble::Silent, words: "no broker".to_owned() };
         timeline.note(workqueue::now(), Err(trouble));
+        assert!(timeline.current().is_none());
         let newest: serde_json::Value = serde_json::from_str(&timeline.watch().borrow()).unwrap();
         assert_eq!(newest["trouble"]["kind"], "silent");
         assert_eq!(newest["trouble"]["words"], "no broker");

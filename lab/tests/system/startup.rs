@@ -212,6 +212,26 @@ async fn the_metrics_count_what_was_settled() {
 }
 
 #[tokio::test]
+async fn the_gateway_tells_the_flow_for_as_long_as_it_sees_it() {
+    let mut deployment = Deployment::start().await;
+    let gateway = deployment.gateway("gateway", &[]).await;
+    let _asking = deployment.ask(10).await;
+    eventually("what waits is told", async || {
+        let (_, metrics) = admin(&gateway, "/metrics").await;
+        let told = ["gateway_requested_total 10", r#"gateway_queue_waiting{queue="REQUESTS"} 10"#];
+        let all = told.iter().all(|line| metrics.lines().any(|shown| shown == *line));
+        if all { Ok(()) } else { Err(metrics) }
+    })
+    .await;
+    deployment.broker.kill().await.unwrap();
+    eventually("nothing is told of the queues", async || {
+        let (_, metrics) = admin(&gateway, "/metrics").await;
+        if metrics.contains("gateway_queue_") { Err(metrics) } else { Ok(()) }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn an_admin_port_that_is_taken_is_named() {
     let deployment = Deployment::start().await;
     let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
