@@ -248,6 +248,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::spans::Span;
 
     const REQUESTS: Queue = Queue::new("REQUESTS", "requests").consumer("generator");
 
@@ -281,8 +282,8 @@ mod tests {
         let announcement = announcement();
         let metrics = announcement.metrics.of(REQUESTS);
         let _in_flight = [(); 3].map(|()| metrics.in_flight());
-        metrics.settled(&metrics.acks, Duration::from_millis(10));
-        metrics.settled(&metrics.naks, Duration::from_millis(30));
+        metrics.settled(&metrics.acks, Duration::from_millis(10), &Span::default());
+        metrics.settled(&metrics.naks, Duration::from_millis(30), &Span::default());
         let stats = answer(&announcement, "$SRV.STATS.generator.any");
         assert_eq!(stats["type"], "io.nats.micro.v1.stats_response");
         let endpoint = &stats["endpoints"][0];

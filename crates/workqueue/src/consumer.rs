@@ -180,7 +180,7 @@ impl<H: Handler> Consumer<H> {
         }
         handling.span.end_with(&outcome);
         let counter = self.settle(&delivery, &outcome, &handling, every).await;
-        self.metrics.settled(counter, started.elapsed());
+        self.metrics.settled(counter, started.elapsed(), &handling.span);
     }
 
     /// Handles a delivery, and notes what becomes known of it meanwhile.

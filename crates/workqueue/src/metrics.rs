@@ -9,13 +9,15 @@ use prometheus_client::collector::Collector;
 use prometheus_client::encoding::text::encode;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric};
 use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::exemplar::HistogramWithExemplars;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::metrics::gauge::Gauge;
-use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::histogram::exponential_buckets;
 use prometheus_client::registry::{Registry, Unit};
 
 use crate::queue::Queue;
 use crate::span_export;
+use crate::spans::Span;
 use crate::telemetry;
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -34,6 +36,9 @@ struct TargetLabels {
     stream: &'static str,
     outcome: &'static str,
 }
+
+/// Times, with the trace of one job in each bucket as an example, where traces are exported.
+type Histogram = HistogramWithExemplars<[(&'static str, String); 1]>;
 
 /// The metrics of one service. Their names begin with the service's.
 pub struct Metrics {
@@ -187,10 +192,12 @@ impl QueueMetrics {
         InFlight(&self.in_flight)
     }
 
-    /// Counts a delivery in one of these counters, which took this long from pull to settlement.
-    pub(crate) fn settled(&self, counter: &Counter, duration: Duration) {
+    /// Counts a delivery in one of these counters, which took this long from pull to settlement, and was processed in
+    /// this span.
+    pub(crate) fn settled(&self, counter: &Counter, duration: Duration, span: &Span) {
         counter.inc();
-        self.handle_duration.observe(duration.as_secs_f64());
+        let exemplar = span.exported_trace_id().map(|id| [("trace_id", id.to_string())]);
+        self.handle_duration.observe(duration.as_secs_f64(), exemplar, None);
         self.handled_nanoseconds.inc_by(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
     }
 

@@ -121,6 +121,12 @@ impl Span {
         self.0.as_ref().map(|span| span.span_context().trace_id())
     }
 
+    /// The id of its trace, where it is recorded and sampled, so that a collector has it.
+    pub(crate) fn exported_trace_id(&self) -> Option<TraceId> {
+        let context = self.0.as_ref()?.span_context();
+        context.is_sampled().then(|| context.trace_id())
+    }
+
     /// Notes that it failed.
     pub fn fail(&mut self, error: &impl Display) {
         if let Some(span) = &mut self.0 {

@@ -170,6 +170,23 @@ async fn request_is_one_trace_from_http_to_the_mark() {
 }
 
 #[tokio::test]
+async fn duration_of_a_job_has_its_trace_as_an_example() {
+    let (deployment, collector) = (Deployment::start().await, Collector::start().await);
+    let [gateway, generator, _requestor] = traced(&deployment, &collector).await;
+    let headers = [("Content-Type", "application/json"), ("traceparent", TRACE)];
+    let api = api_addr(&gateway).await;
+    accepted(&http::ask(api, "POST", "/requests", &headers, r#"{"count": 1}"#).await.unwrap());
+    let bucket = "generator_handle_duration_seconds_bucket{";
+    let example = format!(r#"# {{trace_id="{TRACE_ID}"}} "#);
+    eventually("the example is there", async || {
+        let (_, metrics) = admin(&generator, "/metrics").await;
+        let is_there = |line: &str| line.starts_with(bucket) && line.contains(&example);
+        if metrics.lines().any(is_there) { Ok(()) } else { Err(metrics) }
+    })
+    .await;
+}
+
+#[tokio::test]
 async fn redelivery_links_to_the_attempt_before_it() {
     let (deployment, collector) = (Deployment::start().await, Collector::start().await);
     let failing = [collector.settings().as_slice(), &[("FAILURE_RATE", "1")]].concat();
