@@ -38,7 +38,7 @@ def check_client(service, dockerfile, users):
     expect_equal("the target", service.get("build", {}).get("target", image), image)
     program = f"/usr/local/bin/{'decoupled' if image == 'cli' else image}"
     expect(f'ENTRYPOINT ["{program}"]' in dockerfile, f"{program} is not in the image")
-    told = {name: str(value) for name, value in service["environment"].items()}
+    told = {name: "" if value is None else str(value) for name, value in service["environment"].items()}
     args = service.get("entrypoint", [])[1:] + service.get("command", [])
     if "profiles" in service:
         # A command that the user adds: all know the same settings of the broker.

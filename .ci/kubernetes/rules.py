@@ -19,6 +19,7 @@ DELETED = programs.source("docs/kubernetes.md", r"\b(?:scaledobject|prometheusru
 OUTSIDERS = {
     "KEDA": {NAMESPACE: "keda", "app": "keda-operator"},
     "Prometheus": {NAMESPACE: "monitoring", LABEL + "name": "prometheus"},
+    "the collector of traces": {NAMESPACE: "monitoring"},
     "the DNS": {NAMESPACE: "kube-system", "k8s-app": "kube-dns"},
 }
 
@@ -176,6 +177,8 @@ def connections(broker, objects):
         yield "KEDA", title(broker), own["monitor"], "TCP"
     for monitor in of_kind(objects, "PodMonitor"):
         for target in selected_by(monitor["spec"]["selector"], objects):
+            if target is not broker:
+                yield title(target), "the collector of traces", 4318, "TCP"
             for port in ports(target).keys() & set(find("port", monitor)):
                 yield "Prometheus", title(target), ports(target)[port], "TCP"
 
@@ -193,7 +196,7 @@ def check_policies(namespace, needed, objects):
         for rule in policy["spec"].get(direction, []):
             for peer, port in product(rule.get("from") or rule["to"], rule["ports"]):
                 there = peer.get("namespaceSelector", {"matchLabels": home})
-                asked, all_pods = peer["podSelector"], (pods | OUTSIDERS).items()
+                asked, all_pods = peer.get("podSelector", {}), (pods | OUTSIDERS).items()
                 others = [name for name, these in all_pods if matches(there, these) and matches(asked, these)]
                 ends = (own, others) if direction == "egress" else (others, own)
                 through = set(product(*ends, [port["port"]], [port["protocol"]]))
