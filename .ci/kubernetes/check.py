@@ -31,6 +31,7 @@ def main(home):
     for directory in (root, rendered):
         shutil.rmtree(directory, ignore_errors=True)
     shutil.copytree(REPOSITORY / "k8s", root / "k8s", ignore=shutil.ignore_patterns(MADE))
+    shutil.copytree(REPOSITORY / "monitoring", root / "monitoring")
     for name in ("docker-compose.yml", "Dockerfile"):
         shutil.copy(REPOSITORY / name, root)
     names = ["k8s", *(path.name for path in root.glob("k8s/overlays/*"))]
@@ -61,9 +62,10 @@ def main(home):
     (rendered / "systems").mkdir(parents=True)
     for name in names:
         (rendered / f"systems/{name}.yaml").write_text(yaml.safe_dump_all(systems[name]))
-    [alerts] = of_kind(systems["monitoring"], "PrometheusRule")
-    (rendered / "alerts.rules.yaml").write_text(yaml.safe_dump(alerts["spec"]))
-    shutil.copy(HERE / "alerts.test.yaml", rendered)
+    for rule in of_kind(systems["monitoring"], "PrometheusRule"):
+        (rendered / f"{rule['metadata']['name']}.rules.yaml").write_text(yaml.safe_dump(rule["spec"]))
+    for tests in HERE.glob("*.test.yaml"):
+        shutil.copy(tests, rendered)
 
 
 def render(root, name):

@@ -19,6 +19,7 @@ def objects(root):
 def check(root, objects):
     services = {thing["metadata"]["name"]: thing["spec"] for thing in objects}
     broker, dockerfile = services.pop("nats"), (root / "Dockerfile").read_text()
+    monitors = {name: services.pop(name) for name in ("prometheus", "grafana")}
     mounts = dict(volume.split(":")[1::-1] for volume in broker["volumes"])
     files = {name: (root / mounts[f"/etc/nats/{name}"]).read_text() for name in ("nats.conf", "start")}
     conf, users = programs.read(files, broker["command"], broker["environment"])
@@ -31,6 +32,21 @@ def check(root, objects):
             url = address.replace("0.0.0.0", "nats://nats")
             expect_equal("NATS_URL", service["environment"]["NATS_URL"], url)
             check_client(service, dockerfile, users)
+    for name, service in monitors.items():
+        with within(name):
+            check_monitor(root, service)
+    running = {name for name, service in services.items() if "profiles" not in service}
+    [scrape] = yaml.safe_load((root / "monitoring/prometheus.yaml").read_text())["scrape_configs"]
+    [found] = scrape["dns_sd_configs"]
+    expect_equal("what Prometheus scrapes", set(found["names"]), running)
+    expect_equal("where", {str(found["port"])}, set(re.findall(r"^ENV ADMIN_ADDR=\S+:(\d+)$", dockerfile, re.M)))
+
+
+def check_monitor(root, service):
+    expect_equal("the profile", service["profiles"], ["monitoring"])
+    expect(re.search(r":v?\d+\.\d+\.\d+$", service["image"]), f"{service['image']} may change")
+    for file, _, mode in (volume.split(":") for volume in service["volumes"]):
+        expect(mode == "ro" and (root / file).is_file(), f"{file} is no file, or may be written")
 
 
 def check_client(service, dockerfile, users):
