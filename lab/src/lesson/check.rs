@@ -65,7 +65,8 @@ async fn check_one(
             directory.keep();
         }
         done.context("stopped before the lesson was done")??;
-        let (verdict, _) = running.end().await?;
+        let (verdict, mut system) = running.judge().await?;
+        system.end().await?;
         // A lesson may replace a store, and then there is no verdict.
         let is_kept = verdict.is_clean() || verdict.cannot_tell.is_some();
         ensure!(

@@ -131,12 +131,12 @@ impl Running {
         }
     }
 
-    /// Stops everything in order, and gives the verdict, and whether all brokers that ran to the end were ours.
-    pub(crate) async fn end(self) -> anyhow::Result<(Verdict, bool)> {
+    /// Stops both sides in order, and gives the verdict, and what is to be ended then, with the brokers.
+    pub(crate) async fn judge(self) -> anyhow::Result<(Verdict, System)> {
         let mut system = self.system.into_inner();
         system.stop().await?;
         let verdict = audit(self.connection.context(), LAST_WAIT).await?;
-        Ok((verdict, system.end().await?))
+        Ok((verdict, system))
     }
 }
 
@@ -189,7 +189,7 @@ async fn run(
     let _ = say(format_args!("Stopping the requestors, then the generators."));
     // Without the broker, or the majority of several, nothing could be finished or judged.
     let ports = running.system.lock().await.brokers.ports();
-    let (verdict, all_are_ours) = tokio::select! {
+    let (verdict, mut system) = tokio::select! {
         biased;
         answering = too_few_answer(&ports) => {
             let answering = match (answering, ports.len()) {
@@ -198,8 +198,9 @@ async fn run(
             };
             bail!("{answering}, so there is no verdict; logs and queues are in {}", from_here(directory))
         }
-        ended = running.end() => ended?,
+        judged = running.judge() => judged?,
     };
+    let all_are_ours = system.end().await?;
     say(format_args!("The verdict:\n\n{verdict}"))?;
     Ok((verdict, all_are_ours))
 }

@@ -277,7 +277,7 @@ impl System {
     }
 
     /// Ends the rest, and says whether all brokers ran to the end.
-    pub(super) async fn end(&mut self) -> anyhow::Result<bool> {
+    pub(crate) async fn end(&mut self) -> anyhow::Result<bool> {
         if let Some(gateway) = &mut self.gateway {
             // It has nothing to finish.
             gateway.process.kill().await?;
