@@ -18,9 +18,9 @@ RUN --mount=type=bind,target=/source \
     && if [ "$PROFILE" = image ] && [ -x "$lld/ld.lld" ]; then \
         export RUSTFLAGS="-Clinker-plugin-lto -Clink-arg=-fuse-ld=lld -Clink-arg=-B$lld -Clink-arg=-Wl,--thinlto-cache-dir=/build/target/thinlto"; \
     fi \
-    && cargo build --profile "$PROFILE" --target "$host" --locked --workspace --bin requestor --bin generator --bin gateway --bin decoupled --bin word-count --bin word-counter \
+    && cargo build --profile "$PROFILE" --target "$host" --locked --workspace --bin requestor --bin generator --bin gateway --bin decoupled \
     && mkdir -p /programs /backups \
-    && for program in requestor generator gateway decoupled word-count word-counter; do cp "target/$host/$PROFILE/$program" /programs/; done
+    && for program in requestor generator gateway decoupled; do cp "target/$host/$PROFILE/$program" /programs/; done
 
 # Nothing but the C library, certificates, and a user that is nobody. It writes nowhere: run it with
 # --read-only.
@@ -55,20 +55,6 @@ LABEL org.opencontainers.image.title="gateway" \
       org.opencontainers.image.description="The HTTP API, and the page that shows the queues"
 COPY --from=build /programs/gateway /usr/local/bin/
 ENTRYPOINT ["/usr/local/bin/gateway"]
-
-FROM service AS word-count
-LABEL org.opencontainers.image.title="word-count" \
-      org.opencontainers.image.description="Takes web pages to count the words of, and stores what the workers find"
-COPY --from=build /programs/word-count /usr/local/bin/
-# A new volume that is mounted here belongs to whom this does.
-COPY --from=build --chown=65532:65532 /backups /data
-ENTRYPOINT ["/usr/local/bin/word-count"]
-
-FROM service AS word-counter
-LABEL org.opencontainers.image.title="word-counter" \
-      org.opencontainers.image.description="Fetches web pages, and counts their words"
-COPY --from=build /programs/word-counter /usr/local/bin/
-ENTRYPOINT ["/usr/local/bin/word-counter"]
 
 FROM runtime AS cli
 LABEL org.opencontainers.image.title="decoupled" \
