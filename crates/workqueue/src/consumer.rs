@@ -239,8 +239,11 @@ impl<H: Handler> Consumer<H> {
         let queue = self.lane.queue.stream;
         let (id, attempt) = (delivery.key(), delivery.attempt().number());
         let mut settlement = settle(outcome, delivery.attempt(), policy);
-        let trace = span.trace_id().map(|id| id.to_string());
-        let trace = trace.as_deref().or_else(|| Trace::id_of(delivery.headers()?));
+        // Only for a line that is written.
+        let trace = || match span.trace_id() {
+            Some(id) => Some(id.to_string()),
+            None => Trace::id_of(delivery.headers()?).map(str::to_owned),
+        };
         let _settling = span.settle(delivery, &settlement);
         if let Settlement::Snooze { delay } = settlement {
             // In a box, because it is rare, and would make every other delivery larger.
@@ -250,7 +253,7 @@ impl<H: Handler> Consumer<H> {
                 delivery.keep_alive(publishing, every, &self.running.abandoned).await;
             if is_there == Some(true) {
                 delivery.ack().await;
-                info!(queue, id, attempt, trace, %outcome, "put off");
+                info!(queue, id, attempt, trace = trace(), %outcome, "put off");
                 return &self.metrics.snoozes;
             }
             let counted = RetryPolicy { snoozes_count: true, ..*policy };
@@ -259,12 +262,12 @@ impl<H: Handler> Consumer<H> {
         match settlement {
             Settlement::Ack => {
                 delivery.ack().await;
-                debug!(queue, id, attempt, trace, "acked");
+                debug!(queue, id, attempt, trace = trace(), "acked");
                 &self.metrics.acks
             }
             Settlement::Nak { delay } => {
                 delivery.nak(delay).await;
-                info!(queue, id, attempt, trace, %outcome, "given back");
+                info!(queue, id, attempt, trace = trace(), %outcome, "given back");
                 &self.metrics.naks
             }
             Settlement::DeadLetter { reason } => {
@@ -274,7 +277,7 @@ impl<H: Handler> Consumer<H> {
                 let (moved, _) = delivery.keep_alive(moving, every, &self.running.abandoned).await;
                 if moved == Some(true) {
                     delivery.ack().await;
-                    warn!(queue, id, attempt, trace, reason, "dead-lettered");
+                    warn!(queue, id, attempt, trace = trace(), reason, "dead-lettered");
                     return &self.metrics.dead_letters;
                 }
                 // It stays in its queue, where nothing is lost, and is tried again ever later.

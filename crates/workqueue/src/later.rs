@@ -84,7 +84,7 @@ impl Producer {
                 return Ok(());
             }
         };
-        let span = Span::send(J::QUEUE.stream, id, trace);
+        let span = Span::send(J::QUEUE.stream, || id.to_string(), trace);
         let trace = span.trace(trace);
         span.end(broker.publish_later(job, id, at, &trace, stop).await)
     }

@@ -135,7 +135,7 @@ impl Producer {
                 let publisher = broker
                     .publisher(J::QUEUE.stream, || Topology::new(&[J::QUEUE], &[]), stop)
                     .await?;
-                let span = Span::send(J::QUEUE.stream, id, trace);
+                let span = Span::send(J::QUEUE.stream, || id.to_string(), trace);
                 let trace = span.trace(trace);
                 span.end(publisher.publish(|| job.publication(id, &trace), stop).await)
             }
@@ -159,7 +159,7 @@ impl Producer {
             Target::Broker(broker) => broker,
             Target::Recorder(recorder) => return recorder.create(fact),
         };
-        let span = Span::send(F::BUCKET.stream, fact.key(), trace);
+        let span = Span::send(F::BUCKET.stream, || fact.key(), trace);
         let trace = span.trace(trace);
         span.end(broker.create(fact, &trace, stop).await)
     }

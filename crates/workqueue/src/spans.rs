@@ -57,11 +57,11 @@ impl Span {
     }
 
     /// Publishing a message to a stream until it is confirmed.
-    pub(crate) fn send(stream: &'static str, id: impl Display, parent: &Trace) -> Self {
+    pub(crate) fn send(stream: &'static str, id: impl FnOnce() -> String, parent: &Trace) -> Self {
         let part = || {
             Part::new(format!("send {stream}"), SpanKind::Producer)
                 .messaging("send", "publish", stream)
-                .with("messaging.message.id", id.to_string())
+                .with("messaging.message.id", id())
         };
         start(part, parent)
     }
@@ -270,22 +270,18 @@ fn earlier_attempt(delivery: &Delivery) -> SpanContext {
 /// The id of the trace of a message that names none, the same at each attempt.
 fn trace_id_of(delivery: &Delivery) -> TraceId {
     let (queue, sequence) = (delivery.queue().stream, delivery.sequence());
-    let [id, _] = halves(&format!("{queue} {sequence} {}", delivery.key()));
-    TraceId::from_bytes(id)
+    TraceId::from_bytes(digest(&format!("{queue} {sequence} {}", delivery.key())))
 }
 
 /// The id of the span of an attempt at this message.
 fn span_id_of(delivery: &Delivery, attempt: u64) -> SpanId {
     let (queue, sequence) = (delivery.queue().stream, delivery.sequence());
-    let [id, _] = halves(&format!("{queue} {sequence} {attempt}"));
-    let (id, _) = id.split_first_chunk().expect("it has 16 bytes");
-    SpanId::from_bytes(*id)
+    SpanId::from_bytes(digest(&format!("{queue} {sequence} {attempt}")))
 }
 
-fn halves(text: &str) -> [[u8; 16]; 2] {
-    let digest = Sha256::digest(text);
-    let (halves, _) = digest.as_chunks();
-    [halves[0], halves[1]]
+/// The first bytes of the digest of a text.
+fn digest<const N: usize>(text: &str) -> [u8; N] {
+    *Sha256::digest(text).first_chunk().expect("it has 32 bytes")
 }
 
 thread_local! {
