@@ -70,7 +70,8 @@ fn judge_picture(svg: &str) {
 #[tokio::test]
 async fn comparison_that_is_stopped_is_of_what_was_asked() {
     // The first time this takes longer than anything else here.
-    testkit::programs::build_with_examples().await.unwrap();
+    testkit::programs::build().await.unwrap();
+    testkit::programs::build_examples().await.unwrap();
     let directory = tempfile::tempdir().unwrap();
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_lab"));
     command.args(["compare", "--for", "1h", "--seed", "1"]).env("ACK_WAIT", "2s");

@@ -60,14 +60,13 @@ pub async fn build() -> anyhow::Result<Programs> {
     Ok(Programs { requestor, generator, gateway, decoupled })
 }
 
-/// As [`build`], with the programs of the examples, which bring libraries of their own: not every command has to wait
-/// for them.
+/// Builds the programs of the examples that the system is compared with. They bring libraries of their own: not every
+/// command has to wait for them.
 ///
 /// # Errors
 ///
 /// As [`build`].
-pub async fn build_with_examples() -> anyhow::Result<(Programs, Examples)> {
-    let system = build().await?;
+pub async fn build_examples() -> anyhow::Result<Examples> {
     let built = build_only([
         "coupled-requestor",
         "coupled-generator",
@@ -76,9 +75,7 @@ pub async fn build_with_examples() -> anyhow::Result<(Programs, Examples)> {
     ]);
     let [coupled_requestor, coupled_generator, forgetful_requestor, forgetful_generator] =
         built.await?;
-    let examples =
-        Examples { coupled_requestor, coupled_generator, forgetful_requestor, forgetful_generator };
-    Ok((system, examples))
+    Ok(Examples { coupled_requestor, coupled_generator, forgetful_requestor, forgetful_generator })
 }
 
 /// As [`build_all`], of a number of programs that is known.

@@ -74,7 +74,8 @@ pub async fn compare(
     settings: &CompareSettings,
     stop: &CancellationToken,
 ) -> anyhow::Result<CompareReport> {
-    let built = stop.run_until_cancelled(programs::build_with_examples()).await;
+    let built = async { anyhow::Ok((programs::build().await?, programs::build_examples().await?)) };
+    let built = stop.run_until_cancelled(built).await;
     let (system, examples) = built.context("stopped before anything was started")??;
     let directory = RunDirectory::make("compare")?;
     let report = run(&system, &examples, directory.path(), settings, stop).await;
