@@ -18,9 +18,9 @@ export const elements = (nodes) => nodes.map((node) => {
 /** What the repository has besides lessons and terms is no link: the page has no source to show. */
 function link(href, inside) {
   if (href.startsWith("https://")) return el("a", { href, rel: "noreferrer" }, ...inside);
-  const lesson = /^(\d+)-[^/]*\.md/.exec(href)?.[1];
+  const lesson = /^(?:\.\.\/lessons\/)?(\d+)-[^/]*\.md/.exec(href)?.[1];
   if (lesson) return el("a", { href: `#/lessons/${Number(lesson)}` }, ...inside);
-  const term = /^(?:glossary\.md)?#(.+)/.exec(href)?.[1];
+  const term = /^(?:\.\.\/docs\/glossary\.md)?#(.+)/.exec(href)?.[1];
   if (term) {
     const explains = button("", () => explain(term), { class: "term", "aria-haspopup": "dialog" });
     explains.append(...inside);

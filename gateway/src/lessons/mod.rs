@@ -57,7 +57,7 @@ static LESSONS: LazyLock<Vec<Lesson>> = LazyLock::new(|| {
 });
 
 static TERMS: LazyLock<BTreeMap<String, Term>> =
-    LazyLock::new(|| glossary::terms(include_str!("../../../lessons/glossary.md")));
+    LazyLock::new(|| glossary::terms(include_str!("../../../docs/glossary.md")));
 
 /// All lessons, in their order.
 #[must_use]
