@@ -110,7 +110,7 @@ def walk():
 
 
 def check_container(service, container):
-    """The guarantees of the README for each container."""
+    """What docs/security.md says of each container."""
     config, host = container["Config"], container["HostConfig"]
     name = container["Name"].strip("/")
     expect(host["ReadonlyRootfs"], f"the root of {name} is read-only")

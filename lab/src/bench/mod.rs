@@ -89,17 +89,10 @@ async fn run(
     Ok(BenchReport { machine, rounds, quick: settings.quick, figures: figures.into_list() })
 }
 
-/// Keeps the report with its machine in a file of its own, and its table in the README.
+/// Keeps the report in BENCHMARKS.md.
 fn save(report: &BenchReport) -> anyhow::Result<()> {
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    let write = |name: &str, text: &str| {
-        fs::write(workspace.join(name), text).with_context(|| format!("cannot write {name}"))
-    };
-    let readme =
-        fs::read_to_string(workspace.join("README.md")).context("cannot read README.md")?;
-    let readme = report::between_marks(&readme, &report.to_string())?;
-    write("BENCHMARKS.md", &report.file())?;
-    write("README.md", &readme)
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../BENCHMARKS.md");
+    fs::write(path, report.file()).context("cannot write BENCHMARKS.md")
 }
 
 /// Measures everything once, or only these parts.

@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use anyhow::Context as _;
 use serde::Serialize;
 
 use super::figures::Figure;
@@ -44,23 +43,6 @@ impl BenchReport {
     }
 }
 
-/// Puts a table where these marks stand in a document.
-///
-/// # Errors
-///
-/// Where they do not stand there.
-pub(super) fn between_marks(document: &str, table: &str) -> anyhow::Result<String> {
-    let [begin, end] = MARKS;
-    let parts = document.split_once(begin).and_then(|(before, rest)| {
-        let (_, after) = rest.split_once(end)?;
-        Some(format!("{before}{begin}\n{table}\n{end}{after}"))
-    });
-    parts.with_context(|| format!("there is no {begin} with {end} behind it"))
-}
-
-/// Between these the README has the table of the last run.
-const MARKS: [&str; 2] = ["<!-- cargo lab bench --save -->", "<!-- until here -->"];
-
 impl fmt::Display for BenchReport {
     /// A table in Markdown, aligned, so that it can be read as it is.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -100,22 +82,5 @@ impl fmt::Display for BenchReport {
             write!(formatter, "\nThis was a quick run, whose figures mean nothing.")?;
         }
         Ok(())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_table_in_the_readme_is_replaced_and_nothing_else() {
-        let [begin, end] = MARKS;
-        let document = |table: &str| format!("before\n{begin}\n{table}\n{end}\nafter\n");
-        let replaced = between_marks(&document("| old |\n| one |"), "| new |").unwrap();
-        assert_eq!(replaced, document("| new |"));
-        assert!(between_marks("no marks", "| new |").is_err());
-        let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
-        let readme = std::fs::read_to_string(readme).unwrap();
-        assert!(between_marks(&readme, "| new |").unwrap().contains("| new |"));
     }
 }

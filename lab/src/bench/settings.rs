@@ -28,7 +28,7 @@ pub struct BenchSettings {
     #[arg(long)]
     pub json: bool,
 
-    /// Keep the table in README.md, and with its machine in BENCHMARKS.md
+    /// Keep the table, with its machine, in BENCHMARKS.md
     #[arg(long, conflicts_with = "only")]
     pub save: bool,
 }

@@ -202,11 +202,11 @@ mod tests {
     }
 
     #[test]
-    fn readme_shows_the_words_of_the_report() {
-        let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
-        let readme = std::fs::read_to_string(readme).unwrap();
+    fn docs_show_the_words_of_the_report() {
+        let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/chaos.md");
+        let page = std::fs::read_to_string(page).unwrap();
         for words in [HEAD, NOTES, SIMPLIFIED] {
-            assert!(readme.contains(words.trim()), "the README shows something else than\n{words}");
+            assert!(page.contains(words.trim()), "docs/chaos.md shows something else than\n{words}");
         }
     }
 
