@@ -1,4 +1,4 @@
-# One image for each program: docker build --target requestor --tag decoupled/requestor:0.1.0 .
+# One image for each program: docker build --target requestor --tag decoupled/requestor:0.2.0 .
 
 # All programs at once, in a directory that lasts from one build to the next, so that cargo compiles again only what
 # has changed. It goes by the times of files: so what is in there is replaced only where its content differs, whatever
@@ -28,7 +28,7 @@ FROM gcr.io/distroless/cc-debian12:nonroot AS runtime
 USER 65532:65532
 ARG REVISION=unknown
 ARG SOURCE=unknown
-LABEL org.opencontainers.image.version="0.1.0" \
+LABEL org.opencontainers.image.version="0.2.0" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.source="$SOURCE" \
       org.opencontainers.image.revision="$REVISION"

@@ -23,7 +23,7 @@ kind: Pod
 metadata: {name: privileged}
 spec:
   containers:
-    - {name: cli, image: "decoupled/cli:0.1.0", securityContext: {privileged: true}}
+    - {name: cli, image: "decoupled/cli:0.2.0", securityContext: {privileged: true}}
 """
 
 # Has a password and keeps to the standard, but no network policy selects it.
@@ -37,7 +37,7 @@ spec:
   securityContext: {runAsNonRoot: true, runAsUser: 65532, seccompProfile: {type: RuntimeDefault}}
   containers:
     - name: cli
-      image: decoupled/cli:0.1.0
+      image: decoupled/cli:0.2.0
       imagePullPolicy: IfNotPresent
       args: [audit]
       env:
