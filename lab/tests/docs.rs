@@ -18,8 +18,10 @@ fn read(path: impl AsRef<Path>) -> String {
 /// The pages that show commands, but for the lessons, whose steps have checks of their own.
 fn pages() -> Vec<String> {
     let docs = fs::read_dir(repository().join("docs")).unwrap();
-    let docs = docs.map(|entry| format!("docs/{}", entry.unwrap().file_name().display()));
-    let mut pages: Vec<String> = docs.filter(|path| path.ends_with(".md")).collect();
+    let docs = docs.map(|entry| entry.unwrap().path());
+    let docs = docs.filter(|path| path.extension().is_some_and(|extension| extension == "md"));
+    let name = |path: PathBuf| format!("docs/{}", path.file_name().unwrap().display());
+    let mut pages: Vec<String> = docs.map(name).collect();
     assert!(pages.len() > 10, "{pages:?}");
     pages.extend(["README.md", "k8s/README.md", "examples/hello/README.md"].map(str::to_owned));
     pages.sort();
@@ -120,8 +122,8 @@ async fn shown_help_is_that_of_the_programs() {
                 "$ cargo lab --help" => &lab,
                 _ => panic!("{path}: there is no program for {command}"),
             };
-            let output = Command::new(program).arg("--help").output().unwrap();
-            let printed = String::from_utf8(output.stdout).unwrap();
+            let output = Command::new(program).arg("--help").env_remove("COLUMNS").output();
+            let printed = String::from_utf8(output.unwrap().stdout).unwrap();
             if update {
                 updated = updated.replace(block, &format!("{command}\n{printed}"));
             } else {
