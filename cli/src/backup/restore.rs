@@ -8,8 +8,9 @@ use async_nats::jetstream::stream::ClusterInfo;
 use async_nats::jetstream::{Context, ErrorCode};
 use contract::queues;
 use jiff::{SignedDuration, Timestamp};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
+use workqueue::api;
 use workqueue::topology::{self, DeclareError};
 use workqueue::{Connection, Queue};
 
@@ -25,7 +26,11 @@ const LIMIT: Duration = Duration::from_mins(2);
 /// By how much the clocks of two brokers may differ.
 const CLOCKS: SignedDuration = SignedDuration::from_mins(1);
 
-const PAUSE: Duration = Duration::from_millis(100);
+/// How long not to ask again that another broker leads: an election, and after it the five seconds after
+/// which a follower asks its leader again for what it lacks.
+const UNDISTURBED: Duration = Duration::from_secs(15);
+
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// Restores all streams with their consumers from a directory onto a broker that has none of them.
 /// `replicas` is how many brokers of a cluster are to keep each stream; as many as before, where it
@@ -141,14 +146,62 @@ async fn settled(
 ) -> anyhow::Result<()> {
     let limit = Instant::now() + LIMIT;
     for stream in &manifest.streams {
-        while let Err(difference) = compare(nats, stream, replicas).await {
-            if Instant::now() > limit {
-                return Err(difference).with_context(|| {
-                    format!("restored, but not as it was within {LIMIT:?}: do not use it")
-                });
-            }
-            sleep(PAUSE).await;
+        until(limit, async || compare(nats, stream, replicas).await).await?;
+    }
+    // A follower counts as current before it has fetched what the stream was restored with, and would
+    // lose it with its leader. Only a leader tells how many messages it has: so each broker leads once.
+    for stream in &manifest.streams {
+        let info = topology::stream_state(nats, &stream.name).await?;
+        let Some(cluster) = info.cluster else { continue };
+        let followers = cluster.replicas.iter().map(|follower| follower.name.as_str());
+        // The first leader is the last one, too: the broker has spread the leaders well.
+        for broker in followers.chain(cluster.leader.as_deref()) {
+            until(limit, async || {
+                lead(nats, &stream.name, broker).await?;
+                compare(nats, stream, replicas).await
+            })
+            .await?;
         }
+    }
+    Ok(())
+}
+
+/// Tries until it succeeds, or until this limit.
+async fn until(
+    limit: Instant,
+    attempt: impl AsyncFn() -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    while let Err(difference) = attempt().await {
+        if Instant::now() > limit {
+            return Err(difference).with_context(|| {
+                format!("restored, but not as it was within {LIMIT:?}: do not use it")
+            });
+        }
+        sleep(PAUSE).await;
+    }
+    Ok(())
+}
+
+/// Has this broker lead a stream, unless it does.
+async fn lead(nats: &Context, stream: &str, broker: &str) -> anyhow::Result<()> {
+    let leads = async || {
+        let info = topology::stream_state(nats, stream).await?;
+        let leader = info.cluster.and_then(|cluster| cluster.leader);
+        anyhow::Ok(leader.as_deref() == Some(broker))
+    };
+    if leads().await? {
+        return Ok(());
+    }
+    let subject = format!("STREAM.LEADER.STEPDOWN.{stream}");
+    let question = json!({ "placement": { "preferred": broker } });
+    let _answer: Value = api::call(nats, subject, &question).await?;
+    let limit = Instant::now() + UNDISTURBED;
+    while !leads().await.unwrap_or(false) {
+        ensure!(
+            Instant::now() < limit,
+            "{broker} has not all of {stream}, and so does not lead it"
+        );
+        sleep(PAUSE).await;
     }
     Ok(())
 }

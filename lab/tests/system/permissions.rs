@@ -267,6 +267,17 @@ const PUBLISHES: &[(&str, &[&str])] = &[
     ("$JS.API.STREAM.RESTORE.KV_stored", &[BACKUP]),
     ("$JS.API.STREAM.RESTORE.KV_received", &[BACKUP]),
     ("$JS.API.STREAM.RESTORE.OTHER", &[]),
+    // Having each broker of a cluster lead it once.
+    ("$JS.API.STREAM.LEADER.STEPDOWN.REQUESTS", &[BACKUP]),
+    ("$JS.API.STREAM.LEADER.STEPDOWN.RESPONSES", &[BACKUP]),
+    ("$JS.API.STREAM.LEADER.STEPDOWN.ACKNOWLEDGMENTS", &[BACKUP]),
+    ("$JS.API.STREAM.LEADER.STEPDOWN.SCHEDULES", &[BACKUP]),
+    ("$JS.API.STREAM.LEADER.STEPDOWN.DEAD_LETTERS", &[BACKUP]),
+    ("$JS.API.STREAM.LEADER.STEPDOWN.KV_idempotency", &[BACKUP]),
+    ("$JS.API.STREAM.LEADER.STEPDOWN.KV_requested", &[BACKUP]),
+    ("$JS.API.STREAM.LEADER.STEPDOWN.KV_stored", &[BACKUP]),
+    ("$JS.API.STREAM.LEADER.STEPDOWN.KV_received", &[BACKUP]),
+    ("$JS.API.STREAM.LEADER.STEPDOWN.OTHER", &[]),
     ("$JS.SNAPSHOT.RESTORE.REQUESTS.id", &[BACKUP]),
     ("$JS.SNAPSHOT.RESTORE.RESPONSES.id", &[BACKUP]),
     ("$JS.SNAPSHOT.RESTORE.ACKNOWLEDGMENTS.id", &[BACKUP]),
@@ -277,13 +288,12 @@ const PUBLISHES: &[(&str, &[&str])] = &[
     ("$JS.SNAPSHOT.RESTORE.KV_stored.id", &[BACKUP]),
     ("$JS.SNAPSHOT.RESTORE.KV_received.id", &[BACKUP]),
     ("$JS.SNAPSHOT.RESTORE.OTHER.id", &[]),
-    // Listings of everything, and leader changes.
+    // Listings of everything, and changes of the cluster's leader.
     ("$JS.API.INFO", &[]),
     ("$JS.API.STREAM.LIST", &[]),
     ("$JS.API.STREAM.NAMES", &[]),
     ("$JS.API.CONSUMER.LIST.RESPONSES", &[]),
     ("$JS.API.CONSUMER.NAMES.RESPONSES", &[]),
-    ("$JS.API.STREAM.LEADER.STEPDOWN.REQUESTS", &[]),
     ("$JS.API.META.LEADER.STEPDOWN", &[]),
     ("$SYS.REQ.SERVER.PING", &[]),
 ];
