@@ -206,7 +206,10 @@ mod tests {
         let page = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/chaos.md");
         let page = std::fs::read_to_string(page).unwrap();
         for words in [HEAD, NOTES, SIMPLIFIED] {
-            assert!(page.contains(words.trim()), "docs/chaos.md shows something else than\n{words}");
+            assert!(
+                page.contains(words.trim()),
+                "docs/chaos.md shows something else than\n{words}"
+            );
         }
     }
 
