@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use async_nats::jetstream::Context;
 use async_nats::jetstream::context::ContextBuilder;
 use async_nats::{Client, ConnectErrorKind};
-use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::sync::{OnceCell, watch};
+use tokio::time::{sleep, timeout};
 use tracing::{error, warn};
 
 use crate::backoff::Backoff;
@@ -20,6 +20,7 @@ use crate::connection_events::{Link, watcher};
 use crate::credentials::Credentials;
 use crate::known::KnownStreams;
 use crate::log_once::LogOnce;
+use crate::pub_acks::PubAcks;
 use crate::servers::{display, servers, without_user};
 use crate::settings::NatsSettings;
 
@@ -37,6 +38,8 @@ pub struct Connection(Arc<Inner>);
 struct Inner {
     client: Client,
     context: Context,
+    /// From the first publish on.
+    pub_acks: OnceCell<PubAcks>,
     known: KnownStreams,
     /// What the subjects of JetStream's API begin with.
     api_prefix: String,
@@ -187,6 +190,7 @@ impl Connection {
         Ok(Self(Arc::new(Inner {
             client,
             context,
+            pub_acks: OnceCell::new(),
             known,
             api_prefix,
             link,
@@ -213,15 +217,24 @@ impl Connection {
         &self.0.known
     }
 
-    /// A JetStream context of its own, for at most `capacity` publishes at a time.
-    pub(crate) fn publishing_context(&self, capacity: usize) -> Context {
-        ContextBuilder::new()
-            .timeout(ANSWER_TIMEOUT)
-            // For an answer that is no longer waited for, which holds a place until then.
-            .ack_timeout(LATE_ANSWER)
-            .max_ack_inflight(capacity)
-            .api_prefix(&self.0.api_prefix)
-            .build(self.0.client.clone())
+    /// What publishes and awaits the acks, once there is a connection, and how many times there has been
+    /// one. Nothing where the client has ended.
+    pub(crate) async fn pub_acks(&self) -> Option<(&PubAcks, u64)> {
+        let times = self.established().await?;
+        let Inner { pub_acks, client, link, .. } = &*self.0;
+        let subscribing = || PubAcks::subscribe(client, link.clone());
+        Some((pub_acks.get_or_try_init(subscribing).await.ok()?, times))
+    }
+
+    /// Waits until there is a connection, and gives how many times there has been one. Nothing where the
+    /// client has ended.
+    async fn established(&self) -> Option<u64> {
+        let link = *self.0.link.borrow();
+        if link.connected {
+            return Some(link.times);
+        }
+        let mut link = self.0.link.clone();
+        link.wait_for(|link| link.connected).await.ok().map(|link| link.times)
     }
 
     /// Where to publish what is stored under this subject. A leaf node keeps the keys of buckets to itself,
@@ -303,25 +316,26 @@ impl Connection {
     /// connection was lost and another established before the answer came: what was asked, or the
     /// answer, is most likely lost with it.
     pub async fn ask<F: Future>(&self, question: Pin<&mut F>) -> Option<F::Output> {
-        let mut link = self.0.link.clone();
-        let times = match link.wait_for(|link| link.connected).await {
-            Ok(link) => link.times,
-            Err(_) => return None,
-        };
-        let lost = async {
-            if link.wait_for(|link| link.connected && link.times > times).await.is_err() {
-                // The client is gone, so there is nothing to wait for.
-                pending::<()>().await;
-            }
-            tokio::time::sleep(LATE_ANSWER).await;
-        };
+        let times = self.established().await?;
         tokio::select! {
             // Most answers come before anything becomes of the connection.
             biased;
             answer = question => Some(answer),
-            () = lost => None,
+            _ = lost(self.0.link.clone(), times) => None,
         }
     }
+}
+
+/// Waits until a connection was lost that was the one of this number, and another has been established for so
+/// long that no answer over the first one comes any more. Gives the number of the other.
+pub(crate) async fn lost(mut link: watch::Receiver<Link>, times: u64) -> u64 {
+    let times = link.wait_for(|link| link.connected && link.times > times).await;
+    let Ok(times) = times.map(|link| link.times) else {
+        // The client is gone, so there is nothing to wait for.
+        return pending().await;
+    };
+    sleep(LATE_ANSWER).await;
+    times
 }
 
 fn api_prefix(domain: Option<&str>) -> String {

@@ -165,6 +165,7 @@ mod mask;
 mod metrics;
 mod priority;
 mod producer;
+mod pub_acks;
 mod publisher;
 mod pull;
 mod queue;

@@ -1,18 +1,12 @@
 //! Publishes, and waits until the broker has confirmed.
 
-use std::error::Error;
 use std::pin::pin;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use async_nats::jetstream::context::{
-    PublishError as NatsPublishError, PublishErrorKind as NatsErrorKind,
-};
-use async_nats::jetstream::message::PublishMessage;
-use async_nats::jetstream::publish::PublishAck;
-use async_nats::jetstream::{self, Context, ErrorCode};
 use prometheus_client::metrics::counter::Counter;
+use tokio::sync::Semaphore;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
@@ -24,6 +18,7 @@ use crate::connection::Connection;
 use crate::job::Publication;
 use crate::log_once::LogOnce;
 use crate::metrics::{Metrics, PublishMetrics};
+use crate::pub_acks::{Stored, Unconfirmed};
 use crate::topology::{self, DeclareError, Limits, Topology};
 
 /// The first ceiling of the time between two tries of the same publish, and the highest.
@@ -36,7 +31,8 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_s
 #[derive(Debug)]
 pub(crate) struct Publisher {
     connection: Connection,
-    context: Context,
+    /// For what is under way at a time.
+    places: Semaphore,
     pub(crate) stream: &'static str,
     metrics: PublishMetrics,
     obstacle: Obstacle,
@@ -55,9 +51,9 @@ pub enum PubAck {
     Duplicate,
 }
 
-impl From<&PublishAck> for PubAck {
-    fn from(ack: &PublishAck) -> Self {
-        if ack.duplicate { Self::Duplicate } else { Self::Stored }
+impl From<Stored> for PubAck {
+    fn from(stored: Stored) -> Self {
+        if stored.duplicate { Self::Duplicate } else { Self::Stored }
     }
 }
 
@@ -91,11 +87,6 @@ impl From<serde_json::Error> for PublishError {
     }
 }
 
-/// The connection was lost before an answer came.
-#[derive(Debug, thiserror::Error)]
-#[error("the connection was lost")]
-struct ConnectionLost;
-
 impl PublishError {
     /// Whether the same publish may succeed at another time.
     pub(crate) fn is_transient(&self) -> bool {
@@ -110,14 +101,17 @@ impl PublishError {
 
     /// Whether the connection was lost before an answer came.
     pub(crate) fn lost_connection(&self) -> bool {
-        matches!(self, Self::Unconfirmed(source) if source.is::<ConnectionLost>())
+        matches!(self.unconfirmed(), Some(Unconfirmed::Lost))
     }
 
     /// Whether no stream answered.
     fn lacks_stream(&self) -> bool {
-        let Self::Unconfirmed(source) = self else { return false };
-        let error = source.downcast_ref::<NatsPublishError>();
-        error.is_some_and(|error| error.kind() == NatsErrorKind::StreamNotFound)
+        matches!(self.unconfirmed(), Some(Unconfirmed::NoStream))
+    }
+
+    fn unconfirmed(&self) -> Option<&Unconfirmed> {
+        let Self::Unconfirmed(source) = self else { return None };
+        source.downcast_ref()
     }
 }
 
@@ -132,7 +126,7 @@ impl Publisher {
     ) -> Self {
         Self {
             connection: connection.clone(),
-            context: connection.publishing_context(capacity),
+            places: Semaphore::new(capacity),
             stream,
             metrics: metrics.publishes_to(stream),
             obstacle: Obstacle::default(),
@@ -179,18 +173,20 @@ impl Publisher {
         &self,
         publication: Publication,
     ) -> Result<PubAck, PublishError> {
-        self.send(publication).await.map(|ack| PubAck::from(&ack))
+        self.send(publication).await.map(PubAck::from)
     }
 
     /// Publishes once to a counter, and gives its total.
     pub(crate) async fn count(&self, publication: Publication) -> Result<u64, PublishError> {
-        let total = self.send(publication).await?.value;
+        let total = self.send(publication).await?.total;
         let total = total.and_then(|total| total.parse().ok());
         total.ok_or_else(|| PublishError::Rejected("the stream does not count".into()))
     }
 
-    async fn send(&self, publication: Publication) -> Result<PublishAck, PublishError> {
-        let result = send_once(&self.connection, &self.context, publication).await;
+    async fn send(&self, publication: Publication) -> Result<Stored, PublishError> {
+        let place = self.places.acquire().await;
+        let result = send_once(&self.connection, publication).await;
+        drop(place);
         if result.as_ref().is_err_and(PublishError::lacks_stream) {
             // In a box, because it is rare, and would make every other publish larger.
             Box::pin(self.declare_again()).await;
@@ -244,28 +240,25 @@ impl Connection {
     ///
     /// See [`PublishError`]. Nothing is tried again.
     pub async fn publish_once(&self, publication: Publication) -> Result<PubAck, PublishError> {
-        send_once(self, self.context(), publication).await.map(|ack| PubAck::from(&ack))
+        send_once(self, publication).await.map(PubAck::from)
     }
 }
 
-/// Publishes once, from the places that this context has for what is under way.
 async fn send_once(
     connection: &Connection,
-    context: &Context,
-    publication: Publication,
-) -> Result<PublishAck, PublishError> {
-    let Publication { subject, headers, body } = publication;
-    check_subject(&subject)?;
-    let subject = connection.address_of(subject);
-    let message = PublishMessage::build().payload(body).headers(headers);
-    let publish = async { context.send_publish(subject, message).await?.await };
-    match connection.ask(pin!(publish)).await {
-        Some(Ok(ack)) => Ok(ack),
-        Some(Err(error)) => Err(classify(error)),
-        None if connection.has_ended() => {
+    mut publication: Publication,
+) -> Result<Stored, PublishError> {
+    check_subject(&publication.subject)?;
+    publication.subject = connection.address_of(publication.subject);
+    let published = match connection.pub_acks().await {
+        Some((acks, times_connected)) => acks.publish(publication, times_connected).await,
+        None => Err(Unconfirmed::Lost.into()),
+    };
+    match published {
+        Err(_) if connection.has_ended() => {
             Err(PublishError::Rejected("the NATS client has ended".into()))
         }
-        None => Err(PublishError::Unconfirmed(ConnectionLost.into())),
+        published => published,
     }
 }
 
@@ -280,10 +273,7 @@ pub(crate) fn check_subject(subject: &str) -> Result<(), PublishError> {
 }
 
 /// The counter of this result.
-fn counter<'a>(
-    metrics: &'a PublishMetrics,
-    result: &Result<PublishAck, PublishError>,
-) -> &'a Counter {
+fn counter<'a>(metrics: &'a PublishMetrics, result: &Result<Stored, PublishError>) -> &'a Counter {
     match result {
         Ok(ack) if ack.duplicate => &metrics.duplicate,
         Ok(_) => &metrics.confirmed,
@@ -294,62 +284,6 @@ fn counter<'a>(
             &metrics.rejected
         }
     }
-}
-
-/// What to do next about an error of the client library.
-fn classify(error: NatsPublishError) -> PublishError {
-    match error.kind() {
-        NatsErrorKind::WrongLastSequence => PublishError::AlreadyExists,
-        NatsErrorKind::MaxPayloadExceeded => PublishError::TooLarge(error.into()),
-        NatsErrorKind::WrongLastMessageId => PublishError::Rejected(error.into()),
-        // No stream answers: the broker still reads it from its disk, a cluster elects a leader, or it
-        // was deleted.
-        NatsErrorKind::StreamNotFound
-        | NatsErrorKind::TimedOut
-        | NatsErrorKind::BrokenPipe
-        | NatsErrorKind::MaxAckPending => PublishError::Unconfirmed(error.into()),
-        NatsErrorKind::Other => {
-            match error.source().and_then(|source| source.downcast_ref::<jetstream::Error>()) {
-                Some(answer) => classify_answer(answer.clone()),
-                None => PublishError::Unconfirmed(error.into()),
-            }
-        }
-    }
-}
-
-/// What to do next about an answer of the broker.
-fn classify_answer(answer: jetstream::Error) -> PublishError {
-    /// The stream's limit of the size of a message, and the broker's of that of all its
-    /// headers; async-nats has no names for them.
-    const EXCEEDS_MAXIMUM: [u64; 2] = [10054, 10097];
-
-    match answer.error_code() {
-        ErrorCode::STREAM_WRONG_LAST_SEQUENCE | ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT => {
-            PublishError::AlreadyExists
-        }
-        ErrorCode::ACCOUNT_RESOURCES_EXCEEDED
-        | ErrorCode::INSUFFICIENT_RESOURCES
-        | ErrorCode::MEMORY_RESOURCES_EXCEEDED
-        | ErrorCode::STORAGE_RESOURCES_EXCEEDED
-        | ErrorCode::STREAM_TOO_MANY_REQUESTS => PublishError::Full(answer.into()),
-        // This code stands for whatever goes wrong in the stream's store; only the text tells
-        // a full queue from the rest. None of it is the message's fault.
-        ErrorCode::STREAM_STORE_FAILED if is_full(&answer) => PublishError::Full(answer.into()),
-        ErrorCode::STREAM_STORE_FAILED | ErrorCode::STREAM_DUPLICATE_MESSAGE_CONFLICT => {
-            PublishError::Unconfirmed(answer.into())
-        }
-        ErrorCode::MESSAGE_SCHEDULES_PATTERN_INVALID
-        | ErrorCode::MESSAGE_SCHEDULES_TARGET_INVALID
-        | ErrorCode::MESSAGE_SCHEDULES_TIME_ZONE_INVALID => PublishError::Invalid(answer.into()),
-        code if EXCEEDS_MAXIMUM.contains(&code.0) => PublishError::TooLarge(answer.into()),
-        _ if answer.code() == 503 => PublishError::Unconfirmed(answer.into()),
-        _ => PublishError::Rejected(answer.into()),
-    }
-}
-
-fn is_full(answer: &jetstream::Error) -> bool {
-    let text = answer.to_string();
-    ["maximum messages", "maximum bytes", "no space left"].iter().any(|sign| text.contains(sign))
 }
 
 /// What keeps a publisher from publishing: each reason is logged once when it comes up, and the end is

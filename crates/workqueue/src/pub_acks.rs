@@ -1,0 +1,252 @@
+//! The broker's acks of publishes: by one subscription for all of a connection.
+
+use std::collections::HashMap;
+use std::pin::pin;
+use std::sync::{Arc, Mutex};
+
+use async_nats::client::PublishErrorKind;
+use async_nats::jetstream::{self, ErrorCode};
+use async_nats::{Client, Message, StatusCode, Subject, SubscribeError, Subscriber};
+use futures_util::StreamExt;
+use serde::Deserialize;
+use tokio::sync::{oneshot, watch};
+use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::connect_options::ANSWER_TIMEOUT;
+use crate::connection::lost;
+use crate::connection_events::Link;
+use crate::job::Publication;
+use crate::publisher::PublishError;
+
+/// Publishes, and hands each ack of the broker to the publish that waits for it.
+///
+/// The client library has each ack sent to a subject of its own. A broker remembers where the last subjects
+/// lead that it has seen, and spends less on one of them: so there are only as many here as publishes are
+/// under way at a time. A subject is used again once its ack has come, and otherwise never, as a late ack
+/// would be taken for that of another publish.
+#[derive(Debug)]
+pub(crate) struct PubAcks {
+    client: Client,
+    waiting: Arc<Mutex<Waiting>>,
+    _reader: AbortOnDropHandle<()>,
+}
+
+/// The broker has stored a message.
+#[derive(Debug)]
+pub(crate) struct Stored {
+    /// Whether it was there already, under the same message id.
+    pub(crate) duplicate: bool,
+    /// The total, where the stream counts.
+    pub(crate) total: Option<String>,
+}
+
+type Answer = Result<Stored, PublishError>;
+
+/// The publishes that wait for their acks.
+#[derive(Debug)]
+struct Waiting {
+    /// What the subjects of all acks begin with. A number follows.
+    prefix: String,
+    /// The number of the next new subject.
+    next: u64,
+    /// Subjects that can be used again.
+    free: Vec<(u64, Subject)>,
+    publishes: HashMap<u64, Publish>,
+}
+
+#[derive(Debug)]
+struct Publish {
+    /// How many times the connection had been established before.
+    times_connected: u64,
+    answer: oneshot::Sender<Answer>,
+}
+
+impl PubAcks {
+    pub(crate) async fn subscribe(
+        client: &Client,
+        link: watch::Receiver<Link>,
+    ) -> Result<Self, SubscribeError> {
+        let prefix = format!("{}.", client.new_inbox());
+        let subscription = client.subscribe(format!("{prefix}*")).await?;
+        let (free, publishes) = (Vec::new(), HashMap::new());
+        let waiting = Arc::new(Mutex::new(Waiting { prefix, next: 0, free, publishes }));
+        let reader = tokio::spawn(hand_out(subscription, link, Arc::clone(&waiting)));
+        Ok(Self { client: client.clone(), waiting, _reader: AbortOnDropHandle::new(reader) })
+    }
+
+    /// Publishes once, and waits for the ack. The connection has been established so many times by now; where
+    /// it is lost, so is most likely the ack.
+    pub(crate) async fn publish(&self, publication: Publication, times_connected: u64) -> Answer {
+        let (sender, answer) = oneshot::channel();
+        let mut waits = Waits::new(&self.waiting, times_connected, sender);
+        let Publication { subject, headers, body } = publication;
+        let reply = waits.subject.clone();
+        let publish = async {
+            let sent =
+                self.client.publish_with_reply_and_headers(subject, reply, headers, body).await;
+            match sent {
+                Ok(()) => waits.answered(answer).await,
+                Err(error) if error.kind() == PublishErrorKind::MaxPayloadExceeded => {
+                    Err(PublishError::TooLarge(error.into()))
+                }
+                Err(error) => Err(PublishError::Unconfirmed(error.into())),
+            }
+        };
+        let answer = timeout(ANSWER_TIMEOUT, publish).await;
+        answer.unwrap_or_else(|_too_long| Err(Unconfirmed::TimedOut.into()))
+    }
+}
+
+/// Why it is unknown whether a message was stored.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Unconfirmed {
+    #[error("the connection was lost")]
+    Lost,
+    /// The broker still reads it from its disk, a cluster elects a leader, or it was deleted.
+    #[error("no stream takes this subject")]
+    NoStream,
+    #[error("no answer within {ANSWER_TIMEOUT:?}")]
+    TimedOut,
+}
+
+impl From<Unconfirmed> for PublishError {
+    fn from(reason: Unconfirmed) -> Self {
+        Self::Unconfirmed(reason.into())
+    }
+}
+
+/// A publish waits for its ack for as long as this lives.
+struct Waits<'a> {
+    waiting: &'a Mutex<Waiting>,
+    number: u64,
+    subject: Subject,
+    is_answered: bool,
+}
+
+impl<'a> Waits<'a> {
+    fn new(
+        waiting: &'a Mutex<Waiting>,
+        times_connected: u64,
+        answer: oneshot::Sender<Answer>,
+    ) -> Self {
+        let mut all = waiting.lock().expect("nothing panics while it holds this lock");
+        let (number, subject) = all.free.pop().unwrap_or_else(|| {
+            let number = all.next;
+            all.next += 1;
+            (number, format!("{}{number}", all.prefix).into())
+        });
+        all.publishes.insert(number, Publish { times_connected, answer });
+        Self { waiting, number, subject, is_answered: false }
+    }
+
+    async fn answered(&mut self, answer: oneshot::Receiver<Answer>) -> Answer {
+        let answer = answer.await.map_err(|_lost| Unconfirmed::Lost)?;
+        self.is_answered = true;
+        answer
+    }
+}
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        let mut all = self.waiting.lock().expect("nothing panics while it holds this lock");
+        if self.is_answered {
+            all.free.push((self.number, self.subject.clone()));
+        } else {
+            all.publishes.remove(&self.number);
+        }
+    }
+}
+
+impl Waiting {
+    /// Hands an ack to the publish that waits for it.
+    fn hand(&mut self, ack: &Message) {
+        let number = ack.subject.strip_prefix(&*self.prefix).and_then(|number| number.parse().ok());
+        if let Some(publish) = number.and_then(|number| self.publishes.remove(&number)) {
+            // A publish that has just been given up hears of it no more.
+            let _ = publish.answer.send(read(ack));
+        }
+    }
+
+    /// Gives up the acks of publishes over earlier connections than this one.
+    fn lose(&mut self, times_connected: u64) {
+        self.publishes.retain(|_, publish| publish.times_connected >= times_connected);
+    }
+}
+
+/// Hands out the acks as they come, and gives up those that were lost with a connection.
+async fn hand_out(mut acks: Subscriber, link: watch::Receiver<Link>, waiting: Arc<Mutex<Waiting>>) {
+    let waiting = || waiting.lock().expect("nothing panics while it holds this lock");
+    let times = link.borrow().times;
+    let mut lost = pin!(lost(link.clone(), times));
+    loop {
+        tokio::select! {
+            biased;
+            ack = acks.next() => match ack {
+                Some(ack) => waiting().hand(&ack),
+                None => break,
+            },
+            times = lost.as_mut() => {
+                waiting().lose(times);
+                lost.set(self::lost(link.clone(), times));
+            }
+        }
+    }
+    // The client has ended.
+    waiting().publishes.clear();
+}
+
+/// What an ack says.
+fn read(ack: &Message) -> Answer {
+    #[derive(Deserialize)]
+    struct Body {
+        error: Option<jetstream::Error>,
+        #[serde(default)]
+        duplicate: bool,
+        val: Option<String>,
+    }
+
+    if ack.status == Some(StatusCode::NO_RESPONDERS) {
+        return Err(Unconfirmed::NoStream.into());
+    }
+    match serde_json::from_slice(&ack.payload) {
+        Ok(Body { error: Some(error), .. }) => Err(classify(error)),
+        Ok(Body { duplicate, val, .. }) => Ok(Stored { duplicate, total: val }),
+        Err(error) => Err(PublishError::Unconfirmed(error.into())),
+    }
+}
+
+/// What to do next about an answer of the broker.
+fn classify(answer: jetstream::Error) -> PublishError {
+    /// The stream's limit of the size of a message, and the broker's of that of all its
+    /// headers; async-nats has no names for them.
+    const EXCEEDS_MAXIMUM: [u64; 2] = [10054, 10097];
+
+    match answer.error_code() {
+        ErrorCode::STREAM_WRONG_LAST_SEQUENCE | ErrorCode::STREAM_WRONG_LAST_SEQUENCE_CONSTANT => {
+            PublishError::AlreadyExists
+        }
+        ErrorCode::ACCOUNT_RESOURCES_EXCEEDED
+        | ErrorCode::INSUFFICIENT_RESOURCES
+        | ErrorCode::MEMORY_RESOURCES_EXCEEDED
+        | ErrorCode::STORAGE_RESOURCES_EXCEEDED
+        | ErrorCode::STREAM_TOO_MANY_REQUESTS => PublishError::Full(answer.into()),
+        // This code stands for whatever goes wrong in the stream's store; only the text tells
+        // a full queue from the rest. None of it is the message's fault.
+        ErrorCode::STREAM_STORE_FAILED if is_full(&answer) => PublishError::Full(answer.into()),
+        ErrorCode::STREAM_STORE_FAILED | ErrorCode::STREAM_DUPLICATE_MESSAGE_CONFLICT => {
+            PublishError::Unconfirmed(answer.into())
+        }
+        ErrorCode::MESSAGE_SCHEDULES_PATTERN_INVALID
+        | ErrorCode::MESSAGE_SCHEDULES_TARGET_INVALID
+        | ErrorCode::MESSAGE_SCHEDULES_TIME_ZONE_INVALID => PublishError::Invalid(answer.into()),
+        code if EXCEEDS_MAXIMUM.contains(&code.0) => PublishError::TooLarge(answer.into()),
+        _ if answer.code() == 503 => PublishError::Unconfirmed(answer.into()),
+        _ => PublishError::Rejected(answer.into()),
+    }
+}
+
+fn is_full(answer: &jetstream::Error) -> bool {
+    let text = answer.to_string();
+    ["maximum messages", "maximum bytes", "no space left"].iter().any(|sign| text.contains(sign))
+}
