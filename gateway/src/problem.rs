@@ -112,11 +112,6 @@ pub(crate) struct Problem {
 }
 
 impl Problem {
-    /// What went wrong, in a few words.
-    pub(crate) fn title(&self) -> &'static str {
-        self.title
-    }
-
     /// The same, as the answer at this path: a proxy may serve the gateway under any other.
     pub(crate) fn at(self, path: &str) -> Self {
         let depth = path.matches('/').count().saturating_sub(1);
@@ -134,7 +129,6 @@ impl Problem {
     }
 
     /// The status of the answer.
-    #[cfg(test)]
     pub(crate) fn status(&self) -> u16 {
         self.status
     }

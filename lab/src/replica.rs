@@ -1,6 +1,7 @@
 //! A program of the system, as a process of the lab's.
 
 use std::ffi::OsStr;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::process::ExitStatus;
 use std::time::Duration;
@@ -22,6 +23,9 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long declaring may take, and how often to look.
 const DECLARE_TIMEOUT: Duration = Duration::from_mins(1);
 const PAUSE: Duration = Duration::from_millis(20);
+
+/// How long a program may take to say where it listens.
+const LISTEN_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// The exit status of a program that makes no sense of a setting.
 const MISUSED: i32 = 2;
@@ -110,6 +114,22 @@ impl Replica {
             }
         }
         Ok(())
+    }
+
+    /// Waits until it says where it listens, in its log after `sign`.
+    ///
+    /// # Errors
+    ///
+    /// With its log, where it ends before, or says nothing for a while.
+    pub(crate) async fn listens(&mut self, sign: &str) -> anyhow::Result<SocketAddr> {
+        let until = Instant::now() + LISTEN_TIMEOUT;
+        while Instant::now() < until && self.process.try_wait()?.is_none() {
+            if let Some(addr) = self.process.logged_addr(sign) {
+                return Ok(addr);
+            }
+            sleep(PAUSE).await;
+        }
+        bail!("{} does not say where it listens:\n{}", self.name, self.process.log_text())
     }
 
     /// Asks it to stop in order, even if it is paused.

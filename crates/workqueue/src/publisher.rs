@@ -93,6 +93,16 @@ impl PublishError {
         matches!(self, Self::Full(_) | Self::Unconfirmed(_))
     }
 
+    /// The word for this kind, as in the metrics.
+    pub(crate) fn kind(&self) -> &'static str {
+        match self {
+            Self::Full(_) => "full",
+            Self::Unconfirmed(_) => "unconfirmed",
+            Self::AlreadyExists => "exists",
+            Self::TooLarge(_) | Self::Invalid(_) | Self::Rejected(_) => "rejected",
+        }
+    }
+
     /// Whether no repetition of the same publish can succeed.
     #[must_use]
     pub fn is_permanent(&self) -> bool {

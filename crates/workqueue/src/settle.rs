@@ -35,6 +35,23 @@ pub enum Outcome {
     Interrupted,
 }
 
+impl Outcome {
+    /// The word for this kind of failure, where it is one.
+    pub(crate) fn failure(&self) -> Option<&'static str> {
+        match self {
+            Self::Done => None,
+            Self::Failed(_) => Some(Reason::Failed.as_str()),
+            Self::Rejected(Rejection { reason, .. }) => Some(reason.as_str()),
+            Self::Undecodable(DecodeError::NewerVersion { .. }) => {
+                Some(Reason::Unsupported.as_str())
+            }
+            Self::Undecodable(_) => Some(Reason::Malformed.as_str()),
+            Self::Exhausted => Some(Reason::Exhausted.as_str()),
+            Self::Interrupted => Some("interrupted"),
+        }
+    }
+}
+
 impl fmt::Display for Outcome {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

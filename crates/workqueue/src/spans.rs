@@ -17,12 +17,13 @@ use opentelemetry::trace::{
     Link, Span as _, SpanBuilder, SpanContext, SpanId, SpanKind, Status, TraceContextExt, TraceId,
     Tracer as _,
 };
-use opentelemetry::{Context, KeyValue, Value};
+use opentelemetry::{Context, KeyValue, StringValue, Value};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{IdGenerator, RandomIdGenerator, SdkTracer, Span as SdkSpan};
 use sha2::{Digest, Sha256};
 
 use crate::delivery::Delivery;
+use crate::publisher::PublishError;
 use crate::settle::{Outcome, Settlement};
 use crate::trace::Trace;
 
@@ -127,20 +128,28 @@ impl Span {
         context.is_sampled().then(|| context.trace_id())
     }
 
-    /// Notes that it failed.
-    pub fn fail(&mut self, error: &impl Display) {
+    /// Notes the status of an HTTP response. From 500 on it is a failure.
+    pub fn respond(&mut self, status: u16) {
         if let Some(span) = &mut self.0 {
-            let reason = error.to_string();
-            let kind = reason.split([':', ' ']).next().unwrap_or_default().to_owned();
-            span.set_attribute(KeyValue::new("error.type", kind));
-            span.set_status(Status::error(reason));
+            span.set_attribute(KeyValue::new("http.response.status_code", i64::from(status)));
+        }
+        if status >= 500 {
+            self.fail(status.to_string(), "");
+        }
+    }
+
+    /// Notes that it failed: with one of a few kinds of failures, and for people why.
+    fn fail(&mut self, kind: impl Into<StringValue>, reason: impl Display) {
+        if let Some(span) = &mut self.0 {
+            span.set_attribute(KeyValue::new("error.type", kind.into()));
+            span.set_status(Status::error(reason.to_string()));
         }
     }
 
     /// Notes how the processing of a delivery ended, which it does now.
     pub(crate) fn end_with(&mut self, outcome: &Outcome) {
-        if !matches!(outcome, Outcome::Done) {
-            self.fail(outcome);
+        if let Some(kind) = outcome.failure() {
+            self.fail(kind, outcome);
         }
         if let Some(span) = &mut self.0 {
             span.end();
@@ -148,9 +157,9 @@ impl Span {
     }
 
     /// Notes what came of it, and ends it.
-    pub(crate) fn end<T, E: Display>(mut self, result: Result<T, E>) -> Result<T, E> {
+    pub(crate) fn end<T>(mut self, result: Result<T, PublishError>) -> Result<T, PublishError> {
         if let Err(error) = &result {
-            self.fail(error);
+            self.fail(error.kind(), error);
         }
         result
     }

@@ -95,9 +95,10 @@ pub(crate) async fn submit_request(
     }
     let mut span = Span::server("POST /requests", &new.trace);
     let new = Submission { trace: span.trace(&new.trace).into_owned(), ..new };
-    let accepted =
-        submissions.submit(new).await.inspect_err(|problem| span.fail(&problem.title()))?;
+    let submitted = submissions.submit(new).await;
+    span.respond(submitted.as_ref().map_or_else(Problem::status, |_| 202));
     drop(span);
+    let accepted = submitted?;
     // Relative to this path, because a proxy may serve it under another.
     let location = format!("requests/{}", accepted.id);
     let headers = [(header::LOCATION, location), (header::RETRY_AFTER, retry_after(&accepted))];

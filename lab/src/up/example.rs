@@ -11,16 +11,15 @@ use testkit::broker::Brokers;
 use testkit::process::bound_to_this;
 use testkit::programs;
 use testkit::target_directory::{RunDirectory, from_here};
-use tokio::time::{Instant, interval, sleep};
+use tokio::time::{Instant, interval};
 use tokio_util::sync::CancellationToken;
 use workqueue::variable;
 
 use super::UpSettings;
 use crate::replica::Replica;
 
-/// How often to look whether a program has ended, and how long one may take to say where its page is.
+/// How often to look whether a program has ended.
 const TICK: Duration = Duration::from_millis(200);
-const START_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long after its start a program may not end, if it is to be started again.
 const SOON: Duration = Duration::from_secs(1);
@@ -112,7 +111,10 @@ pub(crate) async fn run_example(
         }
     }
     for member in members.iter_mut().filter(|member| member.program.page) {
-        say(format_args!("The page is at http://{}/", listens(member).await?))?;
+        say(format_args!(
+            "The page is at http://{}/",
+            member.replica.listens("listens addr=").await?
+        ))?;
     }
     say(format_args!(
         "For its other programs, in another terminal:\n  cd {} && export NATS_URL={url}\nLogs and queues are there, too. A \
@@ -150,17 +152,4 @@ pub(crate) async fn run_example(
         member.replica.stopped().await?;
     }
     brokers.stop().await
-}
-
-/// Waits until the program says where it listens.
-async fn listens(member: &mut Member<'_>) -> anyhow::Result<std::net::SocketAddr> {
-    let until = Instant::now() + START_TIMEOUT;
-    let process = &mut member.replica.process;
-    while Instant::now() < until && process.try_wait()?.is_none() {
-        if let Some(addr) = process.logged_addr("listens addr=") {
-            return Ok(addr);
-        }
-        sleep(TICK).await;
-    }
-    anyhow::bail!("{} does not say where it listens:\n{}", member.name, process.log_text())
 }

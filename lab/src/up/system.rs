@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Error, bail, ensure};
 use async_nats::jetstream::Context;
@@ -12,17 +11,12 @@ use serde::Serialize;
 use testkit::broker::{Broker, Brokers};
 use testkit::programs::Programs;
 use testkit::side::Side;
-use tokio::time::{Instant, sleep};
 use workqueue::variable;
 
 use super::replicas::{ProcessState, Replicas, Settings, Verb};
 use super::settings::UpSettings;
 use crate::control::{Action, Changes, Target};
 use crate::replica::{Replica, WATCH, share};
-
-/// How long the gateway may take to say where it listens, and how often to read its log.
-const START_TIMEOUT: Duration = Duration::from_secs(5);
-const POLL: Duration = Duration::from_millis(10);
 
 /// The names of settings that a person changes while the system runs.
 const WORK_TIME: &str = "WORK_TIME";
@@ -81,15 +75,7 @@ impl System {
             .extend([("CONTROL", "on"), ("LAB", lab)].map(|(k, v)| (k.to_owned(), v.to_owned())));
         let gateway =
             Replica::start(&self.programs.gateway, &[], "gateway", &self.directory, settings)?;
-        let process = &mut self.gateway.insert(gateway).process;
-        let until = Instant::now() + START_TIMEOUT;
-        while Instant::now() < until && matches!(process.try_wait(), Ok(None)) {
-            if let Some(addr) = process.logged_addr("gateway listens addr=") {
-                return Ok(addr);
-            }
-            sleep(POLL).await;
-        }
-        bail!("the gateway does not say where it listens:\n{}", process.log_text())
+        self.gateway.insert(gateway).listens("gateway listens addr=").await
     }
 
     pub(super) async fn wait_until_declared(&mut self, nats: &Context) -> anyhow::Result<()> {
