@@ -19,6 +19,7 @@ mod tally;
 
 pub use cancel::{DiscardError, cancel, discard};
 pub use producer::{record, submit};
+pub use rate_limiter::next_due;
 pub use settings::{RETIRED, Rate, RequestorSettings};
 pub use tally::GivenUp;
 

@@ -12,12 +12,13 @@ const CATCH_UP: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub(crate) struct RateLimiter {
     rate: Rate,
-    due: Instant,
+    start: Instant,
+    due: Duration,
 }
 
 impl RateLimiter {
     pub(crate) fn new(rate: Rate) -> Self {
-        Self { rate, due: Instant::now() }
+        Self { rate, start: Instant::now(), due: Duration::ZERO }
     }
 
     /// Waits until the next request is due.
@@ -25,11 +26,18 @@ impl RateLimiter {
         match self.rate {
             Rate::Zero => std::future::pending().await,
             Rate::PerSecond(rate) => {
-                sleep_until(self.due).await;
-                let earliest = Instant::now().checked_sub(CATCH_UP).unwrap_or(self.due);
-                self.due = self.due.max(earliest) + Duration::from_secs_f64(1.0 / rate);
+                sleep_until(self.start + self.due).await;
+                let interval = Duration::from_secs_f64(1.0 / rate);
+                self.due = next_due(self.due, self.start.elapsed(), interval);
             }
             Rate::Max => {}
         }
     }
+}
+
+/// When the next request is due after one that was due at one moment and made at another, all since the
+/// start, at one request in each interval.
+#[must_use]
+pub fn next_due(due: Duration, made: Duration, interval: Duration) -> Duration {
+    due.max(made.saturating_sub(CATCH_UP)) + interval
 }

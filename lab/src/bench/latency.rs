@@ -2,7 +2,8 @@
 //!
 //! The requestor asks by a schedule, and does not wait for answers. Where the machine is too busy for it to
 //! keep to that schedule, the wait began when the request was due, not when the requestor
-//! published it: else the slowest round trips would hide those behind them (coordinated omission).
+//! published it: else the slowest round trips would hide those behind them (coordinated omission). After a
+//! longer standstill the requestor begins its schedule anew, and so does this.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use contract::facts::Received;
 use contract::queues::Request;
 use hdrhistogram::Histogram;
 use jiff::Timestamp;
+use requestor::next_due;
 use tokio::time::Instant;
 use workqueue::{Bucket, Fact, JobId, batch};
 
@@ -77,21 +79,17 @@ async fn at(round: &mut Round<'_>, load: &str, rate: f64, time: Duration) -> any
 /// How long each of these round trips took, from when it was due. Each has the moment of asking and that of the
 /// mark, and they are in the order of asking.
 fn latencies(round_trips: &[(Timestamp, Timestamp)], interval: Duration) -> Vec<Duration> {
-    let due = |index: usize| interval.as_nanos() * index as u128;
-    let nanoseconds = |time: Timestamp| time.as_nanosecond();
-    let since_start = |index: usize| i128::try_from(due(index)).unwrap_or(i128::MAX);
     // No request is early, so the one nearest to the schedule tells when it began.
-    let start = round_trips
-        .iter()
-        .enumerate()
-        .map(|(index, (asked, _))| nanoseconds(*asked) - since_start(index))
-        .min()
-        .unwrap_or_default();
-    let took = |(index, (_, end)): (usize, &(Timestamp, Timestamp))| {
-        let nanoseconds = nanoseconds(*end) - start - since_start(index);
-        Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or_default())
+    let begun = |(index, (asked, _)): (u32, &(Timestamp, Timestamp))| *asked - interval * index;
+    let Some(start) = (0..).zip(round_trips).map(begun).min() else { return Vec::new() };
+    let since_start = |time: Timestamp| time.duration_since(start).unsigned_abs();
+    let mut due = Duration::ZERO;
+    let took = |(asked, end): &(Timestamp, Timestamp)| {
+        let took = since_start(*end).saturating_sub(due);
+        due = next_due(due, since_start(*asked), interval);
+        took
     };
-    round_trips.iter().enumerate().map(took).collect()
+    round_trips.iter().map(took).collect()
 }
 
 /// All facts of a bucket.
@@ -135,5 +133,19 @@ mod tests {
         let round_trips = [(3, 4), (10, 11), (20, 21)].map(|(asked, end)| (at(asked), at(end)));
         assert_eq!(latencies(&round_trips, 10 * MS), [4 * MS, MS, MS]);
         assert!(latencies(&[], MS).is_empty());
+    }
+
+    #[test]
+    fn standstill_is_not_charged_to_requests_after_it() {
+        // One a 10 ms. The machine stood still from 10 to 300, of which the requestor makes up for the last 100 ms.
+        let mut round_trips = vec![(0, 1), (300, 301)];
+        round_trips.extend((0..10).map(|index| (301 + index, 311 + index)));
+        round_trips.extend((0..5).map(|index| (310 + 10 * index, 311 + 10 * index)));
+        let round_trips: Vec<_> =
+            round_trips.into_iter().map(|(asked, end)| (at(asked), at(end))).collect();
+        let took: Vec<_> = latencies(&round_trips, 10 * MS);
+        assert_eq!(took[..2], [MS, 291 * MS]);
+        assert_eq!(took[2], 101 * MS);
+        assert_eq!(took[12..], [MS; 5]);
     }
 }
