@@ -63,6 +63,12 @@ const COMMAND_FAILS_ONCE: &str = "
       return Response.json({ ...(await answer.json()), status: 1 });
     };";
 
+/// Whether the pictures of the lesson are large enough to be seen, once its parts are open.
+const PICTURES: &str = "
+    for (const part of document.querySelectorAll('#lesson details')) part.open = true;
+    const pictures = [...document.querySelectorAll('#lesson .text img')];
+    return pictures.map((picture) => picture.getBoundingClientRect().height > 100);";
+
 #[tokio::test]
 async fn page_of_the_lab_controls_it_and_has_no_violation() {
     let files = tempfile::tempdir().unwrap();
@@ -113,6 +119,7 @@ async fn page_of_the_lab_controls_it_and_has_no_violation() {
             assert_eq!(found, json!([]), "{scheme}, {width}: {found:#}");
             let wide = "return document.documentElement.scrollWidth - document.documentElement.clientWidth";
             assert_eq!(browser.run(wide).await, 0, "at {width} pixels one has to scroll sideways");
+            assert_eq!(browser.run(PICTURES).await, json!([true]), "at {width} pixels");
         }
     }
     assert_eq!(browser.complaints().await, [""; 0]);

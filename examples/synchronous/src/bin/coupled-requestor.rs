@@ -53,7 +53,7 @@ struct Tally {
     /// At the first attempt.
     answered: u32,
     /// At a later one.
-    answered_late: u32,
+    answered_on_retry: u32,
     /// At none.
     failed: u32,
     /// Not let through by the breaker.
@@ -83,7 +83,7 @@ async fn main() -> anyhow::Result<()> {
         tally.longest_wait_ms = tally.longest_wait_ms.max(waited_ms);
         *match outcome {
             "answered" if calls == 1 => &mut tally.answered,
-            "answered" => &mut tally.answered_late,
+            "answered" => &mut tally.answered_on_retry,
             "rejected" => &mut tally.rejected,
             _ => &mut tally.failed,
         } += 1;
