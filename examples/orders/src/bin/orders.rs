@@ -1,10 +1,15 @@
 //! The order service: `POST /orders`, `GET /orders`, `GET /orders/<id>`, `DELETE /orders/<id>`, and a page.
 
+use std::pin::pin;
+
 use anyhow::Context;
+use futures_util::FutureExt;
+use futures_util::future::select;
 use orders::Program;
 use orders::orders::{Orders, Publish, StatusFollower, TABLES};
 use tokio::net::TcpListener;
 use tokio::time::sleep;
+use workqueue::http::{ServerLimits, serve};
 use workqueue::{Service, variable};
 
 #[tokio::main(flavor = "current_thread")]
@@ -17,19 +22,11 @@ async fn main() -> anyhow::Result<()> {
     let publish = stop.run_until_cancelled(Publish::from_env(settings)).await;
     let Some(publish) = publish else { return Ok(()) };
     let orders = Orders { database: database.clone(), publish: publish? };
-    let http = axum::serve(listener, orders.routes());
-    let http = http.with_graceful_shutdown(stop.clone().cancelled_owned());
-    let deadline = async {
-        stop.cancelled().await;
-        sleep(settings.drain_timeout).await;
-    };
-    let http = async {
-        tokio::select! {
-            served = http.into_future() => served.context("cannot serve HTTP"),
-            () = deadline => Ok(()),
-        }
-    };
+    let http = pin!(serve(listener, orders.routes(), ServerLimits::OF_A_PAGE, stop.clone()));
+    // In the naive ways an answer waits for the broker, however long that is away.
+    let deadline = pin!(stop.cancelled().then(|()| sleep(settings.drain_timeout)));
+    let http = select(http, deadline).map(|_| Ok(()));
     let follower = Service::new("orders").consume(StatusFollower(database.clone()));
-    tokio::try_join!(http, async { Ok(follower.run(settings, stop).await?) })?;
+    tokio::try_join!(http, follower.run(settings, stop))?;
     Ok(())
 }
