@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use sqlx::AnyPool;
+use anyhow::Result;
 use workqueue::topology::Topology;
 use workqueue::{Connection, Job, Metrics, Producer, Settings, batch, dead_letters};
 
@@ -68,14 +68,9 @@ type Events = BTreeSet<(String, i64)>;
 /// # Errors
 ///
 /// Where a database or the broker does not answer.
-pub async fn audit(
-    Database { pool: orders, .. }: &Database,
-    Database { pool: payments, .. }: &Database,
-    settings: &Settings,
-) -> anyhow::Result<Verdict> {
-    let Settings { nats, limits, instance, .. } = settings;
-    let nats = Connection::establish(nats, instance, |_connected| {}).await?;
-    let producer = Producer::new(&nats, *limits, 1, &Metrics::new("audit"));
+pub async fn audit(orders: &Database, payments: &Database, settings: &Settings) -> Result<Verdict> {
+    let nats = Connection::establish(&settings.nats, &settings.instance, |_connected| {}).await?;
+    let producer = Producer::new(&nats, settings.limits, 1, &Metrics::new("audit"));
     producer.declare(&Topology::new(&[OrderEvent::QUEUE, Outcome::QUEUE], &[])).await?;
 
     let committed = events_of(&rows(orders, "SELECT id, events FROM orders").await?);
@@ -126,20 +121,17 @@ pub async fn audit(
 }
 
 /// What such a query finds: texts with a number.
-async fn rows(pool: &AnyPool, sql: &'static str) -> sqlx::Result<Events> {
-    Ok(sqlx::query_as(sql).fetch_all(pool).await?.into_iter().collect())
+async fn rows(database: &Database, sql: &'static str) -> Result<Events> {
+    Ok(sqlx::query_as(sql).fetch_all(&database.pool).await?.into_iter().collect())
 }
 
 /// The first so many events of each order.
-fn events_of(orders: &Events) -> Events {
-    orders
-        .iter()
-        .flat_map(|(order, last)| (1..=*last).map(|number| (order.clone(), number)))
-        .collect()
+fn events_of(all: &Events) -> Events {
+    all.iter().flat_map(|(order, last)| (1..=*last).map(|number| (order.clone(), number))).collect()
 }
 
 /// The events that these messages of a stream are about.
-async fn messages(nats: &Connection, stream: &str, subjects: &str) -> anyhow::Result<Events> {
+async fn messages(nats: &Connection, stream: &str, subjects: &str) -> Result<Events> {
     let (mut events, mut from) = (Events::new(), 1);
     loop {
         let batch = batch::from_sequence(nats.context(), stream, subjects, from, BATCH);

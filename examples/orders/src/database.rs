@@ -3,17 +3,23 @@
 use std::time::Duration;
 
 use sqlx::any::AnyPoolOptions;
-use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::migrate::Migrator;
 use sqlx::postgres::PgListener;
 use sqlx::{Any, AnyPool, AssertSqlSafe, Error, Result, Transaction};
 use tracing::warn;
-use workqueue::Backoff;
+use workqueue::{Backoff, LogOnce};
 
 /// How long a question waits for a connection: while the database is away, HTTP answers 503 after that time.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// The first ceiling of the time between two tries while the database is away, and the highest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
+
+/// A transaction that writes.
+pub(crate) type Writing = Transaction<'static, Any>;
+
+/// An event that is not published yet: its id, its body, and the `traceparent` of its trace.
+pub(crate) type Unpublished = (String, String, Option<String>);
 
 /// The database of one service.
 #[derive(Clone, Debug)]
@@ -28,15 +34,14 @@ impl Database {
     ///
     /// # Errors
     ///
-    /// Where the address is none, the credentials are refused, or the tables are others.
+    /// Where the address is none, the credentials are refused, the tables are others, or the connection breaks while they are
+    /// brought up to date.
     pub async fn connect(url: &str, mut tables: Migrator) -> Result<Self> {
         sqlx::any::install_default_drivers();
         // The two services may share a database, of which each knows only its own tables.
         tables.set_ignore_missing(true);
-        let mut url = url.to_owned();
-        if is_sqlite(&url) && !url.contains('?') {
-            url.push_str("?mode=rwc");
-        }
+        let mode = if is_sqlite(url) && !url.contains('?') { "?mode=rwc" } else { "" };
+        let url = format!("{url}{mode}");
         let pool = AnyPoolOptions::new().acquire_timeout(ACQUIRE_TIMEOUT).connect_lazy(&url)?;
         let database = Self { pool, url };
         patiently(|| database.migrate(&tables)).await?;
@@ -46,7 +51,8 @@ impl Database {
     /// Brings the tables up to date, while no other process does.
     async fn migrate(&self, tables: &Migrator) -> Result<()> {
         if !is_sqlite(&self.url) {
-            return Ok(tables.run(&self.pool).await?);
+            let mut connection = self.pool.acquire().await?;
+            return Ok(tables.run(&mut *connection).await?);
         }
         // Readers and a writer do not wait for each other.
         sqlx::query("PRAGMA journal_mode = WAL").execute(&self.pool).await?;
@@ -57,7 +63,7 @@ impl Database {
 
     /// Begins a transaction that writes. `SQLite` has one writer at a time: another waits here, and not in the middle of
     /// its transaction, where it could only fail.
-    pub(crate) async fn begin(&self) -> Result<Transaction<'static, Any>> {
+    pub(crate) async fn begin(&self) -> Result<Writing> {
         let begin = if is_sqlite(&self.url) { "BEGIN IMMEDIATE" } else { "BEGIN" };
         self.pool.begin_with(begin).await
     }
@@ -66,10 +72,7 @@ impl Database {
     ///
     /// Postgres locks the rows, so that several relays share the work. `SQLite` could only lock out all writers: there, two
     /// relays publish the same events twice, which does no harm.
-    pub(crate) async fn claim(
-        &self,
-        count: i64,
-    ) -> Result<(Vec<(String, String, Option<String>)>, Option<Transaction<'static, Any>>)> {
+    pub(crate) async fn claim(&self, count: i64) -> Result<(Vec<Unpublished>, Option<Writing>)> {
         let first = "SELECT id, body, traceparent FROM outbox AS event WHERE published_at IS NULL AND NOT EXISTS \
              (SELECT 1 FROM outbox AS earlier WHERE earlier.order_id = event.order_id \
               AND earlier.number < event.number AND earlier.published_at IS NULL) ORDER BY id LIMIT $1";
@@ -82,7 +85,7 @@ impl Database {
     }
 
     /// Wakes the relays once this transaction commits. With `SQLite` they look by themselves.
-    pub(crate) async fn notify(&self, transaction: &mut Transaction<'_, Any>) -> Result<()> {
+    pub(crate) async fn notify(&self, transaction: &mut Writing) -> Result<()> {
         if !is_sqlite(&self.url) {
             sqlx::query("NOTIFY outbox").execute(&mut **transaction).await?;
         }
@@ -107,17 +110,16 @@ fn is_sqlite(url: &str) -> bool {
 /// Does this again for as long as the database is away or busy. A handler that waits so keeps its job in flight: a database
 /// that is away for an hour spends no attempt, and makes no dead letter.
 pub(crate) async fn patiently<T, F: Future<Output = Result<T>>>(work: impl Fn() -> F) -> Result<T> {
-    let (mut backoff, mut is_first) = (Backoff::new(RETRY.0, RETRY.1), true);
+    let (mut backoff, mut logged) = (Backoff::new(RETRY.0, RETRY.1), LogOnce::default());
     loop {
-        match work().await {
-            Err(error) if is_transient(&error) => {
-                if std::mem::take(&mut is_first) {
-                    warn!(%error, "waiting for the database");
-                }
-                backoff.wait().await;
-            }
+        let error = match work().await {
+            Err(error) if is_transient(&error) => error,
             done => return done,
+        };
+        if logged.is_first(&error) {
+            warn!(%error, "waiting for the database");
         }
+        backoff.wait().await;
     }
 }
 
@@ -131,12 +133,6 @@ pub(crate) fn is_transient(error: &Error) -> bool {
             // Postgres: connections, collisions, resources; it stops, or starts.
             state => ["08", "40", "53", "57P"].iter().any(|class| state.starts_with(class)),
         }),
-        Error::Migrate(error) => match &**error {
-            MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => {
-                is_transient(error)
-            }
-            _ => false,
-        },
         _ => false,
     }
 }

@@ -72,7 +72,6 @@ impl Job for Outcome {
 }
 
 /// What each program begins with.
-#[derive(Debug)]
 pub struct Program {
     /// The settings of every service, from the environment.
     pub settings: Settings,

@@ -7,11 +7,11 @@ use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
+use sqlx::Error;
 use sqlx::migrate::Migrator;
-use sqlx::{Any, Error, Transaction};
 use workqueue::{Context, Failure, Handler, JobId, Producer, Settings, Span, Trace, variable};
 
-use crate::database::{Database, is_transient, patiently};
+use crate::database::{Database, Writing, is_transient, patiently};
 use crate::{Change, OrderEvent, Outcome};
 
 /// The tables of the order service.
@@ -84,36 +84,24 @@ impl Orders {
     }
 
     /// Commits a change of an order, and sees to its event.
-    async fn commit(
-        &self,
-        mut transaction: Transaction<'static, Any>,
-        event: OrderEvent,
-        trace: &Trace,
-    ) -> Result<(), Problem> {
+    async fn commit(&self, mut changes: Writing, event: OrderEvent, trace: &Trace) -> Answer<()> {
         match &self.publish {
             Publish::Outbox => {
-                let body = serde_json::to_string(&event)?;
-                sqlx::query(
-                    "INSERT INTO outbox (id, order_id, number, body, traceparent) \
-                     VALUES ($1, $2, $3, $4, $5)",
-                )
-                .bind(event.id.to_string())
-                .bind(event.order.to_string())
-                .bind(event.number)
-                .bind(body)
-                .bind(trace.parent())
-                .execute(&mut *transaction)
-                .await?;
-                self.database.notify(&mut transaction).await?;
-                transaction.commit().await?;
+                let row = "INSERT INTO outbox (id, order_id, number, body, traceparent) \
+                     VALUES ($1, $2, $3, $4, $5)";
+                let row = sqlx::query(row).bind(event.id.to_string()).bind(event.order.to_string());
+                let row = row.bind(event.number).bind(serde_json::to_string(&event)?);
+                row.bind(trace.parent()).execute(&mut *changes).await?;
+                self.database.notify(&mut changes).await?;
+                changes.commit().await?;
             }
             Publish::AfterCommit(producer) => {
-                transaction.commit().await?;
+                changes.commit().await?;
                 producer.publish(&event, event.id, trace, None).await?;
             }
             Publish::BeforeCommit(producer) => {
                 producer.publish(&event, event.id, trace, None).await?;
-                transaction.commit().await?;
+                changes.commit().await?;
             }
         }
         Ok(())
@@ -125,16 +113,14 @@ async fn place(
     State(orders): State<Orders>,
     headers: HeaderMap,
     Json(NewOrder { id, item, amount }): Json<NewOrder>,
-) -> Result<(StatusCode, Json<Order>), Problem> {
+) -> Answer<(StatusCode, Json<Order>)> {
     let trace = Trace::of_request(&headers);
     let span = Span::server("POST /orders", &trace);
     let mut transaction = orders.database.begin().await?;
-    let inserted = sqlx::query(
-        "INSERT INTO orders (id, item, amount, status, events) VALUES ($1, $2, $3, 'placed', 1) \
-         ON CONFLICT (id) DO NOTHING",
-    );
-    let inserted = inserted.bind(id.to_string()).bind(item).bind(i64::from(amount));
-    let status = if inserted.execute(&mut *transaction).await?.rows_affected() == 1 {
+    let order = "INSERT INTO orders (id, item, amount, status, events) \
+         VALUES ($1, $2, $3, 'placed', 1) ON CONFLICT (id) DO NOTHING";
+    let order = sqlx::query(order).bind(id.to_string()).bind(item).bind(i64::from(amount));
+    let status = if order.execute(&mut *transaction).await?.rows_affected() == 1 {
         let (change, amount) = (Change::Placed, amount.into());
         let event = OrderEvent { id: JobId::new(), order: id, number: 1, change, amount };
         orders.commit(transaction, event, &span.trace(&trace)).await?;
@@ -151,15 +137,14 @@ async fn cancel(
     State(orders): State<Orders>,
     Path(id): Path<JobId>,
     headers: HeaderMap,
-) -> Result<StatusCode, Problem> {
+) -> Answer<StatusCode> {
     let trace = Trace::of_request(&headers);
     let span = Span::server("DELETE /orders/{id}", &trace);
     let mut transaction = orders.database.begin().await?;
-    let amount = sqlx::query_scalar(
-        "UPDATE orders SET status = 'cancelling', events = 2 WHERE id = $1 AND events = 1 \
-         RETURNING amount",
-    );
-    let amount = amount.bind(id.to_string()).fetch_optional(&mut *transaction).await?;
+    let cancel = "UPDATE orders SET status = 'cancelling', events = 2 \
+         WHERE id = $1 AND events = 1 RETURNING amount";
+    let cancel = sqlx::query_scalar(cancel).bind(id.to_string());
+    let amount = cancel.fetch_optional(&mut *transaction).await?;
     let Some(amount) = amount else { return Ok(StatusCode::CONFLICT) };
     let change = Change::Cancelled;
     let event = OrderEvent { id: JobId::new(), order: id, number: 2, change, amount };
@@ -167,16 +152,19 @@ async fn cancel(
     Ok(StatusCode::ACCEPTED)
 }
 
-async fn show(State(orders): State<Orders>, Path(id): Path<JobId>) -> Result<Json<Order>, Problem> {
+async fn show(State(orders): State<Orders>, Path(id): Path<JobId>) -> Answer<Json<Order>> {
     let order = sqlx::query_as("SELECT id, item, amount, status FROM orders WHERE id = $1");
     Ok(Json(order.bind(id.to_string()).fetch_one(&orders.database.pool).await?))
 }
 
 /// The last 100, the newest first.
-async fn list(State(orders): State<Orders>) -> Result<Json<Vec<Order>>, Problem> {
+async fn list(State(orders): State<Orders>) -> Answer<Json<Vec<Order>>> {
     let list = "SELECT id, item, amount, status FROM orders ORDER BY id DESC LIMIT 100";
     Ok(Json(sqlx::query_as(list).fetch_all(&orders.database.pool).await?))
 }
+
+/// What a client is told, or why not.
+type Answer<T> = Result<T, Problem>;
 
 /// Why there is no answer.
 struct Problem(anyhow::Error);
@@ -200,7 +188,6 @@ impl IntoResponse for Problem {
 
 /// Lets the status of an order follow what came of its events. It needs no inbox: an outcome that comes again, or late, is
 /// not newer than what is known.
-#[derive(Debug)]
 pub struct StatusFollower(pub Database);
 
 impl Handler for StatusFollower {
@@ -210,11 +197,8 @@ impl Handler for StatusFollower {
         let Outcome { order, number, status } = outcome;
         let update = "UPDATE orders SET settled = $2, \
              status = CASE WHEN events = $2 THEN $3 ELSE status END WHERE id = $1 AND settled < $2";
-        patiently(|| {
-            let update = sqlx::query(update).bind(order.to_string()).bind(number).bind(&status);
-            update.execute(&self.0.pool)
-        })
-        .await?;
+        let update = || sqlx::query(update).bind(order.to_string()).bind(number).bind(&status);
+        patiently(|| update().execute(&self.0.pool)).await?;
         Ok(())
     }
 }

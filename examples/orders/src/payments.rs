@@ -19,7 +19,6 @@ pub const LIMIT: i64 = 100_000;
 const TOO_EARLY: Duration = Duration::from_millis(200);
 
 /// Takes the money, and gives it back.
-#[derive(Debug)]
 pub struct Payments(pub Database);
 
 impl Handler for Payments {
@@ -38,8 +37,7 @@ impl Handler for Payments {
             let reason = format!("event {} of its order comes first", event.number - 1);
             return Err(Failure::RetryAfter(TOO_EARLY, reason.into()));
         };
-        let OrderEvent { order, number, .. } = event;
-        cx.publish(&Outcome { order, number, status }).await?;
+        cx.publish(&Outcome { order: event.order, number: event.number, status }).await?;
         Ok(())
     }
 }
@@ -59,9 +57,8 @@ impl Payments {
         if handled < event.number - 1 {
             return Ok(None);
         }
-        let paid =
-            "SELECT CAST(COALESCE(SUM(amount), 0) AS BIGINT) FROM ledger WHERE order_id = $1";
-        let paid = sqlx::query_scalar(paid).bind(&order).fetch_one(&mut *transaction).await?;
+        let sum = "SELECT CAST(COALESCE(SUM(amount), 0) AS BIGINT) FROM ledger WHERE order_id = $1";
+        let paid = sqlx::query_scalar(sum).bind(&order).fetch_one(&mut *transaction).await?;
         let (outcome, amount) = match (event.change, paid) {
             (Change::Placed, _) if event.amount > LIMIT => ("declined", 0),
             (Change::Placed, _) => ("paid", event.amount),
@@ -69,14 +66,13 @@ impl Payments {
             (Change::Cancelled, paid) => ("refunded", -paid),
         };
         // Where another replica handles the same event at this moment, this waits for it, fails, and is tried again.
-        let inbox =
-            "INSERT INTO inbox (event_id, order_id, number, outcome) VALUES ($1, $2, $3, $4)";
-        let inbox = sqlx::query(inbox).bind(id).bind(&order).bind(event.number).bind(outcome);
-        inbox.execute(&mut *transaction).await?;
+        let row = "INSERT INTO inbox (event_id, order_id, number, outcome) VALUES ($1, $2, $3, $4)";
+        let row = sqlx::query(row).bind(id).bind(&order).bind(event.number).bind(outcome);
+        row.execute(&mut *transaction).await?;
         if amount != 0 {
-            let ledger = "INSERT INTO ledger (order_id, number, amount) VALUES ($1, $2, $3)";
-            let ledger = sqlx::query(ledger).bind(order).bind(event.number).bind(amount);
-            ledger.execute(&mut *transaction).await?;
+            let row = "INSERT INTO ledger (order_id, number, amount) VALUES ($1, $2, $3)";
+            let row = sqlx::query(row).bind(order).bind(event.number).bind(amount);
+            row.execute(&mut *transaction).await?;
         }
         transaction.commit().await?;
         Ok(Some(outcome.to_owned()))
