@@ -1,11 +1,13 @@
 //! Which addresses of the web may be called: no URL, redirect or name leads to what only this machine can reach.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::LazyLock;
-use std::vec;
 
-use hyper_util::client::legacy::connect::dns::Name;
+use hyper::Uri;
+use hyper::http::uri::Scheme;
+use hyper_util::rt::TokioIo;
 use ipnet::IpNet;
+use tokio::net::{TcpStream, lookup_host};
 use tower::BoxError;
 use url::Url;
 
@@ -41,12 +43,9 @@ pub struct InvalidUrl;
 ///
 /// Where it is no URL, has another scheme than http and https, no host, or a user.
 pub fn check(text: &str) -> Result<Url, InvalidUrl> {
-    let is_right = |url: &Url| {
-        ["http", "https"].contains(&url.scheme())
-            && url.host().is_some()
-            && url.username().is_empty()
-            && url.password().is_none()
-    };
+    // One of these schemes has a host, or is not parsed.
+    let is_right =
+        |url: &Url| ["http", "https"].contains(&url.scheme()) && !url.authority().contains('@');
     let url = Url::parse(text).ok().filter(|url| text.len() <= LONGEST && is_right(url));
     url.ok_or(InvalidUrl)
 }
@@ -56,18 +55,20 @@ pub fn check(text: &str) -> Result<Url, InvalidUrl> {
 #[error("{0} is not on the public internet; ALLOW_PRIVATE allows that")]
 pub(crate) struct NotPublic(pub(crate) String);
 
-/// Looks a name up, and gives of its addresses those that are allowed. The connection goes to what was checked: the name
-/// is not looked up again.
-pub(crate) async fn resolve(
-    name: Name,
+/// Connects to the host of this URL, at one of its addresses that are allowed. It is looked up here and nowhere else: the
+/// address that was checked is the address that is called.
+pub(crate) async fn connect(
+    url: Uri,
     is_allowed: fn(IpAddr) -> bool,
-) -> Result<vec::IntoIter<SocketAddr>, BoxError> {
-    let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
+) -> Result<TokioIo<TcpStream>, BoxError> {
+    let host = url.host().unwrap_or_default().trim_matches(['[', ']']);
+    let usual_port = if url.scheme() == Some(&Scheme::HTTPS) { 443 } else { 80 };
+    let found = lookup_host((host, url.port_u16().unwrap_or(usual_port))).await?;
     let allowed: Vec<_> = found.filter(|address| is_allowed(address.ip())).collect();
     if allowed.is_empty() {
-        return Err(NotPublic(name.to_string()).into());
+        return Err(NotPublic(host.to_owned()).into());
     }
-    Ok(allowed.into_iter())
+    Ok(TokioIo::new(TcpStream::connect(&*allowed).await?))
 }
 
 #[cfg(test)]

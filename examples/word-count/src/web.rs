@@ -12,11 +12,10 @@ use bytes::Bytes;
 use encoding_rs::{Encoding, UTF_8};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, LOCATION, RETRY_AFTER, USER_AGENT};
+use hyper::header::{CONTENT_TYPE, HeaderName, LOCATION, RETRY_AFTER, USER_AGENT};
 use hyper::{Request, Response};
 use hyper_rustls::HttpsConnectorBuilder;
 use hyper_util::client::legacy::Client;
-use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use jiff::SignedDuration;
 use mime::Mime;
@@ -30,7 +29,7 @@ use tower_http::decompression::{Decompression, DecompressionBody};
 use url::Url;
 use workqueue::{Context, Failure};
 
-use crate::address::{NotPublic, check, resolve};
+use crate::address::{NotPublic, check, connect};
 
 /// By this name `robots.txt` calls us, and servers see us.
 const AGENT: &str = "decoupled-word-count";
@@ -61,20 +60,14 @@ pub struct Page {
 
 /// The web, as far as it may be called.
 pub struct Web {
-    client: BoxCloneSyncService<Request<Empty<Bytes>>, Response<Body>, BoxError>,
-    is_allowed: fn(IpAddr) -> bool,
+    client: BoxCloneSyncService<Request<Empty<Bytes>>, Answer, BoxError>,
     patience: Duration,
     host_rate: NonZeroU32,
     robots: Cache<String, Arc<Robots>>,
 }
 
 /// What a server answers.
-enum Answer {
-    Moved(Url),
-    Here(Box<Response<Body>>),
-}
-
-type Body = DecompressionBody<Incoming>;
+type Answer = Response<DecompressionBody<Incoming>>;
 
 impl Web {
     /// The web at these addresses, with the pages a second that all workers fetch from a host, and the time that a
@@ -85,22 +78,18 @@ impl Web {
     /// Where the system has no certificates.
     #[must_use]
     pub fn new(is_allowed: fn(IpAddr) -> bool, host_rate: NonZeroU32, patience: Duration) -> Self {
-        let resolver = service_fn(move |name| resolve(name, is_allowed));
-        let mut connector = HttpConnector::new_with_resolver(resolver);
-        connector.enforce_http(false);
         let connector = HttpsConnectorBuilder::new()
             .with_provider_and_native_roots(ring::default_provider())
             .expect("the system has certificates")
             .https_or_http()
             .enable_http1()
-            .wrap_connector(connector);
+            .wrap_connector(service_fn(move |url| connect(url, is_allowed)));
         // No connection to a stranger stays open.
         let client =
             Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector);
-        let client = Decompression::new(client).map_err(BoxError::from);
-        let client = BoxCloneSyncService::new(client);
+        let client = BoxCloneSyncService::new(Decompression::new(client).map_err(BoxError::from));
         let robots = Cache::builder().max_capacity(MOST_SITES).time_to_live(ROBOTS_AGE).build();
-        Self { client, is_allowed, patience, host_rate, robots }
+        Self { client, patience, host_rate, robots }
     }
 
     /// Asks for a permission to call the host of this URL.
@@ -115,94 +104,20 @@ impl Web {
     ///
     /// [`Failure::Reject`] where the server or its rules say that there is no such page for us, [`Failure::RetryAfter`]
     /// where it names a time, and [`Failure::Retry`] where it may only be unwell.
-    pub async fn page(&self, mut url: Url, cx: &Context) -> Result<Page, Failure> {
-        for _ in 0..=MOST_REDIRECTS {
-            if !self.robots(&url, cx).await?.is_url_allowed(&url) {
-                return Err(Failure::reject(format!("robots.txt does not allow {url}")));
-            }
-            match self.get(&url, cx).await? {
-                Answer::Moved(next) => {
-                    if next.host() != url.host() {
-                        self.permission(&next, cx).await?;
-                    }
-                    url = next;
-                }
-                Answer::Here(response) => return self.read(url, *response).await,
-            }
-        }
-        Err(Failure::reject(format!("more than {MOST_REDIRECTS} redirects")))
-    }
-
-    /// The rules of the site that this page is on (RFC 9309).
-    async fn robots(&self, page: &Url, cx: &Context) -> Result<Arc<Robots>, Failure> {
-        let site = page.origin().ascii_serialization();
-        if let Some(known) = self.robots.get(&site).await {
-            return Ok(known);
-        }
-        let (mut url, mut redirects) = (robots_url(page)?, 0);
-        let rules = loop {
-            match self.get(&url, cx).await? {
-                Answer::Moved(_) if redirects == MOST_REDIRECTS => break Robots::allow_all(),
-                Answer::Moved(next) => (url, redirects) = (next, redirects + 1),
-                Answer::Here(response) if !response.status().is_success() => {
-                    break Robots::allow_all();
-                }
-                Answer::Here(response) => {
-                    break Robots::parse(&self.body(*response, BYTE_LIMIT).await?.0, AGENT);
-                }
-            }
-        };
-        let rules = Arc::new(rules);
-        self.robots.insert(site, Arc::clone(&rules)).await;
-        Ok(rules)
-    }
-
-    /// Asks once, at an address that is allowed. What may only be unwell is a failure.
-    async fn get(&self, url: &Url, cx: &Context) -> Result<Answer, Failure> {
-        // An address is not looked up, so the resolver does not see it.
-        let host = url.host_str().unwrap_or_default();
-        let address = host.trim_matches(['[', ']']).parse();
-        if address.is_ok_and(|address| !(self.is_allowed)(address)) {
-            return Err(Failure::reject(NotPublic(host.to_owned())));
-        }
-        let request = Request::get(url.as_str()).header(USER_AGENT, AGENT).body(Empty::new());
-        let request = request.map_err(Failure::reject)?;
-        let response = self.patiently(self.client.clone().oneshot(request)).await?;
-        let response = response.map_err(failure)?;
-        let status = response.status();
-        let header = |name| response.headers().get(name).and_then(|value| value.to_str().ok());
-        if let Some(next) = header(LOCATION).filter(|_| status.is_redirection()) {
-            let next = url.join(next).map_err(Failure::reject)?;
-            return Ok(Answer::Moved(check(next.as_str()).map_err(Failure::reject)?));
-        }
-        if !(status.is_server_error() || matches!(status.as_u16(), 408 | 429)) {
-            return Ok(Answer::Here(Box::new(response)));
-        }
-        let reason = format!("the server answered {status}");
-        match header(RETRY_AFTER).and_then(retry_after) {
-            None => Err(Failure::retry(reason)),
-            // A wait spends no attempt, so this is what ends a job whose server asks for one each time.
-            Some(_) if workqueue::now().duration_since(cx.id().made_at()) > OLDEST => {
-                Err(Failure::reject(reason))
-            }
-            Some(wait) => Err(Failure::RetryAfter(wait, reason.into())),
-        }
-    }
-
-    async fn read(&self, url: Url, response: Response<Body>) -> Result<Page, Failure> {
-        let status = response.status();
+    pub async fn page(&self, url: Url, cx: &Context) -> Result<Page, Failure> {
+        let (url, answer) = self.follow(url, true, cx).await?;
+        let status = answer.status();
         if !status.is_success() {
             return Err(Failure::reject(format!("the server answered {status}")));
         }
-        let kind = response.headers().get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
-        let kind: Option<Mime> = kind.and_then(|kind| kind.parse().ok());
+        let kind: Option<Mime> = header(&answer, CONTENT_TYPE).and_then(|it| it.parse().ok());
         let is_html = match kind.as_ref().map_or("of no type", Mime::essence_str) {
             "text/html" | "application/xhtml+xml" => true,
             "text/plain" => false,
             other => return Err(Failure::reject(format!("it is {other}, neither HTML nor text"))),
         };
-        let (bytes, is_cut) = self.body(response, MOST_BYTES).await?;
-        if is_cut {
+        let bytes = self.body(answer, MOST_BYTES).await?;
+        if bytes.len() > MOST_BYTES {
             return Err(Failure::reject(format!("the page is larger than {MOST_BYTES} bytes")));
         }
         let named = kind.as_ref().and_then(|kind| kind.get_param(mime::CHARSET));
@@ -212,28 +127,89 @@ impl Web {
         Ok(Page { url, text: encoding.decode(&bytes).0.into_owned(), is_html })
     }
 
-    /// So many bytes of a body, and whether there are more. It stops to read there.
-    async fn body(
+    /// What there is at the end of all redirects, each of which is checked as the first URL was. A page, other than the
+    /// rules of a site, has to be allowed by them.
+    async fn follow(
         &self,
-        response: Response<Body>,
-        most: usize,
-    ) -> Result<(Vec<u8>, bool), Failure> {
-        let (mut body, mut bytes) = (response.into_body(), Vec::new());
-        while let Some(frame) = self.patiently(body.frame()).await? {
-            let chunk = frame.map_err(Failure::Retry)?.into_data().unwrap_or_default();
-            bytes.extend_from_slice(&chunk);
+        mut url: Url,
+        is_page: bool,
+        cx: &Context,
+    ) -> Result<(Url, Answer), Failure> {
+        for _ in 0..=MOST_REDIRECTS {
+            // In a box, because the rules are fetched in the same way.
+            if is_page && !Box::pin(self.robots(&url, cx)).await?.is_url_allowed(&url) {
+                return Err(Failure::reject(format!("robots.txt does not allow {url}")));
+            }
+            let answer = self.get(&url, cx).await?;
+            let next = header(&answer, LOCATION).filter(|_| answer.status().is_redirection());
+            let Some(next) = next else { return Ok((url, answer)) };
+            let next = check(url.join(next).map_err(Failure::reject)?.as_str());
+            let next = next.map_err(Failure::reject)?;
+            if next.host() != url.host() {
+                self.permission(&next, cx).await?;
+            }
+            url = next;
+        }
+        Err(Failure::reject(format!("more than {MOST_REDIRECTS} redirects")))
+    }
+
+    /// The rules of the site that this page is on (RFC 9309). A site that has none allows all.
+    async fn robots(&self, page: &Url, cx: &Context) -> Result<Arc<Robots>, Failure> {
+        let site = page.origin().ascii_serialization();
+        if let Some(known) = self.robots.get(&site).await {
+            return Ok(known);
+        }
+        let (_, answer) = self.follow(robots_url(page)?, false, cx).await?;
+        let has_rules = answer.status().is_success();
+        let rules = if has_rules { self.body(answer, BYTE_LIMIT).await? } else { Vec::new() };
+        let rules = Arc::new(Robots::parse(&rules, AGENT));
+        self.robots.insert(site, Arc::clone(&rules)).await;
+        Ok(rules)
+    }
+
+    /// Asks once. What may only be unwell is a failure.
+    async fn get(&self, url: &Url, cx: &Context) -> Result<Answer, Failure> {
+        let request = Request::get(url.as_str()).header(USER_AGENT, AGENT).body(Empty::new());
+        let request = request.map_err(Failure::reject)?;
+        let answer = self.patiently(self.client.clone().oneshot(request)).await?;
+        let answer = answer.map_err(failure)?;
+        let status = answer.status();
+        if !(status.is_server_error() || matches!(status.as_u16(), 408 | 429)) {
+            return Ok(answer);
+        }
+        let reason = format!("the server answered {status}");
+        let age = workqueue::now().duration_since(cx.id().made_at());
+        Err(match header(&answer, RETRY_AFTER).and_then(retry_after) {
+            None => Failure::retry(reason),
+            // A wait spends no attempt, so this is what ends a job whose server asks for one each time.
+            Some(_) if age > OLDEST => Failure::reject(reason),
+            Some(wait) => Failure::RetryAfter(wait, reason.into()),
+        })
+    }
+
+    /// A body, of which nothing more is read once there are more than so many bytes.
+    async fn body(&self, mut answer: Answer, most: usize) -> Result<Vec<u8>, Failure> {
+        let mut bytes = Vec::new();
+        while let Some(frame) = self.patiently(answer.frame()).await? {
+            bytes
+                .extend_from_slice(&frame.map_err(Failure::Retry)?.into_data().unwrap_or_default());
             if bytes.len() > most {
-                return Ok((bytes, true));
+                break;
             }
         }
-        Ok((bytes, false))
+        Ok(bytes)
     }
 
     /// What a server does, unless it takes too long.
-    async fn patiently<T>(&self, answer: impl Future<Output = T>) -> Result<T, Failure> {
+    async fn patiently<T>(&self, doing: impl Future<Output = T>) -> Result<T, Failure> {
         let silent = |_| Failure::retry(format!("the server was silent for {:?}", self.patience));
-        timeout(self.patience, answer).await.map_err(silent)
+        timeout(self.patience, doing).await.map_err(silent)
     }
+}
+
+/// What a header says, where it is text.
+fn header(answer: &Answer, name: HeaderName) -> Option<&str> {
+    answer.headers().get(name)?.to_str().ok()
 }
 
 /// No attempt reaches a host that is not public.
