@@ -6,15 +6,16 @@ use serde_json::{Value, json};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqliteSynchronous};
 use sqlx::{Result, query, query_as, query_scalar, raw_sql};
 use tracing::warn;
-use workqueue::{Context, Failure, Handler, JobId};
+use workqueue::{Context, Failure, Handler};
 
 use crate::{Task, TaskResult};
 
 const TABLES: &str = "
     CREATE TABLE IF NOT EXISTS jobs
         (id TEXT PRIMARY KEY, task TEXT NOT NULL, input TEXT NOT NULL, output TEXT, worker TEXT) STRICT;
-    CREATE VIEW IF NOT EXISTS shown AS SELECT id, json_object('id', id, 'task', task,
-        'input', json(input), 'output', json(output), 'worker', worker) AS job FROM jobs;";
+    CREATE VIEW IF NOT EXISTS listed AS SELECT id, json_object('id', id, 'task', task,
+        'input', json(input), 'output', json(output), 'worker', worker, 'reason', NULL,
+        'state', iif(output IS NULL, 'waiting', 'done')) AS job FROM jobs;";
 
 /// The database. As a handler it stores the results that come back.
 #[derive(Clone)]
@@ -59,14 +60,14 @@ impl Store {
     }
 
     /// A job in JSON, if there is one with this id.
-    pub(crate) async fn job(&self, id: JobId) -> Result<Option<String>> {
-        let job = query_scalar("SELECT job FROM shown WHERE id = ?").bind(id.to_string());
+    pub(crate) async fn job(&self, id: &str) -> Result<Option<String>> {
+        let job = query_scalar("SELECT job FROM listed WHERE id = ?").bind(id);
         job.fetch_optional(&self.0).await
     }
 
     /// The jobs that were made last, the newest first.
     pub(crate) async fn latest(&self, jobs: u32) -> Result<Vec<String>> {
-        let latest = query_scalar("SELECT job FROM shown ORDER BY id DESC LIMIT ?").bind(jobs);
+        let latest = query_scalar("SELECT job FROM listed ORDER BY id DESC LIMIT ?").bind(jobs);
         latest.fetch_all(&self.0).await
     }
 
@@ -97,7 +98,7 @@ impl Handler for Store {
 
 #[cfg(test)]
 mod tests {
-    use workqueue::Priority;
+    use workqueue::{JobId, Priority};
 
     use super::*;
 
@@ -123,7 +124,7 @@ mod tests {
             assert!(store.finish(&result(&task, json!([["fox", 1]]))).await.unwrap());
             assert!(!store.finish(&result(&task, json!([["fox", 9]]))).await.unwrap());
             store.note(&[task]).await.unwrap();
-            let job = store.job(id).await.unwrap().unwrap();
+            let job = store.job(&id.to_string()).await.unwrap().unwrap();
             let job: Value = serde_json::from_str(&job).unwrap();
             assert_eq!(job["output"], json!({ "words": [["fox", 1]] }));
         }
