@@ -163,7 +163,7 @@ async fn list(State(orders): State<Orders>) -> Answer<Json<Vec<Order>>> {
     Ok(Json(sqlx::query_as(list).fetch_all(&orders.database.pool).await?))
 }
 
-/// What a client is told, or why not.
+/// An answer, or the problem that takes its place.
 type Answer<T> = Result<T, Problem>;
 
 /// Why there is no answer.

@@ -35,14 +35,12 @@ async fn main() -> anyhow::Result<()> {
     let _logs = workqueue::init_telemetry(&service.telemetry)?;
     let stop = workqueue::stop_on_signals()?;
     let store = Store::open(&database_url).await;
-    let store = store.with_context(|| format!("DATABASE_URL is {database_url}: cannot open it"))?;
-    let listener = TcpListener::bind(listen_addr).await;
-    let listener =
-        listener.with_context(|| format!("cannot listen on LISTEN_ADDR {listen_addr}"))?;
+    let store = store.with_context(|| format!("cannot open DATABASE_URL {database_url}"))?;
+    let listening = || format!("cannot listen on LISTEN_ADDR {listen_addr}");
+    let listener = TcpListener::bind(listen_addr).await.with_context(listening)?;
     tracing::info!(addr = %listener.local_addr()?, "word-count listens");
-    let (results, recounts) = (store.clone(), Recounts(store.clone()));
     let front = Service::new("word_count").declares(&Topology::new(&[Task::QUEUE], &[]));
-    let front = front.consume(results).consume(recounts);
+    let front = front.consume(store.clone()).consume(Recounts(store.clone()));
     let api = |running: workqueue::Running| {
         let stopping = running.stopping.clone();
         serve(listener, router(store, running), ServerLimits::OF_A_PAGE, stopping)
