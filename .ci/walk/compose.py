@@ -11,6 +11,8 @@ from steps import ask, ask_and_follow, eventually, expect, follow, run, step
 # Away from whatever else runs on this engine: containers, network and volume have names of their own, and the
 # gateway has any port that is free.
 ENVIRONMENT = os.environ | {"COMPOSE_PROJECT_NAME": f"decoupled-walk-{os.getpid()}", "REQUEST_RATE": "200", "GATEWAY_PORT": "0"}
+# Each has a profile of its own, and a broker.
+EXAMPLES = "word-count", "orders"
 
 
 def main():
@@ -22,11 +24,20 @@ def main():
         compose("logs", "--tail", "40", check=False)
         raise
     finally:
-        # With what the profile has used, whose volume would stay otherwise.
-        compose("--profile", "tools", "down", "--volumes", "--timeout", "5", "--remove-orphans", check=False)
+        # With what the profiles have used, whose volumes would stay otherwise.
+        profiles = (f"--profile={name}" for name in ("tools", *EXAMPLES))
+        compose(*profiles, "down", "--volumes", "--timeout", "5", "--remove-orphans", check=False)
 
 
 def walk():
+    step("start the broker of each example: their programs are tried elsewhere")
+    for broker in (f"{example}-nats" for example in EXAMPLES):
+        compose("up", "--detach", broker)
+        [container] = containers(broker)
+        check_container("nats", inspect(container))
+        eventually(f"{broker} listens", lambda: "Server is ready" in docker("logs", container).stderr)
+        compose("rm", "--stop", "--force", broker)
+
     step("start, and look at how it runs")
     compose("up", "--detach", "--wait")
     for service in ("nats", "declare", "requestor", "generator", "gateway"):
