@@ -15,7 +15,7 @@ const TABLES: &str = "
         (id TEXT PRIMARY KEY, task TEXT NOT NULL, input TEXT NOT NULL, output TEXT, worker TEXT) STRICT;
     CREATE VIEW IF NOT EXISTS listed AS SELECT id, json_object('id', id, 'task', task,
         'input', json(input), 'output', json(output), 'worker', worker, 'reason', NULL,
-        'state', iif(output IS NULL, 'waiting', 'done')) AS job FROM jobs;";
+        'state', CASE WHEN output IS NULL THEN 'waiting' ELSE 'done' END) AS job FROM jobs;";
 
 /// The database. As a handler it stores the results that come back.
 #[derive(Clone)]
