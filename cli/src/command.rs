@@ -36,7 +36,7 @@ enum CliCommand {
     /// Reads the facts and the queues of a deployment, and gives the verdict
     ///
     /// Exit status 0 if nothing was lost and nothing doubled, 1 if something was, 2 if there is no
-    /// verdict, 3 if nobody can tell, because a store of the broker was replaced or facts are gone.
+    /// verdict, 3 if the records cannot tell, because a store of the broker was replaced or facts are gone.
     /// Changes nothing.
     Audit(AuditSettings),
     /// Shows the dead letters and their reasons, replays or discards them

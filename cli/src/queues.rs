@@ -83,7 +83,7 @@ pub(crate) async fn run(command: &Queues) -> anyhow::Result<()> {
 #[derive(Serialize)]
 struct Rows(Vec<Row>);
 
-/// What is in one queue.
+/// The content of one queue.
 #[derive(Serialize)]
 struct Row {
     name: &'static str,

@@ -29,8 +29,8 @@ pub enum Schedules {
     },
     /// Sets a schedule, in place of the one of this name
     ///
-    /// Each time that it is due, a requestor asks for strings. What falls due while the broker is away is asked
-    /// for once when it is there again. One that stands as it is given goes on undisturbed.
+    /// Each time that it is due, a requestor asks for strings. One that falls due while the broker is away is asked
+    /// for once when it is there again. Setting a schedule again that is the same does not disturb it.
     Set(SetSettings),
     /// Removes a schedule. What it has asked for already is still done
     Remove {
@@ -88,7 +88,7 @@ pub(crate) async fn run(command: &Schedules) -> anyhow::Result<()> {
             match producer().schedule(name, &recurrence, &job).await {
                 Ok(Scheduled::Created) => say(format_args!("{name} is set: {recurrence}.")),
                 Ok(Scheduled::Replaced) => say(format_args!("{name} is replaced: {recurrence}.")),
-                Ok(Scheduled::Unchanged) => say(format_args!("{name} stands as it is.")),
+                Ok(Scheduled::Unchanged) => say(format_args!("{name} is unchanged.")),
                 // It says itself what would be right.
                 Err(PublishError::Invalid(reason)) => bail!(reason),
                 Err(error) => Err(error).with_context(|| format!("cannot set {name}")),

@@ -1,6 +1,6 @@
 // The address of what is open: #/requests/<id> is the history of a request, #/requests?status=queued a list of them,
 // #/dead-letters?reason=failed the dead letters of a reason, and #/lessons/4 a lesson. So reloading keeps it, Back closes
-// it, and it can be sent to somebody.
+// it, and it can be sent to another person.
 
 import { keptByTab } from "./kept.js";
 

@@ -67,7 +67,7 @@ fn encode(mut encoder: DescriptorEncoder, flow: &Snapshot, now: Timestamp) -> fm
             ConstGauge::new(value(queue)).encode(family.encode_family(&labels)?)?;
         }
     }
-    // What is scheduled is meant to be old.
+    // A schedule is meant to be old.
     let (name, seconds) = ("queue_oldest", Some(&Unit::Seconds));
     let help = "Age of the oldest message in a queue, and 0 where there is none";
     let mut family = encoder.encode_descriptor(name, help, seconds, MetricType::Gauge)?;

@@ -71,7 +71,7 @@ pub(crate) struct QueueDetails {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     paused_until: Option<Timestamp>,
-    /// What is in it by priority, the most urgent first. Absent where it has no priorities.
+    /// Its messages by priority, the most urgent first. Absent where it has no priorities.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     lanes: Vec<LaneDetails>,
 }

@@ -59,7 +59,7 @@ pub struct GatewaySettings {
     pub instance: String,
 
     /// Whether the page and the API may pause and resume queues, and replay and discard dead letters. There is no
-    /// authentication: whoever reaches the gateway may do it then
+    /// authentication: each client that reaches the gateway may do it then
     #[arg(long, env, value_enum, default_value_t = Switch::Off, value_name = "SWITCH", help_heading = CONTROL)]
     pub control: Switch,
 

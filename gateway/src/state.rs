@@ -27,7 +27,7 @@ pub(crate) struct Gateway {
     pub(crate) reader: OnceLock<RequestReader>,
     /// Submits requests, once all that they need is declared.
     pub(crate) submissions: OnceLock<Submissions>,
-    /// What is wrong with this machine's clock.
+    /// By how much this machine's clock is wrong, for people.
     pub(crate) clock: Mutex<Option<String>>,
     /// Whether the broker refused the credentials at the last try to connect.
     pub(crate) refused: Arc<AtomicBool>,

@@ -15,7 +15,7 @@ pub(crate) struct EventLog {
     started: Instant,
     moments: Mutex<Vec<Moment>>,
     quiet: bool,
-    /// Ends the run where nobody reads any more.
+    /// Ends the run where the reader has gone.
     stop: CancellationToken,
 }
 

@@ -47,7 +47,7 @@ fn all_faults_at_once_break_no_guarantee() {
 #[test]
 fn chaos_whose_reader_has_gone_stops_in_order() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
-    // For an hour, if nobody notices.
+    // For an hour, unless the lab notices.
     command.args(["chaos", "--for", "1h", "--seed", "1"]);
     let mut chaos = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut events = BufReader::new(chaos.stdout.take().unwrap()).lines();

@@ -10,7 +10,7 @@ use testkit::process::{Process, logged};
 
 fn compare(arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
-    // What was in the hands of a killed generator comes again after that.
+    // The requests in flight at a killed generator come again after that.
     command.arg("compare").args(arguments).env("ACK_WAIT", "2s");
     command.output().unwrap()
 }
@@ -30,7 +30,7 @@ fn figure(report: &Value, design: &str, name: &str) -> u64 {
 fn queue_loses_nothing_that_the_others_lose() {
     let directory = tempfile::tempdir().unwrap();
     let picture = directory.path().join("picture.svg");
-    // For two and a half seconds of that there is no generator, and nobody tries for as long.
+    // For two and a half seconds of that there is no generator, and no caller tries for as long.
     let arguments = ["--for", "10s", "--rate", "20", "--seed", "1", "--json", "--svg"];
     let output = compare(&[&arguments[..], &[picture.to_str().unwrap()]].concat());
     let told = text(&output.stderr);

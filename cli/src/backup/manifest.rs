@@ -81,7 +81,7 @@ pub(super) fn outstanding(consumer: &ConsumerInfo) -> u64 {
 }
 
 /// The manifest as it is in its file: with its own checksum, because the configuration of the
-/// streams stands nowhere else.
+/// streams is in no other place.
 #[derive(Deserialize, Serialize)]
 struct Sealed {
     sha256: String,
@@ -229,7 +229,7 @@ pub(super) async fn has_room(directory: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Creates a file that nobody else may read: what is stored may be secret.
+/// Creates a file that only its owner may read: what is stored may be secret.
 pub(super) async fn create(path: &Path) -> std::io::Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).await
 }
@@ -245,7 +245,7 @@ fn digest(backup: &Value) -> String {
     hexadecimal(&Sha256::new().chain_update(backup.to_string()))
 }
 
-/// What was hashed so far, in hexadecimal digits.
+/// The digest of all bytes so far, in hexadecimal digits.
 pub(super) fn hexadecimal(hash: &Sha256) -> String {
     format!("{:x}", hash.clone().finalize())
 }

@@ -3,7 +3,7 @@
 //! Each stream is taken by a snapshot of the broker's own, with its consumers. There is no moment at
 //! which all of them could be taken together, and a request that is in a queue in one file and
 //! stored in another would be done twice. So nothing may happen meanwhile: a backup is refused while
-//! somebody waits for messages, and is none if anything has changed when it ends.
+//! a client waits for messages, and is discarded if anything has changed when it ends.
 //!
 //! A directory is a backup once it has a manifest, which is written last. Restoring looks at the
 //! whole of it before it creates anything, and only creates: where one of the streams is there, it
@@ -86,7 +86,7 @@ pub async fn backup(connection: &Connection, directory: &Path) -> anyhow::Result
     let taken = take(connection, directory, &before).await;
     if taken.is_err() {
         for stream in manifest::streams() {
-            // What cannot be removed is no backup either: it has no manifest.
+            // A directory that cannot be removed is no backup either: it has no manifest.
             let _ = fs::remove_file(directory.join(manifest::file(stream))).await;
         }
     }
@@ -105,7 +105,7 @@ async fn take(connection: &Connection, directory: &Path, before: &Still) -> anyh
     }
     let after = Still::read(nats).await?;
     if let Some(change) = before.change(&after) {
-        bail!("{change} while it was backed up: stop both sides, and whoever else writes");
+        bail!("{change} while it was backed up: stop both sides, and all other writers");
     }
     after.no_side_waits()?;
     let broker = connection.client().server_info().version;

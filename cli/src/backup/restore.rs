@@ -66,7 +66,7 @@ pub(super) async fn give_all(
     ensure!(
         there.is_empty(),
         "the broker has {} already, and nothing was changed: restore onto one whose store is empty, \
-         before anybody declares anything there",
+         before any program declares anything there",
         there.join(", ")
     );
     for stream in &manifest.streams {
@@ -77,7 +77,7 @@ pub(super) async fn give_all(
         let path = directory.join(file(&stream.name));
         let given = snapshot::give(connection, stream, &config, &path).await;
         if let Err(mut error) = given {
-            // The code stands for whatever goes wrong with a restore.
+            // The broker has one code for all errors of a restore.
             if error.to_string().contains("subjects overlap") {
                 let subjects = config["subjects"].as_array().into_iter().flatten();
                 let subjects: Vec<_> =
@@ -212,7 +212,7 @@ async fn compare(nats: &Context, kept: &KeptStream, replicas: Option<usize>) -> 
     let should_be = kept.state()?;
     let is = topology::stream_state(nats, name).await?;
     let last = is.state.last_sequence;
-    // What has fallen due since is due at once, and is then one message more.
+    // A schedule that has fallen due since fires at once, and is then one message more.
     let fires = is.config.allow_message_schedules;
     ensure!(
         last == should_be.last_sequence || fires && last > should_be.last_sequence,
@@ -255,7 +255,7 @@ async fn compare(nats: &Context, kept: &KeptStream, replicas: Option<usize>) -> 
     Ok(())
 }
 
-/// How many brokers have all of it: the leader, and whoever follows closely.
+/// How many brokers have all of it, as the leader knows: itself, and each follower that is current.
 fn brokers(cluster: Option<&ClusterInfo>) -> usize {
     let followers = cluster.map_or(&[][..], |cluster| &cluster.replicas);
     1 + followers.iter().filter(|follower| follower.current && !follower.offline).count()

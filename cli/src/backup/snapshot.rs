@@ -37,7 +37,7 @@ const NEWS: Duration = Duration::from_secs(5);
 
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// How often somebody who waits is told how far it is.
+/// How often to tell how far it is.
 const REPORT: Duration = Duration::from_secs(5);
 
 /// The status with which the broker ends a snapshot that is whole.
@@ -100,7 +100,7 @@ fn connects(connection: &Connection) -> u64 {
     connection.client().statistics().connects.load(Ordering::Relaxed)
 }
 
-/// What is awaited, if the connection lasts until then. One that is lost loses what is on its way, and
+/// The output, if the connection lasts until then. A lost connection loses the messages under way, and
 /// the broker does not send it again.
 async fn unless_lost<F: Future>(
     connection: &Connection,

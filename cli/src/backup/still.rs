@@ -10,7 +10,7 @@ use workqueue::{Lane, Queue, topology};
 
 use super::manifest::streams;
 
-/// What stands on the broker at one look.
+/// The state of the broker at one look.
 pub(super) struct Still {
     streams: Vec<StreamInfo>,
     pub(super) consumers: Vec<(Lane, ConsumerInfo)>,
@@ -43,7 +43,7 @@ impl Still {
         bail!("a {consumer} runs, and waits for messages of {stream}: stop both sides first")
     }
 
-    /// What has changed until a later look, other than that time passed.
+    /// The change until a later look, besides what time alone changes.
     pub(super) fn change(&self, later: &Self) -> Option<String> {
         for (is, later) in self.streams.iter().zip(&later.streams) {
             if let Some(what) = stream_changed(is, later) {
@@ -65,7 +65,7 @@ impl Still {
 
 fn stream_changed(is: &StreamInfo, later: &StreamInfo) -> Option<&'static str> {
     let (config, is, later) = (&later.config, &is.state, &later.state);
-    // A stream that forgets what is old does so whether somebody works or not.
+    // A stream with an age limit forgets old messages also while no service works.
     let forgets = !config.max_age.is_zero();
     if is.last_sequence != later.last_sequence {
         Some("got messages")

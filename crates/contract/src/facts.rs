@@ -97,7 +97,7 @@ pub struct Cancellation {
 }
 
 impl Stored {
-    /// What is stored, unless the request was cancelled.
+    /// The stored strings, unless the request was cancelled.
     #[must_use]
     pub fn acknowledgment(self) -> Option<Acknowledgment> {
         match self {

@@ -55,7 +55,7 @@ impl DueRequest {
         Self { amount, priority, requestor, not_before, expires_at, cancelled_by }
     }
 
-    /// One that the schedule of this name asks for, whoever has set that: the same words are the same schedule.
+    /// One that the schedule of this name asks for. Each client that sets it writes the same words.
     #[must_use]
     pub fn of_schedule(name: &str, amount: Amount) -> Self {
         Self::new(amount, format!("schedule {name}"))
@@ -75,7 +75,7 @@ impl Job for DueRequest {
     const QUEUE: Queue = SCHEDULES;
 }
 
-/// A due request as it stands in JSON, where the amount may be anything.
+/// A due request in JSON, where the amount may be any number.
 #[derive(Serialize, Deserialize)]
 struct DueFields {
     count: u32,
@@ -173,7 +173,7 @@ impl Job for Request {
     }
 }
 
-/// A request as it stands in JSON, where the amount may be anything.
+/// A request in JSON, where the amount may be any number.
 #[derive(Serialize, Deserialize)]
 struct Fields {
     id: JobId,

@@ -17,7 +17,7 @@ use crate::eventually::eventually;
 use crate::http;
 use crate::usage;
 
-/// What has Linux kill a child with its parent; part of util-linux.
+/// The program that has Linux kill a child with its parent; part of util-linux.
 const SETPRIV: &str = "/usr/bin/setpriv";
 
 /// A command that ends with this program, even where that is killed and can stop nothing: on Linux, where

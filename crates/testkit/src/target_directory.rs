@@ -81,7 +81,7 @@ impl RunDirectory {
 
     fn tell_to_keep(&mut self) {
         if let Some(input) = &mut self.remover.stdin {
-            // Where the remover has been ended by somebody, the directory stays anyway.
+            // Where the remover was killed, the directory stays.
             let _ = input.write_all(b"keep\n");
         }
     }

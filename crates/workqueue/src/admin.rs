@@ -42,7 +42,7 @@ pub trait Report: Send + Sync + 'static {
     fn metrics(&self) -> Result<String, fmt::Error>;
 }
 
-/// Listens, and gives the future that serves the admin endpoint until `end`. What was asked by then is still
+/// Listens, and gives the future that serves the admin endpoint until `end`. Requests that came by then are still
 /// answered, unless the process ends first.
 ///
 /// # Errors

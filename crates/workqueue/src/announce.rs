@@ -24,7 +24,7 @@ use crate::queue::Queue;
 /// What the subjects of the protocol begin with.
 const PREFIX: &str = "$SRV";
 
-/// What can be asked.
+/// The questions that it answers.
 const VERBS: [&str; 3] = [PING, INFO, STATS];
 const PING: &str = "PING";
 const INFO: &str = "INFO";

@@ -43,7 +43,7 @@ const WHERE: [&str; 7] = [
     "Nats-UpTo-Sequence",
 ];
 
-/// A message as it stands in its stream.
+/// A message in its stream.
 #[derive(Clone, Debug)]
 pub struct Stored {
     /// Its sequence in the stream.

@@ -1,7 +1,7 @@
 //! What time it is, by the broker's clock.
 //!
 //! The age of a job is told by two machines, and one of them may be hours ahead. So a service asks the broker
-//! for its time before it takes a job, and goes on from there by the clock that nobody sets.
+//! for its time before it takes a job, and goes on from there by the monotonic clock.
 
 use std::convert::Infallible;
 use std::pin::pin;

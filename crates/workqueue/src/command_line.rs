@@ -158,7 +158,7 @@ fn forget_empty(command: Command) -> Command {
     command.mut_subcommands(forget_empty)
 }
 
-/// What is wrong with the environment, if it sets a retired setting.
+/// The error of an environment that sets a retired setting.
 fn retired_setting(
     retired: &[(&str, &str)],
     set: impl Fn(&str) -> Option<String>,

@@ -14,7 +14,7 @@ pub enum ConnectError {
         setting: &'static str,
         /// Its value.
         value: String,
-        /// What is wrong with it.
+        /// The error.
         reason: String,
     },
     /// No connection came about within the time that there was for it.
@@ -48,7 +48,7 @@ pub enum ConnectError {
 )]
 pub struct ClientEnded;
 
-/// What is wrong with the file that a setting names. Where the setting has the content of a file instead, it is
+/// The error of the file that a setting names. Where the setting has the content of a file instead, it is
 /// not shown.
 pub(crate) fn setting(setting: &'static str, file: &Path, reason: impl Display) -> ConnectError {
     let value = file.display().to_string();

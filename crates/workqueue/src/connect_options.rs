@@ -69,7 +69,7 @@ fn check_certificates(name: &'static str, file: &Path) -> Result<(), ConnectErro
     first.map(|_| ()).map_err(refuse)
 }
 
-/// What is wrong with a file that is to hold this.
+/// The error of a file that is to hold this.
 fn unusable(item: &str, error: pem::Error) -> String {
     match error {
         pem::Error::Io(error) => error.to_string(),

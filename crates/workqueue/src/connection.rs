@@ -68,7 +68,7 @@ impl Connection {
         Self::keep_trying(settings, client_name, report, &mut logged, true).await
     }
 
-    /// As [`Connection::establish_patiently`], for a program that somebody waits for.
+    /// As [`Connection::establish_patiently`], for a program that a person waits for.
     ///
     /// # Errors
     ///

@@ -11,7 +11,7 @@ use tracing::{error, info, warn};
 use crate::connect_error::ConnectError;
 use crate::log_once::LogOnce;
 
-/// How a connection stands.
+/// The state of a connection.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Link {
     pub(crate) connected: bool,

@@ -66,7 +66,7 @@ struct Binding {
     shared: Arc<Shared>,
 }
 
-/// What is known of a delivery that is being handled.
+/// A delivery that is being handled.
 struct Handling {
     policy: RetryPolicy,
     span: Span,

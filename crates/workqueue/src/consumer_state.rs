@@ -34,7 +34,7 @@ pub(crate) async fn watch(
     let lanes = u32::try_from(lane.queue.lanes().count()).unwrap_or(1);
     let queue = lane.queue.stream;
     let (mut last_loss, mut is_told) = (None::<Instant>, false);
-    // What was paused at the start was logged with what was declared.
+    // A pause at the start was logged with the declaration.
     let mut pause = paused_until(consumer.cached_info());
     let mut times = connection.times_connected();
     loop {

@@ -93,7 +93,7 @@ pub enum Creation<F> {
     /// It is now a fact.
     Created,
     /// The key had been written before, and that fact counts: another replica may have created it, or an
-    /// earlier try of our own whose confirmation was lost.
+    /// earlier try of our own whose ack was lost.
     AlreadyExists(F),
 }
 

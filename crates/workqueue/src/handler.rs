@@ -254,7 +254,7 @@ impl Context {
                 biased;
                 done = work.as_mut() => return Some(done),
                 () = self.heartbeat.notified() => {}
-                // Whoever waits for room takes no time.
+                // Waiting for room counts as no processing time.
                 () = sleep(limit), if self.waits.load(Ordering::Relaxed) == 0 => return None,
             }
         }

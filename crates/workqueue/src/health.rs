@@ -14,7 +14,7 @@ pub(crate) struct Health {
     /// All lanes are known that this service is to consume from.
     started: AtomicBool,
     announced: AtomicBool,
-    /// What is wrong with this machine's clock.
+    /// By how much this machine's clock is wrong, for people.
     clock: Mutex<Option<String>>,
     unbound: Mutex<HashSet<Lane>>,
 }
@@ -58,7 +58,7 @@ impl Health {
         }
     }
 
-    /// How this service stands, in a word: starting, ready or stopping.
+    /// The state of this service, in a word: starting, ready or stopping.
     pub(crate) fn state(&self) -> &'static str {
         if self.stopping.load(Ordering::Relaxed) {
             "stopping"

@@ -10,7 +10,7 @@ use crate::topology::past::{created_at, expires_at};
 
 /// The streams that were there when this process last looked, when each was created, and how far it went.
 ///
-/// A store that is lost takes all that it knew along. What is left is the memory of the processes that used
+/// A store that is lost takes all that it knew along. Only the processes remember that used
 /// it: the one that declares a stream anew writes into it that there was another before, and the one that keeps
 /// the topology writes into a bucket that it has lost facts.
 #[derive(Debug, Default)]
@@ -26,7 +26,7 @@ pub(crate) struct Known {
 }
 
 impl KnownStreams {
-    /// What was seen of the stream of this name that was there.
+    /// The stream of this name as it was seen.
     pub(crate) fn get(&self, stream: &str) -> Option<Known> {
         self.streams().get(stream).copied()
     }

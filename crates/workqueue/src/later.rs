@@ -31,7 +31,7 @@ use crate::trace::Trace;
 /// The first ceiling of the time between two tries, and the highest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
-/// What has come of setting a schedule.
+/// The result of setting a schedule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheduled {
     /// There was none of that name.
@@ -113,7 +113,7 @@ impl Producer {
             let new = schedules::once(job, id, now(), &trace, Some(standing.sequence))?;
             match publisher.try_publish(new).await {
                 Ok(_) => break,
-                // It became due, or another one was faster, or nobody knows.
+                // It became due, or another client was faster, or the answer was lost.
                 Err(PublishError::AlreadyExists | PublishError::Unconfirmed(_)) => {}
                 Err(error) => return Err(error),
             }
@@ -206,7 +206,7 @@ impl Producer {
     }
 }
 
-/// What is wrong with a schedule that the broker refuses.
+/// The error of a schedule that the broker refuses.
 fn explained(error: PublishError, recurrence: &Recurrence) -> PublishError {
     let PublishError::Invalid(source) = &error else { return error };
     let Recurrence::Cron { expression, time_zone } = recurrence else { return error };

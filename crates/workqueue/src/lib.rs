@@ -74,7 +74,7 @@
 //! # use std::time::Duration;
 //! # use serde::{Deserialize, Serialize};
 //! # use workqueue::{Job, Producer, Queue, Recurrence};
-//! /// Remind somebody.
+//! /// Remind a person.
 //! #[derive(Serialize, Deserialize)]
 //! struct Remind {
 //!     of: String,
@@ -116,7 +116,7 @@
 //! | start, drain, stop | `service`, `running`, `background`; `signals`, on `held_signals` |
 //! | declare, compare with what is there and was; pause | [`topology`], `declare`, `known` |
 //! | keep a topology as it should be | `reconciler` |
-//! | find what nobody can settle | `sweeper`, `consumer_state` |
+//! | find messages that no consumer can settle | `sweeper`, `consumer_state` |
 //! | connect with patience; ask the broker | `connection`, `connection_events`, `connect_options`, `servers`, `credentials`, `connect_error`, [`api`] |
 //! | report | `admin` on [`http`], `health`, `healthcheck`, `metrics`, `announce`, `telemetry` |
 //! | trace | `trace`, which messages carry; `spans`, on `span_export` |

@@ -1,6 +1,6 @@
-//! What may be shown of a setting that can hold a secret, in an error, a log or the help.
+//! Masks a setting that can hold a secret, for an error, a log or the help.
 
-/// What stands in place of a secret.
+/// The text in place of a secret.
 pub(crate) const MASK: &str = "***";
 
 /// Whether this is most likely a seed, a token or a key, and neither a name of a file nor of a host: it has
@@ -48,7 +48,7 @@ fn without_user(url: &str) -> String {
     format!("{scheme}{user}{host}{port}{more}")
 }
 
-/// Addresses, separated by commas, without what may be secret in them. What stands before a part that has a
+/// Addresses, separated by commas, without what may be secret in them. The text before a part that has a
 /// user and no scheme is most likely the beginning of its password.
 pub(crate) fn without_users(urls: &str) -> String {
     let parts: Vec<&str> = urls.split(',').map(str::trim).collect();
@@ -65,7 +65,7 @@ pub(crate) fn without_users(urls: &str) -> String {
 mod tests {
     use super::*;
 
-    /// A seed as `nsc` writes it, which belongs to nobody.
+    /// A seed as `nsc` writes it, of no account.
     fn seed() -> String {
         nkeys::KeyPair::new_user().seed().unwrap()
     }

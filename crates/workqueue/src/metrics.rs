@@ -107,7 +107,7 @@ impl Metrics {
         })
     }
 
-    /// What is counted of this queue.
+    /// The metrics of this queue.
     pub(crate) fn of(&self, queue: Queue) -> QueueMetrics {
         let queue = queue.stream;
         let labels = QueueLabels { queue };
@@ -125,7 +125,7 @@ impl Metrics {
         }
     }
 
-    /// What is counted of publishing to this stream.
+    /// The metrics of publishing to this stream.
     pub(crate) fn publishes_to(&self, stream: &'static str) -> PublishMetrics {
         let publishes =
             |outcome| self.publishes.get_or_create_owned(&TargetLabels { stream, outcome });
@@ -141,7 +141,7 @@ impl Metrics {
         metrics
     }
 
-    /// What is counted of publishing, by stream.
+    /// The metrics of publishing, by stream.
     pub(crate) fn publishers(&self) -> MutexGuard<'_, BTreeMap<&'static str, PublishMetrics>> {
         self.publishers.lock().expect("nothing panics while it holds this lock")
     }
@@ -172,7 +172,7 @@ impl Metrics {
     }
 }
 
-/// What is counted of one queue. Looked up once, because that costs more than counting.
+/// The metrics of one queue. Looked up once, because that costs more than counting.
 #[derive(Clone, Debug)]
 pub(crate) struct QueueMetrics {
     pub(crate) acks: Counter,
@@ -251,7 +251,7 @@ impl Collector for DroppedTelemetry {
     }
 }
 
-/// What is counted of publishing to one stream.
+/// The metrics of publishing to one stream.
 #[derive(Clone, Debug)]
 pub(crate) struct PublishMetrics {
     pub(crate) confirmed: Counter,

@@ -231,7 +231,7 @@ fn classify(answer: jetstream::Error) -> PublishError {
         | ErrorCode::MEMORY_RESOURCES_EXCEEDED
         | ErrorCode::STORAGE_RESOURCES_EXCEEDED
         | ErrorCode::STREAM_TOO_MANY_REQUESTS => PublishError::Full(answer.into()),
-        // This code stands for whatever goes wrong in the stream's store; only the text tells
+        // The broker has one code for all errors of a stream's store; only the text tells
         // a full queue from the rest. None of it is the message's fault.
         ErrorCode::STREAM_STORE_FAILED if is_full(&answer) => PublishError::Full(answer.into()),
         ErrorCode::STREAM_STORE_FAILED | ErrorCode::STREAM_DUPLICATE_MESSAGE_CONFLICT => {

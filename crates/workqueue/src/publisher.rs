@@ -36,7 +36,7 @@ pub(crate) struct Publisher {
     pub(crate) stream: &'static str,
     metrics: PublishMetrics,
     obstacle: Obstacle,
-    /// What has to be on the broker, and the limits that it is created with.
+    /// The streams and consumers that it needs, and the limits that they are created with.
     needs: (Topology, Limits),
     /// Held while it is declared again; why it could not be, as far as it was logged.
     declaring: tokio::sync::Mutex<LogOnce>,
@@ -228,7 +228,7 @@ impl Publisher {
         match declared {
             Some(Ok(declared)) => {
                 logged.forget();
-                // What was there before was told when it was declared.
+                // Streams that were there before were logged when they were declared.
                 if !declared.created.is_empty() {
                     declared.log(&mut logged);
                 }

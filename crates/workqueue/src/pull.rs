@@ -60,7 +60,7 @@ pub(crate) struct Pull {
     inbox: Subject,
     expires: Duration,
     credit: usize,
-    /// What has come since more was asked for last.
+    /// The messages that have come since the last request for more.
     batch: Batch,
     /// Since when there has been credit without interruption.
     credit_since: Instant,

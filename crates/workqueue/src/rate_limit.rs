@@ -186,7 +186,7 @@ impl RateLimit {
         }
     }
 
-    /// The publisher tells what passes; this one does not, until somebody mends it.
+    /// The publisher tells what passes; this one does not, until an operator mends it.
     fn note(&self, error: &PublishError) {
         let mut logged = self.logged.lock().expect("nothing panics while it holds this lock");
         let reason = chain(error);

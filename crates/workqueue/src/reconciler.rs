@@ -1,6 +1,6 @@
 //! Keeps a topology as it should be, from one place.
 //!
-//! Creates what is missing, changes limits that differ in place, and moves the messages that nobody can settle
+//! Creates what is missing, changes limits that differ in place, and moves the messages that no service can settle
 //! (`sweeper`), again and again. With it, no service needs the right to do any of that.
 
 use std::convert::Infallible;
@@ -49,7 +49,7 @@ pub struct Reconciler {
     sweepers: Vec<Sweeper>,
 }
 
-/// What has come of a step of a [`Reconciler`].
+/// The result of a step of a [`Reconciler`].
 #[derive(Debug)]
 pub struct Progress<'a> {
     /// How many objects it has created, and limits changed.

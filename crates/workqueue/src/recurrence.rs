@@ -44,7 +44,7 @@ pub enum InvalidSchedule {
         "'{0}' is no name of a schedule: write 1 to {LONGEST_NAME} characters of A-Z, a-z, 0-9, '-' and '_'"
     )]
     Name(String),
-    /// The broker counts in seconds, and nobody waits that long.
+    /// The broker counts in seconds, and no schedule is that long.
     #[error("an interval of {0:?}: write whole seconds, at least one, and at most 30 days")]
     Interval(Duration),
     /// The expression has too few fields, or too many.

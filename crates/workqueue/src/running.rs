@@ -61,7 +61,7 @@ pub enum ServiceError {
     /// There is no use in trying to connect.
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    /// What is on the broker is not what the service needs, and waiting does not help.
+    /// The streams on the broker are not those that the service needs, and waiting does not help.
     #[error(transparent)]
     Declare(#[from] DeclareError),
     /// The client has panicked.
@@ -75,7 +75,7 @@ pub enum ServiceError {
     Background(#[from] Ended),
 }
 
-/// What may be the matter with an address that cannot be listened on.
+/// A likely reason why an address cannot be listened on.
 fn hint(error: &std::io::Error) -> &'static str {
     match error.kind() {
         ErrorKind::AddrInUse => "; another process listens there",

@@ -1,6 +1,6 @@
 //! Jobs that are due later, once or again and again, and those of them that stand on the broker.
 //!
-//! What is not due yet is a message below a root of its own in the stream of its queue
+//! A job that is not due yet is a message below a root of its own in the stream of its queue
 //! ([`Queue::with_schedules`]), which no consumer takes. When it is due, the broker puts its copy into the queue
 //! itself, where it is a job like any other.
 //!
@@ -10,8 +10,8 @@
 //! | `<schedules>.every.<name>` | `<root>.every.<name>` | [`Producer::schedule`](crate::Producer::schedule) |
 //!
 //! A schedule that recurs asks for one job with each firing. The id of that job is derived from the firing, so that
-//! a delivery that comes again is about the same job. What fell due while the broker was away fires once when it is
-//! there again.
+//! a delivery that comes again is about the same job. A schedule that fell due while the broker was away fires once when
+//! it is there again.
 
 pub use crate::recurrence::check_name;
 
@@ -40,7 +40,7 @@ use crate::trace::Trace;
 /// How many schedules are read at a time.
 const AT_A_TIME: usize = 1000;
 
-/// A recurring job, as it stands on the broker.
+/// A recurring job on the broker.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Schedule<J> {
     /// The name of the schedule.
@@ -251,7 +251,7 @@ pub(crate) fn every<J: Job>(
     Ok(Publication { subject: subject(J::QUEUE, EVERY, name), headers, body: to_json(job)? })
 }
 
-/// Whether what stands is this schedule already.
+/// Whether the broker has this very schedule already.
 pub(crate) fn is_same(standing: &StreamMessage, new: &Publication) -> bool {
     let version = |headers: &HeaderMap| headers.get(MESSAGE_VERSION).cloned();
     standing.payload == new.body

@@ -78,7 +78,7 @@ impl Settings {
     }
 }
 
-/// What may differ between one deployment and another without touching a guarantee: the limits with which
+/// The settings that may differ between deployments without touching a guarantee: the limits with which
 /// missing streams, buckets and consumers are created.
 #[derive(Args, Clone, Copy, Debug, PartialEq, Eq)]
 #[command(
@@ -106,7 +106,7 @@ pub struct Limits {
     pub max_bytes: Option<u64>,
 }
 
-/// Where the broker is, and who asks.
+/// The address of the broker, and the credentials.
 #[derive(Args, Clone)]
 #[command(next_help_heading = "Broker")]
 pub struct NatsSettings {

@@ -156,7 +156,7 @@ pub fn settle(outcome: &Outcome, attempt: Attempt, policy: &RetryPolicy) -> Sett
 pub(crate) fn retry_delay(attempt: Attempt, policy: &RetryPolicy) -> Delay {
     let doublings = u32::try_from(attempt.number() - 1).unwrap_or(u32::MAX);
     let ceiling = backoff::ceiling(policy.first_delay, policy.max_delay, doublings);
-    // What is no share, such as no number, is full jitter.
+    // A value that is no share, such as NaN, is full jitter.
     let jitter = if (0.0..=1.0).contains(&policy.jitter) { policy.jitter } else { 1.0 };
     Delay::Between(ceiling.mul_f64(1.0 - jitter), ceiling)
 }

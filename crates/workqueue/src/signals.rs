@@ -18,7 +18,7 @@ const SAME_REQUEST: Duration = Duration::from_secs(1);
 pub struct StopSignals {
     terminate: Signal,
     interrupt: Signal,
-    /// Nothing, where whoever started the process has it ignored: as `nohup` does.
+    /// Nothing, where the process was started with the signal ignored: as by `nohup`.
     hangup: Option<Signal>,
     /// When the last request came.
     last: Option<Instant>,

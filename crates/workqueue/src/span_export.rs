@@ -35,7 +35,7 @@ const LAST: Duration = Duration::from_secs(2);
 
 static PROVIDER: OnceLock<SdkTracerProvider> = OnceLock::new();
 
-/// Spans that nobody has taken, or for which there was no room.
+/// Spans that no collector has taken, or for which there was no room.
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 
 /// Records the spans of this process from now on, and sends them to this address.
@@ -145,7 +145,7 @@ impl SpanProcessor for Bounded {
     }
 }
 
-/// Counts the spans that nobody takes, and says why, once for each reason.
+/// Counts the spans that no collector takes, and says why, once for each reason.
 #[derive(Debug)]
 struct Counted {
     inner: OtlpExporter,

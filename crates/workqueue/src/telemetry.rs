@@ -25,7 +25,7 @@ static FULL_QUEUE: OnceLock<ErrorCounter> = OnceLock::new();
 /// How many lines may wait to be written. The room for all of them is taken at the start, 32 bytes each.
 const LINES: usize = 8_192;
 
-/// What is still to be written, for a process that ends at once.
+/// The lines that are still to be written, for a process that ends at once.
 static GUARD: Mutex<Option<WorkerGuard>> = Mutex::new(None);
 
 /// The settings of logs and traces make no sense.
@@ -36,7 +36,7 @@ pub enum InvalidTelemetry {
     Filter {
         /// The filter.
         filter: String,
-        /// What is wrong with it.
+        /// The error.
         source: ParseError,
     },
     /// The spans cannot be exported with these settings.
@@ -57,7 +57,7 @@ impl Drop for Logs {
 }
 
 /// Starts the logs of this process, on standard error, and its traces, where the settings say whom to send them to.
-/// What is not taken is dropped and counted. The messages of panics go the way of the logs.
+/// A line that the writer does not take is dropped and counted. The messages of panics go the way of the logs.
 ///
 /// # Errors
 ///

@@ -1,5 +1,5 @@
 //! Day 85 as most people first write it: `forgetful-requestor` publishes requests, `forgetful-generator` subscribes to them
-//! and publishes responses. Neither waits for the other any more; but a message that nobody hears at that moment is lost,
+//! and publishes responses. Neither waits for the other any more; but a message without a subscriber at that moment is lost,
 //! and two generators both answer each request.
 //!
 //! ```console

@@ -54,7 +54,7 @@ async fn requests_that_nobody_hears_are_lost() {
     let settings = ["--total", "20", "--patience", "10ms"];
     let asked = tally(requestor(&broker, directory.path(), &settings)).await;
     assert_eq!((&asked["lost"], &asked["answered"]), (&20.into(), &0.into()), "{asked}");
-    // Whoever comes later hears nothing of them.
+    // A later subscriber gets none of them.
     let generator = generator(&broker, directory.path(), "generator").await;
     let directory = tempfile::tempdir().unwrap();
     let asked =

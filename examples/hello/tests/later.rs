@@ -20,7 +20,7 @@ use workqueue::{
 const SECOND: Duration = Duration::from_secs(1);
 const EACH_SECOND: Recurrence = Recurrence::Every(SECOND);
 
-/// Remind somebody.
+/// Remind a person.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Remind {
     of: String,

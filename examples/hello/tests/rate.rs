@@ -13,7 +13,7 @@ use workqueue::{
     Settings,
 };
 
-/// Call somebody who does not want to be called too often.
+/// Call a host that limits how often it is called.
 #[derive(Debug, Serialize, Deserialize)]
 struct Call {}
 
@@ -67,7 +67,7 @@ async fn handler_has_a_rate_of_its_own_over_two_workers() {
     assert!(calls.values().all(|calls| *calls <= 5), "{calls:?}");
 }
 
-/// Write to somebody by way of a host.
+/// Write to a person by way of a host.
 #[derive(Debug, Serialize, Deserialize)]
 struct Mail {
     host: String,

@@ -13,7 +13,7 @@ use crate::{OrderEvent, Outcome};
 /// How many messages are read at a time.
 const BATCH: usize = 500;
 
-/// What has become of an order.
+/// The records of an order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fate {
     /// Each event had its effect, and the order knows what came of it.

@@ -1,4 +1,4 @@
-//! The database: `SQLite`, or Postgres. All that they do differently stands here.
+//! The database: `SQLite`, or Postgres. All differences between the two are here.
 
 use std::time::Duration;
 

@@ -37,7 +37,7 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// How many jobs the list has.
 const LATEST: u32 = 50;
 
-/// The page loads nothing from elsewhere, and runs no script that stands in it.
+/// The page loads nothing from elsewhere, and runs no inline script.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; base-uri 'none'; \
                       form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'";
 

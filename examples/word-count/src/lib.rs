@@ -55,7 +55,7 @@ impl Job for Task {
     }
 }
 
-/// What has come of a task.
+/// The result of a task.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TaskResult {
     /// The task.

@@ -167,7 +167,7 @@ impl Web {
         Ok(rules)
     }
 
-    /// Asks once. What may only be unwell is a failure.
+    /// Asks once. An answer that may be another at a later attempt is a failure.
     async fn get(&self, url: &Url, cx: &Context) -> Result<Answer, Failure> {
         let request = Request::get(url.as_str()).header(USER_AGENT, AGENT).body(Empty::new());
         let request = request.map_err(Failure::reject)?;

@@ -16,7 +16,7 @@ const INTERVAL: Duration = Duration::from_secs(1);
 /// How many dead letters there are of each reason.
 pub(crate) type ByReason = BTreeMap<Reason, u64>;
 
-/// The last count. Who asks while it is counted waits for that, so that many ask the broker no more than one.
+/// The last count. Requests that come while the gateway counts wait for that one count.
 #[derive(Debug, Default)]
 pub(crate) struct Counts(Mutex<Option<Counted>>);
 
@@ -48,7 +48,7 @@ impl Counts {
     }
 }
 
-/// Whether a count is so new that it stands although more have come. What was removed was removed by a person, who
+/// Whether a count is so new that it stands although more have come. Letters are removed by a person, who
 /// looks whether it is gone.
 fn is_new(last: &Counted, (_, _, messages): (u64, u64, u64)) -> bool {
     messages > last.of.2 && last.at.elapsed() < INTERVAL

@@ -42,7 +42,7 @@ pub(super) struct DiscardQuery {
 }
 
 impl DiscardQuery {
-    /// A reason has to be named: whoever forgets it must not discard all.
+    /// A reason has to be named: a request that forgets it must not discard all.
     pub(super) fn range(self) -> Result<RangeQuery, Problem> {
         let Self { reason, queue, from, until } = self;
         let reason = match reason.as_deref() {

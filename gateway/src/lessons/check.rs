@@ -1,4 +1,4 @@
-//! What is true of the flow once a step is done: an expression in CEL, the Common Expression Language.
+//! The condition under which a step is done: an expression over the flow in CEL, the Common Expression Language.
 
 use std::collections::BTreeSet;
 
@@ -21,7 +21,7 @@ impl Check {
     ///
     /// # Errors
     ///
-    /// What is wrong with it.
+    /// The error.
     pub fn parse(source: &str) -> Result<Self, String> {
         let program = Program::compile(source).map_err(|error| format!("{source}: {error}"))?;
         let mut reads = BTreeSet::new();

@@ -27,7 +27,7 @@ pub struct Lesson {
 pub struct Section {
     /// The heading.
     pub title: &'static str,
-    /// What is to be read.
+    /// The text.
     pub content: Vec<Element>,
     /// The commands that set the scene.
     pub commands: Commands,
@@ -58,11 +58,11 @@ pub struct Step {
     pub commands: Commands,
     /// What the commands print under the lab, with `…` for what varies.
     pub prints: Option<String>,
-    /// What is true once it is done.
+    /// The condition under which it is done.
     pub check: Option<Check>,
     /// Whether only the lab can tell that it is done: its check reads what the command prints.
     pub lab_only: bool,
-    /// What may help.
+    /// A hint.
     pub hint: Option<String>,
 }
 
@@ -71,7 +71,7 @@ impl Lesson {
     ///
     /// # Errors
     ///
-    /// What is not as it has to be.
+    /// The fault.
     pub fn parse(markdown: &str) -> Result<Self, String> {
         let mut parts = vec![];
         for element in elements(markdown) {

@@ -30,7 +30,7 @@ pub struct Element {
     /// The language of a code block, or what else it is.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub info: Option<String>,
-    /// What is in it.
+    /// Its content.
     pub children: Vec<Node>,
 }
 

@@ -43,7 +43,7 @@ struct Planned {
 }
 
 impl Planned {
-    /// What is due later, and when, unless that had passed when it was asked for first.
+    /// The job for later, and when it is due, unless that had passed when it was asked for first.
     fn due(&self) -> Option<(DueRequest, Timestamp)> {
         let Request { amount, priority, requestor, requested_at, expires_at, .. } =
             self.request.clone();
@@ -228,7 +228,7 @@ impl Submissions {
         self.submit_planned(planned, trace, no_room_under_a_key).await
     }
 
-    /// Cancels a request, unless its strings are stored. What is true then the facts say. One that is `not_asked` for
+    /// Cancels a request, unless its strings are stored. The facts say then what is true. One that is `not_asked` for
     /// yet is accepted with that.
     ///
     /// # Errors
@@ -268,7 +268,7 @@ impl Submissions {
     }
 }
 
-/// Whether a request of this age is too old to be submitted now. What is older than `max_age` is not
+/// Whether a request of this age is too old to be submitted now. A request older than `max_age` is not
 /// worked on, and it has to come to its end before, however long its queue is.
 fn is_too_old(age: SignedDuration, max_age: Duration) -> bool {
     let limit = max_age.saturating_sub((max_age / 4).min(MARGIN));

@@ -93,7 +93,7 @@ pub(crate) async fn show(
 ///
 /// Asks for strings once in some time, or at the times of a cron expression, until it is removed. One that stands
 /// under the name is replaced if it is another, and goes on as before if it is the same. Each time is one request.
-/// What falls due while the broker is away is asked for once when it is there again.
+/// A schedule that falls due while the broker is away asks once when it is there again.
 #[utoipa::path(
     put,
     path = "/schedules/{name}",

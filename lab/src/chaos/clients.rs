@@ -101,7 +101,7 @@ impl Clients {
         };
         timeout(LIMIT, unscheduling).await.context("the broker does not remove the schedule")?;
         let unscheduled = now();
-        // What was accepted for later is due soon, and the requestors are still there to ask for it.
+        // Requests for later are due soon, and the requestors are still there to ask for them.
         let nats = self.connection.context();
         let falling_due = async {
             while !topology::stream_state(nats, SCHEDULES.stream)
@@ -167,7 +167,7 @@ impl Answers {
     }
 }
 
-/// What was wrong with these requests of a schedule that stood from then until then: that one has fired twice, or not again.
+/// The faults of these requests of a schedule that stood in this time: a firing twice, or none again.
 fn misfired(requests: &[JobId], since: Timestamp, until: Timestamp) -> Vec<String> {
     let mut firings: BTreeMap<_, Vec<JobId>> = BTreeMap::new();
     for id in requests {

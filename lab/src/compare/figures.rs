@@ -118,7 +118,7 @@ pub struct PairFigures {
     pub total: Second,
     /// How often the effect of a request happened beyond the first time.
     pub doubled: usize,
-    /// The longest that anybody waited for an answer that came.
+    /// The longest wait for an answer that came.
     pub longest_wait_ms: Option<f64>,
     /// How long a caller was held: the median.
     pub held_median_ms: Option<f64>,

@@ -42,7 +42,7 @@ pub(super) struct Pair {
     pub(super) between: Between,
 }
 
-/// What is between the two.
+/// The channel between the two.
 #[derive(Debug)]
 pub(super) enum Between {
     /// The port that the generator listens on, held for it.

@@ -44,7 +44,7 @@ text { font: 13px system-ui, sans-serif; fill: var(--soft); }
 .failed-hatch { fill: none; stroke: var(--ground); stroke-width: 1.2; }
 ";
 
-/// What is drawn with the hatching of a pattern.
+/// The part that is drawn with a hatching.
 const PATTERNS: &str = r#"<defs>
 <pattern id="failed" width="6" height="6" patternUnits="userSpaceOnUse"><rect class="failed-ground" width="6" height="6"/><path class="failed-hatch" d="M-1 7L7 -1M-1 1L1 -1M5 7L7 5"/></pattern>
 <pattern id="paused" width="8" height="8" patternUnits="userSpaceOnUse"><rect class="pause-ground" width="8" height="8"/><path class="hatch" d="M0 0L8 8"/></pattern>

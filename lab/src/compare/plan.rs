@@ -39,9 +39,9 @@ pub struct Outage {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OutageCause {
-    /// SIGKILL, and started again: whoever calls is refused.
+    /// SIGKILL, and started again: callers are refused.
     Kill,
-    /// SIGSTOP, and SIGCONT: whoever calls waits.
+    /// SIGSTOP, and SIGCONT: callers wait.
     Pause,
 }
 
@@ -93,7 +93,7 @@ fn round(begins: Duration, length: Duration, random: &mut Xoshiro256PlusPlus) ->
     kinds.shuffle(random);
     let lengths: Vec<u64> =
         kinds.iter().map(|(_, (least, most))| random.random_range(*least..=*most)).collect();
-    // What is left is the time before each of them: none has less than a third of another's.
+    // The rest is the time before each of them: none has less than a third of another's.
     let left = 1000 - CALM.0 - CALM.1 - lengths.iter().sum::<u64>();
     let weights: Vec<u64> = kinds.iter().map(|_| random.random_range(50..=150)).collect();
     let all: u64 = weights.iter().sum();

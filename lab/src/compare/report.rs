@@ -149,12 +149,12 @@ const HEAD: &str =
 const NOTES: &str = "\
 Longest: the wait for an answer that came. Held: until the caller could go on,
 with its answer or an error; once it had published; once the queue had
-accepted. Failed: with an error; fire and forget loses it, and tells nobody.
+accepted. Failed: with an error; fire and forget loses it without one.
 Doubled: made again for the same request; of the queue, stored or received
 twice.
 ";
 
-/// What is simpler here than elsewhere.
+/// The simplifications.
 const SIMPLIFIED: &str = "\
 and the same outages. Else each has its own defaults. Simplified: the work is
 a wait, so no generator is ever overloaded; no broker fails; and a call to a
@@ -174,7 +174,7 @@ pub(super) fn time(milliseconds: Option<f64>) -> String {
 /// The shares of all requests, side by side.
 fn bar(total: Second) -> String {
     let asked = total.asked().max(1);
-    // What is there shows, however little it is, at the cost of what is most.
+    // Even the smallest share shows, at the cost of the largest.
     let cells = |count: usize| (count * BAR / asked).max(usize::from(count > 0));
     let mut cells = [total.at_once, total.late, total.failed].map(cells);
     let (others, most) = (cells.iter().sum::<usize>(), cells.iter().copied().max());

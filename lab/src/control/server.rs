@@ -1,4 +1,4 @@
-//! The lab's end: who has its token may look at the system and change it.
+//! The lab's end: a client with its token may look at the system and change it.
 
 use std::fs::{self, File};
 use std::io::Write;

@@ -103,7 +103,7 @@ async fn done(
         let gateway = running.gateway;
         let url = format!("http://{gateway}/api/lessons/{}/steps/{number}", lesson.number);
         let mut events = Events { response: reqwest::get(url).await?, unread: String::new() };
-        // What was before is known now.
+        // The state before is known now.
         let (is_true, saw) = events.next().await?;
         ensure!(!is_true, "its check is true before anything is done: {saw}");
         Some(events)

@@ -37,7 +37,7 @@ use screen::Screen;
 /// How often the flow is shown.
 const TICK: Duration = Duration::from_secs(1);
 
-/// How long the broker has to answer. A user who has killed it wants to see that it is away.
+/// How long the broker has to answer. A person who has killed it wants to see that it is away.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// How long the replicas may take to get ready, and how often to look.

@@ -190,7 +190,7 @@ impl Replicas {
     }
 }
 
-/// What can be done to a process that runs.
+/// An action on a process that runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verb {
     Stop,

@@ -186,7 +186,7 @@ pub(super) fn summary(snapshot: &Snapshot) -> String {
 }
 
 fn bar(in_flight: u64, waiting: u64, scale: u64, width: usize) -> String {
-    // What is there shows, however little it is.
+    // Even the smallest number shows.
     let cells = |count: u64| (count * width as u64).div_ceil(scale);
     let cells = |count| usize::try_from(cells(count)).unwrap_or(width).min(width);
     let worked_on = cells(in_flight);

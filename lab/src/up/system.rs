@@ -116,7 +116,7 @@ impl System {
                 let before = (self.rate, self.environment.clone());
                 let set = self.set(changes).await;
                 if set.is_err() {
-                    // What does not start with these settings is not started with them again.
+                    // A side that does not start with these settings is not started with them again.
                     (self.rate, self.environment) = before;
                 }
                 set

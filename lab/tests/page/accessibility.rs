@@ -140,7 +140,7 @@ const PARTED: &str = "return [...document.querySelectorAll('.legend .key')].filt
     return first.left < mark.right || first.top > mark.bottom || first.bottom < mark.top;
 }).map(key => key.className)";
 
-/// What is drawn in the colour of the ground, and so is not seen.
+/// The parts that are drawn in the colour of the ground, and so are not seen.
 const UNSEEN: &str = "const ground = getComputedStyle(document.body).backgroundColor;
     const drawn = {
         backgroundColor: ['.light', '.key:not(.in, .out)', '.bar .in-flight', '.way i'],

@@ -26,7 +26,7 @@ async fn history_has_an_address_that_reload_keeps_and_back_closes() {
     browser.until("!document.querySelector('#history').open").await;
     browser.client.forward().await.unwrap();
     browser.says("#history-id", id.as_str().unwrap()).await;
-    // What is closed is not open again after a reload.
+    // A closed dialog is not open again after a reload.
     browser.press("#history-close").await;
     browser.until("location.hash === ''").await;
     browser.client.refresh().await.unwrap();
@@ -145,7 +145,7 @@ async fn scheduled_requests_are_listed_page_by_page_and_cancelled() {
     let browser = Browser::start().await;
     browser.open(&format!("{}#/requests?status=scheduled", gateway.url())).await;
     browser.says("#requests-note", "25 requests").await;
-    // What is chosen since then is for the next list.
+    // The choice since then is for the next list.
     browser.run("document.querySelector('#requests-priority').value = 'low'").await;
     browser.press("#requests-more").await;
     browser.says("#requests-note", "30 requests").await;

@@ -110,7 +110,7 @@ async fn page_of_the_lab_controls_it_and_has_no_violation() {
     let axe = directory().join("axe/axe_playwright_python/axe.min.js");
     browser.run(&std::fs::read_to_string(axe).expect(NO_AXE)).await;
     for scheme in ["light", "dark"] {
-        // What is just appearing is not to be judged yet.
+        // Parts that are just appearing are not to be judged yet.
         let still = ("prefers-reduced-motion", "reduce");
         browser.prefer(&[("prefers-color-scheme", scheme), still]).await;
         for width in [320, 1366] {

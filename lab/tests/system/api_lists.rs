@@ -127,7 +127,7 @@ async fn scheduled_requests_have_a_list_of_their_own() {
     assert_eq!(page(api, "/requests?status=scheduled&limit=3").await, (ids.clone(), None));
     let (low, _) = page(api, "/requests?status=scheduled&priority=low").await;
     assert_eq!(low, [ids[0].clone(), ids[2].clone()]);
-    // What is due and not asked for, because no requestor is there, is still among them.
+    // A request that is due and not asked for, as no requestor is there, is still among them.
     let due = accepted(&post(api, None, &json!({"delay": "1ms"})).await).to_string();
     let (first, _) = page(api, "/requests?status=scheduled&limit=1").await;
     assert_eq!(first, [due]);

@@ -20,7 +20,7 @@ const OFF: i64 = 25 * 3600;
 const COUNT: u64 = 200;
 
 /// Lies to a program about the time of day, once the file is there that `CLOCK_IS_WRONG` names, and from the
-/// beginning without one; clocks that nobody sets go right.
+/// beginning without one; clocks that are not set go right.
 const WRONG_CLOCK: &str = r#"
 #define _GNU_SOURCE
 #include <stdlib.h>

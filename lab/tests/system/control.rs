@@ -79,7 +79,7 @@ async fn paused_queue_goes_on_when_it_is_resumed_over_http() {
     for priority in ["high", "normal", "low"] {
         accepted(&post(api, None, &json!({ "priority": priority })).await);
     }
-    // What is behind in another queue passes by.
+    // A message behind it in another queue passes by.
     let state = get(api, "/queues/REQUESTS").await.json();
     assert_eq!((&state["waiting"], &state["in_flight"]), (&json!(3), &json!(0)), "{state}");
     assert_eq!(state["limit"], 100_000, "{state}");

@@ -187,7 +187,7 @@ async fn schedule_asks_again_and_again_until_it_is_removed() {
     let (status, said) = deployment.decoupled(["schedules", "list"]).await;
     assert!(status == Some(0) && said.contains("often"), "{said}");
     deployment.facts_reach(RECEIVED, 2).await;
-    // Whoever is killed meanwhile.
+    // Whichever side is killed meanwhile.
     requestor.kill().await.unwrap();
     is_due(&deployment, 2).await;
     let before = deployment.facts(REQUESTED).await;
@@ -350,7 +350,7 @@ async fn same_schedule_goes_on_whoever_sets_it_again() {
     assert_eq!(put(second, "daily", &body).await.status, 200);
     let set = ["schedules", "set", "daily", "--every", "24h", "--count", "2", "--length", "8"];
     let (status, said) = deployment.decoupled(set).await;
-    assert_eq!((status, said.trim()), (Some(0), "daily stands as it is."));
+    assert_eq!((status, said.trim()), (Some(0), "daily is unchanged."));
     // Nothing was stored since, which would begin the interval anew.
     assert_eq!(deployment.queue_state(SCHEDULES).await.stream.state.last_sequence, 1);
 }
@@ -391,7 +391,7 @@ async fn operator_sets_and_removes_a_schedule() {
     let hourly = ["set", "nightly", "--every", "1h", "--count", "2", "--priority", "low"];
     for (words, expected) in [
         (&nightly[..], "nightly is set: 0 30 3 * * * (Europe/Berlin)."),
-        (&nightly, "nightly stands as it is."),
+        (&nightly, "nightly is unchanged."),
         (&hourly, "nightly is replaced: every 1h."),
     ] {
         let (status, said) = run(words).await;

@@ -34,7 +34,7 @@ async fn delete(nats: &Context, stream: &str) {
     nats.delete_stream(stream).await.unwrap();
 }
 
-/// The verdict of the moment is that nobody can tell.
+/// The verdict of the moment is that the records cannot tell.
 async fn nobody_can_tell(deployment: &Deployment) -> Verdict {
     let verdict = audit(deployment.nats(), Duration::ZERO).await.unwrap();
     let why = verdict.cannot_tell.as_deref().unwrap_or_default();

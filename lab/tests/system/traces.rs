@@ -26,7 +26,7 @@ use crate::deployment::{Deployment, PATIENT, Side, admin, api_addr};
 const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 const TRACE_ID: &str = "0af7651916cd43dd8448eb211c80319c";
 
-/// What takes spans.
+/// A collector of spans.
 struct Collector {
     url: String,
     received: Arc<Mutex<Vec<(String, Span)>>>,
@@ -210,7 +210,7 @@ async fn redelivery_links_to_the_attempt_before_it() {
     let (last, done) = attempts.last_key_value().unwrap();
     assert!(*last > 1 && !attributes(done).contains_key("error.type"));
     for (attempt, span) in &attempts {
-        // All in one trace, of which nobody had made one before.
+        // All in one trace, and the client had named none.
         assert_eq!(span.trace_id, attempts[&1].trace_id);
         if let Some(earlier) = attempts.get(&(attempt - 1)) {
             let links: Vec<_> = span.links.iter().map(|link| &link.span_id).collect();

@@ -206,7 +206,7 @@ async fn unreadable_dead_letter_is_shown_and_not_replayed() {
 #[tokio::test]
 async fn watch_without_permission_says_what_to_do_by_hand() {
     for (denied, said) in [
-        ("GET", "cannot look for messages that nobody can settle"),
+        ("GET", "cannot look for messages that no service can settle"),
         ("DELETE", "nats stream rmm REQUESTS 1"),
     ] {
         let extra = format!(

@@ -82,7 +82,7 @@ pub fn message(address: &str) -> String {
     reference.strip_prefix('#').expect("the document refers to itself").to_owned()
 }
 
-/// The schema that stands in the document at this JSON pointer. Formats are checked, not merely
+/// The schema in the document at this JSON pointer. Formats are checked, not merely
 /// noted, and an unknown format is an error.
 pub fn schema(pointer: &str) -> Validator {
     // The whole document is a schema as well, with many words that mean nothing in one. So what

@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::document::{at, document};
 
-/// Every value of the document that is an object, with the place where it stands.
+/// Every value of the document that is an object, with its place.
 fn objects() -> Vec<(String, &'static Map<String, Value>)> {
     let mut found = Vec::new();
     let mut open = vec![(String::from("#"), document())];

@@ -82,7 +82,7 @@ impl Evidence {
         Self { requestors, ..Self::default() }
     }
 
-    /// Notes how a request stands. They come in the order of their ids, in which they were asked.
+    /// Notes the standing of a request. They come in the order of their ids, in which they were asked.
     pub(super) fn note(&mut self, id: &str, standing: Standing) {
         match standing {
             Standing::TooOld | Standing::Scheduled => {}
@@ -105,12 +105,12 @@ impl Evidence {
         self.memories.iter().map(|memory| memory.created).max()
     }
 
-    /// Why nobody can tell whether something was lost, where the guarantees hold for `facts_max_age`.
+    /// Why the records cannot tell whether something was lost, where the guarantees hold for `facts_max_age`.
     pub(super) fn doubt(&self, now: Timestamp, facts_max_age: Duration) -> Option<String> {
         let max_age = SignedDuration::try_from(facts_max_age).unwrap_or(SignedDuration::MAX);
         let is_recent = |time: Timestamp| now.duration_since(time) < max_age;
         let sign = self.memories.iter().find_map(|memory| memory.sign(now, is_recent));
-        // What was there before a store that is older than the guarantees would not be judged either.
+        // Facts from before a store that is older than the guarantees would not be judged either.
         let since = self.since().filter(|since| is_recent(*since));
         sign.or_else(|| self.older_than(since?)).or_else(|| {
             let (accepted, unasked) = self.mostly_unasked?;

@@ -1,4 +1,4 @@
-//! What was seen of each request, and what follows from it. No input and no output.
+//! The observations of each request, and the standing that follows from them. No input and no output.
 
 use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -48,7 +48,7 @@ impl Revisions {
     }
 }
 
-/// What was seen of one request.
+/// The observations of one request.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Seen {
     requested_at: Option<Timestamp>,
@@ -61,7 +61,7 @@ pub(super) struct Seen {
     pub(super) dead_letter: bool,
 }
 
-/// How a request stands.
+/// The standing of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Standing {
     /// Stored and received with equal strings.
@@ -78,7 +78,7 @@ pub(super) enum Standing {
     Lost,
     /// Strings that differ, or a fact that was written twice.
     Doubled,
-    /// Not accepted as far as anybody knows, which is no error: it was made by hand, or its
+    /// Not accepted as far as the records say, which is no error: it was made by hand, or its
     /// requestor died before it could say so.
     Unasked,
     /// So old that the guarantees do not hold for it any more.
@@ -122,7 +122,7 @@ impl Seen {
         }
     }
 
-    /// How the request of this id stands, where the guarantees hold for `facts_max_age` from the asking.
+    /// The standing of the request of this id, where the guarantees hold for `facts_max_age` from the asking.
     pub(super) fn standing(&self, id: &str, now: Timestamp, facts_max_age: Duration) -> Standing {
         let limit = SignedDuration::try_from(facts_max_age).unwrap_or(SignedDuration::MAX);
         // A dead letter outlives the facts.
@@ -154,7 +154,7 @@ impl Seen {
     }
 }
 
-/// When a request was asked first, by the clock of its requestor. What somebody has published by hand may
+/// When a request was asked first, by the clock of its requestor. A message that was published by hand may
 /// have another id than a request.
 pub(super) fn asked_at(id: &str) -> Option<Timestamp> {
     id.parse().ok().map(JobId::made_at)
@@ -168,7 +168,7 @@ fn digest(value: &(impl Hash + ?Sized)) -> u64 {
     hasher.finish()
 }
 
-/// What was seen of all requests, by the id that their subjects and keys name.
+/// The observations of all requests, by the id that their subjects and keys name.
 pub(super) type Ledger = BTreeMap<String, Seen>;
 
 #[cfg(test)]
@@ -224,7 +224,7 @@ mod tests {
         })
     }
 
-    /// What was seen of a request that has left all three facts.
+    /// The observations of a request that has left all three facts.
     fn complete() -> Seen {
         let id = JobId::new();
         let mut seen = Seen::default();

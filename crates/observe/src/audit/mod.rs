@@ -79,7 +79,7 @@ async fn left_in_queues(nats: &Context) -> anyhow::Result<u64> {
     for queue in queues {
         left += topology::stream_state(nats, queue.stream).await?.state.messages;
     }
-    // What is not due yet may wait for a month.
+    // A schedule may wait for a month.
     let schedules = topology::queue_state(nats, schedules).await?;
     Ok(left + schedules.waiting() + schedules.in_flight())
 }

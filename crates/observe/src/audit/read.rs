@@ -34,7 +34,7 @@ pub(super) async fn memories(nats: &Context) -> anyhow::Result<Vec<Memory>> {
     for fact in JudgedFact::ALL {
         memories.push(Memory::of(&topology::bucket_state(nats, fact.bucket()).await?, true));
     }
-    // What is to be made later is not judged, so only that it was replaced says something of the rest.
+    // Schedules are not judged. That their stream was replaced says something of the rest.
     let [schedules, queues @ ..] = queues::ALL;
     memories.extend(
         Memory::of(&topology::stream_state(nats, schedules.stream).await?, false).if_replaced(),

@@ -27,7 +27,7 @@ pub struct Verdict {
     pub lost: usize,
     /// Requests with strings that differ, or with a fact that was written twice.
     pub doubled: usize,
-    /// Requests that nobody has accepted as far as is known, which is no error.
+    /// Requests without a record of being accepted, which is no error.
     pub unasked: usize,
     /// Requests so old that the guarantees do not hold for them any more.
     pub too_old: usize,
@@ -35,7 +35,7 @@ pub struct Verdict {
     pub redelivered: Vec<Redelivered>,
     /// The queues of which nothing is delivered at present.
     pub paused: Vec<Paused>,
-    /// The ids of those that need somebody to look at them.
+    /// The ids of those that an operator has to look at.
     pub ids: Ids,
     /// Since when the broker remembers: what was asked before is not in these numbers.
     pub remembers_since: Option<Timestamp>,
@@ -44,7 +44,7 @@ pub struct Verdict {
     pub cannot_tell: Option<String>,
 }
 
-/// The ids of those that need somebody to look at them.
+/// The ids of those that an operator has to look at.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Ids {
     /// Lost.

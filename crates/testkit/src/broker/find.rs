@@ -119,7 +119,7 @@ fn install(parent: &Path) -> anyhow::Result<PathBuf> {
         return Ok(program);
     }
 
-    // A person waits for it. Where nobody can be told, it goes on all the same.
+    // A person waits for it. Where the terminal cannot be written, it goes on all the same.
     let _ = writeln!(
         io::stderr(),
         "installing nats-server {version} into {} for this project alone",

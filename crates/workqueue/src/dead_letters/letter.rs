@@ -17,7 +17,7 @@ use crate::id::JobId;
 use crate::job::Job;
 use crate::reading::{self, ReadStreamError};
 
-/// A dead letter, as it stands on the broker.
+/// A dead letter on the broker.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct DeadLetter {
     /// Its sequence among the dead letters, which names it alone.
@@ -112,7 +112,7 @@ impl DeadLetter {
     ///
     /// # Errors
     ///
-    /// Where it is still there, or nobody knows, or it was gone before.
+    /// Where it is still there, or may be, or was gone before.
     pub async fn discard(&self, connection: &Connection) -> Result<(), NotRemoved> {
         let removing = async {
             let stream = connection.context().get_stream_no_info(STREAM).await?;

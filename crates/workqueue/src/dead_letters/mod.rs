@@ -1,6 +1,6 @@
 //! Dead letters: messages that cannot be handled, kept with the reason for people to look at.
 //!
-//! A [`DeadLetter`] is one as it stands on the broker: people [`list`] them, some of a [`Selection`] at a time
+//! A [`DeadLetter`] is one on the broker: people [`list`] them, some of a [`Selection`] at a time
 //! ([`page`]) or all, [`DeadLetter::replay`] those whose cause is gone, and [`DeadLetter::discard`] those that are worth
 //! nothing any more. An [`Original`] is the message before, and [`replay()`] makes it anew. A reason begins with the
 //! word of a [`Reason`].

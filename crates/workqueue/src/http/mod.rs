@@ -2,7 +2,7 @@
 //!
 //! Anyone who can reach the port can connect, so everything that a client can make the server hold is
 //! bounded by [`ServerLimits`]: the number of connections, the time that one may be silent, and the bytes
-//! that are kept of each. What is answered is the [`Router`]'s business.
+//! that are kept of each. The [`Router`] makes the answers.
 //!
 //! The limits of tower-http begin once the head of a request is read, and end once its answer is made. They
 //! bound neither connections, nor a head that is slow, nor a client that does not read its answer, nor how

@@ -83,7 +83,7 @@ enum Turn {
     Job(Priority, oneshot::Sender<Slot>),
     /// A job's that is expected until then.
     Expected(Instant),
-    Nobody,
+    None,
 }
 
 impl Slots {
@@ -190,7 +190,7 @@ impl Slots {
             let given_at = now();
             let (priority, grant) = {
                 let mut state = self.state();
-                let turn = if state.may_start(given_at) { state.next() } else { Turn::Nobody };
+                let turn = if state.may_start(given_at) { state.next() } else { Turn::None };
                 match turn {
                     Turn::Job(priority, grant) => {
                         state.free -= 1;
@@ -204,7 +204,7 @@ impl Slots {
                         }
                         return given;
                     }
-                    Turn::Nobody => return given,
+                    Turn::None => return given,
                 }
             };
             given = true;
@@ -273,21 +273,17 @@ impl State {
                 lane = Some((priority, key));
             }
         }
-        let Some((priority, key)) = lane else { return Turn::Nobody };
+        let Some((priority, key)) = lane else { return Turn::None };
         self.given += 1;
         match self.waiting[priority as usize].remove(&key) {
             Some(grant) => Turn::Job(priority, grant),
-            None => Turn::Nobody,
+            None => Turn::None,
         }
     }
 
     /// It is the turn of a job that is expected, if another one waits for the slot.
     fn expect(&self, until: Instant) -> Turn {
-        if self.waiting.iter().all(BTreeMap::is_empty) {
-            Turn::Nobody
-        } else {
-            Turn::Expected(until)
-        }
+        if self.waiting.iter().all(BTreeMap::is_empty) { Turn::None } else { Turn::Expected(until) }
     }
 }
 

@@ -175,7 +175,7 @@ impl Sweeper {
             Ok(()) | Err(SweepError::Unavailable) => {}
             Err(failure) if self.logged.is_first(&failure) => warn!(
                 stream, %failure,
-                "cannot look for messages that nobody can settle. If services lose their \
+                "cannot look for messages that no service can settle. If services lose their \
                  connection each ACK_WAIT, remove the message behind it by hand: \
                  nats stream rmm {stream} <sequence>"
             ),
@@ -231,7 +231,7 @@ impl Sweeper {
     /// Moves a message that is unreadable to the dead letters, and one that was acknowledged to the end of
     /// the queue.
     async fn look_at(&mut self, message: &Shown, is_acked: bool) {
-        // What is not base64 is nothing that this broker has stored.
+        // A broker stores nothing that is not base64.
         let Ok(block) = BASE64_STANDARD.decode(&message.headers) else { return };
         let Ok(body) = BASE64_STANDARD.decode(&message.body) else { return };
         let body = Bytes::from(body);
@@ -258,7 +258,7 @@ impl Sweeper {
             Err(SweepError::Unavailable) => {}
             Err(failure) if self.logged.is_first(format_args!("{sequence}: {failure}")) => warn!(
                 stream, sequence, reason, %failure,
-                "cannot move a message that nobody can settle. One that is malformed breaks the connection of \
+                "cannot move a message that no service can settle. One that is malformed breaks the connection of \
                  a service each ACK_WAIT; to remove it by hand: nats stream rmm {stream} {sequence}"
             ),
             Err(_) => {}

@@ -1,6 +1,6 @@
 //! What the client can read of a message, by the rules of its parser.
 //!
-//! These are the rules of async-nats 0.51 and of nothing else: what stands here is never used to read
+//! These are the rules of async-nats 0.51 and of nothing else: this code is never used to read
 //! a message, only to find those that it stumbles over.
 
 use std::str::FromStr;

@@ -7,12 +7,12 @@ use tracing::{info, warn};
 use super::difference::Difference;
 use crate::log_once::LogOnce;
 
-/// What is on the broker after declaring.
+/// The topology on the broker after declaring.
 #[derive(Clone, Debug, Default)]
 pub struct Declared {
-    /// What was missing and has been created, such as "stream REQUESTS".
+    /// Each part that was missing and has been created, such as "stream REQUESTS".
     pub created: Vec<String>,
-    /// What was changed in place. Only [`adjust`](super::adjust) changes anything.
+    /// Each limit that was changed in place. Only [`adjust`](super::adjust) changes anything.
     pub adjusted: Vec<Difference>,
     /// The limits that differ from the wanted ones. They hold as they are on the broker.
     pub differences: Vec<Difference>,

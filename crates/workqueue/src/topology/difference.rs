@@ -1,4 +1,4 @@
-//! Compares what stands on the broker with what should.
+//! Compares the topology on the broker with the one that should be there.
 
 use std::fmt;
 

@@ -24,7 +24,7 @@ pub enum DeclareError {
          or a jetstream block in its configuration, and enable it for the account"
     )]
     NoJetStream(String),
-    /// What is there breaks a guarantee.
+    /// A stream or consumer on the broker breaks a guarantee.
     #[error(
         "what is on the broker breaks a guarantee: {}; change it there, or empty and delete it \
          to have it created anew",
@@ -56,7 +56,7 @@ pub enum DeclareError {
     /// The broker understood and refused.
     #[error("{}", refused(action, source))]
     Refused {
-        /// What was tried.
+        /// The call.
         action: String,
         /// The broker's answer.
         source: async_nats::jetstream::Error,
@@ -64,7 +64,7 @@ pub enum DeclareError {
     /// There was no answer, or one that may be another a moment later. Worth another try.
     #[error("the broker does not {action} at present: {source}")]
     Unavailable {
-        /// What was tried.
+        /// The call.
         action: String,
         /// What came instead of an answer.
         source: Source,

@@ -2,7 +2,7 @@
 //!
 //! A service declares what it is given when it starts, so that start order does not matter. It looks
 //! first and creates only what is missing, so that a service which may not create can still run.
-//! What is there counts: a difference in a limit is reported, a difference in what the guarantees rest on
+//! The broker's settings count: a difference in a limit is reported, a difference in what the guarantees rest on
 //! is an error that names it.
 
 mod api;

@@ -37,7 +37,7 @@ pub(super) async fn check_creator(context: &Context) -> Result<(), DeclareError>
     if is_recent(&context.client().server_info().version) {
         return Ok(());
     }
-    // A user who may not ask that may be one who may create.
+    // A user without the permission to ask may have the one to create.
     let account: Result<Account, _> = call(context, "INFO".to_owned(), &json!({})).await;
     match account.map(|account| account.api.level) {
         Ok(0) => Err(DeclareError::BrokerTooOld(SAYS_NO_VERSION.to_owned())),
@@ -46,7 +46,7 @@ pub(super) async fn check_creator(context: &Context) -> Result<(), DeclareError>
     }
 }
 
-/// Whether a broker of this version knows all the settings. What is no version may be a build of one's own.
+/// Whether a broker of this version knows all the settings. A text that is no version may be a build of one's own.
 fn is_recent(version: &str) -> bool {
     let numbers = version.split(['.', '-', '+']).map_while(|part| part.parse::<u64>().ok());
     let numbers: Vec<u64> = numbers.take(OLDEST_BROKER.len()).collect();

@@ -39,10 +39,10 @@ async fn main() -> anyhow::Result<()> {
                 tokio::spawn(async move {
                     sleep(work_time.unsigned_abs()).await;
                     let value = Alphanumeric.sample_string(&mut rand::rng(), length as usize);
-                    // Nobody may read it.
+                    // The reader may have gone.
                     let _ = writeln!(stdout(), "made {id}");
                     let response = serde_json::to_vec(&Response { id, value })?;
-                    // Sent, perhaps; nobody says whether anybody has heard it.
+                    // Perhaps sent. No answer says whether a subscriber got it.
                     nats.publish(RESPONSES, response.into()).await?;
                     anyhow::Ok(())
                 });

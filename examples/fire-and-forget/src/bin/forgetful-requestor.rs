@@ -36,12 +36,12 @@ struct Settings {
     patience: SignedDuration,
 }
 
-/// What has become of the requests.
+/// The requests by their outcome.
 #[derive(Debug, Default, Serialize)]
 struct Tally {
     asked: usize,
     answered: usize,
-    /// Never answered: nobody heard the request, or its response.
+    /// Never answered: no subscriber got the request, or its response.
     lost: usize,
     /// Responses beyond the first.
     doubled: u32,
@@ -107,7 +107,7 @@ async fn main() -> anyhow::Result<()> {
         }
     }
     nats.flush().await?;
-    // Nobody will ever know how long they would have waited.
+    // How long they would have waited is unknown.
     for (id, request) in asked.iter().filter(|(_, request)| request.answers == 0) {
         tell(id, request)?;
     }

@@ -1,5 +1,5 @@
 //! Makes a random string for each caller who waits for it, and says on its output which request each was for. One that is
-//! made twice stands there twice: the first answer came too late, or got lost.
+//! made twice is there twice: the first answer came too late, or got lost.
 
 use std::io::{Write, stdout};
 use std::net::SocketAddr;
@@ -14,7 +14,7 @@ use synchronous::{Answer, Ask};
 use tokio::net::TcpListener;
 use tokio::time::sleep;
 
-/// Makes random strings for whoever asks over HTTP
+/// Makes random strings for clients that ask over HTTP
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Settings {
@@ -40,7 +40,7 @@ async fn make(State(work_time): State<SignedDuration>, Json(ask): Json<Ask>) -> 
     let work = tokio::spawn(async move {
         sleep(work_time.unsigned_abs()).await;
         let value = Alphanumeric.sample_string(&mut rand::rng(), ask.length as usize);
-        // Nobody may read it.
+        // The reader may have gone.
         let _ = writeln!(stdout(), "made {}", ask.id);
         Answer { value }
     });

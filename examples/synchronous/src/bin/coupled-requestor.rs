@@ -46,7 +46,7 @@ struct Settings {
     breaker: bool,
 }
 
-/// What has become of the requests.
+/// The requests by their outcome.
 #[derive(Debug, Default, Serialize)]
 struct Tally {
     asked: u32,
@@ -142,7 +142,7 @@ impl Caller {
         let (id, asked_ms, waited_ms) = (ask.id, ms(asked - started), ms(asked.elapsed()));
         let ended =
             json!({ "id": id, "asked_ms": asked_ms, "waited_ms": waited_ms, "outcome": outcome });
-        // Nobody may read it.
+        // The reader may have gone.
         let _ = writeln!(stdout(), "{ended}");
         (outcome, calls.into_inner(), waited_ms)
     }

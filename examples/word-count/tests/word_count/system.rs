@@ -55,7 +55,7 @@ impl System {
         format!("/{}", accepted.header("location").unwrap())
     }
 
-    /// What stands there, once it has this state.
+    /// The job, once it has this state.
     pub async fn becomes(&self, state: &str, location: &str) -> Value {
         eventually(&format!("{location} is {state}"), async || {
             let job = self.get(location).await;
