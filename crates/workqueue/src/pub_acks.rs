@@ -250,3 +250,90 @@ fn is_full(answer: &jetstream::Error) -> bool {
     let text = answer.to_string();
     ["maximum messages", "maximum bytes", "no space left"].iter().any(|sign| text.contains(sign))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn waiting() -> Mutex<Waiting> {
+        let prefix = "_INBOX.test.".to_owned();
+        Mutex::new(Waiting { prefix, next: 0, free: Vec::new(), publishes: HashMap::new() })
+    }
+
+    fn ack(subject: &Subject, body: &'static str) -> Message {
+        Message {
+            subject: subject.clone(),
+            reply: None,
+            payload: body.into(),
+            headers: None,
+            status: None,
+            description: None,
+            length: 0,
+        }
+    }
+
+    fn hand(waiting: &Mutex<Waiting>, ack: &Message) {
+        waiting.lock().unwrap().hand(ack);
+    }
+
+    #[tokio::test]
+    async fn subject_is_used_again_once_its_ack_has_come() {
+        let waiting = waiting();
+        let (sender, answer) = oneshot::channel();
+        let mut first = Waits::new(&waiting, 1, sender);
+        let subject = first.subject.clone();
+        hand(&waiting, &ack(&subject, r#"{"stream": "GREETINGS", "seq": 1}"#));
+        assert!(!first.answered(answer).await.unwrap().duplicate);
+        drop(first);
+        assert_eq!(Waits::new(&waiting, 1, oneshot::channel().0).subject, subject);
+    }
+
+    #[tokio::test]
+    async fn late_ack_is_not_taken_for_that_of_another_publish() {
+        let waiting = waiting();
+        let given_up = Waits::new(&waiting, 1, oneshot::channel().0).subject.clone();
+        // Its ack comes, and it is given up before it hears of it.
+        let unheard = Waits::new(&waiting, 1, oneshot::channel().0);
+        let unheard_of = unheard.subject.clone();
+        hand(&waiting, &ack(&unheard_of, r#"{"seq": 1}"#));
+        drop(unheard);
+        let (sender, answer) = oneshot::channel();
+        let mut last = Waits::new(&waiting, 1, sender);
+        for late in [&given_up, &unheard_of] {
+            assert_ne!(*late, last.subject);
+            hand(&waiting, &ack(late, r#"{"seq": 1}"#));
+        }
+        hand(&waiting, &ack(&last.subject, r#"{"seq": 2, "duplicate": true}"#));
+        assert!(last.answered(answer).await.unwrap().duplicate);
+    }
+
+    #[tokio::test]
+    async fn lost_connection_ends_only_the_publishes_over_it() {
+        let waiting = waiting();
+        let (sender, over_the_lost_one) = oneshot::channel();
+        let mut lost = Waits::new(&waiting, 1, sender);
+        let (sender, answer) = oneshot::channel();
+        let mut other = Waits::new(&waiting, 2, sender);
+        waiting.lock().unwrap().lose(2);
+        assert!(lost.answered(over_the_lost_one).await.unwrap_err().lost_connection());
+        hand(&waiting, &ack(&other.subject, r#"{"seq": 1}"#));
+        other.answered(answer).await.unwrap();
+    }
+
+    #[test]
+    fn ack_is_an_error_that_says_what_to_do_next() {
+        let subject = Subject::from_static("_INBOX.test.0");
+        let said = |body| read(&ack(&subject, body));
+        assert_eq!(said(r#"{"seq": 7, "val": "12"}"#).unwrap().total.as_deref(), Some("12"));
+        let full = r#"{"error": {"code": 503, "err_code": 10077, "description": "maximum messages exceeded"}}"#;
+        assert!(matches!(said(full), Err(PublishError::Full(_))));
+        let other = full.replace("maximum messages exceeded", "the disk fails").leak();
+        assert!(matches!(said(other), Err(PublishError::Unconfirmed(_))));
+        let exists = r#"{"error": {"code": 400, "err_code": 10071, "description": "wrong last sequence: 1"}}"#;
+        assert!(matches!(said(exists), Err(PublishError::AlreadyExists)));
+        assert!(matches!(said("no JSON"), Err(PublishError::Unconfirmed(_))));
+        let no_stream = Message { status: Some(StatusCode::NO_RESPONDERS), ..ack(&subject, "") };
+        let no_stream = read(&no_stream).unwrap_err();
+        assert!(no_stream.is_transient() && !no_stream.lost_connection());
+    }
+}
