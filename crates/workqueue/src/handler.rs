@@ -1,4 +1,4 @@
-//! The work of a service: what to do about one job, and what came of it.
+//! The work of a service: the handler of a job, its retry policy, and the outcomes that it may return.
 
 use std::any::Any;
 use std::fmt;
@@ -23,9 +23,9 @@ use crate::queue::Lane;
 use crate::rate_limit;
 use crate::trace::Trace;
 
-/// Does the jobs of one queue.
+/// Handles the jobs of one queue.
 pub trait Handler: Send + Sync + 'static {
-    /// The kind of job, which also says from which queue.
+    /// The kind of job. It also names the queue.
     type Job: Job;
 
     /// How long an attempt may take, and when and how often a failed job is tried again. Defaults to
@@ -34,8 +34,9 @@ pub trait Handler: Send + Sync + 'static {
         RetryPolicy::default()
     }
 
-    /// As [`Handler::retry_policy`], for one job: jobs of several kinds may share a queue. It is asked once the message
-    /// is decoded; one that cannot be is settled by the handler's. Defaults to the handler's.
+    /// As [`Handler::retry_policy`], for one job: jobs of several kinds may share a queue. The service
+    /// calls it after it has decoded the message; a message that it cannot decode falls under the handler's
+    /// policy. Defaults to that policy.
     fn retry_policy_of(&self, _job: &Self::Job) -> RetryPolicy {
         self.retry_policy()
     }
@@ -44,7 +45,7 @@ pub trait Handler: Send + Sync + 'static {
     /// `RATE_LIMIT`, no limit unless set. An attempt counts as a job.
     ///
     /// It holds for each second of the clock, by counters on the broker; jobs that wait for another second are kept
-    /// alive, and spend no attempt. Where the broker does not answer, no job is started.
+    /// alive, and spend no attempt. While the broker does not answer, no job starts.
     fn rate_limit(&self) -> Option<NonZeroU32> {
         None
     }
@@ -53,16 +54,16 @@ pub trait Handler: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// Why this job is not to be handled, now or ever.
+    /// A [`Rejection`] with the reason why no attempt may handle this job.
     fn admit(&self, _job: &Self::Job, _cx: &Context) -> Result<(), Rejection> {
         Ok(())
     }
 
-    /// Handles one job. It may be called again with the same job, at the same time too, and may be
-    /// dropped at any await: every effect must be one that can be repeated.
+    /// Handles one job. The service may call it again with the same job, even at the same time, and may
+    /// drop it at any await: every effect must be idempotent.
     ///
     /// Returning `Ok` means that the effect is durable, and lets the broker forget the job. It must not
-    /// block the thread, on which all other jobs of the service make progress: blocking work belongs on
+    /// block its thread, because other jobs run there, too: move blocking work to
     /// [`tokio::task::spawn_blocking`].
     fn handle(
         &self,
@@ -123,7 +124,7 @@ impl Default for RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// The same, with this most of attempts where it names none.
+    /// The same policy, with this limit of attempts if it has none.
     pub(crate) fn or_attempts(self, max_attempts: u64) -> Self {
         Self { max_attempts: self.max_attempts.or(Some(max_attempts)), ..self }
     }
@@ -154,7 +155,7 @@ impl Failure {
         Self::Reject(reason.into())
     }
 
-    /// Where it comes from.
+    /// The error behind this failure.
     #[must_use]
     pub fn source(&self) -> &(dyn std::error::Error + Send + Sync + 'static) {
         match self {
@@ -183,9 +184,9 @@ impl<E: std::error::Error + Send + Sync + 'static> From<E> for Failure {
 /// Why a job is not handled at all.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rejection {
-    /// In a word.
+    /// The category of the dead letter.
     pub reason: Reason,
-    /// For people.
+    /// An explanation for the operator.
     pub detail: String,
 }
 
@@ -207,7 +208,7 @@ impl Attempt {
     }
 }
 
-/// One attempt at a job: which one it is, and the only way to have an effect on the broker from within it.
+/// One attempt at a job: its number, and the calls with which a handler publishes jobs and creates facts.
 #[derive(Debug)]
 pub struct Context {
     id: JobId,
@@ -272,7 +273,8 @@ impl Context {
         self.attempt
     }
 
-    /// When this attempt started: it no longer waited for a slot, nor for a rate limit, which counts it in this second.
+    /// When this attempt started, after it had waited for a slot and for the rate limit, which counts it in
+    /// this second.
     #[must_use]
     pub fn started_at(&self) -> Timestamp {
         self.started_at
@@ -297,16 +299,16 @@ impl Context {
         self.shared.facts_max_age
     }
 
-    /// Reports that the job is still alive: its [`RetryPolicy::timeout`] begins anew. What the broker has to hear of
-    /// a job in flight it is told without this.
+    /// Reports that the job is still alive: its [`RetryPolicy::timeout`] begins anew. The heartbeats to
+    /// the broker do not depend on this call.
     pub fn heartbeat(&self) {
         self.heartbeat.notify_one();
     }
 
     /// Asks for a permission to go on under this key, such as the host that the job is about to call: all replicas of
-    /// the service have so many of a key in each second of the clock. It returns at once, and holds no slot while
-    /// others have the permissions: those that are refused in a second are spread over the next ones, where the more
-    /// urgent ones ask first. A recording context grants all.
+    /// the service share `per_second` permissions of a key in each second of the clock. A refused job does not wait in
+    /// its slot: it comes back in one of the next seconds, over which the refused jobs are spread, the more urgent
+    /// first. A recording context grants every permission.
     ///
     /// A key is any text. Where the account asks for `MAX_BYTES`, all counters together have a megabyte, for some 5,000
     /// keys in ten seconds; with more of them the oldest are forgotten.
@@ -349,7 +351,7 @@ impl Context {
     ///
     /// # Errors
     ///
-    /// Where waiting does not help: it is too large, or rejected.
+    /// If waiting does not help: the message is too large, or the broker rejects it.
     pub async fn publish<J: Job>(&self, job: &J) -> Result<PubAck, Failure> {
         let id = self.id_of(job);
         Ok(self.waiting(self.shared.producer.publish(job, id, &self.trace, None)).await?)
@@ -373,7 +375,7 @@ impl Context {
         })
     }
 
-    /// Creates a fact, or gives the one that exists already, which counts.
+    /// Creates a fact, or returns the existing one, which wins.
     ///
     /// # Errors
     ///
@@ -386,7 +388,7 @@ impl Context {
     ///
     /// # Errors
     ///
-    /// Where the broker does not say.
+    /// If the broker does not answer, or the value is not such a fact; see [`ReadError`].
     pub async fn read<F: Fact>(&self, key: &str) -> Result<Option<F>, ReadError> {
         self.shared.producer.read(key).await
     }

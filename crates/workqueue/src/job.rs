@@ -16,11 +16,11 @@ use crate::trace::Trace;
 /// It has to be an object (a struct with named fields, an enum with `#[serde(tag = "…")]`), so that a
 /// later version can add fields.
 pub trait Job: Serialize + DeserializeOwned + Send + Sync + 'static {
-    /// Where such jobs wait.
+    /// The queue that such jobs wait in.
     const QUEUE: Queue;
 
-    /// The version that this type writes, and the newest that it reads. A message of a newer one is given
-    /// back for a while, so that a newer replica can take it during a rollout. Defaults to 1.
+    /// The version that this type writes, and the newest that it reads. A message of a newer version is given
+    /// back with a delay, so that a newer replica can take it during a rollout. Defaults to 1.
     const VERSION: u64 = 1;
 
     /// The id that this job carries in its own fields. It is published under that id, and a message under
@@ -39,7 +39,7 @@ pub trait Job: Serialize + DeserializeOwned + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// Where it does not become a JSON object.
+    /// If the job does not serialize to a JSON object.
     fn publication(&self, id: JobId, trace: &Trace) -> Result<Publication, serde_json::Error> {
         Ok(Publication {
             subject: Self::QUEUE.lane(self.priority()).subject(id),
@@ -78,7 +78,7 @@ pub trait Job: Serialize + DeserializeOwned + Send + Sync + 'static {
     }
 }
 
-/// Everything that a publish needs: the subject, the headers and the body. Making one sends nothing.
+/// A message that is ready to be published: subject, headers and body. Creating it sends nothing.
 #[derive(Clone, Debug)]
 pub struct Publication {
     /// The subject to publish to.
@@ -89,7 +89,7 @@ pub struct Publication {
     pub body: Bytes,
 }
 
-/// Why a message is not a job that this reader knows.
+/// Why a message could not be decoded as a job of this type.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
     /// The message follows a newer version of its job type. A newer replica may be able to read it.
@@ -121,7 +121,7 @@ pub enum DecodeError {
 
 /// A value as a JSON object.
 pub(crate) fn to_json(value: &impl Serialize) -> Result<Bytes, serde_json::Error> {
-    /// Room for most messages, so that nothing has to grow.
+    /// Capacity that most messages fit in, so that the buffer need not grow.
     const USUAL: usize = 384;
 
     let mut text = Vec::with_capacity(USUAL);
@@ -133,12 +133,12 @@ pub(crate) fn to_json(value: &impl Serialize) -> Result<Bytes, serde_json::Error
     }
 }
 
-/// A value from a JSON object. serde would take an array of the same values, too, which readers in
-/// other languages do not.
+/// A value from a JSON object. serde would also accept an array of the same values; readers in other
+/// languages would not.
 ///
 /// # Errors
 ///
-/// Where the body is no object, or no such value.
+/// If the body is no JSON object, or does not match the type.
 pub fn from_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, serde_json::Error> {
     if !body.trim_ascii_start().starts_with(b"{") {
         return Err(serde::de::Error::custom("it is no JSON object"));

@@ -7,27 +7,27 @@
 //! queue is full, the producer waits: that is back pressure, and nothing is dropped.
 //!
 //! A [`Service`] *pulls* jobs, never more than it has free slots for, and hands each to the [`Handler`] of
-//! its kind. Where the service has a rate limit, the job first waits for a permission, of which all replicas
-//! together have so many a second; a handler can ask for more of them under keys of its own
-//! ([`Context::permission`]). The job is now *in flight*. While the handler awaits, the service sends *heartbeats*, so that
-//! the broker does not deliver the job again. What the handler publishes and creates through its
-//! [`Context`] is confirmed before the call returns.
+//! its kind. Where the service has a rate limit, the job first waits for a permission. All replicas share
+//! a fixed number of permissions a second. A handler can ask for further permissions under its own keys
+//! ([`Context::permission`]). The job is now *in flight*. While the handler awaits, the service sends
+//! *heartbeats*, so that the broker does not deliver the job again. When the handler publishes or creates
+//! through its [`Context`], the call returns only after the broker has confirmed it.
 //!
-//! Only when the handler has returned `Ok` is the job *acked*, and the broker forgets it. A
-//! [`Failure`] has it delivered again after a delay (*retry*, *backoff*), until its [`RetryPolicy`], the handler's or
-//! its own, allows no further *attempt*; then, or at once for [`Failure::Reject`], it becomes a *dead letter* with its
-//! reason ([`dead_letters`]), which an operator can replay or discard. An attempt that takes longer than the policy's
-//! time-out has failed. A handler that wants to look again later returns [`Failure::RetryAfter`] (*snooze*), which
-//! spends an attempt unless the policy says otherwise. How a delivery is settled is one pure
-//! function, [`settle()`].
+//! The service *acks* the job only after the handler has returned `Ok`; then the broker forgets the job. After a
+//! [`Failure`] the broker delivers the job again after a delay (*retry*, *backoff*), as long as the
+//! [`RetryPolicy`] of the handler, or of the job, allows another *attempt*. After the last attempt, or at
+//! once for [`Failure::Reject`], the job becomes a *dead letter* with its reason ([`dead_letters`]). An
+//! operator can replay or discard it. An attempt that takes longer than the policy's time-out fails. A handler that wants to look again later returns [`Failure::RetryAfter`] (*snooze*), which
+//! spends an attempt unless the policy says otherwise. One pure function, [`settle()`], decides how a
+//! delivery is settled.
 //!
-//! A process may die at any moment, so a job may be handled twice. An effect that has to happen once is
-//! created as a [`Fact`]: a key that the broker lets be written once.
+//! A process may die at any moment, so a job may be handled twice. If an effect has to happen once,
+//! create it as a [`Fact`]: the broker accepts one write to its key and refuses all others.
 //!
-//! A service that is told to stop pulls no more, finishes what is in flight, gives back the rest, and
-//! ends (*drain*).
+//! On shutdown a service stops pulling, finishes the jobs in flight, gives back those that it cannot finish in
+//! time, and ends (*drain*).
 //!
-//! # A job of one's own
+//! # Your own job
 //!
 //! ```no_run
 //! use serde::{Deserialize, Serialize};
@@ -68,7 +68,7 @@
 //! # }
 //! ```
 //!
-//! A job may be due later, or again and again, where its queue has [schedules](Queue::with_schedules):
+//! On a queue with [schedules], a job can be due later, or recur(Queue::with_schedules):
 //!
 //! ```no_run
 //! # use std::time::Duration;

@@ -28,16 +28,16 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(5), Duration::from_se
 
 /// Submits jobs, and creates and reads facts. Cheap to clone.
 ///
-/// Each call ends once the broker has confirmed: the message is stored, not merely sent. While a queue is
-/// full, or the broker away, it waits. The first job of a queue, and the first fact of a bucket, declares
-/// it on the broker where it is missing.
+/// Each call returns once the broker has confirmed that it stored the message. While a queue is full, or the
+/// broker unreachable, the call waits. The first job of a queue, and the first fact of a bucket, creates the
+/// queue or bucket on the broker if it is missing.
 #[derive(Clone, Debug)]
 pub struct Producer(Target);
 
 #[derive(Clone, Debug)]
 pub(crate) enum Target {
     Broker(Arc<BrokerTarget>),
-    /// Nothing is sent, in unit tests of handlers.
+    /// Records the messages and sends none, for unit tests of handlers.
     Recorder(Arc<Recorder>),
 }
 
@@ -56,7 +56,7 @@ impl Producer {
     ///
     /// # Errors
     ///
-    /// Where another try is of no use: a setting makes no sense, or the broker refuses the credentials.
+    /// If another try cannot help: a setting is invalid, or the broker refuses the credentials.
     pub async fn connect(settings: &Settings) -> Result<Self, ConnectError> {
         let connection =
             Connection::establish(&settings.nats, &settings.instance, |_connected| {}).await?;
@@ -78,7 +78,7 @@ impl Producer {
         Self(Target::Broker(Arc::new(broker)))
     }
 
-    /// Declares this topology at once, and not only with the first job or fact. Tries until the broker
+    /// Declares this topology now instead of with the first job or fact. Tries until the broker
     /// answers.
     ///
     /// # Errors
@@ -104,7 +104,7 @@ impl Producer {
         Self(Target::Recorder(Arc::clone(recorder)))
     }
 
-    /// Submits a job. Gives its id once the broker has confirmed that the job is stored in its queue.
+    /// Submits a job. Returns its id once the broker has confirmed that the job is stored in its queue.
     ///
     /// # Errors
     ///
@@ -143,7 +143,7 @@ impl Producer {
         }
     }
 
-    /// Creates a fact as part of this trace, or gives the one that exists already. Tries until it is known which; where
+    /// Creates a fact as part of this trace, or returns the existing one. Tries until the broker tells which; if
     /// there is still no room after `stop`, it gives up with [`PublishError::Full`], and nothing is stored.
     ///
     /// # Errors
@@ -209,13 +209,13 @@ impl BrokerTarget {
         let publisher =
             self.publisher(F::BUCKET.stream, || Topology::new(&[], &[F::BUCKET]), stop).await?;
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
-        // Whether an earlier try may have got through.
+        // Whether an earlier try may have been stored without a confirmation.
         let mut unknown = false;
         loop {
             let full = match publisher.try_publish(fact.creation(trace)?).await {
                 Ok(_) => return Ok(Creation::Created),
                 Err(PublishError::AlreadyExists) => None,
-                // A broker without room says so before it looks whether there is one already.
+                // A full bucket refuses before the broker checks whether the key exists.
                 Err(full @ PublishError::Full(_)) => Some(full),
                 Err(PublishError::Unconfirmed(_)) => {
                     unknown = true;

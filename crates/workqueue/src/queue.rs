@@ -25,7 +25,7 @@ pub struct Queue {
 
 impl Queue {
     /// A queue that is kept in `stream`, takes the subjects below `root`, and is emptied by a durable
-    /// consumer that is called as `root` is.
+    /// consumer of the name `root`.
     #[must_use]
     pub const fn new(stream: &'static str, root: &'static str) -> Self {
         Self { stream, root, consumer: root, priorities: false, schedules: None }
@@ -49,12 +49,12 @@ impl Queue {
         Self { priorities: true, ..self }
     }
 
-    /// The same queue for jobs that are due later: what is not due yet waits in the same stream below the root
-    /// `schedules`, where no consumer takes it. See [`Producer::submit_later`](crate::Producer::submit_later) and
+    /// The same queue for jobs that are due later. Until a job is due, it waits in the same stream below the root
+    /// `schedules`, which no consumer reads. See [`Producer::submit_later`](crate::Producer::submit_later) and
     /// [`Producer::schedule`](crate::Producer::schedule).
     ///
-    /// The stream of such a queue has no limit of its own, because the broker would remove what waits longest:
-    /// `QUEUE_LIMIT` is kept by those who submit.
+    /// The stream of such a queue has no limit of its own, because at that limit the broker would remove the oldest
+    /// messages. Producers enforce `QUEUE_LIMIT` instead.
     ///
     /// # Panics
     ///
@@ -65,7 +65,7 @@ impl Queue {
         Self { schedules: Some(schedules), ..self }
     }
 
-    /// The first token of the subjects of what is not due yet, in a queue with schedules.
+    /// The first token of the subjects of jobs that are not due yet, in a queue with schedules.
     #[must_use]
     pub const fn schedules(self) -> Option<&'static str> {
         self.schedules
@@ -102,7 +102,7 @@ impl Queue {
         self.lane(Priority::Normal).subject_of(key)
     }
 
-    /// All subjects that name this key, whatever its priority, and also where it is not due yet.
+    /// All subjects that can name this key: of each priority, and of jobs that are not due yet.
     #[must_use]
     pub fn subjects_of(self, key: &str) -> Vec<String> {
         let plain = [self.root, ".", key].concat();
@@ -112,8 +112,8 @@ impl Queue {
         iter::once(plain).chain(lanes).chain(once).collect()
     }
 
-    /// The subjects that the stream takes. With priorities these are only what a consumer asks for, because a job
-    /// of an unknown priority would wait for ever.
+    /// The subjects that the stream takes. With priorities these are only the subjects that a consumer reads, because a
+    /// job of an unknown priority would wait for ever.
     #[must_use]
     pub fn subjects(self) -> Vec<String> {
         if self.priorities {
@@ -160,8 +160,8 @@ pub struct Lane {
 }
 
 impl Lane {
-    /// The name of the durable consumer, which all replicas of the consuming service share. That of the
-    /// normal lane is called as that of a queue without priorities.
+    /// The name of the durable consumer, which all replicas of the consuming service share. The
+    /// normal lane uses the name that a queue without priorities uses.
     #[must_use]
     pub fn consumer(self) -> String {
         let Self { queue, priority } = self;
@@ -190,8 +190,8 @@ impl Lane {
         }
     }
 
-    /// The subjects that the consumer asks for: those that may name a job of this lane. In the normal lane is
-    /// also what names no priority.
+    /// The subjects that the consumer asks for: those that may name a job of this lane. The normal lane
+    /// also has the subjects without a priority.
     #[must_use]
     pub fn filters(self) -> Vec<String> {
         let Self { queue, priority } = self;
@@ -203,7 +203,7 @@ impl Lane {
         without.into_iter().chain(with).collect()
     }
 
-    /// What it is called in logs and messages, such as "consumer generator of stream REQUESTS".
+    /// The description for logs and messages, such as "consumer generator of stream REQUESTS".
     pub(crate) fn described(self) -> String {
         format!("consumer {} of stream {}", self.consumer(), self.queue.stream)
     }

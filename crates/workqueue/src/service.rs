@@ -34,7 +34,7 @@ const TIME_TO_GIVE_BACK: Duration = Duration::from_secs(1);
 /// How often a service logs how much it has done.
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What a service is made of: the jobs that it consumes, and what it publishes and creates.
+/// A service: the handlers of the queues that it consumes, and the topology that it needs.
 pub struct Service {
     name: &'static str,
     topology: Topology,
@@ -70,9 +70,10 @@ impl Service {
         self
     }
 
-    /// Declares these queues and buckets at the start, besides those that it consumes. What the service
-    /// publishes to and creates in is declared by the first use as well; only what is declared here counts
-    /// for [`Context::facts_max_age`](crate::Context::facts_max_age), and is checked before a job is taken.
+    /// Declares these queues and buckets at the start, besides the queues that it consumes. Without this call the
+    /// first publish or creation declares its stream. Only declared buckets count for
+    /// [`Context::facts_max_age`](crate::Context::facts_max_age), and only declared streams are checked before the
+    /// service takes a job.
     #[must_use]
     pub fn declares(mut self, topology: &Topology) -> Self {
         for queue in &topology.queues {
@@ -84,10 +85,10 @@ impl Service {
         self
     }
 
-    /// Runs until `stop` is cancelled, or a consumer cannot go on; then stops in order: what was taken is
-    /// finished within `DRAIN_TIMEOUT`, the rest is given back, and all settlements reach the broker.
+    /// Runs until `stop` is cancelled, or a consumer cannot go on; then drains: it finishes
+    /// jobs in flight within `DRAIN_TIMEOUT`, gives back the others, and flushes all settlements to the broker.
     ///
-    /// Connecting and declaring are tried again for as long as it takes.
+    /// It retries connecting and declaring until they succeed.
     ///
     /// # Errors
     ///
@@ -133,7 +134,7 @@ impl Service {
             let metrics = Metrics::new(name);
             // Stopping by itself must not stop others that listen to the caller's token.
             let stopping = stop.child_token();
-            // Ends the admin endpoint with the service, however that ends.
+            // Ends the admin endpoint when the service ends for any reason.
             let end = CancellationToken::new();
             let _end = end.clone().drop_guard();
             let addr = settings.admin_addr;
@@ -177,8 +178,8 @@ impl Service {
     }
 }
 
-/// Connects, and declares what the service needs; for each it waits as long as it takes. Gives nothing where
-/// the service is stopped before.
+/// Connects, and declares the topology of the service, and retries both until they succeed. Returns `None` if
+/// the service is stopped before that.
 async fn start(
     announcement: Announcement,
     topology: Topology,
@@ -202,12 +203,12 @@ async fn start(
         ended = background.ended() => return Err(ended.into()),
         () = stopping.cancelled() => return Ok(None),
     };
-    // Before the rest: a replica that waits for what is missing is there, too.
+    // First, so that a replica which still waits for a missing stream is already visible.
     background.spawn("announcing this replica", announcement.serve(connection.clone()));
     let producer = Producer::new(&connection, settings.limits, settings.concurrency, &metrics);
     let ready = async {
         let facts_max_age = producer.declare(&topology).await?.facts_max_age();
-        // Before a job is taken: no age is told by a clock that may be wrong.
+        // Before the first job: the age of a job must not be measured with a wrong clock.
         let queue = topology.queues.first().map(|queue| queue.stream);
         let Some(stream) = queue.or(topology.buckets.first().map(|bucket| bucket.stream)) else {
             return Ok::<_, ServiceError>((facts_max_age, None));
@@ -218,7 +219,7 @@ async fn start(
     };
     let (facts_max_age, clocks) = tokio::select! {
         ready = ready => ready?,
-        // Nothing that is asked after that has an answer.
+        // After that no request to the broker gets an answer.
         ended = connection.ended() => return Err(ended.into()),
         ended = background.ended() => return Err(ended.into()),
         () = stopping.cancelled() => return Ok(None),
@@ -239,7 +240,7 @@ async fn start(
     }))
 }
 
-/// Runs until the service is told to stop, or something of it cannot go on; then stops in order.
+/// Runs until the service is stopped, or one of its tasks fails; then drains.
 async fn drain_after(
     running: &Running,
     drain_timeout: Duration,
@@ -277,7 +278,7 @@ async fn drain_after(
     };
     let work = async {
         tokio::join!(consuming, own_work);
-        // An answer is only on its way until it has left this process.
+        // An ack may still be in the client's buffer.
         connection.client().flush().await
     };
     let flushed = tokio::select! {
@@ -310,7 +311,7 @@ impl Report for ServiceReport {
     }
 }
 
-/// Logs now and then how much was done, if anything was: each job is only logged at `debug`.
+/// Logs the number of settled jobs at each interval in which it changed; single jobs are logged only at `debug`.
 async fn log_progress(queues: Vec<Queue>, metrics: Arc<Metrics>) {
     let mut before = vec![0; queues.len()];
     loop {
