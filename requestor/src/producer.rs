@@ -1,6 +1,6 @@
 //! Produces requests at a given rate, and submits them, several at a time.
 //!
-//! There is one way to submit a request, of the gateway's, too: publish it to the queue REQUESTS and, once the
+//! The requestor and the gateway submit a request in the same way: they publish it to the queue REQUESTS and, once the
 //! broker has confirmed that, create its fact in the bucket `requested`. Only then is the request accepted.
 
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -26,11 +26,11 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 /// Submits a request, and tries until the broker has confirmed it. While the queue is full it waits, until
 /// `stop`; then it gives up with [`PublishError::Full`], and nothing of the request is stored.
 ///
-/// Dropping the future gives up: it is unknown then whether the request is in the queue.
+/// If the caller drops the future, it is unknown whether the request is in the queue.
 ///
 /// # Errors
 ///
-/// [`PublishError::Full`] after `stop`, and where trying again does not help.
+/// [`PublishError::Full`] after `stop`, and other errors that a retry does not fix.
 pub async fn submit(
     producer: &Producer,
     request: &Request,
@@ -43,14 +43,14 @@ pub async fn submit(
     record(producer, request, &trace).await
 }
 
-/// As [`submit`], as the effect of a job: where the queue is full, that job waits.
+/// As [`submit`], but from within a handler: while the queue is full, the handler's job waits.
 pub(crate) async fn submit_within(cx: &Context, request: &Request) -> Result<(), Failure> {
     cx.publish(request).await?;
     cx.create(request).await?;
     Ok(())
 }
 
-/// Creates the fact that a request is accepted. Its queue has to have confirmed it before.
+/// Creates the fact that a request is accepted. Call it only after the broker has confirmed the publish.
 ///
 /// # Errors
 ///
@@ -72,13 +72,13 @@ pub(crate) struct RequestProducer {
     pub(crate) priority: Priority,
     /// How many requests may be on their way to the broker at a time.
     pub(crate) concurrency: usize,
-    /// Where to note the requests, where the requestor ends with the last of them.
+    /// Records the requests, if the requestor ends after the last of them.
     pub(crate) tally: Option<Arc<Tally>>,
     /// Why the broker rejects requests, as far as it was logged.
     pub(crate) rejections: Mutex<LogOnce>,
 }
 
-/// Whose turn it is: what limits the rate, and how many requests are left.
+/// The rate limiter, and how many requests are left. A task holds the lock for its turn.
 type Turns = tokio::sync::Mutex<(RateLimiter, u64)>;
 
 impl RequestProducer {

@@ -1,5 +1,5 @@
-//! The facts: records of what has happened, each created once and never changed; all but the first under the id
-//! of its request.
+//! The facts: records of events, each created once and never changed. The key is the id of the request, except
+//! in the first bucket.
 //!
 //! | bucket | owner | says |
 //! | --- | --- | --- |
@@ -26,7 +26,7 @@ pub const IDEMPOTENCY: Bucket = Bucket { name: "idempotency", stream: "KV_idempo
 /// Accepted requests: written once the queue has confirmed the request.
 pub const REQUESTED: Bucket = Bucket { name: "requested", stream: "KV_requested" };
 
-/// What came first: the strings that were stored, or a cancellation.
+/// The decision about each request: stored strings, or a cancellation, whichever was created first.
 pub const STORED: Bucket = Bucket { name: "stored", stream: "KV_stored" };
 
 /// Strings marked as received.
@@ -35,26 +35,26 @@ pub const RECEIVED: Bucket = Bucket { name: "received", stream: "KV_received" };
 /// All buckets, in the order in which a request leaves its facts in them.
 pub const ALL: [Bucket; 4] = [IDEMPOTENCY, REQUESTED, STORED, RECEIVED];
 
-/// How far the clock that a request was asked by may be ahead of ours. Facts are kept that much longer than
-/// the guarantees hold; a request from a later time would outlive them.
+/// How far the clock of the requesting instance may be ahead of ours. Facts are kept that much longer than
+/// the guarantees hold; a request with a later time would outlive its facts.
 const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_hours(1);
 
 /// The request of an `Idempotency-Key`: the same key means the same request.
 ///
-/// It reserves the id, and no more: the request counts as accepted once its fact is in [`REQUESTED`]. A
-/// gateway that dies in between, or finds the queue full, leaves this behind, and the next one that is
-/// asked under the key publishes the same request under the same id.
+/// It only reserves the id: the request counts as accepted once its fact is in [`REQUESTED`]. If a gateway
+/// dies in between, or finds the queue full, this fact remains. The next gateway that gets the key publishes
+/// the same request under the same id.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Asked {
-    /// The key, as it was given.
+    /// The key, as the client sent it.
     pub key: IdempotencyKey,
-    /// The request that is published under it, however often.
+    /// The request that each call with this key publishes.
     #[serde(flatten)]
     pub request: Request,
-    /// When it is due, if that was asked for: it was asked for then, and not before.
+    /// When it is due, if the client set a time. This is then its `requested_at`, too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_before: Option<Timestamp>,
-    /// How long after it was asked for that is, in milliseconds, if that was said and not when.
+    /// The delay until it is due, in milliseconds, if the client set a delay and not a time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub delay_ms: Option<u64>,
 }
@@ -75,13 +75,13 @@ impl Fact for Request {
     }
 }
 
-/// How a request was decided. The bucket takes the first of the two, so that never both are true.
+/// The decision about a request. The bucket keeps the first of the two, so that both can never be true.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Stored {
     /// These strings are stored.
     Strings(Acknowledgment),
-    /// It was cancelled before any were.
+    /// The request was cancelled before strings were stored.
     Cancelled(Cancellation),
 }
 

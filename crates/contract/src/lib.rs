@@ -10,10 +10,10 @@
 //! requestor --acknowledgment--> [ACKNOWLEDGMENTS] --> generator    marks them as received
 //! ```
 //!
-//! A *queue* holds what is still to be done and empties itself ([`queues`]). A *fact* says what
-//! has happened and is never changed ([`facts`]). What both carry is in `strings` and `key`; how far a
-//! request has come follows from them (`state`). No other crate spells the name of a stream, a subject
-//! or a bucket of this system. This one has no input and no output: it reads no environment and no clock.
+//! A *queue* holds jobs until they are done ([`queues`]). A *fact* records an event and never changes
+//! ([`facts`]). The modules `strings` and `key` have the types of their fields; `state` derives the state of a
+//! request from the facts. No other crate spells the name of a stream, a subject or a bucket of this system.
+//! This crate does no I/O: it reads no environment and no clock.
 //!
 //! A side in another language finds the same contract in `asyncapi.yaml`.
 
@@ -42,7 +42,7 @@ pub fn topology() -> Topology {
     Topology::new(&queues::ALL, &facts::ALL)
 }
 
-/// As [`topology`], with what a service needs by its settings alone: the counters of its rate limit.
+/// As [`topology`], with the counters of rate limits, which a service needs only if its settings ask for them.
 #[must_use]
 pub fn whole_topology() -> Topology {
     topology().with_rates()

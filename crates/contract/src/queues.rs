@@ -20,15 +20,15 @@ use crate::strings::{Amount, InvalidStrings, Strings};
 /// All queues, in the order in which a request passes through them.
 pub const ALL: [Queue; 4] = [SCHEDULES, REQUESTS, RESPONSES, ACKNOWLEDGMENTS];
 
-/// Requests that are to be made later, once or again and again. The gateway schedules them, and the requestor asks
+/// Requests for a later time, once or recurring. The gateway schedules them, and the requestor submits them
 /// when they are due.
 pub const SCHEDULES: Queue =
     Queue::new("SCHEDULES", "due").consumer("requestor").with_schedules("schedules");
 
-/// How long a request may wait to be made.
+/// The longest time for which a request may be scheduled ahead.
 pub const LONGEST_DELAY: Duration = Duration::from_hours(30 * 24);
 
-/// A request that is to be made when it is due: under the id of this job.
+/// A scheduled request. When it is due, the requestor submits it under the id of this job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "DueFields", into = "DueFields")]
 pub struct DueRequest {
@@ -36,18 +36,19 @@ pub struct DueRequest {
     pub amount: Amount,
     /// How urgent it is, once it is due.
     pub priority: Priority,
-    /// The instance that was asked for it; for one that recurs `schedule`, and the name of the schedule.
+    /// The instance that received it; for a recurring request, `schedule` and the name of the schedule.
     pub requestor: String,
-    /// When it is due, where that is once.
+    /// When it is due, if it does not recur.
     pub not_before: Option<Timestamp>,
-    /// Until when it is of use: it is not worked on after that.
+    /// When it expires: after that no service works on it.
     pub expires_at: Option<Timestamp>,
-    /// The instance that cancelled it while it was scheduled: it is not made, but counts as accepted and cancelled.
+    /// The instance that cancelled it while it was scheduled: it is not submitted, but counts as accepted and
+    /// cancelled.
     pub cancelled_by: Option<String>,
 }
 
 impl DueRequest {
-    /// One of normal priority that says no time, as those that recur do.
+    /// A due request of normal priority without a time, as recurring requests are.
     #[must_use]
     pub fn new(amount: Amount, requestor: impl Into<String>) -> Self {
         let (priority, requestor) = (Priority::Normal, requestor.into());
@@ -55,14 +56,14 @@ impl DueRequest {
         Self { amount, priority, requestor, not_before, expires_at, cancelled_by }
     }
 
-    /// One that the schedule of this name asks for. Each client that sets it writes the same words.
+    /// A request of the schedule of this name. Each client that sets the schedule writes the same message.
     #[must_use]
     pub fn of_schedule(name: &str, amount: Amount) -> Self {
         Self::new(amount, format!("schedule {name}"))
     }
 
-    /// The request that this is once it is due. It was asked for when it was due, which one that recurs says by its
-    /// id.
+    /// The request to submit when this is due. Its `requested_at` is the due time; for a recurring request the id
+    /// has that time.
     #[must_use]
     pub fn request(self, id: JobId) -> Request {
         let Self { amount, priority, requestor, not_before, expires_at, .. } = self;
@@ -110,11 +111,11 @@ impl From<DueRequest> for DueFields {
     }
 }
 
-/// The queue of this name, in capitals or not.
+/// The queue of this name. Upper and lower case are equal.
 ///
 /// # Errors
 ///
-/// Where there is none, with those that there are.
+/// If there is no such queue. The message lists the queues.
 pub fn named(name: &str) -> Result<Queue, UnknownQueue> {
     let found = ALL.into_iter().find(|queue| queue.stream.eq_ignore_ascii_case(name));
     found.ok_or(UnknownQueue)
@@ -125,7 +126,7 @@ pub fn named(name: &str) -> Result<Queue, UnknownQueue> {
 #[error("the queues are {}, {}, {} and {}", ALL[0].stream, ALL[1].stream, ALL[2].stream, ALL[3].stream)]
 pub struct UnknownQueue;
 
-/// Requests whose strings are still to be generated. The requestor asks, the generator answers.
+/// Requests whose strings are not generated yet. The requestor publishes them, and the generator consumes them.
 pub const REQUESTS: Queue =
     Queue::new("REQUESTS", "requests").consumer("generator").with_priorities();
 
@@ -133,17 +134,17 @@ pub const REQUESTS: Queue =
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Fields", into = "Fields")]
 pub struct Request {
-    /// The id that everything about this request carries.
+    /// The id of the request, which its response, acknowledgment and facts carry, too.
     pub id: JobId,
     /// How many strings, and how long.
     pub amount: Amount,
     /// How urgent it is.
     pub priority: Priority,
-    /// The instance that asked.
+    /// The instance that submitted the request.
     pub requestor: String,
     /// When it asked.
     pub requested_at: Timestamp,
-    /// Until when it is of use: it is not worked on after that.
+    /// When it expires: after that no service works on it.
     pub expires_at: Option<Timestamp>,
 }
 

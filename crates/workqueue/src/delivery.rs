@@ -1,4 +1,4 @@
-//! One delivery of a message, and the ways to answer for it.
+//! One delivery of a message, and the ways to settle it.
 
 use std::fmt;
 use std::pin::{Pin, pin};
@@ -23,8 +23,8 @@ use crate::queue::Queue;
 use crate::settle::Delay;
 use crate::snooze::{self, Snooze};
 
-/// How long handing an answer to the client may take. It takes long only while the broker is away
-/// and the client has no room for more that it is to send then.
+/// The time limit for handing a settlement to the client. It takes long only while the broker is unreachable
+/// and the client's buffer is full.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A message as it was delivered, which waits for its settlement.
@@ -47,8 +47,8 @@ impl Delivery {
     ///
     /// # Errors
     ///
-    /// Where it lacks `JetStream` metadata: then it can be neither counted nor dead-lettered under a name of
-    /// its own, and is left to come again.
+    /// If the message lacks `JetStream` metadata. Without it the message has no attempt number and no unique id for a
+    /// dead letter, so it stays unsettled, and the broker delivers it again.
     pub(crate) fn new(
         message: Message,
         queue: Queue,
@@ -90,7 +90,7 @@ impl Delivery {
         self.attempt
     }
 
-    /// Whether the broker has delivered this very message before.
+    /// Whether the broker has delivered this message before.
     pub(crate) fn is_redelivered(&self) -> bool {
         self.is_redelivered
     }
@@ -135,8 +135,8 @@ impl Delivery {
         }
     }
 
-    /// Waits for `work`, and tells the broker once each `every` that it is under way. Gives nothing where the
-    /// drain has no time left for it; and how often it told the broker.
+    /// Waits for `work`, and sends a heartbeat to the broker once each `every`. Returns the output, or `None` if the
+    /// drain runs out of time, and the number of heartbeats that were due, also while there was no connection.
     pub(crate) async fn keep_alive<F: Future>(
         &self,
         mut work: Pin<&mut F>,
@@ -155,7 +155,7 @@ impl Delivery {
                     heartbeats += 1;
                     next += every;
                     heartbeat.as_mut().reset(next);
-                    // Without a connection the client would keep it for later, when it is of no use.
+                    // Without a connection the client would send it later, when it has no use.
                     if self.connection.is_connected() {
                         self.answer(AckKind::Progress).await;
                     }
@@ -172,13 +172,13 @@ impl Delivery {
         self.answer(AckKind::Nak(Some(delay.draw()))).await;
     }
 
-    /// How long it still has to wait, where its job was put off.
+    /// How long the job still has to wait, if it was snoozed.
     pub(crate) fn waits(&self) -> Option<Duration> {
         self.snooze?.remaining(now())
     }
 
-    /// Has a copy of the message take its place in the queue, after this time. Tells whether it is there; there has to
-    /// be room for it at once.
+    /// Publishes a copy of the message, to be handled after this time. Returns whether the copy is stored; it does not
+    /// wait for room.
     pub(crate) async fn snooze(&self, to: &Publisher, delay: Duration) -> bool {
         let until = now().saturating_add(delay).unwrap_or(Timestamp::MAX);
         let message_id = format!("{self}:snooze");
@@ -196,7 +196,8 @@ impl Delivery {
         }
     }
 
-    /// Moves the message to the dead letters, signed by this instance. Tells whether it is there.
+    /// Moves the message to the dead letters, with the name of this instance. Returns whether the broker has
+    /// stored the dead letter.
     pub(crate) async fn dead_letter(&self, to: &Publisher, reason: &str, by: &str) -> bool {
         let cause = Cause { reason, attempts: self.attempt.number(), at: now(), by };
         match to.publish(|| Ok(self.original().dead_letter(&cause)), None).await {
@@ -209,8 +210,8 @@ impl Delivery {
         }
     }
 
-    /// An answer that gets lost is no loss: the message is delivered again, and the facts see to
-    /// it that nothing happens twice.
+    /// A lost settlement is harmless: the broker delivers the message again, and the facts prevent a second
+    /// effect.
     async fn answer(&self, kind: AckKind) {
         let id = self.key();
         let answer = self.connection.client().publish(self.reply.clone(), kind.into());

@@ -1,4 +1,4 @@
-//! Facts: what has happened, each created once under its key and never changed.
+//! Facts: records of events, each created once under its key and never changed.
 //!
 //! A bucket is a key-value bucket of NATS, which is a stream whose subjects are the keys. A fact is
 //! created by a publish that succeeds only where the key has never been written. So a message that is
@@ -53,9 +53,9 @@ impl Bucket {
     }
 }
 
-/// Something that has happened: a type that becomes a JSON object, and the bucket that keeps it.
+/// A kind of fact: a type that serializes to a JSON object, and the bucket that keeps it.
 pub trait Fact: Serialize + DeserializeOwned + Send + Sync + 'static {
-    /// Where such facts are kept.
+    /// The bucket that keeps such facts.
     const BUCKET: Bucket;
 
     /// The key that it is kept under in its bucket: a token of a subject, such as the id of a job.
@@ -68,7 +68,7 @@ pub trait Fact: Serialize + DeserializeOwned + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// Where it does not become a JSON object.
+    /// If it does not serialize to a JSON object.
     fn creation(&self, trace: &Trace) -> Result<Publication, serde_json::Error> {
         let mut headers = HeaderMap::new();
         headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, "0");
@@ -87,18 +87,18 @@ pub trait Fact: Serialize + DeserializeOwned + Send + Sync + 'static {
     }
 }
 
-/// What came of creating a fact.
+/// The result of creating a fact.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Creation<F> {
-    /// It is now a fact.
+    /// This call created the fact.
     Created,
-    /// The key had been written before, and that fact counts: another replica may have created it, or an
+    /// The key was written before, and the existing fact wins: another replica may have created it, or an
     /// earlier try of our own whose ack was lost.
     AlreadyExists(F),
 }
 
-/// The fact that is kept under this key, if there is one: from the nearest broker, because facts never
-/// change, and where that one has nothing from the stream's leader, which is never behind.
+/// Reads the fact under this key, if there is one. It asks the nearest broker first, because facts never
+/// change; if that broker has none, it asks the stream's leader, which is never behind.
 ///
 /// # Errors
 ///

@@ -1,4 +1,4 @@
-//! Publishes, and waits until the broker has confirmed.
+//! Publishes a message, and waits until the broker has confirmed that it is stored.
 
 use std::pin::pin;
 use std::sync::Mutex;
@@ -24,14 +24,14 @@ use crate::topology::{self, DeclareError, Limits, Topology};
 /// The first ceiling of the time between two tries of the same publish, and the highest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
-/// Publishes to one stream. Publishes at the same time are under way at the same time.
+/// Publishes to one stream, several messages concurrently.
 ///
-/// Each stream has a publisher of its own, with places of its own for what is under way: a message that
-/// waits for room in one queue never keeps another queue from moving.
+/// Each stream has its own publisher, with its own limit of concurrent publishes: a message that waits for
+/// room in one queue never blocks another queue.
 #[derive(Debug)]
 pub(crate) struct Publisher {
     connection: Connection,
-    /// For what is under way at a time.
+    /// One permit for each concurrent publish.
     places: Semaphore,
     pub(crate) stream: &'static str,
     metrics: PublishMetrics,
@@ -45,9 +45,9 @@ pub(crate) struct Publisher {
 /// The broker has stored the message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PubAck {
-    /// It was not there before.
+    /// As a new message.
     Stored,
-    /// It was there already, under the same message id.
+    /// It had stored a message with the same id already.
     Duplicate,
 }
 
@@ -57,7 +57,7 @@ impl From<Stored> for PubAck {
     }
 }
 
-/// Why a message is not known to be stored. Its source is what the client library says.
+/// Why a publish has no confirmation. Its source is the error of the client library.
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
     /// There is no room. Nothing was stored; try again later.
@@ -66,17 +66,17 @@ pub enum PublishError {
     /// It is unknown whether the message was stored; try again under the same id.
     #[error("not confirmed")]
     Unconfirmed(#[source] Source),
-    /// The message was to be the first under its subject, and another is there, or on its way.
+    /// The message had to be the first under its subject, and another one is stored there, or in progress.
     #[error("there is one already")]
     AlreadyExists,
-    /// The message is larger than the broker takes, and always will be.
+    /// The message is larger than the broker accepts. A retry does not help.
     #[error("too large")]
     TooLarge(#[source] Source),
-    /// It cannot be published: its subject is none, or its body does not encode.
+    /// The message cannot be published: its subject is invalid, or its body does not serialize.
     #[error("cannot be published")]
     Invalid(#[source] Source),
-    /// The broker rejects it for another reason, or another value than a fact is under its key. An operator
-    /// may mend that.
+    /// The broker rejects the message for another reason, or the value under the key is no fact. An operator
+    /// may fix that.
     #[error("rejected")]
     Rejected(#[source] Source),
 }

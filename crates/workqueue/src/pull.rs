@@ -36,19 +36,19 @@ const LONGEST_CREDIT: Duration = Duration::from_secs(10);
 /// The first ceiling of the time between two questions after a consumer, and the highest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
-/// How long handing a question to the client may take.
+/// The time limit for handing a request to the client.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// The header of a status that says how many messages the broker did not send.
 const PENDING_MESSAGES: &str = "Nats-Pending-Messages";
 
-/// What comes of waiting for messages.
+/// The result of waiting for messages.
 pub(crate) enum Arrival {
     /// A message, which takes one slot.
     Message(Message),
     /// The credit has changed; there may be something to ask for.
     Credit,
-    /// The consumer is not there any more.
+    /// The consumer no longer exists.
     Gone,
 }
 
@@ -66,7 +66,7 @@ pub(crate) struct Pull {
     credit_since: Instant,
     /// By when something must have been heard of all pulls.
     silence: Pin<Box<Sleep>>,
-    /// How many times the connection had been established when this was last looked at.
+    /// The number of established connections at the last check.
     times_connected: u64,
     write_off: Option<Pin<Box<dyn Future<Output = Fate> + Send>>>,
     /// Why the broker turned down pulls, as far as it was logged.
@@ -110,8 +110,8 @@ impl Pull {
         self.credit
     }
 
-    /// Asks for as many messages as there are slots that are neither taken nor asked for, unless
-    /// they are too few to be worth a question.
+    /// Asks for one message for each free slot without credit, unless there are too few such slots to be
+    /// worth a request.
     pub(crate) async fn ask(&mut self, slots: usize, free: usize) {
         let room = free.saturating_sub(self.credit);
         let worth_it = room > 0 && (self.credit == 0 || room >= slots.div_ceil(4));

@@ -1,4 +1,4 @@
-//! What becomes of a delivery: a total function without input or output, tested alone.
+//! Decides how a delivery is settled: a total, pure function, tested alone.
 
 use std::fmt;
 use std::time::Duration;
@@ -8,16 +8,16 @@ use crate::dead_letters::Reason;
 use crate::handler::{Attempt, Failure, Rejection, RetryPolicy};
 use crate::job::DecodeError;
 
-/// How long a message of a newer version is given back for, so that a newer replica can take it.
+/// The delay after which a message of a newer version is delivered again, so that a newer replica can take it.
 const NEWER_VERSION_DELAY: Duration = Duration::from_secs(30);
 
-/// The longest delay that a broker is asked for. Much longer ones are beyond what it can read.
+/// The longest delay in a nak. The broker cannot parse much longer ones.
 const LONGEST_DELAY: Duration = Duration::from_hours(24 * 365 * 100);
 
 /// The ceiling of the delay after which a job that a stopping service gives back is delivered again.
 const GIVE_BACK_DELAY: Duration = Duration::from_millis(100);
 
-/// What came of a delivery.
+/// The result of handling a delivery.
 #[derive(Debug)]
 pub enum Outcome {
     /// Its effect is durable.
@@ -28,10 +28,10 @@ pub enum Outcome {
     Rejected(Rejection),
     /// It is not a job that this replica knows.
     Undecodable(DecodeError),
-    /// It was not handled, because it has been delivered too often without being settled: perhaps it ends
+    /// It was not handled, because the broker has delivered it too often without a settlement: it may crash
     /// every process that handles it.
     Exhausted,
-    /// Handling it was broken off, because this service stops.
+    /// The service stopped before the handler was done.
     Interrupted,
 }
 
