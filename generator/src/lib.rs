@@ -1,4 +1,4 @@
-//! The generator: makes the strings that are requested, and marks those that were stored.
+//! The generator: makes the requested strings, and marks stored strings as received.
 //!
 //! ```text
 //! generate    [REQUESTS] --> [RESPONSES]    generate, strings
@@ -24,7 +24,7 @@ use mark::Mark;
 ///
 /// # Errors
 ///
-/// Where it cannot run, see [`ServiceError`].
+/// If it cannot run, see [`ServiceError`].
 pub async fn run(
     settings: GeneratorSettings,
     stop: &CancellationToken,

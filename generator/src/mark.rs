@@ -28,7 +28,7 @@ impl Handler for Mark {
             Creation::AlreadyExists(first) if first.values == mark.values => {
                 debug!(id = %mark.id, by = first.marked_by, "was marked as received before");
             }
-            // The first mark has the strings of the first acknowledgment, and is never changed.
+            // The first mark has the strings of the first acknowledgment, and never changes.
             Creation::AlreadyExists(_) => {
                 error!(id = %mark.id, "acknowledged twice with different strings");
             }

@@ -1,10 +1,10 @@
-//! Makes strings. It knows of no queue and no broker.
+//! Makes random strings, independent of queues and the broker.
 
 use contract::{Amount, Strings};
 use rand::Rng;
 use rand::distr::{Alphanumeric, SampleString};
 
-/// As many random strings of `A-Z a-z 0-9` as asked for, each as long as asked for.
+/// Random strings of `A-Z a-z 0-9`, in the requested number and length.
 pub(crate) fn make(amount: Amount, rng: &mut impl Rng) -> Strings {
     let length = usize::try_from(amount.length()).expect("a string fits into memory");
     let strings: Vec<String> =

@@ -12,17 +12,18 @@ use workqueue::{
 
 use crate::producer::record;
 
-/// Cancels a request, unless its strings are stored. Gives what is true from now on: this cancellation, or what
-/// came before it. One that is `not_asked` for yet is accepted with that, so that it is not forgotten.
+/// Cancels a request, unless its strings are stored. Returns the decision that holds from now on: this
+/// cancellation, or an earlier decision. A request that is `not_asked` yet counts as accepted by its cancellation, so
+/// that its record remains.
 ///
-/// A schedule may outlast every fact. So what is scheduled first says itself that it is cancelled, and is due now:
-/// where this ends in between, a requestor goes on with it.
+/// A scheduled message may outlive every fact. So this function first marks the message itself as cancelled and makes
+/// it due now: if this process dies in between, a requestor completes the cancellation.
 ///
-/// Repeating it is safe. Where it was cancelled before, that cancellation stands.
+/// A repetition is safe: the first cancellation stays.
 ///
 /// # Errors
 ///
-/// Where the broker does not confirm a fact; then it is unknown whether it is cancelled.
+/// If the broker does not confirm a fact; it is then unknown whether the request is cancelled.
 pub async fn cancel(
     producer: &Producer,
     connection: &Connection,
@@ -48,7 +49,7 @@ pub async fn cancel(
         if let Some(due) = not_asked {
             record(producer, &due.request(id), &Trace::default()).await?;
         }
-        // It saves the work, and no more: what is made all the same is not stored.
+        // This only saves work: a response that is generated nevertheless is not stored.
         for queue in [SCHEDULES, REQUESTS] {
             match remove(connection, queue, id).await {
                 Ok(removed) => debug!(%id, queue = queue.stream, removed, "cancelled"),
@@ -62,16 +63,16 @@ pub async fn cancel(
 /// Why a dead letter is not discarded.
 #[derive(Debug, thiserror::Error)]
 pub enum DiscardError {
-    /// Its request would never come to its end.
+    /// Its request would stay pending forever.
     #[error("the strings of its request are stored, and not marked as received; replay it")]
     NotMarked,
-    /// It is unknown what it holds up.
+    /// It is unknown which request it blocks.
     #[error("cannot tell how far its request has come")]
     Unread(#[from] ReadError),
     /// Its request could not be cancelled.
     #[error("its request cannot be cancelled")]
     NotCancelled(#[from] PublishError),
-    /// It is still there.
+    /// The dead letter still exists.
     #[error(transparent)]
     NotRemoved(#[from] NotRemoved),
 }

@@ -1,4 +1,4 @@
-//! Asks: takes a request that is due from the queue SCHEDULES, and submits it.
+//! Submits due requests: takes each from the queue SCHEDULES, and publishes it to the queue REQUESTS.
 
 use contract::facts::{Cancellation, Stored};
 use contract::queues::{DueRequest, Request};
@@ -15,7 +15,7 @@ impl Handler for Due {
 
     fn admit(&self, due: &DueRequest, cx: &Context) -> Result<(), Rejection> {
         if due.cancelled_by.is_some() {
-            // It is not worked on, however late that is.
+            // A cancelled request is not worked on, so its age does not matter.
             return Ok(());
         }
         let requested_at = due.clone().request(cx.id()).requested_at;
@@ -26,16 +26,17 @@ impl Handler for Due {
         let cancelled_by = due.cancelled_by.take();
         let request = due.request(cx.id());
         let key = request.id.to_string();
-        // An earlier attempt may have come to its end, and only its ack got lost.
+        // An earlier attempt may have succeeded, and only its ack got lost.
         if cx.attempt() > Attempt::new(1) && cx.read::<Request>(&key).await?.is_some() {
             return Ok(());
         }
-        // Who cancelled it may have come no further.
+        // The process that cancelled it may have died before it created this fact.
         if let Some(cancelled_by) = cancelled_by {
             let cancellation = Cancellation { id: request.id, cancelled_by, cancelled_at: now() };
             cx.create(&Stored::Cancelled(cancellation)).await?;
         }
-        // It may be answered already, or cancelled: then it was accepted, by an attempt that could say so no more.
+        // The request may be answered or cancelled already. Then an earlier attempt, or the process that cancelled
+        // it, died before it recorded the request as accepted.
         if cx.read::<Stored>(&key).await?.is_some() {
             cx.create(&request).await?;
             return Ok(());

@@ -37,10 +37,10 @@ use rate_limiter::RateLimiter;
 use store::Store;
 use tally::Tally;
 
-/// Why the requestor ended other than by being told to.
+/// The error with which the requestor ended by itself.
 #[derive(Debug, thiserror::Error)]
 pub enum RequestorError {
-    /// Such strings are beyond the limits.
+    /// The count or length of the strings exceeds the limits.
     #[error("STRING_COUNT and STRING_LENGTH ask for {0}")]
     Amount(#[from] InvalidStrings),
     /// The service cannot run.
@@ -60,8 +60,8 @@ pub enum RequestorError {
     },
 }
 
-/// Runs a requestor until `stop` is cancelled, or until `REQUEST_TOTAL` requests have come to their
-/// end.
+/// Runs a requestor until `stop` is cancelled, or until `REQUEST_TOTAL` requests are stored or given
+/// up.
 ///
 /// # Errors
 ///

@@ -54,7 +54,7 @@ pub(crate) async fn submit_within(cx: &Context, request: &Request) -> Result<(),
 ///
 /// # Errors
 ///
-/// Where trying again does not help.
+/// If a retry does not help.
 pub async fn record(
     producer: &Producer,
     request: &Request,
@@ -82,8 +82,8 @@ pub(crate) struct RequestProducer {
 type Turns = tokio::sync::Mutex<(RateLimiter, u64)>;
 
 impl RequestProducer {
-    /// Asks until `stop`, or `total` times; then waits until the last request is accepted, or
-    /// until there is no time left for it.
+    /// Submits requests until `stop`, or `total` of them; then waits until the last one is accepted, or until
+    /// the drain runs out of time.
     pub(crate) async fn run(
         self: Arc<Self>,
         rate_limiter: RateLimiter,
@@ -96,11 +96,11 @@ impl RequestProducer {
         for _ in 0..self.concurrency {
             asking.spawn(Arc::clone(&self).take_turns(Arc::clone(&turns), stop.clone()));
         }
-        // A request that is given up was never accepted, so it is not missed.
+        // A request that is given up was never accepted, so no accepted request is lost.
         let _ = abandoned.run_until_cancelled(asking.join_all()).await;
     }
 
-    /// Asks whenever it is its turn, one request after another.
+    /// Submits one request at a time, each when the rate limiter allows it.
     async fn take_turns(self: Arc<Self>, turns: Arc<Turns>, stop: CancellationToken) {
         let next = async || {
             let (rate_limiter, left) = &mut *turns.lock().await;

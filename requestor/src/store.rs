@@ -1,5 +1,5 @@
 //! Stores: takes a response from the queue RESPONSES, creates the fact in the bucket `stored`, and
-//! publishes an acknowledgment of what is stored to the queue ACKNOWLEDGMENTS. Of a request that was cancelled it
+//! publishes an acknowledgment of the stored strings to the queue ACKNOWLEDGMENTS. For a cancelled request it
 //! stores nothing.
 
 use std::sync::Arc;
@@ -27,8 +27,8 @@ impl Handler for Store {
         let new = Stored::Strings(Acknowledgment::new(response, cx.instance(), now()));
         let stored = match cx.create(&new).await? {
             Creation::Created => new,
-            // The request was answered, or its response stored, twice. The first fact counts, and only
-            // that is acknowledged: both sides have the same strings.
+            // The request was answered, or its response stored, twice. The first fact wins, and only
+            // its strings are acknowledged, so both sides have the same strings.
             Creation::AlreadyExists(stored) => stored,
         };
         let stored = match stored {

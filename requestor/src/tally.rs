@@ -1,7 +1,7 @@
-//! Counts the requests of this requestor, where it is to end once all of them are stored.
+//! Counts the requests of this requestor, if it has to end once all of them are stored.
 //!
-//! Any replica may store the response to a request of ours. A response that this replica stores is noted at
-//! once; for the rest the facts are read, which are the truth.
+//! Any replica may store the response to a request of ours. A response that this replica stores is counted at
+//! once; for all others the tally reads the facts, which decide.
 
 use std::collections::BTreeSet;
 use std::mem;
@@ -59,12 +59,12 @@ impl Tally {
         self.stored(id);
     }
 
-    /// Says that no more requests will be asked.
+    /// Marks the tally as complete: no further requests will follow.
     pub(crate) fn close(&self) {
         self.all_asked.store(true, Ordering::Relaxed);
     }
 
-    /// Waits until every request has come to its end. Gives those that were given up.
+    /// Waits until every request is stored or given up. Returns those that were given up.
     pub(crate) async fn come_to_an_end(&self, connection: &Connection) -> Vec<GivenUp> {
         let (mut after, mut told) = (None, Instant::now());
         while !(self.all_asked.load(Ordering::Relaxed) && self.with(|ids| ids.is_empty())) {
@@ -115,7 +115,7 @@ enum RequestEnd {
 /// How a request ended, if it has, and if the broker says so.
 async fn end_of(id: JobId, connection: &Connection) -> Option<RequestEnd> {
     let key = id.to_string();
-    // An answer that did not come says nothing.
+    // Without an answer the state of the request is unknown.
     match read_fact(connection, &key).await.ok()? {
         Some(Stored::Strings(_)) => return Some(RequestEnd::Stored),
         Some(Stored::Cancelled(it)) => {

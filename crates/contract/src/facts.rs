@@ -51,7 +51,8 @@ pub struct Asked {
     /// The request that each call with this key publishes.
     #[serde(flatten)]
     pub request: Request,
-    /// When it is due, if the client set a time. This is then its `requested_at`, too.
+    /// When it is due, if the client set a time. The request is submitted then, with this
+    /// time as its `requested_at`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_before: Option<Timestamp>,
     /// The delay until it is due, in milliseconds, if the client set a delay and not a time.

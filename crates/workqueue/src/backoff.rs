@@ -2,8 +2,8 @@ use std::time::Duration;
 
 /// Waiting times before another try: exponential with full jitter.
 ///
-/// Each is drawn evenly from all below a ceiling that doubles from one try to the next, so that
-/// many who failed at the same moment do not come back at the same moment.
+/// Each time is drawn evenly below a ceiling that doubles from one try to the next, so that
+/// clients that failed at the same moment do not come back at the same moment.
 #[derive(Clone, Debug)]
 pub struct Backoff {
     first: Duration,

@@ -1,10 +1,10 @@
 use std::error::Error;
 
-/// What an error comes from.
+/// The cause of an error.
 pub type Source = Box<dyn Error + Send + Sync>;
 
-/// An error with all its causes, as one line. Some errors tell their cause themselves: no cause is told
-/// twice.
+/// An error with all its causes, as one line. If an error's text includes its cause already, the cause is not
+/// repeated.
 #[must_use]
 pub fn chain(error: &(dyn Error + 'static)) -> String {
     let mut text = error.to_string();

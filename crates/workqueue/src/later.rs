@@ -34,21 +34,20 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_s
 /// The result of setting a schedule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scheduled {
-    /// There was none of that name.
+    /// There was no schedule of that name; it is now set.
     Created,
-    /// The one of that name was another, and is replaced.
+    /// A different schedule of that name was replaced.
     Replaced,
-    /// It stood there already, and goes on as before.
+    /// The same schedule existed already, and goes on as before.
     Unchanged,
 }
 
 impl Producer {
     /// Submits a job that is due at this time, or at once where that has passed; its queue has to have
-    /// [schedules](Queue::with_schedules). Gives its id once the broker has confirmed that the job is stored. While
+    /// [schedules](Queue::with_schedules). Returns its id once the broker has confirmed that the job is stored. While
     /// the queue is full, it waits.
     ///
-    /// It may be called again with a job that has an id of its own: what was stored first counts, as long as it is
-    /// not due.
+    /// A job with its own id can be submitted again: until it is due, the first submission wins.
     ///
     /// # Errors
     ///
@@ -122,8 +121,8 @@ impl Producer {
         Ok(())
     }
 
-    /// Takes back a job that was submitted for later. Tells whether it did: a job that is due, or done, is not
-    /// taken back.
+    /// Cancels a job that was submitted for later. Returns whether it did: a job that is due, or done, cannot be
+    /// cancelled.
     ///
     /// # Errors
     ///
@@ -175,7 +174,7 @@ impl Producer {
             let does = if standing.is_some() { Scheduled::Replaced } else { Scheduled::Created };
             match publisher.try_publish(new).await {
                 Ok(_) => return Ok(does),
-                // Another one was faster.
+                // Another client was faster.
                 Err(PublishError::AlreadyExists) => {}
                 Err(PublishError::Unconfirmed(_)) => done = Some(does),
                 Err(error) => return Err(explained(error, recurrence)),
@@ -184,7 +183,7 @@ impl Producer {
         }
     }
 
-    /// Removes the recurring job of this name. Tells whether there was one. What it has asked for already is still
+    /// Removes the recurring job of this name. Returns whether there was one. Jobs that were due before are still
     /// done.
     ///
     /// # Errors

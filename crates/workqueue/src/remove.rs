@@ -9,14 +9,14 @@ use crate::connection::Connection;
 use crate::id::JobId;
 use crate::queue::Queue;
 
-/// Removes a job from its queue, if it is there. Gives the number of messages that were.
+/// Removes a job from its queue, if it is there. Returns the number of removed messages.
 ///
-/// A replica that has the job in flight does not notice: it goes on, and what it publishes is stored. So what
-/// must not happen any more needs a fact that excludes it; this only saves the work.
+/// A replica that has the job in flight does not notice: it goes on, and the broker stores its messages. To exclude
+/// an effect, create a fact that excludes it; removing the message only saves the work.
 ///
 /// # Errors
 ///
-/// Where the broker does not answer, or refuses.
+/// If the broker does not answer, or refuses.
 pub async fn remove(connection: &Connection, queue: Queue, id: JobId) -> Result<u64, ApiError> {
     let mut removed = 0;
     for subject in id.with_text(|key| queue.subjects_of(key)) {

@@ -55,10 +55,10 @@ pub enum ServiceError {
     Admin {
         /// The address.
         addr: SocketAddr,
-        /// What the operating system says.
+        /// The error of the operating system.
         source: std::io::Error,
     },
-    /// There is no use in trying to connect.
+    /// Connecting cannot succeed, and a retry does not help.
     #[error(transparent)]
     Connect(#[from] ConnectError),
     /// The streams on the broker are not those that the service needs, and waiting does not help.
@@ -70,7 +70,7 @@ pub enum ServiceError {
     /// The client cannot ask for messages.
     #[error("cannot subscribe to the answers of the broker: {0}")]
     Subscribe(#[from] async_nats::SubscribeError),
-    /// A task that was to run as long as the service has ended.
+    /// A background task ended before the service did.
     #[error(transparent)]
     Background(#[from] Ended),
 }

@@ -1,9 +1,9 @@
 //! The slots of a service, in which the jobs of all lanes of a queue are handled: the most urgent one first,
 //! and none starves.
 //!
-//! Where the queue has a rate limit, a job needs a permission as well, and is given both at once: so the most urgent
-//! one has the next permission, and none has one that it cannot use. Jobs wait here without a permission, not more
-//! than are asked for at a time, of all lanes together.
+//! If the queue has a rate limit, a job needs a permission as well, and gets slot and permission together: so the
+//! most urgent job gets the next permission, and no job holds one that it cannot use. Jobs wait here
+//! without a permission, not more than are asked for at a time, of all lanes together.
 
 mod permits;
 #[cfg(test)]
