@@ -68,7 +68,7 @@
 //! # }
 //! ```
 //!
-//! On a queue with [schedules], a job can be due later, or recur(Queue::with_schedules):
+//! On a queue [with schedules](Queue::with_schedules), a job can be due later, or recur:
 //!
 //! ```no_run
 //! # use std::time::Duration;
