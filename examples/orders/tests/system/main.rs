@@ -1,7 +1,10 @@
 //! The programs of this example on a real broker, with `SQLite` and, with the feature `postgres`, with Postgres, and what
 //! breaks them.
 
-#![cfg_attr(not(feature = "postgres"), allow(dead_code, reason = "the tests with Postgres use it"))]
+#![cfg_attr(
+    not(feature = "postgres"),
+    allow(dead_code, unused_imports, reason = "the tests with Postgres use it")
+)]
 
 mod crash_points;
 mod flow;
