@@ -89,7 +89,8 @@ pub(super) async fn give_all(
         }
         snapshot::report(stream)?;
     }
-    settled(nats, manifest, replicas).await
+    let settled = settled(nats, manifest, replicas).await;
+    settled.with_context(|| format!("restored, but not as it was within {LIMIT:?}: do not use it"))
 }
 
 /// What to do after a restore that broke off. The broker may keep a part of a stream.
@@ -151,8 +152,8 @@ async fn settled(
     // A follower counts as current before it has fetched what the stream was restored with, and would
     // lose it with its leader. Only a leader tells how many messages it has: so each broker leads once.
     for stream in &manifest.streams {
-        let info = topology::stream_state(nats, &stream.name).await?;
-        let Some(cluster) = info.cluster else { continue };
+        let state = async || Ok(topology::stream_state(nats, &stream.name).await?);
+        let Some(cluster) = until(limit, state).await?.cluster else { continue };
         let followers = cluster.replicas.iter().map(|follower| follower.name.as_str());
         // The first leader is the last one, too: the broker has spread the leaders well.
         for broker in followers.chain(cluster.leader.as_deref()) {
@@ -167,19 +168,16 @@ async fn settled(
 }
 
 /// Tries until it succeeds, or until this limit.
-async fn until(
+async fn until<T>(
     limit: Instant,
-    attempt: impl AsyncFn() -> anyhow::Result<()>,
-) -> anyhow::Result<()> {
-    while let Err(difference) = attempt().await {
-        if Instant::now() > limit {
-            return Err(difference).with_context(|| {
-                format!("restored, but not as it was within {LIMIT:?}: do not use it")
-            });
+    attempt: impl AsyncFn() -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
+    loop {
+        match attempt().await {
+            Err(_) if Instant::now() < limit => sleep(PAUSE).await,
+            result => return result,
         }
-        sleep(PAUSE).await;
     }
-    Ok(())
 }
 
 /// Has this broker lead a stream, unless it does.
@@ -195,15 +193,12 @@ async fn lead(nats: &Context, stream: &str, broker: &str) -> anyhow::Result<()> 
     let subject = format!("STREAM.LEADER.STEPDOWN.{stream}");
     let question = json!({ "placement": { "preferred": broker } });
     let _answer: Value = api::call(nats, subject, &question).await?;
-    let limit = Instant::now() + UNDISTURBED;
-    while !leads().await.unwrap_or(false) {
-        ensure!(
-            Instant::now() < limit,
-            "{broker} has not all of {stream}, and so does not lead it"
-        );
-        sleep(PAUSE).await;
-    }
-    Ok(())
+    until(Instant::now() + UNDISTURBED, async || {
+        let is_leader = leads().await.unwrap_or(false);
+        ensure!(is_leader, "{broker} has not all of {stream}, and so does not lead it");
+        Ok(())
+    })
+    .await
 }
 
 /// Compares a stream on the broker, and its consumer, with what was backed up.
