@@ -7,7 +7,8 @@
 //! | [`RESPONSES`] | [`Response`] | generator | requestor |
 //! | [`ACKNOWLEDGMENTS`] | [`Acknowledgment`] | requestor | generator |
 //!
-//! A queue is a stream that forgets a message once its consumer has acknowledged it.
+//! A queue is a stream that forgets a message once its consumer has acknowledged it. None has message ids, because all
+//! effects of these messages are facts.
 
 use std::time::Duration;
 
@@ -22,8 +23,10 @@ pub const ALL: [Queue; 4] = [SCHEDULES, REQUESTS, RESPONSES, ACKNOWLEDGMENTS];
 
 /// Requests for a later time, once or recurring. The gateway schedules them, and the requestor submits them
 /// when they are due.
-pub const SCHEDULES: Queue =
-    Queue::new("SCHEDULES", "due").consumer("requestor").with_schedules("schedules");
+pub const SCHEDULES: Queue = Queue::new("SCHEDULES", "due")
+    .consumer("requestor")
+    .with_schedules("schedules")
+    .without_message_ids();
 
 /// The longest time for which a request may be scheduled ahead.
 pub const LONGEST_DELAY: Duration = Duration::from_hours(30 * 24);
@@ -127,8 +130,10 @@ pub fn named(name: &str) -> Result<Queue, UnknownQueue> {
 pub struct UnknownQueue;
 
 /// Requests whose strings are not generated yet. The requestor publishes them, and the generator consumes them.
-pub const REQUESTS: Queue =
-    Queue::new("REQUESTS", "requests").consumer("generator").with_priorities();
+pub const REQUESTS: Queue = Queue::new("REQUESTS", "requests")
+    .consumer("generator")
+    .with_priorities()
+    .without_message_ids();
 
 /// A request for random strings.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -218,7 +223,8 @@ impl From<Request> for Fields {
 }
 
 /// Responses that are still to be stored. The generator answers, the requestor stores.
-pub const RESPONSES: Queue = Queue::new("RESPONSES", "responses").consumer("requestor");
+pub const RESPONSES: Queue =
+    Queue::new("RESPONSES", "responses").consumer("requestor").without_message_ids();
 
 /// The strings that a generator made for a request.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -248,7 +254,7 @@ impl Job for Response {
 
 /// Acknowledgments that are still to be marked. The requestor acknowledges, the generator marks.
 pub const ACKNOWLEDGMENTS: Queue =
-    Queue::new("ACKNOWLEDGMENTS", "acknowledgments").consumer("generator");
+    Queue::new("ACKNOWLEDGMENTS", "acknowledgments").consumer("generator").without_message_ids();
 
 /// A requestor has stored these strings. It is the fact of the bucket `stored`, unless the request was
 /// cancelled, and the message that tells the generator of it.

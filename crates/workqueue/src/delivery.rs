@@ -187,7 +187,7 @@ impl Delivery {
         let at_once = CancellationToken::new();
         at_once.cancel();
         match to.publish(copy, Some(&at_once)).await {
-            Ok(_) => true,
+            Ok(()) => true,
             Err(error) => {
                 let error = chain(&error);
                 warn!(error, delivery = %self, "no copy waits in its place; this spends an attempt");
@@ -201,7 +201,7 @@ impl Delivery {
     pub(crate) async fn dead_letter(&self, to: &Publisher, reason: &str, by: &str) -> bool {
         let cause = Cause { reason, attempts: self.attempt.number(), at: now(), by };
         match to.publish(|| Ok(self.original().dead_letter(&cause)), None).await {
-            Ok(_) => true,
+            Ok(()) => true,
             Err(error) => {
                 let (error, stream) = (chain(&error), dead_letters::STREAM);
                 error!(error, stream, delivery = %self, "cannot move a message to the dead letters");

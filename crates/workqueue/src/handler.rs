@@ -18,7 +18,7 @@ use crate::facts::{Creation, Fact, ReadError};
 use crate::id::JobId;
 use crate::job::Job;
 use crate::producer::{Producer, Target};
-use crate::publisher::{PubAck, PublishError};
+use crate::publisher::PublishError;
 use crate::queue::Lane;
 use crate::rate_limit;
 use crate::trace::Trace;
@@ -352,7 +352,7 @@ impl Context {
     /// # Errors
     ///
     /// If waiting does not help: the message is too large, or the broker rejects it.
-    pub async fn publish<J: Job>(&self, job: &J) -> Result<PubAck, Failure> {
+    pub async fn publish<J: Job>(&self, job: &J) -> Result<(), Failure> {
         let id = self.id_of(job);
         Ok(self.waiting(self.shared.producer.publish(job, id, &self.trace, None)).await?)
     }

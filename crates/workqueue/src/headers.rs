@@ -1,9 +1,7 @@
-//! The headers that every message carries: its id and its version, and its [trace](crate::Trace).
+//! The headers that every message carries: its version and its [trace](crate::Trace).
 
-use async_nats::header::NATS_MESSAGE_ID;
 use async_nats::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::id::JobId;
 use crate::trace::Trace;
 
 /// The version of its job type that a message follows. A message without it is read as version 1.
@@ -23,15 +21,8 @@ static CONTENT_TYPE: HeaderName = HeaderName::from_static("Content-Type");
 static SNOOZE_ATTEMPTS_NAME: HeaderName = HeaderName::from_static(SNOOZE_ATTEMPTS);
 static SNOOZE_UNTIL_NAME: HeaderName = HeaderName::from_static(SNOOZE_UNTIL);
 
-/// The headers of the message of a job, which the broker takes for a duplicate of one under the same id.
-pub(crate) fn of_message(id: JobId, version: u64, trace: &Trace) -> HeaderMap {
-    let mut headers = without_id(version, trace);
-    headers.insert(NATS_MESSAGE_ID, id.to_string());
-    headers
-}
-
-/// The headers of a message that is never a duplicate.
-pub(crate) fn without_id(version: u64, trace: &Trace) -> HeaderMap {
+/// The headers of the message of a job, without a message id.
+pub(crate) fn of_message(version: u64, trace: &Trace) -> HeaderMap {
     let mut headers = HeaderMap::new();
     headers.insert(CONTENT_TYPE.clone(), JSON);
     headers.insert(VERSION_NAME.clone(), version.to_string());

@@ -1,6 +1,7 @@
 //! A kind of job, and the message that carries it.
 
 use async_nats::HeaderMap;
+use async_nats::header::NATS_MESSAGE_ID;
 use bytes::Bytes;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -41,11 +42,12 @@ pub trait Job: Serialize + DeserializeOwned + Send + Sync + 'static {
     ///
     /// If the job does not serialize to a JSON object.
     fn publication(&self, id: JobId, trace: &Trace) -> Result<Publication, serde_json::Error> {
-        Ok(Publication {
-            subject: Self::QUEUE.lane(self.priority()).subject(id),
-            headers: headers::of_message(id, Self::VERSION, trace),
-            body: to_json(self)?,
-        })
+        let subject = Self::QUEUE.lane(self.priority()).subject(id);
+        let mut headers = headers::of_message(Self::VERSION, trace);
+        if Self::QUEUE.has_message_ids() {
+            headers.insert(NATS_MESSAGE_ID, id.to_string());
+        }
+        Ok(Publication { subject, headers, body: to_json(self)? })
     }
 
     /// The job whose message has these parts, and its id.

@@ -111,7 +111,7 @@ impl Producer {
             let trace = Trace::of(Some(&standing.headers));
             let new = schedules::once(job, id, now(), &trace, Some(standing.sequence))?;
             match publisher.try_publish(new).await {
-                Ok(_) => break,
+                Ok(()) => break,
                 // It became due, or another client was faster, or the answer was lost.
                 Err(PublishError::AlreadyExists | PublishError::Unconfirmed(_)) => {}
                 Err(error) => return Err(error),
@@ -173,7 +173,7 @@ impl Producer {
             }
             let does = if standing.is_some() { Scheduled::Replaced } else { Scheduled::Created };
             match publisher.try_publish(new).await {
-                Ok(_) => return Ok(does),
+                Ok(()) => return Ok(does),
                 // Another client was faster.
                 Err(PublishError::AlreadyExists) => {}
                 Err(PublishError::Unconfirmed(_)) => done = Some(does),

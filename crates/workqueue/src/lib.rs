@@ -212,7 +212,7 @@ pub use log_once::LogOnce;
 pub use metrics::{DroppedTelemetry, Metrics};
 pub use priority::{InvalidPriority, Priority};
 pub use producer::Producer;
-pub use publisher::{PubAck, PublishError};
+pub use publisher::PublishError;
 pub use queue::{Lane, Queue};
 pub use reconciler::{Progress, Reconciler};
 pub use recurrence::{InvalidSchedule, Recurrence};

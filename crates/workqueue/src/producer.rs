@@ -15,7 +15,7 @@ use crate::id::JobId;
 use crate::job::{Job, Publication};
 use crate::lease;
 use crate::metrics::Metrics;
-use crate::publisher::{PubAck, PublishError, Publisher, check_subject};
+use crate::publisher::{PublishError, Publisher, check_subject};
 use crate::queue::Queue;
 use crate::recorder::Recorder;
 use crate::settings::Settings;
@@ -129,7 +129,7 @@ impl Producer {
         id: JobId,
         trace: &Trace,
         stop: Option<&CancellationToken>,
-    ) -> Result<PubAck, PublishError> {
+    ) -> Result<(), PublishError> {
         match &self.0 {
             Target::Broker(broker) => {
                 let publisher = broker
@@ -213,7 +213,7 @@ impl BrokerTarget {
         let mut unknown = false;
         loop {
             let full = match publisher.try_publish(fact.creation(trace)?).await {
-                Ok(_) => return Ok(Creation::Created),
+                Ok(()) => return Ok(Creation::Created),
                 Err(PublishError::AlreadyExists) => None,
                 // A full bucket refuses before the broker checks whether the key exists.
                 Err(full @ PublishError::Full(_)) => Some(full),
@@ -290,16 +290,17 @@ impl Recorder {
     fn publish(
         &self,
         publication: Result<Publication, serde_json::Error>,
-    ) -> Result<PubAck, PublishError> {
+    ) -> Result<(), PublishError> {
         let publication = publication?;
         check_subject(&publication.subject)?;
-        Ok(self.add(publication))
+        self.add(publication);
+        Ok(())
     }
 
     fn create<F: Fact>(&self, fact: &F) -> Result<Creation<F>, PublishError> {
         match self.read(&fact.key()) {
             Ok(Some(existing)) => Ok(Creation::AlreadyExists(existing)),
-            Ok(None) => self.publish(fact.creation(&Trace::default())).map(|_| Creation::Created),
+            Ok(None) => self.publish(fact.creation(&Trace::default())).map(|()| Creation::Created),
             Err(error) => Err(PublishError::Rejected(error.into())),
         }
     }

@@ -42,21 +42,6 @@ pub(crate) struct Publisher {
     declaring: tokio::sync::Mutex<LogOnce>,
 }
 
-/// The broker has stored the message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PubAck {
-    /// As a new message.
-    Stored,
-    /// It had stored a message with the same id already.
-    Duplicate,
-}
-
-impl From<Stored> for PubAck {
-    fn from(stored: Stored) -> Self {
-        if stored.duplicate { Self::Duplicate } else { Self::Stored }
-    }
-}
-
 /// Why a publish has no confirmation. Its source is the error of the client library.
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
@@ -145,9 +130,9 @@ impl Publisher {
         }
     }
 
-    /// Publishes, and repeats that under the same message id until the broker has confirmed that
-    /// the message is stored. While the queue is full, or the broker away, it waits; where the queue is
-    /// still full after `stop`, it gives up with [`PublishError::Full`], and nothing was stored.
+    /// Publishes, and repeats that until the broker has confirmed that the message is stored: one without a message
+    /// id may then be stored twice. While the queue is full, or the broker away, it waits; where the queue is still
+    /// full after `stop`, it gives up with [`PublishError::Full`], and nothing was stored.
     ///
     /// The publication is made for each try: there is nearly always one, for which nothing has to be
     /// copied, nor kept while it waits.
@@ -157,13 +142,13 @@ impl Publisher {
         &self,
         publication: impl Fn() -> Result<Publication, serde_json::Error>,
         stop: Option<&CancellationToken>,
-    ) -> Result<PubAck, PublishError> {
+    ) -> Result<(), PublishError> {
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         // Whether an earlier try may have got through.
         let mut unknown = false;
         loop {
             match (self.try_publish(publication()?).await, stop) {
-                (Ok(ack), _) => return Ok(ack),
+                (Ok(()), _) => return Ok(()),
                 (Err(full @ PublishError::Full(_)), Some(stop)) if !unknown => {
                     if stop.run_until_cancelled(backoff.wait()).await.is_none() {
                         return Err(full);
@@ -179,11 +164,8 @@ impl Publisher {
     }
 
     /// Publishes once. Waits for a connection, and for the broker's answer.
-    pub(crate) async fn try_publish(
-        &self,
-        publication: Publication,
-    ) -> Result<PubAck, PublishError> {
-        self.send(publication).await.map(PubAck::from)
+    pub(crate) async fn try_publish(&self, publication: Publication) -> Result<(), PublishError> {
+        self.send(publication).await.map(drop)
     }
 
     /// Publishes once to a counter, and gives its total.
@@ -249,8 +231,8 @@ impl Connection {
     /// # Errors
     ///
     /// See [`PublishError`]. Nothing is tried again.
-    pub async fn publish_once(&self, publication: Publication) -> Result<PubAck, PublishError> {
-        send_once(self, publication).await.map(PubAck::from)
+    pub async fn publish_once(&self, publication: Publication) -> Result<(), PublishError> {
+        send_once(self, publication).await.map(drop)
     }
 }
 

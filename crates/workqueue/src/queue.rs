@@ -21,6 +21,7 @@ pub struct Queue {
     pub consumer: &'static str,
     priorities: bool,
     schedules: Option<&'static str>,
+    message_ids: bool,
 }
 
 impl Queue {
@@ -28,7 +29,7 @@ impl Queue {
     /// consumer of the name `root`.
     #[must_use]
     pub const fn new(stream: &'static str, root: &'static str) -> Self {
-        Self { stream, root, consumer: root, priorities: false, schedules: None }
+        Self { stream, root, consumer: root, priorities: false, schedules: None, message_ids: true }
     }
 
     /// The same queue, emptied by a consumer of this name.
@@ -63,6 +64,23 @@ impl Queue {
     pub const fn with_schedules(self, schedules: &'static str) -> Self {
         assert!(!self.priorities, "a queue has either priorities or schedules");
         Self { schedules: Some(schedules), ..self }
+    }
+
+    /// The same queue for jobs whose every effect is a [fact](crate::Fact): their messages have no message id.
+    ///
+    /// By default a message has the id of its job, and the broker drops a second one of the same id within two minutes,
+    /// unless it was restarted meanwhile. That spares most jobs that are published again because a confirmation was
+    /// lost, or because a handler that had published them is tried again. Without it a write costs the broker a
+    /// quarter less.
+    #[must_use]
+    pub const fn without_message_ids(self) -> Self {
+        Self { message_ids: false, ..self }
+    }
+
+    /// Whether the messages of its jobs have a message id.
+    #[must_use]
+    pub const fn has_message_ids(self) -> bool {
+        self.message_ids
     }
 
     /// The first token of the subjects of jobs that are not due yet, in a queue with schedules.

@@ -6,7 +6,6 @@ use jiff::Timestamp;
 
 use crate::facts::Fact;
 use crate::job::{Job, Publication};
-use crate::publisher::PubAck;
 use crate::queue::ONCE;
 use crate::schedules;
 
@@ -77,19 +76,17 @@ impl Recorder {
     }
 
     /// Adds it, unless it has the message id of an earlier one to the same subject.
-    pub(crate) fn add(&self, publication: Publication) -> PubAck {
+    pub(crate) fn add(&self, publication: Publication) {
         let id = |of: &Publication| of.headers.get(NATS_MESSAGE_ID).cloned();
         self.with(|all| {
             let is_duplicate = id(&publication).is_some()
                 && all.iter().any(|earlier| {
                     earlier.subject == publication.subject && id(earlier) == id(&publication)
                 });
-            if is_duplicate {
-                return PubAck::Duplicate;
+            if !is_duplicate {
+                all.push(publication);
             }
-            all.push(publication);
-            PubAck::Stored
-        })
+        });
     }
 
     /// Removes all under this subject. Tells whether there was any.

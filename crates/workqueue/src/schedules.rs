@@ -228,8 +228,7 @@ pub(crate) fn once<J: Job>(
     trace: &Trace,
     standing: Option<u64>,
 ) -> Result<Publication, serde_json::Error> {
-    // Under a message id it would be dropped as a duplicate where it was cancelled a moment ago.
-    let mut headers = headers::without_id(J::VERSION, trace);
+    let mut headers = headers::of_message(J::VERSION, trace);
     headers.insert(NATS_SCHEDULE, format!("@at {at}"));
     headers.insert(NATS_SCHEDULE_TARGET, J::QUEUE.subject(id));
     headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, standing.unwrap_or_default().to_string());
@@ -245,7 +244,7 @@ pub(crate) fn every<J: Job>(
     recurrence: &Recurrence,
     standing: Option<u64>,
 ) -> Result<Publication, serde_json::Error> {
-    let mut headers = headers::without_id(J::VERSION, &Trace::default());
+    let mut headers = headers::of_message(J::VERSION, &Trace::default());
     recurrence.insert_into(&mut headers, &[J::QUEUE.root, ".", EVERY, ".", name].concat());
     headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, standing.unwrap_or_default().to_string());
     Ok(Publication { subject: subject(J::QUEUE, EVERY, name), headers, body: to_json(job)? })

@@ -1,14 +1,13 @@
-//! The baseline: messages of the same size as ours, each under an id and a subject of
-//! its own, as many under way at a time as it takes.
+//! The baseline: messages of the same size as ours, each under a subject of its own, as many under way at a time as
+//! it takes.
 
 use std::collections::VecDeque;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use async_nats::header::NATS_MESSAGE_ID;
+use async_nats::Client;
 use async_nats::jetstream::context::{ContextBuilder, PublishAckFuture};
 use async_nats::jetstream::stream::Config;
-use async_nats::{Client, HeaderMap};
 use bytes::Bytes;
 use contract::facts::Received;
 use contract::queues::{Acknowledgment, Request, Response};
@@ -68,11 +67,8 @@ async fn publish(
         {
             oldest.await.context("a publish was not confirmed")?;
         }
-        let id = JobId::new().to_string();
-        let mut headers = HeaderMap::new();
-        let subject = format!("baseline.{outstanding}.{id}");
-        headers.insert(NATS_MESSAGE_ID, id);
-        let sent = context.publish_with_headers(subject, headers, body.clone()).await;
+        let subject = format!("baseline.{outstanding}.{}", JobId::new());
+        let sent = context.publish(subject, body.clone()).await;
         under_way.push_back(sent.context("cannot publish")?);
     }
     for waiting in under_way {

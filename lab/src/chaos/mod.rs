@@ -14,7 +14,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
+use async_nats::jetstream::Context;
 use clap::Args;
+use contract::queues;
 use observe::Poller;
 use observe::audit::{audit, drained};
 use observe::snapshot::Totals;
@@ -202,11 +204,23 @@ async fn run(
         verdict: audit(nats, Duration::ZERO).await?,
         dead_letters: dead_letters::list(nats, None).await?,
     };
+    log.note(format_args!("messages that the queues took: {}", taken(nats).await?));
     if !brokers.all_run()? {
         failures.push("a broker has ended by itself".to_owned());
     }
     brokers.stop().await?;
     Ok(ChaosReport::new(plan, log.into_moments(), outcome, &poisoned, failures))
+}
+
+/// How many messages each queue has taken from the beginning. More than there were requests: the garbage, and what was
+/// published again because its confirmation was lost or its sender died, which the facts had to notice.
+async fn taken(nats: &Context) -> anyhow::Result<String> {
+    let mut counts = Vec::new();
+    for queue in queues::ALL {
+        let stream = nats.get_stream(queue.stream).await?;
+        counts.push(format!("{} {}", queue.stream, stream.cached_info().state.last_sequence));
+    }
+    Ok(counts.join(", "))
 }
 
 fn headline(plan: &Plan) -> String {

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use async_nats::HeaderMap;
-use async_nats::header::NATS_MESSAGE_ID;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use workqueue::{Connection, JobId, Publication, Queue};
@@ -34,11 +33,10 @@ impl<'a> Poison<'a> {
             let id = JobId::new().to_string();
             let subject = queue.subject_of(&id);
             loop {
-                let mut headers = HeaderMap::new();
-                headers.insert(NATS_MESSAGE_ID, id.as_str());
                 let body = "neither a request, nor a response, nor an acknowledgment";
                 let body = body.into();
-                let publication = Publication { subject: subject.clone(), headers, body };
+                let publication =
+                    Publication { subject: subject.clone(), headers: HeaderMap::new(), body };
                 if connection.publish_once(publication).await.is_ok() {
                     return id;
                 }

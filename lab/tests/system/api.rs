@@ -225,7 +225,7 @@ async fn concurrent_requests_under_one_key_submit_once() {
     let _generator = deployment.run(Side::Generator, "generator", &[]).await;
     let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
     deployment.facts_reach(RECEIVED, 2).await;
-    // Also when all is done, and the broker has forgotten the message ids.
+    // Also when all is done.
     assert_eq!(accepted(&post(second, Some("käse"), &body).await), id);
     assert_eq!(deployment.depth(REQUESTS).await, 0);
     complete(&deployment, 2).await;

@@ -1,23 +1,13 @@
-//! The same message twice. The broker's own memory of message ids is got around: it is short, and
-//! a restart may wipe it, so nothing may depend on it.
+//! The same message twice.
 
 use contract::facts::{RECEIVED, Received, STORED, Stored};
 use contract::queues::ACKNOWLEDGMENTS;
 use testkit::process::Process;
-use workqueue::{Job, JobId, Publication};
+use workqueue::JobId;
 
 use crate::deployment::{Deployment, Side, creation, publication};
 use crate::foreign_messages::{acknowledgment, response};
 use crate::round_trips::request;
-
-/// A header that makes the broker take it for another message.
-fn again(message: &impl Job, time: u32) -> Publication {
-    let mut publication = publication(message);
-    publication
-        .headers
-        .insert("Nats-Msg-Id", format!("{} for the {time} time", publication.subject));
-    publication
-}
 
 async fn both_sides(deployment: &Deployment) -> [Process; 2] {
     [
@@ -48,8 +38,8 @@ async fn clean(deployment: &Deployment, requests: u64) {
 async fn a_request_that_comes_twice_has_one_result() {
     let deployment = Deployment::start().await;
     let request = request();
-    for time in 1..=5 {
-        deployment.publish(&again(&request, time)).await;
+    for _ in 1..=5 {
+        deployment.publish(&publication(&request)).await;
     }
     let _both = both_sides(&deployment).await;
     sentinel(&deployment).await;
@@ -61,8 +51,8 @@ async fn a_request_that_comes_twice_has_one_result() {
 async fn one_of_two_responses_is_stored_and_the_same_is_marked() {
     let deployment = Deployment::start().await;
     let request = request();
-    deployment.publish(&again(&response(&request, "aaaa"), 1)).await;
-    deployment.publish(&again(&response(&request, "bbbb"), 2)).await;
+    deployment.publish(&publication(&response(&request, "aaaa"))).await;
+    deployment.publish(&publication(&response(&request, "bbbb"))).await;
     let _both = both_sides(&deployment).await;
     sentinel(&deployment).await;
     clean(&deployment, 2).await;
@@ -78,8 +68,8 @@ async fn an_acknowledgment_that_comes_twice_is_marked_once() {
     let request = request();
     let stored = acknowledgment(&request, "aaaa");
     deployment.publish(&creation(&Stored::Strings(stored.clone()))).await;
-    for time in 1..=5 {
-        deployment.publish(&again(&stored, time)).await;
+    for _ in 1..=5 {
+        deployment.publish(&publication(&stored)).await;
     }
     assert_eq!(deployment.depth(ACKNOWLEDGMENTS).await, 5);
     let _both = both_sides(&deployment).await;

@@ -11,9 +11,8 @@ use super::letter::{DeadLetter, NotRemoved};
 use super::{HEADER_BLOCK, ORIGINAL, REASON, Reason, SUBJECT, is_for_the_broker};
 use crate::connection::Connection;
 use crate::headers::is_of_a_snooze;
-use crate::id::JobId;
 use crate::job::Publication;
-use crate::publisher::{PubAck, PublishError};
+use crate::publisher::PublishError;
 use crate::queue::Queue;
 use crate::recurrence::is_of_a_schedule;
 
@@ -32,9 +31,6 @@ pub enum ReplayError {
     /// The original is not known to be stored.
     #[error(transparent)]
     NotStored(#[from] PublishError),
-    /// The broker has not stored the original.
-    #[error("the broker took it for a duplicate, and did not store it")]
-    Duplicate,
     /// The original is stored.
     #[error("it is in its queue again")]
     NotRemoved(#[source] NotRemoved),
@@ -52,13 +48,9 @@ impl DeadLetter {
         connection: &Connection,
         queues: &[Queue],
     ) -> Result<(), ReplayError> {
-        // A new id for each try: a duplicate can only be another message's.
-        let message_id = format!("replay:{}", JobId::new());
-        let original = replay(&self.headers, &self.body, &message_id, queues)?;
+        let original = replay(&self.headers, &self.body, queues)?;
         let publishing = timeout(PATIENCE, connection.publish_once(original)).await;
-        if publishing.map_err(|_too_long| ReplayError::NoAnswer)?? == PubAck::Duplicate {
-            return Err(ReplayError::Duplicate);
-        }
+        publishing.map_err(|_too_long| ReplayError::NoAnswer)??;
         self.discard(connection).await.map_err(ReplayError::NotRemoved)
     }
 }
@@ -83,9 +75,9 @@ pub enum NotReplayable {
 /// The message that a dead letter was, to be published to one of `queues` again: its own bytes, headers
 /// and subject.
 ///
-/// Only its message id is another, `message_id`. Under the old one the broker would take it for the
-/// message that it has seen before, and drop it. What it had to do with a schedule is left out: the broker refuses
-/// it, or takes it for the last firing of that schedule, and removes the schedule.
+/// Its message id is left out, if it had one: under it the broker would take the replay for the message that it has
+/// seen before, and drop it. What it had to do with a schedule is left out, too: the broker refuses it, or takes it
+/// for the last firing of that schedule, and removes the schedule.
 ///
 /// # Errors
 ///
@@ -93,7 +85,6 @@ pub enum NotReplayable {
 pub fn replay(
     headers: &HeaderMap,
     body: &Bytes,
-    message_id: &str,
     queues: &[Queue],
 ) -> Result<Publication, NotReplayable> {
     let value = |name| headers.get(name).map_or("", HeaderValue::as_str);
@@ -113,7 +104,7 @@ pub fn replay(
     for (name, values) in headers.iter() {
         let name: &str = name.as_ref();
         let restored = match name.strip_prefix(ORIGINAL) {
-            Some(restored) if is_of_a_schedule(restored) => continue,
+            Some(restored) if is_message_id(restored) || is_of_a_schedule(restored) => continue,
             Some(restored) => restored,
             None if name.starts_with("Dead-Letter-") || is_for_the_broker(name) => continue,
             // Its attempts begin anew.
@@ -124,6 +115,11 @@ pub fn replay(
             original.append(restored, value.clone());
         }
     }
-    original.insert(NATS_MESSAGE_ID, message_id);
     Ok(Publication { subject: subject.to_owned(), headers: original, body: body.clone() })
+}
+
+/// Whether the broker takes a header of this name for the message id. It looks without regard to case.
+fn is_message_id(name: &str) -> bool {
+    let id: &str = NATS_MESSAGE_ID.as_ref();
+    name.eq_ignore_ascii_case(id)
 }

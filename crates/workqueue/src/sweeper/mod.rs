@@ -311,7 +311,7 @@ impl Sweeper {
     async fn replace(&mut self, sequence: u64, successor: Publication) -> Result<(), SweepError> {
         if !*self.remaining.entry(sequence).or_default() {
             match self.connection.publish_once(successor).await {
-                Ok(_) => self.remaining.insert(sequence, true),
+                Ok(()) => self.remaining.insert(sequence, true),
                 Err(error) if error.lost_connection() => return Err(SweepError::Unavailable),
                 Err(error) => return Err(SweepError::NotStored(error)),
             };
