@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use async_nats::jetstream::consumer::PullConsumer;
 use futures_util::FutureExt;
+use futures_util::future::join_all;
 use prometheus_client::metrics::counter::Counter;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::Instant;
 use tracing::{debug, error, info, warn};
@@ -17,7 +18,7 @@ use crate::background::panic_text;
 use crate::blocking::{self, Blocking};
 use crate::clock::now;
 use crate::delivery::Delivery;
-use crate::handler::{Context, Failure, Handler, RetryPolicy, Shared};
+use crate::handler::{Attempt, Context, Failure, Handler, RetryPolicy, Shared};
 use crate::job::Job;
 use crate::metrics::QueueMetrics;
 use crate::publisher::Publisher;
@@ -25,7 +26,7 @@ use crate::pull::{Arrival, Pull};
 use crate::queue::Lane;
 use crate::running::Running;
 use crate::settings::Settings;
-use crate::settle::{Delay, Outcome, Settlement, retry_delay, settle};
+use crate::settle::{Delay, GIVE_BACK, Outcome, Settlement, retry_delay, settle};
 use crate::slots::Slots;
 use crate::spans::Span;
 use crate::trace::Trace;
@@ -38,6 +39,8 @@ const LONGEST_PULL: Duration = Duration::from_secs(1);
 pub(crate) struct Consumer<H> {
     pub(crate) handler: Arc<H>,
     pub(crate) lane: Lane,
+    /// How many jobs are handled at a time: there may be several in a message.
+    pub(crate) places: Semaphore,
     /// In which the jobs of all lanes are handled, where there are several or a rate limit.
     pub(crate) slots: Option<Slots>,
     /// That of messages that are not decoded.
@@ -103,6 +106,7 @@ impl<H: Handler> Consumer<H> {
             let taking = !stopping.is_cancelled();
             if taking {
                 let free = concurrency.saturating_sub(in_flight.len());
+                let free = free.min(self.places.available_permits());
                 match slots.and_then(|slots| Some((slots, slots.room(self.lane.priority)?))) {
                     Some((slots, (room, on_their_way))) => {
                         pull.ask(room, free.min(on_their_way)).await;
@@ -123,8 +127,15 @@ impl<H: Handler> Consumer<H> {
                         match Delivery::new(message, self.lane.queue, connection) {
                             // In a box, because a task's future is moved several times.
                             Ok(delivery) => {
-                                let work = Arc::clone(self).work(Arc::clone(&binding), delivery);
-                                in_flight.spawn(Box::pin(work));
+                                let (consumer, binding) = (Arc::clone(self), Arc::clone(&binding));
+                                match delivery.jobs() {
+                                    None => in_flight.spawn(Box::pin(async move {
+                                        consumer.work(&binding, &delivery).await;
+                                    })),
+                                    Some(jobs) => in_flight.spawn(Box::pin(async move {
+                                        consumer.work_on_bundle(&binding, &delivery, &jobs).await;
+                                    })),
+                                };
                             }
                             Err(error) => {
                                 error!(error, "delivery without JetStream metadata; skipped");
@@ -142,17 +153,36 @@ impl<H: Handler> Consumer<H> {
         }
     }
 
-    /// Handles a delivery and settles it.
-    async fn work(self: Arc<Self>, binding: Arc<Binding>, delivery: Delivery) {
+    /// Handles the jobs of a bundle, and acks it once all of them are settled. One that is delivered again becomes a
+    /// message for each job, where there is room for them.
+    async fn work_on_bundle(&self, binding: &Binding, bundle: &Delivery, jobs: &[Delivery]) {
+        let is_split = async {
+            let attempt = bundle.attempt();
+            let split = jobs.iter().map(|job| job.put_off(&self.queue, attempt, Duration::ZERO));
+            bundle.is_redelivered() && all(split).await
+        };
+        let work =
+            async { is_split.await || all(jobs.iter().map(|job| self.work(binding, job))).await };
+        let (every, abandoned) = (binding.heartbeat, &self.running.abandoned);
+        match bundle.keep_alive(pin!(work), every, abandoned).await {
+            (Some(true), _) => bundle.ack().await,
+            _ => bundle.nak(GIVE_BACK).await,
+        }
+    }
+
+    /// Handles a delivery and settles it. Tells whether nothing more is to be done about it, which for a job of a
+    /// bundle may be otherwise.
+    async fn work(&self, binding: &Binding, delivery: &Delivery) -> bool {
         if let Some(delay) = delivery.waits() {
             // No attempt, and nothing that is to be counted. The broker counts it, so that only the first may be so.
-            if delivery.is_redelivered() && Box::pin(delivery.snooze(&self.queue, delay)).await {
+            let copy = || Box::pin(delivery.put_off(&self.queue, delivery.attempt(), delay));
+            if delivery.is_redelivered() && copy().await {
                 delivery.ack().await;
             } else {
                 delivery.nak(Delay::Exactly(delay)).await;
             }
             debug!(delivery = %delivery, ?delay, "waits");
-            return;
+            return true;
         }
         let started = Instant::now();
         let _in_flight = self.metrics.in_flight();
@@ -160,7 +190,7 @@ impl<H: Handler> Consumer<H> {
         let (every, abandoned) = (binding.heartbeat, &self.running.abandoned);
         let mut handling = Handling { policy: self.policy, span: Span::default() };
         let (outcome, heartbeats) = {
-            let run = self.handle(&delivery, &binding.shared, &mut handling);
+            let run = self.handle(delivery, &binding.shared, &mut handling);
             let run = pin!(AssertUnwindSafe(run).catch_unwind());
             let (ended, heartbeats) = delivery.keep_alive(run, every, abandoned).await;
             let outcome = match ended {
@@ -179,8 +209,11 @@ impl<H: Handler> Consumer<H> {
             binding.blocking.warn(queue, id, handled);
         }
         handling.span.end_with(&outcome);
-        let counter = self.settle(&delivery, &outcome, &handling, every).await;
-        self.metrics.settled(counter, started.elapsed(), &handling.span);
+        let counter = self.settle(delivery, &outcome, &handling, every).await;
+        if let Some(counter) = counter {
+            self.metrics.settled(counter, started.elapsed(), &handling.span);
+        }
+        counter.is_some()
     }
 
     /// Handles a delivery, and notes what becomes known of it meanwhile.
@@ -190,6 +223,7 @@ impl<H: Handler> Consumer<H> {
         shared: &Arc<Shared>,
         handling: &mut Handling,
     ) -> Outcome {
+        let _place = self.places.acquire().await;
         let slot = match &self.slots {
             Some(slots) => {
                 let (priority, has_more) = (self.lane.priority, delivery.has_more());
@@ -228,14 +262,15 @@ impl<H: Handler> Consumer<H> {
         handled.map_or_else(Outcome::Failed, |()| Outcome::Done)
     }
 
-    /// Settles a delivery. Gives the counter of how that was possible.
+    /// Settles a delivery. Gives the counter of how that was possible; none where a job of a bundle cannot be settled
+    /// without the others.
     async fn settle(
         &self,
         delivery: &Delivery,
         outcome: &Outcome,
         Handling { policy, span }: &Handling,
         every: Duration,
-    ) -> &Counter {
+    ) -> Option<&Counter> {
         let queue = self.lane.queue.stream;
         let (id, attempt) = (delivery.key(), delivery.attempt().number());
         let mut settlement = settle(outcome, delivery.attempt(), policy);
@@ -246,15 +281,9 @@ impl<H: Handler> Consumer<H> {
         };
         let _settling = span.settle(delivery, &settlement);
         if let Settlement::Snooze { delay } = settlement {
-            // In a box, because it is rare, and would make every other delivery larger.
-            let mut publishing = Box::pin(delivery.snooze(&self.queue, delay));
-            let publishing = publishing.as_mut();
-            let (is_there, _) =
-                delivery.keep_alive(publishing, every, &self.running.abandoned).await;
-            if is_there == Some(true) {
-                delivery.ack().await;
+            if self.put_off(delivery, delivery.attempt(), delay, every).await {
                 info!(queue, id, attempt, trace = trace(), %outcome, "put off");
-                return &self.metrics.snoozes;
+                return Some(&self.metrics.snoozes);
             }
             let counted = RetryPolicy { snoozes_count: true, ..*policy };
             settlement = settle(outcome, delivery.attempt(), &counted);
@@ -263,12 +292,21 @@ impl<H: Handler> Consumer<H> {
             Settlement::Ack => {
                 delivery.ack().await;
                 debug!(queue, id, attempt, trace = trace(), "acked");
-                &self.metrics.acks
+                Some(&self.metrics.acks)
             }
             Settlement::Nak { delay } => {
-                delivery.nak(delay).await;
+                if delivery.is_bundled() {
+                    let next = Attempt::new(attempt.saturating_add(1));
+                    if matches!(outcome, Outcome::Interrupted)
+                        || !self.put_off(delivery, next, delay.draw(), every).await
+                    {
+                        return None;
+                    }
+                } else {
+                    delivery.nak(delay).await;
+                }
                 info!(queue, id, attempt, trace = trace(), %outcome, "given back");
-                &self.metrics.naks
+                Some(&self.metrics.naks)
             }
             Settlement::DeadLetter { reason } => {
                 let by = &self.settings.instance;
@@ -278,14 +316,36 @@ impl<H: Handler> Consumer<H> {
                 if moved == Some(true) {
                     delivery.ack().await;
                     warn!(queue, id, attempt, trace = trace(), reason, "dead-lettered");
-                    return &self.metrics.dead_letters;
+                    return Some(&self.metrics.dead_letters);
+                }
+                if delivery.is_bundled() {
+                    return None;
                 }
                 // It stays in its queue, where nothing is lost, and is tried again ever later.
                 delivery.nak(retry_delay(delivery.attempt(), policy)).await;
-                &self.metrics.naks
+                Some(&self.metrics.naks)
             }
             Settlement::Snooze { .. } => unreachable!("this policy counts it"),
         }
+    }
+
+    /// Publishes a copy that takes the place of a delivery, to be handled after this time in this attempt. Tells
+    /// whether it is there.
+    async fn put_off(
+        &self,
+        delivery: &Delivery,
+        attempt: Attempt,
+        delay: Duration,
+        every: Duration,
+    ) -> bool {
+        // In a box, because it is rare, and would make every other delivery larger.
+        let mut publishing = Box::pin(delivery.put_off(&self.queue, attempt, delay));
+        let publishing = publishing.as_mut();
+        let (is_there, _) = delivery.keep_alive(publishing, every, &self.running.abandoned).await;
+        if is_there == Some(true) {
+            delivery.ack().await;
+        }
+        is_there == Some(true)
     }
 
     /// A panic of the handler is caught before. This one leaves the job to be delivered again.
@@ -295,4 +355,9 @@ impl<H: Handler> Consumer<H> {
             error!(queue, panic, "settling a delivery panicked");
         }
     }
+}
+
+/// Does all of these at once. Tells whether each of them is done for.
+async fn all(doing: impl Iterator<Item = impl Future<Output = bool>>) -> bool {
+    join_all(doing).await.into_iter().all(|is_done| is_done)
 }

@@ -4,6 +4,7 @@ use std::fmt;
 use std::pin::{Pin, pin};
 use std::time::Duration;
 
+use async_nats::header::NATS_MESSAGE_ID;
 use async_nats::jetstream::{self, AckKind};
 use async_nats::{HeaderMap, Message, Subject};
 use bytes::Bytes;
@@ -12,6 +13,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
+use crate::bundle;
 use crate::chain::chain;
 use crate::clock::now;
 use crate::connection::Connection;
@@ -40,6 +42,8 @@ pub(crate) struct Delivery {
     snooze: Option<Snooze>,
     attempt: Attempt,
     is_redelivered: bool,
+    /// Whether it is a job of a bundle, which is settled together with the others.
+    is_bundled: bool,
 }
 
 impl Delivery {
@@ -83,7 +87,26 @@ impl Delivery {
             snooze,
             attempt,
             is_redelivered,
+            is_bundled: false,
         })
+    }
+
+    /// The jobs of a bundle; nothing where it is none.
+    pub(crate) fn jobs(&self) -> Option<Vec<Self>> {
+        let job = |message| Self {
+            message,
+            reply: self.reply.clone(),
+            connection: self.connection.clone(),
+            snooze: None,
+            is_bundled: true,
+            ..*self
+        };
+        Some(bundle::jobs(&self.message, self.key())?.into_iter().map(job).collect())
+    }
+
+    /// Whether it is a job of a bundle.
+    pub(crate) fn is_bundled(&self) -> bool {
+        self.is_bundled
     }
 
     pub(crate) fn attempt(&self) -> Attempt {
@@ -155,8 +178,9 @@ impl Delivery {
                     heartbeats += 1;
                     next += every;
                     heartbeat.as_mut().reset(next);
-                    // Without a connection the client would send it later, when it has no use.
-                    if self.connection.is_connected() {
+                    // Without a connection the client would send it later, when it has no use. That of a bundle is
+                    // one for all of its jobs.
+                    if self.connection.is_connected() && !self.is_bundled {
                         self.answer(AckKind::Progress).await;
                     }
                 }
@@ -164,8 +188,11 @@ impl Delivery {
         }
     }
 
+    /// Acks the message. That of a bundle is acked once all of its jobs are settled.
     pub(crate) async fn ack(&self) {
-        self.answer(AckKind::Ack).await;
+        if !self.is_bundled {
+            self.answer(AckKind::Ack).await;
+        }
     }
 
     pub(crate) async fn nak(&self, delay: Delay) {
@@ -177,20 +204,21 @@ impl Delivery {
         self.snooze?.remaining(now())
     }
 
-    /// Publishes a copy of the message, to be handled after this time. Returns whether the copy is stored; it does not
-    /// wait for room.
-    pub(crate) async fn snooze(&self, to: &Publisher, delay: Duration) -> bool {
+    /// Publishes a copy of the message, to be handled after this time in this attempt. Returns whether the copy is
+    /// stored; it does not wait for room.
+    pub(crate) async fn put_off(&self, to: &Publisher, attempt: Attempt, delay: Duration) -> bool {
         let until = now().saturating_add(delay).unwrap_or(Timestamp::MAX);
+        let until = Some(until).filter(|_| !delay.is_zero());
         let message_id = format!("{self}:snooze");
         let (subject, headers, body) = (self.subject(), self.headers(), self.body());
-        let copy = || Ok(snooze::copy(&message_id, subject, headers, body, self.attempt, until));
+        let copy = || Ok(snooze::copy(&message_id, subject, headers, body, attempt, until));
         let at_once = CancellationToken::new();
         at_once.cancel();
         match to.publish(copy, Some(&at_once)).await {
             Ok(()) => true,
             Err(error) => {
                 let error = chain(&error);
-                warn!(error, delivery = %self, "no copy waits in its place; this spends an attempt");
+                warn!(error, delivery = %self, "no copy can take its place");
                 false
             }
         }
@@ -200,7 +228,12 @@ impl Delivery {
     /// stored the dead letter.
     pub(crate) async fn dead_letter(&self, to: &Publisher, reason: &str, by: &str) -> bool {
         let cause = Cause { reason, attempts: self.attempt.number(), at: now(), by };
-        match to.publish(|| Ok(self.original().dead_letter(&cause)), None).await {
+        let dead_letter = || {
+            let mut dead_letter = self.original().dead_letter(&cause);
+            dead_letter.headers.insert(NATS_MESSAGE_ID, self.to_string());
+            Ok(dead_letter)
+        };
+        match to.publish(dead_letter, None).await {
             Ok(()) => true,
             Err(error) => {
                 let (error, stream) = (chain(&error), dead_letters::STREAM);
@@ -227,6 +260,7 @@ impl Delivery {
 
 impl fmt::Display for Delivery {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}:{}", self.queue.stream, self.sequence)
+        write!(formatter, "{}:{}", self.queue.stream, self.sequence)?;
+        if self.is_bundled { write!(formatter, ":{}", self.key()) } else { Ok(()) }
     }
 }

@@ -10,7 +10,7 @@ pub const MESSAGE_VERSION: &str = "Message-Version";
 /// How many attempts a job had spent before it was put off without spending one. It is on the copy of its message.
 pub const SNOOZE_ATTEMPTS: &str = "Snooze-Attempts";
 
-/// The time before which that copy is not worked on, in RFC 3339.
+/// The time before which that copy is not worked on, in RFC 3339. Without it, at once.
 pub const SNOOZE_UNTIL: &str = "Snooze-Until";
 
 const JSON: &str = "application/json";
@@ -31,9 +31,9 @@ pub(crate) fn of_message(version: u64, trace: &Trace) -> HeaderMap {
 }
 
 /// The attempts and the time on the copy of a message that was put off.
-pub(crate) fn of_a_snooze(headers: &HeaderMap) -> Option<(&str, &str)> {
+pub(crate) fn of_a_snooze(headers: &HeaderMap) -> Option<(&str, Option<&str>)> {
     let value = |name: &HeaderName| headers.get(name.clone()).map(HeaderValue::as_str);
-    Some((value(&SNOOZE_ATTEMPTS_NAME)?, value(&SNOOZE_UNTIL_NAME)?))
+    Some((value(&SNOOZE_ATTEMPTS_NAME)?, value(&SNOOZE_UNTIL_NAME)))
 }
 
 /// Whether a header of this name is of the copy of a message that was put off.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tracing::warn;
 
@@ -35,6 +36,7 @@ pub(crate) fn consumers<H: Handler>(
         Arc::new(Consumer {
             handler: Arc::clone(handler),
             lane,
+            places: Semaphore::new(settings.concurrency),
             slots: slots.clone(),
             policy,
             queue: running.producer.queue(queue),

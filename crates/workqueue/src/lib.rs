@@ -131,6 +131,7 @@ mod background;
 mod backoff;
 pub mod batch;
 mod blocking;
+mod bundle;
 mod chain;
 mod clock;
 mod command_line;

@@ -47,6 +47,8 @@ pub(crate) struct BrokerTarget {
     pub(crate) limits: Limits,
     /// How many messages may be under way to one stream at a time.
     capacity: usize,
+    /// How many jobs a message carries at most.
+    bundle_limit: usize,
     metrics: Arc<Metrics>,
     publishers: Mutex<Vec<Arc<Publisher>>>,
 }
@@ -60,7 +62,7 @@ impl Producer {
     pub async fn connect(settings: &Settings) -> Result<Self, ConnectError> {
         let connection =
             Connection::establish(&settings.nats, &settings.instance, |_connected| {}).await?;
-        Ok(Self::new(&connection, settings.limits, settings.concurrency, &Metrics::new("producer")))
+        Ok(Self::of_service(&connection, settings, &Metrics::new("producer")))
     }
 
     /// A producer that uses this connection, creates what is missing with these limits, has at most
@@ -72,9 +74,30 @@ impl Producer {
         capacity: usize,
         metrics: &Arc<Metrics>,
     ) -> Self {
+        Self::with_bundles(connection, limits, capacity, 1, metrics)
+    }
+
+    /// That of a service with these settings.
+    pub(crate) fn of_service(
+        connection: &Connection,
+        settings: &Settings,
+        metrics: &Arc<Metrics>,
+    ) -> Self {
+        let &Settings { limits, concurrency, bundle_limit, .. } = settings;
+        Self::with_bundles(connection, limits, concurrency, bundle_limit, metrics)
+    }
+
+    fn with_bundles(
+        connection: &Connection,
+        limits: Limits,
+        capacity: usize,
+        bundle_limit: usize,
+        metrics: &Arc<Metrics>,
+    ) -> Self {
         let (connection, metrics) = (connection.clone(), Arc::clone(metrics));
         let publishers = Mutex::default();
-        let broker = BrokerTarget { connection, limits, capacity, metrics, publishers };
+        let broker =
+            BrokerTarget { connection, limits, capacity, bundle_limit, metrics, publishers };
         Self(Target::Broker(Arc::new(broker)))
     }
 
@@ -137,7 +160,7 @@ impl Producer {
                     .await?;
                 let span = Span::send(J::QUEUE.stream, || id.to_string(), trace);
                 let trace = span.trace(trace);
-                span.end(publisher.publish(|| job.publication(id, &trace), stop).await)
+                span.end(publisher.publish_job(job, id, &trace, stop).await)
             }
             Target::Recorder(recorder) => recorder.publish(job.publication(id, trace)),
         }
@@ -274,8 +297,9 @@ impl BrokerTarget {
         if let Some(publisher) = publishers.iter().find(|publisher| publisher.stream == stream) {
             return Arc::clone(publisher);
         }
-        let Self { connection, limits, metrics, capacity, .. } = self;
-        let publisher = Publisher::new(connection, metrics, *limits, stream, needs, *capacity);
+        let Self { connection, limits, metrics, capacity, bundle_limit, .. } = self;
+        let publisher =
+            Publisher::new(connection, metrics, *limits, stream, needs, *capacity, *bundle_limit);
         let publisher = Arc::new(publisher);
         publishers.push(Arc::clone(&publisher));
         publisher

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
 use crate::backoff::Backoff;
+use crate::bundle::Bundler;
 use crate::chain::{Source, chain};
 use crate::commands;
 use crate::connection::Connection;
@@ -34,6 +35,8 @@ pub(crate) struct Publisher {
     /// One permit for each concurrent publish.
     places: Semaphore,
     pub(crate) stream: &'static str,
+    /// Collects jobs into bundles, where it may.
+    pub(crate) bundler: Option<Bundler>,
     metrics: PublishMetrics,
     obstacle: Obstacle,
     /// The streams and consumers that it needs, and the limits that they are created with.
@@ -118,11 +121,13 @@ impl Publisher {
         stream: &'static str,
         needs: Topology,
         capacity: usize,
+        bundle_limit: usize,
     ) -> Self {
         Self {
             connection: connection.clone(),
             places: Semaphore::new(capacity),
             stream,
+            bundler: Bundler::new(bundle_limit),
             metrics: metrics.publishes_to(stream),
             obstacle: Obstacle::default(),
             needs: (needs, limits),

@@ -205,7 +205,7 @@ async fn start(
     };
     // First, so that a replica which still waits for a missing stream is already visible.
     background.spawn("announcing this replica", announcement.serve(connection.clone()));
-    let producer = Producer::new(&connection, settings.limits, settings.concurrency, &metrics);
+    let producer = Producer::of_service(&connection, settings, &metrics);
     let ready = async {
         let facts_max_age = producer.declare(&topology).await?.facts_max_age();
         // Before the first job: the age of a job must not be measured with a wrong clock.

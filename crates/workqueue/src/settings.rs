@@ -55,6 +55,11 @@ pub struct Settings {
     #[arg(long, env, value_parser = rate_limit, value_name = "NUMBER", help_heading = WORK)]
     pub rate_limit: Option<NonZeroU32>,
 
+    /// The most jobs that this service publishes in one message, those that are submitted while others are on their
+    /// way to the broker; with 1 each has its own
+    #[arg(long, env, default_value_t = 1, value_parser = number::<usize>(1..=1000), value_name = "NUMBER", help_heading = WORK)]
+    pub bundle_limit: usize,
+
     #[command(flatten)]
     #[expect(missing_docs, reason = "clap would show it as the help of the whole group")]
     pub limits: Limits,

@@ -14,8 +14,9 @@ const NEWER_VERSION_DELAY: Duration = Duration::from_secs(30);
 /// The longest delay in a nak. The broker cannot parse much longer ones.
 const LONGEST_DELAY: Duration = Duration::from_hours(24 * 365 * 100);
 
-/// The ceiling of the delay after which a job that a stopping service gives back is delivered again.
-const GIVE_BACK_DELAY: Duration = Duration::from_millis(100);
+/// The delay after which a job that a stopping service gives back is delivered again: another replica may take it at
+/// once.
+pub(crate) const GIVE_BACK: Delay = Delay::Between(Duration::ZERO, Duration::from_millis(100));
 
 /// The result of handling a delivery.
 #[derive(Debug)]
@@ -145,10 +146,7 @@ pub fn settle(outcome: &Outcome, attempt: Attempt, policy: &RetryPolicy) -> Sett
         Outcome::Failed(Failure::Retry(_)) => {
             Settlement::Nak { delay: retry_delay(attempt, policy) }
         }
-        // Another replica may take it at once.
-        Outcome::Interrupted => {
-            Settlement::Nak { delay: Delay::Between(Duration::ZERO, GIVE_BACK_DELAY) }
-        }
+        Outcome::Interrupted => Settlement::Nak { delay: GIVE_BACK },
     }
 }
 
@@ -307,8 +305,7 @@ mod tests {
     fn interrupted_job_is_never_a_dead_letter() {
         for attempt in [1, MAX, MAX + 1, u64::MAX] {
             let settlement = settle_by_default(&Outcome::Interrupted, attempt, MAX);
-            let delay = Delay::Between(Duration::ZERO, GIVE_BACK_DELAY);
-            assert_eq!(settlement, Settlement::Nak { delay });
+            assert_eq!(settlement, Settlement::Nak { delay: GIVE_BACK });
         }
     }
 

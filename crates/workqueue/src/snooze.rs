@@ -27,19 +27,21 @@ const MARGIN: Duration = Duration::from_millis(50);
 pub(crate) struct Snooze {
     /// The attempts that were spent before.
     spent: u64,
-    until: Timestamp,
+    /// None for one that need not wait.
+    until: Option<Timestamp>,
 }
 
 impl Snooze {
     /// What these headers say. Where they make no sense, nothing.
     pub(crate) fn of(headers: Option<&HeaderMap>) -> Option<Self> {
         let (spent, until) = of_a_snooze(headers?)?;
-        Some(Self { spent: spent.parse().ok()?, until: until.parse().ok()? })
+        let until = until.map(str::parse).transpose().ok()?;
+        Some(Self { spent: spent.parse().ok()?, until })
     }
 
     /// How long to give the message back for, where its time has not come.
     pub(crate) fn remaining(self, now: Timestamp) -> Option<Duration> {
-        let remaining = Duration::try_from(self.until.duration_since(now)).ok();
+        let remaining = Duration::try_from(self.until?.duration_since(now)).ok();
         remaining.filter(|remaining| !remaining.is_zero()).map(|time| time + MARGIN)
     }
 }
@@ -50,19 +52,20 @@ impl Snooze {
 pub(crate) fn attempt(snooze: Option<Snooze>, deliveries: u64) -> Attempt {
     let number = match snooze {
         None => deliveries,
+        Some(Snooze { spent, until: None }) => spent.saturating_add(deliveries),
         Some(Snooze { spent, .. }) => spent.saturating_add(deliveries.saturating_sub(1).max(1)),
     };
     Attempt::new(number)
 }
 
-/// The copy of a message that is put off until this time, in this attempt, which it does not spend.
+/// The copy of a message that is put off until this time, if it has to wait, in this attempt, which it does not spend.
 pub(crate) fn copy(
     message_id: &str,
     subject: &str,
     headers: Option<&HeaderMap>,
     body: &Bytes,
     attempt: Attempt,
-    until: Timestamp,
+    until: Option<Timestamp>,
 ) -> Publication {
     let mut copied = HeaderMap::new();
     for (name, values) in headers.into_iter().flat_map(HeaderMap::iter) {
@@ -75,7 +78,9 @@ pub(crate) fn copy(
     }
     copied.insert(NATS_MESSAGE_ID, message_id);
     copied.insert(SNOOZE_ATTEMPTS, (attempt.number() - 1).to_string());
-    copied.insert(SNOOZE_UNTIL, until.to_string());
+    if let Some(until) = until {
+        copied.insert(SNOOZE_UNTIL, until.to_string());
+    }
     Publication { subject: subject.to_owned(), headers: copied, body: body.clone() }
 }
 
@@ -122,12 +127,22 @@ mod tests {
     }
 
     #[test]
+    fn copy_that_need_not_wait_has_no_delivery_that_waited() {
+        let mut headers = HeaderMap::new();
+        headers.insert(SNOOZE_ATTEMPTS, "4");
+        let snooze = Snooze::of(Some(&headers));
+        assert_eq!(snooze, Some(Snooze { spent: 4, until: None }));
+        assert_eq!(snooze.unwrap().remaining(Timestamp::MIN), None);
+        assert_eq!([1, 2, 3].map(|deliveries| attempt(snooze, deliveries).number()), [5, 6, 7]);
+    }
+
+    #[test]
     fn message_waits_until_its_time() {
         let snooze = snooze("0", UNTIL).unwrap();
         let at = |text: &str| snooze.remaining(text.parse().unwrap());
         assert_eq!(at("2026-11-28T04:59:59Z"), Some(Duration::from_secs(1) + MARGIN));
         assert_eq!((at(UNTIL), at("2027-01-01T00:00:00Z")), (None, None));
-        let never = Snooze { until: Timestamp::MAX, ..snooze };
+        let never = Snooze { until: Some(Timestamp::MAX), ..snooze };
         assert!(never.remaining(Timestamp::MIN).is_some());
     }
 
@@ -139,7 +154,7 @@ mod tests {
         headers.insert("Nats-Expected-Stream", "IMAGES");
         headers.insert(SNOOZE_ATTEMPTS, "7");
         let body = Bytes::from_static(b"{}");
-        let until = UNTIL.parse().unwrap();
+        let until = UNTIL.parse().ok();
         let id = "IMAGES:4:snooze";
         let copy = copy(id, "images.1", Some(&headers), &body, Attempt::new(3), until);
         assert_eq!((copy.subject.as_str(), &copy.body), ("images.1", &body));

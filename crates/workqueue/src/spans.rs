@@ -278,14 +278,12 @@ fn earlier_attempt(delivery: &Delivery) -> SpanContext {
 
 /// The id of the trace of a message that names none, the same at each attempt.
 fn trace_id_of(delivery: &Delivery) -> TraceId {
-    let (queue, sequence) = (delivery.queue().stream, delivery.sequence());
-    TraceId::from_bytes(digest(&format!("{queue} {sequence} {}", delivery.key())))
+    TraceId::from_bytes(digest(&format!("{delivery} {}", delivery.key())))
 }
 
 /// The id of the span of an attempt at this message.
 fn span_id_of(delivery: &Delivery, attempt: u64) -> SpanId {
-    let (queue, sequence) = (delivery.queue().stream, delivery.sequence());
-    SpanId::from_bytes(digest(&format!("{queue} {sequence} {attempt}")))
+    SpanId::from_bytes(digest(&format!("{delivery} {attempt}")))
 }
 
 /// The first bytes of the digest of a text.

@@ -1,0 +1,230 @@
+//! Bundles: one message for several jobs, so that the broker stores, delivers and settles fewer of them.
+//!
+//! A job is published at once if none of its lane is on its way to the broker. Those that are submitted meanwhile wait
+//! for its confirmation, and are published together, at most `BUNDLE_LIMIT` in a message; one that is full does not
+//! wait. So a job that comes alone is a message of its own, as without bundles, and a bundle is the larger the busier
+//! the broker is.
+//!
+//! Each job keeps its id, its attempts, its effects and its dead letter. The bundle is acked once each of its jobs is
+//! settled, and a job is settled without the others:
+//!
+//! - done: nothing more is to be done about it;
+//! - to be tried again, or put off: a copy of it, a message of its own, takes its place;
+//! - given up: its dead letter does.
+//!
+//! A bundle that is delivered again is not worked on: each of its jobs becomes a message of its own, as one of them may
+//! end every process that works on it. Where the queue has no room for these messages, it is worked on after all.
+
+use std::borrow::Cow;
+use std::collections::{HashMap, VecDeque};
+use std::mem::take;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use async_nats::header::NATS_MESSAGE_ID;
+use async_nats::{HeaderMap, HeaderName, Message};
+use futures_util::future::join_all;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use crate::dead_letters::is_for_the_broker;
+use crate::headers;
+use crate::id::JobId;
+use crate::job::{Job, Publication};
+use crate::pub_acks::Unconfirmed;
+use crate::publisher::{PublishError, Publisher};
+use crate::queue::Lane;
+use crate::trace::Trace;
+
+/// How many jobs a message carries, where it is a bundle.
+pub const BUNDLE: &str = "Bundle";
+
+static NAME: HeaderName = HeaderName::from_static(BUNDLE);
+
+/// The most bytes of the jobs of a bundle, which leaves room for the rest of a message. A larger job goes alone.
+const MOST_BYTES: usize = 128 * 1024;
+
+/// A job in a bundle.
+#[derive(Serialize, Deserialize)]
+struct Entry<'a> {
+    id: JobId,
+    #[serde(default, borrow, skip_serializing_if = "Option::is_none")]
+    traceparent: Option<Cow<'a, str>>,
+    #[serde(default, borrow, skip_serializing_if = "Option::is_none")]
+    tracestate: Option<Cow<'a, str>>,
+    #[serde(borrow)]
+    job: &'a RawValue,
+}
+
+impl<'a> Entry<'a> {
+    fn of(Waiting { id, trace, publication, .. }: &'a Waiting) -> Result<Self, serde_json::Error> {
+        let (traceparent, tracestate) =
+            (trace.parent().map(Cow::from), trace.state().map(Cow::from));
+        let job = serde_json::from_slice(&publication.body)?;
+        Ok(Self { id: *id, traceparent, tracestate, job })
+    }
+}
+
+/// The jobs that go into one message: of one lane and version, and either all or none of which may be given up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Group {
+    lane: Lane,
+    version: u64,
+    may_stop: bool,
+}
+
+/// A job that waits until it is published.
+#[derive(Debug)]
+struct Waiting {
+    id: JobId,
+    trace: Trace,
+    /// As a message of its own.
+    publication: Publication,
+    stop: Option<CancellationToken>,
+    answer: oneshot::Sender<Result<(), PublishError>>,
+}
+
+/// The jobs of a group that wait, and how many tasks publish them: always one while there are any.
+#[derive(Debug, Default)]
+struct Open {
+    jobs: VecDeque<Waiting>,
+    tasks: usize,
+}
+
+/// Collects the jobs of a stream that are submitted while others are on their way.
+#[derive(Debug)]
+pub(crate) struct Bundler {
+    /// The most jobs in a message.
+    limit: usize,
+    open: Mutex<HashMap<Group, Open>>,
+}
+
+impl Bundler {
+    /// One that puts so many jobs into a message at most; none where that is one.
+    pub(crate) fn new(limit: usize) -> Option<Self> {
+        (limit > 1).then(|| Self { limit, open: Mutex::default() })
+    }
+
+    /// Adds a job. Tells whether another task is to publish.
+    fn add(&self, group: Group, job: Waiting) -> bool {
+        let mut open = self.open();
+        let open = open.entry(group).or_default();
+        open.jobs.push_back(job);
+        let needs_task = open.tasks == 0 || open.jobs.len().is_multiple_of(self.limit);
+        open.tasks += usize::from(needs_task);
+        needs_task
+    }
+
+    /// The next jobs to publish together. Nothing ends the task that asks: at its first turn it takes what there is,
+    /// after that as long as it is the only one, or there are enough for a full bundle.
+    fn take(&self, group: Group, is_first: bool) -> Option<Vec<Waiting>> {
+        let mut open = self.open();
+        let open = open.entry(group).or_default();
+        let count = open.jobs.len();
+        if count == 0 || !(is_first || open.tasks == 1 || count >= self.limit) {
+            open.tasks -= 1;
+            return None;
+        }
+        let mut bytes = 0;
+        let fits = |job: &&Waiting| {
+            bytes += job.publication.body.len();
+            bytes <= MOST_BYTES
+        };
+        let count = open.jobs.iter().take(self.limit).take_while(fits).count();
+        Some(open.jobs.drain(..count.max(1)).collect())
+    }
+
+    fn open(&self) -> MutexGuard<'_, HashMap<Group, Open>> {
+        self.open.lock().expect("nothing panics while it holds this lock")
+    }
+}
+
+impl Publisher {
+    /// Publishes a job, with others where there are bundles; as [`Publisher::publish`].
+    pub(crate) async fn publish_job<J: Job>(
+        self: &Arc<Self>,
+        job: &J,
+        id: JobId,
+        trace: &Trace,
+        stop: Option<&CancellationToken>,
+    ) -> Result<(), PublishError> {
+        let Some(bundler) = &self.bundler else {
+            return self.publish(|| job.publication(id, trace), stop).await;
+        };
+        let lane = J::QUEUE.lane(job.priority());
+        let group = Group { lane, version: J::VERSION, may_stop: stop.is_some() };
+        let (answer, published) = oneshot::channel();
+        let publication = job.publication(id, trace)?;
+        let (trace, stop) = (trace.clone(), stop.cloned());
+        if bundler.add(group, Waiting { id, trace, publication, stop, answer }) {
+            // A task of its own, because it publishes for others as well, which do not end with this future.
+            tokio::spawn(Arc::clone(self).publish_waiting(group));
+        }
+        published.await.unwrap_or_else(|_ended| Err(Unconfirmed::Lost.into()))
+    }
+
+    async fn publish_waiting(self: Arc<Self>, group: Group) {
+        let Some(bundler) = &self.bundler else { return };
+        let mut is_first = true;
+        while let Some(jobs) = bundler.take(group, take(&mut is_first)) {
+            let is_stored = match bundle(group, &jobs) {
+                Ok(bundle) if jobs.len() > 1 => {
+                    self.publish(|| Ok(bundle.clone()), jobs[0].stop.as_ref()).await.is_ok()
+                }
+                _ => false,
+            };
+            // What cannot be published together is published alone, with a result of its own.
+            join_all(jobs.into_iter().map(
+                async |Waiting { publication, stop, answer, .. }| {
+                    let alone =
+                        async || self.publish(|| Ok(publication.clone()), stop.as_ref()).await;
+                    // One that has been given up meanwhile hears of it no more.
+                    let _ = answer.send(if is_stored { Ok(()) } else { alone().await });
+                },
+            ))
+            .await;
+        }
+    }
+}
+
+/// The message that carries these jobs. Its id is of no job: a job that is removed from the queue must not take the
+/// others with it.
+fn bundle(group: Group, jobs: &[Waiting]) -> Result<Publication, serde_json::Error> {
+    let entries = jobs.iter().map(Entry::of).collect::<Result<Vec<_>, _>>()?;
+    let (lane, id) = (group.lane, JobId::new());
+    let mut headers = headers::of_message(group.version, &Trace::default());
+    headers.insert(NAME.clone(), jobs.len().to_string());
+    if lane.queue.has_message_ids() {
+        headers.insert(NATS_MESSAGE_ID, id.to_string());
+    }
+    let body = serde_json::to_vec(&entries)?.into();
+    Ok(Publication { subject: lane.subject(id), headers, body })
+}
+
+/// The jobs that a message carries, each as the message that it would be alone; nothing where it is no bundle.
+pub(crate) fn jobs(message: &Message, key: &str) -> Option<Vec<Message>> {
+    let headers = message.headers.as_ref()?;
+    headers.get(NAME.clone())?;
+    let lane = message.subject.strip_suffix(key)?;
+    let entries: Vec<Entry<'_>> = serde_json::from_slice(&message.payload).ok()?;
+    let mut common = HeaderMap::new();
+    for (name, values) in headers.iter() {
+        let of_all = !is_for_the_broker(name.as_ref()) && *name != NAME;
+        values
+            .iter()
+            .filter(|_| of_all)
+            .for_each(|value| common.append(name.clone(), value.clone()));
+    }
+    let job = |Entry { id, traceparent, tracestate, job }: Entry<'_>| {
+        let mut trace = Trace::default();
+        trace.set("traceparent", traceparent.as_deref().unwrap_or_default());
+        trace.set("tracestate", tracestate.as_deref().unwrap_or_default());
+        let mut headers = common.clone();
+        trace.add_to(&mut headers);
+        let payload = message.payload.slice_ref(job.get().as_bytes());
+        let subject = format!("{lane}{id}").into();
+        Message { subject, payload, headers: Some(headers), ..message.clone() }
+    };
+    Some(entries.into_iter().map(job).collect())
+}
