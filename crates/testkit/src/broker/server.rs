@@ -1,5 +1,6 @@
 //! One broker.
 
+use std::env;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -22,6 +23,10 @@ const LIMIT: Duration = Duration::from_secs(30);
 
 /// How many lines of the server's log an error shows.
 const LOG_TAIL: usize = 25;
+
+/// How the server collects its garbage, where the environment does not say: as in the configurations that are shipped.
+/// Later, for 5 % less processor time and nearly twice the memory, and hard enough before it needs all of the machine.
+const GARBAGE: [(&str, &str); 2] = [("GOGC", "400"), ("GOMEMLIMIT", "3600MiB")];
 
 /// How a broker is to be.
 #[derive(Clone, Debug, Default)]
@@ -263,6 +268,7 @@ impl Broker {
         }
         let mut command = bound_to_this(&self.binary);
         command.arg("--config").arg(&configuration);
+        command.envs(GARBAGE.into_iter().filter(|(name, _)| env::var_os(name).is_none()));
         command.envs(self.options.environment.iter().map(|(name, value)| (name, value)));
         let mut process = Process::spawn(command, self.log())?;
         let answer = timeout(LIMIT, self.answer(&mut process)).await;
