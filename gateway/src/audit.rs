@@ -38,7 +38,7 @@ impl Audit {
         self.progress.subscribe()
     }
 
-    /// Has one begin, if none is running. Gives whether it does.
+    /// Has one begin, if none is running. Returns whether it does.
     pub(crate) fn begin(&self) -> bool {
         let begun = self.progress.send_if_modified(|progress| {
             let is_free = progress.running_since.is_none();

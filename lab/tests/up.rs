@@ -291,7 +291,7 @@ async fn everything_ends_with_up_that_is_killed() {
 const LIMIT: Duration = Duration::from_mins(1);
 
 /// Reads from the terminal of `lab up` until there is a whole picture, which says this, with no row of it that goes
-/// on in the next one. Gives all that is on the screen.
+/// on in the next one. Returns all that is on the screen.
 async fn picture(
     terminal: &mut File,
     parser: &mut vt100::Parser,

@@ -106,7 +106,7 @@ impl Bundler {
         (limit > 1).then(|| Self { limit, open: Mutex::default() })
     }
 
-    /// Adds a job. Tells whether another task is to publish.
+    /// Adds a job. Returns whether another task is to publish.
     fn add(&self, group: Group, job: Waiting) -> bool {
         let mut open = self.open();
         let open = open.entry(group).or_default();

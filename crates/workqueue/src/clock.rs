@@ -71,7 +71,7 @@ pub fn now() -> Timestamp {
 }
 
 /// Asks the broker what time it is, which [`now`] goes by from then on. Any `stream` does that this user may
-/// ask about. Gives what is wrong with this machine's clock, if it is more than a minute off.
+/// ask about. Returns what is wrong with this machine's clock, if it is more than a minute off.
 ///
 /// # Errors
 ///
@@ -127,7 +127,7 @@ impl<R: Fn(Option<String>)> ClockWatch<R> {
         }
     }
 
-    /// Tells whether the broker answered.
+    /// Returns whether the broker answered.
     async fn compare(&mut self) -> bool {
         let compared = pin!(compare_clocks(self.connection.context(), self.stream));
         let Some(Ok(wrong)) = self.connection.ask(compared).await else { return false };

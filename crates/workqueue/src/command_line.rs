@@ -114,7 +114,7 @@ fn describing() -> [Command; 2] {
 const SHELL: &str = "shell";
 const DIRECTORY: &str = "directory";
 
-/// Describes this command line, where that is what it was called for. Gives the exit status.
+/// Describes this command line, where that is what it was called for. Returns the exit status.
 fn describe(command: &mut Command, matches: &ArgMatches) -> Option<i32> {
     match matches.subcommand()? {
         ("completions", given) => {

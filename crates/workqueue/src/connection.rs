@@ -327,7 +327,7 @@ impl Connection {
 }
 
 /// Waits until a connection was lost that was the one of this number, and another has been established for so
-/// long that no answer over the first one comes any more. Gives the number of the other.
+/// long that no answer over the first one comes any more. Returns the number of the other.
 pub(crate) async fn lost(mut link: watch::Receiver<Link>, times: u64) -> u64 {
     let times = link.wait_for(|link| link.connected && link.times > times).await;
     let Ok(times) = times.map(|link| link.times) else {

@@ -170,7 +170,7 @@ impl<H: Handler> Consumer<H> {
         }
     }
 
-    /// Handles a delivery and settles it. Tells whether nothing more is to be done about it, which for a job of a
+    /// Handles a delivery and settles it. Returns whether nothing more is to be done about it, which for a job of a
     /// bundle may be otherwise.
     async fn work(&self, binding: &Binding, delivery: &Delivery) -> bool {
         if let Some(delay) = delivery.waits() {
@@ -262,7 +262,7 @@ impl<H: Handler> Consumer<H> {
         handled.map_or_else(Outcome::Failed, |()| Outcome::Done)
     }
 
-    /// Settles a delivery. Gives the counter of how that was possible; none where a job of a bundle cannot be settled
+    /// Settles a delivery. Returns the counter of how that was possible; none where a job of a bundle cannot be settled
     /// without the others.
     async fn settle(
         &self,
@@ -329,7 +329,7 @@ impl<H: Handler> Consumer<H> {
         }
     }
 
-    /// Publishes a copy that takes the place of a delivery, to be handled after this time in this attempt. Tells
+    /// Publishes a copy that takes the place of a delivery, to be handled after this time in this attempt. Returns
     /// whether it is there.
     async fn put_off(
         &self,
@@ -357,7 +357,7 @@ impl<H: Handler> Consumer<H> {
     }
 }
 
-/// Does all of these at once. Tells whether each of them is done for.
+/// Does all of these at once. Returns whether each of them is done for.
 async fn all(doing: impl Iterator<Item = impl Future<Output = bool>>) -> bool {
     join_all(doing).await.into_iter().all(|is_done| is_done)
 }

@@ -61,7 +61,7 @@ pub(crate) async fn declare(
     }
 }
 
-/// Binds to the consumer of a lane, and tries until the broker answers. Gives nothing where there is no such
+/// Binds to the consumer of a lane, and tries until the broker answers. Returns nothing where there is no such
 /// consumer.
 pub(crate) async fn bind(connection: &Connection, lane: Lane) -> Option<PullConsumer> {
     let (stream, consumer) = (lane.queue.stream, lane.consumer());

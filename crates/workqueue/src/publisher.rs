@@ -318,7 +318,7 @@ impl Obstacle {
         }
     }
 
-    /// Notes that the obstacle was met. Tells whether its reason is to be logged.
+    /// Notes that the obstacle was met. Returns whether its reason is to be logged.
     fn is_first(&self, reason: &str) -> bool {
         let now = Instant::now();
         let mut met = self.met.lock().expect("nothing panics while it holds this lock");

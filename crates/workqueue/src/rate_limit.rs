@@ -48,7 +48,7 @@ impl Counters {
         now.as_second() > connected.map_or(now.as_second(), Timestamp::as_second)
     }
 
-    /// Adds to one, and gives its total. Gives nothing where that may be the total of a broker that is no more.
+    /// Adds to one, and gives its total. Returns nothing where that may be the total of a broker that is no more.
     async fn add(&self, subject: String, count: u64) -> Result<Option<u64>, PublishError> {
         let mut headers = HeaderMap::new();
         headers.insert(INCREMENT.clone(), format!("+{count}"));
@@ -141,7 +141,7 @@ impl RateLimit {
     }
 
     /// Asks for as many permissions as are `wanted` once they may be asked for, and gives those that are granted, if
-    /// any. Gives nothing where none is wanted any more.
+    /// any. Returns nothing where none is wanted any more.
     pub(crate) async fn ask(&self, wanted: impl Fn() -> usize) -> Option<Lease> {
         self.abandoned.run_until_cancelled(self.opening()).await?;
         let asked = u64::try_from(wanted()).ok().filter(|asked| *asked > 0)?;

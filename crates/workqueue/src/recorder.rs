@@ -89,7 +89,7 @@ impl Recorder {
         });
     }
 
-    /// Removes all under this subject. Tells whether there was any.
+    /// Removes all under this subject. Returns whether there was any.
     pub(crate) fn remove(&self, subject: &str) -> bool {
         self.with(|all| {
             let before = all.len();

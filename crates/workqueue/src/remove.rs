@@ -25,7 +25,7 @@ pub async fn remove(connection: &Connection, queue: Queue, id: JobId) -> Result<
     Ok(removed)
 }
 
-/// Removes all messages under this subject. Gives their number, none where there is no such stream.
+/// Removes all messages under this subject. Returns their number, none where there is no such stream.
 pub(crate) async fn purge(
     connection: &Connection,
     queue: Queue,

@@ -84,7 +84,7 @@ pub struct Program {
 
 impl Program {
     /// Starts the logs, listens for signals, and connects to the database of these tables: that of `DATABASE_URL`, by default
-    /// this `SQLite` file. Gives nothing where the program is stopped before.
+    /// this `SQLite` file. Returns nothing where the program is stopped before.
     ///
     /// # Errors
     ///

@@ -43,7 +43,7 @@ impl Handler for Payments {
 }
 
 impl Payments {
-    /// Has the effect of an event and notes it in the inbox, in one transaction, unless the inbox knows it. Gives the
+    /// Has the effect of an event and notes it in the inbox, in one transaction, unless the inbox knows it. Returns the
     /// outcome, or nothing where the event comes too early.
     async fn take(&self, event: &OrderEvent) -> Result<Option<String>> {
         let (id, order) = (event.id.to_string(), event.order.to_string());

@@ -36,7 +36,7 @@ pub async fn relay(database: &Database, producer: &Producer, interval: Duration)
     }
 }
 
-/// Publishes the first unpublished event of each order, and marks those that are confirmed. Gives how many those are.
+/// Publishes the first unpublished event of each order, and marks those that are confirmed. Returns how many those are.
 ///
 /// Only then is the next event of such an order the first: so none overtakes another, however many relays there are.
 async fn publish_batch(database: &Database, producer: &Producer) -> Result<usize> {

@@ -48,7 +48,7 @@ impl Store {
         Ok(())
     }
 
-    /// Stores a result. Tells whether it is the first of its job; another changes nothing.
+    /// Stores a result. Returns whether it is the first of its job; another changes nothing.
     async fn finish(&self, result: &TaskResult) -> Result<bool> {
         let TaskResult { task: Task { id, task, input, .. }, output, worker } = result;
         let finish = "INSERT INTO jobs (id, task, input, output, worker) VALUES (?, ?, ?, ?, ?)

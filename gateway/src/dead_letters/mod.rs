@@ -258,7 +258,7 @@ impl Action {
         }
     }
 
-    /// Gives why the dead letter is still there, if it is, or may be.
+    /// Returns why the dead letter is still there, if it is, or may be.
     async fn apply(self, letter: &DeadLetter, operator: &Operator<'_>) -> Result<(), Problem> {
         let Operator { connection, producer, instance } = operator;
         let kept = |why: String| Err(ProblemKind::Conflict.because(why));

@@ -85,7 +85,7 @@ pub(super) async fn producer(deployment: &BenchDeployment) -> anyhow::Result<Pro
     Ok(producer)
 }
 
-/// Asks for so many strings, each in a request of this priority. Gives their ids.
+/// Asks for so many strings, each in a request of this priority. Returns their ids.
 pub(super) async fn ask(
     producer: &Producer,
     priority: Priority,

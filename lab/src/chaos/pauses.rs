@@ -53,7 +53,7 @@ impl Pauses {
     }
 }
 
-/// Pauses a queue, and lets it go on after a while. Gives what was wrong with it meanwhile.
+/// Pauses a queue, and lets it go on after a while. Returns what was wrong with it meanwhile.
 async fn hold(
     connection: &Connection,
     queue: Queue,

@@ -23,7 +23,7 @@ const AT_A_TIME: usize = 4;
 /// How long a check may take to come true: only a lesson that is wrong takes as long.
 const PATIENCE: Duration = Duration::from_mins(2);
 
-/// Does the steps of these lessons, each on a system of its own, and says how they went. Gives whether all is as they
+/// Does the steps of these lessons, each on a system of its own, and says how they went. Returns whether all is as they
 /// say.
 ///
 /// # Errors

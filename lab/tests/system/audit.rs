@@ -158,7 +158,7 @@ enum First {
 }
 
 /// Asks for ten strings, and has them made by a generator that does one thing first and the other
-/// then, and that is gone, as by SIGKILL, when it has done only the first for the last three. Gives the
+/// then, and that is gone, as by SIGKILL, when it has done only the first for the last three. Returns the
 /// ids of those three.
 async fn gone_in_between(deployment: &Deployment, first: First) -> Vec<String> {
     let mut requestor = deployment.ask(10).await;

@@ -23,7 +23,7 @@ async fn with_little_room(limits: Limits) -> Deployment {
     Deployment::with(&Limits { queue_limit: ROOM, ..limits }).await
 }
 
-/// Publishes as many messages of requests that were accepted as fit into a queue. Gives the
+/// Publishes as many messages of requests that were accepted as fit into a queue. Returns the
 /// requests.
 async fn fill<M: Job>(deployment: &Deployment, message: impl Fn(&Request) -> M) -> Vec<Request> {
     let mut requests = Vec::new();

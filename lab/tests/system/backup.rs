@@ -111,7 +111,7 @@ async fn leave_work<B>(deployment: &Deployment<B>) {
     .await;
 }
 
-/// Publishes messages of requests that were accepted. Gives the requests.
+/// Publishes messages of requests that were accepted. Returns the requests.
 async fn fill<B, M: Job>(
     deployment: &Deployment<B>,
     message: impl Fn(&Request) -> M,
@@ -133,7 +133,7 @@ async fn backed_up<B>(deployment: &Deployment<B>, directory: &TempDir) -> PathBu
     directory
 }
 
-/// Starts both sides, and waits until all that was ever asked has come home, once each. Gives how many
+/// Starts both sides, and waits until all that was ever asked has come home, once each. Returns how many
 /// deliveries were not the first of their message.
 async fn everything_comes_home<B>(deployment: &Deployment<B>) -> u64 {
     let _generator = deployment.run(Side::Generator, "generator", &[]).await;

@@ -12,7 +12,7 @@ use crate::round_trips::request;
 const REQUESTS: u64 = 50;
 
 /// Kills the victim when it is about to publish to a subject that begins with `step`, replaces it,
-/// and expects no effect on the result. Gives the number of requests that went through.
+/// and expects no effect on the result. Returns the number of requests that went through.
 async fn killed_before(victim: Side, step: &str) -> u64 {
     let deployment = Deployment::start().await;
     let proxy = Proxy::start(deployment.broker.port()).await.unwrap();

@@ -177,7 +177,7 @@ impl<B> Deployment<B> {
         audit(self.nats(), LIMIT).await.unwrap()
     }
 
-    /// Has so many requests of a priority wait, accepted. Gives their ids.
+    /// Has so many requests of a priority wait, accepted. Returns their ids.
     pub async fn waiting(&self, priority: Priority, count: usize) -> Vec<JobId> {
         let mut ids = Vec::new();
         for _ in 0..count {
@@ -257,7 +257,7 @@ impl<B> Deployment<B> {
             .await;
     }
 
-    /// Publishes something by hand, if there is room for it. Tells whether there was.
+    /// Publishes something by hand, if there is room for it. Returns whether there was.
     pub async fn publish_unless_full(&self, publication: &Publication) -> bool {
         let Publication { subject, headers, body } = publication.clone();
         let publish = self.nats().publish_with_headers(subject, headers, body);

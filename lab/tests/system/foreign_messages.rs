@@ -39,7 +39,7 @@ pub async fn publish_raw(port: u16, user: Option<(&str, &str)>, inbox: &str, mes
     }
 }
 
-/// Publishes past every client. Gives the connection, on which answers come.
+/// Publishes past every client. Returns the connection, on which answers come.
 pub async fn send_raw(
     port: u16,
     user: Option<(&str, &str)>,

@@ -70,7 +70,7 @@ async fn started<B>(deployment: &Deployment<B>, limit: u64) -> BTreeMap<i64, u64
     starts
 }
 
-/// In no second were more requests started than were permitted, by the broker's counters. Gives the number of
+/// In no second were more requests started than were permitted, by the broker's counters. Returns the number of
 /// questions.
 async fn permitted(deployment: &Deployment, questions: Questions, limit: u64) -> u64 {
     let starts = started(deployment, limit).await;

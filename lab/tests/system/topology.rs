@@ -276,7 +276,7 @@ async fn account_that_asks_for_limits_is_served() {
     assert!(!generator.log_text().contains("running on with"), "{}", generator.log_text());
 }
 
-/// A way to this broker on which its bytes are replaced: as another version would put it. Gives its address.
+/// A way to this broker on which its bytes are replaced: as another version would put it. Returns its address.
 async fn rewritten(broker: &Broker, replace: &[(&str, &str)]) -> String {
     let (port, replace) = (broker.port(), replace.to_vec());
     let replace: Vec<(String, String)> =

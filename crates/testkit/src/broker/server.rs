@@ -120,7 +120,7 @@ impl Broker {
         Ok(Self { state, binary, ports, directory, options, membership, _temporary: temporary })
     }
 
-    /// Takes a port for the other members of a cluster, before any of them runs. Gives the port.
+    /// Takes a port for the other members of a cluster, before any of them runs. Returns the port.
     pub(super) fn prepare_route(&mut self) -> anyhow::Result<u16> {
         let (held, port) = Held::free().context("there is no port for the cluster")?;
         self.state = ServerState::Down { _held: Some(held) };

@@ -192,7 +192,7 @@ impl Original<'_> {
 }
 
 /// Adds the header block of a message that cannot be read, or the beginning of it if there is no
-/// room for all. Gives the name of what was left out then.
+/// room for all. Returns the name of what was left out then.
 fn keep_block(block: &[u8], headers: &mut HeaderMap) -> Option<&'static str> {
     let room = room(headers).saturating_sub(length(HEADER_BLOCK, &[HeaderValue::new()]));
     let kept = &block[..block.len().min(room / 4 * 3)];

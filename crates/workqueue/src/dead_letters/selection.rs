@@ -90,7 +90,7 @@ pub async fn count(nats: &Context) -> Result<BTreeMap<Reason, u64>, ReadStreamEr
 }
 
 /// Shows dead letters from this sequence on, for as long as `show` wants more, or as many as are read for one
-/// answer. Gives where to go on, unless there are no more.
+/// answer. Returns where to go on, unless there are no more.
 async fn read(
     nats: &Context,
     subjects: &str,

@@ -183,7 +183,7 @@ impl Slots {
         }
     }
 
-    /// As [`Slots::give`], as far as there are permissions. Tells whether a slot was given.
+    /// As [`Slots::give`], as far as there are permissions. Returns whether a slot was given.
     fn give_permitted(&self) -> bool {
         let mut given = false;
         loop {

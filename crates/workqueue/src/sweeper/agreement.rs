@@ -1,4 +1,4 @@
-//! The client itself says what it can read.
+//! Tests that [`parse`](super::parse) agrees with the client library on which messages it can read.
 
 use async_nats::{ConnectOptions, Event, Message};
 use futures_util::StreamExt;

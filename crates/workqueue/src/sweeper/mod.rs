@@ -140,7 +140,7 @@ impl Sweeper {
     }
 
     /// Looks for what the broker would not deliver again, and for unreadable messages if there is reason to,
-    /// and moves them. Gives how many it has moved.
+    /// and moves them. Returns how many it has moved.
     ///
     /// What it cannot do it logs once, with the command that does it by hand, and tries again
     /// at the next sweep.

@@ -1,4 +1,4 @@
-//! What came of declaring, and the words for it.
+//! The result of declaring, and the lines that report it.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Names the stream or consumer that has already what another one is to have.
+//! Finds the stream or consumer that already takes the messages which a new one is to take.
 
 use async_nats::jetstream::consumer::Info as ConsumerInfo;
 use async_nats::jetstream::{Context, Error, ErrorCode};
@@ -9,7 +9,7 @@ use super::api;
 use crate::api::call;
 use crate::queue::Lane;
 
-/// Which stream on the broker has subjects that overlap with these, for people.
+/// The stream on the broker whose subjects overlap with these, in words.
 pub async fn subject_taken(context: &Context, subjects: &[String]) -> String {
     let ours = subjects.join(", ");
     for subject in subjects {
@@ -23,14 +23,14 @@ pub async fn subject_taken(context: &Context, subjects: &[String]) -> String {
     format!("another stream stores some of {ours} already")
 }
 
-/// Whether the broker does not create a consumer of a queue because another one takes the same messages.
+/// Whether the broker refuses a consumer of a queue because another consumer takes the same messages.
 pub(super) fn is_of_another_consumer(error: &Error) -> bool {
     let codes =
         [ErrorCode::CONSUMER_WQ_MULTIPLE_UNFILTERED, ErrorCode::CONSUMER_WQ_CONSUMER_NOT_UNIQUE];
     codes.contains(&error.error_code())
 }
 
-/// Which consumer takes messages that the one of this lane is to take, for people.
+/// The consumer that takes messages which the one of this lane is to take, in words.
 pub(super) async fn messages_taken(context: &Context, lane: Lane) -> String {
     #[derive(Deserialize)]
     struct Consumers {
@@ -56,7 +56,7 @@ pub(super) async fn messages_taken(context: &Context, lane: Lane) -> String {
     format!("another consumer takes some of {} already", ours.join(", "))
 }
 
-/// Whether there are subjects that match both.
+/// Whether a subject can match both filters.
 fn overlap(one: &str, other: &str) -> bool {
     let (mut one, mut other) = (one.split('.'), other.split('.'));
     loop {

@@ -1,4 +1,4 @@
-//! What a stream says of its past: when it was created, which one was there before, which facts it has lost.
+//! The metadata in which a stream keeps its past: when it was created, which stream it replaced, which facts it has lost.
 
 use async_nats::jetstream::stream::{Config as StreamConfig, Info as StreamInfo};
 use jiff::{SignedDuration, Timestamp};

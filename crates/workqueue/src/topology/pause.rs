@@ -21,7 +21,7 @@ pub fn paused_until(consumer: &ConsumerInfo) -> Option<Timestamp> {
 }
 
 /// Pauses a queue until this time: its jobs stay where they are, and others still come in. Jobs in flight are
-/// finished. All workers are concerned, and a broker that restarts remembers it. Tells whether it is paused
+/// finished. All workers are concerned, and a broker that restarts remembers it. Returns whether it is paused
 /// now, which it is not where that time has passed.
 ///
 /// # Errors

@@ -112,7 +112,7 @@ impl Caller {
         Ok(Self { client, settings: Arc::clone(settings), breaker })
     }
 
-    /// Asks until there is a string, or the last attempt has failed. Gives the outcome, the calls, and how long it took.
+    /// Asks until there is a string, or the last attempt has failed. Returns the outcome, the calls, and how long it took.
     async fn ask(&self, started: Instant) -> (&'static str, u32, f64) {
         let (asked, calls) = (Instant::now(), AtomicU32::new(0));
         let ask = Ask { id: Uuid::new_v4().to_string(), length: self.settings.length };
