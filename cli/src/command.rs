@@ -29,48 +29,44 @@ pub struct Cli {
 enum CliCommand {
     /// Creates the streams, buckets and consumers, or changes their limits in place
     ///
-    /// With --watch it goes on doing so until it is stopped. One such process beside a deployment is
-    /// enough, and no service needs the right to create, change or delete anything then. The limits that
-    /// it is given are those that hold: give it the ones of the deployment.
+    /// With --watch it keeps them so until it is stopped. A deployment needs one such process, and its services then
+    /// need no permission to create, change or delete anything. It enforces the limits that it is given: give it those
+    /// of the deployment.
     Declare(DeclareSettings),
-    /// Reads the facts and the queues of a deployment, and gives the verdict
+    /// Reads the facts and the queues of a deployment, and prints a verdict: what was lost or doubled
     ///
-    /// Exit status 0 if nothing was lost and nothing doubled, 1 if something was, 2 if there is no
-    /// verdict, 3 if the records cannot tell, because a store of the broker was replaced or facts are gone.
-    /// Changes nothing.
+    /// Changes nothing. Exit status: 0 if nothing was lost and nothing doubled; 1 if something was; 2 if there is no
+    /// verdict; 3 if the records do not suffice for one, because a store of the broker was replaced or facts are gone.
     Audit(AuditSettings),
-    /// Shows the dead letters and their reasons, replays or discards them
+    /// Lists the dead letters with their reasons, replays or discards them
     #[command(subcommand)]
     DeadLetters(DeadLetters),
-    /// Shows the queues, pauses one, or lets it go on
+    /// Lists the queues, pauses one, or resumes it
     #[command(subcommand)]
     Queues(Queues),
-    /// Shows what is asked for again and again, sets it, or removes it
+    /// Lists the recurring schedules, sets one, or removes it
     #[command(subcommand)]
     Schedules(Schedules),
     /// Lists requests, shows one, submits one, or cancels one
     #[command(subcommand)]
     Requests(Requests),
-    /// Takes all that is on the broker into files, with both sides stopped
+    /// Backs up all streams of a deployment whose two services are stopped
     ///
-    /// The queues with their consumers, the facts and the dead letters: a file for each stream, and a
-    /// manifest, which is written last; without it a directory is no backup. They cannot all be taken
-    /// at one moment, so it refuses while a side waits for messages, and fails if anything has
-    /// changed by the time it ends. Changes nothing on the broker. Exit status 0 if the backup is
-    /// whole, 2 if there is none.
+    /// Writes a file for each stream: the queues with their consumers, the facts and the dead letters. Writes the
+    /// manifest last; a directory without it is not a backup. It cannot read all streams at one moment, so it refuses
+    /// while a service waits for messages, and fails if a stream has changed before it ends. Changes nothing on the
+    /// broker. Exit status: 0 if the backup is complete, 2 otherwise.
     Backup(BackupSettings),
-    /// Puts a backup on a broker that has none of it
+    /// Restores a backup on a broker that has none of its streams
     ///
-    /// Compares all files with the manifest first, and refuses where one of the streams is there
-    /// already. With --replicas the backup of a single broker becomes the streams of a cluster.
-    /// Ends when each stream and consumer is there as it was backed up, on as many brokers as are to
-    /// keep it. Start both sides only then, and ask `decoupled audit` for the verdict. Exit status 0
-    /// if all is restored, 2 if not.
+    /// Compares all files with the manifest first, and refuses if one of the streams exists. With --replicas the
+    /// backup of a single broker becomes the streams of a cluster. Ends when each stream and consumer exists as it was
+    /// backed up, on as many brokers as are to keep it. Start both services after that, and run `decoupled audit`.
+    /// Exit status: 0 if everything is restored, 2 otherwise.
     Restore(RestoreSettings),
-    /// Asks a `declare --watch` that runs whether it is ready
+    /// Checks whether a running `declare --watch` is ready
     ///
-    /// Exit status 0 if it is, 1 if it is not, with the reason. Meant for where there is neither a shell
-    /// nor curl.
+    /// Exit status: 0 if it is ready, 1 with the reason if it is not. Meant for images without a shell and curl.
     Healthcheck {
         /// Address of its admin endpoint
         #[arg(long, env, value_parser = workqueue::address, value_name = "HOST:PORT")]

@@ -12,7 +12,7 @@ use workqueue::{Connection, NatsSettings, Queue, Settings, chain, default_instan
 #[derive(Clone, Debug, Subcommand)]
 #[expect(missing_docs, reason = "clap would show it as the help of the whole group")]
 pub enum DeadLetters {
-    /// Lists all of them, the oldest first
+    /// Lists the dead letters, the oldest first
     List {
         /// Print them as JSON
         #[arg(long)]
@@ -20,21 +20,21 @@ pub enum DeadLetters {
         #[command(flatten)]
         nats: NatsSettings,
     },
-    /// Shows all that there is of those with this name, bytes and headers
+    /// Shows the dead letters with this name, with all their bytes and headers
     Show {
         /// The id of a request, or the sequence of a dead letter
         id: String,
         #[command(flatten)]
         nats: NatsSettings,
     },
-    /// Publishes the originals again; removes each dead letter once that is confirmed as stored
+    /// Publishes the original messages again; removes each dead letter once its original is stored
     Replay {
         #[command(flatten)]
         chosen: Chosen,
         #[command(flatten)]
         nats: NatsSettings,
     },
-    /// Removes them for good, and the messages that they were
+    /// Deletes dead letters, and with them the messages that they were
     ///
     /// A request that one of them holds up is cancelled before; one whose strings are stored is kept, to be marked.
     Discard {

@@ -17,7 +17,7 @@ use crate::terminal::{self, say};
 #[derive(Clone, Debug, Subcommand)]
 #[expect(missing_docs, reason = "clap would show it as the help of the whole group")]
 pub enum Queues {
-    /// Lists all of them, in the order in which a request passes through them
+    /// Lists the queues, in the order in which a request passes through them
     List {
         /// Print them as JSON
         #[arg(long)]
@@ -39,7 +39,7 @@ pub enum Queues {
         #[command(flatten)]
         nats: NatsSettings,
     },
-    /// Lets a queue that is paused go on
+    /// Resumes a paused queue
     Resume {
         /// Name of the queue
         #[arg(value_parser = queues::named)]

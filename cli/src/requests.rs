@@ -28,7 +28,7 @@ const POLL: Duration = Duration::from_millis(100);
 #[derive(Clone, Debug, Subcommand)]
 #[expect(missing_docs, reason = "clap would show it as the help of the whole group")]
 pub enum Requests {
-    /// Lists them, the one that was accepted last first
+    /// Lists requests, the last accepted one first
     List {
         /// Only those that have come that far: queued, stored, received, cancelled, doubled or dead-lettered; or
         /// scheduled, which are in no other list
@@ -49,7 +49,7 @@ pub enum Requests {
         #[command(flatten)]
         nats: NatsSettings,
     },
-    /// Shows how far one has come: its facts, its dead letters, and the queues that it is in
+    /// Shows the progress of a request: its facts, its dead letters, and the queues that it is in
     Show {
         /// The id of the request
         id: JobId,
@@ -59,7 +59,7 @@ pub enum Requests {
         #[command(flatten)]
         nats: NatsSettings,
     },
-    /// Cancels one, unless its strings are stored, and shows what is true then
+    /// Cancels a request, unless its strings are stored, and shows its facts
     ///
     /// Fails where something else came first.
     Cancel {

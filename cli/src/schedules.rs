@@ -19,7 +19,7 @@ use crate::terminal::{self, say};
 #[derive(Clone, Debug, Subcommand)]
 #[expect(missing_docs, reason = "clap would show it as the help of the whole group")]
 pub enum Schedules {
-    /// Lists all of them
+    /// Lists the recurring schedules
     List {
         /// Print them as JSON
         #[arg(long)]
@@ -32,7 +32,7 @@ pub enum Schedules {
     /// Each time that it is due, a requestor asks for strings. One that falls due while the broker is away is asked
     /// for once when it is there again. Setting a schedule again that is the same does not disturb it.
     Set(SetSettings),
-    /// Removes a schedule. What it has asked for already is still done
+    /// Removes a schedule. Requests that it has submitted are still worked on
     Remove {
         /// Its name
         name: String,

@@ -1,4 +1,4 @@
-//! Puts a backup on a broker that has none of it.
+//! Restores a backup on a broker that has none of its streams.
 
 use std::path::Path;
 use std::time::Duration;

@@ -103,7 +103,7 @@ fn describing() -> [Command; 2] {
     let directory = Arg::new(DIRECTORY).required(true).value_name("DIRECTORY");
     [
         Command::new("completions")
-            .about("Prints the script by which a shell completes this command line")
+            .about("Prints a completion script for a shell")
             .arg(shell.value_parser(value_parser!(Shell)).help("The shell")),
         Command::new("man")
             .about("Writes the manual pages of this program")

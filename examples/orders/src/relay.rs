@@ -49,7 +49,7 @@ async fn publish_batch(database: &Database, producer: &Producer) -> Result<usize
     let publishing = rows.iter().map(async |(id, body, traceparent)| {
         let published = publish(body, traceparent.as_deref().unwrap_or_default()).await;
         let failed = |error| error!(id, error = format!("{error:#}"), "cannot publish an event");
-        published.map_err(failed).ok().map(|_| id)
+        published.map_err(failed).ok().map(|()| id)
     });
     let confirmed: Vec<&String> = join_all(publishing).await.into_iter().flatten().collect();
     let mut marking = match claim {

@@ -41,7 +41,7 @@ impl Measure {
 }
 
 /// All figures, in the order of the table.
-const MEASURES: [Measure; 37] = [
+const MEASURES: [Measure; 41] = [
     measure("baseline", "the baseline: publishes that the broker confirms", "/s", 0),
     measure("round_trips", "round trips, one string each", "/s", 0).of_the_baseline(1.0),
     measure("strings_16", "strings, 16 in each round trip", "/s", 0),
@@ -57,6 +57,20 @@ const MEASURES: [Measure; 37] = [
     measure("processor_generator", "processor time of the generator for a round trip", "µs", 1),
     measure("processor_share", "processor time of both services, against the broker's", "%", 0)
         .at_most(45.0),
+    measure("bundles_8", "BUNDLE_LIMIT=8: round trips, one string each", "/s", 0),
+    measure(
+        "bundles_8_processor",
+        "the same: processor time of all three for a round trip",
+        "µs",
+        1,
+    ),
+    measure("bundles_64", "BUNDLE_LIMIT=64: round trips, one string each", "/s", 0),
+    measure(
+        "bundles_64_processor",
+        "the same: processor time of all three for a round trip",
+        "µs",
+        1,
+    ),
     measure("round_trips_2_generators", "round trips with two generators", "/s", 0),
     measure("round_trips_4_generators", "round trips with four generators", "/s", 0),
     measure("four_generators", "four generators, against one", "%", 0).at_least(85.0),

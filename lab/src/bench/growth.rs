@@ -19,7 +19,7 @@ pub(super) async fn measure(
     let requests = round.sizes.requests;
     let share = |round_trips: f64| round_trips * real(WRITES) / baseline;
     for generators in [2, 4] {
-        let load = Load { requests, count: 1, generators, sync: false };
+        let load = Load { generators, ..Load::of(requests) };
         let round_trips = saturation::run(round, load).await?.round_trips_per_second;
         round.figures.add_rate(
             &format!("round_trips_{generators}_generators"),

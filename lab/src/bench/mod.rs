@@ -114,6 +114,9 @@ async fn measure(mut round: Round<'_>, only: &[BenchPart]) -> anyhow::Result<()>
     if wanted(BenchPart::RoundTrips) {
         cost::of_round_trips(round, run.processor);
     }
+    if wanted(BenchPart::Bundles) {
+        saturation::bundles(round, baseline).await?;
+    }
     if wanted(BenchPart::Growth) {
         growth::measure(round, baseline, round_trips).await?;
     }

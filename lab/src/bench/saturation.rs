@@ -16,8 +16,17 @@ pub(super) struct Load {
     /// How many strings each request asks for.
     pub(super) count: u64,
     pub(super) generators: u32,
+    /// How many requests, responses or acknowledgments a message carries at most.
+    pub(super) bundle_limit: u64,
     /// Whether each write is on the disk before it is confirmed.
     pub(super) sync: bool,
+}
+
+impl Load {
+    /// So many requests for one string each, one generator, and a message for each.
+    pub(super) fn of(requests: u64) -> Self {
+        Self { requests, count: 1, generators: 1, bundle_limit: 1, sync: false }
+    }
 }
 
 /// How it went.
@@ -31,8 +40,7 @@ pub(super) struct Run {
 
 /// Measures round trips with one string, and gives how it went.
 pub(super) async fn round_trips(round: &mut Round<'_>, baseline: f64) -> anyhow::Result<Run> {
-    let load = Load { requests: round.sizes.requests, count: 1, generators: 1, sync: false };
-    let run = run(round, load).await?;
+    let run = run(round, Load::of(round.sizes.requests)).await?;
     let round_trips = run.round_trips_per_second;
     round.figures.add_rate("round_trips", round_trips, round_trips * real(WRITES) / baseline);
     Ok(run)
@@ -43,9 +51,24 @@ pub(super) async fn strings(round: &mut Round<'_>, baseline: f64) -> anyhow::Res
     for count in [16, 64] {
         // Fewer requests, because each takes longer.
         let requests = (round.sizes.requests * 3 / (count + 3)).max(100);
-        let run = run(round, Load { requests, count, generators: 1, sync: false }).await?;
+        let run = run(round, Load { count, ..Load::of(requests) }).await?;
         let strings = run.round_trips_per_second * real(count);
         round.figures.add_rate(&format!("strings_{count}"), strings, strings / baseline);
+    }
+    Ok(())
+}
+
+/// Measures round trips with one string, many of which share their messages, and what they cost.
+pub(super) async fn bundles(round: &mut Round<'_>, baseline: f64) -> anyhow::Result<()> {
+    let load = Load::of(round.sizes.requests);
+    for bundle_limit in [8, 64] {
+        let run = run(round, Load { bundle_limit, ..load }).await?;
+        let round_trips = run.round_trips_per_second;
+        let share = round_trips * real(WRITES) / baseline;
+        round.figures.add_rate(&format!("bundles_{bundle_limit}"), round_trips, share);
+        let Each { broker, requestor, generator } = run.processor;
+        let all = (broker + requestor + generator).as_secs_f64() * 1e6 / real(load.requests);
+        round.figures.add(&format!("bundles_{bundle_limit}_processor"), all);
     }
     Ok(())
 }
@@ -54,7 +77,7 @@ pub(super) async fn strings(round: &mut Round<'_>, baseline: f64) -> anyhow::Res
 pub(super) async fn sync(round: &mut Round<'_>) -> anyhow::Result<()> {
     let baseline = baseline::best(round, true, round.sizes.sync_publishes).await?;
     round.figures.add_rate("sync_baseline", baseline, 1.0);
-    let load = Load { requests: round.sizes.sync_requests, count: 1, generators: 1, sync: true };
+    let load = Load { sync: true, ..Load::of(round.sizes.sync_requests) };
     let round_trips = run(round, load).await?.round_trips_per_second;
     round.figures.add_rate("sync_round_trips", round_trips, round_trips * real(WRITES) / baseline);
     Ok(())
@@ -63,11 +86,13 @@ pub(super) async fn sync(round: &mut Round<'_>) -> anyhow::Result<()> {
 /// Sends requests around, and sees to it that nothing is lost or doubled.
 pub(super) async fn run(round: &mut Round<'_>, load: Load) -> anyhow::Result<Run> {
     let mut deployment = BenchDeployment::new(round, load.sync).await?;
+    let [total, count, limit] =
+        [load.requests, load.count, load.bundle_limit].map(|number| number.to_string());
     for _ in 0..load.generators {
-        deployment.start_generator(&[])?;
+        deployment.start_generator(&[("BUNDLE_LIMIT", &limit)])?;
     }
-    let (total, count) = (load.requests.to_string(), load.count.to_string());
     deployment.start_requestor(&[
+        ("BUNDLE_LIMIT", &limit),
         ("REQUEST_RATE", "max"),
         ("REQUEST_TOTAL", &total),
         ("STRING_COUNT", &count),

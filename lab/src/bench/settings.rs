@@ -42,6 +42,8 @@ pub enum BenchPart {
     Strings,
     /// How long a round trip takes
     Latency,
+    /// Round trips a second with many requests in a message, and the cost of each
+    Bundles,
     /// Starting, and doing nothing
     Idle,
     /// More generators, and a backlog

@@ -258,8 +258,12 @@ impl<'a> ChaosEnvironment<'a> {
         let settings = config.settings(urls).into_iter();
         let limit = config.limit().filter(|_| member.side == Side::Generator);
         let limit = limit.map(|limit| ("RATE_LIMIT", limit.to_string()));
-        let settings =
-            settings.chain([("REQUEST_RATE", rate), ("REQUEST_PRIORITY", priority)]).chain(limit);
+        // Every other replica sends bundles, unless the environment says of all whether they do.
+        let is_free = workqueue::variable("BUNDLE_LIMIT").is_none();
+        let bundles = is_free && member.number.is_multiple_of(2);
+        let bundles = bundles.then(|| ("BUNDLE_LIMIT", "8".to_owned()));
+        let settings = settings.chain([("REQUEST_RATE", rate), ("REQUEST_PRIORITY", priority)]);
+        let settings = settings.chain(limit).chain(bundles);
         let ReplicaConfig { programs, directory, .. } = config;
         let program = programs.of(member.side);
         slot.replica = Some(Replica::start(program, &[], name, directory, settings)?);

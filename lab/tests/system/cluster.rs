@@ -343,7 +343,7 @@ async fn exactly_one_is_stored(cluster: &Cluster, services: &[Writer]) {
         eventually("it is confirmed", async || {
             service.connection.publish_once(publication.clone()).await
         })
-        .await
+        .await;
     })
     .await;
     assert_eq!(cluster.depth(REQUESTS).await, before + 1);
