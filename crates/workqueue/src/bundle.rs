@@ -228,3 +228,89 @@ pub(crate) fn jobs(message: &Message, key: &str) -> Option<Vec<Message>> {
     };
     Some(entries.into_iter().map(job).collect())
 }
+
+#[cfg(test)]
+mod tests {
+    use async_nats::Subject;
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::queue::Queue;
+
+    const LETTERS: Queue = Queue::new("LETTERS", "letters").with_priorities();
+
+    fn group() -> Group {
+        Group { lane: LETTERS.lane(crate::Priority::High), version: 3, may_stop: false }
+    }
+
+    fn waiting(body: &str, trace: Trace) -> Waiting {
+        let id = JobId::new();
+        let headers = headers::of_message(3, &trace);
+        let body = Bytes::from(body.to_owned());
+        let publication = Publication { subject: group().lane.subject(id), headers, body };
+        Waiting { id, trace, publication, stop: None, answer: oneshot::channel().0 }
+    }
+
+    fn delivered(Publication { subject, headers, body }: Publication) -> Message {
+        Message {
+            subject: Subject::from(subject),
+            reply: None,
+            payload: body,
+            headers: Some(headers),
+            status: None,
+            description: None,
+            length: 0,
+        }
+    }
+
+    fn jobs_of(message: &Message) -> Option<Vec<Message>> {
+        jobs(message, LETTERS.key(&message.subject).unwrap())
+    }
+
+    #[test]
+    fn jobs_come_out_of_a_bundle_as_they_went_in() {
+        let traced = Trace::from_outside(
+            "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            Some("vendor=\u{22}quoted\u{22}"),
+        );
+        let put = [waiting(r#"{"to":"käse"}"#, traced), waiting("{}", Trace::default())];
+        let bundle = bundle(group(), &put).unwrap();
+        assert!(put.iter().all(|job| job.publication.subject != bundle.subject));
+        let found = jobs_of(&delivered(bundle)).unwrap();
+        assert_eq!(found.len(), put.len());
+        for (found, Waiting { publication, .. }) in found.iter().zip(&put) {
+            assert_eq!(found.subject.as_str(), publication.subject);
+            assert_eq!(found.headers.as_ref(), Some(&publication.headers));
+            assert_eq!(found.payload, publication.body);
+        }
+    }
+
+    #[test]
+    fn message_that_is_no_bundle_has_no_jobs_in_it() {
+        let job = waiting("{}", Trace::default()).publication;
+        assert!(jobs_of(&delivered(job.clone())).is_none());
+        for body in ["", "{}", "[{}]", r#"[{"id": "mine", "job": {}}]"#, "[", "7"] {
+            let mut message = delivered(job.clone());
+            message.headers.as_mut().unwrap().insert(BUNDLE, "2");
+            message.payload = body.into();
+            assert!(jobs_of(&message).is_none(), "{body}");
+        }
+    }
+
+    #[test]
+    fn bundle_has_no_more_jobs_than_allowed_and_no_more_bytes() {
+        let bundler = Bundler::new(3).unwrap();
+        let large = "x".repeat(MOST_BYTES / 2 + 1);
+        let mut tasks = 0;
+        for body in ["{}", "{}", "{}", "{}", &large, &large] {
+            tasks += usize::from(bundler.add(group(), waiting(body, Trace::default())));
+        }
+        assert_eq!(tasks, 3, "the first and each full bundle");
+        let mut sizes = Vec::new();
+        while let Some(jobs) = bundler.take(group(), true) {
+            sizes.push(jobs.len());
+        }
+        assert_eq!(sizes, [3, 2, 1]);
+        assert!(Bundler::new(1).is_none());
+    }
+}

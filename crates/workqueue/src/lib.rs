@@ -17,12 +17,15 @@
 //! [`Failure`] the broker delivers the job again after a delay (*retry*, *backoff*), as long as the
 //! [`RetryPolicy`] of the handler, or of the job, allows another *attempt*. After the last attempt, or at
 //! once for [`Failure::Reject`], the job becomes a *dead letter* with its reason ([`dead_letters`]). An
-//! operator can replay or discard it. An attempt that takes longer than the policy's time-out fails. A handler that wants to look again later returns [`Failure::RetryAfter`] (*snooze*), which
-//! spends an attempt unless the policy says otherwise. One pure function, [`settle()`], decides how a
-//! delivery is settled.
+//! operator can replay or discard it. An attempt that takes longer than the policy's time-out fails. A handler that
+//! wants to look again later returns [`Failure::RetryAfter`] (*snooze*), which spends an attempt unless the policy says
+//! otherwise. One pure function, [`settle()`], decides how a delivery is settled.
 //!
 //! A process may die at any moment, so a job may be handled twice. If an effect has to happen once,
 //! create it as a [`Fact`]: the broker accepts one write to its key and refuses all others.
+//!
+//! With [`Settings::bundle_limit`] above 1 a service publishes several jobs in one message (*bundle*), which costs the
+//! broker a fraction; each is still a job of its own.
 //!
 //! On shutdown a service stops pulling, finishes the jobs in flight, gives back those that it cannot finish in
 //! time, and ends (*drain*).
@@ -110,6 +113,7 @@
 //! | submit; create and read facts; remove a job that waits | `producer`, on `publisher` and `facts`; `remove` |
 //! | submit for later, recur | `later`, on [`schedules`] and `recurrence`; `firing` |
 //! | pull, run, settle | `consumer`, on `pull`, `slots`, `delivery`, `blocking`, `settle`, `snooze`; bound by `lanes` |
+//! | several jobs in one message | `bundle` |
 //! | hold to a rate, of a queue or of a key | `slots`, on `rate_limit`, `lease` |
 //! | give up, list, replay, discard | [`dead_letters`] |
 //! | read some messages of a stream by one question, or all of them | [`batch`], [`reading`] |
