@@ -28,6 +28,9 @@ async fn killed_before(victim: Side, step: &str) -> u64 {
             generator.kill().await.unwrap();
             let _successor = deployment.run(Side::Generator, "successor", &[]).await;
             succeeded(&mut requestor).await;
+            // It has ended with its last request, and may leave second responses to those that were redelivered.
+            let _another =
+                deployment.run(Side::Requestor, "another", &[("REQUEST_RATE", "0")]).await;
             settled(&deployment).await;
         }
         Side::Requestor => {
