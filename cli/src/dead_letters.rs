@@ -30,7 +30,7 @@ pub enum DeadLetters {
     /// Publishes the original messages again; removes each dead letter once its original is stored
     Replay {
         #[command(flatten)]
-        chosen: Chosen,
+        chosen: SelectionArgs,
         #[command(flatten)]
         nats: NatsSettings,
     },
@@ -39,7 +39,7 @@ pub enum DeadLetters {
     /// A request that one of them holds up is cancelled before; one whose strings are stored is kept, to be marked.
     Discard {
         #[command(flatten)]
-        chosen: Chosen,
+        chosen: SelectionArgs,
         #[command(flatten)]
         nats: NatsSettings,
     },
@@ -48,7 +48,7 @@ pub enum DeadLetters {
 /// Which dead letters to replay or discard.
 #[derive(Args, Clone, Debug)]
 #[group(required = true)]
-pub struct Chosen {
+pub struct SelectionArgs {
     /// The id of a request, or the sequence of a dead letter
     #[arg(conflicts_with_all = ["all", "reason", "queue"])]
     id: Option<String>,
@@ -63,7 +63,7 @@ pub struct Chosen {
     queue: Option<Queue>,
 }
 
-impl Chosen {
+impl SelectionArgs {
     /// Those that there are.
     async fn list(&self, nats: &Context) -> anyhow::Result<Vec<DeadLetter>> {
         if let Some(id) = &self.id {

@@ -229,7 +229,7 @@ impl Display for Rows {
     }
 }
 
-async fn show(connection: &Connection, id: JobId) -> anyhow::Result<Shown> {
+async fn show(connection: &Connection, id: JobId) -> anyhow::Result<RequestReport> {
     let queues = queues_with(connection, id).await?;
     // A request that moved on meanwhile is seen here.
     let history = RequestHistory::read(connection, id).await?;
@@ -241,12 +241,12 @@ async fn show(connection: &Connection, id: JobId) -> anyhow::Result<Shown> {
         is_known || scheduled.is_some() || !queues.is_empty() || !dead_letters.is_empty(),
         "no request has the id {id}"
     );
-    Ok(Shown { id, status, queues, scheduled, requested, stored, received, dead_letters })
+    Ok(RequestReport { id, status, queues, scheduled, requested, stored, received, dead_letters })
 }
 
 /// All there is of one request.
 #[derive(Serialize)]
-struct Shown {
+struct RequestReport {
     id: JobId,
     status: RequestStatus,
     queues: Vec<&'static str>,
@@ -257,7 +257,7 @@ struct Shown {
     dead_letters: Vec<DeadLetter>,
 }
 
-impl Display for Shown {
+impl Display for RequestReport {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { id, status, queues, scheduled, requested, stored, received, dead_letters } =
             self;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use jiff::Timestamp;
 use observe::snapshot::{QueueSnapshot, ReplicasSnapshot};
-use observe::{Poller, Snapshot, Trouble};
+use observe::{Poller, Snapshot, SnapshotErrorKind};
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::{Instant, MissedTickBehavior, interval, interval_at};
@@ -36,7 +36,7 @@ struct Update<'a> {
 /// Why there is no snapshot, in words as well.
 #[derive(Clone, Debug, Serialize)]
 struct Explained {
-    kind: Trouble,
+    kind: SnapshotErrorKind,
     words: String,
 }
 
@@ -62,11 +62,11 @@ struct Point {
 #[derive(Debug, Default)]
 pub(crate) struct Timeline {
     newest: watch::Sender<Arc<str>>,
-    past: Mutex<Past>,
+    past: Mutex<History>,
 }
 
 #[derive(Debug, Default)]
-struct Past {
+struct History {
     points: VecDeque<Point>,
     taken: u64,
     last: Option<Snapshot>,
@@ -128,7 +128,7 @@ impl Timeline {
         json(&self.past().points)
     }
 
-    fn past(&self) -> MutexGuard<'_, Past> {
+    fn past(&self) -> MutexGuard<'_, History> {
         self.past.lock().expect("nothing panics while it holds this lock")
     }
 }
@@ -150,14 +150,14 @@ pub(crate) async fn wait(
     let mut seconds = interval_at(Instant::now() + INTERVAL, INTERVAL);
     loop {
         seconds.tick().await;
-        let trouble = Explained { kind: Trouble::Silent, words: words.clone() };
+        let trouble = Explained { kind: SnapshotErrorKind::Silent, words: words.clone() };
         timeline.note(workqueue::now(), Err(refused(refusal()).unwrap_or(trouble)));
     }
 }
 
 /// That the broker is there, and lets this gateway not in, if so.
 fn refused(refusal: Option<String>) -> Option<Explained> {
-    refusal.map(|words| Explained { kind: Trouble::Refused, words })
+    refusal.map(|words| Explained { kind: SnapshotErrorKind::Refused, words })
 }
 
 /// Takes a snapshot each second, and notes it, or why there is none: the broker's `refusal`, where there is one.
@@ -187,8 +187,8 @@ pub(crate) async fn poll(
         }
         saw = seen.is_ok();
         let seen = seen.map_err(|error| {
-            let kind = Trouble::of(&error);
-            if kind != Trouble::Silent {
+            let kind = SnapshotErrorKind::of(&error);
+            if kind != SnapshotErrorKind::Silent {
                 timeline.note_replicas(poller.replicas());
             }
             refused(refusal()).unwrap_or_else(|| Explained { kind, words: chain(&*error) })
@@ -223,7 +223,7 @@ mod tests {
         let queues = vec![QueueSnapshot::default()];
         timeline.note(workqueue::now(), Ok(Snapshot { replicas, queues, ..Snapshot::default() }));
         assert!(timeline.current().is_some());
-        let trouble = Explained { kind: Trouble::Silent, words: "no broker".to_owned() };
+        let trouble = Explained { kind: SnapshotErrorKind::Silent, words: "no broker".to_owned() };
         timeline.note(workqueue::now(), Err(trouble));
         assert!(timeline.current().is_none());
         let newest: serde_json::Value = serde_json::from_str(&timeline.watch().borrow()).unwrap();

@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 #[derive(Debug)]
 pub(crate) struct EventLog {
     started: Instant,
-    moments: Mutex<Vec<Moment>>,
+    moments: Mutex<Vec<LoggedEvent>>,
     quiet: bool,
     /// Ends the run where the reader has gone.
     stop: CancellationToken,
@@ -21,7 +21,7 @@ pub(crate) struct EventLog {
 
 /// Something that happened.
 #[derive(Clone, Debug, Serialize)]
-pub struct Moment {
+pub struct LoggedEvent {
     /// Seconds since the beginning.
     pub at: f64,
     /// The event.
@@ -52,10 +52,13 @@ impl EventLog {
                 self.stop.cancel();
             }
         }
-        self.moments.lock().expect("nothing panics while it holds this").push(Moment { at, what });
+        self.moments
+            .lock()
+            .expect("nothing panics while it holds this")
+            .push(LoggedEvent { at, what });
     }
 
-    pub(crate) fn into_moments(self) -> Vec<Moment> {
+    pub(crate) fn into_moments(self) -> Vec<LoggedEvent> {
         self.moments.into_inner().expect("nothing panics while it holds this")
     }
 }

@@ -17,5 +17,5 @@ mod times;
 pub mod up;
 
 pub use command::{LabCli, run};
-pub use event_log::Moment;
+pub use event_log::LoggedEvent;
 pub use starts::starts_by_second;

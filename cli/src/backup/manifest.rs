@@ -83,7 +83,7 @@ pub(super) fn outstanding(consumer: &ConsumerInfo) -> u64 {
 /// The manifest as it is in its file: with its own checksum, because the configuration of the
 /// streams is in no other place.
 #[derive(Deserialize, Serialize)]
-struct Sealed {
+struct ManifestFile {
     sha256: String,
     backup: Value,
 }
@@ -118,7 +118,7 @@ impl Manifest {
     pub(super) async fn write(&self, directory: &Path) -> anyhow::Result<()> {
         let what = || format!("cannot write the manifest into {}", directory.display());
         let backup = serde_json::to_value(self)?;
-        let sealed = Sealed { sha256: digest(&backup), backup };
+        let sealed = ManifestFile { sha256: digest(&backup), backup };
         let unfinished = directory.join(format!("{FILE}.unfinished"));
         let written = async {
             let mut file = create(&unfinished).await?;
@@ -146,7 +146,8 @@ impl Manifest {
         let text = fs::read(&path).await;
         let text = text.with_context(|| format!("cannot read {}", path.display()))?;
         let damaged = || format!("{} is damaged", path.display());
-        let Sealed { sha256, backup } = serde_json::from_slice(&text).with_context(damaged)?;
+        let ManifestFile { sha256, backup } =
+            serde_json::from_slice(&text).with_context(damaged)?;
         ensure!(sha256 == digest(&backup), "{}: its checksum differs", damaged());
         let version = &backup["version"];
         ensure!(

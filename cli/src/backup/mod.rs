@@ -9,10 +9,10 @@
 //! whole of it before it creates anything, and only creates: where one of the streams is there, it
 //! does nothing.
 
+mod broker_state;
 mod manifest;
 mod restore;
 mod snapshot;
-mod still;
 
 pub use restore::restore;
 
@@ -27,8 +27,8 @@ use tokio::fs;
 use workqueue::topology::FIRST_CREATED;
 use workqueue::{Connection, NatsSettings};
 
+use broker_state::BrokerState;
 use manifest::{KeptConsumer, Manifest};
-use still::Still;
 
 /// Settings of `decoupled backup`.
 #[derive(Args, Clone, Debug)]
@@ -76,11 +76,11 @@ pub(crate) async fn run_restore(settings: &RestoreSettings) -> anyhow::Result<()
 ///
 /// # Errors
 ///
-/// Where the directory has something in it, or a side still runs, or anything changes meanwhile, or
+/// Where the directory has something in it, or a service still runs, or anything changes meanwhile, or
 /// the broker refuses. Nothing is left then that could be taken for a backup.
 pub async fn backup(connection: &Connection, directory: &Path) -> anyhow::Result<()> {
     let nats = connection.context();
-    let before = Still::read(nats).await?;
+    let before = BrokerState::read(nats).await?;
     before.no_side_waits()?;
     manifest::prepare(directory).await?;
     let taken = take(connection, directory, &before).await;
@@ -93,7 +93,11 @@ pub async fn backup(connection: &Connection, directory: &Path) -> anyhow::Result
     taken
 }
 
-async fn take(connection: &Connection, directory: &Path, before: &Still) -> anyhow::Result<()> {
+async fn take(
+    connection: &Connection,
+    directory: &Path,
+    before: &BrokerState,
+) -> anyhow::Result<()> {
     let nats = connection.context();
     let mut kept = Vec::new();
     for stream in manifest::streams() {
@@ -103,7 +107,7 @@ async fn take(connection: &Connection, directory: &Path, before: &Still) -> anyh
         snapshot::report(&stream)?;
         kept.push(stream);
     }
-    let after = Still::read(nats).await?;
+    let after = BrokerState::read(nats).await?;
     if let Some(change) = before.change(&after) {
         bail!("{change} while it was backed up: stop both sides, and all other writers");
     }
@@ -113,8 +117,8 @@ async fn take(connection: &Connection, directory: &Path, before: &Still) -> anyh
     Manifest::new(workqueue::now(), broker, kept).write(directory).await
 }
 
-fn consumers(still: &Still, stream: &str) -> Vec<KeptConsumer> {
-    let consumers = still.consumers.iter().map(|(_, consumer)| consumer);
+fn consumers(state: &BrokerState, stream: &str) -> Vec<KeptConsumer> {
+    let consumers = state.consumers.iter().map(|(_, consumer)| consumer);
     let consumers = consumers.filter(|consumer| consumer.stream_name == stream);
     let kept = consumers.map(|consumer| KeptConsumer {
         name: consumer.name.clone(),

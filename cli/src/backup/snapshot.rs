@@ -131,7 +131,7 @@ fn ended_well(end: &Message) -> anyhow::Result<()> {
 
 /// What the broker says when a snapshot may be sent to it.
 #[derive(Deserialize)]
-struct Awaited {
+struct RestoreAnswer {
     deliver_subject: String,
 }
 
@@ -190,7 +190,7 @@ async fn begin(
     loop {
         let subject = format!("STREAM.RESTORE.{}", stream.name);
         match call(connection, subject, &request).await {
-            Ok(Awaited { deliver_subject }) => return Ok(deliver_subject),
+            Ok(RestoreAnswer { deliver_subject }) => return Ok(deliver_subject),
             Err(error @ ApiError::Unavailable(_)) if Instant::now() < limit => {
                 if told.is_first(&error) {
                     tell(format_args!("{}: {error}; trying again", stream.name));

@@ -19,7 +19,7 @@ mod round_trips;
 pub mod snapshot;
 
 pub use history::RequestHistory;
-pub use poller::{Poller, Trouble, queue};
+pub use poller::{Poller, SnapshotErrorKind, queue};
 pub use snapshot::{LaneSnapshot, QueueSnapshot, Snapshot};
 
 use std::time::Duration;

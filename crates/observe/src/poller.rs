@@ -40,14 +40,14 @@ pub struct Poller {
     connection: Connection,
     replicas: ReplicaRegistry,
     round_trips: RoundTrips,
-    earlier: Option<Earlier>,
+    earlier: Option<Previous>,
     /// How many requests the counts of the last snapshots could not place, the newest last.
     unplaced: VecDeque<u64>,
 }
 
 /// The state at the last snapshot.
 #[derive(Debug)]
-struct Earlier {
+struct Previous {
     at: Instant,
     /// Of each queue: messages that have ever come in, and gone out.
     moved: Vec<(u64, u64)>,
@@ -57,7 +57,7 @@ struct Earlier {
 /// Why there is no snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Trouble {
+pub enum SnapshotErrorKind {
     /// The broker is not there, or says nothing.
     Silent,
     /// It is there, and has no queues.
@@ -68,7 +68,7 @@ pub enum Trouble {
     Denied,
 }
 
-impl Trouble {
+impl SnapshotErrorKind {
     /// The kind of this error of [`Poller::snapshot`].
     #[must_use]
     pub fn of(error: &anyhow::Error) -> Self {
@@ -112,7 +112,7 @@ impl Poller {
     ///
     /// # Errors
     ///
-    /// Where the broker does not answer, or has no topology of ours to read: see [`Trouble::of`].
+    /// Where the broker does not answer, or has no topology of ours to read: see [`SnapshotErrorKind::of`].
     pub async fn snapshot(&mut self) -> anyhow::Result<Snapshot> {
         let connected = self.connection.is_connected();
         ensure!(connected, "there is no connection to the broker; trying to restore it");
@@ -145,7 +145,7 @@ impl Poller {
             }
         }
         let before = self.earlier.as_ref().map_or(received.last_sequence, |it| it.received);
-        self.earlier = Some(Earlier { at, moved, received: received.last_sequence });
+        self.earlier = Some(Previous { at, moved, received: received.last_sequence });
         let last = self.follow(&requested, &received, before).await?;
         let pending = queues.iter().map(|queue| queue.waiting + queue.in_flight).sum();
         // A request that was cancelled is never marked as received, so what comes after that the audit judges.

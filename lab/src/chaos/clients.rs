@@ -50,7 +50,7 @@ const FIRES_WITHIN: Duration = Duration::from_secs(30);
 
 /// What a client was told: what is true of a request that it cancelled, that one is accepted for later, or that the
 /// schedule stands since then.
-enum Told {
+enum Promise {
     Cancelled(JobId, Stored),
     Later(JobId),
     Scheduled(Timestamp),
@@ -60,7 +60,7 @@ enum Told {
 pub(super) struct Clients {
     connection: Connection,
     producer: Producer,
-    asking: JoinSet<anyhow::Result<Vec<Told>>>,
+    asking: JoinSet<anyhow::Result<Vec<Promise>>>,
     stop: CancellationToken,
 }
 
@@ -119,7 +119,7 @@ impl Clients {
 /// What the clients were told.
 pub(super) struct Answers {
     connection: Connection,
-    told: Vec<Told>,
+    told: Vec<Promise>,
     /// When there was no schedule any more.
     unscheduled: Timestamp,
 }
@@ -130,20 +130,20 @@ impl Answers {
         let mut untrue = Vec::new();
         for told in &self.told {
             match told {
-                Told::Cancelled(id, told) => {
+                Promise::Cancelled(id, told) => {
                     let key = id.to_string();
                     let stored: Option<Stored> = read_fact(&self.connection, &key).await?;
                     if stored.as_ref() != Some(told) {
                         untrue.push(format!("a client was told {told:?}; there is {stored:?}"));
                     }
                 }
-                Told::Later(id) => {
+                Promise::Later(id) => {
                     let key = id.to_string();
                     if read_fact::<Request>(&self.connection, &key).await?.is_none() {
                         untrue.push(format!("{id} was accepted for later, and never asked for"));
                     }
                 }
-                Told::Scheduled(since) => {
+                Promise::Scheduled(since) => {
                     untrue.extend(misfired(&self.firings().await?, *since, self.unscheduled));
                 }
             }
@@ -185,13 +185,13 @@ fn misfired(requests: &[JobId], since: Timestamp, until: Timestamp) -> Vec<Strin
 }
 
 /// Has something asked for again and again, once the broker takes the schedule.
-async fn recur(producer: Producer) -> anyhow::Result<Vec<Told>> {
+async fn recur(producer: Producer) -> anyhow::Result<Vec<Promise>> {
     let due = DueRequest::new(Amount::new(1, 16)?, SCHEDULE);
     let each = Recurrence::Every(Duration::from_secs(1));
     while producer.schedule(SCHEDULE, &each, &due).await.is_err() {
         sleep(PAUSE).await;
     }
-    Ok(vec![Told::Scheduled(now())])
+    Ok(vec![Promise::Scheduled(now())])
 }
 
 /// Asks for one request after another, and cancels some of them: at once, or when they are well on their way.
@@ -200,7 +200,7 @@ async fn ask(
     connection: Connection,
     number: usize,
     stop: CancellationToken,
-) -> anyhow::Result<Vec<Told>> {
+) -> anyhow::Result<Vec<Promise>> {
     let amount = Amount::new(1, 16)?;
     let name = format!("client-{number}");
     let mut told = Vec::new();
@@ -218,18 +218,18 @@ async fn ask(
         if asked % CANCELLED == 0 {
             sleep(ON_THE_WAY * u32::try_from(asked % 4)?).await;
             let stored = requestor::cancel(&producer, &connection, request.id, None, &name).await?;
-            told.push(Told::Cancelled(request.id, stored));
+            told.push(Promise::Cancelled(request.id, stored));
         }
         if asked % LATER == 0 {
             let at = now() + DELAY;
             let due = DueRequest { not_before: Some(at), ..DueRequest::new(amount, &name) };
             let id = producer.submit_later(&due, at).await?;
-            told.push(Told::Later(id));
+            told.push(Promise::Later(id));
             if asked % (2 * LATER) == 0 {
                 sleep(DELAY * u32::try_from(asked % 3)?).await;
                 let stored =
                     requestor::cancel(&producer, &connection, id, Some(due), &name).await?;
-                told.push(Told::Cancelled(id, stored));
+                told.push(Promise::Cancelled(id, stored));
             }
         }
         sleep(PAUSE).await;

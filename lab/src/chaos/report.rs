@@ -8,7 +8,7 @@ use serde::Serialize;
 use workqueue::dead_letters::DeadLetter;
 
 use super::plan::Plan;
-use crate::event_log::Moment;
+use crate::event_log::LoggedEvent;
 
 /// How many dead letters are named that should be none.
 const NAMED: usize = 3;
@@ -33,7 +33,7 @@ pub struct ChaosReport {
     /// The schedule that was followed.
     pub plan: Plan,
     /// The events.
-    pub timeline: Vec<Moment>,
+    pub timeline: Vec<LoggedEvent>,
     /// The findings in the end.
     #[serde(flatten)]
     pub outcome: Findings,
@@ -48,7 +48,7 @@ impl ChaosReport {
     /// the failures noticed before, such as a service that ended by itself.
     pub(super) fn new(
         plan: Plan,
-        timeline: Vec<Moment>,
+        timeline: Vec<LoggedEvent>,
         outcome: Findings,
         garbage: &BTreeSet<String>,
         mut failures: Vec<String>,

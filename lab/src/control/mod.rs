@@ -7,4 +7,4 @@ mod server;
 
 pub use action::{Action, Changes, Target};
 pub(crate) use client::{CONTROL_FILE, Lab};
-pub(crate) use server::{Control, FILE, Wanted, Wish, listen, serve};
+pub(crate) use server::{Control, ControlCommand, ControlRequest, FILE, listen, serve};

@@ -23,7 +23,7 @@ use uuid::Uuid;
 use workqueue::chain;
 
 use super::action::Action;
-use crate::lesson::{self, Place};
+use crate::lesson::{self, Workplace};
 use crate::up::{SystemState, UpSettings};
 
 /// The file that says how to speak to a lab, in the directory of its run.
@@ -65,13 +65,13 @@ impl Control {
 }
 
 /// What a page or a command wants, and where to answer.
-pub(crate) struct Wish {
-    pub(crate) what: Wanted,
+pub(crate) struct ControlRequest {
+    pub(crate) what: ControlCommand,
     pub(crate) answer: oneshot::Sender<anyhow::Result<SystemState>>,
 }
 
 /// What a page or a command wants.
-pub(crate) enum Wanted {
+pub(crate) enum ControlCommand {
     /// To see what there is.
     State,
     /// Something to be done.
@@ -81,22 +81,26 @@ pub(crate) enum Wanted {
 }
 
 struct Shared {
-    wishes: mpsc::Sender<Wish>,
+    control_requests: mpsc::Sender<ControlRequest>,
     control: Control,
 }
 
 impl Shared {
     /// The system after this.
-    async fn wish(&self, what: Wanted) -> Result<Json<SystemState>, Failed> {
+    async fn request(&self, what: ControlCommand) -> Result<Json<SystemState>, Failed> {
         let (answer, answered) = oneshot::channel();
-        let _ = self.wishes.send(Wish { what, answer }).await;
+        let _ = self.control_requests.send(ControlRequest { what, answer }).await;
         Ok(Json(answered.await.context("the lab is stopping")??))
     }
 }
 
 /// Answers for as long as it is polled. What changes the system is wished for.
-pub(crate) async fn serve(listener: TcpListener, control: Control, wishes: mpsc::Sender<Wish>) {
-    let shared = Arc::new(Shared { wishes, control });
+pub(crate) async fn serve(
+    listener: TcpListener,
+    control: Control,
+    control_requests: mpsc::Sender<ControlRequest>,
+) {
+    let shared = Arc::new(Shared { control_requests, control });
     // Pages come from the gateway, under whatever name this machine has for itself; the token decides.
     let cors = CorsLayer::new()
         .allow_origin(AllowOrigin::predicate(|origin: &HeaderValue, _: &request::Parts| {
@@ -151,14 +155,14 @@ impl IntoResponse for Failed {
 }
 
 async fn state(State(shared): State<Arc<Shared>>) -> Result<Json<SystemState>, Failed> {
-    shared.wish(Wanted::State).await
+    shared.request(ControlCommand::State).await
 }
 
 async fn act(
     State(shared): State<Arc<Shared>>,
     Json(action): Json<Action>,
 ) -> Result<Json<SystemState>, Failed> {
-    shared.wish(Wanted::Action(action)).await
+    shared.request(ControlCommand::Action(action)).await
 }
 
 /// A lesson, and a step of it, from 1.
@@ -174,13 +178,13 @@ async fn set_scene(
     Json(AtStep { lesson, .. }): Json<AtStep>,
 ) -> Result<Json<SystemState>, Failed> {
     let scene = lesson::scene(lesson::numbered(lesson)?)?;
-    shared.wish(Wanted::Scene(Box::new(scene))).await
+    shared.request(ControlCommand::Scene(Box::new(scene))).await
 }
 
 async fn run(
     State(shared): State<Arc<Shared>>,
     Json(AtStep { lesson, step }): Json<AtStep>,
-) -> Result<Json<lesson::Ran>, Failed> {
+) -> Result<Json<lesson::StepRun>, Failed> {
     let step = lesson::step(lesson::numbered(lesson)?, step)?;
-    Ok(Json(lesson::run(step, &Place::of(&shared.control)).await?))
+    Ok(Json(lesson::run(step, &Workplace::of(&shared.control)).await?))
 }

@@ -13,7 +13,7 @@ use testkit::target_directory::RunDirectory;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-use super::{Place, run, scene};
+use super::{Workplace, run, scene};
 use crate::lesson::run::is_as_shown;
 use crate::up::Running;
 
@@ -79,7 +79,7 @@ async fn check_one(
 }
 
 async fn steps(lesson: &'static Lesson, running: &Running) -> anyhow::Result<()> {
-    let place = Place::of(&running.control);
+    let place = Workplace::of(&running.control);
     for (number, step) in (1..).zip(lesson.steps()) {
         let seen = timeout(PATIENCE, done(lesson, number, step, running, &place)).await;
         let seen = seen.with_context(|| format!("after {PATIENCE:?} it is not done"));
@@ -96,7 +96,7 @@ async fn done(
     number: usize,
     step: &Step,
     running: &Running,
-    place: &Place,
+    place: &Workplace,
 ) -> anyhow::Result<String> {
     let follows = step.check.is_some() && !step.lab_only;
     let mut events = if follows {

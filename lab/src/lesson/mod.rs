@@ -10,7 +10,7 @@ use gateway::lessons;
 use gateway::lessons::lesson::{Lesson, Step};
 
 pub(crate) use check::check;
-pub(crate) use run::{Place, Ran, run};
+pub(crate) use run::{StepRun, Workplace, run};
 
 use crate::up::UpSettings;
 

@@ -25,7 +25,7 @@ const USUAL: &str = "127.0.0.1:8080";
 
 /// Where commands are run: beside this lab, in the root of the repository.
 #[derive(Clone, Debug)]
-pub(crate) struct Place {
+pub(crate) struct Workplace {
     control_file: PathBuf,
     nats_url: String,
     gateway: SocketAddr,
@@ -33,7 +33,7 @@ pub(crate) struct Place {
 
 /// What came of the commands of a step.
 #[derive(Clone, Debug, Serialize)]
-pub(crate) struct Ran {
+pub(crate) struct StepRun {
     /// What they have printed, and why they failed.
     pub(crate) output: String,
     pub(crate) status: i32,
@@ -64,7 +64,7 @@ if [ "$1" = lab ]; then shift; exec "$LAB_PROGRAM" "$@"; fi
 PATH=${PATH#*:} exec cargo "$@"
 "#;
 
-impl Place {
+impl Workplace {
     pub(crate) fn of(control: &Control) -> Self {
         let (control_file, nats_url) = (control.file.clone(), control.nats_url.clone());
         Self { control_file, nats_url, gateway: control.gateway }
@@ -88,7 +88,7 @@ impl Place {
 }
 
 /// Runs the commands of a step.
-pub(crate) async fn run(step: &Step, place: &Place) -> anyhow::Result<Ran> {
+pub(crate) async fn run(step: &Step, place: &Workplace) -> anyhow::Result<StepRun> {
     let commands = step.commands.lab.as_deref().context("this step has no command for the lab")?;
     // The port may be another one, where that is taken.
     let commands = commands.replace(USUAL, &place.gateway.to_string());
@@ -117,7 +117,7 @@ pub(crate) async fn run(step: &Step, place: &Place) -> anyhow::Result<Ran> {
             done = Some(Done { at: Timestamp::now(), saw: check.saw(&variables) });
         }
     }
-    Ok(Ran { output, status: ran.status.code().unwrap_or(-1), done })
+    Ok(StepRun { output, status: ran.status.code().unwrap_or(-1), done })
 }
 
 /// Whether an output is as a lesson shows it, where `…` stands for what varies: within a line for any text, alone on a

@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use workqueue::{Connection, NatsSettings, chain};
 
-use crate::control::{Control, FILE, Wanted, Wish, listen, serve};
+use crate::control::{Control, ControlCommand, ControlRequest, FILE, listen, serve};
 use screen::Screen;
 
 /// How often the flow is shown.
@@ -50,7 +50,7 @@ const LAST_WAIT: Duration = Duration::from_secs(2);
 /// A system that runs, and may be controlled.
 pub(crate) struct Running {
     system: Mutex<System>,
-    wishes: Mutex<mpsc::Receiver<Wish>>,
+    control_requests: Mutex<mpsc::Receiver<ControlRequest>>,
     connection: Connection,
     /// Where the gateway listens.
     pub(crate) gateway: SocketAddr,
@@ -77,11 +77,11 @@ impl Running {
         let control = Control { addr, token, gateway, nats_url: url, pid, file };
         control.write()?;
         let system = Mutex::new(system);
-        let (sender, wishes) = mpsc::channel(1);
+        let (sender, control_requests) = mpsc::channel(1);
         let serving = tokio::spawn(serve(listener, control.clone(), sender));
         Ok(Self {
             system,
-            wishes: Mutex::new(wishes),
+            control_requests: Mutex::new(control_requests),
             connection,
             gateway,
             control,
@@ -112,13 +112,13 @@ impl Running {
     /// Lets the page and other commands change the system for as long as this takes.
     pub(crate) async fn during<T>(&self, work: impl Future<Output = T>) -> T {
         let answering = async {
-            let mut wishes = self.wishes.lock().await;
-            while let Some(Wish { what, answer }) = wishes.recv().await {
+            let mut control_requests = self.control_requests.lock().await;
+            while let Some(ControlRequest { what, answer }) = control_requests.recv().await {
                 let mut system = self.system.lock().await;
                 let done = match what {
-                    Wanted::State => Ok(()),
-                    Wanted::Action(action) => system.apply(action).await,
-                    Wanted::Scene(settings) => system.set_scene(&settings).await,
+                    ControlCommand::State => Ok(()),
+                    ControlCommand::Action(action) => system.apply(action).await,
+                    ControlCommand::Scene(settings) => system.set_scene(&settings).await,
                 };
                 // The one who wished for it may have gone.
                 let _ = answer.send(done.and_then(|()| system.state()));

@@ -84,7 +84,7 @@ pub struct Swept {
 
 /// A message as the broker shows it in JSON, with its bytes in base64.
 #[derive(Debug, Deserialize)]
-struct Shown {
+struct StoredMessage {
     subject: String,
     #[serde(rename = "seq")]
     sequence: u64,
@@ -97,13 +97,13 @@ struct Shown {
 
 /// The answer of the broker that was asked for a message.
 #[derive(Debug, Deserialize)]
-struct Found {
-    message: Shown,
+struct GetAnswer {
+    message: StoredMessage,
 }
 
 /// The answer of the broker that was told to delete a message.
 #[derive(Debug, Deserialize)]
-struct Deleted {
+struct DeleteAnswer {
     success: bool,
 }
 
@@ -230,7 +230,7 @@ impl Sweeper {
 
     /// Moves a message that is unreadable to the dead letters, and one that was acknowledged to the end of
     /// the queue.
-    async fn look_at(&mut self, message: &Shown, is_acked: bool) {
+    async fn look_at(&mut self, message: &StoredMessage, is_acked: bool) {
         // A broker stores nothing that is not base64.
         let Ok(block) = BASE64_STANDARD.decode(&message.headers) else { return };
         let Ok(body) = BASE64_STANDARD.decode(&message.body) else { return };
@@ -267,7 +267,7 @@ impl Sweeper {
 
     fn dead_letter(
         &self,
-        message: &Shown,
+        message: &StoredMessage,
         block: &[u8],
         body: &Bytes,
         reason: &str,
@@ -287,9 +287,9 @@ impl Sweeper {
 
     /// The same message, under a message id of its own: under the old one the broker would take it for the one
     /// that it has. The consumer's age is part of it, because the sequences of a stream that was deleted come again.
-    fn copy(&self, message: &Shown, block: &[u8], body: Bytes) -> Publication {
+    fn copy(&self, message: &StoredMessage, block: &[u8], body: Bytes) -> Publication {
         let (mut headers, originals) = (HeaderMap::new(), parse::readable(block));
-        let Shown { subject, time, .. } = message;
+        let StoredMessage { subject, time, .. } = message;
         // A firing that is requeued stays the same job.
         let subject = firing::subject(self.lane.queue, subject, Some(&originals), *time)
             .unwrap_or_else(|| subject.clone());
@@ -324,8 +324,8 @@ impl Sweeper {
     async fn delete(&self, sequence: u64) -> Result<(), SweepError> {
         let subject = format!("STREAM.MSG.DELETE.{}", self.stream());
         let order = json!({ "seq": sequence, "no_erase": true });
-        match self.ask::<Deleted>(subject, &order).await {
-            Ok(Deleted { success: true }) => Ok(()),
+        match self.ask::<DeleteAnswer>(subject, &order).await {
+            Ok(DeleteAnswer { success: true }) => Ok(()),
             // Another sweeper may have been faster. All that counts is that it is gone.
             other => match self.next(sequence).await? {
                 Some(message) if message.sequence == sequence => {
@@ -337,13 +337,13 @@ impl Sweeper {
     }
 
     /// The first message of the lane from this sequence on.
-    async fn next(&self, sequence: u64) -> Result<Option<Shown>, SweepError> {
-        let mut first: Option<Shown> = None;
+    async fn next(&self, sequence: u64) -> Result<Option<StoredMessage>, SweepError> {
+        let mut first: Option<StoredMessage> = None;
         for filter in self.lane.filters() {
             let subject = format!("STREAM.MSG.GET.{}", self.stream());
             let question = json!({ "seq": sequence, "next_by_subj": filter });
-            match self.ask::<Found>(subject, &question).await {
-                Ok(Found { message })
+            match self.ask::<GetAnswer>(subject, &question).await {
+                Ok(GetAnswer { message })
                     if first.as_ref().is_none_or(|first| message.sequence < first.sequence) =>
                 {
                     first = Some(message);

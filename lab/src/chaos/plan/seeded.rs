@@ -47,7 +47,7 @@ const BROKERS_REST: Duration = Duration::from_secs(4);
 /// A resource that one fault may not share with another at the same time, because the two would undo each
 /// other. A process may well be paused, say, while its network is cut.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Thing {
+enum Resource {
     Process(Member),
     Network(Member),
     Brokers,
@@ -142,22 +142,22 @@ fn brokers(cast: Cast) -> Vec<FaultTarget> {
 fn collide(earlier: &Fault, fault: &Fault, cast: Cast) -> bool {
     let held = things(earlier, cast);
     let shared = things(fault, cast).into_iter().any(|thing| held.contains(&thing));
-    let rest = if held.contains(&Thing::Brokers) { BROKERS_REST } else { Duration::ZERO };
+    let rest = if held.contains(&Resource::Brokers) { BROKERS_REST } else { Duration::ZERO };
     shared && fault.at <= earlier.at + earlier.lasts + rest
 }
 
-fn things(fault: &Fault, cast: Cast) -> Vec<Thing> {
+fn things(fault: &Fault, cast: Cast) -> Vec<Resource> {
     match (fault.action, fault.to) {
         (
             Action::Cut | Action::Hang | Action::Slow | Action::Reset,
             FaultTarget::Replica(member),
         ) => {
-            vec![Thing::Network(member)]
+            vec![Resource::Network(member)]
         }
-        (_, FaultTarget::Replica(member)) => vec![Thing::Process(member)],
-        (_, FaultTarget::Side(side)) => cast.members(side).map(Thing::Process).collect(),
-        (_, FaultTarget::Broker(_) | FaultTarget::Leader(_)) => vec![Thing::Brokers],
-        (Action::Pause, FaultTarget::Queue(queue)) => vec![Thing::Consumers(queue)],
+        (_, FaultTarget::Replica(member)) => vec![Resource::Process(member)],
+        (_, FaultTarget::Side(side)) => cast.members(side).map(Resource::Process).collect(),
+        (_, FaultTarget::Broker(_) | FaultTarget::Leader(_)) => vec![Resource::Brokers],
+        (Action::Pause, FaultTarget::Queue(queue)) => vec![Resource::Consumers(queue)],
         (_, FaultTarget::Queue(_)) => Vec::new(),
     }
 }

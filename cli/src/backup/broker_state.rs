@@ -11,12 +11,12 @@ use workqueue::{Lane, Queue, topology};
 use super::manifest::streams;
 
 /// The state of the broker at one look.
-pub(super) struct Still {
+pub(super) struct BrokerState {
     streams: Vec<StreamInfo>,
     pub(super) consumers: Vec<(Lane, ConsumerInfo)>,
 }
 
-impl Still {
+impl BrokerState {
     /// Looks at all streams, and at the consumers of the queues.
     pub(super) async fn read(nats: &Context) -> anyhow::Result<Self> {
         let mut found = Self { streams: Vec::new(), consumers: Vec::new() };
