@@ -221,13 +221,14 @@ async fn concurrent_requests_under_one_key_submit_once() {
 
     assert_eq!(deployment.facts(IDEMPOTENCY).await, 2);
     assert_eq!(deployment.facts(REQUESTED).await, 2);
-    assert_eq!(deployment.depth(REQUESTS).await, 2);
+    // A gateway that finds the key before its request is accepted publishes that as well: the same job, once more.
+    assert!(deployment.depth(REQUESTS).await >= 2);
     let _generator = deployment.run(Side::Generator, "generator", &[]).await;
     let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
     deployment.facts_reach(RECEIVED, 2).await;
     // Also when all is done.
     assert_eq!(accepted(&post(second, Some("käse"), &body).await), id);
-    assert_eq!(deployment.depth(REQUESTS).await, 0);
+    deployment.drained(REQUESTS).await;
     complete(&deployment, 2).await;
 }
 
