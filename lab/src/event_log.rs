@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 #[derive(Debug)]
 pub(crate) struct EventLog {
     started: Instant,
-    moments: Mutex<Vec<LoggedEvent>>,
+    events: Mutex<Vec<LoggedEvent>>,
     quiet: bool,
     /// Ends the run where the reader has gone.
     stop: CancellationToken,
@@ -32,7 +32,7 @@ impl EventLog {
     /// Begins now. A quiet one writes to the standard error, which leaves the standard output to the report.
     /// Where the reader of the events has gone, as that of `chaos | head`, it stops the run in order.
     pub(crate) fn new(quiet: bool, stop: CancellationToken) -> Self {
-        Self { started: Instant::now(), moments: Mutex::default(), quiet, stop }
+        Self { started: Instant::now(), events: Mutex::default(), quiet, stop }
     }
 
     /// The moment that is this long after the beginning.
@@ -52,13 +52,13 @@ impl EventLog {
                 self.stop.cancel();
             }
         }
-        self.moments
+        self.events
             .lock()
             .expect("nothing panics while it holds this")
             .push(LoggedEvent { at, what });
     }
 
-    pub(crate) fn into_moments(self) -> Vec<LoggedEvent> {
-        self.moments.into_inner().expect("nothing panics while it holds this")
+    pub(crate) fn into_events(self) -> Vec<LoggedEvent> {
+        self.events.into_inner().expect("nothing panics while it holds this")
     }
 }

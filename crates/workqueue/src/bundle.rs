@@ -168,11 +168,12 @@ impl Publisher {
         let Some(bundler) = &self.bundler else { return };
         let mut is_first = true;
         while let Some(jobs) = bundler.take(group, take(&mut is_first)) {
-            let is_stored = match bundle(group, &jobs) {
-                Ok(bundle) if jobs.len() > 1 => {
-                    self.publish(|| Ok(bundle.clone()), jobs[0].stop.as_ref()).await.is_ok()
-                }
-                _ => false,
+            let is_stored = if let [first, _, ..] = &*jobs
+                && let Ok(bundle) = bundle(group, &jobs)
+            {
+                self.publish(|| Ok(bundle.clone()), first.stop.as_ref()).await.is_ok()
+            } else {
+                false
             };
             // What cannot be published together is published alone, with a result of its own.
             join_all(jobs.into_iter().map(
@@ -210,11 +211,12 @@ pub(crate) fn jobs(message: &Message, key: &str) -> Option<Vec<Message>> {
     let entries: Vec<Entry<'_>> = serde_json::from_slice(&message.payload).ok()?;
     let mut common = HeaderMap::new();
     for (name, values) in headers.iter() {
-        let of_all = !is_for_the_broker(name.as_ref()) && *name != NAME;
-        values
-            .iter()
-            .filter(|_| of_all)
-            .for_each(|value| common.append(name.clone(), value.clone()));
+        if is_for_the_broker(name.as_ref()) || *name == NAME {
+            continue;
+        }
+        for value in values {
+            common.append(name.clone(), value.clone());
+        }
     }
     let job = |Entry { id, traceparent, tracestate, job }: Entry<'_>| {
         let mut trace = Trace::default();
@@ -223,8 +225,9 @@ pub(crate) fn jobs(message: &Message, key: &str) -> Option<Vec<Message>> {
         let mut headers = common.clone();
         trace.add_to(&mut headers);
         let payload = message.payload.slice_ref(job.get().as_bytes());
-        let subject = format!("{lane}{id}").into();
-        Message { subject, payload, headers: Some(headers), ..message.clone() }
+        let (subject, length) = (format!("{lane}{id}").into(), payload.len());
+        let (reply, status, description) = (None, message.status, None);
+        Message { subject, reply, payload, headers: Some(headers), status, description, length }
     };
     Some(entries.into_iter().map(job).collect())
 }

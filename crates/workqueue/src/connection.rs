@@ -312,7 +312,7 @@ impl Connection {
         }
     }
 
-    /// Asks the broker for something once there is a connection. Gives `None` where that
+    /// Asks the broker for something once there is a connection. Returns `None` where that
     /// connection was lost and another established before the answer came: what was asked, or the
     /// answer, is most likely lost with it.
     pub async fn ask<F: Future>(&self, question: Pin<&mut F>) -> Option<F::Output> {

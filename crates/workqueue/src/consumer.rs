@@ -127,15 +127,8 @@ impl<H: Handler> Consumer<H> {
                         match Delivery::new(message, self.lane.queue, connection) {
                             // In a box, because a task's future is moved several times.
                             Ok(delivery) => {
-                                let (consumer, binding) = (Arc::clone(self), Arc::clone(&binding));
-                                match delivery.jobs() {
-                                    None => in_flight.spawn(Box::pin(async move {
-                                        consumer.work(&binding, &delivery).await;
-                                    })),
-                                    Some(jobs) => in_flight.spawn(Box::pin(async move {
-                                        consumer.work_on_bundle(&binding, &delivery, &jobs).await;
-                                    })),
-                                };
+                                let work = Arc::clone(self).work_on(Arc::clone(&binding), delivery);
+                                in_flight.spawn(Box::pin(work));
                             }
                             Err(error) => {
                                 error!(error, "delivery without JetStream metadata; skipped");
@@ -150,6 +143,17 @@ impl<H: Handler> Consumer<H> {
                 () = stopping.cancelled(), if taking => {}
                 () = abandoned.cancelled(), if !taking => {}
             }
+        }
+    }
+
+    /// Handles the job of a message, or those of a bundle.
+    async fn work_on(self: Arc<Self>, binding: Arc<Binding>, delivery: Delivery) {
+        match delivery.jobs() {
+            None => {
+                self.work(&binding, &delivery).await;
+            }
+            // In a box, because it would make the work on any other message larger.
+            Some(jobs) => Box::pin(self.work_on_bundle(&binding, &delivery, &jobs)).await,
         }
     }
 
@@ -175,8 +179,10 @@ impl<H: Handler> Consumer<H> {
     async fn work(&self, binding: &Binding, delivery: &Delivery) -> bool {
         if let Some(delay) = delivery.waits() {
             // No attempt, and nothing that is to be counted. The broker counts it, so that only the first may be so.
-            let copy = || Box::pin(delivery.put_off(&self.queue, delivery.attempt(), delay));
-            if delivery.is_redelivered() && copy().await {
+            let attempt = delivery.attempt();
+            if delivery.is_redelivered()
+                && Box::pin(delivery.put_off(&self.queue, attempt, delay)).await
+            {
                 delivery.ack().await;
             } else {
                 delivery.nak(Delay::Exactly(delay)).await;

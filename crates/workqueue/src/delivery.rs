@@ -230,6 +230,7 @@ impl Delivery {
         let cause = Cause { reason, attempts: self.attempt.number(), at: now(), by };
         let dead_letter = || {
             let mut dead_letter = self.original().dead_letter(&cause);
+            // The jobs of a bundle have its sequence in common.
             dead_letter.headers.insert(NATS_MESSAGE_ID, self.to_string());
             Ok(dead_letter)
         };

@@ -12,14 +12,19 @@ use super::round::{Each, Round, real};
 
 /// Notes the cost of that many round trips.
 pub(super) fn of_round_trips(round: &mut Round<'_>, processor: Each<Duration>) {
-    let round_trips = real(round.sizes.requests);
-    let per_round_trip = |time: Duration| time.as_secs_f64() * 1e6 / round_trips;
+    let requests = round.sizes.requests;
+    let per_round_trip = |time| microseconds_of_each(requests, time);
     let Each { broker, requestor, generator } = processor;
     round.figures.add("processor_broker", per_round_trip(broker));
     round.figures.add("processor_requestor", per_round_trip(requestor));
     round.figures.add("processor_generator", per_round_trip(generator));
     let share = (requestor + generator).as_secs_f64() / broker.as_secs_f64();
     round.figures.add("processor_share", share * 100.0);
+}
+
+/// How many microseconds each of so many round trips has taken of this time.
+pub(super) fn microseconds_of_each(round_trips: u64, time: Duration) -> f64 {
+    time.as_secs_f64() * 1e6 / real(round_trips)
 }
 
 /// Notes the most memory that each had in any part of the round so far.

@@ -6,6 +6,7 @@ use contract::facts::Received;
 use contract::queues::Request;
 
 use super::baseline;
+use super::cost;
 use super::deployment::BenchDeployment;
 use super::round::{Each, Round, WRITES, per_second, real};
 
@@ -67,7 +68,7 @@ pub(super) async fn bundles(round: &mut Round<'_>, baseline: f64) -> anyhow::Res
         let share = round_trips * real(WRITES) / baseline;
         round.figures.add_rate(&format!("bundles_{bundle_limit}"), round_trips, share);
         let Each { broker, requestor, generator } = run.processor;
-        let all = (broker + requestor + generator).as_secs_f64() * 1e6 / real(load.requests);
+        let all = cost::microseconds_of_each(load.requests, broker + requestor + generator);
         round.figures.add(&format!("bundles_{bundle_limit}_processor"), all);
     }
     Ok(())

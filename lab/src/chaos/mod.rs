@@ -209,7 +209,7 @@ async fn run(
         failures.push("a broker has ended by itself".to_owned());
     }
     brokers.stop().await?;
-    Ok(ChaosReport::new(plan, log.into_moments(), outcome, &poisoned, failures))
+    Ok(ChaosReport::new(plan, log.into_events(), outcome, &poisoned, failures))
 }
 
 /// How many messages each queue has taken from the beginning. More than there were requests: the garbage, and what was

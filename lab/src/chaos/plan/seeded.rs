@@ -140,13 +140,13 @@ fn brokers(cast: Cast) -> Vec<FaultTarget> {
 
 /// Whether a fault begins while an earlier one holds a resource that it needs.
 fn collide(earlier: &Fault, fault: &Fault, cast: Cast) -> bool {
-    let held = things(earlier, cast);
-    let shared = things(fault, cast).into_iter().any(|thing| held.contains(&thing));
+    let held = resources(earlier, cast);
+    let shared = resources(fault, cast).into_iter().any(|resource| held.contains(&resource));
     let rest = if held.contains(&Resource::Brokers) { BROKERS_REST } else { Duration::ZERO };
     shared && fault.at <= earlier.at + earlier.lasts + rest
 }
 
-fn things(fault: &Fault, cast: Cast) -> Vec<Resource> {
+fn resources(fault: &Fault, cast: Cast) -> Vec<Resource> {
     match (fault.action, fault.to) {
         (
             Action::Cut | Action::Hang | Action::Slow | Action::Reset,
