@@ -196,7 +196,7 @@ fn example(kind: ProblemKind, submits: bool) -> Problem {
         Coding => "the only Transfer-Encoding is chunked",
         QueueFull => "there is no room in the queue; nothing of this try remains",
         BrokerAway if submits => return away(),
-        BrokerAway => "the broker gives no answer; try again",
+        BrokerAway => "the broker does not answer; try again",
         Busy if submits => "too many ask at this moment; nothing of this try remains",
         Busy => "too many read lists at this moment",
         _ => "there is no Host",

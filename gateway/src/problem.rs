@@ -63,7 +63,7 @@ impl ProblemKind {
             Self::Refused => (500, "refused", "The broker refuses"),
             Self::Coding => (501, "coding", "The transfer coding is not supported"),
             Self::QueueFull => (503, "queue-full", "The queue is full"),
-            Self::BrokerAway => (503, "broker-away", "The broker gives no answer"),
+            Self::BrokerAway => (503, "broker-away", "The broker does not answer"),
             Self::Busy => (503, "busy", "Too much is in hand"),
         };
         (StatusCode::from_u16(status).expect("each kind has a valid status"), name, title)

@@ -35,12 +35,12 @@ impl BrokerState {
         Some(topology::first_created(stream))
     }
 
-    /// Refuses while a side waits for messages, as every service does that runs.
+    /// Fails while a service waits for messages, as each running service does.
     pub(super) fn no_side_waits(&self) -> anyhow::Result<()> {
         let mut waiting = self.consumers.iter().filter(|(_, consumer)| consumer.num_waiting > 0);
         let Some((Lane { queue, .. }, _)) = waiting.next() else { return Ok(()) };
         let Queue { consumer, stream, .. } = queue;
-        bail!("a {consumer} runs, and waits for messages of {stream}: stop both sides first")
+        bail!("a {consumer} runs, and waits for messages of {stream}: stop both services first")
     }
 
     /// The change until a later look, besides what time alone changes.

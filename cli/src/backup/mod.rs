@@ -67,7 +67,7 @@ pub(crate) async fn run_restore(settings: &RestoreSettings) -> anyhow::Result<()
     let manifest = Manifest::read(directory).await?;
     let connection = terminal::connect(nats, "decoupled restore").await?;
     restore::give_all(&connection, directory, &manifest, *replicas).await?;
-    say(format_args!("Restored. Start both sides, and ask `decoupled audit` for the verdict."))?;
+    say(format_args!("Restored. Start both services, and run `decoupled audit`."))?;
     Ok(())
 }
 
@@ -109,7 +109,7 @@ async fn take(
     }
     let after = BrokerState::read(nats).await?;
     if let Some(change) = before.change(&after) {
-        bail!("{change} while it was backed up: stop both sides, and all other writers");
+        bail!("{change} during the backup: stop both services, and all other writers");
     }
     after.no_side_waits()?;
     let broker = connection.client().server_info().version;

@@ -85,7 +85,7 @@ impl Follower {
         }
         let heartbeat = Instant::now() + HEARTBEAT;
         loop {
-            // While the broker gives no answer, the client waits.
+            // While the broker does not answer, the client waits.
             if let Ok(details) = self.gateway.reader().ok()?.details(self.id).await {
                 let json = details.json();
                 let tag = tag(&json);

@@ -57,7 +57,7 @@ impl RequestReader {
         let until = list.until.unwrap_or(before);
         if until == before && before > first {
             return Err(
-                ProblemKind::BrokerAway.because("the broker gives no answer in time; try again")
+                ProblemKind::BrokerAway.because("the broker does not answer in time; try again")
             );
         }
         let requests = list.requests.into_iter();

@@ -55,7 +55,7 @@ impl RequestReader {
         &self,
         read: impl Future<Output = Result<T, ReadError>>,
     ) -> Result<T, Problem> {
-        let away = || ProblemKind::BrokerAway.because("the broker gives no answer; try again");
+        let away = || ProblemKind::BrokerAway.because("the broker does not answer; try again");
         if !self.connection.is_connected() {
             return Err(away());
         }

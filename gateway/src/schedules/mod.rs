@@ -193,7 +193,7 @@ fn none(name: &str) -> Problem {
 }
 
 fn silent() -> Problem {
-    ProblemKind::BrokerAway.because("the broker gives no answer; it is safe to try again")
+    ProblemKind::BrokerAway.because("the broker does not answer; it is safe to try again")
 }
 
 fn refused(name: &str, reason: &str) -> Problem {

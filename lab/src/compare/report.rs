@@ -91,9 +91,9 @@ impl CompareReport {
         };
         let [coupled, queue] = [coupled, queue].map(|it| time(Some(it)));
         Some(format!(
-            "Where all is well, the median answer takes {coupled} coupled, and {queue} over the\n\
-             queue: the hop adds {cost}. What a killed generator was working on comes\n\
-             again after ACK_WAIT."
+            "Without outages, the median answer takes {coupled} coupled, and {queue} over the\n\
+             queue: the hop adds {cost}. The broker redelivers the requests of a killed\n\
+             generator after ACK_WAIT."
         ))
     }
 }
@@ -130,11 +130,12 @@ impl fmt::Display for CompareReport {
         writeln!(
             formatter,
             "The audit of the queue: requested {requested}, complete {complete}, lost {lost}, doubled {doubled};\n\
-             delivered again {again}.\n\n{NOTES}"
+             redelivered {again}.\n\n{NOTES}"
         )?;
         write!(
             formatter,
-            "All four ran here at the same time: {} requests a second each, {} of work,\n{SIMPLIFIED}",
+            "All four ran at the same time, with the same outages, each with {} requests a\n\
+             second and {} of work. Otherwise each has its own defaults.\n{SIMPLIFIED}",
             self.rate,
             in_words(self.work_time)
         )
@@ -147,18 +148,18 @@ const HEAD: &str =
 
 /// What the words of the table mean.
 const NOTES: &str = "\
-Longest: the wait for an answer that came. Held: until the caller could go on,
-with its answer or an error; once it had published; once the queue had
-accepted. Failed: with an error; fire and forget loses it without one.
-Doubled: made again for the same request; of the queue, stored or received
-twice.
+Longest: the longest wait for an answer. Held: the time until the caller could
+continue. A coupled caller continues with its answer or an error; the others,
+when the message is published, or accepted by the queue. Failed: ended in an
+error; with fire and forget, lost without one. Doubled: the strings of the
+request were made twice; over the queue, stored or received twice.
 ";
 
 /// The simplifications.
 const SIMPLIFIED: &str = "\
-and the same outages. Else each has its own defaults. Simplified: the work is
-a wait, so no generator is ever overloaded; no broker fails; and a call to a
-killed generator is refused at once, which a machine that is away does not do.";
+Simplified: the work is a wait, so no generator is ever overloaded; no broker
+fails; and a killed generator refuses a call at once, which a machine that is
+away does not do.";
 
 /// A time in milliseconds, in the unit that suits it.
 pub(super) fn time(milliseconds: Option<f64>) -> String {

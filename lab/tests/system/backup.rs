@@ -414,7 +414,7 @@ async fn backup_during_a_write_leaves_no_backup() {
     };
     let (backed_up, ()) = tokio::join!(backs_up, writes);
     let refused = refused_with(backed_up);
-    assert!(refused.contains("REQUESTS has got messages while it was backed up"), "{refused}");
+    assert!(refused.contains("REQUESTS has got messages during the backup"), "{refused}");
     assert_eq!(fs::read_dir(&path).unwrap().count(), 0);
     // The same directory is as good as new.
     backup(&connection, &path).await.unwrap();
