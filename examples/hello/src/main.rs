@@ -24,7 +24,7 @@ impl Handler for Greeter {
 
     async fn handle(&self, job: Greet, cx: &Context) -> Result<(), Failure> {
         let (Greet { name }, id, attempt) = (job, cx.id(), cx.attempt().number());
-        // println! panics once nobody reads, as in `hello | head`, and the job would fail.
+        // println! panics if its reader has gone, as in `hello | head`, and the job would fail.
         let _ = writeln!(stdout(), "Hello, {name}! (job {id}, attempt {attempt})");
         Ok(()) // only now is the job acked
     }
