@@ -1,4 +1,4 @@
-//! `decoupled audit`: whether anything was lost or doubled.
+//! `decoupled audit`: prints the lost and doubled requests of a deployment.
 
 use std::process::ExitCode;
 use std::time::Duration;
@@ -12,11 +12,11 @@ use crate::terminal;
 /// Settings of `decoupled audit`.
 #[derive(Args, Clone, Debug)]
 pub struct AuditSettings {
-    /// Wait for at most that long until nothing is pending, or something is known to be lost
+    /// Wait until no request is pending, or one is known to be lost, at most for this time
     #[arg(long, default_value = "0s", value_parser = workqueue::duration, value_name = "TIME")]
     wait: Duration,
 
-    /// Print the verdict as JSON, with the ids of all that is lost, doubled or dead-lettered
+    /// Print the verdict as JSON, with the ids of the lost, doubled and dead-lettered requests
     #[arg(long)]
     json: bool,
 

@@ -29,16 +29,15 @@ pub struct Cli {
 enum CliCommand {
     /// Creates the streams, buckets and consumers, or changes their limits in place
     ///
-    /// With --watch it keeps them so until it is stopped. A deployment needs one such process, and its services then
-    /// need no permission to create, change or delete anything. It enforces the limits that it is given: give it those
-    /// of the deployment.
+    /// With --watch it keeps them as declared until it is stopped. A deployment needs one such process; its services then
+    /// need no permission to create, change or delete streams. It enforces its own limits, so set those of the deployment.
     Declare(DeclareSettings),
-    /// Reads the facts and the queues of a deployment, and prints a verdict: what was lost or doubled
+    /// Reads the facts and the queues of a deployment, and prints the verdict: lost and doubled requests
     ///
-    /// Changes nothing. Exit status: 0 if nothing was lost and nothing doubled; 1 if something was; 2 if there is no
-    /// verdict; 3 if the records do not suffice for one, because a store of the broker was replaced or facts are gone.
+    /// Changes nothing. Exit status: 0 if nothing was lost or doubled; 1 if some requests were; 2 if the audit failed; 3
+    /// if it cannot tell, because a store of the broker was replaced or facts are gone.
     Audit(AuditSettings),
-    /// Lists the dead letters with their reasons, replays or discards them
+    /// Lists dead letters with their reasons, shows one, replays or discards them
     #[command(subcommand)]
     DeadLetters(DeadLetters),
     /// Lists the queues, pauses one, or resumes it
@@ -53,37 +52,37 @@ enum CliCommand {
     /// Backs up all streams of a deployment whose two services are stopped
     ///
     /// Writes a file for each stream: the queues with their consumers, the facts and the dead letters. Writes the
-    /// manifest last; a directory without it is not a backup. It cannot read all streams at one moment, so it refuses
-    /// while a service waits for messages, and fails if a stream has changed before it ends. Changes nothing on the
-    /// broker. Exit status: 0 if the backup is complete, 2 otherwise.
+    /// manifest last; a directory without it is not a backup. It cannot read all streams at one moment, so it fails if a
+    /// service waits for messages, or if a stream changes before the end. Changes nothing on the broker. Exit status: 0
+    /// if the backup is complete, 2 otherwise.
     Backup(BackupSettings),
     /// Restores a backup on a broker that has none of its streams
     ///
-    /// Compares all files with the manifest first, and refuses if one of the streams exists. With --replicas the
-    /// backup of a single broker becomes the streams of a cluster. Ends when each stream and consumer exists as it was
-    /// backed up, on as many brokers as are to keep it. Start both services after that, and run `decoupled audit`.
-    /// Exit status: 0 if everything is restored, 2 otherwise.
+    /// Compares all files with the manifest first, and fails if one of the streams exists. With --replicas it restores
+    /// the backup of a single broker to a cluster. Ends when each stream and consumer is as in the backup, on all brokers
+    /// that have to keep it. Start both services after that, and run `decoupled audit`. Exit status: 0 if everything is
+    /// restored, 2 otherwise.
     Restore(RestoreSettings),
     /// Checks whether a running `declare --watch` is ready
     ///
     /// Exit status: 0 if it is ready, 1 with the reason if it is not. Meant for images without a shell and curl.
     Healthcheck {
-        /// Address of its admin endpoint
+        /// Address of the admin endpoint
         #[arg(long, env, value_parser = workqueue::address, value_name = "HOST:PORT")]
         admin_addr: SocketAddr,
     },
 }
 
-/// Runs a command to its end, or until a signal ends it, and gives the exit status.
+/// Runs a command to its end, or until a signal ends it, and returns the exit status.
 ///
 /// # Errors
 ///
-/// Where the command fails, or a signal came first.
+/// If the command fails, or a signal comes first.
 pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     if let CliCommand::Declare(settings) = &cli.command
         && settings.watch
     {
-        // It stops in order, and logs as a service does.
+        // It stops gracefully, and logs, like a service.
         let _logs = workqueue::init_telemetry(&settings.watching.telemetry)?;
         declare::run(settings).await?;
         return Ok(ExitCode::SUCCESS);

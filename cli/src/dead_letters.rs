@@ -20,23 +20,24 @@ pub enum DeadLetters {
         #[command(flatten)]
         nats: NatsSettings,
     },
-    /// Shows the dead letters with this name, with all their bytes and headers
+    /// Shows a dead letter in full, with its headers and its body
     Show {
         /// The id of a request, or the sequence of a dead letter
         id: String,
         #[command(flatten)]
         nats: NatsSettings,
     },
-    /// Publishes the original messages again; removes each dead letter once its original is stored
+    /// Publishes the original messages again, and removes each dead letter once its original is stored
     Replay {
         #[command(flatten)]
         chosen: SelectionArgs,
         #[command(flatten)]
         nats: NatsSettings,
     },
-    /// Deletes dead letters, and with them the messages that they were
+    /// Removes dead letters for good, with their messages
     ///
-    /// A request that one of them holds up is cancelled before; one whose strings are stored is kept, to be marked.
+    /// If an accepted request depends on one of them, the request is cancelled first. If the strings of the request are
+    /// stored and not marked, the dead letter is kept: replay it.
     Discard {
         #[command(flatten)]
         chosen: SelectionArgs,
@@ -52,10 +53,10 @@ pub struct SelectionArgs {
     /// The id of a request, or the sequence of a dead letter
     #[arg(conflicts_with_all = ["all", "reason", "queue"])]
     id: Option<String>,
-    /// All of them
+    /// All dead letters
     #[arg(long, conflicts_with_all = ["reason", "queue"])]
     all: bool,
-    /// Those of this reason: malformed, unsupported, expired, failed, exhausted or other
+    /// Those with this reason: malformed, unsupported, expired, failed, exhausted or other
     #[arg(long, value_name = "WORD")]
     reason: Option<Reason>,
     /// Those from this queue
@@ -64,7 +65,7 @@ pub struct SelectionArgs {
 }
 
 impl SelectionArgs {
-    /// Those that there are.
+    /// The selected dead letters.
     async fn list(&self, nats: &Context) -> anyhow::Result<Vec<DeadLetter>> {
         if let Some(id) = &self.id {
             return named(nats, id).await;
@@ -114,18 +115,18 @@ pub(crate) async fn run(command: &DeadLetters) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The dead letters of this name, of which there has to be one.
+/// The dead letters with this id or sequence. Fails if there is none.
 async fn named(nats: &Context, id: &str) -> anyhow::Result<Vec<DeadLetter>> {
     let letters = list(nats, Some(id)).await?;
     ensure!(!letters.is_empty(), "there is no dead letter {id}");
     Ok(letters)
 }
 
-/// Replays several, and prints the result of each.
+/// Replays dead letters, and prints the result of each.
 ///
 /// # Errors
 ///
-/// Where not all could be replayed.
+/// If not all of them could be replayed.
 pub async fn replay_all(connection: &Connection, letters: &[DeadLetter]) -> anyhow::Result<()> {
     let mut kept = 0;
     for letter in letters {

@@ -18,13 +18,13 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_s
 /// Settings of `decoupled declare`.
 #[derive(Args, Clone, Debug)]
 pub struct DeclareSettings {
-    /// Try for that long while there is no broker yet, or one that cannot do it yet, such as a cluster
-    /// that is still coming together
+    /// Time for which to retry while there is no broker, or one that is not ready, such as a cluster that is still
+    /// starting
     #[arg(long, default_value = "10s", value_parser = workqueue::duration, value_name = "TIME")]
     wait: Duration,
 
-    /// Run until it is told to stop and keep it so; move messages that no client can read to the dead letters,
-    /// and those that a killed broker does not deliver again to the end of their queue
+    /// Run until SIGTERM or SIGINT, and keep the streams, buckets and consumers as declared. Also move messages that no
+    /// client can read to the dead letters, and messages that a killed broker does not redeliver to the end of their queue
     #[arg(long, conflicts_with = "wait")]
     pub(crate) watch: bool,
 
@@ -47,7 +47,7 @@ pub(crate) async fn run(settings: &DeclareSettings) -> anyhow::Result<()> {
     let declaring = declare_patiently(nats, limits, *wait);
     let done = terminal::wait_for_broker(nats, declaring).await?;
     if done.is_empty() {
-        say(format_args!("All is there, and as it should be."))?;
+        say(format_args!("Everything exists as declared."))?;
     }
     for line in done {
         say(format_args!("{line}"))?;
@@ -55,12 +55,11 @@ pub(crate) async fn run(settings: &DeclareSettings) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Creates what is missing, changes limits that differ in place, and tells what it did, a line for
-/// each.
+/// Creates missing streams, buckets and consumers, changes differing limits in place, and returns a line for each change.
 ///
 /// # Errors
 ///
-/// Where an existing stream or consumer breaks a guarantee, or the broker refuses.
+/// If an existing stream or consumer breaks a guarantee, or the broker refuses.
 pub async fn declare(nats: &Context, limits: &Limits) -> Result<Vec<String>, DeclareError> {
     let mut done = Declared::default();
     let known = KnownStreams::default();
@@ -68,8 +67,8 @@ pub async fn declare(nats: &Context, limits: &Limits) -> Result<Vec<String>, Dec
     Ok(done.lines())
 }
 
-/// Connects, and calls [`declare`]. Tries for as long as `patience` while that may help: there is
-/// no broker yet, or one that cannot do it yet, such as a cluster that is still coming together.
+/// Connects, and calls [`declare`]. Retries within `patience` while there is no broker, or one that is not ready, such
+/// as a cluster that is still starting.
 ///
 /// # Errors
 ///

@@ -6,11 +6,12 @@
 //! | `audit` | [`audit`] |
 //! | `dead-letters list`, `show`, `replay`, `discard` | [`dead_letters`] |
 //! | `queues list`, `pause`, `resume` | [`queues`] |
-//! | `requests list`, `show`, `submit` | [`requests`] |
+//! | `schedules list`, `set`, `remove` | [`schedules`] |
+//! | `requests list`, `show`, `submit`, `cancel` | [`requests`] |
 //! | `backup`, `restore` | [`backup`] |
 //!
-//! `completions` and `man` are those of every program, in `workqueue`. `command` is the command line,
-//! [`terminal`] what all of them say on it.
+//! `healthcheck`, `completions` and `man` are in `workqueue`, for all programs. `command` parses the command line,
+//! and [`terminal`] has the output that the commands share.
 
 pub mod audit;
 pub mod backup;

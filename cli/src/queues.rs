@@ -1,4 +1,4 @@
-//! `decoupled queues`: shows the queues, pauses one, and lets it go on.
+//! `decoupled queues`: lists the queues, pauses one, and resumes it.
 
 use std::fmt::{self, Display};
 use std::time::Duration;
@@ -25,15 +25,15 @@ pub enum Queues {
         #[command(flatten)]
         nats: NatsSettings,
     },
-    /// Pauses a queue: no worker is given a message of it, while others still come in
+    /// Pauses a queue: the broker delivers none of its messages, and accepts more
     ///
-    /// Messages in flight are finished. A broker that restarts remembers the pause. It ends by itself, so
-    /// that one which is forgotten does.
+    /// Workers finish the messages in flight. The pause survives a restart of the broker. It ends by itself, so that a
+    /// forgotten pause does no harm.
     Pause {
         /// Name of the queue
         #[arg(value_parser = queues::named)]
         queue: Queue,
-        /// For how long
+        /// Duration of the pause
         #[arg(long = "for", default_value = "1h", value_parser = workqueue::above_zero, value_name = "TIME")]
         time: Duration,
         #[command(flatten)]
@@ -63,18 +63,22 @@ pub(crate) async fn run(command: &Queues) -> anyhow::Result<()> {
             terminal::print(&rows, *json)
         }
         Queues::Pause { queue, time, .. } => {
-            // A queue that is not there has its own error.
+            // A missing queue has an error of its own.
             topology::stream_state(nats, queue.stream).await?;
             terminal::compare_clocks(nats, queue.stream).await?;
             let until = workqueue::now().checked_add(*time).ok();
-            let until = until.context("--for is too long: no date is that far away")?;
+            let until = until.context("--for is too long: there is no such date")?;
             let paused = topology::pause(nats, *queue, until).await?;
-            ensure!(paused, "the broker's clock is past {until} already: {} goes on", queue.stream);
+            ensure!(
+                paused,
+                "the broker's clock is past {until} already: {} is not paused",
+                queue.stream
+            );
             say(format_args!("{} is paused until {until}.", queue.stream))
         }
         Queues::Resume { queue, .. } => {
             topology::resume(nats, *queue).await?;
-            say(format_args!("{} goes on.", queue.stream))
+            say(format_args!("{} is resumed.", queue.stream))
         }
     }
 }

@@ -1,4 +1,4 @@
-//! `decoupled requests`: lists requests, shows one, submits one, and cancels one.
+//! `decoupled requests`: lists requests; shows, submits or cancels one.
 
 use std::fmt::{self, Display};
 use std::time::Duration;
@@ -21,26 +21,26 @@ use workqueue::{Connection, JobId, NatsSettings, Priority, Settings, Trace};
 
 use crate::terminal::{self, say};
 
-/// How often to look whether a request has come to its end.
+/// How often to check whether a request has ended.
 const POLL: Duration = Duration::from_millis(100);
 
 /// The subcommands of `decoupled requests`.
 #[derive(Clone, Debug, Subcommand)]
 #[expect(missing_docs, reason = "clap would show it as the help of the whole group")]
 pub enum Requests {
-    /// Lists requests, the last accepted one first
+    /// Lists requests, the newest first
     List {
-        /// Only those that have come that far: queued, stored, received, cancelled, doubled or dead-lettered; or
-        /// scheduled, which are in no other list
+        /// Only requests with this status: queued, stored, received, cancelled, doubled or dead-lettered; or scheduled,
+        /// which are in no other list
         #[arg(long, value_name = "STATUS")]
         status: Option<RequestStatus>,
-        /// Only those of this priority: high, normal or low
+        /// Only requests of this priority: high, normal or low
         #[arg(long, value_name = "PRIORITY")]
         priority: Option<Priority>,
-        /// Only those asked for by an instance in whose name this is
+        /// Only requests by an instance whose name contains this text
         #[arg(long, value_name = "NAME")]
         requested_by: Option<String>,
-        /// How many to list; of a status that is rare it may have to look at all
+        /// How many requests to list. With a rare status the command may have to read all requests
         #[arg(long, default_value_t = 50, value_parser = workqueue::number::<usize>(1..), value_name = "NUMBER")]
         limit: usize,
         /// Print them as JSON
@@ -49,7 +49,7 @@ pub enum Requests {
         #[command(flatten)]
         nats: NatsSettings,
     },
-    /// Shows the progress of a request: its facts, its dead letters, and the queues that it is in
+    /// Shows a request: its facts, its dead letters, and the queues that it is in
     Show {
         /// The id of the request
         id: JobId,
@@ -61,7 +61,7 @@ pub enum Requests {
     },
     /// Cancels a request, unless its strings are stored, and shows its facts
     ///
-    /// Fails where something else came first.
+    /// Fails if its strings were stored first.
     Cancel {
         /// The id of the request
         id: JobId,
@@ -71,29 +71,29 @@ pub enum Requests {
         #[command(flatten)]
         nats: NatsSettings,
     },
-    /// Asks for strings; it is accepted once the broker has confirmed that the request is in its queue
+    /// Submits a request for strings, and prints its id once it is accepted
     ///
-    /// Waits while the queue is full. Creates what is missing on the broker, as a requestor does.
+    /// Waits while the queue is full. Creates missing streams on the broker, as a requestor does.
     Submit {
         /// How many strings, 1 to 1000
         #[arg(long, default_value_t = 1, value_name = "NUMBER")]
         count: u32,
-        /// How many characters each string is to have, 1 to 1024; no more than 65536 in all
+        /// How many characters each string has, 1 to 1024; at most 65536 in all
         #[arg(long, default_value_t = 64, value_name = "NUMBER")]
         length: u32,
-        /// How urgent it is: high, normal or low
+        /// Priority of the request: high, normal or low
         #[arg(long, default_value_t, value_name = "PRIORITY")]
         priority: Priority,
-        /// How long to wait before it is asked for, such as 10m; at most 30 days
+        /// Time after which the request is due, such as 10m; at most 30 days
         #[arg(long, value_parser = workqueue::duration, value_name = "TIME", conflicts_with = "not_before")]
         delay: Option<Duration>,
-        /// When it is to be asked for, such as 2026-11-21T07:00:00Z; at once where that has passed
+        /// Time at which the request is due, such as 2026-11-21T07:00:00Z; if that has passed, it is due now
         #[arg(long, value_name = "TIME")]
         not_before: Option<Timestamp>,
-        /// Until when it is of use, such as 2026-11-21T08:00:00Z: it is not worked on after that
+        /// Time after which no worker handles the request, such as 2026-11-21T08:00:00Z
         #[arg(long, value_name = "TIME")]
         expires_at: Option<Timestamp>,
-        /// Wait for at most that long until it has come to its end, and show it then
+        /// Wait for the end of the request, at most for this time, and show it then
         #[arg(long, default_value = "0s", value_parser = workqueue::duration, value_name = "TIME")]
         wait: Duration,
         /// Print it as JSON
@@ -125,7 +125,7 @@ pub(crate) async fn run(command: Requests) -> anyhow::Result<()> {
             terminal::tell_unless_soon("waiting for the broker to confirm it", cancelling).await?;
             let shown = show(&connection, id).await?;
             terminal::print(&shown, json)?;
-            ensure!(shown.status == RequestStatus::Cancelled, "it was not cancelled");
+            ensure!(shown.status == RequestStatus::Cancelled, "the request was not cancelled");
             Ok(())
         }
         Requests::Submit {
@@ -147,8 +147,11 @@ pub(crate) async fn run(command: Requests) -> anyhow::Result<()> {
                 Some(delay) => Some(now.saturating_add(delay)?),
                 None => not_before,
             };
-            ensure!(not_before.is_none_or(|at| at <= latest), "it may wait for 30 days at most");
-            // One whose time has passed is asked for at once.
+            ensure!(
+                not_before.is_none_or(|at| at <= latest),
+                "a request may be at most 30 days ahead"
+            );
+            // A request whose time has passed is due now.
             let not_before = not_before.filter(|at| *at > now);
             let new = DueRequest { priority, not_before, expires_at, ..new };
             let submitting = submit(&connection, limits, new);
@@ -231,7 +234,7 @@ impl Display for Rows {
 
 async fn show(connection: &Connection, id: JobId) -> anyhow::Result<RequestReport> {
     let queues = queues_with(connection, id).await?;
-    // A request that moved on meanwhile is seen here.
+    // After the queues: a request that has left them meanwhile is found here.
     let history = RequestHistory::read(connection, id).await?;
     let status = RequestStatus::from(history.state());
     let RequestHistory { requested, stored, received, dead_letters, scheduled } = history;
@@ -244,7 +247,7 @@ async fn show(connection: &Connection, id: JobId) -> anyhow::Result<RequestRepor
     Ok(RequestReport { id, status, queues, scheduled, requested, stored, received, dead_letters })
 }
 
-/// All there is of one request.
+/// The records of one request.
 #[derive(Serialize)]
 struct RequestReport {
     id: JobId,
@@ -311,7 +314,7 @@ impl Display for RequestReport {
     }
 }
 
-/// Submits a request, and gives its id once it is accepted.
+/// Submits a request, and returns its id once it is accepted.
 async fn submit(connection: &Connection, limits: Limits, new: DueRequest) -> anyhow::Result<JobId> {
     let producer = terminal::producer(connection, limits);
     if let Some(at) = new.not_before {

@@ -1,4 +1,4 @@
-//! `decoupled schedules`: lists what recurs, sets it, and removes it.
+//! `decoupled schedules`: lists the recurring schedules, sets one, and removes one.
 
 use std::fmt::{self, Display};
 use std::time::Duration;
@@ -27,12 +27,12 @@ pub enum Schedules {
         #[command(flatten)]
         nats: NatsSettings,
     },
-    /// Sets a schedule, in place of the one of this name
+    /// Sets a schedule, and replaces the one with the same name
     ///
-    /// Each time that it is due, a requestor asks for strings. One that falls due while the broker is away is asked
-    /// for once when it is there again. Setting a schedule again that is the same does not disturb it.
+    /// Each time that it is due, a requestor submits a request. If it falls due while the broker is away, it makes one
+    /// request when the broker is back. Setting an equal schedule again changes nothing.
     Set(SetSettings),
-    /// Removes a schedule. Requests that it has submitted are still worked on
+    /// Removes a schedule. Its earlier requests are still handled
     Remove {
         /// Its name
         name: String,
@@ -47,22 +47,22 @@ pub enum Schedules {
 pub struct SetSettings {
     /// Its name: up to 64 characters of A-Z, a-z, 0-9, '-' and '_'
     name: String,
-    /// Once in this time, such as 10s, 5m or 24h: whole seconds
+    /// Interval of the schedule, such as 10s, 5m or 24h: whole seconds
     #[arg(long, value_parser = workqueue::above_zero, value_name = "TIME")]
     every: Option<Duration>,
-    /// At these times: second, minute, hour, day of the month, month, day of the week
+    /// Cron expression with six fields: second, minute, hour, day of the month, month, day of the week
     #[arg(long, value_name = "EXPRESSION")]
     cron: Option<String>,
     /// Time zone of the expression, such as Europe/Berlin [default: UTC]
     #[arg(long, value_name = "ZONE", requires = "cron", conflicts_with = "every")]
     time_zone: Option<String>,
-    /// How many strings to ask for each time
+    /// How many strings each request asks for
     #[arg(long, default_value_t = 1)]
     count: u32,
-    /// How many characters each of them is to have
+    /// How many characters each string has
     #[arg(long, default_value_t = 64)]
     length: u32,
-    /// How urgent that is: high, normal or low
+    /// Priority of the requests: high, normal or low
     #[arg(long, default_value_t)]
     priority: Priority,
     #[command(flatten)]
@@ -74,9 +74,9 @@ pub(crate) async fn run(command: &Schedules) -> anyhow::Result<()> {
     | Schedules::Set(SetSettings { nats, .. })
     | Schedules::Remove { nats, .. }) = command;
     let connection = terminal::connect(nats, "decoupled schedules").await?;
-    // A deployment that has none has its own error, and is not created here.
+    // A missing stream is an error here. It is not created.
     topology::stream_state(connection.context(), SCHEDULES.stream).await?;
-    // QUEUE_LIMIT counts: the stream has no limit of its own.
+    // The producer applies QUEUE_LIMIT, because the stream has no limit.
     let producer = || terminal::producer(&connection, Settings::from_env().limits);
     match command {
         Schedules::List { json, .. } => {
@@ -89,7 +89,7 @@ pub(crate) async fn run(command: &Schedules) -> anyhow::Result<()> {
                 Ok(Scheduled::Created) => say(format_args!("{name} is set: {recurrence}.")),
                 Ok(Scheduled::Replaced) => say(format_args!("{name} is replaced: {recurrence}.")),
                 Ok(Scheduled::Unchanged) => say(format_args!("{name} is unchanged.")),
-                // It says itself what would be right.
+                // The reason names a valid value.
                 Err(PublishError::Invalid(reason)) => bail!(reason),
                 Err(error) => Err(error).with_context(|| format!("cannot set {name}")),
             }
@@ -112,7 +112,7 @@ impl SetSettings {
                 let (expression, time_zone) = (expression.clone(), time_zone.clone());
                 Recurrence::Cron { expression, time_zone }
             }
-            (None, None) => bail!("give it --every or --cron"),
+            (None, None) => bail!("write --every or --cron"),
         };
         let due = DueRequest::of_schedule(name, Amount::new(*count, *length)?);
         Ok((name, recurrence, DueRequest { priority: *priority, ..due }))

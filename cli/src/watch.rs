@@ -1,4 +1,4 @@
-//! `decoupled declare --watch`: keeps a deployment as it should be, with a [`Reconciler`] of its topology.
+//! `decoupled declare --watch`: keeps the topology of a deployment as declared, with a [`Reconciler`].
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -24,7 +24,7 @@ use workqueue::{
 #[command(next_help_heading = "With --watch")]
 pub struct WatchSettings {
     /// Address of the admin endpoint: /livez, /readyz and /metrics. With port 0 it takes a free
-    /// port, and logs which
+    /// port, and logs it
     #[arg(long, env, default_value = "127.0.0.1:0", value_parser = workqueue::address, value_name = "HOST:PORT")]
     admin_addr: SocketAddr,
 
@@ -40,7 +40,7 @@ pub struct WatchSettings {
 ///
 /// # Errors
 ///
-/// Where an address cannot be listened on, or there is no use in trying to connect.
+/// If it cannot listen on the address of the admin endpoint, or a retry of the connection does not help.
 pub async fn watch(
     settings: &WatchSettings,
     nats: &NatsSettings,
@@ -48,16 +48,16 @@ pub async fn watch(
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
     let WatchSettings { admin_addr, instance, .. } = settings;
-    // Ends the admin endpoint as well, however this ends.
+    // Also ends the admin endpoint when this function returns.
     let stop = stop.child_token();
     let _end = stop.clone().drop_guard();
     let status = Arc::new(Status::new(stop.clone()));
     let admin = workqueue::serve_admin(*admin_addr, status.clone(), stop.clone())
         .await
-        .with_context(|| format!("ADMIN_ADDR is {admin_addr}, which cannot be listened on"))?;
+        .with_context(|| format!("cannot listen on {admin_addr} (ADMIN_ADDR)"))?;
     info!(version = env!("CARGO_PKG_VERSION"), instance, "starting declare --watch");
     let watched = watch_connected(instance, nats, limits, &status);
-    // In this task, so that a panic of the endpoint is one of the program.
+    // In this task, so that a panic of the endpoint ends the program.
     tokio::select! {
         watched = stop.run_until_cancelled(watched) => watched.unwrap_or(Ok(()))?,
         () = admin => {}

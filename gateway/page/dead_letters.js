@@ -59,14 +59,14 @@ export function describe(letter) {
 const REPLAY = {
   word: "Replay",
   done: "Replayed",
-  warning: "What they died of should be mended first.",
+  warning: "Fix the cause first.",
   one: (sequence) => ask(`dead-letters/${sequence}/replay`, {}),
   page: (reason, query) => ask(`dead-letters/replay?${reason ? `reason=${reason}&` : ""}${query}`, {}),
 };
 const DISCARD = {
   word: "Discard",
   done: "Discarded",
-  warning: "What they were is lost with them. A request that one of them holds up is cancelled.",
+  warning: "Their messages are lost. An accepted request that depends on one of them is cancelled.",
   one: (sequence) => ask(`dead-letters/${sequence}`, undefined, {}, "DELETE"),
   page: (reason, query) => ask(`dead-letters?reason=${reason ?? "any"}&${query}`, undefined, {}, "DELETE"),
 };
@@ -106,8 +106,8 @@ function tell() {
     byId(id).hidden = !allowed || known === 0;
     say(byId(id), some ? `${word} ${exact(some)}` : `${word} ${which}`);
   }
-  if (known === 0) note("There are none: nothing was given up.");
-  else if (wanted() === 0) note(`There are none of the reason ${chosen}.`);
+  if (known === 0) note("There are no dead letters.");
+  else if (wanted() === 0) note(`There are no dead letters with the reason ${chosen}.`);
   else note(shown < wanted() ? `${exact(shown)} of ${exact(wanted())}, the oldest first.` : "");
   const groups = [[null, "all", Math.max(known, 0)], ...reasons.map(({ reason, count }) => [reason, reason, count])];
   const buttons = groups.map(([reason, word, count]) => {
@@ -143,7 +143,7 @@ async function get(from) {
   try {
     return await ask(`dead-letters?from=${from}${chosen ? `&reason=${chosen}` : ""}`);
   } catch (error) {
-    note(`They cannot be read: ${error.message}.`);
+    note(`The dead letters cannot be read: ${error.message}.`);
     known = -1;
     return null;
   }

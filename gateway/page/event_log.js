@@ -67,7 +67,7 @@ export class EventLog {
           tell("bad", `queue ${name} filling, ${exact(depth)} in it`);
         }
         if (paused !== this.paused[index]) {
-          if (before) tell(paused ? "bad" : "good", `queue ${name} ${paused ? "paused" : "goes on"}`);
+          if (before) tell(paused ? "bad" : "good", `queue ${name} ${paused ? "paused" : "resumed"}`);
           this.paused[index] = paused;
         }
         if (full !== this.full[index]) {
@@ -85,6 +85,6 @@ export class EventLog {
 
   show() {
     const items = this.items.map(({ at, kind, text }) => el("li", {}, el("time", { datetime: new Date(at).toISOString() }, clock(at)), el("span", { class: kind }, text)));
-    byId("event-log").replaceChildren(...(items.length ? items : [el("li", { class: "empty" }, "Nothing out of the ordinary.")]));
+    byId("event-log").replaceChildren(...(items.length ? items : [el("li", { class: "empty" }, "No events.")]));
   }
 }

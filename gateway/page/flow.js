@@ -71,7 +71,7 @@ byId("schedules-pause").addEventListener("click", (event) => pause("SCHEDULES", 
 
 function showPause(button, until) {
   mark(button, "paused", Boolean(until));
-  say(button, until ? "Let it go on" : "Pause");
+  say(button, until ? "Resume" : "Pause");
 }
 
 async function pause(name, button) {

@@ -30,7 +30,7 @@ follow(({ kind, id }) => {
 function open(id) {
   clearTimeout(looking);
   say(byId("history-id"), id);
-  say(byId("history-where"), "looking for it");
+  say(byId("history-where"), "reading its history");
   for (const part of ["history-steps", "history-strings", "history-letters"]) byId(part).replaceChildren();
   say(byId("history-copy"), "Copy its address");
   byId("history-trace").hidden = true;
@@ -46,7 +46,7 @@ async function look(id, since) {
     over = show(history);
   } catch (error) {
     if (!dialog.open || byId("history-id").textContent !== id) return;
-    say(byId("history-where"), `It cannot be looked for: ${error.message}.`);
+    say(byId("history-where"), `Its history cannot be read: ${error.message}.`);
     // An invalid id stays invalid.
     if (error.status >= 400 && error.status < 500) return;
   }
@@ -83,14 +83,14 @@ function show({ request, queues, dead_letters: letters, trace }) {
 }
 
 function where(request, queues, letters) {
-  if (request?.status === "received") return "It has come home.";
-  if (request?.status === "scheduled") return `It is to be asked for on ${day(request.not_before)} at ${clock(request.not_before)}, by ${request.requested_by}.`;
+  if (request?.status === "received") return "It is complete.";
+  if (request?.status === "scheduled") return `It is due on ${day(request.not_before)} at ${clock(request.not_before)}, by ${request.requested_by}.`;
   if (request?.status === "cancelled") return `It was cancelled at ${clock(request.cancelled_at, 3)}, by ${request.cancelled_by}.`;
-  if (request?.status === "doubled") return "Other strings are marked as received than those that are stored.";
+  if (request?.status === "doubled") return "The strings that are marked as received differ from the stored ones.";
   if (queues.length) return `It is in ${queues.join(" and ")}.`;
-  if (request ? request.status === "dead-lettered" : letters.length) return "It was given up, and is among the dead letters.";
+  if (request ? request.status === "dead-lettered" : letters.length) return "It is a dead letter.";
   if (request?.requested_by) return "It is between two queues at this moment.";
-  return "There is nothing about it on the broker: it was not accepted yet, or it is too long ago.";
+  return "The broker has no record of it: it was not accepted yet, or its records have expired.";
 }
 
 byId("history-cancel").addEventListener("click", () =>

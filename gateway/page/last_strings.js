@@ -26,7 +26,7 @@ export function showLast(last) {
   byId("last-empty").hidden = last.length > 0;
   // A row under the pointer or the focus does not move.
   const held = rows.length > 0 && byId("last-rows").matches(":hover, :focus-within");
-  say(byId("last-held"), held ? "They stand still while you are on them." : "");
+  say(byId("last-held"), held ? "The list does not change while you point at it." : "");
   if (held) return;
   // The rows stay where they are, so that the focus does, too.
   while (rows.length < last.length) rows.push(row());

@@ -81,7 +81,7 @@ async function read() {
     if (!titles.length) titles = (await ask("api/lessons")).lessons;
     found = number && (await ask(`api/lessons/${encodeURIComponent(number)}`));
   } catch (error) {
-    parts = [note(`They cannot be read: ${error.message}.`)];
+    parts = [note(`The lessons cannot be read: ${error.message}.`)];
   }
   // Another one was chosen meanwhile.
   if (shown !== number) return;
@@ -136,7 +136,7 @@ function prediction() {
     showPredicted();
     keep();
   });
-  return el("label", {}, "What you predict", field);
+  return el("label", {}, "Your prediction", field);
 }
 
 /** A text for lines that break between its words, and in JSON between its fields; not within them. */
@@ -276,7 +276,7 @@ function watch({ now, mine }, index) {
     else watch(steps[index], index);
   });
   events.addEventListener("error", (event) => {
-    say(now, "now: nothing can be seen");
+    say(now, "now: no data");
     // A browser gives up for good after some answers.
     if (event.target.readyState === EventSource.CLOSED) mine.hidden = false;
   });

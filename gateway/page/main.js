@@ -29,10 +29,10 @@ function trouble(why) {
 const PATIENCE = 5_000;
 
 const TROUBLE = {
-  silent: ["the broker is silent", (words) => `The broker is silent: ${words}. What is below is the last that was seen.`],
-  undeclared: ["nothing is declared", (words) => `The broker is there, and the queues are not: ${words}. Run decoupled declare, or start a service, which declares them.`],
-  refused: ["the broker refuses", (words) => `The broker is there, and refuses what this page asks: ${words}.`],
-  denied: ["a permission is missing", (words) => `The broker is there, and denies the gateway a permission: ${words}. The user of the gateway needs what k8s/nats/nats.conf gives it.`],
+  silent: ["the broker is silent", (words) => `The broker is silent: ${words}. The page shows its last known state.`],
+  undeclared: ["nothing is declared", (words) => `The broker runs, but the queues are missing: ${words}. Run decoupled declare, or start a service, which declares them.`],
+  refused: ["the broker refuses", (words) => `The broker runs, but refuses a request of this page: ${words}.`],
+  denied: ["a permission is missing", (words) => `The broker runs, but denies the gateway a permission: ${words}. The user of the gateway needs the permissions of k8s/nats/nats.conf.`],
 };
 
 let events = null;

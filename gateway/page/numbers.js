@@ -35,7 +35,7 @@ export function showNumbers({ numbers, latency }) {
   say(tiles.get("p99").value, took(latency.p99_ms));
   const stages = STAGES.map(([key, what]) => `${what} ${span(latency[key].median_ms)}, 99 % within ${span(latency[key].p99_ms)}`);
   say(byId("stages"), known && latency.backwards === 0 ? `By stage, at the median: ${stages.join("; ")}.` : "");
-  const sample = `a sample of ${latency.round_trips} round trips of the last ten seconds, by the clocks of both sides`;
+  const sample = `a sample of ${latency.round_trips} round trips of the last ten seconds, by the clocks of both services`;
   for (const key of ["median", "p99"]) tiles.get(key).value.title = known ? sample : "no round trip has ended in the last ten seconds";
   judge(numbers);
 }
@@ -44,10 +44,10 @@ function judge({ requested, missing, twice }) {
   const [state, word, note] = requested === 0
     ? ["none", "No requests yet", "Only the audit compares each string."]
     : missing > 0
-      ? ["bad", `${exact(missing)} not accounted for`, "Of the requests that are remembered, less stored, pending and dead letters, in each of the last looks. The audit says which, and whether it is so."]
+      ? ["bad", `${exact(missing)} not accounted for`, "The number of remembered requests, less stored, pending and dead letters, in each of the last samples. The audit names these requests, and verifies the count."]
       : twice > 0
-        ? ["bad", `${counted(twice, "fact")} written twice`, "By counts. The audit says which."]
-        : ["good", "No loss seen by counts", "The requests that are remembered are no more than received, pending and dead letters. Counts cannot see which: an unasked message, or one that is counted in two places, hides a loss. Only the audit compares each string."];
+        ? ["bad", `${counted(twice, "fact")} written twice`, "By counts. The audit names them."]
+        : ["good", "No loss seen by counts", "There are no more remembered requests than received, pending and dead letters. Counts may hide a loss, because of an unasked message, or of one that is counted in two places. Only the audit compares each string."];
   mark(byId("verdict"), "state", state);
   say(byId("verdict-word"), word);
   say(byId("verdict-note"), note);

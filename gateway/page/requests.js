@@ -38,7 +38,7 @@ async function read(cursor) {
     byId("requests-more").hidden = !next;
     say(byId("requests-note"), shown ? `${counted(shown, "request")}, the newest first.` : `There are none${next ? " among the newest" : ""}.`);
   } catch (error) {
-    say(byId("requests-note"), `They cannot be read: ${error.message}.`);
+    say(byId("requests-note"), `The requests cannot be read: ${error.message}.`);
   }
 }
 

@@ -46,15 +46,14 @@ pub(crate) fn check<B>(
         Some(_) => reads && linkable,
     };
     if !same_site {
-        return Err(
-            ProblemKind::Foreign.because("the browser says that a page of another site asks")
-        );
+        return Err(ProblemKind::Foreign
+            .because("the browser reports that a page of another site sent this"));
     }
     let origin = headers.get(header::ORIGIN).map(|origin| {
         origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, host)| host)
     });
     if origin.is_some_and(|origin| origin.is_none_or(|origin| *host != *origin)) {
-        return Err(ProblemKind::Foreign.because("the origin is another"));
+        return Err(ProblemKind::Foreign.because("the Origin is another site"));
     }
     Ok(())
 }
@@ -68,11 +67,11 @@ fn host(headers: &HeaderMap) -> Result<Authority, Problem> {
     let host = match (hosts.next(), hosts.next()) {
         (Some(host), None) => host,
         (None, _) => return Err(ProblemKind::Invalid.because("there is no Host")),
-        _ => return Err(ProblemKind::Invalid.because("Host is there more than once")),
+        _ => return Err(ProblemKind::Invalid.because("there is more than one Host")),
     };
     let host = Authority::try_from(host.as_bytes()).ok();
     let host = host.filter(|host| !host.as_str().contains('@'));
-    host.ok_or_else(|| ProblemKind::Invalid.because("the Host is no name with or without a port"))
+    host.ok_or_else(|| ProblemKind::Invalid.because("the Host is not a name with an optional port"))
 }
 
 /// Whether this names the gateway: by an address, which cannot be made to lead elsewhere, by the name

@@ -28,21 +28,23 @@ const BODY_TIME: Duration = Duration::from_secs(5);
 /// The body of a request: JSON that says so, or nothing.
 pub(crate) async fn read_body(request: Request) -> Result<Bytes, Problem> {
     let (head, body) = request.into_parts();
-    let too_large =
-        || ProblemKind::TooLarge.because(format_args!("a body may have {MAX_BODY} bytes, no more"));
+    let too_large = || {
+        ProblemKind::TooLarge.because(format_args!("the body may have at most {MAX_BODY} bytes"))
+    };
     // A client that says it before is spared the sending.
     if body.size_hint().lower() > MAX_BODY as u64 {
         return Err(too_large());
     }
     let body = timeout(BODY_TIME, Limited::new(body, MAX_BODY).collect()).await;
     let body = body.map_err(|_| {
-        ProblemKind::Slow.because(format_args!("there are {} s for a body", BODY_TIME.as_secs()))
+        ProblemKind::Slow
+            .because(format_args!("the body has to arrive within {} s", BODY_TIME.as_secs()))
     })?;
     let body = body.map_err(|error| {
         if error.is::<LengthLimitError>() {
             too_large()
         } else {
-            ProblemKind::Invalid.because("the body ends before its end")
+            ProblemKind::Invalid.because("the body is incomplete")
         }
     })?;
     let body = body.to_bytes();
@@ -67,7 +69,7 @@ impl<S: Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
 /// A JSON object.
 pub(crate) fn object<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
     if !body.trim_ascii_start().starts_with(b"{") {
-        return Err(ProblemKind::Invalid.because("the body is no JSON object"));
+        return Err(ProblemKind::Invalid.because("the body is not a JSON object"));
     }
     serde_json::from_slice(body).map_err(|error| ProblemKind::Invalid.because(error))
 }
@@ -81,10 +83,10 @@ pub(crate) struct Empty {}
 fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {
     let mut encodings = headers.get_all(header::CONTENT_ENCODING).iter();
     if encodings.any(|name| !name.as_bytes().eq_ignore_ascii_case(b"identity")) {
-        return Err(ProblemKind::MediaType.because("a body may have no Content-Encoding"));
+        return Err(ProblemKind::MediaType.because("the body must not have a Content-Encoding"));
     }
     if !is_json(headers) {
-        let detail = "a body has to be application/json, in UTF-8, and to say so";
+        let detail = "the Content-Type of the body has to be application/json, in UTF-8";
         return Err(ProblemKind::MediaType.because(detail));
     }
     Ok(())
@@ -112,7 +114,7 @@ pub(crate) fn one<'a>(
     let mut values = headers.get_all(name).iter();
     match (values.next(), values.next()) {
         (value, None) => Ok(value.map(HeaderValue::as_bytes)),
-        _ => Err(ProblemKind::Invalid.because(format_args!("{name} is there more than once"))),
+        _ => Err(ProblemKind::Invalid.because(format_args!("there is more than one {name}"))),
     }
 }
 

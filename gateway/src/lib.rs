@@ -73,8 +73,8 @@ const USUAL: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080)
 /// A page has one connection for the events, and some for moments. One that asks takes some 30 kB.
 const LIMITS: http::ServerLimits = http::ServerLimits {
     overloaded: || {
-        let problem =
-            ProblemKind::Busy.because("too many wait for an answer; nothing of this try remains");
+        let problem = ProblemKind::Busy
+            .because("too many clients wait for an answer; nothing of this request remains");
         (PROBLEM_JSON, problem.with(SubmitOutcome::NotAsked).json())
     },
     ..http::ServerLimits::OF_A_PAGE
@@ -86,9 +86,9 @@ const DRAIN: Duration = Duration::from_secs(20);
 /// Why the gateway cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum GatewayError {
-    /// An address cannot be listened on.
+    /// It cannot listen on an address.
     #[error(
-        "{setting} is {addr}, which cannot be listened on: {source}; with {setting}=127.0.0.1:0 it takes \
+        "cannot listen on {addr} ({setting}): {source}; with {setting}=127.0.0.1:0 it takes \
          a free port"
     )]
     Listen {
@@ -261,6 +261,6 @@ mod tests {
         let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = taken.local_addr().unwrap();
         let error = listen(Some(addr)).await.unwrap_err().to_string();
-        assert!(error.starts_with(&format!("GATEWAY_ADDR is {addr}, which cannot")), "{error}");
+        assert!(error.starts_with(&format!("cannot listen on {addr} (GATEWAY_ADDR)")), "{error}");
     }
 }

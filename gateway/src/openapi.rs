@@ -1,4 +1,4 @@
-//! The description of the API for programs, made from the code that answers.
+//! The description of the API in OpenAPI, generated from the code of the handlers.
 
 use std::sync::LazyLock;
 
@@ -72,14 +72,15 @@ const PROBLEMS: [(&str, &str, &[ProblemKind]); 20] = [
 #[openapi(
     info(
         title = "Random strings, asked for and looked up",
-        description = "Asking is accepted at once, and done in its own time: `POST /requests` says where \
-                       to look, and `GET /requests/{id}` how far it has come. The answer may be to \
-                       come back later, or that it is unknown whether a request got through; with an \
-                       `Idempotency-Key` it is safe to try again, and the request is made once.\n\n\
-                       Input is read strictly: unknown fields and parameters are refused. What is \
-                       wrong is always said as `application/problem+json` (RFC 9457).\n\n\
-                       For programs and for pages of the same origin. A page of another site is refused, \
-                       and so is a `Host` that is no address, not `localhost` and not in `GATEWAY_HOSTS`.",
+        description = "`POST /requests` accepts a request at once, and answers with its address. The services work on it \
+                       asynchronously; `GET /requests/{id}` has its state. A 503 asks the client to try \
+                       again later. If its `outcome` is `unknown`, the request may have been accepted; with an \
+                       `Idempotency-Key` it is safe to try again.\n\n\
+                       Unknown fields and parameters are refused. Each error is an \
+                       `application/problem+json` (RFC 9457).\n\n\
+                       The API is for programs, and for pages of the same origin. It refuses requests from a page \
+                       of another site, and a `Host` that is not an address, not `localhost`, and not in \
+                       `GATEWAY_HOSTS`.",
         license(name = "Apache-2.0", identifier = "Apache-2.0")
     ),
     // Where this description is, which a proxy may serve under another path.
@@ -163,7 +164,7 @@ fn add_problem(responses: &mut Value, kind: ProblemKind, example: &Problem) {
         } },
     });
     if status.as_u16() == 503 {
-        let header = json!({ "description": "When to come back, in seconds", "schema": { "type": "integer" } });
+        let header = json!({ "description": "The seconds after which to try again", "schema": { "type": "integer" } });
         response["headers"] = json!({ "Retry-After": header });
     }
 }
@@ -171,7 +172,7 @@ fn add_problem(responses: &mut Value, kind: ProblemKind, example: &Problem) {
 /// A problem of this kind, as an answer of an operation that submits, or that reads.
 fn example(kind: ProblemKind, submits: bool) -> Problem {
     let problem = kind.because(match kind {
-        Foreign => "the browser says that a page of another site asks",
+        Foreign => "the browser reports that a page of another site sent this",
         NoSchedule => "no schedule has the name nightly",
         Impossible => {
             "the broker knows no time zone 'Mars/Base'; write a name of the IANA database, such as \
@@ -181,32 +182,32 @@ fn example(kind: ProblemKind, submits: bool) -> Problem {
         Cursor => "the store that this cursor belongs to is gone; begin without a cursor",
         NoQueue => "the queues are SCHEDULES, REQUESTS, RESPONSES and ACKNOWLEDGMENTS",
         NoDeadLetter => "there is no dead letter 7",
-        Conflict => "it has expired: its facts may be gone, so it could happen a second time",
+        Conflict => "it has expired: its facts may be gone, so its effect could happen a second time",
         NoRequest => "no request has the id 019cadd3-8896-7938-bc36-c32d4d2563a7",
-        Slow => "there are 5 s for a body",
-        KeyTaken => "under this Idempotency-Key count 2 and length 8 were asked for",
+        Slow => "the body has to arrive within 5 s",
+        KeyTaken => "this Idempotency-Key belongs to a request with count 2, length 8 and priority normal",
         KeyExpired => {
-            "what was asked under this Idempotency-Key at 2026-11-21T07:17:18.75925Z was never accepted, \
-             and is too old to be worked on; ask under another"
+            "the request of this Idempotency-Key, of 2026-11-21T07:17:18.75925Z, was never accepted, and \
+             is too old now; use another key"
         }
-        TooLarge => "a body may have 4096 bytes, no more",
-        MediaType => "a body may have no Content-Encoding",
+        TooLarge => "the body may have at most 4096 bytes",
+        MediaType => "the body must not have a Content-Encoding",
         Expectation => "the only expectation is 100-continue",
         Refused => "the broker refuses it; its reason is in the log of the gateway",
         Coding => "the only Transfer-Encoding is chunked",
-        QueueFull => "there is no room in the queue; nothing of this try remains",
+        QueueFull => "there is no room in the queue; nothing of this request remains",
         BrokerAway if submits => return away(),
         BrokerAway => "the broker does not answer; try again",
-        Busy if submits => "too many ask at this moment; nothing of this try remains",
-        Busy => "too many read lists at this moment",
+        Busy if submits => "too many clients ask at this moment; nothing of this request remains",
+        Busy => "too many clients read lists at this moment",
         _ => "there is no Host",
     });
     let nothing_remains = submits && matches!(kind, QueueFull | Busy);
     if nothing_remains { problem.with(SubmitOutcome::NotAsked) } else { problem }
 }
 
-/// All that is within the limit of the product. A schema knows no products, so this is the stair below
-/// it: for each length the largest count that may have it.
+/// The values within the limit of count × length. A schema has no products, so this lists the steps below the limit: for
+/// each length, the largest count.
 fn within_limit() -> Value {
     let steps = (MAX_CHARACTERS / MAX_LENGTH..=MAX_COUNT).filter(|count| {
         *count == MAX_COUNT || MAX_CHARACTERS / count != MAX_CHARACTERS / (count + 1)

@@ -43,7 +43,7 @@ impl ProblemKind {
     pub(crate) fn parts(self) -> (StatusCode, &'static str, &'static str) {
         let (status, name, title) = match self {
             Self::Invalid => (400, "invalid", "The request is invalid"),
-            Self::Foreign => (403, "foreign", "Pages of other sites may not ask"),
+            Self::Foreign => (403, "foreign", "Pages of other sites may not send requests"),
             Self::NotAllowed => (403, "not-allowed", "This deployment does not allow it"),
             Self::NoRoute => (404, "no-route", "There is no such route"),
             Self::NoRequest => (404, "no-request", "There is no such request"),
@@ -52,7 +52,7 @@ impl ProblemKind {
             Self::NoQueue => (404, "no-queue", "There is no such queue"),
             Self::Method => (405, "method", "The route has no such method"),
             Self::Slow => (408, "slow", "The body did not come in time"),
-            Self::KeyTaken => (409, "key-taken", "The key stands for another request"),
+            Self::KeyTaken => (409, "key-taken", "The key belongs to another request"),
             Self::KeyExpired => (409, "key-expired", "The key is too old"),
             Self::Cursor => (409, "cursor", "The cursor is not of this list"),
             Self::Conflict => (409, "conflict", "It cannot be done at this moment"),
@@ -64,7 +64,7 @@ impl ProblemKind {
             Self::Coding => (501, "coding", "The transfer coding is not supported"),
             Self::QueueFull => (503, "queue-full", "The queue is full"),
             Self::BrokerAway => (503, "broker-away", "The broker does not answer"),
-            Self::Busy => (503, "busy", "Too much is in hand"),
+            Self::Busy => (503, "busy", "The gateway is busy"),
         };
         (StatusCode::from_u16(status).expect("each kind has a valid status"), name, title)
     }
@@ -86,33 +86,33 @@ impl ProblemKind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum SubmitOutcome {
-    /// Nothing of this try remains, anywhere.
+    /// The broker has stored nothing of this request.
     NotAsked,
-    /// It may be carried out all the same. With the same Idempotency-Key it is safe to try again.
+    /// The request may have been accepted. With the same Idempotency-Key it is safe to try again.
     Unknown,
 }
 
-/// The error, as RFC 9457 has it.
+/// An error, by RFC 9457.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub(crate) struct Problem {
-    /// Which kind of problem it is: an address, relative to that of the request.
+    /// The kind of problem, as an address relative to that of the request.
     #[serde(rename = "type")]
     kind: String,
-    /// The same for people.
+    /// The kind of problem, for people.
     title: &'static str,
     /// The status of the answer.
     #[schema(minimum = 400, maximum = 599)]
     status: u16,
     /// The detail of this occurrence, for people.
     detail: String,
-    /// The outcome of a submission, where there was one.
+    /// The outcome of a submission, if the request was one.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     outcome: Option<SubmitOutcome>,
 }
 
 impl Problem {
-    /// The same, as the answer at this path: a proxy may serve the gateway under any other.
+    /// The same problem as the answer at this path. It is relative, because a proxy may serve the gateway under a sub-path.
     pub(crate) fn at(self, path: &str) -> Self {
         let depth = path.matches('/').count().saturating_sub(1);
         Self { kind: "../".repeat(depth) + &self.kind, ..self }
@@ -139,7 +139,7 @@ impl Problem {
     }
 }
 
-/// When to come back, in seconds: a queue that moves at all has room again by then.
+/// The seconds after which to try again. If the queue drains at all, it has room by then.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("1");
 
 impl IntoResponse for Problem {

@@ -1,4 +1,4 @@
-//! The queues: how much is in them; and they are paused and go on, where that is allowed.
+//! The API of queues: their content, and, if `CONTROL` allows it, pause and resume.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -40,7 +40,7 @@ pub(crate) struct QueueList {
     queues: Vec<QueueDetails>,
 }
 
-/// How much is in a queue.
+/// The content of a queue.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct QueueDetails {
     #[schema(value_type = QueueName)]
@@ -49,7 +49,7 @@ pub(crate) struct QueueDetails {
     waiting: u64,
     /// Messages that were delivered and are not settled yet.
     in_flight: u64,
-    /// Messages that are not due yet: requests that are to be made later, and schedules.
+    /// Messages that are not due yet: later requests, and schedules.
     scheduled: u64,
     /// The most messages that it holds, if there is a limit.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -63,20 +63,20 @@ pub(crate) struct QueueDetails {
     max_bytes: Option<u64>,
     /// Whether it has no room for another message, so that its publishers wait.
     full: bool,
-    /// When the oldest message came in, delivered or not. Absent where there is none.
+    /// The time of the oldest message, delivered or not. Absent if there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     oldest_at: Option<Timestamp>,
-    /// Until when it is paused. Absent where it is not.
+    /// The end of its pause. Absent if it is not paused.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     paused_until: Option<Timestamp>,
-    /// Its messages by priority, the most urgent first. Absent where it has no priorities.
+    /// Its messages by priority, the most urgent first. Absent if it has no priorities.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     lanes: Vec<LaneDetails>,
 }
 
-/// How much of one priority is in a queue.
+/// The messages of one priority in a queue.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct LaneDetails {
     #[schema(value_type = PrioritySchema)]
@@ -109,7 +109,7 @@ impl From<QueueSnapshot> for QueueDetails {
     }
 }
 
-/// For how long to pause a queue.
+/// The duration of a pause.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct Pause {
@@ -185,7 +185,7 @@ pub(crate) async fn list(
     tag = "queues",
     params(("name" = QueueName, Path, description = "The name of the queue")),
     responses(
-        (status = 200, description = "How much is in it", body = QueueDetails, example = json!({
+        (status = 200, description = "The content of the queue", body = QueueDetails, example = json!({
             "name": "REQUESTS", "waiting": 53, "in_flight": 0, "scheduled": 0, "limit": 100_000, "bytes": 18_020, "full": false,
             "oldest_at": "2026-11-21T07:17:18.75925Z", "paused_until": "2026-11-21T07:27:18.75925Z",
             "lanes": [
@@ -207,8 +207,8 @@ pub(crate) async fn show(
 
 /// Pause a queue
 ///
-/// No worker is given a message of it, while others still come in; what is in flight is finished. A broker that restarts
-/// remembers it. It ends by itself. Another pause takes the place of this one. Needs `CONTROL=on`.
+/// The broker delivers no message of a paused queue, and accepts more; workers finish those in flight. The pause survives
+/// a restart of the broker, and ends by itself. Another pause replaces it. Needs `CONTROL=on`.
 #[utoipa::path(
     post,
     path = "/queues/{name}/pause",
@@ -217,7 +217,7 @@ pub(crate) async fn show(
     params(("name" = QueueName, Path, description = "The name of the queue")),
     request_body(content((Pause = "application/json", example = json!({ "for": "10m" })))),
     responses(
-        (status = 200, description = "It is paused", body = QueueDetails, example = json!({
+        (status = 200, description = "The queue is paused", body = QueueDetails, example = json!({
             "name": "RESPONSES", "waiting": 3, "in_flight": 0, "scheduled": 0, "limit": 100_000, "bytes": 1612, "full": false,
             "oldest_at": "2026-11-21T07:17:18.75925Z", "paused_until": "2026-11-21T07:27:18.75925Z"
         })),
@@ -233,20 +233,21 @@ pub(crate) async fn pause(
     let queue = named(name)?;
     let operator = gateway.operator()?;
     let Ok(until) = workqueue::now().checked_add(time) else {
-        return Err(ProblemKind::Invalid.because("for: no date is that far away"));
+        return Err(ProblemKind::Invalid.because("for is too long: there is no such date"));
     };
     let paused =
         topology::pause(operator.context(), queue, until).await.map_err(|error| problem(&error))?;
     if !paused {
-        let detail = format_args!("the broker's clock is past {until} already: it goes on");
+        let detail =
+            format_args!("the broker's clock is past {until} already: the queue is not paused");
         return Err(ProblemKind::Conflict.because(detail));
     }
     Ok(json(&read(&gateway, queue).await?))
 }
 
-/// Let a queue go on
+/// Resume a queue
 ///
-/// Within a second, where it was paused. Needs `CONTROL=on`.
+/// The workers continue within a second. Needs `CONTROL=on`.
 #[utoipa::path(
     post,
     path = "/queues/{name}/resume",
@@ -255,7 +256,7 @@ pub(crate) async fn pause(
     params(("name" = QueueName, Path, description = "The name of the queue")),
     request_body(content((Empty = "application/json", example = json!({}))), description = "An empty object"),
     responses(
-        (status = 200, description = "It goes on", body = QueueDetails, example = json!({
+        (status = 200, description = "The queue is resumed", body = QueueDetails, example = json!({
             "name": "RESPONSES", "waiting": 3, "in_flight": 0, "scheduled": 0, "limit": 100_000, "bytes": 1612, "full": false,
             "oldest_at": "2026-11-21T07:17:18.75925Z"
         })),

@@ -13,44 +13,42 @@ const CONTROL: &str = "Control";
 /// What stands for the id of a trace in the address of one.
 pub(crate) const TRACE_ID: &str = "{trace_id}";
 
-const TRACE_URL_HELP: &str = "Address under which the page finds a trace, with {trace_id} in the place of its id, such as \
+const TRACE_URL_HELP: &str = "Address of a trace, to which the page links, with {trace_id} in the place of its id, such as \
                               http://127.0.0.1:16686/trace/{trace_id} [default: none]";
 
 /// The HTTP API and the web page, on one port.
 ///
-/// Takes requests into the queue REQUESTS, says how far they have come, and shows the queues, the
-/// replicas and the facts as a page, for as many browsers as you like. It works from the broker alone,
-/// so it goes on while either side is down, or both. Runs until it is told to stop (SIGTERM, SIGINT or SIGHUP),
-/// and as many replicas at a time as you like.
+/// Publishes requests to the queue REQUESTS, answers with their states, and shows the queues, the
+/// replicas and the facts as a page. It uses only the broker, so it works while either service, or both, are
+/// down. Runs until SIGTERM, SIGINT or SIGHUP. Any number of replicas can run at a time.
 ///
 /// Every setting is a flag, and an environment variable of the same name.
 #[derive(Clone, Debug, Parser)]
 #[command(version, max_term_width = 100, disable_help_subcommand = true)]
 #[expect(missing_docs, reason = "clap would show it as the help of a whole group of settings")]
 pub struct GatewaySettings {
-    /// Address of the page and the HTTP API, which have no authentication: restrict who can reach it.
-    /// With port 0 it takes a free port, and logs which [default: 127.0.0.1:8080, or a free port where
-    /// that one is taken]
+    /// Address of the page and the HTTP API. They have no authentication: restrict who can reach them.
+    /// With port 0 it takes a free port, and logs it [default: 127.0.0.1:8080, or a free port if
+    /// 8080 is taken]
     #[arg(long, env, value_parser = address, value_name = "HOST:PORT", help_heading = GATEWAY)]
     pub gateway_addr: Option<SocketAddr>,
 
-    /// Names under which the gateway may be reached, separated by commas, besides addresses and
-    /// localhost. Requests under any other name are refused, so that no other site can pose as it
-    /// [default: none]
+    /// Host names of the gateway, separated by commas, besides addresses and localhost. It refuses requests under any
+    /// other name, so that no other site can pose as the gateway [default: none]
     #[arg(long, env, value_delimiter = ',', value_name = "NAMES", help_heading = GATEWAY)]
     pub gateway_hosts: Vec<String>,
 
-    /// Address under which the page finds a trace [default: none]
+    /// Address of a trace, to which the page links [default: none]
     #[arg(long, env, value_parser = trace_url, help = TRACE_URL_HELP, value_name = "URL", help_heading = GATEWAY)]
     pub trace_url: Option<String>,
 
-    /// The most requests that the button for the whole audit reads; of more it would take long, and
-    /// some 400 bytes of memory each. `decoupled audit` has no limit
+    /// The most requests that the audit button of the page reads. Each needs time, and some 400 bytes of memory.
+    /// `decoupled audit` has no limit
     #[arg(long, env, default_value_t = 250_000, value_parser = workqueue::number::<u64>(0..), value_name = "NUMBER", help_heading = GATEWAY)]
     pub audit_limit: u64,
 
     /// Address of the admin endpoint: /livez, /readyz and /metrics. With port 0 it takes a free
-    /// port, and logs which
+    /// port, and logs it
     #[arg(long, env, default_value = "127.0.0.1:0", value_parser = address, value_name = "HOST:PORT", help_heading = GATEWAY)]
     pub admin_addr: SocketAddr,
 
@@ -59,11 +57,11 @@ pub struct GatewaySettings {
     pub instance: String,
 
     /// Whether the page and the API may pause and resume queues, and replay and discard dead letters. There is no
-    /// authentication: each client that reaches the gateway may do it then
+    /// authentication: with `on`, each client that reaches the gateway may do it
     #[arg(long, env, value_enum, default_value_t = Switch::Off, value_name = "SWITCH", help_heading = CONTROL)]
     pub control: Switch,
 
-    /// User to do that as [default: the one that reads]
+    /// User of the broker for these actions [default: NATS_USER]
     #[arg(long, env, value_name = "USER", help_heading = CONTROL)]
     pub control_user: Option<String>,
 

@@ -2,12 +2,12 @@ use std::time::Duration;
 
 use clap::Parser;
 
-/// Makes random strings, and marks those that were stored as received.
+/// Makes random strings, and marks the stored strings as received.
 ///
-/// Takes requests from the queue REQUESTS, makes what they ask for, and publishes it to the queue
+/// Takes requests from the queue REQUESTS, makes the strings, and publishes them to the queue
 /// RESPONSES. Takes acknowledgments from the queue ACKNOWLEDGMENTS, and marks their strings as
-/// received in the bucket `received`. Runs until it is told to stop (SIGTERM, SIGINT or SIGHUP), and as
-/// many replicas at a time as you like.
+/// received in the bucket `received`. Runs until SIGTERM, SIGINT or SIGHUP. Any number of replicas can
+/// run at a time.
 ///
 /// Every setting is a flag, and an environment variable of the same name.
 #[derive(Clone, Debug, Parser)]
@@ -15,7 +15,7 @@ use clap::Parser;
     version,
     max_term_width = 100,
     disable_help_subcommand = true,
-    next_help_heading = "To play with"
+    next_help_heading = "For experiments"
 )]
 pub struct GeneratorSettings {
     /// Time that making one string takes

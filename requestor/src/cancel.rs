@@ -67,7 +67,7 @@ pub enum DiscardError {
     #[error("the strings of its request are stored, and not marked as received; replay it")]
     NotMarked,
     /// It is unknown which request it blocks.
-    #[error("cannot tell how far its request has come")]
+    #[error("cannot read the state of its request")]
     Unread(#[from] ReadError),
     /// Its request could not be cancelled.
     #[error("its request cannot be cancelled")]

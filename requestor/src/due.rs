@@ -42,7 +42,7 @@ impl Handler for Due {
             return Ok(());
         }
         submit_within(cx, &request).await?;
-        debug!(id = %request.id, "asked for what was due");
+        debug!(id = %request.id, "submitted a due request");
         Ok(())
     }
 }

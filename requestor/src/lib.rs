@@ -98,7 +98,7 @@ pub async fn run(
             let Some(tally) = &tally else { return };
             let end = tally.come_to_an_end(&connection);
             if let Some(ended) = stopping.run_until_cancelled(end).await {
-                info!("every request has come to its end");
+                info!("every request is stored or given up");
                 given_up = ended;
                 stopping.cancel();
             }

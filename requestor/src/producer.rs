@@ -133,7 +133,7 @@ impl RequestProducer {
                     return;
                 }
                 Err(PublishError::Full(_)) => {
-                    debug!(%id, "not asked: stopping, and the queue is full");
+                    debug!(%id, "not submitted: stopping, and the queue is full");
                     return;
                 }
                 Err(error) => {

@@ -24,8 +24,8 @@ pub const RETIRED: &[(&str, &str)] = &[
 /// Asks for random strings, and stores them.
 ///
 /// Publishes requests to the queue REQUESTS, takes the responses from the queue RESPONSES, stores
-/// their strings in the bucket `stored`, and says so on the queue ACKNOWLEDGMENTS. Runs until it
-/// is told to stop (SIGTERM, SIGINT or SIGHUP), and as many replicas at a time as you like.
+/// their strings in the bucket `stored`, and publishes an acknowledgment to the queue ACKNOWLEDGMENTS.
+/// Runs until SIGTERM, SIGINT or SIGHUP. Any number of replicas can run at a time.
 ///
 /// Every setting is a flag, and an environment variable of the same name.
 #[derive(Clone, Debug, Parser)]
@@ -36,17 +36,17 @@ pub const RETIRED: &[(&str, &str)] = &[
     next_help_heading = "Requests"
 )]
 pub struct RequestorSettings {
-    /// Requests a second, such as 0.5 or 1000; 0 sends no requests of its own and only stores, max
-    /// asks as fast as the queue takes it
+    /// Requests a second, such as 0.5 or 1000. With 0 it makes no requests and only stores responses; with max it makes
+    /// requests as fast as the queue accepts them
     #[arg(long, env, default_value = "1", value_name = "RATE", allow_hyphen_values = true)]
     pub request_rate: Rate,
 
-    /// Ask for that many; then exit with 0 once every one of them is stored, or with 1 naming those
-    /// that were given up [default: never end]
+    /// Number of requests to make. Then exit: with 0 once the strings of all requests are stored, or with 1 and the ids
+    /// of those that became dead letters [default: no end]
     #[arg(long, env, value_parser = workqueue::number::<u64>(0..), value_name = "NUMBER")]
     pub request_total: Option<u64>,
 
-    /// How urgent its requests are: high, normal or low
+    /// Priority of its requests: high, normal or low
     #[arg(long, env, default_value_t, value_name = "PRIORITY")]
     pub request_priority: Priority,
 
@@ -54,7 +54,7 @@ pub struct RequestorSettings {
     #[arg(long, env, default_value_t = 1, value_parser = workqueue::number::<u32>(1..=1000), value_name = "NUMBER")]
     pub string_count: u32,
 
-    /// How many characters each string is to have, 1 to 1024; no more than 65536 in one request
+    /// How many characters each string has, 1 to 1024; at most 65536 in one request
     #[arg(long, env, default_value_t = 64, value_parser = workqueue::number::<u32>(1..=1024), value_name = "NUMBER")]
     pub string_length: u32,
 

@@ -101,10 +101,7 @@ fn find(directory: &Path) -> anyhow::Result<PathBuf> {
     let path = directory.join(FILE);
     match path.try_exists() {
         Ok(true) => Ok(path),
-        Ok(false) => bail!(
-            "{} is no backup, or one that was broken off: it has no {FILE}",
-            directory.display()
-        ),
+        Ok(false) => bail!("{} is not a complete backup: it has no {FILE}", directory.display()),
         Err(error) => Err(error).with_context(|| format!("cannot read {}", path.display())),
     }
 }
@@ -222,7 +219,7 @@ pub(super) async fn has_room(directory: &Path) -> anyhow::Result<()> {
     if let Some(entry) = entries.next_entry().await.with_context(what)? {
         let name = entry.file_name();
         bail!(
-            "{} is not empty, {} is in it: name another directory, or one that is not there",
+            "{} is not empty, {} is in it: name an empty directory, or one that does not exist",
             directory.display(),
             name.display()
         );

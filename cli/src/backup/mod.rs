@@ -33,7 +33,7 @@ use manifest::{KeptConsumer, Manifest};
 /// Settings of `decoupled backup`.
 #[derive(Args, Clone, Debug)]
 pub struct BackupSettings {
-    /// Where to put it: a directory that is empty, or not there yet
+    /// Directory for the backup: an empty one, or one that does not exist yet
     directory: PathBuf,
 
     #[command(flatten)]
@@ -43,10 +43,10 @@ pub struct BackupSettings {
 /// Settings of `decoupled restore`.
 #[derive(Args, Clone, Debug)]
 pub struct RestoreSettings {
-    /// The directory of the backup
+    /// Directory of the backup
     directory: PathBuf,
 
-    /// How many brokers of a cluster are to keep each stream: 1, 3 or 5 [default: as many as before]
+    /// How many brokers of a cluster keep each stream: 1, 3 or 5 [default: as many as before]
     #[arg(long, env, value_parser = workqueue::copies, value_name = "NUMBER")]
     replicas: Option<usize>,
 

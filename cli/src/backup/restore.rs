@@ -90,7 +90,9 @@ pub(super) async fn give_all(
         snapshot::report(stream)?;
     }
     let settled = settled(nats, manifest, replicas).await;
-    settled.with_context(|| format!("restored, but not as it was within {LIMIT:?}: do not use it"))
+    settled.with_context(|| {
+        format!("the restore is not complete after {LIMIT:?}: do not use this broker")
+    })
 }
 
 /// What to do after a restore that broke off. The broker may keep a part of a stream.
@@ -195,7 +197,7 @@ async fn lead(nats: &Context, stream: &str, broker: &str) -> anyhow::Result<()> 
     let _answer: Value = api::call(nats, subject, &question).await?;
     until(Instant::now() + UNDISTURBED, async || {
         let is_leader = leads().await.unwrap_or(false);
-        ensure!(is_leader, "{broker} has not all of {stream}, and so does not lead it");
+        ensure!(is_leader, "{broker} lacks a part of {stream}, and so does not lead it");
         Ok(())
     })
     .await
@@ -211,7 +213,7 @@ async fn compare(nats: &Context, kept: &KeptStream, replicas: Option<usize>) -> 
     let fires = is.config.allow_message_schedules;
     ensure!(
         last == should_be.last_sequence || fires && last > should_be.last_sequence,
-        "{name} ends with {last}, and should with {}",
+        "{name} ends with message {last}, and should end with {}",
         should_be.last_sequence
     );
     let messages = is.state.messages;

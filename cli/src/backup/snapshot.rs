@@ -125,7 +125,7 @@ fn ended_well(end: &Message) -> anyhow::Result<()> {
     // A short one may end without any status.
     let status = end.status.map_or(NO_CONTENT, |status| status.as_u16());
     let reason = end.description.as_deref().unwrap_or_default();
-    ensure!(status == NO_CONTENT, "the broker broke it off: {status} {reason}");
+    ensure!(status == NO_CONTENT, "the broker aborted it: {status} {reason}");
     Ok(())
 }
 
@@ -163,13 +163,13 @@ pub(super) async fn give(
                     return Err(error.into());
                 }
                 Err(_) if bytes == 0 && begun.elapsed() < NEWS => sleep(PAUSE).await,
-                Err(_) => bail!("the broker broke it off, and its log says why"),
+                Err(_) => bail!("the broker aborted it; its log has the reason"),
             }
         };
         if is_end || !answer.payload.is_empty() {
             let answer = serde_json::from_slice(&answer.payload);
             let _stream: Value = api::answer(answer.context("an unknown answer")?)?;
-            ensure!(is_end, "the broker broke it off before the end");
+            ensure!(is_end, "the broker aborted it before the end");
             return Ok(());
         }
         bytes += read as u64;

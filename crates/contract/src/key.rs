@@ -30,7 +30,7 @@ impl IdempotencyKey {
 
 /// The text is no key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("a key of {0} characters: there may be 1 to {MAX_KEY}")]
+#[error("a key of {0} characters: 1 to {MAX_KEY} are allowed")]
 pub struct InvalidKey(usize);
 
 impl TryFrom<String> for IdempotencyKey {

@@ -145,7 +145,7 @@ impl fmt::Display for RequestStatus {
 
 /// The text is no status of a request.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("'{text}' is no status; there are {}", RequestStatus::ALL.map(RequestStatus::as_str).join(", "))]
+#[error("'{text}' is not a status; the statuses are {}", RequestStatus::ALL.map(RequestStatus::as_str).join(", "))]
 pub struct InvalidStatus {
     text: String,
 }
@@ -213,7 +213,7 @@ mod tests {
         let error = "done".parse::<RequestStatus>().unwrap_err().to_string();
         assert_eq!(
             error,
-            "'done' is no status; there are scheduled, queued, stored, received, cancelled, doubled, \
+            "'done' is not a status; the statuses are scheduled, queued, stored, received, cancelled, doubled, \
              dead-lettered"
         );
     }

@@ -93,13 +93,15 @@ impl Serialize for Strings {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidStrings {
     /// Too many strings, or none.
-    #[error("{0} strings: there may be 1 to {MAX_COUNT}")]
+    #[error("{0} strings: 1 to {MAX_COUNT} are allowed")]
     Count(u64),
     /// A string that is too long, or empty.
-    #[error("{0} characters in a string: there may be 1 to {MAX_LENGTH}")]
+    #[error("{0} characters in a string: 1 to {MAX_LENGTH} are allowed")]
     Length(u64),
     /// Too many characters in all strings together.
-    #[error("{count} strings of {length} characters: there may be {MAX_CHARACTERS} in all")]
+    #[error(
+        "{count} strings of {length} characters: {MAX_CHARACTERS} characters in all are allowed"
+    )]
     Characters {
         /// The number of strings.
         count: u32,

@@ -47,7 +47,7 @@ pub trait Report: Send + Sync + 'static {
 ///
 /// # Errors
 ///
-/// Where the address cannot be listened on.
+/// If it cannot listen on the address.
 pub async fn serve(
     addr: SocketAddr,
     report: Arc<dyn Report>,

@@ -144,7 +144,7 @@ impl Announcement {
             match client.subscribe(subject).await {
                 Ok(subscription) => questions.push(subscription),
                 Err(error) => {
-                    warn!(%error, "this replica cannot answer on $SRV, and is not listed");
+                    warn!(%error, "cannot subscribe to $SRV; service discovery will not list this replica");
                 }
             }
         }
@@ -152,7 +152,7 @@ impl Announcement {
         while let Some(Message { subject, reply, .. }) = questions.next().await {
             let (Some(reply), Some(answer)) = (reply, self.answer(&subject)) else { continue };
             if let Err(error) = client.publish(reply, answer.into()).await {
-                debug!(%error, "could not answer that this replica is here");
+                debug!(%error, "could not answer a service discovery request");
             }
         }
         // The client has ended, of which others are told.

@@ -53,7 +53,9 @@ pub(crate) fn watcher(
                 logged.forget();
                 warn!("lost the connection to the broker; trying to restore it");
             }
-            Event::LameDuckMode => info!("the broker is about to stop, and asks to leave it"),
+            Event::LameDuckMode => {
+                info!("the broker is about to stop, and asks its clients to leave")
+            }
             event if is_refusal(event) => {
                 report(Err(&refusal));
                 if logged.is_first(&refusal) {
@@ -69,7 +71,7 @@ pub(crate) fn watcher(
                     denied.send_replace(words);
                 }
                 if logged.is_first(complaint) {
-                    error!(%complaint, "the broker complains");
+                    error!(%complaint, "the broker reports an error");
                 }
             }
             Event::ClientError(error) => {

@@ -288,7 +288,7 @@ impl<H: Handler> Consumer<H> {
         let _settling = span.settle(delivery, &settlement);
         if let Settlement::Snooze { delay } = settlement {
             if self.put_off(delivery, delivery.attempt(), delay, every).await {
-                info!(queue, id, attempt, trace = trace(), %outcome, "put off");
+                info!(queue, id, attempt, trace = trace(), %outcome, "snoozed");
                 return Some(&self.metrics.snoozes);
             }
             let counted = RetryPolicy { snoozes_count: true, ..*policy };

@@ -46,7 +46,7 @@ pub(crate) async fn watch(
             Some(until) if now != pause => {
                 warn!(queue, %until, "the consumer is paused; nothing is delivered until then");
             }
-            None if pause.is_some() => info!(queue, "the consumer is not paused any more"),
+            None if pause.is_some() => info!(queue, "the consumer is no longer paused"),
             _ => {}
         }
         pause = now;

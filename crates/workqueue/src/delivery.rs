@@ -252,9 +252,9 @@ impl Delivery {
         match timeout(ANSWER_TIMEOUT, answer).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
-                warn!(%error, id, "could not settle a delivery; it will come again");
+                warn!(%error, id, "could not settle a delivery; the broker will redeliver it");
             }
-            Err(_) => warn!(id, "settling a delivery timed out; it will come again"),
+            Err(_) => warn!(id, "settling a delivery timed out; the broker will redeliver it"),
         }
     }
 }

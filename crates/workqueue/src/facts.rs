@@ -131,6 +131,6 @@ pub enum ReadError {
     #[error("the broker did not say")]
     Unknown,
     /// The value under the key is not a fact: another program has written into the bucket.
-    #[error("the value is no fact: {0}")]
+    #[error("the value is not a fact: {0}")]
     NoFact(String),
 }

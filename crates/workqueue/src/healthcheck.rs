@@ -22,12 +22,12 @@ const MAX_ANSWER: usize = 4096;
 /// What the program of a service can do besides running it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
 pub enum Command {
-    /// Ask the service whose `ADMIN_ADDR` this is whether it is ready.
+    /// Checks whether the service at `ADMIN_ADDR` is ready.
     #[command(
-        about = "Asks the service whose ADMIN_ADDR this is whether it is ready",
-        long_about = "Asks the service whose ADMIN_ADDR this is whether it is ready.\n\nADMIN_ADDR comes \
-            from the environment, or as a flag before this word. Exit status 0 if the service is ready, 1 \
-            if it is not, with the reason. Meant for where there is neither a shell nor curl."
+        about = "Checks whether the service at ADMIN_ADDR is ready",
+        long_about = "Checks whether the service at ADMIN_ADDR is ready.\n\nADMIN_ADDR comes from the \
+            environment, or as a flag before this word. Exit status 0 if the service is ready, 1 with the \
+            reason if it is not. Meant for images without a shell and curl."
     )]
     Healthcheck,
 }
@@ -36,9 +36,7 @@ pub enum Command {
 #[derive(Debug, thiserror::Error)]
 pub enum HealthcheckError {
     /// The service listens on a port that only it knows.
-    #[error(
-        "ADMIN_ADDR is {0}, a port of the service's choice; give it one of yours, such as 8080"
-    )]
+    #[error("ADMIN_ADDR is {0}: with port 0 the service chooses a port; set one, such as 8080")]
     AnyPort(SocketAddr),
     /// Nothing listens there, or what does is no service of ours.
     #[error("no service answers at {addr} (ADMIN_ADDR): {reason}")]
@@ -53,7 +51,7 @@ pub enum HealthcheckError {
     NotReady(String),
 }
 
-/// Asks the service whose admin endpoint has this address whether it is ready.
+/// Checks whether the service with this admin endpoint is ready.
 ///
 /// # Errors
 ///

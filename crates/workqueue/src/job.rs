@@ -95,7 +95,7 @@ pub struct Publication {
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
     /// The message follows a newer version of its job type. A newer replica may be able to read it.
-    #[error("its version is {version}, and {newest} is the newest that is known here")]
+    #[error("its version is {version}, and {newest} is the newest that this service reads")]
     NewerVersion {
         /// The version that the message names.
         version: String,
@@ -112,7 +112,7 @@ pub enum DecodeError {
     #[error("its subject is {0}, which does not end with the id of a job")]
     Subject(String),
     /// The body carries another id than the subject.
-    #[error("its body is about {id}, its subject is {subject}")]
+    #[error("its body has the id {id}, and its subject is {subject}")]
     OtherSubject {
         /// The id in the body.
         id: JobId,
@@ -140,10 +140,10 @@ pub(crate) fn to_json(value: &impl Serialize) -> Result<Bytes, serde_json::Error
 ///
 /// # Errors
 ///
-/// If the body is no JSON object, or does not match the type.
+/// If the body is not a JSON object, or does not match the type.
 pub fn from_json<T: DeserializeOwned>(body: &[u8]) -> Result<T, serde_json::Error> {
     if !body.trim_ascii_start().starts_with(b"{") {
-        return Err(serde::de::Error::custom("it is no JSON object"));
+        return Err(serde::de::Error::custom("it is not a JSON object"));
     }
     serde_json::from_slice(body)
 }

@@ -49,7 +49,7 @@ impl fmt::Display for Priority {
 
 /// The text names no priority.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is no priority; there are high, normal and low")]
+#[error("'{0}' is not a priority; the priorities are high, normal and low")]
 pub struct InvalidPriority(String);
 
 impl FromStr for Priority {
@@ -71,6 +71,6 @@ mod tests {
             assert_eq!(priority.as_str().parse(), Ok(priority));
         }
         let error = "urgent".parse::<Priority>().unwrap_err().to_string();
-        assert_eq!(error, "'urgent' is no priority; there are high, normal and low");
+        assert_eq!(error, "'urgent' is not a priority; the priorities are high, normal and low");
     }
 }

@@ -207,7 +207,7 @@ impl Publisher {
             reason = self.connection.creation_refused() => {
                 if logged.is_first(&reason) {
                     let declare = commands::declare();
-                    warn!(stream = self.stream, reason, "missing, and not to be created here; waiting for {declare}");
+                    warn!(stream = self.stream, reason, "this stream is missing and this user may not create it; waiting for {declare}");
                 }
                 return;
             }
@@ -223,7 +223,7 @@ impl Publisher {
             // A cluster elects a leader: it is there, and soon to be seen.
             Some(Err(DeclareError::Unavailable { .. })) => {}
             Some(Err(error)) if logged.is_first(&error) => {
-                error!(stream = self.stream, %error, "cannot declare again what is missing");
+                error!(stream = self.stream, %error, "cannot create a missing stream");
             }
             Some(Err(_)) | None => {}
         }

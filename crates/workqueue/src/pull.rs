@@ -172,7 +172,7 @@ impl Pull {
                 match fate {
                     Fate::Gone => Arrival::Gone,
                     Fate::Alive => {
-                        debug!(credit = self.credit, "wrote off pulls that went unheard");
+                        debug!(credit = self.credit, "gave up pulls that had no answer");
                         self.credit = 0;
                         Arrival::Credit
                     }
@@ -211,9 +211,9 @@ impl Pull {
                     // It does not say which pull it ends, or by how much.
                     None if self.credit > 0 => {
                         if self.turned_down.is_first(description) {
-                            warn!(%status, description, "the broker turned down a pull");
+                            warn!(%status, description, "the broker refused a pull request");
                         } else {
-                            debug!(%status, description, "a pull was turned down again");
+                            debug!(%status, description, "the broker refused a pull request again");
                         }
                         self.begin_write_off();
                     }
@@ -249,7 +249,7 @@ impl Pull {
                         ConsumerInfoErrorKind::NotFound | ConsumerInfoErrorKind::StreamNotFound => {
                             return Fate::Gone;
                         }
-                        _ => debug!(%error, "the broker does not say how the consumer is"),
+                        _ => debug!(%error, "the broker does not describe the consumer"),
                     },
                     None => {}
                 }

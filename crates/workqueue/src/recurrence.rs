@@ -41,7 +41,7 @@ pub enum Recurrence {
 pub enum InvalidSchedule {
     /// The name is not a token of a subject.
     #[error(
-        "'{0}' is no name of a schedule: write 1 to {LONGEST_NAME} characters of A-Z, a-z, 0-9, '-' and '_'"
+        "'{0}' is not a name for a schedule: write 1 to {LONGEST_NAME} characters of A-Z, a-z, 0-9, '-' and '_'"
     )]
     Name(String),
     /// The broker counts in seconds, and no schedule is that long.
@@ -57,7 +57,7 @@ pub enum InvalidSchedule {
     },
     /// The broker cannot read the expression.
     #[error(
-        "'{0}' is no cron expression that the broker knows; its six fields are {AN_EXPRESSION}"
+        "'{0}' is not a cron expression that the broker accepts; the six fields are {AN_EXPRESSION}"
     )]
     Expression(String),
     /// The broker does not know the time zone.
@@ -216,7 +216,7 @@ mod tests {
                 cron("0 3 * * *", None),
                 "has 5 fields, and a cron expression has six: second, minute",
             ),
-            (cron("@every 1s 0 0 0 0", None), "no cron expression"),
+            (cron("@every 1s 0 0 0 0", None), "not a cron expression"),
             (cron("0 0 3 * * *", Some("Local")), "such as Europe/Berlin"),
             (cron("0 0 3 * * *", Some("UTC\r\nNats-TTL: 1s")), "such as Europe/Berlin"),
         ] {

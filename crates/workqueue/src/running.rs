@@ -50,8 +50,8 @@ impl Running {
 /// Why a service cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum ServiceError {
-    /// The admin endpoint's address cannot be listened on.
-    #[error("ADMIN_ADDR is {addr}, which cannot be listened on: {source}{}", hint(source))]
+    /// It cannot listen on the address of the admin endpoint.
+    #[error("cannot listen on {addr} (ADMIN_ADDR): {source}{}", hint(source))]
     Admin {
         /// The address.
         addr: SocketAddr,
@@ -75,7 +75,7 @@ pub enum ServiceError {
     Background(#[from] Ended),
 }
 
-/// A likely reason why an address cannot be listened on.
+/// A likely reason for the failure to listen on an address.
 fn hint(error: &std::io::Error) -> &'static str {
     match error.kind() {
         ErrorKind::AddrInUse => "; another process listens there",

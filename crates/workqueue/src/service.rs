@@ -255,7 +255,7 @@ async fn drain_after(
         stopping.cancelled().await;
         health.set_stopping();
         tokio::time::sleep(work_time).await;
-        warn!("the drain has no time left; giving back what is in flight");
+        warn!("the drain has no time left; giving back the jobs in flight");
         abandoned.cancel();
         tokio::time::sleep(drain_timeout.saturating_sub(work_time)).await;
     };
@@ -289,7 +289,7 @@ async fn drain_after(
         never = watching => never,
     };
     if !flushed {
-        warn!("the last settlements may not have reached the broker; those jobs come again");
+        warn!("the last settlements may not have reached the broker, which redelivers those jobs");
     }
     info!("stopped");
     running.failure().take().map_or(Ok(()), Err)

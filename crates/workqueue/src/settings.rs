@@ -29,7 +29,7 @@ pub struct Settings {
     pub nats: NatsSettings,
 
     /// Address of the admin endpoint: /livez, /readyz and /metrics. With port 0 it takes a free
-    /// port, and logs which
+    /// port, and logs it
     #[arg(long, env, default_value = "127.0.0.1:0", value_parser = address, value_name = "HOST:PORT", help_heading = WORK)]
     pub admin_addr: SocketAddr,
 
@@ -37,26 +37,25 @@ pub struct Settings {
     #[arg(long, env, default_value_t = default_instance(), hide_default_value = true, value_parser = NonEmptyStringValueParser::new(), value_name = "NAME", help_heading = WORK)]
     pub instance: String,
 
-    /// How many messages each consumer works on at a time; asking has as many places of its own
+    /// How many jobs of each queue a replica works on at a time. A requestor also makes so many requests at a time
     #[arg(long, env, default_value_t = 256, value_parser = number::<usize>(1..), value_name = "NUMBER", help_heading = WORK)]
     pub concurrency: usize,
 
-    /// How many times a message is delivered before it becomes a dead letter
+    /// How many attempts a message has before it becomes a dead letter
     #[arg(long, env, default_value_t = 10, value_parser = number::<u64>(1..), value_name = "NUMBER", help_heading = WORK)]
     pub max_attempts: u64,
 
-    /// Time that a stopping service gives what it has in flight to finish; what has not is given
-    /// back to the queue
+    /// Time in which a stopping service finishes its jobs in flight. It gives back the rest to the queue
     #[arg(long, env, default_value = "20s", value_parser = duration, value_name = "TIME", help_heading = WORK)]
     pub drain_timeout: Duration,
 
-    /// The most jobs a second of each queue that all replicas of this service start together, counted on the
-    /// broker [default: no limit]
+    /// The most jobs of each queue that all replicas of this service together start in a second. The broker counts them
+    /// [default: no limit]
     #[arg(long, env, value_parser = rate_limit, value_name = "NUMBER", help_heading = WORK)]
     pub rate_limit: Option<NonZeroU32>,
 
-    /// The most jobs that this service publishes in one message, those that are submitted while others are on their
-    /// way to the broker; with 1 each has its own
+    /// The most jobs that this service publishes in one message, a bundle. Jobs that are submitted while the broker
+    /// confirms the previous message form a bundle; with 1, each job has a message of its own
     #[arg(long, env, default_value_t = 1, value_parser = number::<usize>(1..=1000), value_name = "NUMBER", help_heading = WORK)]
     pub bundle_limit: usize,
 
@@ -86,11 +85,9 @@ impl Settings {
 /// The settings that may differ between deployments without touching a guarantee: the limits with which
 /// missing streams, buckets and consumers are created.
 #[derive(Args, Clone, Copy, Debug, PartialEq, Eq)]
-#[command(
-    next_help_heading = "Limits (of what is missing on the broker and is created; what is there counts)"
-)]
+#[command(next_help_heading = "Limits (for new streams and consumers; existing ones keep theirs)")]
 pub struct Limits {
-    /// Time that a delivery may stay without a sign of life before the broker delivers it again
+    /// Time without an ack or a heartbeat after which the broker redelivers a message
     #[arg(long, env, default_value = "30s", value_parser = above_zero, value_name = "TIME")]
     pub ack_wait: Duration,
 
@@ -98,7 +95,7 @@ pub struct Limits {
     #[arg(long, env, default_value_t = 100_000, value_parser = number::<u64>(1..), value_name = "NUMBER")]
     pub queue_limit: u64,
 
-    /// Time, from the moment of asking, for which the guarantees hold
+    /// Time for which the guarantees hold after a request is made
     #[arg(long, env, default_value = "24h", value_parser = above_zero, value_name = "TIME")]
     pub facts_max_age: Duration,
 
@@ -106,7 +103,7 @@ pub struct Limits {
     #[arg(long, env, default_value_t = 1, value_parser = copies, value_name = "NUMBER")]
     pub replicas: usize,
 
-    /// The most bytes that each stream holds, for an account that asks for a limit [default: none]
+    /// The most bytes that each stream holds, for an account that requires a limit [default: none]
     #[arg(long, env, value_parser = number::<u64>(1..), value_name = "BYTES")]
     pub max_bytes: Option<u64>,
 }
@@ -115,8 +112,8 @@ pub struct Limits {
 #[derive(Args, Clone)]
 #[command(next_help_heading = "Broker")]
 pub struct NatsSettings {
-    /// Address of the broker; of a cluster, the addresses of several, separated by commas. A user and
-    /// password in it are used where no other setting says who connects
+    /// Address of the broker; for a cluster, several addresses, separated by commas. A user and password in the address
+    /// are used if no other setting names a user
     #[arg(
         long,
         env,
@@ -130,8 +127,8 @@ pub struct NatsSettings {
     #[arg(long, env, value_name = "USER")]
     pub nats_user: Option<String>,
 
-    /// Password of that user. A service that is refused says so once, is not ready, and tries again; a
-    /// command ends
+    /// Password of that user. If the broker refuses it, a service logs that once, is not ready, and tries again; a
+    /// command fails
     #[arg(long, env, value_name = "PASSWORD", hide_env_values = true)]
     pub nats_password: Option<String>,
 
@@ -149,11 +146,11 @@ pub struct NatsSettings {
     #[arg(long, env, value_name = "FILE", hide_env_values = true)]
     pub nats_creds: Option<PathBuf>,
 
-    /// File with the certificates (PEM) that the broker's is checked against; asks for TLS
+    /// File with the certificates (PEM) of the authorities that sign the broker's certificate; enables TLS
     #[arg(long, env, value_name = "FILE", hide_env_values = true)]
     pub nats_ca: Option<PathBuf>,
 
-    /// File with the certificate (PEM) to show to the broker
+    /// File with the certificate (PEM) of this client
     #[arg(long, env, value_name = "FILE", hide_env_values = true)]
     pub nats_cert: Option<PathBuf>,
 
@@ -161,12 +158,12 @@ pub struct NatsSettings {
     #[arg(long, env, value_name = "FILE", hide_env_values = true)]
     pub nats_key: Option<PathBuf>,
 
-    /// Domain of JetStream, where the broker that is connected to is a leaf node of the one that stores
-    /// [default: the domain of that broker]
+    /// Domain of JetStream, if the broker of NATS_URL is a leaf node of the broker that stores the streams [default: the
+    /// domain of the broker of NATS_URL]
     #[arg(long, env, value_parser = token, value_name = "DOMAIN")]
     pub nats_domain: Option<String>,
 
-    /// What the subjects of answers to this client begin with; give each user one of its own
+    /// Prefix of the subjects for answers to this client. Use a different one for each user
     #[arg(long, env, default_value = "_INBOX", value_parser = subject, value_name = "PREFIX")]
     pub nats_inbox_prefix: String,
 }
@@ -210,7 +207,7 @@ impl NatsSettings {
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Logs (on standard error)")]
 pub struct TelemetrySettings {
-    /// What to log: a level, or levels for each module
+    /// Level of the logs, or levels for each module
     // What the connector logs at each try is logged once where it is connected.
     #[arg(
         long,
@@ -220,11 +217,11 @@ pub struct TelemetrySettings {
     )]
     pub rust_log: String,
 
-    /// How to log [default: pretty on a terminal, json elsewhere]
+    /// Format of the logs [default: pretty on a terminal, json elsewhere]
     #[arg(long, env, value_enum, value_name = "FORMAT")]
     pub log_format: Option<LogFormat>,
 
-    /// Where to send traces, by OTLP over HTTP [default: nowhere]
+    /// Address of the collector of traces, by OTLP over HTTP [default: none]
     #[arg(long, env, value_parser = web_address, value_name = "URL")]
     pub otel_exporter_otlp_endpoint: Option<String>,
 }

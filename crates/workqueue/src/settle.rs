@@ -297,7 +297,7 @@ mod tests {
         let delay = Delay::Exactly(NEWER_VERSION_DELAY);
         let settled = |attempt| settle_by_default(&newer_version(), attempt, MAX);
         assert_eq!(settled(MAX - 1), Settlement::Nak { delay });
-        let reason = "unsupported: its version is 2, and 1 is the newest that is known here";
+        let reason = "unsupported: its version is 2, and 1 is the newest that this service reads";
         assert_eq!(settled(MAX), Settlement::DeadLetter { reason: reason.to_owned() });
     }
 

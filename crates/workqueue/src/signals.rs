@@ -89,7 +89,7 @@ pub fn stop_on_signals() -> io::Result<CancellationToken> {
         info!(signal, "stopping; a second signal ends this at once");
         drop(stopping);
         let (signal, kind) = signals.next().await;
-        warn!(signal, "ending at once: what is in flight comes back after ACK_WAIT");
+        warn!(signal, "ending at once: the jobs in flight are redelivered after ACK_WAIT");
         telemetry::flush();
         std::process::exit(128 + kind.as_raw_value());
     });

@@ -49,7 +49,7 @@ impl DiscardQuery {
             Some("any") => None,
             Some(word) => Some(word.parse().map_err(|error| ProblemKind::Invalid.because(error))?),
             None => {
-                let detail = "write of which reason, such as ?reason=malformed, or ?reason=any";
+                let detail = "name a reason, such as ?reason=malformed, or ?reason=any";
                 return Err(ProblemKind::Invalid.because(detail));
             }
         };

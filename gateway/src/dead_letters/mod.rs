@@ -1,4 +1,4 @@
-//! Dead letters: some of them at a time, their reasons counted, and what may become of them, where that is allowed.
+//! The API of dead letters: list, count by reason, and, if `CONTROL` allows it, replay and discard.
 
 pub(crate) mod counts;
 mod input;
@@ -37,25 +37,25 @@ pub(crate) fn routes() -> Router<Arc<Gateway>> {
 
 /// List dead letters
 ///
-/// The oldest first, at most 50 unless `limit` says more; fewer where they are large. A page that says `next` is
-/// followed by another, which is asked for with that as `from`. At most 10,000 are looked at for a page, so one of a
-/// `reason` that is rare may have fewer than `limit`, or none, and a `next`.
+/// Lists dead letters, the oldest first: `limit` of them, or fewer if they are large. If a page has a `next`, get the
+/// next page with it as `from`. A page reads at most 10,000 dead letters, so with a rare `reason` it may have fewer than
+/// `limit`, or none, and a `next`.
 #[utoipa::path(
     get,
     path = "/dead-letters",
     operation_id = "listDeadLetters",
     tag = "dead letters",
     params((
-        "reason" = inline(Option<view::ReasonSchema>), Query, description = "Only those of this reason",
+        "reason" = inline(Option<view::ReasonSchema>), Query, description = "Only dead letters with this reason",
         nullable = false,
     ), (
-        "queue" = inline(Option<crate::queues::QueueName>), Query, description = "Only those from this queue",
+        "queue" = inline(Option<crate::queues::QueueName>), Query, description = "Only dead letters from this queue",
         nullable = false,
     ), (
-        "from" = Option<u64>, Query, description = "Only those with this sequence and later ones",
+        "from" = Option<u64>, Query, description = "Only dead letters from this sequence on",
         minimum = 0, nullable = false,
     ), (
-        "limit" = Option<u32>, Query, description = "How many, 50 unless it is said",
+        "limit" = Option<u32>, Query, description = "The length of a page, 50 by default",
         minimum = 1, maximum = 1000, nullable = false,
     )),
     responses(
@@ -64,7 +64,7 @@ pub(crate) fn routes() -> Router<Arc<Gateway>> {
              "total": 4, "reasons": [{ "reason": "malformed", "count": 3 }, { "reason": "failed", "count": 1 }],
              "counted": 4, "next": 8, "dead_letters": [{
                  "sequence": 7, "kind": "malformed", "queue": "REQUESTS",
-                 "reason": "malformed: its body is not a message: it is no JSON object",
+                 "reason": "malformed: its body is not a message: it is not a JSON object",
                  "id": "019cadd3-8896-7938-bc36-c32d4d2563a7",
                  "subject": "requests.019cadd3-8896-7938-bc36-c32d4d2563a7", "attempts": 1,
                  "at": "2026-11-21T07:19:02.10417Z", "by": "generator-2",
@@ -100,11 +100,11 @@ pub(crate) async fn list(
     path = "/dead-letters/{sequence}",
     operation_id = "showDeadLetter",
     tag = "dead letters",
-    params(("sequence" = u64, Path, description = "The number of the dead letter", minimum = 1)),
+    params(("sequence" = u64, Path, description = "The sequence of the dead letter", minimum = 1)),
     responses(
-        (status = 200, description = "All of it", body = DeadLetterDetails, example = json!({
+        (status = 200, description = "The dead letter in full", body = DeadLetterDetails, example = json!({
             "sequence": 7, "kind": "malformed", "queue": "REQUESTS",
-            "reason": "malformed: its body is not a message: it is no JSON object",
+            "reason": "malformed: its body is not a message: it is not a JSON object",
             "id": "019cadd3-8896-7938-bc36-c32d4d2563a7",
             "subject": "requests.019cadd3-8896-7938-bc36-c32d4d2563a7", "attempts": 1,
             "at": "2026-11-21T07:19:02.10417Z", "by": "generator-2",
@@ -132,9 +132,9 @@ pub(crate) async fn show(
     path = "/dead-letters/{sequence}/replay",
     operation_id = "replayDeadLetter",
     tag = "dead letters",
-    params(("sequence" = u64, Path, description = "The number of the dead letter", minimum = 1)),
+    params(("sequence" = u64, Path, description = "The sequence of the dead letter", minimum = 1)),
     request_body(content((Empty = "application/json", example = json!({}))), description = "An empty object"),
-    responses((status = 204, description = "It is in its queue again"))
+    responses((status = 204, description = "The message is in its queue again"))
 )]
 pub(crate) async fn replay(
     State(gateway): State<Arc<Gateway>>,
@@ -148,30 +148,30 @@ pub(crate) async fn replay(
 
 /// Replay dead letters
 ///
-/// A page of them, the oldest first: all, or those of a reason or from a queue. While the answer says `next`, there
-/// is another page: ask for it with `from` and `until` as the answer says them. Needs `CONTROL=on`.
+/// Replays a page of dead letters, the oldest first: all, or those with a reason or from a queue. While an answer has a
+/// `next`, repeat the call with it as `from`, and with the `until` of the answer. Needs `CONTROL=on`.
 #[utoipa::path(
     post,
     path = "/dead-letters/replay",
     operation_id = "replayDeadLetters",
     tag = "dead letters",
     params((
-        "reason" = inline(Option<view::ReasonSchema>), Query, description = "Only those of this reason",
+        "reason" = inline(Option<view::ReasonSchema>), Query, description = "Only dead letters with this reason",
         nullable = false,
     ), (
-        "queue" = inline(Option<crate::queues::QueueName>), Query, description = "Only those from this queue",
+        "queue" = inline(Option<crate::queues::QueueName>), Query, description = "Only dead letters from this queue",
         nullable = false,
     ), (
-        "from" = Option<u64>, Query, description = "Only those with this sequence and later ones",
+        "from" = Option<u64>, Query, description = "Only dead letters from this sequence on",
         minimum = 0, nullable = false,
     ), (
-        "until" = Option<u64>, Query, description = "Only those with this sequence and earlier ones",
+        "until" = Option<u64>, Query, description = "Only dead letters up to this sequence",
         minimum = 0, nullable = false,
     )),
     request_body(content((Empty = "application/json", example = json!({}))), description = "An empty object"),
     responses(
-        (status = 200, description = "What became of them", body = DeadLetterReport, example = json!({
-            "done": 49, "kept": [{ "sequence": 7, "why": "it has expired: its facts may be gone, so it could happen a second time" }],
+        (status = 200, description = "The dead letters that are done, and those that were kept", body = DeadLetterReport, example = json!({
+            "done": 49, "kept": [{ "sequence": 7, "why": "it has expired: its facts may be gone, so its effect could happen a second time" }],
             "next": 51, "until": 120
         })),
     )
@@ -187,14 +187,14 @@ pub(crate) async fn replay_all(
 
 /// Discard a dead letter
 ///
-/// Removes it, and with it the message that it was. Needs `CONTROL=on`.
+/// Removes the dead letter for good, with its message. Needs `CONTROL=on`.
 #[utoipa::path(
     delete,
     path = "/dead-letters/{sequence}",
     operation_id = "discardDeadLetter",
     tag = "dead letters",
-    params(("sequence" = u64, Path, description = "The number of the dead letter", minimum = 1)),
-    responses((status = 204, description = "It is gone"))
+    params(("sequence" = u64, Path, description = "The sequence of the dead letter", minimum = 1)),
+    responses((status = 204, description = "The dead letter is removed"))
 )]
 pub(crate) async fn discard_one(
     State(gateway): State<Arc<Gateway>>,
@@ -207,27 +207,27 @@ pub(crate) async fn discard_one(
 
 /// Discard dead letters
 ///
-/// A page of those of a reason, or of any, and from a queue if that is said. While the answer says `next`, there is another page: ask for it
-/// with `from` and `until` as the answer says them. Needs `CONTROL=on`.
+/// Discards a page of dead letters: those with a reason, or with any, and of one queue if it is named. While an answer
+/// has a `next`, repeat the call with it as `from`, and with the `until` of the answer. Needs `CONTROL=on`.
 #[utoipa::path(
     delete,
     path = "/dead-letters",
     operation_id = "discardDeadLetters",
     tag = "dead letters",
     params((
-        "reason" = inline(view::AnyReasonSchema), Query, description = "Only those of this reason, or of `any`",
+        "reason" = inline(view::AnyReasonSchema), Query, description = "Only dead letters with this reason, or with `any`",
     ), (
-        "queue" = inline(Option<crate::queues::QueueName>), Query, description = "Only those from this queue",
+        "queue" = inline(Option<crate::queues::QueueName>), Query, description = "Only dead letters from this queue",
         nullable = false,
     ), (
-        "from" = Option<u64>, Query, description = "Only those with this sequence and later ones",
+        "from" = Option<u64>, Query, description = "Only dead letters from this sequence on",
         minimum = 0, nullable = false,
     ), (
-        "until" = Option<u64>, Query, description = "Only those with this sequence and earlier ones",
+        "until" = Option<u64>, Query, description = "Only dead letters up to this sequence",
         minimum = 0, nullable = false,
     )),
     responses(
-        (status = 200, description = "What became of them", body = DeadLetterReport,
+        (status = 200, description = "The dead letters that are done, and those that were kept", body = DeadLetterReport,
          example = json!({ "done": 3, "kept": [], "until": 120 })),
     )
 )]
@@ -239,10 +239,10 @@ pub(crate) async fn discard_all(
     Ok(json(&with_each(&gateway, range, Action::Discard).await?))
 }
 
-/// How long it may take to discard a dead letter, and to cancel its request before.
+/// The time limit for discarding a dead letter, and for cancelling its request first.
 const DEADLINE: Duration = Duration::from_secs(5);
 
-/// What to do with a dead letter.
+/// The action on a dead letter.
 #[derive(Clone, Copy)]
 enum Action {
     Replay,
@@ -250,7 +250,7 @@ enum Action {
 }
 
 impl Action {
-    /// With how many at a time: each is a message and two answers of the broker, or one answer.
+    /// How many dead letters to handle at a time. Each is a message and two answers of the broker, or one answer.
     fn most(self) -> usize {
         match self {
             Self::Replay => 50,
@@ -258,7 +258,7 @@ impl Action {
         }
     }
 
-    /// Returns why the dead letter is still there, if it is, or may be.
+    /// Returns the reason if the dead letter still exists, or may still exist.
     async fn apply(self, letter: &DeadLetter, operator: &Operator<'_>) -> Result<(), Problem> {
         let Operator { connection, producer, instance } = operator;
         let kept = |why: String| Err(ProblemKind::Conflict.because(why));
@@ -284,7 +284,7 @@ impl Action {
     }
 }
 
-/// With what dead letters are replayed and discarded, one or many.
+/// The connection and the producer for replaying and discarding dead letters.
 struct Operator<'a> {
     connection: &'a Connection,
     producer: Producer,
@@ -300,7 +300,7 @@ impl<'a> Operator<'a> {
     }
 }
 
-/// Does this with the dead letter that a path names.
+/// Applies the action to the dead letter that a path names.
 async fn with_one(
     gateway: &Gateway,
     sequence: Result<Path<u64>, PathRejection>,
@@ -312,7 +312,7 @@ async fn with_one(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Does this with each dead letter of a page, and tells what became of them.
+/// Applies the action to each dead letter of a page, and reports the results.
 async fn with_each(
     gateway: &Gateway,
     range: RangeQuery,

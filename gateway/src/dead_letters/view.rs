@@ -1,4 +1,4 @@
-//! How dead letters are shown. All of one may be anything.
+//! The JSON of dead letters. Any of their bytes may be invalid.
 
 use observe::snapshot::shortened;
 use serde::Serialize;
@@ -12,11 +12,11 @@ const SHOWN: usize = 2000;
 /// A page of dead letters.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct DeadLetterList {
-    /// How many there are in all, whatever was asked for.
+    /// The number of all dead letters, without any filter.
     pub(super) total: u64,
-    /// How many there are of each reason, of the oldest ones.
+    /// The number of dead letters with each reason, among the oldest ones.
     pub(super) reasons: Vec<ReasonCount>,
-    /// How many were counted for `reasons`: all of them, but at most 10,000, and fewer where they are large.
+    /// The number of dead letters that were counted for `reasons`: at most 10,000, and fewer if they are large.
     pub(super) counted: u64,
     /// The dead letters, the oldest first.
     pub(super) dead_letters: Vec<DeadLetterDetails>,
@@ -26,7 +26,7 @@ pub(crate) struct DeadLetterList {
     pub(super) next: Option<u64>,
 }
 
-/// How many dead letters there are of a reason.
+/// The number of dead letters with one reason.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct ReasonCount {
     #[schema(value_type = ReasonSchema)]
@@ -34,28 +34,28 @@ pub(crate) struct ReasonCount {
     pub(super) count: u64,
 }
 
-/// A message that was given up, with its verdict.
+/// A dead letter: the message, and the reason.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct DeadLetterDetails {
-    /// Its number among the dead letters, which names it alone.
+    /// Its sequence among the dead letters, which identifies it.
     sequence: u64,
     #[schema(value_type = ReasonSchema)]
     kind: Reason,
-    /// Why it was given up, for people.
+    /// The reason, for people.
     reason: String,
     /// The queue that it was in.
     queue: String,
-    /// The id of its request, as its subject had it.
+    /// The id of its request, from its subject.
     id: String,
     /// The subject that it had.
     subject: String,
-    /// How many times it was delivered, where it says so.
+    /// How many times it was delivered, if known.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     attempts: Option<u64>,
-    /// When it was given up, as it says.
+    /// When it became a dead letter, by its own header.
     at: String,
-    /// The instance that gave it up.
+    /// The instance that dead-lettered it.
     by: String,
     /// Its headers, in the order of their names.
     headers: Vec<DeadLetterHeader>,
@@ -73,12 +73,12 @@ pub(crate) struct DeadLetterHeader {
 }
 
 impl DeadLetterDetails {
-    /// One in full.
+    /// A dead letter in full.
     pub(super) fn full(letter: &DeadLetter) -> Self {
         Self::cut(letter, usize::MAX)
     }
 
-    /// As much of one as fits into a list.
+    /// A dead letter, shortened for a list.
     pub(crate) fn short(letter: &DeadLetter) -> Self {
         Self::cut(letter, SHOWN)
     }
@@ -105,27 +105,27 @@ impl DeadLetterDetails {
     }
 }
 
-/// What became of a page of dead letters.
+/// The results for a page of dead letters.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct DeadLetterReport {
     /// How many were replayed, or discarded.
     pub(super) done: u64,
-    /// Those that are still there.
+    /// The dead letters that were kept.
     pub(super) kept: Vec<KeptDeadLetter>,
     /// The `from` of the next page. Absent on the last one.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub(super) next: Option<u64>,
-    /// The last dead letter that was there at the first page: hand it on with `next`, so that what dies again
-    /// meanwhile is left for another time.
+    /// The last dead letter at the time of the first page. Send it with `next`, to exclude messages that meanwhile became
+    /// dead letters again.
     pub(super) until: u64,
 }
 
-/// A dead letter that is still there.
+/// A dead letter that was kept.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct KeptDeadLetter {
     pub(super) sequence: u64,
-    /// Why it is.
+    /// The reason for keeping it.
     pub(super) why: String,
 }
 

@@ -83,7 +83,7 @@ impl Lesson {
         let mut parts = parts.into_iter();
         let (title, question) = parts.next().ok_or("it is empty")?;
         let (number, title) = title.split_once(". ").ok_or("its title has no number")?;
-        let number = number.parse().map_err(|_| format!("{number} is no number"))?;
+        let number = number.parse().map_err(|_| format!("{number} is not a number"))?;
         let mut sections = Vec::new();
         for heading in HEADINGS {
             match parts.next() {

@@ -89,7 +89,7 @@ pub(crate) fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D
     };
     whole
         .or_else(pointed)
-        .ok_or_else(|| D::Error::custom(format_args!("{number} is no such whole number")))
+        .ok_or_else(|| D::Error::custom(format_args!("{number} is not such a whole number")))
 }
 
 /// What a client asks for.

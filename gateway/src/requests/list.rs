@@ -26,7 +26,7 @@ impl RequestReader {
     ) -> Result<RequestList, Problem> {
         let deadline = Instant::now() + LIST_DEADLINE;
         let Ok(_slot) = timeout_at(deadline, self.lists.acquire()).await else {
-            return Err(ProblemKind::Busy.because("too many read lists at this moment"));
+            return Err(ProblemKind::Busy.because("too many clients read lists at this moment"));
         };
         let stream = async {
             let state = topology::stream_state(self.connection.context(), filter.stream());

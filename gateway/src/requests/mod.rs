@@ -1,4 +1,4 @@
-//! The API: asking for strings, and how far each request has come.
+//! The API of requests: submit, list, look up, follow and cancel.
 
 mod cursor;
 pub(crate) mod events;
@@ -44,7 +44,7 @@ pub(crate) fn json(value: &impl Serialize) -> Response {
 
 /// Ask for strings
 ///
-/// Answers once the broker has confirmed that the request is in its queue, or that it is kept until it is due.
+/// Answers once the broker has confirmed the request, or, for a later one, its schedule.
 #[utoipa::path(
     post,
     path = "/requests",
@@ -52,30 +52,28 @@ pub(crate) fn json(value: &impl Serialize) -> Response {
     tag = "requests",
     params((
         "Idempotency-Key" = Option<String>, Header,
-        description = "The name that you give this request: any text of 1 to 255 characters, in UTF-8. The same key \
-                       again gives the same answer, and asks for nothing more. Bodies are the same that \
-                       mean the same request. A key is remembered for an hour longer than \
-                       the guarantees hold.",
+        description = "A name for this request: any text of 1 to 255 characters, in UTF-8. A second request with the \
+                       same key and values gets the same answer, and submits nothing. Other values get a 409. The \
+                       gateway remembers a key for an hour longer than the guarantees hold.",
         min_length = 1, max_length = 255, nullable = false,
     ), (
         "traceparent" = Option<String>, Header,
-        description = "The trace that this belongs to, as W3C Trace Context has it. It is carried on; \
-                       what is not valid is passed over.",
+        description = "The trace of the client, in the format of W3C Trace Context. An invalid value is ignored.",
         nullable = false,
     ), (
         "tracestate" = Option<String>, Header,
-        description = "What tracing systems add to `traceparent`.",
+        description = "Vendor-specific additions to `traceparent`.",
         nullable = false,
     )),
     request_body(
         content((input::NewRequest = "application/json", example = json!({ "count": 2, "length": 8 }))),
-        description = "The strings to ask for, and when: at once, unless there is a `delay` or a time (`not_before`). The defaults apply without a body, and to the fields that it leaves out."
+        description = "The strings to ask for, and the time: now, or after a `delay`, or at `not_before`. Missing fields have their defaults, and so has a missing body."
     ),
     responses(
         (status = 202, description = "Accepted: exactly one result will be stored", body = AcceptedRequest,
          headers(
              ("Location" = String, description = "The address of the request, relative to this one"),
-             ("Retry-After" = u32, description = "When to look it up, in seconds"),
+             ("Retry-After" = u32, description = "The seconds after which to look it up first"),
          ),
          example = json!({
              "id": "019cadd3-8896-7938-bc36-c32d4d2563a7", "status": "queued", "count": 2, "length": 8,
@@ -90,7 +88,7 @@ pub(crate) async fn submit_request(
     let new = Submission::read(request).await?;
     let Some(submissions) = gateway.submissions.get() else { return Err(submit::away()) };
     if gateway.stop.is_cancelled() {
-        let detail = "this gateway is stopping; nothing of this try remains";
+        let detail = "this gateway is stopping; nothing of this request remains";
         return Err(ProblemKind::Busy.because(detail).with(SubmitOutcome::NotAsked));
     }
     let mut span = Span::server("POST /requests", &new.trace);
@@ -105,7 +103,7 @@ pub(crate) async fn submit_request(
     Ok((StatusCode::ACCEPTED, headers, json(&accepted)).into_response())
 }
 
-/// In how many seconds it may have come home: one, or one after it is due.
+/// The seconds after which the request may be complete: one, or one after it is due.
 fn retry_after(accepted: &AcceptedRequest) -> String {
     let due = accepted.not_before.map(|at| at.duration_since(workqueue::now()).as_secs() + 1);
     due.unwrap_or_default().max(1).to_string()
@@ -113,30 +111,29 @@ fn retry_after(accepted: &AcceptedRequest) -> String {
 
 /// List requests
 ///
-/// The one that was accepted last comes first. Those that another requestor has accepted are there, too. A page that
-/// says `next` is followed by another, which is asked for with that as `cursor` and the same filter. Pages are stable:
-/// what is accepted meanwhile comes before the first. At most 5,000 requests are looked at for a page, so one with a
-/// filter that few pass may have fewer than `limit`, or none, and a `next`. A request that is `scheduled` is only in the
-/// list of that status before it is due.
+/// Lists the requests of all requestors and gateways, the newest first. If a page has a `next`, get the next page with it
+/// as `cursor`, and with the same filter. Pages are stable: requests that are accepted meanwhile come before the first
+/// page. A page reads at most 5,000 requests, so with a rare status it may have fewer than `limit`, or none, and a `next`.
+/// Before it is due, a scheduled request is only in the list with `status=scheduled`.
 #[utoipa::path(
     get,
     path = "/requests",
     operation_id = "list",
     tag = "requests",
     params((
-        "status" = inline(Option<view::StatusSchema>), Query, description = "Only those that have come that far",
+        "status" = inline(Option<view::StatusSchema>), Query, description = "Only requests with this status",
         nullable = false,
     ), (
-        "priority" = inline(Option<view::PrioritySchema>), Query, description = "Only those of this priority",
+        "priority" = inline(Option<view::PrioritySchema>), Query, description = "Only requests of this priority",
         nullable = false,
     ), (
         "requested_by" = Option<String>, Query,
-        description = "Only those asked for by an instance in whose name this is", nullable = false,
+        description = "Only requests by an instance whose name contains this text", nullable = false,
     ), (
-        "cursor" = Option<String>, Query, description = "Where to go on: the `next` of the page before",
+        "cursor" = Option<String>, Query, description = "The position to continue from: the `next` of the previous page",
         nullable = false,
     ), (
-        "limit" = Option<u32>, Query, description = "How many, 50 unless it is said",
+        "limit" = Option<u32>, Query, description = "The length of a page, 50 by default",
         minimum = 1, maximum = 1000, nullable = false,
     )),
     responses(
@@ -158,9 +155,9 @@ pub(crate) async fn list(
 
 /// Look up a request
 ///
-/// With `wait`, answers as soon as the strings are stored or the request is given up, or else after that
-/// time, with the state as it is then. With the `ETag` of an earlier answer in `If-None-Match` the answer is 304
-/// where nothing has changed since.
+/// With `wait`, answers as soon as the strings are stored or the request is a dead letter, or else after that time,
+/// with the current state. With the `ETag` of an earlier answer in `If-None-Match`, the answer is 304 if the state is
+/// still the same.
 #[utoipa::path(
     get,
     path = "/requests/{id}",
@@ -179,9 +176,9 @@ pub(crate) async fn list(
     responses(
         (status = 304, description = "Nothing has changed since the answer with this `ETag`",
          headers(("ETag" = String, description = "The tag of that answer"))),
-        (status = 200, description = "How far it has come", body = RequestDetails,
+        (status = 200, description = "The state of the request", body = RequestDetails,
          headers(("ETag" = String, description = "The tag of this answer")), examples(
-            ("scheduled" = (summary = "It is to be made later", value = json!({
+            ("scheduled" = (summary = "It is not due yet", value = json!({
                 "id": "019cadd3-8896-7938-bc36-c32d4d2563a7", "status": "scheduled", "count": 2, "length": 8,
                 "priority": "normal", "not_before": "2026-11-22T03:30:00Z", "requested_by": "gateway-1"
             }))),
@@ -189,7 +186,7 @@ pub(crate) async fn list(
                 "id": "019cadd3-8896-7938-bc36-c32d4d2563a7", "status": "queued", "count": 2, "length": 8,
                 "priority": "normal", "requested_at": "2026-11-21T07:17:18.75925Z", "requested_by": "gateway-1"
             }))),
-            ("received" = (summary = "It has come to its end", value = json!({
+            ("received" = (summary = "It is complete", value = json!({
                 "id": "019cadd3-8896-7938-bc36-c32d4d2563a7", "status": "received", "count": 2, "length": 8,
                 "priority": "normal", "requested_at": "2026-11-21T07:17:18.75925Z", "requested_by": "gateway-1",
                 "values": ["3iqwfwAB", "wmXu6nh8"],
@@ -203,7 +200,7 @@ pub(crate) async fn list(
                 "priority": "normal", "requested_at": "2026-11-21T07:17:18.75925Z", "requested_by": "gateway-1",
                 "cancelled_at": "2026-11-21T07:17:20.10417Z", "cancelled_by": "gateway-1"
             }))),
-            ("dead-lettered" = (summary = "It was given up", value = json!({
+            ("dead-lettered" = (summary = "A message of it is a dead letter", value = json!({
                 "id": "019cadd3-8896-7938-bc36-c32d4d2563a7", "status": "dead-lettered", "count": 2,
                 "length": 8, "priority": "normal", "requested_at": "2026-11-21T07:17:18.75925Z", "requested_by": "gateway-1",
                 "dead_letter": {
@@ -231,10 +228,10 @@ pub(crate) async fn show(
 
 /// Follow a request
 ///
-/// Server-sent events, as an `EventSource` reads them: the state of the request at once, and each time that it has
-/// changed, as JSON, as looking it up would answer. They end with the request: with one that is received,
-/// cancelled, dead-lettered or doubled. A client that was cut off comes back with the id of the last event in `Last-Event-ID`, and is
-/// answered with 204 if that was the end. While nothing happens there are comments.
+/// Streams server-sent events, for an `EventSource`. Each event is the state of the request, in the JSON of `GET
+/// /requests/{id}`: first the current state, then each change. The stream ends when the request is received, cancelled,
+/// dead-lettered or doubled. A client that reconnects sends the id of its last event in `Last-Event-ID`, and gets a 204
+/// if that was the end. Comments keep the connection open.
 #[utoipa::path(
     get,
     path = "/requests/{id}/events",
@@ -243,7 +240,7 @@ pub(crate) async fn show(
     params((
         "id" = view::RequestIdSchema, Path, description = "The id of the request"
     ), (
-        "Last-Event-ID" = Option<String>, Header, description = "The id of the last event that was seen",
+        "Last-Event-ID" = Option<String>, Header, description = "The id of the last event that the client has got",
         nullable = false,
     )),
     responses(
@@ -253,7 +250,7 @@ pub(crate) async fn show(
              "id": "5f0c1d3e8a92b7f4", "retry": 1000,
              "data": "{\"id\":\"019cadd3-8896-7938-bc36-c32d4d2563a7\",\"status\":\"queued\",\"count\":2,\"length\":8}"
          })),
-        (status = 204, description = "The request has come to its end, and the client has seen it"),
+        (status = 204, description = "The request has ended, and the client has got its last event"),
     )
 )]
 pub(crate) async fn follow(
@@ -269,8 +266,8 @@ pub(crate) async fn follow(
 
 /// Cancel a request
 ///
-/// Unless its strings are stored, they never will be. The answer says what is true from now on: `cancelled`, or
-/// what came first. Asking again gives the same answer.
+/// Cancels the request, unless its strings are stored. The answer is the resulting state: `cancelled`, or `stored` or
+/// `received` if the strings came first. A repetition gets the same answer.
 #[utoipa::path(
     delete,
     path = "/requests/{id}",
@@ -278,7 +275,7 @@ pub(crate) async fn follow(
     tag = "requests",
     params(("id" = view::RequestIdSchema, Path, description = "The id of the request")),
     responses(
-        (status = 200, description = "What is true from now on", body = RequestDetails, example = json!({
+        (status = 200, description = "The resulting state", body = RequestDetails, example = json!({
             "id": "019cadd3-8896-7938-bc36-c32d4d2563a7", "status": "cancelled", "count": 2, "length": 8,
             "priority": "normal", "requested_at": "2026-11-21T07:17:18.75925Z", "requested_by": "gateway-1",
             "cancelled_at": "2026-11-21T07:17:20.10417Z", "cancelled_by": "gateway-1"

@@ -31,9 +31,9 @@ const DEADLINE: Duration = Duration::from_millis(800);
 /// How long before its time is over a request is no longer submitted, at the most.
 const MARGIN: Duration = Duration::from_hours(1);
 
-const AWAY: &str = "the broker has not confirmed it in time, so whether the request got through is \
-                    unknown: it may be carried out all the same. With the same Idempotency-Key it is \
-                    safe to try again; without one, another try may ask for it twice";
+const AWAY: &str = "the broker has not confirmed the request in time, so it is unknown whether the request \
+                    was accepted. With the same Idempotency-Key it is safe to try again; without one, \
+                    another try may make a second request";
 
 /// A request that is to be made, at once or later.
 struct Planned {
@@ -107,7 +107,7 @@ impl Submissions {
             return Err(away());
         }
         let Ok(slot) = timeout_at(deadline, self.slots.acquire()).await else {
-            let detail = "too many ask at this moment; nothing of this try remains";
+            let detail = "too many clients ask at this moment; nothing of this request remains";
             return Err(ProblemKind::Busy.because(detail).with(SubmitOutcome::NotAsked));
         };
         let _slot = slot.expect("it is never closed");
@@ -180,13 +180,13 @@ impl Submissions {
             let (count, length) = (amount.count(), amount.length());
             let time = match time {
                 Time::Now => String::new(),
-                Time::After(delay) => format!(" with a delay of {delay:?}"),
-                Time::At(time) => format!(" not before {time}"),
+                Time::After(delay) => format!(", a delay of {delay:?}"),
+                Time::At(time) => format!(", not_before {time}"),
             };
-            let until = expires_at.map(|at| format!(" until {at}")).unwrap_or_default();
+            let until = expires_at.map(|at| format!(", expires_at {at}")).unwrap_or_default();
             let detail = format_args!(
-                "under this Idempotency-Key count {count}, length {length} and priority {priority} \
-                 were asked for{time}{until}"
+                "this Idempotency-Key belongs to a request with count {count}, length {length} and \
+                 priority {priority}{time}{until}"
             );
             return Err(ProblemKind::KeyTaken.because(detail));
         }
@@ -219,8 +219,8 @@ impl Submissions {
         let age = workqueue::now().duration_since(request.requested_at);
         if is_too_old(age, self.facts_max_age) {
             let detail = format_args!(
-                "what was asked under this Idempotency-Key at {} was never accepted, and is too old \
-                 to be worked on; ask under another",
+                "the request of this Idempotency-Key, of {}, was never accepted, and is too old now; \
+                 use another key",
                 request.requested_at
             );
             return Err(ProblemKind::KeyExpired.because(detail));
@@ -277,21 +277,20 @@ fn is_too_old(age: SignedDuration, max_age: Duration) -> bool {
 
 /// Nothing was stored anywhere.
 fn no_room() -> Problem {
-    let detail = "there is no room in the queue; nothing of this try remains";
+    let detail = "there is no room in the queue; nothing of this request remains";
     ProblemKind::QueueFull.because(detail).with(SubmitOutcome::NotAsked)
 }
 
 /// Not even the key was stored.
 fn no_room_for_the_key() -> Problem {
-    let detail = "the broker has no room for the Idempotency-Key; nothing of this try remains";
+    let detail = "the broker has no room for the Idempotency-Key; nothing of this request remains";
     ProblemKind::QueueFull.because(detail).with(SubmitOutcome::NotAsked)
 }
 
 /// The key is stored, and another try under it, here or through another gateway, may find room.
 fn no_room_under_a_key() -> Problem {
-    let detail = "there is no room in the queue for this try; whether another try under this \
-                  Idempotency-Key got through is unknown. The key keeps its id, and what was asked \
-                  for: it is safe to try again with the same";
+    let detail = "there is no room in the queue for this request. Another request under this Idempotency-Key may \
+                  have been accepted. It is safe to try again with the same key and the same values";
     ProblemKind::QueueFull.because(detail).with(SubmitOutcome::Unknown)
 }
 

@@ -77,7 +77,7 @@ where
     D: Deserializer<'de>,
 {
     let text = String::deserialize(deserializer)?;
-    let help = "no time from 0s to 30d: write a whole number with a unit, such as 250ms, 10s, 5m, 24h or 30d";
+    let help = "not a time from 0s to 30d: write a whole number with a unit, such as 250ms, 10s, 5m, 24h or 30d";
     let shown: String = text.chars().take(64).collect();
     length(&text).map(Some).ok_or_else(|| D::Error::custom(format_args!("'{shown}' is {help}")))
 }

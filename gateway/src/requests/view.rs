@@ -1,4 +1,4 @@
-//! How requests are shown: an accepted one, its state, and lists.
+//! The JSON of requests: an accepted one, its state, and lists.
 
 use contract::facts::Stored;
 use contract::queues::Request;
@@ -17,29 +17,29 @@ pub(crate) struct AcceptedRequest {
     /// The id of the request.
     #[schema(value_type = RequestIdSchema)]
     pub(super) id: JobId,
-    /// How far it has come when it is accepted. Under a key that was accepted before, it may be further by now.
+    /// Its status when it was accepted. If its key was accepted earlier, its current status may be later.
     #[schema(value_type = StatusSchema)]
     pub(super) status: RequestStatus,
     /// How many strings were asked for.
     pub(super) count: u32,
-    /// How many characters each of them is to have.
+    /// How many characters each of them has.
     pub(super) length: u32,
     #[schema(value_type = PrioritySchema)]
     pub(super) priority: Priority,
-    /// When it was asked for, first; or when it is due.
+    /// When it was first asked for; or when it is due.
     pub(super) requested_at: Timestamp,
-    /// Until when it is of use; it is not worked on after that.
+    /// The time after which no worker handles it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub(super) expires_at: Option<Timestamp>,
-    /// When it is due, where it is to be made later.
+    /// When it is due, if that is later.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub(super) not_before: Option<Timestamp>,
 }
 
 impl AcceptedRequest {
-    /// A request that is made, or is to be made then.
+    /// A request that is made now, or is due then.
     pub(super) fn new(request: &Request, not_before: Option<Timestamp>) -> Self {
         let Request { id, amount, priority, requested_at, expires_at, .. } = *request;
         let (count, length) = (amount.count(), amount.length());
@@ -50,7 +50,7 @@ impl AcceptedRequest {
     }
 }
 
-/// How urgent a request is: the most urgent are worked on first.
+/// How urgent a request is. Workers handle the most urgent first.
 #[derive(ToSchema)]
 #[schema(as = Priority, rename_all = "lowercase", default = "normal")]
 #[expect(dead_code, reason = "it only describes the type of the engine")]
@@ -63,7 +63,7 @@ pub(crate) enum PrioritySchema {
 /// A page of requests.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct RequestList {
-    /// The one that was accepted last comes first.
+    /// The requests, the newest first.
     pub(super) requests: Vec<RequestSummary>,
     /// The cursor of the next page. Absent on the last one.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -85,7 +85,7 @@ pub(crate) struct RequestSummary {
     length: u32,
     #[schema(value_type = PrioritySchema)]
     priority: Priority,
-    /// When it was asked for; or is due, where it is `scheduled`.
+    /// When it was asked for; or, if it is `scheduled`, when it is due.
     requested_at: Timestamp,
     /// The instance that asked.
     requested_by: String,
@@ -124,7 +124,7 @@ impl ToSchema for StatusSchema {
     }
 }
 
-/// A request and how far it has come. Steps that have not happened yet are absent.
+/// A request and its state. Steps that have not happened yet are absent.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct RequestDetails {
     /// The id of the request.
@@ -139,7 +139,7 @@ pub(crate) struct RequestDetails {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<PrioritySchema>, nullable = false)]
     priority: Option<Priority>,
-    /// When it is due, as long as it is not asked for.
+    /// When it is due, if it has not been submitted yet.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     not_before: Option<Timestamp>,
@@ -155,7 +155,7 @@ pub(crate) struct RequestDetails {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<Vec<String>>, nullable = false)]
     values: Option<Strings>,
-    /// When the instance that made the strings started to: until then the request waited.
+    /// When the instance that made the strings started. Until then the request waited.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     started_at: Option<Timestamp>,
@@ -183,7 +183,7 @@ pub(crate) struct RequestDetails {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     received_by: Option<String>,
-    /// Until when it is of use; it is not worked on after that.
+    /// The time after which no worker handles it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     expires_at: Option<Timestamp>,
@@ -195,24 +195,24 @@ pub(crate) struct RequestDetails {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     cancelled_by: Option<String>,
-    /// Why it was given up.
+    /// The reason of its dead letter.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     dead_letter: Option<DeadLetterSummary>,
 }
 
-/// The verdict on a message that was given up.
+/// The reason and the circumstances of a dead letter.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct DeadLetterSummary {
     /// The queue that it was in.
     queue: String,
-    /// Why it was given up, for people.
+    /// The reason, for people.
     reason: String,
-    /// When it was given up.
+    /// When it became a dead letter.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     at: Option<Timestamp>,
-    /// The instance that gave it up.
+    /// The instance that dead-lettered it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     by: Option<String>,
@@ -241,7 +241,7 @@ impl RequestDetails {
         serde_json::to_vec(self).expect("no answer can fail to become JSON")
     }
 
-    /// How far this request has come, if it was asked for: a message published by hand is no request.
+    /// The state of this request, if it was accepted. A message that was published by hand is not a request.
     pub(crate) fn new(id: JobId, history: RequestHistory) -> Option<Self> {
         let not_asked = history.not_asked();
         let state = history.state();
@@ -306,7 +306,7 @@ impl RequestDetails {
 }
 
 impl RequestDetails {
-    /// Whether it is decided what is stored: strings, or a cancellation.
+    /// Whether the fact `stored` exists, with strings or a cancellation.
     pub(super) fn is_decided(&self) -> bool {
         self.values.is_some() || self.cancelled_at.is_some()
     }

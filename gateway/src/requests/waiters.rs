@@ -56,7 +56,9 @@ impl Waiters {
     ) -> Result<RequestDetails, Problem> {
         let end = Instant::now() + time;
         let Ok(_place) = self.places.try_acquire() else {
-            return Err(ProblemKind::Busy.because("too many wait at this moment; ask without wait"));
+            return Err(
+                ProblemKind::Busy.because("too many clients wait at this moment; ask without wait")
+            );
         };
         let mut details = reader.details(id).await?;
         let over = |details: &RequestDetails| {
@@ -87,7 +89,7 @@ impl Waiters {
     pub(super) fn follow(&self) -> Result<OwnedSemaphorePermit, Problem> {
         Arc::clone(&self.followers).try_acquire_owned().map_err(|_all_taken| {
             ProblemKind::Busy
-                .because("too many follow a request at this moment; look it up instead")
+                .because("too many clients follow requests at this moment; poll instead")
         })
     }
 }

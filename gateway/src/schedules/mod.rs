@@ -1,4 +1,4 @@
-//! The API of schedules: what is asked for again and again.
+//! The API of schedules, which make requests again and again.
 
 mod view;
 
@@ -22,7 +22,7 @@ use crate::requests::submit::Submissions;
 use crate::state::Gateway;
 use view::{NewSchedule, ScheduleList, ScheduleView};
 
-/// How long the broker may take.
+/// The time limit for an answer of the broker.
 const DEADLINE: Duration = Duration::from_millis(800);
 
 /// The routes of schedules.
@@ -39,7 +39,7 @@ pub(crate) fn routes() -> Router<Arc<Gateway>> {
     operation_id = "schedules",
     tag = "schedules",
     responses(
-        (status = 200, description = "All of them, at most 1000", body = ScheduleList,
+        (status = 200, description = "All schedules, at most 1000", body = ScheduleList,
          example = json!({ "schedules": [{
              "name": "nightly", "cron": "0 30 3 * * *", "time_zone": "Europe/Berlin",
              "count": 100, "length": 32, "priority": "low"
@@ -69,7 +69,7 @@ pub(crate) async fn list(
         example = "nightly",
     )),
     responses(
-        (status = 200, description = "It stands", body = ScheduleView, example = json!({
+        (status = 200, description = "The schedule", body = ScheduleView, example = json!({
             "name": "nightly", "cron": "0 30 3 * * *", "time_zone": "Europe/Berlin",
             "count": 100, "length": 32, "priority": "low"
         })),
@@ -91,9 +91,9 @@ pub(crate) async fn show(
 
 /// Set a schedule
 ///
-/// Asks for strings once in some time, or at the times of a cron expression, until it is removed. One that stands
-/// under the name is replaced if it is another, and goes on as before if it is the same. Each time is one request.
-/// A schedule that falls due while the broker is away asks once when it is there again.
+/// Makes a request at an interval, or at the times of a cron expression, until the schedule is removed. It replaces a
+/// different schedule with the same name, and leaves an equal one as it is. If it falls due while the broker is away, it
+/// makes one request when the broker is back.
 #[utoipa::path(
     put,
     path = "/schedules/{name}",
@@ -107,15 +107,15 @@ pub(crate) async fn show(
         content((NewSchedule = "application/json", example = json!({
             "cron": "0 30 3 * * *", "time_zone": "Europe/Berlin", "count": 100, "length": 32, "priority": "low"
         }))),
-        description = "When, and what to ask for each time"
+        description = "The recurrence, and the strings to ask for each time"
     ),
     responses(
-        (status = 200, description = "It stands, and stood there before under this name, perhaps as another",
+        (status = 200, description = "The schedule is set, in place of one with the same name",
          body = ScheduleView, example = json!({
             "name": "nightly", "cron": "0 30 3 * * *", "time_zone": "Europe/Berlin",
             "count": 100, "length": 32, "priority": "low"
         })),
-        (status = 201, description = "It stands, and is new", body = ScheduleView,
+        (status = 201, description = "The schedule is set, and is new", body = ScheduleView,
          headers(("Location" = String, description = "The address of the schedule, relative to this one")),
          example = json!({ "name": "often", "every": "10s", "count": 1, "length": 64, "priority": "normal" })),
     )
@@ -149,7 +149,7 @@ pub(crate) async fn set(
 
 /// Remove a schedule
 ///
-/// What it has asked for already is still done.
+/// Its earlier requests are still handled.
 #[utoipa::path(
     delete,
     path = "/schedules/{name}",
@@ -159,7 +159,7 @@ pub(crate) async fn set(
         "name" = String, Path, description = "The name of the schedule", pattern = "^[A-Za-z0-9_-]{1,64}$",
         example = "nightly",
     )),
-    responses((status = 204, description = "It is removed"))
+    responses((status = 204, description = "The schedule is removed"))
 )]
 pub(crate) async fn remove(
     State(gateway): State<Arc<Gateway>>,

@@ -1,4 +1,4 @@
-//! How schedules are written and shown.
+//! The JSON of schedules.
 
 use std::time::Duration;
 
@@ -13,12 +13,12 @@ use crate::requests::input::{amount, whole};
 use crate::requests::time;
 use crate::requests::view::PrioritySchema;
 
-/// What recurs, and when: either `every` some time, or at the times of a `cron` expression, in UTC or in a
-/// `time_zone`.
+/// A schedule: an interval (`every`), or the times of a `cron` expression, in UTC or in a `time_zone`; and the strings to
+/// ask for.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct NewSchedule {
-    /// Once in this time: whole seconds, at least one, and at most 30 days.
+    /// The interval: whole seconds, at least one, and at most 30 days.
     #[serde(deserialize_with = "time::read_length")]
     #[schema(value_type = Option<String>, nullable = false, example = "1h")]
     every: Option<Duration>,
@@ -36,15 +36,15 @@ pub(super) struct NewSchedule {
         pattern = "^[A-Za-z0-9/_+-]+$"
     )]
     time_zone: Option<String>,
-    /// How many strings to ask for each time.
+    /// How many strings each request asks for.
     #[serde(deserialize_with = "whole")]
     #[schema(default = 1, minimum = 1, maximum = 1000)]
     count: u32,
-    /// How many characters each of them is to have, from A-Z, a-z and 0-9.
+    /// How many characters each of them has, from A-Z, a-z and 0-9.
     #[serde(deserialize_with = "whole")]
     #[schema(default = 64, minimum = 1, maximum = 1024)]
     length: u32,
-    /// How urgent that is.
+    /// The priority of the requests.
     #[serde(deserialize_with = "named")]
     #[schema(value_type = PrioritySchema)]
     priority: Priority,
@@ -57,19 +57,19 @@ impl Default for NewSchedule {
     }
 }
 
-/// A text, which `null` is not.
+/// A text, but not `null`.
 fn some<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
     String::deserialize(deserializer).map(Some)
 }
 
 impl NewSchedule {
-    /// When the schedule of this name recurs, and what is to be asked for then.
+    /// The recurrence and the request of the schedule with this name.
     pub(super) fn read(body: &[u8], name: &str) -> Result<(Recurrence, DueRequest), Problem> {
         let Self { every, cron, time_zone, count, length, priority } = object(body)?;
         let invalid = |detail: &str| ProblemKind::Invalid.because(detail);
         let recurrence = match (every, cron) {
             (Some(_), None) if time_zone.is_some() => {
-                return Err(invalid("a time_zone belongs to a cron expression"));
+                return Err(invalid("time_zone needs a cron expression"));
             }
             (Some(interval), None) => Recurrence::Every(interval),
             (None, Some(expression)) => Recurrence::Cron { expression, time_zone },
@@ -85,13 +85,13 @@ impl NewSchedule {
     }
 }
 
-/// A schedule, and what it asks for each time.
+/// A schedule, and the strings that it asks for.
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Schedule)]
 pub(super) struct ScheduleView {
     /// Its name.
     name: String,
-    /// Once in this time.
+    /// The interval.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     every: Option<String>,
@@ -105,7 +105,7 @@ pub(super) struct ScheduleView {
     time_zone: Option<String>,
     /// How many strings it asks for.
     count: u32,
-    /// How many characters each of them is to have.
+    /// How many characters each of them has.
     length: u32,
     #[schema(value_type = PrioritySchema)]
     priority: Priority,
@@ -143,11 +143,11 @@ mod tests {
         assert!(read(r#"{"cron": "0 30 3 * * *", "time_zone": "Europe/Berlin"}"#).is_ok());
         for (wrong, words) in [
             ("{}", "either every"),
-            ("[]", "no JSON object"),
+            ("[]", "not a JSON object"),
             (r#"{"every": "1h", "cron": "0 30 3 * * *"}"#, "either every"),
-            (r#"{"every": "1h", "time_zone": "UTC"}"#, "belongs to a cron expression"),
+            (r#"{"every": "1h", "time_zone": "UTC"}"#, "needs a cron expression"),
             (r#"{"every": "-1s"}"#, "such as 250ms"),
-            (r#"{"every": "31d"}"#, "no time from 0s to 30d"),
+            (r#"{"every": "31d"}"#, "not a time from 0s to 30d"),
             (r#"{"every": "1500ms"}"#, "whole seconds"),
             (r#"{"every": "0s"}"#, "whole seconds"),
             (r#"{"cron": "30 3 * * *"}"#, "has 5 fields, and a cron expression has six"),

@@ -195,7 +195,7 @@ impl BenchDeployment {
         let stream = self.nats().get_stream_no_info(F::BUCKET.stream).await;
         let message = stream.context("cannot read the facts")?.get_raw_message(sequence).await;
         let message = message.context("cannot read the facts")?;
-        F::from_body(&message.payload).context("the stored message is no fact")
+        F::from_body(&message.payload).context("the stored message is not a fact")
     }
 }
 

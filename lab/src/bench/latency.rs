@@ -103,7 +103,7 @@ async fn all<F: Fact>(deployment: &BenchDeployment) -> anyhow::Result<Vec<F>> {
         let Some(last) = some.last() else { return Ok(facts) };
         from = last.sequence + 1;
         for stored in &some {
-            facts.push(F::from_body(&stored.body).context("the stored message is no fact")?);
+            facts.push(F::from_body(&stored.body).context("the stored message is not a fact")?);
         }
     }
 }

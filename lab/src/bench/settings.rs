@@ -11,16 +11,16 @@ pub struct BenchSettings {
     #[arg(long, default_value_t = 5, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
     pub rounds: u32,
 
-    /// How many requests to send around at full speed in each measurement
+    /// How many round trips to make at full speed in each measurement
     #[arg(long, default_value_t = 100_000, value_name = "NUMBER", value_parser = clap::value_parser!(u64).range(1000..))]
     pub requests: u64,
 
-    /// Measure only this part, besides the baseline and the round trips that it is compared with; may be given
-    /// several times
+    /// Measure only this part, with the baseline and the round trips that it is compared with; may be given several
+    /// times
     #[arg(long, value_enum, value_name = "PART")]
     pub only: Vec<BenchPart>,
 
-    /// Do just enough to see that all of it works: one round, whose figures mean nothing
+    /// Only test the benchmark: one short round, whose figures mean nothing
     #[arg(long, conflicts_with_all = ["rounds", "requests", "save"])]
     pub quick: bool,
 
@@ -28,7 +28,7 @@ pub struct BenchSettings {
     #[arg(long)]
     pub json: bool,
 
-    /// Keep the table, with its machine, in BENCHMARKS.md
+    /// Write the table, with a description of the machine, to BENCHMARKS.md
     #[arg(long, conflicts_with = "only")]
     pub save: bool,
 }
@@ -44,17 +44,17 @@ pub enum BenchPart {
     Latency,
     /// Round trips a second with many requests in a message, and the cost of each
     Bundles,
-    /// Starting, and doing nothing
+    /// The time to start, and the cost of an idle service
     Idle,
     /// More generators, and a backlog
     Growth,
-    /// An urgent request behind a backlog, and the rest beside urgent ones
+    /// Urgent requests behind a backlog, and other requests beside many urgent ones
     Priorities,
     /// A rate limit over five generators
     Rates,
     /// Many requests that are due at once
     Later,
-    /// A broker that has each write on the disk before it confirms it
+    /// A broker that syncs each write to the disk before it confirms it
     Sync,
 }
 

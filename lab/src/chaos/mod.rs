@@ -48,11 +48,11 @@ const DRAIN_TIMEOUT: Duration = Duration::from_mins(5);
 /// Settings of `lab chaos`.
 #[derive(Args, Clone, Debug)]
 pub struct ChaosSettings {
-    /// The seed of the schedule: the same seed gives the same one [default: a random one]
+    /// Seed of the schedule: the same seed makes the same schedule [default: a random seed]
     #[arg(long, value_parser = workqueue::number::<u64>(0..), value_name = "NUMBER")]
     pub seed: Option<u64>,
 
-    /// How long to ask for strings, and break things
+    /// How long to make requests and inject faults
     #[arg(long = "for", default_value = "60s", value_name = "TIME", value_parser = workqueue::duration)]
     pub duration: Duration,
 
@@ -72,7 +72,7 @@ pub struct ChaosSettings {
     #[arg(long, default_value_t = 1, value_parser = Brokers::count, value_name = "NUMBER")]
     pub brokers: u16,
 
-    /// Follow the schedule in this file, which --print-plan has printed or a person has written
+    /// Follow the schedule in this file, from --print-plan or written by hand
     #[arg(
         long,
         value_name = "FILE",
@@ -80,7 +80,7 @@ pub struct ChaosSettings {
     )]
     pub plan: Option<PathBuf>,
 
-    /// Print the schedule, and break nothing
+    /// Print the schedule, and inject no fault
     #[arg(long, conflicts_with = "json")]
     pub print_plan: bool,
 

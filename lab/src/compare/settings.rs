@@ -6,7 +6,7 @@ use clap::Args;
 /// Settings of `lab compare`.
 #[derive(Args, Clone, Debug)]
 pub struct CompareSettings {
-    /// How long to ask for strings
+    /// How long to make requests
     #[arg(long = "for", default_value = "60s", value_name = "TIME", value_parser = long_enough)]
     pub duration: Duration,
 
@@ -18,7 +18,7 @@ pub struct CompareSettings {
     #[arg(long, default_value = "50ms", value_name = "TIME", value_parser = workqueue::duration)]
     pub work_time: Duration,
 
-    /// The seed of the outages: the same seed gives the same ones [default: a random one]
+    /// Seed of the outages: the same seed makes the same outages [default: a random seed]
     #[arg(long, value_parser = workqueue::number::<u64>(0..), value_name = "NUMBER")]
     pub seed: Option<u64>,
 
@@ -26,7 +26,7 @@ pub struct CompareSettings {
     #[arg(long)]
     pub json: bool,
 
-    /// Draw what became of the requests over time into this file
+    /// Draw the results over time into this file, as SVG
     #[arg(long, value_name = "FILE")]
     pub svg: Option<PathBuf>,
 }

@@ -1,4 +1,4 @@
-//! What a person does to the system that the lab runs.
+//! The actions by which a person changes the running lab.
 
 use std::fmt;
 use std::str::FromStr;
@@ -8,38 +8,38 @@ use clap::{Args, Subcommand};
 use serde::{Deserialize, Serialize};
 use testkit::side::Side;
 
-/// Something that is done to the system: a command at a terminal, and what a button of the page sends.
+/// An action on the running lab: a command at a terminal, or the message of a button of the page.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Subcommand)]
 #[serde(tag = "action", rename_all = "lowercase", deny_unknown_fields)]
 pub enum Action {
-    /// Starts what was stopped or killed in the lab that runs
+    /// Starts the processes of the running lab that were stopped or killed
     Start {
         target: Target,
-        /// A broker that has lost all that it had stored
+        /// Start the broker with an empty store, as after the loss of its disk
         #[arg(long)]
         #[serde(default)]
         empty: bool,
     },
-    /// Stops requestors, generators, or one of them such as generator-1, in order (SIGTERM)
+    /// Stops requestors, generators, or one of them, such as generator-1, gracefully (SIGTERM)
     Stop { target: Target },
     /// Kills requestors, generators, one of them, or the broker (SIGKILL)
     Kill { target: Target },
-    /// Freezes requestors, generators, or one of them (SIGSTOP)
+    /// Pauses requestors, generators, or one of them (SIGSTOP)
     Pause { target: Target },
-    /// Lets what is paused go on (SIGCONT)
+    /// Resumes paused requestors, generators, or one of them (SIGCONT)
     Resume { target: Target },
-    /// Makes a side of the lab that runs have so many replicas
+    /// Sets the number of replicas of a service
     Scale {
         /// requestors or generators
         target: Target,
         replicas: u32,
     },
-    /// Replaces each replica of a side by a new process, one after the other, as a deployment does
+    /// Replaces the replicas of a service by new processes, one after another, as a deployment does
     Deploy {
         /// requestors or generators
         target: Target,
     },
-    /// Changes the rate, the work time or the failure rate of the lab that runs
+    /// Changes the rate, the work time or the failure rate of the running lab
     Set(Changes),
 }
 
@@ -62,11 +62,11 @@ pub struct Changes {
 }
 
 impl Changes {
-    /// Checks what did not come from a command line.
+    /// Checks changes that did not come from a command line.
     ///
     /// # Errors
     ///
-    /// What would be right.
+    /// If a value is invalid. The message names a valid one.
     pub(crate) fn validate(&self) -> Result<(), String> {
         let check = |value: &Option<String>, of: fn(&str) -> Result<String, String>| {
             value.as_deref().map_or(Ok(()), |value| of(value).map(drop))
@@ -89,15 +89,15 @@ fn valid_share(text: &str) -> Result<String, String> {
     generator::share(text).map(|_| text.to_owned())
 }
 
-/// What something is done to.
+/// The target of an action.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum Target {
-    /// All replicas of a side.
+    /// All replicas of a service.
     Side(Side),
-    /// The broker; of a cluster, the first that it can be done to.
+    /// The broker; in a cluster, the first broker to which the action applies.
     Broker,
-    /// A replica: its side and number.
+    /// A replica: its service and its number.
     Replica(Side, u32),
 }
 

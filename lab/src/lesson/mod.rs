@@ -21,7 +21,7 @@ pub struct LessonSettings {
     #[arg(value_name = "NUMBER")]
     pub(crate) number: Option<usize>,
 
-    /// Do the steps by itself, and see that each check comes true
+    /// Do the steps, and verify that each check comes true
     #[arg(long)]
     pub(crate) check: bool,
 }

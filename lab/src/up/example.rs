@@ -60,7 +60,9 @@ impl Example {
         let names = names.collect::<Vec<_>>().join(" and ");
         let mut found = with_programs.filter(|package| package["name"] == name);
         let found = found.next().with_context(|| {
-            format!("there is no example {name} with programs for the lab; there are {names}")
+            format!(
+                "there is no example {name} with programs for the lab; the examples are {names}"
+            )
         })?;
         let metadata = found["metadata"]["lab"].clone();
         serde_json::from_value(metadata)

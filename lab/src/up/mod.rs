@@ -106,7 +106,7 @@ impl Running {
                 sleep(POLL).await;
             }
         };
-        timeout(START_TIMEOUT, waiting).await.context("the replicas do not get ready")?
+        timeout(START_TIMEOUT, waiting).await.context("the replicas do not become ready")?
     }
 
     /// Lets the page and other commands change the system for as long as this takes.

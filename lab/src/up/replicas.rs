@@ -226,6 +226,6 @@ impl Member {
         }
         let described = self.replica.describe();
         self.replica.could_start().context("the old ones go on")?;
-        bail!("{described} does not get ready, so the old ones go on")
+        bail!("{described} does not become ready, so the old ones go on")
     }
 }

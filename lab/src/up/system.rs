@@ -99,17 +99,14 @@ impl System {
             Action::Pause { target } => self.each(&target, Verb::Pause).await,
             Action::Resume { target } => self.each(&target, Verb::Resume).await,
             Action::Scale { target: Target::Side(side), replicas } => {
-                ensure!(
-                    replicas <= 50,
-                    "50 replicas are the most that one machine is asked to run"
-                );
+                ensure!(replicas <= 50, "at most 50 replicas run on one machine");
                 self.scale(side, replicas)?;
                 // The rate is that of all of them together.
                 if side == Side::Requestor { self.deploy(side).await } else { Ok(()) }
             }
             Action::Deploy { target: Target::Side(side) } => self.deploy(side).await,
             Action::Scale { target, .. } | Action::Deploy { target } => {
-                bail!("{target} is no side: write requestors or generators")
+                bail!("{target} is not a service: write requestors or generators")
             }
             Action::Set(changes) => {
                 changes.validate().map_err(Error::msg)?;

@@ -152,7 +152,7 @@ async fn scheduled_requests_are_listed_page_by_page_and_cancelled() {
     browser.until("document.querySelector('#requests-more').hidden").await;
     browser.says("#requests-rows", "due ").await;
     browser.press("#requests-rows button").await;
-    browser.says("#history-where", "It is to be asked for on").await;
+    browser.says("#history-where", "It is due on").await;
     browser.press("#history-cancel").await;
     browser.press("#confirm-no").await;
     browser.press("#history-cancel").await;

@@ -90,7 +90,7 @@ async fn dead_letters_are_replayed_one_by_one_or_all_at_once() {
     for request in &requests {
         let _: Received = deployment.fact_eventually(request.id).await;
     }
-    browser.says("#letters-note", "There are none").await;
+    browser.says("#letters-note", "There are no dead letters").await;
     assert_eq!(browser.complaints().await, [""; 0]);
 }
 
@@ -136,7 +136,9 @@ async fn letters_of_a_reason_are_listed_and_one_is_discarded() {
     browser.client.back().await.unwrap();
     browser.press("#letters-reasons button:nth-child(1)").await;
     browser.press("#letter-1 > button:nth-of-type(2)").await;
-    browser.says("#confirm-text", "A request that one of them holds up is cancelled").await;
+    browser
+        .says("#confirm-text", "An accepted request that depends on one of them is cancelled")
+        .await;
     browser.press("#confirm-no").await;
     browser.press("#letter-1 > button:nth-of-type(2)").await;
     browser.press("#confirm-yes").await;

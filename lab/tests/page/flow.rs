@@ -169,9 +169,9 @@ async fn full_and_paused_queues_and_what_is_scheduled_are_shown() {
     topology::pause(deployment.nats(), SCHEDULES, now() + Duration::from_mins(9)).await.unwrap();
     browser.says("#scheduled", "paused until").await;
     browser.says("#event-log", "queue SCHEDULES paused").await;
-    browser.says("#schedules-pause", "Let it go on").await;
+    browser.says("#schedules-pause", "Resume").await;
     browser.press("#schedules-pause").await;
-    browser.says("#event-log", "queue SCHEDULES goes on").await;
+    browser.says("#event-log", "queue SCHEDULES resumed").await;
     browser.press("#axis-table summary").await;
     let cells = |row: &str| format!("document.querySelectorAll('#axis-table {row} > *').length");
     browser.until(&format!("{} === 12", cells("thead tr"))).await;

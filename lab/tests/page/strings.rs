@@ -26,7 +26,7 @@ async fn string_requested_on_the_page_is_received() {
     browser.says("#history-steps", "not made yet").await;
     let _generator =
         deployment.run(Side::Generator, "generator", &[("INSTANCE", "generator-1")]).await;
-    browser.says("#history", "It has come home.").await;
+    browser.says("#history", "It is complete.").await;
     for step in ["asked", "by generator-1", "by requestor-1", "marked as received"] {
         browser.says("#history-steps", step).await;
     }
@@ -37,11 +37,11 @@ async fn string_requested_on_the_page_is_received() {
     // The same from the list, and by its id.
     let id = browser.run("return document.querySelector('#history-id').textContent").await;
     browser.press("#last-rows button").await;
-    browser.says("#history", "It has come home.").await;
+    browser.says("#history", "It is complete.").await;
     browser.press("#history-close").await;
     browser.write("#find", id.as_str().unwrap()).await;
     browser.press("#find-form button").await;
-    browser.says("#history", "It has come home.").await;
+    browser.says("#history", "It is complete.").await;
     assert_eq!(browser.complaints().await, [""; 0]);
 }
 

@@ -44,7 +44,7 @@ async fn the_page_and_the_api_work_under_a_path_of_a_proxy() {
     browser.open(&format!("http://{proxy}/queues/")).await;
     browser.says("#status", "live").await;
     browser.press("#ask-form button").await;
-    browser.says("#history-where", "It has come home.").await;
+    browser.says("#history-where", "It is complete.").await;
     browser.press("#history-close").await;
     browser.press("#audit-button").await;
     browser.says("#audit", "Nothing lost, nothing doubled.").await;

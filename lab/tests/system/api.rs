@@ -131,7 +131,7 @@ async fn request_waits_in_the_lane_of_its_priority() {
     }
     let answer = post(api, None, &json!({ "priority": "urgent" })).await;
     assert_eq!(answer.status, 400, "{answer:?}");
-    assert!(answer.body.contains("there are high, normal and low"), "{answer:?}");
+    assert!(answer.body.contains("the priorities are high, normal and low"), "{answer:?}");
 }
 
 #[tokio::test]

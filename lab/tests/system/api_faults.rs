@@ -254,7 +254,7 @@ async fn a_taken_address_is_an_error_that_says_the_cure() {
     let mut second = deployment.gateway("second", &settings).await;
     assert_eq!(ended(&mut second).await.code(), Some(1));
     let log = second.log_text();
-    assert!(log.contains(&format!("GATEWAY_ADDR is {addr}, which cannot be listened on")), "{log}");
+    assert!(log.contains(&format!("cannot listen on {addr} (GATEWAY_ADDR)")), "{log}");
     assert!(log.contains("GATEWAY_ADDR=127.0.0.1:0"), "{log}");
 }
 

@@ -158,8 +158,8 @@ async fn wrong_cursor_or_filter_is_told_what_is_right() {
     wrong("/requests?cursor=", "write the `next` of the page before").await;
     wrong(&format!("/requests?cursor={cursor}"), "priority=low").await;
     wrong(&format!("/requests?priority=high&cursor={cursor}"), "priority=low").await;
-    wrong("/requests?status=done", "there are scheduled, queued, stored").await;
-    wrong("/requests?priority=urgent", "there are high, normal and low").await;
+    wrong("/requests?status=done", "the statuses are scheduled, queued, stored").await;
+    wrong("/requests?priority=urgent", "the priorities are high, normal and low").await;
     // The store that the cursor belongs to is lost.
     deployment.nats().delete_stream(contract::facts::REQUESTED.stream).await.unwrap();
     deployment.declare(&PATIENT).await;

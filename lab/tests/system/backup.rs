@@ -251,7 +251,7 @@ async fn a_backup_that_is_damaged_or_was_broken_off_is_refused() {
         ("manifest.json", flip, "manifest.json is damaged"),
         ("manifest.json", cut, "manifest.json is damaged"),
         ("manifest.json", edit, "manifest.json is damaged: its checksum differs"),
-        ("manifest.json", remove, "is no backup, or one that was broken off"),
+        ("manifest.json", remove, "is not a complete backup"),
     ];
     for (file, damage, reason) in cases {
         let damaged = directory.path().join("damaged");
@@ -266,7 +266,7 @@ async fn a_backup_that_is_damaged_or_was_broken_off_is_refused() {
         fs::remove_dir_all(&damaged).unwrap();
     }
     let nowhere = refused_with(restore(&connection, &directory.path().join("nowhere"), None).await);
-    assert!(nowhere.contains("is no backup"), "{nowhere}");
+    assert!(nowhere.contains("is not a complete backup"), "{nowhere}");
     // None of them left anything behind that would be in the way of a whole one.
     restore(&connection, &whole, None).await.unwrap();
 }

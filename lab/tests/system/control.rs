@@ -134,10 +134,10 @@ async fn wrong_control_is_a_problem_that_says_what_is_right() {
         ("POST", "/queues/REQUESTS/pause", json!({ "for": "soon" }), 400, "such as 250ms"),
         ("POST", "/queues/REQUESTS/pause", json!({ "for": 10 }), 400, "string"),
         ("POST", "/queues/REQUESTS/pause", json!({ "until": "10m" }), 400, "expected `for`"),
-        ("POST", "/queues/REQUESTS/pause", json!(["10m"]), 400, "no JSON object"),
+        ("POST", "/queues/REQUESTS/pause", json!(["10m"]), 400, "not a JSON object"),
         ("POST", "/queues/REQUESTS/resume", json!({ "for": "1m" }), 400, "unknown field"),
         ("DELETE", "/dead-letters", json!({}), 400, "?reason=malformed"),
-        ("DELETE", "/dead-letters?reason=odd", json!({}), 400, "there are malformed"),
+        ("DELETE", "/dead-letters?reason=odd", json!({}), 400, "the reasons are malformed"),
         (
             "DELETE",
             "/dead-letters?reason=any&queue=odd",

@@ -75,7 +75,10 @@ async fn healthcheck_without_an_answer_is_unhealthy() {
     for (addr, words) in [
         (nobody.as_str(), format!("no service answers at {nobody} (ADMIN_ADDR)")),
         (&silent_addr, format!("no service answers at {silent_addr} (ADMIN_ADDR): silent")),
-        ("127.0.0.1:0", "ADMIN_ADDR is 127.0.0.1:0, a port of the service's choice".to_owned()),
+        (
+            "127.0.0.1:0",
+            "ADMIN_ADDR is 127.0.0.1:0: with port 0 the service chooses a port".to_owned(),
+        ),
     ] {
         let output = healthcheck(programs().await.of(Side::Generator), addr).await;
         let said = String::from_utf8_lossy(&output.stderr);

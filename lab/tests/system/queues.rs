@@ -1,4 +1,4 @@
-//! `decoupled queues`: a queue is paused, and goes on.
+//! `decoupled queues`: a queue is paused, and resumed.
 
 use contract::queues::{REQUESTS, RESPONSES};
 use serde_json::Value;
@@ -50,7 +50,7 @@ async fn paused_queue_keeps_its_messages_until_it_is_resumed() {
     let (_, said) = deployment.decoupled(["queues", "list"]).await;
     assert_eq!(said.matches("paused until ").count(), 1, "{said}");
     let resumed = deployment.decoupled(["queues", "resume", "REQUESTS"]).await;
-    assert_eq!(resumed, (Some(0), "REQUESTS goes on.\n".to_owned()));
+    assert_eq!(resumed, (Some(0), "REQUESTS is resumed.\n".to_owned()));
     succeeded(&mut asking).await;
     let (_, said) = deployment.decoupled(["queues", "list"]).await;
     assert!(!said.contains("paused until "), "{said}");

@@ -46,16 +46,20 @@ fn version(publication: &mut Publication, version: &str) {
 /// Faults of any message.
 const ANY: [Case; 15] = [
     ("no JSON", |it| it.body = "{\"id\": ".into(), "its body is not a message: EOF while parsing"),
-    ("nothing", |it| it.body = "".into(), "its body is not a message: it is no JSON object"),
+    ("nothing", |it| it.body = "".into(), "its body is not a message: it is not a JSON object"),
     ("no text", |it| it.body = "{\"\u{0}".into(), "its body is not a message: control character"),
-    ("a list", |it| it.body = "[1, 2]".into(), "its body is not a message: it is no JSON object"),
+    (
+        "a list",
+        |it| it.body = "[1, 2]".into(),
+        "its body is not a message: it is not a JSON object",
+    ),
     ("an id that is a number", |it| set(it, "id", json!(7)), "invalid type: integer `7`"),
     ("an id that is no UUID", |it| set(it, "id", json!("x")), "'x' is not a UUID of version 7"),
     ("no id", |it| unset(it, "id"), "missing field `id`"),
     (
         "an id that is not its subject's",
         |it| set(it, "id", json!(JobId::new())),
-        "its body is about ",
+        "its body has the id ",
     ),
     ("no time", |it| unset(it, "requested_at"), "missing field `requested_at`"),
     (
@@ -83,26 +87,26 @@ const STRINGS: [Case; 11] = [
     ("no values", |it| unset(it, "values"), "missing field `values`"),
     ("values that are one", |it| set(it, "values", json!("a")), "invalid type: string \"a\""),
     ("a value that is none", |it| set(it, "values", json!([null])), "invalid type: null"),
-    ("not a single value", |it| set(it, "values", json!([])), "0 strings: there may be 1 to 1000"),
+    ("not a single value", |it| set(it, "values", json!([])), "0 strings: 1 to 1000 are allowed"),
     (
         "too many values",
         |it| set(it, "values", json!(vec!["a"; 1001])),
-        "1001 strings: there may be 1 to 1000",
+        "1001 strings: 1 to 1000 are allowed",
     ),
     (
         "an empty value",
         |it| set(it, "values", json!([""])),
-        "0 characters in a string: there may be 1 to 1024",
+        "0 characters in a string: 1 to 1024 are allowed",
     ),
     (
         "a value that is too long",
         |it| set(it, "values", json!(["a".repeat(1025)])),
-        "1025 characters in a string: there may be 1 to 1024",
+        "1025 characters in a string: 1 to 1024 are allowed",
     ),
     (
         "too many characters in all",
         |it| set(it, "values", json!(vec!["a".repeat(1024); 65])),
-        "65 strings of 1024 characters: there may be 65536 in all",
+        "65 strings of 1024 characters: 65536 characters in all",
     ),
     (
         "values of different lengths",
@@ -184,21 +188,21 @@ async fn malformed_request_is_a_dead_letter() {
         ("a count in words", |it| set(it, "count", json!("ten")), "invalid type: string \"ten\""),
         ("half a string", |it| set(it, "count", json!(0.5)), "invalid type: floating point `0.5`"),
         ("less than none", |it| set(it, "count", json!(-1)), "invalid value: integer `-1`"),
-        ("no strings", |it| amount(it, 0, 1), "0 strings: there may be 1 to 1000"),
-        ("too many strings", |it| amount(it, 1001, 1), "1001 strings: there may be 1 to 1000"),
-        ("empty strings", |it| amount(it, 1, 0), "0 characters in a string: there may be 1 to"),
-        ("too long strings", |it| amount(it, 1, 1025), "1025 characters in a string: there may be"),
+        ("no strings", |it| amount(it, 0, 1), "0 strings: 1 to 1000 are allowed"),
+        ("too many strings", |it| amount(it, 1001, 1), "1001 strings: 1 to 1000 are allowed"),
+        ("empty strings", |it| amount(it, 1, 0), "0 characters in a string: 1 to 1024"),
+        ("too long strings", |it| amount(it, 1, 1025), "1025 characters in a string: 1 to"),
         (
             "one string too many",
             |it| amount(it, 65, 1024),
-            "65 strings of 1024 characters: there may be 65536 in all",
+            "65 strings of 1024 characters: 65536 characters in all",
         ),
         ("no requestor", |it| unset(it, "requestor"), "missing field `requestor`"),
         ("a requestor that is a list", |it| set(it, "requestor", json!([])), "invalid type"),
         (
             "a subject that names no UUID",
             |it| it.subject = REQUESTS.subject_of("mine"),
-            ", its subject is requests.normal.mine",
+            "and its subject is requests.normal.mine",
         ),
         (
             "a key that is no UUID on both",

@@ -62,7 +62,7 @@ impl fmt::Display for Reason {
 /// The text is no reason of a dead letter.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "'{0}' is no reason; there are malformed, unsupported, expired, failed, exhausted and other"
+    "'{0}' is not a reason; the reasons are malformed, unsupported, expired, failed, exhausted and other"
 )]
 pub struct InvalidReason(String);
 

@@ -32,7 +32,7 @@ pub enum ReplayError {
     #[error(transparent)]
     NotStored(#[from] PublishError),
     /// The original is stored.
-    #[error("it is in its queue again")]
+    #[error("the message is in its queue again")]
     NotRemoved(#[source] NotRemoved),
 }
 
@@ -59,15 +59,15 @@ impl DeadLetter {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotReplayable {
     /// The guarantees do not hold for its job any more.
-    #[error("it has expired: its facts may be gone, so it could happen a second time")]
+    #[error("it has expired: its facts may be gone, so its effect could happen a second time")]
     Expired,
     /// It names no subject of these queues.
     #[error("it does not name the subject of a queue, but '{0}'")]
     Subject(String),
     /// No client can read it.
     #[error(
-        "no client can read its headers or its subject, so it would only come back; publish what \
-         is right about it by hand"
+        "no client can read its headers or its subject, so it would only fail again; publish a \
+         corrected message by hand"
     )]
     Unreadable,
 }

@@ -209,5 +209,5 @@ fn reason_is_the_first_word_or_other() {
     }
     let error = "odd".parse::<Reason>().unwrap_err().to_string();
     let all = "malformed, unsupported, expired, failed, exhausted and other";
-    assert_eq!(error, format!("'odd' is no reason; there are {all}"));
+    assert_eq!(error, format!("'odd' is not a reason; the reasons are {all}"));
 }

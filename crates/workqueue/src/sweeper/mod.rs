@@ -115,7 +115,7 @@ enum SweepError {
     Unavailable,
     #[error(transparent)]
     Api(ApiError),
-    #[error("what is to take its place is not stored: {}", chain(.0))]
+    #[error("its replacement is not stored: {}", chain(.0))]
     NotStored(PublishError),
     #[error("the broker did not delete it")]
     Kept,

@@ -18,7 +18,7 @@ pub(super) enum Flaw {
     Headers,
     #[error("its headers do not begin with NATS/1.0")]
     Version,
-    #[error("the status in the first line of its headers is no number of three digits")]
+    #[error("the status in the first line of its headers is not a number of three digits")]
     Status,
     #[error("a line among its headers has no colon")]
     Colon,

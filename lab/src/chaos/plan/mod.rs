@@ -95,10 +95,10 @@ impl Plan {
     ///
     /// Where it is none, or cannot be followed.
     pub fn from_json(text: &str) -> anyhow::Result<Self> {
-        let mut plan: Self = serde_json::from_str(text).context("this is no plan")?;
+        let mut plan: Self = serde_json::from_str(text).context("this is not a plan")?;
         Brokers::count(&plan.cast.brokers.to_string()).map_err(Error::msg).context("brokers")?;
         for side in Side::ALL {
-            ensure!(plan.cast.of(side) > 0, "without a {side} in the cast nothing is proven");
+            ensure!(plan.cast.of(side) > 0, "the cast needs at least one {side}");
         }
         for (number, fault) in (1..).zip(&plan.faults) {
             plan.check(fault).with_context(|| format!("fault {number} ({fault})"))?;
@@ -127,12 +127,9 @@ impl Plan {
         ensure!(self.cast.has(*to), "there is no {to} in the cast");
         ensure!(
             replicas.is_some() == (*action == Action::Scale),
-            "`replicas` says to how many a side is scaled, and nothing else"
+            "`replicas` is only for scaling a service"
         );
-        ensure!(
-            action.lasts() || lasts.is_zero(),
-            "it is done in a moment, and does not last (`for`)"
-        );
+        ensure!(action.lasts() || lasts.is_zero(), "it has no duration (`for`)");
         let end = at.checked_add(*lasts).context("it never ends")?;
         ensure!(end <= self.duration, "it ends after the plan does");
         Ok(())
@@ -177,7 +174,9 @@ impl Fault {
         let to = self.to;
         match self.action {
             Action::Kill | Action::Stop => Some(format!("{to} is started again")),
-            Action::Pause if matches!(to, FaultTarget::Queue(_)) => Some(format!("{to} goes on")),
+            Action::Pause if matches!(to, FaultTarget::Queue(_)) => {
+                Some(format!("{to} is resumed"))
+            }
             Action::Pause => Some(format!("SIGCONT {to}")),
             Action::Scale => Some(format!("the {to} are as many as before")),
             Action::Cut | Action::Hang | Action::Slow => {
