@@ -29,13 +29,14 @@ pub struct Cli {
 enum CliCommand {
     /// Creates the streams, buckets and consumers, or changes their limits in place
     ///
-    /// With --watch it keeps them as declared until it is stopped. A deployment needs one such process; its services then
-    /// need no permission to create, change or delete streams. It enforces its own limits, so set those of the deployment.
+    /// With --watch it keeps them as declared until it is stopped. A deployment needs one such process; its services
+    /// then need no permission to create, change or delete streams. It enforces its own limits, so set those of the
+    /// deployment.
     Declare(DeclareSettings),
     /// Reads the facts and the queues of a deployment, and prints the verdict: lost and doubled requests
     ///
-    /// Changes nothing. Exit status: 0 if nothing was lost or doubled; 1 if some requests were; 2 if the audit failed; 3
-    /// if it cannot tell, because a store of the broker was replaced or facts are gone.
+    /// Changes nothing. Exit status: 0 if nothing was lost or doubled; 1 if some requests were; 2 if the audit failed;
+    /// 3 if it cannot tell, because a store of the broker was replaced or facts are gone.
     Audit(AuditSettings),
     /// Lists dead letters with their reasons, shows one, replays or discards them
     #[command(subcommand)]
@@ -52,16 +53,16 @@ enum CliCommand {
     /// Backs up all streams of a deployment whose two services are stopped
     ///
     /// Writes a file for each stream: the queues with their consumers, the facts and the dead letters. Writes the
-    /// manifest last; a directory without it is not a backup. It cannot read all streams at one moment, so it fails if a
-    /// service waits for messages, or if a stream changes before the end. Changes nothing on the broker. Exit status: 0
-    /// if the backup is complete, 2 otherwise.
+    /// manifest last; a directory without it is not a backup. It cannot read all streams at one moment, so it fails if
+    /// a service waits for messages, or if a stream changes before the end. Changes nothing on the broker. Exit
+    /// status: 0 if the backup is complete, 2 otherwise.
     Backup(BackupSettings),
     /// Restores a backup on a broker that has none of its streams
     ///
     /// Compares all files with the manifest first, and fails if one of the streams exists. With --replicas it restores
-    /// the backup of a single broker to a cluster. Ends when each stream and consumer is as in the backup, on all brokers
-    /// that have to keep it. Start both services after that, and run `decoupled audit`. Exit status: 0 if everything is
-    /// restored, 2 otherwise.
+    /// the backup of a single broker to a cluster. Ends when each stream and consumer is as in the backup, on all
+    /// brokers that have to keep it. Start both services after that, and run `decoupled audit`. Exit status: 0 if
+    /// everything is restored, 2 otherwise.
     Restore(RestoreSettings),
     /// Checks whether a running `declare --watch` is ready
     ///

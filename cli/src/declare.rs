@@ -23,8 +23,9 @@ pub struct DeclareSettings {
     #[arg(long, default_value = "10s", value_parser = workqueue::duration, value_name = "TIME")]
     wait: Duration,
 
-    /// Run until SIGTERM or SIGINT, and keep the streams, buckets and consumers as declared. Also move messages that no
-    /// client can read to the dead letters, and messages that a killed broker does not redeliver to the end of their queue
+    /// Run until SIGTERM or SIGINT, and keep the streams, buckets and consumers as declared. Also move messages that
+    /// no client can read to the dead letters, and messages that a killed broker does not redeliver to the end of
+    /// their queue
     #[arg(long, conflicts_with = "wait")]
     pub(crate) watch: bool,
 
@@ -55,7 +56,8 @@ pub(crate) async fn run(settings: &DeclareSettings) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Creates missing streams, buckets and consumers, changes differing limits in place, and returns a line for each change.
+/// Creates missing streams, buckets and consumers, changes differing limits in place, and returns a line for each
+/// change.
 ///
 /// # Errors
 ///

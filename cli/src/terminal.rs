@@ -1,4 +1,4 @@
-//! Shared by the commands that a person calls at a terminal: their connection, their logs and their result.
+//! The connection, the logs and the output that the commands share.
 
 use std::fmt::Display;
 use std::io::{self, ErrorKind, Write};
@@ -14,10 +14,10 @@ use workqueue::api::ApiError;
 use workqueue::topology::Limits;
 use workqueue::{Connection, LogFormat, Logs, Metrics, NatsSettings, Producer, TelemetrySettings};
 
-/// How long a command waits before it says for what.
+/// The time after which a waiting command reports what it waits for.
 const SILENCE: Duration = Duration::from_secs(1);
 
-/// How long to wait for room in a pipe that is full.
+/// The pause before another try to write to a full pipe.
 const NO_ROOM: Duration = Duration::from_millis(5);
 
 /// Starts the logs of a command: errors, and what an audit waits for, unless `RUST_LOG` says
@@ -25,7 +25,7 @@ const NO_ROOM: Duration = Duration::from_millis(5);
 ///
 /// # Errors
 ///
-/// Where `RUST_LOG` makes no sense.
+/// If `RUST_LOG` makes no sense.
 pub fn init_logs() -> anyhow::Result<Logs> {
     let rust_log = workqueue::variable("RUST_LOG")
         .unwrap_or_else(|| "error,observe=warn,async_nats=off".to_owned());
@@ -42,7 +42,7 @@ pub fn init_logs() -> anyhow::Result<Logs> {
 ///
 /// # Errors
 ///
-/// Where it cannot become JSON, and as [`say`].
+/// If it does not serialize, and as [`say`].
 pub fn print(result: &(impl Serialize + Display), json: bool) -> anyhow::Result<()> {
     if json {
         say(serde_json::to_string_pretty(result)?)
@@ -51,8 +51,8 @@ pub fn print(result: &(impl Serialize + Display), json: bool) -> anyhow::Result<
     }
 }
 
-/// Text for people in signs that the locale has: in ASCII, where it has no UTF-8. One sign takes the place of
-/// one, so that columns stay.
+/// Text for people in the character set of the locale: ASCII without UTF-8. One character replaces one, so that columns
+/// stay.
 #[must_use]
 pub fn in_locale(text: String) -> String {
     let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(workqueue::variable);
@@ -74,12 +74,11 @@ pub fn in_locale(text: String) -> String {
     text.chars().map(plain).collect()
 }
 
-/// Prints a line on standard output. Where its reader has gone, nothing is missing: what the command does
-/// counts, and its exit status says how it ended.
+/// Prints a line on standard output. If its reader has gone, that is no error: the exit status still has the result.
 ///
 /// # Errors
 ///
-/// Where the line cannot be written for another reason, such as a full disk.
+/// If the line cannot be written for another reason, such as a full disk.
 pub fn say(text: impl Display) -> anyhow::Result<()> {
     match line(text) {
         Err(error) if !workqueue::reader_has_gone(&error) => {
@@ -93,7 +92,7 @@ pub fn say(text: impl Display) -> anyhow::Result<()> {
 ///
 /// # Errors
 ///
-/// Where it cannot be written; [`workqueue::reader_has_gone`] tells whether that matters.
+/// If it cannot be written. [`workqueue::reader_has_gone`] distinguishes a reader that has gone.
 pub fn line(text: impl Display) -> io::Result<()> {
     write_patiently(&mut io::stdout(), format!("{text}\n").as_bytes())
 }
@@ -113,17 +112,17 @@ fn write_patiently(output: &mut impl Write, mut text: &[u8]) -> io::Result<()> {
     }
 }
 
-/// Tells on the standard error how far something is, if that takes it.
+/// Prints a line on standard error, and ignores a failure.
 pub fn tell(line: impl Display) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
-/// Has [`workqueue::now`] go by the broker's clock, and tells what is wrong with this machine's. Any `stream` does that
-/// is there.
+/// Bases [`workqueue::now`] on the broker's clock, and reports if this machine's clock is wrong. Any existing `stream`
+/// will do.
 ///
 /// # Errors
 ///
-/// Where the broker does not say.
+/// If the broker does not answer.
 pub async fn compare_clocks(nats: &Context, stream: &str) -> Result<(), ApiError> {
     if let Some(complaint) = workqueue::compare_clocks(nats, stream).await? {
         tell(complaint);
@@ -131,27 +130,27 @@ pub async fn compare_clocks(nats: &Context, stream: &str) -> Result<(), ApiError
     Ok(())
 }
 
-/// Connects to the broker, as [`observe::connect`], and tells that it waits where that takes a while.
+/// Connects to the broker, as [`observe::connect`], and reports if that takes a while.
 ///
 /// # Errors
 ///
-/// Where the broker cannot be reached, or refuses.
+/// If the broker cannot be reached, or refuses.
 pub async fn connect(settings: &NatsSettings, name: &str) -> anyhow::Result<Connection> {
     wait_for_broker(settings, observe::connect(settings, name)).await
 }
 
-/// A producer for one message at a time, which creates what is missing with these limits.
+/// A producer for one message at a time, which creates missing streams with these limits.
 #[must_use]
 pub fn producer(connection: &Connection, limits: Limits) -> Producer {
     Producer::new(connection, limits, 1, &Metrics::new("decoupled"))
 }
 
-/// Awaits what the broker is asked for, and tells that it waits where that takes a while.
+/// Awaits an answer of the broker, and reports if that takes a while.
 pub async fn wait_for_broker<F: Future>(settings: &NatsSettings, answer: F) -> F::Output {
     tell_unless_soon(format_args!("waiting for the broker at {}", settings.broker()), answer).await
 }
 
-/// Awaits something, and tells about it where that takes a while.
+/// Awaits a future, and prints `what` if that takes a while.
 pub async fn tell_unless_soon<F: Future>(what: impl Display, awaited: F) -> F::Output {
     let mut awaited = pin!(awaited);
     if let Ok(done) = timeout(SILENCE, awaited.as_mut()).await {

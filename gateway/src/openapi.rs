@@ -206,8 +206,8 @@ fn example(kind: ProblemKind, submits: bool) -> Problem {
     if nothing_remains { problem.with(SubmitOutcome::NotAsked) } else { problem }
 }
 
-/// The values within the limit of count × length. A schema has no products, so this lists the steps below the limit: for
-/// each length, the largest count.
+/// The values within the limit of count × length. A schema has no products, so this lists the steps below the limit:
+/// for each length, the largest count.
 fn within_limit() -> Value {
     let steps = (MAX_CHARACTERS / MAX_LENGTH..=MAX_COUNT).filter(|count| {
         *count == MAX_COUNT || MAX_CHARACTERS / count != MAX_CHARACTERS / (count + 1)

@@ -112,7 +112,8 @@ pub(crate) struct Problem {
 }
 
 impl Problem {
-    /// The same problem as the answer at this path. It is relative, because a proxy may serve the gateway under a sub-path.
+    /// The same problem as the answer at this path. It is relative, because a proxy may serve the gateway under a
+    /// sub-path.
     pub(crate) fn at(self, path: &str) -> Self {
         let depth = path.matches('/').count().saturating_sub(1);
         Self { kind: "../".repeat(depth) + &self.kind, ..self }

@@ -207,8 +207,8 @@ pub(crate) async fn show(
 
 /// Pause a queue
 ///
-/// The broker delivers no message of a paused queue, and accepts more; workers finish those in flight. The pause survives
-/// a restart of the broker, and ends by itself. Another pause replaces it. Needs `CONTROL=on`.
+/// The broker delivers no message of a paused queue, and accepts more; workers finish those in flight. The pause
+/// survives a restart of the broker, and ends by itself. Another pause replaces it. Needs `CONTROL=on`.
 #[utoipa::path(
     post,
     path = "/queues/{name}/pause",

@@ -61,7 +61,7 @@ pub struct GatewaySettings {
     #[arg(long, env, value_enum, default_value_t = Switch::Off, value_name = "SWITCH", help_heading = CONTROL)]
     pub control: Switch,
 
-    /// User of the broker for these actions [default: NATS_USER]
+    /// User of the broker for these actions [default: the user of the gateway]
     #[arg(long, env, value_name = "USER", help_heading = CONTROL)]
     pub control_user: Option<String>,
 

@@ -92,8 +92,8 @@ pub async fn discard(
     let is_from = |queue: workqueue::Queue| letter.stream == queue.stream;
     if let Ok(id) = letter.id.parse::<JobId>() {
         let is_asked = producer.read::<Request>(&letter.id).await?.is_some();
-        // The process that asked may have died before it created the fact, and create it later. A message that cannot be
-        // read is of no request.
+        // The process that asked may have died before it created the fact, and create it later. A message that cannot
+        // be read is of no request.
         let is_of_request = is_asked
             || letter.decode::<Request>().is_some()
             || letter.decode::<Response>().is_some()

@@ -1,4 +1,4 @@
-//! Whether anything happens on a broker.
+//! Detects activity on a broker.
 
 use anyhow::bail;
 use async_nats::jetstream::Context;
@@ -10,14 +10,14 @@ use workqueue::{Lane, Queue, topology};
 
 use super::manifest::streams;
 
-/// The state of the broker at one look.
+/// The state of the broker at one time.
 pub(super) struct BrokerState {
     streams: Vec<StreamInfo>,
     pub(super) consumers: Vec<(Lane, ConsumerInfo)>,
 }
 
 impl BrokerState {
-    /// Looks at all streams, and at the consumers of the queues.
+    /// Reads the state of all streams, and of the consumers of the queues.
     pub(super) async fn read(nats: &Context) -> anyhow::Result<Self> {
         let mut found = Self { streams: Vec::new(), consumers: Vec::new() };
         for stream in streams() {
@@ -29,7 +29,7 @@ impl BrokerState {
         Ok(found)
     }
 
-    /// When this stream was created, or the one that it was restored from.
+    /// The creation time of this stream, or of the stream that it was restored from.
     pub(super) fn first_created(&self, name: &str) -> Option<Timestamp> {
         let stream = self.streams.iter().find(|stream| stream.config.name == name)?;
         Some(topology::first_created(stream))
@@ -43,7 +43,7 @@ impl BrokerState {
         bail!("a {consumer} runs, and waits for messages of {stream}: stop both services first")
     }
 
-    /// The change until a later look, besides what time alone changes.
+    /// The change until a later state, except changes by expiry.
     pub(super) fn change(&self, later: &Self) -> Option<String> {
         for (is, later) in self.streams.iter().zip(&later.streams) {
             if let Some(what) = stream_changed(is, later) {
@@ -52,7 +52,7 @@ impl BrokerState {
         }
         let mut consumers = self.consumers.iter().zip(&later.consumers);
         let ((Lane { queue, .. }, _), _) = consumers.find(|((_, is), (_, later))| {
-            // How long ago that was does not matter.
+            // The times do not matter.
             let sequences = |info: &ConsumerInfo| {
                 let (delivered, floor) = (&info.delivered, &info.ack_floor);
                 (delivered.consumer_sequence, delivered.stream_sequence, floor.stream_sequence)
@@ -65,7 +65,7 @@ impl BrokerState {
 
 fn stream_changed(is: &StreamInfo, later: &StreamInfo) -> Option<&'static str> {
     let (config, is, later) = (&later.config, &is.state, &later.state);
-    // A stream with an age limit forgets old messages also while no service works.
+    // A stream with an age limit removes old messages even while no service works.
     let forgets = !config.max_age.is_zero();
     if is.last_sequence != later.last_sequence {
         Some("got messages")

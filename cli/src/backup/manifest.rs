@@ -1,4 +1,4 @@
-//! What a backup consists of, in a file of its own that is written last.
+//! The manifest of a backup: the list of its parts, in a file that is written last.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -21,8 +21,8 @@ const FILE: &str = "manifest.json";
 /// The version of the manifest that this program writes and reads.
 const VERSION: u32 = 1;
 
-/// The streams that a backup has, in the order in which they are taken and restored. The queues come
-/// last: a restore that breaks off leaves no work whose facts are missing, which would be done again.
+/// The streams of a backup, in the order in which they are backed up and restored. The queues come last: an aborted
+/// restore leaves no work whose facts are missing, which would be done again.
 pub(super) fn streams() -> Vec<&'static str> {
     let buckets = facts::ALL.iter().map(|bucket| bucket.stream);
     let queues = queues::ALL.iter().map(|queue| queue.stream);
@@ -34,16 +34,16 @@ pub(super) fn file(stream: &str) -> String {
     format!("{stream}.snapshot")
 }
 
-/// How much of a file is in memory at a time.
+/// The part of a file that is in memory at a time.
 const CHUNK: usize = 128 * 1024;
 
-/// What a backup consists of.
+/// The list of the parts of a backup.
 #[derive(Debug, Deserialize, Serialize)]
 pub(super) struct Manifest {
     version: u32,
     /// When it was made.
     pub(super) made_at: Timestamp,
-    /// The version of the broker that it is of. An older one cannot read it.
+    /// The version of its broker. An older broker cannot read it.
     pub(super) broker: String,
     /// The streams, in the order in which they are restored.
     pub(super) streams: Vec<KeptStream>,
@@ -57,10 +57,10 @@ pub(super) struct KeptStream {
     pub(super) bytes: u64,
     /// The SHA-256 of that file, in hexadecimal digits.
     pub(super) sha256: String,
-    /// Its configuration in the broker's words, which may be more than this program knows, with the time at
-    /// which it was created among its metadata.
+    /// Its configuration as the broker reports it, which may have more fields than this program knows. Its creation
+    /// time is in its metadata.
     pub(super) config: Value,
-    /// Its state in the broker's words.
+    /// Its state as the broker reports it.
     pub(super) state: Value,
     /// Its durable consumers. A bucket has none.
     pub(super) consumers: Vec<KeptConsumer>,
@@ -70,18 +70,17 @@ pub(super) struct KeptStream {
 #[derive(Debug, Deserialize, Serialize)]
 pub(super) struct KeptConsumer {
     pub(super) name: String,
-    /// How many messages it has still to deliver, or has had no answer for. Which of the two each of
-    /// them is may change on the way; none of them is forgotten.
+    /// The number of messages that it has not delivered yet, or that are not settled. A backup keeps this sum, but not
+    /// which messages were delivered.
     pub(super) outstanding: u64,
 }
 
-/// How many messages a consumer has still to deliver, or has had no answer for.
+/// The number of messages that a consumer has not delivered yet, or that are not settled.
 pub(super) fn outstanding(consumer: &ConsumerInfo) -> u64 {
     consumer.num_pending + u64::try_from(consumer.num_ack_pending).unwrap_or(u64::MAX)
 }
 
-/// The manifest as it is in its file: with its own checksum, because the configuration of the
-/// streams is in no other place.
+/// The manifest with its own checksum, because the configuration of the streams is in no other file.
 #[derive(Deserialize, Serialize)]
 struct ManifestFile {
     sha256: String,
@@ -111,7 +110,7 @@ impl Manifest {
         Self { version: VERSION, made_at, broker, streams }
     }
 
-    /// Writes it into a directory, which is a backup from then on, whatever happens to the machine.
+    /// Writes it into a directory, which is a durable backup from then on.
     pub(super) async fn write(&self, directory: &Path) -> anyhow::Result<()> {
         let what = || format!("cannot write the manifest into {}", directory.display());
         let backup = serde_json::to_value(self)?;
@@ -121,7 +120,7 @@ impl Manifest {
             let mut file = create(&unfinished).await?;
             file.write_all(&serde_json::to_vec_pretty(&sealed)?).await?;
             file.sync_all().await?;
-            // Its own name and those of the other files come first: with this one it is a backup.
+            // First sync the directory and the names of the other files: the name of this file makes it a backup.
             if let Some(parent) = fs::canonicalize(directory).await?.parent() {
                 sync(parent).await?;
             }
@@ -167,7 +166,7 @@ impl Manifest {
     }
 }
 
-/// Compares a file with what the manifest says of it.
+/// Compares a file with its entry in the manifest.
 async fn check(path: &Path, stream: &KeptStream) -> anyhow::Result<()> {
     let what = || format!("cannot read {}", path.display());
     let mut file = File::open(path).await.with_context(what)?;
@@ -194,7 +193,7 @@ async fn check(path: &Path, stream: &KeptStream) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Creates the directory of a backup, or sees to it that it is empty.
+/// Creates the directory of a backup, or checks that it is empty.
 pub(super) async fn prepare(directory: &Path) -> anyhow::Result<()> {
     make(directory).await?;
     has_room(directory).await
@@ -205,12 +204,12 @@ async fn make(directory: &Path) -> anyhow::Result<()> {
     DirBuilder::new().recursive(true).mode(0o700).create(directory).await.with_context(what)
 }
 
-/// Refuses a directory that has something in it already, or cannot be created. It need not be there.
+/// Refuses a directory that is not empty, or cannot be created. It need not exist.
 pub(super) async fn has_room(directory: &Path) -> anyhow::Result<()> {
     let what = || format!("cannot look into {}", directory.display());
     let mut entries = match fs::read_dir(directory).await {
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            // It is there only with a backup, but whether it can be is known now.
+            // It is created with the backup. Whether that is possible is checked now.
             make(directory).await?;
             return fs::remove_dir(directory).await.with_context(what);
         }
@@ -232,7 +231,7 @@ pub(super) async fn create(path: &Path) -> std::io::Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).await
 }
 
-/// Sees to it that the names in a directory survive a loss of power.
+/// Syncs a directory, so that the names in it survive a loss of power.
 async fn sync(directory: &Path) -> std::io::Result<()> {
     File::open(directory).await?.sync_all().await
 }

@@ -1,13 +1,12 @@
-//! `decoupled backup` and `decoupled restore`: all that a deployment has on its broker, as files, and back.
+//! `decoupled backup` and `decoupled restore`: write the data of a deployment on its broker to files, and back.
 //!
-//! Each stream is taken by a snapshot of the broker's own, with its consumers. There is no moment at
-//! which all of them could be taken together, and a request that is in a queue in one file and
-//! stored in another would be done twice. So nothing may happen meanwhile: a backup is refused while
-//! a client waits for messages, and is discarded if anything has changed when it ends.
+//! The broker makes a snapshot of each stream, with its consumers. It cannot make all snapshots at one moment, and a
+//! request that is in a queue in one file and stored in another would be done twice. So the data must not change
+//! meanwhile: a backup is refused while a client waits for messages, and is discarded if anything has changed at its
+//! end.
 //!
-//! A directory is a backup once it has a manifest, which is written last. Restoring looks at the
-//! whole of it before it creates anything, and only creates: where one of the streams is there, it
-//! does nothing.
+//! A directory is a backup once it has a manifest, which is written last. A restore checks all files before it creates
+//! anything. If one of the streams exists, it changes nothing.
 
 mod broker_state;
 mod manifest;
@@ -71,13 +70,13 @@ pub(crate) async fn run_restore(settings: &RestoreSettings) -> anyhow::Result<()
     Ok(())
 }
 
-/// Backs up all streams with their consumers into a directory, which is created, or has to be
-/// empty. Tells of its progress on standard error.
+/// Backs up all streams with their consumers into a directory, which is created, or has to be empty. Reports its
+/// progress on standard error.
 ///
 /// # Errors
 ///
-/// Where the directory has something in it, or a service still runs, or anything changes meanwhile, or
-/// the broker refuses. Nothing is left then that could be taken for a backup.
+/// If the directory is not empty, a service still runs, anything changes meanwhile, or the broker refuses. The
+/// directory is not a backup then.
 pub async fn backup(connection: &Connection, directory: &Path) -> anyhow::Result<()> {
     let nats = connection.context();
     let before = BrokerState::read(nats).await?;

@@ -38,7 +38,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 ///
 /// # Errors
 ///
-/// Where the directory is no backup or is damaged, or one of the streams is there already, or the
+/// If the directory is no backup or is damaged, or one of the streams is there already, or the
 /// broker is older than the one that was backed up: nothing is changed then. And where it breaks off
 /// in between: the error names what is on the broker then.
 pub async fn restore(

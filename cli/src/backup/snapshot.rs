@@ -24,26 +24,26 @@ use crate::terminal::tell;
 
 use super::manifest::{self, KeptConsumer, KeptStream};
 
-/// The size of a chunk. Brokers take messages of up to 1 MB, unless they are told otherwise.
+/// The size of a chunk. By default, brokers accept messages of up to 1 MB.
 const CHUNK: usize = 128 * 1024;
 
-/// How long the broker may be silent. It looks through the whole stream before it begins, and at the
-/// end of a restore brings it into the form in which it keeps it.
+/// The longest pause of the broker. It reads the whole stream before it begins, and converts it at the end of a
+/// restore.
 const SILENCE: Duration = Duration::from_mins(2);
 
-/// How long it may take until every broker of a cluster knows where the chunks go. The one that waits
-/// for them gives up after five seconds.
+/// The time limit until every broker of a cluster routes the chunks. The broker that waits for them gives up after five
+/// seconds.
 const NEWS: Duration = Duration::from_secs(5);
 
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// How often to tell how far it is.
+/// The interval of the progress reports.
 const REPORT: Duration = Duration::from_secs(5);
 
 /// The status with which the broker ends a snapshot that is whole.
 const NO_CONTENT: u16 = 204;
 
-/// What the broker says of the snapshot that it is about to send.
+/// The broker's announcement of a snapshot.
 #[derive(Deserialize)]
 struct Announced {
     config: Value,
@@ -95,7 +95,7 @@ pub(super) async fn take(
     Ok(KeptStream { name, bytes, sha256, config, state, consumers })
 }
 
-/// How many times the client has connected.
+/// The number of connections of the client so far.
 fn connects(connection: &Connection) -> u64 {
     connection.client().statistics().connects.load(Ordering::Relaxed)
 }
@@ -129,13 +129,13 @@ fn ended_well(end: &Message) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What the broker says when a snapshot may be sent to it.
+/// The broker's answer to a request for a restore.
 #[derive(Deserialize)]
 struct RestoreAnswer {
     deliver_subject: String,
 }
 
-/// Creates a stream of a snapshot, with its consumers.
+/// Creates a stream from a snapshot, with its consumers.
 pub(super) async fn give(
     connection: &Connection,
     stream: &KeptStream,
@@ -177,8 +177,7 @@ pub(super) async fn give(
     }
 }
 
-/// Asks the broker to restore a stream, and gives the subject that it awaits the chunks on. Asks again where
-/// a cluster cannot do it at present.
+/// Asks the broker to restore a stream, and returns the subject for the chunks. Retries while a cluster cannot do it.
 async fn begin(
     connection: &Connection,
     stream: &KeptStream,
@@ -202,7 +201,7 @@ async fn begin(
     }
 }
 
-/// Asks the broker for something that may take it a while.
+/// Sends a request that may take the broker a while.
 async fn call<T: DeserializeOwned>(
     connection: &Connection,
     subject: String,
@@ -213,7 +212,7 @@ async fn call<T: DeserializeOwned>(
     api::call(&nats, subject, request).await
 }
 
-/// Tells now and then how far it is with a large stream.
+/// Reports the progress of a large stream at intervals.
 fn tell_progress(stream: &str, bytes: u64, told: &mut Instant) {
     if told.elapsed() >= REPORT {
         *told = Instant::now();

@@ -17,8 +17,8 @@ use tracing::info;
 
 use crate::http::{self, ServerLimits};
 
-/// Probes and scrapes need one or two connections, for moments, and send some hundred bytes. An answer
-/// takes milliseconds, so the times are for the network; a scrape gives up after ten seconds itself.
+/// Probes and scrapes need one or two short connections, and send some hundred bytes. An answer takes milliseconds, so
+/// the limits are for the network. A scrape gives up after ten seconds by itself.
 const LIMITS: ServerLimits = ServerLimits {
     connections: 64,
     head_bytes: 8 * 1024,
@@ -29,7 +29,7 @@ const LIMITS: ServerLimits = ServerLimits {
     overloaded: || ("text/plain", "too many connections\n".to_owned()),
 };
 
-/// What the admin endpoint tells of the process.
+/// The state of the process that the admin endpoint reports.
 pub trait Report: Send + Sync + 'static {
     /// Why the process is not ready, if it is not.
     fn not_ready(&self) -> Option<String>;
@@ -38,11 +38,11 @@ pub trait Report: Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// Where they cannot be written down.
+    /// If they cannot be written down.
     fn metrics(&self) -> Result<String, fmt::Error>;
 }
 
-/// Listens, and gives the future that serves the admin endpoint until `end`. Requests that came by then are still
+/// Listens, and returns the future that serves the admin endpoint until `end`. Requests that arrived before are still
 /// answered, unless the process ends first.
 ///
 /// # Errors

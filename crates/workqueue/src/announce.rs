@@ -1,8 +1,8 @@
 //! Announces this replica by the service protocol of NATS (`$SRV`), so that a client of the broker
 //! can list the replicas: the gateway does, and so does `nats micro list`.
 //!
-//! It answers when it is asked, and costs nothing otherwise. Nothing depends on it: where it may not
-//! listen, or is not asked, the service works all the same.
+//! It only answers requests, and costs nothing otherwise. Nothing depends on it: the service works without it, such as
+//! when its user may not subscribe.
 
 use std::collections::BTreeMap;
 use std::future::pending;
@@ -21,16 +21,16 @@ use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::queue::Queue;
 
-/// What the subjects of the protocol begin with.
+/// The prefix of the subjects of the protocol.
 const PREFIX: &str = "$SRV";
 
-/// The questions that it answers.
+/// The requests that it answers.
 const VERBS: [&str; 3] = [PING, INFO, STATS];
 const PING: &str = "PING";
 const INFO: &str = "INFO";
 const STATS: &str = "STATS";
 
-/// What a replica says of itself.
+/// The announcement of a replica.
 #[derive(Debug)]
 pub(crate) struct Announcement {
     name: &'static str,
@@ -43,7 +43,7 @@ pub(crate) struct Announcement {
     metrics: Arc<Metrics>,
 }
 
-/// What every answer begins with.
+/// The fields that all answers share.
 #[derive(Serialize)]
 struct Identity<'a> {
     #[serde(rename = "type")]
@@ -68,19 +68,18 @@ struct Stats<'a> {
     identity: Identity<'a>,
     started: Timestamp,
     endpoints: Vec<EndpointStats>,
-    /// To which streams it publishes. The protocol has no place for that, and passes over what it does not know.
+    /// The streams that it publishes to. The protocol has no such field, and its clients ignore unknown fields.
     publishes: BTreeMap<&'static str, Publishes>,
 }
 
-/// How many publishes to one stream there were, by what came of them.
+/// The number of publishes to one stream, by result.
 #[derive(Serialize)]
 struct Publishes {
     confirmed: u64,
     full: u64,
 }
 
-/// A queue that this replica takes from. That it is not asked by request and answer, but takes what
-/// waits, makes no difference to those who look.
+/// A queue that this replica takes jobs from, in the form of an endpoint of the protocol.
 #[derive(Serialize)]
 struct Endpoint {
     name: &'static str,
@@ -131,12 +130,12 @@ impl Announcement {
         self.name
     }
 
-    /// What it reads its answers from.
+    /// The sources of its answers.
     pub(crate) fn reads(&self) -> (Arc<Health>, Arc<Metrics>) {
         (Arc::clone(&self.health), Arc::clone(&self.metrics))
     }
 
-    /// Answers each question, for as long as it runs.
+    /// Answers each request, as long as it runs.
     pub(crate) async fn serve(self, connection: Connection) {
         let client = connection.client();
         let mut questions = Vec::new();
@@ -155,18 +154,18 @@ impl Announcement {
                 debug!(%error, "could not answer a service discovery request");
             }
         }
-        // The client has ended, of which others are told.
+        // The client has ended. Other tasks handle that.
         pending::<()>().await;
     }
 
-    /// What to listen to: questions to all, to those of this name, and to this one.
+    /// The subjects to listen to: requests to all services, to those of this name, and to this replica.
     fn subjects(&self) -> impl Iterator<Item = String> {
         let Self { name, id, .. } = self;
         let of_this_name = [format!("{PREFIX}.*.{name}"), format!("{PREFIX}.*.{name}.{id}")];
         VERBS.into_iter().map(|verb| format!("{PREFIX}.{verb}")).chain(of_this_name)
     }
 
-    /// The answer to a question under this subject, if it is one of the protocol.
+    /// The answer to a request under this subject, if the subject belongs to the protocol.
     fn answer(&self, subject: &str) -> Option<Vec<u8>> {
         let verb = subject.split('.').nth(1)?;
         let answer = match verb {

@@ -6,20 +6,19 @@ use async_nats::jetstream::{Context, Error, ErrorCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// Why a call came to nothing.
+/// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum ApiError {
-    /// The broker understood and will not.
+    /// The broker refuses the request.
     #[error("the broker refuses: {0}")]
     Refused(Error),
-    /// The broker will not at present: a cluster elects a leader, or the brokers that are to keep a stream
-    /// are missing while it starts.
+    /// The broker refuses for now: a cluster elects a leader, or it starts and lacks brokers that keep a stream.
     #[error("{0}")]
     Unavailable(Error),
-    /// The broker did not answer in time, as it does not answer a user that may not ask.
+    /// The broker did not answer in time. It never answers a user without the permission.
     #[error("no answer; perhaps a leader has died, or this user may not ask for that")]
     TimedOut,
-    /// The question did not reach the broker, or its answer cannot be read.
+    /// The request did not reach the broker, or its answer cannot be read.
     #[error("no JetStream answers, or not yet; if it has a domain, NATS_DOMAIN has to name it")]
     Unreachable(#[source] RequestError),
 }
@@ -41,7 +40,7 @@ pub async fn call<T: DeserializeOwned>(
     }
 }
 
-/// What the broker answered.
+/// Parses the answer of the broker.
 ///
 /// # Errors
 ///

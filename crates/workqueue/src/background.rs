@@ -4,7 +4,7 @@ use std::panic::AssertUnwindSafe;
 use futures_util::FutureExt;
 use tokio::task::JoinSet;
 
-/// A task that was to run as long as the service has ended.
+/// A task ended although it should run as long as the service.
 #[derive(Debug, thiserror::Error)]
 #[error("the background task '{task}' has ended: {reason}")]
 pub struct Ended {
@@ -24,7 +24,7 @@ impl Ended {
 pub(crate) struct Background(JoinSet<Ended>);
 
 impl Background {
-    /// Runs this; `task` says what it does, for the log.
+    /// Runs this task; `task` names it in the log.
     pub(crate) fn spawn(
         &mut self,
         task: &'static str,

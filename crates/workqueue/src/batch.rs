@@ -16,23 +16,23 @@ use tokio::time::timeout;
 use crate::chain::Source;
 use crate::reading::ReadStreamError;
 
-/// How long the broker may be silent while it sends messages.
+/// The longest pause between two messages of the broker.
 const SILENCE: Duration = Duration::from_secs(5);
 
 /// The most bytes of messages in one answer. The last message may go beyond it.
 const MOST_BYTES: usize = 512 * 1024;
 
-/// The most subjects of one question.
+/// The most subjects in one request.
 const MOST_SUBJECTS: usize = 1000;
 
-/// How the broker says that it has sent all, and that there is nothing.
+/// The statuses by which the broker reports the end of the messages, and that there are none.
 const END_OF_BATCH: u16 = 204;
 const NOT_FOUND: u16 = 404;
 
-/// How the broker says at the end how many messages there are besides.
+/// The header of the last status, with the number of further messages.
 const LEFT: &str = "Nats-Num-Pending";
 
-/// The headers by which the broker says where a message was.
+/// The headers with the place of a message in its stream.
 const WHERE: [&str; 7] = [
     "Nats-Stream",
     "Nats-Subject",
@@ -56,12 +56,12 @@ pub struct Stored {
     pub body: Bytes,
 }
 
-/// At most `count` messages under these subjects, from this sequence on, and how many come after them. Where they
-/// are large there are fewer.
+/// At most `count` messages under these subjects, from this sequence on, and the number of further ones. If the
+/// messages are large, it returns fewer.
 ///
 /// # Errors
 ///
-/// Where the broker does not answer, or refuses.
+/// If the broker does not answer, or refuses.
 pub async fn from_sequence(
     nats: &Context,
     stream: &str,
@@ -73,7 +73,7 @@ pub async fn from_sequence(
     ask(nats, stream, question).await
 }
 
-/// How many messages under these subjects are no older than this time.
+/// The number of messages under these subjects that are no older than this time.
 ///
 /// # Errors
 ///
@@ -90,8 +90,8 @@ pub async fn count_since(
     Ok(first.len() as u64 + left)
 }
 
-/// The last message under each of these subjects, at most 1000, where there is one; and how many there
-/// are besides, for which there was no room in the answer. Those are the newest.
+/// The last message under each of these subjects, at most 1000, if there is one; and the number of messages for which
+/// the answer had no room. Those are the newest.
 ///
 /// # Errors
 ///
@@ -107,7 +107,7 @@ pub async fn last_under_each(
     ask(nats, stream, json!({ "multi_last": subjects, "batch": MOST_SUBJECTS })).await
 }
 
-/// The messages, and how many there are besides.
+/// The messages, and the number of further ones.
 async fn ask(
     nats: &Context,
     stream: &str,
@@ -151,7 +151,7 @@ fn stored(answer: Message) -> Result<Stored, &'static str> {
     let headers = answer.headers.unwrap_or_default();
     let sequence = headers.get(NATS_SEQUENCE).and_then(|value| value.as_str().parse().ok());
     let subject = headers.get(NATS_SUBJECT).map(|value| value.as_str().to_owned());
-    // The broker says where it was among the headers.
+    // Its place in the stream is in the headers.
     let mut own = HeaderMap::new();
     for (name, values) in headers.iter() {
         if !WHERE.contains(&AsRef::<str>::as_ref(name)) {

@@ -1,4 +1,4 @@
-//! Notices a handler that blocks its thread.
+//! Detects a handler that blocks its thread.
 
 use std::sync::Mutex;
 use std::time::Duration;
@@ -6,11 +6,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::warn;
 
-/// How often it is logged at most: a job that blocks the only thread makes all others late, too.
+/// The shortest interval between two log lines: a job that blocks the only thread delays all others as well.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Whether a job that took this long should have had two heartbeats more: then its thread could not send
-/// them.
+/// Whether a job that took this long missed two heartbeats or more, because its thread could not send them.
 pub(crate) fn is_late(handled: Duration, every: Duration, heartbeats: u32) -> bool {
     handled >= every.saturating_mul(heartbeats.saturating_add(2))
 }
@@ -20,7 +19,7 @@ pub(crate) fn is_late(handled: Duration, every: Duration, heartbeats: u32) -> bo
 pub(crate) struct Blocking(Mutex<Option<Instant>>);
 
 impl Blocking {
-    /// Logs that heartbeats of this job were missed, and what helps.
+    /// Logs that this job missed heartbeats, and the remedy.
     pub(crate) fn warn(&self, queue: &'static str, id: &str, handled: Duration) {
         let mut last = self.0.lock().expect("nothing panics while it holds this lock");
         if last.is_some_and(|last| last.elapsed() < INTERVAL) {

@@ -1,19 +1,18 @@
 //! Bundles: one message for several jobs, so that the broker stores, delivers and settles fewer of them.
 //!
-//! A job is published at once if none of its lane is on its way to the broker. Those that are submitted meanwhile wait
-//! for its confirmation, and are published together, at most `BUNDLE_LIMIT` in a message; one that is full does not
-//! wait. So a job that comes alone is a message of its own, as without bundles, and a bundle is the larger the busier
-//! the broker is.
+//! A job is published at once if no other job of its lane waits for the broker's confirmation. The jobs that are
+//! submitted meanwhile wait, and are then published together, at most `BUNDLE_LIMIT` in a message; a full bundle does
+//! not wait. So a single job is a message of its own, as without bundles, and the bundles grow with the load.
 //!
-//! Each job keeps its id, its attempts, its effects and its dead letter. The bundle is acked once each of its jobs is
-//! settled, and a job is settled without the others:
+//! Each job keeps its id, its attempts, its effects and its dead letter. The consumer acks the bundle once each of its
+//! jobs is settled, each independently of the others:
 //!
-//! - done: nothing more is to be done about it;
-//! - to be tried again, or put off: a copy of it, a message of its own, takes its place;
-//! - given up: its dead letter does.
+//! - A job that is done needs nothing more.
+//! - A job that is retried or snoozed is published as a message of its own.
+//! - A job that is given up becomes a dead letter.
 //!
-//! A bundle that is delivered again is not worked on: each of its jobs becomes a message of its own, as one of them may
-//! end every process that works on it. Where the queue has no room for these messages, it is worked on after all.
+//! A redelivered bundle is split: each of its jobs becomes a message of its own, because one of them may kill every
+//! process that handles it. If the queue has no room for these messages, the bundle is handled as it is.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
@@ -37,12 +36,12 @@ use crate::publisher::{PublishError, Publisher};
 use crate::queue::Lane;
 use crate::trace::Trace;
 
-/// How many jobs a message carries, where it is a bundle.
+/// The header with the number of jobs in a bundle.
 pub const BUNDLE: &str = "Bundle";
 
 static NAME: HeaderName = HeaderName::from_static(BUNDLE);
 
-/// The most bytes of the jobs of a bundle, which leaves room for the rest of a message. A larger job goes alone.
+/// The most bytes of the jobs in a bundle, which leaves room for the rest of the message. A larger job is sent alone.
 const MOST_BYTES: usize = 128 * 1024;
 
 /// A job in a bundle.
@@ -66,7 +65,7 @@ impl<'a> Entry<'a> {
     }
 }
 
-/// The jobs that go into one message: of one lane and version, and either all or none of which may be given up.
+/// The jobs that may share a message: those of one lane and version. Either all of them can be given up, or none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Group {
     lane: Lane,
@@ -74,25 +73,25 @@ struct Group {
     may_stop: bool,
 }
 
-/// A job that waits until it is published.
+/// A job that waits for its publish.
 #[derive(Debug)]
 struct Waiting {
     id: JobId,
     trace: Trace,
-    /// As a message of its own.
+    /// The job as a message of its own.
     publication: Publication,
     stop: Option<CancellationToken>,
     answer: oneshot::Sender<Result<(), PublishError>>,
 }
 
-/// The jobs of a group that wait, and how many tasks publish them: always one while there are any.
+/// The waiting jobs of a group, and the number of tasks that publish them: at least one while jobs wait.
 #[derive(Debug, Default)]
 struct Open {
     jobs: VecDeque<Waiting>,
     tasks: usize,
 }
 
-/// Collects the jobs of a stream that are submitted while others are on their way.
+/// Collects the jobs of a stream that are submitted while others wait for their confirmation.
 #[derive(Debug)]
 pub(crate) struct Bundler {
     /// The most jobs in a message.
@@ -101,12 +100,12 @@ pub(crate) struct Bundler {
 }
 
 impl Bundler {
-    /// One that puts so many jobs into a message at most; none where that is one.
+    /// A bundler with this limit of jobs in a message. `None` if the limit is 1.
     pub(crate) fn new(limit: usize) -> Option<Self> {
         (limit > 1).then(|| Self { limit, open: Mutex::default() })
     }
 
-    /// Adds a job. Returns whether another task is to publish.
+    /// Adds a job. Returns whether the caller has to start another task that publishes.
     fn add(&self, group: Group, job: Waiting) -> bool {
         let mut open = self.open();
         let open = open.entry(group).or_default();
@@ -116,8 +115,8 @@ impl Bundler {
         needs_task
     }
 
-    /// The next jobs to publish together. Nothing ends the task that asks: at its first turn it takes what there is,
-    /// after that as long as it is the only one, or there are enough for a full bundle.
+    /// The next jobs to publish together. `None` ends the calling task. At its first turn, a task takes the jobs that
+    /// wait. After that it goes on only while it is the only task, or while there are enough jobs for a full bundle.
     fn take(&self, group: Group, is_first: bool) -> Option<Vec<Waiting>> {
         let mut open = self.open();
         let open = open.entry(group).or_default();
@@ -141,7 +140,7 @@ impl Bundler {
 }
 
 impl Publisher {
-    /// Publishes a job, with others where there are bundles; as [`Publisher::publish`].
+    /// Publishes a job as [`Publisher::publish`] does, in a bundle if bundles are enabled.
     pub(crate) async fn publish_job<J: Job>(
         self: &Arc<Self>,
         job: &J,
@@ -158,7 +157,7 @@ impl Publisher {
         let publication = job.publication(id, trace)?;
         let (trace, stop) = (trace.clone(), stop.cloned());
         if bundler.add(group, Waiting { id, trace, publication, stop, answer }) {
-            // A task of its own, because it publishes for others as well, which do not end with this future.
+            // In a separate task, because it also publishes the jobs of other callers, which outlive this future.
             tokio::spawn(Arc::clone(self).publish_waiting(group));
         }
         published.await.unwrap_or_else(|_ended| Err(Unconfirmed::Lost.into()))
@@ -175,12 +174,12 @@ impl Publisher {
             } else {
                 false
             };
-            // What cannot be published together is published alone, with a result of its own.
+            // If the bundle cannot be published, each job is published alone, with its own result.
             join_all(jobs.into_iter().map(
                 async |Waiting { publication, stop, answer, .. }| {
                     let alone =
                         async || self.publish(|| Ok(publication.clone()), stop.as_ref()).await;
-                    // One that has been given up meanwhile hears of it no more.
+                    // The caller may have given up meanwhile.
                     let _ = answer.send(if is_stored { Ok(()) } else { alone().await });
                 },
             ))
@@ -189,8 +188,8 @@ impl Publisher {
     }
 }
 
-/// The message that carries these jobs. Its id is of no job: a job that is removed from the queue must not take the
-/// others with it.
+/// The message that carries these jobs. It has an id of its own, because the removal of one job from the queue must not
+/// remove the others.
 fn bundle(group: Group, jobs: &[Waiting]) -> Result<Publication, serde_json::Error> {
     let entries = jobs.iter().map(Entry::of).collect::<Result<Vec<_>, _>>()?;
     let (lane, id) = (group.lane, JobId::new());
@@ -203,7 +202,7 @@ fn bundle(group: Group, jobs: &[Waiting]) -> Result<Publication, serde_json::Err
     Ok(Publication { subject: lane.subject(id), headers, body })
 }
 
-/// The jobs that a message carries, each as the message that it would be alone; nothing where it is no bundle.
+/// The jobs in a bundle, each as the message that it would be alone. `None` if the message is not a bundle.
 pub(crate) fn jobs(message: &Message, key: &str) -> Option<Vec<Message>> {
     let headers = message.headers.as_ref()?;
     headers.get(NAME.clone())?;

@@ -1,7 +1,7 @@
-//! What time it is, by the broker's clock.
+//! The time, by the broker's clock.
 //!
-//! The age of a job is told by two machines, and one of them may be hours ahead. So a service asks the broker
-//! for its time before it takes a job, and goes on from there by the monotonic clock.
+//! The age of a job involves the clocks of two machines, and one of them may be hours ahead. So a service asks the
+//! broker for the time before it takes a job, and then adds the time of its own monotonic clock.
 
 use std::convert::Infallible;
 use std::pin::pin;
@@ -19,16 +19,16 @@ use crate::api::{self, ApiError};
 use crate::backoff::Backoff;
 use crate::connection::Connection;
 
-/// How far a machine's clock may be from the broker's before that is said.
+/// The difference from the broker's clock from which on a machine's clock counts as wrong.
 const TOLERANCE: SignedDuration = SignedDuration::from_mins(1);
 
-/// How often it is compared.
+/// The interval between two comparisons.
 const INTERVAL: Duration = Duration::from_secs(10);
 
 /// The first ceiling of the time between two tries to compare, and the highest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
-/// The broker's time when it was last asked, of the whole process.
+/// The broker's last answer, for the whole process.
 static BROKER: RwLock<Option<Reading>> = RwLock::new(None);
 
 #[derive(Clone, Copy, Debug)]
@@ -44,9 +44,9 @@ impl Reading {
         self.time.saturating_add(since).unwrap_or(Timestamp::MAX)
     }
 
-    /// What to go by once an answer has given this time, somewhere between asking and answering: what is known
-    /// already, where the answer does not contradict it. An answer that took long, to a process that was stopped
-    /// meanwhile, would otherwise make the time step by as much.
+    /// The reference after an answer with this time, which was read between the request and the answer. If the earlier
+    /// reference agrees with the answer, it stays. Otherwise a slow answer, to a process that was paused meanwhile,
+    /// would make the time jump.
     fn after(known: Option<Self>, asked: Instant, answered: Instant, time: Timestamp) -> Self {
         let took = answered.saturating_duration_since(asked);
         let latest = time.saturating_add(took).unwrap_or(Timestamp::MAX);
@@ -55,7 +55,7 @@ impl Reading {
     }
 }
 
-/// The part of an answer about a stream that says when it was given.
+/// The part of an answer about a stream that has its time.
 #[derive(Deserialize)]
 struct AnswerTime {
     ts: Timestamp,
@@ -70,12 +70,12 @@ pub fn now() -> Timestamp {
     Timestamp::from_microsecond(now.as_microsecond()).unwrap_or(now)
 }
 
-/// Asks the broker what time it is, which [`now`] goes by from then on. Any `stream` does that this user may
-/// ask about. Returns what is wrong with this machine's clock, if it is more than a minute off.
+/// Asks the broker for the time, on which [`now`] is based from then on. Any `stream` will do about which this user may
+/// ask. Returns a description of the error if this machine's clock is wrong by more than a minute.
 ///
 /// # Errors
 ///
-/// Where the broker does not say.
+/// If the broker does not say.
 pub async fn compare_clocks(context: &Context, stream: &str) -> Result<Option<String>, ApiError> {
     let asked = Instant::now();
     let answer: AnswerTime =
@@ -96,8 +96,8 @@ fn complaint(ahead: SignedDuration) -> Option<String> {
     })
 }
 
-/// Compares the clocks now and then, and each time that the connection was lost. `report` is told what is
-/// wrong with this machine's, and that nothing is.
+/// Compares the clocks at intervals, and after each loss of the connection. Calls `report` when this machine's clock is
+/// wrong, and when it is right again.
 #[derive(Debug)]
 pub struct ClockWatch<R> {
     connection: Connection,
@@ -107,7 +107,7 @@ pub struct ClockWatch<R> {
 }
 
 impl<R: Fn(Option<String>)> ClockWatch<R> {
-    /// Compares the clocks, and tries until the broker answers.
+    /// Compares the clocks, and retries until the broker answers.
     pub async fn start(connection: &Connection, stream: &'static str, report: R) -> Self {
         let connection = connection.clone();
         let mut watch = Self { connection, stream, report, is_wrong: false };
@@ -118,7 +118,7 @@ impl<R: Fn(Option<String>)> ClockWatch<R> {
         watch
     }
 
-    /// Goes on for as long as it is awaited.
+    /// Runs as long as it is awaited.
     pub async fn run(mut self) -> Infallible {
         loop {
             let times = self.connection.times_connected();

@@ -1,5 +1,5 @@
-//! Reads the settings of a program, from its command line and the environment; and describes its command line
-//! to shells and as manual pages.
+//! Reads the settings of a program from its command line and the environment, and makes shell completions and manual
+//! pages of its command line.
 
 use std::error::Error;
 use std::ffi::OsString;
@@ -21,18 +21,17 @@ use clap_complete::Shell;
 
 use crate::chain::chain;
 
-/// How long the last error of a program may take to be printed.
+/// The time limit for printing the last error of a program.
 const TIME_TO_PRINT: Duration = Duration::from_secs(1);
 
-/// The settings of this program. A variable that is empty counts as not set. Ends the process where the
-/// settings are wrong, or where the environment sets one that is `retired`: its name, and what to do
-/// instead.
+/// The settings of this program. An empty variable counts as not set. Ends the process if the settings are invalid, or
+/// if the environment sets a `retired` one, which has a name and a replacement.
 #[must_use]
 pub fn parse<S: Parser>(retired: &[(&str, &str)]) -> S {
     parse_from(env::args_os(), retired)
 }
 
-/// A variable of the environment. One that is empty counts as not set.
+/// A variable of the environment. An empty one counts as not set.
 #[must_use]
 pub fn variable(name: &str) -> Option<String> {
     let value = env::var_os(name)?.to_string_lossy().into_owned();
@@ -45,14 +44,14 @@ pub(crate) fn parse_from<S: Parser>(
     retired: &[(&str, &str)],
 ) -> S {
     let mut command = forget_empty(S::command());
-    // A terminal without a name may know no colours, and an empty name is none.
+    // A terminal without a name may have no colours. An empty name counts as none.
     if env::var_os("TERM").is_some_and(|name| name.is_empty()) {
         ColorChoice::Never.write_global();
     }
     if let Some(retired_setting) = retired_setting(retired, variable) {
         end(&command.error(ClapErrorKind::UnknownArgument, retired_setting));
     }
-    // One that is called through another program is completed by that one.
+    // If another program calls this one, the other one does the completion.
     if command.get_bin_name().is_none() {
         command = command.subcommands(describing());
     }
@@ -64,14 +63,13 @@ pub(crate) fn parse_from<S: Parser>(
     settings.unwrap_or_else(|error| end(&error.format(&mut command)))
 }
 
-/// Prints an error, or the help that was asked for, and ends the process.
+/// Prints an error or the requested help, and ends the process.
 fn end(error: &clap::Error) -> ! {
     let printed = error.print();
     process::exit(if error.use_stderr() { error.exit_code() } else { printed_code(printed) })
 }
 
-/// The exit status after printing what was asked for. It cannot be written to a full disk; where its reader has
-/// gone, nothing is missing.
+/// The exit status after printing requested output. A full disk is a failure; a reader that has gone is not.
 fn printed_code(printed: io::Result<()>) -> i32 {
     match printed {
         Err(error) if !reader_has_gone(&error) => {
@@ -82,11 +80,10 @@ fn printed_code(printed: io::Result<()>) -> i32 {
     }
 }
 
-/// Whether a write to the standard output failed because nothing reads it any more: its pipe or its terminal
-/// is closed.
+/// Whether a write to the standard output failed because its reader has gone: its pipe or its terminal is closed.
 #[must_use]
 pub fn reader_has_gone(error: &io::Error) -> bool {
-    // A disk that fails says the same as a terminal that is closed.
+    // A failing disk reports the same error as a closed terminal.
     let is_file = || {
         let output = io::stdout().as_fd().try_clone_to_owned().map(File::from);
         output.and_then(|output| output.metadata()).is_ok_and(|output| output.is_file())
@@ -114,7 +111,7 @@ fn describing() -> [Command; 2] {
 const SHELL: &str = "shell";
 const DIRECTORY: &str = "directory";
 
-/// Describes this command line, where that is what it was called for. Returns the exit status.
+/// Prints completions or manual pages, if the command line asks for them. Returns the exit status then.
 fn describe(command: &mut Command, matches: &ArgMatches) -> Option<i32> {
     match matches.subcommand()? {
         ("completions", given) => {
@@ -147,7 +144,7 @@ fn write_manual(command: &Command, directory: &Path) -> io::Result<()> {
     clap_mangen::generate_to(without_help(command.clone()), directory)
 }
 
-/// The same command, which reads no variable that is empty.
+/// The same command, without its empty variables.
 fn forget_empty(command: Command) -> Command {
     let command = command.mut_args(|arg| match arg.get_env() {
         Some(name) if env::var_os(name).is_some_and(|value| value.is_empty()) => {
@@ -167,7 +164,7 @@ fn retired_setting(
     Some(format!("{name} is set, and is not read any more: {instead}"))
 }
 
-/// The exit status of a program that ended so. It prints an error as [`print_error`] does.
+/// The exit status for this result of a program. Prints an error as [`print_error`] does.
 #[must_use]
 pub fn exit_code(result: Result<(), Box<dyn Error + Send + Sync>>) -> ExitCode {
     let Err(error) = result else { return ExitCode::SUCCESS };
@@ -179,8 +176,8 @@ pub fn exit_code(result: Result<(), Box<dyn Error + Send + Sync>>) -> ExitCode {
 pub fn print_error(error: &(dyn Error + 'static)) {
     let line = format!("Error: {}\n", chain(error));
     let (printed, is_printed) = mpsc::channel();
-    // On a thread of its own: where the reader stalls, it would wait for the logs, which wait for the reader.
-    // Where it cannot be written, the exit status still says it.
+    // In a separate thread: if the reader stalls, this would wait for the logs, which wait for the reader. If the error
+    // cannot be written, the exit status still shows it.
     let printing = thread::Builder::new().spawn(move || {
         let _ = io::stderr().write_all(line.as_bytes());
         let _ = printed.send(());
@@ -194,7 +191,7 @@ pub fn print_error(error: &(dyn Error + 'static)) {
 ///
 /// # Errors
 ///
-/// Where the text is no such address, in words for the person who wrote it.
+/// If the text is no such address, in words for the person who wrote it.
 pub fn address(text: &str) -> Result<SocketAddr, String> {
     let help = || "write an address and a port, such as 127.0.0.1:8080".to_owned();
     match text.to_socket_addrs() {

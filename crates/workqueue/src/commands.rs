@@ -1,30 +1,30 @@
-//! The commands that messages name as the cure. Only the program knows them: the engine serves any system.
+//! The commands that messages name as the remedy. The program sets them, because the engine serves any system.
 
 use std::sync::OnceLock;
 
 static COMMANDS: OnceLock<Commands> = OnceLock::new();
 
-/// The commands by which an operator has the topology of a system declared.
+/// The commands by which an operator declares the topology of a system.
 #[derive(Clone, Copy, Debug)]
 pub struct Commands {
-    /// Creates what is missing, such as `shop declare`.
+    /// Creates the missing streams and consumers, such as `shop declare`.
     pub declare: &'static str,
     /// Runs a [`Reconciler`](crate::Reconciler), such as `shop declare --watch`.
     pub reconcile: &'static str,
 }
 
-/// Has the messages of this process name these commands. Without them, the messages say what such a command
-/// has to do. Only the first call counts.
+/// Sets the commands that the messages of this process name. Without them, the messages describe the task of such a
+/// command. Only the first call counts.
 pub fn name_commands(commands: Commands) {
     let _ = COMMANDS.set(commands);
 }
 
-/// The command, or program, that creates what is missing.
+/// The command, or a description of the program, that creates the missing streams and consumers.
 pub(crate) fn declare() -> String {
     named(|commands| commands.declare, "a program that declares it")
 }
 
-/// The command, or program, that keeps the topology as it should be.
+/// The command, or a description of the program, that keeps the topology as declared.
 pub(crate) fn reconcile() -> String {
     named(|commands| commands.reconcile, "a program with a workqueue::Reconciler")
 }

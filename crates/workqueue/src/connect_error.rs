@@ -4,10 +4,10 @@ use std::path::Path;
 use crate::commands;
 use crate::mask::{MASK, looks_secret};
 
-/// Why there is no use in trying to connect again.
+/// Why another try to connect would not help.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// A setting makes no sense.
+    /// A setting is invalid.
     #[error("{setting} is '{value}': {reason}")]
     Setting {
         /// The setting.
@@ -17,15 +17,15 @@ pub enum ConnectError {
         /// The error.
         reason: String,
     },
-    /// No connection came about within the time that there was for it.
+    /// No connection was established within the time limit.
     #[error("cannot connect to the broker at {broker} (NATS_URL, --nats-url): {reason}")]
     Unreachable {
         /// The broker.
         broker: String,
-        /// What went wrong last.
+        /// The last error.
         reason: String,
     },
-    /// The broker does not let this user in.
+    /// The broker refuses the credentials.
     #[error(
         "the broker at {broker} refuses {who}; check NATS_USER and NATS_PASSWORD, NATS_TOKEN, NATS_NKEY, \
          NATS_CREDS or NATS_URL"
@@ -33,7 +33,7 @@ pub enum ConnectError {
     Refused {
         /// The broker.
         broker: String,
-        /// As whom it was tried.
+        /// The user that was tried.
         who: String,
     },
 }

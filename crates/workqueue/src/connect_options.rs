@@ -13,17 +13,16 @@ use crate::connect_error::{ConnectError, setting};
 use crate::credentials::Credentials;
 use crate::settings::NatsSettings;
 
-/// How long an answer to a request may take.
+/// The time limit for an answer to a request.
 pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The first ceiling of the time between two tries to connect, and the highest.
 pub(crate) const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
-/// How often the broker is asked for a sign of life. A connection on which two of these stay
-/// without an answer is taken for lost.
+/// The interval of the pings to the broker. A connection counts as lost when two of them have no answer.
 const PING_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The options of a connection under this name, and what is wrong with the settings otherwise.
+/// The options of a connection with this name, or the error of the settings.
 pub(crate) fn connect_options(
     settings: &NatsSettings,
     name: &str,
@@ -61,7 +60,7 @@ pub(crate) fn connect_options(
     Ok(options)
 }
 
-/// Refuses a file without a certificate, of which the client says only that it trusts no broker then.
+/// Refuses a file without a certificate. The client would only report that it trusts no broker.
 fn check_certificates(name: &'static str, file: &Path) -> Result<(), ConnectError> {
     let refuse = |error| setting(name, file, unusable("certificate", error));
     let mut certificates = CertificateDer::pem_file_iter(file).map_err(refuse)?;
@@ -69,7 +68,7 @@ fn check_certificates(name: &'static str, file: &Path) -> Result<(), ConnectErro
     first.map(|_| ()).map_err(refuse)
 }
 
-/// The error of a file that is to hold this.
+/// The error of a file that should contain this.
 fn unusable(item: &str, error: pem::Error) -> String {
     match error {
         pem::Error::Io(error) => error.to_string(),

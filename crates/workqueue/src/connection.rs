@@ -1,4 +1,4 @@
-//! The connection to the broker: made with patience, watched, and its changes logged.
+//! The connection to the broker: established with retries, watched, and its changes logged.
 
 use std::future::pending;
 use std::pin::Pin;
@@ -24,10 +24,10 @@ use crate::pub_acks::PubAcks;
 use crate::servers::{display, servers, without_user};
 use crate::settings::NatsSettings;
 
-/// After a reconnect, how long an answer to something that was asked before it may still take.
+/// The longest time after a reconnect in which an answer to an earlier request may still arrive.
 const LATE_ANSWER: Duration = Duration::from_millis(250);
 
-/// What the subjects of JetStream's API begin with where no domain is named.
+/// The prefix of the subjects of JetStream's API without a domain.
 const API_PREFIX: &str = "$JS.API";
 
 /// A connection to the broker that re-establishes itself. Cheap to clone.
@@ -38,27 +38,27 @@ pub struct Connection(Arc<Inner>);
 struct Inner {
     client: Client,
     context: Context,
-    /// From the first publish on.
+    /// Set at the first publish.
     pub_acks: OnceCell<PubAcks>,
     known: KnownStreams,
-    /// What the subjects of JetStream's API begin with.
+    /// The prefix of the subjects of JetStream's API.
     api_prefix: String,
     link: watch::Receiver<Link>,
-    /// What the broker said the last time that it did not let this user create something.
+    /// The broker's last refusal to let this user create a stream or consumer.
     refused_creation: watch::Receiver<String>,
-    /// What it said the last time that it denied another permission.
+    /// The broker's last denial of another permission.
     denied: watch::Receiver<String>,
 }
 
 impl Connection {
-    /// Connects, and tries until it succeeds. `report` is told that there is a connection each time that there is
-    /// one, and why there is none each time that a try fails or it is lost. A refusal of the credentials is tried
-    /// again as well: while a password is changed, a service may have the new one before the broker has it.
+    /// Connects, and retries until it succeeds. Calls `report` each time that the connection is established, and, with
+    /// the error, each time that a try fails or the connection is lost. It also retries if the broker refuses the
+    /// credentials: while a password is changed, a service may have the new one before the broker has it.
     ///
     /// # Errors
     ///
-    /// Where a setting makes no sense from the start. A file that becomes unreadable later is most likely being
-    /// rewritten, and is read again.
+    /// If a setting is invalid from the start. A file that becomes unreadable later is most likely being rewritten,
+    /// and is read again.
     pub async fn establish_patiently(
         settings: &NatsSettings,
         client_name: &str,
@@ -72,8 +72,8 @@ impl Connection {
     ///
     /// # Errors
     ///
-    /// Where another try would be of no use: a setting makes no sense, or the broker refuses the
-    /// credentials. Once connected, a refusal is only reported, and tried again.
+    /// If a retry does not help: a setting is invalid, or the broker refuses the credentials. Once connected, a
+    /// refusal is only reported, and retried.
     pub async fn establish(
         settings: &NatsSettings,
         client_name: &str,
@@ -199,7 +199,7 @@ impl Connection {
         })))
     }
 
-    /// The client, for what is not JetStream.
+    /// The client, for core NATS.
     #[must_use]
     pub fn client(&self) -> &Client {
         &self.0.client
@@ -217,8 +217,8 @@ impl Connection {
         &self.0.known
     }
 
-    /// What publishes and awaits the acks, once there is a connection, and how many times there has been
-    /// one. Nothing where the client has ended.
+    /// The publisher that awaits acks, once there is a connection, and the number of connections so far. `None` if the
+    /// client has ended.
     pub(crate) async fn pub_acks(&self) -> Option<(&PubAcks, u64)> {
         let times = self.established().await?;
         let Inner { pub_acks, client, link, .. } = &*self.0;
@@ -226,8 +226,7 @@ impl Connection {
         Some((pub_acks.get_or_try_init(subscribing).await.ok()?, times))
     }
 
-    /// Waits until there is a connection, and gives how many times there has been one. Nothing where the
-    /// client has ended.
+    /// Waits until there is a connection, and returns the number of connections so far. `None` if the client has ended.
     async fn established(&self) -> Option<u64> {
         let link = *self.0.link.borrow();
         if link.connected {
@@ -237,8 +236,8 @@ impl Connection {
         link.wait_for(|link| link.connected).await.ok().map(|link| link.times)
     }
 
-    /// Where to publish what is stored under this subject. A leaf node keeps the keys of buckets to itself,
-    /// and passes on what is addressed to the API of a domain.
+    /// The subject to publish to, for a message that is stored under `subject`. A leaf node does not forward the
+    /// subjects of buckets, but it forwards those of the API of a domain.
     pub(crate) fn address_of(&self, subject: String) -> String {
         if self.0.api_prefix != API_PREFIX && subject.starts_with("$KV.") {
             return [&self.0.api_prefix, ".", &subject].concat();
@@ -257,8 +256,8 @@ impl Connection {
         self.0.link.borrow().times
     }
 
-    /// Waits until the broker does not let this user create something, and gives its words. It sends no
-    /// other answer, so that who asked would wait for one.
+    /// Waits until the broker refuses to let this user create a stream or consumer, and returns the refusal. The broker
+    /// sends no other answer, so the caller would wait for one.
     pub(crate) async fn creation_refused(&self) -> String {
         let mut refused = self.0.refused_creation.clone();
         refused.mark_unchanged();
@@ -269,8 +268,8 @@ impl Connection {
         }
     }
 
-    /// The broker's words whenever it denies this user a permission, but for creating something. It sends no
-    /// other answer, so that a request without an answer may have been denied.
+    /// The broker's messages when it denies this user a permission other than creating. The broker sends no other
+    /// answer, so a request without an answer may have been denied.
     #[must_use]
     pub fn denied(&self) -> watch::Receiver<String> {
         let mut denied = self.0.denied.clone();
@@ -283,16 +282,16 @@ impl Connection {
         self.0.link.has_changed().is_err()
     }
 
-    /// Waits until the client has ended, which it does only by a panic: over a carriage return within
-    /// a header, for one, which brokers let through (nats-io/nats.rs#1612). Nothing reaches the
-    /// broker after that, and there is no way to revive it.
+    /// Waits until the client has ended, which happens only by a panic, such as for a carriage return within a header,
+    /// which brokers accept (nats-io/nats.rs#1612). After that nothing reaches the broker, and the client cannot be
+    /// revived.
     pub async fn ended(&self) -> ClientEnded {
         let mut link = self.0.link.clone();
         while link.changed().await.is_ok() {}
         ClientEnded
     }
 
-    /// Waits until there is a connection, and gives when it was established.
+    /// Waits until there is a connection, and returns when it was established.
     pub(crate) async fn connected_since(&self) -> Instant {
         let mut link = self.0.link.clone();
         let since = link.wait_for(|link| link.connected).await.ok().and_then(|link| link.since);
@@ -312,13 +311,12 @@ impl Connection {
         }
     }
 
-    /// Asks the broker for something once there is a connection. Returns `None` where that
-    /// connection was lost and another established before the answer came: what was asked, or the
-    /// answer, is most likely lost with it.
+    /// Sends a request to the broker once there is a connection. Returns `None` if that connection was lost and
+    /// another was established before the answer arrived: the request, or its answer, is most likely lost.
     pub async fn ask<F: Future>(&self, question: Pin<&mut F>) -> Option<F::Output> {
         let times = self.established().await?;
         tokio::select! {
-            // Most answers come before anything becomes of the connection.
+            // Most answers arrive before the connection changes.
             biased;
             answer = question => Some(answer),
             _ = lost(self.0.link.clone(), times) => None,
@@ -326,8 +324,8 @@ impl Connection {
     }
 }
 
-/// Waits until a connection was lost that was the one of this number, and another has been established for so
-/// long that no answer over the first one comes any more. Returns the number of the other.
+/// Waits until the connection with this number was lost, and the next one has existed so long that no answer over the
+/// first one arrives any more. Returns the number of the new connection.
 pub(crate) async fn lost(mut link: watch::Receiver<Link>, times: u64) -> u64 {
     let times = link.wait_for(|link| link.connected && link.times > times).await;
     let Ok(times) = times.map(|link| link.times) else {

@@ -1,4 +1,4 @@
-//! What becomes of a connection: logged, reported, and noted for all that wait for it.
+//! The events of a connection: logs them, reports them, and updates the state that other tasks wait for.
 
 use std::future::{Ready, ready};
 use std::sync::{Arc, Mutex};
@@ -21,7 +21,7 @@ pub(crate) struct Link {
     pub(crate) since: Option<Instant>,
 }
 
-/// Says what becomes of the connection, and keeps `link` current.
+/// Logs and reports the events of the connection, and keeps `link` current.
 pub(crate) fn watcher(
     broker: String,
     refusal: ConnectError,
@@ -31,8 +31,8 @@ pub(crate) fn watcher(
     report: &Arc<impl Fn(Result<(), &ConnectError>) + Send + Sync + 'static>,
 ) -> impl Fn(Event) -> Ready<()> + Send + Sync + 'static {
     let report = Arc::clone(report);
-    // Since the connection was last made or lost: without one the client tries again and again, and with
-    // one the broker may complain of each message.
+    // The reasons logged since the connection was last established or lost: without a connection the client retries
+    // continually, and with one the broker may send an error for each message.
     let logged = Mutex::new(LogOnce::default());
     move |event| {
         let away = |reason| ConnectError::Unreachable { broker: broker.clone(), reason };
@@ -54,7 +54,7 @@ pub(crate) fn watcher(
                 warn!("lost the connection to the broker; trying to restore it");
             }
             Event::LameDuckMode => {
-                info!("the broker is about to stop, and asks its clients to leave")
+                info!("the broker is about to stop, and asks its clients to leave");
             }
             event if is_refusal(event) => {
                 report(Err(&refusal));
@@ -75,7 +75,7 @@ pub(crate) fn watcher(
                 }
             }
             Event::ClientError(error) => {
-                // The library tells only the kind of error here.
+                // The library reports only the kind of error here.
                 report(Err(&away(error.to_string())));
                 if logged.is_first(error) {
                     warn!(%error, broker, "cannot connect to the broker yet; trying again");
@@ -88,7 +88,7 @@ pub(crate) fn watcher(
     }
 }
 
-/// Whether the broker refuses the credentials: one that breaks off, or one that takes no connection.
+/// Whether the broker refuses the credentials, of an existing connection or of a new one.
 fn is_refusal(event: &Event) -> bool {
     match event {
         Event::ServerError(error) => *error == ServerError::AuthorizationViolation,
@@ -99,7 +99,7 @@ fn is_refusal(event: &Event) -> bool {
     }
 }
 
-/// Whether these words of the broker say that this user may not create a stream or a consumer.
+/// Whether this error of the broker means that this user may not create a stream or a consumer.
 fn is_of_creation(words: &str) -> bool {
     // The domain, where there is one, stands between `$JS` and `API`.
     words.contains("Violation for Publish to \"$JS.")

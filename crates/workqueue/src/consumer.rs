@@ -1,4 +1,4 @@
-//! Consumes one lane of a queue: pulls jobs, never more than there is room for, runs them, and settles them.
+//! Consumes one lane of a queue: pulls jobs, at most as many as there are free slots, handles them, and settles them.
 
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
@@ -31,21 +31,21 @@ use crate::slots::Slots;
 use crate::spans::Span;
 use crate::trace::Trace;
 
-/// The longest time for which a pull waits for messages. A stopping service may wait that long, and a
-/// broker may send that long to one that hangs.
+/// The longest time for which a pull waits for messages. A stopping service may have to wait for it, and for this time
+/// the broker may send messages to a process that hangs.
 const LONGEST_PULL: Duration = Duration::from_secs(1);
 
 /// Consumes the jobs of one lane of a queue for as long as a service runs.
 pub(crate) struct Consumer<H> {
     pub(crate) handler: Arc<H>,
     pub(crate) lane: Lane,
-    /// How many jobs are handled at a time: there may be several in a message.
+    /// Limits the jobs that are handled at a time. A message may have several jobs.
     pub(crate) places: Semaphore,
-    /// In which the jobs of all lanes are handled, where there are several or a rate limit.
+    /// The slots that all lanes share, if there are several lanes or a rate limit.
     pub(crate) slots: Option<Slots>,
-    /// That of messages that are not decoded.
+    /// The policy for messages that cannot be decoded.
     pub(crate) policy: RetryPolicy,
-    /// The queue itself, for jobs that are put off.
+    /// The queue itself, for copies of its messages.
     pub(crate) queue: Arc<Publisher>,
     pub(crate) dead_letters: Arc<Publisher>,
     pub(crate) metrics: QueueMetrics,
@@ -55,15 +55,15 @@ pub(crate) struct Consumer<H> {
 
 /// Why a consumer stopped consuming.
 pub(crate) enum End {
-    /// It was told to, and nothing more can come.
+    /// The service stops, and no more messages can arrive.
     Stopped,
-    /// It is not there any more on the broker, or not as it was.
+    /// The consumer on the broker was deleted or replaced.
     Gone,
 }
 
-/// What jobs have in common for as long as the consumer on the broker is the same.
+/// The state that jobs share while the consumer on the broker is the same.
 struct Binding {
-    /// How often to tell the broker that a job is being handled.
+    /// The interval of the heartbeats for a job that is being handled.
     heartbeat: Duration,
     blocking: Blocking,
     shared: Arc<Shared>,
@@ -76,7 +76,7 @@ struct Handling {
 }
 
 impl<H: Handler> Consumer<H> {
-    /// Consumes until the service stops, and then until all that was asked for has come.
+    /// Consumes until the service stops, and then until all requested messages have arrived.
     pub(crate) async fn consume(
         self: &Arc<Self>,
         consumer: PullConsumer,
@@ -93,7 +93,7 @@ impl<H: Handler> Consumer<H> {
             blocking: Blocking::default(),
             shared: Arc::new(Shared { lane: self.lane, producer, instance, facts_max_age }),
         });
-        // Sooner than a delivery comes again, and sooner than the drain ends.
+        // A pull ends before the redelivery of a message, and before the end of the drain.
         let expires = LONGEST_PULL.min(ack_wait / 2).min(drain_timeout / 2);
         let expires = expires.max(Duration::from_millis(10));
         let mut pull = Pull::new(connection, consumer, expires).await?;
@@ -115,12 +115,12 @@ impl<H: Handler> Consumer<H> {
                     None => pull.ask(concurrency, free).await,
                 }
             } else if pull.credit() == 0 || !connection.is_connected() || abandoned.is_cancelled() {
-                // Nothing more can come, so only what is in flight is left.
+                // No more messages can arrive, so only the jobs in flight are left.
                 return Ok(End::Stopped);
             }
             tokio::select! {
-                // What has come is taken first, because there most often is something. The others only
-                // end the wait: each turn looks above at what they tell of.
+                // Arrived messages come first, because that is the usual case. The other branches only end the
+                // wait: the code above checks their conditions at each turn.
                 biased;
                 arrival = pull.next() => match arrival {
                     Arrival::Message(message) => {
@@ -157,8 +157,8 @@ impl<H: Handler> Consumer<H> {
         }
     }
 
-    /// Handles the jobs of a bundle, and acks it once all of them are settled. One that is delivered again becomes a
-    /// message for each job, where there is room for them.
+    /// Handles the jobs of a bundle, and acks the bundle once all of them are settled. A redelivered bundle is split
+    /// into a message for each job, if the queue has room for them.
     async fn work_on_bundle(&self, binding: &Binding, bundle: &Delivery, jobs: &[Delivery]) {
         let is_split = async {
             let attempt = bundle.attempt();
@@ -174,11 +174,12 @@ impl<H: Handler> Consumer<H> {
         }
     }
 
-    /// Handles a delivery and settles it. Returns whether nothing more is to be done about it, which for a job of a
-    /// bundle may be otherwise.
+    /// Handles a delivery and settles it. Returns whether it is settled. A job of a bundle may need its bundle to be
+    /// redelivered.
     async fn work(&self, binding: &Binding, delivery: &Delivery) -> bool {
         if let Some(delay) = delivery.waits() {
-            // No attempt, and nothing that is to be counted. The broker counts it, so that only the first may be so.
+            // This is not an attempt, and no metric counts it. But the broker counts the delivery, so only the first
+            // one may be given back; a later one is replaced by a copy.
             let attempt = delivery.attempt();
             if delivery.is_redelivered()
                 && Box::pin(delivery.put_off(&self.queue, attempt, delay)).await
@@ -222,7 +223,7 @@ impl<H: Handler> Consumer<H> {
         counter.is_some()
     }
 
-    /// Handles a delivery, and notes what becomes known of it meanwhile.
+    /// Handles a delivery, and fills in `handling`.
     async fn handle(
         &self,
         delivery: &Delivery,
@@ -247,7 +248,7 @@ impl<H: Handler> Consumer<H> {
         };
         let policy = self.handler.retry_policy_of(&job).or_attempts(self.settings.max_attempts);
         handling.policy = policy;
-        // Before the work, so that a job which ends every process that handles it comes to an end, too.
+        // Before the work, so that a job that kills every process that handles it also becomes a dead letter.
         if policy.max_attempts.is_some_and(|most| attempt.number() > most) {
             return Outcome::Exhausted;
         }
@@ -268,8 +269,8 @@ impl<H: Handler> Consumer<H> {
         handled.map_or_else(Outcome::Failed, |()| Outcome::Done)
     }
 
-    /// Settles a delivery. Returns the counter of how that was possible; none where a job of a bundle cannot be settled
-    /// without the others.
+    /// Settles a delivery. Returns the counter of the settlement. `None` if it is a job of a bundle that cannot be
+    /// settled independently.
     async fn settle(
         &self,
         delivery: &Delivery,
@@ -280,7 +281,7 @@ impl<H: Handler> Consumer<H> {
         let queue = self.lane.queue.stream;
         let (id, attempt) = (delivery.key(), delivery.attempt().number());
         let mut settlement = settle(outcome, delivery.attempt(), policy);
-        // Only for a line that is written.
+        // A closure, because it is needed only for log lines that are written.
         let trace = || match span.trace_id() {
             Some(id) => Some(id.to_string()),
             None => Trace::id_of(delivery.headers()?).map(str::to_owned),
@@ -327,7 +328,7 @@ impl<H: Handler> Consumer<H> {
                 if delivery.is_bundled() {
                     return None;
                 }
-                // It stays in its queue, where nothing is lost, and is tried again ever later.
+                // The message stays in its queue, and is retried with growing delays.
                 delivery.nak(retry_delay(delivery.attempt(), policy)).await;
                 Some(&self.metrics.naks)
             }
@@ -335,8 +336,8 @@ impl<H: Handler> Consumer<H> {
         }
     }
 
-    /// Publishes a copy that takes the place of a delivery, to be handled after this time in this attempt. Returns
-    /// whether it is there.
+    /// Replaces a delivery by a copy, which is due after this delay and has this attempt. Returns whether the copy is
+    /// stored.
     async fn put_off(
         &self,
         delivery: &Delivery,
@@ -354,7 +355,7 @@ impl<H: Handler> Consumer<H> {
         is_there == Some(true)
     }
 
-    /// A panic of the handler is caught before. This one leaves the job to be delivered again.
+    /// Logs a panic outside of the handler, whose panics are caught earlier. The broker redelivers the job.
     pub(crate) fn log_panic(&self, ended: Result<(), JoinError>) {
         if let Err(panic) = ended.map_err(JoinError::into_panic) {
             let (queue, panic) = (self.lane.queue.stream, panic_text(&*panic));
@@ -363,7 +364,7 @@ impl<H: Handler> Consumer<H> {
     }
 }
 
-/// Does all of these at once. Returns whether each of them is done for.
+/// Awaits all of these concurrently. Returns whether each returned true.
 async fn all(doing: impl Iterator<Item = impl Future<Output = bool>>) -> bool {
     join_all(doing).await.into_iter().all(|is_done| is_done)
 }

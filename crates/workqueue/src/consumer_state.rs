@@ -1,8 +1,8 @@
-//! Logs what only the broker knows of a consumer: that it is paused, and that a message breaks the connection
-//! again and again.
+//! Logs two states of a consumer that only the broker has: it is paused, or one of its messages breaks the connection
+//! repeatedly.
 //!
-//! The client learns nothing of a message that it cannot read, only that the connection is lost. What
-//! tells it from a broker that comes and goes: it happens again soon, while a message is redelivered.
+//! For a message that the client cannot read, it only notices a lost connection. The difference from a broker that
+//! stops and starts: the loss repeats soon, while a message is redelivered.
 
 use std::convert::Infallible;
 use std::pin::pin;
@@ -17,14 +17,14 @@ use crate::connection::Connection;
 use crate::queue::Lane;
 use crate::topology::paused_until;
 
-/// Two losses within this many `ACK_WAIT`s are suspicious. With several replicas, each takes the message
-/// only now and then.
+/// Two losses within this many `ACK_WAIT`s are suspicious. With several replicas, each gets the message only from time
+/// to time.
 const SUSPICIOUS: u32 = 10;
 
 /// How often the broker is asked whether a consumer of a queue is paused, one lane after another.
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// Watches a consumer for as long as it is awaited.
+/// Watches a consumer as long as it is awaited.
 pub(crate) async fn watch(
     connection: &Connection,
     consumer: &PullConsumer,

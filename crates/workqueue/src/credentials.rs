@@ -1,4 +1,4 @@
-//! Who connects, and how that is proven to the broker.
+//! The credentials of a connection.
 
 use std::fmt;
 use std::fs;
@@ -11,8 +11,8 @@ use percent_encoding::percent_decode_str;
 use crate::connect_error::{ConnectError, setting};
 use crate::settings::NatsSettings;
 
-/// The way that counts of those which are set. Files are read at each connect, because credentials that end
-/// are replaced while a service runs.
+/// The kind of credentials that the settings select. Files are read at each connect, because expiring credentials are
+/// replaced while a service runs.
 #[derive(Clone)]
 pub(crate) enum Credentials {
     /// A file with a JWT and the seed of its key.
@@ -28,11 +28,11 @@ pub(crate) enum Credentials {
 }
 
 impl Credentials {
-    /// Those of the settings, or else those of an address.
+    /// The credentials of the settings, or else those in an address.
     ///
     /// # Errors
     ///
-    /// Where a file cannot be read, or is not of its kind.
+    /// If a file cannot be read, or is not of its kind.
     pub(crate) fn new(
         settings: &NatsSettings,
         servers: &[ServerAddr],
@@ -86,7 +86,7 @@ impl Credentials {
         })
     }
 
-    /// What proves it to a broker that has sent this nonce.
+    /// The authentication for a broker that has sent this nonce.
     pub(crate) fn prove(&self, nonce: &[u8]) -> Result<Auth, AuthError> {
         let mut auth = Auth::new();
         let sign = |key: &KeyPair| key.sign(nonce).map_err(AuthError::new);
@@ -112,7 +112,7 @@ impl Credentials {
     }
 }
 
-/// As whom, without what is secret.
+/// The user, without secrets.
 impl fmt::Display for Credentials {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -142,7 +142,7 @@ fn read_nkey(file: &Path) -> Result<KeyPair, String> {
     key(seed.ok_or("it has no seed of a user's nkey, which begins with SU")?)
 }
 
-/// The key of a seed, which no error shows.
+/// The key of a seed. No error shows the seed.
 fn key(seed: &str) -> Result<KeyPair, String> {
     KeyPair::from_seed(seed).map_err(|_| "its seed is not one of an nkey".to_owned())
 }

@@ -1,4 +1,4 @@
-//! Declaring the topology, and binding to a consumer, with patience.
+//! Declares the topology and binds to a consumer, with retries.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -19,7 +19,7 @@ use crate::topology::{self, DeclareError, Declared, Limits, Topology};
 /// The first ceiling of the time between two tries to declare the topology, and the highest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
-/// Declares the topology, and tries until the broker answers.
+/// Declares the topology, and retries until the broker answers.
 pub(crate) async fn declare(
     connection: &Connection,
     topology: &Topology,
@@ -61,8 +61,8 @@ pub(crate) async fn declare(
     }
 }
 
-/// Binds to the consumer of a lane, and tries until the broker answers. Returns nothing where there is no such
-/// consumer.
+/// Binds to the consumer of a lane, and retries until the broker answers. Returns `None` if the consumer does not
+/// exist.
 pub(crate) async fn bind(connection: &Connection, lane: Lane) -> Option<PullConsumer> {
     let (stream, consumer) = (lane.queue.stream, lane.consumer());
     let mut backoff = Backoff::new(RETRY.0, RETRY.1);

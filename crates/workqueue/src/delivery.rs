@@ -33,7 +33,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Delivery {
     message: Message,
-    /// Where to answer for it.
+    /// The subject for its settlement.
     reply: Subject,
     connection: Connection,
     queue: Queue,
@@ -42,7 +42,7 @@ pub(crate) struct Delivery {
     snooze: Option<Snooze>,
     attempt: Attempt,
     is_redelivered: bool,
-    /// Whether it is a job of a bundle, which is settled together with the others.
+    /// Whether it is a job of a bundle, which is acked as a whole.
     is_bundled: bool,
 }
 
@@ -52,7 +52,7 @@ impl Delivery {
     /// # Errors
     ///
     /// If the message lacks `JetStream` metadata. Without it the message has no attempt number and no unique id for a
-    /// dead letter, so it stays unsettled, and the broker delivers it again.
+    /// dead letter, so it stays unsettled, and the broker redelivers it.
     pub(crate) fn new(
         message: Message,
         queue: Queue,
@@ -91,7 +91,7 @@ impl Delivery {
         })
     }
 
-    /// The jobs of a bundle; nothing where it is none.
+    /// The jobs of a bundle. `None` if the message is not a bundle.
     pub(crate) fn jobs(&self) -> Option<Vec<Self>> {
         let job = |message| Self {
             message,
@@ -178,8 +178,8 @@ impl Delivery {
                     heartbeats += 1;
                     next += every;
                     heartbeat.as_mut().reset(next);
-                    // Without a connection the client would send it later, when it has no use. That of a bundle is
-                    // one for all of its jobs.
+                    // Without a connection the client would send it later, when it has no use. A bundle has one
+                    // heartbeat for all of its jobs.
                     if self.connection.is_connected() && !self.is_bundled {
                         self.answer(AckKind::Progress).await;
                     }
@@ -188,7 +188,7 @@ impl Delivery {
         }
     }
 
-    /// Acks the message. That of a bundle is acked once all of its jobs are settled.
+    /// Acks the message. For a job of a bundle it does nothing: the bundle is acked once all of its jobs are settled.
     pub(crate) async fn ack(&self) {
         if !self.is_bundled {
             self.answer(AckKind::Ack).await;
@@ -204,8 +204,8 @@ impl Delivery {
         self.snooze?.remaining(now())
     }
 
-    /// Publishes a copy of the message, to be handled after this time in this attempt. Returns whether the copy is
-    /// stored; it does not wait for room.
+    /// Publishes a copy of the message, which is due after this delay and has this attempt. Returns whether the copy is
+    /// stored. It does not wait for room in the queue.
     pub(crate) async fn put_off(&self, to: &Publisher, attempt: Attempt, delay: Duration) -> bool {
         let until = now().saturating_add(delay).unwrap_or(Timestamp::MAX);
         let until = Some(until).filter(|_| !delay.is_zero());
@@ -230,7 +230,7 @@ impl Delivery {
         let cause = Cause { reason, attempts: self.attempt.number(), at: now(), by };
         let dead_letter = || {
             let mut dead_letter = self.original().dead_letter(&cause);
-            // The jobs of a bundle have its sequence in common.
+            // The jobs of a bundle share its sequence, so their ids tell them apart.
             dead_letter.headers.insert(NATS_MESSAGE_ID, self.to_string());
             Ok(dead_letter)
         };
@@ -244,8 +244,7 @@ impl Delivery {
         }
     }
 
-    /// A lost settlement is harmless: the broker delivers the message again, and the facts prevent a second
-    /// effect.
+    /// A lost settlement is harmless: the broker redelivers the message, and the facts prevent a second effect.
     async fn answer(&self, kind: AckKind) {
         let id = self.key();
         let answer = self.connection.client().publish(self.reply.clone(), kind.into());

@@ -1,7 +1,7 @@
 //! Facts: records of events, each created once under its key and never changed.
 //!
 //! A bucket is a key-value bucket of NATS, which is a stream whose subjects are the keys. A fact is
-//! created by a publish that succeeds only where the key has never been written. So a message that is
+//! created by a publish that succeeds only if the key has never been written. So a message that is
 //! delivered twice has its effect once: the broker refuses the second creation.
 
 use std::fmt::Display;
@@ -58,13 +58,13 @@ pub trait Fact: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// The bucket that keeps such facts.
     const BUCKET: Bucket;
 
-    /// The key that it is kept under in its bucket: a token of a subject, such as the id of a job.
+    /// The key of this fact in its bucket: a token of a subject, such as the id of a job.
     fn key(&self) -> String;
 
-    /// The publish that creates this fact as part of this trace, and is refused where the key has been written.
+    /// The publish that creates this fact as part of this trace. The broker refuses it if the key has been written.
     ///
-    /// It has no message id: a broker with several replicas would call the second creation a
-    /// duplicate, which it is not if its value differs.
+    /// It has no message id: with one, a broker with several replicas would report the second creation as a duplicate,
+    /// even if its value differs.
     ///
     /// # Errors
     ///
@@ -81,7 +81,7 @@ pub trait Fact: Serialize + DeserializeOwned + Send + Sync + 'static {
     ///
     /// # Errors
     ///
-    /// Where the body is no such fact: another program has written into the bucket.
+    /// If the body is not such a fact: another program has written into the bucket.
     fn from_body(body: &[u8]) -> Result<Self, serde_json::Error> {
         from_json(body)
     }
@@ -127,7 +127,7 @@ pub async fn read_fact<F: Fact>(
 /// Why a fact could not be read.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReadError {
-    /// The broker did not say whether there is one. Worth another try.
+    /// It is unknown whether the fact exists. Try again.
     #[error("the broker did not say")]
     Unknown,
     /// The value under the key is not a fact: another program has written into the bucket.

@@ -1,4 +1,4 @@
-//! The job that a recurring schedule asks for when it fires.
+//! The job of a firing of a recurring schedule.
 
 use async_nats::HeaderMap;
 use jiff::Timestamp;
@@ -7,9 +7,8 @@ use crate::id::JobId;
 use crate::queue::{EVERY, Queue};
 use crate::recurrence::firing;
 
-/// The subject of the job that this message asks for, where a recurring schedule has fired it. Each firing is a job
-/// of its own, so from here on it is known by the subject of a job that is due once: its dead letter is about its
-/// id, and a replay comes back to that.
+/// The subject of the job of this message, if a recurring schedule has fired it. Each firing is a separate job, so from
+/// here on it has the subject of a job that is due once: its dead letter has its id, and a replay uses that subject.
 pub(crate) fn subject(
     queue: Queue,
     subject: &str,

@@ -28,8 +28,7 @@ pub trait Handler: Send + Sync + 'static {
     /// The kind of job. It also names the queue.
     type Job: Job;
 
-    /// How long an attempt may take, and when and how often a failed job is tried again. Defaults to
-    /// [`RetryPolicy::default`].
+    /// The time-out of an attempt, and the number and the delays of the retries. Defaults to [`RetryPolicy::default`].
     fn retry_policy(&self) -> RetryPolicy {
         RetryPolicy::default()
     }
@@ -44,8 +43,8 @@ pub trait Handler: Send + Sync + 'static {
     /// The most jobs a second that all replicas of the service start together. Defaults to the service's
     /// `RATE_LIMIT`, no limit unless set. An attempt counts as a job.
     ///
-    /// It holds for each second of the clock, by counters on the broker; jobs that wait for another second are kept
-    /// alive, and spend no attempt. While the broker does not answer, no job starts.
+    /// It holds for each second of the clock, by counters on the broker. Jobs that wait for another second are kept in
+    /// flight, and spend no attempt. While the broker does not answer, no job starts.
     fn rate_limit(&self) -> Option<NonZeroU32> {
         None
     }
@@ -72,8 +71,8 @@ pub trait Handler: Send + Sync + 'static {
     ) -> impl Future<Output = Result<(), Failure>> + Send;
 }
 
-/// How long an attempt may take, and when and how often a failed job is tried again: after a delay below a ceiling that
-/// doubles from one attempt to the next.
+/// The time-out of an attempt, and the number and the delays of the retries. A delay is below a ceiling that doubles
+/// from one attempt to the next.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -103,10 +102,10 @@ pub struct RetryPolicy {
     pub timeout: Option<Duration>,
     /// Whether [`Failure::RetryAfter`] spends an attempt. Defaults to true.
     ///
-    /// With false, a handler can put a job off as often as it likes. A copy of its message then takes its place at the
-    /// end of the queue, to which the user of the service has to be allowed to publish. Where the queue has no room for
-    /// the copy, the attempt is spent. A process that dies between publishing the copy and acknowledging the
-    /// message leaves both, so that the job is handled twice.
+    /// With false, a handler can snooze a job any number of times. A copy of its message then replaces it at the end
+    /// of the queue, so the user of the service needs the permission to publish there. If the queue has no room for
+    /// the copy, the attempt is spent. If a process dies after it has published the copy, and before it acks the
+    /// message, both remain, and the job is handled twice.
     pub snoozes_count: bool,
 }
 
@@ -135,12 +134,12 @@ impl RetryPolicy {
 /// `?` turns any error into [`Failure::Retry`], save for a [`PublishError`] that is permanent, which it rejects.
 #[derive(Debug)]
 pub enum Failure {
-    /// It may succeed another time: try it again as the [`RetryPolicy`] says.
+    /// A retry may succeed. The [`RetryPolicy`] limits the attempts, and sets the delay.
     Retry(Source),
-    /// It may succeed another time, but not before this delay (snooze). Whether that spends an attempt is the
-    /// [`RetryPolicy`]'s.
+    /// A retry may succeed after this delay (snooze). [`RetryPolicy::snoozes_count`] decides whether that spends an
+    /// attempt.
     RetryAfter(Duration, Source),
-    /// It never will: make it a dead letter.
+    /// No retry can succeed: the job becomes a dead letter.
     Reject(Source),
 }
 
@@ -223,7 +222,7 @@ pub struct Context {
     waits: AtomicU64,
 }
 
-/// What the contexts of all jobs of one service have in common.
+/// The state that the contexts of all jobs of one service share.
 #[derive(Debug)]
 pub(crate) struct Shared {
     pub(crate) lane: Lane,
@@ -292,41 +291,41 @@ impl Context {
         &self.shared.instance
     }
 
-    /// How long the facts of this service guard their keys, from the moment of asking, as its buckets on
-    /// the broker have it. An effect that is older could happen a second time.
+    /// The time for which the facts of this service prevent a second effect, by the settings of its buckets on the
+    /// broker. The effect of an older job could happen a second time.
     #[must_use]
     pub fn facts_max_age(&self) -> Duration {
         self.shared.facts_max_age
     }
 
-    /// Reports that the job is still alive: its [`RetryPolicy::timeout`] begins anew. The heartbeats to
-    /// the broker do not depend on this call.
+    /// Reports progress of the job, and restarts its [`RetryPolicy::timeout`]. The heartbeats to the broker do not
+    /// depend on this call.
     pub fn heartbeat(&self) {
         self.heartbeat.notify_one();
     }
 
-    /// Asks for a permission to go on under this key, such as the host that the job is about to call: all replicas of
-    /// the service share `per_second` permissions of a key in each second of the clock. A refused job does not wait in
-    /// its slot: it comes back in one of the next seconds, over which the refused jobs are spread, the more urgent
-    /// first. A recording context grants every permission.
+    /// Asks for a permission under this key, such as the host that the job is about to call. All replicas of the
+    /// service share `per_second` permissions of a key in each second of the clock. A refused job does not wait in its
+    /// slot: it is snoozed until one of the next seconds. The refused jobs are spread over these seconds, the more
+    /// urgent first. A recording context grants every permission.
     ///
-    /// A key is any text. Where the account asks for `MAX_BYTES`, all counters together have a megabyte, for some 5,000
-    /// keys in ten seconds; with more of them the oldest are forgotten.
+    /// A key is any text. If the account requires `MAX_BYTES`, all counters together have a megabyte, for some 5,000
+    /// keys in ten seconds; with more keys the broker removes the oldest counters.
     ///
-    /// A refusal spends an attempt unless the policy says [`snoozes_count: false`](RetryPolicy::snoozes_count). Ask
-    /// before the first effect: the job begins anew.
+    /// A refusal spends an attempt unless the policy has [`snoozes_count: false`](RetryPolicy::snoozes_count). Ask
+    /// before the first effect, because the job starts from the beginning.
     ///
     /// # Errors
     ///
-    /// [`Failure::RetryAfter`] where none is left, where the broker does not answer, and in the second in which this
-    /// replica has connected to it; [`Failure::Retry`] where the counters cannot be used.
+    /// [`Failure::RetryAfter`] if no permission is left, if the broker does not answer, and in the second in which this
+    /// replica has connected to it; [`Failure::Retry`] if the counters cannot be used.
     pub async fn permission(&self, key: &str, per_second: NonZeroU32) -> Result<(), Failure> {
         let Target::Broker(broker) = self.shared.producer.target() else { return Ok(()) };
         let asking = rate_limit::permission(broker, self.shared.lane, key, per_second);
         self.waiting(asking).await
     }
 
-    /// Waits for the broker, which is not the job's time: its time-out begins anew afterwards.
+    /// Waits for the broker. This does not count as the job's time: its time-out restarts afterwards.
     async fn waiting<T>(&self, broker: impl Future<Output = T>) -> T {
         struct Waits<'a>(&'a Context);
 
@@ -346,8 +345,8 @@ impl Context {
     /// Publishes another job, and ends once the broker has confirmed that it is stored. While its queue is
     /// full, it waits, and spends no attempt.
     ///
-    /// A job without an id of its own has one that is derived from the id of this job and the number of
-    /// such jobs before it, so that each attempt publishes the same jobs in the same order under the same ids.
+    /// If the job has no id of its own, its id is derived from the id of this job and the number of such jobs before
+    /// it. So each attempt publishes the same jobs in the same order under the same ids.
     ///
     /// # Errors
     ///

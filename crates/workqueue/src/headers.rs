@@ -7,15 +7,15 @@ use crate::trace::Trace;
 /// The version of its job type that a message follows. A message without it is read as version 1.
 pub const MESSAGE_VERSION: &str = "Message-Version";
 
-/// How many attempts a job had spent before it was put off without spending one. It is on the copy of its message.
+/// The number of attempts that a job had spent before it was snoozed, on the copy of its message.
 pub const SNOOZE_ATTEMPTS: &str = "Snooze-Attempts";
 
-/// The time before which that copy is not worked on, in RFC 3339. Without it, at once.
+/// The time, in RFC 3339, before which no worker handles that copy. Without it, a worker handles the copy at once.
 pub const SNOOZE_UNTIL: &str = "Snooze-Until";
 
 const JSON: &str = "application/json";
 
-// As names, because the library copies a text whenever a header is looked for under it.
+// Header names, because a lookup by text copies the text.
 static VERSION_NAME: HeaderName = HeaderName::from_static(MESSAGE_VERSION);
 static CONTENT_TYPE: HeaderName = HeaderName::from_static("Content-Type");
 static SNOOZE_ATTEMPTS_NAME: HeaderName = HeaderName::from_static(SNOOZE_ATTEMPTS);
@@ -30,28 +30,28 @@ pub(crate) fn of_message(version: u64, trace: &Trace) -> HeaderMap {
     headers
 }
 
-/// The attempts and the time on the copy of a message that was put off.
+/// The attempts and the time on the copy of a snoozed message.
 pub(crate) fn of_a_snooze(headers: &HeaderMap) -> Option<(&str, Option<&str>)> {
     let value = |name: &HeaderName| headers.get(name.clone()).map(HeaderValue::as_str);
     Some((value(&SNOOZE_ATTEMPTS_NAME)?, value(&SNOOZE_UNTIL_NAME)))
 }
 
-/// Whether a header of this name is of the copy of a message that was put off.
+/// Whether the copy of a snoozed message has a header of this name.
 pub(crate) fn is_of_a_snooze(name: &str) -> bool {
     [SNOOZE_ATTEMPTS, SNOOZE_UNTIL].contains(&name)
 }
 
 /// The version that a message names.
 pub(crate) enum Version {
-    /// This reader knows it.
+    /// A version that this reader supports.
     Known,
-    /// It is newer than this reader knows, however large its number.
+    /// A version that is newer than this reader supports, however large its number.
     Newer(String),
     /// The header is not a whole number from 1.
     Invalid(String),
 }
 
-/// The version that these headers name, for a reader that knows versions up to `newest`.
+/// The version in these headers, for a reader that supports versions up to `newest`.
 pub(crate) fn version(headers: Option<&HeaderMap>, newest: u64) -> Version {
     let Some(version) = headers.and_then(|headers| headers.get(VERSION_NAME.clone())) else {
         return Version::Known;

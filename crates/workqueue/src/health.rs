@@ -6,15 +6,15 @@ use tracing::info;
 
 use crate::queue::Lane;
 
-/// What `/readyz` asks for. It never depends on the other side: that would couple the two again.
+/// The state behind `/readyz`. It never depends on another service, because that would couple the services again.
 #[derive(Debug, Default)]
 pub(crate) struct Health {
     connected: AtomicBool,
     stopping: AtomicBool,
-    /// All lanes are known that this service is to consume from.
+    /// Whether all lanes that this service consumes are known.
     started: AtomicBool,
     announced: AtomicBool,
-    /// By how much this machine's clock is wrong, for people.
+    /// The error of this machine's clock, for people.
     clock: Mutex<Option<String>>,
     unbound: Mutex<HashSet<Lane>>,
 }
@@ -33,13 +33,13 @@ impl Health {
         self.announce();
     }
 
-    /// Notes what is wrong with this machine's clock, if anything is.
+    /// Records the error of this machine's clock, if there is one.
     pub(crate) fn set_clock(&self, wrong: Option<String>) {
         *self.clock.lock().expect("nothing panics while it holds this lock") = wrong;
         self.announce();
     }
 
-    /// Notes whether this lane can be consumed from.
+    /// Records whether this lane can be consumed.
     pub(crate) fn set_bound(&self, lane: Lane, bound: bool) {
         let mut unbound = self.unbound.lock().expect("nothing panics while it holds this lock");
         if bound {
@@ -51,7 +51,7 @@ impl Health {
         self.announce();
     }
 
-    /// Says, once, that the service is ready.
+    /// Logs once that the service is ready.
     fn announce(&self) {
         if self.not_ready().is_none() && !self.announced.swap(true, Ordering::Relaxed) {
             info!("ready");

@@ -1,5 +1,4 @@
-//! Asks the service that runs beside it how it is. An image of nothing but the program has no shell,
-//! and no other program, that could.
+//! Checks the health of the service that runs beside it, for images that have no shell and no other program.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -13,13 +12,13 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
-/// How long the answer may take. What runs the check has a limit, too, but tells less.
+/// The time limit for the answer. The caller of the check has a limit as well, but reports less.
 const LIMIT: Duration = Duration::from_secs(2);
 
 /// How much of an answer is read, in bytes.
 const MAX_ANSWER: usize = 4096;
 
-/// What the program of a service can do besides running it.
+/// The subcommands of the program of a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Subcommand)]
 pub enum Command {
     /// Checks whether the service at `ADMIN_ADDR` is ready.
@@ -35,18 +34,18 @@ pub enum Command {
 /// Why a service is not known to be ready.
 #[derive(Debug, thiserror::Error)]
 pub enum HealthcheckError {
-    /// The service listens on a port that only it knows.
+    /// The service listens on a port that it has chosen itself.
     #[error("ADMIN_ADDR is {0}: with port 0 the service chooses a port; set one, such as 8080")]
     AnyPort(SocketAddr),
-    /// Nothing listens there, or what does is no service of ours.
+    /// Nothing listens there, or another program.
     #[error("no service answers at {addr} (ADMIN_ADDR): {reason}")]
     NoAnswer {
-        /// Where it was asked.
+        /// The address of the admin endpoint.
         addr: SocketAddr,
-        /// What happened instead.
+        /// The error.
         reason: String,
     },
-    /// It answers that it is not ready, and why.
+    /// The service is not ready, with its reason.
     #[error("{0}")]
     NotReady(String),
 }
@@ -55,7 +54,7 @@ pub enum HealthcheckError {
 ///
 /// # Errors
 ///
-/// Where it is not, or does not say so within two seconds.
+/// If it is not ready, or does not answer within two seconds.
 pub async fn healthcheck(admin_addr: SocketAddr) -> Result<(), HealthcheckError> {
     if admin_addr.port() == 0 {
         return Err(HealthcheckError::AnyPort(admin_addr));
@@ -70,7 +69,7 @@ pub async fn healthcheck(admin_addr: SocketAddr) -> Result<(), HealthcheckError>
     }
 }
 
-/// Where to reach, from the same machine, what listens on this address.
+/// The address at which a program on the same machine reaches a listener on `address`.
 fn reachable(ip: IpAddr) -> IpAddr {
     match ip {
         IpAddr::V4(Ipv4Addr::UNSPECIFIED) => Ipv4Addr::LOCALHOST.into(),

@@ -3,8 +3,8 @@ use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 /// The signals that ask a process to stop.
 const STOP: [Signal; 3] = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP];
 
-/// Does this while this thread takes no signal to stop: one that comes meanwhile is delivered afterwards, or to another
-/// thread. A thread that is started here never takes one.
+/// Runs this while the thread blocks the stop signals. A signal that arrives meanwhile is delivered afterwards, or to
+/// another thread. A thread that is started here never receives one.
 pub(crate) fn while_held<T>(what: impl FnOnce() -> T) -> T {
     const VALID: &str = "only a mask that makes no sense is refused";
 

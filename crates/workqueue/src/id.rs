@@ -12,8 +12,8 @@ use crate::clock::now;
 
 /// The id of a job, and of everything that follows from it: a UUID of version 7.
 ///
-/// An id is part of subjects and keys, where only equal text is the same id. So just one spelling
-/// is read, the usual one: 36 characters, lower case, with hyphens.
+/// An id is part of subjects and keys, where only equal texts are the same id. So only the usual spelling is accepted:
+/// 36 characters, lower case, with hyphens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "Uuid")]
 pub struct JobId(Uuid);
@@ -26,16 +26,15 @@ impl JobId {
     #[must_use]
     #[expect(clippy::new_without_default, reason = "each call gives another value")]
     pub fn new() -> Self {
-        // By the clock that ages are told by: this machine's own may be set anew.
+        // By the clock for ages: this machine's own clock may be reset.
         let now = now();
         let seconds = u64::try_from(now.as_second()).unwrap_or_default();
         let nanos = u32::try_from(now.subsec_nanosecond()).unwrap_or_default();
         Self(Uuid::new_v7(uuid::Timestamp::from_unix(&ORDER, seconds, nanos)))
     }
 
-    /// The id of the job that this one leads to: the `number`th that an attempt publishes to this stream.
-    /// Each attempt derives the same, so that a repeated attempt publishes nothing new while the broker
-    /// remembers the first.
+    /// The id of a job that this job publishes: the `number`th one to this stream. Each attempt derives the same id,
+    /// so a repeated attempt publishes nothing new while the broker remembers the first.
     pub(crate) fn derived(self, stream: &str, number: u64) -> Self {
         let parent = self.0.as_u128();
         let digest = Sha256::new()
@@ -47,8 +46,8 @@ impl JobId {
         Self(Builder::from_unix_timestamp_millis(self.millis(), &random).into_uuid())
     }
 
-    /// The id of the job that a recurring schedule asks for with a firing that the broker has stored then.
-    /// `firing` is the same whenever the message is delivered, and that of no other firing.
+    /// The id of the job of one firing of a recurring schedule, which the broker stored at this time. `firing`
+    /// identifies the firing: it is the same at each delivery of its message.
     pub(crate) fn fired(stored: Timestamp, firing: [&str; 2]) -> Self {
         let [scheduler, next] = firing;
         let digest = Sha256::new().chain_update(scheduler).chain_update(" ").chain_update(next);
@@ -58,12 +57,12 @@ impl JobId {
         Self(Builder::from_unix_timestamp_millis(millis, &random).into_uuid())
     }
 
-    /// When the job was made that this one leads back to, by the clock of its producer; a job of a recurring
-    /// schedule is made when it is due, by the clock of the broker.
+    /// The time at which the original job was made, by the clock of its producer. The job of a recurring schedule is
+    /// made when it is due, by the clock of the broker.
     #[must_use]
     pub fn made_at(self) -> Timestamp {
         let millis = i64::try_from(self.millis()).ok();
-        // The last that it can say is later than there is a date.
+        // The largest value is beyond the last date.
         millis.and_then(|millis| Timestamp::from_millisecond(millis).ok()).unwrap_or(Timestamp::MAX)
     }
 
@@ -72,7 +71,7 @@ impl JobId {
         u64::try_from(self.0.as_u128() >> 80).expect("it has 48 bits")
     }
 
-    /// Lends its text, which is not allocated for that.
+    /// Calls this function with the text, which is not allocated.
     pub(crate) fn with_text<T>(self, what: impl FnOnce(&str) -> T) -> T {
         what(self.0.hyphenated().encode_lower(&mut Uuid::encode_buffer()))
     }

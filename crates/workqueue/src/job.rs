@@ -20,17 +20,17 @@ pub trait Job: Serialize + DeserializeOwned + Send + Sync + 'static {
     /// The queue that such jobs wait in.
     const QUEUE: Queue;
 
-    /// The version that this type writes, and the newest that it reads. A message of a newer version is given
+    /// The version that this type writes, and the newest that it reads. A worker gives a message of a newer version
     /// back with a delay, so that a newer replica can take it during a rollout. Defaults to 1.
     const VERSION: u64 = 1;
 
-    /// The id that this job carries in its own fields. It is published under that id, and a message under
-    /// another one is malformed. Without one, each submission has a new id. Defaults to none.
+    /// The id in the fields of this job, if it has one. The job is published under that id, and a message under
+    /// another id is malformed. Without such an id, each submission gets a new one. Defaults to none.
     fn id(&self) -> Option<JobId> {
         None
     }
 
-    /// How urgent this job is. Only a queue [with priorities](Queue::with_priorities) heeds it. Defaults to
+    /// How urgent this job is. It has an effect only in a queue [with priorities](Queue::with_priorities). Defaults to
     /// normal.
     fn priority(&self) -> Priority {
         Priority::Normal
@@ -99,13 +99,13 @@ pub enum DecodeError {
     NewerVersion {
         /// The version that the message names.
         version: String,
-        /// The newest that this reader knows.
+        /// The newest version that this reader supports.
         newest: u64,
     },
     /// The version is not a number.
     #[error("its version is '{0}', which is not a whole number from 1")]
     Version(String),
-    /// The body is not such a job.
+    /// The body is not a job of this type.
     #[error("its body is not a message: {0}")]
     Body(#[from] serde_json::Error),
     /// The subject names no id.

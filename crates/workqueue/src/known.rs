@@ -1,4 +1,4 @@
-//! Which streams a process has seen, so that it notices one that takes the place of another.
+//! The streams that a process has seen, so that it notices when another stream replaces one.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard};
@@ -8,15 +8,15 @@ use jiff::Timestamp;
 
 use crate::topology::past::{created_at, expires_at};
 
-/// The streams that were there when this process last looked, when each was created, and how far it went.
+/// The streams that existed when this process last looked, with the creation time and the last sequence of each.
 ///
-/// A store that is lost takes all that it knew along. Only the processes remember that used
-/// it: the one that declares a stream anew writes into it that there was another before, and the one that keeps
-/// the topology writes into a bucket that it has lost facts.
+/// When a store is lost, only the processes that used it remember it. The process that declares a stream again notes in
+/// its metadata that there was an earlier one. The process that keeps the topology notes in a bucket that facts are
+/// missing.
 #[derive(Debug, Default)]
 pub struct KnownStreams(Mutex<HashMap<String, Known>>);
 
-/// What a process has seen of a stream.
+/// The last known state of a stream.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Known {
     pub(crate) created: Timestamp,
@@ -26,12 +26,12 @@ pub(crate) struct Known {
 }
 
 impl KnownStreams {
-    /// The stream of this name as it was seen.
+    /// The last known state of the stream with this name.
     pub(crate) fn get(&self, stream: &str) -> Option<Known> {
         self.streams().get(stream).copied()
     }
 
-    /// Notes the stream that is there.
+    /// Records the stream that exists now.
     pub(crate) fn note(&self, stream: &Info) {
         self.streams().insert(stream.config.name.clone(), Known::of(stream));
     }
@@ -52,12 +52,12 @@ impl Known {
         }
     }
 
-    /// When the last fact was stored that was seen in this bucket, if none of those seen is there any more, or
-    /// the last ones are not, and they were to be kept until now.
+    /// The time of the last known fact in this bucket, if all known facts are gone, or the last of them, although none
+    /// of them has expired.
     pub(crate) fn lost_facts(&self, bucket: &Info, now: Timestamp) -> Option<Timestamp> {
         let last = self.last_message.filter(|last| now < expires_at(&bucket.config, *last))?;
         let is_emptied = bucket.state.first_sequence > self.last_sequence;
-        // The next leader of a cluster may be a little behind for a moment.
+        // The next leader of a cluster may lag for a moment.
         let is_set_back =
             bucket.config.num_replicas == 1 && bucket.state.last_sequence < self.last_sequence;
         (is_emptied || is_set_back).then_some(last)

@@ -1,4 +1,5 @@
-//! Keeps each lane of a queue consumed: binds to its consumer on the broker, and again where that has gone missing.
+//! Keeps each lane of a queue consumed: binds to its consumer on the broker, and binds again if the consumer is
+//! missing.
 
 use std::sync::Arc;
 
@@ -49,7 +50,7 @@ pub(crate) fn consumers<H: Handler>(
 }
 
 impl<H: Handler> Consumer<H> {
-    /// Consumes until the service stops, and then until what is in flight is settled.
+    /// Consumes until the service stops, and then until the jobs in flight are settled.
     pub(crate) async fn run(self: Arc<Self>) {
         let mut in_flight = JoinSet::new();
         if let Err(error) = self.consume_on(&mut in_flight).await {
@@ -60,8 +61,8 @@ impl<H: Handler> Consumer<H> {
         }
     }
 
-    /// Consumes until the service stops. Where the consumer goes missing on the broker, it is declared
-    /// again, with its stream and the buckets of the service; jobs in flight go on meanwhile.
+    /// Consumes until the service stops. If the consumer disappears from the broker, this declares it again, with its
+    /// stream and the buckets of the service. Jobs in flight continue meanwhile.
     async fn consume_on(self: &Arc<Self>, in_flight: &mut JoinSet<()>) -> Result<(), ServiceError> {
         let lane = self.lane;
         let Running { connection, stopping, .. } = &self.running;

@@ -2,15 +2,15 @@ use async_nats::jetstream::Context;
 use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::{LastRawMessageError, LastRawMessageErrorKind};
 
-/// The last message of a stream under a subject, if there is one: as the stream's leader has it.
+/// The last message of a stream under a subject, if there is one, from the leader of the stream.
 ///
 /// # Errors
 ///
-/// Where the broker does not answer, or has no such stream.
+/// If the broker does not answer, or has no such stream.
 ///
 /// # Panics
 ///
-/// Where no stream can have this name.
+/// If no stream can have this name.
 pub async fn last_message(
     context: &Context,
     stream: &str,

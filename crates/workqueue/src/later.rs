@@ -38,12 +38,12 @@ pub enum Scheduled {
     Created,
     /// A different schedule of that name was replaced.
     Replaced,
-    /// The same schedule existed already, and goes on as before.
+    /// An equal schedule existed already, and is unchanged.
     Unchanged,
 }
 
 impl Producer {
-    /// Submits a job that is due at this time, or at once where that has passed; its queue has to have
+    /// Submits a job that is due at this time, or now if that has passed. Its queue has to have
     /// [schedules](Queue::with_schedules). Returns its id once the broker has confirmed that the job is stored. While
     /// the queue is full, it waits.
     ///
@@ -62,7 +62,7 @@ impl Producer {
         Ok(id)
     }
 
-    /// As [`Producer::submit_later`], under this id and as part of this trace. Where the queue is still full after
+    /// As [`Producer::submit_later`], under this id and as part of this trace. If the queue is still full after
     /// `stop`, it gives up with [`PublishError::Full`], and nothing is stored.
     ///
     /// # Errors
@@ -88,8 +88,8 @@ impl Producer {
         span.end(broker.publish_later(job, id, at, &trace, stop).await)
     }
 
-    /// Puts this job in the place of the one that was submitted for later under this id, and makes it due now. Does
-    /// nothing where none waits any more: it is due already, or done, or there never was one.
+    /// Replaces the job that was submitted for later under this id by this job, and makes it due now. Does nothing if
+    /// no such job waits: it is due or done already, or never existed.
     ///
     /// # Errors
     ///
@@ -112,7 +112,7 @@ impl Producer {
             let new = schedules::once(job, id, now(), &trace, Some(standing.sequence))?;
             match publisher.try_publish(new).await {
                 Ok(()) => break,
-                // It became due, or another client was faster, or the answer was lost.
+                // The job became due, or another client was faster, or the answer was lost.
                 Err(PublishError::AlreadyExists | PublishError::Unconfirmed(_)) => {}
                 Err(error) => return Err(error),
             }
@@ -121,24 +121,24 @@ impl Producer {
         Ok(())
     }
 
-    /// Cancels a job that was submitted for later. Returns whether it did: a job that is due, or done, cannot be
-    /// cancelled.
+    /// Cancels a job that was submitted for later. Returns whether it was cancelled: a job that is due or done cannot
+    /// be.
     ///
     /// # Errors
     ///
-    /// Where the broker does not do it.
+    /// If the broker does not do it.
     pub async fn cancel<J: Job>(&self, id: JobId) -> Result<bool, ApiError> {
         self.purge::<J>(ONCE, &id.to_string()).await
     }
 
-    /// Sets a recurring job under this name, in place of the one that is there, if that differs: one that is the same
-    /// goes on undisturbed. Its queue has to have [schedules](Queue::with_schedules), and the job no id of its own:
-    /// each time that it is due is a job with another id.
+    /// Sets a recurring job under this name. It replaces a different one with this name, and leaves an equal one as it
+    /// is. Its queue has to have [schedules](Queue::with_schedules), and the job must not have an id of its own,
+    /// because each occurrence is a job with another id.
     ///
     /// # Errors
     ///
-    /// [`PublishError::Invalid`] with an [`InvalidSchedule`] that says what would be right;
-    /// [`PublishError::Full`] at once where there is no room; otherwise as [`Producer::submit`].
+    /// [`PublishError::Invalid`] with an [`InvalidSchedule`] whose message names a valid value; [`PublishError::Full`] at once
+    /// if there is no room; otherwise as [`Producer::submit`].
     pub async fn schedule<J: Job>(
         &self,
         name: &str,
@@ -183,12 +183,12 @@ impl Producer {
         }
     }
 
-    /// Removes the recurring job of this name. Returns whether there was one. Jobs that were due before are still
-    /// done.
+    /// Removes the recurring job with this name. Returns whether it existed. Jobs that are due already are still
+    /// handled.
     ///
     /// # Errors
     ///
-    /// Where the broker does not do it.
+    /// If the broker does not do it.
     pub async fn unschedule<J: Job>(&self, name: &str) -> Result<bool, ApiError> {
         if check_name(name).is_err() {
             return Ok(false);
@@ -233,7 +233,7 @@ impl BrokerTarget {
     ) -> Result<(), PublishError> {
         let publisher = self.publisher_of::<J>(stop).await?;
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
-        // Whether an earlier try may have got through.
+        // Whether an earlier try may have been stored.
         let mut unknown = false;
         loop {
             let publication = schedules::once(job, id, at, trace, None)?;
@@ -273,7 +273,7 @@ impl BrokerTarget {
         self.publisher(J::QUEUE.stream, || Topology::new(&[J::QUEUE], &[]), stop).await
     }
 
-    /// The last message under this subject of the queue, if there is one; as soon as the broker says so.
+    /// The last message under this subject of the queue, if there is one. Retries until the broker answers.
     async fn standing(&self, queue: Queue, subject: &str) -> Option<StreamMessage> {
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         let mut reasons = LogOnce::default();
@@ -291,13 +291,13 @@ impl BrokerTarget {
         }
     }
 
-    /// Whether one more may be stored in a queue with schedules, whose stream has no limit of its own. Those who ask
-    /// at the same moment may go beyond it together.
+    /// Whether a queue with schedules, whose stream has no limit, has room for one more job. Concurrent callers may
+    /// exceed the limit together.
     async fn check_room(&self, queue: Queue) -> Result<(), PublishError> {
         let asking = topology::stream_state(self.connection.context(), queue.stream);
         let stream = match self.connection.ask(pin!(asking)).await {
             Some(Ok(stream)) => stream,
-            // The publish finds out as well, and declares it again.
+            // The publish detects this as well, and declares the stream again.
             Some(Err(DeclareError::Refused { .. })) => return Ok(()),
             Some(Err(error)) => return Err(PublishError::Unconfirmed(error.into())),
             None => return Err(PublishError::Unconfirmed("the connection was lost".into())),

@@ -1,9 +1,10 @@
-//! Permissions to start jobs: how many one replica asks for at a time, how many it is given, and for how long they
-//! hold. Without input or output.
+//! Permissions to start jobs: how many a replica asks for at a time, how many are granted, and how long they are valid.
+//! Without input or output.
 //!
-//! All replicas of a service count into one counter for each queue and second of the clock. One that asks for some
-//! adds their number and is told the total; what of that is within the limit is granted. So no order of questions and
-//! answers grants more than the limit in a second, and a total that is beyond it tells that the second is used up.
+//! All replicas of a service share one counter for each queue and second of the clock. A replica that asks for
+//! permissions adds their number to the counter, and gets the total. The part of its number within the limit is
+//! granted. So no order of requests and answers grants more than the limit in a second, and a total beyond the limit
+//! means that the second is used up.
 
 use std::num::NonZeroU32;
 
@@ -14,7 +15,7 @@ use crate::queue::Queue;
 /// The stream of the counters.
 pub(crate) const STREAM: &str = "RATES";
 
-/// All that it takes.
+/// The subjects of this stream.
 pub(crate) const SUBJECTS: &str = "rates.>";
 
 /// The counter of a queue for this second of the clock.
@@ -29,25 +30,25 @@ pub(crate) fn subject_of_key(queue: Queue, key: &str, second: i64) -> String {
     format!("rates.{}.{:032x}-{second}", queue.stream, u128::from_be_bytes(*digest))
 }
 
-/// How many seconds later a job has its turn whose question has made the counter's total this one: none where it is
-/// within the limit. So those that are refused together do not come back together.
+/// The number of seconds until the turn of a job whose request made the counter reach this total; 0 within the limit.
+/// So jobs that are refused together do not return together.
 pub(crate) fn turn(total: u64, limit: NonZeroU32) -> u64 {
     total.saturating_sub(1) / u64::from(limit.get())
 }
 
-/// The most permissions that a replica asks for at a time, which is also how many jobs it has at hand that wait for
+/// The most permissions that a replica asks for at a time, and the most jobs that it takes from the queue to wait for
 /// one.
 ///
-/// A fiftieth of the rate, so that a question is worth it, however fast, and little is lost with a replica that dies.
-/// But 25, so that five replicas with three lanes still ask at most once for ten jobs when the rate is a little above
-/// 100: five leases, and one question of each replica that finds the second used up. Below 100 a quarter, so that
-/// several replicas have their share.
+/// It is a fiftieth of the rate: enough that a request is worth its cost, and so few that little is lost when a
+/// replica dies. But it is at least 25, so that five replicas with three lanes make at most one request for ten jobs
+/// at a rate a little above 100: five leases, and for each replica one request that finds the second used up. Below
+/// 100 it is a quarter of the rate, so that several replicas get a share.
 pub(crate) fn size(limit: NonZeroU32) -> usize {
     let limit = usize::try_from(limit.get()).unwrap_or(usize::MAX);
     (limit / 50).max(limit.div_ceil(4).min(25))
 }
 
-/// Permissions that hold for one second of the clock.
+/// Permissions that are valid for one second of the clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Lease {
     second: i64,
@@ -55,7 +56,7 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
-    /// What is granted in this second of the `asked` permissions that have made the counter's total this one.
+    /// The part of the `asked` permissions that is granted in this second, if they made the counter reach this total.
     pub(crate) fn granted(second: i64, asked: u64, total: u64, limit: NonZeroU32) -> Self {
         let before = total.saturating_sub(asked);
         Self { second, left: asked.min(u64::from(limit.get()).saturating_sub(before)) }
@@ -66,7 +67,7 @@ impl Lease {
         if self.second == now { self.left } else { 0 }
     }
 
-    /// Adds what else was granted in the same second, or takes what was granted in another.
+    /// Adds permissions of the same second, or replaces those of an earlier one.
     pub(crate) fn add(&mut self, other: Self) {
         if other.second == self.second {
             self.left += other.left;
@@ -75,12 +76,12 @@ impl Lease {
         }
     }
 
-    /// Spends one of those that are left.
+    /// Spends a permission, if one is left.
     pub(crate) fn spend(&mut self) {
         self.left = self.left.saturating_sub(1);
     }
 
-    /// Takes back one that was spent for nothing.
+    /// Takes back a permission that was spent in vain.
     pub(crate) fn take_back(&mut self) {
         self.left += 1;
     }

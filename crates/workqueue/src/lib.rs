@@ -7,25 +7,25 @@
 //! queue is full, the producer waits: that is back pressure, and nothing is dropped.
 //!
 //! A [`Service`] *pulls* jobs, never more than it has free slots for, and hands each to the [`Handler`] of
-//! its kind. Where the service has a rate limit, the job first waits for a permission. All replicas share
+//! its kind. If the service has a rate limit, the job first waits for a permission. All replicas share
 //! a fixed number of permissions a second. A handler can ask for further permissions under its own keys
 //! ([`Context::permission`]). The job is now *in flight*. While the handler awaits, the service sends
-//! *heartbeats*, so that the broker does not deliver the job again. When the handler publishes or creates
+//! *heartbeats*, so that the broker does not redeliver the job. When the handler publishes or creates
 //! through its [`Context`], the call returns only after the broker has confirmed it.
 //!
 //! The service *acks* the job only after the handler has returned `Ok`; then the broker forgets the job. After a
-//! [`Failure`] the broker delivers the job again after a delay (*retry*, *backoff*), as long as the
+//! [`Failure`] the broker redelivers the job after a delay (*retry*, *backoff*), as long as the
 //! [`RetryPolicy`] of the handler, or of the job, allows another *attempt*. After the last attempt, or at
 //! once for [`Failure::Reject`], the job becomes a *dead letter* with its reason ([`dead_letters`]). An
 //! operator can replay or discard it. An attempt that takes longer than the policy's time-out fails. A handler that
-//! wants to look again later returns [`Failure::RetryAfter`] (*snooze*), which spends an attempt unless the policy says
-//! otherwise. One pure function, [`settle()`], decides how a delivery is settled.
+//! cannot do its job yet returns [`Failure::RetryAfter`] (*snooze*), which spends an attempt unless the policy has
+//! `snoozes_count: false`. One pure function, [`settle()`], decides how a delivery is settled.
 //!
 //! A process may die at any moment, so a job may be handled twice. If an effect has to happen once,
 //! create it as a [`Fact`]: the broker accepts one write to its key and refuses all others.
 //!
-//! With [`Settings::bundle_limit`] above 1 a service publishes several jobs in one message (*bundle*), which costs the
-//! broker a fraction; each is still a job of its own.
+//! With [`Settings::bundle_limit`] above 1, a service publishes several jobs in one message (*bundle*), which saves the
+//! broker most of its work. Each job is still handled and settled on its own.
 //!
 //! On shutdown a service stops pulling, finishes the jobs in flight, gives back those that it cannot finish in
 //! time, and ends (*drain*).
@@ -104,27 +104,27 @@
 //!
 //! [`testing`] has a context that records, so that a handler has unit tests without a broker.
 //!
-//! # Where each step stands
+//! # The modules
 //!
 //! | step | module |
 //! | --- | --- |
 //! | a kind of job, its queue, its message | `job`, `queue`, `priority`, `headers`, `id` |
-//! | the work, and what came of it | `handler` |
-//! | submit; create and read facts; remove a job that waits | `producer`, on `publisher` and `facts`; `remove` |
+//! | the work, and its outcome | `handler` |
+//! | submit; create and read facts; remove a waiting job | `producer`, on `publisher` and `facts`; `remove` |
 //! | submit for later, recur | `later`, on [`schedules`] and `recurrence`; `firing` |
 //! | pull, run, settle | `consumer`, on `pull`, `slots`, `delivery`, `blocking`, `settle`, `snooze`; bound by `lanes` |
 //! | several jobs in one message | `bundle` |
-//! | hold to a rate, of a queue or of a key | `slots`, on `rate_limit`, `lease` |
+//! | limit the rate of a queue or of a key | `slots`, on `rate_limit`, `lease` |
 //! | give up, list, replay, discard | [`dead_letters`] |
-//! | read some messages of a stream by one question, or all of them | [`batch`], [`reading`] |
+//! | read some messages of a stream with one request, or all of them | [`batch`], [`reading`] |
 //! | start, drain, stop | `service`, `running`, `background`; `signals`, on `held_signals` |
-//! | declare, compare with what is there and was; pause | [`topology`], `declare`, `known` |
-//! | keep a topology as it should be | `reconciler` |
+//! | declare, compare with the existing and earlier streams; pause | [`topology`], `declare`, `known` |
+//! | keep a topology as declared | `reconciler` |
 //! | find messages that no consumer can settle | `sweeper`, `consumer_state` |
 //! | connect with patience; ask the broker | `connection`, `connection_events`, `connect_options`, `servers`, `credentials`, `connect_error`, [`api`] |
 //! | report | `admin` on [`http`], `health`, `healthcheck`, `metrics`, `announce`, `telemetry` |
-//! | trace | `trace`, which messages carry; `spans`, on `span_export` |
-//! | settings of a program, what of them may be shown, and the commands that its messages name | `settings`, `mask`, `command_line`, `commands` |
+//! | trace | `trace`, the context in messages; `spans`, on `span_export` |
+//! | settings of a program, hiding the secrets in them, and the commands that its messages name | `settings`, `mask`, `command_line`, `commands` |
 //! | unit tests of handlers | [`testing`], `recorder` |
 //! | small helpers | `backoff`, `chain`, `clock`, `last_message`, `log_once` |
 

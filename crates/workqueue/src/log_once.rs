@@ -1,16 +1,16 @@
 use std::fmt::Display;
 
-/// The reasons that were logged since something began to fail. A loop that tries again and again logs
-/// each reason once, however often it comes up and however it alternates with another: when a connection
-/// is lost, some tries hear of that while others hear that a queue is full.
+/// The reasons that were logged since something began to fail. A loop that retries logs each reason once, however
+/// often it repeats or alternates with another: when a connection is lost, some tries fail for that, and others
+/// because a queue is full.
 #[derive(Debug, Default)]
 pub struct LogOnce(Vec<String>);
 
 impl LogOnce {
-    /// How many reasons are logged at most, should each be another.
+    /// The most different reasons that are logged.
     const MOST: usize = 10;
 
-    /// Whether this reason comes up for the first time, and is to be logged.
+    /// Whether this reason is new, so that the caller has to log it.
     pub fn is_first(&mut self, reason: impl Display) -> bool {
         let reason = reason.to_string();
         let is_first = self.0.len() < Self::MOST && !self.0.contains(&reason);
@@ -25,7 +25,7 @@ impl LogOnce {
         self.0.last().map(String::as_str)
     }
 
-    /// It does not fail any more; when it does again, each reason is logged again.
+    /// Forgets all reasons after a success: at the next failure each is logged again.
     pub fn forget(&mut self) {
         self.0.clear();
     }

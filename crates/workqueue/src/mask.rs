@@ -3,10 +3,10 @@
 /// The text in place of a secret.
 pub(crate) const MASK: &str = "***";
 
-/// Whether this is most likely a seed, a token or a key, and neither a name of a file nor of a host: it has
-/// several lines, or a long word with capital letters, as base32 and base64 have.
+/// Whether this is most likely a seed, a token or a key, and not the name of a file or a host: it has several lines,
+/// or a long word with capital letters, like base32 and base64.
 pub(crate) fn looks_secret(text: &str) -> bool {
-    /// The seed of an nkey has 58 characters, and some may be missing.
+    /// The seed of an nkey has 58 characters, of which some may be missing.
     const LONG: usize = 40;
 
     let is_long = |word: &str| {
@@ -17,7 +17,7 @@ pub(crate) fn looks_secret(text: &str) -> bool {
         || text.split(|letter: char| !letter.is_ascii_alphanumeric()).any(is_long)
 }
 
-/// An address as far as it is the scheme, the host and the number of the port, even where it cannot be read.
+/// The scheme, the host and the port of an address, even if it cannot be parsed.
 fn without_user(url: &str) -> String {
     let (scheme, rest) = match url.split_once("://") {
         Some((scheme, rest)) => (Some(scheme), rest),
@@ -30,7 +30,7 @@ fn without_user(url: &str) -> String {
         None => String::new(),
     };
     let (user, rest) = match rest.rsplit_once('@') {
-        // Either of a user who is not encoded, or of what follows the port: both end anywhere.
+        // It belongs to an unencoded user, or to the part after the port: either may end anywhere.
         Some((before, _)) if before.contains(['/', '?', '#']) => return format!("{scheme}{MASK}"),
         Some((_, rest)) => ("***@", rest),
         None => ("", rest),
@@ -48,8 +48,8 @@ fn without_user(url: &str) -> String {
     format!("{scheme}{user}{host}{port}{more}")
 }
 
-/// Addresses, separated by commas, without what may be secret in them. The text before a part that has a
-/// user and no scheme is most likely the beginning of its password.
+/// Addresses, separated by commas, without possible secrets. The text before a part that has a user and no scheme is
+/// most likely the beginning of its password.
 pub(crate) fn without_users(urls: &str) -> String {
     let parts: Vec<&str> = urls.split(',').map(str::trim).collect();
     let goes_on = |index: usize| {

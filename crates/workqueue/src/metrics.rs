@@ -1,4 +1,4 @@
-//! What a service counts of itself, in the form that Prometheus reads.
+//! The metrics of a service, in the format of Prometheus.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -37,7 +37,7 @@ struct TargetLabels {
     outcome: &'static str,
 }
 
-/// Times, with the trace of one job in each bucket as an example, where traces are exported.
+/// Times, with the trace of one job in each bucket as an exemplar, if traces are exported.
 type Histogram = HistogramWithExemplars<[(&'static str, String); 1]>;
 
 /// The metrics of one service. Their names begin with the service's.
@@ -49,13 +49,13 @@ pub struct Metrics {
     in_flight: Family<QueueLabels, Gauge>,
     rate_limited: Family<QueueLabels, Gauge>,
     publishes: Family<TargetLabels, Counter>,
-    /// The same by stream, because a family does not tell what is in it.
+    /// The same metrics by stream, because a family does not list its members.
     publishers: Mutex<BTreeMap<&'static str, PublishMetrics>>,
     connected: Gauge,
 }
 
 impl Metrics {
-    /// Metrics whose names begin with this one.
+    /// Metrics whose names begin with this prefix.
     #[must_use]
     pub fn new(service: &'static str) -> Arc<Self> {
         let mut registry = Registry::with_prefix(service);
@@ -146,7 +146,7 @@ impl Metrics {
         self.publishers.lock().expect("nothing panics while it holds this lock")
     }
 
-    /// Notes whether there is a connection to the broker.
+    /// Records whether there is a connection to the broker.
     pub fn set_connected(&self, connected: bool) {
         self.connected.set(connected.into());
     }
@@ -155,7 +155,7 @@ impl Metrics {
     ///
     /// # Errors
     ///
-    /// Where they cannot be written down.
+    /// If they cannot be written down.
     pub fn text(&self) -> Result<String, fmt::Error> {
         let mut text = String::new();
         self.with_registry(|registry| encode(&mut text, registry))?;
@@ -166,7 +166,7 @@ impl Metrics {
     ///
     /// # Panics
     ///
-    /// Where an earlier call has panicked.
+    /// If an earlier call has panicked.
     pub fn with_registry<T>(&self, register: impl FnOnce(&mut Registry) -> T) -> T {
         register(&mut self.registry.lock().expect("nothing panics while it holds this lock"))
     }
@@ -192,8 +192,7 @@ impl QueueMetrics {
         InFlight(&self.in_flight)
     }
 
-    /// Counts a delivery in one of these counters, which took this long from pull to settlement, and was processed in
-    /// this span.
+    /// Counts a settled delivery: with its counter, the time from its pull to its settlement, and its span.
     pub(crate) fn settled(&self, counter: &Counter, duration: Duration, span: &Span) {
         counter.inc();
         let exemplar = span.exported_trace_id().map(|id| [("trace_id", id.to_string())]);
@@ -201,22 +200,22 @@ impl QueueMetrics {
         self.handled_nanoseconds.inc_by(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
     }
 
-    /// How many deliveries have been settled in one way or another.
+    /// The number of settled deliveries.
     pub(crate) fn settled_so_far(&self) -> u64 {
         self.acks.get() + self.snoozes.get() + self.failed_so_far()
     }
 
-    /// How many of them were given back, or given up.
+    /// The number of deliveries that were given back or dead-lettered.
     pub(crate) fn failed_so_far(&self) -> u64 {
         self.naks.get() + self.dead_letters.get()
     }
 
-    /// The time from taking up a delivery to its settlement, of all deliveries together.
+    /// The total time from pull to settlement, of all deliveries.
     pub(crate) fn handled_nanoseconds(&self) -> u64 {
         self.handled_nanoseconds.get()
     }
 
-    /// How many deliveries are being handled.
+    /// The number of deliveries that are being handled.
     pub(crate) fn in_flight_now(&self) -> i64 {
         self.in_flight.get()
     }
@@ -231,7 +230,7 @@ impl Drop for InFlight<'_> {
     }
 }
 
-/// Reads how many lines of the logs and spans of traces were dropped when the metrics are asked for.
+/// The numbers of dropped log lines and dropped spans, read when the metrics are scraped.
 #[derive(Debug)]
 pub struct DroppedTelemetry;
 

@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-/// How urgent a job is. Only a queue [with priorities](crate::Queue::with_priorities) heeds it.
+/// How urgent a job is. It has an effect only in a queue [with priorities](crate::Queue::with_priorities).
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
 )]
@@ -24,7 +24,7 @@ impl Priority {
     /// All of them, the most urgent first.
     pub const ALL: [Self; 3] = [Self::High, Self::Normal, Self::Low];
 
-    /// Its name, as subjects and messages have it.
+    /// Its name in subjects and messages.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

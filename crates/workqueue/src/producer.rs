@@ -45,9 +45,9 @@ pub(crate) enum Target {
 pub(crate) struct BrokerTarget {
     pub(crate) connection: Connection,
     pub(crate) limits: Limits,
-    /// How many messages may be under way to one stream at a time.
+    /// The most messages to one stream that may wait for their confirmation at a time.
     capacity: usize,
-    /// How many jobs a message carries at most.
+    /// The most jobs in a message.
     bundle_limit: usize,
     metrics: Arc<Metrics>,
     publishers: Mutex<Vec<Arc<Publisher>>>,
@@ -65,8 +65,8 @@ impl Producer {
         Ok(Self::of_service(&connection, settings, &Metrics::new("producer")))
     }
 
-    /// A producer that uses this connection, creates what is missing with these limits, has at most
-    /// `capacity` messages to each stream under way at a time, and counts them in these metrics.
+    /// A producer on this connection. It creates missing streams with these limits, has at most `capacity` messages to
+    /// each stream waiting for their confirmation at a time, and counts them in these metrics.
     #[must_use]
     pub fn new(
         connection: &Connection,
@@ -77,7 +77,7 @@ impl Producer {
         Self::with_bundles(connection, limits, capacity, 1, metrics)
     }
 
-    /// That of a service with these settings.
+    /// The producer of a service with these settings.
     pub(crate) fn of_service(
         connection: &Connection,
         settings: &Settings,
@@ -101,12 +101,11 @@ impl Producer {
         Self(Target::Broker(Arc::new(broker)))
     }
 
-    /// Declares this topology now instead of with the first job or fact. Tries until the broker
-    /// answers.
+    /// Declares this topology now instead of with the first job or fact. Retries until the broker answers.
     ///
     /// # Errors
     ///
-    /// Where waiting does not help, see [`DeclareError`].
+    /// If waiting does not help, see [`DeclareError`].
     pub async fn declare(&self, topology: &Topology) -> Result<Declared, DeclareError> {
         let Target::Broker(broker) = &self.0 else { return Ok(Declared::default()) };
         let declared = declare(&broker.connection, topology, &broker.limits).await?;
@@ -131,7 +130,7 @@ impl Producer {
     ///
     /// # Errors
     ///
-    /// [`PublishError::TooLarge`] and [`PublishError::Invalid`], which no repetition mends, and
+    /// [`PublishError::TooLarge`] and [`PublishError::Invalid`], for which a retry does not help, and
     /// [`PublishError::Rejected`].
     pub async fn submit<J: Job>(&self, job: &J) -> Result<JobId, PublishError> {
         let id = job.id().unwrap_or_else(JobId::new);
@@ -139,9 +138,8 @@ impl Producer {
         Ok(id)
     }
 
-    /// Publishes a job under this id, as part of this trace, and repeats that until the broker has
-    /// confirmed it. Where the queue is still full after `stop`, it gives up with [`PublishError::Full`],
-    /// and nothing is stored.
+    /// Publishes a job under this id, as part of this trace, and repeats that until the broker has confirmed it. If
+    /// the queue is still full after `stop`, it gives up with [`PublishError::Full`], and nothing is stored.
     ///
     /// # Errors
     ///
@@ -166,12 +164,12 @@ impl Producer {
         }
     }
 
-    /// Creates a fact as part of this trace, or returns the existing one. Tries until the broker tells which; if
-    /// there is still no room after `stop`, it gives up with [`PublishError::Full`], and nothing is stored.
+    /// Creates a fact as part of this trace, or returns the existing one. Retries until the broker answers. If there
+    /// is still no room after `stop`, it gives up with [`PublishError::Full`], and nothing is stored.
     ///
     /// # Errors
     ///
-    /// As [`Producer::publish`]; [`PublishError::Rejected`] also where the value under the key is no fact.
+    /// As [`Producer::publish`]; [`PublishError::Rejected`] also if the value under the key is not a fact.
     pub async fn create<F: Fact>(
         &self,
         fact: &F,
@@ -204,7 +202,7 @@ impl Producer {
         self.open(dead_letters::STREAM, Topology::of_dead_letters())
     }
 
-    /// A publisher to the queue of jobs that are put off.
+    /// A publisher to a queue, for copies of its messages.
     pub(crate) fn queue(&self, queue: Queue) -> Arc<Publisher> {
         self.open(queue.stream, Topology::new(&[queue], &[]))
     }
@@ -253,8 +251,8 @@ impl BrokerTarget {
                 match Box::pin(read_fact::<F>(&self.connection, &fact.key())).await {
                     Ok(Some(existing)) => return Ok(Creation::AlreadyExists(existing)),
                     Ok(None) if !unknown && let Some(full) = full => return Err(full),
-                    // The refusal may be due to another creation that is only under way, and may
-                    // still fail. It counts once the fact can be read.
+                    // The refusal may be due to another creation that is not confirmed yet, and may still fail. It
+                    // counts once the fact can be read.
                     Ok(None) | Err(ReadError::Unknown) => {}
                     Err(error @ ReadError::NoFact(_)) => {
                         return Err(PublishError::Rejected(error.into()));
@@ -265,8 +263,7 @@ impl BrokerTarget {
         }
     }
 
-    /// The publisher to this stream. What it needs is declared on the broker before it is used for the
-    /// first time.
+    /// The publisher to this stream. The stream is declared on the broker before the first use.
     pub(crate) async fn publisher(
         &self,
         stream: &'static str,

@@ -1,4 +1,4 @@
-//! The broker's acks of publishes: by one subscription for all of a connection.
+//! The broker's acks of publishes, over one subscription for the whole connection.
 
 use std::collections::HashMap;
 use std::pin::pin;
@@ -21,10 +21,10 @@ use crate::publisher::PublishError;
 
 /// Publishes, and hands each ack of the broker to the publish that waits for it.
 ///
-/// The client library has each ack sent to a subject of its own. A broker remembers where the last subjects
-/// lead that it has seen, and spends less on one of them: so there are only as many here as publishes are
-/// under way at a time. A subject is used again once its ack has come, and otherwise never, as a late ack
-/// would be taken for that of another publish.
+/// The client library uses a new subject for each ack. A broker caches the routes of recent subjects, so known
+/// subjects cost it less. Here there are only as many subjects as publishes that wait at a time. A subject is used
+/// again once its ack has arrived. Otherwise it is never used again, because a late ack would count for another
+/// publish.
 #[derive(Debug)]
 pub(crate) struct PubAcks {
     client: Client,
@@ -35,9 +35,9 @@ pub(crate) struct PubAcks {
 /// The broker has stored a message.
 #[derive(Debug)]
 pub(crate) struct Stored {
-    /// Whether it was there already, under the same message id.
+    /// Whether the stream had a message with the same message id already.
     pub(crate) duplicate: bool,
-    /// The total, where the stream counts.
+    /// The total, if the stream counts.
     pub(crate) total: Option<String>,
 }
 
@@ -46,7 +46,7 @@ type Answer = Result<Stored, PublishError>;
 /// The publishes that wait for their acks.
 #[derive(Debug)]
 struct Waiting {
-    /// What the subjects of all acks begin with. A number follows.
+    /// The prefix of the subjects of all acks. A number follows.
     prefix: String,
     /// The number of the next new subject.
     next: u64,
@@ -75,8 +75,8 @@ impl PubAcks {
         Ok(Self { client: client.clone(), waiting, _reader: AbortOnDropHandle::new(reader) })
     }
 
-    /// Publishes once, and waits for the ack. The connection has been established so many times by now; where
-    /// it is lost, so is most likely the ack.
+    /// Publishes once, and waits for the ack. `times_connected` is the number of connections so far: if this
+    /// connection is lost, the ack is most likely lost with it.
     pub(crate) async fn publish(&self, publication: Publication, times_connected: u64) -> Answer {
         let (sender, answer) = oneshot::channel();
         let mut waits = Waits::new(&self.waiting, times_connected, sender);
@@ -103,7 +103,7 @@ impl PubAcks {
 pub(crate) enum Unconfirmed {
     #[error("the connection was lost")]
     Lost,
-    /// The broker still reads it from its disk, a cluster elects a leader, or it was deleted.
+    /// The broker still loads the stream from its disk, a cluster elects a leader, or the stream was deleted.
     #[error("no stream takes this subject")]
     NoStream,
     #[error("no answer within {ANSWER_TIMEOUT:?}")]
@@ -163,7 +163,7 @@ impl Waiting {
     fn hand(&mut self, ack: &Message) {
         let number = ack.subject.strip_prefix(&*self.prefix).and_then(|number| number.parse().ok());
         if let Some(publish) = number.and_then(|number| self.publishes.remove(&number)) {
-            // A publish that has just been given up hears of it no more.
+            // The publish may just have been given up.
             let _ = publish.answer.send(read(ack));
         }
     }
@@ -174,7 +174,7 @@ impl Waiting {
     }
 }
 
-/// Hands out the acks as they come, and gives up those that were lost with a connection.
+/// Hands the acks to their publishes, and gives up those that were lost with a connection.
 async fn hand_out(mut acks: Subscriber, link: watch::Receiver<Link>, waiting: Arc<Mutex<Waiting>>) {
     let waiting = || waiting.lock().expect("nothing panics while it holds this lock");
     let times = link.borrow().times;
@@ -196,7 +196,7 @@ async fn hand_out(mut acks: Subscriber, link: watch::Receiver<Link>, waiting: Ar
     waiting().publishes.clear();
 }
 
-/// What an ack says.
+/// The content of an ack.
 fn read(ack: &Message) -> Answer {
     #[derive(Deserialize)]
     struct Body {
@@ -216,7 +216,7 @@ fn read(ack: &Message) -> Answer {
     }
 }
 
-/// What to do next about an answer of the broker.
+/// The classification of an answer of the broker.
 fn classify(answer: jetstream::Error) -> PublishError {
     /// The stream's limit of the size of a message, and the broker's of that of all its
     /// headers; async-nats has no names for them.
@@ -231,8 +231,8 @@ fn classify(answer: jetstream::Error) -> PublishError {
         | ErrorCode::MEMORY_RESOURCES_EXCEEDED
         | ErrorCode::STORAGE_RESOURCES_EXCEEDED
         | ErrorCode::STREAM_TOO_MANY_REQUESTS => PublishError::Full(answer.into()),
-        // The broker has one code for all errors of a stream's store; only the text tells
-        // a full queue from the rest. None of it is the message's fault.
+        // The broker has one code for all errors of a stream's store. Only the text distinguishes a full queue. The
+        // message causes none of them.
         ErrorCode::STREAM_STORE_FAILED if is_full(&answer) => PublishError::Full(answer.into()),
         ErrorCode::STREAM_STORE_FAILED | ErrorCode::STREAM_DUPLICATE_MESSAGE_CONFLICT => {
             PublishError::Unconfirmed(answer.into())

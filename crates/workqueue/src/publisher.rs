@@ -35,13 +35,13 @@ pub(crate) struct Publisher {
     /// One permit for each concurrent publish.
     places: Semaphore,
     pub(crate) stream: &'static str,
-    /// Collects jobs into bundles, where it may.
+    /// Collects jobs into bundles, if bundles are enabled.
     pub(crate) bundler: Option<Bundler>,
     metrics: PublishMetrics,
     obstacle: Obstacle,
-    /// The streams and consumers that it needs, and the limits that they are created with.
+    /// The streams and consumers that it needs, and their limits when they are created.
     needs: (Topology, Limits),
-    /// Held while it is declared again; why it could not be, as far as it was logged.
+    /// Locked while the stream is declared again. Contains the logged reasons for failures.
     declaring: tokio::sync::Mutex<LogOnce>,
 }
 
@@ -54,7 +54,7 @@ pub enum PublishError {
     /// It is unknown whether the message was stored; try again under the same id.
     #[error("not confirmed")]
     Unconfirmed(#[source] Source),
-    /// The message had to be the first under its subject, and another one is stored there, or in progress.
+    /// The message had to be the first under its subject, and another one is stored there, or about to be.
     #[error("there is one already")]
     AlreadyExists,
     /// The message is larger than the broker accepts. A retry does not help.
@@ -63,8 +63,8 @@ pub enum PublishError {
     /// The message cannot be published: its subject is invalid, or its body does not serialize.
     #[error("cannot be published")]
     Invalid(#[source] Source),
-    /// The broker rejects the message for another reason, or the value under the key is no fact. An operator
-    /// may fix that.
+    /// The broker rejects the message for another reason, or the value under the key is not a fact. An operator may
+    /// fix that.
     #[error("rejected")]
     Rejected(#[source] Source),
 }
@@ -76,12 +76,12 @@ impl From<serde_json::Error> for PublishError {
 }
 
 impl PublishError {
-    /// Whether the same publish may succeed at another time.
+    /// Whether a retry may succeed.
     pub(crate) fn is_transient(&self) -> bool {
         matches!(self, Self::Full(_) | Self::Unconfirmed(_))
     }
 
-    /// The word for this kind, as in the metrics.
+    /// The name of this kind in the metrics.
     pub(crate) fn kind(&self) -> &'static str {
         match self {
             Self::Full(_) => "full",
@@ -91,7 +91,7 @@ impl PublishError {
         }
     }
 
-    /// Whether no repetition of the same publish can succeed.
+    /// Whether no retry can succeed.
     #[must_use]
     pub fn is_permanent(&self) -> bool {
         matches!(self, Self::TooLarge(_) | Self::Invalid(_))
@@ -135,21 +135,21 @@ impl Publisher {
         }
     }
 
-    /// Publishes, and repeats that until the broker has confirmed that the message is stored: one without a message
-    /// id may then be stored twice. While the queue is full, or the broker away, it waits; where the queue is still
-    /// full after `stop`, it gives up with [`PublishError::Full`], and nothing was stored.
+    /// Publishes, and repeats that until the broker has confirmed that the message is stored. A message without a
+    /// message id may then be stored twice. While the queue is full, or the broker away, it waits. If the queue is
+    /// still full after `stop`, it gives up with [`PublishError::Full`], and nothing is stored.
     ///
-    /// The publication is made for each try: there is nearly always one, for which nothing has to be
-    /// copied, nor kept while it waits.
+    /// `publication` is called for each try: there is nearly always one, and so the message is neither copied nor kept
+    /// while it waits.
     ///
-    /// Dropping the future gives up: the message may then have been stored, or not.
+    /// If the future is dropped, the message may have been stored, or not.
     pub(crate) async fn publish(
         &self,
         publication: impl Fn() -> Result<Publication, serde_json::Error>,
         stop: Option<&CancellationToken>,
     ) -> Result<(), PublishError> {
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
-        // Whether an earlier try may have got through.
+        // Whether an earlier try may have been stored.
         let mut unknown = false;
         loop {
             match (self.try_publish(publication()?).await, stop) {
@@ -173,7 +173,7 @@ impl Publisher {
         self.send(publication).await.map(drop)
     }
 
-    /// Publishes once to a counter, and gives its total.
+    /// Publishes once to a counter, and returns its total.
     pub(crate) async fn count(&self, publication: Publication) -> Result<u64, PublishError> {
         let total = self.send(publication).await?.total;
         let total = total.and_then(|total| total.parse().ok());
@@ -193,8 +193,8 @@ impl Publisher {
         result
     }
 
-    /// Declares what is needed where no stream answers: it may have been deleted, or the broker may have
-    /// come back with an empty store. One publish at a time does so; the others only try again.
+    /// Declares the needed streams again if no stream answers: it may have been deleted, or the broker may have an
+    /// empty store now. One publish at a time does so; the others only retry.
     async fn declare_again(&self) {
         let Ok(mut logged) = self.declaring.try_lock() else { return };
         let (topology, limits) = &self.needs;
@@ -202,8 +202,8 @@ impl Publisher {
         let declaring = pin!(topology::declare(context, known, topology, limits));
         let declared = tokio::select! {
             declared = self.connection.ask(declaring) => declared,
-            // There is no other answer. Another user may create it meanwhile, as the counters of rates each time that
-            // the broker restarts.
+            // The broker sends no other answer. Another user may create the stream meanwhile, such as the counters of
+            // the rate limits after each restart of the broker.
             reason = self.connection.creation_refused() => {
                 if logged.is_first(&reason) {
                     let declare = commands::declare();
@@ -220,7 +220,7 @@ impl Publisher {
                     declared.log(&mut logged);
                 }
             }
-            // A cluster elects a leader: it is there, and soon to be seen.
+            // A cluster elects a leader: the stream exists, and will be visible soon.
             Some(Err(DeclareError::Unavailable { .. })) => {}
             Some(Err(error)) if logged.is_first(&error) => {
                 error!(stream = self.stream, %error, "cannot create a missing stream");
@@ -235,7 +235,7 @@ impl Connection {
     ///
     /// # Errors
     ///
-    /// See [`PublishError`]. Nothing is tried again.
+    /// See [`PublishError`]. It does not retry.
     pub async fn publish_once(&self, publication: Publication) -> Result<(), PublishError> {
         send_once(self, publication).await.map(drop)
     }
@@ -259,8 +259,8 @@ async fn send_once(
     }
 }
 
-/// Whether a message can be published under this, and read by every client: tokens without white space, none
-/// of which is a wildcard, separated by dots.
+/// Whether a message can be published under this subject, and read by every client: tokens without white space, of
+/// which none is a wildcard, separated by dots.
 pub(crate) fn check_subject(subject: &str) -> Result<(), PublishError> {
     let is_token = |token| !matches!(token, "" | "*" | ">");
     if subject.contains(char::is_whitespace) || !subject.split('.').all(is_token) {
@@ -283,15 +283,15 @@ fn counter<'a>(metrics: &'a PublishMetrics, result: &Result<Stored, PublishError
     }
 }
 
-/// What keeps a publisher from publishing: each reason is logged once when it comes up, and the end is
-/// logged once when all are gone, however many messages wait, and however many get through in between.
+/// The obstacles of a publisher. Each reason is logged once when it occurs, and the end is logged once when all
+/// reasons are gone, however many messages wait or are published meanwhile.
 #[derive(Debug, Default)]
 struct Obstacle {
     present: AtomicBool,
     met: Mutex<Option<Met>>,
 }
 
-/// The obstacle since it came up.
+/// The current obstacle.
 #[derive(Debug)]
 struct Met {
     last: Instant,
@@ -299,7 +299,7 @@ struct Met {
 }
 
 impl Obstacle {
-    /// How long it must not have been met to be gone: a full queue takes a message now and then.
+    /// The time without the obstacle after which it counts as gone: a full queue accepts a message from time to time.
     const CALM: Duration = Duration::from_secs(2);
 
     fn note(&self, stream: &'static str, error: Option<&PublishError>) {
@@ -309,7 +309,7 @@ impl Obstacle {
                 warn!(stream, reason, "waiting to publish; nothing is dropped");
             }
         } else if self.present.load(Ordering::Relaxed) {
-            // Anything else is an answer of a broker that has room.
+            // Any other result means that the broker has room.
             let mut met = self.met.lock().expect("nothing panics while it holds this lock");
             if met.take_if(|met| met.last.elapsed() > Self::CALM).is_some() {
                 self.present.store(false, Ordering::Relaxed);
@@ -318,7 +318,7 @@ impl Obstacle {
         }
     }
 
-    /// Notes that the obstacle was met. Returns whether its reason is to be logged.
+    /// Records the obstacle. Returns whether its reason has to be logged.
     fn is_first(&self, reason: &str) -> bool {
         let now = Instant::now();
         let mut met = self.met.lock().expect("nothing panics while it holds this lock");

@@ -1,14 +1,13 @@
 //! Asks the broker for messages, never for more than there are free slots.
 //!
-//! A pull gives the broker *credit*: it may send that many messages, until the pull expires. The
-//! credit ends with the messages that come, and with the status by which the broker says that a
-//! pull has expired, and how many it did not send. Pulls expire soon, so that a process that hangs
-//! takes a message only once, and one that stops need not wait long: it asks for nothing more, and
-//! loses nothing that is on its way.
+//! A pull gives the broker *credit*: the broker may send this number of messages until the pull expires. Each message
+//! spends credit. When a pull expires, the broker sends a status with the number of messages that it did not send,
+//! which ends the rest of the credit. Pulls expire soon. So a process that hangs takes a message only once, and a
+//! process that stops need not wait long: it sends no more pulls, and loses no message that is under way.
 //!
-//! A pull can get lost, with a connection or with the broker that led the consumer. Its credit is
-//! written off only when it is certain that nothing can come of it any more: the broker has
-//! answered something that was asked after it, and the time of a pull has passed since.
+//! A pull can get lost, with a connection or with the broker that led the consumer. Its credit is written off only
+//! when no message of it can arrive any more: the broker has answered a later request, and since then the time of a
+//! pull has passed.
 
 use std::pin::{Pin, pin};
 use std::time::Duration;
@@ -26,33 +25,33 @@ use crate::connection::Connection;
 use crate::log_once::LogOnce;
 use crate::spans::Batch;
 
-/// How much later than a pull expires its status may still come.
+/// The longest time after the end of a pull in which its status may still arrive.
 const GRACE: Duration = Duration::from_millis(250);
 
-/// How long there may be credit without a moment in which there is none. After that no more is
-/// asked for until there is: what is left may be the credit of a pull that got lost.
+/// The longest time for which there may be credit without interruption. After that no more pulls are sent until the
+/// credit is gone: the rest may be the credit of a lost pull.
 const LONGEST_CREDIT: Duration = Duration::from_secs(10);
 
-/// The first ceiling of the time between two questions after a consumer, and the highest.
+/// The first ceiling of the time between two requests for the state of a consumer, and the highest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
 /// The time limit for handing a request to the client.
 const ASK_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// The header of a status that says how many messages the broker did not send.
+/// The header of a status with the number of messages that the broker did not send.
 const PENDING_MESSAGES: &str = "Nats-Pending-Messages";
 
 /// The result of waiting for messages.
 pub(crate) enum Arrival {
     /// A message, which takes one slot.
     Message(Message),
-    /// The credit has changed; there may be something to ask for.
+    /// The credit has changed, so another pull may be needed.
     Credit,
     /// The consumer no longer exists.
     Gone,
 }
 
-/// A durable consumer, as one of its replicas sees it.
+/// The pulls of one replica from a durable consumer.
 pub(crate) struct Pull {
     connection: Connection,
     consumer: PullConsumer,
@@ -60,22 +59,22 @@ pub(crate) struct Pull {
     inbox: Subject,
     expires: Duration,
     credit: usize,
-    /// The messages that have come since the last request for more.
+    /// The messages that have arrived since the last pull.
     batch: Batch,
-    /// Since when there has been credit without interruption.
+    /// The time since which there has been credit without interruption.
     credit_since: Instant,
-    /// By when something must have been heard of all pulls.
+    /// The time by which all pulls must have been answered.
     silence: Pin<Box<Sleep>>,
     /// The number of established connections at the last check.
     times_connected: u64,
     write_off: Option<Pin<Box<dyn Future<Output = Fate> + Send>>>,
-    /// Why the broker turned down pulls, as far as it was logged.
+    /// The logged reasons for which the broker refused pulls.
     turned_down: LogOnce,
 }
 
-/// What became of a consumer whose pulls went unheard.
+/// The state of a consumer whose pulls had no answer.
 enum Fate {
-    /// It is there, and nothing can come of these pulls any more.
+    /// It exists, and no message of these pulls can arrive any more.
     Alive,
     Gone,
 }
@@ -105,13 +104,12 @@ impl Pull {
         })
     }
 
-    /// How many messages may still come.
+    /// The number of messages that may still arrive.
     pub(crate) fn credit(&self) -> usize {
         self.credit
     }
 
-    /// Asks for one message for each free slot without credit, unless there are too few such slots to be
-    /// worth a request.
+    /// Asks for one message for each free slot without credit, unless these slots are too few for a request.
     pub(crate) async fn ask(&mut self, slots: usize, free: usize) {
         let room = free.saturating_sub(self.credit);
         let worth_it = room > 0 && (self.credit == 0 || room >= slots.div_ceil(4));
@@ -146,8 +144,7 @@ impl Pull {
     /// Waits for a message, or for a change of the credit. Nothing is lost when the future is
     /// dropped.
     pub(crate) async fn next(&mut self) -> Arrival {
-        // Under load there nearly always is one. A connection that was lost is then noticed when
-        // more is asked for.
+        // Under load there is nearly always a message. A lost connection is then noticed at the next pull.
         if let Some(Some(message)) = self.messages.next().now_or_never() {
             return self.arrived(message);
         }
@@ -178,7 +175,7 @@ impl Pull {
                     }
                 }
             }
-            // Without a connection nothing is asked for, so this must wake up when there is one.
+            // Without a connection no pull is sent, so this must wake up when there is one.
             () = self.connection.reconnected(self.times_connected), if self.credit == 0 => {
                 self.times_connected = self.connection.times_connected();
                 Arrival::Credit
@@ -208,7 +205,7 @@ impl Pull {
                 }
                 match pending {
                     Some(pending) => self.spend(pending),
-                    // It does not say which pull it ends, or by how much.
+                    // The status does not name its pull, nor the number of messages.
                     None if self.credit > 0 => {
                         if self.turned_down.is_first(description) {
                             warn!(%status, description, "the broker refused a pull request");

@@ -7,7 +7,7 @@ use crate::priority::Priority;
 
 /// A queue on the broker: a stream, the subjects that it takes, and the durable consumer that empties it.
 ///
-/// A queue is a stream that forgets a message once its consumer has acknowledged it. The message of a
+/// A queue is a stream that removes a message once its consumer has acked it. The message of a
 /// job is published to `<root>.<id>`; in a queue with priorities to `<root>.<priority>.<id>`, in one with schedules
 /// to `<root>.once.<id>`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -16,8 +16,8 @@ pub struct Queue {
     pub stream: &'static str,
     /// The first token of every subject of this queue.
     pub root: &'static str,
-    /// The durable consumer, which all replicas of the consuming service share. With priorities, that of the
-    /// normal ones; the others are named after it.
+    /// The durable consumer, which all replicas of the consuming service share. With priorities, it is the consumer of
+    /// the normal lane, and the names of the others derive from it.
     pub consumer: &'static str,
     priorities: bool,
     schedules: Option<&'static str>,
@@ -43,7 +43,7 @@ impl Queue {
     ///
     /// # Panics
     ///
-    /// Where it has schedules.
+    /// If it has schedules.
     #[must_use]
     pub const fn with_priorities(self) -> Self {
         assert!(self.schedules.is_none(), "a queue has either priorities or schedules");
@@ -59,7 +59,7 @@ impl Queue {
     ///
     /// # Panics
     ///
-    /// Where it has priorities.
+    /// If it has priorities.
     #[must_use]
     pub const fn with_schedules(self, schedules: &'static str) -> Self {
         assert!(!self.priorities, "a queue has either priorities or schedules");
@@ -68,10 +68,10 @@ impl Queue {
 
     /// The same queue for jobs whose every effect is a [fact](crate::Fact): their messages have no message id.
     ///
-    /// By default a message has the id of its job, and the broker drops a second one of the same id within two minutes,
-    /// unless it was restarted meanwhile. That spares most jobs that are published again because a confirmation was
-    /// lost, or because a handler that had published them is tried again. Without it a write costs the broker a
-    /// quarter less.
+    /// By default a message has the id of its job, and the broker drops a second message with the same id within two
+    /// minutes, unless it restarted meanwhile. That saves the work of most jobs that are published again, because a
+    /// confirmation was lost, or because a handler that had published them is retried. Without the id, a write costs
+    /// the broker a quarter less.
     #[must_use]
     pub const fn without_message_ids(self) -> Self {
         Self { message_ids: false, ..self }
@@ -108,19 +108,19 @@ impl Queue {
         Lane { queue: self, priority: if self.priorities { priority } else { Priority::Normal } }
     }
 
-    /// The subject of the job with this id, where it has normal priority.
+    /// The subject of the job with this id, with normal priority.
     #[must_use]
     pub fn subject(self, id: JobId) -> String {
         self.lane(Priority::Normal).subject(id)
     }
 
-    /// The subject that names this key, which need not be an id, where it has normal priority.
+    /// The subject with this key, which need not be an id, with normal priority.
     #[must_use]
     pub fn subject_of(self, key: &str) -> String {
         self.lane(Priority::Normal).subject_of(key)
     }
 
-    /// All subjects that can name this key: of each priority, and of jobs that are not due yet.
+    /// All subjects with this key: of each priority, and of jobs that are not due yet.
     #[must_use]
     pub fn subjects_of(self, key: &str) -> Vec<String> {
         let plain = [self.root, ".", key].concat();
@@ -131,7 +131,7 @@ impl Queue {
     }
 
     /// The subjects that the stream takes. With priorities these are only the subjects that a consumer reads, because a
-    /// job of an unknown priority would wait for ever.
+    /// job of an unknown priority would wait forever.
     #[must_use]
     pub fn subjects(self) -> Vec<String> {
         if self.priorities {
@@ -148,8 +148,8 @@ impl Queue {
         name.strip_prefix(EVERY)?.strip_prefix('.')
     }
 
-    /// The part of a subject of this queue that names the job, whatever it looks like. One of a recurring schedule
-    /// names that.
+    /// The part of a subject of this queue that names the job, valid or not. For a recurring schedule it is the name
+    /// of the schedule.
     #[must_use]
     pub fn key(self, subject: &str) -> Option<&str> {
         let key = subject.strip_prefix(self.root)?.strip_prefix('.')?;
@@ -195,7 +195,7 @@ impl Lane {
         id.with_text(|key| self.subject_of(key))
     }
 
-    /// The subject that names this key, which need not be an id.
+    /// The subject with this key, which need not be an id.
     #[must_use]
     pub fn subject_of(self, key: &str) -> String {
         let Self { queue, priority } = self;

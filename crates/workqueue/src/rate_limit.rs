@@ -1,9 +1,9 @@
 //! Asks the broker for permissions to start jobs, so that all replicas of a service together start no more in a
 //! second of the clock than its limit.
 //!
-//! Where the broker does not answer, nothing is granted, and the jobs wait. Its counters are in its memory: one that
-//! is killed forgets them. So nothing is asked in the second in which a connection was made: whatever was granted in
-//! that second by a broker that is no more has ended with it.
+//! If the broker does not answer, nothing is granted, and the jobs wait. The counters are in the broker's memory, and
+//! a killed broker forgets them. So a replica asks for nothing in the second in which it connected: the permissions
+//! that an earlier broker granted in that second end with it.
 
 use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -41,25 +41,25 @@ struct Counters {
 }
 
 impl Counters {
-    /// Whether they may be asked at this time.
+    /// Whether a replica may ask for permissions at this time.
     async fn may_be_asked(&self, now: Timestamp) -> bool {
         let since = self.connection.connected_since().await;
         let connected = now.saturating_sub(since.elapsed());
         now.as_second() > connected.map_or(now.as_second(), Timestamp::as_second)
     }
 
-    /// Adds to one, and gives its total. Returns nothing where that may be the total of a broker that is no more.
+    /// Adds to a counter, and returns its total. `None` if the total may be that of an earlier broker.
     async fn add(&self, subject: String, count: u64) -> Result<Option<u64>, PublishError> {
         let mut headers = HeaderMap::new();
         headers.insert(INCREMENT.clone(), format!("+{count}"));
         let times = self.connection.times_connected();
         let total = self.publisher.count(Publication { subject, headers, body: Bytes::new() });
         let total = total.await?;
-        // An answer from before a connection was lost may come after it: see the head of this file.
+        // An answer may arrive after its connection was lost: see the head of this file.
         Ok((self.connection.times_connected() == times).then_some(total))
     }
 
-    /// Adds one, and gives how many seconds later its turn is. Where that is unknown, it is the next one.
+    /// Adds one, and returns the number of seconds until its turn. If that is unknown, the turn is in the next second.
     async fn turn(&self, subject: String, limit: NonZeroU32) -> Result<u64, PublishError> {
         match self.add(subject, 1).await {
             Ok(total) => Ok(total.map_or(1, |total| lease::turn(total, limit))),
@@ -69,10 +69,11 @@ impl Counters {
     }
 }
 
-/// How much later in their second jobs ask that are less urgent by one step.
+/// The delay within their second after which jobs ask, for each step of lower priority.
 const STEP: Duration = Duration::from_millis(100);
 
-/// Asks for one permission under a key, for a job of this lane, see [`Context::permission`](crate::Context::permission).
+/// Asks for one permission under a key, for a job of this lane, see
+/// [`Context::permission`](crate::Context::permission).
 pub(crate) async fn permission(
     broker: &BrokerTarget,
     lane: Lane,
@@ -91,9 +92,9 @@ pub(crate) async fn permission(
         let of_lane = format!("{subject}-{}", lane.priority);
         match counters.turn(subject, limit).await? {
             0 if now().as_second() == asked_at.as_second() => return Ok(()),
-            // It was granted for a second that has passed.
+            // The permission is for a second that has passed.
             0 => {}
-            // Those of each priority are spread by themselves, so that a few do not wait as long as many.
+            // The jobs of each priority are spread separately, so that a few jobs do not wait as long as many.
             _ if lane.queue.has_priorities() => {
                 break (asked_at, 1 + counters.turn(of_lane, limit).await?);
             }
@@ -118,7 +119,7 @@ pub(crate) struct RateLimit {
     pub(crate) limit: NonZeroU32,
     counters: Counters,
     abandoned: CancellationToken,
-    /// The last second in which there was no more to be had.
+    /// The last second in which no permission was left.
     used_up: AtomicI64,
     held_back: AtomicBool,
     logged: Mutex<LogOnce>,
@@ -140,8 +141,8 @@ impl RateLimit {
         }
     }
 
-    /// Asks for as many permissions as are `wanted` once they may be asked for, and gives those that are granted, if
-    /// any. Returns nothing where none is wanted any more.
+    /// Asks for as many permissions as are `wanted`, once it may ask, and returns the granted ones. `None` if none is
+    /// wanted any more, or the service has no time left.
     pub(crate) async fn ask(&self, wanted: impl Fn() -> usize) -> Option<Lease> {
         self.abandoned.run_until_cancelled(self.opening()).await?;
         let asked = u64::try_from(wanted()).ok().filter(|asked| *asked > 0)?;
@@ -157,7 +158,7 @@ impl RateLimit {
             }
         };
         if lease.left(second) < asked {
-            // The broker speaks of the second of the question. Without an answer it is not asked again in this one.
+            // The answer is for the second of the request. Without an answer, there is no other request in this second.
             let used_up = if total.is_ok() { second } else { now().as_second() };
             self.used_up.store(used_up, Ordering::Relaxed);
             if total.is_ok() && !self.held_back.swap(true, Ordering::Relaxed) {
@@ -173,7 +174,7 @@ impl RateLimit {
         self.abandoned.is_cancelled()
     }
 
-    /// Waits until there may be permissions to be had.
+    /// Waits until permissions may be available.
     async fn opening(&self) {
         loop {
             self.counters.connection.connected_since().await;
@@ -186,7 +187,7 @@ impl RateLimit {
         }
     }
 
-    /// The publisher tells what passes; this one does not, until an operator mends it.
+    /// The publisher logs the errors that pass. These do not, until an operator fixes the cause.
     fn note(&self, error: &PublishError) {
         let mut logged = self.logged.lock().expect("nothing panics while it holds this lock");
         let reason = chain(error);

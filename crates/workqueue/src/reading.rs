@@ -13,13 +13,13 @@ use crate::chain::Source;
 use crate::id::JobId;
 use crate::topology::{self, DeclareError};
 
-/// How long the broker may be silent while it sends messages.
+/// The longest pause between two messages of the broker.
 const SILENCE: Duration = Duration::from_secs(10);
 
-/// Why the messages of a stream could not be read.
+/// The messages of a stream could not be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadStreamError {
-    /// Its state could not be read: there may be no such stream.
+    /// Its state could not be read: the stream may not exist.
     #[error("{0}")]
     State(#[from] DeclareError),
     /// Its messages could not be read.
@@ -27,27 +27,27 @@ pub enum ReadStreamError {
     Messages {
         /// The name of the stream.
         stream: String,
-        /// What went wrong.
+        /// The error.
         source: Source,
     },
 }
 
 impl ReadStreamError {
-    /// That the messages of this stream could not be read.
+    /// The error of reading the messages of this stream.
     pub(crate) fn of(stream: &str) -> impl FnOnce(Source) -> Self {
         |source| Self::Messages { stream: stream.to_owned(), source }
     }
 }
 
-/// Shows each message of a stream under these subjects with its sequence, up to the last one that is
-/// there now. The stream must not be a work queue: those cannot be browsed.
+/// Calls `show` with each message of a stream under these subjects and its sequence, up to the currently last one. The
+/// stream must not be a work queue, because those cannot be browsed.
 ///
-/// In a cluster the messages come from any of the stream's brokers, and one that was away may be
-/// behind: that it has no more is not the end. The stream's leader says where the end is.
+/// In a cluster the messages come from any of the stream's brokers, and a broker that was away may lag: the end of its
+/// messages is not the end of the stream. So the leader of the stream determines the end.
 ///
 /// # Errors
 ///
-/// Where the broker does not answer, or has no such stream.
+/// If the broker does not answer, or has no such stream.
 pub async fn each(
     nats: &Context,
     stream: &str,

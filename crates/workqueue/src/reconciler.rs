@@ -1,7 +1,7 @@
-//! Keeps a topology as it should be, from one place.
+//! Keeps a topology as declared, from one process.
 //!
-//! Creates what is missing, changes limits that differ in place, and moves the messages that no service can settle
-//! (`sweeper`), again and again. With it, no service needs the right to do any of that.
+//! Repeatedly creates missing streams, buckets and consumers, changes differing limits in place, and moves the messages
+//! that no service can settle (`sweeper`). With it, no service needs the permission for that.
 
 use std::convert::Infallible;
 use std::mem;
@@ -18,11 +18,11 @@ use crate::log_once::LogOnce;
 use crate::sweeper::{Sweeper, Swept};
 use crate::topology::{self, DeclareError, Declared, Limits, Topology};
 
-/// How often to look. A round that a lost connection interrupts goes on as soon as there is another.
+/// The interval of the rounds. A round that a lost connection interrupts continues with the next connection.
 const TICK: Duration = Duration::from_secs(2);
 
-/// Keeps a topology as it should be. One is enough beside all services that share the topology; its user may create
-/// and change streams and consumers, and delete messages.
+/// Keeps a topology as declared. One is enough for all services that share the topology. Its user needs the
+/// permissions to create and change streams and consumers, and to delete messages.
 ///
 /// ```no_run
 /// # use workqueue::topology::Topology;
@@ -56,7 +56,7 @@ pub struct Progress<'a> {
     pub changes: usize,
     /// The messages that it has moved.
     pub swept: Swept,
-    /// Why the topology is not as it should be, if it is not. The next round tries again.
+    /// The reason if the topology is not as declared. The next round tries again.
     pub problem: Option<&'a DeclareError>,
 }
 
@@ -74,8 +74,8 @@ impl Reconciler {
         Self { connection: connection.clone(), topology, limits, sweepers }
     }
 
-    /// Looks and acts every two seconds, until the client has ended. What it does is logged; `report` is told of
-    /// each step.
+    /// Runs a round every two seconds, until the client has ended. Logs each change, and calls `report` after each
+    /// step.
     pub async fn run(self, report: impl FnMut(Progress<'_>)) -> ClientEnded {
         let connection = self.connection.clone();
         tokio::select! {
@@ -94,13 +94,13 @@ impl Reconciler {
             let (nats, known) = (self.connection.context(), self.connection.known());
             let adjust = async {
                 if let Some(bucket) = self.topology.buckets.first() {
-                    // Facts grow too old by the broker's clock. It may have none to ask about yet.
+                    // Facts expire by the broker's clock. There may be no stream yet to ask about.
                     let _ = compare_clocks(nats, bucket.stream).await;
                 }
                 topology::adjust(nats, known, &self.topology, &self.limits, &mut done).await
             };
             let Some(adjusted) = self.connection.ask(pin!(adjust)).await else {
-                // The connection was lost meanwhile, and is there again. The next round tells what was done.
+                // The connection was lost meanwhile, and is back. The next round reports the changes.
                 continue;
             };
             let mut done = mem::take(&mut done);
@@ -111,7 +111,7 @@ impl Reconciler {
                     if logged.is_first(error) {
                         warn!(%error, "the topology is not as it should be; trying again");
                     }
-                    // A limit that differs is changed once that is possible.
+                    // A differing limit is changed once that is possible.
                     done.differences.clear();
                 }
             }

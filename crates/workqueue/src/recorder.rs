@@ -9,13 +9,13 @@ use crate::job::{Job, Publication};
 use crate::queue::ONCE;
 use crate::schedules;
 
-/// Records what handlers publish and create, in the place of a broker. A fact that was created exists for
-/// all contexts of the same recorder.
+/// Records the jobs and facts that handlers publish and create, instead of a broker. A created fact exists for all
+/// contexts of the same recorder.
 #[derive(Debug, Default)]
 pub struct Recorder(Mutex<Vec<Publication>>);
 
 impl Recorder {
-    /// A recorder of nothing so far.
+    /// An empty recorder.
     #[must_use]
     pub fn new() -> Arc<Self> {
         Arc::default()
@@ -25,7 +25,7 @@ impl Recorder {
     ///
     /// # Panics
     ///
-    /// Where one of them cannot be read again.
+    /// If one of them cannot be read again.
     #[must_use]
     pub fn published<J: Job>(&self) -> Vec<J> {
         let decode = |publication: &Publication| {
@@ -39,11 +39,11 @@ impl Recorder {
         })
     }
 
-    /// The jobs of this kind that were submitted for later and not taken back, in order, and when each is due.
+    /// The jobs of this kind that were submitted for later and not cancelled, in order, and when each is due.
     ///
     /// # Panics
     ///
-    /// Where one of them cannot be read again.
+    /// If one of them cannot be read again.
     #[must_use]
     pub fn later<J: Job>(&self) -> Vec<(Timestamp, J)> {
         let prefix = schedules::subject(J::QUEUE, ONCE, "");
@@ -62,7 +62,7 @@ impl Recorder {
     ///
     /// # Panics
     ///
-    /// Where one of them cannot be read again.
+    /// If one of them cannot be read again.
     #[must_use]
     pub fn created<F: Fact>(&self) -> Vec<F> {
         let decode = |publication: &Publication| {
@@ -89,7 +89,7 @@ impl Recorder {
         });
     }
 
-    /// Removes all under this subject. Returns whether there was any.
+    /// Removes all messages under this subject. Returns whether there were any.
     pub(crate) fn remove(&self, subject: &str) -> bool {
         self.with(|all| {
             let before = all.len();

@@ -1,4 +1,4 @@
-//! When a recurring job is due, and the headers by which the broker is told so.
+//! The recurrence of a job, and the headers that describe it to the broker.
 
 use std::fmt;
 use std::time::Duration;
@@ -25,7 +25,8 @@ const AN_EXPRESSION: &str = "second, minute, hour, day of the month, month and d
 /// When a recurring job is due.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Recurrence {
-    /// Once in this time: whole seconds, at least one, and at most 30 days. The first time is that long after the schedule is set.
+    /// At this interval: whole seconds, at least one, and at most 30 days. The job is first due one interval after the
+    /// schedule is set.
     Every(Duration),
     /// At the times that a cron expression describes.
     Cron {
@@ -36,7 +37,7 @@ pub enum Recurrence {
     },
 }
 
-/// There can be no such schedule.
+/// The schedule is invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidSchedule {
     /// The name is not a token of a subject.
@@ -44,7 +45,7 @@ pub enum InvalidSchedule {
         "'{0}' is not a name for a schedule: write 1 to {LONGEST_NAME} characters of A-Z, a-z, 0-9, '-' and '_'"
     )]
     Name(String),
-    /// The broker counts in seconds, and no schedule is that long.
+    /// The interval has no whole seconds, or is too short or too long.
     #[error("an interval of {0:?}: write whole seconds, at least one, and at most 30 days")]
     Interval(Duration),
     /// The expression has too few fields, or too many.
@@ -66,7 +67,7 @@ pub enum InvalidSchedule {
          leave it out for UTC"
     )]
     TimeZone(String),
-    /// A job with an id of its own would be the same one each time.
+    /// A job with an id of its own would be the same job each time.
     #[error("a job with an id of its own cannot recur: it would be the same job each time")]
     HasId,
 }
@@ -86,7 +87,7 @@ pub fn check_name(name: &str) -> Result<(), InvalidSchedule> {
 }
 
 impl Recurrence {
-    /// Whether it can be told before the broker is asked that there is no such recurrence.
+    /// Checks the recurrence, as far as that is possible without the broker.
     ///
     /// # Errors
     ///
@@ -107,14 +108,14 @@ impl Recurrence {
                 if fields != FIELDS {
                     return Err(InvalidSchedule::Fields { expression: short(), fields });
                 }
-                // What begins with @ is another kind of schedule to the broker.
+                // For the broker, an expression with @ is another kind of schedule.
                 if expression.starts_with('@')
                     || !expression.bytes().all(|it| (b' '..=b'~').contains(&it))
                 {
                     return Err(InvalidSchedule::Expression(short()));
                 }
                 match time_zone.as_deref() {
-                    // Go takes these for UTC and for the zone of the broker's machine.
+                    // In Go these mean UTC, and the zone of the broker's machine.
                     Some(zone) if ["", "Local"].contains(&zone) || !is_zone(zone) => {
                         Err(InvalidSchedule::TimeZone(zone.chars().take(100).collect()))
                     }
@@ -168,13 +169,13 @@ impl fmt::Display for Recurrence {
     }
 }
 
-/// Whether a header of this name has to do with a schedule. The broker looks without regard to case.
+/// Whether a header of this name belongs to a schedule. The broker ignores the case.
 pub(crate) fn is_of_a_schedule(name: &str) -> bool {
     const PREFIX: &str = "Nats-Schedule";
     name.get(..PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(PREFIX))
 }
 
-/// Which schedule has fired a message, and what the broker says of the next time: together they name the firing.
+/// The schedule that has fired a message, and the next time by the broker's header: together they identify the firing.
 pub(crate) fn firing(headers: &HeaderMap) -> Option<[&str; 2]> {
     let value = |name| headers.get(name).map(HeaderValue::as_str);
     Some([value(NATS_SCHEDULER)?, value(NATS_SCHEDULE_NEXT)?])

@@ -11,8 +11,8 @@ use crate::queue::Queue;
 
 /// Removes a job from its queue, if it is there. Returns the number of removed messages.
 ///
-/// A replica that has the job in flight does not notice: it goes on, and the broker stores its messages. To exclude
-/// an effect, create a fact that excludes it; removing the message only saves the work.
+/// A replica that has the job in flight does not notice: it continues, and the broker stores its messages. To prevent
+/// an effect, create a fact that prevents it; removing the message only saves the work.
 ///
 /// # Errors
 ///
@@ -25,7 +25,7 @@ pub async fn remove(connection: &Connection, queue: Queue, id: JobId) -> Result<
     Ok(removed)
 }
 
-/// Removes all messages under this subject. Returns their number, none where there is no such stream.
+/// Removes all messages under this subject. Returns their number, 0 if the stream does not exist.
 pub(crate) async fn purge(
     connection: &Connection,
     queue: Queue,

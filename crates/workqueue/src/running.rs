@@ -14,27 +14,27 @@ use crate::metrics::Metrics;
 use crate::producer::Producer;
 use crate::topology::{DeclareError, Topology};
 
-/// A service that is connected, with all that it needs declared on the broker.
+/// A service that is connected, and whose topology is declared on the broker.
 #[derive(Clone, Debug)]
 pub struct Running {
     /// Submits jobs, and creates and reads facts.
     pub producer: Producer,
     /// The connection to the broker.
     pub connection: Connection,
-    /// Cancelled when the service is to stop. Cancelling it stops this service alone.
+    /// Cancelled when the service has to stop. Cancelling it stops only this service.
     pub stopping: CancellationToken,
-    /// Cancelled when a stopping service has no time left to finish what is in flight.
+    /// Cancelled when a stopping service has no time left for its jobs in flight.
     pub abandoned: CancellationToken,
     pub(crate) topology: Arc<Topology>,
     pub(crate) facts_max_age: Duration,
     pub(crate) health: Arc<Health>,
     pub(crate) metrics: Arc<Metrics>,
-    /// The first error with which the service cannot go on.
+    /// The first error that ends the service.
     pub(crate) failure: Arc<Mutex<Option<ServiceError>>>,
 }
 
 impl Running {
-    /// Stops the service in order, because of this error.
+    /// Stops the service gracefully, because of this error.
     pub(crate) fn fail(&self, error: impl Into<ServiceError>) {
         let error = error.into();
         error!(%error, "the service cannot go on");
@@ -58,7 +58,7 @@ pub enum ServiceError {
         /// The error of the operating system.
         source: std::io::Error,
     },
-    /// Connecting cannot succeed, and a retry does not help.
+    /// It cannot connect, and a retry does not help.
     #[error(transparent)]
     Connect(#[from] ConnectError),
     /// The streams on the broker are not those that the service needs, and waiting does not help.
@@ -67,7 +67,7 @@ pub enum ServiceError {
     /// The client has panicked.
     #[error(transparent)]
     Client(#[from] ClientEnded),
-    /// The client cannot ask for messages.
+    /// The client cannot subscribe to messages.
     #[error("cannot subscribe to the answers of the broker: {0}")]
     Subscribe(#[from] async_nats::SubscribeError),
     /// A background task ended before the service did.

@@ -1,17 +1,16 @@
-//! Jobs that are due later, once or again and again, and those of them that stand on the broker.
+//! Jobs that are due later, once or repeatedly: how the broker stores them, and how to read them.
 //!
-//! A job that is not due yet is a message below a root of its own in the stream of its queue
-//! ([`Queue::with_schedules`]), which no consumer takes. When it is due, the broker puts its copy into the queue
-//! itself, where it is a job like any other.
+//! A job that is not due yet is a message in the stream of its queue, under a separate root
+//! ([`Queue::with_schedules`]) that no consumer reads. When it is due, the broker itself puts a copy into the queue,
+//! where it is a job like any other.
 //!
 //! | not due yet | due | |
 //! | --- | --- | --- |
 //! | `<schedules>.once.<id>` | `<root>.once.<id>` | [`Producer::submit_later`](crate::Producer::submit_later) |
 //! | `<schedules>.every.<name>` | `<root>.every.<name>` | [`Producer::schedule`](crate::Producer::schedule) |
 //!
-//! A schedule that recurs asks for one job with each firing. The id of that job is derived from the firing, so that
-//! a delivery that comes again is about the same job. A schedule that fell due while the broker was away fires once when
-//! it is there again.
+//! A recurring schedule makes one job at each firing. The id of that job is derived from the firing, so a redelivery is
+//! the same job. A schedule that fell due while the broker was away fires once when the broker is back.
 
 pub use crate::recurrence::check_name;
 
@@ -37,7 +36,7 @@ use crate::reading::ReadStreamError;
 use crate::recurrence::Recurrence;
 use crate::trace::Trace;
 
-/// How many schedules are read at a time.
+/// The number of schedules that are read at a time.
 const AT_A_TIME: usize = 1000;
 
 /// A recurring job on the broker.
@@ -54,7 +53,7 @@ pub struct Schedule<J> {
 /// A job that was submitted for later.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Later<J> {
-    /// When it is due. Nothing where it is due already, and waits in its queue.
+    /// When it is due. `None` if it is due already, and waits in its queue.
     pub at: Option<Timestamp>,
     /// The job.
     pub job: J,
@@ -64,10 +63,10 @@ pub struct Later<J> {
 ///
 /// # Errors
 ///
-/// Where the broker does not answer, or has no such queue.
+/// If the broker does not answer, or has no such queue.
 pub async fn list<J: Job>(connection: &Connection) -> Result<Vec<Schedule<J>>, ReadStreamError> {
     let (nats, subjects) = (connection.context(), subject(J::QUEUE, EVERY, "*"));
-    // One that is replaced while this reads comes again, behind what it was.
+    // A schedule that is replaced during the read is read again, after its earlier version.
     let (mut schedules, mut next) = (BTreeMap::new(), Some(1));
     while let Some(from) = next {
         let read = batch::from_sequence(nats, J::QUEUE.stream, &subjects, from, AT_A_TIME).await;
@@ -97,7 +96,7 @@ pub async fn get<J: Job>(
     }))
 }
 
-/// The job with this id that was submitted for later, as long as it is not done.
+/// The job with this id that was submitted for later, until it is done.
 ///
 /// # Errors
 ///
@@ -107,7 +106,7 @@ pub async fn later<J: Job>(
     id: JobId,
 ) -> Result<Option<Later<J>>, ReadStreamError> {
     let (waits, due) = (subject(J::QUEUE, ONCE, &id.to_string()), J::QUEUE.subject(id));
-    // In this order: it may become due meanwhile.
+    // In this order, because the job may become due meanwhile.
     for subject in [&waits, &due] {
         let Some(message) = last(connection, J::QUEUE, subject).await? else { continue };
         let Ok((_, job)) = J::decode(&due, Some(&message.headers), &message.payload) else {
@@ -118,12 +117,12 @@ pub async fn later<J: Job>(
     Ok(None)
 }
 
-/// The newest jobs that were submitted for later and are not done, due or not, of those whose sequences in their stream are in this
-/// range: `limit` of them, or all, in the order of their sequences, which come with them. Also gives the sequence from
-/// which on they were read. Calls `answered` with each answer of the broker.
+/// The newest jobs that were submitted for later and are not done, due or not, with sequences in this range: `limit`
+/// of them, or all, in the order of their sequences, which are returned as well. Also returns the sequence from which
+/// on they were read. Calls `answered` at each answer of the broker.
 ///
-/// Other messages may lie between them in any number, as each firing of what recurs is one. So their place is found
-/// by counting, with about as many questions as the length of the range has binary digits.
+/// Any number of other messages may lie between them, because each firing of a recurring schedule is a message. So
+/// their place is found by counting, in a binary search.
 ///
 /// # Errors
 ///
@@ -134,7 +133,7 @@ pub async fn not_done<J: Job>(
     limit: usize,
     answered: impl Fn(),
 ) -> Result<(Vec<(u64, JobId, J)>, u64), ReadStreamError> {
-    // Of both roots: that of what is due, and that of what is not.
+    // Both roots: that of due jobs, and that of jobs that are not due yet.
     let subjects = ["*.", ONCE, ".*"].concat();
     let from = async |sequence, count| {
         let (nats, stream) = (connection.context(), J::QUEUE.stream);
@@ -144,7 +143,7 @@ pub async fn not_done<J: Job>(
     };
     let count = async |sequence| from(sequence, 1).await.map(|(one, left)| one.len() as u64 + left);
     let after = count(sequences.end).await?;
-    // From the first of these there are enough, if there are at all; from the second there are not.
+    // From the first of these on there are enough jobs, if there are enough at all; from the second on there are not.
     let (mut enough, mut too_few) = (sequences.start, sequences.end);
     if count(enough).await?.saturating_sub(after) <= limit as u64 {
         too_few = enough;
@@ -183,7 +182,7 @@ async fn last(
 impl<J: Job> Schedule<J> {
     fn of(stored: &Stored) -> Option<Self> {
         let name = J::QUEUE.schedule_key(&stored.subject)?.to_owned();
-        // A job that recurs has no id yet, and any is as good.
+        // A recurring job has no id yet, so any id will do.
         let subject = J::QUEUE.subject(JobId::fired(Timestamp::default(), [&name, ""]));
         match (
             Recurrence::of(&stored.headers),
@@ -201,16 +200,16 @@ impl<J: Job> Schedule<J> {
     }
 }
 
-/// When a job is due whose schedule has these headers.
+/// The time at which the job of a schedule with these headers is due.
 pub(crate) fn due_at(headers: &HeaderMap) -> Option<Timestamp> {
     headers.get(NATS_SCHEDULE)?.as_str().strip_prefix("@at ")?.parse().ok()
 }
 
-/// The subject of what is not due yet.
+/// The subject of a job that is not due yet.
 ///
 /// # Panics
 ///
-/// Where the queue has no schedules: that is a mistake in the program.
+/// If the queue has no schedules: that is a mistake in the program.
 pub(crate) fn subject(queue: Queue, kind: &str, key: &str) -> String {
     let root = queue.schedules();
     let root = root.unwrap_or_else(|| {
@@ -219,8 +218,8 @@ pub(crate) fn subject(queue: Queue, kind: &str, key: &str) -> String {
     [root, ".", kind, ".", key].concat()
 }
 
-/// The message of a job that is due at this time, stored only where the last one under its id has this sequence, or
-/// where there is none.
+/// The message of a job that is due at this time. The broker stores it only if the last message under its id has this
+/// sequence, or if there is none.
 pub(crate) fn once<J: Job>(
     job: &J,
     id: JobId,
@@ -236,8 +235,8 @@ pub(crate) fn once<J: Job>(
     Ok(Publication { subject, headers, body: to_json(job)? })
 }
 
-/// The message of a recurring job, stored only where the last one under its name has this sequence, or where there is
-/// none.
+/// The message of a recurring job. The broker stores it only if the last message under its name has this sequence, or
+/// if there is none.
 pub(crate) fn every<J: Job>(
     job: &J,
     name: &str,
@@ -250,7 +249,7 @@ pub(crate) fn every<J: Job>(
     Ok(Publication { subject: subject(J::QUEUE, EVERY, name), headers, body: to_json(job)? })
 }
 
-/// Whether the broker has this very schedule already.
+/// Whether the broker has an equal schedule already.
 pub(crate) fn is_same(standing: &StreamMessage, new: &Publication) -> bool {
     let version = |headers: &HeaderMap| headers.get(MESSAGE_VERSION).cloned();
     standing.payload == new.body

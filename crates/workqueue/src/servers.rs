@@ -17,7 +17,7 @@ pub(crate) fn without_user(server: ServerAddr) -> Result<ServerAddr, ConnectErro
     })
 }
 
-/// The addresses of the brokers. An error shows none of what may be secret in them.
+/// The addresses of the brokers. An error shows no secret in them.
 pub(crate) fn servers(urls: &str) -> Result<Vec<ServerAddr>, ConnectError> {
     const EXAMPLE: &str = "write something like nats://127.0.0.1:4222";
     let each = || urls.split(',').map(str::trim).filter(|url| !url.is_empty());
@@ -61,14 +61,14 @@ pub(crate) fn servers(urls: &str) -> Result<Vec<ServerAddr>, ConnectError> {
     each().map(parse).collect()
 }
 
-/// Whether an address has a colon before its host with nothing on one side of it, which parsing would pass over.
+/// Whether an address has a colon before its host, with an empty user or password, which parsing would ignore.
 fn has_half_a_user(url: &str) -> bool {
     let (_, rest) = url.split_once("://").unwrap_or(("", url));
     let user = rest.rsplit_once('@').and_then(|(user, _host)| user.split_once(':'));
     user.is_some_and(|(name, password)| name.is_empty() || password.is_empty())
 }
 
-/// The brokers without the passwords that their addresses may have.
+/// The brokers, without the passwords in their addresses.
 pub(crate) fn display(servers: &[ServerAddr]) -> String {
     let names: Vec<String> =
         servers.iter().map(|server| format!("{}:{}", server.host(), server.port())).collect();

@@ -1,4 +1,4 @@
-//! A service: starts, consumes its queues, and stops in order.
+//! A service: starts, consumes its queues, and stops gracefully.
 
 use std::future::ready;
 use std::panic::AssertUnwindSafe;
@@ -28,10 +28,10 @@ use crate::running::{Running, ServiceError};
 use crate::settings::Settings;
 use crate::topology::Topology;
 
-/// Time of a drain that is kept for giving back what is still in flight.
+/// The part of a drain that is reserved for giving back the jobs in flight.
 const TIME_TO_GIVE_BACK: Duration = Duration::from_secs(1);
 
-/// How often a service logs how much it has done.
+/// The interval at which a service logs its progress.
 const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// A service: the handlers of the queues that it consumes, and the topology that it needs.
@@ -48,7 +48,7 @@ type Start = Box<dyn FnOnce(&Running, &Settings) -> Vec<Consuming> + Send>;
 type Consuming = BoxFuture<'static, ()>;
 
 impl Service {
-    /// A service of this name, which does nothing yet. Its metrics begin with the name.
+    /// A service with this name, without handlers. The names of its metrics begin with the name.
     #[must_use]
     pub fn new(name: &'static str) -> Self {
         Self { name, topology: Topology::default(), queues: Vec::new(), consumers: Vec::new() }
@@ -85,14 +85,14 @@ impl Service {
         self
     }
 
-    /// Runs until `stop` is cancelled, or a consumer cannot go on; then drains: it finishes
-    /// jobs in flight within `DRAIN_TIMEOUT`, gives back the others, and flushes all settlements to the broker.
+    /// Runs until `stop` is cancelled, or a consumer fails; then drains: it finishes jobs in flight within
+    /// `DRAIN_TIMEOUT`, gives back the others, and flushes all settlements to the broker.
     ///
     /// It retries connecting and declaring until they succeed.
     ///
     /// # Errors
     ///
-    /// Where waiting does not help, see [`ServiceError`].
+    /// If waiting does not help, see [`ServiceError`].
     pub fn run<'a>(
         self,
         settings: &'a Settings,
@@ -101,8 +101,8 @@ impl Service {
         self.run_with(settings, stop, |_running| ready(()))
     }
 
-    /// As [`Service::run`], with work of the service's own beside consuming. It begins once the service is
-    /// connected, and has to end soon after [`Running::abandoned`] is cancelled.
+    /// As [`Service::run`], with other work besides consuming. The work begins once the service is connected, and has
+    /// to end soon after [`Running::abandoned`] is cancelled.
     ///
     /// # Errors
     ///
@@ -132,7 +132,7 @@ impl Service {
             }
             let health = Arc::new(Health::default());
             let metrics = Metrics::new(name);
-            // Stopping by itself must not stop others that listen to the caller's token.
+            // If this service stops by itself, it must not stop others that use the caller's token.
             let stopping = stop.child_token();
             // Ends the admin endpoint when the service ends for any reason.
             let end = CancellationToken::new();
@@ -219,7 +219,7 @@ async fn start(
     };
     let (facts_max_age, clocks) = tokio::select! {
         ready = ready => ready?,
-        // After that no request to the broker gets an answer.
+        // After a panic of the client, no request to the broker gets an answer.
         ended = connection.ended() => return Err(ended.into()),
         ended = background.ended() => return Err(ended.into()),
         () = stopping.cancelled() => return Ok(None),
@@ -284,7 +284,7 @@ async fn drain_after(
     let flushed = tokio::select! {
         flushed = work => flushed.is_ok(),
         () = deadline => false,
-        // Nothing can be settled without the client, so there is nothing to stop in order.
+        // Without the client nothing can be settled, so a graceful stop is impossible.
         ended = connection.ended() => return Err(ended.into()),
         never = watching => never,
     };

@@ -16,12 +16,12 @@ use jiff::SignedDuration;
 use crate::command_line::{address, parse_from};
 use crate::mask::without_users;
 
-/// The heading of what a service does, in its help.
+/// The heading of the settings for work, in the help.
 const WORK: &str = "Work";
 
 /// Settings of every service.
 #[derive(Args, Clone, Debug)]
-// So that a program may have a type of this name, too.
+// So that a program may also have a type with this name.
 #[group(skip)]
 pub struct Settings {
     #[command(flatten)]
@@ -69,8 +69,8 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The settings that the environment has, and else their defaults. Where one of them is wrong, it
-    /// prints why and ends the process, as a command line does.
+    /// The settings from the environment, with their defaults. If one of them is invalid, it prints the reason and
+    /// ends the process, like a command line.
     #[must_use]
     pub fn from_env() -> Self {
         #[derive(Parser)]
@@ -82,8 +82,8 @@ impl Settings {
     }
 }
 
-/// The settings that may differ between deployments without touching a guarantee: the limits with which
-/// missing streams, buckets and consumers are created.
+/// The settings that may differ between deployments without breaking a guarantee: the limits of new streams, buckets
+/// and consumers.
 #[derive(Args, Clone, Copy, Debug, PartialEq, Eq)]
 #[command(next_help_heading = "Limits (for new streams and consumers; existing ones keep theirs)")]
 pub struct Limits {
@@ -136,7 +136,7 @@ pub struct NatsSettings {
     #[arg(long, env, value_name = "TOKEN", hide_env_values = true)]
     pub nats_token: Option<String>,
 
-    // A setting of a file may hold its content by mistake, which the help must not show.
+    // The setting may contain the content of the file by mistake, which the help must not show.
     /// File with the seed of a user's nkey, instead of user and password. It is read at each connect
     #[arg(long, env, value_name = "FILE", hide_env_values = true)]
     pub nats_nkey: Option<PathBuf>,
@@ -158,8 +158,8 @@ pub struct NatsSettings {
     #[arg(long, env, value_name = "FILE", hide_env_values = true)]
     pub nats_key: Option<PathBuf>,
 
-    /// Domain of JetStream, if the broker of NATS_URL is a leaf node of the broker that stores the streams [default: the
-    /// domain of the broker of NATS_URL]
+    /// Domain of JetStream, if this broker is a leaf node of the broker that stores the streams [default: the domain of
+    /// this broker]
     #[arg(long, env, value_parser = token, value_name = "DOMAIN")]
     pub nats_domain: Option<String>,
 
@@ -168,7 +168,7 @@ pub struct NatsSettings {
     pub nats_inbox_prefix: String,
 }
 
-/// Where the broker is, without anything that may be secret.
+/// The address of the broker, without secrets.
 impl fmt::Debug for NatsSettings {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut debug = formatter.debug_struct("NatsSettings");
@@ -203,12 +203,12 @@ impl NatsSettings {
     }
 }
 
-/// What is logged, and how.
+/// The settings of logs and traces.
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Logs (on standard error)")]
 pub struct TelemetrySettings {
     /// Level of the logs, or levels for each module
-    // What the connector logs at each try is logged once where it is connected.
+    // The connection logs the errors of the connector once, instead of at each try.
     #[arg(
         long,
         env,
@@ -230,7 +230,7 @@ pub struct TelemetrySettings {
 ///
 /// # Errors
 ///
-/// Where the text is none, in words for its author.
+/// If the text is not such an address. The message names a valid one.
 pub fn web_address(text: &str) -> Result<String, String> {
     let uri = text.parse::<hyper::Uri>().ok();
     let is_web = |uri: &hyper::Uri| {
@@ -252,7 +252,7 @@ pub enum LogFormat {
     Json,
 }
 
-/// The name of a replica that is given none: the host's name and the process id.
+/// The default name of a replica: the host's name and the process id.
 #[must_use]
 pub fn default_instance() -> String {
     format!("{}-{}", gethostname::gethostname().to_string_lossy(), std::process::id())
@@ -262,18 +262,18 @@ pub fn default_instance() -> String {
 ///
 /// # Errors
 ///
-/// Where the text is no such time, in words for its author.
+/// If the text is not such a time. The message names valid ones.
 pub fn duration(text: &str) -> Result<Duration, String> {
     let help = || "write a number with a unit, such as 250ms, 30s, 5m or 24h".to_owned();
     let duration: SignedDuration = text.parse().map_err(|_| help())?;
     duration.try_into().map_err(|_| help())
 }
 
-/// A time that is longer than nothing, as [`duration`].
+/// A time above zero, as [`duration`].
 ///
 /// # Errors
 ///
-/// Where the text is no such time, in words for its author.
+/// If the text is not such a time. The message names valid ones.
 pub fn above_zero(text: &str) -> Result<Duration, String> {
     match duration(text)? {
         Duration::ZERO => Err("it must be longer than nothing".to_owned()),
@@ -285,7 +285,7 @@ pub fn above_zero(text: &str) -> Result<Duration, String> {
 ///
 /// # Errors
 ///
-/// Where the text is none, in words for the person who wrote it.
+/// If the text is not a subject. The message describes one.
 pub fn subject(text: &str) -> Result<String, String> {
     if text.split('.').all(|word| token(word).is_ok()) {
         Ok(text.to_owned())
@@ -307,7 +307,7 @@ fn token(text: &str) -> Result<String, String> {
 ///
 /// # Errors
 ///
-/// The function that it gives names the limits where the text is no such number.
+/// The returned function fails if the text is not such a number. The message names the limits.
 pub fn number<T: FromStr + PartialOrd + Display>(
     limits: impl RangeBounds<T> + Clone,
 ) -> impl Fn(&str) -> Result<T, String> + Clone {
@@ -335,7 +335,7 @@ fn rate_limit(text: &str) -> Result<NonZeroU32, String> {
 ///
 /// # Errors
 ///
-/// Where the text is no number of brokers that a cluster has.
+/// If the text is not 1, 3 or 5.
 pub fn copies(text: &str) -> Result<usize, String> {
     match text.parse() {
         Ok(copies @ (1 | 3 | 5)) => Ok(copies),

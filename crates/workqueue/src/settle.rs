@@ -8,14 +8,13 @@ use crate::dead_letters::Reason;
 use crate::handler::{Attempt, Failure, Rejection, RetryPolicy};
 use crate::job::DecodeError;
 
-/// The delay after which a message of a newer version is delivered again, so that a newer replica can take it.
+/// The delay after which a message of a newer version is redelivered, so that a newer replica can take it.
 const NEWER_VERSION_DELAY: Duration = Duration::from_secs(30);
 
 /// The longest delay in a nak. The broker cannot parse much longer ones.
 const LONGEST_DELAY: Duration = Duration::from_hours(24 * 365 * 100);
 
-/// The delay after which a job that a stopping service gives back is delivered again: another replica may take it at
-/// once.
+/// The delay for a job that a stopping service gives back: another replica may take it at once.
 pub(crate) const GIVE_BACK: Delay = Delay::Between(Duration::ZERO, Duration::from_millis(100));
 
 /// The result of handling a delivery.
@@ -25,9 +24,9 @@ pub enum Outcome {
     Done,
     /// The handler failed, timed out or panicked.
     Failed(Failure),
-    /// The handler does not admit it.
+    /// The handler rejected it before the work (`Handler::admit`).
     Rejected(Rejection),
-    /// It is not a job that this replica knows.
+    /// The message cannot be decoded as a job of this queue.
     Undecodable(DecodeError),
     /// It was not handled, because the broker has delivered it too often without a settlement: it may crash
     /// every process that handles it.
@@ -37,7 +36,7 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// The word for this kind of failure, where it is one.
+    /// The name of this kind of failure. `None` if it is not a failure.
     pub(crate) fn failure(&self) -> Option<&'static str> {
         match self {
             Self::Done => None,
@@ -73,34 +72,34 @@ impl fmt::Display for Outcome {
 pub enum Settlement {
     /// It is done: the broker may forget the message.
     Ack,
-    /// The broker delivers the message again, after a delay.
+    /// The broker redelivers the message after a delay.
     Nak {
         /// The delay.
         delay: Delay,
     },
-    /// A copy of the message takes its place, and waits; no attempt is spent.
+    /// A copy of the message replaces it, and waits. This spends no attempt.
     Snooze {
         /// The time that it waits.
         delay: Duration,
     },
     /// The message goes to the dead letters.
     DeadLetter {
-        /// Why, for people. It begins with the word of a [`Reason`].
+        /// The reason, for people. It begins with the word of a [`Reason`].
         reason: String,
     },
 }
 
-/// How long the broker waits before it delivers a message again.
+/// How long the broker waits before it redelivers a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Delay {
-    /// Just that long.
+    /// Exactly this time.
     Exactly(Duration),
-    /// A time to be drawn between these two, and above zero.
+    /// A random time between these two, above zero.
     Between(Duration, Duration),
 }
 
 impl Delay {
-    /// The time itself, drawn where it is to be.
+    /// The time, drawn at random if it is a range.
     pub(crate) fn draw(self) -> Duration {
         match self {
             Self::Exactly(delay) => delay.min(LONGEST_DELAY),
@@ -109,7 +108,7 @@ impl Delay {
     }
 }
 
-/// How to settle a delivery with this outcome. A policy without a number of attempts has no last one.
+/// The settlement of a delivery with this outcome. A policy without a limit of attempts has no last attempt.
 #[must_use]
 pub fn settle(outcome: &Outcome, attempt: Attempt, policy: &RetryPolicy) -> Settlement {
     let number = attempt.number();
@@ -154,7 +153,7 @@ pub fn settle(outcome: &Outcome, attempt: Attempt, policy: &RetryPolicy) -> Sett
 pub(crate) fn retry_delay(attempt: Attempt, policy: &RetryPolicy) -> Delay {
     let doublings = u32::try_from(attempt.number() - 1).unwrap_or(u32::MAX);
     let ceiling = backoff::ceiling(policy.first_delay, policy.max_delay, doublings);
-    // A value that is no share, such as NaN, is full jitter.
+    // An invalid share, such as NaN, counts as full jitter.
     let jitter = if (0.0..=1.0).contains(&policy.jitter) { policy.jitter } else { 1.0 };
     Delay::Between(ceiling.mul_f64(1.0 - jitter), ceiling)
 }

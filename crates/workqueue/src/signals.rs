@@ -8,7 +8,7 @@ use tracing::{info, warn};
 use crate::held_signals::while_held;
 use crate::telemetry;
 
-/// How soon after a signal another one means the same: a process manager sends two of them.
+/// The time after a signal in which another one counts as the same request: some process managers send two.
 const SAME_REQUEST: Duration = Duration::from_secs(1);
 
 /// The requests to stop that a process gets: SIGTERM, SIGINT, and SIGHUP, which comes when the terminal is
@@ -18,9 +18,9 @@ const SAME_REQUEST: Duration = Duration::from_secs(1);
 pub struct StopSignals {
     terminate: Signal,
     interrupt: Signal,
-    /// Nothing, where the process was started with the signal ignored: as by `nohup`.
+    /// `None` if the process was started with the signal ignored, such as by `nohup`.
     hangup: Option<Signal>,
-    /// When the last request came.
+    /// The time of the last request.
     last: Option<Instant>,
 }
 
@@ -29,9 +29,9 @@ impl StopSignals {
     ///
     /// # Errors
     ///
-    /// Where the operating system refuses.
+    /// If the operating system refuses.
     pub fn listen() -> io::Result<Self> {
-        // A handler that is there, and is not known yet to those who call it, loses the signal.
+        // A signal that arrives before its listener is registered is lost.
         while_held(|| {
             let hangup = SignalKind::hangup();
             Ok(Self {
@@ -43,8 +43,8 @@ impl StopSignals {
         })
     }
 
-    /// Waits for the next request, and gives the name of the signal, and the signal. A signal within a second
-    /// of the last request is none of its own.
+    /// Waits for the next request, and returns the name of the signal, and the signal. A signal within a second of the
+    /// last request does not count.
     pub async fn next(&mut self) -> (&'static str, SignalKind) {
         loop {
             let hangup = async {
@@ -66,7 +66,7 @@ impl StopSignals {
     }
 }
 
-/// Whether this process was started with this signal ignored, as far as the operating system says.
+/// Whether this process was started with this signal ignored, if the operating system reports it.
 fn is_ignored(signal: SignalKind) -> bool {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
@@ -78,11 +78,11 @@ fn is_ignored(signal: SignalKind) -> bool {
 ///
 /// # Errors
 ///
-/// Where the signals cannot be listened for.
+/// If it cannot listen for the signals.
 pub fn stop_on_signals() -> io::Result<CancellationToken> {
     let mut signals = StopSignals::listen()?;
     let stop = CancellationToken::new();
-    // A process that would hear no signal any more stops, too.
+    // A process that can receive no more signals stops as well.
     let stopping = stop.clone().drop_guard();
     tokio::spawn(async move {
         let (signal, _) = signals.next().await;

@@ -1,10 +1,10 @@
-//! Putting a job off without spending an attempt.
+//! Snoozing a job: postponing it without spending an attempt.
 //!
-//! The broker counts deliveries, and no settlement changes its count. So a copy of the message takes the place of the
-//! message: under a message id of its own, so that a copy is stored once however often that is tried, and with two
-//! headers: how many attempts were spent before, and the time until which it waits. The broker delivers it at once; it
-//! is then given back until that time, which is no attempt. Where it comes before that time once more, as after a restart
-//! of the broker, another copy takes its place.
+//! The broker counts deliveries, and no settlement changes its count. So a copy of the message replaces the message.
+//! The copy has a message id of its own, so that a retry of the publish stores it only once, and two headers: the
+//! number of attempts spent so far, and the time until which it waits. The broker delivers the copy at once, and the
+//! service gives it back until that time, which spends no attempt. If the broker delivers it early once more, as after
+//! a restart, another copy replaces it.
 
 use std::time::Duration;
 
@@ -18,37 +18,35 @@ use crate::handler::Attempt;
 use crate::headers::{SNOOZE_ATTEMPTS, SNOOZE_UNTIL, is_of_a_snooze, of_a_snooze};
 use crate::job::Publication;
 
-/// How much longer than it has to wait a message is given back for: the clock that delivers it is not quite the one
-/// that reads it.
+/// The time that is added to the delay, because the clock of the broker and that of the service differ slightly.
 const MARGIN: Duration = Duration::from_millis(50);
 
-/// What a message says of its being put off.
+/// The headers of a snoozed message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Snooze {
-    /// The attempts that were spent before.
+    /// The number of attempts spent before.
     spent: u64,
-    /// None for one that need not wait.
+    /// The time until which it waits. `None` if it does not wait.
     until: Option<Timestamp>,
 }
 
 impl Snooze {
-    /// What these headers say. Where they make no sense, nothing.
+    /// Reads these headers. `None` if they are missing or invalid.
     pub(crate) fn of(headers: Option<&HeaderMap>) -> Option<Self> {
         let (spent, until) = of_a_snooze(headers?)?;
         let until = until.map(str::parse).transpose().ok()?;
         Some(Self { spent: spent.parse().ok()?, until })
     }
 
-    /// How long to give the message back for, where its time has not come.
+    /// The delay for giving the message back. `None` if its time has come.
     pub(crate) fn remaining(self, now: Timestamp) -> Option<Duration> {
         let remaining = Duration::try_from(self.until?.duration_since(now)).ok();
         remaining.filter(|remaining| !remaining.is_zero()).map(|time| time + MARGIN)
     }
 }
 
-/// Which attempt the delivery of a message with this number is: after those that were spent before it was put
-/// off, and without the one delivery that only waited. A message that came first when its time was over has one attempt
-/// more, because nothing tells that.
+/// The attempt of a delivery with this number: it counts the attempts before the snooze, and not the one delivery that
+/// only waited. A message that is first delivered after its time has one attempt more, because nothing records that.
 pub(crate) fn attempt(snooze: Option<Snooze>, deliveries: u64) -> Attempt {
     let number = match snooze {
         None => deliveries,
@@ -58,7 +56,7 @@ pub(crate) fn attempt(snooze: Option<Snooze>, deliveries: u64) -> Attempt {
     Attempt::new(number)
 }
 
-/// The copy of a message that is put off until this time, if it has to wait, in this attempt, which it does not spend.
+/// The copy of a message that is snoozed until this time, if it has to wait, without spending this attempt.
 pub(crate) fn copy(
     message_id: &str,
     subject: &str,

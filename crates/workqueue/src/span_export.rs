@@ -1,4 +1,4 @@
-//! Exports the spans of this process by OTLP over HTTP: best effort. Nothing that becomes of them stops the work.
+//! Exports the spans of this process by OTLP over HTTP. This is best effort: a failure never stops the work.
 
 use std::env;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
@@ -30,12 +30,12 @@ use crate::spans::{self, Ids};
 /// How many spans may wait to be exported.
 const QUEUE: usize = 2_048;
 
-/// How long the last spans may take when the process ends.
+/// The time limit for sending the last spans when the process ends.
 const LAST: Duration = Duration::from_secs(2);
 
 static PROVIDER: OnceLock<SdkTracerProvider> = OnceLock::new();
 
-/// Spans that no collector has taken, or for which there was no room.
+/// The number of spans that the collector did not accept, or for which there was no room.
 static DROPPED: AtomicU64 = AtomicU64::new(0);
 
 /// Records the spans of this process from now on, and sends them to this address.
@@ -64,12 +64,12 @@ pub(crate) fn flush() {
     }
 }
 
-/// How many spans were dropped so far.
+/// The number of spans dropped so far.
 pub(crate) fn dropped_spans() -> u64 {
     DROPPED.load(Ordering::Relaxed)
 }
 
-/// What these spans come from. The environment has the last word, as everywhere with OpenTelemetry.
+/// The resource of these spans. The environment overrides it, as usual with OpenTelemetry.
 fn resource() -> Resource {
     let program =
         env::current_exe().ok().and_then(|path| Some(path.file_stem()?.to_str()?.to_owned()));
@@ -92,10 +92,10 @@ struct Http(ureq::Agent);
 
 impl Default for Http {
     fn default() -> Self {
-        // Those that this machine trusts, of which one may be the collector's own.
+        // The authorities that this machine trusts, perhaps with that of the collector.
         let tls = TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build();
         let config = ureq::Agent::config_builder().http_status_as_error(false).tls_config(tls);
-        // As OpenTelemetry has it.
+        // By OpenTelemetry's specification.
         Self(config.timeout_global(Some(Duration::from_secs(10))).build().into())
     }
 }
@@ -108,7 +108,7 @@ impl HttpClient for Http {
     }
 }
 
-/// Takes no more spans than there is room for, and counts the others.
+/// Queues spans while there is room, and counts the others.
 #[derive(Debug)]
 struct Bounded {
     inner: BatchSpanProcessor,
@@ -145,7 +145,7 @@ impl SpanProcessor for Bounded {
     }
 }
 
-/// Counts the spans that no collector takes, and says why, once for each reason.
+/// Counts the spans that the collector does not accept, and logs each reason once.
 #[derive(Debug)]
 struct Counted {
     inner: OtlpExporter,

@@ -1,10 +1,9 @@
 //! Spans of traces, by OpenTelemetry's semantic conventions for messaging: a job is sent, received, processed and
-//! settled. They are recorded where the process exports them ([`export`](crate::span_export)), and cost nothing
-//! where it does not.
+//! settled. They are recorded if the process exports them ([`export`](crate::span_export)), and cost nothing otherwise.
 //!
-//! A job is sent as part of a trace, whose context its message carries, so that what processes it is a child of what
-//! has sent it, in whatever process and at whatever attempt. The id of the span of an attempt follows from the delivery
-//! alone: the next attempt links to it, also where the process that it was made in was killed.
+//! A job is sent as part of a trace, whose context is in its message. So the span that processes the job is a child of
+//! the span that has sent it, in any process and at any attempt. The id of the span of an attempt derives from the
+//! delivery alone. So the next attempt can link to it, even if the process of the earlier attempt was killed.
 
 use std::borrow::Cow;
 use std::cell::Cell;
@@ -27,20 +26,20 @@ use crate::publisher::PublishError;
 use crate::settle::{Outcome, Settlement};
 use crate::trace::Trace;
 
-/// What records the spans of this process, where it exports them.
+/// The tracer of this process, if it exports spans.
 static TRACER: OnceLock<SdkTracer> = OnceLock::new();
 
-/// The most messages of which one span says that they were received: as many links as OpenTelemetry allows by default.
+/// The most messages in one span of a receipt: OpenTelemetry's default limit of links.
 const MOST_LINKS: usize = 128;
 
-/// From now on the spans of this process are recorded.
+/// Records the spans of this process from now on.
 pub(crate) fn record_with(tracer: SdkTracer) {
     // A process has one.
     let _ = TRACER.set(tracer);
 }
 
-/// A part of a trace: it begins when it is made, and ends when it is dropped. It is recorded where
-/// `OTEL_EXPORTER_OTLP_ENDPOINT` says whom to send it to.
+/// A part of a trace: it begins when it is made, and ends when it is dropped. It is recorded if
+/// `OTEL_EXPORTER_OTLP_ENDPOINT` is set.
 #[derive(Default)]
 pub struct Span(Option<Box<SdkSpan>>);
 
@@ -51,7 +50,7 @@ impl Span {
         start(|| Part::new(name, SpanKind::Server), parent)
     }
 
-    /// A step of the program's own.
+    /// An internal step of the program.
     #[must_use]
     pub fn internal(name: &'static str, parent: &Trace) -> Self {
         start(|| Part::new(name, SpanKind::Internal), parent)
@@ -86,7 +85,7 @@ impl Span {
         start(part, &Trace::of(delivery.headers()))
     }
 
-    /// Answering for a delivery that this span has processed.
+    /// Settling a delivery that this span has processed.
     pub(crate) fn settle(&self, delivery: &Delivery, settlement: &Settlement) -> Self {
         let Some(processed) = &self.0 else { return Self::default() };
         let stream = delivery.queue().stream;
@@ -107,7 +106,7 @@ impl Span {
         )
     }
 
-    /// The trace for what comes of this: it is part of this span, or as the span is where it is not recorded.
+    /// The trace for the messages of this step: part of this span, or the given trace if spans are not recorded.
     #[must_use]
     pub fn trace<'a>(&self, parent: &'a Trace) -> Cow<'a, Trace> {
         let Some(span) = &self.0 else { return Cow::Borrowed(parent) };
@@ -117,18 +116,18 @@ impl Span {
         Cow::Owned(trace)
     }
 
-    /// The id of its trace, where it is recorded.
+    /// The id of its trace, if it is recorded.
     pub(crate) fn trace_id(&self) -> Option<TraceId> {
         self.0.as_ref().map(|span| span.span_context().trace_id())
     }
 
-    /// The id of its trace, where it is recorded and sampled, so that a collector has it.
+    /// The id of its trace, if it is recorded and sampled, so that a collector has it.
     pub(crate) fn exported_trace_id(&self) -> Option<TraceId> {
         let context = self.0.as_ref()?.span_context();
         context.is_sampled().then(|| context.trace_id())
     }
 
-    /// Notes the status of an HTTP response. From 500 on it is a failure.
+    /// Records the status of an HTTP response. From 500 on it is a failure.
     pub fn respond(&mut self, status: u16) {
         if let Some(span) = &mut self.0 {
             span.set_attribute(KeyValue::new("http.response.status_code", i64::from(status)));
@@ -138,7 +137,7 @@ impl Span {
         }
     }
 
-    /// Notes that it failed: with one of a few kinds of failures, and for people why.
+    /// Records a failure: its kind, and the reason for people.
     fn fail(&mut self, kind: impl Into<StringValue>, reason: impl Display) {
         if let Some(span) = &mut self.0 {
             span.set_attribute(KeyValue::new("error.type", kind.into()));
@@ -146,7 +145,7 @@ impl Span {
         }
     }
 
-    /// Notes how the processing of a delivery ended, which it does now.
+    /// Records the outcome of a delivery, and ends the span.
     pub(crate) fn end_with(&mut self, outcome: &Outcome) {
         if let Some(kind) = outcome.failure() {
             self.fail(kind, outcome);
@@ -156,7 +155,7 @@ impl Span {
         }
     }
 
-    /// Notes what came of it, and ends it.
+    /// Records the result, and ends the span.
     pub(crate) fn end<T>(mut self, result: Result<T, PublishError>) -> Result<T, PublishError> {
         if let Err(error) = &result {
             self.fail(error.kind(), error);
@@ -171,24 +170,24 @@ impl fmt::Debug for Span {
     }
 }
 
-/// The messages that come for one question to the broker. One span says of all of them that they were received.
+/// The messages that arrive for one pull. They share one span for their receipt.
 #[derive(Debug, Default)]
 pub(crate) struct Batch(Option<(SystemTime, Vec<SpanContext>)>);
 
 impl Batch {
-    /// It begins with a question.
+    /// Begins with a pull.
     pub(crate) fn begin() -> Self {
         Self(TRACER.get().map(|_| (SystemTime::now(), Vec::new())))
     }
 
-    /// A message has come.
+    /// Adds an arrived message.
     pub(crate) fn add(&mut self, headers: Option<&async_nats::HeaderMap>) {
         if let Some((_, messages)) = &mut self.0 {
             messages.push(context_of(&Trace::of(headers)));
         }
     }
 
-    /// It ends with the next question. Where nothing has come, there is nothing to say.
+    /// Ends with the next pull. If no message has arrived, there is no span.
     pub(crate) fn end(self, stream: &str) {
         let Some((begun, messages)) = self.0.filter(|(_, messages)| !messages.is_empty()) else {
             return;
@@ -213,9 +212,9 @@ struct Part {
     kind: SpanKind,
     attributes: Vec<KeyValue>,
     links: Vec<Link>,
-    /// When it has begun, if not now.
+    /// Its beginning, if that is not now.
     begun: Option<SystemTime>,
-    /// Its id, and that of its trace where it is the first of it; random ones, if none.
+    /// Its id, and the id of its trace if it is the first span of the trace. Random ids by default.
     ids: Option<(TraceId, SpanId)>,
 }
 
@@ -262,7 +261,7 @@ fn start_within(part: impl FnOnce() -> Part, parent: &Context) -> Span {
     Span(Some(Box::new(span)))
 }
 
-/// The context that a trace names, which is invalid where it names none.
+/// The context of a trace. It is invalid if the trace has none.
 fn context_of(trace: &Trace) -> SpanContext {
     let context = TraceContextPropagator::new().extract_with_context(&Context::new(), trace);
     context.span().span_context().clone()
@@ -276,7 +275,7 @@ fn earlier_attempt(delivery: &Delivery) -> SpanContext {
     SpanContext::new(trace, span, sent.trace_flags(), true, sent.trace_state().clone())
 }
 
-/// The id of the trace of a message that names none, the same at each attempt.
+/// The id of the trace for a message without a trace, the same at each attempt.
 fn trace_id_of(delivery: &Delivery) -> TraceId {
     TraceId::from_bytes(digest(&format!("{delivery} {}", delivery.key())))
 }

@@ -1,4 +1,4 @@
-//! The logs and traces of a process: best effort. Nothing that becomes of them stops the work.
+//! The logs and traces of a process. This is best effort: a failure never stops the work.
 
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, IsTerminal, Write};
@@ -16,22 +16,22 @@ use crate::held_signals::while_held;
 use crate::settings::{LogFormat, TelemetrySettings};
 use crate::span_export;
 
-/// Writes that the standard error took no more: it is closed, or its disk is full.
+/// The number of writes that the standard error did not accept: it is closed, or its disk is full.
 static FAILED_WRITES: AtomicU64 = AtomicU64::new(0);
 
-/// The lines for which the queue to the standard error had no room: nothing reads it.
+/// The lines for which the queue to the standard error had no room, because its reader stalls.
 static FULL_QUEUE: OnceLock<ErrorCounter> = OnceLock::new();
 
 /// How many lines may wait to be written. The room for all of them is taken at the start, 32 bytes each.
 const LINES: usize = 8_192;
 
-/// The lines that are still to be written, for a process that ends at once.
+/// The pending lines, for a process that ends at once.
 static GUARD: Mutex<Option<WorkerGuard>> = Mutex::new(None);
 
-/// The settings of logs and traces make no sense.
+/// The settings of logs and traces are invalid.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidTelemetry {
-    /// The filter of the logs is none.
+    /// The filter of the logs is invalid.
     #[error("RUST_LOG is '{filter}': {source}")]
     Filter {
         /// The filter.
@@ -44,7 +44,7 @@ pub enum InvalidTelemetry {
     Export(#[from] ExporterBuildError),
 }
 
-/// Writes the last lines, and sends the last spans, when it is dropped, which has to be at the end of `main`.
+/// Writes the last lines, and sends the last spans, when it is dropped. Drop it at the end of `main`.
 #[derive(Debug)]
 #[must_use = "dropping it ends the logs"]
 pub struct Logs(());
@@ -56,20 +56,20 @@ impl Drop for Logs {
     }
 }
 
-/// Starts the logs of this process, on standard error, and its traces, where the settings say whom to send them to.
-/// A line that the writer does not take is dropped and counted. The messages of panics go the way of the logs.
+/// Starts the logs of this process, on standard error, and its traces, if the settings have an endpoint. A line that
+/// the writer does not accept is dropped and counted. The messages of panics are logged as well.
 ///
 /// # Errors
 ///
-/// Where a setting makes no sense.
+/// If a setting makes no sense.
 ///
 /// # Panics
 ///
-/// Where this process has logs already.
+/// If this process has logs already.
 pub fn init(settings: &TelemetrySettings) -> Result<Logs, InvalidTelemetry> {
     let filter = EnvFilter::try_new(&settings.rust_log)
         .map_err(|source| InvalidTelemetry::Filter { filter: settings.rust_log.clone(), source })?;
-    // On a thread of its own, because a reader that stalls would stop the work at the first full pipe.
+    // In a separate thread, because a stalled reader would stop the work at the first full pipe.
     let logs = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(LINES);
     let (writer, guard) = while_held(|| logs.finish(BestEffort(io::stderr())));
     FULL_QUEUE.get_or_init(|| writer.error_counter());
@@ -80,7 +80,7 @@ pub fn init(settings: &TelemetrySettings) -> Result<Logs, InvalidTelemetry> {
         Some(LogFormat::Json) => logs.json().flatten_event(true).init(),
         None if !io::stderr().is_terminal() => logs.json().flatten_event(true).init(),
         Some(LogFormat::Pretty) | None => {
-            // As the messages of the command line: NO_COLOR and TERM=dumb count.
+            // NO_COLOR and TERM=dumb apply, as for the messages of the command line.
             let colors = AutoStream::choice(&io::stderr()) != ColorChoice::Never;
             logs.with_ansi(colors).with_target(false).init();
         }
@@ -91,7 +91,7 @@ pub fn init(settings: &TelemetrySettings) -> Result<Logs, InvalidTelemetry> {
     Ok(Logs(()))
 }
 
-/// Has panics written with the logs: a thread that prints its own would wait for a reader that stalls.
+/// Logs panics: a thread that prints its panic itself would wait for a stalled reader.
 fn print_panics_to(logs: NonBlocking) {
     panic::set_hook(Box::new(move |panic| {
         let thread = thread::current();
@@ -104,12 +104,12 @@ fn print_panics_to(logs: NonBlocking) {
     }));
 }
 
-/// Writes what is still to be written, and ends the logs.
+/// Writes the pending lines, and ends the logs.
 pub(crate) fn flush() {
     drop(GUARD.lock().expect(UNPOISONED).take());
 }
 
-/// How many lines of the logs were dropped so far.
+/// The number of log lines dropped so far.
 pub(crate) fn dropped_lines() -> u64 {
     let full = FULL_QUEUE.get().map_or(0, ErrorCounter::dropped_lines);
     FAILED_WRITES.load(Ordering::Relaxed) + u64::try_from(full).unwrap_or(u64::MAX)
@@ -117,11 +117,11 @@ pub(crate) fn dropped_lines() -> u64 {
 
 const UNPOISONED: &str = "nothing panics while it holds this lock";
 
-/// A writer that takes everything, and counts what the one within does not take.
+/// A writer that accepts everything, and counts the writes that its inner writer refuses.
 struct BestEffort<W>(W);
 
 impl<W: Write> Write for BestEffort<W> {
-    /// One line, as the subscriber hands it over.
+    /// One line of the subscriber.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         if self.0.write_all(line).is_err() {
             FAILED_WRITES.fetch_add(1, Ordering::Relaxed);

@@ -5,8 +5,8 @@ use async_nats::{HeaderMap, HeaderName, HeaderValue};
 static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 static TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
-/// The trace that a message belongs to, as [W3C Trace Context] has it. It is carried from what is
-/// consumed to what is published, as it came, so that a trace leads through all queues.
+/// The trace that a message belongs to, in the format of [W3C Trace Context]. It is copied unchanged from a consumed
+/// message to the messages published for it, so a trace leads through all queues.
 ///
 /// [W3C Trace Context]: https://www.w3.org/TR/trace-context/
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,7 +16,7 @@ pub struct Trace {
 }
 
 impl Trace {
-    /// The trace that these headers name, if any.
+    /// The trace in these headers, if any.
     #[must_use]
     pub fn of(headers: Option<&HeaderMap>) -> Self {
         let Some(headers) = headers else {
@@ -26,12 +26,12 @@ impl Trace {
         Self { parent: value(&TRACEPARENT), state: value(&TRACESTATE) }
     }
 
-    /// The trace that an HTTP request names, as [`Trace::from_outside`] has it. A parent that is there twice is none.
+    /// The trace in an HTTP request, as [`Trace::from_outside`]. A repeated parent counts as none.
     #[must_use]
     pub fn of_request(headers: &hyper::HeaderMap) -> Self {
         let texts = |name| headers.get_all(name).iter().map(|value| value.to_str().ok());
         let parents: Option<Vec<&str>> = texts("traceparent").collect();
-        // This one may come in several pieces, which are one list.
+        // This header may be repeated; its values form one list.
         let states: Option<Vec<&str>> = texts("tracestate").collect();
         let state = states.filter(|states| !states.is_empty()).map(|states| states.join(","));
         match parents.as_deref() {
@@ -40,7 +40,7 @@ impl Trace {
         }
     }
 
-    /// Names this trace in these headers.
+    /// Adds this trace to these headers.
     pub(crate) fn add_to(&self, headers: &mut HeaderMap) {
         for (name, value) in [(&TRACEPARENT, &self.parent), (&TRACESTATE, &self.state)] {
             if let Some(value) = value {
@@ -49,20 +49,20 @@ impl Trace {
         }
     }
 
-    /// The id of the trace that these headers name, 32 hexadecimal digits.
+    /// The id of the trace in these headers, 32 hexadecimal digits.
     #[must_use]
     pub fn id_of(headers: &HeaderMap) -> Option<&str> {
         let parent = headers.get(TRACEPARENT.clone())?.as_str();
         if is_traceparent(parent) { parent.split('-').nth(1) } else { None }
     }
 
-    /// Its `traceparent`, as W3C Trace Context has it.
+    /// Its `traceparent`, in the format of W3C Trace Context.
     #[must_use]
     pub fn parent(&self) -> Option<&str> {
         self.parent.as_ref().map(HeaderValue::as_str)
     }
 
-    /// Sets the one that has this name, where its value can be a header.
+    /// Sets the part with this name, if its value is valid for a header.
     pub(crate) fn set(&mut self, name: &str, value: &str) {
         let value = value.parse().ok().filter(|_| !value.is_empty());
         match name {
@@ -78,8 +78,8 @@ impl Trace {
         self.state.as_ref().map(HeaderValue::as_str)
     }
 
-    /// The trace that a client outside of the system names. Only valid parts of it are taken: no trace
-    /// where the parent is invalid, a trace without a state where only the state is invalid.
+    /// The trace of a client outside of the system. Only valid parts are used: no trace if the parent is invalid, and
+    /// a trace without a state if only the state is invalid.
     #[must_use]
     pub fn from_outside(parent: &str, state: Option<&str>) -> Self {
         if !is_traceparent(parent) {
@@ -91,7 +91,7 @@ impl Trace {
     }
 }
 
-/// Whether this is a parent of version 00, or of a later one, which may have more behind it.
+/// Whether this is a parent of version 00, or of a later version, which may have further fields.
 fn is_traceparent(text: &str) -> bool {
     let hex = |part: &str, length: usize| {
         part.len() == length
@@ -109,7 +109,7 @@ fn is_traceparent(text: &str) -> bool {
     known && id(trace, 32) && id(parent, 16) && hex(flags, 2) && is_tracestate(text)
 }
 
-/// Whether this can be a state, whose meaning only its writers know.
+/// Whether this is a valid state, whose meaning only its writers define.
 fn is_tracestate(text: &str) -> bool {
     (1..=512).contains(&text.len()) && text.bytes().all(|byte| (b' '..=b'~').contains(&byte))
 }

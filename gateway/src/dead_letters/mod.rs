@@ -38,8 +38,8 @@ pub(crate) fn routes() -> Router<Arc<Gateway>> {
 /// List dead letters
 ///
 /// Lists dead letters, the oldest first: `limit` of them, or fewer if they are large. If a page has a `next`, get the
-/// next page with it as `from`. A page reads at most 10,000 dead letters, so with a rare `reason` it may have fewer than
-/// `limit`, or none, and a `next`.
+/// next page with it as `from`. A page reads at most 10,000 dead letters, so with a rare `reason` it may have fewer
+/// than `limit`, or none, and a `next`.
 #[utoipa::path(
     get,
     path = "/dead-letters",

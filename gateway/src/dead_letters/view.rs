@@ -116,8 +116,8 @@ pub(crate) struct DeadLetterReport {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub(super) next: Option<u64>,
-    /// The last dead letter at the time of the first page. Send it with `next`, to exclude messages that meanwhile became
-    /// dead letters again.
+    /// The last dead letter at the time of the first page. Send it with `next`, to exclude messages that meanwhile
+    /// became dead letters again.
     pub(super) until: u64,
 }
 

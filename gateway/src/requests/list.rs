@@ -12,8 +12,8 @@ use super::reader::{DEADLINE, RequestReader};
 use super::view::{RequestList, RequestSummary};
 use crate::problem::{Problem, ProblemKind};
 
-/// How long it may take to read a list, and to wait before that for others that are read. The part that is read by then is
-/// the answer.
+/// How long it may take to read a list, and to wait before that for others that are read. The part that is read by
+/// then is the answer.
 const LIST_DEADLINE: Duration = Duration::from_secs(5);
 
 impl RequestReader {

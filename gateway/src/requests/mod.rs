@@ -111,10 +111,10 @@ fn retry_after(accepted: &AcceptedRequest) -> String {
 
 /// List requests
 ///
-/// Lists the requests of all requestors and gateways, the newest first. If a page has a `next`, get the next page with it
-/// as `cursor`, and with the same filter. Pages are stable: requests that are accepted meanwhile come before the first
-/// page. A page reads at most 5,000 requests, so with a rare status it may have fewer than `limit`, or none, and a `next`.
-/// Before it is due, a scheduled request is only in the list with `status=scheduled`.
+/// Lists the requests of all requestors and gateways, the newest first. If a page has a `next`, get the next page with
+/// it as `cursor`, and with the same filter. Pages are stable: requests that are accepted meanwhile come before the
+/// first page. A page reads at most 5,000 requests, so with a rare status it may have fewer than `limit`, or none, and
+/// a `next`. Before it is due, a scheduled request is only in the list with `status=scheduled`.
 #[utoipa::path(
     get,
     path = "/requests",

@@ -92,8 +92,8 @@ pub(crate) async fn show(
 /// Set a schedule
 ///
 /// Makes a request at an interval, or at the times of a cron expression, until the schedule is removed. It replaces a
-/// different schedule with the same name, and leaves an equal one as it is. If it falls due while the broker is away, it
-/// makes one request when the broker is back.
+/// different schedule with the same name, and leaves an equal one as it is. If it falls due while the broker is away,
+/// it makes one request when the broker is back.
 #[utoipa::path(
     put,
     path = "/schedules/{name}",

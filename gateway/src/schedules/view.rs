@@ -13,8 +13,8 @@ use crate::requests::input::{amount, whole};
 use crate::requests::time;
 use crate::requests::view::PrioritySchema;
 
-/// A schedule: an interval (`every`), or the times of a `cron` expression, in UTC or in a `time_zone`; and the strings to
-/// ask for.
+/// A schedule: an interval (`every`), or the times of a `cron` expression, in UTC or in a `time_zone`; and the strings
+/// to ask for.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct NewSchedule {

@@ -1,5 +1,5 @@
-//! `lab lesson`: sets the scene of a lesson of the course, or does its steps by itself, to see that what the lesson says
-//! is still so.
+//! `lab lesson`: sets the scene of a lesson of the course, or does its steps by itself, to see that what the lesson
+//! says is still so.
 
 mod check;
 mod run;

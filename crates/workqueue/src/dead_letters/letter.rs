@@ -1,4 +1,4 @@
-//! The dead letters as they stand on the broker.
+//! The dead letters on the broker.
 
 use std::fmt;
 
@@ -20,19 +20,19 @@ use crate::reading::{self, ReadStreamError};
 /// A dead letter on the broker.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct DeadLetter {
-    /// Its sequence among the dead letters, which names it alone.
+    /// Its sequence among the dead letters, which identifies it.
     pub sequence: u64,
-    /// The id of the job, as the subject had it. There may be several of one job.
+    /// The id of the job, from the subject. A job may have several dead letters.
     pub id: String,
-    /// The subject of the message that it was.
+    /// The subject of its message.
     pub subject: String,
-    /// Why it was given up.
+    /// The reason.
     pub reason: String,
-    /// How many times it had been delivered, where it says so.
+    /// How many times its message was delivered, if known.
     pub attempts: Option<u64>,
-    /// When it was given up.
+    /// When it became a dead letter.
     pub at: String,
-    /// The instance that gave it up.
+    /// The instance that dead-lettered it.
     pub by: String,
     /// The stream of the queue that it was in.
     #[serde(skip)]
@@ -52,7 +52,7 @@ pub struct NotRemoved(#[source] Source);
 ///
 /// # Errors
 ///
-/// Where the broker does not answer, or has no dead letters' stream.
+/// If the broker does not answer, or has no dead letters' stream.
 pub async fn list(nats: &Context, name: Option<&str>) -> Result<Vec<DeadLetter>, ReadStreamError> {
     let mut letters = Vec::new();
     reading::each(nats, STREAM, SUBJECTS, |sequence, message| {
@@ -108,11 +108,11 @@ impl DeadLetter {
         Reason::of(&self.reason)
     }
 
-    /// Removes it. What it was is lost with it.
+    /// Removes it for good, with its message.
     ///
     /// # Errors
     ///
-    /// Where it is still there, or may be, or was gone before.
+    /// If it is still there, or may be, or was gone before.
     pub async fn discard(&self, connection: &Connection) -> Result<(), NotRemoved> {
         let removing = async {
             let stream = connection.context().get_stream_no_info(STREAM).await?;
@@ -121,7 +121,7 @@ impl DeadLetter {
         removing.await.map(|_| ()).map_err(NotRemoved)
     }
 
-    /// The job that it was, where it was one of this kind that can be read.
+    /// Its job, if its message can be decoded as a job of this type.
     #[must_use]
     pub fn decode<J: Job>(&self) -> Option<J> {
         if self.stream != J::QUEUE.stream {
@@ -156,7 +156,7 @@ impl DeadLetter {
         self.headers.get(LEFT_OUT).map(HeaderValue::as_str)
     }
 
-    /// All of it, for people: the verdict, the original's headers, and its bytes.
+    /// The whole dead letter, for people: the reason, and the headers and bytes of the original.
     #[must_use]
     pub fn full(&self) -> String {
         let headers = self.headers();

@@ -1,9 +1,8 @@
 //! Dead letters: messages that cannot be handled, kept with the reason for people to look at.
 //!
-//! A [`DeadLetter`] is one on the broker: people [`list`] them, some of a [`Selection`] at a time
-//! ([`page`]) or all, [`DeadLetter::replay`] those whose cause is gone, and [`DeadLetter::discard`] those that are worth
-//! nothing any more. An [`Original`] is the message before, and [`replay()`] makes it anew. A reason begins with the
-//! word of a [`Reason`].
+//! A [`DeadLetter`] is on the broker. An operator can [`list`] all of them or read a [`page`] of a [`Selection`],
+//! [`DeadLetter::replay`] those whose cause is fixed, and [`DeadLetter::discard`] those that are not needed any more.
+//! An [`Original`] is the message before, and [`replay()`] restores it. A reason begins with the word of a [`Reason`].
 
 mod letter;
 mod reason;
@@ -45,22 +44,22 @@ pub const AT: &str = "Dead-Letter-At";
 /// The instance that gave it up.
 pub const BY: &str = "Dead-Letter-By";
 
-/// The names of the original headers for which there was no room, where there was none for all.
+/// The names of the original headers that were left out for lack of room.
 pub const LEFT_OUT: &str = "Dead-Letter-Left-Out";
 
-/// All headers of an original that no client can read, in base64, byte for byte as the broker had
-/// them; for as far as there is room, and empty where it had none. No other dead letter has it.
+/// All headers of an original that no client can read, in base64, byte for byte, as far as there is room. Only such a
+/// dead letter has it. It is empty if the original had no headers.
 pub const HEADER_BLOCK: &str = "Dead-Letter-Header-Block";
 
-/// What the names of the original headers begin with that the broker would act on.
+/// The prefix for the names of original headers that would instruct the broker.
 pub const ORIGINAL: &str = "Dead-Letter-Original-";
 
-/// The most bytes that the broker takes for all headers of a message together.
+/// The most bytes that the broker accepts for all headers of a message together.
 const MOST_IN_HEADERS: usize = 65_535;
 
-/// How many bytes of what should be an id stay in the subject of a dead letter. The broker ends the
-/// connection over a command of more than 4096 bytes, and a message under a subject that just fits
-/// into one would become a dead letter that never does.
+/// The most bytes of an id, valid or not, in the subject of a dead letter. The broker closes the connection at a
+/// command of more than 4096 bytes. The subject of a message may just fit into one, and that of its dead letter is
+/// longer.
 const LONGEST_ID: usize = 1000;
 
 /// A message that is given up, as it was taken from its queue.
@@ -81,7 +80,7 @@ pub struct Original<'a> {
 /// Why a message is given up, after how many attempts, when, and by which instance.
 #[derive(Clone, Copy, Debug)]
 pub struct Cause<'a> {
-    /// Why, for people. It begins with the word of a [`Reason`].
+    /// The reason, for people. It begins with the word of a [`Reason`].
     pub reason: &'a str,
     /// How many times the message had been delivered, the last one included.
     pub attempts: u64,
@@ -115,22 +114,21 @@ fn split(subject: &str) -> Option<(&str, &str)> {
 }
 
 impl Original<'_> {
-    /// The dead letter that this message becomes: its own bytes and headers, and the cause.
+    /// The dead letter of this message: its bytes and headers, and the cause.
     ///
-    /// The broker tells duplicates apart by the message id within a whole stream, so the id names
-    /// the place that the message had in its queue; under the job's own id a second dead letter of the
-    /// same job would vanish. For the same reason the original's `Nats-` headers
-    /// are kept under other names: live, they would be orders to the broker.
+    /// Its message id is the place of the message in its queue, because the broker drops a second message with the
+    /// same id: with the job's id, a second dead letter of the same job would be lost. The original's `Nats-` headers
+    /// get other names, because they would instruct the broker.
     ///
-    /// Where what should be an id is very long, the subject of the dead letter has the beginning of
-    /// it. [`SUBJECT`] has all of it, so that a replay comes back to where the message was.
+    /// If the id of the job is very long, the subject of the dead letter has only its beginning. [`SUBJECT`] has the
+    /// whole subject, so that a replay uses the original one.
     #[must_use]
     pub fn dead_letter(&self, cause: &Cause<'_>) -> Publication {
         self.build(cause, None)
     }
 
-    /// As [`Original::dead_letter`], for a message that no client can read, whose headers as a whole
-    /// are in `block`. Those of its [`Original::headers`] that can be read are kept as usual.
+    /// As [`Original::dead_letter`], for a message that no client can read. `block` has all of its headers. The
+    /// readable ones in [`Original::headers`] are kept as usual.
     #[must_use]
     pub fn unreadable(&self, block: &[u8], cause: &Cause<'_>) -> Publication {
         self.build(cause, Some(block))
@@ -154,8 +152,8 @@ impl Original<'_> {
         Publication { subject: subject(self.queue.stream, &id), headers, body: self.body.clone() }
     }
 
-    /// Adds the original headers, the shortest first, for as long as there is room: the broker would
-    /// refuse more, and the message would stay in its queue for ever.
+    /// Adds the original headers, the shortest first, while there is room: the broker would refuse more, and the
+    /// message would stay in its queue forever.
     fn keep_headers(&self, headers: &mut HeaderMap, left_out: Option<&str>) {
         let mut originals: Vec<(String, &[HeaderValue], usize)> = self
             .headers
@@ -213,7 +211,7 @@ fn length(name: &str, values: &[HeaderValue]) -> usize {
     values.iter().map(|value| name.len() + ": \r\n".len() + value.as_str().len()).sum()
 }
 
-/// Whether the broker acts on a header of this name. It looks without regard to case.
+/// Whether the broker acts on a header of this name. It ignores the case.
 pub(crate) fn is_for_the_broker(name: &str) -> bool {
     name.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("nats-"))
 }
@@ -221,8 +219,8 @@ pub(crate) fn is_for_the_broker(name: &str) -> bool {
 /// How many characters a text in a header may have.
 const LONGEST: usize = 1000;
 
-/// Any text as the value of a header, which is one line, and short: an error may quote all of what
-/// is wrong, and the original is kept anyway.
+/// Converts any text to the value of a header: one short line. An error may quote a whole message, which the dead
+/// letter has anyway.
 fn text(text: &str) -> HeaderValue {
     let line = text.chars().map(|c| if c.is_control() { ' ' } else { c });
     let line: String = line.take(LONGEST).collect();

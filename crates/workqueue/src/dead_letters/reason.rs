@@ -9,15 +9,15 @@ use serde::Serialize;
 pub enum Reason {
     /// It is not a job of its queue.
     Malformed,
-    /// Its version is newer than all replicas know.
+    /// Its version is newer than the replicas support.
     Unsupported,
-    /// It is older than the facts that guard it. It is not replayed.
+    /// It is older than the facts that prevent a second effect. It cannot be replayed.
     Expired,
-    /// Its handler failed for good, or as often as it may.
+    /// Its handler failed for good, or at the last attempt.
     Failed,
-    /// It was delivered as often as it may be, and never settled.
+    /// It was delivered too often, and never settled.
     Exhausted,
-    /// The reason begins with none of these words, as that of another program may.
+    /// The reason begins with none of these words. Another program has written it.
     Other,
 }
 
@@ -59,7 +59,7 @@ impl fmt::Display for Reason {
     }
 }
 
-/// The text is no reason of a dead letter.
+/// The text is not a reason of a dead letter.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "'{0}' is not a reason; the reasons are malformed, unsupported, expired, failed, exhausted and other"

@@ -1,4 +1,4 @@
-//! Puts a dead letter into its queue again.
+//! Puts the message of a dead letter into its queue again.
 
 use std::time::Duration;
 
@@ -19,10 +19,10 @@ use crate::recurrence::is_of_a_schedule;
 /// How long the broker has to confirm a replay.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Why a dead letter is still there after its replay.
+/// The reason for which a dead letter still exists after its replay.
 #[derive(Debug, thiserror::Error)]
 pub enum ReplayError {
-    /// It is not to be replayed.
+    /// It cannot be replayed.
     #[error(transparent)]
     NotReplayable(#[from] NotReplayable),
     /// The broker did not say whether the original is stored.
@@ -72,12 +72,11 @@ pub enum NotReplayable {
     Unreadable,
 }
 
-/// The message that a dead letter was, to be published to one of `queues` again: its own bytes, headers
-/// and subject.
+/// The original message of a dead letter, for one of `queues`: its bytes, headers and subject.
 ///
-/// Its message id is left out, if it had one: under it the broker would take the replay for the message that it has
-/// seen before, and drop it. What it had to do with a schedule is left out, too: the broker refuses it, or takes it
-/// for the last firing of that schedule, and removes the schedule.
+/// It has no message id, because the broker would drop the replay as a duplicate of the original. It has no headers of
+/// a schedule either: the broker would refuse them, or take the message for the last firing of that schedule, and
+/// remove the schedule.
 ///
 /// # Errors
 ///
@@ -118,7 +117,7 @@ pub fn replay(
     Ok(Publication { subject: subject.to_owned(), headers: original, body: body.clone() })
 }
 
-/// Whether the broker takes a header of this name for the message id. It looks without regard to case.
+/// Whether a header of this name is the message id for the broker. It ignores the case.
 fn is_message_id(name: &str) -> bool {
     let id: &str = NATS_MESSAGE_ID.as_ref();
     name.eq_ignore_ascii_case(id)

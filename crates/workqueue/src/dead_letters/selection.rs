@@ -1,4 +1,4 @@
-//! Reads dead letters some at a time, at a cost that does not grow with their number.
+//! Reads dead letters in pages, at a cost that does not grow with their number.
 
 use std::collections::BTreeMap;
 
@@ -9,26 +9,26 @@ use crate::batch;
 use crate::queue::Queue;
 use crate::reading::ReadStreamError;
 
-/// The most dead letters that are read for one answer.
+/// The most dead letters that are read for one page.
 pub const MOST_READ: usize = 10_000;
 
-/// How many to ask the broker for at a time. It sends fewer where they are large.
+/// How many to request from the broker at a time. It sends fewer if they are large.
 const AT_A_TIME: usize = 500;
 
-/// The most questions to the broker for one answer. Each brings half a megabyte at the most, or one message.
+/// The most requests to the broker for one page. Each returns at most half a megabyte, or one message.
 const MOST_QUESTIONS: usize = 40;
 
-/// Which dead letters: all of them, unless it says more.
+/// A filter for dead letters. By default it selects all of them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Selection {
-    /// Those of this reason.
+    /// Those with this reason.
     pub reason: Option<Reason>,
     /// Those from this queue.
     pub queue: Option<Queue>,
 }
 
 impl Selection {
-    /// Whether it has this one.
+    /// Whether it selects this dead letter.
     #[must_use]
     pub fn has(&self, letter: &DeadLetter) -> bool {
         self.reason.is_none_or(|reason| reason == letter.kind())
@@ -40,7 +40,7 @@ impl Selection {
     }
 }
 
-/// Some dead letters, and where those begin that come after them.
+/// A page of dead letters, and the beginning of the next one.
 #[derive(Clone, Debug, Default)]
 pub struct Page {
     /// The dead letters, the oldest first.
@@ -49,12 +49,12 @@ pub struct Page {
     pub next: Option<u64>,
 }
 
-/// At most `count` dead letters of a selection, from this sequence on. There are fewer where they are large, or
-/// where no more are among the [`MOST_READ`] that are read.
+/// At most `count` dead letters of a selection, from this sequence on. There are fewer if they are large, or if the
+/// [`MOST_READ`] that it reads have no more.
 ///
 /// # Errors
 ///
-/// Where the broker does not answer, or has no dead letters' stream.
+/// If the broker does not answer, or has no dead letters' stream.
 pub async fn page(
     nats: &Context,
     selection: &Selection,
@@ -74,7 +74,7 @@ pub async fn page(
     Ok(Page { letters, next })
 }
 
-/// How many dead letters there are of each reason, among the oldest [`MOST_READ`] or fewer where they are large.
+/// The number of dead letters with each reason, among the oldest [`MOST_READ`], or fewer if they are large.
 ///
 /// # Errors
 ///
@@ -89,8 +89,8 @@ pub async fn count(nats: &Context) -> Result<BTreeMap<Reason, u64>, ReadStreamEr
     Ok(counts)
 }
 
-/// Shows dead letters from this sequence on, for as long as `show` wants more, or as many as are read for one
-/// answer. Returns where to go on, unless there are no more.
+/// Calls `show` with dead letters from this sequence on, until it wants no more, or the limit for one page is reached.
+/// Returns the sequence to continue from, unless there are no more.
 async fn read(
     nats: &Context,
     subjects: &str,

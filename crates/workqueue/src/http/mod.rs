@@ -1,12 +1,12 @@
 //! Serves HTTP to clients that may be slow, silent or too many.
 //!
-//! Anyone who can reach the port can connect, so everything that a client can make the server hold is
-//! bounded by [`ServerLimits`]: the number of connections, the time that one may be silent, and the bytes
-//! that are kept of each. The [`Router`] makes the answers.
+//! Any client that can reach the port can connect. So [`ServerLimits`] bound all resources that a client can use: the
+//! number of connections, the time for which one may be silent, and the bytes kept for each. The [`Router`] makes the
+//! answers.
 //!
-//! The limits of tower-http begin once the head of a request is read, and end once its answer is made. They
-//! bound neither connections, nor a head that is slow, nor a client that does not read its answer, nor how
-//! long such clients keep the server from closing.
+//! The limits of tower-http begin once the head of a request is read, and end once its answer is made. They limit
+//! neither the connections, nor a slow head, nor a client that does not read its answer, nor the delay of a shutdown
+//! by such clients.
 
 mod activity;
 #[cfg(test)]
@@ -34,32 +34,32 @@ use tracing::{debug, error};
 
 use activity::{Activity, Phase, Watched};
 
-/// How many clients may be told at a time that there are too many, and how long each is listened to.
+/// The most clients that are turned away at a time, and the time limit for each.
 const MAX_TURNED_AWAY: usize = 32;
 const TURNING_AWAY_TIME: Duration = Duration::from_secs(1);
 
-/// How many bytes are read of a body that no answer needs, so that a client which sends all of it first comes to
-/// read the answer. More than that is no mistake.
+/// The most bytes that are read of a body that no answer needs, so that a client that first sends all of it can read
+/// the answer. A larger body is no accident.
 const MAX_DISCARDED: usize = 128 << 20;
 const DISCARDED_AT_A_TIME: usize = 16 << 10;
 
-/// What clients may make a server hold.
+/// The limits of the resources that clients may use.
 #[derive(Clone, Copy, Debug)]
 pub struct ServerLimits {
-    /// How many connections may be open at a time.
+    /// The most open connections.
     pub connections: usize,
-    /// How many bytes of a request are kept, which is all of its head. hyper takes no less than 8 KiB.
+    /// The most bytes kept of a request, which limits its head. hyper's minimum is 8 KiB.
     pub head_bytes: usize,
-    /// Time that the head of a request may take to come, from its first byte on, and of the first request
-    /// from the beginning of the connection.
+    /// Time limit for the head of a request, from its first byte on; for the first request, from the beginning of the
+    /// connection.
     pub head_time: Duration,
     /// Time in which a client has to take some of its answer, or to send the body of its request.
     pub idle_time: Duration,
     /// The same once the server is closing.
     pub closing_time: Duration,
-    /// Time that a connection may be silent between two requests; without it, it carries one request. It
-    /// has to be longer than a proxy keeps connections: one that is closed while the proxy sends a request
-    /// fails it.
+    /// Time for which a connection may be silent between two requests; without it, a connection carries one request.
+    /// It has to be longer than a proxy keeps connections: if a connection is closed while the proxy sends a request,
+    /// the request fails.
     pub keep_alive: Option<Duration>,
     /// Media type and body of the answer (503) to a client for which there is no connection.
     pub overloaded: fn() -> (&'static str, String),
@@ -79,11 +79,10 @@ impl ServerLimits {
     };
 }
 
-/// Answers until `closing`; then takes no more connections, and ends once each client has the answer
-/// to what it asked.
+/// Answers until `closing`; then accepts no more connections, and ends once each client has the answer to its request.
 ///
-/// Where there are too many connections, one is closed: the oldest that waits for its client, or else
-/// the oldest whose answer is on its way. If all wait for an answer, the new one is turned away.
+/// If there are too many connections, one is closed: the oldest that waits for its client, or else the oldest whose
+/// answer is being sent. If all wait for an answer, the new one is turned away.
 pub async fn serve(
     mut listener: TcpListener,
     router: Router,
@@ -147,7 +146,7 @@ fn log_panic(ended: Result<(), JoinError>) {
     }
 }
 
-/// Answers that there are too many, whatever is asked.
+/// Answers any request with the error for too many connections.
 async fn turn_away<C>(mut connection: C, overloaded: fn() -> (&'static str, String))
 where
     C: AsyncRead + AsyncWrite + Unpin,
@@ -178,7 +177,7 @@ async fn discard(connection: &mut (impl AsyncRead + Unpin), idle_time: Duration)
     Ok(())
 }
 
-/// Answers what comes on one connection, until its client closes it or is too slow.
+/// Answers the requests of one connection, until its client closes it or is too slow.
 async fn answer<C>(
     connection: C,
     router: Router,

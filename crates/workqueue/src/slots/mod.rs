@@ -1,9 +1,9 @@
-//! The slots of a service, in which the jobs of all lanes of a queue are handled: the most urgent one first,
-//! and none starves.
+//! The slots of a service for the jobs of all lanes of a queue: the most urgent job gets the next slot, and none
+//! starves.
 //!
-//! If the queue has a rate limit, a job needs a permission as well, and gets slot and permission together: so the
-//! most urgent job gets the next permission, and no job holds one that it cannot use. Jobs wait here
-//! without a permission, not more than are asked for at a time, of all lanes together.
+//! If the queue has a rate limit, a job needs a permission as well, and gets slot and permission together. So the most
+//! urgent job gets the next permission, and no job holds a permission that it cannot use. The jobs that wait here for a
+//! permission are, in all lanes together, at most as many as a replica asks for at a time.
 
 mod permits;
 #[cfg(test)]
@@ -25,15 +25,14 @@ use crate::lease;
 use crate::priority::Priority;
 use crate::rate_limit::RateLimit;
 
-/// Each time that this many jobs have been given a slot, the one goes to the job that waits longest, whatever
-/// its priority.
+/// After this many slots, one goes to the job that has waited longest, whatever its priority.
 const FAIR_TURN: u64 = 10;
 
-/// How long a slot is kept for a more urgent job that the broker has and that is not here yet. It is here sooner,
-/// unless another replica has taken it.
+/// The time for which a slot is kept for a more urgent job that is still on the broker. The job arrives sooner, unless
+/// another replica has taken it.
 const REFILL: Duration = Duration::from_millis(50);
 
-/// How long jobs are gathered before permissions are asked for, so that one question is for many of them.
+/// The time for which jobs are gathered before a replica asks for permissions, so that one request serves many jobs.
 const GATHER: Duration = Duration::from_millis(2);
 
 /// The slots of one queue with priorities, or with a rate limit.
@@ -44,27 +43,27 @@ pub(crate) struct Slots(Arc<Shared>);
 struct Shared {
     state: Mutex<State>,
     limit: Option<RateLimit>,
-    /// Told when there is room for more jobs to wait in.
+    /// Notified when there is room for more waiting jobs.
     room: watch::Sender<()>,
-    /// How many jobs wait for nothing but a permission.
+    /// The number of jobs that wait only for a permission.
     rate_limited: Gauge,
 }
 
 #[derive(Debug)]
 struct State {
     free: usize,
-    /// The permissions to start jobs, where they are limited.
+    /// The permissions to start jobs, if there is a rate limit.
     permits: Option<Permits>,
-    /// How many jobs have been given a slot.
+    /// The number of slots given so far.
     given: u64,
-    /// How many jobs have come.
+    /// The number of jobs that have arrived.
     came: u64,
-    /// The jobs that wait, by their sequence in the stream: the lower, the longer has the job waited. The
-    /// second number tells two deliveries of one message apart.
+    /// The waiting jobs, by their sequence in the stream: the lowest has waited longest. The second number
+    /// distinguishes two deliveries of one message.
     waiting: [BTreeMap<(u64, u64), oneshot::Sender<Slot>>; LANES],
-    /// Whether the broker had more of a lane behind the job that came last.
+    /// Whether the broker had more jobs of a lane behind the last one that arrived.
     has_more: [bool; LANES],
-    /// Until when the next job of a lane is expected, since one has left its slot.
+    /// The time until which the next job of a lane is expected, after one has left its slot.
     expected: [Option<Instant>; LANES],
     /// A task waits until one of these times.
     has_timer: bool,
@@ -73,21 +72,22 @@ struct State {
 /// The slot of a job that is being handled. Dropping it gives the slot to the next one.
 #[derive(Debug)]
 pub(crate) struct Slot {
-    /// When it was given, with a permission of that second where there is a limit.
+    /// When it was given, with a permission of that second if there is a rate limit.
     pub(crate) given_at: Timestamp,
     of: Option<(Slots, Priority)>,
 }
 
-/// Whose turn it is.
+/// The next owner of a slot.
 enum Turn {
     Job(Priority, oneshot::Sender<Slot>),
-    /// A job's that is expected until then.
+    /// A job that is expected until this time.
     Expected(Instant),
     None,
 }
 
 impl Slots {
-    /// So many slots, for a queue with several lanes or one; with a limit each job needs a permission as well.
+    /// This number of slots, for a queue with one lane or several. With a rate limit each job needs a permission as
+    /// well.
     pub(crate) fn new(
         slots: usize,
         has_lanes: bool,
@@ -109,28 +109,28 @@ impl Slots {
         Self(Arc::new(Shared { state, limit, room: watch::Sender::new(()), rate_limited }))
     }
 
-    /// How many jobs may be here without a permission, or on their way, and how many of this lane may be on their way
-    /// now. Nothing where there is no limit of that.
+    /// The most jobs that may wait here for a permission, or be on their way, and the most of this lane that may be on
+    /// their way now. `None` without a rate limit.
     pub(crate) fn room(&self, priority: Priority) -> Option<(usize, usize)> {
         let mut state = self.state();
         let here = state.waiting.each_ref().map(BTreeMap::len);
         Some(state.permits.as_mut()?.room_of(priority as usize, here))
     }
 
-    /// Notes how many jobs of this lane may be on their way.
+    /// Records the most jobs of this lane that may be on their way.
     pub(crate) fn set_on_their_way(&self, priority: Priority, jobs: usize) {
         if let Some(permits) = &mut self.state().permits {
             permits.on_their_way[priority as usize] = jobs;
         }
     }
 
-    /// Tells when there is more room than before.
+    /// Notifies when there is more room than before.
     pub(crate) fn watch_room(&self) -> watch::Receiver<()> {
         self.0.room.subscribe()
     }
 
-    /// Waits for a slot, for the job of this priority that has this sequence in the stream. The broker has
-    /// more of this priority, or has not.
+    /// Waits for a slot, for the job with this priority and this sequence in the stream. `has_more`: whether the
+    /// broker has more jobs of this priority.
     pub(crate) async fn take(&self, priority: Priority, sequence: u64, has_more: bool) -> Slot {
         let (grant, granted) = oneshot::channel();
         {
@@ -147,7 +147,7 @@ impl Slots {
         granted.await.expect("it waits until its turn has come")
     }
 
-    /// Gives the free slots to the jobs whose turn it is.
+    /// Gives the free slots to the next jobs.
     fn give(&self) {
         let given = self.give_permitted();
         let mut state = self.state();
@@ -163,7 +163,7 @@ impl Slots {
         }
     }
 
-    /// Asks for permissions for as long as jobs wait for them.
+    /// Asks for permissions as long as jobs wait for them.
     async fn ask(self) {
         let Some(limit) = &self.0.limit else { return };
         loop {
@@ -236,13 +236,13 @@ impl State {
         self.free > 0 && self.permits.as_ref().is_none_or(|permits| permits.left(now) > 0)
     }
 
-    /// How many jobs wait for nothing but a permission.
+    /// The number of jobs that wait only for a permission.
     fn waiting(&self) -> usize {
         self.waiting.iter().map(BTreeMap::len).sum::<usize>().min(self.free)
     }
 
-    /// How many permissions there is a use for, beyond those that are there: one for each job that waits and for
-    /// which there is a slot. Not for those of a lane as long as the broker has more of a more urgent one.
+    /// The number of further permissions that can be used: one for each waiting job with a free slot. The jobs of a
+    /// lane do not count while the broker has more jobs of a more urgent lane.
     fn wanted(&mut self) -> usize {
         let mut wanted = 0;
         for (waiting, has_more) in self.waiting.iter_mut().zip(self.has_more) {
@@ -256,7 +256,7 @@ impl State {
         wanted.min(self.free).saturating_sub(left)
     }
 
-    /// Whose turn it is to be given a free slot.
+    /// The next owner of a free slot.
     fn next(&mut self) -> Turn {
         let fair = (self.given + 1).is_multiple_of(FAIR_TURN);
         let now = Instant::now();
@@ -281,7 +281,7 @@ impl State {
         }
     }
 
-    /// It is the turn of a job that is expected, if another one waits for the slot.
+    /// An expected job is next, if another one waits for the slot.
     fn expect(&self, until: Instant) -> Turn {
         if self.waiting.iter().all(BTreeMap::is_empty) { Turn::None } else { Turn::Expected(until) }
     }

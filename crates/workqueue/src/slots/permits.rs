@@ -1,4 +1,4 @@
-//! The permissions of a replica to start the jobs of one queue, and the room for those that wait for one.
+//! The permissions of a replica to start the jobs of one queue, and the room for jobs that wait for one.
 
 use std::time::Duration;
 
@@ -11,21 +11,22 @@ use crate::priority::Priority;
 /// The number of lanes.
 pub(super) const LANES: usize = Priority::ALL.len();
 
-/// How long a lane is taken to have a backlog after the last sign of one. Another replica may have taken the rest.
+/// The time after the last sign of a backlog for which a lane counts as having one. Another replica may have taken the
+/// rest.
 const BACKLOG: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 pub(super) struct Permits {
     pub(super) lease: Lease,
-    /// A task asks for more.
+    /// Whether a task asks for more.
     pub(super) is_asking: bool,
-    /// How many jobs of all lanes may be here without a permission, or on their way.
+    /// The most jobs of all lanes that may wait here for a permission, or be on their way.
     room: usize,
-    /// How many of a lane are kept free for it, where there are several.
+    /// The part of this room that is reserved for each lane, if there are several.
     kept: Option<usize>,
-    /// How many jobs of a lane may be on their way.
+    /// The most jobs of a lane that may be on their way.
     pub(super) on_their_way: [usize; LANES],
-    /// When the broker had more of a lane behind the job that came last.
+    /// The last time at which the broker had more jobs of a lane behind the one that arrived.
     had_more: [Option<Instant>; LANES],
 }
 
@@ -36,21 +37,21 @@ impl Permits {
         Self { lease: Lease::default(), is_asking: false, room, kept, on_their_way, had_more }
     }
 
-    /// How many jobs could be started at this time.
+    /// The number of jobs that could be started at this time.
     pub(super) fn left(&self, now: Timestamp) -> usize {
         usize::try_from(self.lease.left(now.as_second())).unwrap_or(usize::MAX)
     }
 
-    /// Notes whether the broker has more of this lane.
+    /// Records whether the broker has more jobs of this lane.
     pub(super) fn note_backlog(&mut self, lane: usize, has_more: bool) {
         self.had_more[lane] = has_more.then(Instant::now);
     }
 
-    /// How many jobs of all lanes may be here without a permission, or on their way; and how many of this lane may now
-    /// be on their way, while so many of each lane are here.
+    /// The most jobs of all lanes that may wait here for a permission, or be on their way; and the most of this lane
+    /// that may be on their way now, while this many of each lane are here.
     ///
-    /// All of the room is for the most urgent lane of which the broker has more, but for a little that is kept for each
-    /// of the others. What another lane has taken before it has until it is used.
+    /// The most urgent lane with a backlog on the broker gets all of the room, except a small reserve for each other
+    /// lane. A lane keeps the room that its jobs here use.
     pub(super) fn room_of(&mut self, lane: usize, here: [usize; LANES]) -> (usize, usize) {
         let has_backlog = |lane: usize| {
             self.had_more[lane].is_some_and(|at| here[lane] > 0 || at.elapsed() < BACKLOG)

@@ -1,21 +1,18 @@
-//! Finds the messages of a queue that no consumer would ever settle, and moves them: to the dead letters what no
-//! client library can read, to the end of the queue what the broker would not deliver again.
+//! Finds the messages of a queue that no consumer would ever settle, and moves them: messages that no client library
+//! can read to the dead letters, and messages that the broker would not redeliver to the end of the queue.
 //!
-//! A broker stores whatever bytes it is given for headers and subject. A client that is sent some that it
-//! cannot read takes its connection for broken, or panics, and the service behind it never learns of the
-//! message: it is redelivered after each `ACK_WAIT`, for ever, and breaks the connection of each client
-//! that takes it. So such a message is looked for among those that were delivered and not acknowledged,
-//! which the broker shows one by one in JSON.
+//! A broker stores any bytes as headers and subject. A client that receives a message that it cannot read closes its
+//! connection, or panics, and its service never gets the message. The broker redelivers the message after each
+//! `ACK_WAIT`, forever, and it breaks the connection of each client. So the sweeper looks for it among the messages
+//! that were delivered and not acked, which the broker shows one by one in JSON.
 //!
-//! A broker that is killed may forget that it has removed a message, and remember that it was acknowledged. It
-//! does not deliver that message again, which takes up room in its queue for ever. It is published again
-//! and then deleted, and not only deleted, because that stays right even where the broker is wrong about
-//! the acknowledgment.
+//! A killed broker may still have a message that it had removed after an ack. It never redelivers that message, which
+//! takes up room in the queue forever. The sweeper publishes it again before it deletes it. That is correct even if
+//! the broker is wrong about the ack.
 //!
-//! A [`Sweeper`] is called every few seconds, from one place. It costs a question about the consumer and one
-//! about the first message, and more only while a message was redelivered, or while the oldest one that is
-//! not acknowledged stays the same: a client that has panicked takes nothing a second time. It looks at no
-//! message twice.
+//! A [`Sweeper`] is called every few seconds, from one process. A sweep costs one request for the consumer and one for
+//! the first message. It costs more only while a message was redelivered, or while the oldest unacked message stays
+//! the same: a client that has panicked takes nothing a second time. It looks at no message twice.
 
 #[cfg(test)]
 mod agreement;
@@ -49,7 +46,7 @@ use crate::log_once::LogOnce;
 use crate::publisher::PublishError;
 use crate::queue::Lane;
 
-/// How many messages one sweep looks at. The next one goes on behind them.
+/// The most messages in one sweep. The next sweep continues after them.
 const MOST: usize = 10_000;
 
 /// Moves the messages of one lane that no consumer would ever settle.
@@ -58,27 +55,27 @@ pub(crate) struct Sweeper {
     connection: Connection,
     lane: Lane,
     instance: String,
-    /// When the consumer was created, in nanoseconds: the sequences of another one begin anew.
+    /// When the consumer was created, in nanoseconds. Another consumer has new sequences.
     created: i128,
-    /// Up to which sequence everything was acknowledged at the last sweep.
+    /// The sequence up to which all messages were acked at the last sweep.
     ack_floor: Option<u64>,
-    /// Up to which sequence every message was looked at.
+    /// The sequence up to which all messages were examined.
     looked_at: u64,
-    /// The messages that are to go, and whether what takes their place is stored.
+    /// The messages to delete, and whether their replacements are stored.
     remaining: BTreeMap<u64, bool>,
-    /// Those that the last sweep has found although they were acknowledged. The broker removes a message after
-    /// its consumer has done with it, so only the next sweep takes them for forgotten.
+    /// The messages that the last sweep has found although they were acked. The broker removes a message some time
+    /// after its ack, so only the next sweep moves them.
     acked: BTreeSet<u64>,
     swept: Swept,
     logged: LogOnce,
 }
 
-/// What a sweep has moved.
+/// The result of a sweep.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Swept {
-    /// How many messages it has moved to the dead letters.
+    /// The number of messages moved to the dead letters.
     pub dead_lettered: u64,
-    /// How many messages it has moved to the end of their queue.
+    /// The number of messages moved to the end of their queue.
     pub requeued: u64,
 }
 
@@ -95,22 +92,22 @@ struct StoredMessage {
     time: Timestamp,
 }
 
-/// The answer of the broker that was asked for a message.
+/// The answer of the broker with a message.
 #[derive(Debug, Deserialize)]
 struct GetAnswer {
     message: StoredMessage,
 }
 
-/// The answer of the broker that was told to delete a message.
+/// The answer of the broker to the deletion of a message.
 #[derive(Debug, Deserialize)]
 struct DeleteAnswer {
     success: bool,
 }
 
-/// Why the broker did not do what it was asked for.
+/// The error of a step of a sweep.
 #[derive(Debug, thiserror::Error)]
 enum SweepError {
-    /// The next sweep has better chances.
+    /// The next sweep may succeed.
     #[error("the broker is not available")]
     Unavailable,
     #[error(transparent)]
@@ -139,11 +136,10 @@ impl Sweeper {
         }
     }
 
-    /// Looks for what the broker would not deliver again, and for unreadable messages if there is reason to,
-    /// and moves them. Returns how many it has moved.
+    /// Looks for messages that the broker would not redeliver, and, if there is a sign of them, for unreadable
+    /// messages, and moves them. Returns the numbers of moved messages.
     ///
-    /// What it cannot do it logs once, with the command that does it by hand, and tries again
-    /// at the next sweep.
+    /// It logs each failure once, with the command for doing the step by hand, and retries at the next sweep.
     pub(crate) async fn sweep(&mut self) -> Swept {
         self.swept = Swept::default();
         let (stream, consumer) = (self.stream(), self.lane.consumer());
@@ -201,8 +197,7 @@ impl Sweeper {
         Ok(())
     }
 
-    /// Looks at the messages behind `floor` up to `last`. In a queue, those that are there still are those
-    /// that were not acknowledged.
+    /// Examines the messages after `floor` up to `last`. In a queue, the existing messages are the unacked ones.
     async fn search(&mut self, floor: u64, last: u64) -> Result<(), SweepError> {
         for sequence in self.remaining.keys().copied().collect::<Vec<_>>() {
             match self.next(sequence).await? {
@@ -228,8 +223,7 @@ impl Sweeper {
         Ok(())
     }
 
-    /// Moves a message that is unreadable to the dead letters, and one that was acknowledged to the end of
-    /// the queue.
+    /// Moves an unreadable message to the dead letters, and an acked one to the end of the queue.
     async fn look_at(&mut self, message: &StoredMessage, is_acked: bool) {
         // A broker stores nothing that is not base64.
         let Ok(block) = BASE64_STANDARD.decode(&message.headers) else { return };
@@ -285,8 +279,8 @@ impl Sweeper {
         original.unreadable(block, &cause)
     }
 
-    /// The same message, under a message id of its own: under the old one the broker would take it for the one
-    /// that it has. The consumer's age is part of it, because the sequences of a stream that was deleted come again.
+    /// The same message with another message id: with the old one the broker would drop it as a duplicate. The
+    /// creation time of the consumer is part of the id, because the sequences of a deleted stream are used again.
     fn copy(&self, message: &StoredMessage, block: &[u8], body: Bytes) -> Publication {
         let (mut headers, originals) = (HeaderMap::new(), parse::readable(block));
         let StoredMessage { subject, time, .. } = message;

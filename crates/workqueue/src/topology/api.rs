@@ -1,9 +1,9 @@
-//! The few calls of the JetStream API that declaring needs, each with an [`ApiError`].
+//! The calls of the JetStream API for declaring, each with an [`ApiError`].
 //!
-//! The client has methods for them, with error types of their own, of which to make an [`ApiError`] takes more
-//! code than these calls. It is not always there, either: `create_stream`, `update_stream` and `consumer_info`
-//! drop the broker's answer where something is not found, `create_consumer_strict_on_stream` and
-//! `update_consumer_on_stream` do not tell whether JetStream was reached.
+//! The client has methods for them, each with its own error type, and the conversion to an [`ApiError`] takes more code
+//! than these calls. It is not always possible, either: `create_stream`, `update_stream` and `consumer_info` drop the
+//! broker's answer if something is not found, and `create_consumer_strict_on_stream` and `update_consumer_on_stream` do
+//! not report whether JetStream was reached.
 
 use std::time::Duration;
 
@@ -53,7 +53,7 @@ pub(super) async fn consumer_info(context: &Context, lane: Lane) -> Result<Consu
     call(context, subject, &json!({})).await
 }
 
-/// Creates a consumer, strictly: one that is there and differs is left as it is.
+/// Creates a consumer strictly: a different consumer with the same name is not changed.
 pub(super) async fn create_consumer(
     context: &Context,
     lane: Lane,

@@ -13,8 +13,8 @@ use crate::lease;
 use crate::queue::{Lane, Queue};
 use crate::settings::Limits;
 
-/// How long facts are kept beyond `FACTS_MAX_AGE`, so that a fact still stands when the last
-/// message that asks for it has become too old to be worked on.
+/// The time for which facts are kept beyond `FACTS_MAX_AGE`, so that a fact outlives the last message that may create
+/// it.
 pub(super) const FACTS_MARGIN: Duration = Duration::from_hours(1);
 
 /// How long a dead letter is kept.
@@ -23,19 +23,19 @@ const DEAD_LETTERS_MAX_AGE: Duration = Duration::from_hours(7 * 24);
 /// How long a counter of a second is kept.
 const RATES_MAX_AGE: Duration = Duration::from_secs(10);
 
-/// The most bytes of counters for an account that asks for a limit: more than those of ten seconds, and little of the
-/// broker's memory, which it sets aside.
+/// The most bytes of counters, for an account that requires a limit: enough for ten seconds, and little of the memory
+/// that the broker reserves.
 const RATES_MAX_BYTES: u64 = 1024 * 1024;
 
-/// The largest message that a queue takes, with its headers, in bytes. A larger one is refused where it is
-/// published, so that every message of a queue still fits into a dead letter, which adds headers of its own.
+/// The largest message that a queue accepts, with its headers, in bytes. The limit ensures that each message of a queue
+/// fits into a dead letter, which has further headers.
 const MAX_MESSAGE_SIZE: i32 = 256 * 1024;
 
 /// How long the broker remembers message ids. It is a convenience: the facts are the guarantee.
 const DUPLICATE_WINDOW: Duration = Duration::from_mins(2);
 
-/// The key of the metadata under which a queue with schedules says how many messages it may hold: its producers hold
-/// to it, in place of the broker.
+/// The key of the metadata with the most messages of a queue with schedules. The producers enforce this limit, instead
+/// of the broker.
 pub(super) const QUEUE_LIMIT: &str = "queue_limit";
 
 /// The stream of a queue.
@@ -73,7 +73,7 @@ pub fn dead_letters(limits: &Limits) -> Stream {
     }
 }
 
-/// The stream of a bucket: one with the settings by which clients know it for a key-value bucket.
+/// The stream of a bucket, with the settings by which clients recognise a key-value bucket.
 #[must_use]
 pub fn bucket(bucket: Bucket, limits: &Limits) -> Stream {
     Stream {
@@ -88,7 +88,7 @@ pub fn bucket(bucket: Bucket, limits: &Limits) -> Stream {
     }
 }
 
-/// The stream of the counters of rate limits. They are of use for a second each, so that they are kept in memory.
+/// The stream of the counters of rate limits. Each is needed for a second only, so they are in memory.
 #[must_use]
 pub fn rates(limits: &Limits) -> Stream {
     Stream {

@@ -14,7 +14,7 @@ pub struct Declared {
     pub created: Vec<String>,
     /// Each limit that was changed in place. Only [`adjust`](super::adjust) changes anything.
     pub adjusted: Vec<Difference>,
-    /// The limits that differ from the wanted ones. They hold as they are on the broker.
+    /// The limits that differ from the wanted ones. The limits on the broker apply.
     pub differences: Vec<Difference>,
     /// Consumers that are paused, and until when, such as "consumer generator of stream REQUESTS is paused
     /// until 2026-11-27T12:00:00Z". They deliver nothing until then.
@@ -23,8 +23,8 @@ pub struct Declared {
 }
 
 impl Declared {
-    /// How long the guarantees hold from the moment of asking, as the buckets on the broker have it: the
-    /// shortest time of them all, [`Duration::MAX`] without an age limit.
+    /// The time for which the guarantees hold after a request is made, by the settings of the buckets on the broker:
+    /// the shortest of their times, [`Duration::MAX`] without an age limit.
     #[must_use]
     pub fn facts_max_age(&self) -> Duration {
         self.facts_max_age.unwrap_or(Duration::MAX)
@@ -42,7 +42,7 @@ impl Declared {
         created.chain(adjusted).chain(self.paused.iter().cloned()).collect()
     }
 
-    /// Logs all of it, but of the consumers that are paused only those that `logged` does not remember.
+    /// Logs all of it, but only those paused consumers that are not in `logged` yet.
     pub(crate) fn log(&self, logged: &mut LogOnce) {
         for object in &self.created {
             info!(object, "created");

@@ -1,4 +1,4 @@
-//! Compares the topology on the broker with the one that should be there.
+//! Compares the topology on the broker with the wanted one.
 
 use std::fmt;
 
@@ -7,7 +7,7 @@ use async_nats::jetstream::stream::{Config as Stream, PersistenceMode};
 
 use super::config::{FACTS_MARGIN, QUEUE_LIMIT};
 
-/// What a stream is for.
+/// The purpose of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     Queue,
@@ -18,16 +18,16 @@ pub(super) enum Kind {
     Rates,
 }
 
-/// A setting that is not what it should be.
+/// A setting that differs from the wanted one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Difference {
-    /// What it is a setting of, such as "stream REQUESTS".
+    /// The object of the setting, such as "stream REQUESTS".
     pub object: String,
-    /// The setting, as the broker's configuration names it.
+    /// The name of the setting in the broker's configuration.
     pub setting: &'static str,
     /// Its value on the broker.
     pub is: String,
-    /// The value that it should have.
+    /// The wanted value.
     pub should_be: String,
 }
 
@@ -41,9 +41,9 @@ impl fmt::Display for Difference {
 /// All differences of one object.
 #[derive(Debug, Default)]
 pub(super) struct Differences {
-    /// In what the guarantees rest on: no service runs with one of these.
+    /// Differences that break a guarantee: no service runs with one of these.
     pub(super) guarantees: Vec<Difference>,
-    /// In limits, with which everything still holds.
+    /// Differences in limits, which break no guarantee.
     pub(super) limits: Vec<Difference>,
 }
 
@@ -163,7 +163,7 @@ impl Differences {
     }
 }
 
-/// Whether a stream with these subjects takes all that one with those others does.
+/// Whether a stream with these subjects accepts all messages that a stream with the other subjects accepts.
 fn takes_all(subjects: &[String], others: &[String]) -> bool {
     let takes = |subject: &String, other: &String| match subject.strip_suffix('>') {
         Some(prefix) => other.starts_with(prefix),

@@ -31,7 +31,7 @@ pub enum DeclareError {
         .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
     )]
     Breaks(Vec<Difference>),
-    /// Another stream stores what this one should.
+    /// Another stream stores the messages of this one.
     #[error(
         "the broker cannot create stream {stream}: {taken}; change the subjects of that stream, or give \
          this system an account of its own"
@@ -42,7 +42,7 @@ pub enum DeclareError {
         /// Which of its subjects another stream stores, and which stream that is.
         taken: String,
     },
-    /// Another consumer takes what this one should.
+    /// Another consumer takes the messages of this one.
     #[error(
         "the broker cannot create {consumer}: {taken}, and a queue gives each message to one consumer; delete \
          that consumer, or change its filter"
@@ -53,7 +53,7 @@ pub enum DeclareError {
         /// Which of its messages another consumer takes, and which consumer that is.
         taken: String,
     },
-    /// The broker understood and refused.
+    /// The broker refused the request.
     #[error("{}", refused(action, source))]
     Refused {
         /// The call.
@@ -61,12 +61,12 @@ pub enum DeclareError {
         /// The broker's answer.
         source: async_nats::jetstream::Error,
     },
-    /// There was no answer, or one that may be another a moment later. Worth another try.
+    /// There was no answer, or one that may soon change. Try again.
     #[error("the broker does not {action} at present: {source}")]
     Unavailable {
         /// The call.
         action: String,
-        /// What came instead of an answer.
+        /// The error.
         source: Source,
     },
     /// The client has panicked.
@@ -74,7 +74,7 @@ pub enum DeclareError {
     Client(#[from] ClientEnded),
 }
 
-/// That the broker has refused, and what to do where it only lacks what it was asked about.
+/// The error of a refusal, with the remedy if the object does not exist.
 fn refused(action: &str, source: &async_nats::jetstream::Error) -> String {
     match source.error_code() {
         ErrorCode::STREAM_NOT_FOUND | ErrorCode::CONSUMER_NOT_FOUND => format!(
@@ -93,7 +93,7 @@ fn refused(action: &str, source: &async_nats::jetstream::Error) -> String {
 }
 
 impl DeclareError {
-    /// What a call that came to nothing means for declaring.
+    /// The error of declaring for a failed call.
     pub(super) fn new(context: &Context, action: String, error: ApiError) -> Self {
         match error {
             // Within a cluster another member may have it, and be away.

@@ -1,9 +1,8 @@
-//! Declares the streams, buckets and consumers on the broker, and checks those that are there.
+//! Declares the streams, buckets and consumers on the broker, and checks the existing ones.
 //!
-//! A service declares what it is given when it starts, so that start order does not matter. It looks
-//! first and creates only what is missing, so that a service which may not create can still run.
-//! The broker's settings count: a difference in a limit is reported, a difference in what the guarantees rest on
-//! is an error that names it.
+//! A service declares its topology when it starts, so start order does not matter. It looks first, and creates only
+//! what is missing, so a service without the permission to create can still run. Existing settings stay: a difference
+//! in a limit is reported, and a difference that breaks a guarantee is an error that names it.
 
 mod api;
 pub mod config;
@@ -46,8 +45,8 @@ use overlap::{is_of_another_consumer, messages_taken};
 use past::{LOST_FACTS, REPLACES};
 use version::{check_creator, check_version};
 
-/// What a program needs on the broker: the queues with their consumers, the buckets, the dead letters of the
-/// queues, and the counters of rate limits.
+/// The streams and consumers that a program needs on the broker: the queues with their consumers, the buckets, the dead
+/// letters of the queues, and the counters of the rate limits.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Topology {
     /// The queues.
@@ -66,8 +65,8 @@ impl Topology {
         Self { queues: queues.to_vec(), buckets: buckets.to_vec(), dead_letters, rates: false }
     }
 
-    /// The same, with the stream in which services count that limit the rate at which they start jobs. A service with
-    /// such a limit declares it by itself, where its user may create streams.
+    /// The same, with the stream of the counters for rate limits. A service with a rate limit declares it by itself,
+    /// if its user may create streams.
     #[must_use]
     pub fn with_rates(self) -> Self {
         Self { rates: true, ..self }
@@ -78,7 +77,7 @@ impl Topology {
         Self { dead_letters: true, ..Self::default() }
     }
 
-    /// Adds a queue with its dead letters, unless it is there.
+    /// Adds a queue with its dead letters, unless the topology has it.
     pub fn add_queue(&mut self, queue: Queue) {
         self.dead_letters = true;
         if !self.queues.contains(&queue) {
@@ -86,7 +85,7 @@ impl Topology {
         }
     }
 
-    /// Adds a bucket, unless it is there.
+    /// Adds a bucket, unless the topology has it.
     pub fn add_bucket(&mut self, bucket: Bucket) {
         if !self.buckets.contains(&bucket) {
             self.buckets.push(bucket);
@@ -107,12 +106,12 @@ impl Topology {
     }
 }
 
-/// Creates what is missing of this topology, and checks what is there. A stream that was there before, as
-/// far as `known` remembers, says so when it is created anew, see [`replaces`].
+/// Creates the missing parts of this topology, and checks the existing ones. If `known` has an earlier stream with the
+/// same name, a new one gets a note about it, see [`replaces`].
 ///
 /// # Errors
 ///
-/// See [`DeclareError`]. Only [`DeclareError::Unavailable`] is worth another try.
+/// See [`DeclareError`]. A retry helps only for [`DeclareError::Unavailable`].
 pub async fn declare(
     context: &Context,
     known: &KnownStreams,
@@ -124,11 +123,11 @@ pub async fn declare(
     Ok(declared)
 }
 
-/// As [`declare`], and changes limits that differ to what they should be, in place. A stream that another client
-/// has created anew is made to say so as well.
+/// As [`declare`], and changes differing limits in place. It also adds the note about an earlier stream to a stream
+/// that another client has created.
 ///
-/// It adds what it creates and changes to `done`, also where it ends with an error: a caller that tries
-/// again can report all of it in the end.
+/// It adds each creation and change to `done`, even if it ends with an error: a caller that retries can report all of
+/// them in the end.
 ///
 /// # Errors
 ///
@@ -271,7 +270,7 @@ async fn declare_consumers(
     if breaks.is_empty() { Ok(()) } else { Err(DeclareError::Breaks(breaks)) }
 }
 
-/// Looks, creates what is missing, and looks again where another client was faster.
+/// Looks, creates the object if it is missing, and looks again if another client was faster.
 async fn find_or_create<T, Find, Create>(
     context: &Context,
     find: impl Fn() -> Find,

@@ -1,4 +1,4 @@
-//! Finds the stream or consumer that already takes the messages which a new one is to take.
+//! Finds the existing stream or consumer that takes the messages of a new one.
 
 use async_nats::jetstream::consumer::Info as ConsumerInfo;
 use async_nats::jetstream::{Context, Error, ErrorCode};
@@ -9,7 +9,7 @@ use super::api;
 use crate::api::call;
 use crate::queue::Lane;
 
-/// The stream on the broker whose subjects overlap with these, in words.
+/// Describes the stream on the broker whose subjects overlap with these.
 pub async fn subject_taken(context: &Context, subjects: &[String]) -> String {
     let ours = subjects.join(", ");
     for subject in subjects {
@@ -30,7 +30,7 @@ pub(super) fn is_of_another_consumer(error: &Error) -> bool {
     codes.contains(&error.error_code())
 }
 
-/// The consumer that takes messages which the one of this lane is to take, in words.
+/// Describes the consumer that takes the messages of this lane's consumer.
 pub(super) async fn messages_taken(context: &Context, lane: Lane) -> String {
     #[derive(Deserialize)]
     struct Consumers {

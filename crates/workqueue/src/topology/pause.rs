@@ -1,7 +1,7 @@
-//! Pauses a queue, and lets it go on.
+//! Pauses and resumes a queue.
 //!
-//! By a [`call`]: to make an [`ApiError`](crate::api::ApiError) of what the client's `pause_consumer` and
-//! `resume_consumer` fail with takes more code than the call.
+//! It uses [`call`], because the conversion of the errors of the client's `pause_consumer` and `resume_consumer` to an
+//! [`ApiError`](crate::api::ApiError) takes more code than the call.
 
 use async_nats::jetstream::Context;
 use async_nats::jetstream::consumer::Info as ConsumerInfo;
@@ -13,16 +13,16 @@ use super::error::DeclareError;
 use crate::api::call;
 use crate::queue::Queue;
 
-/// Until when a consumer is paused, if it is.
+/// The end of the pause of a consumer, if it is paused.
 #[must_use]
 pub fn paused_until(consumer: &ConsumerInfo) -> Option<Timestamp> {
     let until = consumer.config.pause_until.filter(|_| consumer.paused)?;
     Timestamp::from_nanosecond(until.unix_timestamp_nanos()).ok()
 }
 
-/// Pauses a queue until this time: its jobs stay where they are, and others still come in. Jobs in flight are
-/// finished. All workers are concerned, and a broker that restarts remembers it. Returns whether it is paused
-/// now, which it is not where that time has passed.
+/// Pauses a queue until this time: the broker delivers none of its jobs to any worker, and accepts more. Workers
+/// finish their jobs in flight. The pause survives a restart of the broker. Returns whether the queue is paused now;
+/// it is not if that time has passed.
 ///
 /// # Errors
 ///
@@ -35,8 +35,8 @@ pub async fn pause(
     set_pause(context, queue, Some(until)).await
 }
 
-/// Lets a queue that is paused go on, within a second: so long a worker of ours waits for jobs at a time, and
-/// the broker does not wake it.
+/// Resumes a paused queue. The workers continue within a second: a pull lasts that long, and the broker does not wake
+/// it.
 ///
 /// # Errors
 ///

@@ -1,4 +1,4 @@
-//! Reads the state of what is declared, and changes nothing.
+//! Reads the state of the topology, and changes nothing.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use super::{api, config};
 use crate::facts::Bucket;
 use crate::queue::{Lane, Queue};
 
-/// A queue with less room than that, in bytes, takes not even a small message.
+/// A queue with less room, in bytes, does not accept even a small message.
 const SMALLEST_MESSAGE: u64 = 200;
 
 /// The state of a queue on the broker.
@@ -53,8 +53,8 @@ impl QueueState {
         }
     }
 
-    /// Deliveries that were not the first of their message, as far as the broker remembers, or fewer while
-    /// messages are being delivered.
+    /// Deliveries beyond the first of each message, as far as the broker remembers; fewer while messages are being
+    /// delivered.
     #[must_use]
     pub fn redelivered(&self) -> u64 {
         if self.has_schedules() {
@@ -65,7 +65,7 @@ impl QueueState {
         deliveries.saturating_sub(self.stream.state.last_sequence.saturating_sub(self.pending()))
     }
 
-    /// When the oldest of its messages came in, delivered or not, if there is one.
+    /// The time of its oldest message, delivered or not, if there is one.
     #[must_use]
     pub fn oldest_at(&self) -> Option<Timestamp> {
         let state = &self.stream.state;
@@ -73,7 +73,7 @@ impl QueueState {
         first.filter(|_| state.messages > 0)
     }
 
-    /// Until when it is paused, if one of its lanes is.
+    /// The end of its pause, if one of its lanes is paused.
     #[must_use]
     pub fn paused_until(&self) -> Option<Timestamp> {
         self.consumers().filter_map(paused_until).max()
@@ -101,7 +101,7 @@ pub fn limit(stream: &StreamConfig) -> Option<u64> {
     }
 }
 
-/// Why the queue of this stream takes no further message, by their number or by bytes, if it does not.
+/// The reason if the queue of this stream accepts no further message: its number of messages, or its bytes.
 #[must_use]
 pub fn no_room(stream: &StreamInfo) -> Option<String> {
     let (config, state) = (&stream.config, &stream.state);
@@ -119,7 +119,7 @@ pub fn no_room(stream: &StreamInfo) -> Option<String> {
 ///
 /// # Errors
 ///
-/// As [`declare`](super::declare), and [`DeclareError::Refused`] where it is not there.
+/// As [`declare`](super::declare), and [`DeclareError::Refused`] if the queue does not exist.
 pub async fn queue_state(context: &Context, queue: Queue) -> Result<QueueState, DeclareError> {
     let mut lanes = Vec::new();
     for lane in queue.lanes() {
@@ -161,8 +161,8 @@ pub async fn stream_state(context: &Context, name: &str) -> Result<StreamInfo, D
         .map_err(|error| DeclareError::new(context, format!("show stream {name}"), error))
 }
 
-/// How long the guarantees hold from the moment of asking, as these buckets on the broker have it:
-/// [`Duration::MAX`], where none of them has an age limit.
+/// The time for which the guarantees hold after a request is made, by the settings of these buckets on the broker:
+/// [`Duration::MAX`] if none of them has an age limit.
 ///
 /// # Errors
 ///
@@ -178,8 +178,8 @@ pub async fn facts_max_age(
     Ok(shortest)
 }
 
-/// How long the facts of a bucket with this configuration guard their keys: [`Duration::MAX`], where it has
-/// no age limit. The rest of the time that they are kept is a margin.
+/// The time for which the facts of a bucket with this configuration prevent a second effect: [`Duration::MAX`] without
+/// an age limit. The rest of the time for which they are kept is a margin.
 #[must_use]
 pub fn guard_time(bucket: &StreamConfig) -> Duration {
     if bucket.max_age.is_zero() {

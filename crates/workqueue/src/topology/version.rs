@@ -8,20 +8,20 @@ use serde_json::json;
 use super::error::DeclareError;
 use crate::api::call;
 
-/// The oldest broker that knows all the settings that the guarantees rest on.
+/// The oldest broker that supports all settings that the guarantees need.
 const OLDEST_BROKER: [u64; 3] = [2, 12, 0];
 
-/// What a broker that does not say its version is.
+/// The name for the version of a broker that does not report it.
 const SAYS_NO_VERSION: &str = "2.10 or older";
 
-/// Refuses the broker that keeps this stream, where it ignores settings which the guarantees rest on.
+/// Refuses the broker that keeps this stream, if it ignores settings that the guarantees need.
 pub(super) fn check_version(stream: &StreamInfo) -> Result<(), DeclareError> {
     let version = stream.config.metadata.get("_nats.ver").map_or(SAYS_NO_VERSION, String::as_str);
     if is_recent(version) { Ok(()) } else { Err(DeclareError::BrokerTooOld(version.to_owned())) }
 }
 
-/// The same of the broker that would create a stream. In a cluster, or behind a leaf node, it is most likely not
-/// the one that the client is connected to.
+/// The same for the broker that would create a stream. In a cluster, or behind a leaf node, that is most likely not the
+/// broker that the client is connected to.
 pub(super) async fn check_creator(context: &Context) -> Result<(), DeclareError> {
     #[derive(Deserialize)]
     struct Account {
@@ -46,7 +46,7 @@ pub(super) async fn check_creator(context: &Context) -> Result<(), DeclareError>
     }
 }
 
-/// Whether a broker of this version knows all the settings. A text that is no version may be a build of one's own.
+/// Whether a broker of this version supports all the settings. A text that is not a version may be a custom build.
 fn is_recent(version: &str) -> bool {
     let numbers = version.split(['.', '-', '+']).map_while(|part| part.parse::<u64>().ok());
     let numbers: Vec<u64> = numbers.take(OLDEST_BROKER.len()).collect();
