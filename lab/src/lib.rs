@@ -13,6 +13,7 @@ mod exec;
 mod lesson;
 mod replica;
 mod starts;
+mod theme;
 mod times;
 pub mod up;
 

@@ -6,7 +6,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Everything that there is to be measured.
-const NAMES: [&str; 37] = [
+const NAMES: [&str; 41] = [
     "baseline",
     "round_trips",
     "strings_16",
@@ -19,6 +19,10 @@ const NAMES: [&str; 37] = [
     "processor_requestor",
     "processor_generator",
     "processor_share",
+    "bundles_8",
+    "bundles_8_processor",
+    "bundles_64",
+    "bundles_64_processor",
     "round_trips_2_generators",
     "round_trips_4_generators",
     "four_generators",
@@ -97,6 +101,18 @@ fn bench_measures_every_figure_consistently() {
         // A figure with a target says whether it is met.
         assert_eq!(figure["target"].is_null(), figure["met"].is_null(), "{figure}");
     }
+    // Along each amount that grows, every curve has a value for each amount.
+    let curves = report.0["curves"].as_array().unwrap();
+    let along = |what: &str| {
+        let curves: Vec<_> = curves.iter().filter(|curve| curve["along"] == what).collect();
+        let amounts = |curve: &&Value| curve["points"].as_object().unwrap().len();
+        (curves.len(), curves.iter().map(amounts).sum::<usize>())
+    };
+    assert_eq!(along("requests waiting"), (8, 16));
+    assert_eq!(along("requests done"), (8, 16));
+    assert_eq!(along("replicas of each side"), (4, 8));
+    assert_eq!(along("browsers"), (2, 4));
+    assert_eq!(along("brokers"), (4, 8));
     agree(report.share("baseline"), 1.0);
     agree(
         report.share("round_trips"),

@@ -36,7 +36,7 @@ pub(super) async fn best(round: &Round<'_>, sync: bool, publishes: u64) -> anyho
     let body = Bytes::from(vec![b'.'; usual_size()]);
     let mut best = 0.0_f64;
     let broker = round.broker(sync).await?;
-    let connection = round.connect(&broker).await?;
+    let connection = round.connect(&broker.url()).await?;
     for outstanding in OUTSTANDING {
         let seconds = publish(connection.client(), &body, outstanding, publishes).await?;
         best = best.max(per_second(publishes, seconds));

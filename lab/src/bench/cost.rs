@@ -78,6 +78,6 @@ pub(super) async fn of_idleness(round: &mut Round<'_>) -> anyhow::Result<()> {
 }
 
 /// From what the system calls kB, which has 1,024 bytes.
-fn megabytes_of(kilobytes: u64) -> f64 {
+pub(super) fn megabytes_of(kilobytes: u64) -> f64 {
     real(kilobytes) * 1.024 / 1000.0
 }

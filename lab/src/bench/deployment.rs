@@ -1,13 +1,13 @@
 //! A broker and services of their own for one measurement, and their resource usage.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use async_nats::jetstream::Context;
 use contract::facts;
 use observe::audit::audit;
-use testkit::broker::Broker;
+use testkit::broker::{Broker, Brokers};
 use testkit::process::{Process, bound_to_this};
 use testkit::programs::Programs;
 use testkit::side::Side;
@@ -29,17 +29,24 @@ const PATIENCE: Duration = Duration::from_mins(5);
 /// How long the last settlements may take.
 const LAST_WAIT: Duration = Duration::from_mins(1);
 
-/// A broker with services.
+/// A process of one of the two sides.
+struct Service {
+    process: Process,
+    /// The processor time so far, or until it ended.
+    processor: Duration,
+}
+
+/// Brokers with services.
 pub(super) struct BenchDeployment {
     // In the order of stopping.
-    requestor: Option<Process>,
-    generators: Vec<Process>,
+    requestors: Vec<Service>,
+    generators: Vec<Service>,
     pub(super) connection: Connection,
-    broker: Broker,
+    brokers: Brokers,
     programs: Programs,
     logs: PathBuf,
-    /// The processor time of the broker before the first request.
-    broker_before: Duration,
+    /// The processor time of the brokers before the first request.
+    brokers_before: Duration,
     /// The processor time in all.
     pub(super) processor: Each<Duration>,
     /// The most memory of a process, in kB.
@@ -49,17 +56,20 @@ pub(super) struct BenchDeployment {
 impl BenchDeployment {
     /// A broker, which everything is durable on where `sync`, and no services yet.
     pub(super) async fn new(round: &Round<'_>, sync: bool) -> anyhow::Result<Self> {
-        let broker = round.broker(sync).await?;
-        let connection = round.connect(&broker).await?;
-        let id = broker.id().context("the broker does not run")?;
+        Self::on(round.broker(sync).await?.into(), round).await
+    }
+
+    /// The same on these brokers.
+    pub(super) async fn on(brokers: Brokers, round: &Round<'_>) -> anyhow::Result<Self> {
+        let connection = round.connect(&brokers.url()).await?;
         Ok(Self {
-            requestor: None,
+            requestors: Vec::new(),
             generators: Vec::new(),
             connection,
-            broker,
+            brokers_before: processor_time(&brokers),
+            brokers,
             programs: round.programs.clone(),
             logs: round.directory.to_owned(),
-            broker_before: usage::processor_time(id).unwrap_or_default(),
             processor: Each::default(),
             peak: Each::default(),
         })
@@ -69,34 +79,43 @@ impl BenchDeployment {
         self.connection.context()
     }
 
-    /// Starts the requestor with these settings. The usage of an earlier one is not counted any more.
+    /// Starts a requestor with these settings.
     pub(super) fn start_requestor(&mut self, settings: &[(&str, &str)]) -> anyhow::Result<()> {
-        self.requestor = Some(self.spawn(Side::Requestor, settings)?);
+        self.requestors.push(self.service(Side::Requestor, settings)?);
         Ok(())
     }
 
     pub(super) fn start_generator(&mut self, settings: &[(&str, &str)]) -> anyhow::Result<()> {
-        let generator = self.spawn(Side::Generator, settings)?;
-        self.generators.push(generator);
+        self.generators.push(self.service(Side::Generator, settings)?);
         Ok(())
     }
 
-    fn spawn(&self, side: Side, settings: &[(&str, &str)]) -> anyhow::Result<Process> {
-        let mut command = bound_to_this(self.programs.of(side));
-        command.env("NATS_URL", self.broker.url()).env("LOG_FORMAT", "pretty");
+    fn service(&self, side: Side, settings: &[(&str, &str)]) -> anyhow::Result<Service> {
+        let process = self.spawn(self.programs.of(side), &[], settings)?;
+        Ok(Service { process, processor: Duration::ZERO })
+    }
+
+    /// Starts any program with these arguments and settings, beside those that the usage is noted of.
+    pub(super) fn spawn(
+        &self,
+        program: &Path,
+        arguments: &[&str],
+        settings: &[(&str, &str)],
+    ) -> anyhow::Result<Process> {
+        let mut command = bound_to_this(program);
+        command.env("NATS_URL", self.brokers.url()).env("LOG_FORMAT", "pretty");
         command.env("RUST_LOG", "info");
-        command.envs(settings.iter().copied());
+        command.args(arguments).envs(settings.iter().copied());
         // Every process has a log of its own, where it says which port it has.
-        let log =
-            tempfile::Builder::new().prefix(side.name()).suffix(".log").tempfile_in(&self.logs);
+        let log = tempfile::Builder::new().suffix(".log").tempfile_in(&self.logs);
         let (_, log) = log.and_then(|file| Ok(file.keep()?)).context("cannot create a log")?;
         Process::spawn(command, log)
     }
 
     /// How long after this moment all started processes are ready.
     pub(super) async fn ready(&mut self, since: Instant) -> anyhow::Result<Duration> {
-        for process in self.requestor.iter_mut().chain(&mut self.generators) {
-            ready(process).await?;
+        for service in self.requestors.iter_mut().chain(&mut self.generators) {
+            ready(&mut service.process).await?;
         }
         Ok(since.elapsed())
     }
@@ -128,7 +147,7 @@ impl BenchDeployment {
             if count >= total {
                 return Ok(());
             }
-            for process in self.requestor.iter_mut().chain(&mut self.generators) {
+            for Service { process, .. } in self.requestors.iter_mut().chain(&mut self.generators) {
                 if let Some(status) = process.try_wait()?
                     && !status.success()
                 {
@@ -142,43 +161,51 @@ impl BenchDeployment {
         }
     }
 
-    /// Stops the requestor in order.
-    pub(super) async fn stop_requestor(&mut self) -> anyhow::Result<()> {
-        if let Some(mut requestor) = self.requestor.take() {
-            requestor.terminate()?;
-            let status = requestor.wait().await?;
-            ensure!(status.success(), "the requestor failed:\n{}", requestor.log_text());
+    /// Stops the requestors and the generators in order, whose usage is not counted any more.
+    pub(super) async fn stop(&mut self) -> anyhow::Result<()> {
+        for Service { mut process, .. } in
+            self.requestors.drain(..).chain(self.generators.drain(..))
+        {
+            process.terminate()?;
+            let status = process.wait().await?;
+            ensure!(status.success(), "a service failed:\n{}", process.log_text());
         }
         Ok(())
     }
 
     /// Notes what the processes have used so far. A process that has ended counts with its last figures.
     pub(super) fn note_usage(&mut self) {
-        let broker = self.broker.id().unwrap_or_default();
-        if let Some(time) = usage::processor_time(broker) {
-            self.processor.broker = time.saturating_sub(self.broker_before);
-        }
         let most =
             |peak: &mut u64, id| *peak = usage::peak_memory(id).unwrap_or_default().max(*peak);
-        most(&mut self.peak.broker, broker);
-        if let Some(requestor) = &self.requestor {
-            most(&mut self.peak.requestor, requestor.id());
-            if let Some(time) = usage::processor_time(requestor.id()) {
-                self.processor.requestor = time;
+        for broker in self.brokers.iter().filter_map(Broker::id) {
+            most(&mut self.peak.broker, broker);
+        }
+        let note = |services: &mut [Service], peak: &mut u64| {
+            for Service { process, processor } in services.iter_mut() {
+                most(peak, process.id());
+                *processor = usage::processor_time(process.id()).unwrap_or(*processor);
             }
-        }
-        for generator in &self.generators {
-            most(&mut self.peak.generator, generator.id());
-        }
-        self.processor.generator =
-            self.generators.iter().filter_map(|it| usage::processor_time(it.id())).sum();
+            services.iter().map(|service| service.processor).sum()
+        };
+        self.processor = Each {
+            broker: processor_time(&self.brokers).saturating_sub(self.brokers_before),
+            requestor: note(&mut self.requestors, &mut self.peak.requestor),
+            generator: note(&mut self.generators, &mut self.peak.generator),
+        };
     }
 
     /// The memory of the two sides now, in kB.
     pub(super) fn memory(&self) -> (u64, u64) {
-        let of = |process: &Process| process.memory().unwrap_or_default();
-        let generators = self.generators.iter().map(of).max();
-        (self.requestor.as_ref().map(of).unwrap_or_default(), generators.unwrap_or_default())
+        let most = |services: &[Service]| {
+            services.iter().filter_map(|service| service.process.memory()).max().unwrap_or_default()
+        };
+        (most(&self.requestors), most(&self.generators))
+    }
+
+    /// The memory of the broker that has the most now, in kB.
+    pub(super) fn broker_memory(&self) -> u64 {
+        let ids = self.brokers.iter().filter_map(Broker::id);
+        ids.filter_map(usage::memory).max().unwrap_or_default()
     }
 
     /// The first fact of this bucket.
@@ -199,8 +226,13 @@ impl BenchDeployment {
     }
 }
 
-/// Waits until a service says that it is ready.
-async fn ready(process: &mut Process) -> anyhow::Result<()> {
+/// How long processors have worked for all of them so far.
+fn processor_time(brokers: &Brokers) -> Duration {
+    brokers.iter().filter_map(Broker::id).filter_map(usage::processor_time).sum()
+}
+
+/// Waits until a program says that it is ready.
+pub(super) async fn ready(process: &mut Process) -> anyhow::Result<()> {
     let limit = Instant::now() + PATIENCE;
     loop {
         if process.is_ready().await {

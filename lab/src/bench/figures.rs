@@ -156,7 +156,7 @@ pub struct Spread {
 }
 
 impl Spread {
-    fn of(values: &[f64]) -> Self {
+    pub(super) fn of(values: &[f64]) -> Self {
         let mut sorted = values.to_vec();
         sorted.sort_by(f64::total_cmp);
         let at = |index: usize| sorted.get(index).copied().unwrap_or_default();
@@ -251,7 +251,7 @@ impl Figure {
 }
 
 /// A number with a comma between thousands.
-fn with_commas(number: &str) -> String {
+pub(super) fn with_commas(number: &str) -> String {
     let whole = number.split('.').next().unwrap_or_default().len();
     let mut text = String::new();
     for (index, digit) in number.chars().enumerate() {

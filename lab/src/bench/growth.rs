@@ -30,7 +30,7 @@ pub(super) async fn measure(
             round.figures.add("four_generators", round_trips * 100.0 / round_trips_per_second);
         }
     }
-    let round_trips = backlog(round).await?;
+    let round_trips = out_of_backlog(round).await?;
     // The request and its fact were written before.
     round.figures.add_rate(
         "backlog_round_trips",
@@ -42,17 +42,9 @@ pub(super) async fn measure(
 }
 
 /// How many round trips a second come out of a queue that was full before the first generator started.
-async fn backlog(round: &mut Round<'_>) -> anyhow::Result<f64> {
+async fn out_of_backlog(round: &mut Round<'_>) -> anyhow::Result<f64> {
     let backlog = round.sizes.backlog;
-    let limit = backlog.to_string();
-    let mut deployment = BenchDeployment::new(round, false).await?;
-    deployment.start_requestor(&[("REQUEST_RATE", "max"), ("QUEUE_LIMIT", &limit)])?;
-    // Until the queue takes no more. Requests that it has refused are given up.
-    deployment.count(facts::REQUESTED, backlog).await?;
-    deployment.stop_requestor().await?;
-    let nats = deployment.connection.context();
-    let waiting = topology::stream_state(nats, REQUESTS.stream).await?.state.messages;
-    anyhow::ensure!(waiting == backlog, "{waiting} of {backlog} requests wait");
+    let mut deployment = self::backlog(round, backlog).await?;
     deployment.start_requestor(&[("REQUEST_RATE", "0")])?;
     deployment.ready(Instant::now()).await?;
     deployment.start_generator(&[])?;
@@ -62,4 +54,18 @@ async fn backlog(round: &mut Round<'_>) -> anyhow::Result<f64> {
     let last: Received = deployment.last().await?;
     let taken = last.received_at.duration_since(first.generated_at).unsigned_abs();
     Ok(per_second(backlog, taken))
+}
+
+/// A deployment without services, where so many requests wait.
+pub(super) async fn backlog(round: &Round<'_>, requests: u64) -> anyhow::Result<BenchDeployment> {
+    let limit = requests.to_string();
+    let mut deployment = BenchDeployment::new(round, false).await?;
+    deployment.start_requestor(&[("REQUEST_RATE", "max"), ("QUEUE_LIMIT", &limit)])?;
+    // Until the queue takes no more. Requests that it has refused are given up.
+    deployment.count(facts::REQUESTED, requests).await?;
+    deployment.stop().await?;
+    let nats = deployment.connection.context();
+    let waiting = topology::stream_state(nats, REQUESTS.stream).await?.state.messages;
+    anyhow::ensure!(waiting == requests, "{waiting} of {requests} requests wait");
+    Ok(deployment)
 }

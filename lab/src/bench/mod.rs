@@ -10,12 +10,14 @@
 //! | urgent requests beside others | `priorities` |
 //! | a rate limit over five generators | `rates` |
 //! | many requests that are due at once | `later` |
+//! | curves up to a million requests, and more of everything | `scale` |
 //!
 //! Each part has a new broker, and each round has all parts: other load on the machine falls on all of
 //! them, and a figure is compared with the baseline of its own round.
 
 mod baseline;
 mod cost;
+mod curves;
 mod deployment;
 mod figures;
 mod growth;
@@ -27,8 +29,10 @@ mod rates;
 mod report;
 mod round;
 mod saturation;
+mod scale;
 mod settings;
 
+pub use curves::{Curve, Curves};
 pub use figures::{Figure, Goal, Spread};
 pub use machine::Machine;
 pub use report::BenchReport;
@@ -44,6 +48,7 @@ use testkit::programs::{self, Programs};
 use testkit::target_directory::RunDirectory;
 
 use figures::Figures;
+use report::PICTURE;
 use round::{Each, Round};
 use settings::Sizes;
 
@@ -75,24 +80,25 @@ async fn run(
     let sizes = Sizes::of(settings);
     let rounds = if settings.quick { 1 } else { settings.rounds };
     let machine = Machine::here(&find().await?, directory);
-    let mut figures = Figures::default();
+    let (mut figures, mut curves) = (Figures::default(), Curves::default());
     for number in 1..=rounds {
         tell(format_args!("Round {number} of {rounds}"));
         let inner = directory.join(format!("round-{number}"));
         fs::create_dir(&inner).context("cannot create a directory for the round")?;
-        let (figures, peak) = (&mut figures, Each::default());
-        let round = Round { programs, sizes, directory: &inner, figures, peak };
+        let (figures, curves, peak) = (&mut figures, &mut curves, Each::default());
+        let round = Round { programs, sizes, directory: &inner, figures, curves, peak };
         let measured = measure(round, &settings.only).await;
         measured.with_context(|| format!("logs and queues are in {}", inner.display()))?;
         fs::remove_dir_all(&inner).context("cannot remove the directory of the round")?;
     }
-    Ok(BenchReport { machine, rounds, quick: settings.quick, figures: figures.into_list() })
+    Ok(BenchReport { machine, rounds, quick: settings.quick, figures: figures.into_list(), curves })
 }
 
-/// Keeps the report in BENCHMARKS.md.
+/// Keeps the report in BENCHMARKS.md, and the picture of its curves.
 fn save(report: &BenchReport) -> anyhow::Result<()> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../BENCHMARKS.md");
-    fs::write(path, report.file()).context("cannot write BENCHMARKS.md")
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    fs::write(root.join("BENCHMARKS.md"), report.file()).context("cannot write BENCHMARKS.md")?;
+    fs::write(root.join(PICTURE), report.curves.draw()).context("cannot write the picture")
 }
 
 /// Measures everything once, or only these parts.
@@ -130,6 +136,9 @@ async fn measure(mut round: Round<'_>, only: &[BenchPart]) -> anyhow::Result<()>
         later::measure(round).await?;
     }
     cost::of_memory(round);
+    if wanted(BenchPart::Scale) {
+        scale::measure(round).await?;
+    }
     if wanted(BenchPart::Idle) {
         cost::of_idleness(round).await?;
     }

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+use super::curves::Curves;
 use super::figures::Figure;
 use super::machine::Machine;
 
@@ -18,7 +19,12 @@ pub struct BenchReport {
     pub quick: bool,
     /// The figures.
     pub figures: Vec<Figure>,
+    /// How some of them grow.
+    pub curves: Curves,
 }
+
+/// The picture of the curves, beside the file.
+pub(super) const PICTURE: &str = "docs/growth.svg";
 
 impl BenchReport {
     /// The file that keeps the last run.
@@ -38,7 +44,8 @@ impl BenchReport {
              | compiler | {compiler} |\n\
              | commit | {commit} |\n\
              | when | {at} |\n\n\
-             {self}\n"
+             {self}\n\n\
+             ![The same curves as a picture]({PICTURE})\n"
         )
     }
 }
@@ -78,6 +85,9 @@ impl fmt::Display for BenchReport {
              broker confirms on this machine in the same round; a round trip writes {} times.",
             super::round::WRITES
         )?;
+        if !self.curves.is_empty() {
+            write!(formatter, "\n\n## Growth\n{}", self.curves)?;
+        }
         if self.quick {
             write!(formatter, "\nThis was a quick run, whose figures mean nothing.")?;
         }

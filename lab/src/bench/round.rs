@@ -1,13 +1,14 @@
 //! One round of all measurements, and what they share.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context as _;
-use testkit::broker::{Broker, BrokerOptions};
+use testkit::broker::{Broker, BrokerOptions, Brokers};
 use testkit::programs::Programs;
 use workqueue::{Connection, NatsSettings};
 
+use super::curves::Curves;
 use super::figures::Figures;
 use super::settings::Sizes;
 
@@ -29,6 +30,7 @@ pub(super) struct Round<'a> {
     /// Where the brokers and the logs are.
     pub(super) directory: &'a Path,
     pub(super) figures: &'a mut Figures,
+    pub(super) curves: &'a mut Curves,
     /// The most memory that each had in any part so far, in kB.
     pub(super) peak: Each<u64>,
 }
@@ -36,15 +38,22 @@ pub(super) struct Round<'a> {
 impl Round<'_> {
     /// A broker of its own.
     pub(super) async fn broker(&self, sync_always: bool) -> anyhow::Result<Broker> {
-        let directory = tempfile::Builder::new().prefix("broker-").tempdir_in(self.directory);
-        let directory = directory.context("cannot create a directory for the broker")?.keep();
-        let options =
-            BrokerOptions { directory: Some(directory), sync_always, ..Default::default() };
-        Broker::start(options).await
+        let directory = Some(self.broker_directory()?);
+        Broker::start(BrokerOptions { directory, sync_always, ..Default::default() }).await
     }
 
-    pub(super) async fn connect(&self, broker: &Broker) -> anyhow::Result<Connection> {
-        observe::connect(&NatsSettings::at(broker.url()), "lab bench").await
+    /// A cluster of its own.
+    pub(super) async fn cluster(&self, brokers: u16) -> anyhow::Result<Brokers> {
+        Brokers::start(brokers, Some(self.broker_directory()?)).await
+    }
+
+    fn broker_directory(&self) -> anyhow::Result<PathBuf> {
+        let directory = tempfile::Builder::new().prefix("broker-").tempdir_in(self.directory);
+        Ok(directory.context("cannot create a directory for the broker")?.keep())
+    }
+
+    pub(super) async fn connect(&self, url: &str) -> anyhow::Result<Connection> {
+        observe::connect(&NatsSettings::at(url), "lab bench").await
     }
 
     pub(super) fn note_peak(&mut self, peak: Each<u64>) {

@@ -16,7 +16,9 @@ pub(super) struct Load {
     pub(super) requests: u64,
     /// How many strings each request asks for.
     pub(super) count: u64,
+    pub(super) requestors: u32,
     pub(super) generators: u32,
+    pub(super) brokers: u16,
     /// How many requests, responses or acknowledgments a message carries at most.
     pub(super) bundle_limit: u64,
     /// Whether each write is on the disk before it is confirmed.
@@ -24,9 +26,10 @@ pub(super) struct Load {
 }
 
 impl Load {
-    /// So many requests for one string each, one generator, and a message for each.
+    /// So many requests for one string each, one of each program, and a message for each request.
     pub(super) fn of(requests: u64) -> Self {
-        Self { requests, count: 1, generators: 1, bundle_limit: 1, sync: false }
+        let (requestors, generators, brokers) = (1, 1, 1);
+        Self { requests, count: 1, requestors, generators, brokers, bundle_limit: 1, sync: false }
     }
 }
 
@@ -86,24 +89,28 @@ pub(super) async fn sync(round: &mut Round<'_>) -> anyhow::Result<()> {
 
 /// Sends requests around, and sees to it that nothing is lost or doubled.
 pub(super) async fn run(round: &mut Round<'_>, load: Load) -> anyhow::Result<Run> {
-    let mut deployment = BenchDeployment::new(round, load.sync).await?;
-    let [total, count, limit] =
-        [load.requests, load.count, load.bundle_limit].map(|number| number.to_string());
+    let mut deployment = if load.brokers == 1 {
+        BenchDeployment::new(round, load.sync).await?
+    } else {
+        BenchDeployment::on(round.cluster(load.brokers).await?, round).await?
+    };
+    let [count, limit] = [load.count, load.bundle_limit].map(|number| number.to_string());
+    let replicas = load.brokers.to_string();
+    let always = [("BUNDLE_LIMIT", limit.as_str()), ("REPLICAS", &replicas)];
     for _ in 0..load.generators {
-        deployment.start_generator(&[("BUNDLE_LIMIT", &limit)])?;
+        deployment.start_generator(&always)?;
     }
-    deployment.start_requestor(&[
-        ("BUNDLE_LIMIT", &limit),
-        ("REQUEST_RATE", "max"),
-        ("REQUEST_TOTAL", &total),
-        ("STRING_COUNT", &count),
-    ])?;
-    deployment.received(load.requests, round).await?;
+    // What cannot be divided among the requestors is left out.
+    let each = load.requests / u64::from(load.requestors);
+    let total = each.to_string();
+    let requesting = [("REQUEST_RATE", "max"), ("REQUEST_TOTAL", &total), ("STRING_COUNT", &count)];
+    for _ in 0..load.requestors {
+        deployment.start_requestor(&[&always[..], &requesting].concat())?;
+    }
+    let requests = each * u64::from(load.requestors);
+    deployment.received(requests, round).await?;
     let first: Request = deployment.first().await?;
     let last: Received = deployment.last().await?;
     let taken = last.received_at.duration_since(first.requested_at).unsigned_abs();
-    Ok(Run {
-        round_trips_per_second: per_second(load.requests, taken),
-        processor: deployment.processor,
-    })
+    Ok(Run { round_trips_per_second: per_second(requests, taken), processor: deployment.processor })
 }

@@ -54,6 +54,8 @@ pub enum BenchPart {
     Rates,
     /// Many requests that are due at once
     Later,
+    /// Curves: up to a million requests, eight replicas of each side, fifty browsers and three brokers
+    Scale,
     /// A broker that syncs each write to the disk before it confirms it
     Sync,
 }
@@ -78,6 +80,12 @@ pub(super) struct Sizes {
     pub(super) due: u64,
     pub(super) sync_publishes: u64,
     pub(super) sync_requests: u64,
+    /// How many requests wait, and are done then.
+    pub(super) amounts: &'static [u64],
+    /// How many replicas each side has.
+    pub(super) replicas: &'static [u32],
+    /// How many browsers show the page.
+    pub(super) browsers: &'static [u64],
 }
 
 impl Sizes {
@@ -95,6 +103,9 @@ impl Sizes {
                 due: 500,
                 sync_publishes: 300,
                 sync_requests: 100,
+                amounts: &[500, 1000],
+                replicas: &[1, 2],
+                browsers: &[1, 3],
             };
         }
         Self {
@@ -109,6 +120,9 @@ impl Sizes {
             due: 5000,
             sync_publishes: 10_000,
             sync_requests: 5000,
+            amounts: &[10_000, 100_000, 1_000_000],
+            replicas: &[1, 2, 4, 8],
+            browsers: &[1, 10, 50],
         }
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::figures::{PairFigures, Second};
 use super::plan::OutageCause;
 use super::report::{CompareReport, time};
+use crate::theme::THEME;
 use crate::times::in_words;
 
 /// The sizes of the picture and of its parts, in its own units.
@@ -21,14 +22,8 @@ const BOTTOM: usize = 32;
 const MARKS: usize = 12;
 const STEPS: [usize; 9] = [1, 2, 5, 10, 30, 60, 300, 600, 3600];
 
-/// The colours of the page, in both themes. What failed is hatched as well, for eyes that see few colours.
+/// What failed is hatched as well, for eyes that see few colours.
 const STYLE: &str = "
-svg { --ground: #f6f6f2; --ink: #1b2330; --soft: #566072; --line: #c3c8d1; --out: #dfe2e8;
-      --once: #14785f; --late: #e3a43a; --bad: #b42318; }
-@media (prefers-color-scheme: dark) {
-  svg { --ground: #10141b; --ink: #e8ecf3; --soft: #9aa6b8; --line: #46526a; --out: #2a3242;
-        --once: #2f9f82; --late: #f2b13c; --bad: #ff7a6a; }
-}
 text { font: 13px system-ui, sans-serif; fill: var(--soft); }
 .name { font-weight: 600; font-size: 15px; fill: var(--ink); }
 .mark { text-anchor: middle; }
@@ -63,7 +58,7 @@ pub(super) fn draw(report: &CompareReport) -> String {
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {height}\" width=\"{WIDTH}\" \
          height=\"{height}\" role=\"img\" aria-labelledby=\"title desc\">\n\
          <title id=\"title\">{TITLE}</title>\n<desc id=\"desc\">{}</desc>\n\
-         <style>{STYLE}</style>\n{PATTERNS}\
+         <style>{THEME}{STYLE}</style>\n{PATTERNS}\
          <rect class=\"ground\" width=\"{WIDTH}\" height=\"{height}\"/>\n\
          <text class=\"name\" x=\"20\" y=\"32\">{TITLE}</text>\n\
          <text x=\"20\" y=\"54\">{} requests a second, {} of work each; a bar is a second, and its full height \

@@ -32,6 +32,13 @@ pub struct Brokers {
     brokers: Vec<Broker>,
 }
 
+impl From<Broker> for Brokers {
+    /// One that runs already, with options of its own.
+    fn from(broker: Broker) -> Self {
+        Self { brokers: vec![broker] }
+    }
+}
+
 impl Brokers {
     /// Starts one broker, or a cluster of several, and waits until it takes messages. Each broker
     /// has a directory of its own in `directory`, or a temporary one, which is removed with it.
