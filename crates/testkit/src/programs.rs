@@ -104,6 +104,8 @@ pub async fn build_all(names: &[&str]) -> anyhow::Result<Vec<PathBuf>> {
     if !cfg!(debug_assertions) {
         arguments.push("--release");
     }
+    // Cargo names libraries that it has compiled for the caller already: without this it seems to begin again.
+    eprintln!("Building {}, if they have changed", names.join(", "));
     built(&cargo(&arguments).await?, names)
 }
 

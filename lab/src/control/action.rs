@@ -14,6 +14,7 @@ use testkit::side::Side;
 pub enum Action {
     /// Starts the processes of the running lab that were stopped or killed
     Start {
+        /// requestors, generators, broker, or a replica such as generator-1
         target: Target,
         /// Start the broker with an empty store, as after the loss of its disk
         #[arg(long)]
@@ -21,13 +22,25 @@ pub enum Action {
         empty: bool,
     },
     /// Stops requestors, generators, or one of them, such as generator-1, gracefully (SIGTERM)
-    Stop { target: Target },
+    Stop {
+        /// requestors, generators, or a replica such as generator-1
+        target: Target,
+    },
     /// Kills requestors, generators, one of them, or the broker (SIGKILL)
-    Kill { target: Target },
+    Kill {
+        /// requestors, generators, broker, or a replica such as generator-1
+        target: Target,
+    },
     /// Pauses requestors, generators, or one of them (SIGSTOP)
-    Pause { target: Target },
+    Pause {
+        /// requestors, generators, or a replica such as generator-1
+        target: Target,
+    },
     /// Resumes paused requestors, generators, or one of them (SIGCONT)
-    Resume { target: Target },
+    Resume {
+        /// requestors, generators, or a replica such as generator-1
+        target: Target,
+    },
     /// Sets the number of replicas of a service
     Scale {
         /// requestors or generators

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use anyhow::{Context as _, bail};
+use cli::terminal::tell;
 use nix::sys::signal;
 use nix::unistd::Pid;
 use serde_json::{Value, json};
@@ -23,16 +24,19 @@ pub(crate) struct Lab {
 }
 
 impl Lab {
-    /// The lab that runs; the one that was started last, if there are several.
+    /// The lab that runs; the one that was started last, if there are several, and then it says which one that is.
     pub(crate) fn find() -> anyhow::Result<Self> {
         let files = match workqueue::variable(CONTROL_FILE) {
             Some(file) => vec![PathBuf::from(file)],
             None => files(&target_directory::directory().join("lab")),
         };
-        let control = files.into_iter().find_map(|file| read(&file));
-        let control = control.context(
+        let mut running = files.iter().filter_map(|file| read(file));
+        let control = running.next().context(
             "no lab runs: start one with `cargo lab up` in another terminal, and wait for its page",
         )?;
+        if running.next().is_some() {
+            tell(format_args!("Several labs run; this is the one with http://{}/", control.gateway));
+        }
         Ok(Self { control })
     }
 

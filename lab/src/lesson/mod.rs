@@ -18,7 +18,7 @@ use crate::up::UpSettings;
 #[derive(Args, Clone, Debug)]
 pub struct LessonSettings {
     /// Which lesson [default: a list of them; with --check, all]
-    #[arg(value_name = "NUMBER")]
+    #[arg(value_name = "NUMBER", value_parser = workqueue::number::<usize>(0..))]
     pub(crate) number: Option<usize>,
 
     /// Do the steps, and verify that each check comes true

@@ -53,11 +53,14 @@ impl Screen {
     pub(super) fn show(&self, text: &str, summary: &str) -> io::Result<()> {
         let Some(terminal) = &self.terminal else { return line(summary) };
         // All of the screen, because the program is not alone there: a key is shown, a log line is written, and a
-        // terminal that becomes narrower breaks lines.
+        // terminal that becomes narrower breaks lines. Line by line: of a screen that is cleared at once, some
+        // terminals keep a copy to scroll up to.
         terminal.move_cursor_to(0, 0)?;
+        for text in fitted(&self.above, text, terminal.size()) {
+            terminal.clear_line()?;
+            terminal.write_line(&in_locale(text.into_owned()))?;
+        }
         terminal.clear_to_end_of_screen()?;
-        let lines = fitted(&self.above, text, terminal.size());
-        terminal.write_line(&in_locale(lines.join("\n")))?;
         terminal.flush()
     }
 }

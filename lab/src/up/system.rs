@@ -183,7 +183,7 @@ impl System {
             Target::Replica(side, number) => {
                 self.sides[side as usize].each(Some(number), verb).await
             }
-            Target::Broker => bail!("a broker can be killed, and started"),
+            Target::Broker => bail!("a broker can only be killed and started"),
         }
     }
 

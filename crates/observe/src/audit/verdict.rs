@@ -130,7 +130,7 @@ impl fmt::Display for Verdict {
             ),
         ];
         let rare = [
-            ("cancelled", self.cancelled, "of the complete: before the strings were stored"),
+            ("cancelled", self.cancelled, "of the complete: closed without strings"),
             ("scheduled", self.scheduled, "to be made later"),
             ("unasked", self.unasked, "in the system without having been accepted: no error"),
             ("too old", self.too_old, "older than FACTS_MAX_AGE: not judged"),

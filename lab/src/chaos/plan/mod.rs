@@ -204,13 +204,14 @@ impl fmt::Display for Fault {
             Action::Cut => write!(formatter, "{to}: the network is cut"),
             Action::Hang => write!(formatter, "{to}: the network hangs"),
             Action::Slow => write!(formatter, "{to}: the network is slow"),
-            Action::Reset => write!(formatter, "{to}: the network breaks off"),
+            Action::Reset => write!(formatter, "{to}: the connections are reset"),
             Action::Poison => write!(formatter, "garbage into {to}"),
         }?;
         if self.lasts.is_zero() {
             return Ok(());
         }
-        write!(formatter, ", for {}", in_words(self.lasts))
+        let away = if matches!(self.action, Action::Kill | Action::Stop) { "away " } else { "" };
+        write!(formatter, ", {away}for {}", in_words(self.lasts))
     }
 }
 
