@@ -11,7 +11,7 @@ use testkit::programs;
 use tokio_util::sync::CancellationToken;
 use workqueue::StopSignals;
 
-use crate::bench::{BenchSettings, bench};
+use crate::bench::{BenchSettings, bench, bench_peers};
 use crate::chaos::{ChaosSettings, chaos};
 use crate::compare::{CompareSettings, compare};
 use crate::control::{Action, Lab};
@@ -181,6 +181,10 @@ async fn carry_out(command: LabCommand, stop: &CancellationToken) -> anyhow::Res
             terminal::print(&report, settings.json)?;
             report.draw(&settings)?;
             report.clean
+        }
+        LabCommand::Bench(settings) if settings.peers => {
+            terminal::print(&bench_peers(&settings).await?, settings.json)?;
+            true
         }
         LabCommand::Bench(settings) => {
             terminal::print(&bench(&settings).await?, settings.json)?;

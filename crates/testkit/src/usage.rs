@@ -22,9 +22,30 @@ pub fn peak_memory(id: u32) -> Option<u64> {
 #[must_use]
 pub fn processor_time(id: u32) -> Option<Duration> {
     let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
+    time_of(processor_ticks(&stat)?)
+}
+
+/// The same of all processes of a group together, with those of their children that have ended. A
+/// [`Process`](crate::process::Process) has a group of its own, whose number is its id.
+#[must_use]
+pub fn group_processor_time(group: u32) -> Option<Duration> {
+    let stats = fs::read_dir("/proc").ok()?.flatten();
+    let stats = stats.filter_map(|entry| fs::read_to_string(entry.path().join("stat")).ok());
+    time_of(stats.filter_map(|stat| group_ticks(&stat, group)).sum())
+}
+
+fn time_of(ticks: u64) -> Option<Duration> {
     let ticks_a_second = u64::try_from(sysconf(SysconfVar::CLK_TCK).ok()??).ok()?;
-    let ticks = processor_ticks(&stat)?;
     Some(Duration::from_micros(ticks * 1_000_000 / ticks_a_second.max(1)))
+}
+
+/// The ticks of a process and of its children that have ended, where it is in this group.
+fn group_ticks(stat: &str, group: u32) -> Option<u64> {
+    let (_, rest) = stat.rsplit_once(") ")?;
+    let mut fields = rest.split(' ').skip(2);
+    let is_in_group = fields.next()?.parse() == Ok(group);
+    let times = fields.skip(8).take(4).filter_map(|field| field.parse::<u64>().ok());
+    is_in_group.then(|| times.sum())
 }
 
 fn processor_ticks(stat: &str) -> Option<u64> {
@@ -46,8 +67,10 @@ mod tests {
 
     #[test]
     fn the_time_in_the_program_and_in_the_system_are_added() {
-        let stat = "42 (a ) b) S 1 42 42 0 -1 4194560 500 0 2 0 17 4 0 0 20 0 1 0 9000 1000 200";
+        let stat = "42 (a ) b) S 1 42 42 0 -1 4194560 500 0 2 0 17 4 4 0 20 0 1 0 9000 1000 200";
         assert_eq!(processor_ticks(stat), Some(21));
+        // Its children that have ended, 4 and 0 ticks, count with its group, which is 42 as well.
+        assert_eq!((group_ticks(stat, 42), group_ticks(stat, 43)), (Some(25), None));
     }
 
     #[test]

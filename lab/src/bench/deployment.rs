@@ -90,6 +90,14 @@ impl BenchDeployment {
         Ok(())
     }
 
+    /// Kills the generators, and starts one again at once.
+    pub(super) async fn replace_generators(&mut self) -> anyhow::Result<()> {
+        for mut generator in self.generators.drain(..) {
+            generator.process.kill().await?;
+        }
+        self.start_generator(&[])
+    }
+
     fn service(&self, side: Side, settings: &[(&str, &str)]) -> anyhow::Result<Service> {
         let process = self.spawn(self.programs.of(side), &[], settings)?;
         Ok(Service { process, processor: Duration::ZERO })

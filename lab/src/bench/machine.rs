@@ -51,7 +51,7 @@ impl Machine {
     }
 }
 
-fn said_by(program: &str, arguments: &[&str]) -> String {
+pub(super) fn said_by(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output();
     let said = output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned());
     said.ok().filter(|said| !said.is_empty()).unwrap_or_else(|| UNKNOWN.to_owned())

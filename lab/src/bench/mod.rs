@@ -11,6 +11,7 @@
 //! | a rate limit over five generators | `rates` |
 //! | many requests that are due at once | `later` |
 //! | curves up to a million requests, and more of everything | `scale` |
+//! | the same job on other systems, by itself | `peers` |
 //!
 //! Each part has a new broker, and each round has all parts: other load on the machine falls on all of
 //! them, and a figure is compared with the baseline of its own round.
@@ -24,6 +25,7 @@ mod growth;
 mod latency;
 mod later;
 mod machine;
+mod peers;
 mod priorities;
 mod rates;
 mod report;
@@ -35,11 +37,12 @@ mod settings;
 pub use curves::{Curve, Curves};
 pub use figures::{Figure, Goal, Spread};
 pub use machine::Machine;
+pub use peers::{PeersReport, bench_peers};
 pub use report::BenchReport;
 pub use settings::{BenchPart, BenchSettings};
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use cli::terminal::tell;
@@ -67,7 +70,9 @@ pub async fn bench(settings: &BenchSettings) -> anyhow::Result<BenchReport> {
     }
     let report = report?;
     if settings.save {
-        save(&report)?;
+        save(|old| report.file() + peers::parts(old).1)?;
+        fs::write(root().join(PICTURE), report.curves.draw())
+            .context("cannot write the picture")?;
     }
     Ok(report)
 }
@@ -94,11 +99,16 @@ async fn run(
     Ok(BenchReport { machine, rounds, quick: settings.quick, figures: figures.into_list(), curves })
 }
 
-/// Keeps the report in BENCHMARKS.md, and the picture of its curves.
-fn save(report: &BenchReport) -> anyhow::Result<()> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-    fs::write(root.join("BENCHMARKS.md"), report.file()).context("cannot write BENCHMARKS.md")?;
-    fs::write(root.join(PICTURE), report.curves.draw()).context("cannot write the picture")
+/// Writes BENCHMARKS.md anew.
+fn save(renew: impl FnOnce(&str) -> String) -> anyhow::Result<()> {
+    let path = root().join("BENCHMARKS.md");
+    let old = fs::read_to_string(&path).context("cannot read BENCHMARKS.md")?;
+    fs::write(path, renew(&old)).context("cannot write BENCHMARKS.md")
+}
+
+/// The directory of the project.
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
 /// Measures everything once, or only these parts.

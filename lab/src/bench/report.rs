@@ -1,6 +1,6 @@
 //! The report of a run, for people and for programs.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use serde::Serialize;
 
@@ -51,29 +51,12 @@ impl BenchReport {
 }
 
 impl fmt::Display for BenchReport {
-    /// A table in Markdown, aligned, so that it can be read as it is.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let rounds =
             if self.rounds == 1 { "one round".to_owned() } else { self.rounds.to_string() };
-        let head = ["what", "median", "spread", "of the baseline", "target", ""].map(str::to_owned);
         let rows: Vec<[String; 6]> = self.figures.iter().map(Figure::row).collect();
-        let mut widths = [3; 6];
-        for row in rows.iter().chain([&head]) {
-            for (width, cell) in widths.iter_mut().zip(row) {
-                *width = cell.chars().count().max(*width);
-            }
-        }
-        let line = |formatter: &mut fmt::Formatter<'_>, row: &[String; 6]| {
-            for (cell, width) in row.iter().zip(widths) {
-                write!(formatter, "| {cell:width$} ")?;
-            }
-            writeln!(formatter, "|")
-        };
-        line(formatter, &head)?;
-        line(formatter, &widths.map(|width| "-".repeat(width)))?;
-        for row in &rows {
-            line(formatter, row)?;
-        }
+        let head = ["what", "median", "spread", "of the baseline", "target", ""];
+        formatter.write_str(&table(head, &rows))?;
         let (met, all) = self
             .figures
             .iter()
@@ -93,4 +76,24 @@ impl fmt::Display for BenchReport {
         }
         Ok(())
     }
+}
+
+/// A table in Markdown, aligned, so that it can be read as it is.
+pub(super) fn table<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> String {
+    let head = head.map(str::to_owned);
+    let mut widths = [3; N];
+    for row in rows.iter().chain([&head]) {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
+    let line = widths.map(|width| "-".repeat(width));
+    let mut text = String::new();
+    for row in [&head, &line].into_iter().chain(rows) {
+        for (cell, width) in row.iter().zip(widths) {
+            let _ = write!(text, "| {cell:width$} ");
+        }
+        text.push_str("|\n");
+    }
+    text
 }

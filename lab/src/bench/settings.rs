@@ -6,6 +6,7 @@ use clap::{Args, ValueEnum};
 
 /// Settings of `lab bench`.
 #[derive(Args, Clone, Debug)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of the command line")]
 pub struct BenchSettings {
     /// How many times to measure everything
     #[arg(long, default_value_t = 5, value_name = "NUMBER", value_parser = clap::value_parser!(u32).range(1..))]
@@ -19,6 +20,11 @@ pub struct BenchSettings {
     /// times
     #[arg(long, value_enum, value_name = "PART")]
     pub only: Vec<BenchPart>,
+
+    /// Measure this system beside apalis, Celery and plain publish and subscribe instead: how fast each does the
+    /// same job, and what it loses when a worker is killed. Needs redis-server, and Python with pip
+    #[arg(long, conflicts_with = "only")]
+    pub peers: bool,
 
     /// Only test the benchmark: one short round, whose figures mean nothing
     #[arg(long, conflicts_with_all = ["rounds", "requests", "save"])]

@@ -204,7 +204,10 @@ async fn run(
         verdict: audit(nats, Duration::ZERO).await?,
         dead_letters: dead_letters::list(nats, None).await?,
     };
-    log.note(format_args!("messages that the queues took, of which a bundle is one: {}", taken(nats).await?));
+    log.note(format_args!(
+        "messages that the queues took, of which a bundle is one: {}",
+        taken(nats).await?
+    ));
     if !brokers.all_run()? {
         failures.push("a broker has ended by itself".to_owned());
     }

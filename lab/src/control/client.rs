@@ -35,7 +35,10 @@ impl Lab {
             "no lab runs: start one with `cargo lab up` in another terminal, and wait for its page",
         )?;
         if running.next().is_some() {
-            tell(format_args!("Several labs run; this is the one with http://{}/", control.gateway));
+            tell(format_args!(
+                "Several labs run; this is the one with http://{}/",
+                control.gateway
+            ));
         }
         Ok(Self { control })
     }

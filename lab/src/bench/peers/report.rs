@@ -1,0 +1,159 @@
+//! The table of all systems, for people and for programs.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use super::system::System;
+use crate::bench::figures::{Spread, with_commas};
+use crate::bench::machine::Machine;
+use crate::bench::report::table;
+use crate::bench::round::real;
+
+/// Where the part of BENCHMARKS.md begins that has this table.
+const HEADING: &str = "\n## Beside others\n";
+
+/// The report of a run.
+#[derive(Clone, Debug, Serialize)]
+pub struct PeersReport {
+    /// The machine.
+    pub machine: Machine,
+    /// Which Redis it was.
+    pub redis: String,
+    /// How many loops each system does undisturbed.
+    pub loops: u64,
+    /// How many it does with a generator that is killed.
+    pub killed_loops: u64,
+    /// Whether so little was done that the figures mean nothing.
+    pub quick: bool,
+    pub(super) systems: Vec<PeerFigures>,
+}
+
+/// The figures of a system, round by round.
+#[derive(Clone, Debug, Serialize)]
+pub(super) struct PeerFigures {
+    pub(super) system: System,
+    pub(super) rounds: Vec<PeerRound>,
+}
+
+/// The figures of a system in one round.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(super) struct PeerRound {
+    pub(super) loops_per_second: f64,
+    /// Processor time for each loop, in µs.
+    pub(super) broker: f64,
+    pub(super) programs: f64,
+    /// Loops that were never marked, and marks beyond the first of a loop.
+    pub(super) lost: u64,
+    pub(super) doubled: u64,
+}
+
+impl PeersReport {
+    /// The part of BENCHMARKS.md.
+    pub(super) fn part(&self) -> String {
+        let Machine { cores, processor, broker, commit, at, .. } = &self.machine;
+        format!(
+            "{HEADING}\nWhat the last run of `cargo lab bench --peers --save` printed: {cores} cores, {processor}; {broker}; \
+             commit {commit}; {at}.\n\n{self}\n"
+        )
+    }
+}
+
+impl PeerFigures {
+    /// The row of a system, beside the rounds of this one.
+    fn row(&self, ours: &[PeerRound]) -> [String; 7] {
+        let of = |figure: fn(&PeerRound) -> f64| shown(self.rounds.iter().map(figure), 0);
+        let pairs = ours.iter().zip(&self.rounds);
+        [
+            format!("{:?}", self.system),
+            of(|round| round.loops_per_second),
+            shown(pairs.map(|(ours, its)| ours.loops_per_second / its.loops_per_second), 2),
+            of(|round| round.broker),
+            of(|round| round.programs),
+            of(|round| real(round.lost)),
+            of(|round| real(round.doubled)),
+        ]
+    }
+}
+
+/// The median, and both ends where they differ.
+fn shown(values: impl Iterator<Item = f64>, digits: usize) -> String {
+    let Spread { median, lowest, highest } = Spread::of(&values.collect::<Vec<_>>());
+    let [median, lowest, highest] =
+        [median, lowest, highest].map(|value| with_commas(&format!("{value:.digits$}")));
+    if lowest == highest { median } else { format!("{median} ({lowest} – {highest})") }
+}
+
+/// The file of benchmarks, cut where the table of all systems begins.
+pub(in crate::bench) fn parts(file: &str) -> (&str, &str) {
+    file.split_at(file.find(HEADING).unwrap_or(file.len()))
+}
+
+impl fmt::Display for PeersReport {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (speed, ratio) = ("loops a second", "ours, against it");
+        let head =
+            ["system", speed, ratio, "µs of its broker", "of its programs", "lost", "doubled"];
+        let ours = &self.systems[0].rounds;
+        let rows: Vec<_> = self.systems.iter().map(|system| system.row(ours)).collect();
+        let [loops, fewer, killed] =
+            [self.loops, System::Celery.loops(self.loops), self.killed_loops]
+                .map(|loops| with_commas(&loops.to_string()));
+        let apalis = include_str!("../../../peers/apalis/Cargo.toml").lines();
+        let apalis = apalis.filter(|line| line.starts_with("apalis-redis")).collect::<String>();
+        let celery = include_str!("../../../peers/celery/requirements.txt").lines().next();
+        write!(
+            formatter,
+            "{}\n\
+             Medians with their spread, rounds: {}; µs are processor time for each loop. Undisturbed, each system does \
+             {loops} loops, and Celery {fewer}. Lost and doubled are of {killed} loops, in the middle of which the \
+             generator is killed, and started again at once. Lost are loops without a mark once nothing has come for \
+             60 s; all systems that deliver again do so after some 30 s, and for the tutorial, which does not, 5 s are \
+             enough. Doubled are marks that were made again. Decoupled handles a message again as well, but its broker \
+             refuses the second mark.\n\n\
+             - Decoupled: `requestor` and `generator`, as they are. JetStream has each message and fact in a file before it \
+             confirms it, and has the disk write it every 2 minutes: a broker that is killed loses nothing.\n\
+             - Apalis: `{apalis}`, which looks for tasks every 25 ms and while it has some.\n\
+             - Celery: `{}`, prefork, with `acks_late`, a `visibility_timeout` of 30 s, and no results.\n\
+             - Both use {} with its own defaults. It has everything in memory, and a snapshot on the disk: after a minute \
+             with 10,000 changes, 5 minutes with 100, or an hour with one. If it is killed, it loses what came later.\n\
+             - Tutorial: `examples/fire-and-forget`, plain publish and subscribe on nats-server. Nothing is ever on a disk.",
+            table(head, &rows),
+            ours.len(),
+            celery.unwrap_or_default(),
+            self.redis,
+        )?;
+        if self.quick {
+            write!(formatter, "\n\nThis was a quick run, whose figures mean nothing.")?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ratio_compares_systems_round_by_round() {
+        let rounds = |speeds: [f64; 3]| {
+            let (broker, programs, lost, doubled) = (70.0, 1234.6, 0, 3);
+            let of =
+                |loops_per_second| PeerRound { loops_per_second, broker, programs, lost, doubled };
+            speeds.map(of).to_vec()
+        };
+        let rounds_of_it = rounds([500.0, 1000.0, 2000.0]);
+        let figures = PeerFigures { system: System::Celery, rounds: rounds_of_it };
+        let (speed, ratio) = ("1,000 (500 – 2,000)", "2.00 (1.00 – 3.00)");
+        let wanted = ["Celery", speed, ratio, "70", "1,235", "0", "3"].map(str::to_owned);
+        assert_eq!(figures.row(&rounds([1000.0, 3000.0, 2000.0])), wanted);
+    }
+
+    #[test]
+    fn saved_part_is_found_behind_the_other_one() {
+        let part = format!("{HEADING}\ntable\n");
+        let file = format!("# Benchmarks\n\nmedians\n{part}");
+        assert_eq!(parts(&file), ("# Benchmarks\n\nmedians\n", part.as_str()));
+        assert_eq!(parts("# Benchmarks\n"), ("# Benchmarks\n", ""));
+    }
+}

@@ -1,0 +1,190 @@
+//! The other systems: their brokers, their programs, and what these say of their progress.
+
+use std::any::Any;
+use std::collections::HashSet;
+use std::fs::File;
+use std::io::{BufRead as _, BufReader};
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail, ensure};
+use jiff::Timestamp;
+use serde::Serialize;
+use testkit::broker::{Broker, BrokerOptions};
+use testkit::held::Held;
+use testkit::process::{Process, bound_to_this};
+use testkit::programs;
+use testkit::target_directory;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::process::Command;
+
+use super::run::says;
+
+/// A system that does the job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub(super) enum System {
+    /// This one.
+    Decoupled,
+    /// `lab/peers/apalis`.
+    Apalis,
+    /// `lab/peers/celery`.
+    Celery,
+    /// `examples/fire-and-forget`.
+    Tutorial,
+}
+
+impl System {
+    pub(super) const ALL: [Self; 4] = [Self::Decoupled, Self::Apalis, Self::Celery, Self::Tutorial];
+
+    /// How many loops it does where the others do so many: Celery is too slow for all of them.
+    pub(super) fn loops(self, loops: u64) -> u64 {
+        if self == Self::Celery { (loops / 20).max(500) } else { loops }
+    }
+
+    /// How long to wait for one more mark: twice as long as until a message is delivered again, if it is at all.
+    pub(super) fn patience(self) -> Duration {
+        Duration::from_secs(if self == Self::Tutorial { 5 } else { 60 })
+    }
+}
+
+/// The programs of the systems.
+#[derive(Debug)]
+pub(super) struct Tools {
+    /// Where `lab/peers/install` has put them.
+    home: PathBuf,
+    /// The generator and the requestor.
+    tutorial: [PathBuf; 2],
+}
+
+fn sources() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("peers")
+}
+
+impl Tools {
+    /// Installs and builds them.
+    pub(super) async fn prepare() -> anyhow::Result<Self> {
+        let home = target_directory::directory().join("lab/peers");
+        let mut install = Command::new(sources().join("install"));
+        let installed = install.arg(&home).stdout(std::io::stderr()).status().await;
+        ensure!(installed.is_ok_and(|it| it.success()), "the other systems cannot be installed");
+        let tutorial = programs::build_only(["forgetful-generator", "forgetful-requestor"]).await?;
+        Ok(Self { home, tutorial })
+    }
+
+    /// The programs that do this many loops. The generator is the first of them; the last one asks, and is started
+    /// once the others listen.
+    pub(super) fn commands(&self, system: System, url: &str, loops: u64) -> Vec<Command> {
+        let program = |program: &Path, arguments: &str| {
+            let mut command = bound_to_this(self.home.join(program));
+            command.args(arguments.split_whitespace());
+            command.env("REDIS_URL", url).env("NATS_URL", url);
+            command.env("PYTHONPATH", sources().join("celery")).env("PYTHONDONTWRITEBYTECODE", "1");
+            command
+        };
+        let installed = |path: &str, arguments: &str| program(Path::new(path), arguments);
+        let apalis = "apalis/release/apalis-peer";
+        let worker = |arguments: &str| {
+            installed("celery/bin/celery", &format!("-A tasks worker {arguments}"))
+        };
+        match system {
+            System::Decoupled => Vec::new(),
+            System::Apalis => vec![
+                installed(apalis, "generator"),
+                installed(apalis, &format!("requestor {loops}")),
+            ],
+            System::Celery => vec![
+                worker("-n generator@%h -Q requests,acknowledgments"),
+                worker("-n requestor@%h -Q responses"),
+                installed("celery/bin/python", &format!("-m tasks {loops}")),
+            ],
+            System::Tutorial => {
+                // As fast as it can, and listening until it is ended.
+                let rate = u32::MAX;
+                let asking = format!("--rate {rate} --total {loops} --length 16 --patience 24h");
+                vec![program(&self.tutorial[0], ""), program(&self.tutorial[1], &asking)]
+            }
+        }
+    }
+}
+
+/// What is known of a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Progress {
+    /// When the first request was made.
+    pub(super) began: Option<Timestamp>,
+    /// How many loops are marked as received.
+    pub(super) marked: u64,
+    /// How many marks there were beyond the first of a loop.
+    pub(super) doubled: u64,
+}
+
+/// The broker of a run.
+pub(super) struct PeerBroker {
+    pub(super) id: u32,
+    pub(super) url: String,
+    /// The port of Redis.
+    redis: Option<u16>,
+    /// The log of the tutorial's generator, with the end of it that has no line end yet.
+    log: Option<(BufReader<File>, String)>,
+    marked: HashSet<String>,
+    /// It ends with this.
+    _process: Box<dyn Any + Send>,
+}
+
+impl PeerBroker {
+    pub(super) async fn start(system: System, directory: &Path) -> anyhow::Result<Self> {
+        let (log, marked) = (None, HashSet::new());
+        if system == System::Tutorial {
+            let options = BrokerOptions { without_jetstream: true, ..Default::default() };
+            let broker = Broker::start(options).await?;
+            let (id, url) = (broker.id().context("the broker has ended")?, broker.url());
+            return Ok(Self { id, url, redis: None, log, marked, _process: Box::new(broker) });
+        }
+        let (_held, port) = Held::free().context("there is no port for Redis")?;
+        // All else as it comes.
+        let mut command = bound_to_this("redis-server");
+        command.args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--dir"]).arg(directory);
+        let mut process = Process::spawn(command, directory.join("redis.log"))?;
+        says(&mut process, "Ready to accept connections").await?;
+        ask(port, "MSET began 0 doubled 0\r\n").await?;
+        let (id, url) = (process.id(), format!("redis://127.0.0.1:{port}/0"));
+        Ok(Self { id, url, redis: Some(port), log, marked, _process: Box::new(process) })
+    }
+
+    /// Brings up to date what is known of the run, whose generator prints to this log.
+    pub(super) async fn look(&mut self, log: &Path, progress: &mut Progress) -> anyhow::Result<()> {
+        if let Some(port) = self.redis {
+            let numbers = ask(port, "MGET began doubled\r\nSCARD marks\r\n").await?;
+            let [began, doubled, marked] = numbers[..] else { bail!("Redis says {numbers:?}") };
+            let began = (began > 0).then(|| Timestamp::from_millisecond(began.cast_signed()));
+            *progress = Progress { began: began.transpose()?, marked, doubled };
+            return Ok(());
+        }
+        if self.log.is_none() {
+            self.log = Some((BufReader::new(File::open(log)?), String::new()));
+        }
+        let Some((reader, line)) = &mut self.log else { return Ok(()) };
+        while reader.read_line(line)? > 0 && line.ends_with('\n') {
+            if line.starts_with("made ") {
+                progress.began.get_or_insert_with(Timestamp::now);
+            } else if let Some(id) = line.strip_prefix("marked ") {
+                let is_first = self.marked.insert(id.to_owned());
+                *(if is_first { &mut progress.marked } else { &mut progress.doubled }) += 1;
+            }
+            line.clear();
+        }
+        Ok(())
+    }
+}
+
+/// The numbers in the answers of Redis to these commands.
+async fn ask(port: u16, commands: &str) -> anyhow::Result<Vec<u64>> {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await?;
+    stream.write_all(format!("{commands}QUIT\r\n").as_bytes()).await?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).await?;
+    // Before a text is its length, `$1`, and before several their number, `*2`.
+    Ok(text.lines().filter_map(|line| line.trim_start_matches(':').parse().ok()).collect())
+}
