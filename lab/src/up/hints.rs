@@ -16,10 +16,10 @@ pub(super) fn what_to_try(settings: &UpSettings, api: SocketAddr) -> String {
         let effect = if asks {
             "stop the generators: REQUESTS fills, and asking goes on"
         } else {
-            "stop the generators: what you ask for waits in REQUESTS"
+            "stop the generators: your requests wait in REQUESTS"
         };
         hints.push(("cargo lab stop generators", effect));
-        hints.push(("cargo lab start generators", "start them again: it drains"));
+        hints.push(("cargo lab start generators", "start them again: the queue drains"));
         // At the usual rate, work without a duration is never in flight when one looks.
         let work_time = settings.environment.get("WORK_TIME").cloned();
         let work_time = work_time.or_else(|| variable("WORK_TIME"));
@@ -33,25 +33,28 @@ pub(super) fn what_to_try(settings: &UpSettings, api: SocketAddr) -> String {
             }
         };
         hints.push(("cargo lab kill generator-1", effect));
-        hints.push(("cargo lab scale generators 4", "have four, which take the messages in turn"));
+        hints.push((
+            "cargo lab scale generators 4",
+            "run four generators, which share the messages",
+        ));
     }
     if settings.requestors > 0 {
         let effect = if asks {
             "pause the requestors, and ask by curl meanwhile: RESPONSES fills"
         } else {
-            "pause the requestors: what you ask for waits in RESPONSES"
+            "pause the requestors: their responses wait in RESPONSES"
         };
         hints.push(("cargo lab pause requestors", effect));
-        hints.push(("cargo lab resume requestors", "let them go on: it drains"));
+        hints.push(("cargo lab resume requestors", "resume them: the queue drains"));
     }
     let effect = if settings.brokers == 1 {
-        "kill the broker: all wait for it, and no confirmed message is lost"
+        "kill the broker: both services wait, and no confirmed message is lost"
     } else {
         "kill a broker: the others elect new leaders, and everything goes on"
     };
     hints.push(("cargo lab kill broker", effect));
     hints.push(("cargo lab start broker", "start it again on the same store"));
-    hints.push(("cargo lab exec decoupled audit", "ask for the verdict at any time"));
+    hints.push(("cargo lab exec decoupled audit", "get the verdict at any time"));
     hints.push(("cargo lab lesson", "learn with it: each lesson is a page beside the flow"));
     let hints = hints.iter().map(|(command, what)| format!("  {command}\n      {what}\n"));
     format!(
