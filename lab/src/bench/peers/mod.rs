@@ -4,10 +4,9 @@
 //! of 16 for it, and puts a response on a second queue; the requestor stores it, and puts an acknowledgment on a
 //! third; the generator marks the request as received. Each round has all systems, one after the other, each twice:
 //! undisturbed, for the speed, and with a generator that is killed, for the losses. `system` has how each of the
-//! others is started and read, `run` one run of the job on it, and `report` the table.
+//! others is started and read, and `report` the table.
 
 mod report;
-mod run;
 mod system;
 
 pub use report::PeersReport;
@@ -15,24 +14,29 @@ pub(super) use report::parts;
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, ensure};
 use cli::terminal::tell;
 use contract::facts::RECEIVED;
+use jiff::Timestamp;
 use testkit::broker::find;
+use testkit::process::Process;
 use testkit::programs::{self, Programs};
 use testkit::target_directory::RunDirectory;
+use testkit::usage::group_processor_time;
+use tokio::time::{Instant, sleep};
 
 use super::cost::microseconds_of_each;
 use super::curves::Curves;
 use super::deployment::BenchDeployment;
 use super::figures::Figures;
 use super::machine::{Machine, said_by};
-use super::round::{Each, Round};
+use super::round::{Each, Round, per_second};
 use super::saturation::{self, Load};
 use super::settings::{BenchSettings, Sizes};
 use report::{PeerFigures, PeerRound};
-use system::{System, Tools};
+use system::{POLL, PeerBroker, Progress, System, Tools, says};
 
 /// Measures all systems, and tells on the standard error how far it is.
 ///
@@ -109,10 +113,12 @@ async fn ours(mut round: Round<'_>, loops: u64, killed: u64) -> anyhow::Result<P
         broker: microseconds_of_each(loops, run.processor.broker),
         programs: microseconds_of_each(loops, run.processor.requestor + run.processor.generator),
         lost: 0,
+        lost_to_kill: 0,
         doubled: 0,
     })
 }
 
+/// Another system.
 async fn theirs(
     system: System,
     tools: &Tools,
@@ -120,9 +126,76 @@ async fn theirs(
     loops: u64,
     killed: u64,
 ) -> anyhow::Result<PeerRound> {
-    let loops = system.loops(loops);
-    let run = run::run(system, tools, &directory.join("undisturbed"), loops, false).await?;
-    let PeerRound { lost, doubled, .. } =
-        run::run(system, tools, &directory.join("killed"), killed, true).await?;
-    Ok(PeerRound { lost, doubled, ..run })
+    let [calm, troubled] = ["undisturbed", "killed"].map(|name| directory.join(name));
+    let calm = run(system, tools, &calm, system.loops(loops), false).await?;
+    let troubled = run(system, tools, &troubled, killed, true).await?;
+    Ok(PeerRound { lost_to_kill: troubled.lost, doubled: troubled.doubled, ..calm })
+}
+
+/// Does this many loops. With `kill`, the generator is killed in the middle, and started again.
+async fn run(
+    system: System,
+    tools: &Tools,
+    directory: &Path,
+    loops: u64,
+    mut kill: bool,
+) -> anyhow::Result<PeerRound> {
+    fs::create_dir(directory).context("cannot create a directory for the run")?;
+    let mut broker = PeerBroker::start(system, directory).await?;
+    let commands = tools.commands(system, &broker.url, loops);
+    let log = |number: usize| directory.join(format!("program-{number}.log"));
+    let mut programs = Vec::new();
+    for (number, command) in commands.into_iter().enumerate() {
+        if let Some(before) = programs.last_mut() {
+            says(before, "listening\n").await?;
+        }
+        programs.push(Process::spawn(command, log(number))?);
+    }
+    let broker_id = broker.id;
+    let usage = |programs: &[Process]| {
+        let programs = programs.iter().filter_map(|it| group_processor_time(it.id())).sum();
+        [group_processor_time(broker_id).unwrap_or_default(), programs]
+    };
+
+    let is_undisturbed = !kill;
+    let (mut progress, mut before) = (Progress::default(), None);
+    let (mut last, mut last_change) = (Timestamp::now(), Instant::now());
+    // A loop that was marked may be marked again.
+    while !(is_undisturbed && progress.marked == loops) && last_change.elapsed() < system.patience()
+    {
+        sleep(POLL).await;
+        let seen = progress;
+        broker.look(&log(0), &mut progress).await?;
+        if progress != seen {
+            (last, last_change) = (Timestamp::now(), Instant::now());
+        }
+        if before.is_none() && progress.began.is_some() {
+            // Starting costs as well, but only once.
+            before = Some(usage(&programs));
+        }
+        if kill && progress.marked >= loops / 2 {
+            kill = false;
+            programs[0].kill().await?;
+            let again = tools.commands(system, &broker.url, loops).swap_remove(0);
+            programs[0] = Process::spawn(again, log(0))?;
+        }
+        for program in &mut programs {
+            let failed = program.try_wait()?.is_some_and(|status| !status.success());
+            ensure!(!failed, "a program of {system:?} has failed:\n{}", program.log_text());
+        }
+    }
+    let after: [Duration; 2] = usage(&programs);
+    let Progress { began, marked, doubled } = progress;
+    let (began, before) = began.zip(before).context("it has not begun")?;
+    ensure!(!kill, "{system:?} has marked only {marked} of {loops}");
+    let of_each =
+        |which: usize| microseconds_of_each(loops, after[which].saturating_sub(before[which]));
+    Ok(PeerRound {
+        loops_per_second: per_second(marked, last.duration_since(began).unsigned_abs()),
+        broker: of_each(0),
+        programs: of_each(1),
+        lost: loops - marked,
+        lost_to_kill: 0,
+        doubled,
+    })
 }

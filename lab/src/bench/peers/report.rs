@@ -43,8 +43,10 @@ pub(super) struct PeerRound {
     /// Processor time for each loop, in µs.
     pub(super) broker: f64,
     pub(super) programs: f64,
-    /// Loops that were never marked, and marks beyond the first of a loop.
+    /// Loops that were never marked, undisturbed and with a generator that was killed.
     pub(super) lost: u64,
+    pub(super) lost_to_kill: u64,
+    /// Marks beyond the first of a loop, with a generator that was killed.
     pub(super) doubled: u64,
 }
 
@@ -61,7 +63,7 @@ impl PeersReport {
 
 impl PeerFigures {
     /// The row of a system, beside the rounds of this one.
-    fn row(&self, ours: &[PeerRound]) -> [String; 7] {
+    fn row(&self, ours: &[PeerRound]) -> [String; 8] {
         let of = |figure: fn(&PeerRound) -> f64| shown(self.rounds.iter().map(figure), 0);
         let pairs = ours.iter().zip(&self.rounds);
         [
@@ -71,6 +73,7 @@ impl PeerFigures {
             of(|round| round.broker),
             of(|round| round.programs),
             of(|round| real(round.lost)),
+            of(|round| real(round.lost_to_kill)),
             of(|round| real(round.doubled)),
         ]
     }
@@ -92,8 +95,16 @@ pub(in crate::bench) fn parts(file: &str) -> (&str, &str) {
 impl fmt::Display for PeersReport {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (speed, ratio) = ("loops a second", "ours, against it");
-        let head =
-            ["system", speed, ratio, "µs of its broker", "of its programs", "lost", "doubled"];
+        let head = [
+            "system",
+            speed,
+            ratio,
+            "µs of its broker",
+            "of its programs",
+            "lost",
+            "lost to a kill",
+            "doubled by it",
+        ];
         let ours = &self.systems[0].rounds;
         let rows: Vec<_> = self.systems.iter().map(|system| system.row(ours)).collect();
         let [loops, fewer, killed] =
@@ -106,7 +117,7 @@ impl fmt::Display for PeersReport {
             formatter,
             "{}\n\
              Medians with their spread, rounds: {}; µs are processor time for each loop. Undisturbed, each system does \
-             {loops} loops, and Celery {fewer}. Lost and doubled are of {killed} loops, in the middle of which the \
+             {loops} loops, and Celery {fewer}. For the last two columns it does {killed}, in the middle of which the \
              generator is killed, and started again at once. Lost are loops without a mark once nothing has come for \
              60 s; all systems that deliver again do so after some 30 s, and for the tutorial, which does not, 5 s are \
              enough. Doubled are marks that were made again. Decoupled handles a message again as well, but its broker \
@@ -137,15 +148,21 @@ mod tests {
     #[test]
     fn ratio_compares_systems_round_by_round() {
         let rounds = |speeds: [f64; 3]| {
-            let (broker, programs, lost, doubled) = (70.0, 1234.6, 0, 3);
-            let of =
-                |loops_per_second| PeerRound { loops_per_second, broker, programs, lost, doubled };
+            let (broker, programs, lost, lost_to_kill, doubled) = (70.0, 1234.6, 0, 2, 3);
+            let of = |loops_per_second| PeerRound {
+                loops_per_second,
+                broker,
+                programs,
+                lost,
+                lost_to_kill,
+                doubled,
+            };
             speeds.map(of).to_vec()
         };
         let rounds_of_it = rounds([500.0, 1000.0, 2000.0]);
         let figures = PeerFigures { system: System::Celery, rounds: rounds_of_it };
         let (speed, ratio) = ("1,000 (500 – 2,000)", "2.00 (1.00 – 3.00)");
-        let wanted = ["Celery", speed, ratio, "70", "1,235", "0", "3"].map(str::to_owned);
+        let wanted = ["Celery", speed, ratio, "70", "1,235", "0", "2", "3"].map(str::to_owned);
         assert_eq!(figures.row(&rounds([1000.0, 3000.0, 2000.0])), wanted);
     }
 

@@ -19,8 +19,13 @@ use testkit::target_directory;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::process::Command;
+use tokio::time::{Instant, sleep};
 
-use super::run::says;
+/// How often to look how far a run is.
+pub(super) const POLL: Duration = Duration::from_millis(10);
+
+/// How long a program may take until it listens.
+const START_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// A system that does the job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -187,4 +192,15 @@ async fn ask(port: u16, commands: &str) -> anyhow::Result<Vec<u64>> {
     stream.read_to_string(&mut text).await?;
     // Before a text is its length, `$1`, and before several their number, `*2`.
     Ok(text.lines().filter_map(|line| line.trim_start_matches(':').parse().ok()).collect())
+}
+
+/// Waits until a program says this.
+pub(super) async fn says(program: &mut Process, text: &str) -> anyhow::Result<()> {
+    let limit = Instant::now() + START_TIMEOUT;
+    while !program.log_text().contains(text) {
+        let runs = program.try_wait()?.is_none() && Instant::now() < limit;
+        ensure!(runs, "a program does not start:\n{}", program.log_text());
+        sleep(POLL).await;
+    }
+    Ok(())
 }
