@@ -36,7 +36,7 @@ use super::round::{Each, Round, per_second};
 use super::saturation::{self, Load};
 use super::settings::{BenchSettings, Sizes};
 use report::{PeerFigures, PeerRound};
-use system::{POLL, PeerBroker, Progress, System, Tools, says};
+use system::{PeerBroker, Progress, System, Tools, says};
 
 /// Measures all systems, and tells on the standard error how far it is.
 ///
@@ -163,7 +163,7 @@ async fn run(
     // A loop that was marked may be marked again.
     while !(is_undisturbed && progress.marked == loops) && last_change.elapsed() < system.patience()
     {
-        sleep(POLL).await;
+        sleep(system.poll()).await;
         let seen = progress;
         broker.look(&log(0), &mut progress).await?;
         if progress != seen {
@@ -175,6 +175,11 @@ async fn run(
         }
         if kill && progress.marked >= loops / 2 {
             kill = false;
+            if progress.marked == loops {
+                tell(format_args!(
+                    "  {system:?}: all was done before the generator could be killed"
+                ));
+            }
             programs[0].kill().await?;
             let again = tools.commands(system, &broker.url, loops).swap_remove(0);
             programs[0] = Process::spawn(again, log(0))?;

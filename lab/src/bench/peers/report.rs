@@ -128,7 +128,8 @@ impl fmt::Display for PeersReport {
              - Celery: `{}`, prefork, with `acks_late`, a `visibility_timeout` of 30 s, and no results.\n\
              - Both use {} with its own defaults. It has everything in memory, and a snapshot on the disk: after a minute \
              with 10,000 changes, 5 minutes with 100, or an hour with one. If it is killed, it loses what came later.\n\
-             - Tutorial: `examples/fire-and-forget`, plain publish and subscribe on nats-server. Nothing is ever on a disk.",
+             - Tutorial: `examples/fire-and-forget`, plain publish and subscribe on nats-server. Nothing is ever on a disk, and a client \
+             that cannot keep up drops messages.",
             table(head, &rows),
             ours.len(),
             celery.unwrap_or_default(),

@@ -21,9 +21,6 @@ use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio::time::{Instant, sleep};
 
-/// How often to look how far a run is.
-pub(super) const POLL: Duration = Duration::from_millis(10);
-
 /// How long a program may take until it listens.
 const START_TIMEOUT: Duration = Duration::from_mins(1);
 
@@ -46,6 +43,11 @@ impl System {
     /// How many loops it does where the others do so many: Celery is too slow for all of them.
     pub(super) fn loops(self, loops: u64) -> u64 {
         if self == Self::Celery { (loops / 20).max(500) } else { loops }
+    }
+
+    /// How often to look how far a run is. The tutorial's is over soon, and costs its broker nothing to look at.
+    pub(super) fn poll(self) -> Duration {
+        Duration::from_millis(if self == Self::Tutorial { 1 } else { 10 })
     }
 
     /// How long to wait for one more mark: twice as long as until a message is delivered again, if it is at all.
@@ -200,7 +202,7 @@ pub(super) async fn says(program: &mut Process, text: &str) -> anyhow::Result<()
     while !program.log_text().contains(text) {
         let runs = program.try_wait()?.is_none() && Instant::now() < limit;
         ensure!(runs, "a program does not start:\n{}", program.log_text());
-        sleep(POLL).await;
+        sleep(Duration::from_millis(10)).await;
     }
     Ok(())
 }
