@@ -124,12 +124,14 @@ impl fmt::Display for PeersReport {
              refuses the second mark.\n\n\
              - Decoupled: `requestor` and `generator`, as they are. JetStream has each message and fact in a file before it \
              confirms it, and has the disk write it every 2 minutes: a broker that is killed loses nothing.\n\
-             - Apalis: `{apalis}`, which looks for tasks every 25 ms and while it has some.\n\
-             - Celery: `{}`, prefork, with `acks_late`, a `visibility_timeout` of 30 s, and no results.\n\
+             - Apalis: `{apalis}`. Workers look for tasks every 25 ms and while they have some, take up to 100 at a time, \
+             handle 200 at a time, and are given up 30 s after their last heartbeat.\n\
+             - Celery: `{}`, prefork, with `acks_late`, 64 tasks prefetched for each process, a `visibility_timeout` of 30 s, \
+             `unacked_restore_throttle` of 1, and no results.\n\
              - Both use {} with its own defaults. It has everything in memory, and a snapshot on the disk: after a minute \
              with 10,000 changes, 5 minutes with 100, or an hour with one. If it is killed, it loses what came later.\n\
-             - Tutorial: `examples/fire-and-forget`, plain publish and subscribe on nats-server. Nothing is ever on a disk, and a client \
-             that cannot keep up drops messages.",
+             - Tutorial: `examples/fire-and-forget`, plain publish and subscribe on nats-server. Nothing is ever on a disk, and a \
+             client that cannot keep up drops messages.",
             table(head, &rows),
             ours.len(),
             celery.unwrap_or_default(),
