@@ -34,7 +34,11 @@ pub(crate) async fn exec(words: &[OsString]) -> anyhow::Result<()> {
     command.env(CONTROL_FILE, &lab.control.file);
     command.env("GATEWAY_URL", format!("http://{}", lab.control.gateway));
     let failed = command.exec();
-    bail!("cannot run {}: {failed}", path.display())
+    bail!(
+        "cannot run {}: {failed}; programs of this project are {}",
+        path.display(),
+        names.join(", ")
+    )
 }
 
 /// Publishes a message to a queue as it is, and says where it went.
