@@ -127,9 +127,9 @@ impl Plan {
         ensure!(self.cast.has(*to), "there is no {to} in the cast");
         ensure!(
             replicas.is_some() == (*action == Action::Scale),
-            "`replicas` is only for scaling a service"
+            "`scale` needs `replicas`, and no other action has them"
         );
-        ensure!(action.lasts() || lasts.is_zero(), "it has no duration (`for`)");
+        ensure!(action.lasts() || lasts.is_zero(), "this action has no duration (`for`)");
         let end = at.checked_add(*lasts).context("it never ends")?;
         ensure!(end <= self.duration, "it ends after the plan does");
         Ok(())
@@ -239,7 +239,7 @@ mod tests {
             told,
             [
                 "the generators are scaled to 0, for 3s",
-                "SIGKILL leader of REQUESTS, for 500ms",
+                "SIGKILL leader of REQUESTS, away for 500ms",
                 "garbage into RESPONSES",
                 "REQUESTS is paused, for 1s",
                 "generator-2: the network hangs, for 1s",
@@ -258,8 +258,8 @@ mod tests {
             (r#"{"at": "1s", "do": "kill", "to": "broker-2"}"#, "no broker-2 in the cast"),
             (r#"{"at": "1s", "do": "kill", "to": "leader of X"}"#, "there is no stream X"),
             (r#"{"at": "1s", "do": "kill", "to": "somebody"}"#, "somebody is no target"),
-            (r#"{"at": "1s", "do": "scale", "to": "generators"}"#, "to how many"),
-            (r#"{"at": "1s", "do": "reset", "to": "generator-1", "for": "1s"}"#, "in a moment"),
+            (r#"{"at": "1s", "do": "scale", "to": "generators"}"#, "needs `replicas`"),
+            (r#"{"at": "1s", "do": "reset", "to": "generator-1", "for": "1s"}"#, "no duration"),
             (r#"{"at": "9s", "do": "stop", "to": "generator-1", "for": "2s"}"#, "after the plan"),
             (r#"{"at": "1s", "do": "dance", "to": "generator-1"}"#, "unknown variant `dance`"),
         ] {

@@ -186,7 +186,7 @@ mod tests {
             [
                 "1s requestor-1: the network is slow, for 1s 418ms",
                 "1.245s the generators are scaled to 3, for 5s 567ms",
-                "1.75s SIGKILL broker-1, for 189ms",
+                "1.75s SIGKILL broker-1, away for 189ms",
                 "2.518s garbage into RESPONSES",
             ]
         );
