@@ -17,7 +17,7 @@ use crate::control::{CONTROL_FILE, Lab};
 ///
 /// # Errors
 ///
-/// Where no lab runs, or there is no such program.
+/// If no lab runs, or there is no such program.
 pub(crate) async fn exec(words: &[OsString]) -> anyhow::Result<()> {
     let lab = Lab::find()?;
     let (program, arguments) = words.split_first().context("name a program")?;
@@ -45,7 +45,7 @@ pub(crate) async fn exec(words: &[OsString]) -> anyhow::Result<()> {
 ///
 /// # Errors
 ///
-/// Where no lab runs, there is no such queue, or the broker refuses.
+/// If no lab runs, there is no such queue, or the broker refuses.
 pub(crate) async fn send(queue: &str, headers: &[String], body: String) -> anyhow::Result<String> {
     let lab = Lab::find()?;
     let names = queues::ALL.map(|queue| queue.stream).join(", ");

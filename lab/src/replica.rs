@@ -144,7 +144,7 @@ impl Replica {
     ///
     /// # Errors
     ///
-    /// Where it does not end in time, or with an exit status that is not 0.
+    /// If it does not end in time, or with an exit status that is not 0.
     pub(crate) async fn stopped(&mut self) -> anyhow::Result<ExitStatus> {
         let name = &self.name;
         let ended = timeout(STOP_TIMEOUT, self.process.wait()).await;

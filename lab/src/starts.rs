@@ -10,7 +10,7 @@ use workqueue::{Connection, Fact, reading};
 ///
 /// # Errors
 ///
-/// Where the broker does not show its facts.
+/// If the broker does not show its facts.
 pub async fn starts_by_second(
     connection: &Connection,
 ) -> Result<BTreeMap<i64, u64>, ReadStreamError> {

@@ -162,7 +162,7 @@ impl Fact for Received {
 ///
 /// # Errors
 ///
-/// Where the request is older than its facts, or from later than they can guard.
+/// If the request is older than its facts, or from later than they can guard.
 pub fn check_age(
     requested_at: Timestamp,
     now: Timestamp,
@@ -187,7 +187,7 @@ pub fn check_age(
 ///
 /// # Errors
 ///
-/// Where that time is over.
+/// If that time is over.
 pub fn check_expiry(expires_at: Option<Timestamp>, now: Timestamp) -> Result<(), Rejection> {
     match expires_at {
         Some(at) if at <= now => {

@@ -28,7 +28,7 @@ impl RequestHistory {
     ///
     /// # Errors
     ///
-    /// Where the broker does not answer, or a stored fact is malformed.
+    /// If the broker does not answer, or a stored fact is malformed.
     pub async fn read(nats: &Connection, id: JobId) -> Result<Self, ReadError> {
         let key = id.to_string();
         let mut history = Self {
@@ -94,7 +94,7 @@ async fn dead_letters_of(nats: &Connection, id: JobId) -> Result<Vec<DeadLetter>
 ///
 /// # Errors
 ///
-/// Where the broker does not answer.
+/// If the broker does not answer.
 pub async fn trace_of(nats: &Connection, id: JobId) -> anyhow::Result<Option<String>> {
     let requested = last_message(nats.context(), REQUESTED.stream, &REQUESTED.subject(id)).await?;
     Ok(requested.and_then(|fact| Trace::id_of(&fact.headers).map(str::to_owned)))
@@ -105,7 +105,7 @@ pub async fn trace_of(nats: &Connection, id: JobId) -> anyhow::Result<Option<Str
 ///
 /// # Errors
 ///
-/// Where the broker does not answer, or has no such queue.
+/// If the broker does not answer, or has no such queue.
 pub async fn queues_with(nats: &Connection, id: JobId) -> anyhow::Result<Vec<Queue>> {
     let mut with = Vec::new();
     for queue in queues::ALL {

@@ -33,7 +33,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 ///
-/// Where it cannot be reached, or refuses.
+/// If it cannot be reached, or refuses.
 pub async fn connect(settings: &NatsSettings, name: &str) -> anyhow::Result<Connection> {
     Ok(Connection::establish_within(settings, name, PATIENCE).await?)
 }

@@ -112,7 +112,7 @@ impl Poller {
     ///
     /// # Errors
     ///
-    /// Where the broker does not answer, or has no topology of ours to read: see [`SnapshotErrorKind::of`].
+    /// If the broker does not answer, or has no topology of ours to read: see [`SnapshotErrorKind::of`].
     pub async fn snapshot(&mut self) -> anyhow::Result<Snapshot> {
         let connected = self.connection.is_connected();
         ensure!(connected, "there is no connection to the broker; trying to restore it");
@@ -293,7 +293,7 @@ async fn read_streams(connection: &Connection) -> anyhow::Result<Streams> {
 ///
 /// # Errors
 ///
-/// Where the broker does not answer, or has no such queue.
+/// If the broker does not answer, or has no such queue.
 pub async fn queue(connection: &Connection, queue: Queue) -> anyhow::Result<QueueSnapshot> {
     let ((snapshot, _), _) = read_queue(connection, queue).await?;
     Ok(snapshot)

@@ -64,7 +64,7 @@ impl List {
     ///
     /// # Errors
     ///
-    /// Where the broker does not answer, or a fact is malformed.
+    /// If the broker does not answer, or a fact is malformed.
     pub async fn read(
         &mut self,
         nats: &Connection,

@@ -24,7 +24,7 @@ impl Held {
     ///
     /// # Errors
     ///
-    /// Where another process has one of them.
+    /// If another process has one of them.
     pub fn bind(ports: impl IntoIterator<Item = u16>) -> io::Result<Self> {
         let sockets: io::Result<_> = ports.into_iter().map(socket).collect();
         Ok(Self { _sockets: sockets? })
@@ -34,7 +34,7 @@ impl Held {
     ///
     /// # Errors
     ///
-    /// Where the operating system has none.
+    /// If the operating system has none.
     pub fn free() -> io::Result<(Self, u16)> {
         let socket = socket(0)?;
         let port = socket.local_addr()?.port();

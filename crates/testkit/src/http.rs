@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 ///
 /// # Errors
 ///
-/// Where no server answers there, or not in HTTP.
+/// If no server answers there, or not in HTTP.
 pub async fn get(addr: SocketAddr, path: &str) -> anyhow::Result<(u16, String)> {
     let mut connection = TcpStream::connect(addr).await?;
     // In this version of HTTP the answer comes in one piece, and ends with the connection.
@@ -51,7 +51,7 @@ impl HttpResponse {
     ///
     /// # Errors
     ///
-    /// Where they are no answer.
+    /// If they are no answer.
     pub fn read(bytes: &[u8]) -> anyhow::Result<Self> {
         let text = String::from_utf8_lossy(bytes);
         let parts = text.split_once("\r\n\r\n").and_then(|(head, body)| {
@@ -71,7 +71,7 @@ impl HttpResponse {
 ///
 /// # Errors
 ///
-/// Where no server answers there, or not in HTTP.
+/// If no server answers there, or not in HTTP.
 pub async fn ask(
     addr: SocketAddr,
     method: &str,

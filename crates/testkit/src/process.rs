@@ -50,7 +50,7 @@ impl Process {
     ///
     /// # Errors
     ///
-    /// Where the file cannot be opened, or the program not be started.
+    /// If the file cannot be opened, or the program not be started.
     ///
     /// # Panics
     ///
@@ -78,7 +78,7 @@ impl Process {
     ///
     /// # Errors
     ///
-    /// Where it has ended and was waited for.
+    /// If it has ended and was waited for.
     pub fn terminate(&self) -> anyhow::Result<()> {
         self.signal(Signal::SIGTERM)
     }
@@ -87,7 +87,7 @@ impl Process {
     ///
     /// # Errors
     ///
-    /// Where it has ended and was waited for.
+    /// If it has ended and was waited for.
     pub fn interrupt(&self) -> anyhow::Result<()> {
         self.signal(Signal::SIGINT)
     }
@@ -96,7 +96,7 @@ impl Process {
     ///
     /// # Errors
     ///
-    /// Where it has ended and was waited for.
+    /// If it has ended and was waited for.
     pub fn hang_up(&self) -> anyhow::Result<()> {
         self.signal(Signal::SIGHUP)
     }
@@ -105,7 +105,7 @@ impl Process {
     ///
     /// # Errors
     ///
-    /// Where it has ended and was waited for.
+    /// If it has ended and was waited for.
     pub fn pause(&self) -> anyhow::Result<()> {
         self.signal(Signal::SIGSTOP)
     }
@@ -114,7 +114,7 @@ impl Process {
     ///
     /// # Errors
     ///
-    /// Where it has ended and was waited for.
+    /// If it has ended and was waited for.
     pub fn resume(&self) -> anyhow::Result<()> {
         self.signal(Signal::SIGCONT)
     }
@@ -124,7 +124,7 @@ impl Process {
     ///
     /// # Errors
     ///
-    /// Where the operating system refuses.
+    /// If the operating system refuses.
     pub async fn kill(&mut self) -> anyhow::Result<ExitStatus> {
         if self.try_wait()?.is_none()
             && let Err(error) = self.signal(Signal::SIGKILL)
@@ -140,7 +140,7 @@ impl Process {
     ///
     /// # Errors
     ///
-    /// Where the operating system refuses.
+    /// If the operating system refuses.
     pub async fn wait(&mut self) -> anyhow::Result<ExitStatus> {
         self.child.wait().await.with_context(|| format!("cannot wait for process {}", self.id))
     }
@@ -149,7 +149,7 @@ impl Process {
     ///
     /// # Errors
     ///
-    /// Where the operating system refuses.
+    /// If the operating system refuses.
     pub fn try_wait(&mut self) -> anyhow::Result<Option<ExitStatus>> {
         self.child.try_wait().with_context(|| format!("cannot look at process {}", self.id))
     }

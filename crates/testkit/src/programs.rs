@@ -54,7 +54,7 @@ impl Programs {
 ///
 /// # Errors
 ///
-/// Where cargo cannot be run, or they cannot be built.
+/// If cargo cannot be run, or they cannot be built.
 pub async fn build() -> anyhow::Result<Programs> {
     let [requestor, generator, gateway, decoupled] = build_only(NAMES).await?;
     Ok(Programs { requestor, generator, gateway, decoupled })
@@ -95,7 +95,7 @@ pub async fn build_only<const N: usize>(names: [&str; N]) -> anyhow::Result<[Pat
 ///
 /// # Errors
 ///
-/// Where cargo cannot be run, or they cannot be built.
+/// If cargo cannot be run, or they cannot be built.
 pub async fn build_all(names: &[&str]) -> anyhow::Result<Vec<PathBuf>> {
     // Of the whole workspace, as the caller is built itself: for single packages cargo would choose
     // other features of what they depend on, and compile all of it again.
@@ -113,7 +113,7 @@ pub async fn build_all(names: &[&str]) -> anyhow::Result<Vec<PathBuf>> {
 ///
 /// # Errors
 ///
-/// Where cargo cannot be run, or does not know.
+/// If cargo cannot be run, or does not know.
 pub async fn packages() -> anyhow::Result<Vec<Value>> {
     let metadata = cargo(&["metadata", "--no-deps", "--format-version=1"]).await?;
     let mut metadata: Value = serde_json::from_str(&metadata).context("the metadata of cargo")?;

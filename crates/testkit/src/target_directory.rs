@@ -41,7 +41,7 @@ impl RunDirectory {
     ///
     /// # Errors
     ///
-    /// Where the operating system refuses.
+    /// If the operating system refuses.
     pub fn make(command: &str) -> anyhow::Result<Self> {
         let all = directory().join("lab");
         std::fs::create_dir_all(&all)

@@ -67,7 +67,7 @@ type Events = BTreeSet<(String, i64)>;
 ///
 /// # Errors
 ///
-/// Where a database or the broker does not answer.
+/// If a database or the broker does not answer.
 pub async fn audit(orders: &Database, payments: &Database, settings: &Settings) -> Result<Verdict> {
     let nats = Connection::establish(&settings.nats, &settings.instance, |_connected| {}).await?;
     let producer = Producer::new(&nats, settings.limits, 1, &Metrics::new("audit"));

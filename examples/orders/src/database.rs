@@ -34,7 +34,7 @@ impl Database {
     ///
     /// # Errors
     ///
-    /// Where the address is none, the credentials are refused, the tables are others, or the connection breaks while they are
+    /// If the address is none, the credentials are refused, the tables are others, or the connection breaks while they are
     /// brought up to date.
     pub async fn connect(url: &str, mut tables: Migrator) -> Result<Self> {
         sqlx::any::install_default_drivers();

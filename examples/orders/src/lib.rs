@@ -88,7 +88,7 @@ impl Program {
     ///
     /// # Errors
     ///
-    /// Where waiting does not help.
+    /// If waiting does not help.
     pub async fn start(file: &str, tables: Migrator) -> anyhow::Result<Option<Self>> {
         let settings = Settings::from_env();
         let logs = workqueue::init_telemetry(&settings.telemetry)?;

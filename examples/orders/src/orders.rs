@@ -33,7 +33,7 @@ impl Publish {
     ///
     /// # Errors
     ///
-    /// Where it says something else, or the broker refuses the credentials.
+    /// If it says something else, or the broker refuses the credentials.
     pub async fn from_env(settings: &Settings) -> anyhow::Result<Self> {
         Ok(match variable("PUBLISH").as_deref() {
             None | Some("outbox") => Self::Outbox,

@@ -22,7 +22,7 @@ const BATCH: i64 = 100;
 ///
 /// # Errors
 ///
-/// Where waiting does not help.
+/// If waiting does not help.
 pub async fn relay(database: &Database, producer: &Producer, interval: Duration) -> Result<()> {
     let mut listener = patiently(|| database.listen()).await?;
     loop {

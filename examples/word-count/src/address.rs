@@ -41,7 +41,7 @@ pub struct InvalidUrl;
 ///
 /// # Errors
 ///
-/// Where it is no URL, has another scheme than http and https, no host, or a user.
+/// If it is no URL, has another scheme than http and https, no host, or a user.
 pub fn check(text: &str) -> Result<Url, InvalidUrl> {
     // One of these schemes has a host, or is not parsed.
     let is_right =

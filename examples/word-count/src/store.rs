@@ -26,7 +26,7 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// Where it is no such database, or cannot be opened.
+    /// If it is no such database, or cannot be opened.
     pub async fn open(url: &str) -> Result<Self> {
         // A result is acked once it is stored: on the disk, not only on its way.
         let options = SqliteConnectOptions::from_str(url)?

@@ -75,7 +75,7 @@ impl Web {
     ///
     /// # Panics
     ///
-    /// Where the system has no certificates.
+    /// If the system has no certificates.
     #[must_use]
     pub fn new(is_allowed: fn(IpAddr) -> bool, host_rate: NonZeroU32, patience: Duration) -> Self {
         let connector = HttpsConnectorBuilder::new()

@@ -39,7 +39,7 @@ impl Check {
     ///
     /// # Errors
     ///
-    /// Where it reads what is not there, or is neither true nor false.
+    /// If it reads what is not there, or is neither true nor false.
     pub fn holds(&self, variables: &Map<String, Json>) -> Result<bool, String> {
         let mut context = Context::default();
         for (name, value) in variables {

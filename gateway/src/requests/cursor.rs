@@ -40,7 +40,7 @@ impl Cursor {
     ///
     /// # Errors
     ///
-    /// Where it is none, or one of another list: a problem with what would be right.
+    /// If it is none, or one of another list: a problem with what would be right.
     pub(super) fn read(text: &str, filter: &Filter, store: Timestamp) -> Result<u64, Problem> {
         let wrong = |detail: &dyn fmt::Display| Err(ProblemKind::Cursor.because(detail));
         let decoded = BASE64_URL_SAFE_NO_PAD.decode(text).ok();

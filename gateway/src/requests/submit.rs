@@ -233,7 +233,7 @@ impl Submissions {
     ///
     /// # Errors
     ///
-    /// Where the broker does not take it in time: then it is unknown whether it is cancelled.
+    /// If the broker does not take it in time: then it is unknown whether it is cancelled.
     pub(crate) async fn cancel(
         &self,
         id: JobId,

@@ -59,7 +59,7 @@ use settings::Sizes;
 ///
 /// # Errors
 ///
-/// Where something cannot be built or started, or anything was lost or doubled.
+/// If something cannot be built or started, or anything was lost or doubled.
 pub async fn bench(settings: &BenchSettings) -> anyhow::Result<BenchReport> {
     let programs = programs::build().await?;
     // Not among the temporary files, which some systems keep in memory.

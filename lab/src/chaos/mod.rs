@@ -94,7 +94,7 @@ impl ChaosSettings {
     ///
     /// # Errors
     ///
-    /// Where it is to be read from a file, and cannot be.
+    /// If it is to be read from a file, and cannot be.
     pub fn plan(&self) -> anyhow::Result<Plan> {
         if let Some(file) = &self.plan {
             let what = || format!("cannot follow {}", file.display());
@@ -112,7 +112,7 @@ impl ChaosSettings {
 ///
 /// # Errors
 ///
-/// Where there is no verdict: something cannot be built, started, broken or read.
+/// If there is no verdict: something cannot be built, started, broken or read.
 pub async fn chaos(
     settings: &ChaosSettings,
     plan: Plan,

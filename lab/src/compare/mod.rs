@@ -69,7 +69,7 @@ const DRAIN_TIMEOUT: Duration = Duration::from_mins(5);
 ///
 /// # Errors
 ///
-/// Where something cannot be built, started, broken or read.
+/// If something cannot be built, started, broken or read.
 pub async fn compare(
     settings: &CompareSettings,
     stop: &CancellationToken,

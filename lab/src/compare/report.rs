@@ -68,7 +68,7 @@ impl CompareReport {
     ///
     /// # Errors
     ///
-    /// Where the file cannot be written.
+    /// If the file cannot be written.
     pub fn draw(&self, settings: &CompareSettings) -> anyhow::Result<()> {
         let Some(file) = &settings.svg else { return Ok(()) };
         fs::write(file, picture::draw(self))

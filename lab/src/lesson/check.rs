@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_mins(2);
 ///
 /// # Errors
 ///
-/// Where nothing could be started, or it was stopped.
+/// If nothing could be started, or it was stopped.
 pub(crate) async fn check(
     lessons: impl Iterator<Item = &'static Lesson>,
     stop: &CancellationToken,

@@ -83,7 +83,7 @@ struct Member<'a> {
 ///
 /// # Errors
 ///
-/// Where something cannot be built or started, or does not end as it should.
+/// If something cannot be built or started, or does not end as it should.
 pub(crate) async fn run_example(
     name: &str,
     settings: &UpSettings,

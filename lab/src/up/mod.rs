@@ -145,7 +145,7 @@ impl Running {
 ///
 /// # Errors
 ///
-/// Where something cannot be built or started, or does not end as it should.
+/// If something cannot be built or started, or does not end as it should.
 pub async fn up(
     settings: &UpSettings,
     lesson: Option<usize>,

@@ -40,7 +40,7 @@ const LOOKS: (Duration, u32) = (Duration::from_secs(1), 10);
 ///
 /// # Errors
 ///
-/// Where the broker does not answer for half a minute, or has no topology of ours to read.
+/// If the broker does not answer for half a minute, or has no topology of ours to read.
 pub async fn audit(nats: &Context, wait: Duration) -> anyhow::Result<Verdict> {
     let deadline = Instant::now() + wait;
     let mut pause = LOOKS.0;

@@ -47,7 +47,7 @@ impl Brokers {
     ///
     /// # Errors
     ///
-    /// Where no program is found, or one of them does not answer, or they do not agree with each
+    /// If no program is found, or one of them does not answer, or they do not agree with each
     /// other, within a minute.
     pub async fn start(count: u16, directory: Option<PathBuf>) -> anyhow::Result<Self> {
         ensure!(count > 0, "a cluster of no brokers keeps no messages");
@@ -102,7 +102,7 @@ impl Brokers {
     ///
     /// # Errors
     ///
-    /// Where there is no such broker, or it does not run.
+    /// If there is no such broker, or it does not run.
     pub async fn kill(&mut self, index: usize) -> anyhow::Result<()> {
         self.broker(index)?.kill().await
     }
@@ -123,7 +123,7 @@ impl Brokers {
     ///
     /// # Errors
     ///
-    /// Where one has not ended after 30 seconds.
+    /// If one has not ended after 30 seconds.
     pub async fn stop(&mut self) -> anyhow::Result<()> {
         for broker in self.running()? {
             broker.stop().await?;
@@ -141,7 +141,7 @@ impl Brokers {
     ///
     /// # Errors
     ///
-    /// Where that makes no sense, with the reason.
+    /// If that makes no sense, with the reason.
     pub fn count(text: &str) -> Result<u16, String> {
         match text.parse() {
             Ok(count @ (1 | 3 | 5)) => Ok(count),
@@ -157,7 +157,7 @@ impl Brokers {
     ///
     /// # Errors
     ///
-    /// Where the operating system refuses to say.
+    /// If the operating system refuses to say.
     pub fn all_run(&mut self) -> anyhow::Result<bool> {
         Ok(self.running()?.len() == self.len())
     }
@@ -167,7 +167,7 @@ impl Brokers {
     ///
     /// # Errors
     ///
-    /// Where none of them answers.
+    /// If none of them answers.
     pub async fn leader(&self, stream: &str) -> anyhow::Result<Option<usize>> {
         let mut answers = Vec::new();
         for (index, broker) in self.brokers.iter().enumerate() {

@@ -33,7 +33,7 @@ const OLDEST: Release = (2, 12);
 ///
 /// # Errors
 ///
-/// Where there is none and none can be installed, with all that was tried.
+/// If there is none and none can be installed, with all that was tried.
 pub async fn find() -> anyhow::Result<PathBuf> {
     static FOUND: OnceCell<PathBuf> = OnceCell::const_new();
     let find = || async { task::spawn_blocking(find_now).await.context("the search has died")? };

@@ -92,7 +92,7 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// Where no program is found, or it does not answer within 30 seconds, with the end of its log.
+    /// If no program is found, or it does not answer within 30 seconds, with the end of its log.
     pub async fn start(options: BrokerOptions) -> anyhow::Result<Self> {
         let mut broker = Self::prepare(options).await?;
         broker.launch().await?;
@@ -166,7 +166,7 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// Where the operating system refuses to say.
+    /// If the operating system refuses to say.
     pub fn runs(&mut self) -> anyhow::Result<bool> {
         match &mut self.state {
             ServerState::Running(process) => Ok(process.try_wait()?.is_none()),
@@ -203,7 +203,7 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// Where it does not run, or the operating system refuses.
+    /// If it does not run, or the operating system refuses.
     pub async fn kill(&mut self) -> anyhow::Result<()> {
         self.running()?.kill().await?;
         self.state = ServerState::Down { _held: self.ports.hold() };
@@ -214,7 +214,7 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// Where it does not run, or has not ended after 30 seconds.
+    /// If it does not run, or has not ended after 30 seconds.
     pub async fn stop(&mut self) -> anyhow::Result<ExitStatus> {
         let process = self.running()?;
         process.terminate()?;
@@ -245,7 +245,7 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// Where it runs, or its files cannot be removed.
+    /// If it runs, or its files cannot be removed.
     pub fn wipe(&self) -> anyhow::Result<()> {
         ensure!(self.id().is_none(), "the broker still runs");
         let store = self.directory.join("jetstream");

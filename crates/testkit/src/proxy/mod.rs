@@ -38,7 +38,7 @@ impl Proxy {
     ///
     /// # Errors
     ///
-    /// Where the operating system has no port.
+    /// If the operating system has no port.
     pub async fn start(broker_port: u16) -> anyhow::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
         let listener = listener.context("cannot listen on any port of 127.0.0.1")?;

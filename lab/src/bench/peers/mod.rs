@@ -42,7 +42,7 @@ use system::{PeerBroker, Progress, System, Tools, says};
 ///
 /// # Errors
 ///
-/// Where something is missing or cannot be started, or this system has lost or doubled anything.
+/// If something is missing or cannot be started, or this system has lost or doubled anything.
 pub async fn bench_peers(settings: &BenchSettings) -> anyhow::Result<PeersReport> {
     let tools = Tools::prepare().await?;
     let programs = programs::build().await?;

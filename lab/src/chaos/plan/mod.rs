@@ -93,7 +93,7 @@ impl Plan {
     ///
     /// # Errors
     ///
-    /// Where it is none, or cannot be followed.
+    /// If it is none, or cannot be followed.
     pub fn from_json(text: &str) -> anyhow::Result<Self> {
         let mut plan: Self = serde_json::from_str(text).context("this is not a plan")?;
         Brokers::count(&plan.cast.brokers.to_string()).map_err(Error::msg).context("brokers")?;
