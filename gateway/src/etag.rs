@@ -12,7 +12,7 @@ pub(crate) fn tag(content: &[u8]) -> String {
     format!("{:016x}", hasher.finish())
 }
 
-/// This content with its tag; or that nothing has changed, where the client says that it has it. It is validated each
+/// This content with its tag; or that nothing has changed, if the client says that it has it. It is validated each
 /// time: no cache may answer instead.
 pub(crate) fn answer(
     asked: &HeaderMap,

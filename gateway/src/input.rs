@@ -140,7 +140,7 @@ where
     String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
 }
 
-/// As [`named`], where one is there.
+/// As [`named`], if one is there.
 pub(crate) fn named_if<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     D: Deserializer<'de>,

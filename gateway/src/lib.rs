@@ -214,7 +214,7 @@ async fn work(gateway: &Gateway, metrics: &Arc<Metrics>) -> Result<(), GatewayEr
     }
 }
 
-/// Connects to control, where that is allowed.
+/// Connects to control, if that is allowed.
 async fn operator(gateway: &Gateway) -> Result<(), GatewayError> {
     let Some(settings) = gateway.settings.control_nats() else { return Ok(()) };
     let connection =

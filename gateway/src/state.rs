@@ -34,7 +34,7 @@ pub(crate) struct Gateway {
     pub(crate) waiters: Waiters,
     /// The dead letters by their reasons.
     pub(crate) reasons: Counts,
-    /// The connection to control through, once there is one, where that is allowed.
+    /// The connection to control through, once there is one, if that is allowed.
     pub(crate) operator: OnceLock<Connection>,
     pub(crate) stop: CancellationToken,
 }
@@ -57,7 +57,7 @@ impl Gateway {
         self.refused.load(Relaxed).then(words)
     }
 
-    /// The connection to control through, where that is allowed.
+    /// The connection to control through, if that is allowed.
     pub(crate) fn operator(&self) -> Result<&Connection, Problem> {
         if self.settings.control == Switch::Off {
             let detail = "this deployment is not controlled from here; set CONTROL=on to allow it";

@@ -138,7 +138,7 @@ pub(crate) fn json(value: &impl Serialize) -> Arc<str> {
     serde_json::to_string(value).expect("nothing of the page's can fail to become JSON").into()
 }
 
-/// Notes each second that there is no broker, until this is dropped; or its `refusal`, where there is one.
+/// Notes each second that there is no broker, until this is dropped; or its `refusal`, if there is one.
 pub(crate) async fn wait(
     timeline: &Timeline,
     nats: &NatsSettings,
@@ -160,7 +160,7 @@ fn refused(refusal: Option<String>) -> Option<Explained> {
     refusal.map(|words| Explained { kind: SnapshotErrorKind::Refused, words })
 }
 
-/// Takes a snapshot each second, and notes it, or why there is none: the broker's `refusal`, where there is one.
+/// Takes a snapshot each second, and notes it, or why there is none: the broker's `refusal`, if there is one.
 pub(crate) async fn poll(
     timeline: &Timeline,
     metrics: &GatewayMetrics,

@@ -120,7 +120,7 @@ impl Replica {
     ///
     /// # Errors
     ///
-    /// With its log, where it ends before, or says nothing for a while.
+    /// If it ends before, or says nothing for a while: its log.
     pub(crate) async fn listens(&mut self, sign: &str) -> anyhow::Result<SocketAddr> {
         let until = Instant::now() + LISTEN_TIMEOUT;
         while Instant::now() < until && self.process.try_wait()?.is_none() {

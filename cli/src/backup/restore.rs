@@ -33,7 +33,7 @@ const UNDISTURBED: Duration = Duration::from_secs(15);
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Restores all streams with their consumers from a directory onto a broker that has none of them.
-/// `replicas` is how many brokers of a cluster are to keep each stream; as many as before, where it
+/// `replicas` is how many brokers of a cluster are to keep each stream; as many as before, if it
 /// is not said. Tells of its progress on standard error.
 ///
 /// # Errors

@@ -24,7 +24,7 @@ pub struct Snapshot {
     pub replicas: ReplicasSnapshot,
     /// How many there are in all.
     pub numbers: Totals,
-    /// The brokers that keep the queue of the requests, where it is a cluster.
+    /// The brokers that keep the queue of the requests, if it is a cluster.
     pub brokers: Vec<BrokerSnapshot>,
     /// How long a request takes to come to its end.
     pub latency: Latency,
@@ -41,7 +41,7 @@ pub struct QueueSnapshot {
     pub waiting: u64,
     /// Messages that were delivered and are not settled yet.
     pub in_flight: u64,
-    /// Messages that are not due yet. None, where it has no schedules.
+    /// Messages that are not due yet. None, if it has no schedules.
     pub scheduled: u64,
     /// The most that it holds, if there is a limit.
     pub limit: Option<u64>,
@@ -61,7 +61,7 @@ pub struct QueueSnapshot {
     pub oldest_at: Option<Timestamp>,
     /// Until when it is paused, if it is: nothing is delivered until then.
     pub paused_until: Option<Timestamp>,
-    /// Its lanes, the most urgent first. None, where it has no priorities.
+    /// Its lanes, the most urgent first. None, if it has no priorities.
     pub lanes: Vec<LaneSnapshot>,
 }
 

@@ -183,7 +183,7 @@ impl Process {
         matches!(http::get(addr, "/readyz").await, Ok((200, _)))
     }
 
-    /// How much memory it has now, in kB, where the system says that (Linux).
+    /// How much memory it has now, in kB, if the system says that (Linux).
     #[must_use]
     pub fn memory(&self) -> Option<u64> {
         usage::memory(self.id)

@@ -39,7 +39,7 @@ fn time_of(ticks: u64) -> Option<Duration> {
     Some(Duration::from_micros(ticks * 1_000_000 / ticks_a_second.max(1)))
 }
 
-/// The ticks of a process and of its children that have ended, where it is in this group.
+/// The ticks of a process and of its children that have ended, if it is in this group.
 fn group_ticks(stat: &str, group: u32) -> Option<u64> {
     let (_, rest) = stat.rsplit_once(") ")?;
     let mut fields = rest.split(' ').skip(2);

@@ -101,7 +101,7 @@ fn is_refusal(event: &Event) -> bool {
 
 /// Whether this error of the broker means that this user may not create a stream or a consumer.
 fn is_of_creation(words: &str) -> bool {
-    // The domain, where there is one, stands between `$JS` and `API`.
+    // The domain, if there is one, stands between `$JS` and `API`.
     words.contains("Violation for Publish to \"$JS.")
         && ["API.STREAM.CREATE.", "API.CONSUMER.CREATE."].iter().any(|call| words.contains(call))
 }

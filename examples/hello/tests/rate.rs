@@ -77,7 +77,7 @@ impl Job for Mail {
     const QUEUE: Queue = Queue::new("MAILS", "mails").consumer("mailer");
 }
 
-/// Sends two mails a second to each host, and counts them by the host and the second, where that is known.
+/// Sends two mails a second to each host, and counts them by the host and the second, if that is known.
 #[derive(Clone, Default)]
 struct Mailer(Arc<Mutex<MailCounts>>);
 

@@ -62,7 +62,7 @@ impl Database {
     }
 
     /// Begins a transaction that writes. `SQLite` has one writer at a time: another waits here, and not in the middle of
-    /// its transaction, where it could only fail.
+    /// its transaction, if it could only fail.
     pub(crate) async fn begin(&self) -> Result<Writing> {
         let begin = if is_sqlite(&self.url) { "BEGIN IMMEDIATE" } else { "BEGIN" };
         self.pool.begin_with(begin).await
@@ -92,7 +92,7 @@ impl Database {
         Ok(())
     }
 
-    /// What hears of notifications, where the database has them.
+    /// What hears of notifications, if the database has them.
     pub(crate) async fn listen(&self) -> Result<Option<PgListener>> {
         if is_sqlite(&self.url) {
             return Ok(None);

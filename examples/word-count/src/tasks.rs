@@ -51,7 +51,7 @@ impl Kind {
     ///
     /// # Errors
     ///
-    /// Which there are, where there is none of this name.
+    /// If there is no task of this name, with the names of all.
     pub fn named(name: &str) -> Result<&'static Self, String> {
         TASKS.iter().find(|kind| kind.name == name).ok_or_else(|| {
             let known: Vec<_> = TASKS.iter().map(|kind| kind.name).collect();

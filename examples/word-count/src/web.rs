@@ -207,7 +207,7 @@ impl Web {
     }
 }
 
-/// What a header says, where it is text.
+/// What a header says, if it is text.
 fn header(answer: &Answer, name: HeaderName) -> Option<&str> {
     answer.headers().get(name)?.to_str().ok()
 }

@@ -66,7 +66,7 @@ impl Default for NewRequest {
     }
 }
 
-/// A time, where there is one: `null` is none.
+/// A time, if there is one: `null` is none.
 fn some_time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
     let text = String::deserialize(deserializer)?;
     let shown: String = text.chars().take(64).collect();

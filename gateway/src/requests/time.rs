@@ -38,7 +38,7 @@ impl Time {
         }
     }
 
-    /// The delay in milliseconds, where there is one.
+    /// The delay in milliseconds, if there is one.
     pub(super) fn delay_ms(self) -> Option<u64> {
         match self {
             Self::After(delay) => u64::try_from(delay.as_millis()).ok(),

@@ -26,7 +26,7 @@ struct Ended {
 #[derive(Debug, Deserialize)]
 struct Tally {
     asked: usize,
-    /// Answers beyond the first, where there can be some.
+    /// Answers beyond the first, if there can be some.
     #[serde(default)]
     doubled: usize,
 }

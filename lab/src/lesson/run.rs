@@ -37,7 +37,7 @@ pub(crate) struct StepRun {
     /// What they have printed, and why they failed.
     pub(crate) output: String,
     pub(crate) status: i32,
-    /// That the step is done, where the output says it.
+    /// That the step is done, if the output says it.
     pub(crate) done: Option<Done>,
 }
 
@@ -90,7 +90,7 @@ impl Workplace {
 /// Runs the commands of a step.
 pub(crate) async fn run(step: &Step, place: &Workplace) -> anyhow::Result<StepRun> {
     let commands = step.commands.lab.as_deref().context("this step has no command for the lab")?;
-    // The port may be another one, where that is taken.
+    // The port may be another one, if that is taken.
     let commands = commands.replace(USUAL, &place.gateway.to_string());
     let program = env::current_exe().context("the lab does not find itself")?;
     let mut shell = Command::new("sh");

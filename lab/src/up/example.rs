@@ -38,7 +38,7 @@ struct Program {
     name: String,
     #[serde(default = "one")]
     replicas: u32,
-    /// Its settings, where the environment has others.
+    /// Its settings, if the environment has others.
     #[serde(default)]
     env: BTreeMap<String, String>,
     /// Whether it logs where its page listens.

@@ -63,7 +63,7 @@ impl Replicas {
         Ok(Member { number, replica, is_paused: false, is_stopping: false })
     }
 
-    /// Starts those that were stopped or killed; one, where there has been none.
+    /// Starts those that were stopped or killed; one, if there has been none.
     pub(super) fn start(&mut self, settings: &Settings) -> anyhow::Result<()> {
         if self.all.is_empty() {
             return self.scale(1, settings);

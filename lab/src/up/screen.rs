@@ -10,7 +10,7 @@ use observe::snapshot::{LastRequest, shortened};
 use observe::{LaneSnapshot, Snapshot};
 use workqueue::variable;
 
-/// How many characters a bar has, where there is room for all of it, and the rest of its line.
+/// How many characters a bar has, if there is room for all of it, and the rest of its line.
 const BAR: usize = 24;
 const BESIDE_BAR: usize = 55;
 
@@ -44,7 +44,7 @@ impl Screen {
         Self { terminal, above }
     }
 
-    /// How many columns there are; as many as are wanted, where there is no terminal.
+    /// How many columns there are; as many as are wanted, if there is no terminal.
     pub(super) fn columns(&self) -> u16 {
         self.terminal.as_ref().map_or(u16::MAX, |terminal| terminal.size().1)
     }

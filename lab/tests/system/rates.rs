@@ -199,7 +199,7 @@ async fn job_without_room_downstream_keeps_its_permission() {
     })
     .await;
     let (_, granted) = questions.granted(u64::MAX);
-    // One more for each at the most, where a second ended before they were used.
+    // One more for each at the most, if a second ended before they were used.
     assert!(granted.values().sum::<u64>() <= 20, "{granted:?}");
 }
 

@@ -105,7 +105,7 @@ impl Evidence {
         self.memories.iter().map(|memory| memory.created).max()
     }
 
-    /// Why the records cannot tell whether something was lost, where the guarantees hold for `facts_max_age`.
+    /// Why the records cannot tell whether something was lost, if the guarantees hold for `facts_max_age`.
     pub(super) fn doubt(&self, now: Timestamp, facts_max_age: Duration) -> Option<String> {
         let max_age = SignedDuration::try_from(facts_max_age).unwrap_or(SignedDuration::MAX);
         let is_recent = |time: Timestamp| now.duration_since(time) < max_age;

@@ -122,7 +122,7 @@ impl Seen {
         }
     }
 
-    /// The standing of the request of this id, where the guarantees hold for `facts_max_age` from the asking.
+    /// The standing of the request of this id, if the guarantees hold for `facts_max_age` from the asking.
     pub(super) fn standing(&self, id: &str, now: Timestamp, facts_max_age: Duration) -> Standing {
         let limit = SignedDuration::try_from(facts_max_age).unwrap_or(SignedDuration::MAX);
         // A dead letter outlives the facts.

@@ -45,12 +45,12 @@ impl Memory {
         }
     }
 
-    /// The same, where it says that there was another before it.
+    /// The same, if it says that there was another before it.
     pub(super) fn if_replaced(self) -> Option<Self> {
         self.replaces.is_some().then_some(self)
     }
 
-    /// What shows that there was something before, where the guarantees hold for what is so recent.
+    /// What shows that there was something before, if the guarantees hold for what is so recent.
     pub(super) fn sign(
         &self,
         now: Timestamp,
@@ -127,7 +127,7 @@ mod tests {
         Memory::of(&serde_json::from_value(info).unwrap(), true)
     }
 
-    /// What it shows at this time, where the guarantees hold for an hour.
+    /// What it shows at this time, if the guarantees hold for an hour.
     fn sign(memory: &Memory, now: &str) -> String {
         let is_recent = |time| at(now).duration_since(time).as_hours() < 1;
         memory.sign(at(now), is_recent).unwrap_or_default()

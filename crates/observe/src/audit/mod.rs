@@ -84,7 +84,7 @@ async fn left_in_queues(nats: &Context) -> anyhow::Result<u64> {
     Ok(left + schedules.waiting() + schedules.in_flight())
 }
 
-/// Asks again, from the beginning, where the broker does not answer: it may be electing a leader.
+/// Asks again, from the beginning, if the broker does not answer: it may be electing a leader.
 async fn patiently<T>(ask: impl AsyncFn() -> anyhow::Result<T>) -> anyhow::Result<T> {
     let limit = Instant::now() + PATIENCE;
     let mut logged = LogOnce::default();

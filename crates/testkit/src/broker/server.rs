@@ -24,7 +24,7 @@ const LIMIT: Duration = Duration::from_secs(30);
 /// How many lines of the server's log an error shows.
 const LOG_TAIL: usize = 25;
 
-/// How the server collects its garbage, where the environment does not say: as in the configurations that are shipped.
+/// How the server collects its garbage, if the environment does not say: as in the configurations that are shipped.
 /// Later, for 5 % less processor time and nearly twice the memory, and hard enough before it needs all of the machine.
 const GARBAGE: [(&str, &str); 2] = [("GOGC", "400"), ("GOMEMLIMIT", "3600MiB")];
 
@@ -64,7 +64,7 @@ pub struct Broker {
     pub(super) ports: Ports,
     directory: PathBuf,
     options: BrokerOptions,
-    /// Whom it forms a cluster with, where it does.
+    /// Whom it forms a cluster with, if it does.
     pub(super) membership: Option<Membership>,
     _temporary: Option<TempDir>,
 }
@@ -134,7 +134,7 @@ impl Broker {
         format!("nats://127.0.0.1:{}", self.ports.client)
     }
 
-    /// The port that members of its cluster connect to, where it has one.
+    /// The port that members of its cluster connect to, if it has one.
     #[must_use]
     pub fn cluster_port(&self) -> Option<u16> {
         self.ports.cluster

@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use super::parse::{Flaw, flaw, readable};
 
-/// What the client makes of a message whose bytes these are: nothing, where it cannot read it.
+/// What the client makes of a message whose bytes these are: nothing, if it cannot read it.
 async fn read(subject: &[u8], block: &[u8]) -> Option<Message> {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = listener.local_addr().unwrap().to_string();

@@ -77,7 +77,7 @@ async fn consumer(
     action: &str,
 ) -> Result<ConsumerInfo, ApiError> {
     let (stream, consumer) = (lane.queue.stream, lane.consumer());
-    // The broker wants the filter in the subject, where it is the only one.
+    // The broker wants the filter in the subject, if it is the only one.
     let subject = match config.filter_subject.as_str() {
         "" => format!("CONSUMER.CREATE.{stream}.{consumer}"),
         filter => format!("CONSUMER.CREATE.{stream}.{consumer}.{filter}"),
