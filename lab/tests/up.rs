@@ -157,7 +157,7 @@ async fn commands_stop_start_scale_and_replace_what_runs() {
     assert!(said.contains("requests.normal."), "{said}");
     for (words, why) in [
         (&["kill", "gateway"][..], "such as generator-1"),
-        (&["pause", "broker"], "a broker can be killed, and started"),
+        (&["pause", "broker"], "can only be killed and started"),
         (&["kill", "generator-77"], "there is no generator-77"),
         (&["scale", "broker", "2"], "broker is not a service"),
         (&["set", "--work-time", "5"], "write a number with a unit"),
