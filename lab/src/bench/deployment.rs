@@ -115,7 +115,8 @@ impl BenchDeployment {
         command.env("RUST_LOG", "info");
         command.args(arguments).envs(settings.iter().copied());
         // Every process has a log of its own, where it says which port it has.
-        let log = tempfile::Builder::new().suffix(".log").tempfile_in(&self.logs);
+        let name = program.file_name().unwrap_or_default();
+        let log = tempfile::Builder::new().prefix(name).suffix(".log").tempfile_in(&self.logs);
         let (_, log) = log.and_then(|file| Ok(file.keep()?)).context("cannot create a log")?;
         Process::spawn(command, log)
     }
