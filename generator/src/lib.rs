@@ -32,7 +32,7 @@ pub async fn run(
     service(&settings).run(&settings.service, stop).await
 }
 
-/// Not within `run`, which would be compiled with the program once more.
+/// A function of its own, because the program compiles the body of `run` a second time.
 fn service(settings: &GeneratorSettings) -> Service {
     let &GeneratorSettings { work_time, failure_rate, .. } = settings;
     Service::new("generator")

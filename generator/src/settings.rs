@@ -35,11 +35,11 @@ pub struct GeneratorSettings {
     pub command: Option<workqueue::Command>,
 }
 
-/// Reads a share of all.
+/// Parses a share, a number from 0 to 1.
 ///
 /// # Errors
 ///
-/// What would be one.
+/// If the text is not such a number.
 pub fn share(text: &str) -> Result<f64, String> {
     match text.parse() {
         Ok(share) if (0.0..=1.0).contains(&share) => Ok(share),
@@ -53,12 +53,12 @@ mod tests {
     use clap::CommandFactory;
 
     #[test]
-    fn the_command_line_is_sound() {
+    fn command_line_is_valid() {
         GeneratorSettings::command().debug_assert();
     }
 
     #[test]
-    fn a_share_is_from_none_to_all() {
+    fn share_is_a_number_from_0_to_1() {
         assert_eq!(share("0"), Ok(0.0));
         assert_eq!(share("1"), Ok(1.0));
         for wrong in ["-0.1", "1.1", "NaN", "half", ""] {
