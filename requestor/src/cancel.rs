@@ -1,4 +1,4 @@
-//! Cancels requests, and discards the dead letters that hold them up.
+//! Cancels requests, and discards the dead letters that block them.
 
 use contract::facts::{Cancellation, Received, Stored};
 use contract::queues::{
@@ -13,8 +13,8 @@ use workqueue::{
 use crate::producer::record;
 
 /// Cancels a request, unless its strings are stored. Returns the decision that holds from now on: this
-/// cancellation, or an earlier decision. A request that is `not_asked` yet counts as accepted by its cancellation, so
-/// that its record remains.
+/// cancellation, or an earlier decision. A request that is still scheduled (`not_asked`) counts as accepted once it is
+/// cancelled, so that its record remains.
 ///
 /// A scheduled message may outlive every fact. So this function first marks the message itself as cancelled and makes
 /// it due now: if this process dies in between, a requestor completes the cancellation.
@@ -77,8 +77,8 @@ pub enum DiscardError {
     NotRemoved(#[from] NotRemoved),
 }
 
-/// Discards a dead letter. The request that it holds up, if there is one, is cancelled before, so that nothing is
-/// lost that was accepted.
+/// Discards a dead letter. If it blocks a request, the request is cancelled first, so that no accepted request is
+/// lost.
 ///
 /// # Errors
 ///
@@ -92,8 +92,8 @@ pub async fn discard(
     let is_from = |queue: workqueue::Queue| letter.stream == queue.stream;
     if let Ok(id) = letter.id.parse::<JobId>() {
         let is_asked = producer.read::<Request>(&letter.id).await?.is_some();
-        // The process that asked may have died before it created the fact, and create it later. A message that cannot
-        // be read is of no request.
+        // The fact may be missing: the process that submitted the request has died before it created the fact, or
+        // will still create it. A message that cannot be decoded belongs to no request.
         let is_of_request = is_asked
             || letter.decode::<Request>().is_some()
             || letter.decode::<Response>().is_some()

@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn due_request_is_asked_for_once_and_accepted() {
+    async fn due_request_is_submitted_once_and_accepted() {
         let recorder = Recorder::new();
         let id = JobId::new();
         for attempt in [1, 2, 3] {
@@ -76,8 +76,8 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_that_was_cancelled_is_accepted_and_not_asked_for() {
-        // By the fact, and by what it says itself where who cancelled it came no further.
+    async fn cancelled_request_is_accepted_and_not_submitted() {
+        // Cancelled by the fact, or only in the message, if the cancelling process died before it created the fact.
         for has_fact in [true, false] {
             let recorder = Recorder::new();
             let cx = recorder.context();

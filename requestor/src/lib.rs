@@ -1,4 +1,4 @@
-//! The requestor: asks for random strings, stores the responses, and acknowledges what is stored.
+//! The requestor: asks for random strings, stores the responses, and acknowledges the stored strings.
 //!
 //! ```text
 //! ask     --> [REQUESTS]                           producer, rate_limiter; tally counts
@@ -37,7 +37,7 @@ use rate_limiter::RateLimiter;
 use store::Store;
 use tally::Tally;
 
-/// The error with which the requestor ended by itself.
+/// The reason for which the requestor ended by itself.
 #[derive(Debug, thiserror::Error)]
 pub enum RequestorError {
     /// The count or length of the strings exceeds the limits.
@@ -53,15 +53,14 @@ pub enum RequestorError {
         .given_up.iter().map(|it| format!("{} {}", it.id, it.reason)).collect::<Vec<_>>().join("\n")
     )]
     GivenUp {
-        /// How many requests there were.
+        /// The number of requests.
         total: u64,
         /// Those that ended as dead letters, or could not be published.
         given_up: Vec<GivenUp>,
     },
 }
 
-/// Runs a requestor until `stop` is cancelled, or until `REQUEST_TOTAL` requests are stored or given
-/// up.
+/// Runs a requestor until `stop` is cancelled, or until `REQUEST_TOTAL` requests are stored or given up.
 ///
 /// # Errors
 ///
@@ -84,7 +83,7 @@ pub async fn run(
             tally: tally.clone(),
             rejections: Mutex::default(),
         });
-        // On a task of its own, so that each answer wakes only that.
+        // On a task of its own, so that an answer of the broker wakes this task alone.
         let mut task = JoinSet::new();
         let limiter = RateLimiter::new(settings.request_rate);
         task.spawn(producer.run(limiter, total, stopping.clone(), abandoned));
@@ -112,7 +111,7 @@ pub async fn run(
     }
 }
 
-/// Not within `run`, which would be compiled with the program once more.
+/// A function of its own, because the program compiles the body of `run` a second time.
 fn service(store: Store) -> Service {
     Service::new("requestor").declares(&contract::topology()).consume(store).consume(Due)
 }

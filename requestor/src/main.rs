@@ -1,4 +1,4 @@
-//! The `requestor` program: reads its settings, starts its logs, and runs; or asks one that runs.
+//! The `requestor` program: reads its settings, starts its logs, and runs; or checks whether a requestor runs.
 
 use std::error::Error;
 use std::process::ExitCode;
@@ -7,7 +7,7 @@ use mimalloc::MiMalloc;
 use requestor::{RETIRED, RequestorSettings};
 use workqueue::Command;
 
-// A service allocates a few kilobytes for each job, and this takes a fifth of its processor time less for that.
+// A service allocates a few kilobytes for each job. With this allocator it needs a fifth less processor time.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 

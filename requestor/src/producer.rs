@@ -19,18 +19,17 @@ use workqueue::{
 use crate::rate_limiter::RateLimiter;
 use crate::tally::Tally;
 
-/// The first ceiling of the time between two tries of a request that the broker rejects, and the
-/// highest.
+/// The first and the highest ceiling of the pause between two tries, if the broker rejects a request.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 
-/// Submits a request, and tries until the broker has confirmed it. While the queue is full it waits, until
-/// `stop`; then it gives up with [`PublishError::Full`], and nothing of the request is stored.
+/// Submits a request, and repeats that until the broker has confirmed it. While the queue is full, it waits. If the
+/// queue is still full after `stop`, it gives up with [`PublishError::Full`], and nothing of the request is stored.
 ///
 /// If the caller drops the future, it is unknown whether the request is in the queue.
 ///
 /// # Errors
 ///
-/// [`PublishError::Full`] after `stop`, and other errors that a retry does not fix.
+/// If the queue is full after `stop`, or if a retry does not help.
 pub async fn submit(
     producer: &Producer,
     request: &Request,
@@ -43,7 +42,7 @@ pub async fn submit(
     record(producer, request, &trace).await
 }
 
-/// As [`submit`], but from within a handler: while the queue is full, the handler's job waits.
+/// As [`submit`], but within a handler: while the queue is full, the handler's job waits.
 pub(crate) async fn submit_within(cx: &Context, request: &Request) -> Result<(), Failure> {
     cx.publish(request).await?;
     cx.create(request).await?;
@@ -70,20 +69,20 @@ pub(crate) struct RequestProducer {
     pub(crate) instance: String,
     pub(crate) amount: Amount,
     pub(crate) priority: Priority,
-    /// How many requests may be on their way to the broker at a time.
+    /// The most requests that may wait for the broker's confirmation at a time.
     pub(crate) concurrency: usize,
     /// Records the requests, if the requestor ends after the last of them.
     pub(crate) tally: Option<Arc<Tally>>,
-    /// Why the broker rejects requests, as far as it was logged.
+    /// The logged reasons for which the broker rejected requests.
     pub(crate) rejections: Mutex<LogOnce>,
 }
 
-/// The rate limiter, and how many requests are left. A task holds the lock for its turn.
+/// The rate limiter, and the number of requests that are left. A task holds the lock while it waits for its turn.
 type Turns = tokio::sync::Mutex<(RateLimiter, u64)>;
 
 impl RequestProducer {
-    /// Submits requests until `stop`, or `total` of them; then waits until the last one is accepted, or until
-    /// the drain runs out of time.
+    /// Submits requests until `stop`, or until there were `total`. Then it waits until the last one is accepted, or
+    /// until the time for the drain is over.
     pub(crate) async fn run(
         self: Arc<Self>,
         rate_limiter: RateLimiter,
@@ -113,7 +112,7 @@ impl RequestProducer {
         }
     }
 
-    /// Asks until the request is accepted, or cannot be published, or until `stop` while the queue is full.
+    /// Repeats a request until it is accepted or cannot be published, or until `stop` while the queue is full.
     async fn ask(&self, stop: &CancellationToken) {
         let id = JobId::new();
         let mut request = Request::new(id, self.amount, &self.instance, now());
@@ -146,7 +145,7 @@ impl RequestProducer {
                         error!(%id, error, "the broker rejects requests; trying again");
                     }
                     rejected = true;
-                    // At the rate `max`, too, a request that is given up takes its time.
+                    // Before a request is given up, too, because the rate `max` has no pauses of its own.
                     backoff.wait().await;
                     if is_permanent {
                         if let Some(tally) = &self.tally {
@@ -154,7 +153,7 @@ impl RequestProducer {
                         }
                         return;
                     }
-                    // It was not accepted, so its time starts anew.
+                    // The request was not accepted, so its age starts anew.
                     request.requested_at = now();
                 }
             }

@@ -4,8 +4,8 @@ use tokio::time::{Instant, sleep_until};
 
 use crate::settings::Rate;
 
-/// How far behind schedule the requestor may be and still catch up. Requests that fell
-/// due while a queue was full for longer are not made up for.
+/// The longest delay for which the requestor catches up. If the queue was full for longer, it does not make up for the
+/// requests that fell due before.
 const CATCH_UP: Duration = Duration::from_millis(100);
 
 /// Limits the requests of this requestor to a rate.
@@ -35,8 +35,8 @@ impl RateLimiter {
     }
 }
 
-/// When the next request is due after one that was due at one moment and made at another, all since the
-/// start, at one request in each interval.
+/// The time at which the next request is due, if the last one was due at `due` and made at `made`: one request in each
+/// interval. All times are since the start.
 #[must_use]
 pub fn next_due(due: Duration, made: Duration, interval: Duration) -> Duration {
     due.max(made.saturating_sub(CATCH_UP)) + interval

@@ -3,14 +3,14 @@ use std::str::FromStr;
 use clap::Parser;
 use workqueue::Priority;
 
-/// Settings that are not read any more, and what to do instead.
+/// Settings that no program reads any more, and the instruction for each.
 pub const RETIRED: &[(&str, &str)] = &[
     ("API_ADDR", "set GATEWAY_ADDR for the gateway"),
     ("API_HOSTS", "set GATEWAY_HOSTS for the gateway"),
     ("API_URL", "the gateway answers the API itself; remove it"),
     ("VIEWER_ADDR", "set GATEWAY_ADDR for the gateway"),
     ("VIEWER_HOSTS", "set GATEWAY_HOSTS for the gateway"),
-    // Of Compose, whose gateway is handed them.
+    // Settings of the Compose file, which passes them to the gateway.
     ("VIEWER_PASSWORD", "set GATEWAY_PASSWORD"),
     ("VIEWER_PORT", "set GATEWAY_PORT"),
     ("KEEPER_PASSWORD", "set BACKUP_PASSWORD"),
@@ -67,17 +67,17 @@ pub struct RequestorSettings {
     pub command: Option<workqueue::Command>,
 }
 
-/// The fewest requests a second, other than none: one in thirty years.
+/// The lowest rate above zero: one request in thirty years.
 const SLOWEST: f64 = 1e-9;
 
-/// How fast to ask.
+/// The rate of the requests.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Rate {
-    /// Not at all.
+    /// No requests.
     Zero,
-    /// That many requests a second, more than none.
+    /// This many requests a second, more than zero.
     PerSecond(f64),
-    /// As fast as the queue takes them.
+    /// As fast as the queue accepts them.
     Max,
 }
 
@@ -100,12 +100,12 @@ mod tests {
     use clap::CommandFactory;
 
     #[test]
-    fn the_command_line_is_sound() {
+    fn command_line_is_valid() {
         RequestorSettings::command().debug_assert();
     }
 
     #[test]
-    fn a_rate_is_a_number_a_second_or_max() {
+    fn rate_is_a_number_a_second_or_max() {
         assert_eq!("0".parse(), Ok(Rate::Zero));
         assert_eq!("0.5".parse(), Ok(Rate::PerSecond(0.5)));
         assert_eq!("max".parse(), Ok(Rate::Max));
@@ -115,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn a_negative_rate_is_explained() {
+    fn negative_rate_is_explained() {
         for words in
             [["requestor", "--request-rate=-1"].as_slice(), &["requestor", "--request-rate", "-1"]]
         {

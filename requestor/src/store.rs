@@ -27,8 +27,8 @@ impl Handler for Store {
         let new = Stored::Strings(Acknowledgment::new(response, cx.instance(), now()));
         let stored = match cx.create(&new).await? {
             Creation::Created => new,
-            // The request was answered, or its response stored, twice. The first fact wins, and only
-            // its strings are acknowledged, so both sides have the same strings.
+            // There was a second response, or a redelivery. The first fact wins, and only its strings are
+            // acknowledged, so both services have the same strings.
             Creation::AlreadyExists(stored) => stored,
         };
         let stored = match stored {
@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn response_to_a_cancelled_request_is_neither_stored_nor_sent() {
+    async fn response_to_a_cancelled_request_is_not_acknowledged() {
         let recorder = Recorder::new();
         let (store, id) = (Store { tally: None }, JobId::new());
         let cancelled = Cancellation { id, cancelled_by: "me".to_owned(), cancelled_at: now() };

@@ -18,16 +18,16 @@ use futures_util::stream::FuturesUnordered;
 use tracing::info;
 use workqueue::{Connection, JobId, dead_letters, last_message, read_fact};
 
-/// How many requests are looked up at a time.
+/// The number of requests that are looked up at a time.
 const AT_A_TIME: usize = 64;
 
-/// How long to wait between two rounds of looking up, unless the first found many.
+/// The pause between two rounds of looking up, unless the first found many.
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// How often to log how many are outstanding.
+/// The interval at which the number of outstanding requests is logged.
 const REPORT: Duration = Duration::from_secs(5);
 
-/// The requests that are neither stored nor dead letters, as far as is known here.
+/// The requests that are neither stored nor given up, as far as this requestor knows.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     outstanding: Mutex<BTreeSet<JobId>>,
@@ -35,12 +35,12 @@ pub(crate) struct Tally {
     all_asked: AtomicBool,
 }
 
-/// A request that ended as a dead letter, was cancelled, or could not be published at all.
+/// A request that ended as a dead letter, was cancelled, or could not be published.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GivenUp {
     /// The request.
     pub id: JobId,
-    /// Why.
+    /// The reason for its end.
     pub reason: String,
 }
 
@@ -66,14 +66,14 @@ impl Tally {
 
     /// Waits until every request is stored or given up. Returns those that were given up.
     pub(crate) async fn come_to_an_end(&self, connection: &Connection) -> Vec<GivenUp> {
-        let (mut after, mut told) = (None, Instant::now());
+        let (mut after, mut reported) = (None, Instant::now());
         while !(self.all_asked.load(Ordering::Relaxed) && self.with(|ids| ids.is_empty())) {
-            if told.elapsed() >= REPORT {
-                told = Instant::now();
+            if reported.elapsed() >= REPORT {
+                reported = Instant::now();
                 let outstanding = self.with(|ids| ids.len());
                 info!(outstanding, "waiting until each request is stored");
             }
-            let round = self.some_after(after);
+            let round = self.oldest_after(after);
             after = round.last().copied();
             let looked_up = round.len();
             let mut ends: FuturesUnordered<_> =
@@ -94,8 +94,8 @@ impl Tally {
         mem::take(&mut *self.given_up.lock().expect("nothing panics while it holds this lock"))
     }
 
-    /// The oldest requests that come after this one, or from the start where there are none.
-    fn some_after(&self, after: Option<JobId>) -> Vec<JobId> {
+    /// The oldest requests after this one, or the oldest of all without one.
+    fn oldest_after(&self, after: Option<JobId>) -> Vec<JobId> {
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
         self.with(|outstanding| {
             outstanding.range((from, Bound::Unbounded)).take(AT_A_TIME).copied().collect()
@@ -112,7 +112,7 @@ enum RequestEnd {
     GivenUp(String),
 }
 
-/// How a request ended, if it has, and if the broker says so.
+/// The end of a request, if it has ended and the broker answers.
 async fn end_of(id: JobId, connection: &Connection) -> Option<RequestEnd> {
     let key = id.to_string();
     // Without an answer the state of the request is unknown.
