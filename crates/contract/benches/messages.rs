@@ -1,8 +1,7 @@
 //! The cost of encoding and decoding a message, in time and in allocations:
 //! `cargo bench --package contract`.
 //!
-//! It is why headers are looked up by names that are made once, and why a body begins with room for one
-//! string.
+//! Because of these measurements, the names of headers are made once, and a body begins with room for one string.
 
 use contract::facts::Received;
 use contract::queues::{Acknowledgment, Request, Response};

@@ -35,8 +35,8 @@ pub const RECEIVED: Bucket = Bucket { name: "received", stream: "KV_received" };
 /// All buckets, in the order in which a request leaves its facts in them.
 pub const ALL: [Bucket; 4] = [IDEMPOTENCY, REQUESTED, STORED, RECEIVED];
 
-/// How far the clock of the requesting instance may be ahead of ours. Facts are kept that much longer than
-/// the guarantees hold; a request with a later time would outlive its facts.
+/// The most by which the clock of the requesting instance may be ahead of ours. The broker keeps the facts for that
+/// much longer than the guarantees hold. A request with a later time would outlive its facts.
 const CLOCK_TOLERANCE: SignedDuration = SignedDuration::from_hours(1);
 
 /// The request of an `Idempotency-Key`: the same key means the same request.
@@ -51,8 +51,7 @@ pub struct Asked {
     /// The request that each call with this key publishes.
     #[serde(flatten)]
     pub request: Request,
-    /// When it is due, if the client set a time. The request is submitted then, with this
-    /// time as its `requested_at`.
+    /// When it is due, if the client set a time. The request is submitted then, with this time as its `requested_at`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub not_before: Option<Timestamp>,
     /// The delay until it is due, in milliseconds, if the client set a delay and not a time.
@@ -76,7 +75,7 @@ impl Fact for Request {
     }
 }
 
-/// The decision about a request. The bucket keeps the first of the two, so that both can never be true.
+/// The decision about a request. The bucket keeps the first one, so a request never has both.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Stored {
@@ -128,7 +127,7 @@ impl Fact for Stored {
     }
 
     fn from_body(body: &[u8]) -> Result<Self, serde_json::Error> {
-        // Not as serde reads an untagged enum, which copies everything first, and does not say what is wrong.
+        // Not by serde's untagged enum, which copies everything first, and whose error does not name the fault.
         match from_json(body) {
             Ok(acknowledgment) => Ok(Self::Strings(acknowledgment)),
             Err(error) => from_json(body).map(Self::Cancelled).map_err(|_| error),
@@ -139,7 +138,7 @@ impl Fact for Stored {
 /// A generator has marked these strings as received.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Received {
-    /// The request that came to its end.
+    /// The request, which has come to its end.
     pub id: JobId,
     /// The strings, as they were acknowledged.
     pub values: Strings,
@@ -157,12 +156,12 @@ impl Fact for Received {
     }
 }
 
-/// Rejects a message of this age. The facts that guard a request are kept for `facts_max_age` from the
-/// moment of asking, so nothing may happen to it after that.
+/// Rejects a message whose request is too old, or too far in the future. The facts that prevent a second effect are
+/// kept for `facts_max_age` after the request was made, so no worker handles it after that.
 ///
 /// # Errors
 ///
-/// If the request is older than its facts, or from later than they can guard.
+/// If the request is older than `facts_max_age`, or from more than an hour ahead.
 pub fn check_age(
     requested_at: Timestamp,
     now: Timestamp,
@@ -171,9 +170,8 @@ pub fn check_age(
     let age = now.duration_since(requested_at);
     let rejected = |reason, detail| Err(Rejection { reason, detail });
     if age > SignedDuration::try_from(facts_max_age).unwrap_or(SignedDuration::MAX) {
-        let detail = format!(
-            "asked at {requested_at}, and nothing older than {facts_max_age:?} is worked on"
-        );
+        let detail =
+            format!("asked at {requested_at}, and requests expire after {facts_max_age:?}");
         return rejected(Reason::Expired, detail);
     }
     if age < -CLOCK_TOLERANCE {
@@ -183,15 +181,15 @@ pub fn check_age(
     Ok(())
 }
 
-/// Rejects a request that was to be answered until `expires_at`, if it says so, after that.
+/// Rejects a request that has an `expires_at`, from that time on.
 ///
 /// # Errors
 ///
-/// If that time is over.
+/// If the request has expired.
 pub fn check_expiry(expires_at: Option<Timestamp>, now: Timestamp) -> Result<(), Rejection> {
     match expires_at {
         Some(at) if at <= now => {
-            let detail = format!("it was to be answered until {at}");
+            let detail = format!("it expired at {at}");
             Err(Rejection { reason: Reason::Expired, detail })
         }
         _ => Ok(()),
@@ -218,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn request_that_expires_is_not_answered_after_that() {
+    fn request_is_rejected_from_its_expiry_on() {
         let at = |time: &str| time.parse::<Timestamp>().unwrap();
         let noon = at("2026-01-02T12:00:00Z");
         let check = |expires_at| check_expiry(expires_at, noon).err().map(|it| it.reason);
@@ -241,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn request_from_later_than_its_facts_guard_is_malformed() {
+    fn request_from_more_than_an_hour_ahead_is_malformed() {
         assert_eq!(check("2026-01-02T13:00:00Z"), None);
         assert_eq!(check("2026-01-02T13:00:01Z"), Some(Reason::Malformed));
     }

@@ -7,8 +7,8 @@ use sha2::{Digest, Sha256};
 /// The most characters that an [`IdempotencyKey`] may have.
 pub const MAX_KEY: usize = 255;
 
-/// The name that a client of the HTTP API gives a request, so that asking again asks for
-/// nothing more: any text of 1 to [`MAX_KEY`] characters.
+/// The name that a client of the HTTP API gives to a request, so that a repetition makes no second request: any text of
+/// 1 to [`MAX_KEY`] characters.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct IdempotencyKey(String);
@@ -20,8 +20,8 @@ impl IdempotencyKey {
         &self.0
     }
 
-    /// The key of its fact: the SHA-256 of the key in UTF-8, as 64 hexadecimal digits in lower
-    /// case. The key itself may be any text, which a subject may not.
+    /// The key of its fact: the SHA-256 of the key in UTF-8, as 64 hexadecimal digits in lower case. The key itself may
+    /// be any text, and so cannot be part of a subject.
     #[must_use]
     pub fn token(&self) -> String {
         format!("{:x}", Sha256::digest(self.0.as_bytes()))
@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_has_1_to_255_characters_however_many_bytes_they_take() {
+    fn key_has_1_to_255_characters_of_any_length_in_bytes() {
         for (text, is_key) in [
             (String::new(), false),
             ("a".to_owned(), true),

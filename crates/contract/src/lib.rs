@@ -1,9 +1,9 @@
-//! The contract between the two sides.
+//! The contract between the two services.
 //!
 //! Two services exchange messages over queues, and record what has happened as facts:
 //!
 //! ```text
-//! gateway   --due request-->    [SCHEDULES]       --> requestor    asks once it is due
+//! gateway   --due request-->    [SCHEDULES]       --> requestor    submits it once it is due
 //! requestor --request-->        [REQUESTS]        --> generator    makes random strings
 //! requestor <--response--       [RESPONSES]       <-- generator
 //!     stores the strings
@@ -15,7 +15,7 @@
 //! request from the facts. No other crate spells the name of a stream, a subject or a bucket of this system.
 //! This crate does no I/O: it reads no environment and no clock.
 //!
-//! A side in another language finds the same contract in `asyncapi.yaml`.
+//! For a service in another language, `asyncapi.yaml` describes the same contract.
 
 pub mod facts;
 pub mod queues;

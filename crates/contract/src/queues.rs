@@ -3,12 +3,12 @@
 //! | queue | message | published by | consumed by |
 //! | --- | --- | --- | --- |
 //! | [`SCHEDULES`] | [`DueRequest`] | gateway | requestor |
-//! | [`REQUESTS`] | [`Request`] | requestor | generator |
+//! | [`REQUESTS`] | [`Request`] | requestor, gateway | generator |
 //! | [`RESPONSES`] | [`Response`] | generator | requestor |
 //! | [`ACKNOWLEDGMENTS`] | [`Acknowledgment`] | requestor | generator |
 //!
-//! A queue is a stream that forgets a message once its consumer has acknowledged it. None has message ids, because all
-//! effects of these messages are facts.
+//! A queue is a stream that removes a message once its consumer has acked it. The messages have no message ids, because
+//! all their effects are facts.
 
 use std::time::Duration;
 
@@ -35,15 +35,15 @@ pub const LONGEST_DELAY: Duration = Duration::from_hours(30 * 24);
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "DueFields", into = "DueFields")]
 pub struct DueRequest {
-    /// How many strings, and how long.
+    /// The number and the length of the strings.
     pub amount: Amount,
-    /// How urgent it is, once it is due.
+    /// Its priority, once it is due.
     pub priority: Priority,
     /// The instance that received it; for a recurring request, `schedule` and the name of the schedule.
     pub requestor: String,
     /// When it is due, if it does not recur.
     pub not_before: Option<Timestamp>,
-    /// When it expires: after that no service works on it.
+    /// When it expires: from then on no service works on it.
     pub expires_at: Option<Timestamp>,
     /// The instance that cancelled it while it was scheduled: it is not submitted, but counts as accepted and
     /// cancelled.
@@ -129,7 +129,8 @@ pub fn named(name: &str) -> Result<Queue, UnknownQueue> {
 #[error("the queues are {}, {}, {} and {}", ALL[0].stream, ALL[1].stream, ALL[2].stream, ALL[3].stream)]
 pub struct UnknownQueue;
 
-/// Requests whose strings are not generated yet. The requestor publishes them, and the generator consumes them.
+/// Requests whose strings are still to be made. The requestor and the gateway publish them, and the generator consumes
+/// them.
 pub const REQUESTS: Queue = Queue::new("REQUESTS", "requests")
     .consumer("generator")
     .with_priorities()
@@ -139,17 +140,17 @@ pub const REQUESTS: Queue = Queue::new("REQUESTS", "requests")
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Fields", into = "Fields")]
 pub struct Request {
-    /// The id of the request, which its response, acknowledgment and facts carry, too.
+    /// The id of the request. Its response, acknowledgment and facts have the same id.
     pub id: JobId,
-    /// How many strings, and how long.
+    /// The number and the length of the strings.
     pub amount: Amount,
-    /// How urgent it is.
+    /// Its priority.
     pub priority: Priority,
     /// The instance that submitted the request.
     pub requestor: String,
-    /// When it asked.
+    /// When the request was made.
     pub requested_at: Timestamp,
-    /// When it expires: after that no service works on it.
+    /// When it expires: from then on no service works on it.
     pub expires_at: Option<Timestamp>,
 }
 
@@ -222,7 +223,7 @@ impl From<Request> for Fields {
     }
 }
 
-/// Responses that are still to be stored. The generator answers, the requestor stores.
+/// Responses that are still to be stored. The generator publishes them, and the requestor consumes them.
 pub const RESPONSES: Queue =
     Queue::new("RESPONSES", "responses").consumer("requestor").without_message_ids();
 
@@ -231,13 +232,13 @@ pub const RESPONSES: Queue =
 pub struct Response {
     /// The request that this answers.
     pub id: JobId,
-    /// When that request was asked.
+    /// When that request was made.
     pub requested_at: Timestamp,
     /// The strings.
     pub values: Strings,
     /// The instance that made them.
     pub generator: String,
-    /// When it started to make them: until then the request waited. An older generator does not say.
+    /// When it started to make them: until then the request waited. Responses of older generators lack it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<Timestamp>,
     /// When it had made them.
@@ -252,17 +253,17 @@ impl Job for Response {
     }
 }
 
-/// Acknowledgments that are still to be marked. The requestor acknowledges, the generator marks.
+/// Acknowledgments whose strings are still to be marked. The requestor publishes them, and the generator consumes them.
 pub const ACKNOWLEDGMENTS: Queue =
     Queue::new("ACKNOWLEDGMENTS", "acknowledgments").consumer("generator").without_message_ids();
 
-/// A requestor has stored these strings. It is the fact of the bucket `stored`, unless the request was
-/// cancelled, and the message that tells the generator of it.
+/// A requestor has stored these strings. This is the fact in the bucket `stored`, unless the request was cancelled, and
+/// the message that informs the generator.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Acknowledgment {
     /// The request that was answered.
     pub id: JobId,
-    /// When that request was asked.
+    /// When that request was made.
     pub requested_at: Timestamp,
     /// The strings that were stored.
     pub values: Strings,

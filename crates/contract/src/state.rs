@@ -8,7 +8,7 @@ use workqueue::Queue;
 
 use crate::queues;
 
-/// What the bucket `stored` says of a request.
+/// The decision about a request, from the bucket `stored`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision<V> {
     /// These strings, or a digest of them, are stored.
@@ -27,10 +27,10 @@ impl<V> Decision<V> {
     }
 }
 
-/// How far a request has come, with the dead letter (`D`) that holds it up, if one does.
+/// The state of a request, with the dead letter (`D`) that blocks it, if there is one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RequestState<D> {
-    /// It is to be made later.
+    /// It is due later.
     Scheduled,
     /// Its strings are still to be made or stored.
     Queued,
@@ -40,24 +40,24 @@ pub enum RequestState<D> {
     Received,
     /// It was cancelled before its strings were stored. This is an end, too.
     Cancelled,
-    /// Other strings are marked as received than those that are stored, or some although it was cancelled. The
-    /// guarantees exclude this.
+    /// The strings that are marked as received differ from the stored ones, or the request was cancelled. The guarantees
+    /// exclude this.
     Doubled,
-    /// A step that is still to be done was given up. It may be replayed.
+    /// The message of its next step is a dead letter. It may be replayed.
     DeadLettered(D),
 }
 
 impl<D> RequestState<D> {
-    /// The state of the request whose facts have these values, or digests of them. `dead_letter` gives its
-    /// dead letter from a queue. One from a queue that the request has passed since holds nothing up.
-    /// It `is_scheduled` where it waits to be made, and is not accepted by its queue.
+    /// The state of a request whose facts have these values, or digests of them. `dead_letter` returns its dead letter
+    /// from a queue. A dead letter from a queue that the request has passed does not block it. The request
+    /// `is_scheduled` if it waits in SCHEDULES, and is not accepted yet.
     pub fn of<V: PartialEq>(
         stored: Option<Decision<V>>,
         received: Option<V>,
         is_scheduled: bool,
         dead_letter: impl FnMut(Queue) -> Option<D>,
     ) -> Self {
-        // A new queue does not compile until it has its place here.
+        // This does not compile with a further queue, until it has its place here.
         let [schedules, requests, responses, acknowledgments] = queues::ALL;
         let (state, still_to_pass): (_, &[Queue]) = match (stored, received) {
             (Some(Decision::Cancelled), None) => return Self::Cancelled,
@@ -73,7 +73,7 @@ impl<D> RequestState<D> {
     }
 }
 
-/// How far a request has come, in a word: for people and programs.
+/// The state of a request as one word, for people and programs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 #[expect(missing_docs, reason = "they are those of RequestState")]
@@ -113,7 +113,7 @@ impl RequestStatus {
         }
     }
 
-    /// Whether nothing more happens to the request, unless a person makes it.
+    /// Whether the state changes no more without a person.
     #[must_use]
     pub const fn is_end(self) -> bool {
         match self {
@@ -185,7 +185,7 @@ mod tests {
     }
 
     #[test]
-    fn request_that_waits_to_be_made_is_scheduled() {
+    fn request_that_is_due_later_is_scheduled() {
         let scheduled = |stored: Option<&str>, dead_letter: Option<Queue>| {
             let of = |queue| dead_letter.filter(|it| *it == queue);
             RequestState::of(stored.map(Decision::Strings), None, true, of)
@@ -230,15 +230,15 @@ mod tests {
     }
 
     #[test]
-    fn dead_letter_of_a_step_still_to_be_done_holds_it_up() {
+    fn dead_letter_of_a_step_still_to_be_done_blocks_the_request() {
         assert_eq!(state(None, None, &[REQUESTS]), DeadLettered(REQUESTS));
         assert_eq!(state(Some("abc"), None, &[ACKNOWLEDGMENTS]), DeadLettered(ACKNOWLEDGMENTS));
-        // The later step counts: the earlier one was replayed since.
+        // The later step counts: the earlier dead letter was replayed.
         assert_eq!(state(None, None, &[REQUESTS, RESPONSES]), DeadLettered(RESPONSES));
     }
 
     #[test]
-    fn dead_letter_of_a_step_that_is_done_holds_nothing_up() {
+    fn dead_letter_of_a_step_that_is_done_does_not_block() {
         assert_eq!(state(None, None, &[ACKNOWLEDGMENTS]), Queued);
         assert_eq!(state(Some("abc"), None, &[REQUESTS, RESPONSES]), Stored);
         for received in ["abc", "xyz"] {

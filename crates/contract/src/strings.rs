@@ -9,8 +9,7 @@ pub const MAX_LENGTH: u32 = 1024;
 /// The most characters that all strings of one request may have together.
 pub const MAX_CHARACTERS: u32 = 65_536;
 
-/// How many strings are asked for, and how long each is to be. One that exists is within the
-/// limits.
+/// The number of the requested strings, and the length of each. It is always within the limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Amount {
     count: u32,
@@ -22,8 +21,8 @@ impl Amount {
     ///
     /// # Errors
     ///
-    /// Unless 1 ≤ `count` ≤ [`MAX_COUNT`], 1 ≤ `length` ≤ [`MAX_LENGTH`] and
-    /// `count` × `length` ≤ [`MAX_CHARACTERS`].
+    /// If one of them is 0, `count` above [`MAX_COUNT`], `length` above [`MAX_LENGTH`], or their product above
+    /// [`MAX_CHARACTERS`].
     pub fn new(count: u32, length: u32) -> Result<Self, InvalidStrings> {
         if !(1..=MAX_COUNT).contains(&count) {
             return Err(InvalidStrings::Count(count.into()));
@@ -37,13 +36,13 @@ impl Amount {
         Ok(Self { count, length })
     }
 
-    /// How many strings.
+    /// The number of strings.
     #[must_use]
     pub fn count(self) -> u32 {
         self.count
     }
 
-    /// How many characters in each of them.
+    /// The number of characters in each.
     #[must_use]
     pub fn length(self) -> u32 {
         self.length
@@ -89,7 +88,7 @@ impl Serialize for Strings {
     }
 }
 
-/// Why these strings are beyond the limits of requests and responses.
+/// The reason for which strings are beyond the limits of requests and responses.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidStrings {
     /// Too many strings, or none.
@@ -108,7 +107,7 @@ pub enum InvalidStrings {
         /// The number of characters in each.
         length: u32,
     },
-    /// A character outside of the alphabet.
+    /// A character outside the alphabet.
     #[error("the string at {index} has characters other than A-Z, a-z and 0-9")]
     Alphabet {
         /// The place of the first such string, from 0.
@@ -127,7 +126,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_limits_of_an_amount_are_inclusive() {
+    fn limits_of_an_amount_are_inclusive() {
         for (count, length) in [(1, 1), (1, 1024), (64, 1024), (1000, 65)] {
             assert!(Amount::new(count, length).is_ok(), "{count} × {length}");
         }
