@@ -8,7 +8,7 @@ use crate::arbitrary::{
     a_number_near_a_limit, any_json, nearly_a_time, nearly_an_id, nearly_strings,
 };
 use crate::document::at;
-use crate::kinds::{assert_judged_alike, kinds, request_kind, response_kind, with};
+use crate::kinds::{assert_same_verdict, kinds, request_kind, response_kind, with};
 
 #[test]
 fn golden_files_decode_and_encode_unchanged() {
@@ -40,15 +40,15 @@ fn body_that_lacks_a_field_is_refused() {
 }
 
 #[test]
-fn the_limits_are_where_the_document_has_them() {
+fn limits_are_those_of_the_document() {
     let (request, response) = (request_kind(), response_kind());
     for count in [0, 1, 2, 63, 64, 65, 66, 999, 1000, 1001] {
         for length in [0, 1, 2, 64, 65, 66, 1023, 1024, 1025] {
             let mut asked = with(request, "count", json!(count));
             asked["length"] = json!(length);
-            assert_judged_alike(request, &asked);
+            assert_same_verdict(request, &asked);
             let answered = with(response, "values", json!(vec!["x".repeat(length); count]));
-            assert_judged_alike(response, &answered);
+            assert_same_verdict(response, &answered);
             assert_eq!(request.allows(&asked), response.allows(&answered), "{count} × {length}");
         }
     }
@@ -96,38 +96,38 @@ fn document_allows_one_spelling_of_a_time() {
 
 proptest! {
     #[test]
-    fn an_amount_is_allowed_by_the_document_where_rust_allows_it(
+    fn document_allows_the_amounts_that_rust_reads(
         count in a_number_near_a_limit(),
         length in a_number_near_a_limit(),
     ) {
         let mut body = with(request_kind(), "count", json!(count));
         body["length"] = json!(length);
-        assert_judged_alike(request_kind(), &body);
+        assert_same_verdict(request_kind(), &body);
     }
 
     #[test]
-    fn strings_are_allowed_by_the_document_where_rust_reads_them(values in nearly_strings()) {
-        assert_judged_alike(response_kind(), &with(response_kind(), "values", values));
+    fn document_allows_the_strings_that_rust_reads(values in nearly_strings()) {
+        assert_same_verdict(response_kind(), &with(response_kind(), "values", values));
     }
 
     #[test]
-    fn an_id_is_allowed_by_the_document_where_rust_reads_it(id in nearly_an_id()) {
-        assert_judged_alike(request_kind(), &with(request_kind(), "id", json!(id)));
-        // Many a reader does not look at formats: the pattern alone has to say as much.
+    fn document_allows_the_ids_that_rust_reads(id in nearly_an_id()) {
+        assert_same_verdict(request_kind(), &with(request_kind(), "id", json!(id)));
+        // Many readers ignore formats, so the pattern alone has to be as strict.
         let without_format = jsonschema::draft7::new(at("/components/schemas/RequestId")).unwrap();
         prop_assert_eq!(without_format.is_valid(&json!(id)), id.parse::<JobId>().is_ok());
     }
 
     #[test]
-    fn a_time_is_allowed_by_the_document_where_rust_reads_it(time in nearly_a_time()) {
-        assert_judged_alike(request_kind(), &with(request_kind(), "requested_at", json!(time)));
+    fn document_allows_the_times_that_rust_reads(time in nearly_a_time()) {
+        assert_same_verdict(request_kind(), &with(request_kind(), "requested_at", json!(time)));
     }
 
     #[test]
     fn document_allows_the_field_values_that_rust_reads(value in any_json()) {
         for kind in kinds() {
             for field in kind.fields() {
-                assert_judged_alike(kind, &with(kind, field, value.clone()));
+                assert_same_verdict(kind, &with(kind, field, value.clone()));
             }
         }
     }

@@ -20,7 +20,7 @@ pub fn an_id() -> impl Strategy<Value = JobId> {
     })
 }
 
-/// Any moment that four digits of a year can name.
+/// Any moment in a year of four digits.
 pub fn a_time() -> impl Strategy<Value = Timestamp> {
     let first: Timestamp = "0000-01-01T00:00:00Z".parse().unwrap();
     let nanosecond =
@@ -41,7 +41,7 @@ pub fn an_amount() -> impl Strategy<Value = (u32, u32)> {
 }
 
 pub fn a_list_of_strings() -> impl Strategy<Value = Strings> {
-    // Of a few characters long strings are made: to draw each alone would take long.
+    // Repeats a few characters, because drawing each character would take long.
     (an_amount(), string_regex("[A-Za-z0-9]{1,70}").unwrap()).prop_map(|((count, length), some)| {
         let mut characters = some.chars().cycle();
         let values: Vec<String> =
@@ -50,7 +50,7 @@ pub fn a_list_of_strings() -> impl Strategy<Value = Strings> {
     })
 }
 
-/// Anything that a header can carry: one line.
+/// Any text that a header can carry: one line.
 pub fn a_header() -> impl Strategy<Value = String> {
     vec(any::<char>(), 0..40).prop_map(|characters| {
         characters.into_iter().filter(|character| !['\r', '\n'].contains(character)).collect()
@@ -125,8 +125,8 @@ pub fn a_received() -> impl Strategy<Value = Received> {
     )
 }
 
-/// Any JSON, save for numbers such as `1.0`: those are whole to a schema and not to Rust, of which
-/// a test of its own speaks.
+/// Any JSON, except for numbers such as `1.0`: a schema accepts them as integers, and Rust does not. A test of its own
+/// covers them.
 pub fn any_json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
@@ -156,9 +156,9 @@ pub fn a_number_near_a_limit() -> impl Strategy<Value = i64> {
     ]
 }
 
-/// Something that looks like an id, and sometimes is one.
+/// A text that looks like an id, and sometimes is one.
 pub fn nearly_an_id() -> impl Strategy<Value = String> {
-    // Where the version and the variant stand deserves more than its share.
+    // More often in the version and the variant than elsewhere.
     let place = prop_oneof![4 => 0..36usize, 1 => Just(14), 1 => Just(19)];
     let changed =
         (an_id(), place, select(b"0789abcfABCFg- {\n".as_slice())).prop_map(|(id, place, byte)| {
@@ -181,9 +181,8 @@ pub fn nearly_an_id() -> impl Strategy<Value = String> {
     prop_oneof![changed, spelled]
 }
 
-/// Something that looks like a time of the contract, and sometimes is one. The last days of the
-/// year 9999 are left out, which `jiff` cannot hold, and the 60th second, which it reads as the
-/// 59th.
+/// A text that looks like a time of the contract, and sometimes is one. Without the last days of the year 9999, which
+/// `jiff` cannot represent, and without second 60, which it reads as 59.
 pub fn nearly_a_time() -> impl Strategy<Value = String> {
     let date = (0..9999u16, 0..=13u8, 0..=32u8);
     let time = (0..=25u8, 0..=61u8, prop_oneof![9 => 0..60u8, 1 => 61..100u8]);

@@ -1,4 +1,4 @@
-//! Channels and operations, and the streams and consumers that stand behind them.
+//! Channels and operations, and their streams and consumers.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -24,7 +24,7 @@ const LIMITS: Limits = Limits {
 };
 
 #[test]
-fn the_channels_are_those_of_the_contract() {
+fn channels_are_those_of_the_contract() {
     let documented: BTreeSet<String> = at("/channels")
         .as_object()
         .unwrap()
@@ -68,7 +68,7 @@ fn dead_letters_come_from_every_queue_and_no_other_stream() {
 }
 
 #[test]
-fn queue_is_received_by_one_side_and_sent_by_the_others() {
+fn queue_is_received_by_one_service_and_sent_by_the_others() {
     let operations = at("/operations").as_object().unwrap();
     let sides = |address: &str, action: &str| -> Vec<&str> {
         let of_channel = |operation: &&Value| {
@@ -85,7 +85,7 @@ fn queue_is_received_by_one_side_and_sent_by_the_others() {
         sides
     };
     let consumers: BTreeSet<&str> = queues::ALL.map(|queue| queue.consumer).into();
-    // The gateway asks as the requestor does.
+    // The gateway submits requests, as the requestor does.
     let senders =
         [["gateway"].as_slice(), &["gateway", "requestor"], &["generator"], &["requestor"]];
     for (queue, senders) in queues::ALL.into_iter().zip(senders) {
@@ -107,7 +107,7 @@ fn queue_is_received_by_one_side_and_sent_by_the_others() {
 }
 
 #[test]
-fn an_operation_sends_or_receives_the_message_of_its_channel() {
+fn operation_sends_or_receives_the_message_of_its_channel() {
     for (name, operation) in at("/operations").as_object().unwrap() {
         let channel = operation["channel"]["$ref"].as_str().unwrap();
         let [message] = &operation["messages"].as_array().unwrap()[..] else {
@@ -174,7 +174,7 @@ fn only_queues_have_consumers_and_facts_their_documented_age() {
 }
 
 #[test]
-fn the_server_is_the_broker_that_the_services_look_for() {
+fn server_is_the_default_broker_of_the_services() {
     let server = at("/servers/local");
     let (protocol, host) = (server["protocol"].as_str(), server["host"].as_str());
     assert_eq!((protocol, host), (Some("nats"), Some("127.0.0.1:4222")));

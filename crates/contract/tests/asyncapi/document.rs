@@ -44,13 +44,13 @@ pub fn golden_id() -> JobId {
     id.as_str().expect("an id is text").parse().expect("the golden id is one")
 }
 
-/// The subjects that the contract makes for an id, as an address of the document.
+/// The subjects of the contract for any id, as an address of the document.
 pub fn address(subject: impl Fn(JobId) -> String) -> String {
     let id = golden_id();
     subject(id).replace(&id.to_string(), "{id}").replace(".normal.", ".{priority}.")
 }
 
-/// The address of the facts of a bucket: of what was asked under a key, they are kept under that.
+/// The address of the facts of a bucket. Those of `idempotency` have an idempotency key instead of an id.
 pub fn bucket_address(bucket: Bucket) -> String {
     if bucket == facts::IDEMPOTENCY {
         bucket.subject_of("{key}")
@@ -73,7 +73,7 @@ pub fn channel(address: &str) -> &'static Value {
         .unwrap_or_else(|| panic!("the document has no channel with the address {address}"))
 }
 
-/// Where the document describes the one message of the channel with this address.
+/// The JSON pointer to the one message of the channel with this address.
 pub fn message(address: &str) -> String {
     let messages = channel(address)["messages"].as_object().expect("messages have names");
     let messages: Vec<&Value> = messages.values().collect();
@@ -82,18 +82,17 @@ pub fn message(address: &str) -> String {
     reference.strip_prefix('#').expect("the document refers to itself").to_owned()
 }
 
-/// The schema in the document at this JSON pointer. Formats are checked, not merely
-/// noted, and an unknown format is an error.
+/// The schema in the document at this JSON pointer. It checks formats, and an unknown format is an error.
 pub fn schema(pointer: &str) -> Validator {
-    // The whole document is a schema as well, with many words that mean nothing in one. So what
-    // refers to another part of it finds that part.
+    // The whole document serves as the schema, although most of its keywords are unknown there. So its references
+    // resolve.
     let mut root = document().clone();
     root["allOf"] = json!([{ "$ref": format!("#{pointer}") }]);
     jsonschema::options()
         .with_draft(Draft::Draft7)
         .should_validate_formats(true)
         .should_ignore_unknown_formats(false)
-        // Younger than draft 7, but known to AsyncAPI's readers.
+        // This format is newer than draft 7, but readers of AsyncAPI know it.
         .with_format("uuid", |text: &str| Uuid::try_parse(text).is_ok())
         .build(&root)
         .unwrap_or_else(|error| panic!("{pointer} is no schema: {error}"))
@@ -108,7 +107,7 @@ pub fn headers_as_json(headers: &HeaderMap) -> Value {
     Value::Object(headers.collect::<Map<_, _>>())
 }
 
-/// A value of the contract that is known to be valid.
+/// A valid value, read as this type.
 pub fn typed<T: DeserializeOwned>(value: &Value) -> T {
     serde_json::from_value(value.clone()).unwrap()
 }
@@ -118,7 +117,7 @@ pub fn keys(object: &Value) -> BTreeSet<&str> {
     object.as_object().unwrap().keys().map(String::as_str).collect()
 }
 
-/// The texts in an array of such.
+/// The texts in an array of texts.
 pub fn texts(array: &Value) -> BTreeSet<&str> {
     array.as_array().unwrap().iter().map(|text| text.as_str().unwrap()).collect()
 }

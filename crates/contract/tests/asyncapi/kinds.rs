@@ -11,13 +11,13 @@ use workqueue::{Fact, Job};
 
 use crate::document::{address, at, bucket_address, golden, golden_id, message, schema};
 
-/// One of the messages and facts, as the document and as Rust know it.
+/// A kind of message or fact: its schemas in the document, its golden file, and its Rust type.
 pub struct BodyKind {
     pub address: String,
     pub golden: Value,
     pub headers: Validator,
     pub payload: Validator,
-    /// A body, decoded and encoded again. The subject is the one that the body asks for.
+    /// Decodes a body under the subject of its id, and encodes it again.
     pub read: fn(&Value) -> Result<Value, String>,
 }
 
@@ -59,12 +59,12 @@ impl BodyKind {
         self.golden.as_object().unwrap().keys().map(String::as_str)
     }
 
-    /// Whether the document allows this body: its schema, and what its words add to that.
+    /// Whether the document allows this body: its schema, and its descriptions.
     pub fn allows(&self, body: &Value) -> bool {
         self.payload.is_valid(body) && self.the_words_allow(body)
     }
 
-    /// Rules of the document in words, because no schema can express them: all strings are of the same length,
+    /// The rules that only the descriptions have, because no schema can express them: all strings have the same length,
     /// and there is a limit to all characters together.
     fn the_words_allow(&self, body: &Value) -> bool {
         let limit = |name| at(&format!("/components/schemas/{name}/x-max-characters")).as_u64();
@@ -72,7 +72,7 @@ impl BodyKind {
             let characters = body["count"].as_u64().unwrap() * body["length"].as_u64().unwrap();
             return Some(characters) <= limit("Request");
         }
-        // Those of a cancellation are none.
+        // A cancellation has no strings.
         let Some(values) = body["values"].as_array() else { return true };
         let values = values.iter();
         let lengths: Vec<u64> =
@@ -82,7 +82,7 @@ impl BodyKind {
     }
 }
 
-/// All of them.
+/// All kinds.
 pub fn kinds() -> &'static [BodyKind] {
     static KINDS: LazyLock<[BodyKind; 8]> = LazyLock::new(|| {
         [
@@ -99,30 +99,30 @@ pub fn kinds() -> &'static [BodyKind] {
     &*KINDS
 }
 
-/// The one with this address.
+/// The kind with this address.
 pub fn kind(address: &str) -> &'static BodyKind {
     kinds().iter().find(|kind| kind.address == address).unwrap()
 }
 
-/// The message that asks.
+/// The kind of the request.
 pub fn request_kind() -> &'static BodyKind {
     kind(&address(|id| queues::REQUESTS.subject(id)))
 }
 
-/// The message that answers.
+/// The kind of the response.
 pub fn response_kind() -> &'static BodyKind {
     kind(&address(|id| queues::RESPONSES.subject(id)))
 }
 
-/// The golden file of this kind, with something else in this field.
+/// The golden file of this kind, with another value in this field.
 pub fn with(kind: &BodyKind, field: &str, value: Value) -> Value {
     let mut body = kind.golden.clone();
     body[field] = value;
     body
 }
 
-/// Asserts that Rust reads this body where the document allows it, and only there.
-pub fn assert_judged_alike(kind: &BodyKind, body: &Value) {
+/// Asserts that Rust reads this body if, and only if, the document allows it.
+pub fn assert_same_verdict(kind: &BodyKind, body: &Value) {
     let read = (kind.read)(body);
     assert_eq!(kind.allows(body), read.is_ok(), "{kind:?}: {read:?}");
 }

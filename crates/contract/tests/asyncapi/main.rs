@@ -1,5 +1,4 @@
-//! The AsyncAPI document and the Rust types say the same: of channels, headers and settings, and of
-//! what is a message and what is none.
+//! The AsyncAPI document and the Rust types agree on channels, headers, settings, and valid messages.
 
 mod agreement;
 mod arbitrary;

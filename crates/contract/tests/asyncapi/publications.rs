@@ -17,7 +17,7 @@ use crate::document::{
 
 const TRACEPARENT: &str = "00-a6a040c6aed8ff2483d6fbe7802e13cf-7a3fb503641c430e-01";
 
-/// A trace with each of the headers that one may have.
+/// A trace with all headers of a trace.
 fn trace() -> Trace {
     let mut headers = HeaderMap::new();
     headers.insert("traceparent", TRACEPARENT);
@@ -25,7 +25,7 @@ fn trace() -> Trace {
     Trace::of(Some(&headers))
 }
 
-/// All that Rust publishes about the golden request, each with its address.
+/// All publications of Rust for the golden request, each with its address.
 fn publications(trace: &Trace) -> Vec<(String, Publication)> {
     let request: Request = typed(&golden("request"));
     let response: Response = typed(&golden("response"));
@@ -158,7 +158,7 @@ fn document_refuses_missing_and_changed_headers() {
         let schema = schema(&format!("{}/headers", message(&address)));
         let headers = headers_as_json(&publication.headers);
         for name in keys(&headers) {
-            // Any trace is carried as it came. Of a dead letter people read these as they are.
+            // A trace is carried unchanged, whatever it is. Of a dead letter, only people read these headers.
             let free = [
                 "traceparent",
                 "tracestate",
@@ -193,7 +193,7 @@ fn document_has_the_version_that_rust_writes() {
 }
 
 #[test]
-fn the_examples_in_the_document_are_the_golden_files() {
+fn examples_in_the_document_are_the_golden_files() {
     let mut without_state = HeaderMap::new();
     without_state.insert("traceparent", TRACEPARENT);
     for (address, publication) in publications(&Trace::of(Some(&without_state))) {

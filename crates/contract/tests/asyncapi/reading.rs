@@ -1,5 +1,4 @@
-//! Rust decodes what it encodes, and rejects headers, subjects and bodies that no client should
-//! have sent.
+//! Rust decodes its own messages, and rejects invalid headers, subjects and bodies.
 
 use std::fmt;
 
@@ -18,7 +17,7 @@ use crate::arbitrary::{
     an_asked, an_id, an_instance, any_json,
 };
 use crate::document::{address, bucket_address, golden, golden_id, headers_as_json, typed};
-use crate::kinds::{assert_judged_alike, kind, kinds, request_kind, with};
+use crate::kinds::{assert_same_verdict, kind, kinds, request_kind, with};
 
 fn version(text: &str) -> HeaderMap {
     let mut headers = HeaderMap::new();
@@ -32,7 +31,7 @@ fn golden_request(headers: Option<&HeaderMap>) -> Result<Request, DecodeError> {
     Ok(Request::decode(&subject, headers, body.as_bytes())?.1)
 }
 
-/// The version that is too new to be read.
+/// The version of a message that is too new to be read.
 fn newer_version<T>(read: Result<T, DecodeError>) -> Option<String> {
     match read {
         Err(DecodeError::NewerVersion { version, .. }) => Some(version),
@@ -40,7 +39,7 @@ fn newer_version<T>(read: Result<T, DecodeError>) -> Option<String> {
     }
 }
 
-/// The bytes of a golden file, with a few others in the place of some.
+/// The bytes of a golden file, a few of them replaced.
 fn a_broken_golden_file() -> impl Strategy<Value = Vec<u8>> {
     (0..kinds().len(), any::<Index>(), 0..5usize, vec(any::<u8>(), 0..5)).prop_map(
         |(kind, place, length, others)| {
@@ -53,7 +52,7 @@ fn a_broken_golden_file() -> impl Strategy<Value = Vec<u8>> {
     )
 }
 
-/// Publishes the message, so to speak, and checks what comes out against the document and Rust.
+/// Makes the publication of the message, and checks it against the document and Rust.
 fn check_message<M: Job + PartialEq + fmt::Debug>(message: &M, trace: &Trace) {
     let kind = kind(&address(|id| M::QUEUE.subject(id)));
     let publication = message.publication(message.id().unwrap(), trace).unwrap();
@@ -66,7 +65,7 @@ fn check_message<M: Job + PartialEq + fmt::Debug>(message: &M, trace: &Trace) {
     assert_eq!(Trace::of(Some(&publication.headers)), *trace);
 }
 
-/// Creates the fact, so to speak, and checks what comes out against the document and Rust.
+/// Makes the publication that creates the fact, and checks it against the document and Rust.
 fn check_fact<F: Fact + PartialEq + fmt::Debug>(fact: &F) {
     let kind = kind(&bucket_address(F::BUCKET));
     let publication = fact.creation(&Trace::default()).unwrap();
@@ -79,7 +78,7 @@ fn check_fact<F: Fact + PartialEq + fmt::Debug>(fact: &F) {
 }
 
 #[test]
-fn an_array_with_the_values_of_a_message_is_no_message() {
+fn array_with_the_values_of_a_message_is_no_message() {
     for kind in kinds() {
         let values: Vec<_> = kind.golden.as_object().unwrap().values().cloned().collect();
         assert!((kind.read)(&values.into()).is_err());
@@ -103,7 +102,7 @@ fn request_is_published_in_the_lane_of_its_priority() {
         assert_eq!(read.priority, priority);
     }
     for wrong in ["urgent", "High", ""] {
-        assert_judged_alike(kind, &with(kind, "priority", wrong.into()));
+        assert_same_verdict(kind, &with(kind, "priority", wrong.into()));
     }
 }
 
@@ -117,7 +116,7 @@ fn request_without_a_priority_in_its_subject_is_normal() {
 }
 
 #[test]
-fn a_message_without_a_version_is_read_as_version_1() {
+fn message_without_a_version_is_read_as_version_1() {
     let mut other_headers = version("1");
     other_headers.insert("X-Mine", "unknown");
     let headers = [None, Some(HeaderMap::new()), Some(version("1")), Some(other_headers)];
@@ -136,7 +135,7 @@ fn malformed_version_is_refused() {
 }
 
 #[test]
-fn the_message_that_is_published_to_another_queue_is_refused() {
+fn message_of_another_queue_is_refused() {
     let body = golden("request").to_string();
     for queue in queues::ALL {
         let read = Request::decode(&queue.subject(golden_id()), None, body.as_bytes());
@@ -199,7 +198,7 @@ proptest! {
         for kind in kinds() {
             let mut body = kind.golden.clone();
             for (name, value) in &fields {
-                // One that the kind knows is a mutation, of which another test speaks.
+                // A known field would be changed by this, which another test covers.
                 body.as_object_mut().unwrap().entry(name).or_insert(value.clone());
             }
             prop_assert!(kind.allows(&body));
@@ -209,7 +208,7 @@ proptest! {
     }
 
     #[test]
-    fn a_newer_version_is_told_apart_whatever_its_body_is(
+    fn newer_version_is_recognised_with_any_body(
         newer in "[2-9]|[1-9][0-9]{1,30}",
         body in vec(any::<u8>(), 0..100),
     ) {
@@ -221,7 +220,7 @@ proptest! {
     }
 
     #[test]
-    fn a_message_whose_subject_names_another_id_is_refused(
+    fn message_with_another_id_in_its_subject_is_refused(
         request in a_request(),
         other in an_id(),
         key in "[a-z0-9.*>-]{0,40}",

@@ -1,4 +1,4 @@
-//! The schemas of the document, as far as no message is needed to judge them.
+//! Checks of the schemas that need no message.
 
 use std::collections::BTreeSet;
 
@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use crate::document::{at, document};
 
-/// Every value of the document that is an object, with its place.
+/// Every object in the document, with its JSON pointer.
 fn objects() -> Vec<(String, &'static Map<String, Value>)> {
     let mut found = Vec::new();
     let mut open = vec![(String::from("#"), document())];
@@ -28,7 +28,7 @@ fn objects() -> Vec<(String, &'static Map<String, Value>)> {
 }
 
 #[test]
-fn the_limits_are_those_of_rust() {
+fn limits_are_those_of_rust() {
     for (place, limit) in [
         ("Request/properties/count/minimum", 1),
         ("Request/properties/count/maximum", MAX_COUNT),
@@ -55,7 +55,7 @@ fn the_limits_are_those_of_rust() {
     ] {
         assert_eq!(*at(&format!("/components/schemas/{place}")), limit, "{place}");
     }
-    // The limit that a schema cannot express is told to people.
+    // The descriptions have the limit that a schema cannot express.
     for name in ["DueRequest", "Request", "Asked", "Strings"] {
         let description = at(&format!("/components/schemas/{name}/description")).as_str().unwrap();
         assert!(description.contains(&format!(" {MAX_CHARACTERS}")), "{name}: {description}");
@@ -81,7 +81,7 @@ fn references_resolve_and_every_component_is_referenced() {
 }
 
 #[test]
-fn every_schema_is_one_and_none_forbids_unknown_fields() {
+fn schemas_are_valid_and_allow_unknown_fields() {
     for (name, schema) in at("/components/schemas").as_object().unwrap() {
         jsonschema::draft7::meta::validate(schema)
             .unwrap_or_else(|error| panic!("{name}: {error}"));

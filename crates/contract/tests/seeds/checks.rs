@@ -1,5 +1,5 @@
-//! Properties that hold for any input, for each decoder of the contract. The fuzz targets run
-//! these checks on bytes that they make up, and the tests beside this file on the kept ones.
+//! Properties that hold for any input, for each decoder of the contract. The fuzz targets run these checks on generated
+//! bytes, and the tests beside this file run them on the seeds.
 
 use std::fmt::Debug;
 
@@ -16,12 +16,12 @@ use workqueue::{DecodeError, Fact, Job, JobId, Publication, Trace};
 
 const MESSAGE_ID: &str = "Nats-Msg-Id";
 
-/// Takes the bytes for the body of each message and fact.
+/// Checks the bytes as the body of each message and fact.
 pub fn bodies(data: &[u8]) {
     let request = message::<Request>(data);
     message::<Response>(data);
     let acknowledgment = message::<Acknowledgment>(data);
-    // The same bytes are the same thing in a queue and in a bucket.
+    // The same bytes mean the same in a queue and in a bucket.
     assert_eq!(fact::<Request>(data), request);
     let stored = fact::<Stored>(data);
     assert_eq!(stored.and_then(Stored::acknowledgment), acknowledgment);
@@ -33,7 +33,7 @@ pub fn bodies(data: &[u8]) {
 }
 
 fn message<M: Job + PartialEq + Debug>(body: &[u8]) -> Option<M> {
-    // It is decoded only under the subject that names the id in its body.
+    // A body is decoded only under the subject that has its id.
     let id = serde_json::from_slice::<serde_json::Value>(body).ok();
     let id = id.as_ref().and_then(|body| body.get("id")?.as_str()).unwrap_or("none");
     let subject = M::QUEUE.subject_of(id);
@@ -55,8 +55,8 @@ fn fact<F: Fact + PartialEq + Debug>(body: &[u8]) -> Option<F> {
     Some(fact)
 }
 
-/// Takes the bytes for a message as it comes from a queue: a line with its subject, a line for each
-/// header, an empty line, and its body.
+/// Checks the bytes as a message from a queue: a line with its subject, a line for each header, an empty line, and its
+/// body.
 pub fn headers(data: &[u8]) {
     let Some((subject, headers, body)) = delivery(data) else { return };
     let trace = Trace::of(Some(&headers));
@@ -66,49 +66,54 @@ pub fn headers(data: &[u8]) {
         assert!(is_of_a_queue(&replayed.subject), "{}", replayed.subject);
         assert_eq!(replayed.body, body);
     }
-    // As the message that is given up, for a reason that may be anything.
+    // As a message that becomes a dead letter, for any reason.
     for reason in ["failed: badly", &body.escape_ascii().to_string(), &text(&body)] {
         let cause = Cause { reason, attempts: 3, at: Timestamp::UNIX_EPOCH, by: &subject };
-        buried_and_replayed(&subject, &headers, &body, &cause);
+        check_dead_letter_and_replay(&subject, &headers, &body, &cause);
     }
 }
 
-/// The version is read as the contract says, and the trace is carried on.
+/// Decoding follows the contract's rules for versions, and the trace is carried on.
 fn version(headers: &HeaderMap, trace: &Trace) {
     const REQUEST: &[u8] = include_bytes!("../../examples/request.json");
     let request: Request = Fact::from_body(REQUEST).unwrap();
     let named = headers.get(MESSAGE_VERSION).map(HeaderValue::as_str);
     match Request::decode(&REQUESTS.subject(request.id), Some(headers), REQUEST) {
         Ok((id, decoded)) => {
-            assert!(matches!(named, None | Some("1")), "{named:?} is taken for ours");
+            assert!(matches!(named, None | Some("1")), "{named:?} is read as version 1");
             assert_eq!(decoded, request);
             let published = request.publication(id, trace).unwrap();
             assert_eq!(Trace::of(Some(&published.headers)), *trace);
         }
         Err(DecodeError::NewerVersion { version: text, .. }) => {
             assert_eq!(Some(text.as_str()), named);
-            assert!(text != "1" && !text.starts_with('0'), "{text} is taken for newer");
-            assert!(text.bytes().all(|byte| byte.is_ascii_digit()), "{text} is taken for newer");
+            assert!(text != "1" && !text.starts_with('0'), "{text} counts as newer");
+            assert!(text.bytes().all(|byte| byte.is_ascii_digit()), "{text} counts as newer");
         }
         Err(DecodeError::Version(text)) => assert_eq!(Some(text.as_str()), named),
         Err(error) => panic!("{error}"),
     }
 }
 
-fn buried_and_replayed(subject: &str, headers: &HeaderMap, body: &Bytes, cause: &Cause<'_>) {
+fn check_dead_letter_and_replay(
+    subject: &str,
+    headers: &HeaderMap,
+    body: &Bytes,
+    cause: &Cause<'_>,
+) {
     let queue = REQUESTS;
     let original = Original { queue, sequence: 7, subject, headers: Some(headers), body };
     let dead = original.dead_letter(cause);
     assert_eq!(dead.body, body);
     assert!(dead_letters::key(&dead.subject).is_some(), "{}", dead.subject);
-    // The broker ends the connection over a longer line, and 4096 bytes are what it takes.
+    // The broker accepts lines of 4096 bytes, and ends the connection after a longer one.
     assert!(dead.subject.len() <= 2048, "{} bytes of subject", dead.subject.len());
     assert_eq!(received(&dead.headers), dead.headers, "the broker does not deliver what was sent");
     assert!(wire(&dead.headers).len() <= 65_535 - "NATS/1.0\r\n\r\n".len());
     for (name, values) in dead.headers.iter() {
         let name: &str = name.as_ref();
         if name.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("nats-")) {
-            assert_eq!(name, MESSAGE_ID, "an order to the broker");
+            assert_eq!(name, MESSAGE_ID, "a header with an effect on the broker");
             assert_eq!(*values, [HeaderValue::from("REQUESTS:7")]);
         }
     }
@@ -122,7 +127,7 @@ fn buried_and_replayed(subject: &str, headers: &HeaderMap, body: &Bytes, cause: 
             );
             assert_eq!(replayed.subject, subject);
             if named(LEFT_OUT).is_none() {
-                assert_eq!(replayed.headers, without_what_is_done(headers));
+                assert_eq!(replayed.headers, without_dropped_headers(headers));
             }
             assert_eq!(replayed.body, body);
         }
@@ -139,15 +144,15 @@ fn buried_and_replayed(subject: &str, headers: &HeaderMap, body: &Bytes, cause: 
     }
 }
 
-/// Without what a replay leaves out: the message id, the schedule that fired the message, and its snoozes.
-fn without_what_is_done(headers: &HeaderMap) -> HeaderMap {
+/// Without the headers that a replay omits: the message id, those of a schedule, and those of a snooze.
+fn without_dropped_headers(headers: &HeaderMap) -> HeaderMap {
     let mut kept = HeaderMap::new();
     for (name, values) in headers.iter() {
         let low = name.to_string().to_lowercase();
-        let is_done = low == "nats-msg-id"
+        let is_dropped = low == "nats-msg-id"
             || low.starts_with("nats-schedule")
             || [SNOOZE_ATTEMPTS, SNOOZE_UNTIL].contains(&name.as_ref());
-        for value in values.iter().filter(|_| !is_done) {
+        for value in values.iter().filter(|_| !is_dropped) {
             kept.append(name.clone(), value.clone());
         }
     }
@@ -158,7 +163,7 @@ fn is_of_a_queue(subject: &str) -> bool {
     queues::ALL.iter().any(|queue| queue.key(subject).is_some_and(|key| !key.is_empty()))
 }
 
-/// The parts of what the broker could deliver, if the client would take it.
+/// The parts of a message, if the broker could deliver it and the client would accept it.
 fn delivery(data: &[u8]) -> Option<(String, HeaderMap, Bytes)> {
     let end = data.windows(2).position(|end| end == b"\n\n");
     let (head, body) = end.map_or((data, &data[..0]), |end| (&data[..end], &data[end + 2..]));
@@ -170,7 +175,7 @@ fn delivery(data: &[u8]) -> Option<(String, HeaderMap, Bytes)> {
     Some((subject.to_owned(), parse(lines)?, Bytes::copy_from_slice(body)))
 }
 
-/// The headers that these lines are for the client, unless it takes them for none.
+/// The headers as the client parses these lines, unless it refuses them.
 fn parse(lines: &str) -> Option<HeaderMap> {
     let mut headers = HeaderMap::new();
     for line in lines.lines() {
@@ -183,10 +188,10 @@ fn parse(lines: &str) -> Option<HeaderMap> {
 
 /// The headers as a consumer reads them.
 fn received(headers: &HeaderMap) -> HeaderMap {
-    parse(&wire(headers)).expect("the client takes what it has sent")
+    parse(&wire(headers)).expect("the client accepts the headers that it has sent")
 }
 
-/// The headers as they are sent, without the lines around them.
+/// The headers as they are sent, without the first and the last line.
 fn wire(headers: &HeaderMap) -> String {
     headers
         .iter()
@@ -198,7 +203,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// Takes the bytes for a subject, a key and an id.
+/// Checks the bytes as a subject, a key and an id.
 pub fn subjects(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     for queue in queues::ALL {
@@ -216,7 +221,7 @@ pub fn subjects(data: &[u8]) {
             assert_eq!(bucket.subject_of(key), text);
         }
     }
-    // One subject names one thing.
+    // A subject belongs to one queue or one bucket, or is that of a dead letter.
     let queues = queues::ALL.iter().filter_map(|queue| queue.key(text));
     let buckets = facts::ALL.iter().filter_map(|bucket| bucket.key(text));
     assert!(queues.chain(buckets).chain(dead_letters::key(text)).count() <= 1, "{text}");
@@ -224,7 +229,7 @@ pub fn subjects(data: &[u8]) {
         assert_eq!(id.to_string(), text);
         assert_eq!(REQUESTS.key(&REQUESTS.subject(id)), Some(text));
     }
-    // An id in a body is read just as strictly as one in a subject.
+    // An id in a body is parsed as strictly as one in a subject.
     let in_json = serde_json::Value::from(text);
     assert_eq!(serde_json::from_value::<JobId>(in_json).ok(), text.parse().ok());
 }

@@ -1,4 +1,4 @@
-//! The inputs of the fuzz targets that are worth keeping, on a stable compiler and in every run.
+//! Runs the checks of the fuzz targets on their seeds, with a stable compiler, in every run of the tests.
 
 mod checks;
 
@@ -6,7 +6,7 @@ use std::fs;
 use std::panic;
 use std::path::Path;
 
-/// Runs the check on all that is kept for a target.
+/// Runs the check on each seed of a target.
 fn replay(target: &str, check: fn(&[u8])) {
     let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../fuzz/seeds").join(target);
     let mut seen = 0;
@@ -14,7 +14,7 @@ fn replay(target: &str, check: fn(&[u8])) {
         let path = seed.unwrap().path();
         let data = fs::read(&path).unwrap();
         if let Err(panic) = panic::catch_unwind(|| check(&data)) {
-            eprintln!("it is {}", path.display());
+            eprintln!("the seed is {}", path.display());
             panic::resume_unwind(panic);
         }
         seen += 1;
@@ -28,11 +28,11 @@ fn body_encodes_to_the_value_that_it_decoded_to() {
 }
 
 #[test]
-fn a_dead_letter_replays_as_the_message_that_it_was() {
+fn replay_of_a_dead_letter_is_the_original_message() {
     replay("headers", checks::headers);
 }
 
 #[test]
-fn a_subject_names_one_key_and_an_id_has_one_spelling() {
+fn subject_has_one_key_and_an_id_has_one_spelling() {
     replay("subjects", checks::subjects);
 }
