@@ -11,14 +11,14 @@ use tokio::sync::{Notify, watch};
 use tracing::warn;
 use workqueue::{Connection, chain, topology};
 
-/// How many ids of a kind are named.
+/// The most ids of a kind that a page gets.
 const NAMED: usize = 20;
 
 /// Whether an audit runs, and the result of the last one.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct AuditProgress {
     running_since: Option<Timestamp>,
-    /// Why there is no verdict, if the last one came to none.
+    /// The reason if the last audit has no verdict.
     trouble: Option<String>,
     judged_at: Option<Timestamp>,
     clean: bool,
@@ -33,12 +33,12 @@ pub(crate) struct Audit {
 }
 
 impl Audit {
-    /// How it stands, and each change of that.
+    /// The progress, and each change of it.
     pub(crate) fn watch(&self) -> watch::Receiver<AuditProgress> {
         self.progress.subscribe()
     }
 
-    /// Has one begin, if none is running. Returns whether it does.
+    /// Begins an audit, unless one is running. Returns whether it begins.
     pub(crate) fn begin(&self) -> bool {
         let begun = self.progress.send_if_modified(|progress| {
             let is_free = progress.running_since.is_none();
@@ -69,13 +69,13 @@ impl Audit {
         });
     }
 
-    /// Audits whenever a page has asked for it.
+    /// Runs an audit each time that a page asks for one.
     pub(crate) async fn run(&self, connection: &Connection, limit: u64) -> Infallible {
         loop {
             self.wanted.notified().await;
             let judged = judge(connection, limit).await;
             if let Err(error) = &judged {
-                warn!("the audit came to no verdict: {}", chain(&**error));
+                warn!("the audit has no verdict: {}", chain(&**error));
             }
             self.end(judged);
         }

@@ -1,4 +1,4 @@
-//! Answers that a client which has them already is not sent again.
+//! Entity tags: a client that has a content already gets 304 instead of the content.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -12,8 +12,7 @@ pub(crate) fn tag(content: &[u8]) -> String {
     format!("{:016x}", hasher.finish())
 }
 
-/// This content with its tag; or that nothing has changed, if the client says that it has it. It is validated each
-/// time: no cache may answer instead.
+/// This content with its tag, or 304 if the client has it already. A cache has to ask each time.
 pub(crate) fn answer(
     asked: &HeaderMap,
     media_type: &'static str,
@@ -27,7 +26,7 @@ pub(crate) fn answer(
     (known, [(header::CONTENT_TYPE, media_type)], content).into_response()
 }
 
-/// Whether the client has what has this tag. Whether weakly makes no difference here.
+/// Whether the client has the content with this tag. A weak tag counts as well.
 fn has(asked: &HeaderMap, tag: &str) -> bool {
     let tags = asked.get_all(header::IF_NONE_MATCH).iter().map(HeaderValue::to_str);
     let mut tags = tags.flatten().flat_map(|tags| tags.split(',')).map(str::trim);
@@ -39,7 +38,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn client_that_has_it_is_not_sent_it_again() {
+    fn client_that_has_the_content_gets_304() {
         let status = |tags: &[&str], content: &'static str| {
             let mut asked = HeaderMap::new();
             for tags in tags {

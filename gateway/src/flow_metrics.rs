@@ -1,4 +1,4 @@
-//! The last snapshot of the flow as metrics, so that a dashboard sees the queues, and not only what each process does.
+//! The last snapshot of the flow as metrics, so that a dashboard can show the queues, and not only the processes.
 
 use std::fmt;
 use std::sync::Arc;
@@ -34,7 +34,7 @@ const COUNTERS: [Metric<Totals>; 3] = [
 ];
 
 const GAUGES: [Metric<Totals>; 4] = [
-    ("dead_letters", "Messages that were given up, and are kept", |it| it.dead_letters),
+    ("dead_letters", "Dead letters", |it| it.dead_letters),
     (
         "redelivered",
         "Deliveries that were not the first of their message, as far as the broker remembers",
@@ -48,8 +48,8 @@ const GAUGES: [Metric<Totals>; 4] = [
     ("written_twice", "Facts that were written a second time", |it| it.twice),
 ];
 
-/// Tells the last snapshot when the metrics are asked for. While the broker is silent there is nothing to tell.
-/// Each gateway tells the same: take the `max` of them, not the `sum`.
+/// Encodes the last snapshot for each scrape. While the broker is silent, it encodes nothing. All gateways have the
+/// same values: aggregate them with `max`, not with `sum`.
 #[derive(Debug)]
 pub(crate) struct FlowMetrics(pub(crate) Arc<Timeline>);
 
@@ -67,9 +67,9 @@ fn encode(mut encoder: DescriptorEncoder, flow: &Snapshot, now: Timestamp) -> fm
             ConstGauge::new(value(queue)).encode(family.encode_family(&labels)?)?;
         }
     }
-    // A schedule is meant to be old.
+    // Without SCHEDULES, because a schedule may be old.
     let (name, seconds) = ("queue_oldest", Some(&Unit::Seconds));
-    let help = "Age of the oldest message in a queue, and 0 where there is none";
+    let help = "Age of the oldest message in a queue, or 0 if there is none";
     let mut family = encoder.encode_descriptor(name, help, seconds, MetricType::Gauge)?;
     for queue in &flow.queues {
         let age = queue.oldest_at.map_or(0.0, |at| now.duration_since(at).as_secs_f64().max(0.0));
@@ -101,7 +101,7 @@ mod tests {
 
     use super::*;
 
-    /// A minute after the oldest message came in.
+    /// Encodes a snapshot at the time of a minute after its oldest message.
     #[derive(Debug)]
     struct Later(Snapshot);
 
@@ -111,15 +111,15 @@ mod tests {
         }
     }
 
-    fn told(collector: impl Collector) -> String {
-        let (mut registry, mut told) = (Registry::with_prefix("gateway"), String::new());
+    fn encoded(collector: impl Collector) -> String {
+        let (mut registry, mut encoded) = (Registry::with_prefix("gateway"), String::new());
         registry.register_collector(Box::new(collector));
-        text::encode(&mut told, &registry).unwrap();
-        told
+        text::encode(&mut encoded, &registry).unwrap();
+        encoded
     }
 
     #[test]
-    fn a_snapshot_is_told() {
+    fn metrics_have_the_last_snapshot() {
         let requests = QueueSnapshot {
             name: "REQUESTS",
             waiting: 3,
@@ -132,7 +132,7 @@ mod tests {
         flow.schedules.name = "SCHEDULES";
         flow.replicas.generators = 2;
         flow.numbers = Totals { requested: 9, stored: 5, dead_letters: 1, ..Totals::default() };
-        let told = told(Later(flow));
+        let encoded = encoded(Later(flow));
         for line in [
             r#"gateway_queue_waiting{queue="REQUESTS"} 3"#,
             r#"gateway_queue_waiting{queue="SCHEDULES"} 0"#,
@@ -147,13 +147,13 @@ mod tests {
             "gateway_dead_letters 1",
             "gateway_missing 0",
         ] {
-            assert!(told.lines().any(|shown| shown == line), "{line} is missing:\n{told}");
+            assert!(encoded.lines().any(|it| it == line), "{line} is missing:\n{encoded}");
         }
-        assert!(!told.contains(r#"oldest_seconds{queue="SCHEDULES"#), "{told}");
+        assert!(!encoded.contains(r#"oldest_seconds{queue="SCHEDULES"#), "{encoded}");
     }
 
     #[test]
-    fn a_silent_broker_is_nothing_to_tell() {
-        assert_eq!(told(FlowMetrics(Arc::default())), "# EOF\n");
+    fn metrics_are_empty_while_the_broker_is_silent() {
+        assert_eq!(encoded(FlowMetrics(Arc::default())), "# EOF\n");
     }
 }

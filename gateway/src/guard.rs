@@ -1,5 +1,4 @@
-//! Refuses ambiguous requests, and keeps pages of other sites away, which a browser
-//! would let ask in the name of the person who looks at them.
+//! Refuses ambiguous requests, and requests that a browser sends for the page of another site.
 
 use std::net::IpAddr;
 
@@ -11,11 +10,12 @@ use crate::problem::{Problem, ProblemKind};
 
 const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
 
-/// Checks a request before it is answered. Other sites may link to one that is `linkable`: to a file of
-/// the page, which says nothing by itself.
+/// Checks a request before it is answered. Other sites may link to a `linkable` one: a file of the page, which contains
+/// no data.
 ///
-/// A browser tells where a page is from (`Sec-Fetch-Site`, `Origin`). It does not tell that another
-/// site's name leads here by now; so each name has to be an address, `localhost` or one of `hosts`.
+/// A browser reports the site of the page that sends a request (`Sec-Fetch-Site`, `Origin`). It does not report that
+/// another site has changed its own name to resolve to this gateway. So a host has to be an address, `localhost` or one
+/// of `hosts`.
 pub(crate) fn check<B>(
     request: &Request<B>,
     hosts: &[String],
@@ -29,7 +29,7 @@ pub(crate) fn check<B>(
     if !headers.get_all(header::EXPECT).iter().all(|value| is(value, "100-continue")) {
         return Err(ProblemKind::Expectation.because("the only expectation is 100-continue"));
     }
-    // A target that names a host counts more than the header.
+    // A host in the target overrides the header.
     let host = request.uri().authority().unwrap_or(&host);
     if !is_ours(host.host(), hosts) {
         return Err(ProblemKind::Foreign.because(
@@ -41,7 +41,7 @@ pub(crate) fn check<B>(
     let site = headers.get(SEC_FETCH_SITE).map(HeaderValue::as_bytes);
     let same_site = match site {
         None | Some(b"same-origin") => true,
-        // The address was typed.
+        // A person typed the address.
         Some(b"none") => reads,
         Some(_) => reads && linkable,
     };
@@ -74,8 +74,8 @@ fn host(headers: &HeaderMap) -> Result<Authority, Problem> {
     host.ok_or_else(|| ProblemKind::Invalid.because("the Host is not a name with an optional port"))
 }
 
-/// Whether this names the gateway: by an address, which cannot be made to lead elsewhere, by the name
-/// that each machine has for itself, or by one that it was told.
+/// Whether this is a name of the gateway: an address, which no other site can change, the name of each machine for
+/// itself, or one of `hosts`.
 fn is_ours(name: &str, hosts: &[String]) -> bool {
     let address = name.trim_start_matches('[').trim_end_matches(']');
     name.eq_ignore_ascii_case("localhost")
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn another_site_may_link_to_the_page() {
+    fn other_site_may_link_to_the_page() {
         let linked = [("host", "localhost"), ("sec-fetch-site", "cross-site")];
         assert_eq!(refused("GET", "/", &linked, true), None);
         assert_eq!(refused("POST", "/", &linked, true), Some(403));
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_for_one_host_and_its_target_counts_more() {
+    fn request_has_one_host_and_its_target_overrides_the_header() {
         assert_eq!(get(&[]), Some(400));
         assert_eq!(get(&[("host", "localhost"), ("host", "localhost")]), Some(400));
         for wrong in ["", "a b", "käse.example", "somebody@localhost", "http://localhost"] {

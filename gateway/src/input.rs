@@ -1,5 +1,5 @@
-//! The bodies and queries of clients, read strictly: unknown fields are refused, because a word that is misspelt
-//! and passed over is worse than one that is sent back.
+//! The bodies and queries of clients, read strictly: unknown fields are refused, because a client should learn of a
+//! misspelt field.
 
 use std::str::FromStr;
 use std::time::Duration;
@@ -16,22 +16,22 @@ use utoipa::ToSchema;
 
 use crate::problem::{Problem, ProblemKind};
 
-/// The largest body that is read, in bytes. The largest that makes sense has some thirty.
+/// The largest body that is read, in bytes.
 const MAX_BODY: usize = 4 * 1024;
 
-/// The most that is listed on a page.
+/// The greatest length of a page.
 const MAX_LIMIT: usize = 1000;
 
-/// How long a body may take to come.
+/// The time limit for the arrival of a body.
 const BODY_TIME: Duration = Duration::from_secs(5);
 
-/// The body of a request: JSON that says so, or nothing.
+/// The body of a request: JSON with its content type, or nothing.
 pub(crate) async fn read_body(request: Request) -> Result<Bytes, Problem> {
     let (head, body) = request.into_parts();
     let too_large = || {
         ProblemKind::TooLarge.because(format_args!("the body may have at most {MAX_BODY} bytes"))
     };
-    // A client that says it before is spared the sending.
+    // Checks the announced length first, so that the client need not send the body.
     if body.size_hint().lower() > MAX_BODY as u64 {
         return Err(too_large());
     }
@@ -54,7 +54,7 @@ pub(crate) async fn read_body(request: Request) -> Result<Bytes, Problem> {
     Ok(body)
 }
 
-/// A body that has to be JSON, which no form of another site can send.
+/// A body that has to be JSON. A form of another site cannot send JSON.
 pub(crate) struct Json<T>(pub(crate) T);
 
 impl<S: Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
@@ -79,7 +79,7 @@ pub(crate) fn object<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Empty {}
 
-/// Checks that a body is JSON, in no other charset than its own, and not compressed.
+/// Checks that a body is JSON in UTF-8, and not compressed.
 fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {
     let mut encodings = headers.get_all(header::CONTENT_ENCODING).iter();
     if encodings.any(|name| !name.as_bytes().eq_ignore_ascii_case(b"identity")) {
@@ -92,7 +92,7 @@ fn check_media_type(headers: &HeaderMap) -> Result<(), Problem> {
     Ok(())
 }
 
-/// Whether the headers name JSON, in no other charset than its own.
+/// Whether the content type is JSON in UTF-8.
 fn is_json(headers: &HeaderMap) -> bool {
     let Ok(Some(value)) = one(headers, &header::CONTENT_TYPE) else { return false };
     let mut parts = value.split(|byte| *byte == b';').map(<[u8]>::trim_ascii);
@@ -106,7 +106,7 @@ fn is_json(headers: &HeaderMap) -> bool {
     essence.eq_ignore_ascii_case(b"application/json") && parts.all(is_utf8)
 }
 
-/// The value of a header that may stand there once.
+/// The value of a header that may occur once.
 pub(crate) fn one<'a>(
     headers: &'a HeaderMap,
     name: &HeaderName,
@@ -118,7 +118,7 @@ pub(crate) fn one<'a>(
     }
 }
 
-/// The parameters of a query: each is known, and there once.
+/// The parameters of a query. Unknown and repeated parameters are errors.
 pub(crate) fn query<Q: DeserializeOwned>(uri: &Uri) -> Result<Q, Problem> {
     match Query::try_from_uri(uri) {
         Ok(Query(query)) => Ok(query),
@@ -131,7 +131,7 @@ pub(crate) fn query<Q: DeserializeOwned>(uri: &Uri) -> Result<Q, Problem> {
 #[serde(deny_unknown_fields)]
 pub(crate) struct NoQuery {}
 
-/// A word, which says itself what would be right where it is none that is known.
+/// A word of a fixed set. The error for any other names the set.
 pub(crate) fn named<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
@@ -140,7 +140,7 @@ where
     String::deserialize(deserializer)?.parse().map_err(D::Error::custom)
 }
 
-/// As [`named`], if one is there.
+/// As [`named`], for an optional word.
 pub(crate) fn named_if<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
 where
     D: Deserializer<'de>,
@@ -149,7 +149,7 @@ where
     named(deserializer).map(Some)
 }
 
-/// How many to list on a page.
+/// The length of a page.
 pub(crate) fn limit_within_bounds<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<usize, D::Error> {
@@ -160,7 +160,7 @@ pub(crate) fn limit_within_bounds<'de, D: Deserializer<'de>>(
         .ok_or_else(|| D::Error::custom(format_args!("write a whole number from 1 to {MAX_LIMIT}")))
 }
 
-/// A whole number in plain digits, as it would be written back.
+/// A whole number in plain digits, without signs and leading zeros.
 pub(crate) fn whole_number(text: &str) -> Option<u64> {
     let plain = text == "0" || !text.starts_with('0');
     let digits = text.bytes().all(|byte| byte.is_ascii_digit());

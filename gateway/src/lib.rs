@@ -3,22 +3,22 @@
 //! ```text
 //! router      the routes; each request passes guard, and is counted in metrics
 //!   requests      the API: submit, reader, list, waiters, events; input of requests, view of answers
-//!   schedules     the API: what recurs
-//!   queues        the API: how much is in them; pause, resume
-//!   dead_letters  the API: by reason, replay, discard
+//!   schedules     the API: recurring requests
+//!   queues        the API: their content; pause, resume
+//!   dead_letters  the API: lists, counts by reason, replay, discard
 //!   openapi       its description
 //!   page          the page: its files, events and the history of one request
 //!   lessons       the course: its lessons, and the checks of their steps over the flow
-//! input       bodies and queries; etag for what a client has already
-//! timeline    a snapshot of the flow each second, and the last five minutes; flow_metrics tells the last one
+//! input       bodies and queries; etag avoids sending a content that the client has already
+//! timeline    a snapshot of the flow each second, and the last five minutes; flow_metrics has the last snapshot
 //! audit       the verdict, on demand
 //! settings    flags and environment
 //! state       shared by the routes
 //! problem     errors for clients (RFC 9457)
 //! ```
 //!
-//! It works from the broker alone: either side may be away, or both. One task reads for all browsers, a
-//! constant number of questions a second; a browser that is slow gets fewer events, and nothing piles up.
+//! It needs only the broker: either service may be away, or both. One task reads for all browsers, with a constant
+//! number of questions a second. A slow browser gets fewer events, so no events pile up.
 
 mod audit;
 mod dead_letters;
@@ -67,10 +67,10 @@ use requests::reader::RequestReader;
 use requests::submit::Submissions;
 use state::Gateway;
 
-/// Where the gateway listens, unless it is told otherwise.
+/// The address without `GATEWAY_ADDR`.
 const USUAL: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
 
-/// A page has one connection for the events, and some for moments. One that asks takes some 30 kB.
+/// A page keeps one connection for the events, and opens others for a moment. Each request takes some 30 kB.
 const LIMITS: http::ServerLimits = http::ServerLimits {
     overloaded: || {
         let problem = ProblemKind::Busy
@@ -80,7 +80,7 @@ const LIMITS: http::ServerLimits = http::ServerLimits {
     ..http::ServerLimits::OF_A_PAGE
 };
 
-/// How long answers that are being made may take once the gateway is told to stop.
+/// The time limit for open answers once the gateway stops.
 const DRAIN: Duration = Duration::from_secs(20);
 
 /// Why the gateway cannot run.
@@ -99,10 +99,10 @@ pub enum GatewayError {
         /// The error of the operating system.
         source: io::Error,
     },
-    /// There is no use in trying to connect.
+    /// No retry helps to connect.
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    /// The topology on the broker does not fit, and waiting does not help.
+    /// The topology on the broker differs, and waiting does not help.
     #[error(transparent)]
     Declare(#[from] DeclareError),
     /// The client has panicked.
@@ -110,14 +110,14 @@ pub enum GatewayError {
     Client(#[from] ClientEnded),
 }
 
-/// Runs the gateway until `stop` is cancelled. It listens first, and then connects with patience: the
-/// page says when there is no broker.
+/// Runs the gateway until `stop` is cancelled. It listens first, and then tries to connect until it succeeds: without a
+/// broker, the page says so.
 ///
 /// # Errors
 ///
 /// See [`GatewayError`].
 pub async fn run(settings: GatewaySettings, stop: &CancellationToken) -> Result<(), GatewayError> {
-    // Ends everything that was started here, however this ends.
+    // Ends all tasks that are started here, however this function ends.
     let stop = stop.child_token();
     let _end = stop.clone().drop_guard();
     let metrics = Metrics::new("gateway");
@@ -148,7 +148,7 @@ pub async fn run(settings: GatewaySettings, stop: &CancellationToken) -> Result<
     let work = async { tokio::try_join!(work(&gateway, &metrics), operator(&gateway)).map(drop) };
     let working = stop.run_until_cancelled(Box::pin(work));
     let serving = http::serve(listener, router, LIMITS, stop.clone());
-    // In this task, so that a panic of the server is one of the gateway.
+    // In this task, so that a panic of the server ends the gateway.
     let mut serving = pin!(async { tokio::join!(serving, admin) });
     tokio::select! {
         worked = working => worked.unwrap_or(Ok(()))?,
@@ -159,7 +159,7 @@ pub async fn run(settings: GatewaySettings, stop: &CancellationToken) -> Result<
     Ok(())
 }
 
-/// Listens on this address. Without one it is the usual one, or a free port where that is taken.
+/// Listens on this address; without one on the usual address, or on a free port if another program listens there.
 async fn listen(addr: Option<SocketAddr>) -> Result<TcpListener, GatewayError> {
     let wanted = addr.unwrap_or(USUAL);
     let listener = match TcpListener::bind(wanted).await {
@@ -175,7 +175,7 @@ async fn listen(addr: Option<SocketAddr>) -> Result<TcpListener, GatewayError> {
     Ok(listener)
 }
 
-/// Connects and declares; then takes snapshots for the page, for as long as the client lives.
+/// Connects and declares. Then takes snapshots for the page, for as long as the client lives.
 async fn work(gateway: &Gateway, metrics: &Arc<Metrics>) -> Result<(), GatewayError> {
     let settings = &gateway.settings;
     let name = format!("gateway {}", settings.instance);
@@ -196,7 +196,7 @@ async fn work(gateway: &Gateway, metrics: &Arc<Metrics>) -> Result<(), GatewayEr
     let submitting = async {
         let limits = settings.limits;
         let producer = Producer::new(&connection, limits, requests::submit::SLOTS, metrics);
-        // All of it, because the page and the API read all of it.
+        // The whole topology, because the page and the API read all of it.
         let max_age = producer.declare(&contract::topology()).await?.facts_max_age();
         let report =
             |wrong| *gateway.clock.lock().expect("nothing panics while it holds this lock") = wrong;
@@ -214,7 +214,7 @@ async fn work(gateway: &Gateway, metrics: &Arc<Metrics>) -> Result<(), GatewayEr
     }
 }
 
-/// Connects to control, if that is allowed.
+/// Connects as the user for control, if `CONTROL` is on.
 async fn operator(gateway: &Gateway) -> Result<(), GatewayError> {
     let Some(settings) = gateway.settings.control_nats() else { return Ok(()) };
     let connection =
@@ -230,8 +230,8 @@ struct GatewayReport {
 }
 
 impl Report for GatewayReport {
-    /// The gateway goes on without a broker, and says that there is none. But one that has never been let in,
-    /// over a wrong password for one, must not take the place of one that has.
+    /// A gateway that has lost the broker stays ready, and its page says so. But a gateway that has never connected, for
+    /// example because of a wrong password, must not replace one that has.
     fn not_ready(&self) -> Option<String> {
         if self.gateway.stop.is_cancelled() {
             return Some("stopping".to_owned());
@@ -253,8 +253,8 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_taken_port_is_an_error_only_where_it_was_asked_for() {
-        // By this test, or by another program on this machine.
+    async fn taken_port_is_an_error_only_if_it_was_set() {
+        // Taken by this test, or by another program on this machine.
         let _taken = TcpListener::bind(USUAL).await;
         let addr = listen(None).await.unwrap().local_addr().unwrap();
         assert_ne!(addr.port(), USUAL.port());

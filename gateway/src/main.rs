@@ -1,4 +1,4 @@
-//! The `gateway` program: reads its settings, starts its logs, and runs; or asks one that runs.
+//! The `gateway` program: reads its settings, starts its logs, and runs; or checks whether a gateway runs.
 
 use std::error::Error;
 use std::process::ExitCode;

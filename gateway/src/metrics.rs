@@ -28,7 +28,7 @@ impl GatewayMetrics {
     pub(crate) fn new(registry: &mut Registry) -> Self {
         let new = Self {
             requests: Family::default(),
-            // From half a millisecond to more than two minutes: some are there to wait.
+            // From half a millisecond to more than two minutes, because some requests wait.
             duration: Family::new_with_constructor(
                 (|| Histogram::new(exponential_buckets(0.000_5, 4.0, 10))) as fn() -> Histogram,
             ),
@@ -77,7 +77,7 @@ impl GatewayMetrics {
     }
 }
 
-/// Counts something in a gauge for as long as this is there.
+/// Adds one to a gauge until it is dropped.
 pub(crate) struct GaugeGuard(Gauge);
 
 impl GaugeGuard {

@@ -20,7 +20,7 @@ use crate::requests::submit::away;
 use crate::requests::time;
 use crate::{dead_letters, queues, requests, schedules};
 
-/// The problems that any operation may answer with, and those of each.
+/// The problems with which any operation may answer, and those of each operation.
 const ANY: [ProblemKind; 4] = [Invalid, Foreign, Expectation, Coding];
 const PROBLEMS: [(&str, &str, &[ProblemKind]); 20] = [
     (
@@ -83,7 +83,7 @@ const PROBLEMS: [(&str, &str, &[ProblemKind]); 20] = [
                        `GATEWAY_HOSTS`.",
         license(name = "Apache-2.0", identifier = "Apache-2.0")
     ),
-    // Where this description is, which a proxy may serve under another path.
+    // Relative to this description, because a proxy may serve it under another path.
     servers((url = ".")),
     paths(
         requests::submit_request,
@@ -116,9 +116,9 @@ fn document() -> Value {
     let description = Description::openapi();
     let mut document =
         serde_json::to_value(description).expect("the description can always become JSON");
-    // The body may be left out, which the derived description could only say together with `null`.
+    // The body is optional. The derived description would allow `null` as well.
     document["paths"]["/requests"]["post"]["requestBody"]["required"] = false.into();
-    // It needs no credentials, and says so.
+    // States that the API needs no credentials.
     document["security"] = json!([]);
     let schemas = &mut document["components"]["schemas"];
     let within_limit_of = json!({ "$ref": "#/components/schemas/WithinLimit" });

@@ -152,7 +152,7 @@ impl IntoResponse for Problem {
         if status == StatusCode::SERVICE_UNAVAILABLE {
             headers.insert(header::RETRY_AFTER, RETRY_AFTER);
         }
-        // The rest of a body was not read, so no request can follow on this connection.
+        // The rest of the body was not read, so this connection cannot carry another request.
         if matches!(
             status,
             StatusCode::PAYLOAD_TOO_LARGE

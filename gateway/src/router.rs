@@ -15,7 +15,7 @@ use crate::problem::{Problem, ProblemKind};
 use crate::state::Gateway;
 use crate::{dead_letters, guard, lessons, openapi, page, queues, requests, schedules};
 
-/// The page speaks to its gateway alone; under the lab, to that as well.
+/// The page connects only to its gateway and, under the lab, to the lab.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; \
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'";
 

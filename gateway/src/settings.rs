@@ -10,7 +10,7 @@ use workqueue::{NatsSettings, TelemetrySettings, address};
 const GATEWAY: &str = "Gateway";
 const CONTROL: &str = "Control";
 
-/// What stands for the id of a trace in the address of one.
+/// The placeholder for the id in the address of a trace.
 pub(crate) const TRACE_ID: &str = "{trace_id}";
 
 const TRACE_URL_HELP: &str = "Address of a trace, to which the page links, with {trace_id} in the place of its id, such as \
@@ -93,18 +93,18 @@ pub struct GatewaySettings {
 /// On or off.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Switch {
-    /// It may.
+    /// Allowed.
     On,
-    /// It may not.
+    /// Not allowed.
     Off,
 }
 
-/// How the page speaks to a lab.
+/// The address of a lab, and the proof that the page may use it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct LabAddress {
     /// Where it listens, such as `http://127.0.0.1:4321`.
     pub url: String,
-    /// The proof that the page is its own.
+    /// The token that the lab expects.
     pub token: String,
 }
 
@@ -126,7 +126,7 @@ fn trace_url(text: &str) -> Result<String, String> {
 }
 
 impl GatewaySettings {
-    /// How to connect in order to control, if that is allowed.
+    /// The settings of the connection for control, if `CONTROL` is on.
     pub(crate) fn control_nats(&self) -> Option<NatsSettings> {
         if self.control == Switch::Off {
             return None;
@@ -153,7 +153,7 @@ mod tests {
     use clap::CommandFactory;
 
     #[test]
-    fn command_line_is_sound() {
+    fn command_line_is_valid() {
         GatewaySettings::command().debug_assert();
     }
 

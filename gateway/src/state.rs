@@ -16,7 +16,7 @@ use crate::requests::waiters::Waiters;
 use crate::settings::{GatewaySettings, Switch};
 use crate::timeline::Timeline;
 
-/// The gateway. It answers from the moment that the process runs, also while there is no broker.
+/// The gateway. It answers from the start of the process, even without a broker.
 #[derive(Debug)]
 pub(crate) struct Gateway {
     pub(crate) settings: GatewaySettings,
@@ -27,14 +27,14 @@ pub(crate) struct Gateway {
     pub(crate) reader: OnceLock<RequestReader>,
     /// Submits requests, once all that they need is declared.
     pub(crate) submissions: OnceLock<Submissions>,
-    /// By how much this machine's clock is wrong, for people.
+    /// The error of this machine's clock, in words.
     pub(crate) clock: Mutex<Option<String>>,
     /// Whether the broker refused the credentials at the last try to connect.
     pub(crate) refused: Arc<AtomicBool>,
     pub(crate) waiters: Waiters,
     /// The dead letters by their reasons.
     pub(crate) reasons: Counts,
-    /// The connection to control through, once there is one, if that is allowed.
+    /// The connection for control, once there is one, if `CONTROL` is on.
     pub(crate) operator: OnceLock<Connection>,
     pub(crate) stop: CancellationToken,
 }
@@ -46,7 +46,7 @@ impl Gateway {
         self.reader.get().ok_or_else(away)
     }
 
-    /// That the broker does not let this gateway in, if so, without the name of the user.
+    /// The refusal, without the name of the user, if the broker refuses the credentials of this gateway.
     pub(crate) fn refusal(&self) -> Option<String> {
         let broker = self.settings.nats.broker();
         let words = || {
@@ -57,7 +57,7 @@ impl Gateway {
         self.refused.load(Relaxed).then(words)
     }
 
-    /// The connection to control through, if that is allowed.
+    /// The connection for control, if `CONTROL` is on.
     pub(crate) fn operator(&self) -> Result<&Connection, Problem> {
         if self.settings.control == Switch::Off {
             let detail = "this deployment is not controlled from here; set CONTROL=on to allow it";

@@ -16,24 +16,24 @@ use workqueue::{Connection, NatsSettings, chain};
 
 use crate::metrics::GatewayMetrics;
 
-/// How many points of the past are kept: five minutes, one a second.
+/// The number of points that are kept: five minutes, one a second.
 const POINTS: usize = 300;
 
-/// How often to take a snapshot.
+/// The interval of the snapshots.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// Sent to each page each second.
+/// An update, which each page gets each second.
 #[derive(Serialize)]
 struct Update<'a> {
     at: i64,
-    /// Why there is nothing new to see, if so.
+    /// The reason if there is no new snapshot.
     trouble: Option<&'a Explained>,
-    /// The last update.
+    /// The last snapshot.
     flow: Option<&'a Snapshot>,
     point: &'a Point,
 }
 
-/// Why there is no snapshot, in words as well.
+/// The reason for which there is no snapshot.
 #[derive(Clone, Debug, Serialize)]
 struct Explained {
     kind: SnapshotErrorKind,
@@ -43,16 +43,16 @@ struct Explained {
 /// Waiting, in flight, in and out a second, and whether it is paused, and full.
 type QueuePoint = (u64, u64, f64, f64, bool, bool);
 
-/// A second of the past, as small as can be.
+/// The numbers of a second.
 #[derive(Clone, Debug, Serialize)]
 struct Point {
-    /// Which second it is, counted from the start of the gateway.
+    /// The number of the second since the start of the gateway.
     n: u64,
-    /// When, in milliseconds.
+    /// The time in milliseconds.
     at: i64,
-    /// Of each queue; nothing where the broker was silent.
+    /// For each queue, unless the broker was silent.
     queues: Option<Vec<QueuePoint>>,
-    /// Of the queue of what is to be made later.
+    /// For the queue SCHEDULES.
     schedules: Option<QueuePoint>,
     requestors: usize,
     generators: usize,
@@ -73,7 +73,7 @@ struct History {
 }
 
 impl Timeline {
-    /// Notes a snapshot, or why there is none, and sends it to all pages.
+    /// Records a snapshot, or the reason for which there is none, and sends it to all pages.
     fn note(&self, at: Timestamp, seen: Result<Snapshot, Explained>) {
         let mut past = self.past();
         let past = &mut *past;
@@ -106,17 +106,17 @@ impl Timeline {
         self.newest.send_replace(json(&update));
     }
 
-    /// Notes the replicas, while nothing else can be seen.
+    /// Records the replicas, while the rest of the snapshot fails.
     fn note_replicas(&self, replicas: ReplicasSnapshot) {
         self.past().last.get_or_insert_default().replicas = replicas;
     }
 
-    /// The newest update, and each that comes, as JSON.
+    /// The newest update, and each later one, as JSON.
     pub(crate) fn watch(&self) -> watch::Receiver<Arc<str>> {
         self.newest.subscribe()
     }
 
-    /// The last snapshot, unless the broker has given none since.
+    /// The last snapshot, unless a later one has failed.
     pub(crate) fn current(&self) -> Option<Snapshot> {
         let past = self.past();
         past.points.back()?.queues.as_ref()?;
@@ -138,13 +138,13 @@ pub(crate) fn json(value: &impl Serialize) -> Arc<str> {
     serde_json::to_string(value).expect("nothing of the page's can fail to become JSON").into()
 }
 
-/// Notes each second that there is no broker, until this is dropped; or its `refusal`, if there is one.
+/// Records each second that no broker answers, or its `refusal`, until this is dropped.
 pub(crate) async fn wait(
     timeline: &Timeline,
     nats: &NatsSettings,
     refusal: impl Fn() -> Option<String>,
 ) -> Infallible {
-    // The address may hold a password, which is never shown.
+    // Without the password that the address may contain.
     let broker = nats.broker();
     let words = format!("no broker answers at {broker} yet");
     let mut seconds = interval_at(Instant::now() + INTERVAL, INTERVAL);
@@ -155,12 +155,12 @@ pub(crate) async fn wait(
     }
 }
 
-/// That the broker is there, and lets this gateway not in, if so.
+/// The reason for the page, if the broker refuses the credentials of this gateway.
 fn refused(refusal: Option<String>) -> Option<Explained> {
     refusal.map(|words| Explained { kind: SnapshotErrorKind::Refused, words })
 }
 
-/// Takes a snapshot each second, and notes it, or why there is none: the broker's `refusal`, if there is one.
+/// Takes a snapshot each second, and records it, or the reason for which there is none, such as the broker's `refusal`.
 pub(crate) async fn poll(
     timeline: &Timeline,
     metrics: &GatewayMetrics,
@@ -179,7 +179,7 @@ pub(crate) async fn poll(
             Err(error) => {
                 metrics.failed_snapshots.inc();
                 if saw {
-                    warn!("there is nothing to see: {}", chain(&**error));
+                    warn!("no snapshot: {}", chain(&**error));
                 }
             }
             Ok(_) if !saw => info!("the broker answers"),
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn the_past_is_no_longer_than_five_minutes() {
+    fn history_has_the_last_five_minutes() {
         let timeline = Timeline::default();
         for _ in 0..POINTS + 10 {
             timeline.note(workqueue::now(), Ok(Snapshot::default()));
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn the_last_snapshot_stays_while_the_broker_is_silent() {
+    fn last_snapshot_stays_while_the_broker_is_silent() {
         let timeline = Timeline::default();
         let replicas = ReplicasSnapshot { requestors: 1, ..ReplicasSnapshot::default() };
         let queues = vec![QueueSnapshot::default()];

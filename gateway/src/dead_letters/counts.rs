@@ -1,4 +1,4 @@
-//! The dead letters by their reasons, counted anew only where something has changed.
+//! The numbers of dead letters by reason. They are counted again only after a change.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -10,10 +10,10 @@ use workqueue::Connection;
 use workqueue::dead_letters::{self, Reason};
 use workqueue::reading::ReadStreamError;
 
-/// How often to count, at the most, while dead letters come.
+/// The shortest time between two counts while dead letters arrive.
 const INTERVAL: Duration = Duration::from_secs(1);
 
-/// How many dead letters there are of each reason.
+/// The number of dead letters with each reason.
 pub(crate) type ByReason = BTreeMap<Reason, u64>;
 
 /// The last count. Requests that come while the gateway counts wait for that one count.
@@ -48,8 +48,8 @@ impl Counts {
     }
 }
 
-/// Whether a count is so new that it stands although more have come. Letters are removed by a person, who
-/// looks whether it is gone.
+/// Whether a count is new enough to be used although more dead letters have arrived. After a removal it is not: a
+/// person has removed them, and checks whether they are gone.
 fn is_new(last: &Counted, (_, _, messages): (u64, u64, u64)) -> bool {
     messages > last.of.2 && last.at.elapsed() < INTERVAL
 }

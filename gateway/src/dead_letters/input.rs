@@ -1,4 +1,4 @@
-//! What clients ask of dead letters.
+//! The parameters of the dead letters' API.
 
 use contract::queues;
 use serde::{Deserialize, Deserializer};
@@ -28,7 +28,7 @@ impl Default for ListQuery {
     }
 }
 
-/// Which dead letters to discard: of one reason, or of any.
+/// The dead letters to discard: those with one reason, or with any.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct DiscardQuery {
@@ -42,7 +42,7 @@ pub(super) struct DiscardQuery {
 }
 
 impl DiscardQuery {
-    /// A reason has to be named: a request that forgets it must not discard all.
+    /// A client has to name a reason, so that it does not discard all dead letters by forgetting it.
     pub(super) fn range(self) -> Result<RangeQuery, Problem> {
         let Self { reason, queue, from, until } = self;
         let reason = match reason.as_deref() {
@@ -57,7 +57,7 @@ impl DiscardQuery {
     }
 }
 
-/// The parameters of what is to be done with several.
+/// The parameters of an action on several dead letters.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct RangeQuery {
@@ -71,7 +71,7 @@ pub(super) struct RangeQuery {
     pub(super) until: Option<u64>,
 }
 
-/// The greatest number that every client knows.
+/// The greatest number that every client can represent.
 const MOST: u64 = i64::MAX as u64;
 
 fn sequence<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {

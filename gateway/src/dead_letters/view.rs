@@ -6,7 +6,7 @@ use utoipa::openapi::{ObjectBuilder, RefOr, Schema, Type};
 use utoipa::{PartialSchema, ToSchema};
 use workqueue::dead_letters::{DeadLetter, Reason};
 
-/// How many characters of a body, and of a header, are shown in a list.
+/// The most characters of a body, and of a header, in a list.
 const SHOWN: usize = 2000;
 
 /// A page of dead letters.
@@ -49,7 +49,7 @@ pub(crate) struct DeadLetterDetails {
     id: String,
     /// The subject that it had.
     subject: String,
-    /// How many times it was delivered, if known.
+    /// The number of its deliveries, if known.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     attempts: Option<u64>,
@@ -61,7 +61,7 @@ pub(crate) struct DeadLetterDetails {
     headers: Vec<DeadLetterHeader>,
     /// Its body as text. In a list it may be cut, and so may the headers.
     body: String,
-    /// How many bytes the body has.
+    /// The length of the body in bytes.
     bytes: usize,
 }
 
@@ -108,7 +108,7 @@ impl DeadLetterDetails {
 /// The results for a page of dead letters.
 #[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct DeadLetterReport {
-    /// How many were replayed, or discarded.
+    /// The number of dead letters that were replayed, or discarded.
     pub(super) done: u64,
     /// The dead letters that were kept.
     pub(super) kept: Vec<KeptDeadLetter>,
@@ -129,7 +129,7 @@ pub(crate) struct KeptDeadLetter {
     pub(super) why: String,
 }
 
-/// The words of [`Reason`], which the engine has.
+/// The words of the engine's [`Reason`].
 pub(crate) struct ReasonSchema;
 
 impl PartialSchema for ReasonSchema {
@@ -148,7 +148,7 @@ impl ToSchema for ReasonSchema {
     }
 }
 
-/// The same, and `any` for all of them.
+/// As [`ReasonSchema`], and `any` for all reasons.
 pub(crate) struct AnyReasonSchema;
 
 impl PartialSchema for AnyReasonSchema {

@@ -17,11 +17,11 @@ pub struct Check {
 }
 
 impl Check {
-    /// Reads an expression.
+    /// Parses an expression.
     ///
     /// # Errors
     ///
-    /// The error.
+    /// If it is no expression.
     pub fn parse(source: &str) -> Result<Self, String> {
         let program = Program::compile(source).map_err(|error| format!("{source}: {error}"))?;
         let mut reads = BTreeSet::new();
@@ -29,17 +29,17 @@ impl Check {
         Ok(Self { source: source.to_owned(), program, reads })
     }
 
-    /// Whether it reads what a command has printed.
+    /// Whether it reads the tally that a command prints.
     #[must_use]
     pub fn reads_tally(&self) -> bool {
         self.program.references().has_variable("tally")
     }
 
-    /// Whether it holds, of these variables by their names.
+    /// Whether it holds for these variables.
     ///
     /// # Errors
     ///
-    /// If it reads what is not there, or is neither true nor false.
+    /// If it reads a variable that does not exist, or is neither true nor false.
     pub fn holds(&self, variables: &Map<String, Json>) -> Result<bool, String> {
         let mut context = Context::default();
         for (name, value) in variables {
@@ -52,7 +52,7 @@ impl Check {
         }
     }
 
-    /// What it reads now, in words: `generators 0, REQUESTS 37 waiting`.
+    /// The values that it reads, in words: `generators 0, REQUESTS 37 waiting`.
     #[must_use]
     pub fn saw(&self, variables: &Map<String, Json>) -> String {
         let mut said = Vec::new();
@@ -81,7 +81,7 @@ impl Serialize for Check {
     }
 }
 
-/// The variables that an update of the flow gives to a check. None, before there is anything to see.
+/// The variables of a check, from an update of the flow. None before the first snapshot.
 #[must_use]
 pub(super) fn variables(update: &Json) -> Option<Map<String, Json>> {
     let mut variables = update.get("flow")?.as_object()?.clone();
@@ -98,17 +98,17 @@ pub(super) fn variables(update: &Json) -> Option<Map<String, Json>> {
         return None;
     }
     variables.insert("broker".to_owned(), (update["trouble"]["kind"] != "silent").into());
-    // None are known to work while nothing can be seen.
+    // From the point, which counts no replicas while the broker is silent.
     for side in ["requestors", "generators"] {
         variables.insert(side.to_owned(), update["point"][side].clone());
     }
     Some(variables)
 }
 
-/// The names of the queues, as an expression has them.
+/// The names of the queues in an expression.
 const QUEUES: [&str; 4] = ["requests", "responses", "acknowledgments", "schedules"];
 
-/// The value of a field as the page says it. The name of its queue stands before it.
+/// The value of a field in the words of the page, without the name of its queue.
 fn words(field: &str, value: &Json) -> Option<String> {
     let (path, name) = field.rsplit_once('.').unwrap_or(("", field));
     let rounded = |digits| value.as_f64().map(|it| format!("{it:.digits$}"));
@@ -154,7 +154,7 @@ fn cel_value(value: &Json) -> Value {
     }
 }
 
-/// Collects the fields that an expression reads, each with what it is a field of.
+/// Collects the fields that an expression reads, with their full paths.
 fn fields(expression: &IdedExpr, found: &mut BTreeSet<String>) {
     if let Some(path) = path(&expression.expr) {
         found.insert(path);

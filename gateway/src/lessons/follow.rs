@@ -1,4 +1,4 @@
-//! Whether the check of a step holds, with each snapshot, until it does.
+//! Evaluates the check of a step with each snapshot, until it holds.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -33,11 +33,11 @@ pub(super) async fn follow(
     Ok(([UNBUFFERED], Sse::new(events)).into_response())
 }
 
-/// A page, or the lab, at a step.
+/// A page, or the lab, that follows a step.
 struct Follower {
     check: &'static Check,
     updates: watch::Receiver<Arc<str>>,
-    /// The variables when it came to the step.
+    /// The variables at the begin of the step.
     was: Option<Map<String, Value>>,
     is_done: bool,
 }
@@ -51,7 +51,7 @@ impl Follower {
             let Some(mut now) = variables(&update) else { continue };
             let was = self.was.get_or_insert_with(|| now.clone());
             now.insert("was".to_owned(), Value::Object(was.clone()));
-            // A test holds that it reads nothing that is never there.
+            // A test ensures that each check reads only variables that exist.
             self.is_done = self.check.holds(&now).unwrap_or(false);
             let data = json!({ "at": update["at"], "saw": self.check.saw(&now) }).to_string();
             let name = if self.is_done { "done" } else { "state" };

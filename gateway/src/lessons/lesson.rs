@@ -16,13 +16,13 @@ pub struct Lesson {
     pub number: usize,
     /// Its title.
     pub title: String,
-    /// The question that it answers.
+    /// The questions that it answers.
     pub question: Vec<Element>,
     /// Its sections.
     pub sections: Vec<Section>,
 }
 
-/// What stands under a heading.
+/// A heading and the content below it.
 #[derive(Debug, Serialize)]
 pub struct Section {
     /// The heading.
@@ -31,11 +31,11 @@ pub struct Section {
     pub content: Vec<Element>,
     /// The commands that set the scene.
     pub commands: Commands,
-    /// What to do, one after the other.
+    /// The steps, in their order.
     pub steps: Vec<Step>,
 }
 
-/// The commands of each place where the system may run.
+/// The commands for each way to run the system.
 #[derive(Debug, Default, Serialize)]
 pub struct Commands {
     /// With `cargo lab`.
@@ -49,29 +49,29 @@ pub struct Commands {
     pub kubectl: Option<String>,
 }
 
-/// One thing to do.
+/// One step.
 #[derive(Debug, Default, Serialize)]
 pub struct Step {
-    /// What to do, in words.
+    /// The instruction.
     pub content: Vec<Element>,
-    /// And by which commands.
+    /// The commands of the step.
     pub commands: Commands,
-    /// What the commands print under the lab, with `…` for what varies.
+    /// The output of the commands under the lab, with `…` for variable parts.
     pub prints: Option<String>,
     /// The condition under which it is done.
     pub check: Option<Check>,
-    /// Whether only the lab can tell that it is done: its check reads what the command prints.
+    /// Whether only the lab can check it, because the check reads the output of the command.
     pub lab_only: bool,
     /// A hint.
     pub hint: Option<String>,
 }
 
 impl Lesson {
-    /// Reads a lesson.
+    /// Parses a lesson.
     ///
     /// # Errors
     ///
-    /// The fault.
+    /// If it does not have the form of a lesson.
     pub fn parse(markdown: &str) -> Result<Self, String> {
         let mut parts = vec![];
         for element in elements(markdown) {
@@ -108,7 +108,7 @@ impl Lesson {
         &self.sections[0].commands
     }
 
-    /// Its steps, one after the other.
+    /// Its steps, in their order.
     pub fn steps(&self) -> impl Iterator<Item = &Step> {
         self.sections.iter().flat_map(|section| &section.steps)
     }
@@ -145,7 +145,7 @@ impl Section {
 }
 
 impl Commands {
-    /// The commands that this block has, if it has some.
+    /// The field for the commands of this block, if it is a block of commands.
     fn place(&mut self, block: &Element) -> Option<&mut Option<String>> {
         match block.info.as_deref() {
             Some("lab") => Some(&mut self.lab),
@@ -184,7 +184,7 @@ impl Step {
     }
 }
 
-/// Whether it is not part of a line.
+/// Whether this is a block, and not part of a line.
 fn is_block(element: &Element) -> bool {
     !["em", "strong", "code", "a", "img"].contains(&element.tag)
 }

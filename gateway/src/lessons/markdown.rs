@@ -1,4 +1,4 @@
-//! Markdown as a tree of elements, from which the page makes its own: no text can become anything else there.
+//! Markdown as a tree of elements, from which the page makes its own elements. So no text can become HTML there.
 
 use pulldown_cmark::{CodeBlockKind, Event, HeadingLevel, Options, Parser, Tag};
 use serde::Serialize;
@@ -9,16 +9,16 @@ use serde::Serialize;
 pub enum Node {
     /// Text.
     Text(String),
-    /// An element with what is in it.
+    /// An element with its content.
     Element(Element),
 }
 
-/// An element, as HTML calls it.
+/// An element of HTML.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Element {
     /// Its name: h1 to h4, p, em, strong, code, pre, a, img, ul, ol, li, table, thead, tr, th, td or blockquote.
     pub tag: &'static str,
-    /// Where a link leads, relative to the folder of the document.
+    /// The target of a link, relative to the folder of the document.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub href: Option<String>,
     /// The file of an image.
@@ -27,7 +27,7 @@ pub struct Element {
     /// The description of an image.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub alt: Option<String>,
-    /// The language of a code block, or what else it is.
+    /// The language of a code block, or its meaning in a lesson.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub info: Option<String>,
     /// Its content.
@@ -88,7 +88,7 @@ pub(super) fn elements(document: &str) -> Vec<Element> {
     elements.collect()
 }
 
-/// The element once all is in it.
+/// The element once its content is complete.
 fn ended(mut element: Element) -> Element {
     match element.tag {
         "img" => {

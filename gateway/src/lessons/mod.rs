@@ -8,7 +8,7 @@
 //! | `/api/lessons/glossary` | the terms |
 //! | `/api/lessons/{file}.svg` | a picture of a lesson |
 //!
-//! The lessons are files of the repository, in `lessons/`, and part of the program.
+//! The program contains the lessons, which are files in `lessons/`.
 
 pub mod check;
 mod follow;

@@ -59,7 +59,7 @@ fn check_reads_the_flow_by_the_names_of_its_queues() {
 }
 
 #[test]
-fn check_tells_what_it_saw() {
+fn check_reports_the_values_that_it_read() {
     let check = Check::parse(
         "generators == 0 && requests.waiting > was.requests.waiting && requests.paused_until == null",
     );
@@ -76,11 +76,11 @@ fn check_tells_what_it_saw() {
 }
 
 #[test]
-fn nothing_works_while_the_broker_is_silent() {
+fn no_replica_counts_while_the_broker_is_silent() {
     let check = Check::parse("!broker && requestors == 0 && requests.waiting == 37").unwrap();
     assert_eq!(check.holds(&now(true)), Ok(true));
     assert_eq!(variables(&json!({ "at": 0, "flow": null })), None);
-    // The broker is there, and nothing was seen on it yet.
+    // The broker answers, but its topology does not exist yet.
     let mut undeclared = update(false);
     undeclared["trouble"] = json!({ "kind": "undeclared", "words": "no stream" });
     assert_eq!(variables(&undeclared).unwrap()["broker"], true);
@@ -89,7 +89,7 @@ fn nothing_works_while_the_broker_is_silent() {
 }
 
 #[test]
-fn lesson_that_is_not_in_its_form_is_refused() {
+fn lesson_in_another_form_is_refused() {
     let sections: String = lesson::HEADINGS.map(|heading| format!("## {heading}\n\n")).concat();
     let refused = |text: &str| Lesson::parse(text).unwrap_err();
     assert_eq!(refused(""), "it is empty");
@@ -102,7 +102,7 @@ fn lesson_that_is_not_in_its_form_is_refused() {
 }
 
 #[test]
-fn each_lesson_is_in_its_form_and_its_checks_can_be_made() {
+fn lessons_have_their_form_and_valid_checks() {
     for (number, file) in FILES.iter().enumerate() {
         let lesson = Lesson::parse(file).unwrap_or_else(|error| panic!("lesson {number}: {error}"));
         assert_eq!(lesson.number, number);
@@ -126,11 +126,11 @@ fn each_lesson_is_in_its_form_and_its_checks_can_be_made() {
 }
 
 #[test]
-fn links_of_the_course_lead_to_what_is_there() {
+fn links_of_the_course_have_targets() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../lessons");
     let mut functions = 0;
     let lessons = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());
-    // The glossary is shown with the lessons, and names the code as they do.
+    // These two pages link to the code as the lessons do.
     let others = ["glossary.md", "comparison.md"].map(|name| folder.join("../docs").join(name));
     for path in lessons.chain(others) {
         if path.extension().is_none_or(|extension| extension != "md") {
@@ -151,7 +151,7 @@ fn links_of_the_course_lead_to_what_is_there() {
             let file = if file.is_empty() { path.clone() } else { path.with_file_name(file) };
             assert!(file.exists(), "{page}: {to} is not there");
             if anchor.is_empty() {
-                // A name stands for what is defined in the file.
+                // The file has to define an item of this name.
                 if file.extension().is_some_and(|extension| extension == "rs")
                     && let [markdown::Node::Element(markdown::Element { tag: "code", .. })] =
                         link.children.as_slice()

@@ -1,7 +1,6 @@
-//! Each update of the timeline, as server-sent events.
+//! The updates of the timeline, as server-sent events.
 //!
-//! A tab that takes them slowly misses some, and nothing piles up here: it gets the newest whenever it has
-//! room for one.
+//! A slow tab misses some updates: it gets the newest one whenever it has room for one. So no updates pile up here.
 
 use std::convert::Infallible;
 use std::future;
@@ -32,7 +31,7 @@ pub(super) async fn events(State(gateway): State<Arc<Gateway>>) -> impl IntoResp
     });
     let first = [
         ("about", shown(&about)),
-        // After the updates are watched: none is missed in between.
+        // Read after the watch on the updates has begun, so that none is missed in between.
         ("history", gateway.timeline.history()),
         ("audit", shown(&*audits.borrow_and_update())),
         ("snapshot", updates.borrow_and_update().clone()),
@@ -47,7 +46,7 @@ pub(super) async fn events(State(gateway): State<Arc<Gateway>>) -> impl IntoResp
         stream::iter(first).chain(later).take_until(stop).filter_map(move |(name, data)| {
             let _open = &tab;
             gateway.metrics.sent_bytes.inc_by(data.len() as u64);
-            // There is nothing to tell before the first snapshot.
+            // The data is empty before the first snapshot.
             let event = (!data.is_empty())
                 .then(|| Ok::<_, Infallible>(Event::default().event(name).data(data)));
             future::ready(event)
@@ -55,7 +54,7 @@ pub(super) async fn events(State(gateway): State<Arc<Gateway>>) -> impl IntoResp
     ([UNBUFFERED], Sse::new(events))
 }
 
-/// The watched value, each time that it has changed.
+/// The watched value, after each change.
 fn changes<T>(
     watched: watch::Receiver<T>,
     tell: fn(&T) -> PageEvent,

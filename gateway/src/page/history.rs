@@ -1,4 +1,4 @@
-//! The history of one request, with all that the page shows of it.
+//! The history of one request for the page.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::requests::{input, json as answer};
 use crate::settings::TRACE_ID;
 use crate::state::Gateway;
 
-/// How far it has come, as the API says it; the queues that it is in; and its dead letters in full.
+/// The state of a request as in the API, the queues that it is in, and its dead letters in full.
 pub(super) async fn show(
     State(gateway): State<Arc<Gateway>>,
     uri: Uri,
@@ -24,7 +24,7 @@ pub(super) async fn show(
     let id = input::id(&uri)?;
     let queues = history::queues_with(gateway.connection()?, id).await;
     let queues = queues.map_err(|error| ProblemKind::BrokerAway.because(chain(&*error)))?;
-    // A request that moved on meanwhile is seen here.
+    // Read last, so that a request that has moved on meanwhile is found.
     let found = gateway.reader()?.history(id).await?;
     let trace = match &gateway.settings.trace_url {
         Some(url) => {

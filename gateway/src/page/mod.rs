@@ -1,9 +1,9 @@
-//! The page, and its endpoints besides the API.
+//! The page, and the endpoints that it has besides the API.
 //!
 //! | path | content |
 //! | --- | --- |
 //! | `/` and the files beside it | the page ([`files`]) |
-//! | `/api/events` | each update as it is taken, as server-sent events ([`events`]) |
+//! | `/api/events` | the updates, as server-sent events ([`events`]) |
 //! | `/api/history` | the last five minutes |
 //! | `/api/requests/{id}` | the whole history of one request ([`history`]) |
 //! | `POST /api/audit` | the button of the page |

@@ -1,4 +1,4 @@
-//! Where a list of requests goes on: opaque to clients, and of one list alone.
+//! The position in a list of requests: opaque to clients, and valid for one list alone.
 
 use std::fmt;
 
@@ -10,11 +10,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::problem::{Problem, ProblemKind};
 
-/// Where a list goes on.
+/// The position at which a list continues.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Cursor {
-    /// Which requests it lists.
+    /// The filter of the list.
     status: Option<String>,
     priority: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -36,11 +36,11 @@ impl Cursor {
         }
     }
 
-    /// The sequence that this cursor of a client says.
+    /// The sequence in a client's cursor.
     ///
     /// # Errors
     ///
-    /// If it is none, or one of another list: a problem with what would be right.
+    /// If it is no cursor, or that of another list. The problem names a correct use.
     pub(super) fn read(text: &str, filter: &Filter, store: Timestamp) -> Result<u64, Problem> {
         let wrong = |detail: &dyn fmt::Display| Err(ProblemKind::Cursor.because(detail));
         let decoded = BASE64_URL_SAFE_NO_PAD.decode(text).ok();
@@ -90,7 +90,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cursor_is_of_one_list_alone() {
+    fn cursor_is_valid_for_one_list_alone() {
         let store: Timestamp = "2026-11-21T07:17:18.75925Z".parse().unwrap();
         let all = Filter::default();
         let dead = Filter { status: Some(RequestStatus::DeadLettered), ..all.clone() };

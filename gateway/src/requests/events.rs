@@ -1,7 +1,7 @@
-//! Each change of the state of a request, as server-sent events, until it has come to its end.
+//! The changes of the state of a request, as server-sent events, until the request has come to its end.
 //!
-//! Each event has the tag of what it says for its id. So a client that comes back says what it has seen, and is told
-//! with 204 that there will be no more, which keeps a browser from coming back for ever.
+//! The id of an event is the tag of its content, so a client that reconnects sends the tag of the last event that it
+//! got. If no event can follow, the answer is 204, after which a browser does not reconnect again.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -21,17 +21,17 @@ use crate::etag::tag;
 use crate::problem::Problem;
 use crate::state::Gateway;
 
-/// What a browser says of the last event that it has seen.
+/// The header with the id of the last event that a browser got.
 pub(super) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
-/// Has a proxy hand on each event as it comes.
+/// Makes a proxy pass on each event at once.
 pub(crate) const UNBUFFERED: (HeaderName, HeaderValue) =
     (HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
 
-/// How often to send something while nothing happens. A connection without anything for half a minute is closed.
+/// The interval of comments while the state does not change. A connection without data for half a minute is closed.
 const HEARTBEAT: Duration = Duration::from_secs(10);
 
-/// When a client that was cut off is to come back.
+/// The time after which a client reconnects.
 const RETRY: Duration = Duration::from_secs(1);
 
 /// An event: the state of a request.
@@ -40,13 +40,13 @@ const RETRY: Duration = Duration::from_secs(1);
 pub(crate) struct RequestEvent {
     /// The tag of the state, as in the `ETag` of looking it up.
     id: String,
-    /// When to come back if the connection is lost, in milliseconds.
+    /// The time after which to reconnect, in milliseconds.
     retry: u32,
-    /// What looking it up would answer, as JSON.
+    /// The answer of `GET /requests/{id}`, as JSON.
     data: String,
 }
 
-/// The events of this request, for a client that has seen this one last.
+/// The events of this request after the last event that the client got.
 pub(super) async fn follow(
     gateway: Arc<Gateway>,
     id: JobId,
@@ -61,7 +61,7 @@ pub(super) async fn follow(
     }
     let listener = Listener::start(reader, id).await?;
     let stop = gateway.stop.clone().cancelled_owned();
-    let follower = Follower { gateway, id, listener, told: None, has_ended: false, _place: place };
+    let follower = Follower { gateway, id, listener, last: None, has_ended: false, _place: place };
     let events = stream::unfold(follower, Follower::next).take_until(stop);
     Ok(([UNBUFFERED], Sse::new(events)).into_response())
 }
@@ -71,14 +71,14 @@ struct Follower {
     gateway: Arc<Gateway>,
     id: JobId,
     listener: Listener,
-    /// The tag of what it was told last.
-    told: Option<String>,
+    /// The tag of the last event.
+    last: Option<String>,
     has_ended: bool,
     _place: OwnedSemaphorePermit,
 }
 
 impl Follower {
-    /// What to send next, when there is something.
+    /// Waits for the next event, or for the time of a comment.
     async fn next(mut self) -> Option<(Result<Event, Infallible>, Self)> {
         if self.has_ended {
             return None;
@@ -89,11 +89,11 @@ impl Follower {
             if let Ok(details) = self.gateway.reader().ok()?.details(self.id).await {
                 let json = details.json();
                 let tag = tag(&json);
-                if self.told.as_ref() != Some(&tag) {
+                if self.last.as_ref() != Some(&tag) {
                     self.has_ended = details.status.is_end();
                     let event = Event::default().id(&tag).retry(RETRY);
                     let event = event.data(String::from_utf8_lossy(&json));
-                    self.told = Some(tag);
+                    self.last = Some(tag);
                     return Some((Ok(event), self));
                 }
             }

@@ -1,4 +1,4 @@
-//! What clients ask of requests.
+//! The input of the requests' API.
 
 use std::time::Duration;
 
@@ -20,10 +20,10 @@ use crate::input::{
 };
 use crate::problem::{Problem, ProblemKind};
 
-/// The longest wait that may be asked for, in milliseconds.
+/// The longest `wait` of a client, in milliseconds.
 const MAX_WAIT: u64 = 60_000;
 
-/// How the path of the events of a request ends.
+/// The end of the path to the events of a request.
 const EVENTS: &str = "/events";
 
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
@@ -32,27 +32,27 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(crate) struct NewRequest {
-    /// How many strings.
+    /// The number of strings.
     #[serde(deserialize_with = "whole")]
     #[schema(default = 1, minimum = 1, maximum = 1000)]
     count: u32,
-    /// How many characters each of them is to have, from A-Z, a-z and 0-9.
+    /// The number of characters in each, from A-Z, a-z and 0-9.
     #[serde(deserialize_with = "whole")]
     #[schema(default = 64, minimum = 1, maximum = 1024)]
     length: u32,
-    /// How urgent it is.
+    /// Its priority.
     #[serde(deserialize_with = "named")]
     #[schema(value_type = PrioritySchema)]
     priority: Priority,
-    /// Until when it is of use. It is not worked on after that, and becomes a dead letter, `expired`.
+    /// When it expires. From then on no worker handles it, and it becomes a dead letter, `expired`.
     #[serde(deserialize_with = "some_time")]
     #[schema(nullable = false)]
     expires_at: Option<Timestamp>,
-    /// How long to wait before it is made: at most 30 days. Not together with `not_before`.
+    /// The delay until it is due: at most 30 days. Not together with `not_before`.
     #[serde(deserialize_with = "time::read_length")]
     #[schema(value_type = Option<String>, nullable = false, example = "10s")]
     delay: Option<Duration>,
-    /// When it is to be made: at most 30 days from now. One that has passed is made at once.
+    /// When it is due: at most 30 days from now. With a time in the past it is due at once.
     #[serde(deserialize_with = "some_time")]
     #[schema(value_type = Option<Timestamp>, nullable = false)]
     not_before: Option<Timestamp>,
@@ -66,7 +66,7 @@ impl Default for NewRequest {
     }
 }
 
-/// A time, if there is one: `null` is none.
+/// An optional time, which may not be `null`.
 fn some_time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Timestamp>, D::Error> {
     let text = String::deserialize(deserializer)?;
     let shown: String = text.chars().take(64).collect();
@@ -92,7 +92,7 @@ pub(crate) fn whole<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D
         .ok_or_else(|| D::Error::custom(format_args!("{number} is not such a whole number")))
 }
 
-/// What a client asks for.
+/// The content of a client's request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Wanted {
     pub(super) amount: Amount,
@@ -146,8 +146,7 @@ pub(crate) fn amount(count: u32, length: u32) -> Result<Amount, Problem> {
 
 fn key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {
     let Some(value) = one(headers, &IDEMPOTENCY_KEY)? else { return Ok(None) };
-    // HTTP itself knows bytes. Most clients send UTF-8; what is none is what older ones send, in
-    // which each byte is the character of that number.
+    // A header of HTTP is bytes. Most clients send UTF-8. Other bytes come from older clients, which send Latin-1.
     let text = match str::from_utf8(value) {
         Ok(text) => text.to_owned(),
         Err(_) => value.iter().map(|byte| char::from(*byte)).collect(),
@@ -157,7 +156,7 @@ fn key(headers: &HeaderMap) -> Result<Option<IdempotencyKey>, Problem> {
         .map_err(|error| ProblemKind::Invalid.because(format_args!("Idempotency-Key: {error}")))
 }
 
-/// The id in which a path ends, but for its events, as it came: an id has one spelling, and needs no escapes.
+/// The id at the end of a path, or before `/events`. It is not unescaped, because an id has one spelling.
 pub(crate) fn id(uri: &Uri) -> Result<JobId, Problem> {
     let path = uri.path().strip_suffix(EVENTS).unwrap_or(uri.path());
     let id = path.rsplit('/').next().unwrap_or_default();
@@ -173,9 +172,9 @@ pub(super) struct ListQuery {
     #[serde(deserialize_with = "named_if")]
     priority: Option<Priority>,
     requested_by: Option<String>,
-    /// Where to go on, as the page before says it.
+    /// The `next` of the previous page.
     pub(super) cursor: Option<String>,
-    /// How many requests to list.
+    /// The length of a page.
     #[serde(deserialize_with = "limit_within_bounds")]
     pub(super) limit: usize,
 }
@@ -187,7 +186,7 @@ impl Default for ListQuery {
 }
 
 impl ListQuery {
-    /// Which requests are asked for.
+    /// The filter of the list.
     pub(super) fn filter(&self) -> Filter {
         let &Self { status, priority, ref requested_by, .. } = self;
         Filter { status, priority, requested_by: requested_by.clone() }
@@ -198,7 +197,7 @@ impl ListQuery {
 #[derive(Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct WaitQuery {
-    /// How long to wait for the strings.
+    /// The longest wait for the strings.
     #[serde(deserialize_with = "time_within_bounds")]
     pub(super) wait: Option<Duration>,
 }
@@ -233,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn a_body_is_read_strictly() {
+    fn body_is_read_strictly() {
         let read = |body: &str| {
             let wanted = wanted(body.as_bytes(), now()).ok()?;
             Some((wanted.amount.count(), wanted.amount.length()))
@@ -282,7 +281,7 @@ mod tests {
     }
 
     #[test]
-    fn time_of_a_request_is_at_most_30_days_away() {
+    fn request_is_due_in_at_most_30_days() {
         let noon: Timestamp = "2026-01-02T12:00:00Z".parse().unwrap();
         let time = |body: &str| wanted(body.as_bytes(), noon).map(|wanted| wanted.time);
         assert_eq!(time("{}").unwrap(), Time::Now);
@@ -297,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn a_query_is_read_strictly() {
+    fn query_is_read_strictly() {
         assert_eq!(limit(""), Some(50));
         assert_eq!(limit("limit=1000"), Some(1000));
         for wrong in ["limit=0", "limit=1001", "limit=", "limit=01", "limit=%2B1", "limit=1.0"] {
@@ -321,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_is_any_text_of_up_to_255_characters() {
+    fn key_is_any_text_of_up_to_255_characters() {
         let read = |values: &[&[u8]]| {
             let mut headers = HeaderMap::new();
             for value in values {

@@ -1,4 +1,4 @@
-//! Reads lists of requests, some at a time, and gives up where the broker goes silent.
+//! Reads lists of requests, a few at a time, and gives up if the broker stops answering.
 
 use std::time::Duration;
 
@@ -12,12 +12,11 @@ use super::reader::{DEADLINE, RequestReader};
 use super::view::{RequestList, RequestSummary};
 use crate::problem::{Problem, ProblemKind};
 
-/// How long it may take to read a list, and to wait before that for others that are read. The part that is read by
-/// then is the answer.
+/// The time limit for a list, with the wait for other lists. The answer then has the part that was read.
 const LIST_DEADLINE: Duration = Duration::from_secs(5);
 
 impl RequestReader {
-    /// The newest requests of those that are asked for, from this cursor on.
+    /// The newest requests that match the filter, from this cursor on.
     pub(crate) async fn list(
         &self,
         filter: &Filter,
@@ -34,7 +33,7 @@ impl RequestReader {
         };
         let stream = self.judge(stream).await?;
         let store = topology::created_at(&stream);
-        // Of an empty stream both are 0, which is no sequence.
+        // Both are 0 for an empty stream, and sequences begin at 1.
         let first = stream.state.first_sequence.max(1);
         let end = stream.state.last_sequence + 1;
         let before = match cursor {
@@ -49,7 +48,7 @@ impl RequestReader {
         self.judge(async {
             match reading.await {
                 Ok(read) => read,
-                // There may be a part of it.
+                // A part of the list may be there.
                 Err(_too_long) => Ok(()),
             }
         })
@@ -70,8 +69,8 @@ impl RequestReader {
     }
 }
 
-/// Reads for as long as no answer takes longer than a single one may: a broker that hangs is noticed long
-/// before a list would be too late.
+/// Reads while no single answer of the broker takes too long. So a broker that hangs is detected long before the time
+/// limit of the list.
 async fn while_answered<T>(
     answered: &Notify,
     read: impl Future<Output = Result<T, ReadError>>,
@@ -90,13 +89,13 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn a_list_is_given_up_once_nothing_is_answered() {
+    async fn list_ends_once_the_broker_stops_answering() {
         let answered = Notify::new();
         assert_eq!(while_answered(&answered, async { Ok(1) }).await, Ok(1));
-        // However much was answered before.
+        // Also after earlier answers.
         answered.notify_one();
         let never = while_answered(&answered, pending::<Result<(), _>>());
-        let given_up = timeout(Duration::from_mins(1), never).await.expect("it is given up");
-        assert_eq!(given_up, Err(ReadError::Unknown));
+        let ended = timeout(Duration::from_mins(1), never).await.expect("it ends");
+        assert_eq!(ended, Err(ReadError::Unknown));
     }
 }

@@ -1,4 +1,4 @@
-//! Reads how far requests have come.
+//! Reads the states of requests.
 
 use std::time::Duration;
 
@@ -11,11 +11,11 @@ use workqueue::{Connection, JobId, ReadError};
 use super::view::RequestDetails;
 use crate::problem::{Problem, ProblemKind};
 
-/// How many requests are read at a time, and how many lists. Each list reads a lot.
+/// The most requests and the most lists that are read at a time. A list reads many requests.
 const SLOTS: usize = 64;
 const LISTS: usize = 2;
 
-/// How long it may take to read one request.
+/// The time limit for reading one request.
 pub(super) const DEADLINE: Duration = Duration::from_millis(900);
 
 /// Reads requests.
@@ -35,12 +35,12 @@ impl RequestReader {
         }
     }
 
-    /// How far this request has come.
+    /// The state of this request.
     pub(crate) async fn details(&self, id: JobId) -> Result<RequestDetails, Problem> {
         found(id, self.history(id).await?)
     }
 
-    /// All that has happened to this request.
+    /// The history of this request.
     pub(crate) async fn history(&self, id: JobId) -> Result<RequestHistory, Problem> {
         let read = async {
             let _slot = self.slots.acquire().await.expect("it is never closed");
@@ -70,7 +70,7 @@ impl RequestReader {
     }
 }
 
-/// How far the request of this id has come, if there is one.
+/// The state of the request with this id.
 pub(super) fn found(id: JobId, history: RequestHistory) -> Result<RequestDetails, Problem> {
     let no_request = || ProblemKind::NoRequest.because(format_args!("no request has the id {id}"));
     RequestDetails::new(id, history).ok_or_else(no_request)

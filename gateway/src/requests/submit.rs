@@ -1,4 +1,4 @@
-//! Submits the request of a client, once, and answers within a second with its outcome.
+//! Submits the request of a client once, and answers with its outcome within a second.
 
 use std::time::Duration;
 
@@ -21,29 +21,28 @@ use super::time::Time;
 use super::view::AcceptedRequest;
 use crate::problem::{Problem, ProblemKind, SubmitOutcome};
 
-/// How many requests may be under way at a time: about as many as the broker answers within some
-/// milliseconds.
+/// The most requests that are submitted at a time: about as many as the broker answers within some milliseconds.
 pub(crate) const SLOTS: usize = 64;
 
-/// How long submitting may take. A client is told within a second, also when the broker is away.
+/// The time limit for submitting. A client gets an answer within a second, even if the broker is away.
 const DEADLINE: Duration = Duration::from_millis(800);
 
-/// How long before its time is over a request is no longer submitted, at the most.
+/// The time before `facts_max_age` is over in which a request is no longer submitted, at the most.
 const MARGIN: Duration = Duration::from_hours(1);
 
 const AWAY: &str = "the broker has not confirmed the request in time, so it is unknown whether the request \
                     was accepted. With the same Idempotency-Key it is safe to try again; without one, \
                     another try may make a second request";
 
-/// A request that is to be made, at once or later.
+/// A request that is due, at once or later.
 struct Planned {
     request: Request,
-    /// When it is due, as it was asked for. That may have passed.
+    /// When it is due, as the client set it. The time may have passed.
     not_before: Option<Timestamp>,
 }
 
 impl Planned {
-    /// The job for later, and when it is due, unless that had passed when it was asked for first.
+    /// The job for later, and when it is due, unless that time had passed when the client first sent the request.
     fn due(&self) -> Option<(DueRequest, Timestamp)> {
         let Request { amount, priority, requestor, requested_at, expires_at, .. } =
             self.request.clone();
@@ -69,7 +68,7 @@ pub(crate) struct Submissions {
     connection: Connection,
     pub(crate) producer: Producer,
     pub(crate) instance: String,
-    /// How long the guarantees hold from the moment of asking.
+    /// The time for which the guarantees hold after a request was made.
     facts_max_age: Duration,
     slots: Semaphore,
     /// Cancelled from the start: a client does not wait for room in the queue.
@@ -95,14 +94,14 @@ impl Submissions {
         }
     }
 
-    /// Submits a request, and gives the one that is accepted: under a key always the same one.
+    /// Submits a request, and returns the accepted one. With a key, it is always the same one.
     ///
     /// # Errors
     ///
-    /// Says whether the request may be carried out all the same.
+    /// If the request is not known to be accepted. The outcome in the problem says whether it may be.
     pub(crate) async fn submit(&self, new: Submission) -> Result<AcceptedRequest, Problem> {
         let deadline = Instant::now() + DEADLINE;
-        // Without a connection a publish would be buffered, and sent once there is one.
+        // Without a connection the client would buffer the publish, and send it later.
         if !self.connection.is_connected() {
             return Err(away());
         }
@@ -119,7 +118,7 @@ impl Submissions {
                 None => self.submit_planned(planned, &trace, no_room).await,
             }
         };
-        // A request that is given up here is not published again, but the last try may be in flight.
+        // After the deadline the request is not published again, but the last try may still arrive.
         timeout_at(deadline, submitted).await.unwrap_or_else(|_| Err(away()))
     }
 
@@ -131,7 +130,7 @@ impl Submissions {
         Planned { request, not_before: time.from(now) }
     }
 
-    /// Submits this, and says so with `no_room` where the queue is full.
+    /// Submits a planned request. `no_room` is the problem if the queue is full.
     async fn submit_planned(
         &self,
         planned: Planned,
@@ -155,8 +154,8 @@ impl Submissions {
         }
     }
 
-    /// Creates the fact of a key and its request before anything is submitted. Where one is there
-    /// already, that one counts: it was accepted, or is now.
+    /// Creates the fact of the key before it submits the request. If the fact exists already, its request is submitted
+    /// instead, unless it is accepted.
     async fn submit_under(
         &self,
         key: IdempotencyKey,
@@ -210,7 +209,7 @@ impl Submissions {
             }
         }
         let request = due.map_or_else(|| planned.request.clone(), |(due, _)| due.request(id));
-        // Its queue may have confirmed it to a process that died before it could create the fact.
+        // The queue may have confirmed the request to a process that died before it created the fact.
         if self.read::<Stored>(id).await?.is_some() {
             let recorded = record(&self.producer, &request, trace).await;
             let recorded = recorded.map_err(|error| self.rejected(id, &chain(&error)));
@@ -228,12 +227,12 @@ impl Submissions {
         self.submit_planned(planned, trace, no_room_under_a_key).await
     }
 
-    /// Cancels a request, unless its strings are stored. The facts say then what is true. One that is `not_asked` for
-    /// yet is accepted with that.
+    /// Cancels a request, unless its strings are stored. The facts then have the result. A request that is still
+    /// scheduled (`not_asked`) counts as accepted once it is cancelled.
     ///
     /// # Errors
     ///
-    /// If the broker does not take it in time: then it is unknown whether it is cancelled.
+    /// If the broker does not confirm it in time. It is then unknown whether the request is cancelled.
     pub(crate) async fn cancel(
         &self,
         id: JobId,
@@ -268,26 +267,26 @@ impl Submissions {
     }
 }
 
-/// Whether a request of this age is too old to be submitted now. A request older than `max_age` is not
-/// worked on, and it has to come to its end before, however long its queue is.
+/// Whether a request of this age is too old to be submitted. No worker handles a request that is older than `max_age`,
+/// so it needs some time to wait in its queue before that.
 fn is_too_old(age: SignedDuration, max_age: Duration) -> bool {
     let limit = max_age.saturating_sub((max_age / 4).min(MARGIN));
     age > SignedDuration::try_from(limit).unwrap_or(SignedDuration::MAX)
 }
 
-/// Nothing was stored anywhere.
+/// The queue has no room, and the broker has stored nothing.
 fn no_room() -> Problem {
     let detail = "there is no room in the queue; nothing of this request remains";
     ProblemKind::QueueFull.because(detail).with(SubmitOutcome::NotAsked)
 }
 
-/// Not even the key was stored.
+/// The bucket of the keys has no room, and the broker has stored nothing.
 fn no_room_for_the_key() -> Problem {
     let detail = "the broker has no room for the Idempotency-Key; nothing of this request remains";
     ProblemKind::QueueFull.because(detail).with(SubmitOutcome::NotAsked)
 }
 
-/// The key is stored, and another try under it, here or through another gateway, may find room.
+/// The queue has no room, but the key is stored. A try under the same key, here or at another gateway, may succeed.
 fn no_room_under_a_key() -> Problem {
     let detail = "there is no room in the queue for this request. Another request under this Idempotency-Key may \
                   have been accepted. It is safe to try again with the same key and the same values";

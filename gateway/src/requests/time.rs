@@ -1,4 +1,4 @@
-//! When a request is to be made, and lengths of time as clients write them.
+//! The time at which a request is due, and lengths of time as clients write them.
 
 use std::time::Duration;
 
@@ -9,27 +9,27 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 
 use crate::input::whole_number;
 
-/// What a length of time looks like, as a schema can say it: no more than [`LONGEST_DELAY`].
+/// The pattern of a length of time up to [`LONGEST_DELAY`].
 pub(crate) const PATTERN: &str = "^(0|[1-9][0-9]{0,8})ms$\
     |^(0|[1-9][0-9]{0,5}|1[0-9]{6}|2[0-4][0-9]{5}|25[0-8][0-9]{4}|259[01][0-9]{3}|2592000)s$\
     |^(0|[1-9][0-9]{0,3}|[1-3][0-9]{4}|4[0-2][0-9]{3}|43[01][0-9]{2}|43200)m$\
     |^(0|[1-9][0-9]?|[1-6][0-9]{2}|7[01][0-9]|720)h$\
     |^(0|[1-9]|[12][0-9]|30)d$";
 
-/// When a request is to be made.
+/// The time at which a request is due.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Time {
     /// At once.
     #[default]
     Now,
-    /// So long after it was asked for.
+    /// This long after it was made.
     After(Duration),
-    /// At this time, or at once where that has passed.
+    /// At this time, or at once if it has passed.
     At(Timestamp),
 }
 
 impl Time {
-    /// When that is, for a request that is asked for now.
+    /// The time for a request that is made now.
     pub(super) fn from(self, now: Timestamp) -> Option<Timestamp> {
         match self {
             Self::Now => None,
@@ -46,7 +46,7 @@ impl Time {
         }
     }
 
-    /// When what was asked for under a key is to be made.
+    /// The time for the request of a key.
     pub(super) fn of(asked: &Asked) -> Self {
         match (asked.delay_ms, asked.not_before) {
             (Some(delay), _) => Self::After(Duration::from_millis(delay)),
@@ -71,7 +71,7 @@ pub(crate) fn length(text: &str) -> Option<Duration> {
     (length <= LONGEST_DELAY).then_some(length)
 }
 
-/// A length of time, which says itself what would be right where it is none.
+/// A length of time. The error for any other text shows how to write one.
 pub(crate) fn read_length<'de, D>(deserializer: D) -> Result<Option<Duration>, D::Error>
 where
     D: Deserializer<'de>,

@@ -20,13 +20,13 @@ pub(crate) struct AcceptedRequest {
     /// Its status when it was accepted. If its key was accepted earlier, its current status may be later.
     #[schema(value_type = StatusSchema)]
     pub(super) status: RequestStatus,
-    /// How many strings were asked for.
+    /// The number of strings.
     pub(super) count: u32,
-    /// How many characters each of them has.
+    /// The number of characters in each.
     pub(super) length: u32,
     #[schema(value_type = PrioritySchema)]
     pub(super) priority: Priority,
-    /// When it was first asked for; or when it is due.
+    /// When it was made, or when it is due.
     pub(super) requested_at: Timestamp,
     /// The time after which no worker handles it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -50,7 +50,7 @@ impl AcceptedRequest {
     }
 }
 
-/// How urgent a request is. Workers handle the most urgent first.
+/// The priority of a request. Workers handle the most urgent first.
 #[derive(ToSchema)]
 #[schema(as = Priority, rename_all = "lowercase", default = "normal")]
 #[expect(dead_code, reason = "it only describes the type of the engine")]
@@ -79,15 +79,15 @@ pub(crate) struct RequestSummary {
     id: JobId,
     #[schema(value_type = StatusSchema)]
     status: RequestStatus,
-    /// How many strings were asked for.
+    /// The number of strings.
     count: u32,
-    /// How many characters each of them has.
+    /// The number of characters in each.
     length: u32,
     #[schema(value_type = PrioritySchema)]
     priority: Priority,
-    /// When it was asked for; or, if it is `scheduled`, when it is due.
+    /// When it was made, or, if it is `scheduled`, when it is due.
     requested_at: Timestamp,
-    /// The instance that asked.
+    /// The instance that submitted it.
     requested_by: String,
 }
 
@@ -99,7 +99,7 @@ impl RequestSummary {
     }
 }
 
-/// The words of [`RequestStatus`], which the contract has.
+/// The words of the contract's [`RequestStatus`].
 pub(crate) struct StatusSchema;
 
 impl PartialSchema for StatusSchema {
@@ -107,11 +107,11 @@ impl PartialSchema for StatusSchema {
         ObjectBuilder::new()
             .schema_type(Type::String)
             .description(Some(
-                "How far a request has come: it is to be made later (`scheduled`); its strings are still to be made or \
-                 stored (`queued`); they are stored (`stored`), and marked as received with the same values (`received`, \
-                 the end); it was cancelled before they were stored (`cancelled`, an end, too); the values that are \
-                 marked as received are not those that are stored (`doubled`, which the guarantees exclude); or a step \
-                 that is still to be done was given up, and may be replayed (`dead-lettered`).",
+                "The state of a request: it is due later (`scheduled`); its strings are still to be made or stored \
+                 (`queued`); they are stored (`stored`), and marked as received with the same values (`received`, the \
+                 end); it was cancelled before they were stored (`cancelled`, an end, too); the values that are marked \
+                 as received differ from the stored ones (`doubled`, which the guarantees exclude); or the message of \
+                 its next step is a dead letter, and may be replayed (`dead-lettered`).",
             ))
             .enum_values(Some(RequestStatus::ALL.map(RequestStatus::as_str)))
             .into()
@@ -132,9 +132,9 @@ pub(crate) struct RequestDetails {
     pub(super) id: JobId,
     #[schema(value_type = StatusSchema)]
     pub(super) status: RequestStatus,
-    /// How many strings were asked for.
+    /// The number of strings.
     count: u32,
-    /// How many characters each of them has.
+    /// The number of characters in each.
     length: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<PrioritySchema>, nullable = false)]
@@ -143,11 +143,11 @@ pub(crate) struct RequestDetails {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     not_before: Option<Timestamp>,
-    /// When it was asked for.
+    /// When it was made.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     requested_at: Option<Timestamp>,
-    /// The instance that asked.
+    /// The instance that submitted it.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     requested_by: Option<String>,
@@ -216,7 +216,7 @@ pub(crate) struct DeadLetterSummary {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     by: Option<String>,
-    /// How many times it was delivered.
+    /// The number of its deliveries.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     attempts: Option<u64>,
@@ -318,7 +318,7 @@ fn shape(values: &Strings) -> (u32, u32) {
     (number(values.len()), number(values.first().map_or(0, String::len)))
 }
 
-/// The id of a request, as the contract has it.
+/// The id of a request, as in the contract.
 pub(crate) struct RequestIdSchema;
 
 impl PartialSchema for RequestIdSchema {

@@ -1,7 +1,7 @@
-//! Waits until something becomes of a request, through any replica of either side.
+//! Waits until the state of a request changes, through any replica of either service.
 //!
-//! Each client that waits listens on the broker for the publishes that could end its request, and reads the facts
-//! when it hears one. Requests that none waits for cost nothing.
+//! For each client that waits, the gateway subscribes to the publishes that could end its request, and reads the facts
+//! after each of them. Requests without a waiting client cost nothing.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,15 +20,14 @@ use super::reader::RequestReader;
 use super::view::RequestDetails;
 use crate::problem::{Problem, ProblemKind};
 
-/// How many clients may wait at a time, and how many may follow a request, which leaves most of the connections to
-/// the others.
+/// The most clients that may wait, and the most that may follow a request. Most connections remain for other clients.
 const PLACES: usize = 64;
 const FOLLOWERS: usize = 64;
 
-/// How often to read while nothing is heard: a subscription may be lost, or not be permitted.
+/// The interval of reads without a publish, because a subscription may be lost or not permitted.
 const POLL: Duration = Duration::from_secs(2);
 
-/// A fact may be heard of before it is readable. The first ceiling of the time before it is read again.
+/// The first ceiling of the pause before another read: a publish may arrive before the fact is readable.
 const SOON: Duration = Duration::from_millis(5);
 
 /// The clients that wait, and those that follow a request.
@@ -45,8 +44,8 @@ impl Default for Waiters {
 }
 
 impl Waiters {
-    /// How far this request has come once its strings are stored, or it is given up, or `time` is over,
-    /// or `closing`.
+    /// Waits until the strings of this request are stored, it is cancelled or a dead letter, `time` is over, or
+    /// `closing` is cancelled. Returns its state.
     pub(crate) async fn wait(
         &self,
         reader: &RequestReader,
@@ -80,12 +79,12 @@ impl Waiters {
                     () = closing.cancelled() => {}
                 }
             };
-            // Once the time is over, it reads for the last time.
+            // After a time-out the loop reads for the last time.
             let _ = timeout_at(end, next).await;
         }
     }
 
-    /// A place for a client that follows a request, for as long as this is there.
+    /// A place for a client that follows a request, until it is dropped.
     pub(super) fn follow(&self) -> Result<OwnedSemaphorePermit, Problem> {
         Arc::clone(&self.followers).try_acquire_owned().map_err(|_all_taken| {
             ProblemKind::Busy
@@ -94,7 +93,7 @@ impl Waiters {
     }
 }
 
-/// Listens for what may become of one request.
+/// Listens for the publishes that may change the state of one request.
 #[derive(Debug)]
 pub(super) struct Listener {
     heard: SelectAll<Subscriber>,
@@ -102,12 +101,12 @@ pub(super) struct Listener {
 }
 
 impl Listener {
-    /// The broker has the subscriptions after that. So nothing is missed that happens after the next reading.
+    /// Returns once the broker has the subscriptions, so that no change after the next read is missed.
     pub(super) async fn start(reader: &RequestReader, id: JobId) -> Result<Self, Problem> {
         let client = reader.connection.client();
-        let given_up = dead_letters::subject("*", &id.to_string());
+        let dead_letter = dead_letters::subject("*", &id.to_string());
         let mut heard = SelectAll::new();
-        for subject in [STORED.subject(id), RECEIVED.subject(id), given_up] {
+        for subject in [STORED.subject(id), RECEIVED.subject(id), dead_letter] {
             let lost =
                 |_| ProblemKind::BrokerAway.because("the connection to the broker has ended");
             heard.push(client.subscribe(subject).await.map_err(lost)?);
@@ -116,7 +115,7 @@ impl Listener {
         Ok(Self { heard, soon: None })
     }
 
-    /// Waits until something may have become of the request, and it is worth reading it again.
+    /// Waits until the state of the request may have changed.
     pub(super) async fn next(&mut self) {
         let pause = self.soon.as_mut().map_or(POLL, Backoff::delay);
         tokio::select! {

@@ -1,4 +1,4 @@
-//! The API of schedules, which make requests again and again.
+//! The API of schedules, which make recurring requests.
 
 mod view;
 
@@ -132,7 +132,7 @@ pub(crate) async fn set(
     let setting = submissions.producer.schedule(&name, &recurrence, &job);
     let set = match timeout(DEADLINE, setting).await.map_err(|_| silent())? {
         Ok(set) => set,
-        // All that could be told before the broker was asked is told by now.
+        // The input was valid as far as the gateway can check it. The broker found the fault.
         Err(PublishError::Invalid(reason)) => return Err(ProblemKind::Impossible.because(reason)),
         Err(PublishError::Full(_)) => {
             return Err(ProblemKind::QueueFull.because("there is no room for another schedule"));
@@ -176,7 +176,7 @@ pub(crate) async fn remove(
     }
 }
 
-/// The name in which a path ends, as it came: it needs no escapes.
+/// The name at the end of a path. It is not unescaped, because a name needs no escapes.
 fn name(uri: &Uri) -> Result<&str, Problem> {
     let name = uri.path().rsplit('/').next().unwrap_or_default();
     let checked = schedules::check_name(name);

@@ -36,11 +36,11 @@ pub(super) struct NewSchedule {
         pattern = "^[A-Za-z0-9/_+-]+$"
     )]
     time_zone: Option<String>,
-    /// How many strings each request asks for.
+    /// The number of strings of each request.
     #[serde(deserialize_with = "whole")]
     #[schema(default = 1, minimum = 1, maximum = 1000)]
     count: u32,
-    /// How many characters each of them has, from A-Z, a-z and 0-9.
+    /// The number of characters in each, from A-Z, a-z and 0-9.
     #[serde(deserialize_with = "whole")]
     #[schema(default = 64, minimum = 1, maximum = 1024)]
     length: u32,
@@ -103,9 +103,9 @@ pub(super) struct ScheduleView {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     time_zone: Option<String>,
-    /// How many strings it asks for.
+    /// The number of strings.
     count: u32,
-    /// How many characters each of them has.
+    /// The number of characters in each.
     length: u32,
     #[schema(value_type = PrioritySchema)]
     priority: Priority,
