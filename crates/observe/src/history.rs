@@ -11,20 +11,20 @@ use workqueue::{Connection, JobId, Queue, ReadError, Trace, last_message, read_f
 /// The facts, dead letters and queues of one request.
 #[derive(Clone, Debug, Default)]
 pub struct RequestHistory {
-    /// The request, when and by which instance it was asked, once it was accepted.
+    /// The request, once it was accepted: when and by which instance it was made.
     pub requested: Option<Request>,
-    /// The stored strings, when and by which instance, and the instance that made them; or its cancellation.
+    /// The stored strings, when and by which instance they were made and stored; or its cancellation.
     pub stored: Option<Stored>,
-    /// The received strings, when and by which instance they were marked.
+    /// The strings that are marked as received, when and by which instance.
     pub received: Option<Received>,
     /// Its dead letters, the last one from each queue.
     pub dead_letters: Vec<DeadLetter>,
-    /// The request that is to be made later, as long as it is not asked for.
+    /// The scheduled request, until it is submitted.
     pub scheduled: Option<DueRequest>,
 }
 
 impl RequestHistory {
-    /// Reads it from the end to the start: where a step is found, so are all that come before it.
+    /// Reads the history from the last step to the first. So if it finds a step, it also finds all earlier ones.
     ///
     /// # Errors
     ///
@@ -42,24 +42,24 @@ impl RequestHistory {
             let scheduled = schedules::later(nats, id).await;
             history.scheduled = scheduled.map_err(|_| ReadError::Unknown)?.map(|later| later.job);
             if history.scheduled.is_none() {
-                // It may have been due and asked for meanwhile.
+                // The request may have been due and submitted meanwhile.
                 history.requested = read_fact(nats, &key).await?;
             }
         }
         Ok(history)
     }
 
-    /// What the request is to be made from, as long as it is not asked for: it is scheduled, or given up since.
+    /// The message in SCHEDULES, or its dead letter, as long as the request was not accepted.
     #[must_use]
     pub fn not_asked(&self) -> Option<DueRequest> {
         if self.requested.is_some() {
             return None;
         }
-        let given_up = || self.dead_letters.iter().find_map(DeadLetter::decode::<DueRequest>);
-        self.scheduled.clone().or_else(given_up)
+        let dead_lettered = || self.dead_letters.iter().find_map(DeadLetter::decode::<DueRequest>);
+        self.scheduled.clone().or_else(dead_lettered)
     }
 
-    /// Reads no more of an accepted request than its state follows from.
+    /// Reads only the parts of an accepted request that its state needs.
     ///
     /// # Errors
     ///
@@ -74,7 +74,7 @@ impl RequestHistory {
         Ok(history)
     }
 
-    /// How far the request has come.
+    /// The state of the request.
     #[must_use]
     pub fn state(&self) -> RequestState<&DeadLetter> {
         let stored = self.stored.as_ref().map(Stored::decision);
@@ -100,8 +100,8 @@ pub async fn trace_of(nats: &Connection, id: JobId) -> anyhow::Result<Option<Str
     Ok(requested.and_then(|fact| Trace::id_of(&fact.headers).map(str::to_owned)))
 }
 
-/// The queues that hold a message about a request, delivered or not, in the order in which it passes
-/// through them. A request that moves on meanwhile is seen in its new place.
+/// The queues that hold a message of a request, delivered or not, in the order in which it passes through them. A
+/// request that moves on meanwhile is found in its new queue.
 ///
 /// # Errors
 ///

@@ -1,5 +1,4 @@
-//! Reads a deployment from its broker alone, without asking any of the services, so it works while they are
-//! down.
+//! Reads a deployment from its broker. It does not need the services, so it works while they are down.
 //!
 //! | subject | module |
 //! | --- | --- |
@@ -8,7 +7,7 @@
 //! | a list of requests | [`requests`] |
 //! | the audit: lost and doubled requests | [`audit`] |
 //!
-//! Nothing here changes anything.
+//! This crate only reads: it changes nothing on the broker.
 
 pub mod audit;
 pub mod history;
@@ -26,14 +25,14 @@ use std::time::Duration;
 
 use workqueue::{Connection, NatsSettings};
 
-/// How long to try to reach a broker. Unlike a service, a tool does not wait for one.
+/// The time limit for connecting. Unlike a service, a tool does not wait for a broker.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Connects to a broker, or gives up after a while.
 ///
 /// # Errors
 ///
-/// If it cannot be reached, or refuses.
+/// If the broker cannot be reached, or refuses the connection.
 pub async fn connect(settings: &NatsSettings, name: &str) -> anyhow::Result<Connection> {
     Ok(Connection::establish_within(settings, name, PATIENCE).await?)
 }

@@ -1,4 +1,4 @@
-//! Takes snapshots of the flow: with a constant number of questions each, however much there is.
+//! Takes snapshots of the flow. Each needs a constant number of questions to the broker, whatever the load.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -22,16 +22,16 @@ use crate::snapshot::{
     rate,
 };
 
-/// How many of the last requests to follow.
+/// The number of last requests in a snapshot.
 const FOLLOWED: usize = 8;
 
-/// How many of the last marks to measure at a time. A sample: at full speed there are thousands.
+/// The most round trips that a snapshot measures. They are a sample: at full speed there are thousands.
 const MEASURED: usize = 50;
 
-/// In how many snapshots one after another something has to be missing before that is said.
+/// The number of successive snapshots in which a request has to be missing before it counts as missing.
 const LASTING: usize = 3;
 
-/// How long a snapshot may take. Then the broker is said to be silent.
+/// The time limit for a snapshot. After that the broker counts as silent.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Takes snapshots, and keeps the state that it needs to see changes.
@@ -41,7 +41,7 @@ pub struct Poller {
     replicas: ReplicaRegistry,
     round_trips: RoundTrips,
     earlier: Option<Previous>,
-    /// How many requests the counts of the last snapshots could not place, the newest last.
+    /// The numbers of unplaced requests in the last snapshots, the newest last.
     unplaced: VecDeque<u64>,
 }
 
@@ -49,22 +49,22 @@ pub struct Poller {
 #[derive(Debug)]
 struct Previous {
     at: Instant,
-    /// Of each queue: messages that have ever come in, and gone out.
+    /// For each queue, the numbers of all messages that have ever come in, and gone out.
     moved: Vec<(u64, u64)>,
     received: u64,
 }
 
-/// Why there is no snapshot.
+/// The reason for which there is no snapshot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SnapshotErrorKind {
-    /// The broker is not there, or says nothing.
+    /// The broker does not answer.
     Silent,
-    /// It is there, and has no queues.
+    /// The broker has no queues.
     Undeclared,
-    /// It is there, and refuses the requests.
+    /// The broker refuses the questions.
     Refused,
-    /// It is there, and this user has not the permissions to ask.
+    /// The user lacks the permissions for the questions.
     Denied,
 }
 
@@ -84,7 +84,7 @@ impl SnapshotErrorKind {
     }
 }
 
-/// The broker did not answer because of a permission, in its words.
+/// The broker did not answer because a permission is missing. Contains its message.
 #[derive(Debug, thiserror::Error)]
 #[error("the broker says: {0}")]
 struct PermissionDenied(String);
@@ -102,17 +102,17 @@ impl Poller {
         }
     }
 
-    /// The replicas, also where the rest cannot be seen.
+    /// The replicas, even if the last snapshot failed.
     #[must_use]
     pub fn replicas(&self) -> ReplicasSnapshot {
         self.replicas.snapshot()
     }
 
-    /// Takes a snapshot. That takes most of a second: so long replicas have for their answers.
+    /// Takes a snapshot. This takes most of a second, the time for the replicas' answers.
     ///
     /// # Errors
     ///
-    /// If the broker does not answer, or has no topology of ours to read: see [`SnapshotErrorKind::of`].
+    /// If the broker does not answer, or does not have the topology: see [`SnapshotErrorKind::of`].
     pub async fn snapshot(&mut self) -> anyhow::Result<Snapshot> {
         let connected = self.connection.is_connected();
         ensure!(connected, "there is no connection to the broker; trying to restore it");
@@ -120,7 +120,7 @@ impl Poller {
         if let Ok(snapshot) = timeout(PATIENCE, self.read()).await {
             return snapshot;
         }
-        // A request that is denied has no answer, and neither has one to a broker that is gone.
+        // The broker does not answer a denied question either.
         if self.connection.is_connected() && denied.has_changed().unwrap_or(false) {
             return Err(PermissionDenied(denied.borrow().clone()).into());
         }
@@ -132,7 +132,7 @@ impl Poller {
         let (asked, seen) = tokio::join!(self.replicas.ask(client), read_streams(&self.connection));
         asked?;
         let seen = seen?;
-        let (dead_letters, given_up) = (seen.dead_letters, seen.given_up);
+        let (dead_letters, recent_dead_letters) = (seen.dead_letters, seen.recent_dead_letters);
         let Streams {
             at, mut queues, schedules, moved, brokers, requested, stored, received, ..
         } = seen;
@@ -148,7 +148,7 @@ impl Poller {
         self.earlier = Some(Previous { at, moved, received: received.last_sequence });
         let last = self.follow(&requested, &received, before).await?;
         let pending = queues.iter().map(|queue| queue.waiting + queue.in_flight).sum();
-        // A request that was cancelled is never marked as received, so what comes after that the audit judges.
+        // A cancelled request is never marked as received, so only the audit can check the step after `stored`.
         let [_, requests, responses, _] = queues::ALL;
         let until_stored =
             queues.iter().filter(|it| [requests.stream, responses.stream].contains(&it.name));
@@ -157,7 +157,7 @@ impl Poller {
             requested.subjects_count,
             stored.subjects_count,
             pending_until_stored,
-            given_up,
+            recent_dead_letters,
         );
         let of = [&requested, &stored, &received];
         let numbers = Totals {
@@ -175,8 +175,8 @@ impl Poller {
         Ok(Snapshot { queues, schedules, replicas, numbers, brokers, latency, last })
     }
 
-    /// The last requests with their state; and measures the round trips that have come to
-    /// their end since the last snapshot, or as many of them as there is time for.
+    /// Returns the last requests with their states, and measures a sample of the round trips that have ended since the
+    /// last snapshot.
     async fn follow(
         &mut self,
         requested: &State,
@@ -197,7 +197,8 @@ impl Poller {
         let requests = newest(facts::REQUESTED, requested, FOLLOWED, 0).await?;
         let requests: Vec<Request> = decoded(&requests).collect();
         let ids: Vec<JobId> = requests.iter().map(|request| request.id).collect();
-        // Those that are shown first, and alone: an answer has an end, and strings may be large.
+        // The facts of the shown requests first, in an answer of their own, because its size is limited and strings may
+        // be large.
         let (mut stored, left): (HashMap<JobId, Stored>, u64) = self.facts(&ids).await?;
         let (received, _): (HashMap<JobId, Received>, u64) = self.facts(&ids).await?;
         let last = |request: &Request| {
@@ -217,8 +218,7 @@ impl Poller {
         Ok(last)
     }
 
-    /// The facts about these requests, as far as there are some; and how many more there are than the
-    /// broker says at a time.
+    /// The existing facts of these requests, and the number of facts that do not fit into the broker's answer.
     async fn facts<F: Fact>(&self, ids: &[JobId]) -> anyhow::Result<(HashMap<JobId, F>, u64)> {
         let subjects: Vec<String> = ids.iter().map(|id| F::BUCKET.subject(*id)).collect();
         let nats = self.connection.context();
@@ -233,7 +233,7 @@ impl Poller {
 /// The states of the streams and consumers.
 struct Streams {
     at: Instant,
-    /// Those that a request passes through once it is made, and what is to be made later.
+    /// The queues without SCHEDULES.
     queues: Vec<QueueSnapshot>,
     schedules: QueueSnapshot,
     moved: Vec<(u64, u64)>,
@@ -241,13 +241,14 @@ struct Streams {
     requested: State,
     stored: State,
     received: State,
-    /// All dead letters, and those that are no older than the oldest request that is remembered.
+    /// The number of all dead letters.
     dead_letters: u64,
-    given_up: u64,
+    /// The number of those that are no older than the oldest fact `requested`.
+    recent_dead_letters: u64,
 }
 
-/// Reads the state of each stream, in the order in which a request passes through it. So what moves on in the
-/// meantime is counted twice, and never missed.
+/// Reads the state of each stream, in the order in which a request passes through them. So a request that moves on
+/// meanwhile is counted twice, and never missed.
 async fn read_streams(connection: &Connection) -> anyhow::Result<Streams> {
     let nats = connection.context();
     let state = async |bucket| anyhow::Ok(topology::bucket_state(nats, bucket).await?.state);
@@ -257,23 +258,23 @@ async fn read_streams(connection: &Connection) -> anyhow::Result<Streams> {
     let schedules = queue(connection, schedules).await?;
     let requested = state(facts::REQUESTED).await?;
     let oldest = Timestamp::from_nanosecond(requested.first_timestamp.unix_timestamp_nanos());
-    // Where there is none the broker says a time before all others.
+    // Without a fact the broker reports a time before the epoch.
     let oldest = oldest.unwrap_or(Timestamp::UNIX_EPOCH).max(Timestamp::UNIX_EPOCH);
     let dead_letters = topology::stream_state(nats, dead_letters::STREAM).await?.state.messages;
-    let given_up = async || {
+    let recent_dead_letters = async || {
         let (stream, subjects) =
             (workqueue::dead_letters::STREAM, workqueue::dead_letters::SUBJECTS);
         batch::count_since(connection.context(), stream, subjects, oldest).await
     };
-    // Before the queues, and after them: one that is replayed goes back, one that dies comes from there.
-    let before = given_up().await?;
+    // Before the queues, and again after them: a replayed message moves into a queue, a new dead letter comes from one.
+    let before = recent_dead_letters().await?;
     let (requests, brokers) = read_queue(connection, requests).await?;
     read.push(requests);
     read.push(read_queue(connection, responses).await?.0);
     let stored = state(facts::STORED).await?;
     read.push(read_queue(connection, acknowledgments).await?.0);
     let received = state(facts::RECEIVED).await?;
-    let given_up = given_up().await?.max(before);
+    let recent_dead_letters = recent_dead_letters().await?.max(before);
     let (queues, moved) = read.into_iter().unzip();
     Ok(Streams {
         at,
@@ -285,7 +286,7 @@ async fn read_streams(connection: &Connection) -> anyhow::Result<Streams> {
         stored,
         received,
         dead_letters,
-        given_up,
+        recent_dead_letters,
     })
 }
 
@@ -299,7 +300,7 @@ pub async fn queue(connection: &Connection, queue: Queue) -> anyhow::Result<Queu
     Ok(snapshot)
 }
 
-/// A queue, how many messages have ever come in and gone out, and the brokers that keep it.
+/// A queue, the numbers of messages that have ever come in and gone out, and the brokers that keep it.
 async fn read_queue(
     connection: &Connection,
     queue: Queue,
@@ -348,7 +349,7 @@ fn brokers(cluster: &ClusterInfo) -> Vec<BrokerSnapshot> {
     let mut brokers: Vec<(String, &str)> =
         leader.chain(others).filter(|(name, _)| !name.is_empty()).collect();
     brokers.sort();
-    // A single one keeps no one else's copy.
+    // A single broker is no cluster.
     if brokers.len() < 2 {
         return Vec::new();
     }
@@ -359,15 +360,14 @@ fn decoded<F: Fact>(stored: &[batch::Stored]) -> impl Iterator<Item = F> {
     stored.iter().filter_map(|message| F::from_body(&message.body).ok())
 }
 
-/// Requests of which the counts do not say where they are: of those that are remembered, all of one age.
-/// What moved while it was counted was counted twice, and hides as many; so does what was never asked
-/// for. None is not a proof, some is a reason to audit.
-fn unplaced(requested: u64, stored: u64, pending: u64, given_up: u64) -> u64 {
-    requested.saturating_sub(stored.saturating_add(pending).saturating_add(given_up))
+/// The number of requests that the counts do not account for. All counts cover the same age. A request that moved while
+/// it was counted was counted twice, and hides a missing one; so does an unasked one. So 0 proves nothing, and any other
+/// number is a reason to run the audit.
+fn unplaced(requested: u64, stored: u64, pending: u64, recent_dead_letters: u64) -> u64 {
+    requested.saturating_sub(stored.saturating_add(pending).saturating_add(recent_dead_letters))
 }
 
-/// As many as each of the last snapshots could not place: one that was only on its way is placed by the
-/// next.
+/// The lowest number of unplaced requests in the last snapshots. A request that only moved is placed in the next one.
 fn lasting(last: &mut VecDeque<u64>, newest: u64) -> u64 {
     if last.len() == LASTING {
         last.pop_front();

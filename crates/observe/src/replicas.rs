@@ -1,4 +1,4 @@
-//! Asks all replicas to announce themselves, and remembers for a while those that did.
+//! Asks all replicas to announce themselves, and remembers their answers for a while.
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
@@ -17,23 +17,23 @@ use crate::snapshot::{ReplicaSnapshot, ReplicasSnapshot, SHOWN_CHARACTERS, rate,
 /// The question to all services.
 const QUESTION: &str = "$SRV.STATS";
 
-/// How long to listen for answers. One that comes later does not count.
+/// The time for the answers. A later answer does not count.
 const LISTEN: Duration = Duration::from_millis(700);
 
-/// How many answers to listen to at a time, and how large one, and the id in it, may be.
+/// The limits for the number of answers, the size of an answer, and the size of the id in it.
 const MOST_ANSWERS: usize = 2000;
 const MOST_BYTES: usize = 8 * 1024;
 const MOST_ID_BYTES: usize = 64;
 
-/// After how long without an answer a replica is shown as silent, and when it is forgotten.
+/// The times without an answer after which a replica counts as silent, and after which it is forgotten.
 const SILENT: Duration = Duration::from_millis(1800);
 const GONE: Duration = Duration::from_secs(10);
 
-/// How many replicas to remember, and how many of each side to show.
+/// The most replicas that are remembered, and the most of each service that are shown.
 const MOST: usize = 1000;
 const SHOWN: usize = 24;
 
-/// The sides, as they announce themselves.
+/// The names under which the services announce themselves.
 const SIDES: [&str; 2] = ["requestor", "generator"];
 
 /// All replicas that have announced themselves.
@@ -45,17 +45,17 @@ pub(crate) struct ReplicaRegistry {
 
 #[derive(Debug)]
 struct KnownReplica {
-    /// Its last announcement. Its name may be long: no two may become alike by being shortened.
+    /// Its last announcement, with its full name: two shortened names could be equal.
     last: ReplicaSnapshot,
     heard_at: Instant,
-    /// How many deliveries of each queue it has settled.
+    /// The number of deliveries of each queue that it has settled.
     settled: BTreeMap<String, u64>,
     asked: u64,
-    /// How often each stream had no room for what it publishes.
+    /// The number of publishes for which each stream had no room.
     full: HashMap<String, u64>,
 }
 
-/// The part of a replica's answer that is shown.
+/// The part of a replica's answer that the snapshot uses.
 #[derive(Deserialize)]
 struct ReplicaStats {
     name: String,
@@ -87,12 +87,12 @@ struct ReplicaEndpoint {
 }
 
 impl ReplicaRegistry {
-    /// Asks, and listens for a moment.
+    /// Asks all replicas, and listens for their answers.
     pub(crate) async fn ask(&mut self, client: &Client) -> anyhow::Result<()> {
         let what = "cannot ask for replicas";
         let inbox = client.new_inbox();
         let mut heard = client.subscribe(inbox.clone()).await.context(what)?;
-        // From then on the broker itself drops further answers: this inbox is for one request.
+        // The broker drops all further answers to this inbox.
         heard.unsubscribe_after(MOST_ANSWERS as u64).await.context(what)?;
         client.publish_with_reply(QUESTION, inbox, Bytes::new()).await.context(what)?;
         let end = Instant::now() + LISTEN;
@@ -103,7 +103,7 @@ impl ReplicaRegistry {
         Ok(())
     }
 
-    /// Notes an answer. Any client may have sent it, so it is not trusted.
+    /// Records an answer. Any client may have sent it, so it is not trusted.
     fn note(&mut self, answer: &[u8], at: Instant) {
         if answer.len() > MOST_BYTES {
             return;
@@ -147,8 +147,8 @@ impl ReplicaRegistry {
             waits_for = full.iter().filter_map(waits).collect();
             waits_for.sort();
         }
-        // One that was started again under the same name takes the place of the one that is gone. One that
-        // still answers keeps its own: another client may use that name.
+        // A restarted replica replaces its silent predecessor of the same name. A replica that still answers stays:
+        // another client may use its name.
         self.known.retain(|_, known| {
             known.last.side != side || known.last.instance != instance || !known.is_silent()
         });
@@ -176,13 +176,13 @@ impl ReplicaRegistry {
         self.known.insert(reply.id, KnownReplica { last, heard_at: at, settled, asked, full });
     }
 
-    /// How many of a side are at work, or about to be.
+    /// The number of replicas of a service that work, or are starting.
     fn working(&self, side: &str) -> usize {
         let of_side = self.known.values().filter(|replica| replica.last.side == side);
         of_side.filter(|it| !it.is_silent() && it.last.state != "stopping").count()
     }
 
-    /// All replicas by their names, and of each side how many more there are than have room.
+    /// The first replicas of each service by name, and the numbers of the others.
     pub(crate) fn snapshot(&self) -> ReplicasSnapshot {
         let mut replicas = Vec::new();
         let [more_requestors, more_generators] = SIDES.map(|side| {
@@ -198,7 +198,7 @@ impl ReplicaRegistry {
 }
 
 impl KnownReplica {
-    /// Whether it is forgotten. One that said that it stops is not missed.
+    /// Whether it is forgotten. A replica that announced its stop is forgotten as soon as it is silent.
     fn is_gone(&self) -> bool {
         let patience = if self.last.state == "stopping" { SILENT } else { GONE };
         self.heard_at.elapsed() > patience
@@ -220,7 +220,7 @@ impl KnownReplica {
     }
 }
 
-/// The name of a stream of ours. An answer may name any, and as many as it likes.
+/// The name, if it is that of a queue. An answer may contain any number of other names.
 fn known_stream(name: &str) -> Option<String> {
     queues::ALL.iter().any(|queue| queue.stream == name).then(|| name.to_owned())
 }
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_silent_replica_does_not_work() {
+    async fn silent_replica_does_not_count_as_working() {
         let mut replicas = ReplicaRegistry::default();
         note(&mut replicas, "1", "a", "ready", 10);
         advance(Duration::from_secs(1)).await;
@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn replica_tells_what_it_asks_holds_and_waits_for() {
+    async fn replica_has_its_rate_its_jobs_and_the_queues_it_waits_for() {
         let mut replicas = ReplicaRegistry::default();
         for (confirmed, full) in [(100, 7), (120, 9), (120, 9)] {
             let answer = json!({
@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_successor_takes_the_place_of_a_stopped_replica() {
+    async fn successor_replaces_a_stopped_replica() {
         let mut replicas = ReplicaRegistry::default();
         note(&mut replicas, "1", "a", "stopping", 10);
         assert_eq!(states(&replicas), [("a".to_owned(), "stopping")]);
@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_answering_replica_is_not_replaced_by_its_namesake() {
+    async fn answering_replica_is_not_replaced_by_its_namesake() {
         let mut replicas = ReplicaRegistry::default();
         let long = "a".repeat(100);
         note(&mut replicas, "1", &long, "ready", 10);
@@ -325,7 +325,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn any_answer_is_taken_and_any_number_of_them() {
+    async fn invalid_answers_are_ignored_and_their_number_is_limited() {
         let mut replicas = ReplicaRegistry::default();
         for answer in ["", "{}", "null", r#"{"name":"other","id":"1","version":"1"}"#] {
             replicas.note(answer.as_bytes(), Instant::now());

@@ -1,4 +1,4 @@
-//! Lists requests: the newest first, some at a time, and only some of them if that is asked for.
+//! Lists requests: the newest first, a page at a time, and with a filter.
 
 use std::ops::Range;
 use std::pin::pin;
@@ -12,27 +12,26 @@ use workqueue::{Connection, Fact, Priority, ReadError, schedules};
 
 use crate::history::RequestHistory;
 
-/// The most requests that are looked at for one list. Of most statuses there may be few, and none knows
-/// where they are.
+/// The most requests that are read for one page. There may be few with the wanted status, and no index of them.
 pub const MOST_READ: usize = 5_000;
 
-/// How many requests are read at a time.
+/// The number of requests that are read at a time.
 const AT_A_TIME: usize = 32;
 
-/// Which requests a list has: all that were asked for, unless it says more.
+/// The filter of a list. By default it matches all accepted requests.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Filter {
-    /// Those that have come that far. Those that are scheduled are in no list but theirs: they are asked for only when
-    /// they are due.
+    /// Only requests with this status. Scheduled requests are only in the list with that status, because they are not
+    /// accepted before they are due.
     pub status: Option<RequestStatus>,
-    /// Those of this priority.
+    /// Only requests of this priority.
     pub priority: Option<Priority>,
-    /// Those asked for by an instance in whose name this is.
+    /// Only requests of instances whose name contains this.
     pub requested_by: Option<String>,
 }
 
 impl Filter {
-    /// The stream with the requests that such a list is read from.
+    /// The stream from which the list is read.
     #[must_use]
     pub fn stream(&self) -> &'static str {
         if self.is_scheduled() { SCHEDULES.stream } else { REQUESTED.stream }
@@ -42,19 +41,19 @@ impl Filter {
         self.status == Some(RequestStatus::Scheduled)
     }
 
-    /// Whether a request is in the list, whatever has become of it.
-    fn takes(&self, request: &Request) -> bool {
+    /// Whether a request matches the filter, apart from its status.
+    fn matches(&self, request: &Request) -> bool {
         self.priority.is_none_or(|priority| priority == request.priority)
             && self.requested_by.as_ref().is_none_or(|name| request.requestor.contains(name))
     }
 }
 
-/// A list of requests that is read, or a part of it where the reading was given up.
+/// A list of requests, or the part of it that was read before the time limit.
 #[derive(Clone, Debug, Default)]
 pub struct List {
-    /// The requests, the one that was accepted last first.
+    /// The requests, the last accepted one first.
     pub requests: Vec<(Request, RequestStatus)>,
-    /// The sequence, in the stream of the list, of the last one that was looked at.
+    /// The sequence, in the stream of the list, of the last request that was read.
     pub until: Option<u64>,
 }
 
@@ -78,7 +77,7 @@ impl List {
         }
         let stream = nats.context().get_stream_no_info(filter.stream()).await;
         let stream = stream.map_err(|_| ReadError::Unknown)?;
-        // Without a filter none is read for nothing.
+        // Without a filter each request that is read belongs to the list.
         let at_a_time = if *filter == Filter::default() { limit.min(AT_A_TIME) } else { AT_A_TIME };
         let requests = futures_util::stream::iter(sequences.rev().take(MOST_READ))
             .map(async |sequence| {
@@ -95,7 +94,7 @@ impl List {
             })
             .buffered(at_a_time)
             .map_ok(async |(sequence, request)| {
-                let Some(request) = request.filter(|request| filter.takes(request)) else {
+                let Some(request) = request.filter(|request| filter.matches(request)) else {
                     return Ok((sequence, None));
                 };
                 let history = RequestHistory::read_state(nats, request.id).await?;
@@ -116,7 +115,7 @@ impl List {
         Ok(())
     }
 
-    /// As [`List::read`], of what is scheduled.
+    /// As [`List::read`], for scheduled requests.
     async fn read_scheduled(
         &mut self,
         nats: &Connection,
@@ -129,7 +128,7 @@ impl List {
         let most = if *filter == all { limit } else { MOST_READ };
         let Range { start, mut end } = sequences;
         let mut looked_at = 0;
-        // There may be fewer than asked for, because meanwhile some are done, and others come.
+        // One answer may have fewer than `most`, because requests become due meanwhile.
         while end > start && self.requests.len() < limit && looked_at < MOST_READ {
             let found = schedules::not_done::<DueRequest>(nats, start..end, most, &answered).await;
             let (found, until) = found.map_err(|_| ReadError::Unknown)?;
@@ -138,7 +137,7 @@ impl List {
             let mut found = found.into_iter().rev().peekable();
             while let Some((sequence, id, due)) = found.next() {
                 let request = due.request(id);
-                if filter.takes(&request) {
+                if filter.matches(&request) {
                     self.requests.push((request, RequestStatus::Scheduled));
                 }
                 if self.requests.len() == limit {

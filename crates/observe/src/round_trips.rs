@@ -1,4 +1,4 @@
-//! How long a request takes from asking to marking, and each of its stages, by the clocks of both sides.
+//! The time of a round trip and of each of its stages, by the clocks of both services.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -10,24 +10,24 @@ use tokio::time::Instant;
 
 use crate::snapshot::{Latency, Percentiles};
 
-/// For how long a round trip counts.
+/// The time for which a round trip counts.
 const WINDOW: Duration = Duration::from_secs(10);
 
-/// The whole, and the stages: waited, made, stored, marked.
+/// The number of times: the whole, and the stages waited, made, stored, marked.
 const PARTS: usize = 5;
 
 /// The round trips that were measured last.
 #[derive(Debug, Default)]
 pub(crate) struct RoundTrips {
-    /// When each was measured, and how many milliseconds each part took.
+    /// When each was measured, and its times in milliseconds.
     measured: VecDeque<(Instant, [f64; PARTS])>,
 }
 
 impl RoundTrips {
-    /// Notes a round trip. Two clocks may differ by more than it took.
+    /// Records a round trip. A time may be negative, because the clocks of two services may differ.
     pub(crate) fn note(&mut self, stored: &Acknowledgment, mark: &Received) {
         let Acknowledgment { requested_at, started_at, generated_at, stored_at, .. } = *stored;
-        // An older generator does not say when it started.
+        // Responses of older generators lack this time.
         let started_at = started_at.unwrap_or(generated_at);
         self.note_times([requested_at, started_at, generated_at, stored_at, mark.received_at]);
     }
@@ -39,7 +39,7 @@ impl RoundTrips {
         self.measured.push_back((Instant::now(), took));
     }
 
-    /// How long those of the last seconds took.
+    /// The times of the last round trips.
     pub(crate) fn latency(&mut self) -> Latency {
         while self.measured.front().is_some_and(|(at, _)| at.elapsed() > WINDOW) {
             self.measured.pop_front();
@@ -67,8 +67,8 @@ mod tests {
 
     use super::*;
 
-    /// A round trip that took so long: it waited for a tenth of that, and was made in two, stored in three, and marked
-    /// in four more.
+    /// Records a round trip of this length: it waited for a tenth of it, was made in two tenths, stored in three, and
+    /// marked in four.
     fn note(round_trips: &mut RoundTrips, milliseconds: i64) {
         let asked = Timestamp::UNIX_EPOCH;
         let after = |tenths| asked + SignedDuration::from_micros(milliseconds * 100 * tenths);

@@ -1,5 +1,5 @@
-//! A snapshot of the flow: the queues, the replicas, the totals, and the last
-//! requests. The page and `lab up` show the same.
+//! A snapshot of the flow: the queues, the replicas, the totals, and the last requests. The page and `cargo lab up` show
+//! it.
 
 use std::collections::BTreeMap;
 
@@ -9,24 +9,24 @@ use jiff::Timestamp;
 use serde::Serialize;
 use workqueue::Priority;
 
-/// How many characters of a string, or of a name that a client has chosen, are shown.
+/// The most characters of a string, or of a name that a client has chosen.
 pub(crate) const SHOWN_CHARACTERS: usize = 48;
 
 /// The whole system at one moment.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Snapshot {
-    /// The queues, in the order in which a request passes through them once it is made.
+    /// The queues other than SCHEDULES, in the order in which a request passes through them.
     pub queues: Vec<QueueSnapshot>,
-    /// The queue of the requests that are to be made later.
+    /// The queue SCHEDULES.
     pub schedules: QueueSnapshot,
-    /// The replicas of both sides.
+    /// The replicas of both services.
     #[serde(flatten)]
     pub replicas: ReplicasSnapshot,
-    /// How many there are in all.
+    /// The totals.
     pub numbers: Totals,
-    /// The brokers that keep the queue of the requests, if it is a cluster.
+    /// The brokers that keep the queue REQUESTS, if they are a cluster.
     pub brokers: Vec<BrokerSnapshot>,
-    /// How long a request takes to come to its end.
+    /// The times of the last round trips.
     pub latency: Latency,
     /// The last requests, the newest first.
     pub last: Vec<LastRequest>,
@@ -41,9 +41,9 @@ pub struct QueueSnapshot {
     pub waiting: u64,
     /// Messages that were delivered and are not settled yet.
     pub in_flight: u64,
-    /// Messages that are not due yet. None, if it has no schedules.
+    /// Messages that are not due yet. 0 if it has no schedules.
     pub scheduled: u64,
-    /// The most that it holds, if there is a limit.
+    /// The most messages that it holds, if there is a limit.
     pub limit: Option<u64>,
     /// Bytes that it holds.
     pub bytes: u64,
@@ -55,22 +55,22 @@ pub struct QueueSnapshot {
     pub come: f64,
     /// Messages a second that go out.
     pub go: f64,
-    /// Deliveries that were not the first of their message, as far as the broker remembers.
+    /// Redeliveries, as far as the broker remembers.
     pub redelivered: u64,
     /// When the oldest message came in, delivered or not, if there is one.
     pub oldest_at: Option<Timestamp>,
-    /// Until when it is paused, if it is: nothing is delivered until then.
+    /// The end of its pause, if it is paused. Until then the broker delivers no message.
     pub paused_until: Option<Timestamp>,
-    /// Its lanes, the most urgent first. None, if it has no priorities.
+    /// Its lanes, the most urgent first. Empty if it has no priorities.
     pub lanes: Vec<LaneSnapshot>,
 }
 
-/// A broker of a cluster, as far as the queue of the requests is concerned.
+/// A broker of a cluster, and its copy of the queue REQUESTS.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct BrokerSnapshot {
     /// Its name.
     pub name: String,
-    /// leader, follower, behind where it has not all yet, or offline.
+    /// `leader`, `follower`, `behind` if its copy is not complete yet, or `offline`.
     pub state: &'static str,
 }
 
@@ -88,11 +88,11 @@ pub struct LaneSnapshot {
 /// The replicas that have announced themselves.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct ReplicasSnapshot {
-    /// Some of each side, by their names.
+    /// The first of each service, by name.
     pub replicas: Vec<ReplicaSnapshot>,
-    /// Requestors besides.
+    /// The number of other requestors.
     pub more_requestors: usize,
-    /// Generators besides.
+    /// The number of other generators.
     pub more_generators: usize,
     /// Requestors that work.
     pub requestors: usize,
@@ -103,29 +103,29 @@ pub struct ReplicasSnapshot {
 /// One replica.
 #[derive(Clone, Debug, Serialize)]
 pub struct ReplicaSnapshot {
-    /// requestor or generator.
+    /// `requestor` or `generator`.
     pub side: &'static str,
-    /// Its id, which differs from another one's of the same name.
+    /// Its id. Two replicas of the same name have different ids.
     pub id: String,
     /// Its name.
     pub instance: String,
     /// The version of its program.
     pub version: String,
-    /// starting, ready, stopping, or silent where it does not answer any more.
+    /// `starting`, `ready`, `stopping`, or `silent` if it does not answer any more.
     pub state: &'static str,
-    /// The queues that it takes from, and how many deliveries of each it settles in a second.
+    /// The queues that it consumes, and the deliveries of each that it settles in a second.
     pub settles: BTreeMap<String, f64>,
     /// Deliveries that it has in flight.
     pub in_flight: u64,
-    /// The queues of which it has some in flight, and how many of each.
+    /// Its deliveries in flight by queue.
     pub holds: BTreeMap<String, u64>,
-    /// Requests a second that it asks for.
+    /// Requests a second that it publishes.
     pub asks: f64,
-    /// The streams that had no room for what it publishes since the last look.
+    /// The streams that had no room for its publishes since the last snapshot.
     pub waits_for: Vec<String>,
 }
 
-/// How many there are in all.
+/// The totals.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Totals {
     /// Requests that were accepted.
@@ -134,30 +134,29 @@ pub struct Totals {
     pub stored: u64,
     /// Requests whose strings are marked as received.
     pub received: u64,
-    /// Messages that were given up.
+    /// Dead letters.
     pub dead_letters: u64,
     /// Messages in the queues.
     pub pending: u64,
-    /// Deliveries that were not the first of their message.
+    /// Redeliveries.
     pub redelivered: u64,
-    /// Of the requests that are remembered: neither stored, nor in a queue, nor among the dead letters, as far as
-    /// the counts of several snapshots say.
+    /// Accepted requests that are neither stored, nor in a queue, nor dead letters, by the counts of several snapshots.
     pub missing: u64,
     /// Facts that were written a second time.
     pub twice: u64,
 }
 
-/// How long a request takes from asking to marking, of a sample of the last ones.
+/// The times of a sample of the last round trips.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Latency {
-    /// How many were measured.
+    /// The number of measured round trips.
     pub round_trips: usize,
-    /// Those that ended before they began, by clocks that differ.
+    /// The number of those with a negative time, because clocks differ.
     pub backwards: usize,
-    /// How long the whole took.
+    /// From the request until the mark.
     #[serde(flatten)]
     pub whole: Percentiles,
-    /// From asking until a generator started to make its strings.
+    /// From the request until a generator started to make its strings.
     pub waited: Percentiles,
     /// From then until they were made.
     pub made: Percentiles,
@@ -167,7 +166,7 @@ pub struct Latency {
     pub marked: Percentiles,
 }
 
-/// How long something took, in milliseconds.
+/// A time in milliseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Percentiles {
     /// Half of them took no longer.
@@ -176,7 +175,7 @@ pub struct Percentiles {
     pub p99_ms: f64,
 }
 
-/// One of the last requests, and how far it has come.
+/// One of the last requests, with its state.
 #[derive(Clone, Debug, Serialize)]
 #[expect(missing_docs, reason = "the names say it")]
 pub struct LastRequest {
@@ -233,7 +232,7 @@ impl LastRequest {
     }
 }
 
-/// The beginning of a text that may be long: at most this many characters of it.
+/// The text, cut after this many characters.
 #[must_use]
 pub fn shortened(text: &str, most: usize) -> String {
     match text.char_indices().nth(most) {
@@ -242,7 +241,7 @@ pub fn shortened(text: &str, most: usize) -> String {
     }
 }
 
-/// How many a second, to one digit behind the point.
+/// A rate in numbers a second, rounded to one decimal.
 #[expect(clippy::cast_precision_loss, reason = "it is shown with three digits")]
 pub(crate) fn rate(now: u64, then: u64, seconds: f64) -> f64 {
     (now.saturating_sub(then) as f64 / seconds.max(0.001) * 10.0).round() / 10.0
@@ -259,7 +258,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rate_has_one_digit_behind_the_point() {
+    fn rate_has_one_decimal() {
         let close = |a: f64, b: f64| (a - b).abs() < 1e-9;
         assert!(close(rate(103, 100, 2.0), 1.5));
         assert!(close(rate(0, 100, 1.0), 0.0));

@@ -1,11 +1,14 @@
-//! Whether something was there before what the broker remembers. No input and no output.
+//! Finds signs of an earlier store, whose requests the audit cannot know. No input and no output.
 //!
-//! A store that is lost takes its facts along, and what is declared in its place knows nothing: nothing that
-//! was asked there is missed. What shows that there was something before: a stream says so, because a process
-//! that had seen the other noticed. Where no such process was left, there may be a bucket without its first
-//! facts; requests that were not accepted as far as is known; a stream that was in use before another was
-//! created; a request of which a part is here, and that was asked before; or a requestor that has asked before.
-//! The times of the last two are of the requestors' clocks.
+//! A lost store takes its facts along, and the streams that are declared in its place are empty. So the audit would miss
+//! no request of the lost store. These are signs of an earlier store:
+//!
+//! - the metadata of a stream says so, because a process that knew the earlier stream has noticed the change
+//! - a bucket lacks its first facts
+//! - most requests are unasked
+//! - a stream was in use before another one was created
+//! - a lost or unasked request was made before the store was created, by the clock of its requestor
+//! - a requestor made requests before that, by its own clock
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,31 +18,30 @@ use jiff::{SignedDuration, Timestamp};
 use super::ledger::{Standing, asked_at};
 use super::memory::Memory;
 
-/// By how much two clocks may differ, and a store may seem to be younger than what was asked there.
+/// The most by which two clocks may differ. A request may seem to be that much older than its store.
 const CLOCKS: SignedDuration = SignedDuration::from_secs(1);
 
-/// How long it takes at most to declare the next stream.
+/// The longest time between the declarations of two streams.
 const DECLARING: SignedDuration = SignedDuration::from_secs(10);
 
-/// How many requests may be unasked, although most are. A requestor that dies leaves what it had in flight, and
-/// a gateway whose network hangs what its clients have asked for meanwhile.
+/// The number of unasked requests that is no sign, even if most requests are unasked. A requestor that dies leaves those
+/// that it had in flight, and a gateway whose network hangs leaves those of its clients.
 const FEW: usize = 1000;
 
-/// What the accepted requests say of those who asked, by their names.
+/// The requestors of the accepted requests, by name.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Requestors(BTreeMap<String, Requestor>);
 
 #[derive(Clone, Copy, Debug)]
 struct Requestor {
-    /// When it asked first, by its own clock.
+    /// When it made its first request, by its own clock.
     first: Timestamp,
-    /// By how much its clock is behind the broker's, at most: the shortest time that an acceptance took.
+    /// The most by which its clock is behind the broker's: the shortest time from a request to its acceptance.
     behind: SignedDuration,
 }
 
 impl Requestors {
-    /// Notes that this requestor asked for something, by its own clock, and when the broker stored that it
-    /// was accepted.
+    /// Records when this requestor made a request, by its own clock, and when the broker stored the fact `requested`.
     pub(super) fn note(&mut self, name: &str, asked: Timestamp, accepted: Timestamp) {
         let behind = accepted.duration_since(asked);
         match self.0.get_mut(name) {
@@ -53,7 +55,7 @@ impl Requestors {
         }
     }
 
-    /// The one that asked first, and when, by the broker's clock.
+    /// The requestor with the earliest request, and its time by the broker's clock.
     fn first(&self) -> Option<(Timestamp, &str)> {
         let asked = self.0.iter().map(|(name, requestor)| {
             let first = requestor.first.saturating_add(requestor.behind);
@@ -63,17 +65,17 @@ impl Requestors {
     }
 }
 
-/// What the verdict rests on.
+/// The evidence of an earlier store.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Evidence {
-    /// The streams that hold what is judged.
+    /// The judged streams.
     pub(super) memories: Vec<Memory>,
     requestors: Requestors,
-    /// When the first request was asked that is lost or unasked, and its id.
+    /// When the first lost or unasked request was made, and its id.
     missed: Option<(Timestamp, String)>,
     accepted: usize,
     unasked: usize,
-    /// How many were accepted and unasked, up to the last one that was unasked while most were.
+    /// The numbers of accepted and unasked requests at the last moment at which most were unasked.
     mostly_unasked: Option<(usize, usize)>,
 }
 
@@ -82,13 +84,13 @@ impl Evidence {
         Self { requestors, ..Self::default() }
     }
 
-    /// Notes the standing of a request. They come in the order of their ids, in which they were asked.
+    /// Records the standing of a request. The requests come in the order of their ids, which is that of their times.
     pub(super) fn note(&mut self, id: &str, standing: Standing) {
         match standing {
             Standing::TooOld | Standing::Scheduled => {}
             Standing::Unasked => {
                 self.unasked += 1;
-                // However many are asked and accepted later.
+                // Stays a sign, however many requests are accepted later.
                 if self.unasked > FEW.max(self.accepted) {
                     self.mostly_unasked = Some((self.accepted, self.unasked));
                 }
@@ -100,17 +102,17 @@ impl Evidence {
         }
     }
 
-    /// Since when the broker remembers.
+    /// The time since which the broker remembers.
     pub(super) fn since(&self) -> Option<Timestamp> {
         self.memories.iter().map(|memory| memory.created).max()
     }
 
-    /// Why the records cannot tell whether something was lost, if the guarantees hold for `facts_max_age`.
+    /// The sign of an earlier store, if there is one, with guarantees that hold for `facts_max_age`.
     pub(super) fn doubt(&self, now: Timestamp, facts_max_age: Duration) -> Option<String> {
         let max_age = SignedDuration::try_from(facts_max_age).unwrap_or(SignedDuration::MAX);
         let is_recent = |time: Timestamp| now.duration_since(time) < max_age;
         let sign = self.memories.iter().find_map(|memory| memory.sign(now, is_recent));
-        // Facts from before a store that is older than the guarantees would not be judged either.
+        // If the store is older than `facts_max_age`, no request from before it would be judged.
         let since = self.since().filter(|since| is_recent(*since));
         sign.or_else(|| self.older_than(since?)).or_else(|| {
             let (accepted, unasked) = self.mostly_unasked?;
@@ -122,7 +124,7 @@ impl Evidence {
         })
     }
 
-    /// What shows that there was something before this store, which remembers since then.
+    /// A sign of an earlier store, from before the time since which the broker remembers.
     fn older_than(&self, since: Timestamp) -> Option<String> {
         let before = since.checked_sub(CLOCKS).ok()?;
         let sign = self.older_stream().or_else(|| {
@@ -145,7 +147,7 @@ impl Evidence {
             .rposition(|pair| pair[1].created.duration_since(pair[0].created) > DECLARING)?;
         let (older, younger) = by_age.split_at(gap + 1);
         let since = younger[0].created;
-        // A queue does not keep what is done. One has had a message of each request, and rarely another.
+        // A queue removes the messages that are done, but its sequence counts about one for each request.
         let requests = (self.accepted + self.unasked) as u64;
         let was_in_use = |memory: &&&Memory| {
             memory.oldest.is_some_and(|oldest| oldest < since) || memory.stored > requests
@@ -169,7 +171,7 @@ mod tests {
         Memory::whole(stream, at(created), oldest.map(at))
     }
 
-    /// A store that was declared at ten o'clock, and in which something was asked a second later.
+    /// A store that was declared at ten o'clock, with a request a second later.
     fn whole() -> Evidence {
         let mut requestors = Requestors::default();
         requestors.note("r", at("10:00:01"), at("10:00:01.001"));
@@ -185,7 +187,7 @@ mod tests {
         with(evidence, Standing::Complete, 1)
     }
 
-    /// With this many requests more that stand so.
+    /// The evidence with this many more requests of this standing.
     fn with(mut evidence: Evidence, standing: Standing, count: usize) -> Evidence {
         for _ in 0..count {
             evidence.note("an-id", standing);
@@ -219,7 +221,7 @@ mod tests {
     #[test]
     fn requestor_that_asked_before_the_store_is_a_sign() {
         let mut evidence = whole();
-        // It waited for a broker, and this one took it.
+        // The requestor waited for a broker, and this one accepted its request.
         evidence.requestors.note("r", at("09:59:50"), at("10:00:01"));
         assert!(doubt(&evidence).ends_with(": r asked at 2026-01-02T09:59:50.001Z"));
     }
@@ -242,7 +244,7 @@ mod tests {
         let words = "a store was replaced at 2026-01-02T11:00:00.000Z: REQUESTS is older, and was in \
                      use before";
         assert_eq!(doubt(&evidence), words);
-        // One that was created late, before anything was asked, is none.
+        // A stream that was created late, but before the first request, is no sign.
         for memory in &mut evidence.memories[..2] {
             memory.oldest = Some(at("11:30:00"));
         }

@@ -22,7 +22,7 @@ impl JudgedFact {
     pub(super) const ALL: [Self; 3] = [Self::Requested, Self::Stored, Self::Received];
 
     pub(super) const fn bucket(self) -> Bucket {
-        // A new bucket does not compile until it is judged, too, or left out here as the first one is.
+        // This does not compile with a further bucket, until it is judged or ignored here, as the first one is.
         let [_idempotency, requested, stored, received] = facts::ALL;
         match self {
             Self::Requested => requested,
@@ -32,12 +32,12 @@ impl JudgedFact {
     }
 }
 
-/// The revisions of one fact, as far as they were seen.
+/// The revisions of one fact that the audit has read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Revisions {
-    /// What the last revision says, with a digest of its strings, unless that removed the fact.
+    /// The decision of the last revision, with a digest of its strings. None if that revision removed the fact.
     says: Option<Decision<u64>>,
-    /// How many times the fact was written.
+    /// The number of times that the fact was written.
     written: u32,
 }
 
@@ -55,7 +55,7 @@ pub(super) struct Seen {
     requested: Revisions,
     stored: Revisions,
     received: Revisions,
-    /// It is to be made later.
+    /// It is due later.
     pub(super) is_scheduled: bool,
     pub(super) in_a_queue: bool,
     pub(super) dead_letter: bool,
@@ -68,7 +68,7 @@ pub(super) enum Standing {
     Complete,
     /// Cancelled before its strings were stored, which completes it.
     Cancelled,
-    /// To be made later.
+    /// Due later.
     Scheduled,
     /// In one of the queues, delivered or not.
     Pending,
@@ -78,15 +78,15 @@ pub(super) enum Standing {
     Lost,
     /// Strings that differ, or a fact that was written twice.
     Doubled,
-    /// Not accepted as far as the records say, which is no error: it was made by hand, or its
-    /// requestor died before it could say so.
+    /// Without a record that it was accepted, which is no error: a person published it, or its requestor died before it
+    /// created the fact.
     Unasked,
-    /// So old that the guarantees do not hold for it any more.
+    /// Too old for the guarantees.
     TooOld,
 }
 
 impl Seen {
-    /// Notes a revision of a fact. A body that is no fact differs from every one that is.
+    /// Records a revision of a fact. A body that is no fact differs from every fact.
     pub(super) fn note_fact(&mut self, fact: JudgedFact, body: &[u8]) {
         let (requested_at, strings) = match fact {
             JudgedFact::Requested => {
@@ -109,7 +109,7 @@ impl Seen {
         self.revisions(fact).note(Decision::Strings(digest));
     }
 
-    /// Notes that a fact was removed by hand.
+    /// Records that a person removed a fact.
     pub(super) fn note_removal(&mut self, fact: JudgedFact) {
         self.revisions(fact).says = None;
     }
@@ -122,19 +122,19 @@ impl Seen {
         }
     }
 
-    /// The standing of the request of this id, if the guarantees hold for `facts_max_age` from the asking.
+    /// The standing of the request with this id, if the guarantees hold for `facts_max_age` after it was made.
     pub(super) fn standing(&self, id: &str, now: Timestamp, facts_max_age: Duration) -> Standing {
         let limit = SignedDuration::try_from(facts_max_age).unwrap_or(SignedDuration::MAX);
-        // A dead letter outlives the facts.
+        // Without a fact, from the id: a dead letter outlives the facts.
         let asked = self.requested_at.or_else(|| asked_at(id));
-        // One that waits to be made has its time still before it, however old its id is.
+        // A scheduled request is due in the future, however old its id is.
         let is_asked = self.requested_at.is_some() || !self.is_scheduled;
         if is_asked && asked.is_some_and(|asked| now.duration_since(asked) >= limit) {
             return Standing::TooOld;
         }
         let written_twice =
             [&self.requested, &self.stored, &self.received].iter().any(|fact| fact.written > 1);
-        // A dead letter accounts for it, whichever step was given up.
+        // A dead letter of any step accounts for the request.
         let dead_letter = |_| self.dead_letter.then_some(());
         let is_requested = self.requested.says.is_some();
         let is_scheduled = self.is_scheduled && !is_requested;
@@ -146,7 +146,7 @@ impl Seen {
             _ if !is_requested => Standing::Unasked,
             RequestState::Received => Standing::Complete,
             RequestState::Cancelled => Standing::Cancelled,
-            // One that is being cancelled may be accepted, and still scheduled.
+            // A request that is being cancelled may be accepted, and still scheduled.
             _ if self.in_a_queue || self.is_scheduled => Standing::Pending,
             RequestState::DeadLettered(()) => Standing::DeadLettered,
             RequestState::Queued | RequestState::Stored => Standing::Lost,
@@ -154,21 +154,21 @@ impl Seen {
     }
 }
 
-/// When a request was asked first, by the clock of its requestor. A message that was published by hand may
-/// have another id than a request.
+/// When a request was first made, by the clock of its requestor. None if the id is not that of a request, because a
+/// person published the message.
 pub(super) fn asked_at(id: &str) -> Option<Timestamp> {
     id.parse().ok().map(JobId::made_at)
 }
 
-/// So that a million answers fit into memory. Two that differ have the same digest once in
-/// 18,446,744,073,709,551,616 times.
+/// A digest, so that millions of requests fit into memory. Two different values have the same one with a probability of
+/// 1 in 2⁶⁴.
 fn digest(value: &(impl Hash + ?Sized)) -> u64 {
     let mut hasher = DefaultHasher::new();
     value.hash(&mut hasher);
     hasher.finish()
 }
 
-/// The observations of all requests, by the id that their subjects and keys name.
+/// The observations of all requests, by the id in their subjects and keys.
 pub(super) type Ledger = BTreeMap<String, Seen>;
 
 #[cfg(test)]
@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_with_equal_strings_on_both_sides_is_complete() {
+    fn request_with_equal_strings_in_both_facts_is_complete() {
         assert_eq!(standing(&complete()), Standing::Complete);
     }
 
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_queue_or_a_dead_letter_accounts_for_what_is_not_complete() {
+    fn incomplete_request_is_pending_in_a_queue_or_dead_lettered() {
         let mut seen = complete();
         seen.note_removal(JudgedFact::Received);
         seen.dead_letter = true;
@@ -263,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dead_letter_does_not_undo_what_is_complete() {
+    fn complete_request_stays_complete_with_a_dead_letter() {
         let mut seen = complete();
         seen.dead_letter = true;
         seen.in_a_queue = true;
@@ -293,12 +293,12 @@ mod tests {
     }
 
     #[test]
-    fn cancelled_request_is_complete_unless_strings_are_there_too() {
+    fn cancelled_request_is_complete_unless_it_has_strings() {
         let id = JobId::new();
         let mut seen = Seen::default();
         seen.note_fact(JudgedFact::Requested, &requested(id));
         seen.note_fact(JudgedFact::Stored, &cancelled(id));
-        // It may still be worked on.
+        // A worker may still handle it.
         seen.in_a_queue = true;
         assert_eq!(standing(&seen), Standing::Cancelled);
         let mut marked = seen.clone();
@@ -321,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn malformed_fact_is_doubled_where_the_other_side_has_one() {
+    fn malformed_fact_is_doubled_if_the_other_fact_is_valid() {
         let mut seen = Seen::default();
         let id = JobId::new();
         seen.note_fact(JudgedFact::Requested, &requested(id));

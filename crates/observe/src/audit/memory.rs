@@ -1,24 +1,24 @@
-//! What a stream says of its past. No input and no output.
+//! The past of a stream, from its own information. No input and no output.
 
 use async_nats::jetstream::stream::Info;
 use jiff::Timestamp;
 use workqueue::topology;
 
-/// What a stream says of its past.
+/// The past of a stream.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Memory {
     pub(super) stream: String,
-    /// When the stream was created, or the one that it was restored from.
+    /// When the stream was created; of a restored one, when the original was created.
     pub(super) created: Timestamp,
-    /// When the stream was created that was there before, if there was one.
+    /// When the earlier stream was created that this one replaces, if there was one.
     replaces: Option<Timestamp>,
-    /// When the last fact was stored of those that a process saw in it, and that were gone too early.
+    /// The time of the last fact that a process saw in it, and that was gone too early.
     lost_facts: Option<Timestamp>,
-    /// Until when no fact has grown too old for it, if it is a bucket, and its first facts are gone.
+    /// For a bucket without its first facts, the time until which none of its facts can have expired.
     gone_until: Option<Timestamp>,
-    /// The time of the oldest message that it has; of the last one that it had, if it has none.
+    /// The time of its oldest message; if it is empty, of its last one.
     pub(super) oldest: Option<Timestamp>,
-    /// How many messages it has ever stored.
+    /// The number of messages that it has ever stored.
     pub(super) stored: u64,
 }
 
@@ -28,7 +28,7 @@ impl Memory {
         let created = topology::first_created(info);
         let is_empty = state.messages == 0;
         let oldest = if is_empty { state.last_timestamp } else { state.first_timestamp };
-        // The broker has forgotten the time of the last message of a stream that was empty when it was restored.
+        // If a stream was empty when it was restored, the broker does not know the time of its last message.
         let oldest = Timestamp::from_nanosecond(oldest.unix_timestamp_nanos())
             .ok()
             .filter(|oldest| *oldest > Timestamp::UNIX_EPOCH);
@@ -45,12 +45,12 @@ impl Memory {
         }
     }
 
-    /// The same, if it says that there was another before it.
+    /// The memory, if the stream replaces an earlier one.
     pub(super) fn if_replaced(self) -> Option<Self> {
         self.replaces.is_some().then_some(self)
     }
 
-    /// What shows that there was something before, if the guarantees hold for what is so recent.
+    /// A sign of an earlier store. `is_recent` says whether the guarantees hold for a time.
     pub(super) fn sign(
         &self,
         now: Timestamp,
@@ -101,8 +101,8 @@ mod tests {
         format!("2026-01-02T{time}Z").parse().unwrap()
     }
 
-    /// A bucket that was created at ten o'clock and keeps facts for two hours, with this metadata, with messages
-    /// from the first number to the last, and their times.
+    /// A bucket that was created at ten o'clock and keeps facts for two hours, with this metadata, and these sequences and
+    /// times of its first and last message.
     fn bucket(metadata: &Value, [first, last]: [u64; 2], [oldest, newest]: [&str; 2]) -> Memory {
         let time = |time: &str| if time == NEVER { time.to_owned() } else { at(time).to_string() };
         let config = Config {
@@ -127,7 +127,7 @@ mod tests {
         Memory::of(&serde_json::from_value(info).unwrap(), true)
     }
 
-    /// What it shows at this time, if the guarantees hold for an hour.
+    /// Its sign at this time, if the guarantees hold for an hour.
     fn sign(memory: &Memory, now: &str) -> String {
         let is_recent = |time| at(now).duration_since(time).as_hours() < 1;
         memory.sign(at(now), is_recent).unwrap_or_default()
@@ -160,7 +160,7 @@ mod tests {
         let words = "a store was replaced at 2026-01-02T10:00:00.000Z: there was another KV_requested, \
                      created at 2026-01-02T09:00:00.000Z";
         assert_eq!(sign(&memory, "10:30:00"), words);
-        // All that was asked of it is too old by now.
+        // By now all requests of the earlier stream are too old.
         assert_eq!(sign(&memory, "11:00:00"), "");
     }
 
@@ -176,7 +176,7 @@ mod tests {
     #[test]
     fn restored_stream_is_as_old_as_the_one_that_was_backed_up() {
         let metadata = json!({ "first_created": "2026-01-02T08:00:00Z" });
-        // The broker does not know any more when an empty one had its last message.
+        // The broker does not know when the empty stream had its last message.
         let memory = bucket(&metadata, [6, 5], [NEVER, NEVER]);
         assert_eq!((memory.created, memory.oldest, memory.stored), (at("08:00:00"), None, 5));
         assert_eq!(sign(&memory, "10:30:00"), "");

@@ -1,4 +1,4 @@
-//! The audit: reads what a deployment has written down, and says what was lost or doubled.
+//! The audit: reads the records of a deployment, and finds the lost and the doubled requests.
 
 mod evidence;
 mod ledger;
@@ -22,25 +22,24 @@ use workqueue::{LogOnce, chain};
 use evidence::{Evidence, Requestors};
 use ledger::{JudgedFact, Ledger, Seen, Standing};
 
-/// How often to look whether the queues are empty.
+/// The pause between two checks whether the queues are empty.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// For how long the broker may fail to answer: a cluster whose leader has died elects another one.
+/// The longest time without an answer of the broker: a cluster may have to elect a new leader.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// How many suspects to look at a second time at once.
+/// The number of suspects that are read again at a time.
 const SECOND_LOOKS: usize = 32;
 
-/// For how long to wait before looking again whether something is lost, at least, and how many times as long
-/// as looking takes: it reads all there is.
+/// The shortest pause between two verdicts, and its ratio to the time that a verdict takes: each reads all records.
 const LOOKS: (Duration, u32) = (Duration::from_secs(1), 10);
 
-/// Judges a deployment. If something is pending, waits for at most `wait` until nothing is, or until it is
-/// clear that the verdict will be a bad one.
+/// Judges a deployment. If requests are pending, it waits for at most `wait` until none is, or until a verdict is not
+/// clean.
 ///
 /// # Errors
 ///
-/// If the broker does not answer for half a minute, or has no topology of ours to read.
+/// If the broker does not answer for half a minute, or does not have the topology.
 pub async fn audit(nats: &Context, wait: Duration) -> anyhow::Result<Verdict> {
     let deadline = Instant::now() + wait;
     let mut pause = LOOKS.0;
@@ -56,12 +55,11 @@ pub async fn audit(nats: &Context, wait: Duration) -> anyhow::Result<Verdict> {
     }
 }
 
-/// Waits for at most `wait` until the queues are empty, and gives the number of messages that are
-/// still in them.
+/// Waits for at most `wait` until the queues are empty. Returns the number of messages that are still in them.
 ///
 /// # Errors
 ///
-/// As for [`audit`].
+/// As [`audit`].
 pub async fn drained(nats: &Context, wait: Duration) -> anyhow::Result<u64> {
     let deadline = Instant::now() + wait;
     loop {
@@ -84,7 +82,7 @@ async fn left_in_queues(nats: &Context) -> anyhow::Result<u64> {
     Ok(left + schedules.waiting() + schedules.in_flight())
 }
 
-/// Asks again, from the beginning, if the broker does not answer: it may be electing a leader.
+/// Repeats the whole question if the broker does not answer: a cluster may be electing a leader.
 async fn patiently<T>(ask: impl AsyncFn() -> anyhow::Result<T>) -> anyhow::Result<T> {
     let limit = Instant::now() + PATIENCE;
     let mut logged = LogOnce::default();
@@ -102,20 +100,20 @@ async fn patiently<T>(ask: impl AsyncFn() -> anyhow::Result<T>) -> anyhow::Resul
     }
 }
 
-/// Whether the broker has answered, and will not answer otherwise a moment later.
+/// Whether this is an answer of the broker that a repetition does not change.
 fn is_final(error: &anyhow::Error) -> bool {
     let answer = error.chain().find_map(|cause| cause.downcast_ref::<DeclareError>());
     answer.is_some_and(|answer| !matches!(answer, DeclareError::Unavailable { .. }))
 }
 
 async fn judge(nats: &Context) -> anyhow::Result<Verdict> {
-    // Ages count, and this machine's clock may be wrong.
+    // The audit compares ages, and this machine's clock may be wrong.
     workqueue::compare_clocks(nats, facts::REQUESTED.stream).await?;
     let facts_max_age = topology::facts_max_age(nats, &facts::ALL).await?;
     let mut requestors = Requestors::default();
     let mut ledger = read::everything(nats, None, &mut requestors).await?;
-    // Requests are accepted while one reads, and messages move: nothing is called unasked or lost
-    // before it was looked for again.
+    // While this reads, requests are accepted and messages move. So each unasked or lost request is read again before it
+    // counts as such.
     let accepted = async |id: &str, mut seen: Seen| {
         read::read_fact(nats, JudgedFact::Requested, id, &mut seen).await?;
         Ok(seen)
@@ -149,7 +147,7 @@ async fn judge(nats: &Context) -> anyhow::Result<Verdict> {
     Ok(verdict)
 }
 
-/// Looks a second time at all requests that stand so.
+/// Reads all requests of this standing a second time.
 async fn look_again(
     ledger: &mut Ledger,
     standing: Standing,
@@ -157,7 +155,7 @@ async fn look_again(
     look: impl AsyncFn(&str, Seen) -> anyhow::Result<Seen>,
 ) -> anyhow::Result<()> {
     let now = workqueue::now();
-    // Each is put back with what the second look has seen.
+    // The second observations replace the first ones.
     let suspects =
         ledger.extract_if(.., |id, seen| seen.standing(id, now, facts_max_age) == standing);
     let suspects: Vec<(String, Seen)> = suspects.collect();

@@ -18,23 +18,22 @@ use super::evidence::Requestors;
 use super::ledger::{JudgedFact, Ledger, Seen};
 use super::memory::Memory;
 
-/// How long the broker may take for a part of a list of ids: it goes through all of the stream for each, and there may be
-/// millions. Not so long at first, because a question is also lost with a broker that dies.
+/// The time limits for a part of a list of ids. The broker reads the whole stream for each part, which may have millions
+/// of messages. The first limits are shorter, because a question also gets lost if a broker dies.
 const SOON: Duration = Duration::from_secs(5);
 const LATER: Duration = Duration::from_secs(15);
 const AT_LAST: Duration = Duration::from_mins(1);
 
-/// The header by which a key-value bucket says that a key was removed.
+/// The header that marks the removal of a key in a key-value bucket.
 const OPERATION: &str = "KV-Operation";
 
-/// What each stream that holds what is judged says of its past. Dead letters are kept for longer, so
-/// that they say nothing of these.
+/// The past of each judged stream. Not of the dead letters, because they are kept for longer.
 pub(super) async fn memories(nats: &Context) -> anyhow::Result<Vec<Memory>> {
     let mut memories = Vec::new();
     for fact in JudgedFact::ALL {
         memories.push(Memory::of(&topology::bucket_state(nats, fact.bucket()).await?, true));
     }
-    // Schedules are not judged. That their stream was replaced says something of the rest.
+    // Schedules are not judged, but if their stream was replaced, the others probably were as well.
     let [schedules, queues @ ..] = queues::ALL;
     memories.extend(
         Memory::of(&topology::stream_state(nats, schedules.stream).await?, false).if_replaced(),
@@ -45,9 +44,9 @@ pub(super) async fn memories(nats: &Context) -> anyhow::Result<Vec<Memory>> {
     Ok(memories)
 }
 
-/// Reads all there is, or all of one request, in the order in which a request passes through it: what
-/// moves on while this reads is seen later, where it has come to. Only what moves backward can be missed,
-/// which is why there is a second look.
+/// Reads all records, or those of one request, in the order in which a request passes through the streams. So a request
+/// that moves on meanwhile is found in a later stream. Only a request that moves backward can be missed, so there is a
+/// second look.
 pub(super) async fn everything(
     nats: &Context,
     id: Option<&str>,
@@ -70,8 +69,7 @@ pub(super) async fn everything(
     Ok(ledger)
 }
 
-/// Reads all revisions of all facts of one kind, up to the last one that is there now; or the fact about
-/// one request.
+/// Reads all revisions of all facts of one kind, up to the last one at this moment; or the fact of one request.
 async fn read_facts(
     nats: &Context,
     fact: JudgedFact,
@@ -96,8 +94,7 @@ async fn read_facts(
     Ok(())
 }
 
-/// Reads the fact about one request. Of several revisions it sees the last: there were several
-/// when all was read, or there are not.
+/// Reads the fact of one request: its last revision. If it has several, the first look has found them.
 pub(super) async fn read_fact(
     nats: &Context,
     fact: JudgedFact,
@@ -125,7 +122,7 @@ fn note_requestor(requestors: &mut Requestors, id: &str, message: &Message) {
     let accepted = message.info().map(|info| info.published.unix_timestamp_nanos());
     let accepted = accepted.ok().and_then(|nanos| Timestamp::from_nanosecond(nanos).ok());
     let request = Request::from_body(&message.payload);
-    // The id is from the first try: one that was refused has a later time in its body.
+    // The time in the id is that of the first try. After a refusal the body has a later time.
     if let (Ok(id), Ok(request), Some(accepted)) = (id.parse::<JobId>(), request, accepted) {
         requestors.note(&request.requestor, id.made_at(), accepted);
     }
@@ -146,8 +143,8 @@ async fn read_queue(
     Ok(())
 }
 
-/// Those that are to be made later. A schedule that recurs is no request, and one that it has made is not known by
-/// its subject until it was asked for.
+/// Reads the scheduled requests. A recurring schedule is no request, and a request that it has made has no id in its
+/// subject until it is submitted.
 async fn read_scheduled(
     nats: &Context,
     queue: Queue,
@@ -162,7 +159,7 @@ async fn read_scheduled(
     Ok(())
 }
 
-/// The ids that the subjects of a stream's messages name.
+/// The ids in the subjects of a stream's messages.
 async fn keys(
     nats: &Context,
     stream: &str,

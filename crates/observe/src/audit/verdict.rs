@@ -5,10 +5,10 @@ use serde::Serialize;
 
 use super::ledger::Standing;
 
-/// How many ids of a kind the table for people names.
+/// The most ids of a kind in the table for people.
 const NAMED: usize = 20;
 
-/// What became of all requests that the guarantees hold for.
+/// The numbers of all requests for which the guarantees hold, by their standing.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Verdict {
     /// Requests that were accepted.
@@ -17,34 +17,33 @@ pub struct Verdict {
     pub complete: usize,
     /// Of the complete ones, those that were cancelled before their strings were stored.
     pub cancelled: usize,
-    /// Requests that are to be made later, which are not accepted by their queue yet.
+    /// Requests that are due later, and not accepted yet.
     pub scheduled: usize,
-    /// Of those that were accepted, those that are in one of the queues, delivered or not.
+    /// Of the accepted ones, those in one of the queues, delivered or not.
     pub pending: usize,
-    /// Those that are among the dead letters.
+    /// Of the accepted ones, those among the dead letters.
     pub dead_lettered: usize,
-    /// Those that are nowhere.
+    /// Of the accepted ones, those that are nowhere.
     pub lost: usize,
     /// Requests with strings that differ, or with a fact that was written twice.
     pub doubled: usize,
-    /// Requests without a record of being accepted, which is no error.
+    /// Requests without a record that they were accepted, which is no error.
     pub unasked: usize,
-    /// Requests so old that the guarantees do not hold for them any more.
+    /// Requests that are too old for the guarantees.
     pub too_old: usize,
-    /// How many deliveries were not the first of their message.
+    /// The redeliveries of each queue.
     pub redelivered: Vec<Redelivered>,
-    /// The queues of which nothing is delivered at present.
+    /// The paused queues.
     pub paused: Vec<Paused>,
-    /// The ids of those that an operator has to look at.
+    /// The ids of the requests that an operator has to look at.
     pub ids: Ids,
-    /// Since when the broker remembers: what was asked before is not in these numbers.
+    /// The time since which the broker remembers. Earlier requests are not in these numbers.
     pub remembers_since: Option<Timestamp>,
-    /// Why these numbers do not tell whether something was lost, if they do not: a store was
-    /// replaced, or facts are gone.
+    /// The reason if these numbers cannot show whether a request was lost: a store was replaced, or facts are gone.
     pub cannot_tell: Option<String>,
 }
 
-/// The ids of those that an operator has to look at.
+/// The ids of the requests that an operator has to look at.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Ids {
     /// Lost.
@@ -57,9 +56,8 @@ pub struct Ids {
 
 /// The redeliveries of one queue, as far as the broker knows.
 ///
-/// It keeps the count of deliveries in its memory and writes it down now and then, so that one that
-/// is killed comes back with an older count: the number is right where no broker was killed, and too
-/// small otherwise.
+/// The broker keeps the count of deliveries in memory, and writes it to the disk from time to time. After a kill it
+/// starts from an older count, so the number is too small then.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Redelivered {
     /// The queue's stream.
@@ -73,7 +71,7 @@ pub struct Redelivered {
 pub struct Paused {
     /// The queue's stream.
     pub queue: &'static str,
-    /// Until when.
+    /// The end of the pause.
     pub until: Timestamp,
 }
 
@@ -84,7 +82,7 @@ impl Verdict {
         self.lost == 0 && self.doubled == 0 && self.cannot_tell.is_none()
     }
 
-    /// How many deliveries were not the first of their message, in all queues together.
+    /// The redeliveries of all queues together.
     #[must_use]
     pub fn redeliveries(&self) -> u64 {
         self.redelivered.iter().map(|queue| queue.deliveries).sum()
@@ -120,7 +118,7 @@ impl fmt::Display for Verdict {
             ("requested", self.requested, "accepted by the queue"),
             ("complete", self.complete, "stored, and received with the same strings"),
             ("pending", self.pending, "in a queue, still to be done"),
-            ("dead-lettered", self.dead_lettered, "given up, each with its reason"),
+            ("dead-lettered", self.dead_lettered, "not handled, each with its reason"),
             ("lost", self.lost, "accepted, and nowhere"),
             ("doubled", self.doubled, "two results, or one that was changed"),
             (
@@ -131,7 +129,7 @@ impl fmt::Display for Verdict {
         ];
         let rare = [
             ("cancelled", self.cancelled, "of the complete: closed without strings"),
-            ("scheduled", self.scheduled, "to be made later"),
+            ("scheduled", self.scheduled, "due later"),
             ("unasked", self.unasked, "in the system without having been accepted: no error"),
             ("too old", self.too_old, "older than FACTS_MAX_AGE: not judged"),
         ];
@@ -173,7 +171,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_lost_or_doubled_is_unclean() {
+    fn verdict_is_clean_unless_requests_are_lost_or_doubled() {
         for (standing, clean) in [
             (Standing::Complete, true),
             (Standing::Cancelled, true),
@@ -192,7 +190,7 @@ mod tests {
     }
 
     #[test]
-    fn replaced_store_is_never_called_clean() {
+    fn replaced_store_is_never_clean() {
         let remembers_since = Some("2026-01-02T10:00:00.2Z".parse().unwrap());
         let mut verdict = Verdict { remembers_since, ..Verdict::default() };
         let said = verdict.to_string();
@@ -207,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn names_what_is_lost_and_what_is_doubled() {
+    fn table_has_the_lost_and_the_doubled_ids() {
         let mut verdict = Verdict::default();
         verdict.count("id-1", Standing::Lost);
         verdict.count("id-2", Standing::Doubled);
