@@ -49,7 +49,7 @@ export function describe(letter) {
   const headers = letter.headers.map(({ name, value }) => `${name}: ${value}`).join("\n");
   return [
     el("p", { class: "reason" }, letter.reason || "without a reason"),
-    el("p", { class: "note" }, `${letter.subject}, given up ${when} by ${letter.by || "an unknown instance"}, after ${letter.attempts ?? "?"} ${letter.attempts === 1 ? "attempt" : "attempts"}`),
+    el("p", { class: "note" }, `${letter.subject}, dead-lettered ${when} by ${letter.by || "an unknown instance"}, after ${letter.attempts ?? "?"} ${letter.attempts === 1 ? "attempt" : "attempts"}`),
     el("pre", { tabindex: "0", "aria-label": "its body" }, letter.body || "(an empty body)"),
     el("details", {}, el("summary", {}, `${counted(letter.headers.length, "header")}, ${counted(letter.bytes, "byte")}`), el("pre", { tabindex: "0" }, headers)),
   ];

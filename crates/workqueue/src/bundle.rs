@@ -9,7 +9,7 @@
 //!
 //! - A job that is done needs nothing more.
 //! - A job that is retried or snoozed is published as a message of its own.
-//! - A job that is given up becomes a dead letter.
+//! - A job that cannot be handled becomes a dead letter.
 //!
 //! A redelivered bundle is split: each of its jobs becomes a message of its own, because one of them may kill every
 //! process that handles it. If the queue has no room for these messages, the bundle is handled as it is.
@@ -65,7 +65,7 @@ impl<'a> Entry<'a> {
     }
 }
 
-/// The jobs that may share a message: those of one lane and version. Either all of them can be given up, or none.
+/// The jobs that may share a message: those of one lane and version. Either all of them can become dead letters, or none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Group {
     lane: Lane,

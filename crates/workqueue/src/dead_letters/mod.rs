@@ -33,13 +33,13 @@ pub const STREAM: &str = "DEAD_LETTERS";
 /// The subjects that the stream takes: `dead_letters.<stream>.<id>`.
 pub const SUBJECTS: &str = "dead_letters.>";
 
-/// Why the message was given up, for people.
+/// The reason of the dead letter, for people.
 pub const REASON: &str = "Dead-Letter-Reason";
 /// The subject that the message had.
 pub const SUBJECT: &str = "Dead-Letter-Subject";
 /// How many times the message had been delivered, the last one included.
 pub const ATTEMPTS: &str = "Dead-Letter-Attempts";
-/// When the message was given up.
+/// When the message became a dead letter.
 pub const AT: &str = "Dead-Letter-At";
 /// The instance that gave it up.
 pub const BY: &str = "Dead-Letter-By";
@@ -62,7 +62,7 @@ const MOST_IN_HEADERS: usize = 65_535;
 /// longer.
 const LONGEST_ID: usize = 1000;
 
-/// A message that is given up, as it was taken from its queue.
+/// A message that becomes a dead letter, as it was taken from its queue.
 #[derive(Clone, Copy, Debug)]
 pub struct Original<'a> {
     /// The queue that it was taken from.
@@ -77,7 +77,7 @@ pub struct Original<'a> {
     pub body: &'a Bytes,
 }
 
-/// Why a message is given up, after how many attempts, when, and by which instance.
+/// Why a message becomes a dead letter, after how many attempts, when, and by which instance.
 #[derive(Clone, Copy, Debug)]
 pub struct Cause<'a> {
     /// The reason, for people. It begins with the word of a [`Reason`].
@@ -96,7 +96,7 @@ pub fn subject(stream: &str, id: &str) -> String {
     format!("dead_letters.{stream}.{id}")
 }
 
-/// Why a dead letter with these headers was given up.
+/// The reason of a dead letter with these headers.
 #[must_use]
 pub fn reason(headers: &HeaderMap) -> &str {
     headers.get(REASON).map_or("no reason given", HeaderValue::as_str)
