@@ -1,17 +1,16 @@
-//! How a test waits: for a fact, never for a time.
+//! Waiting in a test: for a fact, never for a time.
 
 use std::fmt::Debug;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
 
-/// So long that reaching it means a bug, on however slow a machine.
+/// The time limit. Even on a slow machine only a bug reaches it.
 const LIMIT: Duration = Duration::from_mins(1);
 
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Polls until the look returns `Ok`, and returns its value. An `Err` is not a
-/// failure but the state that was seen instead.
+/// Polls until `look` returns `Ok`, and returns its value. An `Err` is no failure, but the state that it saw instead.
 ///
 /// This is the only sleep in any test.
 ///

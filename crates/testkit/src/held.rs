@@ -5,32 +5,30 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use tokio::net::TcpSocket;
 
-/// Sockets that are bound to the ports of a server that is down, and never listen: connections
-/// are refused, as with a server that is down, and no process gets the ports as free ones. Without
-/// them, the next server that starts may take one, or a client that tries to reconnect, which has to
-/// connect *from* some port as well.
+/// Sockets that are bound to the ports of a server that is down, and never listen. So connections are refused, as they
+/// are by a server that is down, and no process gets the ports as free ones. Without these sockets another server may
+/// take a port, or a client that reconnects, because it needs a port of its own as well.
 #[derive(Debug)]
 pub struct Held {
     _sockets: Vec<TcpSocket>,
 }
 
 impl Held {
-    /// Whether the server can take its ports while they are held, so that there is no moment in
-    /// between. Linux lets a socket have a port next to another one, where both allow that with
-    /// `SO_REUSEADDR` and the other does not listen; elsewhere they have to be free.
+    /// Whether the server can bind its ports while they are held. On Linux two sockets can share a port, if both set
+    /// `SO_REUSEADDR` and the other one does not listen. Elsewhere the ports have to be released first.
     pub const CAN_BE_SHARED: bool = cfg!(target_os = "linux");
 
     /// Holds these ports.
     ///
     /// # Errors
     ///
-    /// If another process has one of them.
+    /// If another process uses one of them.
     pub fn bind(ports: impl IntoIterator<Item = u16>) -> io::Result<Self> {
         let sockets: io::Result<_> = ports.into_iter().map(socket).collect();
         Ok(Self { _sockets: sockets? })
     }
 
-    /// Holds a free port, for a server whose port others have to know before it runs.
+    /// Holds a free port, for a server whose port other processes have to know before it runs.
     ///
     /// # Errors
     ///
@@ -44,7 +42,7 @@ impl Held {
 
 fn socket(port: u16) -> io::Result<TcpSocket> {
     let socket = TcpSocket::new_v4()?;
-    // The connections that the server had keep their port busy for some time.
+    // The earlier connections of the server keep its port busy for some time.
     socket.set_reuseaddr(true)?;
     socket.bind(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))?;
     Ok(socket)

@@ -1,4 +1,4 @@
-//! Asks processes of this machine over HTTP.
+//! HTTP requests to processes on this machine.
 
 use std::fmt::Write;
 use std::net::SocketAddr;
@@ -8,14 +8,14 @@ use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// The status and the body that are the answer to a question such as `/healthz`.
+/// The status and the body of the answer for a path such as `/healthz`.
 ///
 /// # Errors
 ///
 /// If no server answers there, or not in HTTP.
 pub async fn get(addr: SocketAddr, path: &str) -> anyhow::Result<(u16, String)> {
     let mut connection = TcpStream::connect(addr).await?;
-    // In this version of HTTP the answer comes in one piece, and ends with the connection.
+    // In HTTP/1.0 the answer comes in one piece, and ends with the connection.
     connection.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await?;
     let mut answer = Vec::new();
     connection.read_to_end(&mut answer).await?;
@@ -41,7 +41,7 @@ impl HttpResponse {
         self.headers.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
     }
 
-    /// The body as JSON, or null where it is none.
+    /// The body as JSON, or null if it is no JSON.
     #[must_use]
     pub fn json(&self) -> Value {
         serde_json::from_str(&self.body).unwrap_or_default()
@@ -51,7 +51,7 @@ impl HttpResponse {
     ///
     /// # Errors
     ///
-    /// If they are no answer.
+    /// If they are no answer in HTTP.
     pub fn read(bytes: &[u8]) -> anyhow::Result<Self> {
         let text = String::from_utf8_lossy(bytes);
         let parts = text.split_once("\r\n\r\n").and_then(|(head, body)| {
@@ -67,7 +67,7 @@ impl HttpResponse {
     }
 }
 
-/// Asks for something with these headers and this body, on a connection of its own.
+/// Sends a request with these headers and this body, on a connection of its own.
 ///
 /// # Errors
 ///

@@ -2,13 +2,13 @@
 //!
 //! | for a test or the lab | module |
 //! | --- | --- |
-//! | a `nats-server`, found or installed, or a cluster of them, which can be killed and restarted | [`broker`] |
-//! | a port that a server finds free when it comes back | [`held`] |
+//! | a `nats-server`, found or installed, or a cluster of them; both can be killed and restarted | [`broker`] |
+//! | a port that is kept free for a server until its restart | [`held`] |
 //! | the programs of this workspace, and those of its examples, built | [`programs`], [`side`] |
 //! | a program as a child process: its log, signals, memory and processor time | [`process`], [`usage`] |
 //! | a proxy to the broker that can be cut, slowed, or stopped before a certain message | [`proxy`] |
 //! | waiting for a fact instead of a time | [`eventually`] |
-//! | asking over HTTP | [`http`] |
+//! | requests over HTTP | [`http`] |
 //! | the directory for all files | [`target_directory`] |
 
 pub mod broker;

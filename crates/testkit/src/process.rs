@@ -1,4 +1,4 @@
-//! Programs that are run and broken, each a process of its own.
+//! Programs as child processes: to run them, and to break them.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -17,27 +17,26 @@ use crate::eventually::eventually;
 use crate::http;
 use crate::usage;
 
-/// The program that has Linux kill a child with its parent; part of util-linux.
+/// The program, part of util-linux, that makes Linux kill a child with its parent.
 const SETPRIV: &str = "/usr/bin/setpriv";
 
-/// A command that ends with this program, even where that is killed and can stop nothing: on Linux, where
-/// `setpriv` is installed.
+/// A command whose process ends with this program, even if this program is killed. Needs Linux and `setpriv`.
 #[must_use]
 pub fn bound_to_this(program: impl AsRef<OsStr>) -> Command {
     if !cfg!(target_os = "linux") || !Path::new(SETPRIV).exists() {
         return Command::new(program);
     }
     let mut command = Command::new(SETPRIV);
-    // It replaces itself with the program.
+    // `setpriv` replaces itself by the program.
     command.args(["--pdeathsig", "KILL", "--"]).arg(program);
     command
 }
 
 /// A child process, which is killed when this is dropped.
 ///
-/// It is in a process group of its own: a Ctrl-C at the terminal reaches only its parent, which
-/// then stops things in order. Signals go to the whole group, so that a program which is started by a
-/// script is reached as well. All that it prints goes to a file.
+/// It is in a process group of its own: a Ctrl-C at the terminal reaches only its parent, which then stops its children
+/// gracefully. Signals go to the whole group, so they also reach a program that a script has started. Its output goes to
+/// a file.
 #[derive(Debug)]
 pub struct Process {
     child: Child,
@@ -50,7 +49,7 @@ impl Process {
     ///
     /// # Errors
     ///
-    /// If the file cannot be opened, or the program not be started.
+    /// If the file cannot be opened, or the program cannot be started.
     ///
     /// # Panics
     ///
@@ -74,7 +73,7 @@ impl Process {
         self.id
     }
 
-    /// Asks it to stop (SIGTERM). A paused one hears of it when it is resumed.
+    /// Asks it to stop (SIGTERM). A paused process gets the signal once it is resumed.
     ///
     /// # Errors
     ///
@@ -92,7 +91,7 @@ impl Process {
         self.signal(Signal::SIGINT)
     }
 
-    /// Sends SIGHUP, as when its terminal is closed.
+    /// Sends SIGHUP, as a closed terminal does.
     ///
     /// # Errors
     ///
@@ -119,8 +118,7 @@ impl Process {
         self.signal(Signal::SIGCONT)
     }
 
-    /// Ends it on the spot (SIGKILL), and waits until it is gone. One that has ended by itself is
-    /// as good.
+    /// Kills it (SIGKILL), and waits until it has ended. It may have ended by itself before.
     ///
     /// # Errors
     ///
@@ -128,7 +126,7 @@ impl Process {
     pub async fn kill(&mut self) -> anyhow::Result<ExitStatus> {
         if self.try_wait()?.is_none()
             && let Err(error) = self.signal(Signal::SIGKILL)
-            // It may have ended in between, which some systems take for a reason to refuse.
+            // It may have ended in between, and some systems refuse to kill an ended process.
             && self.try_wait()?.is_none()
         {
             return Err(error);
@@ -136,7 +134,7 @@ impl Process {
         self.wait().await
     }
 
-    /// Waits until it has ended, however long that takes.
+    /// Waits until it has ended, without a time limit.
     ///
     /// # Errors
     ///
@@ -145,7 +143,7 @@ impl Process {
         self.child.wait().await.with_context(|| format!("cannot wait for process {}", self.id))
     }
 
-    /// How it ended, if it has.
+    /// Its exit status, if it has ended.
     ///
     /// # Errors
     ///
@@ -160,14 +158,13 @@ impl Process {
         &self.log
     }
 
-    /// All that it has printed so far, or why that cannot be read: the text is for people, most of
-    /// all for a person who looks at an error.
+    /// Its output so far, or the reason for which it cannot be read: a text for people, mostly in errors.
     #[must_use]
     pub fn log_text(&self) -> String {
         log_text(&self.log)
     }
 
-    /// The address behind the first of these signs in its log, once there is one.
+    /// The address behind the first occurrence of this sign in its log, once it is there.
     #[must_use]
     pub fn logged_addr(&self, sign: &str) -> Option<SocketAddr> {
         let log = self.log_text();
@@ -177,13 +174,13 @@ impl Process {
         line.split_whitespace().next()?.parse().ok()
     }
 
-    /// Whether it has said where its admin endpoint listens, and that says that it is ready.
+    /// Whether it has logged the address of its admin endpoint, and reports there that it is ready.
     pub async fn is_ready(&self) -> bool {
         let Some(addr) = self.logged_addr("admin endpoint listens addr=") else { return false };
         matches!(http::get(addr, "/readyz").await, Ok((200, _)))
     }
 
-    /// How much memory it has now, in kB, if the system says that (Linux).
+    /// Its current memory in kB (Linux only).
     #[must_use]
     pub fn memory(&self) -> Option<u64> {
         usage::memory(self.id)
@@ -204,7 +201,7 @@ impl Process {
 impl Drop for Process {
     /// Kills it and waits, so that its files can be removed afterwards.
     fn drop(&mut self) {
-        // One that has ended cannot be signalled, which is no reason to complain.
+        // The error for a process that has ended already is of no interest.
         let _ = self.signal(Signal::SIGKILL);
         let limit = Instant::now() + Duration::from_secs(5);
         while matches!(self.child.try_wait(), Ok(None)) && Instant::now() < limit {
@@ -213,7 +210,7 @@ impl Drop for Process {
     }
 }
 
-/// The text of a log file, or why there is none.
+/// The text of a log file, or the reason for which it cannot be read.
 pub(crate) fn log_text(log: &Path) -> String {
     match fs::read(log) {
         Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
@@ -225,7 +222,7 @@ pub(crate) fn log_text(log: &Path) -> String {
 ///
 /// # Panics
 ///
-/// After a minute, with all that it has logged.
+/// After a minute, with its whole log.
 pub async fn logged(process: &Process, text: &str) {
     eventually(&format!("'{text}' in the log"), async || {
         let log = process.log_text();
@@ -258,8 +255,7 @@ mod tests {
     #[tokio::test]
     async fn signals_pause_resume_and_end_a_process() {
         let directory = tempfile::tempdir().unwrap();
-        // No shell: one that was started with SIGINT ignored, as everything in the background is,
-        // cannot change that.
+        // No shell: a shell that was started with SIGINT ignored, as background jobs are, cannot change that.
         let script = "
 import signal
 for name in 'TERM', 'INT':

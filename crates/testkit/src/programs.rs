@@ -13,7 +13,7 @@ use crate::side::Side;
 /// The names of the programs.
 const NAMES: [&str; 4] = ["requestor", "generator", "gateway", "decoupled"];
 
-/// Where the programs of the examples are that the system is compared with.
+/// The paths of the example programs with which `cargo lab compare` compares the system.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Examples {
     /// The requestor of `examples/synchronous`.
@@ -26,7 +26,7 @@ pub struct Examples {
     pub forgetful_generator: PathBuf,
 }
 
-/// Where the programs are.
+/// The paths of the programs of the system.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Programs {
     /// The program of the requestor.
@@ -40,7 +40,7 @@ pub struct Programs {
 }
 
 impl Programs {
-    /// The program of a side.
+    /// The program of a service.
     #[must_use]
     pub fn of(&self, side: Side) -> &Path {
         match side {
@@ -54,14 +54,14 @@ impl Programs {
 ///
 /// # Errors
 ///
-/// If cargo cannot be run, or they cannot be built.
+/// If cargo cannot be run, or a program cannot be built.
 pub async fn build() -> anyhow::Result<Programs> {
     let [requestor, generator, gateway, decoupled] = build_only(NAMES).await?;
     Ok(Programs { requestor, generator, gateway, decoupled })
 }
 
-/// Builds the programs of the examples that the system is compared with. They bring libraries of their own: not every
-/// command has to wait for them.
+/// Builds the example programs of [`Examples`]. They are built separately, because they need other libraries and only
+/// `compare` uses them.
 ///
 /// # Errors
 ///
@@ -78,7 +78,7 @@ pub async fn build_examples() -> anyhow::Result<Examples> {
     Ok(Examples { coupled_requestor, coupled_generator, forgetful_requestor, forgetful_generator })
 }
 
-/// As [`build_all`], of a number of programs that is known.
+/// As [`build_all`], for a fixed number of programs.
 ///
 /// # Errors
 ///
@@ -90,34 +90,34 @@ pub async fn build_only<const N: usize>(names: [&str; N]) -> anyhow::Result<[Pat
     Ok(paths)
 }
 
-/// Builds these programs with cargo, or finds that they are up to date, in the same way as this crate was built:
-/// optimised or not. Cargo's progress goes to our standard error.
+/// Builds these programs with cargo, unless they are up to date, optimised or not as this crate is. Cargo's progress
+/// goes to our standard error.
 ///
 /// # Errors
 ///
-/// If cargo cannot be run, or they cannot be built.
+/// If cargo cannot be run, or a program cannot be built.
 pub async fn build_all(names: &[&str]) -> anyhow::Result<Vec<PathBuf>> {
-    // Of the whole workspace, as the caller is built itself: for single packages cargo would choose
-    // other features of what they depend on, and compile all of it again.
+    // With the whole workspace, as the caller was built: for single packages cargo would choose other features of their
+    // dependencies, and compile all of them again.
     let mut arguments = vec!["build", "--workspace", "--message-format=json-render-diagnostics"];
     arguments.extend(names.iter().flat_map(|name| ["--bin", name]));
     if !cfg!(debug_assertions) {
         arguments.push("--release");
     }
-    // Cargo names libraries that it has compiled for the caller already: without this it seems to begin again.
+    // Cargo lists libraries that it has already compiled, which looks like a new build without this line.
     eprintln!("Building {}, if they have changed", names.join(", "));
     built(&cargo(&arguments).await?, names)
 }
 
-/// The packages of the workspace, as `cargo metadata` tells them.
+/// The packages of the workspace, from `cargo metadata`.
 ///
 /// # Errors
 ///
-/// If cargo cannot be run, or does not know.
+/// If cargo cannot be run, or reports no packages.
 pub async fn packages() -> anyhow::Result<Vec<Value>> {
     let metadata = cargo(&["metadata", "--no-deps", "--format-version=1"]).await?;
     let mut metadata: Value = serde_json::from_str(&metadata).context("the metadata of cargo")?;
-    let packages = metadata["packages"].as_array_mut().context("cargo tells of no packages")?;
+    let packages = metadata["packages"].as_array_mut().context("cargo reports no packages")?;
     Ok(std::mem::take(packages))
 }
 
@@ -133,16 +133,16 @@ pub async fn names() -> anyhow::Result<Vec<String>> {
     Ok(programs.filter_map(|program| program["name"].as_str().map(str::to_owned)).collect())
 }
 
-/// What cargo prints for these arguments. Its progress goes to our standard error.
+/// The output of cargo for these arguments. Its progress goes to our standard error.
 async fn cargo(arguments: &[&str]) -> anyhow::Result<String> {
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../Cargo.toml");
-    // Set where cargo runs us, and then it is the one that has built us.
+    // If cargo runs this program, the variable names that cargo.
     let cargo = env::var_os("CARGO").filter(|path| !path.is_empty());
     let cargo = cargo.unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(&cargo);
     command.args(arguments).arg("--manifest-path").arg(manifest);
-    // What cargo tells a program that it runs about its package. Handed on, it would make the build
-    // scripts of others, such as ring's, believe that something has changed for them.
+    // Removes the variables that cargo sets for a program that it runs. With them the build scripts of other packages,
+    // such as that of ring, would run again.
     for (name, _) in env::vars_os() {
         let of_a_package = ["CARGO_MANIFEST_", "CARGO_PKG_", "CARGO_BIN_", "CARGO_CRATE_"];
         if name.to_str().is_some_and(|name| of_a_package.iter().any(|it| name.starts_with(it))) {
@@ -157,7 +157,7 @@ async fn cargo(arguments: &[&str]) -> anyhow::Result<String> {
     String::from_utf8(output.stdout).context("cargo prints no UTF-8")
 }
 
-/// Where the programs with these names are, as cargo's messages say.
+/// The paths of the programs with these names, from cargo's messages.
 fn built(messages: &str, names: &[&str]) -> anyhow::Result<Vec<PathBuf>> {
     let found = |name: &&str| {
         let found = messages.lines().find_map(|line| executable(line, name));
@@ -166,7 +166,7 @@ fn built(messages: &str, names: &[&str]) -> anyhow::Result<Vec<PathBuf>> {
     names.iter().map(found).collect()
 }
 
-/// The program that one of cargo's messages names, if it is about the program of this name.
+/// The path in one of cargo's messages, if the message is about the program of this name.
 fn executable(message: &str, name: &str) -> Option<PathBuf> {
     let message: Value = serde_json::from_str(message).ok()?;
     let target = &message["target"];
@@ -192,14 +192,14 @@ mod tests {
 "#;
 
     #[test]
-    fn the_programs_are_where_cargo_says() {
+    fn paths_of_programs_come_from_cargo() {
         let paths =
             ["/elsewhere/requestor", "/somewhere/generator", "/there/gateway", "/here/decoupled"];
         assert_eq!(built(MESSAGES, &NAMES).unwrap(), paths.map(PathBuf::from));
     }
 
     #[test]
-    fn a_program_that_cargo_does_not_name_is_an_error() {
+    fn program_without_a_message_of_cargo_is_an_error() {
         let error = built(r#"{"reason":"build-finished","success":true}"#, &NAMES).unwrap_err();
         assert_eq!(error.to_string(), "cargo has built no program requestor");
     }

@@ -1,18 +1,18 @@
-//! The two sides of the system.
+//! The two services of the system.
 
 use std::fmt;
 
-/// One of the two sides.
+/// One of the two services.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Side {
-    /// Asks and stores.
+    /// Asks for strings, and stores them.
     Requestor,
-    /// Answers and marks.
+    /// Makes strings, and marks them as received.
     Generator,
 }
 
 impl Side {
-    /// Both.
+    /// Both services.
     pub const ALL: [Self; 2] = [Self::Requestor, Self::Generator];
 
     /// The name of its program.

@@ -7,8 +7,8 @@ use std::process::{Child, Command, Stdio};
 
 use anyhow::{Context, ensure};
 
-/// Removes the directory that it is given once its standard input ends, unless it can read a line there. No
-/// signal of the terminal ends it.
+/// A script that removes the directory `$0` once its standard input ends, unless there is a line in it. It ignores the
+/// signals of the terminal.
 const REMOVER: &str = r#"
     trap '' HUP INT QUIT TERM
     read -r keep && exit
@@ -21,23 +21,23 @@ pub fn directory() -> PathBuf {
     let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let workspace = workspace.canonicalize().unwrap_or(workspace);
     match std::env::var_os("CARGO_TARGET_DIR") {
-        // Cargo reads a relative one from where it is called, which is most often here.
+        // Cargo resolves a relative path from its working directory, which most often is the workspace.
         Some(directory) if !directory.is_empty() => workspace.join(directory),
         _ => workspace.join("target"),
     }
 }
 
-/// A directory there for the files of one run of a command. It goes with the process, however that ends, unless
-/// it is to be kept.
+/// A directory below it for the files of one run of a command. It is removed with the process, however that ends, unless
+/// it is kept.
 #[derive(Debug)]
 pub struct RunDirectory {
     path: PathBuf,
-    /// A process that is killed removes nothing, so another one waits for its end.
+    /// The process that removes the directory, because this one may be killed.
     remover: Child,
 }
 
 impl RunDirectory {
-    /// Makes it.
+    /// Creates the directory.
     ///
     /// # Errors
     ///
@@ -47,7 +47,7 @@ impl RunDirectory {
         std::fs::create_dir_all(&all)
             .with_context(|| format!("cannot create {}", all.display()))?;
         let mut path = all.join(format!("{command}-{}", std::process::id()));
-        // One that was kept by an earlier process of this id stays as it is.
+        // A directory that an earlier process of the same id has kept stays as it is.
         let mut number = 1;
         while let Err(error) = std::fs::create_dir(&path) {
             ensure!(
@@ -71,7 +71,7 @@ impl RunDirectory {
         &self.path
     }
 
-    /// Keeps it, unless there is nothing in it: its logs are of use where something went wrong.
+    /// Keeps the directory with the logs in it, unless it is empty.
     pub fn keep(mut self) {
         let is_empty = std::fs::read_dir(&self.path).is_ok_and(|mut files| files.next().is_none());
         if !is_empty {
@@ -81,7 +81,7 @@ impl RunDirectory {
 
     fn tell_to_keep(&mut self) {
         if let Some(input) = &mut self.remover.stdin {
-            // Where the remover was killed, the directory stays.
+            // If the remover was killed, the directory stays anyway.
             let _ = input.write_all(b"keep\n");
         }
     }
@@ -97,7 +97,7 @@ impl Drop for RunDirectory {
     }
 }
 
-/// A path as one would type it here.
+/// A path relative to the working directory, as a person would type it.
 #[must_use]
 pub fn from_here(path: &Path) -> String {
     let here = std::env::current_dir().unwrap_or_default();
@@ -109,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_directory_of_a_run_goes_unless_it_is_kept() {
+    fn directory_of_a_run_is_removed_unless_it_is_kept() {
         let runs = ["gone", "kept", "empty"].map(|name| RunDirectory::make(name).unwrap());
         let paths = runs.each_ref().map(|run| run.path().to_owned());
         for path in &paths[..2] {

@@ -5,27 +5,27 @@ use std::time::Duration;
 
 use nix::unistd::{SysconfVar, sysconf};
 
-/// How much memory the process with this id has now, in kB.
+/// The current memory of the process with this id, in kB.
 #[must_use]
 pub fn memory(id: u32) -> Option<u64> {
     status(id, "VmRSS:")
 }
 
-/// The most memory that it has had so far, in kB.
+/// The largest memory of the process with this id so far, in kB.
 #[must_use]
 pub fn peak_memory(id: u32) -> Option<u64> {
     status(id, "VmHWM:")
 }
 
-/// How long processors have worked for it so far, in itself and in the system, to 10 ms. It can still
-/// be read of one that has ended, until its exit status is collected.
+/// The processor time of a process so far, in the program and in the system, to 10 ms. It is known until the exit status
+/// of the process is collected.
 #[must_use]
 pub fn processor_time(id: u32) -> Option<Duration> {
     let stat = fs::read_to_string(format!("/proc/{id}/stat")).ok()?;
     time_of(processor_ticks(&stat)?)
 }
 
-/// The same of all processes of a group together, with those of their children that have ended. A
+/// The processor time of all processes of a group, with those of their children that have ended. A
 /// [`Process`](crate::process::Process) has a group of its own, whose number is its id.
 #[must_use]
 pub fn group_processor_time(group: u32) -> Option<Duration> {
@@ -49,7 +49,7 @@ fn group_ticks(stat: &str, group: u32) -> Option<u64> {
 }
 
 fn processor_ticks(stat: &str) -> Option<u64> {
-    // The name of the program is the second field, in brackets, and may have spaces and brackets itself.
+    // The second field is the name of the program in brackets, which may contain spaces and brackets.
     let (_, rest) = stat.rsplit_once(") ")?;
     let mut times = rest.split(' ').skip(11).map(str::parse::<u64>);
     Some(times.next()?.ok()? + times.next()?.ok()?)
@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_time_in_the_program_and_in_the_system_are_added() {
+    fn times_in_the_program_and_in_the_system_are_added() {
         let stat = "42 (a ) b) S 1 42 42 0 -1 4194560 500 0 2 0 17 4 4 0 20 0 1 0 9000 1000 200";
         assert_eq!(processor_ticks(stat), Some(21));
         // Its children that have ended, 4 and 0 ticks, count with its group, which is 42 as well.
@@ -74,10 +74,10 @@ mod tests {
     }
 
     #[test]
-    fn a_process_has_used_something() {
+    fn process_has_used_memory_and_time() {
         let own = std::process::id();
         assert!(processor_time(own).is_some());
-        // Which of them is more is not compared: the kernel counts by processor, and adds up now and then.
+        // Does not compare them: the kernel counts for each processor, and adds the counts from time to time.
         assert!(memory(own).unwrap() > 0 && peak_memory(own).unwrap() > 0);
     }
 }

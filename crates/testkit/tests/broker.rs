@@ -13,7 +13,7 @@ async fn jetstream_of(broker: &Broker) -> jetstream::Context {
     jetstream::new(async_nats::connect(broker.url()).await.unwrap())
 }
 
-/// How many messages a stream has, once as many as given are published to it.
+/// The number of messages in a stream after this many publishes to it.
 async fn messages(jetstream: &jetstream::Context, published: usize) -> u64 {
     messages_of(jetstream, published, 1).await
 }
@@ -148,7 +148,7 @@ async fn leader(brokers: &Brokers) -> usize {
     .await
 }
 
-/// Waits until JetStream answers: its meta leader may be the broker that was killed.
+/// Waits until JetStream answers, because the killed broker may have been its meta leader.
 async fn jetstream_of_all(brokers: &Brokers) -> jetstream::Context {
     let addresses: Vec<async_nats::ServerAddr> =
         brokers.url().split(',').map(|url| url.parse().unwrap()).collect();
@@ -169,12 +169,12 @@ async fn cluster_keeps_confirmed_messages_over_any_kill() {
     brokers.kill(first).await.unwrap();
     assert!(!brokers.all_run().unwrap());
     assert_ne!(leader(&brokers).await, first);
-    // The others confirm without it, and it catches up.
+    // The others confirm without the killed broker, and it catches up later.
     assert_eq!(messages_of(&jetstream_of_all(&brokers).await, 5, 3).await, 55);
     brokers.restart(first).await.unwrap();
     assert!(brokers.all_run().unwrap());
 
-    // As long as most of them are down, one that comes back has no quorum.
+    // While most of them are down, a restarted broker has no quorum.
     for index in 0..3 {
         brokers.kill(index).await.unwrap();
     }

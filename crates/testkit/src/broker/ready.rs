@@ -1,4 +1,4 @@
-//! Whether a broker that was started really answers.
+//! Checks whether a started broker answers.
 
 use std::fmt::Display;
 use std::net::Ipv4Addr;
@@ -14,10 +14,10 @@ use crate::process::Process;
 
 const PAUSE: Duration = Duration::from_millis(10);
 
-/// One look must end well before the limit of all of them: the server may have come up meanwhile.
+/// The time limit of one try. It is well below the limit of all, because the server may become ready meanwhile.
 const PROBE_LIMIT: Duration = Duration::from_secs(5);
 
-/// Looks until there is something to see, for as long as the process runs.
+/// Repeats `look` until it succeeds, or until the process ends.
 pub(super) async fn unless_ended<T, E: Display>(
     process: &mut Process,
     mut look: impl AsyncFnMut() -> Result<T, E>,
@@ -34,12 +34,12 @@ pub(super) async fn unless_ended<T, E: Display>(
     }
 }
 
-/// Whether a server on this port takes clients, and with them their messages.
+/// Succeeds if a server on this port accepts clients and their messages.
 pub(super) async fn answers(port: u16, jetstream: bool) -> anyhow::Result<()> {
     timeout(PROBE_LIMIT, async {
         let info = info(port).await?;
-        // The test has the credentials. JetStream is up as well: a server listens for clients only
-        // afterwards.
+        // The server wants credentials, which only the test has. JetStream is ready as well, because the server listens
+        // for clients only after that.
         if info.auth_required || info.tls_required {
             return Ok(());
         }
@@ -58,7 +58,7 @@ pub(super) async fn answers(port: u16, jetstream: bool) -> anyhow::Result<()> {
     .context("it does not answer")?
 }
 
-/// The server's first message on a connection, about itself.
+/// The server's first message on a connection, which describes the server.
 pub(super) async fn info(port: u16) -> anyhow::Result<ServerInfo> {
     let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await;
     let mut reader = BufReader::new(stream.context("it takes no connections")?);

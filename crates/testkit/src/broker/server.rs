@@ -17,45 +17,43 @@ use super::ready;
 use crate::held::Held;
 use crate::process::{self, Process, bound_to_this};
 
-/// How long a broker may take to answer, or to stop. One that has a million messages to read back
-/// needs some seconds.
+/// The time limit for a broker to answer, or to stop. With a million messages in its store it needs some seconds.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// How many lines of the server's log an error shows.
+/// The number of lines of the server's log in an error.
 const LOG_TAIL: usize = 25;
 
-/// How the server collects its garbage, if the environment does not say: as in the configurations that are shipped.
-/// Later, for 5 % less processor time and nearly twice the memory, and hard enough before it needs all of the machine.
+/// The server's garbage collection, unless the environment sets it: as in the shipped configurations. It collects less
+/// often, for 5 % less processor time and nearly twice the memory, and more often near the limit of the memory.
 const GARBAGE: [(&str, &str); 2] = [("GOGC", "400"), ("GOMEMLIMIT", "3600MiB")];
 
-/// How a broker is to be.
+/// The options of a broker.
 #[derive(Clone, Debug, Default)]
 pub struct BrokerOptions {
     /// The `nats-server` to run. By default the one that [`find()`] finds.
     pub binary: Option<PathBuf>,
     /// The port for clients. By default a free one.
     pub port: Option<u16>,
-    /// Where the configuration, the log and all messages are kept. By default a temporary
-    /// directory, which is removed with the broker.
+    /// The directory for the configuration, the log and all messages. By default a temporary one, which is removed with
+    /// the broker.
     pub directory: Option<PathBuf>,
-    /// Whether the broker keeps no messages: it has no `JetStream` then. It has one by default.
+    /// Whether the broker has no `JetStream`, and so keeps no messages. By default it has `JetStream`.
     pub without_jetstream: bool,
-    /// Whether each message is on the disk itself before it is confirmed, and so survives a loss
-    /// of power. No by default, which is faster; a killed broker loses nothing either way.
+    /// Whether the broker syncs each message to the disk before it confirms it, so that the message survives a loss of
+    /// power. Off by default, which is faster. A killed broker loses nothing either way.
     pub sync_always: bool,
-    /// Lines for the beginning of the configuration file, such as those of a file that is shipped. Of
-    /// two settings with the same name the later one counts, so that the lab's own ports, store and
-    /// `jetstream` block replace those that are here.
+    /// Lines for the beginning of the configuration file, such as those of a shipped file. Of two settings with the same
+    /// name the later one counts, so the ports, the store and the `jetstream` block of this broker replace those in it.
     pub base: String,
-    /// Variables for the server's environment, where [`Self::base`] names some.
+    /// Variables for the server's environment, which [`Self::base`] may use.
     pub environment: Vec<(String, String)>,
-    /// More lines for the end of the configuration file. Of two settings with the same name the
-    /// later one counts, so that `jetstream { … }` here replaces the block that is written for
-    /// [`Self::sync_always`]; the directory of the store is set outside of it, and stays.
+    /// Lines for the end of the configuration file. Of two settings with the same name the later one counts, so a
+    /// `jetstream { … }` here replaces the block for [`Self::sync_always`]. The directory of the store is set outside
+    /// that block, and stays.
     pub extra: String,
 }
 
-/// A `nats-server` of the lab's own on 127.0.0.1. It is killed when this is dropped.
+/// A `nats-server` on 127.0.0.1. It is killed when this is dropped.
 #[derive(Debug)]
 pub struct Broker {
     // The process comes before its directory: fields are dropped in this order.
@@ -64,7 +62,7 @@ pub struct Broker {
     pub(super) ports: Ports,
     directory: PathBuf,
     options: BrokerOptions,
-    /// Whom it forms a cluster with, if it does.
+    /// Its cluster, if it is a member of one.
     pub(super) membership: Option<Membership>,
     _temporary: Option<TempDir>,
 }
@@ -72,16 +70,16 @@ pub struct Broker {
 /// The settings of a member of a cluster.
 #[derive(Clone, Debug)]
 pub(super) struct Membership {
-    /// Its own name, by which the others call it for as long as its store lives.
+    /// Its name in the cluster, which belongs to its store.
     pub(super) name: String,
-    /// The ports where it finds the others.
+    /// The ports of the others.
     pub(super) routes: Vec<u16>,
 }
 
 #[derive(Debug)]
 enum ServerState {
     Running(Process),
-    /// While no server listens on the ports, they stay reserved, so that no other process takes them.
+    /// The ports stay reserved, so that no other process takes them.
     Down {
         _held: Option<Held>,
     },
@@ -120,7 +118,7 @@ impl Broker {
         Ok(Self { state, binary, ports, directory, options, membership, _temporary: temporary })
     }
 
-    /// Takes a port for the other members of a cluster, before any of them runs. Returns the port.
+    /// Reserves a port for the other members of a cluster, before any of them runs. Returns the port.
     pub(super) fn prepare_route(&mut self) -> anyhow::Result<u16> {
         let (held, port) = Held::free().context("there is no port for the cluster")?;
         self.state = ServerState::Down { _held: Some(held) };
@@ -134,20 +132,19 @@ impl Broker {
         format!("nats://127.0.0.1:{}", self.ports.client)
     }
 
-    /// The port that members of its cluster connect to, if it has one.
+    /// The port for the members of its cluster, if it has one.
     #[must_use]
     pub fn cluster_port(&self) -> Option<u16> {
         self.ports.cluster
     }
 
-    /// The port that clients connect to. It stays the same over restarts.
+    /// The port for clients. It stays the same over restarts.
     #[must_use]
     pub fn port(&self) -> u16 {
         self.ports.client
     }
 
-    /// The root of the HTTP endpoints for monitoring (`/varz`, `/jsz`, …). It stays the same over
-    /// restarts.
+    /// The root of the HTTP endpoints for monitoring (`/varz`, `/jsz`, …). It stays the same over restarts.
     #[must_use]
     pub fn monitor_url(&self) -> String {
         format!("http://127.0.0.1:{}", self.ports.monitor)
@@ -162,11 +159,11 @@ impl Broker {
         }
     }
 
-    /// Whether the server runs: it may have ended without our doing.
+    /// Whether the server runs: it may have ended by itself.
     ///
     /// # Errors
     ///
-    /// If the operating system refuses to say.
+    /// If the operating system does not tell it.
     pub fn runs(&mut self) -> anyhow::Result<bool> {
         match &mut self.state {
             ServerState::Running(process) => Ok(process.try_wait()?.is_none()),
@@ -180,26 +177,26 @@ impl Broker {
         &self.binary
     }
 
-    /// The server's configuration, with the ports that it has: enough to start it again by hand.
+    /// The server's configuration file, with its ports. With it a person can start the server again by hand.
     #[must_use]
     pub fn configuration_file(&self) -> PathBuf {
         self.directory.join("nats-server.conf")
     }
 
-    /// The file that the server logs to, through all restarts.
+    /// The server's log file, the same for all restarts.
     #[must_use]
     pub fn log(&self) -> PathBuf {
         self.directory.join("nats-server.log")
     }
 
-    /// All that the server has logged, for people.
+    /// The whole log of the server, for people.
     #[must_use]
     pub fn log_text(&self) -> String {
         process::log_text(&self.log())
     }
 
-    /// Ends the server on the spot (SIGKILL). Its confirmed messages are with the operating system,
-    /// and there after a restart; this is no loss of power.
+    /// Kills the server (SIGKILL). The operating system keeps its confirmed messages, so they are there after a restart.
+    /// This does not simulate a loss of power.
     ///
     /// # Errors
     ///
@@ -210,7 +207,7 @@ impl Broker {
         Ok(())
     }
 
-    /// Stops the server in order (SIGTERM), and waits until it has ended.
+    /// Stops the server gracefully (SIGTERM), and waits until it has ended.
     ///
     /// # Errors
     ///
@@ -218,7 +215,7 @@ impl Broker {
     pub async fn stop(&mut self) -> anyhow::Result<ExitStatus> {
         let process = self.running()?;
         process.terminate()?;
-        // A paused one would not hear of it.
+        // A paused server would not get the signal.
         process.resume()?;
         let ended = timeout(LIMIT, process.wait()).await;
         let status = ended.map_err(|_| {
@@ -228,12 +225,12 @@ impl Broker {
         Ok(status)
     }
 
-    /// Starts the server again after [`Self::kill`] or [`Self::stop`], on the same ports and with
-    /// what it had stored, and waits until it answers. One that runs is stopped first.
+    /// Starts the server again after [`Self::kill`] or [`Self::stop`], on the same ports and the same store, and waits
+    /// until it answers. A running server is stopped first.
     ///
     /// # Errors
     ///
-    /// As for [`Self::start`].
+    /// As [`Self::start`].
     pub async fn restart(&mut self) -> anyhow::Result<()> {
         if self.runs()? {
             self.stop().await?;
@@ -241,7 +238,7 @@ impl Broker {
         self.launch().await
     }
 
-    /// Removes all that a stopped or killed server had stored, as when a volume is lost.
+    /// Removes the store of a stopped or killed server, as if its volume were lost.
     ///
     /// # Errors
     ///
@@ -277,18 +274,18 @@ impl Broker {
             format!("nats-server does not start; the end of its log:\n{}", self.log_tail())
         })?;
         self.state = ServerState::Running(process);
-        // With the ports that it has now, so that a person can start it again by hand.
+        // With its actual ports, so that a person can start it again by hand.
         self.write_configuration()
     }
 
-    /// The ports that the server has, as soon as it answers on them.
+    /// The ports of the server, as soon as it answers on them.
     async fn answer(&self, process: &mut Process) -> anyhow::Result<Ports> {
-        // The file is written by the server itself: another process may answer on a given port.
+        // From the file that the server writes, because another process may answer on a fixed port.
         let ports = ready::unless_ended(process, async || {
             Ports::read(&self.ports_directory()).ok_or("it has not said which ports it has")
         });
         let ports = ports.await?;
-        // In a cluster there is none before most of the members run, which others wait for.
+        // A cluster has no JetStream before most members run. `Brokers` waits for that.
         let jetstream = !self.options.without_jetstream && self.membership.is_none();
         ready::unless_ended(process, async || ready::answers(ports.client, jetstream).await)
             .await?;
@@ -302,7 +299,7 @@ impl Broker {
     }
 
     fn configuration(&self) -> String {
-        // The server takes a free port itself where it reads -1, so that no other process can take it first.
+        // With -1 the server itself chooses a free port, so no other process can take it first.
         let port = |port: u16| if port == 0 { "-1".to_owned() } else { port.to_string() };
         let mut text = format!(
             "{}\nlisten: \"127.0.0.1:{}\"\nhttp: \"127.0.0.1:{}\"\nports_file_dir: {}\n",
@@ -321,7 +318,7 @@ impl Broker {
             let routes: Vec<String> =
                 routes.iter().map(|port| format!("\"nats://127.0.0.1:{port}\"")).collect();
             let routes = routes.join(", ");
-            // Clients keep to the addresses that they are given, which may be those of proxies.
+            // So that clients use only their own addresses, which may be those of proxies.
             let _ = writeln!(
                 text,
                 "server_name: {name}\ncluster {{ name: lab, listen: \"127.0.0.1:{own}\", \

@@ -1,46 +1,44 @@
-//! Parses the stream of a client, as far as needed to find the publishes in it.
+//! Finds the publishes in the stream of a client.
 //!
-//! The protocol has lines that end in CR LF. After a line `PUB <subject> [reply] <size>` or
-//! `HPUB <subject> [reply] <size of the headers> <size of all>` follow as many bytes as it says and
-//! another CR LF; any other line stands alone.
+//! The protocol has lines that end in CR LF. A line `PUB <subject> [reply] <size>` or
+//! `HPUB <subject> [reply] <size of the headers> <size of all>` is followed by that many bytes and another CR LF. Any
+//! other line stands alone.
 
 use anyhow::{Context, bail, ensure};
 
-/// The longest line that is waited for. A line carries credentials or a subject, and a server takes
-/// 4 KiB unless it is told otherwise.
+/// The longest line. A line has credentials or a subject, and by default a server accepts 4 KiB.
 const LONGEST_LINE: usize = 64 * 1024;
 
-/// How many withheld bytes are kept. A client that sends more has to wait.
+/// The most withheld bytes. A client that sends more has to wait.
 const ROOM: usize = 1024 * 1024;
 
-/// The bytes that one client has sent, and that have not passed yet.
+/// The bytes of one client that have not passed yet.
 #[derive(Debug, Default)]
 pub(super) struct ClientStream {
     bytes: Vec<u8>,
-    /// How much of the message that passes is still to come, its CR LF included.
+    /// The number of bytes of the passing message that are still to come, with its CR LF.
     message_left: usize,
     withheld: Option<String>,
 }
 
 impl ClientStream {
-    /// Where the bytes that come next belong: at the end.
+    /// The end, where new bytes belong.
     pub(super) fn end(&mut self) -> &mut Vec<u8> {
         &mut self.bytes
     }
 
-    /// Whether more bytes may be added. There are few: bytes that are not withheld pass at once.
+    /// Whether more bytes may be added. Only withheld bytes accumulate, because others pass at once.
     pub(super) fn has_room(&self) -> bool {
         self.bytes.len() < ROOM
     }
 
-    /// The subject of the publish that could not pass the last time, which comes next.
+    /// The subject of the withheld publish, which is the next to pass.
     pub(super) fn withheld(&self) -> Option<&str> {
         self.withheld.as_deref()
     }
 
-    /// Takes out all that may pass, in order: up to a publish for which `may_pass` says no to its
-    /// subject, or a line that is not complete yet. A message of a publish that passed may come in
-    /// as many pieces as it likes.
+    /// Removes and returns the bytes that may pass, in order: up to a publish for whose subject `may_pass` is false, or
+    /// up to an incomplete line. The message of a publish that has passed may arrive in any number of pieces.
     pub(super) fn pass(
         &mut self,
         mut may_pass: impl FnMut(&str) -> bool,
@@ -70,7 +68,7 @@ impl ClientStream {
     }
 }
 
-/// The subject and the size of the message that a line announces, if it does.
+/// The subject and the size of the message, if this is the line of a publish.
 fn publish(line: &[u8]) -> anyhow::Result<Option<(&str, usize)>> {
     let mut words = line.split(|byte| b" \t\r\n".contains(byte)).filter(|word| !word.is_empty());
     let operation = words.next().unwrap_or_default();
@@ -99,7 +97,7 @@ mod tests {
 
     use super::*;
 
-    /// All that passes of these chunks, and the subjects that were asked about.
+    /// The bytes of these chunks that pass, and the subjects for which `may_pass` was called.
     fn passed(chunks: &[&[u8]], withheld: &str) -> (Vec<u8>, Vec<String>) {
         let mut stream = ClientStream::default();
         let (mut passed, mut asked) = (Vec::new(), Vec::new());
@@ -118,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn a_withheld_publish_keeps_all_that_is_behind_it() {
+    fn withheld_publish_withholds_all_bytes_behind_it() {
         let before = b"CONNECT {\"a\":1}\r\nPUB a.1 5\r\nhello\r\nPING\r\n";
         let behind = b"HPUB b.1 reply 12 14\r\nNATS/1.0\r\n\r\n{}\r\nPUB a.2 0\r\n\r\nPONG\r\n";
         let mut stream = ClientStream::default();
@@ -133,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn operations_may_be_in_any_case_and_have_any_space_between() {
+    fn operations_may_have_any_case_and_any_white_space() {
         let mut stream = ClientStream::default();
         stream
             .end()
@@ -150,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_passes_piece_by_piece() {
+    fn message_passes_piece_by_piece() {
         let mut stream = ClientStream::default();
         stream.end().extend_from_slice(b"PUB a 1000000\r\nfirst");
         assert_eq!(stream.pass(|_| true).unwrap(), b"PUB a 1000000\r\nfirst");
@@ -177,7 +175,7 @@ mod tests {
         }
     }
 
-    /// One thing that a client sends: its bytes, and its subject if it is a publish.
+    /// An operation of a client: its bytes, and its subject if it is a publish.
     fn operation() -> impl Strategy<Value = (Vec<u8>, Option<String>)> {
         let line = prop_oneof![
             Just("CONNECT {\"verbose\":false}"),
@@ -188,7 +186,7 @@ mod tests {
             Just("PUBLISH a 1"),
         ];
         let line = line.prop_map(|line| (format!("{line}\r\n").into_bytes(), None));
-        // Messages like to look like operations.
+        // Messages that look like operations.
         let message = prop_oneof![
             vec(any::<u8>(), 0..40),
             Just(b"PUB b.2 3\r\nabc\r\n".to_vec()),

@@ -1,8 +1,8 @@
-//! A way to the broker that breaks when it is told to, and where it is told to.
+//! A proxy between a service and the broker that fails on command.
 //!
-//! A test that wants to kill a service between two of its steps cannot rely on time. It lets the
-//! service connect through a [`Proxy`], which withholds the first publish to a subject: the step
-//! before is done, this one has not reached the broker, and the test knows.
+//! A test that kills a service between two of its steps cannot rely on time. The service connects through a [`Proxy`],
+//! which withholds the first publish to a subject. Then the test knows that the step before is done, and that this one
+//! has not reached the broker.
 
 mod client_stream;
 
@@ -24,7 +24,7 @@ use client_stream::ClientStream;
 
 /// A proxy on 127.0.0.1 between clients and a broker. It understands no encryption.
 ///
-/// It ends, with all of its connections, when this is dropped.
+/// It ends with all of its connections when it is dropped.
 #[derive(Debug)]
 pub struct Proxy {
     port: u16,
@@ -33,12 +33,12 @@ pub struct Proxy {
 }
 
 impl Proxy {
-    /// Starts a proxy to the broker on this port, on a free port of its own. The broker need not
-    /// be there yet, and may come and go.
+    /// Starts a proxy to the broker on this port, on a free port of its own. The broker may start, stop and restart at
+    /// any time.
     ///
     /// # Errors
     ///
-    /// If the operating system has no port.
+    /// If the operating system has no free port.
     pub async fn start(broker_port: u16) -> anyhow::Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
         let listener = listener.context("cannot listen on any port of 127.0.0.1")?;
@@ -54,27 +54,25 @@ impl Proxy {
         format!("nats://127.0.0.1:{}", self.port)
     }
 
-    /// How many clients are connected to the broker through this proxy. One that ends is counted
-    /// no more as soon as nothing that it has sent can reach the broker.
+    /// The number of clients that are connected to the broker through this proxy. A client that has ended counts until
+    /// none of its bytes can reach the broker any more.
     #[must_use]
     pub fn connections(&self) -> usize {
         self.control.0.borrow().connections
     }
 
-    /// From now on withholds every publish to a subject that starts with `prefix`, and all that its
-    /// client sends behind it: the order of a connection is kept. What the broker sends still
-    /// arrives. A client that ends meanwhile takes with it what is withheld: it is never let
-    /// through (unless it is more than a MiB, behind which the end cannot be seen).
+    /// From now on withholds every publish to a subject that starts with `prefix`, and all that its client sends behind
+    /// it, to keep the order of the connection. The bytes of the broker still pass. If the client ends meanwhile, its
+    /// withheld bytes are dropped (unless they are more than a MiB, behind which the proxy cannot see the end).
     ///
-    /// An acknowledgment of a delivery is a publish as well, to `$JS.ACK.<stream>.…`.
+    /// An ack is a publish as well, to `$JS.ACK.<stream>.…`.
     pub fn hold(&self, prefix: impl Into<String>) {
         let hold = Hold { prefix: prefix.into(), held: None };
         self.control.0.send_modify(|state| state.hold = Some(hold));
     }
 
-    /// Waits until a publish is withheld, and returns its subject: of the first one since
-    /// [`Self::hold`]. All that its client has sent before is on its way to the broker then, and
-    /// gets there even if the client ends.
+    /// Waits for the first publish that is withheld since [`Self::hold`], and returns its subject. All earlier bytes of
+    /// its client are on their way to the broker then, and arrive even if the client ends.
     pub async fn held(&self) -> String {
         loop {
             let mut states = self.control.0.subscribe();
@@ -88,13 +86,12 @@ impl Proxy {
         }
     }
 
-    /// Lets everything through again, first the withheld bytes.
+    /// Passes all bytes again, first the withheld ones.
     pub fn release(&self) {
         self.control.0.send_modify(|state| state.hold = None);
     }
 
-    /// Closes all connections at once, with what is on its way in them, and every new one as soon
-    /// as it comes, until [`Self::mend`].
+    /// Closes all connections at once, and drops the bytes in them. Closes each new one as well, until [`Self::mend`].
     pub fn cut(&self) {
         self.control.0.send_modify(|state| {
             state.link = LinkMode::Cut;
@@ -102,24 +99,23 @@ impl Proxy {
         });
     }
 
-    /// Keeps all connections open and takes new ones, but passes nothing on in either direction,
-    /// not even an end, until [`Self::mend`].
+    /// Keeps all connections open and accepts new ones, but passes nothing on in either direction, not even the end of a
+    /// connection, until [`Self::mend`].
     pub fn hang(&self) {
         self.control.0.send_modify(|state| state.link = LinkMode::Hung);
     }
 
-    /// Breaks all connections off at once, with what is on its way in them, and takes new ones.
+    /// Closes all connections at once, drops the bytes in them, and accepts new ones.
     pub fn reset(&self) {
         self.control.0.send_modify(|state| state.cuts += 1);
     }
 
-    /// Holds up for that long whatever is passed on, in either direction, and all that is behind
-    /// it, until [`Self::mend`].
+    /// Delays all bytes in both directions by this time, until [`Self::mend`].
     pub fn slow(&self, delay: Duration) {
         self.control.0.send_modify(|state| state.link = LinkMode::Slow(delay));
     }
 
-    /// Ends what [`Self::cut`], [`Self::hang`] or [`Self::slow`] began.
+    /// Ends the effect of [`Self::cut`], [`Self::hang`] or [`Self::slow`].
     pub fn mend(&self) {
         self.control.0.send_modify(|state| state.link = LinkMode::Up);
     }
@@ -138,7 +134,7 @@ struct Control(watch::Sender<ProxyState>);
 #[derive(Debug, Default)]
 struct ProxyState {
     link: LinkMode,
-    /// How many times the link was cut: a cut that is mended at once still ends all connections.
+    /// The number of cuts: a cut that is mended at once still ends all connections.
     cuts: u64,
     hold: Option<Hold>,
     connections: usize,
@@ -165,7 +161,7 @@ impl Control {
         !self.0.borrow().hold.as_ref().is_some_and(|hold| subject.starts_with(&hold.prefix))
     }
 
-    /// Puts on record that a publish to this subject is withheld, if it still is, and the first.
+    /// Records that a publish to this subject is withheld, if it is the first since `hold`.
     fn is_withheld(&self, subject: &str) {
         self.0.send_if_modified(|state| match &mut state.hold {
             Some(hold) if hold.held.is_none() && subject.starts_with(&hold.prefix) => {
@@ -181,12 +177,12 @@ impl Control {
         let _ = self.0.subscribe().wait_for(reached).await;
     }
 
-    /// Waits until the link passes something on.
+    /// Waits until the link passes bytes on.
     async fn until_it_flows(&self) {
         self.until(|state| matches!(state.link, LinkMode::Up | LinkMode::Slow(_))).await;
     }
 
-    /// Waits for as long as a slow link takes.
+    /// Waits for the delay of a slow link.
     async fn delay(&self) {
         let link = self.0.borrow().link;
         if let LinkMode::Slow(delay) = link {
@@ -196,7 +192,7 @@ impl Control {
 }
 
 async fn accept(listener: TcpListener, broker_port: u16, control: Arc<Control>) {
-    // With this task end all connections.
+    // All connections end with this task.
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -207,7 +203,7 @@ async fn accept(listener: TcpListener, broker_port: u16, control: Arc<Control>) 
                 }
                 Err(error) => {
                     tracing::warn!(%error, "the proxy cannot accept a connection");
-                    // Such as too many open files: it may pass, but not by asking at once again.
+                    // An error such as too many open files may pass, so the next try comes a moment later.
                     time::sleep(Duration::from_millis(100)).await;
                 }
             }
@@ -223,7 +219,7 @@ async fn connect(mut client: TcpStream, broker_port: u16, control: Arc<Control>)
         }
         state.cuts
     };
-    // A client whose broker is not there sees its connection end.
+    // Without a broker the connection of the client ends.
     let Ok(mut broker) = TcpStream::connect((Ipv4Addr::LOCALHOST, broker_port)).await else {
         return;
     };
@@ -231,7 +227,7 @@ async fn connect(mut client: TcpStream, broker_port: u16, control: Arc<Control>)
     tokio::select! {
         biased;
         () = control.until(|state| state.cuts != cuts) => {
-            // Bytes that the operating system has yet to send are lost as well.
+            // The operating system drops the bytes that it has not sent yet.
             let _ = client.set_zero_linger().and_then(|()| broker.set_zero_linger());
         }
         ended = carry(&mut client, &mut broker, &control) => if let Err(error) = ended {
@@ -241,7 +237,7 @@ async fn connect(mut client: TcpStream, broker_port: u16, control: Arc<Control>)
     control.0.send_modify(|state| state.connections -= 1);
 }
 
-/// Passes on the bytes of both sides, until the broker ends the connection.
+/// Passes on the bytes of both directions, until the broker ends the connection.
 async fn carry(
     client: &mut TcpStream,
     broker: &mut TcpStream,
@@ -272,8 +268,8 @@ async fn pass_on_publishes(
     let mut stream = ClientStream::default();
     loop {
         control.until_it_flows().await;
-        // The end of a client is noticed before its bytes are passed on: a withheld publish of a client
-        // that was killed never happened.
+        // Checks for the end of the client before it passes on its bytes, so that a withheld publish of a killed client
+        // never reaches the broker.
         let ended = read_what_is_there(&client, &mut stream).context("the client broke off")?;
         if ended && stream.withheld().is_some() {
             return Ok(());
@@ -284,7 +280,7 @@ async fn pass_on_publishes(
             control.until_it_flows().await;
         }
         broker.write_all(&passed).await.context("the broker takes nothing")?;
-        // Only now: the test that is told may rely on all before it being on its way.
+        // Only now, because the test relies on all earlier bytes being on their way.
         if let Some(subject) = stream.withheld() {
             control.is_withheld(subject);
         }
@@ -300,7 +296,7 @@ async fn pass_on_publishes(
     }
 }
 
-/// Reads all that has arrived, as long as there is room, and says whether that was the end.
+/// Reads the bytes that have arrived, as long as there is room. Returns whether that was the end.
 fn read_what_is_there(client: &ReadHalf<'_>, stream: &mut ClientStream) -> io::Result<bool> {
     while stream.has_room() {
         stream.end().reserve(16 * 1024);
@@ -308,7 +304,7 @@ fn read_what_is_there(client: &ReadHalf<'_>, stream: &mut ClientStream) -> io::R
             Ok(0) => return Ok(true),
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-            // The end of a client that was killed before it had read everything.
+            // A client that was killed before it had read all bytes ends this way.
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(true),
             Err(error) => return Err(error),
         }
@@ -316,8 +312,8 @@ fn read_what_is_there(client: &ReadHalf<'_>, stream: &mut ClientStream) -> io::R
     Ok(false)
 }
 
-/// Passes on the broker's bytes, until it ends. A client that takes nothing any more is no
-/// reason to end: there may still be something on its way from it.
+/// Passes on the broker's bytes, until the broker ends the connection. If the client reads no more, this continues,
+/// because bytes of the client may still be on their way.
 async fn pass_on(
     mut broker: ReadHalf<'_>,
     mut client: WriteHalf<'_>,
