@@ -1,4 +1,4 @@
-//! The command line: which command to run, and how it ends.
+//! The command line.
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -109,7 +109,7 @@ pub async fn run(cli: LabCli) -> anyhow::Result<ExitCode> {
     let _logs = terminal::init_logs()?;
     let (stop, end) = (CancellationToken::new(), CancellationToken::new());
     let mut signals = StopSignals::listen()?;
-    // Each is cancelled as well where this would hear no signal any more.
+    // Both are also cancelled if this function ends, because no signal is handled after that.
     let tokens = [stop.clone(), end.clone()].map(CancellationToken::drop_guard);
     tokio::spawn(async move {
         for token in tokens {

@@ -15,11 +15,11 @@ pub(crate) struct EventLog {
     started: Instant,
     events: Mutex<Vec<LoggedEvent>>,
     quiet: bool,
-    /// Ends the run where the reader has gone.
+    /// Ends the run if the reader of the output has gone.
     stop: CancellationToken,
 }
 
-/// Something that happened.
+/// An event.
 #[derive(Clone, Debug, Serialize)]
 pub struct LoggedEvent {
     /// Seconds since the beginning.
@@ -29,8 +29,8 @@ pub struct LoggedEvent {
 }
 
 impl EventLog {
-    /// Begins now. A quiet one writes to the standard error, which leaves the standard output to the report.
-    /// Where the reader of the events has gone, as that of `chaos | head`, it stops the run in order.
+    /// Begins now. A quiet log writes to the standard error, and leaves the standard output to the report. If the reader
+    /// of the events has gone, as in `chaos | head`, it stops the run gracefully.
     pub(crate) fn new(quiet: bool, stop: CancellationToken) -> Self {
         Self { started: Instant::now(), events: Mutex::default(), quiet, stop }
     }
@@ -40,7 +40,7 @@ impl EventLog {
         self.started + time
     }
 
-    /// Something happens.
+    /// Records and prints an event.
     pub(crate) fn note(&self, what: impl Display) {
         let at = self.started.elapsed().as_secs_f64();
         let what = what.to_string();

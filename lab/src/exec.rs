@@ -1,4 +1,4 @@
-//! What the lab does beside a system that runs: runs a program, and sends a message that no producer would.
+//! Runs a program beside a running lab, and sends a message that no producer would send.
 
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
@@ -13,7 +13,8 @@ use workqueue::NatsSettings;
 
 use crate::control::{CONTROL_FILE, Lab};
 
-/// Becomes this program, which finds the broker of the lab that runs. One of this workspace is built before.
+/// Replaces this process by the program, with the address of the lab's broker in its environment. A program of this
+/// workspace is built first.
 ///
 /// # Errors
 ///
@@ -41,11 +42,11 @@ pub(crate) async fn exec(words: &[OsString]) -> anyhow::Result<()> {
     )
 }
 
-/// Publishes a message to a queue as it is, and says where it went.
+/// Publishes a message to a queue without any check, and prints its subject and sequence.
 ///
 /// # Errors
 ///
-/// If no lab runs, there is no such queue, or the broker refuses.
+/// If no lab runs, there is no such queue, or the broker refuses the message.
 pub(crate) async fn send(queue: &str, headers: &[String], body: String) -> anyhow::Result<String> {
     let lab = Lab::find()?;
     let names = queues::ALL.map(|queue| queue.stream).join(", ");

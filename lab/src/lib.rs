@@ -1,7 +1,7 @@
 //! The whole system on one machine: runs it ([`up`]), breaks it on purpose ([`chaos`]), measures it ([`mod@bench`]),
-//! compares it with what most build first ([`mod@compare`]), and teaches with it (`lesson`). `control` lets commands and the
-//! page change what `up` runs, and `exec` runs programs beside it. All run the programs as `replica` does, and tell what
-//! happens as `event_log` does; `starts` counts what a rate limit counts; `command` is the command line.
+//! compares it with the usual first designs ([`mod@compare`]), and teaches with it (`lesson`). With `control`, commands and
+//! the page change the system that `up` runs, and `exec` runs programs beside it. `replica` runs one program, `event_log`
+//! prints the events of a run, `starts` counts the started requests, and `command` is the command line.
 
 pub mod bench;
 pub mod chaos;

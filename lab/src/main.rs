@@ -1,4 +1,4 @@
-//! The `lab` program, which is called as `cargo lab`.
+//! The `lab` program: `cargo lab`.
 
 use std::process::ExitCode;
 

@@ -1,4 +1,4 @@
-//! A program of the system, as a process of the lab's.
+//! A program of the system, as a process of the lab.
 
 use std::ffi::OsStr;
 use std::net::SocketAddr;
@@ -14,20 +14,20 @@ use tokio::process::Command;
 use tokio::time::{Instant, sleep, timeout};
 use workqueue::topology;
 
-/// The arguments of `decoupled` for the one process that keeps the topology.
+/// The arguments of `decoupled` for the process that declares the topology and keeps it.
 pub(crate) const WATCH: [&str; 2] = ["declare", "--watch"];
 
-/// How long a replica may take to stop: the drain of the services, and some more.
+/// The time limit for a replica to stop: longer than the drain of the services.
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// How long declaring may take, and how often to look.
 const DECLARE_TIMEOUT: Duration = Duration::from_mins(1);
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// How long a program may take to say where it listens.
+/// The time limit for a program to log its address.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The exit status of a program that makes no sense of a setting.
+/// The exit status of a program with an invalid setting.
 const MISUSED: i32 = 2;
 
 /// A replica of a service, or another program of the system. It is killed when this is dropped.
@@ -38,8 +38,7 @@ pub(crate) struct Replica {
 }
 
 impl Replica {
-    /// Starts a program with these settings on top of what is set in the environment. It logs to a file of
-    /// its name.
+    /// Starts a program with these settings on top of the environment. It logs to a file of its name.
     pub(crate) fn start(
         program: &Path,
         arguments: &[&str],
@@ -52,7 +51,7 @@ impl Replica {
         Self::spawn(command, name, directory)
     }
 
-    /// Runs this as the replica of this name.
+    /// Starts this command as the replica of this name.
     pub(crate) fn spawn(
         mut command: Command,
         name: impl Into<String>,
@@ -72,7 +71,7 @@ impl Replica {
         self.process.id()
     }
 
-    /// Which process it is, or how it ended.
+    /// Its process id, or its exit status.
     pub(crate) fn describe(&mut self) -> String {
         match self.process.try_wait() {
             Ok(None) => format!("{} (pid {})", self.name, self.process.id()),
@@ -82,11 +81,11 @@ impl Replica {
         }
     }
 
-    /// Whether it has not been refused by its own command line.
+    /// Checks that the program has accepted its settings.
     ///
     /// # Errors
     ///
-    /// Its error about an invalid setting.
+    /// If it has ended because of an invalid setting.
     pub(crate) fn could_start(&mut self) -> anyhow::Result<()> {
         match self.process.try_wait()?.and_then(|status| status.code()) {
             Some(MISUSED) => bail!("{} cannot start:\n{}", self.name, self.process.log_text()),
@@ -94,12 +93,11 @@ impl Replica {
         }
     }
 
-    /// Waits until this, which is `declare --watch`, has declared the last of the topology: there is no verdict
-    /// before.
+    /// Waits until this, which is `declare --watch`, has declared the whole topology. The audit needs all of it.
     ///
     /// # Errors
     ///
-    /// Its error about an invalid setting, or what is still missing after a while.
+    /// If a setting is invalid, or a part of the topology is still missing at the time limit.
     pub(crate) async fn wait_until_declared(&mut self, nats: &Context) -> anyhow::Result<()> {
         let until = Instant::now() + DECLARE_TIMEOUT;
         for queue in queues::ALL {
@@ -116,11 +114,11 @@ impl Replica {
         Ok(())
     }
 
-    /// Waits until it says where it listens, in its log after `sign`.
+    /// Waits until it logs its address after `sign`.
     ///
     /// # Errors
     ///
-    /// If it ends before, or says nothing for a while: its log.
+    /// If it ends before that, or does not log it in time. The error has its log.
     pub(crate) async fn listens(&mut self, sign: &str) -> anyhow::Result<SocketAddr> {
         let until = Instant::now() + LISTEN_TIMEOUT;
         while Instant::now() < until && self.process.try_wait()?.is_none() {
@@ -132,19 +130,18 @@ impl Replica {
         bail!("{} does not say where it listens:\n{}", self.name, self.process.log_text())
     }
 
-    /// Asks it to stop in order, even if it is paused.
+    /// Asks it to stop gracefully, even if it is paused.
     pub(crate) fn terminate(&self) {
-        // One that has ended refuses, which is as good.
+        // The error for a process that has ended already is of no interest.
         let _ = self.process.terminate();
         let _ = self.process.resume();
     }
 
-    /// Waits until it has ended, and says how. One that was killed has no exit status, which is no failure
-    /// here.
+    /// Waits until it has ended, and returns its exit status. A killed process has none, which is no failure here.
     ///
     /// # Errors
     ///
-    /// If it does not end in time, or with an exit status that is not 0.
+    /// If it does not end in time, or if its exit status is not 0.
     pub(crate) async fn stopped(&mut self) -> anyhow::Result<ExitStatus> {
         let name = &self.name;
         let ended = timeout(STOP_TIMEOUT, self.process.wait()).await;
@@ -156,7 +153,7 @@ impl Replica {
     }
 }
 
-/// The rate of each of several requestors, which together have this rate.
+/// The rate of one of several requestors that together have this rate.
 pub(crate) fn share(rate: requestor::Rate, requestors: u32) -> String {
     match rate {
         requestor::Rate::Zero => "0".to_owned(),

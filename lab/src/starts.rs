@@ -1,4 +1,4 @@
-//! When requests were started, which a rate limit counts.
+//! The starts of requests, which a rate limit counts.
 
 use std::collections::BTreeMap;
 
@@ -6,11 +6,11 @@ use contract::facts::{STORED, Stored};
 use workqueue::reading::ReadStreamError;
 use workqueue::{Connection, Fact, reading};
 
-/// How many of the requests whose strings are stored were started in each second of the clock.
+/// The number of requests that were started in each second of the clock, of those whose strings are stored.
 ///
 /// # Errors
 ///
-/// If the broker does not show its facts.
+/// If the facts cannot be read.
 pub async fn starts_by_second(
     connection: &Connection,
 ) -> Result<BTreeMap<i64, u64>, ReadStreamError> {

@@ -1,6 +1,6 @@
 //! The colours of all pictures, in light and dark: those of the page.
 
-/// CSS that sets them for an SVG file.
+/// The CSS of an SVG file with these colours.
 pub(crate) const THEME: &str = "
 svg { --ground: #f6f6f2; --ink: #1b2330; --soft: #566072; --line: #c3c8d1; --out: #dfe2e8;
       --once: #14785f; --late: #e3a43a; --bad: #b42318; }

@@ -1,4 +1,4 @@
-//! Times, as plans and reports have them.
+//! Times in plans and reports.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! The baseline: messages of the same size as ours, each under a subject of its own, as many under way at a time as
-//! it takes.
+//! The baseline: publishes of messages of the same size as ours, each under a subject of its own, with the number of
+//! concurrent publishes at which they are fastest.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -18,20 +18,20 @@ use workqueue::JobId;
 
 use super::round::{Round, WRITES, per_second};
 
-/// How many publishes are under way at a time. The best of these counts.
+/// The numbers of concurrent publishes. The fastest one counts.
 const OUTSTANDING: [usize; 3] = [256, 1024, 4096];
 
-/// How long a confirmation may take.
+/// The time limit for a confirmation.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Measures it for messages of the size that a round trip has with one string.
+/// Measures the baseline for messages of the size of those in a round trip with one string.
 pub(super) async fn measure(round: &mut Round<'_>) -> anyhow::Result<f64> {
     let baseline = best(round, false, round.sizes.publishes).await?;
     round.figures.add_rate("baseline", baseline, 1.0);
     Ok(baseline)
 }
 
-/// The best of several numbers of publishes under way.
+/// The highest rate, over several numbers of concurrent publishes.
 pub(super) async fn best(round: &Round<'_>, sync: bool, publishes: u64) -> anyhow::Result<f64> {
     let body = Bytes::from(vec![b'.'; usual_size()]);
     let mut best = 0.0_f64;
@@ -44,7 +44,7 @@ pub(super) async fn best(round: &Round<'_>, sync: bool, publishes: u64) -> anyho
     Ok(best)
 }
 
-/// How long that many publishes take.
+/// The time for this many publishes.
 async fn publish(
     client: &Client,
     body: &Bytes,
@@ -79,8 +79,8 @@ async fn publish(
     Ok(taken)
 }
 
-/// How many bytes each of the writes of a round trip has in the mean, without its headers: three messages and
-/// three facts, with one string of 64 characters.
+/// The mean size in bytes of the writes of a round trip, without headers: three messages and three facts, with one
+/// string of 64 characters.
 fn usual_size() -> usize {
     let amount = Amount::new(1, 64).expect("it is within the limits");
     let values = Strings::try_from(vec!["a".repeat(64)]).expect("they are within the limits");
@@ -99,7 +99,7 @@ fn usual_size() -> usize {
     let response_size = json_size(&response);
     let stored_size = json_size(&Acknowledgment::new(response, instance, at));
     let received = Received { id, values, marked_by: instance.to_owned(), received_at: at };
-    // The request and its acknowledgment are both a message and a fact.
+    // The request and the acknowledgment are each written twice: as a message and as a fact.
     let all = 2 * request_size + response_size + 2 * stored_size + json_size(&received);
     let writes = usize::try_from(WRITES).expect("there are few");
     all / writes

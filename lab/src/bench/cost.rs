@@ -1,5 +1,4 @@
-//! What the two sides cost: processor time for each round trip, memory, and what they need when there is nothing
-//! to do.
+//! The cost of the two services: processor time for each round trip, memory, and both while idle.
 
 use std::fs;
 use std::time::Duration;
@@ -10,7 +9,7 @@ use tokio::time::{Instant, sleep};
 use super::deployment::BenchDeployment;
 use super::round::{Each, Round, real};
 
-/// Notes the cost of that many round trips.
+/// Records the cost of this many round trips.
 pub(super) fn of_round_trips(round: &mut Round<'_>, processor: Each<Duration>) {
     let requests = round.sizes.requests;
     let per_round_trip = |time| microseconds_of_each(requests, time);
@@ -22,12 +21,12 @@ pub(super) fn of_round_trips(round: &mut Round<'_>, processor: Each<Duration>) {
     round.figures.add("processor_share", share * 100.0);
 }
 
-/// How many microseconds each of so many round trips has taken of this time.
+/// The microseconds of this time for each of this many round trips.
 pub(super) fn microseconds_of_each(round_trips: u64, time: Duration) -> f64 {
     time.as_secs_f64() * 1e6 / real(round_trips)
 }
 
-/// Notes the most memory that each had in any part of the round so far.
+/// Records the largest memory of each process in the round so far.
 pub(super) fn of_memory(round: &mut Round<'_>) {
     let Each { broker, requestor, generator } = round.peak;
     round.figures.add("memory_broker", megabytes_of(broker));
@@ -35,10 +34,10 @@ pub(super) fn of_memory(round: &mut Round<'_>) {
     round.figures.add("memory_generator", megabytes_of(generator));
 }
 
-/// Measures starting, and doing nothing.
+/// Measures the start, and idle services.
 pub(super) async fn of_idleness(round: &mut Round<'_>) -> anyhow::Result<()> {
     let mut deployment = BenchDeployment::new(round, false).await?;
-    // The first one on a broker declares what is on it, and is not counted.
+    // The first service on a broker declares the topology, so its start does not count.
     deployment.start_generator(&[])?;
     deployment.ready(Instant::now()).await?;
     let started = Instant::now();
@@ -77,7 +76,7 @@ pub(super) async fn of_idleness(round: &mut Round<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// From what the system calls kB, which has 1,024 bytes.
+/// Converts from the system's kB, which has 1,024 bytes.
 pub(super) fn megabytes_of(kilobytes: u64) -> f64 {
     real(kilobytes) * 1.024 / 1000.0
 }

@@ -1,4 +1,4 @@
-//! Curves: how figures grow with an amount, as tables and as one picture.
+//! Curves: the growth of figures with an amount, as tables and as one picture.
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
@@ -9,12 +9,12 @@ use super::figures::{Spread, with_commas};
 use super::round::real;
 use crate::theme::THEME;
 
-/// How one figure grows.
+/// The growth of one figure.
 #[derive(Clone, Debug, Serialize)]
 pub struct Curve {
-    /// What grows: "requests waiting".
+    /// The amount that grows, such as "requests waiting".
     pub along: &'static str,
-    /// What is measured: "audit".
+    /// The figure that is measured, such as "audit".
     pub title: &'static str,
     /// The unit of the values.
     pub unit: &'static str,
@@ -28,7 +28,7 @@ pub struct Curve {
 pub struct Curves(Vec<Curve>);
 
 impl Curves {
-    /// Notes the value of a round.
+    /// Records the value of a round.
     pub(super) fn add(
         &mut self,
         (along, amount): (&'static str, u64),
@@ -39,7 +39,7 @@ impl Curves {
         let key = (along, title, unit);
         let found = self.0.iter().position(|curve| (curve.along, curve.title, curve.unit) == key);
         let index = found.unwrap_or_else(|| {
-            // Beside those that share its panel.
+            // Next to the curves of the same panel.
             let last = self.0.iter().rposition(|curve| (curve.along, curve.unit) == (along, unit));
             let index = last.map_or(self.0.len(), |last| last + 1);
             self.0.insert(index, Curve { along, title, unit, points: BTreeMap::new() });
@@ -48,7 +48,7 @@ impl Curves {
         self.0[index].points.entry(amount).or_default().push(value);
     }
 
-    /// Whether none was measured.
+    /// Whether no curve was measured.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
@@ -119,7 +119,7 @@ text { font: 12px system-ui, sans-serif; fill: var(--soft); }
 ";
 
 impl Curves {
-    /// Draws them, a panel for those that share what grows and their unit.
+    /// Draws the curves, with one panel for those with the same amount and unit.
     pub(super) fn draw(&self) -> String {
         let panels: Vec<&[Curve]> = self.groups(|curve| (curve.along, curve.unit)).collect();
         let (columns, rows) = (real(COLUMNS as u64), real(panels.len().div_ceil(COLUMNS) as u64));

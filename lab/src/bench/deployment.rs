@@ -17,19 +17,19 @@ use workqueue::{Bucket, Connection, Fact, topology};
 
 use super::round::{Each, Round};
 
-/// How often the processes and the state of the broker are polled.
+/// The interval at which the processes and the state of the broker are polled.
 const POLL: Duration = Duration::from_millis(20);
 
-/// How often a process that starts is polled.
+/// The interval at which a starting process is polled.
 const POLL_OFTEN: Duration = Duration::from_millis(1);
 
-/// How long anything may take that moves on.
+/// The time limit without any progress.
 const PATIENCE: Duration = Duration::from_mins(5);
 
-/// How long the last settlements may take.
+/// The time limit for the last settlements.
 const LAST_WAIT: Duration = Duration::from_mins(1);
 
-/// A process of one of the two sides.
+/// A process of one of the two services.
 struct Service {
     process: Process,
     /// The processor time so far, or until it ended.
@@ -49,17 +49,17 @@ pub(super) struct BenchDeployment {
     brokers_before: Duration,
     /// The processor time in all.
     pub(super) processor: Each<Duration>,
-    /// The most memory of a process, in kB.
+    /// The largest memory of a process, in kB.
     peak: Each<u64>,
 }
 
 impl BenchDeployment {
-    /// A broker, which everything is durable on where `sync`, and no services yet.
+    /// A broker without services. With `sync` it syncs each write to the disk.
     pub(super) async fn new(round: &Round<'_>, sync: bool) -> anyhow::Result<Self> {
         Self::on(round.broker(sync).await?.into(), round).await
     }
 
-    /// The same on these brokers.
+    /// A deployment on these brokers.
     pub(super) async fn on(brokers: Brokers, round: &Round<'_>) -> anyhow::Result<Self> {
         let connection = round.connect(&brokers.url()).await?;
         Ok(Self {
@@ -103,7 +103,7 @@ impl BenchDeployment {
         Ok(Service { process, processor: Duration::ZERO })
     }
 
-    /// Starts any program with these arguments and settings, beside those that the usage is noted of.
+    /// Starts any program with these arguments and settings. Its usage does not count.
     pub(super) fn spawn(
         &self,
         program: &Path,
@@ -114,14 +114,14 @@ impl BenchDeployment {
         command.env("NATS_URL", self.brokers.url()).env("LOG_FORMAT", "pretty");
         command.env("RUST_LOG", "info");
         command.args(arguments).envs(settings.iter().copied());
-        // Every process has a log of its own, where it says which port it has.
+        // Each process has a log of its own, because the log has its port.
         let name = program.file_name().unwrap_or_default();
         let log = tempfile::Builder::new().prefix(name).suffix(".log").tempfile_in(&self.logs);
         let (_, log) = log.and_then(|file| Ok(file.keep()?)).context("cannot create a log")?;
         Process::spawn(command, log)
     }
 
-    /// How long after this moment all started processes are ready.
+    /// The time from this moment until all started processes are ready.
     pub(super) async fn ready(&mut self, since: Instant) -> anyhow::Result<Duration> {
         for service in self.requestors.iter_mut().chain(&mut self.generators) {
             ready(&mut service.process).await?;
@@ -129,8 +129,8 @@ impl BenchDeployment {
         Ok(since.elapsed())
     }
 
-    /// Waits until that many requests are marked as received, and notes what was used for it. Makes sure
-    /// that all of it was done, and nothing else: runs that fail the audit are discarded.
+    /// Waits until this many requests are marked as received, and records the usage. Runs the audit: a run that fails it
+    /// is discarded.
     pub(super) async fn received(
         &mut self,
         total: u64,
@@ -145,13 +145,13 @@ impl BenchDeployment {
         Ok(())
     }
 
-    /// Waits until there are that many of these facts.
+    /// Waits until this many of these facts exist.
     pub(super) async fn count(&mut self, bucket: Bucket, total: u64) -> anyhow::Result<()> {
         let limit = Instant::now() + PATIENCE;
         loop {
             self.note_usage();
             let count = topology::bucket_state(self.nats(), bucket).await;
-            // It is not there before a service has declared it.
+            // The bucket does not exist before a service has declared it.
             let count = count.map(|state| state.state.messages).unwrap_or_default();
             if count >= total {
                 return Ok(());
@@ -170,7 +170,7 @@ impl BenchDeployment {
         }
     }
 
-    /// Stops the requestors and the generators in order, whose usage is not counted any more.
+    /// Stops the requestors and the generators gracefully. Their usage does not count any more.
     pub(super) async fn stop(&mut self) -> anyhow::Result<()> {
         for Service { mut process, .. } in
             self.requestors.drain(..).chain(self.generators.drain(..))
@@ -182,7 +182,7 @@ impl BenchDeployment {
         Ok(())
     }
 
-    /// Notes what the processes have used so far. A process that has ended counts with its last figures.
+    /// Records the usage of the processes so far. A process that has ended counts with its last figures.
     pub(super) fn note_usage(&mut self) {
         let most =
             |peak: &mut u64, id| *peak = usage::peak_memory(id).unwrap_or_default().max(*peak);
@@ -203,7 +203,7 @@ impl BenchDeployment {
         };
     }
 
-    /// The memory of the two sides now, in kB.
+    /// The current memory of the two services, in kB.
     pub(super) fn memory(&self) -> (u64, u64) {
         let most = |services: &[Service]| {
             services.iter().filter_map(|service| service.process.memory()).max().unwrap_or_default()
@@ -211,7 +211,7 @@ impl BenchDeployment {
         (most(&self.requestors), most(&self.generators))
     }
 
-    /// The memory of the broker that has the most now, in kB.
+    /// The current memory of the broker with the largest memory, in kB.
     pub(super) fn broker_memory(&self) -> u64 {
         let ids = self.brokers.iter().filter_map(Broker::id);
         ids.filter_map(usage::memory).max().unwrap_or_default()
@@ -235,12 +235,12 @@ impl BenchDeployment {
     }
 }
 
-/// How long processors have worked for all of them so far.
+/// The processor time of all these processes so far.
 fn processor_time(brokers: &Brokers) -> Duration {
     brokers.iter().filter_map(Broker::id).filter_map(usage::processor_time).sum()
 }
 
-/// Waits until a program says that it is ready.
+/// Waits until a program reports that it is ready.
 pub(super) async fn ready(process: &mut Process) -> anyhow::Result<()> {
     let limit = Instant::now() + PATIENCE;
     loop {

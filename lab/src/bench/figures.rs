@@ -10,7 +10,7 @@ struct Measure {
     /// Its name, for people.
     title: &'static str,
     unit: &'static str,
-    /// With how many digits after the point people are shown it.
+    /// The number of decimals in the table.
     #[serde(skip)]
     digits: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -104,7 +104,7 @@ const MEASURES: [Measure; 41] = [
     measure("ready_requestor", "a requestor is ready after", "ms", 0).at_most(100.0),
     measure("idle_memory_requestor", "memory of an idle requestor", "MB", 1).at_most(10.0),
     measure("idle_memory_generator", "memory of an idle generator", "MB", 1).at_most(10.0),
-    // What `ps` and `top` show as nothing: less than a thousandth of a processor.
+    // In a smaller unit than that of `ps` and `top`: it is less than a thousandth of a processor.
     measure("idle_processor_requestor", "processor time of an idle requestor", "%", 2).at_most(0.1),
     measure("idle_processor_generator", "processor time of an idle generator", "%", 2).at_most(0.1),
     measure("size_requestor", "program of the requestor", "MB", 1).at_most(10.0),
@@ -117,11 +117,11 @@ const MEASURES: [Measure; 41] = [
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Goal {
-    /// At least that much.
+    /// At least this.
     AtLeast(f64),
-    /// At most that much.
+    /// At most this.
     AtMost(f64),
-    /// At least that share of the baseline.
+    /// At least this share of the baseline.
     OfTheBaseline(f64),
 }
 
@@ -132,7 +132,7 @@ pub struct Figure {
     measure: Measure,
     /// The values, round by round.
     pub values: Vec<f64>,
-    /// The middle of it, and its ends.
+    /// The median, and the ends of the spread.
     pub spread: Spread,
     /// The share of the baseline of the same round, for figures that compare with it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -144,14 +144,14 @@ pub struct Figure {
     pub met: Option<bool>,
 }
 
-/// The middle of several values, and their ends.
+/// The median of several values, and their extremes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Spread {
-    /// The one in the middle; of an even number the greater of the two.
+    /// The value in the middle; of an even number of values, the greater of the two.
     pub median: f64,
-    /// The least.
+    /// The lowest value.
     pub lowest: f64,
-    /// The greatest.
+    /// The highest value.
     pub highest: f64,
 }
 
@@ -170,12 +170,12 @@ impl Spread {
 pub(super) struct Figures(Vec<Figure>);
 
 impl Figures {
-    /// Notes the value of a round for the figure of this name.
+    /// Records the value of a round for the figure of this name.
     pub(super) fn add(&mut self, name: &str, value: f64) {
         self.note(name, value, None);
     }
 
-    /// Notes a rate, and its share of the baseline.
+    /// Records a rate, and its share of the baseline.
     pub(super) fn add_rate(&mut self, name: &str, value: f64, share: f64) {
         self.note(name, value, Some(share));
     }

@@ -1,4 +1,4 @@
-//! How it grows: with more generators on the same machine, and with a queue that is full of work.
+//! The speed with more generators on the same machine, and with a queue that is full of work.
 
 use anyhow::Context as _;
 use contract::facts::{self, Received, Stored};
@@ -41,7 +41,7 @@ pub(super) async fn measure(
     Ok(())
 }
 
-/// How many round trips a second come out of a queue that was full before the first generator started.
+/// The round trips a second out of a queue that was full before the first generator started.
 async fn out_of_backlog(round: &mut Round<'_>) -> anyhow::Result<f64> {
     let backlog = round.sizes.backlog;
     let mut deployment = self::backlog(round, backlog).await?;
@@ -56,12 +56,12 @@ async fn out_of_backlog(round: &mut Round<'_>) -> anyhow::Result<f64> {
     Ok(per_second(backlog, taken))
 }
 
-/// A deployment without services, where so many requests wait.
+/// A deployment without services, in which this many requests wait.
 pub(super) async fn backlog(round: &Round<'_>, requests: u64) -> anyhow::Result<BenchDeployment> {
     let limit = requests.to_string();
     let mut deployment = BenchDeployment::new(round, false).await?;
     deployment.start_requestor(&[("REQUEST_RATE", "max"), ("QUEUE_LIMIT", &limit)])?;
-    // Until the queue takes no more. Requests that it has refused are given up.
+    // Until the queue is full. The requestor gives up the refused requests.
     deployment.count(facts::REQUESTED, requests).await?;
     deployment.stop().await?;
     let nats = deployment.connection.context();

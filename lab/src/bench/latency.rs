@@ -1,9 +1,9 @@
-//! How long a round trip takes, from the moment at which it was to be asked for to its mark.
+//! The latency of a round trip, from the moment at which its request was due to its mark.
 //!
-//! The requestor asks by a schedule, and does not wait for answers. Where the machine is too busy for it to
-//! keep to that schedule, the wait began when the request was due, not when the requestor
-//! published it: else the slowest round trips would hide those behind them (coordinated omission). After a
-//! longer standstill the requestor begins its schedule anew, and so does this.
+//! The requestor makes requests by a schedule, and does not wait for answers. If the machine is too busy for the
+//! schedule, the latency counts from the time at which the request was due, not from its publish. Otherwise the slowest
+//! round trips would hide the delay of those behind them (coordinated omission). After a longer standstill the requestor
+//! begins its schedule anew, and so does this measurement.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -20,16 +20,16 @@ use workqueue::{Bucket, Fact, JobId, batch};
 use super::deployment::BenchDeployment;
 use super::round::{Round, real, whole};
 
-/// The beginning is not counted: the two sides get to know their broker and each other.
+/// The time at the beginning that does not count: the services connect and warm up.
 const WARM_UP: Duration = Duration::from_secs(1);
 
 /// The share of full speed.
 const SHARE: f64 = 0.6;
 
-/// How many facts are read with one question.
+/// The number of facts that are read with one question.
 const AT_A_TIME: usize = 1000;
 
-/// Measures it where there is little to do, and where there is much.
+/// Measures the latency at a low load, and at a high one.
 pub(super) async fn measure(
     round: &mut Round<'_>,
     round_trips_per_second: f64,
@@ -39,7 +39,7 @@ pub(super) async fn measure(
     at(round, "busy", round_trips_per_second * SHARE, busy).await
 }
 
-/// Measures it at this rate, as the figures of this load.
+/// Measures the latency at this rate, for the figures of this load.
 async fn at(round: &mut Round<'_>, load: &str, rate: f64, time: Duration) -> anyhow::Result<()> {
     let total = whole(rate * (WARM_UP + time).as_secs_f64());
     let mut deployment = BenchDeployment::new(round, false).await?;
@@ -76,10 +76,10 @@ async fn at(round: &mut Round<'_>, load: &str, rate: f64, time: Duration) -> any
     Ok(())
 }
 
-/// How long each of these round trips took, from when it was due. Each has the moment of asking and that of the
-/// mark, and they are in the order of asking.
+/// The latency of each of these round trips, from the time at which it was due. Each has the times of its request and of
+/// its mark. They are in the order of their requests.
 fn latencies(round_trips: &[(Timestamp, Timestamp)], interval: Duration) -> Vec<Duration> {
-    // No request is early, so the one nearest to the schedule tells when it began.
+    // No request is early, so the request with the smallest delay shows when the schedule began.
     let begun = |(index, (asked, _)): (u32, &(Timestamp, Timestamp))| *asked - interval * index;
     let Some(start) = (0..).zip(round_trips).map(begun).min() else { return Vec::new() };
     let since_start = |time: Timestamp| time.duration_since(start).unsigned_abs();
@@ -120,7 +120,7 @@ mod tests {
 
     #[test]
     fn late_request_counts_as_waiting_since_it_was_due() {
-        // One a 10 ms, and the machine stood still from 10 to 40.
+        // One request each 10 ms. The machine stood still from 10 to 40.
         let round_trips = [(0, 1), (40, 41), (41, 43), (42, 44), (43, 46), (50, 51)];
         let round_trips = round_trips.map(|(asked, end)| (at(asked), at(end)));
         let took = latencies(&round_trips, 10 * MS);
@@ -129,7 +129,7 @@ mod tests {
 
     #[test]
     fn schedule_begins_with_the_request_that_was_on_time() {
-        // The first came late, the others did not.
+        // Only the first one came late.
         let round_trips = [(3, 4), (10, 11), (20, 21)].map(|(asked, end)| (at(asked), at(end)));
         assert_eq!(latencies(&round_trips, 10 * MS), [4 * MS, MS, MS]);
         assert!(latencies(&[], MS).is_empty());
@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn standstill_is_not_charged_to_requests_after_it() {
-        // One a 10 ms. The machine stood still from 10 to 300, of which the requestor makes up for the last 100 ms.
+        // One request each 10 ms. The machine stood still from 10 to 300. The requestor makes up for the last 100 ms.
         let mut round_trips = vec![(0, 1), (300, 301)];
         round_trips.extend((0..10).map(|index| (301 + index, 311 + index)));
         round_trips.extend((0..5).map(|index| (310 + 10 * index, 311 + 10 * index)));

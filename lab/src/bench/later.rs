@@ -1,4 +1,4 @@
-//! Whether what is due is done in time, however much of it is due at once.
+//! The delay of requests of which many are due at the same moment.
 
 use std::time::Duration;
 
@@ -13,13 +13,13 @@ use workqueue::{Metrics, Producer, Settings, now, reading};
 use super::deployment::BenchDeployment;
 use super::round::Round;
 
-/// How many are submitted at a time.
+/// The number of requests that are submitted at a time.
 const AT_A_TIME: usize = 64;
 
-/// How long submitting them may take: so much later they are due.
+/// The time until they are due, in which all of them have to be submitted.
 const SUBMITTING: Duration = Duration::from_secs(20);
 
-/// How much later than its time the last of many requests was asked for that were all due at the same moment.
+/// Measures the delay with which the last of many requests is submitted, all of which are due at the same moment.
 pub(super) async fn measure(round: &mut Round<'_>) -> anyhow::Result<()> {
     let count = round.sizes.due;
     let mut deployment = BenchDeployment::new(round, false).await?;

@@ -11,19 +11,19 @@ use serde::Serialize;
 /// The machine, and the versions of the programs.
 #[derive(Clone, Debug, Serialize)]
 pub struct Machine {
-    /// How many processors there are for all that runs.
+    /// The number of processors.
     pub cores: usize,
     /// Their model.
     pub processor: String,
     /// The system and its version.
     pub kernel: String,
-    /// Where the broker keeps its messages.
+    /// The file system of the broker's store.
     pub file_system: String,
-    /// Which broker it was.
+    /// The version of the broker.
     pub broker: String,
     /// The compiler of the services.
     pub compiler: String,
-    /// Which version of the sources it was, and whether they have been changed since.
+    /// The commit of the sources, and whether they have changed since.
     pub commit: String,
     /// When it was measured.
     pub at: Timestamp,
@@ -69,7 +69,7 @@ fn file_system<'a>(mounts: &'a str, directory: &Path) -> Option<&'a str> {
         let (point, kind) = (Path::new(fields.next()?), fields.next()?);
         directory.starts_with(point).then(|| (point.components().count(), kind))
     });
-    // Of two at the same place the later one counts.
+    // Of two file systems at the same place the later one counts.
     mounted.max_by_key(|(depth, _)| *depth).map(|(_, kind)| kind)
 }
 

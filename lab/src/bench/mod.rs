@@ -4,17 +4,17 @@
 //! | --- | --- |
 //! | the publishes that the broker confirms | `baseline` |
 //! | round trips and strings a second at full speed | `saturation` |
-//! | how long a round trip takes | `latency` |
+//! | the latency of a round trip | `latency` |
 //! | processor time and memory, at work and idle | `cost` |
 //! | more generators, and a queue full of work | `growth` |
 //! | urgent requests beside others | `priorities` |
 //! | a rate limit over five generators | `rates` |
 //! | many requests that are due at once | `later` |
-//! | curves up to a million requests, and more of everything | `scale` |
-//! | the same job on other systems, by itself | `peers` |
+//! | curves up to a million requests, and more replicas, browsers and brokers | `scale` |
+//! | the same job on other systems, only with `--peers` | `peers` |
 //!
-//! Each part has a new broker, and each round has all parts: other load on the machine falls on all of
-//! them, and a figure is compared with the baseline of its own round.
+//! Each part has a new broker, and each round has all parts. So other load on the machine affects all parts, and a figure
+//! is compared with the baseline of its own round.
 
 mod baseline;
 mod cost;
@@ -55,14 +55,14 @@ use report::PICTURE;
 use round::{Each, Round};
 use settings::Sizes;
 
-/// Measures, and tells on the standard error how far it is.
+/// Measures, and prints its progress to the standard error.
 ///
 /// # Errors
 ///
-/// If something cannot be built or started, or anything was lost or doubled.
+/// If something cannot be built or started, or a request was lost or doubled.
 pub async fn bench(settings: &BenchSettings) -> anyhow::Result<BenchReport> {
     let programs = programs::build().await?;
-    // Not among the temporary files, which some systems keep in memory.
+    // Not in the directory for temporary files, which some systems keep in memory.
     let directory = RunDirectory::make("bench")?;
     let report = run(&programs, directory.path(), settings).await;
     if report.is_err() {

@@ -1,4 +1,4 @@
-//! Whether priorities hold: an urgent request passes a backlog, and what is not urgent goes on all the same.
+//! The effect of priorities: an urgent request overtakes a backlog, and the other requests do not starve.
 
 use std::time::Duration;
 
@@ -14,13 +14,13 @@ use workqueue::{JobId, Metrics, Priority, Producer, Settings, Trace, read_fact};
 use super::deployment::BenchDeployment;
 use super::round::{Round, real};
 
-/// How many requests are submitted at a time.
+/// The number of requests that are submitted at a time.
 const AT_A_TIME: usize = 64;
 
-/// The generator works on that many at a time, each of which takes that long.
+/// The generator's concurrency, and the time of its work on each request.
 const WORK: [(&str, &str); 2] = [("CONCURRENCY", "16"), ("WORK_TIME", "10ms")];
 
-/// How many urgent requests come while a backlog waits, and the time between them.
+/// The number of urgent requests that come while a backlog waits, and the time between them.
 const URGENT: (usize, Duration) = (20, Duration::from_millis(20));
 
 /// Measures both.
@@ -29,7 +29,7 @@ pub(super) async fn measure(round: &mut Round<'_>) -> anyhow::Result<()> {
     low_among_urgent(round).await
 }
 
-/// How long the slowest of some urgent requests took while a backlog of others waited.
+/// The time of the slowest urgent request while a backlog of others waits.
 async fn urgent_among_low(round: &mut Round<'_>) -> anyhow::Result<()> {
     let backlog = round.sizes.low;
     let mut deployment = BenchDeployment::new(round, false).await?;
@@ -58,7 +58,7 @@ async fn urgent_among_low(round: &mut Round<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Which share of the work were requests of low priority, while more urgent ones came than could be done.
+/// The share of requests of low priority in the work, while more urgent ones come than the generator can handle.
 async fn low_among_urgent(round: &mut Round<'_>) -> anyhow::Result<()> {
     let low = round.sizes.low;
     let mut deployment = BenchDeployment::new(round, false).await?;
@@ -66,7 +66,7 @@ async fn low_among_urgent(round: &mut Round<'_>) -> anyhow::Result<()> {
     ask(&producer, Priority::Low, low).await?;
     deployment.start_requestor(&[("REQUEST_RATE", "max"), ("REQUEST_PRIORITY", "high")])?;
     deployment.ready(Instant::now()).await?;
-    // Once there are more than are done in the time.
+    // Once more requests wait than are handled in this time.
     deployment.count(facts::REQUESTED, low * 2).await?;
     deployment.start_generator(&WORK)?;
     deployment.count(facts::STORED, low / 2).await?;
@@ -80,12 +80,12 @@ async fn low_among_urgent(round: &mut Round<'_>) -> anyhow::Result<()> {
 pub(super) async fn producer(deployment: &BenchDeployment) -> anyhow::Result<Producer> {
     let (limits, metrics) = (Settings::from_env().limits, Metrics::new("bench"));
     let producer = Producer::new(&deployment.connection, limits, AT_A_TIME, &metrics);
-    // All of it before the first request, or the audit would find requests that are older than the store.
+    // The whole topology before the first request. Otherwise the audit would find requests that are older than the store.
     producer.declare(&contract::topology()).await?;
     Ok(producer)
 }
 
-/// Asks for so many strings, each in a request of this priority. Returns their ids.
+/// Submits this many requests of this priority, each for one string. Returns their ids.
 pub(super) async fn ask(
     producer: &Producer,
     priority: Priority,
@@ -102,7 +102,7 @@ pub(super) async fn ask(
     stream::iter(0..count).map(asking).buffer_unordered(AT_A_TIME).try_collect().await
 }
 
-/// How many requests of this priority are neither answered nor given up.
+/// The number of requests of this priority that wait or are in flight.
 async fn waiting(deployment: &BenchDeployment, priority: Priority) -> anyhow::Result<u64> {
     let queue = observe::queue(&deployment.connection, REQUESTS).await?;
     let lane = queue.lanes.into_iter().find(|lane| lane.priority == priority);

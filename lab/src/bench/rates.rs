@@ -1,4 +1,4 @@
-//! Whether a rate limit holds over several processes, is used, and what it costs.
+//! A rate limit over several processes: whether it holds, how much of it is used, and its cost.
 
 use anyhow::{Context as _, ensure};
 use contract::queues::REQUESTS;
@@ -16,7 +16,7 @@ use crate::starts_by_second;
 const LIMIT: (u64, &str) = (1000, "1000");
 const GENERATORS: usize = 5;
 
-/// Measures a backlog that several generators work off.
+/// Measures while several generators work off a backlog.
 pub(super) async fn measure(round: &mut Round<'_>) -> anyhow::Result<()> {
     let backlog = round.sizes.limited;
     let mut deployment = BenchDeployment::new(round, false).await?;
@@ -31,7 +31,7 @@ pub(super) async fn measure(round: &mut Round<'_>) -> anyhow::Result<()> {
     deployment.ready(Instant::now()).await?;
     deployment.received(backlog, round).await?;
     let mut asked = 0;
-    // Without tokio's budget, after which nothing seems to be there.
+    // Without tokio's budget: once it is used up, the channel would seem empty.
     while let Some(Some(_)) = unconstrained(questions.next()).now_or_never() {
         asked += 1;
     }
@@ -39,7 +39,7 @@ pub(super) async fn measure(round: &mut Round<'_>) -> anyhow::Result<()> {
     let highest = *seconds.values().max().context("nothing was started")?;
     round.figures.add("rate_exceeded_by", real(highest.saturating_sub(LIMIT.0)));
     round.figures.add("rate_highest_second", real(highest));
-    // In the first second some of them started, and in the last there was not enough to do.
+    // Without the first second, in which some generators started, and the last one, in which too few requests were left.
     let mut whole: Vec<u64> = seconds.into_values().skip(1).collect();
     whole.pop();
     ensure!(!whole.is_empty(), "there was not enough to do for three seconds");

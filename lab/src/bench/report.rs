@@ -13,13 +13,13 @@ use super::machine::Machine;
 pub struct BenchReport {
     /// The machine.
     pub machine: Machine,
-    /// How many rounds the figures are of.
+    /// The number of rounds.
     pub rounds: u32,
-    /// Whether so little was done that the figures mean nothing.
+    /// Whether the run was a test, whose figures mean nothing.
     pub quick: bool,
     /// The figures.
     pub figures: Vec<Figure>,
-    /// How some of them grow.
+    /// The curves.
     pub curves: Curves,
 }
 
@@ -27,7 +27,7 @@ pub struct BenchReport {
 pub(super) const PICTURE: &str = "docs/growth.svg";
 
 impl BenchReport {
-    /// The file that keeps the last run.
+    /// The file with the last run.
     #[must_use]
     pub fn file(&self) -> String {
         let Machine { cores, processor, kernel, file_system, broker, compiler, commit, at } =
@@ -78,7 +78,7 @@ impl fmt::Display for BenchReport {
     }
 }
 
-/// A table in Markdown, aligned, so that it can be read as it is.
+/// A table in Markdown, with aligned columns.
 pub(super) fn table<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> String {
     let head = head.map(str::to_owned);
     let mut widths = [3; N];

@@ -1,4 +1,4 @@
-//! One round of all measurements, and what they share.
+//! One round of all measurements, with their shared parts.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -12,7 +12,7 @@ use super::curves::Curves;
 use super::figures::Figures;
 use super::settings::Sizes;
 
-/// How many durable writes a round trip has: three messages, and three facts.
+/// The number of durable writes of a round trip: three messages, and three facts.
 pub(super) const WRITES: u64 = 6;
 
 /// The usage of each of the three parts, in the order of the flow through them.
@@ -27,22 +27,22 @@ pub(super) struct Each<T> {
 pub(super) struct Round<'a> {
     pub(super) programs: &'a Programs,
     pub(super) sizes: Sizes,
-    /// Where the brokers and the logs are.
+    /// The directory of the brokers and the logs.
     pub(super) directory: &'a Path,
     pub(super) figures: &'a mut Figures,
     pub(super) curves: &'a mut Curves,
-    /// The most memory that each had in any part so far, in kB.
+    /// The largest memory of each in any part so far, in kB.
     pub(super) peak: Each<u64>,
 }
 
 impl Round<'_> {
-    /// A broker of its own.
+    /// A new broker.
     pub(super) async fn broker(&self, sync_always: bool) -> anyhow::Result<Broker> {
         let directory = Some(self.broker_directory()?);
         Broker::start(BrokerOptions { directory, sync_always, ..Default::default() }).await
     }
 
-    /// A cluster of its own.
+    /// A new cluster.
     pub(super) async fn cluster(&self, brokers: u16) -> anyhow::Result<Brokers> {
         Brokers::start(brokers, Some(self.broker_directory()?)).await
     }
@@ -63,7 +63,7 @@ impl Round<'_> {
     }
 }
 
-/// How many of something there are in a second.
+/// The rate of this count in this time, in numbers a second.
 pub(super) fn per_second(count: u64, taken: Duration) -> f64 {
     real(count) / taken.as_secs_f64()
 }

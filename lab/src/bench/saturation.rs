@@ -1,4 +1,4 @@
-//! As many round trips as there can be: a requestor that asks as fast as the queue takes it, and generators.
+//! Round trips at full speed: a requestor that makes requests as fast as the queue accepts them, and generators.
 
 use std::time::Duration;
 
@@ -14,35 +14,35 @@ use super::round::{Each, Round, WRITES, per_second, real};
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Load {
     pub(super) requests: u64,
-    /// How many strings each request asks for.
+    /// The number of strings of each request.
     pub(super) count: u64,
     pub(super) requestors: u32,
     pub(super) generators: u32,
     pub(super) brokers: u16,
-    /// How many requests, responses or acknowledgments a message carries at most.
+    /// The most requests, responses or acknowledgments in a message.
     pub(super) bundle_limit: u64,
-    /// Whether each write is on the disk before it is confirmed.
+    /// Whether the broker syncs each write to the disk before it confirms it.
     pub(super) sync: bool,
 }
 
 impl Load {
-    /// So many requests for one string each, one of each program, and a message for each request.
+    /// This many requests for one string each, with one replica of each service, and a message for each request.
     pub(super) fn of(requests: u64) -> Self {
         let (requestors, generators, brokers) = (1, 1, 1);
         Self { requests, count: 1, requestors, generators, brokers, bundle_limit: 1, sync: false }
     }
 }
 
-/// How it went.
+/// The result of a run.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Run {
     /// From the first request to the last mark.
     pub(super) round_trips_per_second: f64,
-    /// How long processors have worked for each side.
+    /// The processor time of each part.
     pub(super) processor: Each<Duration>,
 }
 
-/// Measures round trips with one string, and gives how it went.
+/// Measures round trips with one string, and returns the result.
 pub(super) async fn round_trips(round: &mut Round<'_>, baseline: f64) -> anyhow::Result<Run> {
     let run = run(round, Load::of(round.sizes.requests)).await?;
     let round_trips = run.round_trips_per_second;
@@ -62,7 +62,7 @@ pub(super) async fn strings(round: &mut Round<'_>, baseline: f64) -> anyhow::Res
     Ok(())
 }
 
-/// Measures round trips with one string, many of which share their messages, and what they cost.
+/// Measures round trips with one string in bundles, and their cost.
 pub(super) async fn bundles(round: &mut Round<'_>, baseline: f64) -> anyhow::Result<()> {
     let load = Load::of(round.sizes.requests);
     for bundle_limit in [8, 64] {
@@ -77,7 +77,7 @@ pub(super) async fn bundles(round: &mut Round<'_>, baseline: f64) -> anyhow::Res
     Ok(())
 }
 
-/// Measures the same on a broker that has each write on the disk before it confirms it.
+/// Measures round trips on a broker that syncs each write to the disk before it confirms it.
 pub(super) async fn sync(round: &mut Round<'_>) -> anyhow::Result<()> {
     let baseline = baseline::best(round, true, round.sizes.sync_publishes).await?;
     round.figures.add_rate("sync_baseline", baseline, 1.0);
@@ -87,7 +87,7 @@ pub(super) async fn sync(round: &mut Round<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Sends requests around, and sees to it that nothing is lost or doubled.
+/// Runs the round trips of a load, and checks that no request is lost or doubled.
 pub(super) async fn run(round: &mut Round<'_>, load: Load) -> anyhow::Result<Run> {
     let mut deployment = if load.brokers == 1 {
         BenchDeployment::new(round, load.sync).await?
@@ -100,7 +100,7 @@ pub(super) async fn run(round: &mut Round<'_>, load: Load) -> anyhow::Result<Run
     for _ in 0..load.generators {
         deployment.start_generator(&always)?;
     }
-    // What cannot be divided among the requestors is left out.
+    // Without the remainder that cannot be divided among the requestors.
     let each = load.requests / u64::from(load.requestors);
     let total = each.to_string();
     let requesting = [("REQUEST_RATE", "max"), ("REQUEST_TOTAL", &total), ("STRING_COUNT", &count)];

@@ -1,4 +1,4 @@
-//! How far it scales: with requests that wait, with facts, with replicas, with browsers and with brokers.
+//! The growth with waiting requests, with facts, with replicas, with browsers and with brokers.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -18,13 +18,13 @@ use super::growth;
 use super::round::{Each, Round};
 use super::saturation::{self, Load, Run};
 
-/// How often a program is polled that ends by itself.
+/// The interval at which a program that ends by itself is polled.
 const POLL: Duration = Duration::from_millis(2);
 
-/// Requests a second while browsers look on.
+/// Requests a second while browsers show the page.
 const RATE: &str = "100";
 
-/// Measures all of it.
+/// Measures all curves.
 pub(super) async fn measure(round: &mut Round<'_>) -> anyhow::Result<()> {
     for amount in round.sizes.amounts {
         requests_and_facts(round, *amount).await?;
@@ -44,7 +44,7 @@ pub(super) async fn measure(round: &mut Round<'_>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Round trips at full speed, and what each costs.
+/// Measures round trips at full speed, and the cost of each.
 async fn round_trips(
     round: &mut Round<'_>,
     load: Load,
@@ -62,7 +62,7 @@ async fn round_trips(
     Ok(())
 }
 
-/// So many requests that wait, and then as many that are done.
+/// Measures with this many requests that wait, and then with as many that are complete.
 async fn requests_and_facts(round: &mut Round<'_>, amount: u64) -> anyhow::Result<()> {
     let mut deployment = growth::backlog(round, amount).await?;
     programs(round, &mut deployment, ("requests waiting", amount)).await?;
@@ -71,7 +71,7 @@ async fn requests_and_facts(round: &mut Round<'_>, amount: u64) -> anyhow::Resul
     programs(round, &mut deployment, ("requests done", amount)).await
 }
 
-/// How long each program takes to start and the audit to end, and how much memory they have. The services go on.
+/// Measures the time of each program to start, that of the audit, and their memory. The services continue to run.
 async fn programs(
     round: &mut Round<'_>,
     deployment: &mut BenchDeployment,
@@ -102,7 +102,7 @@ async fn programs(
     memory("gateway", usage::peak_memory(gateway.id()).unwrap_or_default());
     memory("audit", audit_memory);
     drop(gateway);
-    // Last, since the generator takes work from its first moment on.
+    // Last, because the generator takes requests from its start on.
     let started = Instant::now();
     deployment.start_requestor(&[("REQUEST_RATE", "0")])?;
     round.curves.add(
@@ -122,7 +122,7 @@ async fn programs(
     Ok(())
 }
 
-/// What the gateway needs while so many browsers show its page.
+/// The usage of the gateway while this many browsers show its page.
 async fn pages(round: &mut Round<'_>, browsers: u64) -> anyhow::Result<()> {
     let mut deployment = BenchDeployment::new(round, false).await?;
     deployment.start_generator(&[])?;
@@ -157,7 +157,7 @@ async fn gateway(
     Ok((gateway, addr.context("the gateway does not say where it listens")?))
 }
 
-/// Asks for the updates of the page, as a browser does.
+/// Reads the updates of the page, as a browser does.
 async fn follow(addr: SocketAddr) -> anyhow::Result<TcpStream> {
     let mut connection = TcpStream::connect(addr).await.context("cannot reach the gateway")?;
     let request = format!("GET /api/events HTTP/1.1\r\nHost: {addr}\r\n\r\n");

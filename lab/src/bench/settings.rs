@@ -66,31 +66,31 @@ pub enum BenchPart {
     Sync,
 }
 
-/// How much of everything is done.
+/// The amounts of a run.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sizes {
     /// Publishes for the baseline, for each number of them under way.
     pub(super) publishes: u64,
     pub(super) requests: u64,
-    /// How long to ask at 100 a second, and at more.
+    /// The time of the measurement at 100 requests a second, and that at a high rate.
     pub(super) calm: Duration,
     pub(super) busy: Duration,
-    /// How long to measure idle processes.
+    /// The time of the measurement of idle processes.
     pub(super) idle: Duration,
     pub(super) backlog: u64,
     /// Requests of low priority.
     pub(super) low: u64,
-    /// Requests that are worked off under a rate limit.
+    /// Requests that are handled under a rate limit.
     pub(super) limited: u64,
     /// Requests that are due at the same moment.
     pub(super) due: u64,
     pub(super) sync_publishes: u64,
     pub(super) sync_requests: u64,
-    /// How many requests wait, and are done then.
+    /// The numbers of requests that wait, and then are complete.
     pub(super) amounts: &'static [u64],
-    /// How many replicas each side has.
+    /// The numbers of replicas of each service.
     pub(super) replicas: &'static [u32],
-    /// How many browsers show the page.
+    /// The numbers of browsers that show the page.
     pub(super) browsers: &'static [u64],
 }
 

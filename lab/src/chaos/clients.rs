@@ -1,5 +1,5 @@
-//! Clients that ask for strings, at once, later, and again and again, and cancel some of what they ask for, as
-//! clients of the gateway do. They note what they are told, which has to stay true.
+//! Clients that make immediate, delayed and recurring requests, and cancel some of them, as clients of the gateway do.
+//! They record the answers, which have to stay true.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -19,37 +19,37 @@ use workqueue::{
     read_fact, reading,
 };
 
-/// How many there are. Each waits for one answer at a time.
+/// The number of clients. Each waits for one answer at a time.
 const CLIENTS: usize = 4;
 
-/// How long a client waits before it asks for something else.
+/// The pause of a client between two requests.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Each time that it has asked that often, a client cancels what it asked for.
+/// A client cancels each third of its requests.
 const CANCELLED: usize = 3;
 
-/// How far a request is on its way when it is cancelled: up to three times that.
+/// The time from a request to its cancellation is up to three times this.
 const ON_THE_WAY: Duration = Duration::from_millis(1);
 
-/// How long the last answers may take. Only a broker that does not come back needs so long.
+/// The time limit for the last answers. Only a broker that stays away reaches it.
 const LIMIT: Duration = Duration::from_mins(2);
 
-/// Each time that it has asked that often, it asks for something that is due a little later, and cancels every other
-/// one of these: before, when, or after it is due.
+/// With each fifth request a client makes another one that is due a little later, and cancels every other one of these:
+/// before, when, or after it is due.
 const LATER: usize = 5;
 const DELAY: Duration = Duration::from_millis(300);
 
-/// How many characters of an id say when its job was made.
+/// The number of characters at the beginning of an id that encode its time.
 const TIME: usize = "019cadd3-8896".len();
 
-/// The schedule of what is asked for again and again, each second, and in whose name.
+/// The name of the schedule, which fires each second, and the requestor of its requests.
 const SCHEDULE: &str = "chaos";
 
-/// A schedule fires again within so long, whatever breaks: no fault lasts nearly as long.
+/// The time limit for the next firing of the schedule. Each fault is much shorter.
 const FIRES_WITHIN: Duration = Duration::from_secs(30);
 
-/// What a client was told: what is true of a request that it cancelled, that one is accepted for later, or that the
-/// schedule stands since then.
+/// An answer to a client: the decision about a cancelled request, the acceptance of a delayed one, or the time at which
+/// the schedule was set.
 enum Promise {
     Cancelled(JobId, Stored),
     Later(JobId),
@@ -65,7 +65,7 @@ pub(super) struct Clients {
 }
 
 impl Clients {
-    /// Starts them, once everything is declared with so many copies; none, where nothing is to be asked for.
+    /// Starts the clients, or none at a rate of zero. They need the topology, declared with this many copies.
     pub(super) fn start(connection: &Connection, copies: usize, rate: Rate) -> Self {
         let clients = if rate == Rate::Zero { 0 } else { CLIENTS };
         let limits = Limits { replicas: copies, ..Settings::from_env().limits };
@@ -82,7 +82,7 @@ impl Clients {
         Self { connection: connection.clone(), producer, asking, stop }
     }
 
-    /// Has them stop asking, and waits for the last answers.
+    /// Stops the clients, and waits for the last answers.
     pub(super) async fn stop(mut self) -> anyhow::Result<Answers> {
         self.stop.cancel();
         let mut told = Vec::new();
@@ -93,7 +93,7 @@ impl Clients {
             anyhow::Ok(())
         };
         timeout(LIMIT, all).await.context("the broker does not answer the clients")??;
-        // It may be electing a leader.
+        // Repeated, because a cluster may be electing a leader.
         let unscheduling = async {
             while self.producer.unschedule::<DueRequest>(SCHEDULE).await.is_err() {
                 sleep(PAUSE).await;
@@ -101,7 +101,7 @@ impl Clients {
         };
         timeout(LIMIT, unscheduling).await.context("the broker does not remove the schedule")?;
         let unscheduled = now();
-        // Requests for later are due soon, and the requestors are still there to ask for them.
+        // The delayed requests are due soon, and the requestors still run and submit them.
         let nats = self.connection.context();
         let falling_due = async {
             while !topology::stream_state(nats, SCHEDULES.stream)
@@ -111,21 +111,21 @@ impl Clients {
                 sleep(PAUSE).await;
             }
         };
-        timeout(LIMIT, falling_due).await.context("what was asked for later stays in SCHEDULES")?;
+        timeout(LIMIT, falling_due).await.context("delayed requests stay in SCHEDULES")?;
         Ok(Answers { connection: self.connection, told, unscheduled })
     }
 }
 
-/// What the clients were told.
+/// The answers to the clients.
 pub(super) struct Answers {
     connection: Connection,
     told: Vec<Promise>,
-    /// When there was no schedule any more.
+    /// When the schedule was removed.
     unscheduled: Timestamp,
 }
 
 impl Answers {
-    /// Which of the answers are not true, each in a sentence.
+    /// The answers that are not true, each as a sentence.
     pub(super) async fn untrue(self) -> anyhow::Result<Vec<String>> {
         let mut untrue = Vec::new();
         for told in &self.told {
@@ -140,7 +140,7 @@ impl Answers {
                 Promise::Later(id) => {
                     let key = id.to_string();
                     if read_fact::<Request>(&self.connection, &key).await?.is_none() {
-                        untrue.push(format!("{id} was accepted for later, and never asked for"));
+                        untrue.push(format!("{id} was accepted for later, and never submitted"));
                     }
                 }
                 Promise::Scheduled(since) => {
@@ -151,7 +151,7 @@ impl Answers {
         Ok(untrue)
     }
 
-    /// The requests that the schedule has asked for.
+    /// The requests of the schedule.
     async fn firings(&self) -> anyhow::Result<Vec<JobId>> {
         let mut firings = Vec::new();
         let nats = self.connection.context();
@@ -167,11 +167,11 @@ impl Answers {
     }
 }
 
-/// The faults of these requests of a schedule that stood in this time: a firing twice, or none again.
+/// The faults of a schedule that was set for this time: a firing with two requests, or a long time without a firing.
 fn misfired(requests: &[JobId], since: Timestamp, until: Timestamp) -> Vec<String> {
     let mut firings: BTreeMap<_, Vec<JobId>> = BTreeMap::new();
     for id in requests {
-        // Without the time, it is derived from the firing alone.
+        // The rest of the id is derived from the firing alone.
         firings.entry(id.to_string().split_off(TIME)).or_default().push(*id);
     }
     let doubled = firings.values().filter(|requests| requests.len() > 1);
@@ -184,7 +184,7 @@ fn misfired(requests: &[JobId], since: Timestamp, until: Timestamp) -> Vec<Strin
     wrong
 }
 
-/// Has something asked for again and again, once the broker takes the schedule.
+/// Sets the schedule, as soon as the broker accepts it.
 async fn recur(producer: Producer) -> anyhow::Result<Vec<Promise>> {
     let due = DueRequest::new(Amount::new(1, 16)?, SCHEDULE);
     let each = Recurrence::Every(Duration::from_secs(1));
@@ -194,7 +194,7 @@ async fn recur(producer: Producer) -> anyhow::Result<Vec<Promise>> {
     Ok(vec![Promise::Scheduled(now())])
 }
 
-/// Asks for one request after another, and cancels some of them: at once, or when they are well on their way.
+/// Makes one request after another, and cancels some of them: at once, or while they are on their way.
 async fn ask(
     producer: Producer,
     connection: Connection,
@@ -211,7 +211,7 @@ async fn ask(
         let priority = Priority::ALL[asked % Priority::ALL.len()];
         let request = Request::new(JobId::new(), amount, &name, now());
         let request = Request { priority, ..request };
-        // While the queue is full it waits, like any client that comes again.
+        // While the queue is full, it waits, like a client that tries again.
         if requestor::submit(&producer, &request, &Trace::default(), &stop).await.is_err() {
             break;
         }
@@ -242,7 +242,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn schedule_that_fires_twice_or_no_more_is_told() {
+    fn second_firing_and_a_silent_schedule_are_faults() {
         let id = |second: i64, firing: u32| -> JobId {
             let millis = format!("{:012x}", second * 1000);
             let (high, low) = millis.split_at(8);

@@ -1,4 +1,4 @@
-//! The replicas of both sides and their connections to the brokers, all of which can be broken.
+//! The replicas of both services and their connections to the brokers, with the faults of both.
 
 #[cfg(test)]
 mod tests;
@@ -20,34 +20,33 @@ use super::plan::{Action, Cast, Fault, FaultTarget, Member};
 use crate::event_log::EventLog;
 use crate::replica::{Replica, WATCH, share};
 
-/// How long a healthy network takes, in each direction. Without it, almost nothing would be on its way
-/// when something is killed: on one machine an answer takes microseconds.
+/// The delay of a healthy network, in each direction. Without a delay, a kill would hardly ever hit a message on its
+/// way, because on one machine an answer takes microseconds.
 const LATENCY: Duration = Duration::from_millis(3);
 
-/// How long a slow network takes.
+/// The delay of a slow network.
 const DELAY: Duration = Duration::from_millis(100);
 
-/// How long a delivery may stay unanswered, unless the environment says otherwise. With the
-/// services' own 30 s a run would end with much waiting.
+/// The `ACK_WAIT`, unless the environment sets it. With the default of 30 s a run would take long to end.
 const ACK_WAIT: &str = "2s";
 
 /// The settings of all replicas.
 #[derive(Debug)]
 pub(super) struct ReplicaConfig {
     pub(super) programs: Programs,
-    /// Where the replicas log to.
+    /// The directory of the replicas' logs.
     pub(super) directory: PathBuf,
     /// The ports of the brokers.
     pub(super) brokers: Vec<u16>,
-    /// How many of them keep each stream.
+    /// The number of copies of each stream.
     pub(super) copies: usize,
     /// Requests a second, of all requestors together.
     pub(super) rate: requestor::Rate,
 }
 
 impl ReplicaConfig {
-    /// How many requests all generators together may start in a second: a quarter more than are asked for, so that it
-    /// holds them back after each fault; no limit where there is no such number.
+    /// The rate limit of all generators together: a quarter above the rate of the requests, so that it has an effect after
+    /// each fault. None without such a rate.
     pub(super) fn limit(&self) -> Option<NonZeroU32> {
         match self.rate {
             requestor::Rate::PerSecond(rate) => {
@@ -79,19 +78,19 @@ pub(super) struct ChaosEnvironment<'a> {
     slots: BTreeMap<Member, Slot>,
     /// Requests a second, of each requestor.
     rate: String,
-    /// `declare --watch`, which keeps the topology. No fault touches it, nor its connection.
+    /// `declare --watch`, which keeps the topology. No fault affects it or its connection.
     pub(super) watch: Replica,
-    /// Those that were told to stop, and may still be at it.
+    /// The replicas that were told to stop, and may not have ended yet.
     leaving: Vec<Replica>,
     failures: Vec<String>,
 }
 
-/// The place of one replica after another, with its own ways to the brokers.
+/// The slot of a replica and its successors, with proxies of its own to the brokers.
 #[derive(Debug)]
 struct Slot {
     network: Vec<Proxy>,
     replica: Option<Replica>,
-    /// How many replicas have been here.
+    /// The number of replicas that this slot has had.
     started: u32,
 }
 
@@ -128,7 +127,7 @@ impl<'a> ChaosEnvironment<'a> {
         Ok(environment)
     }
 
-    /// Breaks something.
+    /// Begins a fault.
     pub(super) async fn begin(&mut self, fault: &Fault) -> anyhow::Result<()> {
         match (fault.action, fault.to) {
             (Action::Scale, FaultTarget::Side(side)) => {
@@ -151,13 +150,13 @@ impl<'a> ChaosEnvironment<'a> {
             (Action::Reset, FaultTarget::Replica(member)) => {
                 self.each_proxy(member, Proxy::reset)?;
             }
-            // `break_others` spreads the poison and pauses queues, `break_brokers` kills the brokers.
+            // `break_others` sends the poison and pauses queues, `break_brokers` kills the brokers.
             _ => {}
         }
         Ok(())
     }
 
-    /// Mends what [`Self::begin`] has broken.
+    /// Ends a fault of [`Self::begin`].
     pub(super) async fn end(&mut self, fault: &Fault) -> anyhow::Result<()> {
         match (fault.action, fault.to) {
             (Action::Scale, FaultTarget::Side(side)) => self.scale(side, self.cast.of(side)).await,
@@ -174,8 +173,8 @@ impl<'a> ChaosEnvironment<'a> {
         }
     }
 
-    /// Stops asking: the requestors stop in order, and are replaced by ones that only store responses.
-    /// Returns once those that were told to stop have ended.
+    /// Stops the requests: replaces the requestors by ones that only store responses. Returns once the stopped ones have
+    /// ended.
     pub(super) async fn stop_asking(&mut self) -> anyhow::Result<()> {
         "0".clone_into(&mut self.rate);
         for member in self.cast.members(Side::Requestor) {
@@ -186,8 +185,7 @@ impl<'a> ChaosEnvironment<'a> {
         Ok(())
     }
 
-    /// Stops all replicas in order, and gives their failures: none, unless
-    /// there is a bug.
+    /// Stops all replicas gracefully, and returns their failures. Only a bug causes one.
     pub(super) async fn finish(mut self) -> anyhow::Result<Vec<String>> {
         self.note_ended_replicas()?;
         let members: Vec<Member> = self.slots.keys().copied().collect();
@@ -200,14 +198,14 @@ impl<'a> ChaosEnvironment<'a> {
         Ok(self.failures)
     }
 
-    /// Waits until those that were told to stop have ended, in order.
+    /// Waits until the replicas that were told to stop have ended gracefully.
     async fn wait_for_stopping(&mut self) {
         for mut replica in self.leaving.drain(..) {
             self.failures.extend(ended(&mut replica).await.err());
         }
     }
 
-    /// Looks whether any replica has ended by itself, which none does.
+    /// Checks that no replica has ended by itself.
     pub(super) fn note_ended_replicas(&mut self) -> anyhow::Result<()> {
         for (member, slot) in &mut self.slots {
             let Some(replica) = &mut slot.replica else { continue };
@@ -221,7 +219,7 @@ impl<'a> ChaosEnvironment<'a> {
         Ok(())
     }
 
-    /// Makes a side have this many replicas.
+    /// Scales a service to this many replicas.
     async fn scale(&mut self, side: Side, count: u32) -> anyhow::Result<()> {
         for number in 1..=count {
             self.launch(Member { side, number }).await?;
@@ -238,7 +236,7 @@ impl<'a> ChaosEnvironment<'a> {
         Ok(())
     }
 
-    /// Starts a replica in its place, unless there is one.
+    /// Starts a replica in its slot, unless there is one.
     async fn launch(&mut self, member: Member) -> anyhow::Result<()> {
         if !self.slots.contains_key(&member) {
             self.slots.insert(member, Slot::new(&self.config.brokers).await?);
@@ -252,13 +250,13 @@ impl<'a> ChaosEnvironment<'a> {
         slot.started += 1;
         let name = format!("{member}.{}", slot.started);
         let urls = slot.network.iter().map(Proxy::url).collect::<Vec<_>>().join(",");
-        // So that each lane has some: the first asks with normal priority, which most do.
+        // So that each lane has requests. The first requestor uses the normal priority, as most do.
         let lane = (member.number as usize) % Priority::ALL.len();
         let priority = Priority::ALL[lane].to_string();
         let settings = config.settings(urls).into_iter();
         let limit = config.limit().filter(|_| member.side == Side::Generator);
         let limit = limit.map(|limit| ("RATE_LIMIT", limit.to_string()));
-        // Every other replica sends bundles, unless the environment says of all whether they do.
+        // Every other replica sends bundles, unless the environment sets the limit for all.
         let is_free = workqueue::variable("BUNDLE_LIMIT").is_none();
         let bundles = is_free && member.number.is_multiple_of(2);
         let bundles = bundles.then(|| ("BUNDLE_LIMIT", "8".to_owned()));
@@ -270,8 +268,8 @@ impl<'a> ChaosEnvironment<'a> {
         Ok(())
     }
 
-    /// Tells a replica to stop, if there is one, without waiting for it: it may have much to finish,
-    /// and the next takes its place meanwhile, as in every rollout.
+    /// Tells a replica to stop, if there is one, and does not wait for it. It may have much work to finish, and its
+    /// successor starts meanwhile, as in a rollout.
     fn stop(&mut self, member: Member) -> anyhow::Result<()> {
         if let Some(replica) = self.slot(member)?.replica.take() {
             replica.terminate();
@@ -280,7 +278,7 @@ impl<'a> ChaosEnvironment<'a> {
         Ok(())
     }
 
-    /// Does something to each proxy between a replica and a broker.
+    /// Calls `change` for each proxy between a replica and a broker.
     fn each_proxy(&mut self, member: Member, action: impl Fn(&Proxy)) -> anyhow::Result<()> {
         self.slot(member)?.network.iter().for_each(action);
         Ok(())
@@ -291,11 +289,11 @@ impl<'a> ChaosEnvironment<'a> {
     }
 }
 
-/// Waits until a replica that was told to stop has ended, in order; else says how it ended.
+/// Waits until a replica that was told to stop has ended. Returns the failure if it did not end gracefully.
 async fn ended(replica: &mut Replica) -> Result<(), String> {
     match replica.stopped().await {
         Ok(status) if status.success() => Ok(()),
-        // It was told before it had begun to listen, or to do anything.
+        // It got the signal before it handled signals, and before it did any work.
         Ok(status)
             if status.signal() == Some(Signal::SIGTERM as i32)
                 && replica.process.log_text().is_empty() =>

@@ -36,13 +36,13 @@ use poison::Poison;
 use crate::event_log::EventLog;
 use crate::starts_by_second;
 
-/// How often to say how far things have come.
+/// The interval at which the progress is printed.
 const REPORT_INTERVAL: Duration = Duration::from_secs(5);
 
-/// How long the broker has to say it.
+/// The time limit for the broker's answer about it.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// How long the queues may take to drain. Only a stuck message needs so long.
+/// The time limit for the queues to drain. Only a stuck message reaches it.
 const DRAIN_TIMEOUT: Duration = Duration::from_mins(5);
 
 /// Settings of `lab chaos`.
@@ -90,11 +90,11 @@ pub struct ChaosSettings {
 }
 
 impl ChaosSettings {
-    /// The schedule that is to be followed.
+    /// The schedule of the run.
     ///
     /// # Errors
     ///
-    /// If it is to be read from a file, and cannot be.
+    /// If the file with it cannot be read.
     pub fn plan(&self) -> anyhow::Result<Plan> {
         if let Some(file) = &self.plan {
             let what = || format!("cannot follow {}", file.display());
@@ -107,8 +107,8 @@ impl ChaosSettings {
     }
 }
 
-/// Runs brokers and both services, follows the schedule, lets the queues drain, and judges. At `stop`
-/// the rest of the schedule is left out.
+/// Runs brokers and both services, follows the schedule, lets the queues drain, and audits. At `stop` it skips the rest
+/// of the schedule.
 ///
 /// # Errors
 ///
@@ -198,14 +198,14 @@ async fn run(
             format!("in the second {second} generators started {starts}, and RATE_LIMIT is {limit}")
         }));
     }
-    // The audit comes last, when no service can change anything any more.
+    // The audit comes last, when no service runs any more.
     let outcome = Findings {
         left_in_queues: drained(nats, Duration::ZERO).await?,
         verdict: audit(nats, Duration::ZERO).await?,
         dead_letters: dead_letters::list(nats, None).await?,
     };
     log.note(format_args!(
-        "messages that the queues took, of which a bundle is one: {}",
+        "messages that the queues stored, with a bundle as one: {}",
         taken(nats).await?
     ));
     if !brokers.all_run()? {
@@ -215,8 +215,8 @@ async fn run(
     Ok(ChaosReport::new(plan, log.into_events(), outcome, &poisoned, failures))
 }
 
-/// How many messages each queue has taken from the beginning. More than there were requests: the garbage, and what was
-/// published again because its confirmation was lost or its sender died, which the facts had to notice.
+/// The number of messages that each queue has stored since the beginning. It exceeds the number of requests by the
+/// garbage, and by the messages that were published again because a confirmation was lost or a sender died.
 async fn taken(nats: &Context) -> anyhow::Result<String> {
     let mut counts = Vec::new();
     for queue in queues::ALL {
@@ -243,7 +243,7 @@ fn is_for_brokers(fault: &Fault) -> bool {
 /// The beginning or the end of a fault.
 struct Step<'a> {
     at: Duration,
-    /// Which of the faults, so that an end finds its beginning.
+    /// The index of the fault, by which its end finds its beginning.
     number: usize,
     fault: &'a Fault,
     begins: bool,
@@ -262,8 +262,7 @@ fn steps(faults: Vec<&Fault>) -> Vec<Step<'_>> {
     steps
 }
 
-/// Injects and ends the faults of the replicas and their networks, in turn: each is done
-/// in a moment.
+/// Begins and ends the faults of the replicas and their networks, one after another. Each takes only a moment.
 async fn break_others(
     environment: &mut ChaosEnvironment<'_>,
     poison: &mut Poison<'_>,
@@ -294,7 +293,7 @@ async fn break_others(
     Ok(())
 }
 
-/// Kills and restarts brokers. That takes its time, and nothing else waits for it.
+/// Kills and restarts brokers. That takes some time, so it runs beside the other faults.
 async fn break_brokers(
     brokers: &mut Brokers,
     faults: Vec<&Fault>,
@@ -335,7 +334,7 @@ async fn break_brokers(
     Ok(())
 }
 
-/// Says now and then how far things have come.
+/// Prints the progress from time to time.
 async fn report_progress(connection: &Connection, log: &EventLog) -> std::convert::Infallible {
     let mut poller = Poller::new(connection);
     loop {

@@ -1,4 +1,4 @@
-//! Pauses queues on the broker, as an operator does, and lets them go on.
+//! Pauses queues on the broker, as an operator does, and resumes them.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,30 +12,30 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use workqueue::{Connection, Lane, Queue, now, topology};
 
-/// How long to wait before another try: the broker may be down.
+/// The pause before another try, because the broker may be down.
 const RETRY: Duration = Duration::from_millis(100);
 
-/// How long a pause may take to begin, and to end. Only a broker that does not come back needs so long. The pause
-/// itself ends only later, so that it is this which ends it.
+/// The time limit for a pause to begin, and for it to end. Only a broker that stays away reaches it. The pause itself is
+/// longer, so that it is the resume that ends it.
 const LIMIT: Duration = Duration::from_mins(2);
 
 /// The pauses of queues, in the background.
 pub(super) struct Pauses {
     connection: Connection,
     stop: CancellationToken,
-    /// Of each queue that was paused: one pause of it may take longer to begin than the time until the next.
+    /// The last pause of each queue. One pause may take longer to begin than the time until the next.
     one_at_a_time: BTreeMap<&'static str, Arc<Mutex<()>>>,
     held: JoinSet<anyhow::Result<Vec<String>>>,
 }
 
 impl Pauses {
-    /// At `stop` each ends at once.
+    /// Ends all pauses at once.
     pub(super) fn new(connection: &Connection, stop: &CancellationToken) -> Self {
         let (connection, stop) = (connection.clone(), stop.clone());
         Self { connection, stop, one_at_a_time: BTreeMap::new(), held: JoinSet::new() }
     }
 
-    /// Pauses a queue for that long.
+    /// Pauses a queue for this time.
     pub(super) fn pause(&mut self, queue: Queue, lasts: Duration) {
         let (connection, stop) = (self.connection.clone(), self.stop.clone());
         let turn = Arc::clone(self.one_at_a_time.entry(queue.stream).or_default());
@@ -46,14 +46,14 @@ impl Pauses {
         });
     }
 
-    /// Waits until all queues go on, and gives what was delivered while they were paused, each in a sentence.
+    /// Waits until all queues are resumed, and returns the deliveries during a pause, each as a sentence.
     pub(super) async fn ended(self) -> anyhow::Result<Vec<String>> {
         let held: anyhow::Result<Vec<_>> = self.held.join_all().await.into_iter().collect();
         Ok(held?.concat())
     }
 }
 
-/// Pauses a queue, and lets it go on after a while. Returns what was wrong with it meanwhile.
+/// Pauses a queue, and resumes it after a while. Returns the faults that it found meanwhile.
 async fn hold(
     connection: &Connection,
     queue: Queue,
@@ -67,7 +67,7 @@ async fn hold(
     }
     let mut before = Vec::new();
     for lane in queue.lanes() {
-        // In a cluster the leader of the consumer may hear of it a little later.
+        // In a cluster the leader of the consumer may learn of the pause a little later.
         let deliveries = loop {
             match state(nats, lane).await {
                 Some((true, deliveries)) => break deliveries,
@@ -85,7 +85,7 @@ async fn hold(
             Some((true, after)) if after > before => {
                 wrong.push(format!("{what} was paused; deliveries: {}", after - before));
             }
-            // A broker that was killed may have forgotten some, and one may be away.
+            // A killed broker may have forgotten some deliveries, and one may be away.
             Some(_) | None => {}
         }
     }
@@ -95,7 +95,7 @@ async fn hold(
     wrong
 }
 
-/// Whether a lane is paused, and how many deliveries there have been to it; nothing where the broker does not say.
+/// Whether a lane is paused, and the number of its deliveries. None if the broker does not answer.
 async fn state(nats: &Context, lane: Lane) -> Option<(bool, u64)> {
     let state = topology::lane_state(nats, lane).await.ok()?;
     Some((topology::paused_until(&state).is_some(), state.delivered.consumer_sequence))

@@ -9,13 +9,13 @@ use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use workqueue::{Connection, JobId, Publication, Queue};
 
-/// How long to wait before another try: the broker may be down, or the queue be full.
+/// The pause before another try: the broker may be down, or the queue full.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// How long all of them may take. Only a stuck message needs so long.
+/// The time limit for all of them. Only a stuck message reaches it.
 const LIMIT: Duration = Duration::from_mins(2);
 
-/// The messages that were sent, and those that still are.
+/// The messages that are confirmed, and those that are still being sent.
 pub(super) struct Poison<'a> {
     connection: &'a Connection,
     sending: JoinSet<String>,
@@ -26,7 +26,7 @@ impl<'a> Poison<'a> {
         Self { connection, sending: JoinSet::new() }
     }
 
-    /// Sends one into a queue, and repeats that until it is confirmed.
+    /// Publishes one to a queue, and repeats that until it is confirmed.
     pub(super) fn spread(&mut self, queue: Queue) {
         let connection = self.connection.clone();
         self.sending.spawn(async move {
@@ -45,7 +45,7 @@ impl<'a> Poison<'a> {
         });
     }
 
-    /// Waits until all are confirmed, and gives the ids that their subjects name.
+    /// Waits until all are confirmed, and returns the ids in their subjects.
     pub(super) async fn all(self) -> anyhow::Result<BTreeSet<String>> {
         let all = timeout(LIMIT, self.sending.join_all()).await;
         Ok(all.context("the broker does not take all the garbage")?.into_iter().collect())

@@ -10,15 +10,15 @@ use workqueue::dead_letters::DeadLetter;
 use super::plan::Plan;
 use crate::event_log::LoggedEvent;
 
-/// How many dead letters are named that should be none.
+/// The most healthy messages among the dead letters that are named.
 const NAMED: usize = 3;
 
-/// The state of the broker in the end.
+/// The state of the broker at the end.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Findings {
     /// The verdict of the audit.
     pub verdict: Verdict,
-    /// How many messages are still in the queues, whatever they are.
+    /// The number of all messages that are still in the queues.
     pub left_in_queues: u64,
     /// All dead letters.
     pub dead_letters: Vec<DeadLetter>,
@@ -27,25 +27,25 @@ pub struct Findings {
 /// The plan, its events, and the findings.
 #[derive(Clone, Debug, Serialize)]
 pub struct ChaosReport {
-    /// Whether all guarantees held: nothing lost, nothing doubled, the queues drained, no healthy message
-    /// among the dead letters and all garbage there, and no service that failed.
+    /// Whether all guarantees held: nothing was lost or doubled, the queues have drained, the dead letters are exactly the
+    /// garbage, and no service failed.
     pub clean: bool,
     /// The schedule that was followed.
     pub plan: Plan,
     /// The events.
     pub timeline: Vec<LoggedEvent>,
-    /// The findings in the end.
+    /// The findings at the end.
     #[serde(flatten)]
     pub outcome: Findings,
-    /// How many messages were sent that no worker can handle.
+    /// The number of messages that were sent and that no worker can handle.
     pub garbage: usize,
-    /// Which guarantees were broken, each in a sentence.
+    /// The broken guarantees, each as a sentence.
     pub failures: Vec<String>,
 }
 
 impl ChaosReport {
-    /// Judges the findings: `garbage` has the ids of the messages that no worker can handle, `failures`
-    /// the failures noticed before, such as a service that ended by itself.
+    /// Judges the findings. `garbage` has the ids of the messages that no worker can handle, and `failures` the earlier
+    /// failures, such as a service that ended by itself.
     pub(super) fn new(
         plan: Plan,
         timeline: Vec<LoggedEvent>,

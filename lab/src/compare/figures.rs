@@ -1,4 +1,4 @@
-//! What became of the requests of one pair, in numbers.
+//! The figures of one pair.
 
 use std::time::Duration;
 
@@ -6,14 +6,14 @@ use serde::Serialize;
 
 use super::plan::Outage;
 
-/// An answer after that is late.
+/// The time after which an answer is late.
 pub(super) const AT_ONCE: Duration = Duration::from_secs(1);
 
-/// One of the four ways in which a requestor and a generator work together here.
+/// One of the four designs of a requestor and a generator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Design {
-    /// A call over HTTP, with time-out and retries.
+    /// A call over HTTP, with a time-out and retries.
     Coupled,
     /// The same with a circuit breaker.
     CoupledWithBreaker,
@@ -24,7 +24,7 @@ pub enum Design {
 }
 
 impl Design {
-    /// All, in the order in which they are shown.
+    /// All designs, in the order of the report.
     pub const ALL: [Self; 4] =
         [Self::Coupled, Self::CoupledWithBreaker, Self::FireAndForget, Self::Queue];
 
@@ -49,7 +49,7 @@ impl Design {
         }
     }
 
-    /// How it calls a request that was never answered.
+    /// The outcome of an unanswered request in its output.
     #[must_use]
     pub fn failed(self) -> &'static str {
         match self {
@@ -59,27 +59,27 @@ impl Design {
     }
 }
 
-/// A request, as its caller saw it.
+/// A request, as its caller observed it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct CallerView {
-    /// When it was asked, counted from the beginning.
+    /// When it was made, counted from the beginning.
     pub(super) at: Duration,
-    /// How long its caller could do nothing else.
+    /// The time for which its caller was blocked.
     pub(super) held: Duration,
-    /// After how long it was answered, if it was.
+    /// The time until the answer, if there was one.
     pub(super) answered: Option<Duration>,
 }
 
-/// What a pair did.
+/// The observations of a pair.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Seen {
-    /// Each of its requests.
+    /// Its requests.
     pub(super) requests: Vec<CallerView>,
-    /// How often the effect of a request happened beyond the first time.
+    /// The number of effects beyond the first one of each request.
     pub(super) doubled: usize,
 }
 
-/// What became of the requests that were asked in one second.
+/// The outcomes of the requests that were made in one second.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Second {
     /// Answered within a second.
@@ -91,7 +91,7 @@ pub struct Second {
 }
 
 impl Second {
-    /// All that were asked.
+    /// The number of all requests.
     #[must_use]
     pub fn asked(&self) -> usize {
         self.at_once + self.late + self.failed
@@ -106,39 +106,39 @@ impl Second {
     }
 }
 
-/// The figures of one pair. Those in milliseconds are not there where nothing was answered or asked.
+/// The figures of one pair. Those in milliseconds are absent if no request was answered, or none was made.
 #[derive(Clone, Debug, Serialize)]
 pub struct PairFigures {
     /// The pair.
     pub design: Design,
-    /// How many requests it asked.
+    /// The number of requests that it made.
     pub asked: usize,
     /// What became of them.
     #[serde(flatten)]
     pub total: Second,
     /// How often the effect of a request happened beyond the first time.
     pub doubled: usize,
-    /// The longest wait for an answer that came.
+    /// The longest time until an answer.
     pub longest_wait_ms: Option<f64>,
-    /// How long a caller was held: the median.
+    /// The time for which a caller was blocked: the median.
     pub held_median_ms: Option<f64>,
     /// The same: the 99th percentile.
     pub held_p99_ms: Option<f64>,
-    /// How long an answer took to a request that was asked while all was well: the median.
+    /// The time until an answer without an outage: the median.
     pub calm_median_ms: Option<f64>,
-    /// What became of the requests, by the second in which they were asked.
+    /// The outcomes of the requests, by the second in which they were made.
     pub seconds: Vec<Second>,
 }
 
 impl PairFigures {
-    /// Those of what was seen in so many seconds, with these outages.
+    /// The figures of these observations in this many seconds, with these outages.
     pub(super) fn new(design: Design, seen: &Seen, outages: &[Outage], seconds: usize) -> Self {
         let Seen { requests, doubled } = seen;
         let mut total = Second::default();
         let mut by_second = vec![Second::default(); seconds.max(1)];
         for request in requests {
             total.note(request);
-            // One that was due in the last of them may have been asked a moment later.
+            // A request that was due in the last second may have been made a moment later.
             let second = usize::try_from(request.at.as_secs()).unwrap_or(usize::MAX);
             by_second[second.min(seconds.max(1) - 1)].note(request);
         }
@@ -166,7 +166,7 @@ fn sorted(times: impl Iterator<Item = Duration>) -> Vec<Duration> {
     times
 }
 
-/// The smallest of these times, which are sorted, that so many percent of them do not exceed.
+/// The smallest of these sorted times that this many percent of them do not exceed.
 fn quantile(times: &[Duration], percent: usize) -> Option<f64> {
     let rank = (times.len() * percent).div_ceil(100);
     times.get(rank.saturating_sub(1)).copied().map(milliseconds)
@@ -193,7 +193,7 @@ mod tests {
             request(0, Some(1000)),
             request(999, Some(1001)),
             request(1000, None),
-            // A moment after the end.
+            // Made a moment after the end.
             request(2001, Some(50)),
         ];
         let seen = Seen { requests, doubled: 3 };

@@ -1,7 +1,7 @@
-//! `lab compare`: what a queue between two services buys, and what it costs. The same requests, asked at the same
-//! moments of four pairs of a requestor and a generator, whose generators fail at the same moments.
+//! `lab compare`: the benefit and the cost of a queue between two services. Four pairs of a requestor and a generator make
+//! the same requests at the same moments, and their generators fail at the same moments.
 //!
-//! | pair | what it is |
+//! | pair | design |
 //! | --- | --- |
 //! | coupled | `examples/synchronous`: a call over HTTP, with a time-out of 1 s and three retries |
 //! | coupled, with breaker | the same with its circuit breaker |
@@ -12,24 +12,23 @@
 //! | --- | --- |
 //! | the outages of the generators, from a seed | `plan` |
 //! | the four pairs: started, broken, stopped | `pairs` |
-//! | what each did | `reading` |
+//! | the observations of each | `reading` |
 //! | the figures of each | `figures` |
 //! | the report for people, and its bars | `report` |
-//! | the same as a picture | `picture` |
+//! | the picture | `picture` |
 //!
-//! It is fair in this: all four run on this machine at the same time, each with one requestor and one generator, the
-//! same arrivals, the same work time, the same outages, and else with its own defaults. And it is simpler than the
-//! world in this:
+//! The comparison is fair: all four pairs run on this machine at the same time, each with one requestor and one generator,
+//! the same arrivals, the same work time, the same outages, and otherwise its own defaults. It simplifies the world:
 //!
-//! - The work is a wait, which takes no processor. So no generator has too much to do: neither what retries ask for
-//!   twice nor what has piled up in a queue holds up anything else.
-//! - Only generators fail. A broker that fails is a matter of [`chaos`](crate::chaos); with fire and forget its
-//!   messages are lost as well.
-//! - All is on one machine, whose system refuses calls to a generator that was killed. A machine that is away refuses
-//!   nothing, and its callers wait, as they do in the pause.
-//! - "Doubled" counts effects. The coupled generator has one each time that it makes a string; it could look up the id
-//!   of the request before, which most do not. The generator of the queue may also make a string twice, after a
-//!   redelivery, but its effect is created under the id of the request.
+//! - The work is a wait, which takes no processor time. So no generator is overloaded, neither by retries nor by a
+//!   backlog.
+//! - Only generators fail. [`chaos`](crate::chaos) has the faults of a broker; with fire and forget its messages are lost
+//!   as well.
+//! - Everything is on one machine, which refuses calls to a killed generator. A machine that is down refuses nothing, and
+//!   callers wait, as they do during the pause.
+//! - "Doubled" counts effects. The coupled generator has one effect for each string that it makes. It could look up the
+//!   id of the request first, but most such services do not. The generator of the queue may also make a string twice,
+//!   after a redelivery, but its effect is created under the id of the request.
 
 mod figures;
 mod pairs;
@@ -61,11 +60,10 @@ use pairs::{Between, Pair, PairConfig};
 use crate::event_log::EventLog;
 use crate::times::whole_milliseconds;
 
-/// How long the queues may take to drain once all is answered. Only a stuck message needs so long.
+/// The time limit for the queues to drain after the last answer. Only a stuck message reaches it.
 const DRAIN_TIMEOUT: Duration = Duration::from_mins(5);
 
-/// Runs all four pairs, breaks their generators, waits for the last answers, and compares. At `stop` nothing more is
-/// asked.
+/// Runs all four pairs, breaks their generators, waits for the last answers, and compares. At `stop` the requests end.
 ///
 /// # Errors
 ///
@@ -117,7 +115,7 @@ async fn run(
     let mut each = Vec::new();
     let mut verdict = Verdict::default();
     for (pair, since) in pairs.iter_mut().zip(asking_since) {
-        // That of the queue ends by itself only where it has asked for all.
+        // The requestor of the queue ends by itself only after all its requests.
         if pair.design != Design::Queue || !is_cut_short {
             pair.wait_until_answered().await?;
         }
@@ -141,7 +139,7 @@ async fn run(
     Ok(CompareReport::new(seed, asked_for, settings, suffered, &each, verdict))
 }
 
-/// Breaks and mends all generators at the same moments, and gives when that was. At `stop` they are mended at once.
+/// Breaks and mends all generators at the same moments, and returns the times. At `stop` they are mended at once.
 async fn break_generators(
     pairs: &mut [Pair],
     planned: &[Outage],

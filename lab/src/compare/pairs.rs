@@ -16,20 +16,20 @@ use super::settings::CompareSettings;
 use crate::replica::Replica;
 use crate::times::in_words;
 
-/// How long a generator may take until it listens, and how often to look.
+/// The time limit for a generator until it listens, and the interval of the checks.
 const START_TIMEOUT: Duration = Duration::from_mins(1);
 const POLL: Duration = Duration::from_millis(10);
 
-/// How long the last answers may take. What a killed generator had in its hands comes again after `ACK_WAIT`.
+/// The time limit for the last answers. The broker redelivers the messages of a killed generator after `ACK_WAIT`.
 const LAST_ANSWERS: Duration = Duration::from_mins(5);
 
-/// What all pairs are started with.
+/// The settings of all pairs.
 #[derive(Debug)]
 pub(super) struct PairConfig<'a> {
     pub(super) system: &'a Programs,
     pub(super) examples: &'a Examples,
     pub(super) settings: &'a CompareSettings,
-    /// Where the logs and the queues are.
+    /// The directory of the logs and the queues.
     pub(super) directory: &'a Path,
 }
 
@@ -45,15 +45,15 @@ pub(super) struct Pair {
 /// The channel between the two.
 #[derive(Debug)]
 pub(super) enum Between {
-    /// The port that the generator listens on, held for it.
+    /// The port of the generator, reserved while it is down.
     Port(u16, Option<Held>),
-    /// A broker that keeps nothing.
+    /// A broker without JetStream.
     Broker(Broker),
-    /// A broker that keeps queues and facts.
+    /// A broker with queues and facts.
     Queues(Broker, Connection),
 }
 
-/// A program, which is run with these settings.
+/// A program with its settings.
 #[derive(Debug)]
 struct Program {
     path: PathBuf,
@@ -74,14 +74,14 @@ impl Program {
         self.replica.as_mut().with_context(|| format!("{} does not run", self.name))
     }
 
-    /// How it failed, if it has: with an exit status of its own.
+    /// Its failure, if it has ended with an exit status other than 0.
     fn failed(&mut self) -> anyhow::Result<bool> {
         let Some(replica) = &mut self.replica else { return Ok(false) };
         replica.could_start()?;
         Ok(replica.process.try_wait()?.is_some_and(|status| status.code() > Some(0)))
     }
 
-    /// All that it has printed, also before it was started again.
+    /// Its output, from before each restart as well.
     fn log(&self) -> anyhow::Result<String> {
         let file = self.directory.join(format!("{}.log", self.name));
         std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))
@@ -89,7 +89,7 @@ impl Program {
 }
 
 impl Pair {
-    /// Starts a generator, and what is between it and its requestor.
+    /// Starts a generator, and the channel to its requestor.
     pub(super) async fn start(design: Design, config: &PairConfig<'_>) -> anyhow::Result<Self> {
         let &PairConfig { system, examples, settings, directory } = config;
         let work_time = ("WORK_TIME", in_words(settings.work_time));
@@ -163,7 +163,7 @@ impl Pair {
         Ok(())
     }
 
-    /// Starts the requestor, which asks from now on.
+    /// Starts the requestor, which makes requests from now on.
     pub(super) fn ask(&mut self) -> anyhow::Result<()> {
         self.requestor.start()
     }
@@ -178,7 +178,7 @@ impl Pair {
                 process.kill().await?;
                 self.generator.replica = None;
                 if let Between::Port(port, held @ None) = &mut self.between {
-                    // A precaution, and nothing to fail for.
+                    // Only a precaution, so an error does not matter.
                     *held = Held::bind([*port]).ok();
                 }
             }
@@ -186,7 +186,7 @@ impl Pair {
         Ok(())
     }
 
-    /// Mends what [`Self::break_generator`] has broken.
+    /// Ends the outage of [`Self::break_generator`].
     pub(super) fn mend_generator(&mut self, cause: OutageCause) -> anyhow::Result<()> {
         match cause {
             OutageCause::Pause => self.generator.running()?.process.resume(),
@@ -194,11 +194,11 @@ impl Pair {
         }
     }
 
-    /// Looks whether a program has ended that should not have.
+    /// Checks that no program has ended by itself.
     ///
     /// # Errors
     ///
-    /// That it has, with its log.
+    /// If one has. The error has its log.
     pub(super) fn check(&mut self) -> anyhow::Result<()> {
         let Self { design, requestor, generator, .. } = self;
         if let Some(replica) = &mut generator.replica
@@ -206,18 +206,18 @@ impl Pair {
         {
             bail!("{} has ended by itself:\n{}", generator.name, generator.log()?);
         }
-        // The queue's fails where a request was given up, which the audit tells as well.
+        // The requestor of the queue fails if it has given up a request, which the audit reports as well.
         if requestor.failed()? && *design != Design::Queue {
             bail!("{} has failed:\n{}", requestor.name, requestor.log()?);
         }
         Ok(())
     }
 
-    /// Has the requestor ask for nothing more, and only take what comes.
+    /// Makes the requestor stop its requests, and wait for the answers.
     pub(super) async fn stop_asking(&mut self) -> anyhow::Result<()> {
         let requestor = &mut self.requestor;
         if self.design != Design::Queue {
-            // One that has ended refuses, which is as good.
+            // The error for a process that has ended already is of no interest.
             let _ = requestor.running()?.process.interrupt();
             return Ok(());
         }
@@ -236,12 +236,12 @@ impl Pair {
         self.check()
     }
 
-    /// All that the requestor has printed, and all that the generators have.
+    /// The output of the requestor, and that of the generators.
     pub(super) fn logs(&self) -> anyhow::Result<[String; 2]> {
         Ok([self.requestor.log()?, self.generator.log()?])
     }
 
-    /// Stops everything in order.
+    /// Stops everything gracefully.
     pub(super) async fn stop(mut self) -> anyhow::Result<()> {
         self.check()?;
         for program in [&mut self.requestor, &mut self.generator] {
@@ -259,7 +259,7 @@ impl Pair {
     }
 }
 
-/// A broker of a pair's own.
+/// Starts the broker of a pair.
 async fn broker(design: Design, directory: &Path) -> anyhow::Result<Broker> {
     let directory = Some(directory.join(format!("{}-broker", design.prefix())));
     let without_jetstream = design != Design::Queue;

@@ -18,11 +18,11 @@ const STRIP: usize = 84;
 const GAP: usize = 24;
 const BOTTOM: usize = 32;
 
-/// At most so many marks are below it, each after one of these numbers of seconds.
+/// The most marks on the time axis, and the possible distances between them in seconds.
 const MARKS: usize = 12;
 const STEPS: [usize; 9] = [1, 2, 5, 10, 30, 60, 300, 600, 3600];
 
-/// What failed is hatched as well, for eyes that see few colours.
+/// Failed requests are hatched as well, for people who cannot distinguish the colours.
 const STYLE: &str = "
 text { font: 13px system-ui, sans-serif; fill: var(--soft); }
 .name { font-weight: 600; font-size: 15px; fill: var(--ink); }
@@ -46,7 +46,7 @@ const PATTERNS: &str = r#"<defs>
 </defs>
 "#;
 
-/// Draws the strips of all pairs, one below the other, over the time.
+/// Draws the strips of all pairs over the time, one below the other.
 pub(super) fn draw(report: &CompareReport) -> String {
     let seconds = report.pairs.iter().flat_map(|pair| &pair.seconds);
     let most = seconds.map(Second::asked).max().unwrap_or_default().max(1);
@@ -90,10 +90,10 @@ pub(super) fn draw(report: &CompareReport) -> String {
 
 const TITLE: &str = "What became of the same requests, by the second in which they were asked";
 
-/// How seconds and requests become places, in tenths of a unit.
+/// The scale of seconds and requests, in tenths of a unit.
 struct Frame {
     seconds: usize,
-    /// How many requests the height of a strip stands for.
+    /// The number of requests at the full height of a strip.
     most: usize,
 }
 
@@ -133,7 +133,7 @@ fn strip(svg: &mut String, frame: &Frame, pair: &PairFigures, top: usize) {
     for (number, second) in pair.seconds.iter().enumerate() {
         let x = frame.x(Duration::from_secs(number as u64));
         let next = frame.x(Duration::from_secs(number as u64 + 1));
-        // A little less than a second, so that seconds can be told apart.
+        // A little narrower than a second, so that there is a gap between seconds.
         let width = (next - x) * 9 / 10;
         let mut requests = 0;
         for ((_, path), count) in paths.iter_mut().zip([second.at_once, second.late, second.failed])
@@ -168,7 +168,7 @@ fn legend(svg: &mut String) {
         let place = format!("x=\"{x}\" y=\"70\" width=\"14\" height=\"14\"");
         let _ = writeln!(svg, "<rect class=\"{class}\" {place}/>");
         let _ = writeln!(svg, "<text x=\"{}\" y=\"82\">{meaning}</text>", x + 20);
-        // Whatever font there is.
+        // With any font.
         x += 48 + meaning.len() * 8;
     }
 }

@@ -1,4 +1,4 @@
-//! The outages of the generators, as they follow from a seed.
+//! The outages of the generators, from a seed.
 
 use std::fmt;
 use std::time::Duration;
@@ -10,18 +10,18 @@ use rand::seq::SliceRandom;
 use rand::{RngExt, SeedableRng};
 use serde::Serialize;
 
-/// A longer time is as many rounds of outages.
+/// The length of a round of outages. A longer run has several rounds.
 const ROUND: Duration = Duration::from_mins(1);
 
-/// How long each lasts, in thousandths of a round: of a minute some two seconds, five, and fifteen.
+/// The lengths of the outages, in thousandths of a round: in a minute about two, five and fifteen seconds.
 const SHORT: (u64, u64) = (30, 50);
 const PAUSE: (u64, u64) = (70, 90);
 const LONG: (u64, u64) = (220, 270);
 
-/// For how long all is well at the beginning of a round, and at its end.
+/// The time without an outage at the beginning of a round, and at its end.
 const CALM: (u64, u64) = (80, 120);
 
-/// A time in which no generator does anything.
+/// A time in which no generator works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Outage {
     /// When it begins, counted from the beginning.
@@ -30,16 +30,16 @@ pub struct Outage {
     /// How long it lasts.
     #[serde(rename = "for", with = "friendly")]
     pub lasts: Duration,
-    /// How it comes about.
+    /// Its kind.
     #[serde(rename = "do")]
     pub cause: OutageCause,
 }
 
-/// How an outage comes about.
+/// The kind of an outage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum OutageCause {
-    /// SIGKILL, and started again: callers are refused.
+    /// SIGKILL, and a restart: callers are refused.
     Kill,
     /// SIGSTOP, and SIGCONT: callers wait.
     Pause,
@@ -52,7 +52,7 @@ impl Outage {
         (self.at..self.at + self.lasts).contains(&time)
     }
 
-    /// How it ends, for people.
+    /// The words for its end.
     #[must_use]
     pub fn end(&self) -> &'static str {
         match self.cause {
@@ -62,7 +62,7 @@ impl Outage {
     }
 }
 
-/// How it begins, for people.
+/// The words for its beginning.
 impl fmt::Display for Outage {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let signal = match self.cause {
@@ -73,11 +73,11 @@ impl fmt::Display for Outage {
     }
 }
 
-/// The outages that follow from a seed, always the same ones for the same time: in each minute a long one, two or three
-/// short ones, and a pause. All is well before each of them, and at the end. A shorter time has shorter ones.
+/// The outages of a seed, always the same ones for the same time: in each minute a long one, two or three short ones, and
+/// a pause. There is time without an outage before each of them, and at the end. A shorter run has shorter ones.
 #[must_use]
 pub fn outages(seed: u64, duration: Duration) -> Vec<Outage> {
-    // Unlike the standard generator this one stays the same over versions and machines.
+    // Unlike the standard generator, this one is the same in all versions and on all machines.
     let mut random = Xoshiro256PlusPlus::seed_from_u64(seed);
     let rounds = u32::try_from(duration.as_secs() / ROUND.as_secs()).unwrap_or(u32::MAX).max(1);
     let length = duration / rounds;
@@ -93,7 +93,7 @@ fn round(begins: Duration, length: Duration, random: &mut Xoshiro256PlusPlus) ->
     kinds.shuffle(random);
     let lengths: Vec<u64> =
         kinds.iter().map(|(_, (least, most))| random.random_range(*least..=*most)).collect();
-    // The rest is the time before each of them: none has less than a third of another's.
+    // The rest of the time is split among the times before them. None has less than a third of another.
     let left = 1000 - CALM.0 - CALM.1 - lengths.iter().sum::<u64>();
     let weights: Vec<u64> = kinds.iter().map(|_| random.random_range(50..=150)).collect();
     let all: u64 = weights.iter().sum();
@@ -108,7 +108,7 @@ fn round(begins: Duration, length: Duration, random: &mut Xoshiro256PlusPlus) ->
     outages
 }
 
-/// In whole milliseconds.
+/// The time, rounded to whole milliseconds.
 fn thousandths(length: Duration, share: u64) -> Duration {
     let length = u64::try_from(length.as_millis()).unwrap_or(u64::MAX);
     Duration::from_millis(length.saturating_mul(share) / 1000)

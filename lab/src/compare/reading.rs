@@ -1,4 +1,4 @@
-//! What each pair did, from what it has printed, and from the facts of the queue.
+//! The observations of each pair, from its output, and from the facts of the queue.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -12,17 +12,17 @@ use workqueue::{Bucket, Connection, Fact, JobId, reading};
 
 use super::figures::{CallerView, Seen};
 
-/// What a requestor of the examples prints of a request.
+/// A line of output of an example's requestor, for one request.
 #[derive(Debug, Deserialize)]
 struct Ended {
     asked_ms: f64,
     waited_ms: Option<f64>,
-    /// Where its caller did not wait for the end.
+    /// The time for which the caller was blocked, if it did not wait for the end.
     held_ms: Option<f64>,
     outcome: String,
 }
 
-/// The end of what it prints.
+/// The last line of its output.
 #[derive(Debug, Deserialize)]
 struct Tally {
     asked: usize,
@@ -31,10 +31,10 @@ struct Tally {
     doubled: usize,
 }
 
-/// What a pair of the examples did, whose requestor began to ask so long after the beginning.
+/// The observations of a pair of the examples, whose requestor started this long after the beginning.
 pub(super) fn printed(requestor: &str, generator: &str, began: Duration) -> anyhow::Result<Seen> {
     let Some((before, tally)) = requestor.trim_end().rsplit_once('\n') else {
-        // It was told to stop before it asked for anything.
+        // It was stopped before its first request.
         return Ok(Seen::default());
     };
     let what = || format!("a requestor has printed something else than its requests:\n{tally}");
@@ -58,7 +58,7 @@ fn milliseconds(number: f64) -> Duration {
     Duration::try_from_secs_f64(number / 1000.0).unwrap_or_default()
 }
 
-/// How many strings were made for a request that had one already.
+/// The number of strings that were made for a request that had one already.
 fn made_again(generator: &str) -> usize {
     let mut made: HashMap<&str, usize> = HashMap::new();
     for id in generator.lines().filter_map(|line| line.strip_prefix("made ")) {
@@ -67,8 +67,8 @@ fn made_again(generator: &str) -> usize {
     made.values().map(|times| times - 1).sum()
 }
 
-/// The requests that the queue accepted, as their callers saw them. A caller is held until the broker has its fact, and
-/// answered once the strings are stored.
+/// The requests that the queue accepted, as their callers observed them. A caller is blocked until the broker has the
+/// fact `requested`, and has its answer once the strings are stored.
 pub(super) async fn facts(
     connection: &Connection,
     began: Timestamp,
@@ -94,7 +94,7 @@ pub(super) async fn facts(
     Ok(requests)
 }
 
-/// Shows each fact of a bucket, and when the broker stored it.
+/// Calls `each` with each fact of a bucket, and the time at which the broker stored it.
 async fn each<F: Fact>(
     connection: &Connection,
     bucket: Bucket,
@@ -112,7 +112,7 @@ async fn each<F: Fact>(
     Ok(())
 }
 
-/// How long after one moment another is; nothing where it is before.
+/// The time from one moment to another; zero if the other is earlier.
 fn between(from: Timestamp, to: Timestamp) -> Duration {
     Duration::try_from(to.duration_since(from)).unwrap_or_default()
 }

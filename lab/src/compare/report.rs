@@ -17,25 +17,25 @@ use super::plan::Outage;
 use super::settings::CompareSettings;
 use crate::times::in_words;
 
-/// How many characters a bar has.
+/// The length of a bar in characters.
 const BAR: usize = 60;
 
-/// Their signs: answered at once, answered late, and never.
+/// The characters of a bar: answered at once, answered late, and never.
 const SIGNS: [&str; 3] = ["▓", "░", "·"];
 
 /// The figures of all four pairs.
 #[derive(Clone, Debug, Serialize)]
 pub struct CompareReport {
-    /// Whether the audit of the queue is clean, and nothing is left in it.
+    /// Whether the audit of the queue is clean, and the queue is empty.
     pub clean: bool,
     /// The seed of the outages.
     pub seed: u64,
-    /// How long was asked.
+    /// The time in which requests were made.
     #[serde(rename = "for", with = "friendly")]
     pub duration: Duration,
     /// Requests a second, of each pair.
     pub rate: u32,
-    /// How long a string took to make.
+    /// The time for making a string.
     #[serde(with = "friendly")]
     pub work_time: Duration,
     /// The outages of the generators.
@@ -47,7 +47,7 @@ pub struct CompareReport {
 }
 
 impl CompareReport {
-    /// That of what was seen of `each` pair, in the order of [`Design::ALL`].
+    /// The comparison of these observations of `each` pair, in the order of [`Design::ALL`].
     pub(super) fn new(
         seed: u64,
         duration: Duration,
@@ -64,7 +64,7 @@ impl CompareReport {
         Self { clean, seed, duration, rate, work_time, outages, pairs, verdict }
     }
 
-    /// Draws it into the file that the settings name, if they do.
+    /// Draws the picture into the file of the settings, if they name one.
     ///
     /// # Errors
     ///
@@ -77,12 +77,12 @@ impl CompareReport {
         Ok(())
     }
 
-    /// How long an answer took where all was well, of this pair.
+    /// The time until an answer of this pair without an outage.
     fn calm(&self, design: Design) -> Option<f64> {
         self.pairs.iter().find(|pair| pair.design == design)?.calm_median_ms
     }
 
-    /// What the queue costs, in sentences.
+    /// The cost of the queue, in sentences.
     fn cost(&self) -> Option<String> {
         let (coupled, queue) = (self.calm(Design::Coupled)?, self.calm(Design::Queue)?);
         let cost = match queue - coupled {
@@ -98,7 +98,7 @@ impl CompareReport {
     }
 }
 
-/// A table, bars, and what has to be known about them, in lines of less than 80 characters.
+/// A table, bars and their legend, in lines of less than 80 characters.
 impl fmt::Display for CompareReport {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(formatter, "{HEAD}")?;
@@ -142,11 +142,11 @@ impl fmt::Display for CompareReport {
     }
 }
 
-/// Above the columns of the table.
+/// The heads of the columns.
 const HEAD: &str =
     "                  asked at once   late failed doubled longest  held, 50%    99%";
 
-/// What the words of the table mean.
+/// The legend of the table.
 const NOTES: &str = "\
 Longest: the longest wait for an answer. Held: the time until the caller could
 continue. A coupled caller continues with its answer or an error; the others,
@@ -161,7 +161,7 @@ Simplified: the work is a wait, so no generator is ever overloaded; no broker
 fails; and a killed generator refuses a call at once, which a machine that is
 away does not do.";
 
-/// A time in milliseconds, in the unit that suits it.
+/// A time in milliseconds, in a suitable unit.
 pub(super) fn time(milliseconds: Option<f64>) -> String {
     match milliseconds {
         None => "–".to_owned(),
@@ -175,7 +175,7 @@ pub(super) fn time(milliseconds: Option<f64>) -> String {
 /// The shares of all requests, side by side.
 fn bar(total: Second) -> String {
     let asked = total.asked().max(1);
-    // Even the smallest share shows, at the cost of the largest.
+    // Even the smallest share has a character, which the largest loses.
     let cells = |count: usize| (count * BAR / asked).max(usize::from(count > 0));
     let mut cells = [total.at_once, total.late, total.failed].map(cells);
     let (others, most) = (cells.iter().sum::<usize>(), cells.iter().copied().max());

@@ -32,14 +32,14 @@ pub struct CompareSettings {
 }
 
 impl CompareSettings {
-    /// How many requests each requestor asks.
+    /// The number of requests of each requestor.
     pub(super) fn total(&self) -> u64 {
         let total = u128::from(self.rate) * self.duration.as_millis() / 1000;
         u64::try_from(total).unwrap_or(u64::MAX)
     }
 }
 
-/// The outages of a shorter time would be too short for a program to start in between.
+/// The shortest run. In a shorter one the outages would be too short for a program to start between them.
 const SHORTEST: Duration = Duration::from_secs(5);
 
 fn long_enough(text: &str) -> Result<Duration, String> {

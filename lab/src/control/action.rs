@@ -1,4 +1,4 @@
-//! The actions by which a person changes the running lab.
+//! The actions with which a person changes the running lab.
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,4 +1,4 @@
-//! The commands' end: finds the lab that runs, and tells it what to do.
+//! The client of the commands: finds the running lab, and sends it actions.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,16 +15,16 @@ use testkit::target_directory;
 use super::action::Action;
 use super::server::{Control, FILE};
 
-/// Names the file of the lab to speak to, for what the lab itself starts.
+/// The environment variable with the lab's file, for processes that the lab starts.
 pub(crate) const CONTROL_FILE: &str = "LAB_CONTROL_FILE";
 
-/// A lab that runs.
+/// A running lab.
 pub(crate) struct Lab {
     pub(crate) control: Control,
 }
 
 impl Lab {
-    /// The lab that runs; the one that was started last, if there are several, and then it says which one that is.
+    /// The running lab. If there are several, the one that was started last, which it then prints.
     pub(crate) fn find() -> anyhow::Result<Self> {
         let files = match workqueue::variable(CONTROL_FILE) {
             Some(file) => vec![PathBuf::from(file)],
@@ -43,7 +43,7 @@ impl Lab {
         Ok(Self { control })
     }
 
-    /// Does something to its system, and gives the state of that.
+    /// Sends an action, and returns the resulting state.
     pub(crate) async fn apply(&self, action: &Action) -> anyhow::Result<Value> {
         let Control { addr, token, .. } = &self.control;
         let authorization = format!("Bearer {token}");
@@ -70,7 +70,7 @@ fn files(directory: &Path) -> Vec<PathBuf> {
     files.into_iter().rev().map(|(_, file)| file).collect()
 }
 
-/// What the file says of a lab that still runs.
+/// The content of the file, if its lab still runs.
 fn read(file: &Path) -> Option<Control> {
     let control: Control = serde_json::from_slice(&fs::read(file).ok()?).ok()?;
     let pid = Pid::from_raw(control.pid.try_into().ok()?);

@@ -1,5 +1,5 @@
-//! Hands on the system that `lab up` runs: commands at a terminal, and buttons on its page. Both speak to the lab by HTTP
-//! on loopback, with a token that only they know.
+//! Control of the system that `lab up` runs, by commands at a terminal and by buttons on its page. Both use HTTP on
+//! loopback, with a token that only they know.
 
 mod action;
 mod client;

@@ -1,4 +1,4 @@
-//! The lab's end: a client with its token may look at the system and change it.
+//! The server of the lab: a client with its token may read the state of the system and change it.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -26,10 +26,10 @@ use super::action::Action;
 use crate::lesson::{self, Workplace};
 use crate::up::{SystemState, UpSettings};
 
-/// The file that says how to speak to a lab, in the directory of its run.
+/// The file with the address and the token of a lab, in the directory of its run.
 pub(crate) const FILE: &str = "control.json";
 
-/// An address of the lab's own, and a new token for it.
+/// Listens on a free port. Returns its address, and a new token.
 pub(crate) async fn listen() -> anyhow::Result<(TcpListener, SocketAddr, String)> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await;
     let listener = listener.context("cannot listen for the page and for other commands")?;
@@ -37,46 +37,46 @@ pub(crate) async fn listen() -> anyhow::Result<(TcpListener, SocketAddr, String)
     Ok((listener, addr, Uuid::new_v4().simple().to_string()))
 }
 
-/// How to speak to a lab.
+/// The address and the token of a lab, and of its system.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Control {
     pub(crate) addr: SocketAddr,
     pub(crate) token: String,
-    /// Where the page is.
+    /// The address of the page.
     pub(crate) gateway: SocketAddr,
-    /// Where the brokers are.
+    /// The addresses of the brokers.
     pub(crate) nats_url: String,
-    /// The process of the lab.
+    /// The process id of the lab.
     pub(crate) pid: u32,
-    /// The file that this is written to.
+    /// The file that contains this.
     pub(crate) file: PathBuf,
 }
 
 impl Control {
-    /// Writes it down for the commands of this user alone.
+    /// Writes the file, which only this user can read.
     pub(crate) fn write(&self) -> anyhow::Result<()> {
         let (path, new) = (&self.file, self.file.with_extension("new"));
         let file = File::options().create(true).write(true).truncate(true).mode(0o600).open(&new);
         let written = file.and_then(|mut file| file.write_all(json!(self).to_string().as_bytes()));
-        // Whole, or not there.
+        // Renamed into place, so that no reader finds an incomplete file.
         let written = written.and_then(|()| fs::rename(&new, path));
         written.with_context(|| format!("cannot write {}", path.display()))
     }
 }
 
-/// What a page or a command wants, and where to answer.
+/// A command of a page or a terminal, and the channel for the answer.
 pub(crate) struct ControlRequest {
     pub(crate) what: ControlCommand,
     pub(crate) answer: oneshot::Sender<anyhow::Result<SystemState>>,
 }
 
-/// What a page or a command wants.
+/// A command of a page or a terminal.
 pub(crate) enum ControlCommand {
-    /// To see what there is.
+    /// Read the state.
     State,
-    /// Something to be done.
+    /// Apply an action.
     Action(Action),
-    /// The scene of a lesson.
+    /// Set the scene of a lesson.
     Scene(Box<UpSettings>),
 }
 
@@ -94,14 +94,14 @@ impl Shared {
     }
 }
 
-/// Answers for as long as it is polled. What changes the system is wished for.
+/// Answers clients for as long as it is polled. It passes commands on to the task that owns the system.
 pub(crate) async fn serve(
     listener: TcpListener,
     control: Control,
     control_requests: mpsc::Sender<ControlRequest>,
 ) {
     let shared = Arc::new(Shared { control_requests, control });
-    // Pages come from the gateway, under whatever name this machine has for itself; the token decides.
+    // The page comes from the gateway, under any name of this machine. The token is the protection.
     let cors = CorsLayer::new()
         .allow_origin(AllowOrigin::predicate(|origin: &HeaderValue, _: &request::Parts| {
             origin.to_str().is_ok_and(|origin| {

@@ -1,4 +1,4 @@
-//! Does the steps of lessons, and sees that each check comes true.
+//! Does the steps of lessons, and verifies that each check comes true.
 
 use std::time::Duration;
 
@@ -17,18 +17,18 @@ use super::{Workplace, run, scene};
 use crate::lesson::run::is_as_shown;
 use crate::up::Running;
 
-/// How many lessons are done at a time: most of each is waiting.
+/// The number of lessons at a time. Most of a lesson is waiting.
 const AT_A_TIME: usize = 4;
 
-/// How long a check may take to come true: only a lesson that is wrong takes as long.
+/// The time limit for a check to come true. Only a wrong lesson reaches it.
 const PATIENCE: Duration = Duration::from_mins(2);
 
-/// Does the steps of these lessons, each on a system of its own, and says how they went. Returns whether all is as they
-/// say.
+/// Does the steps of these lessons, each on a system of its own, and prints the results. Returns whether all checks came
+/// true.
 ///
 /// # Errors
 ///
-/// If nothing could be started, or it was stopped.
+/// If the programs cannot be built, or the run was stopped.
 pub(crate) async fn check(
     lessons: impl Iterator<Item = &'static Lesson>,
     stop: &CancellationToken,
@@ -67,7 +67,7 @@ async fn check_one(
         done.context("stopped before the lesson was done")??;
         let (verdict, mut system) = running.judge().await?;
         system.end().await?;
-        // A lesson may replace a store, and then there is no verdict.
+        // Without the verdict, because a lesson may replace a store.
         let is_kept = verdict.is_clean() || verdict.cannot_tell.is_some();
         ensure!(
             is_kept && verdict.lost + verdict.doubled == 0,
@@ -90,7 +90,7 @@ async fn steps(lesson: &'static Lesson, running: &Running) -> anyhow::Result<()>
     Ok(())
 }
 
-/// Does a step, and gives what was seen.
+/// Does a step, and returns the values that its check saw.
 async fn done(
     lesson: &Lesson,
     number: usize,
@@ -103,7 +103,7 @@ async fn done(
         let gateway = running.gateway;
         let url = format!("http://{gateway}/api/lessons/{}/steps/{number}", lesson.number);
         let mut events = Events { response: reqwest::get(url).await?, unread: String::new() };
-        // The state before is known now.
+        // The gateway has the state before the step now.
         let (is_true, saw) = events.next().await?;
         ensure!(!is_true, "its check is true before anything is done: {saw}");
         Some(events)
@@ -138,14 +138,14 @@ async fn done(
     }
 }
 
-/// Server-sent events of a step.
+/// The server-sent events of a step.
 struct Events {
     response: Response,
     unread: String,
 }
 
 impl Events {
-    /// Whether the check holds, and what it saw.
+    /// The next event: whether the check holds, and the values that it saw.
     async fn next(&mut self) -> anyhow::Result<(bool, String)> {
         loop {
             if let Some(end) = self.unread.find("\n\n") {

@@ -1,5 +1,4 @@
-//! `lab lesson`: sets the scene of a lesson of the course, or does its steps by itself, to see that what the lesson
-//! says is still so.
+//! `lab lesson`: sets the scene of a lesson of the course, or does its steps by itself, to verify the lesson.
 
 mod check;
 mod run;
@@ -50,14 +49,14 @@ pub(crate) fn list() -> String {
     )
 }
 
-/// `cargo lab up` with its flags.
+/// The command line `cargo lab up` with its flags.
 #[derive(Parser)]
 struct Up {
     #[command(flatten)]
     settings: UpSettings,
 }
 
-/// What the scene of a lesson asks `lab up` for: the last line of its command.
+/// The settings of `lab up` in the scene of a lesson, from the last line of its command.
 pub(crate) fn scene(lesson: &Lesson) -> anyhow::Result<UpSettings> {
     let command = lesson.scene().lab.as_deref().unwrap_or_default();
     let line = command.lines().last().unwrap_or_default();

@@ -1,4 +1,4 @@
-//! Runs the commands of a step as they stand in the lesson.
+//! Runs the commands of a step, unchanged.
 
 use std::env;
 use std::ffi::OsString;
@@ -20,10 +20,10 @@ use tokio::process::Command;
 
 use crate::control::{CONTROL_FILE, Control};
 
-/// Where the commands of a lesson find the gateway.
+/// The address of the gateway in the commands of a lesson.
 const USUAL: &str = "127.0.0.1:8080";
 
-/// Where commands are run: beside this lab, in the root of the repository.
+/// The environment of the commands: beside this lab, in the root of the repository.
 #[derive(Clone, Debug)]
 pub(crate) struct Workplace {
     control_file: PathBuf,
@@ -31,17 +31,17 @@ pub(crate) struct Workplace {
     gateway: SocketAddr,
 }
 
-/// What came of the commands of a step.
+/// The result of the commands of a step.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct StepRun {
-    /// What they have printed, and why they failed.
+    /// Their output, with the reason if they failed.
     pub(crate) output: String,
     pub(crate) status: i32,
-    /// That the step is done, if the output says it.
+    /// The values that the check saw, if it holds for the output.
     pub(crate) done: Option<Done>,
 }
 
-/// That a check came true.
+/// A check that came true.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct Done {
     pub(crate) at: Timestamp,
@@ -53,12 +53,12 @@ struct Group(i32);
 
 impl Drop for Group {
     fn drop(&mut self) {
-        // Most often there is none any more.
+        // Mostly all of them have ended already.
         let _ = signal::killpg(Pid::from_raw(self.0), Signal::SIGKILL);
     }
 }
 
-/// Takes the place of cargo: `cargo lab` is this program, which is built. As cargo does, it becomes what it runs.
+/// A script in the place of cargo: for `cargo lab` it replaces itself by this program, which is built already.
 const CARGO: &str = r#"#!/bin/sh
 if [ "$1" = lab ]; then shift; exec "$LAB_PROGRAM" "$@"; fi
 PATH=${PATH#*:} exec cargo "$@"
@@ -70,7 +70,7 @@ impl Workplace {
         Self { control_file, nats_url, gateway: control.gateway }
     }
 
-    /// The `PATH` with our cargo before the other one.
+    /// The `PATH` with this script before cargo.
     fn path(&self) -> anyhow::Result<OsString> {
         let directory = self.control_file.with_file_name("bin");
         let cargo = directory.join("cargo");
@@ -90,7 +90,7 @@ impl Workplace {
 /// Runs the commands of a step.
 pub(crate) async fn run(step: &Step, place: &Workplace) -> anyhow::Result<StepRun> {
     let commands = step.commands.lab.as_deref().context("this step has no command for the lab")?;
-    // The port may be another one, if that is taken.
+    // The gateway may listen on another port, if that one is taken.
     let commands = commands.replace(USUAL, &place.gateway.to_string());
     let program = env::current_exe().context("the lab does not find itself")?;
     let mut shell = Command::new("sh");
@@ -101,7 +101,7 @@ pub(crate) async fn run(step: &Step, place: &Workplace) -> anyhow::Result<StepRu
     shell.env("NATS_URL", &place.nats_url).process_group(0);
     let shell = shell.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let shell = shell.context("cannot run sh")?;
-    // What it has left running ends with it.
+    // Processes that the step has left running end with it.
     let _end = shell.id().and_then(|id| id.try_into().ok()).map(Group);
     let ran = shell.wait_with_output().await.context("cannot wait for sh")?;
     let mut output = String::from_utf8_lossy(&ran.stdout).into_owned();
@@ -120,8 +120,8 @@ pub(crate) async fn run(step: &Step, place: &Workplace) -> anyhow::Result<StepRu
     Ok(StepRun { output, status: ran.status.code().unwrap_or(-1), done })
 }
 
-/// Whether an output is as a lesson shows it, where `…` stands for what varies: within a line for any text, alone on a
-/// line for any lines.
+/// Whether an output matches the one in a lesson, in which `…` stands for any text within a line, and alone on a line for
+/// any lines.
 pub(super) fn is_as_shown(shown: &str, output: &str) -> bool {
     let shown: Vec<&str> = shown.lines().map(str::trim_end).collect();
     let output: Vec<&str> = output.trim_end().lines().map(str::trim_end).collect();
@@ -137,7 +137,7 @@ pub(super) fn is_as_shown(shown: &str, output: &str) -> bool {
     )
 }
 
-/// Whether one sequence is like the other, in which some items stand for any number of others.
+/// Whether a sequence matches a pattern, in which some items stand for any number of items.
 fn matches<T>(
     shown: &[T],
     found: &[T],

@@ -18,13 +18,13 @@ use workqueue::variable;
 use super::UpSettings;
 use crate::replica::Replica;
 
-/// How often to look whether a program has ended.
+/// The interval of the checks whether a program has ended.
 const TICK: Duration = Duration::from_millis(200);
 
-/// How long after its start a program may not end, if it is to be started again.
+/// The time for which a program has to run before it ends, to be started again.
 const SOON: Duration = Duration::from_secs(1);
 
-/// What a package says under `[package.metadata.lab]`.
+/// The content of `[package.metadata.lab]` of a package.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Example {
@@ -38,10 +38,10 @@ struct Program {
     name: String,
     #[serde(default = "one")]
     replicas: u32,
-    /// Its settings, if the environment has others.
+    /// Its settings, unless the environment has others.
     #[serde(default)]
     env: BTreeMap<String, String>,
-    /// Whether it logs where its page listens.
+    /// Whether it logs the address of a page.
     #[serde(default)]
     page: bool,
 }
@@ -51,7 +51,7 @@ fn one() -> u32 {
 }
 
 impl Example {
-    /// What the package of this name says.
+    /// The settings in the package of this name.
     async fn read(name: &str) -> anyhow::Result<Self> {
         let packages = programs::packages().await?;
         let with_programs =
@@ -79,11 +79,11 @@ struct Member<'a> {
     started: Instant,
 }
 
-/// Runs the programs of the example until `stop`, or until the time is over, and stops them in order.
+/// Runs the programs of the example until `stop`, or until the time is over, and stops them gracefully.
 ///
 /// # Errors
 ///
-/// If something cannot be built or started, or does not end as it should.
+/// If something cannot be built or started, or does not end gracefully.
 pub(crate) async fn run_example(
     name: &str,
     settings: &UpSettings,
@@ -99,7 +99,7 @@ pub(crate) async fn run_example(
     let start = |program: &Program, path: &Path, name: &str| {
         let mut command = bound_to_this(path);
         command.envs(program.env.iter().filter(|(name, _)| variable(name).is_none()));
-        // What it keeps by default beside itself goes with the run.
+        // So that the files that it keeps in its working directory are removed with the run.
         command.env("NATS_URL", &url).current_dir(directory.path());
         Replica::spawn(command, name, directory.path())
     };

@@ -6,7 +6,7 @@ use workqueue::variable;
 
 use super::settings::UpSettings;
 
-/// Commands to try with what runs. There is none for a side without replicas.
+/// Commands to try with the running system. There is none for a service without replicas.
 pub(super) fn what_to_try(settings: &UpSettings, api: SocketAddr) -> String {
     let asks = settings.requestors > 0 && settings.rate != requestor::Rate::Zero;
     let curl = format!("curl -i http://{api}/requests --json '{{\"count\": 1, \"length\": 64}}'");
@@ -20,7 +20,7 @@ pub(super) fn what_to_try(settings: &UpSettings, api: SocketAddr) -> String {
         };
         hints.push(("cargo lab stop generators", effect));
         hints.push(("cargo lab start generators", "start them again: the queue drains"));
-        // At the usual rate, work without a duration is never in flight when one looks.
+        // At the default rate, work that takes no time is hardly ever in flight.
         let work_time = settings.environment.get("WORK_TIME").cloned();
         let work_time = work_time.or_else(|| variable("WORK_TIME"));
         let work_time = work_time.and_then(|time| workqueue::duration(&time).ok());

@@ -1,4 +1,4 @@
-//! `lab up`: the whole system on this machine, to look at and to play with.
+//! `lab up`: the whole system on this machine, for experiments.
 
 mod example;
 mod hints;
@@ -34,29 +34,29 @@ use workqueue::{Connection, NatsSettings, chain};
 use crate::control::{Control, ControlCommand, ControlRequest, FILE, listen, serve};
 use screen::Screen;
 
-/// How often the flow is shown.
+/// The interval at which the flow is shown.
 const TICK: Duration = Duration::from_secs(1);
 
-/// How long the broker has to answer. A person who has killed it wants to see that it is away.
+/// The time limit for the broker's answers. It is short, because a person who has killed the broker wants to see the effect.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How long the replicas may take to get ready, and how often to look.
+/// The time limit for the replicas to become ready, and the interval of the checks.
 const START_TIMEOUT: Duration = Duration::from_mins(1);
 const POLL: Duration = Duration::from_millis(100);
 
-/// How long the queues may take to drain at the end.
+/// The time limit for the queues to drain at the end.
 const LAST_WAIT: Duration = Duration::from_secs(2);
 
-/// A system that runs, and may be controlled.
+/// A running system with its control.
 pub(crate) struct Running {
     system: Mutex<System>,
     control_requests: Mutex<mpsc::Receiver<ControlRequest>>,
     connection: Connection,
-    /// Where the gateway listens.
+    /// The address of the gateway.
     pub(crate) gateway: SocketAddr,
-    /// How to speak to this lab.
+    /// The address and the token of this lab.
     pub(crate) control: Control,
-    /// Ends with it.
+    /// The server of the control, which ends with this.
     _serving: AbortOnDropHandle<()>,
 }
 
@@ -89,13 +89,13 @@ impl Running {
         })
     }
 
-    /// Waits until both sides have as many replicas that are ready as these settings say.
+    /// Waits until both services have as many ready replicas as in these settings.
     pub(crate) async fn all_ready(&self, settings: &UpSettings) -> anyhow::Result<()> {
         let wanted = [("requestors", settings.requestors), ("generators", settings.generators)];
         let waiting = async {
             loop {
                 self.system.lock().await.all_could_start()?;
-                // As the page sees it, which looks once a second.
+                // From the page, which is updated once a second, so that it shows them as well.
                 let history = http::ask(self.gateway, "GET", "/api/history", &[], "").await?;
                 let history = history.json();
                 let newest = history.as_array().and_then(|history| history.last());
@@ -109,7 +109,7 @@ impl Running {
         timeout(START_TIMEOUT, waiting).await.context("the replicas do not become ready")?
     }
 
-    /// Lets the page and other commands change the system for as long as this takes.
+    /// Does this work. Meanwhile the page and other commands may change the system.
     pub(crate) async fn during<T>(&self, work: impl Future<Output = T>) -> T {
         let answering = async {
             let mut control_requests = self.control_requests.lock().await;
@@ -120,7 +120,7 @@ impl Running {
                     ControlCommand::Action(action) => system.apply(action).await,
                     ControlCommand::Scene(settings) => system.set_scene(&settings).await,
                 };
-                // The one who wished for it may have gone.
+                // The client may have gone.
                 let _ = answer.send(done.and_then(|()| system.state()));
             }
             pending().await
@@ -131,7 +131,7 @@ impl Running {
         }
     }
 
-    /// Stops both sides in order, and gives the verdict, and what is to be ended then, with the brokers.
+    /// Stops both services gracefully. Returns the verdict, and the rest of the system with its brokers.
     pub(crate) async fn judge(self) -> anyhow::Result<(Verdict, System)> {
         let mut system = self.system.into_inner();
         system.stop().await?;
@@ -140,12 +140,12 @@ impl Running {
     }
 }
 
-/// Runs a broker and both services, shows the flow until `stop` or until the time is over, stops
-/// everything in order, and gives the verdict.
+/// Runs a broker and both services, and shows the flow until `stop` or until the time is over. Then stops everything
+/// gracefully, and returns the verdict.
 ///
 /// # Errors
 ///
-/// If something cannot be built or started, or does not end as it should.
+/// If something cannot be built or started, or does not end gracefully.
 pub async fn up(
     settings: &UpSettings,
     lesson: Option<usize>,
@@ -182,12 +182,12 @@ async fn run(
     );
     let screen = Screen::new(above);
     if lesson.is_some() && std::io::stdout().is_terminal() {
-        // Where there is no browser, the address is shown.
+        // Without a browser, the address on the screen is enough.
         let _ = open::that_detached(&page);
     }
     running.during(show(settings, screen, &running, stop)).await?;
     let _ = say(format_args!("Stopping the requestors, then the generators."));
-    // Without the broker, or the majority of several, nothing could be finished or judged.
+    // Without the broker, or without a majority of several, no work could be finished, and there is no verdict.
     let ports = running.system.lock().await.brokers.ports();
     let (verdict, mut system) = tokio::select! {
         biased;
@@ -205,7 +205,7 @@ async fn run(
     Ok((verdict, all_are_ours))
 }
 
-/// Waits until the brokers that answer are no majority any more, and says how many they are.
+/// Waits until the answering brokers are no majority any more, and returns their number.
 async fn too_few_answer(ports: &[u16]) -> usize {
     loop {
         let answering = answering(ports, PATIENCE).await;
@@ -249,7 +249,7 @@ async fn show(
                 screen.show(&format!("\n{told}\n\n{processes}"), &waiting)
             }
         };
-        // Its reader has gone, as that of `lab up | head`.
+        // The reader of the output has gone, as in `lab up | head`.
         if shown.is_err_and(|error| workqueue::reader_has_gone(&error)) {
             break;
         }

@@ -1,4 +1,4 @@
-//! The replicas of one side that `lab up` runs, each a process.
+//! The replicas of one service that `lab up` runs, each a process.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -11,25 +11,25 @@ use tokio::time::{Instant, sleep};
 
 use crate::replica::Replica;
 
-/// How long a replica may take to be ready before the one that it replaces is told to stop.
+/// The time limit for a replica to become ready. Then its predecessor is told to stop in any case.
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(20);
 
-/// The settings of a replica, besides those of the environment.
+/// The settings of a replica, on top of the environment.
 pub(super) type Settings = Vec<(String, String)>;
 
-/// The replicas of one side.
+/// The replicas of one service.
 #[derive(Debug)]
 pub(super) struct Replicas {
     side: Side,
     program: PathBuf,
     directory: PathBuf,
     all: Vec<Member>,
-    /// Those that were told to stop and have been replaced.
+    /// The replicas that were told to stop and have successors.
     leaving: Vec<Replica>,
 }
 
-/// A replica and what was done to it.
+/// A replica and its state.
 #[derive(Debug)]
 struct Member {
     number: u32,
@@ -38,12 +38,12 @@ struct Member {
     is_stopping: bool,
 }
 
-/// A process as a person sees it.
+/// The state of a process, for people.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub(super) struct ProcessState {
     pub(super) name: String,
     pub(super) pid: u32,
-    /// running, paused, stopping or ended.
+    /// `running`, `paused`, `stopping` or `ended`.
     pub(super) state: &'static str,
 }
 
@@ -55,7 +55,7 @@ impl Replicas {
 
     fn launch(&self, number: u32, settings: &Settings) -> anyhow::Result<Member> {
         let name = format!("{}-{number}", self.side);
-        // Where the admin endpoint listens is read in the log: it must not be that of an earlier process of this name.
+        // The log has the address of the admin endpoint, which must not be that of an earlier process of this name.
         let log = self.directory.join(format!("{name}.log"));
         let _ = fs::rename(&log, log.with_extension("earlier.log"));
         let settings = settings.iter().map(|(name, value)| (name, value));
@@ -63,7 +63,7 @@ impl Replicas {
         Ok(Member { number, replica, is_paused: false, is_stopping: false })
     }
 
-    /// Starts those that were stopped or killed; one, if there has been none.
+    /// Starts the replicas that were stopped or killed, or one if there were none.
     pub(super) fn start(&mut self, settings: &Settings) -> anyhow::Result<()> {
         if self.all.is_empty() {
             return self.scale(1, settings);
@@ -81,7 +81,8 @@ impl Replicas {
         Ok(())
     }
 
-    /// Makes it so many: those with the highest numbers are told to stop, and those that have ended are forgotten.
+    /// Scales the service to this many replicas. Those with the highest numbers are told to stop, and ended ones are
+    /// forgotten.
     pub(super) fn scale(&mut self, count: u32, settings: &Settings) -> anyhow::Result<()> {
         let mut kept = Vec::new();
         for mut member in self.all.drain(..) {
@@ -109,7 +110,7 @@ impl Replicas {
         Ok(())
     }
 
-    /// Replaces each that runs by a new process, which is ready before the old one is told to stop.
+    /// Replaces each running replica by a new process, which is ready before the old one is told to stop.
     pub(super) async fn deploy(&mut self, settings: &Settings) -> anyhow::Result<()> {
         for index in 0..self.all.len() {
             if !self.all[index].runs()? || self.all[index].is_stopping {
@@ -125,7 +126,7 @@ impl Replicas {
         Ok(())
     }
 
-    /// Does this to each of them that runs, or to the one with this number.
+    /// Applies an action to each running replica, or to the one with this number.
     pub(super) async fn each(&mut self, number: Option<u32>, verb: Verb) -> anyhow::Result<()> {
         let side = self.side;
         let found = |member: &&mut Member| number.is_none_or(|number| member.number == number);
@@ -151,16 +152,16 @@ impl Replicas {
         Ok(())
     }
 
-    /// Whether all of them understood their settings, which come from the environment, too.
+    /// Checks that all replicas have accepted their settings, which also come from the environment.
     ///
     /// # Errors
     ///
-    /// The log of a replica that did not. Otherwise it would be missing without a reason.
+    /// If a replica has not. The error has its log.
     pub(super) fn all_could_start(&mut self) -> anyhow::Result<()> {
         self.all.iter_mut().try_for_each(|member| member.replica.could_start())
     }
 
-    /// Which replica runs as which process, or has ended.
+    /// The states of the processes.
     pub(super) fn describe(&mut self) -> Vec<String> {
         self.all.iter_mut().map(|member| member.replica.describe()).collect()
     }
@@ -169,15 +170,15 @@ impl Replicas {
         self.all.iter_mut().map(Member::state).collect()
     }
 
-    /// How many are not told to stop.
+    /// The number of replicas that are not told to stop.
     pub(super) fn count(&self) -> u32 {
         u32::try_from(self.all.len()).unwrap_or(u32::MAX)
     }
 
-    /// Stops all of them in order, and waits for them.
+    /// Stops all replicas gracefully, and waits for them.
     pub(super) async fn stop(&mut self) -> anyhow::Result<()> {
         for member in self.all.drain(..) {
-            // A second signal would end one that is stopping at once.
+            // A second signal would end a stopping replica at once.
             if !member.is_stopping {
                 member.replica.terminate();
             }
@@ -190,7 +191,7 @@ impl Replicas {
     }
 }
 
-/// An action on a process that runs.
+/// An action on a running process.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Verb {
     Stop,
@@ -215,7 +216,7 @@ impl Member {
         Ok(ProcessState { name, pid: self.replica.id(), state })
     }
 
-    /// Waits until it says that it is ready.
+    /// Waits until it reports that it is ready.
     async fn ready(&mut self) -> anyhow::Result<()> {
         let until = Instant::now() + READY_TIMEOUT;
         while Instant::now() < until && self.runs()? {

@@ -1,5 +1,4 @@
-//! Shows the flow: as a picture that is drawn anew in its place on a terminal, as a line now and
-//! then elsewhere.
+//! Shows the flow: on a terminal as a picture that is redrawn in its place, elsewhere as a line from time to time.
 
 use std::borrow::Cow;
 use std::io;
@@ -10,51 +9,50 @@ use observe::snapshot::{LastRequest, shortened};
 use observe::{LaneSnapshot, Snapshot};
 use workqueue::variable;
 
-/// How many characters a bar has, if there is room for all of it, and the rest of its line.
+/// The length of a bar in characters, if there is room for it, and the length of the rest of its line.
 const BAR: usize = 24;
 const BESIDE_BAR: usize = 55;
 
-/// How many messages fill a bar, at the least: so that a few look like few.
+/// The lowest number of messages that fill a bar, so that a few messages look like few.
 const SMALLEST_SCALE: u64 = 100;
 
-/// How many of the last requests are shown.
+/// The number of last requests that are shown.
 const FOLLOWED: usize = 5;
 
-/// How many characters of a string are shown.
+/// The number of characters of a string that are shown.
 const STRING: usize = 12;
 
-/// Where the flow is shown.
+/// The output for the flow.
 pub(super) struct Screen {
-    /// Where there is a terminal whose cursor can move.
+    /// The terminal, if its cursor can move.
     terminal: Option<Term>,
-    /// What stands above the picture, as far as there is room.
+    /// The text above the picture, as far as there is room.
     above: String,
 }
 
 impl Screen {
-    /// Says what is to stand above the picture.
+    /// Sets the text above the picture.
     pub(super) fn new(above: String) -> Self {
         let terminal = Term::buffered_stdout();
         let is_able = terminal.is_term() && !console::is_dumb() && variable("TERM").is_some();
         let terminal = is_able.then_some(terminal);
-        // Where the picture takes its place, it can still be found by scrolling up.
+        // Also prints the text, so that a person can still find it by scrolling up.
         let rows = terminal.as_ref().map_or(0, |terminal| terminal.size().0);
-        // The reader that has gone is noticed with the first moment.
+        // If the reader of the output has gone, the first snapshot finds that.
         let _ = say(format_args!("{above}{}", "\n".repeat(rows.into())));
         Self { terminal, above }
     }
 
-    /// How many columns there are; as many as are wanted, if there is no terminal.
+    /// The number of columns; any number without a terminal.
     pub(super) fn columns(&self) -> u16 {
         self.terminal.as_ref().map_or(u16::MAX, |terminal| terminal.size().1)
     }
 
-    /// Shows this moment instead of the one before.
+    /// Shows this text instead of the previous one.
     pub(super) fn show(&self, text: &str, summary: &str) -> io::Result<()> {
         let Some(terminal) = &self.terminal else { return line(summary) };
-        // All of the screen, because the program is not alone there: a key is shown, a log line is written, and a
-        // terminal that becomes narrower breaks lines. Line by line: of a screen that is cleared at once, some
-        // terminals keep a copy to scroll up to.
+        // Redraws the whole screen, because a key, a log line or a narrower terminal may have changed it. Clears it line by
+        // line, because some terminals keep a copy of a screen that is cleared at once.
         terminal.move_cursor_to(0, 0)?;
         for text in fitted(&self.above, text, terminal.size()) {
             terminal.clear_line()?;
@@ -65,8 +63,8 @@ impl Screen {
     }
 }
 
-/// The lines of a text that fit into so many rows and columns, with one row for the cursor; the first line `above` it,
-/// and the last ones that still do. The terminal breaks those that are too long for it, so that they can be copied.
+/// The lines that fit into this many rows and columns, with one row for the cursor: the text, the first line of `above`,
+/// and as many of its last lines as fit. The terminal breaks long lines, so that they can be copied.
 fn fitted<'a>(above: &'a str, text: &'a str, (rows, columns): (u16, u16)) -> Vec<Cow<'a, str>> {
     let columns = usize::from(columns);
     let mut room = usize::from(rows).saturating_sub(1);
@@ -91,7 +89,7 @@ fn fitted<'a>(above: &'a str, text: &'a str, (rows, columns): (u16, u16)) -> Vec
     lines
 }
 
-/// The parts, each of them whole, in indented lines of so many columns.
+/// The parts in indented lines of this many columns. No part is broken.
 pub(super) fn wrapped(
     parts: impl IntoIterator<Item: AsRef<str>>,
     gap: &str,
@@ -111,7 +109,7 @@ pub(super) fn wrapped(
     lines.join("\n")
 }
 
-/// The whole picture, for a terminal with so many columns, and with these lines about the processes.
+/// The whole picture, for a terminal with this many columns, with these lines about the processes.
 pub(super) fn picture(snapshot: &Snapshot, processes: &str, columns: u16) -> String {
     let width = usize::from(columns).saturating_sub(BESIDE_BAR).min(BAR);
     let mut lines = vec![
@@ -189,7 +187,7 @@ pub(super) fn summary(snapshot: &Snapshot) -> String {
 }
 
 fn bar(in_flight: u64, waiting: u64, scale: u64, width: usize) -> String {
-    // Even the smallest number shows.
+    // Even the smallest number has a character.
     let cells = |count: u64| (count * width as u64).div_ceil(scale);
     let cells = |count| usize::try_from(cells(count)).unwrap_or(width).min(width);
     let worked_on = cells(in_flight);
@@ -224,7 +222,7 @@ mod tests {
     fn first_and_last_lines_above_stay_where_there_is_room() {
         let above = "first\nsecond\n\nfour five";
         assert_eq!(fitted(above, "one\ntwo", (6, 9)), ["first", "", "four five", "one", "two"]);
-        // It takes two rows.
+        // A long line takes two rows.
         assert_eq!(fitted(above, "one\ntwo", (6, 8)), ["first", "four five", "one", "two"]);
         assert_eq!(fitted(above, "one\ntwo", (4, 8)), ["first", "one", "two"]);
         assert_eq!(fitted(above, "one\ntwo", (3, 8)), ["one", "two"]);

@@ -1,4 +1,4 @@
-//! All that `lab up` runs, and what a person does to it.
+//! The system that `lab up` runs, and the actions on it.
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -18,11 +18,11 @@ use super::settings::UpSettings;
 use crate::control::{Action, Changes, Target};
 use crate::replica::{Replica, WATCH, share};
 
-/// The names of settings that a person changes while the system runs.
+/// The names of the settings that a person may change while the system runs.
 const WORK_TIME: &str = "WORK_TIME";
 const FAILURE_RATE: &str = "FAILURE_RATE";
 
-/// The brokers, the gateway, both sides, and `declare --watch`, which keeps the topology.
+/// The brokers, the gateway, both services, and `declare --watch`, which keeps the topology.
 #[derive(Debug)]
 pub(crate) struct System {
     programs: Programs,
@@ -37,7 +37,7 @@ pub(crate) struct System {
     environment: BTreeMap<String, String>,
 }
 
-/// The processes and the settings, as a person sees them.
+/// The processes and the settings, for people.
 #[derive(Clone, Debug, Serialize)]
 pub(crate) struct SystemState {
     requestors: Vec<ProcessState>,
@@ -47,7 +47,7 @@ pub(crate) struct SystemState {
 }
 
 impl System {
-    /// Starts the brokers and both sides.
+    /// Starts the brokers and both services.
     pub(super) async fn start(
         programs: &Programs,
         settings: &UpSettings,
@@ -67,8 +67,8 @@ impl System {
         Ok(system)
     }
 
-    /// Starts the gateway, on its usual port or a free one, and gives the address where it listens. It may control
-    /// the deployment: on this machine that is open to everyone anyway. The page learns how to speak to `lab`.
+    /// Starts the gateway on its usual port or a free one, and returns its address. Its `CONTROL` is on, because this
+    /// machine can reach the broker anyway. The page gets the address and the token of `lab`.
     pub(super) async fn start_gateway(&mut self, lab: &str) -> anyhow::Result<SocketAddr> {
         let mut settings = self.settings();
         settings
@@ -82,7 +82,7 @@ impl System {
         self.watch.wait_until_declared(nats).await
     }
 
-    /// Does what a person wants.
+    /// Applies an action.
     pub(crate) async fn apply(&mut self, action: Action) -> anyhow::Result<()> {
         match action {
             Action::Start { target: Target::Broker, empty } => self.start_broker(empty).await,
@@ -101,7 +101,7 @@ impl System {
             Action::Scale { target: Target::Side(side), replicas } => {
                 ensure!(replicas <= 50, "at most 50 replicas run on one machine");
                 self.scale(side, replicas)?;
-                // The rate is that of all of them together.
+                // The rate is that of all requestors together.
                 if side == Side::Requestor { self.deploy(side).await } else { Ok(()) }
             }
             Action::Deploy { target: Target::Side(side) } => self.deploy(side).await,
@@ -113,7 +113,7 @@ impl System {
                 let before = (self.rate, self.environment.clone());
                 let set = self.set(changes).await;
                 if set.is_err() {
-                    // A side that does not start with these settings is not started with them again.
+                    // If a service does not start with these settings, it gets the earlier ones back.
                     (self.rate, self.environment) = before;
                 }
                 set
@@ -202,7 +202,7 @@ impl System {
         Ok(())
     }
 
-    /// The first broker that runs, or that does not.
+    /// The first broker that runs, or the first one that does not.
     fn broker(&mut self, runs: bool) -> anyhow::Result<Option<usize>> {
         for (index, broker) in self.brokers.iter_mut().enumerate() {
             if broker.runs()? == runs {
@@ -214,13 +214,13 @@ impl System {
 
     /// # Errors
     ///
-    /// The log of a replica that did not understand its settings.
+    /// If a replica has not accepted its settings. The error has its log.
     pub(super) fn all_could_start(&mut self) -> anyhow::Result<()> {
         self.sides.iter_mut().try_for_each(Replicas::all_could_start)?;
         self.watch.could_start()
     }
 
-    /// Which broker and which replica runs as which process, or has ended.
+    /// The states of all processes.
     pub(super) fn describe(&mut self) -> [Vec<String>; 2] {
         let describe = |broker: &mut Broker| match (broker.runs(), broker.id()) {
             (Ok(true), Some(id)) => format!("{} (pid {id})", broker.name()),
@@ -250,7 +250,7 @@ impl System {
         Ok(SystemState { requestors: requestors?, generators: generators?, brokers, settings })
     }
 
-    /// Stops the requestors and then the generators, so that messages in flight come to their end.
+    /// Stops the requestors and then the generators, so that messages in flight are finished.
     pub(super) async fn stop(&mut self) -> anyhow::Result<()> {
         for side in &mut self.sides {
             side.stop().await?;
@@ -259,13 +259,13 @@ impl System {
         self.watch.stopped().await.map(drop)
     }
 
-    /// Ends the rest, and says whether all brokers ran to the end.
+    /// Ends the rest, and returns whether all brokers ran to the end.
     pub(crate) async fn end(&mut self) -> anyhow::Result<bool> {
         if let Some(gateway) = &mut self.gateway {
-            // It has nothing to finish.
+            // It has no work to finish.
             gateway.process.kill().await?;
         }
-        // A user who has killed a broker may have started it again, on the same files.
+        // A person who has killed a broker may have started it again by hand, on the same files.
         let all_run = self.brokers.all_run()?;
         self.brokers.stop().await?;
         Ok(all_run)

@@ -3,8 +3,8 @@
 //! The job is a round trip of this system: a requestor puts a request on a queue; a generator makes a random string
 //! of 16 for it, and puts a response on a second queue; the requestor stores it, and puts an acknowledgment on a
 //! third; the generator marks the request as received. Each round has all systems, one after the other, each twice:
-//! undisturbed, for the speed, and with a generator that is killed, for the losses. `system` has how each of the
-//! others is started and read, and `report` the table.
+//! undisturbed, for the speed, and with a generator that is killed, for the losses. `system` starts and reads each of
+//! the other systems, and `report` makes the table.
 
 mod report;
 mod system;
@@ -38,11 +38,11 @@ use super::settings::{BenchSettings, Sizes};
 use report::{PeerFigures, PeerRound};
 use system::{PeerBroker, Progress, System, Tools, says};
 
-/// Measures all systems, and tells on the standard error how far it is.
+/// Measures all systems, and prints its progress to the standard error.
 ///
 /// # Errors
 ///
-/// If something is missing or cannot be started, or this system has lost or doubled anything.
+/// If something is missing or cannot be started, or this system has lost or doubled a request.
 pub async fn bench_peers(settings: &BenchSettings) -> anyhow::Result<PeersReport> {
     let tools = Tools::prepare().await?;
     let programs = programs::build().await?;
@@ -98,7 +98,7 @@ async fn measure(
     Ok(report)
 }
 
-/// This system. A run that has lost or doubled anything is an error, as in all of its measurements.
+/// Measures this system. A run with a lost or doubled request is an error, as in all measurements.
 async fn ours(mut round: Round<'_>, loops: u64, killed: u64) -> anyhow::Result<PeerRound> {
     let run = saturation::run(&mut round, Load::of(loops)).await?;
     let mut deployment = BenchDeployment::new(&round, false).await?;
@@ -118,7 +118,7 @@ async fn ours(mut round: Round<'_>, loops: u64, killed: u64) -> anyhow::Result<P
     })
 }
 
-/// Another system.
+/// Measures another system.
 async fn theirs(
     system: System,
     tools: &Tools,
@@ -132,7 +132,7 @@ async fn theirs(
     Ok(PeerRound { lost_to_kill: troubled.lost, doubled: troubled.doubled, ..calm })
 }
 
-/// Does this many loops. With `kill`, the generator is killed in the middle, and started again.
+/// Runs this many round trips. With `kill`, the generator is killed in the middle, and started again.
 async fn run(
     system: System,
     tools: &Tools,
@@ -160,7 +160,7 @@ async fn run(
     let is_undisturbed = !kill;
     let (mut progress, mut before) = (Progress::default(), None);
     let (mut last, mut last_change) = (Timestamp::now(), Instant::now());
-    // A loop that was marked may be marked again.
+    // A second mark of the same round trip may still come.
     while !(is_undisturbed && progress.marked == loops) && last_change.elapsed() < system.patience()
     {
         sleep(system.poll()).await;
@@ -170,7 +170,7 @@ async fn run(
             (last, last_change) = (Timestamp::now(), Instant::now());
         }
         if before.is_none() && progress.began.is_some() {
-            // Starting costs as well, but only once.
+            // Without the cost of the start, which comes only once.
             before = Some(usage(&programs));
         }
         if kill && progress.marked >= loops / 2 {

@@ -10,7 +10,7 @@ use crate::bench::machine::Machine;
 use crate::bench::report::table;
 use crate::bench::round::real;
 
-/// Where the part of BENCHMARKS.md begins that has this table.
+/// The heading of the part of BENCHMARKS.md with this table.
 const HEADING: &str = "\n## Beside others\n";
 
 /// The report of a run.
@@ -18,13 +18,13 @@ const HEADING: &str = "\n## Beside others\n";
 pub struct PeersReport {
     /// The machine.
     pub machine: Machine,
-    /// Which Redis it was.
+    /// The version of Redis.
     pub redis: String,
-    /// How many loops each system does undisturbed.
+    /// The number of undisturbed round trips of each system.
     pub loops: u64,
-    /// How many it does with a generator that is killed.
+    /// The number of round trips with a generator that is killed.
     pub killed_loops: u64,
-    /// Whether so little was done that the figures mean nothing.
+    /// Whether the run was a test, whose figures mean nothing.
     pub quick: bool,
     pub(super) systems: Vec<PeerFigures>,
 }
@@ -40,13 +40,13 @@ pub(super) struct PeerFigures {
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(super) struct PeerRound {
     pub(super) loops_per_second: f64,
-    /// Processor time for each loop, in µs.
+    /// Processor time for each round trip, in µs.
     pub(super) broker: f64,
     pub(super) programs: f64,
-    /// Loops that were never marked, undisturbed and with a generator that was killed.
+    /// Round trips that were never marked, undisturbed and with a generator that was killed.
     pub(super) lost: u64,
     pub(super) lost_to_kill: u64,
-    /// Marks beyond the first of a loop, with a generator that was killed.
+    /// Marks beyond the first of a round trip, with a generator that was killed.
     pub(super) doubled: u64,
 }
 
@@ -79,7 +79,7 @@ impl PeerFigures {
     }
 }
 
-/// The median, and both ends where they differ.
+/// The median, and both ends of the spread if they differ.
 fn shown(values: impl Iterator<Item = f64>, digits: usize) -> String {
     let Spread { median, lowest, highest } = Spread::of(&values.collect::<Vec<_>>());
     let [median, lowest, highest] =

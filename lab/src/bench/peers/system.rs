@@ -1,4 +1,4 @@
-//! The other systems: their brokers, their programs, and what these say of their progress.
+//! The other systems: their brokers, their programs, and their progress.
 
 use std::any::Any;
 use std::collections::HashSet;
@@ -21,13 +21,13 @@ use tokio::net::TcpStream;
 use tokio::process::Command;
 use tokio::time::{Instant, sleep};
 
-/// How long a program may take until it listens.
+/// The time limit for a program until it listens.
 const START_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// A system that does the job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub(super) enum System {
-    /// This one.
+    /// This system.
     Decoupled,
     /// `lab/peers/apalis`.
     Apalis,
@@ -40,17 +40,17 @@ pub(super) enum System {
 impl System {
     pub(super) const ALL: [Self; 4] = [Self::Decoupled, Self::Apalis, Self::Celery, Self::Tutorial];
 
-    /// How many loops it does where the others do so many: Celery is too slow for all of them.
+    /// The number of its round trips, if the others do this many: Celery is too slow for all of them.
     pub(super) fn loops(self, loops: u64) -> u64 {
         if self == Self::Celery { (loops / 20).max(500) } else { loops }
     }
 
-    /// How often to look how far a run is. The tutorial's is over soon, and costs its broker nothing to look at.
+    /// The interval at which the progress is read. The run of the tutorial is short, and reading costs its broker nothing.
     pub(super) fn poll(self) -> Duration {
         Duration::from_millis(if self == Self::Tutorial { 1 } else { 10 })
     }
 
-    /// How long to wait for one more mark: twice as long as until a message is delivered again, if it is at all.
+    /// The time to wait for another mark: twice that until a redelivery, if the system has redeliveries.
     pub(super) fn patience(self) -> Duration {
         Duration::from_secs(if self == Self::Tutorial { 5 } else { 60 })
     }
@@ -59,7 +59,7 @@ impl System {
 /// The programs of the systems.
 #[derive(Debug)]
 pub(super) struct Tools {
-    /// Where `lab/peers/install` has put them.
+    /// The directory into which `lab/peers/install` has installed them.
     home: PathBuf,
     /// The generator and the requestor.
     tutorial: [PathBuf; 2],
@@ -80,7 +80,7 @@ impl Tools {
         Ok(Self { home, tutorial })
     }
 
-    /// The programs that do this many loops. The generator is the first of them; the last one asks, and is started
+    /// The programs for this many round trips. The first is the generator. The last is the requestor, which is started
     /// once the others listen.
     pub(super) fn commands(&self, system: System, url: &str, loops: u64) -> Vec<Command> {
         let program = |program: &Path, arguments: &str| {
@@ -107,7 +107,7 @@ impl Tools {
                 installed("celery/bin/python", &format!("-m tasks {loops}")),
             ],
             System::Tutorial => {
-                // As fast as it can, and listening until it is ended.
+                // At full speed, and then listening until it is ended.
                 let rate = u32::MAX;
                 let asking = format!("--rate {rate} --total {loops} --length 16 --patience 24h");
                 vec![program(&self.tutorial[0], ""), program(&self.tutorial[1], &asking)]
@@ -116,14 +116,14 @@ impl Tools {
     }
 }
 
-/// What is known of a run.
+/// The progress of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Progress {
     /// When the first request was made.
     pub(super) began: Option<Timestamp>,
-    /// How many loops are marked as received.
+    /// The number of round trips that are marked as received.
     pub(super) marked: u64,
-    /// How many marks there were beyond the first of a loop.
+    /// The number of marks beyond the first of a round trip.
     pub(super) doubled: u64,
 }
 
@@ -133,10 +133,10 @@ pub(super) struct PeerBroker {
     pub(super) url: String,
     /// The port of Redis.
     redis: Option<u16>,
-    /// The log of the tutorial's generator, with the end of it that has no line end yet.
+    /// The log of the tutorial's generator, and its last, incomplete line.
     log: Option<(BufReader<File>, String)>,
     marked: HashSet<String>,
-    /// It ends with this.
+    /// Ends the broker when it is dropped.
     _process: Box<dyn Any + Send>,
 }
 
@@ -160,7 +160,7 @@ impl PeerBroker {
         Ok(Self { id, url, redis: Some(port), log, marked, _process: Box::new(process) })
     }
 
-    /// Brings up to date what is known of the run, whose generator prints to this log.
+    /// Updates the progress of the run, whose generator prints to this log.
     pub(super) async fn look(&mut self, log: &Path, progress: &mut Progress) -> anyhow::Result<()> {
         if let Some(port) = self.redis {
             let numbers = ask(port, "MGET began doubled\r\nSCARD marks\r\n").await?;
@@ -196,7 +196,7 @@ async fn ask(port: u16, commands: &str) -> anyhow::Result<Vec<u64>> {
     Ok(text.lines().filter_map(|line| line.trim_start_matches(':').parse().ok()).collect())
 }
 
-/// Waits until a program says this.
+/// Waits until a program logs this.
 pub(super) async fn says(program: &mut Process, text: &str) -> anyhow::Result<()> {
     let limit = Instant::now() + START_TIMEOUT;
     while !program.log_text().contains(text) {

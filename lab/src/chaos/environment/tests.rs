@@ -13,7 +13,7 @@ use crate::chaos::plan::Plan;
 const CAST: Cast = Cast { requestors: 1, generators: 1, brokers: 1 };
 const MEMBER: Member = Member { side: Side::Generator, number: 1 };
 
-/// A fault that a plan names so.
+/// The fault with this name in a plan.
 fn fault(fault: &str) -> Fault {
     let plan = format!(
         r#"{{"for": "1s", "cast": {{"requestors": 1, "generators": 1, "brokers": 1}},
@@ -22,7 +22,7 @@ fn fault(fault: &str) -> Fault {
     Plan::from_json(&plan).unwrap().faults.remove(0)
 }
 
-/// Programs that wait until they are told to stop, and a broker that says nothing.
+/// Programs that wait until they are told to stop, and a broker that does not answer.
 async fn config() -> (ReplicaConfig, TempDir, TcpListener) {
     let directory = tempfile::tempdir().unwrap();
     let idle = directory.path().join("idle");
@@ -47,12 +47,12 @@ async fn config() -> (ReplicaConfig, TempDir, TcpListener) {
     (config, directory, broker)
 }
 
-/// Which process the generator is, if it runs.
+/// The process id of the generator, if it runs.
 fn id(environment: &ChaosEnvironment<'_>) -> Option<u32> {
     environment.slots[&MEMBER].replica.as_ref().map(Replica::id)
 }
 
-/// Waits until the generator has begun to wait for its end.
+/// Waits until the generator waits for its signal.
 async fn is_ready(environment: &ChaosEnvironment<'_>) {
     eventually("the generator is ready", async || {
         let replica = environment.slots[&MEMBER].replica.as_ref();

@@ -1,4 +1,4 @@
-//! The target of a fault, and how that is written.
+//! The target of a fault, and its form in a plan.
 
 use std::fmt;
 use std::str::FromStr;
@@ -15,22 +15,22 @@ use workqueue::dead_letters;
 pub enum FaultTarget {
     /// One replica, such as `generator-1`.
     Replica(Member),
-    /// All replicas of a side: `requestors` or `generators`.
+    /// All replicas of a service: `requestors` or `generators`.
     Side(Side),
     /// One broker, such as `broker-1`.
     Broker(u16),
-    /// The broker that leads a stream at that time, such as `leader of REQUESTS`.
+    /// The broker that leads a stream at the time of the fault, such as `leader of REQUESTS`.
     Leader(&'static str),
     /// A queue, such as `REQUESTS`.
     Queue(workqueue::Queue),
 }
 
-/// One replica of a side.
+/// One replica of a service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Member {
-    /// Its side.
+    /// Its service.
     pub side: Side,
-    /// Which one it is, from 1.
+    /// Its number, from 1.
     pub number: u32,
 }
 

@@ -16,23 +16,23 @@ use testkit::side::Side;
 
 use crate::times::in_words;
 
-/// A schedule of faults, and for whom it is made.
+/// A schedule of faults, and the system for which it is made.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Plan {
     /// The seed, unless a person has written the plan.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
-    /// How long requests are asked for.
+    /// The time in which requests are made.
     #[serde(rename = "for", with = "friendly")]
     pub duration: Duration,
-    /// How many there are of each.
+    /// The numbers of replicas and brokers.
     pub cast: Cast,
     /// The faults, in the order of time.
     pub faults: Vec<Fault>,
 }
 
-/// How many there are of each.
+/// The numbers of replicas and brokers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Cast {
@@ -44,14 +44,14 @@ pub struct Cast {
     pub brokers: u16,
 }
 
-/// Something that is broken, and mended after a while.
+/// A fault, which ends after a while.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Fault {
-    /// When it is broken, counted from the beginning.
+    /// When it begins, counted from the beginning of the run.
     #[serde(with = "friendly")]
     pub at: Duration,
-    /// How long it stays broken.
+    /// How long it lasts.
     #[serde(rename = "for", with = "friendly", default, skip_serializing_if = "Duration::is_zero")]
     pub lasts: Duration,
     /// The action.
@@ -59,7 +59,7 @@ pub struct Fault {
     pub action: Action,
     /// Its target.
     pub to: FaultTarget,
-    /// To how many replicas a side is scaled.
+    /// The number of replicas to which a service is scaled.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replicas: Option<u32>,
 }
@@ -68,32 +68,32 @@ pub struct Fault {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Action {
-    /// SIGKILL, and started again. To a replica, or a broker, which finds its store as it was.
+    /// SIGKILL, and a restart. For a replica or a broker, which keeps its store.
     Kill,
-    /// SIGSTOP, and SIGCONT. To a replica; or to a queue, of which the broker delivers nothing for a while.
+    /// SIGSTOP, and SIGCONT. For a replica; or for a queue, of which the broker delivers no message for a while.
     Pause,
-    /// SIGTERM, and started again. To a replica.
+    /// SIGTERM, and a restart. For a replica.
     Stop,
-    /// Other numbers of replicas. To a side.
+    /// Another number of replicas. For a service.
     Scale,
-    /// The connections to the broker are closed, and so are new ones. To a replica.
+    /// The connections to the broker are closed, and so are new ones. For a replica.
     Cut,
-    /// The connections stay open, and carry nothing. To a replica.
+    /// The connections stay open, and carry nothing. For a replica.
     Hang,
-    /// The connections carry everything late. To a replica.
+    /// The connections are slow. For a replica.
     Slow,
-    /// The connections break off, and new ones are taken. To a replica.
+    /// The connections are closed, and new ones are accepted. For a replica.
     Reset,
-    /// A message that no worker can handle. To a queue.
+    /// A message that no worker can handle. For a queue.
     Poison,
 }
 
 impl Plan {
-    /// Reads a schedule that a person has written, or that was printed before.
+    /// Parses a schedule that a person has written, or that `--print-plan` has printed.
     ///
     /// # Errors
     ///
-    /// If it is none, or cannot be followed.
+    /// If it is no schedule, or if it contains an impossible fault.
     pub fn from_json(text: &str) -> anyhow::Result<Self> {
         let mut plan: Self = serde_json::from_str(text).context("this is not a plan")?;
         Brokers::count(&plan.cast.brokers.to_string()).map_err(Error::msg).context("brokers")?;
@@ -137,7 +137,7 @@ impl Plan {
 }
 
 impl Cast {
-    /// How many replicas a side has.
+    /// The number of replicas of a service.
     #[must_use]
     pub fn of(self, side: Side) -> u32 {
         match side {
@@ -146,7 +146,7 @@ impl Cast {
         }
     }
 
-    /// All replicas of a side.
+    /// All replicas of a service.
     pub fn members(self, side: Side) -> impl Iterator<Item = Member> {
         (1..=self.of(side)).map(move |number| Member { side, number })
     }
@@ -161,14 +161,14 @@ impl Cast {
 }
 
 impl Action {
-    /// Whether it lasts, and is undone in the end.
+    /// Whether it lasts, and has to be undone at its end.
     fn lasts(self) -> bool {
         !matches!(self, Self::Reset | Self::Poison)
     }
 }
 
 impl Fault {
-    /// How it ends, for people; nothing where it is over at once.
+    /// The words for its end. None if it is over at once.
     #[must_use]
     pub fn end(&self) -> Option<String> {
         let to = self.to;
@@ -187,7 +187,7 @@ impl Fault {
     }
 }
 
-/// How it begins.
+/// The words for its beginning.
 impl fmt::Display for Fault {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let to = self.to;

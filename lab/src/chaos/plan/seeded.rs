@@ -1,4 +1,4 @@
-//! A schedule that follows from a seed.
+//! The schedule of a seed.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use super::fault_target::streams;
 use super::{Action, Cast, Fault, FaultTarget, Member, Plan};
 use crate::times::whole_milliseconds;
 
-/// How often each thing is done, relative to the others.
+/// The frequency of each action, relative to the others.
 const WEIGHTS: [(Action, u32); 9] = [
     (Action::Kill, 7),
     (Action::Pause, 6),
@@ -25,27 +25,27 @@ const WEIGHTS: [(Action, u32); 9] = [
     (Action::Poison, 2),
 ];
 
-/// One kill in so many is a broker's.
+/// One kill in this many is that of a broker.
 const BROKER: u32 = 3;
 
-/// One fault in so many begins together with the one before.
+/// One fault in this many begins together with the previous one.
 const TOGETHER: u32 = 5;
 
-/// Before that, requests flow undisturbed.
+/// The undisturbed time at the beginning.
 const CALM: Duration = Duration::from_secs(1);
 
 /// The mean time between the beginnings of two faults.
 const GAP: Duration = Duration::from_millis(1200);
 
-/// How long a fault lasts: as often some 10 ms as some seconds.
+/// The length of a fault: about 10 ms is as frequent as some seconds.
 const LASTS: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(6));
 
-/// How long all brokers run between two kills. They are killed one at a time: the guarantee of a
-/// cluster of three ends where two are down.
+/// The time for which all brokers run between two kills. Only one is killed at a time, because a cluster of three does
+/// not work with two brokers down.
 const BROKERS_REST: Duration = Duration::from_secs(4);
 
-/// A resource that one fault may not share with another at the same time, because the two would undo each
-/// other. A process may well be paused, say, while its network is cut.
+/// A resource that only one fault may use at a time, because two faults would undo each other. A process may be paused
+/// while its network is cut, because these are two resources.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Resource {
     Process(Member),
@@ -55,7 +55,7 @@ enum Resource {
 }
 
 impl Plan {
-    /// The schedule that follows from a seed: always the same one for the same time and cast.
+    /// The schedule of a seed: always the same one for the same time and cast.
     #[must_use]
     pub fn from_seed(seed: u64, duration: Duration, cast: Cast) -> Self {
         Self { seed: Some(seed), duration, cast, faults: faults(seed, duration, cast) }
@@ -63,7 +63,7 @@ impl Plan {
 }
 
 fn faults(seed: u64, duration: Duration, cast: Cast) -> Vec<Fault> {
-    // Unlike the standard generator this one stays the same over versions and machines.
+    // Unlike the standard generator, this one is the same in all versions and on all machines.
     let mut random = Xoshiro256PlusPlus::seed_from_u64(seed);
     let mut faults: Vec<Fault> = Vec::new();
     let mut at = CALM;
@@ -72,7 +72,7 @@ fn faults(seed: u64, duration: Duration, cast: Cast) -> Vec<Fault> {
             faults.push(fault);
         }
         if !random.random_ratio(1, TOGETHER) {
-            // Events without memory: the time from one to the next is exponentially distributed.
+            // Independent events: the time between two is exponentially distributed.
             let share = -f64::ln(1.0 - random.random::<f64>());
             at += whole_milliseconds(GAP.mul_f64(share));
         }
@@ -90,7 +90,7 @@ fn fault(
 ) -> Option<Fault> {
     let action = WEIGHTS.choose_weighted(random, |(_, weight)| *weight).ok()?.0;
     let lasts = if action.lasts() {
-        // Even on a logarithmic scale.
+        // Uniform on a logarithmic scale.
         let scale = LASTS.1.div_duration_f64(LASTS.0);
         let lasts = LASTS.0.mul_f64(scale.powf(random.random::<f64>()));
         whole_milliseconds(lasts).min(duration.saturating_sub(at))
@@ -110,7 +110,7 @@ fn fault(
         .collect();
     let mut fault = free.choose(random)?.clone();
     if let FaultTarget::Side(side) = fault.to {
-        // To zero as often as up.
+        // As often to zero as to a higher number.
         let more = cast.of(side) + random.random_range(1..=3);
         fault.replicas = Some(if random.random() { 0 } else { more });
     }
@@ -138,7 +138,7 @@ fn brokers(cast: Cast) -> Vec<FaultTarget> {
     streams().map(FaultTarget::Leader).chain((1..=cast.brokers).map(FaultTarget::Broker)).collect()
 }
 
-/// Whether a fault begins while an earlier one holds a resource that it needs.
+/// Whether a fault begins while an earlier one uses the same resource.
 fn collide(earlier: &Fault, fault: &Fault, cast: Cast) -> bool {
     let held = resources(earlier, cast);
     let shared = resources(fault, cast).into_iter().any(|resource| held.contains(&resource));
