@@ -1,6 +1,6 @@
-//! Day 85 as most people first write it: `forgetful-requestor` publishes requests, `forgetful-generator` subscribes to them
-//! and publishes responses. Neither waits for the other any more; but a message without a subscriber at that moment is lost,
-//! and two generators both answer each request.
+//! Two services with plain publish and subscribe: `forgetful-requestor` publishes requests, and `forgetful-generator`
+//! subscribes to them and publishes responses. Neither waits for the other. But a message without a subscriber at that
+//! moment is lost, and two generators both answer each request.
 //!
 //! ```console
 //! $ nats-server
@@ -24,7 +24,7 @@ pub const ACKNOWLEDGMENTS: &str = "forgetful.acknowledgments";
 pub struct Request {
     /// Its id.
     pub id: String,
-    /// How many characters the string is to have.
+    /// The length of the string in characters.
     pub length: u32,
 }
 

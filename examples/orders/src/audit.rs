@@ -10,27 +10,27 @@ use workqueue::{Connection, Job, Metrics, Producer, Settings, batch, dead_letter
 use crate::database::Database;
 use crate::{OrderEvent, Outcome};
 
-/// How many messages are read at a time.
+/// The number of messages that are read at a time.
 const BATCH: usize = 500;
 
-/// The records of an order.
+/// The state of an order, from all records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fate {
-    /// Each event had its effect, and the order knows what came of it.
+    /// Each event had its effect, and the order has the outcome.
     Complete,
     /// An event waits in the outbox or in a queue.
     Pending,
-    /// An event was given up, and can be replayed.
+    /// An event is a dead letter, and can be replayed.
     DeadLettered,
-    /// It was committed, and an event of it, or what came of that, is nowhere.
+    /// The order was committed, but one of its events, or the outcome of one, is nowhere.
     Lost,
-    /// It was never committed, and yet there is an event of it, or money was taken.
+    /// The order was never committed, but it has an event, or money was taken.
     Invented,
-    /// Money moved twice for one event, or its sum is not what the status says.
+    /// Money moved twice for one event, or the sum does not match the status.
     Mischarged,
 }
 
-/// The orders of each fate, by their ids. An order may have several.
+/// The ids of the orders by their fate. An order may have several fates.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Verdict(pub BTreeMap<Fate, BTreeSet<String>>);
 
@@ -46,7 +46,7 @@ impl Verdict {
     }
 }
 
-/// How many there are, and the names of those with which something is wrong.
+/// The number of orders of each fate, and the ids of those that a person has to look at.
 impl fmt::Display for Verdict {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (fate, orders) in &self.0 {
@@ -62,8 +62,8 @@ impl fmt::Display for Verdict {
 /// Events: the order of each, and its number.
 type Events = BTreeSet<(String, i64)>;
 
-/// Reads the databases and the queues along the way that an event takes, so that one that moves on meanwhile is met later,
-/// and judges each order.
+/// Reads the databases and the queues in the order in which an event passes through them, so that an event that moves on
+/// meanwhile is found later. Then judges each order.
 ///
 /// # Errors
 ///
@@ -98,11 +98,11 @@ pub async fn audit(orders: &Database, payments: &Database, settings: &Settings) 
         verdict.add(Fate::Invented, &order);
     }
     under_way.extend(outbox);
-    // An event that waits is open, even where it had its effect: then it comes again.
+    // A waiting event is open, even if it had its effect: then it was published twice.
     let open = &(&events - &(&handled & &settled)) | &(&events & &under_way);
     for event in &open {
         let fate = match event {
-            // It may be newer than the look at the queues.
+            // It may have been committed after the queues were read.
             _ if under_way.contains(event) || !committed.contains(event) => Fate::Pending,
             _ if dead.contains(event) => Fate::DeadLettered,
             _ => Fate::Lost,
@@ -120,17 +120,17 @@ pub async fn audit(orders: &Database, payments: &Database, settings: &Settings) 
     Ok(verdict)
 }
 
-/// What such a query finds: texts with a number.
+/// The rows of a query for a text and a number.
 async fn rows(database: &Database, sql: &'static str) -> Result<Events> {
     Ok(sqlx::query_as(sql).fetch_all(&database.pool).await?.into_iter().collect())
 }
 
-/// The first so many events of each order.
+/// The events of each order, up to this number.
 fn events_of(all: &Events) -> Events {
     all.iter().flat_map(|(order, last)| (1..=*last).map(|number| (order.clone(), number))).collect()
 }
 
-/// The events that these messages of a stream are about.
+/// The events in these messages of a stream.
 async fn messages(nats: &Connection, stream: &str, subjects: &str) -> Result<Events> {
     let (mut events, mut from) = (Events::new(), 1);
     loop {

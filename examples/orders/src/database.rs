@@ -9,10 +9,10 @@ use sqlx::{Any, AnyPool, AssertSqlSafe, Error, Result, Transaction};
 use tracing::warn;
 use workqueue::{Backoff, LogOnce};
 
-/// How long a question waits for a connection: while the database is away, HTTP answers 503 after that time.
+/// The time limit for a connection. While the database is away, HTTP answers 503 after this time.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 
-/// The first ceiling of the time between two tries while the database is away, and the highest.
+/// The first and the highest ceiling of the pause between two tries while the database is away.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
 /// A transaction that writes.
@@ -24,21 +24,21 @@ pub(crate) type Unpublished = (String, String, Option<String>);
 /// The database of one service.
 #[derive(Clone, Debug)]
 pub struct Database {
-    /// Its connections. Both kinds understand the SQL of this crate, save for what is in this module.
+    /// Its connections. Except in this module, the SQL of this crate works with both kinds.
     pub pool: AnyPool,
     url: String,
 }
 
 impl Database {
-    /// Connects, however long that takes, and brings these tables up to date. A file of `SQLite` that is missing is created.
+    /// Tries to connect until it succeeds, and migrates these tables. Creates a missing `SQLite` file.
     ///
     /// # Errors
     ///
-    /// If the address is none, the credentials are refused, the tables are others, or the connection breaks while they are
-    /// brought up to date.
+    /// If the address is invalid, the credentials are refused, the tables differ, or the connection breaks during the
+    /// migration.
     pub async fn connect(url: &str, mut tables: Migrator) -> Result<Self> {
         sqlx::any::install_default_drivers();
-        // The two services may share a database, of which each knows only its own tables.
+        // The two services may share a database, and each knows only its own tables.
         tables.set_ignore_missing(true);
         let mode = if is_sqlite(url) && !url.contains('?') { "?mode=rwc" } else { "" };
         let url = format!("{url}{mode}");
@@ -48,30 +48,30 @@ impl Database {
         Ok(database)
     }
 
-    /// Brings the tables up to date, while no other process does.
+    /// Migrates the tables, while no other process does.
     async fn migrate(&self, tables: &Migrator) -> Result<()> {
         if !is_sqlite(&self.url) {
             let mut connection = self.pool.acquire().await?;
             return Ok(tables.run(&mut *connection).await?);
         }
-        // Readers and a writer do not wait for each other.
+        // With this mode, readers and a writer do not wait for each other.
         sqlx::query("PRAGMA journal_mode = WAL").execute(&self.pool).await?;
         let mut transaction = self.begin().await?;
         tables.run(&mut *transaction).await?;
         transaction.commit().await
     }
 
-    /// Begins a transaction that writes. `SQLite` has one writer at a time: another waits here, and not in the middle of
-    /// its transaction, if it could only fail.
+    /// Begins a transaction that writes. `SQLite` has one writer at a time. A second one waits here, because in the middle
+    /// of its transaction it could only fail.
     pub(crate) async fn begin(&self) -> Result<Writing> {
         let begin = if is_sqlite(&self.url) { "BEGIN IMMEDIATE" } else { "BEGIN" };
         self.pool.begin_with(begin).await
     }
 
-    /// The first unpublished event of each order, at most `count`, and what keeps other relays from them meanwhile.
+    /// The first unpublished event of each order, at most `count`, and the transaction that locks them.
     ///
-    /// Postgres locks the rows, so that several relays share the work. `SQLite` could only lock out all writers: there, two
-    /// relays publish the same events twice, which does no harm.
+    /// Postgres locks the rows, so several relays share the work. `SQLite` could only lock out all writers. Without a lock
+    /// two relays publish the same events twice, which does no harm.
     pub(crate) async fn claim(&self, count: i64) -> Result<(Vec<Unpublished>, Option<Writing>)> {
         let first = "SELECT id, body, traceparent FROM outbox AS event WHERE published_at IS NULL AND NOT EXISTS \
              (SELECT 1 FROM outbox AS earlier WHERE earlier.order_id = event.order_id \
@@ -84,7 +84,7 @@ impl Database {
         Ok((sqlx::query_as(locked).bind(count).fetch_all(&mut *claim).await?, Some(claim)))
     }
 
-    /// Wakes the relays once this transaction commits. With `SQLite` they look by themselves.
+    /// Wakes the relays once this transaction commits. With `SQLite` they poll.
     pub(crate) async fn notify(&self, transaction: &mut Writing) -> Result<()> {
         if !is_sqlite(&self.url) {
             sqlx::query("NOTIFY outbox").execute(&mut **transaction).await?;
@@ -92,7 +92,7 @@ impl Database {
         Ok(())
     }
 
-    /// What hears of notifications, if the database has them.
+    /// A listener for notifications, if the database has them.
     pub(crate) async fn listen(&self) -> Result<Option<PgListener>> {
         if is_sqlite(&self.url) {
             return Ok(None);
@@ -107,8 +107,8 @@ fn is_sqlite(url: &str) -> bool {
     url.starts_with("sqlite:")
 }
 
-/// Does this again for as long as the database is away or busy. A handler that waits so keeps its job in flight: a database
-/// that is away for an hour spends no attempt, and makes no dead letter.
+/// Repeats this work while the database is away or busy. A handler that waits keeps its job in flight: an outage of the
+/// database for an hour spends no attempt, and makes no dead letter.
 pub(crate) async fn patiently<T, F: Future<Output = Result<T>>>(work: impl Fn() -> F) -> Result<T> {
     let (mut backoff, mut logged) = (Backoff::new(RETRY.0, RETRY.1), LogOnce::default());
     loop {
@@ -123,7 +123,7 @@ pub(crate) async fn patiently<T, F: Future<Output = Result<T>>>(work: impl Fn() 
     }
 }
 
-/// Whether the same may succeed at another time.
+/// Whether a retry may succeed.
 pub(crate) fn is_transient(error: &Error) -> bool {
     match error {
         Error::Io(_) | Error::PoolTimedOut => true,

@@ -3,10 +3,10 @@
 //!
 //! | to see | module |
 //! | --- | --- |
-//! | the outbox, and beside it the two naive ways | [`orders`] |
-//! | how events reach the queue, each after the one before it | [`relay`] |
+//! | the outbox, and the two naive ways | [`orders`] |
+//! | the events of an order, published one after another | [`relay`] |
 //! | the inbox | [`payments`] |
-//! | all that `SQLite` and Postgres do differently | [`database`] |
+//! | all differences between `SQLite` and Postgres | [`database`] |
 //! | the verdict | [`audit`](mod@audit) |
 
 pub mod audit;
@@ -23,14 +23,15 @@ use workqueue::{Job, JobId, Logs, Queue, Settings, variable};
 
 use database::Database;
 
-/// Something happened to an order. Its id is that of its message, so that one that is published again is known.
+/// An event of an order. Its id is also that of its message, so that the inbox recognises an event that is published
+/// again.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct OrderEvent {
     /// Its own id.
     pub id: JobId,
     /// The order.
     pub order: JobId,
-    /// Which event of its order it is, from 1. Each has its effect after the one before it.
+    /// Its number among the events of its order, from 1. Events have their effects in this order.
     pub number: i64,
     /// What happened.
     pub change: Change,
@@ -38,13 +39,13 @@ pub struct OrderEvent {
     pub amount: i64,
 }
 
-/// What happened to an order.
+/// The change of an order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Change {
-    /// It was placed, and is to be paid.
+    /// It was placed, and has to be paid.
     Placed,
-    /// It was cancelled: what was paid is to be given back.
+    /// It was cancelled, and its payment has to be refunded.
     Cancelled,
 }
 
@@ -56,12 +57,12 @@ impl Job for OrderEvent {
     }
 }
 
-/// What came of an event of an order.
+/// The outcome of an event of an order.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Outcome {
     /// The order.
     pub order: JobId,
-    /// Which event of the order.
+    /// The number of the event.
     pub number: i64,
     /// Paid, declined, refunded or cancelled.
     pub status: String,
@@ -71,24 +72,24 @@ impl Job for Outcome {
     const QUEUE: Queue = Queue::new("PAYMENT_OUTCOMES", "payment-outcomes").consumer("orders");
 }
 
-/// What each program begins with.
+/// The common parts of all programs.
 pub struct Program {
     /// The settings of every service, from the environment.
     pub settings: Settings,
     /// Its database.
     pub database: Database,
-    /// Cancelled when it is to stop.
+    /// Cancelled when the program has to stop.
     pub stop: CancellationToken,
     _logs: Logs,
 }
 
 impl Program {
     /// Starts the logs, listens for signals, and connects to the database of these tables: that of `DATABASE_URL`, by default
-    /// this `SQLite` file. Returns nothing where the program is stopped before.
+    /// this `SQLite` file. Returns nothing if the program is stopped before that.
     ///
     /// # Errors
     ///
-    /// If waiting does not help.
+    /// If the logs or the database cannot be used, and waiting does not help.
     pub async fn start(file: &str, tables: Migrator) -> anyhow::Result<Option<Self>> {
         let settings = Settings::from_env();
         let logs = workqueue::init_telemetry(&settings.telemetry)?;

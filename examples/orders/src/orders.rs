@@ -1,4 +1,4 @@
-//! The order service: orders, their events, and what came of them.
+//! The order service: orders, their events, and the outcomes.
 
 use anyhow::bail;
 use axum::extract::{Path, State};
@@ -17,23 +17,23 @@ use crate::{Change, OrderEvent, Outcome};
 /// The tables of the order service.
 pub const TABLES: Migrator = sqlx::migrate!("migrations/orders");
 
-/// In which order an order is committed and its event is published.
+/// The sequence of the commit of an order and the publish of its event.
 #[derive(Clone, Debug)]
 pub enum Publish {
     /// The event is committed with the order, and a relay publishes it.
     Outbox,
     /// Commit, then publish: a crash in between loses the event.
     AfterCommit(Producer),
-    /// Publish, then commit: a crash in between leaves the event of an order that never was.
+    /// Publish, then commit: a crash in between leaves the event of an order that does not exist.
     BeforeCommit(Producer),
 }
 
 impl Publish {
-    /// What the variable `PUBLISH` says, by default the outbox. The naive ways wait for the broker here.
+    /// Reads the variable `PUBLISH`. The default is the outbox. The naive ways wait for the broker here.
     ///
     /// # Errors
     ///
-    /// If it says something else, or the broker refuses the credentials.
+    /// If its value is unknown, or the broker refuses the credentials.
     pub async fn from_env(settings: &Settings) -> anyhow::Result<Self> {
         Ok(match variable("PUBLISH").as_deref() {
             None | Some("outbox") => Self::Outbox,
@@ -44,32 +44,32 @@ impl Publish {
     }
 }
 
-/// Takes orders over HTTP.
+/// Accepts orders over HTTP.
 #[derive(Clone, Debug)]
 pub struct Orders {
-    /// Where they are kept.
+    /// The database of the orders.
     pub database: Database,
-    /// In which order they are committed and published.
+    /// The sequence of commit and publish.
     pub publish: Publish,
 }
 
-/// An order to be placed.
+/// A new order.
 #[derive(Deserialize)]
 struct NewOrder {
-    /// For a client that had no answer, and asks again: there is one order of an id.
+    /// A client that got no answer repeats its order with the same id: an id has one order.
     #[serde(default = "JobId::new")]
     id: JobId,
     item: String,
     amount: u32,
 }
 
-/// An order as clients see it.
+/// An order in the HTTP API.
 #[derive(Serialize, sqlx::FromRow)]
 struct Order {
     id: String,
     item: String,
     amount: i64,
-    /// placed, then paid or declined; cancelling, then refunded or cancelled.
+    /// `placed`, then `paid` or `declined`; `cancelling`, then `refunded` or `cancelled`.
     status: String,
 }
 
@@ -83,7 +83,7 @@ impl Orders {
             .with_state(self)
     }
 
-    /// Commits a change of an order, and sees to its event.
+    /// Commits a change of an order, and publishes its event, or leaves that to the relay.
     async fn commit(&self, mut changes: Writing, event: OrderEvent, trace: &Trace) -> Answer<()> {
         match &self.publish {
             Publish::Outbox => {
@@ -108,7 +108,7 @@ impl Orders {
     }
 }
 
-/// 201, or 200 where there is an order of this id already. Only then is the order accepted.
+/// Answers 201, or 200 if there is an order with this id already. Only then is the order accepted.
 async fn place(
     State(orders): State<Orders>,
     headers: HeaderMap,
@@ -132,7 +132,7 @@ async fn place(
     Ok((status, show(State(orders), Path(id)).await?))
 }
 
-/// 202, or 409 where there is nothing to cancel.
+/// Answers 202, or 409 if the order cannot be cancelled.
 async fn cancel(
     State(orders): State<Orders>,
     Path(id): Path<JobId>,
@@ -157,16 +157,16 @@ async fn show(State(orders): State<Orders>, Path(id): Path<JobId>) -> Answer<Jso
     Ok(Json(order.bind(id.to_string()).fetch_one(&orders.database.pool).await?))
 }
 
-/// The last 100, the newest first.
+/// The last 100 orders, the newest first.
 async fn list(State(orders): State<Orders>) -> Answer<Json<Vec<Order>>> {
     let list = "SELECT id, item, amount, status FROM orders ORDER BY id DESC LIMIT 100";
     Ok(Json(sqlx::query_as(list).fetch_all(&orders.database.pool).await?))
 }
 
-/// An answer, or the problem that takes its place.
+/// An answer, or a problem.
 type Answer<T> = Result<T, Problem>;
 
-/// Why there is no answer.
+/// The error of a request.
 struct Problem(anyhow::Error);
 
 impl<E: Into<anyhow::Error>> From<E> for Problem {
@@ -186,8 +186,8 @@ impl IntoResponse for Problem {
     }
 }
 
-/// Lets the status of an order follow what came of its events. It needs no inbox: an outcome that comes again, or late, is
-/// not newer than what is known.
+/// Updates the status of an order with the outcomes of its events. It needs no inbox: a repeated or late outcome has no
+/// higher number than the last one, and changes nothing.
 pub struct StatusFollower(pub Database);
 
 impl Handler for StatusFollower {

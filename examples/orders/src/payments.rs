@@ -12,26 +12,26 @@ use crate::{Change, OrderEvent, Outcome};
 /// The tables of the payment service.
 pub const TABLES: Migrator = sqlx::migrate!("migrations/payments");
 
-/// The highest amount that is paid, in cents. An order of more is declined.
+/// The highest amount that is paid, in cents. A higher order is declined.
 pub const LIMIT: i64 = 100_000;
 
-/// How long an event that comes before its predecessor is put off.
+/// The delay of an event that comes before its predecessor.
 const TOO_EARLY: Duration = Duration::from_millis(200);
 
-/// Takes the money, and gives it back.
+/// Takes the money, and refunds it.
 pub struct Payments(pub Database);
 
 impl Handler for Payments {
     type Job = OrderEvent;
 
     fn retry_policy(&self) -> RetryPolicy {
-        // To come too early is no failure.
+        // An event that comes too early is no failure.
         RetryPolicy { snoozes_count: false, ..RetryPolicy::default() }
     }
 
-    /// Commits the effect, publishes the outcome, and only then has the event acked. After a crash in between, the event is
-    /// delivered again, the inbox knows its outcome, and that is published again under the same id. So the event itself is
-    /// what a row of an outbox would be, and this service needs none.
+    /// Commits the effect, then publishes the outcome. The event is acked last. After a crash in between, the broker
+    /// redelivers the event, and this publishes the outcome from the inbox again, under the same id. So the event in the
+    /// queue does the work of a row in an outbox, and this service needs no outbox.
     async fn handle(&self, event: OrderEvent, cx: &Context) -> Result<(), Failure> {
         let Some(status) = patiently(|| self.take(&event)).await? else {
             let reason = format!("event {} of its order comes first", event.number - 1);
@@ -43,8 +43,8 @@ impl Handler for Payments {
 }
 
 impl Payments {
-    /// Has the effect of an event and notes it in the inbox, in one transaction, unless the inbox knows it. Returns the
-    /// outcome, or nothing where the event comes too early.
+    /// Applies an event and records it in the inbox, in one transaction, unless the inbox has it already. Returns the
+    /// outcome, or nothing if the event comes too early.
     async fn take(&self, event: &OrderEvent) -> Result<Option<String>> {
         let (id, order) = (event.id.to_string(), event.order.to_string());
         let mut transaction = self.0.begin().await?;
@@ -65,7 +65,7 @@ impl Payments {
             (Change::Cancelled, 0) => ("cancelled", 0),
             (Change::Cancelled, paid) => ("refunded", -paid),
         };
-        // Where another replica handles the same event at this moment, this waits for it, fails, and is tried again.
+        // If another replica handles the same event at this moment, this waits for it, fails, and is retried.
         let row = "INSERT INTO inbox (event_id, order_id, number, outcome) VALUES ($1, $2, $3, $4)";
         let row = sqlx::query(row).bind(id).bind(&order).bind(event.number).bind(outcome);
         row.execute(&mut *transaction).await?;

@@ -1,4 +1,4 @@
-//! The relay: publishes what is in the outbox.
+//! The relay: publishes the events in the outbox.
 
 use std::time::Duration;
 
@@ -11,24 +11,24 @@ use workqueue::{Producer, Trace, now};
 use crate::OrderEvent;
 use crate::database::{Database, patiently};
 
-/// How many events are published at a time.
+/// The most events that are published at a time.
 const BATCH: i64 = 100;
 
 /// Publishes the events of the outbox for as long as it is polled, those of each order one after another. It looks for new
-/// ones each `interval`, and once it is notified of one. There may be several relays.
+/// events after each `interval`, and after each notification. There may be several relays.
 ///
-/// It tidies up nothing when it ends, because a kill has to do no harm at any step: an event that is published and not
-/// marked is published again, under the same id.
+/// It has no clean-up at its end, because a kill must do no harm at any step: an event that is published and not marked is
+/// published again, under the same id.
 ///
 /// # Errors
 ///
-/// If waiting does not help.
+/// If the database fails, and waiting does not help.
 pub async fn relay(database: &Database, producer: &Producer, interval: Duration) -> Result<()> {
     let mut listener = patiently(|| database.listen()).await?;
     loop {
         if patiently(|| publish_batch(database, producer)).await? == 0 {
             match &mut listener {
-                // Where its connection is lost, it makes another one.
+                // If its connection is lost, the listener makes another one.
                 Some(listener) => drop(timeout(interval, listener.recv()).await),
                 None => sleep(interval).await,
             }
@@ -36,9 +36,10 @@ pub async fn relay(database: &Database, producer: &Producer, interval: Duration)
     }
 }
 
-/// Publishes the first unpublished event of each order, and marks those that are confirmed. Returns how many those are.
+/// Publishes the first unpublished event of each order, and marks the confirmed ones. Returns their number.
 ///
-/// Only then is the next event of such an order the first: so none overtakes another, however many relays there are.
+/// Only after the mark is the next event of an order the first unpublished one. So no event overtakes another, with any
+/// number of relays.
 async fn publish_batch(database: &Database, producer: &Producer) -> Result<usize> {
     let (rows, claim) = database.claim(BATCH).await?;
     let publish = async |body: &str, parent: &str| {

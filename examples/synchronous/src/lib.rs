@@ -1,6 +1,6 @@
-//! Day 84: two services that wait for each other. `coupled-requestor` asks `coupled-generator` for a random string over
-//! HTTP, and has no string until it answers. Time-outs, retries and a circuit breaker make that bearable, and no more:
-//! while the generator is away, each request fails.
+//! Two services without a queue. `coupled-requestor` asks `coupled-generator` for a random string over HTTP, and waits for
+//! the answer. Time-outs, retries and a circuit breaker make that bearable, and no more: while the generator is away, each
+//! request fails.
 //!
 //! ```console
 //! $ cargo run --bin coupled-generator -- --work-time 50ms
@@ -16,11 +16,11 @@ use serde::{Deserialize, Serialize};
 pub struct Ask {
     /// The id of the request, the same at each attempt.
     pub id: String,
-    /// How many characters the string is to have.
+    /// The length of the string in characters.
     pub length: u32,
 }
 
-/// The answer.
+/// The answer to it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Answer {
     /// The string, of characters from A-Z, a-z and 0-9.

@@ -1,4 +1,4 @@
-//! Which addresses of the web may be called: no URL, redirect or name leads to what only this machine can reach.
+//! Checks the addresses of pages: no URL, redirect or name may lead to an address that only this machine can reach.
 
 use std::net::IpAddr;
 use std::sync::LazyLock;
@@ -14,8 +14,8 @@ use url::Url;
 /// The longest URL, in bytes.
 const LONGEST: usize = 2048;
 
-/// What is not for everybody, of the registries of special-purpose addresses (RFC 6890). Of IPv6 all that is no global
-/// unicast address, and what has an address of version 4 within.
+/// The networks that are not public, from the registries of special-purpose addresses (RFC 6890). For IPv6 these are all
+/// that are not global unicast, and those that embed an address of IPv4.
 static SPECIAL: LazyLock<Vec<IpNet>> = LazyLock::new(|| {
     let nets = "0.0.0.0/8 10.0.0.0/8 100.64.0.0/10 127.0.0.0/8 169.254.0.0/16 172.16.0.0/12 192.0.0.0/24 192.0.2.0/24 \
                 192.88.99.0/24 192.168.0.0/16 198.18.0.0/15 198.51.100.0/24 203.0.113.0/24 224.0.0.0/3 \
@@ -30,33 +30,33 @@ pub fn is_public(address: IpAddr) -> bool {
     !SPECIAL.iter().any(|net| net.contains(&address))
 }
 
-/// No page can have this URL. It is not repeated, because of the password that may be in it.
+/// No page can have this URL. The message does not repeat it, because it may contain a password.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
     "it is no address of a page: write http:// or https://, a host, and no user, in {LONGEST} bytes"
 )]
 pub struct InvalidUrl;
 
-/// The URL of a page. Where its host leads is seen when it is called.
+/// Parses the URL of a page. The address of its host is checked later, by [`connect`].
 ///
 /// # Errors
 ///
 /// If it is no URL, has another scheme than http and https, no host, or a user.
 pub fn check(text: &str) -> Result<Url, InvalidUrl> {
-    // One of these schemes has a host, or is not parsed.
+    // A URL of these schemes does not parse without a host.
     let is_right =
         |url: &Url| ["http", "https"].contains(&url.scheme()) && !url.authority().contains('@');
     let url = Url::parse(text).ok().filter(|url| text.len() <= LONGEST && is_right(url));
     url.ok_or(InvalidUrl)
 }
 
-/// A host has no address that may be called.
+/// A host has no allowed address.
 #[derive(Debug, thiserror::Error)]
 #[error("{0} is not on the public internet; ALLOW_PRIVATE allows that")]
 pub(crate) struct NotPublic(pub(crate) String);
 
-/// Connects to the host of this URL, at one of its addresses that are allowed. It is looked up here and nowhere else: the
-/// address that was checked is the address that is called.
+/// Connects to the host of this URL, at one of its allowed addresses. The name is resolved here and nowhere else, so the
+/// connection goes to the address that was checked.
 pub(crate) async fn connect(
     url: Uri,
     is_allowed: fn(IpAddr) -> bool,
@@ -104,7 +104,7 @@ mod tests {
     }
 
     #[test]
-    fn url_without_a_host_or_with_a_user_is_told_with_what_is_right() {
+    fn error_for_an_invalid_url_shows_a_valid_one() {
         for text in [
             "",
             "example.com",
@@ -116,7 +116,7 @@ mod tests {
             let error = check(text).unwrap_err().to_string();
             assert!(error.contains("write http:// or https://"), "{error}");
         }
-        // What leads to an address in another spelling is that address.
+        // Another spelling of an address is parsed as that address.
         assert_eq!(check("http://0x7f.1/").unwrap().host_str(), Some("127.0.0.1"));
         assert!(check(&format!("http://example.com/{}", "a".repeat(LONGEST))).is_err());
     }

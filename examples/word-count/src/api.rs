@@ -28,16 +28,16 @@ use crate::{InvalidUrl, Recount, Store, Task, check};
 const MOST_PAGES: usize = 10_000;
 const MOST_BYTES: usize = 4 << 20;
 
-/// How many pages of a batch are on their way to the queue at a time: the other places are for the form.
+/// The most pages of a batch that are published at a time. The other places are for the form.
 const AT_A_TIME: usize = 64;
 
-/// How long the broker may take to answer, or the queue to have room.
+/// The time limit for the broker to answer, and for the queue to have room.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How many jobs the list has.
+/// The number of jobs in the list.
 const LATEST: u32 = 50;
 
-/// The page loads nothing from elsewhere, and runs no inline script.
+/// The page loads nothing from other sites, and runs no inline script.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; base-uri 'none'; \
                       form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'";
 
@@ -47,7 +47,7 @@ struct Front {
     running: Running,
 }
 
-/// The routes of a front that runs.
+/// The routes of the running front.
 pub fn router(store: Store, running: Running) -> Router {
     let file = |kind, body: &'static str| {
         let headers = [(header::CONTENT_TYPE, kind), (header::CONTENT_SECURITY_POLICY, POLICY)];
@@ -69,7 +69,7 @@ pub fn router(store: Store, running: Running) -> Router {
         .layer(map_response(problem))
 }
 
-/// An answer, or the problem that takes its place.
+/// An answer, or a problem.
 type Answer<T> = Result<T, Problem>;
 
 /// A status, and a sentence that says what to do.
@@ -85,7 +85,7 @@ impl Problem {
     }
 }
 
-/// What `?` meets comes from the broker or the database: another try may go well, where they do not say that none will.
+/// An error of `?` comes from the broker or the database. A retry may succeed, unless the error is permanent.
 impl<E: Into<Error>> From<E> for Problem {
     fn from(error: E) -> Self {
         let error = error.into();
@@ -122,7 +122,7 @@ async fn problem(response: Response) -> Response {
     Response::from_parts(head, body.to_string().into())
 }
 
-/// A page, and how often to count it again where that is asked for.
+/// A page, and the interval of its recounts, if there are any.
 #[derive(Deserialize)]
 struct Page {
     url: String,
@@ -146,7 +146,7 @@ fn word_count(url: &str, priority: Priority) -> Result<Task, InvalidUrl> {
 }
 
 impl Front {
-    /// Submits a task, and says where to look for it.
+    /// Submits a task, and returns its address.
     async fn accept(
         &self,
         task: Task,
@@ -165,7 +165,7 @@ impl Front {
         Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], body).into_response())
     }
 
-    /// Jobs, of which the dead letters tell why some have failed. While the broker is away, that waits.
+    /// The jobs, with the reasons of those whose tasks are dead letters. Without the reasons while the broker is away.
     async fn shown(&self, jobs: &[String]) -> Answer<Vec<Value>> {
         let jobs = jobs.iter().map(|job| serde_json::from_str(job));
         let mut jobs = jobs.collect::<Result<Vec<Value>, _>>()?;
@@ -190,7 +190,7 @@ impl Front {
     }
 }
 
-/// Counts one page, for a person who waits: before all batches.
+/// Counts one page, with high priority, because a person waits for it.
 async fn count(
     front: State<Front>,
     headers: HeaderMap,
@@ -200,7 +200,7 @@ async fn count(
     front.accept(task, &headers, "POST /word-counts").await
 }
 
-/// Any task: only a worker knows which there are.
+/// Submits any task: only a worker knows the names of the tasks.
 async fn submit(
     front: State<Front>,
     headers: HeaderMap,
@@ -210,7 +210,7 @@ async fn submit(
     front.accept(task, &headers, "POST /tasks").await
 }
 
-/// Counts many pages, after all others. It waits while the queue is full.
+/// Counts many pages, with low priority. It waits while the queue is full.
 async fn count_all(front: State<Front>, Json(Pages { urls }): Json<Pages>) -> Answer<Response> {
     if urls.len() > MOST_PAGES {
         return Err(Problem::invalid(format_args!("a batch has at most {MOST_PAGES} pages")));
@@ -226,14 +226,14 @@ async fn count_all(front: State<Front>, Json(Pages { urls }): Json<Pages>) -> An
     Ok((StatusCode::ACCEPTED, Json(json!({ "ids": ids }))).into_response())
 }
 
-/// The jobs that were made last.
+/// The last jobs, with the numbers of all jobs and of those that are done.
 async fn list(front: State<Front>) -> Answer<Json<Value>> {
     let (jobs, done) = front.store.counts().await?;
     let latest = front.shown(&front.store.latest(LATEST).await?).await?;
     Ok(Json(json!({ "jobs": jobs, "done": done, "latest": latest })))
 }
 
-/// One job, with so many of its words at most.
+/// One job, with at most `top` of its words.
 async fn show(
     front: State<Front>,
     Path(id): Path<String>,
@@ -253,7 +253,7 @@ async fn words(front: State<Front>, Query(Top { top }): Query<Top>) -> Answer<Re
     Ok(Json(front.store.words(top.unwrap_or(10)).await?).into_response())
 }
 
-/// Counts a page again and again, once an hour unless it says otherwise.
+/// Sets a schedule that counts a page each hour, or at the given interval.
 async fn schedule(
     front: State<Front>,
     Path(name): Path<String>,

@@ -1,4 +1,4 @@
-//! The worker: does one task after another, as many of each kind and of each host as are allowed, and keeps nothing.
+//! The worker: does tasks within the rate limits of their kinds and their hosts, and stores nothing.
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -20,12 +20,12 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Does tasks.
 pub struct Counter {
     web: Web,
-    /// One for each processor: what waits for one keeps its page in memory, and no thread.
+    /// A permit for each processor. A task that waits for one keeps its page in memory, but no thread.
     processors: Arc<Semaphore>,
 }
 
 impl Counter {
-    /// A worker that calls these addresses, and hosts so many times a second together with all others.
+    /// A worker that calls only allowed addresses, and each host at most this often a second, together with all workers.
     #[must_use]
     pub fn new(is_allowed: fn(IpAddr) -> bool, host_rate: NonZeroU32) -> Self {
         let processors = available_parallelism().map_or(1, usize::from);
@@ -46,11 +46,12 @@ impl Handler for Counter {
         let wrong =
             || Failure::reject(format!("the input of {} has to be {{\"url\": …}}", kind.name));
         let url = check(task.input["url"].as_str().ok_or_else(wrong)?).map_err(Failure::reject)?;
-        // The host first: of many jobs for one host nearly all end here, and take nothing from the other hosts.
+        // The permission for the host comes first: most of many jobs for one host wait here, and use no permission for
+        // their task.
         self.web.permission(&url, cx).await?;
         cx.permission(&format!("task {}", kind.name), kind.per_second).await?;
         let page = self.web.page(url, cx).await?;
-        // It moves into the work, which goes on where the attempt has timed out.
+        // The permit moves into the work, which continues even if the attempt has timed out.
         let processor = Arc::clone(&self.processors).acquire_owned().await?;
         let work = move || {
             let _processor = processor;

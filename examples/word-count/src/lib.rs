@@ -1,5 +1,5 @@
-//! Count the words of a web page, as the lectures on Celery do: a front that takes jobs and keeps results, and workers
-//! between it and a web that is not to be trusted.
+//! Counts the words of web pages, as the lectures on Celery do: a front that accepts jobs and stores results, and workers
+//! that fetch pages from an untrusted web.
 //!
 //! ```text
 //! word-count    POST, page --> [TASKS] (high, normal, low)     [RECOUNTS], when due --> [TASKS]     api, recounts
@@ -7,7 +7,7 @@
 //! word-count    [RESULTS] --> SQLite --> GET, page                            store, api
 //! ```
 //!
-//! The two share this file and no database, call or clock: each can be stopped while the other goes on.
+//! The two programs share this file, but no database, no call and no clock: each can be stopped while the other works.
 
 mod address;
 mod api;
@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use workqueue::{Job, JobId, Priority, Queue};
 
-/// A task by its name, with its parameters. Only a worker knows which there are.
+/// A task by its name, with its parameters. Only a worker knows the names of the tasks.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Task {
     /// The id of the job, under which its result is stored.
@@ -38,7 +38,7 @@ pub struct Task {
     pub task: String,
     /// Its parameters: for each task so far `{"url": …}`.
     pub input: Value,
-    /// How urgent it is. Normal where it does not say.
+    /// Its priority. Normal by default.
     #[serde(default)]
     pub priority: Priority,
 }
@@ -61,7 +61,7 @@ pub struct TaskResult {
     /// The task.
     #[serde(flatten)]
     pub task: Task,
-    /// What it came to.
+    /// The result.
     pub output: Value,
     /// The instance that did it.
     pub worker: String,
@@ -75,7 +75,7 @@ impl Job for TaskResult {
     }
 }
 
-/// Do a task again and again: each time that it is due is a [`Task`] of its own.
+/// A recurring task: each time that it is due, it becomes a [`Task`].
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Recount {
     /// The name of the task.
@@ -85,7 +85,7 @@ pub struct Recount {
 }
 
 impl Job for Recount {
-    // A queue has priorities or schedules: what is due goes on to the tasks.
+    // A queue cannot have both priorities and schedules, so due recounts are forwarded to TASKS.
     const QUEUE: Queue =
         Queue::new("RECOUNTS", "recounts").consumer("word-count").with_schedules("recurring");
 }

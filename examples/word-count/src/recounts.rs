@@ -5,7 +5,7 @@ use workqueue::{Context, Failure, Handler, Priority};
 use crate::store::Store;
 use crate::{Recount, Task};
 
-/// Forwards what is due, under the id of that firing: one that is delivered twice is one task.
+/// Forwards a due recount under the id of its firing, so that a redelivery makes no second task.
 pub struct Recounts(pub Store);
 
 impl Handler for Recounts {

@@ -17,7 +17,7 @@ const TABLES: &str = "
         'input', json(input), 'output', json(output), 'worker', worker, 'reason', NULL,
         'state', CASE WHEN output IS NULL THEN 'waiting' ELSE 'done' END) AS job FROM jobs;";
 
-/// The database. As a handler it stores the results that come back.
+/// The database. As a handler it stores the results.
 #[derive(Clone)]
 pub struct Store(SqlitePool);
 
@@ -26,9 +26,9 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// If it is no such database, or cannot be opened.
+    /// If there is no such database, or if it cannot be opened.
     pub async fn open(url: &str) -> Result<Self> {
-        // A result is acked once it is stored: on the disk, not only on its way.
+        // A result is acked once it is stored, so a commit has to reach the disk.
         let options = SqliteConnectOptions::from_str(url)?
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
@@ -38,7 +38,7 @@ impl Store {
         Ok(Self(pool))
     }
 
-    /// Notes jobs that were submitted, in one transaction. One whose result is there already stays as it is.
+    /// Records submitted jobs in one transaction. A job with a result stays unchanged.
     pub(crate) async fn note(&self, tasks: &[Task]) -> Result<()> {
         let row = |Task { id, task, input, .. }: &Task| json!([id, task, input.to_string()]);
         let rows: Value = tasks.iter().map(row).collect();
@@ -48,7 +48,7 @@ impl Store {
         Ok(())
     }
 
-    /// Stores a result. Returns whether it is the first of its job; another changes nothing.
+    /// Stores a result. Returns whether it is the first of its job. A second one changes nothing.
     async fn finish(&self, result: &TaskResult) -> Result<bool> {
         let TaskResult { task: Task { id, task, input, .. }, output, worker } = result;
         let finish = "INSERT INTO jobs (id, task, input, output, worker) VALUES (?, ?, ?, ?, ?)
@@ -65,18 +65,18 @@ impl Store {
         job.fetch_optional(&self.0).await
     }
 
-    /// The jobs that were made last, the newest first.
+    /// The last jobs, the newest first.
     pub(crate) async fn latest(&self, jobs: u32) -> Result<Vec<String>> {
         let latest = query_scalar("SELECT job FROM listed ORDER BY id DESC LIMIT ?").bind(jobs);
         latest.fetch_all(&self.0).await
     }
 
-    /// How many jobs there are, and how many of them have a result.
+    /// The number of jobs, and of those with a result.
     pub(crate) async fn counts(&self) -> Result<(u64, u64)> {
         query_as("SELECT count(*), count(output) FROM jobs").fetch_one(&self.0).await
     }
 
-    /// The most frequent words on all pages together, each with how often it is there.
+    /// The most frequent words on all pages together, with their counts.
     pub(crate) async fn words(&self, top: u32) -> Result<Vec<(String, u64)>> {
         let words = "SELECT value ->> 0 AS word, sum(value ->> 1) AS count
                      FROM jobs, json_each(output, '$.words') WHERE task = 'word_count'
@@ -113,7 +113,7 @@ mod tests {
             output: json!({ "words": words }),
             worker: "worker".to_owned(),
         };
-        // One is noted before its result is stored, the other one after that.
+        // One job is recorded before its result is stored, the other one after that.
         for is_early in [true, false] {
             let id = JobId::new();
             let task =

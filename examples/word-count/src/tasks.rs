@@ -1,4 +1,4 @@
-//! The tasks that a worker knows, by their names. Each turns a page into a value that fits into a message.
+//! The tasks of a worker, by name. Each makes a value from a page, which fits into a message.
 
 use std::collections::{BTreeSet, HashMap};
 use std::num::NonZeroU32;
@@ -14,20 +14,20 @@ use crate::web::Page;
 /// The most bytes of words or links in a result: a message has at most 256 KiB.
 const MOST_BYTES: usize = 100 << 10;
 
-/// The most links that are followed to where they lead: each may be as long as the address of the page.
+/// The most links of a page that are resolved: each may be as long as the address of the page.
 const MOST_LINKS: usize = 10_000;
 
-/// A kind of task, with what differs from one to the other.
+/// A kind of task.
 pub struct Kind {
     /// Its name.
     pub name: &'static str,
     /// The most attempts.
     pub attempts: u64,
-    /// Time that an attempt may take.
+    /// The time limit for an attempt.
     pub timeout: Duration,
-    /// The most of them that all workers start in a second.
+    /// The most tasks of this kind that all workers start in a second.
     pub per_second: NonZeroU32,
-    /// What it makes of a page.
+    /// Makes the result from a page.
     pub read: fn(&Page) -> Value,
 }
 
@@ -51,7 +51,7 @@ impl Kind {
     ///
     /// # Errors
     ///
-    /// If there is no task of this name, with the names of all.
+    /// If there is no task of this name. The error has the names of all.
     pub fn named(name: &str) -> Result<&'static Self, String> {
         TASKS.iter().find(|kind| kind.name == name).ok_or_else(|| {
             let known: Vec<_> = TASKS.iter().map(|kind| kind.name).collect();
@@ -59,7 +59,7 @@ impl Kind {
         })
     }
 
-    /// When and how often it is tried again. Waiting for a permission spends no attempt.
+    /// Its retry policy. Waiting for a permission spends no attempt.
     #[must_use]
     pub fn policy(&self) -> RetryPolicy {
         RetryPolicy {
@@ -72,8 +72,8 @@ impl Kind {
     }
 }
 
-/// What a page is made of. By a tokenizer and not by a tree, whose time can grow with the square of what a hostile page
-/// nests.
+/// The parts of a page. They come from a tokenizer, because with a hostile page the time to build a tree can grow with
+/// the square of the nesting.
 #[derive(Default)]
 struct Parts {
     text: String,
@@ -88,7 +88,7 @@ impl Parts {
             return Self { text: page.text.clone(), ..parts };
         }
         let mut emitter = DefaultEmitter::default();
-        // As a browser does: what is in a script is no tag.
+        // Like a browser: the content of a script has no tags.
         emitter.naively_switch_states(true);
         let string = |text: &[u8]| String::from_utf8_lossy(text).into_owned();
         let mut within = HtmlString::default();
@@ -112,7 +112,7 @@ impl Parts {
     }
 }
 
-/// The most frequent words, in lower case, each with how often it is there.
+/// The most frequent words, in lower case, with their counts.
 fn words(page: &Page) -> Value {
     let parts = Parts::of(page);
     let (mut counts, mut total) = (HashMap::<String, u64>::new(), 0_u64);
@@ -128,7 +128,7 @@ fn words(page: &Page) -> Value {
     json!({ "total": total, "distinct": distinct, "words": words })
 }
 
-/// Where it leads, each place once.
+/// The links of the page, without duplicates.
 fn links(page: &Page) -> Value {
     let links = Parts::of(page).links;
     let urls = links.iter().take(MOST_LINKS).filter_map(|link| page.url.join(link).ok());
@@ -137,7 +137,7 @@ fn links(page: &Page) -> Value {
     json!({ "total": total, "links": within_a_message(urls, |url| url.len() + 3) })
 }
 
-/// Its title, or null.
+/// The title of the page, or null.
 fn title(page: &Page) -> Value {
     let title = Parts::of(page).title.map(|title| {
         let words: Vec<_> = title.split_whitespace().collect();
@@ -146,7 +146,7 @@ fn title(page: &Page) -> Value {
     json!({ "title": title })
 }
 
-/// As many as fit.
+/// The first items, as many as fit into a message.
 fn within_a_message<T>(all: impl IntoIterator<Item = T>, size: impl Fn(&T) -> usize) -> Vec<T> {
     let mut room = MOST_BYTES;
     let fits = |item: &T| {

@@ -1,5 +1,5 @@
-//! Fetches a page from a web that is not to be trusted: each way in which a server can misbehave has a limit here, and an
-//! end, either another attempt or a dead letter.
+//! Fetches pages from an untrusted web. There is a limit for each way in which a server can misbehave, and beyond it the
+//! attempt ends with a retry or a dead letter.
 
 use std::error::Error;
 use std::iter::successors;
@@ -31,7 +31,7 @@ use workqueue::{Context, Failure};
 
 use crate::address::{NotPublic, check, connect};
 
-/// By this name `robots.txt` calls us, and servers see us.
+/// Our name in `robots.txt`, and for servers.
 const AGENT: &str = "decoupled-word-count";
 
 /// The most bytes of a page, after decompression.
@@ -39,26 +39,26 @@ const MOST_BYTES: usize = 5_000_000;
 
 const MOST_REDIRECTS: usize = 5;
 
-/// How long the rules of a site are remembered, and of how many sites.
+/// The time for which the rules of a site are cached, and the most sites in the cache.
 const ROBOTS_AGE: Duration = Duration::from_hours(1);
 const MOST_SITES: u64 = 10_000;
 
-/// The longest wait that a server may ask for at a time, and how old a job may become by that.
+/// The longest wait that a server may ask for at a time, and the greatest age of a job that waits.
 const LONGEST_WAIT: Duration = Duration::from_hours(1);
 const OLDEST: SignedDuration = SignedDuration::from_hours(24);
 
 /// A page that was fetched.
 #[derive(Debug)]
 pub struct Page {
-    /// Where it was found, after all redirects.
+    /// Its URL, after all redirects.
     pub url: Url,
-    /// All of it.
+    /// The whole text.
     pub text: String,
     /// Whether the text is HTML.
     pub is_html: bool,
 }
 
-/// The web, as far as it may be called.
+/// A client for the allowed addresses of the web.
 pub struct Web {
     client: BoxCloneSyncService<Request<Empty<Bytes>>, Answer, BoxError>,
     patience: Duration,
@@ -66,12 +66,12 @@ pub struct Web {
     robots: Cache<String, Arc<Robots>>,
 }
 
-/// What a server answers.
+/// The answer of a server.
 type Answer = Response<DecompressionBody<Incoming>>;
 
 impl Web {
-    /// The web at these addresses, with the pages a second that all workers fetch from a host, and the time that a
-    /// server may be silent.
+    /// A client for these addresses, with the most pages a second that all workers fetch from a host, and the longest
+    /// silence of a server.
     ///
     /// # Panics
     ///
@@ -84,7 +84,7 @@ impl Web {
             .https_or_http()
             .enable_http1()
             .wrap_connector(service_fn(move |url| connect(url, is_allowed)));
-        // No connection to a stranger stays open.
+        // No connection to an untrusted server stays open.
         let client =
             Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector);
         let client = BoxCloneSyncService::new(Decompression::new(client).map_err(BoxError::from));
@@ -98,12 +98,13 @@ impl Web {
         cx.permission(&format!("host {host}"), self.host_rate).await
     }
 
-    /// The page at this URL, for whose host there is a permission; each further host that it leads to is asked for.
+    /// The page at this URL. The caller has a permission for its host; this asks for one for each other host of a
+    /// redirect.
     ///
     /// # Errors
     ///
-    /// [`Failure::Reject`] where the server or its rules say that there is no such page for us, [`Failure::RetryAfter`]
-    /// where it names a time, and [`Failure::Retry`] where it may only be unwell.
+    /// If the server or its rules refuse the page ([`Failure::Reject`]), if the server names a time to wait
+    /// ([`Failure::RetryAfter`]), or if a retry may help ([`Failure::Retry`]).
     pub async fn page(&self, url: Url, cx: &Context) -> Result<Page, Failure> {
         let (url, answer) = self.follow(url, true, cx).await?;
         let status = answer.status();
@@ -123,12 +124,12 @@ impl Web {
         let named = kind.as_ref().and_then(|kind| kind.get_param(mime::CHARSET));
         let named = named.and_then(|charset| Encoding::for_label(charset.as_str().as_bytes()));
         let encoding = named.or_else(|| declared(&bytes).filter(|_| is_html)).unwrap_or(UTF_8);
-        // A byte order mark counts more.
+        // A byte order mark overrides the encoding.
         Ok(Page { url, text: encoding.decode(&bytes).0.into_owned(), is_html })
     }
 
-    /// What there is at the end of all redirects, each of which is checked as the first URL was. A page, other than the
-    /// rules of a site, has to be allowed by them.
+    /// Follows all redirects, each checked as the first URL was, and returns the last answer. The rules of a site have to
+    /// allow a page, but not the rules themselves.
     async fn follow(
         &self,
         mut url: Url,
@@ -136,7 +137,7 @@ impl Web {
         cx: &Context,
     ) -> Result<(Url, Answer), Failure> {
         for _ in 0..=MOST_REDIRECTS {
-            // In a box, because the rules are fetched in the same way.
+            // In a box, because the rules are fetched by this function as well.
             if is_page && !Box::pin(self.robots(&url, cx)).await?.is_url_allowed(&url) {
                 return Err(Failure::reject(format!("robots.txt does not allow {url}")));
             }
@@ -153,7 +154,7 @@ impl Web {
         Err(Failure::reject(format!("more than {MOST_REDIRECTS} redirects")))
     }
 
-    /// The rules of the site that this page is on (RFC 9309). A site that has none allows all.
+    /// The rules of the page's site (RFC 9309). A site without rules allows all pages.
     async fn robots(&self, page: &Url, cx: &Context) -> Result<Arc<Robots>, Failure> {
         let site = page.origin().ascii_serialization();
         if let Some(known) = self.robots.get(&site).await {
@@ -167,7 +168,7 @@ impl Web {
         Ok(rules)
     }
 
-    /// Asks once. An answer that may be another at a later attempt is a failure.
+    /// Sends one request. An answer that a later attempt may change is a failure.
     async fn get(&self, url: &Url, cx: &Context) -> Result<Answer, Failure> {
         let request = Request::get(url.as_str()).header(USER_AGENT, AGENT).body(Empty::new());
         let request = request.map_err(Failure::reject)?;
@@ -181,13 +182,13 @@ impl Web {
         let age = workqueue::now().duration_since(cx.id().made_at());
         Err(match header(&answer, RETRY_AFTER).and_then(retry_after) {
             None => Failure::retry(reason),
-            // A wait spends no attempt, so this is what ends a job whose server asks for one each time.
+            // A wait spends no attempt, so this ends a job whose server asks for a wait each time.
             Some(_) if age > OLDEST => Failure::reject(reason),
             Some(wait) => Failure::RetryAfter(wait, reason.into()),
         })
     }
 
-    /// A body, of which nothing more is read once there are more than so many bytes.
+    /// Reads a body, and stops after more than `most` bytes.
     async fn body(&self, mut answer: Answer, most: usize) -> Result<Vec<u8>, Failure> {
         let mut bytes = Vec::new();
         while let Some(frame) = self.patiently(answer.frame()).await? {
@@ -200,19 +201,19 @@ impl Web {
         Ok(bytes)
     }
 
-    /// What a server does, unless it takes too long.
+    /// Waits for a server, within the longest silence.
     async fn patiently<T>(&self, doing: impl Future<Output = T>) -> Result<T, Failure> {
         let silent = |_| Failure::retry(format!("the server was silent for {:?}", self.patience));
         timeout(self.patience, doing).await.map_err(silent)
     }
 }
 
-/// What a header says, if it is text.
+/// The value of a header, if it is text.
 fn header(answer: &Answer, name: HeaderName) -> Option<&str> {
     answer.headers().get(name)?.to_str().ok()
 }
 
-/// No attempt reaches a host that is not public.
+/// The failure for an error of the client: permanent for a host that is not public.
 fn failure(error: BoxError) -> Failure {
     let mut causes = successors(Some(&*error as &(dyn Error + 'static)), |&cause| cause.source());
     match causes.find_map(|cause| cause.downcast_ref()) {

@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::replica::Replica;
 
-/// The time limit for a replica to become ready. Then its predecessor is told to stop in any case.
+/// The time limit for a replica to become ready. If it does not, its predecessor continues.
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(20);
 

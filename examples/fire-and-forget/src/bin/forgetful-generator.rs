@@ -1,4 +1,4 @@
-//! Makes a random string for each request that it hears, and says which requests it has made one for, and which are
+//! Makes a random string for each request that it receives, and prints the ids of these requests, and of those that are
 //! acknowledged.
 
 use std::io::{Write, stdout};
@@ -10,7 +10,7 @@ use jiff::SignedDuration;
 use rand::distr::{Alphanumeric, SampleString};
 use tokio::time::sleep;
 
-/// Makes random strings for the requests that it hears
+/// Makes random strings for the requests that it receives
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Settings {
@@ -28,7 +28,7 @@ async fn main() -> anyhow::Result<()> {
     let nats = async_nats::connect(nats_url).await?;
     let mut requests = nats.subscribe(REQUESTS).await?;
     let mut acknowledgments = nats.subscribe(ACKNOWLEDGMENTS).await?;
-    // The broker knows of the subscriptions.
+    // After this the broker has the subscriptions.
     nats.flush().await?;
     writeln!(stdout(), "listening")?;
     loop {
@@ -39,10 +39,10 @@ async fn main() -> anyhow::Result<()> {
                 tokio::spawn(async move {
                     sleep(work_time.unsigned_abs()).await;
                     let value = Alphanumeric.sample_string(&mut rand::rng(), length as usize);
-                    // The reader may have gone.
+                    // The reader of the output may have gone.
                     let _ = writeln!(stdout(), "made {id}");
                     let response = serde_json::to_vec(&Response { id, value })?;
-                    // Perhaps sent. No answer says whether a subscriber got it.
+                    // Nothing confirms that a subscriber gets it.
                     nats.publish(RESPONSES, response.into()).await?;
                     anyhow::Ok(())
                 });

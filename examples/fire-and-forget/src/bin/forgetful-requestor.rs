@@ -1,5 +1,5 @@
-//! Publishes requests at a steady rate, and counts what it hears. Says of each what has become of it, and then of all;
-//! Ctrl-C ends the asking, and a second one the listening.
+//! Publishes requests at a steady rate, and counts the responses. Prints the outcome of each request, and then the tally.
+//! Ctrl-C ends the requests, and a second Ctrl-C ends the listening.
 
 use std::collections::HashMap;
 use std::io::{Write, stdout};
@@ -15,7 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
-/// Asks for random strings, and hears what comes
+/// Asks for random strings, and counts the responses
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Settings {
@@ -28,7 +28,7 @@ struct Settings {
     /// How many requests
     #[arg(long, env, default_value_t = 100, value_name = "NUMBER")]
     total: u32,
-    /// How many characters each string is to have
+    /// How many characters each string has
     #[arg(long, env, default_value_t = 64, value_name = "NUMBER")]
     length: u32,
     /// How long to listen on after the last request
@@ -41,7 +41,7 @@ struct Settings {
 struct Tally {
     asked: usize,
     answered: usize,
-    /// Never answered: no subscriber got the request, or its response.
+    /// Never answered: the request or its response had no subscriber.
     lost: usize,
     /// Responses beyond the first.
     doubled: u32,
@@ -51,9 +51,9 @@ struct Tally {
 /// A request that was published.
 struct Asked {
     at: Instant,
-    /// How long it took to publish it.
+    /// The time for its publish.
     held: Duration,
-    /// How long the first answer took.
+    /// The time until the first answer.
     waited: Option<Duration>,
     answers: u32,
 }
@@ -73,7 +73,7 @@ async fn main() -> anyhow::Result<()> {
         writeln!(stdout(), "{ended}")
     };
     loop {
-        // The next request; after the last one the end.
+        // The time of the next request, or the end after the last one.
         let next = started + Duration::from_secs(1) * number / rate;
         let end = if number == total { patience.unsigned_abs() } else { Duration::ZERO };
         tokio::select! {
@@ -107,7 +107,7 @@ async fn main() -> anyhow::Result<()> {
         }
     }
     nats.flush().await?;
-    // How long they would have waited is unknown.
+    // The requests without an answer.
     for (id, request) in asked.iter().filter(|(_, request)| request.answers == 0) {
         tell(id, request)?;
     }

@@ -1,4 +1,4 @@
-//! The verdict: exit status 0 only where no order is lost, invented or mischarged.
+//! The verdict: exit status 0 only if no order is lost, invented or mischarged.
 
 use std::io::{Write, stdout};
 use std::process::ExitCode;

@@ -23,7 +23,7 @@ async fn main() -> anyhow::Result<()> {
     let Some(publish) = publish else { return Ok(()) };
     let orders = Orders { database: database.clone(), publish: publish? };
     let http = pin!(serve(listener, orders.routes(), ServerLimits::OF_A_PAGE, stop.clone()));
-    // In the naive ways an answer waits for the broker, however long that is away.
+    // In the naive ways an answer waits until the broker is back.
     let deadline = pin!(stop.cancelled().then(|()| sleep(settings.drain_timeout)));
     let http = select(http, deadline).map(|_| Ok(()));
     let follower = Service::new("orders").consume(StatusFollower(database.clone()));

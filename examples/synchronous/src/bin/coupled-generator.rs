@@ -1,5 +1,5 @@
-//! Makes a random string for each caller who waits for it, and says on its output which request each was for. One that is
-//! made twice is there twice: the first answer came too late, or got lost.
+//! Makes a random string for each call, and prints the id of its request. If the first answer came too late or got lost,
+//! the id is printed twice.
 
 use std::io::{Write, stdout};
 use std::net::SocketAddr;
@@ -36,11 +36,11 @@ async fn main() -> anyhow::Result<()> {
 }
 
 async fn make(State(work_time): State<SignedDuration>, Json(ask): Json<Ask>) -> Json<Answer> {
-    // As most work does, it goes on when the caller waits no longer.
+    // In a task of its own: like most work, it continues after the caller has timed out.
     let work = tokio::spawn(async move {
         sleep(work_time.unsigned_abs()).await;
         let value = Alphanumeric.sample_string(&mut rand::rng(), ask.length as usize);
-        // The reader may have gone.
+        // The reader of the output may have gone.
         let _ = writeln!(stdout(), "made {}", ask.id);
         Answer { value }
     });

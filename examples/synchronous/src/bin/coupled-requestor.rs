@@ -1,5 +1,5 @@
-//! Asks the generator for random strings at a steady rate, each with a time-out, retries and, if that is wished, a circuit
-//! breaker. Says of each at its end what has become of it, and then of all; Ctrl-C ends the asking.
+//! Asks the generator for random strings at a steady rate, with a time-out, retries and, with `--breaker`, a circuit
+//! breaker. Prints the outcome of each request, and then the tally. Ctrl-C ends the requests.
 
 use std::io::{Write, stdout};
 use std::sync::Arc;
@@ -41,7 +41,7 @@ struct Settings {
     /// How often to try again
     #[arg(long, env, default_value_t = 3, value_name = "NUMBER")]
     retries: usize,
-    /// Fail at once for a while where most of the last calls have failed
+    /// Fail at once for a while if most of the last calls have failed
     #[arg(long, env)]
     breaker: bool,
 }
@@ -50,15 +50,15 @@ struct Settings {
 #[derive(Debug, Default, Serialize)]
 struct Tally {
     asked: u32,
-    /// At the first attempt.
+    /// Answered at the first attempt.
     answered: u32,
-    /// At a later one.
+    /// Answered at a later attempt.
     answered_on_retry: u32,
-    /// At none.
+    /// Failed at each attempt.
     failed: u32,
-    /// Not let through by the breaker.
+    /// Rejected by the breaker.
     rejected: u32,
-    /// Calls that reached for the generator.
+    /// Calls to the generator.
     calls: u32,
     longest_wait_ms: f64,
 }
@@ -102,7 +102,7 @@ struct Caller {
 impl Caller {
     fn new(settings: &Arc<Settings>) -> reqwest::Result<Self> {
         let client = Client::builder().timeout(settings.timeout.unsigned_abs()).build()?;
-        // Open once half of the last twenty calls have failed; after a second five may try.
+        // Opens once half of the last twenty calls have failed. After a second it lets a few calls through as a test.
         let breaker = Recloser::custom()
             .error_rate(0.5)
             .closed_len(20)
@@ -112,7 +112,8 @@ impl Caller {
         Ok(Self { client, settings: Arc::clone(settings), breaker })
     }
 
-    /// Asks until there is a string, or the last attempt has failed. Returns the outcome, the calls, and how long it took.
+    /// Repeats a request until it is answered, rejected, or the last attempt has failed. Returns the outcome, the number of
+    /// calls, and the time that they took.
     async fn ask(&self, started: Instant) -> (&'static str, u32, f64) {
         let (asked, calls) = (Instant::now(), AtomicU32::new(0));
         let ask = Ask { id: Uuid::new_v4().to_string(), length: self.settings.length };
@@ -128,7 +129,7 @@ impl Caller {
                 None => attempt.await.map_err(Error::Inner),
             }
         };
-        // At random moments, so that those who failed together do not come again together.
+        // With jitter, so that calls that failed at the same moment are not repeated at the same moment.
         let backoff = ExponentialBuilder::default()
             .with_min_delay(Duration::from_millis(100))
             .with_max_times(self.settings.retries)
@@ -142,7 +143,7 @@ impl Caller {
         let (id, asked_ms, waited_ms) = (ask.id, ms(asked - started), ms(asked.elapsed()));
         let ended =
             json!({ "id": id, "asked_ms": asked_ms, "waited_ms": waited_ms, "outcome": outcome });
-        // The reader may have gone.
+        // The reader of the output may have gone.
         let _ = writeln!(stdout(), "{ended}");
         (outcome, calls.into_inner(), waited_ms)
     }

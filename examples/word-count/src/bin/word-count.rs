@@ -1,4 +1,4 @@
-//! The front: takes web pages to count the words of, and stores what the workers find.
+//! The front: accepts web pages whose words the workers count, and stores the results.
 
 use std::net::SocketAddr;
 
@@ -10,7 +10,7 @@ use workqueue::http::{ServerLimits, serve};
 use workqueue::topology::Topology;
 use workqueue::{Command, Job, Service};
 
-/// Takes web pages to count the words of, and stores what the workers find
+/// Accepts web pages to count their words, and stores the results
 #[derive(Parser)]
 #[command(version, max_term_width = 100, disable_help_subcommand = true)]
 struct Settings {
