@@ -45,7 +45,7 @@ fn all_faults_at_once_break_no_guarantee() {
 }
 
 #[test]
-fn chaos_whose_reader_has_gone_stops_in_order() {
+fn chaos_without_a_reader_stops_gracefully() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
     // For an hour, unless the lab notices.
     command.args(["chaos", "--for", "1h", "--seed", "1"]);
@@ -58,7 +58,7 @@ fn chaos_whose_reader_has_gone_stops_in_order() {
 }
 
 #[test]
-fn chaos_that_ends_before_it_asks_has_no_verdict() {
+fn chaos_without_requests_has_no_verdict() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
     command.args(["chaos", "--for", "1h", "--seed", "1", "--rate", "0"]);
     let mut chaos = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -99,7 +99,7 @@ fn healthy_dead_letter_breaks_a_guarantee() {
 }
 
 #[test]
-fn the_same_seed_prints_the_same_plan() {
+fn same_seed_prints_the_same_plan() {
     let plan = || {
         let output = chaos(&["--seed", "7", "--for", "60s", "--print-plan"], &[]);
         assert!(output.status.success(), "{}", text(&output.stderr));
@@ -112,7 +112,7 @@ fn the_same_seed_prints_the_same_plan() {
 }
 
 #[test]
-fn a_plan_that_cannot_be_followed_is_refused_with_the_reason() {
+fn impossible_plan_is_refused_with_the_reason() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("plan.json");
     let plan = r#"{"for": "1s", "cast": {"requestors": 1, "generators": 1, "brokers": 1},

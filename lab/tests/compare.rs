@@ -68,7 +68,7 @@ fn judge_picture(svg: &str) {
 }
 
 #[tokio::test]
-async fn comparison_that_is_stopped_is_of_what_was_asked() {
+async fn stopped_comparison_covers_the_requests_so_far() {
     // The first time this takes longer than anything else here.
     testkit::programs::build().await.unwrap();
     testkit::programs::build_examples().await.unwrap();
@@ -107,7 +107,7 @@ async fn comparison_that_is_stopped_is_of_what_was_asked() {
 }
 
 #[test]
-fn comparison_that_is_too_short_is_refused() {
+fn too_short_comparison_is_refused() {
     let output = compare(&["--for", "4s"]);
     assert_eq!(output.status.code(), Some(2));
     assert!(text(&output.stderr).contains("it takes 5s or more"), "{}", text(&output.stderr));

@@ -57,7 +57,7 @@ fn readme_shows_the_example_as_it_is() {
 }
 
 #[test]
-fn failure_modes_name_tests_that_are_there() {
+fn failure_modes_name_existing_tests() {
     let page = read("docs/failure-modes.md");
     let chaos = read("lab/tests/chaos.rs");
     let rows = page.lines().filter(|line| line.starts_with("| "));

@@ -41,7 +41,7 @@ const MAY_LEAN_ON: [(&str, &[&str]); 10] = [
 const TESTS_MAY_LEAN_ON: [(&str, &[&str]); 1] = [(EXAMPLES, &["testkit"])];
 
 #[test]
-fn crate_leans_only_on_those_that_it_may() {
+fn crate_has_only_allowed_dependencies() {
     let cargo = Command::new(env!("CARGO"))
         .args(["metadata", "--no-deps", "--offline", "--format-version", "1"])
         .current_dir(env!("CARGO_MANIFEST_DIR"))
@@ -52,7 +52,7 @@ fn crate_leans_only_on_those_that_it_may() {
 }
 
 #[test]
-fn tests_of_the_engine_may_not_lean_on_the_lab() {
+fn engine_tests_do_not_depend_on_the_lab() {
     let metadata = metadata("/checkout", "crates/workqueue", "lab", &json!("dev"));
     assert_eq!(forbidden(&metadata), ["tests of workqueue on lab"]);
 }

@@ -3,7 +3,7 @@
 use tokio::process::Command;
 
 #[tokio::test]
-async fn lessons_go_as_they_say() {
+async fn lessons_pass_their_checks() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
     command.args(["lesson", "--check"]).env_remove("RUST_BACKTRACE").kill_on_drop(true);
     let output = command.output().await.unwrap();

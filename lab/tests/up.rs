@@ -36,7 +36,7 @@ async fn running(directory: &Path, words: &[&str]) -> Process {
 }
 
 #[tokio::test]
-async fn setting_that_no_service_understands_ends_it_at_once() {
+async fn invalid_setting_ends_up_at_once() {
     // For an hour, if the error goes unnoticed.
     let output = up(&["--for", "1h"], &[("WORK_TIME", "200")]).await;
     let said = String::from_utf8(output.stderr).unwrap();
@@ -68,7 +68,7 @@ async fn hints_fit_the_replicas_and_their_settings() {
 }
 
 #[tokio::test]
-async fn a_broker_that_is_killed_as_proposed_is_shown_to_be_away() {
+async fn killed_broker_is_shown_as_away() {
     let directory = tempfile::tempdir().unwrap();
     let mut lab = running(directory.path(), &[]).await;
     assert!(lab.log_text().contains("cargo lab kill broker\n"));
@@ -124,7 +124,7 @@ async fn sees(lab: &Process, requestors: u64, generators: u64) {
 }
 
 #[tokio::test]
-async fn commands_stop_start_scale_and_replace_what_runs() {
+async fn commands_stop_start_scale_and_replace_replicas() {
     let directory = tempfile::tempdir().unwrap();
     let mut lab = running(directory.path(), &[]).await;
     sees(&lab, 1, 2).await;
@@ -224,7 +224,7 @@ async fn ends_without_a_verdict(lab: &mut Process, reason: &str) {
 }
 
 #[tokio::test]
-async fn brokers_that_are_paused_are_not_waited_for() {
+async fn up_does_not_wait_for_paused_brokers() {
     for (words, paused, reason) in [
         (&[][..], 1, "no broker answers any more"),
         (&["--brokers", "3"], 2, "too few brokers still answer, 1 of 3"),
@@ -251,7 +251,7 @@ fn children(process: &Process) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn up_whose_reader_has_gone_stops_in_order() {
+async fn up_without_a_reader_stops_gracefully() {
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
     let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
@@ -264,7 +264,7 @@ async fn up_whose_reader_has_gone_stops_in_order() {
 }
 
 #[tokio::test]
-async fn everything_ends_with_up_that_is_killed() {
+async fn everything_ends_with_a_killed_up() {
     let directory = tempfile::tempdir().unwrap();
     let mut lab = running(directory.path(), &[]).await;
     let children = children(&lab);
@@ -333,7 +333,7 @@ fn requested(text: &str) -> String {
 }
 
 #[tokio::test]
-async fn picture_is_whole_whatever_becomes_of_the_terminal() {
+async fn picture_stays_whole_when_the_terminal_changes() {
     let terminal = openpty(None, None).unwrap();
     // Else it would stay open in the processes that are started.
     fcntl_setfd(&terminal.master, FdFlags::CLOEXEC).unwrap();

@@ -48,7 +48,7 @@ async fn all_being_there_each_request_is_answered_and_marked() {
 }
 
 #[tokio::test]
-async fn requests_that_nobody_hears_are_lost() {
+async fn requests_without_a_subscriber_are_lost() {
     let directory = tempfile::tempdir().unwrap();
     let broker = Broker::start(BrokerOptions::default()).await.unwrap();
     let settings = ["--total", "20", "--patience", "10ms"];

@@ -24,7 +24,7 @@ const NAMELESS: &str = "return [...document.querySelectorAll('button, input, sum
 const FOCUSED: &str = "return document.activeElement.id || document.activeElement.className";
 
 #[tokio::test]
-async fn the_page_works_on_a_phone_by_keyboard_and_screen_reader() {
+async fn page_works_on_a_phone_by_keyboard_and_screen_reader() {
     let deployment = Deployment::start().await;
     let _generator = deployment.run(Side::Generator, "generator", &[]).await;
     let rate = [("REQUEST_RATE", "20")];
@@ -172,7 +172,7 @@ async fn keys_keep_their_labels_and_forced_colours_show_all() {
 }
 
 #[tokio::test]
-async fn the_page_is_light_or_dark_as_preferred() {
+async fn page_is_light_or_dark_as_preferred() {
     let deployment = Deployment::start().await;
     let generators = ["generator-1", "generator-2"].map(|name| [("INSTANCE", name)]);
     let one = deployment.run(Side::Generator, "one", &generators[0]).await;

@@ -95,7 +95,7 @@ async fn dead_letters_are_replayed_one_by_one_or_all_at_once() {
 }
 
 #[tokio::test]
-async fn replaying_all_ends_although_each_message_dies_again() {
+async fn replay_of_all_ends_if_each_message_dies_again() {
     let deployment = Deployment::start().await;
     let clumsy = [("FAILURE_RATE", "1"), ("MAX_ATTEMPTS", "1")];
     let _generator = deployment.run(Side::Generator, "clumsy", &clumsy).await;

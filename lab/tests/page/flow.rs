@@ -22,7 +22,7 @@ fn drawn(kind: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_stopped_generator_is_away_and_the_queue_fills_and_drains() {
+async fn stopped_generator_is_away_and_the_queue_fills_and_drains() {
     let deployment = Deployment::start().await;
     let rate = [("INSTANCE", "requestor-1"), ("REQUEST_RATE", "50")];
     let _requestor = deployment.run(Side::Requestor, "requestor", &rate).await;
@@ -102,7 +102,7 @@ async fn lost_requests_are_missing_and_forgotten_ones_are_not() {
 }
 
 #[tokio::test]
-async fn a_replica_that_hangs_turns_grey_and_comes_back() {
+async fn hanging_replica_turns_grey_and_comes_back() {
     let deployment = Deployment::start().await;
     let one = [("INSTANCE", "generator-1")];
     let generator = deployment.run(Side::Generator, "generator", &one).await;
@@ -118,7 +118,7 @@ async fn a_replica_that_hangs_turns_grey_and_comes_back() {
 }
 
 #[tokio::test]
-async fn the_button_runs_the_audit_and_all_pages_show_its_verdict() {
+async fn button_runs_the_audit_and_all_pages_show_its_verdict() {
     let deployment = Deployment::start().await;
     let _generator = deployment.run(Side::Generator, "generator", &[]).await;
     let mut requestor = deployment.ask(100).await;
@@ -138,7 +138,7 @@ async fn the_button_runs_the_audit_and_all_pages_show_its_verdict() {
 }
 
 #[tokio::test]
-async fn full_and_paused_queues_and_what_is_scheduled_are_shown() {
+async fn page_shows_full_and_paused_queues_and_schedules() {
     let deployment = Deployment::with(&Limits { queue_limit: 3, ..LIMITS }).await;
     let gateway = GatewayProcess::start(&deployment).await;
     logged(&gateway.process, "accepting requests").await;

@@ -17,7 +17,7 @@ use crate::gateway::GatewayProcess;
 const FIRST: &str = "#lesson .steps > li:first-child";
 
 #[tokio::test]
-async fn step_is_ticked_once_it_is_seen_and_stays_so() {
+async fn step_is_ticked_once_its_check_holds_and_stays_so() {
     let deployment = Deployment::start().await;
     let generator = deployment.run(Side::Generator, "generator", &[]).await;
     let rate = [("REQUEST_RATE", "20")];

@@ -5,7 +5,7 @@ use crate::deployment::{Deployment, Side};
 use crate::gateway::GatewayProcess;
 
 #[tokio::test]
-async fn the_page_says_that_the_broker_is_gone_and_goes_on_after() {
+async fn page_shows_an_outage_of_the_broker_and_recovers() {
     let mut deployment = Deployment::start().await;
     let _generator = deployment.run(Side::Generator, "generator", &[]).await;
     let rate = [("REQUEST_RATE", "20")];
@@ -32,7 +32,7 @@ async fn the_page_says_that_the_broker_is_gone_and_goes_on_after() {
 }
 
 #[tokio::test]
-async fn the_page_is_there_before_the_broker() {
+async fn page_works_before_the_broker_starts() {
     let mut deployment = Deployment::start().await;
     deployment.broker.kill().await.unwrap();
     let gateway = GatewayProcess::start(&deployment).await;
@@ -45,7 +45,7 @@ async fn the_page_is_there_before_the_broker() {
 }
 
 #[tokio::test]
-async fn a_silent_connection_is_replaced() {
+async fn silent_connection_is_replaced() {
     let deployment = Deployment::start().await;
     let gateway = GatewayProcess::start(&deployment).await;
     let browser = Browser::start().await;
@@ -61,7 +61,7 @@ async fn a_silent_connection_is_replaced() {
 }
 
 #[tokio::test]
-async fn a_broker_without_queues_is_not_silent_and_shows_replicas() {
+async fn broker_without_queues_is_not_silent_and_shows_replicas() {
     let deployment = Deployment::start().await;
     let _generator = deployment.run(Side::Generator, "one", &[("INSTANCE", "generator-1")]).await;
     let gateway = GatewayProcess::start(&deployment).await;
@@ -77,7 +77,7 @@ async fn a_broker_without_queues_is_not_silent_and_shows_replicas() {
 }
 
 #[tokio::test]
-async fn the_page_finds_a_gateway_that_was_started_again() {
+async fn page_finds_a_restarted_gateway() {
     let deployment = Deployment::start().await;
     let gateway = GatewayProcess::start(&deployment).await;
     let addr = gateway.addr.to_string();

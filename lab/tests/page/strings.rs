@@ -46,7 +46,7 @@ async fn string_requested_on_the_page_is_received() {
 }
 
 #[tokio::test]
-async fn pressing_again_after_no_answer_asks_for_nothing_twice() {
+async fn second_press_without_an_answer_makes_no_second_request() {
     let deployment = Deployment::start().await;
     let proxy = Proxy::start(deployment.broker.port()).await.unwrap();
     let gateway = deployment::gateway(&proxy.url(), deployment.log("gateway"), &[]).await;
@@ -71,7 +71,7 @@ async fn pressing_again_after_no_answer_asks_for_nothing_twice() {
 }
 
 #[tokio::test]
-async fn the_largest_strings_have_room_in_the_list() {
+async fn largest_strings_have_room_in_the_list() {
     let deployment = Deployment::start().await;
     let _generator = deployment.run(Side::Generator, "generator", &[]).await;
     let _requestor = deployment.run(Side::Requestor, "requestor", &[("REQUEST_RATE", "0")]).await;

@@ -34,7 +34,7 @@ async fn proxy(gateway: SocketAddr) -> SocketAddr {
 }
 
 #[tokio::test]
-async fn the_page_and_the_api_work_under_a_path_of_a_proxy() {
+async fn page_and_api_work_under_a_path_of_a_proxy() {
     let deployment = Deployment::start().await;
     let _generator = deployment.run(Side::Generator, "generator", &[]).await;
     let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;

@@ -59,7 +59,7 @@ async fn complete(deployment: &Deployment, count: usize) {
 }
 
 #[tokio::test]
-async fn a_request_shows_each_step_on_its_way() {
+async fn request_shows_each_step() {
     const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     let deployment = Deployment::with(&PATIENT).await;
     let mut responses = deployment.nats().client().subscribe("responses.*").await.unwrap();
@@ -135,7 +135,7 @@ async fn request_waits_in_the_lane_of_its_priority() {
 }
 
 #[tokio::test]
-async fn a_wait_ends_once_the_strings_are_stored_or_its_time_is_over() {
+async fn wait_ends_once_the_strings_are_stored_or_its_time_is_over() {
     let deployment = Deployment::with(&PATIENT).await;
     let (_first, first) = gateway(&deployment, "first").await;
     let (_second, second) = gateway(&deployment, "second").await;
@@ -179,7 +179,7 @@ async fn waits_for(deployment: &Deployment, id: JobId, count: usize) {
 }
 
 #[tokio::test]
-async fn requests_are_accepted_while_both_sides_are_away() {
+async fn requests_are_accepted_while_both_services_are_away() {
     let deployment = Deployment::bare().await;
     let (_gateway, api) = gateway(&deployment, "gateway").await;
     let id = accepted(&post(api, None, &json!({"count": 2})).await);
@@ -259,17 +259,17 @@ async fn killed_before(step: &str) {
 }
 
 #[tokio::test]
-async fn a_key_keeps_its_id_through_a_kill_before_it_asked() {
+async fn key_keeps_its_id_through_a_kill_before_the_publish() {
     killed_before("requests.").await;
 }
 
 #[tokio::test]
-async fn a_key_keeps_its_id_through_a_kill_before_it_was_accepted() {
+async fn key_keeps_its_id_through_a_kill_before_the_acceptance() {
     killed_before("$KV.requested.").await;
 }
 
 #[tokio::test]
-async fn a_key_that_was_never_accepted_expires() {
+async fn key_that_was_never_accepted_expires() {
     let deployment = Deployment::with(&PATIENT).await;
     let (_gateway, api) = gateway(&deployment, "gateway").await;
     let mut request = request();
@@ -284,7 +284,7 @@ async fn a_key_that_was_never_accepted_expires() {
 }
 
 #[tokio::test]
-async fn a_dead_letter_says_why_until_it_is_replayed_and_received() {
+async fn dead_letter_has_its_reason_until_it_is_replayed() {
     let deployment = Deployment::start().await;
     let (_gateway, api) = gateway(&deployment, "gateway").await;
     let id = accepted(&post(api, None, &json!({})).await);
@@ -335,7 +335,7 @@ async fn strings_received_with_other_values_are_doubled() {
 }
 
 #[tokio::test]
-async fn the_list_has_the_newest_first_of_all_replicas() {
+async fn list_has_the_requests_of_all_replicas_newest_first() {
     let deployment = Deployment::with(&PATIENT).await;
     let (_first, first) = gateway(&deployment, "first").await;
     let (_second, second) = gateway(&deployment, "second").await;
@@ -358,7 +358,7 @@ async fn the_list_has_the_newest_first_of_all_replicas() {
 }
 
 #[tokio::test]
-async fn an_id_that_was_not_accepted_is_not_found() {
+async fn id_that_was_not_accepted_is_not_found() {
     let deployment = Deployment::with(&PATIENT).await;
     let (_gateway, api) = gateway(&deployment, "gateway").await;
     for query in ["", "?wait=60s"] {

@@ -25,7 +25,7 @@ use crate::deployment::{
 const AT_ONCE: Duration = Duration::from_secs(30);
 
 #[tokio::test]
-async fn a_full_queue_leaves_nothing_of_a_request() {
+async fn full_queue_leaves_nothing_of_a_request() {
     const ROOM: u64 = 3;
     let deployment = Deployment::with(&Limits { queue_limit: ROOM, ..PATIENT }).await;
     let (_gateway, api) = gateway(&deployment, "gateway").await;
@@ -57,7 +57,7 @@ async fn a_full_queue_leaves_nothing_of_a_request() {
 }
 
 #[tokio::test]
-async fn a_key_without_room_asks_nothing_and_an_old_one_is_answered() {
+async fn key_without_room_publishes_nothing_and_an_old_one_works() {
     let deployment = Deployment::with(&PATIENT).await;
     let (_gateway, api) = gateway(&deployment, "gateway").await;
     let id = accepted(&post(api, Some("first"), &json!({})).await);
@@ -85,7 +85,7 @@ fn unknown(answer: &HttpResponse) {
 }
 
 #[tokio::test]
-async fn without_a_broker_the_outcome_is_unknown_and_a_key_is_safe() {
+async fn outcome_without_a_broker_is_unknown_and_a_key_is_safe() {
     let mut deployment = Deployment::with(&PATIENT).await;
     let (gateway, api) = gateway(&deployment, "gateway").await;
     deployment.broker.kill().await.unwrap();
@@ -119,7 +119,7 @@ async fn without_a_broker_the_outcome_is_unknown_and_a_key_is_safe() {
 }
 
 #[tokio::test]
-async fn a_hanging_network_piles_nothing_up_and_doubles_nothing() {
+async fn hanging_network_piles_up_and_doubles_nothing() {
     let deployment = Deployment::with(&PATIENT).await;
     let proxy = Proxy::start(deployment.broker.port()).await.unwrap();
     let gateway = deployment::gateway(&proxy.url(), deployment.log("gateway"), &[]).await;
@@ -158,7 +158,7 @@ async fn a_hanging_network_piles_nothing_up_and_doubles_nothing() {
 }
 
 #[tokio::test]
-async fn the_api_says_that_the_broker_is_away_before_it_is_there() {
+async fn api_reports_an_absent_broker_before_its_first_start() {
     let deployment = Deployment::bare().await;
     let proxy = Proxy::start(deployment.broker.port()).await.unwrap();
     proxy.cut();
@@ -197,7 +197,7 @@ async fn shutdown_answers_waiters_and_closes_silent_clients() {
 }
 
 #[tokio::test]
-async fn silent_and_slow_clients_keep_no_other_from_an_answer() {
+async fn silent_and_slow_clients_do_not_block_other_clients() {
     let deployment = Deployment::with(&PATIENT).await;
     let (gateway, api) = gateway(&deployment, "gateway").await;
     let mut silent = Vec::new();
@@ -231,7 +231,7 @@ async fn silent_and_slow_clients_keep_no_other_from_an_answer() {
 }
 
 #[tokio::test]
-async fn a_body_has_a_time_limit() {
+async fn body_has_a_time_limit() {
     let deployment = Deployment::with(&PATIENT).await;
     let (_gateway, api) = gateway(&deployment, "gateway").await;
     let mut client = TcpStream::connect(api).await.unwrap();
@@ -246,7 +246,7 @@ async fn a_body_has_a_time_limit() {
 }
 
 #[tokio::test]
-async fn a_taken_address_is_an_error_that_says_the_cure() {
+async fn taken_address_is_an_error_that_names_the_cure() {
     let deployment = Deployment::with(&PATIENT).await;
     let (_gateway, api) = gateway(&deployment, "gateway").await;
     let addr = api.to_string();

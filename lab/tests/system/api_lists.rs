@@ -58,7 +58,7 @@ async fn pages_are_stable_while_requests_come() {
 }
 
 #[tokio::test]
-async fn list_has_only_those_that_its_filter_takes() {
+async fn list_has_only_requests_that_match_its_filter() {
     let deployment = Deployment::start().await;
     let (_gateway, api) = gateway(&deployment, "gateway").await;
     let queued = accept(&deployment, Priority::Low).await;
@@ -140,7 +140,7 @@ async fn scheduled_requests_have_a_list_of_their_own() {
 }
 
 #[tokio::test]
-async fn wrong_cursor_or_filter_is_told_what_is_right() {
+async fn error_for_a_wrong_cursor_or_filter_names_a_right_one() {
     let deployment = Deployment::with(&PATIENT).await;
     let (_gateway, api) = gateway(&deployment, "gateway").await;
     for _ in 0..2 {
@@ -167,7 +167,7 @@ async fn wrong_cursor_or_filter_is_told_what_is_right() {
 }
 
 #[tokio::test]
-async fn rare_status_is_searched_in_bounds() {
+async fn search_for_a_rare_status_is_bounded() {
     let deployment = Deployment::with(&PATIENT).await;
     let (_gateway, api) = gateway(&deployment, "gateway").await;
     let rare = accept(&deployment, Priority::Low).await;
@@ -242,7 +242,7 @@ fn lines<'a>(heard: &'a str, name: &str) -> Vec<&'a str> {
 }
 
 #[tokio::test]
-async fn follower_hears_each_state_until_the_end() {
+async fn follower_gets_each_state_until_the_end() {
     let deployment = Deployment::start().await;
     let (_gateway, api) = gateway(&deployment, "gateway").await;
     let id = accepted(&post(api, None, &json!({ "count": 2 })).await);
@@ -276,7 +276,7 @@ async fn follower_hears_each_state_until_the_end() {
 }
 
 #[tokio::test]
-async fn follower_of_a_request_given_up_hears_why() {
+async fn follower_of_a_dead_lettered_request_gets_the_reason() {
     let deployment = Deployment::start().await;
     let (_gateway, api) = gateway(&deployment, "gateway").await;
     let id = accepted(&post(api, None, &json!({})).await);

@@ -67,7 +67,7 @@ fn is_a_problem(answer: &HttpResponse, status: u16) {
 }
 
 #[tokio::test]
-async fn each_wrong_request_is_a_described_problem_and_asks_nothing() {
+async fn wrong_request_is_a_described_problem_and_publishes_nothing() {
     let deployment = Deployment::with(&PATIENT).await;
     let (_gateway, api) = gateway(&deployment, "gateway").await;
     let description = ApiDescription::of(api).await;
@@ -210,7 +210,7 @@ async fn right_requests_are_answered_as_described() {
 }
 
 #[tokio::test]
-async fn the_description_knows_each_limit_of_an_amount() {
+async fn description_has_each_limit_of_an_amount() {
     let deployment = Deployment::with(&PATIENT).await;
     let (_gateway, api) = gateway(&deployment, "gateway").await;
     let schema = ApiDescription::of(api).await.schema("/components/schemas/NewRequest");
@@ -225,7 +225,7 @@ async fn the_description_knows_each_limit_of_an_amount() {
 }
 
 #[tokio::test]
-async fn a_request_that_could_be_read_in_two_ways_is_refused() {
+async fn ambiguous_request_is_refused() {
     let deployment = Deployment::with(&PATIENT).await;
     let (_gateway, api) = gateway(&deployment, "gateway").await;
     let description = ApiDescription::of(api).await;
@@ -251,7 +251,7 @@ async fn a_request_that_could_be_read_in_two_ways_is_refused() {
 }
 
 #[tokio::test]
-async fn a_connection_takes_several_requests_and_limits_each_body() {
+async fn connection_carries_several_requests_and_limits_each_body() {
     let deployment = Deployment::with(&PATIENT).await;
     let (_gateway, api) = gateway(&deployment, "gateway").await;
     let mut client = TcpStream::connect(api).await.unwrap();

@@ -42,7 +42,7 @@ fn only(verdict: &Verdict, ids: &[String], id: JobId) {
 }
 
 #[tokio::test]
-async fn a_wait_for_pending_requests_is_told() {
+async fn audit_reports_its_wait_for_pending_requests() {
     let deployment = Deployment::start().await;
     // No generator answers it.
     let requestor = deployment.ask(1).await;
@@ -55,7 +55,7 @@ async fn a_wait_for_pending_requests_is_told() {
 }
 
 #[tokio::test]
-async fn question_that_gets_lost_is_asked_again() {
+async fn lost_question_is_repeated() {
     let deployment = Deployment::start().await;
     let client = deployment.connection().client().clone();
     // Hands on all questions to the broker but one, as a leader that dies with it.
@@ -87,7 +87,7 @@ async fn question_that_gets_lost_is_asked_again() {
 }
 
 #[tokio::test]
-async fn audit_of_an_empty_broker_says_what_is_missing() {
+async fn audit_of_an_empty_broker_names_the_missing_streams() {
     let (status, printed) = Deployment::bare().await.decoupled(["audit"]).await;
     assert_eq!(status, Some(2), "{printed}");
     let missing = "Error: the broker cannot show stream REQUESTS, which is not there; start a service, or run \
@@ -96,7 +96,7 @@ async fn audit_of_an_empty_broker_says_what_is_missing() {
 }
 
 #[tokio::test]
-async fn a_fact_that_is_removed_by_hand_is_lost() {
+async fn request_without_a_fact_that_was_removed_is_lost() {
     for bucket in [facts::STORED, facts::RECEIVED] {
         let (deployment, id) = at_rest().await;
         let stream = deployment.nats().get_stream(bucket.stream).await.unwrap();
@@ -107,7 +107,7 @@ async fn a_fact_that_is_removed_by_hand_is_lost() {
 }
 
 #[tokio::test]
-async fn a_fact_that_is_written_again_with_other_values_is_doubled() {
+async fn fact_written_again_with_other_values_is_doubled() {
     let (deployment, id) = at_rest().await;
     let mut received: Received = deployment.fact(id).await.unwrap();
     received.values = Strings::try_from(vec!["other".to_owned()]).unwrap();
@@ -119,7 +119,7 @@ async fn a_fact_that_is_written_again_with_other_values_is_doubled() {
 }
 
 #[tokio::test]
-async fn a_fact_that_is_replaced_by_another_is_doubled() {
+async fn fact_replaced_by_another_is_doubled() {
     let (deployment, id) = at_rest().await;
     let mut stored = deployment.stored(id).await.unwrap();
     stored.values = Strings::try_from(vec!["other".to_owned()]).unwrap();
@@ -131,7 +131,7 @@ async fn a_fact_that_is_replaced_by_another_is_doubled() {
 }
 
 #[tokio::test]
-async fn a_message_that_is_removed_from_its_queue_is_lost() {
+async fn message_removed_from_its_queue_is_lost() {
     let deployment = Deployment::start().await;
     let mut requestor =
         deployment.run(Side::Requestor, "requestor", &[("REQUEST_RATE", "max")]).await;
@@ -232,7 +232,7 @@ async fn both_sides(deployment: &Deployment) -> [Process; 2] {
 }
 
 #[tokio::test]
-async fn request_accepted_during_the_audit_is_not_called_unasked() {
+async fn request_accepted_during_the_audit_is_not_unasked() {
     let deployment = Deployment::start().await;
     let _generator = deployment.run(Side::Generator, "generator", &[]).await;
     let _busy = deployment.run(Side::Requestor, "busy", &[("REQUEST_RATE", "max")]).await;

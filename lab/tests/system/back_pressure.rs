@@ -78,7 +78,7 @@ async fn both(deployment: &Deployment, name: &str, rate: &str) -> [Process; 2] {
 }
 
 #[tokio::test]
-async fn full_queues_drain_after_both_sides_were_killed_and_stopped() {
+async fn full_queues_drain_after_both_services_are_killed_and_stopped() {
     let deployment = with_little_room(LIMITS).await;
     fill_acknowledgments(&deployment).await;
     fill_responses(&deployment).await;
@@ -119,7 +119,7 @@ async fn full_queues_drain_after_both_sides_were_killed_and_stopped() {
 }
 
 #[tokio::test]
-async fn a_generator_that_has_no_room_for_an_answer_still_marks() {
+async fn generator_without_room_for_a_response_still_marks() {
     let deployment = with_little_room(PATIENT).await;
     fill_responses(&deployment).await;
     fill_requests(&deployment).await;
@@ -133,7 +133,7 @@ async fn a_generator_that_has_no_room_for_an_answer_still_marks() {
 }
 
 #[tokio::test]
-async fn a_requestor_that_has_no_room_to_acknowledge_still_asks() {
+async fn requestor_without_room_to_acknowledge_still_asks() {
     let deployment = with_little_room(PATIENT).await;
     fill_acknowledgments(&deployment).await;
     fill_responses(&deployment).await;
@@ -151,7 +151,7 @@ async fn a_requestor_that_has_no_room_to_acknowledge_still_asks() {
 }
 
 #[tokio::test]
-async fn a_requestor_that_has_no_room_to_ask_still_stores() {
+async fn requestor_without_room_to_ask_still_stores() {
     let deployment = with_little_room(PATIENT).await;
     fill_requests(&deployment).await;
     let few = [("CONCURRENCY", "2"), ("REQUEST_RATE", "max")];

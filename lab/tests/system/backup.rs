@@ -154,7 +154,7 @@ async fn remembers_since(nats: &Context) -> Option<Timestamp> {
 }
 
 #[tokio::test]
-async fn backup_goes_on_where_it_was_on_another_broker() {
+async fn restored_backup_continues_on_another_broker() {
     let deployment = at_rest().await;
     let before = held(deployment.nats()).await;
     let directory = tempfile::tempdir().unwrap();
@@ -206,7 +206,7 @@ async fn backup_of_one_broker_survives_the_death_of_one_of_three() {
 }
 
 #[tokio::test]
-async fn backup_of_three_brokers_goes_on_where_it_was_on_one() {
+async fn restored_backup_of_three_brokers_continues_on_one() {
     let cluster = Cluster::of_three().await;
     cluster.declare(&LIMITS).await;
     leave_work(&cluster).await;
@@ -221,7 +221,7 @@ async fn backup_of_three_brokers_goes_on_where_it_was_on_one() {
 }
 
 #[tokio::test]
-async fn a_backup_that_is_damaged_or_was_broken_off_is_refused() {
+async fn damaged_or_incomplete_backup_is_refused() {
     let deployment = at_rest().await;
     let directory = tempfile::tempdir().unwrap();
     let whole = backed_up(&deployment, &directory).await;
@@ -272,7 +272,7 @@ async fn a_backup_that_is_damaged_or_was_broken_off_is_refused() {
 }
 
 #[tokio::test]
-async fn restore_does_not_touch_what_is_on_a_broker_already() {
+async fn restore_does_not_change_existing_streams() {
     let deployment = at_rest().await;
     let before = held(deployment.nats()).await;
     let directory = tempfile::tempdir().unwrap();
@@ -299,7 +299,7 @@ async fn restore_does_not_touch_what_is_on_a_broker_already() {
 }
 
 #[tokio::test]
-async fn a_restore_that_breaks_off_names_what_is_there() {
+async fn failed_restore_names_the_restored_streams() {
     let deployment = at_rest().await;
     let directory = tempfile::tempdir().unwrap();
     let directory = backed_up(&deployment, &directory).await;
@@ -378,7 +378,7 @@ async fn useless_directory_is_refused_before_it_connects() {
 }
 
 #[tokio::test]
-async fn nothing_is_backed_up_while_a_side_runs() {
+async fn backup_is_refused_while_a_service_runs() {
     let deployment = Deployment::start().await;
     let connection = connect(deployment.url()).await;
     let directory = tempfile::tempdir().unwrap();
@@ -421,7 +421,7 @@ async fn backup_during_a_write_leaves_no_backup() {
 }
 
 #[tokio::test]
-async fn the_exit_status_says_whether_there_is_a_backup() {
+async fn exit_status_shows_whether_there_is_a_backup() {
     let deployment = Deployment::start().await;
     let directory = tempfile::tempdir().unwrap();
     let run = |command: &'static str| {

@@ -109,7 +109,7 @@ async fn stored_request_cannot_be_cancelled_any_more() {
 }
 
 #[tokio::test]
-async fn cancelled_request_that_is_scheduled_is_never_made() {
+async fn cancelled_scheduled_request_is_never_submitted() {
     let deployment = Deployment::with(&PATIENT).await;
     let (_gateway, api) = gateway(&deployment, "gateway-1").await;
     let id = accepted(&post(api, None, &json!({ "delay": "1h" })).await);
@@ -123,7 +123,7 @@ async fn cancelled_request_that_is_scheduled_is_never_made() {
 }
 
 #[tokio::test]
-async fn gateway_killed_before_it_cancels_for_later_has_done_so() {
+async fn gateway_killed_before_cancelling_for_later_still_cancels() {
     killed_while_cancelling_for_later(STORED).await;
 }
 
@@ -164,7 +164,7 @@ async fn killed_while_cancelling_for_later(seam: Bucket) {
 }
 
 #[tokio::test]
-async fn discarded_letter_cancels_what_may_still_be_accepted() {
+async fn discard_cancels_a_request_that_may_still_be_accepted() {
     let deployment = Deployment::with(&PATIENT).await;
     let clumsy = [("FAILURE_RATE", "1"), ("MAX_ATTEMPTS", "1")];
     let _generator = deployment.run(Side::Generator, "clumsy", &clumsy).await;

@@ -47,7 +47,7 @@ async fn wrong_clock(directory: &Path, off: i64) -> PathBuf {
 }
 
 #[tokio::test]
-async fn no_request_is_judged_by_a_clock_that_is_wrong() {
+async fn wrong_clock_judges_no_request() {
     let deployment = Deployment::with(&PATIENT).await;
     let directory = tempfile::tempdir().unwrap();
     for (off, complaint) in [(OFF, "clock is 25h ahead of"), (-OFF, "clock is 25h behind")] {
@@ -83,7 +83,7 @@ async fn no_request_is_judged_by_a_clock_that_is_wrong() {
 }
 
 #[tokio::test]
-async fn commands_go_by_the_clock_of_the_broker() {
+async fn commands_use_the_clock_of_the_broker() {
     let deployment = Deployment::start().await;
     let directory = tempfile::tempdir().unwrap();
     let library = wrong_clock(directory.path(), OFF).await;
@@ -108,7 +108,7 @@ async fn commands_go_by_the_clock_of_the_broker() {
 }
 
 #[tokio::test]
-async fn clock_that_is_set_anew_makes_no_store_look_replaced() {
+async fn changed_clock_makes_no_store_look_replaced() {
     let deployment = Deployment::with(&PATIENT).await;
     let directory = tempfile::tempdir().unwrap();
     let library = wrong_clock(directory.path(), OFF).await;

@@ -61,7 +61,7 @@ async fn three_brokers_store_each_round_trip() {
 }
 
 #[tokio::test]
-async fn declare_waits_for_a_cluster_that_comes_together() {
+async fn declare_waits_until_the_cluster_has_formed() {
     let mut cluster = Cluster::of_three().await;
     for index in 0..cluster.broker.len() {
         cluster.broker.kill(index).await.unwrap();
@@ -90,7 +90,7 @@ async fn declare_waits_for_a_cluster_that_comes_together() {
 }
 
 #[tokio::test]
-async fn the_audit_misses_nothing_while_a_broker_catches_up() {
+async fn audit_misses_nothing_while_a_broker_catches_up() {
     const TOTAL: u64 = 5_000;
     let total = usize::try_from(TOTAL).unwrap();
     let mut cluster = Cluster::of_three().await;
@@ -115,7 +115,7 @@ async fn the_audit_misses_nothing_while_a_broker_catches_up() {
 }
 
 #[tokio::test]
-async fn leaders_that_are_killed_one_after_another_cost_nothing() {
+async fn successive_kills_of_leaders_lose_nothing() {
     const TOTAL: u64 = 10_000;
     let mut cluster = Cluster::of_three().await;
     // The queue is full most of the time, so that requests are being published whenever a broker is killed.
@@ -190,7 +190,7 @@ async fn concurrent_declarations_all_succeed_or_wait() {
 }
 
 #[tokio::test]
-async fn of_many_that_create_one_fact_on_one_broker_exactly_one_does() {
+async fn one_of_many_services_creates_a_fact_on_one_broker() {
     let deployment = Deployment::start().await;
     let services = services(&deployment, 1).await;
     for _ in 0..20 {
@@ -199,7 +199,7 @@ async fn of_many_that_create_one_fact_on_one_broker_exactly_one_does() {
 }
 
 #[tokio::test]
-async fn of_many_that_write_one_thing_in_a_cluster_exactly_one_does() {
+async fn one_of_many_services_writes_a_message_in_a_cluster() {
     let cluster = Cluster::of_three().await;
     let services = services(&cluster, 3).await;
 
@@ -350,7 +350,7 @@ async fn exactly_one_is_stored(cluster: &Cluster, services: &[Writer]) {
 }
 
 #[tokio::test]
-async fn member_without_jetstream_is_as_good_an_address() {
+async fn member_without_jetstream_is_a_valid_address() {
     let cluster = Cluster::of_three().await;
     let port = cluster.broker.iter().find_map(Broker::cluster_port).unwrap();
     let member = BrokerOptions {

@@ -67,7 +67,7 @@ async fn dead_under(
 }
 
 #[tokio::test]
-async fn paused_queue_goes_on_when_it_is_resumed_over_http() {
+async fn paused_queue_is_resumed_over_http() {
     let deployment = Deployment::start().await;
     let (_gateway, api) = controlling(&deployment).await;
     let paused = act(api, "POST", "/queues/REQUESTS/pause", &json!({ "for": "10m" })).await;
@@ -124,7 +124,7 @@ async fn control_has_to_be_allowed_by_name() {
 }
 
 #[tokio::test]
-async fn wrong_control_is_a_problem_that_says_what_is_right() {
+async fn wrong_control_is_a_problem_that_names_a_right_one() {
     let deployment = Deployment::with(&PATIENT).await;
     let (_gateway, api) = controlling(&deployment).await;
     for (method, path, body, status, said) in [
@@ -162,7 +162,7 @@ async fn wrong_control_is_a_problem_that_says_what_is_right() {
 }
 
 #[tokio::test]
-async fn discarding_ends_where_the_broker_goes_silent() {
+async fn discard_ends_once_the_broker_is_silent() {
     let deployment = Deployment::start().await;
     let proxy = Proxy::start(deployment.broker.port()).await.unwrap();
     let (_gateway, api) = controlling_through(&deployment, &proxy.url()).await;
@@ -270,7 +270,7 @@ async fn dead_letters_of_a_reason_are_replayed_over_http() {
 }
 
 #[tokio::test]
-async fn count_of_dead_letters_is_bounded_and_told() {
+async fn count_of_dead_letters_is_bounded_and_reported() {
     const MORE: u64 = 10;
     let deployment = Deployment::with(&PATIENT).await;
     let (_gateway, api) = controlling(&deployment).await;

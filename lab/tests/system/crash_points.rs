@@ -170,11 +170,11 @@ async fn generator_that_wakes_up_late_marks_nothing_twice() {
 }
 
 #[tokio::test]
-async fn a_requestor_whose_network_hangs_stores_nothing_a_second_time() {
+async fn requestor_whose_network_hangs_stores_nothing_twice() {
     halted_before(Side::Requestor, Halt::Hung).await;
 }
 
 #[tokio::test]
-async fn a_generator_whose_network_hangs_marks_nothing_a_second_time() {
+async fn generator_whose_network_hangs_marks_nothing_twice() {
     halted_before(Side::Generator, Halt::Hung).await;
 }

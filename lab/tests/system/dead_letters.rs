@@ -48,7 +48,7 @@ async fn two_dead_letters_of_one_request_are_both_kept() {
 }
 
 #[tokio::test]
-async fn a_request_older_than_its_facts_is_expired() {
+async fn request_older_than_its_facts_becomes_a_dead_letter() {
     let deployment = Deployment::start().await;
     let mut old = request();
     old.requested_at = workqueue::now() - SignedDuration::from_hours(25);
@@ -68,7 +68,7 @@ async fn a_request_older_than_its_facts_is_expired() {
 }
 
 #[tokio::test]
-async fn a_handler_that_always_fails_gives_up_after_the_last_attempt() {
+async fn job_that_always_fails_is_dead_lettered_at_its_last_attempt() {
     let deployment = Deployment::start().await;
     let failing = [("FAILURE_RATE", "1"), ("MAX_ATTEMPTS", "3")];
     let _generator = deployment.run(Side::Generator, "generator", &failing).await;
@@ -114,7 +114,7 @@ async fn newer_version_is_given_back_before_it_is_dead_lettered() {
 }
 
 #[tokio::test]
-async fn message_that_kills_its_worker_is_given_up() {
+async fn message_that_kills_its_worker_is_dead_lettered() {
     let deployment = Deployment::start().await;
     let deadly = request();
     deployment.publish(&publication(&deadly)).await;
@@ -200,7 +200,7 @@ async fn odd_subject_does_not_prevent_dead_lettering() {
 }
 
 #[tokio::test]
-async fn a_replayed_dead_letter_goes_its_way_and_is_gone() {
+async fn replayed_dead_letter_is_handled_and_removed() {
     let deployment = Deployment::start().await;
     let failing = [("FAILURE_RATE", "1"), ("MAX_ATTEMPTS", "1")];
     let mut failing = deployment.run(Side::Generator, "failing", &failing).await;
@@ -239,7 +239,7 @@ async fn replay_of_no_dead_letters_succeeds() {
 }
 
 #[tokio::test]
-async fn a_dead_letter_whose_replay_is_not_stored_stays() {
+async fn dead_letter_whose_replay_is_not_stored_stays() {
     let deployment = Deployment::start().await;
     let id = JobId::new();
     let mut headers = HeaderMap::new();

@@ -37,7 +37,7 @@ async fn hub_and_leaf() -> (Deployment, Broker) {
 }
 
 #[tokio::test]
-async fn audit_says_what_it_waits_for() {
+async fn audit_without_the_right_domain_names_the_setting() {
     let (hub, leaf) = hub_and_leaf().await;
     let mut audit = Command::new(&programs().await.decoupled);
     audit.env_clear().envs([("NATS_URL", leaf.url().as_str()), ("NATS_DOMAIN", "none")]);

@@ -35,7 +35,7 @@ async fn clean(deployment: &Deployment, requests: u64) {
 }
 
 #[tokio::test]
-async fn a_request_that_comes_twice_has_one_result() {
+async fn request_published_twice_has_one_result() {
     let deployment = Deployment::start().await;
     let request = request();
     for _ in 1..=5 {
@@ -63,7 +63,7 @@ async fn one_of_two_responses_is_stored_and_the_same_is_marked() {
 }
 
 #[tokio::test]
-async fn an_acknowledgment_that_comes_twice_is_marked_once() {
+async fn acknowledgment_published_twice_is_marked_once() {
     let deployment = Deployment::start().await;
     let request = request();
     let stored = acknowledgment(&request, "aaaa");

@@ -32,7 +32,7 @@ async fn becomes(program: &Path, process: &Process, status: i32, words: &str) {
 }
 
 #[tokio::test]
-async fn healthcheck_is_readiness_and_says_the_reason() {
+async fn healthcheck_reports_readiness_with_its_reason() {
     let mut deployment = Deployment::start().await;
     for (side, name) in [(Side::Requestor, "requestor"), (Side::Generator, "generator")] {
         let service = deployment.run(side, name, &[]).await;
@@ -46,7 +46,7 @@ async fn healthcheck_is_readiness_and_says_the_reason() {
 }
 
 #[tokio::test]
-async fn the_gateway_is_healthy_with_a_broker_or_without() {
+async fn gateway_is_healthy_with_a_broker_or_without() {
     let mut deployment = Deployment::start().await;
     let program = &programs().await.gateway;
     let gateway = deployment.gateway("gateway", &[]).await;
@@ -59,7 +59,7 @@ async fn the_gateway_is_healthy_with_a_broker_or_without() {
 }
 
 #[tokio::test]
-async fn a_service_that_listens_everywhere_is_asked_on_this_machine() {
+async fn service_that_listens_everywhere_is_asked_on_this_machine() {
     let deployment = Deployment::start().await;
     let everywhere = [("ADMIN_ADDR", "0.0.0.0:0")];
     let generator = deployment.run(Side::Generator, "generator", &everywhere).await;

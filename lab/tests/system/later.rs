@@ -112,7 +112,7 @@ async fn delayed_request_is_scheduled_and_then_answered() {
 }
 
 #[tokio::test]
-async fn time_that_cannot_be_is_told_with_what_is_right() {
+async fn impossible_time_is_refused_with_a_hint() {
     let deployment = Deployment::start().await;
     let (_gateway, api) = gateway(&deployment, "gateway").await;
     let far = now() + 31 * 24 * 3600 * SECOND;
@@ -147,7 +147,7 @@ async fn time_that_cannot_be_is_told_with_what_is_right() {
 }
 
 #[tokio::test]
-async fn gateway_takes_no_more_for_later_than_there_is_room_for() {
+async fn gateway_refuses_later_requests_without_room() {
     let deployment = Deployment::with(&Limits { queue_limit: 2, ..LIMITS }).await;
     let (_gateway, api) = gateway(&deployment, "gateway").await;
     let later = json!({"delay": "1h"});
@@ -169,7 +169,7 @@ async fn gateway_takes_no_more_for_later_than_there_is_room_for() {
 }
 
 #[tokio::test]
-async fn schedule_asks_again_and_again_until_it_is_removed() {
+async fn schedule_makes_requests_until_it_is_removed() {
     let mut deployment = Deployment::start().await;
     let (_gateway, api) = gateway(&deployment, "gateway").await;
     let _generator = deployment.run(Side::Generator, "generator", &[]).await;
@@ -252,22 +252,22 @@ async fn killed_before(step: &str) {
 }
 
 #[tokio::test]
-async fn requestor_killed_before_asking_for_what_is_due_asks_once() {
+async fn requestor_killed_before_publishing_a_due_request_asks_once() {
     killed_before("requests.").await;
 }
 
 #[tokio::test]
-async fn requestor_killed_before_accepting_what_is_due_asks_once() {
+async fn requestor_killed_before_accepting_a_due_request_asks_once() {
     killed_before("$KV.requested.").await;
 }
 
 #[tokio::test]
-async fn requestor_killed_before_settling_what_is_due_asks_once() {
+async fn requestor_killed_before_settling_a_due_request_asks_once() {
     killed_before("$JS.ACK.SCHEDULES.").await;
 }
 
 #[tokio::test]
-async fn full_queue_holds_what_is_due_and_nothing_else() {
+async fn full_queue_delays_due_requests_alone() {
     let deployment = Deployment::with(&Limits { queue_limit: 5, ..LIMITS }).await;
     let at = now() - SECOND;
     let settings = [("QUEUE_LIMIT", "5"), ("CONCURRENCY", "8")];
@@ -288,7 +288,7 @@ async fn full_queue_holds_what_is_due_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn restored_broker_asks_for_what_was_to_be_made_later() {
+async fn restored_broker_fires_its_schedules() {
     let deployment = Deployment::start().await;
     let at = now() + 5 * SECOND;
     let due = [(submit_later(&deployment, at).await, at)];
@@ -308,7 +308,7 @@ async fn restored_broker_asks_for_what_was_to_be_made_later() {
 }
 
 #[tokio::test]
-async fn one_that_is_due_twice_is_answered_once() {
+async fn request_that_is_due_twice_is_answered_once() {
     let deployment = Deployment::start().await;
     let _generator = deployment.run(Side::Generator, "generator", &[]).await;
     let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
@@ -341,7 +341,7 @@ async fn command_submits_for_later_and_shows_when_it_is_due() {
 }
 
 #[tokio::test]
-async fn same_schedule_goes_on_whoever_sets_it_again() {
+async fn equal_schedule_continues_when_another_client_sets_it() {
     let deployment = Deployment::start().await;
     let (_one, first) = gateway(&deployment, "gateway-1").await;
     let (_two, second) = gateway(&deployment, "gateway-2").await;
@@ -356,7 +356,7 @@ async fn same_schedule_goes_on_whoever_sets_it_again() {
 }
 
 #[tokio::test]
-async fn one_given_up_before_it_is_asked_for_is_shown_and_discarded() {
+async fn dead_lettered_due_request_is_shown_and_discarded() {
     let deployment = Deployment::start().await;
     let (_gateway, api) = gateway(&deployment, "gateway").await;
     let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;

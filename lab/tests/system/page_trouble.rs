@@ -47,7 +47,7 @@ impl Snapshots {
 }
 
 #[tokio::test]
-async fn a_killed_broker_is_silent_from_the_first_snapshot_on() {
+async fn killed_broker_is_silent_from_the_first_snapshot_on() {
     let mut deployment = Deployment::start().await;
     let generator = deployment.run(Side::Generator, "generator", &[]).await;
     ready(&generator).await;
@@ -66,7 +66,7 @@ async fn a_killed_broker_is_silent_from_the_first_snapshot_on() {
 }
 
 #[tokio::test]
-async fn broker_that_refuses_the_gateway_is_not_called_absent() {
+async fn broker_that_refuses_the_gateway_is_not_shown_as_absent() {
     let directory = tempfile::tempdir().unwrap();
     let settings = [("NATS_USER", "somebody"), ("NATS_PASSWORD", "right")];
     let refuses = async |gateway: &Process| {
@@ -91,7 +91,7 @@ async fn broker_that_refuses_the_gateway_is_not_called_absent() {
 }
 
 #[tokio::test]
-async fn a_missing_permission_is_named_on_the_page() {
+async fn missing_permission_is_named_on_the_page() {
     const SUBJECT: &str = "$JS.API.STREAM.INFO.KV_stored";
     let users = format!(
         "authorization {{ users = [

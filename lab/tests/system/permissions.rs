@@ -562,7 +562,7 @@ async fn each_user_subscribes_only_to_what_it_is_permitted_to() {
 }
 
 #[tokio::test]
-async fn client_without_a_password_is_not_let_in() {
+async fn client_without_a_password_is_refused() {
     let guarded = Guarded::start().await;
     for options in [
         ConnectOptions::new(),

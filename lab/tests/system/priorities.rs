@@ -67,7 +67,7 @@ async fn urgent_request_passes_a_backlog_that_is_in_flight() {
 }
 
 #[tokio::test]
-async fn queue_without_lanes_goes_on_and_is_adjusted_in_place() {
+async fn queue_without_lanes_works_and_is_adjusted_in_place() {
     let deployment = Deployment::bare().await;
     let limits = Limits { queue_limit: 1000, ..LIMITS };
     // As it was declared before there were priorities.

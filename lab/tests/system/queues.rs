@@ -57,7 +57,7 @@ async fn paused_queue_keeps_its_messages_until_it_is_resumed() {
 }
 
 #[tokio::test]
-async fn wrong_queue_or_time_is_refused_with_what_is_right() {
+async fn wrong_queue_or_time_is_refused_with_a_hint() {
     let deployment = Deployment::bare().await;
     for (words, said) in [
         (

@@ -233,7 +233,7 @@ async fn malformed_acknowledgment_is_a_dead_letter() {
 }
 
 #[tokio::test]
-async fn broker_headers_of_dead_letters_are_kept_and_not_followed() {
+async fn broker_headers_of_dead_letters_are_kept_without_effect() {
     let deployment = Deployment::with(&PATIENT).await;
     let mut taken = Vec::new();
     for (order, value) in [
@@ -323,7 +323,7 @@ async fn message_with_the_most_headers_is_a_dead_letter() {
 }
 
 #[tokio::test]
-async fn requestor_gives_up_what_its_queue_never_takes() {
+async fn requestor_gives_up_requests_that_its_queue_never_accepts() {
     let deployment = Deployment::with(&PATIENT).await;
     let stream = deployment.nats().get_stream(REQUESTS.stream).await.unwrap();
     let config = stream.cached_info().config.clone();

@@ -91,7 +91,7 @@ async fn asks_anew(deployment: &Deployment) {
 }
 
 #[tokio::test]
-async fn streams_declared_anew_under_load_are_noticed() {
+async fn streams_declared_again_under_load_are_noticed() {
     let deployment = Deployment::start().await;
     let [generator, requestor] = under_load(&deployment).await;
     // Both have work in flight, which goes on in the new streams.
@@ -119,7 +119,7 @@ async fn streams_declared_anew_under_load_are_noticed() {
 }
 
 #[tokio::test]
-async fn broker_that_comes_back_empty_is_noticed() {
+async fn broker_restarted_empty_is_noticed() {
     let mut deployment = Deployment::start().await;
     let _services = under_load(&deployment).await;
     deployment.broker.kill().await.unwrap();
@@ -132,7 +132,7 @@ async fn broker_that_comes_back_empty_is_noticed() {
 }
 
 #[tokio::test]
-async fn services_tell_of_a_store_that_they_declare_anew() {
+async fn services_report_a_store_that_they_declare_again() {
     let mut deployment = Deployment::start().await;
     // So slow that there may be nothing of the old store in the new one.
     let _generator = deployment.run(Side::Generator, "generator", &[]).await;
@@ -146,7 +146,7 @@ async fn services_tell_of_a_store_that_they_declare_anew() {
 }
 
 #[tokio::test]
-async fn watch_tells_of_streams_that_are_declared_anew() {
+async fn watch_reports_streams_that_are_declared_again() {
     for by_another in [false, true] {
         let deployment = Deployment::start().await;
         let watch = deployment.watch("watch", &LIMITS, &[]).await;
@@ -166,7 +166,7 @@ async fn watch_tells_of_streams_that_are_declared_anew() {
 }
 
 #[tokio::test]
-async fn bucket_that_is_declared_anew_is_noticed() {
+async fn bucket_declared_again_is_noticed() {
     for bucket in [facts::REQUESTED, facts::STORED, facts::RECEIVED] {
         let (deployment, _id) = at_rest().await;
         clocks_are_ahead().await;
@@ -181,7 +181,7 @@ const SETS: [&[Bucket]; 2] =
     [&[facts::REQUESTED], &[facts::REQUESTED, facts::STORED, facts::RECEIVED]];
 
 #[tokio::test]
-async fn buckets_declared_anew_are_noticed_after_a_restore() {
+async fn buckets_declared_again_are_noticed_after_a_restore() {
     let (deployment, _id) = at_rest().await;
     let directory = tempfile::tempdir().unwrap();
     let directory = directory.path().join("backup");
@@ -206,7 +206,7 @@ async fn buckets_declared_anew_are_noticed_after_a_restore() {
 }
 
 #[tokio::test]
-async fn bucket_that_is_emptied_is_noticed() {
+async fn emptied_bucket_is_noticed() {
     for buckets in SETS {
         let (deployment, _id) = at_rest().await;
         for bucket in buckets {
@@ -281,7 +281,7 @@ async fn store_that_outlives_its_broker_is_not_doubted() {
 }
 
 #[tokio::test]
-async fn store_that_has_forgotten_what_is_old_is_not_doubted() {
+async fn store_whose_facts_have_expired_is_not_doubted() {
     const AGE: Duration = Duration::from_secs(1);
     let (deployment, _id) = at_rest().await;
     for bucket in facts::ALL {

@@ -16,7 +16,7 @@ pub fn request() -> Request {
 }
 
 #[tokio::test]
-async fn a_request_comes_home_as_the_same_strings_on_both_sides() {
+async fn round_trip_stores_and_marks_the_same_strings() {
     let deployment = Deployment::start().await;
     let _generator =
         deployment.run(Side::Generator, "generator", &[("INSTANCE", "generator-1")]).await;
@@ -36,7 +36,7 @@ async fn a_request_comes_home_as_the_same_strings_on_both_sides() {
 }
 
 #[tokio::test]
-async fn the_requestor_may_start_long_before_any_generator() {
+async fn requestor_may_start_long_before_any_generator() {
     let deployment = Deployment::bare().await;
     let mut requestor = deployment.ask(100).await;
     eventually("all requests wait", async || {
@@ -52,7 +52,7 @@ async fn the_requestor_may_start_long_before_any_generator() {
 }
 
 #[tokio::test]
-async fn a_generator_may_start_long_before_any_requestor() {
+async fn generator_may_start_long_before_any_requestor() {
     let deployment = Deployment::bare().await;
     let generator = deployment.run(Side::Generator, "generator", &[]).await;
     ready(&generator).await;
@@ -62,7 +62,7 @@ async fn a_generator_may_start_long_before_any_requestor() {
 }
 
 #[tokio::test]
-async fn of_a_hundred_thousand_requests_none_is_lost_or_doubled() {
+async fn hundred_thousand_requests_are_neither_lost_nor_doubled() {
     let deployment = Deployment::start().await;
     let _generators = [
         deployment.run(Side::Generator, "generator-1", &[]).await,
@@ -81,7 +81,7 @@ async fn of_a_hundred_thousand_requests_none_is_lost_or_doubled() {
 }
 
 #[tokio::test]
-async fn a_requestor_knows_what_another_replica_has_stored() {
+async fn requestor_counts_requests_that_another_replica_has_stored() {
     let deployment = Deployment::start().await;
     let _generator = deployment.run(Side::Generator, "generator", &[]).await;
     let other = deployment.run(Side::Requestor, "other", &[]).await;
@@ -92,7 +92,7 @@ async fn a_requestor_knows_what_another_replica_has_stored() {
 }
 
 #[tokio::test]
-async fn a_broker_that_is_killed_and_restarted_costs_nothing() {
+async fn killed_and_restarted_broker_loses_nothing() {
     const TOTAL: u64 = 3_000;
     let mut deployment = Deployment::start().await;
     // Slow enough that the kills fall midway.
@@ -112,7 +112,7 @@ async fn a_broker_that_is_killed_and_restarted_costs_nothing() {
 }
 
 #[tokio::test]
-async fn a_broker_that_comes_back_empty_gets_its_queues_again() {
+async fn broker_restarted_empty_gets_its_queues_again() {
     let mut deployment = Deployment::start().await;
     let _generator = deployment.run(Side::Generator, "generator", &[]).await;
     let _busy = deployment.run(Side::Requestor, "busy", &[("REQUEST_RATE", "max")]).await;
@@ -125,7 +125,7 @@ async fn a_broker_that_comes_back_empty_gets_its_queues_again() {
 }
 
 #[tokio::test]
-async fn full_queue_holds_the_generator_and_spends_no_attempt() {
+async fn full_queue_delays_the_generator_and_spends_no_attempt() {
     let deployment = Deployment::with(&Limits { queue_limit: 10, ..PATIENT }).await;
     let once = [("MAX_ATTEMPTS", "1")];
     let generator = deployment.run(Side::Generator, "generator", &once).await;
@@ -151,7 +151,7 @@ async fn full_queue_holds_the_generator_and_spends_no_attempt() {
 }
 
 #[tokio::test]
-async fn a_full_queue_slows_the_requestor_and_drops_nothing() {
+async fn full_queue_slows_the_requestor_and_drops_nothing() {
     let deployment = Deployment::with(&Limits { queue_limit: 10, ..LIMITS }).await;
     let mut requestor = deployment.ask(100).await;
     logged(&requestor, "waiting to publish; nothing is dropped").await;
@@ -163,7 +163,7 @@ async fn a_full_queue_slows_the_requestor_and_drops_nothing() {
 }
 
 #[tokio::test]
-async fn a_trace_follows_the_request_through_all_queues() {
+async fn trace_follows_the_request_through_all_queues() {
     const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
     let deployment = Deployment::start().await;
     let mut deliveries = deployment.nats().client().subscribe("acknowledgments.*").await.unwrap();

@@ -22,7 +22,7 @@ async fn requestor(words: &[&str]) -> Output {
 }
 
 #[tokio::test]
-async fn a_flag_that_does_not_exist_is_an_error() {
+async fn unknown_flag_is_an_error() {
     let output = requestor(&["--request-speed", "9"]).await;
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2));
@@ -30,7 +30,7 @@ async fn a_flag_that_does_not_exist_is_an_error() {
 }
 
 #[tokio::test]
-async fn a_negative_rate_is_an_error() {
+async fn negative_rate_is_an_error() {
     let output = requestor(&["--request-rate", "-1"]).await;
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2));
@@ -38,7 +38,7 @@ async fn a_negative_rate_is_an_error() {
 }
 
 #[tokio::test]
-async fn a_wrong_setting_is_refused_with_its_limits() {
+async fn wrong_setting_is_refused_with_its_limits() {
     let from_zero = "write a whole number from 0";
     let (requestor, gateway) = (&programs().await.requestor, &programs().await.gateway);
     for (program, setting, value, help) in [
@@ -69,7 +69,7 @@ async fn amount_beyond_the_limits_is_an_error() {
 }
 
 #[tokio::test]
-async fn the_help_shows_every_setting_and_no_password() {
+async fn help_shows_every_setting_and_no_password() {
     let mut command = Command::new(&programs().await.requestor);
     let output = command.arg("--help").env("NATS_PASSWORD", "secret").output().await.unwrap();
     let help = String::from_utf8(output.stdout).unwrap();
@@ -170,7 +170,7 @@ async fn service_whose_client_is_gone_ends() {
 }
 
 #[tokio::test]
-async fn a_service_is_ready_once_it_is_connected_and_bound() {
+async fn service_is_ready_once_it_is_connected_and_bound() {
     let mut deployment = Deployment::start().await;
     let generator = deployment.run(Side::Generator, "generator", &[]).await;
     ready(&generator).await;
@@ -191,7 +191,7 @@ async fn unready(process: &Process) {
 }
 
 #[tokio::test]
-async fn the_metrics_count_what_was_settled() {
+async fn metrics_count_settlements() {
     let deployment = Deployment::with(&PATIENT).await;
     let generator = deployment.run(Side::Generator, "generator", &[]).await;
     let mut requestor = deployment.ask(10).await;
@@ -212,7 +212,7 @@ async fn the_metrics_count_what_was_settled() {
 }
 
 #[tokio::test]
-async fn the_gateway_tells_the_flow_for_as_long_as_it_sees_it() {
+async fn gateway_metrics_have_the_flow_while_it_can_be_read() {
     let mut deployment = Deployment::start().await;
     let gateway = deployment.gateway("gateway", &[]).await;
     let _asking = deployment.ask(10).await;
@@ -232,7 +232,7 @@ async fn the_gateway_tells_the_flow_for_as_long_as_it_sees_it() {
 }
 
 #[tokio::test]
-async fn an_admin_port_that_is_taken_is_named() {
+async fn taken_admin_port_is_named() {
     let deployment = Deployment::start().await;
     let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = taken.local_addr().unwrap().to_string();
@@ -304,7 +304,7 @@ async fn service_waits_for_a_broker_that_has_its_password() {
 }
 
 #[tokio::test]
-async fn command_ends_at_once_where_its_password_is_refused() {
+async fn command_ends_at_once_if_its_password_is_refused() {
     let broker = with_password("right", None).await;
     for command in [["audit"].as_slice(), &["dead-letters", "list"], &["declare"]] {
         let mut decoupled = Command::new(&programs().await.decoupled);
@@ -341,7 +341,7 @@ async fn credentials_that_are_refused_later_are_tried_again() {
 }
 
 #[tokio::test]
-async fn user_of_an_address_and_a_token_are_let_in() {
+async fn user_of_an_address_and_a_token_are_accepted() {
     let directory = tempfile::tempdir().unwrap();
     let log = |name: &str| directory.path().join(name);
     let by_user = with(r#"user: "al ice", password: "s/cret#?""#, None).await;
@@ -366,7 +366,7 @@ async fn refused_user_of_an_address_is_named_without_its_password() {
 }
 
 #[tokio::test]
-async fn no_log_shows_what_is_secret_in_an_address() {
+async fn logs_show_no_secret_of_an_address() {
     let by_user = with(r#"user: "bob", password: "s3cret""#, None).await;
     let by_token = with(r#"token: "s3cret""#, None).await;
     let directory = tempfile::tempdir().unwrap();
@@ -409,7 +409,7 @@ async fn file_without_a_certificate_or_key_is_named() {
 }
 
 #[tokio::test]
-async fn nkey_that_is_replaced_is_read_at_the_next_connect() {
+async fn replaced_nkey_is_read_at_the_next_connect() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("user.nk");
     let (old, new) = (KeyPair::new_user(), KeyPair::new_user());
@@ -487,7 +487,7 @@ async fn command_says_that_it_waits_for_a_broker() {
 }
 
 #[tokio::test]
-async fn directory_is_looked_at_before_a_command_connects() {
+async fn directory_is_checked_before_a_command_connects() {
     let (status, said) = without_a_broker(&["restore", "/no/such/backup"]).await;
     assert_eq!(status, Some(2), "{said}");
     assert!(said.starts_with("Error: /no/such/backup is not a complete backup"), "{said}");
@@ -508,7 +508,7 @@ async fn with_empty_variables(program: &Path, words: &[&str]) -> Command {
 }
 
 #[tokio::test]
-async fn each_variable_that_is_empty_counts_as_not_set() {
+async fn empty_variable_counts_as_not_set() {
     let deployment = Deployment::start().await;
     let programs = programs().await;
     for words in [["declare"], ["audit"]] {

@@ -47,7 +47,7 @@ async fn nothing_was_given_back(deployment: &Deployment) -> Verdict {
 }
 
 #[tokio::test]
-async fn a_stop_under_load_finishes_what_it_has_pulled() {
+async fn stopping_generator_finishes_its_messages() {
     let deployment = Deployment::with(&PATIENT).await;
     let mut requestor = deployment.ask(3_000).await;
     let slow = [("WORK_TIME", "20ms"), ("CONCURRENCY", "64")];
@@ -62,7 +62,7 @@ async fn a_stop_under_load_finishes_what_it_has_pulled() {
 }
 
 #[tokio::test]
-async fn a_stopping_requestor_finishes_what_it_has_pulled() {
+async fn stopping_requestor_finishes_its_messages() {
     let deployment = Deployment::with(&PATIENT).await;
     let _generator = deployment.run(Side::Generator, "generator", &[]).await;
     let asking = [("REQUEST_RATE", "max")];
@@ -90,7 +90,7 @@ async fn work_that_outlives_the_drain_is_given_back() {
 }
 
 #[tokio::test]
-async fn both_sides_stopped_under_load_finish_what_they_pulled() {
+async fn both_services_stopped_under_load_finish_their_messages() {
     let deployment = Deployment::with(&PATIENT).await;
     let asking = [("REQUEST_RATE", "max")];
     let mut both = [
@@ -110,7 +110,7 @@ async fn both_sides_stopped_under_load_finish_what_they_pulled() {
 }
 
 #[tokio::test]
-async fn requestor_gives_back_what_it_cannot_acknowledge_in_time() {
+async fn requestor_gives_back_responses_it_cannot_acknowledge_in_time() {
     const ROOM: u64 = 10;
     let deployment = Deployment::with(&Limits { queue_limit: ROOM, ..PATIENT }).await;
     for _ in 0..ROOM {
@@ -207,12 +207,12 @@ async fn two_signals_within_a_moment_are_one() {
 }
 
 #[tokio::test]
-async fn a_ctrl_c_stops_in_order_too() {
+async fn ctrl_c_stops_gracefully() {
     stops_in_order(&[Process::interrupt]).await;
 }
 
 #[tokio::test]
-async fn a_closed_terminal_stops_in_order_too() {
+async fn closed_terminal_stops_gracefully() {
     stops_in_order(&[Process::hang_up]).await;
 }
 
@@ -248,7 +248,7 @@ async fn service_without_a_broker_ends_within_the_drain() {
 }
 
 #[tokio::test]
-async fn a_requestor_does_not_wait_for_room_in_a_full_queue_to_stop() {
+async fn stopping_requestor_does_not_wait_for_room_in_a_full_queue() {
     let deployment = Deployment::with(&Limits { queue_limit: 10, ..PATIENT }).await;
     let busy = [("REQUEST_RATE", "max"), ("DRAIN_TIMEOUT", "1h")];
     let mut requestor = deployment.run(Side::Requestor, "requestor", &busy).await;
@@ -315,7 +315,7 @@ async fn ends_an_audit(signals: &[Signal], starter: &[&OsStr]) -> String {
 }
 
 #[tokio::test]
-async fn a_command_that_is_told_to_stop_ends_by_itself() {
+async fn signal_ends_a_command_with_an_exit_status() {
     let decoupled = [programs().await.decoupled.as_os_str()];
     assert_eq!(ends_an_audit(&[Process::terminate], &decoupled).await, "SIGTERM");
     assert_eq!(ends_an_audit(&[Process::hang_up], &decoupled).await, "SIGHUP");

@@ -28,7 +28,7 @@ async fn drift(deployment: &Deployment, change: impl FnOnce(&mut StreamConfig)) 
 }
 
 #[tokio::test]
-async fn missing_objects_are_created_and_the_others_left() {
+async fn missing_objects_are_created_and_others_left_unchanged() {
     let deployment = Deployment::bare().await;
     let first = deployment.declare_once(&LIMITS).await.unwrap();
     // Five streams, four buckets, six consumers.
@@ -41,17 +41,17 @@ async fn missing_objects_are_created_and_the_others_left() {
 }
 
 #[tokio::test]
-async fn declare_tells_of_each_object_that_it_creates() {
+async fn declare_reports_each_object_that_it_creates() {
     let deployment = Deployment::bare().await;
     let done = declare(deployment.nats(), &LIMITS).await.unwrap();
-    // As in `missing_objects_are_created_and_the_others_left`, and the counters of rates.
+    // As in `missing_objects_are_created_and_others_left_unchanged`, and the counters of rates.
     assert_eq!(done.len(), 16, "{done:?}");
     assert_eq!(done[0], "created stream SCHEDULES");
     assert_eq!(declare(deployment.nats(), &LIMITS).await.unwrap(), Vec::<String>::new());
 }
 
 #[tokio::test]
-async fn many_may_declare_at_the_same_time() {
+async fn many_processes_may_declare_at_the_same_time() {
     let deployment = Deployment::bare().await;
     let (contract, known) = (contract::topology(), KnownStreams::default());
     let declarations =
@@ -62,7 +62,7 @@ async fn many_may_declare_at_the_same_time() {
 }
 
 #[tokio::test]
-async fn another_limit_is_lived_with_and_can_be_changed_in_place() {
+async fn different_limit_is_accepted_and_can_be_changed_in_place() {
     let deployment = Deployment::start().await;
     let other = Limits {
         queue_limit: 7,
@@ -89,7 +89,7 @@ async fn another_limit_is_lived_with_and_can_be_changed_in_place() {
 }
 
 #[tokio::test]
-async fn a_service_says_with_which_limit_it_runs_on() {
+async fn service_logs_the_limit_with_which_it_continues() {
     let deployment = Deployment::start().await;
     let generator = deployment.run(Side::Generator, "generator", &[("QUEUE_LIMIT", "7")]).await;
     logged(&generator, "running on with the broker's limit").await;
@@ -98,7 +98,7 @@ async fn a_service_says_with_which_limit_it_runs_on() {
 }
 
 #[tokio::test]
-async fn a_stream_that_drops_work_is_refused_and_the_setting_named() {
+async fn stream_that_drops_work_is_refused_and_the_setting_named() {
     let deployment = Deployment::start().await;
     drift(&deployment, |config| {
         config.discard = async_nats::jetstream::stream::DiscardPolicy::Old;
@@ -128,7 +128,7 @@ async fn facts_kept_no_longer_than_their_margin_are_refused() {
 }
 
 #[tokio::test]
-async fn a_stream_of_another_kind_is_refused() {
+async fn stream_of_another_kind_is_refused() {
     let deployment = Deployment::bare().await;
     let foreign = StreamConfig {
         name: REQUESTS.stream.to_owned(),
@@ -146,7 +146,7 @@ async fn a_stream_of_another_kind_is_refused() {
 }
 
 #[tokio::test]
-async fn a_consumer_that_gives_up_by_itself_is_refused() {
+async fn consumer_with_a_delivery_limit_is_refused() {
     let deployment = Deployment::start().await;
     let stream = deployment.nats().get_stream(REQUESTS.stream).await.unwrap();
     stream.delete_consumer(REQUESTS.consumer).await.unwrap();
@@ -167,7 +167,7 @@ async fn a_consumer_that_gives_up_by_itself_is_refused() {
 }
 
 #[tokio::test]
-async fn a_consumer_that_goes_missing_is_declared_again() {
+async fn missing_consumer_is_declared_again() {
     let deployment = Deployment::start().await;
     let generator = deployment.run(Side::Generator, "generator", &[]).await;
     ready(&generator).await;
@@ -180,7 +180,7 @@ async fn a_consumer_that_goes_missing_is_declared_again() {
 }
 
 #[tokio::test]
-async fn a_broker_without_jetstream_is_named() {
+async fn broker_without_jetstream_is_named() {
     let options = BrokerOptions { without_jetstream: true, ..BrokerOptions::default() };
     let broker = Broker::start(options).await.unwrap();
     let directory = tempfile::tempdir().unwrap();
@@ -231,7 +231,7 @@ async fn paused_consumer_is_named_by_all_that_depend_on_it() {
 }
 
 #[tokio::test]
-async fn account_that_lacks_or_asks_for_something_is_explained() {
+async fn error_of_an_account_names_the_missing_setting() {
     let extra = r#"
         accounts {
             none { users: [{ user: "none", password: "pw" }] }
@@ -257,7 +257,7 @@ async fn account_that_lacks_or_asks_for_something_is_explained() {
 }
 
 #[tokio::test]
-async fn account_that_asks_for_limits_is_served() {
+async fn account_that_requires_limits_is_supported() {
     let extra = r#"
         jetstream { limits { duplicate_window: "30s" } }
         accounts { work {
@@ -318,7 +318,7 @@ fn old_version(version: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_broker_that_is_too_old_is_named() {
+async fn too_old_broker_is_named() {
     let deployment = Deployment::bare().await;
     let version = deployment.nats().client().server_info().version;
     let old = old_version(&version);

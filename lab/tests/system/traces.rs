@@ -256,7 +256,7 @@ async fn delay_and_schedule_are_part_of_their_traces() {
 }
 
 #[tokio::test]
-async fn spans_that_nobody_takes_are_dropped_and_counted() {
+async fn spans_without_a_collector_are_dropped_and_counted() {
     let deployment = Deployment::with(&PATIENT).await;
     let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let url = format!("http://{}", taken.local_addr().unwrap());
@@ -280,7 +280,7 @@ async fn spans_that_nobody_takes_are_dropped_and_counted() {
 }
 
 #[tokio::test]
-async fn page_leads_to_the_trace_where_it_is_told_how() {
+async fn page_links_to_the_trace_if_it_has_an_address() {
     let deployment = Deployment::start().await;
     let settings = [("TRACE_URL", "http://127.0.0.1:16686/trace/{trace_id}")];
     let gateway = deployment.gateway("gateway", &settings).await;

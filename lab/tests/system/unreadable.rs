@@ -204,7 +204,7 @@ async fn unreadable_dead_letter_is_shown_and_not_replayed() {
 }
 
 #[tokio::test]
-async fn watch_without_permission_says_what_to_do_by_hand() {
+async fn watch_without_permission_names_the_manual_step() {
     for (denied, said) in [
         ("GET", "cannot look for messages that no service can settle"),
         ("DELETE", "nats stream rmm REQUESTS 1"),
@@ -267,7 +267,7 @@ async fn service_whose_client_panics_while_it_starts_ends() {
 }
 
 #[tokio::test]
-async fn service_without_a_watch_says_which_command_helps() {
+async fn service_without_a_watch_names_the_command_that_helps() {
     let deployment = Deployment::start().await;
     publish(deployment.broker.port(), REQUESTS, BREAKING[0]).await;
     let generator = deployment.run(Side::Generator, "generator", &[]).await;

@@ -36,7 +36,7 @@ async fn healthcheck(watch: &Process) -> (Option<i32>, String) {
 }
 
 #[tokio::test]
-async fn watch_creates_what_is_missing_again_and_again() {
+async fn watch_creates_missing_objects_each_time() {
     let mut deployment = Deployment::bare().await;
     let watch = deployment.watch("watch", &LIMITS, &[]).await;
     ready(&watch).await;
@@ -73,7 +73,7 @@ async fn watch_changes_limits_in_place_under_running_services() {
 }
 
 #[tokio::test]
-async fn watch_says_once_what_it_cannot_change() {
+async fn watch_reports_once_each_difference_that_it_cannot_change() {
     let deployment = Deployment::start().await;
     let discard = async |policy| {
         let stream = deployment.nats().get_stream(REQUESTS.stream).await.unwrap();
@@ -99,7 +99,7 @@ async fn watch_says_once_what_it_cannot_change() {
 }
 
 #[tokio::test]
-async fn watch_that_is_told_to_stop_exits_0_with_or_without_a_broker() {
+async fn stopped_watch_exits_0_with_or_without_a_broker() {
     let mut deployment = Deployment::start().await;
     let mut watch = deployment.watch("connected", &LIMITS, &[]).await;
     ready(&watch).await;
@@ -127,7 +127,7 @@ pub fn copy(from: &Path, to: &Path) {
 }
 
 #[tokio::test]
-async fn watch_requeues_acknowledged_messages_that_are_still_there() {
+async fn watch_requeues_acked_messages_that_still_exist() {
     let mut deployment = Deployment::start().await;
     for request in [request(), request()] {
         deployment.publish(&publication(&request)).await;

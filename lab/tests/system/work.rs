@@ -37,7 +37,7 @@ async fn work_longer_than_ack_wait_is_not_redelivered() {
 }
 
 #[tokio::test]
-async fn failing_jobs_are_retried_ever_later_and_not_all_at_once() {
+async fn failing_jobs_are_retried_with_growing_random_delays() {
     const REQUESTED: usize = 30;
     let deployment = Deployment::with(&PATIENT).await;
     // The naks of the workers, with their delays.

@@ -50,7 +50,7 @@ async fn relay_leaves_alone_the_orders_of_another() {
 
 #[cfg(feature = "postgres")]
 #[tokio::test]
-async fn relay_hears_of_an_event_without_looking() {
+async fn relay_is_notified_of_an_event() {
     let system = System::start(Kind::Postgres).await;
     let orders = system.run("orders");
     let url = system.broker.url();

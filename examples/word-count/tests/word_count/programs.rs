@@ -48,7 +48,7 @@ async fn unknown_task_is_a_dead_letter_that_names_those_known() {
 }
 
 #[tokio::test]
-async fn request_that_makes_no_sense_is_told_with_what_does() {
+async fn invalid_request_is_refused_with_a_hint() {
     let system = System::start().await;
     for (path, body, status, words) in [
         ("/word-counts", json!({ "url": "file:///etc/passwd" }), 422, "write http:// or https://"),
