@@ -1,11 +1,10 @@
-//! `cargo lab bench` as a program: that everything is measured, and that the figures agree. How fast it is,
-//! no test says.
+//! `cargo lab bench` as a program: all parts are measured, and the figures agree. No test checks the speed.
 
 use std::process::Command;
 
 use serde_json::Value;
 
-/// Everything that there is to be measured.
+/// All measurements.
 const NAMES: [&str; 41] = [
     "baseline",
     "round_trips",
@@ -98,10 +97,10 @@ fn bench_measures_every_figure_consistently() {
         for end in ["median", "lowest", "highest"] {
             agree(figure["spread"][end].as_f64().unwrap(), value);
         }
-        // A figure with a target says whether it is met.
+        // A figure with a target reports whether it is met.
         assert_eq!(figure["target"].is_null(), figure["met"].is_null(), "{figure}");
     }
-    // Along each amount that grows, every curve has a value for each amount.
+    // Each curve has a value for each amount.
     let curves = report.0["curves"].as_array().unwrap();
     let along = |what: &str| {
         let curves: Vec<_> = curves.iter().filter(|curve| curve["along"] == what).collect();

@@ -47,7 +47,7 @@ fn all_faults_at_once_break_no_guarantee() {
 #[test]
 fn chaos_without_a_reader_stops_gracefully() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
-    // For an hour, unless the lab notices.
+    // It would run for an hour if the lab did not notice.
     command.args(["chaos", "--for", "1h", "--seed", "1"]);
     let mut chaos = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let mut events = BufReader::new(chaos.stdout.take().unwrap()).lines();

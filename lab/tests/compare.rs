@@ -1,4 +1,4 @@
-//! `cargo lab compare` as a program: what holds on any machine. How long anything takes, no test says.
+//! `cargo lab compare` as a program: the results that hold on any machine. No test checks times.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -10,7 +10,7 @@ use testkit::process::{Process, logged};
 
 fn compare(arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
-    // The requests in flight at a killed generator come again after that.
+    // The broker redelivers the requests of a killed generator after this time.
     command.arg("compare").args(arguments).env("ACK_WAIT", "2s");
     command.output().unwrap()
 }
@@ -19,7 +19,7 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-/// What became of the requests of one pair.
+/// The outcomes of the requests of one pair.
 fn figure(report: &Value, design: &str, name: &str) -> u64 {
     let pairs = report["pairs"].as_array().unwrap();
     let pair = pairs.iter().find(|pair| pair["design"] == design).unwrap();
@@ -30,7 +30,7 @@ fn figure(report: &Value, design: &str, name: &str) -> u64 {
 fn queue_loses_nothing_that_the_others_lose() {
     let directory = tempfile::tempdir().unwrap();
     let picture = directory.path().join("picture.svg");
-    // For two and a half seconds of that there is no generator, and no caller tries for as long.
+    // For two and a half seconds there is no generator, and no caller tries for that long.
     let arguments = ["--for", "10s", "--rate", "20", "--seed", "1", "--json", "--svg"];
     let output = compare(&[&arguments[..], &[picture.to_str().unwrap()]].concat());
     let told = text(&output.stderr);
@@ -69,13 +69,13 @@ fn judge_picture(svg: &str) {
 
 #[tokio::test]
 async fn stopped_comparison_covers_the_requests_so_far() {
-    // The first time this takes longer than anything else here.
+    // The first time this includes a build.
     testkit::programs::build().await.unwrap();
     testkit::programs::build_examples().await.unwrap();
     let directory = tempfile::tempdir().unwrap();
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_lab"));
     command.args(["compare", "--for", "1h", "--seed", "1"]).env("ACK_WAIT", "2s");
-    // So that the requestor of the queue says what is accepted.
+    // So that the requestor of the queue logs the accepted requests.
     command.env("RUST_LOG", "info,requestor=debug");
     let mut lab = Process::spawn(command, directory.path().join("log")).unwrap();
     logged(&lab, "logs and queues are in ").await;

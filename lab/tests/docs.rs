@@ -1,4 +1,4 @@
-//! What the README and the pages of `docs/` show is as it is.
+//! The README and the pages of `docs/` agree with the code.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ fn read(path: impl AsRef<Path>) -> String {
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// The pages that show commands, but for the lessons, whose steps have checks of their own.
+/// The pages that show commands, without the lessons, whose steps have checks of their own.
 fn pages() -> Vec<String> {
     let docs = fs::read_dir(repository().join("docs")).unwrap();
     let docs = docs.map(|entry| entry.unwrap().path());
@@ -28,7 +28,7 @@ fn pages() -> Vec<String> {
     pages
 }
 
-/// The blocks of this language, with what is before each.
+/// The blocks of this language, with the text before each.
 fn blocks<'a>(page: &'a str, language: &str) -> Vec<(&'a str, &'a str)> {
     let begin = format!("\n```{language}\n");
     page.match_indices(&begin)
@@ -102,7 +102,7 @@ fn commands_say_whether_ci_runs_them() {
     assert!(marked >= 40, "only {marked} blocks show commands");
 }
 
-/// With `UPDATE_DOCS=1` the pages are written anew where they show something else.
+/// With `UPDATE_DOCS=1` it updates the pages that differ.
 #[tokio::test]
 async fn shown_help_is_that_of_the_programs() {
     let [decoupled] = programs::build_only(["decoupled"]).await.unwrap();

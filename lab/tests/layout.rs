@@ -1,4 +1,4 @@
-//! Which crate of this workspace leans on which, and how its tests are named.
+//! The dependencies between the crates of this workspace, and the names of its tests.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -7,11 +7,11 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-/// The name in these tables of each crate below `examples/`: they lean on the engine as programs outside this
+/// The name in these tables for each crate below `examples/`: they depend on the engine as programs outside this
 /// repository do.
 const EXAMPLES: &str = "examples";
 
-/// The crates of this workspace that each crate may lean on.
+/// The crates of this workspace on which each crate may depend.
 const MAY_LEAN_ON: [(&str, &[&str]); 10] = [
     (EXAMPLES, &["workqueue"]),
     ("workqueue", &[]),
@@ -37,7 +37,7 @@ const MAY_LEAN_ON: [(&str, &[&str]); 10] = [
     ),
 ];
 
-/// The crates that its tests may lean on besides. The tests of the whole system are those of the lab.
+/// The further crates on which its tests may depend. The tests of the whole system are those of the lab.
 const TESTS_MAY_LEAN_ON: [(&str, &[&str]); 1] = [(EXAMPLES, &["testkit"])];
 
 #[test]
@@ -63,7 +63,7 @@ fn checkout_below_a_folder_called_examples_is_no_example() {
     assert_eq!(forbidden(&metadata), [""; 0]);
 }
 
-/// What cargo says of a workspace at `root` with two crates, of which the one at `path` depends on the other.
+/// Cargo's metadata of a workspace at `root` with two crates, of which the one at `path` depends on the other.
 fn metadata(root: &str, path: &str, on: &str, kind: &Value) -> Value {
     let name = path.rsplit('/').next();
     let package = |name, path, dependencies| {

@@ -1,4 +1,4 @@
-//! Each lesson of the course, done as it says.
+//! The steps of each lesson of the course, with their checks.
 
 use tokio::process::Command;
 

@@ -26,7 +26,7 @@ async fn up(words: &[&str], settings: &[(&str, &str)]) -> Output {
     command.output().await.unwrap()
 }
 
-/// One that runs for an hour, and logs into this directory; once both sides work.
+/// Starts a lab that runs for an hour and logs into this directory. Returns once both services work.
 async fn running(directory: &Path, words: &[&str]) -> Process {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
     command.args(["up", "--for", "1h"]).args(words).env_remove("RUST_BACKTRACE");
@@ -37,7 +37,7 @@ async fn running(directory: &Path, words: &[&str]) -> Process {
 
 #[tokio::test]
 async fn invalid_setting_ends_up_at_once() {
-    // For an hour, if the error goes unnoticed.
+    // It would run for an hour if the error were not noticed.
     let output = up(&["--for", "1h"], &[("WORK_TIME", "200")]).await;
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(2), "{said}");
@@ -77,14 +77,14 @@ async fn killed_broker_is_shown_as_away() {
     ends_without_a_verdict(&mut lab, "no broker answers any more").await;
 }
 
-/// What a command says that is given to this lab.
+/// The output of a command for this lab.
 async fn command(lab: &Process, words: &[&str]) -> String {
     let (ended, said) = try_command(lab, words).await;
     assert!(ended, "{words:?}: {said}");
     said
 }
 
-/// Whether such a command succeeds, and what it says.
+/// Whether a command for this lab succeeds, and its output.
 async fn try_command(lab: &Process, words: &[&str]) -> (bool, String) {
     let control = files(lab).join("control.json");
     let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
@@ -94,21 +94,21 @@ async fn try_command(lab: &Process, words: &[&str]) -> (bool, String) {
     (output.status.success(), said)
 }
 
-/// Where this lab keeps its logs and queues.
+/// The directory of the lab's logs and queues.
 fn files(lab: &Process) -> PathBuf {
     let said = lab.log_text();
     let files = said.lines().find_map(|line| line.split_once("logs and queues are in ")).unwrap().1;
     Path::new(env!("CARGO_MANIFEST_DIR")).join(files)
 }
 
-/// Where the page of this lab is.
+/// The address of the lab's page.
 fn page(lab: &Process) -> SocketAddr {
     let said = lab.log_text();
     let page = said.split_once("The page is at http://").unwrap().1;
     page.split_once('/').unwrap().0.parse().unwrap()
 }
 
-/// How many replicas of each side the page of this lab shows, once it shows some.
+/// The numbers of replicas of each service on the lab's page, once it shows some.
 async fn seen(lab: &Process) -> Option<(u64, u64)> {
     let history = http::ask(page(lab), "GET", "/api/history", &[], "").await.unwrap().json();
     let newest = history.as_array()?.last()?;
@@ -141,7 +141,7 @@ async fn commands_stop_start_scale_and_replace_replicas() {
     assert!(said.contains("generator-6") && !said.contains("generator-3 "), "{said}");
     command(&lab, &["set", "--rate", "50", "--work-time", "1ms"]).await;
     sees(&lab, 1, 3).await;
-    // A replica may have the name of an earlier one.
+    // A replica may get the name of an earlier one.
     command(&lab, &["scale", "generators", "0"]).await;
     command(&lab, &["scale", "generators", "1"]).await;
     let said = command(&lab, &["deploy", "generators"]).await;
@@ -213,7 +213,7 @@ async fn only_the_token_of_the_page_controls_the_lab() {
     assert!(policy.contains(&format!("connect-src 'self' {url};")), "{policy}");
 }
 
-/// It does not wait for a broker that does not come back.
+/// `up` does not wait for a broker that stays away.
 async fn ends_without_a_verdict(lab: &mut Process, reason: &str) {
     lab.terminate().unwrap();
     let ended = async || lab.try_wait().unwrap().ok_or_else(|| lab.log_text());
@@ -243,7 +243,7 @@ async fn up_does_not_wait_for_paused_brokers() {
     }
 }
 
-/// The ids of the processes that it has started.
+/// The ids of the processes that this one has started.
 fn children(process: &Process) -> Vec<String> {
     let children = format!("/proc/{0}/task/{0}/children", process.id());
     let children = std::fs::read_to_string(children).unwrap();
@@ -268,7 +268,7 @@ async fn everything_ends_with_a_killed_up() {
     let directory = tempfile::tempdir().unwrap();
     let mut lab = running(directory.path(), &[]).await;
     let children = children(&lab);
-    // A broker, the gateway, `declare --watch`, and each side.
+    // The broker, the gateway, `declare --watch`, and the replicas of both services.
     assert!(children.len() >= 5, "{children:?}");
     let files = files(&lab);
     assert!(files.is_dir(), "{}", files.display());
@@ -277,7 +277,7 @@ async fn everything_ends_with_a_killed_up() {
     eventually("its files are gone", is_gone).await;
     eventually("all have ended", async || {
         let is_left = |id: &&String| {
-            // One that has ended stays a zombie until it is waited for.
+            // An ended process stays a zombie until its exit status is collected.
             let status = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
             !status.is_empty() && !status.contains(") Z ")
         };
@@ -287,11 +287,11 @@ async fn everything_ends_with_a_killed_up() {
     .await;
 }
 
-/// How long a picture may take: only a bug takes as long.
+/// The time limit for a picture. Only a bug reaches it.
 const LIMIT: Duration = Duration::from_mins(1);
 
-/// Reads from the terminal of `lab up` until there is a whole picture, which says this, with no row of it that goes
-/// on in the next one. Returns all that is on the screen.
+/// Reads from the terminal of `lab up` until there is a whole picture with this text, and no row of it continues in the
+/// next one. Returns the whole screen.
 async fn picture(
     terminal: &mut File,
     parser: &mut vt100::Parser,
@@ -318,7 +318,7 @@ async fn picture(
     text
 }
 
-/// Resizes the terminal, and gives its screen from then on.
+/// Resizes the terminal, and returns its new screen.
 fn resize(terminal: &File, (rows, columns): (u16, u16)) -> vt100::Parser {
     let size = Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 };
     termios::tcsetwinsize(terminal, size).unwrap();
@@ -326,7 +326,7 @@ fn resize(terminal: &File, (rows, columns): (u16, u16)) -> vt100::Parser {
     vt100::Parser::new(rows, columns, 0)
 }
 
-/// How many requests a picture counts.
+/// The number of requests in a picture.
 fn requested(text: &str) -> String {
     let count = text.split_once("  requested ").unwrap().1;
     count.split_once(' ').unwrap().0.to_owned()
@@ -335,7 +335,7 @@ fn requested(text: &str) -> String {
 #[tokio::test]
 async fn picture_stays_whole_when_the_terminal_changes() {
     let terminal = openpty(None, None).unwrap();
-    // Else it would stay open in the processes that are started.
+    // Otherwise it would stay open in the child processes.
     fcntl_setfd(&terminal.master, FdFlags::CLOEXEC).unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
     command
@@ -352,22 +352,22 @@ async fn picture_stays_whole_when_the_terminal_changes() {
         let mut parser = resize(&terminal, size);
         let text = picture(&mut terminal, &mut parser, |_| true).await;
         assert_eq!(text.contains("Try in another terminal"), has_room, "{size:?}: {text}");
-        // In signs of the locale, which are "=" for what waits and "#" for what is in flight at this moment.
+        // In characters of the locale: "=" for waiting messages and "#" for those in flight.
         let bar = text.lines().find(|line| line.starts_with("  REQUESTS ")).unwrap();
         let signs = bar.chars().filter(|sign| "=#.".contains(*sign)).count();
         assert!(text.is_ascii() && signs >= 5, "{text}");
     }
-    // One Enter after the other moves the picture up, and nothing of it stays there.
+    // Each Enter moves the picture up, and no part of it stays there.
     let mut parser = resize(&terminal, (50, 120));
     let mut text = picture(&mut terminal, &mut parser, |_| true).await;
     terminal.write_all(b"\n\n\n").await.unwrap();
-    // The first picture may have been on its way before.
+    // The first picture may have been drawn before the change.
     for _ in 0..2 {
         let before = requested(&text);
         text = picture(&mut terminal, &mut parser, |text| requested(text) != before).await;
     }
     assert_eq!(text.lines().filter(|line| line.starts_with("  queue ")).count(), 1, "{text}");
-    // Every replica has its name there, and what the terminal cannot take any more stops all in order.
+    // Each replica has its name there. When the terminal is gone, everything stops gracefully.
     let names = (1..=5).map(|number| format!("generator-{number} (pid "));
     let mut parser = resize(&terminal, (50, 80));
     let text = picture(&mut terminal, &mut parser, |_| true).await;
@@ -380,7 +380,7 @@ async fn picture_stays_whole_when_the_terminal_changes() {
 async fn program_of_an_example_that_ends_is_started_again() {
     let said = String::from_utf8(up(&["--example", "hello"], &[]).await.stderr).unwrap();
     assert!(said.contains("no example hello") && said.contains("word-count"), "{said}");
-    // The first time they take longer to build than anything else here.
+    // The first time this includes a build.
     let names = ["word-count", "word-counter"];
     testkit::programs::build_only(names).await.unwrap();
     let directory = tempfile::tempdir().unwrap();
@@ -394,7 +394,7 @@ async fn program_of_an_example_that_ends_is_started_again() {
     let after = |sign: &str| said.split_once(sign).unwrap().1;
     let page = after("The page is at http://").split_once('/').unwrap().0.parse().unwrap();
     assert_eq!(http::ask(page, "GET", "/", &[], "").await.unwrap().status, 200);
-    // One that ends right after its start would end the lab.
+    // A program that ends right after its start would end the lab.
     let pid = after("word-counter-1 (pid ").split_once(')').unwrap().0.parse().unwrap();
     eventually("it has run for a while", async || {
         let age = directory.path().join("log").metadata().unwrap().modified().unwrap().elapsed();

@@ -1,4 +1,4 @@
-//! How the page looks: light and dark, on a phone, by keyboard, for a screen reader, without motion.
+//! The page in light and dark, on a phone, by keyboard, for a screen reader, and without motion.
 
 use std::path::Path;
 
@@ -15,7 +15,7 @@ use crate::browser::Browser;
 use crate::deployment::{Deployment, Side, ready};
 use crate::gateway::GatewayProcess;
 
-/// Everything that can be pressed or typed into and has no name that could be read out.
+/// The controls without a name for a screen reader.
 const NAMELESS: &str = "return [...document.querySelectorAll('button, input, summary, [tabindex=\"0\"], svg')]
     .filter(it => !(it.innerText?.trim() || it.getAttribute('aria-label') || it.labels?.[0]?.innerText || it.closest('details')))
     .map(it => it.outerHTML.slice(0, 200))";
@@ -70,7 +70,7 @@ async fn page_works_on_a_phone_by_keyboard_and_screen_reader() {
     assert_eq!(browser.complaints().await, [""; 0]);
 }
 
-/// What axe finds wrong, by the rules of WCAG 2.2 and its best practices.
+/// The violations that axe finds, by the rules of WCAG 2.2 and its best practices.
 pub(crate) const VIOLATIONS: &str =
     "return axe.run(document).then(({ violations }) => violations.map(({ id, nodes }) =>
     [id, ...nodes.map(({ html, failureSummary }) => `${html.slice(0, 200)}: ${failureSummary}`)]))";
@@ -140,7 +140,7 @@ const PARTED: &str = "return [...document.querySelectorAll('.legend .key')].filt
     return first.left < mark.right || first.top > mark.bottom || first.bottom < mark.top;
 }).map(key => key.className)";
 
-/// The parts that are drawn in the colour of the ground, and so are not seen.
+/// The parts that have the colour of the background, and so are invisible.
 const UNSEEN: &str = "const ground = getComputedStyle(document.body).backgroundColor;
     const drawn = {
         backgroundColor: ['.light', '.key:not(.in, .out)', '.bar .in-flight', '.way i'],
@@ -185,7 +185,7 @@ async fn page_is_light_or_dark_as_preferred() {
     let gateway = GatewayProcess::start(&deployment).await;
     let browser = Browser::start().await;
     browser.open(&gateway.url()).await;
-    // For the pictures that are shown to people, something has to have happened.
+    // The screenshots for the documents need some events.
     let directory = std::env::var_os("PAGE_SCREENSHOTS");
     if directory.is_some() {
         for depth in [600, 400, 250] {

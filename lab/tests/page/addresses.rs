@@ -1,4 +1,4 @@
-//! Addresses of what is open, and what one key does.
+//! The addresses of dialogs and lists, and the keys.
 
 use serde_json::json;
 use testkit::http;
@@ -87,7 +87,7 @@ async fn keys_show_the_help_the_theme_and_the_view_for_a_projector() {
     }
     browser.client.refresh().await.unwrap();
     browser.until("document.documentElement.dataset.theme === 'dark'").await;
-    // A letter that is typed into a field is only that.
+    // In a field, a letter is only text.
     browser.types("/").await;
     browser.types("p").await;
     browser.until("document.querySelector('#find').value === 'p'").await;
@@ -119,7 +119,7 @@ async fn requests_are_listed_by_state_and_open_their_history() {
     browser.says("#requests-note", "1 request,").await;
     browser.press("#requests-rows button").await;
     browser.says("#history-where", "It was cancelled at").await;
-    // The list has an address, which is there again when the history is closed.
+    // The list has an address, to which closing the history returns.
     browser.press("#history-close").await;
     browser.until("location.hash === '#/requests?status=cancelled'").await;
     browser.client.refresh().await.unwrap();
@@ -145,7 +145,7 @@ async fn scheduled_requests_are_listed_page_by_page_and_cancelled() {
     let browser = Browser::start().await;
     browser.open(&format!("{}#/requests?status=scheduled", gateway.url())).await;
     browser.says("#requests-note", "25 requests").await;
-    // The choice since then is for the next list.
+    // A later choice applies to the next list.
     browser.run("document.querySelector('#requests-priority').value = 'low'").await;
     browser.press("#requests-more").await;
     browser.says("#requests-note", "30 requests").await;

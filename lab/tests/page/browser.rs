@@ -55,7 +55,7 @@ impl Browser {
         self.client.goto(url).await.unwrap();
     }
 
-    /// Opens it in another tab as well, and goes there.
+    /// Opens the page in another tab, and switches to it.
     pub async fn open_another(&self, url: &str) -> WindowHandle {
         let tab = self.client.new_window(true).await.unwrap().handle;
         self.client.switch_to_window(tab.clone()).await.unwrap();
@@ -63,7 +63,7 @@ impl Browser {
         tab
     }
 
-    /// Gives the page so many pixels.
+    /// Resizes the page to this many pixels.
     pub async fn resize(&self, width: u32, height: u32) {
         let size =
             json!({ "width": width, "height": height, "deviceScaleFactor": 1, "mobile": false });
@@ -75,19 +75,19 @@ impl Browser {
         self.prefer(&[(feature, value)]).await;
     }
 
-    /// Emulates several, and no others.
+    /// Emulates several media features, and no others.
     pub async fn prefer(&self, features: &[(&str, &str)]) {
         let features = features.iter().map(|(name, value)| json!({ "name": name, "value": value }));
         let media = json!({ "features": features.collect::<Vec<_>>() });
         self.cdp("Emulation.setEmulatedMedia", media).await;
     }
 
-    /// Runs a script, and gives its result.
+    /// Runs a script, and returns its result.
     pub async fn run(&self, script: &str) -> Value {
         self.client.execute(script, Vec::new()).await.unwrap()
     }
 
-    /// Waits until this expression is true, and shows what the page says if it never is.
+    /// Waits until this expression is true. The error has the text of the page.
     pub async fn until(&self, expression: &str) {
         let script = format!("return [Boolean({expression}), document.body.innerText];");
         eventually(expression, async || match self.run(&script).await {
@@ -98,7 +98,7 @@ impl Browser {
         .await;
     }
 
-    /// Waits until an element says this, as a person sees it.
+    /// Waits until the visible text of an element contains this.
     pub async fn says(&self, selector: &str, text: &str) {
         let (selector, text) = (json!(selector), json!(text));
         self.until(&format!(
@@ -107,7 +107,7 @@ impl Browser {
         .await;
     }
 
-    /// Presses an element, once it can be pressed.
+    /// Clicks an element, once it can be clicked.
     pub async fn press(&self, selector: &str) {
         let quoted = json!(format!("{selector}:not(:disabled)"));
         self.until(&format!("document.querySelector({quoted})?.checkVisibility()")).await;
@@ -115,7 +115,7 @@ impl Browser {
         button.click().await.unwrap();
     }
 
-    /// Types into a field, in the place of its text.
+    /// Types into a field, and replaces its text.
     pub async fn write(&self, selector: &str, text: &str) {
         let field = self.client.find(Locator::Css(selector)).await.unwrap();
         field.clear().await.unwrap();
@@ -155,7 +155,7 @@ impl Browser {
 fn capabilities(profile: &Path) -> Map<String, Value> {
     let mut arguments: Vec<String> = [
         "--headless=new",
-        // Within a container there is often no other way.
+        // In a container the sandbox often does not work.
         "--no-sandbox",
         "--disable-dev-shm-usage",
         "--disable-gpu",

@@ -11,7 +11,7 @@ use crate::browser::Browser;
 use crate::deployment::{Deployment, Side, creation, publication, ready, succeeded};
 use crate::gateway::GatewayProcess;
 
-/// Text that would run scripts, if it ever became more than text.
+/// Text that would run scripts if it became HTML.
 const HOSTILE: &str = "<script>window.hurt = 1</script><img src=x onerror='window.hurt = 2'>\
                        <a href=\"javascript:window.hurt = 3\">x</a>\u{202e}{{7*7}}</pre><style>*{display:none}</style>";
 

@@ -1,4 +1,4 @@
-//! The flow on the page, and a side that stops.
+//! The flow on the page, and a service that stops.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use crate::browser::Browser;
 use crate::deployment::{Deployment, LIMITS, Side, creation, ready, succeeded};
 use crate::gateway::GatewayProcess;
 
-/// The first chart, of REQUESTS, has something of this kind drawn.
+/// Whether the first chart, that of REQUESTS, has a line of this kind.
 fn drawn(kind: &str) -> String {
     format!("document.querySelector('.chart.generator .{kind}').getAttribute('d')")
 }
@@ -51,7 +51,7 @@ async fn stopped_generator_is_away_and_the_queue_fills_and_drains() {
     browser
         .until("parseInt(document.querySelector('#queue-REQUESTS .waiting b').innerText) > 50")
         .await;
-    // It is gone in the end, and not only grey.
+    // It disappears at the end, and is not only grey.
     browser.until("document.querySelectorAll('#generator .replica').length === 0").await;
     browser.says("#status", "live").await;
 
@@ -83,7 +83,7 @@ async fn lost_requests_are_missing_and_forgotten_ones_are_not() {
     };
     requested().await;
     requested().await;
-    // Their time is over, and so is that of whatever became of them.
+    // These requests have expired, and so have all their facts.
     let stream = deployment.nats().get_stream(REQUESTED.stream).await.unwrap();
     stream.purge().await.unwrap();
     let gateway = GatewayProcess::start(&deployment).await;
@@ -91,10 +91,10 @@ async fn lost_requests_are_missing_and_forgotten_ones_are_not() {
     browser.open(&gateway.url()).await;
     browser.says("#number-requested", "2").await;
     browser.until("document.querySelector('#verdict').dataset.state === 'good'").await;
-    // One that was accepted, and is nowhere.
+    // A request that was accepted, and is nowhere.
     requested().await;
     browser.says("#verdict-word", "1 not accounted for").await;
-    // As many as are given up later hide it: counts see no more.
+    // A later dead letter of another request hides it, because the page only compares counts.
     deployment
         .publish_raw(&workqueue::dead_letters::subject("REQUESTS", "x"), HeaderMap::new(), b"x")
         .await;

@@ -12,13 +12,13 @@ pub struct GatewayProcess {
 }
 
 impl GatewayProcess {
-    /// Starts one that may control, on a port that is free.
+    /// Starts a gateway with `CONTROL=on`, on a free port.
     pub async fn start(deployment: &Deployment) -> Self {
         Self::with(deployment, &[("CONTROL", "on")]).await
     }
 
     pub async fn with(deployment: &Deployment, settings: &[(&str, &str)]) -> Self {
-        // One after another may log to the same file.
+        // Successive gateways may log to the same file.
         let name = format!("gateway-{}", workqueue::JobId::new());
         let process = deployment.gateway(&name, settings).await;
         let addr = api_addr(&process).await;

@@ -37,13 +37,13 @@ async fn step_is_ticked_once_its_check_holds_and_stays_so() {
     browser.client.refresh().await.unwrap();
     browser.says(&format!("{FIRST} .tick"), "generators 0").await;
     browser.until("document.querySelector('#lesson textarea').value === 'Nobody notices.'").await;
-    // There is no lab here, so there is nothing that could be run.
+    // Without a lab, the page has no button that runs commands.
     let run = "[...document.querySelectorAll('#lesson button')].find(it => it.textContent === 'Run it' && it.checkVisibility())";
     browser.until(&format!("!{run}")).await;
     browser.until("document.querySelector('#lab').hidden").await;
     browser.press(&format!("{FIRST} .tick button")).await;
     browser.until(&format!("document.querySelector('{FIRST}').dataset.state === 'current'")).await;
-    // The pane goes with its address, and comes back with it.
+    // The pane opens and closes with its address.
     browser.client.back().await.unwrap();
     browser.says("#lesson-title", "Lessons").await;
     browser.client.back().await.unwrap();
@@ -53,7 +53,7 @@ async fn step_is_ticked_once_its_check_holds_and_stays_so() {
     assert_eq!(browser.complaints().await, [""; 0]);
 }
 
-/// The lab answers the next command as one that has failed.
+/// Makes the next command of the lab fail.
 const COMMAND_FAILS_ONCE: &str = "
     const fetched = window.fetch;
     window.fetch = async (url, ...more) => {
@@ -63,7 +63,7 @@ const COMMAND_FAILS_ONCE: &str = "
       return Response.json({ ...(await answer.json()), status: 1 });
     };";
 
-/// Whether the pictures of the lesson are large enough to be seen, once its parts are open.
+/// Whether each picture of the lesson is large enough, once its parts are open.
 const PICTURES: &str = "
     for (const part of document.querySelectorAll('#lesson details')) part.open = true;
     const pictures = [...document.querySelectorAll('#lesson .text img')];
@@ -86,7 +86,7 @@ async fn page_of_the_lab_controls_it_and_has_no_violation() {
     browser.run(COMMAND_FAILS_ONCE).await;
     browser.press(&run_it).await;
     browser.says(FIRST, "It failed, with status 1").await;
-    // Long after the flow is as the step has it.
+    // Long after the check would hold, because the command has failed.
     let waiting = format!(
         "document.querySelector('{FIRST} .now').textContent.match(/REQUESTS (\\d+)/)?.[1] > 160"
     );
@@ -110,7 +110,7 @@ async fn page_of_the_lab_controls_it_and_has_no_violation() {
     let axe = directory().join("axe/axe_playwright_python/axe.min.js");
     browser.run(&std::fs::read_to_string(axe).expect(NO_AXE)).await;
     for scheme in ["light", "dark"] {
-        // Parts that are just appearing are not to be judged yet.
+        // Without motion, because axe would judge parts that are just appearing.
         let still = ("prefers-reduced-motion", "reduce");
         browser.prefer(&[("prefers-color-scheme", scheme), still]).await;
         for width in [320, 1366] {

@@ -1,4 +1,4 @@
-//! The page in a real browser, driven as a person would: look, press, type, wait.
+//! The page in a real browser, used as a person uses it: look, press, type, wait.
 //!
 //! Each test has a broker of its own, the real programs, and a fresh browser.
 

@@ -18,9 +18,9 @@ async fn page_shows_an_outage_of_the_broker_and_recovers() {
     deployment.broker.kill().await.unwrap();
     browser.says("#banner", "The broker is silent").await;
     browser.says("#status", "silent").await;
-    // The last snapshot stays, greyed.
+    // The last snapshot stays, in grey.
     browser.until("document.querySelector('main.stale #last-rows tr')").await;
-    // A page that is opened now says so as well, and shows the last snapshot.
+    // A page that is opened now shows the same.
     browser.open_another(&gateway.url()).await;
     browser.says("#banner", "The broker is silent").await;
     browser.says("#queue-REQUESTS", "waiting").await;
@@ -51,7 +51,7 @@ async fn silent_connection_is_replaced() {
     let browser = Browser::start().await;
     browser.open(&gateway.url()).await;
     browser.says("#status", "live").await;
-    // Nothing is closed: it is only that nothing comes.
+    // The connection stays open, but no data comes.
     gateway.process.pause().unwrap();
     browser.says("#banner", "The gateway does not answer").await;
     browser.says("#status", "no gateway").await;
@@ -71,7 +71,7 @@ async fn broker_without_queues_is_not_silent_and_shows_replicas() {
     deployment.nats().delete_stream(contract::facts::REQUESTED.stream).await.unwrap();
     browser.says("#status", "nothing is declared").await;
     browser.says("#banner", "decoupled declare").await;
-    // Also on a page that is opened now, and for a replica that starts now.
+    // Also on a new page, and for a new replica.
     let _another = deployment.run(Side::Generator, "two", &[("INSTANCE", "generator-2")]).await;
     browser.says("#generator .replica", "generator-1").await;
 }

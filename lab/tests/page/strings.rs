@@ -1,4 +1,4 @@
-//! Asking for strings, and following them home.
+//! Requests on the page, and their strings.
 
 use contract::Amount;
 use contract::facts::{IDEMPOTENCY, REQUESTED, Received};
@@ -21,7 +21,7 @@ async fn string_requested_on_the_page_is_received() {
 
     logged(&gateway.process, "accepting requests").await;
     browser.press("#ask-form button").await;
-    // No generator is there to make it yet.
+    // No generator runs yet.
     browser.says("#history", "It is in REQUESTS.").await;
     browser.says("#history-steps", "not made yet").await;
     let _generator =
@@ -34,7 +34,7 @@ async fn string_requested_on_the_page_is_received() {
     browser.press("#history-close").await;
     browser.until("!document.querySelector('#history').open").await;
 
-    // The same from the list, and by its id.
+    // The same history from the list, and by its id.
     let id = browser.run("return document.querySelector('#history-id').textContent").await;
     browser.press("#last-rows button").await;
     browser.says("#history", "It is complete.").await;
@@ -53,7 +53,7 @@ async fn second_press_without_an_answer_makes_no_second_request() {
     logged(&gateway, "accepting requests").await;
     let browser = Browser::start().await;
     browser.open(&format!("http://{}/", api_addr(&gateway).await)).await;
-    // The broker has the first, and its confirmation does not come.
+    // The broker has the first request, but its confirmation does not arrive.
     proxy.hold("$KV.requested.");
     browser.press("#ask-form button").await;
     browser.says("#ask-note", "Press again: it is safe").await;
@@ -65,7 +65,7 @@ async fn second_press_without_an_answer_makes_no_second_request() {
     browser.press("#ask-form button").await;
     browser.until("document.querySelector('#history').open").await;
     assert_eq!(deployment.facts(REQUESTED).await, 2);
-    // Each wish has a key of its own, and the same for each try.
+    // Each request has a key of its own, and all its tries have the same key.
     assert_eq!(deployment.facts(IDEMPOTENCY).await, 2);
     assert_eq!(deployment.depth(REQUESTS).await, 2);
 }

@@ -1,4 +1,4 @@
-//! The page and the API under a path of a proxy that serves other things besides.
+//! The page and the API under a path of a proxy that also serves other sites.
 
 use std::net::SocketAddr;
 
@@ -51,7 +51,7 @@ async fn page_and_api_work_under_a_path_of_a_proxy() {
     browser.until("fetch('dead-letters').then(() => true)").await;
     assert_eq!(browser.complaints().await, [""; 0]);
 
-    // What an answer points to is relative as well.
+    // The addresses in answers are relative as well.
     let json = [("Content-Type", "application/json")];
     let asked = http::ask(proxy, "POST", "/queues/requests", &json, "{}").await.unwrap();
     let base = url::Url::parse(&format!("http://{proxy}/queues/requests")).unwrap();

@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use crate::deployment::{Deployment, Side, ready, succeeded};
 
-/// All answers to a request, until none has come for a while.
+/// All answers to a request, until no further one arrives for a while.
 async fn answers(deployment: &Deployment, subject: &str) -> Vec<Value> {
     let client = deployment.nats().client();
     let inbox = client.new_inbox();
@@ -17,7 +17,7 @@ async fn answers(deployment: &Deployment, subject: &str) -> Vec<Value> {
     client.publish_with_reply(subject.to_owned(), inbox, "".into()).await.unwrap();
     let mut answers = Vec::new();
     while let Ok(Some(message)) = timeout(Duration::from_millis(200), heard.next()).await {
-        // Where no service listens, the broker says so with an empty message.
+        // If no service listens, the broker answers with an empty message.
         answers.extend(serde_json::from_slice::<Value>(&message.payload));
     }
     answers
@@ -73,7 +73,7 @@ async fn replicas_announce_their_instance_and_statistics() {
     })
     .await;
 
-    // They are there again after the broker was away, and gone once they have stopped.
+    // They answer again after an outage of the broker, and no more once they have stopped.
     generator.terminate().unwrap();
     succeeded(&mut generator).await;
     deployment.broker.kill().await.unwrap();

@@ -19,10 +19,10 @@ use crate::deployment::{self, Deployment, PATIENT, Side, api_addr, creation, soo
 use crate::foreign_messages::acknowledgment;
 use crate::round_trips::request;
 
-/// The log line of a gateway once it takes requests.
+/// The log line of a gateway once it accepts requests.
 pub const ACCEPTS: &str = "accepting requests";
 
-/// Asks for strings, under a key if there is one.
+/// Submits a request, with a key if there is one.
 pub async fn post(addr: SocketAddr, key: Option<&str>, body: &Value) -> HttpResponse {
     let mut headers = vec![("Content-Type", "application/json")];
     headers.extend(key.map(|key| ("Idempotency-Key", key)));
@@ -43,7 +43,7 @@ pub fn accepted(answer: &HttpResponse) -> JobId {
     id
 }
 
-/// Starts a gateway, and gives its address once it takes requests.
+/// Starts a gateway, and returns its address once it accepts requests.
 pub async fn gateway(deployment: &Deployment, name: &str) -> (Process, SocketAddr) {
     let gateway = deployment.gateway(name, &[("INSTANCE", name)]).await;
     logged(&gateway, ACCEPTS).await;
@@ -51,7 +51,7 @@ pub async fn gateway(deployment: &Deployment, name: &str) -> (Process, SocketAdd
     (gateway, addr)
 }
 
-/// All that was asked is complete, and that many times.
+/// Asserts that this many requests were made, and all are complete.
 async fn complete(deployment: &Deployment, count: usize) {
     let verdict = deployment.verdict().await;
     assert!(verdict.is_clean(), "{verdict}");
@@ -72,7 +72,7 @@ async fn request_shows_each_step() {
     let body = json!({"count": 2, "length": 8}).to_string();
     let answer = http::ask(api, "POST", "/requests", &headers, &body).await.unwrap();
     let id = accepted(&answer);
-    // It is in the queue, and said to be accepted, once the answer is here.
+    // Once the answer is here, the request is in the queue, and accepted.
     let request: Request = deployment.fact(id).await.unwrap();
     assert_eq!((request.amount.count(), request.amount.length()), (2, 8));
     assert_eq!(deployment.depth(REQUESTS).await, 1);
@@ -121,7 +121,7 @@ async fn request_waits_in_the_lane_of_its_priority() {
         assert_eq!(state["priority"], priority.as_str(), "{state}");
         let list = get(api, "/requests?limit=1").await.json();
         assert_eq!(list["requests"][0]["priority"], priority.as_str(), "{list}");
-        // The same again, and another one under the same key.
+        // The same request again, and another one under the same key.
         assert_eq!(accepted(&post(api, Some(priority.as_str()), &asked).await), id);
         let other = json!({ "priority": if priority.is_normal() { "low" } else { "normal" } });
         let answer = post(api, Some(priority.as_str()), &other).await;
@@ -143,7 +143,7 @@ async fn wait_ends_once_the_strings_are_stored_or_its_time_is_over() {
     let state = get(first, &format!("/requests/{id}?wait=50ms")).await.json();
     assert_eq!(state["status"], "queued", "{state}");
 
-    // Through either replica of the gateway, and in the place of any requestor.
+    // Through both replicas of the gateway, without a requestor.
     let waiting = [first, second].map(|api| {
         let begun = Instant::now();
         tokio::spawn(async move {
@@ -163,7 +163,7 @@ async fn wait_ends_once_the_strings_are_stored_or_its_time_is_over() {
     waits_for(&deployment, id, 0).await;
 }
 
-/// Waits until that many listen for the strings of this request.
+/// Waits until this many clients wait for the strings of this request.
 async fn waits_for(deployment: &Deployment, id: JobId, count: usize) {
     let subject = STORED.subject(id);
     let monitor = deployment.broker.monitor_url();
@@ -212,7 +212,7 @@ async fn concurrent_requests_under_one_key_submit_once() {
         assert_eq!(accepted(answer), id);
         assert_eq!(answer.body, answers[0].body);
     }
-    // The same meaning in other words.
+    // The same request, written differently.
     let again = post(second, Some("käse"), &json!({"length": 64, "count": 3.0})).await;
     assert_eq!(accepted(&again), id);
     let other = post(first, Some("käse"), &json!({"count": 4})).await;
@@ -221,20 +221,20 @@ async fn concurrent_requests_under_one_key_submit_once() {
 
     assert_eq!(deployment.facts(IDEMPOTENCY).await, 2);
     assert_eq!(deployment.facts(REQUESTED).await, 2);
-    // Gateways that find a key before its request is accepted publish that as well, under the same subject.
+    // A gateway that finds a key before its request is accepted publishes the request again, under the same subject.
     let stream = deployment.nats().get_stream(REQUESTS.stream).await.unwrap();
     assert_eq!(stream.cached_info().state.subjects_count, 2);
     let _generator = deployment.run(Side::Generator, "generator", &[]).await;
     let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
     deployment.facts_reach(RECEIVED, 2).await;
-    // Also when all is done.
+    // Also after the request is complete.
     assert_eq!(accepted(&post(second, Some("käse"), &body).await), id);
     deployment.drained(REQUESTS).await;
     complete(&deployment, 2).await;
 }
 
-/// Kills a gateway that was asked under a key when it is about to publish to a subject that begins
-/// with `step`, and asks the next one under the same key.
+/// Submits a request under a key, kills the gateway when it is about to publish to a subject that begins with `step`, and
+/// submits the request to the next gateway under the same key.
 async fn killed_before(step: &str) {
     let deployment = Deployment::start().await;
     let proxy = Proxy::start(deployment.broker.port()).await.unwrap();
@@ -319,7 +319,7 @@ async fn strings_received_with_other_values_are_doubled() {
     let received = Received { id, values, marked_by: "by hand".to_owned(), received_at };
     deployment.publish(&creation(&request)).await;
     deployment.publish(&creation(&received)).await;
-    // Nothing is stored, so it has not come to its end, either.
+    // Nothing is stored, so the request has not come to its end.
     for status in ["queued", "doubled"] {
         let state = get(api, &format!("/requests/{id}")).await.json();
         assert_eq!(state["status"], status, "{state}");

@@ -1,4 +1,4 @@
-//! The HTTP API when something is full, away, hostile, or about to stop.
+//! The HTTP API with full queues, without a broker, with hostile clients, and during its stop.
 
 use std::time::Duration;
 
@@ -21,7 +21,7 @@ use crate::deployment::{
     self, Deployment, PATIENT, Side, admin, api_addr, ended, programs, soon, succeeded,
 };
 
-/// So long that an answer which took longer would have waited for something.
+/// An answer that takes longer than this has waited for something.
 const AT_ONCE: Duration = Duration::from_secs(30);
 
 #[tokio::test]
@@ -32,7 +32,7 @@ async fn full_queue_leaves_nothing_of_a_request() {
     for _ in 0..ROOM {
         accepted(&post(api, None, &json!({})).await);
     }
-    // The key has its id already, and another gateway may find room for it.
+    // The key has its id already, and another gateway may find room for the request.
     for (key, outcome) in [(None, "not-asked"), (Some("key"), "unknown"), (Some("key"), "unknown")]
     {
         let answer = post(api, key, &json!({})).await;
@@ -44,7 +44,7 @@ async fn full_queue_leaves_nothing_of_a_request() {
     }
     assert_eq!(deployment.depth(REQUESTS).await, ROOM);
     assert_eq!(deployment.facts(REQUESTED).await, ROOM);
-    // The key has its id, and that is all.
+    // Only the key is stored, with its id.
     assert_eq!(deployment.facts(IDEMPOTENCY).await, 1);
     let _generator = deployment.run(Side::Generator, "generator", &[]).await;
     let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
@@ -100,7 +100,7 @@ async fn outcome_without_a_broker_is_unknown_and_a_key_is_safe() {
             unknown(&answer);
         }
     }
-    // A leak of four kilobytes a time would reach this.
+    // A leak of four kilobytes for each request would exceed this.
     if let (Some(before), Some(after)) = (before, gateway.memory()) {
         assert!(after < before + 4_096, "from {before} kB to {after} kB");
     }
@@ -140,7 +140,7 @@ async fn hanging_network_piles_up_and_doubles_nothing() {
     if let Some(memory) = gateway.memory() {
         assert!(memory < 64 * 1024, "{memory} kB");
     }
-    // Liveness probes are answered all the same.
+    // It still answers liveness probes.
     assert_eq!(admin(&gateway, "/livez").await.0, 200);
     proxy.mend();
     let _generator = deployment.run(Side::Generator, "generator", &[]).await;
@@ -153,7 +153,7 @@ async fn hanging_network_piles_up_and_doubles_nothing() {
     assert_eq!(accepted(&post(api, Some("key"), &json!({})).await), accepted(&answer));
     deployment.facts_reach(RECEIVED, 1).await;
     let verdict = deployment.verdict().await;
-    // A request that timed out may have been stored all the same: no client was told that it is accepted.
+    // A request that timed out may have been stored, but no client was told that it is accepted.
     assert!(verdict.is_clean() && verdict.complete == verdict.requested, "{verdict}");
 }
 
@@ -186,7 +186,7 @@ async fn shutdown_answers_waiters_and_closes_silent_clients() {
         if metrics.contains("gateway_api_in_flight 1") { Ok(()) } else { Err(metrics) }
     })
     .await;
-    // One that is silent is not waited for.
+    // It does not wait for a silent client.
     let mut idle = TcpStream::connect(api).await.unwrap();
     gateway.terminate().unwrap();
     let answer = waiting.await.unwrap();
@@ -212,7 +212,7 @@ async fn silent_and_slow_clients_do_not_block_other_clients() {
         silent.push(client);
     }
     accepted(&post(api, None, &json!({})).await);
-    // When clients that withhold the rest of a body take all connections, other clients are answered.
+    // Other clients are answered even if clients that withhold the rest of a body take all connections.
     for _ in 0..400 {
         let head = "POST /requests HTTP/1.1\r\nHost: localhost\r\nContent-Length: 20\r\n\r\n{";
         let mut client = TcpStream::connect(api).await.unwrap();
@@ -223,7 +223,7 @@ async fn silent_and_slow_clients_do_not_block_other_clients() {
         accepted(&answer);
     }
     let mut first = silent.swap_remove(0);
-    // It is closed, at the latest when the head has not come in time.
+    // The connection is closed, at the latest when the head has not arrived in time.
     let _ = soon("it is closed", first.read_to_end(&mut Vec::new())).await;
     if let Some(memory) = gateway.memory() {
         assert!(memory < 64 * 1024, "{memory} kB");

@@ -1,4 +1,4 @@
-//! Lists of requests over HTTP: filters, stable pages, and what a client has already.
+//! Lists of requests over HTTP: filters, stable pages, and entity tags.
 
 use std::net::SocketAddr;
 
@@ -29,7 +29,7 @@ async fn page(api: SocketAddr, path: &str) -> (Vec<String>, Option<String>) {
     (ids, next)
 }
 
-/// Accepts a request of this priority by hand, so that nothing works on it.
+/// Creates the fact that a request of this priority is accepted, without its message, so that no worker handles it.
 async fn accept(deployment: &Deployment, priority: Priority) -> Request {
     let request = Request { priority, ..request() };
     deployment.publish(&creation(&request)).await;
@@ -109,25 +109,25 @@ async fn scheduled_requests_have_a_list_of_their_own() {
         let after: u32 = answer.header("retry-after").unwrap().parse().unwrap();
         assert!((3000..=3601).contains(&after), "{answer:?}");
         ids.insert(0, accepted(&answer).to_string());
-        // What recurs has fired more often since than are looked at for a page.
+        // The recurring schedule has fired more often than the number of requests that are read for a page.
         let mut firing = None;
         for _ in 0..=MOST_READ {
             firing = Some(deployment.nats().publish("due.every.second", "".into()).await.unwrap());
         }
         firing.unwrap().await.unwrap();
     }
-    // One that recurs is no request before it is due.
+    // A recurring schedule is no request before it is due.
     let every_year = json!({"cron": "0 0 0 1 1 *"});
     assert_eq!(later::put(api, "yearly", &every_year).await.status, 201);
     assert_eq!(page(api, "/requests?limit=9").await, (vec![], None));
     let (first, next) = page(api, "/requests?status=scheduled&limit=2").await;
     assert_eq!(first, ids[..2]);
     assert_eq!(page(api, &next.unwrap()).await, (ids[2..].to_vec(), None));
-    // Where just as many are left as fit on a page, it is the last.
+    // If just as many are left as fit on a page, it is the last one.
     assert_eq!(page(api, "/requests?status=scheduled&limit=3").await, (ids.clone(), None));
     let (low, _) = page(api, "/requests?status=scheduled&priority=low").await;
     assert_eq!(low, [ids[0].clone(), ids[2].clone()]);
-    // A request that is due and not asked for, as no requestor is there, is still among them.
+    // A due request that is not submitted, because no requestor runs, is still among them.
     let due = accepted(&post(api, None, &json!({"delay": "1ms"})).await).to_string();
     let (first, _) = page(api, "/requests?status=scheduled&limit=1").await;
     assert_eq!(first, [due]);
@@ -160,7 +160,7 @@ async fn error_for_a_wrong_cursor_or_filter_names_a_right_one() {
     wrong(&format!("/requests?priority=high&cursor={cursor}"), "priority=low").await;
     wrong("/requests?status=done", "the statuses are scheduled, queued, stored").await;
     wrong("/requests?priority=urgent", "the priorities are high, normal and low").await;
-    // The store that the cursor belongs to is lost.
+    // The store of the cursor is lost.
     deployment.nats().delete_stream(contract::facts::REQUESTED.stream).await.unwrap();
     deployment.declare(&PATIENT).await;
     wrong(&format!("/requests?priority=low&cursor={cursor}"), "is gone").await;
@@ -205,7 +205,7 @@ async fn unchanged_request_is_not_sent_again() {
     assert_ne!(changed.header("etag"), Some(&*tag));
 }
 
-/// A client that follows a request, and what it has heard.
+/// A client that follows a request, and the events that it has got.
 struct Follower(TcpStream, String);
 
 impl Follower {
@@ -229,7 +229,7 @@ impl Follower {
         soon(text, hearing).await;
     }
 
-    /// All that was heard, once it has ended.
+    /// All events, once the stream has ended.
     async fn end(mut self) -> String {
         soon("it ends", self.0.read_to_string(&mut self.1)).await.unwrap();
         self.1
@@ -257,7 +257,7 @@ async fn follower_gets_each_state_until_the_end() {
     let data: Vec<Value> =
         lines(&heard, "data: ").iter().map(|data| serde_json::from_str(data).unwrap()).collect();
     let states: Vec<&str> = data.iter().map(|state| state["status"].as_str().unwrap()).collect();
-    // It may be marked before the gateway has seen that it is stored.
+    // It may be marked before the gateway has read that it is stored.
     assert!(
         states == ["queued", "stored", "received"] || states == ["queued", "received"],
         "{heard}"
@@ -266,7 +266,7 @@ async fn follower_gets_each_state_until_the_end() {
     assert_eq!(lines(&heard, "retry: ").len(), data.len());
     let ids = lines(&heard, "id: ");
     assert_eq!(ids.len(), data.len());
-    // Once it has seen the end, it need not come back.
+    // A client that has got the last event does not reconnect again.
     let again = Follower::start(api, id, ids.last().copied()).await.end().await;
     assert!(again.contains(" 204 No Content\r\n"), "{again}");
     let missed = Follower::start(api, id, Some(ids[0])).await.end().await;
@@ -306,7 +306,7 @@ async fn followers_are_bounded_and_end_with_the_gateway() {
     }
     let busy = get(api, &format!("/requests/{id}/events")).await;
     assert_eq!((busy.status, busy.header("retry-after")), (503, Some("1")), "{busy:?}");
-    // Others are answered, and one that goes makes room.
+    // Other requests are answered, and a follower that leaves makes room.
     assert_eq!(get(api, &format!("/requests/{id}?wait=1ms")).await.status, 200);
     assert_eq!(deployment.depth(REQUESTS).await, 1);
     gateway.terminate().unwrap();

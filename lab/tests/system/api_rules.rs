@@ -1,4 +1,4 @@
-//! The input that the HTTP API accepts and refuses, as its description says.
+//! The input that the HTTP API accepts and refuses, compared with its description.
 
 use std::net::SocketAddr;
 
@@ -17,7 +17,7 @@ const JSON: (&str, &str) = ("Content-Type", "application/json");
 
 type HeaderPairs<'a> = &'a [(&'a str, &'a str)];
 
-/// The description as a server gives it.
+/// The description, as a gateway serves it.
 struct ApiDescription(Value);
 
 impl ApiDescription {
@@ -25,7 +25,7 @@ impl ApiDescription {
         Self(get(api, "/openapi.json").await.json())
     }
 
-    /// The schema that stands at this pointer.
+    /// The schema at this pointer.
     fn schema(&self, pointer: &str) -> Validator {
         let mut root = self.0.clone();
         let pointer = pointer.replace('{', "%7B").replace('}', "%7D");
@@ -33,7 +33,7 @@ impl ApiDescription {
         jsonschema::draft202012::new(&root).unwrap()
     }
 
-    /// Asserts that this is an answer that the route may give.
+    /// Asserts that the description allows this answer of the route.
     fn holds(&self, method: &str, route: &str, answer: &HttpResponse) {
         let escaped = route.replace('/', "~1");
         let status = answer.status;
@@ -182,7 +182,7 @@ async fn right_requests_are_answered_as_described() {
         accepted(&answer);
         description.holds("post", "/requests", &answer);
     }
-    // Without any body, and without a word about it.
+    // Without a body, and without headers about one.
     let answer = http::ask(api, "POST", "/requests", &[], "").await.unwrap();
     let id = accepted(&answer);
     assert_eq!((&answer.json()["count"], &answer.json()["length"]), (&json!(1), &json!(64)));
@@ -241,7 +241,7 @@ async fn ambiguous_request_is_refused() {
         let request = format!("{head}\r\nConnection: close\r\n\r\n{{}}");
         client.write_all(request.as_bytes()).await.unwrap();
         let mut answer = Vec::new();
-        // Unread bytes may end it with a reset.
+        // Unread bytes may end the connection with a reset.
         let _ = soon("an answer", client.read_to_end(&mut answer)).await;
         let answer = HttpResponse::read(&answer).unwrap();
         is_a_problem(&answer, status);
@@ -261,7 +261,7 @@ async fn connection_carries_several_requests_and_limits_each_body() {
     let large = format!("{head}1000\r\n{}\r\n1\r\n \r\n", " ".repeat(0x1000));
     client.write_all([small.as_str(), &small, &large].concat().as_bytes()).await.unwrap();
     let mut answers = Vec::new();
-    // Unread bytes of the last one may end it with a reset.
+    // Unread bytes of the last request may end the connection with a reset.
     let _ = soon("they are answered", client.read_to_end(&mut answers)).await;
     let answers = String::from_utf8(answers).unwrap();
     let statuses: Vec<&str> = answers
@@ -277,7 +277,7 @@ async fn buttons_of_the_page_work_for_the_page_alone() {
     let deployment = Deployment::with(&PATIENT).await;
     let (_gateway, api) = gateway(&deployment, "gateway").await;
     let site = |site| ("Sec-Fetch-Site", site);
-    // A form of another site can send no JSON.
+    // A form of another site cannot send JSON.
     let cases: &[(u16, HeaderPairs<'_>)] = &[
         (415, &[]),
         (415, &[("Content-Type", "text/plain")]),
@@ -292,7 +292,7 @@ async fn buttons_of_the_page_work_for_the_page_alone() {
         let answer = http::ask(api, "POST", "/api/audit", headers, "{}").await.unwrap();
         assert_eq!(answer.status, *status, "{headers:?}: {answer:?}");
     }
-    // Another site may have a link to the page, and reads nothing behind it.
+    // Another site may link to the page, but cannot read it.
     for (status, path, from) in [
         (200, "/", "cross-site"),
         (200, "/api/history", "none"),

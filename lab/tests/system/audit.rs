@@ -1,4 +1,4 @@
-//! The audit can fail: each fault is made by hand, and the audit names it.
+//! The audit detects faults: each is made by hand, and the audit names it.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use workqueue::{Job, JobId};
 use crate::deployment::{Deployment, Side, creation, programs, publication, soon, succeeded};
 use crate::foreign_messages::response;
 
-/// A deployment that has answered some requests and is at rest, and the id of one of them.
+/// An idle deployment with some complete requests, and the id of one of them.
 pub async fn at_rest() -> (Deployment, JobId) {
     let deployment = Deployment::start().await;
     let mut generator = deployment.run(Side::Generator, "generator", &[]).await;
@@ -34,7 +34,7 @@ pub async fn at_rest() -> (Deployment, JobId) {
     (deployment, id)
 }
 
-/// Nine are complete, and this one has the named state.
+/// Asserts that nine requests are complete, and that this one has this state.
 fn only(verdict: &Verdict, ids: &[String], id: JobId) {
     assert!(!verdict.is_clean(), "{verdict}");
     assert_eq!(verdict.complete, 9, "{verdict}");
@@ -58,7 +58,7 @@ async fn audit_reports_its_wait_for_pending_requests() {
 async fn lost_question_is_repeated() {
     let deployment = Deployment::start().await;
     let client = deployment.connection().client().clone();
-    // Hands on all questions to the broker but one, as a leader that dies with it.
+    // Passes on all questions to the broker except for one, as if a leader died with that one.
     let mut questions = client.subscribe("LOSSY.API.>").await.unwrap();
     let broker = client.clone();
     let (lost, mut was_lost) = oneshot::channel();
@@ -142,7 +142,7 @@ async fn message_removed_from_its_queue_is_lost() {
     let message = stream.get_raw_message(1).await.unwrap();
     let id = REQUESTS.key(&message.subject).unwrap().to_owned();
     stream.delete_message(1).await.unwrap();
-    // The others stay in their queue, but it is clear already.
+    // The others are still in their queue, but the verdict is clear already.
     let hours = audit(deployment.nats(), Duration::from_hours(1));
     let verdict = soon("the loss ends the wait", hours).await.unwrap();
     assert!(!verdict.is_clean(), "{verdict}");
@@ -157,9 +157,8 @@ enum First {
     Ack,
 }
 
-/// Asks for ten strings, and has them made by a generator that does one thing first and the other
-/// then, and that is gone, as by SIGKILL, when it has done only the first for the last three. Returns the
-/// ids of those three.
+/// Makes ten requests for a generator with two steps in this order. For the last three it does only the first step, as if
+/// it were killed. Returns the ids of these three.
 async fn gone_in_between(deployment: &Deployment, first: First) -> Vec<String> {
     let mut requestor = deployment.ask(10).await;
     deployment.facts_reach(facts::REQUESTED, 10).await;
@@ -237,7 +236,7 @@ async fn request_accepted_during_the_audit_is_not_unasked() {
     let _generator = deployment.run(Side::Generator, "generator", &[]).await;
     let _busy = deployment.run(Side::Requestor, "busy", &[("REQUEST_RATE", "max")]).await;
     deployment.facts_reach(facts::RECEIVED, 2_000).await;
-    // One whose acceptance is just being written down may be called so, for a moment.
+    // For a moment, a request whose fact is just being created may count as unasked.
     eventually("an audit under load sees no unasked request", async || {
         match audit(deployment.nats(), Duration::ZERO).await.unwrap().unasked {
             0 => Ok(()),

@@ -16,15 +16,14 @@ use crate::deployment::{
 use crate::foreign_messages::{acknowledgment, response};
 use crate::round_trips::request;
 
-/// How many messages fit into each queue here.
+/// The limit of each queue.
 const ROOM: u64 = 10;
 
 async fn with_little_room(limits: Limits) -> Deployment {
     Deployment::with(&Limits { queue_limit: ROOM, ..limits }).await
 }
 
-/// Publishes as many messages of requests that were accepted as fit into a queue. Returns the
-/// requests.
+/// Fills a queue with messages of accepted requests. Returns the requests.
 async fn fill<M: Job>(deployment: &Deployment, message: impl Fn(&Request) -> M) -> Vec<Request> {
     let mut requests = Vec::new();
     for _ in 0..ROOM {
@@ -52,7 +51,7 @@ async fn fill_acknowledgments(deployment: &Deployment) -> Vec<Request> {
     requests
 }
 
-/// Waits until a service was told so many times that there is no room in this queue.
+/// Waits until this queue has refused a service this many times.
 async fn refused(service: &Process, side: Side, queue: Queue, times: u64) {
     let name = side.name();
     let sign = format!(r#"{name}_publishes_total{{stream="{}",outcome="full"}} "#, queue.stream);
@@ -176,7 +175,7 @@ async fn full_queue_is_logged_once() {
     refused(&requestor, Side::Requestor, REQUESTS, 1_000).await;
     let log = requestor.log_text();
     assert_eq!(log.matches(SAID).count(), 1, "{log}");
-    // Nor when the broker is away for a moment, which some hear of later than others are refused.
+    // Nor after a short outage of the broker, which some tasks notice later than others are refused.
     deployment.broker.kill().await.unwrap();
     deployment.broker.restart().await.unwrap();
     refused(&requestor, Side::Requestor, REQUESTS, 5_000).await;
@@ -186,7 +185,7 @@ async fn full_queue_is_logged_once() {
         log.lines().filter_map(|line| line.split_once(SAID)).map(|it| it.1).collect();
     let reasons: BTreeSet<&str> = said.iter().copied().collect();
     assert_eq!(said.len(), reasons.len(), "once for each reason: {log}");
-    // Nor whenever something has got through.
+    // Nor after each publish that succeeds.
     let slow = [("CONCURRENCY", "1"), ("WORK_TIME", "10ms")];
     let _generator = deployment.run(Side::Generator, "generator", &slow).await;
     deployment.facts_reach(RECEIVED, 50).await;
@@ -204,6 +203,6 @@ async fn full_queue_does_not_grow_the_memory_of_its_publisher() {
     let before = requestor.memory().unwrap();
     refused(&requestor, Side::Requestor, REQUESTS, 5_000).await;
     let after = requestor.memory().unwrap();
-    // A leak of half a kilobyte a time would reach this.
+    // A leak of half a kilobyte for each refusal would exceed this.
     assert!(after < before + 2_048, "from {before} kB to {after} kB");
 }

@@ -27,26 +27,26 @@ use crate::foreign_messages::{acknowledgment, response};
 use crate::replaced::clocks_are_ahead;
 use crate::round_trips::request;
 
-/// How many requests have come home before the backup.
+/// The number of complete requests before the backup.
 const COMPLETE: u64 = 50;
 
-/// How many are in each queue.
+/// The number of messages in each queue.
 const WAITING: u64 = 20;
 
-/// How many of the requests among them were in flight at a generator that was killed.
+/// The number of requests among them that were in flight at a killed generator.
 const IN_HAND: u64 = 5;
 
-/// Something that may happen to a file.
+/// A fault of a file.
 type Damage = fn(&Path);
 
-/// All streams there are.
+/// All streams on the broker.
 fn streams() -> Vec<&'static str> {
     let buckets = facts::ALL.iter().map(|bucket| bucket.stream);
     let queues = queues::ALL.iter().map(|queue| queue.stream);
     buckets.chain([dead_letters::STREAM]).chain(queues).collect()
 }
 
-/// How many messages each stream has, and where it ends.
+/// The number of messages and the last sequence of each stream.
 async fn held(nats: &Context) -> Vec<(&'static str, u64, u64)> {
     let mut held = Vec::new();
     for stream in streams() {
@@ -65,15 +65,15 @@ fn refused_with(result: anyhow::Result<()>) -> String {
     format!("{:#}", result.unwrap_err())
 }
 
-/// A deployment at rest with requests that came home, a dead letter, and work in every queue: some of
-/// it was in flight at a generator that was killed.
+/// An idle deployment with complete requests, a dead letter, and messages in each queue, some of which were in flight at a
+/// killed generator.
 async fn at_rest() -> Deployment {
     let deployment = Deployment::start().await;
     leave_work(&deployment).await;
     deployment
 }
 
-/// Brings a deployment to such a rest.
+/// Brings a deployment into this state.
 async fn leave_work<B>(deployment: &Deployment<B>) {
     let mut generator = deployment.run(Side::Generator, "generator", &[]).await;
     succeeded(&mut deployment.ask(COMPLETE).await).await;
@@ -103,7 +103,7 @@ async fn leave_work<B>(deployment: &Deployment<B>) {
     for queue in [REQUESTS, RESPONSES, ACKNOWLEDGMENTS] {
         assert_eq!(deployment.depth(queue).await, WAITING, "{}", queue.stream);
     }
-    // The broker hears of the end of a client from the operating system.
+    // The broker learns of the end of a client from the operating system.
     eventually("no client waits for messages", async || {
         let waiting = open_pulls(&deployment.queue_state(REQUESTS).await);
         if waiting == 0 { Ok(()) } else { Err(waiting) }
@@ -111,7 +111,7 @@ async fn leave_work<B>(deployment: &Deployment<B>) {
     .await;
 }
 
-/// Publishes messages of requests that were accepted. Returns the requests.
+/// Publishes messages of accepted requests. Returns the requests.
 async fn fill<B, M: Job>(
     deployment: &Deployment<B>,
     message: impl Fn(&Request) -> M,
@@ -126,15 +126,14 @@ async fn fill<B, M: Job>(
     requests
 }
 
-/// Backs up a deployment into a directory within this one.
+/// Backs up a deployment into a subdirectory.
 async fn backed_up<B>(deployment: &Deployment<B>, directory: &TempDir) -> PathBuf {
     let directory = directory.path().join("backup");
     backup(&connect(deployment.url()).await, &directory).await.unwrap();
     directory
 }
 
-/// Starts both sides, and waits until all that was ever asked has come home, once each. Returns how many
-/// deliveries were not the first of their message.
+/// Starts both services, and waits until all requests are complete, each once. Returns the number of redeliveries.
 async fn everything_comes_home<B>(deployment: &Deployment<B>) -> u64 {
     let _generator = deployment.run(Side::Generator, "generator", &[]).await;
     let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
@@ -146,7 +145,7 @@ async fn everything_comes_home<B>(deployment: &Deployment<B>) -> u64 {
     verdict.redeliveries()
 }
 
-/// Since when the broker remembers. The audit has no doubt.
+/// The time since which the broker remembers. Asserts that the audit has a verdict.
 async fn remembers_since(nats: &Context) -> Option<Timestamp> {
     let verdict = audit(nats, Duration::ZERO).await.unwrap();
     assert_eq!(verdict.cannot_tell, None, "{verdict}");
@@ -170,10 +169,10 @@ async fn restored_backup_continues_on_another_broker() {
     restore(&connect(other.url()).await, &directory, None).await.unwrap();
     assert_eq!(held(other.nats()).await, before);
     assert_eq!(remembers_since(other.nats()).await, remembers_since(deployment.nats()).await);
-    // Messages in flight at the backup are known to have been delivered before.
+    // The restored broker knows that the messages in flight were delivered before.
     let redeliveries = everything_comes_home(&other).await;
     assert!(redeliveries >= IN_HAND, "{redeliveries}");
-    // The first one was only read.
+    // The backup has only read the first broker.
     everything_comes_home(&deployment).await;
 }
 
@@ -185,7 +184,7 @@ async fn backup_of_one_broker_survives_the_death_of_one_of_three() {
     let directory = backed_up(&deployment, &directory).await;
 
     let mut cluster = Cluster::of_three().await;
-    // Its streams are created anew, and later than what is in them.
+    // The restored streams are newer than their messages.
     clocks_are_ahead().await;
     restore(&connect(cluster.url()).await, &directory, Some(3)).await.unwrap();
     assert_eq!(held(cluster.nats()).await, before);
@@ -198,7 +197,7 @@ async fn backup_of_one_broker_survives_the_death_of_one_of_three() {
             assert_eq!(consumer.cluster.unwrap().replicas.len(), 2, "{}", consumer.name);
         }
     }
-    // Right away: the leader has had no time to replicate what it should have replicated before.
+    // At once, so that the leader has no time to replicate anything that it should have replicated before.
     let leader = cluster.broker.leader(REQUESTS.stream).await.unwrap().unwrap();
     cluster.broker.kill(leader).await.unwrap();
     everything_comes_home(&cluster).await;
@@ -267,7 +266,7 @@ async fn damaged_or_incomplete_backup_is_refused() {
     }
     let nowhere = refused_with(restore(&connection, &directory.path().join("nowhere"), None).await);
     assert!(nowhere.contains("is not a complete backup"), "{nowhere}");
-    // None of them left anything behind that would be in the way of a whole one.
+    // None of them has left any stream that would prevent the restore of a complete backup.
     restore(&connection, &whole, None).await.unwrap();
 }
 
@@ -282,7 +281,7 @@ async fn restore_does_not_change_existing_streams() {
     assert!(refused.contains(&format!("the broker has {all} already")), "{refused}");
     assert_eq!(held(deployment.nats()).await, before);
 
-    // One is as good as all of them, and the others are not created.
+    // One existing stream is enough for a refusal, and the others are not created.
     let other = Deployment::bare().await;
     let bucket = facts::RECEIVED;
     let config = Config {
@@ -314,12 +313,12 @@ async fn failed_restore_names_the_restored_streams() {
     assert!(alone.contains("replicas > 1 not supported in non-clustered mode"), "{alone}");
     topology::stream_state(other.nats(), facts::IDEMPOTENCY.stream).await.unwrap_err();
 
-    // A foreign stream takes the same subjects.
+    // A foreign stream uses the same subjects.
     let config =
         Config { name: "OTHER".to_owned(), subjects: REQUESTS.subjects(), ..Config::default() };
     other.nats().create_stream(config).await.unwrap();
     let broken_off = refused_with(restore(&connection, &directory, None).await);
-    // The facts were restored before any work: without them work would be done a second time.
+    // The facts were restored before the queues, because without them work would have a second effect.
     let is_there = "on the broker is now KV_idempotency, KV_requested, KV_stored, KV_received, \
                     DEAD_LETTERS, SCHEDULES, which";
     assert!(broken_off.contains(&format!("cannot restore REQUESTS; {is_there}")), "{broken_off}");
@@ -331,7 +330,7 @@ async fn failed_restore_names_the_restored_streams() {
         topology::stream_state(other.nats(), queue.stream).await.unwrap_err();
     }
 
-    // As the error says: without the foreign stream and the restored ones, it can be restored.
+    // As in the error: without the foreign stream and the restored ones, the restore succeeds.
     let restored = facts::ALL.iter().map(|bucket| bucket.stream).chain([dead_letters::STREAM]);
     for stream in restored.chain([queues::SCHEDULES.stream, "OTHER"]) {
         other.nats().delete_stream(stream).await.unwrap();
@@ -416,7 +415,7 @@ async fn backup_during_a_write_leaves_no_backup() {
     let refused = refused_with(backed_up);
     assert!(refused.contains("REQUESTS has got messages during the backup"), "{refused}");
     assert_eq!(fs::read_dir(&path).unwrap().count(), 0);
-    // The same directory is as good as new.
+    // The same directory can be used again.
     backup(&connection, &path).await.unwrap();
 }
 

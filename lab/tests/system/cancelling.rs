@@ -1,4 +1,4 @@
-//! Cancelling: exactly one of stored and cancelled is ever the truth.
+//! Cancelling: a request is either stored or cancelled, never both.
 
 use std::net::SocketAddr;
 
@@ -24,7 +24,7 @@ async fn cancel(addr: SocketAddr, id: JobId) -> Value {
     answer.json()
 }
 
-/// Nothing is lost and nothing doubled, and so many of all requests were cancelled.
+/// Asserts that nothing is lost or doubled, and that this many of all requests were cancelled.
 async fn cancelled(deployment: &Deployment, requests: usize, cancelled: usize) {
     let verdict = deployment.verdict().await;
     assert!(verdict.is_clean(), "{verdict}");
@@ -47,7 +47,7 @@ async fn cancelled_request_leaves_its_queue_and_is_never_stored() {
             (&"cancelled".into(), &"gateway-1".into())
         );
         assert_eq!(deployment.depth(REQUESTS).await, left);
-        // Again, and through another gateway, it is the same.
+        // A repetition through another gateway has the same result.
         assert_eq!(cancel(api, *id).await, state);
         assert_eq!(get(api, &format!("/requests/{id}")).await.json(), state);
     }
@@ -65,7 +65,7 @@ async fn response_under_way_to_a_cancelled_request_is_not_stored() {
     let id = accepted(&post(api, None, &json!({})).await);
     let _generator = deployment.run(Side::Generator, "generator", &[]).await;
     deployment.drained(REQUESTS).await;
-    // The requestor has the response in its hands, and is about to store it.
+    // The requestor has the response, and is about to store it.
     let proxy = Proxy::start(deployment.broker.port()).await.unwrap();
     proxy.hold(STORED.subject(id));
     let _requestor =
@@ -90,8 +90,8 @@ async fn stored_request_cannot_be_cancelled_any_more() {
     logged(&other, ACCEPTS).await;
     let slow = api_addr(&other).await;
     let id = accepted(&post(api, None, &json!({})).await);
-    // This gateway has looked, found nothing stored, and is about to cancel. Its client hears that the outcome is
-    // unknown, or what came first.
+    // This gateway has found nothing stored, and is about to cancel. The answer to its client is that the outcome is
+    // unknown, or the first decision.
     proxy.hold(STORED.subject(id));
     let path = format!("/requests/{id}");
     let cancelling = tokio::spawn(async move { http::ask(slow, "DELETE", &path, &[], "").await });
@@ -132,7 +132,7 @@ async fn gateway_killed_while_cancelling_for_later_loses_nothing() {
     killed_while_cancelling_for_later(REQUESTED).await;
 }
 
-/// A gateway that is killed when it is about to create its fact in this bucket.
+/// Cancels a scheduled request, and kills the gateway when it is about to create its fact in this bucket.
 async fn killed_while_cancelling_for_later(seam: Bucket) {
     let deployment = Deployment::with(&PATIENT).await;
     let (_gateway, api) = gateway(&deployment, "gateway-1").await;
@@ -141,9 +141,9 @@ async fn killed_while_cancelling_for_later(seam: Bucket) {
     let mut other = deployment::gateway(&proxy.url(), log, &[]).await;
     logged(&other, ACCEPTS).await;
     let addr = api_addr(&other).await;
-    // Later than any fact is kept.
+    // Due after all facts would have expired.
     let id = accepted(&post(api, None, &json!({ "delay": "30d" })).await);
-    // It is about to say that it is cancelled, or has, and is about to accept it.
+    // It is about to create the cancellation, or has created it and is about to record the acceptance.
     proxy.hold(seam.subject(id));
     let path = format!("/requests/{id}");
     let ask = path.clone();
@@ -168,7 +168,7 @@ async fn discard_cancels_a_request_that_may_still_be_accepted() {
     let deployment = Deployment::with(&PATIENT).await;
     let clumsy = [("FAILURE_RATE", "1"), ("MAX_ATTEMPTS", "1")];
     let _generator = deployment.run(Side::Generator, "clumsy", &clumsy).await;
-    // The process that asked has died before it could say that it is accepted; another one says it later.
+    // The process that submitted it died before it created the fact; another one creates it later.
     let request = Request::new(JobId::new(), Amount::new(1, 8).unwrap(), "by hand", now());
     deployment.publish(&publication(&request)).await;
     deployment.dead_letters(1).await;
@@ -197,7 +197,7 @@ async fn request_that_expired_is_not_answered() {
     );
     let reason = state["dead_letter"]["reason"].as_str().unwrap();
     assert!(reason.starts_with(Reason::Expired.as_str()), "{reason}");
-    // Cancelling decides it.
+    // The cancellation is the decision.
     assert_eq!(cancel(api, over).await["status"], "cancelled");
     cancelled(&deployment, 2, 1).await;
 }

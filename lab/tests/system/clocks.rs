@@ -1,4 +1,4 @@
-//! A machine whose clock is wrong: it says so, and judges nothing by it.
+//! A machine whose clock is wrong: its programs report that, and do not use the clock.
 
 use std::path::{Path, PathBuf};
 
@@ -13,14 +13,14 @@ use tokio::process::Command;
 use crate::api::{ACCEPTS, accepted, post};
 use crate::deployment::{Deployment, PATIENT, Side, admin, api_addr, programs, ready, succeeded};
 
-/// By how much the clock is wrong, in seconds: more than requests are kept for.
+/// The error of the clock in seconds: more than `FACTS_MAX_AGE`.
 const OFF: i64 = 25 * 3600;
 
-/// How many requests are asked for.
+/// The number of requests.
 const COUNT: u64 = 200;
 
-/// Lies to a program about the time of day, once the file is there that `CLOCK_IS_WRONG` names, and from the
-/// beginning without one; clocks that are not set go right.
+/// Makes the time of day wrong for a program, once the file of `CLOCK_IS_WRONG` exists, or from the beginning without that
+/// variable. Monotonic clocks stay right.
 const WRONG_CLOCK: &str = r#"
 #define _GNU_SOURCE
 #include <stdlib.h>
@@ -72,7 +72,7 @@ async fn wrong_clock_judges_no_request() {
         succeeded(&mut requestor).await;
         assert!(requestor.log_text().contains(complaint), "{}", requestor.log_text());
     }
-    // A machine whose clock is right takes part, and sees no difference.
+    // A machine with the right clock takes part, and notices no difference.
     let generator = deployment.run(Side::Generator, "right", &[]).await;
     ready(&generator).await;
     succeeded(&mut deployment.ask(COUNT).await).await;

@@ -1,4 +1,4 @@
-//! Three brokers, each of which keeps all there is, and any one of which may die.
+//! Three brokers with a copy of each stream on each, any one of which may die.
 
 use std::error::Error as _;
 use std::time::Duration;
@@ -27,11 +27,11 @@ use crate::deployment::{
 };
 use crate::round_trips::request;
 
-/// How many services do the same thing at once, and how many times each of them.
+/// The number of services that do the same at the same time, and the repetitions of each.
 const SERVICES: usize = 3;
 const TIMES: usize = 16;
 
-/// The streams that a round trip goes through.
+/// The streams of a round trip.
 fn streams() -> Vec<&'static str> {
     let queues = queues::ALL.iter().map(|queue| queue.stream);
     queues.chain(facts::ALL.iter().map(|bucket| bucket.stream)).collect()
@@ -40,7 +40,7 @@ fn streams() -> Vec<&'static str> {
 #[tokio::test]
 async fn three_brokers_store_each_round_trip() {
     let cluster = Cluster::of_three().await;
-    // The counters of its rate are kept by all three as well.
+    // All three keep the counters of its rate as well.
     let limited = [("RATE_LIMIT", "500")];
     let _generator = cluster.run(Side::Generator, "generator", &limited).await;
     let mut requestor = cluster.ask(1_000).await;
@@ -69,7 +69,7 @@ async fn declare_waits_until_the_cluster_has_formed() {
     let settings = NatsSettings::at(cluster.url());
     let limits = Limits { replicas: 3, ..LIMITS };
     let declaring = declare_patiently(&settings, &limits, LIMIT);
-    // One that cannot be reached, then one that is too few, and only in the end a cluster.
+    // First no broker can be reached, then one, which is no quorum, and finally a cluster.
     let starting = async {
         for index in 0..cluster.broker.len() {
             cluster.broker.restart(index).await.unwrap();
@@ -102,7 +102,7 @@ async fn audit_misses_nothing_while_a_broker_catches_up() {
     let verdict = cluster.verdict().await;
     assert_eq!((verdict.requested, verdict.complete), (total, total), "{verdict}");
 
-    // The audit may read from any broker, this one too, which has much to catch up on.
+    // The audit may read from any broker, even from this one, which is far behind.
     let nats = cluster.nats().clone();
     let audits = async {
         for _ in 0..10 {
@@ -118,7 +118,7 @@ async fn audit_misses_nothing_while_a_broker_catches_up() {
 async fn successive_kills_of_leaders_lose_nothing() {
     const TOTAL: u64 = 10_000;
     let mut cluster = Cluster::of_three().await;
-    // The queue is full most of the time, so that requests are being published whenever a broker is killed.
+    // The queue is full most of the time, so each kill of a broker hits publishes.
     cluster.declare(&Limits { queue_limit: 500, ..LIMITS }).await;
     let slow = [("WORK_TIME", "1s"), ("CONCURRENCY", "50")];
     let _generator = cluster.run(Side::Generator, "slow", &slow).await;
@@ -161,7 +161,7 @@ async fn service_waits_while_there_are_too_few_brokers() {
     let generator = cluster.run(Side::Generator, "generator", &[("REPLICAS", "5")]).await;
     logged(&generator, "cannot declare the topology yet").await;
     logged(&generator, "no suitable peers for placement").await;
-    // Instead of two more brokers, which would do as well.
+    // Instead of two further brokers, which would have the same effect.
     cluster.declare(&LIMITS).await;
     ready(&generator).await;
 }
@@ -170,7 +170,7 @@ async fn service_waits_while_there_are_too_few_brokers() {
 async fn concurrent_declarations_all_succeed_or_wait() {
     let cluster = Cluster::of_three().await;
     let declare = async |queue_limit| {
-        // Each wants another limit, so that none finds the stream as it should be.
+        // Each has another limit, so each finds a difference.
         let limits = Limits { replicas: 3, queue_limit, ..LIMITS };
         match topology::declare(
             cluster.nats(),
@@ -180,7 +180,7 @@ async fn concurrent_declarations_all_succeed_or_wait() {
         )
         .await
         {
-            // It is under way, and the next try finds it.
+            // The creation is under way, and the next try finds the stream.
             Ok(_) | Err(DeclareError::Unavailable { .. }) => {}
             Err(error) => panic!("{error}"),
         }
@@ -203,7 +203,7 @@ async fn one_of_many_services_writes_a_message_in_a_cluster() {
     let cluster = Cluster::of_three().await;
     let services = services(&cluster, 3).await;
 
-    // The answers to second writers, of which a cluster has more than a single broker.
+    // The answers to second writers. A cluster has more of them than a single broker.
     let in_flight = eventually("a creation is refused for another in flight", async || {
         let subject = RECEIVED.subject(JobId::new());
         let answers = all_at_once(&services, async |service, name| {
@@ -242,8 +242,8 @@ struct Writer {
     producer: Producer,
 }
 
-/// Some of them. They start at once, so that all of them create what is missing, as the replicas of a
-/// deployment do.
+/// Starts some services at the same time, so that all of them create the missing streams, as the replicas of a deployment
+/// do.
 async fn services<B>(deployment: &Deployment<B>, replicas: usize) -> Vec<Writer> {
     let start = async || {
         let settings = NatsSettings::at(deployment.url());
@@ -256,7 +256,7 @@ async fn services<B>(deployment: &Deployment<B>, replicas: usize) -> Vec<Writer>
     join_all((0..SERVICES).map(|_| start())).await
 }
 
-/// Has each service do the same thing many times at once. Each time has a name of its own.
+/// Makes each service do the same many times concurrently. Each time has a name of its own.
 async fn all_at_once<T>(services: &[Writer], act: impl AsyncFn(&Writer, String) -> T) -> Vec<T> {
     let act = &act;
     let times = (0..TIMES).flat_map(|time| {
@@ -266,7 +266,7 @@ async fn all_at_once<T>(services: &[Writer], act: impl AsyncFn(&Writer, String) 
     join_all(times).await
 }
 
-/// Publishes once, and gives the broker's own answer.
+/// Publishes once, and returns the broker's answer.
 async fn raw(
     nats: &Context,
     subject: &str,
@@ -282,8 +282,7 @@ async fn raw(
     answer.await.map(|_| ()).map_err(code)
 }
 
-/// How often this was the answer. Each refusal has to be one that a second writer may
-/// get, and there may be no more of them than that.
+/// The number of times that this was the answer. Asserts that all other answers are refusals for second writers.
 fn refusals(
     answers: &[Result<(), ErrorCode>],
     code: ErrorCode,
@@ -299,7 +298,7 @@ fn refusals(
     if count > 0 { Ok(count) } else { Err(count) }
 }
 
-/// Creates one fact many times at once, with other values each time.
+/// Creates one fact many times concurrently, each time with other values.
 async fn exactly_one_creates<B>(deployment: &Deployment<B>, services: &[Writer]) {
     let id = JobId::new();
     let creations = all_at_once(services, async |service, name| {
@@ -328,14 +327,14 @@ async fn exactly_one_creates<B>(deployment: &Deployment<B>, services: &[Writer])
     assert_eq!(revisions, 1);
 }
 
-/// A message that is one however often it is published, as a dead letter and the copy of a message that is put off.
+/// A message with a message id, as those of dead letters and snoozed messages, which the broker stores only once.
 fn with_message_id() -> Publication {
     let mut publication = publication(&request());
     publication.headers.insert(NATS_MESSAGE_ID, publication.subject.as_str());
     publication
 }
 
-/// Publishes one message many times at once, until each of them is confirmed.
+/// Publishes one message many times concurrently, until each publish is confirmed.
 async fn exactly_one_is_stored(cluster: &Cluster, services: &[Writer]) {
     let before = cluster.depth(REQUESTS).await;
     let publication = with_message_id();

@@ -1,4 +1,4 @@
-//! Control over HTTP: queues are paused and go on, dead letters are counted, replayed and discarded.
+//! Control over HTTP: queues are paused and resumed, dead letters are counted, replayed and discarded.
 
 use std::net::SocketAddr;
 
@@ -18,12 +18,12 @@ use crate::api::{ACCEPTS, accepted, get, post};
 use crate::deployment::{self, Deployment, PATIENT, Side, api_addr, publication, soon};
 use crate::round_trips::request;
 
-/// Starts a gateway that may control.
+/// Starts a gateway with `CONTROL=on`.
 async fn controlling(deployment: &Deployment) -> (Process, SocketAddr) {
     controlling_through(deployment, deployment.url()).await
 }
 
-/// The same, which reaches its broker there.
+/// Starts such a gateway with this address of the broker.
 async fn controlling_through(deployment: &Deployment, url: &str) -> (Process, SocketAddr) {
     let log = deployment.log("gateway");
     let gateway = deployment::gateway(url, log, &[("CONTROL", "on")]).await;
@@ -37,18 +37,18 @@ async fn controlling_through(deployment: &Deployment, url: &str) -> (Process, So
     (gateway, addr)
 }
 
-/// Asks for something to be done.
+/// Sends a request that changes something.
 async fn act(addr: SocketAddr, method: &str, path: &str, body: &Value) -> HttpResponse {
     let headers = [("Content-Type", "application/json")];
     soon("an answer", http::ask(addr, method, path, &headers, &body.to_string())).await.unwrap()
 }
 
-/// Publishes a dead letter of this reason by hand, from this queue, of a job with another id than its subject names.
+/// Publishes a dead letter with this reason by hand, from this queue, of a job whose id differs from that in its subject.
 async fn dead(deployment: &Deployment, queue: workqueue::Queue, reason: &str) {
     dead_under(deployment, queue, JobId::new(), reason, &request()).await;
 }
 
-/// The same, of this request under the subject of this id.
+/// Publishes a dead letter of this request under the subject of this id.
 async fn dead_under(
     deployment: &Deployment,
     queue: workqueue::Queue,
@@ -58,7 +58,7 @@ async fn dead_under(
 ) {
     let message = publication(request);
     let (headers, body) = (Some(&message.headers), &message.body);
-    // The broker tells dead letters apart by where they were.
+    // The message id of a dead letter is its stream and its sequence there.
     let sequence = 1_000 + deployment.depth_of_dead_letters().await;
     let subject = queue.subject(id);
     let original = Original { queue, sequence, subject: &subject, headers, body };
@@ -79,7 +79,7 @@ async fn paused_queue_is_resumed_over_http() {
     for priority in ["high", "normal", "low"] {
         accepted(&post(api, None, &json!({ "priority": priority })).await);
     }
-    // A message behind it in another queue passes by.
+    // A later message in another queue is handled before it.
     let state = get(api, "/queues/REQUESTS").await.json();
     assert_eq!((&state["waiting"], &state["in_flight"]), (&json!(3), &json!(0)), "{state}");
     assert_eq!(state["limit"], 100_000, "{state}");
@@ -156,7 +156,7 @@ async fn wrong_control_is_a_problem_that_names_a_right_one() {
         assert_eq!(answer.status, status, "{path}: {answer:?}");
         assert!(answer.body.contains(said), "{path}: {answer:?}");
     }
-    // A page of another site cannot send such a body.
+    // A page of another site can send only bodies without the content type of JSON.
     let answer = http::ask(api, "POST", "/queues/REQUESTS/pause", &[], "{}").await.unwrap();
     assert_eq!(answer.status, 415, "{answer:?}");
 }
@@ -214,7 +214,7 @@ async fn dead_letters_are_counted_and_discarded_by_reason() {
     assert_eq!(letter["reason"], "cursed by the moon", "{letter}");
     assert_eq!((&letter["kind"], &letter["queue"]), (&json!("other"), &json!("REQUESTS")));
 
-    // What comes after the first page was asked for is left alone.
+    // Dead letters that arrive after the first page are left alone.
     let discarded = act(api, "DELETE", "/dead-letters?reason=malformed&until=3", &json!({})).await;
     assert_eq!(discarded.json()["done"], 2, "{discarded:?}");
     assert_eq!(get(api, "/dead-letters").await.json()["reasons"], counts(1, 2, 1));
@@ -249,7 +249,7 @@ async fn dead_letters_of_a_reason_are_replayed_over_http() {
     clumsy.kill().await.unwrap();
     let _generator = deployment.run(Side::Generator, "generator", &[]).await;
     let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
-    // One that is not replayed stays, and says why.
+    // A dead letter that is not replayed stays, with the reason in the answer.
     let replayed = act(api, "POST", "/dead-letters/1/replay", &json!({})).await;
     assert_eq!(replayed.status, 409, "{replayed:?}");
     let replayed = act(api, "POST", "/dead-letters/replay?reason=expired", &json!({})).await.json();
@@ -284,7 +284,7 @@ async fn count_of_dead_letters_is_bounded_and_reported() {
     futures_util::stream::iter(publishing).buffer_unordered(64).collect::<Vec<()>>().await;
     let list = get(api, "/dead-letters?limit=1").await.json();
     assert_eq!((&list["total"], &list["counted"]), (&json!(total), &json!(total - MORE)), "{list}");
-    // A reason that none of those has which are looked at.
+    // A reason that none of the read dead letters has.
     let list = get(api, "/dead-letters?reason=failed").await.json();
     assert_eq!(list["dead_letters"], json!([]));
     assert_eq!(list["next"], total - MORE + 1, "{}", list["next"]);

@@ -1,5 +1,5 @@
-//! SIGKILL between any two steps of the order that is the guarantee. A proxy between the victim and
-//! the broker withholds the next step, so that the kill falls just before it, every time.
+//! SIGKILL at each crash point of the guaranteed order of steps. A proxy between the victim and the broker withholds the
+//! next step, so that the kill always comes just before it.
 
 use contract::facts::{RECEIVED, Received, STORED};
 use contract::queues;
@@ -28,7 +28,7 @@ async fn killed_before(victim: Side, step: &str) -> u64 {
             generator.kill().await.unwrap();
             let _successor = deployment.run(Side::Generator, "successor", &[]).await;
             succeeded(&mut requestor).await;
-            // It has ended with its last request, and may leave second responses to those that were redelivered.
+            // The requestor has ended after its last request, and may leave second responses to redelivered requests.
             let _another =
                 deployment.run(Side::Requestor, "another", &[("REQUEST_RATE", "0")]).await;
             settled(&deployment).await;
@@ -46,7 +46,7 @@ async fn killed_before(victim: Side, step: &str) -> u64 {
     deployment.facts(RECEIVED).await
 }
 
-/// Nothing is pending, lost or doubled, and both sides say the same of each request.
+/// Asserts that nothing is pending, lost or doubled, and that the facts of both services agree.
 async fn settled(deployment: &Deployment) {
     let verdict = deployment.verdict().await;
     assert!(verdict.is_clean(), "{verdict}");
@@ -112,12 +112,12 @@ async fn generator_killed_after_marking_marks_once() {
 enum Halt {
     /// The process is paused.
     Paused,
-    /// Its network carries nothing.
+    /// Its network hangs.
     Hung,
 }
 
-/// Halts the victim when it is about to create a fact, lets a successor do all of its work, and lets
-/// the victim go on as if nothing had been. Its fact is refused, without an effect on the result.
+/// Halts the victim when it is about to create a fact, lets a successor do all of its work, and then lets the victim
+/// continue. The broker refuses its fact, without an effect on the result.
 async fn halted_before(victim: Side, halt: Halt) {
     let deployment = Deployment::start().await;
     let proxy = Proxy::start(deployment.broker.port()).await.unwrap();

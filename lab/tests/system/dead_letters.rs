@@ -78,7 +78,7 @@ async fn job_that_always_fails_is_dead_lettered_at_its_last_attempt() {
         assert_eq!(value(headers, ATTEMPTS), "3");
         assert!(value(headers, REASON).starts_with("failed: "), "{}", value(headers, REASON));
     }
-    // The requestor names them, and says by its exit status that not all was stored.
+    // The requestor names them, and its exit status shows that not all requests were stored.
     let status = ended(&mut requestor).await;
     let log = requestor.log_text();
     assert_eq!(status.code(), Some(1), "{log}");
@@ -97,10 +97,10 @@ async fn newer_version_is_given_back_before_it_is_dead_lettered() {
     newer.headers.insert("Message-Version", "2");
     deployment.publish(&newer).await;
     let mut patient = deployment.run(Side::Generator, "patient", &[]).await;
-    // Delayed for half a minute, and not waited for: it is enough that it is not given up.
+    // It is delayed for half a minute. The test does not wait for that: it is enough that it is no dead letter yet.
     logged(&patient, "given back queue=\"REQUESTS\"").await;
     assert_eq!(deployment.depth(REQUESTS).await, 1);
-    // In order: a delivery to one that is killed would count as an attempt.
+    // Gracefully, because a delivery to a killed generator would count as an attempt.
     patient.terminate().unwrap();
     succeeded(&mut patient).await;
     let impatient = [("MAX_ATTEMPTS", "1")];
@@ -169,7 +169,7 @@ async fn huge_reason_does_not_prevent_dead_lettering() {
 #[tokio::test]
 async fn longest_subject_does_not_prevent_dead_lettering() {
     let deployment = Deployment::start().await;
-    // The broker takes commands of up to 4096 bytes.
+    // The broker accepts commands of up to 4096 bytes.
     let subject = REQUESTS.subject_of(&"x".repeat(4060));
     let client = deployment.nats().client();
     client.publish(subject.clone(), "not JSON".into()).await.unwrap();
@@ -183,8 +183,8 @@ async fn longest_subject_does_not_prevent_dead_lettering() {
 
 #[tokio::test]
 async fn odd_subject_does_not_prevent_dead_lettering() {
-    // The broker stores all of these, and a client can read them. A key with a DEL, and one that is nothing
-    // but `>`, it stores as well, and does not deliver.
+    // The broker stores all of these, and a client can read them. It also stores a key with a DEL, and the key `>`, but
+    // does not deliver them.
     let keys = ["*", "a*b", "a>", "a\u{1}b", "a\0b", "ä"];
     let deployment = Deployment::start().await;
     let subjects = keys.map(|key| REQUESTS.subject_of(key));
@@ -212,7 +212,7 @@ async fn replayed_dead_letter_is_handled_and_removed() {
     let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
 
     let letters = list(deployment.nats(), None).await.unwrap();
-    // By the id of its request, by its own sequence, and all that are left.
+    // One by the id of its request, one by its sequence, and then all that are left.
     let one = list(deployment.nats(), Some(&letters[0].id)).await.unwrap();
     replay_all(deployment.connection(), &one).await.unwrap();
     let sequence = letters[1].sequence.to_string();
@@ -243,7 +243,7 @@ async fn dead_letter_whose_replay_is_not_stored_stays() {
     let deployment = Deployment::start().await;
     let id = JobId::new();
     let mut headers = HeaderMap::new();
-    // An order that the broker cannot follow, and so refuses the message.
+    // A header with an instruction that the broker cannot follow, so it refuses the message.
     headers.insert("Nats-Expected-Last-Msg-Id", "another");
     let dead = Original {
         queue: REQUESTS,

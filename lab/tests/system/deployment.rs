@@ -1,4 +1,4 @@
-//! A deployment to test: a broker, and the programs that a test starts beside it.
+//! A deployment for a test: a broker, and the programs that the test starts.
 
 use std::ffi::OsStr;
 use std::net::SocketAddr;
@@ -28,10 +28,10 @@ use workqueue::{
     Trace, dead_letters, now,
 };
 
-/// Reached only if there is a bug, on however slow a machine.
+/// A time limit that only a bug reaches, even on a slow machine.
 pub const LIMIT: Duration = Duration::from_mins(5);
 
-/// The limits that tests run with: unsettled deliveries are redelivered soon.
+/// The limits of most tests: unsettled deliveries are redelivered soon.
 pub const LIMITS: Limits = Limits {
     queue_limit: 100_000,
     facts_max_age: Duration::from_hours(24),
@@ -40,7 +40,7 @@ pub const LIMITS: Limits = Limits {
     max_bytes: None,
 };
 
-/// Limits under which nothing is redelivered by time: a redelivered message was given back.
+/// Limits with a long `ACK_WAIT`: each redelivered message was given back.
 pub const PATIENT: Limits = Limits { ack_wait: Duration::from_hours(1), ..LIMITS };
 
 pub struct Deployment<B = Broker> {
@@ -51,7 +51,7 @@ pub struct Deployment<B = Broker> {
     directory: TempDir,
 }
 
-/// A deployment on a cluster of brokers, each of which keeps all there is.
+/// A deployment on a broker, or on a cluster with a copy of each stream on each broker.
 pub type Cluster = Deployment<Brokers>;
 
 impl Deployment {
@@ -67,12 +67,12 @@ impl Deployment {
         deployment
     }
 
-    /// A broker with nothing on it.
+    /// An empty broker.
     pub async fn bare() -> Self {
         Self::at(Broker::start(BrokerOptions::default()).await.unwrap()).await
     }
 
-    /// This broker, with nothing on it.
+    /// A deployment on this empty broker.
     pub async fn at(broker: Broker) -> Self {
         let url = broker.url();
         Self::on(broker, url, 1).await
@@ -80,7 +80,7 @@ impl Deployment {
 }
 
 impl Cluster {
-    /// Three brokers with nothing on them.
+    /// Three empty brokers.
     pub async fn of_three() -> Self {
         let brokers = Brokers::start(3, None).await.unwrap();
         let url = brokers.url();
@@ -89,12 +89,12 @@ impl Cluster {
 }
 
 impl<B> Deployment<B> {
-    /// Declares the topology under these limits, with all of it on each broker, and tries until that is done.
+    /// Declares the topology under these limits, with a copy on each broker, and repeats that until it succeeds.
     pub async fn declare(&self, limits: &Limits) {
         eventually("it is declared", async || self.declare_once(limits).await).await;
     }
 
-    /// As [`Deployment::declare`], once, by a process that has seen nothing before.
+    /// As [`Deployment::declare`], but once, by a new process.
     pub async fn declare_once(&self, limits: &Limits) -> Result<Declared, DeclareError> {
         let limits = Limits { replicas: self.replicas, ..*limits };
         let known = KnownStreams::default();
@@ -107,12 +107,12 @@ impl<B> Deployment<B> {
         Self { broker, url, replicas, connection, directory }
     }
 
-    /// Where the brokers are, as a service takes it.
+    /// The addresses of the brokers, as a setting of a service.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// Runs a command of `decoupled` against this broker; gives its exit status and all that it printed.
+    /// Runs a command of `decoupled` against this broker. Returns its exit status and its output.
     pub async fn decoupled(
         &self,
         words: impl IntoIterator<Item: AsRef<OsStr>>,
@@ -132,7 +132,7 @@ impl<B> Deployment<B> {
         self.connection.context()
     }
 
-    /// Starts a replica of one side with these settings.
+    /// Starts a replica of a service with these settings.
     pub async fn run(&self, side: Side, name: &str, settings: &[(&str, &str)]) -> Process {
         let replicas = self.replicas.to_string();
         let settings = [&[("REPLICAS", replicas.as_str())], settings].concat();
@@ -163,7 +163,7 @@ impl<B> Deployment<B> {
         self.directory.path().join(format!("{name}.log"))
     }
 
-    /// Starts a requestor that asks for that many strings, as fast as it can, and then ends.
+    /// Starts a requestor that makes this many requests at full speed, and then ends.
     pub async fn ask(&self, total: u64) -> Process {
         let total = total.to_string();
         let settings = [("REQUEST_TOTAL", total.as_str()), ("REQUEST_RATE", "max")];
@@ -172,12 +172,12 @@ impl<B> Deployment<B> {
 
     /// The verdict, once nothing is pending any more.
     pub async fn verdict(&self) -> Verdict {
-        // A loss would end the wait of an audit.
+        // An audit would end its wait at the first loss.
         drained(self.nats(), LIMIT).await.unwrap();
         audit(self.nats(), LIMIT).await.unwrap()
     }
 
-    /// Has so many requests of a priority wait, accepted. Returns their ids.
+    /// Submits this many requests of a priority. Returns their ids.
     pub async fn waiting(&self, priority: Priority, count: usize) -> Vec<JobId> {
         let mut ids = Vec::new();
         for _ in 0..count {
@@ -191,18 +191,18 @@ impl<B> Deployment<B> {
         ids
     }
 
-    /// How many messages a queue holds, delivered or not.
+    /// The number of messages in a queue, delivered or not.
     pub async fn depth(&self, queue: Queue) -> u64 {
         topology::stream_state(self.nats(), queue.stream).await.unwrap().state.messages
     }
 
-    /// How many dead letters there are.
+    /// The number of dead letters.
     pub async fn depth_of_dead_letters(&self) -> u64 {
         let letters = topology::stream_state(self.nats(), dead_letters::STREAM).await;
         letters.unwrap().state.messages
     }
 
-    /// Waits until a queue is empty: an ack follows the effect that it is for.
+    /// Waits until a queue is empty, because acks come after the effects.
     pub async fn queue_state(&self, queue: Queue) -> QueueState {
         topology::queue_state(self.nats(), queue).await.unwrap()
     }
@@ -215,12 +215,12 @@ impl<B> Deployment<B> {
         .await;
     }
 
-    /// How many facts a bucket holds.
+    /// The number of facts in a bucket.
     pub async fn facts(&self, bucket: Bucket) -> u64 {
         topology::bucket_state(self.nats(), bucket).await.unwrap().state.messages
     }
 
-    /// Waits until a bucket holds that many facts or more, and gives their number.
+    /// Waits until a bucket has this many facts or more, and returns their number.
     pub async fn facts_reach(&self, bucket: Bucket, count: u64) -> u64 {
         eventually(&format!("{count} facts in bucket {}", bucket.name), async || {
             // There may be no answer for a moment: tests kill brokers.
@@ -238,12 +238,12 @@ impl<B> Deployment<B> {
         found.ok().map(|message| F::from_body(&message.payload).unwrap())
     }
 
-    /// The strings that are stored of this request.
+    /// The stored strings of this request.
     pub async fn stored(&self, id: JobId) -> Option<Acknowledgment> {
         self.fact::<Stored>(id).await?.acknowledgment()
     }
 
-    /// Waits for the fact about this request.
+    /// Waits for the fact of this request.
     pub async fn fact_eventually<F: Fact>(&self, id: JobId) -> F {
         eventually(&format!("{} in bucket {}", id, F::BUCKET.name), async || {
             self.fact(id).await.ok_or("not there")
@@ -251,13 +251,13 @@ impl<B> Deployment<B> {
         .await
     }
 
-    /// Publishes something by hand, and waits until it is stored.
+    /// Publishes a message by hand, and waits until it is stored.
     pub async fn publish(&self, publication: &Publication) {
         self.publish_raw(&publication.subject, publication.headers.clone(), &publication.body)
             .await;
     }
 
-    /// Publishes something by hand, if there is room for it. Returns whether there was.
+    /// Publishes a message by hand, if there is room for it. Returns whether there was.
     pub async fn publish_unless_full(&self, publication: &Publication) -> bool {
         let Publication { subject, headers, body } = publication.clone();
         let publish = self.nats().publish_with_headers(subject, headers, body);
@@ -270,7 +270,7 @@ impl<B> Deployment<B> {
         publish.await.unwrap().await.unwrap();
     }
 
-    /// Waits until there are that many dead letters, and gives their subjects, headers and bodies.
+    /// Waits until there are this many dead letters, and returns their subjects, headers and bodies.
     pub async fn dead_letters(&self, count: u64) -> Vec<(String, HeaderMap, Vec<u8>)> {
         eventually("the dead letters are there", async || {
             // There may be no answer for a moment: tests kill brokers.
@@ -293,14 +293,14 @@ impl<B> Deployment<B> {
     }
 }
 
-/// The message of a job that carries its id.
-/// How many pulls of all replicas are open.
+/// The number of open pulls of all replicas.
 pub fn open_pulls(queue: &QueueState) -> usize {
     queue.lanes.iter().map(|(_, consumer)| consumer.num_waiting).sum()
 }
 
+/// The message of a job that has an id.
 pub fn publication(job: &impl Job) -> Publication {
-    let id = job.id().expect("it carries its id");
+    let id = job.id().expect("it has an id");
     job.publication(id, &Trace::default()).unwrap()
 }
 
@@ -312,7 +312,7 @@ pub fn creation(fact: &impl Fact) -> Publication {
 pub async fn run(side: Side, url: &str, log: PathBuf, settings: &[(&str, &str)]) -> Process {
     let programs = programs().await;
     let mut command = bound_to_this(programs.of(side));
-    // Only the settings of the test: the environment of the developer must not matter.
+    // Only the settings of the test, and not those of the developer's environment.
     command.env_clear().env("NATS_URL", url).env("ACK_WAIT", "1s").env("LOG_FORMAT", "pretty");
     if side == Side::Requestor {
         command.env("REQUEST_RATE", "0");
@@ -343,7 +343,7 @@ pub async fn programs() -> &'static Programs {
     PROGRAMS.get_or_init(async || programs::build().await.unwrap()).await
 }
 
-/// Waits for something that comes unless there is a bug.
+/// Waits for a future. Only a bug makes this fail.
 pub async fn soon<T>(what: &str, awaited: impl Future<Output = T>) -> T {
     timeout(LIMIT, awaited).await.unwrap_or_else(|_| panic!("not within {LIMIT:?}: {what}"))
 }
@@ -362,7 +362,7 @@ pub async fn succeeded(process: &mut Process) {
     assert!(status.success(), "{status}:\n{}", process.log_text());
 }
 
-/// Waits until a process is connected and takes messages.
+/// Waits until a process is connected and pulls messages.
 pub async fn ready(process: &Process) {
     eventually("it is ready", async || match admin(process, "/readyz").await {
         (200, _) => Ok(()),
@@ -388,7 +388,7 @@ async fn listens(process: &Process, sign: &str) -> SocketAddr {
     .await
 }
 
-/// Asks the admin endpoint of a process.
+/// The answer of the admin endpoint of a process.
 pub async fn admin(process: &Process, path: &str) -> (u16, String) {
     http::get(admin_addr(process).await, path).await.unwrap()
 }

@@ -1,4 +1,4 @@
-//! JetStream behind a leaf node: everything connects to the leaf, and all is stored at the hub.
+//! JetStream behind a leaf node: all programs connect to the leaf, and the hub stores all messages.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use crate::deployment::{
     Deployment, Side, api_addr, gateway, programs, ready, run, soon, succeeded,
 };
 
-/// A hub with a domain, and a leaf node of it that has another.
+/// A hub with a domain, and a leaf node with another domain.
 async fn hub_and_leaf() -> (Deployment, Broker) {
     let hub = BrokerOptions {
         extra: "jetstream { domain: hub }\nleafnodes { listen: \"127.0.0.1:-1\" }".to_owned(),

@@ -1,4 +1,4 @@
-//! The same message twice.
+//! Messages that are published twice.
 
 use contract::facts::{RECEIVED, Received, STORED, Stored};
 use contract::queues::ACKNOWLEDGMENTS;
@@ -16,8 +16,8 @@ async fn both_sides(deployment: &Deployment) -> [Process; 2] {
     ]
 }
 
-/// Sends a request behind all that was sent before, and waits until it has come home. One worker
-/// at a time, so nothing that was before it is left.
+/// Sends a request behind all earlier messages, and waits until it is complete. With one slot for each queue, all earlier
+/// messages are done by then.
 async fn sentinel(deployment: &Deployment) -> JobId {
     let sentinel = request();
     deployment.publish(&publication(&sentinel)).await;
@@ -25,7 +25,7 @@ async fn sentinel(deployment: &Deployment) -> JobId {
     sentinel.id
 }
 
-/// That many facts, none of them written twice, and equal strings on both sides.
+/// Asserts that there are this many facts, none of them written twice, with equal strings in both.
 async fn clean(deployment: &Deployment, requests: u64) {
     let verdict = deployment.verdict().await;
     assert!(verdict.is_clean(), "{verdict}");

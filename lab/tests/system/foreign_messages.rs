@@ -1,4 +1,4 @@
-//! Messages that a test publishes in the place of one of the sides.
+//! Messages that a test publishes in the place of a service.
 
 use contract::Strings;
 use contract::queues::{Acknowledgment, Request, Response};
@@ -23,13 +23,13 @@ pub fn acknowledgment(request: &Request, value: &str) -> Acknowledgment {
 /// A message that no client would send.
 pub struct Raw<'a> {
     pub subject: &'a [u8],
-    /// All of the headers, as they are sent; none where it is empty.
+    /// The bytes of the headers. Empty for a message without headers.
     pub headers: &'a [u8],
     pub body: &'a [u8],
 }
 
-/// Publishes past every client, and waits until the broker has stored it. With a user and a
-/// password where the broker asks for them, and an inbox of that user.
+/// Publishes without the client library, and waits until the broker has stored the message. If the broker has users, with
+/// a user, its password and its inbox.
 pub async fn publish_raw(port: u16, user: Option<(&str, &str)>, inbox: &str, message: Raw<'_>) {
     let mut connection = send_raw(port, user, inbox, message).await;
     let mut answer = Vec::new();
@@ -39,7 +39,7 @@ pub async fn publish_raw(port: u16, user: Option<(&str, &str)>, inbox: &str, mes
     }
 }
 
-/// Publishes past every client. Returns the connection, on which answers come.
+/// Publishes without the client library. Returns the connection, on which the answers arrive.
 pub async fn send_raw(
     port: u16,
     user: Option<(&str, &str)>,

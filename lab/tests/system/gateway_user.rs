@@ -1,4 +1,4 @@
-//! The page of the gateway on a broker with the very file that is shipped, as its own user.
+//! The page of the gateway as its own user, on a broker with the shipped configuration.
 
 use std::net::SocketAddr;
 
@@ -38,7 +38,7 @@ async fn page_reads_as_gateway_and_replays_as_operator() {
     let audit = ask(page, "POST", "/api/audit").await;
     assert!(audit.starts_with("HTTP/1.0 202") || audit.starts_with("HTTP/1.1 202"), "{audit}");
     eventually("it has judged, and both sides are seen", async || {
-        // The first events have the current state, and the later ones are not waited for.
+        // Only the first events, which have the current state.
         let mut events = TcpStream::connect(page).await.unwrap();
         events.write_all(b"GET /api/events HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();
         let mut heard = Vec::new();

@@ -16,7 +16,7 @@ async fn healthcheck(program: &Path, admin_addr: &str) -> Output {
     command.output().await.unwrap()
 }
 
-/// Waits until the check gives this status, and says this.
+/// Waits until the check has this exit status and this output.
 async fn becomes(program: &Path, process: &Process, status: i32, words: &str) {
     let addr = admin_addr(process).await.to_string();
     eventually(&format!("the check ends with {status}"), async || {
@@ -54,7 +54,7 @@ async fn gateway_is_healthy_with_a_broker_or_without() {
     becomes(program, &gateway, 0, "").await;
     deployment.broker.kill().await.unwrap();
     logged(&gateway, "lost the connection").await;
-    // It shows then that there is no service.
+    // The page then shows no service.
     becomes(program, &gateway, 0, "").await;
 }
 
@@ -69,7 +69,7 @@ async fn service_that_listens_everywhere_is_asked_on_this_machine() {
 #[tokio::test]
 async fn healthcheck_without_an_answer_is_unhealthy() {
     let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
-    // Takes connections, and never answers.
+    // Accepts connections, and never answers.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let silent_addr = silent.local_addr().unwrap().to_string();
     for (addr, words) in [

@@ -1,4 +1,4 @@
-//! Requests that are to be made later, once or again and again, while whatever may happen happens.
+//! Delayed and recurring requests, also during faults.
 
 use std::net::SocketAddr;
 use std::time::Duration;
@@ -21,7 +21,7 @@ use crate::deployment::{Deployment, LIMITS, Side, ready, run, soon};
 
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Asks for something that is due at this time.
+/// Submits a request that is due at this time.
 async fn submit_later(deployment: &Deployment, at: Timestamp) -> JobId {
     let metrics = Metrics::new("test");
     let producer = Producer::new(deployment.connection(), LIMITS, 8, &metrics);
@@ -30,7 +30,7 @@ async fn submit_later(deployment: &Deployment, at: Timestamp) -> JobId {
     producer.submit_later(&due, at).await.unwrap()
 }
 
-/// As many as are due, and as many as are not due yet.
+/// The number of due messages, and that of messages that are not due yet.
 async fn depths(deployment: &Deployment) -> (u64, u64) {
     let state = deployment.queue_state(SCHEDULES).await;
     (state.waiting() + state.in_flight(), state.scheduled())
@@ -44,7 +44,7 @@ async fn is_due(deployment: &Deployment, count: u64) {
     .await;
 }
 
-/// All of these were asked for when they were due, and so many in all came to their end, each once.
+/// Asserts that all of these were submitted when they were due, and that this many requests are complete, each once.
 async fn complete(deployment: &Deployment, due: &[(JobId, Timestamp)]) {
     for (id, at) in due {
         let request: Request = deployment.fact_eventually(*id).await;
@@ -86,7 +86,7 @@ async fn delayed_request_is_scheduled_and_then_answered() {
     assert_eq!(state, expected);
     let verdict = observe::audit::audit(deployment.nats(), Duration::ZERO).await.unwrap();
     assert_eq!((verdict.requested, verdict.scheduled), (0, 1), "{verdict}");
-    // The same under its key, and other times.
+    // The same request under its key, and requests with other times.
     let again = post(api, Some("key"), &body).await;
     assert_eq!((accepted(&again), &again.json()), (id, &answer.json()));
     for other in [json!({"delay": "3s"}), json!({"not_before": not_before}), json!({})] {
@@ -102,7 +102,7 @@ async fn delayed_request_is_scheduled_and_then_answered() {
     assert_eq!(state["values"].as_array().unwrap().len(), 2, "{state}");
     assert_eq!((&state["requested_at"], state.get("not_before")), (&not_before, None), "{state}");
     assert_eq!(accepted(&post(api, Some("key"), &body).await), id);
-    // One whose time has passed is asked for at once.
+    // A request whose time has passed is submitted at once.
     let past = post(api, None, &json!({"not_before": "2020-01-01T00:00:00Z"})).await;
     assert_eq!(past.json().get("not_before"), None, "{past:?}");
     let state = get(api, &format!("/requests/{}?wait=60s", accepted(&past))).await.json();
@@ -187,7 +187,7 @@ async fn schedule_makes_requests_until_it_is_removed() {
     let (status, said) = deployment.decoupled(["schedules", "list"]).await;
     assert!(status == Some(0) && said.contains("often"), "{said}");
     deployment.facts_reach(RECEIVED, 2).await;
-    // Whichever side is killed meanwhile.
+    // With kills of both services.
     requestor.kill().await.unwrap();
     is_due(&deployment, 2).await;
     let before = deployment.facts(REQUESTED).await;
@@ -234,7 +234,7 @@ async fn request_survives_kills_before_at_and_after_it_is_due() {
     complete(&deployment, &due).await;
 }
 
-/// Kills the requestor when it is about to publish to a subject that begins with `step`, for something that is due.
+/// Kills the requestor when it is about to publish to a subject that begins with `step`, for a due request.
 async fn killed_before(step: &str) {
     let deployment = Deployment::start().await;
     let proxy = Proxy::start(deployment.broker.port()).await.unwrap();
@@ -279,7 +279,7 @@ async fn full_queue_delays_due_requests_alone() {
             other => Err(other),
         })
         .await;
-        // What the generator answers is stored, although the requestor waits for room.
+        // Responses are stored, although the requestor waits for room.
         [requestor, deployment.run(Side::Generator, "generator", &settings).await]
     };
     let (ids, _services) = tokio::join!(submitting, working);
@@ -296,12 +296,12 @@ async fn restored_broker_fires_its_schedules() {
     let directory = directory.path().join("backup");
     cli::backup::backup(deployment.connection(), &directory).await.unwrap();
     let other = Deployment::bare().await;
-    // It falls due before it is restored.
+    // It is due before the restore.
     eventually("it is due", async || if now() > at { Ok(()) } else { Err(now()) }).await;
     cli::backup::restore(other.connection(), &directory, None).await.unwrap();
     let state = other.queue_state(SCHEDULES).await;
     assert!(state.stream.config.allow_message_schedules, "{:?}", state.stream.config);
-    // It is as the services want it, and still fires.
+    // The restored stream has the declared settings, and still fires.
     let _generator = other.run(Side::Generator, "generator", &[]).await;
     let _requestor = other.run(Side::Requestor, "requestor", &[]).await;
     complete(&other, &due).await;
@@ -351,7 +351,7 @@ async fn equal_schedule_continues_when_another_client_sets_it() {
     let set = ["schedules", "set", "daily", "--every", "24h", "--count", "2", "--length", "8"];
     let (status, said) = deployment.decoupled(set).await;
     assert_eq!((status, said.trim()), (Some(0), "daily is unchanged."));
-    // Nothing was stored since, which would begin the interval anew.
+    // No new message was stored, because that would begin the interval anew.
     assert_eq!(deployment.queue_state(SCHEDULES).await.stream.state.last_sequence, 1);
 }
 
@@ -360,7 +360,7 @@ async fn dead_lettered_due_request_is_shown_and_discarded() {
     let deployment = Deployment::start().await;
     let (_gateway, api) = gateway(&deployment, "gateway").await;
     let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
-    // It fell due so long ago that no fact would stand guard.
+    // It was due so long ago that its facts would have expired.
     let id = submit_later(&deployment, now() - 25 * 3600 * SECOND).await;
     deployment.dead_letters(1).await;
     let path = format!("/requests/{id}");

@@ -1,6 +1,6 @@
-//! The whole system: real programs, a real broker, and whatever may happen to them.
+//! The whole system: real programs, a real broker, and their faults.
 //!
-//! Each test has a broker of its own. None waits for a time to pass, only for a fact to be there.
+//! Each test has a broker of its own. None waits for a fixed time, only for a fact.
 
 mod announcements;
 mod api;

@@ -1,4 +1,4 @@
-//! Logs and results that cannot be written: a full disk, a reader that has gone, one that stalls.
+//! Logs and results that cannot be written: a full disk, a reader that has gone, and a reader that stalls.
 
 use std::fs::{self, File};
 use std::path::PathBuf;
@@ -30,7 +30,7 @@ async fn full_disk_of_the_logs_does_not_stop_the_work() {
     let url = deployment.url().to_owned();
     let mut generator = run(Side::Generator, &url, PathBuf::from(FULL), &settings).await;
     succeeded(&mut deployment.ask(100).await).await;
-    // What a service logs of its connection goes to the same disk.
+    // The logs about the connection go to the same disk.
     deployment.broker.kill().await.unwrap();
     deployment.broker.restart().await.unwrap();
     succeeded(&mut deployment.ask(100).await).await;
@@ -50,7 +50,7 @@ async fn stalled_reader_of_the_logs_does_not_stop_the_work() {
     let deployment = Deployment::start().await;
     let mut generator = Command::new(&programs().await.generator);
     generator.env_clear().env("NATS_URL", deployment.url()).env("RUST_LOG", "debug");
-    // Nothing reads this pipe, which has room for far less than is logged.
+    // No process reads this pipe, and the log is much larger than its buffer.
     generator.stderr(Stdio::piped()).kill_on_drop(true);
     let mut generator = generator.spawn().unwrap();
     succeeded(&mut deployment.ask(2_000).await).await;
@@ -72,7 +72,7 @@ async fn service_that_fails_ends_though_its_log_reader_stalls() {
     generator.stderr(Stdio::piped()).kill_on_drop(true);
     let mut generator = generator.spawn().unwrap();
     succeeded(&mut deployment.ask(500).await).await;
-    // The client panics over this, and the service ends with an error: each has something to print.
+    // The client panics because of this, and the service ends with an error. Both print something.
     publish(deployment.broker.port(), REQUESTS, CARRIAGE_RETURN).await;
     let status = soon("it ends", generator.wait()).await.unwrap();
     assert_eq!(status.code(), Some(1));
@@ -81,7 +81,7 @@ async fn service_that_fails_ends_though_its_log_reader_stalls() {
     assert!(!logs.contains("Error: "), "the pipe was full: {logs}");
 }
 
-/// Runs an audit whose standard output is this; gives its exit status and what it says of errors.
+/// Runs an audit with this standard output. Returns its exit status and its standard error.
 async fn audit(deployment: &Deployment, output: Stdio) -> (Option<i32>, String) {
     let mut audit = Command::new(&programs().await.decoupled);
     audit.env_clear().args(["audit", "--json", "--nats-url", deployment.url()]);
@@ -229,7 +229,7 @@ async fn up_shows_lines_and_moves_no_cursor_on_a_dumb_terminal() {
         let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
         command.args(["up", "--for", "3s"]).env("NO_COLOR", "1");
         let (output, mut lab) = on_terminal(command, &[("TERM", terminal)], "Nothing lost").await;
-        // It has still to stop its broker.
+        // The lab still has to stop its broker.
         assert!(soon("it ends", lab.wait()).await.unwrap().success());
         let picture = output.split_once("Ctrl-C here stops").unwrap().1;
         assert_eq!(picture.contains(ESCAPE), moves, "{terminal}: {picture}");

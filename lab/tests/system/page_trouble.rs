@@ -11,10 +11,10 @@ use tokio::net::TcpStream;
 use crate::deployment::{Deployment, Side, admin, api_addr, gateway, ready, soon};
 use crate::startup::with_password;
 
-/// As many snapshots as are read after the broker is gone: more than a replica is remembered for.
+/// The number of snapshots that are read after the broker has gone: more than a replica is remembered for.
 const SILENT: usize = 4;
 
-/// The snapshots that a page gets.
+/// The snapshots of a page.
 struct Snapshots(Lines<BufReader<TcpStream>>);
 
 impl Snapshots {
@@ -24,7 +24,7 @@ impl Snapshots {
         Self(BufReader::new(events).lines())
     }
 
-    /// The next one that is like this.
+    /// The next snapshot that matches.
     async fn find(&mut self, like: fn(&Value) -> bool) -> Value {
         loop {
             let snapshot = self.next().await;

@@ -1,4 +1,4 @@
-//! Permissions, on a broker with the configuration that is shipped.
+//! Permissions, on a broker with the shipped configuration.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -40,19 +40,19 @@ const GATEWAY: &str = "gateway";
 
 const USERS: [&str; 7] = [REQUESTOR, GENERATOR, DECLARER, AUDITOR, OPERATOR, BACKUP, GATEWAY];
 
-/// Those that take messages from queues.
+/// The users that consume messages from queues.
 const SERVICES: &[&str] = &[REQUESTOR, GENERATOR];
 
-/// Those that look whether all is declared.
+/// The users that check whether the topology is declared.
 const ALL_BUT_OPERATOR: &[&str] = &[REQUESTOR, GENERATOR, DECLARER, AUDITOR, BACKUP, GATEWAY];
 
-/// Those that pause queues.
+/// The users that pause queues.
 const PAUSERS: &[&str] = &[DECLARER, OPERATOR];
 
-/// Those that read all facts.
+/// The users that read all facts.
 const READERS: &[&str] = &[AUDITOR, GATEWAY];
 
-/// Subjects, and the users that may publish to them. All others are refused.
+/// Subjects, and the users that may publish to them. The broker refuses all others.
 const PUBLISHES: &[(&str, &[&str])] = &[
     // The queues, and the dead letters.
     ("requests.id", &[REQUESTOR, DECLARER, OPERATOR, GATEWAY]),
@@ -79,7 +79,7 @@ const PUBLISHES: &[(&str, &[&str])] = &[
     ("$KV.stored.id", &[REQUESTOR, OPERATOR, GATEWAY]),
     ("$KV.received.id", &[GENERATOR]),
     ("$KV.other.id", &[]),
-    // An answer in the place of another.
+    // An answer in the place of another client.
     ("_INBOX.id", &[]),
     ("_INBOX_requestor.id", &[]),
     ("_INBOX_generator.id", &[]),
@@ -137,7 +137,7 @@ const PUBLISHES: &[(&str, &[&str])] = &[
     ("$JS.API.CONSUMER.CREATE.RESPONSES.any.responses.>", &[]),
     ("$JS.API.CONSUMER.CREATE.RESPONSES.requestor", &[]),
     ("$JS.API.CONSUMER.DURABLE.CREATE.RESPONSES.requestor", &[]),
-    // Taking messages, and answering for them, in both forms.
+    // Pulling messages, and acking them, in both forms.
     ("$JS.API.CONSUMER.MSG.NEXT.REQUESTS.generator", &[GENERATOR]),
     ("$JS.API.CONSUMER.MSG.NEXT.RESPONSES.requestor", &[REQUESTOR]),
     ("$JS.API.CONSUMER.MSG.NEXT.ACKNOWLEDGMENTS.generator", &[GENERATOR]),
@@ -177,7 +177,7 @@ const PUBLISHES: &[(&str, &[&str])] = &[
     ("$JS.API.STREAM.PURGE.KV_stored", &[]),
     ("$JS.API.STREAM.PURGE.KV_received", &[]),
     ("$JS.API.STREAM.PURGE.RATES", &[]),
-    // Looking at streams and consumers, creating, changing and removing them.
+    // Reading, creating, changing and removing streams and consumers.
     ("$JS.API.STREAM.INFO.REQUESTS", &USERS),
     ("$JS.API.STREAM.INFO.RESPONSES", &USERS),
     ("$JS.API.STREAM.INFO.ACKNOWLEDGMENTS", &USERS),
@@ -234,7 +234,7 @@ const PUBLISHES: &[(&str, &[&str])] = &[
     ("$JS.API.CONSUMER.DELETE.ACKNOWLEDGMENTS.generator", &[]),
     ("$JS.API.CONSUMER.DELETE.SCHEDULES.requestor", &[]),
     ("$JS.API.CONSUMER.RESET.RESPONSES.requestor", &[]),
-    // Taking all of a stream into a file, and creating it from one.
+    // Making a snapshot of a stream, and restoring it.
     ("$JS.API.STREAM.SNAPSHOT.REQUESTS", &[BACKUP]),
     ("$JS.API.STREAM.SNAPSHOT.RESPONSES", &[BACKUP]),
     ("$JS.API.STREAM.SNAPSHOT.ACKNOWLEDGMENTS", &[BACKUP]),
@@ -267,7 +267,7 @@ const PUBLISHES: &[(&str, &[&str])] = &[
     ("$JS.API.STREAM.RESTORE.KV_stored", &[BACKUP]),
     ("$JS.API.STREAM.RESTORE.KV_received", &[BACKUP]),
     ("$JS.API.STREAM.RESTORE.OTHER", &[]),
-    // Having each broker of a cluster lead it once.
+    // Moving the leadership of a stream.
     ("$JS.API.STREAM.LEADER.STEPDOWN.REQUESTS", &[BACKUP]),
     ("$JS.API.STREAM.LEADER.STEPDOWN.RESPONSES", &[BACKUP]),
     ("$JS.API.STREAM.LEADER.STEPDOWN.ACKNOWLEDGMENTS", &[BACKUP]),
@@ -336,10 +336,10 @@ const SUBSCRIPTIONS: &[(&str, &[&str])] = &[
     ("$SYS.>", &[]),
 ];
 
-/// A subject that no user may publish to. Once it is refused, all publishes before it are judged.
+/// A subject to which no user may publish. Once it is refused, the broker has checked all publishes before it.
 const SENTINEL: &str = "sentinel";
 
-/// A broker with the file that is shipped, with its users and no others.
+/// A broker with the shipped configuration, with its users and no others.
 pub struct Guarded {
     pub broker: Broker,
     directory: TempDir,
@@ -361,7 +361,7 @@ impl Guarded {
         Self { broker, directory: tempfile::tempdir().unwrap() }
     }
 
-    /// The same, with the topology declared by the declarer.
+    /// Such a broker, with the topology declared by the declarer.
     pub async fn declared() -> Self {
         let guarded = Self::start().await;
         guarded.declare().await;
@@ -383,7 +383,7 @@ impl Guarded {
         observe::connect(&settings, "test").await.unwrap()
     }
 
-    /// Starts the gateway as its own user, and gives the address of its API and its page.
+    /// Starts the gateway as its own user, and returns the address of its API and its page.
     pub async fn gateway(&self) -> (Process, SocketAddr) {
         let mut gateway = self.command(&programs().await.gateway, GATEWAY);
         gateway.env("GATEWAY_ADDR", "127.0.0.1:0").env("CONTROL", "on");
@@ -394,7 +394,7 @@ impl Guarded {
         (gateway, addr)
     }
 
-    /// Starts `declare --watch`, as the declarer, under [`LIMITS`] but for this one.
+    /// Starts `declare --watch` as the declarer, under [`LIMITS`], with this setting changed.
     async fn declare_and_watch(&self, queue_limit: u64) -> Process {
         let mut decoupled = self.command(&programs().await.decoupled, DECLARER);
         decoupled.args(["declare", "--watch"]);
@@ -402,7 +402,7 @@ impl Guarded {
         Process::spawn(decoupled, self.log("declare")).unwrap()
     }
 
-    /// What a command of `decoupled` prints that is run as this user.
+    /// The output of a command of `decoupled` that is run as this user.
     async fn decoupled(&self, user: &str, words: &[&str]) -> String {
         let mut decoupled = self.command(&programs().await.decoupled, user);
         let output = soon("it ends", decoupled.args(words).output()).await.unwrap();
@@ -418,7 +418,7 @@ impl Guarded {
         command
     }
 
-    /// Starts a replica of one side, as its own user.
+    /// Starts a replica of a service, as its own user.
     pub async fn run(&self, side: Side, name: &str, settings: &[(&str, &str)]) -> Process {
         let user = side.name();
         let (password, inbox) = (password(user), inbox(user));
@@ -446,7 +446,7 @@ impl Guarded {
         audit(self.connect(AUDITOR).await.context(), LIMIT).await.unwrap()
     }
 
-    /// All dead letters as the operator sees them, once there are that many.
+    /// All dead letters as the operator lists them, once there are this many.
     pub async fn dead_letters(&self, count: usize) -> Vec<DeadLetter> {
         let operator = self.connect(OPERATOR).await;
         eventually("the dead letters are there", async || {
@@ -457,7 +457,7 @@ impl Guarded {
     }
 }
 
-/// The password of this user. As a part of the broker's configuration each would be something else than a text.
+/// The password of this user. Without quotes, the broker's configuration would not parse it as a text.
 fn password(user: &str) -> String {
     let text = match user {
         REQUESTOR => "12345",
@@ -471,7 +471,7 @@ fn password(user: &str) -> String {
     text.to_owned()
 }
 
-/// What the broker finds in its environment for a password: `k8s/nats/start` quotes it.
+/// A password as it is in the broker's environment: `k8s/nats/start` quotes it.
 fn given_to_the_broker(name: &str, password: &str) -> String {
     let given = String::from_utf8(started(name, password).stdout).unwrap();
     given.strip_suffix('\n').expect("printenv ends its line").to_owned()
@@ -489,7 +489,7 @@ fn inbox(user: &str) -> String {
     format!("_INBOX_{user}")
 }
 
-/// A client that tries subjects which may be forbidden.
+/// A client that tries subjects that may be forbidden.
 struct Intruder {
     client: async_nats::Client,
     denials: mpsc::UnboundedReceiver<String>,
@@ -613,16 +613,16 @@ fn password_of_any_other_text_is_accepted() {
 #[tokio::test]
 async fn every_user_has_the_permissions_that_it_needs() {
     let guarded = Guarded::declared().await;
-    // A second time, with other limits: the first creates, this changes in place.
+    // A second time with other limits: the first declaration creates, this one changes in place.
     let limits = Limits { queue_limit: 50_000, ..LIMITS };
     let declarer = guarded.connect(DECLARER).await;
     let changes = declare(declarer.context(), &limits).await.unwrap();
     assert_eq!(changes.len(), 4, "{changes:?}");
 
-    // A generator that fails gives up at once.
+    // A failed request becomes a dead letter at once.
     let clumsy = [("FAILURE_RATE", "1"), ("MAX_ATTEMPTS", "1")];
     let mut generator = guarded.run(Side::Generator, "clumsy", &clumsy).await;
-    // It ends by itself once it has seen that its requests are among the dead letters.
+    // The requestor ends by itself once its requests are dead letters.
     let total = [("REQUEST_TOTAL", "5"), ("REQUEST_RATE", "max")];
     let mut requestor = guarded.run(Side::Requestor, "unlucky", &total).await;
     guarded.dead_letters(5).await;
@@ -639,7 +639,7 @@ async fn every_user_has_the_permissions_that_it_needs() {
     succeeded(&mut requestor).await;
     let requestor = guarded.run(Side::Requestor, "requestor", &limited).await;
     ready(&requestor).await;
-    // A client asks through the gateway, twice under one key, and looks up each step.
+    // A client submits a request through the gateway, twice under one key, and looks up each step.
     let (_gateway, api) = guarded.gateway().await;
     let id = api::accepted(&api::post(api, Some("key"), &json!({})).await);
     assert_eq!(api::accepted(&api::post(api, Some("key"), &json!({})).await), id);
@@ -647,7 +647,7 @@ async fn every_user_has_the_permissions_that_it_needs() {
         let answer = api::get(api, &path).await;
         assert_eq!(answer.status, 200, "{answer:?}");
     }
-    // One later, and one again and again.
+    // A delayed request, and a schedule.
     let later = api::accepted(&api::post(api, None, &json!({"delay": "100ms"})).await);
     let far = json!({"cron": "0 0 0 1 1 *", "time_zone": "Europe/Berlin"});
     assert_eq!(later::put(api, "yearly", &far).await.status, 201);
@@ -677,7 +677,7 @@ async fn every_user_has_the_permissions_that_it_needs() {
         publish(GENERATOR, publication(&response(&request, value))).await.unwrap();
         publish(REQUESTOR, publication(&acknowledgment(&request, "first"))).await.unwrap();
     }
-    // A person asks, and looks it up, by the broker alone.
+    // A person submits a request and looks it up, through the broker alone.
     let submitted = guarded.decoupled(REQUESTOR, &["requests", "submit", "--wait=0s"]).await;
     let shown = guarded.decoupled(AUDITOR, &["requests", "show", submitted.trim()]).await;
     assert!(shown.starts_with(submitted.trim()), "{shown}");
@@ -710,7 +710,7 @@ async fn every_user_has_the_permissions_that_it_needs() {
         assert!(letter.reason.starts_with("malformed: the client library cannot read it"));
     }
     assert!(guarded.verdict().await.is_clean());
-    // They break connections, and an answer to what was asked on an earlier one is refused.
+    // They break connections, and the broker refuses an answer for an earlier connection.
     let refused = guarded.refused();
     let refused: Vec<_> = refused.iter().filter(|line| !line.contains("_INBOX_gateway")).collect();
     assert_eq!(refused, [""; 0]);
@@ -724,7 +724,7 @@ async fn limited_service_waits_for_counters_of_a_restarted_broker() {
     let _generator = guarded.run(Side::Generator, "generator", &limited).await;
     let total = [("REQUEST_TOTAL", "50"), ("REQUEST_RATE", "max")];
     succeeded(&mut guarded.run(Side::Requestor, "before", &total).await).await;
-    // It has kept its counters in memory, and neither side may create their stream.
+    // The counters were in memory, and no service may create their stream.
     guarded.broker.kill().await.unwrap();
     guarded.broker.restart().await.unwrap();
     succeeded(&mut guarded.run(Side::Requestor, "after", &total).await).await;
@@ -746,7 +746,7 @@ async fn backup_user_restores_everything_on_an_empty_broker() {
     let total = [("REQUEST_TOTAL", "100"), ("REQUEST_RATE", "max")];
     let mut requestor = guarded.run(Side::Requestor, "requestor", &total).await;
     succeeded(&mut requestor).await;
-    // Larger than one part, so that there is something to answer for.
+    // Larger than one part of a snapshot, so that a part has to be acked.
     let body: Vec<u8> = (0..200_000).map(|_| rand::random()).collect();
     let garbage = REQUESTS.subject_of("garbage");
     let client = guarded.connect(REQUESTOR).await;
@@ -784,7 +784,7 @@ async fn service_that_may_not_declare_waits_for_the_declaration() {
     for service in [&generator, &requestor] {
         ready(service).await;
     }
-    // The same while it runs: the broker has lost its store.
+    // Again while the watch runs: the broker has lost its store.
     guarded.broker.kill().await.unwrap();
     guarded.broker.wipe().unwrap();
     guarded.broker.restart().await.unwrap();

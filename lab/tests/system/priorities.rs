@@ -1,4 +1,4 @@
-//! Priorities: the most urgent request first, and none starves.
+//! Priorities: the most urgent request comes first, and none starves.
 
 use async_nats::HeaderMap;
 use contract::Amount;
@@ -12,7 +12,7 @@ use workqueue::{JobId, Priority, now};
 
 use crate::deployment::{Deployment, LIMITS, PATIENT, Side, publication, ready, succeeded};
 
-/// How many of all requests were answered before the last of these.
+/// The number of all requests that were answered before the last of these.
 async fn rank(deployment: &Deployment, ids: &[JobId]) -> usize {
     let mut at = Vec::new();
     for id in ids {
@@ -35,13 +35,13 @@ async fn most_urgent_request_is_answered_first_and_none_starves() {
     let low = deployment.waiting(Priority::Low, 20).await;
     let normal = deployment.waiting(Priority::Normal, 20).await;
     let high = deployment.waiting(Priority::High, 20).await;
-    // One after another, and slowly enough that the next of each lane is there when one is done.
+    // One after another, and slowly enough that each lane has a message when a slot is free.
     let slow = [("CONCURRENCY", "1"), ("WORK_TIME", "50ms")];
     let _generator = deployment.run(Side::Generator, "generator", &slow).await;
     let _requestor = deployment.run(Side::Requestor, "requestor", &[("REQUEST_RATE", "0")]).await;
     deployment.facts_reach(facts::RECEIVED, 60).await;
-    // Before the last of the high ones were the other high ones, each tenth that has waited longer, and
-    // perhaps one that was there first.
+    // Before the last high request came the other high ones, each tenth slot for one that waited longer, and perhaps one
+    // that was there first.
     let last_high = rank(&deployment, &high).await;
     assert!((19..=19 + 3).contains(&last_high), "{last_high}");
     let last_normal = rank(&deployment, &normal).await;
@@ -70,7 +70,7 @@ async fn urgent_request_passes_a_backlog_that_is_in_flight() {
 async fn queue_without_lanes_works_and_is_adjusted_in_place() {
     let deployment = Deployment::bare().await;
     let limits = Limits { queue_limit: 1000, ..LIMITS };
-    // As it was declared before there were priorities.
+    // As an earlier version declared it, without priorities.
     let before = workqueue::Queue::new(REQUESTS.stream, REQUESTS.root).consumer(REQUESTS.consumer);
     let known = workqueue::KnownStreams::default();
     let topology = workqueue::topology::Topology::new(&[before], &[]);

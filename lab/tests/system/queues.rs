@@ -7,7 +7,7 @@ use workqueue::topology::Limits;
 
 use crate::deployment::{Deployment, LIMITS, Side, ready, succeeded};
 
-/// The queues, as `decoupled queues list` has them; nothing while it cannot tell.
+/// The queues from `decoupled queues list`. None while the command fails.
 async fn listed(deployment: &Deployment) -> Option<Value> {
     let (status, said) = deployment.decoupled(["queues", "list", "--json"]).await;
     (status == Some(0)).then(|| serde_json::from_str(&said).unwrap())

@@ -1,5 +1,5 @@
-//! Rate limits: no more in a second of the clock than is allowed to all replicas together, whatever happens to
-//! them, and no message spends an attempt for waiting.
+//! Rate limits: in a second of the clock all replicas together never start more jobs than allowed, also during faults, and
+//! a message that waits spends no attempt.
 
 use std::collections::BTreeMap;
 
@@ -17,7 +17,7 @@ use workqueue::topology::Limits;
 
 use crate::deployment::{Cluster, Deployment, LIMITS, Side, admin, ready, succeeded};
 
-/// Starts five generators with this limit, and a requestor that stores.
+/// Starts five generators with this limit, and a requestor that stores responses.
 async fn replicas<B>(deployment: &Deployment<B>, limit: &str) -> (Vec<Process>, Process) {
     let settings = [("RATE_LIMIT", limit)];
     let mut generators = Vec::new();
@@ -29,7 +29,7 @@ async fn replicas<B>(deployment: &Deployment<B>, limit: &str) -> (Vec<Process>, 
     (generators, requestor)
 }
 
-/// What replicas ask for, by the second, from now on.
+/// The questions of the replicas from now on, by the second.
 struct Questions {
     listening: JoinHandle<()>,
     heard: mpsc::UnboundedReceiver<(i64, u64)>,
@@ -51,7 +51,7 @@ impl Questions {
         Self { listening, heard }
     }
 
-    /// How many questions there were, and how many permissions the limit allowed of what was asked for, by the second.
+    /// The number of questions, and the permissions that the limit allowed, by the second.
     fn granted(mut self, limit: u64) -> (u64, BTreeMap<i64, u64>) {
         self.listening.abort();
         let (mut questions, mut totals) = (0, BTreeMap::<i64, u64>::new());
@@ -63,14 +63,14 @@ impl Questions {
     }
 }
 
-/// How many requests were started in each second, none of which exceeds the limit.
+/// The number of requests that were started in each second. Asserts that none exceeds the limit.
 async fn started<B>(deployment: &Deployment<B>, limit: u64) -> BTreeMap<i64, u64> {
     let starts = starts_by_second(deployment.connection()).await.unwrap();
     assert!(starts.values().all(|starts| *starts <= limit), "{starts:?}");
     starts
 }
 
-/// In no second were more requests started than were permitted, by the broker's counters. Returns the number of
+/// Asserts that in no second more requests were started than the broker's counters permitted. Returns the number of
 /// questions.
 async fn permitted(deployment: &Deployment, questions: Questions, limit: u64) -> u64 {
     let starts = started(deployment, limit).await;
@@ -100,7 +100,7 @@ async fn job_that_waits_for_the_rate_spends_no_attempt() {
     let deployment = Deployment::start().await;
     deployment.waiting(Priority::Normal, 8).await;
     let questions = Questions::listen(&deployment).await;
-    // Five wait at once, so that one of them waits longer than ACK_WAIT.
+    // Five wait at the same time, so that one of them waits longer than ACK_WAIT.
     let (_generators, _requestor) = replicas(&deployment, "1").await;
     let verdict = deployment.verdict().await;
     assert_eq!((verdict.complete, verdict.redeliveries()), (8, 0), "{verdict}");
@@ -134,7 +134,7 @@ async fn rate_holds_while_the_broker_is_killed_and_restarted() {
     }
     let verdict = deployment.verdict().await;
     assert_eq!((verdict.complete, verdict.lost), (150, 0), "{verdict}");
-    // The questions are not all heard over a reconnect. A forgotten counter that was used again would show, though.
+    // The test may miss some questions during a reconnect, but it would notice a counter that is used a second time.
     started(&deployment, 30).await;
 }
 
@@ -190,7 +190,7 @@ async fn job_without_room_downstream_keeps_its_permission() {
     deployment.waiting(Priority::Normal, 10).await;
     let questions = Questions::listen(&deployment).await;
     let generator = deployment.run(Side::Generator, "generator", &[("RATE_LIMIT", "100")]).await;
-    // Each tries for some seconds, several times a second.
+    // Each replica tries for some seconds, several times a second.
     eventually("all of them wait for room", async || {
         let (_, metrics) = admin(&generator, "/metrics").await;
         let sign = r#"generator_publishes_total{stream="RESPONSES",outcome="full"} "#;
@@ -199,7 +199,7 @@ async fn job_without_room_downstream_keeps_its_permission() {
     })
     .await;
     let (_, granted) = questions.granted(u64::MAX);
-    // One more for each at the most, if a second ended before they were used.
+    // At most one more question for each, if a second ended before its permissions were used.
     assert!(granted.values().sum::<u64>() <= 20, "{granted:?}");
 }
 
@@ -215,7 +215,7 @@ async fn urgent_request_has_the_next_permission() {
     for id in high {
         deployment.fact_eventually::<Stored>(id).await;
     }
-    // What had come before it, and each tenth.
+    // The requests before it, and each tenth one.
     let stored = deployment.facts(facts::STORED).await;
     assert!(stored - before <= 20 + 20, "{before} and {stored}");
     ready(&generator).await;

@@ -1,5 +1,5 @@
-//! Messages that are not of the contract: each ends among the dead letters as it was, with a reason
-//! that a person understands, and holds up nothing that is behind it.
+//! Messages that break the contract: each becomes a dead letter, unchanged, with a reason that a person understands, and
+//! does not block later messages.
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::stream::Config;
@@ -14,10 +14,10 @@ use crate::deployment::{Deployment, PATIENT, Side, creation, ended, publication}
 use crate::foreign_messages::{acknowledgment, response};
 use crate::round_trips::request;
 
-/// The name of a fault, how it is made from a healthy message, and the reason in its dead letter.
+/// The name of a fault, the change that makes it from a healthy message, and the reason in its dead letter.
 type Case = (&'static str, fn(&mut Publication), &'static str);
 
-/// Which of the cases a message is.
+/// The case of a message.
 const CASE: &str = "X-Case";
 
 fn edit(publication: &mut Publication, change: impl FnOnce(&mut Value)) {
@@ -121,8 +121,8 @@ const STRINGS: [Case; 11] = [
     ("no generator", |it| unset(it, "generator"), "missing field `generator`"),
 ];
 
-/// Publishes each case with a healthy message behind it, and expects a dead letter and a result. All
-/// of these requests are accepted.
+/// Publishes each case with a healthy message behind it, and expects a dead letter and a result. All of these requests are
+/// accepted.
 async fn each_is_rejected(
     queue: Queue,
     healthy: impl Fn(&Request) -> Publication,
@@ -176,7 +176,7 @@ async fn each_is_rejected(
     assert_eq!(verdict.requested, behind.len() + sent.len(), "{verdict}");
 }
 
-/// The fact that a request with this key was accepted.
+/// The fact that a request with this id was accepted.
 fn accepted(request: &Request, key: &str) -> Publication {
     Publication { subject: REQUESTED.subject_of(key), ..creation(request) }
 }
@@ -260,7 +260,7 @@ async fn broker_headers_of_dead_letters_are_kept_without_effect() {
             headers,
             body: order.to_owned().into(),
         };
-        // Some are refused by the broker, so they cannot get into a queue.
+        // The broker refuses some headers, so they cannot get into a queue.
         if deployment.publish_unless_full(&publication).await {
             taken.push((order, value, publication));
         }

@@ -1,4 +1,4 @@
-//! Stores that were lost, with another in their place: the audit does not take the new one for the old.
+//! Lost stores with new ones in their place: the audit does not mistake the new store for the old one.
 
 use std::time::{Duration, Instant};
 
@@ -17,10 +17,10 @@ use crate::audit::at_rest;
 use crate::deployment::{Deployment, LIMITS, Side, ready, succeeded};
 use crate::watch::copy;
 
-/// Longer than what the audit allows clocks to differ.
+/// Longer than the difference between clocks that the audit allows.
 const CLOCKS: Duration = Duration::from_millis(1500);
 
-/// Waits until what has happened so far is older than clocks may differ.
+/// Waits until all events so far are older than that difference.
 pub async fn clocks_are_ahead() {
     let begun = Instant::now();
     eventually("clocks are ahead", async || match begun.elapsed() {
@@ -34,7 +34,7 @@ async fn delete(nats: &Context, stream: &str) {
     nats.delete_stream(stream).await.unwrap();
 }
 
-/// The verdict of the moment is that the records cannot tell.
+/// Asserts that the current verdict is *cannot tell*.
 async fn nobody_can_tell(deployment: &Deployment) -> Verdict {
     let verdict = audit(deployment.nats(), Duration::ZERO).await.unwrap();
     let why = verdict.cannot_tell.as_deref().unwrap_or_default();
@@ -43,7 +43,7 @@ async fn nobody_can_tell(deployment: &Deployment) -> Verdict {
     verdict
 }
 
-/// All streams there are.
+/// All streams on the broker.
 fn streams() -> impl Iterator<Item = &'static str> {
     let buckets = facts::ALL.iter().map(|bucket| bucket.stream).chain([dead_letters::STREAM]);
     buckets.chain(queues::ALL.iter().map(|queue| queue.stream))
@@ -56,7 +56,7 @@ async fn delete_all(deployment: &Deployment) {
     }
 }
 
-/// Has all streams say that they were created an hour ago, as those of a backup do.
+/// Sets the creation of all streams to an hour ago, as a restore does.
 async fn grow_old(deployment: &Deployment) {
     for stream in streams() {
         let stream = topology::stream_state(deployment.nats(), stream).await.unwrap();
@@ -67,7 +67,7 @@ async fn grow_old(deployment: &Deployment) {
     }
 }
 
-/// Asks for more, and waits until all of it has come home.
+/// Makes more requests, and waits until all are complete.
 async fn ask_more(deployment: &Deployment) {
     let mut generator = deployment.run(Side::Generator, "again", &[]).await;
     succeeded(&mut deployment.ask(5).await).await;
@@ -85,7 +85,7 @@ async fn under_load(deployment: &Deployment) -> [Process; 2] {
     services
 }
 
-/// Waits for more than the requestor had in flight.
+/// Waits for more results than the requestor had requests in flight.
 async fn asks_anew(deployment: &Deployment) {
     deployment.facts_reach(facts::REQUESTED, 1000).await;
 }
@@ -94,7 +94,7 @@ async fn asks_anew(deployment: &Deployment) {
 async fn streams_declared_again_under_load_are_noticed() {
     let deployment = Deployment::start().await;
     let [generator, requestor] = under_load(&deployment).await;
-    // Both have work in flight, which goes on in the new streams.
+    // Both services have work in flight, which continues in the new streams.
     generator.pause().unwrap();
     requestor.pause().unwrap();
     clocks_are_ahead().await;
@@ -134,7 +134,7 @@ async fn broker_restarted_empty_is_noticed() {
 #[tokio::test]
 async fn services_report_a_store_that_they_declare_again() {
     let mut deployment = Deployment::start().await;
-    // So slow that there may be nothing of the old store in the new one.
+    // So slow that the new store may have no part of the old one's work.
     let _generator = deployment.run(Side::Generator, "generator", &[]).await;
     let _requestor = deployment.run(Side::Requestor, "requestor", &[("REQUEST_RATE", "1")]).await;
     deployment.facts_reach(facts::RECEIVED, 2).await;
@@ -176,7 +176,7 @@ async fn bucket_declared_again_is_noticed() {
     }
 }
 
-/// The sets of buckets that something may happen to.
+/// The sets of buckets that a test changes.
 const SETS: [&[Bucket]; 2] =
     [&[facts::REQUESTED], &[facts::REQUESTED, facts::STORED, facts::RECEIVED]];
 
@@ -223,7 +223,7 @@ async fn emptied_bucket_is_noticed() {
     }
 }
 
-/// Waits until a watch with the usual limits has looked at everything once more.
+/// Waits until a watch with the default limits has checked everything once more.
 async fn watch_looks(deployment: &Deployment) {
     let is = topology::stream_state(deployment.nats(), REQUESTS.stream).await.unwrap().config;
     deployment.nats().update_stream(Config { max_messages: 7, ..is }).await.unwrap();
@@ -246,7 +246,7 @@ async fn older_store_put_back_under_a_watch_is_noticed() {
     ready(&watch).await;
     ask_more(&deployment).await;
     watch_looks(&deployment).await;
-    // A broker that is killed comes back with all it had.
+    // A killed broker restarts with its whole store.
     deployment.broker.kill().await.unwrap();
     deployment.broker.restart().await.unwrap();
     ready(&watch).await;

@@ -147,7 +147,7 @@ async fn service_without_a_broker_is_live_but_not_ready() {
     deployment.broker.restart().await.unwrap();
     let _generator = deployment.run(Side::Generator, "generator", &[]).await;
     succeeded(&mut requestor).await;
-    // However often it has tried, it has said each reason once.
+    // After many tries it has logged each reason once.
     let log = requestor.log_text();
     let said: Vec<&str> =
         log.lines().filter_map(|line| Some(line.split_once("cannot connect")?.1)).collect();
@@ -244,19 +244,19 @@ async fn taken_admin_port_is_named() {
     assert!(log.contains(&format!("cannot listen on {addr} (ADMIN_ADDR)")), "{log}");
 }
 
-/// A broker that lets in one user with one password.
+/// A broker that accepts one user with one password.
 pub async fn with_password(password: &str, before: Option<&Broker>) -> Broker {
     with(&format!(r#"user: "somebody", password: "{password}""#), before).await
 }
 
-/// A broker that lets in who this says, at the same port as the one before.
+/// A broker with these credentials, on the port of the previous one.
 async fn with(authorization: &str, before: Option<&Broker>) -> Broker {
     let port = before.map(Broker::port);
     let extra = format!("authorization {{ {authorization} }}");
     Broker::start(BrokerOptions { port, extra, ..BrokerOptions::default() }).await.unwrap()
 }
 
-/// That these credentials are refused is said once, however often they are tried.
+/// Asserts that the refusal of these credentials is logged once, although they are tried several times.
 fn refused_once(service: &Process) {
     let log = service.log_text();
     let said = ["refuses user", "authorization violation"];
@@ -265,7 +265,7 @@ fn refused_once(service: &Process) {
     assert!(!log.contains("wrong"), "a password is logged:\n{log}");
 }
 
-/// Waits until a broker has refused each of that many services several times.
+/// Waits until a broker has refused each of this many services several times.
 async fn refused_often(broker: &Broker, services: usize) {
     eventually("the broker refuses again and again", async || {
         let log = broker.log_text();
@@ -467,7 +467,7 @@ async fn missing_file_is_named_with_the_cause_alone() {
     }
 }
 
-/// Runs a command of `decoupled` for which there is no broker; gives its exit status and its errors.
+/// Runs a command of `decoupled` without a broker. Returns its exit status and its standard error.
 async fn without_a_broker(words: &[&str]) -> (Option<i32>, String) {
     let mut decoupled = Command::new(&programs().await.decoupled);
     decoupled.env_clear().args(words).args(["--nats-url", "nats://alice:s3cret@127.0.0.1:1"]);
@@ -496,7 +496,7 @@ async fn directory_is_checked_before_a_command_connects() {
     assert!(said.starts_with("Error: / is not empty"), "{said}");
 }
 
-/// A program with each variable that its help names, and nothing in any of them.
+/// A program with an empty value in each variable that its help names.
 async fn with_empty_variables(program: &Path, words: &[&str]) -> Command {
     let help = Command::new(program).args(words).arg("--help").output().await.unwrap();
     let help = String::from_utf8(help.stdout).unwrap();

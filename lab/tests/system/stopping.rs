@@ -1,4 +1,4 @@
-//! Stopping in order, with work in hand.
+//! The graceful stop of processes with work in flight.
 
 use std::ffi::OsStr;
 use std::process::ExitStatus;
@@ -21,7 +21,7 @@ use crate::foreign_messages::{acknowledgment, response};
 use crate::round_trips::request;
 use crate::work::in_flight;
 
-/// One of the ways to tell a process to stop.
+/// A signal that stops a process.
 type Signal = fn(&Process) -> anyhow::Result<()>;
 
 /// Waits until some requests are in flight.
@@ -37,12 +37,12 @@ async fn redelivered(deployment: &Deployment) -> u64 {
     deployment.verdict().await.redeliveries()
 }
 
-/// All that was asked for is complete, and nothing of it had to be delivered twice.
+/// Asserts that all requests are complete, and no message was redelivered.
 async fn nothing_was_given_back(deployment: &Deployment) -> Verdict {
     let verdict = deployment.verdict().await;
     assert!(verdict.is_clean(), "{verdict}");
     assert_eq!(verdict.complete, verdict.requested, "{verdict}");
-    assert_eq!(verdict.redeliveries(), 0, "what fits the drain is not given back: {verdict}");
+    assert_eq!(verdict.redeliveries(), 0, "a message was given back: {verdict}");
     verdict
 }
 
@@ -78,7 +78,7 @@ async fn stopping_requestor_finishes_its_messages() {
 async fn work_that_outlives_the_drain_is_given_back() {
     let deployment = Deployment::with(&PATIENT).await;
     let mut requestor = deployment.ask(10).await;
-    // An hour for a string, and for a delivery: if it comes again, it was given back.
+    // Both a string and ACK_WAIT take an hour, so a redelivered message was given back.
     let stuck = [("WORK_TIME", "1h"), ("DRAIN_TIMEOUT", "500ms")];
     let mut first = deployment.run(Side::Generator, "first", &stuck).await;
     in_flight(&deployment, 10, 0).await;
@@ -126,7 +126,7 @@ async fn requestor_gives_back_responses_it_cannot_acknowledge_in_time() {
     deployment.facts_reach(STORED, 2 * ROOM).await;
     first.terminate().unwrap();
     succeeded(&mut first).await;
-    // An hour for a delivery: if it comes again, it was given back.
+    // ACK_WAIT is an hour, so a redelivered message was given back.
     let _second = deployment.run(Side::Requestor, "second", &[]).await;
     let _generator = deployment.run(Side::Generator, "generator", &[]).await;
     deployment.facts_reach(RECEIVED, 2 * ROOM).await;
@@ -167,7 +167,7 @@ async fn second_signal_ends_a_requestor_with_work_in_flight() {
     assert_eq!(status.code(), Some(128 + 2), "{}", requestor.log_text());
 }
 
-/// Sends this signal until the process has ended: soon after the first one it counts as the same.
+/// Repeats this signal until the process has ended, because a signal right after the first one counts as the same.
 async fn ended_by(process: &mut Process, signal: Signal) -> ExitStatus {
     eventually("a second signal ends it", async || match process.try_wait().unwrap() {
         Some(status) => Ok(status),
@@ -176,14 +176,14 @@ async fn ended_by(process: &mut Process, signal: Signal) -> ExitStatus {
     .await
 }
 
-/// A command that hears of SIGHUP even where these tests run under `nohup`.
+/// A command that receives SIGHUP even if these tests run under `nohup`.
 fn heeding_hangups(program: impl AsRef<OsStr>) -> Command {
     let mut command = bound_to_this("/usr/bin/env");
     command.env_clear().arg("--default-signal=HUP").arg(program);
     command
 }
 
-/// These signals, sent within a moment, stop a generator in order.
+/// Asserts that these signals, sent within a moment, stop a generator gracefully.
 async fn stops_in_order(signals: &[Signal]) {
     let deployment = Deployment::with(&PATIENT).await;
     let mut requestor = deployment.ask(200).await;
@@ -243,7 +243,7 @@ async fn service_without_a_broker_ends_within_the_drain() {
     let told = Instant::now();
     generator.terminate().unwrap();
     succeeded(&mut generator).await;
-    // Two seconds by its settings. Only a process that waits for something else needs so long.
+    // Its drain has two seconds. Only a process that waits for something else takes longer.
     assert!(told.elapsed() < Duration::from_secs(20), "{:?}", told.elapsed());
 }
 
@@ -289,10 +289,10 @@ async fn silent_admin_clients_delay_neither_a_probe_nor_the_end() {
     assert_eq!(admin(&busy, "/livez").await.0, 200);
 }
 
-/// Starts an audit by these words, sends it these signals, the last one only when it is known to live still, and
-/// gives the name of the one that has ended it.
+/// Starts an audit with this command, and sends it these signals, the last one only after the audit has shown that it
+/// still runs. Returns the name of the signal that has ended it.
 async fn ends_an_audit(signals: &[Signal], starter: &[&OsStr]) -> String {
-    // A broker that says nothing, so that the command waits for it.
+    // A broker that does not answer, so that the command waits for it.
     let broker = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("nats://{}", broker.local_addr().unwrap());
     let (program, words) = starter.split_first().unwrap();
@@ -307,7 +307,7 @@ async fn ends_an_audit(signals: &[Signal], starter: &[&OsStr]) -> String {
         logged(&audit, "waiting for the broker").await;
     }
     last(&audit).unwrap();
-    // A status of its own, and not the signal: as the first process of a container it would not have heard that.
+    // It ends with an exit status, and not by the signal, which has no default effect on the first process of a container.
     assert_eq!(audit.wait().await.unwrap().code(), Some(2), "{}", audit.log_text());
     let text = audit.log_text();
     let (_, error) = text.rsplit_once("Error: ").unwrap();

@@ -19,7 +19,7 @@ use workqueue::{KnownStreams, NatsSettings, Priority, now};
 
 use crate::deployment::{Deployment, LIMITS, Side, ended, programs, ready, run, soon};
 
-/// Changes the stream of the requests by hand.
+/// Changes the stream REQUESTS by hand.
 async fn drift(deployment: &Deployment, change: impl FnOnce(&mut StreamConfig)) {
     let stream = deployment.nats().get_stream(REQUESTS.stream).await.unwrap();
     let mut config = stream.cached_info().config.clone();
@@ -111,7 +111,7 @@ async fn stream_that_drops_work_is_refused_and_the_setting_named() {
     assert_eq!(status.code(), Some(1), "{log}");
     assert!(log.contains("stream REQUESTS: discard is Old, should be New"), "{log}");
     assert!(log.contains("stream REQUESTS: max_age is 3600s, should be 0ns"), "{log}");
-    // Changing limits in place is no way around it.
+    // A declaration that changes limits does not accept it either.
     let refused = declare(deployment.nats(), &LIMITS).await;
     assert!(matches!(refused, Err(DeclareError::Breaks(_))), "{refused:?}");
 }
@@ -226,7 +226,7 @@ async fn paused_consumer_is_named_by_all_that_depend_on_it() {
     assert_eq!(paused.map(|queue| queue.name).collect::<Vec<_>>(), [REQUESTS.stream]);
     let (_, said) = deployment.decoupled(["audit"]).await;
     assert!(said.contains("  REQUESTS is paused until "), "{said}");
-    // It had begun before.
+    // The service had started before.
     logged(&running, "the consumer is paused").await;
 }
 
@@ -276,7 +276,7 @@ async fn account_that_requires_limits_is_supported() {
     assert!(!generator.log_text().contains("running on with"), "{}", generator.log_text());
 }
 
-/// A way to this broker on which its bytes are replaced: as another version would put it. Returns its address.
+/// A proxy to this broker that replaces some of its bytes, as if it had another version. Returns its address.
 async fn rewritten(broker: &Broker, replace: &[(&str, &str)]) -> String {
     let (port, replace) = (broker.port(), replace.to_vec());
     let replace: Vec<(String, String)> =
@@ -305,14 +305,14 @@ async fn rewritten(broker: &Broker, replace: &[(&str, &str)]) -> String {
     url
 }
 
-/// What a service that starts there ends with.
+/// The error of a service that starts at this address.
 async fn refusal(deployment: &Deployment, url: &str, name: &str) -> String {
     let mut generator = run(Side::Generator, url, deployment.log(name), &[]).await;
     assert_eq!(ended(&mut generator).await.code(), Some(1), "{}", generator.log_text());
     generator.log_text()
 }
 
-/// What a broker of this version says is rewritten to: as if it were an old one, in as many bytes.
+/// The replacement for the version of the broker: an old version with the same number of bytes.
 fn old_version(version: &str) -> String {
     format!("2.9.{}", "1".repeat(version.len() - "2.9.".len()))
 }
@@ -342,7 +342,7 @@ async fn version_of_the_broker_that_keeps_the_streams_counts() {
     let deployment = Deployment::bare().await;
     let version = deployment.nats().client().server_info().version;
     let (is, old) = (format!("\"version\":\"{version}\""), old_version(&version));
-    // As a member of a cluster that is not replaced yet, or a leaf node that has JetStream, too.
+    // Like a member of a cluster that is not upgraded yet, or a leaf node with JetStream.
     let member = format!("\"version\":\"{old}\"");
     let url = rewritten(&deployment.broker, &[(&is, &member)]).await;
     for name in ["creates", "finds"] {
@@ -354,7 +354,7 @@ async fn version_of_the_broker_that_keeps_the_streams_counts() {
 #[tokio::test]
 async fn consumer_that_takes_the_same_messages_is_named() {
     let deployment = Deployment::start().await;
-    // A queue with one consumer, because the broker lets none take all messages beside another.
+    // A queue with one consumer, because the broker allows no other consumer beside one for all messages.
     let stream = deployment.nats().get_stream(RESPONSES.stream).await.unwrap();
     stream.delete_consumer(RESPONSES.consumer).await.unwrap();
     for (filter, takes) in [

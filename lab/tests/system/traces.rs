@@ -54,7 +54,7 @@ impl Collector {
         Self { url, received, _serves: serves }
     }
 
-    /// How a program is told to send its spans here, soon.
+    /// The settings with which a program sends its spans here soon.
     fn settings(&self) -> [(&str, &str); 2] {
         [("OTEL_EXPORTER_OTLP_ENDPOINT", &self.url), ("OTEL_BSP_SCHEDULE_DELAY", "100")]
     }
@@ -63,7 +63,7 @@ impl Collector {
         self.received.lock().unwrap().clone()
     }
 
-    /// The spans once some with all of these names have come, each as the service and the name.
+    /// The spans, each as its service and its name, once there is one for each of these names.
     async fn spans_with(&self, names: &[&str]) -> Vec<(String, Span)> {
         eventually("all spans have come", async || {
             let spans = self.spans();
@@ -92,7 +92,7 @@ fn hex(bytes: &[u8]) -> String {
     bytes.iter().fold(String::new(), |hex, byte| format!("{hex}{byte:02x}"))
 }
 
-/// All programs, which send their spans to this collector.
+/// Starts all programs, which send their spans to this collector.
 async fn traced(deployment: &Deployment, collector: &Collector) -> [Process; 3] {
     let gateway = deployment.gateway("gateway", &collector.settings()).await;
     logged(&gateway, ACCEPTS).await;
@@ -162,7 +162,7 @@ async fn request_is_one_trace_from_http_to_the_mark() {
     ];
     let expected = expected.map(|(name, value)| (name.to_owned(), value.to_owned()));
     assert_eq!(attributes(&processed.1), expected.into());
-    // A batch is received in a trace of its own, which links to those of its messages.
+    // The span of a batch is in a trace of its own, with links to those of its messages.
     collector.spans_with(&["generator: receive REQUESTS"]).await;
     let batch = collector.spans().into_iter().find(|(_, span)| span.name == "receive REQUESTS");
     let (_, batch) = batch.unwrap();
@@ -210,7 +210,7 @@ async fn redelivery_links_to_the_attempt_before_it() {
     let (last, done) = attempts.last_key_value().unwrap();
     assert!(*last > 1 && !attributes(done).contains_key("error.type"));
     for (attempt, span) in &attempts {
-        // All in one trace, and the client had named none.
+        // All in one trace, although the client had sent none.
         assert_eq!(span.trace_id, attempts[&1].trace_id);
         if let Some(earlier) = attempts.get(&(attempt - 1)) {
             let links: Vec<_> = span.links.iter().map(|link| &link.span_id).collect();

@@ -1,5 +1,5 @@
-//! Messages that the client library cannot read, and that no client library would send: a service that
-//! takes one loses the connection, or dies of it. `decoupled declare --watch` moves them.
+//! Messages that the client library cannot read or send: a service that receives one loses its connection, or dies.
+//! `decoupled declare --watch` moves them to the dead letters.
 
 use std::time::Duration;
 
@@ -52,7 +52,7 @@ pub async fn publish(port: u16, queue: Queue, (key, headers, _): UnreadableCase)
     publish_raw(port, None, "inbox", Raw { subject: &subject, headers, body: BODY }).await;
 }
 
-/// Expects these kinds among the dead letters, all as they were, and nothing else there.
+/// Expects exactly these kinds among the dead letters, unchanged.
 async fn dead_lettered(deployment: &Deployment, queue: Queue, kinds: &[UnreadableCase]) {
     let letters = deployment.dead_letters(kinds.len().try_into().unwrap()).await;
     for (key, block, reason) in kinds {
@@ -82,7 +82,7 @@ async fn drained(deployment: &Deployment, queue: Queue) {
     .await;
 }
 
-/// Waits until the broker sends nothing more to a client that has died.
+/// Waits until the broker does not send to a dead client any more.
 async fn forgotten(deployment: &Deployment) {
     eventually("no pull is open", async || {
         let waiting = open_pulls(&deployment.queue_state(REQUESTS).await);
@@ -128,7 +128,7 @@ async fn every_queue_is_swept() {
 
 #[tokio::test]
 async fn killing_message_is_dead_lettered_before_it_is_redelivered() {
-    // So patient that the message is delivered only once.
+    // With an ACK_WAIT so long that the message is delivered only once.
     let deployment = Deployment::with(&PATIENT).await;
     let _watch = deployment.watch("watch", &PATIENT, &[]).await;
     let port = deployment.broker.port();
@@ -225,7 +225,7 @@ async fn watch_without_permission_names_the_manual_step() {
         let options = BrokerOptions { extra, ..BrokerOptions::default() };
         let broker = Broker::start(options).await.unwrap();
         let deployment = Deployment::at(broker).await;
-        // Long enough that something is done between two times that the connection is lost.
+        // Long enough that some work is done between two losses of the connection.
         let limits = Limits { ack_wait: Duration::from_secs(3), ..LIMITS };
         deployment.declare_once(&limits).await.unwrap();
         publish(deployment.broker.port(), REQUESTS, BREAKING[0]).await;
@@ -234,11 +234,11 @@ async fn watch_without_permission_names_the_manual_step() {
         let generator = deployment.run(Side::Generator, "generator", &[]).await;
         let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
         logged(&watch, said).await;
-        // Messages that are delivered together with it are lost with it, so this comes later.
+        // Messages that are delivered together with it are lost with the connection, so this one comes later.
         let behind = request();
         deployment.publish(&publication(&behind)).await;
         deployment.fact_eventually::<Received>(behind.id).await;
-        // It is said once, however often the message comes.
+        // It is logged once for all deliveries of the message.
         let lost = || generator.log_text().matches("lost the connection").count();
         let before = lost();
         eventually("it comes again and again", async || match lost() - before {
@@ -255,7 +255,7 @@ async fn watch_without_permission_names_the_manual_step() {
 #[tokio::test]
 async fn service_whose_client_panics_while_it_starts_ends() {
     let deployment = Deployment::start().await;
-    // A domain that is not there: it waits for it.
+    // The program waits for a domain that does not exist.
     let mut generator =
         deployment.run(Side::Generator, "generator", &[("NATS_DOMAIN", "away")]).await;
     logged(&generator, "cannot declare the topology yet").await;

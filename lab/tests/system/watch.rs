@@ -1,4 +1,4 @@
-//! `decoupled declare --watch`, which keeps the topology as it should be.
+//! `decoupled declare --watch`, which keeps the topology as it is declared.
 
 use std::fs;
 use std::path::Path;
@@ -65,7 +65,7 @@ async fn watch_changes_limits_in_place_under_running_services() {
     let stream = topology::stream_state(deployment.nats(), REQUESTS.stream).await.unwrap();
     assert_eq!(stream.config.max_messages, 7);
     let (_, metrics) = admin(&watch, "/metrics").await;
-    // A limit of each queue, and the counters of rates, which were not there.
+    // One limit of each queue, and the missing counters of rates.
     assert!(metrics.contains("decoupled_topology_changes_total 5\n"), "{metrics}");
     assert!(metrics.contains("decoupled_log_lines_dropped_total 0\n"), "{metrics}");
     let mut requestor = deployment.ask(100).await;
@@ -88,7 +88,7 @@ async fn watch_reports_once_each_difference_that_it_cannot_change() {
     let (status, said) = healthcheck(&watch).await;
     assert_eq!(status, Some(1), "{said}");
     assert!(said.contains(problem), "{said}");
-    // It creates another missing stream, which shows that it has looked again.
+    // It creates another missing stream, which shows that it has checked again.
     deployment.nats().delete_stream(RESPONSES.stream).await.unwrap();
     logged(&watch, r#"created object="stream RESPONSES""#).await;
     discard(DiscardPolicy::New).await;
@@ -143,8 +143,7 @@ async fn watch_requeues_acked_messages_that_still_exist() {
     deployment.facts_reach(RECEIVED, 2).await;
     deployment.drained(REQUESTS).await;
 
-    // The broker forgets that it has removed them, and not that they were acknowledged: as when it is killed in
-    // between.
+    // The broker forgets that it has removed the messages, but not that they were acked, as if it were killed in between.
     deployment.broker.stop().await.unwrap();
     fs::remove_dir_all(&messages).unwrap();
     copy(&saved, &messages);
@@ -153,7 +152,7 @@ async fn watch_requeues_acked_messages_that_still_exist() {
 
     let watch = deployment.watch("watch", &LIMITS, &[]).await;
     deployment.drained(REQUESTS).await;
-    // They are counted once the whole sweep has ended.
+    // The counter includes them once the whole sweep has ended.
     eventually("both are counted", async || {
         let (_, metrics) = admin(&watch, "/metrics").await;
         let counted = metrics.contains("decoupled_requeued_messages_total 2\n");

@@ -22,7 +22,7 @@ use crate::round_trips::request;
 async fn work_longer_than_ack_wait_is_not_redelivered() {
     let limits = Limits { ack_wait: Duration::from_secs(5), ..LIMITS };
     let deployment = Deployment::with(&limits).await;
-    // Two, so that another replica could take it.
+    // Two generators, so that another replica could take the request.
     let slow = [("WORK_TIME", "12s"), ("MAX_ATTEMPTS", "1")];
     let _generators = [
         deployment.run(Side::Generator, "generator-1", &slow).await,
@@ -52,7 +52,7 @@ async fn failing_jobs_are_retried_with_growing_random_delays() {
     while settled < REQUESTED {
         let mut message = soon("an answer", answers.next()).await.unwrap();
         let payload = message.payload.clone();
-        // Where an answer goes to says which delivery it is about.
+        // The subject of an answer identifies its delivery.
         message.reply = Some(message.subject.clone());
         let context = deployment.nats().clone();
         let answered = jetstream::Message { message, context };
@@ -72,7 +72,7 @@ async fn failing_jobs_are_retried_with_growing_random_delays() {
         let ceiling = Duration::from_millis(ceiling);
         assert_eq!(delays.len(), REQUESTED, "each is tried for the {attempt}th time once");
         assert!(delays.iter().all(|delay| !delay.is_zero() && *delay <= ceiling), "{delays:?}");
-        // Drawn evenly: some are long, and few are the same.
+        // Uniform random delays: some are long, and few are equal.
         assert!(delays.iter().any(|delay| *delay > ceiling / 2), "{delays:?}");
         let mut different = delays.clone();
         different.sort();
@@ -94,7 +94,7 @@ async fn work_that_fails_half_of_the_time_is_done_in_the_end() {
     assert!(verdict.redeliveries() > 0, "nothing has failed: {verdict}");
 }
 
-/// Waits until so many requests are in flight, and so many wait.
+/// Waits until this many requests are in flight, and this many wait.
 pub async fn in_flight(deployment: &Deployment, flying: u64, waiting: u64) {
     eventually("all slots are taken", async || {
         let state = deployment.queue_state(REQUESTS).await;
@@ -104,8 +104,8 @@ pub async fn in_flight(deployment: &Deployment, flying: u64, waiting: u64) {
     .await;
 }
 
-/// Has the generators mark something, which they do beside the requests: a generator that took one more
-/// of those in the meantime has had the time to.
+/// Makes the generators mark something, which they do beside the requests. By then a generator has had the time to take
+/// another request.
 async fn something_else_happens(deployment: &Deployment) {
     let other = request();
     let stored = acknowledgment(&other, "aaaa");
