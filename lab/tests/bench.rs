@@ -109,7 +109,7 @@ fn bench_measures_every_figure_consistently() {
     };
     assert_eq!(along("requests waiting"), (8, 16));
     assert_eq!(along("requests done"), (8, 16));
-    assert_eq!(along("replicas of each side"), (4, 8));
+    assert_eq!(along("replicas of each service"), (4, 8));
     assert_eq!(along("browsers"), (2, 4));
     assert_eq!(along("brokers"), (4, 8));
     agree(report.share("baseline"), 1.0);

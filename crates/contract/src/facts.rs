@@ -1,7 +1,7 @@
 //! The facts: records of events, each created once and never changed. The key is the id of the request, except
 //! in the first bucket.
 //!
-//! | bucket | owner | says |
+//! | bucket | owner | content |
 //! | --- | --- | --- |
 //! | [`IDEMPOTENCY`] | gateway | the request of an `Idempotency-Key` ([`Asked`]) |
 //! | [`REQUESTED`] | requestor, gateway | the queue has confirmed this [`Request`] |

@@ -1,4 +1,4 @@
-//! Plain publish and subscribe, with real processes and a real broker: what works, what is lost, and what comes twice.
+//! Plain publish and subscribe, with real processes and a real broker: answered, lost and doubled requests.
 
 use std::path::Path;
 
@@ -22,7 +22,7 @@ fn requestor(broker: &Broker, directory: &Path, settings: &[&str]) -> Process {
     Process::spawn(command, directory.join("requestor")).unwrap()
 }
 
-/// What the requestor says at its end.
+/// The tally of the requestor.
 async fn tally(mut requestor: Process) -> Value {
     assert!(requestor.wait().await.unwrap().success(), "{}", requestor.log_text());
     let said = requestor.log_text();
@@ -54,7 +54,7 @@ async fn requests_without_a_subscriber_are_lost() {
     let settings = ["--total", "20", "--patience", "10ms"];
     let asked = tally(requestor(&broker, directory.path(), &settings)).await;
     assert_eq!((&asked["lost"], &asked["answered"]), (&20.into(), &0.into()), "{asked}");
-    // A later subscriber gets none of them.
+    // A later subscriber gets none of these messages.
     let generator = generator(&broker, directory.path(), "generator").await;
     let directory = tempfile::tempdir().unwrap();
     let asked =

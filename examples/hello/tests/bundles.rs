@@ -1,4 +1,4 @@
-//! Several jobs in one message, on a real broker: each of them is a job as any other.
+//! Bundles on a real broker: each job of a bundle is handled like any other job.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -35,7 +35,7 @@ impl Job for Letter {
     }
 }
 
-/// Tells each attempt, waits until it is let through, and fails with what the address says.
+/// Reports each attempt, waits for its release, and fails as the address says.
 struct Postman {
     started: mpsc::UnboundedSender<(String, u64)>,
     gate: Arc<Semaphore>,
@@ -100,7 +100,7 @@ impl PostOffice {
         Self { started, most_at_a_time, stop, running }
     }
 
-    /// The numbers of all attempts at each letter that were started until it is closed.
+    /// The numbers of all attempts at each letter that were started before this is closed.
     async fn close(mut self) -> BTreeMap<String, Vec<u64>> {
         self.stop.cancel();
         self.running.await.unwrap();
@@ -108,13 +108,13 @@ impl PostOffice {
         while let Some((to, attempt)) = self.started.recv().await {
             attempts.entry(to).or_default().push(attempt);
         }
-        // A copy that came when its time was over may have one attempt more, of the same number.
+        // A copy that came after its time-out may have another attempt with the same number.
         attempts.values_mut().for_each(Vec::dedup);
         attempts
     }
 }
 
-/// A broker, and services that put up to eight jobs into a message of it.
+/// A broker, and services with bundles of up to eight jobs.
 async fn broker(queue_limit: u64) -> (Broker, Settings) {
     let broker = Broker::start(BrokerOptions::default()).await.unwrap();
     let nats = NatsSettings::at(broker.url());
@@ -123,7 +123,7 @@ async fn broker(queue_limit: u64) -> (Broker, Settings) {
     (broker, Settings { limits, ..settings })
 }
 
-/// Submits letters to these places at once.
+/// Submits letters to these addresses concurrently.
 async fn submit(settings: &Settings, places: &[&str]) -> Vec<JobId> {
     let producer = Producer::connect(settings).await.unwrap();
     producer.declare(&Topology::new(&[Letter::QUEUE], &[])).await.unwrap();

@@ -1,4 +1,4 @@
-//! A kind of job that no other crate knows, from the submission to the settlement, on a real broker.
+//! A job of a type that no other crate has, from its submission to its settlement, on a real broker.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,7 +45,7 @@ impl Fact for Resized {
     }
 }
 
-/// Resizes an image once it is let through: each attempt is told to `started`.
+/// Reports each attempt to `started`, and resizes the image once it is released.
 struct Resizer {
     started: mpsc::UnboundedSender<(String, u64)>,
     gate: Arc<Semaphore>,
@@ -76,7 +76,7 @@ impl Handler for Resizer {
     }
 }
 
-/// A worker that runs, and the attempts that it has started.
+/// A running worker, and the attempts that it has started.
 struct WorkerTask {
     started: Mutex<mpsc::UnboundedReceiver<(String, u64)>>,
     gate: Arc<Semaphore>,
@@ -85,7 +85,7 @@ struct WorkerTask {
 }
 
 impl WorkerTask {
-    /// Starts a worker that lets this many attempts through.
+    /// Starts a worker, and releases this many attempts.
     fn start(settings: &Settings, attempts: usize) -> Self {
         let (sender, started) = mpsc::unbounded_channel();
         let gate = Arc::new(Semaphore::new(attempts));
@@ -127,7 +127,7 @@ async fn fact_of(producer: &Producer, image: &str) -> Resized {
     .await
 }
 
-/// Waits until so many jobs are in a queue, in flight or not: an ack follows the effect that it is for.
+/// Waits until this many jobs are in a queue, in flight or not, because acks come after the effects.
 async fn depth_is(broker: &Broker, queue: Queue, jobs: u64) {
     let client = async_nats::connect(broker.url()).await.unwrap();
     let nats = jetstream::new(client);
@@ -140,7 +140,7 @@ async fn depth_is(broker: &Broker, queue: Queue, jobs: u64) {
     .await;
 }
 
-/// The dead letters, once there are so many.
+/// The dead letters, once there are this many.
 async fn dead_letters_reach(nats: &jetstream::Context, count: usize) -> Vec<DeadLetter> {
     eventually(&format!("{count} dead letters"), async || {
         match dead_letters::list(nats, None).await {
@@ -208,7 +208,7 @@ async fn hopeless_jobs_become_dead_letters_with_their_reasons() {
     depth_is(&broker, Resize::QUEUE, 0).await;
 }
 
-/// A handler whose worker takes the place of the [`Resizer`]'s, and that can do what the other could not.
+/// A handler that succeeds where [`Resizer`] fails. Its worker replaces that of the [`Resizer`].
 struct RepairedResizer;
 
 impl Handler for RepairedResizer {
@@ -274,7 +274,7 @@ async fn drain_finishes_the_job_in_flight_and_takes_no_other() {
     next.stop().await;
 }
 
-/// Whether the worker has ended, or says that it is stopping.
+/// Whether the worker has ended, or reports that it is stopping.
 async fn is_stopping(worker: &WorkerTask, nats: &async_nats::Client) -> Result<(), String> {
     if worker.running.is_finished() {
         return Ok(());
@@ -294,7 +294,7 @@ async fn worker_whose_queue_breaks_finishes_the_job_in_flight() {
     assert_eq!(worker.attempt().await, ("in-flight".to_owned(), 1));
     let client = async_nats::connect(broker.url()).await.unwrap();
     let nats = jetstream::new(client.clone());
-    // It would drop jobs, which no queue may, and is looked at again once its consumer is gone.
+    // The stream would drop jobs, which is refused. It is checked again once its consumer is gone.
     let stream = nats.get_stream(Resize::QUEUE.stream).await.unwrap();
     let discard = jetstream::stream::DiscardPolicy::Old;
     let dropping = jetstream::stream::Config { discard, ..stream.cached_info().config.clone() };
@@ -418,7 +418,7 @@ impl Handler for Blocker {
     }
 }
 
-/// Keeps what is logged.
+/// Collects the log.
 #[derive(Clone, Default)]
 struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
 
@@ -434,7 +434,7 @@ impl std::io::Write for Log {
 }
 
 impl Log {
-    /// Begins to keep what this thread logs, for as long as the guard lives.
+    /// Collects the log of this thread for as long as the guard lives.
     fn begin() -> (Self, DefaultGuard) {
         let log = Self::default();
         let writer = log.clone();

@@ -1,4 +1,4 @@
-//! Jobs that are due later, once or again and again, on a real broker.
+//! Delayed and recurring jobs, on a real broker.
 
 use std::time::Duration;
 
@@ -31,7 +31,7 @@ impl Job for Remind {
         Queue::new("REMINDERS", "due").consumer("reminder").with_schedules("reminders");
 }
 
-/// Tells each attempt. What it reminds of may say how it fails.
+/// Reports each attempt. The text of the reminder may make it fail.
 struct Reminder(mpsc::UnboundedSender<(String, JobId)>);
 
 impl Handler for Reminder {
@@ -51,7 +51,7 @@ impl Handler for Reminder {
     }
 }
 
-/// A worker that runs, and what it was reminded of.
+/// A running worker, and its reminders.
 struct WorkerTask {
     reminders: Mutex<mpsc::UnboundedReceiver<(String, JobId)>>,
     stop: CancellationToken,
@@ -93,7 +93,7 @@ fn remind(of: &str) -> Remind {
     Remind { of: of.to_owned() }
 }
 
-/// Waits until so many jobs are due, or done with, and so many are not due yet.
+/// Waits until this many jobs are due, and this many are not due yet.
 async fn depths_are(connection: &Connection, due: u64, scheduled: u64) {
     eventually(&format!("{due} are due, {scheduled} are not"), async || {
         let state = queue_state(connection.context(), Remind::QUEUE).await;
@@ -125,7 +125,7 @@ async fn job_is_done_once_it_is_due_and_not_before() {
     depths_are(&connection, 0, 1).await;
     let waits = schedules::later::<Remind>(&connection, id).await.unwrap().unwrap();
     assert_eq!((waits.at, waits.job), (Some(at), remind("cake")));
-    // One that is due already overtakes it.
+    // A job that is due already overtakes it.
     let past = producer.submit_later(&remind("bread"), now() - SECOND).await.unwrap();
     assert_eq!(worker.next().await, ("bread".to_owned(), past));
     assert_eq!(worker.next().await, ("cake".to_owned(), id));

@@ -13,7 +13,7 @@ use workqueue::{
     Settings,
 };
 
-/// Call a host that limits how often it is called.
+/// Call a host that has a rate limit.
 #[derive(Debug, Serialize, Deserialize)]
 struct Call {}
 
@@ -67,7 +67,7 @@ async fn handler_has_a_rate_of_its_own_over_two_workers() {
     assert!(calls.values().all(|calls| *calls <= 5), "{calls:?}");
 }
 
-/// Write to a person by way of a host.
+/// Write to a person through a host.
 #[derive(Debug, Serialize, Deserialize)]
 struct Mail {
     host: String,
@@ -86,7 +86,7 @@ type MailCounts = BTreeMap<(String, Option<i64>), u32>;
 impl Handler for Mailer {
     type Job = Mail;
 
-    /// No attempt is left to be spent on waiting.
+    /// A single attempt, so none may be spent on waiting.
     fn retry_policy(&self) -> RetryPolicy {
         RetryPolicy { max_attempts: Some(1), snoozes_count: false, ..RetryPolicy::default() }
     }
@@ -94,7 +94,7 @@ impl Handler for Mailer {
     async fn handle(&self, Mail { host }: Mail, cx: &Context) -> Result<(), Failure> {
         let before = workqueue::now().as_second();
         cx.permission(&host, NonZeroU32::new(2).unwrap()).await?;
-        // Over the boundary of two seconds it is unknown in which of them it was granted.
+        // At the boundary of two seconds, the second of the permission is unknown.
         let second = (workqueue::now().as_second() == before).then_some(before);
         *self.0.lock().unwrap().entry((host, second)).or_default() += 1;
         Ok(())
@@ -141,7 +141,7 @@ impl Job for Visit {
     }
 }
 
-/// Keeps who was let in, in order.
+/// Records the admitted visitors, in order.
 #[derive(Clone, Default)]
 struct Visitor(Arc<Mutex<Vec<Priority>>>);
 
@@ -185,6 +185,6 @@ async fn urgent_job_overtakes_those_that_wait_for_the_same_key() {
     let service = Service::new("visitor").consume(visitor.clone());
     let (service, place) = tokio::join!(service.run(&settings, &stop), visiting);
     service.unwrap();
-    // All of the others that were there before it take more than three minutes.
+    // The earlier ones take more than three minutes.
     assert!(place < 50, "{place}");
 }

@@ -1,5 +1,5 @@
-//! A handler that fails, takes too long, or puts its jobs off, on a real broker. Putting off spends no attempt where its
-//! policy says so.
+//! A handler that fails, times out, or snoozes its jobs, on a real broker. With `snoozes_count: false` a snooze spends no
+//! attempt.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -21,7 +21,7 @@ use workqueue::{
     ServiceError, Settings,
 };
 
-/// Fetch what is not there yet.
+/// Fetch a page that does not exist yet.
 #[derive(Debug, Serialize, Deserialize)]
 struct Fetch {}
 
@@ -29,7 +29,7 @@ impl Job for Fetch {
     const QUEUE: Queue = Queue::new("PARCELS", "parcels").consumer("fetcher");
 }
 
-/// What an attempt comes to.
+/// The outcome of an attempt.
 #[derive(Clone, Copy, Debug)]
 enum Step {
     NotYet(Duration),
@@ -38,7 +38,7 @@ enum Step {
     Succeeds,
 }
 
-/// Does one step after another, the last one again and again, and notes which attempt each was.
+/// Does one step in each attempt, repeats the last one, and records the number of each attempt.
 #[derive(Clone)]
 struct Fetcher {
     steps: &'static [Step],
@@ -210,7 +210,7 @@ async fn death_between_copy_and_ack_has_the_job_handled_twice() {
     drained(&broker).await;
     let mut attempts = fetcher.attempts();
     attempts.sort_unstable();
-    // The copy, and the message itself once more.
+    // The copy, and a redelivery of the message itself.
     assert_eq!(attempts, [1, 2]);
     assert_eq!(dead_letters(&broker).await.len(), 0);
     stop.cancel();
@@ -280,7 +280,7 @@ async fn each_job_has_the_policy_of_its_kind() {
     running.await.unwrap().unwrap();
 }
 
-/// A broker that is restarted may deliver what waits before its time, and counts that.
+/// A restarted broker may deliver a snoozed message before its time, and counts that delivery.
 #[tokio::test]
 async fn delivery_before_its_time_spends_no_attempt() {
     let (broker, settings) = broker().await;

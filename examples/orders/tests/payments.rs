@@ -17,7 +17,7 @@ fn event(order: JobId, number: i64, change: Change, amount: i64) -> OrderEvent {
     OrderEvent { id: JobId::new(), order, number, change, amount }
 }
 
-/// What is published of these events, in this order.
+/// The outcomes that are published for these events, in this order.
 async fn statuses(payments: &Payments, events: &[&OrderEvent]) -> Vec<String> {
     let recorder = Recorder::new();
     for event in events {
@@ -26,7 +26,7 @@ async fn statuses(payments: &Payments, events: &[&OrderEvent]) -> Vec<String> {
     recorder.published::<Outcome>().into_iter().map(|outcome| outcome.status).collect()
 }
 
-/// What is in the ledger.
+/// The rows of the ledger.
 async fn amounts(payments: &Payments) -> Vec<i64> {
     let amounts = sqlx::query_scalar("SELECT amount FROM ledger ORDER BY number");
     amounts.fetch_all(&payments.0.pool).await.unwrap()

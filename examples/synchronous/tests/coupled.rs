@@ -1,4 +1,4 @@
-//! The coupled pair, as two processes: what works while both are there, and what does not.
+//! The coupled pair, as two processes, with and without outages of the generator.
 
 use std::path::Path;
 
@@ -7,7 +7,7 @@ use testkit::eventually::eventually;
 use testkit::process::{Process, logged};
 use tokio::process::Command;
 
-/// The generator, and where it listens.
+/// The generator, and its address.
 async fn generator(directory: &Path, settings: &[&str]) -> (Process, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_coupled-generator"));
     command.args(["--listen", "127.0.0.1:0"]).args(settings);
@@ -17,7 +17,7 @@ async fn generator(directory: &Path, settings: &[&str]) -> (Process, String) {
     (process, format!("http://{addr}"))
 }
 
-/// What the requestor says at its end.
+/// The tally of the requestor.
 async fn tally(url: &str, settings: &[&str]) -> Value {
     let mut command = Command::new(env!("CARGO_BIN_EXE_coupled-requestor"));
     command.args(["--generator-url", url, "--rate", "200"]).args(settings);
@@ -51,7 +51,7 @@ async fn nobody_being_there_each_request_fails() {
     let settings = ["--total", "60", "--retries", "2"];
     let without = tally(&url, &settings).await;
     assert_eq!((&without["failed"], &without["calls"]), (&60.into(), &180.into()), "{without}");
-    // With a breaker the callers hear it sooner, and the generator is left alone. No string comes of it.
+    // With a breaker the callers fail sooner, and the generator gets fewer calls. It makes no more strings.
     let with = tally(&url, &[&settings[..], &["--breaker"]].concat()).await;
     let (failed, rejected) = (with["failed"].as_u64().unwrap(), with["rejected"].as_u64().unwrap());
     assert!(failed + rejected == 60 && rejected > 0, "{with}");

@@ -32,7 +32,7 @@ pub(super) async fn measure(round: &mut Round<'_>) -> anyhow::Result<()> {
     for &replicas in round.sizes.replicas {
         let load =
             Load { requestors: replicas, generators: replicas, ..Load::of(round.sizes.requests) };
-        round_trips(round, load, ("replicas of each side", replicas.into())).await?;
+        round_trips(round, load, ("replicas of each service", replicas.into())).await?;
     }
     for browsers in round.sizes.browsers {
         pages(round, *browsers).await?;

@@ -60,7 +60,7 @@ pub enum BenchPart {
     Rates,
     /// Many requests that are due at once
     Later,
-    /// Curves: up to a million requests, eight replicas of each side, fifty browsers and three brokers
+    /// Curves: up to a million requests, eight replicas of each service, fifty browsers and three brokers
     Scale,
     /// A broker that syncs each write to the disk before it confirms it
     Sync,

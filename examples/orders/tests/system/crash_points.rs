@@ -1,5 +1,5 @@
-//! SIGKILL between any two steps. A proxy to the broker withholds the next step, or a lock in the database does, so that
-//! the kill falls between the two, every time.
+//! SIGKILL at each crash point. A proxy to the broker, or a lock in the database, withholds the next step, so that the kill
+//! always comes between two steps.
 
 use sqlx::{Connection, Executor, PgConnection};
 use testkit::eventually::eventually;
@@ -52,8 +52,8 @@ async fn orders_killed_before_their_ack_settle_once() {
     killed_before("orders", "$JS.ACK.PAYMENT_OUTCOMES.").await;
 }
 
-/// The first of two events is published and not marked, when the relay is killed: the second is not under way by then. The
-/// broker forgets the first once it is consumed, and the broker restarts: then only the inbox knows it.
+/// The relay is killed after it has published the first of two events, and before it has marked it. The second event is not
+/// published yet. Once the first is consumed and the broker has restarted, only the inbox knows it.
 #[tokio::test]
 async fn relay_killed_before_marking_publishes_again() {
     for kind in kinds() {
@@ -81,7 +81,7 @@ async fn relay_killed_before_marking_publishes_again() {
     }
 }
 
-/// Lets a program stand still in its transaction, which needs this table, and kills it there.
+/// Makes a program wait in its transaction, which needs this table, and kills it there.
 async fn kill_within(lock: &mut PgConnection, table: &'static str, program: &mut Process) {
     let waiting = "SELECT COUNT(*) FROM pg_locks JOIN pg_class ON pg_class.oid = relation \
          WHERE relname = $1 AND NOT granted";

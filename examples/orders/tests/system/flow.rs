@@ -1,4 +1,4 @@
-//! Nothing breaks.
+//! Orders without a fault.
 
 use orders::OrderEvent;
 use testkit::http::ask;

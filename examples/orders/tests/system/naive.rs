@@ -1,4 +1,4 @@
-//! Without the outbox: the same kill loses an event, or leaves one of an order that never was.
+//! Without the outbox: the same kill loses an event, or leaves one of an order that does not exist.
 
 use testkit::process::Process;
 use testkit::proxy::Proxy;
@@ -6,7 +6,8 @@ use workqueue::JobId;
 
 use crate::system::{Kind, System, http, kill_before, kinds, post};
 
-/// An order service that publishes by itself, in this way, and is about to; the id of the order that it is asked for.
+/// Starts an order service that publishes in this naive way, and stops it just before the publish. Returns the id of the
+/// order.
 async fn publishing(system: &System, proxy: &Proxy, publish: &str) -> (Process, JobId) {
     proxy.hold("order-events.");
     let orders = system.run_at(&proxy.url(), "orders", &[("PUBLISH", publish)]);
@@ -15,7 +16,7 @@ async fn publishing(system: &System, proxy: &Proxy, publish: &str) -> (Process, 
     (orders, id)
 }
 
-/// What the program says, and whether it finds all well.
+/// The output of the audit, and whether the verdict is clean.
 async fn audit(system: &System) -> (bool, String) {
     let output = system.command(&system.broker.url(), "orders-audit").output().await.unwrap();
     (output.status.success(), String::from_utf8(output.stdout).unwrap())

@@ -1,4 +1,4 @@
-//! The database or the broker is away for a while.
+//! Outages of the database and of the broker.
 
 use testkit::process::logged;
 use tokio::time::timeout;
@@ -6,7 +6,7 @@ use workqueue::JobId;
 
 use crate::system::{Kind, LIMIT, System, cancel, http, kinds, place, post, ready};
 
-/// Payments have events in flight while the database is away, and a single attempt for each.
+/// The payment service has events in flight while the database is away, with a single attempt for each.
 #[cfg(feature = "postgres")]
 #[tokio::test]
 async fn database_killed_and_restarted_costs_no_attempt() {

@@ -1,4 +1,4 @@
-//! A Postgres of a test's own, from the system's packages.
+//! A Postgres server for one test, from the system's packages.
 
 use std::env;
 use std::fs;
@@ -13,11 +13,11 @@ use testkit::held::Held;
 use testkit::process::{Process, bound_to_this};
 use tokio::process::Command;
 
-/// The user that the server runs as where the tests run as root, whom it refuses.
+/// The user of the server if the tests run as root, because the server refuses to run as root.
 const NOBODY: u32 = 65534;
 
-/// A server, with a database `orders`. Its files are with the operating system before a commit is confirmed, and there
-/// after a kill; this is no loss of power.
+/// A server with a database `orders`. The operating system has its writes before a commit is confirmed, so they survive a
+/// kill. This does not simulate a loss of power.
 pub struct Postgres {
     server: Option<Process>,
     port: u16,
@@ -50,7 +50,7 @@ impl Postgres {
         format!("postgres://orders@127.0.0.1:{}/{database}", self.port)
     }
 
-    /// A connection of the test's own.
+    /// A connection for the test.
     pub async fn connect(&self) -> PgConnection {
         self.connect_to("orders").await
     }
@@ -60,7 +60,7 @@ impl Postgres {
         eventually("Postgres answers", async || PgConnection::connect(&url).await).await
     }
 
-    /// Ends the server on the spot, with all that is not committed.
+    /// Kills the server, with its open transactions.
     pub async fn kill(&mut self) {
         let mut stop = self.command("pg_ctl");
         let output = stop.args(["stop", "--mode", "immediate"]).output().await.unwrap();
@@ -93,18 +93,18 @@ impl Postgres {
 
 impl Drop for Postgres {
     fn drop(&mut self) {
-        // Its children end with it, and write no more into the directory, which is removed.
+        // Its children end as well, and write no more into the directory, which is removed.
         let mut stop = self.command("pg_ctl");
         let _ = stop.args(["stop", "--mode", "immediate"]).as_std_mut().output();
     }
 }
 
-/// Whether a file that is ours belongs to root.
+/// Whether a file of this process belongs to root.
 fn runs_as_root(ours: &Path) -> bool {
     fs::metadata(ours).is_ok_and(|ours| ours.uid() == 0)
 }
 
-/// A program of Postgres, from the PATH, or from where Debian keeps it.
+/// A program of Postgres, from the PATH or from the directory of Debian.
 fn find(name: &str) -> PathBuf {
     let path = env::var_os("PATH").unwrap_or_default();
     let installed = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten();

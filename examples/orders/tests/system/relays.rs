@@ -1,4 +1,4 @@
-//! Several relays, and how one hears of new events.
+//! Several relays, and notifications of new events.
 
 use std::collections::HashMap;
 
@@ -26,7 +26,7 @@ async fn events_of_an_order_keep_their_order_with_two_relays() {
     }
 }
 
-/// The second relay passes over what the first has claimed, until that is killed.
+/// The second relay skips the events that the first one has claimed, until the first one is killed.
 #[cfg(feature = "postgres")]
 #[tokio::test]
 async fn relay_leaves_alone_the_orders_of_another() {

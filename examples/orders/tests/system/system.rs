@@ -1,4 +1,4 @@
-//! A broker, a database, and the programs that a test starts beside them.
+//! A broker, a database, and the programs of a test.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -22,10 +22,10 @@ use workqueue::{Connection, Job, JobId, NatsSettings, Settings, topology};
 
 use crate::postgres::Postgres;
 
-/// Reached only if there is a bug, on however slow a machine.
+/// A time limit that only a bug reaches, even on a slow machine.
 pub const LIMIT: Duration = Duration::from_mins(5);
 
-/// Which database.
+/// The kind of the database.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     /// A file for each service.
@@ -34,7 +34,7 @@ pub enum Kind {
     Postgres,
 }
 
-/// Those that the tests run with.
+/// The databases of the tests.
 pub fn kinds() -> impl Iterator<Item = Kind> {
     let all = [Kind::Sqlite, Kind::Postgres];
     all.into_iter().filter(|kind| *kind == Kind::Sqlite || cfg!(feature = "postgres"))
@@ -65,7 +65,7 @@ impl System {
         Self { broker, postgres, directory, orders_url, payments_url, started: AtomicUsize::new(0) }
     }
 
-    /// Starts one of the programs, which reaches the broker here.
+    /// Starts one of the programs with this address of the broker.
     pub fn run_at(&self, nats_url: &str, program: &str, settings: &[(&str, &str)]) -> Process {
         let mut command = self.command(nats_url, program);
         command.envs(settings.iter().copied());
@@ -97,7 +97,7 @@ impl System {
         command
     }
 
-    /// The verdict, once this many orders are complete, and all is well.
+    /// The verdict, once this many orders are complete and it is clean.
     pub async fn complete(&self, orders: usize) {
         eventually(&format!("{orders} orders are complete"), async || {
             let verdict = self.verdict().await;
@@ -118,8 +118,8 @@ impl System {
         Settings { nats: NatsSettings::at(self.broker.url()), ..Settings::from_env() }
     }
 
-    /// Kills a process once the broker has the first event, of which the process has not heard yet: it was paused when the
-    /// proxy withheld the event.
+    /// Kills a process once the broker has its first event. The process does not have the confirmation, because it was
+    /// paused when the proxy withheld the event.
     pub async fn kill_after(&self, proxy: &Proxy, process: &mut Process) {
         held(proxy).await;
         process.pause().unwrap();
@@ -143,7 +143,7 @@ impl System {
         events.await.into_iter().map(event).collect()
     }
 
-    /// How many events the queue has ever had.
+    /// The number of events that the queue has ever had.
     pub async fn events_so_far(&self) -> u64 {
         let nats = self.connect().await;
         let stream = topology::stream_state(nats.context(), OrderEvent::QUEUE.stream).await;
@@ -155,7 +155,7 @@ impl System {
     }
 }
 
-/// Where the order service listens.
+/// The address of the order service.
 pub async fn http(orders: &Process) -> SocketAddr {
     eventually("HTTP listens", async || {
         orders.logged_addr("HTTP listens addr=").ok_or_else(|| orders.log_text())
@@ -171,7 +171,7 @@ pub async fn ready(process: &Process) {
     .await;
 }
 
-/// Asks for an order under this id.
+/// Looks up the order with this id.
 pub async fn post(http: SocketAddr, id: JobId) -> anyhow::Result<HttpResponse> {
     let body = json!({ "id": id, "item": "a book", "amount": 1200 }).to_string();
     ask(http, "POST", "/orders", &[("Content-Type", "application/json")], &body).await
@@ -191,7 +191,7 @@ pub async fn cancel(http: SocketAddr, id: JobId) {
     assert_eq!(answer.status, 202, "{answer:?}");
 }
 
-/// Kills a process when it is about to publish what the proxy withholds.
+/// Kills a process when the proxy withholds its publish.
 pub async fn kill_before(proxy: &Proxy, process: &mut Process) {
     held(proxy).await;
     process.kill().await.unwrap();

@@ -1,4 +1,4 @@
-//! A web that misbehaves, against the part of the worker that fetches.
+//! The worker's client against servers that misbehave.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::num::NonZeroU32;
@@ -13,7 +13,7 @@ use workqueue::{Attempt, Failure};
 
 use crate::site::Site;
 
-/// The only address of these tests' internet is the one where their server is.
+/// In these tests only the address of their server counts as public.
 fn web() -> Web {
     patient_web(Duration::from_mins(1))
 }
@@ -27,7 +27,7 @@ async fn fetch(web: &Web, url: &str) -> Result<Page, Failure> {
     web.page(check(url).unwrap(), &Recorder::new().context()).await
 }
 
-/// Why a page is no dead letter only now, but at once.
+/// The reason for which a page becomes a dead letter at its first attempt.
 async fn rejection(web: &Web, url: &str) -> String {
     match fetch(web, url).await {
         Err(failure @ Failure::Reject(_)) => failure.to_string(),
@@ -74,7 +74,7 @@ async fn name_that_leads_to_a_private_address_is_rejected() {
     let public = Web::new(word_count::is_public, NonZeroU32::MIN, Duration::from_mins(1));
     let reason = rejection(&public, &url).await;
     assert!(reason.starts_with("localhost is not on the public internet"), "{reason}");
-    // The same name is called where its address is allowed.
+    // The same name works if its address is allowed.
     fetch(&web(), &url).await.unwrap();
     assert_eq!(site.asked(), ["/page"]);
 }
@@ -102,7 +102,7 @@ async fn server_that_is_unwell_broken_or_silent_is_tried_again() {
         let failed = fetch(&web(), &site.url(path)).await;
         assert!(matches!(failed, Err(Failure::Retry(_))), "{path}: {failed:?}");
     }
-    // The server never answers, so no patience is long enough.
+    // The server never answers, so any time limit is exceeded.
     let impatient = patient_web(Duration::from_secs(1));
     let reason = eventually("the rules of the site are known in time", async || {
         let failed = fetch(&impatient, &site.url("/silent")).await.unwrap_err();

@@ -1,4 +1,4 @@
-//! The front and its workers, as processes beside a real broker, and a web that misbehaves.
+//! The front and its workers as processes, with a real broker, and with servers that misbehave.
 
 mod hostile;
 mod programs;

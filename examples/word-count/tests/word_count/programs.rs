@@ -125,7 +125,7 @@ async fn two_workers_together_hold_to_the_rate_of_a_host() {
     let urls = vec![site.url("/page"); 9];
     let accepted = system.ask("POST", "/word-counts/batch", &json!({ "urls": urls })).await;
     assert_eq!(accepted.json()["ids"].as_array().map(Vec::len), Some(9));
-    // Another host does not wait for its turn.
+    // Another host does not wait for the limit of this one.
     let other = format!("http://localhost:{}/other", site.addr.port());
     system.becomes("done", &system.count(&other).await).await;
     let pages = |path| site.asked().iter().filter(|asked| *asked == path).count();
@@ -134,7 +134,7 @@ async fn two_workers_together_hold_to_the_rate_of_a_host() {
         seen => Err(seen),
     })
     .await;
-    // Two a second of the clock are five seconds of it, of which the first and the last may hardly count.
+    // At two a second of the clock, five seconds are needed. The first and the last may be short.
     assert!(begun.elapsed() > Duration::from_secs(3), "{:?}", begun.elapsed());
 }
 
@@ -157,7 +157,7 @@ async fn form_overtakes_a_batch_of_ten_thousand() {
     let location = system.count(&site.url("/form")).await;
     site.gate.add_permits(1);
     system.becomes("done", &location).await;
-    // One page of the batch may have been at hand before the form's was, and each tenth turn is a fair one.
+    // A page of the batch may have got a slot before that of the form, and each tenth slot is a fair one.
     let place = site.asked().iter().position(|path| path == "/form").unwrap();
     assert!(place <= 3, "{place}");
     assert_eq!(system.get("/word-counts").await["jobs"], 10_002);

@@ -1,4 +1,4 @@
-//! A web server of a test's own, whose pages misbehave each in a way of its own.
+//! A web server for one test. Each of its pages misbehaves in its own way.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -22,12 +22,12 @@ pub const PAGE: &str = "<!doctype html><title>Of  foxes</title><style>p { color:
     <p>The fox &amp; the <a href='/hole?a=1#b'>hole</a>.</p><script>document.write('<p>the script</p>')</script>
     <a href='hole?a=1#b'>The</a> <a href='javascript:alert(1)'>trap</a>";
 
-/// A web server, and the pages that it was asked for so far.
+/// A web server, and the pages that were requested so far.
 #[derive(Clone)]
 pub struct Site {
     pub addr: SocketAddr,
     asked: Arc<Mutex<Vec<String>>>,
-    /// Lets the answers of `/gate` through.
+    /// Releases the answers of `/gate`.
     pub gate: Arc<Semaphore>,
 }
 
@@ -45,7 +45,7 @@ impl Site {
         format!("http://{}{path}", self.addr)
     }
 
-    /// The pages that it was asked for, in order, without those that say what is allowed.
+    /// The requested pages, in order, without `robots.txt`.
     pub fn asked(&self) -> Vec<String> {
         let asked = self.asked.lock().unwrap().clone();
         asked.into_iter().filter(|path| path != "/robots.txt").collect()

@@ -1,4 +1,4 @@
-//! The programs beside a broker of their own.
+//! The programs with a broker of their own.
 
 use std::net::SocketAddr;
 
@@ -10,7 +10,7 @@ use testkit::http::{HttpResponse, ask};
 use testkit::process::Process;
 use tokio::process::Command;
 
-/// The front, and a broker. Workers are started by the tests.
+/// The front, and a broker. The tests start the workers.
 pub struct System {
     _front: Process,
     addr: SocketAddr,
@@ -48,7 +48,7 @@ impl System {
         self.ask("GET", path, &Value::Null).await.json()
     }
 
-    /// Submits a page to be counted, and gives where to look for its count.
+    /// Submits a page to be counted, and returns the address of its count.
     pub async fn count(&self, url: &str) -> String {
         let accepted = self.ask("POST", "/word-counts", &json!({ "url": url })).await;
         assert_eq!(accepted.status, 202, "{accepted:?}");
@@ -74,7 +74,7 @@ fn spawn(
 ) -> Process {
     let mut command = Command::new(program);
     command.env("NATS_URL", broker.url()).env("INSTANCE", name).env("LOG_FORMAT", "pretty");
-    // A job of a worker that was killed comes again soon.
+    // The broker redelivers a job of a killed worker soon.
     command.env("NO_COLOR", "1").env("ACK_WAIT", "2s").envs(settings.iter().copied());
     Process::spawn(command, directory.path().join(name)).unwrap()
 }
