@@ -1,14 +1,13 @@
 # One image for each program: docker build --target requestor --tag decoupled/requestor:0.2.0 .
 
-# All programs at once, in a directory that lasts from one build to the next, so that cargo compiles again only what
-# has changed. It goes by the times of files: so what is in there is replaced only where its content differs, whatever
-# times the sources have.
+# Builds all programs in a directory that lasts from one build to the next, so that cargo compiles only what has changed.
+# Cargo compares the times of files. So a file is replaced there only if its content differs, whatever its time is.
 FROM rust:1.95-slim-bookworm AS build
 WORKDIR /build
-# Either `image`, which builds again quickly, or `release`, whose programs need a little less of a processor.
+# Either `image`, which builds again quickly, or `release`, whose programs need a little less processor time.
 ARG PROFILE=image
-# For `image`, the linker optimises across crates, and keeps what it has made of each part of them: a change of one crate
-# leaves the rest as it is. It takes the linker that comes with the compiler, because that reads the compiler's bitcode.
+# For `image`, the linker optimises across crates, and caches its results, so that a change of one crate does not affect
+# the others. It is the linker of the compiler, because that one reads the compiler's bitcode.
 RUN --mount=type=bind,target=/source \
     --mount=type=cache,id=decoupled-build,target=/build,sharing=locked \
     --mount=type=cache,target=/usr/local/cargo/registry \
@@ -22,8 +21,7 @@ RUN --mount=type=bind,target=/source \
     && mkdir -p /programs /backups \
     && for program in requestor generator gateway decoupled; do cp "target/$host/$PROFILE/$program" /programs/; done
 
-# Nothing but the C library, certificates, and a user that is nobody. It writes nowhere: run it with
-# --read-only.
+# Only the C library, certificates, and the user nobody. The programs write no files: run the image with --read-only.
 FROM gcr.io/distroless/cc-debian12:nonroot AS runtime
 USER 65532:65532
 ARG REVISION=unknown
@@ -60,6 +58,6 @@ FROM runtime AS cli
 LABEL org.opencontainers.image.title="decoupled" \
       org.opencontainers.image.description="Declares the queues, and audits what went through them"
 COPY --from=build /programs/decoupled /usr/local/bin/
-# A new volume that is mounted here belongs to whom this does.
+# A new volume that is mounted here gets the owner of this directory.
 COPY --from=build --chown=65532:65532 /backups /backups
 ENTRYPOINT ["/usr/local/bin/decoupled"]
