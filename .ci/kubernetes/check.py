@@ -1,4 +1,4 @@
-"""Renders what is shipped, and checks what no tool knows of it; `run` beside this file calls it."""
+"""Renders the shipped manifests, and checks rules that no tool has; `run` beside this file calls it."""
 
 import base64
 import contextlib
@@ -22,7 +22,7 @@ from programs import REPOSITORY
 HERE = pathlib.Path(__file__).parent
 SCHEMAS = yaml.safe_load((HERE / "schemas.yaml").read_text())
 FAULTS = yaml.safe_load((HERE / "faults.yaml").read_text())
-# Where credentials/make puts the passwords that it makes, and the start of those of the repository.
+# The folder for the passwords of credentials/make, and the prefix of those in the repository.
 MADE, LOCAL = "made-by-k8s-credentials-make", base64.b64encode(b"local-use-only-").decode()
 
 
@@ -103,7 +103,7 @@ def check_schema(text):
 
 @contextlib.contextmanager
 def edited(file, old, new):
-    """Has one text of a file replaced."""
+    """Replaces one text of a file, and restores the file afterwards."""
     text = file.read_text()
     expect(old in text, "cannot be put there any more")
     file.write_text(text.replace(old, new, 1))

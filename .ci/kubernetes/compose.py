@@ -1,4 +1,4 @@
-"""Holds the Compose file and the images' Dockerfile against the programs and the broker."""
+"""Compares the Compose file and the images' Dockerfile with the programs and the broker."""
 
 import re
 
@@ -57,7 +57,7 @@ def check_client(service, dockerfile, users):
     told = {name: "" if value is None else str(value) for name, value in service["environment"].items()}
     args = service.get("entrypoint", [])[1:] + service.get("command", [])
     if "profiles" in service:
-        # A command that the user adds: all know the same settings of the broker.
+        # The user adds the command. All commands have the same settings of the broker.
         args.append("list" if args else "audit")
     else:
         expect_equal("healthcheck", service["healthcheck"]["test"], ["CMD", program, "healthcheck"])

@@ -22,9 +22,9 @@ from objects import expect, find
 from programs import REPOSITORY, TARGET
 
 LAB = TARGET / "debug/lab"
-# A side that is killed fills a queue within seconds, and the alerts see it in a minute: only a bug takes so long.
+# A killed service fills a queue within seconds, and the alerts notice that in a minute. Only a bug reaches this limit.
 PATIENCE = 300
-# What Grafana puts in the place of its variables.
+# The values of Grafana's variables.
 VARIABLES = {"$namespace": ".*", "$__rate_interval": "10s"}
 
 
@@ -76,7 +76,7 @@ def walk(do, prom, panels):
 
 
 def expect_alerts(prom, when, names):
-    """Alerts are pending as soon as their expression holds; for how long until they fire, `promtool test` says."""
+    """Alerts are pending as soon as their expression holds. `promtool test` checks the time until they fire."""
     active = lambda: set(prom.values("ALERTS", "alertname"))
     eventually(f"{when} these alerts are active: {names or 'none'}", lambda: active() == names, active)
 
@@ -84,7 +84,7 @@ def expect_alerts(prom, when, names):
 @contextlib.contextmanager
 def lab(home):
     """Two generators, a requestor and queues that are soon full."""
-    # Spans are recorded for a collector that is not there.
+    # Spans are recorded for a collector that does not exist.
     env = os.environ | {"QUEUE_LIMIT": "300", "OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:9", "NO_COLOR": "1"}
     with open(home / "lab.log", "w") as log:
         up = subprocess.Popen([LAB, "up", "--rate", "50"], cwd=REPOSITORY, env=env, stdout=log, stderr=log)
@@ -147,7 +147,7 @@ class Prometheus:
             return None
 
     def values(self, query, label=None):
-        """The values of each series, by that label or by all of them."""
+        """The values of each series, by this label or by all labels."""
         self.find_targets()
         found = self.get("/api/v1/query", query=query)["data"]["result"]
         name = lambda metric: metric.get(label, "") if label else " ".join(metric.values())
@@ -163,7 +163,7 @@ class Prometheus:
         return [rule[field] for group in groups for rule in group["rules"] if rule["type"] == kind]
 
     def find_targets(self):
-        """Has it scrape the processes that there are, as their logs say, instead of asking a DNS."""
+        """Makes it scrape the running processes, whose logs have their addresses, instead of using DNS."""
         logs = [log.read_text() for log in self.directory.glob("*.log") if ".earlier" not in log.name]
         found = [re.findall(r"admin endpoint listens addr=(\S+)", log)[-1:] for log in logs]
         targets = json.dumps([{"targets": sorted(sum(found, []))}])

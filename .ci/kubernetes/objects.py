@@ -5,7 +5,7 @@ import contextlib
 
 
 class Refused(Exception):
-    """What does not hold, and where."""
+    """A check that failed, and its place."""
 
 
 def expect(holds, message):
@@ -19,7 +19,7 @@ def expect_equal(what, found, expected):
 
 @contextlib.contextmanager
 def within(where):
-    """Says where a refusal inside it is."""
+    """Adds this place to a refusal inside it."""
     try:
         yield
     except Refused as refused:
@@ -52,7 +52,7 @@ def containers(workload):
 
 
 def find(key, thing):
-    """Each value under this key, however deep."""
+    """Each value under this key, at any depth."""
     if isinstance(thing, list):
         return [found for each in thing for found in find(key, each)]
     if isinstance(thing, dict):
@@ -74,7 +74,7 @@ def one(kind, name, objects):
 
 
 def environment(container, objects):
-    """The environment of a container, with None for what Kubernetes fills in."""
+    """The environment of a container, with None for the values that Kubernetes fills in."""
     found = {}
     for source in find("configMapRef", container):
         found |= one("ConfigMap", source["name"], objects)["data"]
@@ -87,7 +87,7 @@ def environment(container, objects):
 
 
 def matches(selector, these):
-    """Whether a selector selects what has these labels."""
+    """Whether a selector matches these labels."""
     wanted = {key: [value] for key, value in selector.get("matchLabels", {}).items()}
     wanted |= {each["key"]: each["values"] for each in selector.get("matchExpressions", [])}
     return all(these.get(key) in values for key, values in wanted.items())

@@ -1,4 +1,4 @@
-"""Holds containers against the programs and the broker: settings, users, ports and paths."""
+"""Compares containers with the programs and the broker: settings, users, ports and paths."""
 
 import functools
 import os
@@ -16,7 +16,7 @@ TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR") or REPOSITORY / "target
 
 
 def source(name, pattern):
-    """What a pattern finds in a file of the repository."""
+    """The matches of a pattern in a file of the repository."""
     return re.findall(pattern, (REPOSITORY / name).read_text(), re.M)
 
 
@@ -33,7 +33,7 @@ def run(program, *words, **environ):
 
 
 def settings(program, *command):
-    """The settings that a program takes from its environment, with their defaults."""
+    """The settings that a program reads from its environment, with their defaults."""
     usage = run(program, *command, "--help")
     expect(usage.returncode == 0, f"{program} has no command {' '.join(command)}: {usage.stderr}")
     known = r"\[env: ([A-Z_]+)[^\]]*\](?: \[default: ([^\]]+)\])?"
@@ -49,10 +49,10 @@ def check_container(container, told, grace, users):
     command = [word for word in words[:2] if re.fullmatch(r"[a-z][a-z-]*", word)]
     known, expanded = settings(program, *command), re.findall(r"\$\((\w+)\)", " ".join(words))
     for name in {variable["name"] for variable in container.get("env", [])} - {*known, *expanded}:
-        # One of before is refused by its name, and handed on so that it is.
+        # The program refuses a former setting by its name, so the file still passes it on.
         refusal = run(program, "--help", **{name: "x"}).stderr
         expect("is set, and is not read any more" in refusal, f"{program} knows no setting {name}")
-    # Each setting is a flag as well: so the program itself reads all values, before it prints its help.
+    # Each setting is also a flag, so the program itself parses all values before it prints its help.
     values = {name: told[name] or "x" for name in known if told.get(name, "") != ""}
     flags = [f"--{name.lower().replace('_', '-')}={value}" for name, value in values.items()]
     done = run(program, *words, *flags, "--help")
@@ -83,7 +83,7 @@ def read(files, command, given):
     of its users."""
     with tempfile.TemporaryDirectory() as home:
         for name, text in files.items():
-            # A certificate made for this check takes the place of the cluster's.
+            # A certificate that was made for this check replaces that of the cluster.
             text = text.replace("/etc/nats-tls/", f"{TARGET}/kubernetes/tls/")
             pathlib.Path(home, name).write_text(text)
         words = [word.replace("/etc/nats/", f"{home}/") for word in command]

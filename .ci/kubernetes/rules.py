@@ -1,4 +1,4 @@
-"""What no tool knows of one rendered system: that its parts select, reach and trust each other."""
+"""Rules for one rendered system that no tool has: its parts select, reach and trust each other."""
 
 import json
 import os
@@ -12,10 +12,10 @@ from objects import of_kind, one, ports, selected_by, template, title, within, w
 LABEL, NAMESPACE = "app.kubernetes.io/", "kubernetes.io/metadata.name"
 INSTALLATION = {LABEL + "name", LABEL + "instance"}
 LABELS = INSTALLATION | {LABEL + name for name in ("version", "component", "part-of", "managed-by")}
-# What may stay behind of an apply: that which does nothing, and that which docs/kubernetes.md says how to delete.
+# Objects that an apply may leave behind: those that do nothing, and those that docs/kubernetes.md tells how to delete.
 HARMLESS = {"ConfigMap", "Secret", "Issuer", "Certificate", "PodDisruptionBudget", "NetworkPolicy"}
 DELETED = programs.source("docs/kubernetes.md", r"\b(?:scaledobject|prometheusrule|podmonitor)/\w+")
-# Pods of other namespaces that policies know.
+# Pods of other namespaces that policies name.
 OUTSIDERS = {
     "KEDA": {NAMESPACE: "keda", "app": "keda-operator"},
     "Prometheus": {NAMESPACE: "monitoring", LABEL + "name": "prometheus"},
@@ -81,7 +81,7 @@ def check_broker(broker, objects):
 
 
 def check_life(broker, container, conf):
-    """The broker has the time that it takes to start and to end, and is asked for nothing but itself."""
+    """The broker has enough time to start and to end, and its probes depend on nothing else."""
     for image in [image for image in find("image", broker) if image.startswith("nats:")]:
         expect_equal("the image", image, f"nats:{programs.BROKER}-alpine")
     for probe, asked in (("startup", "server"), ("readiness", "server"), ("liveness", "enabled")):
@@ -94,7 +94,7 @@ def check_life(broker, container, conf):
 
 
 def check_object(thing, namespace, objects):
-    """An object is of this installation, and selects the pods of its own component."""
+    """An object belongs to this installation, and selects the pods of its own component."""
     spec, kind, own = thing.get("spec", {}), thing["kind"], thing["metadata"].get("labels", {})
     expect(LABELS <= own.keys(), f"lacks the labels {sorted(LABELS - own.keys())}")
     selector = {"matchLabels": spec["selector"]} if kind == "Service" else spec.get("selector")
@@ -113,7 +113,7 @@ def check_object(thing, namespace, objects):
     if containers(thing):
         [user], non_root = find("runAsUser", spec), find("runAsNonRoot", spec)
         expect(user > 0 and non_root == [True], "may be root")
-    # A drain of nodes takes one replica at a time of several, and a rollout none.
+    # A drain of nodes stops one of several replicas at a time, and a rollout none.
     side = title(thing) in ("Deployment requestor", "Deployment generator")
     if side:
         expect_equal("shrinks in a rollout", find("maxUnavailable", spec), [0])
@@ -126,7 +126,7 @@ def check_object(thing, namespace, objects):
 
 
 def check_paths(workload, container, objects):
-    """Each path that a container is told of is in a volume, which is there."""
+    """Each path in the settings of a container is in a volume that exists."""
     for claim in find("claimName", workload):
         one("PersistentVolumeClaim", claim, objects)
     volumes = find("volumes", workload) + find("metadata", find("volumeClaimTemplates", workload))
@@ -139,7 +139,7 @@ def check_paths(workload, container, objects):
 
 
 def check_client(workload, container, expected, users, objects):
-    """A client knows each broker, trusts it, and is what its program expects."""
+    """A client has the address of each broker, trusts it, and has the settings of its program."""
     told, pods = environment(container, objects), template(workload)["spec"]
     for name, value in expected.items():
         expect_equal(name, told.get(name), value)
@@ -150,7 +150,7 @@ def check_client(workload, container, expected, users, objects):
 
 
 def check_scaling(scaled, broker, namespace, objects):
-    """KEDA scales a side by the queues that it takes from."""
+    """KEDA scales a service by the queues that it consumes."""
     name = scaled["spec"]["scaleTargetRef"]["name"]
     side = one("Deployment", name, objects)
     expect("replicas" not in side["spec"], "an apply resets how many there are")
@@ -167,7 +167,7 @@ def check_scaling(scaled, broker, namespace, objects):
 
 
 def connections(broker, objects):
-    """Each connection that has to be let through: who opens it, to what, port and protocol."""
+    """Each connection that has to be allowed: its client, its server, its port and its protocol."""
     own = ports(broker)
     for workload in workloads(objects):
         yield from ((title(workload), "the DNS", 53, each) for each in ("UDP", "TCP"))
@@ -184,7 +184,7 @@ def connections(broker, objects):
 
 
 def check_policies(namespace, needed, objects):
-    """Both ends let each connection through, and each peer and port that they name is for one."""
+    """The policies of both ends allow each connection, and allow nothing else."""
     home = {NAMESPACE: namespace["metadata"]["name"]}
     pods = {title(each): home | labels(each) for each in workloads(objects)}
     policies = of_kind(objects, "NetworkPolicy")
@@ -216,7 +216,7 @@ def check_apply(old, new):
     for name in sorted(there.keys() & comes.keys()):
         before, after = there[name], comes[name]
         if after["kind"] in ("Deployment", "StatefulSet"):
-            # The API server refuses an object that has other ones.
+            # The API server refuses a change of these fields.
             immutable = ("selector", "serviceName", "podManagementPolicy", "volumeClaimTemplates")
             same = all(after["spec"].get(field) == before["spec"].get(field) for field in immutable)
             expect(same != refused, f"{name} would be {'changed' if refused else 'refused'}")

@@ -13,10 +13,10 @@ from steps import LIMIT, answer, ask_and_follow, eventually, expect, run, step
 
 NAMESPACE = "decoupled"
 SIDES = ("requestor", "generator")
-# Of each requestor, in requests a second.
+# The rate of each requestor, in requests a second.
 RATE = 50
 
-# What the restricted Pod Security Standard forbids.
+# A pod that the restricted Pod Security Standard forbids.
 PRIVILEGED = """
 apiVersion: v1
 kind: Pod
@@ -26,7 +26,7 @@ spec:
     - {name: cli, image: "decoupled/cli:0.2.0", securityContext: {privileged: true}}
 """
 
-# Has a password and keeps to the standard, but no network policy selects it.
+# A pod with a password that keeps to the standard, but that no network policy selects.
 STRANGER = """
 apiVersion: v1
 kind: Pod
@@ -49,7 +49,7 @@ spec:
         {allowPrivilegeEscalation: false, readOnlyRootFilesystem: true, capabilities: {drop: [ALL]}}
 """
 
-# The system with three brokers, and the passwords that are there.
+# The system with three brokers, and the existing passwords.
 CLUSTER = """
 apiVersion: kustomize.config.k8s.io/v1beta1
 kind: Kustomization
@@ -86,7 +86,7 @@ def walk_under_load(gateway):
     step("a pod with privileges is refused, and one that no policy selects reaches no service")
     refusal = kubectl(*inside("create", "--dry-run=server", "--filename", "-"), stdin=PRIVILEGED, check=False, errors=True)
     expect('violates PodSecurity "restricted' in refusal, f"a privileged pod is refused: {refusal}")
-    # By its address, so that it is not for want of a name.
+    # By its address, so that a failure is not one of DNS.
     kubectl(*inside("create", "--filename", "-"), stdin=STRANGER % pods("broker")[0]["status"]["podIP"])
     eventually("the stranger ends", lambda: found("pod/stranger")["status"]["phase"] in ("Failed", "Succeeded"))
     said = kubectl(*inside("logs", "stranger"))
@@ -97,7 +97,7 @@ def walk_under_load(gateway):
     requestors = uids("requestor")
     scale("generator", 0)
     before = waiting(gateway)
-    # For longer than it takes to fail so many probes that a pod counts as not ready.
+    # Longer than the probes need to fail until a pod counts as not ready.
     eventually("requests wait", lambda: waiting(gateway) >= before + 10 * RATE)
     expect(uids("requestor") == requestors, "the requestor was not touched")
     expect(are_ready(1, "requestor"), "the requestor is ready without a generator")
@@ -137,7 +137,7 @@ def walk_under_load(gateway):
     for name in ("nats", "declare", *SIDES, "gateway"):
         expect(f'"{name}" is invalid' in said, f"{name} is refused: {said}")
     expect(uids(*running) == before, "nothing was touched")
-    # Its Jobs are those of the cluster until then.
+    # Until then, its Jobs are those of the cluster.
     kubectl("apply", "-k", "k8s")
 
     step("ask for no more, and for the verdict")
@@ -147,7 +147,7 @@ def walk_under_load(gateway):
     # The first condition of a Job is that it has ended, in either way.
     kubectl(*inside("wait", "--for=jsonpath={.status.conditions[0].status}=True", f"--timeout={LIMIT}s", "job/audit-1"))
     eventually("the audit ends", lambda: conditions("job/audit-1") & {"Complete", "Failed"})
-    # The last of them, should it not have got through to the broker at once.
+    # The last pod, because an earlier one may not have reached the broker.
     last = max(pods("audit"), key=lambda pod: pod["metadata"]["creationTimestamp"])["metadata"]["name"]
     said = kubectl(*inside("logs", last))
     print(said)
@@ -157,7 +157,7 @@ def walk_under_load(gateway):
 
 
 def ask_for(rate):
-    """Lets each requestor ask for that many strings a second."""
+    """Sets the rate of each requestor, in requests a second."""
     kubectl(*inside("set", "env", "deployment/requestor", f"REQUEST_RATE={rate}"))
     rolled_out("deployment/requestor")
 
@@ -175,12 +175,12 @@ def rolled_out(workload):
 
 
 def drained(gateway):
-    # Under load there is always something on its way.
+    # Under load, some messages are always on their way.
     eventually("the queues drain", lambda: waiting(gateway) < RATE)
 
 
 def waiting(gateway):
-    """How many messages wait in the three queues, by the page's last look that was not in vain."""
+    """The number of messages that wait in the three queues, by the last successful snapshot of the page."""
     def look():
         points = answer(f"{gateway}/api/history")
         return points and points[-1]["queues"]
@@ -189,7 +189,7 @@ def waiting(gateway):
 
 
 def pods(*components, going=False):
-    """The pods of these components; those that were told to go only if asked for."""
+    """The pods of these components; the stopping ones only on demand."""
     selector = f"app.kubernetes.io/component in ({','.join(components)})"
     there = json.loads(kubectl(*inside("get", "pods", "--selector", selector, "--output", "json")))["items"]
     return [pod for pod in there if going or "deletionTimestamp" not in pod["metadata"]]
@@ -200,7 +200,7 @@ def uids(*components):
 
 
 def are_ready(replicas, *components):
-    """Whether there are so many, and all of them are ready."""
+    """Whether there are this many, and all of them are ready."""
     there = pods(*components)
     return len(there) == replicas and all("Ready" in true_conditions(pod) for pod in there)
 
@@ -214,7 +214,7 @@ def conditions(name):
 
 
 def true_conditions(thing):
-    # One that the controller has not seen yet has none.
+    # A pod that the controller has not handled yet has none.
     held = thing["status"].get("conditions", [])
     return {condition["type"] for condition in held if condition["status"] == "True"}
 
@@ -236,7 +236,7 @@ def show_what_is_there():
 
 @contextlib.contextmanager
 def forwarded(service, port):
-    """The address under which a Service is reached from here."""
+    """The address of a Service from here."""
     words = ["kubectl", *inside("port-forward", "--address", "127.0.0.1", f"service/{service}", f":{port}")]
     with tempfile.TemporaryFile("w+") as said, subprocess.Popen(words, stdin=subprocess.DEVNULL, stdout=said, stderr=said) as forwarding:
         def local():
@@ -256,7 +256,7 @@ def inside(*words):
 
 
 def kubectl(*words, stdin="", check=True, errors=False):
-    """What kubectl prints; with `errors`, also what it complains of."""
+    """The output of kubectl; with `errors`, also its standard error."""
     if not {"get", "logs"} & set(words):
         print("$ kubectl", *words, flush=True)
     done = run(["kubectl", *words], check, input=stdin, timeout=2 * LIMIT)

@@ -8,10 +8,10 @@ import subprocess
 from lessons import lessons
 from steps import ask, ask_and_follow, eventually, expect, follow, run, step
 
-# Away from whatever else runs on this engine: containers, network and volume have names of their own, and the
-# gateway has any port that is free.
+# Separate from everything else on this engine: containers, network and volume have names of their own, and the gateway has
+# a free port.
 ENVIRONMENT = os.environ | {"COMPOSE_PROJECT_NAME": f"decoupled-walk-{os.getpid()}", "REQUEST_RATE": "200", "GATEWAY_PORT": "0"}
-# Each has a profile of its own, and a broker.
+# Each example has a profile of its own, and a broker.
 EXAMPLES = "word-count", "orders"
 
 
@@ -24,7 +24,7 @@ def main():
         compose("logs", "--tail", "40", check=False)
         raise
     finally:
-        # With what the profiles have used, whose volumes would stay otherwise.
+        # With the profiles, whose volumes would stay otherwise.
         profiles = (f"--profile={name}" for name in ("tools", *EXAMPLES))
         compose(*profiles, "down", "--volumes", "--timeout", "5", "--remove-orphans", check=False)
 
@@ -92,7 +92,7 @@ def walk():
     step("kill the broker, and start it")
     docker("kill", "--signal", "KILL", *containers("nats"))
     eventually("the services notice", lambda: healthy("generator") == 0 and healthy("requestor") == 0)
-    # It was ended by hand, so that the engine does not start it again by itself.
+    # It was stopped by hand, so the engine does not start it again by itself.
     compose("up", "--detach", "--wait", "nats")
     eventually("they are ready again", lambda: healthy("generator") == 2 and healthy("requestor") == 1)
 
@@ -121,7 +121,7 @@ def walk():
 
 
 def check_container(service, container):
-    """What docs/security.md says of each container."""
+    """The properties of each container that docs/security.md lists."""
     config, host = container["Config"], container["HostConfig"]
     name = container["Name"].strip("/")
     expect(host["ReadonlyRootfs"], f"the root of {name} is read-only")
@@ -144,7 +144,7 @@ def gateway():
 
 
 def verdict():
-    """The verdict of the moment. Under load it is read while messages move; lost or doubled is an error at once."""
+    """The current verdict. Under load messages move while it is read. A lost or doubled request is an error at once."""
     done = compose("run", "--rm", "cli", "audit", "--json", check=False)
     expect(done.returncode == 0, f"nothing is lost or doubled: {done.stdout}{done.stderr}")
     return json.loads(done.stdout)
@@ -163,7 +163,7 @@ def inspect(container):
 
 
 def healthy(service):
-    """How many containers of a service are healthy."""
+    """The number of healthy containers of a service."""
     return sum(inspect(container)["State"]["Health"]["Status"] == "healthy" for container in containers(service))
 
 

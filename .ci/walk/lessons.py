@@ -6,12 +6,12 @@ import urllib.request
 
 from steps import LIMIT, answer, eventually, expect, run, step
 
-# Where the commands of the lessons find the gateway.
+# The address of the gateway in the commands of the lessons.
 USUAL = "http://127.0.0.1:8080"
 
 
 def lessons(gateway, environment):
-    """Each lesson that can be done with Compose, against the gateway whose address this gives."""
+    """Does each lesson that can be done with Compose. `gateway` returns the address of the gateway."""
     for listed in answer(f"{gateway()}/api/lessons")["lessons"]:
         lesson = answer(f"{gateway()}/api/lessons/{listed['number']}")
         sections = {section["title"]: section for section in lesson["sections"]}
@@ -31,7 +31,7 @@ def follow(path, one, command, gateway, environment):
         do(command, gateway, environment)
         return
     with urllib.request.urlopen(f"{gateway()}/api/{path}", timeout=LIMIT) as events:
-        # What was before is known now.
+        # The gateway has the state before the step now.
         name, data = next_event(events)
         expect(name == "state", f"the check of {path} is not true before anything is done: {data}")
         do(command, gateway, environment)
@@ -41,7 +41,7 @@ def follow(path, one, command, gateway, environment):
 
 
 def next_event(events):
-    """Its name and data. Each comes within a second, or the gateway has gone."""
+    """The name and the data of an event. Each arrives within a second, or the gateway has gone."""
     lines = []
     for line in events:
         if line == b"\n":

@@ -1,4 +1,4 @@
-"""What the walks have in common. Nothing here waits for a time to pass."""
+"""The common parts of the walks. Nothing here waits for a fixed time."""
 
 import json
 import subprocess
@@ -8,7 +8,7 @@ import urllib.error
 import urllib.request
 import uuid
 
-# Reached only if there is a bug, on however slow a machine; in seconds.
+# A time limit in seconds that only a bug reaches, even on a slow machine.
 LIMIT = 300
 
 
@@ -31,7 +31,7 @@ def eventually(what, holds):
 
 
 def run(words, check=True, **how):
-    """Runs a program to its end, and keeps what it prints; unless told not to, it has to succeed."""
+    """Runs a program to its end, and returns its output. By default it has to succeed."""
     done = subprocess.run(words, capture_output=True, text=True, **how)
     if check and done.returncode != 0:
         sys.exit(f"{' '.join(words)} ended with {done.returncode}:\n{done.stdout}{done.stderr}")
@@ -39,13 +39,13 @@ def run(words, check=True, **how):
 
 
 def ask_and_follow(gateway):
-    """Asks for a string through the gateway at this address, and follows it home."""
+    """Submits a request through the gateway at this address, and waits until it is complete."""
     follow(gateway, ask(gateway))
 
 
 def ask(gateway):
-    """Asks for a string, and says under which id."""
-    # Where no answer comes, it is open what became of it. Under the same key nothing is asked twice.
+    """Submits a request, and returns its id."""
+    # Without an answer the outcome is unknown. Under the same key the request is submitted only once.
     key = {"Idempotency-Key": uuid.uuid4().hex}
     asked = {"count": 1, "length": 16}
     return eventually("a string is asked for", lambda: answer(f"{gateway}/requests", asked, key))["id"]

@@ -20,7 +20,7 @@ URL = os.environ["REDIS_URL"]
 app = Celery("tasks", broker=URL)
 app.conf.update(
     task_ignore_result=True,
-    # A task whose worker was killed is done again, and not lost.
+    # The task of a killed worker is done again, and not lost.
     task_acks_late=True,
     # After 30 s, as with the ACK_WAIT of the requestor and the generator, and not an hour; a worker looks for such
     # tasks every 10 s, and not every 100 s.
@@ -59,7 +59,7 @@ def tell(**_):
 
 
 if __name__ == "__main__":
-    # The tasks of the module that the workers know, and not those of this program.
+    # The tasks of the workers' module, and not those of this program.
     from tasks import make
 
     database.set("began", time.time_ns() // 1_000_000)
