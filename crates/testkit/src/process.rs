@@ -244,7 +244,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn process_logs_what_it_prints_and_gives_its_exit_status() {
+    async fn process_logs_its_output_and_returns_its_exit_status() {
         let directory = tempfile::tempdir().unwrap();
         let mut process = shell("echo out; echo err >&2; exit 3", directory.path());
         assert_eq!(process.wait().await.unwrap().code(), Some(3));
@@ -288,7 +288,7 @@ while True:
     }
 
     #[tokio::test]
-    async fn a_dropped_process_is_gone() {
+    async fn dropped_process_is_killed() {
         let directory = tempfile::tempdir().unwrap();
         let process = shell("exec sleep 600", directory.path());
         let pid = Pid::from_raw(process.id().try_into().unwrap());

@@ -35,7 +35,7 @@ async fn messages_of(jetstream: &jetstream::Context, published: usize, replicas:
 }
 
 #[tokio::test]
-async fn a_broker_that_has_started_answers() {
+async fn started_broker_answers() {
     let broker = Broker::start(BrokerOptions::default()).await.unwrap();
     let account = jetstream_of(&broker).await.query_account().await.unwrap();
     assert_eq!(account.streams, 0);
@@ -70,7 +70,7 @@ async fn confirmed_messages_survive_a_kill_and_a_stop() {
 }
 
 #[tokio::test]
-async fn a_directory_that_was_given_outlives_the_broker() {
+async fn given_directory_outlives_the_broker() {
     let directory = tempfile::tempdir().unwrap();
     let directory = Some(directory.path().join("broker of \"mine\""));
     let options = BrokerOptions { directory, ..Default::default() };
@@ -82,7 +82,7 @@ async fn a_directory_that_was_given_outlives_the_broker() {
 }
 
 #[tokio::test]
-async fn a_temporary_directory_goes_with_the_broker() {
+async fn temporary_directory_is_removed_with_the_broker() {
     let broker = Broker::start(BrokerOptions::default()).await.unwrap();
     messages(&jetstream_of(&broker).await, 3).await;
     let log = broker.log();
@@ -92,7 +92,7 @@ async fn a_temporary_directory_goes_with_the_broker() {
 }
 
 #[tokio::test]
-async fn the_options_reach_the_broker() {
+async fn options_reach_the_broker() {
     let extra = "jetstream { max_file_store: 1MB }\nmax_payload: 1234".to_owned();
     let broker = Broker::start(BrokerOptions { extra, ..Default::default() }).await.unwrap();
     let jetstream = jetstream_of(&broker).await;
@@ -106,7 +106,7 @@ async fn the_options_reach_the_broker() {
 }
 
 #[tokio::test]
-async fn a_broker_that_wants_a_password_has_started_too() {
+async fn broker_with_a_password_counts_as_started() {
     let extra = "authorization { user: somebody, password: secret }".to_owned();
     let broker = Broker::start(BrokerOptions { extra, ..Default::default() }).await.unwrap();
     assert!(async_nats::connect(broker.url()).await.is_err());
@@ -116,7 +116,7 @@ async fn a_broker_that_wants_a_password_has_started_too() {
 }
 
 #[tokio::test]
-async fn a_broker_that_cannot_start_says_why_at_once() {
+async fn broker_that_cannot_start_names_the_reason_at_once() {
     let begun = Instant::now();
     let first = Broker::start(BrokerOptions::default()).await.unwrap();
     let options = BrokerOptions { port: Some(first.port()), ..Default::default() };
@@ -205,6 +205,6 @@ async fn single_broker_leads_all_of_its_streams() {
 }
 
 #[tokio::test]
-async fn a_cluster_of_none_is_refused() {
+async fn cluster_without_brokers_is_refused() {
     Brokers::start(0, None).await.unwrap_err();
 }

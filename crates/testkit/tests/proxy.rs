@@ -115,7 +115,7 @@ async fn held_publish_does_not_hold_what_the_broker_sends() {
 }
 
 #[tokio::test]
-async fn each_hold_tells_of_its_own_first_publish() {
+async fn each_hold_returns_its_own_first_publish() {
     let setting = Setting::new().await;
     let client = setting.client().await;
     setting.proxy.hold("first.");
@@ -144,7 +144,7 @@ async fn held_publish_of_a_client_that_is_gone_never_arrives() {
 }
 
 #[tokio::test]
-async fn the_last_words_of_a_client_arrive() {
+async fn last_bytes_of_a_client_arrive() {
     let mut setting = Setting::new().await;
     let address = setting.proxy.url().replace("nats://", "");
     let mut client = TcpStream::connect(address).await.unwrap();
@@ -161,7 +161,7 @@ async fn the_last_words_of_a_client_arrive() {
 }
 
 #[tokio::test]
-async fn a_client_reconnects_when_the_cut_is_mended() {
+async fn client_reconnects_when_the_cut_is_mended() {
     let mut setting = Setting::new().await;
     let client = setting.client().await;
     setting.proxy.cut();
@@ -189,7 +189,7 @@ async fn cut_that_is_mended_at_once_still_ends_connections() {
 }
 
 #[tokio::test]
-async fn a_reset_ends_the_connections_and_takes_new_ones() {
+async fn reset_ends_the_connections_and_accepts_new_ones() {
     let mut setting = Setting::new().await;
     let raw = TcpStream::connect(setting.proxy.url().replace("nats://", "")).await.unwrap();
     let client = setting.client().await;
@@ -210,7 +210,7 @@ async fn a_reset_ends_the_connections_and_takes_new_ones() {
 }
 
 #[tokio::test]
-async fn a_slow_link_holds_up_everything_and_loses_nothing() {
+async fn slow_link_delays_everything_and_loses_nothing() {
     const DELAY: Duration = Duration::from_millis(50);
     let mut setting = Setting::new().await;
     let client = setting.client().await;
@@ -248,7 +248,7 @@ async fn nothing_passes_a_hanging_connection_until_it_is_mended() {
 }
 
 #[tokio::test]
-async fn clients_come_back_when_the_broker_behind_the_proxy_does() {
+async fn clients_reconnect_when_the_broker_behind_the_proxy_restarts() {
     let mut setting = Setting::new().await;
     let client = setting.client().await;
     setting.broker.kill().await.unwrap();

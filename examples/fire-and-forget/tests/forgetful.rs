@@ -33,7 +33,7 @@ async fn tally(mut requestor: Process) -> Value {
 }
 
 #[tokio::test]
-async fn all_being_there_each_request_is_answered_and_marked() {
+async fn each_request_is_answered_and_marked_while_all_run() {
     let directory = tempfile::tempdir().unwrap();
     let broker = Broker::start(BrokerOptions::default()).await.unwrap();
     let generator = generator(&broker, directory.path(), "generator").await;
@@ -75,7 +75,7 @@ async fn two_generators_both_answer_each_request() {
 }
 
 #[tokio::test]
-async fn requestor_that_is_interrupted_counts_what_it_asked() {
+async fn interrupted_requestor_counts_its_requests() {
     let directory = tempfile::tempdir().unwrap();
     let broker = Broker::start(BrokerOptions::default()).await.unwrap();
     let _generator = generator(&broker, directory.path(), "generator").await;

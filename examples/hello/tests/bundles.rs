@@ -154,7 +154,7 @@ async fn drained(nats: &jetstream::Context) {
 }
 
 #[tokio::test]
-async fn jobs_that_come_together_share_a_message() {
+async fn concurrent_jobs_share_a_message() {
     let (broker, settings) = broker(100).await;
     let nats = nats(&broker).await;
     let places: Vec<String> = (0..20).map(|number| format!("place {number:02}")).collect();
@@ -200,7 +200,7 @@ async fn job_of_a_bundle_fails_without_the_others() {
 }
 
 #[tokio::test]
-async fn bundle_that_comes_again_is_split() {
+async fn redelivered_bundle_is_split() {
     let (broker, settings) = broker(100).await;
     let nats = nats(&broker).await;
     submit(&settings, &["here", "there", "away"]).await;
@@ -218,7 +218,7 @@ async fn bundle_that_comes_again_is_split() {
 }
 
 #[tokio::test]
-async fn bundle_that_comes_again_needs_no_room() {
+async fn redelivered_bundle_needs_no_room() {
     let (broker, settings) = broker(1).await;
     let nats = nats(&broker).await;
     submit(&settings, &["here", "there"]).await;

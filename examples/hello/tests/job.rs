@@ -166,7 +166,7 @@ async fn handler_is_tested_without_a_broker() {
 }
 
 #[tokio::test]
-async fn job_makes_a_round_trip_whichever_side_starts_first() {
+async fn job_makes_a_round_trip_with_any_start_order() {
     let (broker, settings) = broker().await;
     let producer = Producer::connect(&settings).await.unwrap();
     producer.submit(&resize("before")).await.unwrap();
@@ -243,7 +243,7 @@ async fn replayed_dead_letter_is_handled() {
 }
 
 #[tokio::test]
-async fn reconciler_creates_what_is_missing_again() {
+async fn reconciler_creates_missing_objects_again() {
     let (broker, settings) = broker().await;
     let connection = Connection::establish(&settings.nats, "reconciler", |_| {}).await.unwrap();
     let topology = Topology::new(&[Resize::QUEUE], &[Resized::BUCKET]);
@@ -308,7 +308,7 @@ async fn worker_whose_queue_breaks_finishes_the_job_in_flight() {
 }
 
 #[tokio::test]
-async fn panic_of_a_services_own_work_stops_it_in_order() {
+async fn panic_of_a_services_own_work_stops_it_gracefully() {
     let (_broker, settings) = broker().await;
     let producer = Producer::connect(&settings).await.unwrap();
     producer.submit(&resize("in-flight")).await.unwrap();

@@ -105,7 +105,7 @@ async fn depths_are(connection: &Connection, due: u64, scheduled: u64) {
 }
 
 #[test]
-fn recorder_keeps_what_is_submitted_for_later() {
+fn recorder_records_later_jobs() {
     let recorder = Recorder::new();
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     let at = now() + SECOND;
@@ -164,7 +164,7 @@ async fn cancelled_job_is_never_done() {
 }
 
 #[tokio::test]
-async fn full_queue_takes_no_further_job_for_later() {
+async fn full_queue_refuses_later_jobs() {
     let (_broker, mut settings) = broker().await;
     settings.limits.queue_limit = 2;
     let producer = Producer::connect(&settings).await.unwrap();
@@ -265,7 +265,7 @@ async fn job_due_while_the_broker_is_away_is_done_once() {
 }
 
 #[tokio::test]
-async fn impossible_schedules_say_what_would_be_right() {
+async fn error_for_an_impossible_schedule_names_a_possible_one() {
     let (_broker, settings) = broker().await;
     let producer = Producer::connect(&settings).await.unwrap();
     let cron = |expression: &str, time_zone: Option<&str>| Recurrence::Cron {
@@ -291,7 +291,7 @@ async fn impossible_schedules_say_what_would_be_right() {
 }
 
 #[tokio::test]
-async fn stream_that_would_forget_what_waits_is_refused() {
+async fn stream_that_would_drop_waiting_jobs_is_refused() {
     let (_broker, settings) = broker().await;
     let producer = Producer::connect(&settings).await.unwrap();
     let topology = Topology::new(&[Remind::QUEUE], &[]);

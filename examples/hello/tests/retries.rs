@@ -120,7 +120,7 @@ async fn dead_letters(broker: &Broker) -> Vec<DeadLetter> {
 }
 
 #[tokio::test]
-async fn job_is_put_off_more_often_than_it_has_attempts() {
+async fn job_is_snoozed_more_often_than_it_has_attempts() {
     const NOT_YET: Step = Step::NotYet(Duration::from_millis(100));
 
     let (broker, settings) = broker().await;
@@ -141,7 +141,7 @@ async fn job_is_put_off_more_often_than_it_has_attempts() {
 }
 
 #[tokio::test]
-async fn job_that_takes_too_long_fails_and_is_given_up() {
+async fn job_that_times_out_fails_and_becomes_a_dead_letter() {
     let (broker, settings) = broker().await;
     let fetcher = Fetcher::new(2, &[Step::Hangs, Step::Succeeds, Step::Hangs]);
     let (running, stop) = fetcher.start(&settings);
@@ -158,7 +158,7 @@ async fn job_that_takes_too_long_fails_and_is_given_up() {
 }
 
 #[tokio::test]
-async fn attempts_are_counted_on_behind_a_snooze() {
+async fn attempts_continue_to_count_after_a_snooze() {
     const NOT_YET: Step = Step::NotYet(Duration::from_secs(2));
 
     let (broker, settings) = broker().await;
@@ -168,7 +168,7 @@ async fn attempts_are_counted_on_behind_a_snooze() {
     drained(&broker).await;
     assert_eq!(fetcher.attempts(), [1, 2, 2, 3]);
     let letters = dead_letters(&broker).await;
-    let letter = letters.iter().find(|letter| letter.id == id).expect("it is given up");
+    let letter = letters.iter().find(|letter| letter.id == id).expect("it is a dead letter");
     assert_eq!(letter.reason, "failed: it is lost (attempt 3)");
     assert_eq!(letter.attempts, Some(3));
     stop.cancel();
@@ -176,7 +176,7 @@ async fn attempts_are_counted_on_behind_a_snooze() {
 }
 
 #[tokio::test]
-async fn snooze_spends_an_attempt_where_the_queue_is_full() {
+async fn snooze_spends_an_attempt_if_the_queue_is_full() {
     const NOT_YET: Step = Step::NotYet(Duration::from_millis(1));
 
     let (broker, mut settings) = broker().await;
@@ -261,7 +261,7 @@ async fn each_job_has_the_policy_of_its_kind() {
     for (times, timeout_ms) in [(1, None), (3, None), (1, Some(1))] {
         producer.submit(&Knock { times, timeout_ms }).await.unwrap();
     }
-    let mut reasons = eventually("all are given up", async || {
+    let mut reasons = eventually("all are dead letters", async || {
         let letters = dead_letters(&broker).await.into_iter();
         let reasons: Vec<_> = letters.map(|letter| letter.reason).collect();
         if reasons.len() == 3 { Ok(reasons) } else { Err(reasons) }

@@ -98,7 +98,7 @@ pub async fn audit(orders: &Database, payments: &Database, settings: &Settings) 
         verdict.add(Fate::Invented, &order);
     }
     under_way.extend(outbox);
-    // A waiting event is open, even if it had its effect: then it was published twice.
+    // A waiting event is open, even if it had its effect, because it will be delivered again.
     let open = &(&events - &(&handled & &settled)) | &(&events & &under_way);
     for event in &open {
         let fate = match event {

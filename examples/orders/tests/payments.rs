@@ -33,7 +33,7 @@ async fn amounts(payments: &Payments) -> Vec<i64> {
 }
 
 #[tokio::test]
-async fn event_that_comes_twice_has_its_effect_once() {
+async fn event_that_is_delivered_twice_has_its_effect_once() {
     let (payments, _directory) = payments().await;
     let order = JobId::new();
     let (placed, cancelled) =
@@ -44,7 +44,7 @@ async fn event_that_comes_twice_has_its_effect_once() {
 }
 
 #[tokio::test]
-async fn event_that_comes_too_early_is_put_off() {
+async fn event_that_comes_too_early_is_snoozed() {
     let (payments, _directory) = payments().await;
     let order = JobId::new();
     let cancelled = event(order, 2, Change::Cancelled, 70);

@@ -35,7 +35,7 @@ fn tally_of(said: &str) -> Value {
 }
 
 #[tokio::test]
-async fn both_being_there_each_request_is_answered() {
+async fn each_request_is_answered_while_both_run() {
     let directory = tempfile::tempdir().unwrap();
     let (generator, url) = generator(directory.path(), &[]).await;
     let tally = tally(&url, &["--total", "50", "--timeout", "1m", "--breaker"]).await;
@@ -44,7 +44,7 @@ async fn both_being_there_each_request_is_answered() {
 }
 
 #[tokio::test]
-async fn nobody_being_there_each_request_fails() {
+async fn each_request_fails_without_a_generator() {
     let directory = tempfile::tempdir().unwrap();
     let (mut generator, url) = generator(directory.path(), &[]).await;
     generator.kill().await.unwrap();
@@ -72,7 +72,7 @@ async fn answer_that_comes_too_late_is_made_again() {
 }
 
 #[tokio::test]
-async fn requestor_that_is_interrupted_counts_what_it_asked() {
+async fn interrupted_requestor_counts_its_requests() {
     let directory = tempfile::tempdir().unwrap();
     let (_generator, url) = generator(directory.path(), &[]).await;
     let mut command = Command::new(env!("CARGO_BIN_EXE_coupled-requestor"));

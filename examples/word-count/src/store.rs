@@ -103,7 +103,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn first_result_stands_whichever_comes_first() {
+    async fn first_result_is_kept() {
         let directory = tempfile::tempdir().unwrap();
         let url = format!("sqlite:{}", directory.path().join("results.db").display());
         let store = Store::open(&url).await.unwrap();

@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_has_the_median_and_both_ends() {
+    fn row_has_the_median_and_both_ends() {
         let figure = measured(Goal::OfTheBaseline(1.0), &[(1_234_567.0, 0.5), (999.0, 0.25)]);
         let row = figure.row();
         let wanted = [

@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn standstill_is_not_charged_to_requests_after_it() {
+    fn standstill_does_not_count_for_later_requests() {
         // One request each 10 ms. The machine stood still from 10 to 300. The requestor makes up for the last 100 ms.
         let mut round_trips = vec![(0, 1), (300, 301)];
         round_trips.extend((0..10).map(|index| (301 + index, 311 + index)));

@@ -78,7 +78,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_file_system_is_the_one_that_is_mounted_nearest() {
+    fn file_system_is_the_one_that_is_mounted_nearest() {
         let mounts =
             "/dev/vda / ext4 rw 0 0\ntmpfs /tmp tmpfs rw 0 0\n/dev/vdb /tmp/a xfs rw 0 0\n";
         for (directory, kind) in
@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn a_processor_is_called_what_the_system_calls_it() {
+    fn processor_has_the_name_of_the_system() {
         let cpus = "processor\t: 0\nmodel name\t: Some: Thing\n";
         assert_eq!(processor(cpus), Some("Some: Thing"));
         assert_eq!(processor(""), None);

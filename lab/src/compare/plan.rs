@@ -121,7 +121,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn same_seed_gives_the_same_outages_at_all_times() {
+    fn same_seed_makes_the_same_outages_at_all_times() {
         let minute = outages(1, ROUND);
         assert_eq!(minute, outages(1, ROUND));
         assert_ne!(minute, outages(2, ROUND));

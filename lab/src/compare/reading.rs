@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn caller_of_a_forgetful_requestor_is_not_held() {
+    fn caller_of_a_forgetful_requestor_is_not_blocked() {
         let requestor = r#"{"id":"a","asked_ms":1.0,"held_ms":0.0,"waited_ms":51.0,"outcome":"answered"}
 {"id":"b","asked_ms":2.0,"held_ms":1.0,"waited_ms":null,"outcome":"lost"}
 {"asked":2,"answered":1,"lost":1,"doubled":1}
@@ -150,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn requestor_that_tells_less_than_it_asked_is_noticed() {
+    fn requestor_that_reports_too_few_requests_is_noticed() {
         let requestor =
             "{\"asked_ms\":1.0,\"waited_ms\":1.0,\"outcome\":\"failed\"}\n{\"asked\":2}\n";
         assert!(printed(requestor, "", Duration::ZERO).is_err());

@@ -193,7 +193,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bar_has_the_shares_and_shows_what_is_little() {
+    fn bar_has_the_shares_and_shows_the_smallest() {
         let bar = |at_once, late, failed| bar(Second { at_once, late, failed });
         assert_eq!(bar(1, 1, 1), SIGNS.map(|sign| sign.repeat(20)).concat());
         assert_eq!(bar(100_000, 1, 0), "▓".repeat(59) + "░");

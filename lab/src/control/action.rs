@@ -170,7 +170,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn target_is_a_side_the_broker_or_a_replica() {
+    fn target_is_a_service_the_broker_or_a_replica() {
         for name in ["requestors", "generators", "broker", "generator-1", "requestor-12"] {
             assert_eq!(name.parse::<Target>().unwrap().to_string(), name);
         }
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn change_that_no_service_understands_is_refused() {
+    fn invalid_change_of_a_setting_is_refused() {
         let changes = |rate: &str| Changes { rate: Some(rate.to_owned()), ..Changes::default() };
         assert_eq!(changes("max").validate(), Ok(()));
         assert!(changes("fast").validate().unwrap_err().contains("requests a second"));

@@ -237,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bar_shows_what_is_worked_on_before_what_waits() {
+    fn bar_shows_messages_in_flight_before_waiting_ones() {
         assert_eq!(bar(0, 0, 10, BAR), "·".repeat(24));
         assert_eq!(bar(0, 1, 1_000_000, BAR), format!("░{}", "·".repeat(23)));
         assert_eq!(bar(5, 5, 10, BAR), format!("{}{}", "▓".repeat(12), "░".repeat(12)));

@@ -295,7 +295,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_cluster_has_an_odd_number_of_brokers() {
+    fn cluster_has_an_odd_number_of_brokers() {
         assert_eq!(["1", "3", "5"].map(Brokers::count), [Ok(1), Ok(3), Ok(5)]);
         for wrong in ["0", "2", "4", "7", "-1", "many", ""] {
             assert!(Brokers::count(wrong).unwrap_err().starts_with("write 1, 3 or 5"), "{wrong}");

@@ -208,7 +208,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn the_chunks_make_no_difference(
+        fn chunks_make_no_difference(
             operations in vec(operation(), 0..12),
             cuts in vec(any::<Index>(), 0..12),
         ) {

@@ -52,7 +52,7 @@ async fn publish_then_commit_invents_an_order() {
 }
 
 #[tokio::test]
-async fn naive_ways_are_well_while_nothing_breaks() {
+async fn naive_ways_work_without_a_fault() {
     for publish in ["after-commit", "before-commit"] {
         let system = System::start(Kind::Sqlite).await;
         let url = system.broker.url();

@@ -35,7 +35,7 @@ async fn database_killed_and_restarted_costs_no_attempt() {
 }
 
 #[tokio::test]
-async fn orders_are_taken_while_the_broker_is_away() {
+async fn orders_are_accepted_while_the_broker_is_away() {
     for kind in kinds() {
         let mut system = System::start(kind).await;
         system.broker.kill().await.unwrap();

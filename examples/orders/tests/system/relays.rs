@@ -29,7 +29,7 @@ async fn events_of_an_order_keep_their_order_with_two_relays() {
 /// The second relay skips the events that the first one has claimed, until the first one is killed.
 #[cfg(feature = "postgres")]
 #[tokio::test]
-async fn relay_leaves_alone_the_orders_of_another() {
+async fn relay_skips_the_orders_of_another() {
     let system = System::start(Kind::Postgres).await;
     let proxy = Proxy::start(system.broker.port()).await.unwrap();
     proxy.hold("order-events.");

@@ -96,7 +96,7 @@ async fn large_and_foreign_pages_are_rejected() {
 }
 
 #[tokio::test]
-async fn server_that_is_unwell_broken_or_silent_is_tried_again() {
+async fn failing_broken_or_silent_server_is_tried_again() {
     let site = Site::start().await;
     for path in ["/unwell", "/broken"] {
         let failed = fetch(&web(), &site.url(path)).await;
@@ -130,7 +130,7 @@ async fn server_that_asks_for_a_wait_has_it_for_a_day() {
 }
 
 #[test]
-fn each_task_reads_what_it_is_about() {
+fn each_task_reads_its_part_of_a_page() {
     let page = Page {
         url: check("https://example.com/a/b").unwrap(),
         text: crate::site::PAGE.to_owned(),

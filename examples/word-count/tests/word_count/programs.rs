@@ -90,7 +90,7 @@ async fn page_that_fails_twice_is_counted_at_the_third_attempt() {
 }
 
 #[tokio::test]
-async fn worker_that_is_killed_loses_nothing_and_counts_once() {
+async fn killed_worker_loses_nothing_and_counts_once() {
     let (system, site) = (System::start().await, Site::start().await);
     let mut victim = system.worker("victim", &[]);
     let location = system.count(&site.url("/gate")).await;
@@ -114,7 +114,7 @@ async fn worker_that_is_killed_loses_nothing_and_counts_once() {
 }
 
 #[tokio::test]
-async fn two_workers_together_hold_to_the_rate_of_a_host() {
+async fn two_workers_together_keep_the_rate_of_a_host() {
     let (system, site) = (System::start().await, Site::start().await);
     let workers = ["one", "other"].map(|name| system.worker(name, &[("HOST_RATE", "2")]));
     for worker in &workers {

@@ -175,7 +175,7 @@ mod tests {
     const CAST: Cast = Cast { requestors: 2, generators: 2, brokers: 1 };
 
     #[test]
-    fn the_same_seed_gives_the_same_schedule_at_all_times() {
+    fn same_seed_makes_the_same_schedule_at_all_times() {
         let plan = Plan::from_seed(1, MINUTE, CAST);
         assert_eq!(plan, Plan::from_seed(1, MINUTE, CAST));
         assert_ne!(plan.faults, Plan::from_seed(2, MINUTE, CAST).faults);
