@@ -48,7 +48,7 @@ def next_event(events):
             fields = dict(line.decode().rstrip().split(": ", 1) for line in lines)
             return fields["event"], json.loads(fields["data"])
         lines.append(line)
-    raise SystemExit(f"the gateway tells nothing more after {lines}")
+    raise SystemExit(f"the gateway sends no more events after {lines}")
 
 
 def do(command, gateway, environment):

@@ -127,7 +127,7 @@ pub async fn chaos(
     let directory = RunDirectory::make("chaos")?;
     let report = run(programs, directory.path(), settings, plan, stop).await;
     if stop.is_cancelled() && report.as_ref().is_ok_and(|it| it.outcome.verdict.requested == 0) {
-        bail!("stopped before anything was asked for, so there is no verdict");
+        bail!("stopped before the first request, so there is no verdict");
     }
     if !report.as_ref().is_ok_and(|report| report.clean) {
         directory.keep();
@@ -178,7 +178,7 @@ async fn run(
         }
     }
     let mut failures = pauses.ended().await?;
-    log.note("everything is mended; no more requests, and the queues drain");
+    log.note("all faults have ended; no more requests, and the queues drain");
     let answers = clients.stop().await?;
     environment.stop_asking().await?;
     let poisoned = poison.all().await?;
@@ -186,7 +186,7 @@ async fn run(
         left = drained(nats, DRAIN_TIMEOUT) => drop(left?),
         never = report_progress(&connection, &log) => match never {},
     }
-    log.note("stopping everything in order");
+    log.note("stopping everything gracefully");
     failures.extend(environment.finish().await?);
     failures.extend(answers.untrue().await?);
     if let Some(limit) = config.limit() {
@@ -346,7 +346,7 @@ async fn report_progress(connection: &Connection, log: &EventLog) -> std::conver
                     "requested {requested}, stored {stored}, received {received}; in the queues {pending}",
                 ));
             }
-            Ok(Err(_)) | Err(_) => log.note("the broker does not say how far things are"),
+            Ok(Err(_)) | Err(_) => log.note("the progress is unknown: no answer of the broker"),
         }
     }
 }

@@ -62,7 +62,7 @@ impl ChaosReport {
             failures.push(format!("the queues do not drain; messages left: {left_in_queues}"));
         }
         if verdict.requested == 0 || verdict.too_old > 0 {
-            failures.push("nothing was asked for that can be judged, or not all".to_owned());
+            failures.push("no request was made, or some are too old to be judged".to_owned());
         }
         let healthy: Vec<&DeadLetter> =
             dead_letters.iter().filter(|letter| !garbage.contains(&letter.id)).collect();
@@ -141,8 +141,8 @@ mod tests {
             (with(Verdict { lost: 1, ..verdict() }), &[][..], &[][..], "requests lost: 1"),
             (with(Verdict { doubled: 1, ..verdict() }), &[], &[], "doubled: 1"),
             (with(Verdict { pending: 1, ..verdict() }), &[], &[], "do not drain"),
-            (with(Verdict { too_old: 1, ..verdict() }), &[], &[], "can be judged"),
-            (with(Verdict::default()), &[], &[], "nothing was asked for"),
+            (with(Verdict { too_old: 1, ..verdict() }), &[], &[], "to be judged"),
+            (with(Verdict::default()), &[], &[], "no request was made"),
             (Findings { left_in_queues: 1, ..outcome() }, &[], &[], "messages left: 1"),
             (
                 Findings { dead_letters: vec![letter("id")], ..outcome() },

@@ -132,9 +132,9 @@ async fn run(
     }
     ensure!(
         verdict.requested > 0,
-        "stopped before anything was asked for, so there is nothing to compare"
+        "stopped before the first request, so there is nothing to compare"
     );
-    log.note("stopping everything in order");
+    log.note("stopping everything gracefully");
     try_join_all(pairs.into_iter().map(Pair::stop)).await?;
     Ok(CompareReport::new(seed, asked_for, settings, suffered, &each, verdict))
 }

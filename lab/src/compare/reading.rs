@@ -50,7 +50,12 @@ pub(super) fn printed(requestor: &str, generator: &str, began: Duration) -> anyh
             answered: waited.filter(|_| ended.outcome == "answered"),
         });
     }
-    ensure!(requests.len() == tally.asked, "{} of {} were told", requests.len(), tally.asked);
+    ensure!(
+        requests.len() == tally.asked,
+        "the requestor has reported {} of {} requests",
+        requests.len(),
+        tally.asked
+    );
     Ok(Seen { requests, doubled: tally.doubled + made_again(generator) })
 }
 

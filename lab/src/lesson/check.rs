@@ -123,7 +123,7 @@ async fn done(
     if let Some(events) = &mut events {
         let mut last = String::new();
         loop {
-            match events.next().await.with_context(|| format!("the last that was seen: {last}"))? {
+            match events.next().await.with_context(|| format!("the last state was: {last}"))? {
                 (true, saw) => return Ok(saw),
                 (false, saw) => last = saw,
             }
@@ -155,7 +155,7 @@ impl Events {
                 let saw = data["saw"].as_str().unwrap_or_default().to_owned();
                 return Ok((field("event: ") == Some("done"), saw));
             }
-            let chunk = self.response.chunk().await?.context("the gateway tells nothing more")?;
+            let chunk = self.response.chunk().await?.context("the gateway sends no more events")?;
             self.unread += &String::from_utf8_lossy(&chunk);
         }
     }

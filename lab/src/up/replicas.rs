@@ -226,7 +226,7 @@ impl Member {
             sleep(POLL).await;
         }
         let described = self.replica.describe();
-        self.replica.could_start().context("the old ones go on")?;
-        bail!("{described} does not become ready, so the old ones go on")
+        self.replica.could_start().context("the old ones continue")?;
+        bail!("{described} does not become ready, so the old ones continue")
     }
 }

@@ -42,7 +42,7 @@ pub async fn find() -> anyhow::Result<PathBuf> {
 fn find_now() -> anyhow::Result<PathBuf> {
     if let Some(named) = env::var_os(VARIABLE).filter(|name| !name.is_empty()) {
         let named = PathBuf::from(named);
-        recent_enough(&named).with_context(|| format!("{VARIABLE} is of no use"))?;
+        recent_enough(&named).with_context(|| format!("{VARIABLE} cannot be used"))?;
         return Ok(named);
     }
     let path = env::var_os("PATH").unwrap_or_default();
