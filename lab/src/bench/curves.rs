@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
+use std::iter::once;
 
 use serde::Serialize;
 
 use super::figures::{Spread, with_commas};
+use super::report::table;
 use super::round::real;
 use crate::theme::THEME;
 
@@ -71,20 +73,15 @@ impl fmt::Display for Curves {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         for curves in self.groups(|curve| curve.along) {
             let Some(first) = curves.first() else { continue };
-            write!(formatter, "\n| {} |", first.along)?;
-            for Curve { title, unit, .. } in curves {
-                write!(formatter, " {title}, {unit} |")?;
-            }
-            writeln!(formatter, "\n| --: |{}", " --: |".repeat(curves.len()))?;
-            for amount in first.points.keys() {
-                write!(formatter, "| {} |", with_commas(&amount.to_string()))?;
-                for values in curves.iter().filter_map(|curve| curve.points.get(amount)) {
-                    let Spread { median, lowest, highest } = Spread::of(values);
-                    let [median, lowest, highest] = [median, lowest, highest].map(short);
-                    write!(formatter, " {median} ({lowest} – {highest}) |")?;
-                }
-                writeln!(formatter)?;
-            }
+            let titles = curves.iter().map(|Curve { title, unit, .. }| format!("{title}, {unit}"));
+            let head: Vec<String> = once(first.along.to_owned()).chain(titles).collect();
+            let row = |amount| {
+                let values = curves.iter().filter_map(|curve| curve.points.get(amount));
+                let spreads = values.map(|values| Spread::of(values).text(short));
+                once(with_commas(&amount.to_string())).chain(spreads).collect::<Vec<String>>()
+            };
+            let rows: Vec<Vec<String>> = first.points.keys().map(row).collect();
+            write!(formatter, "\n{}", table(&head, &rows))?;
         }
         Ok(())
     }
@@ -187,10 +184,10 @@ mod tests {
             }
         }
         let table = "
-| requests waiting | audit, s | broker, MB |
-| --: | --: | --: |
-| 10 | 1.00 (1.00 – 1.00) | 100 (100 – 100) |
-| 1,000 | 2.00 (1.00 – 3.00) | 200 (100 – 300) |
+| requests waiting | audit, s           | broker, MB      |
+| ---------------- | ------------------ | --------------- |
+| 10               | 1.00               | 100             |
+| 1,000            | 2.00 (1.00 – 3.00) | 200 (100 – 300) |
 ";
         assert_eq!(curves.to_string(), table);
         let svg = curves.draw();

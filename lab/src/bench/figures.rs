@@ -163,6 +163,12 @@ impl Spread {
         let last = sorted.len().saturating_sub(1);
         Self { median: at(sorted.len() / 2), lowest: at(0), highest: at(last) }
     }
+
+    /// The median, and both ends if they differ, each as `number` formats it.
+    pub(super) fn text(self, number: impl Fn(f64) -> String) -> String {
+        let [median, lowest, highest] = [self.median, self.lowest, self.highest].map(number);
+        if lowest == highest { median } else { format!("{median} ({lowest} – {highest})") }
+    }
 }
 
 /// All figures, in the order in which they were first measured.

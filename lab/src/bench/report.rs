@@ -56,7 +56,7 @@ impl fmt::Display for BenchReport {
             if self.rounds == 1 { "one round".to_owned() } else { self.rounds.to_string() };
         let rows: Vec<[String; 6]> = self.figures.iter().map(Figure::row).collect();
         let head = ["what", "median", "spread", "of the baseline", "target", ""];
-        formatter.write_str(&table(head, &rows))?;
+        formatter.write_str(&table(&head, &rows))?;
         let (met, all) = self
             .figures
             .iter()
@@ -79,18 +79,19 @@ impl fmt::Display for BenchReport {
 }
 
 /// A table in Markdown, with aligned columns.
-pub(super) fn table<const N: usize>(head: [&str; N], rows: &[[String; N]]) -> String {
-    let head = head.map(str::to_owned);
-    let mut widths = [3; N];
-    for row in rows.iter().chain([&head]) {
-        for (width, cell) in widths.iter_mut().zip(row) {
+pub(super) fn table(head: &[impl AsRef<str>], rows: &[impl AsRef<[String]>]) -> String {
+    let head: Vec<String> = head.iter().map(|cell| cell.as_ref().to_owned()).collect();
+    let rows: Vec<&[String]> = rows.iter().map(AsRef::as_ref).collect();
+    let mut widths = vec![3; head.len()];
+    for row in rows.iter().chain([&&*head]) {
+        for (width, cell) in widths.iter_mut().zip(*row) {
             *width = cell.chars().count().max(*width);
         }
     }
-    let line = widths.map(|width| "-".repeat(width));
+    let line: Vec<String> = widths.iter().map(|width| "-".repeat(*width)).collect();
     let mut text = String::new();
-    for row in [&head, &line].into_iter().chain(rows) {
-        for (cell, width) in row.iter().zip(widths) {
+    for row in [&*head, &*line].into_iter().chain(rows) {
+        for (cell, width) in row.iter().zip(&widths) {
             let _ = write!(text, "| {cell:width$} ");
         }
         text.push_str("|\n");

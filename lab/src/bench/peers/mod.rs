@@ -142,7 +142,7 @@ async fn run(
 ) -> anyhow::Result<PeerRound> {
     fs::create_dir(directory).context("cannot create a directory for the run")?;
     let mut broker = PeerBroker::start(system, directory).await?;
-    let commands = tools.commands(system, &broker.url, loops);
+    let commands = tools.commands(system, &broker.url(), loops);
     let log = |number: usize| directory.join(format!("program-{number}.log"));
     let mut programs = Vec::new();
     for (number, command) in commands.into_iter().enumerate() {
@@ -151,10 +151,9 @@ async fn run(
         }
         programs.push(Process::spawn(command, log(number))?);
     }
-    let broker_id = broker.id;
-    let usage = |programs: &[Process]| {
+    let usage = |broker: &PeerBroker, programs: &[Process]| {
         let programs = programs.iter().filter_map(|it| group_processor_time(it.id())).sum();
-        [group_processor_time(broker_id).unwrap_or_default(), programs]
+        [broker.processor_time().unwrap_or_default(), programs]
     };
 
     let is_undisturbed = !kill;
@@ -171,7 +170,7 @@ async fn run(
         }
         if before.is_none() && progress.began.is_some() {
             // Without the cost of the start, which comes only once.
-            before = Some(usage(&programs));
+            before = Some(usage(&broker, &programs));
         }
         if kill && progress.marked >= loops / 2 {
             kill = false;
@@ -181,7 +180,7 @@ async fn run(
                 ));
             }
             programs[0].kill().await?;
-            let again = tools.commands(system, &broker.url, loops).swap_remove(0);
+            let again = tools.commands(system, &broker.url(), loops).swap_remove(0);
             programs[0] = Process::spawn(again, log(0))?;
         }
         for program in &mut programs {
@@ -189,7 +188,7 @@ async fn run(
             ensure!(!failed, "a program of {system:?} has failed:\n{}", program.log_text());
         }
     }
-    let after: [Duration; 2] = usage(&programs);
+    let after: [Duration; 2] = usage(&broker, &programs);
     let Progress { began, marked, doubled } = progress;
     let (began, before) = began.zip(before).context("it has not begun")?;
     ensure!(!kill, "{system:?} has marked only {marked} of {loops}");

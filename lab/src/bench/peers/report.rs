@@ -79,12 +79,9 @@ impl PeerFigures {
     }
 }
 
-/// The median, and both ends of the spread if they differ.
 fn shown(values: impl Iterator<Item = f64>, digits: usize) -> String {
-    let Spread { median, lowest, highest } = Spread::of(&values.collect::<Vec<_>>());
-    let [median, lowest, highest] =
-        [median, lowest, highest].map(|value| with_commas(&format!("{value:.digits$}")));
-    if lowest == highest { median } else { format!("{median} ({lowest} – {highest})") }
+    let spread = Spread::of(&values.collect::<Vec<_>>());
+    spread.text(|value| with_commas(&format!("{value:.digits$}")))
 }
 
 /// The file of benchmarks, cut where the table of all systems begins.
@@ -132,7 +129,7 @@ impl fmt::Display for PeersReport {
              with 10,000 changes, 5 minutes with 100, or an hour with one. If it is killed, it loses what came later.\n\
              - Tutorial: `examples/fire-and-forget`, plain publish and subscribe on nats-server. Nothing is ever on a disk, and a \
              client that cannot keep up drops messages.",
-            table(head, &rows),
+            table(&head, &rows),
             ours.len(),
             celery.unwrap_or_default(),
             self.redis,

@@ -1,6 +1,5 @@
 //! The other systems: their brokers, their programs, and their progress.
 
-use std::any::Any;
 use std::collections::HashSet;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};
@@ -16,6 +15,7 @@ use testkit::held::Held;
 use testkit::process::{Process, bound_to_this};
 use testkit::programs;
 use testkit::target_directory;
+use testkit::usage::group_processor_time;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::process::Command;
@@ -127,27 +127,27 @@ pub(super) struct Progress {
     pub(super) doubled: u64,
 }
 
-/// The broker of a run.
-pub(super) struct PeerBroker {
-    pub(super) id: u32,
-    pub(super) url: String,
-    /// The port of Redis.
-    redis: Option<u16>,
-    /// The log of the tutorial's generator, and its last, incomplete line.
-    log: Option<(BufReader<File>, String)>,
+/// The broker of a run, which ends with it.
+pub(super) enum PeerBroker {
+    Redis { process: Process, port: u16 },
+    Nats { broker: Box<Broker>, log: GeneratorLog },
+}
+
+/// The reader of the log of the tutorial's generator.
+#[derive(Default)]
+pub(super) struct GeneratorLog {
+    file: Option<BufReader<File>>,
+    /// The last, incomplete line.
+    line: String,
     marked: HashSet<String>,
-    /// Ends the broker when it is dropped.
-    _process: Box<dyn Any + Send>,
 }
 
 impl PeerBroker {
     pub(super) async fn start(system: System, directory: &Path) -> anyhow::Result<Self> {
-        let (log, marked) = (None, HashSet::new());
         if system == System::Tutorial {
             let options = BrokerOptions { without_jetstream: true, ..Default::default() };
-            let broker = Broker::start(options).await?;
-            let (id, url) = (broker.id().context("the broker has ended")?, broker.url());
-            return Ok(Self { id, url, redis: None, log, marked, _process: Box::new(broker) });
+            let (broker, log) = (Box::new(Broker::start(options).await?), GeneratorLog::default());
+            return Ok(Self::Nats { broker, log });
         }
         let (_held, port) = Held::free().context("there is no port for Redis")?;
         // All else as it comes.
@@ -156,28 +156,51 @@ impl PeerBroker {
         let mut process = Process::spawn(command, directory.join("redis.log"))?;
         says(&mut process, "Ready to accept connections").await?;
         ask(port, "MSET began 0 doubled 0\r\n").await?;
-        let (id, url) = (process.id(), format!("redis://127.0.0.1:{port}/0"));
-        Ok(Self { id, url, redis: Some(port), log, marked, _process: Box::new(process) })
+        Ok(Self::Redis { process, port })
+    }
+
+    pub(super) fn url(&self) -> String {
+        match self {
+            Self::Redis { port, .. } => format!("redis://127.0.0.1:{port}/0"),
+            Self::Nats { broker, .. } => broker.url(),
+        }
+    }
+
+    /// The processor time that it has taken.
+    pub(super) fn processor_time(&self) -> Option<Duration> {
+        match self {
+            Self::Redis { process, .. } => group_processor_time(process.id()),
+            Self::Nats { broker, .. } => broker.id().and_then(group_processor_time),
+        }
     }
 
     /// Updates the progress of the run, whose generator prints to this log.
     pub(super) async fn look(&mut self, log: &Path, progress: &mut Progress) -> anyhow::Result<()> {
-        if let Some(port) = self.redis {
-            let numbers = ask(port, "MGET began doubled\r\nSCARD marks\r\n").await?;
-            let [began, doubled, marked] = numbers[..] else { bail!("Redis says {numbers:?}") };
-            let began = (began > 0).then(|| Timestamp::from_millisecond(began.cast_signed()));
-            *progress = Progress { began: began.transpose()?, marked, doubled };
-            return Ok(());
+        match self {
+            Self::Redis { port, .. } => {
+                let numbers = ask(*port, "MGET began doubled\r\nSCARD marks\r\n").await?;
+                let [began, doubled, marked] = numbers[..] else { bail!("Redis says {numbers:?}") };
+                let began = (began > 0).then(|| Timestamp::from_millisecond(began.cast_signed()));
+                *progress = Progress { began: began.transpose()?, marked, doubled };
+                Ok(())
+            }
+            Self::Nats { log: read, .. } => read.look(log, progress),
         }
-        if self.log.is_none() {
-            self.log = Some((BufReader::new(File::open(log)?), String::new()));
-        }
-        let Some((reader, line)) = &mut self.log else { return Ok(()) };
+    }
+}
+
+impl GeneratorLog {
+    fn look(&mut self, log: &Path, progress: &mut Progress) -> anyhow::Result<()> {
+        let Self { file, line, marked } = self;
+        let reader = match file {
+            Some(reader) => reader,
+            None => file.insert(BufReader::new(File::open(log)?)),
+        };
         while reader.read_line(line)? > 0 && line.ends_with('\n') {
             if line.starts_with("made ") {
                 progress.began.get_or_insert_with(Timestamp::now);
             } else if let Some(id) = line.strip_prefix("marked ") {
-                let is_first = self.marked.insert(id.to_owned());
+                let is_first = marked.insert(id.to_owned());
                 *(if is_first { &mut progress.marked } else { &mut progress.doubled }) += 1;
             }
             line.clear();
