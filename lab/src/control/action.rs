@@ -52,7 +52,7 @@ pub enum Action {
         /// requestors or generators
         target: Target,
     },
-    /// Changes the rate, the work time or the failure rate of the running lab
+    /// Changes the rate, the work time or the failure rate of the running lab, or several of them at once
     Set(Changes),
 }
 
@@ -66,7 +66,7 @@ pub struct Changes {
     pub rate: Option<String>,
 
     /// How long a string takes to make
-    #[arg(long, value_parser = valid_time, value_name = "TIME")]
+    #[arg(long, value_parser = valid_time, value_name = "TIME", allow_hyphen_values = true)]
     pub work_time: Option<String>,
 
     /// Share of the attempts at making strings that fail, from 0 to 1
