@@ -145,7 +145,7 @@ export function showFlow(flow, at) {
     say(parts.full, [paused, queue.full && "full: its publishers wait"].filter(Boolean).join(", "));
     showPause(parts.pause, queue.paused_until);
     const age = queue.oldest_at && Math.max(0, at - Date.parse(queue.oldest_at));
-    say(parts.oldest, queue.oldest_at ? `oldest ${span(age)}` : "");
+    say(parts.oldest, queue.oldest_at ? `oldest message ${span(age)}` : "");
     const priorities = queue.lanes.map(({ priority, waiting, in_flight }) => `${priority} ${count(waiting + in_flight)}`);
     say(parts.lanes, priorities.join(" · "));
     // What is there shows, however little it is.

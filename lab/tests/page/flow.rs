@@ -158,7 +158,7 @@ async fn page_shows_full_and_paused_queues_and_schedules() {
         ask(json!({})).await;
     }
     browser.says("#queue-REQUESTS .full", "full: its publishers wait").await;
-    browser.says("#queue-REQUESTS .oldest", "oldest ").await;
+    browser.says("#queue-REQUESTS .oldest", "oldest message ").await;
     let rate = [("REQUEST_RATE", "10")];
     let _requestor = deployment.run(Side::Requestor, "requestor", &rate).await;
     browser.says("#requestor .replica", "waits: REQUESTS full").await;
