@@ -4,9 +4,9 @@
 # Cargo compares the times of files. So a file is replaced there only if its content differs, whatever its time is.
 FROM rust:1.95-slim-bookworm AS build
 WORKDIR /build
-# Either `image`, which builds again quickly, or `release`, whose programs need a little less processor time.
-ARG PROFILE=image
-# For `image`, the linker optimises across crates, and caches its results, so that a change of one crate does not affect
+# Either `release`, which builds quickly after a change, or `dist`, whose programs need a little less processor time.
+ARG PROFILE=release
+# For `release`, the linker optimises across crates, and caches its results, so that a change of one crate does not affect
 # the others. It is the linker of the compiler, because that one reads the compiler's bitcode.
 RUN --mount=type=bind,target=/source \
     --mount=type=cache,id=decoupled-build,target=/build,sharing=locked \
@@ -14,7 +14,7 @@ RUN --mount=type=bind,target=/source \
     find . -path ./target -prune -o -type f -exec sh -c '[ -e "/source/$1" ] || rm "$1"' - {} \; \
     && find /source -type f -exec sh -c 'file=${1#/source/}; cmp -s "$1" "$file" || install -D -m 644 "$1" "$file"' - {} \; \
     && host=$(rustc --print host-tuple) && lld=$(rustc --print sysroot)/lib/rustlib/$host/bin/gcc-ld \
-    && if [ "$PROFILE" = image ] && [ -x "$lld/ld.lld" ]; then \
+    && if [ "$PROFILE" = release ] && [ -x "$lld/ld.lld" ]; then \
         export RUSTFLAGS="-Clinker-plugin-lto -Clink-arg=-fuse-ld=lld -Clink-arg=-B$lld -Clink-arg=-Wl,--thinlto-cache-dir=/build/target/thinlto"; \
     fi \
     && cargo build --profile "$PROFILE" --target "$host" --locked --workspace --bin requestor --bin generator --bin gateway --bin decoupled \

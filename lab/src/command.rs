@@ -84,7 +84,8 @@ enum LabCommand {
     ///
     /// Measures the baseline, round trips and strings a second, the latency of a round trip, its cost in processor
     /// time and memory, and how these grow. Each measurement has a broker of its own. Repeats everything in several
-    /// rounds, and prints medians with their spread. Run it on a machine that is otherwise idle.
+    /// rounds, and prints medians with their spread. First builds the programs as the published images have them, which
+    /// takes longer than for other commands. Run it on a machine that is otherwise idle.
     Bench(BenchSettings),
     /// A former command of the lab, now in `decoupled`
     #[command(
@@ -182,12 +183,13 @@ async fn carry_out(command: LabCommand, stop: &CancellationToken) -> anyhow::Res
             report.draw(&settings)?;
             report.clean
         }
-        LabCommand::Bench(settings) if settings.peers => {
-            terminal::print(&bench_peers(&settings).await?, settings.json)?;
-            true
-        }
         LabCommand::Bench(settings) => {
-            terminal::print(&bench(&settings).await?, settings.json)?;
+            exec::become_dist().await?;
+            if settings.peers {
+                terminal::print(&bench_peers(&settings).await?, settings.json)?;
+            } else {
+                terminal::print(&bench(&settings).await?, settings.json)?;
+            }
             true
         }
         LabCommand::Moved { .. } => bail!(

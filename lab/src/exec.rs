@@ -1,5 +1,6 @@
 //! Runs a program beside a running lab, and sends a message that no producer would send.
 
+use std::env;
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
@@ -40,6 +41,21 @@ pub(crate) async fn exec(words: &[OsString]) -> anyhow::Result<()> {
         path.display(),
         names.join(", ")
     )
+}
+
+/// Replaces this process by the lab with the profile of the published images, unless it has that profile, or is not
+/// optimised, as in tests. The services have the profile of the lab.
+///
+/// # Errors
+///
+/// If the lab cannot be built or run.
+pub(crate) async fn become_dist() -> anyhow::Result<()> {
+    if cfg!(debug_assertions) || programs::profile() == programs::DIST {
+        return Ok(());
+    }
+    let path = programs::build_with(programs::DIST, &["lab"]).await?.remove(0);
+    let failed = std::process::Command::new(&path).args(env::args_os().skip(1)).exec();
+    bail!("cannot run {}: {failed}", path.display())
 }
 
 /// Publishes a message to a queue without any check, and prints its subject and sequence.

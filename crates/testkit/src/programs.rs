@@ -60,20 +60,25 @@ pub async fn build() -> anyhow::Result<Programs> {
     Ok(Programs { requestor, generator, gateway, decoupled })
 }
 
-/// Builds the example programs of [`Examples`]. They are built separately, because they need other libraries and only
-/// `compare` uses them.
+/// Builds the example programs of [`Examples`], and the programs of the system with them, because one build is faster
+/// than two.
 ///
 /// # Errors
 ///
 /// As [`build`].
 pub async fn build_examples() -> anyhow::Result<Examples> {
+    let [requestor, generator, gateway, decoupled] = NAMES;
     let built = build_only([
         "coupled-requestor",
         "coupled-generator",
         "forgetful-requestor",
         "forgetful-generator",
+        requestor,
+        generator,
+        gateway,
+        decoupled,
     ]);
-    let [coupled_requestor, coupled_generator, forgetful_requestor, forgetful_generator] =
+    let [coupled_requestor, coupled_generator, forgetful_requestor, forgetful_generator, ..] =
         built.await?;
     Ok(Examples { coupled_requestor, coupled_generator, forgetful_requestor, forgetful_generator })
 }
@@ -90,22 +95,44 @@ pub async fn build_only<const N: usize>(names: [&str; N]) -> anyhow::Result<[Pat
     Ok(paths)
 }
 
-/// Builds these programs with cargo, unless they are up to date, optimised or not as this crate is. Cargo's progress
+/// The profile of the published images.
+pub const DIST: &str = "dist";
+
+/// The profile of cargo with which this program was built.
+#[must_use]
+pub fn profile() -> String {
+    if cfg!(debug_assertions) {
+        return "dev".to_owned();
+    }
+    // Cargo names the directory after the profile.
+    let program = env::current_exe().unwrap_or_default();
+    let directory = program.parent().and_then(Path::file_name).unwrap_or_default();
+    directory.to_string_lossy().into_owned()
+}
+
+/// Builds these programs with cargo, unless they are up to date, with the profile of this program. Cargo's progress
 /// goes to our standard error.
 ///
 /// # Errors
 ///
 /// If cargo cannot be run, or a program cannot be built.
 pub async fn build_all(names: &[&str]) -> anyhow::Result<Vec<PathBuf>> {
+    build_with(&profile(), names).await
+}
+
+/// As [`build_all`], with this profile.
+///
+/// # Errors
+///
+/// As [`build_all`].
+pub async fn build_with(profile: &str, names: &[&str]) -> anyhow::Result<Vec<PathBuf>> {
     // With the whole workspace, as the caller was built: for single packages cargo would choose other features of their
     // dependencies, and compile all of them again.
     let mut arguments = vec!["build", "--workspace", "--message-format=json-render-diagnostics"];
     arguments.extend(names.iter().flat_map(|name| ["--bin", name]));
-    if !cfg!(debug_assertions) {
-        arguments.push("--release");
-    }
+    arguments.extend(["--profile", profile]);
     // Cargo lists libraries that it has already compiled, which looks like a new build without this line.
-    eprintln!("Building {}, if they have changed", names.join(", "));
+    eprintln!("Building {}", names.join(", "));
     built(&cargo(&arguments).await?, names)
 }
 

@@ -72,7 +72,10 @@ pub async fn compare(
     settings: &CompareSettings,
     stop: &CancellationToken,
 ) -> anyhow::Result<CompareReport> {
-    let built = async { anyhow::Ok((programs::build().await?, programs::build_examples().await?)) };
+    let built = async {
+        let examples = programs::build_examples().await?;
+        anyhow::Ok((programs::build().await?, examples))
+    };
     let built = stop.run_until_cancelled(built).await;
     let (system, examples) = built.context("stopped before anything was started")??;
     let directory = RunDirectory::make("compare")?;
