@@ -129,9 +129,9 @@ impl Poller {
 
     async fn read(&mut self) -> anyhow::Result<Snapshot> {
         let client = self.connection.client();
-        let (asked, seen) = tokio::join!(self.replicas.ask(client), read_streams(&self.connection));
-        asked?;
-        let seen = seen?;
+        // The streams last, because the replicas' answers take time: the ages of messages count from the snapshot's end.
+        self.replicas.ask(client).await?;
+        let seen = read_streams(&self.connection).await?;
         let (dead_letters, recent_dead_letters) = (seen.dead_letters, seen.recent_dead_letters);
         let Streams {
             at, mut queues, schedules, moved, brokers, requested, stored, received, ..

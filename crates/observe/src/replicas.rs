@@ -18,7 +18,7 @@ use crate::snapshot::{ReplicaSnapshot, ReplicasSnapshot, SHOWN_CHARACTERS, rate,
 const QUESTION: &str = "$SRV.STATS";
 
 /// The time for the answers. A later answer does not count.
-const LISTEN: Duration = Duration::from_millis(700);
+const LISTEN: Duration = Duration::from_millis(600);
 
 /// The limits for the number of answers, the size of an answer, and the size of the id in it.
 const MOST_ANSWERS: usize = 2000;
