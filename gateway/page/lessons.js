@@ -111,7 +111,7 @@ function whole() {
 
 function section({ title, content, commands, steps: all }) {
   const inside = [prose(content)];
-  if (title === "Set the scene") inside.push(...command(commands, title, setScene));
+  if (title === "Set the scene") inside.push(...command(commands, title, setScene), ...isSetHere());
   if (title === "Predict") inside.push(prediction());
   if (title === "See") inside.unshift(predicted);
   if (title === "Do") {
@@ -173,6 +173,10 @@ async function copy(code) {
     tell("It is selected, to be copied by the keys of your system");
   }
 }
+
+/** Under the lab, whose scene is set by the button. */
+const isSetHere = () => (hasLab() && place.value === "lab"
+  ? [note("This lab is running: press the button. The command starts a lab where none runs.")] : []);
 
 async function setScene() {
   await askLab("scene", { lesson: lesson.number });
@@ -251,7 +255,7 @@ function update() {
     mark(parts.item, "state", done ? "done" : is ? "current" : "later");
     parts.item.ariaCurrent = is ? "step" : null;
     parts.help.hidden = true;
-    say(parts.now, "");
+    say(parts.now, is && !parts.seen ? "The page cannot see this step. Press the button once you have seen the result." : "");
     parts.ask.hidden = !is || !parts.hint;
     parts.mine.hidden = !is || Boolean(parts.seen);
     parts.tick.hidden = !done;
