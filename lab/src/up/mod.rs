@@ -18,7 +18,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use cli::terminal::say;
+use cli::terminal::{say, tell};
 use observe::Poller;
 use observe::audit::{Verdict, audit};
 use testkit::broker::answering;
@@ -31,7 +31,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use workqueue::{Connection, NatsSettings, chain};
 
-use crate::control::{Control, ControlCommand, ControlRequest, FILE, listen, serve};
+use crate::control::{Control, ControlCommand, ControlRequest, FILE, Lab, listen, serve};
 use screen::Screen;
 
 /// The interval at which the flow is shown.
@@ -153,6 +153,12 @@ pub async fn up(
 ) -> anyhow::Result<Verdict> {
     let programs = stop.run_until_cancelled(programs::build()).await;
     let programs = programs.context("stopped before anything was started")??;
+    if let Ok(other) = Lab::find() {
+        tell(format_args!(
+            "Another lab is running, with http://{}/. Commands such as `cargo lab stop` act on the lab that was started last.",
+            other.control.gateway
+        ));
+    }
     let directory = RunDirectory::make("up")?;
     let ended = run(&programs, directory.path(), settings, lesson, stop).await;
     if !matches!(&ended, Ok((verdict, true)) if verdict.is_clean()) {
