@@ -37,7 +37,7 @@ pub fn is_public(address: IpAddr) -> bool {
 )]
 pub struct InvalidUrl;
 
-/// Parses the URL of a page. The address of its host is checked later, by [`connect`].
+/// Parses the URL of a page. The address of its host is checked when it is called.
 ///
 /// # Errors
 ///
