@@ -60,6 +60,9 @@ function awake() {
   }, PATIENCE);
 }
 
+/** The time of the last snapshot. */
+let seenAt = null;
+
 function connect() {
   const mine = new EventSource("api/events");
   events = mine;
@@ -84,8 +87,10 @@ function connect() {
     mark(byId("status"), "state", why ? "silent" : "live");
     say(byId("status-text"), state);
     trouble(why ? words(why.words) : "");
+    // While the broker is silent, the ages are those that were last seen.
+    if (!why) seenAt = at;
     if (flow) {
-      showFlow(flow, at);
+      showFlow(flow, seenAt ?? at);
       showNumbers(flow);
       showLast(flow.last);
       countLetters(flow.numbers.dead_letters);
