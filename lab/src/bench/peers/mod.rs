@@ -65,12 +65,13 @@ async fn measure(
     settings: &BenchSettings,
 ) -> anyhow::Result<PeersReport> {
     let sizes = Sizes::of(settings);
-    let (rounds, loops) = if settings.quick { (1, 500) } else { (settings.rounds, sizes.requests) };
+    let (rounds, round_trips) =
+        if settings.quick { (1, 500) } else { (settings.rounds, sizes.requests) };
     let mut report = PeersReport {
         machine: Machine::here(&find().await?, directory),
         redis: said_by("redis-server", &["--version"]).split(" sha=").take(1).collect(),
-        loops,
-        killed_loops: (loops / 5).clamp(500, 10_000),
+        round_trips,
+        killed_round_trips: (round_trips / 5).clamp(500, 10_000),
         quick: settings.quick,
         systems: System::ALL.map(|system| PeerFigures { system, rounds: Vec::new() }).into(),
     };
@@ -79,18 +80,21 @@ async fn measure(
         for PeerFigures { system, rounds } in &mut report.systems {
             let inner = directory.join(format!("round-{number}-{system:?}"));
             fs::create_dir(&inner).context("cannot create a directory for the system")?;
-            let killed = report.killed_loops;
+            let killed = report.killed_round_trips;
             let measured = if *system == System::Decoupled {
                 let (figures, curves) = (&mut Figures::default(), &mut Curves::default());
                 let (directory, peak) = (inner.as_path(), Each::default());
                 let round = Round { programs, sizes, directory, figures, curves, peak };
-                ours(round, loops, killed).await
+                ours(round, round_trips, killed).await
             } else {
-                theirs(*system, tools, &inner, loops, killed).await
+                theirs(*system, tools, &inner, round_trips, killed).await
             };
             let measured =
                 measured.with_context(|| format!("logs and queues are in {}", inner.display()))?;
-            tell(format_args!("  {system:?}: {:.0} loops/s", measured.loops_per_second));
+            tell(format_args!(
+                "  {system:?}: {:.0} round trips/s",
+                measured.round_trips_per_second
+            ));
             rounds.push(measured);
             fs::remove_dir_all(&inner).context("cannot remove the directory of the system")?;
         }
@@ -99,8 +103,8 @@ async fn measure(
 }
 
 /// Measures this system. A run with a lost or doubled request is an error, as in all measurements.
-async fn ours(mut round: Round<'_>, loops: u64, killed: u64) -> anyhow::Result<PeerRound> {
-    let run = saturation::run(&mut round, Load::of(loops)).await?;
+async fn ours(mut round: Round<'_>, round_trips: u64, killed: u64) -> anyhow::Result<PeerRound> {
+    let run = saturation::run(&mut round, Load::of(round_trips)).await?;
     let mut deployment = BenchDeployment::new(&round, false).await?;
     deployment.start_generator(&[])?;
     let total = killed.to_string();
@@ -109,9 +113,12 @@ async fn ours(mut round: Round<'_>, loops: u64, killed: u64) -> anyhow::Result<P
     deployment.replace_generators().await?;
     deployment.received(killed, &mut round).await?;
     Ok(PeerRound {
-        loops_per_second: run.round_trips_per_second,
-        broker: microseconds_of_each(loops, run.processor.broker),
-        programs: microseconds_of_each(loops, run.processor.requestor + run.processor.generator),
+        round_trips_per_second: run.round_trips_per_second,
+        broker: microseconds_of_each(round_trips, run.processor.broker),
+        programs: microseconds_of_each(
+            round_trips,
+            run.processor.requestor + run.processor.generator,
+        ),
         lost: 0,
         lost_to_kill: 0,
         doubled: 0,
@@ -123,11 +130,11 @@ async fn theirs(
     system: System,
     tools: &Tools,
     directory: &Path,
-    loops: u64,
+    round_trips: u64,
     killed: u64,
 ) -> anyhow::Result<PeerRound> {
     let [calm, troubled] = ["undisturbed", "killed"].map(|name| directory.join(name));
-    let calm = run(system, tools, &calm, system.loops(loops), false).await?;
+    let calm = run(system, tools, &calm, system.round_trips(round_trips), false).await?;
     let troubled = run(system, tools, &troubled, killed, true).await?;
     Ok(PeerRound { lost_to_kill: troubled.lost, doubled: troubled.doubled, ..calm })
 }
@@ -137,12 +144,12 @@ async fn run(
     system: System,
     tools: &Tools,
     directory: &Path,
-    loops: u64,
+    round_trips: u64,
     mut kill: bool,
 ) -> anyhow::Result<PeerRound> {
     fs::create_dir(directory).context("cannot create a directory for the run")?;
     let mut broker = PeerBroker::start(system, directory).await?;
-    let commands = tools.commands(system, &broker.url(), loops);
+    let commands = tools.commands(system, &broker.url(), round_trips);
     let log = |number: usize| directory.join(format!("program-{number}.log"));
     let mut programs = Vec::new();
     for (number, command) in commands.into_iter().enumerate() {
@@ -160,7 +167,8 @@ async fn run(
     let (mut progress, mut before) = (Progress::default(), None);
     let (mut last, mut last_change) = (Timestamp::now(), Instant::now());
     // A second mark of the same round trip may still come.
-    while !(is_undisturbed && progress.marked == loops) && last_change.elapsed() < system.patience()
+    while !(is_undisturbed && progress.marked == round_trips)
+        && last_change.elapsed() < system.patience()
     {
         sleep(system.poll()).await;
         let seen = progress;
@@ -172,15 +180,15 @@ async fn run(
             // Without the cost of the start, which comes only once.
             before = Some(usage(&broker, &programs));
         }
-        if kill && progress.marked >= loops / 2 {
+        if kill && progress.marked >= round_trips / 2 {
             kill = false;
-            if progress.marked == loops {
+            if progress.marked == round_trips {
                 tell(format_args!(
                     "  {system:?}: all was done before the generator could be killed"
                 ));
             }
             programs[0].kill().await?;
-            let again = tools.commands(system, &broker.url(), loops).swap_remove(0);
+            let again = tools.commands(system, &broker.url(), round_trips).swap_remove(0);
             programs[0] = Process::spawn(again, log(0))?;
         }
         for program in &mut programs {
@@ -191,14 +199,15 @@ async fn run(
     let after: [Duration; 2] = usage(&broker, &programs);
     let Progress { began, marked, doubled } = progress;
     let (began, before) = began.zip(before).context("it has not begun")?;
-    ensure!(!kill, "{system:?} has marked only {marked} of {loops}");
-    let of_each =
-        |which: usize| microseconds_of_each(loops, after[which].saturating_sub(before[which]));
+    ensure!(!kill, "{system:?} has marked only {marked} of {round_trips}");
+    let of_each = |which: usize| {
+        microseconds_of_each(round_trips, after[which].saturating_sub(before[which]))
+    };
     Ok(PeerRound {
-        loops_per_second: per_second(marked, last.duration_since(began).unsigned_abs()),
+        round_trips_per_second: per_second(marked, last.duration_since(began).unsigned_abs()),
         broker: of_each(0),
         programs: of_each(1),
-        lost: loops - marked,
+        lost: round_trips - marked,
         lost_to_kill: 0,
         doubled,
     })

@@ -21,9 +21,9 @@ pub struct PeersReport {
     /// The version of Redis.
     pub redis: String,
     /// The number of undisturbed round trips of each system.
-    pub loops: u64,
+    pub round_trips: u64,
     /// The number of round trips with a generator that is killed.
-    pub killed_loops: u64,
+    pub killed_round_trips: u64,
     /// Whether the run was a test, whose figures mean nothing.
     pub quick: bool,
     pub(super) systems: Vec<PeerFigures>,
@@ -39,7 +39,7 @@ pub(super) struct PeerFigures {
 /// The figures of a system in one round.
 #[derive(Clone, Copy, Debug, Serialize)]
 pub(super) struct PeerRound {
-    pub(super) loops_per_second: f64,
+    pub(super) round_trips_per_second: f64,
     /// Processor time for each round trip, in µs.
     pub(super) broker: f64,
     pub(super) programs: f64,
@@ -68,8 +68,11 @@ impl PeerFigures {
         let pairs = ours.iter().zip(&self.rounds);
         [
             format!("{:?}", self.system),
-            of(|round| round.loops_per_second),
-            shown(pairs.map(|(ours, its)| ours.loops_per_second / its.loops_per_second), 2),
+            of(|round| round.round_trips_per_second),
+            shown(
+                pairs.map(|(ours, its)| ours.round_trips_per_second / its.round_trips_per_second),
+                2,
+            ),
             of(|round| round.broker),
             of(|round| round.programs),
             of(|round| real(round.lost)),
@@ -91,7 +94,7 @@ pub(in crate::bench) fn parts(file: &str) -> (&str, &str) {
 
 impl fmt::Display for PeersReport {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (speed, ratio) = ("loops a second", "ours, against it");
+        let (speed, ratio) = ("round trips a second", "ours, against it");
         let head = [
             "system",
             speed,
@@ -104,23 +107,26 @@ impl fmt::Display for PeersReport {
         ];
         let ours = &self.systems[0].rounds;
         let rows: Vec<_> = self.systems.iter().map(|system| system.row(ours)).collect();
-        let [loops, fewer, killed] =
-            [self.loops, System::Celery.loops(self.loops), self.killed_loops]
-                .map(|loops| with_commas(&loops.to_string()));
+        let [round_trips, fewer, killed] = [
+            self.round_trips,
+            System::Celery.round_trips(self.round_trips),
+            self.killed_round_trips,
+        ]
+        .map(|round_trips| with_commas(&round_trips.to_string()));
         let apalis = include_str!("../../../peers/apalis/Cargo.toml").lines();
         let apalis = apalis.filter(|line| line.starts_with("apalis-redis")).collect::<String>();
         let celery = include_str!("../../../peers/celery/requirements.txt").lines().next();
         write!(
             formatter,
             "{}\n\
-             Medians with their spread, rounds: {}; µs are processor time for each loop. Undisturbed, each system does \
-             {loops} loops, and Celery {fewer}. For the last two columns it does {killed}, in the middle of which the \
-             generator is killed, and started again at once. Lost are loops without a mark once nothing has come for \
+             Medians with their spread, rounds: {}; µs are processor time for each round trip. Undisturbed, each system does \
+             {round_trips} round trips, and Celery {fewer}. For the last two columns it does {killed}, in the middle of which the \
+             generator is killed, and started again at once. Lost are round trips without a mark once nothing has come for \
              60 s; all systems that deliver again do so after some 30 s, and for the tutorial, which does not, 5 s are \
              enough. Doubled are marks that were made again. Decoupled handles a message again as well, but its broker \
              refuses the second mark.\n\n\
              - Decoupled: `requestor` and `generator`, as they are. JetStream has each message and fact in a file before it \
-             confirms it, and has the disk write it every 2 minutes: a broker that is killed loses nothing.\n\
+             confirms it, and has the disk write it every 2 minutes: a broker that is killed loses no confirmed message.\n\
              - Apalis: `{apalis}`. Workers look for tasks every 25 ms and while they have some, take up to 100 at a time, \
              handle 200 at a time, and are given up 30 s after their last heartbeat.\n\
              - Celery: `{}`, prefork, with `acks_late`, 64 tasks prefetched for each process, a `visibility_timeout` of 30 s, \
@@ -149,8 +155,8 @@ mod tests {
     fn ratio_compares_systems_round_by_round() {
         let rounds = |speeds: [f64; 3]| {
             let (broker, programs, lost, lost_to_kill, doubled) = (70.0, 1234.6, 0, 2, 3);
-            let of = |loops_per_second| PeerRound {
-                loops_per_second,
+            let of = |round_trips_per_second| PeerRound {
+                round_trips_per_second,
                 broker,
                 programs,
                 lost,

@@ -41,8 +41,8 @@ impl System {
     pub(super) const ALL: [Self; 4] = [Self::Decoupled, Self::Apalis, Self::Celery, Self::Tutorial];
 
     /// The number of its round trips, if the others do this many: Celery is too slow for all of them.
-    pub(super) fn loops(self, loops: u64) -> u64 {
-        if self == Self::Celery { (loops / 20).max(500) } else { loops }
+    pub(super) fn round_trips(self, round_trips: u64) -> u64 {
+        if self == Self::Celery { (round_trips / 20).max(500) } else { round_trips }
     }
 
     /// The interval at which the progress is read. The run of the tutorial is short, and reading costs its broker nothing.
@@ -82,7 +82,7 @@ impl Tools {
 
     /// The programs for this many round trips. The first is the generator. The last is the requestor, which is started
     /// once the others listen.
-    pub(super) fn commands(&self, system: System, url: &str, loops: u64) -> Vec<Command> {
+    pub(super) fn commands(&self, system: System, url: &str, round_trips: u64) -> Vec<Command> {
         let program = |program: &Path, arguments: &str| {
             let mut command = bound_to_this(self.home.join(program));
             command.args(arguments.split_whitespace());
@@ -99,17 +99,18 @@ impl Tools {
             System::Decoupled => Vec::new(),
             System::Apalis => vec![
                 installed(apalis, "generator"),
-                installed(apalis, &format!("requestor {loops}")),
+                installed(apalis, &format!("requestor {round_trips}")),
             ],
             System::Celery => vec![
                 worker("-n generator@%h -Q requests,acknowledgments"),
                 worker("-n requestor@%h -Q responses"),
-                installed("celery/bin/python", &format!("-m tasks {loops}")),
+                installed("celery/bin/python", &format!("-m tasks {round_trips}")),
             ],
             System::Tutorial => {
                 // At full speed, and then listening until it is ended.
                 let rate = u32::MAX;
-                let asking = format!("--rate {rate} --total {loops} --length 16 --patience 24h");
+                let asking =
+                    format!("--rate {rate} --total {round_trips} --length 16 --patience 24h");
                 vec![program(&self.tutorial[0], ""), program(&self.tutorial[1], &asking)]
             }
         }
