@@ -266,7 +266,7 @@ impl Display for RequestReport {
             self;
         write!(formatter, "{id}  {status}")?;
         let mut step = |what: &str, at: &Timestamp, by: &str| {
-            write!(formatter, "\n  {what:<10} {at}  by {}", by.escape_debug())
+            write!(formatter, "\n  {what:<11} {at}  by {}", by.escape_debug())
         };
         if let Some(DueRequest { not_before: Some(at), requestor, .. }) = scheduled {
             step("due", at, requestor)?;
@@ -294,20 +294,20 @@ impl Display for RequestReport {
         let asked = asked.or(scheduled.as_ref().map(|it| (it.amount, it.priority, it.expires_at)));
         if let Some((amount, priority, expires_at)) = asked {
             if let Some(at) = expires_at {
-                write!(formatter, "\n  {:<10} {at}", "expires")?;
+                write!(formatter, "\n  {:<11} {at}", "expires")?;
             }
             let (count, length) = (amount.count(), amount.length());
-            write!(formatter, "\n  {:<10} {count} of {length} characters, {priority}", "asks for")?;
+            write!(formatter, "\n  {:<11} {count} of {length} characters, {priority}", "asks for")?;
         }
         if !queues.is_empty() {
-            write!(formatter, "\n  {:<10} {}", "in", queues.join(", "))?;
+            write!(formatter, "\n  {:<11} {}", "in", queues.join(", "))?;
         }
         for letter in dead_letters {
-            write!(formatter, "\n  {:<10} {letter}", "given up")?;
+            write!(formatter, "\n  {:<11} {letter}", "dead letter")?;
         }
         if let Some(Stored::Strings(stored)) = stored {
             for value in stored.values.as_slice() {
-                write!(formatter, "\n  {:<10} {value}", "string")?;
+                write!(formatter, "\n  {:<11} {value}", "string")?;
             }
         }
         Ok(())
