@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_ceiling_doubles_up_to_its_limit() {
+    fn ceiling_doubles_up_to_its_limit() {
         let ceilings = [0, 1, 2, 3, 4, 63, u32::MAX]
             .map(|doublings| ceiling(Duration::from_millis(100), Duration::from_secs(1), doublings))
             .map(|ceiling| ceiling.as_millis());
@@ -61,7 +61,7 @@ mod tests {
     }
 
     #[test]
-    fn a_delay_is_never_zero_and_never_above_its_ceiling() {
+    fn delay_is_never_zero_and_never_above_its_ceiling() {
         let mut backoff = Backoff::new(Duration::from_millis(2), Duration::from_millis(5));
         for _ in 0..1000 {
             let delay = backoff.delay();

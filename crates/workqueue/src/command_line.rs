@@ -208,7 +208,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_retired_setting_names_its_successor() {
+    fn retired_setting_names_its_successor() {
         const RETIRED: &[(&str, &str)] = &[("OLD", "set NEW"), ("GONE", "remove it")];
         let with = |name: &'static str| {
             retired_setting(RETIRED, move |asked| (asked == name).then(|| "1".into()))
@@ -219,7 +219,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_has_a_port() {
+    fn address_has_a_port() {
         for right in ["127.0.0.1:8080", "[::]:0", "localhost:8080"] {
             assert!(address(right).is_ok(), "{right}");
         }

@@ -413,7 +413,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_job_without_a_heartbeat_times_out() {
+    async fn job_without_a_heartbeat_times_out() {
         let context = Recorder::new().context();
         assert_eq!(context.timeout(LIMIT, pin!(sleep(LIMIT * 2))).await, None);
         assert_eq!(context.timeout(LIMIT, pin!(sleep(LIMIT / 2))).await, Some(()));

@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_id_survives_the_way_through_text() {
+    fn id_survives_the_way_through_text() {
         let id = JobId::new();
         assert_eq!(id.to_string().parse(), Ok(id));
     }
@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn a_uuid_of_another_version_is_no_id() {
+    fn uuid_of_another_version_is_no_id() {
         let version_4 = "b5bb9d80-14a0-4f9b-9c61-2f1d1d5b5c5a";
         assert!(version_4.parse::<JobId>().is_err());
     }

@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_makes_no_sense_is_named() {
+    fn address_that_makes_no_sense_is_named() {
         let urls = [
             "",
             ",",
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_in_an_address_is_not_shown() {
+    fn password_in_an_address_is_not_shown() {
         let servers = servers("nats://user:secret@one:1").unwrap();
         assert_eq!(display(&servers), "one:1");
     }

@@ -348,7 +348,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_time_has_a_unit() {
+    fn time_has_a_unit() {
         assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
         assert_eq!(duration("30s"), Ok(Duration::from_secs(30)));
         assert_eq!(duration("24h"), Ok(Duration::from_hours(24)));
@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn an_inbox_prefix_is_a_subject() {
+    fn inbox_prefix_is_a_subject() {
         assert_eq!(subject("_INBOX.requestor"), Ok("_INBOX.requestor".to_owned()));
         for wrong in ["", ".", "a..b", "a.*", "a.>", "a b"] {
             assert!(subject(wrong).is_err(), "{wrong}");
@@ -368,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn a_number_has_limits() {
+    fn number_has_limits() {
         assert_eq!(number(1..)("1"), Ok(1_u64));
         assert_eq!(
             number(1..=9)("10"),

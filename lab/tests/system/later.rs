@@ -333,7 +333,8 @@ async fn command_submits_for_later_and_shows_when_it_is_due() {
     let (status, id) = deployment.decoupled(submit.iter().chain(&times)).await;
     assert_eq!(status, Some(0), "{id}");
     let (_, said) = deployment.decoupled(["requests", "show", id.trim()]).await;
-    for words in ["scheduled", "due ", "expires     2126-01-02T12:00:00Z", "1 of 64 characters, low"]
+    for words in
+        ["scheduled", "due ", "expires     2126-01-02T12:00:00Z", "1 of 64 characters, low"]
     {
         assert!(said.contains(words), "{said}");
     }
