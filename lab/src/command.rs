@@ -142,7 +142,7 @@ async fn carry_out(command: LabCommand, stop: &CancellationToken) -> anyhow::Res
             Some(number) => {
                 let scene = lesson::scene(lesson::numbered(number)?)?;
                 // A step has no minutes to wait for them.
-                programs::build_examples().await?;
+                programs::build_with_examples().await?;
                 up(&scene, Some(number), stop).await?.is_clean()
             }
         },

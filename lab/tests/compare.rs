@@ -70,8 +70,7 @@ fn judge_picture(svg: &str) {
 #[tokio::test]
 async fn stopped_comparison_covers_the_requests_so_far() {
     // The first time this includes a build.
-    testkit::programs::build().await.unwrap();
-    testkit::programs::build_examples().await.unwrap();
+    testkit::programs::build_with_examples().await.unwrap();
     let directory = tempfile::tempdir().unwrap();
     let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_lab"));
     command.args(["compare", "--for", "1h", "--seed", "1"]).env("ACK_WAIT", "2s");

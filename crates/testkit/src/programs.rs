@@ -1,6 +1,7 @@
 //! The programs of this workspace, built.
 
 use std::env;
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 
@@ -60,27 +61,37 @@ pub async fn build() -> anyhow::Result<Programs> {
     Ok(Programs { requestor, generator, gateway, decoupled })
 }
 
-/// Builds the example programs of [`Examples`], and the programs of the system with them, because one build is faster
-/// than two.
+/// Builds the programs of the system and those of the examples in one build, which is faster than two.
 ///
 /// # Errors
 ///
 /// As [`build`].
-pub async fn build_examples() -> anyhow::Result<Examples> {
+pub async fn build_with_examples() -> anyhow::Result<(Programs, Examples)> {
     let [requestor, generator, gateway, decoupled] = NAMES;
     let built = build_only([
-        "coupled-requestor",
-        "coupled-generator",
-        "forgetful-requestor",
-        "forgetful-generator",
         requestor,
         generator,
         gateway,
         decoupled,
+        "coupled-requestor",
+        "coupled-generator",
+        "forgetful-requestor",
+        "forgetful-generator",
     ]);
-    let [coupled_requestor, coupled_generator, forgetful_requestor, forgetful_generator, ..] =
-        built.await?;
-    Ok(Examples { coupled_requestor, coupled_generator, forgetful_requestor, forgetful_generator })
+    let [
+        requestor,
+        generator,
+        gateway,
+        decoupled,
+        coupled_requestor,
+        coupled_generator,
+        forgetful_requestor,
+        forgetful_generator,
+    ] = built.await?;
+    let programs = Programs { requestor, generator, gateway, decoupled };
+    let examples =
+        Examples { coupled_requestor, coupled_generator, forgetful_requestor, forgetful_generator };
+    Ok((programs, examples))
 }
 
 /// As [`build_all`], for a fixed number of programs.
@@ -104,10 +115,14 @@ pub fn profile() -> String {
     if cfg!(debug_assertions) {
         return "dev".to_owned();
     }
-    // Cargo names the directory after the profile.
-    let program = env::current_exe().unwrap_or_default();
-    let directory = program.parent().and_then(Path::file_name).unwrap_or_default();
-    directory.to_string_lossy().into_owned()
+    profile_of(&env::current_exe().unwrap_or_default())
+}
+
+/// The profile of a program at this path. Cargo names the directory after the profile, and tests are in `deps` there.
+fn profile_of(program: &Path) -> String {
+    let directories = program.ancestors().skip(1).filter_map(Path::file_name);
+    let profile = directories.map(OsStr::to_string_lossy).find(|name| name != "deps");
+    profile.unwrap_or_default().into_owned()
 }
 
 /// Builds these programs with cargo, unless they are up to date, with the profile of this program. Cargo's progress
@@ -223,6 +238,18 @@ mod tests {
         let paths =
             ["/elsewhere/requestor", "/somewhere/generator", "/there/gateway", "/here/decoupled"];
         assert_eq!(built(MESSAGES, &NAMES).unwrap(), paths.map(PathBuf::from));
+    }
+
+    #[test]
+    fn profile_is_named_by_the_directory() {
+        for (program, profile) in [
+            ("/target/release/lab", "release"),
+            ("/target/dist/lab", "dist"),
+            ("/target/release/deps/system-1", "release"),
+            ("", ""),
+        ] {
+            assert_eq!(profile_of(Path::new(program)), profile, "{program}");
+        }
     }
 
     #[test]

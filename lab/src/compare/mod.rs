@@ -72,11 +72,7 @@ pub async fn compare(
     settings: &CompareSettings,
     stop: &CancellationToken,
 ) -> anyhow::Result<CompareReport> {
-    let built = async {
-        let examples = programs::build_examples().await?;
-        anyhow::Ok((programs::build().await?, examples))
-    };
-    let built = stop.run_until_cancelled(built).await;
+    let built = stop.run_until_cancelled(programs::build_with_examples()).await;
     let (system, examples) = built.context("stopped before anything was started")??;
     let directory = RunDirectory::make("compare")?;
     let report = run(&system, &examples, directory.path(), settings, stop).await;
