@@ -26,6 +26,9 @@ const tell = (text) => say(byId("lesson-live"), text);
 const note = (text) => el("p", { class: "note" }, text);
 const prose = (nodes) => el("div", { class: "text" }, ...elements(nodes));
 
+/** Whether the page is that of a lab, whose commands it shows: it can run them. */
+const isAtLab = () => hasLab() && place.value === "lab";
+
 /** Whether a command of a lesson is under way. */
 let isRunning = false;
 
@@ -111,7 +114,10 @@ function whole() {
 
 function section({ title, content, commands, steps: all }) {
   const inside = [prose(content)];
-  if (title === "Set the scene") inside.push(...command(commands, title, setScene), ...isSetHere());
+  if (title === "Set the scene") {
+    inside.push(...command(commands, title, setScene));
+    if (isAtLab()) inside.push(note("This lab is running: press the button. The command starts a lab where none runs."));
+  }
   if (title === "Predict") inside.push(prediction());
   if (title === "See") inside.unshift(predicted);
   if (title === "Do") {
@@ -159,7 +165,7 @@ function command(commands, word, run) {
     const output = result.querySelector("pre");
     if (output) output.scrollTop = output.scrollHeight;
   });
-  runs.hidden = !hasLab() || place.value !== "lab";
+  runs.hidden = !isAtLab();
   return [code, el("p", { class: "choice" }, button("Copy", () => copy(code)), runs), result];
 }
 
@@ -173,10 +179,6 @@ async function copy(code) {
     tell("It is selected, to be copied by the keys of your system");
   }
 }
-
-/** Under the lab, whose scene is set by the button. */
-const isSetHere = () => (hasLab() && place.value === "lab"
-  ? [note("This lab is running: press the button. The command starts a lab where none runs.")] : []);
 
 async function setScene() {
   await askLab("scene", { lesson: lesson.number });
