@@ -57,7 +57,7 @@ impl<D> RequestState<D> {
         is_scheduled: bool,
         dead_letter: impl FnMut(Queue) -> Option<D>,
     ) -> Self {
-        // This does not compile with a further queue, until it has its place here.
+        // If a queue is added, this does not compile until the queue has its place here.
         let [schedules, requests, responses, acknowledgments] = queues::ALL;
         let (state, still_to_pass): (_, &[Queue]) = match (stored, received) {
             (Some(Decision::Cancelled), None) => return Self::Cancelled,
@@ -113,7 +113,7 @@ impl RequestStatus {
         }
     }
 
-    /// Whether the state changes no more without a person.
+    /// Whether this state is final: only a person can change it.
     #[must_use]
     pub const fn is_end(self) -> bool {
         match self {

@@ -88,7 +88,7 @@ impl Serialize for Strings {
     }
 }
 
-/// The reason for which strings are beyond the limits of requests and responses.
+/// The reason for which an amount or strings are invalid.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidStrings {
     /// Too many strings, or none.

@@ -158,7 +158,7 @@ fn document_refuses_missing_and_changed_headers() {
         let schema = schema(&format!("{}/headers", message(&address)));
         let headers = headers_as_json(&publication.headers);
         for name in keys(&headers) {
-            // A trace is carried unchanged, whatever it is. Of a dead letter, only people read these headers.
+            // A trace is copied unchanged, whatever it is. The headers of the dead letter here are only for people.
             let free = [
                 "traceparent",
                 "tracestate",

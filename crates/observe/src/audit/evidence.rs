@@ -1,4 +1,4 @@
-//! Finds signs of an earlier store, whose requests the audit cannot know. No input and no output.
+//! Finds signs of an earlier store, whose requests the audit cannot know. Does no I/O.
 //!
 //! A lost store takes its facts along, and the streams that are declared in its place are empty. So the audit would miss
 //! no request of the lost store. These are signs of an earlier store:

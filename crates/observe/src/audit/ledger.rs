@@ -22,7 +22,7 @@ impl JudgedFact {
     pub(super) const ALL: [Self; 3] = [Self::Requested, Self::Stored, Self::Received];
 
     pub(super) const fn bucket(self) -> Bucket {
-        // This does not compile with a further bucket, until it is judged or ignored here, as the first one is.
+        // If a bucket is added, this does not compile until the bucket is judged here, or ignored like the first one.
         let [_idempotency, requested, stored, received] = facts::ALL;
         match self {
             Self::Requested => requested,

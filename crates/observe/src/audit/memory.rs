@@ -1,4 +1,4 @@
-//! The past of a stream, from its own information. No input and no output.
+//! The past of a stream, from its own information. Does no I/O.
 
 use async_nats::jetstream::stream::Info;
 use jiff::Timestamp;

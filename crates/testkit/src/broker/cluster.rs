@@ -154,7 +154,7 @@ impl Brokers {
     ///
     /// # Errors
     ///
-    /// If the operating system does not tell it.
+    /// If the state of a process cannot be read.
     pub fn all_run(&mut self) -> anyhow::Result<bool> {
         Ok(self.running()?.len() == self.len())
     }

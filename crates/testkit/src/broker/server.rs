@@ -163,7 +163,7 @@ impl Broker {
     ///
     /// # Errors
     ///
-    /// If the operating system does not tell it.
+    /// If the state of the process cannot be read.
     pub fn runs(&mut self) -> anyhow::Result<bool> {
         match &mut self.state {
             ServerState::Running(process) => Ok(process.try_wait()?.is_none()),

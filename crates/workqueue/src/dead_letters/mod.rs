@@ -41,7 +41,7 @@ pub const SUBJECT: &str = "Dead-Letter-Subject";
 pub const ATTEMPTS: &str = "Dead-Letter-Attempts";
 /// When the message became a dead letter.
 pub const AT: &str = "Dead-Letter-At";
-/// The instance that gave it up.
+/// The instance that dead-lettered it.
 pub const BY: &str = "Dead-Letter-By";
 
 /// The names of the original headers that were left out for lack of room.
