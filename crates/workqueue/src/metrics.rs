@@ -86,8 +86,8 @@ impl Metrics {
         let publishes = Family::default();
         registry.register(
             "publishes",
-            "Publishes by what came of them: confirmed, duplicate, exists, full, unconfirmed or \
-             rejected; all but the first three are repeated or given up",
+            "Publishes by outcome: confirmed, duplicate, exists, full, unconfirmed or rejected; \
+             all but the first three are repeated or given up",
             publishes.clone(),
         );
         let connected = Gauge::default();
@@ -236,7 +236,7 @@ pub struct DroppedTelemetry;
 
 impl Collector for DroppedTelemetry {
     fn encode(&self, mut encoder: DescriptorEncoder) -> Result<(), fmt::Error> {
-        let lines = "Lines of the logs that the standard error did not take";
+        let lines = "Log lines that could not be written to the standard error";
         let spans = "Spans of traces that were not exported";
         for (name, help, dropped) in [
             ("log_lines_dropped", lines, telemetry::dropped_lines()),
