@@ -26,7 +26,7 @@ const tell = (text) => say(byId("lesson-live"), text);
 const note = (text) => el("p", { class: "note" }, text);
 const prose = (nodes) => el("div", { class: "text" }, ...elements(nodes));
 
-/** Whether the page is that of a lab, whose commands it shows: it can run them. */
+/** Whether the page can run the commands that it shows: it belongs to a lab, and shows those for the lab. */
 const isAtLab = () => hasLab() && place.value === "lab";
 
 /** Whether a command of a lesson is under way. */
@@ -116,7 +116,7 @@ function section({ title, content, commands, steps: all }) {
   const inside = [prose(content)];
   if (title === "Set the scene") {
     inside.push(...command(commands, title, setScene));
-    if (isAtLab()) inside.push(note("This lab is running: press the button. The command starts a lab where none runs."));
+    if (isAtLab()) inside.push(note("This lab is already running, so press the button. The command is for starting a lab."));
   }
   if (title === "Predict") inside.push(prediction());
   if (title === "See") inside.unshift(predicted);

@@ -87,7 +87,7 @@ function connect() {
     mark(byId("status"), "state", why ? "silent" : "live");
     say(byId("status-text"), state);
     trouble(why ? words(why.words) : "");
-    // While the broker is silent, the ages are those that were last seen.
+    // While the broker is silent, the ages are those of the last snapshot.
     if (!why) seenAt = at;
     if (flow) {
       showFlow(flow, seenAt ?? at);

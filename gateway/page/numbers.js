@@ -47,7 +47,7 @@ function judge({ requested, missing, twice }) {
       ? ["bad", `${exact(missing)} not accounted for`, "The number of remembered requests, less stored, pending and dead letters, in each of the last samples. The audit names these requests, and verifies the count."]
       : twice > 0
         ? ["bad", `${counted(twice, "fact")} written twice`, "By counts. The audit names them."]
-        : ["good", "No loss seen by counts", "Each request whose fact the broker keeps is received, pending or a dead letter, by their numbers. Numbers may hide a loss: a message that no request caused, or one that is counted twice, may stand for the lost one. Only the audit compares each string."];
+        : ["good", "No loss seen by counts", "By counts, each request whose fact the broker keeps is received, pending or a dead letter. Counts can hide a loss: a message that belongs to no request, or that is counted twice, makes up for a lost one. Only the audit compares each string."];
   mark(byId("verdict"), "state", state);
   say(byId("verdict-word"), word);
   say(byId("verdict-note"), note);
