@@ -1,4 +1,4 @@
-//! Entity tags: a client that has a content already gets 304 instead of the content.
+//! Entity tags: a client that already has the current content gets 304 instead.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 

@@ -101,7 +101,7 @@ mod tests {
 
     use super::*;
 
-    /// Encodes a snapshot at the time of a minute after its oldest message.
+    /// Encodes a snapshot as of a minute after its oldest message came in.
     #[derive(Debug)]
     struct Later(Snapshot);
 

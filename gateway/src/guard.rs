@@ -74,8 +74,7 @@ fn host(headers: &HeaderMap) -> Result<Authority, Problem> {
     host.ok_or_else(|| ProblemKind::Invalid.because("the Host is not a name with an optional port"))
 }
 
-/// Whether this is a name of the gateway: an address, which no other site can change, the name of each machine for
-/// itself, or one of `hosts`.
+/// Whether this is a name of the gateway: an address, which no other site can change, `localhost`, or one of `hosts`.
 fn is_ours(name: &str, hosts: &[String]) -> bool {
     let address = name.trim_start_matches('[').trim_end_matches(']');
     name.eq_ignore_ascii_case("localhost")

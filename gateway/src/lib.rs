@@ -9,7 +9,7 @@
 //!   openapi       its description
 //!   page          the page: its files, events and the history of one request
 //!   lessons       the course: its lessons, and the checks of their steps over the flow
-//! input       bodies and queries; etag avoids sending a content that the client has already
+//! input       bodies and queries; etag answers 304 if the client already has the content
 //! timeline    a snapshot of the flow each second, and the last five minutes; flow_metrics has the last snapshot
 //! audit       the verdict, on demand
 //! settings    flags and environment
@@ -99,7 +99,7 @@ pub enum GatewayError {
         /// The error of the operating system.
         source: io::Error,
     },
-    /// No retry helps to connect.
+    /// The connection failed, and a retry does not help.
     #[error(transparent)]
     Connect(#[from] ConnectError),
     /// The topology on the broker differs, and waiting does not help.

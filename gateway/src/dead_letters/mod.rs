@@ -250,7 +250,8 @@ enum Action {
 }
 
 impl Action {
-    /// The most dead letters that one call handles. Each takes a message and two answers of the broker, or one answer.
+    /// The most dead letters that one call handles. To replay one takes a message and two answers of the broker, to
+    /// discard one takes one answer.
     fn most(self) -> usize {
         match self {
             Self::Replay => 50,

@@ -37,7 +37,7 @@ pub(super) async fn follow(
 struct Follower {
     check: &'static Check,
     updates: watch::Receiver<Arc<str>>,
-    /// The variables at the begin of the step.
+    /// The variables at the beginning of the step.
     was: Option<Map<String, Value>>,
     is_done: bool,
 }

@@ -27,7 +27,8 @@ pub(crate) const SLOTS: usize = 64;
 /// The time limit for submitting. A client gets an answer within a second, even if the broker is away.
 const DEADLINE: Duration = Duration::from_millis(800);
 
-/// The time before `facts_max_age` is over in which a request is no longer submitted, at the most.
+/// A request whose age comes this close to `facts_max_age` is no longer submitted. A quarter of `facts_max_age` counts
+/// instead, if that is shorter.
 const MARGIN: Duration = Duration::from_hours(1);
 
 const AWAY: &str = "the broker has not confirmed the request in time, so it is unknown whether the request \
@@ -268,7 +269,7 @@ impl Submissions {
 }
 
 /// Whether a request of this age is too old to be submitted. No worker handles a request that is older than `max_age`,
-/// so it needs some time to wait in its queue before that.
+/// so a submitted request needs some time left, to wait in its queue.
 fn is_too_old(age: SignedDuration, max_age: Duration) -> bool {
     let limit = max_age.saturating_sub((max_age / 4).min(MARGIN));
     age > SignedDuration::try_from(limit).unwrap_or(SignedDuration::MAX)

@@ -1,4 +1,4 @@
-//! The time at which a request is due, and lengths of time as clients write them.
+//! The time at which a request is due, and durations as clients write them.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use serde::{Deserialize, Deserializer, de::Error as _};
 
 use crate::input::whole_number;
 
-/// The pattern of a length of time up to [`LONGEST_DELAY`].
+/// The pattern of a duration up to [`LONGEST_DELAY`].
 pub(crate) const PATTERN: &str = "^(0|[1-9][0-9]{0,8})ms$\
     |^(0|[1-9][0-9]{0,5}|1[0-9]{6}|2[0-4][0-9]{5}|25[0-8][0-9]{4}|259[01][0-9]{3}|2592000)s$\
     |^(0|[1-9][0-9]{0,3}|[1-3][0-9]{4}|4[0-2][0-9]{3}|43[01][0-9]{2}|43200)m$\
@@ -56,7 +56,7 @@ impl Time {
     }
 }
 
-/// A length of time: a whole number and its unit.
+/// A duration: a whole number and its unit.
 pub(crate) fn length(text: &str) -> Option<Duration> {
     let digits = text.trim_end_matches(|sign: char| sign.is_ascii_lowercase());
     let number = whole_number(digits)?;
@@ -71,7 +71,7 @@ pub(crate) fn length(text: &str) -> Option<Duration> {
     (length <= LONGEST_DELAY).then_some(length)
 }
 
-/// A length of time. The error for any other text shows how to write one.
+/// A duration. The error for any other text shows how to write one.
 pub(crate) fn read_length<'de, D>(deserializer: D) -> Result<Option<Duration>, D::Error>
 where
     D: Deserializer<'de>,
