@@ -108,7 +108,7 @@ impl PostOffice {
         while let Some((to, attempt)) = self.started.recv().await {
             attempts.entry(to).or_default().push(attempt);
         }
-        // A copy that came after its time-out may have another attempt with the same number.
+        // A copy that is first delivered after its time has one attempt more, with the same number.
         attempts.values_mut().for_each(Vec::dedup);
         attempts
     }

@@ -120,7 +120,7 @@ pub async fn audit(orders: &Database, payments: &Database, settings: &Settings) 
     Ok(verdict)
 }
 
-/// The rows of a query for a text and a number.
+/// The rows of a query, each a text and a number.
 async fn rows(database: &Database, sql: &'static str) -> Result<Events> {
     Ok(sqlx::query_as(sql).fetch_all(&database.pool).await?.into_iter().collect())
 }

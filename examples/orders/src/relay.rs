@@ -38,8 +38,8 @@ pub async fn relay(database: &Database, producer: &Producer, interval: Duration)
 
 /// Publishes the first unpublished event of each order, and marks the confirmed ones. Returns their number.
 ///
-/// Only after the mark is the next event of an order the first unpublished one. So no event overtakes another, with any
-/// number of relays.
+/// The next event of an order is the first unpublished one only after this mark. So no event overtakes another, with
+/// any number of relays.
 async fn publish_batch(database: &Database, producer: &Producer) -> Result<usize> {
     let (rows, claim) = database.claim(BATCH).await?;
     let publish = async |body: &str, parent: &str| {

@@ -97,7 +97,7 @@ impl System {
         command
     }
 
-    /// The verdict, once this many orders are complete and it is clean.
+    /// Waits until this many orders are complete, and there are no others.
     pub async fn complete(&self, orders: usize) {
         eventually(&format!("{orders} orders are complete"), async || {
             let verdict = self.verdict().await;
@@ -171,7 +171,7 @@ pub async fn ready(process: &Process) {
     .await;
 }
 
-/// Looks up the order with this id.
+/// Sends a new order with this id.
 pub async fn post(http: SocketAddr, id: JobId) -> anyhow::Result<HttpResponse> {
     let body = json!({ "id": id, "item": "a book", "amount": 1200 }).to_string();
     ask(http, "POST", "/orders", &[("Content-Type", "application/json")], &body).await

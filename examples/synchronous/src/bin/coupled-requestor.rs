@@ -41,7 +41,7 @@ struct Settings {
     /// How often to try again
     #[arg(long, env, default_value_t = 3, value_name = "NUMBER")]
     retries: usize,
-    /// Fail at once for a while if most of the last calls have failed
+    /// Fail at once for a while after half of the last calls have failed
     #[arg(long, env)]
     breaker: bool,
 }
