@@ -12,7 +12,8 @@ from objects import of_kind, one, ports, selected_by, template, title, within, w
 LABEL, NAMESPACE = "app.kubernetes.io/", "kubernetes.io/metadata.name"
 INSTALLATION = {LABEL + "name", LABEL + "instance"}
 LABELS = INSTALLATION | {LABEL + name for name in ("version", "component", "part-of", "managed-by")}
-# Objects that an apply may leave behind: those that do nothing, and those that docs/kubernetes.md tells how to delete.
+# Objects that an apply may leave behind: those that do nothing, and those for which docs/kubernetes.md has a command
+# that deletes them.
 HARMLESS = {"ConfigMap", "Secret", "Issuer", "Certificate", "PodDisruptionBudget", "NetworkPolicy"}
 DELETED = programs.source("docs/kubernetes.md", r"\b(?:scaledobject|prometheusrule|podmonitor)/\w+")
 # Pods of other namespaces that policies name.

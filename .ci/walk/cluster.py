@@ -97,7 +97,7 @@ def walk_under_load(gateway):
     requestors = uids("requestor")
     scale("generator", 0)
     before = waiting(gateway)
-    # Longer than the probes need to fail until a pod counts as not ready.
+    # This takes longer than failing probes need to mark a pod as not ready.
     eventually("requests wait", lambda: waiting(gateway) >= before + 10 * RATE)
     expect(uids("requestor") == requestors, "the requestor was not touched")
     expect(are_ready(1, "requestor"), "the requestor is ready without a generator")
