@@ -7,7 +7,7 @@ WORKDIR /build
 # Either `release`, which builds quickly after a change, or `dist`, whose programs need a little less processor time.
 ARG PROFILE=release
 # For `release`, the linker optimises across crates, and caches its results, so that a change of one crate does not affect
-# the others. It is the linker of the compiler, because that one reads the compiler's bitcode.
+# the others. This is the linker that comes with the compiler, because only that one reads the compiler's bitcode.
 RUN --mount=type=bind,target=/source \
     --mount=type=cache,id=decoupled-build,target=/build,sharing=locked \
     --mount=type=cache,target=/usr/local/cargo/registry \
