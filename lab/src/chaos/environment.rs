@@ -278,7 +278,7 @@ impl<'a> ChaosEnvironment<'a> {
         Ok(())
     }
 
-    /// Calls `change` for each proxy between a replica and a broker.
+    /// Calls `action` for each proxy between this replica and a broker.
     fn each_proxy(&mut self, member: Member, action: impl Fn(&Proxy)) -> anyhow::Result<()> {
         self.slot(member)?.network.iter().for_each(action);
         Ok(())

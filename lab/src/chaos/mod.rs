@@ -39,7 +39,7 @@ use crate::starts_by_second;
 /// The interval at which the progress is printed.
 const REPORT_INTERVAL: Duration = Duration::from_secs(5);
 
-/// The time limit for the broker's answer about it.
+/// The time limit for the broker's answers about the progress.
 const SNAPSHOT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The time limit for the queues to drain. Only a stuck message reaches it.

@@ -29,7 +29,7 @@ pub(super) struct Pauses {
 }
 
 impl Pauses {
-    /// Ends all pauses at once.
+    /// No pauses yet. When `stop` is cancelled, all pauses end.
     pub(super) fn new(connection: &Connection, stop: &CancellationToken) -> Self {
         let (connection, stop) = (connection.clone(), stop.clone());
         Self { connection, stop, one_at_a_time: BTreeMap::new(), held: JoinSet::new() }

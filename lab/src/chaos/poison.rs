@@ -12,7 +12,7 @@ use workqueue::{Connection, JobId, Publication, Queue};
 /// The pause before another try: the broker may be down, or the queue full.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// The time limit for all of them. Only a stuck message reaches it.
+/// The time limit for all confirmations. Only a stuck message reaches it.
 const LIMIT: Duration = Duration::from_mins(2);
 
 /// The messages that are confirmed, and those that are still being sent.
@@ -26,7 +26,7 @@ impl<'a> Poison<'a> {
         Self { connection, sending: JoinSet::new() }
     }
 
-    /// Publishes one to a queue, and repeats that until it is confirmed.
+    /// Publishes such a message to a queue, and repeats that until the broker has confirmed it.
     pub(super) fn spread(&mut self, queue: Queue) {
         let connection = self.connection.clone();
         self.sending.spawn(async move {

@@ -113,7 +113,7 @@ pub struct PairFigures {
     pub design: Design,
     /// The number of requests that it made.
     pub asked: usize,
-    /// What became of them.
+    /// Their outcomes.
     #[serde(flatten)]
     pub total: Second,
     /// How often the effect of a request happened beyond the first time.

@@ -168,7 +168,7 @@ fn legend(svg: &mut String) {
         let place = format!("x=\"{x}\" y=\"70\" width=\"14\" height=\"14\"");
         let _ = writeln!(svg, "<rect class=\"{class}\" {place}/>");
         let _ = writeln!(svg, "<text x=\"{}\" y=\"82\">{meaning}</text>", x + 20);
-        // With any font.
+        // Wide enough for any font.
         x += 48 + meaning.len() * 8;
     }
 }

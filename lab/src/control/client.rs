@@ -24,7 +24,7 @@ pub(crate) struct Lab {
 }
 
 impl Lab {
-    /// The running lab. If there are several, the one that was started last, which it then prints.
+    /// The running lab. If there are several, it is the one that was started last, and its address is printed.
     pub(crate) fn find() -> anyhow::Result<Self> {
         let files = match workqueue::variable(CONTROL_FILE) {
             Some(file) => vec![PathBuf::from(file)],

@@ -21,7 +21,7 @@ use crate::replica::Replica;
 /// The interval of the checks whether a program has ended.
 const TICK: Duration = Duration::from_millis(200);
 
-/// The time for which a program has to run before it ends, to be started again.
+/// A program that ends sooner than this is not started again.
 const SOON: Duration = Duration::from_secs(1);
 
 /// The content of `[package.metadata.lab]` of a package.

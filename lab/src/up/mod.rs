@@ -155,7 +155,8 @@ pub async fn up(
     let programs = programs.context("stopped before anything was started")??;
     if let Ok(other) = Lab::find() {
         tell(format_args!(
-            "Another lab is running, with http://{}/. Commands such as `cargo lab stop` act on the lab that was started last.",
+            "Another lab is running; its page is at http://{}/. Commands such as `cargo lab stop` act on the lab that \
+             was started last.",
             other.control.gateway
         ));
     }

@@ -34,7 +34,7 @@ pub async fn at_rest() -> (Deployment, JobId) {
     (deployment, id)
 }
 
-/// Asserts that nine requests are complete, and that this one has this state.
+/// Asserts that nine requests are complete, and that `ids`, those of one state, has only this request.
 fn only(verdict: &Verdict, ids: &[String], id: JobId) {
     assert!(!verdict.is_clean(), "{verdict}");
     assert_eq!(verdict.complete, 9, "{verdict}");

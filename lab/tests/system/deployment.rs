@@ -202,11 +202,11 @@ impl<B> Deployment<B> {
         letters.unwrap().state.messages
     }
 
-    /// Waits until a queue is empty, because acks come after the effects.
     pub async fn queue_state(&self, queue: Queue) -> QueueState {
         topology::queue_state(self.nats(), queue).await.unwrap()
     }
 
+    /// Waits until a queue is empty, because acks come after the effects.
     pub async fn drained(&self, queue: Queue) {
         eventually(&format!("{} is empty", queue.stream), async || match self.depth(queue).await {
             0 => Ok(()),

@@ -394,7 +394,7 @@ impl Guarded {
         (gateway, addr)
     }
 
-    /// Starts `declare --watch` as the declarer, under [`LIMITS`], with this setting changed.
+    /// Starts `declare --watch` as the declarer, under [`LIMITS`], but with this limit of each queue.
     async fn declare_and_watch(&self, queue_limit: u64) -> Process {
         let mut decoupled = self.command(&programs().await.decoupled, DECLARER);
         decoupled.args(["declare", "--watch"]);
