@@ -66,15 +66,15 @@ enum LabCommand {
     ///
     /// Runs a broker and both services, on free ports. Kills, pauses, stops and scales the services, kills the broker,
     /// breaks the network between them, pauses queues, and sends garbage: one fault at a time and several together, by
-    /// the schedule of a seed. Then lets the queues drain, and audits. Exit status 0 if all guarantees held, 1 if one
-    /// was broken, 2 if there is no verdict. The services also read the environment, such as a QUEUE_LIMIT of 10 for
+    /// the plan of a seed. Then lets the queues drain, and audits. Exit status 0 if all guarantees held, 1 if one was
+    /// broken, 2 if there is no verdict. The services also read the environment, such as a QUEUE_LIMIT of 10 for
     /// full queues; ACK_WAIT is 2s unless it is set.
     Chaos(ChaosSettings),
     /// Compares a queue between two services with synchronous calls, and with fire and forget
     ///
     /// Runs four pairs at the same time, each with one generator: that of examples/synchronous without and with its
     /// circuit breaker, that of examples/fire-and-forget, and requestor and generator with their queues. Kills and
-    /// pauses all generators at the same moments, by the schedule of a seed. Then reports for each pair how many
+    /// pauses all generators at the same moments, by the plan of a seed. Then reports for each pair how many
     /// requests were answered at once (within 1s), late, or never, and how many were doubled; the longest wait; and
     /// how long the callers were held. Exit status 0 if the audit of the queue is clean, 1 if not, 2 if there is
     /// nothing to compare. All programs also read the environment, such as ACK_WAIT for the queue, or TIMEOUT and

@@ -31,7 +31,7 @@ pub struct OrderEvent {
     pub id: JobId,
     /// The order.
     pub order: JobId,
-    /// Its number among the events of its order, from 1. The events have their effects in the sequence of these numbers.
+    /// Its number among the events of its order, from 1. Events have their effects in the sequence of these numbers.
     pub number: i64,
     /// What happened.
     pub change: Change,

@@ -48,7 +48,7 @@ const DRAIN_TIMEOUT: Duration = Duration::from_mins(5);
 /// Settings of `lab chaos`.
 #[derive(Args, Clone, Debug)]
 pub struct ChaosSettings {
-    /// Seed of the schedule: the same seed makes the same schedule [default: a random seed]
+    /// Seed of the plan: the same seed makes the same plan [default: a random seed]
     #[arg(long, value_parser = workqueue::number::<u64>(0..), value_name = "NUMBER")]
     pub seed: Option<u64>,
 
@@ -72,7 +72,7 @@ pub struct ChaosSettings {
     #[arg(long, default_value_t = 1, value_parser = Brokers::count, value_name = "NUMBER")]
     pub brokers: u16,
 
-    /// Follow the schedule in this file, from --print-plan or written by hand
+    /// Follow the plan in this file, from --print-plan or written by hand
     #[arg(
         long,
         value_name = "FILE",
@@ -80,7 +80,7 @@ pub struct ChaosSettings {
     )]
     pub plan: Option<PathBuf>,
 
-    /// Print the schedule, and inject no fault
+    /// Print the plan, and inject no fault
     #[arg(long, conflicts_with = "json")]
     pub print_plan: bool,
 
@@ -90,7 +90,7 @@ pub struct ChaosSettings {
 }
 
 impl ChaosSettings {
-    /// The schedule of the run.
+    /// The plan of the run.
     ///
     /// # Errors
     ///
@@ -107,8 +107,8 @@ impl ChaosSettings {
     }
 }
 
-/// Runs brokers and both services, follows the schedule, lets the queues drain, and audits. At `stop` it skips the rest
-/// of the schedule.
+/// Runs brokers and both services, follows the plan, lets the queues drain, and audits. At `stop` it skips the rest of
+/// the plan.
 ///
 /// # Errors
 ///
@@ -229,9 +229,9 @@ async fn taken(nats: &Context) -> anyhow::Result<String> {
 fn headline(plan: &Plan) -> String {
     let Plan { seed, faults, .. } = plan;
     let Cast { requestors, generators, brokers } = plan.cast;
-    let schedule = seed.map_or_else(|| "a plan".to_owned(), |seed| format!("seed {seed}"));
+    let source = seed.map_or_else(|| "a plan".to_owned(), |seed| format!("seed {seed}"));
     format!(
-        "{schedule}: faults {}, requestors {requestors}, generators {generators}, brokers {brokers}",
+        "{source}: faults {}, requestors {requestors}, generators {generators}, brokers {brokers}",
         faults.len()
     )
 }

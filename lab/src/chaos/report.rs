@@ -30,7 +30,7 @@ pub struct ChaosReport {
     /// Whether all guarantees held: nothing was lost or doubled, the queues have drained, the dead letters are exactly the
     /// garbage, and no service failed.
     pub clean: bool,
-    /// The schedule that was followed.
+    /// The plan that was followed.
     pub plan: Plan,
     /// The events.
     pub timeline: Vec<LoggedEvent>,

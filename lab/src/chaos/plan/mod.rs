@@ -1,4 +1,4 @@
-//! The schedule of faults: made from a seed, or written by a person.
+//! The plan of the faults: made from a seed, or written by a person.
 
 mod fault_target;
 mod seeded;
@@ -16,7 +16,7 @@ use testkit::side::Side;
 
 use crate::times::in_words;
 
-/// A schedule of faults, and the system for which it is made.
+/// A plan of faults, and the system for which it is made.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Plan {
@@ -89,11 +89,11 @@ pub enum Action {
 }
 
 impl Plan {
-    /// Parses a schedule that a person has written, or that `--print-plan` has printed.
+    /// Parses a plan that a person has written, or that `--print-plan` has printed.
     ///
     /// # Errors
     ///
-    /// If it is no schedule, or if it contains an impossible fault.
+    /// If it is no plan, or if it contains an impossible fault.
     pub fn from_json(text: &str) -> anyhow::Result<Self> {
         let mut plan: Self = serde_json::from_str(text).context("this is not a plan")?;
         Brokers::count(&plan.cast.brokers.to_string()).map_err(Error::msg).context("brokers")?;

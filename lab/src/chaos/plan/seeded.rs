@@ -1,4 +1,4 @@
-//! The schedule of a seed.
+//! The plan of a seed.
 
 use std::time::Duration;
 
@@ -55,7 +55,7 @@ enum Resource {
 }
 
 impl Plan {
-    /// The schedule of a seed: always the same one for the same time and cast.
+    /// The plan of a seed: always the same one for the same time and cast.
     #[must_use]
     pub fn from_seed(seed: u64, duration: Duration, cast: Cast) -> Self {
         Self { seed: Some(seed), duration, cast, faults: faults(seed, duration, cast) }
@@ -175,7 +175,7 @@ mod tests {
     const CAST: Cast = Cast { requestors: 2, generators: 2, brokers: 1 };
 
     #[test]
-    fn same_seed_makes_the_same_schedule_at_all_times() {
+    fn same_seed_makes_the_same_plan_at_all_times() {
         let plan = Plan::from_seed(1, MINUTE, CAST);
         assert_eq!(plan, Plan::from_seed(1, MINUTE, CAST));
         assert_ne!(plan.faults, Plan::from_seed(2, MINUTE, CAST).faults);
@@ -217,7 +217,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_schedule_can_be_followed(seed: u64, seconds in 1..120_u64, cluster: bool) {
+        fn every_plan_can_be_followed(seed: u64, seconds in 1..120_u64, cluster: bool) {
             let cast = Cast { brokers: if cluster { 3 } else { 1 }, ..CAST };
             let plan = Plan::from_seed(seed, Duration::from_secs(seconds), cast);
             let printed = serde_json::to_string(&plan).unwrap();
