@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn full_pipe_that_does_not_block_is_waited_for() {
+    fn write_waits_for_room_in_a_full_pipe() {
         let mut pipe = FullPipe::default();
         write_patiently(&mut pipe, b"a line\n").unwrap();
         assert_eq!(pipe.taken, b"a line\n");

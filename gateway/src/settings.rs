@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn lab_is_on_this_machine() {
+    fn address_of_a_lab_is_on_this_machine() {
         let address = lab("http://127.0.0.1:4321#token").unwrap();
         assert_eq!((&*address.url, &*address.token), ("http://127.0.0.1:4321", "token"));
         for wrong in
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn control_has_to_be_allowed() {
+    fn control_is_off_by_default() {
         let settings = |arguments: &[&str]| {
             GatewaySettings::parse_from(
                 ["gateway", "--nats-user", "gateway"].iter().chain(arguments),

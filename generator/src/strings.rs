@@ -18,7 +18,7 @@ mod tests {
     use std::collections::HashSet;
 
     #[test]
-    fn makes_as_many_and_as_long_as_asked_for() {
+    fn strings_have_the_requested_count_and_length() {
         for (count, length) in [(1, 1), (3, 64), (1000, 65), (64, 1024)] {
             let strings = make(Amount::new(count, length).unwrap(), &mut rand::rng());
             assert_eq!(strings.as_slice().len(), count as usize);

@@ -261,7 +261,7 @@ mod tests {
     }
 
     #[test]
-    fn replica_tells_its_name_and_its_queues() {
+    fn replica_announces_its_name_and_its_queues() {
         let announcement = announcement();
         let ping = answer(&announcement, "$SRV.PING");
         assert_eq!(ping["type"], "io.nats.micro.v1.ping_response");
@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn replica_counts_what_it_publishes_by_stream() {
+    fn replica_counts_its_publishes_by_stream() {
         let announcement = announcement();
         assert_eq!(answer(&announcement, "$SRV.STATS")["publishes"], json!({}));
         let metrics = announcement.metrics.publishes_to("RESPONSES");
@@ -304,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn replica_tells_that_it_stops() {
+    fn replica_announces_that_it_stops() {
         let announcement = announcement();
         assert_eq!(answer(&announcement, "$SRV.STATS")["metadata"]["state"], "starting");
         announcement.health.set_connected(true);

@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[test]
-    fn jobs_come_out_of_a_bundle_as_they_went_in() {
+    fn jobs_are_read_from_a_bundle_unchanged() {
         let traced = Trace::from_outside(
             "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
             Some("vendor=\u{22}quoted\u{22}"),

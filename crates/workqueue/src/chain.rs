@@ -36,7 +36,7 @@ mod tests {
     }
 
     #[test]
-    fn cause_is_told_once() {
+    fn cause_is_reported_once() {
         for effect in [Effect::Tells(Cause), Effect::IsSilent(Cause)] {
             assert_eq!(chain(&effect), "cannot read: it is gone");
         }

@@ -147,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn answer_that_took_long_does_not_make_the_time_step() {
+    fn slow_answer_does_not_make_the_time_jump() {
         let noon: Timestamp = "2026-01-02T12:00:00Z".parse().unwrap();
         let (second, start) = (Duration::from_secs(1), Instant::now());
         let known = Reading { time: noon, at: start };

@@ -420,7 +420,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn waiting_for_the_broker_takes_no_time_of_the_job() {
+    async fn time_out_excludes_waiting_for_the_broker() {
         let context = Recorder::new().context();
         let steps = async |alone| {
             context.waiting(sleep(LIMIT * 9)).await;
@@ -431,7 +431,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn each_heartbeat_begins_the_time_out_anew() {
+    async fn each_heartbeat_restarts_the_time_out() {
         let context = Recorder::new().context();
         let steps = async |last| {
             for step in [LIMIT / 2, LIMIT / 2, LIMIT / 2, last] {

@@ -25,7 +25,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn signal_that_comes_before_its_handler_is_heard() {
+    async fn signal_before_its_handler_is_not_lost() {
         let mut terminate = while_held(|| {
             raise(Signal::SIGTERM).unwrap();
             signal(SignalKind::terminate()).unwrap()

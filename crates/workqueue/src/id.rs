@@ -123,7 +123,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn id_survives_the_way_through_text() {
+    fn id_is_parsed_from_its_text() {
         let id = JobId::new();
         assert_eq!(id.to_string().parse(), Ok(id));
     }

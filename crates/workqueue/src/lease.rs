@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn size_is_worth_a_question_and_leaves_others_their_share() {
+    fn lease_size_is_worth_a_request_and_leaves_others_a_share() {
         let sizes = [1, 4, 10, 50, 100, 101, 1000, 2000, 50_000].map(|jobs| size(limit(jobs)));
         assert_eq!(sizes, [1, 1, 3, 13, 25, 25, 25, 40, 1000]);
     }

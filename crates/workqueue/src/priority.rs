@@ -66,7 +66,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn unknown_priority_is_told_with_those_that_are_known() {
+    fn unknown_priority_is_refused_with_the_known_ones() {
         for priority in Priority::ALL {
             assert_eq!(priority.as_str().parse(), Ok(priority));
         }

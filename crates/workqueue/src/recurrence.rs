@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn recurrence_survives_the_way_through_headers() {
+    fn recurrence_is_read_from_its_headers() {
         for recurrence in [
             Recurrence::Every(Duration::from_secs(90)),
             cron("0 30 3 * * *", None),
@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn impossible_recurrence_is_told_with_what_is_right() {
+    fn impossible_recurrence_is_refused_with_a_hint() {
         for (recurrence, words) in [
             (Recurrence::Every(Duration::ZERO), "whole seconds, at least one"),
             (Recurrence::Every(Duration::from_millis(1500)), "whole seconds, at least one"),

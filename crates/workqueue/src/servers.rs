@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn address_that_makes_no_sense_is_named() {
+    fn invalid_address_is_named() {
         let urls = [
             "",
             ",",

@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn failures_are_retried_ever_later() {
+    fn failures_are_retried_with_growing_delays() {
         let seconds: Vec<f32> =
             (1..=11).map(|attempt| ceiling_after(attempt).as_secs_f32()).collect();
         assert_eq!(seconds, [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8, 25.6, 30.0, 30.0]);
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[test]
-    fn failure_is_told_with_all_its_causes() {
+    fn failure_is_reported_with_all_its_causes() {
         let source = std::io::Error::other("the disk is full");
         let error = crate::PublishError::Full(source.into());
         let failed = Outcome::Failed(Failure::reject(error));
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn hopeless_outcomes_are_not_retried() {
+    fn permanent_failures_are_not_retried() {
         for (outcome, word) in [
             (Outcome::Undecodable(DecodeError::Version("x".to_owned())), "malformed: "),
             (rejected(Reason::Expired), "expired: too old"),

@@ -96,7 +96,7 @@ mod tests {
     const UNTIL: &str = "2026-11-28T05:00:00Z";
 
     #[test]
-    fn attempts_are_counted_on_without_the_delivery_that_waited() {
+    fn attempts_exclude_the_delivery_that_waited() {
         let attempts = |snooze| [1, 2, 3].map(|deliveries| attempt(snooze, deliveries).number());
         assert_eq!(attempts(None), [1, 2, 3]);
         assert_eq!(attempts(snooze("0", UNTIL)), [1, 1, 2]);
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn headers_that_make_no_sense_are_as_none() {
+    fn invalid_headers_count_as_missing() {
         assert!(snooze("3", UNTIL).is_some());
         for (attempts, until) in [
             ("", UNTIL),
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn copy_has_all_but_the_orders_to_the_broker() {
+    fn copy_has_all_headers_except_those_for_the_broker() {
         let mut headers = HeaderMap::new();
         headers.insert("traceparent", "a trace");
         headers.insert(NATS_MESSAGE_ID, "the old id");

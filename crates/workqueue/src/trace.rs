@@ -121,7 +121,7 @@ mod tests {
     const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
     #[test]
-    fn from_outside_takes_only_valid_parts() {
+    fn trace_accepts_only_valid_parts() {
         let trace = Trace::from_outside(PARENT, Some("vendor=value"));
         assert_eq!(trace.parent.unwrap().as_str(), PARENT);
         assert_eq!(trace.state.unwrap().as_str(), "vendor=value");

@@ -166,7 +166,7 @@ async fn handler_is_tested_without_a_broker() {
 }
 
 #[tokio::test]
-async fn job_makes_a_round_trip_with_any_start_order() {
+async fn job_is_done_with_any_start_order() {
     let (broker, settings) = broker().await;
     let producer = Producer::connect(&settings).await.unwrap();
     producer.submit(&resize("before")).await.unwrap();
@@ -190,7 +190,7 @@ async fn failed_and_panicked_attempts_are_retried() {
 }
 
 #[tokio::test]
-async fn hopeless_jobs_become_dead_letters_with_their_reasons() {
+async fn permanent_failures_become_dead_letters_with_their_reasons() {
     let (broker, settings) = broker().await;
     let producer = Producer::connect(&settings).await.unwrap();
     let rejected = producer.submit(&resize("empty")).await.unwrap();
@@ -449,7 +449,7 @@ impl Log {
 }
 
 #[tokio::test]
-async fn stream_that_a_publish_creates_anew_is_logged() {
+async fn stream_created_again_by_a_publish_is_logged() {
     let (log, _logging) = Log::begin();
     let (broker, settings) = broker().await;
     let producer = Producer::connect(&settings).await.unwrap();
@@ -462,7 +462,7 @@ async fn stream_that_a_publish_creates_anew_is_logged() {
 }
 
 #[tokio::test]
-async fn blocking_handler_is_logged_with_its_job_and_its_cure() {
+async fn blocking_handler_is_logged_with_its_job_and_a_hint() {
     let (log, _logging) = Log::begin();
     let (_broker, mut settings) = broker().await;
     settings.limits.ack_wait = Duration::from_millis(300);

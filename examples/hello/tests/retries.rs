@@ -192,7 +192,7 @@ async fn snooze_spends_an_attempt_if_the_queue_is_full() {
 }
 
 #[tokio::test]
-async fn death_between_copy_and_ack_has_the_job_handled_twice() {
+async fn job_is_handled_twice_after_a_death_between_copy_and_ack() {
     const NOT_YET: Step = Step::NotYet(Duration::from_millis(100));
 
     let (broker, settings) = broker().await;

@@ -87,7 +87,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn length_of_time_is_a_whole_number_with_a_unit() {
+    fn duration_is_a_whole_number_with_a_unit() {
         for (text, seconds) in [
             ("0s", 0),
             ("10s", 10),

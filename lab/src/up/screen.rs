@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[test]
-    fn no_name_is_broken_where_the_line_ends() {
+    fn name_is_not_broken_at_the_end_of_a_line() {
         let names = ["one (pid 1)", "two (ended)", "three"];
         assert_eq!(wrapped(names, "   ", 80), "  one (pid 1)   two (ended)   three");
         assert_eq!(wrapped(names, "   ", 27), "  one (pid 1)   two (ended)\n  three");

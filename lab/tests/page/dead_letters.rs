@@ -114,7 +114,7 @@ async fn replay_of_all_ends_if_each_message_dies_again() {
 }
 
 #[tokio::test]
-async fn letters_of_a_reason_are_listed_and_one_is_discarded() {
+async fn dead_letters_of_a_reason_are_listed_and_one_is_discarded() {
     let deployment = Deployment::start().await;
     let clumsy = [("FAILURE_RATE", "1"), ("MAX_ATTEMPTS", "1")];
     let _generator = deployment.run(Side::Generator, "clumsy", &clumsy).await;
@@ -150,7 +150,7 @@ async fn letters_of_a_reason_are_listed_and_one_is_discarded() {
 }
 
 #[tokio::test]
-async fn new_letters_leave_open_ones_as_they_are() {
+async fn new_dead_letters_leave_open_ones_unchanged() {
     let deployment = Deployment::start().await;
     let malformed = async || {
         deployment.publish_raw(&REQUESTS.subject(JobId::new()), HeaderMap::new(), b"x").await;
@@ -178,7 +178,7 @@ async fn new_letters_leave_open_ones_as_they_are() {
 }
 
 #[tokio::test]
-async fn without_permission_to_replay_there_is_no_button() {
+async fn buttons_are_hidden_without_permission_to_replay() {
     let deployment = Deployment::start().await;
     deployment.publish_raw(&REQUESTS.subject(JobId::new()), HeaderMap::new(), b"x").await;
     let _generator = deployment.run(Side::Generator, "generator", &[]).await;

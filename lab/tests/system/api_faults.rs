@@ -246,7 +246,7 @@ async fn body_has_a_time_limit() {
 }
 
 #[tokio::test]
-async fn taken_address_is_an_error_that_names_the_cure() {
+async fn taken_address_is_an_error_with_a_hint() {
     let deployment = Deployment::with(&PATIENT).await;
     let (_gateway, api) = gateway(&deployment, "gateway").await;
     let addr = api.to_string();

@@ -360,7 +360,7 @@ async fn restore_does_not_miss_expired_messages() {
 }
 
 #[tokio::test]
-async fn useless_directory_is_refused_before_it_connects() {
+async fn unusable_directory_is_refused_before_connecting() {
     let directory = tempfile::tempdir().unwrap();
     let directory = directory.path().to_str().unwrap();
     fs::write(format!("{directory}/manifest.json"), "{}").unwrap();

@@ -47,7 +47,7 @@ async fn wrong_clock(directory: &Path, off: i64) -> PathBuf {
 }
 
 #[tokio::test]
-async fn wrong_clock_judges_no_request() {
+async fn wrong_clock_rejects_no_request() {
     let deployment = Deployment::with(&PATIENT).await;
     let directory = tempfile::tempdir().unwrap();
     for (off, complaint) in [(OFF, "clock is 25h ahead of"), (-OFF, "clock is 25h behind")] {

@@ -101,7 +101,7 @@ async fn paused_queue_is_resumed_over_http() {
 }
 
 #[tokio::test]
-async fn control_has_to_be_allowed_by_name() {
+async fn control_is_refused_by_default() {
     let deployment = Deployment::with(&PATIENT).await;
     dead(&deployment, REQUESTS, "malformed: by hand").await;
     let gateway = deployment.gateway("gateway", &[]).await;

@@ -170,7 +170,7 @@ async fn request_is_one_trace_from_http_to_the_mark() {
 }
 
 #[tokio::test]
-async fn duration_of_a_job_has_its_trace_as_an_example() {
+async fn duration_of_a_job_has_its_trace_as_an_exemplar() {
     let (deployment, collector) = (Deployment::start().await, Collector::start().await);
     let [gateway, generator, _requestor] = traced(&deployment, &collector).await;
     let headers = [("Content-Type", "application/json"), ("traceparent", TRACE)];

@@ -35,7 +35,7 @@ fn dead_letter_keeps_the_original_and_its_cause() {
 }
 
 #[test]
-fn headers_for_the_broker_are_kept_but_not_live() {
+fn headers_for_the_broker_are_kept_without_effect() {
     let mut headers = HeaderMap::new();
     headers.insert("Nats-Expected-Stream", "OTHER");
     headers.insert("nats-rollup", "all");

@@ -122,7 +122,7 @@ async fn unsent_bodies_are_closed_first_and_waiting_clients_stay() {
 }
 
 #[tokio::test]
-async fn client_is_turned_away_where_all_others_wait_for_an_answer() {
+async fn client_is_rejected_while_all_others_wait_for_an_answer() {
     let ((sender, mut begun), release) = (mpsc::unbounded_channel(), Arc::default());
     let (addr, ..) = start(routes(sender, &release)).await;
     let mut waiting = Vec::new();
@@ -177,7 +177,7 @@ async fn shutdown_closes_stalled_clients_and_answers_waiting_ones() {
 }
 
 #[tokio::test]
-async fn without_keep_alive_one_request_is_answered() {
+async fn connection_without_keep_alive_answers_one_request() {
     let mut client = connect(1024, ONCE);
     let twice = "GET /ok HTTP/1.1\r\n\r\n".repeat(2);
     client.write_all(twice.as_bytes()).await.unwrap();
@@ -188,7 +188,7 @@ async fn without_keep_alive_one_request_is_answered() {
 }
 
 #[tokio::test]
-async fn client_that_stops_within_a_line_is_closed() {
+async fn connection_that_stops_within_a_line_is_closed() {
     for begun in ["", "GET /ok HTTP/1.1\r\nAccept: text/"] {
         let mut client =
             connect(1024, ServerLimits { head_time: Duration::from_millis(1), ..ONCE });
@@ -198,7 +198,7 @@ async fn client_that_stops_within_a_line_is_closed() {
 }
 
 #[tokio::test]
-async fn client_that_does_not_read_is_closed() {
+async fn connection_that_is_not_read_is_closed() {
     // There is room for a few bytes of the answer, and never for all.
     let mut client = connect(16, ServerLimits { idle_time: Duration::from_millis(1), ..ONCE });
     // Where the time is up before all is sent, the connection is closed as well.

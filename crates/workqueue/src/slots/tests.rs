@@ -143,7 +143,7 @@ async fn no_permission_is_wanted_without_a_free_slot() {
 }
 
 #[tokio::test]
-async fn permission_of_a_job_that_is_gone_is_the_next_ones() {
+async fn permission_of_a_dropped_job_goes_to_the_next() {
     let slots = limited(10, false, 25);
     let mut gone = Box::pin(slots.take(Priority::Normal, 1, false));
     let mut next = Box::pin(slots.take(Priority::Normal, 2, false));

@@ -171,7 +171,7 @@ proptest! {
     }
 
     #[test]
-    fn looking_at_any_stored_message_does_not_panic(
+    fn check_of_any_stored_message_does_not_panic(
         subject in any::<String>(),
         block in any::<Vec<u8>>(),
     ) {

@@ -68,7 +68,7 @@ async fn redirect_to_an_address_that_is_not_allowed_is_rejected() {
 }
 
 #[tokio::test]
-async fn name_that_leads_to_a_private_address_is_rejected() {
+async fn name_that_resolves_to_a_private_address_is_rejected() {
     let site = Site::start().await;
     let url = format!("http://localhost:{}/page", site.addr.port());
     let public = Web::new(word_count::is_public, NonZeroU32::MIN, Duration::from_mins(1));

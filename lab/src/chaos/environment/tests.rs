@@ -78,7 +78,7 @@ async fn done(environment: &mut ChaosEnvironment<'_>, text: &str) -> Fault {
 }
 
 #[tokio::test]
-async fn fault_of_a_process_is_really_done_and_undone() {
+async fn fault_of_a_process_begins_and_ends() {
     let (config, _directory, _broker) = config().await;
     let log = EventLog::new(true, CancellationToken::new());
     let mut environment = ChaosEnvironment::start(&config, CAST, &log).await.unwrap();
@@ -149,7 +149,7 @@ async fn replica_that_ends_by_itself_is_a_failure() {
 }
 
 #[tokio::test]
-async fn fault_of_a_network_is_really_done_and_undone() {
+async fn fault_of_a_network_begins_and_ends() {
     let (config, _directory, broker) = config().await;
     let log = EventLog::new(true, CancellationToken::new());
     let mut environment = ChaosEnvironment::start(&config, CAST, &log).await.unwrap();
