@@ -49,7 +49,7 @@ pub(crate) struct NewRequest {
     #[schema(nullable = false)]
     expires_at: Option<Timestamp>,
     /// The delay until it is due: at most 30 days. Not together with `not_before`.
-    #[serde(deserialize_with = "time::read_length")]
+    #[serde(deserialize_with = "time::read_duration")]
     #[schema(value_type = Option<String>, nullable = false, example = "10s")]
     delay: Option<Duration>,
     /// When it is due: at most 30 days from now. With a time in the past it is due at once.

@@ -57,10 +57,10 @@ impl Time {
 }
 
 /// A duration: a whole number and its unit.
-pub(crate) fn length(text: &str) -> Option<Duration> {
+pub(crate) fn duration(text: &str) -> Option<Duration> {
     let digits = text.trim_end_matches(|sign: char| sign.is_ascii_lowercase());
     let number = whole_number(digits)?;
-    let length = match &text[digits.len()..] {
+    let duration = match &text[digits.len()..] {
         "ms" if digits.len() <= 9 => Duration::from_millis(number),
         "s" => Duration::from_secs(number),
         "m" => Duration::from_secs(number.checked_mul(60)?),
@@ -68,18 +68,18 @@ pub(crate) fn length(text: &str) -> Option<Duration> {
         "d" => Duration::from_secs(number.checked_mul(86_400)?),
         _ => return None,
     };
-    (length <= LONGEST_DELAY).then_some(length)
+    (duration <= LONGEST_DELAY).then_some(duration)
 }
 
 /// A duration. The error for any other text shows how to write one.
-pub(crate) fn read_length<'de, D>(deserializer: D) -> Result<Option<Duration>, D::Error>
+pub(crate) fn read_duration<'de, D>(deserializer: D) -> Result<Option<Duration>, D::Error>
 where
     D: Deserializer<'de>,
 {
     let text = String::deserialize(deserializer)?;
     let help = "not a time from 0s to 30d: write a whole number with a unit, such as 250ms, 10s, 5m, 24h or 30d";
     let shown: String = text.chars().take(64).collect();
-    length(&text).map(Some).ok_or_else(|| D::Error::custom(format_args!("'{shown}' is {help}")))
+    duration(&text).map(Some).ok_or_else(|| D::Error::custom(format_args!("'{shown}' is {help}")))
 }
 
 #[cfg(test)]
@@ -97,7 +97,7 @@ mod tests {
             ("2592000s", 2_592_000),
             ("3000ms", 3),
         ] {
-            assert_eq!(length(text), Some(Duration::from_secs(seconds)), "{text}");
+            assert_eq!(duration(text), Some(Duration::from_secs(seconds)), "{text}");
         }
         for wrong in [
             "",
@@ -118,7 +118,7 @@ mod tests {
             "9999999999ms",
             "99999999999999999999d",
         ] {
-            assert_eq!(length(wrong), None, "{wrong}");
+            assert_eq!(duration(wrong), None, "{wrong}");
         }
     }
 }

@@ -19,7 +19,7 @@ use crate::requests::view::PrioritySchema;
 #[serde(default, deny_unknown_fields)]
 pub(super) struct NewSchedule {
     /// The interval: whole seconds, at least one, and at most 30 days.
-    #[serde(deserialize_with = "time::read_length")]
+    #[serde(deserialize_with = "time::read_duration")]
     #[schema(value_type = Option<String>, nullable = false, example = "1h")]
     every: Option<Duration>,
     /// Six fields: second, minute, hour, day of the month, month, day of the week.
