@@ -118,11 +118,11 @@ pub async fn run(cli: LabCli) -> anyhow::Result<ExitCode> {
             drop(token);
         }
     });
-    let stops_in_order = matches!(
+    let stops_gracefully = matches!(
         cli.command,
         LabCommand::Up(_) | LabCommand::Chaos(_) | LabCommand::Compare(_) | LabCommand::Lesson(_)
     );
-    let at_once = if stops_in_order { &end } else { &stop };
+    let at_once = if stops_gracefully { &end } else { &stop };
     // Dropping the future kills all processes that the lab has started.
     let done = at_once.run_until_cancelled(Box::pin(carry_out(cli.command, &stop))).await;
     done.context("ended at once, before it was done")?

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 const EXAMPLES: &str = "examples";
 
 /// The crates of this workspace on which each crate may depend.
-const MAY_LEAN_ON: [(&str, &[&str]); 10] = [
+const MAY_DEPEND_ON: [(&str, &[&str]); 10] = [
     (EXAMPLES, &["workqueue"]),
     ("workqueue", &[]),
     ("testkit", &[]),
@@ -38,7 +38,7 @@ const MAY_LEAN_ON: [(&str, &[&str]); 10] = [
 ];
 
 /// The further crates on which its tests may depend. The tests of the whole system are those of the lab.
-const TESTS_MAY_LEAN_ON: [(&str, &[&str]); 1] = [(EXAMPLES, &["testkit"])];
+const TESTS_MAY_DEPEND_ON: [(&str, &[&str]); 1] = [(EXAMPLES, &["testkit"])];
 
 #[test]
 fn crate_has_only_allowed_dependencies() {
@@ -81,7 +81,7 @@ fn forbidden(metadata: &Value) -> Vec<String> {
     let packages = metadata["packages"].as_array().unwrap();
     let text = |of: &Value, field| of[field].as_str().unwrap().to_owned();
     let ours: BTreeSet<String> = packages.iter().map(|package| text(package, "name")).collect();
-    let (always, in_tests) = (BTreeMap::from(MAY_LEAN_ON), BTreeMap::from(TESTS_MAY_LEAN_ON));
+    let (always, in_tests) = (BTreeMap::from(MAY_DEPEND_ON), BTreeMap::from(TESTS_MAY_DEPEND_ON));
     let mut forbidden = Vec::new();
     for package in packages {
         let (name, manifest) = (text(package, "name"), text(package, "manifest_path"));

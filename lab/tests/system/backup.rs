@@ -34,7 +34,7 @@ const COMPLETE: u64 = 50;
 const WAITING: u64 = 20;
 
 /// The number of requests among them that were in flight at a killed generator.
-const IN_HAND: u64 = 5;
+const IN_FLIGHT: u64 = 5;
 
 /// A fault of a file.
 type Damage = fn(&Path);
@@ -86,12 +86,12 @@ async fn leave_work<B>(deployment: &Deployment<B>) {
     succeeded(&mut generator).await;
 
     fill(deployment, Request::clone).await;
-    let concurrency = IN_HAND.to_string();
+    let concurrency = IN_FLIGHT.to_string();
     let slow = [("WORK_TIME", "1h"), ("CONCURRENCY", concurrency.as_str())];
     let mut generator = deployment.run(Side::Generator, "slow", &slow).await;
     eventually("the generator has work in flight", async || {
         let flying = deployment.queue_state(REQUESTS).await.in_flight();
-        if flying == IN_HAND { Ok(()) } else { Err(flying) }
+        if flying == IN_FLIGHT { Ok(()) } else { Err(flying) }
     })
     .await;
     generator.kill().await.unwrap();
@@ -134,7 +134,7 @@ async fn backed_up<B>(deployment: &Deployment<B>, directory: &TempDir) -> PathBu
 }
 
 /// Starts both services, and waits until all requests are complete, each once. Returns the number of redeliveries.
-async fn everything_comes_home<B>(deployment: &Deployment<B>) -> u64 {
+async fn everything_completes<B>(deployment: &Deployment<B>) -> u64 {
     let _generator = deployment.run(Side::Generator, "generator", &[]).await;
     let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
     let verdict = deployment.verdict().await;
@@ -170,10 +170,10 @@ async fn restored_backup_continues_on_another_broker() {
     assert_eq!(held(other.nats()).await, before);
     assert_eq!(remembers_since(other.nats()).await, remembers_since(deployment.nats()).await);
     // The restored broker knows that the messages in flight were delivered before.
-    let redeliveries = everything_comes_home(&other).await;
-    assert!(redeliveries >= IN_HAND, "{redeliveries}");
+    let redeliveries = everything_completes(&other).await;
+    assert!(redeliveries >= IN_FLIGHT, "{redeliveries}");
     // The backup has only read the first broker.
-    everything_comes_home(&deployment).await;
+    everything_completes(&deployment).await;
 }
 
 #[tokio::test]
@@ -200,7 +200,7 @@ async fn backup_of_one_broker_survives_the_death_of_one_of_three() {
     // At once, so that the leader has no time to replicate anything that it should have replicated before.
     let leader = cluster.broker.leader(REQUESTS.stream).await.unwrap().unwrap();
     cluster.broker.kill(leader).await.unwrap();
-    everything_comes_home(&cluster).await;
+    everything_completes(&cluster).await;
     assert_eq!(remembers_since(cluster.nats()).await, remembers_since(deployment.nats()).await);
 }
 
@@ -216,7 +216,7 @@ async fn restored_backup_of_three_brokers_continues_on_one() {
     let one = Deployment::bare().await;
     restore(&connect(one.url()).await, &directory, Some(1)).await.unwrap();
     assert_eq!(held(one.nats()).await, before);
-    everything_comes_home(&one).await;
+    everything_completes(&one).await;
 }
 
 #[tokio::test]
@@ -336,7 +336,7 @@ async fn failed_restore_names_the_restored_streams() {
         other.nats().delete_stream(stream).await.unwrap();
     }
     restore(&connection, &directory, None).await.unwrap();
-    everything_comes_home(&other).await;
+    everything_completes(&other).await;
 }
 
 #[tokio::test]

@@ -133,7 +133,7 @@ async fn gateway_killed_while_cancelling_for_later_loses_nothing() {
 }
 
 /// Cancels a scheduled request, and kills the gateway when it is about to create its fact in this bucket.
-async fn killed_while_cancelling_for_later(seam: Bucket) {
+async fn killed_while_cancelling_for_later(bucket: Bucket) {
     let deployment = Deployment::with(&PATIENT).await;
     let (_gateway, api) = gateway(&deployment, "gateway-1").await;
     let proxy = Proxy::start(deployment.broker.port()).await.unwrap();
@@ -144,13 +144,13 @@ async fn killed_while_cancelling_for_later(seam: Bucket) {
     // Due after all facts would have expired.
     let id = accepted(&post(api, None, &json!({ "delay": "30d" })).await);
     // It is about to create the cancellation, or has created it and is about to record the acceptance.
-    proxy.hold(seam.subject(id));
+    proxy.hold(bucket.subject(id));
     let path = format!("/requests/{id}");
     let ask = path.clone();
     let cancelling = tokio::spawn(async move { http::ask(addr, "DELETE", &ask, &[], "").await });
     soon("the gateway is about to create the fact", proxy.held()).await;
     let is_cancelled = matches!(deployment.fact::<Stored>(id).await, Some(Stored::Cancelled(_)));
-    assert_eq!(is_cancelled, seam == REQUESTED);
+    assert_eq!(is_cancelled, bucket == REQUESTED);
     let status = if is_cancelled { "cancelled" } else { "scheduled" };
     assert_eq!(get(api, &path).await.json()["status"], status);
     other.kill().await.unwrap();

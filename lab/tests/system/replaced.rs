@@ -35,7 +35,7 @@ async fn delete(nats: &Context, stream: &str) {
 }
 
 /// Asserts that the current verdict is *cannot tell*.
-async fn nobody_can_tell(deployment: &Deployment) -> Verdict {
+async fn cannot_tell(deployment: &Deployment) -> Verdict {
     let verdict = audit(deployment.nats(), Duration::ZERO).await.unwrap();
     let why = verdict.cannot_tell.as_deref().unwrap_or_default();
     assert!(why.starts_with("a store was replaced at "), "{verdict}");
@@ -103,7 +103,7 @@ async fn streams_declared_again_under_load_are_noticed() {
     generator.resume().unwrap();
     requestor.resume().unwrap();
     asks_anew(&deployment).await;
-    nobody_can_tell(&deployment).await;
+    cannot_tell(&deployment).await;
 
     let (status, said) = deployment.decoupled(["audit", "--wait", "1h"]).await;
     assert_eq!(status, Some(3), "{said}");
@@ -128,7 +128,7 @@ async fn broker_restarted_empty_is_noticed() {
     deployment.broker.restart().await.unwrap();
     deployment.declare(&LIMITS).await;
     asks_anew(&deployment).await;
-    nobody_can_tell(&deployment).await;
+    cannot_tell(&deployment).await;
 }
 
 #[tokio::test]
@@ -142,7 +142,7 @@ async fn services_report_a_store_that_they_declare_again() {
     deployment.broker.wipe().unwrap();
     deployment.broker.restart().await.unwrap();
     deployment.facts_reach(facts::RECEIVED, 2).await;
-    nobody_can_tell(&deployment).await;
+    cannot_tell(&deployment).await;
 }
 
 #[tokio::test]
@@ -172,7 +172,7 @@ async fn bucket_declared_again_is_noticed() {
         clocks_are_ahead().await;
         delete(deployment.nats(), bucket.stream).await;
         deployment.declare(&LIMITS).await;
-        nobody_can_tell(&deployment).await;
+        cannot_tell(&deployment).await;
     }
 }
 
@@ -199,9 +199,9 @@ async fn buckets_declared_again_are_noticed_after_a_restore() {
             delete(other.nats(), bucket.stream).await;
         }
         other.declare(&LIMITS).await;
-        nobody_can_tell(&other).await;
+        cannot_tell(&other).await;
         ask_more(&other).await;
-        nobody_can_tell(&other).await;
+        cannot_tell(&other).await;
     }
 }
 

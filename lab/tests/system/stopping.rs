@@ -184,7 +184,7 @@ fn heeding_hangups(program: impl AsRef<OsStr>) -> Command {
 }
 
 /// Asserts that these signals, sent within a moment, stop a generator gracefully.
-async fn stops_in_order(signals: &[Signal]) {
+async fn stops_gracefully(signals: &[Signal]) {
     let deployment = Deployment::with(&PATIENT).await;
     let mut requestor = deployment.ask(200).await;
     let mut first = heeding_hangups(&programs().await.generator);
@@ -203,17 +203,17 @@ async fn stops_in_order(signals: &[Signal]) {
 
 #[tokio::test]
 async fn two_signals_within_a_moment_are_one() {
-    stops_in_order(&[Process::interrupt, Process::terminate]).await;
+    stops_gracefully(&[Process::interrupt, Process::terminate]).await;
 }
 
 #[tokio::test]
 async fn ctrl_c_stops_gracefully() {
-    stops_in_order(&[Process::interrupt]).await;
+    stops_gracefully(&[Process::interrupt]).await;
 }
 
 #[tokio::test]
 async fn closed_terminal_stops_gracefully() {
-    stops_in_order(&[Process::hang_up]).await;
+    stops_gracefully(&[Process::hang_up]).await;
 }
 
 #[tokio::test]

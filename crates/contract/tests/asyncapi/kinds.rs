@@ -61,12 +61,12 @@ impl BodyKind {
 
     /// Whether the document allows this body: its schema, and its descriptions.
     pub fn allows(&self, body: &Value) -> bool {
-        self.payload.is_valid(body) && self.the_words_allow(body)
+        self.payload.is_valid(body) && self.descriptions_allow(body)
     }
 
     /// The rules that only the descriptions have, because no schema can express them: all strings have the same length,
     /// and there is a limit to all characters together.
-    fn the_words_allow(&self, body: &Value) -> bool {
+    fn descriptions_allow(&self, body: &Value) -> bool {
         let limit = |name| at(&format!("/components/schemas/{name}/x-max-characters")).as_u64();
         if self.golden.get("values").is_none() {
             let characters = body["count"].as_u64().unwrap() * body["length"].as_u64().unwrap();

@@ -162,7 +162,7 @@ impl Control {
     }
 
     /// Records that a publish to this subject is withheld, if it is the first since `hold`.
-    fn is_withheld(&self, subject: &str) {
+    fn note_withheld(&self, subject: &str) {
         self.0.send_if_modified(|state| match &mut state.hold {
             Some(hold) if hold.held.is_none() && subject.starts_with(&hold.prefix) => {
                 hold.held = Some(subject.to_owned());
@@ -282,7 +282,7 @@ async fn pass_on_publishes(
         broker.write_all(&passed).await.context("the broker takes nothing")?;
         // Only now, because the test relies on all earlier bytes being on their way.
         if let Some(subject) = stream.withheld() {
-            control.is_withheld(subject);
+            control.note_withheld(subject);
         }
         if ended {
             return Ok(());
