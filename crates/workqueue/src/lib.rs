@@ -115,7 +115,7 @@
 //! | pull, run, settle | `consumer`, on `pull`, `slots`, `delivery`, `blocking`, `settle`, `snooze`; bound by `lanes` |
 //! | several jobs in one message | `bundle` |
 //! | limit the rate of a queue or of a key | `slots`, on `rate_limit`, `lease` |
-//! | give up, list, replay, discard | [`dead_letters`] |
+//! | dead-letter, list, replay, discard | [`dead_letters`] |
 //! | read some messages of a stream with one request, or all of them | [`batch`], [`reading`] |
 //! | start, drain, stop | `service`, `running`, `background`; `signals`, on `held_signals` |
 //! | declare, compare with the existing and earlier streams; pause | [`topology`], `declare`, `known` |

@@ -206,7 +206,7 @@ async fn run(
     };
     log.note(format_args!(
         "messages that the queues stored, with a bundle as one: {}",
-        taken(nats).await?
+        stored_messages(nats).await?
     ));
     if !brokers.all_run()? {
         failures.push("a broker has ended by itself".to_owned());
@@ -217,7 +217,7 @@ async fn run(
 
 /// The number of messages that each queue has stored since the beginning. It exceeds the number of requests by the
 /// garbage, and by the messages that were published again because a confirmation was lost or a sender died.
-async fn taken(nats: &Context) -> anyhow::Result<String> {
+async fn stored_messages(nats: &Context) -> anyhow::Result<String> {
     let mut counts = Vec::new();
     for queue in queues::ALL {
         let stream = nats.get_stream(queue.stream).await?;

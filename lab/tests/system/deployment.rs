@@ -178,7 +178,7 @@ impl<B> Deployment<B> {
     }
 
     /// Submits this many requests of a priority. Returns their ids.
-    pub async fn waiting(&self, priority: Priority, count: usize) -> Vec<JobId> {
+    pub async fn submit(&self, priority: Priority, count: usize) -> Vec<JobId> {
         let mut ids = Vec::new();
         for _ in 0..count {
             let amount = Amount::new(1, 8).unwrap();

@@ -32,9 +32,9 @@ async fn rank(deployment: &Deployment, ids: &[JobId]) -> usize {
 #[tokio::test]
 async fn most_urgent_request_is_answered_first_and_none_starves() {
     let deployment = Deployment::with(&PATIENT).await;
-    let low = deployment.waiting(Priority::Low, 20).await;
-    let normal = deployment.waiting(Priority::Normal, 20).await;
-    let high = deployment.waiting(Priority::High, 20).await;
+    let low = deployment.submit(Priority::Low, 20).await;
+    let normal = deployment.submit(Priority::Normal, 20).await;
+    let high = deployment.submit(Priority::High, 20).await;
     // One after another, and slowly enough that each lane has a message when a slot is free.
     let slow = [("CONCURRENCY", "1"), ("WORK_TIME", "50ms")];
     let _generator = deployment.run(Side::Generator, "generator", &slow).await;
@@ -55,12 +55,12 @@ async fn most_urgent_request_is_answered_first_and_none_starves() {
 #[tokio::test]
 async fn urgent_request_passes_a_backlog_that_is_in_flight() {
     let deployment = Deployment::with(&PATIENT).await;
-    deployment.waiting(Priority::Low, 100).await;
+    deployment.submit(Priority::Low, 100).await;
     let slow = [("CONCURRENCY", "4"), ("WORK_TIME", "100ms")];
     let _generator = deployment.run(Side::Generator, "generator", &slow).await;
     let _requestor = deployment.run(Side::Requestor, "requestor", &[("REQUEST_RATE", "0")]).await;
     deployment.facts_reach(facts::STORED, 10).await;
-    let high = deployment.waiting(Priority::High, 1).await;
+    let high = deployment.submit(Priority::High, 1).await;
     deployment.fact_eventually::<Stored>(high[0]).await;
     let stored = deployment.facts(facts::STORED).await;
     assert!(stored < 100, "the backlog was done before it: {stored}");
@@ -83,7 +83,7 @@ async fn queue_without_lanes_works_and_is_adjusted_in_place() {
     ready(&generator).await;
     succeeded(&mut deployment.run(Side::Requestor, "requestor", &[("REQUEST_TOTAL", "0")]).await)
         .await;
-    let new = deployment.waiting(Priority::Normal, 1).await[0];
+    let new = deployment.submit(Priority::Normal, 1).await[0];
     let _requestor = deployment.run(Side::Requestor, "storing", &[("REQUEST_RATE", "0")]).await;
     deployment.fact_eventually::<Stored>(old.id).await;
     let (status, said) = deployment.decoupled(["declare"]).await;
@@ -101,8 +101,8 @@ async fn queue_without_lanes_works_and_is_adjusted_in_place() {
 #[tokio::test]
 async fn each_program_shows_the_lanes() {
     let deployment = Deployment::start().await;
-    deployment.waiting(Priority::High, 2).await;
-    deployment.waiting(Priority::Low, 3).await;
+    deployment.submit(Priority::High, 2).await;
+    deployment.submit(Priority::Low, 3).await;
     let snapshot = async || {
         let queue = observe::queue(deployment.connection(), REQUESTS).await.unwrap();
         let lanes = serde_json::to_value(&queue.lanes).unwrap();

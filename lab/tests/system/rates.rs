@@ -85,7 +85,7 @@ async fn permitted(deployment: &Deployment, questions: Questions, limit: u64) ->
 #[tokio::test]
 async fn no_second_exceeds_the_rate_of_five_replicas() {
     let deployment = Deployment::start().await;
-    deployment.waiting(Priority::Normal, 400).await;
+    deployment.submit(Priority::Normal, 400).await;
     let questions = Questions::listen(&deployment).await;
     let (generators, _requestor) = replicas(&deployment, "60").await;
     logged(&generators[0], "the rate limit holds jobs back").await;
@@ -98,7 +98,7 @@ async fn no_second_exceeds_the_rate_of_five_replicas() {
 #[tokio::test]
 async fn job_that_waits_for_the_rate_spends_no_attempt() {
     let deployment = Deployment::start().await;
-    deployment.waiting(Priority::Normal, 8).await;
+    deployment.submit(Priority::Normal, 8).await;
     let questions = Questions::listen(&deployment).await;
     // Five wait at the same time, so that one of them waits longer than ACK_WAIT.
     let (_generators, _requestor) = replicas(&deployment, "1").await;
@@ -110,7 +110,7 @@ async fn job_that_waits_for_the_rate_spends_no_attempt() {
 #[tokio::test]
 async fn permissions_of_a_killed_replica_are_lost_for_a_second() {
     let deployment = Deployment::start().await;
-    deployment.waiting(Priority::Normal, 150).await;
+    deployment.submit(Priority::Normal, 150).await;
     let questions = Questions::listen(&deployment).await;
     let (mut generators, _requestor) = replicas(&deployment, "30").await;
     for (generator, done) in generators.iter_mut().zip([20, 50]) {
@@ -125,7 +125,7 @@ async fn permissions_of_a_killed_replica_are_lost_for_a_second() {
 #[tokio::test]
 async fn rate_holds_while_the_broker_is_killed_and_restarted() {
     let mut deployment = Deployment::start().await;
-    deployment.waiting(Priority::Normal, 150).await;
+    deployment.submit(Priority::Normal, 150).await;
     let (_generators, _requestor) = replicas(&deployment, "30").await;
     for done in [20, 60, 100] {
         deployment.facts_reach(facts::STORED, done).await;
@@ -142,7 +142,7 @@ async fn rate_holds_while_the_broker_is_killed_and_restarted() {
 async fn rate_holds_while_brokers_of_a_cluster_are_killed() {
     let mut cluster = Cluster::of_three().await;
     cluster.declare(&LIMITS).await;
-    cluster.waiting(Priority::Normal, 150).await;
+    cluster.submit(Priority::Normal, 150).await;
     let (_generators, _requestor) = replicas(&cluster, "30").await;
     for (broker, done) in [20, 60, 100].into_iter().enumerate() {
         cluster.facts_reach(facts::STORED, done).await;
@@ -158,7 +158,7 @@ async fn rate_holds_while_brokers_of_a_cluster_are_killed() {
 async fn stop_while_waiting_gives_back_at_most_a_lease() {
     let limits = Limits { ack_wait: std::time::Duration::from_hours(1), ..LIMITS };
     let deployment = Deployment::with(&limits).await;
-    deployment.waiting(Priority::Normal, 100).await;
+    deployment.submit(Priority::Normal, 100).await;
     let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
     let settings = [("RATE_LIMIT", "20"), ("DRAIN_TIMEOUT", "100ms")];
     let mut generator = deployment.run(Side::Generator, "limited", &settings).await;
@@ -187,7 +187,7 @@ async fn job_without_room_downstream_keeps_its_permission() {
         let subject = RESPONSES.subject_of(&format!("full-{request}"));
         deployment.publish_raw(&subject, HeaderMap::new(), b"").await;
     }
-    deployment.waiting(Priority::Normal, 10).await;
+    deployment.submit(Priority::Normal, 10).await;
     let questions = Questions::listen(&deployment).await;
     let generator = deployment.run(Side::Generator, "generator", &[("RATE_LIMIT", "100")]).await;
     // Each replica tries for some seconds, several times a second.
@@ -206,11 +206,11 @@ async fn job_without_room_downstream_keeps_its_permission() {
 #[tokio::test]
 async fn urgent_request_has_the_next_permission() {
     let deployment = Deployment::start().await;
-    deployment.waiting(Priority::Low, 120).await;
+    deployment.submit(Priority::Low, 120).await;
     let generator = deployment.run(Side::Generator, "generator", &[("RATE_LIMIT", "20")]).await;
     let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
     deployment.facts_reach(facts::STORED, 10).await;
-    let high = deployment.waiting(Priority::High, 10).await;
+    let high = deployment.submit(Priority::High, 10).await;
     let before = deployment.facts(facts::STORED).await;
     for id in high {
         deployment.fact_eventually::<Stored>(id).await;

@@ -36,14 +36,14 @@ impl JudgedFact {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Revisions {
     /// The decision of the last revision, with a digest of its strings. None if that revision removed the fact.
-    says: Option<Decision<u64>>,
+    decision: Option<Decision<u64>>,
     /// The number of times that the fact was written.
     written: u32,
 }
 
 impl Revisions {
-    fn note(&mut self, says: Decision<u64>) {
-        self.says = Some(says);
+    fn note(&mut self, decision: Decision<u64>) {
+        self.decision = Some(decision);
         self.written += 1;
     }
 }
@@ -111,7 +111,7 @@ impl Seen {
 
     /// Records that a person removed a fact.
     pub(super) fn note_removal(&mut self, fact: JudgedFact) {
-        self.revisions(fact).says = None;
+        self.revisions(fact).decision = None;
     }
 
     fn revisions(&mut self, fact: JudgedFact) -> &mut Revisions {
@@ -136,10 +136,10 @@ impl Seen {
             [&self.requested, &self.stored, &self.received].iter().any(|fact| fact.written > 1);
         // A dead letter of any step accounts for the request.
         let dead_letter = |_| self.dead_letter.then_some(());
-        let is_requested = self.requested.says.is_some();
+        let is_requested = self.requested.decision.is_some();
         let is_scheduled = self.is_scheduled && !is_requested;
-        let received = self.received.says.and_then(Decision::strings);
-        match RequestState::of(self.stored.says, received, is_scheduled, dead_letter) {
+        let received = self.received.decision.and_then(Decision::strings);
+        match RequestState::of(self.stored.decision, received, is_scheduled, dead_letter) {
             RequestState::Scheduled => Standing::Scheduled,
             RequestState::Doubled => Standing::Doubled,
             _ if written_twice => Standing::Doubled,
