@@ -9,7 +9,7 @@ use anyhow::{Context, ensure};
 use serde_json::Value;
 use tokio::process::Command;
 
-use crate::side::Side;
+use crate::service::Service;
 
 /// The names of the programs.
 const NAMES: [&str; 4] = ["requestor", "generator", "gateway", "decoupled"];
@@ -43,10 +43,10 @@ pub struct Programs {
 impl Programs {
     /// The program of a service.
     #[must_use]
-    pub fn of(&self, side: Side) -> &Path {
-        match side {
-            Side::Requestor => &self.requestor,
-            Side::Generator => &self.generator,
+    pub fn of(&self, service: Service) -> &Path {
+        match service {
+            Service::Requestor => &self.requestor,
+            Service::Generator => &self.generator,
         }
     }
 }
@@ -146,6 +146,10 @@ pub async fn build_with(profile: &str, names: &[&str]) -> anyhow::Result<Vec<Pat
     let mut arguments = vec!["build", "--workspace", "--message-format=json-render-diagnostics"];
     arguments.extend(names.iter().flat_map(|name| ["--bin", name]));
     arguments.extend(["--profile", profile]);
+    if profile == "dev" {
+        // With a test, cargo chooses the features of the dependencies as in `cargo test`.
+        arguments.extend(["--test", "layout"]);
+    }
     // Cargo lists libraries that it has already compiled, which looks like a new build without this line.
     eprintln!("Building {}", names.join(", "));
     built(&cargo(&arguments).await?, names)

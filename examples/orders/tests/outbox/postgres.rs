@@ -9,8 +9,8 @@ use std::path::{Path, PathBuf};
 use sqlx::{Connection, Executor, PgConnection};
 use tempfile::TempDir;
 use testkit::eventually::eventually;
-use testkit::held::Held;
 use testkit::process::{Process, bound_to_this};
+use testkit::reserved_ports::ReservedPorts;
 use tokio::process::Command;
 
 /// The user of the server if the tests run as root, because the server refuses to run as root.
@@ -22,7 +22,7 @@ pub struct Postgres {
     server: Option<Process>,
     port: u16,
     directory: TempDir,
-    _held: Held,
+    _held: ReservedPorts,
 }
 
 impl Postgres {
@@ -31,7 +31,7 @@ impl Postgres {
         if runs_as_root(directory.path()) {
             chown(directory.path(), Some(NOBODY), Some(NOBODY)).unwrap();
         }
-        let (held, port) = Held::free().unwrap();
+        let (held, port) = ReservedPorts::free().unwrap();
         let mut postgres = Self { server: None, port, directory, _held: held };
         let mut initdb = postgres.command("initdb");
         initdb.args(["--username", "orders", "--auth", "trust", "--no-sync", "--locale", "C"]);
