@@ -52,7 +52,7 @@ def walk(do, prom, panels):
     eventually("each query tells something while work flows", lambda: not all_tell(), all_tell)
     expect_alerts(prom, "while work flows", set())
     eventually("requests flow", lambda: value("Requests a second") > 0)
-    eventually("both sides work", lambda: value("Replicas that work", "generator") == 2)
+    eventually("both services work", lambda: value("Replicas that work", "generator") == 2)
     eventually("the time of a job has its trace as an exemplar", lambda: prom.exemplars())
     health = prom.rules("recording", "health") + prom.rules("alerting", "health")
     expect(set(health) == {"ok"}, f"a rule is not ok: {health}")

@@ -115,10 +115,10 @@ def check_object(thing, namespace, objects):
         [user], non_root = find("runAsUser", spec), find("runAsNonRoot", spec)
         expect(user > 0 and non_root == [True], "may be root")
     # A drain of nodes stops one of several replicas at a time, and a rollout none.
-    side = title(thing) in ("Deployment requestor", "Deployment generator")
-    if side:
+    is_service = title(thing) in ("Deployment requestor", "Deployment generator")
+    if is_service:
         expect_equal("shrinks in a rollout", find("maxUnavailable", spec), [0])
-    if side or (kind == "StatefulSet" and spec["replicas"] > 1):
+    if is_service or (kind == "StatefulSet" and spec["replicas"] > 1):
         budgets = [each["spec"] for each in of_kind(objects, "PodDisruptionBudget")]
         own = [each for each in budgets if matches(each["selector"], labels(thing))]
         expect_equal("the budget", find("maxUnavailable", own), [1])
@@ -153,9 +153,9 @@ def check_client(workload, container, expected, users, objects):
 def check_scaling(scaled, broker, namespace, objects):
     """KEDA scales a service by the queues that it consumes."""
     name = scaled["spec"]["scaleTargetRef"]["name"]
-    side = one("Deployment", name, objects)
-    expect("replicas" not in side["spec"], "an apply resets how many there are")
-    told = environment(containers(side)[0], objects)
+    workload = one("Deployment", name, objects)
+    expect("replicas" not in workload["spec"], "an apply resets how many there are")
+    told = environment(containers(workload)[0], objects)
     expect(told.get("REQUEST_RATE", "0") == "0", "is scaled by its own asking")
     triggers = find("metadata", scaled["spec"]["triggers"])
     asked = {(trigger["stream"], trigger["consumer"]) for trigger in triggers}

@@ -12,7 +12,7 @@ import time
 from steps import LIMIT, answer, ask_and_follow, eventually, expect, run, step
 
 NAMESPACE = "decoupled"
-SIDES = ("requestor", "generator")
+SERVICES = ("requestor", "generator")
 # The rate of each requestor, in requests a second.
 RATE = 50
 
@@ -74,7 +74,7 @@ def walk():
     step("apply everything, and wait until all of it is ready")
     begun = time.monotonic()
     kubectl("apply", "-k", "k8s")
-    for workload in ("statefulset/nats", *(f"deployment/{name}" for name in ("declare", *SIDES, "gateway"))):
+    for workload in ("statefulset/nats", *(f"deployment/{name}" for name in ("declare", *SERVICES, "gateway"))):
         rolled_out(workload)
     print(f"  after {time.monotonic() - begun:.0f} s")
     with forwarded("gateway", 8080) as gateway:
@@ -107,34 +107,34 @@ def walk_under_load(gateway):
     drained(gateway)
     expect(uids("requestor") == requestors, "the requestor was not touched")
 
-    for side in SIDES:
-        step(f"scale the {side}s from one to five, to none and to two")
+    for service in SERVICES:
+        step(f"scale the {service}s from one to five, to none and to two")
         for replicas in (1, 5, 0, 2):
-            scale(side, replicas)
+            scale(service, replicas)
 
-    step("replace both sides at once, and leave the broker alone")
-    before, brokers = uids(*SIDES), uids("broker")
-    kubectl(*inside("rollout", "restart", *(f"deployment/{side}" for side in SIDES)))
-    for side in SIDES:
-        rolled_out(f"deployment/{side}")
-    expect(before.isdisjoint(uids(*SIDES)), "every replica is a new one")
+    step("replace both services at once, and leave the broker alone")
+    before, brokers = uids(*SERVICES), uids("broker")
+    kubectl(*inside("rollout", "restart", *(f"deployment/{service}" for service in SERVICES)))
+    for service in SERVICES:
+        rolled_out(f"deployment/{service}")
+    expect(before.isdisjoint(uids(*SERVICES)), "every replica is a new one")
     expect(uids("broker") == brokers, "the broker is the same")
 
     step("delete the broker's pod: it comes back, and all goes on")
     kubectl(*inside("delete", "pod", "nats-0"))
     rolled_out("statefulset/nats")
     ask_and_follow(gateway)
-    eventually("both sides are ready again", lambda: are_ready(4, *SIDES))
-    expect(sum(map(restarts, pods("declare", *SIDES, "gateway"))) == 0, "no service had to be restarted for that")
+    eventually("both services are ready again", lambda: are_ready(4, *SERVICES))
+    expect(sum(map(restarts, pods("declare", *SERVICES, "gateway"))) == 0, "no service had to be restarted for that")
 
     step("apply a cluster of brokers over the single one: it is refused, and nothing that runs is changed")
-    running = ("declare", *SIDES, "gateway", "broker")
+    running = ("declare", *SERVICES, "gateway", "broker")
     before = uids(*running)
     cluster = pathlib.Path("target/cluster-of-brokers")
     cluster.mkdir(parents=True, exist_ok=True)
     (cluster / "kustomization.yaml").write_text(CLUSTER)
     said = kubectl("apply", "--kustomize", cluster, check=False, errors=True)
-    for name in ("nats", "declare", *SIDES, "gateway"):
+    for name in ("nats", "declare", *SERVICES, "gateway"):
         expect(f'"{name}" is invalid' in said, f"{name} is refused: {said}")
     expect(uids(*running) == before, "nothing was touched")
     # Until then, its Jobs are those of the cluster.
@@ -162,12 +162,12 @@ def ask_for(rate):
     rolled_out("deployment/requestor")
 
 
-def scale(side, replicas):
-    kubectl(*inside("scale", f"deployment/{side}", f"--replicas={replicas}"))
+def scale(service, replicas):
+    kubectl(*inside("scale", f"deployment/{service}", f"--replicas={replicas}"))
     if replicas == 0:
-        eventually(f"there is no {side}", lambda: not pods(side, going=True))
+        eventually(f"there is no {service}", lambda: not pods(service, going=True))
     else:
-        eventually(f"there are {replicas} of the {side}", lambda: are_ready(replicas, side))
+        eventually(f"there are {replicas} of the {service}", lambda: are_ready(replicas, service))
 
 
 def rolled_out(workload):

@@ -78,7 +78,7 @@ def walk():
     expect(containers("nats") + containers("requestor") == others, "nothing else was touched")
     docker("kill", "--signal", "KILL", *generators[:2])
 
-    step("replace each side under load by a new version, and leave the other alone")
+    step("replace each service under load by a new version, and leave the other alone")
     for service, other in (("generator", "requestor"), ("requestor", "generator")):
         old, others = set(containers(service, running=False)), containers(other) + containers("nats")
         ENVIRONMENT["REVISION"] = f"another-{service}"

@@ -20,7 +20,7 @@ def lessons(gateway, environment):
             continue
         step(f"lesson {lesson['number']}: {lesson['title']}")
         do(scene, gateway, environment)
-        eventually("both sides are ready", lambda: both_run(gateway()))
+        eventually("both services are ready", lambda: both_run(gateway()))
         for number, one in enumerate(sections["Do"]["steps"], 1):
             if command := one["commands"].get("compose"):
                 follow(f"lessons/{lesson['number']}/steps/{number}", one, command, gateway, environment)

@@ -1,10 +1,10 @@
-// The time axis: how deep each queue was, what came and went, and when a side was away.
+// The time axis: how deep each queue was, what came and went, and when a service was away.
 
 import { byId, clock, count, draw, el, exact, rate, say } from "./dom.js";
 import { QUEUES as FLOW } from "./flow.js";
 
 const QUEUES = Object.keys(FLOW);
-const SIDES = ["requestor", "generator"];
+const SERVICES = ["requestor", "generator"];
 const SPAN = 300_000;
 const RECENT = 60_000;
 const WIDTH = 600;
@@ -25,11 +25,11 @@ export class Axis {
       charts.append(el("div", { class: "chart depths" }, el("p", { class: "label" }, name, most), svg));
       return parts;
     });
-    this.presence = SIDES.map((side) => {
+    this.presence = SERVICES.map((service) => {
       const parts = { there: draw("path", { class: "there" }), away: draw("path", { class: "away" }), unknown: draw("path", { class: "unknown" }) };
-      const svg = drawing(`When a ${side} was there`);
+      const svg = drawing(`When a ${service} was there`);
       svg.append(parts.unknown, parts.there, parts.away);
-      charts.append(el("div", { class: `chart presence ${side}` }, el("p", { class: "label" }, `${side}s there`), svg));
+      charts.append(el("div", { class: `chart presence ${service}` }, el("p", { class: "label" }, `${service}s there`), svg));
       return parts;
     });
     const times = ["5 min ago", "4", "3", "2", "1", "now"].map((word) => el("span", {}, word));
@@ -74,14 +74,14 @@ export class Axis {
       say(parts.most, `up to ${count(most)}, ${rate(quickest)}/s`);
     });
     this.presence.forEach((parts, index) => {
-      const side = `${SIDES[index]}s`;
+      const service = `${SERVICES[index]}s`;
       const blocks = (test) => this.points.map((point, place) => [point, this.points[place + 1]]).filter(([point]) => test(point)).map(([point, next]) => {
         const until = Math.min(next?.at ?? point.at + 1000, point.at + STANDS);
         return `M${x(point.at)},0H${x(Math.min(until, now))}V${HEIGHT}H${x(point.at)}Z`;
       }).join("");
       parts.unknown.setAttribute("d", blocks((point) => point.queues === null));
-      parts.there.setAttribute("d", blocks((point) => point.queues !== null && point[side] > 0));
-      parts.away.setAttribute("d", blocks((point) => point.queues !== null && point[side] === 0));
+      parts.there.setAttribute("d", blocks((point) => point.queues !== null && point[service] > 0));
+      parts.away.setAttribute("d", blocks((point) => point.queues !== null && point[service] === 0));
     });
     this.tabulate();
   }

@@ -5,7 +5,7 @@ import { byId, clock, el, exact, say } from "./dom.js";
 import { QUEUES as FLOW } from "./flow.js";
 
 const QUEUES = [...Object.keys(FLOW), "SCHEDULES"];
-const SIDES = ["requestor", "generator"];
+const SERVICES = ["requestor", "generator"];
 
 /** From how many messages on a queue that grows is called filling, and below how many drained. */
 const FILLING = 50;
@@ -48,13 +48,13 @@ export class EventLog {
     if (before && silent !== before.silent) tell(silent ? "bad" : "good", silent ? "the broker is silent" : "the broker answers");
     const there = before ? { ...before.there } : {};
     if (!silent) {
-      SIDES.forEach((side) => {
-        const is = point[`${side}s`];
-        const was = there[side];
-        // A side that was never started is not away, and does not come back.
-        if (was > 0 && is === 0) tell("bad", `${side} away`);
-        else if (was === 0 && is > 0) tell("good", `${side} back`);
-        if (was !== undefined || is > 0) there[side] = is;
+      SERVICES.forEach((service) => {
+        const is = point[`${service}s`];
+        const was = there[service];
+        // A service that was never started is not away, and does not come back.
+        if (was > 0 && is === 0) tell("bad", `${service} away`);
+        else if (was === 0 && is > 0) tell("good", `${service} back`);
+        if (was !== undefined || is > 0) there[service] = is;
       });
       QUEUES.forEach((name, index) => {
         const [waiting, flying, , , paused, full] = queues[index];

@@ -1,15 +1,15 @@
-// The picture of the flow: two sides, three queues between them, and what moves.
+// The picture of the flow: two services, three queues between them, and what moves.
 
 import { ask, byId, clock, count, counted, el, exact, mark, rate, say, span } from "./dom.js";
 
-/** The queues between the two sides. */
+/** The queues between the two services. */
 export const QUEUES = {
   REQUESTS: { from: "requestor", to: "generator", what: "1 · asked for: requestor → generator" },
   RESPONSES: { from: "generator", to: "requestor", what: "2 · made: generator → requestor" },
   ACKNOWLEDGMENTS: { from: "requestor", to: "generator", what: "3 · stored: requestor → generator" },
 };
 
-/** What a side does with each delivery that it settles. */
+/** What a service does with each delivery that it settles. */
 const DOES = { requestor: { RESPONSES: "stores" }, generator: { REQUESTS: "makes", ACKNOWLEDGMENTS: "marks" } };
 
 /** As many messages fill a bar at the least, so that a few look like few. */
@@ -158,20 +158,20 @@ export function showFlow(flow, at) {
   showStrip(flow);
   showSchedules(flow.schedules);
   showBrokers(flow.brokers);
-  showSide("requestor", flow.requestors, flow.more_requestors, flow.replicas);
-  showSide("generator", flow.generators, flow.more_generators, flow.replicas);
+  showService("requestor", flow.requestors, flow.more_requestors, flow.replicas);
+  showService("generator", flow.generators, flow.more_generators, flow.replicas);
 }
 
-function showSide(side, working, more, replicas) {
-  const section = byId(side);
+function showService(service, working, more, replicas) {
+  const section = byId(service);
   section.classList.toggle("gone", working === 0);
   section.querySelector(".away").hidden = working > 0;
   say(section.querySelector(".others"), more > 0 ? `and ${exact(more)} more` : "");
   const list = section.querySelector(".replicas");
   const there = new Set();
   for (const replica of replicas) {
-    if (replica.side !== side) continue;
-    const key = `${side} ${replica.id}`;
+    if (replica.service !== service) continue;
+    const key = `${service} ${replica.id}`;
     there.add(key);
     let box = boxes.get(key);
     if (!box) {
@@ -187,7 +187,7 @@ function showSide(side, working, more, replicas) {
     say(box.name, replica.instance);
     mark(box.item, "state", replica.state);
     const works = replica.state === "ready";
-    const settles = Object.entries(DOES[side]).map(([queue, does]) => `${does} ${rate(replica.settles[queue] ?? 0)}/s`);
+    const settles = Object.entries(DOES[service]).map(([queue, does]) => `${does} ${rate(replica.settles[queue] ?? 0)}/s`);
     const does = [replica.asks > 0 && `asks ${rate(replica.asks)}/s`, ...settles].filter(Boolean);
     say(box.rates, works ? does.join(", ") : replica.state);
     // What it waits for tells why it does nothing.
@@ -196,7 +196,7 @@ function showSide(side, working, more, replicas) {
     say(box.more, `version ${replica.version}${works ? `, in flight: ${holds.join(", ") || "none"}` : ""}`);
   }
   for (const [key, box] of boxes) {
-    if (key.startsWith(`${side} `) && !there.has(key)) {
+    if (key.startsWith(`${service} `) && !there.has(key)) {
       box.item.remove();
       boxes.delete(key);
     }

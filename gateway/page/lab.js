@@ -63,7 +63,7 @@ function row(list, hasButtons) {
   };
 }
 
-/** The buttons of a side, or of the broker, and its processes; and how to show these. */
+/** The buttons of a service, or of the broker, and its processes; and how to show these. */
 function group(title, target) {
   const [count, list, rows] = [el("b"), el("ul", { class: "processes" }), []];
   let running = 0;
@@ -76,7 +76,7 @@ function group(title, target) {
     simple("Start"), simple("Stop"), simple("Kill"), pause,
     el("span", { class: "scale" }, scale("−", `Fewer ${target}`, -1), count, scale("+", `More ${target}`, 1)), simple("Deploy"),
   ];
-  byId("lab-sides").append(el("div", { role: "group", "aria-label": title },
+  byId("lab-services").append(el("div", { role: "group", "aria-label": title },
     el("h3", {}, title), el("p", { class: "buttons" }, ...buttons), list));
   return (processes) => {
     running = processes.filter(({ state }) => state !== "ended").length;

@@ -78,8 +78,9 @@ fn encode(mut encoder: DescriptorEncoder, flow: &Snapshot, now: Timestamp) -> fm
     let help = "Replicas that work";
     let mut family = encoder.encode_descriptor("replicas", help, None, MetricType::Gauge)?;
     let (requestors, generators) = (flow.replicas.requestors, flow.replicas.generators);
-    for (side, replicas) in [("requestor", requestors), ("generator", generators)] {
-        ConstGauge::new(replicas).encode(family.encode_family(&[("side", side)])?)?;
+    // Not `service`, a label that Prometheus gives to the targets of a service of Kubernetes.
+    for (program, replicas) in [("requestor", requestors), ("generator", generators)] {
+        ConstGauge::new(replicas).encode(family.encode_family(&[("program", program)])?)?;
     }
     for (name, help, value) in COUNTERS {
         let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
@@ -141,7 +142,7 @@ mod tests {
             r#"gateway_queue_paused{queue="REQUESTS"} 0"#,
             r#"gateway_queue_oldest_seconds{queue="REQUESTS"} 60.0"#,
             r#"gateway_queue_oldest_seconds{queue="RESPONSES"} 0.0"#,
-            r#"gateway_replicas{side="generator"} 2"#,
+            r#"gateway_replicas{program="generator"} 2"#,
             "gateway_requested_total 9",
             "gateway_stored_total 5",
             "gateway_dead_letters 1",

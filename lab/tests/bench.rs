@@ -131,8 +131,8 @@ fn bench_measures_every_figure_consistently() {
         let at = |which| report.median(&format!("latency_{load}_{which}"));
         assert!(at("median") <= at("p99"));
     }
-    for side in ["requestor", "generator"] {
-        let idle = report.median(&format!("idle_memory_{side}"));
+    for service in ["requestor", "generator"] {
+        let idle = report.median(&format!("idle_memory_{service}"));
         assert!((1.0..100.0).contains(&idle), "{idle} MB");
     }
 }

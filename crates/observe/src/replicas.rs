@@ -34,7 +34,7 @@ const MOST: usize = 1000;
 const SHOWN: usize = 24;
 
 /// The names under which the services announce themselves.
-const SIDES: [&str; 2] = ["requestor", "generator"];
+const SERVICES: [&str; 2] = ["requestor", "generator"];
 
 /// All replicas that have announced themselves.
 #[derive(Debug, Default)]
@@ -109,7 +109,9 @@ impl ReplicaRegistry {
             return;
         }
         let Ok(reply) = serde_json::from_slice::<ReplicaStats>(answer) else { return };
-        let Some(side) = SIDES.into_iter().find(|side| *side == reply.name) else { return };
+        let Some(service) = SERVICES.into_iter().find(|service| *service == reply.name) else {
+            return;
+        };
         if reply.id.len() > MOST_ID_BYTES {
             return;
         }
@@ -150,7 +152,7 @@ impl ReplicaRegistry {
         // A restarted replica replaces its silent predecessor of the same name. A replica that still answers stays:
         // another client may use its name.
         self.known.retain(|_, known| {
-            known.last.side != side || known.last.instance != instance || !known.is_silent()
+            known.last.service != service || known.last.instance != instance || !known.is_silent()
         });
         if self.known.len() >= MOST {
             return;
@@ -162,7 +164,7 @@ impl ReplicaRegistry {
         };
         let (id, version) = (reply.id.clone(), shortened(&reply.version, SHOWN_CHARACTERS));
         let last = ReplicaSnapshot {
-            side,
+            service,
             id,
             instance,
             version,
@@ -177,22 +179,22 @@ impl ReplicaRegistry {
     }
 
     /// The number of replicas of a service that work, or are starting.
-    fn working(&self, side: &str) -> usize {
-        let of_side = self.known.values().filter(|replica| replica.last.side == side);
-        of_side.filter(|it| !it.is_silent() && it.last.state != "stopping").count()
+    fn working(&self, service: &str) -> usize {
+        let of_service = self.known.values().filter(|replica| replica.last.service == service);
+        of_service.filter(|it| !it.is_silent() && it.last.state != "stopping").count()
     }
 
     /// The first replicas of each service by name, and the numbers of the others.
     pub(crate) fn snapshot(&self) -> ReplicasSnapshot {
         let mut replicas = Vec::new();
-        let [more_requestors, more_generators] = SIDES.map(|side| {
-            let of_side = self.known.values().filter(|replica| replica.last.side == side);
-            let mut of_side: Vec<&KnownReplica> = of_side.collect();
-            of_side.sort_by_key(|replica| (&replica.last.instance, &replica.last.id));
-            replicas.extend(of_side.iter().take(SHOWN).map(|replica| replica.snapshot()));
-            of_side.len().saturating_sub(SHOWN)
+        let [more_requestors, more_generators] = SERVICES.map(|service| {
+            let of_service = self.known.values().filter(|replica| replica.last.service == service);
+            let mut of_service: Vec<&KnownReplica> = of_service.collect();
+            of_service.sort_by_key(|replica| (&replica.last.instance, &replica.last.id));
+            replicas.extend(of_service.iter().take(SHOWN).map(|replica| replica.snapshot()));
+            of_service.len().saturating_sub(SHOWN)
         });
-        let [requestors, generators] = SIDES.map(|side| self.working(side));
+        let [requestors, generators] = SERVICES.map(|service| self.working(service));
         ReplicasSnapshot { replicas, more_requestors, more_generators, requestors, generators }
     }
 }

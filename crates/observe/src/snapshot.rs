@@ -104,7 +104,7 @@ pub struct ReplicasSnapshot {
 #[derive(Clone, Debug, Serialize)]
 pub struct ReplicaSnapshot {
     /// `requestor` or `generator`.
-    pub side: &'static str,
+    pub service: &'static str,
     /// Its id. Two replicas of the same name have different ids.
     pub id: String,
     /// Its name.

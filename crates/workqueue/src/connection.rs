@@ -18,7 +18,7 @@ use crate::connect_error::{ClientEnded, ConnectError};
 use crate::connect_options::{ANSWER_TIMEOUT, RETRY, connect_options};
 use crate::connection_events::{Link, watcher};
 use crate::credentials::Credentials;
-use crate::known::KnownStreams;
+use crate::known_streams::KnownStreams;
 use crate::log_once::LogOnce;
 use crate::pub_acks::PubAcks;
 use crate::servers::{display, servers, without_user};

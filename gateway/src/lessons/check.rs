@@ -99,8 +99,8 @@ pub(super) fn variables(update: &Json) -> Option<Map<String, Json>> {
     }
     variables.insert("broker".to_owned(), (update["trouble"]["kind"] != "silent").into());
     // From the point, which counts no replicas while the broker is silent.
-    for side in ["requestors", "generators"] {
-        variables.insert(side.to_owned(), update["point"][side].clone());
+    for service in ["requestors", "generators"] {
+        variables.insert(service.to_owned(), update["point"][service].clone());
     }
     Some(variables)
 }

@@ -22,7 +22,7 @@ fn update(silent: bool) -> serde_json::Value {
         "flow": {
             "queues": [queue("REQUESTS", json!(lanes)), queue("RESPONSES", json!([])), queue("ACKNOWLEDGMENTS", json!([]))],
             "schedules": queue("SCHEDULES", json!([])),
-            "replicas": [{ "side": "generator", "instance": "generator-1", "version": "0.2.0", "state": "silent", "settles": {},
+            "replicas": [{ "service": "generator", "instance": "generator-1", "version": "0.2.0", "state": "silent", "settles": {},
                            "in_flight": 0, "holds": {}, "asks": 0.0, "waits_for": [] }],
             "requestors": 1, "generators": 1,
             "numbers": { "requested": 50, "stored": 13, "received": 13, "dead_letters": 0, "pending": 37, "redelivered": 0,

@@ -10,7 +10,7 @@ use observe::audit::audit;
 use testkit::broker::{Broker, Brokers};
 use testkit::process::{Process, bound_to_this};
 use testkit::programs::Programs;
-use testkit::side::Side;
+use testkit::service::Service;
 use testkit::usage;
 use tokio::time::{Instant, sleep};
 use workqueue::{Bucket, Connection, Fact, topology};
@@ -30,7 +30,7 @@ const PATIENCE: Duration = Duration::from_mins(5);
 const LAST_WAIT: Duration = Duration::from_mins(1);
 
 /// A process of one of the two services.
-struct Service {
+struct Replica {
     process: Process,
     /// The processor time so far, or until it ended.
     processor: Duration,
@@ -39,8 +39,8 @@ struct Service {
 /// Brokers with services.
 pub(super) struct BenchDeployment {
     // In the order of stopping.
-    requestors: Vec<Service>,
-    generators: Vec<Service>,
+    requestors: Vec<Replica>,
+    generators: Vec<Replica>,
     pub(super) connection: Connection,
     brokers: Brokers,
     programs: Programs,
@@ -81,12 +81,12 @@ impl BenchDeployment {
 
     /// Starts a requestor with these settings.
     pub(super) fn start_requestor(&mut self, settings: &[(&str, &str)]) -> anyhow::Result<()> {
-        self.requestors.push(self.service(Side::Requestor, settings)?);
+        self.requestors.push(self.replica(Service::Requestor, settings)?);
         Ok(())
     }
 
     pub(super) fn start_generator(&mut self, settings: &[(&str, &str)]) -> anyhow::Result<()> {
-        self.generators.push(self.service(Side::Generator, settings)?);
+        self.generators.push(self.replica(Service::Generator, settings)?);
         Ok(())
     }
 
@@ -98,9 +98,9 @@ impl BenchDeployment {
         self.start_generator(&[])
     }
 
-    fn service(&self, side: Side, settings: &[(&str, &str)]) -> anyhow::Result<Service> {
-        let process = self.spawn(self.programs.of(side), &[], settings)?;
-        Ok(Service { process, processor: Duration::ZERO })
+    fn replica(&self, service: Service, settings: &[(&str, &str)]) -> anyhow::Result<Replica> {
+        let process = self.spawn(self.programs.of(service), &[], settings)?;
+        Ok(Replica { process, processor: Duration::ZERO })
     }
 
     /// Starts any program with these arguments and settings. Its usage does not count.
@@ -156,7 +156,7 @@ impl BenchDeployment {
             if count >= total {
                 return Ok(());
             }
-            for Service { process, .. } in self.requestors.iter_mut().chain(&mut self.generators) {
+            for Replica { process, .. } in self.requestors.iter_mut().chain(&mut self.generators) {
                 if let Some(status) = process.try_wait()?
                     && !status.success()
                 {
@@ -172,7 +172,7 @@ impl BenchDeployment {
 
     /// Stops the requestors and the generators gracefully. Their usage does not count any more.
     pub(super) async fn stop(&mut self) -> anyhow::Result<()> {
-        for Service { mut process, .. } in
+        for Replica { mut process, .. } in
             self.requestors.drain(..).chain(self.generators.drain(..))
         {
             process.terminate()?;
@@ -189,12 +189,12 @@ impl BenchDeployment {
         for broker in self.brokers.iter().filter_map(Broker::id) {
             most(&mut self.peak.broker, broker);
         }
-        let note = |services: &mut [Service], peak: &mut u64| {
-            for Service { process, processor } in services.iter_mut() {
+        let note = |replicas: &mut [Replica], peak: &mut u64| {
+            for Replica { process, processor } in replicas.iter_mut() {
                 most(peak, process.id());
                 *processor = usage::processor_time(process.id()).unwrap_or(*processor);
             }
-            services.iter().map(|service| service.processor).sum()
+            replicas.iter().map(|replica| replica.processor).sum()
         };
         self.processor = Each {
             broker: processor_time(&self.brokers).saturating_sub(self.brokers_before),
@@ -205,8 +205,8 @@ impl BenchDeployment {
 
     /// The current memory of the two services, in kB.
     pub(super) fn memory(&self) -> (u64, u64) {
-        let most = |services: &[Service]| {
-            services.iter().filter_map(|service| service.process.memory()).max().unwrap_or_default()
+        let most = |replicas: &[Replica]| {
+            replicas.iter().filter_map(|replica| replica.process.memory()).max().unwrap_or_default()
         };
         (most(&self.requestors), most(&self.generators))
     }

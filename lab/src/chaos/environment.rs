@@ -13,7 +13,7 @@ use anyhow::Context as _;
 use nix::sys::signal::Signal;
 use testkit::programs::Programs;
 use testkit::proxy::Proxy;
-use testkit::side::Side;
+use testkit::service::Service;
 use workqueue::{Priority, chain};
 
 use super::plan::{Action, Cast, Fault, FaultTarget, Member};
@@ -121,8 +121,8 @@ impl<'a> ChaosEnvironment<'a> {
         let watch = Replica::start(&programs.decoupled, &WATCH, "declare", directory, settings)?;
         let (slots, leaving, failures) = (BTreeMap::new(), Vec::new(), Vec::new());
         let mut environment = Self { config, cast, log, slots, rate, watch, leaving, failures };
-        for side in Side::ALL {
-            environment.scale(side, cast.of(side)).await?;
+        for service in Service::ALL {
+            environment.scale(service, cast.of(service)).await?;
         }
         Ok(environment)
     }
@@ -130,8 +130,8 @@ impl<'a> ChaosEnvironment<'a> {
     /// Begins a fault.
     pub(super) async fn begin(&mut self, fault: &Fault) -> anyhow::Result<()> {
         match (fault.action, fault.to) {
-            (Action::Scale, FaultTarget::Side(side)) => {
-                self.scale(side, fault.replicas.unwrap_or_default()).await?;
+            (Action::Scale, FaultTarget::Service(service)) => {
+                self.scale(service, fault.replicas.unwrap_or_default()).await?;
             }
             (Action::Kill, FaultTarget::Replica(member)) => {
                 if let Some(mut replica) = self.slot(member)?.replica.take() {
@@ -159,7 +159,9 @@ impl<'a> ChaosEnvironment<'a> {
     /// Ends a fault of [`Self::begin`].
     pub(super) async fn end(&mut self, fault: &Fault) -> anyhow::Result<()> {
         match (fault.action, fault.to) {
-            (Action::Scale, FaultTarget::Side(side)) => self.scale(side, self.cast.of(side)).await,
+            (Action::Scale, FaultTarget::Service(service)) => {
+                self.scale(service, self.cast.of(service)).await
+            }
             (Action::Kill | Action::Stop, FaultTarget::Replica(member)) => {
                 self.launch(member).await
             }
@@ -177,7 +179,7 @@ impl<'a> ChaosEnvironment<'a> {
     /// ended.
     pub(super) async fn stop_asking(&mut self) -> anyhow::Result<()> {
         "0".clone_into(&mut self.rate);
-        for member in self.cast.members(Side::Requestor) {
+        for member in self.cast.members(Service::Requestor) {
             self.stop(member)?;
             self.launch(member).await?;
         }
@@ -220,14 +222,14 @@ impl<'a> ChaosEnvironment<'a> {
     }
 
     /// Scales a service to this many replicas.
-    async fn scale(&mut self, side: Side, count: u32) -> anyhow::Result<()> {
+    async fn scale(&mut self, service: Service, count: u32) -> anyhow::Result<()> {
         for number in 1..=count {
-            self.launch(Member { side, number }).await?;
+            self.launch(Member { service, number }).await?;
         }
         let surplus: Vec<Member> = self
             .slots
             .keys()
-            .filter(|member| member.side == side && member.number > count)
+            .filter(|member| member.service == service && member.number > count)
             .copied()
             .collect();
         for member in surplus {
@@ -254,7 +256,7 @@ impl<'a> ChaosEnvironment<'a> {
         let lane = (member.number as usize) % Priority::ALL.len();
         let priority = Priority::ALL[lane].to_string();
         let settings = config.settings(urls).into_iter();
-        let limit = config.limit().filter(|_| member.side == Side::Generator);
+        let limit = config.limit().filter(|_| member.service == Service::Generator);
         let limit = limit.map(|limit| ("RATE_LIMIT", limit.to_string()));
         // Every other replica sends bundles, unless the environment sets the limit for all.
         let is_free = workqueue::variable("BUNDLE_LIMIT").is_none();
@@ -263,7 +265,7 @@ impl<'a> ChaosEnvironment<'a> {
         let settings = settings.chain([("REQUEST_RATE", rate), ("REQUEST_PRIORITY", priority)]);
         let settings = settings.chain(limit).chain(bundles);
         let ReplicaConfig { programs, directory, .. } = config;
-        let program = programs.of(member.side);
+        let program = programs.of(member.service);
         slot.replica = Some(Replica::start(program, &[], name, directory, settings)?);
         Ok(())
     }

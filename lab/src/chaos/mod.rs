@@ -317,7 +317,9 @@ async fn break_brokers(
                     };
                     index
                 }
-                FaultTarget::Replica(_) | FaultTarget::Side(_) | FaultTarget::Queue(_) => continue,
+                FaultTarget::Replica(_) | FaultTarget::Service(_) | FaultTarget::Queue(_) => {
+                    continue;
+                }
             };
             if down.values().any(|other| *other == index) {
                 log.note(format_args!("broker-{} is down already: left out", index + 1));

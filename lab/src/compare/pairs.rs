@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use testkit::broker::{Broker, BrokerOptions};
-use testkit::held::Held;
 use testkit::programs::{Examples, Programs};
+use testkit::reserved_ports::ReservedPorts;
 use tokio::time::{Instant, sleep, timeout};
 use workqueue::{Connection, NatsSettings};
 
@@ -46,7 +46,7 @@ pub(super) struct Pair {
 #[derive(Debug)]
 pub(super) enum Between {
     /// The port of the generator, reserved while it is down.
-    Port(u16, Option<Held>),
+    Port(u16, Option<ReservedPorts>),
     /// A broker without JetStream.
     Broker(Broker),
     /// A broker with queues and facts.
@@ -97,7 +97,8 @@ impl Pair {
         let nats = |broker: &Broker| ("NATS_URL", broker.url());
         let between = match design {
             Design::Coupled | Design::CoupledWithBreaker => {
-                let (held, port) = Held::free().context("there is no port for a generator")?;
+                let (held, port) =
+                    ReservedPorts::free().context("there is no port for a generator")?;
                 Between::Port(port, Some(held))
             }
             Design::FireAndForget => Between::Broker(broker(design, directory).await?),
@@ -127,9 +128,9 @@ impl Pair {
                 (&system.requestor, asking, &system.generator, vec![nats(broker), work_time])
             }
         };
-        let program = |path: &Path, side: &str, settings| {
+        let program = |path: &Path, service: &str, settings| {
             let (path, directory) = (path.to_owned(), directory.to_owned());
-            let name = format!("{}-{side}", design.prefix());
+            let name = format!("{}-{service}", design.prefix());
             Program { path, name, settings, directory, replica: None }
         };
         let requestor = program(requestor, "requestor", asking);
@@ -142,7 +143,7 @@ impl Pair {
 
     fn start_generator(&mut self) -> anyhow::Result<()> {
         if let Between::Port(_, held) = &mut self.between
-            && !Held::CAN_BE_SHARED
+            && !ReservedPorts::CAN_BE_SHARED
         {
             *held = None;
         }
@@ -179,7 +180,7 @@ impl Pair {
                 self.generator.replica = None;
                 if let Between::Port(port, held @ None) = &mut self.between {
                     // Only a precaution, so an error does not matter.
-                    *held = Held::bind([*port]).ok();
+                    *held = ReservedPorts::bind([*port]).ok();
                 }
             }
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use serde::{Deserialize, Serialize};
-use testkit::side::Side;
+use testkit::service::Service;
 
 /// An action on the running lab: a command at a terminal, or the message of a button of the page.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, Subcommand)]
@@ -107,11 +107,11 @@ fn valid_share(text: &str) -> Result<String, String> {
 #[serde(try_from = "String", into = "String")]
 pub enum Target {
     /// All replicas of a service.
-    Side(Side),
+    Service(Service),
     /// The broker; in a cluster, the first broker to which the action applies.
     Broker,
     /// A replica: its service and its number.
-    Replica(Side, u32),
+    Replica(Service, u32),
 }
 
 impl FromStr for Target {
@@ -121,12 +121,12 @@ impl FromStr for Target {
         if text == "broker" {
             return Ok(Self::Broker);
         }
-        for side in Side::ALL {
-            match text.strip_prefix(side.name()) {
-                Some("s") => return Ok(Self::Side(side)),
+        for service in Service::ALL {
+            match text.strip_prefix(service.name()) {
+                Some("s") => return Ok(Self::Service(service)),
                 Some(number) => {
                     let number = number.strip_prefix('-').and_then(|number| number.parse().ok());
-                    return number.map(|number| Self::Replica(side, number)).ok_or_else(wrong);
+                    return number.map(|number| Self::Replica(service, number)).ok_or_else(wrong);
                 }
                 None => {}
             }
@@ -156,9 +156,9 @@ impl From<Target> for String {
 impl fmt::Display for Target {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Side(side) => write!(formatter, "{side}s"),
+            Self::Service(service) => write!(formatter, "{service}s"),
             Self::Broker => formatter.write_str("broker"),
-            Self::Replica(side, number) => write!(formatter, "{side}-{number}"),
+            Self::Replica(service, number) => write!(formatter, "{service}-{number}"),
         }
     }
 }
@@ -183,7 +183,7 @@ mod tests {
     #[test]
     fn action_is_read_from_json() {
         let read = |value| serde_json::from_value::<Action>(value);
-        let scale = Action::Scale { target: Target::Side(Side::Generator), replicas: 3 };
+        let scale = Action::Scale { target: Target::Service(Service::Generator), replicas: 3 };
         let written = json!({ "action": "scale", "target": "generators", "replicas": 3 });
         assert_eq!(serde_json::to_value(&scale).unwrap(), written);
         assert_eq!(read(written).unwrap(), scale);

@@ -99,7 +99,8 @@ impl Running {
                 let history = http::ask(self.gateway, "GET", "/api/history", &[], "").await?;
                 let history = history.json();
                 let newest = history.as_array().and_then(|history| history.last());
-                if newest.is_some_and(|now| wanted.iter().all(|(side, count)| now[side] == *count))
+                if newest
+                    .is_some_and(|now| wanted.iter().all(|(service, count)| now[service] == *count))
                 {
                     return Ok(());
                 }

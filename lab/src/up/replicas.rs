@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
 use serde::Serialize;
-use testkit::side::Side;
+use testkit::service::Service;
 use tokio::time::{Instant, sleep};
 
 use crate::replica::Replica;
@@ -21,7 +21,7 @@ pub(super) type Settings = Vec<(String, String)>;
 /// The replicas of one service.
 #[derive(Debug)]
 pub(super) struct Replicas {
-    side: Side,
+    service: Service,
     program: PathBuf,
     directory: PathBuf,
     all: Vec<Member>,
@@ -48,13 +48,13 @@ pub(super) struct ProcessState {
 }
 
 impl Replicas {
-    pub(super) fn new(side: Side, program: &Path, directory: &Path) -> Self {
+    pub(super) fn new(service: Service, program: &Path, directory: &Path) -> Self {
         let (program, directory) = (program.to_owned(), directory.to_owned());
-        Self { side, program, directory, all: Vec::new(), leaving: Vec::new() }
+        Self { service, program, directory, all: Vec::new(), leaving: Vec::new() }
     }
 
     fn launch(&self, number: u32, settings: &Settings) -> anyhow::Result<Member> {
-        let name = format!("{}-{number}", self.side);
+        let name = format!("{}-{number}", self.service);
         // The log has the address of the admin endpoint, which must not be that of an earlier process of this name.
         let log = self.directory.join(format!("{name}.log"));
         let _ = fs::rename(&log, log.with_extension("earlier.log"));
@@ -128,11 +128,11 @@ impl Replicas {
 
     /// Applies an action to each running replica, or to the one with this number.
     pub(super) async fn each(&mut self, number: Option<u32>, verb: Verb) -> anyhow::Result<()> {
-        let side = self.side;
+        let service = self.service;
         let found = |member: &&mut Member| number.is_none_or(|number| member.number == number);
         let members: Vec<&mut Member> = self.all.iter_mut().filter(found).collect();
         if let Some(number) = number {
-            ensure!(!members.is_empty(), "there is no {side}-{number}");
+            ensure!(!members.is_empty(), "there is no {service}-{number}");
         }
         for member in members {
             if !member.runs()? {

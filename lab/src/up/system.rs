@@ -10,7 +10,7 @@ use requestor::Rate;
 use serde::Serialize;
 use testkit::broker::{Broker, Brokers};
 use testkit::programs::Programs;
-use testkit::side::Side;
+use testkit::service::Service;
 use workqueue::variable;
 
 use super::replicas::{ProcessState, Replicas, Settings, Verb};
@@ -28,7 +28,7 @@ pub(crate) struct System {
     programs: Programs,
     directory: PathBuf,
     pub(super) brokers: Brokers,
-    sides: [Replicas; 2],
+    services: [Replicas; 2],
     watch: Replica,
     gateway: Option<Replica>,
     /// Requests a second, of all requestors together.
@@ -57,13 +57,14 @@ impl System {
         let environment = settings.environment.clone();
         let rate = settings.rate;
         let watch = watch(programs, directory, &brokers, &environment)?;
-        let sides = Side::ALL.map(|side| Replicas::new(side, programs.of(side), directory));
+        let services =
+            Service::ALL.map(|service| Replicas::new(service, programs.of(service), directory));
         let (programs, directory) = (programs.clone(), directory.to_owned());
         let gateway = None;
         let mut system =
-            Self { programs, directory, brokers, sides, watch, gateway, rate, environment };
-        system.scale(Side::Generator, settings.generators)?;
-        system.scale(Side::Requestor, settings.requestors)?;
+            Self { programs, directory, brokers, services, watch, gateway, rate, environment };
+        system.scale(Service::Generator, settings.generators)?;
+        system.scale(Service::Requestor, settings.requestors)?;
         Ok(system)
     }
 
@@ -90,21 +91,24 @@ impl System {
             Action::Start { target, empty: true } => {
                 bail!("only a broker can be started empty, and not {target}")
             }
-            Action::Start { target: Target::Side(side) | Target::Replica(side, _), .. } => {
-                let settings = self.settings_of(side, self.sides[side as usize].count());
-                self.sides[side as usize].start(&settings)
+            Action::Start {
+                target: Target::Service(service) | Target::Replica(service, _),
+                ..
+            } => {
+                let settings = self.settings_of(service, self.services[service as usize].count());
+                self.services[service as usize].start(&settings)
             }
             Action::Stop { target } => self.each(&target, Verb::Stop).await,
             Action::Kill { target } => self.each(&target, Verb::Kill).await,
             Action::Pause { target } => self.each(&target, Verb::Pause).await,
             Action::Resume { target } => self.each(&target, Verb::Resume).await,
-            Action::Scale { target: Target::Side(side), replicas } => {
+            Action::Scale { target: Target::Service(service), replicas } => {
                 ensure!(replicas <= 50, "at most 50 replicas run on one machine");
-                self.scale(side, replicas)?;
+                self.scale(service, replicas)?;
                 // The rate is that of all requestors together.
-                if side == Side::Requestor { self.deploy(side).await } else { Ok(()) }
+                if service == Service::Requestor { self.deploy(service).await } else { Ok(()) }
             }
-            Action::Deploy { target: Target::Side(side) } => self.deploy(side).await,
+            Action::Deploy { target: Target::Service(service) } => self.deploy(service).await,
             Action::Scale { target, .. } | Action::Deploy { target } => {
                 bail!("{target} is not a service: write requestors or generators")
             }
@@ -129,11 +133,11 @@ impl System {
             .collect();
         if !of_generators.is_empty() {
             self.environment.extend(of_generators);
-            self.deploy(Side::Generator).await?;
+            self.deploy(Service::Generator).await?;
         }
         if let Some(rate) = changes.rate {
             self.rate = rate.parse().map_err(Error::msg)?;
-            self.deploy(Side::Requestor).await?;
+            self.deploy(Service::Requestor).await?;
         }
         Ok(())
     }
@@ -146,12 +150,12 @@ impl System {
         self.watch.terminate();
         self.watch.stopped().await?;
         self.watch = watch(&self.programs, &self.directory, &self.brokers, &self.environment)?;
-        for side in &mut self.sides {
-            side.each(None, Verb::Resume).await?;
-            side.each(None, Verb::Stop).await?;
+        for service in &mut self.services {
+            service.each(None, Verb::Resume).await?;
+            service.each(None, Verb::Stop).await?;
         }
-        self.scale(Side::Generator, settings.generators)?;
-        self.scale(Side::Requestor, settings.requestors)
+        self.scale(Service::Generator, settings.generators)?;
+        self.scale(Service::Requestor, settings.requestors)
     }
 
     /// The settings of each process.
@@ -159,29 +163,29 @@ impl System {
         settings(&self.brokers, &self.environment)
     }
 
-    fn settings_of(&self, side: Side, count: u32) -> Settings {
+    fn settings_of(&self, service: Service, count: u32) -> Settings {
         let mut settings = self.settings();
-        if side == Side::Requestor {
+        if service == Service::Requestor {
             settings.push(("REQUEST_RATE".to_owned(), share(self.rate, count)));
         }
         settings
     }
 
-    fn scale(&mut self, side: Side, count: u32) -> anyhow::Result<()> {
-        let settings = self.settings_of(side, count);
-        self.sides[side as usize].scale(count, &settings)
+    fn scale(&mut self, service: Service, count: u32) -> anyhow::Result<()> {
+        let settings = self.settings_of(service, count);
+        self.services[service as usize].scale(count, &settings)
     }
 
-    async fn deploy(&mut self, side: Side) -> anyhow::Result<()> {
-        let settings = self.settings_of(side, self.sides[side as usize].count());
-        self.sides[side as usize].deploy(&settings).await
+    async fn deploy(&mut self, service: Service) -> anyhow::Result<()> {
+        let settings = self.settings_of(service, self.services[service as usize].count());
+        self.services[service as usize].deploy(&settings).await
     }
 
     async fn each(&mut self, target: &Target, verb: Verb) -> anyhow::Result<()> {
         match *target {
-            Target::Side(side) => self.sides[side as usize].each(None, verb).await,
-            Target::Replica(side, number) => {
-                self.sides[side as usize].each(Some(number), verb).await
+            Target::Service(service) => self.services[service as usize].each(None, verb).await,
+            Target::Replica(service, number) => {
+                self.services[service as usize].each(Some(number), verb).await
             }
             Target::Broker => bail!("a broker can only be killed and started"),
         }
@@ -216,7 +220,7 @@ impl System {
     ///
     /// If a replica has not accepted its settings. The error has its log.
     pub(super) fn all_could_start(&mut self) -> anyhow::Result<()> {
-        self.sides.iter_mut().try_for_each(Replicas::all_could_start)?;
+        self.services.iter_mut().try_for_each(Replicas::all_could_start)?;
         self.watch.could_start()
     }
 
@@ -227,7 +231,7 @@ impl System {
             _ => format!("{} (ended)", broker.name()),
         };
         let brokers = self.brokers.iter_mut().map(describe).collect();
-        [brokers, self.sides.iter_mut().flat_map(Replicas::describe).collect()]
+        [brokers, self.services.iter_mut().flat_map(Replicas::describe).collect()]
     }
 
     pub(crate) fn state(&mut self) -> anyhow::Result<SystemState> {
@@ -237,7 +241,7 @@ impl System {
             Ok(ProcessState { name, pid, state })
         });
         let brokers = brokers.collect::<anyhow::Result<_>>()?;
-        let [requestors, generators] = self.sides.each_mut().map(Replicas::state);
+        let [requestors, generators] = self.services.each_mut().map(Replicas::state);
         let setting = |name: &str, default: &str| {
             let set = self.environment.get(name).cloned();
             set.or_else(|| variable(name)).unwrap_or_else(|| default.to_owned())
@@ -252,8 +256,8 @@ impl System {
 
     /// Stops the requestors and then the generators, so that messages in flight are finished.
     pub(super) async fn stop(&mut self) -> anyhow::Result<()> {
-        for side in &mut self.sides {
-            side.stop().await?;
+        for service in &mut self.services {
+            service.stop().await?;
         }
         self.watch.terminate();
         self.watch.stopped().await.map(drop)

@@ -12,7 +12,7 @@ use testkit::target_directory::directory;
 use workqueue::JobId;
 
 use crate::browser::Browser;
-use crate::deployment::{Deployment, Side, ready};
+use crate::deployment::{Deployment, Service, ready};
 use crate::gateway::GatewayProcess;
 
 /// The controls without a name for a screen reader.
@@ -26,9 +26,9 @@ const FOCUSED: &str = "return document.activeElement.id || document.activeElemen
 #[tokio::test]
 async fn page_works_on_a_phone_by_keyboard_and_screen_reader() {
     let deployment = Deployment::start().await;
-    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let _generator = deployment.run(Service::Generator, "generator", &[]).await;
     let rate = [("REQUEST_RATE", "20")];
-    let _requestor = deployment.run(Side::Requestor, "requestor", &rate).await;
+    let _requestor = deployment.run(Service::Requestor, "requestor", &rate).await;
     let gateway = GatewayProcess::start(&deployment).await;
     let browser = Browser::start().await;
     browser.open(&gateway.url()).await;
@@ -91,8 +91,8 @@ async fn axe_finds_no_violation() {
     };
     ask("POST", "/requests", "{}").await;
     ask("PUT", "/schedules/hourly", r#"{"every": "1h"}"#).await;
-    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
-    let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
+    let _generator = deployment.run(Service::Generator, "generator", &[]).await;
+    let _requestor = deployment.run(Service::Requestor, "requestor", &[]).await;
     deployment.dead_letters(1).await;
     let browser = Browser::start().await;
     browser.open(&gateway.url()).await;
@@ -175,10 +175,10 @@ async fn keys_keep_their_labels_and_forced_colours_show_all() {
 async fn page_is_light_or_dark_as_preferred() {
     let deployment = Deployment::start().await;
     let generators = ["generator-1", "generator-2"].map(|name| [("INSTANCE", name)]);
-    let one = deployment.run(Side::Generator, "one", &generators[0]).await;
-    let two = deployment.run(Side::Generator, "two", &generators[1]).await;
+    let one = deployment.run(Service::Generator, "one", &generators[0]).await;
+    let two = deployment.run(Service::Generator, "two", &generators[1]).await;
     let rate = [("INSTANCE", "requestor-1"), ("REQUEST_RATE", "40")];
-    let _requestor = deployment.run(Side::Requestor, "requestor", &rate).await;
+    let _requestor = deployment.run(Service::Requestor, "requestor", &rate).await;
     for process in [&one, &two] {
         ready(process).await;
     }

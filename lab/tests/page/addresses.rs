@@ -5,7 +5,7 @@ use testkit::http;
 use testkit::process::logged;
 
 use crate::browser::Browser;
-use crate::deployment::{Deployment, Side};
+use crate::deployment::{Deployment, Service};
 use crate::gateway::GatewayProcess;
 
 #[tokio::test]
@@ -64,9 +64,10 @@ async fn keys_show_the_help_the_theme_and_the_view_for_a_projector() {
     browser.press("#keys-close").await;
     let names = ["one", "two", "three"].map(|name| [("INSTANCE", name)]);
     let mut replicas = Vec::new();
-    for side in [Side::Requestor, Side::Generator] {
+    for service in [Service::Requestor, Service::Generator] {
         for name in &names {
-            replicas.push(deployment.run(side, &format!("{side:?}-{}", name[0].1), name).await);
+            replicas
+                .push(deployment.run(service, &format!("{service:?}-{}", name[0].1), name).await);
         }
     }
     browser.until("document.querySelectorAll('.replica[data-state=ready]').length === 6").await;

@@ -8,7 +8,7 @@ use testkit::process::logged;
 use workqueue::JobId;
 
 use crate::browser::Browser;
-use crate::deployment::{Deployment, Side, creation, publication, ready, succeeded};
+use crate::deployment::{Deployment, Service, creation, publication, ready, succeeded};
 use crate::gateway::GatewayProcess;
 
 /// Text that would run scripts if it became HTML.
@@ -28,8 +28,8 @@ async fn hostile_text_in_a_message_is_only_text() {
     let deployment = Deployment::start().await;
     // A replica may have such a name, too.
     let name = [("INSTANCE", HOSTILE)];
-    let _generator = deployment.run(Side::Generator, "generator", &name).await;
-    let _requestor = deployment.run(Side::Requestor, "requestor", &name).await;
+    let _generator = deployment.run(Service::Generator, "generator", &name).await;
+    let _requestor = deployment.run(Service::Requestor, "requestor", &name).await;
     let mut headers = HeaderMap::new();
     headers.insert("X-Hostile", HOSTILE.replace('\u{202e}', ""));
     let subject = REQUESTS.subject(JobId::new());
@@ -58,7 +58,7 @@ async fn hostile_text_in_a_message_is_only_text() {
 async fn dead_letters_are_replayed_one_by_one_or_all_at_once() {
     let deployment = Deployment::start().await;
     let clumsy = [("FAILURE_RATE", "1"), ("MAX_ATTEMPTS", "1")];
-    let mut generator = deployment.run(Side::Generator, "clumsy", &clumsy).await;
+    let mut generator = deployment.run(Service::Generator, "clumsy", &clumsy).await;
     ready(&generator).await;
     let mut requests = Vec::new();
     for _ in 0..60 {
@@ -74,8 +74,8 @@ async fn dead_letters_are_replayed_one_by_one_or_all_at_once() {
     browser.says("#letters-note", "50 of 60").await;
     browser.press("#letters-more").await;
     browser.until("document.querySelectorAll('#letters-list > li').length === 60").await;
-    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
-    let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
+    let _generator = deployment.run(Service::Generator, "generator", &[]).await;
+    let _requestor = deployment.run(Service::Requestor, "requestor", &[]).await;
     browser.press("#letter-1 > button").await;
     browser.says("#confirm-text", "Replay dead letter 1?").await;
     browser.press("#confirm-yes").await;
@@ -98,7 +98,7 @@ async fn dead_letters_are_replayed_one_by_one_or_all_at_once() {
 async fn replay_of_all_ends_if_each_message_dies_again() {
     let deployment = Deployment::start().await;
     let clumsy = [("FAILURE_RATE", "1"), ("MAX_ATTEMPTS", "1")];
-    let _generator = deployment.run(Side::Generator, "clumsy", &clumsy).await;
+    let _generator = deployment.run(Service::Generator, "clumsy", &clumsy).await;
     for _ in 0..60 {
         request(&deployment).await;
     }
@@ -117,7 +117,7 @@ async fn replay_of_all_ends_if_each_message_dies_again() {
 async fn dead_letters_of_a_reason_are_listed_and_one_is_discarded() {
     let deployment = Deployment::start().await;
     let clumsy = [("FAILURE_RATE", "1"), ("MAX_ATTEMPTS", "1")];
-    let _generator = deployment.run(Side::Generator, "clumsy", &clumsy).await;
+    let _generator = deployment.run(Service::Generator, "clumsy", &clumsy).await;
     let died = request(&deployment).await;
     deployment.publish(&creation(&died)).await;
     deployment.dead_letters(1).await;
@@ -156,7 +156,7 @@ async fn new_dead_letters_leave_open_ones_unchanged() {
         deployment.publish_raw(&REQUESTS.subject(JobId::new()), HeaderMap::new(), b"x").await;
     };
     malformed().await;
-    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let _generator = deployment.run(Service::Generator, "generator", &[]).await;
     deployment.dead_letters(1).await;
     let gateway = GatewayProcess::start(&deployment).await;
     let browser = Browser::start().await;
@@ -181,7 +181,7 @@ async fn new_dead_letters_leave_open_ones_unchanged() {
 async fn buttons_are_hidden_without_permission_to_replay() {
     let deployment = Deployment::start().await;
     deployment.publish_raw(&REQUESTS.subject(JobId::new()), HeaderMap::new(), b"x").await;
-    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let _generator = deployment.run(Service::Generator, "generator", &[]).await;
     deployment.dead_letters(1).await;
     let gateway = GatewayProcess::with(&deployment, &[]).await;
     let browser = Browser::start().await;

@@ -13,7 +13,7 @@ use workqueue::topology::{self, Limits};
 use workqueue::{JobId, now};
 
 use crate::browser::Browser;
-use crate::deployment::{Deployment, LIMITS, Side, creation, ready, succeeded};
+use crate::deployment::{Deployment, LIMITS, Service, creation, ready, succeeded};
 use crate::gateway::GatewayProcess;
 
 /// Whether the first chart, that of REQUESTS, has a line of this kind.
@@ -25,9 +25,9 @@ fn drawn(kind: &str) -> String {
 async fn stopped_generator_is_away_and_the_queue_fills_and_drains() {
     let deployment = Deployment::start().await;
     let rate = [("INSTANCE", "requestor-1"), ("REQUEST_RATE", "50")];
-    let _requestor = deployment.run(Side::Requestor, "requestor", &rate).await;
+    let _requestor = deployment.run(Service::Requestor, "requestor", &rate).await;
     let one = [("INSTANCE", "generator-1")];
-    let mut generator = deployment.run(Side::Generator, "generator", &one).await;
+    let mut generator = deployment.run(Service::Generator, "generator", &one).await;
     ready(&generator).await;
     let gateway = GatewayProcess::start(&deployment).await;
     let browser = Browser::start().await;
@@ -56,7 +56,7 @@ async fn stopped_generator_is_away_and_the_queue_fills_and_drains() {
     browser.says("#status", "live").await;
 
     let two = [("INSTANCE", "generator-2")];
-    let _generator = deployment.run(Side::Generator, "another", &two).await;
+    let _generator = deployment.run(Service::Generator, "another", &two).await;
     browser.says("#generator .replica", "generator-2").await;
     browser.until("document.querySelector('#generator .away').hidden").await;
     browser.says("#event-log", "generator back").await;
@@ -105,7 +105,7 @@ async fn lost_requests_are_missing_and_forgotten_ones_are_not() {
 async fn hanging_replica_turns_grey_and_comes_back() {
     let deployment = Deployment::start().await;
     let one = [("INSTANCE", "generator-1")];
-    let generator = deployment.run(Side::Generator, "generator", &one).await;
+    let generator = deployment.run(Service::Generator, "generator", &one).await;
     let gateway = GatewayProcess::start(&deployment).await;
     let browser = Browser::start().await;
     browser.open(&gateway.url()).await;
@@ -120,7 +120,7 @@ async fn hanging_replica_turns_grey_and_comes_back() {
 #[tokio::test]
 async fn button_runs_the_audit_and_all_pages_show_its_verdict() {
     let deployment = Deployment::start().await;
-    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let _generator = deployment.run(Service::Generator, "generator", &[]).await;
     let mut requestor = deployment.ask(100).await;
     succeeded(&mut requestor).await;
     deployment.verdict().await;
@@ -160,7 +160,7 @@ async fn page_shows_full_and_paused_queues_and_schedules() {
     browser.says("#queue-REQUESTS .full", "full: its publishers wait").await;
     browser.says("#queue-REQUESTS .oldest", "oldest message ").await;
     let rate = [("REQUEST_RATE", "10")];
-    let _requestor = deployment.run(Side::Requestor, "requestor", &rate).await;
+    let _requestor = deployment.run(Service::Requestor, "requestor", &rate).await;
     browser.says("#requestor .replica", "waits: REQUESTS full").await;
     browser.says("#event-log", "queue REQUESTS full: its publishers wait").await;
     browser.press("#queue-REQUESTS .pause").await;
@@ -177,7 +177,7 @@ async fn page_shows_full_and_paused_queues_and_schedules() {
     browser.until(&format!("{} === 12", cells("thead tr"))).await;
     browser.until(&format!("{} === 12", cells("tbody tr:first-child"))).await;
     browser.press("#queue-REQUESTS .pause").await;
-    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let _generator = deployment.run(Service::Generator, "generator", &[]).await;
     browser.says("#event-log", "queue REQUESTS has room again").await;
     assert_eq!(browser.complaints().await, [""; 0]);
 }

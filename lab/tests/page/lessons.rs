@@ -10,7 +10,7 @@ use tokio::time::timeout;
 
 use crate::accessibility::{NO_AXE, VIOLATIONS};
 use crate::browser::Browser;
-use crate::deployment::{Deployment, Side};
+use crate::deployment::{Deployment, Service};
 use crate::gateway::GatewayProcess;
 
 /// The first step of the lesson.
@@ -19,9 +19,9 @@ const FIRST: &str = "#lesson .steps > li:first-child";
 #[tokio::test]
 async fn step_is_ticked_once_its_check_holds_and_stays_so() {
     let deployment = Deployment::start().await;
-    let generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let generator = deployment.run(Service::Generator, "generator", &[]).await;
     let rate = [("REQUEST_RATE", "20")];
-    let _requestor = deployment.run(Side::Requestor, "requestor", &rate).await;
+    let _requestor = deployment.run(Service::Requestor, "requestor", &rate).await;
     let gateway = GatewayProcess::start(&deployment).await;
     let browser = Browser::start().await;
     browser.open(&gateway.url()).await;
@@ -80,7 +80,7 @@ async fn page_of_the_lab_controls_it_and_has_no_violation() {
     let page = said.split_once("The page is at ").unwrap().1.split_once('\n').unwrap().0;
     let browser = Browser::start().await;
     browser.open(&format!("{page}#/lessons/1")).await;
-    browser.says("#lab-sides", "generator-2").await;
+    browser.says("#lab-services", "generator-2").await;
     browser.says(FIRST, "now: generators 2").await;
     let run_it = format!("{FIRST} .choice button:nth-child(2)");
     browser.run(COMMAND_FAILS_ONCE).await;
@@ -97,11 +97,11 @@ async fn page_of_the_lab_controls_it_and_has_no_violation() {
     browser.press("button[aria-label='Start generators']").await;
     browser.says("#generator", "generator-2").await;
     browser.press("button[aria-label='Kill generator-1']").await;
-    browser.says("#lab-sides", "generator-1, ended").await;
+    browser.says("#lab-services", "generator-1, ended").await;
     browser.press("button[aria-label='Start generators']").await;
-    browser.says("#lab-sides", "generator-1, pid").await;
+    browser.says("#lab-services", "generator-1, pid").await;
     browser.press("button[aria-label='More generators']").await;
-    browser.says("#lab-sides", "generator-3, pid").await;
+    browser.says("#lab-services", "generator-3, pid").await;
     browser.write("#lab-rate", "fast").await;
     browser.press("#lab-settings button").await;
     browser.says("#lab-note", "requests a second").await;

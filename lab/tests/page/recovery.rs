@@ -1,15 +1,15 @@
 //! The page when the broker, or the gateway, goes away and comes back.
 
 use crate::browser::Browser;
-use crate::deployment::{Deployment, Side};
+use crate::deployment::{Deployment, Service};
 use crate::gateway::GatewayProcess;
 
 #[tokio::test]
 async fn page_shows_an_outage_of_the_broker_and_recovers() {
     let mut deployment = Deployment::start().await;
-    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let _generator = deployment.run(Service::Generator, "generator", &[]).await;
     let rate = [("REQUEST_RATE", "20")];
-    let _requestor = deployment.run(Side::Requestor, "requestor", &rate).await;
+    let _requestor = deployment.run(Service::Requestor, "requestor", &rate).await;
     let gateway = GatewayProcess::start(&deployment).await;
     let browser = Browser::start().await;
     browser.open(&gateway.url()).await;
@@ -63,7 +63,8 @@ async fn silent_connection_is_replaced() {
 #[tokio::test]
 async fn broker_without_queues_is_not_silent_and_shows_replicas() {
     let deployment = Deployment::start().await;
-    let _generator = deployment.run(Side::Generator, "one", &[("INSTANCE", "generator-1")]).await;
+    let _generator =
+        deployment.run(Service::Generator, "one", &[("INSTANCE", "generator-1")]).await;
     let gateway = GatewayProcess::start(&deployment).await;
     let browser = Browser::start().await;
     browser.open(&gateway.url()).await;
@@ -72,7 +73,7 @@ async fn broker_without_queues_is_not_silent_and_shows_replicas() {
     browser.says("#status", "nothing is declared").await;
     browser.says("#banner", "decoupled declare").await;
     // Also on a new page, and for a new replica.
-    let _another = deployment.run(Side::Generator, "two", &[("INSTANCE", "generator-2")]).await;
+    let _another = deployment.run(Service::Generator, "two", &[("INSTANCE", "generator-2")]).await;
     browser.says("#generator .replica", "generator-1").await;
 }
 

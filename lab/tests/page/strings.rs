@@ -7,14 +7,14 @@ use testkit::process::logged;
 use testkit::proxy::Proxy;
 
 use crate::browser::Browser;
-use crate::deployment::{self, Deployment, Side, api_addr, creation, publication};
+use crate::deployment::{self, Deployment, Service, api_addr, creation, publication};
 use crate::gateway::GatewayProcess;
 
 #[tokio::test]
 async fn string_requested_on_the_page_is_received() {
     let deployment = Deployment::start().await;
     let settings = [("INSTANCE", "requestor-1"), ("REQUEST_RATE", "0")];
-    let _requestor = deployment.run(Side::Requestor, "requestor", &settings).await;
+    let _requestor = deployment.run(Service::Requestor, "requestor", &settings).await;
     let gateway = GatewayProcess::start(&deployment).await;
     let browser = Browser::start().await;
     browser.open(&gateway.url()).await;
@@ -25,7 +25,7 @@ async fn string_requested_on_the_page_is_received() {
     browser.says("#history", "It is in REQUESTS.").await;
     browser.says("#history-steps", "not made yet").await;
     let _generator =
-        deployment.run(Side::Generator, "generator", &[("INSTANCE", "generator-1")]).await;
+        deployment.run(Service::Generator, "generator", &[("INSTANCE", "generator-1")]).await;
     browser.says("#history", "It is complete.").await;
     for step in ["asked", "by generator-1", "by requestor-1", "marked as received"] {
         browser.says("#history-steps", step).await;
@@ -73,8 +73,9 @@ async fn second_press_without_an_answer_makes_no_second_request() {
 #[tokio::test]
 async fn largest_strings_have_room_in_the_list() {
     let deployment = Deployment::start().await;
-    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
-    let _requestor = deployment.run(Side::Requestor, "requestor", &[("REQUEST_RATE", "0")]).await;
+    let _generator = deployment.run(Service::Generator, "generator", &[]).await;
+    let _requestor =
+        deployment.run(Service::Requestor, "requestor", &[("REQUEST_RATE", "0")]).await;
     let amount = Amount::new(64, 1024).unwrap();
     for _ in 0..8 {
         let (id, requestor) = (workqueue::JobId::new(), "somebody".to_owned());

@@ -14,7 +14,7 @@ use testkit::http;
 use tokio::net::TcpListener;
 
 use crate::browser::Browser;
-use crate::deployment::{Deployment, Side};
+use crate::deployment::{Deployment, Service};
 use crate::gateway::GatewayProcess;
 
 /// Serves the gateway under `/queues/`, and nothing else.
@@ -36,8 +36,8 @@ async fn proxy(gateway: SocketAddr) -> SocketAddr {
 #[tokio::test]
 async fn page_and_api_work_under_a_path_of_a_proxy() {
     let deployment = Deployment::start().await;
-    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
-    let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
+    let _generator = deployment.run(Service::Generator, "generator", &[]).await;
+    let _requestor = deployment.run(Service::Requestor, "requestor", &[]).await;
     let gateway = GatewayProcess::start(&deployment).await;
     let proxy = proxy(gateway.addr).await;
     let browser = Browser::start().await;

@@ -7,7 +7,7 @@ use serde_json::Value;
 use testkit::eventually::eventually;
 use tokio::time::timeout;
 
-use crate::deployment::{Deployment, Side, ready, succeeded};
+use crate::deployment::{Deployment, Service, ready, succeeded};
 
 /// All answers to a request, until no further one arrives for a while.
 async fn answers(deployment: &Deployment, subject: &str) -> Vec<Value> {
@@ -34,8 +34,8 @@ async fn settled(deployment: &Deployment, queue: &str) -> u64 {
 async fn replicas_announce_their_instance_and_statistics() {
     let mut deployment = Deployment::start().await;
     let one = [("INSTANCE", "one")];
-    let mut generator = deployment.run(Side::Generator, "one", &one).await;
-    let another = deployment.run(Side::Generator, "another", &[("INSTANCE", "another")]).await;
+    let mut generator = deployment.run(Service::Generator, "one", &one).await;
+    let another = deployment.run(Service::Generator, "another", &[("INSTANCE", "another")]).await;
     for process in [&generator, &another] {
         ready(process).await;
     }

@@ -15,7 +15,7 @@ use testkit::proxy::Proxy;
 use tokio::time::Instant;
 use workqueue::{JobId, Priority};
 
-use crate::deployment::{self, Deployment, PATIENT, Side, api_addr, creation, soon};
+use crate::deployment::{self, Deployment, PATIENT, Service, api_addr, creation, soon};
 use crate::foreign_messages::acknowledgment;
 use crate::round_trips::request;
 
@@ -82,9 +82,9 @@ async fn request_shows_each_step() {
     assert_eq!(state.get("values"), None, "{state}");
 
     let name = [("INSTANCE", "generator-1")];
-    let _generator = deployment.run(Side::Generator, "generator", &name).await;
+    let _generator = deployment.run(Service::Generator, "generator", &name).await;
     let name = [("INSTANCE", "requestor-1")];
-    let _requestor = deployment.run(Side::Requestor, "requestor", &name).await;
+    let _requestor = deployment.run(Service::Requestor, "requestor", &name).await;
     let state = get(api, &format!("/requests/{id}?wait=60s")).await.json();
     assert!(["stored", "received"].contains(&state["status"].as_str().unwrap()), "{state}");
     assert_eq!(state["values"].as_array().unwrap().len(), 2, "{state}");
@@ -191,8 +191,8 @@ async fn requests_are_accepted_while_both_services_are_away() {
     assert_eq!(history["queues"], json!(["REQUESTS"]), "{history}");
 
     let waiting = tokio::spawn(async move { get(api, &format!("/requests/{id}?wait=60s")).await });
-    let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
-    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let _requestor = deployment.run(Service::Requestor, "requestor", &[]).await;
+    let _generator = deployment.run(Service::Generator, "generator", &[]).await;
     let state = waiting.await.unwrap().json();
     assert_eq!(state["values"].as_array().map(Vec::len), Some(2), "{state}");
     deployment.facts_reach(RECEIVED, 1).await;
@@ -224,8 +224,8 @@ async fn concurrent_requests_under_one_key_submit_once() {
     // A gateway that finds a key before its request is accepted publishes the request again, under the same subject.
     let stream = deployment.nats().get_stream(REQUESTS.stream).await.unwrap();
     assert_eq!(stream.cached_info().state.subjects_count, 2);
-    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
-    let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
+    let _generator = deployment.run(Service::Generator, "generator", &[]).await;
+    let _requestor = deployment.run(Service::Requestor, "requestor", &[]).await;
     deployment.facts_reach(RECEIVED, 2).await;
     // Also after the request is complete.
     assert_eq!(accepted(&post(second, Some("käse"), &body).await), id);
@@ -251,8 +251,8 @@ async fn killed_before(step: &str) {
     let (_successor, api) = gateway(&deployment, "successor").await;
     let id = accepted(&post(api, Some("key"), &json!({})).await);
     assert!(subject.ends_with(&id.to_string()), "{subject}: {id}");
-    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
-    let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
+    let _generator = deployment.run(Service::Generator, "generator", &[]).await;
+    let _requestor = deployment.run(Service::Requestor, "requestor", &[]).await;
     deployment.facts_reach(RECEIVED, 1).await;
     assert_eq!(accepted(&post(api, Some("key"), &json!({})).await), id);
     complete(&deployment, 1).await;
@@ -289,7 +289,7 @@ async fn dead_letter_has_its_reason_until_it_is_replayed() {
     let (_gateway, api) = gateway(&deployment, "gateway").await;
     let id = accepted(&post(api, None, &json!({})).await);
     let clumsy = [("FAILURE_RATE", "1"), ("MAX_ATTEMPTS", "1")];
-    let mut generator = deployment.run(Side::Generator, "clumsy", &clumsy).await;
+    let mut generator = deployment.run(Service::Generator, "clumsy", &clumsy).await;
     let state = get(api, &format!("/requests/{id}?wait=60s")).await.json();
     assert_eq!(state["status"], "dead-lettered", "{state}");
     let dead = &state["dead_letter"];
@@ -297,8 +297,8 @@ async fn dead_letter_has_its_reason_until_it_is_replayed() {
     assert!(dead["reason"].as_str().unwrap().starts_with("failed"), "{state}");
     generator.kill().await.unwrap();
 
-    let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
-    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let _requestor = deployment.run(Service::Requestor, "requestor", &[]).await;
+    let _generator = deployment.run(Service::Generator, "generator", &[]).await;
     let dead = workqueue::dead_letters::list(deployment.nats(), None).await.unwrap();
     cli::dead_letters::replay_all(deployment.connection(), &dead).await.unwrap();
     eventually("it is received", async || {

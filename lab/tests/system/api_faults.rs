@@ -18,7 +18,7 @@ use workqueue::topology::Limits;
 
 use crate::api::{ACCEPTS, accepted, gateway, get, post};
 use crate::deployment::{
-    self, Deployment, PATIENT, Side, admin, api_addr, ended, programs, soon, succeeded,
+    self, Deployment, PATIENT, Service, admin, api_addr, ended, programs, soon, succeeded,
 };
 
 /// An answer that takes longer than this has waited for something.
@@ -46,8 +46,8 @@ async fn full_queue_leaves_nothing_of_a_request() {
     assert_eq!(deployment.facts(REQUESTED).await, ROOM);
     // Only the key is stored, with its id.
     assert_eq!(deployment.facts(IDEMPOTENCY).await, 1);
-    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
-    let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
+    let _generator = deployment.run(Service::Generator, "generator", &[]).await;
+    let _requestor = deployment.run(Service::Requestor, "requestor", &[]).await;
     deployment.facts_reach(RECEIVED, ROOM).await;
     accepted(&post(api, Some("key"), &json!({})).await);
     deployment.facts_reach(RECEIVED, ROOM + 1).await;
@@ -105,8 +105,8 @@ async fn outcome_without_a_broker_is_unknown_and_a_key_is_safe() {
         assert!(after < before + 4_096, "from {before} kB to {after} kB");
     }
     deployment.broker.restart().await.unwrap();
-    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
-    let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
+    let _generator = deployment.run(Service::Generator, "generator", &[]).await;
+    let _requestor = deployment.run(Service::Requestor, "requestor", &[]).await;
     let answer = eventually("the same key is accepted", async || {
         let answer = post(api, Some("key"), &json!({})).await;
         if answer.status == 202 { Ok(answer) } else { Err(answer) }
@@ -143,8 +143,8 @@ async fn hanging_network_piles_up_and_doubles_nothing() {
     // It still answers liveness probes.
     assert_eq!(admin(&gateway, "/livez").await.0, 200);
     proxy.mend();
-    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
-    let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
+    let _generator = deployment.run(Service::Generator, "generator", &[]).await;
+    let _requestor = deployment.run(Service::Requestor, "requestor", &[]).await;
     let answer = eventually("the same key is accepted", async || {
         let answer = post(api, Some("key"), &json!({})).await;
         if answer.status == 202 { Ok(answer) } else { Err(answer) }

@@ -13,7 +13,7 @@ use tokio::net::TcpStream;
 use workqueue::{JobId, Priority, now};
 
 use crate::api::{accepted, gateway, get, post};
-use crate::deployment::{Deployment, PATIENT, Side, creation, soon, succeeded};
+use crate::deployment::{Deployment, PATIENT, Service, creation, soon, succeeded};
 use crate::foreign_messages::acknowledgment;
 use crate::later;
 use crate::round_trips::request;
@@ -248,8 +248,8 @@ async fn follower_gets_each_state_until_the_end() {
     let id = accepted(&post(api, None, &json!({ "count": 2 })).await);
     let mut follower = Follower::start(api, id, None).await;
     follower.hear("\"queued\"").await;
-    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
-    let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
+    let _generator = deployment.run(Service::Generator, "generator", &[]).await;
+    let _requestor = deployment.run(Service::Requestor, "requestor", &[]).await;
     let heard = follower.end().await;
     assert!(heard.starts_with("HTTP/1.") && heard.contains(" 200 OK\r\n"), "{heard}");
     assert!(heard.contains("content-type: text/event-stream\r\n"), "{heard}");
@@ -283,7 +283,7 @@ async fn follower_of_a_dead_lettered_request_gets_the_reason() {
     let mut follower = Follower::start(api, id, None).await;
     follower.hear("\"queued\"").await;
     let clumsy = [("FAILURE_RATE", "1"), ("MAX_ATTEMPTS", "1")];
-    let _generator = deployment.run(Side::Generator, "clumsy", &clumsy).await;
+    let _generator = deployment.run(Service::Generator, "clumsy", &clumsy).await;
     let heard = follower.end().await;
     let data = lines(&heard, "data: ");
     let last: Value = serde_json::from_str(data.last().unwrap()).unwrap();

@@ -14,13 +14,13 @@ use tokio::process::Command;
 use tokio::sync::oneshot;
 use workqueue::{Job, JobId};
 
-use crate::deployment::{Deployment, Side, creation, programs, publication, soon, succeeded};
+use crate::deployment::{Deployment, Service, creation, programs, publication, soon, succeeded};
 use crate::foreign_messages::response;
 
 /// An idle deployment with some complete requests, and the id of one of them.
 pub async fn at_rest() -> (Deployment, JobId) {
     let deployment = Deployment::start().await;
-    let mut generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let mut generator = deployment.run(Service::Generator, "generator", &[]).await;
     let mut requestor = deployment.ask(10).await;
     succeeded(&mut requestor).await;
     let verdict = deployment.verdict().await;
@@ -134,7 +134,7 @@ async fn fact_replaced_by_another_is_doubled() {
 async fn message_removed_from_its_queue_is_lost() {
     let deployment = Deployment::start().await;
     let mut requestor =
-        deployment.run(Side::Requestor, "requestor", &[("REQUEST_RATE", "max")]).await;
+        deployment.run(Service::Requestor, "requestor", &[("REQUEST_RATE", "max")]).await;
     deployment.facts_reach(facts::REQUESTED, 10).await;
     requestor.terminate().unwrap();
     succeeded(&mut requestor).await;
@@ -225,16 +225,16 @@ async fn publish_before_ack_outlives_its_generator() {
 
 async fn both_sides(deployment: &Deployment) -> [Process; 2] {
     [
-        deployment.run(Side::Generator, "generator", &[]).await,
-        deployment.run(Side::Requestor, "requestor", &[]).await,
+        deployment.run(Service::Generator, "generator", &[]).await,
+        deployment.run(Service::Requestor, "requestor", &[]).await,
     ]
 }
 
 #[tokio::test]
 async fn request_accepted_during_the_audit_is_not_unasked() {
     let deployment = Deployment::start().await;
-    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
-    let _busy = deployment.run(Side::Requestor, "busy", &[("REQUEST_RATE", "max")]).await;
+    let _generator = deployment.run(Service::Generator, "generator", &[]).await;
+    let _busy = deployment.run(Service::Requestor, "busy", &[("REQUEST_RATE", "max")]).await;
     deployment.facts_reach(facts::RECEIVED, 2_000).await;
     // For a moment, a request whose fact is just being created may count as unasked.
     eventually("an audit under load sees no unasked request", async || {

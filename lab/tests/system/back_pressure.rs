@@ -11,7 +11,7 @@ use workqueue::topology::Limits;
 use workqueue::{Job, Queue};
 
 use crate::deployment::{
-    Deployment, LIMITS, PATIENT, Side, admin, creation, publication, succeeded,
+    Deployment, LIMITS, PATIENT, Service, admin, creation, publication, succeeded,
 };
 use crate::foreign_messages::{acknowledgment, response};
 use crate::round_trips::request;
@@ -52,11 +52,11 @@ async fn fill_acknowledgments(deployment: &Deployment) -> Vec<Request> {
 }
 
 /// Waits until this queue has refused a service this many times.
-async fn refused(service: &Process, side: Side, queue: Queue, times: u64) {
-    let name = side.name();
+async fn refused(replica: &Process, service: Service, queue: Queue, times: u64) {
+    let name = service.name();
     let sign = format!(r#"{name}_publishes_total{{stream="{}",outcome="full"}} "#, queue.stream);
     eventually("it is refused again and again", async || {
-        let (_, metrics) = admin(service, "/metrics").await;
+        let (_, metrics) = admin(replica, "/metrics").await;
         let count: Option<u64> =
             metrics.lines().find_map(|line| line.strip_prefix(&sign)?.parse().ok());
         match count {
@@ -71,8 +71,8 @@ async fn both(deployment: &Deployment, name: &str, rate: &str) -> [Process; 2] {
     let generator = format!("generator-{name}");
     let requestor = format!("requestor-{name}");
     [
-        deployment.run(Side::Generator, &generator, &[]).await,
-        deployment.run(Side::Requestor, &requestor, &[("REQUEST_RATE", rate)]).await,
+        deployment.run(Service::Generator, &generator, &[]).await,
+        deployment.run(Service::Requestor, &requestor, &[("REQUEST_RATE", rate)]).await,
     ]
 }
 
@@ -123,8 +123,8 @@ async fn generator_without_room_for_a_response_still_marks() {
     fill_responses(&deployment).await;
     fill_requests(&deployment).await;
     let few = [("CONCURRENCY", "2")];
-    let generator = deployment.run(Side::Generator, "generator", &few).await;
-    refused(&generator, Side::Generator, RESPONSES, 10).await;
+    let generator = deployment.run(Service::Generator, "generator", &few).await;
+    refused(&generator, Service::Generator, RESPONSES, 10).await;
     for request in fill_acknowledgments(&deployment).await {
         deployment.fact_eventually::<Received>(request.id).await;
     }
@@ -138,9 +138,9 @@ async fn requestor_without_room_to_acknowledge_still_asks() {
     fill_responses(&deployment).await;
     fill_requests(&deployment).await;
     let few = [("CONCURRENCY", "2"), ("REQUEST_RATE", "max")];
-    let requestor = deployment.run(Side::Requestor, "requestor", &few).await;
+    let requestor = deployment.run(Service::Requestor, "requestor", &few).await;
     for queue in [ACKNOWLEDGMENTS, REQUESTS] {
-        refused(&requestor, Side::Requestor, queue, 10).await;
+        refused(&requestor, Service::Requestor, queue, 10).await;
     }
     let requests = deployment.nats().get_stream(REQUESTS.stream).await.unwrap();
     requests.purge().await.unwrap();
@@ -154,8 +154,8 @@ async fn requestor_without_room_to_ask_still_stores() {
     let deployment = with_little_room(PATIENT).await;
     fill_requests(&deployment).await;
     let few = [("CONCURRENCY", "2"), ("REQUEST_RATE", "max")];
-    let requestor = deployment.run(Side::Requestor, "requestor", &few).await;
-    refused(&requestor, Side::Requestor, REQUESTS, 10).await;
+    let requestor = deployment.run(Service::Requestor, "requestor", &few).await;
+    refused(&requestor, Service::Requestor, REQUESTS, 10).await;
     fill_responses(&deployment).await;
     deployment.facts_reach(STORED, ROOM).await;
     eventually("all of them are acknowledged", async || {
@@ -171,14 +171,14 @@ async fn full_queue_is_logged_once() {
     const FULL: &str = "no room: maximum messages exceeded";
     let mut deployment = with_little_room(PATIENT).await;
     let busy = [("REQUEST_RATE", "max"), ("CONCURRENCY", "1000")];
-    let requestor = deployment.run(Side::Requestor, "requestor", &busy).await;
-    refused(&requestor, Side::Requestor, REQUESTS, 1_000).await;
+    let requestor = deployment.run(Service::Requestor, "requestor", &busy).await;
+    refused(&requestor, Service::Requestor, REQUESTS, 1_000).await;
     let log = requestor.log_text();
     assert_eq!(log.matches(SAID).count(), 1, "{log}");
     // Nor after a short outage of the broker, which some tasks notice later than others are refused.
     deployment.broker.kill().await.unwrap();
     deployment.broker.restart().await.unwrap();
-    refused(&requestor, Side::Requestor, REQUESTS, 5_000).await;
+    refused(&requestor, Service::Requestor, REQUESTS, 5_000).await;
     let log = requestor.log_text();
     assert_eq!(log.matches(FULL).count(), 1, "{log}");
     let said: Vec<&str> =
@@ -187,7 +187,7 @@ async fn full_queue_is_logged_once() {
     assert_eq!(said.len(), reasons.len(), "once for each reason: {log}");
     // Nor after each publish that succeeds.
     let slow = [("CONCURRENCY", "1"), ("WORK_TIME", "10ms")];
-    let _generator = deployment.run(Side::Generator, "generator", &slow).await;
+    let _generator = deployment.run(Service::Generator, "generator", &slow).await;
     deployment.facts_reach(RECEIVED, 50).await;
     let log = requestor.log_text();
     assert_eq!(log.matches(FULL).count(), 1, "{log}");
@@ -198,10 +198,10 @@ async fn full_queue_is_logged_once() {
 async fn full_queue_does_not_grow_the_memory_of_its_publisher() {
     let deployment = with_little_room(PATIENT).await;
     let busy = [("REQUEST_RATE", "max")];
-    let requestor = deployment.run(Side::Requestor, "requestor", &busy).await;
-    refused(&requestor, Side::Requestor, REQUESTS, 500).await;
+    let requestor = deployment.run(Service::Requestor, "requestor", &busy).await;
+    refused(&requestor, Service::Requestor, REQUESTS, 500).await;
     let before = requestor.memory().unwrap();
-    refused(&requestor, Side::Requestor, REQUESTS, 5_000).await;
+    refused(&requestor, Service::Requestor, REQUESTS, 5_000).await;
     let after = requestor.memory().unwrap();
     // A leak of half a kilobyte for each refusal would exceed this.
     assert!(after < before + 2_048, "from {before} kB to {after} kB");

@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use workqueue::{Connection, Job, NatsSettings, dead_letters, topology};
 
 use crate::deployment::{
-    Cluster, Deployment, LIMITS, Side, creation, open_pulls, programs, publication, ready,
+    Cluster, Deployment, LIMITS, Service, creation, open_pulls, programs, publication, ready,
     succeeded,
 };
 use crate::foreign_messages::{acknowledgment, response};
@@ -75,7 +75,7 @@ async fn at_rest() -> Deployment {
 
 /// Brings a deployment into this state.
 async fn leave_work<B>(deployment: &Deployment<B>) {
-    let mut generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let mut generator = deployment.run(Service::Generator, "generator", &[]).await;
     succeeded(&mut deployment.ask(COMPLETE).await).await;
     let garbage = REQUESTS.subject_of("garbage");
     deployment.publish_raw(&garbage, HeaderMap::new(), b"give me strings!").await;
@@ -88,7 +88,7 @@ async fn leave_work<B>(deployment: &Deployment<B>) {
     fill(deployment, Request::clone).await;
     let concurrency = IN_FLIGHT.to_string();
     let slow = [("WORK_TIME", "1h"), ("CONCURRENCY", concurrency.as_str())];
-    let mut generator = deployment.run(Side::Generator, "slow", &slow).await;
+    let mut generator = deployment.run(Service::Generator, "slow", &slow).await;
     eventually("the generator has work in flight", async || {
         let flying = deployment.queue_state(REQUESTS).await.in_flight();
         if flying == IN_FLIGHT { Ok(()) } else { Err(flying) }
@@ -135,8 +135,8 @@ async fn backed_up<B>(deployment: &Deployment<B>, directory: &TempDir) -> PathBu
 
 /// Starts both services, and waits until all requests are complete, each once. Returns the number of redeliveries.
 async fn everything_completes<B>(deployment: &Deployment<B>) -> u64 {
-    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
-    let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
+    let _generator = deployment.run(Service::Generator, "generator", &[]).await;
+    let _requestor = deployment.run(Service::Requestor, "requestor", &[]).await;
     let verdict = deployment.verdict().await;
     let all = usize::try_from(COMPLETE + 3 * WAITING).unwrap();
     assert_eq!((verdict.requested, verdict.complete), (all, all), "{verdict}");
@@ -382,14 +382,14 @@ async fn backup_is_refused_while_a_service_runs() {
     let connection = connect(deployment.url()).await;
     let directory = tempfile::tempdir().unwrap();
     let directory = directory.path().join("backup");
-    for side in [Side::Generator, Side::Requestor] {
-        let mut service = deployment.run(side, side.name(), &[]).await;
-        ready(&service).await;
+    for service in [Service::Generator, Service::Requestor] {
+        let mut replica = deployment.run(service, service.name(), &[]).await;
+        ready(&replica).await;
         let refused = refused_with(backup(&connection, &directory).await);
-        assert!(refused.contains(&format!("a {} runs, and waits", side.name())), "{refused}");
+        assert!(refused.contains(&format!("a {} runs, and waits", service.name())), "{refused}");
         assert!(!directory.exists());
-        service.terminate().unwrap();
-        succeeded(&mut service).await;
+        replica.terminate().unwrap();
+        succeeded(&mut replica).await;
     }
     backup(&connection, &directory).await.unwrap();
 }

@@ -14,7 +14,7 @@ use workqueue::{Bucket, JobId, now};
 
 use crate::api::{ACCEPTS, accepted, gateway, get, post};
 use crate::deployment::{
-    self, Deployment, PATIENT, Side, api_addr, creation, publication, run, soon,
+    self, Deployment, PATIENT, Service, api_addr, creation, publication, run, soon,
 };
 
 async fn cancel(addr: SocketAddr, id: JobId) -> Value {
@@ -63,14 +63,18 @@ async fn response_under_way_to_a_cancelled_request_is_not_stored() {
     let deployment = Deployment::with(&PATIENT).await;
     let (_gateway, api) = gateway(&deployment, "gateway-1").await;
     let id = accepted(&post(api, None, &json!({})).await);
-    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let _generator = deployment.run(Service::Generator, "generator", &[]).await;
     deployment.drained(REQUESTS).await;
     // The requestor has the response, and is about to store it.
     let proxy = Proxy::start(deployment.broker.port()).await.unwrap();
     proxy.hold(STORED.subject(id));
-    let _requestor =
-        run(Side::Requestor, &proxy.url(), deployment.log("requestor"), &[("REQUEST_RATE", "0")])
-            .await;
+    let _requestor = run(
+        Service::Requestor,
+        &proxy.url(),
+        deployment.log("requestor"),
+        &[("REQUEST_RATE", "0")],
+    )
+    .await;
     soon("the requestor is about to store", proxy.held()).await;
     assert_eq!(cancel(api, id).await["status"], "cancelled");
     proxy.release();
@@ -96,8 +100,9 @@ async fn stored_request_cannot_be_cancelled_any_more() {
     let path = format!("/requests/{id}");
     let cancelling = tokio::spawn(async move { http::ask(slow, "DELETE", &path, &[], "").await });
     soon("the gateway is about to cancel", proxy.held()).await;
-    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
-    let _requestor = deployment.run(Side::Requestor, "requestor", &[("REQUEST_RATE", "0")]).await;
+    let _generator = deployment.run(Service::Generator, "generator", &[]).await;
+    let _requestor =
+        deployment.run(Service::Requestor, "requestor", &[("REQUEST_RATE", "0")]).await;
     deployment.fact_eventually::<Received>(id).await;
     proxy.release();
     let answer = soon("an answer", cancelling).await.unwrap().unwrap();
@@ -155,8 +160,9 @@ async fn killed_while_cancelling_for_later(bucket: Bucket) {
     assert_eq!(get(api, &path).await.json()["status"], status);
     other.kill().await.unwrap();
     cancelling.abort();
-    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
-    let _requestor = deployment.run(Side::Requestor, "requestor", &[("REQUEST_RATE", "0")]).await;
+    let _generator = deployment.run(Service::Generator, "generator", &[]).await;
+    let _requestor =
+        deployment.run(Service::Requestor, "requestor", &[("REQUEST_RATE", "0")]).await;
     deployment.fact_eventually::<Request>(id).await;
     deployment.drained(SCHEDULES).await;
     assert_eq!(get(api, &path).await.json()["status"], "cancelled");
@@ -167,7 +173,7 @@ async fn killed_while_cancelling_for_later(bucket: Bucket) {
 async fn discard_cancels_a_request_that_may_still_be_accepted() {
     let deployment = Deployment::with(&PATIENT).await;
     let clumsy = [("FAILURE_RATE", "1"), ("MAX_ATTEMPTS", "1")];
-    let _generator = deployment.run(Side::Generator, "clumsy", &clumsy).await;
+    let _generator = deployment.run(Service::Generator, "clumsy", &clumsy).await;
     // The process that submitted it died before it created the fact; another one creates it later.
     let request = Request::new(JobId::new(), Amount::new(1, 8).unwrap(), "by hand", now());
     deployment.publish(&publication(&request)).await;
@@ -185,8 +191,9 @@ async fn request_that_expired_is_not_answered() {
     let (_gateway, api) = gateway(&deployment, "gateway-1").await;
     let over = accepted(&post(api, None, &json!({ "expires_at": "2026-01-02T12:00:00Z" })).await);
     let later = accepted(&post(api, None, &json!({ "expires_at": "2126-01-02T12:00:00Z" })).await);
-    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
-    let _requestor = deployment.run(Side::Requestor, "requestor", &[("REQUEST_RATE", "0")]).await;
+    let _generator = deployment.run(Service::Generator, "generator", &[]).await;
+    let _requestor =
+        deployment.run(Service::Requestor, "requestor", &[("REQUEST_RATE", "0")]).await;
     deployment.fact_eventually::<Received>(later).await;
     let letters = deployment.dead_letters(1).await;
     assert!(letters[0].0.ends_with(&over.to_string()), "{letters:?}");

@@ -11,7 +11,9 @@ use testkit::process::logged;
 use tokio::process::Command;
 
 use crate::api::{ACCEPTS, accepted, post};
-use crate::deployment::{Deployment, PATIENT, Side, admin, api_addr, programs, ready, succeeded};
+use crate::deployment::{
+    Deployment, PATIENT, Service, admin, api_addr, programs, ready, succeeded,
+};
 
 /// The error of the clock in seconds: more than `FACTS_MAX_AGE`.
 const OFF: i64 = 25 * 3600;
@@ -54,12 +56,12 @@ async fn wrong_clock_rejects_no_request() {
         let library = wrong_clock(directory.path(), off).await;
         let wrong = ("LD_PRELOAD", library.to_str().unwrap());
         let name = |name: &str| format!("{name}{off}");
-        let generator = deployment.run(Side::Generator, &name("generator"), &[wrong]).await;
+        let generator = deployment.run(Service::Generator, &name("generator"), &[wrong]).await;
         let gateway = deployment.gateway(&name("gateway"), &[wrong]).await;
         logged(&gateway, ACCEPTS).await;
         accepted(&post(api_addr(&gateway).await, None, &json!({})).await);
         let total = [wrong, ("REQUEST_TOTAL", "200"), ("REQUEST_RATE", "max")];
-        let mut requestor = deployment.run(Side::Requestor, &name("requestor"), &total).await;
+        let mut requestor = deployment.run(Service::Requestor, &name("requestor"), &total).await;
         for process in [&generator, &gateway] {
             eventually("it says that its clock is wrong", async || {
                 match admin(process, "/readyz").await {
@@ -73,7 +75,7 @@ async fn wrong_clock_rejects_no_request() {
         assert!(requestor.log_text().contains(complaint), "{}", requestor.log_text());
     }
     // A machine with the right clock takes part, and notices no difference.
-    let generator = deployment.run(Side::Generator, "right", &[]).await;
+    let generator = deployment.run(Service::Generator, "right", &[]).await;
     ready(&generator).await;
     succeeded(&mut deployment.ask(COUNT).await).await;
     let verdict = deployment.verdict().await;
@@ -118,8 +120,8 @@ async fn changed_clock_makes_no_store_look_replaced() {
         ("CLOCK_IS_WRONG", is_set.to_str().unwrap()),
         ("REQUEST_RATE", "100"),
     ];
-    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
-    let mut requestor = deployment.run(Side::Requestor, "requestor", &settings).await;
+    let _generator = deployment.run(Service::Generator, "generator", &[]).await;
+    let mut requestor = deployment.run(Service::Requestor, "requestor", &settings).await;
     deployment.facts_reach(RECEIVED, COUNT).await;
     std::fs::write(&is_set, "").unwrap();
     eventually("its clock is wrong", async || match admin(&requestor, "/readyz").await {

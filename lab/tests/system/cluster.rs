@@ -23,7 +23,7 @@ use workqueue::{
 };
 
 use crate::deployment::{
-    Cluster, Deployment, LIMIT, LIMITS, Side, publication, ready, run, succeeded,
+    Cluster, Deployment, LIMIT, LIMITS, Service, publication, ready, run, succeeded,
 };
 use crate::round_trips::request;
 
@@ -42,7 +42,7 @@ async fn three_brokers_store_each_round_trip() {
     let cluster = Cluster::of_three().await;
     // All three keep the counters of its rate as well.
     let limited = [("RATE_LIMIT", "500")];
-    let _generator = cluster.run(Side::Generator, "generator", &limited).await;
+    let _generator = cluster.run(Service::Generator, "generator", &limited).await;
     let mut requestor = cluster.ask(1_000).await;
     succeeded(&mut requestor).await;
     let verdict = cluster.verdict().await;
@@ -96,7 +96,7 @@ async fn audit_misses_nothing_while_a_broker_catches_up() {
     let mut cluster = Cluster::of_three().await;
     cluster.declare(&LIMITS).await;
     cluster.broker.kill(0).await.unwrap();
-    let _generator = cluster.run(Side::Generator, "generator", &[]).await;
+    let _generator = cluster.run(Service::Generator, "generator", &[]).await;
     let mut requestor = cluster.ask(TOTAL).await;
     succeeded(&mut requestor).await;
     let verdict = cluster.verdict().await;
@@ -121,7 +121,7 @@ async fn successive_kills_of_leaders_lose_nothing() {
     // The queue is full most of the time, so each kill of a broker hits publishes.
     cluster.declare(&Limits { queue_limit: 500, ..LIMITS }).await;
     let slow = [("WORK_TIME", "1s"), ("CONCURRENCY", "50")];
-    let _generator = cluster.run(Side::Generator, "slow", &slow).await;
+    let _generator = cluster.run(Service::Generator, "slow", &slow).await;
     let mut requestor = cluster.ask(TOTAL).await;
     let mut received = 0;
     let mut unharmed = streams();
@@ -147,7 +147,7 @@ async fn successive_kills_of_leaders_lose_nothing() {
         assert!(verdict.is_clean(), "{verdict}");
         unharmed.retain(|stream| !led.contains(stream));
     }
-    let _fast = cluster.run(Side::Generator, "fast", &[]).await;
+    let _fast = cluster.run(Service::Generator, "fast", &[]).await;
     succeeded(&mut requestor).await;
     let verdict = cluster.verdict().await;
     let total = usize::try_from(TOTAL).unwrap();
@@ -158,7 +158,7 @@ async fn successive_kills_of_leaders_lose_nothing() {
 #[tokio::test]
 async fn service_waits_while_there_are_too_few_brokers() {
     let cluster = Cluster::of_three().await;
-    let generator = cluster.run(Side::Generator, "generator", &[("REPLICAS", "5")]).await;
+    let generator = cluster.run(Service::Generator, "generator", &[("REPLICAS", "5")]).await;
     logged(&generator, "cannot declare the topology yet").await;
     logged(&generator, "no suitable peers for placement").await;
     // Instead of two further brokers, which would have the same effect.
@@ -363,7 +363,7 @@ async fn member_without_jetstream_is_a_valid_address() {
     let member = Broker::start(member).await.unwrap();
     let settings = [("REPLICAS", "3")];
     let log = cluster.log("generator");
-    let generator = run(Side::Generator, &member.url(), log, &settings).await;
+    let generator = run(Service::Generator, &member.url(), log, &settings).await;
     ready(&generator).await;
     succeeded(&mut cluster.ask(20).await).await;
     let verdict = cluster.verdict().await;

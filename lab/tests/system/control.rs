@@ -15,7 +15,7 @@ use workqueue::JobId;
 use workqueue::dead_letters::{self, Cause, Original};
 
 use crate::api::{ACCEPTS, accepted, get, post};
-use crate::deployment::{self, Deployment, PATIENT, Side, api_addr, publication, soon};
+use crate::deployment::{self, Deployment, PATIENT, Service, api_addr, publication, soon};
 use crate::round_trips::request;
 
 /// Starts a gateway with `CONTROL=on`.
@@ -73,9 +73,9 @@ async fn paused_queue_is_resumed_over_http() {
     let paused = act(api, "POST", "/queues/REQUESTS/pause", &json!({ "for": "10m" })).await;
     assert_eq!(paused.status, 200, "{paused:?}");
     assert!(paused.json()["paused_until"].is_string(), "{paused:?}");
-    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let _generator = deployment.run(Service::Generator, "generator", &[]).await;
     let none = [("REQUEST_RATE", "0")];
-    let _requestor = deployment.run(Side::Requestor, "requestor", &none).await;
+    let _requestor = deployment.run(Service::Requestor, "requestor", &none).await;
     for priority in ["high", "normal", "low"] {
         accepted(&post(api, None, &json!({ "priority": priority })).await);
     }
@@ -242,13 +242,13 @@ async fn dead_letters_of_a_reason_are_replayed_over_http() {
     let (_gateway, api) = controlling(&deployment).await;
     dead(&deployment, REQUESTS, "expired: by hand").await;
     let clumsy = [("FAILURE_RATE", "1"), ("MAX_ATTEMPTS", "1")];
-    let mut clumsy = deployment.run(Side::Generator, "clumsy", &clumsy).await;
+    let mut clumsy = deployment.run(Service::Generator, "clumsy", &clumsy).await;
     let id = accepted(&post(api, None, &json!({})).await);
     let other = accepted(&post(api, None, &json!({})).await);
     deployment.dead_letters(3).await;
     clumsy.kill().await.unwrap();
-    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
-    let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
+    let _generator = deployment.run(Service::Generator, "generator", &[]).await;
+    let _requestor = deployment.run(Service::Requestor, "requestor", &[]).await;
     // A dead letter that is not replayed stays, with the reason in the answer.
     let replayed = act(api, "POST", "/dead-letters/1/replay", &json!({})).await;
     assert_eq!(replayed.status, 409, "{replayed:?}");

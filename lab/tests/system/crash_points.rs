@@ -6,14 +6,14 @@ use contract::queues;
 use testkit::eventually::eventually;
 use testkit::proxy::Proxy;
 
-use crate::deployment::{Deployment, Side, admin, publication, ready, run, soon, succeeded};
+use crate::deployment::{Deployment, Service, admin, publication, ready, run, soon, succeeded};
 use crate::round_trips::request;
 
 const REQUESTS: u64 = 50;
 
 /// Kills the victim when it is about to publish to a subject that begins with `step`, replaces it,
 /// and expects no effect on the result. Returns the number of requests that went through.
-async fn killed_before(victim: Side, step: &str) -> u64 {
+async fn killed_before(victim: Service, step: &str) -> u64 {
     let deployment = Deployment::start().await;
     let proxy = Proxy::start(deployment.broker.port()).await.unwrap();
     proxy.hold(step);
@@ -21,25 +21,25 @@ async fn killed_before(victim: Side, step: &str) -> u64 {
     let asking = [("REQUEST_TOTAL", total.as_str()), ("REQUEST_RATE", "max")];
     let log = deployment.log("victim");
     match victim {
-        Side::Generator => {
+        Service::Generator => {
             let mut requestor = deployment.ask(REQUESTS).await;
-            let mut generator = run(Side::Generator, &proxy.url(), log, &[]).await;
+            let mut generator = run(Service::Generator, &proxy.url(), log, &[]).await;
             soon("the victim is about to publish", proxy.held()).await;
             generator.kill().await.unwrap();
-            let _successor = deployment.run(Side::Generator, "successor", &[]).await;
+            let _successor = deployment.run(Service::Generator, "successor", &[]).await;
             succeeded(&mut requestor).await;
             // The requestor has ended after its last request, and may leave second responses to redelivered requests.
             let _another =
-                deployment.run(Side::Requestor, "another", &[("REQUEST_RATE", "0")]).await;
+                deployment.run(Service::Requestor, "another", &[("REQUEST_RATE", "0")]).await;
             settled(&deployment).await;
         }
-        Side::Requestor => {
-            let generator = deployment.run(Side::Generator, "generator", &[]).await;
+        Service::Requestor => {
+            let generator = deployment.run(Service::Generator, "generator", &[]).await;
             ready(&generator).await;
-            let mut requestor = run(Side::Requestor, &proxy.url(), log, &asking).await;
+            let mut requestor = run(Service::Requestor, &proxy.url(), log, &asking).await;
             soon("the victim is about to publish", proxy.held()).await;
             requestor.kill().await.unwrap();
-            let _successor = deployment.run(Side::Requestor, "successor", &[]).await;
+            let _successor = deployment.run(Service::Requestor, "successor", &[]).await;
             settled(&deployment).await;
         }
     }
@@ -60,50 +60,50 @@ async fn settled(deployment: &Deployment) {
 
 #[tokio::test]
 async fn requestor_killed_before_publishing_accepts_nothing() {
-    assert_eq!(killed_before(Side::Requestor, "requests.").await, 0);
+    assert_eq!(killed_before(Service::Requestor, "requests.").await, 0);
 }
 
 #[tokio::test]
 async fn requestor_killed_before_accepting_is_answered() {
-    assert!(killed_before(Side::Requestor, "$KV.requested.").await > 0);
+    assert!(killed_before(Service::Requestor, "$KV.requested.").await > 0);
 }
 
 #[tokio::test]
 async fn generator_killed_before_answering_is_redelivered() {
-    let received = killed_before(Side::Generator, "responses.").await;
+    let received = killed_before(Service::Generator, "responses.").await;
     assert_eq!(received, REQUESTS);
 }
 
 #[tokio::test]
 async fn generator_killed_after_answering_answers_once() {
-    let received = killed_before(Side::Generator, "$JS.ACK.REQUESTS.").await;
+    let received = killed_before(Service::Generator, "$JS.ACK.REQUESTS.").await;
     assert_eq!(received, REQUESTS);
 }
 
 #[tokio::test]
 async fn requestor_killed_before_storing_is_redelivered() {
-    assert!(killed_before(Side::Requestor, "$KV.stored.").await > 0);
+    assert!(killed_before(Service::Requestor, "$KV.stored.").await > 0);
 }
 
 #[tokio::test]
 async fn requestor_killed_after_storing_still_acknowledges() {
-    assert!(killed_before(Side::Requestor, "acknowledgments.").await > 0);
+    assert!(killed_before(Service::Requestor, "acknowledgments.").await > 0);
 }
 
 #[tokio::test]
 async fn requestor_killed_after_acknowledging_stores_once() {
-    assert!(killed_before(Side::Requestor, "$JS.ACK.RESPONSES.").await > 0);
+    assert!(killed_before(Service::Requestor, "$JS.ACK.RESPONSES.").await > 0);
 }
 
 #[tokio::test]
 async fn generator_killed_before_marking_is_redelivered() {
-    let received = killed_before(Side::Generator, "$KV.received.").await;
+    let received = killed_before(Service::Generator, "$KV.received.").await;
     assert_eq!(received, REQUESTS);
 }
 
 #[tokio::test]
 async fn generator_killed_after_marking_marks_once() {
-    let received = killed_before(Side::Generator, "$JS.ACK.ACKNOWLEDGMENTS.").await;
+    let received = killed_before(Service::Generator, "$JS.ACK.ACKNOWLEDGMENTS.").await;
     assert_eq!(received, REQUESTS);
 }
 
@@ -118,12 +118,12 @@ enum Halt {
 
 /// Halts the victim when it is about to create a fact, lets a successor do all of its work, and then lets the victim
 /// continue. The broker refuses its fact, without an effect on the result.
-async fn halted_before(victim: Side, halt: Halt) {
+async fn halted_before(victim: Service, halt: Halt) {
     let deployment = Deployment::start().await;
     let proxy = Proxy::start(deployment.broker.port()).await.unwrap();
     let (bucket, other) = match victim {
-        Side::Requestor => (STORED, Side::Generator),
-        Side::Generator => (RECEIVED, Side::Requestor),
+        Service::Requestor => (STORED, Service::Generator),
+        Service::Generator => (RECEIVED, Service::Requestor),
     };
     proxy.hold(format!("$KV.{}.", bucket.name));
     let _other = deployment.run(other, "other", &[]).await;
@@ -161,20 +161,20 @@ async fn halted_before(victim: Side, halt: Halt) {
 
 #[tokio::test]
 async fn requestor_that_wakes_up_late_stores_nothing_twice() {
-    halted_before(Side::Requestor, Halt::Paused).await;
+    halted_before(Service::Requestor, Halt::Paused).await;
 }
 
 #[tokio::test]
 async fn generator_that_wakes_up_late_marks_nothing_twice() {
-    halted_before(Side::Generator, Halt::Paused).await;
+    halted_before(Service::Generator, Halt::Paused).await;
 }
 
 #[tokio::test]
 async fn requestor_whose_network_hangs_stores_nothing_twice() {
-    halted_before(Side::Requestor, Halt::Hung).await;
+    halted_before(Service::Requestor, Halt::Hung).await;
 }
 
 #[tokio::test]
 async fn generator_whose_network_hangs_marks_nothing_twice() {
-    halted_before(Side::Generator, Halt::Hung).await;
+    halted_before(Service::Generator, Halt::Hung).await;
 }

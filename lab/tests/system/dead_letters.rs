@@ -12,7 +12,7 @@ use testkit::process::logged;
 use workqueue::dead_letters::{self, ATTEMPTS, BY, Cause, Original, REASON, SUBJECT, list};
 use workqueue::{JobId, topology};
 
-use crate::deployment::{Deployment, Side, admin, creation, ended, publication, succeeded};
+use crate::deployment::{Deployment, Service, admin, creation, ended, publication, succeeded};
 use crate::foreign_messages::{Raw, publish_raw};
 use crate::round_trips::request;
 
@@ -31,7 +31,7 @@ async fn two_dead_letters_of_one_request_are_both_kept() {
         deployment.publish_raw(&REQUESTS.subject(id), headers, body).await;
     }
     let settings = [("INSTANCE", "generator-1")];
-    let _generator = deployment.run(Side::Generator, "generator", &settings).await;
+    let _generator = deployment.run(Service::Generator, "generator", &settings).await;
     let letters = deployment.dead_letters(2).await;
     let mut kept: Vec<&[u8]> = letters.iter().map(|(_, _, body)| body.as_slice()).collect();
     kept.sort_by_key(|body| bodies.iter().position(|sent| sent == body));
@@ -56,8 +56,8 @@ async fn request_older_than_its_facts_becomes_a_dead_letter() {
     deployment.publish(&expired).await;
     let young = request();
     deployment.publish(&publication(&young)).await;
-    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
-    let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
+    let _generator = deployment.run(Service::Generator, "generator", &[]).await;
+    let _requestor = deployment.run(Service::Requestor, "requestor", &[]).await;
     let letters = deployment.dead_letters(1).await;
     let (_, headers, body) = &letters[0];
     assert!(value(headers, REASON).starts_with("expired: "), "{}", value(headers, REASON));
@@ -71,7 +71,7 @@ async fn request_older_than_its_facts_becomes_a_dead_letter() {
 async fn job_that_always_fails_is_dead_lettered_at_its_last_attempt() {
     let deployment = Deployment::start().await;
     let failing = [("FAILURE_RATE", "1"), ("MAX_ATTEMPTS", "3")];
-    let _generator = deployment.run(Side::Generator, "generator", &failing).await;
+    let _generator = deployment.run(Service::Generator, "generator", &failing).await;
     let mut requestor = deployment.ask(2).await;
     let letters = deployment.dead_letters(2).await;
     for (_, headers, _) in &letters {
@@ -96,7 +96,7 @@ async fn newer_version_is_given_back_before_it_is_dead_lettered() {
     let mut newer = publication(&request());
     newer.headers.insert("Message-Version", "2");
     deployment.publish(&newer).await;
-    let mut patient = deployment.run(Side::Generator, "patient", &[]).await;
+    let mut patient = deployment.run(Service::Generator, "patient", &[]).await;
     // It is delayed for half a minute. The test does not wait for that: it is enough that it is no dead letter yet.
     logged(&patient, "given back queue=\"REQUESTS\"").await;
     assert_eq!(deployment.depth(REQUESTS).await, 1);
@@ -104,7 +104,7 @@ async fn newer_version_is_given_back_before_it_is_dead_lettered() {
     patient.terminate().unwrap();
     succeeded(&mut patient).await;
     let impatient = [("MAX_ATTEMPTS", "1")];
-    let _impatient = deployment.run(Side::Generator, "impatient", &impatient).await;
+    let _impatient = deployment.run(Service::Generator, "impatient", &impatient).await;
     let mut again = publication(&request());
     again.headers.insert("Message-Version", "2");
     deployment.publish(&again).await;
@@ -122,7 +122,7 @@ async fn message_that_kills_its_worker_is_dead_lettered() {
     let settings = [("WORK_TIME", "1h"), ("MAX_ATTEMPTS", "3")];
     for victim in 1..=3 {
         let mut victim =
-            deployment.run(Side::Generator, &format!("victim-{victim}"), &settings).await;
+            deployment.run(Service::Generator, &format!("victim-{victim}"), &settings).await;
         eventually("the message is in flight", async || {
             let (_, metrics) = admin(&victim, "/metrics").await;
             let held = r#"generator_in_flight{queue="REQUESTS"} 1"#;
@@ -134,7 +134,7 @@ async fn message_that_kills_its_worker_is_dead_lettered() {
     let behind = request();
     deployment.publish(&publication(&behind)).await;
     let settings = [("MAX_ATTEMPTS", "3"), ("INSTANCE", "survivor")];
-    let _survivor = deployment.run(Side::Generator, "survivor", &settings).await;
+    let _survivor = deployment.run(Service::Generator, "survivor", &settings).await;
     let letters = deployment.dead_letters(1).await;
     let (_, headers, body) = &letters[0];
     assert_eq!(
@@ -143,7 +143,7 @@ async fn message_that_kills_its_worker_is_dead_lettered() {
     );
     assert_eq!((value(headers, ATTEMPTS), value(headers, BY)), ("4", "survivor"));
     assert_eq!(*body, publication(&deadly).body);
-    let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
+    let _requestor = deployment.run(Service::Requestor, "requestor", &[]).await;
     deployment.fact_eventually::<Received>(behind.id).await;
     // Only the request behind it was ever answered.
     let responses = topology::stream_state(deployment.nats(), RESPONSES.stream).await.unwrap();
@@ -159,7 +159,7 @@ async fn huge_reason_does_not_prevent_dead_lettering() {
     let large = format!(r#"{{"id": "{}"}}"#, "x".repeat(200_000));
     let subject = REQUESTS.subject(JobId::new());
     deployment.publish_raw(&subject, HeaderMap::new(), large.as_bytes()).await;
-    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let _generator = deployment.run(Service::Generator, "generator", &[]).await;
     let letters = deployment.dead_letters(1).await;
     let (_, headers, body) = &letters[0];
     assert_eq!(body, large.as_bytes());
@@ -173,7 +173,7 @@ async fn longest_subject_does_not_prevent_dead_lettering() {
     let subject = REQUESTS.subject_of(&"x".repeat(4060));
     let client = deployment.nats().client();
     client.publish(subject.clone(), "not JSON".into()).await.unwrap();
-    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let _generator = deployment.run(Service::Generator, "generator", &[]).await;
     let letters = deployment.dead_letters(1).await;
     let (_, headers, _) = &letters[0];
     assert_eq!(value(headers, SUBJECT), subject);
@@ -192,7 +192,7 @@ async fn odd_subject_does_not_prevent_dead_lettering() {
         let message = Raw { subject: subject.as_bytes(), headers: b"", body: b"not JSON" };
         publish_raw(deployment.broker.port(), None, "inbox", message).await;
     }
-    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let _generator = deployment.run(Service::Generator, "generator", &[]).await;
     let letters = deployment.dead_letters(keys.len().try_into().unwrap()).await;
     let dead: BTreeSet<_> = letters.iter().map(|(_, headers, _)| value(headers, SUBJECT)).collect();
     assert_eq!(dead, subjects.iter().map(String::as_str).collect());
@@ -203,13 +203,13 @@ async fn odd_subject_does_not_prevent_dead_lettering() {
 async fn replayed_dead_letter_is_handled_and_removed() {
     let deployment = Deployment::start().await;
     let failing = [("FAILURE_RATE", "1"), ("MAX_ATTEMPTS", "1")];
-    let mut failing = deployment.run(Side::Generator, "failing", &failing).await;
+    let mut failing = deployment.run(Service::Generator, "failing", &failing).await;
     let mut requestor = deployment.ask(3).await;
     deployment.dead_letters(3).await;
     failing.kill().await.unwrap();
     ended(&mut requestor).await;
-    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
-    let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
+    let _generator = deployment.run(Service::Generator, "generator", &[]).await;
+    let _requestor = deployment.run(Service::Requestor, "requestor", &[]).await;
 
     let letters = list(deployment.nats(), None).await.unwrap();
     // One by the id of its request, one by its sequence, and then all that are left.

@@ -18,7 +18,7 @@ use testkit::eventually::eventually;
 use testkit::http;
 use testkit::process::{Process, bound_to_this};
 use testkit::programs::{self, Programs};
-pub use testkit::side::Side;
+pub use testkit::service::Service;
 use tokio::process::Command;
 use tokio::sync::OnceCell;
 use tokio::time::timeout;
@@ -133,10 +133,10 @@ impl<B> Deployment<B> {
     }
 
     /// Starts a replica of a service with these settings.
-    pub async fn run(&self, side: Side, name: &str, settings: &[(&str, &str)]) -> Process {
+    pub async fn run(&self, service: Service, name: &str, settings: &[(&str, &str)]) -> Process {
         let replicas = self.replicas.to_string();
         let settings = [&[("REPLICAS", replicas.as_str())], settings].concat();
-        run(side, &self.url, self.log(name), &settings).await
+        run(service, &self.url, self.log(name), &settings).await
     }
 
     /// Starts `decoupled declare --watch` with these limits, on top of these settings.
@@ -167,7 +167,7 @@ impl<B> Deployment<B> {
     pub async fn ask(&self, total: u64) -> Process {
         let total = total.to_string();
         let settings = [("REQUEST_TOTAL", total.as_str()), ("REQUEST_RATE", "max")];
-        self.run(Side::Requestor, "requestor", &settings).await
+        self.run(Service::Requestor, "requestor", &settings).await
     }
 
     /// The verdict, once nothing is pending any more.
@@ -309,12 +309,12 @@ pub fn creation(fact: &impl Fact) -> Publication {
     fact.creation(&Trace::default()).unwrap()
 }
 
-pub async fn run(side: Side, url: &str, log: PathBuf, settings: &[(&str, &str)]) -> Process {
+pub async fn run(service: Service, url: &str, log: PathBuf, settings: &[(&str, &str)]) -> Process {
     let programs = programs().await;
-    let mut command = bound_to_this(programs.of(side));
+    let mut command = bound_to_this(programs.of(service));
     // Only the settings of the test, and not those of the developer's environment.
     command.env_clear().env("NATS_URL", url).env("ACK_WAIT", "1s").env("LOG_FORMAT", "pretty");
-    if side == Side::Requestor {
+    if service == Service::Requestor {
         command.env("REQUEST_RATE", "0");
     }
     command.envs(settings.iter().copied());

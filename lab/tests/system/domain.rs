@@ -14,7 +14,7 @@ use tokio::process::Command;
 
 use crate::api::get;
 use crate::deployment::{
-    Deployment, Side, api_addr, gateway, programs, ready, run, soon, succeeded,
+    Deployment, Service, api_addr, gateway, programs, ready, run, soon, succeeded,
 };
 
 /// A hub with a domain, and a leaf node with another domain.
@@ -51,10 +51,10 @@ async fn every_program_works_through_a_leaf_node() {
     let (hub, leaf) = hub_and_leaf().await;
     let url = leaf.url();
     let domain = ("NATS_DOMAIN", "hub");
-    let mut generator = run(Side::Generator, &url, hub.log("generator"), &[domain]).await;
+    let mut generator = run(Service::Generator, &url, hub.log("generator"), &[domain]).await;
     ready(&generator).await;
     let total = [domain, ("REQUEST_TOTAL", "20"), ("REQUEST_RATE", "max")];
-    succeeded(&mut run(Side::Requestor, &url, hub.log("requestor"), &total).await).await;
+    succeeded(&mut run(Service::Requestor, &url, hub.log("requestor"), &total).await).await;
     hub.facts_reach(RECEIVED, 20).await;
     let verdict = audit(hub.nats(), Duration::ZERO).await.unwrap();
     assert!(verdict.is_clean() && verdict.complete == 20, "{verdict}");

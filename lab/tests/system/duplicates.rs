@@ -5,14 +5,14 @@ use contract::queues::ACKNOWLEDGMENTS;
 use testkit::process::Process;
 use workqueue::JobId;
 
-use crate::deployment::{Deployment, Side, creation, publication};
+use crate::deployment::{Deployment, Service, creation, publication};
 use crate::foreign_messages::{acknowledgment, response};
 use crate::round_trips::request;
 
 async fn both_sides(deployment: &Deployment) -> [Process; 2] {
     [
-        deployment.run(Side::Generator, "generator", &[("CONCURRENCY", "1")]).await,
-        deployment.run(Side::Requestor, "requestor", &[("CONCURRENCY", "1")]).await,
+        deployment.run(Service::Generator, "generator", &[("CONCURRENCY", "1")]).await,
+        deployment.run(Service::Requestor, "requestor", &[("CONCURRENCY", "1")]).await,
     ]
 }
 

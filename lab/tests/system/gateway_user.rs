@@ -6,7 +6,7 @@ use testkit::eventually::eventually;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-use crate::deployment::{Side, ended, succeeded};
+use crate::deployment::{Service, ended, succeeded};
 use crate::permissions::Guarded;
 
 #[tokio::test]
@@ -14,15 +14,15 @@ async fn page_reads_as_gateway_and_replays_as_operator() {
     let guarded = Guarded::declared().await;
     let (_gateway, page) = guarded.gateway().await;
     let clumsy = [("FAILURE_RATE", "1"), ("MAX_ATTEMPTS", "1")];
-    let mut generator = guarded.run(Side::Generator, "clumsy", &clumsy).await;
+    let mut generator = guarded.run(Service::Generator, "clumsy", &clumsy).await;
     let total = [("REQUEST_TOTAL", "3"), ("REQUEST_RATE", "max")];
-    let mut requestor = guarded.run(Side::Requestor, "unlucky", &total).await;
+    let mut requestor = guarded.run(Service::Requestor, "unlucky", &total).await;
     let letters = guarded.dead_letters(3).await;
     ended(&mut requestor).await;
     generator.terminate().unwrap();
     succeeded(&mut generator).await;
-    let _generator = guarded.run(Side::Generator, "generator", &[]).await;
-    let _requestor = guarded.run(Side::Requestor, "requestor", &[]).await;
+    let _generator = guarded.run(Service::Generator, "generator", &[]).await;
+    let _requestor = guarded.run(Service::Requestor, "requestor", &[]).await;
 
     let replayed = ask(page, "POST", "/dead-letters/replay").await;
     assert!(replayed.contains(r#""done":3"#), "{replayed}");
@@ -37,7 +37,7 @@ async fn page_reads_as_gateway_and_replays_as_operator() {
     .await;
     let audit = ask(page, "POST", "/api/audit").await;
     assert!(audit.starts_with("HTTP/1.0 202") || audit.starts_with("HTTP/1.1 202"), "{audit}");
-    eventually("it has judged, and both sides are seen", async || {
+    eventually("it has judged, and both services are seen", async || {
         // Only the first events, which have the current state.
         let mut events = TcpStream::connect(page).await.unwrap();
         events.write_all(b"GET /api/events HTTP/1.1\r\nHost: localhost\r\n\r\n").await.unwrap();

@@ -8,7 +8,7 @@ use testkit::process::{Process, logged};
 use tokio::net::TcpListener;
 use tokio::process::Command;
 
-use crate::deployment::{Deployment, Side, admin_addr, programs};
+use crate::deployment::{Deployment, Service, admin_addr, programs};
 
 async fn healthcheck(program: &Path, admin_addr: &str) -> Output {
     let mut command = Command::new(program);
@@ -34,14 +34,14 @@ async fn becomes(program: &Path, process: &Process, status: i32, words: &str) {
 #[tokio::test]
 async fn healthcheck_reports_readiness_with_its_reason() {
     let mut deployment = Deployment::start().await;
-    for (side, name) in [(Side::Requestor, "requestor"), (Side::Generator, "generator")] {
-        let service = deployment.run(side, name, &[]).await;
-        let program = programs().await.of(side);
-        becomes(program, &service, 0, "").await;
+    for (service, name) in [(Service::Requestor, "requestor"), (Service::Generator, "generator")] {
+        let replica = deployment.run(service, name, &[]).await;
+        let program = programs().await.of(service);
+        becomes(program, &replica, 0, "").await;
         deployment.broker.kill().await.unwrap();
-        becomes(program, &service, 1, "not ready: not connected to the broker").await;
+        becomes(program, &replica, 1, "not ready: not connected to the broker").await;
         deployment.broker.restart().await.unwrap();
-        becomes(program, &service, 0, "").await;
+        becomes(program, &replica, 0, "").await;
     }
 }
 
@@ -62,8 +62,8 @@ async fn gateway_is_healthy_with_a_broker_or_without() {
 async fn service_that_listens_everywhere_is_asked_on_this_machine() {
     let deployment = Deployment::start().await;
     let everywhere = [("ADMIN_ADDR", "0.0.0.0:0")];
-    let generator = deployment.run(Side::Generator, "generator", &everywhere).await;
-    becomes(programs().await.of(Side::Generator), &generator, 0, "").await;
+    let generator = deployment.run(Service::Generator, "generator", &everywhere).await;
+    becomes(programs().await.of(Service::Generator), &generator, 0, "").await;
 }
 
 #[tokio::test]
@@ -80,7 +80,7 @@ async fn healthcheck_without_an_answer_is_unhealthy() {
             "ADMIN_ADDR is 127.0.0.1:0: with port 0 the service chooses a port".to_owned(),
         ),
     ] {
-        let output = healthcheck(programs().await.of(Side::Generator), addr).await;
+        let output = healthcheck(programs().await.of(Service::Generator), addr).await;
         let said = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(1), "{addr}: {said}");
         assert!(said.contains(&words), "{addr}: {said}");

@@ -17,7 +17,7 @@ use workqueue::topology::Limits;
 use workqueue::{JobId, Metrics, Producer, now};
 
 use crate::api::{accepted, gateway, get, post};
-use crate::deployment::{Deployment, LIMITS, Side, ready, run, soon};
+use crate::deployment::{Deployment, LIMITS, Service, ready, run, soon};
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -96,8 +96,8 @@ async fn delayed_request_is_scheduled_and_then_answered() {
         assert_eq!(answer.status, 409, "{answer:?}");
         assert!(answer.json()["detail"].to_string().contains("a delay of 2s"), "{answer:?}");
     }
-    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
-    let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
+    let _generator = deployment.run(Service::Generator, "generator", &[]).await;
+    let _requestor = deployment.run(Service::Requestor, "requestor", &[]).await;
     let state = get(api, &format!("/requests/{id}?wait=60s")).await.json();
     assert_eq!(state["values"].as_array().unwrap().len(), 2, "{state}");
     assert_eq!((&state["requested_at"], state.get("not_before")), (&not_before, None), "{state}");
@@ -172,8 +172,8 @@ async fn gateway_refuses_later_requests_without_room() {
 async fn schedule_makes_requests_until_it_is_removed() {
     let mut deployment = Deployment::start().await;
     let (_gateway, api) = gateway(&deployment, "gateway").await;
-    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
-    let mut requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
+    let _generator = deployment.run(Service::Generator, "generator", &[]).await;
+    let mut requestor = deployment.run(Service::Requestor, "requestor", &[]).await;
     let body = json!({"every": "1s", "count": 2, "length": 8, "priority": "low"});
     let created = put(api, "often", &body).await;
     assert_eq!((created.status, created.header("location")), (201, Some("often")), "{created:?}");
@@ -193,7 +193,7 @@ async fn schedule_makes_requests_until_it_is_removed() {
     let before = deployment.facts(REQUESTED).await;
     deployment.broker.kill().await.unwrap();
     deployment.broker.restart().await.unwrap();
-    let _successor = deployment.run(Side::Requestor, "successor", &[]).await;
+    let _successor = deployment.run(Service::Requestor, "successor", &[]).await;
     deployment.facts_reach(RECEIVED, before + 3).await;
     let removed = eventually("it is removed", async || match delete(api, "often").await {
         HttpResponse { status: 503, .. } => Err("the broker is away"),
@@ -214,14 +214,14 @@ async fn schedule_makes_requests_until_it_is_removed() {
 #[tokio::test]
 async fn request_survives_kills_before_at_and_after_it_is_due() {
     let mut deployment = Deployment::start().await;
-    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let _generator = deployment.run(Service::Generator, "generator", &[]).await;
     let first = now() + SECOND;
     let mut due = Vec::new();
     for tenth in 0..40 {
         let at = first + tenth * SECOND / 10;
         due.push((submit_later(&deployment, at).await, at));
     }
-    let mut requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
+    let mut requestor = deployment.run(Service::Requestor, "requestor", &[]).await;
     ready(&requestor).await;
     deployment.broker.kill().await.unwrap();
     deployment.broker.restart().await.unwrap();
@@ -230,7 +230,7 @@ async fn request_survives_kills_before_at_and_after_it_is_due() {
     requestor.kill().await.unwrap();
     eventually("all are due", async || if now() > due[39].1 { Ok(()) } else { Err(now()) }).await;
     deployment.broker.restart().await.unwrap();
-    let _successor = deployment.run(Side::Requestor, "successor", &[]).await;
+    let _successor = deployment.run(Service::Requestor, "successor", &[]).await;
     complete(&deployment, &due).await;
 }
 
@@ -241,11 +241,11 @@ async fn killed_before(step: &str) {
     proxy.hold(step);
     let at = now() - SECOND;
     let due = [(submit_later(&deployment, at).await, at)];
-    let mut requestor = run(Side::Requestor, &proxy.url(), deployment.log("victim"), &[]).await;
+    let mut requestor = run(Service::Requestor, &proxy.url(), deployment.log("victim"), &[]).await;
     soon("the victim is about to publish", proxy.held()).await;
     requestor.kill().await.unwrap();
-    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
-    let _successor = deployment.run(Side::Requestor, "successor", &[]).await;
+    let _generator = deployment.run(Service::Generator, "generator", &[]).await;
+    let _successor = deployment.run(Service::Requestor, "successor", &[]).await;
     complete(&deployment, &due).await;
     let requests = deployment.queue_state(REQUESTS).await.stream.state.last_sequence;
     assert_eq!(requests, 1, "it was asked for twice");
@@ -273,14 +273,14 @@ async fn full_queue_delays_due_requests_alone() {
     let settings = [("QUEUE_LIMIT", "5"), ("CONCURRENCY", "8")];
     let submitting = join_all((0..20).map(|_| submit_later(&deployment, at)));
     let working = async {
-        let requestor = deployment.run(Side::Requestor, "requestor", &settings).await;
+        let requestor = deployment.run(Service::Requestor, "requestor", &settings).await;
         eventually("the queue is full", async || match deployment.depth(REQUESTS).await {
             5 => Ok(()),
             other => Err(other),
         })
         .await;
         // Responses are stored, although the requestor waits for room.
-        [requestor, deployment.run(Side::Generator, "generator", &settings).await]
+        [requestor, deployment.run(Service::Generator, "generator", &settings).await]
     };
     let (ids, _services) = tokio::join!(submitting, working);
     let due: Vec<_> = ids.into_iter().map(|id| (id, at)).collect();
@@ -302,16 +302,16 @@ async fn restored_broker_fires_its_schedules() {
     let state = other.queue_state(SCHEDULES).await;
     assert!(state.stream.config.allow_message_schedules, "{:?}", state.stream.config);
     // The restored stream has the declared settings, and still fires.
-    let _generator = other.run(Side::Generator, "generator", &[]).await;
-    let _requestor = other.run(Side::Requestor, "requestor", &[]).await;
+    let _generator = other.run(Service::Generator, "generator", &[]).await;
+    let _requestor = other.run(Service::Requestor, "requestor", &[]).await;
     complete(&other, &due).await;
 }
 
 #[tokio::test]
 async fn request_that_is_due_twice_is_answered_once() {
     let deployment = Deployment::start().await;
-    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
-    let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
+    let _generator = deployment.run(Service::Generator, "generator", &[]).await;
+    let _requestor = deployment.run(Service::Requestor, "requestor", &[]).await;
     let at = now() - SECOND;
     let id = submit_later(&deployment, at).await;
     deployment.fact_eventually::<Stored>(id).await;
@@ -360,7 +360,7 @@ async fn equal_schedule_continues_when_another_client_sets_it() {
 async fn dead_lettered_due_request_is_shown_and_discarded() {
     let deployment = Deployment::start().await;
     let (_gateway, api) = gateway(&deployment, "gateway").await;
-    let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
+    let _requestor = deployment.run(Service::Requestor, "requestor", &[]).await;
     // It was due so long ago that its facts would have expired.
     let id = submit_later(&deployment, now() - 25 * 3600 * SECOND).await;
     deployment.dead_letters(1).await;

@@ -14,7 +14,7 @@ use tokio::io::AsyncReadExt;
 use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 
-use crate::deployment::{Deployment, Side, programs, run, soon, succeeded};
+use crate::deployment::{Deployment, Service, programs, run, soon, succeeded};
 use crate::unreadable::{CARRIAGE_RETURN, publish};
 
 /// A file on a disk that is always full.
@@ -28,7 +28,7 @@ async fn full_disk_of_the_logs_does_not_stop_the_work() {
     drop(free);
     let settings = [("ADMIN_ADDR", &*admin_addr.to_string()), ("RUST_LOG", "debug")];
     let url = deployment.url().to_owned();
-    let mut generator = run(Side::Generator, &url, PathBuf::from(FULL), &settings).await;
+    let mut generator = run(Service::Generator, &url, PathBuf::from(FULL), &settings).await;
     succeeded(&mut deployment.ask(100).await).await;
     // The logs about the connection go to the same disk.
     deployment.broker.kill().await.unwrap();

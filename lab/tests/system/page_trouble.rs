@@ -8,7 +8,7 @@ use testkit::process::Process;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, Lines};
 use tokio::net::TcpStream;
 
-use crate::deployment::{Deployment, Side, admin, api_addr, gateway, ready, soon};
+use crate::deployment::{Deployment, Service, admin, api_addr, gateway, ready, soon};
 use crate::startup::with_password;
 
 /// The number of snapshots that are read after the broker has gone: more than a replica is remembered for.
@@ -49,7 +49,7 @@ impl Snapshots {
 #[tokio::test]
 async fn killed_broker_is_silent_from_the_first_snapshot_on() {
     let mut deployment = Deployment::start().await;
-    let generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let generator = deployment.run(Service::Generator, "generator", &[]).await;
     ready(&generator).await;
     let gateway = deployment.gateway("gateway", &[]).await;
     let mut snapshots = Snapshots::of(api_addr(&gateway).await).await;

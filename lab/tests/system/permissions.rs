@@ -23,7 +23,7 @@ use workqueue::{Connection, NatsSettings, Publication};
 
 use crate::api;
 use crate::deployment::{
-    LIMIT, LIMITS, Side, api_addr, creation, ended, programs, publication, ready, run, soon,
+    LIMIT, LIMITS, Service, api_addr, creation, ended, programs, publication, ready, run, soon,
     succeeded,
 };
 use crate::foreign_messages::{Raw, acknowledgment, publish_raw, response};
@@ -419,8 +419,8 @@ impl Guarded {
     }
 
     /// Starts a replica of a service, as its own user.
-    pub async fn run(&self, side: Side, name: &str, settings: &[(&str, &str)]) -> Process {
-        let user = side.name();
+    pub async fn run(&self, service: Service, name: &str, settings: &[(&str, &str)]) -> Process {
+        let user = service.name();
         let (password, inbox) = (password(user), inbox(user));
         let as_user = [
             ("NATS_USER", user),
@@ -428,7 +428,7 @@ impl Guarded {
             ("NATS_INBOX_PREFIX", inbox.as_str()),
         ];
         let settings = [as_user.as_slice(), settings].concat();
-        run(side, &self.broker.url(), self.log(name), &settings).await
+        run(service, &self.broker.url(), self.log(name), &settings).await
     }
 
     pub fn log(&self, name: &str) -> PathBuf {
@@ -621,23 +621,23 @@ async fn every_user_has_the_permissions_that_it_needs() {
 
     // A failed request becomes a dead letter at once.
     let clumsy = [("FAILURE_RATE", "1"), ("MAX_ATTEMPTS", "1")];
-    let mut generator = guarded.run(Side::Generator, "clumsy", &clumsy).await;
+    let mut generator = guarded.run(Service::Generator, "clumsy", &clumsy).await;
     // The requestor ends by itself once its requests are dead letters.
     let total = [("REQUEST_TOTAL", "5"), ("REQUEST_RATE", "max")];
-    let mut requestor = guarded.run(Side::Requestor, "unlucky", &total).await;
+    let mut requestor = guarded.run(Service::Requestor, "unlucky", &total).await;
     guarded.dead_letters(5).await;
     ended(&mut requestor).await;
     generator.terminate().unwrap();
     succeeded(&mut generator).await;
 
     let limited = [("RATE_LIMIT", "1000")];
-    let _generator = guarded.run(Side::Generator, "generator", &limited).await;
+    let _generator = guarded.run(Service::Generator, "generator", &limited).await;
     let operator = guarded.connect(OPERATOR).await;
     replay_all(&operator, &guarded.dead_letters(5).await).await.unwrap();
     let total = [("REQUEST_TOTAL", "200"), ("REQUEST_RATE", "max")];
-    let mut requestor = guarded.run(Side::Requestor, "asking", &total).await;
+    let mut requestor = guarded.run(Service::Requestor, "asking", &total).await;
     succeeded(&mut requestor).await;
-    let requestor = guarded.run(Side::Requestor, "requestor", &limited).await;
+    let requestor = guarded.run(Service::Requestor, "requestor", &limited).await;
     ready(&requestor).await;
     // A client submits a request through the gateway, twice under one key, and looks up each step.
     let (_gateway, api) = guarded.gateway().await;
@@ -721,13 +721,13 @@ async fn limited_service_waits_for_counters_of_a_restarted_broker() {
     let mut guarded = Guarded::declared().await;
     let _declaring = guarded.declare_and_watch(LIMITS.queue_limit).await;
     let limited = [("RATE_LIMIT", "1000")];
-    let _generator = guarded.run(Side::Generator, "generator", &limited).await;
+    let _generator = guarded.run(Service::Generator, "generator", &limited).await;
     let total = [("REQUEST_TOTAL", "50"), ("REQUEST_RATE", "max")];
-    succeeded(&mut guarded.run(Side::Requestor, "before", &total).await).await;
+    succeeded(&mut guarded.run(Service::Requestor, "before", &total).await).await;
     // The counters were in memory, and no service may create their stream.
     guarded.broker.kill().await.unwrap();
     guarded.broker.restart().await.unwrap();
-    succeeded(&mut guarded.run(Side::Requestor, "after", &total).await).await;
+    succeeded(&mut guarded.run(Service::Requestor, "after", &total).await).await;
     let verdict = guarded.verdict().await;
     assert_eq!((verdict.requested, verdict.complete), (100, 100), "{verdict}");
 }
@@ -742,9 +742,9 @@ async fn publish_unreadable(port: u16, user: &str, subject: &str) {
 #[tokio::test]
 async fn backup_user_restores_everything_on_an_empty_broker() {
     let guarded = Guarded::declared().await;
-    let mut generator = guarded.run(Side::Generator, "generator", &[]).await;
+    let mut generator = guarded.run(Service::Generator, "generator", &[]).await;
     let total = [("REQUEST_TOTAL", "100"), ("REQUEST_RATE", "max")];
-    let mut requestor = guarded.run(Side::Requestor, "requestor", &total).await;
+    let mut requestor = guarded.run(Service::Requestor, "requestor", &total).await;
     succeeded(&mut requestor).await;
     // Larger than one part of a snapshot, so that a part has to be acked.
     let body: Vec<u8> = (0..200_000).map(|_| rand::random()).collect();
@@ -774,9 +774,9 @@ async fn backup_user_restores_everything_on_an_empty_broker() {
 #[tokio::test]
 async fn service_that_may_not_declare_waits_for_the_declaration() {
     let mut guarded = Guarded::start().await;
-    let generator = guarded.run(Side::Generator, "generator", &[]).await;
+    let generator = guarded.run(Service::Generator, "generator", &[]).await;
     let rate = [("REQUEST_RATE", "100")];
-    let requestor = guarded.run(Side::Requestor, "requestor", &rate).await;
+    let requestor = guarded.run(Service::Requestor, "requestor", &rate).await;
     for service in [&generator, &requestor] {
         logged(service, "decoupled declare").await;
     }

@@ -10,7 +10,7 @@ use testkit::process::logged;
 use workqueue::topology::Limits;
 use workqueue::{JobId, Priority, now};
 
-use crate::deployment::{Deployment, LIMITS, PATIENT, Side, publication, ready, succeeded};
+use crate::deployment::{Deployment, LIMITS, PATIENT, Service, publication, ready, succeeded};
 
 /// The number of all requests that were answered before the last of these.
 async fn rank(deployment: &Deployment, ids: &[JobId]) -> usize {
@@ -37,8 +37,9 @@ async fn most_urgent_request_is_answered_first_and_none_starves() {
     let high = deployment.submit(Priority::High, 20).await;
     // One after another, and slowly enough that each lane has a message when a slot is free.
     let slow = [("CONCURRENCY", "1"), ("WORK_TIME", "50ms")];
-    let _generator = deployment.run(Side::Generator, "generator", &slow).await;
-    let _requestor = deployment.run(Side::Requestor, "requestor", &[("REQUEST_RATE", "0")]).await;
+    let _generator = deployment.run(Service::Generator, "generator", &slow).await;
+    let _requestor =
+        deployment.run(Service::Requestor, "requestor", &[("REQUEST_RATE", "0")]).await;
     deployment.facts_reach(facts::RECEIVED, 60).await;
     // Before the last high request came the other high ones, each tenth slot for one that waited longer, and perhaps one
     // that was there first.
@@ -57,8 +58,9 @@ async fn urgent_request_passes_a_backlog_that_is_in_flight() {
     let deployment = Deployment::with(&PATIENT).await;
     deployment.submit(Priority::Low, 100).await;
     let slow = [("CONCURRENCY", "4"), ("WORK_TIME", "100ms")];
-    let _generator = deployment.run(Side::Generator, "generator", &slow).await;
-    let _requestor = deployment.run(Side::Requestor, "requestor", &[("REQUEST_RATE", "0")]).await;
+    let _generator = deployment.run(Service::Generator, "generator", &slow).await;
+    let _requestor =
+        deployment.run(Service::Requestor, "requestor", &[("REQUEST_RATE", "0")]).await;
     deployment.facts_reach(facts::STORED, 10).await;
     let high = deployment.submit(Priority::High, 1).await;
     deployment.fact_eventually::<Stored>(high[0]).await;
@@ -78,13 +80,15 @@ async fn queue_without_lanes_works_and_is_adjusted_in_place() {
     let old = Request::new(JobId::new(), Amount::new(1, 8).unwrap(), "by hand", now());
     let subject = before.subject(old.id);
     deployment.publish_raw(&subject, HeaderMap::new(), &publication(&old).body).await;
-    let generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let generator = deployment.run(Service::Generator, "generator", &[]).await;
     logged(&generator, "filter_subjects is").await;
     ready(&generator).await;
-    succeeded(&mut deployment.run(Side::Requestor, "requestor", &[("REQUEST_TOTAL", "0")]).await)
-        .await;
+    succeeded(
+        &mut deployment.run(Service::Requestor, "requestor", &[("REQUEST_TOTAL", "0")]).await,
+    )
+    .await;
     let new = deployment.submit(Priority::Normal, 1).await[0];
-    let _requestor = deployment.run(Side::Requestor, "storing", &[("REQUEST_RATE", "0")]).await;
+    let _requestor = deployment.run(Service::Requestor, "storing", &[("REQUEST_RATE", "0")]).await;
     deployment.fact_eventually::<Stored>(old.id).await;
     let (status, said) = deployment.decoupled(["declare"]).await;
     assert_eq!(status, Some(0), "{said}");

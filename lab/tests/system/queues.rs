@@ -5,7 +5,7 @@ use serde_json::Value;
 use testkit::eventually::eventually;
 use workqueue::topology::Limits;
 
-use crate::deployment::{Deployment, LIMITS, Side, ready, succeeded};
+use crate::deployment::{Deployment, LIMITS, Service, ready, succeeded};
 
 /// The queues from `decoupled queues list`. None while the command fails.
 async fn listed(deployment: &Deployment) -> Option<Value> {
@@ -26,7 +26,7 @@ async fn limit_of_a_queue_by_bytes_is_shown() {
 #[tokio::test]
 async fn paused_queue_keeps_its_messages_until_it_is_resumed() {
     let mut deployment = Deployment::start().await;
-    let generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let generator = deployment.run(Service::Generator, "generator", &[]).await;
     ready(&generator).await;
     let (status, said) =
         deployment.decoupled(["queues", "pause", "requests", "--for", "10m"]).await;

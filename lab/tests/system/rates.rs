@@ -15,7 +15,7 @@ use tokio::task::JoinHandle;
 use workqueue::Priority;
 use workqueue::topology::Limits;
 
-use crate::deployment::{Cluster, Deployment, LIMITS, Side, admin, ready, succeeded};
+use crate::deployment::{Cluster, Deployment, LIMITS, Service, admin, ready, succeeded};
 
 /// Starts five generators with this limit, and a requestor that stores responses.
 async fn replicas<B>(deployment: &Deployment<B>, limit: &str) -> (Vec<Process>, Process) {
@@ -23,9 +23,9 @@ async fn replicas<B>(deployment: &Deployment<B>, limit: &str) -> (Vec<Process>, 
     let mut generators = Vec::new();
     for number in 1..=5 {
         let name = format!("generator-{number}");
-        generators.push(deployment.run(Side::Generator, &name, &settings).await);
+        generators.push(deployment.run(Service::Generator, &name, &settings).await);
     }
-    let requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
+    let requestor = deployment.run(Service::Requestor, "requestor", &[]).await;
     (generators, requestor)
 }
 
@@ -159,9 +159,9 @@ async fn stop_while_waiting_gives_back_at_most_a_lease() {
     let limits = Limits { ack_wait: std::time::Duration::from_hours(1), ..LIMITS };
     let deployment = Deployment::with(&limits).await;
     deployment.submit(Priority::Normal, 100).await;
-    let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
+    let _requestor = deployment.run(Service::Requestor, "requestor", &[]).await;
     let settings = [("RATE_LIMIT", "20"), ("DRAIN_TIMEOUT", "100ms")];
-    let mut generator = deployment.run(Side::Generator, "limited", &settings).await;
+    let mut generator = deployment.run(Service::Generator, "limited", &settings).await;
     deployment.facts_reach(facts::STORED, 20).await;
     eventually("jobs wait for the rate", async || {
         let (_, metrics) = admin(&generator, "/metrics").await;
@@ -172,7 +172,7 @@ async fn stop_while_waiting_gives_back_at_most_a_lease() {
     .await;
     generator.terminate().unwrap();
     succeeded(&mut generator).await;
-    let _generator = deployment.run(Side::Generator, "unlimited", &[]).await;
+    let _generator = deployment.run(Service::Generator, "unlimited", &[]).await;
     let verdict = deployment.verdict().await;
     assert_eq!(verdict.complete, 100, "{verdict}");
     // A lease is a quarter of such a limit.
@@ -189,7 +189,7 @@ async fn job_without_room_downstream_keeps_its_permission() {
     }
     deployment.submit(Priority::Normal, 10).await;
     let questions = Questions::listen(&deployment).await;
-    let generator = deployment.run(Side::Generator, "generator", &[("RATE_LIMIT", "100")]).await;
+    let generator = deployment.run(Service::Generator, "generator", &[("RATE_LIMIT", "100")]).await;
     // Each replica tries for some seconds, several times a second.
     eventually("all of them wait for room", async || {
         let (_, metrics) = admin(&generator, "/metrics").await;
@@ -207,8 +207,8 @@ async fn job_without_room_downstream_keeps_its_permission() {
 async fn urgent_request_has_the_next_permission() {
     let deployment = Deployment::start().await;
     deployment.submit(Priority::Low, 120).await;
-    let generator = deployment.run(Side::Generator, "generator", &[("RATE_LIMIT", "20")]).await;
-    let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
+    let generator = deployment.run(Service::Generator, "generator", &[("RATE_LIMIT", "20")]).await;
+    let _requestor = deployment.run(Service::Requestor, "requestor", &[]).await;
     deployment.facts_reach(facts::STORED, 10).await;
     let high = deployment.submit(Priority::High, 10).await;
     let before = deployment.facts(facts::STORED).await;

@@ -10,7 +10,7 @@ use workqueue::dead_letters::{self, ATTEMPTS, LEFT_OUT, ORIGINAL, REASON, SUBJEC
 use workqueue::{JobId, Publication, Queue};
 
 use crate::dead_letters::value;
-use crate::deployment::{Deployment, PATIENT, Side, creation, ended, publication};
+use crate::deployment::{Deployment, PATIENT, Service, creation, ended, publication};
 use crate::foreign_messages::{acknowledgment, response};
 use crate::round_trips::request;
 
@@ -148,8 +148,8 @@ async fn each_is_rejected(
         sent.push((what, publication, reason));
     }
     let _both = [
-        deployment.run(Side::Generator, "generator", &[]).await,
-        deployment.run(Side::Requestor, "requestor", &[]).await,
+        deployment.run(Service::Generator, "generator", &[]).await,
+        deployment.run(Service::Requestor, "requestor", &[]).await,
     ];
     for id in &behind {
         deployment.fact_eventually::<Received>(*id).await;
@@ -271,8 +271,8 @@ async fn broker_headers_of_dead_letters_are_kept_without_effect() {
     let behind = request();
     deployment.publish(&publication(&behind)).await;
     let _both = [
-        deployment.run(Side::Generator, "generator", &[]).await,
-        deployment.run(Side::Requestor, "requestor", &[]).await,
+        deployment.run(Service::Generator, "generator", &[]).await,
+        deployment.run(Service::Requestor, "requestor", &[]).await,
     ];
     deployment.fact_eventually::<Received>(behind.id).await;
     let letters = deployment.dead_letters(taken.len().try_into().unwrap()).await;
@@ -301,7 +301,7 @@ async fn largest_message_fits_into_a_dead_letter() {
     assert!(!deployment.publish_unless_full(&publication).await, "it is too large by one byte");
     publication.body = publication.body.slice(1..);
     deployment.publish(&publication).await;
-    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let _generator = deployment.run(Service::Generator, "generator", &[]).await;
     let letters = deployment.dead_letters(1).await;
     assert_eq!(letters[0].2, publication.body);
 }
@@ -314,7 +314,7 @@ async fn message_with_the_most_headers_is_a_dead_letter() {
     headers.insert("X-Small", "kept");
     headers.insert("X-Large", "x".repeat(65_000));
     deployment.publish_raw(&subject, headers, b"not JSON").await;
-    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let _generator = deployment.run(Service::Generator, "generator", &[]).await;
     let letters = deployment.dead_letters(1).await;
     let (_, headers, body) = &letters[0];
     assert_eq!(body, b"not JSON");
@@ -343,7 +343,7 @@ async fn request_with_a_huge_trace_is_not_retried() {
     publication.headers = HeaderMap::new();
     publication.headers.insert("traceparent", "x".repeat(65_500));
     deployment.publish(&publication).await;
-    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let _generator = deployment.run(Service::Generator, "generator", &[]).await;
     let letters = deployment.dead_letters(1).await;
     let (_, headers, body) = &letters[0];
     let reason = value(headers, REASON);

@@ -14,7 +14,7 @@ use testkit::process::Process;
 use workqueue::{Bucket, dead_letters, topology};
 
 use crate::audit::at_rest;
-use crate::deployment::{Deployment, LIMITS, Side, ready, succeeded};
+use crate::deployment::{Deployment, LIMITS, Service, ready, succeeded};
 use crate::watch::copy;
 
 /// Longer than the difference between clocks that the audit allows.
@@ -69,7 +69,7 @@ async fn grow_old(deployment: &Deployment) {
 
 /// Makes more requests, and waits until all are complete.
 async fn ask_more(deployment: &Deployment) {
-    let mut generator = deployment.run(Side::Generator, "again", &[]).await;
+    let mut generator = deployment.run(Service::Generator, "again", &[]).await;
     succeeded(&mut deployment.ask(5).await).await;
     deployment.drained(queues::ACKNOWLEDGMENTS).await;
     generator.terminate().unwrap();
@@ -78,8 +78,8 @@ async fn ask_more(deployment: &Deployment) {
 
 async fn under_load(deployment: &Deployment) -> [Process; 2] {
     let services = [
-        deployment.run(Side::Generator, "generator", &[]).await,
-        deployment.run(Side::Requestor, "requestor", &[("REQUEST_RATE", "max")]).await,
+        deployment.run(Service::Generator, "generator", &[]).await,
+        deployment.run(Service::Requestor, "requestor", &[("REQUEST_RATE", "max")]).await,
     ];
     deployment.facts_reach(facts::RECEIVED, 100).await;
     services
@@ -135,8 +135,9 @@ async fn broker_restarted_empty_is_noticed() {
 async fn services_report_a_store_that_they_declare_again() {
     let mut deployment = Deployment::start().await;
     // So slow that the new store may have no part of the old one's work.
-    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
-    let _requestor = deployment.run(Side::Requestor, "requestor", &[("REQUEST_RATE", "1")]).await;
+    let _generator = deployment.run(Service::Generator, "generator", &[]).await;
+    let _requestor =
+        deployment.run(Service::Requestor, "requestor", &[("REQUEST_RATE", "1")]).await;
     deployment.facts_reach(facts::RECEIVED, 2).await;
     deployment.broker.kill().await.unwrap();
     deployment.broker.wipe().unwrap();
@@ -185,7 +186,7 @@ async fn buckets_declared_again_are_noticed_after_a_restore() {
     let (deployment, _id) = at_rest().await;
     let directory = tempfile::tempdir().unwrap();
     let directory = directory.path().join("backup");
-    eventually("no side waits any more", async || {
+    eventually("no service waits any more", async || {
         backup(deployment.connection(), &directory).await
     })
     .await;

@@ -9,7 +9,9 @@ use testkit::process::logged;
 use workqueue::JobId;
 use workqueue::topology::Limits;
 
-use crate::deployment::{Deployment, LIMITS, PATIENT, Side, publication, ready, soon, succeeded};
+use crate::deployment::{
+    Deployment, LIMITS, PATIENT, Service, publication, ready, soon, succeeded,
+};
 
 pub fn request() -> Request {
     Request::new(JobId::new(), Amount::new(2, 16).unwrap(), "by hand", workqueue::now())
@@ -19,9 +21,9 @@ pub fn request() -> Request {
 async fn round_trip_stores_and_marks_the_same_strings() {
     let deployment = Deployment::start().await;
     let _generator =
-        deployment.run(Side::Generator, "generator", &[("INSTANCE", "generator-1")]).await;
+        deployment.run(Service::Generator, "generator", &[("INSTANCE", "generator-1")]).await;
     let _requestor =
-        deployment.run(Side::Requestor, "requestor", &[("INSTANCE", "requestor-1")]).await;
+        deployment.run(Service::Requestor, "requestor", &[("INSTANCE", "requestor-1")]).await;
     let request = request();
     deployment.publish(&publication(&request)).await;
 
@@ -46,7 +48,7 @@ async fn requestor_may_start_long_before_any_generator() {
         }
     })
     .await;
-    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let _generator = deployment.run(Service::Generator, "generator", &[]).await;
     succeeded(&mut requestor).await;
     assert_eq!(deployment.verdict().await.complete, 100);
 }
@@ -54,7 +56,7 @@ async fn requestor_may_start_long_before_any_generator() {
 #[tokio::test]
 async fn generator_may_start_long_before_any_requestor() {
     let deployment = Deployment::bare().await;
-    let generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let generator = deployment.run(Service::Generator, "generator", &[]).await;
     ready(&generator).await;
     let mut requestor = deployment.ask(100).await;
     succeeded(&mut requestor).await;
@@ -65,8 +67,8 @@ async fn generator_may_start_long_before_any_requestor() {
 async fn hundred_thousand_requests_are_neither_lost_nor_doubled() {
     let deployment = Deployment::start().await;
     let _generators = [
-        deployment.run(Side::Generator, "generator-1", &[]).await,
-        deployment.run(Side::Generator, "generator-2", &[]).await,
+        deployment.run(Service::Generator, "generator-1", &[]).await,
+        deployment.run(Service::Generator, "generator-2", &[]).await,
     ];
     let mut requestor = deployment.ask(100_000).await;
     succeeded(&mut requestor).await;
@@ -83,8 +85,8 @@ async fn hundred_thousand_requests_are_neither_lost_nor_doubled() {
 #[tokio::test]
 async fn requestor_counts_requests_that_another_replica_has_stored() {
     let deployment = Deployment::start().await;
-    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
-    let other = deployment.run(Side::Requestor, "other", &[]).await;
+    let _generator = deployment.run(Service::Generator, "generator", &[]).await;
+    let other = deployment.run(Service::Requestor, "other", &[]).await;
     ready(&other).await;
     let mut requestor = deployment.ask(2_000).await;
     succeeded(&mut requestor).await;
@@ -97,7 +99,7 @@ async fn killed_and_restarted_broker_loses_nothing() {
     let mut deployment = Deployment::start().await;
     // Slow enough that the kills fall midway.
     let slow = [("WORK_TIME", "20ms"), ("CONCURRENCY", "20")];
-    let _generator = deployment.run(Side::Generator, "generator", &slow).await;
+    let _generator = deployment.run(Service::Generator, "generator", &slow).await;
     let mut requestor = deployment.ask(TOTAL).await;
     for total in [500, 1_500] {
         let received = deployment.facts_reach(RECEIVED, total).await;
@@ -114,8 +116,8 @@ async fn killed_and_restarted_broker_loses_nothing() {
 #[tokio::test]
 async fn broker_restarted_empty_gets_its_queues_again() {
     let mut deployment = Deployment::start().await;
-    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
-    let _busy = deployment.run(Side::Requestor, "busy", &[("REQUEST_RATE", "max")]).await;
+    let _generator = deployment.run(Service::Generator, "generator", &[]).await;
+    let _busy = deployment.run(Service::Requestor, "busy", &[("REQUEST_RATE", "max")]).await;
     deployment.facts_reach(RECEIVED, 500).await;
     deployment.broker.kill().await.unwrap();
     deployment.broker.wipe().unwrap();
@@ -128,7 +130,7 @@ async fn broker_restarted_empty_gets_its_queues_again() {
 async fn full_queue_delays_the_generator_and_spends_no_attempt() {
     let deployment = Deployment::with(&Limits { queue_limit: 10, ..PATIENT }).await;
     let once = [("MAX_ATTEMPTS", "1")];
-    let generator = deployment.run(Side::Generator, "generator", &once).await;
+    let generator = deployment.run(Service::Generator, "generator", &once).await;
     let mut asked = 0;
     eventually("the responses and the requests are full", async || {
         let publication = publication(&request());
@@ -138,7 +140,7 @@ async fn full_queue_delays_the_generator_and_spends_no_attempt() {
     })
     .await;
     logged(&generator, r#"waiting to publish; nothing is dropped stream="RESPONSES""#).await;
-    let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
+    let _requestor = deployment.run(Service::Requestor, "requestor", &[]).await;
     eventually("all of it is received", async || {
         let received = deployment.facts(RECEIVED).await;
         if received == asked { Ok(()) } else { Err((received, asked)) }
@@ -156,7 +158,7 @@ async fn full_queue_slows_the_requestor_and_drops_nothing() {
     let mut requestor = deployment.ask(100).await;
     logged(&requestor, "waiting to publish; nothing is dropped").await;
     assert_eq!(deployment.depth(REQUESTS).await, 10);
-    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let _generator = deployment.run(Service::Generator, "generator", &[]).await;
     succeeded(&mut requestor).await;
     let verdict = deployment.verdict().await;
     assert_eq!((verdict.requested, verdict.complete), (100, 100), "{verdict}");
@@ -168,8 +170,8 @@ async fn trace_follows_the_request_through_all_queues() {
     let deployment = Deployment::start().await;
     let mut deliveries = deployment.nats().client().subscribe("acknowledgments.*").await.unwrap();
     deployment.nats().client().flush().await.unwrap();
-    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
-    let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
+    let _generator = deployment.run(Service::Generator, "generator", &[]).await;
+    let _requestor = deployment.run(Service::Requestor, "requestor", &[]).await;
     let mut publication = publication(&request());
     publication.headers.insert("traceparent", TRACE);
     publication.headers.insert("tracestate", "vendor=value");

@@ -13,7 +13,8 @@ use tokio::net::TcpListener;
 use tokio::process::Command;
 
 use crate::deployment::{
-    Deployment, PATIENT, Side, admin, ended, gateway, programs, ready, run, soon, succeeded, watch,
+    Deployment, PATIENT, Service, admin, ended, gateway, programs, ready, run, soon, succeeded,
+    watch,
 };
 use crate::unreadable::{CARRIAGE_RETURN, publish};
 
@@ -145,7 +146,7 @@ async fn service_without_a_broker_is_live_but_not_ready() {
     assert_eq!(status, 503);
     assert!(body.contains("not connected to the broker"), "{body}");
     deployment.broker.restart().await.unwrap();
-    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let _generator = deployment.run(Service::Generator, "generator", &[]).await;
     succeeded(&mut requestor).await;
     // After many tries it has logged each reason once.
     let log = requestor.log_text();
@@ -158,7 +159,7 @@ async fn service_without_a_broker_is_live_but_not_ready() {
 #[tokio::test]
 async fn service_whose_client_is_gone_ends() {
     let deployment = Deployment::start().await;
-    let mut generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let mut generator = deployment.run(Service::Generator, "generator", &[]).await;
     ready(&generator).await;
     publish(deployment.broker.port(), REQUESTS, CARRIAGE_RETURN).await;
     let status = ended(&mut generator).await;
@@ -172,7 +173,7 @@ async fn service_whose_client_is_gone_ends() {
 #[tokio::test]
 async fn service_is_ready_once_it_is_connected_and_bound() {
     let mut deployment = Deployment::start().await;
-    let generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let generator = deployment.run(Service::Generator, "generator", &[]).await;
     ready(&generator).await;
     assert_eq!(admin(&generator, "/readyz").await.0, 200);
     deployment.broker.kill().await.unwrap();
@@ -193,7 +194,7 @@ async fn unready(process: &Process) {
 #[tokio::test]
 async fn metrics_count_settlements() {
     let deployment = Deployment::with(&PATIENT).await;
-    let generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let generator = deployment.run(Service::Generator, "generator", &[]).await;
     let mut requestor = deployment.ask(10).await;
     succeeded(&mut requestor).await;
     let verdict = deployment.verdict().await;
@@ -237,7 +238,7 @@ async fn taken_admin_port_is_named() {
     let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = taken.local_addr().unwrap().to_string();
     let mut generator =
-        deployment.run(Side::Generator, "generator", &[("ADMIN_ADDR", &addr)]).await;
+        deployment.run(Service::Generator, "generator", &[("ADMIN_ADDR", &addr)]).await;
     let status = ended(&mut generator).await;
     let log = generator.log_text();
     assert_eq!(status.code(), Some(1), "{log}");
@@ -282,8 +283,8 @@ async fn service_waits_for_a_broker_that_has_its_password() {
     let url = strict.url();
     let log = |name: &str| directory.path().join(name);
     let services = [
-        run(Side::Generator, &url, log("generator"), &settings).await,
-        run(Side::Requestor, &url, log("requestor"), &settings).await,
+        run(Service::Generator, &url, log("generator"), &settings).await,
+        run(Service::Requestor, &url, log("requestor"), &settings).await,
         gateway(&url, log("gateway"), &settings).await,
         watch(&url, log("watch"), &settings).await,
     ];
@@ -324,7 +325,7 @@ async fn credentials_that_are_refused_later_are_tried_again() {
     let directory = tempfile::tempdir().unwrap();
     let settings = [("NATS_USER", "somebody"), ("NATS_PASSWORD", "right")];
     let log = directory.path().join("log");
-    let mut generator = run(Side::Generator, &broker.url(), log, &settings).await;
+    let mut generator = run(Service::Generator, &broker.url(), log, &settings).await;
     ready(&generator).await;
     broker.kill().await.unwrap();
     let mut strict = with_password("other", Some(&broker)).await;
@@ -346,12 +347,12 @@ async fn user_of_an_address_and_a_token_are_accepted() {
     let log = |name: &str| directory.path().join(name);
     let by_user = with(r#"user: "al ice", password: "s/cret#?""#, None).await;
     let user = format!("nats://al%20ice:s%2Fcret%23%3F@127.0.0.1:{}", by_user.port());
-    ready(&run(Side::Generator, &user, log("user"), &[]).await).await;
+    ready(&run(Service::Generator, &user, log("user"), &[]).await).await;
     let by_token = with(r#"token: "t0k/en""#, None).await;
     let token = format!("nats://t0k%2Fen@127.0.0.1:{}", by_token.port());
-    ready(&run(Side::Generator, &token, log("address"), &[]).await).await;
+    ready(&run(Service::Generator, &token, log("address"), &[]).await).await;
     let settings = [("NATS_TOKEN", "t0k/en")];
-    ready(&run(Side::Generator, &by_token.url(), log("token"), &settings).await).await;
+    ready(&run(Service::Generator, &by_token.url(), log("token"), &settings).await).await;
 }
 
 #[tokio::test]
@@ -378,7 +379,7 @@ async fn logs_show_no_secret_of_an_address() {
         ("token", format!("nats://s3cret@127.0.0.1:{}", by_token.port())),
     ] {
         let log = directory.path().join(name);
-        let generator = run(Side::Generator, &url, log, &[("RUST_LOG", "trace")]).await;
+        let generator = run(Service::Generator, &url, log, &[("RUST_LOG", "trace")]).await;
         ready(&generator).await;
         let log = generator.log_text();
         assert!(log.contains("attempting connection") && !log.contains("s3cret"), "{log}");
@@ -402,7 +403,7 @@ async fn file_without_a_certificate_or_key_is_named() {
         ),
     ] {
         let log = directory.path().join("log");
-        let mut generator = run(Side::Generator, "nats://127.0.0.1:1", log, &settings).await;
+        let mut generator = run(Service::Generator, "nats://127.0.0.1:1", log, &settings).await;
         assert_eq!(ended(&mut generator).await.code(), Some(1));
         assert!(generator.log_text().contains(&named), "{}", generator.log_text());
     }
@@ -418,7 +419,7 @@ async fn replaced_nkey_is_read_at_the_next_connect() {
     let mut broker = with(&only(&old), None).await;
     let settings = [("NATS_NKEY", file.to_str().unwrap())];
     let log = directory.path().join("log");
-    let generator = run(Side::Generator, &broker.url(), log, &settings).await;
+    let generator = run(Service::Generator, &broker.url(), log, &settings).await;
     ready(&generator).await;
     broker.kill().await.unwrap();
     unready(&generator).await;
@@ -439,10 +440,10 @@ async fn file_that_is_being_rewritten_does_not_end_a_service() {
     let broker = with(&only_new, None).await;
     let log = |name: &str| directory.path().join(name);
     let nkey = [("NATS_NKEY", seed.to_str().unwrap())];
-    let refused = run(Side::Generator, &broker.url(), log("refused"), &nkey).await;
+    let refused = run(Service::Generator, &broker.url(), log("refused"), &nkey).await;
     logged(&refused, "refuses the nkey of").await;
     let tls = [("NATS_CA", ca.to_str().unwrap())];
-    let away = run(Side::Generator, "nats://127.0.0.1:1", log("away"), &tls).await;
+    let away = run(Service::Generator, "nats://127.0.0.1:1", log("away"), &tls).await;
     logged(&away, "cannot connect to the broker yet").await;
     for file in [&seed, &ca] {
         std::fs::write(file, "").unwrap();

@@ -14,7 +14,7 @@ use tokio::process::Command;
 use workqueue::topology::Limits;
 
 use crate::deployment::{
-    Deployment, LIMITS, PATIENT, Side, admin, admin_addr, creation, programs, publication, soon,
+    Deployment, LIMITS, PATIENT, Service, admin, admin_addr, creation, programs, publication, soon,
     succeeded,
 };
 use crate::foreign_messages::{acknowledgment, response};
@@ -51,12 +51,12 @@ async fn stopping_generator_finishes_its_messages() {
     let deployment = Deployment::with(&PATIENT).await;
     let mut requestor = deployment.ask(3_000).await;
     let slow = [("WORK_TIME", "20ms"), ("CONCURRENCY", "64")];
-    let mut first = deployment.run(Side::Generator, "first", &slow).await;
+    let mut first = deployment.run(Service::Generator, "first", &slow).await;
     deployment.facts_reach(STORED, 500).await;
     some_in_flight(&deployment).await;
     first.terminate().unwrap();
     succeeded(&mut first).await;
-    let _second = deployment.run(Side::Generator, "second", &[]).await;
+    let _second = deployment.run(Service::Generator, "second", &[]).await;
     succeeded(&mut requestor).await;
     assert_eq!(nothing_was_given_back(&deployment).await.requested, 3_000);
 }
@@ -64,13 +64,13 @@ async fn stopping_generator_finishes_its_messages() {
 #[tokio::test]
 async fn stopping_requestor_finishes_its_messages() {
     let deployment = Deployment::with(&PATIENT).await;
-    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let _generator = deployment.run(Service::Generator, "generator", &[]).await;
     let asking = [("REQUEST_RATE", "max")];
-    let mut first = deployment.run(Side::Requestor, "first", &asking).await;
+    let mut first = deployment.run(Service::Requestor, "first", &asking).await;
     deployment.facts_reach(STORED, 500).await;
     first.terminate().unwrap();
     succeeded(&mut first).await;
-    let _second = deployment.run(Side::Requestor, "second", &[]).await;
+    let _second = deployment.run(Service::Requestor, "second", &[]).await;
     nothing_was_given_back(&deployment).await;
 }
 
@@ -80,11 +80,11 @@ async fn work_that_outlives_the_drain_is_given_back() {
     let mut requestor = deployment.ask(10).await;
     // Both a string and ACK_WAIT take an hour, so a redelivered message was given back.
     let stuck = [("WORK_TIME", "1h"), ("DRAIN_TIMEOUT", "500ms")];
-    let mut first = deployment.run(Side::Generator, "first", &stuck).await;
+    let mut first = deployment.run(Service::Generator, "first", &stuck).await;
     in_flight(&deployment, 10, 0).await;
     first.terminate().unwrap();
     succeeded(&mut first).await;
-    let _second = deployment.run(Side::Generator, "second", &[]).await;
+    let _second = deployment.run(Service::Generator, "second", &[]).await;
     succeeded(&mut requestor).await;
     assert_eq!(redelivered(&deployment).await, 10);
 }
@@ -94,8 +94,8 @@ async fn both_services_stopped_under_load_finish_their_messages() {
     let deployment = Deployment::with(&PATIENT).await;
     let asking = [("REQUEST_RATE", "max")];
     let mut both = [
-        deployment.run(Side::Requestor, "requestor", &asking).await,
-        deployment.run(Side::Generator, "generator", &[]).await,
+        deployment.run(Service::Requestor, "requestor", &asking).await,
+        deployment.run(Service::Generator, "generator", &[]).await,
     ];
     deployment.facts_reach(RECEIVED, 1_000).await;
     for service in &both {
@@ -104,8 +104,8 @@ async fn both_services_stopped_under_load_finish_their_messages() {
     for service in &mut both {
         succeeded(service).await;
     }
-    let _generator = deployment.run(Side::Generator, "next-generator", &[]).await;
-    let _requestor = deployment.run(Side::Requestor, "next-requestor", &[]).await;
+    let _generator = deployment.run(Service::Generator, "next-generator", &[]).await;
+    let _requestor = deployment.run(Service::Requestor, "next-requestor", &[]).await;
     nothing_was_given_back(&deployment).await;
 }
 
@@ -121,14 +121,14 @@ async fn requestor_gives_back_responses_it_cannot_acknowledge_in_time() {
         deployment.publish(&publication(&response(&waiting, "aaaa"))).await;
     }
     let brief = [("DRAIN_TIMEOUT", "500ms")];
-    let mut first = deployment.run(Side::Requestor, "first", &brief).await;
+    let mut first = deployment.run(Service::Requestor, "first", &brief).await;
     logged(&first, r#"waiting to publish; nothing is dropped stream="ACKNOWLEDGMENTS""#).await;
     deployment.facts_reach(STORED, 2 * ROOM).await;
     first.terminate().unwrap();
     succeeded(&mut first).await;
     // ACK_WAIT is an hour, so a redelivered message was given back.
-    let _second = deployment.run(Side::Requestor, "second", &[]).await;
-    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let _second = deployment.run(Service::Requestor, "second", &[]).await;
+    let _generator = deployment.run(Service::Generator, "generator", &[]).await;
     deployment.facts_reach(RECEIVED, 2 * ROOM).await;
     assert_eq!(redelivered(&deployment).await, ROOM);
 }
@@ -142,7 +142,7 @@ async fn second_signal_of_either_kind_ends_a_service_at_once() {
         let deployment = Deployment::with(&PATIENT).await;
         let _requestor = deployment.ask(1).await;
         let stuck = [("WORK_TIME", "1h"), ("DRAIN_TIMEOUT", "1h")];
-        let mut generator = deployment.run(Side::Generator, "generator", &stuck).await;
+        let mut generator = deployment.run(Service::Generator, "generator", &stuck).await;
         some_in_flight(&deployment).await;
         first(&generator).unwrap();
         logged(&generator, "stopping").await;
@@ -159,7 +159,7 @@ async fn second_signal_ends_a_requestor_with_work_in_flight() {
     deployment.publish(&publication(&acknowledgment(&request(), "aaaa"))).await;
     deployment.publish(&publication(&response(&request(), "aaaa"))).await;
     let patient = [("DRAIN_TIMEOUT", "1h")];
-    let mut requestor = deployment.run(Side::Requestor, "requestor", &patient).await;
+    let mut requestor = deployment.run(Service::Requestor, "requestor", &patient).await;
     logged(&requestor, "waiting to publish; nothing is dropped").await;
     requestor.interrupt().unwrap();
     logged(&requestor, "stopping").await;
@@ -196,7 +196,7 @@ async fn stops_gracefully(signals: &[Signal]) {
         signal(&first).unwrap();
     }
     succeeded(&mut first).await;
-    let _second = deployment.run(Side::Generator, "second", &[]).await;
+    let _second = deployment.run(Service::Generator, "second", &[]).await;
     succeeded(&mut requestor).await;
     nothing_was_given_back(&deployment).await;
 }
@@ -221,12 +221,12 @@ async fn service_killed_during_its_drain_loses_nothing() {
     let deployment = Deployment::with(&LIMITS).await;
     let mut requestor = deployment.ask(10).await;
     let stuck = [("WORK_TIME", "1h"), ("DRAIN_TIMEOUT", "1h")];
-    let mut first = deployment.run(Side::Generator, "first", &stuck).await;
+    let mut first = deployment.run(Service::Generator, "first", &stuck).await;
     some_in_flight(&deployment).await;
     first.terminate().unwrap();
     logged(&first, "stopping").await;
     first.kill().await.unwrap();
-    let _second = deployment.run(Side::Generator, "second", &[]).await;
+    let _second = deployment.run(Service::Generator, "second", &[]).await;
     succeeded(&mut requestor).await;
     assert_eq!(deployment.verdict().await.complete, 10);
 }
@@ -236,7 +236,7 @@ async fn service_without_a_broker_ends_within_the_drain() {
     let mut deployment = Deployment::with(&LIMITS).await;
     let _requestor = deployment.ask(1_000).await;
     let stuck = [("WORK_TIME", "1h"), ("DRAIN_TIMEOUT", "2s"), ("CONCURRENCY", "1000")];
-    let mut generator = deployment.run(Side::Generator, "generator", &stuck).await;
+    let mut generator = deployment.run(Service::Generator, "generator", &stuck).await;
     in_flight(&deployment, 1_000, 0).await;
     deployment.broker.kill().await.unwrap();
     logged(&generator, "lost the connection").await;
@@ -251,7 +251,7 @@ async fn service_without_a_broker_ends_within_the_drain() {
 async fn stopping_requestor_does_not_wait_for_room_in_a_full_queue() {
     let deployment = Deployment::with(&Limits { queue_limit: 10, ..PATIENT }).await;
     let busy = [("REQUEST_RATE", "max"), ("DRAIN_TIMEOUT", "1h")];
-    let mut requestor = deployment.run(Side::Requestor, "requestor", &busy).await;
+    let mut requestor = deployment.run(Service::Requestor, "requestor", &busy).await;
     logged(&requestor, "waiting to publish; nothing is dropped").await;
     requestor.terminate().unwrap();
     succeeded(&mut requestor).await;
@@ -272,7 +272,7 @@ async fn silent_clients(process: &Process) -> Vec<TcpStream> {
 #[tokio::test]
 async fn silent_admin_clients_delay_neither_a_probe_nor_the_end() {
     let deployment = Deployment::with(&PATIENT).await;
-    let mut idle = deployment.run(Side::Generator, "idle", &[]).await;
+    let mut idle = deployment.run(Service::Generator, "idle", &[]).await;
     let silent = silent_clients(&idle).await;
     assert_eq!(admin(&idle, "/livez").await.0, 200);
     idle.terminate().unwrap();
@@ -281,7 +281,7 @@ async fn silent_admin_clients_delay_neither_a_probe_nor_the_end() {
 
     let _requestor = deployment.ask(1).await;
     let stuck = [("WORK_TIME", "1h"), ("DRAIN_TIMEOUT", "1h")];
-    let busy = deployment.run(Side::Generator, "busy", &stuck).await;
+    let busy = deployment.run(Service::Generator, "busy", &stuck).await;
     some_in_flight(&deployment).await;
     let _silent = silent_clients(&busy).await;
     busy.terminate().unwrap();

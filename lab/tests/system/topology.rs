@@ -17,7 +17,7 @@ use tokio::process::Command;
 use workqueue::topology::{self, DeclareError, Limits};
 use workqueue::{KnownStreams, NatsSettings, Priority, now};
 
-use crate::deployment::{Deployment, LIMITS, Side, ended, programs, ready, run, soon};
+use crate::deployment::{Deployment, LIMITS, Service, ended, programs, ready, run, soon};
 
 /// Changes the stream REQUESTS by hand.
 async fn drift(deployment: &Deployment, change: impl FnOnce(&mut StreamConfig)) {
@@ -91,7 +91,7 @@ async fn different_limit_is_accepted_and_can_be_changed_in_place() {
 #[tokio::test]
 async fn service_logs_the_limit_with_which_it_continues() {
     let deployment = Deployment::start().await;
-    let generator = deployment.run(Side::Generator, "generator", &[("QUEUE_LIMIT", "7")]).await;
+    let generator = deployment.run(Service::Generator, "generator", &[("QUEUE_LIMIT", "7")]).await;
     logged(&generator, "running on with the broker's limit").await;
     logged(&generator, "stream REQUESTS: max_msgs is 100000, should be 7").await;
     ready(&generator).await;
@@ -105,7 +105,7 @@ async fn stream_that_drops_work_is_refused_and_the_setting_named() {
         config.max_age = std::time::Duration::from_hours(1);
     })
     .await;
-    let mut generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let mut generator = deployment.run(Service::Generator, "generator", &[]).await;
     let status = ended(&mut generator).await;
     let log = generator.log_text();
     assert_eq!(status.code(), Some(1), "{log}");
@@ -169,7 +169,7 @@ async fn consumer_with_a_delivery_limit_is_refused() {
 #[tokio::test]
 async fn missing_consumer_is_declared_again() {
     let deployment = Deployment::start().await;
-    let generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let generator = deployment.run(Service::Generator, "generator", &[]).await;
     ready(&generator).await;
     let stream = deployment.nats().get_stream(REQUESTS.stream).await.unwrap();
     stream.delete_consumer(REQUESTS.consumer).await.unwrap();
@@ -185,7 +185,7 @@ async fn broker_without_jetstream_is_named() {
     let broker = Broker::start(options).await.unwrap();
     let directory = tempfile::tempdir().unwrap();
     let log = directory.path().join("log");
-    let mut generator = run(Side::Generator, &broker.url(), log, &[]).await;
+    let mut generator = run(Service::Generator, &broker.url(), log, &[]).await;
     let status = ended(&mut generator).await;
     let log = generator.log_text();
     assert_eq!(status.code(), Some(1), "{log}");
@@ -199,7 +199,7 @@ async fn stream_that_stores_the_same_subjects_is_named() {
     let other =
         StreamConfig { name, subjects: vec!["requests.one".to_owned()], ..StreamConfig::default() };
     deployment.nats().create_stream(other).await.unwrap();
-    let mut generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let mut generator = deployment.run(Service::Generator, "generator", &[]).await;
     assert_eq!(ended(&mut generator).await.code(), Some(1));
     let log = generator.log_text();
     let both = "cannot create stream REQUESTS: stream OTHER stores requests.one already";
@@ -209,11 +209,11 @@ async fn stream_that_stores_the_same_subjects_is_named() {
 #[tokio::test]
 async fn paused_consumer_is_named_by_all_that_depend_on_it() {
     let deployment = Deployment::start().await;
-    let running = deployment.run(Side::Generator, "running", &[]).await;
+    let running = deployment.run(Service::Generator, "running", &[]).await;
     ready(&running).await;
     let until = now() + jiff::SignedDuration::from_hours(1);
     assert!(topology::pause(deployment.nats(), REQUESTS, until).await.unwrap());
-    let started = deployment.run(Side::Generator, "started", &[]).await;
+    let started = deployment.run(Service::Generator, "started", &[]).await;
     logged(&started, "consumer generator of stream REQUESTS is paused until ").await;
     let (status, said) = deployment.decoupled(["declare"]).await;
     assert_eq!(status, Some(0), "{said}");
@@ -271,7 +271,7 @@ async fn account_that_requires_limits_is_supported() {
     let directory = tempfile::tempdir().unwrap();
     let log = directory.path().join("log");
     let settings = [("MAX_BYTES", "10000000")];
-    let generator = run(Side::Generator, &broker.url(), log, &settings).await;
+    let generator = run(Service::Generator, &broker.url(), log, &settings).await;
     ready(&generator).await;
     assert!(!generator.log_text().contains("running on with"), "{}", generator.log_text());
 }
@@ -307,7 +307,7 @@ async fn rewritten(broker: &Broker, replace: &[(&str, &str)]) -> String {
 
 /// The error of a service that starts at this address.
 async fn refusal(deployment: &Deployment, url: &str, name: &str) -> String {
-    let mut generator = run(Side::Generator, url, deployment.log(name), &[]).await;
+    let mut generator = run(Service::Generator, url, deployment.log(name), &[]).await;
     assert_eq!(ended(&mut generator).await.code(), Some(1), "{}", generator.log_text());
     generator.log_text()
 }
@@ -346,7 +346,7 @@ async fn version_of_the_broker_that_keeps_the_streams_counts() {
     let member = format!("\"version\":\"{old}\"");
     let url = rewritten(&deployment.broker, &[(&is, &member)]).await;
     for name in ["creates", "finds"] {
-        let generator = run(Side::Generator, &url, deployment.log(name), &[]).await;
+        let generator = run(Service::Generator, &url, deployment.log(name), &[]).await;
         ready(&generator).await;
     }
 }

@@ -20,7 +20,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use crate::api::{ACCEPTS, accepted, get, post as submit};
-use crate::deployment::{Deployment, PATIENT, Side, admin, api_addr};
+use crate::deployment::{Deployment, PATIENT, Service, admin, api_addr};
 
 /// The trace of a client.
 const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
@@ -96,8 +96,8 @@ fn hex(bytes: &[u8]) -> String {
 async fn traced(deployment: &Deployment, collector: &Collector) -> [Process; 3] {
     let gateway = deployment.gateway("gateway", &collector.settings()).await;
     logged(&gateway, ACCEPTS).await;
-    let generator = deployment.run(Side::Generator, "generator", &collector.settings()).await;
-    let requestor = deployment.run(Side::Requestor, "requestor", &collector.settings()).await;
+    let generator = deployment.run(Service::Generator, "generator", &collector.settings()).await;
+    let requestor = deployment.run(Service::Requestor, "requestor", &collector.settings()).await;
     [gateway, generator, requestor]
 }
 
@@ -190,15 +190,15 @@ async fn duration_of_a_job_has_its_trace_as_an_exemplar() {
 async fn redelivery_links_to_the_attempt_before_it() {
     let (deployment, collector) = (Deployment::start().await, Collector::start().await);
     let failing = [collector.settings().as_slice(), &[("FAILURE_RATE", "1")]].concat();
-    let mut failing = deployment.run(Side::Generator, "failing", &failing).await;
+    let mut failing = deployment.run(Service::Generator, "failing", &failing).await;
     let settings = [collector.settings().as_slice(), &[("REQUEST_RATE", "0")]].concat();
-    let _requestor = deployment.run(Side::Requestor, "requestor", &settings).await;
+    let _requestor = deployment.run(Service::Requestor, "requestor", &settings).await;
     let gateway = deployment.gateway("gateway", &[]).await;
     logged(&gateway, ACCEPTS).await;
     accepted(&submit(api_addr(&gateway).await, None, &json!({ "count": 1 })).await);
     collector.spans_with(&["generator: nak REQUESTS"]).await;
     failing.kill().await.unwrap();
-    let _generator = deployment.run(Side::Generator, "generator", &collector.settings()).await;
+    let _generator = deployment.run(Service::Generator, "generator", &collector.settings()).await;
     let spans = collector.spans_with(&["generator: ack REQUESTS"]).await;
     let attempts: BTreeMap<u64, Span> = spans
         .into_iter()
@@ -262,7 +262,7 @@ async fn spans_without_a_collector_are_dropped_and_counted() {
     let url = format!("http://{}", taken.local_addr().unwrap());
     drop(taken);
     let settings = [("OTEL_EXPORTER_OTLP_ENDPOINT", url.as_str())];
-    let generator = deployment.run(Side::Generator, "generator", &settings).await;
+    let generator = deployment.run(Service::Generator, "generator", &settings).await;
     let _requestor = deployment.ask(100).await;
     logged(&generator, "spans cannot be exported; dropped").await;
     eventually("they are counted", async || {

@@ -17,7 +17,8 @@ use workqueue::topology::Limits;
 
 use crate::dead_letters::value;
 use crate::deployment::{
-    Deployment, LIMITS, PATIENT, Side, creation, ended, open_pulls, publication, ready, succeeded,
+    Deployment, LIMITS, PATIENT, Service, creation, ended, open_pulls, publication, ready,
+    succeeded,
 };
 use crate::foreign_messages::{Raw, publish_raw, send_raw};
 use crate::round_trips::request;
@@ -103,8 +104,8 @@ async fn breaking_message_is_dead_lettered_and_delays_no_other() {
         deployment.publish(&creation(&healthy)).await;
         behind.push(healthy.id);
     }
-    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
-    let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
+    let _generator = deployment.run(Service::Generator, "generator", &[]).await;
+    let _requestor = deployment.run(Service::Requestor, "requestor", &[]).await;
     dead_lettered(&deployment, REQUESTS, &BREAKING).await;
     for id in behind {
         deployment.fact_eventually::<Received>(id).await;
@@ -120,8 +121,8 @@ async fn every_queue_is_swept() {
         let deployment = Deployment::start().await;
         let _watch = deployment.watch("watch", &LIMITS, &[]).await;
         publish(deployment.broker.port(), queue, BREAKING[0]).await;
-        let _generator = deployment.run(Side::Generator, "generator", &[]).await;
-        let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
+        let _generator = deployment.run(Service::Generator, "generator", &[]).await;
+        let _requestor = deployment.run(Service::Requestor, "requestor", &[]).await;
         dead_lettered(&deployment, queue, &BREAKING[..1]).await;
     }
 }
@@ -132,7 +133,7 @@ async fn killing_message_is_dead_lettered_before_it_is_redelivered() {
     let deployment = Deployment::with(&PATIENT).await;
     let _watch = deployment.watch("watch", &PATIENT, &[]).await;
     let port = deployment.broker.port();
-    let mut first = deployment.run(Side::Generator, "first", &[]).await;
+    let mut first = deployment.run(Service::Generator, "first", &[]).await;
     ready(&first).await;
     publish(port, REQUESTS, CARRIAGE_RETURN).await;
     let status = ended(&mut first).await;
@@ -140,8 +141,8 @@ async fn killing_message_is_dead_lettered_before_it_is_redelivered() {
     forgotten(&deployment).await;
     let behind = request();
     deployment.publish(&publication(&behind)).await;
-    let _second = deployment.run(Side::Generator, "second", &[]).await;
-    let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
+    let _second = deployment.run(Service::Generator, "second", &[]).await;
+    let _requestor = deployment.run(Service::Requestor, "requestor", &[]).await;
     dead_lettered(&deployment, REQUESTS, &[CARRIAGE_RETURN]).await;
     deployment.fact_eventually::<Received>(behind.id).await;
 }
@@ -149,7 +150,7 @@ async fn killing_message_is_dead_lettered_before_it_is_redelivered() {
 #[tokio::test]
 async fn several_sweepers_at_once_make_one_dead_letter() {
     let deployment = Deployment::with(&PATIENT).await;
-    let mut victim = deployment.run(Side::Generator, "victim", &[]).await;
+    let mut victim = deployment.run(Service::Generator, "victim", &[]).await;
     ready(&victim).await;
     publish(deployment.broker.port(), REQUESTS, CARRIAGE_RETURN).await;
     ended(&mut victim).await;
@@ -170,8 +171,8 @@ async fn healthy_messages_in_flight_complete_among_unreadable_ones() {
     let port = deployment.broker.port();
     let slow = [("WORK_TIME", "20ms")];
     let _generators = [
-        deployment.run(Side::Generator, "one", &slow).await,
-        deployment.run(Side::Generator, "two", &slow).await,
+        deployment.run(Service::Generator, "one", &slow).await,
+        deployment.run(Service::Generator, "two", &slow).await,
     ];
     let mut requestor = deployment.ask(HEALTHY).await;
     for kind in &BREAKING[..3] {
@@ -181,7 +182,7 @@ async fn healthy_messages_in_flight_complete_among_unreadable_ones() {
     deployment.broker.kill().await.unwrap();
     deployment.broker.restart().await.unwrap();
     succeeded(&mut requestor).await;
-    let _requestor = deployment.run(Side::Requestor, "after", &[]).await;
+    let _requestor = deployment.run(Service::Requestor, "after", &[]).await;
     dead_lettered(&deployment, REQUESTS, &BREAKING[..3]).await;
     let verdict = deployment.verdict().await;
     let counted = (verdict.complete, verdict.dead_lettered, verdict.lost, verdict.doubled);
@@ -193,7 +194,7 @@ async fn unreadable_dead_letter_is_shown_and_not_replayed() {
     let deployment = Deployment::start().await;
     let _watch = deployment.watch("watch", &LIMITS, &[]).await;
     publish(deployment.broker.port(), RESPONSES, BREAKING[6]).await;
-    let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
+    let _requestor = deployment.run(Service::Requestor, "requestor", &[]).await;
     deployment.dead_letters(1).await;
     let letters = list(deployment.nats(), None).await.unwrap();
     let shown = letters[0].full();
@@ -231,8 +232,8 @@ async fn watch_without_permission_names_the_manual_step() {
         publish(deployment.broker.port(), REQUESTS, BREAKING[0]).await;
         let poor = [("NATS_USER", "poor"), ("NATS_PASSWORD", "poor")];
         let watch = deployment.watch("watch", &limits, &poor).await;
-        let generator = deployment.run(Side::Generator, "generator", &[]).await;
-        let _requestor = deployment.run(Side::Requestor, "requestor", &[]).await;
+        let generator = deployment.run(Service::Generator, "generator", &[]).await;
+        let _requestor = deployment.run(Service::Requestor, "requestor", &[]).await;
         logged(&watch, said).await;
         // Messages that are delivered together with it are lost with the connection, so this one comes later.
         let behind = request();
@@ -257,7 +258,7 @@ async fn service_whose_client_panics_while_it_starts_ends() {
     let deployment = Deployment::start().await;
     // The program waits for a domain that does not exist.
     let mut generator =
-        deployment.run(Side::Generator, "generator", &[("NATS_DOMAIN", "away")]).await;
+        deployment.run(Service::Generator, "generator", &[("NATS_DOMAIN", "away")]).await;
     logged(&generator, "cannot declare the topology yet").await;
     let (_, headers, _) = CARRIAGE_RETURN;
     let message = Raw { subject: b"$SRV.PING", headers, body: BODY };
@@ -270,7 +271,7 @@ async fn service_whose_client_panics_while_it_starts_ends() {
 async fn service_without_a_watch_names_the_command_that_helps() {
     let deployment = Deployment::start().await;
     publish(deployment.broker.port(), REQUESTS, BREAKING[0]).await;
-    let generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let generator = deployment.run(Service::Generator, "generator", &[]).await;
     let said = "run `decoupled declare --watch`, which moves it to the dead letters";
     logged(&generator, said).await;
     assert_eq!(deployment.depth(REQUESTS).await, 1);

@@ -12,7 +12,8 @@ use tokio::process::Command;
 use workqueue::topology::{self, Limits};
 
 use crate::deployment::{
-    Deployment, LIMITS, Side, admin, admin_addr, creation, programs, publication, ready, succeeded,
+    Deployment, LIMITS, Service, admin, admin_addr, creation, programs, publication, ready,
+    succeeded,
 };
 use crate::round_trips::request;
 
@@ -57,7 +58,7 @@ async fn watch_creates_missing_objects_each_time() {
 #[tokio::test]
 async fn watch_changes_limits_in_place_under_running_services() {
     let deployment = Deployment::start().await;
-    let generator = deployment.run(Side::Generator, "generator", &[]).await;
+    let generator = deployment.run(Service::Generator, "generator", &[]).await;
     ready(&generator).await;
     let limits = Limits { queue_limit: 7, ..LIMITS };
     let watch = deployment.watch("watch", &limits, &[]).await;
@@ -138,8 +139,9 @@ async fn watch_requeues_acked_messages_that_still_exist() {
     deployment.broker.stop().await.unwrap();
     copy(&messages, &saved);
     deployment.broker.restart().await.unwrap();
-    let _generator = deployment.run(Side::Generator, "generator", &[]).await;
-    let _requestor = deployment.run(Side::Requestor, "requestor", &[("REQUEST_RATE", "0")]).await;
+    let _generator = deployment.run(Service::Generator, "generator", &[]).await;
+    let _requestor =
+        deployment.run(Service::Requestor, "requestor", &[("REQUEST_RATE", "0")]).await;
     deployment.facts_reach(RECEIVED, 2).await;
     deployment.drained(REQUESTS).await;
 

@@ -13,7 +13,7 @@ use testkit::process::Process;
 use workqueue::topology::Limits;
 
 use crate::deployment::{
-    Deployment, LIMITS, PATIENT, Side, admin, creation, publication, soon, succeeded,
+    Deployment, LIMITS, PATIENT, Service, admin, creation, publication, soon, succeeded,
 };
 use crate::foreign_messages::acknowledgment;
 use crate::round_trips::request;
@@ -25,8 +25,8 @@ async fn work_longer_than_ack_wait_is_not_redelivered() {
     // Two generators, so that another replica could take the request.
     let slow = [("WORK_TIME", "12s"), ("MAX_ATTEMPTS", "1")];
     let _generators = [
-        deployment.run(Side::Generator, "generator-1", &slow).await,
-        deployment.run(Side::Generator, "generator-2", &slow).await,
+        deployment.run(Service::Generator, "generator-1", &slow).await,
+        deployment.run(Service::Generator, "generator-2", &slow).await,
     ];
     let mut requestor = deployment.ask(20).await;
     succeeded(&mut requestor).await;
@@ -45,7 +45,7 @@ async fn failing_jobs_are_retried_with_growing_random_delays() {
     let mut answers = client.subscribe("$JS.ACK.>").await.unwrap();
     client.flush().await.unwrap();
     let failing = [("FAILURE_RATE", "1"), ("MAX_ATTEMPTS", "5")];
-    let _generator = deployment.run(Side::Generator, "generator", &failing).await;
+    let _generator = deployment.run(Service::Generator, "generator", &failing).await;
     let _requestor = deployment.ask(REQUESTED as u64).await;
     let mut delays: BTreeMap<i64, Vec<Duration>> = BTreeMap::new();
     let mut settled = 0;
@@ -85,7 +85,7 @@ async fn failing_jobs_are_retried_with_growing_random_delays() {
 async fn work_that_fails_half_of_the_time_is_done_in_the_end() {
     let deployment = Deployment::with(&PATIENT).await;
     let failing = [("FAILURE_RATE", "0.5"), ("MAX_ATTEMPTS", "100")];
-    let _generator = deployment.run(Side::Generator, "generator", &failing).await;
+    let _generator = deployment.run(Service::Generator, "generator", &failing).await;
     let mut requestor = deployment.ask(30).await;
     succeeded(&mut requestor).await;
     let verdict = deployment.verdict().await;
@@ -125,11 +125,11 @@ async fn replica_has_no_more_in_flight_than_its_concurrency() {
     let deployment = Deployment::with(&PATIENT).await;
     let _requestor = deployment.ask(100).await;
     let settings = [("WORK_TIME", "1h"), ("CONCURRENCY", "32")];
-    let first = deployment.run(Side::Generator, "first", &settings).await;
+    let first = deployment.run(Service::Generator, "first", &settings).await;
     in_flight(&deployment, 32, 68).await;
     something_else_happens(&deployment).await;
     in_flight(&deployment, 32, 68).await;
-    let second = deployment.run(Side::Generator, "second", &settings).await;
+    let second = deployment.run(Service::Generator, "second", &settings).await;
     in_flight(&deployment, 64, 36).await;
     something_else_happens(&deployment).await;
     in_flight(&deployment, 64, 36).await;

@@ -70,19 +70,19 @@ fn dead_letters_come_from_every_queue_and_no_other_stream() {
 #[test]
 fn queue_is_received_by_one_service_and_sent_by_the_others() {
     let operations = at("/operations").as_object().unwrap();
-    let sides = |address: &str, action: &str| -> Vec<&str> {
+    let services = |address: &str, action: &str| -> Vec<&str> {
         let of_channel = |operation: &&Value| {
             let channel = operation["channel"]["$ref"].as_str().unwrap();
             at(channel.strip_prefix('#').unwrap())["address"] == address
         };
-        let mut sides: Vec<&str> = operations
+        let mut services: Vec<&str> = operations
             .values()
             .filter(of_channel)
             .filter(|operation| operation["action"] == action)
             .map(|operation| operation["tags"][0]["name"].as_str().unwrap())
             .collect();
-        sides.sort_unstable();
-        sides
+        services.sort_unstable();
+        services
     };
     let consumers: BTreeSet<&str> = queues::ALL.map(|queue| queue.consumer).into();
     // The gateway submits requests, as the requestor does.
@@ -90,20 +90,20 @@ fn queue_is_received_by_one_service_and_sent_by_the_others() {
         [["gateway"].as_slice(), &["gateway", "requestor"], &["generator"], &["requestor"]];
     for (queue, senders) in queues::ALL.into_iter().zip(senders) {
         let address = address(|id| queue.subject(id));
-        assert_eq!(sides(&address, "receive"), [queue.consumer], "{address}");
-        assert_eq!(sides(&address, "send"), senders, "{address}");
+        assert_eq!(services(&address, "receive"), [queue.consumer], "{address}");
+        assert_eq!(services(&address, "send"), senders, "{address}");
         assert!(!senders.contains(&queue.consumer), "{address}");
     }
     let owners =
         [["gateway"].as_slice(), &["gateway", "requestor"], &["requestor"], &["generator"]];
     for (bucket, owners) in facts::ALL.into_iter().zip(owners) {
         let address = bucket_address(bucket);
-        assert_eq!(sides(&address, "send"), owners, "{address}");
-        assert!(sides(&address, "receive").is_empty(), "{address}");
+        assert_eq!(services(&address, "send"), owners, "{address}");
+        assert!(services(&address, "receive").is_empty(), "{address}");
     }
     let address = dead_letters_address();
-    assert_eq!(sides(&address, "send"), consumers.into_iter().collect::<Vec<_>>());
-    assert!(sides(&address, "receive").is_empty());
+    assert_eq!(services(&address, "send"), consumers.into_iter().collect::<Vec<_>>());
+    assert!(services(&address, "receive").is_empty());
 }
 
 #[test]

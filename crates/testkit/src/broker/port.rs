@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::Context;
 use serde_json::Value;
 
-use crate::held::Held;
+use crate::reserved_ports::ReservedPorts;
 
 /// The ports on which a server listens; 0 for a port that it chooses itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,11 +33,11 @@ impl Ports {
         Some(Self { client, monitor, cluster: port("cluster") })
     }
 
-    /// Holds the ports, if possible. It is only a precaution, so an error does not matter.
-    pub(super) fn hold(self) -> Option<Held> {
+    /// Reserves the ports, if possible. It is only a precaution, so an error does not matter.
+    pub(super) fn reserve(self) -> Option<ReservedPorts> {
         let ports = [Some(self.client), Some(self.monitor), self.cluster];
-        let tell = |error: &io::Error| tracing::debug!(%error, "the ports are not held");
-        Held::bind(ports.into_iter().flatten()).inspect_err(tell).ok()
+        let tell = |error: &io::Error| tracing::debug!(%error, "the ports are not reserved");
+        ReservedPorts::bind(ports.into_iter().flatten()).inspect_err(tell).ok()
     }
 
     /// Removes the ports file of an earlier server, which a killed server leaves behind.

@@ -14,8 +14,8 @@ use tokio::time::timeout;
 use super::find::find;
 use super::port::Ports;
 use super::ready;
-use crate::held::Held;
 use crate::process::{self, Process, bound_to_this};
+use crate::reserved_ports::ReservedPorts;
 
 /// The time limit for a broker to answer, or to stop. With a million messages in its store it needs some seconds.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -81,7 +81,7 @@ enum ServerState {
     Running(Process),
     /// The ports stay reserved, so that no other process takes them.
     Down {
-        _held: Option<Held>,
+        _reserved: Option<ReservedPorts>,
     },
 }
 
@@ -113,15 +113,15 @@ impl Broker {
         fs::create_dir_all(directory.join("ports"))
             .with_context(|| format!("cannot create {}", directory.display()))?;
         let ports = Ports { client: options.port.unwrap_or(0), monitor: 0, cluster: None };
-        let state = ServerState::Down { _held: None };
+        let state = ServerState::Down { _reserved: None };
         let membership = None;
         Ok(Self { state, binary, ports, directory, options, membership, _temporary: temporary })
     }
 
     /// Reserves a port for the other members of a cluster, before any of them runs. Returns the port.
     pub(super) fn prepare_route(&mut self) -> anyhow::Result<u16> {
-        let (held, port) = Held::free().context("there is no port for the cluster")?;
-        self.state = ServerState::Down { _held: Some(held) };
+        let (reserved, port) = ReservedPorts::free().context("there is no port for the cluster")?;
+        self.state = ServerState::Down { _reserved: Some(reserved) };
         self.ports.cluster = Some(port);
         Ok(port)
     }
@@ -203,7 +203,7 @@ impl Broker {
     /// If it does not run, or the operating system refuses.
     pub async fn kill(&mut self) -> anyhow::Result<()> {
         self.running()?.kill().await?;
-        self.state = ServerState::Down { _held: self.ports.hold() };
+        self.state = ServerState::Down { _reserved: self.ports.reserve() };
         Ok(())
     }
 
@@ -221,7 +221,7 @@ impl Broker {
         let status = ended.map_err(|_| {
             anyhow::anyhow!("nats-server does not stop; the end of its log:\n{}", self.log_tail())
         })??;
-        self.state = ServerState::Down { _held: self.ports.hold() };
+        self.state = ServerState::Down { _reserved: self.ports.reserve() };
         Ok(status)
     }
 
@@ -260,8 +260,8 @@ impl Broker {
         let configuration = self.configuration_file();
         self.write_configuration()?;
         Ports::forget(&self.ports_directory())?;
-        if !Held::CAN_BE_SHARED {
-            self.state = ServerState::Down { _held: None };
+        if !ReservedPorts::CAN_BE_SHARED {
+            self.state = ServerState::Down { _reserved: None };
         }
         let mut command = bound_to_this(&self.binary);
         command.arg("--config").arg(&configuration);

@@ -9,8 +9,8 @@ pub mod config;
 mod declared;
 mod difference;
 mod error;
+pub(crate) mod history;
 mod overlap;
-pub(crate) mod past;
 mod pause;
 mod state;
 mod version;
@@ -19,8 +19,8 @@ pub use crate::settings::Limits;
 pub use declared::Declared;
 pub use difference::Difference;
 pub use error::DeclareError;
+pub use history::{FIRST_CREATED, created_at, expires_at, first_created, lost_facts, replaces};
 pub use overlap::subject_taken;
-pub use past::{FIRST_CREATED, created_at, expires_at, first_created, lost_facts, replaces};
 pub use pause::{pause, paused_until, resume};
 pub use state::{
     QueueState, bucket_state, facts_max_age, guard_time, lane_state, limit, no_room, queue_state,
@@ -37,12 +37,12 @@ use crate::api::ApiError;
 use crate::clock::now;
 use crate::commands;
 use crate::facts::Bucket;
-use crate::known::KnownStreams;
+use crate::known_streams::KnownStreams;
 use crate::queue::Queue;
 use config::QUEUE_LIMIT;
 use difference::{Differences, Kind};
+use history::{LOST_FACTS, REPLACES};
 use overlap::{is_of_another_consumer, messages_taken};
-use past::{LOST_FACTS, REPLACES};
 use version::{check_creator, check_version};
 
 /// The streams and consumers that a program needs on the broker: the queues with their consumers, the buckets, the dead

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use serde_json::json;
 use testkit::eventually::eventually;
-use testkit::held::Held;
+use testkit::reserved_ports::ReservedPorts;
 use word_count::{Kind, Page, Web, check};
 use workqueue::testing::Recorder;
 use workqueue::{Attempt, Failure};
@@ -111,7 +111,7 @@ async fn failing_broken_or_silent_server_is_tried_again() {
     })
     .await;
     assert_eq!(reason, "the server was silent for 1s");
-    let (_held, port) = Held::free().unwrap();
+    let (_held, port) = ReservedPorts::free().unwrap();
     let nothing_listens = fetch(&web(), &format!("http://127.0.0.1:{port}/")).await;
     assert!(matches!(nothing_listens, Err(Failure::Retry(_))), "{nothing_listens:?}");
 }

@@ -54,14 +54,14 @@ async fn mark(id: Acknowledgment, database: Data<ConnectionManager>) -> Done {
 #[tokio::main]
 async fn main() -> anyhow::Result<()> {
     let mut arguments = env::args().skip(1);
-    let (side, total) = (arguments.next().context("which side?")?, arguments.next());
+    let (service, total) = (arguments.next().context("which service?")?, arguments.next());
     let mut database = apalis_redis::connect(env::var("REDIS_URL")?).await?;
     let mut requests: Queue<Request> = queue(&database, "requests");
     let responses: Queue<Response> = queue(&database, "responses");
     let acknowledgments: Queue<Acknowledgment> = queue(&database, "acknowledgments");
     // A worker that comes back under the name of one that was killed is refused at first.
     let worker = |task: &str| WorkerBuilder::new(format!("{task}-{}", process::id()));
-    if side == "generator" {
+    if service == "generator" {
         let make = worker("make")
             .backend(requests.poll_with_interval(POLL))
             .concurrency(CONCURRENCY)

@@ -11,9 +11,9 @@ use anyhow::{Context as _, bail, ensure};
 use jiff::Timestamp;
 use serde::Serialize;
 use testkit::broker::{Broker, BrokerOptions};
-use testkit::held::Held;
 use testkit::process::{Process, bound_to_this};
 use testkit::programs;
+use testkit::reserved_ports::ReservedPorts;
 use testkit::target_directory;
 use testkit::usage::group_processor_time;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -150,7 +150,7 @@ impl PeerBroker {
             let (broker, log) = (Box::new(Broker::start(options).await?), GeneratorLog::default());
             return Ok(Self::Nats { broker, log });
         }
-        let (_held, port) = Held::free().context("there is no port for Redis")?;
+        let (_held, port) = ReservedPorts::free().context("there is no port for Redis")?;
         // All else as it comes.
         let mut command = bound_to_this("redis-server");
         command.args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--dir"]).arg(directory);

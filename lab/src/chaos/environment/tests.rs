@@ -11,7 +11,7 @@ use super::*;
 use crate::chaos::plan::Plan;
 
 const CAST: Cast = Cast { requestors: 1, generators: 1, brokers: 1 };
-const MEMBER: Member = Member { side: Side::Generator, number: 1 };
+const MEMBER: Member = Member { service: Service::Generator, number: 1 };
 
 /// The fault with this name in a plan.
 fn fault(fault: &str) -> Fault {
@@ -114,7 +114,8 @@ async fn fault_of_a_process_begins_and_ends() {
     assert_ne!(id(&environment), Some(second));
 
     let count = |environment: &ChaosEnvironment<'_>| {
-        let generators = environment.slots.iter().filter(|(member, _)| member.side == MEMBER.side);
+        let generators =
+            environment.slots.iter().filter(|(member, _)| member.service == MEMBER.service);
         generators.filter(|(_, slot)| slot.replica.is_some()).count()
     };
     for replicas in [0, 3] {

@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use contract::{facts, queues};
 use serde::de::Error as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
-use testkit::side::Side;
+use testkit::service::Service;
 use workqueue::dead_letters;
 
 /// The target of a fault.
@@ -16,7 +16,7 @@ pub enum FaultTarget {
     /// One replica, such as `generator-1`.
     Replica(Member),
     /// All replicas of a service: `requestors` or `generators`.
-    Side(Side),
+    Service(Service),
     /// One broker, such as `broker-1`.
     Broker(u16),
     /// The broker that leads a stream at the time of the fault, such as `leader of REQUESTS`.
@@ -29,7 +29,7 @@ pub enum FaultTarget {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Member {
     /// Its service.
-    pub side: Side,
+    pub service: Service,
     /// Its number, from 1.
     pub number: u32,
 }
@@ -45,7 +45,7 @@ impl fmt::Display for FaultTarget {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Replica(member) => member.fmt(formatter),
-            Self::Side(side) => write!(formatter, "{side}s"),
+            Self::Service(service) => write!(formatter, "{service}s"),
             Self::Broker(number) => write!(formatter, "broker-{number}"),
             Self::Leader(stream) => write!(formatter, "leader of {stream}"),
             Self::Queue(queue) => formatter.write_str(queue.stream),
@@ -55,7 +55,7 @@ impl fmt::Display for FaultTarget {
 
 impl fmt::Display for Member {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}-{}", self.side, self.number)
+        write!(formatter, "{}-{}", self.service, self.number)
     }
 }
 
@@ -67,7 +67,8 @@ impl FromStr for FaultTarget {
             let stream = streams().find(|stream| *stream == name);
             return Ok(Self::Leader(stream.with_context(|| format!("there is no stream {name}"))?));
         }
-        let mut whole = queues::ALL.map(Self::Queue).into_iter().chain(Side::ALL.map(Self::Side));
+        let mut whole =
+            queues::ALL.map(Self::Queue).into_iter().chain(Service::ALL.map(Self::Service));
         if let Some(target) = whole.find(|target| target.to_string() == text) {
             return Ok(target);
         }
@@ -75,8 +76,8 @@ impl FromStr for FaultTarget {
             if name == "broker" {
                 return Some(Self::Broker(number.parse().ok()?));
             }
-            let side = Side::ALL.into_iter().find(|side| side.name() == name)?;
-            Some(Self::Replica(Member { side, number: number.parse().ok()? }))
+            let service = Service::ALL.into_iter().find(|service| service.name() == name)?;
+            Some(Self::Replica(Member { service, number: number.parse().ok()? }))
         });
         numbered.with_context(|| {
             format!(

@@ -12,7 +12,7 @@ use anyhow::{Context as _, Error, ensure};
 use jiff::fmt::serde::unsigned_duration::friendly::compact::required as friendly;
 use serde::{Deserialize, Serialize};
 use testkit::broker::Brokers;
-use testkit::side::Side;
+use testkit::service::Service;
 
 use crate::times::in_words;
 
@@ -97,8 +97,8 @@ impl Plan {
     pub fn from_json(text: &str) -> anyhow::Result<Self> {
         let mut plan: Self = serde_json::from_str(text).context("this is not a plan")?;
         Brokers::count(&plan.cast.brokers.to_string()).map_err(Error::msg).context("brokers")?;
-        for side in Side::ALL {
-            ensure!(plan.cast.of(side) > 0, "the cast needs at least one {side}");
+        for service in Service::ALL {
+            ensure!(plan.cast.of(service) > 0, "the cast needs at least one {service}");
         }
         for (number, fault) in (1..).zip(&plan.faults) {
             plan.check(fault).with_context(|| format!("fault {number} ({fault})"))?;
@@ -116,7 +116,7 @@ impl Plan {
                     FaultTarget::Replica(_) | FaultTarget::Broker(_) | FaultTarget::Leader(_)
                 )
             }
-            Action::Scale => matches!(to, FaultTarget::Side(_)),
+            Action::Scale => matches!(to, FaultTarget::Service(_)),
             Action::Poison => matches!(to, FaultTarget::Queue(_)),
             Action::Pause => matches!(to, FaultTarget::Replica(_) | FaultTarget::Queue(_)),
             Action::Stop | Action::Cut | Action::Hang | Action::Slow | Action::Reset => {
@@ -139,23 +139,23 @@ impl Plan {
 impl Cast {
     /// The number of replicas of a service.
     #[must_use]
-    pub fn of(self, side: Side) -> u32 {
-        match side {
-            Side::Requestor => self.requestors,
-            Side::Generator => self.generators,
+    pub fn of(self, service: Service) -> u32 {
+        match service {
+            Service::Requestor => self.requestors,
+            Service::Generator => self.generators,
         }
     }
 
     /// All replicas of a service.
-    pub fn members(self, side: Side) -> impl Iterator<Item = Member> {
-        (1..=self.of(side)).map(move |number| Member { side, number })
+    pub fn members(self, service: Service) -> impl Iterator<Item = Member> {
+        (1..=self.of(service)).map(move |number| Member { service, number })
     }
 
     fn has(self, target: FaultTarget) -> bool {
         match target {
-            FaultTarget::Replica(member) => (1..=self.of(member.side)).contains(&member.number),
+            FaultTarget::Replica(member) => (1..=self.of(member.service)).contains(&member.number),
             FaultTarget::Broker(number) => (1..=self.brokers).contains(&number),
-            FaultTarget::Side(_) | FaultTarget::Leader(_) | FaultTarget::Queue(_) => true,
+            FaultTarget::Service(_) | FaultTarget::Leader(_) | FaultTarget::Queue(_) => true,
         }
     }
 }

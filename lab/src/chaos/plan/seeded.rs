@@ -6,7 +6,7 @@ use contract::queues;
 use rand::rngs::Xoshiro256PlusPlus;
 use rand::seq::IndexedRandom;
 use rand::{RngExt, SeedableRng};
-use testkit::side::Side;
+use testkit::service::Service;
 
 use super::fault_target::streams;
 use super::{Action, Cast, Fault, FaultTarget, Member, Plan};
@@ -109,9 +109,9 @@ fn fault(
         .filter(|fault| before.iter().all(|earlier| !collide(earlier, fault, cast)))
         .collect();
     let mut fault = free.choose(random)?.clone();
-    if let FaultTarget::Side(side) = fault.to {
+    if let FaultTarget::Service(service) = fault.to {
         // As often to zero as to a higher number.
-        let more = cast.of(side) + random.random_range(1..=3);
+        let more = cast.of(service) + random.random_range(1..=3);
         fault.replicas = Some(if random.random() { 0 } else { more });
     }
     Some(fault)
@@ -119,7 +119,7 @@ fn fault(
 
 fn candidates(action: Action, cast: Cast) -> Vec<FaultTarget> {
     match action {
-        Action::Scale => Side::ALL.map(FaultTarget::Side).to_vec(),
+        Action::Scale => Service::ALL.map(FaultTarget::Service).to_vec(),
         Action::Poison => queues::ALL.map(FaultTarget::Queue).to_vec(),
         Action::Pause => replicas(cast).chain(queues::ALL.map(FaultTarget::Queue)).collect(),
         _ => replicas(cast).collect(),
@@ -127,7 +127,7 @@ fn candidates(action: Action, cast: Cast) -> Vec<FaultTarget> {
 }
 
 fn replicas(cast: Cast) -> impl Iterator<Item = FaultTarget> {
-    let members = Side::ALL.into_iter().flat_map(move |side| cast.members(side));
+    let members = Service::ALL.into_iter().flat_map(move |service| cast.members(service));
     members.map(FaultTarget::Replica)
 }
 
@@ -155,7 +155,9 @@ fn resources(fault: &Fault, cast: Cast) -> Vec<Resource> {
             vec![Resource::Network(member)]
         }
         (_, FaultTarget::Replica(member)) => vec![Resource::Process(member)],
-        (_, FaultTarget::Side(side)) => cast.members(side).map(Resource::Process).collect(),
+        (_, FaultTarget::Service(service)) => {
+            cast.members(service).map(Resource::Process).collect()
+        }
         (_, FaultTarget::Broker(_) | FaultTarget::Leader(_)) => vec![Resource::Brokers],
         (Action::Pause, FaultTarget::Queue(queue)) => vec![Resource::Consumers(queue)],
         (_, FaultTarget::Queue(_)) => Vec::new(),

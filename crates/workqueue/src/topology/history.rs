@@ -1,4 +1,4 @@
-//! The metadata with the past of a stream: when it was created, which stream it replaced, which facts it has lost.
+//! The metadata with the history of a stream: when it was created, which stream it replaced, which facts it has lost.
 
 use async_nats::jetstream::stream::{Config as StreamConfig, Info as StreamInfo};
 use jiff::{SignedDuration, Timestamp};

@@ -1,4 +1,4 @@
-//! Ports that are held for a server while it does not run.
+//! Ports that are reserved for a server while it does not run.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -9,16 +9,16 @@ use tokio::net::TcpSocket;
 /// are by a server that is down, and no process gets the ports as free ones. Without these sockets another server may
 /// take a port, or a client that reconnects, because it needs a port of its own as well.
 #[derive(Debug)]
-pub struct Held {
+pub struct ReservedPorts {
     _sockets: Vec<TcpSocket>,
 }
 
-impl Held {
-    /// Whether the server can bind its ports while they are held. On Linux two sockets can share a port, if both set
+impl ReservedPorts {
+    /// Whether the server can bind its ports while they are reserved. On Linux two sockets can share a port, if both set
     /// `SO_REUSEADDR` and the other one does not listen. Elsewhere the ports have to be released first.
     pub const CAN_BE_SHARED: bool = cfg!(target_os = "linux");
 
-    /// Holds these ports.
+    /// Reserves these ports.
     ///
     /// # Errors
     ///
@@ -28,7 +28,7 @@ impl Held {
         Ok(Self { _sockets: sockets? })
     }
 
-    /// Holds a free port, for a server whose port other processes have to know before it runs.
+    /// Reserves a free port, for a server whose port other processes have to know before it runs.
     ///
     /// # Errors
     ///

@@ -6,7 +6,7 @@ use std::sync::{Mutex, MutexGuard};
 use async_nats::jetstream::stream::Info;
 use jiff::Timestamp;
 
-use crate::topology::past::{created_at, expires_at};
+use crate::topology::history::{created_at, expires_at};
 
 /// The streams that existed when this process last looked, with the creation time and the last sequence of each.
 ///

@@ -4,14 +4,14 @@ use std::fmt;
 
 /// One of the two services.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Side {
+pub enum Service {
     /// Asks for strings, and stores them.
     Requestor,
     /// Makes strings, and marks them as received.
     Generator,
 }
 
-impl Side {
+impl Service {
     /// Both services.
     pub const ALL: [Self; 2] = [Self::Requestor, Self::Generator];
 
@@ -25,7 +25,7 @@ impl Side {
     }
 }
 
-impl fmt::Display for Side {
+impl fmt::Display for Service {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(self.name())
     }
