@@ -36,7 +36,7 @@ impl BrokerState {
     }
 
     /// Fails while a service waits for messages, as each running service does.
-    pub(super) fn no_side_waits(&self) -> anyhow::Result<()> {
+    pub(super) fn no_service_waits(&self) -> anyhow::Result<()> {
         let mut waiting = self.consumers.iter().filter(|(_, consumer)| consumer.num_waiting > 0);
         let Some((Lane { queue, .. }, _)) = waiting.next() else { return Ok(()) };
         let Queue { consumer, stream, .. } = queue;

@@ -80,7 +80,7 @@ pub(crate) async fn run_restore(settings: &RestoreSettings) -> anyhow::Result<()
 pub async fn backup(connection: &Connection, directory: &Path) -> anyhow::Result<()> {
     let nats = connection.context();
     let before = BrokerState::read(nats).await?;
-    before.no_side_waits()?;
+    before.no_service_waits()?;
     manifest::prepare(directory).await?;
     let taken = take(connection, directory, &before).await;
     if taken.is_err() {
@@ -110,7 +110,7 @@ async fn take(
     if let Some(change) = before.change(&after) {
         bail!("{change} during the backup: stop both services, and all other writers");
     }
-    after.no_side_waits()?;
+    after.no_service_waits()?;
     let broker = connection.client().server_info().version;
     terminal::compare_clocks(nats, facts::REQUESTED.stream).await?;
     Manifest::new(workqueue::now(), broker, kept).write(directory).await

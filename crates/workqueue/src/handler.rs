@@ -304,10 +304,10 @@ impl Context {
         self.heartbeat.notify_one();
     }
 
-    /// Asks for a permission under this key, such as the host that the job is about to call. All replicas of the
-    /// service share `per_second` permissions of a key in each second of the clock. A refused job does not wait in its
+    /// Asks for a permit under this key, such as the host that the job is about to call. All replicas of the
+    /// service share `per_second` permits of a key in each second of the clock. A refused job does not wait in its
     /// slot: it is snoozed until one of the next seconds. The refused jobs are spread over these seconds, the more
-    /// urgent first. A recording context grants every permission.
+    /// urgent first. A recording context grants every permit.
     ///
     /// A key is any text. If the account requires `MAX_BYTES`, all counters together have a megabyte, for some 5,000
     /// keys in ten seconds; with more keys the broker removes the oldest counters.
@@ -317,11 +317,11 @@ impl Context {
     ///
     /// # Errors
     ///
-    /// [`Failure::RetryAfter`] if no permission is left, if the broker does not answer, and in the second in which this
+    /// [`Failure::RetryAfter`] if no permit is left, if the broker does not answer, and in the second in which this
     /// replica has connected to it; [`Failure::Retry`] if the counters cannot be used.
-    pub async fn permission(&self, key: &str, per_second: NonZeroU32) -> Result<(), Failure> {
+    pub async fn permit(&self, key: &str, per_second: NonZeroU32) -> Result<(), Failure> {
         let Target::Broker(broker) = self.shared.producer.target() else { return Ok(()) };
-        let asking = rate_limit::permission(broker, self.shared.lane, key, per_second);
+        let asking = rate_limit::permit(broker, self.shared.lane, key, per_second);
         self.waiting(asking).await
     }
 

@@ -1,8 +1,8 @@
-//! Permissions to start jobs: how many a replica asks for at a time, how many are granted, and how long they are valid.
+//! Permits to start jobs: how many a replica asks for at a time, how many are granted, and how long they are valid.
 //! Without input or output.
 //!
 //! All replicas of a service share one counter for each queue and second of the clock. A replica that asks for
-//! permissions adds their number to the counter, and gets the total. The part of its number within the limit is
+//! permits adds their number to the counter, and gets the total. The part of its number within the limit is
 //! granted. So no order of requests and answers grants more than the limit in a second, and a total beyond the limit
 //! means that the second is used up.
 
@@ -36,7 +36,7 @@ pub(crate) fn turn(total: u64, limit: NonZeroU32) -> u64 {
     total.saturating_sub(1) / u64::from(limit.get())
 }
 
-/// The most permissions that a replica asks for at a time, and the most jobs that it takes from the queue to wait for
+/// The most permits that a replica asks for at a time, and the most jobs that it takes from the queue to wait for
 /// one.
 ///
 /// It is a fiftieth of the rate: enough that a request is worth its cost, and so few that little is lost when a
@@ -48,7 +48,7 @@ pub(crate) fn size(limit: NonZeroU32) -> usize {
     (limit / 50).max(limit.div_ceil(4).min(25))
 }
 
-/// Permissions that are valid for one second of the clock.
+/// Permits that are valid for one second of the clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Lease {
     second: i64,
@@ -56,18 +56,18 @@ pub(crate) struct Lease {
 }
 
 impl Lease {
-    /// The part of the `asked` permissions that is granted in this second, if they made the counter reach this total.
+    /// The part of the `asked` permits that is granted in this second, if they made the counter reach this total.
     pub(crate) fn granted(second: i64, asked: u64, total: u64, limit: NonZeroU32) -> Self {
         let before = total.saturating_sub(asked);
         Self { second, left: asked.min(u64::from(limit.get()).saturating_sub(before)) }
     }
 
-    /// How many permissions are left at this second.
+    /// How many permits are left at this second.
     pub(crate) fn left(&self, now: i64) -> u64 {
         if self.second == now { self.left } else { 0 }
     }
 
-    /// Adds permissions of the same second, or replaces those of an earlier one.
+    /// Adds permits of the same second, or replaces those of an earlier one.
     pub(crate) fn add(&mut self, other: Self) {
         if other.second == self.second {
             self.left += other.left;
@@ -76,12 +76,12 @@ impl Lease {
         }
     }
 
-    /// Spends a permission, if one is left.
+    /// Spends a permit, if one is left.
     pub(crate) fn spend(&mut self) {
         self.left = self.left.saturating_sub(1);
     }
 
-    /// Takes back a permission that was spent in vain.
+    /// Takes back a permit that was spent in vain.
     pub(crate) fn take_back(&mut self) {
         self.left += 1;
     }
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn permissions_beyond_the_limit_are_not_granted() {
+    fn permits_beyond_the_limit_are_not_granted() {
         for (asked, total, granted) in [(3, 3, 3), (3, 10, 3), (3, 11, 2), (3, 13, 0), (3, 99, 0)] {
             assert_eq!(Lease::granted(1, asked, total, limit(10)).left(1), granted, "{total}");
         }

@@ -7,9 +7,9 @@
 //! queue is full, the producer waits: that is back pressure, and nothing is dropped.
 //!
 //! A [`Service`] *pulls* jobs, never more than it has free slots for, and hands each to the [`Handler`] of
-//! its kind. If the service has a rate limit, the job first waits for a permission. All replicas share
-//! a fixed number of permissions a second. A handler can ask for further permissions under its own keys
-//! ([`Context::permission`]). The job is now *in flight*. While the handler awaits, the service sends
+//! its kind. If the service has a rate limit, the job first waits for a permit. All replicas share
+//! a fixed number of permits a second. A handler can ask for further permits under its own keys
+//! ([`Context::permit`]). The job is now *in flight*. While the handler awaits, the service sends
 //! *heartbeats*, so that the broker does not redeliver the job. When the handler publishes or creates
 //! through its [`Context`], the call returns only after the broker has confirmed it.
 //!

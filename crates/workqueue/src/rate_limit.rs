@@ -1,8 +1,8 @@
-//! Asks the broker for permissions to start jobs, so that all replicas of a service together start no more in a
+//! Asks the broker for permits to start jobs, so that all replicas of a service together start no more in a
 //! second of the clock than its limit.
 //!
 //! If the broker does not answer, nothing is granted, and the jobs wait. The counters are in the broker's memory, and
-//! a killed broker forgets them. So a replica asks for nothing in the second in which it connected: the permissions
+//! a killed broker forgets them. So a replica asks for nothing in the second in which it connected: the permits
 //! that an earlier broker granted in that second end with it.
 
 use std::num::NonZeroU32;
@@ -41,7 +41,7 @@ struct Counters {
 }
 
 impl Counters {
-    /// Whether a replica may ask for permissions at this time.
+    /// Whether a replica may ask for permits at this time.
     async fn may_be_asked(&self, now: Timestamp) -> bool {
         let since = self.connection.connected_since().await;
         let connected = now.saturating_sub(since.elapsed());
@@ -72,9 +72,9 @@ impl Counters {
 /// The delay within their second after which jobs ask, for each step of lower priority.
 const STEP: Duration = Duration::from_millis(100);
 
-/// Asks for one permission under a key, for a job of this lane, see
-/// [`Context::permission`](crate::Context::permission).
-pub(crate) async fn permission(
+/// Asks for one permit under a key, for a job of this lane, see
+/// [`Context::permit`](crate::Context::permit).
+pub(crate) async fn permit(
     broker: &BrokerTarget,
     lane: Lane,
     key: &str,
@@ -92,7 +92,7 @@ pub(crate) async fn permission(
         let of_lane = format!("{subject}-{}", lane.priority);
         match counters.turn(subject, limit).await? {
             0 if now().as_second() == asked_at.as_second() => return Ok(()),
-            // The permission is for a second that has passed.
+            // The permit is for a second that has passed.
             0 => {}
             // The jobs of each priority are spread separately, so that a few jobs do not wait as long as many.
             _ if lane.queue.has_priorities() => {
@@ -119,7 +119,7 @@ pub(crate) struct RateLimit {
     pub(crate) limit: NonZeroU32,
     counters: Counters,
     abandoned: CancellationToken,
-    /// The last second in which no permission was left.
+    /// The last second in which no permit was left.
     used_up: AtomicI64,
     held_back: AtomicBool,
     logged: Mutex<LogOnce>,
@@ -141,7 +141,7 @@ impl RateLimit {
         }
     }
 
-    /// Asks for as many permissions as are `wanted`, once it may ask, and returns the granted ones. `None` if none is
+    /// Asks for as many permits as are `wanted`, once it may ask, and returns the granted ones. `None` if none is
     /// wanted any more, or the service has no time left.
     pub(crate) async fn ask(&self, wanted: impl Fn() -> usize) -> Option<Lease> {
         self.abandoned.run_until_cancelled(self.opening()).await?;
@@ -174,7 +174,7 @@ impl RateLimit {
         self.abandoned.is_cancelled()
     }
 
-    /// Waits until permissions may be available.
+    /// Waits until permits may be available.
     async fn opening(&self) {
         loop {
             self.counters.connection.connected_since().await;
@@ -193,7 +193,7 @@ impl RateLimit {
         let reason = chain(error);
         if !error.is_transient() && logged.is_first(&reason) {
             let (queue, stream) = (self.queue.stream, lease::STREAM);
-            warn!(queue, stream, reason, "cannot ask for permission to start jobs; they wait");
+            warn!(queue, stream, reason, "cannot ask for permits to start jobs; they wait");
         }
     }
 }

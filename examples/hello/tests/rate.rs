@@ -93,8 +93,8 @@ impl Handler for Mailer {
 
     async fn handle(&self, Mail { host }: Mail, cx: &Context) -> Result<(), Failure> {
         let before = workqueue::now().as_second();
-        cx.permission(&host, NonZeroU32::new(2).unwrap()).await?;
-        // At the boundary of two seconds, the second of the permission is unknown.
+        cx.permit(&host, NonZeroU32::new(2).unwrap()).await?;
+        // At the boundary of two seconds, the second of the permit is unknown.
         let second = (workqueue::now().as_second() == before).then_some(before);
         *self.0.lock().unwrap().entry((host, second)).or_default() += 1;
         Ok(())
@@ -153,7 +153,7 @@ impl Handler for Visitor {
     }
 
     async fn handle(&self, Visit { priority }: Visit, cx: &Context) -> Result<(), Failure> {
-        cx.permission("the house", NonZeroU32::new(2).unwrap()).await?;
+        cx.permit("the house", NonZeroU32::new(2).unwrap()).await?;
         self.0.lock().unwrap().push(priority);
         Ok(())
     }

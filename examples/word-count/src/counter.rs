@@ -46,10 +46,10 @@ impl Handler for Counter {
         let wrong =
             || Failure::reject(format!("the input of {} has to be {{\"url\": …}}", kind.name));
         let url = check(task.input["url"].as_str().ok_or_else(wrong)?).map_err(Failure::reject)?;
-        // The permission for the host comes first: most of many jobs for one host wait here, and use no permission for
+        // The permit for the host comes first: most of many jobs for one host wait here, and use no permit for
         // their task.
-        self.web.permission(&url, cx).await?;
-        cx.permission(&format!("task {}", kind.name), kind.per_second).await?;
+        self.web.permit(&url, cx).await?;
+        cx.permit(&format!("task {}", kind.name), kind.per_second).await?;
         let page = self.web.page(url, cx).await?;
         // The permit moves into the work, which continues even if the attempt has timed out.
         let processor = Arc::clone(&self.processors).acquire_owned().await?;

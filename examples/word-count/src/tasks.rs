@@ -59,7 +59,7 @@ impl Kind {
         })
     }
 
-    /// Its retry policy. Waiting for a permission spends no attempt.
+    /// Its retry policy. Waiting for a permit spends no attempt.
     #[must_use]
     pub fn policy(&self) -> RetryPolicy {
         RetryPolicy {

@@ -92,13 +92,13 @@ impl Web {
         Self { client, patience, host_rate, robots }
     }
 
-    /// Asks for a permission to call the host of this URL.
-    pub(crate) async fn permission(&self, url: &Url, cx: &Context) -> Result<(), Failure> {
+    /// Asks for a permit to call the host of this URL.
+    pub(crate) async fn permit(&self, url: &Url, cx: &Context) -> Result<(), Failure> {
         let host = url.host_str().unwrap_or_default().trim_end_matches('.');
-        cx.permission(&format!("host {host}"), self.host_rate).await
+        cx.permit(&format!("host {host}"), self.host_rate).await
     }
 
-    /// The page at this URL. The caller has a permission for its host; this asks for one for each other host of a
+    /// The page at this URL. The caller has a permit for its host; this asks for one for each other host of a
     /// redirect.
     ///
     /// # Errors
@@ -147,7 +147,7 @@ impl Web {
             let next = check(url.join(next).map_err(Failure::reject)?.as_str());
             let next = next.map_err(Failure::reject)?;
             if next.host() != url.host() {
-                self.permission(&next, cx).await?;
+                self.permit(&next, cx).await?;
             }
             url = next;
         }

@@ -204,7 +204,7 @@ async fn gone_in_between(deployment: &Deployment, first: First) -> Vec<String> {
 async fn ack_before_publish_loses_the_request_with_its_generator() {
     let deployment = Deployment::start().await;
     let ids = gone_in_between(&deployment, First::Ack).await;
-    let _both = both_sides(&deployment).await;
+    let _both = both_services(&deployment).await;
     let verdict = deployment.verdict().await;
     assert!(!verdict.is_clean(), "{verdict}");
     assert_eq!(verdict.ids.lost, ids, "{verdict}");
@@ -217,13 +217,13 @@ async fn ack_before_publish_loses_the_request_with_its_generator() {
 async fn publish_before_ack_outlives_its_generator() {
     let deployment = Deployment::start().await;
     gone_in_between(&deployment, First::Publish).await;
-    let _both = both_sides(&deployment).await;
+    let _both = both_services(&deployment).await;
     let verdict = deployment.verdict().await;
     assert!(verdict.is_clean(), "{verdict}");
     assert_eq!((verdict.requested, verdict.complete), (10, 10), "{verdict}");
 }
 
-async fn both_sides(deployment: &Deployment) -> [Process; 2] {
+async fn both_services(deployment: &Deployment) -> [Process; 2] {
     [
         deployment.run(Service::Generator, "generator", &[]).await,
         deployment.run(Service::Requestor, "requestor", &[]).await,

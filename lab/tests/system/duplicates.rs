@@ -9,7 +9,7 @@ use crate::deployment::{Deployment, Service, creation, publication};
 use crate::foreign_messages::{acknowledgment, response};
 use crate::round_trips::request;
 
-async fn both_sides(deployment: &Deployment) -> [Process; 2] {
+async fn both_services(deployment: &Deployment) -> [Process; 2] {
     [
         deployment.run(Service::Generator, "generator", &[("CONCURRENCY", "1")]).await,
         deployment.run(Service::Requestor, "requestor", &[("CONCURRENCY", "1")]).await,
@@ -41,7 +41,7 @@ async fn request_published_twice_has_one_result() {
     for _ in 1..=5 {
         deployment.publish(&publication(&request)).await;
     }
-    let _both = both_sides(&deployment).await;
+    let _both = both_services(&deployment).await;
     sentinel(&deployment).await;
     clean(&deployment, 2).await;
     assert!(deployment.stored(request.id).await.is_some());
@@ -53,7 +53,7 @@ async fn one_of_two_responses_is_stored_and_the_same_is_marked() {
     let request = request();
     deployment.publish(&publication(&response(&request, "aaaa"))).await;
     deployment.publish(&publication(&response(&request, "bbbb"))).await;
-    let _both = both_sides(&deployment).await;
+    let _both = both_services(&deployment).await;
     sentinel(&deployment).await;
     clean(&deployment, 2).await;
     let stored = deployment.stored(request.id).await.unwrap();
@@ -72,7 +72,7 @@ async fn acknowledgment_published_twice_is_marked_once() {
         deployment.publish(&publication(&stored)).await;
     }
     assert_eq!(deployment.depth(ACKNOWLEDGMENTS).await, 5);
-    let _both = both_sides(&deployment).await;
+    let _both = both_services(&deployment).await;
     sentinel(&deployment).await;
     clean(&deployment, 2).await;
     let received: Received = deployment.fact(request.id).await.unwrap();

@@ -51,7 +51,7 @@ impl Questions {
         Self { listening, heard }
     }
 
-    /// The number of questions, and the permissions that the limit allowed, by the second.
+    /// The number of questions, and the permits that the limit allowed, by the second.
     fn granted(mut self, limit: u64) -> (u64, BTreeMap<i64, u64>) {
         self.listening.abort();
         let (mut questions, mut totals) = (0, BTreeMap::<i64, u64>::new());
@@ -108,7 +108,7 @@ async fn job_that_waits_for_the_rate_spends_no_attempt() {
 }
 
 #[tokio::test]
-async fn permissions_of_a_killed_replica_are_lost_for_a_second() {
+async fn permits_of_a_killed_replica_are_lost_for_a_second() {
     let deployment = Deployment::start().await;
     deployment.submit(Priority::Normal, 150).await;
     let questions = Questions::listen(&deployment).await;
@@ -180,7 +180,7 @@ async fn stop_while_waiting_gives_back_at_most_a_lease() {
 }
 
 #[tokio::test]
-async fn job_without_room_downstream_keeps_its_permission() {
+async fn job_without_room_downstream_keeps_its_permit() {
     let limits = Limits { queue_limit: 10, ..LIMITS };
     let deployment = Deployment::with(&limits).await;
     for request in 0..10 {
@@ -199,12 +199,12 @@ async fn job_without_room_downstream_keeps_its_permission() {
     })
     .await;
     let (_, granted) = questions.granted(u64::MAX);
-    // At most one more question for each, if a second ended before its permissions were used.
+    // At most one more question for each, if a second ended before its permits were used.
     assert!(granted.values().sum::<u64>() <= 20, "{granted:?}");
 }
 
 #[tokio::test]
-async fn urgent_request_has_the_next_permission() {
+async fn urgent_request_has_the_next_permit() {
     let deployment = Deployment::start().await;
     deployment.submit(Priority::Low, 120).await;
     let generator = deployment.run(Service::Generator, "generator", &[("RATE_LIMIT", "20")]).await;

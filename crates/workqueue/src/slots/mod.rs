@@ -1,9 +1,9 @@
 //! The slots of a service for the jobs of all lanes of a queue: the most urgent job gets the next slot, and none
 //! starves.
 //!
-//! If the queue has a rate limit, a job needs a permission as well, and gets slot and permission together. So the most
-//! urgent job gets the next permission, and no job holds a permission that it cannot use. The jobs that wait here for a
-//! permission are, in all lanes together, at most as many as a replica asks for at a time.
+//! If the queue has a rate limit, a job needs a permit as well, and gets slot and permit together. So the most
+//! urgent job gets the next permit, and no job holds a permit that it cannot use. The jobs that wait here for a
+//! permit are, in all lanes together, at most as many as a replica asks for at a time.
 
 mod permits;
 #[cfg(test)]
@@ -32,7 +32,7 @@ const FAIR_TURN: u64 = 10;
 /// another replica has taken it.
 const REFILL: Duration = Duration::from_millis(50);
 
-/// The time for which jobs are gathered before a replica asks for permissions, so that one request serves many jobs.
+/// The time for which jobs are gathered before a replica asks for permits, so that one request serves many jobs.
 const GATHER: Duration = Duration::from_millis(2);
 
 /// The slots of one queue with priorities, or with a rate limit.
@@ -45,14 +45,14 @@ struct Shared {
     limit: Option<RateLimit>,
     /// Notified when there is room for more waiting jobs.
     room: watch::Sender<()>,
-    /// The number of jobs that wait only for a permission.
+    /// The number of jobs that wait only for a permit.
     rate_limited: Gauge,
 }
 
 #[derive(Debug)]
 struct State {
     free: usize,
-    /// The permissions to start jobs, if there is a rate limit.
+    /// The permits to start jobs, if there is a rate limit.
     permits: Option<Permits>,
     /// The number of slots given so far.
     given: u64,
@@ -72,7 +72,7 @@ struct State {
 /// The slot of a job that is being handled. Dropping it gives the slot to the next one.
 #[derive(Debug)]
 pub(crate) struct Slot {
-    /// When it was given, with a permission of that second if there is a rate limit.
+    /// When it was given, with a permit of that second if there is a rate limit.
     pub(crate) given_at: Timestamp,
     of: Option<(Slots, Priority)>,
 }
@@ -86,7 +86,7 @@ enum Turn {
 }
 
 impl Slots {
-    /// This number of slots, for a queue with one lane or several. With a rate limit each job needs a permission as
+    /// This number of slots, for a queue with one lane or several. With a rate limit each job needs a permit as
     /// well.
     pub(crate) fn new(
         slots: usize,
@@ -109,7 +109,7 @@ impl Slots {
         Self(Arc::new(Shared { state, limit, room: watch::Sender::new(()), rate_limited }))
     }
 
-    /// The most jobs that may wait here for a permission, or be on their way, and the most of this lane that may be on
+    /// The most jobs that may wait here for a permit, or be on their way, and the most of this lane that may be on
     /// their way now. `None` without a rate limit.
     pub(crate) fn room(&self, priority: Priority) -> Option<(usize, usize)> {
         let mut state = self.state();
@@ -163,7 +163,7 @@ impl Slots {
         }
     }
 
-    /// Asks for permissions as long as jobs wait for them.
+    /// Asks for permits as long as jobs wait for them.
     async fn ask(self) {
         let Some(limit) = &self.0.limit else { return };
         loop {
@@ -183,7 +183,7 @@ impl Slots {
         }
     }
 
-    /// As [`Slots::give`], as far as there are permissions. Returns whether a slot was given.
+    /// As [`Slots::give`], as far as there are permits. Returns whether a slot was given.
     fn give_permitted(&self) -> bool {
         let mut given = false;
         loop {
@@ -236,12 +236,12 @@ impl State {
         self.free > 0 && self.permits.as_ref().is_none_or(|permits| permits.left(now) > 0)
     }
 
-    /// The number of jobs that wait only for a permission.
+    /// The number of jobs that wait only for a permit.
     fn waiting(&self) -> usize {
         self.waiting.iter().map(BTreeMap::len).sum::<usize>().min(self.free)
     }
 
-    /// The number of further permissions that can be used: one for each waiting job with a free slot. The jobs of a
+    /// The number of further permits that can be used: one for each waiting job with a free slot. The jobs of a
     /// lane do not count while the broker has more jobs of a more urgent lane.
     fn wanted(&mut self) -> usize {
         let mut wanted = 0;

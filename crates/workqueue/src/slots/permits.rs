@@ -1,4 +1,4 @@
-//! The permissions of a replica to start the jobs of one queue, and the room for jobs that wait for one.
+//! The permits of a replica to start the jobs of one queue, and the room for jobs that wait for one.
 
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ pub(super) struct Permits {
     pub(super) lease: Lease,
     /// Whether a task asks for more.
     pub(super) is_asking: bool,
-    /// The most jobs of all lanes that may wait here for a permission, or be on their way.
+    /// The most jobs of all lanes that may wait here for a permit, or be on their way.
     room: usize,
     /// The part of this room that is reserved for each lane, if there are several.
     kept: Option<usize>,
@@ -47,7 +47,7 @@ impl Permits {
         self.had_more[lane] = has_more.then(Instant::now);
     }
 
-    /// The most jobs of all lanes that may wait here for a permission, or be on their way; and the most of this lane
+    /// The most jobs of all lanes that may wait here for a permit, or be on their way; and the most of this lane
     /// that may be on their way now, while this many of each lane are here.
     ///
     /// The most urgent lane with a backlog on the broker gets all of the room, except a small reserve for each other

@@ -11,14 +11,14 @@ fn slots(slots: usize) -> Slots {
     Slots::new(slots, true, None, Gauge::default())
 }
 
-/// So many slots, with room for so many jobs that wait for a permission.
+/// So many slots, with room for so many jobs that wait for a permit.
 fn limited(number: usize, has_lanes: bool, room: usize) -> Slots {
     let slots = slots(number);
     slots.state().permits = Some(Permits::new(room, has_lanes));
     slots
 }
 
-/// Grants so many permissions for this second.
+/// Grants so many permits for this second.
 fn grant(slots: &Slots, permits: u64) {
     let most = NonZeroU32::new(1000).unwrap();
     let lease = Lease::granted(now().as_second(), permits, permits, most);
@@ -109,13 +109,13 @@ async fn slot_is_not_kept_for_an_urgent_job_that_does_not_come() {
 }
 
 #[tokio::test]
-async fn most_urgent_job_has_the_next_permission() {
+async fn most_urgent_job_has_the_next_permit() {
     let slots = limited(10, true, 25);
     let mut low = Box::pin(slots.take(Priority::Low, 1, false));
     let mut high = Box::pin(slots.take(Priority::High, 2, false));
     assert!(low.as_mut().now_or_never().is_none() && high.as_mut().now_or_never().is_none());
     assert_eq!(slots.state().wanted(), 2);
-    // The second may end in between, and with it the permission.
+    // The second may end in between, and with it the permit.
     while high.as_mut().now_or_never().is_none() {
         grant(&slots, 1);
     }
@@ -124,7 +124,7 @@ async fn most_urgent_job_has_the_next_permission() {
 }
 
 #[tokio::test]
-async fn no_permission_is_wanted_without_a_free_slot() {
+async fn no_permit_is_wanted_without_a_free_slot() {
     let slots = limited(1, false, 25);
     let mut job = Box::pin(slots.take(Priority::Normal, 1, true));
     let mut next = Box::pin(slots.take(Priority::Normal, 2, true));
@@ -135,15 +135,15 @@ async fn no_permission_is_wanted_without_a_free_slot() {
         grant(&slots, 1);
         slot = job.as_mut().now_or_never();
     }
-    // Such as one that waits for room in a full queue: it has had its permission.
+    // Such as one that waits for room in a full queue: it has had its permit.
     assert_eq!(slots.state().wanted(), 0);
     drop(slot);
-    assert!(next.as_mut().now_or_never().is_none(), "one permission, two jobs");
+    assert!(next.as_mut().now_or_never().is_none(), "one permit, two jobs");
     assert_eq!(slots.state().wanted(), 1);
 }
 
 #[tokio::test]
-async fn permission_of_a_dropped_job_goes_to_the_next() {
+async fn permit_of_a_dropped_job_goes_to_the_next() {
     let slots = limited(10, false, 25);
     let mut gone = Box::pin(slots.take(Priority::Normal, 1, false));
     let mut next = Box::pin(slots.take(Priority::Normal, 2, false));
