@@ -10,7 +10,8 @@ use contract::queues::{DueRequest, SCHEDULES};
 use serde::Serialize;
 use workqueue::topology;
 use workqueue::{
-    NatsSettings, Priority, PublishError, Recurrence, Schedule, Scheduled, Settings, schedules,
+    NatsSettings, Priority, PublishError, Recurrence, Schedule, ScheduleOutcome, Settings,
+    schedules,
 };
 
 use crate::terminal::{self, say};
@@ -86,9 +87,11 @@ pub(crate) async fn run(command: &Schedules) -> anyhow::Result<()> {
         Schedules::Set(settings) => {
             let (name, recurrence, job) = settings.schedule()?;
             match producer().schedule(name, &recurrence, &job).await {
-                Ok(Scheduled::Created) => say(format_args!("{name} is set: {recurrence}.")),
-                Ok(Scheduled::Replaced) => say(format_args!("{name} is replaced: {recurrence}.")),
-                Ok(Scheduled::Unchanged) => say(format_args!("{name} is unchanged.")),
+                Ok(ScheduleOutcome::Created) => say(format_args!("{name} is set: {recurrence}.")),
+                Ok(ScheduleOutcome::Replaced) => {
+                    say(format_args!("{name} is replaced: {recurrence}."))
+                }
+                Ok(ScheduleOutcome::Unchanged) => say(format_args!("{name} is unchanged.")),
                 // The reason names a valid value.
                 Err(PublishError::Invalid(reason)) => bail!(reason),
                 Err(error) => Err(error).with_context(|| format!("cannot set {name}")),

@@ -2,7 +2,7 @@
 // #/dead-letters?reason=failed the dead letters of a reason, and #/lessons/4 a lesson. So reloading keeps it, Back closes
 // it, and it can be sent to another person.
 
-import { keptByTab } from "./kept.js";
+import { keptByTab } from "./storage.js";
 
 const ID = /^[0-9a-f-]{36}$/;
 

@@ -2,7 +2,7 @@
 
 import { follow } from "./address.js";
 import { byId, el, say } from "./dom.js";
-import { kept } from "./kept.js";
+import { kept } from "./storage.js";
 import { toggleLessons } from "./lessons.js";
 
 const root = document.documentElement;

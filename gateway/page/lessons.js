@@ -4,7 +4,7 @@
 import { follow, goToLesson, leaveLesson } from "./address.js";
 import { confirm } from "./confirm.js";
 import { ask, button, byId, clock, el, mark, say } from "./dom.js";
-import { kept } from "./kept.js";
+import { kept } from "./storage.js";
 import { askLab, hasLab } from "./lab.js";
 import { elements } from "./lesson_text.js";
 

@@ -36,16 +36,16 @@ const COUNTERS: [Metric<Totals>; 3] = [
 const GAUGES: [Metric<Totals>; 4] = [
     ("dead_letters", "Dead letters", |it| it.dead_letters),
     (
-        "redelivered",
+        "redeliveries",
         "Deliveries that were not the first of their message, as far as the broker remembers",
         |it| it.redelivered,
     ),
     (
-        "missing",
+        "requests_missing",
         "Accepted requests that are neither stored, nor in a queue, nor dead letters",
         |it| it.missing,
     ),
-    ("written_twice", "Facts that were written a second time", |it| it.twice),
+    ("facts_written_twice", "Facts that were written a second time", |it| it.twice),
 ];
 
 /// Encodes the last snapshot for each scrape. While the broker is silent, it encodes nothing. All gateways have the
@@ -146,7 +146,7 @@ mod tests {
             "gateway_requested_total 9",
             "gateway_stored_total 5",
             "gateway_dead_letters 1",
-            "gateway_missing 0",
+            "gateway_requests_missing 0",
         ] {
             assert!(encoded.lines().any(|it| it == line), "{line} is missing:\n{encoded}");
         }

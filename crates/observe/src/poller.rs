@@ -356,7 +356,7 @@ fn brokers(cluster: &ClusterInfo) -> Vec<BrokerSnapshot> {
     brokers.into_iter().map(|(name, state)| BrokerSnapshot { name, state }).collect()
 }
 
-fn decoded<F: Fact>(stored: &[batch::Stored]) -> impl Iterator<Item = F> {
+fn decoded<F: Fact>(stored: &[batch::StoredMessage]) -> impl Iterator<Item = F> {
     stored.iter().filter_map(|message| F::from_body(&message.body).ok())
 }
 

@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use tokio::time::timeout;
 
-use crate::chain::Source;
+use crate::error_chain::Source;
 use crate::reading::ReadStreamError;
 
 /// The longest pause between two messages of the broker.
@@ -45,7 +45,7 @@ const WHERE: [&str; 7] = [
 
 /// A message in its stream.
 #[derive(Clone, Debug)]
-pub struct Stored {
+pub struct StoredMessage {
     /// Its sequence in the stream.
     pub sequence: u64,
     /// Its subject.
@@ -68,7 +68,7 @@ pub async fn from_sequence(
     subjects: &str,
     sequence: u64,
     count: usize,
-) -> Result<(Vec<Stored>, u64), ReadStreamError> {
+) -> Result<(Vec<StoredMessage>, u64), ReadStreamError> {
     let question = json!({ "seq": sequence.max(1), "next_by_subj": subjects, "batch": count });
     ask(nats, stream, question).await
 }
@@ -100,7 +100,7 @@ pub async fn last_under_each(
     nats: &Context,
     stream: &str,
     subjects: &[String],
-) -> Result<(Vec<Stored>, u64), ReadStreamError> {
+) -> Result<(Vec<StoredMessage>, u64), ReadStreamError> {
     if subjects.is_empty() {
         return Ok((Vec::new(), 0));
     }
@@ -112,7 +112,7 @@ async fn ask(
     nats: &Context,
     stream: &str,
     question: Value,
-) -> Result<(Vec<Stored>, u64), ReadStreamError> {
+) -> Result<(Vec<StoredMessage>, u64), ReadStreamError> {
     answers(nats, stream, question).await.map_err(ReadStreamError::of(stream))
 }
 
@@ -120,7 +120,7 @@ async fn answers(
     nats: &Context,
     stream: &str,
     mut question: Value,
-) -> Result<(Vec<Stored>, u64), Source> {
+) -> Result<(Vec<StoredMessage>, u64), Source> {
     question["max_bytes"] = MOST_BYTES.into();
     let inbox = nats.client().new_inbox();
     let mut answers = nats.client().subscribe(inbox.clone()).await?;
@@ -147,7 +147,7 @@ async fn answers(
     }
 }
 
-fn stored(answer: Message) -> Result<Stored, &'static str> {
+fn stored(answer: Message) -> Result<StoredMessage, &'static str> {
     let headers = answer.headers.unwrap_or_default();
     let sequence = headers.get(NATS_SEQUENCE).and_then(|value| value.as_str().parse().ok());
     let subject = headers.get(NATS_SUBJECT).map(|value| value.as_str().to_owned());
@@ -160,7 +160,7 @@ fn stored(answer: Message) -> Result<Stored, &'static str> {
             }
         }
     }
-    Ok(Stored {
+    Ok(StoredMessage {
         sequence: sequence.ok_or("an answer does not say its sequence")?,
         subject: subject.ok_or("an answer does not say its subject")?,
         body: answer.payload,

@@ -19,7 +19,7 @@ use clap::error::ErrorKind as ClapErrorKind;
 use clap::{Arg, ArgMatches, Command, Parser, value_parser};
 use clap_complete::Shell;
 
-use crate::chain::chain;
+use crate::error_chain::chain;
 
 /// The time limit for printing the last error of a program.
 const TIME_TO_PRINT: Duration = Duration::from_secs(1);

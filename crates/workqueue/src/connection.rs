@@ -13,11 +13,11 @@ use tokio::time::{sleep, timeout};
 use tracing::{error, warn};
 
 use crate::backoff::Backoff;
-use crate::chain::chain;
 use crate::connect_error::{ClientEnded, ConnectError};
 use crate::connect_options::{ANSWER_TIMEOUT, RETRY, connect_options};
 use crate::connection_events::{Link, watcher};
 use crate::credentials::Credentials;
+use crate::error_chain::chain;
 use crate::known_streams::KnownStreams;
 use crate::log_once::LogOnce;
 use crate::pub_acks::PubAcks;

@@ -14,10 +14,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
 use crate::bundle;
-use crate::chain::chain;
 use crate::clock::now;
 use crate::connection::Connection;
 use crate::dead_letters::{self, Cause, Original};
+use crate::error_chain::chain;
 use crate::firing;
 use crate::handler::Attempt;
 use crate::publisher::Publisher;

@@ -12,8 +12,8 @@ use jiff::Timestamp;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
-use crate::chain::Source;
 use crate::dead_letters::Reason;
+use crate::error_chain::Source;
 use crate::facts::{Creation, Fact, ReadError};
 use crate::id::JobId;
 use crate::job::Job;
@@ -165,7 +165,7 @@ impl Failure {
 
 impl fmt::Display for Failure {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(&crate::chain::chain(self.source()))
+        formatter.write_str(&crate::error_chain::chain(self.source()))
     }
 }
 

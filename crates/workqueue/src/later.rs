@@ -12,8 +12,8 @@ use tracing::warn;
 
 use crate::api::ApiError;
 use crate::backoff::Backoff;
-use crate::chain::chain;
 use crate::clock::now;
+use crate::error_chain::chain;
 use crate::id::JobId;
 use crate::job::Job;
 use crate::last_message::last_message;
@@ -33,7 +33,7 @@ const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_s
 
 /// The result of setting a schedule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Scheduled {
+pub enum ScheduleOutcome {
     /// There was no schedule of that name; it is now set.
     Created,
     /// A different schedule of that name was replaced.
@@ -144,7 +144,7 @@ impl Producer {
         name: &str,
         recurrence: &Recurrence,
         job: &J,
-    ) -> Result<Scheduled, PublishError> {
+    ) -> Result<ScheduleOutcome, PublishError> {
         let invalid = |error: InvalidSchedule| PublishError::Invalid(error.into());
         check_name(name).and_then(|()| recurrence.check()).map_err(invalid)?;
         if job.id().is_some() {
@@ -154,7 +154,7 @@ impl Producer {
             Target::Broker(broker) => broker,
             Target::Recorder(recorder) => {
                 recorder.add(schedules::every(job, name, recurrence, None)?);
-                return Ok(Scheduled::Created);
+                return Ok(ScheduleOutcome::Created);
             }
         };
         let publisher = broker.publisher_of::<J>(None).await?;
@@ -166,12 +166,16 @@ impl Producer {
             let sequence = standing.as_ref().map(|standing| standing.sequence);
             let new = schedules::every(job, name, recurrence, sequence)?;
             if standing.as_ref().is_some_and(|standing| schedules::is_same(standing, &new)) {
-                return Ok(done.unwrap_or(Scheduled::Unchanged));
+                return Ok(done.unwrap_or(ScheduleOutcome::Unchanged));
             }
             if standing.is_none() {
                 broker.check_room(J::QUEUE).await?;
             }
-            let does = if standing.is_some() { Scheduled::Replaced } else { Scheduled::Created };
+            let does = if standing.is_some() {
+                ScheduleOutcome::Replaced
+            } else {
+                ScheduleOutcome::Created
+            };
             match publisher.try_publish(new).await {
                 Ok(()) => return Ok(does),
                 // Another client was faster.

@@ -13,9 +13,9 @@ use tracing::{error, info, warn};
 
 use crate::backoff::Backoff;
 use crate::bundle::Bundler;
-use crate::chain::{Source, chain};
 use crate::commands;
 use crate::connection::Connection;
+use crate::error_chain::{Source, chain};
 use crate::job::Publication;
 use crate::log_once::LogOnce;
 use crate::metrics::{Metrics, PublishMetrics};

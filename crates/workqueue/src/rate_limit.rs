@@ -17,9 +17,9 @@ use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::chain::chain;
 use crate::clock::now;
 use crate::connection::Connection;
+use crate::error_chain::chain;
 use crate::handler::Failure;
 use crate::job::Publication;
 use crate::lease::{self, Lease};

@@ -9,7 +9,7 @@ use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
 use futures_util::TryStreamExt;
 use tokio::time::timeout;
 
-use crate::chain::Source;
+use crate::error_chain::Source;
 use crate::id::JobId;
 use crate::topology::{self, DeclareError};
 

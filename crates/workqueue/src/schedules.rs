@@ -25,7 +25,7 @@ use async_nats::jetstream::message::StreamMessage;
 use jiff::Timestamp;
 use tracing::warn;
 
-use crate::batch::{self, Stored};
+use crate::batch::{self, StoredMessage};
 use crate::connection::Connection;
 use crate::headers::{self, MESSAGE_VERSION};
 use crate::id::JobId;
@@ -50,9 +50,9 @@ pub struct Schedule<J> {
     pub job: J,
 }
 
-/// A job that was submitted for later.
+/// A delayed job.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Later<J> {
+pub struct DelayedJob<J> {
     /// When it is due. `None` if it is due already, and waits in its queue.
     pub at: Option<Timestamp>,
     /// The job.
@@ -92,7 +92,12 @@ pub async fn get<J: Job>(
     Ok(found.as_ref().and_then(|message| {
         let StreamMessage { sequence, headers, payload: body, .. } = message;
         let (headers, body) = (headers.clone(), body.clone());
-        Schedule::of(&Stored { sequence: *sequence, subject: subject.clone(), headers, body })
+        Schedule::of(&StoredMessage {
+            sequence: *sequence,
+            subject: subject.clone(),
+            headers,
+            body,
+        })
     }))
 }
 
@@ -104,7 +109,7 @@ pub async fn get<J: Job>(
 pub async fn later<J: Job>(
     connection: &Connection,
     id: JobId,
-) -> Result<Option<Later<J>>, ReadStreamError> {
+) -> Result<Option<DelayedJob<J>>, ReadStreamError> {
     let (waits, due) = (subject(J::QUEUE, ONCE, &id.to_string()), J::QUEUE.subject(id));
     // In this order, because the job may become due meanwhile.
     for subject in [&waits, &due] {
@@ -112,7 +117,7 @@ pub async fn later<J: Job>(
         let Ok((_, job)) = J::decode(&due, Some(&message.headers), &message.payload) else {
             continue;
         };
-        return Ok(Some(Later { at: due_at(&message.headers), job }));
+        return Ok(Some(DelayedJob { at: due_at(&message.headers), job }));
     }
     Ok(None)
 }
@@ -162,7 +167,7 @@ pub async fn not_done<J: Job>(
         next = if left > 0 { stored.last().map_or(next, |it| it.sequence) + 1 } else { u64::MAX };
         found.extend(stored.into_iter().filter(|it| it.sequence < sequences.end));
     }
-    let job = |Stored { sequence, subject, headers, body }: Stored| {
+    let job = |StoredMessage { sequence, subject, headers, body }: StoredMessage| {
         let id: JobId = subject.rsplit('.').next()?.parse().ok()?;
         let (id, job) = J::decode(&J::QUEUE.subject(id), Some(&headers), &body).ok()?;
         Some((sequence, id, job))
@@ -180,7 +185,7 @@ async fn last(
 }
 
 impl<J: Job> Schedule<J> {
-    fn of(stored: &Stored) -> Option<Self> {
+    fn of(stored: &StoredMessage) -> Option<Self> {
         let name = J::QUEUE.schedule_key(&stored.subject)?.to_owned();
         // A recurring job has no id yet, so any id will do.
         let subject = J::QUEUE.subject(JobId::fired(Timestamp::default(), [&name, ""]));

@@ -38,7 +38,7 @@ async fn each_request_is_answered_and_marked_while_all_run() {
     let broker = Broker::start(BrokerOptions::default()).await.unwrap();
     let generator = generator(&broker, directory.path(), "generator").await;
     let tally =
-        tally(requestor(&broker, directory.path(), &["--total", "50", "--patience", "5s"])).await;
+        tally(requestor(&broker, directory.path(), &["--total", "50", "--timeout", "5s"])).await;
     assert_eq!((&tally["answered"], &tally["doubled"]), (&50.into(), &0.into()), "{tally}");
     eventually("all are marked", async || match generator.log_text() {
         log if log.matches("marked ").count() == 50 => Ok(()),
@@ -51,14 +51,14 @@ async fn each_request_is_answered_and_marked_while_all_run() {
 async fn requests_without_a_subscriber_are_lost() {
     let directory = tempfile::tempdir().unwrap();
     let broker = Broker::start(BrokerOptions::default()).await.unwrap();
-    let settings = ["--total", "20", "--patience", "10ms"];
+    let settings = ["--total", "20", "--timeout", "10ms"];
     let asked = tally(requestor(&broker, directory.path(), &settings)).await;
     assert_eq!((&asked["lost"], &asked["answered"]), (&20.into(), &0.into()), "{asked}");
     // A later subscriber gets none of these messages.
     let generator = generator(&broker, directory.path(), "generator").await;
     let directory = tempfile::tempdir().unwrap();
     let asked =
-        tally(requestor(&broker, directory.path(), &["--total", "5", "--patience", "5s"])).await;
+        tally(requestor(&broker, directory.path(), &["--total", "5", "--timeout", "5s"])).await;
     assert_eq!(asked["answered"], 5, "{asked}");
     assert_eq!(generator.log_text().matches("made ").count(), 5);
 }
@@ -70,7 +70,7 @@ async fn two_generators_both_answer_each_request() {
     let _one = generator(&broker, directory.path(), "one").await;
     let _two = generator(&broker, directory.path(), "two").await;
     let tally =
-        tally(requestor(&broker, directory.path(), &["--total", "20", "--patience", "5s"])).await;
+        tally(requestor(&broker, directory.path(), &["--total", "20", "--timeout", "5s"])).await;
     assert_eq!((&tally["answered"], &tally["doubled"]), (&20.into(), &20.into()), "{tally}");
 }
 
@@ -79,7 +79,7 @@ async fn interrupted_requestor_counts_its_requests() {
     let directory = tempfile::tempdir().unwrap();
     let broker = Broker::start(BrokerOptions::default()).await.unwrap();
     let _generator = generator(&broker, directory.path(), "generator").await;
-    let settings = ["--total", "1000000", "--patience", "10ms"];
+    let settings = ["--total", "1000000", "--timeout", "10ms"];
     let requestor = requestor(&broker, directory.path(), &settings);
     logged(&requestor, "answered").await;
     requestor.interrupt().unwrap();

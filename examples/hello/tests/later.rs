@@ -13,7 +13,7 @@ use workqueue::testing::Recorder;
 use workqueue::topology::{Topology, queue_state};
 use workqueue::{
     Connection, Context, Failure, Handler, InvalidSchedule, Job, JobId, NatsSettings, Producer,
-    PublishError, Queue, Recurrence, RetryPolicy, Schedule, Scheduled, Service, ServiceError,
+    PublishError, Queue, Recurrence, RetryPolicy, Schedule, ScheduleOutcome, Service, ServiceError,
     Settings, Trace, dead_letters, now, schedules,
 };
 
@@ -189,14 +189,14 @@ async fn recurring_job_is_a_job_of_its_own_each_time() {
     let schedule =
         async |of: &str| producer.schedule("standup", &EACH_SECOND, &remind(of)).await.unwrap();
     let before = now();
-    assert_eq!(schedule("standup").await, Scheduled::Created);
-    assert_eq!(schedule("standup").await, Scheduled::Unchanged);
+    assert_eq!(schedule("standup").await, ScheduleOutcome::Created);
+    assert_eq!(schedule("standup").await, ScheduleOutcome::Unchanged);
     let (first, second) = (worker.next().await, worker.next().await);
     assert_eq!([first.0.as_str(), second.0.as_str()], ["standup", "standup"]);
     assert!(first.1 < second.1, "its id says when it was due: {first:?} {second:?}");
     assert!(first.1.made_at() >= before && second.1.made_at() <= now());
 
-    assert_eq!(schedule("retro").await, Scheduled::Replaced);
+    assert_eq!(schedule("retro").await, ScheduleOutcome::Replaced);
     let standing =
         Schedule { name: "standup".to_owned(), recurrence: EACH_SECOND, job: remind("retro") };
     let found = schedules::get::<Remind>(&connection, "standup").await.unwrap();
@@ -275,7 +275,7 @@ async fn error_for_an_impossible_schedule_names_a_possible_one() {
     let possible = cron("0 0 3 * * *", Some("Europe/Berlin"));
     assert_eq!(
         producer.schedule("a", &possible, &remind("cake")).await.unwrap(),
-        Scheduled::Created
+        ScheduleOutcome::Created
     );
     for (name, recurrence) in [
         ("a.b", EACH_SECOND),

@@ -10,7 +10,7 @@ use tokio::process::Command;
 /// The generator, and its address.
 async fn generator(directory: &Path, settings: &[&str]) -> (Process, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_coupled-generator"));
-    command.args(["--listen", "127.0.0.1:0"]).args(settings);
+    command.args(["--listen-addr", "127.0.0.1:0"]).args(settings);
     let process = Process::spawn(command, directory.join("generator.log")).unwrap();
     let addr =
         eventually("it listens", async || process.logged_addr("listens on ").ok_or(())).await;

@@ -29,7 +29,7 @@ const FILES: &[File] = files! {
     "/main.js" SCRIPT "main.js"
     "/address.js" SCRIPT "address.js"
     "/confirm.js" SCRIPT "confirm.js"
-    "/kept.js" SCRIPT "kept.js"
+    "/storage.js" SCRIPT "storage.js"
     "/keys.js" SCRIPT "keys.js"
     "/lab.js" SCRIPT "lab.js"
     "/lessons.js" SCRIPT "lessons.js"

@@ -13,7 +13,7 @@ use axum::routing::get;
 use contract::queues::DueRequest;
 use tokio::time::timeout;
 use tracing::error;
-use workqueue::{PublishError, Schedule, Scheduled, chain, schedules};
+use workqueue::{PublishError, Schedule, ScheduleOutcome, chain, schedules};
 
 use crate::input::{NoQuery, query, read_body};
 use crate::problem::{Problem, ProblemKind};
@@ -142,8 +142,8 @@ pub(crate) async fn set(
     let location = [(header::LOCATION, name.clone())];
     let body = json(&ScheduleView::from(Schedule { name, recurrence, job }));
     Ok(match set {
-        Scheduled::Created => (StatusCode::CREATED, location, body).into_response(),
-        Scheduled::Replaced | Scheduled::Unchanged => body,
+        ScheduleOutcome::Created => (StatusCode::CREATED, location, body).into_response(),
+        ScheduleOutcome::Replaced | ScheduleOutcome::Unchanged => body,
     })
 }
 

@@ -115,7 +115,7 @@ impl Pair {
                 let breaker = (design == Design::CoupledWithBreaker).to_string();
                 let url = ("GENERATOR_URL", format!("http://{addr}"));
                 let asking = vec![url, ("BREAKER", breaker), ("RATE", rate), ("TOTAL", total)];
-                let making = vec![("LISTEN", addr), work_time];
+                let making = vec![("LISTEN_ADDR", addr), work_time];
                 (&examples.coupled_requestor, asking, &examples.coupled_generator, making)
             }
             Between::Broker(broker) => {

@@ -10,9 +10,9 @@ use serde::Serialize;
 use super::{
     AT, ATTEMPTS, BY, LEFT_OUT, REASON, Reason, STREAM, SUBJECT, SUBJECTS, split, subject,
 };
-use crate::batch::{self, Stored};
-use crate::chain::Source;
+use crate::batch::{self, StoredMessage};
 use crate::connection::Connection;
+use crate::error_chain::Source;
 use crate::id::JobId;
 use crate::job::Job;
 use crate::reading::{self, ReadStreamError};
@@ -77,9 +77,9 @@ pub async fn of_job(nats: &Context, id: JobId) -> Result<Vec<DeadLetter>, ReadSt
     Ok(letters.into_iter().map(DeadLetter::from).collect())
 }
 
-impl From<Stored> for DeadLetter {
-    fn from(stored: Stored) -> Self {
-        let Stored { sequence, subject, headers, body } = stored;
+impl From<StoredMessage> for DeadLetter {
+    fn from(stored: StoredMessage) -> Self {
+        let StoredMessage { sequence, subject, headers, body } = stored;
         Self::of(sequence, &subject, headers, body)
     }
 }

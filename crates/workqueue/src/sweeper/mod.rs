@@ -36,10 +36,10 @@ use serde_json::{Value, json};
 use tracing::{debug, warn};
 
 use crate::api::{self, ApiError};
-use crate::chain::chain;
 use crate::clock::now;
 use crate::connection::Connection;
 use crate::dead_letters::{Cause, Original, is_for_the_broker};
+use crate::error_chain::chain;
 use crate::firing;
 use crate::job::Publication;
 use crate::log_once::LogOnce;

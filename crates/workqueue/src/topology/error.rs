@@ -5,9 +5,9 @@ use async_nats::jetstream::{Context, ErrorCode};
 
 use super::difference::Difference;
 use crate::api::ApiError;
-use crate::chain::Source;
 use crate::commands;
 use crate::connect_error::ClientEnded;
+use crate::error_chain::Source;
 
 /// Why the topology could not be declared.
 #[derive(Debug, thiserror::Error)]

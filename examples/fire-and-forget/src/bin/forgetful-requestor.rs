@@ -33,7 +33,7 @@ struct Settings {
     length: u32,
     /// How long to listen on after the last request
     #[arg(long, env, default_value = "2s", value_name = "TIME")]
-    patience: SignedDuration,
+    timeout: SignedDuration,
 }
 
 /// The requests by their outcome.
@@ -60,7 +60,7 @@ struct Asked {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
-    let Settings { nats_url, rate, mut total, length, patience } = Settings::parse();
+    let Settings { nats_url, rate, mut total, length, timeout } = Settings::parse();
     let nats = async_nats::connect(nats_url).await?;
     let mut responses = nats.subscribe(RESPONSES).await?;
     let (mut asked, mut number, started) = (HashMap::new(), 0, Instant::now());
@@ -75,7 +75,7 @@ async fn main() -> anyhow::Result<()> {
     loop {
         // The time of the next request, or the end after the last one.
         let next = started + Duration::from_secs(1) * number / rate;
-        let end = if number == total { patience.unsigned_abs() } else { Duration::ZERO };
+        let end = if number == total { timeout.unsigned_abs() } else { Duration::ZERO };
         tokio::select! {
             () = sleep_until(next + end) => {
                 if number == total {

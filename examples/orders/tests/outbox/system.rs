@@ -17,7 +17,7 @@ use testkit::process::{Process, bound_to_this};
 use testkit::proxy::Proxy;
 use tokio::process::Command;
 use tokio::time::timeout;
-use workqueue::batch::{self, Stored};
+use workqueue::batch::{self, StoredMessage};
 use workqueue::{Connection, Job, JobId, NatsSettings, Settings, topology};
 
 use crate::postgres::Postgres;
@@ -139,7 +139,7 @@ impl System {
                 other => Err(other),
             }
         });
-        let event = |event: Stored| serde_json::from_slice(&event.body).unwrap();
+        let event = |event: StoredMessage| serde_json::from_slice(&event.body).unwrap();
         events.await.into_iter().map(event).collect()
     }
 

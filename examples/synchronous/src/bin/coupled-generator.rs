@@ -20,7 +20,7 @@ use tokio::time::sleep;
 struct Settings {
     /// Where to listen; port 0 is any that is free
     #[arg(long, env, default_value = "127.0.0.1:8084", value_name = "ADDRESS")]
-    listen: SocketAddr,
+    listen_addr: SocketAddr,
     /// How long a string takes to make, such as 50ms
     #[arg(long, env, default_value = "0s", value_name = "TIME")]
     work_time: SignedDuration,
@@ -28,8 +28,8 @@ struct Settings {
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
-    let Settings { listen, work_time } = Settings::parse();
-    let listener = TcpListener::bind(listen).await?;
+    let Settings { listen_addr, work_time } = Settings::parse();
+    let listener = TcpListener::bind(listen_addr).await?;
     writeln!(stdout(), "listens on {}", listener.local_addr()?)?;
     let routes = Router::new().route("/strings", post(make)).with_state(work_time);
     Ok(axum::serve(listener, routes).await?)

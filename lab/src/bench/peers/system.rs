@@ -110,7 +110,7 @@ impl Tools {
                 // At full speed, and then listening until it is ended.
                 let rate = u32::MAX;
                 let asking =
-                    format!("--rate {rate} --total {round_trips} --length 16 --patience 24h");
+                    format!("--rate {rate} --total {round_trips} --length 16 --timeout 24h");
                 vec![program(&self.tutorial[0], ""), program(&self.tutorial[1], &asking)]
             }
         }
