@@ -140,7 +140,7 @@ export function showFlow(flow, at) {
     const parts = lanes.get(queue.name);
     say(parts.waiting, count(queue.waiting));
     say(parts.flying, count(queue.in_flight));
-    say(parts.rates, `${rate(queue.come)}/s in, ${rate(queue.go)}/s out`);
+    say(parts.rates, `${rate(queue.arrival_rate)}/s in, ${rate(queue.departure_rate)}/s out`);
     const paused = queue.paused_until && `paused until ${clock(queue.paused_until)}`;
     say(parts.full, [paused, queue.full && "full: its publishers wait"].filter(Boolean).join(", "));
     showPause(parts.pause, queue.paused_until);
@@ -152,8 +152,8 @@ export function showFlow(flow, at) {
     const part = (messages) => `${messages ? Math.max(0.7, (100 * messages) / scale) : 0}%`;
     parts.inFlight.style.width = part(queue.in_flight);
     parts.waits.style.width = part(queue.waiting);
-    mark(parts.come, "speed", speed(queue.come));
-    mark(parts.go, "speed", speed(queue.go));
+    mark(parts.come, "speed", speed(queue.arrival_rate));
+    mark(parts.go, "speed", speed(queue.departure_rate));
   }
   showStrip(flow);
   showSchedules(flow.schedules);
@@ -187,12 +187,12 @@ function showService(service, working, more, replicas) {
     say(box.name, replica.instance);
     mark(box.item, "state", replica.state);
     const works = replica.state === "ready";
-    const settles = Object.entries(DOES[service]).map(([queue, does]) => `${does} ${rate(replica.settles[queue] ?? 0)}/s`);
-    const does = [replica.asks > 0 && `asks ${rate(replica.asks)}/s`, ...settles].filter(Boolean);
+    const settles = Object.entries(DOES[service]).map(([queue, does]) => `${does} ${rate(replica.settle_rates[queue] ?? 0)}/s`);
+    const does = [replica.request_rate > 0 && `asks ${rate(replica.request_rate)}/s`, ...settles].filter(Boolean);
     say(box.rates, works ? does.join(", ") : replica.state);
     // What it waits for tells why it does nothing.
-    say(box.waits, works && replica.waits_for.length ? `waits: ${replica.waits_for.join(" and ")} full` : "");
-    const holds = Object.entries(replica.holds).map(([queue, messages]) => `${queue} ${count(messages)}`);
+    say(box.waits, works && replica.full_streams.length ? `waits: ${replica.full_streams.join(" and ")} full` : "");
+    const holds = Object.entries(replica.in_flight_by_queue).map(([queue, messages]) => `${queue} ${count(messages)}`);
     say(box.more, `version ${replica.version}${works ? `, in flight: ${holds.join(", ") || "none"}` : ""}`);
   }
   for (const [key, box] of boxes) {

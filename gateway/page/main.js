@@ -93,7 +93,7 @@ function connect() {
       showFlow(flow, seenAt ?? at);
       showNumbers(flow);
       showLast(flow.last);
-      countLetters(flow.numbers.dead_letters);
+      countLetters(flow.totals.dead_letters);
     }
     if (!axis.add(point)) {
       // This tab has missed some: it was slow, or asleep.

@@ -22,25 +22,25 @@ const tiles = new Map(TILES.map(([key, label]) => {
   return [key, { tile, value }];
 }));
 
-export function showNumbers({ numbers, latency }) {
+export function showNumbers({ totals, latency }) {
   for (const key of ["requested", "stored", "received", "pending", "redelivered", "dead_letters"]) {
-    say(tiles.get(key).value, count(numbers[key]));
-    tiles.get(key).value.title = exact(numbers[key]);
+    say(tiles.get(key).value, count(totals[key]));
+    tiles.get(key).value.title = exact(totals[key]);
   }
-  tiles.get("redelivered").value.title = `${exact(numbers.redelivered)}, as far as the broker remembers: a killed broker forgets some`;
-  tiles.get("dead_letters").tile.classList.toggle("warn", numbers.dead_letters > 0);
+  tiles.get("redelivered").value.title = `${exact(totals.redelivered)}, as far as the broker remembers: a killed broker forgets some`;
+  tiles.get("dead_letters").tile.classList.toggle("warn", totals.dead_letters > 0);
   const known = latency.round_trips > 0;
-  const took = (milliseconds) => (!known ? "–" : latency.backwards > 0 ? "clocks differ" : span(milliseconds));
+  const took = (milliseconds) => (!known ? "–" : latency.negative > 0 ? "clocks differ" : span(milliseconds));
   say(tiles.get("median").value, took(latency.median_ms));
   say(tiles.get("p99").value, took(latency.p99_ms));
   const stages = STAGES.map(([key, what]) => `${what} ${span(latency[key].median_ms)}, 99 % within ${span(latency[key].p99_ms)}`);
-  say(byId("stages"), known && latency.backwards === 0 ? `By stage, at the median: ${stages.join("; ")}.` : "");
+  say(byId("stages"), known && latency.negative === 0 ? `By stage, at the median: ${stages.join("; ")}.` : "");
   const sample = `a sample of ${latency.round_trips} round trips of the last ten seconds, by the clocks of both services`;
   for (const key of ["median", "p99"]) tiles.get(key).value.title = known ? sample : "no round trip has ended in the last ten seconds";
-  judge(numbers);
+  judge(totals);
 }
 
-function judge({ requested, missing, twice }) {
+function judge({ requested, missing, written_twice: twice }) {
   const [state, word, note] = requested === 0
     ? ["none", "No requests yet", "Only the audit compares each string."]
     : missing > 0

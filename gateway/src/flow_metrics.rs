@@ -45,7 +45,7 @@ const GAUGES: [Metric<Totals>; 4] = [
         "Accepted requests that are neither stored, nor in a queue, nor dead letters",
         |it| it.missing,
     ),
-    ("facts_written_twice", "Facts that were written a second time", |it| it.twice),
+    ("facts_written_twice", "Facts that were written a second time", |it| it.written_twice),
 ];
 
 /// Encodes the last snapshot for each scrape. While the broker is silent, it encodes nothing. All gateways have the
@@ -84,11 +84,11 @@ fn encode(mut encoder: DescriptorEncoder, flow: &Snapshot, now: Timestamp) -> fm
     }
     for (name, help, value) in COUNTERS {
         let metric = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
-        ConstCounter::new(value(&flow.numbers)).encode(metric)?;
+        ConstCounter::new(value(&flow.totals)).encode(metric)?;
     }
     for (name, help, value) in GAUGES {
         let metric = encoder.encode_descriptor(name, help, None, MetricType::Gauge)?;
-        ConstGauge::new(value(&flow.numbers)).encode(metric)?;
+        ConstGauge::new(value(&flow.totals)).encode(metric)?;
     }
     Ok(())
 }
@@ -132,7 +132,7 @@ mod tests {
         let mut flow = Snapshot { queues: vec![requests, responses], ..Snapshot::default() };
         flow.schedules.name = "SCHEDULES";
         flow.replicas.generators = 2;
-        flow.numbers = Totals { requested: 9, stored: 5, dead_letters: 1, ..Totals::default() };
+        flow.totals = Totals { requested: 9, stored: 5, dead_letters: 1, ..Totals::default() };
         let encoded = encoded(Later(flow));
         for line in [
             r#"gateway_queue_waiting{queue="REQUESTS"} 3"#,

@@ -84,7 +84,14 @@ impl Timeline {
         };
         past.taken += 1;
         let point = |it: &QueueSnapshot| {
-            (it.waiting, it.in_flight, it.come, it.go, it.paused_until.is_some(), it.full)
+            (
+                it.waiting,
+                it.in_flight,
+                it.arrival_rate,
+                it.departure_rate,
+                it.paused_until.is_some(),
+                it.full,
+            )
         };
         let queues = flow.as_ref().map(|flow| flow.queues.iter().map(point).collect());
         let schedules = flow.as_ref().map(|flow| point(&flow.schedules));

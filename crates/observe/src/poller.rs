@@ -140,8 +140,8 @@ impl Poller {
             let seconds = at.duration_since(earlier.at).as_secs_f64();
             let pairs = queues.iter_mut().zip(moved.iter().zip(&earlier.moved));
             for (queue, (now, then)) in pairs {
-                queue.come = rate(now.0, then.0, seconds);
-                queue.go = rate(now.1, then.1, seconds);
+                queue.arrival_rate = rate(now.0, then.0, seconds);
+                queue.departure_rate = rate(now.1, then.1, seconds);
             }
         }
         let before = self.earlier.as_ref().map_or(received.last_sequence, |it| it.received);
@@ -160,7 +160,7 @@ impl Poller {
             recent_dead_letters,
         );
         let of = [&requested, &stored, &received];
-        let numbers = Totals {
+        let totals = Totals {
             requested: requested.last_sequence,
             stored: stored.last_sequence,
             received: received.last_sequence,
@@ -168,11 +168,11 @@ impl Poller {
             pending,
             redelivered: queues.iter().map(|queue| queue.redelivered).sum(),
             missing: lasting(&mut self.unplaced, unplaced),
-            twice: of.iter().map(|it| it.messages.saturating_sub(it.subjects_count)).sum(),
+            written_twice: of.iter().map(|it| it.messages.saturating_sub(it.subjects_count)).sum(),
         };
         let latency = self.round_trips.latency();
         let replicas = self.replicas();
-        Ok(Snapshot { queues, schedules, replicas, numbers, brokers, latency, last })
+        Ok(Snapshot { queues, schedules, replicas, totals, brokers, latency, last })
     }
 
     /// Returns the last requests with their states, and measures a sample of the round trips that have ended since the

@@ -119,7 +119,7 @@ impl ReplicaRegistry {
         let settled = reply.endpoints.iter();
         let settled: BTreeMap<String, u64> =
             settled.filter_map(|it| Some((known_stream(&it.name)?, it.num_requests))).collect();
-        let holds: BTreeMap<String, u64> = reply
+        let in_flight_by_queue: BTreeMap<String, u64> = reply
             .endpoints
             .iter()
             .filter_map(|it| Some((known_stream(&it.name)?, it.data["in_flight"].as_u64()?)))
@@ -134,20 +134,21 @@ impl ReplicaRegistry {
             .filter_map(|(stream, counts)| Some((known_stream(stream)?, counts.full)));
         let full: HashMap<String, u64> = full.collect();
         let before = self.known.remove(&reply.id);
-        let (mut settles, mut asks, mut waits_for) = (BTreeMap::new(), 0.0, Vec::new());
+        let (mut settle_rates, mut request_rate, mut full_streams) =
+            (BTreeMap::new(), 0.0, Vec::new());
         if let Some(before) = before {
             let seconds = at.duration_since(before.heard_at).as_secs_f64();
             let settles_of = |(queue, now): (&String, &u64)| {
                 let then = before.settled.get(queue).unwrap_or(now);
                 (queue.clone(), rate(*now, *then, seconds))
             };
-            settles = settled.iter().map(settles_of).collect();
-            asks = rate(asked, before.asked, seconds);
+            settle_rates = settled.iter().map(settles_of).collect();
+            request_rate = rate(asked, before.asked, seconds);
             let waits = |(stream, now): (&String, &u64)| {
                 (now > before.full.get(stream).unwrap_or(now)).then(|| stream.clone())
             };
-            waits_for = full.iter().filter_map(waits).collect();
-            waits_for.sort();
+            full_streams = full.iter().filter_map(waits).collect();
+            full_streams.sort();
         }
         // A restarted replica replaces its silent predecessor of the same name. A replica that still answers stays:
         // another client may use its name.
@@ -169,11 +170,11 @@ impl ReplicaRegistry {
             instance,
             version,
             state,
-            settles,
+            settle_rates,
             in_flight,
-            holds,
-            asks,
-            waits_for,
+            in_flight_by_queue,
+            request_rate,
+            full_streams,
         };
         self.known.insert(reply.id, KnownReplica { last, heard_at: at, settled, asked, full });
     }
@@ -214,9 +215,9 @@ impl KnownReplica {
         let mut snapshot = self.last.clone();
         snapshot.instance = shortened(&snapshot.instance, SHOWN_CHARACTERS);
         if self.is_silent() {
-            (snapshot.state, snapshot.asks) = ("silent", 0.0);
-            snapshot.settles.clear();
-            snapshot.waits_for.clear();
+            (snapshot.state, snapshot.request_rate) = ("silent", 0.0);
+            snapshot.settle_rates.clear();
+            snapshot.full_streams.clear();
         }
         snapshot
     }
@@ -255,7 +256,7 @@ mod tests {
         advance(Duration::from_secs(1)).await;
         note(&mut replicas, "1", "a", "ready", 30);
         let shown = replicas.snapshot().replicas;
-        assert!((shown[0].settles["REQUESTS"] - 20.0).abs() < 1e-6, "{shown:?}");
+        assert!((shown[0].settle_rates["REQUESTS"] - 20.0).abs() < 1e-6, "{shown:?}");
         assert_eq!(replicas.working("generator"), 1);
         advance(Duration::from_secs(2)).await;
         assert_eq!(states(&replicas), [("a".to_owned(), "silent")]);
@@ -276,14 +277,17 @@ mod tests {
             });
             replicas.note(answer.to_string().as_bytes(), Instant::now());
             let shown = replicas.snapshot().replicas.remove(0);
-            assert_eq!(shown.holds, BTreeMap::from([("RESPONSES".to_owned(), 2)]));
-            let waits: &[&str] =
-                if full == 9 && confirmed == 120 && shown.asks > 0.0 { &["REQUESTS"] } else { &[] };
-            assert_eq!(shown.waits_for, waits);
+            assert_eq!(shown.in_flight_by_queue, BTreeMap::from([("RESPONSES".to_owned(), 2)]));
+            let waits: &[&str] = if full == 9 && confirmed == 120 && shown.request_rate > 0.0 {
+                &["REQUESTS"]
+            } else {
+                &[]
+            };
+            assert_eq!(shown.full_streams, waits);
             advance(Duration::from_secs(1)).await;
         }
         let shown = replicas.snapshot().replicas.remove(0);
-        assert!(shown.asks.abs() < 1e-6, "{shown:?}");
+        assert!(shown.request_rate.abs() < 1e-6, "{shown:?}");
     }
 
     #[tokio::test(start_paused = true)]

@@ -45,11 +45,11 @@ impl RoundTrips {
             self.measured.pop_front();
         }
         let whole = self.measured.iter().map(|(_, took)| took[0]);
-        let backwards = whole.filter(|took| *took < 0.0).count();
+        let negative = whole.filter(|took| *took < 0.0).count();
         let round_trips = self.measured.len();
         let [whole, waited, made, stored, marked] =
             std::array::from_fn(|part| self.percentiles(part));
-        Latency { round_trips, backwards, whole, waited, made, stored, marked }
+        Latency { round_trips, negative, whole, waited, made, stored, marked }
     }
 
     fn percentiles(&self, part: usize) -> Percentiles {
@@ -84,7 +84,7 @@ mod tests {
         }
         note(&mut round_trips, -5);
         let latency = round_trips.latency();
-        assert_eq!((latency.round_trips, latency.backwards), (102, 1));
+        assert_eq!((latency.round_trips, latency.negative), (102, 1));
         assert!((49.0..=51.0).contains(&latency.whole.median_ms), "{latency:?}");
         assert!((98.0..=100.0).contains(&latency.whole.p99_ms), "{latency:?}");
         tokio::time::advance(WINDOW * 2).await;

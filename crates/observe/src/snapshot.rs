@@ -23,7 +23,7 @@ pub struct Snapshot {
     #[serde(flatten)]
     pub replicas: ReplicasSnapshot,
     /// The totals.
-    pub numbers: Totals,
+    pub totals: Totals,
     /// The brokers that keep the queue REQUESTS, if they are a cluster.
     pub brokers: Vec<BrokerSnapshot>,
     /// The times of the last round trips.
@@ -52,9 +52,9 @@ pub struct QueueSnapshot {
     /// Whether its publishers wait: it has no room for another message, by number or by bytes.
     pub full: bool,
     /// Messages a second that come in.
-    pub come: f64,
+    pub arrival_rate: f64,
     /// Messages a second that go out.
-    pub go: f64,
+    pub departure_rate: f64,
     /// Redeliveries, as far as the broker remembers.
     pub redelivered: u64,
     /// When the oldest message came in, delivered or not, if there is one.
@@ -114,15 +114,15 @@ pub struct ReplicaSnapshot {
     /// `starting`, `ready`, `stopping`, or `silent` if it does not answer any more.
     pub state: &'static str,
     /// The queues that it consumes, and the deliveries of each that it settles in a second.
-    pub settles: BTreeMap<String, f64>,
+    pub settle_rates: BTreeMap<String, f64>,
     /// Deliveries that it has in flight.
     pub in_flight: u64,
     /// Its deliveries in flight by queue.
-    pub holds: BTreeMap<String, u64>,
+    pub in_flight_by_queue: BTreeMap<String, u64>,
     /// Requests a second that it publishes.
-    pub asks: f64,
+    pub request_rate: f64,
     /// The streams that had no room for its publishes since the last snapshot.
-    pub waits_for: Vec<String>,
+    pub full_streams: Vec<String>,
 }
 
 /// The totals.
@@ -143,7 +143,7 @@ pub struct Totals {
     /// Accepted requests that are neither stored, nor in a queue, nor dead letters, by the counts of several snapshots.
     pub missing: u64,
     /// Facts that were written a second time.
-    pub twice: u64,
+    pub written_twice: u64,
 }
 
 /// The times of a sample of the last round trips.
@@ -152,7 +152,7 @@ pub struct Latency {
     /// The number of measured round trips.
     pub round_trips: usize,
     /// The number of those with a negative time, because clocks differ.
-    pub backwards: usize,
+    pub negative: usize,
     /// From the request until the mark.
     #[serde(flatten)]
     pub whole: Percentiles,

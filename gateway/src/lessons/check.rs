@@ -122,8 +122,8 @@ fn words(field: &str, value: &Json) -> Option<String> {
         ("full", Json::Bool(full)) => if *full { "full" } else { "not full" }.to_owned(),
         ("paused_until", Json::Null) => "not paused".to_owned(),
         ("paused_until", _) => "paused".to_owned(),
-        ("come", _) => format!("{}/s in", rounded(1)?),
-        ("go", _) => format!("{}/s out", rounded(1)?),
+        ("arrival_rate", _) => format!("{}/s in", rounded(1)?),
+        ("departure_rate", _) => format!("{}/s out", rounded(1)?),
         ("median_ms", _) => {
             let stage = path.rsplit_once('.').map_or("", |(_, stage)| stage);
             format!("{stage} in {} ms (median)", rounded(1)?).trim_start().to_owned()

@@ -9,7 +9,7 @@ use super::*;
 /// An update as the page gets it.
 fn update(silent: bool) -> serde_json::Value {
     let queue = |name, lanes| {
-        json!({ "name": name, "waiting": 37, "in_flight": 0, "scheduled": 0, "limit": 100_000, "full": false, "come": 10.0, "go": 0.0,
+        json!({ "name": name, "waiting": 37, "in_flight": 0, "scheduled": 0, "limit": 100_000, "full": false, "arrival_rate": 10.0, "departure_rate": 0.0,
                 "redelivered": 0, "oldest_at": null, "paused_until": null, "lanes": lanes })
     };
     let lanes = ["high", "normal", "low"]
@@ -22,11 +22,11 @@ fn update(silent: bool) -> serde_json::Value {
         "flow": {
             "queues": [queue("REQUESTS", json!(lanes)), queue("RESPONSES", json!([])), queue("ACKNOWLEDGMENTS", json!([]))],
             "schedules": queue("SCHEDULES", json!([])),
-            "replicas": [{ "service": "generator", "instance": "generator-1", "version": "0.2.0", "state": "silent", "settles": {},
-                           "in_flight": 0, "holds": {}, "asks": 0.0, "waits_for": [] }],
+            "replicas": [{ "service": "generator", "instance": "generator-1", "version": "0.2.0", "state": "silent", "settle_rates": {},
+                           "in_flight": 0, "in_flight_by_queue": {}, "request_rate": 0.0, "full_streams": [] }],
             "requestors": 1, "generators": 1,
-            "numbers": { "requested": 50, "stored": 13, "received": 13, "dead_letters": 0, "pending": 37, "redelivered": 0,
-                         "missing": 0, "twice": 0 },
+            "totals": { "requested": 50, "stored": 13, "received": 13, "dead_letters": 0, "pending": 37, "redelivered": 0,
+                         "missing": 0, "written_twice": 0 },
             "brokers": [], "last": [],
             "latency": { "round_trips": 10, "median_ms": 2.5, "p99_ms": 9.0, "waited": percentiles, "made": percentiles,
                          "stored": percentiles, "marked": percentiles },
@@ -46,7 +46,7 @@ fn check_reads_the_flow_by_the_names_of_its_queues() {
     for source in [
         "requests.waiting > 20 && generators == 0",
         "requests.waiting + 3 == 40 && requests.waiting < was.requests.waiting + 1",
-        "requests.come > 5 && latency.median_ms < 3.0",
+        "requests.arrival_rate > 5 && latency.median_ms < 3.0",
         "requests.high.waiting == 1 && requests.paused_until == null && broker",
         "replicas.exists(it, it.state == 'silent') && requestors == 1",
     ] {
@@ -66,12 +66,12 @@ fn check_reports_the_values_that_it_read() {
     let saw = check.unwrap().saw(&now(false));
     assert_eq!(saw, "generators 0, REQUESTS not paused, 37 waiting");
     let check = Check::parse(
-        "requests.high.waiting == 1 && !requests.full && requests.come < 20.0 && requests.in_flight == 0 && \
-         broker && numbers.dead_letters == 0 && latency.made.median_ms > 1.0 && last.exists(it, it.id == '')",
+        "requests.high.waiting == 1 && !requests.full && requests.arrival_rate < 20.0 && requests.in_flight == 0 && \
+         broker && totals.dead_letters == 0 && latency.made.median_ms > 1.0 && last.exists(it, it.id == '')",
     );
     let saw = check.unwrap().saw(&now(false));
-    let words = "broker ready, 0 last requests, made in 2.5 ms (median), dead letters 0, REQUESTS 10.0/s in, not full, \
-                 high 1 waiting, 0 in flight";
+    let words = "broker ready, 0 last requests, made in 2.5 ms (median), REQUESTS 10.0/s in, not full, high 1 waiting, \
+                 0 in flight, dead letters 0";
     assert_eq!(saw, words);
 }
 

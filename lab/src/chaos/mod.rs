@@ -343,7 +343,7 @@ async fn report_progress(connection: &Connection, log: &EventLog) -> std::conver
         tokio::time::sleep(REPORT_INTERVAL).await;
         match timeout(SNAPSHOT_TIMEOUT, poller.snapshot()).await {
             Ok(Ok(snapshot)) => {
-                let Totals { requested, stored, received, pending, .. } = snapshot.numbers;
+                let Totals { requested, stored, received, pending, .. } = snapshot.totals;
                 log.note(format_args!(
                     "requested {requested}, stored {stored}, received {received}; in the queues {pending}",
                 ));

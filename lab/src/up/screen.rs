@@ -136,8 +136,8 @@ pub(super) fn picture(snapshot: &Snapshot, processes: &str, columns: u16) -> Str
             bar(queue.in_flight, queue.waiting, scale, width),
             queue.waiting,
             queue.in_flight,
-            queue.come,
-            queue.go,
+            queue.arrival_rate,
+            queue.departure_rate,
         ));
         lines.extend(queue.lanes.iter().map(|lane| {
             let LaneSnapshot { priority, waiting, in_flight } = lane;
@@ -148,10 +148,10 @@ pub(super) fn picture(snapshot: &Snapshot, processes: &str, columns: u16) -> Str
         }
     }
     lines.push(String::new());
-    let numbers = &snapshot.numbers;
+    let totals = &snapshot.totals;
     lines.push(format!(
         "  requested {}   stored {}   received {}   dead letters {}",
-        numbers.requested, numbers.stored, numbers.received, numbers.dead_letters
+        totals.requested, totals.stored, totals.received, totals.dead_letters
     ));
     lines.push(processes.to_owned());
     lines.push(String::new());
@@ -171,17 +171,17 @@ pub(super) fn summary(snapshot: &Snapshot) -> String {
         .map(|queue| {
             format!(
                 "{} {} waiting, {} in flight, {:.0}/s",
-                queue.name, queue.waiting, queue.in_flight, queue.go
+                queue.name, queue.waiting, queue.in_flight, queue.departure_rate
             )
         })
         .collect();
-    let numbers = &snapshot.numbers;
+    let totals = &snapshot.totals;
     format!(
         "requested {}  stored {}  received {}  dead letters {}  |  {}",
-        numbers.requested,
-        numbers.stored,
-        numbers.received,
-        numbers.dead_letters,
+        totals.requested,
+        totals.stored,
+        totals.received,
+        totals.dead_letters,
         queues.join("  |  ")
     )
 }
