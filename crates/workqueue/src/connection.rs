@@ -12,6 +12,7 @@ use tokio::sync::{OnceCell, watch};
 use tokio::time::{sleep, timeout};
 use tracing::{error, warn};
 
+use crate::acks::Acks;
 use crate::backoff::Backoff;
 use crate::connect_error::{ClientEnded, ConnectError};
 use crate::connect_options::{ANSWER_TIMEOUT, RETRY, connect_options};
@@ -40,6 +41,7 @@ struct Inner {
     context: Context,
     /// Set at the first publish.
     pub_acks: OnceCell<PubAcks>,
+    acks: Acks,
     known: KnownStreams,
     /// The prefix of the subjects of JetStream's API.
     api_prefix: String,
@@ -188,6 +190,7 @@ impl Connection {
         let context = builder.api_prefix(&api_prefix).build(client.clone());
         let known = KnownStreams::default();
         Ok(Self(Arc::new(Inner {
+            acks: Acks::new(client.clone()),
             client,
             context,
             pub_acks: OnceCell::new(),
@@ -209,6 +212,11 @@ impl Connection {
     #[must_use]
     pub fn context(&self) -> &Context {
         &self.0.context
+    }
+
+    /// The acks of the deliveries that came over this connection.
+    pub(crate) fn acks(&self) -> &Acks {
+        &self.0.acks
     }
 
     /// The streams that were declared, or found as declared, over this connection.

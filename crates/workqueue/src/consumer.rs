@@ -169,7 +169,7 @@ impl<H: Handler> Consumer<H> {
             async { is_split.await || all(jobs.iter().map(|job| self.work(binding, job))).await };
         let (every, abandoned) = (binding.heartbeat, &self.running.abandoned);
         match bundle.keep_alive(pin!(work), every, abandoned).await {
-            (Some(true), _) => bundle.ack().await,
+            (Some(true), _) => bundle.ack(),
             _ => bundle.nak(GIVE_BACK).await,
         }
     }
@@ -184,7 +184,7 @@ impl<H: Handler> Consumer<H> {
             if delivery.is_redelivered()
                 && Box::pin(delivery.put_off(&self.queue, attempt, delay)).await
             {
-                delivery.ack().await;
+                delivery.ack();
             } else {
                 delivery.nak(Delay::Exactly(delay)).await;
             }
@@ -297,7 +297,7 @@ impl<H: Handler> Consumer<H> {
         }
         match settlement {
             Settlement::Ack => {
-                delivery.ack().await;
+                delivery.ack();
                 debug!(queue, id, attempt, trace = trace(), "acked");
                 Some(&self.metrics.acks)
             }
@@ -321,7 +321,7 @@ impl<H: Handler> Consumer<H> {
                 let moving = moving.as_mut();
                 let (moved, _) = delivery.keep_alive(moving, every, &self.running.abandoned).await;
                 if moved == Some(true) {
-                    delivery.ack().await;
+                    delivery.ack();
                     warn!(queue, id, attempt, trace = trace(), reason, "dead-lettered");
                     return Some(&self.metrics.dead_letters);
                 }
@@ -350,7 +350,7 @@ impl<H: Handler> Consumer<H> {
         let publishing = publishing.as_mut();
         let (is_there, _) = delivery.keep_alive(publishing, every, &self.running.abandoned).await;
         if is_there == Some(true) {
-            delivery.ack().await;
+            delivery.ack();
         }
         is_there == Some(true)
     }

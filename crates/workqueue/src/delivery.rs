@@ -27,7 +27,7 @@ use crate::snooze::{self, Snooze};
 
 /// The time limit for handing a settlement to the client. It takes long only while the broker is unreachable
 /// and the client's buffer is full.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A message as it was delivered, which waits for its settlement.
 #[derive(Debug)]
@@ -188,10 +188,11 @@ impl Delivery {
         }
     }
 
-    /// Acks the message. For a job of a bundle it does nothing: the bundle is acked once all of its jobs are settled.
-    pub(crate) async fn ack(&self) {
+    /// Acks the message, soon. For a job of a bundle it does nothing: the bundle is acked once all of its jobs are
+    /// settled.
+    pub(crate) fn ack(&self) {
         if !self.is_bundled {
-            self.answer(AckKind::Ack).await;
+            self.connection.acks().add(self.reply.clone());
         }
     }
 

@@ -112,13 +112,13 @@
 //! | the work, and its outcome | `handler` |
 //! | submit; create and read facts; remove a waiting job | `producer`, on `publisher` and `facts`; `remove` |
 //! | submit for later, recur | `later`, on [`schedules`] and `recurrence`; `firing` |
-//! | pull, run, settle | `consumer`, on `pull`, `slots`, `delivery`, `blocking`, `settle`, `snooze`; bound by `lanes` |
+//! | pull, run, settle | `consumer`, on `pull`, `slots`, `delivery`, `acks`, `blocking`, `settle`, `snooze`; bound by `lanes` |
 //! | several jobs in one message | `bundle` |
 //! | limit the rate of a queue or of a key | `slots`, on `rate_limit`, `lease` |
 //! | dead-letter, list, replay, discard | [`dead_letters`] |
 //! | read some messages of a stream with one request, or all of them | [`batch`], [`reading`] |
 //! | start, drain, stop | `service`, `running`, `background`; `signals`, on `held_signals` |
-//! | declare, compare with the existing and earlier streams; pause | [`topology`], `declare`, `known` |
+//! | declare, compare with the existing and earlier streams; pause | [`topology`], `declare`, `known_streams` |
 //! | keep a topology as declared | `reconciler` |
 //! | find messages that no consumer can settle | `sweeper`, `consumer_state` |
 //! | connect with patience; ask the broker | `connection`, `connection_events`, `connect_options`, `servers`, `credentials`, `connect_error`, [`api`] |
@@ -128,6 +128,7 @@
 //! | unit tests of handlers | [`testing`], `recorder` |
 //! | small helpers | `backoff`, `chain`, `clock`, `last_message`, `log_once` |
 
+mod acks;
 mod admin;
 mod announce;
 pub mod api;

@@ -278,7 +278,8 @@ async fn drain_after(
     };
     let work = async {
         tokio::join!(consuming, own_work);
-        // An ack may still be in the client's buffer.
+        // The last acks may still wait, or be in the client's buffer.
+        connection.acks().send().await;
         connection.client().flush().await
     };
     let flushed = tokio::select! {
