@@ -6,7 +6,6 @@ import { QUEUES as FLOW } from "./flow.js";
 const QUEUES = Object.keys(FLOW);
 const SERVICES = ["requestor", "generator"];
 const SPAN = 300_000;
-const RECENT = 60_000;
 const WIDTH = 600;
 const HEIGHT = 100;
 
@@ -59,16 +58,16 @@ export class Axis {
     const seen = this.points.filter((point) => point.queues);
     // One scale for all queues, so that they can be compared.
     const deepest = Math.max(10, ...seen.flatMap((point) => point.queues.map(([waiting, flying]) => waiting + flying)));
-    // The rates have the scale of the last minute: after a spike, in and out would otherwise be one flat line.
-    const recent = seen.filter((point) => point.at > now - RECENT);
-    const fastest = Math.max(5, ...recent.flatMap((point) => point.queues.flatMap(([, , come, go]) => [come, go])));
-    const y = (value, most) => (HEIGHT - 3 - Math.min(1, value / most) * (HEIGHT - 8)).toFixed(1);
+    const fastest = Math.max(5, ...seen.flatMap((point) => point.queues.flatMap(([, , come, go]) => [come, go])));
+    const y = (value, most) => (HEIGHT - 3 - (value / most) * (HEIGHT - 8)).toFixed(1);
+    // By the square root, so that after a spike the usual rates are no flat line.
+    const ofRate = (value) => y(Math.sqrt(value), Math.sqrt(fastest));
     this.depths.forEach((parts, index) => {
       const of = (pick) => this.runs((point) => point.queues !== null).map((run) => run.map((point) => [x(point.at), pick(point.queues[index])]));
       parts.area.setAttribute("d", of(([waiting, flying]) => y(waiting + flying, deepest)).map((run) => `M${run[0][0]},${HEIGHT}L${run.map((at) => at.join()).join("L")}L${run.at(-1)[0]},${HEIGHT}Z`).join(""));
       const line = (pick) => of(pick).map((run) => `M${run.map((at) => at.join()).join("L")}`).join("");
-      parts.come.setAttribute("d", line(([, , come]) => y(come, fastest)));
-      parts.go.setAttribute("d", line(([, , , go]) => y(go, fastest)));
+      parts.come.setAttribute("d", line(([, , come]) => ofRate(come)));
+      parts.go.setAttribute("d", line(([, , , go]) => ofRate(go)));
       const most = Math.max(0, ...seen.map(({ queues }) => queues[index][0] + queues[index][1]));
       const quickest = Math.max(0, ...seen.map(({ queues }) => Math.max(queues[index][2], queues[index][3])));
       say(parts.most, `up to ${count(most)}, ${rate(quickest)}/s`);

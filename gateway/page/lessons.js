@@ -93,6 +93,8 @@ async function read() {
   say(byId("lesson-title"), lesson ? `${lesson.number}. ${lesson.title}` : "Lessons");
   body.replaceChildren(...parts);
   if (lesson) update();
+  // Beside the flow, both are in sight.
+  if (lesson && matchMedia("(min-width: 75rem)").matches) scrollTo({ top: 0 });
   // Where one was, beside the flow. Below it, the page scrolls.
   body.scrollTop = lesson && progress.ticks.some(Boolean) ? body.querySelector("[aria-current]")?.offsetTop : 0;
 }
@@ -115,8 +117,8 @@ function whole() {
 function section({ title, content, commands, steps: all }) {
   const inside = [prose(content)];
   if (title === "Set the scene") {
+    if (isAtLab()) inside.push(note("This lab is already running, so press the button below. The command is for starting a lab."));
     inside.push(...command(commands, title, setScene));
-    if (isAtLab()) inside.push(note("This lab is already running, so press the button. The command is for starting a lab."));
   }
   if (title === "Predict") inside.push(prediction());
   if (title === "See") inside.unshift(predicted);
@@ -243,6 +245,12 @@ function move(index, done) {
   (steps.find(({ item }) => item.ariaCurrent) ?? steps[index]).item.focus();
 }
 
+/** What to do in a step whose programs the page does not see, unless it runs them itself. */
+function unseen() {
+  const see = "press \u201cI saw it\u201d once you have seen the result.";
+  return isAtLab() ? `If you run this step here, the page ticks it. If you run it in a terminal, ${see}` : `The page cannot see this step: ${see}`;
+}
+
 /** Shows what is kept, and follows the first step that is not done. */
 function update() {
   rest();
@@ -257,7 +265,7 @@ function update() {
     mark(parts.item, "state", done ? "done" : is ? "current" : "later");
     parts.item.ariaCurrent = is ? "step" : null;
     parts.help.hidden = true;
-    say(parts.now, is && !parts.seen ? "The page cannot see this step. Press the button once you have seen the result." : "");
+    say(parts.now, !is || parts.seen ? "" : unseen());
     parts.ask.hidden = !is || !parts.hint;
     parts.mine.hidden = !is || Boolean(parts.seen);
     parts.tick.hidden = !done;
@@ -291,7 +299,7 @@ function watch({ now, mine }, index) {
 /** In a step whose programs use no queue of ours, the picture has nothing to say. */
 function flowRests(rests) {
   byId("flow").classList.toggle("rests", Boolean(rests));
-  say(byId("flow-rests"), rests ? "The flow rests in this step: its programs use none of these queues." : "");
+  say(byId("flow-rests"), rests ? "The flow shows nothing of this step: its programs use none of these queues." : "");
 }
 
 function rest() {
