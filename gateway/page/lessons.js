@@ -201,8 +201,10 @@ async function runStep(index) {
   return shown;
 }
 
-function step({ content, commands, check, lab_only: labOnly, hint }, index) {
+function step({ content, commands, prints, check, lab_only: labOnly, hint }, index) {
   const parts = {
+    /** Whether it can be done where one is. */
+    isHere: Boolean(commands[place.value]) || !Object.keys(commands).length,
     // Of other steps the gateway sees nothing.
     seen: check && !labOnly,
     labOnly,
@@ -218,10 +220,13 @@ function step({ content, commands, check, lab_only: labOnly, hint }, index) {
   const back = button("Take it back", () => move(index, null), { "aria-label": `Take it back: step ${index + 1}` });
   parts.tick = el("p", { class: "tick" }, parts.what, " ", back);
   parts.item = el("li", { tabindex: "-1" }, el("p", { class: "what" }, `Step ${index + 1}`), prose(content),
-    ...command(commands, "Run it", () => runStep(index)), parts.now, parts.help,
+    ...command(commands, "Run it", () => runStep(index)), ...(prints && parts.isHere ? printed(prints) : []), parts.now, parts.help,
     el("p", { class: "choice" }, parts.ask, parts.mine), parts.tick);
   return parts;
 }
+
+/** What the command prints. An ellipsis is for what varies. */
+const printed = (text) => [el("details", {}, el("summary", {}, "What it prints"), el("pre", {}, ...unbroken(text)))];
 
 /** Shows the hint; and the button, for what a person sees and the gateway does not. */
 function help(parts) {
@@ -251,12 +256,13 @@ function unseen() {
   return isAtLab() ? `If you run this step here, the page ticks it. If you run it in a terminal, ${see}` : `The page cannot see this step: ${see}`;
 }
 
-/** Shows what is kept, and follows the first step that is not done. */
+/** Shows what is kept, and follows the first step that is not done and can be done where one is. */
 function update() {
   rest();
-  const current = steps.findIndex((_, index) => !progress.ticks[index]);
-  if (progress.of !== steps.length) {
-    progress.of = steps.length;
+  const current = steps.findIndex(({ isHere }, index) => isHere && !progress.ticks[index]);
+  const of = steps.filter(({ isHere }) => isHere).length;
+  if (progress.of !== of) {
+    progress.of = of;
     keep();
   }
   say(byId("lesson-end"), current < 0 ? "All steps are done: read See and Why now." : "");

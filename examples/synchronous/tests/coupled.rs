@@ -5,12 +5,17 @@ use std::path::Path;
 use serde_json::Value;
 use testkit::eventually::eventually;
 use testkit::process::{Process, logged};
+use tokio::net::TcpListener;
 use tokio::process::Command;
 
 /// The generator, and its address.
 async fn generator(directory: &Path, settings: &[&str]) -> (Process, String) {
+    generator_at("127.0.0.1:0", directory, settings).await
+}
+
+async fn generator_at(addr: &str, directory: &Path, settings: &[&str]) -> (Process, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_coupled-generator"));
-    command.args(["--listen-addr", "127.0.0.1:0"]).args(settings);
+    command.args(["--listen-addr", addr]).args(settings);
     let process = Process::spawn(command, directory.join("generator.log")).unwrap();
     let addr =
         eventually("it listens", async || process.logged_addr("listens on ").ok_or(())).await;
@@ -56,6 +61,47 @@ async fn each_request_fails_without_a_generator() {
     let (failed, rejected) = (with["failed"].as_u64().unwrap(), with["rejected"].as_u64().unwrap());
     assert!(failed + rejected == 60 && rejected > 0, "{with}");
     assert!(with["calls"].as_u64() < without["calls"].as_u64(), "{with}");
+}
+
+/// The tally of a requestor whose generator starts once `is_time` has come, and is away before.
+async fn tally_of_a_late_start(
+    settings: &[&str],
+    is_time: impl AsyncFn(&TcpListener, &Process),
+) -> Value {
+    let directory = tempfile::tempdir().unwrap();
+    // Nothing accepts its connections.
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let addr = listener.local_addr().unwrap().to_string();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_coupled-requestor"));
+    command
+        .args(["--generator-url", &format!("http://{addr}"), "--timeout", "100ms"])
+        .args(settings);
+    let mut requestor = Process::spawn(command, directory.path().join("requestor")).unwrap();
+    is_time(&listener, &requestor).await;
+    drop(listener);
+    let _generator = generator_at(&addr, directory.path(), &[]).await;
+    assert!(requestor.wait().await.unwrap().success(), "{}", requestor.log_text());
+    tally_of(&requestor.log_text())
+}
+
+#[tokio::test]
+async fn retry_succeeds_once_the_generator_is_there() {
+    let settings = ["--total", "1", "--retries", "20"];
+    let called = async |listener: &TcpListener, _: &Process| drop(listener.accept().await.unwrap());
+    let tally = tally_of_a_late_start(&settings, called).await;
+    assert_eq!(
+        (&tally["answered"], &tally["answered_on_retry"]),
+        (&0.into(), &1.into()),
+        "{tally}"
+    );
+}
+
+#[tokio::test]
+async fn breaker_closes_once_the_generator_is_there() {
+    let settings = ["--total", "1000", "--rate", "200", "--retries", "0", "--breaker"];
+    let is_open = async |_: &TcpListener, requestor: &Process| logged(requestor, "rejected").await;
+    let tally = tally_of_a_late_start(&settings, is_open).await;
+    assert!(tally["answered"].as_u64() > Some(100), "{tally}");
 }
 
 #[tokio::test]

@@ -88,8 +88,7 @@ async fn main() -> anyhow::Result<()> {
             _ => &mut tally.failed,
         } += 1;
     }
-    writeln!(stdout(), "{}", serde_json::to_string(&tally)?)?;
-    Ok(())
+    Ok(writeln!(stdout(), "{}", serde_json::to_string(&tally)?)?)
 }
 
 /// Calls the generator.
