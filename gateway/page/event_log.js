@@ -45,7 +45,7 @@ export class EventLog {
     const silent = point.queues === null;
     const queues = silent ? [] : [...point.queues, point.schedules];
     const before = this.last;
-    if (before && silent !== before.silent) tell(silent ? "bad" : "good", silent ? "the broker is silent" : "the broker answers");
+    if (before && silent !== before.silent) tell(silent ? "bad" : "good", silent ? "the broker does not answer" : "the broker answers");
     const there = before ? { ...before.there } : {};
     if (!silent) {
       SERVICES.forEach((service) => {

@@ -29,7 +29,7 @@ function trouble(why) {
 const PATIENCE = 5_000;
 
 const TROUBLE = {
-  silent: ["the broker is silent", (words) => `The broker is silent: ${words}. The page shows its last known state.`],
+  silent: ["the broker does not answer", (words) => `The broker does not answer: ${words}. The page shows its last known state.`],
   undeclared: ["nothing is declared", (words) => `The broker runs, but the queues are missing: ${words}. Run decoupled declare, or start a service, which declares them.`],
   refused: ["the broker refuses", (words) => `The broker runs, but refuses a request of this page: ${words}.`],
   denied: ["a permission is missing", (words) => `The broker runs, but denies the gateway a permission: ${words}. The user of the gateway needs the permissions of k8s/nats/nats.conf.`],
@@ -87,7 +87,7 @@ function connect() {
     mark(byId("status"), "state", why ? "silent" : "live");
     say(byId("status-text"), state);
     trouble(why ? words(why.words) : "");
-    // While the broker is silent, the ages are those of the last snapshot.
+    // While the broker does not answer, the ages are those of the last snapshot.
     if (!why) seenAt = at;
     if (flow) {
       showFlow(flow, seenAt ?? at);

@@ -50,7 +50,7 @@ struct Point {
     n: u64,
     /// The time in milliseconds.
     at: i64,
-    /// For each queue, unless the broker was silent.
+    /// For each queue, unless the broker did not answer.
     queues: Option<Vec<QueuePoint>>,
     /// For the queue SCHEDULES.
     schedules: Option<QueuePoint>,

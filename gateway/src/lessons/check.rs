@@ -98,7 +98,7 @@ pub(super) fn variables(update: &Json) -> Option<Map<String, Json>> {
         return None;
     }
     variables.insert("broker".to_owned(), (update["trouble"]["kind"] != "silent").into());
-    // From the point, which counts no replicas while the broker is silent.
+    // From the point, which counts no replicas while the broker does not answer.
     for service in ["requestors", "generators"] {
         variables.insert(service.to_owned(), update["point"][service].clone());
     }

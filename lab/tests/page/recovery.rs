@@ -16,13 +16,13 @@ async fn page_shows_an_outage_of_the_broker_and_recovers() {
     browser.says("#last-rows tr", ":").await;
 
     deployment.broker.kill().await.unwrap();
-    browser.says("#banner", "The broker is silent").await;
-    browser.says("#status", "silent").await;
+    browser.says("#banner", "The broker does not answer").await;
+    browser.says("#status", "does not answer").await;
     // The last snapshot stays, in grey.
     browser.until("document.querySelector('main.stale #last-rows tr')").await;
     // A page that is opened now shows the same.
     browser.open_another(&gateway.url()).await;
-    browser.says("#banner", "The broker is silent").await;
+    browser.says("#banner", "The broker does not answer").await;
     browser.says("#queue-REQUESTS", "waiting").await;
     deployment.broker.restart().await.unwrap();
     browser.until("document.querySelector('#banner').hidden").await;
