@@ -1,15 +1,15 @@
-// The address of what is open: #/requests/<id> is the history of a request, #/requests?status=queued a list of them,
-// #/dead-letters?reason=failed the dead letters of a reason, and #/lessons/4 a lesson. So reloading keeps it, Back closes
-// it, and it can be sent to another person.
+// The address of the open view: #/requests/<id> is the history of a request, #/requests?status=queued a list,
+// #/dead-letters?reason=failed the dead letters of a reason, and #/lessons/4 a lesson. So reloading keeps the view, Back
+// closes it, and a person can send it to another one.
 
 import { keptByTab } from "./storage.js";
 
 const ID = /^[0-9a-f-]{36}$/;
 
-/** The list that was there last: what is closed leads back to it. */
+/** The list to return to when the history closes. */
 let list = "";
 
-/** The address of the lesson that is beside it: it stays, whatever else is opened, until it is closed. */
+/** The address of the lesson beside the flow. It stays until the lesson is closed, also while another view opens. */
 let beside = keptByTab.read("beside") ?? "";
 
 function parse(hash) {
@@ -18,7 +18,7 @@ function parse(hash) {
   return { kind, name, query: new URLSearchParams(query) };
 }
 
-/** What is open: its kind, and an id or what is asked for; and the lesson: its number, "" for the list, or null. */
+/** The open view: its kind, and an id or a query; and the lesson: its number, "" for the list, or null. */
 function opened() {
   const { kind, name, query } = parse(location.hash);
   if (kind === "lessons" || !location.hash) {
@@ -40,7 +40,7 @@ export const goToList = (kind, query) => open(`#/${kind}?${new URLSearchParams(q
 /** Goes to the lesson of this number, or to the list of the lessons. */
 export const goToLesson = (number) => open(`#/lessons/${number}`);
 
-/** Closes the lesson, and leaves what else is open. */
+/** Closes the lesson, and leaves the other view open. */
 export function leaveLesson() {
   beside = "";
   keptByTab.write("beside", beside);
@@ -58,12 +58,12 @@ export function leave() {
   if (opened().id) history.replaceState(null, "", location.pathname + location.search + (list || beside));
 }
 
-/** Calls this with what is open, now and whenever it changes. */
+/** Calls `show` with the open view, now and at each change. */
 export function follow(show) {
   const tell = () => {
-    const what = opened();
-    if (!what.id) list = location.hash;
-    show(what);
+    const view = opened();
+    if (!view.id) list = location.hash;
+    show(view);
   };
   addEventListener("hashchange", tell);
   tell();

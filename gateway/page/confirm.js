@@ -1,11 +1,11 @@
-// A question before what cannot be taken back.
+// Asks before an irreversible action.
 
 import { byId, say } from "./dom.js";
 
 const dialog = byId("confirm");
 let agreed;
 
-/** Asks it, and does this once a person agrees: `words` are those of the button. */
+/** Asks the question, and does the action once a person agrees. `words` is the text of the button. */
 export function confirm(question, words, action) {
   say(byId("confirm-text"), question);
   say(byId("confirm-yes"), words);

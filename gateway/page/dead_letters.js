@@ -1,22 +1,22 @@
-// The dead letters: counted by reason, each with its body, and another try, or none, where the deployment allows it.
-// Their content is not trusted, so it only ever becomes text.
+// The dead letters: counted by reason, each with its body, and with buttons to replay and discard it if the deployment
+// allows that. Their content is not trusted, so it only ever becomes text.
 
 import { follow, goToList } from "./address.js";
 import { confirm } from "./confirm.js";
 import { ask, byId, clock, counted, el, exact, say } from "./dom.js";
 
-/** How many milliseconds to wait before what has changed is read again. */
+/** The pause in milliseconds between two reads of the list. */
 const PAUSE = 5_000;
 
 const list = byId("letters-list");
 
-/** How many there are, and how many of those that are gone went from here. */
+/** The number of dead letters, and of those that this page has removed since the last count. */
 let known = -1;
 let mine = 0;
 let allowed = false;
 let next = null;
 
-/** The reason of those that are shown, or null for all; and how many there are of each. */
+/** The chosen reason, or null for all; and the number of dead letters with each reason. */
 let chosen = null;
 let reasons = [];
 
@@ -31,7 +31,7 @@ export function allowControl(can) {
   if (known > 0) load();
 }
 
-/** Says when there are more than before, and leaves a list that is being read as it is. What is gone goes. */
+/** Announces new dead letters, without changing a list that a person reads. Removed dead letters disappear. */
 export function countLetters(count) {
   if (count === known) return;
   const gone = known - count;
@@ -55,7 +55,7 @@ export function describe(letter) {
   ];
 }
 
-/** What may be done with dead letters. */
+/** The actions on dead letters. */
 const REPLAY = {
   word: "Replay",
   done: "Replayed",
@@ -66,7 +66,7 @@ const REPLAY = {
 const DISCARD = {
   word: "Discard",
   done: "Discarded",
-  warning: "Their messages are lost. An accepted request that depends on one of them is cancelled.",
+  warning: "Their messages are deleted. An accepted request that depends on one of them is cancelled.",
   one: (sequence) => ask(`dead-letters/${sequence}`, undefined, {}, "DELETE"),
   page: (reason, query) => ask(`dead-letters?reason=${reason ?? "any"}&${query}`, undefined, {}, "DELETE"),
 };
@@ -91,10 +91,10 @@ function item(letter) {
 const note = (text) => say(byId("letters-note"), text);
 const told = (text) => say(byId("replay-note"), text);
 
-/** The sequences of those that are selected. */
+/** The sequences of the selected dead letters. */
 const selected = () => [...list.querySelectorAll("input:checked")].map((box) => Number(box.value));
 
-/** How many there are of the chosen reason, as far as they were counted. */
+/** The number of dead letters with the chosen reason, by the last count. */
 const wanted = () => (chosen ? reasons.find(({ reason }) => reason === chosen)?.count ?? 0 : Math.max(known, 0));
 
 function tell() {
@@ -127,7 +127,7 @@ function choose(reason) {
   load();
 }
 
-/** Reads the first ones again, and leaves those that are still there as they are. */
+/** Reads the first page again. Entries that still exist stay unchanged. */
 async function load() {
   clearTimeout(reading);
   reading = undefined;
@@ -163,7 +163,7 @@ byId("letters-more").addEventListener("click", async () => {
   if (page) show(page);
 });
 
-/** Does this with some of them, or with all that are chosen, once that is confirmed. */
+/** Does the action, once it is confirmed, with some dead letters, or with all that have the chosen reason. */
 function question(action, some) {
   const what = some.length === 1 ? `dead letter ${some[0]}` : counted(some.length || wanted(), "dead letter");
   confirm(`${action.word} ${what}? ${action.warning}`, some.length === 1 ? `${action.word} it` : `${action.word} them`, async () => {
@@ -198,7 +198,7 @@ async function all(action) {
       done += page.done;
       kept += page.kept.length;
       first ||= page.kept[0]?.why;
-      // Only those that were there at the start: one that dies again is left for another time.
+      // Only those that existed at the start: a message that is dead-lettered again meanwhile stays.
       query = page.next && `from=${page.next}&until=${page.until}`;
       told(`${action.done} ${exact(done)} so far.`);
     }

@@ -13,7 +13,7 @@ export function el(name, attributes = {}, ...children) {
   return element;
 }
 
-/** A button that does this. Until it is done, another press does nothing; the focus stays where it is. */
+/** A button that calls `act`. Until `act` is done, another press does nothing; the focus stays where it is. */
 export function button(words, act, attributes = {}) {
   const button = el("button", { type: "button", ...attributes }, words);
   button.addEventListener("click", async () => {
@@ -32,7 +32,7 @@ export function draw(name, attributes = {}) {
   return element;
 }
 
-/** Sets the text, if it is another: what does not change is not read out again. */
+/** Sets the text, if it differs: a screen reader reads out each text that is set. */
 export function say(element, text) {
   const words = String(text);
   if (element.textContent !== words) element.textContent = words;
@@ -49,13 +49,13 @@ const short = new Intl.NumberFormat("en", { notation: "compact", maximumFraction
 export const count = (number) => (number < 1e6 ? whole.format(number) : short.format(number));
 export const exact = (number) => whole.format(number);
 
-/** So many of a thing. */
+/** A number with its noun. */
 export const counted = (number, noun) => `${exact(number)} ${noun}${number === 1 ? "" : "s"}`;
 
-/** So many a second. */
+/** A rate a second. */
 export const rate = (number) => (number > 0 && number < 9.95 ? number.toFixed(1) : count(number));
 
-/** A time of so many milliseconds. */
+/** A number of milliseconds, in the unit that fits. */
 export function span(milliseconds) {
   if (milliseconds < 10) return `${milliseconds.toFixed(1)} ms`;
   if (milliseconds < 1000) return `${Math.round(milliseconds)} ms`;
@@ -73,8 +73,8 @@ export const clock = (at, digits = 0) =>
 export const day = (at) => new Date(at).toLocaleDateString("en-GB");
 
 /**
- * Asks the gateway; or the lab, which has another address. What answers with a problem is an error that says it, with
- * its status and outcome.
+ * Sends a request to the gateway, or to the lab, which has another address. If the answer is a problem, throws an error
+ * with its detail, status and outcome.
  */
 export async function ask(path, body, headers = {}, method = body === undefined ? "GET" : "POST") {
   const json = { "Content-Type": "application/json", ...headers };
@@ -91,7 +91,7 @@ export async function ask(path, body, headers = {}, method = body === undefined 
   try {
     value = text ? JSON.parse(text) : {};
   } catch {
-    throw Object.assign(new Error(`${asked} answers ${answer.status}, and nothing that can be read`), { outcome: "unknown" });
+    throw Object.assign(new Error(`${asked} answered ${answer.status} with a body that is not JSON`), { outcome: "unknown" });
   }
   if (!answer.ok) {
     const error = new Error(value.detail ?? `${asked} answers ${answer.status}`);

@@ -1,4 +1,4 @@
-// The last events in words, for screen readers and for those who opened the page later. Only changes that matter, not
+// The last events in words, for screen readers and for people who open the page later: the important changes, not
 // every number.
 
 import { byId, clock, el, exact, say } from "./dom.js";
@@ -7,11 +7,11 @@ import { QUEUES as FLOW } from "./flow.js";
 const QUEUES = [...Object.keys(FLOW), "SCHEDULES"];
 const SERVICES = ["requestor", "generator"];
 
-/** From how many messages on a queue that grows is called filling, and below how many drained. */
+/** The number of messages from which a growing queue is filling, and the number below which it is drained. */
 const FILLING = 50;
 const DRAINED = 10;
 
-/** How many events are kept. */
+/** The number of events that are kept. */
 const KEPT = 12;
 
 export class EventLog {
@@ -30,7 +30,7 @@ export class EventLog {
     this.show();
   }
 
-  /** Notes a point, and reads out what is new about it. */
+  /** Records a point, and has a screen reader read out its events. */
   add(point) {
     if (this.last && point.n <= this.last.n) return;
     const told = this.note(point);

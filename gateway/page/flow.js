@@ -1,4 +1,4 @@
-// The picture of the flow: two services, three queues between them, and what moves.
+// The picture of the flow: two services, three queues between them, and the moving messages.
 
 import { ask, byId, clock, count, counted, el, exact, mark, rate, say, span } from "./dom.js";
 
@@ -9,10 +9,10 @@ export const QUEUES = {
   ACKNOWLEDGMENTS: { from: "requestor", to: "generator", what: "3 · stored: requestor → generator" },
 };
 
-/** What a service does with each delivery that it settles. */
+/** The work of each service on the deliveries of a queue. */
 const DOES = { requestor: { RESPONSES: "stores" }, generator: { REQUESTS: "makes", ACKNOWLEDGMENTS: "marks" } };
 
-/** As many messages fill a bar at the least, so that a few look like few. */
+/** The fewest messages that fill a bar, so that a few look like few. */
 const SMALLEST = 100;
 
 const lanes = new Map();
@@ -86,21 +86,21 @@ async function pause(name, button) {
   button.disabled = false;
 }
 
-/** How fast what moves is drawn: a little for a little, and never faster than eyes can follow. */
+/** The speed of the moving dots, from 0 to 4: never faster than eyes can follow. */
 const speed = (perSecond) => (perSecond <= 0 ? 0 : perSecond < 3 ? 1 : perSecond < 50 ? 2 : perSecond < 1000 ? 3 : 4);
 
-/** The next number of 1, 2 or 5 with zeros behind it. */
+/** The next larger number that is 1, 2 or 5 with zeros behind it. */
 export function scaleFor(most) {
   let scale = SMALLEST;
   for (let step = 0; scale < most; step += 1) scale *= step % 3 === 1 ? 2.5 : 2;
   return scale;
 }
 
-/** The scale of all bars, so that they can be compared; and how deep each queue was. */
+/** The scale of all bars, so that they can be compared; and the last number of messages in each queue. */
 let scale = SMALLEST;
 let before = [];
 
-/** A scale that shrinks while a queue grows would have its bar jump: it shrinks only while none of them does. */
+/** Chooses the scale. It shrinks only while no queue grows: the bar of a growing queue would jump. */
 function rescale(depths) {
   const needed = scaleFor(Math.max(0, ...depths));
   const grows = depths.some((depth, index) => depth > (before[index] ?? 0));
@@ -113,7 +113,7 @@ function showBrokers(brokers) {
   byId("brokers").classList.toggle("full", brokers.some(({ state }) => state === "offline"));
 }
 
-/** What is to be made later waits before the first queue. */
+/** Shows the requests that are due later, which wait before the first queue. */
 function showSchedules({ name, scheduled, waiting, in_flight: flying, full, paused_until: until }) {
   const due = waiting + flying;
   const parts = [scheduled && `${count(scheduled)} not due yet`, due && `${count(due)} due`, full && "full", until && `paused until ${clock(until)}`];
@@ -124,7 +124,7 @@ function showSchedules({ name, scheduled, waiting, in_flight: flying, full, paus
   byId("schedules-pause").hidden = !allowed || !there;
 }
 
-/** A line of the flow for small screens, on which a step and the picture have no room together. */
+/** Shows the flow in one line, for small screens without room for both a step and the picture. */
 function showStrip({ queues, requestors, generators }) {
   const depths = queues.filter(({ name }) => name in QUEUES).map(({ name, waiting, in_flight: flying }) => `${name} ${count(waiting + flying)}`);
   say(byId("lesson-flow"), [counted(requestors, "requestor"), ...depths, counted(generators, "generator")].join(" · "));
@@ -148,7 +148,7 @@ export function showFlow(flow, at) {
     say(parts.oldest, queue.oldest_at ? `oldest message ${span(age)}` : "");
     const priorities = queue.lanes.map(({ priority, waiting, in_flight }) => `${priority} ${count(waiting + in_flight)}`);
     say(parts.lanes, priorities.join(" · "));
-    // What is there shows, however little it is.
+    // Even one message is visible.
     const part = (messages) => `${messages ? Math.max(0.7, (100 * messages) / scale) : 0}%`;
     parts.inFlight.style.width = part(queue.in_flight);
     parts.waits.style.width = part(queue.waiting);
@@ -190,7 +190,7 @@ function showService(service, working, more, replicas) {
     const settles = Object.entries(DOES[service]).map(([queue, does]) => `${does} ${rate(replica.settle_rates[queue] ?? 0)}/s`);
     const does = [replica.request_rate > 0 && `asks ${rate(replica.request_rate)}/s`, ...settles].filter(Boolean);
     say(box.rates, works ? does.join(", ") : replica.state);
-    // What it waits for tells why it does nothing.
+    // The full queues are the reason why it does nothing.
     say(box.waits, works && replica.full_streams.length ? `waits: ${replica.full_streams.join(" and ")} full` : "");
     const holds = Object.entries(replica.in_flight_by_queue).map(([queue, messages]) => `${queue} ${count(messages)}`);
     say(box.more, `version ${replica.version}${works ? `, in flight: ${holds.join(", ") || "none"}` : ""}`);

@@ -5,15 +5,15 @@ import { confirm } from "./confirm.js";
 import { ask, byId, clock, day, el, say, span } from "./dom.js";
 import { describe } from "./dead_letters.js";
 
-/** How long to wait between two looks, at first and after a while. */
+/** The pauses in milliseconds between two reads: at first, and after PATIENCE. */
 const SOON = 500;
 const LATER = 5_000;
 const PATIENCE = 60_000;
 
-/** How many of its strings are shown. */
+/** The most strings of a request that are shown. */
 const STRINGS = 20;
 
-/** The ends after which nothing changes. */
+/** The final states of a request. */
 const OVER = ["received", "cancelled", "doubled"];
 
 const dialog = byId("history");
@@ -54,12 +54,12 @@ async function look(id, since) {
   looking = setTimeout(() => look(id, since), Date.now() - since < PATIENCE ? SOON : LATER);
 }
 
-/** Shows what there is of it, and gives whether it has come to its end. */
+/** Shows the history, and returns whether the request is in a final state. */
 function show({ request, queues, dead_letters: letters, trace }) {
   const asked = request?.requested_at && `for ${request.count} of ${request.length} characters, by ${request.requested_by}`;
   const steps = [
     ["asked", asked && request.requested_at, asked],
-    // An older generator does not say.
+    // An older generator does not record when it started.
     ...(request?.generated_at && !request.started_at ? [] : [["started", request?.started_at, `by ${request?.generated_by}`]]),
     ["made", request?.generated_at, `by ${request?.generated_by}`],
     ["stored", request?.stored_at, `by ${request?.stored_by}`],
@@ -78,7 +78,7 @@ function show({ request, queues, dead_letters: letters, trace }) {
   const more = strings.length > STRINGS ? `\n… and ${strings.length - STRINGS} more` : "";
   const text = strings.slice(0, STRINGS).join("\n") + more;
   byId("history-strings").replaceChildren(...(strings.length ? [el("pre", { tabindex: "0", "aria-label": "its strings" }, text)] : []));
-  byId("history-letters").replaceChildren(...letters.map((letter) => el("div", {}, el("h3", {}, "Given up"), ...describe(letter))));
+  byId("history-letters").replaceChildren(...letters.map((letter) => el("div", {}, el("h3", {}, "Dead letter"), ...describe(letter))));
   return OVER.includes(request?.status);
 }
 
@@ -121,16 +121,16 @@ byId("history-copy").addEventListener("click", async (event) => {
     await navigator.clipboard.writeText(address);
     say(event.target, "Copied");
   } catch {
-    // The clipboard is only there on pages of https, and of this machine.
+    // Browsers offer the clipboard only to pages of https, and of this machine.
     say(byId("history-where"), address);
   }
 });
 
-/** What was asked for without an answer: another try of the same is the same wish, and has the same key. */
+/** The last submission whose outcome is unknown. A retry uses the same key. */
 let unanswered = null;
 
 function newKey() {
-  // crypto.randomUUID is only there on pages of https, and of this machine.
+  // Browsers offer crypto.randomUUID only to pages of https, and of this machine.
   const bytes = crypto.getRandomValues(new Uint8Array(16));
   return [...bytes].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }

@@ -1,4 +1,4 @@
-// What is done by one key, each with a button as well: the lessons, the view for a projector, the theme, the help.
+// The keyboard shortcuts. The lessons, the view for a projector, the theme and the help have a button as well.
 
 import { follow } from "./address.js";
 import { byId, el, say } from "./dom.js";
@@ -7,7 +7,7 @@ import { toggleLessons } from "./lessons.js";
 
 const root = document.documentElement;
 
-/** As the system has it, then light, then dark. */
+/** The theme of the operating system, then light, then dark. */
 const THEMES = [null, "light", "dark"];
 
 function setTheme(theme) {
@@ -21,7 +21,7 @@ function nextTheme() {
   setTheme(THEMES[(THEMES.indexOf(root.dataset.theme ?? null) + 1) % THEMES.length]);
 }
 
-/** The flow, the time axis and an open lesson alone, larger, on one screen. */
+/** Shows only the flow, the time axis and an open lesson, larger, on one screen. */
 function project() {
   const on = root.classList.toggle("projector");
   buttons.get("p").setAttribute("aria-pressed", on);

@@ -1,25 +1,25 @@
-// The buttons of the lab, which runs the system on this machine. No other deployment has them: only the lab says where it
-// listens, and with which token.
+// The buttons of the lab, which runs the system on this machine. No other deployment has them: only the lab passes its
+// address and token to the page.
 
 import { ask, button, byId, el, mark, say } from "./dom.js";
 
-/** How many milliseconds to wait between two looks at its processes. */
+/** The pause in milliseconds between two reads of the processes. */
 const PAUSE = 3_000;
 
 const FIELDS = { rate: byId("lab-rate"), work_time: byId("lab-work"), failure_rate: byId("lab-failures") };
 
-/** Where the lab listens, and its token, or null; undefined until the gateway has said it. */
+/** The address of the lab and its token, or null without a lab; undefined until the gateway has sent it. */
 let lab;
 let settings = {};
 let lost = false;
 
 export const hasLab = () => Boolean(lab);
 
-/** Takes note of the lab, or of there being none, and gives whether there is one now: each connection says it again. */
+/** Records the lab, or that there is none, and returns whether a lab is new. Each connection sends it again. */
 export function setLab(now) {
   if (JSON.stringify(now) === JSON.stringify(lab)) return false;
   if (lab !== undefined) {
-    // Another lab runs here now. By its policy this page speaks to the one alone that it was loaded from.
+    // Another lab runs here now. The page's security policy allows only the lab that served it.
     location.reload();
     return false;
   }
@@ -32,7 +32,7 @@ export function setLab(now) {
 const note = (text) => say(byId("lab-note"), text);
 const get = (path, body) => ask(`${lab.url}/${path}`, body, { Authorization: `Bearer ${lab.token}` });
 
-/** Has the lab do something, and shows its processes after it. */
+/** Sends a request to the lab, and then reads its processes again. */
 export const askLab = (path, body) => get(path, body).finally(look);
 
 async function act(words, body) {
@@ -40,7 +40,7 @@ async function act(words, body) {
   await askLab("actions", body).then(() => note(`${words}: done.`), (error) => note(`${words}: ${error.message}.`));
 }
 
-/** A row for one process, with buttons where it can be stopped, killed and paused by itself; and how to show it. */
+/** A row for one process, with buttons to stop, kill and pause it. Returns the function that updates the row. */
 function row(list, hasButtons) {
   let name = "";
   const words = el("span");
@@ -63,7 +63,7 @@ function row(list, hasButtons) {
   };
 }
 
-/** The buttons of a service, or of the broker, and its processes; and how to show these. */
+/** The buttons of a service, or of the broker, and its processes. Returns the function that updates them. */
 function group(title, target) {
   const [count, list, rows] = [el("b"), el("ul", { class: "processes" }), []];
   let running = 0;
@@ -100,7 +100,7 @@ async function look() {
     const state = await get("state");
     for (const [name, show] of Object.entries(GROUPS)) show(state[name]);
     for (const [name, field] of Object.entries(FIELDS)) {
-      // What a person has written stays until it is set.
+      // A value that a person has typed stays until it is applied.
       if (field.value === (settings[name] ?? "")) field.value = state.settings[name];
     }
     settings = state.settings;

@@ -16,7 +16,7 @@ function row() {
   return row;
 }
 
-/** Two clocks may differ by more than it took. */
+/** The time from one step to another. The clocks of two services may differ by more than that. */
 function between(from, to) {
   const took = new Date(to) - new Date(from);
   return took < 0 ? "clocks differ" : span(took);

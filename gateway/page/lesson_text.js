@@ -15,7 +15,7 @@ export const elements = (nodes) => nodes.map((node) => {
   return el(TAGS.includes(tag) ? tag : "span", {}, ...elements(children));
 });
 
-/** What the repository has besides lessons and terms is no link: the page has no source to show. */
+/** A link to a lesson, a term or another site. Any other file becomes its path: the page has no source files. */
 function link(href, inside) {
   if (href.startsWith("https://")) return el("a", { href, rel: "noreferrer" }, ...inside);
   const lesson = /^(?:\.\.\/lessons\/)?(\d+)-[^/]*\.md/.exec(href)?.[1];
@@ -33,7 +33,7 @@ function link(href, inside) {
 const dialog = byId("term");
 let glossary = null;
 
-/** Shows this in the dialog. One term may lead to another one. */
+/** Shows this in the dialog, also in place of another term. */
 function open(title, ...content) {
   say(byId("term-title"), title);
   byId("term-text").replaceChildren(...content);

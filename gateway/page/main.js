@@ -1,5 +1,4 @@
-// Shows each snapshot that the gateway sends. A connection that is lost, or that brings nothing any
-// more, is made anew.
+// Shows each snapshot that the gateway sends, and reconnects if the connection is lost or no snapshot arrives.
 
 import { byId, say, mark } from "./dom.js";
 import { allowPause, showFlow } from "./flow.js";
@@ -25,7 +24,7 @@ function trouble(why) {
   banner.hidden = !why;
 }
 
-/** After how many milliseconds without a snapshot the connection is taken for dead: one comes each second. */
+/** The milliseconds without a snapshot after which the page reconnects. One comes each second. */
 const PATIENCE = 5_000;
 
 const TROUBLE = {
@@ -50,7 +49,7 @@ function disconnect() {
   events = null;
 }
 
-/** A connection may be dead without an error: then nothing comes. */
+/** Reconnects unless a snapshot comes in time: a connection may be dead without an error. */
 function awake() {
   clearTimeout(watchdog);
   watchdog = setTimeout(() => {
@@ -96,7 +95,7 @@ function connect() {
       countLetters(flow.totals.dead_letters);
     }
     if (!axis.add(point)) {
-      // This tab has missed some: it was slow, or asleep.
+      // This tab has missed snapshots: it was slow, or asleep.
       const history = await fetch("api/history").then((answer) => answer.json()).catch(() => []);
       if (history.length) {
         axis.restart(history);
@@ -108,8 +107,7 @@ function connect() {
   mine.addEventListener("error", lost);
 }
 
-// A browser gives up for good after some answers, and the watchdog tries then, too. A hidden
-// page needs no snapshots.
+// After some answers a browser does not reconnect, and the watchdog does. A hidden page needs no snapshots.
 document.addEventListener("visibilitychange", () => {
   if (document.hidden) disconnect();
   else if (!events) connect();

@@ -44,7 +44,7 @@ function judge({ requested, missing, written_twice: twice }) {
   const [state, word, note] = requested === 0
     ? ["none", "No requests yet", "Only the audit compares each string."]
     : missing > 0
-      ? ["bad", `${exact(missing)} not accounted for`, "The number of remembered requests, less stored, pending and dead letters, in each of the last samples. The audit names these requests, and verifies the count."]
+      ? ["bad", `${exact(missing)} not accounted for`, "In each of the last samples, at least this many accepted requests were neither stored, pending nor dead letters. The audit names these requests, and verifies the count."]
       : twice > 0
         ? ["bad", `${counted(twice, "fact")} written twice`, "By counts. The audit names them."]
         : ["good", "No loss seen by counts", "By counts, each request whose fact the broker keeps is received, pending or a dead letter. Counts can hide a loss: a message that belongs to no request, or that is counted twice, makes up for a lost one. Only the audit compares each string."];

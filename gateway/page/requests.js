@@ -1,5 +1,5 @@
-// The list of requests: the newest first, a page at a time, of a state, a priority and an instance that asked; and what
-// is asked for again and again. It is read when it is asked for, and costs nothing otherwise.
+// The list of requests: the newest first, a page at a time, filtered by state, priority and the instance that asked;
+// and the schedules. The list is read only on demand, so that it costs nothing otherwise.
 
 import { follow, goToList } from "./address.js";
 import { ask, byId, clock, counted, day, el, say } from "./dom.js";
@@ -11,10 +11,10 @@ const PAGE = 25;
 
 byId("requests-status").append(...STATES.map((state) => el("option", {}, state)));
 
-/** The fields of the filter, by what the gateway calls them. */
+/** The fields of the filter, by their names in the API. */
 const FIELDS = { status: byId("requests-status"), priority: byId("requests-priority"), requested_by: byId("requests-by") };
 
-/** What the list that is shown was asked for with, and where its next page begins. */
+/** The filter of the shown list, and the cursor of its next page. */
 let filter = {};
 let next = null;
 

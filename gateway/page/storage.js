@@ -1,6 +1,6 @@
-// What the browser remembers, where it may.
+// Values that the browser stores. If a browser forbids that, they are lost with the page.
 
-const keeper = (storage) => ({
+const store = (storage) => ({
   read(name) {
     try {
       return window[storage].getItem(name);
@@ -13,13 +13,13 @@ const keeper = (storage) => ({
       if (value) window[storage].setItem(name, value);
       else window[storage].removeItem(name);
     } catch {
-      // It is forgotten with this page.
+      // The value is lost with this page.
     }
   },
 });
 
 /** Kept until it is removed. */
-export const kept = keeper("localStorage");
+export const kept = store("localStorage");
 
-/** Kept for this tab, also when it is loaded again. */
-export const keptByTab = keeper("sessionStorage");
+/** Kept while this tab is open, also when it is loaded again. */
+export const keptByTab = store("sessionStorage");
