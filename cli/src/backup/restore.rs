@@ -19,28 +19,27 @@ use crate::terminal::tell;
 use super::manifest::{KeptStream, Manifest, file, outstanding};
 use super::snapshot;
 
-/// How long the brokers of a cluster may take to have all of it. An election alone takes up to nine
-/// seconds, and each stream and consumer has one.
+/// The time limit until all brokers of a cluster have the whole backup. An election alone takes up to nine seconds, and
+/// each stream and consumer has one.
 const LIMIT: Duration = Duration::from_mins(2);
 
-/// By how much the clocks of two brokers may differ.
+/// The most by which the clocks of two brokers may differ.
 const CLOCKS: SignedDuration = SignedDuration::from_mins(1);
 
-/// How long not to ask again that another broker leads: an election, and after it the five seconds after
-/// which a follower asks its leader again for what it lacks.
+/// The pause before the restore asks again for another leader: time for an election, and for the five seconds after
+/// which a follower asks its leader again for missing messages.
 const UNDISTURBED: Duration = Duration::from_secs(15);
 
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// Restores all streams with their consumers from a directory onto a broker that has none of them.
-/// `replicas` is how many brokers of a cluster are to keep each stream; as many as before, if it
-/// is not said. Tells of its progress on standard error.
+/// `replicas` is the number of brokers of a cluster that should keep each stream; without it, as many as before. Reports
+/// its progress on standard error.
 ///
 /// # Errors
 ///
-/// If the directory is no backup or is damaged, or one of the streams is there already, or the
-/// broker is older than the one that was backed up: nothing is changed then. And where it breaks off
-/// in between: the error names what is on the broker then.
+/// If the directory is no backup or is damaged, if one of the streams exists already, or if the broker is older than the
+/// backed-up one. Nothing is changed then. If the restore fails later, the error names the streams that the broker has.
 pub async fn restore(
     connection: &Connection,
     directory: &Path,
@@ -49,7 +48,7 @@ pub async fn restore(
     give_all(connection, directory, &Manifest::read(directory).await?, replicas).await
 }
 
-/// As [`restore`], of a directory that was read, and has this manifest.
+/// As [`restore`], with the manifest of the directory, which was read before.
 pub(super) async fn give_all(
     connection: &Connection,
     directory: &Path,
@@ -89,22 +88,22 @@ pub(super) async fn give_all(
         }
         snapshot::report(stream)?;
     }
-    let settled = settled(nats, manifest, replicas).await;
-    settled.with_context(|| {
+    let completed = wait_until_complete(nats, manifest, replicas).await;
+    completed.with_context(|| {
         format!("the restore is not complete after {LIMIT:?}: do not use this broker")
     })
 }
 
-/// What to do after a restore that broke off. The broker may keep a part of a stream.
+/// The error of a restore that failed halfway, with its remedy. The broker may keep a part of a stream.
 fn broken_off(stream: &str, left: Option<&[String]>) -> String {
     let left = match left {
         Some([]) => return format!("cannot restore {stream}; nothing of it is on the broker"),
         Some(left) => left.join(", "),
-        None => "a part of it".to_owned(),
+        None => "a part".to_owned(),
     };
     format!(
-        "cannot restore {stream}; on the broker is now {left}, which is not all: start nothing there, \
-         but empty its store, or remove what is there (nats stream rm), and restore again"
+        "cannot restore {stream}: of this backup the broker has only {left}. Start no service. Empty the \
+         broker's store, or remove the streams of the backup (nats stream rm), and restore again"
     )
 }
 
@@ -118,7 +117,7 @@ fn check_broker(broker: &str, backed_up: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The first two numbers of a version: with the last one, nothing changes in what brokers write.
+/// The first two numbers of a version. Brokers that differ only in the third one write the same format.
 fn release(version: &str) -> anyhow::Result<(u64, u64)> {
     let mut numbers = version.split('.').map(str::parse);
     match (numbers.next(), numbers.next()) {
@@ -141,8 +140,8 @@ async fn there(nats: &Context, manifest: &Manifest) -> anyhow::Result<Vec<String
     Ok(there)
 }
 
-/// Waits until all that was backed up is there, on all brokers that are to keep it.
-async fn settled(
+/// Waits until all brokers that should keep a stream have its messages and its consumers.
+async fn wait_until_complete(
     nats: &Context,
     manifest: &Manifest,
     replicas: Option<usize>,
@@ -151,13 +150,13 @@ async fn settled(
     for stream in &manifest.streams {
         until(limit, async || compare(nats, stream, replicas).await).await?;
     }
-    // A follower counts as current before it has fetched what the stream was restored with, and would
-    // lose it with its leader. Only a leader tells how many messages it has: so each broker leads once.
+    // A follower counts as current before it has fetched the restored messages, which would be lost with its leader.
+    // Only a leader reports its number of messages, so each broker leads once.
     for stream in &manifest.streams {
         let state = async || Ok(topology::stream_state(nats, &stream.name).await?);
         let Some(cluster) = until(limit, state).await?.cluster else { continue };
         let followers = cluster.replicas.iter().map(|follower| follower.name.as_str());
-        // The first leader is the last one, too: the broker has spread the leaders well.
+        // The first leader is also the last one: the broker has spread the leaders well.
         for broker in followers.chain(cluster.leader.as_deref()) {
             until(limit, async || {
                 lead(nats, &stream.name, broker).await?;
@@ -182,7 +181,7 @@ async fn until<T>(
     }
 }
 
-/// Has this broker lead a stream, unless it does.
+/// Makes this broker the leader of a stream, unless it is.
 async fn lead(nats: &Context, stream: &str, broker: &str) -> anyhow::Result<()> {
     let leads = async || {
         let info = topology::stream_state(nats, stream).await?;
@@ -203,13 +202,13 @@ async fn lead(nats: &Context, stream: &str, broker: &str) -> anyhow::Result<()> 
     .await
 }
 
-/// Compares a stream on the broker, and its consumer, with what was backed up.
+/// Compares a stream on the broker, and its consumers, with the backup.
 async fn compare(nats: &Context, kept: &KeptStream, replicas: Option<usize>) -> anyhow::Result<()> {
     let name = &kept.name;
     let should_be = kept.state()?;
     let is = topology::stream_state(nats, name).await?;
     let last = is.state.last_sequence;
-    // A schedule that has fallen due since fires at once, and is then one message more.
+    // A schedule that has fallen due since the backup fires at once, which adds a message.
     let fires = is.config.allow_message_schedules;
     ensure!(
         last == should_be.last_sequence || fires && last > should_be.last_sequence,
@@ -229,7 +228,7 @@ async fn compare(nats: &Context, kept: &KeptStream, replicas: Option<usize>) -> 
     let brokers = brokers(is.cluster.as_ref());
     ensure!(brokers >= copies, "{name} is only on {brokers} of {copies} brokers");
     for consumer in &kept.consumers {
-        // Of those that an older version has backed up, some lanes are missing.
+        // A backup of an older version lacks some lanes.
         let mut lanes = queues::ALL.into_iter().flat_map(Queue::lanes);
         let lane = lanes
             .find(|lane| lane.queue.stream == name.as_str() && lane.consumer() == consumer.name);
@@ -252,7 +251,7 @@ async fn compare(nats: &Context, kept: &KeptStream, replicas: Option<usize>) -> 
     Ok(())
 }
 
-/// How many brokers have all of it, as the leader knows: itself, and each follower that is current.
+/// The number of brokers that have the whole stream, by its leader: the leader itself, and each current follower.
 fn brokers(cluster: Option<&ClusterInfo>) -> usize {
     let followers = cluster.map_or(&[][..], |cluster| &cluster.replicas);
     1 + followers.iter().filter(|follower| follower.current && !follower.offline).count()
