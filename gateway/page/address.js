@@ -1,6 +1,6 @@
 // The address of the open view: #/requests/<id> is the history of a request, #/requests?status=queued a list,
-// #/dead-letters?reason=failed the dead letters of a reason, and #/lessons/4 a lesson. So reloading keeps the view, Back
-// closes it, and a person can send it to another one.
+// #/dead-letters?reason=failed the dead letters of a reason, and #/lessons/4 a lesson. So reloading keeps the view,
+// Back closes it, and a person can send it to another one.
 
 import { keptByTab } from "./storage.js";
 

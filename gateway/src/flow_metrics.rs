@@ -48,8 +48,8 @@ const GAUGES: [Metric<Totals>; 4] = [
     ("facts_written_twice", "Facts that were written a second time", |it| it.written_twice),
 ];
 
-/// Encodes the last snapshot for each scrape. While the broker does not answer, it encodes nothing. All gateways have the
-/// same values: aggregate them with `max`, not with `sum`.
+/// Encodes the last snapshot for each scrape. While the broker does not answer, it encodes nothing. All gateways have
+/// the same values: aggregate them with `max`, not with `sum`.
 #[derive(Debug)]
 pub(crate) struct FlowMetrics(pub(crate) Arc<Timeline>);
 

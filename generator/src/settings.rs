@@ -18,7 +18,7 @@ use clap::Parser;
     next_help_heading = "For experiments"
 )]
 pub struct GeneratorSettings {
-    /// Time that making one string takes
+    /// Time to make one string
     #[arg(long, env, default_value = "0s", value_parser = workqueue::duration, value_name = "TIME")]
     pub work_time: Duration,
 

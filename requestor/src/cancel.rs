@@ -53,7 +53,7 @@ pub async fn cancel(
         for queue in [SCHEDULES, REQUESTS] {
             match remove(connection, queue, id).await {
                 Ok(removed) => debug!(%id, queue = queue.stream, removed, "cancelled"),
-                Err(error) => warn!(%id, %error, "cancelled, but it may still be worked on"),
+                Err(error) => warn!(%id, %error, "cancelled; a worker may still handle it"),
             }
         }
     }

@@ -32,14 +32,15 @@ const UNDISTURBED: Duration = Duration::from_secs(15);
 
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// Restores all streams with their consumers from a directory onto a broker that has none of them.
-/// `replicas` is the number of brokers of a cluster that should keep each stream; without it, as many as before. Reports
-/// its progress on standard error.
+/// Restores all streams with their consumers from a directory onto a broker that has none of them. `replicas` is the
+/// number of brokers of a cluster that should keep each stream; without it, as many as before. Reports its progress on
+/// standard error.
 ///
 /// # Errors
 ///
-/// If the directory is no backup or is damaged, if one of the streams exists already, or if the broker is older than the
-/// backed-up one. Nothing is changed then. If the restore fails later, the error names the streams that the broker has.
+/// If the directory is no backup or is damaged, if one of the streams exists already, or if the broker is older than
+/// the backed-up one. Nothing is changed then. If the restore fails later, the error names the streams that the broker
+/// has.
 pub async fn restore(
     connection: &Connection,
     directory: &Path,
@@ -99,11 +100,11 @@ fn broken_off(stream: &str, left: Option<&[String]>) -> String {
     let left = match left {
         Some([]) => return format!("cannot restore {stream}; nothing of it is on the broker"),
         Some(left) => left.join(", "),
-        None => "a part".to_owned(),
+        None => "some streams".to_owned(),
     };
     format!(
-        "cannot restore {stream}: of this backup the broker has only {left}. Start no service. Empty the \
-         broker's store, or remove the streams of the backup (nats stream rm), and restore again"
+        "cannot restore {stream}: of this backup the broker has only {left}. Start no service. \
+         Empty its store, or remove these streams (nats stream rm), and restore again"
     )
 }
 

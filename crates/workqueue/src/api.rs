@@ -19,7 +19,7 @@ pub enum ApiError {
     #[error("no answer; perhaps a leader has died, or this user may not ask for that")]
     TimedOut,
     /// The request did not reach the broker, or its answer cannot be read.
-    #[error("no JetStream answers, or not yet; if it has a domain, NATS_DOMAIN has to name it")]
+    #[error("JetStream does not answer; enable it on the broker, or set NATS_DOMAIN")]
     Unreachable(#[source] RequestError),
 }
 

@@ -162,7 +162,8 @@ impl<H: Handler> Consumer<H> {
     async fn work_on_bundle(&self, binding: &Binding, bundle: &Delivery, jobs: &[Delivery]) {
         let is_split = async {
             let attempt = bundle.attempt();
-            let split = jobs.iter().map(|job| job.put_off(&self.queue, attempt, Duration::ZERO));
+            let split =
+                jobs.iter().map(|job| job.snooze_as_copy(&self.queue, attempt, Duration::ZERO));
             bundle.is_redelivered() && all(split).await
         };
         let work =
@@ -182,7 +183,7 @@ impl<H: Handler> Consumer<H> {
             // one may be given back; a later one is replaced by a copy.
             let attempt = delivery.attempt();
             if delivery.is_redelivered()
-                && Box::pin(delivery.put_off(&self.queue, attempt, delay)).await
+                && Box::pin(delivery.snooze_as_copy(&self.queue, attempt, delay)).await
             {
                 delivery.ack();
             } else {
@@ -288,7 +289,7 @@ impl<H: Handler> Consumer<H> {
         };
         let _settling = span.settle(delivery, &settlement);
         if let Settlement::Snooze { delay } = settlement {
-            if self.put_off(delivery, delivery.attempt(), delay, every).await {
+            if self.snooze_as_copy(delivery, delivery.attempt(), delay, every).await {
                 info!(queue, id, attempt, trace = trace(), %outcome, "snoozed");
                 return Some(&self.metrics.snoozes);
             }
@@ -305,7 +306,7 @@ impl<H: Handler> Consumer<H> {
                 if delivery.is_bundled() {
                     let next = Attempt::new(attempt.saturating_add(1));
                     if matches!(outcome, Outcome::Interrupted)
-                        || !self.put_off(delivery, next, delay.draw(), every).await
+                        || !self.snooze_as_copy(delivery, next, delay.draw(), every).await
                     {
                         return None;
                     }
@@ -338,7 +339,7 @@ impl<H: Handler> Consumer<H> {
 
     /// Replaces a delivery by a copy, which is due after this delay and has this attempt. Returns whether the copy is
     /// stored.
-    async fn put_off(
+    async fn snooze_as_copy(
         &self,
         delivery: &Delivery,
         attempt: Attempt,
@@ -346,7 +347,7 @@ impl<H: Handler> Consumer<H> {
         every: Duration,
     ) -> bool {
         // In a box, because it is rare, and would make every other delivery larger.
-        let mut publishing = Box::pin(delivery.put_off(&self.queue, attempt, delay));
+        let mut publishing = Box::pin(delivery.snooze_as_copy(&self.queue, attempt, delay));
         let publishing = publishing.as_mut();
         let (is_there, _) = delivery.keep_alive(publishing, every, &self.running.abandoned).await;
         if is_there == Some(true) {

@@ -207,7 +207,12 @@ impl Delivery {
 
     /// Publishes a copy of the message, which is due after this delay and has this attempt. Returns whether the copy is
     /// stored. It does not wait for room in the queue.
-    pub(crate) async fn put_off(&self, to: &Publisher, attempt: Attempt, delay: Duration) -> bool {
+    pub(crate) async fn snooze_as_copy(
+        &self,
+        to: &Publisher,
+        attempt: Attempt,
+        delay: Duration,
+    ) -> bool {
         let until = now().saturating_add(delay).unwrap_or(Timestamp::MAX);
         let until = Some(until).filter(|_| !delay.is_zero());
         let message_id = format!("{self}:snooze");
@@ -219,7 +224,7 @@ impl Delivery {
             Ok(()) => true,
             Err(error) => {
                 let error = chain(&error);
-                warn!(error, delivery = %self, "no copy can take its place");
+                warn!(error, delivery = %self, "cannot publish the copy of a snoozed message");
                 false
             }
         }

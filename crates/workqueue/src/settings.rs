@@ -37,7 +37,8 @@ pub struct Settings {
     #[arg(long, env, default_value_t = default_instance(), hide_default_value = true, value_parser = NonEmptyStringValueParser::new(), value_name = "NAME", help_heading = WORK)]
     pub instance: String,
 
-    /// How many jobs of each queue a replica works on at a time. A requestor also makes so many requests at a time
+    /// The most jobs of each queue that a replica works on at a time. A requestor also submits at most this many
+    /// requests at a time
     #[arg(long, env, default_value_t = 256, value_parser = number::<usize>(1..), value_name = "NUMBER", help_heading = WORK)]
     pub concurrency: usize,
 
@@ -276,7 +277,7 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 /// If the text is not such a time. The message names valid ones.
 pub fn above_zero(text: &str) -> Result<Duration, String> {
     match duration(text)? {
-        Duration::ZERO => Err("it must be longer than nothing".to_owned()),
+        Duration::ZERO => Err("write a time above zero, such as 30s".to_owned()),
         duration => Ok(duration),
     }
 }

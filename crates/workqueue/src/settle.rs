@@ -248,7 +248,7 @@ mod tests {
         let reason = "failed: later (attempt 2)".to_owned();
         let settled = settle(&later, Attempt::new(2), &policy);
         assert_eq!(settled, Settlement::DeadLetter { reason: reason.clone() });
-        // What fails otherwise is retried as ever.
+        // Any other failure counts as an attempt.
         let failed = Outcome::Failed(Failure::retry("later"));
         let settled = settle(&failed, Attempt::new(2), &uncounted);
         assert_eq!(settled, Settlement::DeadLetter { reason });

@@ -319,8 +319,8 @@ async fn failed_restore_names_the_restored_streams() {
     other.nats().create_stream(config).await.unwrap();
     let broken_off = refused_with(restore(&connection, &directory, None).await);
     // The facts were restored before the queues, because without them work would have a second effect.
-    let is_there = "of this backup the broker has only KV_idempotency, KV_requested, KV_stored, KV_received, \
-                    DEAD_LETTERS, SCHEDULES. Start no service.";
+    let is_there = "of this backup the broker has only KV_idempotency, KV_requested, KV_stored, \
+                    KV_received, DEAD_LETTERS, SCHEDULES. Start no service.";
     assert!(broken_off.contains(&format!("cannot restore REQUESTS: {is_there}")), "{broken_off}");
     assert!(
         broken_off.contains("stream OTHER stores requests.high.*, requests.*, "),

@@ -130,7 +130,7 @@ async fn wrong_control_is_a_problem_that_names_a_right_one() {
     for (method, path, body, status, said) in [
         ("POST", "/queues/OTHER/pause", json!({}), 404, "SCHEDULES, REQUESTS, RESPONSES and"),
         ("GET", "/queues/KV_stored", json!({}), 404, "SCHEDULES, REQUESTS, RESPONSES and"),
-        ("POST", "/queues/REQUESTS/pause", json!({ "for": "0s" }), 400, "longer than nothing"),
+        ("POST", "/queues/REQUESTS/pause", json!({ "for": "0s" }), 400, "above zero"),
         ("POST", "/queues/REQUESTS/pause", json!({ "for": "soon" }), 400, "such as 250ms"),
         ("POST", "/queues/REQUESTS/pause", json!({ "for": 10 }), 400, "string"),
         ("POST", "/queues/REQUESTS/pause", json!({ "until": "10m" }), 400, "expected `for`"),

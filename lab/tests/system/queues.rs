@@ -64,7 +64,7 @@ async fn wrong_queue_or_time_is_refused_with_a_hint() {
             ["pause", "KV_stored", "--for=1m"],
             "the queues are SCHEDULES, REQUESTS, RESPONSES and ACKNOWLEDGMENTS",
         ),
-        (["pause", "REQUESTS", "--for=0s"], "it must be longer than nothing"),
+        (["pause", "REQUESTS", "--for=0s"], "write a time above zero"),
         (["pause", "REQUESTS", "--for=soon"], "write a number with a unit"),
         (["pause", "REQUESTS", "--for=1m"], "run `decoupled declare`"),
     ] {

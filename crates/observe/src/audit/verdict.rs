@@ -130,7 +130,7 @@ impl fmt::Display for Verdict {
         let rare = [
             ("cancelled", self.cancelled, "of the complete: closed without strings"),
             ("scheduled", self.scheduled, "due later"),
-            ("unasked", self.unasked, "in the system without having been accepted: no error"),
+            ("unasked", self.unasked, "never accepted; a few are no error"),
             ("too old", self.too_old, "older than FACTS_MAX_AGE: not judged"),
         ];
         let rare = rare.into_iter().filter(|(_, count, _)| *count > 0);

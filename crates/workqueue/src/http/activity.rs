@@ -1,4 +1,4 @@
-//! Follows what a connection waits for: its client, an answer, or that the answer is taken.
+//! Tracks the phase of a connection: it waits for its client, for an answer, or for the client to read the answer.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -13,20 +13,20 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
-/// What a connection waits for.
+/// The event that a connection waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
     /// The rest of a request.
     Client,
-    /// The answer, for which all is there.
+    /// The answer. The request is complete.
     Answer,
-    /// The client to take the answer.
+    /// The client, which has to read the answer.
     Sending,
-    /// The next request, of which there is nothing yet.
+    /// The next request, which has not begun.
     Idle,
 }
 
-/// How far one connection is.
+/// The progress of one connection.
 #[derive(Debug)]
 pub(super) struct Activity {
     /// An answer is being made.
@@ -35,9 +35,9 @@ pub(super) struct Activity {
     receiving: AtomicBool,
     /// The body of the answer is still on its way.
     sending: AtomicBool,
-    /// The client does not take what is written to it.
+    /// The client does not read the written bytes.
     blocked: AtomicBool,
-    /// How many answers, and pieces of them, there were.
+    /// The number of requests that have begun, and of writes that have ended.
     progress: AtomicU64,
     /// The end of a request was not read, because its answer did not need it.
     unread: AtomicBool,
@@ -73,7 +73,7 @@ impl Activity {
         }
     }
 
-    /// Notes that an answer to this request is being made, for as long as the first of these is there.
+    /// Records that an answer to this request is being made, until the returned [`Answering`] is dropped.
     pub(super) fn begin<B: Body>(
         self: &Arc<Self>,
         request: Request<B>,
@@ -86,8 +86,7 @@ impl Activity {
         (Answering(Arc::clone(self)), request)
     }
 
-    /// Ends once the client has not gone on with its request, or has taken nothing of the answer, for that
-    /// long.
+    /// Ends once the client has neither continued its request nor read any of the answer for this time.
     pub(super) async fn stuck(&self, limit: Duration) {
         let state = || {
             let waits = matches!(self.phase(), Phase::Client | Phase::Sending);
@@ -102,7 +101,7 @@ impl Activity {
         }
     }
 
-    /// Ends once the head of a request has taken that long.
+    /// Ends once the head of a request has taken this time.
     pub(super) async fn slow_head(&self, limit: Duration) {
         let mut head = self.head.subscribe();
         loop {
@@ -113,7 +112,7 @@ impl Activity {
         }
     }
 
-    /// Notes whether the client takes what is written to it.
+    /// Records whether the client reads the written bytes.
     fn note_write<T>(&self, written: &Poll<T>) {
         self.blocked.store(written.is_pending(), Relaxed);
         if written.is_ready() {
@@ -127,11 +126,11 @@ impl Activity {
     }
 }
 
-/// An answer is being made for as long as this is there.
+/// An answer is being made until this is dropped.
 pub(super) struct Answering(Arc<Activity>);
 
 impl Answering {
-    /// Notes that the answer is made, and on its way.
+    /// Records that the answer is made, and under way.
     pub(super) fn send<B>(self, answer: Response<B>) -> Response<Tracked<B>> {
         self.0.sending.store(true, Relaxed);
         answer.map(|body| Tracked::new(body, &self.0, Part::Answer))
@@ -204,7 +203,7 @@ impl<B> Drop for Tracked<B> {
     }
 }
 
-/// A connection on which it is noted when a request begins, and whether the client takes its answer.
+/// A connection that records when a request begins, and whether the client reads its answer.
 pub(super) struct Watched<'a, C> {
     pub(super) connection: C,
     pub(super) activity: &'a Activity,

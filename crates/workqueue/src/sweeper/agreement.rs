@@ -10,7 +10,7 @@ use tokio::sync::mpsc;
 
 use super::parse::{Flaw, flaw, readable};
 
-/// What the client makes of a message whose bytes these are: nothing, if it cannot read it.
+/// The message that the client reads from these bytes, or none if it cannot read them.
 async fn read(subject: &[u8], block: &[u8]) -> Option<Message> {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = listener.local_addr().unwrap().to_string();
@@ -26,7 +26,7 @@ async fn read(subject: &[u8], block: &[u8]) -> Option<Message> {
     let client = options.connect(url).await.unwrap();
     let mut messages = client.subscribe("anything").await.unwrap();
     let message = tokio::select! {
-        // A client that has panicked has nothing more to say.
+        // A client that has panicked delivers nothing more.
         message = messages.next() => message,
         _ = lost.recv() => None,
     };
@@ -34,7 +34,7 @@ async fn read(subject: &[u8], block: &[u8]) -> Option<Message> {
     message
 }
 
-/// As much of a broker as it takes to send one message.
+/// The part of a broker that sends one message.
 async fn broker(listener: TcpListener, command: Vec<u8>, block: Vec<u8>) {
     const INFO: &[u8] =
         br#"INFO {"server_id": "a", "server_name": "a", "version": "2.12.0", "go": "",
@@ -61,7 +61,7 @@ async fn broker(listener: TcpListener, command: Vec<u8>, block: Vec<u8>) {
     }
 }
 
-/// Compares what is said of a message with what the client makes of it.
+/// Checks that [`flaw`] and the client agree about a message.
 fn agrees(subject: &[u8], block: &[u8]) -> Option<Flaw> {
     let shown = String::from_utf8_lossy(subject);
     let said = flaw(&shown, block);

@@ -1,7 +1,7 @@
-//! What the client can read of a message, by the rules of its parser.
+//! The rules by which the parser of the client reads a message.
 //!
-//! These are the rules of async-nats 0.51 and of nothing else: this code is never used to read
-//! a message, only to find those that it stumbles over.
+//! These are the rules of async-nats 0.51 only. This code reads no messages; it finds those that the client cannot
+//! read.
 
 use std::str::FromStr;
 
@@ -28,11 +28,11 @@ pub(super) enum Flaw {
     CarriageReturn,
 }
 
-/// What keeps the client from reading a message with this subject and these headers, if anything.
-/// The subject is as the broker shows it in JSON, where U+FFFD stands for what is not UTF-8.
+/// The flaw for which the client cannot read a message with this subject and these headers, if it has one. The subject
+/// is as the broker shows it in JSON, where U+FFFD replaces bytes that are not UTF-8.
 ///
-/// One that really has U+FFFD in its subject is taken for unreadable, too: that is no harm, because
-/// no such subject names a request.
+/// A subject that really contains U+FFFD counts as unreadable, too. That is harmless, because no such subject names a
+/// request.
 pub(super) fn flaw(subject: &str, block: &[u8]) -> Option<Flaw> {
     if subject.contains(char::REPLACEMENT_CHARACTER) {
         return Some(Flaw::Subject);
@@ -40,7 +40,7 @@ pub(super) fn flaw(subject: &str, block: &[u8]) -> Option<Flaw> {
     if block.is_empty() {
         return None;
     }
-    // Only what comes with headers is cut into words at any white space.
+    // The client splits the line with the subject at any white space only if the message has headers.
     if subject.split_whitespace().count() != 1 {
         return Some(Flaw::Space);
     }
@@ -50,7 +50,7 @@ pub(super) fn flaw(subject: &str, block: &[u8]) -> Option<Flaw> {
         .or_else(|| headers(text).find_map(Result::err))
 }
 
-/// Those headers of a message that can be read, as the client would read them.
+/// The readable headers of a message, as the client would read them.
 pub(super) fn readable(block: &[u8]) -> HeaderMap {
     let mut readable = HeaderMap::new();
     for (name, value) in headers(&String::from_utf8_lossy(block)).flatten() {
@@ -71,8 +71,8 @@ fn first_line(line: &str) -> Result<(), Flaw> {
     }
 }
 
-/// The headers behind the first line. The value of one goes on in the lines below it that begin with
-/// white space.
+/// The headers behind the first line. The value of a header continues in the lines below it that begin with white
+/// space.
 fn headers(block: &str) -> impl Iterator<Item = Result<(HeaderName, HeaderValue), Flaw>> {
     let mut lines = block.lines().skip(1).peekable();
     std::iter::from_fn(move || {

@@ -52,7 +52,8 @@ pub fn queue(queue: Queue, limits: &Limits) -> Stream {
     if queue.schedules().is_none() {
         return of_all;
     }
-    // Message schedules do without `discard: new`, and any limit would remove silently what waits longest.
+    // Message schedules do not work with `discard: new`. With `discard: old`, any limit would drop the oldest waiting
+    // message.
     Stream {
         metadata: [(QUEUE_LIMIT.to_owned(), limits.queue_limit.to_string())].into(),
         max_messages: -1,

@@ -65,7 +65,7 @@ impl Differences {
         differ(guarantees, object, "no_ack", &is.no_ack, &should_be.no_ack);
         differ(guarantees, object, "sealed", &is.sealed, &should_be.sealed);
         differ(guarantees, object, "mirror", &is.mirror, &should_be.mirror);
-        // The broker answers with an empty list where there is none.
+        // The broker answers with an empty list if there are no sources.
         let sources = |stream: &Stream| stream.sources.clone().unwrap_or_default();
         differ(guarantees, object, "sources", &sources(is), &sources(should_be));
         differ(
@@ -80,8 +80,8 @@ impl Differences {
         differ(guarantees, object, "persist_mode", &persistence(is), &persistence(should_be));
         let counts = |stream: &Stream| stream.allow_message_counter;
         differ(guarantees, object, "allow_msg_counter", &counts(is), &counts(should_be));
-        // A queue that forgets what is old loses it, and facts that are kept for no longer than
-        // their margin guard nothing. Another age of facts is a limit.
+        // A queue with an age limit would drop its oldest waiting messages. Facts that are kept for no longer than
+        // their margin protect no request; any other age of facts is a limit.
         let forgets = !is.max_age.is_zero();
         let breaks = match kind {
             Kind::Queue | Kind::Schedules => forgets,
@@ -97,7 +97,7 @@ impl Differences {
             &is.allow_message_schedules,
             &should_be.allow_message_schedules,
         );
-        // One that discards what is old loses with any limit what waits longest.
+        // With `discard: old`, any limit would drop the oldest waiting message.
         let counts = if kind == Kind::Schedules { &mut *guarantees } else { &mut found.limits };
         differ(counts, object, "max_msgs", &is.max_messages, &should_be.max_messages);
         differ(
@@ -127,7 +127,7 @@ impl Differences {
             filters
         };
         let (filters, wanted) = (filters(is), filters(should_be));
-        // What a consumer of an older version does not ask for waits until it is adjusted.
+        // Messages that the filters of an older version leave out wait until the consumer is adjusted.
         let is_narrower = filters.iter().all(|filter| wanted.contains(filter));
         let of_filters = if is_narrower { &mut found.limits } else { &mut found.guarantees };
         differ(of_filters, object, "filter_subjects", &filters, &wanted);

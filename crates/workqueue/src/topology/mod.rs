@@ -214,7 +214,7 @@ async fn declare_or_adjust(
         }
     }
     if !breaks.is_empty() {
-        // The consumers of a stream that is wrong would only add to what there is to say.
+        // The stream has to be changed first. Its consumers would only add further differences to the error.
         return Err(DeclareError::Breaks(breaks));
     }
     declare_consumers(context, topology, limits, adjust, declared).await

@@ -58,7 +58,8 @@ impl QueueState {
     #[must_use]
     pub fn redelivered(&self) -> u64 {
         if self.has_schedules() {
-            // Its sequences count what is not delivered, too: the broker says only how many are in flight again.
+            // Its sequences also count messages that are not due. The broker reports only how many of the messages in
+            // flight are redelivered.
             return self.consumers().map(|it| it.num_redelivered as u64).sum();
         }
         let deliveries: u64 = self.consumers().map(|it| it.delivered.consumer_sequence).sum();
@@ -110,7 +111,7 @@ pub fn no_room(stream: &StreamInfo) -> Option<String> {
     }
     let most = u64::try_from(config.max_bytes).ok()?;
     let room = most.saturating_sub(state.bytes);
-    // With schedules the broker would remove what waits longest, so that it must never come near to the limit.
+    // With schedules the broker would drop the oldest waiting message, so the stream has to stay far below its limit.
     let needed = if config.allow_message_schedules { most / 10 } else { SMALLEST_MESSAGE };
     (room < needed).then(|| format!("{} holds {} of {most} bytes", config.name, state.bytes))
 }
