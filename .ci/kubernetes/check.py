@@ -56,8 +56,8 @@ def main(home):
     for what, file, old, new, words in FAULTS:
         with within(f"the fault {new!r} for {old!r} in {file}"), edited(root / file, old, new):
             refusal = refusal_of(check, root, what, systems)
-            expect(refusal and words in refusal, f"is not refused for what it is: {refusal or 'not at all'}")
-    print(f"{len(FAULTS)} faults are refused, each for what it is")
+            expect(refusal and words in refusal, f"is not refused for its own reason: {refusal or 'not at all'}")
+    print(f"{len(FAULTS)} faults are refused, each for its own reason")
 
     (rendered / "systems").mkdir(parents=True)
     for name in names:

@@ -37,7 +37,8 @@ def main(home):
     panels = {panel["title"]: find("expr", panel) for panel in json.loads(dashboard)["panels"] if "targets" in panel}
     with lab(home) as do, prometheus(home, do.directory) as prom:
         walk(do, prom, panels)
-    print(f"{sum(map(len, panels.values()))} queries of {len(panels)} panels, and all rules, tell of a lab what they should")
+    queries = sum(map(len, panels.values()))
+    print(f"{queries} queries of {len(panels)} panels, and all rules, have the expected values in a lab")
 
 
 def walk(do, prom, panels):

@@ -209,9 +209,9 @@ def check_policies(namespace, needed, objects):
 
 
 def check_apply(old, new):
-    """One system applied over another works. Where it has another store, it is refused: what runs differs in an
-    immutable field, what that uses has another name, and everything else that both have is the same. What only
-    one of them has, and so stays behind of it, is harmless, or docs/kubernetes.md says how to delete it."""
+    """One system applied over another works. If the other has another store, the API server refuses the apply: each
+    workload differs in an immutable field, and all other objects that both have are equal, except CronJobs. An object
+    that only one of them has stays behind, and is harmless, or docs/kubernetes.md says how to delete it."""
     refused = len({each["spec"]["replicas"] for each in of_kind(old + new, "StatefulSet")}) > 1
     there, comes = ({title(thing): thing for thing in system} for system in (old, new))
     for name in sorted(there.keys() & comes.keys()):

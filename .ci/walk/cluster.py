@@ -153,7 +153,7 @@ def walk_under_load(gateway):
     print(said)
     expect("Complete" in conditions("job/audit-1"), "nothing is lost, and nothing doubled")
     verdict = {name: int(number) for name, number in re.findall(r"^ *([a-z-]+) +(\d+)", said, re.M)}
-    expect(verdict["requested"] == verdict["complete"] > 1000, "all that was asked for came home")
+    expect(verdict["requested"] == verdict["complete"] > 1000, "each accepted request is complete")
 
 
 def ask_for(rate):

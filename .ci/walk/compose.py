@@ -43,9 +43,9 @@ def walk():
     for service in ("nats", "declare", "requestor", "generator", "gateway"):
         for container in containers(service):
             check_container(service, inspect(container))
-    eventually("requests come home", lambda: complete() >= 100)
+    eventually("requests are received", lambda: complete() >= 100)
 
-    step("ask for strings through the gateway, and follow them home")
+    step("ask for strings through the gateway, and follow the request until it is received")
     ask_and_follow(gateway())
 
     step("stop the generators: requests wait, and the requestor goes on")
@@ -103,7 +103,7 @@ def walk():
     print(said)
     expect("Nothing lost, nothing doubled." in said, "the audit ends with its verdict")
     final = verdict()
-    expect(final["requested"] == final["complete"] > 1000, "all that was asked for came home")
+    expect(final["requested"] == final["complete"] > 1000, "each accepted request is complete")
 
     step("back up, lose the broker's volume, and restore")
     compose("stop", "requestor", "generator", "gateway", "declare")

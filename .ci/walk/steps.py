@@ -55,12 +55,11 @@ def follow(gateway, asked):
     def is_received():
         return (answer(f"{gateway}/requests/{asked}") or {}).get("status") == "received"
 
-    eventually("it comes home", is_received)
+    eventually("the request is received", is_received)
 
 
 def answer(url, body=None, headers=None):
-    """What is answered, in JSON; with a body something is asked for. Nothing where the gateway does not reach the
-    broker at the moment."""
+    """The answer as JSON. Sends a POST if there is a body. None if the gateway does not reach the broker."""
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"} | (headers or {}))
     try:
