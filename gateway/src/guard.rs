@@ -24,10 +24,10 @@ pub(crate) fn check<B>(
     let headers = request.headers();
     let host = host(headers)?;
     if !headers.get_all(header::TRANSFER_ENCODING).iter().all(|value| is(value, "chunked")) {
-        return Err(ProblemKind::Coding.because("the only Transfer-Encoding is chunked"));
+        return Err(ProblemKind::Coding.because("Transfer-Encoding may only be chunked"));
     }
     if !headers.get_all(header::EXPECT).iter().all(|value| is(value, "100-continue")) {
-        return Err(ProblemKind::Expectation.because("the only expectation is 100-continue"));
+        return Err(ProblemKind::Expectation.because("Expect may only be 100-continue"));
     }
     // A host in the target overrides the header.
     let host = request.uri().authority().unwrap_or(&host);

@@ -192,9 +192,12 @@ fn example(kind: ProblemKind, submits: bool) -> Problem {
         }
         TooLarge => "the body may have at most 4096 bytes",
         MediaType => "the body must not have a Content-Encoding",
-        Expectation => "the only expectation is 100-continue",
-        Refused => "the broker refuses it; its reason is in the log of the gateway",
-        Coding => "the only Transfer-Encoding is chunked",
+        Expectation => "Expect may only be 100-continue",
+        Refused => {
+            "the broker refuses request 019cadd3-8896-7938-bc36-c32d4d2563a7; its reason is in the \
+             log of the gateway"
+        }
+        Coding => "Transfer-Encoding may only be chunked",
         QueueFull => "there is no room in the queue; nothing of this request remains",
         BrokerAway if submits => return away(),
         BrokerAway => "the broker does not answer; try again",
@@ -206,8 +209,8 @@ fn example(kind: ProblemKind, submits: bool) -> Problem {
     if nothing_remains { problem.with(SubmitOutcome::NotAsked) } else { problem }
 }
 
-/// The values within the limit of count × length. A schema has no products, so this lists the steps below the limit:
-/// for each length, the largest count.
+/// The values within the limit of count × length. JSON Schema cannot multiply, so this lists the largest pairs: for
+/// each length, the largest count.
 fn within_limit() -> Value {
     let steps = (MAX_CHARACTERS / MAX_LENGTH..=MAX_COUNT).filter(|count| {
         *count == MAX_COUNT || MAX_CHARACTERS / count != MAX_CHARACTERS / (count + 1)
@@ -218,7 +221,8 @@ fn within_limit() -> Value {
     };
     json!({
         "description": format!(
-            "Says in steps that `count` × `length` is at most {MAX_CHARACTERS}: a schema knows no products"
+            "`count` × `length` is at most {MAX_CHARACTERS}. JSON Schema cannot multiply, so \
+             `anyOf` lists the largest pairs"
         ),
         "anyOf": steps.map(step).collect::<Vec<_>>(),
     })

@@ -65,7 +65,7 @@ impl Gateway {
         }
         let operator = self.operator.get().filter(|operator| operator.is_connected());
         operator.ok_or_else(|| {
-            ProblemKind::BrokerAway.because("there is no connection to control through")
+            ProblemKind::BrokerAway.because("the gateway is not connected as the user for CONTROL")
         })
     }
 

@@ -48,19 +48,19 @@ pub enum RequestorError {
     Service(#[from] ServiceError),
     /// Some of the requests will never be stored.
     #[error(
-        "gave up {} of {total}:\n{}",
+        "{} of {total} requests have no result:\n{}",
         .given_up.len(),
         .given_up.iter().map(|it| format!("{} {}", it.id, it.reason)).collect::<Vec<_>>().join("\n")
     )]
     GivenUp {
         /// The number of requests.
         total: u64,
-        /// Those that ended as dead letters, or could not be published.
+        /// Those that ended as dead letters, were cancelled, or could not be published.
         given_up: Vec<GivenUp>,
     },
 }
 
-/// Runs a requestor until `stop` is cancelled, or until `REQUEST_TOTAL` requests are stored or given up.
+/// Runs a requestor until `stop` is cancelled, or until `REQUEST_TOTAL` requests have ended.
 ///
 /// # Errors
 ///
@@ -97,7 +97,7 @@ pub async fn run(
             let Some(tally) = &tally else { return };
             let end = tally.come_to_an_end(&connection);
             if let Some(ended) = stopping.run_until_cancelled(end).await {
-                info!("every request is stored or given up");
+                info!("every request has ended");
                 given_up = ended;
                 stopping.cancel();
             }

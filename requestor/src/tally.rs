@@ -27,7 +27,7 @@ const PAUSE: Duration = Duration::from_millis(250);
 /// The interval at which the number of outstanding requests is logged.
 const REPORT: Duration = Duration::from_secs(5);
 
-/// The requests that are neither stored nor given up, as far as this requestor knows.
+/// The requests that have not ended, as far as this requestor knows.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
     outstanding: Mutex<BTreeSet<JobId>>,
@@ -64,7 +64,7 @@ impl Tally {
         self.all_asked.store(true, Ordering::Relaxed);
     }
 
-    /// Waits until every request is stored or given up. Returns those that were given up.
+    /// Waits until every request has ended. Returns those that have no result.
     pub(crate) async fn come_to_an_end(&self, connection: &Connection) -> Vec<GivenUp> {
         let (mut after, mut reported) = (None, Instant::now());
         while !(self.all_asked.load(Ordering::Relaxed) && self.with(|ids| ids.is_empty())) {

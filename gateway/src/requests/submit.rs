@@ -263,8 +263,9 @@ impl Submissions {
 
     fn rejected(&self, id: JobId, reason: &str) -> Problem {
         error!(%id, reason, instance = self.instance, "the broker rejects a request");
-        ProblemKind::Refused
-            .because("the broker refuses it; its reason is in the log of the gateway")
+        ProblemKind::Refused.because(format_args!(
+            "the broker refuses request {id}; its reason is in the log of the gateway"
+        ))
     }
 }
 

@@ -198,5 +198,7 @@ fn silent() -> Problem {
 
 fn refused(name: &str, reason: &str) -> Problem {
     error!(schedule = name, reason, "the broker refuses a schedule");
-    ProblemKind::Refused.because("the broker refuses it; its reason is in the log of the gateway")
+    ProblemKind::Refused.because(format_args!(
+        "the broker refuses the schedule {name}; its reason is in the log of the gateway"
+    ))
 }

@@ -50,7 +50,7 @@ const FIRES_WITHIN: Duration = Duration::from_secs(30);
 
 /// An answer to a client: the decision about a cancelled request, the acceptance of a delayed one, or the time at which
 /// the schedule was set.
-enum Promise {
+enum ClientAnswer {
     Cancelled(JobId, Stored),
     Later(JobId),
     Scheduled(Timestamp),
@@ -60,7 +60,7 @@ enum Promise {
 pub(super) struct Clients {
     connection: Connection,
     producer: Producer,
-    asking: JoinSet<anyhow::Result<Vec<Promise>>>,
+    asking: JoinSet<anyhow::Result<Vec<ClientAnswer>>>,
     stop: CancellationToken,
 }
 
@@ -119,7 +119,7 @@ impl Clients {
 /// The answers to the clients.
 pub(super) struct Answers {
     connection: Connection,
-    told: Vec<Promise>,
+    told: Vec<ClientAnswer>,
     /// When the schedule was removed.
     unscheduled: Timestamp,
 }
@@ -130,20 +130,20 @@ impl Answers {
         let mut untrue = Vec::new();
         for told in &self.told {
             match told {
-                Promise::Cancelled(id, told) => {
+                ClientAnswer::Cancelled(id, told) => {
                     let key = id.to_string();
                     let stored: Option<Stored> = read_fact(&self.connection, &key).await?;
                     if stored.as_ref() != Some(told) {
                         untrue.push(format!("a client was told {told:?}; there is {stored:?}"));
                     }
                 }
-                Promise::Later(id) => {
+                ClientAnswer::Later(id) => {
                     let key = id.to_string();
                     if read_fact::<Request>(&self.connection, &key).await?.is_none() {
                         untrue.push(format!("{id} was accepted for later, and never submitted"));
                     }
                 }
-                Promise::Scheduled(since) => {
+                ClientAnswer::Scheduled(since) => {
                     untrue.extend(misfired(&self.firings().await?, *since, self.unscheduled));
                 }
             }
@@ -185,13 +185,13 @@ fn misfired(requests: &[JobId], since: Timestamp, until: Timestamp) -> Vec<Strin
 }
 
 /// Sets the schedule, as soon as the broker accepts it.
-async fn recur(producer: Producer) -> anyhow::Result<Vec<Promise>> {
+async fn recur(producer: Producer) -> anyhow::Result<Vec<ClientAnswer>> {
     let due = DueRequest::new(Amount::new(1, 16)?, SCHEDULE);
     let each = Recurrence::Every(Duration::from_secs(1));
     while producer.schedule(SCHEDULE, &each, &due).await.is_err() {
         sleep(PAUSE).await;
     }
-    Ok(vec![Promise::Scheduled(now())])
+    Ok(vec![ClientAnswer::Scheduled(now())])
 }
 
 /// Makes one request after another, and cancels some of them: at once, or while they are on their way.
@@ -200,7 +200,7 @@ async fn ask(
     connection: Connection,
     number: usize,
     stop: CancellationToken,
-) -> anyhow::Result<Vec<Promise>> {
+) -> anyhow::Result<Vec<ClientAnswer>> {
     let amount = Amount::new(1, 16)?;
     let name = format!("client-{number}");
     let mut told = Vec::new();
@@ -218,18 +218,18 @@ async fn ask(
         if asked % CANCELLED == 0 {
             sleep(ON_THE_WAY * u32::try_from(asked % 4)?).await;
             let stored = requestor::cancel(&producer, &connection, request.id, None, &name).await?;
-            told.push(Promise::Cancelled(request.id, stored));
+            told.push(ClientAnswer::Cancelled(request.id, stored));
         }
         if asked % LATER == 0 {
             let at = now() + DELAY;
             let due = DueRequest { not_before: Some(at), ..DueRequest::new(amount, &name) };
             let id = producer.submit_later(&due, at).await?;
-            told.push(Promise::Later(id));
+            told.push(ClientAnswer::Later(id));
             if asked % (2 * LATER) == 0 {
                 sleep(DELAY * u32::try_from(asked % 3)?).await;
                 let stored =
                     requestor::cancel(&producer, &connection, id, Some(due), &name).await?;
-                told.push(Promise::Cancelled(id, stored));
+                told.push(ClientAnswer::Cancelled(id, stored));
             }
         }
         sleep(PAUSE).await;

@@ -207,7 +207,7 @@ impl Pair {
         {
             bail!("{} has ended by itself:\n{}", generator.name, generator.log()?);
         }
-        // The requestor of the queue fails if it has given up a request, which the audit reports as well.
+        // The requestor of the queue fails if a request has no result, which the audit reports as well.
         if requestor.failed()? && *design != Design::Queue {
             bail!("{} has failed:\n{}", requestor.name, requestor.log()?);
         }

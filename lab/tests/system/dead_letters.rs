@@ -82,7 +82,7 @@ async fn job_that_always_fails_is_dead_lettered_at_its_last_attempt() {
     let status = ended(&mut requestor).await;
     let log = requestor.log_text();
     assert_eq!(status.code(), Some(1), "{log}");
-    assert!(log.contains("gave up 2 of 2:"), "{log}");
+    assert!(log.contains("2 of 2 requests have no result:"), "{log}");
     let verdict = deployment.verdict().await;
     assert_eq!((verdict.dead_lettered, verdict.lost, verdict.doubled), (2, 0, 0), "{verdict}");
     for id in verdict.ids.dead_lettered {

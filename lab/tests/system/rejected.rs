@@ -332,7 +332,7 @@ async fn requestor_gives_up_requests_that_its_queue_never_accepts() {
     let status = ended(&mut requestor).await;
     let log = requestor.log_text();
     assert_eq!(status.code(), Some(1), "{log}");
-    assert!(log.contains("gave up 2 of 2:"), "{log}");
+    assert!(log.contains("2 of 2 requests have no result:"), "{log}");
     assert!(log.contains(" too large: message size exceeds maximum allowed"), "{log}");
 }
 
