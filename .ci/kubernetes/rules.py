@@ -46,7 +46,7 @@ def check(objects):
 
 def check_broker(broker, objects):
     """The broker reads its configuration as its container gives it, stores on a volume that lasts, and knows
-    the others; returns what its clients have to be told, and its users."""
+    the others. Returns the settings that its clients need, and its users."""
     [container] = [each for each in containers(broker) if each["name"] == "nats"]
     given, [config] = environment(container, objects), find("configMap", broker)
     conf, users = programs.read(one("ConfigMap", config["name"], objects)["data"], container["command"], given)

@@ -20,8 +20,7 @@ const SILENCE: Duration = Duration::from_secs(1);
 /// The pause before another try to write to a full pipe.
 const NO_ROOM: Duration = Duration::from_millis(5);
 
-/// Starts the logs of a command: errors, and what an audit waits for, unless `RUST_LOG` says
-/// otherwise.
+/// Starts the logs of a command: errors, and the progress of an audit that waits, unless `RUST_LOG` has another level.
 ///
 /// # Errors
 ///
@@ -97,7 +96,7 @@ pub fn line(text: impl Display) -> io::Result<()> {
     write_patiently(&mut io::stdout(), format!("{text}\n").as_bytes())
 }
 
-/// Writes all of it. A pipe whose reader has made it non-blocking, as Node does, refuses what has no room yet.
+/// Writes the whole text. A pipe whose reader has made it non-blocking, as Node does, refuses bytes while it is full.
 fn write_patiently(output: &mut impl Write, mut text: &[u8]) -> io::Result<()> {
     loop {
         let written = if text.is_empty() { output.flush().map(|()| 0) } else { output.write(text) };

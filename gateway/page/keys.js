@@ -48,7 +48,7 @@ const buttons = new Map(KEYS.filter(([, word]) => word).map(([key, word, , act])
 }));
 buttons.get("p").setAttribute("aria-pressed", "false");
 follow(({ lesson }) => buttons.get("l").setAttribute("aria-pressed", lesson !== null));
-byId("keys-list").append(...[...KEYS, ["Esc", null, "close what is open"]].map(([key, , what]) =>
+byId("keys-list").append(...[...KEYS, ["Esc", null, "close the dialog"]].map(([key, , what]) =>
   el("div", {}, el("dt", {}, el("kbd", {}, key)), el("dd", {}, what))));
 byId("keys-close").addEventListener("click", () => byId("keys").close());
 

@@ -226,7 +226,7 @@ pub(super) async fn has_room(directory: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Creates a file that only its owner may read: what is stored may be secret.
+/// Creates a file that only its owner may read, because the strings may be secret.
 pub(super) async fn create(path: &Path) -> std::io::Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).await
 }

@@ -189,8 +189,8 @@ impl Original<'_> {
     }
 }
 
-/// Adds the header block of a message that cannot be read, or the beginning of it if there is no
-/// room for all. Returns the name of what was left out then.
+/// Adds the header block of a message that cannot be read, or only its beginning if there is no room for all. Returns
+/// the name of the header that was shortened, if it was.
 fn keep_block(block: &[u8], headers: &mut HeaderMap) -> Option<&'static str> {
     let room = room(headers).saturating_sub(length(HEADER_BLOCK, &[HeaderValue::new()]));
     let kept = &block[..block.len().min(room / 4 * 3)];
@@ -198,10 +198,10 @@ fn keep_block(block: &[u8], headers: &mut HeaderMap) -> Option<&'static str> {
     (kept.len() < block.len()).then_some(HEADER_BLOCK)
 }
 
-/// How many bytes the broker takes besides these headers.
+/// The number of bytes that the broker accepts besides these headers.
 fn room(headers: &HeaderMap) -> usize {
     let taken: usize = headers.iter().map(|(name, values)| length(name.as_ref(), values)).sum();
-    // The lines around them, and the one that names what is left out.
+    // The lines around the headers, and the header that names the omitted ones.
     let around = "NATS/1.0\r\n\r\n".len() + LEFT_OUT.len() + ": \r\n".len() + LONGEST;
     MOST_IN_HEADERS.saturating_sub(taken + around)
 }

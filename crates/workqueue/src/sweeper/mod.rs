@@ -300,8 +300,8 @@ impl Sweeper {
         Publication { subject, headers, body }
     }
 
-    /// Publishes what takes the place of a message, and deletes the message only once that is confirmed. It is
-    /// published once: a second one would be a duplicate only for as long as the broker remembers the first.
+    /// Publishes the replacement of a message, and deletes the message only once the broker has confirmed that. It
+    /// publishes once: the broker drops a second publish only within its deduplication window.
     async fn replace(&mut self, sequence: u64, successor: Publication) -> Result<(), SweepError> {
         if !*self.remaining.entry(sequence).or_default() {
             match self.connection.publish_once(successor).await {

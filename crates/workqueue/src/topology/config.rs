@@ -97,7 +97,7 @@ pub fn rates(limits: &Limits) -> Stream {
         subjects: vec![lease::SUBJECTS.to_owned()],
         allow_message_counter: true,
         storage: StorageType::Memory,
-        // A counter may not refuse what is new.
+        // A full stream of counters has to accept new counts.
         discard: DiscardPolicy::Old,
         max_age: RATES_MAX_AGE,
         duplicate_window: RATES_MAX_AGE,

@@ -144,7 +144,7 @@ pub async fn adjust(
     declare_or_adjust(context, known, topology, limits, true, done).await
 }
 
-/// Adds to `declared` what it creates and changes; sets all else there to what it finds.
+/// Adds the created and changed objects to `declared`, and sets its other fields to the settings on the broker.
 async fn declare_or_adjust(
     context: &Context,
     known: &KnownStreams,
