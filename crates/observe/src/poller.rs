@@ -31,7 +31,7 @@ const MEASURED: usize = 50;
 /// The number of successive snapshots in which a request has to be missing before it counts as missing.
 const LASTING: usize = 3;
 
-/// The time limit for a snapshot. After that the broker does not answer.
+/// The time limit for a snapshot. After that the kind of the error is `Silent`.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// Takes snapshots, and keeps the state that it needs to see changes.
