@@ -15,7 +15,7 @@ fn read(path: impl AsRef<Path>) -> String {
     fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
-/// The pages that show commands, without the lessons, whose steps have checks of their own.
+/// The pages that show commands, without the lessons themselves, whose steps have checks of their own.
 fn pages() -> Vec<String> {
     let docs = fs::read_dir(repository().join("docs")).unwrap();
     let docs = docs.map(|entry| entry.unwrap().path());
@@ -23,7 +23,10 @@ fn pages() -> Vec<String> {
     let name = |path: PathBuf| format!("docs/{}", path.file_name().unwrap().display());
     let mut pages: Vec<String> = docs.map(name).collect();
     assert!(pages.len() > 10, "{pages:?}");
-    pages.extend(["README.md", "k8s/README.md", "examples/hello/README.md"].map(str::to_owned));
+    let examples =
+        ["hello", "orders", "word-count"].map(|name| format!("examples/{name}/README.md"));
+    let others = ["README.md", "CONTRIBUTING.md", "k8s/README.md", "lessons/TEACHING.md"];
+    pages.extend(examples.into_iter().chain(others.map(str::to_owned)));
     pages.sort();
     pages
 }
