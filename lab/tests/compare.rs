@@ -47,6 +47,12 @@ fn queue_loses_nothing_that_the_others_lose() {
     assert_eq!(figure(&report, "queue", "failed"), 0, "{report}");
     assert_eq!(figure(&report, "queue", "doubled"), 0, "{report}");
     assert_eq!((&report["clean"], &report["verdict"]["complete"]), (&true.into(), &200.into()));
+    // The report has the cost of the hop.
+    for design in ["coupled", "queue"] {
+        let pairs = report["pairs"].as_array().unwrap();
+        let pair = pairs.iter().find(|pair| pair["design"] == design).unwrap();
+        assert!(pair["calm_median_ms"].as_f64() > Some(0.0), "{pair}");
+    }
     let coupled = |name| figure(&report, "coupled", name);
     assert!(coupled("failed") + coupled("late") > 0, "{report}");
     assert!(figure(&report, "coupled-with-breaker", "failed") > 0, "{report}");

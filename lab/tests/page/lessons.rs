@@ -53,6 +53,31 @@ async fn step_is_ticked_once_its_check_holds_and_stays_so() {
     assert_eq!(browser.complaints().await, [""; 0]);
 }
 
+#[tokio::test]
+async fn lesson_fits_the_place_of_its_learner() {
+    let deployment = Deployment::start().await;
+    let gateway = GatewayProcess::start(&deployment).await;
+    let browser = Browser::start().await;
+    browser.open(&format!("{}#/lessons/5", gateway.url())).await;
+    browser.until(&format!("document.querySelector('{FIRST}')?.dataset.state === 'current'")).await;
+    browser.run("const place = document.querySelector('#lesson-place'); place.value = 'compose'; place.dispatchEvent(new Event('change', { bubbles: true }));").await;
+    // Only the lab has a command for the first step. The choice survives a reload.
+    let second = "#lesson .steps > li:nth-child(2)";
+    for _ in 0..2 {
+        browser.says(second, "docker compose").await;
+        let is_current = format!("document.querySelector('{second}')?.dataset.state === 'current'");
+        browser.until(&is_current).await;
+        browser.client.refresh().await.unwrap();
+    }
+    browser.says(second, "Hint").await;
+    browser.run(&format!("[...document.querySelectorAll('{second} button')].find(it => it.textContent === 'Hint').click()")).await;
+    browser.says(second, "Hint: ").await;
+    browser.open(&format!("{}#/lessons/1", gateway.url())).await;
+    let printed = "[...document.querySelectorAll('#lesson .steps details')].some(it => it.textContent.includes('Nothing lost, nothing doubled.'))";
+    browser.until(printed).await;
+    assert_eq!(browser.complaints().await, [""; 0]);
+}
+
 /// Makes the next command of the lab fail.
 const COMMAND_FAILS_ONCE: &str = "
     const fetched = window.fetch;
@@ -102,6 +127,22 @@ async fn page_of_the_lab_controls_it_and_has_no_violation() {
     browser.says("#lab-services", "generator-1, pid").await;
     browser.press("button[aria-label='More generators']").await;
     browser.says("#lab-services", "generator-3, pid").await;
+    for button in [
+        "Fewer generators",
+        "Pause requestors",
+        "Resume requestors",
+        "Stop requestors",
+        "Start requestors",
+        "Deploy generators",
+    ] {
+        browser.press(&format!("button[aria-label='{button}']")).await;
+        browser.says("#lab-note", &format!("{button}: done.")).await;
+    }
+    browser.write("#lab-rate", "30").await;
+    browser.press("#lab-settings button").await;
+    browser.says("#lab-note", "Set rate 30: done.").await;
+    browser.run("[...document.querySelectorAll('#lesson button')].find(it => it.textContent === 'Set the scene').click()").await;
+    browser.says("#lesson", "The scene is set.").await;
     browser.write("#lab-rate", "fast").await;
     browser.press("#lab-settings button").await;
     browser.says("#lab-note", "requests a second").await;
