@@ -28,6 +28,10 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// The longest time without an answer of the broker: a cluster may have to elect a new leader.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// The time for the new leader of a stream to apply the messages that its predecessor confirmed. Before that, it answers
+/// as if they were not there.
+const CATCH_UP: Duration = Duration::from_secs(2);
+
 /// The number of suspects that are read again at a time.
 const SECOND_LOOKS: usize = 32;
 
@@ -124,6 +128,11 @@ async fn judge(nats: &Context) -> anyhow::Result<Verdict> {
         Ok(seen.unwrap_or_default())
     };
     look_again(&mut ledger, Standing::Lost, facts_max_age, anywhere).await?;
+    let now = workqueue::now();
+    if ledger.iter().any(|(id, seen)| seen.standing(id, now, facts_max_age) == Standing::Lost) {
+        sleep(CATCH_UP).await;
+        look_again(&mut ledger, Standing::Lost, facts_max_age, anywhere).await?;
+    }
     let mut verdict = Verdict::default();
     let mut evidence = Evidence::of(requestors);
     let now = workqueue::now();
