@@ -59,16 +59,19 @@ async fn lesson_fits_the_place_of_its_learner() {
     let gateway = GatewayProcess::start(&deployment).await;
     let browser = Browser::start().await;
     browser.open(&format!("{}#/lessons/5", gateway.url())).await;
-    browser.until(&format!("document.querySelector('{FIRST}')?.dataset.state === 'current'")).await;
-    browser.run("const place = document.querySelector('#lesson-place'); place.value = 'compose'; place.dispatchEvent(new Event('change', { bubbles: true }));").await;
-    // Only the lab has a command for the first step. The choice survives a reload.
     let second = "#lesson .steps > li:nth-child(2)";
-    for _ in 0..2 {
-        browser.says(second, "docker compose").await;
-        let is_current = format!("document.querySelector('{second}')?.dataset.state === 'current'");
+    // Only the lab has a command for the first step.
+    for (place, current) in [("lab", FIRST), ("kubectl", second)] {
+        browser.until("document.querySelector('#lesson .steps')").await;
+        browser.run(&format!("const place = document.querySelector('#lesson-place'); place.value = '{place}'; place.dispatchEvent(new Event('change', {{ bubbles: true }}));")).await;
+        let is_current =
+            format!("document.querySelector('{current}')?.dataset.state === 'current'");
         browser.until(&is_current).await;
+        // The choice survives a reload.
         browser.client.refresh().await.unwrap();
+        browser.until(&is_current).await;
     }
+    browser.says(second, "kubectl").await;
     browser.says(second, "Hint").await;
     browser.run(&format!("[...document.querySelectorAll('{second} button')].find(it => it.textContent === 'Hint').click()")).await;
     browser.says(second, "Hint: ").await;
