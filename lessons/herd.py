@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Forty clients ask the gateway at the same moment, and ask again after each 503: first exactly after the time in
-Retry-After, then with jitter. Each line of the tally is for one way: its calls, the refused ones, and the most calls
-within 100 ms, without the first call of each client."""
+Retry-After, then with jitter. The tally has for each way the calls, the refused ones, and the most calls within 100 ms,
+without the first call of each client."""
 
 import json
 import random

@@ -19,10 +19,15 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
+/// The figures of one pair.
+fn pair<'a>(report: &'a Value, design: &str) -> &'a Value {
+    let pairs = report["pairs"].as_array().unwrap();
+    pairs.iter().find(|pair| pair["design"] == design).unwrap()
+}
+
 /// The outcomes of the requests of one pair.
 fn figure(report: &Value, design: &str, name: &str) -> u64 {
-    let pairs = report["pairs"].as_array().unwrap();
-    let pair = pairs.iter().find(|pair| pair["design"] == design).unwrap();
+    let pair = pair(report, design);
     pair[name].as_u64().unwrap_or_else(|| panic!("{design} has no {name}: {pair}"))
 }
 
@@ -47,11 +52,9 @@ fn queue_loses_nothing_that_the_others_lose() {
     assert_eq!(figure(&report, "queue", "failed"), 0, "{report}");
     assert_eq!(figure(&report, "queue", "doubled"), 0, "{report}");
     assert_eq!((&report["clean"], &report["verdict"]["complete"]), (&true.into(), &200.into()));
-    // The report has the cost of the hop.
+    // The difference of the two is the cost of the hop.
     for design in ["coupled", "queue"] {
-        let pairs = report["pairs"].as_array().unwrap();
-        let pair = pairs.iter().find(|pair| pair["design"] == design).unwrap();
-        assert!(pair["calm_median_ms"].as_f64() > Some(0.0), "{pair}");
+        assert!(pair(&report, design)["calm_median_ms"].as_f64() > Some(0.0), "{report}");
     }
     let coupled = |name| figure(&report, "coupled", name);
     assert!(coupled("failed") + coupled("late") > 0, "{report}");

@@ -22,11 +22,15 @@ async fn generator_at(addr: &str, directory: &Path, settings: &[&str]) -> (Proce
     (process, format!("http://{addr}"))
 }
 
+fn requestor(url: &str, settings: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_coupled-requestor"));
+    command.args(["--generator-url", url]).args(settings);
+    command
+}
+
 /// The tally of the requestor.
 async fn tally(url: &str, settings: &[&str]) -> Value {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_coupled-requestor"));
-    command.args(["--generator-url", url, "--rate", "200"]).args(settings);
-    let output = command.output().await.unwrap();
+    let output = requestor(url, settings).args(["--rate", "200"]).output().await.unwrap();
     assert!(output.status.success(), "{output:?}");
     tally_of(&String::from_utf8(output.stdout).unwrap())
 }
@@ -72,10 +76,8 @@ async fn tally_of_a_late_start(
     // Nothing accepts its connections.
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let addr = listener.local_addr().unwrap().to_string();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_coupled-requestor"));
-    command
-        .args(["--generator-url", &format!("http://{addr}"), "--timeout", "100ms"])
-        .args(settings);
+    let mut command = requestor(&format!("http://{addr}"), settings);
+    command.args(["--timeout", "100ms"]);
     let mut requestor = Process::spawn(command, directory.path().join("requestor")).unwrap();
     is_time(&listener, &requestor).await;
     drop(listener);
@@ -121,8 +123,7 @@ async fn answer_that_comes_too_late_is_made_again() {
 async fn interrupted_requestor_counts_its_requests() {
     let directory = tempfile::tempdir().unwrap();
     let (_generator, url) = generator(directory.path(), &[]).await;
-    let mut command = Command::new(env!("CARGO_BIN_EXE_coupled-requestor"));
-    command.args(["--generator-url", &url, "--total", "1000000", "--timeout", "1m"]);
+    let command = requestor(&url, &["--total", "1000000", "--timeout", "1m"]);
     let mut requestor = Process::spawn(command, directory.path().join("requestor")).unwrap();
     logged(&requestor, "answered").await;
     requestor.interrupt().unwrap();

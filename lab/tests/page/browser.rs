@@ -115,6 +115,11 @@ impl Browser {
         button.click().await.unwrap();
     }
 
+    /// Presses the button with these words, within the first element that a CSS selector finds.
+    pub async fn press_words(&self, within: &str, words: &str) {
+        self.run(&format!("[...document.querySelector('{within}').querySelectorAll('button')].find(it => it.textContent === '{words}').click()")).await;
+    }
+
     /// Types into a field, and replaces its text.
     pub async fn write(&self, selector: &str, text: &str) {
         let field = self.client.find(Locator::Css(selector)).await.unwrap();

@@ -73,7 +73,7 @@ async fn lesson_fits_the_place_of_its_learner() {
     }
     browser.says(second, "kubectl").await;
     browser.says(second, "Hint").await;
-    browser.run(&format!("[...document.querySelectorAll('{second} button')].find(it => it.textContent === 'Hint').click()")).await;
+    browser.press_words(second, "Hint").await;
     browser.says(second, "Hint: ").await;
     browser.open(&format!("{}#/lessons/1", gateway.url())).await;
     let printed = "[...document.querySelectorAll('#lesson .steps details')].some(it => it.textContent.includes('Nothing lost, nothing doubled.'))";
@@ -144,7 +144,7 @@ async fn page_of_the_lab_controls_it_and_has_no_violation() {
     browser.write("#lab-rate", "30").await;
     browser.press("#lab-settings button").await;
     browser.says("#lab-note", "Set rate 30: done.").await;
-    browser.run("[...document.querySelectorAll('#lesson button')].find(it => it.textContent === 'Set the scene').click()").await;
+    browser.press_words("#lesson", "Set the scene").await;
     browser.says("#lesson", "The scene is set.").await;
     browser.write("#lab-rate", "fast").await;
     browser.press("#lab-settings button").await;
