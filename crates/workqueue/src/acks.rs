@@ -13,7 +13,7 @@ use async_nats::{Client, Subject};
 use tokio::time::{sleep, timeout};
 use tracing::warn;
 
-use crate::delivery::ANSWER_TIMEOUT;
+use crate::delivery::SETTLE_TIMEOUT;
 
 /// The time for which the first ack waits for others: far below any sensible `ACK_WAIT`. A replica that is killed loses
 /// the acks of this time, and the broker redelivers those messages.
@@ -64,7 +64,7 @@ impl Acks {
             }
             Ok::<_, async_nats::PublishError>(())
         };
-        match timeout(ANSWER_TIMEOUT, sent).await {
+        match timeout(SETTLE_TIMEOUT, sent).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 warn!(%error, count, "could not ack messages; the broker will redeliver them");

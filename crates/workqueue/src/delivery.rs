@@ -27,7 +27,7 @@ use crate::snooze::{self, Snooze};
 
 /// The time limit for handing a settlement to the client. It takes long only while the broker is unreachable
 /// and the client's buffer is full.
-pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+pub(crate) const SETTLE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A message as it was delivered, which waits for its settlement.
 #[derive(Debug)]
@@ -254,7 +254,7 @@ impl Delivery {
     async fn answer(&self, kind: AckKind) {
         let id = self.key();
         let answer = self.connection.client().publish(self.reply.clone(), kind.into());
-        match timeout(ANSWER_TIMEOUT, answer).await {
+        match timeout(SETTLE_TIMEOUT, answer).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 warn!(%error, id, "could not settle a delivery; the broker will redeliver it");
