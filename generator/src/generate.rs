@@ -3,18 +3,61 @@
 
 use std::time::Duration;
 
+use contract::Strings;
 use contract::queues::{Request, Response};
 use tracing::debug;
 use workqueue::{Context, Failure, Handler, Rejection, now};
 
+use crate::settings::GeneratorSettings;
 use crate::strings;
 
-#[derive(Debug)]
-pub(crate) struct Generate {
+/// The handler of requests.
+#[derive(Clone, Debug)]
+pub struct Generate {
     /// How long one string takes to make.
-    pub(crate) work_time: Duration,
+    work_time: Duration,
     /// The share of attempts that fail.
-    pub(crate) failure_rate: f64,
+    failure_rate: f64,
+}
+
+impl Generate {
+    /// A handler with the work time and the failure rate of these settings.
+    #[must_use]
+    pub fn new(settings: &GeneratorSettings) -> Self {
+        let &GeneratorSettings { work_time, failure_rate, .. } = settings;
+        Self { work_time, failure_rate }
+    }
+
+    /// Publishes the response to a request, with the strings that `make` returns after the work time.
+    ///
+    /// # Errors
+    ///
+    /// If the response cannot be published, and for a share of the attempts, the failure rate.
+    pub async fn respond(
+        &self,
+        request: Request,
+        make: impl FnOnce() -> Strings,
+        cx: &Context,
+    ) -> Result<(), Failure> {
+        let work_time = self.work_time.saturating_mul(request.amount.count());
+        if !work_time.is_zero() {
+            tokio::time::sleep(work_time).await;
+        }
+        if rand::random_bool(self.failure_rate) {
+            return Err(Failure::retry("failed on purpose (FAILURE_RATE)"));
+        }
+        let response = Response {
+            id: request.id,
+            requested_at: request.requested_at,
+            values: make(),
+            generator: cx.instance().to_owned(),
+            started_at: Some(cx.started_at()),
+            generated_at: now(),
+        };
+        cx.publish(&response).await?;
+        debug!(id = %request.id, "generated");
+        Ok(())
+    }
 }
 
 impl Handler for Generate {
@@ -26,24 +69,8 @@ impl Handler for Generate {
     }
 
     async fn handle(&self, request: Request, cx: &Context) -> Result<(), Failure> {
-        let work_time = self.work_time.saturating_mul(request.amount.count());
-        if !work_time.is_zero() {
-            tokio::time::sleep(work_time).await;
-        }
-        if rand::random_bool(self.failure_rate) {
-            return Err(Failure::retry("failed on purpose (FAILURE_RATE)"));
-        }
-        let response = Response {
-            id: request.id,
-            requested_at: request.requested_at,
-            values: strings::make(request.amount, &mut rand::rng()),
-            generator: cx.instance().to_owned(),
-            started_at: Some(cx.started_at()),
-            generated_at: now(),
-        };
-        cx.publish(&response).await?;
-        debug!(id = %request.id, "generated");
-        Ok(())
+        let amount = request.amount;
+        self.respond(request, || strings::make(amount, &mut rand::rng()), cx).await
     }
 }
 

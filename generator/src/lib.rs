@@ -12,13 +12,12 @@ mod mark;
 mod settings;
 mod strings;
 
+pub use generate::Generate;
+pub use mark::Mark;
 pub use settings::{GeneratorSettings, share};
 
 use tokio_util::sync::CancellationToken;
 use workqueue::{Service, ServiceError};
-
-use generate::Generate;
-use mark::Mark;
 
 /// Runs a generator until `stop` is cancelled.
 ///
@@ -34,9 +33,8 @@ pub async fn run(
 
 /// A function of its own, because the program compiles the body of `run` a second time.
 fn service(settings: &GeneratorSettings) -> Service {
-    let &GeneratorSettings { work_time, failure_rate, .. } = settings;
     Service::new("generator")
         .declares(&contract::topology())
-        .consume(Generate { work_time, failure_rate })
+        .consume(Generate::new(settings))
         .consume(Mark)
 }

@@ -6,8 +6,9 @@ use contract::queues::Acknowledgment;
 use tracing::{debug, error};
 use workqueue::{Context, Creation, Failure, Handler, Rejection, now};
 
-#[derive(Debug)]
-pub(crate) struct Mark;
+/// The handler of acknowledgments.
+#[derive(Clone, Copy, Debug)]
+pub struct Mark;
 
 impl Handler for Mark {
     type Job = Acknowledgment;

@@ -17,7 +17,7 @@ use crate::compare::{CompareSettings, compare};
 use crate::control::{Action, Lab};
 use crate::exec;
 use crate::lesson::{self, LessonSettings};
-use crate::up::{UpSettings, run_example, up};
+use crate::up::{NEWER_GENERATOR, UpSettings, run_example, up};
 
 /// Runs the whole system on one machine, breaks it, and measures it.
 #[derive(Debug, Parser)]
@@ -202,7 +202,11 @@ async fn carry_out(command: LabCommand, stop: &CancellationToken) -> anyhow::Res
 
 /// Applies an action to the running lab, and prints the processes that run afterwards.
 async fn act(action: &Action) -> anyhow::Result<ExitCode> {
-    let state = Lab::find()?.apply(action).await?;
+    let lab = Lab::find()?;
+    if matches!(action, Action::Deploy { newer: true, .. }) {
+        programs::build_all(&[NEWER_GENERATOR]).await?;
+    }
+    let state = lab.apply(action).await?;
     let mut lines = Vec::new();
     for kind in ["requestors", "generators", "brokers"] {
         for process in state[kind].as_array().into_iter().flatten() {

@@ -146,6 +146,8 @@ async fn commands_stop_start_scale_and_replace_replicas() {
     command(&lab, &["scale", "generators", "1"]).await;
     let said = command(&lab, &["deploy", "generators"]).await;
     assert!(said.contains("generator-2 "), "{said}");
+    command(&lab, &["deploy", "generators", "--newer"]).await;
+    // Those that start later have the newer program, too.
     command(&lab, &["scale", "generators", "3"]).await;
     sees(&lab, 1, 3).await;
     command(&lab, &["stop", "requestors"]).await;
@@ -160,6 +162,7 @@ async fn commands_stop_start_scale_and_replace_replicas() {
         (&["pause", "broker"], "can only be killed and started"),
         (&["kill", "generator-77"], "there is no generator-77"),
         (&["scale", "broker", "2"], "broker is not a service"),
+        (&["deploy", "requestors", "--newer"], "only the generators have a newer program"),
         (&["set", "--work-time", "5"], "write a number with a unit"),
         (&["send", "NOWHERE", ""], "there is no queue NOWHERE"),
     ] {

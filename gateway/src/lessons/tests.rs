@@ -107,8 +107,13 @@ fn lessons_have_their_form_and_valid_checks() {
         let lesson = Lesson::parse(file).unwrap_or_else(|error| panic!("lesson {number}: {error}"));
         assert_eq!(lesson.number, number);
         assert!(lesson.scene().lab.is_some(), "lesson {number} has no scene for the lab");
-        assert!((2..=7).contains(&lesson.steps().count()), "lesson {number}");
+        assert!((2..=8).contains(&lesson.steps().count()), "lesson {number}");
         for (step, of) in (1..).zip(lesson.steps()) {
+            assert_eq!(
+                of.commands.lab.is_some(),
+                of.prints.is_some(),
+                "step {step} of lesson {number} has to show what its command prints"
+            );
             let Some(check) = &of.check else { continue };
             assert!(
                 of.commands.lab.is_some(),

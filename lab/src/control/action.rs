@@ -51,6 +51,10 @@ pub enum Action {
     Deploy {
         /// requestors or generators
         target: Target,
+        /// Deploy the generator of a later release, which also reads version 2 of a request
+        #[arg(long)]
+        #[serde(default)]
+        newer: bool,
     },
     /// Changes the rate, the work time or the failure rate of the running lab, or several of them at once
     Set(Changes),

@@ -9,7 +9,7 @@ mod system;
 
 pub(crate) use example::run_example;
 pub use settings::UpSettings;
-pub(crate) use system::{System, SystemState};
+pub(crate) use system::{NEWER_GENERATOR, System, SystemState};
 
 use std::future::pending;
 use std::io::IsTerminal;

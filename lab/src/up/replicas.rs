@@ -22,7 +22,8 @@ pub(super) type Settings = Vec<(String, String)>;
 #[derive(Debug)]
 pub(super) struct Replicas {
     service: Service,
-    program: PathBuf,
+    /// The program of the replicas that are started from now on.
+    pub(super) program: PathBuf,
     directory: PathBuf,
     all: Vec<Member>,
     /// The replicas that were told to stop and have successors.

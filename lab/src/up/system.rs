@@ -22,6 +22,9 @@ use crate::replica::{Replica, WATCH, share};
 const WORK_TIME: &str = "WORK_TIME";
 const FAILURE_RATE: &str = "FAILURE_RATE";
 
+/// The name of the program of a generator of a later release. It is built beside the others.
+pub(crate) const NEWER_GENERATOR: &str = "newer-generator";
+
 /// The brokers, the gateway, both services, and `declare --watch`, which keeps the topology.
 #[derive(Debug)]
 pub(crate) struct System {
@@ -108,8 +111,25 @@ impl System {
                 // The rate is that of all requestors together.
                 if service == Service::Requestor { self.deploy(service).await } else { Ok(()) }
             }
-            Action::Deploy { target: Target::Service(service) } => self.deploy(service).await,
-            Action::Scale { target, .. } | Action::Deploy { target } => {
+            Action::Deploy { target: Target::Service(Service::Requestor), newer: true } => {
+                bail!("only the generators have a newer program")
+            }
+            Action::Deploy { target: Target::Service(service), newer } => {
+                let program = self.programs.of(service);
+                let program = if newer {
+                    program.with_file_name(NEWER_GENERATOR)
+                } else {
+                    program.to_owned()
+                };
+                let replicas = &mut self.services[service as usize];
+                let before = std::mem::replace(&mut replicas.program, program);
+                let deployed = self.deploy(service).await;
+                if deployed.is_err() {
+                    self.services[service as usize].program = before;
+                }
+                deployed
+            }
+            Action::Scale { target, .. } | Action::Deploy { target, .. } => {
                 bail!("{target} is not a service: write requestors or generators")
             }
             Action::Set(changes) => {
@@ -150,9 +170,10 @@ impl System {
         self.watch.terminate();
         self.watch.stopped().await?;
         self.watch = watch(&self.programs, &self.directory, &self.brokers, &self.environment)?;
-        for service in &mut self.services {
-            service.each(None, Verb::Resume).await?;
-            service.each(None, Verb::Stop).await?;
+        for (service, replicas) in Service::ALL.into_iter().zip(&mut self.services) {
+            replicas.each(None, Verb::Resume).await?;
+            replicas.each(None, Verb::Stop).await?;
+            self.programs.of(service).clone_into(&mut replicas.program);
         }
         self.scale(Service::Generator, settings.generators)?;
         self.scale(Service::Requestor, settings.requestors)
