@@ -14,6 +14,8 @@ pub struct Check {
     program: Program,
     /// The fields that it reads, such as `requests.waiting`.
     reads: BTreeSet<String>,
+    /// The lists that it filters, such as `replicas`, each with the expression of the filter.
+    filters: Vec<(String, IdedExpr)>,
 }
 
 impl Check {
@@ -24,9 +26,9 @@ impl Check {
     /// If it is no expression.
     pub fn parse(source: &str) -> Result<Self, String> {
         let program = Program::compile(source).map_err(|error| format!("{source}: {error}"))?;
-        let mut reads = BTreeSet::new();
-        fields(program.expression(), &mut reads);
-        Ok(Self { source: source.to_owned(), program, reads })
+        let (mut reads, mut filters) = (BTreeSet::new(), Vec::new());
+        fields(program.expression(), &mut reads, &mut filters);
+        Ok(Self { source: source.to_owned(), program, reads, filters })
     }
 
     /// Whether it reads the tally that a command prints.
@@ -41,18 +43,14 @@ impl Check {
     ///
     /// If it reads a variable that does not exist, or is neither true nor false.
     pub fn holds(&self, variables: &Map<String, Json>) -> Result<bool, String> {
-        let mut context = Context::default();
-        for (name, value) in variables {
-            context.add_variable_from_value(name, cel_value(value));
-        }
-        match self.program.execute(&context) {
+        match self.program.execute(&context(variables)) {
             Ok(Value::Bool(holds)) => Ok(holds),
             Ok(other) => Err(format!("{}: {other:?} is neither true nor false", self.source)),
             Err(error) => Err(format!("{}: {error}", self.source)),
         }
     }
 
-    /// The values that it reads, in words: `generators 0, REQUESTS 37 waiting`.
+    /// The values that it reads, in words: `generators 0, REQUESTS 37 waiting, 2 of 5 replicas`.
     #[must_use]
     pub fn saw(&self, variables: &Map<String, Json>) -> String {
         let mut said = Vec::new();
@@ -70,6 +68,14 @@ impl Check {
                 said.push(words);
             }
             queue_before = queue;
+        }
+        let context = context(variables);
+        for (list, filter) in &self.filters {
+            if let (Ok(Value::List(found)), Some(all)) =
+                (Value::resolve(filter, &context), variables.get(list).and_then(Json::as_array))
+            {
+                said.push(format!("{} of {}", found.len(), counted(list, all)));
+            }
         }
         said.join(", ")
     }
@@ -114,8 +120,7 @@ fn words(field: &str, value: &Json) -> Option<String> {
     let rounded = |digits| value.as_f64().map(|it| format!("{it:.digits$}"));
     Some(match (name, value) {
         (_, Json::Object(_)) => return None,
-        ("last", Json::Array(all)) => format!("{} last requests", all.len()),
-        (_, Json::Array(all)) => format!("{} {name}", all.len()),
+        (_, Json::Array(all)) => counted(name, all),
         ("broker", Json::Bool(answers)) => {
             format!("broker {}", if *answers { "ready" } else { "away" })
         }
@@ -136,6 +141,20 @@ fn words(field: &str, value: &Json) -> Option<String> {
     })
 }
 
+/// The number of items of a list.
+fn counted(name: &str, all: &[Json]) -> String {
+    let name = if name == "last" { "last requests" } else { name };
+    format!("{} {name}", all.len())
+}
+
+fn context(variables: &Map<String, Json>) -> Context<'static, 'static> {
+    let mut context = Context::default();
+    for (name, value) in variables {
+        context.add_variable_from_value(name, cel_value(value));
+    }
+    context
+}
+
 /// All whole numbers are of one type, so that they can be added.
 fn cel_value(value: &Json) -> Value {
     match value {
@@ -154,19 +173,29 @@ fn cel_value(value: &Json) -> Value {
     }
 }
 
-/// Collects the fields that an expression reads, with their full paths.
-fn fields(expression: &IdedExpr, found: &mut BTreeSet<String>) {
+/// Collects the fields that an expression reads, with their full paths, and the lists that it filters.
+fn fields(
+    expression: &IdedExpr,
+    found: &mut BTreeSet<String>,
+    filters: &mut Vec<(String, IdedExpr)>,
+) {
     if let Some(path) = path(&expression.expr) {
         found.insert(path);
         return;
     }
     match &expression.expr {
         Expr::Call(call) => {
-            call.target.iter().for_each(|target| fields(target, found));
-            call.args.iter().for_each(|argument| fields(argument, found));
+            call.target.iter().for_each(|target| fields(target, found, filters));
+            call.args.iter().for_each(|argument| fields(argument, found, filters));
         }
-        Expr::Comprehension(each) => fields(&each.iter_range, found),
-        Expr::Select(select) => fields(&select.operand, found),
+        Expr::Comprehension(each) => match path(&each.iter_range.expr) {
+            // The result of the macro `filter` is a list, and that of `exists` is not.
+            Some(list) if matches!(each.accu_init.expr, Expr::List(_)) => {
+                filters.push((list, expression.clone()));
+            }
+            _ => fields(&each.iter_range, found, filters),
+        },
+        Expr::Select(select) => fields(&select.operand, found, filters),
         _ => {}
     }
 }

@@ -73,6 +73,11 @@ fn check_reports_the_values_that_it_read() {
     let words = "broker ready, 0 last requests, made in 2.5 ms (median), REQUESTS 10.0/s in, not full, high 1 waiting, \
                  0 in flight, dead letters 0";
     assert_eq!(saw, words);
+    let check = Check::parse(
+        "size(replicas.filter(it, it.state == 'silent' && was.replicas.exists(was, was.instance == it.instance))) == 1 && \
+         size(last.filter(it, it.id == '')) > 0",
+    );
+    assert_eq!(check.unwrap().saw(&now(false)), "1 of 1 replicas, 0 of 0 last requests");
 }
 
 #[test]
