@@ -61,13 +61,14 @@ pub(super) async fn follow(
     }
     let listener = Listener::start(reader, id).await?;
     let stop = gateway.stop.clone().cancelled_owned();
-    let follower = Follower { gateway, id, listener, last: None, has_ended: false, _place: place };
-    let events = stream::unfold(follower, Follower::next).take_until(stop);
+    let follower =
+        RequestFollower { gateway, id, listener, last: None, has_ended: false, _place: place };
+    let events = stream::unfold(follower, RequestFollower::next).take_until(stop);
     Ok(([UNBUFFERED], Sse::new(events)).into_response())
 }
 
 /// A client that follows a request.
-struct Follower {
+struct RequestFollower {
     gateway: Arc<Gateway>,
     id: JobId,
     listener: Listener,
@@ -77,7 +78,7 @@ struct Follower {
     _place: OwnedSemaphorePermit,
 }
 
-impl Follower {
+impl RequestFollower {
     /// Waits for the next event, or for the time of a comment.
     async fn next(mut self) -> Option<(Result<Event, Infallible>, Self)> {
         if self.has_ended {

@@ -30,7 +30,7 @@ const PATIENCE: Duration = Duration::from_mins(5);
 const LAST_WAIT: Duration = Duration::from_mins(1);
 
 /// A process of one of the two services.
-struct Replica {
+struct MeasuredReplica {
     process: Process,
     /// The processor time so far, or until it ended.
     processor: Duration,
@@ -39,8 +39,8 @@ struct Replica {
 /// Brokers with services.
 pub(super) struct BenchDeployment {
     // In the order of stopping.
-    requestors: Vec<Replica>,
-    generators: Vec<Replica>,
+    requestors: Vec<MeasuredReplica>,
+    generators: Vec<MeasuredReplica>,
     pub(super) connection: Connection,
     brokers: Brokers,
     programs: Programs,
@@ -98,9 +98,13 @@ impl BenchDeployment {
         self.start_generator(&[])
     }
 
-    fn replica(&self, service: Service, settings: &[(&str, &str)]) -> anyhow::Result<Replica> {
+    fn replica(
+        &self,
+        service: Service,
+        settings: &[(&str, &str)],
+    ) -> anyhow::Result<MeasuredReplica> {
         let process = self.spawn(self.programs.of(service), &[], settings)?;
-        Ok(Replica { process, processor: Duration::ZERO })
+        Ok(MeasuredReplica { process, processor: Duration::ZERO })
     }
 
     /// Starts any program with these arguments and settings. Its usage does not count.
@@ -156,7 +160,9 @@ impl BenchDeployment {
             if count >= total {
                 return Ok(());
             }
-            for Replica { process, .. } in self.requestors.iter_mut().chain(&mut self.generators) {
+            for MeasuredReplica { process, .. } in
+                self.requestors.iter_mut().chain(&mut self.generators)
+            {
                 if let Some(status) = process.try_wait()?
                     && !status.success()
                 {
@@ -172,7 +178,7 @@ impl BenchDeployment {
 
     /// Stops the requestors and the generators gracefully. Their usage does not count any more.
     pub(super) async fn stop(&mut self) -> anyhow::Result<()> {
-        for Replica { mut process, .. } in
+        for MeasuredReplica { mut process, .. } in
             self.requestors.drain(..).chain(self.generators.drain(..))
         {
             process.terminate()?;
@@ -189,8 +195,8 @@ impl BenchDeployment {
         for broker in self.brokers.iter().filter_map(Broker::id) {
             most(&mut self.peak.broker, broker);
         }
-        let note = |replicas: &mut [Replica], peak: &mut u64| {
-            for Replica { process, processor } in replicas.iter_mut() {
+        let note = |replicas: &mut [MeasuredReplica], peak: &mut u64| {
+            for MeasuredReplica { process, processor } in replicas.iter_mut() {
                 most(peak, process.id());
                 *processor = usage::processor_time(process.id()).unwrap_or(*processor);
             }
@@ -205,7 +211,7 @@ impl BenchDeployment {
 
     /// The current memory of the two services, in kB.
     pub(super) fn memory(&self) -> (u64, u64) {
-        let most = |replicas: &[Replica]| {
+        let most = |replicas: &[MeasuredReplica]| {
             replicas.iter().filter_map(|replica| replica.process.memory()).max().unwrap_or_default()
         };
         (most(&self.requestors), most(&self.generators))

@@ -81,7 +81,7 @@ pub struct Swept {
 
 /// A message as the broker shows it in JSON, with its bytes in base64.
 #[derive(Debug, Deserialize)]
-struct StoredMessage {
+struct JsonMessage {
     subject: String,
     #[serde(rename = "seq")]
     sequence: u64,
@@ -95,7 +95,7 @@ struct StoredMessage {
 /// The answer of the broker with a message.
 #[derive(Debug, Deserialize)]
 struct GetAnswer {
-    message: StoredMessage,
+    message: JsonMessage,
 }
 
 /// The answer of the broker to the deletion of a message.
@@ -224,7 +224,7 @@ impl Sweeper {
     }
 
     /// Moves an unreadable message to the dead letters, and an acked one to the end of the queue.
-    async fn look_at(&mut self, message: &StoredMessage, is_acked: bool) {
+    async fn look_at(&mut self, message: &JsonMessage, is_acked: bool) {
         // A broker stores nothing that is not base64.
         let Ok(block) = BASE64_STANDARD.decode(&message.headers) else { return };
         let Ok(body) = BASE64_STANDARD.decode(&message.body) else { return };
@@ -261,7 +261,7 @@ impl Sweeper {
 
     fn dead_letter(
         &self,
-        message: &StoredMessage,
+        message: &JsonMessage,
         block: &[u8],
         body: &Bytes,
         reason: &str,
@@ -281,9 +281,9 @@ impl Sweeper {
 
     /// The same message with another message id: with the old one the broker would drop it as a duplicate. The
     /// creation time of the consumer is part of the id, because the sequences of a deleted stream are used again.
-    fn copy(&self, message: &StoredMessage, block: &[u8], body: Bytes) -> Publication {
+    fn copy(&self, message: &JsonMessage, block: &[u8], body: Bytes) -> Publication {
         let (mut headers, originals) = (HeaderMap::new(), parse::readable(block));
-        let StoredMessage { subject, time, .. } = message;
+        let JsonMessage { subject, time, .. } = message;
         // A firing that is requeued stays the same job.
         let subject = firing::subject(self.lane.queue, subject, Some(&originals), *time)
             .unwrap_or_else(|| subject.clone());
@@ -331,8 +331,8 @@ impl Sweeper {
     }
 
     /// The first message of the lane from this sequence on.
-    async fn next(&self, sequence: u64) -> Result<Option<StoredMessage>, SweepError> {
-        let mut first: Option<StoredMessage> = None;
+    async fn next(&self, sequence: u64) -> Result<Option<JsonMessage>, SweepError> {
+        let mut first: Option<JsonMessage> = None;
         for filter in self.lane.filters() {
             let subject = format!("STREAM.MSG.GET.{}", self.stream());
             let question = json!({ "seq": sequence, "next_by_subj": filter });

@@ -36,7 +36,7 @@ use super::round::{Each, Round, per_second};
 use super::saturation::{self, Load};
 use super::settings::{BenchSettings, Sizes};
 use report::{PeerFigures, PeerRound};
-use system::{PeerBroker, Progress, System, Tools, says};
+use system::{PeerBroker, PeerSystem, Progress, Tools, says};
 
 /// Measures all systems, and prints its progress to the standard error.
 ///
@@ -73,7 +73,7 @@ async fn measure(
         round_trips,
         killed_round_trips: (round_trips / 5).clamp(500, 10_000),
         quick: settings.quick,
-        systems: System::ALL.map(|system| PeerFigures { system, rounds: Vec::new() }).into(),
+        systems: PeerSystem::ALL.map(|system| PeerFigures { system, rounds: Vec::new() }).into(),
     };
     for number in 1..=rounds {
         tell(format_args!("Round {number} of {rounds}"));
@@ -81,7 +81,7 @@ async fn measure(
             let inner = directory.join(format!("round-{number}-{system:?}"));
             fs::create_dir(&inner).context("cannot create a directory for the system")?;
             let killed = report.killed_round_trips;
-            let measured = if *system == System::Decoupled {
+            let measured = if *system == PeerSystem::Decoupled {
                 let (figures, curves) = (&mut Figures::default(), &mut Curves::default());
                 let (directory, peak) = (inner.as_path(), Each::default());
                 let round = Round { programs, sizes, directory, figures, curves, peak };
@@ -127,7 +127,7 @@ async fn ours(mut round: Round<'_>, round_trips: u64, killed: u64) -> anyhow::Re
 
 /// Measures another system.
 async fn theirs(
-    system: System,
+    system: PeerSystem,
     tools: &Tools,
     directory: &Path,
     round_trips: u64,
@@ -141,7 +141,7 @@ async fn theirs(
 
 /// Runs this many round trips. With `kill`, the generator is killed in the middle, and started again.
 async fn run(
-    system: System,
+    system: PeerSystem,
     tools: &Tools,
     directory: &Path,
     round_trips: u64,

@@ -4,7 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::system::System;
+use super::system::PeerSystem;
 use crate::bench::figures::{Spread, with_commas};
 use crate::bench::machine::Machine;
 use crate::bench::report::table;
@@ -32,7 +32,7 @@ pub struct PeersReport {
 /// The figures of a system, round by round.
 #[derive(Clone, Debug, Serialize)]
 pub(super) struct PeerFigures {
-    pub(super) system: System,
+    pub(super) system: PeerSystem,
     pub(super) rounds: Vec<PeerRound>,
 }
 
@@ -109,7 +109,7 @@ impl fmt::Display for PeersReport {
         let rows: Vec<_> = self.systems.iter().map(|system| system.row(ours)).collect();
         let [round_trips, fewer, killed] = [
             self.round_trips,
-            System::Celery.round_trips(self.round_trips),
+            PeerSystem::Celery.round_trips(self.round_trips),
             self.killed_round_trips,
         ]
         .map(|round_trips| with_commas(&round_trips.to_string()));
@@ -166,7 +166,7 @@ mod tests {
             speeds.map(of).to_vec()
         };
         let rounds_of_it = rounds([500.0, 1000.0, 2000.0]);
-        let figures = PeerFigures { system: System::Celery, rounds: rounds_of_it };
+        let figures = PeerFigures { system: PeerSystem::Celery, rounds: rounds_of_it };
         let (speed, ratio) = ("1,000 (500 – 2,000)", "2.00 (1.00 – 3.00)");
         let wanted = ["Celery", speed, ratio, "70", "1,235", "0", "2", "3"].map(str::to_owned);
         assert_eq!(figures.row(&rounds([1000.0, 3000.0, 2000.0])), wanted);

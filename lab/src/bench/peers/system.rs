@@ -26,7 +26,7 @@ const START_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// A system that does the job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-pub(super) enum System {
+pub(super) enum PeerSystem {
     /// This system.
     Decoupled,
     /// `lab/peers/apalis`.
@@ -37,7 +37,7 @@ pub(super) enum System {
     Tutorial,
 }
 
-impl System {
+impl PeerSystem {
     pub(super) const ALL: [Self; 4] = [Self::Decoupled, Self::Apalis, Self::Celery, Self::Tutorial];
 
     /// The number of its round trips, if the others do this many: Celery is too slow for all of them.
@@ -82,7 +82,7 @@ impl Tools {
 
     /// The programs for this many round trips. The first is the generator. The last is the requestor, which is started
     /// once the others listen.
-    pub(super) fn commands(&self, system: System, url: &str, round_trips: u64) -> Vec<Command> {
+    pub(super) fn commands(&self, system: PeerSystem, url: &str, round_trips: u64) -> Vec<Command> {
         let program = |program: &Path, arguments: &str| {
             let mut command = bound_to_this(self.home.join(program));
             command.args(arguments.split_whitespace());
@@ -96,17 +96,17 @@ impl Tools {
             installed("celery/bin/celery", &format!("-A tasks worker {arguments}"))
         };
         match system {
-            System::Decoupled => Vec::new(),
-            System::Apalis => vec![
+            PeerSystem::Decoupled => Vec::new(),
+            PeerSystem::Apalis => vec![
                 installed(apalis, "generator"),
                 installed(apalis, &format!("requestor {round_trips}")),
             ],
-            System::Celery => vec![
+            PeerSystem::Celery => vec![
                 worker("-n generator@%h -Q requests,acknowledgments"),
                 worker("-n requestor@%h -Q responses"),
                 installed("celery/bin/python", &format!("-m tasks {round_trips}")),
             ],
-            System::Tutorial => {
+            PeerSystem::Tutorial => {
                 // At full speed, and then listening until it is ended.
                 let rate = u32::MAX;
                 let asking =
@@ -144,8 +144,8 @@ pub(super) struct GeneratorLog {
 }
 
 impl PeerBroker {
-    pub(super) async fn start(system: System, directory: &Path) -> anyhow::Result<Self> {
-        if system == System::Tutorial {
+    pub(super) async fn start(system: PeerSystem, directory: &Path) -> anyhow::Result<Self> {
+        if system == PeerSystem::Tutorial {
             let options = BrokerOptions { without_jetstream: true, ..Default::default() };
             let (broker, log) = (Box::new(Broker::start(options).await?), GeneratorLog::default());
             return Ok(Self::Nats { broker, log });
