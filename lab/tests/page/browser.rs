@@ -11,11 +11,12 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 use testkit::eventually::eventually;
-use testkit::process::Process;
+use testkit::process::{Process, logged};
+use testkit::reserved_ports::ReservedPorts;
 use tokio::process::Command;
 
-/// The output of ChromeDriver before its port.
-const SIGN: &str = "was started successfully on port ";
+/// The output of ChromeDriver once it listens.
+const SIGN: &str = "was started successfully";
 
 const NOT_THERE: &str = "there is no chromedriver to be started; install Chromium with its driver, \
                          such as with `apt-get install chromium chromium-driver`";
@@ -31,15 +32,12 @@ impl Browser {
     pub async fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let mut command = Command::new("chromedriver");
-        command.arg("--port=0");
+        // Of port 0 it makes two, one for each version of IP, and ends if they cannot be the same.
+        let (_reserved, port) = ReservedPorts::free().unwrap();
+        command.arg(format!("--port={port}"));
         let log = directory.path().join("chromedriver.log");
         let driver = Process::spawn(command, log).expect(NOT_THERE);
-        let port: u16 = eventually("the driver listens", async || {
-            let log = driver.log_text();
-            let port = log.split_once(SIGN).and_then(|(_, rest)| rest.split('.').next());
-            port.and_then(|port| port.parse().ok()).ok_or(log)
-        })
-        .await;
+        logged(&driver, SIGN).await;
         let profile = directory.path().join("profile");
         let client = ClientBuilder::new(HttpConnector::new())
             .capabilities(capabilities(&profile))
