@@ -141,3 +141,38 @@ async fn shown_help_is_that_of_the_programs() {
     }
     assert_eq!(shown, 2, "pages show the help of decoupled and of cargo lab");
 }
+
+#[tokio::test]
+async fn settings_have_the_defaults_that_the_table_shows() {
+    let programs = programs::build_only(["requestor", "generator", "gateway"]).await.unwrap();
+    let help = programs.map(|program| {
+        let output = Command::new(program).arg("--help").output();
+        String::from_utf8(output.unwrap().stdout).unwrap()
+    });
+    let page = read("docs/operations.md");
+    let (_, table) = page.split_once("| setting | default |").unwrap();
+    let (_, rows) = table.split_once("| --- |").unwrap();
+    let quoted = |cell: &str| {
+        let words = cell.split('`').skip(1).step_by(2);
+        words.map(str::to_owned).collect::<Vec<String>>()
+    };
+    let mut compared = 0;
+    for row in rows.lines().skip(1).take_while(|row| row.starts_with("| ")) {
+        let cells: Vec<&str> = row.split(" | ").collect();
+        let mut defaults = quoted(cells[1]).into_iter();
+        for name in quoted(cells[0]) {
+            let flags = help.iter().flat_map(|help| help.split("\n      --"));
+            let mut flags = flags.filter_map(|flag| {
+                let (_, after) = flag.split_once(&format!("[env: {name}"))?;
+                (!after.starts_with('_')).then_some((flag, after))
+            });
+            let (flag, after) = flags.next().unwrap_or_else(|| panic!("no program has {name}"));
+            match defaults.next() {
+                Some(default) => assert!(flag.contains(&default), "not {default}: {flag}"),
+                None => assert!(!after.contains("[default: "), "{row}: {flag}"),
+            }
+            compared += 1;
+        }
+    }
+    assert!(compared >= 30, "only {compared} settings are in the table");
+}
