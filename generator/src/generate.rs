@@ -28,7 +28,7 @@ impl Generate {
         Self { work_time, failure_rate }
     }
 
-    /// Publishes the response to a request, with the strings that `make` returns after the work time.
+    /// Publishes the response to a request, with these strings, after the work time.
     ///
     /// # Errors
     ///
@@ -36,7 +36,7 @@ impl Generate {
     pub async fn respond(
         &self,
         request: Request,
-        make: impl FnOnce() -> Strings,
+        values: Strings,
         cx: &Context,
     ) -> Result<(), Failure> {
         let work_time = self.work_time.saturating_mul(request.amount.count());
@@ -49,7 +49,7 @@ impl Generate {
         let response = Response {
             id: request.id,
             requested_at: request.requested_at,
-            values: make(),
+            values,
             generator: cx.instance().to_owned(),
             started_at: Some(cx.started_at()),
             generated_at: now(),
@@ -69,8 +69,8 @@ impl Handler for Generate {
     }
 
     async fn handle(&self, request: Request, cx: &Context) -> Result<(), Failure> {
-        let amount = request.amount;
-        self.respond(request, || strings::make(amount, &mut rand::rng()), cx).await
+        let strings = strings::make(request.amount, &mut rand::rng());
+        self.respond(request, strings, cx).await
     }
 }
 

@@ -13,11 +13,12 @@ mod settings;
 mod strings;
 
 pub use generate::Generate;
-pub use mark::Mark;
 pub use settings::{GeneratorSettings, share};
 
 use tokio_util::sync::CancellationToken;
-use workqueue::{Service, ServiceError};
+use workqueue::{Handler, Service, ServiceError};
+
+use mark::Mark;
 
 /// Runs a generator until `stop` is cancelled.
 ///
@@ -28,13 +29,10 @@ pub async fn run(
     settings: GeneratorSettings,
     stop: &CancellationToken,
 ) -> Result<(), ServiceError> {
-    service(&settings).run(&settings.service, stop).await
+    service(Generate::new(&settings)).run(&settings.service, stop).await
 }
 
-/// A function of its own, because the program compiles the body of `run` a second time.
-fn service(settings: &GeneratorSettings) -> Service {
-    Service::new("generator")
-        .declares(&contract::topology())
-        .consume(Generate::new(settings))
-        .consume(Mark)
+/// A generator whose requests this handler handles.
+pub fn service(handler: impl Handler) -> Service {
+    Service::new("generator").declares(&contract::topology()).consume(handler).consume(Mark)
 }

@@ -6,9 +6,8 @@ use contract::queues::Acknowledgment;
 use tracing::{debug, error};
 use workqueue::{Context, Creation, Failure, Handler, Rejection, now};
 
-/// The handler of acknowledgments.
-#[derive(Clone, Copy, Debug)]
-pub struct Mark;
+#[derive(Debug)]
+pub(crate) struct Mark;
 
 impl Handler for Mark {
     type Job = Acknowledgment;

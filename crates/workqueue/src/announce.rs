@@ -34,6 +34,7 @@ const STATS: &str = "STATS";
 #[derive(Debug)]
 pub(crate) struct Announcement {
     name: &'static str,
+    version: &'static str,
     id: String,
     instance: String,
     host: String,
@@ -108,6 +109,7 @@ struct Data {
 impl Announcement {
     pub(crate) fn new(
         name: &'static str,
+        version: &'static str,
         instance: &str,
         queues: Vec<Queue>,
         health: &Arc<Health>,
@@ -115,6 +117,7 @@ impl Announcement {
     ) -> Self {
         Self {
             name,
+            version,
             id: format!("{:016x}", rand::random::<u64>()),
             instance: instance.to_owned(),
             host: gethostname::gethostname().to_string_lossy().into_owned(),
@@ -183,8 +186,7 @@ impl Announcement {
             ("host", self.host.as_str()),
             ("state", self.health.state()),
         ]);
-        let version = env!("CARGO_PKG_VERSION");
-        Identity { kind, name: self.name, id: &self.id, version, metadata }
+        Identity { kind, name: self.name, id: &self.id, version: self.version, metadata }
     }
 
     fn info(&self) -> Info<'_> {
@@ -253,7 +255,7 @@ mod tests {
 
     fn announcement() -> Announcement {
         let (health, metrics) = (Arc::default(), Metrics::new("test"));
-        Announcement::new("generator", "generator-1", vec![REQUESTS], &health, &metrics)
+        Announcement::new("generator", "1.2.3", "generator-1", vec![REQUESTS], &health, &metrics)
     }
 
     fn answer(announcement: &Announcement, subject: &str) -> Value {
@@ -266,7 +268,7 @@ mod tests {
         let ping = answer(&announcement, "$SRV.PING");
         assert_eq!(ping["type"], "io.nats.micro.v1.ping_response");
         assert_eq!(ping["name"], "generator");
-        assert_eq!(ping["version"], env!("CARGO_PKG_VERSION"));
+        assert_eq!(ping["version"], "1.2.3");
         assert_eq!(ping["metadata"]["instance"], "generator-1");
         let info = answer(&announcement, "$SRV.INFO.generator");
         assert_eq!(info["id"], ping["id"]);

@@ -37,6 +37,7 @@ const REPORT_INTERVAL: Duration = Duration::from_secs(10);
 /// A service: the handlers of the queues that it consumes, and the topology that it needs.
 pub struct Service {
     name: &'static str,
+    version: &'static str,
     topology: Topology,
     /// The queues that it consumes.
     queues: Vec<Queue>,
@@ -51,7 +52,17 @@ impl Service {
     /// A service with this name, without handlers. The names of its metrics begin with the name.
     #[must_use]
     pub fn new(name: &'static str) -> Self {
-        Self { name, topology: Topology::default(), queues: Vec::new(), consumers: Vec::new() }
+        let version = env!("CARGO_PKG_VERSION");
+        let (topology, queues, consumers) = (Topology::default(), Vec::new(), Vec::new());
+        Self { name, version, topology, queues, consumers }
+    }
+
+    /// Sets the version that each replica announces and logs, such as `env!("CARGO_PKG_VERSION")`. Defaults to that of
+    /// this crate.
+    #[must_use]
+    pub fn version(mut self, version: &'static str) -> Self {
+        self.version = version;
+        self
     }
 
     /// Consumes the queue of this handler's jobs.
@@ -126,7 +137,7 @@ impl Service {
         work: Box<dyn FnOnce(Running) -> BoxFuture<'a, ()> + Send + 'a>,
     ) -> BoxFuture<'a, Result<(), ServiceError>> {
         async move {
-            let Self { name, mut topology, queues, consumers } = self;
+            let Self { name, version, mut topology, queues, consumers } = self;
             if settings.rate_limit.is_some() {
                 topology = topology.with_rates();
             }
@@ -144,7 +155,7 @@ impl Service {
                 .await
                 .map_err(|source| ServiceError::Admin { addr, source })?;
             info!(
-                version = env!("CARGO_PKG_VERSION"),
+                version,
                 instance = settings.instance,
                 concurrency = settings.concurrency,
                 "starting {name}"
@@ -154,7 +165,7 @@ impl Service {
             background
                 .spawn("logging progress", log_progress(queues.clone(), Arc::clone(&metrics)));
             let announcement =
-                Announcement::new(name, &settings.instance, queues, &health, &metrics);
+                Announcement::new(name, version, &settings.instance, queues, &health, &metrics);
             let start = start(announcement, topology, settings, &stopping, &mut background);
             let Some(running) = start.await? else {
                 info!("stopped before there was anything to do");
