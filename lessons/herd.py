@@ -32,7 +32,7 @@ def client(url, begin, jitter, calls):
         at = time.monotonic()
         wait = ask(url)
         calls.append((at, attempt, wait))
-        if wait is None:
+        if wait is None or attempt == TRIES - 1:
             return
         time.sleep(wait + random.uniform(0, wait) * jitter)
 

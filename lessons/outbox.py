@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 """Places an order while the broker of the running lab is away, kills the order service, and starts everything again.
-The argument says how the service publishes the event of an order: after-commit or outbox. The tally is the verdict of
-orders-audit: the number of complete and of lost orders."""
+The argument says how the service publishes the event of an order: after-commit, before-commit or outbox. The tally is
+the verdict of orders-audit: the number of complete and of lost orders."""
 
 import json
 import os
 import pathlib
 import re
+import socket
 import subprocess
 import sys
 import tempfile
@@ -30,11 +31,11 @@ def main(publish, directory):
     programs = []
 
     def start(program, **settings):
-        log = directory / f"{program}.log"
+        log = directory / f"{len(programs)}.log"
         with log.open("w") as file:
             command = lab("exec", program)
             programs.append(subprocess.Popen(command, env=environment | settings, stdout=file, stderr=file))
-        return log
+        return programs[-1], log
 
     def audit():
         ran = subprocess.run(lab("exec", "orders-audit"), env=environment, stdout=subprocess.PIPE, text=True)
@@ -44,36 +45,35 @@ def main(publish, directory):
         return {"complete": 0, "lost": 0} | {fate.lower(): int(count) for fate, count in lines}
 
     try:
-        # Builds it, so that it is there at once.
-        audit()
-        url = f"http://{address(start('orders'), programs[0])}/orders"
-        # It answers once it has connected to the broker.
-        urllib.request.urlopen(url).close()
+        service, log = start("orders")
+        said(r"\bready\b", service, log)
+        address = said(r"HTTP listens.*addr\W+([\d.:]+)", service, log)[1]
         subprocess.run(lab("kill", "broker"), check=True, stdout=subprocess.DEVNULL)
-        print("The broker is away. POST /orders:", place(url))
-        programs[0].kill()
+        print("The broker is away. POST /orders:", place(f"http://{address}/orders"))
+        service.kill()
         print("The order service is killed.")
         subprocess.run(lab("start", "broker"), check=True, stdout=subprocess.DEVNULL)
-        start("orders")
-        start("orders-relay")
-        start("payments", DATABASE_URL=payments)
+        for started in (start("orders"), start("orders-relay"), start("payments", DATABASE_URL=payments)):
+            said(r"\bready\b", *started)
         print("Everything runs again.")
         while (verdict := audit()).get("pending"):
             time.sleep(1)
         print(json.dumps(verdict))
     finally:
+        # It does nothing if the broker runs.
+        subprocess.run(lab("start", "broker"), stdout=subprocess.DEVNULL)
         for program in programs:
             program.kill()
             program.wait()
 
 
-def address(log, program):
-    """The address in the log of this program, once it is there."""
-    while not (found := re.search(r"HTTP listens.*addr\W+([\d.:]+)", log.read_text())):
+def said(pattern, program, log):
+    """The first match in the log of this program, once it is there."""
+    while not (found := re.search(pattern, log.read_text())):
         if program.poll() is not None:
             sys.exit(log.read_text())
         time.sleep(0.1)
-    return found[1]
+    return found
 
 
 def place(url):
@@ -83,7 +83,7 @@ def place(url):
     try:
         with urllib.request.urlopen(request, timeout=3) as response:
             return f"{response.status}, {json.load(response)['status']}"
-    except TimeoutError:
+    except socket.timeout:
         return "no answer"
 
 

@@ -150,8 +150,8 @@ function prediction() {
 /** A text for lines that break between its words, and in JSON between its fields; not within them. */
 const unbroken = (text) => text.split(/(\s+|(?<=,)(?="))/).map((part, index) => (index % 2 ? part : el("span", {}, part)));
 
-/** The command for where one is: to copy, and under the lab to be run, by a button with this word. */
-function command(commands, word, run) {
+/** The command for where one is: to copy, which calls `copied`, and under the lab to be run, by a button with this word. */
+function command(commands, word, run, copied) {
   const others = [...place.options].filter(({ value }) => commands[value]).map(({ text }) => text);
   if (!commands[place.value]) return others.length ? [note(`For ${others.join(" and ")} alone.`)] : [];
   const words = unbroken(commands[place.value].replaceAll(USUAL, here));
@@ -168,7 +168,11 @@ function command(commands, word, run) {
     if (output) output.scrollTop = output.scrollHeight;
   });
   runs.hidden = !isAtLab();
-  return [code, el("p", { class: "choice" }, button("Copy", () => copy(code)), runs), result];
+  const copies = button("Copy", () => {
+    copied?.();
+    copy(code);
+  });
+  return [code, el("p", { class: "choice" }, copies, runs), result];
 }
 
 async function copy(code) {
@@ -183,7 +187,9 @@ async function copy(code) {
 }
 
 async function setScene() {
-  await askLab("scene", { lesson: lesson.number });
+  // Meanwhile no step can be done: new replicas are part of the scene.
+  rest();
+  await askLab("scene", { lesson: lesson.number }).finally(() => lesson && update());
   return [note("The scene is set.")];
 }
 
@@ -191,6 +197,7 @@ async function runStep(index) {
   const { number } = lesson;
   // It may be of an earlier lab.
   if (progress.ticks[index]) tick(index, null);
+  await begin(index);
   const ran = askLab("run", { lesson: number, step: index + 1 });
   steps[index].succeeds = ran.then(({ status }) => status === 0, () => false);
   const { output, status, done } = await ran;
@@ -220,12 +227,12 @@ function step({ content, commands, prints, check, lab_only: labOnly, hint }, ind
   const back = button("Take it back", () => move(index, null), { "aria-label": `Take it back: step ${index + 1}` });
   parts.tick = el("p", { class: "tick" }, parts.what, " ", back);
   parts.item = el("li", { tabindex: "-1" }, el("p", { class: "what" }, `Step ${index + 1}`), prose(content),
-    ...command(commands, "Run it", () => runStep(index)), ...(prints && parts.isHere ? printed(prints) : []), parts.now, parts.help,
+    ...command(commands, "Run it", () => runStep(index), () => begin(index)), ...(prints && place.value === "lab" ? printed(prints) : []), parts.now, parts.help,
     el("p", { class: "choice" }, parts.ask, parts.mine), parts.tick);
   return parts;
 }
 
-/** What the command prints. An ellipsis is for what varies. */
+/** What the command prints under the lab. An ellipsis is for what varies. */
 const printed = (text) => [el("details", {}, el("summary", {}, "What it prints"), el("pre", {}, ...unbroken(text)))];
 
 /** Shows the hint; and the button, for what a person sees and the gateway does not. */
@@ -283,12 +290,19 @@ function update() {
   if (steps[current].seen) watch(steps[current], current);
 }
 
-/** Follows a step, also while the page is hidden: its command may be typed elsewhere. */
+/** Begins the current step anew: its check compares with the state of now, and not with one before the scene was set. */
+const begin = async (index) => steps[index].seen && steps[index].item.ariaCurrent && watch(steps[index], index);
+
+/** Follows a step, also while the page is hidden: its command may be typed elsewhere. Resolves once the gateway has the
+ * state from which the step begins. */
 function watch({ now, mine }, index) {
+  events?.close();
   events = new EventSource(`api/lessons/${lesson.number}/steps/${index + 1}`);
   events.addEventListener("state", (event) => say(now, `now: ${JSON.parse(event.data).saw}`));
   const followed = events;
   events.addEventListener("done", async (event) => {
+    // Otherwise the browser would ask again.
+    followed.close();
     // It may come true before the command has ended, or although it fails: then the step is not done.
     const isDone = await steps[index].succeeds;
     if (followed !== events) return;
@@ -300,12 +314,13 @@ function watch({ now, mine }, index) {
     // A browser gives up for good after some answers.
     if (event.target.readyState === EventSource.CLOSED) mine.hidden = false;
   });
+  return new Promise((resolve) => ["state", "done", "error"].forEach((name) => followed.addEventListener(name, resolve, { once: true })));
 }
 
-/** In a step whose programs use no queue of ours, the picture has nothing to say. */
+/** In a step whose check reads what its command prints, the picture says little. */
 function flowRests(rests) {
   byId("flow").classList.toggle("rests", Boolean(rests));
-  say(byId("flow-rests"), rests ? "The flow shows nothing of this step: its programs use none of these queues." : "");
+  say(byId("flow-rests"), rests ? "The result of this step is what its command prints. The flow does not show it." : "");
 }
 
 function rest() {

@@ -9,6 +9,7 @@ use std::time::Duration;
 use nix::pty::openpty;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use observe::Poller;
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::termios::{self, Winsize};
 use serde_json::Value;
@@ -19,6 +20,7 @@ use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
 use tokio::time::timeout;
+use workqueue::NatsSettings;
 
 async fn up(words: &[&str], settings: &[(&str, &str)]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
@@ -123,6 +125,41 @@ async fn sees(lab: &Process, requestors: u64, generators: u64) {
     .await;
 }
 
+/// Waits until this many generators are ready, all of this version.
+async fn generators_have(lab: &Process, version: &str, count: usize) {
+    let control = std::fs::read(files(lab).join("control.json")).unwrap();
+    let control: Value = serde_json::from_slice(&control).unwrap();
+    let settings = NatsSettings::at(control["nats_url"].as_str().unwrap());
+    let connection = observe::connect(&settings, "test").await.unwrap();
+    let mut poller = Poller::new(&connection);
+    eventually("all generators have the version", async || {
+        let replicas = poller.snapshot().await.unwrap().replicas.replicas.into_iter();
+        let ready = replicas.filter(|it| it.service == "generator" && it.state == "ready");
+        let versions: Vec<String> = ready.map(|it| it.version).collect();
+        if versions == vec![version; count] { Ok(()) } else { Err(versions) }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn newer_generator_is_rolled_out_and_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut lab = running(directory.path(), &[]).await;
+    generators_have(&lab, env!("CARGO_PKG_VERSION"), 2).await;
+    command(&lab, &["deploy", "generators", "--newer"]).await;
+    generators_have(&lab, "0.3.0", 2).await;
+    // Those that start later have the newer program, too.
+    command(&lab, &["scale", "generators", "3"]).await;
+    generators_have(&lab, "0.3.0", 3).await;
+    command(&lab, &["set", "--work-time", "1ms"]).await;
+    generators_have(&lab, "0.3.0", 3).await;
+    command(&lab, &["deploy", "generators"]).await;
+    generators_have(&lab, env!("CARGO_PKG_VERSION"), 3).await;
+    lab.terminate().unwrap();
+    let ended = timeout(Duration::from_mins(1), lab.wait()).await.expect("it ends").unwrap();
+    assert!(ended.success(), "{}", lab.log_text());
+}
+
 #[tokio::test]
 async fn commands_stop_start_scale_and_replace_replicas() {
     let directory = tempfile::tempdir().unwrap();
@@ -146,8 +183,6 @@ async fn commands_stop_start_scale_and_replace_replicas() {
     command(&lab, &["scale", "generators", "1"]).await;
     let said = command(&lab, &["deploy", "generators"]).await;
     assert!(said.contains("generator-2 "), "{said}");
-    command(&lab, &["deploy", "generators", "--newer"]).await;
-    // Those that start later have the newer program, too.
     command(&lab, &["scale", "generators", "3"]).await;
     sees(&lab, 1, 3).await;
     command(&lab, &["stop", "requestors"]).await;

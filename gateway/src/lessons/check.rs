@@ -31,6 +31,12 @@ impl Check {
         Ok(Self { source: source.to_owned(), program, reads, filters })
     }
 
+    /// The expression.
+    #[cfg(test)]
+    pub(super) fn source(&self) -> &str {
+        &self.source
+    }
+
     /// Whether it reads the tally that a command prints.
     #[must_use]
     pub fn reads_tally(&self) -> bool {
@@ -103,12 +109,29 @@ pub(super) fn variables(update: &Json) -> Option<Map<String, Json>> {
     if !variables.contains_key("requests") {
         return None;
     }
+    let versions = ready_generators(&variables).map(|it| it["version"].clone()).collect();
+    variables.insert("generator_versions".to_owned(), versions);
     variables.insert("broker".to_owned(), (update["trouble"]["kind"] != "silent").into());
     // From the point, which counts no replicas while the broker does not answer.
     for service in ["requestors", "generators"] {
         variables.insert(service.to_owned(), update["point"][service].clone());
     }
     Some(variables)
+}
+
+/// Adds those at the beginning of the step, as `was`, and the number of generators that have become ready since.
+#[must_use]
+pub(super) fn since(was: &Map<String, Json>, mut now: Map<String, Json>) -> Map<String, Json> {
+    let is_new = |it: &&Json| ready_generators(was).all(|old| old["id"] != it["id"]);
+    let new = ready_generators(&now).filter(is_new).count();
+    now.insert("new_generators".to_owned(), new.into());
+    now.insert("was".to_owned(), Json::Object(was.clone()));
+    now
+}
+
+fn ready_generators(variables: &Map<String, Json>) -> impl Iterator<Item = &Json> {
+    let replicas = variables.get("replicas").and_then(Json::as_array).into_iter().flatten();
+    replicas.filter(|it| it["service"] == "generator" && it["state"] == "ready")
 }
 
 /// The names of the queues in an expression.
@@ -120,6 +143,10 @@ fn words(field: &str, value: &Json) -> Option<String> {
     let rounded = |digits| value.as_f64().map(|it| format!("{it:.digits$}"));
     Some(match (name, value) {
         (_, Json::Object(_)) => return None,
+        ("generator_versions", Json::Array(all)) => {
+            let all: Vec<_> = all.iter().filter_map(Json::as_str).collect();
+            format!("generators of version {}", all.join(" and "))
+        }
         (_, Json::Array(all)) => counted(name, all),
         ("broker", Json::Bool(answers)) => {
             format!("broker {}", if *answers { "ready" } else { "away" })
@@ -189,7 +216,7 @@ fn fields(
             call.args.iter().for_each(|argument| fields(argument, found, filters));
         }
         Expr::Comprehension(each) => match path(&each.iter_range.expr) {
-            // The result of the macro `filter` is a list, and that of `exists` is not.
+            // The result of the macros `filter` and `map` is a list, and no lesson uses `map`.
             Some(list) if matches!(each.accu_init.expr, Expr::List(_)) => {
                 filters.push((list, expression.clone()));
             }

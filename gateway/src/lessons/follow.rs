@@ -10,7 +10,7 @@ use futures_util::{StreamExt, stream};
 use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 
-use super::check::{Check, variables};
+use super::check::{Check, since, variables};
 use super::{no_lesson, numbered};
 use crate::problem::Problem;
 use crate::requests::events::UNBUFFERED;
@@ -27,14 +27,14 @@ pub(super) async fn follow(
     let check = check.ok_or_else(no_lesson)?;
     let mut updates = gateway.timeline.watch();
     updates.mark_changed();
-    let follower = Follower { check, updates, was: None, is_done: false };
+    let follower = StepFollower { check, updates, was: None, is_done: false };
     let stopped = gateway.stop.clone().cancelled_owned();
-    let events = stream::unfold(follower, Follower::next).take_until(stopped);
+    let events = stream::unfold(follower, StepFollower::next).take_until(stopped);
     Ok(([UNBUFFERED], Sse::new(events)).into_response())
 }
 
 /// A page, or the lab, that follows a step.
-struct Follower {
+struct StepFollower {
     check: &'static Check,
     updates: watch::Receiver<Arc<str>>,
     /// The variables at the beginning of the step.
@@ -42,16 +42,15 @@ struct Follower {
     is_done: bool,
 }
 
-impl Follower {
+impl StepFollower {
     async fn next(mut self) -> Option<(Result<Event, Infallible>, Self)> {
         while !self.is_done {
             self.updates.changed().await.ok()?;
             let update = self.updates.borrow_and_update().clone();
             let update = serde_json::from_str(&update).unwrap_or_default();
-            let Some(mut now) = variables(&update) else { continue };
-            let was = self.was.get_or_insert_with(|| now.clone());
-            now.insert("was".to_owned(), Value::Object(was.clone()));
-            // A test ensures that each check reads only variables that exist.
+            let Some(now) = variables(&update) else { continue };
+            let now = since(self.was.get_or_insert_with(|| now.clone()), now);
+            // A test evaluates each part of each check.
             self.is_done = self.check.holds(&now).unwrap_or(false);
             let data = json!({ "at": update["at"], "saw": self.check.saw(&now) }).to_string();
             let name = if self.is_done { "done" } else { "state" };

@@ -3,7 +3,7 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::check::{Check, variables};
+use super::check::{Check, since, variables};
 use super::*;
 
 /// An update as the page gets it.
@@ -14,6 +14,7 @@ fn update(silent: bool) -> serde_json::Value {
     };
     let lanes = ["high", "normal", "low"]
         .map(|priority| json!({ "priority": priority, "waiting": 1, "in_flight": 2 }));
+    let state = if silent { "silent" } else { "ready" };
     let percentiles = json!({ "median_ms": 2.5, "p99_ms": 9.0 });
     json!({
         "at": 0,
@@ -22,12 +23,13 @@ fn update(silent: bool) -> serde_json::Value {
         "flow": {
             "queues": [queue("REQUESTS", json!(lanes)), queue("RESPONSES", json!([])), queue("ACKNOWLEDGMENTS", json!([]))],
             "schedules": queue("SCHEDULES", json!([])),
-            "replicas": [{ "service": "generator", "instance": "generator-1", "version": "0.2.0", "state": "silent", "settle_rates": {},
-                           "in_flight": 0, "in_flight_by_queue": {}, "request_rate": 0.0, "full_streams": [] }],
+            "replicas": [{ "service": "generator", "id": "5c1e", "instance": "generator-1", "version": "0.2.0", "state": state,
+                           "settle_rates": {}, "in_flight": 0, "in_flight_by_queue": {}, "request_rate": 0.0, "full_streams": [] }],
             "requestors": 1, "generators": 1,
             "totals": { "requested": 50, "stored": 13, "received": 13, "dead_letters": 0, "pending": 37, "redelivered": 0,
                          "missing": 0, "written_twice": 0 },
-            "brokers": [], "last": [],
+            "brokers": [],
+            "last": [{ "id": "01a221c3-2b61-72f7-9dae-33ffdab2a14d", "requestor": "requestor-1", "received_at": null }],
             "latency": { "round_trips": 10, "median_ms": 2.5, "p99_ms": 9.0, "waited": percentiles, "made": percentiles,
                          "stored": percentiles, "marked": percentiles },
         },
@@ -35,9 +37,8 @@ fn update(silent: bool) -> serde_json::Value {
 }
 
 fn now(silent: bool) -> serde_json::Map<String, serde_json::Value> {
-    let mut now = variables(&update(silent)).unwrap();
-    now.insert("was".to_owned(), json!(now));
-    now
+    let now = variables(&update(silent)).unwrap();
+    since(&now, now.clone())
 }
 
 #[test]
@@ -48,7 +49,8 @@ fn check_reads_the_flow_by_the_names_of_its_queues() {
         "requests.waiting + 3 == 40 && requests.waiting < was.requests.waiting + 1",
         "requests.arrival_rate > 5 && latency.median_ms < 3.0",
         "requests.high.waiting == 1 && requests.paused_until == null && broker",
-        "replicas.exists(it, it.state == 'silent') && requestors == 1",
+        "replicas.exists(it, it.state == 'ready') && requestors == 1",
+        "new_generators == 0 && generator_versions.all(version, version == '0.2.0')",
     ] {
         assert_eq!(holds(source), Ok(true), "{source}");
     }
@@ -70,14 +72,22 @@ fn check_reports_the_values_that_it_read() {
          broker && totals.dead_letters == 0 && latency.made.median_ms > 1.0 && last.exists(it, it.id == '')",
     );
     let saw = check.unwrap().saw(&now(false));
-    let words = "broker ready, 0 last requests, made in 2.5 ms (median), REQUESTS 10.0/s in, not full, high 1 waiting, \
+    let words = "broker ready, 1 last requests, made in 2.5 ms (median), REQUESTS 10.0/s in, not full, high 1 waiting, \
                  0 in flight, dead letters 0";
     assert_eq!(saw, words);
     let check = Check::parse(
-        "size(replicas.filter(it, it.state == 'silent' && was.replicas.exists(was, was.instance == it.instance))) == 1 && \
-         size(last.filter(it, it.id == '')) > 0",
+        "size(replicas.filter(it, it.state == 'ready' && was.replicas.exists(was, was.instance == it.instance))) == 1 && \
+         size(last.filter(it, it.id == '')) > 0 && generator_versions.all(it, it == '1')",
     );
-    assert_eq!(check.unwrap().saw(&now(false)), "1 of 1 replicas, 0 of 0 last requests");
+    let words = "generators of version 0.2.0, 1 of 1 replicas, 0 of 1 last requests";
+    assert_eq!(check.unwrap().saw(&now(false)), words);
+}
+
+#[test]
+fn generator_that_was_not_ready_before_is_new() {
+    let was = variables(&update(true)).unwrap();
+    let now = since(&was, variables(&update(false)).unwrap());
+    assert_eq!(Check::parse("new_generators == 1").unwrap().holds(&now), Ok(true));
 }
 
 #[test]
@@ -106,6 +116,21 @@ fn lesson_in_another_form_is_refused() {
     assert_eq!(refused(&wrong), "step 1: it has a block that is for nothing");
 }
 
+/// The parts of a check that `&&` joins, outside of parentheses.
+fn parts(source: &str) -> Vec<String> {
+    let (mut parts, mut depth) = (vec![String::new()], 0_usize);
+    for part in source.split_inclusive("&&") {
+        let all = parts.last_mut().unwrap();
+        all.push_str(part);
+        depth = depth + part.matches('(').count() - part.matches(')').count();
+        if depth == 0 && part.ends_with("&&") {
+            all.truncate(all.len() - 2);
+            parts.push(String::new());
+        }
+    }
+    parts
+}
+
 #[test]
 fn lessons_have_their_form_and_valid_checks() {
     for (number, file) in FILES.iter().enumerate() {
@@ -124,10 +149,10 @@ fn lessons_have_their_form_and_valid_checks() {
                 of.commands.lab.is_some(),
                 "step {step} of lesson {number} has no command for the lab"
             );
-            if !of.lab_only {
-                check
-                    .holds(&now(false))
-                    .unwrap_or_else(|error| panic!("step {step} of lesson {number}: {error}"));
+            // Each part by itself: a check ends at the first part that is false.
+            for part in parts(check.source()).iter().filter(|_| !of.lab_only) {
+                let holds = Check::parse(part).and_then(|part| part.holds(&now(false)));
+                holds.unwrap_or_else(|error| panic!("step {step} of lesson {number}: {error}"));
             }
         }
         let scene = lesson.scene().lab.as_deref().unwrap();

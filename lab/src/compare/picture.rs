@@ -88,7 +88,7 @@ pub(super) fn draw(report: &CompareReport) -> String {
     svg + "</svg>\n"
 }
 
-const TITLE: &str = "What became of the same requests, by the second in which they were asked";
+const TITLE: &str = "The outcomes of the same requests, by the second in which they were asked";
 
 /// The scale of seconds and requests, in tenths of a unit.
 struct Frame {

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Workplace, run, scene};
 use crate::lesson::run::is_as_shown;
-use crate::up::Running;
+use crate::up::RunningLab;
 
 /// The number of lessons at a time. Most of a lesson is waiting.
 const AT_A_TIME: usize = 4;
@@ -33,7 +33,13 @@ pub(crate) async fn check(
     lessons: impl Iterator<Item = &'static Lesson>,
     stop: &CancellationToken,
 ) -> anyhow::Result<bool> {
-    let programs = stop.run_until_cancelled(programs::build()).await;
+    let building = async {
+        // The steps run programs of the examples, and have no minutes to wait for them.
+        let all = programs::names().await?;
+        programs::build_all(&all.iter().map(String::as_str).collect::<Vec<_>>()).await?;
+        programs::build().await
+    };
+    let programs = stop.run_until_cancelled(building).await;
     let programs = programs.context("stopped before anything was started")??;
     let checks = lessons.map(|lesson| Box::pin(check_one(lesson, &programs, stop)));
     let mut checks = stream::iter(checks).buffer_unordered(AT_A_TIME);
@@ -55,7 +61,7 @@ async fn check_one(
     let checked = async {
         let directory = RunDirectory::make("lesson")?;
         let scene = scene(lesson)?;
-        let running = Running::start(programs, &scene, directory.path()).await?;
+        let running = RunningLab::start(programs, &scene, directory.path()).await?;
         let work = running.during(async {
             running.all_ready(&scene).await?;
             steps(lesson, &running).await
@@ -78,7 +84,7 @@ async fn check_one(
     (lesson, checked.await)
 }
 
-async fn steps(lesson: &'static Lesson, running: &Running) -> anyhow::Result<()> {
+async fn steps(lesson: &'static Lesson, running: &RunningLab) -> anyhow::Result<()> {
     let place = Workplace::of(&running.control);
     for (number, step) in (1..).zip(lesson.steps()) {
         let seen = timeout(PATIENCE, done(lesson, number, step, running, &place)).await;
@@ -95,7 +101,7 @@ async fn done(
     lesson: &Lesson,
     number: usize,
     step: &Step,
-    running: &Running,
+    running: &RunningLab,
     place: &Workplace,
 ) -> anyhow::Result<String> {
     let follows = step.check.is_some() && !step.lab_only;

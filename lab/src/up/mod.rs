@@ -18,7 +18,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
-use cli::terminal::{say, tell};
+use cli::terminal::{producer, say, tell};
+use contract::queues::{self, DueRequest};
+use jiff::Timestamp;
 use observe::Poller;
 use observe::audit::{Verdict, audit};
 use testkit::broker::answering;
@@ -29,7 +31,8 @@ use tokio::sync::{Mutex, mpsc};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
-use workqueue::{Connection, NatsSettings, chain};
+use workqueue::schedules::{self, Schedule};
+use workqueue::{Connection, NatsSettings, Settings, chain, topology};
 
 use crate::control::{Control, ControlCommand, ControlRequest, FILE, Lab, listen, serve};
 use screen::Screen;
@@ -44,11 +47,14 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const START_TIMEOUT: Duration = Duration::from_mins(1);
 const POLL: Duration = Duration::from_millis(100);
 
+/// The time after which the page shows a change of the replicas.
+const PAGE_LAG: Duration = Duration::from_secs(2);
+
 /// The time limit for the queues to drain at the end.
 const LAST_WAIT: Duration = Duration::from_secs(2);
 
 /// A running system with its control.
-pub(crate) struct Running {
+pub(crate) struct RunningLab {
     system: Mutex<System>,
     control_requests: Mutex<mpsc::Receiver<ControlRequest>>,
     connection: Connection,
@@ -60,7 +66,7 @@ pub(crate) struct Running {
     _serving: AbortOnDropHandle<()>,
 }
 
-impl Running {
+impl RunningLab {
     /// Starts everything, and waits until the topology is declared.
     pub(crate) async fn start(
         programs: &Programs,
@@ -89,19 +95,21 @@ impl Running {
         })
     }
 
-    /// Waits until both services have as many ready replicas as in these settings.
+    /// Waits until both services have as many ready replicas as in these settings, and the page shows them.
     pub(crate) async fn all_ready(&self, settings: &UpSettings) -> anyhow::Result<()> {
         let wanted = [("requestors", settings.requestors), ("generators", settings.generators)];
+        // Until then the page may count replicas that have just ended.
+        let from = (Timestamp::now() + PAGE_LAG).as_millisecond();
         let waiting = async {
             loop {
                 self.system.lock().await.all_could_start()?;
-                // From the page, which is updated once a second, so that it shows them as well.
                 let history = http::ask(self.gateway, "GET", "/api/history", &[], "").await?;
                 let history = history.json();
                 let newest = history.as_array().and_then(|history| history.last());
-                if newest
-                    .is_some_and(|now| wanted.iter().all(|(service, count)| now[service] == *count))
-                {
+                if newest.is_some_and(|now| {
+                    now["at"].as_i64() >= Some(from)
+                        && wanted.iter().all(|(service, count)| now[service] == *count)
+                }) {
                     return Ok(());
                 }
                 sleep(POLL).await;
@@ -115,14 +123,14 @@ impl Running {
         let answering = async {
             let mut control_requests = self.control_requests.lock().await;
             while let Some(ControlRequest { what, answer }) = control_requests.recv().await {
-                let mut system = self.system.lock().await;
                 let done = match what {
                     ControlCommand::State => Ok(()),
-                    ControlCommand::Action(action) => system.apply(action).await,
-                    ControlCommand::Scene(settings) => system.set_scene(&settings).await,
+                    ControlCommand::Action(action) => self.system.lock().await.apply(action).await,
+                    ControlCommand::Scene(settings) => self.set_scene(&settings).await,
                 };
+                let state = self.system.lock().await.state();
                 // The client may have gone.
-                let _ = answer.send(done.and_then(|()| system.state()));
+                let _ = answer.send(done.and(state));
             }
             pending().await
         };
@@ -130,6 +138,19 @@ impl Running {
             never = answering => match never {},
             done = work => done,
         }
+    }
+
+    /// Sets the scene of a lesson, whatever an earlier one has left. Returns once the page shows it.
+    async fn set_scene(&self, settings: &UpSettings) -> anyhow::Result<()> {
+        self.system.lock().await.set_scene(settings).await?;
+        for queue in queues::ALL {
+            topology::resume(self.connection.context(), queue).await?;
+        }
+        let producer = producer(&self.connection, Settings::from_env().limits);
+        for Schedule { name, .. } in schedules::list::<DueRequest>(&self.connection).await? {
+            producer.unschedule::<DueRequest>(&name).await?;
+        }
+        self.all_ready(settings).await
     }
 
     /// Stops both services gracefully. Returns the verdict, and the rest of the system with its brokers.
@@ -176,7 +197,7 @@ async fn run(
     lesson: Option<usize>,
     stop: &CancellationToken,
 ) -> anyhow::Result<(Verdict, bool)> {
-    let running = Running::start(programs, settings, directory).await?;
+    let running = RunningLab::start(programs, settings, directory).await?;
     let page = match lesson {
         Some(number) => format!("http://{}/#/lessons/{number}", running.gateway),
         None => format!("http://{}/", running.gateway),
@@ -188,6 +209,13 @@ async fn run(
         from_here(directory),
         hints::what_to_try(settings, running.gateway)
     );
+    if lesson.is_some() {
+        // Otherwise its first step would take the start of a replica for a deployment.
+        let ready = running.during(running.all_ready(settings));
+        if let Some(ready) = stop.run_until_cancelled(ready).await {
+            ready?;
+        }
+    }
     let screen = Screen::new(above);
     if lesson.is_some() && std::io::stdout().is_terminal() {
         // Without a browser, the address on the screen is enough.
@@ -227,7 +255,7 @@ async fn too_few_answer(ports: &[u16]) -> usize {
 async fn show(
     settings: &UpSettings,
     screen: Screen,
-    running: &Running,
+    running: &RunningLab,
     stop: &CancellationToken,
 ) -> anyhow::Result<()> {
     let end = settings.duration.map(|duration| Instant::now() + duration);

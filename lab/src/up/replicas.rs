@@ -23,7 +23,7 @@ pub(super) type Settings = Vec<(String, String)>;
 pub(super) struct Replicas {
     service: Service,
     /// The program of the replicas that are started from now on.
-    pub(super) program: PathBuf,
+    program: PathBuf,
     directory: PathBuf,
     all: Vec<Member>,
     /// The replicas that were told to stop and have successors.
@@ -111,8 +111,39 @@ impl Replicas {
         Ok(())
     }
 
+    /// As [`Replicas::replace_each`], with this program, which later replicas have as well.
+    pub(super) async fn deploy(
+        &mut self,
+        program: &Path,
+        settings: &Settings,
+    ) -> anyhow::Result<()> {
+        let before = std::mem::replace(&mut self.program, program.to_owned());
+        let deployed = self.replace_each(settings).await;
+        if deployed.is_err() {
+            self.program = before;
+        }
+        deployed
+    }
+
+    /// Stops all replicas, and starts this many with this program and these settings. Returns once they are ready.
+    pub(super) async fn restart(
+        &mut self,
+        program: &Path,
+        count: u32,
+        settings: &Settings,
+    ) -> anyhow::Result<()> {
+        self.each(None, Verb::Resume).await?;
+        self.stop().await?;
+        program.clone_into(&mut self.program);
+        self.scale(count, settings)?;
+        for member in &mut self.all {
+            member.ready().await?;
+        }
+        Ok(())
+    }
+
     /// Replaces each running replica by a new process, which is ready before the old one is told to stop.
-    pub(super) async fn deploy(&mut self, settings: &Settings) -> anyhow::Result<()> {
+    pub(super) async fn replace_each(&mut self, settings: &Settings) -> anyhow::Result<()> {
         for index in 0..self.all.len() {
             if !self.all[index].runs()? || self.all[index].is_stopping {
                 continue;

@@ -121,13 +121,8 @@ impl System {
                 } else {
                     program.to_owned()
                 };
-                let replicas = &mut self.services[service as usize];
-                let before = std::mem::replace(&mut replicas.program, program);
-                let deployed = self.deploy(service).await;
-                if deployed.is_err() {
-                    self.services[service as usize].program = before;
-                }
-                deployed
+                let settings = self.settings_of(service, self.services[service as usize].count());
+                self.services[service as usize].deploy(&program, &settings).await
             }
             Action::Scale { target, .. } | Action::Deploy { target, .. } => {
                 bail!("{target} is not a service: write requestors or generators")
@@ -162,7 +157,7 @@ impl System {
         Ok(())
     }
 
-    /// Replaces all replicas by others with these settings.
+    /// Replaces all replicas by others with these settings, and returns once they are ready.
     pub(crate) async fn set_scene(&mut self, settings: &UpSettings) -> anyhow::Result<()> {
         self.start_broker(false).await?;
         self.environment.clone_from(&settings.environment);
@@ -170,13 +165,14 @@ impl System {
         self.watch.terminate();
         self.watch.stopped().await?;
         self.watch = watch(&self.programs, &self.directory, &self.brokers, &self.environment)?;
-        for (service, replicas) in Service::ALL.into_iter().zip(&mut self.services) {
-            replicas.each(None, Verb::Resume).await?;
-            replicas.each(None, Verb::Stop).await?;
-            self.programs.of(service).clone_into(&mut replicas.program);
+        for (service, count) in
+            [(Service::Generator, settings.generators), (Service::Requestor, settings.requestors)]
+        {
+            let of_service = self.settings_of(service, count);
+            let program = self.programs.of(service);
+            self.services[service as usize].restart(program, count, &of_service).await?;
         }
-        self.scale(Service::Generator, settings.generators)?;
-        self.scale(Service::Requestor, settings.requestors)
+        Ok(())
     }
 
     /// The settings of each process.
@@ -199,7 +195,7 @@ impl System {
 
     async fn deploy(&mut self, service: Service) -> anyhow::Result<()> {
         let settings = self.settings_of(service, self.services[service as usize].count());
-        self.services[service as usize].deploy(&settings).await
+        self.services[service as usize].replace_each(&settings).await
     }
 
     async fn each(&mut self, target: &Target, verb: Verb) -> anyhow::Result<()> {

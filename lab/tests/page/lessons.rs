@@ -53,6 +53,14 @@ async fn step_is_ticked_once_its_check_holds_and_stays_so() {
     assert_eq!(browser.complaints().await, [""; 0]);
 }
 
+/// Chooses where the learner is.
+fn choose(place: &str) -> String {
+    format!(
+        "const place = document.querySelector('#lesson-place'); place.value = '{place}'; \
+         place.dispatchEvent(new Event('change', {{ bubbles: true }}));"
+    )
+}
+
 #[tokio::test]
 async fn lesson_fits_the_place_of_its_learner() {
     let deployment = Deployment::start().await;
@@ -63,7 +71,7 @@ async fn lesson_fits_the_place_of_its_learner() {
     // Only the lab has a command for the first step.
     for (place, current) in [("lab", FIRST), ("kubectl", second)] {
         browser.until("document.querySelector('#lesson .steps')").await;
-        browser.run(&format!("const place = document.querySelector('#lesson-place'); place.value = '{place}'; place.dispatchEvent(new Event('change', {{ bubbles: true }}));")).await;
+        browser.run(&choose(place)).await;
         let is_current =
             format!("document.querySelector('{current}')?.dataset.state === 'current'");
         browser.until(&is_current).await;
@@ -75,8 +83,12 @@ async fn lesson_fits_the_place_of_its_learner() {
     browser.says(second, "Hint").await;
     browser.press_words(second, "Hint").await;
     browser.says(second, "Hint: ").await;
+    // The lessons show what the commands of the lab print, and no others.
     browser.open(&format!("{}#/lessons/1", gateway.url())).await;
+    browser.until("document.querySelectorAll('#lesson .steps > li').length === 4").await;
     let printed = "[...document.querySelectorAll('#lesson .steps details')].some(it => it.textContent.includes('Nothing lost, nothing doubled.'))";
+    browser.until(&format!("!{printed}")).await;
+    browser.run(&choose("lab")).await;
     browser.until(printed).await;
     assert_eq!(browser.complaints().await, [""; 0]);
 }
@@ -144,8 +156,16 @@ async fn page_of_the_lab_controls_it_and_has_no_violation() {
     browser.write("#lab-rate", "30").await;
     browser.press("#lab-settings button").await;
     browser.says("#lab-note", "Set rate 30: done.").await;
+    // To set the scene replaces the generators, and does not do the step.
+    browser.open(&format!("{page}#/lessons/8")).await;
+    browser.says(FIRST, "now: generators 2").await;
     browser.press_words("#lesson", "Set the scene").await;
     browser.says("#lesson", "The scene is set.").await;
+    browser.says(FIRST, "new generators 0").await;
+    browser.until(&format!("document.querySelector('{FIRST}').dataset.state === 'current'")).await;
+    browser.press(&run_it).await;
+    browser.says(&format!("{FIRST} .tick"), "new generators 2").await;
+    browser.open(&format!("{page}#/lessons/1")).await;
     browser.write("#lab-rate", "fast").await;
     browser.press("#lab-settings button").await;
     browser.says("#lab-note", "requests a second").await;
