@@ -111,7 +111,7 @@ function whole() {
   progress = recall(lesson.number);
   const next = titles.find(({ number }) => number === lesson.number + 1);
   return [prose(lesson.question), ...lesson.sections.map(section),
-    el("p", { class: "choice" }, button("Start over", startOver), next && link(next, "Next: "))];
+    el("p", { class: "choice" }, button("Start over", startOver), next ? link(next, "Next: ") : el("span", { class: "note" }, "This is the last lesson."))];
 }
 
 function section({ title, content, commands, steps: all }) {

@@ -56,7 +56,7 @@ impl Check {
         }
     }
 
-    /// The values that it reads, in words: `generators 0, REQUESTS 37 waiting, 2 of 5 replicas`.
+    /// The values that it reads, in words: `generators 0, REQUESTS 37 waiting, found 2 among 8 last requests`.
     #[must_use]
     pub fn saw(&self, variables: &Map<String, Json>) -> String {
         let mut said = Vec::new();
@@ -80,7 +80,7 @@ impl Check {
             if let (Ok(Value::List(found)), Some(all)) =
                 (Value::resolve(filter, &context), variables.get(list).and_then(Json::as_array))
             {
-                said.push(format!("{} of {}", found.len(), counted(list, all)));
+                said.push(format!("found {} among {}", found.len(), counted(list, all)));
             }
         }
         said.join(", ")
@@ -164,7 +164,12 @@ fn words(field: &str, value: &Json) -> Option<String> {
             let lane = path.split_once('.').map(|(_, lane)| format!("{lane} ")).unwrap_or_default();
             format!("{lane}{value} {}", name.replace('_', " "))
         }
-        _ => format!("{} {value}", name.replace('_', " ")),
+        // A tally of several runs has a part for each.
+        _ => {
+            let part =
+                path.strip_prefix("tally.").map(|part| format!("{part}: ")).unwrap_or_default();
+            format!("{part}{} {value}", name.replace('_', " "))
+        }
     })
 }
 

@@ -79,7 +79,8 @@ fn check_reports_the_values_that_it_read() {
         "size(replicas.filter(it, it.state == 'ready' && was.replicas.exists(was, was.instance == it.instance))) == 1 && \
          size(last.filter(it, it.id == '')) > 0 && generator_versions.all(it, it == '1')",
     );
-    let words = "generators of version 0.2.0, 1 of 1 replicas, 0 of 1 last requests";
+    let words =
+        "generators of version 0.2.0, found 1 among 1 replicas, found 0 among 1 last requests";
     assert_eq!(check.unwrap().saw(&now(false)), words);
 }
 

@@ -165,6 +165,11 @@ async fn page_of_the_lab_controls_it_and_has_no_violation() {
     browser.until(&format!("document.querySelector('{FIRST}').dataset.state === 'current'")).await;
     browser.press(&run_it).await;
     browser.says(&format!("{FIRST} .tick"), "new generators 2").await;
+    // A step without a check is done once its command has run.
+    browser.open(&format!("{page}#/lessons/6")).await;
+    let second = "#lesson .steps > li:nth-child(2)";
+    browser.press(&format!("{second} .choice button:nth-child(2)")).await;
+    browser.says(&format!("{second} .tick"), "the command has run").await;
     browser.open(&format!("{page}#/lessons/1")).await;
     browser.write("#lab-rate", "fast").await;
     browser.press("#lab-settings button").await;
