@@ -202,7 +202,7 @@ async function runStep(index) {
   steps[index].succeeds = ran.then(({ status }) => status === 0, () => false);
   const { output, status, done } = await ran;
   if (done && lesson?.number === number) tick(index, done);
-  const shown = [el("pre", { tabindex: "0", "aria-label": "its output" }, ...unbroken(output || "(no output)"))];
+  const shown = [el("pre", { tabindex: "0", "aria-label": "its output" }, ...unbroken(output.trimEnd() || "(no output)"))];
   if (status) steps[index].mine.hidden = false;
   if (status) shown.push(note(`It failed, with status ${status}, so the step is not done: run it again.`));
   return shown;
