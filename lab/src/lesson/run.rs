@@ -93,6 +93,9 @@ pub(crate) async fn run(step: &Step, place: &Workplace) -> anyhow::Result<StepRu
     // The gateway may listen on another port, if that one is taken.
     let commands = commands.replace(USUAL, &place.gateway.to_string());
     let program = env::current_exe().context("the lab does not find itself")?;
+    // Linux adds this once the file was replaced, as by a build since. Then the new one is as good.
+    let replaced = program.to_str().and_then(|path| path.strip_suffix(" (deleted)"));
+    let program = replaced.map(PathBuf::from).unwrap_or(program);
     let mut shell = Command::new("sh");
     shell.args(["-e", "-c", &commands]).stdin(Stdio::null());
     shell.env("PATH", place.path()?);
