@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use serde_json::json;
+use testkit::http;
 use testkit::process::{Process, logged};
 use testkit::target_directory::directory;
 use tokio::process::Command;
@@ -156,11 +157,20 @@ async fn page_of_the_lab_controls_it_and_has_no_violation() {
     browser.write("#lab-rate", "30").await;
     browser.press("#lab-settings button").await;
     browser.says("#lab-note", "Set rate 30: done.").await;
-    // To set the scene replaces the generators, and does not do the step.
+    // To set the scene replaces the generators, and does not do the step. It resumes a queue, and removes a schedule.
     browser.open(&format!("{page}#/lessons/8")).await;
     browser.says(FIRST, "now: generators 2").await;
+    browser.press("#queue-RESPONSES .pause").await;
+    browser.says("#queue-RESPONSES .full", "paused until").await;
+    let at = page.trim_start_matches("http://").trim_end_matches('/').parse().unwrap();
+    let json = [("Content-Type", "application/json")];
+    let set = http::ask(at, "PUT", "/schedules/tick", &json, r#"{"every":"2s","count":1}"#);
+    assert_eq!(set.await.unwrap().status, 201);
     browser.press_words("#lesson", "Set the scene").await;
     browser.says("#lesson", "The scene is set.").await;
+    browser.until("!document.querySelector('#queue-RESPONSES .full').textContent").await;
+    let schedules = http::ask(at, "GET", "/schedules", &[], "").await.unwrap();
+    assert!(!schedules.body.contains("tick"), "{}", schedules.body);
     browser.says(FIRST, "new generators 0").await;
     browser.until(&format!("document.querySelector('{FIRST}').dataset.state === 'current'")).await;
     browser.press(&run_it).await;
