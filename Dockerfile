@@ -21,7 +21,8 @@ RUN --mount=type=bind,target=/source \
     && mkdir -p /programs /backups \
     && for program in requestor generator gateway decoupled; do cp "target/$host/$PROFILE/$program" /programs/; done
 
-# Only the C library, certificates, and the user nobody. The programs write no files: run the image with --read-only.
+# Only the C library, certificates, and the user nonroot. The programs write no files, except for backups into a volume:
+# run the image with --read-only.
 FROM gcr.io/distroless/cc-debian12:nonroot AS runtime
 USER 65532:65532
 ARG REVISION=unknown

@@ -121,17 +121,17 @@ impl fmt::Display for PeersReport {
             "{}\n\
              Medians with their spread, rounds: {}; µs are processor time for each round trip. Undisturbed, each system does \
              {round_trips} round trips, and Celery {fewer}. For the last two columns it does {killed}, in the middle of which the \
-             generator is killed, and started again at once. Lost are round trips without a mark once nothing has come for \
+             generator is killed, and started again at once. A round trip without a mark is lost once nothing has come for \
              60 s; all systems that deliver again do so after some 30 s, and for the tutorial, which does not, 5 s are \
              enough. Doubled are marks that were made again. Decoupled handles a message again as well, but its broker \
              refuses the second mark.\n\n\
-             - Decoupled: `requestor` and `generator`, as they are. JetStream has each message and fact in a file before it \
-             confirms it, and has the disk write it every 2 minutes: a broker that is killed loses no confirmed message.\n\
+             - Decoupled: `requestor` and `generator`, as they are. JetStream writes each message and fact to a file before it \
+             confirms it, and syncs the file every 2 minutes: a broker that is killed loses no confirmed message.\n\
              - Apalis: `{apalis}`. Workers look for tasks every 25 ms and while they have some, take up to 100 at a time, \
              handle 200 at a time, and are given up 30 s after their last heartbeat.\n\
              - Celery: `{}`, prefork, with `acks_late`, 64 tasks prefetched for each process, a `visibility_timeout` of 30 s, \
              `unacked_restore_throttle` of 1, and no results.\n\
-             - Both use {} with its own defaults. It has everything in memory, and a snapshot on the disk: after a minute \
+             - Both use {} with its own defaults. It keeps everything in memory, and writes a snapshot to disk: after a minute \
              with 10,000 changes, 5 minutes with 100, or an hour with one. If it is killed, it loses what came later.\n\
              - Tutorial: `examples/fire-and-forget`, plain publish and subscribe on nats-server. Nothing is ever on a disk, and a \
              client that cannot keep up drops messages.",
