@@ -20,15 +20,14 @@ use std::mem::take;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_nats::header::NATS_MESSAGE_ID;
-use async_nats::{HeaderMap, HeaderName, Message};
+use async_nats::{HeaderName, Message};
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
-use crate::dead_letters::is_for_the_broker;
-use crate::headers;
+use crate::headers::{self, MESSAGE_VERSION};
 use crate::id::JobId;
 use crate::job::{Job, Publication};
 use crate::pub_acks::Unconfirmed;
@@ -40,6 +39,9 @@ use crate::trace::Trace;
 pub const BUNDLE: &str = "Bundle";
 
 static NAME: HeaderName = HeaderName::from_static(BUNDLE);
+
+/// The most jobs in a bundle. A message with more is no bundle, because the memory for them has no other limit.
+pub(crate) const MOST_JOBS: usize = 1000;
 
 /// The most bytes of the jobs in a bundle, which leaves room for the rest of the message. A larger job is sent alone.
 const MOST_BYTES: usize = 128 * 1024;
@@ -205,24 +207,18 @@ fn bundle(group: Group, jobs: &[Waiting]) -> Result<Publication, serde_json::Err
 /// The jobs in a bundle, each as the message that it would be alone. `None` if the message is not a bundle.
 pub(crate) fn jobs(message: &Message, key: &str) -> Option<Vec<Message>> {
     let headers = message.headers.as_ref()?;
-    headers.get(NAME.clone())?;
+    let count: usize = headers.get(NAME.clone())?.as_str().parse().ok()?;
+    let version = headers.get(MESSAGE_VERSION)?.as_str().parse().ok()?;
     let lane = message.subject.strip_suffix(key)?;
     let entries: Vec<Entry<'_>> = serde_json::from_slice(&message.payload).ok()?;
-    let mut common = HeaderMap::new();
-    for (name, values) in headers.iter() {
-        if is_for_the_broker(name.as_ref()) || *name == NAME {
-            continue;
-        }
-        for value in values {
-            common.append(name.clone(), value.clone());
-        }
+    if count > MOST_JOBS || count != entries.len() {
+        return None;
     }
     let job = |Entry { id, traceparent, tracestate, job }: Entry<'_>| {
         let mut trace = Trace::default();
         trace.set("traceparent", traceparent.as_deref().unwrap_or_default());
         trace.set("tracestate", tracestate.as_deref().unwrap_or_default());
-        let mut headers = common.clone();
-        trace.add_to(&mut headers);
+        let headers = headers::of_message(version, &trace);
         let payload = message.payload.slice_ref(job.get().as_bytes());
         let (subject, length) = (format!("{lane}{id}").into(), payload.len());
         let (reply, status, description) = (None, message.status, None);
@@ -297,6 +293,15 @@ mod tests {
             message.payload = body.into();
             assert!(jobs_of(&message).is_none(), "{body}");
         }
+        let whole = bundle(group(), &[waiting("{}", Trace::default())]).unwrap();
+        assert_eq!(jobs_of(&delivered(whole.clone())).unwrap().len(), 1);
+        for (header, value) in [(BUNDLE, "2"), (BUNDLE, "x"), (MESSAGE_VERSION, "x")] {
+            let mut message = delivered(whole.clone());
+            message.headers.as_mut().unwrap().insert(header, value);
+            assert!(jobs_of(&message).is_none(), "{header}: {value}");
+        }
+        let many: Vec<_> = (0..=MOST_JOBS).map(|_| waiting("{}", Trace::default())).collect();
+        assert!(jobs_of(&delivered(bundle(group(), &many).unwrap())).is_none());
     }
 
     #[test]

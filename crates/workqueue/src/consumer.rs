@@ -149,48 +149,52 @@ impl<H: Handler> Consumer<H> {
     /// Handles the job of a message, or those of a bundle.
     async fn work_on(self: Arc<Self>, binding: Arc<Binding>, delivery: Delivery) {
         match delivery.jobs() {
-            None => {
-                self.work(&binding, &delivery).await;
-            }
+            // The delay is for a job of a bundle.
+            None => drop(self.work(&binding, &delivery).await),
             // In a box, because it would make the work on any other message larger.
             Some(jobs) => Box::pin(self.work_on_bundle(&binding, &delivery, &jobs)).await,
         }
     }
 
     /// Handles the jobs of a bundle, and acks the bundle once all of them are settled. A redelivered bundle is split
-    /// into a message for each job, if the queue has room for them.
+    /// into a message for each job, if the queue has room for them. If a job can be settled only with its bundle, the
+    /// bundle is redelivered after the longest delay of such a job.
     async fn work_on_bundle(&self, binding: &Binding, bundle: &Delivery, jobs: &[Delivery]) {
         let is_split = async {
             let attempt = bundle.attempt();
             let split =
                 jobs.iter().map(|job| job.snooze_as_copy(&self.queue, attempt, Duration::ZERO));
-            bundle.is_redelivered() && all(split).await
+            bundle.is_redelivered() && join_all(split).await.into_iter().all(|is_there| is_there)
         };
-        let work =
-            async { is_split.await || all(jobs.iter().map(|job| self.work(binding, job))).await };
+        let work = async {
+            if is_split.await {
+                return None;
+            }
+            let settled = join_all(jobs.iter().map(|job| self.work(binding, job))).await;
+            settled.into_iter().filter_map(Result::err).max()
+        };
         let (every, abandoned) = (binding.heartbeat, &self.running.abandoned);
         match bundle.keep_alive(pin!(work), every, abandoned).await {
-            (Some(true), _) => bundle.ack(),
-            _ => bundle.nak(GIVE_BACK).await,
+            (Some(None), _) => bundle.ack(),
+            (Some(Some(delay)), _) => bundle.nak(Delay::Exactly(delay)).await,
+            (None, _) => bundle.nak(GIVE_BACK).await,
         }
     }
 
-    /// Handles a delivery and settles it. Returns whether it is settled. A job of a bundle may need its bundle to be
-    /// redelivered.
-    async fn work(&self, binding: &Binding, delivery: &Delivery) -> bool {
+    /// Handles a delivery and settles it. A job of a bundle may need its bundle to be redelivered, after the delay in
+    /// the error.
+    async fn work(&self, binding: &Binding, delivery: &Delivery) -> Result<(), Duration> {
         if let Some(delay) = delivery.waits() {
             // This is not an attempt, and no metric counts it. But the broker counts the delivery, so only the first
             // one may be given back; a later one is replaced by a copy.
             let attempt = delivery.attempt();
-            if delivery.is_redelivered()
-                && Box::pin(delivery.snooze_as_copy(&self.queue, attempt, delay)).await
+            if !(delivery.is_redelivered()
+                && self.snooze_as_copy(delivery, attempt, delay, binding.heartbeat).await)
             {
-                delivery.ack();
-            } else {
                 delivery.nak(Delay::Exactly(delay)).await;
             }
             debug!(delivery = %delivery, ?delay, "waits");
-            return true;
+            return Ok(());
         }
         let started = Instant::now();
         let _in_flight = self.metrics.in_flight();
@@ -217,11 +221,9 @@ impl<H: Handler> Consumer<H> {
             binding.blocking.warn(queue, id, handled);
         }
         handling.span.end_with(&outcome);
-        let counter = self.settle(delivery, &outcome, &handling, every).await;
-        if let Some(counter) = counter {
-            self.metrics.settled(counter, started.elapsed(), &handling.span);
-        }
-        counter.is_some()
+        let counter = self.settle(delivery, &outcome, &handling, every).await?;
+        self.metrics.settled(counter, started.elapsed(), &handling.span);
+        Ok(())
     }
 
     /// Handles a delivery, and fills in `handling`.
@@ -270,15 +272,15 @@ impl<H: Handler> Consumer<H> {
         handled.map_or_else(Outcome::Failed, |()| Outcome::Done)
     }
 
-    /// Settles a delivery. Returns the counter of the settlement. `None` if it is a job of a bundle that cannot be
-    /// settled independently.
+    /// Settles a delivery. Returns the counter of the settlement, or, if it is a job of a bundle that cannot be settled
+    /// independently, the delay after which the bundle has to be redelivered.
     async fn settle(
         &self,
         delivery: &Delivery,
         outcome: &Outcome,
         Handling { policy, span }: &Handling,
         every: Duration,
-    ) -> Option<&Counter> {
+    ) -> Result<&Counter, Duration> {
         let queue = self.lane.queue.stream;
         let (id, attempt) = (delivery.key(), delivery.attempt().number());
         let mut settlement = settle(outcome, delivery.attempt(), policy);
@@ -291,7 +293,7 @@ impl<H: Handler> Consumer<H> {
         if let Settlement::Snooze { delay } = settlement {
             if self.snooze_as_copy(delivery, delivery.attempt(), delay, every).await {
                 info!(queue, id, attempt, trace = trace(), %outcome, "snoozed");
-                return Some(&self.metrics.snoozes);
+                return Ok(&self.metrics.snoozes);
             }
             let counted = RetryPolicy { snoozes_count: true, ..*policy };
             settlement = settle(outcome, delivery.attempt(), &counted);
@@ -300,21 +302,21 @@ impl<H: Handler> Consumer<H> {
             Settlement::Ack => {
                 delivery.ack();
                 debug!(queue, id, attempt, trace = trace(), "acked");
-                Some(&self.metrics.acks)
+                Ok(&self.metrics.acks)
             }
             Settlement::Nak { delay } => {
                 if delivery.is_bundled() {
-                    let next = Attempt::new(attempt.saturating_add(1));
+                    let (next, delay) = (Attempt::new(attempt.saturating_add(1)), delay.draw());
                     if matches!(outcome, Outcome::Interrupted)
-                        || !self.snooze_as_copy(delivery, next, delay.draw(), every).await
+                        || !self.snooze_as_copy(delivery, next, delay, every).await
                     {
-                        return None;
+                        return Err(delay);
                     }
                 } else {
                     delivery.nak(delay).await;
                 }
                 info!(queue, id, attempt, trace = trace(), %outcome, "given back");
-                Some(&self.metrics.naks)
+                Ok(&self.metrics.naks)
             }
             Settlement::DeadLetter { reason } => {
                 let by = &self.settings.instance;
@@ -324,14 +326,15 @@ impl<H: Handler> Consumer<H> {
                 if moved == Some(true) {
                     delivery.ack();
                     warn!(queue, id, attempt, trace = trace(), reason, "dead-lettered");
-                    return Some(&self.metrics.dead_letters);
-                }
-                if delivery.is_bundled() {
-                    return None;
+                    return Ok(&self.metrics.dead_letters);
                 }
                 // The message stays in its queue, and is retried with growing delays.
-                delivery.nak(retry_delay(delivery.attempt(), policy)).await;
-                Some(&self.metrics.naks)
+                let delay = retry_delay(delivery.attempt(), policy);
+                if delivery.is_bundled() {
+                    return Err(delay.draw());
+                }
+                delivery.nak(delay).await;
+                Ok(&self.metrics.naks)
             }
             Settlement::Snooze { .. } => unreachable!("this policy counts it"),
         }
@@ -363,9 +366,4 @@ impl<H: Handler> Consumer<H> {
             error!(queue, panic, "settling a delivery panicked");
         }
     }
-}
-
-/// Awaits all of these concurrently. Returns whether each returned true.
-async fn all(doing: impl Iterator<Item = impl Future<Output = bool>>) -> bool {
-    join_all(doing).await.into_iter().all(|is_done| is_done)
 }

@@ -1,10 +1,10 @@
 //! One delivery of a message, and the ways to settle it.
 
 use std::fmt;
+use std::mem;
 use std::pin::{Pin, pin};
 use std::time::Duration;
 
-use async_nats::header::NATS_MESSAGE_ID;
 use async_nats::jetstream::{self, AckKind};
 use async_nats::{HeaderMap, Message, Subject};
 use bytes::Bytes;
@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 use tracing::{error, warn};
 
+use crate::backoff::Backoff;
 use crate::bundle;
 use crate::clock::now;
 use crate::connection::Connection;
@@ -20,7 +21,8 @@ use crate::dead_letters::{self, Cause, Original};
 use crate::error_chain::chain;
 use crate::firing;
 use crate::handler::Attempt;
-use crate::publisher::Publisher;
+use crate::id::JobId;
+use crate::publisher::{PublishError, Publisher, RETRY};
 use crate::queue::Queue;
 use crate::settle::Delay;
 use crate::snooze::{self, Snooze};
@@ -72,7 +74,10 @@ impl Delivery {
         {
             message.subject = subject.into();
         }
-        let snooze = Snooze::of(message.headers.as_ref());
+        // Only a job has been snoozed. Any other message is no job, and becomes a dead letter at once.
+        let is_of_a_job =
+            queue.key(&message.subject).is_some_and(|key| key.parse::<JobId>().is_ok());
+        let snooze = Snooze::of(message.headers.as_ref()).filter(|_| is_of_a_job);
         let attempt = snooze::attempt(snooze, u64::try_from(delivered).unwrap_or(1));
         let reply = message.reply.take().ok_or("it has no reply subject")?;
         let connection = connection.clone();
@@ -206,21 +211,31 @@ impl Delivery {
     }
 
     /// Publishes a copy of the message, which is due after this delay and has this attempt. Returns whether the copy is
-    /// stored. It does not wait for room in the queue.
+    /// stored. It waits for a broker that is away, but not for room in the queue, and not for a broker that is there and
+    /// gives no answer twice: it does not answer if the service may not publish to this queue. If the copy is stored all
+    /// the same, the job is handled twice.
     pub(crate) async fn snooze_as_copy(
         &self,
         to: &Publisher,
         attempt: Attempt,
         delay: Duration,
     ) -> bool {
-        let until = now().saturating_add(delay).unwrap_or(Timestamp::MAX);
+        let until = now().saturating_add(delay.min(snooze::LONGEST)).unwrap_or(Timestamp::MAX);
         let until = Some(until).filter(|_| !delay.is_zero());
         let message_id = format!("{self}:snooze");
         let (subject, headers, body) = (self.subject(), self.headers(), self.body());
-        let copy = || Ok(snooze::copy(&message_id, subject, headers, body, attempt, until));
-        let at_once = CancellationToken::new();
-        at_once.cancel();
-        match to.publish(copy, Some(&at_once)).await {
+        let copy = || snooze::copy(&message_id, subject, headers, body, attempt, until);
+        let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+        let mut is_silent = false;
+        let published = loop {
+            match to.try_publish(copy()).await {
+                Err(error) if error.lost_connection() => {}
+                Err(PublishError::Unconfirmed(_)) if !mem::replace(&mut is_silent, true) => {}
+                published => break published,
+            }
+            backoff.wait().await;
+        };
+        match published {
             Ok(()) => true,
             Err(error) => {
                 let error = chain(&error);
@@ -235,10 +250,13 @@ impl Delivery {
     pub(crate) async fn dead_letter(&self, to: &Publisher, reason: &str, by: &str) -> bool {
         let cause = Cause { reason, attempts: self.attempt.number(), at: now(), by };
         let dead_letter = || {
-            let mut dead_letter = self.original().dead_letter(&cause);
+            let original = self.original();
             // The jobs of a bundle share its sequence, so their ids tell them apart.
-            dead_letter.headers.insert(NATS_MESSAGE_ID, self.to_string());
-            Ok(dead_letter)
+            Ok(if self.is_bundled {
+                original.bundled(&cause)
+            } else {
+                original.dead_letter(&cause)
+            })
         };
         match to.publish(dead_letter, None).await {
             Ok(()) => true,

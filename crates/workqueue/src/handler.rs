@@ -137,7 +137,7 @@ pub enum Failure {
     /// A retry may succeed. The [`RetryPolicy`] limits the attempts, and sets the delay.
     Retry(Source),
     /// A retry may succeed after this delay (snooze). [`RetryPolicy::snoozes_count`] decides whether that spends an
-    /// attempt.
+    /// attempt. A snooze that does not is at most 30 days long.
     RetryAfter(Duration, Source),
     /// No retry can succeed: the job becomes a dead letter.
     Reject(Source),

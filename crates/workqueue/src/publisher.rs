@@ -23,7 +23,7 @@ use crate::pub_acks::{Stored, Unconfirmed};
 use crate::topology::{self, DeclareError, Limits, Topology};
 
 /// The first ceiling of the time between two tries of the same publish, and the highest.
-const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
+pub(crate) const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
 /// Publishes to one stream, several messages concurrently.
 ///

@@ -13,6 +13,7 @@ use clap::builder::NonEmptyStringValueParser;
 use clap::{Args, Parser, ValueEnum};
 use jiff::SignedDuration;
 
+use crate::bundle::MOST_JOBS;
 use crate::command_line::{address, parse_from};
 use crate::mask::without_users;
 
@@ -56,8 +57,9 @@ pub struct Settings {
     pub rate_limit: Option<NonZeroU32>,
 
     /// The most jobs that this service publishes in one message, a bundle. Jobs that are submitted while the broker
-    /// confirms the previous message form a bundle; with 1, each job has a message of its own
-    #[arg(long, env, default_value_t = 1, value_parser = number::<usize>(1..=1000), value_name = "NUMBER", help_heading = WORK)]
+    /// confirms the previous message form a bundle; with 1, each job has a message of its own. The consumer of bundles
+    /// needs the permission to publish to its queue
+    #[arg(long, env, default_value_t = 1, value_parser = number::<usize>(1..=MOST_JOBS), value_name = "NUMBER", help_heading = WORK)]
     pub bundle_limit: usize,
 
     #[command(flatten)]

@@ -18,6 +18,13 @@ use crate::handler::Attempt;
 use crate::headers::{SNOOZE_ATTEMPTS, SNOOZE_UNTIL, is_of_a_snooze, of_a_snooze};
 use crate::job::Publication;
 
+/// The longest time that a job is snoozed for.
+pub(crate) const LONGEST: Duration = Duration::from_hours(24 * 30);
+
+/// The longest time that a message may still have to wait, with a margin for clocks. A message that names a later time
+/// was not snoozed by this engine, and does not wait.
+const LONGEST_REMAINING: Duration = Duration::from_hours(24 * 31);
+
 /// The time that is added to the delay, because the clock of the broker and that of the service differ slightly.
 const MARGIN: Duration = Duration::from_millis(50);
 
@@ -41,7 +48,8 @@ impl Snooze {
     /// The delay for giving the message back. `None` if its time has come.
     pub(crate) fn remaining(self, now: Timestamp) -> Option<Duration> {
         let remaining = Duration::try_from(self.until?.duration_since(now)).ok();
-        remaining.filter(|remaining| !remaining.is_zero()).map(|time| time + MARGIN)
+        let may_be = |time: &Duration| !time.is_zero() && *time <= LONGEST_REMAINING;
+        remaining.filter(may_be).map(|time| time + MARGIN)
     }
 }
 
@@ -140,8 +148,11 @@ mod tests {
         let at = |text: &str| snooze.remaining(text.parse().unwrap());
         assert_eq!(at("2026-11-28T04:59:59Z"), Some(Duration::from_secs(1) + MARGIN));
         assert_eq!((at(UNTIL), at("2027-01-01T00:00:00Z")), (None, None));
+        let month = UNTIL.parse::<Timestamp>().unwrap() - LONGEST;
+        assert_eq!(snooze.remaining(month), Some(LONGEST + MARGIN));
+        assert_eq!(at("2026-10-27T00:00:00Z"), None, "the engine snoozes no job for so long");
         let never = Snooze { until: Some(Timestamp::MAX), ..snooze };
-        assert!(never.remaining(Timestamp::MIN).is_some());
+        assert_eq!(never.remaining(Timestamp::MIN), None);
     }
 
     #[test]

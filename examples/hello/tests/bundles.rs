@@ -5,13 +5,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use async_nats::jetstream;
+use async_nats::{ConnectOptions, jetstream};
+use futures_util::StreamExt;
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use testkit::broker::{Broker, BrokerOptions};
 use testkit::eventually::eventually;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use workqueue::dead_letters;
 use workqueue::topology::{Limits, Topology};
@@ -19,6 +21,9 @@ use workqueue::{
     Context, Failure, Handler, Job, JobId, NatsSettings, Producer, Queue, RetryPolicy, Service,
     Settings,
 };
+
+/// The time for which the place `closed` is closed.
+const CLOSED: Duration = Duration::from_mins(10);
 
 /// A letter to post.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -67,6 +72,7 @@ impl Handler for Postman {
         match letter.to.as_str() {
             "nowhere" => Err(Failure::reject("there is no such place")),
             "away" => Err(Failure::retry("there is no answer")),
+            "closed" => Err(Failure::RetryAfter(CLOSED, "it is closed".into())),
             "late" if attempt == 1 => Err(Failure::retry("there is no answer")),
             "panic" if attempt == 1 => panic!("on purpose"),
             _ => Ok(()),
@@ -230,6 +236,56 @@ async fn redelivered_bundle_needs_no_room() {
     drained(&nats).await;
     let attempts = second.close().await;
     assert_eq!(attempts, named(&[("here", &[2]), ("there", &[2])]));
+}
+
+/// The delay with which the only bundle is given back.
+async fn delay_of_the_bundle(client: async_nats::Client, office: &Settings) -> Duration {
+    let mut settlements = client.subscribe("$JS.ACK.>").await.unwrap();
+    client.flush().await.unwrap();
+    let office = PostOffice::open(office, 100);
+    let settlement = loop {
+        let next = timeout(Duration::from_mins(1), settlements.next()).await;
+        let settlement = next.expect("the bundle is settled").unwrap().payload;
+        // A heartbeat is no settlement.
+        if &*settlement != b"+WPI" {
+            break String::from_utf8(settlement.to_vec()).unwrap();
+        }
+    };
+    office.close().await;
+    let options = settlement.strip_prefix("-NAK").expect("it is given back");
+    let options: serde_json::Value = serde_json::from_str(options).unwrap();
+    Duration::from_nanos(options["delay"].as_u64().unwrap())
+}
+
+#[tokio::test]
+async fn bundle_in_a_full_queue_waits_as_its_job_does() {
+    let (broker, settings) = broker(1).await;
+    submit(&settings, &["here", "closed"]).await;
+    let client = async_nats::connect(broker.url()).await.unwrap();
+    assert_eq!(delay_of_the_bundle(client, &settings).await, CLOSED);
+}
+
+#[tokio::test]
+async fn bundle_is_given_back_if_its_jobs_cannot_be_published() {
+    let users = r#"authorization { users: [
+        {user: "sender", password: "p"}
+        {user: "office", password: "p", permissions: {publish: {deny: "letters.>"}}}
+    ] }"#;
+    let options = BrokerOptions { base: users.to_owned(), ..BrokerOptions::default() };
+    let broker = Broker::start(options).await.unwrap();
+    let of = |user: &str| {
+        let (user, password) = (Some(user.to_owned()), Some("p".to_owned()));
+        let nats = NatsSettings {
+            nats_user: user,
+            nats_password: password,
+            ..NatsSettings::at(broker.url())
+        };
+        Settings { nats, bundle_limit: 8, ..Settings::from_env() }
+    };
+    submit(&of("sender"), &["here", "closed"]).await;
+    let sender = ConnectOptions::with_user_and_password("sender".to_owned(), "p".to_owned());
+    let client = sender.connect(broker.url()).await.unwrap();
+    assert_eq!(delay_of_the_bundle(client, &of("office")).await, CLOSED);
 }
 
 #[tokio::test]

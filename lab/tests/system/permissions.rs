@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Output;
+use std::time::Duration;
 
 use async_nats::{ConnectOptions, Event, HeaderMap};
 use cli::dead_letters::replay_all;
@@ -56,8 +57,9 @@ const READERS: &[&str] = &[AUDITOR, GATEWAY];
 const PUBLISHES: &[(&str, &[&str])] = &[
     // The queues, and the dead letters.
     ("requests.id", &[REQUESTOR, DECLARER, OPERATOR, GATEWAY]),
-    ("responses.id", &[GENERATOR, DECLARER, OPERATOR]),
-    ("acknowledgments.id", &[REQUESTOR, DECLARER, OPERATOR]),
+    ("requests.high.id", &[REQUESTOR, GENERATOR, DECLARER, OPERATOR, GATEWAY]),
+    ("responses.id", &[REQUESTOR, GENERATOR, DECLARER, OPERATOR]),
+    ("acknowledgments.id", &[REQUESTOR, GENERATOR, DECLARER, OPERATOR]),
     ("schedules.once.id", &[OPERATOR, GATEWAY]),
     ("schedules.every.name", &[OPERATOR, GATEWAY]),
     ("schedules.other", &[]),
@@ -714,6 +716,30 @@ async fn every_user_has_the_permissions_that_it_needs() {
     let refused = guarded.refused();
     let refused: Vec<_> = refused.iter().filter(|line| !line.contains("_INBOX_gateway")).collect();
     assert_eq!(refused, [""; 0]);
+}
+
+#[tokio::test]
+async fn failed_and_redelivered_bundles_need_no_other_permission() {
+    let guarded = Guarded::declared().await;
+    let bundles = ("BUNDLE_LIMIT", "8");
+    let failing = [bundles, ("FAILURE_RATE", "0.3"), ("CONCURRENCY", "64")];
+    let mut generator = guarded.run(Service::Generator, "killed", &failing).await;
+    let asking = [bundles, ("REQUEST_TOTAL", "500"), ("REQUEST_RATE", "max")];
+    let mut requestor = guarded.run(Service::Requestor, "asking", &asking).await;
+    eventually("some requests are done", async || {
+        let auditor = guarded.connect(AUDITOR).await;
+        let so_far = audit(auditor.context(), Duration::ZERO).await.unwrap();
+        if so_far.complete > 0 { Ok(()) } else { Err(so_far.to_string()) }
+    })
+    .await;
+    generator.kill().await.unwrap();
+    let _generator = guarded.run(Service::Generator, "generator", &failing).await;
+    succeeded(&mut requestor).await;
+    let _requestor = guarded.run(Service::Requestor, "requestor", &[]).await;
+    let verdict = guarded.verdict().await;
+    assert!(verdict.is_clean(), "{verdict}");
+    assert_eq!((verdict.complete, verdict.pending), (500, 0), "{verdict}");
+    assert_eq!(guarded.refused(), [""; 0]);
 }
 
 #[tokio::test]

@@ -124,19 +124,26 @@ impl Original<'_> {
     /// whole subject, so that a replay uses the original one.
     #[must_use]
     pub fn dead_letter(&self, cause: &Cause<'_>) -> Publication {
-        self.build(cause, None)
+        self.build(cause, None, None)
+    }
+
+    /// As [`Original::dead_letter`], for a job of a bundle: its message id ends with the id of the job.
+    pub(crate) fn bundled(&self, cause: &Cause<'_>) -> Publication {
+        self.build(cause, None, self.queue.key(self.subject))
     }
 
     /// As [`Original::dead_letter`], for a message that no client can read. `block` has all of its headers. The
     /// readable ones in [`Original::headers`] are kept as usual.
     #[must_use]
     pub fn unreadable(&self, block: &[u8], cause: &Cause<'_>) -> Publication {
-        self.build(cause, Some(block))
+        self.build(cause, Some(block), None)
     }
 
-    fn build(&self, cause: &Cause<'_>, block: Option<&[u8]>) -> Publication {
+    fn build(&self, cause: &Cause<'_>, block: Option<&[u8]>, job: Option<&str>) -> Publication {
         let mut headers = HeaderMap::new();
-        headers.insert(NATS_MESSAGE_ID, format!("{}:{}", self.queue.stream, self.sequence));
+        let place = format!("{}:{}", self.queue.stream, self.sequence);
+        let message_id = job.map_or_else(|| place.clone(), |job| format!("{place}:{job}"));
+        headers.insert(NATS_MESSAGE_ID, message_id);
         headers.insert(REASON, text(cause.reason));
         headers.insert(SUBJECT, self.subject.parse().unwrap_or_else(|_| text(self.subject)));
         headers.insert(ATTEMPTS, cause.attempts.to_string());
