@@ -146,11 +146,15 @@ impl RequestProducer {
                     }
                     rejected = true;
                     // Before a request is given up, too, because the rate `max` has no pauses of its own.
-                    backoff.wait().await;
+                    let waited = stop.run_until_cancelled(backoff.wait()).await;
                     if is_permanent {
                         if let Some(tally) = &self.tally {
                             tally.given_up(id, error);
                         }
+                        return;
+                    }
+                    if waited.is_none() {
+                        debug!(%id, "not submitted: stopping, and the broker rejects it");
                         return;
                     }
                     // The request was not accepted, so its age starts anew.

@@ -1,16 +1,21 @@
 //! Messages that break the contract: each becomes a dead letter, unchanged, with a reason that a person understands, and
 //! does not block later messages.
 
+use std::time::Duration;
+
 use async_nats::HeaderMap;
 use async_nats::jetstream::stream::Config;
 use contract::facts::{REQUESTED, Received, Stored};
 use contract::queues::{ACKNOWLEDGMENTS, REQUESTS, RESPONSES, Request};
 use serde_json::{Value, json};
+use testkit::process::logged;
 use workqueue::dead_letters::{self, ATTEMPTS, LEFT_OUT, ORIGINAL, REASON, SUBJECT};
-use workqueue::{JobId, Publication, Queue};
+use workqueue::{JobId, Publication, Queue, now};
 
 use crate::dead_letters::value;
-use crate::deployment::{Deployment, PATIENT, Service, creation, ended, publication};
+use crate::deployment::{
+    Deployment, PATIENT, Service, creation, ended, publication, ready, succeeded,
+};
 use crate::foreign_messages::{acknowledgment, response};
 use crate::round_trips::request;
 
@@ -320,6 +325,42 @@ async fn message_with_the_most_headers_is_a_dead_letter() {
     assert_eq!(body, b"not JSON");
     assert_eq!(value(headers, "X-Small"), "kept");
     assert_eq!(value(headers, LEFT_OUT), "X-Large");
+}
+
+#[tokio::test]
+async fn forged_snooze_delays_no_message() {
+    let deployment = Deployment::with(&PATIENT).await;
+    let mut forever = publication(&request());
+    let id = REQUESTS.key(&forever.subject).unwrap().parse().unwrap();
+    forever.headers.insert("Snooze-Attempts", "0");
+    forever.headers.insert("Snooze-Until", "9999-01-01T00:00:00Z");
+    let mut nameless = forever.clone();
+    nameless.subject = REQUESTS.subject_of("mine");
+    nameless.headers.insert("Snooze-Until", (now() + Duration::from_hours(24)).to_string());
+    deployment.publish(&forever).await;
+    deployment.publish(&nameless).await;
+    let _both = [
+        deployment.run(Service::Generator, "generator", &[]).await,
+        deployment.run(Service::Requestor, "requestor", &[]).await,
+    ];
+    deployment.fact_eventually::<Received>(id).await;
+    let letters = deployment.dead_letters(1).await;
+    assert_eq!(value(&letters[0].1, SUBJECT), nameless.subject);
+}
+
+#[tokio::test]
+async fn requestor_whose_requests_are_rejected_stops_at_once() {
+    let deployment = Deployment::with(&PATIENT).await;
+    // A requestor that does not heed the stop would go on until the end of the drain.
+    let patient = [("REQUEST_RATE", "max"), ("DRAIN_TIMEOUT", "1h")];
+    let mut requestor = deployment.run(Service::Requestor, "requestor", &patient).await;
+    ready(&requestor).await;
+    let stream = deployment.nats().get_stream(REQUESTS.stream).await.unwrap();
+    let config = stream.cached_info().config.clone();
+    deployment.nats().update_stream(Config { sealed: true, ..config }).await.unwrap();
+    logged(&requestor, "the broker rejects requests; trying again").await;
+    requestor.terminate().unwrap();
+    succeeded(&mut requestor).await;
 }
 
 #[tokio::test]
