@@ -43,6 +43,8 @@ pub struct Poller {
     earlier: Option<Previous>,
     /// The numbers of unplaced requests in the last snapshots, the newest last.
     unplaced: VecDeque<u64>,
+    /// Whether bundles may wait in a queue.
+    bundles_wait: bool,
 }
 
 /// The state at the last snapshot.
@@ -99,6 +101,7 @@ impl Poller {
             round_trips: RoundTrips::default(),
             earlier: None,
             unplaced: VecDeque::new(),
+            bundles_wait: false,
         }
     }
 
@@ -152,11 +155,15 @@ impl Poller {
         let [_, requests, responses, _] = queues::ALL;
         let until_stored =
             queues.iter().filter(|it| [requests.stream, responses.stream].contains(&it.name));
-        let pending_until_stored = until_stored.map(|it| it.waiting + it.in_flight).sum();
+        let pending_until_stored: u64 = until_stored.map(|it| it.waiting + it.in_flight).sum();
+        // The number of requests in a bundle is not known, so only the audit can say whether one is missing.
+        self.bundles_wait =
+            self.replicas.send_bundles() || self.bundles_wait && pending_until_stored > 0;
+        let pending_requests = if self.bundles_wait { u64::MAX } else { pending_until_stored };
         let unplaced = unplaced(
             requested.subjects_count,
             stored.subjects_count,
-            pending_until_stored,
+            pending_requests,
             recent_dead_letters,
         );
         let of = [&requested, &stored, &received];

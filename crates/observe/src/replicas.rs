@@ -53,6 +53,7 @@ struct KnownReplica {
     asked: u64,
     /// The number of publishes for which each stream had no room.
     full: HashMap<String, u64>,
+    sends_bundles: bool,
 }
 
 /// The part of a replica's answer that the snapshot uses.
@@ -103,6 +104,11 @@ impl ReplicaRegistry {
         Ok(())
     }
 
+    /// Whether one of them may put several requests into a message.
+    pub(crate) fn send_bundles(&self) -> bool {
+        self.known.values().any(|known| known.sends_bundles)
+    }
+
     /// Records an answer. Any client may have sent it, so it is not trusted.
     fn note(&mut self, answer: &[u8], at: Instant) {
         if answer.len() > MOST_BYTES {
@@ -116,6 +122,7 @@ impl ReplicaRegistry {
             return;
         }
         let instance = reply.metadata.get("instance").unwrap_or(&reply.id).clone();
+        let sends_bundles = reply.metadata.get("bundle_limit").is_some_and(|limit| limit != "1");
         let settled = reply.endpoints.iter();
         let settled: BTreeMap<String, u64> =
             settled.filter_map(|it| Some((known_stream(&it.name)?, it.num_requests))).collect();
@@ -176,7 +183,8 @@ impl ReplicaRegistry {
             request_rate,
             full_streams,
         };
-        self.known.insert(reply.id, KnownReplica { last, heard_at: at, settled, asked, full });
+        let known = KnownReplica { last, heard_at: at, settled, asked, full, sends_bundles };
+        self.known.insert(reply.id, known);
     }
 
     /// The number of replicas of a service that work, or are starting.

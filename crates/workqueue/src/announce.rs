@@ -20,6 +20,7 @@ use crate::connection::Connection;
 use crate::health::Health;
 use crate::metrics::Metrics;
 use crate::queue::Queue;
+use crate::settings::Settings;
 
 /// The prefix of the subjects of the protocol.
 const PREFIX: &str = "$SRV";
@@ -38,6 +39,7 @@ pub(crate) struct Announcement {
     id: String,
     instance: String,
     host: String,
+    bundle_limit: String,
     started: Timestamp,
     queues: Vec<Queue>,
     health: Arc<Health>,
@@ -110,7 +112,7 @@ impl Announcement {
     pub(crate) fn new(
         name: &'static str,
         version: &'static str,
-        instance: &str,
+        settings: &Settings,
         queues: Vec<Queue>,
         health: &Arc<Health>,
         metrics: &Arc<Metrics>,
@@ -119,8 +121,9 @@ impl Announcement {
             name,
             version,
             id: format!("{:016x}", rand::random::<u64>()),
-            instance: instance.to_owned(),
+            instance: settings.instance.clone(),
             host: gethostname::gethostname().to_string_lossy().into_owned(),
+            bundle_limit: settings.bundle_limit.to_string(),
             started: now(),
             queues,
             health: Arc::clone(health),
@@ -184,6 +187,7 @@ impl Announcement {
         let metadata = BTreeMap::from([
             ("instance", self.instance.as_str()),
             ("host", self.host.as_str()),
+            ("bundle_limit", self.bundle_limit.as_str()),
             ("state", self.health.state()),
         ]);
         Identity { kind, name: self.name, id: &self.id, version: self.version, metadata }
@@ -255,7 +259,8 @@ mod tests {
 
     fn announcement() -> Announcement {
         let (health, metrics) = (Arc::default(), Metrics::new("test"));
-        Announcement::new("generator", "1.2.3", "generator-1", vec![REQUESTS], &health, &metrics)
+        let settings = Settings { instance: "generator-1".to_owned(), ..Settings::from_env() };
+        Announcement::new("generator", "1.2.3", &settings, vec![REQUESTS], &health, &metrics)
     }
 
     fn answer(announcement: &Announcement, subject: &str) -> Value {
@@ -270,6 +275,7 @@ mod tests {
         assert_eq!(ping["name"], "generator");
         assert_eq!(ping["version"], "1.2.3");
         assert_eq!(ping["metadata"]["instance"], "generator-1");
+        assert_eq!(ping["metadata"]["bundle_limit"], "1");
         let info = answer(&announcement, "$SRV.INFO.generator");
         assert_eq!(info["id"], ping["id"]);
         assert_eq!(

@@ -20,7 +20,7 @@ use std::mem::take;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_nats::header::NATS_MESSAGE_ID;
-use async_nats::{HeaderName, Message};
+use async_nats::{HeaderMap, HeaderName, Message};
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -204,16 +204,24 @@ fn bundle(group: Group, jobs: &[Waiting]) -> Result<Publication, serde_json::Err
     Ok(Publication { subject: lane.subject(id), headers, body })
 }
 
+/// The ids of the jobs in the bundle with these headers and this body. `None` if it is not a bundle.
+#[must_use]
+pub fn bundled_ids(headers: &HeaderMap, body: &[u8]) -> Option<Vec<JobId>> {
+    Some(entries(headers, body)?.into_iter().map(|entry| entry.id).collect())
+}
+
+fn entries<'a>(headers: &HeaderMap, body: &'a [u8]) -> Option<Vec<Entry<'a>>> {
+    let count: usize = headers.get(NAME.clone())?.as_str().parse().ok()?;
+    let entries: Vec<Entry<'a>> = serde_json::from_slice(body).ok()?;
+    (count <= MOST_JOBS && count == entries.len()).then_some(entries)
+}
+
 /// The jobs in a bundle, each as the message that it would be alone. `None` if the message is not a bundle.
 pub(crate) fn jobs(message: &Message, key: &str) -> Option<Vec<Message>> {
     let headers = message.headers.as_ref()?;
-    let count: usize = headers.get(NAME.clone())?.as_str().parse().ok()?;
+    let entries = entries(headers, &message.payload)?;
     let version = headers.get(MESSAGE_VERSION)?.as_str().parse().ok()?;
     let lane = message.subject.strip_suffix(key)?;
-    let entries: Vec<Entry<'_>> = serde_json::from_slice(&message.payload).ok()?;
-    if count > MOST_JOBS || count != entries.len() {
-        return None;
-    }
     let job = |Entry { id, traceparent, tracestate, job }: Entry<'_>| {
         let mut trace = Trace::default();
         trace.set("traceparent", traceparent.as_deref().unwrap_or_default());
@@ -295,6 +303,7 @@ mod tests {
         }
         let whole = bundle(group(), &[waiting("{}", Trace::default())]).unwrap();
         assert_eq!(jobs_of(&delivered(whole.clone())).unwrap().len(), 1);
+        assert_eq!(bundled_ids(&whole.headers, &whole.body).unwrap().len(), 1);
         for (header, value) in [(BUNDLE, "2"), (BUNDLE, "x"), (MESSAGE_VERSION, "x")] {
             let mut message = delivered(whole.clone());
             message.headers.as_mut().unwrap().insert(header, value);

@@ -200,6 +200,7 @@ mod trace;
 
 pub use admin::{Report, serve as serve_admin};
 pub use backoff::Backoff;
+pub use bundle::bundled_ids;
 pub use clock::{ClockWatch, compare_clocks, now};
 pub use command_line::{address, exit_code, parse, print_error, reader_has_gone, variable};
 pub use commands::{Commands, name_commands};

@@ -165,7 +165,7 @@ impl Service {
             background
                 .spawn("logging progress", log_progress(queues.clone(), Arc::clone(&metrics)));
             let announcement =
-                Announcement::new(name, version, &settings.instance, queues, &health, &metrics);
+                Announcement::new(name, version, settings, queues, &health, &metrics);
             let start = start(announcement, topology, settings, &stopping, &mut background);
             let Some(running) = start.await? else {
                 info!("stopped before there was anything to do");

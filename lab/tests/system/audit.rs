@@ -5,7 +5,7 @@ use std::time::Duration;
 use async_nats::jetstream::consumer::PullConsumer;
 use contract::Strings;
 use contract::facts::{self, Received, Stored};
-use contract::queues::{REQUESTS, Request};
+use contract::queues::{REQUESTS, RESPONSES, Request};
 use futures_util::StreamExt;
 use observe::audit::{Verdict, audit};
 use testkit::eventually::eventually;
@@ -14,7 +14,9 @@ use tokio::process::Command;
 use tokio::sync::oneshot;
 use workqueue::{Job, JobId};
 
-use crate::deployment::{Deployment, Service, creation, programs, publication, soon, succeeded};
+use crate::deployment::{
+    Deployment, PATIENT, Service, creation, programs, publication, soon, succeeded,
+};
 use crate::foreign_messages::response;
 
 /// An idle deployment with some complete requests, and the id of one of them.
@@ -52,6 +54,47 @@ async fn audit_reports_its_wait_for_pending_requests() {
     let directory = tempfile::tempdir().unwrap();
     let audit = Process::spawn(audit, directory.path().join("log")).unwrap();
     logged(&audit, "waiting for up to 3600s until nothing is pending").await;
+}
+
+#[tokio::test]
+async fn requests_that_wait_in_bundles_are_pending() {
+    const REQUESTED: usize = 300;
+    let deployment = Deployment::with(&PATIENT).await;
+    let bundles = ("BUNDLE_LIMIT", "8");
+    let total = REQUESTED.to_string();
+    let asking = [bundles, ("REQUEST_RATE", "max"), ("REQUEST_TOTAL", total.as_str())];
+    let pending = async |what: &str| {
+        let verdict = audit(deployment.nats(), Duration::ZERO).await.unwrap();
+        let counted = (verdict.pending, verdict.lost, verdict.unasked, verdict.requested);
+        assert_eq!(counted, (REQUESTED, 0, 0, REQUESTED), "{what}: {verdict}");
+        let mut poller = observe::Poller::new(deployment.connection());
+        for _ in 0..4 {
+            assert_eq!(poller.snapshot().await.unwrap().totals.missing, 0, "{what}");
+        }
+    };
+    let mut requestor = deployment.run(Service::Requestor, "asking", &asking).await;
+    logged(&requestor, "waiting until each request is stored").await;
+    deployment.facts_reach(facts::REQUESTED, REQUESTED as u64).await;
+    let messages = deployment.depth(REQUESTS).await;
+    assert!(messages < REQUESTED as u64, "there is no bundle among {messages} messages");
+    pending("requests").await;
+    requestor.kill().await.unwrap();
+
+    let generator = deployment.run(Service::Generator, "generator", &[bundles]).await;
+    eventually("the requests are answered", async || match deployment.depth(REQUESTS).await {
+        0 => Ok(()),
+        left => Err(left),
+    })
+    .await;
+    let messages = deployment.depth(RESPONSES).await;
+    assert!(messages < REQUESTED as u64, "there is no bundle among {messages} messages");
+    pending("responses").await;
+
+    let _requestor = deployment.run(Service::Requestor, "requestor", &[bundles]).await;
+    let verdict = deployment.verdict().await;
+    assert_eq!((verdict.complete, verdict.is_clean()), (REQUESTED, true), "{verdict}");
+    assert_eq!(verdict.unasked, 0, "{verdict}");
+    drop(generator);
 }
 
 #[tokio::test]

@@ -373,6 +373,8 @@ async fn dead_lettered_due_request_is_shown_and_discarded() {
     );
     assert!(letter["reason"].as_str().unwrap().starts_with("expired"), "{state}");
     assert_eq!((&state["count"], &state["requested_by"]), (&json!(1), &json!("by hand")));
+    let verdict = deployment.verdict().await;
+    assert_eq!(verdict.ids.dead_lettered, [id.to_string()], "{verdict}");
     let (status, said) = deployment.decoupled(["dead-letters", "discard", &id.to_string()]).await;
     assert_eq!(status, Some(0), "{said}");
     let state = get(api, &path).await.json();

@@ -88,6 +88,8 @@ impl Evidence {
     pub(super) fn note(&mut self, id: &str, standing: Standing) {
         match standing {
             Standing::TooOld | Standing::Scheduled => {}
+            // A message under an id that no requestor makes says nothing about an earlier store.
+            Standing::Unasked if asked_at(id).is_none() => {}
             Standing::Unasked => {
                 self.unasked += 1;
                 // Stays a sign, however many requests are accepted later.
@@ -129,11 +131,14 @@ impl Evidence {
         let before = since.checked_sub(CLOCKS).ok()?;
         let sign = self.older_stream().or_else(|| {
             let (asked, id) = self.missed.as_ref().filter(|(asked, _)| *asked < before)?;
-            Some(format!("{id} was asked at {asked:.3}, and something of it is missing"))
+            Some(format!(
+                "{} was asked at {asked:.3}, and something of it is missing",
+                id.escape_debug()
+            ))
         });
         let sign = sign.or_else(|| {
             let (asked, name) = self.requestors.first().filter(|(asked, _)| *asked < before)?;
-            Some(format!("{name} asked at {asked:.3}"))
+            Some(format!("{} asked at {asked:.3}", name.escape_debug()))
         })?;
         Some(format!("a store was replaced at {since:.3}: {sign}"))
     }
@@ -187,10 +192,13 @@ mod tests {
         with(evidence, Standing::Complete, 1)
     }
 
+    /// The id of a request of ten o'clock.
+    const ID: &str = "019b7e26-58e8-7000-8000-000000000000";
+
     /// The evidence with this many more requests of this standing.
     fn with(mut evidence: Evidence, standing: Standing, count: usize) -> Evidence {
         for _ in 0..count {
-            evidence.note("an-id", standing);
+            evidence.note(ID, standing);
         }
         evidence
     }
@@ -258,6 +266,15 @@ mod tests {
         evidence.missed = Some((at("09:00:00"), "an-id".to_owned()));
         assert_ne!(doubt(&evidence), "");
         assert_eq!(evidence.doubt(at("12:00:00"), Duration::from_hours(1)), None);
+    }
+
+    #[test]
+    fn messages_of_no_requestor_leave_no_doubt() {
+        let mut evidence = Evidence::default();
+        for number in 0..=FEW {
+            evidence.note(&format!("{number:05}"), Standing::Unasked);
+        }
+        assert_eq!(doubt(&evidence), "");
     }
 
     #[test]

@@ -58,7 +58,16 @@ pub(super) struct Seen {
     /// It is due later.
     pub(super) is_scheduled: bool,
     pub(super) in_a_queue: bool,
-    pub(super) dead_letter: bool,
+    pub(super) dead_letter: Option<DeadLetterOf>,
+}
+
+/// What became a dead letter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum DeadLetterOf {
+    /// A message of one of the three steps.
+    AStep,
+    /// A request for later that was due, and not submitted yet.
+    DueRequest,
 }
 
 /// The standing of a request.
@@ -114,6 +123,11 @@ impl Seen {
         self.revisions(fact).decision = None;
     }
 
+    /// Whether the request was accepted.
+    pub(super) fn is_requested(&self) -> bool {
+        self.requested.decision.is_some()
+    }
+
     fn revisions(&mut self, fact: JudgedFact) -> &mut Revisions {
         match fact {
             JudgedFact::Requested => &mut self.requested,
@@ -124,6 +138,13 @@ impl Seen {
 
     /// The standing of the request with this id, if the guarantees hold for `facts_max_age` after it was made.
     pub(super) fn standing(&self, id: &str, now: Timestamp, facts_max_age: Duration) -> Standing {
+        // A request for later is accepted once it is scheduled, and has no other fact until it is submitted.
+        if self.dead_letter == Some(DeadLetterOf::DueRequest)
+            && !self.is_requested()
+            && asked_at(id).is_some()
+        {
+            return Standing::DeadLettered;
+        }
         let limit = SignedDuration::try_from(facts_max_age).unwrap_or(SignedDuration::MAX);
         // Without a fact, from the id: a dead letter outlives the facts.
         let asked = self.requested_at.or_else(|| asked_at(id));
@@ -135,8 +156,8 @@ impl Seen {
         let written_twice =
             [&self.requested, &self.stored, &self.received].iter().any(|fact| fact.written > 1);
         // A dead letter of any step accounts for the request.
-        let dead_letter = |_| self.dead_letter.then_some(());
-        let is_requested = self.requested.decision.is_some();
+        let dead_letter = |_| self.dead_letter.map(|_| ());
+        let is_requested = self.is_requested();
         let is_scheduled = self.is_scheduled && !is_requested;
         let received = self.received.decision.and_then(Decision::strings);
         match RequestState::of(self.stored.decision, received, is_scheduled, dead_letter) {
@@ -256,7 +277,7 @@ mod tests {
     fn incomplete_request_is_pending_in_a_queue_or_dead_lettered() {
         let mut seen = complete();
         seen.note_removal(JudgedFact::Received);
-        seen.dead_letter = true;
+        seen.dead_letter = Some(DeadLetterOf::AStep);
         assert_eq!(standing(&seen), Standing::DeadLettered);
         seen.in_a_queue = true;
         assert_eq!(standing(&seen), Standing::Pending);
@@ -265,7 +286,7 @@ mod tests {
     #[test]
     fn complete_request_stays_complete_with_a_dead_letter() {
         let mut seen = complete();
-        seen.dead_letter = true;
+        seen.dead_letter = Some(DeadLetterOf::AStep);
         seen.in_a_queue = true;
         assert_eq!(standing(&seen), Standing::Complete);
     }
@@ -349,7 +370,7 @@ mod tests {
 
     #[test]
     fn dead_letter_older_than_the_guarantees_is_not_judged() {
-        let seen = Seen { dead_letter: true, ..Seen::default() };
+        let seen = Seen { dead_letter: Some(DeadLetterOf::AStep), ..Seen::default() };
         let id = JobId::new();
         let (now, a_day) = (id.made_at(), SignedDuration::from_hours(24));
         assert_eq!(seen.standing(&id.to_string(), now, DAY), Standing::Unasked);

@@ -32,9 +32,6 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// as if they were not there.
 const CATCH_UP: Duration = Duration::from_secs(2);
 
-/// The number of suspects that are read again at a time.
-const SECOND_LOOKS: usize = 32;
-
 /// The shortest pause between two verdicts, and its ratio to the time that a verdict takes: each reads all records.
 const LOOKS: (Duration, u32) = (Duration::from_secs(1), 10);
 
@@ -120,17 +117,26 @@ async fn judge(nats: &Context) -> anyhow::Result<Verdict> {
     // counts as such.
     let accepted = async |id: &str, mut seen: Seen| {
         read::read_fact(nats, JudgedFact::Requested, id, &mut seen).await?;
+        seen.in_a_queue = read::is_in_a_queue(nats, id).await?;
         Ok(seen)
     };
     look_again(&mut ledger, Standing::Unasked, facts_max_age, accepted).await?;
-    let anywhere = async |id: &str, _seen| {
-        let seen = read::everything(nats, Some(id), &mut Requestors::default()).await?.remove(id);
-        Ok(seen.unwrap_or_default())
-    };
-    look_again(&mut ledger, Standing::Lost, facts_max_age, anywhere).await?;
-    let now = workqueue::now();
-    if ledger.iter().any(|(id, seen)| seen.standing(id, now, facts_max_age) == Standing::Lost) {
-        sleep(CATCH_UP).await;
+    // The id of a bundle that was settled before it could be read.
+    ledger.retain(|_, seen| *seen != Seen::default());
+    for pause in [Duration::ZERO, CATCH_UP] {
+        let now = workqueue::now();
+        let mut all = ledger.iter();
+        if !all.any(|(id, seen)| seen.standing(id, now, facts_max_age) == Standing::Lost) {
+            break;
+        }
+        sleep(pause).await;
+        let bundled = read::bundled(nats, &ledger).await?;
+        let anywhere = async |id: &str, _seen| {
+            let mut all = read::everything(nats, Some(id), &mut Requestors::default()).await?;
+            let mut seen = all.remove(id).unwrap_or_default();
+            seen.in_a_queue |= bundled.contains(id);
+            Ok(seen)
+        };
         look_again(&mut ledger, Standing::Lost, facts_max_age, anywhere).await?;
     }
     let mut verdict = Verdict::default();
@@ -173,7 +179,7 @@ async fn look_again(
             let seen = look(&id, seen).await?;
             anyhow::Ok((id, seen))
         })
-        .buffer_unordered(SECOND_LOOKS);
+        .buffer_unordered(read::AT_A_TIME);
     while let Some((id, seen)) = looks.try_next().await? {
         ledger.insert(id, seen);
     }

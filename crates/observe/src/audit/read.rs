@@ -1,6 +1,6 @@
 //! Reads the facts, the queues and the dead letters of a deployment. It changes nothing.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -10,12 +10,12 @@ use async_nats::jetstream::context::RequestErrorKind;
 use async_nats::jetstream::message::Message;
 use async_nats::jetstream::stream::InfoError;
 use contract::queues::{self, Request};
-use futures_util::TryStreamExt;
+use futures_util::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
-use workqueue::{Fact, JobId, Queue, dead_letters, last_message, reading, topology};
+use workqueue::{Fact, JobId, Queue, bundled_ids, dead_letters, last_message, reading, topology};
 
 use super::evidence::Requestors;
-use super::ledger::{JudgedFact, Ledger, Seen};
+use super::ledger::{DeadLetterOf, JudgedFact, Ledger, Seen};
 use super::memory::Memory;
 
 /// The time limits for a part of a list of ids. The broker reads the whole stream for each part, which may have millions
@@ -23,6 +23,9 @@ use super::memory::Memory;
 const SOON: Duration = Duration::from_secs(5);
 const LATER: Duration = Duration::from_secs(15);
 const AT_LAST: Duration = Duration::from_mins(1);
+
+/// The number of messages that are read at a time.
+pub(super) const AT_A_TIME: usize = 32;
 
 /// The header that marks the removal of a key in a key-value bucket.
 const OPERATION: &str = "KV-Operation";
@@ -63,8 +66,13 @@ pub(super) async fn everything(
     read_facts(nats, JudgedFact::Received, id, &mut ledger, requestors).await?;
     let all = || dead_letters::SUBJECTS.to_owned();
     let subjects = id.map_or_else(all, |id| dead_letters::subject("*", id));
-    for id in keys(nats, dead_letters::STREAM, &subjects, dead_letters::key).await? {
-        ledger.entry(id).or_default().dead_letter = true;
+    let key = |subject: &str| dead_letters::key(subject).map(str::to_owned);
+    for id in keys(nats, dead_letters::STREAM, &subjects, key).await? {
+        ledger.entry(id).or_default().dead_letter = Some(DeadLetterOf::AStep);
+    }
+    let due = dead_letters::subject(schedules.stream, id.unwrap_or("*"));
+    for id in keys(nats, dead_letters::STREAM, &due, key).await? {
+        ledger.entry(id).or_default().dead_letter = Some(DeadLetterOf::DueRequest);
     }
     Ok(ledger)
 }
@@ -134,13 +142,71 @@ async fn read_queue(
     id: Option<&str>,
     ledger: &mut Ledger,
 ) -> anyhow::Result<()> {
-    let all = || vec![">".to_owned()];
-    for subjects in id.map_or_else(all, |id| queue.subjects_of(id)) {
-        for id in keys(nats, queue.stream, &subjects, |subject| queue.key(subject)).await? {
-            ledger.entry(id).or_default().in_a_queue = true;
+    let key = |subject: &str| queue.key(subject).map(str::to_owned);
+    if let Some(id) = id {
+        for subjects in queue.subjects_of(id) {
+            if !keys(nats, queue.stream, &subjects, key).await?.is_empty() {
+                ledger.entry(id.to_owned()).or_default().in_a_queue = true;
+            }
         }
+        return Ok(());
+    }
+    let subjects = keys(nats, queue.stream, ">", |subject| Some(subject.to_owned())).await?;
+    let (bundles, jobs) = bundles(nats, queue, &subjects, ledger).await?;
+    let alone = subjects.iter().filter(|subject| !bundles.contains(*subject));
+    for id in alone.filter_map(|subject| key(subject)).chain(jobs) {
+        ledger.entry(id).or_default().in_a_queue = true;
     }
     Ok(())
+}
+
+/// The ids of the requests that are in bundles in the queues.
+pub(super) async fn bundled(nats: &Context, ledger: &Ledger) -> anyhow::Result<HashSet<String>> {
+    let mut bundled = HashSet::new();
+    let [_schedules, queues @ ..] = queues::ALL;
+    for queue in queues {
+        let subjects = keys(nats, queue.stream, ">", |subject| Some(subject.to_owned())).await?;
+        bundled.extend(bundles(nats, queue, &subjects, ledger).await?.1);
+    }
+    Ok(bundled)
+}
+
+/// The subjects of the bundles among these, and the ids of the requests in them. A bundle has an id of its own, which is
+/// not that of an accepted request.
+async fn bundles(
+    nats: &Context,
+    queue: Queue,
+    subjects: &[String],
+    ledger: &Ledger,
+) -> anyhow::Result<(HashSet<String>, Vec<String>)> {
+    let is_accepted = |id: &str| ledger.get(id).is_some_and(Seen::is_requested);
+    let unknown = subjects.iter().filter(|it| queue.key(it).is_some_and(|id| !is_accepted(id)));
+    let mut found = stream::iter(unknown)
+        .map(async |subject| {
+            let message = last_message(nats, queue.stream, subject).await;
+            let message = message.with_context(|| format!("cannot read {subject}"))?;
+            let ids = message.and_then(|it| bundled_ids(&it.headers, &it.payload));
+            anyhow::Ok(ids.map(|ids| (subject.clone(), ids)))
+        })
+        .buffer_unordered(AT_A_TIME);
+    let (mut bundles, mut jobs) = (HashSet::new(), Vec::new());
+    while let Some(bundle) = found.try_next().await? {
+        if let Some((subject, ids)) = bundle {
+            bundles.insert(subject);
+            jobs.extend(ids.iter().map(ToString::to_string));
+        }
+    }
+    Ok((bundles, jobs))
+}
+
+/// Whether this id is still that of a message in a queue.
+pub(super) async fn is_in_a_queue(nats: &Context, id: &str) -> anyhow::Result<bool> {
+    let mut ledger = Ledger::new();
+    let [_schedules, queues @ ..] = queues::ALL;
+    for queue in queues {
+        read_queue(nats, queue, Some(id), &mut ledger).await?;
+    }
+    Ok(ledger.contains_key(id))
 }
 
 /// Reads the scheduled requests. A recurring schedule is no request, and a request that it has made has no id in its
@@ -151,8 +217,9 @@ async fn read_scheduled(
     id: Option<&str>,
     ledger: &mut Ledger,
 ) -> anyhow::Result<()> {
+    let key = |subject: &str| subject.rsplit('.').next().map(str::to_owned);
     for subjects in queue.subjects_of(id.unwrap_or("*")) {
-        for id in keys(nats, queue.stream, &subjects, |subject| subject.rsplit('.').next()).await? {
+        for id in keys(nats, queue.stream, &subjects, key).await? {
             ledger.entry(id).or_default().is_scheduled = true;
         }
     }
@@ -164,7 +231,7 @@ async fn keys(
     nats: &Context,
     stream: &str,
     filter: &str,
-    key: impl Fn(&str) -> Option<&str>,
+    key: impl Fn(&str) -> Option<String>,
 ) -> anyhow::Result<Vec<String>> {
     let what = || format!("cannot list what is in the stream {stream}");
     let mut nats = nats.clone();
@@ -183,5 +250,5 @@ async fn keys(
         }
     }
     let subjects = answer.with_context(what)?;
-    Ok(subjects.keys().filter_map(|it| key(it)).map(str::to_owned).collect())
+    Ok(subjects.keys().filter_map(|it| key(it)).collect())
 }

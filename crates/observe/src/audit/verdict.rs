@@ -143,7 +143,7 @@ impl fmt::Display for Verdict {
             ("dead-lettered", &self.ids.dead_lettered),
         ] {
             for id in ids.iter().take(NAMED) {
-                writeln!(formatter, "  {word} {id}")?;
+                writeln!(formatter, "  {word} {}", id.escape_debug())?;
             }
             if ids.len() > NAMED {
                 let more = ids.len() - NAMED;
