@@ -17,7 +17,7 @@ use crate::settings::Limits;
 /// it.
 pub(super) const FACTS_MARGIN: Duration = Duration::from_hours(1);
 
-/// How long a dead letter is kept.
+/// How long a dead letter is kept, if facts are not kept for longer: it accounts for its request.
 const DEAD_LETTERS_MAX_AGE: Duration = Duration::from_hours(7 * 24);
 
 /// How long a counter of a second is kept.
@@ -69,7 +69,7 @@ pub fn dead_letters(limits: &Limits) -> Stream {
     Stream {
         description: Some("Messages that could not be handled, each with its reason".to_owned()),
         subjects: vec![dead_letters::SUBJECTS.to_owned()],
-        max_age: DEAD_LETTERS_MAX_AGE,
+        max_age: DEAD_LETTERS_MAX_AGE.max(limits.facts_max_age.saturating_add(FACTS_MARGIN)),
         ..base(dead_letters::STREAM, limits)
     }
 }
