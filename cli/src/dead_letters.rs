@@ -134,6 +134,7 @@ pub async fn replay_all(connection: &Connection, letters: &[DeadLetter]) -> anyh
             Ok(()) => match letter.left_out() {
                 None => say(format_args!("replayed {letter}"))?,
                 Some(missing) => {
+                    let missing = missing.escape_debug();
                     say(format_args!("replayed {letter}, without its headers {missing}"))?;
                 }
             },

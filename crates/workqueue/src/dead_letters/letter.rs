@@ -170,7 +170,8 @@ impl DeadLetter {
 impl fmt::Display for DeadLetter {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { sequence, subject, reason, attempts, at, .. } = self;
-        let (subject, reason) = (subject.escape_debug(), reason.escape_debug());
+        let (subject, reason, at) =
+            (subject.escape_debug(), reason.escape_debug(), at.escape_debug());
         let attempts = attempts.map_or_else(|| "?".to_owned(), |attempts| attempts.to_string());
         write!(formatter, "{sequence:>6}  {at}  {subject}  attempt {attempts}  {reason}")
     }
