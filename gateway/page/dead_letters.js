@@ -12,6 +12,8 @@ const list = byId("letters-list");
 
 /** The number of dead letters, and of those that this page has removed since the last count. */
 let known = -1;
+/** The number of them whose reasons are counted, and the sequence of the last one. */
+let [among, until] = [0, 0];
 let mine = 0;
 let allowed = false;
 let next = null;
@@ -61,14 +63,14 @@ const REPLAY = {
   done: "Replayed",
   warning: "Fix the cause first.",
   one: (sequence) => ask(`dead-letters/${sequence}/replay`, {}),
-  page: (reason, query) => ask(`dead-letters/replay?${reason ? `reason=${reason}&` : ""}${query}`, {}),
+  page: (reason, query) => ask(`dead-letters/replay?${reason ? `reason=${encodeURIComponent(reason)}&` : ""}${query}`, {}),
 };
 const DISCARD = {
   word: "Discard",
   done: "Discarded",
   warning: "Their messages are deleted. An accepted request that depends on one of them is cancelled.",
   one: (sequence) => ask(`dead-letters/${sequence}`, undefined, {}, "DELETE"),
-  page: (reason, query) => ask(`dead-letters?reason=${reason ?? "any"}&${query}`, undefined, {}, "DELETE"),
+  page: (reason, query) => ask(`dead-letters?reason=${encodeURIComponent(reason ?? "any")}&${query}`, undefined, {}, "DELETE"),
 };
 
 function item(letter) {
@@ -121,7 +123,8 @@ function tell() {
 follow(({ kind, query }) => kind === "dead-letters" && choose(query.get("reason")));
 
 function choose(reason) {
-  chosen = reason;
+  // In the API, "any" means all reasons.
+  chosen = reason === "any" ? null : reason;
   next = null;
   list.replaceChildren();
   load();
@@ -140,9 +143,13 @@ async function load() {
 }
 
 async function get(from) {
+  const asked = chosen;
   try {
-    return await ask(`dead-letters?from=${from}${chosen ? `&reason=${chosen}` : ""}`);
+    const page = await ask(`dead-letters?from=${from}${asked ? `&reason=${encodeURIComponent(asked)}` : ""}`);
+    // Another reason was chosen meanwhile.
+    return asked === chosen ? page : null;
   } catch (error) {
+    if (asked !== chosen) return null;
     note(`The dead letters cannot be read: ${error.message}.`);
     known = -1;
     return null;
@@ -153,8 +160,7 @@ function show(page) {
   list.append(...page.dead_letters.filter((letter) => !byId(`letter-${letter.sequence}`)).map(item));
   const last = page.dead_letters.at(-1);
   if (last) next = last.sequence + 1;
-  known = page.total;
-  reasons = page.reasons;
+  ({ total: known, reasons, counted: among, until } = page);
   tell();
 }
 
@@ -165,11 +171,15 @@ byId("letters-more").addEventListener("click", async () => {
 
 /** Does the action, once it is confirmed, with some dead letters, or with all that have the chosen reason. */
 function question(action, some) {
-  const what = some.length === 1 ? `dead letter ${some[0]}` : counted(some.length || wanted(), "dead letter");
+  // The reasons are counted among the oldest only.
+  const least = !some.length && chosen && among < known ? "at least " : "";
+  const what = some.length === 1 ? `dead letter ${some[0]}` : `${least}${counted(some.length || wanted(), "dead letter")}`;
+  // Those of now: no letter that comes while the question is open.
+  const last = until;
   confirm(`${action.word} ${what}? ${action.warning}`, some.length === 1 ? `${action.word} it` : `${action.word} them`, async () => {
     const buttons = document.querySelectorAll("#letters button");
     for (const button of buttons) button.disabled = true;
-    await (some.length ? each(action, some) : all(action));
+    await (some.length ? each(action, some) : all(action, last));
     for (const button of buttons) button.disabled = false;
     load();
   });
@@ -190,15 +200,14 @@ async function each(action, some) {
   told(`${action.done} ${exact(done)}${done < some.length ? `; ${exact(some.length - done)} stayed, the first because ${first}` : ""}.`);
 }
 
-async function all(action) {
-  let [query, done, kept, first] = ["from=1", 0, 0, ""];
+async function all(action, last) {
+  let [query, done, kept, first] = [`from=1&until=${last}`, 0, 0, ""];
   try {
     while (query) {
       const page = await action.page(chosen, query);
       done += page.done;
       kept += page.kept.length;
       first ||= page.kept[0]?.why;
-      // Only those that existed at the start: a message that is dead-lettered again meanwhile stays.
       query = page.next && `from=${page.next}&until=${page.until}`;
       told(`${action.done} ${exact(done)} so far.`);
     }

@@ -43,6 +43,8 @@ let steps = [];
 
 /** The events of the step that is followed, and what waits to show its hint. */
 let events;
+/** Resolves the promise of the last `watch`. */
+let begun = () => {};
 let hinting;
 
 /** What is kept of a lesson: when each step was done and what was seen then, of how many steps, and what was predicted. */
@@ -296,7 +298,7 @@ const begin = async (index) => steps[index].seen && steps[index].item.ariaCurren
 /** Follows a step, also while the page is hidden: its command may be typed elsewhere. Resolves once the gateway has the
  * state from which the step begins. */
 function watch({ now, mine }, index) {
-  events?.close();
+  unfollow();
   events = new EventSource(`api/lessons/${lesson.number}/steps/${index + 1}`);
   events.addEventListener("state", (event) => say(now, `now: ${JSON.parse(event.data).saw}`));
   const followed = events;
@@ -314,7 +316,17 @@ function watch({ now, mine }, index) {
     // A browser gives up for good after some answers.
     if (event.target.readyState === EventSource.CLOSED) mine.hidden = false;
   });
-  return new Promise((resolve) => ["state", "done", "error"].forEach((name) => followed.addEventListener(name, resolve, { once: true })));
+  return new Promise((resolve) => {
+    begun = resolve;
+    for (const name of ["state", "done", "error"]) followed.addEventListener(name, resolve, { once: true });
+  });
+}
+
+/** Follows no step. Nobody waits any longer for the state from which one begins. */
+function unfollow() {
+  events?.close();
+  events = null;
+  begun();
 }
 
 /** In a step whose check reads what its command prints, the picture says little. */
@@ -324,8 +336,7 @@ function flowRests(rests) {
 }
 
 function rest() {
-  events?.close();
-  events = null;
+  unfollow();
   clearTimeout(hinting);
   flowRests(false);
 }

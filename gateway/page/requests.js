@@ -27,9 +27,12 @@ function row({ id, status, priority, count, length, requested_at: at, requested_
 }
 
 async function read(cursor) {
+  const asked = filter;
   const query = new URLSearchParams({ limit: PAGE, ...filter, ...(cursor && { cursor }) });
   try {
     const page = await ask(`requests?${query}`);
+    // Another list was chosen meanwhile.
+    if (asked !== filter) return;
     if (!cursor) byId("requests-rows").replaceChildren();
     byId("requests-rows").append(...page.requests.map(row));
     next = page.next ?? null;
@@ -38,6 +41,7 @@ async function read(cursor) {
     byId("requests-more").hidden = !next;
     say(byId("requests-note"), shown ? `${counted(shown, "request")}, the newest first.` : `There are none${next ? " among the newest" : ""}.`);
   } catch (error) {
+    if (asked !== filter) return;
     say(byId("requests-note"), `The requests cannot be read: ${error.message}.`);
   }
 }

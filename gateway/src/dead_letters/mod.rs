@@ -62,7 +62,7 @@ pub(crate) fn routes() -> Router<Arc<Gateway>> {
         (status = 200, description = "A page of dead letters", body = DeadLetterList,
          example = json!({
              "total": 4, "reasons": [{ "reason": "malformed", "count": 3 }, { "reason": "failed", "count": 1 }],
-             "counted": 4, "next": 8, "dead_letters": [{
+             "counted": 4, "until": 9, "next": 8, "dead_letters": [{
                  "sequence": 7, "kind": "malformed", "queue": "REQUESTS",
                  "reason": "malformed: its body is not a message: it is not a JSON object",
                  "id": "019cadd3-8896-7938-bc36-c32d4d2563a7",
@@ -89,6 +89,7 @@ pub(crate) async fn list(
         total: state.messages,
         counted: reasons.iter().map(|reason| reason.count).sum(),
         reasons,
+        until: state.last_sequence,
         dead_letters: page.letters.iter().map(DeadLetterDetails::short).collect(),
         next: page.next,
     }))
@@ -332,6 +333,8 @@ async fn with_each(
     for letter in page.letters.iter().filter(|letter| letter.sequence <= until) {
         match action.apply(letter, &operator).await {
             Ok(()) => report.done += 1,
+            // The others would each wait for the broker, too.
+            Err(problem) if !connection.is_connected() => return Err(problem),
             Err(problem) => {
                 let why = problem.detail().to_owned();
                 report.kept.push(KeptDeadLetter { sequence: letter.sequence, why });

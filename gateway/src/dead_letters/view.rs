@@ -18,6 +18,8 @@ pub(crate) struct DeadLetterList {
     pub(super) reasons: Vec<ReasonCount>,
     /// The number of dead letters that were counted for `reasons`: at most 10,000, and fewer if they are large.
     pub(super) counted: u64,
+    /// The sequence of the last dead letter: the `until` that replays or discards none of a later time.
+    pub(super) until: u64,
     /// The dead letters, the oldest first.
     pub(super) dead_letters: Vec<DeadLetterDetails>,
     /// The `from` of the next page. Absent on the last one.
