@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::ensure;
 use clap::Subcommand;
 use contract::facts::{Cancellation, REQUESTED, Received, Stored};
-use contract::queues::{self, DueRequest, LONGEST_DELAY, REQUESTS, Request, SCHEDULES};
+use contract::queues::{DueRequest, LONGEST_DELAY, REQUESTS, Request, SCHEDULES};
 use contract::{Amount, RequestStatus};
 use jiff::Timestamp;
 use observe::RequestHistory;
@@ -141,20 +141,8 @@ pub(crate) async fn run(command: Requests) -> anyhow::Result<()> {
             ..
         } => {
             let new = DueRequest::new(Amount::new(count, length)?, workqueue::default_instance());
-            let now = workqueue::now();
-            let latest = now.saturating_add(LONGEST_DELAY)?;
-            let not_before = match delay {
-                Some(delay) => Some(now.saturating_add(delay)?),
-                None => not_before,
-            };
-            ensure!(
-                not_before.is_none_or(|at| at <= latest),
-                "a request may be at most 30 days ahead"
-            );
-            // A request whose time has passed is due now.
-            let not_before = not_before.filter(|at| *at > now);
             let new = DueRequest { priority, not_before, expires_at, ..new };
-            let submitting = submit(&connection, limits, new);
+            let submitting = submit(&connection, limits, new, delay);
             let id = terminal::tell_unless_soon("waiting for the broker to confirm it", submitting);
             let id = id.await?;
             if wait.is_zero() && !json {
@@ -314,16 +302,35 @@ impl Display for RequestReport {
     }
 }
 
-/// Submits a request, and returns its id once it is accepted.
-async fn submit(connection: &Connection, limits: Limits, new: DueRequest) -> anyhow::Result<JobId> {
+/// Submits a request, after this delay if there is one, and returns its id once it is accepted.
+async fn submit(
+    connection: &Connection,
+    limits: Limits,
+    new: DueRequest,
+    delay: Option<Duration>,
+) -> anyhow::Result<JobId> {
     let producer = terminal::producer(connection, limits);
+    let is_later = delay.is_some() || new.not_before.is_some();
+    let declared = if is_later {
+        Topology::new(&[SCHEDULES], &[])
+    } else {
+        Topology::new(&[REQUESTS], &[REQUESTED])
+    };
+    producer.declare(&declared).await?;
+    terminal::compare_clocks(connection.context(), declared.queues[0].stream).await?;
+    // From here on, the time is that of the broker.
+    let now = workqueue::now();
+    let not_before = match delay {
+        Some(delay) => Some(now.saturating_add(delay)?),
+        None => new.not_before,
+    };
+    let latest = now.saturating_add(LONGEST_DELAY)?;
+    ensure!(not_before.is_none_or(|at| at <= latest), "a request may be at most 30 days ahead");
+    // A request whose time has passed is due now.
+    let new = DueRequest { not_before: not_before.filter(|at| *at > now), ..new };
     if let Some(at) = new.not_before {
-        producer.declare(&Topology::new(&[SCHEDULES], &[])).await?;
-        terminal::compare_clocks(connection.context(), SCHEDULES.stream).await?;
         return Ok(producer.submit_later(&new, at).await?);
     }
-    producer.declare(&Topology::new(&[REQUESTS], &[REQUESTED])).await?;
-    terminal::compare_clocks(connection.context(), queues::REQUESTS.stream).await?;
     let request = Request { requested_at: workqueue::now(), ..new.request(JobId::new()) };
     let never = CancellationToken::new();
     requestor::submit(&producer, &request, &Trace::default(), &never).await?;

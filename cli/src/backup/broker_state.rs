@@ -47,7 +47,13 @@ impl BrokerState {
     pub(super) fn change(&self, later: &Self) -> Option<String> {
         for (is, later) in self.streams.iter().zip(&later.streams) {
             if let Some(what) = stream_changed(is, later) {
-                return Some(format!("{} has {what}", is.config.name));
+                let name = &is.config.name;
+                let why = if name == queues::SCHEDULES.stream {
+                    " (one that falls due adds a message: remove it, or try again)"
+                } else {
+                    ""
+                };
+                return Some(format!("{name} has {what}{why}"));
             }
         }
         let mut consumers = self.consumers.iter().zip(&later.consumers);
