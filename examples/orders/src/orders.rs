@@ -60,7 +60,7 @@ struct NewOrder {
     #[serde(default = "JobId::new")]
     id: JobId,
     item: String,
-    amount: u32,
+    amount: std::num::NonZeroU32,
 }
 
 /// An order in the HTTP API.
@@ -119,9 +119,9 @@ async fn place(
     let mut transaction = orders.database.begin().await?;
     let order = "INSERT INTO orders (id, item, amount, status, events) \
          VALUES ($1, $2, $3, 'placed', 1) ON CONFLICT (id) DO NOTHING";
-    let order = sqlx::query(order).bind(id.to_string()).bind(item).bind(i64::from(amount));
+    let order = sqlx::query(order).bind(id.to_string()).bind(item).bind(i64::from(amount.get()));
     let status = if order.execute(&mut *transaction).await?.rows_affected() == 1 {
-        let (change, amount) = (Change::Placed, amount.into());
+        let (change, amount) = (Change::Placed, amount.get().into());
         let event = OrderEvent { id: JobId::new(), order: id, number: 1, change, amount };
         orders.commit(transaction, event, &span.trace(&trace)).await?;
         StatusCode::CREATED
