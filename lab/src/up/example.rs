@@ -1,7 +1,7 @@
 //! `lab up --example`: the programs of an example beside a broker, each started again when it ends.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
@@ -94,17 +94,32 @@ pub(crate) async fn run_example(
     let paths = stop.run_until_cancelled(programs::build_all(&names)).await;
     let paths = paths.context("stopped before anything was started")??;
     let directory = RunDirectory::make("example")?;
-    let mut brokers = Brokers::start(settings.brokers, Some(directory.path().to_owned())).await?;
+    let ended = run_in(directory.path(), &example, &paths, settings, stop).await;
+    if ended.is_err() {
+        directory.keep();
+    }
+    ended
+}
+
+/// Runs these programs, which are at these paths, with their queues, logs and other files in this directory.
+async fn run_in(
+    directory: &Path,
+    example: &Example,
+    paths: &[PathBuf],
+    settings: &UpSettings,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let mut brokers = Brokers::start(settings.brokers, Some(directory.to_owned())).await?;
     let url = brokers.url();
     let start = |program: &Program, path: &Path, name: &str| {
         let mut command = bound_to_this(path);
         command.envs(program.env.iter().filter(|(name, _)| variable(name).is_none()));
         // So that the files that it keeps in its working directory are removed with the run.
-        command.env("NATS_URL", &url).current_dir(directory.path());
-        Replica::spawn(command, name, directory.path())
+        command.env("NATS_URL", &url).current_dir(directory);
+        Replica::spawn(command, name, directory)
     };
     let mut members = Vec::new();
-    for (program, path) in example.programs.iter().zip(&paths) {
+    for (program, path) in example.programs.iter().zip(paths) {
         for number in 1..=program.replicas {
             let name = format!("{}-{number}", program.name);
             let name = if program.replicas == 1 { program.name.clone() } else { name };
@@ -121,7 +136,7 @@ pub(crate) async fn run_example(
     say(format_args!(
         "For its other programs, in another terminal:\n  cd {} && export NATS_URL={url}\nLogs and queues are there, too. A \
          program that ends is started again. Ctrl-C stops all, in order.\n",
-        from_here(directory.path())
+        from_here(directory)
     ))?;
     for member in &mut members {
         say(format_args!("  {}", member.replica.describe()))?;

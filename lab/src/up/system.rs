@@ -215,7 +215,7 @@ impl System {
 
     async fn start_broker(&mut self, empty: bool) -> anyhow::Result<()> {
         while let Some(index) = self.broker(false)? {
-            if empty && let Some(broker) = self.brokers.iter().nth(index) {
+            if empty && let Some(broker) = self.brokers.iter_mut().nth(index) {
                 broker.wipe()?;
             }
             self.brokers.restart(index).await?;

@@ -243,8 +243,8 @@ impl Broker {
     /// # Errors
     ///
     /// If it runs, or its files cannot be removed.
-    pub fn wipe(&self) -> anyhow::Result<()> {
-        ensure!(self.id().is_none(), "the broker still runs");
+    pub fn wipe(&mut self) -> anyhow::Result<()> {
+        ensure!(!self.runs()?, "the broker still runs");
         let store = self.directory.join("jetstream");
         fs::remove_dir_all(&store).with_context(|| format!("cannot remove {}", store.display()))
     }
