@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use async_nats::HeaderMap;
+use async_nats::header::NATS_SCHEDULER;
 use async_nats::jetstream::Context;
 use async_nats::jetstream::context::RequestErrorKind;
 use async_nats::jetstream::message::Message;
@@ -12,7 +13,9 @@ use async_nats::jetstream::stream::InfoError;
 use contract::queues::{self, Request};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
-use workqueue::{Fact, JobId, Queue, bundled_ids, dead_letters, last_message, reading, topology};
+use workqueue::{
+    Fact, JobId, Queue, batch, bundled_ids, dead_letters, last_message, reading, topology,
+};
 
 use super::evidence::Requestors;
 use super::ledger::{DeadLetterOf, JudgedFact, Ledger, Seen};
@@ -23,6 +26,9 @@ use super::memory::Memory;
 const SOON: Duration = Duration::from_secs(5);
 const LATER: Duration = Duration::from_secs(15);
 const AT_LAST: Duration = Duration::from_mins(1);
+
+/// The number of dead letters in a part of their list.
+const DEAD_LETTERS: usize = 1000;
 
 /// The number of messages that are read at a time.
 pub(super) const AT_A_TIME: usize = 32;
@@ -70,11 +76,28 @@ pub(super) async fn everything(
     for id in keys(nats, dead_letters::STREAM, &subjects, key).await? {
         ledger.entry(id).or_default().dead_letter = Some(DeadLetterOf::AStep);
     }
-    let due = dead_letters::subject(schedules.stream, id.unwrap_or("*"));
-    for id in keys(nats, dead_letters::STREAM, &due, key).await? {
-        ledger.entry(id).or_default().dead_letter = Some(DeadLetterOf::DueRequest);
+    if id.is_none() {
+        read_dead_when_due(nats, &mut ledger).await?;
     }
     Ok(ledger)
+}
+
+/// Reads the dead letters of requests that were due. The broker has marked those that a schedule fired, and so tells them
+/// from messages that a person published.
+async fn read_dead_when_due(nats: &Context, ledger: &mut Ledger) -> anyhow::Result<()> {
+    let subjects = dead_letters::subject(queues::SCHEDULES.stream, "*");
+    let fired = format!("{}{NATS_SCHEDULER}", dead_letters::ORIGINAL);
+    let mut next = Some(1);
+    while let Some(from) = next {
+        let (letters, left) =
+            batch::from_sequence(nats, dead_letters::STREAM, &subjects, from, DEAD_LETTERS).await?;
+        next = letters.last().filter(|_| left > 0).map(|last| last.sequence + 1);
+        let fired = letters.iter().filter(|letter| letter.headers.get(fired.as_str()).is_some());
+        for id in fired.filter_map(|letter| dead_letters::key(&letter.subject)) {
+            ledger.entry(id.to_owned()).or_default().dead_letter = Some(DeadLetterOf::DueRequest);
+        }
+    }
+    Ok(())
 }
 
 /// Reads all revisions of all facts of one kind, up to the last one at this moment; or the fact of one request.
