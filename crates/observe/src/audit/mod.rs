@@ -117,7 +117,9 @@ async fn judge(nats: &Context) -> anyhow::Result<Verdict> {
     // counts as such.
     let accepted = async |id: &str, mut seen: Seen| {
         read::read_fact(nats, JudgedFact::Requested, id, &mut seen).await?;
-        seen.in_a_queue = read::is_in_a_queue(nats, id).await?;
+        if seen.in_a_queue && !seen.is_requested() {
+            seen.in_a_queue = read::is_in_a_queue(nats, id).await?;
+        }
         Ok(seen)
     };
     look_again(&mut ledger, Standing::Unasked, facts_max_age, accepted).await?;

@@ -224,12 +224,16 @@ async fn bundles(
 
 /// Whether this id is still that of a message in a queue.
 pub(super) async fn is_in_a_queue(nats: &Context, id: &str) -> anyhow::Result<bool> {
-    let mut ledger = Ledger::new();
     let [_schedules, queues @ ..] = queues::ALL;
     for queue in queues {
-        read_queue(nats, queue, Some(id), &mut ledger).await?;
+        for subject in queue.subjects_of(id) {
+            let message = last_message(nats, queue.stream, &subject).await;
+            if message.with_context(|| format!("cannot read {subject}"))?.is_some() {
+                return Ok(true);
+            }
+        }
     }
-    Ok(ledger.contains_key(id))
+    Ok(false)
 }
 
 /// Reads the scheduled requests. A recurring schedule is no request, and a request that it has made has no id in its
