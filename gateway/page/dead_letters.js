@@ -12,8 +12,9 @@ const list = byId("letters-list");
 
 /** The number of dead letters, and of those that this page has removed since the last count. */
 let known = -1;
-/** The number of them whose reasons are counted, and the sequence of the last one. */
-let [among, until] = [0, 0];
+/** By the last page that was read: the number of dead letters, and of those whose reasons are counted, and the sequence of
+ * the last one. */
+let [listed, among, until] = [0, 0, 0];
 let mine = 0;
 let allowed = false;
 let next = null;
@@ -160,7 +161,8 @@ function show(page) {
   list.append(...page.dead_letters.filter((letter) => !byId(`letter-${letter.sequence}`)).map(item));
   const last = page.dead_letters.at(-1);
   if (last) next = last.sequence + 1;
-  ({ total: known, reasons, counted: among, until } = page);
+  ({ total: listed, reasons, counted: among, until } = page);
+  known = listed;
   tell();
 }
 
@@ -172,8 +174,9 @@ byId("letters-more").addEventListener("click", async () => {
 /** Does the action, once it is confirmed, with some dead letters, or with all that have the chosen reason. */
 function question(action, some) {
   // The reasons are counted among the oldest only.
-  const least = !some.length && chosen && among < known ? "at least " : "";
-  const what = some.length === 1 ? `dead letter ${some[0]}` : `${least}${counted(some.length || wanted(), "dead letter")}`;
+  const least = !some.length && chosen && among < listed ? "at least " : "";
+  const number = some.length || (chosen ? wanted() : listed);
+  const what = some.length === 1 ? `dead letter ${some[0]}` : `${least}${counted(number, "dead letter")}`;
   // Those of now: no letter that comes while the question is open.
   const last = until;
   confirm(`${action.word} ${what}? ${action.warning}`, some.length === 1 ? `${action.word} it` : `${action.word} them`, async () => {

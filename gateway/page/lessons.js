@@ -200,6 +200,8 @@ async function runStep(index) {
   // It may be of an earlier lab.
   if (progress.ticks[index]) tick(index, null);
   await begin(index);
+  // Another lesson was chosen meanwhile.
+  if (lesson?.number !== number) return [];
   const ran = askLab("run", { lesson: number, step: index + 1 });
   steps[index].succeeds = ran.then(({ status }) => status === 0, () => false);
   const { output, status, done } = await ran;
@@ -322,7 +324,7 @@ function watch({ now, mine }, index) {
   });
 }
 
-/** Follows no step. Nobody waits any longer for the state from which one begins. */
+/** Follows no step any longer, and resolves the promise of `watch`. */
 function unfollow() {
   events?.close();
   events = null;

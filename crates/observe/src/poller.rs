@@ -101,7 +101,7 @@ impl Poller {
             round_trips: RoundTrips::default(),
             earlier: None,
             unplaced: VecDeque::new(),
-            bundles_wait: false,
+            bundles_wait: true,
         }
     }
 

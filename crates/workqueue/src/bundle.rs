@@ -43,6 +43,9 @@ static NAME: HeaderName = HeaderName::from_static(BUNDLE);
 /// The most jobs in a bundle. A message with more is no bundle, because the memory for them has no other limit.
 pub(crate) const MOST_JOBS: usize = 1000;
 
+/// The longest version, in bytes, that the jobs of a bundle take over from it.
+const LONGEST_VERSION: usize = 100;
+
 /// The most bytes of the jobs in a bundle, which leaves room for the rest of the message. A larger job is sent alone.
 const MOST_BYTES: usize = 128 * 1024;
 
@@ -220,13 +223,16 @@ fn entries<'a>(headers: &HeaderMap, body: &'a [u8]) -> Option<Vec<Entry<'a>>> {
 pub(crate) fn jobs(message: &Message, key: &str) -> Option<Vec<Message>> {
     let headers = message.headers.as_ref()?;
     let entries = entries(headers, &message.payload)?;
-    let version = headers.get(MESSAGE_VERSION)?.as_str().parse().ok()?;
+    let version = headers.get(MESSAGE_VERSION).filter(|it| it.as_str().len() <= LONGEST_VERSION);
     let lane = message.subject.strip_suffix(key)?;
     let job = |Entry { id, traceparent, tracestate, job }: Entry<'_>| {
         let mut trace = Trace::default();
         trace.set("traceparent", traceparent.as_deref().unwrap_or_default());
         trace.set("tracestate", tracestate.as_deref().unwrap_or_default());
-        let headers = headers::of_message(version, &trace);
+        let mut headers = headers::of_message(1, &trace);
+        if let Some(version) = version {
+            headers.insert(MESSAGE_VERSION, version.clone());
+        }
         let payload = message.payload.slice_ref(job.get().as_bytes());
         let (subject, length) = (format!("{lane}{id}").into(), payload.len());
         let (reply, status, description) = (None, message.status, None);
@@ -304,11 +310,16 @@ mod tests {
         let whole = bundle(group(), &[waiting("{}", Trace::default())]).unwrap();
         assert_eq!(jobs_of(&delivered(whole.clone())).unwrap().len(), 1);
         assert_eq!(bundled_ids(&whole.headers, &whole.body).unwrap().len(), 1);
-        for (header, value) in [(BUNDLE, "2"), (BUNDLE, "x"), (MESSAGE_VERSION, "x")] {
+        for count in ["2", "x"] {
             let mut message = delivered(whole.clone());
-            message.headers.as_mut().unwrap().insert(header, value);
-            assert!(jobs_of(&message).is_none(), "{header}: {value}");
+            message.headers.as_mut().unwrap().insert(BUNDLE, count);
+            assert!(jobs_of(&message).is_none(), "{count}");
         }
+        let mut first = HeaderMap::new();
+        first.insert(BUNDLE, "1");
+        let jobs = jobs_of(&delivered(Publication { headers: first, ..whole })).unwrap();
+        let version = jobs[0].headers.as_ref().unwrap().get(MESSAGE_VERSION).unwrap();
+        assert_eq!(version.as_str(), "1", "a message without a version has the first one");
         let many: Vec<_> = (0..=MOST_JOBS).map(|_| waiting("{}", Trace::default())).collect();
         assert!(jobs_of(&delivered(bundle(group(), &many).unwrap())).is_none());
     }

@@ -75,9 +75,8 @@ impl Delivery {
             message.subject = subject.into();
         }
         // Only a job has been snoozed. Any other message is no job, and becomes a dead letter at once.
-        let is_of_a_job =
-            queue.key(&message.subject).is_some_and(|key| key.parse::<JobId>().is_ok());
-        let snooze = Snooze::of(message.headers.as_ref()).filter(|_| is_of_a_job);
+        let is_job = || queue.key(&message.subject).is_some_and(|key| key.parse::<JobId>().is_ok());
+        let snooze = Snooze::of(message.headers.as_ref()).filter(|_| is_job());
         let attempt = snooze::attempt(snooze, u64::try_from(delivered).unwrap_or(1));
         let reply = message.reply.take().ok_or("it has no reply subject")?;
         let connection = connection.clone();
@@ -229,8 +228,10 @@ impl Delivery {
         let mut is_silent = false;
         let published = loop {
             match to.try_publish(copy()).await {
-                Err(error) if error.lost_connection() => {}
-                Err(PublishError::Unconfirmed(_)) if !mem::replace(&mut is_silent, true) => {}
+                Err(error) if error.timed_out() && mem::replace(&mut is_silent, true) => {
+                    break Err(error);
+                }
+                Err(PublishError::Unconfirmed(_)) => {}
                 published => break published,
             }
             backoff.wait().await;

@@ -102,6 +102,11 @@ impl PublishError {
         matches!(self.unconfirmed(), Some(Unconfirmed::Lost))
     }
 
+    /// Whether the broker was there, and gave no answer.
+    pub(crate) fn timed_out(&self) -> bool {
+        matches!(self.unconfirmed(), Some(Unconfirmed::TimedOut))
+    }
+
     /// Whether no stream answered.
     fn lacks_stream(&self) -> bool {
         matches!(self.unconfirmed(), Some(Unconfirmed::NoStream))

@@ -334,7 +334,13 @@ async fn with_each(
         match action.apply(letter, &operator).await {
             Ok(()) => report.done += 1,
             // The others would each wait for the broker, too.
-            Err(problem) if !connection.is_connected() => return Err(problem),
+            Err(problem) if !operator.connection.is_connected() => {
+                if report.done == 0 && report.kept.is_empty() {
+                    return Err(ProblemKind::BrokerAway.because(problem.detail()));
+                }
+                report.next = Some(letter.sequence);
+                break;
+            }
             Err(problem) => {
                 let why = problem.detail().to_owned();
                 report.kept.push(KeptDeadLetter { sequence: letter.sequence, why });

@@ -69,7 +69,10 @@ async fn requests_that_wait_in_bundles_are_pending() {
         assert_eq!(counted, (REQUESTED, 0, 0, REQUESTED), "{what}: {verdict}");
         let mut poller = observe::Poller::new(deployment.connection());
         for _ in 0..4 {
-            assert_eq!(poller.snapshot().await.unwrap().totals.missing, 0, "{what}");
+            let snapshot = eventually("a snapshot", async || {
+                poller.snapshot().await.map_err(|error| error.to_string())
+            });
+            assert_eq!(snapshot.await.totals.missing, 0, "{what}");
         }
     };
     let mut requestor = deployment.run(Service::Requestor, "asking", &asking).await;

@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Output;
-use std::time::Duration;
 
 use async_nats::{ConnectOptions, Event, HeaderMap};
 use cli::dead_letters::replay_all;
@@ -56,7 +55,7 @@ const READERS: &[&str] = &[AUDITOR, GATEWAY];
 /// Subjects, and the users that may publish to them. The broker refuses all others.
 const PUBLISHES: &[(&str, &[&str])] = &[
     // The queues, and the dead letters.
-    ("requests.id", &[REQUESTOR, DECLARER, OPERATOR, GATEWAY]),
+    ("requests.id", &[REQUESTOR, GENERATOR, DECLARER, OPERATOR, GATEWAY]),
     ("requests.high.id", &[REQUESTOR, GENERATOR, DECLARER, OPERATOR, GATEWAY]),
     ("responses.id", &[REQUESTOR, GENERATOR, DECLARER, OPERATOR]),
     ("acknowledgments.id", &[REQUESTOR, GENERATOR, DECLARER, OPERATOR]),
@@ -722,17 +721,19 @@ async fn every_user_has_the_permissions_that_it_needs() {
 async fn failed_and_redelivered_bundles_need_no_other_permission() {
     let guarded = Guarded::declared().await;
     let bundles = ("BUNDLE_LIMIT", "8");
-    let failing = [bundles, ("FAILURE_RATE", "0.3"), ("CONCURRENCY", "64")];
-    let mut generator = guarded.run(Service::Generator, "killed", &failing).await;
+    let slow = [bundles, ("WORK_TIME", "1h"), ("CONCURRENCY", "64")];
+    let mut generator = guarded.run(Service::Generator, "killed", &slow).await;
     let asking = [bundles, ("REQUEST_TOTAL", "500"), ("REQUEST_RATE", "max")];
     let mut requestor = guarded.run(Service::Requestor, "asking", &asking).await;
-    eventually("some requests are done", async || {
-        let auditor = guarded.connect(AUDITOR).await;
-        let so_far = audit(auditor.context(), Duration::ZERO).await.unwrap();
-        if so_far.complete > 0 { Ok(()) } else { Err(so_far.to_string()) }
+    let auditor = guarded.connect(AUDITOR).await;
+    eventually("several bundles are in flight", async || {
+        let state = topology::queue_state(auditor.context(), REQUESTS).await.unwrap();
+        let in_flight = state.in_flight();
+        if in_flight > 3 { Ok(()) } else { Err(in_flight) }
     })
     .await;
     generator.kill().await.unwrap();
+    let failing = [bundles, ("FAILURE_RATE", "0.3"), ("MAX_ATTEMPTS", "100")];
     let _generator = guarded.run(Service::Generator, "generator", &failing).await;
     succeeded(&mut requestor).await;
     let _requestor = guarded.run(Service::Requestor, "requestor", &[]).await;

@@ -75,6 +75,8 @@ pub(super) struct Evidence {
     missed: Option<(Timestamp, String)>,
     accepted: usize,
     unasked: usize,
+    /// The number of messages under ids that no requestor makes.
+    foreign: usize,
     /// The numbers of accepted and unasked requests at the last moment at which most were unasked.
     mostly_unasked: Option<(usize, usize)>,
 }
@@ -89,7 +91,7 @@ impl Evidence {
         match standing {
             Standing::TooOld | Standing::Scheduled => {}
             // A message under an id that no requestor makes says nothing about an earlier store.
-            Standing::Unasked if asked_at(id).is_none() => {}
+            Standing::Unasked if asked_at(id).is_none() => self.foreign += 1,
             Standing::Unasked => {
                 self.unasked += 1;
                 // Stays a sign, however many requests are accepted later.
@@ -153,7 +155,7 @@ impl Evidence {
         let (older, younger) = by_age.split_at(gap + 1);
         let since = younger[0].created;
         // A queue removes the messages that are done, but its sequence counts about one for each request.
-        let requests = (self.accepted + self.unasked) as u64;
+        let requests = (self.accepted + self.unasked + self.foreign) as u64;
         let was_in_use = |memory: &&&Memory| {
             memory.oldest.is_some_and(|oldest| oldest < since) || memory.stored > requests
         };

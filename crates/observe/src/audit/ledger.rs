@@ -57,7 +57,10 @@ pub(super) struct Seen {
     received: Revisions,
     /// It is due later.
     pub(super) is_scheduled: bool,
+    /// A message in a queue has its id.
     pub(super) in_a_queue: bool,
+    /// It is in a bundle in a queue, whose message has another id.
+    pub(super) in_a_bundle: bool,
     pub(super) dead_letter: Option<DeadLetterOf>,
 }
 
@@ -123,6 +126,11 @@ impl Seen {
         self.revisions(fact).decision = None;
     }
 
+    /// Whether a message in a queue is all that there is of it.
+    pub(super) fn is_only_in_a_queue(&self) -> bool {
+        *self == Self { in_a_queue: true, ..Self::default() }
+    }
+
     /// Whether the request was accepted.
     pub(super) fn is_requested(&self) -> bool {
         self.requested.decision.is_some()
@@ -138,18 +146,12 @@ impl Seen {
 
     /// The standing of the request with this id, if the guarantees hold for `facts_max_age` after it was made.
     pub(super) fn standing(&self, id: &str, now: Timestamp, facts_max_age: Duration) -> Standing {
-        // A request for later is accepted once it is scheduled, and has no other fact until it is submitted.
-        if self.dead_letter == Some(DeadLetterOf::DueRequest)
-            && !self.is_requested()
-            && asked_at(id).is_some()
-        {
-            return Standing::DeadLettered;
-        }
         let limit = SignedDuration::try_from(facts_max_age).unwrap_or(SignedDuration::MAX);
         // Without a fact, from the id: a dead letter outlives the facts.
         let asked = self.requested_at.or_else(|| asked_at(id));
         // A scheduled request is due in the future, however old its id is.
-        let is_asked = self.requested_at.is_some() || !self.is_scheduled;
+        let is_due_letter = self.dead_letter == Some(DeadLetterOf::DueRequest);
+        let is_asked = self.requested_at.is_some() || !(self.is_scheduled || is_due_letter);
         if is_asked && asked.is_some_and(|asked| now.duration_since(asked) >= limit) {
             return Standing::TooOld;
         }
@@ -164,11 +166,13 @@ impl Seen {
             RequestState::Scheduled => Standing::Scheduled,
             RequestState::Doubled => Standing::Doubled,
             _ if written_twice => Standing::Doubled,
+            // A request for later is accepted once it is scheduled, and has no fact until it is submitted.
+            _ if !is_requested && is_due_letter => Standing::DeadLettered,
             _ if !is_requested => Standing::Unasked,
             RequestState::Received => Standing::Complete,
             RequestState::Cancelled => Standing::Cancelled,
             // A request that is being cancelled may be accepted, and still scheduled.
-            _ if self.in_a_queue || self.is_scheduled => Standing::Pending,
+            _ if self.in_a_queue || self.in_a_bundle || self.is_scheduled => Standing::Pending,
             RequestState::DeadLettered(()) => Standing::DeadLettered,
             RequestState::Queued | RequestState::Stored => Standing::Lost,
         }

@@ -117,14 +117,10 @@ async fn judge(nats: &Context) -> anyhow::Result<Verdict> {
     // counts as such.
     let accepted = async |id: &str, mut seen: Seen| {
         read::read_fact(nats, JudgedFact::Requested, id, &mut seen).await?;
-        if seen.in_a_queue && !seen.is_requested() {
-            seen.in_a_queue = read::is_in_a_queue(nats, id).await?;
-        }
-        Ok(seen)
+        // Perhaps it was the id of a bundle that was settled before it could be read.
+        Ok((!seen.is_only_in_a_queue() || read::is_in_a_queue(nats, id).await?).then_some(seen))
     };
     look_again(&mut ledger, Standing::Unasked, facts_max_age, accepted).await?;
-    // The id of a bundle that was settled before it could be read.
-    ledger.retain(|_, seen| *seen != Seen::default());
     for pause in [Duration::ZERO, CATCH_UP] {
         let now = workqueue::now();
         let mut all = ledger.iter();
@@ -136,8 +132,8 @@ async fn judge(nats: &Context) -> anyhow::Result<Verdict> {
         let anywhere = async |id: &str, _seen| {
             let mut all = read::everything(nats, Some(id), &mut Requestors::default()).await?;
             let mut seen = all.remove(id).unwrap_or_default();
-            seen.in_a_queue |= bundled.contains(id);
-            Ok(seen)
+            seen.in_a_bundle = bundled.contains(id);
+            Ok(Some(seen))
         };
         look_again(&mut ledger, Standing::Lost, facts_max_age, anywhere).await?;
     }
@@ -164,12 +160,12 @@ async fn judge(nats: &Context) -> anyhow::Result<Verdict> {
     Ok(verdict)
 }
 
-/// Reads all requests of this standing a second time.
+/// Reads all requests of this standing a second time. Drops those that are none.
 async fn look_again(
     ledger: &mut Ledger,
     standing: Standing,
     facts_max_age: Duration,
-    look: impl AsyncFn(&str, Seen) -> anyhow::Result<Seen>,
+    look: impl AsyncFn(&str, Seen) -> anyhow::Result<Option<Seen>>,
 ) -> anyhow::Result<()> {
     let now = workqueue::now();
     // The second observations replace the first ones.
@@ -183,7 +179,7 @@ async fn look_again(
         })
         .buffer_unordered(read::AT_A_TIME);
     while let Some((id, seen)) = looks.try_next().await? {
-        ledger.insert(id, seen);
+        ledger.extend(seen.map(|seen| (id, seen)));
     }
     Ok(())
 }

@@ -177,8 +177,11 @@ async fn read_queue(
     let subjects = keys(nats, queue.stream, ">", |subject| Some(subject.to_owned())).await?;
     let (bundles, jobs) = bundles(nats, queue, &subjects, ledger).await?;
     let alone = subjects.iter().filter(|subject| !bundles.contains(*subject));
-    for id in alone.filter_map(|subject| key(subject)).chain(jobs) {
+    for id in alone.filter_map(|subject| key(subject)) {
         ledger.entry(id).or_default().in_a_queue = true;
+    }
+    for id in jobs {
+        ledger.entry(id).or_default().in_a_bundle = true;
     }
     Ok(())
 }
