@@ -47,13 +47,7 @@ impl BrokerState {
     pub(super) fn change(&self, later: &Self) -> Option<String> {
         for (is, later) in self.streams.iter().zip(&later.streams) {
             if let Some(what) = stream_changed(is, later) {
-                let name = &is.config.name;
-                let why = if name == queues::SCHEDULES.stream {
-                    " (one that falls due adds a message: remove it, or try again)"
-                } else {
-                    ""
-                };
-                return Some(format!("{name} has {what}{why}"));
+                return Some(format!("{} has {what}", is.config.name));
             }
         }
         let mut consumers = self.consumers.iter().zip(&later.consumers);
@@ -74,7 +68,11 @@ fn stream_changed(is: &StreamInfo, later: &StreamInfo) -> Option<&'static str> {
     // A stream with an age limit removes old messages even while no service works.
     let forgets = !config.max_age.is_zero();
     if is.last_sequence != later.last_sequence {
-        Some("got messages")
+        Some(if config.name == queues::SCHEDULES.stream {
+            "got messages (one that falls due adds a message: remove it, or try again)"
+        } else {
+            "got messages"
+        })
     } else if !forgets && is.messages != later.messages {
         Some("lost messages")
     } else {

@@ -84,11 +84,7 @@ async fn requests_that_wait_in_bundles_are_pending() {
     requestor.kill().await.unwrap();
 
     let generator = deployment.run(Service::Generator, "generator", &[bundles]).await;
-    eventually("the requests are answered", async || match deployment.depth(REQUESTS).await {
-        0 => Ok(()),
-        left => Err(left),
-    })
-    .await;
+    deployment.drained(REQUESTS).await;
     let messages = deployment.depth(RESPONSES).await;
     assert!(messages < REQUESTED as u64, "there is no bundle among {messages} messages");
     pending("responses").await;

@@ -72,15 +72,7 @@ async fn dead_lettered(deployment: &Deployment, queue: Queue, kinds: &[Unreadabl
             assert_eq!(value(headers, "X-Mine"), "kept");
         }
     }
-    drained(deployment, queue).await;
-}
-
-async fn drained(deployment: &Deployment, queue: Queue) {
-    eventually("the queue is empty", async || match deployment.depth(queue).await {
-        0 => Ok(()),
-        depth => Err(depth),
-    })
-    .await;
+    deployment.drained(queue).await;
 }
 
 /// Waits until the broker does not send to a dead client any more.
@@ -201,7 +193,7 @@ async fn unreadable_dead_letter_is_shown_and_not_replayed() {
     assert!(shown.contains(HEADER_BLOCK) && shown.contains("\\xffnobody reads this"), "{shown}");
     replay_all(deployment.connection(), &letters).await.unwrap_err();
     assert_eq!(list(deployment.nats(), None).await.unwrap().len(), 1);
-    drained(&deployment, RESPONSES).await;
+    deployment.drained(RESPONSES).await;
 }
 
 #[tokio::test]

@@ -71,10 +71,10 @@ pub(super) async fn everything(
     read_queue(nats, acknowledgments, id, &mut ledger).await?;
     read_facts(nats, JudgedFact::Received, id, &mut ledger, requestors).await?;
     let all = || dead_letters::SUBJECTS.to_owned();
-    let subjects = id.map_or_else(all, |id| dead_letters::subject("*", id));
-    let key = |subject: &str| dead_letters::key(subject).map(str::to_owned);
-    for id in keys(nats, dead_letters::STREAM, &subjects, key).await? {
-        ledger.entry(id).or_default().dead_letter = Some(DeadLetterOf::AStep);
+    let filter = id.map_or_else(all, |id| dead_letters::subject("*", id));
+    let letters = subjects(nats, dead_letters::STREAM, &filter).await?;
+    for id in letters.iter().filter_map(|subject| dead_letters::key(subject)) {
+        ledger.entry(id.to_owned()).or_default().dead_letter = Some(DeadLetterOf::AStep);
     }
     if id.is_none() {
         read_dead_when_due(nats, &mut ledger).await?;
@@ -165,20 +165,17 @@ async fn read_queue(
     id: Option<&str>,
     ledger: &mut Ledger,
 ) -> anyhow::Result<()> {
-    let key = |subject: &str| queue.key(subject).map(str::to_owned);
     if let Some(id) = id {
-        for subjects in queue.subjects_of(id) {
-            if !keys(nats, queue.stream, &subjects, key).await?.is_empty() {
-                ledger.entry(id.to_owned()).or_default().in_a_queue = true;
-            }
+        if is_in(nats, queue, id).await? {
+            ledger.entry(id.to_owned()).or_default().in_a_queue = true;
         }
         return Ok(());
     }
-    let subjects = keys(nats, queue.stream, ">", |subject| Some(subject.to_owned())).await?;
-    let (bundles, jobs) = bundles(nats, queue, &subjects, ledger).await?;
-    let alone = subjects.iter().filter(|subject| !bundles.contains(*subject));
-    for id in alone.filter_map(|subject| key(subject)) {
-        ledger.entry(id).or_default().in_a_queue = true;
+    let messages = subjects(nats, queue.stream, ">").await?;
+    let (bundles, jobs) = bundles(nats, queue, &messages, ledger).await?;
+    let alone = messages.iter().filter(|subject| !bundles.contains(*subject));
+    for id in alone.filter_map(|subject| queue.key(subject)) {
+        ledger.entry(id.to_owned()).or_default().in_a_queue = true;
     }
     for id in jobs {
         ledger.entry(id).or_default().in_a_bundle = true;
@@ -191,8 +188,8 @@ pub(super) async fn bundled(nats: &Context, ledger: &Ledger) -> anyhow::Result<H
     let mut bundled = HashSet::new();
     let [_schedules, queues @ ..] = queues::ALL;
     for queue in queues {
-        let subjects = keys(nats, queue.stream, ">", |subject| Some(subject.to_owned())).await?;
-        bundled.extend(bundles(nats, queue, &subjects, ledger).await?.1);
+        let messages = subjects(nats, queue.stream, ">").await?;
+        bundled.extend(bundles(nats, queue, &messages, ledger).await?.1);
     }
     Ok(bundled)
 }
@@ -229,11 +226,18 @@ async fn bundles(
 pub(super) async fn is_in_a_queue(nats: &Context, id: &str) -> anyhow::Result<bool> {
     let [_schedules, queues @ ..] = queues::ALL;
     for queue in queues {
-        for subject in queue.subjects_of(id) {
-            let message = last_message(nats, queue.stream, &subject).await;
-            if message.with_context(|| format!("cannot read {subject}"))?.is_some() {
-                return Ok(true);
-            }
+        if is_in(nats, queue, id).await? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+async fn is_in(nats: &Context, queue: Queue, id: &str) -> anyhow::Result<bool> {
+    for subject in queue.subjects_of(id) {
+        let message = last_message(nats, queue.stream, &subject).await;
+        if message.with_context(|| format!("cannot read {subject}"))?.is_some() {
+            return Ok(true);
         }
     }
     Ok(false)
@@ -247,22 +251,17 @@ async fn read_scheduled(
     id: Option<&str>,
     ledger: &mut Ledger,
 ) -> anyhow::Result<()> {
-    let key = |subject: &str| subject.rsplit('.').next().map(str::to_owned);
-    for subjects in queue.subjects_of(id.unwrap_or("*")) {
-        for id in keys(nats, queue.stream, &subjects, key).await? {
-            ledger.entry(id).or_default().is_scheduled = true;
+    for filter in queue.subjects_of(id.unwrap_or("*")) {
+        let requests = subjects(nats, queue.stream, &filter).await?;
+        for id in requests.iter().filter_map(|subject| subject.rsplit('.').next()) {
+            ledger.entry(id.to_owned()).or_default().is_scheduled = true;
         }
     }
     Ok(())
 }
 
-/// The ids in the subjects of a stream's messages.
-async fn keys(
-    nats: &Context,
-    stream: &str,
-    filter: &str,
-    key: impl Fn(&str) -> Option<String>,
-) -> anyhow::Result<Vec<String>> {
+/// The subjects of a stream's messages.
+async fn subjects(nats: &Context, stream: &str, filter: &str) -> anyhow::Result<Vec<String>> {
     let what = || format!("cannot list what is in the stream {stream}");
     let mut nats = nats.clone();
     let mut ask = async |patience| -> anyhow::Result<Result<HashMap<String, usize>, InfoError>> {
@@ -279,6 +278,5 @@ async fn keys(
             answer = ask(patience).await?;
         }
     }
-    let subjects = answer.with_context(what)?;
-    Ok(subjects.keys().filter_map(|it| key(it)).collect())
+    Ok(answer.with_context(what)?.into_keys().collect())
 }
