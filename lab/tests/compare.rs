@@ -81,7 +81,7 @@ async fn stopped_comparison_covers_the_requests_so_far() {
     // The first time this includes a build.
     testkit::programs::build_with_examples().await.unwrap();
     let directory = tempfile::tempdir().unwrap();
-    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_lab"));
+    let mut command = testkit::process::bound_to_this(env!("CARGO_BIN_EXE_lab"));
     command.args(["compare", "--for", "1h", "--seed", "1"]).env("ACK_WAIT", "2s");
     // So that the requestor of the queue logs the accepted requests.
     command.env("RUST_LOG", "info,requestor=debug");

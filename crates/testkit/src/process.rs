@@ -12,10 +12,14 @@ use anyhow::Context;
 use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
 use tokio::process::{Child, Command};
+use tokio::time::timeout;
 
 use crate::eventually::eventually;
 use crate::http;
 use crate::usage;
+
+/// The time limit for the answer of a process that is asked whether it is ready.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 
 /// The program, part of util-linux, that makes Linux kill a child with its parent.
 const SETPRIV: &str = "/usr/bin/setpriv";
@@ -177,7 +181,9 @@ impl Process {
     /// Whether it has logged the address of its admin endpoint, and reports there that it is ready.
     pub async fn is_ready(&self) -> bool {
         let Some(addr) = self.logged_addr("admin endpoint listens addr=") else { return false };
-        matches!(http::get(addr, "/readyz").await, Ok((200, _)))
+        // A process that is paused gives no answer.
+        let answer = timeout(ANSWER_LIMIT, http::get(addr, "/readyz")).await;
+        matches!(answer, Ok(Ok((200, _))))
     }
 
     /// Its current memory in kB (Linux only).

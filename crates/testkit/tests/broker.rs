@@ -117,8 +117,8 @@ async fn broker_with_a_password_counts_as_started() {
 
 #[tokio::test]
 async fn broker_that_cannot_start_names_the_reason_at_once() {
-    let begun = Instant::now();
     let first = Broker::start(BrokerOptions::default()).await.unwrap();
+    let begun = Instant::now();
     let options = BrokerOptions { port: Some(first.port()), ..Default::default() };
     let error = format!("{:#}", Broker::start(options).await.unwrap_err());
     assert!(error.contains("address already in use"), "{error}");

@@ -5,11 +5,11 @@ use std::path::Path;
 use serde_json::Value;
 use testkit::broker::{Broker, BrokerOptions};
 use testkit::eventually::eventually;
-use testkit::process::{Process, logged};
-use tokio::process::Command;
+use testkit::process::{Process, bound_to_this, logged};
 
 async fn generator(broker: &Broker, directory: &Path, name: &str) -> Process {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_forgetful-generator"));
+    let mut command = bound_to_this(env!("CARGO_BIN_EXE_forgetful-generator"));
+    command.env_clear();
     command.args(["--nats-url", &broker.url()]);
     let process = Process::spawn(command, directory.join(name)).unwrap();
     logged(&process, "listening").await;
@@ -17,7 +17,8 @@ async fn generator(broker: &Broker, directory: &Path, name: &str) -> Process {
 }
 
 fn requestor(broker: &Broker, directory: &Path, settings: &[&str]) -> Process {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_forgetful-requestor"));
+    let mut command = bound_to_this(env!("CARGO_BIN_EXE_forgetful-requestor"));
+    command.env_clear();
     command.args(["--nats-url", &broker.url(), "--rate", "200"]).args(settings);
     Process::spawn(command, directory.join("requestor")).unwrap()
 }

@@ -120,7 +120,7 @@ async fn job_is_done_once_it_is_due_and_not_before() {
     let (_broker, settings) = broker().await;
     let (worker, connection) = (WorkerTask::start(&settings), connection(&settings).await);
     let producer = Producer::connect(&settings).await.unwrap();
-    let at = now() + SECOND;
+    let at = now() + 5 * SECOND;
     let id = producer.submit_later(&remind("cake"), at).await.unwrap();
     depths_are(&connection, 0, 1).await;
     let waits = schedules::later::<Remind>(&connection, id).await.unwrap().unwrap();
@@ -153,7 +153,7 @@ async fn cancelled_job_is_never_done() {
     let (_broker, settings) = broker().await;
     let (worker, connection) = (WorkerTask::start(&settings), connection(&settings).await);
     let producer = Producer::connect(&settings).await.unwrap();
-    let at = now() + SECOND;
+    let at = now() + 5 * SECOND;
     let id = producer.submit_later(&remind("cake"), at).await.unwrap();
     assert!(producer.cancel::<Remind>(id).await.unwrap());
     assert!(!producer.cancel::<Remind>(id).await.unwrap(), "it is cancelled already");
@@ -213,7 +213,8 @@ async fn recurring_job_that_is_retried_keeps_its_id() {
     let (_broker, settings) = broker().await;
     let worker = WorkerTask::start(&settings);
     let producer = Producer::connect(&settings).await.unwrap();
-    producer.schedule("retried", &EACH_SECOND, &remind("retried")).await.unwrap();
+    let seldom = Recurrence::Every(5 * SECOND);
+    producer.schedule("retried", &seldom, &remind("retried")).await.unwrap();
     assert_eq!(worker.next().await, worker.next().await);
     producer.unschedule::<Remind>("retried").await.unwrap();
     worker.stop().await;
@@ -252,7 +253,7 @@ async fn job_due_while_the_broker_is_away_is_done_once() {
     let (mut broker, settings) = broker().await;
     let (worker, connection) = (WorkerTask::start(&settings), connection(&settings).await);
     let producer = Producer::connect(&settings).await.unwrap();
-    let at = now() + SECOND;
+    let at = now() + 5 * SECOND;
     let id = producer.submit_later(&remind("cake"), at).await.unwrap();
     let far = producer.submit_later(&remind("bread"), at + 3 * SECOND).await.unwrap();
     broker.kill().await.unwrap();

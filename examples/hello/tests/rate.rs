@@ -34,7 +34,7 @@ impl Handler for Caller {
 
     async fn handle(&self, _: Call, cx: &Context) -> Result<(), Failure> {
         assert_eq!(cx.attempt().number(), 1);
-        *self.0.lock().unwrap().entry(workqueue::now().as_second()).or_default() += 1;
+        *self.0.lock().unwrap().entry(cx.started_at().as_second()).or_default() += 1;
         Ok(())
     }
 }

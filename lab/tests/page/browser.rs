@@ -11,9 +11,8 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::{Map, Value, json};
 use tempfile::TempDir;
 use testkit::eventually::eventually;
-use testkit::process::{Process, logged};
+use testkit::process::{Process, bound_to_this, logged};
 use testkit::reserved_ports::ReservedPorts;
-use tokio::process::Command;
 
 /// The output of ChromeDriver once it listens.
 const SIGN: &str = "was started successfully";
@@ -31,7 +30,7 @@ pub struct Browser {
 impl Browser {
     pub async fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let mut command = Command::new("chromedriver");
+        let mut command = bound_to_this("chromedriver");
         // Of port 0 it makes two, one for each version of IP, and ends if they cannot be the same.
         let (_reserved, port) = ReservedPorts::free().unwrap();
         command.arg(format!("--port={port}"));
@@ -105,12 +104,14 @@ impl Browser {
         .await;
     }
 
-    /// Clicks an element, once it can be clicked.
+    /// Clicks an element, once it can be clicked. It is looked up until a click has reached it, because the page may
+    /// replace it between the two commands.
     pub async fn press(&self, selector: &str) {
-        let quoted = json!(format!("{selector}:not(:disabled)"));
-        self.until(&format!("document.querySelector({quoted})?.checkVisibility()")).await;
-        let button = self.client.find(Locator::Css(selector)).await.unwrap();
-        button.click().await.unwrap();
+        let enabled = format!("{selector}:not(:disabled)");
+        eventually(&format!("{selector} is pressed"), async || {
+            self.client.find(Locator::Css(&enabled)).await?.click().await
+        })
+        .await;
     }
 
     /// Presses the button with these words, within the first element that a CSS selector finds.

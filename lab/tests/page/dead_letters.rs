@@ -4,8 +4,10 @@ use async_nats::HeaderMap;
 use contract::Amount;
 use contract::facts::{Received, Stored};
 use contract::queues::{REQUESTS, Request};
+use testkit::eventually::eventually;
 use testkit::process::logged;
-use workqueue::JobId;
+use workqueue::dead_letters::STREAM;
+use workqueue::{JobId, topology};
 
 use crate::browser::Browser;
 use crate::deployment::{Deployment, Service, creation, publication, ready, succeeded};
@@ -109,7 +111,15 @@ async fn replay_of_all_ends_if_each_message_dies_again() {
     browser.press("#replay-all").await;
     browser.press("#confirm-yes").await;
     browser.says("#replay-note", "Replayed 60.").await;
-    browser.until("!document.querySelector('#replay-all').disabled").await;
+    browser.until("!document.querySelector('#replay-all').ariaDisabled").await;
+    eventually("each message has died again", async || {
+        let letters = topology::stream_state(deployment.nats(), STREAM).await.unwrap().state;
+        match (letters.messages, letters.last_sequence) {
+            (60, 120) => Ok(()),
+            other => Err(other),
+        }
+    })
+    .await;
     browser.says("#number-dead_letters", "60").await;
 }
 

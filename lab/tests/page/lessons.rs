@@ -4,9 +4,8 @@ use std::time::Duration;
 
 use serde_json::json;
 use testkit::http;
-use testkit::process::{Process, logged};
+use testkit::process::{Process, bound_to_this, logged};
 use testkit::target_directory::directory;
-use tokio::process::Command;
 use tokio::time::timeout;
 
 use crate::accessibility::{NO_AXE, VIOLATIONS};
@@ -113,7 +112,7 @@ const PICTURES: &str = "
 #[tokio::test]
 async fn page_of_the_lab_controls_it_and_has_no_violation() {
     let files = tempfile::tempdir().unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
+    let mut command = bound_to_this(env!("CARGO_BIN_EXE_lab"));
     command.args(["up", "--for", "1h", "--rate", "20"]).env_remove("RUST_BACKTRACE");
     let mut lab = Process::spawn(command, files.path().join("log")).unwrap();
     logged(&lab, "REQUESTS 0 waiting").await;

@@ -72,9 +72,12 @@ async fn broker_without_queues_is_not_silent_and_shows_replicas() {
     deployment.nats().delete_stream(contract::facts::REQUESTED.stream).await.unwrap();
     browser.says("#status", "nothing is declared").await;
     browser.says("#banner", "decoupled declare").await;
-    // Also on a new page, and for a new replica.
+    // Also for a new replica, and on a new page.
     let _another = deployment.run(Service::Generator, "two", &[("INSTANCE", "generator-2")]).await;
+    browser.says("#generator .replica", "generator-2").await;
+    browser.open_another(&gateway.url()).await;
     browser.says("#generator .replica", "generator-1").await;
+    browser.says("#generator .replica", "generator-2").await;
 }
 
 #[tokio::test]

@@ -207,7 +207,7 @@ async fn silent_and_slow_clients_do_not_block_other_clients() {
     let deployment = Deployment::with(&PATIENT).await;
     let (gateway, api) = gateway(&deployment, "gateway").await;
     let mut silent = Vec::new();
-    for number in 0..600 {
+    for number in 0..300 {
         let mut client = TcpStream::connect(api).await.unwrap();
         let sent = match number % 3 {
             0 => "POST /requests HTTP/1.1\r\nHost: loc",
@@ -219,7 +219,7 @@ async fn silent_and_slow_clients_do_not_block_other_clients() {
     }
     accepted(&post(api, None, &json!({})).await);
     // Other clients are answered even if clients that withhold the rest of a body take all connections.
-    for _ in 0..400 {
+    for _ in 0..200 {
         let head = "POST /requests HTTP/1.1\r\nHost: localhost\r\nContent-Length: 20\r\n\r\n{";
         let mut client = TcpStream::connect(api).await.unwrap();
         client.write_all(head.as_bytes()).await.unwrap();

@@ -5,6 +5,7 @@ use std::process::Output;
 
 use testkit::eventually::eventually;
 use testkit::process::{Process, logged};
+use testkit::reserved_ports::ReservedPorts;
 use tokio::net::TcpListener;
 use tokio::process::Command;
 
@@ -68,7 +69,8 @@ async fn service_that_listens_everywhere_is_asked_on_this_machine() {
 
 #[tokio::test]
 async fn healthcheck_without_an_answer_is_unhealthy() {
-    let nobody = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().to_string();
+    let (_held, port) = ReservedPorts::free().unwrap();
+    let nobody = format!("127.0.0.1:{port}");
     // Accepts connections, and never answers.
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let silent_addr = silent.local_addr().unwrap().to_string();

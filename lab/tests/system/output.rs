@@ -1,6 +1,7 @@
 //! Logs and results that cannot be written: a full disk, a reader that has gone, and a reader that stalls.
 
 use std::fs::{self, File};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::Stdio;
 
@@ -10,8 +11,8 @@ use tempfile::TempDir;
 use testkit::eventually::eventually;
 use testkit::http;
 use testkit::process::Process;
+use testkit::reserved_ports::ReservedPorts;
 use tokio::io::AsyncReadExt;
-use tokio::net::TcpListener;
 use tokio::process::{Child, Command};
 
 use crate::deployment::{Deployment, Service, programs, run, soon, succeeded};
@@ -23,9 +24,8 @@ const FULL: &str = "/dev/full";
 #[tokio::test]
 async fn full_disk_of_the_logs_does_not_stop_the_work() {
     let mut deployment = Deployment::start().await;
-    let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let admin_addr = free.local_addr().unwrap();
-    drop(free);
+    let (_held, port) = ReservedPorts::free().unwrap();
+    let admin_addr = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
     let settings = [("ADMIN_ADDR", &*admin_addr.to_string()), ("RUST_LOG", "debug")];
     let url = deployment.url().to_owned();
     let mut generator = run(Service::Generator, &url, PathBuf::from(FULL), &settings).await;

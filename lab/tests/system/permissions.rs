@@ -14,7 +14,7 @@ use serde_json::json;
 use tempfile::TempDir;
 use testkit::broker::{Broker, BrokerOptions};
 use testkit::eventually::eventually;
-use testkit::process::{Process, logged};
+use testkit::process::{Process, bound_to_this, logged};
 use tokio::process::Command;
 use tokio::sync::mpsc;
 use workqueue::dead_letters::{DeadLetter, list};
@@ -412,7 +412,7 @@ impl Guarded {
     }
 
     fn command(&self, program: &Path, user: &str) -> Command {
-        let mut command = Command::new(program);
+        let mut command = bound_to_this(program);
         command.env_clear().env("NATS_URL", self.broker.url()).env("LOG_FORMAT", "pretty");
         command.env("NATS_USER", user).env("NATS_PASSWORD", password(user));
         command.env("NATS_INBOX_PREFIX", inbox(user));

@@ -8,7 +8,7 @@ use contract::queues::REQUESTS;
 use nkeys::KeyPair;
 use testkit::broker::{Broker, BrokerOptions};
 use testkit::eventually::eventually;
-use testkit::process::{Process, logged};
+use testkit::process::{Process, bound_to_this, logged};
 use tokio::net::TcpListener;
 use tokio::process::Command;
 
@@ -502,7 +502,7 @@ async fn with_empty_variables(program: &Path, words: &[&str]) -> Command {
     let help = Command::new(program).args(words).arg("--help").output().await.unwrap();
     let help = String::from_utf8(help.stdout).unwrap();
     let names = help.split("[env: ").skip(1).map(|rest| rest.split(['=', ']']).next().unwrap());
-    let mut command = Command::new(program);
+    let mut command = bound_to_this(program);
     command.env_clear().args(words).envs(names.map(|name| (name, "")));
     assert!(command.as_std().get_envs().count() >= 10, "{help}");
     command

@@ -10,6 +10,7 @@ use contract::facts;
 use contract::queues::{REQUESTS, RESPONSES};
 use futures_util::StreamExt;
 use testkit::broker::{Broker, BrokerOptions};
+use testkit::eventually::eventually;
 use testkit::process::logged;
 use tokio::io::{self, AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
@@ -221,7 +222,8 @@ async fn paused_consumer_is_named_by_all_that_depend_on_it() {
     let watch = deployment.watch("watch", &LIMITS, &[]).await;
     logged(&watch, "consumer generator of stream REQUESTS is paused until ").await;
     let connection = observe::connect(&NatsSettings::at(deployment.url()), "test").await.unwrap();
-    let snapshot = observe::Poller::new(&connection).snapshot().await.unwrap();
+    let mut poller = observe::Poller::new(&connection);
+    let snapshot = eventually("there is a snapshot", async || poller.snapshot().await).await;
     let paused = snapshot.queues.iter().filter(|queue| queue.paused_until.is_some());
     assert_eq!(paused.map(|queue| queue.name).collect::<Vec<_>>(), [REQUESTS.stream]);
     let (_, said) = deployment.decoupled(["audit"]).await;

@@ -16,6 +16,7 @@ use serde_json::json;
 use testkit::eventually::eventually;
 use testkit::http;
 use testkit::process::{Process, logged};
+use testkit::reserved_ports::ReservedPorts;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
@@ -258,9 +259,8 @@ async fn delay_and_schedule_are_part_of_their_traces() {
 #[tokio::test]
 async fn spans_without_a_collector_are_dropped_and_counted() {
     let deployment = Deployment::with(&PATIENT).await;
-    let taken = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-    let url = format!("http://{}", taken.local_addr().unwrap());
-    drop(taken);
+    let (_held, port) = ReservedPorts::free().unwrap();
+    let url = format!("http://127.0.0.1:{port}");
     let settings = [("OTEL_EXPORTER_OTLP_ENDPOINT", url.as_str())];
     let generator = deployment.run(Service::Generator, "generator", &settings).await;
     let _requestor = deployment.ask(100).await;

@@ -1,10 +1,12 @@
 //! Without the outbox: the same kill loses an event, or leaves one of an order that does not exist.
 
+use orders::audit::Fate;
+use testkit::eventually::eventually;
 use testkit::process::Process;
 use testkit::proxy::Proxy;
 use workqueue::JobId;
 
-use crate::system::{Kind, System, http, kill_before, kinds, post};
+use crate::system::{Kind, System, http, kill_before, kinds, place, post};
 
 /// Starts an order service that publishes in this naive way, and stops it just before the publish. Returns the id of the
 /// order.
@@ -29,7 +31,15 @@ async fn commit_then_publish_loses_an_event() {
         let proxy = Proxy::start(system.broker.port()).await.unwrap();
         let (mut orders, id) = publishing(&system, &proxy, "after-commit").await;
         kill_before(&proxy, &mut orders).await;
-        let _others = ["orders", "orders-relay", "payments"].map(|program| system.run(program));
+        let others = ["orders", "orders-relay", "payments"].map(|program| system.run(program));
+        // They work again, and do not know of the event.
+        let later = place(http(&others[0]).await).await.to_string();
+        eventually("a later order is complete", async || {
+            let verdict = system.verdict().await;
+            let complete = verdict.0.get(&Fate::Complete);
+            if complete.is_some_and(|ids| ids.contains(&later)) { Ok(()) } else { Err(verdict) }
+        })
+        .await;
         let (is_clean, verdict) = audit(&system).await;
         let named = format!("Lost         1\n  {id}\n");
         assert!(!is_clean && verdict.contains(&named), "{kind:?}: {verdict}");
@@ -58,7 +68,7 @@ async fn naive_ways_work_without_a_fault() {
         let url = system.broker.url();
         let orders = system.run_at(&url, "orders", &[("PUBLISH", publish)]);
         let _payments = system.run("payments");
-        crate::system::place(http(&orders).await).await;
+        place(http(&orders).await).await;
         system.complete(1).await;
         let (is_clean, verdict) = audit(&system).await;
         assert!(is_clean, "{verdict}");

@@ -7,8 +7,7 @@ use tempfile::TempDir;
 use testkit::broker::{Broker, BrokerOptions};
 use testkit::eventually::eventually;
 use testkit::http::{HttpResponse, ask};
-use testkit::process::Process;
-use tokio::process::Command;
+use testkit::process::{Process, bound_to_this};
 
 /// The front, and a broker. The tests start the workers.
 pub struct System {
@@ -72,8 +71,12 @@ fn spawn(
     directory: &TempDir,
     settings: &[(&str, &str)],
 ) -> Process {
-    let mut command = Command::new(program);
-    command.env("NATS_URL", broker.url()).env("INSTANCE", name).env("LOG_FORMAT", "pretty");
+    let mut command = bound_to_this(program);
+    command
+        .env_clear()
+        .env("NATS_URL", broker.url())
+        .env("INSTANCE", name)
+        .env("LOG_FORMAT", "pretty");
     // The broker redelivers a job of a killed worker soon.
     command.env("NO_COLOR", "1").env("ACK_WAIT", "2s").envs(settings.iter().copied());
     Process::spawn(command, directory.path().join(name)).unwrap()
