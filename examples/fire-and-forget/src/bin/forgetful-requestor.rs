@@ -106,7 +106,11 @@ async fn main() -> anyhow::Result<()> {
             }
         }
     }
-    nats.flush().await?;
+    // Without a broker this does not end by itself.
+    tokio::select! {
+        flushed = nats.flush() => flushed?,
+        Some(()) = interrupted.recv() => {}
+    }
     // The requests without an answer.
     for (id, request) in asked.iter().filter(|(_, request)| request.answers == 0) {
         tell(id, request)?;
