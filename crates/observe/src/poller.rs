@@ -131,10 +131,11 @@ impl Poller {
     }
 
     async fn read(&mut self) -> anyhow::Result<Snapshot> {
-        let client = self.connection.client();
-        // The streams last, because the replicas' answers take time: the ages of messages count from the snapshot's end.
-        self.replicas.ask(client).await?;
-        let seen = read_streams(&self.connection).await?;
+        let asking = self.replicas.ask(self.connection.client());
+        // Both to their end, because the replicas are shown even if there are no streams.
+        let (asked, seen) = tokio::join!(asking, read_streams(&self.connection));
+        asked?;
+        let seen = seen?;
         let (dead_letters, recent_dead_letters) = (seen.dead_letters, seen.recent_dead_letters);
         let Streams {
             at, mut queues, schedules, moved, brokers, requested, stored, received, ..
@@ -199,9 +200,11 @@ impl Poller {
             let (stream, subjects) = (bucket.stream, bucket.subjects());
             Ok(batch::from_sequence(nats, stream, &subjects, first, count).await?.0)
         };
-        let marks = newest(facts::RECEIVED, received, MEASURED, measured).await?;
+        let (marks, requests) = tokio::try_join!(
+            newest(facts::RECEIVED, received, MEASURED, measured),
+            newest(facts::REQUESTED, requested, FOLLOWED, 0)
+        )?;
         let marks: Vec<Received> = decoded(&marks).collect();
-        let requests = newest(facts::REQUESTED, requested, FOLLOWED, 0).await?;
         let requests: Vec<Request> = decoded(&requests).collect();
         let ids: Vec<JobId> = requests.iter().map(|request| request.id).collect();
         // The facts of the shown requests first, in an answer of their own, because its size is limited and strings may
@@ -254,35 +257,39 @@ struct Streams {
     recent_dead_letters: u64,
 }
 
-/// Reads the state of each stream, in the order in which a request passes through them. So a request that moves on
-/// meanwhile is counted twice, and never missed.
+/// Reads the state of each stream, until `stored` in the order in which a request passes through them. So a request that
+/// moves on meanwhile is counted twice, and never missed. What has no place in this order is read beside it, because the
+/// broker may be far away.
 async fn read_streams(connection: &Connection) -> anyhow::Result<Streams> {
     let nats = connection.context();
     let state = async |bucket| anyhow::Ok(topology::bucket_state(nats, bucket).await?.state);
     let at = Instant::now();
     let [schedules, requests, responses, acknowledgments] = queues::ALL;
-    let mut read = Vec::with_capacity(queues::ALL.len());
-    let schedules = queue(connection, schedules).await?;
-    let requested = state(facts::REQUESTED).await?;
+    let dead_letters = async {
+        anyhow::Ok(topology::stream_state(nats, dead_letters::STREAM).await?.state.messages)
+    };
+    let (schedules, requested, dead_letters) =
+        tokio::try_join!(queue(connection, schedules), state(facts::REQUESTED), dead_letters)?;
     let oldest = Timestamp::from_nanosecond(requested.first_timestamp.unix_timestamp_nanos());
     // Without a fact the broker reports a time before the epoch.
     let oldest = oldest.unwrap_or(Timestamp::UNIX_EPOCH).max(Timestamp::UNIX_EPOCH);
-    let dead_letters = topology::stream_state(nats, dead_letters::STREAM).await?.state.messages;
     let recent_dead_letters = async || {
         let (stream, subjects) =
             (workqueue::dead_letters::STREAM, workqueue::dead_letters::SUBJECTS);
-        batch::count_since(connection.context(), stream, subjects, oldest).await
+        Ok(batch::count_since(connection.context(), stream, subjects, oldest).await?)
     };
     // Before the queues, and again after them: a replayed message moves into a queue, a new dead letter comes from one.
     let before = recent_dead_letters().await?;
     let (requests, brokers) = read_queue(connection, requests).await?;
-    read.push(requests);
-    read.push(read_queue(connection, responses).await?.0);
-    let stored = state(facts::STORED).await?;
-    read.push(read_queue(connection, acknowledgments).await?.0);
-    let received = state(facts::RECEIVED).await?;
-    let recent_dead_letters = recent_dead_letters().await?.max(before);
-    let (queues, moved) = read.into_iter().unzip();
+    let (responses, _) = read_queue(connection, responses).await?;
+    let (stored, (acknowledgments, _), received, after) = tokio::try_join!(
+        state(facts::STORED),
+        read_queue(connection, acknowledgments),
+        state(facts::RECEIVED),
+        recent_dead_letters()
+    )?;
+    let recent_dead_letters = after.max(before);
+    let (queues, moved) = [requests, responses, acknowledgments].into_iter().unzip();
     Ok(Streams {
         at,
         queues,

@@ -10,12 +10,13 @@ use futures_util::StreamExt;
 use observe::audit::{Verdict, audit};
 use testkit::eventually::eventually;
 use testkit::process::{Process, logged};
+use testkit::proxy::Proxy;
 use tokio::process::Command;
 use tokio::sync::oneshot;
-use workqueue::{Job, JobId};
+use workqueue::{Job, JobId, NatsSettings};
 
 use crate::deployment::{
-    Deployment, PATIENT, Service, creation, programs, publication, soon, succeeded,
+    Deployment, PATIENT, Service, creation, programs, publication, ready, soon, succeeded,
 };
 use crate::foreign_messages::response;
 
@@ -94,6 +95,24 @@ async fn requests_that_wait_in_bundles_are_pending() {
     assert_eq!((verdict.complete, verdict.is_clean()), (REQUESTED, true), "{verdict}");
     assert_eq!(verdict.unasked, 0, "{verdict}");
     drop(generator);
+}
+
+#[tokio::test]
+async fn distant_broker_has_snapshots_with_its_replicas() {
+    let deployment = Deployment::start().await;
+    let generator = deployment.run(Service::Generator, "generator", &[]).await;
+    ready(&generator).await;
+    let proxy = Proxy::start(deployment.broker.port()).await.unwrap();
+    let connection = observe::connect(&NatsSettings::at(proxy.url()), "test").await.unwrap();
+    // Some 70 ms for a question and its answer, as between two continents.
+    proxy.slow(Duration::from_millis(35));
+    let mut poller = observe::Poller::new(&connection);
+    eventually("a snapshot with the generator", async || {
+        let snapshot = poller.snapshot().await.map_err(|error| error.to_string())?;
+        let states: Vec<_> = snapshot.replicas.replicas.iter().map(|it| it.state).collect();
+        if states == ["ready"] { Ok(()) } else { Err(format!("{states:?}")) }
+    })
+    .await;
 }
 
 #[tokio::test]

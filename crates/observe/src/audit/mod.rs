@@ -85,11 +85,15 @@ async fn left_in_queues(nats: &Context) -> anyhow::Result<u64> {
 
 /// Repeats the whole question if the broker does not answer: a cluster may be electing a leader.
 async fn patiently<T>(ask: impl AsyncFn() -> anyhow::Result<T>) -> anyhow::Result<T> {
-    let limit = Instant::now() + PATIENCE;
+    // From the first silence on, because a whole question may take longer than that.
+    let mut limit = None;
     let mut logged = LogOnce::default();
     loop {
         match ask().await {
-            Err(error) if !is_final(&error) && Instant::now() < limit => {
+            Err(error)
+                if !is_final(&error)
+                    && Instant::now() < *limit.get_or_insert_with(|| Instant::now() + PATIENCE) =>
+            {
                 let reason = chain(&*error);
                 if logged.is_first(&reason) {
                     warn!(reason, "no answer yet; asking again for up to {PATIENCE:?}");

@@ -5,6 +5,7 @@ use std::time::Duration;
 use async_nats::jetstream::Context;
 use async_nats::jetstream::consumer::Info as ConsumerInfo;
 use async_nats::jetstream::stream::{Config as StreamConfig, Info as StreamInfo};
+use futures_util::future::try_join_all;
 use jiff::Timestamp;
 
 use super::error::DeclareError;
@@ -122,10 +123,11 @@ pub fn no_room(stream: &StreamInfo) -> Option<String> {
 ///
 /// As [`declare`](super::declare), and [`DeclareError::Refused`] if the queue does not exist.
 pub async fn queue_state(context: &Context, queue: Queue) -> Result<QueueState, DeclareError> {
-    let mut lanes = Vec::new();
-    for lane in queue.lanes() {
-        lanes.push((lane, lane_state(context, lane).await?));
-    }
+    let lanes = try_join_all(queue.lanes().map(async |lane| {
+        let state = lane_state(context, lane).await;
+        state.map(|state| (lane, state))
+    }));
+    let lanes = lanes.await?;
     // Last, so that no delivery is taken for a second one that was the first.
     let stream = stream_state(context, queue.stream).await?;
     Ok(QueueState { stream, lanes })
