@@ -231,6 +231,18 @@ async fn replayed_dead_letter_is_handled_and_removed() {
 }
 
 #[tokio::test]
+async fn number_is_the_sequence_of_a_dead_letter_and_no_id() {
+    let deployment = Deployment::start().await;
+    for id in ["2", "other"] {
+        let subject = dead_letters::subject("REQUESTS", id);
+        deployment.publish_raw(&subject, HeaderMap::new(), b"x").await;
+    }
+    let found = list(deployment.nats(), Some("2")).await.unwrap();
+    let found: Vec<_> = found.iter().map(|letter| (letter.sequence, letter.id.as_str())).collect();
+    assert_eq!(found, [(2, "other")]);
+}
+
+#[tokio::test]
 async fn replay_of_no_dead_letters_succeeds() {
     let deployment = Deployment::start().await;
     let replay = |which| deployment.decoupled(["dead-letters", "replay", which]);

@@ -48,7 +48,7 @@ pub struct DeadLetter {
 #[error("the dead letter could not be removed")]
 pub struct NotRemoved(#[source] Source);
 
-/// All dead letters, or those of one job, or the one with one sequence: the oldest first.
+/// All dead letters, or the one with this sequence, or, if `name` is no number, those of this job: the oldest first.
 ///
 /// # Errors
 ///
@@ -58,7 +58,12 @@ pub async fn list(nats: &Context, name: Option<&str>) -> Result<Vec<DeadLetter>,
     reading::each(nats, STREAM, SUBJECTS, |sequence, message| {
         let headers = message.headers.clone().unwrap_or_default();
         let letter = DeadLetter::of(sequence, &message.subject, headers, message.payload.clone());
-        if name.is_none_or(|name| name == letter.id || name == sequence.to_string()) {
+        let is_meant = match name.map(|name| (name, name.parse::<u64>())) {
+            None => true,
+            Some((_, Ok(number))) => number == sequence,
+            Some((name, Err(_))) => name == letter.id,
+        };
+        if is_meant {
             letters.push(letter);
         }
     })
