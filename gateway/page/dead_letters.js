@@ -17,7 +17,11 @@ let known = -1;
 let [listed, among, until] = [0, 0, 0];
 let mine = 0;
 let allowed = false;
-let next = null;
+/** The sequence from which the furthest page was read, that from which the page after it is read, and whether there was
+ * none when it was read. */
+let [furthest, next, ended] = [1, 1, true];
+/** Whether an action is under way. */
+let busy = false;
 
 /** The chosen reason, or null for all; and the number of dead letters with each reason. */
 let chosen = null;
@@ -100,25 +104,47 @@ const selected = () => [...list.querySelectorAll("input:checked")].map((box) => 
 /** The number of dead letters with the chosen reason, by the last count. */
 const wanted = () => (chosen ? reasons.find(({ reason }) => reason === chosen)?.count ?? 0 : Math.max(known, 0));
 
+/** Whether there may be more with the chosen reason: reasons are counted among the oldest dead letters only. */
+const mayBeMore = () => chosen !== null && among < listed;
+
 function tell() {
   const shown = list.childElementCount;
-  byId("letters-more").hidden = shown >= wanted() || !next;
-  say(byId("letters-more"), `Show the next ones (${exact(Math.max(0, wanted() - shown))})`);
+  byId("letters-more").hidden = ended && shown >= wanted();
+  const rest = wanted() > shown && !mayBeMore() ? ` (${exact(wanted() - shown)})` : "";
+  say(byId("letters-more"), `Show the next ones${rest}`);
   const [some, which] = [selected().length, chosen ? `all ${chosen}` : "all"];
   for (const [id, { word }] of [["replay-all", REPLAY], ["discard-all", DISCARD]]) {
     byId(id).hidden = !allowed || known === 0;
     say(byId(id), some ? `${word} ${exact(some)}` : `${word} ${which}`);
   }
   if (known === 0) note("There are no dead letters.");
+  else if (mayBeMore()) note(`${exact(shown)} with the reason ${chosen}${ended ? "" : " so far"}, the oldest first.`);
   else if (wanted() === 0) note(`There are no dead letters with the reason ${chosen}.`);
   else note(shown < wanted() ? `${exact(shown)} of ${exact(wanted())}, the oldest first.` : "");
   const groups = [[null, "all", Math.max(known, 0)], ...reasons.map(({ reason, count }) => [reason, reason, count])];
   const buttons = groups.map(([reason, word, count]) => {
-    const button = el("button", { type: "button", "aria-pressed": reason === chosen }, `${word} ${exact(count)}`);
-    button.addEventListener("click", () => goToList("dead-letters", reason ? { reason } : {}));
+    const button = ofReason(reason);
+    say(button, `${word} ${exact(count)}`);
+    button.setAttribute("aria-pressed", reason === chosen);
     return button;
   });
-  byId("letters-reasons").replaceChildren(...(reasons.length > 1 || chosen ? buttons : []));
+  const wantedButtons = reasons.length > 1 || chosen ? buttons : [];
+  const there = [...byId("letters-reasons").children];
+  const isSame = there.length === wantedButtons.length && there.every((button, place) => button === wantedButtons[place]);
+  // A button that is moved loses the focus.
+  if (!isSame) byId("letters-reasons").replaceChildren(...wantedButtons);
+}
+
+/** The buttons that choose a reason. They are kept, so that they keep the focus. */
+const reasonButtons = new Map();
+
+function ofReason(reason) {
+  if (!reasonButtons.has(reason)) {
+    const button = el("button", { type: "button" });
+    button.addEventListener("click", () => goToList("dead-letters", reason ? { reason } : {}));
+    reasonButtons.set(reason, button);
+  }
+  return reasonButtons.get(reason);
 }
 
 follow(({ kind, query }) => kind === "dead-letters" && choose(query.get("reason")));
@@ -126,12 +152,12 @@ follow(({ kind, query }) => kind === "dead-letters" && choose(query.get("reason"
 function choose(reason) {
   // In the API, "any" means all reasons.
   chosen = reason === "any" ? null : reason;
-  next = null;
+  [furthest, next, ended] = [1, 1, true];
   list.replaceChildren();
   load();
 }
 
-/** Reads the first page again. Entries that still exist stay unchanged. */
+/** Reads the first page again. Entries that still exist stay unchanged, and those behind that page stay as well. */
 async function load() {
   clearTimeout(reading);
   reading = undefined;
@@ -139,8 +165,10 @@ async function load() {
   const page = await get(1);
   if (!page) return;
   const there = new Set(page.dead_letters.map((letter) => `letter-${letter.sequence}`));
-  for (const entry of [...list.children]) if (!there.has(entry.id)) entry.remove();
-  show(page);
+  const isBehind = (entry) => page.next && Number(entry.id.slice("letter-".length)) >= page.next;
+  for (const entry of [...list.children]) if (!there.has(entry.id) && !isBehind(entry)) entry.remove();
+  if (![...list.children].some(isBehind)) furthest = 1;
+  show(page, 1);
 }
 
 async function get(from) {
@@ -157,22 +185,26 @@ async function get(from) {
   }
 }
 
-function show(page) {
+function show(page, from) {
   list.append(...page.dead_letters.filter((letter) => !byId(`letter-${letter.sequence}`)).map(item));
-  const last = page.dead_letters.at(-1);
-  if (last) next = last.sequence + 1;
+  if (from >= furthest) {
+    const last = page.dead_letters.at(-1)?.sequence ?? from - 1;
+    [furthest, next, ended] = [from, page.next ?? last + 1, !page.next];
+  }
   ({ total: listed, reasons, counted: among, until } = page);
   known = listed;
   tell();
 }
 
 byId("letters-more").addEventListener("click", async () => {
-  const page = await get(next);
-  if (page) show(page);
+  const from = next;
+  const page = await get(from);
+  if (page) show(page, from);
 });
 
 /** Does the action, once it is confirmed, with some dead letters, or with all that have the chosen reason. */
 function question(action, some) {
+  if (busy) return;
   // The reasons are counted among the oldest only.
   const least = !some.length && chosen && among < listed ? "at least " : "";
   const number = some.length || (chosen ? wanted() : listed);
@@ -181,9 +213,12 @@ function question(action, some) {
   const last = until;
   confirm(`${action.word} ${what}? ${action.warning}`, some.length === 1 ? `${action.word} it` : `${action.word} them`, async () => {
     const buttons = document.querySelectorAll("#letters button");
-    for (const button of buttons) button.disabled = true;
+    busy = true;
+    // Not disabled, because then the pressed one would lose the focus.
+    for (const button of buttons) button.ariaDisabled = "true";
     await (some.length ? each(action, some) : all(action, last));
-    for (const button of buttons) button.disabled = false;
+    for (const button of buttons) button.ariaDisabled = null;
+    busy = false;
     load();
   });
 }
@@ -205,6 +240,7 @@ async function each(action, some) {
 
 async function all(action, last) {
   let [query, done, kept, first] = [`from=1&until=${last}`, 0, 0, ""];
+  let said = performance.now();
   try {
     while (query) {
       const page = await action.page(chosen, query);
@@ -212,6 +248,9 @@ async function all(action, last) {
       kept += page.kept.length;
       first ||= page.kept[0]?.why;
       query = page.next && `from=${page.next}&until=${page.until}`;
+      // A screen reader reads each of them.
+      if (performance.now() - said < PAUSE) continue;
+      said = performance.now();
       told(`${action.done} ${exact(done)} so far.`);
     }
     told(`${action.done} ${exact(done)}${kept ? `; ${exact(kept)} stayed, the first because ${first}` : ""}.`);

@@ -75,15 +75,17 @@ function showPause(button, until) {
 }
 
 async function pause(name, button) {
-  button.disabled = true;
+  if (button.ariaDisabled) return;
+  button.ariaDisabled = "true";
+  say(byId("pause-note"), "");
   const paused = button.dataset.paused === "true";
   try {
     if (paused) await ask(`queues/${name}/resume`, {});
     else await ask(`queues/${name}/pause`, { for: PAUSED });
   } catch (error) {
-    say(byId("live"), `${name} cannot be ${paused ? "resumed" : "paused"}: ${error.message}`);
+    say(byId("pause-note"), `${name} cannot be ${paused ? "resumed" : "paused"}: ${error.message}.`);
   }
-  button.disabled = false;
+  button.ariaDisabled = null;
 }
 
 /** The speed of the moving dots, from 0 to 4: never faster than eyes can follow. */

@@ -18,6 +18,8 @@ const OVER = ["received", "cancelled", "doubled"];
 
 const dialog = byId("history");
 let looking;
+/** The last history that was read. */
+let shown = "";
 
 /** Opens the history of a request, under its address. */
 export const showHistory = go;
@@ -33,28 +35,37 @@ function open(id) {
   say(byId("history-where"), "reading its history");
   for (const part of ["history-steps", "history-strings", "history-letters"]) byId(part).replaceChildren();
   say(byId("history-copy"), "Copy its address");
+  say(byId("history-note"), "");
   byId("history-trace").hidden = true;
+  shown = "";
   if (!dialog.open) dialog.showModal();
   look(id, Date.now());
 }
 
+const isShown = (id) => dialog.open && byId("history-id").textContent === id;
+
 async function look(id, since) {
-  let over = false;
+  let state = "";
   try {
-    const history = await ask(`api/requests/${encodeURIComponent(id)}`);
-    if (!dialog.open || byId("history-id").textContent !== id) return;
-    over = show(history);
+    const history = document.hidden ? null : await ask(`api/requests/${encodeURIComponent(id)}`);
+    if (!isShown(id)) return;
+    state = history?.request?.status;
+    // Otherwise a person reads it, and may have selected or opened something.
+    if (history && JSON.stringify(history) !== shown) show(history);
+    if (history) shown = JSON.stringify(history);
   } catch (error) {
-    if (!dialog.open || byId("history-id").textContent !== id) return;
+    if (!isShown(id)) return;
+    shown = "";
     say(byId("history-where"), `Its history cannot be read: ${error.message}.`);
     // An invalid id stays invalid.
     if (error.status >= 400 && error.status < 500) return;
   }
-  if (over || !dialog.open) return;
-  looking = setTimeout(() => look(id, since), Date.now() - since < PATIENCE ? SOON : LATER);
+  if (OVER.includes(state)) return;
+  const isSoon = Date.now() - since < PATIENCE && state !== "dead-lettered" && !document.hidden;
+  looking = setTimeout(() => look(id, since), isSoon ? SOON : LATER);
 }
 
-/** Shows the history, and returns whether the request is in a final state. */
+/** Shows the history. */
 function show({ request, queues, dead_letters: letters, trace }) {
   const asked = request?.requested_at && `for ${request.count} of ${request.length} characters, by ${request.requested_by}`;
   const steps = [
@@ -79,7 +90,6 @@ function show({ request, queues, dead_letters: letters, trace }) {
   const text = strings.slice(0, STRINGS).join("\n") + more;
   byId("history-strings").replaceChildren(...(strings.length ? [el("pre", { tabindex: "0", "aria-label": "its strings" }, text)] : []));
   byId("history-letters").replaceChildren(...letters.map((letter) => el("div", {}, el("h3", {}, "Dead letter"), ...describe(letter))));
-  return OVER.includes(request?.status);
 }
 
 function where(request, queues, letters) {
@@ -93,20 +103,25 @@ function where(request, queues, letters) {
   return "The broker has no record of it: it was not accepted yet, or its records have expired.";
 }
 
-byId("history-cancel").addEventListener("click", () =>
-  confirm("Cancel this request? Its strings are not stored then.", "Cancel it", cancel));
-
-async function cancel() {
-  const button = byId("history-cancel");
-  button.disabled = true;
+byId("history-cancel").addEventListener("click", () => {
   const id = byId("history-id").textContent;
+  confirm("Cancel this request? Its strings are not stored then.", "Cancel it", () => cancel(id));
+});
+
+async function cancel(id) {
+  let said = "";
   try {
     await ask(`requests/${encodeURIComponent(id)}`, undefined, {}, "DELETE");
-    showHistory(id);
   } catch (error) {
-    say(byId("history-where"), `Whether it is cancelled is unknown: ${error.message}. Press again: it is safe.`);
+    const isRefused = error.status >= 400 && error.status < 500;
+    said = isRefused
+      ? `It is not cancelled: ${error.message}.`
+      : `Whether it is cancelled is unknown: ${error.message}. Press again: it is safe.`;
   }
-  button.disabled = false;
+  // The person may have closed it, or opened another one.
+  if (!isShown(id)) return;
+  say(byId("history-note"), said);
+  if (!said) showHistory(id);
 }
 
 byId("history-close").addEventListener("click", () => dialog.close());
@@ -122,7 +137,7 @@ byId("history-copy").addEventListener("click", async (event) => {
     say(event.target, "Copied");
   } catch {
     // Browsers offer the clipboard only to pages of https, and of this machine.
-    say(byId("history-where"), address);
+    say(byId("history-note"), address);
   }
 });
 

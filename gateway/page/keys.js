@@ -52,7 +52,13 @@ byId("keys-list").append(...[...KEYS, ["Esc", null, "close the dialog"]].map(([k
   el("div", {}, el("dt", {}, el("kbd", {}, key)), el("dd", {}, what))));
 byId("keys-close").addEventListener("click", () => byId("keys").close());
 
+// A key without Control or Alt can be pressed by mistake, or by speech input.
+const on = byId("keys-on");
+on.checked = kept.read("keys") !== "off";
+on.addEventListener("change", () => kept.write("keys", on.checked ? null : "off"));
+
 addEventListener("keydown", (event) => {
+  if (!on.checked) return;
   const typing = event.target.closest?.("input, select, textarea");
   if (typing || event.ctrlKey || event.metaKey || event.altKey || document.querySelector("dialog[open]")) return;
   const act = KEYS.find(([key]) => key === event.key)?.[3];

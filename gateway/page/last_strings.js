@@ -25,7 +25,9 @@ function between(from, to) {
 export function showLast(last) {
   byId("last-empty").hidden = last.length > 0;
   // A row under the pointer or the focus does not move.
-  const held = rows.length > 0 && byId("last-rows").matches(":hover, :focus-within");
+  const list = byId("last-rows");
+  const isPointedAt = list.matches(":hover") && matchMedia("(hover: hover)").matches;
+  const held = rows.length > 0 && (isPointedAt || list.querySelector(":focus-visible") !== null);
   say(byId("last-held"), held ? "The list does not change while you point at it." : "");
   if (held) return;
   // The rows stay where they are, so that the focus does, too.

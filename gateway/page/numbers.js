@@ -58,9 +58,15 @@ const WORDS = [
   ["scheduled", "scheduled"], ["lost", "lost"], ["doubled", "doubled"], ["unasked", "unasked"], ["too_old", "too old"],
 ];
 
-export function showAudit({ running_since: since, trouble, judged_at: at, clean, verdict }) {
+let audited = "";
+
+export function showAudit(audit) {
+  // Each new connection brings it again.
+  if (JSON.stringify(audit) === audited) return;
+  audited = JSON.stringify(audit);
+  const { running_since: since, trouble, judged_at: at, clean, verdict } = audit;
   const button = byId("audit-button");
-  button.disabled = Boolean(since);
+  button.ariaDisabled = since ? "true" : null;
   say(button, since ? "The audit is running" : "Run the whole audit");
   const result = byId("audit");
   if (since) {
@@ -78,10 +84,12 @@ export function showAudit({ running_since: since, trouble, judged_at: at, clean,
   }
 }
 
-byId("audit-button").addEventListener("click", async () => {
+byId("audit-button").addEventListener("click", async (event) => {
+  if (event.currentTarget.ariaDisabled) return;
   try {
     await ask("api/audit", {});
   } catch (error) {
+    audited = "";
     byId("audit").replaceChildren(el("p", {}, `The audit was not started: ${error.message}.`));
   }
 });

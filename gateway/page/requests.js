@@ -42,6 +42,7 @@ async function read(cursor) {
     say(byId("requests-note"), shown ? `${counted(shown, "request")}, the newest first.` : `There are none${next ? " among the newest" : ""}.`);
   } catch (error) {
     if (asked !== filter) return;
+    next = cursor;
     say(byId("requests-note"), `The requests cannot be read: ${error.message}.`);
   }
 }
@@ -60,10 +61,18 @@ follow(({ kind, id, query }) => {
   }
   read(null);
 });
-byId("requests-more").addEventListener("click", () => read(next));
+byId("requests-more").addEventListener("click", () => {
+  // A second press reads nothing twice.
+  const cursor = next;
+  next = null;
+  if (cursor) read(cursor);
+});
 
 async function readSchedules() {
-  const { schedules } = await ask("schedules").catch(() => ({ schedules: [] }));
+  const answer = await ask("schedules").catch(() => null);
+  // Without an answer the earlier ones stay.
+  if (!answer) return;
+  const { schedules } = answer;
   byId("schedules").hidden = schedules.length === 0;
   byId("schedules-list").replaceChildren(...schedules.map(({ name, every, cron, time_zone: zone, count, length }) =>
     el("li", {}, el("b", {}, name), ` ${every ? `each ${every}` : `at ${cron} ${zone ?? "UTC"}`}: ${count} of ${length} characters`)));
