@@ -35,7 +35,7 @@ pub struct GatewaySettings {
 
     /// Host names of the gateway, separated by commas, besides addresses and localhost. It refuses requests under any
     /// other name, so that no other site can pose as the gateway [default: none]
-    #[arg(long, env, value_delimiter = ',', value_name = "NAMES", help_heading = GATEWAY)]
+    #[arg(long, env, value_delimiter = ',', value_parser = host_name, value_name = "NAMES", help_heading = GATEWAY)]
     pub gateway_hosts: Vec<String>,
 
     /// Address of a trace, to which the page links [default: none]
@@ -116,6 +116,15 @@ fn lab(text: &str) -> Result<LabAddress, String> {
         addr.ip().is_loopback().then_some(LabAddress { url, token })
     };
     address(text).ok_or_else(|| "only `cargo lab` sets this".to_owned())
+}
+
+/// The name of a host, or nothing.
+fn host_name(text: &str) -> Result<String, String> {
+    let name = text.trim();
+    if name.contains([':', '/']) {
+        return Err("write names without a scheme and a port: gateway.example".to_owned());
+    }
+    Ok(name.to_owned())
 }
 
 fn trace_url(text: &str) -> Result<String, String> {

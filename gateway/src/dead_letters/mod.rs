@@ -15,9 +15,10 @@ use axum::response::Response;
 use axum::routing::{get, post};
 use contract::queues;
 use requestor::{DiscardError, discard};
-use tokio::time::timeout;
-use workqueue::dead_letters::{self, DeadLetter, Selection};
-use workqueue::{Connection, Metrics, Producer, chain, topology};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout};
+use workqueue::dead_letters::{self, DeadLetter, ReplayError, Selection};
+use workqueue::{Connection, Metrics, Producer, PublishError, chain, topology};
 
 use crate::input::{Empty, Json, NoQuery, query};
 use crate::problem::{Problem, ProblemKind};
@@ -80,9 +81,18 @@ pub(crate) async fn list(
 ) -> Result<Response, Problem> {
     let connection = gateway.connection()?;
     let ListQuery { reason, queue, from, limit } = query(&uri)?;
-    let page = page(connection, &Selection { reason, queue }, from, limit).await?;
-    let state = state(connection).await?;
-    let counts = gateway.reasons.of(connection, &state).await.map_err(|error| unread(&error))?;
+    let reading = async {
+        // A page may have many megabytes.
+        let _slot = LISTS.acquire().await.expect("it is never closed");
+        let page = page(connection, &Selection { reason, queue }, from, limit).await?;
+        let state = state(connection).await?;
+        let counts = gateway.reasons.of(connection, &state).await;
+        Ok::<_, Problem>((page, state, counts.map_err(|error| unread(&error))?))
+    };
+    let Ok(read) = timeout(LIST_DEADLINE, reading).await else {
+        return Err(ProblemKind::Busy.because("the dead letters could not be read in time"));
+    };
+    let (page, state, counts) = read?;
     let counts = counts.into_iter().map(|(reason, count)| ReasonCount { reason, count });
     let reasons: Vec<ReasonCount> = counts.collect();
     Ok(json(&DeadLetterList {
@@ -240,6 +250,15 @@ pub(crate) async fn discard_all(
     Ok(json(&with_each(&gateway, range, Action::Discard).await?))
 }
 
+/// The lists that are read at a time, and the time limit for one, with the wait for others.
+static LISTS: Semaphore = Semaphore::const_new(2);
+const LIST_DEADLINE: Duration = Duration::from_secs(10);
+
+/// The most dead letters that one call handles, and the time after which it begins with no further one. The client
+/// continues with the next call, because a proxy may wait for an answer for only a minute.
+const MOST: usize = 500;
+const CALL: Duration = Duration::from_secs(5);
+
 /// The time limit for discarding a dead letter, and for cancelling its request first.
 const DEADLINE: Duration = Duration::from_secs(5);
 
@@ -251,15 +270,6 @@ enum Action {
 }
 
 impl Action {
-    /// The most dead letters that one call handles. To replay one takes a message and two answers of the broker, to
-    /// discard one takes one answer.
-    fn most(self) -> usize {
-        match self {
-            Self::Replay => 50,
-            Self::Discard => 500,
-        }
-    }
-
     /// Returns the reason if the dead letter still exists, or may still exist.
     async fn apply(self, letter: &DeadLetter, operator: &Operator<'_>) -> Result<(), Problem> {
         let Operator { connection, producer, instance } = operator;
@@ -267,6 +277,13 @@ impl Action {
         match self {
             Self::Replay => match letter.replay(connection, &queues::ALL).await {
                 Ok(()) => Ok(()),
+                Err(
+                    error @ (ReplayError::NoAnswer
+                    | ReplayError::NotStored(PublishError::Unconfirmed(_))),
+                ) => Err(ProblemKind::BrokerAway.because(chain(&error))),
+                Err(error @ ReplayError::NotStored(PublishError::Full(_))) => {
+                    Err(ProblemKind::QueueFull.because(chain(&error)))
+                }
                 Err(error) => kept(chain(&error)),
             },
             Self::Discard => {
@@ -314,7 +331,7 @@ async fn with_one(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Applies the action to each dead letter of a page, and reports the results.
+/// Applies the action to each dead letter of a page until [`CALL`] is over, and reports the results.
 async fn with_each(
     gateway: &Gateway,
     range: RangeQuery,
@@ -327,10 +344,15 @@ async fn with_each(
         Some(until) => until,
         None => state(connection).await?.last_sequence,
     };
-    let page = page(connection, &Selection { reason, queue }, from, action.most()).await?;
+    let end = Instant::now() + CALL;
+    let page = page(connection, &Selection { reason, queue }, from, MOST).await?;
     let next = page.next.filter(|next| *next <= until);
     let mut report = DeadLetterReport { done: 0, kept: Vec::new(), next, until };
     for letter in page.letters.iter().filter(|letter| letter.sequence <= until) {
+        if Instant::now() > end {
+            report.next = Some(letter.sequence);
+            break;
+        }
         match action.apply(letter, &operator).await {
             Ok(()) => report.done += 1,
             // The others would each wait for the broker, too.

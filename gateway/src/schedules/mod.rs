@@ -39,7 +39,7 @@ pub(crate) fn routes() -> Router<Arc<Gateway>> {
     operation_id = "schedules",
     tag = "schedules",
     responses(
-        (status = 200, description = "All schedules, at most 1000", body = ScheduleList,
+        (status = 200, description = "All schedules", body = ScheduleList,
          example = json!({ "schedules": [{
              "name": "nightly", "cron": "0 30 3 * * *", "time_zone": "Europe/Berlin",
              "count": 100, "length": 32, "priority": "low"
