@@ -1,7 +1,7 @@
 //! The whole system on one machine: runs it ([`up`]), breaks it on purpose ([`chaos`]), measures it ([`mod@bench`]),
 //! compares it with the usual first designs ([`mod@compare`]), and teaches with it (`lesson`). With `control`, commands and
 //! the page change the system that `up` runs, and `exec` runs programs beside it. `replica` runs one program, `event_log`
-//! prints the events of a run, `starts` counts the started requests, and `command` is the command line.
+//! prints the events of a run, `stored_facts` reads its facts, and `command` is the command line.
 
 pub mod bench;
 pub mod chaos;
@@ -12,11 +12,11 @@ mod event_log;
 mod exec;
 mod lesson;
 mod replica;
-mod starts;
+mod stored_facts;
 mod theme;
 mod times;
 pub mod up;
 
 pub use command::{LabCli, run};
 pub use event_log::LoggedEvent;
-pub use starts::starts_by_second;
+pub use stored_facts::starts_by_second;

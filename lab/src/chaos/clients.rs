@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use contract::Amount;
-use contract::facts::{REQUESTED, Stored};
+use contract::facts::Stored;
 use contract::queues::{DueRequest, Request, SCHEDULES};
 use jiff::Timestamp;
 use requestor::Rate;
@@ -15,15 +15,19 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use workqueue::topology::{self, Limits};
 use workqueue::{
-    Connection, Fact, JobId, Metrics, Priority, Producer, Recurrence, Settings, Trace, now,
-    read_fact, reading,
+    Connection, JobId, Metrics, Priority, Producer, Recurrence, Settings, Trace, now, read_fact,
 };
+
+use crate::stored_facts::each_fact;
 
 /// The number of clients. Each waits for one answer at a time.
 const CLIENTS: usize = 4;
 
 /// The pause of a client between two requests.
 const PAUSE: Duration = Duration::from_millis(100);
+
+/// The most requests a second of all clients together, the delayed and the recurring ones included.
+pub(super) const MOST_A_SECOND: f64 = 50.0;
 
 /// A client cancels each third of its requests.
 const CANCELLED: usize = 3;
@@ -154,11 +158,8 @@ impl Answers {
     /// The requests of the schedule.
     async fn firings(&self) -> anyhow::Result<Vec<JobId>> {
         let mut firings = Vec::new();
-        let nats = self.connection.context();
-        reading::each(nats, REQUESTED.stream, &REQUESTED.subjects(), |_sequence, message| {
-            if let Ok(request) = Request::from_body(&message.payload)
-                && request.requestor == SCHEDULE
-            {
+        each_fact(&self.connection, |request: Request, _| {
+            if request.requestor == SCHEDULE {
                 firings.push(request.id);
             }
         })
@@ -176,11 +177,12 @@ fn misfired(requests: &[JobId], since: Timestamp, until: Timestamp) -> Vec<Strin
     }
     let doubled = firings.values().filter(|requests| requests.len() > 1);
     let mut wrong: Vec<_> = doubled.map(|ids| format!("fired twice: {ids:?}")).collect();
-    let last = requests.iter().map(|id| id.made_at()).max().unwrap_or(since).max(since);
-    let silent = until.duration_since(last).unsigned_abs();
-    if silent > FIRES_WITHIN {
-        wrong.push(format!("the schedule has not fired for {silent:?}"));
-    }
+    let fired = requests.iter().map(|id| id.made_at()).filter(|at| *at > since);
+    let mut times: Vec<Timestamp> = fired.chain([since, until]).collect();
+    times.sort_unstable();
+    let silent = times.windows(2).map(|pair| pair[1].duration_since(pair[0]).unsigned_abs());
+    let silent = silent.filter(|silent| *silent > FIRES_WITHIN);
+    wrong.extend(silent.map(|silent| format!("the schedule has not fired for {silent:?}")));
     wrong
 }
 
@@ -208,7 +210,8 @@ async fn ask(
         if stop.is_cancelled() {
             break;
         }
-        let priority = Priority::ALL[asked % Priority::ALL.len()];
+        // Of each priority some are cancelled, and some are not.
+        let priority = Priority::ALL[asked / CANCELLED % Priority::ALL.len()];
         let request = Request::new(JobId::new(), amount, &name, now());
         let request = Request { priority, ..request };
         // While the queue is full, it waits, like a client that tries again.
@@ -255,6 +258,8 @@ mod tests {
         assert!(twice.len() == 1 && twice[0].starts_with("fired twice"), "{twice:?}");
         let silent = misfired(&fired, at(100), at(134));
         assert_eq!(silent, ["the schedule has not fired for 31s"]);
+        let resumed = misfired(&[fired[0], id(140, 4)], at(100), at(141));
+        assert_eq!(resumed, ["the schedule has not fired for 39s"]);
         assert_eq!(misfired(&[], at(100), at(131)).len(), 1);
         assert_eq!(misfired(&[], at(100), at(129)), [""; 0]);
     }

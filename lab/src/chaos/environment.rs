@@ -16,6 +16,7 @@ use testkit::proxy::Proxy;
 use testkit::service::Service;
 use workqueue::{Priority, chain};
 
+use super::clients::MOST_A_SECOND;
 use super::plan::{Action, Cast, Fault, FaultTarget, Member};
 use crate::event_log::EventLog;
 use crate::replica::{Replica, WATCH, share};
@@ -45,12 +46,12 @@ pub(super) struct ReplicaConfig {
 }
 
 impl ReplicaConfig {
-    /// The rate limit of all generators together: a quarter above the rate of the requests, so that it has an effect after
-    /// each fault. None without such a rate.
+    /// The rate limit of all generators together: a quarter above the rate of all requests, those of the clients included,
+    /// so that it has an effect after each fault. None without such a rate.
     pub(super) fn limit(&self) -> Option<NonZeroU32> {
         match self.rate {
             requestor::Rate::PerSecond(rate) => {
-                let limit = (rate * 1.25).ceil().min(f64::from(u32::MAX));
+                let limit = ((rate + MOST_A_SECOND) * 1.25).ceil().min(f64::from(u32::MAX));
                 #[expect(
                     clippy::cast_possible_truncation,
                     clippy::cast_sign_loss,

@@ -178,9 +178,10 @@ async fn run(
         }
     }
     let mut failures = pauses.ended().await?;
-    log.note("all faults have ended; no more requests, and the queues drain");
+    log.note("all faults have ended");
     let answers = clients.stop().await?;
     environment.stop_asking().await?;
+    log.note("no more requests, and the queues drain");
     let poisoned = poison.all().await?;
     tokio::select! {
         left = drained(nats, DRAIN_TIMEOUT) => drop(left?),
@@ -192,7 +193,9 @@ async fn run(
     if let Some(limit) = config.limit() {
         let starts = starts_by_second(&connection).await?;
         let most = starts.values().max().copied().unwrap_or_default();
-        log.note(format_args!("requests started in a second: {most} at the most, of {limit}"));
+        log.note(format_args!(
+            "requests started in a second, of those stored: {most} at the most, of {limit}"
+        ));
         let beyond = starts.into_iter().filter(|(_, starts)| *starts > u64::from(limit.get()));
         failures.extend(beyond.map(|(second, starts)| {
             format!("in the second {second} generators started {starts}, and RATE_LIMIT is {limit}")

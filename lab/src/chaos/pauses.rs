@@ -15,8 +15,8 @@ use workqueue::{Connection, Lane, Queue, now, topology};
 /// The pause before another try, because the broker may be down.
 const RETRY: Duration = Duration::from_millis(100);
 
-/// The time limit for a pause to begin, and for it to end. Only a broker that stays away reaches it. The pause itself is
-/// longer, so that it is the resume that ends it.
+/// The time limit for a pause to begin and to end, besides the pause itself. Only a broker that stays away reaches it. The
+/// broker would end the pause after that, so that it is the resume that ends it.
 const LIMIT: Duration = Duration::from_mins(2);
 
 /// The pauses of queues, in the background.
@@ -42,7 +42,8 @@ impl Pauses {
         self.held.spawn(async move {
             let _turn = turn.lock().await;
             let held = hold(&connection, queue, lasts, &stop);
-            timeout(LIMIT, held).await.with_context(|| format!("{} stays paused", queue.stream))
+            let held = timeout(LIMIT + lasts, held).await;
+            held.with_context(|| format!("{} stays paused", queue.stream))
         });
     }
 
@@ -61,7 +62,7 @@ async fn hold(
     stop: &CancellationToken,
 ) -> Vec<String> {
     let nats = connection.context();
-    let until = now() + LIMIT;
+    let until = now() + LIMIT + lasts;
     while !topology::pause(nats, queue, until).await.is_ok_and(|paused| paused) {
         sleep(RETRY).await;
     }

@@ -54,10 +54,11 @@ impl ChaosReport {
         mut failures: Vec<String>,
     ) -> Self {
         let Findings { verdict, left_in_queues, dead_letters } = &outcome;
-        if !verdict.is_clean() {
+        if verdict.lost + verdict.doubled > 0 {
             let (lost, doubled) = (verdict.lost, verdict.doubled);
             failures.push(format!("requests lost: {lost}, doubled: {doubled}"));
         }
+        failures.extend(verdict.cannot_tell.clone());
         if verdict.pending > 0 || *left_in_queues > 0 {
             failures.push(format!("the queues do not drain; messages left: {left_in_queues}"));
         }
@@ -141,6 +142,12 @@ mod tests {
             (with(Verdict { lost: 1, ..verdict() }), &[][..], &[][..], "requests lost: 1"),
             (with(Verdict { doubled: 1, ..verdict() }), &[], &[], "doubled: 1"),
             (with(Verdict { pending: 1, ..verdict() }), &[], &[], "do not drain"),
+            (
+                with(Verdict { cannot_tell: Some("a store was replaced".to_owned()), ..verdict() }),
+                &[],
+                &[],
+                "NOT CLEAN: a store was replaced",
+            ),
             (with(Verdict { too_old: 1, ..verdict() }), &[], &[], "to be judged"),
             (with(Verdict::default()), &[], &[], "no request was made"),
             (Findings { left_in_queues: 1, ..outcome() }, &[], &[], "messages left: 1"),

@@ -4,13 +4,14 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
-use contract::facts::{REQUESTED, STORED, Stored};
+use contract::facts::Stored;
 use contract::queues::Request;
 use jiff::Timestamp;
 use serde::Deserialize;
-use workqueue::{Bucket, Connection, Fact, JobId, reading};
+use workqueue::{Connection, JobId};
 
 use super::figures::{CallerView, Seen};
+use crate::stored_facts::each_fact;
 
 /// A line of output of an example's requestor, for one request.
 #[derive(Debug, Deserialize)]
@@ -79,15 +80,15 @@ pub(super) async fn facts(
     began: Timestamp,
 ) -> anyhow::Result<Vec<CallerView>> {
     let mut stored = HashMap::new();
-    each::<Stored>(connection, STORED, |fact, _| {
+    each_fact::<Stored>(connection, |fact, _| {
         if let Stored::Strings(strings) = fact {
             stored.insert(strings.id, strings.stored_at);
         }
     })
     .await?;
     let mut requests = Vec::new();
-    each::<Request>(connection, REQUESTED, |request, accepted| {
-        let Request { id, requested_at, .. }: Request = request;
+    each_fact(connection, |request, accepted| {
+        let Request { id, requested_at, .. } = request;
         let answered: Option<&Timestamp> = stored.get::<JobId>(&id);
         requests.push(CallerView {
             at: between(began, requested_at),
@@ -97,24 +98,6 @@ pub(super) async fn facts(
     })
     .await?;
     Ok(requests)
-}
-
-/// Calls `each` with each fact of a bucket, and the time at which the broker stored it.
-async fn each<F: Fact>(
-    connection: &Connection,
-    bucket: Bucket,
-    mut show: impl FnMut(F, Timestamp),
-) -> anyhow::Result<()> {
-    let nats = connection.context();
-    reading::each(nats, bucket.stream, &bucket.subjects(), |_sequence, message| {
-        let published = message.info().map(|info| info.published.unix_timestamp_nanos());
-        let published = published.ok().and_then(|at| Timestamp::from_nanosecond(at).ok());
-        if let (Ok(fact), Some(published)) = (F::from_body(&message.payload), published) {
-            show(fact, published);
-        }
-    })
-    .await?;
-    Ok(())
 }
 
 /// The time from one moment to another; zero if the other is earlier.
