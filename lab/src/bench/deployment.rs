@@ -45,9 +45,9 @@ pub(super) struct BenchDeployment {
     brokers: Brokers,
     programs: Programs,
     logs: PathBuf,
-    /// The processor time of the brokers before the first request.
-    brokers_before: Duration,
-    /// The processor time in all.
+    /// The processor time that does not count.
+    forgotten: Each<Duration>,
+    /// The processor time in all, or since [`BenchDeployment::forget_usage`].
     pub(super) processor: Each<Duration>,
     /// The largest memory of a process, in kB.
     peak: Each<u64>,
@@ -66,7 +66,7 @@ impl BenchDeployment {
             requestors: Vec::new(),
             generators: Vec::new(),
             connection,
-            brokers_before: processor_time(&brokers),
+            forgotten: Each::default(),
             brokers,
             programs: round.programs.clone(),
             logs: round.directory.to_owned(),
@@ -133,8 +133,11 @@ impl BenchDeployment {
         Ok(since.elapsed())
     }
 
-    /// Waits until this many requests are marked as received, and records the usage. Runs the audit: a run that fails it
-    /// is discarded.
+    /// Waits until this many requests are marked as received, and records the usage. Runs the audit.
+    ///
+    /// # Errors
+    ///
+    /// If the audit is not clean: its figures count for nothing.
     pub(super) async fn received(
         &mut self,
         total: u64,
@@ -151,7 +154,7 @@ impl BenchDeployment {
 
     /// Waits until this many of these facts exist.
     pub(super) async fn count(&mut self, bucket: Bucket, total: u64) -> anyhow::Result<()> {
-        let limit = Instant::now() + PATIENCE;
+        let (mut last, mut limit) = (0, Instant::now() + PATIENCE);
         loop {
             self.note_usage();
             let count = topology::bucket_state(self.nats(), bucket).await;
@@ -159,6 +162,9 @@ impl BenchDeployment {
             let count = count.map(|state| state.state.messages).unwrap_or_default();
             if count >= total {
                 return Ok(());
+            }
+            if count > last {
+                (last, limit) = (count, Instant::now() + PATIENCE);
             }
             for MeasuredReplica { process, .. } in
                 self.requestors.iter_mut().chain(&mut self.generators)
@@ -170,7 +176,7 @@ impl BenchDeployment {
                 }
             }
             if Instant::now() > limit {
-                bail!("after {PATIENCE:?} there are {count} of {total} in {}", bucket.name);
+                bail!("for {PATIENCE:?} there are {count} of {total} in {}", bucket.name);
             }
             sleep(POLL).await;
         }
@@ -188,6 +194,13 @@ impl BenchDeployment {
         Ok(())
     }
 
+    /// Lets the processor time count from now on: the start comes only once.
+    pub(super) fn forget_usage(&mut self) {
+        self.forgotten = Each::default();
+        self.note_usage();
+        self.forgotten = self.processor;
+    }
+
     /// Records the usage of the processes so far. A process that has ended counts with its last figures.
     pub(super) fn note_usage(&mut self) {
         let most =
@@ -195,17 +208,20 @@ impl BenchDeployment {
         for broker in self.brokers.iter().filter_map(Broker::id) {
             most(&mut self.peak.broker, broker);
         }
-        let note = |replicas: &mut [MeasuredReplica], peak: &mut u64| {
+        let note = |replicas: &mut [MeasuredReplica], peak: &mut u64| -> Duration {
             for MeasuredReplica { process, processor } in replicas.iter_mut() {
                 most(peak, process.id());
                 *processor = usage::processor_time(process.id()).unwrap_or(*processor);
             }
             replicas.iter().map(|replica| replica.processor).sum()
         };
+        let Each { broker, requestor, generator } = self.forgotten;
+        let requestors = note(&mut self.requestors, &mut self.peak.requestor);
+        let generators = note(&mut self.generators, &mut self.peak.generator);
         self.processor = Each {
-            broker: processor_time(&self.brokers).saturating_sub(self.brokers_before),
-            requestor: note(&mut self.requestors, &mut self.peak.requestor),
-            generator: note(&mut self.generators, &mut self.peak.generator),
+            broker: processor_time(&self.brokers).saturating_sub(broker),
+            requestor: requestors.saturating_sub(requestor),
+            generator: generators.saturating_sub(generator),
         };
     }
 

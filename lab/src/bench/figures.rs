@@ -80,7 +80,8 @@ const MEASURES: [Measure; 41] = [
         "/s",
         0,
     ),
-    measure("backlog_share", "out of that backlog, against without one", "%", 0).at_least(85.0),
+    measure("backlog_share", "writes out of that backlog, against without one", "%", 0)
+        .at_least(85.0),
     measure("urgent_in_backlog", "an urgent request behind 10,000 others, the slowest", "ms", 0)
         .at_most(200.0),
     measure(
@@ -104,7 +105,6 @@ const MEASURES: [Measure; 41] = [
     measure("ready_requestor", "a requestor is ready after", "ms", 0).at_most(100.0),
     measure("idle_memory_requestor", "memory of an idle requestor", "MB", 1).at_most(10.0),
     measure("idle_memory_generator", "memory of an idle generator", "MB", 1).at_most(10.0),
-    // In a smaller unit than that of `ps` and `top`: it is less than a thousandth of a processor.
     measure("idle_processor_requestor", "processor time of an idle requestor", "%", 2).at_most(0.1),
     measure("idle_processor_generator", "processor time of an idle generator", "%", 2).at_most(0.1),
     measure("size_requestor", "program of the requestor", "MB", 1).at_most(10.0),

@@ -32,12 +32,10 @@ pub(super) async fn measure(
     }
     let round_trips = out_of_backlog(round).await?;
     // The request and its fact were written before.
-    round.figures.add_rate(
-        "backlog_round_trips",
-        round_trips,
-        round_trips * real(WRITES - 2) / baseline,
-    );
-    round.figures.add("backlog_share", round_trips * 100.0 / round_trips_per_second);
+    let writes = round_trips * real(WRITES - 2);
+    round.figures.add_rate("backlog_round_trips", round_trips, writes / baseline);
+    let writes_without = round_trips_per_second * real(WRITES);
+    round.figures.add("backlog_share", writes * 100.0 / writes_without);
     Ok(())
 }
 

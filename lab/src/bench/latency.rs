@@ -15,19 +15,16 @@ use hdrhistogram::Histogram;
 use jiff::Timestamp;
 use requestor::next_due;
 use tokio::time::Instant;
-use workqueue::{Bucket, Fact, JobId, batch};
 
 use super::deployment::BenchDeployment;
 use super::round::{Round, real, whole};
+use crate::stored_facts::each_fact;
 
 /// The time at the beginning that does not count: the services connect and warm up.
 const WARM_UP: Duration = Duration::from_secs(1);
 
 /// The share of full speed.
 const SHARE: f64 = 0.6;
-
-/// The number of facts that are read with one question.
-const AT_A_TIME: usize = 1000;
 
 /// Measures the latency at a low load, and at a high one.
 pub(super) async fn measure(
@@ -48,14 +45,16 @@ async fn at(round: &mut Round<'_>, load: &str, rate: f64, time: Duration) -> any
     let (rate_text, total_text) = (rate.to_string(), total.to_string());
     deployment.start_requestor(&[("REQUEST_RATE", &rate_text), ("REQUEST_TOTAL", &total_text)])?;
     deployment.received(total, round).await?;
-    let asked = all::<Request>(&deployment).await?;
-    let received = all::<Received>(&deployment).await?;
-    let ends: HashMap<JobId, Timestamp> =
-        received.into_iter().map(|fact| (fact.id, fact.received_at)).collect();
-    let mut round_trips: Vec<(Timestamp, Timestamp)> = asked
-        .into_iter()
-        .filter_map(|fact| Some((fact.requested_at, *ends.get(&fact.id)?)))
-        .collect();
+    let (mut ends, mut round_trips) = (HashMap::new(), Vec::new());
+    let connection = &deployment.connection;
+    each_fact(connection, |fact: Received, _| {
+        ends.insert(fact.id, fact.received_at);
+    })
+    .await?;
+    each_fact(connection, |fact: Request, _| {
+        round_trips.extend(ends.get(&fact.id).map(|end| (fact.requested_at, *end)));
+    })
+    .await?;
     ensure!(
         round_trips.len() as u64 == total,
         "of {total} round trips {} are there",
@@ -90,22 +89,6 @@ fn latencies(round_trips: &[(Timestamp, Timestamp)], interval: Duration) -> Vec<
         took
     };
     round_trips.iter().map(took).collect()
-}
-
-/// All facts of a bucket.
-async fn all<F: Fact>(deployment: &BenchDeployment) -> anyhow::Result<Vec<F>> {
-    let nats = deployment.connection.context();
-    let Bucket { stream, .. } = F::BUCKET;
-    let subjects = F::BUCKET.subjects();
-    let (mut facts, mut from) = (Vec::new(), 1);
-    loop {
-        let (some, _) = batch::from_sequence(nats, stream, &subjects, from, AT_A_TIME).await?;
-        let Some(last) = some.last() else { return Ok(facts) };
-        from = last.sequence + 1;
-        for stored in &some {
-            facts.push(F::from_body(&stored.body).context("the stored message is not a fact")?);
-        }
-    }
 }
 
 #[cfg(test)]

@@ -3,15 +3,15 @@
 use std::time::Duration;
 
 use anyhow::ensure;
-use contract::queues::DueRequest;
-use contract::{Amount, facts};
+use contract::Amount;
+use contract::queues::{DueRequest, Request};
 use futures_util::{StreamExt, TryStreamExt, stream};
-use jiff::Timestamp;
 use tokio::time::Instant;
-use workqueue::{Metrics, Producer, Settings, now, reading};
+use workqueue::{Metrics, Producer, Settings, now};
 
 use super::deployment::BenchDeployment;
 use super::round::Round;
+use crate::stored_facts::each_fact;
 
 /// The number of requests that are submitted at a time.
 const AT_A_TIME: usize = 64;
@@ -35,14 +35,8 @@ pub(super) async fn measure(round: &mut Round<'_>) -> anyhow::Result<()> {
     let ids: Vec<_> = submitting.buffer_unordered(AT_A_TIME).try_collect().await?;
     ensure!(now() < at, "{} were not submitted before they were due", ids.len());
     deployment.received(count, round).await?;
-    let (mut last, nats) = (at, deployment.connection.context());
-    let bucket = facts::REQUESTED;
-    reading::each(nats, bucket.stream, &bucket.subjects(), |_, message| {
-        let asked = message.info().map(|info| info.published.unix_timestamp_nanos());
-        let asked = asked.ok().and_then(|nanos| Timestamp::from_nanosecond(nanos).ok());
-        last = asked.map_or(last, |asked| last.max(asked));
-    })
-    .await?;
+    let mut last = at;
+    each_fact::<Request>(&deployment.connection, |_, asked| last = last.max(asked)).await?;
     let late: Duration = last.duration_since(at).try_into().unwrap_or_default();
     round.figures.add("due_at_once", late.as_secs_f64() * 1000.0);
     Ok(())

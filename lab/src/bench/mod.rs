@@ -131,7 +131,7 @@ async fn measure(mut round: Round<'_>, only: &[BenchPart]) -> anyhow::Result<()>
         cost::of_round_trips(round, run.processor);
     }
     if wanted(BenchPart::Bundles) {
-        saturation::bundles(round, baseline).await?;
+        saturation::bundles(round).await?;
     }
     if wanted(BenchPart::Growth) {
         growth::measure(round, baseline, round_trips).await?;

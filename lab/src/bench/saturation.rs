@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use contract::facts::Received;
 use contract::queues::Request;
+use tokio::time::Instant;
 
 use super::baseline;
 use super::cost;
@@ -14,8 +15,9 @@ use super::round::{Each, Round, WRITES, per_second, real};
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Load {
     pub(super) requests: u64,
-    /// The number of strings of each request.
+    /// The number of strings of each request, and their length.
     pub(super) count: u64,
+    pub(super) length: u64,
     pub(super) requestors: u32,
     pub(super) generators: u32,
     pub(super) brokers: u16,
@@ -29,7 +31,8 @@ impl Load {
     /// This many requests for one string each, with one replica of each service, and a message for each request.
     pub(super) fn of(requests: u64) -> Self {
         let (requestors, generators, brokers) = (1, 1, 1);
-        Self { requests, count: 1, requestors, generators, brokers, bundle_limit: 1, sync: false }
+        let (count, length, bundle_limit) = (1, 64, 1);
+        Self { requests, count, length, requestors, generators, brokers, bundle_limit, sync: false }
     }
 }
 
@@ -62,14 +65,13 @@ pub(super) async fn strings(round: &mut Round<'_>, baseline: f64) -> anyhow::Res
     Ok(())
 }
 
-/// Measures round trips with one string in bundles, and their cost.
-pub(super) async fn bundles(round: &mut Round<'_>, baseline: f64) -> anyhow::Result<()> {
+/// Measures round trips with one string in bundles, and their cost. They have no share of the baseline, because the number
+/// of their writes depends on how full the bundles are.
+pub(super) async fn bundles(round: &mut Round<'_>) -> anyhow::Result<()> {
     let load = Load::of(round.sizes.requests);
     for bundle_limit in [8, 64] {
         let run = run(round, Load { bundle_limit, ..load }).await?;
-        let round_trips = run.round_trips_per_second;
-        let share = round_trips * real(WRITES) / baseline;
-        round.figures.add_rate(&format!("bundles_{bundle_limit}"), round_trips, share);
+        round.figures.add(&format!("bundles_{bundle_limit}"), run.round_trips_per_second);
         let Each { broker, requestor, generator } = run.processor;
         let all = cost::microseconds_of_each(load.requests, broker + requestor + generator);
         round.figures.add(&format!("bundles_{bundle_limit}_processor"), all);
@@ -94,16 +96,24 @@ pub(super) async fn run(round: &mut Round<'_>, load: Load) -> anyhow::Result<Run
     } else {
         BenchDeployment::on(round.cluster(load.brokers).await?, round).await?
     };
-    let [count, limit] = [load.count, load.bundle_limit].map(|number| number.to_string());
+    let [count, length, limit] =
+        [load.count, load.length, load.bundle_limit].map(|number| number.to_string());
     let replicas = load.brokers.to_string();
     let always = [("BUNDLE_LIMIT", limit.as_str()), ("REPLICAS", &replicas)];
     for _ in 0..load.generators {
         deployment.start_generator(&always)?;
     }
+    deployment.ready(Instant::now()).await?;
+    deployment.forget_usage();
     // Without the remainder that cannot be divided among the requestors.
     let each = load.requests / u64::from(load.requestors);
     let total = each.to_string();
-    let requesting = [("REQUEST_RATE", "max"), ("REQUEST_TOTAL", &total), ("STRING_COUNT", &count)];
+    let requesting = [
+        ("REQUEST_RATE", "max"),
+        ("REQUEST_TOTAL", &total),
+        ("STRING_COUNT", &count),
+        ("STRING_LENGTH", &length),
+    ];
     for _ in 0..load.requestors {
         deployment.start_requestor(&[&always[..], &requesting].concat())?;
     }

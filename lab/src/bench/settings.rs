@@ -119,7 +119,8 @@ impl Sizes {
             requests: settings.requests,
             calm: Duration::from_secs(20),
             busy: Duration::from_secs(10),
-            idle: Duration::from_secs(10),
+            // The clock of a process's usage ticks a hundred times a second.
+            idle: Duration::from_secs(30),
             backlog: 200_000,
             low: 10_000,
             limited: 10_000,

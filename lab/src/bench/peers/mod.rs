@@ -38,6 +38,9 @@ use super::settings::{BenchSettings, Sizes};
 use report::{PeerFigures, PeerRound};
 use system::{PeerBroker, PeerSystem, Progress, Tools, says};
 
+/// The length of each string.
+const LENGTH: u64 = 16;
+
 /// Measures all systems, and prints its progress to the standard error.
 ///
 /// # Errors
@@ -104,11 +107,17 @@ async fn measure(
 
 /// Measures this system. A run with a lost or doubled request is an error, as in all measurements.
 async fn ours(mut round: Round<'_>, round_trips: u64, killed: u64) -> anyhow::Result<PeerRound> {
-    let run = saturation::run(&mut round, Load::of(round_trips)).await?;
+    let load = Load { length: LENGTH, ..Load::of(round_trips) };
+    let run = saturation::run(&mut round, load).await?;
     let mut deployment = BenchDeployment::new(&round, false).await?;
     deployment.start_generator(&[])?;
-    let total = killed.to_string();
-    deployment.start_requestor(&[("REQUEST_RATE", "max"), ("REQUEST_TOTAL", &total)])?;
+    deployment.ready(Instant::now()).await?;
+    let [total, length] = [killed, LENGTH].map(|number| number.to_string());
+    deployment.start_requestor(&[
+        ("REQUEST_RATE", "max"),
+        ("REQUEST_TOTAL", &total),
+        ("STRING_LENGTH", &length),
+    ])?;
     deployment.count(RECEIVED, killed / 2).await?;
     deployment.replace_generators().await?;
     deployment.received(killed, &mut round).await?;

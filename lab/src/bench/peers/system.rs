@@ -120,7 +120,7 @@ impl Tools {
 /// The progress of a run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Progress {
-    /// When the first request was made.
+    /// When the first request was made, or seen.
     pub(super) began: Option<Timestamp>,
     /// The number of round trips that are marked as received.
     pub(super) marked: u64,
