@@ -12,13 +12,13 @@ use contract::queues;
 use testkit::process::{Process, bound_to_this};
 use tokio::process::Command;
 use tokio::time::{Instant, sleep, timeout};
-use workqueue::topology;
+use workqueue::{Settings, topology};
 
 /// The arguments of `decoupled` for the process that declares the topology and keeps it.
 pub(crate) const WATCH: [&str; 2] = ["declare", "--watch"];
 
-/// The time limit for a replica to stop: longer than the drain of the services.
-const STOP_TIMEOUT: Duration = Duration::from_secs(30);
+/// The time limit for a replica to stop after its drain.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// How long declaring may take, and how often to look.
 const DECLARE_TIMEOUT: Duration = Duration::from_mins(1);
@@ -144,7 +144,8 @@ impl Replica {
     /// If it does not end in time, or if its exit status is not 0.
     pub(crate) async fn stopped(&mut self) -> anyhow::Result<ExitStatus> {
         let name = &self.name;
-        let ended = timeout(STOP_TIMEOUT, self.process.wait()).await;
+        let limit = Settings::from_env().drain_timeout + STOP_TIMEOUT;
+        let ended = timeout(limit, self.process.wait()).await;
         let status = ended.with_context(|| format!("{name} does not stop"))??;
         if let Some(code @ 1..) = status.code() {
             bail!("{name} ended with {code}:\n{}", self.process.log_text());

@@ -15,7 +15,7 @@ use rustix::termios::{self, Winsize};
 use serde_json::Value;
 use testkit::eventually::eventually;
 use testkit::http;
-use testkit::process::{Process, logged};
+use testkit::process::{Process, bound_to_this, logged};
 use tokio::fs::File;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
@@ -23,14 +23,14 @@ use tokio::time::timeout;
 use workqueue::NatsSettings;
 
 async fn up(words: &[&str], settings: &[(&str, &str)]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
+    let mut command = bound_to_this(env!("CARGO_BIN_EXE_lab"));
     command.arg("up").args(words).envs(settings.iter().copied()).env_remove("RUST_BACKTRACE");
     command.output().await.unwrap()
 }
 
 /// Starts a lab that runs for an hour and logs into this directory. Returns once both services work.
 async fn running(directory: &Path, words: &[&str]) -> Process {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
+    let mut command = bound_to_this(env!("CARGO_BIN_EXE_lab"));
     command.args(["up", "--for", "1h"]).args(words).env_remove("RUST_BACKTRACE");
     let lab = Process::spawn(command, directory.join("log")).unwrap();
     logged(&lab, "REQUESTS 0 waiting").await;
@@ -89,7 +89,7 @@ async fn command(lab: &Process, words: &[&str]) -> String {
 /// Whether a command for this lab succeeds, and its output.
 async fn try_command(lab: &Process, words: &[&str]) -> (bool, String) {
     let control = files(lab).join("control.json");
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
+    let mut command = bound_to_this(env!("CARGO_BIN_EXE_lab"));
     command.args(words).env("LAB_CONTROL_FILE", control).env_remove("RUST_BACKTRACE");
     let output = command.output().await.unwrap();
     let said = [output.stdout, output.stderr].map(|it| String::from_utf8(it).unwrap()).concat();
@@ -133,7 +133,8 @@ async fn generators_have(lab: &Process, version: &str, count: usize) {
     let connection = observe::connect(&settings, "test").await.unwrap();
     let mut poller = Poller::new(&connection);
     eventually("all generators have the version", async || {
-        let replicas = poller.snapshot().await.unwrap().replicas.replicas.into_iter();
+        let snapshot = poller.snapshot().await.map_err(|error| vec![error.to_string()])?;
+        let replicas = snapshot.replicas.replicas.into_iter();
         let ready = replicas.filter(|it| it.service == "generator" && it.state == "ready");
         let versions: Vec<String> = ready.map(|it| it.version).collect();
         if versions == vec![version; count] { Ok(()) } else { Err(versions) }
@@ -170,6 +171,13 @@ async fn commands_stop_start_scale_and_replace_replicas() {
     let said = command(&lab, &["start", "generators"]).await;
     assert!(said.contains("generator-2    running"), "{said}");
     sees(&lab, 1, 2).await;
+    command(&lab, &["stop", "generators"]).await;
+    // The second one changes nothing, and the end is as graceful as after one.
+    command(&lab, &["stop", "generators"]).await;
+    sees(&lab, 1, 0).await;
+    let said = command(&lab, &["start", "generator-2"]).await;
+    assert!(said.contains("generator-2    running"), "{said}");
+    sees(&lab, 1, 1).await;
     command(&lab, &["scale", "generators", "3"]).await;
     command(&lab, &["pause", "requestor-1"]).await;
     sees(&lab, 0, 3).await;
@@ -196,6 +204,8 @@ async fn commands_stop_start_scale_and_replace_replicas() {
         (&["kill", "gateway"][..], "such as generator-1"),
         (&["pause", "broker"], "can only be killed and started"),
         (&["kill", "generator-77"], "there is no generator-77"),
+        (&["start", "generator-77"], "there is no generator-77"),
+        (&["start", "broker", "--empty"], "kill one first"),
         (&["scale", "broker", "2"], "broker is not a service"),
         (&["deploy", "requestors", "--newer"], "only the generators have a newer program"),
         (&["set", "--work-time", "5"], "write a number with a unit"),
@@ -213,7 +223,7 @@ async fn commands_stop_start_scale_and_replace_replicas() {
 #[tokio::test]
 async fn commands_without_a_lab_say_how_to_start_one() {
     let directory = tempfile::tempdir().unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
+    let mut command = bound_to_this(env!("CARGO_BIN_EXE_lab"));
     command.args(["kill", "generators"]).env("LAB_CONTROL_FILE", directory.path().join("none"));
     let output = command.env_remove("RUST_BACKTRACE").output().await.unwrap();
     let said = String::from_utf8(output.stderr).unwrap();
@@ -292,7 +302,7 @@ fn children(process: &Process) -> Vec<String> {
 async fn up_without_a_reader_stops_gracefully() {
     let (reader, writer) = std::io::pipe().unwrap();
     drop(reader);
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
+    let mut command = bound_to_this(env!("CARGO_BIN_EXE_lab"));
     command.args(["up", "--for", "1h"]).env_remove("RUST_BACKTRACE").stdout(writer);
     command.stderr(Stdio::piped()).kill_on_drop(true);
     let output = command.spawn().unwrap().wait_with_output().await.unwrap();
@@ -375,7 +385,7 @@ async fn picture_stays_whole_when_the_terminal_changes() {
     let terminal = openpty(None, None).unwrap();
     // Otherwise it would stay open in the child processes.
     fcntl_setfd(&terminal.master, FdFlags::CLOEXEC).unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
+    let mut command = bound_to_this(env!("CARGO_BIN_EXE_lab"));
     command
         .args(["up", "--for", "1h", "--generators", "5"])
         .envs([("TERM", "xterm"), ("LC_ALL", "C")])
@@ -422,7 +432,7 @@ async fn program_of_an_example_that_ends_is_started_again() {
     let names = ["word-count", "word-counter"];
     testkit::programs::build_only(names).await.unwrap();
     let directory = tempfile::tempdir().unwrap();
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lab"));
+    let mut command = bound_to_this(env!("CARGO_BIN_EXE_lab"));
     command
         .args(["up", "--example", "word-count", "--for", "1h"])
         .env("LISTEN_ADDR", "127.0.0.1:0");

@@ -18,6 +18,9 @@ use crate::times::in_words;
 
 /// The time limit for a generator until it listens, and the interval of the checks.
 const START_TIMEOUT: Duration = Duration::from_mins(1);
+
+/// The time for an answer beyond that of the work.
+const LISTENING: Duration = Duration::from_secs(2);
 const POLL: Duration = Duration::from_millis(10);
 
 /// The time limit for the last answers. The broker redelivers the messages of a killed generator after `ACK_WAIT`.
@@ -119,7 +122,9 @@ impl Pair {
                 (&examples.coupled_requestor, asking, &examples.coupled_generator, making)
             }
             Between::Broker(broker) => {
-                let asking = vec![nats(broker), ("RATE", rate), ("TOTAL", total)];
+                // It listens for the last answers as long as one takes, and a little longer.
+                let timeout = ("TIMEOUT", in_words(settings.work_time + LISTENING));
+                let asking = vec![nats(broker), ("RATE", rate), ("TOTAL", total), timeout];
                 let making = vec![nats(broker), work_time];
                 (&examples.forgetful_requestor, asking, &examples.forgetful_generator, making)
             }

@@ -1,5 +1,6 @@
 //! Does the steps of lessons, and verifies that each check comes true.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail, ensure};
@@ -9,7 +10,7 @@ use gateway::lessons::lesson::{Lesson, Step};
 use reqwest::Response;
 use serde_json::Value;
 use testkit::programs::{self, Programs};
-use testkit::target_directory::RunDirectory;
+use testkit::target_directory::{RunDirectory, from_here};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -60,28 +61,35 @@ async fn check_one(
 ) -> (&'static Lesson, anyhow::Result<()>) {
     let checked = async {
         let directory = RunDirectory::make("lesson")?;
-        let scene = scene(lesson)?;
-        let running = RunningLab::start(programs, &scene, directory.path()).await?;
-        let work = running.during(async {
-            running.all_ready(&scene).await?;
-            steps(lesson, &running).await
-        });
-        let done = stop.run_until_cancelled(work).await;
-        if !matches!(&done, Some(Ok(()))) {
+        let checked = check_in(directory.path(), lesson, programs, stop).await;
+        let place = from_here(directory.path());
+        if checked.is_err() {
             directory.keep();
         }
-        done.context("stopped before the lesson was done")??;
-        let (verdict, mut system) = running.judge().await?;
-        system.end().await?;
-        // Without the verdict, because a lesson may replace a store.
-        let is_kept = verdict.is_clean() || verdict.cannot_tell.is_some();
-        ensure!(
-            is_kept && verdict.lost + verdict.doubled == 0,
-            "the audit is not clean:\n{verdict}"
-        );
-        Ok(())
+        checked.with_context(|| format!("logs and queues are in {place}"))
     };
     (lesson, checked.await)
+}
+
+async fn check_in(
+    directory: &Path,
+    lesson: &'static Lesson,
+    programs: &Programs,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
+    let scene = scene(lesson)?;
+    let running = RunningLab::start(programs, &scene, directory).await?;
+    let work = running.during(async {
+        running.all_ready(&scene).await?;
+        steps(lesson, &running).await
+    });
+    let done = stop.run_until_cancelled(work).await;
+    done.context("stopped before the lesson was done")??;
+    let (verdict, mut system) = running.judge().await?;
+    system.end().await?;
+    // The audit may be unable to tell, because a lesson may replace a store.
+    ensure!(verdict.lost + verdict.doubled == 0, "the audit is not clean:\n{verdict}");
+    Ok(())
 }
 
 async fn steps(lesson: &'static Lesson, running: &RunningLab) -> anyhow::Result<()> {

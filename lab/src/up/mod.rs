@@ -50,9 +50,6 @@ const POLL: Duration = Duration::from_millis(100);
 /// The time after which the page shows a change of the replicas.
 const PAGE_LAG: Duration = Duration::from_secs(2);
 
-/// The time limit for the queues to drain at the end.
-const LAST_WAIT: Duration = Duration::from_secs(2);
-
 /// A running system with its control.
 pub(crate) struct RunningLab {
     system: Mutex<System>,
@@ -157,7 +154,7 @@ impl RunningLab {
     pub(crate) async fn judge(self) -> anyhow::Result<(Verdict, System)> {
         let mut system = self.system.into_inner();
         system.stop().await?;
-        let verdict = audit(self.connection.context(), LAST_WAIT).await?;
+        let verdict = audit(self.connection.context(), Duration::ZERO).await?;
         Ok((verdict, system))
     }
 }
@@ -221,7 +218,9 @@ async fn run(
         // Without a browser, the address on the screen is enough.
         let _ = open::that_detached(&page);
     }
-    running.during(show(settings, screen, &running, stop)).await?;
+    // Also in the middle of an action, which may wait long for a broker that was killed.
+    let showing = Box::pin(running.during(show(settings, screen, &running)));
+    stop.run_until_cancelled(showing).await.transpose()?;
     let _ = say(format_args!("Stopping the requestors, then the generators."));
     // Without the broker, or without a majority of several, no work could be finished, and there is no verdict.
     let ports = running.system.lock().await.brokers.ports();
@@ -252,23 +251,15 @@ async fn too_few_answer(ports: &[u16]) -> usize {
     }
 }
 
-async fn show(
-    settings: &UpSettings,
-    screen: Screen,
-    running: &RunningLab,
-    stop: &CancellationToken,
-) -> anyhow::Result<()> {
+async fn show(settings: &UpSettings, screen: Screen, running: &RunningLab) -> anyhow::Result<()> {
     let end = settings.duration.map(|duration| Instant::now() + duration);
     let mut tick = interval(TICK);
     tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut poller = Poller::new(&running.connection);
     while end.is_none_or(|end| Instant::now() < end) {
         running.system.lock().await.all_could_start()?;
-        let looked = async {
-            tick.tick().await;
-            poller.snapshot().await
-        };
-        let Some(looked) = stop.run_until_cancelled(looked).await else { break };
+        tick.tick().await;
+        let looked = poller.snapshot().await;
         let columns = screen.columns();
         let processes = running.system.lock().await.describe();
         let processes = processes.map(|names| screen::wrapped(names, "   ", columns)).join("\n");

@@ -64,14 +64,16 @@ impl Replicas {
         Ok(Member { number, replica, is_paused: false, is_stopping: false })
     }
 
-    /// Starts the replicas that were stopped or killed, or one if there were none.
-    pub(super) fn start(&mut self, settings: &Settings) -> anyhow::Result<()> {
+    /// Starts the replicas that were stopped or killed, or the one with this number. Starts one if there were none.
+    pub(super) fn start(&mut self, number: Option<u32>, settings: &Settings) -> anyhow::Result<()> {
+        self.check_number(number)?;
         if self.all.is_empty() {
             return self.scale(1, settings);
         }
         for index in 0..self.all.len() {
             let member = &mut self.all[index];
-            if member.runs()? && !member.is_stopping {
+            let is_meant = number.is_none_or(|number| member.number == number);
+            if !is_meant || member.runs()? && !member.is_stopping {
                 continue;
             }
             let number = member.number;
@@ -150,7 +152,7 @@ impl Replicas {
             }
             let last = self.all.iter().map(|member| member.number).max();
             let mut started = self.launch(last.unwrap_or_default() + 1, settings)?;
-            started.ready().await?;
+            started.ready().await.context("the old ones continue")?;
             let old = std::mem::replace(&mut self.all[index], started);
             old.replica.terminate();
             self.leaving.push(old.replica);
@@ -158,16 +160,20 @@ impl Replicas {
         Ok(())
     }
 
+    fn check_number(&self, number: Option<u32>) -> anyhow::Result<()> {
+        let Some(number) = number else { return Ok(()) };
+        let is_there = self.all.iter().any(|member| member.number == number);
+        ensure!(is_there, "there is no {}-{number}", self.service);
+        Ok(())
+    }
+
     /// Applies an action to each running replica, or to the one with this number.
     pub(super) async fn each(&mut self, number: Option<u32>, verb: Verb) -> anyhow::Result<()> {
-        let service = self.service;
+        self.check_number(number)?;
         let found = |member: &&mut Member| number.is_none_or(|number| member.number == number);
-        let members: Vec<&mut Member> = self.all.iter_mut().filter(found).collect();
-        if let Some(number) = number {
-            ensure!(!members.is_empty(), "there is no {service}-{number}");
-        }
-        for member in members {
-            if !member.runs()? {
+        for member in self.all.iter_mut().filter(found) {
+            // A second signal would end a stopping replica at once, and a pause would keep it from its end.
+            if !member.runs()? || member.is_stopping && verb != Verb::Kill {
                 continue;
             }
             match verb {
@@ -202,7 +208,8 @@ impl Replicas {
         self.all.iter_mut().map(Member::state).collect()
     }
 
-    /// The number of replicas that are not told to stop.
+    /// The number of replicas. Those that were stopped or killed count as well: each may be started again, with its share
+    /// of the rate.
     pub(super) fn count(&self) -> u32 {
         u32::try_from(self.all.len()).unwrap_or(u32::MAX)
     }
@@ -258,7 +265,7 @@ impl Member {
             sleep(POLL).await;
         }
         let described = self.replica.describe();
-        self.replica.could_start().context("the old ones continue")?;
-        bail!("{described} does not become ready, so the old ones continue")
+        self.replica.could_start()?;
+        bail!("{described} does not become ready")
     }
 }

@@ -94,12 +94,11 @@ impl System {
             Action::Start { target, empty: true } => {
                 bail!("only a broker can be started empty, and not {target}")
             }
-            Action::Start {
-                target: Target::Service(service) | Target::Replica(service, _),
-                ..
-            } => {
-                let settings = self.settings_of(service, self.services[service as usize].count());
-                self.services[service as usize].start(&settings)
+            Action::Start { target: Target::Service(service), .. } => {
+                self.start_replicas(service, None)
+            }
+            Action::Start { target: Target::Replica(service, number), .. } => {
+                self.start_replicas(service, Some(number))
             }
             Action::Stop { target } => self.each(&target, Verb::Stop).await,
             Action::Kill { target } => self.each(&target, Verb::Kill).await,
@@ -132,7 +131,7 @@ impl System {
                 let before = (self.rate, self.environment.clone());
                 let set = self.set(changes).await;
                 if set.is_err() {
-                    // If a service does not start with these settings, it gets the earlier ones back.
+                    // A service that does not start with these settings goes on with the earlier ones.
                     (self.rate, self.environment) = before;
                 }
                 set
@@ -193,6 +192,11 @@ impl System {
         self.services[service as usize].scale(count, &settings)
     }
 
+    fn start_replicas(&mut self, service: Service, number: Option<u32>) -> anyhow::Result<()> {
+        let settings = self.settings_of(service, self.services[service as usize].count());
+        self.services[service as usize].start(number, &settings)
+    }
+
     async fn deploy(&mut self, service: Service) -> anyhow::Result<()> {
         let settings = self.settings_of(service, self.services[service as usize].count());
         self.services[service as usize].replace_each(&settings).await
@@ -214,6 +218,7 @@ impl System {
     }
 
     async fn start_broker(&mut self, empty: bool) -> anyhow::Result<()> {
+        ensure!(!empty || self.broker(false)?.is_some(), "all brokers run: kill one first");
         while let Some(index) = self.broker(false)? {
             if empty && let Some(broker) = self.brokers.iter_mut().nth(index) {
                 broker.wipe()?;
