@@ -8,13 +8,14 @@ import subprocess
 from lessons import lessons
 from steps import ask, ask_and_follow, eventually, expect, follow, run, step
 
-# Separate from everything else on this engine: containers, network and volume have names of their own, and the gateway has
-# a free port.
-ENVIRONMENT = os.environ | {"COMPOSE_PROJECT_NAME": f"decoupled-walk-{os.getpid()}", "REQUEST_RATE": "200", "GATEWAY_PORT": "0"}
+# Separate from everything else on this engine: containers, network and volume have names of their own, and the pages have
+# free ports.
+ENVIRONMENT = os.environ | {"COMPOSE_PROJECT_NAME": f"decoupled-walk-{os.getpid()}", "REQUEST_RATE": "200"}
+ENVIRONMENT |= dict.fromkeys(("GATEWAY_PORT", "WORD_COUNT_PORT", "ORDERS_PORT"), "0")
 # Each example has a profile of its own, and a broker.
 EXAMPLES = "word-count", "orders"
 # What the first program of each logs once it runs. That of orders waits for its database.
-SIGNS = {"word-count": "word-count listens", "orders": "database"}
+SIGNS = {"word-count": "word-count listens", "orders": "waiting for the database"}
 
 
 def main():
@@ -42,7 +43,7 @@ def walk():
         check_container("nats", inspect(container))
         check_container(example, inspect(program), labels=())
         eventually(f"{broker} listens", lambda: "Server is ready" in docker("logs", container).stderr)
-        eventually(f"{example} starts", lambda: SIGNS[example] in docker("logs", program).stdout)
+        eventually(f"{example} starts", lambda: SIGNS[example] in docker("logs", program).stderr)
         compose("rm", "--stop", "--force", broker, example)
 
     step("start, and look at how it runs")
