@@ -119,6 +119,8 @@ impl Manifest {
         let written = async {
             let mut file = create(&unfinished).await?;
             file.write_all(&serde_json::to_vec_pretty(&sealed)?).await?;
+            // tokio writes in the background, and only this reports that the write has failed.
+            file.flush().await?;
             file.sync_all().await?;
             // First sync the directory and the names of the other files: the name of this file makes it a backup.
             if let Some(parent) = fs::canonicalize(directory).await?.parent() {
