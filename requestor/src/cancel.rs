@@ -5,7 +5,7 @@ use contract::queues::{
     ACKNOWLEDGMENTS, Acknowledgment, DueRequest, REQUESTS, RESPONSES, Request, Response, SCHEDULES,
 };
 use tracing::{debug, warn};
-use workqueue::dead_letters::{DeadLetter, NotRemoved};
+use workqueue::dead_letters::{DeadLetter, NotRemoved, Reason};
 use workqueue::{
     Connection, Creation, JobId, Producer, PublishError, ReadError, Trace, now, remove,
 };
@@ -99,10 +99,21 @@ pub async fn discard(
             || letter.decode::<Response>().is_some()
             || letter.decode::<Acknowledgment>().is_some();
         let not_asked = letter.decode::<DueRequest>().filter(|_| !is_asked);
-        if not_asked.is_some() || is_of_request && (is_from(REQUESTS) || is_from(RESPONSES)) {
-            cancel(producer, connection, id, not_asked, by).await?;
-        } else if is_of_request
-            && is_from(ACKNOWLEDGMENTS)
+        let stored =
+            if not_asked.is_some() || is_of_request && (is_from(REQUESTS) || is_from(RESPONSES)) {
+                Some(cancel(producer, connection, id, not_asked, by).await?)
+            } else {
+                None
+            };
+        // The response of a stored request may be all that makes its acknowledgment. An expired letter can only be
+        // discarded.
+        let may_be_needed = match stored {
+            Some(Stored::Strings(_)) => is_from(RESPONSES),
+            Some(Stored::Cancelled(_)) => false,
+            None => is_of_request && is_from(ACKNOWLEDGMENTS),
+        };
+        if may_be_needed
+            && letter.kind() != Reason::Expired
             && producer.read::<Received>(&letter.id).await?.is_none()
         {
             return Err(DiscardError::NotMarked);
