@@ -12,7 +12,7 @@
 //! - A job that cannot be handled becomes a dead letter.
 //!
 //! A redelivered bundle is split: each of its jobs becomes a message of its own, because one of them may kill every
-//! process that handles it. If the queue has no room for these messages, the bundle is handled as it is.
+//! process that handles it. Those for whose messages the queue has no room are handled with the bundle.
 
 use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};

@@ -11,7 +11,7 @@ use futures_util::future::join_all;
 use prometheus_client::metrics::counter::Counter;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinError, JoinSet};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 use tracing::{debug, error, info, warn};
 
 use crate::background::panic_text;
@@ -34,6 +34,9 @@ use crate::trace::Trace;
 /// The longest time for which a pull waits for messages. A stopping service may have to wait for it, and for this time
 /// the broker may send messages to a process that hangs.
 const LONGEST_PULL: Duration = Duration::from_secs(1);
+
+/// The time limit for the broker to confirm the copy of a message, of the time in which a stopping service gives jobs back.
+const TIME_TO_COPY: Duration = Duration::from_millis(500);
 
 /// Consumes the jobs of one lane of a queue for as long as a service runs.
 pub(crate) struct Consumer<H> {
@@ -157,20 +160,19 @@ impl<H: Handler> Consumer<H> {
     }
 
     /// Handles the jobs of a bundle, and acks the bundle once all of them are settled. A redelivered bundle is split
-    /// into a message for each job, if the queue has room for them. If a job can be settled only with its bundle, the
+    /// into a message for each job for which the queue has room, and only the others are handled here. If a job can be settled only with its bundle, the
     /// bundle is redelivered after the longest delay of such a job.
     async fn work_on_bundle(&self, binding: &Binding, bundle: &Delivery, jobs: &[Delivery]) {
-        let is_split = async {
-            let attempt = bundle.attempt();
-            let split =
-                jobs.iter().map(|job| job.snooze_as_copy(&self.queue, attempt, Duration::ZERO));
-            bundle.is_redelivered() && join_all(split).await.into_iter().all(|is_there| is_there)
-        };
         let work = async {
-            if is_split.await {
-                return None;
-            }
-            let settled = join_all(jobs.iter().map(|job| self.work(binding, job))).await;
+            // Those that are messages of their own are handled as such.
+            let left = jobs.iter().map(async |job| {
+                let attempt = bundle.attempt();
+                let is_split = bundle.is_redelivered()
+                    && job.snooze_as_copy(&self.queue, attempt, Duration::ZERO).await;
+                (!is_split).then_some(job)
+            });
+            let left = join_all(left).await.into_iter().flatten();
+            let settled = join_all(left.map(|job| self.work(binding, job))).await;
             settled.into_iter().filter_map(Result::err).max()
         };
         let (every, abandoned) = (binding.heartbeat, &self.running.abandoned);
@@ -312,7 +314,7 @@ impl<H: Handler> Consumer<H> {
                     {
                         return Err(delay);
                     }
-                } else {
+                } else if !self.replaced_at_the_stop(delivery, outcome, policy).await {
                     delivery.nak(delay).await;
                 }
                 info!(queue, id, attempt, trace = trace(), %outcome, "given back");
@@ -338,6 +340,28 @@ impl<H: Handler> Consumer<H> {
             }
             Settlement::Snooze { .. } => unreachable!("this policy counts it"),
         }
+    }
+
+    /// Replaces the delivery of a stopping service by a copy, if it was the last attempt: the broker counts it, so the
+    /// next delivery would be one too many. Returns whether the copy is stored. An earlier attempt is given back, and
+    /// keeps its place in the queue.
+    async fn replaced_at_the_stop(
+        &self,
+        delivery: &Delivery,
+        outcome: &Outcome,
+        policy: &RetryPolicy,
+    ) -> bool {
+        let attempt = delivery.attempt();
+        let is_last = policy.max_attempts.is_some_and(|most| attempt.number() >= most);
+        if !(is_last && matches!(outcome, Outcome::Interrupted)) {
+            return false;
+        }
+        let publishing = Box::pin(delivery.snooze_as_copy(&self.queue, attempt, Duration::ZERO));
+        let is_there = timeout(TIME_TO_COPY, publishing).await == Ok(true);
+        if is_there {
+            delivery.ack();
+        }
+        is_there
     }
 
     /// Replaces a delivery by a copy, which is due after this delay and has this attempt. Returns whether the copy is

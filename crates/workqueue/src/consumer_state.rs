@@ -1,10 +1,9 @@
 //! Logs two states of a consumer that only the broker has: it is paused, or one of its messages breaks the connection
-//! repeatedly.
+//! repeatedly. Notices when its `ACK_WAIT` is changed.
 //!
 //! For a message that the client cannot read, it only notices a lost connection. The difference from a broker that
 //! stops and starts: the loss repeats soon, while a message is redelivered.
 
-use std::convert::Infallible;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -24,12 +23,8 @@ const SUSPICIOUS: u32 = 10;
 /// How often the broker is asked whether a consumer of a queue is paused, one lane after another.
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// Watches a consumer as long as it is awaited.
-pub(crate) async fn watch(
-    connection: &Connection,
-    consumer: &PullConsumer,
-    lane: Lane,
-) -> Infallible {
+/// Watches a consumer as long as it is awaited, or until its `ACK_WAIT` has changed.
+pub(crate) async fn watch(connection: &Connection, consumer: &PullConsumer, lane: Lane) {
     let ack_wait = consumer.cached_info().config.ack_wait;
     let lanes = u32::try_from(lane.queue.lanes().count()).unwrap_or(1);
     let queue = lane.queue.stream;
@@ -50,6 +45,10 @@ pub(crate) async fn watch(
             _ => {}
         }
         pause = now;
+        if info.config.ack_wait != ack_wait {
+            info!(queue, was = ?ack_wait, is = ?info.config.ack_wait, "ACK_WAIT has changed; binding again");
+            return;
+        }
         let Info { num_redelivered: redelivered, .. } = info;
         if !lost || redelivered == 0 {
             continue;

@@ -304,8 +304,8 @@ impl Context {
         self.heartbeat.notify_one();
     }
 
-    /// Asks for a permit under this key, such as the host that the job is about to call. All replicas of the
-    /// service share `per_second` permits of a key in each second of the clock. A refused job does not wait in its
+    /// Asks for a permit under this key, such as the host that the job is about to call. All handlers of the queue, in all
+    /// replicas, share `per_second` permits of a key in each second of the clock. A refused job does not wait in its
     /// slot: it is snoozed until one of the next seconds. The refused jobs are spread over these seconds, the more
     /// urgent first. A recording context grants every permit.
     ///

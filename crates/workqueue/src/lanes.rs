@@ -84,7 +84,8 @@ impl<H: Handler> Consumer<H> {
             self.running.health.set_bound(lane, true);
             let consumed = tokio::select! {
                 consumed = self.consume(bound.clone(), facts_max_age, in_flight) => consumed?,
-                never = consumer_state::watch(connection, &bound, lane) => match never {},
+                // The heartbeats of later jobs follow the new time.
+                () = consumer_state::watch(connection, &bound, lane) => continue,
             };
             match consumed {
                 End::Stopped => return Ok(()),

@@ -55,10 +55,11 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Metrics whose names begin with this prefix.
+    /// Metrics whose names begin with this prefix. Characters that a name of a metric cannot have become `_`.
     #[must_use]
     pub fn new(service: &'static str) -> Arc<Self> {
-        let mut registry = Registry::with_prefix(service);
+        let may_be = |sign: char| sign.is_ascii_alphanumeric() || sign == '_';
+        let mut registry = Registry::with_prefix(service.replace(|sign| !may_be(sign), "_"));
         let settlements = Family::default();
         registry.register(
             "settlements",

@@ -65,9 +65,17 @@ impl Service {
         self
     }
 
-    /// Consumes the queue of this handler's jobs.
+    /// Consumes the queue of this handler's jobs. Jobs of several kinds that share a queue are one type, such as an enum,
+    /// with one handler.
+    ///
+    /// # Panics
+    ///
+    /// If the service has another handler for this queue: each would get some jobs of the other.
     #[must_use]
     pub fn consume<H: Handler>(mut self, handler: H) -> Self {
+        let stream = H::Job::QUEUE.stream;
+        let is_taken = self.queues.iter().any(|queue| queue.stream == stream);
+        assert!(!is_taken, "the queue {stream} has a handler already");
         self.topology.add_queue(H::Job::QUEUE);
         self.queues.push(H::Job::QUEUE);
         if handler.rate_limit().is_some() {

@@ -225,7 +225,7 @@ pub struct TelemetrySettings {
     pub log_format: Option<LogFormat>,
 
     /// Address of the collector of traces, by OTLP over HTTP [default: none]
-    #[arg(long, env, value_parser = web_address, value_name = "URL")]
+    #[arg(long, env, hide_env_values = true, value_parser = web_address, value_name = "URL")]
     pub otel_exporter_otlp_endpoint: Option<String>,
 }
 

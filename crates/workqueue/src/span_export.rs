@@ -24,6 +24,7 @@ use ureq::tls::{RootCerts, TlsConfig};
 use crate::command_line::variable;
 use crate::held_signals::while_held;
 use crate::log_once::LogOnce;
+use crate::mask::without_users;
 use crate::settings::default_instance;
 use crate::spans::{self, Ids};
 
@@ -40,10 +41,12 @@ static DROPPED: AtomicU64 = AtomicU64::new(0);
 
 /// Records the spans of this process from now on, and sends them to this address.
 pub(crate) fn start(endpoint: &str) -> Result<(), ExporterBuildError> {
-    let endpoint = format!("{}/v1/traces", endpoint.trim_end_matches('/'));
+    let traces = format!("{}/v1/traces", endpoint.trim_end_matches('/'));
+    // For the logs.
+    let endpoint = without_users(endpoint);
     let provider = while_held(|| {
         let http = OtlpExporter::builder().with_http().with_http_client(Http::default());
-        let inner = http.with_endpoint(&endpoint).build()?;
+        let inner = http.with_endpoint(&traces).build()?;
         let waiting = Arc::new(AtomicUsize::new(0));
         let exporter =
             Counted { inner, waiting: Arc::clone(&waiting), endpoint, logged: Mutex::default() };

@@ -90,6 +90,24 @@ async fn work_that_outlives_the_drain_is_given_back() {
 }
 
 #[tokio::test]
+async fn stop_at_the_last_attempt_makes_no_dead_letter() {
+    let deployment = Deployment::with(&PATIENT).await;
+    let mut requestor = deployment.ask(10).await;
+    let once = ("MAX_ATTEMPTS", "1");
+    for name in ["first", "second"] {
+        let stuck = [("WORK_TIME", "1h"), ("DRAIN_TIMEOUT", "2s"), once];
+        let mut stopped = deployment.run(Service::Generator, name, &stuck).await;
+        in_flight(&deployment, 10, 0).await;
+        stopped.terminate().unwrap();
+        succeeded(&mut stopped).await;
+    }
+    let _last = deployment.run(Service::Generator, "last", &[once]).await;
+    succeeded(&mut requestor).await;
+    let verdict = deployment.verdict().await;
+    assert_eq!((verdict.complete, verdict.dead_lettered), (10, 0), "{verdict}");
+}
+
+#[tokio::test]
 async fn both_services_stopped_under_load_finish_their_messages() {
     let deployment = Deployment::with(&PATIENT).await;
     let asking = [("REQUEST_RATE", "max")];

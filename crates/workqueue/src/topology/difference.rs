@@ -128,7 +128,9 @@ impl Differences {
         };
         let (filters, wanted) = (filters(is), filters(should_be));
         // Messages that the filters of an older version leave out wait until the consumer is adjusted.
-        let is_narrower = filters.iter().all(|filter| wanted.contains(filter));
+        // Without a filter it takes all, also what no consumer may read.
+        let is_narrower =
+            !filters.is_empty() && filters.iter().all(|filter| wanted.contains(filter));
         let of_filters = if is_narrower { &mut found.limits } else { &mut found.guarantees };
         differ(of_filters, object, "filter_subjects", &filters, &wanted);
         let guarantees = &mut found.guarantees;

@@ -308,6 +308,11 @@ where
             )
             .into(),
         }),
+        // Its stream is being removed at this moment.
+        Err(error) if is_of_a_removal(&error) => Err(DeclareError::Unavailable {
+            action: format!("create {object}"),
+            source: error.into(),
+        }),
         Err(error) => Err(DeclareError::new(context, format!("create {object}"), error)),
     }
 }
@@ -332,6 +337,12 @@ fn with_limits_of(is: &StreamConfig, should_be: &StreamConfig) -> StreamConfig {
 
 fn is_missing(error: &ApiError) -> bool {
     is_one_of(error, &[ErrorCode::STREAM_NOT_FOUND, ErrorCode::CONSUMER_NOT_FOUND])
+}
+
+/// Whether this answer to a creation can be due to a stream that is being removed.
+fn is_of_a_removal(error: &ApiError) -> bool {
+    let codes = [ErrorCode::STREAM_CREATE, ErrorCode::CONSUMER_CREATE, ErrorCode::STREAM_NOT_FOUND];
+    is_one_of(error, &codes)
 }
 
 fn exists_already(error: &ApiError) -> bool {
