@@ -30,6 +30,8 @@ def main():
         # With the profiles, whose volumes would stay otherwise.
         profiles = (f"--profile={name}" for name in ("tools", *EXAMPLES))
         compose(*profiles, "down", "--volumes", "--timeout", "5", "--remove-orphans", check=False)
+        # They are not those of a release.
+        docker("image", "rm", "--force", *(f"decoupled/{example}:0.2.0" for example in EXAMPLES), check=False)
 
 
 def walk():

@@ -157,18 +157,22 @@ function choose(reason) {
   load();
 }
 
-/** Reads the first page again. Entries that still exist stay unchanged, and those behind that page stay as well. */
+/** Reads the shown pages again. Entries that still exist stay unchanged. */
 async function load() {
   clearTimeout(reading);
   reading = undefined;
   read = performance.now();
-  const page = await get(1);
-  if (!page) return;
-  const there = new Set(page.dead_letters.map((letter) => `letter-${letter.sequence}`));
-  const isBehind = (entry) => page.next && Number(entry.id.slice("letter-".length)) >= page.next;
-  for (const entry of [...list.children]) if (!there.has(entry.id) && !isBehind(entry)) entry.remove();
-  if (![...list.children].some(isBehind)) furthest = 1;
-  show(page, 1);
+  const letters = [];
+  let [from, page] = [1, null];
+  do {
+    from = page?.next ?? from;
+    page = await get(from);
+    if (!page) return;
+    letters.push(...page.dead_letters);
+  } while (page.next && page.next <= furthest);
+  const there = new Set(letters.map((letter) => `letter-${letter.sequence}`));
+  for (const entry of [...list.children]) if (!there.has(entry.id)) entry.remove();
+  show({ ...page, dead_letters: letters }, from);
 }
 
 async function get(from) {
@@ -187,10 +191,8 @@ async function get(from) {
 
 function show(page, from) {
   list.append(...page.dead_letters.filter((letter) => !byId(`letter-${letter.sequence}`)).map(item));
-  if (from >= furthest) {
-    const last = page.dead_letters.at(-1)?.sequence ?? from - 1;
-    [furthest, next, ended] = [from, page.next ?? last + 1, !page.next];
-  }
+  const last = page.dead_letters.at(-1)?.sequence ?? from - 1;
+  [furthest, next, ended] = [from, page.next ?? last + 1, !page.next];
   ({ total: listed, reasons, counted: among, until } = page);
   known = listed;
   tell();
@@ -209,14 +211,14 @@ function question(action, some) {
   const least = !some.length && chosen && among < listed ? "at least " : "";
   const number = some.length || (chosen ? wanted() : listed);
   const what = some.length === 1 ? `dead letter ${some[0]}` : `${least}${counted(number, "dead letter")}`;
-  // Those of now: no letter that comes while the question is open.
-  const last = until;
+  // Those of now: no letter that comes, and no reason that is chosen, while the question is open or the action is under way.
+  const [last, reason] = [until, chosen];
   confirm(`${action.word} ${what}? ${action.warning}`, some.length === 1 ? `${action.word} it` : `${action.word} them`, async () => {
-    const buttons = document.querySelectorAll("#letters button");
+    const buttons = document.querySelectorAll("#letters .choice button, #letters-list button");
     busy = true;
     // Not disabled, because then the pressed one would lose the focus.
     for (const button of buttons) button.ariaDisabled = "true";
-    await (some.length ? each(action, some) : all(action, last));
+    await (some.length ? each(action, some) : all(action, reason, last));
     for (const button of buttons) button.ariaDisabled = null;
     busy = false;
     load();
@@ -238,12 +240,12 @@ async function each(action, some) {
   told(`${action.done} ${exact(done)}${done < some.length ? `; ${exact(some.length - done)} stayed, the first because ${first}` : ""}.`);
 }
 
-async function all(action, last) {
+async function all(action, reason, last) {
   let [query, done, kept, first] = [`from=1&until=${last}`, 0, 0, ""];
   let said = performance.now();
   try {
     while (query) {
-      const page = await action.page(chosen, query);
+      const page = await action.page(reason, query);
       done += page.done;
       kept += page.kept.length;
       first ||= page.kept[0]?.why;

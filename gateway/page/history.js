@@ -17,7 +17,8 @@ const STRINGS = 20;
 const OVER = ["received", "cancelled", "doubled"];
 
 const dialog = byId("history");
-let looking;
+/** The timer of the next look, if there is one. */
+let looking = null;
 /** The last history that was read. */
 let shown = "";
 
@@ -45,6 +46,7 @@ function open(id) {
 const isShown = (id) => dialog.open && byId("history-id").textContent === id;
 
 async function look(id, since) {
+  looking = null;
   let state = "";
   try {
     const history = document.hidden ? null : await ask(`api/requests/${encodeURIComponent(id)}`);
@@ -123,6 +125,12 @@ async function cancel(id) {
   say(byId("history-note"), said);
   if (!said) showHistory(id);
 }
+
+document.addEventListener("visibilitychange", () => {
+  if (document.hidden || !dialog.open || !looking) return;
+  clearTimeout(looking);
+  look(byId("history-id").textContent, Date.now());
+});
 
 byId("history-close").addEventListener("click", () => dialog.close());
 dialog.addEventListener("close", () => {

@@ -178,6 +178,16 @@ mod tests {
     }
 
     #[test]
+    fn name_of_a_host_has_no_scheme_and_no_port() {
+        let hosts = |text| GatewaySettings::try_parse_from(["gateway", "--gateway-hosts", text]);
+        let named = hosts("a.example, b.example").unwrap().gateway_hosts;
+        assert_eq!(named, ["a.example", "b.example"]);
+        for wrong in ["a.example:8080", "http://a.example"] {
+            assert!(hosts(wrong).unwrap_err().to_string().contains("gateway.example"), "{wrong}");
+        }
+    }
+
+    #[test]
     fn control_is_off_by_default() {
         let settings = |arguments: &[&str]| {
             GatewaySettings::parse_from(

@@ -254,8 +254,8 @@ pub(crate) async fn discard_all(
 static LISTS: Semaphore = Semaphore::const_new(2);
 const LIST_DEADLINE: Duration = Duration::from_secs(10);
 
-/// The most dead letters that one call handles, and the time after which it begins with no further one. The client
-/// continues with the next call, because a proxy may wait for an answer for only a minute.
+/// The most dead letters that one call handles, and the time after which it begins with no further one, once it has read
+/// them. The client continues with the next call, because a proxy may wait for an answer for only a minute.
 const MOST: usize = 500;
 const CALL: Duration = Duration::from_secs(5);
 
@@ -344,8 +344,8 @@ async fn with_each(
         Some(until) => until,
         None => state(connection).await?.last_sequence,
     };
-    let end = Instant::now() + CALL;
     let page = page(connection, &Selection { reason, queue }, from, MOST).await?;
+    let end = Instant::now() + CALL;
     let next = page.next.filter(|next| *next <= until);
     let mut report = DeadLetterReport { done: 0, kept: Vec::new(), next, until };
     for letter in page.letters.iter().filter(|letter| letter.sequence <= until) {

@@ -49,7 +49,7 @@ const TIME: usize = "019cadd3-8896".len();
 /// The name of the schedule, which fires each second, and the requestor of its requests.
 const SCHEDULE: &str = "chaos";
 
-/// The time limit for the next firing of the schedule. Each fault is much shorter.
+/// The time limit for the next firing of the schedule, besides the longest fault.
 const FIRES_WITHIN: Duration = Duration::from_secs(30);
 
 /// An answer to a client: the decision about a cancelled request, the acceptance of a delayed one, or the time at which
@@ -129,8 +129,8 @@ pub(super) struct Answers {
 }
 
 impl Answers {
-    /// The answers that are not true, each as a sentence.
-    pub(super) async fn untrue(self) -> anyhow::Result<Vec<String>> {
+    /// The answers that are not true, each as a sentence, after faults of at most this length.
+    pub(super) async fn untrue(self, longest: Duration) -> anyhow::Result<Vec<String>> {
         let mut untrue = Vec::new();
         for told in &self.told {
             match told {
@@ -148,7 +148,9 @@ impl Answers {
                     }
                 }
                 ClientAnswer::Scheduled(since) => {
-                    untrue.extend(misfired(&self.firings().await?, *since, self.unscheduled));
+                    let firings = self.firings().await?;
+                    let limit = longest + FIRES_WITHIN;
+                    untrue.extend(misfired(&firings, *since, self.unscheduled, limit));
                 }
             }
         }
@@ -169,7 +171,12 @@ impl Answers {
 }
 
 /// The faults of a schedule that was set for this time: a firing with two requests, or a long time without a firing.
-fn misfired(requests: &[JobId], since: Timestamp, until: Timestamp) -> Vec<String> {
+fn misfired(
+    requests: &[JobId],
+    since: Timestamp,
+    until: Timestamp,
+    limit: Duration,
+) -> Vec<String> {
     let mut firings: BTreeMap<_, Vec<JobId>> = BTreeMap::new();
     for id in requests {
         // The rest of the id is derived from the firing alone.
@@ -181,7 +188,7 @@ fn misfired(requests: &[JobId], since: Timestamp, until: Timestamp) -> Vec<Strin
     let mut times: Vec<Timestamp> = fired.chain([since, until]).collect();
     times.sort_unstable();
     let silent = times.windows(2).map(|pair| pair[1].duration_since(pair[0]).unsigned_abs());
-    let silent = silent.filter(|silent| *silent > FIRES_WITHIN);
+    let silent = silent.filter(|silent| *silent > limit);
     wrong.extend(silent.map(|silent| format!("the schedule has not fired for {silent:?}")));
     wrong
 }
@@ -253,14 +260,14 @@ mod tests {
         };
         let at = |second| Timestamp::from_second(second).unwrap();
         let fired = [id(101, 1), id(102, 2), id(103, 3)];
-        assert_eq!(misfired(&fired, at(100), at(110)), [""; 0]);
-        let twice = misfired(&[fired[0], fired[1], id(104, 2)], at(100), at(110));
+        assert_eq!(misfired(&fired, at(100), at(110), FIRES_WITHIN), [""; 0]);
+        let twice = misfired(&[fired[0], fired[1], id(104, 2)], at(100), at(110), FIRES_WITHIN);
         assert!(twice.len() == 1 && twice[0].starts_with("fired twice"), "{twice:?}");
-        let silent = misfired(&fired, at(100), at(134));
+        let silent = misfired(&fired, at(100), at(134), FIRES_WITHIN);
         assert_eq!(silent, ["the schedule has not fired for 31s"]);
-        let resumed = misfired(&[fired[0], id(140, 4)], at(100), at(141));
+        let resumed = misfired(&[fired[0], id(140, 4)], at(100), at(141), FIRES_WITHIN);
         assert_eq!(resumed, ["the schedule has not fired for 39s"]);
-        assert_eq!(misfired(&[], at(100), at(131)).len(), 1);
-        assert_eq!(misfired(&[], at(100), at(129)), [""; 0]);
+        assert_eq!(misfired(&[], at(100), at(131), FIRES_WITHIN).len(), 1);
+        assert_eq!(misfired(&[], at(100), at(129), FIRES_WITHIN), [""; 0]);
     }
 }

@@ -189,7 +189,8 @@ async fn run(
     }
     log.note("stopping everything gracefully");
     failures.extend(environment.finish().await?);
-    failures.extend(answers.untrue().await?);
+    let longest = plan.faults.iter().map(|fault| fault.lasts).max();
+    failures.extend(answers.untrue(longest.unwrap_or_default()).await?);
     if let Some(limit) = config.limit() {
         let starts = starts_by_second(&connection).await?;
         let most = starts.values().max().copied().unwrap_or_default();

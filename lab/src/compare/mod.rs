@@ -18,7 +18,8 @@
 //! | the picture | `picture` |
 //!
 //! The comparison is fair: all four pairs run on this machine at the same time, each with one requestor and one generator,
-//! the same arrivals, the same work time, the same outages, and otherwise its own defaults. It simplifies the world:
+//! the same arrivals, the same work time, the same outages, and otherwise its own defaults. Fire and forget listens for its
+//! last answers as long as they may take. The comparison simplifies the world:
 //!
 //! - The work is a wait, which takes no processor time. So no generator is overloaded, neither by retries nor by a
 //!   backlog.

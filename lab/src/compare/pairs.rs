@@ -18,10 +18,10 @@ use crate::times::in_words;
 
 /// The time limit for a generator until it listens, and the interval of the checks.
 const START_TIMEOUT: Duration = Duration::from_mins(1);
+const POLL: Duration = Duration::from_millis(10);
 
 /// The time for an answer beyond that of the work.
 const LISTENING: Duration = Duration::from_secs(2);
-const POLL: Duration = Duration::from_millis(10);
 
 /// The time limit for the last answers. The broker redelivers the messages of a killed generator after `ACK_WAIT`.
 const LAST_ANSWERS: Duration = Duration::from_mins(5);

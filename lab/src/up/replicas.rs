@@ -223,8 +223,10 @@ impl Replicas {
             }
             self.leaving.push(member.replica);
         }
-        for mut replica in self.leaving.drain(..) {
+        // If this is not waited for, the rest is stopped later, and not killed.
+        while let Some(replica) = self.leaving.last_mut() {
             replica.stopped().await?;
+            self.leaving.pop();
         }
         Ok(())
     }

@@ -59,6 +59,16 @@ async fn keys_show_the_help_the_theme_and_the_view_for_a_projector() {
     browser.resize(1280, 800).await;
     browser.open(&gateway.url()).await;
     browser.says("#status", "live").await;
+    // They can be switched off, also for the next visit.
+    browser.press("#tools button:nth-child(4)").await;
+    browser.press("#keys-on").await;
+    browser.press("#keys-close").await;
+    browser.client.refresh().await.unwrap();
+    browser.types("p").await;
+    browser.until("!document.documentElement.classList.contains('projector')").await;
+    browser.press("#tools button:nth-child(4)").await;
+    browser.press("#keys-on").await;
+    browser.press("#keys-close").await;
     browser.types("?").await;
     browser.says("#keys", "look up a request").await;
     browser.press("#keys-close").await;

@@ -13,6 +13,7 @@ use tempfile::TempDir;
 use testkit::eventually::eventually;
 use testkit::process::{Process, bound_to_this, logged};
 use testkit::reserved_ports::ReservedPorts;
+use tokio::process::Command;
 
 /// The output of ChromeDriver once it listens.
 const SIGN: &str = "was started successfully";
@@ -30,12 +31,13 @@ pub struct Browser {
 impl Browser {
     pub async fn start() -> Self {
         let directory = tempfile::tempdir().unwrap();
+        Command::new("chromedriver").arg("--version").output().await.expect(NOT_THERE);
         let mut command = bound_to_this("chromedriver");
         // Of port 0 it makes two, one for each version of IP, and ends if they cannot be the same.
         let (_reserved, port) = ReservedPorts::free().unwrap();
         command.arg(format!("--port={port}"));
         let log = directory.path().join("chromedriver.log");
-        let driver = Process::spawn(command, log).expect(NOT_THERE);
+        let driver = Process::spawn(command, log).unwrap();
         logged(&driver, SIGN).await;
         let profile = directory.path().join("profile");
         let client = ClientBuilder::new(HttpConnector::new())

@@ -159,6 +159,32 @@ async fn dead_letters_of_a_reason_are_listed_and_one_is_discarded() {
     assert_eq!(browser.complaints().await, [""; 0]);
 }
 
+/// Counts the requests for histories, and says how many there were.
+const COUNT_LOOKS: &str = "
+    const fetched = window.fetch;
+    window.looks = 0;
+    window.fetch = (url, ...more) => {
+      if (String(url).includes('api/requests/')) window.looks += 1;
+      return fetched(url, ...more);
+    };";
+
+#[tokio::test]
+async fn history_that_a_person_reads_stays_as_it_is() {
+    let deployment = Deployment::start().await;
+    let clumsy = [("FAILURE_RATE", "1"), ("MAX_ATTEMPTS", "1")];
+    let _generator = deployment.run(Service::Generator, "clumsy", &clumsy).await;
+    let died = request(&deployment).await;
+    deployment.dead_letters(1).await;
+    let gateway = GatewayProcess::start(&deployment).await;
+    let browser = Browser::start().await;
+    browser.open(&format!("{}#/requests/{}", gateway.url(), died.id)).await;
+    browser.says("#history-letters", "Dead letter").await;
+    browser.press("#history-letters summary").await;
+    browser.run(COUNT_LOOKS).await;
+    browser.until("window.looks >= 2").await;
+    browser.until("document.querySelector('#history-letters details').open").await;
+}
+
 #[tokio::test]
 async fn new_dead_letters_leave_open_ones_unchanged() {
     let deployment = Deployment::start().await;

@@ -72,14 +72,14 @@ async fn main() -> anyhow::Result<()> {
         let ended = json!({ "id": id, "asked_ms": asked, "held_ms": held, "waited_ms": waited, "outcome": outcome });
         writeln!(stdout(), "{ended}")
     };
-    loop {
+    let is_cut_short = loop {
         // The time of the next request, or the end after the last one.
         let next = started + Duration::from_secs(1) * number / rate;
         let end = if number == total { timeout.unsigned_abs() } else { Duration::ZERO };
         tokio::select! {
             () = sleep_until(next + end) => {
                 if number == total {
-                    break;
+                    break false;
                 }
                 number += 1;
                 let (id, at) = (Uuid::new_v4().to_string(), Instant::now());
@@ -100,16 +100,17 @@ async fn main() -> anyhow::Result<()> {
             }
             Some(()) = interrupted.recv() => {
                 if number == total {
-                    break;
+                    break true;
                 }
                 total = number;
             }
         }
-    }
+    };
     // Without a broker this does not end by itself.
     tokio::select! {
-        flushed = nats.flush() => flushed?,
-        Some(()) = interrupted.recv() => {}
+        flushed = nats.flush(), if !is_cut_short => flushed?,
+        Some(()) = interrupted.recv(), if !is_cut_short => {}
+        else => {}
     }
     // The requests without an answer.
     for (id, request) in asked.iter().filter(|(_, request)| request.answers == 0) {
