@@ -1,12 +1,17 @@
 //! `decoupled dead-letters`: lists, shows, replays and discards dead letters.
 
 use crate::terminal::{self, say};
-use anyhow::{bail, ensure};
+use anyhow::ensure;
 use async_nats::jetstream::Context;
 use clap::{Args, Subcommand};
 use contract::queues;
-use workqueue::dead_letters::{DeadLetter, Reason, Selection, list};
-use workqueue::{Connection, NatsSettings, Queue, Settings, chain, default_instance};
+use workqueue::dead_letters::{DeadLetter, Reason, STREAM, Selection, list, page};
+use workqueue::{
+    Connection, NatsSettings, Producer, Queue, Settings, chain, default_instance, topology,
+};
+
+/// The most dead letters that are read at a time.
+const AT_A_TIME: usize = 100;
 
 /// The subcommands of `decoupled dead-letters`.
 #[derive(Clone, Debug, Subcommand)]
@@ -65,18 +70,32 @@ pub struct SelectionArgs {
 }
 
 impl SelectionArgs {
-    /// The selected dead letters.
-    async fn list(&self, nats: &Context) -> anyhow::Result<Vec<DeadLetter>> {
+    /// Calls `act` with the selected dead letters, a page at a time, because all of them may need too much memory. `act`
+    /// returns the number of those that it kept. Returns the number of all, and of those that were kept.
+    async fn each(
+        &self,
+        nats: &Context,
+        act: impl AsyncFn(&[DeadLetter]) -> anyhow::Result<usize>,
+    ) -> anyhow::Result<(usize, usize)> {
         if let Some(id) = &self.id {
-            return named(nats, id).await;
+            let letters = named(nats, id).await?;
+            return Ok((letters.len(), act(&letters).await?));
         }
         let selection = Selection { reason: self.reason, queue: self.queue };
-        let mut letters = list(nats, None).await?;
-        letters.retain(|letter| selection.has(letter));
-        if letters.is_empty() {
+        // A replayed message may become a dead letter again, which is not meant.
+        let last = topology::stream_state(nats, STREAM).await?.state.last_sequence;
+        let (mut all, mut kept, mut next) = (0, 0, Some(1));
+        while let Some(from) = next.filter(|from| *from <= last) {
+            let mut page = page(nats, &selection, from, AT_A_TIME).await?;
+            page.letters.retain(|letter| letter.sequence <= last);
+            all += page.letters.len();
+            kept += act(&page.letters).await?;
+            next = page.next;
+        }
+        if all == 0 {
             say(format_args!("There are no such dead letters."))?;
         }
-        Ok(letters)
+        Ok((all, kept))
     }
 }
 
@@ -106,10 +125,19 @@ pub(crate) async fn run(command: &DeadLetters) -> anyhow::Result<()> {
             }
         }
         DeadLetters::Replay { chosen, .. } => {
-            replay_all(&connection, &chosen.list(nats).await?).await?;
+            let replaying = async |letters: &[DeadLetter]| replay(&connection, letters).await;
+            let (all, kept) = chosen.each(nats, replaying).await?;
+            ensure!(kept == 0, "{kept} of {all} could not be replayed");
         }
         DeadLetters::Discard { chosen, .. } => {
-            discard_all(&connection, &chosen.list(nats).await?).await?;
+            let producer = terminal::producer(&connection, Settings::from_env().limits);
+            let discarding =
+                async |letters: &[DeadLetter]| discard(&producer, &connection, letters).await;
+            let (all, kept) = chosen.each(nats, discarding).await?;
+            if all > 0 {
+                say(format_args!("Discarded {} of {all}.", all - kept))?;
+            }
+            ensure!(kept == 0, "{kept} of {all} could not be discarded");
         }
     }
     Ok(())
@@ -122,12 +150,12 @@ async fn named(nats: &Context, id: &str) -> anyhow::Result<Vec<DeadLetter>> {
     Ok(letters)
 }
 
-/// Replays dead letters, and prints the result of each.
+/// Replays dead letters, and prints the result of each. Returns the number of those that are kept.
 ///
 /// # Errors
 ///
-/// If not all of them could be replayed.
-pub async fn replay_all(connection: &Connection, letters: &[DeadLetter]) -> anyhow::Result<()> {
+/// If a result cannot be printed.
+pub async fn replay(connection: &Connection, letters: &[DeadLetter]) -> anyhow::Result<usize> {
     let mut kept = 0;
     for letter in letters {
         match letter.replay(connection, &queues::ALL).await {
@@ -144,27 +172,22 @@ pub async fn replay_all(connection: &Connection, letters: &[DeadLetter]) -> anyh
             }
         }
     }
-    if kept > 0 {
-        bail!("{kept} of {} could not be replayed", letters.len());
-    }
-    Ok(())
+    Ok(kept)
 }
 
-async fn discard_all(connection: &Connection, letters: &[DeadLetter]) -> anyhow::Result<()> {
-    let producer = terminal::producer(connection, Settings::from_env().limits);
+/// Discards dead letters. Returns the number of those that are kept, and prints why.
+async fn discard(
+    producer: &Producer,
+    connection: &Connection,
+    letters: &[DeadLetter],
+) -> anyhow::Result<usize> {
     let mut kept = 0;
     for letter in letters {
         let by = default_instance();
-        if let Err(error) = requestor::discard(&producer, connection, letter, &by).await {
+        if let Err(error) = requestor::discard(producer, connection, letter, &by).await {
             kept += 1;
             say(format_args!("kept     {letter}: {}", chain(&error)))?;
         }
     }
-    if !letters.is_empty() {
-        say(format_args!("Discarded {} of {}.", letters.len() - kept, letters.len()))?;
-    }
-    if kept > 0 {
-        bail!("{kept} of {} could not be discarded", letters.len());
-    }
-    Ok(())
+    Ok(kept)
 }

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 
 use async_nats::{ConnectOptions, Event, HeaderMap};
-use cli::dead_letters::replay_all;
+use cli::dead_letters::replay;
 use cli::declare::declare;
 use contract::facts;
 use contract::queues::{ACKNOWLEDGMENTS, REQUESTS, RESPONSES};
@@ -634,7 +634,7 @@ async fn every_user_has_the_permissions_that_it_needs() {
     let limited = [("RATE_LIMIT", "1000")];
     let _generator = guarded.run(Service::Generator, "generator", &limited).await;
     let operator = guarded.connect(OPERATOR).await;
-    replay_all(&operator, &guarded.dead_letters(5).await).await.unwrap();
+    assert_eq!(replay(&operator, &guarded.dead_letters(5).await).await.unwrap(), 0);
     let total = [("REQUEST_TOTAL", "200"), ("REQUEST_RATE", "max")];
     let mut requestor = guarded.run(Service::Requestor, "asking", &total).await;
     succeeded(&mut requestor).await;
