@@ -1,7 +1,7 @@
 //! The events of a run, printed as they happen.
 
 use std::fmt::Display;
-use std::sync::Mutex;
+use std::sync::{Mutex, OnceLock};
 use std::time::Duration;
 
 use cli::terminal::{line, tell};
@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 /// The events so far. Several tasks write to it at the same time.
 #[derive(Debug)]
 pub(crate) struct EventLog {
-    started: Instant,
+    started: OnceLock<Instant>,
     events: Mutex<Vec<LoggedEvent>>,
     quiet: bool,
     /// Ends the run if the reader of the output has gone.
@@ -29,20 +29,20 @@ pub struct LoggedEvent {
 }
 
 impl EventLog {
-    /// Begins now. A quiet log writes to the standard error, and leaves the standard output to the report. If the reader
+    /// Begins with the first event, or the first question for a moment. A quiet log writes to the standard error, and leaves the standard output to the report. If the reader
     /// of the events has gone, as in `chaos | head`, it stops the run gracefully.
     pub(crate) fn new(quiet: bool, stop: CancellationToken) -> Self {
-        Self { started: Instant::now(), events: Mutex::default(), quiet, stop }
+        Self { started: OnceLock::new(), events: Mutex::default(), quiet, stop }
     }
 
     /// The moment that is this long after the beginning.
     pub(crate) fn after(&self, time: Duration) -> Instant {
-        self.started + time
+        *self.started.get_or_init(Instant::now) + time
     }
 
     /// Records and prints an event.
     pub(crate) fn note(&self, what: impl Display) {
-        let at = self.started.elapsed().as_secs_f64();
+        let at = self.after(Duration::ZERO).elapsed().as_secs_f64();
         let what = what.to_string();
         if self.quiet {
             tell(format_args!("{at:>7.2}s  {what}"));

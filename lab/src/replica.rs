@@ -24,6 +24,9 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 const DECLARE_TIMEOUT: Duration = Duration::from_mins(1);
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// The time limit for a replica to become ready.
+const READY_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// The time limit for a program to log its address.
 const LISTEN_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -112,6 +115,23 @@ impl Replica {
             }
         }
         Ok(())
+    }
+
+    /// Waits until it reports that it is ready.
+    ///
+    /// # Errors
+    ///
+    /// If it ends before that, or is not ready in time.
+    pub(crate) async fn ready(&mut self) -> anyhow::Result<()> {
+        let until = Instant::now() + READY_TIMEOUT;
+        while Instant::now() < until && self.process.try_wait()?.is_none() {
+            if self.process.is_ready().await {
+                return Ok(());
+            }
+            sleep(PAUSE).await;
+        }
+        self.could_start()?;
+        bail!("{} does not become ready", self.describe())
     }
 
     /// Waits until it logs its address after `sign`.

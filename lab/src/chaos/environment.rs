@@ -128,6 +128,14 @@ impl<'a> ChaosEnvironment<'a> {
         Ok(environment)
     }
 
+    /// Waits until all replicas are ready, so that the first faults meet a system at work.
+    pub(super) async fn ready(&mut self) -> anyhow::Result<()> {
+        for replica in self.slots.values_mut().filter_map(|slot| slot.replica.as_mut()) {
+            replica.ready().await?;
+        }
+        Ok(())
+    }
+
     /// Begins a fault.
     pub(super) async fn begin(&mut self, fault: &Fault) -> anyhow::Result<()> {
         match (fault.action, fault.to) {

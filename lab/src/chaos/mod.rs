@@ -154,10 +154,11 @@ async fn run(
     };
 
     let log = EventLog::new(settings.json, stop.clone());
-    log.note(headline(&plan));
-    log.note(format_args!("logs and queues are in {}", from_here(directory)));
     let mut environment = ChaosEnvironment::start(&config, plan.cast, &log).await?;
     environment.watch.wait_until_declared(nats).await?;
+    environment.ready().await?;
+    log.note(headline(&plan));
+    log.note(format_args!("logs and queues are in {}", from_here(directory)));
     let mut poison = Poison::new(&connection);
     let mut pauses = Pauses::new(&connection, stop);
     let clients = Clients::start(&connection, config.copies, config.rate);

@@ -2,18 +2,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use serde::Serialize;
 use testkit::service::Service;
-use tokio::time::{Instant, sleep};
 
 use crate::replica::Replica;
-
-/// The time limit for a replica to become ready. If it does not, its predecessor continues.
-const READY_TIMEOUT: Duration = Duration::from_secs(30);
-const POLL: Duration = Duration::from_millis(20);
 
 /// The settings of a replica, on top of the environment.
 pub(super) type Settings = Vec<(String, String)>;
@@ -139,7 +133,7 @@ impl Replicas {
         program.clone_into(&mut self.program);
         self.scale(count, settings)?;
         for member in &mut self.all {
-            member.ready().await?;
+            member.replica.ready().await?;
         }
         Ok(())
     }
@@ -152,7 +146,7 @@ impl Replicas {
             }
             let last = self.all.iter().map(|member| member.number).max();
             let mut started = self.launch(last.unwrap_or_default() + 1, settings)?;
-            started.ready().await.context("the old ones continue")?;
+            started.replica.ready().await.context("the old ones continue")?;
             let old = std::mem::replace(&mut self.all[index], started);
             old.replica.terminate();
             self.leaving.push(old.replica);
@@ -255,19 +249,5 @@ impl Member {
         };
         let name = self.replica.name().to_owned();
         Ok(ProcessState { name, pid: self.replica.id(), state })
-    }
-
-    /// Waits until it reports that it is ready.
-    async fn ready(&mut self) -> anyhow::Result<()> {
-        let until = Instant::now() + READY_TIMEOUT;
-        while Instant::now() < until && self.runs()? {
-            if self.replica.process.is_ready().await {
-                return Ok(());
-            }
-            sleep(POLL).await;
-        }
-        let described = self.replica.describe();
-        self.replica.could_start()?;
-        bail!("{described} does not become ready")
     }
 }
