@@ -119,9 +119,7 @@ impl Manifest {
         let written = async {
             let mut file = create(&unfinished).await?;
             file.write_all(&serde_json::to_vec_pretty(&sealed)?).await?;
-            // tokio writes in the background, and only this reports that the write has failed.
-            file.flush().await?;
-            file.sync_all().await?;
+            finish(&mut file).await?;
             // First sync the directory and the names of the other files: the name of this file makes it a backup.
             if let Some(parent) = fs::canonicalize(directory).await?.parent() {
                 sync(parent).await?;
@@ -231,6 +229,13 @@ pub(super) async fn has_room(directory: &Path) -> anyhow::Result<()> {
 /// Creates a file that only its owner may read, because the strings may be secret.
 pub(super) async fn create(path: &Path) -> std::io::Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).await
+}
+
+/// Writes the rest of a file, and syncs it. tokio writes in the background, and only the flush reports that the last write
+/// has failed.
+pub(super) async fn finish(file: &mut File) -> std::io::Result<()> {
+    file.flush().await?;
+    file.sync_all().await
 }
 
 /// Syncs a directory, so that the names in it survive a loss of power.

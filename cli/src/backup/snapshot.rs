@@ -89,12 +89,8 @@ pub(super) async fn take(
             client.publish(reply, Bytes::new()).await.with_context(what)?;
         }
     }
-    let synced = async {
-        // tokio writes in the background, and only this reports that the last write has failed.
-        file.flush().await?;
-        file.sync_all().await
-    };
-    synced.await.with_context(|| format!("cannot write {}", path.display()))?;
+    let finished = manifest::finish(&mut file).await;
+    finished.with_context(|| format!("cannot write {}", path.display()))?;
     let (name, sha256) = (stream.to_owned(), manifest::hexadecimal(&hash));
     Ok(KeptStream { name, bytes, sha256, config, state, consumers })
 }

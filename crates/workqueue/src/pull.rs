@@ -135,17 +135,13 @@ impl Pull {
                 let earlier = std::mem::replace(&mut self.batch, Batch::begin());
                 earlier.end(&self.consumer.cached_info().stream_name);
                 self.silence.as_mut().reset(now + self.expires + GRACE);
+                return;
             }
-            // The request may have been sent all the same. Without credit, only a write-off wakes the consumer up again.
-            Ok(Err(error)) => {
-                warn!(%error, "pull request failed; retrying");
-                self.begin_write_off();
-            }
-            Err(_) => {
-                warn!("pull request timed out; retrying");
-                self.begin_write_off();
-            }
+            Ok(Err(error)) => warn!(%error, "pull request failed; retrying"),
+            Err(_) => warn!("pull request timed out; retrying"),
         }
+        // The request may have been sent all the same. Without credit, only a write-off wakes the consumer up again.
+        self.begin_write_off();
     }
 
     /// Waits for a message, or for a change of the credit. Nothing is lost when the future is

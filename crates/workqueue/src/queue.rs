@@ -68,8 +68,8 @@ impl Queue {
 
     /// The same queue for jobs whose every effect is a [fact](crate::Fact): their messages have no message id.
     ///
-    /// By default a message has the id of its job, unless jobs share it in a bundle, and the broker drops a second message with the same id within two
-    /// minutes, unless it restarted meanwhile. That saves the work of most jobs that are published again, because a
+    /// By default a message has the id of its job, unless jobs share it in a bundle, and the broker drops a second
+    /// message with the same id within two minutes, unless it restarted meanwhile. That saves the work of most jobs that are published again, because a
     /// confirmation was lost, or because a handler that had published them is retried. Without the id, a write costs
     /// the broker a quarter less.
     #[must_use]

@@ -120,7 +120,7 @@ impl System {
                 } else {
                     program.to_owned()
                 };
-                let settings = self.settings_of(service, self.services[service as usize].count());
+                let settings = self.settings_of_each(service);
                 self.services[service as usize].deploy(&program, &settings).await
             }
             Action::Scale { target, .. } | Action::Deploy { target, .. } => {
@@ -192,13 +192,18 @@ impl System {
         self.services[service as usize].scale(count, &settings)
     }
 
+    /// The settings of each replica of a service that has as many as now.
+    fn settings_of_each(&self, service: Service) -> Settings {
+        self.settings_of(service, self.services[service as usize].count())
+    }
+
     fn start_replicas(&mut self, service: Service, number: Option<u32>) -> anyhow::Result<()> {
-        let settings = self.settings_of(service, self.services[service as usize].count());
+        let settings = self.settings_of_each(service);
         self.services[service as usize].start(number, &settings)
     }
 
     async fn deploy(&mut self, service: Service) -> anyhow::Result<()> {
-        let settings = self.settings_of(service, self.services[service as usize].count());
+        let settings = self.settings_of_each(service);
         self.services[service as usize].replace_each(&settings).await
     }
 
