@@ -147,7 +147,11 @@ function ofReason(reason) {
   return reasonButtons.get(reason);
 }
 
-follow(({ kind, query }) => kind === "dead-letters" && choose(query.get("reason")));
+follow(({ kind, query }) => {
+  // Back, from the letters of a reason to the page without one.
+  const isLeft = !kind && chosen !== null;
+  if (kind === "dead-letters" || isLeft) choose(query.get("reason"));
+});
 
 function choose(reason) {
   // In the API, "any" means all reasons.

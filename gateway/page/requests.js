@@ -53,7 +53,9 @@ byId("requests-form").addEventListener("submit", (event) => {
   goToList("requests", written.filter(([, text]) => text));
 });
 follow(({ kind, id, query }) => {
-  if (kind !== "requests" || id) return;
+  // Back, from a list with a filter to the page without one.
+  const isLeft = !kind && Object.keys(filter).length > 0;
+  if (id || (kind !== "requests" && !isLeft)) return;
   filter = {};
   for (const [name, field] of Object.entries(FIELDS)) {
     field.value = query.get(name) ?? "";

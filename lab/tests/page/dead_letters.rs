@@ -144,6 +144,7 @@ async fn dead_letters_of_a_reason_are_listed_and_one_is_discarded() {
     browser.client.refresh().await.unwrap();
     browser.until("document.querySelectorAll('#letters-list > li').length === 1").await;
     browser.client.back().await.unwrap();
+    browser.until("document.querySelectorAll('#letters-list > li').length === 2").await;
     browser.press("#letters-reasons button:nth-child(1)").await;
     browser.press("#letter-1 > button:nth-of-type(2)").await;
     browser
