@@ -6,6 +6,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::warn;
 
+use crate::delivery::Delivery;
+
 /// The shortest interval between two log lines: a job that blocks the only thread delays all others as well.
 const INTERVAL: Duration = Duration::from_secs(1);
 
@@ -20,14 +22,15 @@ pub(crate) struct Blocking(Mutex<Option<Instant>>);
 
 impl Blocking {
     /// Logs that this job missed heartbeats, and the remedy.
-    pub(crate) fn warn(&self, queue: &'static str, id: &str, handled: Duration) {
+    pub(crate) fn warn(&self, delivery: &Delivery, handled: Duration) {
         let mut last = self.0.lock().expect("nothing panics while it holds this lock");
         if last.is_some_and(|last| last.elapsed() < INTERVAL) {
             return;
         }
         warn!(
-            queue,
-            id,
+            queue = delivery.queue().stream,
+            id = delivery.key(),
+            trace = delivery.trace_id(),
             ?handled,
             "heartbeats were missed, so jobs in flight may be delivered again: a handler blocks its thread, \
              or the process was paused. Move blocking work to tokio::task::spawn_blocking"

@@ -2,6 +2,7 @@
 
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
+use std::slice;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use prometheus_client::metrics::counter::Counter;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::{JoinError, JoinSet};
 use tokio::time::{Instant, timeout};
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
 use crate::background::panic_text;
@@ -60,6 +62,8 @@ pub(crate) struct Consumer<H> {
 pub(crate) enum End {
     /// The service stops, and no more messages can arrive.
     Stopped,
+    /// The settings of the consumer on the broker have changed, and no more messages can arrive.
+    Changed,
     /// The consumer on the broker was deleted or replaced.
     Gone,
 }
@@ -79,11 +83,13 @@ struct Handling {
 }
 
 impl<H: Handler> Consumer<H> {
-    /// Consumes until the service stops, and then until all requested messages have arrived.
+    /// Consumes until the service stops, or the settings of the consumer have `changed`, and then until all requested
+    /// messages have arrived.
     pub(crate) async fn consume(
         self: &Arc<Self>,
         consumer: PullConsumer,
         facts_max_age: Duration,
+        changed: &CancellationToken,
         in_flight: &mut JoinSet<()>,
     ) -> Result<End, async_nats::SubscribeError> {
         let Running { producer, connection, stopping, abandoned, .. } = &self.running;
@@ -99,14 +105,14 @@ impl<H: Handler> Consumer<H> {
         // A pull ends before the redelivery of a message, and before the end of the drain.
         let expires = LONGEST_PULL.min(ack_wait / 2).min(drain_timeout / 2);
         let expires = expires.max(Duration::from_millis(10));
-        let mut pull = Pull::new(connection, consumer, expires).await?;
+        let mut pull = Pull::new(connection, consumer, self.lane.queue, expires).await?;
         let slots = self.slots.as_ref();
         let mut room = slots.map_or_else(|| watch::channel(()).1, Slots::watch_room);
         loop {
             while let Some(ended) = in_flight.try_join_next() {
                 self.log_panic(ended);
             }
-            let taking = !stopping.is_cancelled();
+            let taking = !(stopping.is_cancelled() || changed.is_cancelled());
             if taking {
                 let free = concurrency.saturating_sub(in_flight.len());
                 let free = free.min(self.places.available_permits());
@@ -119,7 +125,7 @@ impl<H: Handler> Consumer<H> {
                 }
             } else if pull.credit() == 0 || !connection.is_connected() || abandoned.is_cancelled() {
                 // No more messages can arrive, so only the jobs in flight are left.
-                return Ok(End::Stopped);
+                return Ok(if stopping.is_cancelled() { End::Stopped } else { End::Changed });
             }
             tokio::select! {
                 // Arrived messages come first, because that is the usual case. The other branches only end the
@@ -144,6 +150,7 @@ impl<H: Handler> Consumer<H> {
                 Some(ended) = in_flight.join_next() => self.log_panic(ended),
                 Ok(()) = room.changed(), if taking => {}
                 () = stopping.cancelled(), if taking => {}
+                () = changed.cancelled(), if taking => {}
                 () = abandoned.cancelled(), if !taking => {}
             }
         }
@@ -179,6 +186,7 @@ impl<H: Handler> Consumer<H> {
         match bundle.keep_alive(pin!(work), every, abandoned).await {
             (Some(None), _) => bundle.ack(),
             (Some(Some(delay)), _) => bundle.nak(Delay::Exactly(delay)).await,
+            (None, _) if self.replaced_at_the_stop(bundle, jobs, &self.policy).await => {}
             (None, _) => bundle.nak(GIVE_BACK).await,
         }
     }
@@ -210,8 +218,8 @@ impl<H: Handler> Consumer<H> {
             let outcome = match ended {
                 Some(Ok(outcome)) => outcome,
                 Some(Err(panic)) => {
-                    let panic = panic_text(&*panic);
-                    error!(queue, id, panic, "the handler panicked");
+                    let (panic, trace) = (panic_text(&*panic), delivery.trace_id());
+                    error!(queue, id, trace, panic, "the handler panicked");
                     Outcome::Failed(Failure::retry(format!("the handler panicked: {panic}")))
                 }
                 None => Outcome::Interrupted,
@@ -220,12 +228,13 @@ impl<H: Handler> Consumer<H> {
         };
         let handled = started.elapsed();
         if blocking::is_late(handled, every, heartbeats) {
-            binding.blocking.warn(queue, id, handled);
+            binding.blocking.warn(delivery, handled);
         }
         handling.span.end_with(&outcome);
-        let counter = self.settle(delivery, &outcome, &handling, every).await?;
+        let settled = self.settle(delivery, &outcome, &handling, every).await;
+        let counter = settled.unwrap_or(&self.metrics.naks);
         self.metrics.settled(counter, started.elapsed(), &handling.span);
-        Ok(())
+        settled.map(|_counter| ())
     }
 
     /// Handles a delivery, and fills in `handling`.
@@ -244,7 +253,7 @@ impl<H: Handler> Consumer<H> {
             None => None,
         };
         let started_at = slot.as_ref().map_or_else(now, |slot| slot.given_at);
-        handling.span = Span::process(delivery, self.lane.queue.consumer);
+        handling.span = Span::process(delivery);
         let attempt = delivery.attempt();
         let decoded = H::Job::decode(delivery.subject(), delivery.headers(), delivery.body());
         let (id, job) = match decoded {
@@ -289,9 +298,9 @@ impl<H: Handler> Consumer<H> {
         // A closure, because it is needed only for log lines that are written.
         let trace = || match span.trace_id() {
             Some(id) => Some(id.to_string()),
-            None => Trace::id_of(delivery.headers()?).map(str::to_owned),
+            None => delivery.trace_id().map(str::to_owned),
         };
-        let _settling = span.settle(delivery, &settlement);
+        let mut settling = span.settle(delivery, &settlement);
         if let Settlement::Snooze { delay } = settlement {
             if self.snooze_as_copy(delivery, delivery.attempt(), delay, every).await {
                 info!(queue, id, attempt, trace = trace(), %outcome, "snoozed");
@@ -299,6 +308,8 @@ impl<H: Handler> Consumer<H> {
             }
             let counted = RetryPolicy { snoozes_count: true, ..*policy };
             settlement = settle(outcome, delivery.attempt(), &counted);
+            settling.fail("not_stored", "the copy is not stored");
+            settling = span.settle(delivery, &settlement);
         }
         match settlement {
             Settlement::Ack => {
@@ -312,9 +323,12 @@ impl<H: Handler> Consumer<H> {
                     if matches!(outcome, Outcome::Interrupted)
                         || !self.snooze_as_copy(delivery, next, delay, every).await
                     {
+                        settling.fail("with_its_bundle", "only its bundle is redelivered");
                         return Err(delay);
                     }
-                } else if !self.replaced_at_the_stop(delivery, outcome, policy).await {
+                } else if !(matches!(outcome, Outcome::Interrupted)
+                    && self.replaced_at_the_stop(delivery, slice::from_ref(delivery), policy).await)
+                {
                     delivery.nak(delay).await;
                 }
                 info!(queue, id, attempt, trace = trace(), %outcome, "given back");
@@ -330,6 +344,7 @@ impl<H: Handler> Consumer<H> {
                     warn!(queue, id, attempt, trace = trace(), reason, "dead-lettered");
                     return Ok(&self.metrics.dead_letters);
                 }
+                settling.fail("not_stored", "the dead letter is not stored");
                 // The message stays in its queue, and is retried with growing delays.
                 let delay = retry_delay(delivery.attempt(), policy);
                 if delivery.is_bundled() {
@@ -342,26 +357,27 @@ impl<H: Handler> Consumer<H> {
         }
     }
 
-    /// Replaces the delivery of a stopping service by a copy, if it was the last attempt: the broker counts it, so the
-    /// next delivery would be one too many. Returns whether the copy is stored. An earlier attempt is given back, and
-    /// keeps its place in the queue.
+    /// Replaces the delivery of a stopping service by a copy of each of its jobs, if it was the last attempt: the broker
+    /// counts it, so the next delivery would be one too many. Returns whether all copies are stored. An earlier attempt
+    /// is given back, and keeps its place in the queue.
     async fn replaced_at_the_stop(
         &self,
         delivery: &Delivery,
-        outcome: &Outcome,
+        jobs: &[Delivery],
         policy: &RetryPolicy,
     ) -> bool {
         let attempt = delivery.attempt();
-        let is_last = policy.max_attempts.is_some_and(|most| attempt.number() >= most);
-        if !(is_last && matches!(outcome, Outcome::Interrupted)) {
+        if policy.max_attempts.is_none_or(|most| attempt.number() < most) {
             return false;
         }
-        let publishing = Box::pin(delivery.snooze_as_copy(&self.queue, attempt, Duration::ZERO));
-        let is_there = timeout(TIME_TO_COPY, publishing).await == Ok(true);
-        if is_there {
+        let copies =
+            jobs.iter().map(|job| job.snooze_as_copy(&self.queue, attempt, Duration::ZERO));
+        let stored = timeout(TIME_TO_COPY, Box::pin(join_all(copies))).await;
+        let are_there = stored.is_ok_and(|each| each.into_iter().all(|is_there| is_there));
+        if are_there {
             delivery.ack();
         }
-        is_there
+        are_there
     }
 
     /// Replaces a delivery by a copy, which is due after this delay and has this attempt. Returns whether the copy is

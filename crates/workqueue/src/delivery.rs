@@ -3,6 +3,7 @@
 use std::fmt;
 use std::mem;
 use std::pin::{Pin, pin};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::Duration;
 
 use async_nats::jetstream::{self, AckKind};
@@ -26,6 +27,8 @@ use crate::publisher::{PublishError, Publisher, RETRY};
 use crate::queue::Queue;
 use crate::settle::Delay;
 use crate::snooze::{self, Snooze};
+use crate::spans;
+use crate::trace::Trace;
 
 /// The time limit for handing a settlement to the client. It takes long only while the broker is unreachable
 /// and the client's buffer is full.
@@ -43,7 +46,10 @@ pub(crate) struct Delivery {
     has_more: bool,
     snooze: Option<Snooze>,
     attempt: Attempt,
-    is_redelivered: bool,
+    /// How often the broker has delivered the message, this time included.
+    deliveries: u64,
+    /// Whether there is a span for its processing.
+    is_processed: AtomicBool,
     /// Whether it is a job of a bundle, which is acked as a whole.
     is_bundled: bool,
 }
@@ -77,10 +83,10 @@ impl Delivery {
         // Only a job has been snoozed. Any other message is no job, and becomes a dead letter at once.
         let is_job = || queue.key(&message.subject).is_some_and(|key| key.parse::<JobId>().is_ok());
         let snooze = Snooze::of(message.headers.as_ref()).filter(|_| is_job());
-        let attempt = snooze::attempt(snooze, u64::try_from(delivered).unwrap_or(1));
+        let deliveries = u64::try_from(delivered).unwrap_or(1);
+        let attempt = snooze::attempt(snooze, deliveries);
         let reply = message.reply.take().ok_or("it has no reply subject")?;
         let connection = connection.clone();
-        let is_redelivered = delivered > 1;
         Ok(Self {
             message,
             reply,
@@ -90,7 +96,8 @@ impl Delivery {
             has_more,
             snooze,
             attempt,
-            is_redelivered,
+            deliveries,
+            is_processed: AtomicBool::default(),
             is_bundled: false,
         })
     }
@@ -102,6 +109,7 @@ impl Delivery {
             reply: self.reply.clone(),
             connection: self.connection.clone(),
             snooze: None,
+            is_processed: AtomicBool::default(),
             is_bundled: true,
             ..*self
         };
@@ -119,7 +127,26 @@ impl Delivery {
 
     /// Whether the broker has delivered this message before.
     pub(crate) fn is_redelivered(&self) -> bool {
-        self.is_redelivered
+        self.deliveries > 1
+    }
+
+    /// The number by which spans know this delivery, and that of the delivery with the attempt before it. The second is
+    /// missing if that was the delivery of another message, of which this one is a copy.
+    pub(crate) fn numbers(&self) -> (u64, Option<u64>) {
+        let first = 1 + u64::from(self.snooze.is_some_and(Snooze::waits_first));
+        (
+            self.deliveries,
+            Some(self.deliveries.saturating_sub(1)).filter(|_| self.deliveries > first),
+        )
+    }
+
+    /// Notes that there is a span for its processing.
+    pub(crate) fn set_processed(&self) {
+        self.is_processed.store(true, Relaxed);
+    }
+
+    pub(crate) fn is_processed(&self) -> bool {
+        self.is_processed.load(Relaxed)
     }
 
     pub(crate) fn queue(&self) -> Queue {
@@ -145,6 +172,11 @@ impl Delivery {
 
     pub(crate) fn body(&self) -> &Bytes {
         &self.message.payload
+    }
+
+    /// The id of the trace in its message.
+    pub(crate) fn trace_id(&self) -> Option<&str> {
+        Trace::id_of(self.headers()?)
     }
 
     /// The part of the subject that names the job.
@@ -223,7 +255,9 @@ impl Delivery {
         let until = Some(until).filter(|_| !delay.is_zero());
         let message_id = format!("{self}:snooze");
         let (subject, headers, body) = (self.subject(), self.headers(), self.body());
-        let copy = || snooze::copy(&message_id, subject, headers, body, attempt, until);
+        let span = spans::last_attempt(self);
+        let copy =
+            || snooze::copy(&message_id, subject, headers, body, attempt, until, span.clone());
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         let mut is_silent = false;
         let published = loop {
@@ -239,8 +273,8 @@ impl Delivery {
         match published {
             Ok(()) => true,
             Err(error) => {
-                let error = chain(&error);
-                warn!(error, delivery = %self, "cannot publish the copy of a snoozed message");
+                let (error, trace) = (chain(&error), self.trace_id());
+                warn!(error, delivery = %self, trace, "cannot publish the copy of a message");
                 false
             }
         }
@@ -263,7 +297,8 @@ impl Delivery {
             Ok(()) => true,
             Err(error) => {
                 let (error, stream) = (chain(&error), dead_letters::STREAM);
-                error!(error, stream, delivery = %self, "cannot move a message to the dead letters");
+                let trace = self.trace_id();
+                error!(error, stream, delivery = %self, trace, "cannot move a message to the dead letters");
                 false
             }
         }
@@ -271,14 +306,16 @@ impl Delivery {
 
     /// A lost settlement is harmless: the broker redelivers the message, and the facts prevent a second effect.
     async fn answer(&self, kind: AckKind) {
-        let id = self.key();
+        let (id, trace) = (self.key(), self.trace_id());
         let answer = self.connection.client().publish(self.reply.clone(), kind.into());
         match timeout(SETTLE_TIMEOUT, answer).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
-                warn!(%error, id, "could not settle a delivery; the broker will redeliver it");
+                warn!(%error, id, trace, "could not settle a delivery; the broker will redeliver it");
             }
-            Err(_) => warn!(id, "settling a delivery timed out; the broker will redeliver it"),
+            Err(_) => {
+                warn!(id, trace, "settling a delivery timed out; the broker will redeliver it");
+            }
         }
     }
 }

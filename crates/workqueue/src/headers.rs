@@ -13,6 +13,9 @@ pub const SNOOZE_ATTEMPTS: &str = "Snooze-Attempts";
 /// The time, in RFC 3339, before which no worker handles that copy. Without it, a worker handles the copy at once.
 pub const SNOOZE_UNTIL: &str = "Snooze-Until";
 
+/// The id of the span of the attempt before it, on that copy, if the spans of its trace are recorded.
+pub const SNOOZE_SPAN: &str = "Snooze-Span";
+
 const JSON: &str = "application/json";
 
 // Header names, because a lookup by text copies the text.
@@ -20,6 +23,7 @@ static VERSION_NAME: HeaderName = HeaderName::from_static(MESSAGE_VERSION);
 static CONTENT_TYPE: HeaderName = HeaderName::from_static("Content-Type");
 static SNOOZE_ATTEMPTS_NAME: HeaderName = HeaderName::from_static(SNOOZE_ATTEMPTS);
 static SNOOZE_UNTIL_NAME: HeaderName = HeaderName::from_static(SNOOZE_UNTIL);
+static SNOOZE_SPAN_NAME: HeaderName = HeaderName::from_static(SNOOZE_SPAN);
 
 /// The headers of the message of a job, without a message id.
 pub(crate) fn of_message(version: u64, trace: &Trace) -> HeaderMap {
@@ -36,9 +40,14 @@ pub(crate) fn of_a_snooze(headers: &HeaderMap) -> Option<(&str, Option<&str>)> {
     Some((value(&SNOOZE_ATTEMPTS_NAME)?, value(&SNOOZE_UNTIL_NAME)))
 }
 
+/// The span of the attempt before the copy of a snoozed message.
+pub(crate) fn span_of_a_snooze(headers: &HeaderMap) -> Option<&str> {
+    headers.get(SNOOZE_SPAN_NAME.clone()).map(HeaderValue::as_str)
+}
+
 /// Whether the copy of a snoozed message has a header of this name.
 pub(crate) fn is_of_a_snooze(name: &str) -> bool {
-    [SNOOZE_ATTEMPTS, SNOOZE_UNTIL].contains(&name)
+    [SNOOZE_ATTEMPTS, SNOOZE_UNTIL, SNOOZE_SPAN].contains(&name)
 }
 
 /// The version that a message names.

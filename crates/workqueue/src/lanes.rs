@@ -1,10 +1,13 @@
 //! Keeps each lane of a queue consumed: binds to its consumer on the broker, and binds again if the consumer is
 //! missing.
 
+use std::convert::Infallible;
+use std::future::pending;
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
 use crate::consumer::{Consumer, End};
@@ -82,13 +85,20 @@ impl<H: Handler> Consumer<H> {
                 continue;
             };
             self.running.health.set_bound(lane, true);
-            let consumed = tokio::select! {
-                consumed = self.consume(bound.clone(), facts_max_age, in_flight) => consumed?,
+            let changed = CancellationToken::new();
+            let watching = async {
+                consumer_state::watch(connection, &bound, lane).await;
                 // The heartbeats of later jobs follow the new time.
-                () = consumer_state::watch(connection, &bound, lane) => continue,
+                changed.cancel();
+                pending::<Infallible>().await
+            };
+            let consumed = tokio::select! {
+                consumed = self.consume(bound.clone(), facts_max_age, &changed, in_flight) => consumed?,
+                never = watching => match never {},
             };
             match consumed {
                 End::Stopped => return Ok(()),
+                End::Changed => {}
                 End::Gone => self.running.health.set_bound(lane, false),
             }
         }

@@ -110,7 +110,7 @@
 //! | --- | --- |
 //! | a kind of job, its queue, its message | `job`, `queue`, `priority`, `headers`, `id` |
 //! | the work, and its outcome | `handler` |
-//! | submit; create and read facts; remove a waiting job | `producer`, on `publisher` and `facts`; `remove` |
+//! | submit; create and read facts; remove a waiting job | `producer`, on `publisher`, `pub_acks` and `facts`; `remove` |
 //! | submit for later, recur | `later`, on [`schedules`] and `recurrence`; `firing` |
 //! | pull, run, settle | `consumer`, on `pull`, `slots`, `delivery`, `acks`, `blocking`, `settle`, `snooze`; bound by `lanes` |
 //! | several jobs in one message | `bundle` |
@@ -126,7 +126,7 @@
 //! | trace | `trace`, the context in messages; `spans`, on `span_export` |
 //! | settings of a program, hiding the secrets in them, and the commands that its messages name | `settings`, `mask`, `command_line`, `commands` |
 //! | unit tests of handlers | [`testing`], `recorder` |
-//! | small helpers | `backoff`, `chain`, `clock`, `last_message`, `log_once` |
+//! | small helpers | `backoff`, `error_chain`, `clock`, `last_message`, `log_once` |
 
 mod acks;
 mod admin;

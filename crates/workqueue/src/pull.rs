@@ -23,6 +23,7 @@ use tracing::{debug, warn};
 use crate::backoff::Backoff;
 use crate::connection::Connection;
 use crate::log_once::LogOnce;
+use crate::queue::Queue;
 use crate::spans::Batch;
 
 /// The longest time after the end of a pull in which its status may still arrive.
@@ -57,6 +58,7 @@ pub(crate) struct Pull {
     consumer: PullConsumer,
     messages: Subscriber,
     inbox: Subject,
+    queue: Queue,
     expires: Duration,
     credit: usize,
     /// The messages that have arrived since the last pull.
@@ -83,6 +85,7 @@ impl Pull {
     pub(crate) async fn new(
         connection: &Connection,
         consumer: PullConsumer,
+        queue: Queue,
         expires: Duration,
     ) -> Result<Self, SubscribeError> {
         let inbox = Subject::from(connection.client().new_inbox());
@@ -95,7 +98,8 @@ impl Pull {
             inbox,
             expires,
             credit: 0,
-            batch: Batch::default(),
+            queue,
+            batch: Batch::begin(queue),
             credit_since: now,
             silence: Box::pin(tokio::time::sleep_until(now)),
             times_connected: connection.times_connected(),
@@ -132,8 +136,7 @@ impl Pull {
         match timeout(ASK_TIMEOUT, request).await {
             Ok(Ok(())) => {
                 self.credit += room;
-                let earlier = std::mem::replace(&mut self.batch, Batch::begin());
-                earlier.end(&self.consumer.cached_info().stream_name);
+                self.batch = Batch::begin(self.queue);
                 self.silence.as_mut().reset(now + self.expires + GRACE);
                 return;
             }
@@ -190,7 +193,7 @@ impl Pull {
         match message.status {
             None | Some(StatusCode::OK) => {
                 self.spend(1);
-                self.batch.add(message.headers.as_ref());
+                self.batch.add(&message);
                 Arrival::Message(message)
             }
             Some(StatusCode::IDLE_HEARTBEAT) => Arrival::Credit,

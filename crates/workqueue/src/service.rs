@@ -176,7 +176,7 @@ impl Service {
                 Announcement::new(name, version, settings, queues, &health, &metrics);
             let start = start(announcement, topology, settings, &stopping, &mut background);
             let Some(running) = start.await? else {
-                info!("stopped before there was anything to do");
+                info!("stopped before the service was connected and its topology declared");
                 return Ok(());
             };
             let mut consuming = JoinSet::new();

@@ -86,7 +86,7 @@ pub fn stop_on_signals() -> io::Result<CancellationToken> {
     let stopping = stop.clone().drop_guard();
     tokio::spawn(async move {
         let (signal, _) = signals.next().await;
-        info!(signal, "stopping; a second signal ends this at once");
+        info!(signal, "stopping; another signal, more than a second from now, ends this at once");
         drop(stopping);
         let (signal, kind) = signals.next().await;
         warn!(signal, "ending at once: the jobs in flight are redelivered after ACK_WAIT");

@@ -1,10 +1,10 @@
 //! Snoozing a job: postponing it without spending an attempt.
 //!
 //! The broker counts deliveries, and no settlement changes its count. So a copy of the message replaces the message.
-//! The copy has a message id of its own, so that a retry of the publish stores it only once, and two headers: the
-//! number of attempts spent so far, and the time until which it waits. The broker delivers the copy at once, and the
-//! service gives it back until that time, which spends no attempt. If the broker delivers it early once more, as after
-//! a restart, another copy replaces it.
+//! The copy has a message id of its own, so that a retry of the publish stores it only once, and headers: the number of
+//! attempts spent so far, the time until which it waits, and the span of the attempt before it. The broker delivers the
+//! copy at once, and the service gives it back until that time, which spends no attempt. If the broker delivers it early
+//! once more, as after a restart, another copy replaces it.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use jiff::Timestamp;
 
 use crate::dead_letters::is_for_the_broker;
 use crate::handler::Attempt;
-use crate::headers::{SNOOZE_ATTEMPTS, SNOOZE_UNTIL, is_of_a_snooze, of_a_snooze};
+use crate::headers::{SNOOZE_ATTEMPTS, SNOOZE_SPAN, SNOOZE_UNTIL, is_of_a_snooze, of_a_snooze};
 use crate::job::Publication;
 
 /// The longest time that a job is snoozed for.
@@ -45,6 +45,11 @@ impl Snooze {
         Some(Self { spent: spent.parse().ok()?, until })
     }
 
+    /// Whether its first delivery only waits.
+    pub(crate) fn waits_first(self) -> bool {
+        self.until.is_some()
+    }
+
     /// The delay for giving the message back. `None` if its time has come.
     pub(crate) fn remaining(self, now: Timestamp) -> Option<Duration> {
         let remaining = Duration::try_from(self.until?.duration_since(now)).ok();
@@ -64,7 +69,8 @@ pub(crate) fn attempt(snooze: Option<Snooze>, deliveries: u64) -> Attempt {
     Attempt::new(number)
 }
 
-/// The copy of a message that is snoozed until this time, if it has to wait, without spending this attempt.
+/// The copy of a message that is snoozed until this time, if it has to wait, without spending this attempt. Its span is
+/// that of the attempt before it.
 pub(crate) fn copy(
     message_id: &str,
     subject: &str,
@@ -72,6 +78,7 @@ pub(crate) fn copy(
     body: &Bytes,
     attempt: Attempt,
     until: Option<Timestamp>,
+    span: Option<String>,
 ) -> Publication {
     let mut copied = HeaderMap::new();
     for (name, values) in headers.into_iter().flat_map(HeaderMap::iter) {
@@ -86,6 +93,9 @@ pub(crate) fn copy(
     copied.insert(SNOOZE_ATTEMPTS, (attempt.number() - 1).to_string());
     if let Some(until) = until {
         copied.insert(SNOOZE_UNTIL, until.to_string());
+    }
+    if let Some(span) = span {
+        copied.insert(SNOOZE_SPAN, span);
     }
     Publication { subject: subject.to_owned(), headers: copied, body: body.clone() }
 }
@@ -162,14 +172,18 @@ mod tests {
         headers.insert(NATS_MESSAGE_ID, "the old id");
         headers.insert("Nats-Expected-Stream", "IMAGES");
         headers.insert(SNOOZE_ATTEMPTS, "7");
+        headers.insert(SNOOZE_SPAN, "the old span");
         let body = Bytes::from_static(b"{}");
         let until = UNTIL.parse().ok();
         let id = "IMAGES:4:snooze";
-        let copy = copy(id, "images.1", Some(&headers), &body, Attempt::new(3), until);
+        let span = Some("a span".to_owned());
+        let copy = copy(id, "images.1", Some(&headers), &body, Attempt::new(3), until, span);
         assert_eq!((copy.subject.as_str(), &copy.body), ("images.1", &body));
         let mut names: Vec<_> = copy.headers.iter().map(|(name, _)| name.to_string()).collect();
         names.sort_unstable();
-        assert_eq!(names, ["Nats-Msg-Id", "Snooze-Attempts", "Snooze-Until", "traceparent"]);
+        let all = ["Nats-Msg-Id", SNOOZE_ATTEMPTS, SNOOZE_SPAN, SNOOZE_UNTIL, "traceparent"];
+        assert_eq!(names, all);
+        assert_eq!(copy.headers.get(SNOOZE_SPAN).unwrap().as_str(), "a span");
         assert_eq!(copy.headers.get(NATS_MESSAGE_ID).unwrap().as_str(), id);
         assert_eq!(Snooze::of(Some(&copy.headers)), Some(Snooze { spent: 2, until }));
     }

@@ -14,6 +14,7 @@ use opentelemetry_otlp::{
 };
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::error::OTelSdkResult;
+use opentelemetry_sdk::resource::{EnvResourceDetector, TelemetryResourceDetector};
 use opentelemetry_sdk::trace::{
     BatchConfigBuilder, BatchSpanProcessor, SdkTracerProvider, Span, SpanData, SpanExporter,
     SpanProcessor,
@@ -41,9 +42,10 @@ static DROPPED: AtomicU64 = AtomicU64::new(0);
 
 /// Records the spans of this process from now on, and sends them to this address.
 pub(crate) fn start(endpoint: &str) -> Result<(), ExporterBuildError> {
-    let traces = format!("{}/v1/traces", endpoint.trim_end_matches('/'));
+    let traces = variable("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+        .unwrap_or_else(|| format!("{}/v1/traces", endpoint.trim_end_matches('/')));
     // For the logs.
-    let endpoint = without_users(endpoint);
+    let endpoint = without_users(&traces);
     let provider = while_held(|| {
         let http = OtlpExporter::builder().with_http().with_http_client(Http::default());
         let inner = http.with_endpoint(&traces).build()?;
@@ -77,15 +79,15 @@ fn resource() -> Resource {
     let program =
         env::current_exe().ok().and_then(|path| Some(path.file_stem()?.to_str()?.to_owned()));
     let instance = variable("INSTANCE").unwrap_or_else(default_instance);
-    let resource = Resource::builder().with_attributes([
-        KeyValue::new("service.version", env!("CARGO_PKG_VERSION")),
-        KeyValue::new("service.instance.id", instance),
-    ]);
-    match program {
-        Some(program) if variable("OTEL_SERVICE_NAME").is_none() => {
-            resource.with_service_name(program).build()
-        }
-        _ => resource.build(),
+    let resource = Resource::builder_empty()
+        .with_service_name(program.unwrap_or_else(|| "unknown_service".to_owned()))
+        .with_attribute(KeyValue::new("service.version", env!("CARGO_PKG_VERSION")))
+        .with_attribute(KeyValue::new("service.instance.id", instance))
+        .with_detector(Box::new(TelemetryResourceDetector))
+        .with_detector(Box::new(EnvResourceDetector::new()));
+    match variable("OTEL_SERVICE_NAME") {
+        Some(name) => resource.with_service_name(name).build(),
+        None => resource.build(),
     }
 }
 

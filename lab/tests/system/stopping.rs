@@ -4,7 +4,7 @@ use std::ffi::OsStr;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
-use contract::facts::{RECEIVED, STORED, Stored};
+use contract::facts::{RECEIVED, REQUESTED, STORED, Stored};
 use contract::queues::REQUESTS;
 use observe::audit::Verdict;
 use testkit::eventually::eventually;
@@ -105,6 +105,31 @@ async fn stop_at_the_last_attempt_makes_no_dead_letter() {
     succeeded(&mut requestor).await;
     let verdict = deployment.verdict().await;
     assert_eq!((verdict.complete, verdict.dead_lettered), (10, 0), "{verdict}");
+}
+
+#[tokio::test]
+async fn stop_at_the_last_attempt_makes_no_dead_letter_of_a_bundle() {
+    const ALL: u64 = 100;
+    let deployment = Deployment::with(&PATIENT).await;
+    let total = ALL.to_string();
+    let asking = [("REQUEST_TOTAL", &*total), ("REQUEST_RATE", "max"), ("BUNDLE_LIMIT", "8")];
+    let mut requestor = deployment.run(Service::Requestor, "requestor", &asking).await;
+    deployment.facts_reach(REQUESTED, ALL).await;
+    let once = ("MAX_ATTEMPTS", "1");
+    let stuck = [("WORK_TIME", "1h"), ("DRAIN_TIMEOUT", "2s"), once];
+    let mut stopped = deployment.run(Service::Generator, "stopped", &stuck).await;
+    eventually("all are in flight, most of them in bundles", async || {
+        let state = deployment.queue_state(REQUESTS).await;
+        let (flying, waiting) = (state.in_flight(), state.waiting());
+        if waiting == 0 && (1..ALL / 2).contains(&flying) { Ok(()) } else { Err((flying, waiting)) }
+    })
+    .await;
+    stopped.terminate().unwrap();
+    succeeded(&mut stopped).await;
+    let _last = deployment.run(Service::Generator, "last", &[once]).await;
+    succeeded(&mut requestor).await;
+    let verdict = deployment.verdict().await;
+    assert_eq!((verdict.complete, verdict.dead_lettered), (100, 0), "{verdict}");
 }
 
 #[tokio::test]

@@ -21,7 +21,8 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use crate::api::{ACCEPTS, accepted, get, post as submit};
-use crate::deployment::{Deployment, PATIENT, Service, admin, api_addr};
+use crate::deployment::{Deployment, PATIENT, Service, admin, api_addr, succeeded};
+use crate::work::in_flight;
 
 /// The trace of a client.
 const TRACE: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
@@ -113,17 +114,17 @@ async fn request_is_one_trace_from_http_to_the_mark() {
     let way = [
         "gateway: POST /requests",
         "gateway: ask",
-        "gateway: send REQUESTS",
-        "gateway: send KV_requested",
+        "gateway: publish REQUESTS",
+        "gateway: publish KV_requested",
         "generator: process REQUESTS",
-        "generator: send RESPONSES",
+        "generator: publish RESPONSES",
         "generator: ack REQUESTS",
         "requestor: process RESPONSES",
-        "requestor: send KV_stored",
-        "requestor: send ACKNOWLEDGMENTS",
+        "requestor: publish KV_stored",
+        "requestor: publish ACKNOWLEDGMENTS",
         "requestor: ack RESPONSES",
         "generator: process ACKNOWLEDGMENTS",
-        "generator: send KV_received",
+        "generator: publish KV_received",
         "generator: ack ACKNOWLEDGMENTS",
     ];
     let spans = collector.spans_with(&way).await;
@@ -142,11 +143,11 @@ async fn request_is_one_trace_from_http_to_the_mark() {
     assert_eq!(parents["POST /requests"], "b7ad6b7169203331", "the span of the client");
     for (child, parent) in [
         ("ask", "POST /requests"),
-        ("send REQUESTS", "ask"),
-        ("process REQUESTS", "send REQUESTS"),
+        ("publish REQUESTS", "ask"),
+        ("process REQUESTS", "publish REQUESTS"),
         ("ack REQUESTS", "process REQUESTS"),
-        ("process RESPONSES", "send RESPONSES"),
-        ("send KV_received", "process ACKNOWLEDGMENTS"),
+        ("process RESPONSES", "publish RESPONSES"),
+        ("publish KV_received", "process ACKNOWLEDGMENTS"),
     ] {
         assert_eq!(parents[child], parent, "{child}");
     }
@@ -164,8 +165,8 @@ async fn request_is_one_trace_from_http_to_the_mark() {
     let expected = expected.map(|(name, value)| (name.to_owned(), value.to_owned()));
     assert_eq!(attributes(&processed.1), expected.into());
     // The span of a batch is in a trace of its own, with links to those of its messages.
-    collector.spans_with(&["generator: receive REQUESTS"]).await;
-    let batch = collector.spans().into_iter().find(|(_, span)| span.name == "receive REQUESTS");
+    collector.spans_with(&["generator: pull REQUESTS"]).await;
+    let batch = collector.spans().into_iter().find(|(_, span)| span.name == "pull REQUESTS");
     let (_, batch) = batch.unwrap();
     assert_eq!(batch.links.iter().map(|link| hex(&link.trace_id)).collect::<Vec<_>>(), [TRACE_ID]);
 }
@@ -187,6 +188,24 @@ async fn duration_of_a_job_has_its_trace_as_an_exemplar() {
     .await;
 }
 
+/// The spans of all attempts at the one request, by the number of the attempt; several if none of them was spent.
+fn attempts(spans: Vec<(String, Span)>) -> Vec<(u64, Span)> {
+    let of_request = spans.into_iter().filter(|(_, span)| span.name == "process REQUESTS");
+    let numbered =
+        |(_, span): (String, Span)| (attributes(&span)["workqueue.attempt"].parse().unwrap(), span);
+    let mut attempts: Vec<(u64, Span)> = of_request.map(numbered).collect();
+    attempts.sort_by_key(|(_, span)| span.start_time_unix_nano);
+    // All in one trace, although the client had sent none.
+    assert!(attempts.iter().all(|(_, span)| span.trace_id == attempts[0].1.trace_id));
+    assert!(attempts[0].1.links.is_empty());
+    // Each links to the one before it.
+    for pair in attempts.windows(2) {
+        let links: Vec<_> = pair[1].1.links.iter().map(|link| &link.span_id).collect();
+        assert_eq!(links, [&pair[0].1.span_id], "{attempts:?}");
+    }
+    attempts
+}
+
 #[tokio::test]
 async fn redelivery_links_to_the_attempt_before_it() {
     let (deployment, collector) = (Deployment::start().await, Collector::start().await);
@@ -197,27 +216,36 @@ async fn redelivery_links_to_the_attempt_before_it() {
     let gateway = deployment.gateway("gateway", &[]).await;
     logged(&gateway, ACCEPTS).await;
     accepted(&submit(api_addr(&gateway).await, None, &json!({ "count": 1 })).await);
-    collector.spans_with(&["generator: nak REQUESTS"]).await;
-    failing.kill().await.unwrap();
+    eventually("two attempts have failed", async || {
+        let naks = collector.spans().into_iter().filter(|(_, span)| span.name == "nak REQUESTS");
+        let count = naks.count();
+        if count >= 2 { Ok(()) } else { Err(count) }
+    })
+    .await;
+    // It sends its last spans.
+    failing.terminate().unwrap();
+    succeeded(&mut failing).await;
     let _generator = deployment.run(Service::Generator, "generator", &collector.settings()).await;
-    let spans = collector.spans_with(&["generator: ack REQUESTS"]).await;
-    let attempts: BTreeMap<u64, Span> = spans
-        .into_iter()
-        .filter(|(_, span)| span.name == "process REQUESTS")
-        .map(|(_, span)| (attributes(&span)["workqueue.attempt"].parse().unwrap(), span))
-        .collect();
-    assert!(attempts[&1].links.is_empty());
-    assert_eq!(attributes(&attempts[&1])["error.type"], "failed");
-    let (last, done) = attempts.last_key_value().unwrap();
-    assert!(*last > 1 && !attributes(done).contains_key("error.type"));
-    for (attempt, span) in &attempts {
-        // All in one trace, although the client had sent none.
-        assert_eq!(span.trace_id, attempts[&1].trace_id);
-        if let Some(earlier) = attempts.get(&(attempt - 1)) {
-            let links: Vec<_> = span.links.iter().map(|link| &link.span_id).collect();
-            assert_eq!(links, [&earlier.span_id]);
-        }
-    }
+    let attempts = attempts(collector.spans_with(&["generator: ack REQUESTS"]).await);
+    let (first, last) = (&attempts[0], &attempts[attempts.len() - 1]);
+    assert_eq!((first.0, attributes(&first.1)["error.type"].as_str()), (1, "failed"));
+    assert!(last.0 > 2 && !attributes(&last.1).contains_key("error.type"));
+}
+
+#[tokio::test]
+async fn copy_of_a_message_links_to_the_attempt_before_it() {
+    let (deployment, collector) = (Deployment::with(&PATIENT).await, Collector::start().await);
+    let once = [collector.settings().as_slice(), &[("MAX_ATTEMPTS", "1")]].concat();
+    let stuck = [once.as_slice(), &[("WORK_TIME", "1h"), ("DRAIN_TIMEOUT", "2s")]].concat();
+    let mut stuck = deployment.run(Service::Generator, "stuck", &stuck).await;
+    let _requestor = deployment.ask(1).await;
+    in_flight(&deployment, 1, 0).await;
+    // At its last attempt, a copy replaces the message.
+    stuck.terminate().unwrap();
+    succeeded(&mut stuck).await;
+    let _generator = deployment.run(Service::Generator, "generator", &once).await;
+    let attempts = attempts(collector.spans_with(&["generator: ack REQUESTS"]).await);
+    assert_eq!(attempts.iter().map(|(number, _)| *number).collect::<Vec<_>>(), [1, 1]);
 }
 
 #[tokio::test]
@@ -233,12 +261,13 @@ async fn delay_and_schedule_are_part_of_their_traces() {
         of_trace.map(|(_, span)| span.name).collect()
     };
     let whole = |names: &BTreeSet<String>| {
-        let steps = ["process SCHEDULES", "send REQUESTS", "process REQUESTS", "send KV_received"];
+        let steps =
+            ["process SCHEDULES", "publish REQUESTS", "process REQUESTS", "publish KV_received"];
         steps.iter().all(|step| names.contains(*step))
     };
     eventually("what is due later is part of the client's trace", async || {
         let names = of(collector.spans(), TRACE_ID);
-        if whole(&names) && names.contains("send SCHEDULES") { Ok(()) } else { Err(names) }
+        if whole(&names) && names.contains("publish SCHEDULES") { Ok(()) } else { Err(names) }
     })
     .await;
     let body = json!({ "every": "1s" }).to_string();

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use workqueue::dead_letters::{
     self, Cause, LEFT_OUT, NotReplayable, Original, REASON, Reason, SUBJECT,
 };
-use workqueue::headers::{MESSAGE_VERSION, SNOOZE_ATTEMPTS, SNOOZE_UNTIL};
+use workqueue::headers::{MESSAGE_VERSION, SNOOZE_ATTEMPTS, SNOOZE_SPAN, SNOOZE_UNTIL};
 use workqueue::{DecodeError, Fact, Job, JobId, Publication, Trace};
 
 const MESSAGE_ID: &str = "Nats-Msg-Id";
@@ -151,7 +151,7 @@ fn without_dropped_headers(headers: &HeaderMap) -> HeaderMap {
         let low = name.to_string().to_lowercase();
         let is_dropped = low == "nats-msg-id"
             || low.starts_with("nats-schedule")
-            || [SNOOZE_ATTEMPTS, SNOOZE_UNTIL].contains(&name.as_ref());
+            || [SNOOZE_ATTEMPTS, SNOOZE_SPAN, SNOOZE_UNTIL].contains(&name.as_ref());
         for value in values.iter().filter(|_| !is_dropped) {
             kept.append(name.clone(), value.clone());
         }

@@ -11,7 +11,8 @@ pub enum Reason {
     Malformed,
     /// Its version is newer than the replicas support.
     Unsupported,
-    /// It is older than the facts that prevent a second effect. It cannot be replayed.
+    /// It is past the time that its job may have, or older than the facts that prevent a second effect. It cannot be
+    /// replayed.
     Expired,
     /// Its handler failed for good, or at the last attempt.
     Failed,

@@ -59,7 +59,10 @@ impl DeadLetter {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NotReplayable {
     /// The guarantees do not hold for its job any more.
-    #[error("it has expired: its facts may be gone, so its effect could happen a second time")]
+    #[error(
+        "it has expired: its `expires_at` has passed, or its facts may be gone, so that its effect could happen a \
+         second time"
+    )]
     Expired,
     /// It names no subject of these queues.
     #[error("it does not name the subject of a queue, but '{0}'")]

@@ -53,7 +53,8 @@ pub struct ServerLimits {
     /// Time limit for the head of a request, from its first byte on; for the first request, from the beginning of the
     /// connection.
     pub head_time: Duration,
-    /// Time in which a client has to take some of its answer, or to send the body of its request.
+    /// Time in which a client has to take some of its answer, or to send the body of its request. On Linux also that in
+    /// which its machine has to acknowledge bytes.
     pub idle_time: Duration,
     /// The same once the server is closing.
     pub closing_time: Duration,
@@ -126,6 +127,8 @@ pub async fn serve(
         }
         // An event is small, and does not wait for the next one.
         let _ = connection.set_nodelay(true);
+        #[cfg(target_os = "linux")]
+        end_if_vanished(&connection, limits.idle_time);
         let activity = Arc::new(Activity::default());
         let answering =
             answer(connection, router.clone(), limits, Arc::clone(&activity), closing.clone());
@@ -136,6 +139,16 @@ pub async fn serve(
     while let Some(ended) = connections.join_next().await {
         log_panic(ended);
     }
+}
+
+/// Ends a connection whose client has vanished without closing it. While the kernel has room for the answer, as for
+/// most events, nothing else shows it, and the kernel alone would try for a quarter of an hour.
+#[cfg(target_os = "linux")]
+fn end_if_vanished(connection: &tokio::net::TcpStream, idle_time: Duration) {
+    use nix::sys::socket::{setsockopt, sockopt::TcpUserTimeout};
+
+    let millis = idle_time.as_millis().try_into().unwrap_or(u32::MAX);
+    let _ = setsockopt(connection, TcpUserTimeout, &millis);
 }
 
 fn log_panic(ended: Result<(), JoinError>) {

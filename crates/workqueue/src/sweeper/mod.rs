@@ -233,7 +233,7 @@ impl Sweeper {
         let flaw = parse::flaw(&message.subject, &block);
         let reason = match &flaw {
             Some(flaw) => format!("malformed: the client library cannot read it: {flaw}"),
-            None if is_acked => "it was acknowledged, and is still there".to_owned(),
+            None if is_acked => "it was acked, and the broker still has it".to_owned(),
             None => return,
         };
         let successor = match flaw {

@@ -14,7 +14,8 @@ pub struct Declared {
     pub created: Vec<String>,
     /// Each limit that was changed in place. Only [`adjust`](super::adjust) changes anything.
     pub adjusted: Vec<Difference>,
-    /// The limits that differ from the wanted ones. The limits on the broker apply.
+    /// The limits that differ from the wanted ones. The limits on the broker apply. After [`adjust`](super::adjust)
+    /// only the one of bytes of a queue with schedules, where the broker would drop messages to get below it.
     pub differences: Vec<Difference>,
     /// Consumers that are paused, and until when, such as "consumer generator of stream REQUESTS is paused
     /// until 2026-11-27T12:00:00Z". They deliver nothing until then.
@@ -30,8 +31,8 @@ impl Declared {
         self.facts_max_age.unwrap_or(Duration::MAX)
     }
 
-    /// A line for people about each object that was created, each limit that was changed, and each consumer that
-    /// is paused.
+    /// A line for people about each object that was created, each limit that was changed or could not be, and each
+    /// consumer that is paused.
     #[must_use]
     pub fn lines(&self) -> Vec<String> {
         let created = self.created.iter().map(|object| format!("created {object}"));
@@ -39,10 +40,14 @@ impl Declared {
             let Difference { object, setting, is, should_be } = change;
             format!("changed {object}: {setting} from {is} to {should_be}")
         });
-        created.chain(adjusted).chain(self.paused.iter().cloned()).collect()
+        let kept = self.differences.iter().map(|kept| {
+            let Difference { object, setting, is, should_be } = kept;
+            format!("{object} holds more than a {setting} of {should_be} allows: kept it at {is}")
+        });
+        created.chain(adjusted).chain(kept).chain(self.paused.iter().cloned()).collect()
     }
 
-    /// Logs all of it, but only those paused consumers that are not in `logged` yet.
+    /// Logs all of it, but only those kept limits and paused consumers that are not in `logged` yet.
     pub(crate) fn log(&self, logged: &mut LogOnce) {
         for object in &self.created {
             info!(object, "created");
@@ -50,11 +55,11 @@ impl Declared {
         for Difference { object, setting, is, should_be } in &self.adjusted {
             info!(object, setting, from = is, to = should_be, "changed");
         }
-        for difference in &self.differences {
-            warn!(%difference, "running on with the broker's limit");
-        }
-        if self.paused.is_empty() {
+        if self.differences.is_empty() && self.paused.is_empty() {
             logged.forget();
+        }
+        for difference in self.differences.iter().filter(|it| logged.is_first(it)) {
+            warn!(%difference, "running on with the broker's limit");
         }
         for consumer in self.paused.iter().filter(|consumer| logged.is_first(consumer)) {
             warn!("{consumer}; nothing is delivered until then");

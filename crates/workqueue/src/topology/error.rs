@@ -26,8 +26,8 @@ pub enum DeclareError {
     NoJetStream(String),
     /// A stream or consumer on the broker breaks a guarantee.
     #[error(
-        "what is on the broker breaks a guarantee: {}; change it there, or empty and delete it \
-         to have it created anew",
+        "a stream or consumer on the broker breaks a guarantee: {}; change that setting there, or empty the stream \
+         and delete it, and it is created anew",
         .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
     )]
     Breaks(Vec<Difference>),
@@ -85,8 +85,8 @@ fn refused(action: &str, source: &async_nats::jetstream::Error) -> String {
             format!("the broker refuses to {action}: {source}; set MAX_BYTES")
         }
         ErrorCode::STORAGE_RESOURCES_EXCEEDED => format!(
-            "the broker refuses to {action}: {source}; a smaller MAX_BYTES, or more storage for the broker \
-             or its account"
+            "the broker refuses to {action}: {source}; set a smaller MAX_BYTES, or give the broker or its account \
+             more storage"
         ),
         _ => format!("the broker refuses to {action}: {source}"),
     }

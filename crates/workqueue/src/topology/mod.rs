@@ -30,7 +30,7 @@ pub use state::{
 use std::mem;
 
 use async_nats::jetstream::consumer::Config as ConsumerConfig;
-use async_nats::jetstream::stream::Config as StreamConfig;
+use async_nats::jetstream::stream::{Config as StreamConfig, Info as StreamInfo};
 use async_nats::jetstream::{Context, ErrorCode};
 
 use crate::api::ApiError;
@@ -201,11 +201,16 @@ async fn declare_or_adjust(
         declared.created.extend(created.then_some(object.clone()));
         breaks.extend(found.guarantees);
         if adjust && !found.limits.is_empty() && breaks.is_empty() {
-            let adjusted = with_limits_of(&is.config, &should_be);
+            let mut adjusted = with_limits_of(&is.config, &should_be);
+            if kind == Kind::Schedules && drops_messages(&is, &adjusted) {
+                adjusted.max_bytes = is.config.max_bytes;
+            }
             is = api::update_stream(context, &adjusted)
                 .await
                 .map_err(|error| DeclareError::new(context, format!("change {object}"), error))?;
-            declared.adjusted.extend(found.limits);
+            let kept = Differences::of_stream(kind, &adjusted, &should_be).limits;
+            declared.adjusted.extend(found.limits.into_iter().filter(|it| !kept.contains(it)));
+            declared.differences.extend(kept);
         } else {
             declared.differences.extend(found.limits);
         }
@@ -333,6 +338,11 @@ fn with_limits_of(is: &StreamConfig, should_be: &StreamConfig) -> StreamConfig {
         num_replicas: should_be.num_replicas,
         ..is.clone()
     }
+}
+
+/// Whether the broker would drop messages of a stream with `discard: old` to get below its new limit.
+fn drops_messages(stream: &StreamInfo, adjusted: &StreamConfig) -> bool {
+    u64::try_from(adjusted.max_bytes).is_ok_and(|most| stream.state.bytes > most)
 }
 
 fn is_missing(error: &ApiError) -> bool {
