@@ -1,10 +1,12 @@
 //! The command line: which command to run, and how it ends.
 
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::process::ExitCode;
 
 use anyhow::bail;
 use clap::{Parser, Subcommand};
+use tokio_util::sync::CancellationToken;
 
 use crate::audit::AuditSettings;
 use crate::backup::{BackupSettings, RestoreSettings};
@@ -90,13 +92,24 @@ pub async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     }
     let _logs = terminal::init_logs()?;
     let mut signals = StopSignals::listen()?;
-    tokio::select! {
-        done = carry_out(cli.command) => done,
-        (signal, _) = signals.next() => bail!("{signal}: ended at once, before it was done"),
+    let stop = CancellationToken::new();
+    let is_restore = matches!(cli.command, CliCommand::Restore(_));
+    let mut done = pin!(carry_out(cli.command, &stop));
+    loop {
+        tokio::select! {
+            done = &mut done => return done,
+            (signal, _) = signals.next() => {
+                if !is_restore || stop.is_cancelled() {
+                    bail!("{signal}: ended at once, before it was done");
+                }
+                // It ends with an error that names the restored streams.
+                stop.cancel();
+            }
+        }
     }
 }
 
-async fn carry_out(command: CliCommand) -> anyhow::Result<ExitCode> {
+async fn carry_out(command: CliCommand, stop: &CancellationToken) -> anyhow::Result<ExitCode> {
     match command {
         CliCommand::Declare(settings) => declare::run(&settings).await?,
         CliCommand::Audit(settings) => return audit::run(&settings).await,
@@ -105,7 +118,7 @@ async fn carry_out(command: CliCommand) -> anyhow::Result<ExitCode> {
         CliCommand::Schedules(command) => schedules::run(&command).await?,
         CliCommand::Requests(command) => requests::run(command).await?,
         CliCommand::Backup(settings) => backup::run_backup(&settings).await?,
-        CliCommand::Restore(settings) => backup::run_restore(&settings).await?,
+        CliCommand::Restore(settings) => backup::run_restore(&settings, stop).await?,
         CliCommand::Healthcheck { admin_addr } => {
             if let Err(reason) = workqueue::healthcheck(admin_addr).await {
                 terminal::tell(reason);

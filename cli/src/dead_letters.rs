@@ -1,17 +1,28 @@
 //! `decoupled dead-letters`: lists, shows, replays and discards dead letters.
 
+use std::time::Duration;
+
 use crate::terminal::{self, say};
 use anyhow::ensure;
 use async_nats::jetstream::Context;
 use clap::{Args, Subcommand};
 use contract::queues;
-use workqueue::dead_letters::{DeadLetter, Reason, STREAM, Selection, list, page};
+use tokio::time::timeout;
+use workqueue::dead_letters::{DeadLetter, Reason, STREAM, Selection, list, page, subject};
 use workqueue::{
-    Connection, NatsSettings, Producer, Queue, Settings, chain, default_instance, topology,
+    Connection, JobId, NatsSettings, Producer, Queue, Settings, batch, chain, default_instance,
+    topology,
 };
 
 /// The most dead letters that are read at a time.
 const AT_A_TIME: usize = 100;
+
+/// The time limit for discarding a dead letter, and for cancelling its request first.
+const DEADLINE: Duration = Duration::from_secs(5);
+
+/// Why a dead letter is kept after that.
+const TOO_LATE: &str =
+    "the broker has not confirmed it in time: it is away, or has no room; it is safe to try again";
 
 /// The subcommands of `decoupled dead-letters`.
 #[derive(Clone, Debug, Subcommand)]
@@ -70,11 +81,12 @@ pub struct SelectionArgs {
 }
 
 impl SelectionArgs {
-    /// Calls `act` with the selected dead letters, a page at a time, because all of them may need too much memory. `act`
-    /// returns the number of those that it kept. Returns the number of all, and of those that were kept.
+    /// Calls `act` with the selected dead letters up to the `last` sequence, a page at a time. `act` returns the number
+    /// of those that it kept. Returns the number of all, and of those that were kept.
     async fn each(
         &self,
         nats: &Context,
+        last: u64,
         act: impl AsyncFn(&[DeadLetter]) -> anyhow::Result<usize>,
     ) -> anyhow::Result<(usize, usize)> {
         if let Some(id) = &self.id {
@@ -82,16 +94,13 @@ impl SelectionArgs {
             return Ok((letters.len(), act(&letters).await?));
         }
         let selection = Selection { reason: self.reason, queue: self.queue };
-        // A replayed message may become a dead letter again, which is not meant.
-        let last = topology::stream_state(nats, STREAM).await?.state.last_sequence;
-        let (mut all, mut kept, mut next) = (0, 0, Some(1));
-        while let Some(from) = next.filter(|from| *from <= last) {
-            let mut page = page(nats, &selection, from, AT_A_TIME).await?;
-            page.letters.retain(|letter| letter.sequence <= last);
-            all += page.letters.len();
-            kept += act(&page.letters).await?;
-            next = page.next;
-        }
+        let (mut all, mut kept) = (0, 0);
+        each_page(nats, &selection, last, async |letters| {
+            all += letters.len();
+            kept += act(letters).await?;
+            Ok(())
+        })
+        .await?;
         if all == 0 {
             say(format_args!("There are no such dead letters."))?;
         }
@@ -106,17 +115,19 @@ pub(crate) async fn run(command: &DeadLetters) -> anyhow::Result<()> {
     | DeadLetters::Discard { nats, .. }) = command;
     let connection = terminal::connect(nats, "decoupled dead-letters").await?;
     let nats = connection.context();
+    // A missing stream has an error of its own. A replayed message may become a dead letter again, which is not meant.
+    let last = topology::stream_state(nats, STREAM).await?.state.last_sequence;
     match command {
-        DeadLetters::List { json, .. } => {
-            let letters = list(nats, None).await?;
-            if *json {
-                say(serde_json::to_string_pretty(&letters)?)?;
-            } else if letters.is_empty() {
-                say(format_args!("There are no dead letters."))?;
-            } else {
-                for letter in letters {
-                    say(format_args!("{letter}"))?;
-                }
+        DeadLetters::List { json: true, .. } => list_as_json(nats, last).await?,
+        DeadLetters::List { .. } => {
+            let mut is_empty = true;
+            each_page(nats, &Selection::default(), last, async |letters| {
+                is_empty &= letters.is_empty();
+                letters.iter().try_for_each(say)
+            })
+            .await?;
+            if is_empty {
+                say("There are no dead letters.")?;
             }
         }
         DeadLetters::Show { id, .. } => {
@@ -126,14 +137,15 @@ pub(crate) async fn run(command: &DeadLetters) -> anyhow::Result<()> {
         }
         DeadLetters::Replay { chosen, .. } => {
             let replaying = async |letters: &[DeadLetter]| replay(&connection, letters).await;
-            let (all, kept) = chosen.each(nats, replaying).await?;
+            let (all, kept) = chosen.each(nats, last, replaying).await?;
             ensure!(kept == 0, "{kept} of {all} could not be replayed");
         }
         DeadLetters::Discard { chosen, .. } => {
+            terminal::compare_clocks(nats, STREAM).await?;
             let producer = terminal::producer(&connection, Settings::from_env().limits);
             let discarding =
                 async |letters: &[DeadLetter]| discard(&producer, &connection, letters).await;
-            let (all, kept) = chosen.each(nats, discarding).await?;
+            let (all, kept) = chosen.each(nats, last, discarding).await?;
             if all > 0 {
                 say(format_args!("Discarded {} of {all}.", all - kept))?;
             }
@@ -143,9 +155,62 @@ pub(crate) async fn run(command: &DeadLetters) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Calls `act` with the dead letters of a selection up to the `last` sequence, a page at a time, because all of them
+/// may need too much memory.
+async fn each_page(
+    nats: &Context,
+    selection: &Selection,
+    last: u64,
+    mut act: impl AsyncFnMut(&[DeadLetter]) -> anyhow::Result<()>,
+) -> anyhow::Result<()> {
+    let mut next = Some(1);
+    while let Some(from) = next.filter(|from| *from <= last) {
+        let mut page = page(nats, selection, from, AT_A_TIME).await?;
+        page.letters.retain(|letter| letter.sequence <= last);
+        act(&page.letters).await?;
+        next = page.next;
+    }
+    Ok(())
+}
+
+/// Prints an array with the dead letters, each once the next one is read, because a comma may follow it.
+async fn list_as_json(nats: &Context, last: u64) -> anyhow::Result<()> {
+    let mut held: Option<String> = None;
+    each_page(nats, &Selection::default(), last, async |letters| {
+        for letter in letters {
+            let text = serde_json::to_string_pretty(letter)?.replace('\n', "\n  ");
+            match held.replace(text) {
+                Some(before) => say(format_args!("  {before},"))?,
+                None => say("[")?,
+            }
+        }
+        Ok(())
+    })
+    .await?;
+    match held {
+        Some(text) => say(format_args!("  {text}\n]")),
+        None => say("[]"),
+    }
+}
+
 /// The dead letters with this id or sequence. Fails if there is none.
 async fn named(nats: &Context, id: &str) -> anyhow::Result<Vec<DeadLetter>> {
-    let letters = list(nats, Some(id)).await?;
+    let mut letters = Vec::new();
+    if let Ok(sequence) = id.parse::<u64>() {
+        letters = page(nats, &Selection::default(), sequence, 1).await?.letters;
+        letters.retain(|letter| letter.sequence == sequence);
+    } else if id.parse::<JobId>().is_ok() {
+        let (subjects, mut next) = (subject("*", id), Some(1));
+        while let Some(from) = next {
+            let (found, left) =
+                batch::from_sequence(nats, STREAM, &subjects, from, AT_A_TIME).await?;
+            next = found.last().filter(|_| left > 0).map(|last| last.sequence + 1);
+            letters.extend(found.into_iter().map(DeadLetter::from));
+        }
+    } else {
+        // The id of a message that is no job may have any signs, and they are no filter.
+        letters.extend(list(nats, Some(id)).await?);
+    }
     ensure!(!letters.is_empty(), "there is no dead letter {id}");
     Ok(letters)
 }
@@ -184,10 +249,16 @@ async fn discard(
     let mut kept = 0;
     for letter in letters {
         let by = default_instance();
-        if let Err(error) = requestor::discard(producer, connection, letter, &by).await {
-            kept += 1;
-            say(format_args!("kept     {letter}: {}", chain(&error)))?;
-        }
+        let discarding = timeout(DEADLINE, requestor::discard(producer, connection, letter, &by));
+        let what =
+            format!("waiting for the broker to confirm that {} is discarded", letter.sequence);
+        let why = match terminal::tell_unless_soon(what, discarding).await {
+            Ok(Ok(())) => continue,
+            Ok(Err(error)) => chain(&error),
+            Err(_too_late) => TOO_LATE.to_owned(),
+        };
+        kept += 1;
+        say(format_args!("kept     {letter}: {why}"))?;
     }
     Ok(kept)
 }

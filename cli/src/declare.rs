@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use anyhow::anyhow;
 use async_nats::jetstream::Context;
 use clap::Args;
-use tokio::time::{Instant, timeout};
+use tokio::time::Instant;
 use workqueue::topology::{self, DeclareError, Declared, Limits};
 use workqueue::{Backoff, Connection, KnownStreams, NatsSettings};
 
@@ -14,6 +13,9 @@ use crate::watch::{self, WatchSettings};
 
 /// The first ceiling of the time between two tries, and the highest.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+
+/// The least time to connect, so that no wait is too short for a broker that is ready.
+const CONNECTING: Duration = Duration::from_secs(2);
 
 /// Settings of `decoupled declare`.
 #[derive(Args, Clone, Debug)]
@@ -81,22 +83,18 @@ pub async fn declare_patiently(
     patience: Duration,
 ) -> anyhow::Result<Vec<String>> {
     let begun = Instant::now();
-    let connection = Connection::establish_within(settings, "decoupled declare", patience).await?;
-    let mut obstacle = anyhow!("the broker at {} does not answer in time", settings.broker());
-    let declared = timeout(patience.saturating_sub(begun.elapsed()), async {
-        let mut backoff = Backoff::new(RETRY.0, RETRY.1);
-        let mut done = Declared::default();
-        loop {
-            let (nats, known) = (connection.context(), connection.known());
-            match topology::adjust(nats, known, &contract::whole_topology(), limits, &mut done)
-                .await
-            {
-                Ok(()) => return Ok(done.lines()),
-                Err(error @ DeclareError::Unavailable { .. }) => obstacle = error.into(),
-                Err(error) => return Err(error.into()),
-            }
-            backoff.wait().await;
+    let connecting =
+        Connection::establish_within(settings, "decoupled declare", patience.max(CONNECTING));
+    let connection = connecting.await?;
+    let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+    let mut done = Declared::default();
+    loop {
+        let (nats, known) = (connection.context(), connection.known());
+        match topology::adjust(nats, known, &contract::whole_topology(), limits, &mut done).await {
+            Ok(()) => return Ok(done.lines()),
+            Err(DeclareError::Unavailable { .. }) if begun.elapsed() < patience => {}
+            Err(error) => return Err(error.into()),
         }
-    });
-    declared.await.unwrap_or_else(|_too_long| Err(obstacle))
+        backoff.wait().await;
+    }
 }

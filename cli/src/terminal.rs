@@ -20,14 +20,18 @@ const SILENCE: Duration = Duration::from_secs(1);
 /// The pause before another try to write to a full pipe.
 const NO_ROOM: Duration = Duration::from_millis(5);
 
-/// Starts the logs of a command: errors, and the progress of an audit that waits, unless `RUST_LOG` has another level.
+/// The levels without `RUST_LOG`: errors, and the warnings that say what an audit, a declaration or a publish waits
+/// for. The commands print the other reasons to wait themselves.
+const DEFAULT_LOG: &str = "error,observe=warn,workqueue::declare=warn,workqueue::later=warn,\
+                           workqueue::publisher=warn,async_nats=off";
+
+/// Starts the logs of a command: errors, and what it waits for, unless `RUST_LOG` has other levels.
 ///
 /// # Errors
 ///
 /// If `RUST_LOG` makes no sense.
 pub fn init_logs() -> anyhow::Result<Logs> {
-    let rust_log = workqueue::variable("RUST_LOG")
-        .unwrap_or_else(|| "error,observe=warn,async_nats=off".to_owned());
+    let rust_log = workqueue::variable("RUST_LOG").unwrap_or_else(|| DEFAULT_LOG.to_owned());
     let log_format = Some(LogFormat::Pretty);
     workqueue::init_telemetry(&TelemetrySettings {
         rust_log,

@@ -13,8 +13,8 @@ use workqueue::{
 use crate::producer::record;
 
 /// Cancels a request, unless its strings are stored. Returns the decision that holds from now on: this
-/// cancellation, or an earlier decision. A request that is still scheduled (`not_asked`) counts as accepted once it is
-/// cancelled, so that its record remains.
+/// cancellation, or an earlier decision. A request that was scheduled, and has no record that it was accepted
+/// (`not_asked`), counts as accepted once there is a decision, so that its record remains.
 ///
 /// A scheduled message may outlive every fact. So this function first marks the message itself as cancelled and makes
 /// it due now: if this process dies in between, a requestor completes the cancellation.
@@ -45,10 +45,10 @@ pub async fn cancel(
         Creation::Created => new,
         Creation::AlreadyExists(earlier) => earlier,
     };
+    if let Some(due) = not_asked {
+        record(producer, &due.request(id), &Trace::default()).await?;
+    }
     if matches!(stored, Stored::Cancelled(_)) {
-        if let Some(due) = not_asked {
-            record(producer, &due.request(id), &Trace::default()).await?;
-        }
         // This only saves work: a response that is generated nevertheless is not stored.
         for queue in [SCHEDULES, REQUESTS] {
             match remove(connection, queue, id).await {
@@ -66,6 +66,11 @@ pub enum DiscardError {
     /// Its request would stay pending forever.
     #[error("the strings of its request are stored, and not marked as received; replay it")]
     NotMarked,
+    /// It may be an accepted request, which this program cannot cancel.
+    #[error(
+        "it may be a scheduled request, of a newer version than this program reads; use the newer program"
+    )]
+    Unsupported,
     /// It is unknown which request it blocks.
     #[error("cannot read the state of its request")]
     Unread(#[from] ReadError),
@@ -99,6 +104,10 @@ pub async fn discard(
             || letter.decode::<Response>().is_some()
             || letter.decode::<Acknowledgment>().is_some();
         let not_asked = letter.decode::<DueRequest>().filter(|_| !is_asked);
+        let is_unsupported = letter.kind() == Reason::Unsupported;
+        if is_unsupported && is_from(SCHEDULES) && !is_asked && not_asked.is_none() {
+            return Err(DiscardError::Unsupported);
+        }
         let stored =
             if not_asked.is_some() || is_of_request && (is_from(REQUESTS) || is_from(RESPONSES)) {
                 Some(cancel(producer, connection, id, not_asked, by).await?)

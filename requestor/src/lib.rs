@@ -43,6 +43,11 @@ pub enum RequestorError {
     /// The count or length of the strings exceeds the limits.
     #[error("STRING_COUNT and STRING_LENGTH ask for {0}")]
     Amount(#[from] InvalidStrings),
+    /// It would wait forever for requests that it never makes.
+    #[error(
+        "REQUEST_TOTAL is {0}, but with a REQUEST_RATE of 0 no request is made; set a rate, such as 10 or max"
+    )]
+    NoRate(u64),
     /// The service cannot run.
     #[error(transparent)]
     Service(#[from] ServiceError),
@@ -71,6 +76,9 @@ pub async fn run(
 ) -> Result<(), RequestorError> {
     let amount = Amount::new(settings.string_count, settings.string_length)?;
     let total = settings.request_total;
+    if let Some(total) = total.filter(|total| *total > 0 && settings.request_rate == Rate::Zero) {
+        return Err(RequestorError::NoRate(total));
+    }
     let tally = total.map(|_| Arc::new(Tally::default()));
     let mut given_up = Vec::new();
     let work = async |Running { producer, connection, stopping, abandoned, .. }: Running| {
@@ -114,4 +122,19 @@ pub async fn run(
 /// A function of its own, because the program compiles the body of `run` a second time.
 fn service(store: Store) -> Service {
     Service::new("requestor").declares(&contract::topology()).consume(store).consume(Due)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn total_without_a_rate_is_refused() {
+        let words = ["requestor", "--request-total", "7", "--request-rate", "0"];
+        let settings = RequestorSettings::parse_from(words);
+        let refused = run(settings, &CancellationToken::new()).await;
+        assert!(matches!(refused, Err(RequestorError::NoRate(7))), "{refused:?}");
+    }
 }

@@ -7,8 +7,8 @@ use std::collections::BTreeSet;
 use std::mem;
 use std::ops::Bound;
 use std::pin::pin;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use contract::facts::Stored;
@@ -49,14 +49,18 @@ impl Tally {
         self.with(|outstanding| outstanding.insert(id));
     }
 
+    /// Its strings are stored, even if it counts as given up: a request with a dead letter may still be answered.
     pub(crate) fn stored(&self, id: JobId) {
         self.with(|outstanding| outstanding.remove(&id));
+        self.all_given_up().retain(|it| it.id != id);
     }
 
+    /// It has no result, unless its strings were stored meanwhile.
     pub(crate) fn given_up(&self, id: JobId, reason: String) {
-        let mut given_up = self.given_up.lock().expect("nothing panics while it holds this lock");
-        given_up.push(GivenUp { id, reason });
-        self.stored(id);
+        let mut given_up = self.all_given_up();
+        if self.with(|outstanding| outstanding.remove(&id)) {
+            given_up.push(GivenUp { id, reason });
+        }
     }
 
     /// Marks the tally as complete: no further requests will follow.
@@ -91,7 +95,7 @@ impl Tally {
                 tokio::time::sleep(PAUSE).await;
             }
         }
-        mem::take(&mut *self.given_up.lock().expect("nothing panics while it holds this lock"))
+        mem::take(&mut *self.all_given_up())
     }
 
     /// The oldest requests after this one, or the oldest of all without one.
@@ -104,6 +108,10 @@ impl Tally {
 
     fn with<T>(&self, look: impl FnOnce(&mut BTreeSet<JobId>) -> T) -> T {
         look(&mut self.outstanding.lock().expect("nothing panics while it holds this lock"))
+    }
+
+    fn all_given_up(&self) -> MutexGuard<'_, Vec<GivenUp>> {
+        self.given_up.lock().expect("nothing panics while it holds this lock")
     }
 }
 
@@ -132,4 +140,21 @@ async fn end_of(id: JobId, connection: &Connection) -> Option<RequestEnd> {
     });
     let RequestState::DeadLettered(letter) = state else { return None };
     Some(RequestEnd::GivenUp(dead_letters::reason(&letter.headers).to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stored_request_is_not_given_up() {
+        let (tally, id) = (Tally::default(), JobId::new());
+        tally.asked(id);
+        tally.given_up(id, "failed".to_owned());
+        assert_eq!(tally.all_given_up().len(), 1);
+        tally.stored(id);
+        // An earlier look may end later.
+        tally.given_up(id, "failed".to_owned());
+        assert!(tally.all_given_up().is_empty());
+    }
 }

@@ -18,6 +18,9 @@ use workqueue::dead_letters;
 /// The file that makes a directory a backup.
 const FILE: &str = "manifest.json";
 
+/// Its name while it is written.
+const UNFINISHED: &str = "manifest.json.unfinished";
+
 /// The version of the manifest that this program writes and reads.
 const VERSION: u32 = 1;
 
@@ -32,6 +35,19 @@ pub(super) fn streams() -> Vec<&'static str> {
 /// The name of the file that has this stream.
 pub(super) fn file(stream: &str) -> String {
     format!("{stream}.snapshot")
+}
+
+/// Removes the files of a backup that is not done when this is dropped: it failed, or a signal ended the command.
+pub(super) struct Unfinished<'a>(pub(super) &'a Path);
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        // The manifest first. A file that cannot be removed is no backup either without it.
+        let snapshots = streams().into_iter().map(file);
+        for name in [FILE.to_owned(), UNFINISHED.to_owned()].into_iter().chain(snapshots) {
+            let _ = std::fs::remove_file(self.0.join(name));
+        }
+    }
 }
 
 /// The part of a file that is in memory at a time.
@@ -115,7 +131,7 @@ impl Manifest {
         let what = || format!("cannot write the manifest into {}", directory.display());
         let backup = serde_json::to_value(self)?;
         let sealed = ManifestFile { sha256: digest(&backup), backup };
-        let unfinished = directory.join(format!("{FILE}.unfinished"));
+        let unfinished = directory.join(UNFINISHED);
         let written = async {
             let mut file = create(&unfinished).await?;
             file.write_all(&serde_json::to_vec_pretty(&sealed)?).await?;
@@ -129,11 +145,7 @@ impl Manifest {
             sync(directory).await?;
             anyhow::Ok(())
         };
-        let written = written.await.with_context(what);
-        if written.is_err() {
-            let _ = fs::remove_file(&unfinished).await;
-        }
-        written
+        written.await.with_context(what)
     }
 
     /// Reads it from a directory, and compares all files with it.

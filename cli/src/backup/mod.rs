@@ -15,6 +15,7 @@ mod snapshot;
 
 pub use restore::restore;
 
+use std::mem;
 use std::path::{Path, PathBuf};
 
 use crate::terminal::{self, say};
@@ -22,12 +23,12 @@ use anyhow::bail;
 use clap::Args;
 use contract::facts;
 use serde_json::json;
-use tokio::fs;
+use tokio_util::sync::CancellationToken;
 use workqueue::topology::FIRST_CREATED;
 use workqueue::{Connection, NatsSettings};
 
 use broker_state::BrokerState;
-use manifest::{KeptConsumer, Manifest};
+use manifest::{KeptConsumer, Manifest, Unfinished};
 
 /// Settings of `decoupled backup`.
 #[derive(Args, Clone, Debug)]
@@ -61,11 +62,20 @@ pub(crate) async fn run_backup(settings: &BackupSettings) -> anyhow::Result<()> 
     Ok(())
 }
 
-pub(crate) async fn run_restore(settings: &RestoreSettings) -> anyhow::Result<()> {
+pub(crate) async fn run_restore(
+    settings: &RestoreSettings,
+    stop: &CancellationToken,
+) -> anyhow::Result<()> {
     let RestoreSettings { directory, replicas, nats } = settings;
-    let manifest = Manifest::read(directory).await?;
-    let connection = terminal::connect(nats, "decoupled restore").await?;
-    restore::give_all(&connection, directory, &manifest, *replicas).await?;
+    let preparing = async {
+        let manifest = Manifest::read(directory).await?;
+        anyhow::Ok((manifest, terminal::connect(nats, "decoupled restore").await?))
+    };
+    let Some(prepared) = stop.run_until_cancelled(Box::pin(preparing)).await else {
+        bail!("{}, and nothing was changed", restore::STOPPED);
+    };
+    let (manifest, connection) = prepared?;
+    restore::give_all(&connection, directory, &manifest, *replicas, stop).await?;
     say(format_args!("Restored. Start both services, and run `decoupled audit`."))?;
     Ok(())
 }
@@ -82,14 +92,10 @@ pub async fn backup(connection: &Connection, directory: &Path) -> anyhow::Result
     let before = BrokerState::read(nats).await?;
     before.no_service_waits()?;
     manifest::prepare(directory).await?;
-    let taken = take(connection, directory, &before).await;
-    if taken.is_err() {
-        for stream in manifest::streams() {
-            // A directory that cannot be removed is no backup either: it has no manifest.
-            let _ = fs::remove_file(directory.join(manifest::file(stream))).await;
-        }
-    }
-    taken
+    let unfinished = Unfinished(directory);
+    take(connection, directory, &before).await?;
+    mem::forget(unfinished);
+    Ok(())
 }
 
 async fn take(

@@ -10,6 +10,7 @@ use contract::queues;
 use jiff::{SignedDuration, Timestamp};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
+use tokio_util::sync::CancellationToken;
 use workqueue::api;
 use workqueue::topology::{self, DeclareError};
 use workqueue::{Connection, Queue};
@@ -32,6 +33,12 @@ const UNDISTURBED: Duration = Duration::from_secs(15);
 
 const PAUSE: Duration = Duration::from_millis(20);
 
+/// The reason for which a restore ends early.
+pub(super) const STOPPED: &str = "a signal has ended the restore";
+
+/// What to do with a broker that has a part of a backup.
+const REMEDY: &str = "Start no service. Empty its store, or remove these streams (nats stream rm), and restore again";
+
 /// Restores all streams with their consumers from a directory onto a broker that has none of them. `replicas` is the
 /// number of brokers of a cluster that should keep each stream; without it, as many as before. Reports its progress on
 /// standard error.
@@ -46,15 +53,17 @@ pub async fn restore(
     directory: &Path,
     replicas: Option<usize>,
 ) -> anyhow::Result<()> {
-    give_all(connection, directory, &Manifest::read(directory).await?, replicas).await
+    let manifest = Manifest::read(directory).await?;
+    give_all(connection, directory, &manifest, replicas, &CancellationToken::new()).await
 }
 
-/// As [`restore`], with the manifest of the directory, which was read before.
+/// As [`restore`], with the manifest of the directory, which was read before. Fails early after `stop`.
 pub(super) async fn give_all(
     connection: &Connection,
     directory: &Path,
     manifest: &Manifest,
     replicas: Option<usize>,
+    stop: &CancellationToken,
 ) -> anyhow::Result<()> {
     let nats = connection.context();
     tell(format_args!(
@@ -75,8 +84,9 @@ pub(super) async fn give_all(
             config["num_replicas"] = json!(replicas);
         }
         let path = directory.join(file(&stream.name));
-        let given = snapshot::give(connection, stream, &config, &path).await;
-        if let Err(mut error) = given {
+        let giving = snapshot::give(connection, stream, &config, &path);
+        let given = stop.run_until_cancelled(giving).await;
+        if let Err(mut error) = given.unwrap_or_else(|| Err(anyhow!(STOPPED))) {
             // The broker has one code for all errors of a restore.
             if error.to_string().contains("subjects overlap") {
                 let subjects = config["subjects"].as_array().into_iter().flatten();
@@ -89,7 +99,11 @@ pub(super) async fn give_all(
         }
         snapshot::report(stream)?;
     }
-    let completed = wait_until_complete(nats, manifest, replicas).await;
+    let completing = wait_until_complete(nats, manifest, replicas);
+    let Some(completed) = stop.run_until_cancelled(completing).await else {
+        let all: Vec<&str> = manifest.streams.iter().map(|stream| stream.name.as_str()).collect();
+        bail!("{STOPPED}: perhaps not all of {} is there. {REMEDY}", all.join(", "));
+    };
     completed.with_context(|| {
         format!("the restore is not complete after {LIMIT:?}: do not use this broker")
     })
@@ -102,10 +116,7 @@ fn broken_off(stream: &str, left: Option<&[String]>) -> String {
         Some(left) => left.join(", "),
         None => "some streams".to_owned(),
     };
-    format!(
-        "cannot restore {stream}: of this backup the broker has only {left}. Start no service. \
-         Empty its store, or remove these streams (nats stream rm), and restore again"
-    )
+    format!("cannot restore {stream}: of this backup the broker has only {left}. {REMEDY}")
 }
 
 /// Refuses a broker that would not understand the backup.

@@ -8,6 +8,7 @@ use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::stream::{ClusterInfo, PeerInfo, State};
 use contract::facts::{self, Received, Stored};
 use contract::queues::{self, Request};
+use futures_util::future::try_join_all;
 use jiff::Timestamp;
 use serde::Serialize;
 use tokio::time::{Instant, timeout};
@@ -273,10 +274,13 @@ async fn read_streams(connection: &Connection) -> anyhow::Result<Streams> {
     let oldest = Timestamp::from_nanosecond(requested.first_timestamp.unix_timestamp_nanos());
     // Without a fact the broker reports a time before the epoch.
     let oldest = oldest.unwrap_or(Timestamp::UNIX_EPOCH).max(Timestamp::UNIX_EPOCH);
+    // From each queue, because the account may have dead letters of other systems.
     let recent_dead_letters = async || {
-        let (stream, subjects) =
-            (workqueue::dead_letters::STREAM, workqueue::dead_letters::SUBJECTS);
-        Ok(batch::count_since(connection.context(), stream, subjects, oldest).await?)
+        let counts = queues::ALL.map(async |queue| {
+            let subjects = workqueue::dead_letters::subject(queue.stream, ">");
+            batch::count_since(nats, workqueue::dead_letters::STREAM, &subjects, oldest).await
+        });
+        anyhow::Ok(try_join_all(counts).await?.into_iter().sum::<u64>())
     };
     // Before the queues, and again after them: a replayed message moves into a queue, a new dead letter comes from one.
     let before = recent_dead_letters().await?;

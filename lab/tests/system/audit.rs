@@ -13,7 +13,7 @@ use testkit::process::{Process, logged};
 use testkit::proxy::Proxy;
 use tokio::process::Command;
 use tokio::sync::oneshot;
-use workqueue::{Job, JobId, NatsSettings};
+use workqueue::{Job, JobId, NatsSettings, dead_letters};
 
 use crate::deployment::{
     Deployment, PATIENT, Service, creation, programs, publication, ready, soon, succeeded,
@@ -148,12 +148,39 @@ async fn lost_question_is_repeated() {
 }
 
 #[tokio::test]
-async fn audit_of_an_empty_broker_names_the_missing_streams() {
-    let (status, printed) = Deployment::bare().await.decoupled(["audit"]).await;
-    assert_eq!(status, Some(2), "{printed}");
-    let missing = "Error: the broker cannot show stream REQUESTS, which is not there; start a service, or run \
-                   `decoupled declare`";
-    assert!(printed.starts_with(missing), "{printed}");
+async fn command_on_an_empty_broker_names_the_missing_stream() {
+    let deployment = Deployment::bare().await;
+    let id = JobId::new().to_string();
+    let cancel = ["requests", "cancel", &id];
+    for (words, stream) in [(&["audit"][..], "REQUESTS"), (&cancel, "KV_requested")] {
+        let (status, printed) = deployment.decoupled(words).await;
+        assert_eq!(status, Some(2), "{printed}");
+        let missing = format!(
+            "Error: the broker cannot show stream {stream}, which is not there; start a service, or run \
+             `decoupled declare`"
+        );
+        assert!(printed.contains(&missing), "{printed}");
+    }
+}
+
+#[tokio::test]
+async fn dead_letters_of_another_system_are_no_requests() {
+    let (deployment, id) = at_rest().await;
+    let letter = dead_letters::subject("THUMBNAILS", &JobId::new().to_string());
+    deployment.publish_raw(&letter, async_nats::HeaderMap::new(), b"not ours").await;
+    let verdict = deployment.verdict().await;
+    assert_eq!((verdict.complete, verdict.unasked, verdict.is_clean()), (10, 0, true), "{verdict}");
+    // Nor does one stand for a request that is missing.
+    let stream = deployment.nats().get_stream(facts::STORED.stream).await.unwrap();
+    stream.purge().filter(facts::STORED.subject(id)).await.unwrap();
+    let mut poller = observe::Poller::new(deployment.connection());
+    eventually("a request is missing", async || {
+        match poller.snapshot().await.map(|snapshot| snapshot.totals.missing) {
+            Ok(1) => Ok(()),
+            other => Err(other.map_err(|error| error.to_string())),
+        }
+    })
+    .await;
 }
 
 #[tokio::test]

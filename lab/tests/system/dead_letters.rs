@@ -3,14 +3,16 @@
 use std::collections::BTreeSet;
 
 use async_nats::HeaderMap;
+use async_nats::jetstream::stream::Config;
 use cli::dead_letters::replay;
-use contract::facts::Received;
-use contract::queues::{REQUESTS, RESPONSES};
+use contract::Amount;
+use contract::facts::{Received, STORED};
+use contract::queues::{DueRequest, REQUESTS, RESPONSES, SCHEDULES};
 use jiff::SignedDuration;
 use testkit::eventually::eventually;
 use testkit::process::logged;
 use workqueue::dead_letters::{self, ATTEMPTS, BY, Cause, Original, REASON, SUBJECT, list};
-use workqueue::{JobId, topology};
+use workqueue::{Job, JobId, Publication, Queue, Trace, topology};
 
 use crate::deployment::{Deployment, Service, admin, creation, ended, publication, succeeded};
 use crate::foreign_messages::{Raw, publish_raw};
@@ -18,6 +20,19 @@ use crate::round_trips::request;
 
 pub fn value<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
     headers.get(name).map_or("", |value| value.as_str())
+}
+
+/// Publishes the dead letter of a message from this queue.
+pub async fn publish_dead_letter(
+    deployment: &Deployment,
+    queue: Queue,
+    original: &Publication,
+    reason: &str,
+) {
+    let Publication { subject, headers, body } = original;
+    let dead = Original { queue, sequence: 1, subject, headers: Some(headers), body };
+    let cause = Cause { reason, attempts: 1, at: workqueue::now(), by: "by hand" };
+    deployment.publish(&dead.dead_letter(&cause)).await;
 }
 
 #[tokio::test]
@@ -257,20 +272,73 @@ async fn dead_letter_whose_replay_is_not_stored_stays() {
     let mut headers = HeaderMap::new();
     // A header with an instruction that the broker cannot follow, so it refuses the message.
     headers.insert("Nats-Expected-Last-Msg-Id", "another");
-    let dead = Original {
-        queue: REQUESTS,
-        sequence: 1,
-        subject: &REQUESTS.subject(id),
-        headers: Some(&headers),
-        body: &"not JSON".into(),
-    };
-    let (reason, by) = ("failed", "by hand");
-    let cause = Cause { reason, attempts: 1, at: workqueue::now(), by };
-    deployment.publish(&dead.dead_letter(&cause)).await;
+    let original = Publication { subject: REQUESTS.subject(id), headers, body: "not JSON".into() };
+    publish_dead_letter(&deployment, REQUESTS, &original, "failed").await;
     let letters = list(deployment.nats(), None).await.unwrap();
     assert!(letters[0].full().contains("not JSON"), "{}", letters[0].full());
     let (status, said) = deployment.decoupled(["dead-letters", "replay", "--all"]).await;
     assert_eq!(status, Some(2), "{said}");
     assert!(said.ends_with("Error: 1 of 1 could not be replayed\n"), "{said}");
+    assert_eq!(list(deployment.nats(), None).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn dead_letters_are_listed_over_several_pages() {
+    // A page has 100.
+    const LETTERS: usize = 201;
+    let deployment = Deployment::start().await;
+    let run = async |words: &[&str]| {
+        let (status, said) = deployment.decoupled(["dead-letters"].iter().chain(words)).await;
+        assert_eq!(status, Some(0), "{said}");
+        said
+    };
+    assert_eq!(run(&["list"]).await, "There are no dead letters.\n");
+    assert_eq!(run(&["list", "--json"]).await, "[]\n");
+    let id = JobId::new().to_string();
+    for number in 0..LETTERS {
+        let key = if number < 2 { id.as_str() } else { "garbage" };
+        let subject = dead_letters::subject("REQUESTS", key);
+        deployment.publish_raw(&subject, HeaderMap::new(), b"x").await;
+    }
+    let letters = list(deployment.nats(), None).await.unwrap();
+    let lines: Vec<String> = letters.iter().map(|letter| format!("{letter}\n")).collect();
+    assert_eq!(run(&["list"]).await, lines.concat());
+    let json = serde_json::to_string_pretty(&letters).unwrap();
+    assert_eq!(run(&["list", "--json"]).await, format!("{json}\n"));
+    for (name, count) in [(id.as_str(), 2), ("garbage", LETTERS - 2), ("201", 1)] {
+        assert_eq!(run(&["show", name]).await.matches("attempt ?").count(), count, "{name}");
+    }
+    let (status, said) = deployment.decoupled(["dead-letters", "show", "*"]).await;
+    assert_eq!((status, said.as_str()), (Some(2), "Error: there is no dead letter *\n"));
+}
+
+#[tokio::test]
+async fn discard_without_room_keeps_a_letter_and_continues() {
+    let deployment = Deployment::start().await;
+    publish_dead_letter(&deployment, REQUESTS, &publication(&request()), "failed").await;
+    let garbage = dead_letters::subject("REQUESTS", "garbage");
+    deployment.publish_raw(&garbage, HeaderMap::new(), b"x").await;
+    // There is no room for the cancellation of the request.
+    let config = topology::bucket_state(deployment.nats(), STORED).await.unwrap().config;
+    deployment.nats().update_stream(Config { max_bytes: 1, ..config }).await.unwrap();
+    let (status, said) = deployment.decoupled(["dead-letters", "discard", "--all"]).await;
+    assert_eq!(status, Some(2), "{said}");
+    assert!(said.contains("it is away, or has no room"), "{said}");
+    assert!(said.contains("Discarded 1 of 2."), "{said}");
+    let left = list(deployment.nats(), None).await.unwrap();
+    assert!(left.len() == 1 && left[0].id != "garbage", "{left:?}");
+}
+
+#[tokio::test]
+async fn letter_of_a_newer_scheduled_request_is_not_discarded() {
+    let deployment = Deployment::start().await;
+    let id = JobId::new();
+    let due = DueRequest::new(Amount::new(1, 8).unwrap(), "by hand");
+    let mut newer = due.publication(id, &Trace::default()).unwrap();
+    newer.headers.insert("Message-Version", "2");
+    publish_dead_letter(&deployment, SCHEDULES, &newer, "unsupported: its version is 2").await;
+    let (status, said) = deployment.decoupled(["dead-letters", "discard", &id.to_string()]).await;
+    assert_eq!(status, Some(2), "{said}");
+    assert!(said.contains("use the newer program"), "{said}");
     assert_eq!(list(deployment.nats(), None).await.unwrap().len(), 1);
 }

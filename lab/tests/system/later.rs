@@ -4,8 +4,11 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use async_nats::HeaderMap;
+use async_nats::jetstream::stream::Config;
+use cli::dead_letters::replay;
+use cli::declare::declare;
 use contract::Amount;
-use contract::facts::{RECEIVED, REQUESTED, Stored};
+use contract::facts::{RECEIVED, REQUESTED, Received, Stored};
 use contract::queues::{DueRequest, REQUESTS, Request, SCHEDULES};
 use futures_util::future::join_all;
 use jiff::Timestamp;
@@ -13,11 +16,15 @@ use serde_json::{Value, json};
 use testkit::eventually::eventually;
 use testkit::http::{self, HttpResponse};
 use testkit::proxy::Proxy;
+use workqueue::dead_letters::list;
 use workqueue::topology::Limits;
-use workqueue::{JobId, Metrics, Producer, now};
+use workqueue::{Job, JobId, Metrics, Producer, Trace, now};
 
 use crate::api::{accepted, gateway, get, post};
-use crate::deployment::{Deployment, LIMITS, Service, ready, run, soon};
+use crate::dead_letters::publish_dead_letter;
+use crate::deployment::{Deployment, LIMITS, Service, creation, ready, run, soon};
+use crate::foreign_messages::acknowledgment;
+use crate::round_trips::request;
 
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -288,6 +295,22 @@ async fn full_queue_delays_due_requests_alone() {
 }
 
 #[tokio::test]
+async fn smaller_limit_of_bytes_drops_no_schedule() {
+    let deployment = Deployment::start().await;
+    let at = now() + Duration::from_hours(1);
+    for _ in 0..3 {
+        submit_later(&deployment, at).await;
+    }
+    let smaller = Limits { max_bytes: Some(500), ..LIMITS };
+    let changes = declare(deployment.nats(), &smaller).await.unwrap();
+    let kept = "stream SCHEDULES holds more than a max_bytes of 500 allows: kept it at -1";
+    assert!(changes.iter().any(|line| line == kept), "{changes:?}");
+    let others = "changed stream REQUESTS: max_bytes from -1 to 500";
+    assert!(changes.iter().any(|line| line == others), "{changes:?}");
+    assert_eq!(depths(&deployment).await, (0, 3));
+}
+
+#[tokio::test]
 async fn restored_broker_fires_its_schedules() {
     let deployment = Deployment::start().await;
     let at = now() + 5 * SECOND;
@@ -381,6 +404,62 @@ async fn dead_lettered_due_request_is_shown_and_discarded() {
     assert_eq!((&state["status"], state.get("dead_letter")), (&json!("cancelled"), None));
     let verdict = deployment.verdict().await;
     assert!(verdict.is_clean() && verdict.dead_lettered == 0, "{verdict}");
+}
+
+#[tokio::test]
+async fn replayed_due_letter_that_dies_again_is_dead_lettered() {
+    let deployment = Deployment::start().await;
+    let stream = deployment.nats().get_stream(REQUESTS.stream).await.unwrap();
+    let config = stream.cached_info().config.clone();
+    // No request fits into its queue.
+    deployment.nats().update_stream(Config { max_message_size: 50, ..config }).await.unwrap();
+    let _requestor = deployment.run(Service::Requestor, "requestor", &[]).await;
+    let id = submit_later(&deployment, now() - SECOND).await;
+    for sequence in [1, 2] {
+        let letters = eventually("it is a dead letter", async || {
+            let letters = list(deployment.nats(), None).await.unwrap();
+            let sequences: Vec<u64> = letters.iter().map(|letter| letter.sequence).collect();
+            if sequences == [sequence] { Ok(letters) } else { Err(letters) }
+        })
+        .await;
+        let verdict = deployment.verdict().await;
+        assert_eq!(verdict.ids.dead_lettered, [id.to_string()], "{verdict}");
+        assert_eq!(verdict.unasked, 0, "{verdict}");
+        assert_eq!(replay(deployment.connection(), &letters).await.unwrap(), 0);
+    }
+}
+
+#[tokio::test]
+async fn discard_accepts_an_answered_request_that_was_due() {
+    let deployment = Deployment::start().await;
+    // The request was submitted, but the requestor died before it recorded that.
+    let request = request();
+    let due = DueRequest::new(request.amount, "by hand");
+    let original = due.publication(request.id, &Trace::default()).unwrap();
+    publish_dead_letter(&deployment, SCHEDULES, &original, "failed").await;
+    let stored = acknowledgment(&request, "aaaa");
+    let (id, values) = (request.id, stored.values.clone());
+    let received = Received { id, values, marked_by: "by hand".to_owned(), received_at: now() };
+    deployment.publish(&creation(&Stored::Strings(stored))).await;
+    deployment.publish(&creation(&received)).await;
+    let (status, said) = deployment.decoupled(["dead-letters", "discard", "--all"]).await;
+    assert_eq!(status, Some(0), "{said}");
+    let verdict = deployment.verdict().await;
+    assert_eq!((verdict.requested, verdict.complete, verdict.unasked), (1, 1, 0), "{verdict}");
+    assert!(verdict.is_clean(), "{verdict}");
+}
+
+#[tokio::test]
+async fn submit_on_an_empty_broker_creates_all_streams() {
+    for later in [&["--delay=1h"][..], &[]] {
+        let deployment = Deployment::bare().await;
+        let submit = ["requests", "submit", "--ack-wait=1s"];
+        let (status, said) = deployment.decoupled(submit.iter().chain(later)).await;
+        assert_eq!(status, Some(0), "{said}");
+        // Only the rate limits need more.
+        let changes = declare(deployment.nats(), &LIMITS).await.unwrap();
+        assert_eq!(changes, ["created stream RATES"]);
+    }
 }
 
 #[tokio::test]

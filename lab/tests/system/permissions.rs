@@ -62,7 +62,7 @@ const PUBLISHES: &[(&str, &[&str])] = &[
     ("schedules.once.id", &[OPERATOR, GATEWAY]),
     ("schedules.every.name", &[OPERATOR, GATEWAY]),
     ("schedules.other", &[]),
-    ("due.once.id", &[DECLARER, OPERATOR]),
+    ("due.once.id", &[REQUESTOR, DECLARER, OPERATOR]),
     ("due.every.name", &[DECLARER, OPERATOR]),
     ("dead_letters.REQUESTS.id", &[GENERATOR, DECLARER]),
     ("dead_letters.RESPONSES.id", &[REQUESTOR, DECLARER]),
@@ -686,14 +686,21 @@ async fn every_user_has_the_permissions_that_it_needs() {
     assert!(listed.contains(submitted.trim()), "{listed}");
     guarded.decoupled(OPERATOR, &["queues", "pause", "RESPONSES", "--for=1m"]).await;
     guarded.decoupled(OPERATOR, &["queues", "resume", "RESPONSES"]).await;
+    // The operator cancels a scheduled request, and another one by its dead letter.
+    let scheduled = api::accepted(&api::post(api, None, &json!({"delay": "1h"})).await).to_string();
+    let shown = guarded.decoupled(OPERATOR, &["requests", "cancel", &scheduled]).await;
+    assert!(shown.contains("cancelled"), "{shown}");
+    let expired = ["requests", "submit", "--expires-at=2020-01-01T00:00:00Z"];
+    guarded.decoupled(REQUESTOR, &expired).await;
+    guarded.dead_letters(1).await;
     let discarded = guarded.decoupled(OPERATOR, &["dead-letters", "discard", "--all"]).await;
-    assert_eq!(discarded, "There are no such dead letters.\n");
+    assert_eq!(discarded, "Discarded 1 of 1.\n");
 
     let verdict = guarded.verdict().await;
     assert!(verdict.is_clean(), "{verdict}");
     assert_eq!(
-        (verdict.complete, verdict.pending, verdict.dead_lettered),
-        (209, 0, 0),
+        (verdict.complete, verdict.cancelled, verdict.pending, verdict.dead_lettered),
+        (211, 2, 0, 0),
         "{verdict}"
     );
 
@@ -746,15 +753,17 @@ async fn failed_and_redelivered_bundles_need_no_other_permission() {
 #[tokio::test]
 async fn limited_service_waits_for_counters_of_a_restarted_broker() {
     let mut guarded = Guarded::declared().await;
-    let _declaring = guarded.declare_and_watch(LIMITS.queue_limit).await;
     let limited = [("RATE_LIMIT", "1000")];
-    let _generator = guarded.run(Service::Generator, "generator", &limited).await;
+    let generator = guarded.run(Service::Generator, "generator", &limited).await;
     let total = [("REQUEST_TOTAL", "50"), ("REQUEST_RATE", "max")];
     succeeded(&mut guarded.run(Service::Requestor, "before", &total).await).await;
     // The counters were in memory, and no service may create their stream.
     guarded.broker.kill().await.unwrap();
     guarded.broker.restart().await.unwrap();
-    succeeded(&mut guarded.run(Service::Requestor, "after", &total).await).await;
+    let mut after = guarded.run(Service::Requestor, "after", &total).await;
+    logged(&generator, "this stream is missing and this user may not create it").await;
+    let _declaring = guarded.declare_and_watch(LIMITS.queue_limit).await;
+    succeeded(&mut after).await;
     let verdict = guarded.verdict().await;
     assert_eq!((verdict.requested, verdict.complete), (100, 100), "{verdict}");
 }

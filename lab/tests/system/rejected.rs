@@ -145,7 +145,10 @@ async fn each_is_rejected(
         deployment.publish(&accepted(&wrong, queue.key(&publication.subject).unwrap())).await;
         let right = request();
         if queue == ACKNOWLEDGMENTS {
-            deployment.publish(&creation(&Stored::Strings(acknowledgment(&right, "aaaa")))).await;
+            for request in [&wrong, &right] {
+                let stored = Stored::Strings(acknowledgment(request, "aaaa"));
+                deployment.publish(&creation(&stored)).await;
+            }
         }
         deployment.publish(&healthy(&right)).await;
         deployment.publish(&creation(&right)).await;

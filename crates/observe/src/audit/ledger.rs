@@ -5,10 +5,10 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::time::Duration;
 
 use contract::facts::{self, Received, Stored};
-use contract::queues::Request;
+use contract::queues::{ACKNOWLEDGMENTS, Request};
 use contract::{Decision, RequestState};
 use jiff::{SignedDuration, Timestamp};
-use workqueue::{Bucket, Fact, JobId};
+use workqueue::{Bucket, Fact, JobId, Queue};
 
 /// A fact by which a request is judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -61,14 +61,16 @@ pub(super) struct Seen {
     pub(super) in_a_queue: bool,
     /// It is in a bundle in a queue, whose message has another id.
     pub(super) in_a_bundle: bool,
-    pub(super) dead_letter: Option<DeadLetterOf>,
+    dead_letter: Option<DeadLetterOf>,
 }
 
-/// What became a dead letter.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What became a dead letter. Of several, the last one here counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum DeadLetterOf {
-    /// A message of one of the three steps.
-    AStep,
+    /// An acknowledgment.
+    Acknowledgment,
+    /// A request or a response.
+    EarlierStep,
     /// A request for later that was due, and not submitted yet.
     DueRequest,
 }
@@ -126,6 +128,10 @@ impl Seen {
         self.revisions(fact).decision = None;
     }
 
+    pub(super) fn note_dead_letter(&mut self, of: DeadLetterOf) {
+        self.dead_letter = self.dead_letter.max(Some(of));
+    }
+
     /// Whether a message in a queue is all that there is of it.
     pub(super) fn is_only_in_a_queue(&self) -> bool {
         *self == Self { in_a_queue: true, ..Self::default() }
@@ -157,8 +163,13 @@ impl Seen {
         }
         let written_twice =
             [&self.requested, &self.stored, &self.received].iter().any(|fact| fact.written > 1);
-        // A dead letter of any step accounts for the request.
-        let dead_letter = |_| self.dead_letter.map(|_| ());
+        // A dead letter of any step accounts for the request. But without stored strings, that of an acknowledgment is
+        // not what the request waits for.
+        let dead_letter = |queue: Queue| {
+            let accounts =
+                |of: &DeadLetterOf| *of != DeadLetterOf::Acknowledgment || queue == ACKNOWLEDGMENTS;
+            self.dead_letter.filter(accounts).map(|_| ())
+        };
         let is_requested = self.is_requested();
         let is_scheduled = self.is_scheduled && !is_requested;
         let received = self.received.decision.and_then(Decision::strings);
@@ -281,16 +292,31 @@ mod tests {
     fn incomplete_request_is_pending_in_a_queue_or_dead_lettered() {
         let mut seen = complete();
         seen.note_removal(JudgedFact::Received);
-        seen.dead_letter = Some(DeadLetterOf::AStep);
+        seen.note_dead_letter(DeadLetterOf::EarlierStep);
         assert_eq!(standing(&seen), Standing::DeadLettered);
         seen.in_a_queue = true;
         assert_eq!(standing(&seen), Standing::Pending);
     }
 
     #[test]
+    fn dead_acknowledgment_does_not_hide_a_lost_stored_fact() {
+        let mut seen = complete();
+        seen.note_removal(JudgedFact::Received);
+        seen.note_dead_letter(DeadLetterOf::Acknowledgment);
+        assert_eq!(standing(&seen), Standing::DeadLettered);
+        seen.note_removal(JudgedFact::Stored);
+        assert_eq!(standing(&seen), Standing::Lost);
+        // Its response may be replayed.
+        seen.note_dead_letter(DeadLetterOf::EarlierStep);
+        assert_eq!(standing(&seen), Standing::DeadLettered);
+        seen.note_dead_letter(DeadLetterOf::Acknowledgment);
+        assert_eq!(standing(&seen), Standing::DeadLettered);
+    }
+
+    #[test]
     fn complete_request_stays_complete_with_a_dead_letter() {
         let mut seen = complete();
-        seen.dead_letter = Some(DeadLetterOf::AStep);
+        seen.note_dead_letter(DeadLetterOf::EarlierStep);
         seen.in_a_queue = true;
         assert_eq!(standing(&seen), Standing::Complete);
     }
@@ -374,7 +400,7 @@ mod tests {
 
     #[test]
     fn dead_letter_older_than_the_guarantees_is_not_judged() {
-        let seen = Seen { dead_letter: Some(DeadLetterOf::AStep), ..Seen::default() };
+        let seen = Seen { dead_letter: Some(DeadLetterOf::EarlierStep), ..Seen::default() };
         let id = JobId::new();
         let (now, a_day) = (id.made_at(), SignedDuration::from_hours(24));
         assert_eq!(seen.standing(&id.to_string(), now, DAY), Standing::Unasked);

@@ -28,6 +28,10 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// The longest time without an answer of the broker: a cluster may have to elect a new leader.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// The number of answers that may each fail after a longer time than that. Each may have been answered until shortly
+/// before its end.
+const LONG_ANSWERS: u32 = 3;
+
 /// The time for the new leader of a stream to apply the messages that its predecessor confirmed. Before that, it answers
 /// as if they were not there.
 const CATCH_UP: Duration = Duration::from_secs(2);
@@ -86,10 +90,16 @@ async fn left_in_queues(nats: &Context) -> anyhow::Result<u64> {
 /// Repeats the whole question if the broker does not answer: a cluster may be electing a leader.
 async fn patiently<T>(ask: impl AsyncFn() -> anyhow::Result<T>) -> anyhow::Result<T> {
     // From the first silence on, because a whole question may take longer than that.
-    let mut limit = None;
+    let (mut limit, mut long_answers) = (None, 0);
     let mut logged = LogOnce::default();
     loop {
-        match ask().await {
+        let begun = Instant::now();
+        let answer = ask().await;
+        if begun.elapsed() > PATIENCE && long_answers < LONG_ANSWERS {
+            // The silence before it had ended.
+            (limit, long_answers) = (None, long_answers + 1);
+        }
+        match answer {
             Err(error)
                 if !is_final(&error)
                     && Instant::now() < *limit.get_or_insert_with(|| Instant::now() + PATIENCE) =>
@@ -186,4 +196,38 @@ async fn look_again(
         ledger.extend(seen.map(|seen| (id, seen)));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use anyhow::{anyhow, ensure};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn long_question_that_meets_a_second_silence_is_repeated() {
+        let asked = Cell::new(0);
+        let answer = patiently(async || {
+            asked.set(asked.get() + 1);
+            if asked.get() == 2 {
+                sleep(PATIENCE * 2).await;
+            }
+            ensure!(asked.get() > 2, "the broker does not answer");
+            Ok(asked.get())
+        });
+        assert_eq!(answer.await.unwrap(), 3);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn question_that_is_never_answered_ends() {
+        for time in [Duration::ZERO, PATIENCE * 2] {
+            let answer = patiently(async || {
+                sleep(time).await;
+                Err::<(), _>(anyhow!("the broker does not answer"))
+            });
+            answer.await.unwrap_err();
+        }
+    }
 }

@@ -10,12 +10,11 @@ use async_nats::jetstream::Context;
 use async_nats::jetstream::context::RequestErrorKind;
 use async_nats::jetstream::message::Message;
 use async_nats::jetstream::stream::InfoError;
-use contract::queues::{self, Request};
+use contract::queues::{self, DueRequest, Request};
 use futures_util::{StreamExt, TryStreamExt, stream};
 use jiff::Timestamp;
-use workqueue::{
-    Fact, JobId, Queue, batch, bundled_ids, dead_letters, last_message, reading, topology,
-};
+use workqueue::dead_letters::{self, DeadLetter};
+use workqueue::{Fact, JobId, Queue, batch, bundled_ids, last_message, reading, topology};
 
 use super::evidence::Requestors;
 use super::ledger::{DeadLetterOf, JudgedFact, Ledger, Seen};
@@ -73,8 +72,13 @@ pub(super) async fn everything(
     let all = || dead_letters::SUBJECTS.to_owned();
     let filter = id.map_or_else(all, |id| dead_letters::subject("*", id));
     let letters = subjects(nats, dead_letters::STREAM, &filter).await?;
-    for id in letters.iter().filter_map(|subject| dead_letters::key(subject)) {
-        ledger.entry(id.to_owned()).or_default().dead_letter = Some(DeadLetterOf::AStep);
+    for (queue, id) in letters.iter().filter_map(|subject| queue_and_id(subject)) {
+        let of = if queue == acknowledgments {
+            DeadLetterOf::Acknowledgment
+        } else {
+            DeadLetterOf::EarlierStep
+        };
+        ledger.entry(id.to_owned()).or_default().note_dead_letter(of);
     }
     if id.is_none() {
         read_dead_when_due(nats, &mut ledger).await?;
@@ -82,8 +86,16 @@ pub(super) async fn everything(
     Ok(ledger)
 }
 
-/// Reads the dead letters of requests that were due. The broker has marked those that a schedule fired, and so tells them
-/// from messages that a person published.
+/// The queue and the id in the subject of a dead letter. None for one of another system in this account.
+fn queue_and_id(subject: &str) -> Option<(Queue, &str)> {
+    let id = dead_letters::key(subject)?;
+    let mut all = queues::ALL.into_iter();
+    let queue = all.find(|queue| dead_letters::subject(queue.stream, id) == subject)?;
+    Some((queue, id))
+}
+
+/// Reads the dead letters of requests that were due. The broker has marked those that a schedule fired. A replay or a
+/// copy lacks the mark, so each one that can be decoded counts as well, even if a person has published it.
 async fn read_dead_when_due(nats: &Context, ledger: &mut Ledger) -> anyhow::Result<()> {
     let subjects = dead_letters::subject(queues::SCHEDULES.stream, "*");
     let fired = format!("{}{NATS_SCHEDULER}", dead_letters::ORIGINAL);
@@ -92,9 +104,12 @@ async fn read_dead_when_due(nats: &Context, ledger: &mut Ledger) -> anyhow::Resu
         let (letters, left) =
             batch::from_sequence(nats, dead_letters::STREAM, &subjects, from, DEAD_LETTERS).await?;
         next = letters.last().filter(|_| left > 0).map(|last| last.sequence + 1);
-        let fired = letters.iter().filter(|letter| letter.headers.get(fired.as_str()).is_some());
-        for id in fired.filter_map(|letter| dead_letters::key(&letter.subject)) {
-            ledger.entry(id.to_owned()).or_default().dead_letter = Some(DeadLetterOf::DueRequest);
+        for letter in letters {
+            let is_fired = letter.headers.get(fired.as_str()).is_some();
+            let letter = DeadLetter::from(letter);
+            if is_fired || letter.decode::<DueRequest>().is_some() {
+                ledger.entry(letter.id).or_default().note_dead_letter(DeadLetterOf::DueRequest);
+            }
         }
     }
     Ok(())
