@@ -137,10 +137,10 @@ async fn messages(nats: &Connection, stream: &str, subjects: &str) -> Result<Eve
         let batch = batch::from_sequence(nats.context(), stream, subjects, from, BATCH);
         let (messages, left) = batch.await?;
         for message in &messages {
-            // A message that is no JSON is no event.
             let body: serde_json::Value = serde_json::from_slice(&message.body).unwrap_or_default();
-            let order = body["order"].as_str().unwrap_or_default();
-            events.insert((order.to_owned(), body["number"].as_i64().unwrap_or_default()));
+            // Anything else, as in some dead letters, is no event.
+            let event = body["order"].as_str().zip(body["number"].as_i64());
+            events.extend(event.map(|(order, number)| (order.to_owned(), number)));
             from = message.sequence + 1;
         }
         if left == 0 || messages.is_empty() {

@@ -15,6 +15,9 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(3);
 /// The first and the highest ceiling of the pause between two tries while the database is away.
 const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 
+/// Begins a claim. Postgres ends it, and releases its rows, if the relay is paused or cannot be reached for a minute.
+const CLAIM: &str = "BEGIN; SET LOCAL idle_in_transaction_session_timeout = '1min'";
+
 /// A transaction that writes.
 pub(crate) type Writing = Transaction<'static, Any>;
 
@@ -79,7 +82,7 @@ impl Database {
         if is_sqlite(&self.url) {
             return Ok((sqlx::query_as(first).bind(count).fetch_all(&self.pool).await?, None));
         }
-        let mut claim = self.begin().await?;
+        let mut claim = self.pool.begin_with(CLAIM).await?;
         let locked = AssertSqlSafe(format!("{first} FOR UPDATE OF event SKIP LOCKED"));
         Ok((sqlx::query_as(locked).bind(count).fetch_all(&mut *claim).await?, Some(claim)))
     }
@@ -128,10 +131,10 @@ pub(crate) fn is_transient(error: &Error) -> bool {
     match error {
         Error::Io(_) | Error::PoolTimedOut => true,
         Error::Database(error) => error.code().is_some_and(|code| match &*code {
-            // SQLite is busy, or locked.
-            "5" | "6" | "261" | "517" => true,
-            // Postgres: connections, collisions, resources; it stops, or starts.
-            state => ["08", "40", "53", "57P"].iter().any(|class| state.starts_with(class)),
+            // SQLite is busy, locked, or full.
+            "5" | "6" | "13" | "261" | "517" => true,
+            // Postgres: connections, a claim that was ended, collisions, resources; it stops, or starts.
+            state => ["08", "25P", "40", "53", "57P"].iter().any(|class| state.starts_with(class)),
         }),
         _ => false,
     }

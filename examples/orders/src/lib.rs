@@ -91,7 +91,8 @@ impl Program {
     ///
     /// If the logs or the database cannot be used, and waiting does not help.
     pub async fn start(file: &str, tables: Migrator) -> anyhow::Result<Option<Self>> {
-        let settings = Settings::from_env();
+        // The audit reads no bundles.
+        let settings = Settings { bundle_limit: 1, ..Settings::from_env() };
         let logs = workqueue::init_telemetry(&settings.telemetry)?;
         let stop = workqueue::stop_on_signals()?;
         let url = variable("DATABASE_URL").unwrap_or_else(|| format!("sqlite:{file}"));

@@ -132,7 +132,7 @@ async fn place(
     Ok((status, show(State(orders), Path(id)).await?))
 }
 
-/// Answers 202, or 409 if the order cannot be cancelled.
+/// Answers 202, also if the order is cancelled already: a client that got no answer repeats its request.
 async fn cancel(
     State(orders): State<Orders>,
     Path(id): Path<JobId>,
@@ -144,8 +144,10 @@ async fn cancel(
     let cancel = "UPDATE orders SET status = 'cancelling', events = 2 \
          WHERE id = $1 AND events = 1 RETURNING amount";
     let cancel = sqlx::query_scalar(cancel).bind(id.to_string());
-    let amount = cancel.fetch_optional(&mut *transaction).await?;
-    let Some(amount) = amount else { return Ok(StatusCode::CONFLICT) };
+    let Some(amount) = cancel.fetch_optional(&mut *transaction).await? else {
+        // If there is no such order, this answers 404.
+        return show(State(orders), Path(id)).await.map(|_cancelled| StatusCode::ACCEPTED);
+    };
     let change = Change::Cancelled;
     let event = OrderEvent { id: JobId::new(), order: id, number: 2, change, amount };
     orders.commit(transaction, event, &span.trace(&trace)).await?;

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sqlx::Result;
 use sqlx::migrate::Migrator;
-use workqueue::{Context, Failure, Handler, RetryPolicy};
+use workqueue::{Context, Failure, Handler, RetryPolicy, now};
 
 use crate::database::{Database, patiently};
 use crate::{Change, OrderEvent, Outcome};
@@ -14,9 +14,6 @@ pub const TABLES: Migrator = sqlx::migrate!("migrations/payments");
 
 /// The highest amount that is paid, in cents. A higher order is declined.
 pub const LIMIT: i64 = 100_000;
-
-/// The delay of an event that comes before its predecessor.
-const TOO_EARLY: Duration = Duration::from_millis(200);
 
 /// Takes the money, and refunds it.
 pub struct Payments(pub Database);
@@ -35,7 +32,10 @@ impl Handler for Payments {
     async fn handle(&self, event: OrderEvent, cx: &Context) -> Result<(), Failure> {
         let Some(status) = patiently(|| self.take(&event)).await? else {
             let reason = format!("event {} of its order comes first", event.number - 1);
-            return Err(Failure::RetryAfter(TOO_EARLY, reason.into()));
+            // Usually it waits for a moment; but if its predecessor is a dead letter, until that is replayed.
+            let age = now().duration_since(event.id.made_at()).unsigned_abs();
+            let delay = (age / 10).clamp(Duration::from_millis(200), Duration::from_secs(30));
+            return Err(Failure::RetryAfter(delay, reason.into()));
         };
         cx.publish(&Outcome { order: event.order, number: event.number, status }).await?;
         Ok(())

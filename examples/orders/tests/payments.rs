@@ -1,11 +1,16 @@
 //! The payments handler alone, on a database of its own, without a broker.
 
+use std::time::Duration;
+
 use orders::database::Database;
 use orders::payments::{LIMIT, Payments, TABLES};
 use orders::{Change, OrderEvent, Outcome};
 use tempfile::TempDir;
 use workqueue::testing::Recorder;
 use workqueue::{Failure, Handler, JobId};
+
+/// An id that was made in 2024.
+const OLD: &str = "01900000-0000-7000-8000-000000000000";
 
 async fn payments() -> (Payments, TempDir) {
     let directory = tempfile::tempdir().unwrap();
@@ -50,6 +55,11 @@ async fn event_that_comes_too_early_is_snoozed() {
     let cancelled = event(order, 2, Change::Cancelled, 70);
     let handled = payments.handle(cancelled.clone(), &Recorder::new().context()).await;
     assert!(matches!(handled, Err(Failure::RetryAfter(..))), "{handled:?}");
+    // The older the event, the longer the delay.
+    let old = OrderEvent { id: OLD.parse().unwrap(), ..cancelled.clone() };
+    let handled = payments.handle(old, &Recorder::new().context()).await;
+    let longest = Duration::from_secs(30);
+    assert!(matches!(handled, Err(Failure::RetryAfter(it, _)) if it == longest), "{handled:?}");
     assert_eq!(amounts(&payments).await, [0_i64; 0]);
     let placed = event(order, 1, Change::Placed, 70);
     assert_eq!(statuses(&payments, &[&placed, &cancelled]).await, ["paid", "refunded"]);

@@ -57,9 +57,9 @@ async fn each_request_is_answered_while_both_run() {
 
 #[tokio::test]
 async fn each_request_fails_without_a_generator() {
-    let directory = tempfile::tempdir().unwrap();
-    let (mut generator, url) = generator(directory.path(), &[]).await;
-    generator.kill().await.unwrap();
+    // No other process gets the port.
+    let (_held, port) = ReservedPorts::free().unwrap();
+    let url = format!("http://127.0.0.1:{port}");
     let settings = ["--total", "60", "--retries", "2"];
     let without = tally(&url, &settings).await;
     assert_eq!((&without["failed"], &without["calls"]), (&60.into(), &180.into()), "{without}");

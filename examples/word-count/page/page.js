@@ -1,5 +1,5 @@
 // Shows the jobs once a second. What comes from the web goes through textContent alone, and never becomes markup.
-const [form, status, rows] = ["form", "p", "tbody"].map((it) => document.querySelector(it));
+const [form, error, status, rows] = ["form", "span", "p", "tbody"].map((it) => document.querySelector(it));
 
 const outcome = ({ state, reason, output }) => {
   if (state === "failed") return reason;
@@ -16,7 +16,7 @@ const show = async () => {
   status.textContent = `${jobs} jobs, ${done} done`;
   rows.replaceChildren(...latest.map((job) => {
     const row = document.createElement("tr");
-    const page = job.input.url ?? JSON.stringify(job.input);
+    const page = job.input?.url ?? JSON.stringify(job.input);
     for (const text of [job.task, page, job.state, outcome(job), job.worker ?? ""]) {
       row.insertCell().textContent = text;
     }
@@ -30,7 +30,7 @@ form.addEventListener("submit", async (event) => {
   const body = JSON.stringify({ url: form.url.value });
   const answer = await fetch("word-counts", { method: "POST", headers, body });
   if (answer.ok) form.reset();
-  else status.textContent = (await answer.json()).detail;
+  error.textContent = answer.ok ? "" : (await answer.json()).detail;
 });
 
 for (;;) {

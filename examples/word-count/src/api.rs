@@ -1,6 +1,5 @@
 //! The HTTP API, and the page.
 
-use std::collections::HashMap;
 use std::fmt::Display;
 use std::time::Duration;
 
@@ -18,9 +17,7 @@ use serde_json::{Value, json};
 use tokio::time::timeout;
 use workqueue::batch::last_under_each;
 use workqueue::schedules::{self, Schedule};
-use workqueue::{
-    Job, JobId, Priority, PublishError, Recurrence, Running, Span, Trace, dead_letters,
-};
+use workqueue::{JobId, Priority, PublishError, Recurrence, Running, Span, Trace, dead_letters};
 
 use crate::{InvalidUrl, Recount, Store, Task, check};
 
@@ -28,11 +25,14 @@ use crate::{InvalidUrl, Recount, Store, Task, check};
 const MOST_PAGES: usize = 10_000;
 const MOST_BYTES: usize = 4 << 20;
 
-/// The most pages of a batch that are published at a time. The other places are for the form.
+/// The most pages of a batch that are published at a time, so that the form's publishes do not wait behind a batch.
 const AT_A_TIME: usize = 64;
 
 /// The time limit for the broker to answer, and for the queue to have room.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The error once that limit is reached.
+const LATE: &str = "the broker is away, or its queue full, and may yet take the job";
 
 /// The number of jobs in the list.
 const LATEST: u32 = 50;
@@ -157,30 +157,29 @@ impl Front {
         let span = Span::server(route, &trace);
         let trace = span.trace(&trace);
         let publishing = self.running.producer.publish(&task, task.id, &trace, None);
-        let published = timeout(PATIENCE, publishing).await;
-        published.context("the broker is away, or its queue full, and may yet take the job")??;
+        timeout(PATIENCE, publishing).await.context(LATE)??;
         let location = format!("{}/{}", route.trim_start_matches("POST /"), task.id);
         let body = Json(json!({ "id": task.id, "location": location }));
         self.store.note(&[task]).await?;
         Ok((StatusCode::ACCEPTED, [(header::LOCATION, location)], body).into_response())
     }
 
-    /// The jobs, with the reasons of those whose tasks are dead letters. Without the reasons while the broker is away.
+    /// The jobs, with the reasons of those that are dead letters. Without the reasons while the broker is away.
     async fn shown(&self, jobs: &[String]) -> Answer<Vec<Value>> {
         let jobs = jobs.iter().map(|job| serde_json::from_str(job));
         let mut jobs = jobs.collect::<Result<Vec<Value>, _>>()?;
-        let subject = |id: &str| dead_letters::subject(Task::QUEUE.stream, id);
-        let waiting = jobs.iter_mut().filter(|job| job["state"] == "waiting");
-        let mut waiting: HashMap<String, &mut Value> =
-            waiting.map(|job| (subject(job["id"].as_str().unwrap_or_default()), job)).collect();
-        let subjects: Vec<String> = waiting.keys().cloned().collect();
+        // From any queue, because the result of a task may be a dead letter as well.
+        let subject = |job: &Value| Some(dead_letters::subject("*", job["id"].as_str()?));
+        let waiting = jobs.iter().filter(|job| job["state"] == "waiting");
+        let subjects: Vec<_> = waiting.filter_map(subject).collect();
         let nats = &self.running.connection;
         let asking = last_under_each(nats.context(), dead_letters::STREAM, &subjects);
         if nats.is_connected()
             && let Ok(Ok((letters, _))) = timeout(PATIENCE, asking).await
         {
             for letter in letters {
-                if let Some(job) = waiting.get_mut(&letter.subject) {
+                let id = dead_letters::key(&letter.subject);
+                if let Some(job) = jobs.iter_mut().find(|job| job["id"].as_str() == id) {
                     job["state"] = "failed".into();
                     job["reason"] = dead_letters::reason(&letter.headers).into();
                 }
@@ -248,7 +247,7 @@ async fn show(
     Ok(Json(job))
 }
 
-/// The most frequent words on all pages together.
+/// The most frequent words of the last 1,000 counted pages together.
 async fn words(front: State<Front>, Query(Top { top }): Query<Top>) -> Answer<Response> {
     Ok(Json(front.store.words(top.unwrap_or(10)).await?).into_response())
 }
@@ -262,7 +261,9 @@ async fn schedule(
     let every = workqueue::duration(every.as_deref().unwrap_or("1h")).map_err(Problem::invalid)?;
     let Task { task, input, .. } = word_count(&url, Priority::Normal).map_err(Problem::invalid)?;
     let recount = Recount { task, input };
-    front.running.producer.schedule(&name, &Recurrence::Every(every), &recount).await?;
+    let recurrence = Recurrence::Every(every);
+    let setting = front.running.producer.schedule(&name, &recurrence, &recount);
+    timeout(PATIENCE, setting).await.context(LATE)??;
     Ok(StatusCode::NO_CONTENT)
 }
 

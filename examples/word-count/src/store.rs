@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqliteSynchronous};
 use sqlx::{Result, query, query_as, query_scalar, raw_sql};
 use tracing::warn;
-use workqueue::{Context, Failure, Handler};
+use workqueue::{Context, Failure, Handler, RetryPolicy};
 
 use crate::{Task, TaskResult};
 
@@ -28,11 +28,13 @@ impl Store {
     ///
     /// If there is no such database, or if it cannot be opened.
     pub async fn open(url: &str) -> Result<Self> {
-        // A result is acked once it is stored, so a commit has to reach the disk.
+        // A result is acked once it is stored, so a commit has to reach the disk. Temporary files would have no place in a
+        // container with a read-only root.
         let options = SqliteConnectOptions::from_str(url)?
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full);
+            .synchronous(SqliteSynchronous::Full)
+            .pragma("temp_store", "memory");
         let pool = SqlitePool::connect_with(options).await?;
         raw_sql(TABLES).execute(&pool).await?;
         Ok(Self(pool))
@@ -65,10 +67,13 @@ impl Store {
         job.fetch_optional(&self.0).await
     }
 
-    /// The last jobs, the newest first.
+    /// The last jobs, the newest first, with at most five words of each and without its links.
     pub(crate) async fn latest(&self, jobs: u32) -> Result<Vec<String>> {
-        let latest = query_scalar("SELECT job FROM listed ORDER BY id DESC LIMIT ?").bind(jobs);
-        latest.fetch_all(&self.0).await
+        let latest = "SELECT json_remove(json_replace(job, '$.output.words',
+                          json((SELECT json_group_array(json(value)) FROM json_each(output, '$.words') WHERE key < 5))),
+                          '$.output.links')
+                      FROM listed JOIN jobs USING (id) ORDER BY id DESC LIMIT ?";
+        query_scalar(latest).bind(jobs).fetch_all(&self.0).await
     }
 
     /// The number of jobs, and of those with a result.
@@ -76,10 +81,11 @@ impl Store {
         query_as("SELECT count(*), count(output) FROM jobs").fetch_one(&self.0).await
     }
 
-    /// The most frequent words on all pages together, with their counts.
+    /// The most frequent words of the last 1,000 counted pages together, with their counts.
     pub(crate) async fn words(&self, top: u32) -> Result<Vec<(String, u64)>> {
         let words = "SELECT value ->> 0 AS word, sum(value ->> 1) AS count
-                     FROM jobs, json_each(output, '$.words') WHERE task = 'word_count'
+                     FROM (SELECT output FROM jobs WHERE task = 'word_count' AND output IS NOT NULL
+                           ORDER BY id DESC LIMIT 1000), json_each(output, '$.words')
                      GROUP BY word ORDER BY count DESC, word LIMIT ?";
         query_as(words).bind(top).fetch_all(&self.0).await
     }
@@ -87,6 +93,11 @@ impl Store {
 
 impl Handler for Store {
     type Job = TaskResult;
+
+    fn retry_policy(&self) -> RetryPolicy {
+        // The database may be full or locked for any time.
+        RetryPolicy { max_attempts: Some(u64::MAX), ..RetryPolicy::default() }
+    }
 
     async fn handle(&self, result: TaskResult, cx: &Context) -> std::result::Result<(), Failure> {
         if !self.finish(&result).await? {
@@ -121,14 +132,17 @@ mod tests {
             if is_early {
                 store.note(std::slice::from_ref(&task)).await.unwrap();
             }
-            assert!(store.finish(&result(&task, json!([["fox", 1]]))).await.unwrap());
-            assert!(!store.finish(&result(&task, json!([["fox", 9]]))).await.unwrap());
+            let words = json!([["fox", 9], ["a", 1], ["b", 1], ["c", 1], ["d", 1], ["e", 1]]);
+            assert!(store.finish(&result(&task, words.clone())).await.unwrap());
+            assert!(!store.finish(&result(&task, json!([["fox", 10]]))).await.unwrap());
             store.note(&[task]).await.unwrap();
             let job = store.job(&id.to_string()).await.unwrap().unwrap();
             let job: Value = serde_json::from_str(&job).unwrap();
-            assert_eq!(job["output"], json!({ "words": [["fox", 1]] }));
+            assert_eq!(job["output"], json!({ "words": words }));
         }
         assert_eq!(store.counts().await.unwrap(), (2, 2));
-        assert_eq!(store.words(1).await.unwrap(), [("fox".to_owned(), 2)]);
+        assert_eq!(store.words(1).await.unwrap(), [("fox".to_owned(), 18)]);
+        let latest = store.latest(9).await.unwrap();
+        assert!(latest.len() == 2 && latest.iter().all(|job| job.contains(r#"["d",1]]}"#)));
     }
 }

@@ -59,7 +59,7 @@ impl Kind {
         })
     }
 
-    /// Its retry policy. Waiting for a permit spends no attempt.
+    /// Its retry policy. Waiting for a permit spends no attempt while the queue has room.
     #[must_use]
     pub fn policy(&self) -> RetryPolicy {
         RetryPolicy {
@@ -115,15 +115,13 @@ impl Parts {
 /// The most frequent words, in lower case, with their counts.
 fn words(page: &Page) -> Value {
     let parts = Parts::of(page);
-    let (mut counts, mut total) = (HashMap::<String, u64>::new(), 0_u64);
+    let mut counts = HashMap::<String, u64>::new();
     for word in parts.text.unicode_words() {
         *counts.entry(word.to_lowercase()).or_default() += 1;
-        total += 1;
     }
-    let distinct = counts.len();
+    let (total, distinct) = (counts.values().sum::<u64>(), counts.len());
     let mut words: Vec<_> = counts.into_iter().collect();
-    words
-        .sort_unstable_by(|(a, a_count), (b, b_count)| b_count.cmp(a_count).then_with(|| a.cmp(b)));
+    words.sort_unstable_by(|a, b| b.1.cmp(&a.1).then_with(|| a.0.cmp(&b.0)));
     let words = within_a_message(words, |(word, _)| word.len() + 20);
     json!({ "total": total, "distinct": distinct, "words": words })
 }
@@ -148,11 +146,10 @@ fn title(page: &Page) -> Value {
 
 /// The first items, as many as fit into a message.
 fn within_a_message<T>(all: impl IntoIterator<Item = T>, size: impl Fn(&T) -> usize) -> Vec<T> {
-    let mut room = MOST_BYTES;
+    let mut room = Some(MOST_BYTES);
     let fits = |item: &T| {
-        let rest = room.checked_sub(size(item));
-        room = rest.unwrap_or_default();
-        rest.is_some()
+        room = room.and_then(|room| room.checked_sub(size(item)));
+        room.is_some()
     };
     all.into_iter().take_while(fits).collect()
 }

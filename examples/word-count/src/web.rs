@@ -12,7 +12,8 @@ use bytes::Bytes;
 use encoding_rs::{Encoding, UTF_8};
 use http_body_util::{BodyExt, Empty};
 use hyper::body::Incoming;
-use hyper::header::{CONTENT_TYPE, HeaderName, LOCATION, RETRY_AFTER, USER_AGENT};
+use hyper::header::{CONTENT_ENCODING, CONTENT_TYPE, LOCATION, RETRY_AFTER, USER_AGENT};
+use hyper::http::HeaderName;
 use hyper::{Request, Response};
 use hyper_rustls::HttpsConnectorBuilder;
 use hyper_util::client::legacy::Client;
@@ -26,7 +27,7 @@ use tokio::time::timeout;
 use tower::util::BoxCloneSyncService;
 use tower::{BoxError, ServiceExt, service_fn};
 use tower_http::decompression::{Decompression, DecompressionBody};
-use url::Url;
+use url::{Origin, Url};
 use workqueue::{Context, Failure};
 
 use crate::address::{NotPublic, check, connect};
@@ -39,9 +40,9 @@ const MOST_BYTES: usize = 5_000_000;
 
 const MOST_REDIRECTS: usize = 5;
 
-/// The time for which the rules of a site are cached, and the most sites in the cache.
+/// The time for which the rules of a site are cached, and about the most bytes of the cache.
 const ROBOTS_AGE: Duration = Duration::from_hours(1);
-const MOST_SITES: u64 = 10_000;
+const ROBOTS_BYTES: u64 = 64 << 20;
 
 /// The longest wait that a server may ask for at a time, and the greatest age of a job that waits.
 const LONGEST_WAIT: Duration = Duration::from_hours(1);
@@ -63,7 +64,7 @@ pub struct Web {
     client: BoxCloneSyncService<Request<Empty<Bytes>>, Answer, BoxError>,
     patience: Duration,
     host_rate: NonZeroU32,
-    robots: Cache<String, Arc<Robots>>,
+    robots: Cache<Origin, Arc<Robots>>,
 }
 
 /// The answer of a server.
@@ -88,7 +89,8 @@ impl Web {
         let client =
             Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector);
         let client = BoxCloneSyncService::new(Decompression::new(client).map_err(BoxError::from));
-        let robots = Cache::builder().max_capacity(MOST_SITES).time_to_live(ROBOTS_AGE).build();
+        let robots = Cache::builder().max_capacity(ROBOTS_BYTES).weigher(weight);
+        let robots = robots.time_to_live(ROBOTS_AGE).build();
         Self { client, patience, host_rate, robots }
     }
 
@@ -156,13 +158,16 @@ impl Web {
 
     /// The rules of the page's site (RFC 9309). A site without rules allows all pages.
     async fn robots(&self, page: &Url, cx: &Context) -> Result<Arc<Robots>, Failure> {
-        let site = page.origin().ascii_serialization();
+        let site = page.origin();
         if let Some(known) = self.robots.get(&site).await {
             return Ok(known);
         }
-        let (_, answer) = self.follow(robots_url(page)?, false, cx).await?;
-        let has_rules = answer.status().is_success();
-        let rules = if has_rules { self.body(answer, BYTE_LIMIT).await? } else { Vec::new() };
+        let rules = match self.follow(robots_url(page)?, false, cx).await {
+            Ok((_, it)) if it.status().is_success() => self.body(it, BYTE_LIMIT).await?,
+            // Also rules with too many redirects are none.
+            Ok(_) | Err(Failure::Reject(_)) => Vec::new(),
+            Err(failure) => return Err(failure),
+        };
         let rules = Arc::new(Robots::parse(&rules, AGENT));
         self.robots.insert(site, Arc::clone(&rules)).await;
         Ok(rules)
@@ -179,24 +184,28 @@ impl Web {
             return Ok(answer);
         }
         let reason = format!("the server answered {status}");
+        // A wait spends no attempt. So each is longer than the one before, and after a day there are only attempts.
         let age = workqueue::now().duration_since(cx.id().made_at());
-        Err(match header(&answer, RETRY_AFTER).and_then(retry_after) {
+        let least = age.unsigned_abs() / 10;
+        Err(match header(&answer, RETRY_AFTER).and_then(retry_after).filter(|_| age < OLDEST) {
             None => Failure::retry(reason),
-            // A wait spends no attempt, so this ends a job whose server asks for a wait each time.
-            Some(_) if age > OLDEST => Failure::reject(reason),
-            Some(wait) => Failure::RetryAfter(wait, reason.into()),
+            Some(wait) => Failure::RetryAfter(wait.max(least).min(LONGEST_WAIT), reason.into()),
         })
     }
 
     /// Reads a body, and stops after more than `most` bytes.
     async fn body(&self, mut answer: Answer, most: usize) -> Result<Vec<u8>, Failure> {
+        // The client removes this header when it decompresses.
+        let encoding = header(&answer, CONTENT_ENCODING).filter(|name| *name != "identity");
+        if let Some(encoding) = encoding {
+            return Err(Failure::reject(format!("the content encoding {encoding} is unknown")));
+        }
         let mut bytes = Vec::new();
-        while let Some(frame) = self.patiently(answer.frame()).await? {
-            bytes
-                .extend_from_slice(&frame.map_err(Failure::Retry)?.into_data().unwrap_or_default());
-            if bytes.len() > most {
-                break;
-            }
+        while bytes.len() <= most
+            && let Some(frame) = self.patiently(answer.frame()).await?
+        {
+            let frame = frame.map_err(Failure::Retry)?;
+            bytes.extend_from_slice(&frame.into_data().unwrap_or_default());
         }
         Ok(bytes)
     }
@@ -226,14 +235,21 @@ fn failure(error: BoxError) -> Failure {
 fn retry_after(text: &str) -> Option<Duration> {
     let seconds = text.parse().ok().map(Duration::from_secs);
     let until = || httpdate::parse_http_date(text).ok()?.duration_since(SystemTime::now()).ok();
-    seconds.or_else(until).map(|wait| wait.min(LONGEST_WAIT))
+    seconds.or_else(until)
 }
 
-/// The encoding that HTML declares in its first kilobyte.
+/// About the memory of the rules of a site: a hostile one may have 64,000.
+fn weight(_site: &Origin, robots: &Arc<Robots>) -> u32 {
+    let rules = robots.rules().iter().map(|rule| 100 + rule.pattern().len());
+    let sitemaps = robots.sitemaps().iter().map(|url| 100 + url.as_str().len());
+    u32::try_from(1000 + rules.chain(sitemaps).sum::<usize>()).unwrap_or(u32::MAX)
+}
+
+/// The encoding that HTML declares in its first kilobyte. Such HTML is not in UTF-16, whatever it declares.
 fn declared(html: &[u8]) -> Option<&'static Encoding> {
     let head = String::from_utf8_lossy(&html[..html.len().min(1024)]).to_ascii_lowercase();
     let (_, label) = head.split_once("charset=")?;
     let is_end = |sign: char| sign.is_whitespace() || "\"'/>;".contains(sign);
     let label = label.trim_start_matches(['"', '\'']).split(is_end).next()?;
-    Encoding::for_label(label.as_bytes())
+    Encoding::for_label(label.as_bytes()).map(Encoding::output_encoding)
 }

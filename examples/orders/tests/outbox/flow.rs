@@ -2,7 +2,7 @@
 
 use orders::OrderEvent;
 use testkit::http::ask;
-use workqueue::{Job, Trace, batch};
+use workqueue::{Job, JobId, Trace, batch};
 
 use crate::system::{Kind, System, cancel, http, place, post};
 
@@ -12,7 +12,11 @@ async fn order_is_paid(kind: Kind) {
     let _others = ["orders-relay", "payments"].map(|program| system.run(program));
     let http = http(&orders).await;
     let first = place(http).await;
-    cancel(http, place(http).await).await;
+    let second = place(http).await;
+    // A client that got no answer cancels again.
+    for _ in 0..2 {
+        cancel(http, second).await;
+    }
     system.complete(2).await;
     let again = post(http, first).await.unwrap();
     assert_eq!((again.status, &again.json()["status"]), (200, &"paid".into()), "{again:?}");
@@ -28,6 +32,35 @@ async fn order_is_paid_with_sqlite() {
 #[tokio::test]
 async fn order_is_paid_with_postgres() {
     order_is_paid(Kind::Postgres).await;
+}
+
+#[tokio::test]
+async fn request_that_no_order_fits_is_refused() {
+    let system = System::start(Kind::Sqlite).await;
+    let orders = system.run("orders");
+    let http = http(&orders).await;
+    let unknown = format!("/orders/{}", JobId::new());
+    let headers = [("Content-Type", "application/json")];
+    for (method, path, body, status) in [
+        ("DELETE", unknown.as_str(), "", 404),
+        ("GET", unknown.as_str(), "", 404),
+        ("POST", "/orders", r#"{ "item": "a book", "amount": 0 }"#, 422),
+    ] {
+        let answer = ask(http, method, path, &headers, body).await.unwrap();
+        assert_eq!(answer.status, status, "{method} {body}: {answer:?}");
+    }
+}
+
+#[tokio::test]
+async fn audit_without_orders_has_no_verdict() {
+    let system = System::start(Kind::Sqlite).await;
+    let audit = async || {
+        let output = system.command(&system.broker.url(), "orders-audit").output().await.unwrap();
+        assert!(!output.status.success(), "{output:?}");
+        [output.stdout, output.stderr].map(|it| String::from_utf8(it).unwrap()).concat()
+    };
+    let said = audit().await;
+    assert!(said.contains("there are no orders"), "{said}");
 }
 
 #[tokio::test]

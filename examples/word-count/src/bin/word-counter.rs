@@ -10,6 +10,8 @@ use workqueue::{Command, Service};
 /// Fetches web pages, and counts their words
 #[derive(Parser)]
 #[command(version, max_term_width = 100, disable_help_subcommand = true)]
+// A job may hold a page of 5 MB.
+#[command(mut_arg("concurrency", |arg| arg.default_value("32")))]
 struct Settings {
     /// Whether pages may be at addresses that are not public: for a class, with a web server of its own
     #[arg(long, env, default_value_t = false, action = ArgAction::Set, value_name = "BOOL")]

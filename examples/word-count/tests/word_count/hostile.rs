@@ -38,7 +38,7 @@ async fn rejection(web: &Web, url: &str) -> String {
 #[tokio::test]
 async fn page_is_read_in_its_own_encoding() {
     let (site, web) = (Site::start().await, web());
-    for path in ["/latin-1", "/declared", "/marked"] {
+    for path in ["/latin-1", "/declared", "/declared-wrongly", "/marked"] {
         let page = fetch(&web, &site.url(path)).await.unwrap();
         assert!(page.text.ends_with("café"), "{path}: {}", page.text);
     }
@@ -86,6 +86,7 @@ async fn large_and_foreign_pages_are_rejected() {
         ("/endless", "larger than 5000000 bytes"),
         ("/bomb", "larger than 5000000 bytes"),
         ("/binary", "it is application/pdf, neither HTML nor text"),
+        ("/zstd", "the content encoding zstd is unknown"),
         ("/missing", "the server answered 404 Not Found"),
         ("/private/page", "robots.txt does not allow"),
     ] {
@@ -123,10 +124,26 @@ async fn server_that_asks_for_a_wait_has_it_for_a_day() {
     let waits =
         |failed: &Failure| matches!(failed, Failure::RetryAfter(wait, _) if wait.as_secs() == 7);
     assert!(failed.as_ref().is_err_and(waits), "{failed:?}");
-    let old = "01900000-0000-7000-8000-000000000000".parse().unwrap();
-    let context = Recorder::new().context_of(old, Attempt::new(1));
-    let failed = web.page(check(&site.url("/busy")).unwrap(), &context).await;
-    assert!(matches!(failed, Err(Failure::Reject(_))), "{failed:?}");
+    // A job of this age in hours.
+    let failure_at = async |age: i64| {
+        let made = workqueue::now().as_millisecond() - age * 3_600_000;
+        let id = format!("{:08x}-{:04x}-7000-8000-000000000000", made >> 16, made & 0xffff);
+        let context = Recorder::new().context_of(id.parse().unwrap(), Attempt::new(1));
+        web.page(check(&site.url("/busy")).unwrap(), &context).await.unwrap_err()
+    };
+    let failed = failure_at(5).await;
+    let is_longer = matches!(failed, Failure::RetryAfter(wait, _) if wait.as_secs() >= 1800);
+    assert!(is_longer, "{failed:?}");
+    let failed = failure_at(25).await;
+    assert!(matches!(failed, Failure::Retry(_)), "{failed:?}");
+}
+
+#[tokio::test]
+async fn site_whose_rules_redirect_in_a_circle_has_none() {
+    let (site, web) = (Site::start().await, web());
+    let page = |host: &str| format!("http://{host}:{}/private/page", site.addr.port());
+    assert!(rejection(&web, &page("127.0.0.1")).await.contains("robots.txt does not allow"));
+    fetch(&web, &page("localhost")).await.unwrap();
 }
 
 #[test]

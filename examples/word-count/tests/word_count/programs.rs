@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 use testkit::eventually::eventually;
+use workqueue::{Connection, NatsSettings};
 
 use crate::site::Site;
 use crate::system::System;
@@ -45,6 +46,20 @@ async fn unknown_task_is_a_dead_letter_that_names_those_known() {
         let failed = system.becomes("failed", &submit(task, input).await).await;
         assert_eq!(failed["reason"], reason);
     }
+}
+
+#[tokio::test]
+async fn job_whose_result_is_a_dead_letter_has_failed() {
+    let system = System::start().await;
+    let location = system.count("http://example.com/").await;
+    let settings = NatsSettings::at(system.broker.url());
+    let nats = Connection::establish(&settings, "test", |_connected| {}).await.unwrap();
+    let subject = location.replace("/word-counts/", "results.");
+    let stored = nats.context().publish(subject, "no result".into()).await.unwrap();
+    stored.await.unwrap();
+    let failed = system.becomes("failed", &location).await;
+    let reason = failed["reason"].as_str().unwrap();
+    assert!(reason.starts_with("malformed"), "{reason}");
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex};
 
 use axum::body::{Body, Bytes};
 use axum::extract::{Query, State};
-use axum::http::{StatusCode, Uri, header};
+use axum::http::{HeaderMap, StatusCode, Uri, header};
 use axum::response::{IntoResponse, Redirect, Response};
 use axum::{Router, serve};
 use flate2::Compression;
@@ -56,6 +56,7 @@ async fn answer(
     State(site): State<Site>,
     Query(query): Query<HashMap<String, String>>,
     uri: Uri,
+    headers: HeaderMap,
 ) -> Response {
     site.asked.lock().unwrap().push(uri.path().to_owned());
     let before = site.asked().iter().filter(|path| *path == uri.path()).count();
@@ -63,9 +64,13 @@ async fn answer(
         |kind: &'static str, body: Body| ([(header::CONTENT_TYPE, kind)], body).into_response();
     let page = || of_kind("text/html; charset=utf-8", PAGE.into());
     match uri.path() {
+        "/robots.txt" if headers[header::HOST].as_bytes().starts_with(b"localhost") => {
+            Redirect::to("/robots.txt").into_response()
+        }
         "/robots.txt" => of_kind("text/plain", "User-agent: *\nDisallow: /private".into()),
         "/latin-1" => of_kind("text/plain; charset=ISO-8859-1", b"caf\xe9"[..].into()),
         "/declared" => of_kind("text/html", b"<meta charset='latin1'>caf\xe9"[..].into()),
+        "/declared-wrongly" => of_kind("text/html", "<meta charset='utf-16'>café".into()),
         "/marked" => of_kind("text/plain; charset=latin1", "\u{feff}café".into()),
         "/binary" => of_kind("application/pdf", "%PDF".into()),
         "/loop" => Redirect::to("/loop").into_response(),
@@ -86,6 +91,11 @@ async fn answer(
             let headers =
                 [(header::CONTENT_TYPE, "text/plain"), (header::CONTENT_ENCODING, "gzip")];
             (headers, bomb.finish().unwrap()).into_response()
+        }
+        "/zstd" => {
+            let headers =
+                [(header::CONTENT_TYPE, "text/plain"), (header::CONTENT_ENCODING, "zstd")];
+            (headers, "a").into_response()
         }
         "/broken" => {
             let chunks = [Ok(Bytes::from_static(b"a")), Err(io::Error::other("on purpose"))];

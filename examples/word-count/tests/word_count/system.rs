@@ -13,7 +13,7 @@ use testkit::process::{Process, bound_to_this};
 pub struct System {
     _front: Process,
     addr: SocketAddr,
-    broker: Broker,
+    pub broker: Broker,
     directory: TempDir,
 }
 
