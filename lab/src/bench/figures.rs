@@ -76,7 +76,7 @@ const MEASURES: [Measure; 41] = [
     measure("four_generators", "four generators, against one", "%", 0).at_least(85.0),
     measure(
         "backlog_round_trips",
-        "round trips out of a backlog of 200,000, asked before",
+        "round trips from a backlog of 200,000 submitted requests",
         "/s",
         0,
     ),
@@ -86,7 +86,7 @@ const MEASURES: [Measure; 41] = [
         .at_most(200.0),
     measure(
         "low_under_urgent_load",
-        "share of those that are not urgent, beside many that are",
+        "share of low-priority requests, beside many of high priority",
         "%",
         0,
     )
@@ -95,7 +95,7 @@ const MEASURES: [Measure; 41] = [
         .at_most(0.0),
     measure("rate_highest_second", "requests started in the highest second", "/s", 0),
     measure("rate_used", "share of that rate which is used", "%", 1).at_least(95.0),
-    measure("rate_questions", "questions for a hundred jobs", "", 1).at_most(10.0),
+    measure("rate_questions", "calls to the broker for a hundred jobs", "", 1).at_most(10.0),
     measure("due_at_once", "the last of 5,000 that are due at once, after its time", "ms", 0)
         .at_most(1000.0),
     measure("memory_broker", "memory of the broker, the most", "MB", 1),

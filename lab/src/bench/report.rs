@@ -32,6 +32,8 @@ impl BenchReport {
     pub fn file(&self) -> String {
         let Machine { cores, processor, kernel, file_system, broker, compiler, commit, at } =
             &self.machine;
+        let text = self.to_string();
+        let shown = text.trim_end();
         format!(
             "# Benchmarks\n\n\
              What the last run of `cargo lab bench --save` printed. It is written by that command, never by \
@@ -44,7 +46,7 @@ impl BenchReport {
              | compiler | {compiler} |\n\
              | commit | {commit} |\n\
              | when | {at} |\n\n\
-             {self}\n\n\
+             {shown}\n\n\
              ![The same curves as a picture]({PICTURE})\n"
         )
     }
