@@ -140,14 +140,20 @@ pub async fn run(settings: GatewaySettings, stop: &CancellationToken) -> Result<
         stop: stop.clone(),
     });
     let report = GatewayReport { metrics: Arc::clone(&metrics), gateway: Arc::clone(&gateway) };
-    let admin = workqueue::serve_admin(addr, Arc::new(report), stop.clone())
+    // Ends the admin endpoint, once the open answers are drained: until then it reports that the gateway stops.
+    let drained = CancellationToken::new();
+    let admin = workqueue::serve_admin(addr, Arc::new(report), drained.clone())
         .await
         .map_err(|source| GatewayError::Listen { setting: "ADMIN_ADDR", addr, source })?;
     let listener = listen(gateway_addr).await?;
     let router = router::router(Arc::clone(&gateway));
     let work = async { tokio::try_join!(work(&gateway, &metrics), operator(&gateway)).map(drop) };
     let working = stop.run_until_cancelled(Box::pin(work));
-    let serving = http::serve(listener, router, LIMITS, stop.clone());
+    let answering = http::serve(listener, router, LIMITS, stop.clone());
+    let serving = async {
+        answering.await;
+        drained.cancel();
+    };
     // In this task, so that a panic of the server ends the gateway.
     let mut serving = pin!(async { tokio::join!(serving, admin) });
     tokio::select! {

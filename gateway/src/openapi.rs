@@ -55,14 +55,14 @@ const PROBLEMS: [(&str, &str, &[ProblemKind]); 20] = [
         "post",
         &[NotAllowed, NoQueue, Slow, TooLarge, MediaType, Refused, BrokerAway],
     ),
-    ("/dead-letters", "get", &[BrokerAway]),
+    ("/dead-letters", "get", &[BrokerAway, Busy]),
     ("/dead-letters", "delete", &[NotAllowed, BrokerAway]),
     ("/dead-letters/{sequence}", "get", &[NoDeadLetter, BrokerAway]),
     ("/dead-letters/{sequence}", "delete", &[NotAllowed, NoDeadLetter, Conflict, BrokerAway]),
     (
         "/dead-letters/{sequence}/replay",
         "post",
-        &[NotAllowed, NoDeadLetter, Slow, Conflict, TooLarge, MediaType, BrokerAway],
+        &[NotAllowed, NoDeadLetter, Slow, Conflict, TooLarge, MediaType, QueueFull, BrokerAway],
     ),
     ("/dead-letters/replay", "post", &[NotAllowed, Slow, TooLarge, MediaType, BrokerAway]),
     ("/openapi.json", "get", &[]),
@@ -182,7 +182,10 @@ fn example(kind: ProblemKind, submits: bool) -> Problem {
         Cursor => "the store that this cursor belongs to is gone; begin without a cursor",
         NoQueue => "the queues are SCHEDULES, REQUESTS, RESPONSES and ACKNOWLEDGMENTS",
         NoDeadLetter => "there is no dead letter 7",
-        Conflict => "it has expired: its facts may be gone, so its effect could happen a second time",
+        Conflict => {
+            "it has expired: its `expires_at` has passed, or its facts may be gone, so that its effect \
+             could happen a second time"
+        }
         NoRequest => "no request has the id 019cadd3-8896-7938-bc36-c32d4d2563a7",
         Slow => "the body has to arrive within 5 s",
         KeyTaken => "this Idempotency-Key belongs to a request with count 2, length 8 and priority normal",
@@ -198,7 +201,8 @@ fn example(kind: ProblemKind, submits: bool) -> Problem {
              log of the gateway"
         }
         Coding => "Transfer-Encoding may only be chunked",
-        QueueFull => "there is no room in the queue; nothing of this request remains",
+        QueueFull if submits => "there is no room in the queue; nothing of this request remains",
+        QueueFull => "there is no room in the queue",
         BrokerAway if submits => return away(),
         BrokerAway => "the broker does not answer; try again",
         Busy if submits => "too many clients ask at this moment; nothing of this request remains",

@@ -51,7 +51,8 @@ impl Gateway {
         let broker = self.settings.nats.broker();
         let words = || {
             format!(
-                "the broker at {broker} refuses the credentials of the gateway, whose log names them"
+                "the broker at {broker} refuses the credentials of the gateway; the log of the gateway \
+                 names the user"
             )
         };
         self.refused.load(Relaxed).then(words)

@@ -182,7 +182,11 @@ pub(crate) async fn replay(
     request_body(content((Empty = "application/json", example = json!({}))), description = "An empty object"),
     responses(
         (status = 200, description = "The dead letters that are done, and those that were kept", body = DeadLetterReport, example = json!({
-            "done": 49, "kept": [{ "sequence": 7, "why": "it has expired: its facts may be gone, so its effect could happen a second time" }],
+            "done": 49, "kept": [{
+                "sequence": 7,
+                "why": "it has expired: its `expires_at` has passed, or its facts may be gone, so that its effect \
+                        could happen a second time"
+            }],
             "next": 51, "until": 120
         })),
     )

@@ -155,9 +155,9 @@ pub(crate) async fn list(
 
 /// Look up a request
 ///
-/// With `wait`, answers as soon as the strings are stored or the request is a dead letter, or else after that time,
-/// with the current state. With the `ETag` of an earlier answer in `If-None-Match`, the answer is 304 if the state is
-/// still the same.
+/// With `wait`, answers as soon as the strings are stored, or the request is cancelled or a dead letter, or else after
+/// that time, with the current state. 64 clients can wait at a time; further ones get a 503. With the `ETag` of an
+/// earlier answer in `If-None-Match`, the answer is 304 if the state is still the same.
 #[utoipa::path(
     get,
     path = "/requests/{id}",
@@ -204,7 +204,7 @@ pub(crate) async fn list(
                 "id": "019cadd3-8896-7938-bc36-c32d4d2563a7", "status": "dead-lettered", "count": 2,
                 "length": 8, "priority": "normal", "requested_at": "2026-11-21T07:17:18.75925Z", "requested_by": "gateway-1",
                 "dead_letter": {
-                    "queue": "REQUESTS", "reason": "exhausted: failed at each of 10 attempts",
+                    "queue": "REQUESTS", "reason": "failed: the disk is full (attempt 10)",
                     "at": "2026-11-21T07:19:02.10417Z", "by": "generator-2", "attempts": 10
                 }
             }))),
