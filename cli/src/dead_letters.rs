@@ -259,6 +259,7 @@ async fn discard(
         };
         kept += 1;
         say(format_args!("kept     {letter}: {why}"))?;
+        ensure!(connection.is_connected(), "the broker is away");
     }
     Ok(kept)
 }

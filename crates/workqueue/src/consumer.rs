@@ -37,7 +37,8 @@ use crate::trace::Trace;
 /// the broker may send messages to a process that hangs.
 const LONGEST_PULL: Duration = Duration::from_secs(1);
 
-/// The time limit for the broker to confirm the copy of a message, of the time in which a stopping service gives jobs back.
+/// The time limit for the broker to confirm the copy of a message, of the time in which a stopping service gives jobs
+/// back.
 const TIME_TO_COPY: Duration = Duration::from_millis(500);
 
 /// Consumes the jobs of one lane of a queue for as long as a service runs.
@@ -167,8 +168,8 @@ impl<H: Handler> Consumer<H> {
     }
 
     /// Handles the jobs of a bundle, and acks the bundle once all of them are settled. A redelivered bundle is split
-    /// into a message for each job for which the queue has room, and only the others are handled here. If a job can be settled only with its bundle, the
-    /// bundle is redelivered after the longest delay of such a job.
+    /// into a message for each job for which the queue has room, and only the others are handled here. If a job can be
+    /// settled only with its bundle, the bundle is redelivered after the longest delay of such a job.
     async fn work_on_bundle(&self, binding: &Binding, bundle: &Delivery, jobs: &[Delivery]) {
         let work = async {
             // Those that are messages of their own are handled as such.
@@ -176,6 +177,9 @@ impl<H: Handler> Consumer<H> {
                 let attempt = bundle.attempt();
                 let is_split = bundle.is_redelivered()
                     && job.snooze_as_copy(&self.queue, attempt, Duration::ZERO).await;
+                if is_split {
+                    job.set_settled();
+                }
                 (!is_split).then_some(job)
             });
             let left = join_all(left).await.into_iter().flatten();
@@ -183,11 +187,13 @@ impl<H: Handler> Consumer<H> {
             settled.into_iter().filter_map(Result::err).max()
         };
         let (every, abandoned) = (binding.heartbeat, &self.running.abandoned);
-        match bundle.keep_alive(pin!(work), every, abandoned).await {
-            (Some(None), _) => bundle.ack(),
-            (Some(Some(delay)), _) => bundle.nak(Delay::Exactly(delay)).await,
-            (None, _) if self.replaced_at_the_stop(bundle, jobs, &self.policy).await => {}
-            (None, _) => bundle.nak(GIVE_BACK).await,
+        let (delay, _) = bundle.keep_alive(pin!(work), every, abandoned).await;
+        match delay {
+            Some(None) => bundle.ack(),
+            _ if abandoned.is_cancelled()
+                && self.replaced_at_the_stop(bundle, jobs, &self.policy).await => {}
+            Some(Some(delay)) => bundle.nak(Delay::Exactly(delay)).await,
+            None => bundle.nak(GIVE_BACK).await,
         }
     }
 
@@ -232,6 +238,9 @@ impl<H: Handler> Consumer<H> {
         }
         handling.span.end_with(&outcome);
         let settled = self.settle(delivery, &outcome, &handling, every).await;
+        if settled.is_ok() {
+            delivery.set_settled();
+        }
         let counter = settled.unwrap_or(&self.metrics.naks);
         self.metrics.settled(counter, started.elapsed(), &handling.span);
         settled.map(|_counter| ())
@@ -357,9 +366,9 @@ impl<H: Handler> Consumer<H> {
         }
     }
 
-    /// Replaces the delivery of a stopping service by a copy of each of its jobs, if it was the last attempt: the broker
-    /// counts it, so the next delivery would be one too many. Returns whether all copies are stored. An earlier attempt
-    /// is given back, and keeps its place in the queue.
+    /// Replaces the delivery of a stopping service by a copy of each job that is not settled, if it was the last attempt:
+    /// the broker counts it, so the next delivery would be one too many. Returns whether all copies are stored. An
+    /// earlier attempt is given back, and keeps its place in the queue.
     async fn replaced_at_the_stop(
         &self,
         delivery: &Delivery,
@@ -370,8 +379,8 @@ impl<H: Handler> Consumer<H> {
         if policy.max_attempts.is_none_or(|most| attempt.number() < most) {
             return false;
         }
-        let copies =
-            jobs.iter().map(|job| job.snooze_as_copy(&self.queue, attempt, Duration::ZERO));
+        let left = jobs.iter().filter(|job| !job.is_settled());
+        let copies = left.map(|job| job.snooze_as_copy(&self.queue, attempt, Duration::ZERO));
         let stored = timeout(TIME_TO_COPY, Box::pin(join_all(copies))).await;
         let are_there = stored.is_ok_and(|each| each.into_iter().all(|is_there| is_there));
         if are_there {

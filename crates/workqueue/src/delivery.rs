@@ -50,6 +50,8 @@ pub(crate) struct Delivery {
     deliveries: u64,
     /// Whether there is a span for its processing.
     is_processed: AtomicBool,
+    /// Whether it is a job of a bundle that has nothing more to wait for.
+    is_settled: AtomicBool,
     /// Whether it is a job of a bundle, which is acked as a whole.
     is_bundled: bool,
 }
@@ -98,6 +100,7 @@ impl Delivery {
             attempt,
             deliveries,
             is_processed: AtomicBool::default(),
+            is_settled: AtomicBool::default(),
             is_bundled: false,
         })
     }
@@ -110,6 +113,7 @@ impl Delivery {
             connection: self.connection.clone(),
             snooze: None,
             is_processed: AtomicBool::default(),
+            is_settled: AtomicBool::default(),
             is_bundled: true,
             ..*self
         };
@@ -131,13 +135,23 @@ impl Delivery {
     }
 
     /// The number by which spans know this delivery, and that of the delivery with the attempt before it. The second is
-    /// missing if that was the delivery of another message, of which this one is a copy.
+    /// missing if that was the delivery of another message, of which this one is a copy. The second delivery of a copy that
+    /// had to wait counts as the first attempt, also if the first one came too late to wait: nothing records that.
     pub(crate) fn numbers(&self) -> (u64, Option<u64>) {
         let first = 1 + u64::from(self.snooze.is_some_and(Snooze::waits_first));
         (
             self.deliveries,
             Some(self.deliveries.saturating_sub(1)).filter(|_| self.deliveries > first),
         )
+    }
+
+    /// Notes that it has nothing more to wait for.
+    pub(crate) fn set_settled(&self) {
+        self.is_settled.store(true, Relaxed);
+    }
+
+    pub(crate) fn is_settled(&self) -> bool {
+        self.is_settled.load(Relaxed)
     }
 
     /// Notes that there is a span for its processing.

@@ -63,8 +63,6 @@ impl Span {
             Part::new(name, SpanKind::Server)
                 .with("http.request.method", method)
                 .with("http.route", route)
-                .with("url.path", route)
-                .with("url.scheme", "http")
         };
         start(part, parent)
     }

@@ -145,6 +145,7 @@ async fn cancel(
          WHERE id = $1 AND events = 1 RETURNING amount";
     let cancel = sqlx::query_scalar(cancel).bind(id.to_string());
     let Some(amount) = cancel.fetch_optional(&mut *transaction).await? else {
+        transaction.rollback().await?;
         // If there is no such order, this answers 404.
         return show(State(orders), Path(id)).await.map(|_cancelled| StatusCode::ACCEPTED);
     };

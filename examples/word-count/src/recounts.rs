@@ -14,7 +14,7 @@ impl Handler for Recounts {
 
     fn retry_policy(&self) -> RetryPolicy {
         // As for the results: see `Store`.
-        RetryPolicy { max_attempts: Some(u64::MAX), ..RetryPolicy::default() }
+        RetryPolicy { max_attempts: Some(1_000), ..RetryPolicy::default() }
     }
 
     async fn handle(&self, Recount { task, input }: Recount, cx: &Context) -> Result<(), Failure> {

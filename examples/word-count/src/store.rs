@@ -95,8 +95,8 @@ impl Handler for Store {
     type Job = TaskResult;
 
     fn retry_policy(&self) -> RetryPolicy {
-        // The database may be full or locked for any time.
-        RetryPolicy { max_attempts: Some(u64::MAX), ..RetryPolicy::default() }
+        // The database may be full or locked for hours: these are some eight.
+        RetryPolicy { max_attempts: Some(1_000), ..RetryPolicy::default() }
     }
 
     async fn handle(&self, result: TaskResult, cx: &Context) -> std::result::Result<(), Failure> {

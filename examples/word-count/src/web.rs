@@ -162,11 +162,15 @@ impl Web {
         if let Some(known) = self.robots.get(&site).await {
             return Ok(known);
         }
-        let rules = match self.follow(robots_url(page)?, false, cx).await {
-            Ok((_, it)) if it.status().is_success() => self.body(it, BYTE_LIMIT).await?,
-            // Also rules with too many redirects are none.
-            Ok(_) | Err(Failure::Reject(_)) => Vec::new(),
-            Err(failure) => return Err(failure),
+        let fetching = async {
+            let (_, answer) = self.follow(robots_url(page)?, false, cx).await?;
+            let has_rules = answer.status().is_success();
+            if has_rules { self.body(answer, BYTE_LIMIT).await } else { Ok(Vec::new()) }
+        };
+        let rules = match fetching.await {
+            // Such as rules with too many redirects, or of an unknown encoding.
+            Err(Failure::Reject(_)) => Vec::new(),
+            fetched => fetched?,
         };
         let rules = Arc::new(Robots::parse(&rules, AGENT));
         self.robots.insert(site, Arc::clone(&rules)).await;
@@ -184,7 +188,7 @@ impl Web {
             return Ok(answer);
         }
         let reason = format!("the server answered {status}");
-        // A wait spends no attempt. So each is longer than the one before, and after a day there are only attempts.
+        // A wait spends no attempt. So each is at least a tenth of the job's age, and after a day there are only attempts.
         let age = workqueue::now().duration_since(cx.id().made_at());
         let least = age.unsigned_abs() / 10;
         Err(match header(&answer, RETRY_AFTER).and_then(retry_after).filter(|_| age < OLDEST) {
@@ -196,7 +200,8 @@ impl Web {
     /// Reads a body, and stops after more than `most` bytes.
     async fn body(&self, mut answer: Answer, most: usize) -> Result<Vec<u8>, Failure> {
         // The client removes this header when it decompresses.
-        let encoding = header(&answer, CONTENT_ENCODING).filter(|name| *name != "identity");
+        let encoding =
+            header(&answer, CONTENT_ENCODING).filter(|it| !it.eq_ignore_ascii_case("identity"));
         if let Some(encoding) = encoding {
             return Err(Failure::reject(format!("the content encoding {encoding} is unknown")));
         }

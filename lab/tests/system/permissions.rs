@@ -43,9 +43,6 @@ const USERS: [&str; 7] = [REQUESTOR, GENERATOR, DECLARER, AUDITOR, OPERATOR, BAC
 /// The users that consume messages from queues.
 const SERVICES: &[&str] = &[REQUESTOR, GENERATOR];
 
-/// The users that check whether the topology is declared.
-const ALL_BUT_OPERATOR: &[&str] = &[REQUESTOR, GENERATOR, DECLARER, AUDITOR, BACKUP, GATEWAY];
-
 /// The users that pause queues.
 const PAUSERS: &[&str] = &[DECLARER, OPERATOR];
 
@@ -184,10 +181,10 @@ const PUBLISHES: &[(&str, &[&str])] = &[
     ("$JS.API.STREAM.INFO.ACKNOWLEDGMENTS", &USERS),
     ("$JS.API.STREAM.INFO.SCHEDULES", &USERS),
     ("$JS.API.STREAM.INFO.DEAD_LETTERS", &USERS),
-    ("$JS.API.STREAM.INFO.KV_idempotency", ALL_BUT_OPERATOR),
+    ("$JS.API.STREAM.INFO.KV_idempotency", &USERS),
     ("$JS.API.STREAM.INFO.KV_requested", &USERS),
     ("$JS.API.STREAM.INFO.KV_stored", &USERS),
-    ("$JS.API.STREAM.INFO.KV_received", ALL_BUT_OPERATOR),
+    ("$JS.API.STREAM.INFO.KV_received", &USERS),
     ("$JS.API.STREAM.INFO.RATES", &[REQUESTOR, GENERATOR, DECLARER]),
     ("$JS.API.CONSUMER.INFO.REQUESTS.generator", &USERS),
     ("$JS.API.CONSUMER.INFO.RESPONSES.requestor", &USERS),

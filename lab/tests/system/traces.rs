@@ -236,7 +236,7 @@ async fn redelivery_links_to_the_attempt_before_it() {
 async fn copy_of_a_message_links_to_the_attempt_before_it() {
     let (deployment, collector) = (Deployment::with(&PATIENT).await, Collector::start().await);
     let once = [collector.settings().as_slice(), &[("MAX_ATTEMPTS", "1")]].concat();
-    let stuck = [once.as_slice(), &[("WORK_TIME", "1h"), ("DRAIN_TIMEOUT", "2s")]].concat();
+    let stuck = [once.as_slice(), &[("WORK_TIME", "1h"), ("DRAIN_TIMEOUT", "10s")]].concat();
     let mut stuck = deployment.run(Service::Generator, "stuck", &stuck).await;
     let _requestor = deployment.ask(1).await;
     in_flight(&deployment, 1, 0).await;

@@ -205,10 +205,13 @@ async fn declare_or_adjust(
             if kind == Kind::Schedules && drops_messages(&is, &adjusted) {
                 adjusted.max_bytes = is.config.max_bytes;
             }
-            is = api::update_stream(context, &adjusted)
-                .await
-                .map_err(|error| DeclareError::new(context, format!("change {object}"), error))?;
             let kept = Differences::of_stream(kind, &adjusted, &should_be).limits;
+            if kept != found.limits {
+                let updated = api::update_stream(context, &adjusted).await;
+                is = updated.map_err(|error| {
+                    DeclareError::new(context, format!("change {object}"), error)
+                })?;
+            }
             declared.adjusted.extend(found.limits.into_iter().filter(|it| !kept.contains(it)));
             declared.differences.extend(kept);
         } else {

@@ -3,8 +3,7 @@
 use std::pin::pin;
 
 use anyhow::Context;
-use futures_util::FutureExt;
-use futures_util::future::select;
+use futures_util::{FutureExt, future::select};
 use orders::Program;
 use orders::orders::{Orders, Publish, StatusFollower, TABLES};
 use tokio::net::TcpListener;
