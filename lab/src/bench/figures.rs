@@ -41,7 +41,7 @@ impl Measure {
 }
 
 /// All figures, in the order of the table.
-const MEASURES: [Measure; 41] = [
+const MEASURES: [Measure; 42] = [
     measure("baseline", "the baseline: publishes that the broker confirms", "/s", 0),
     measure("round_trips", "round trips, one string each", "/s", 0).of_the_baseline(1.0),
     measure("strings_16", "strings, 16 in each round trip", "/s", 0),
@@ -71,6 +71,7 @@ const MEASURES: [Measure; 41] = [
         "µs",
         1,
     ),
+    measure("bundles_memory", "with these bundles: memory of a service, the most", "MB", 1),
     measure("round_trips_2_generators", "round trips with two generators", "/s", 0),
     measure("round_trips_4_generators", "round trips with four generators", "/s", 0),
     measure("four_generators", "four generators, against one", "%", 0).at_least(85.0),

@@ -1,5 +1,6 @@
 //! Round trips at full speed: a requestor that makes requests as fast as the queue accepts them, and generators.
 
+use std::mem;
 use std::time::Duration;
 
 use contract::facts::Received;
@@ -69,6 +70,8 @@ pub(super) async fn strings(round: &mut Round<'_>, baseline: f64) -> anyhow::Res
 /// of their writes depends on how full the bundles are.
 pub(super) async fn bundles(round: &mut Round<'_>) -> anyhow::Result<()> {
     let load = Load::of(round.sizes.requests);
+    // A service holds as many bundles as it would hold jobs, so its memory is a figure of its own.
+    let without = mem::take(&mut round.peak);
     for bundle_limit in [8, 64] {
         let run = run(round, Load { bundle_limit, ..load }).await?;
         round.figures.add(&format!("bundles_{bundle_limit}"), run.round_trips_per_second);
@@ -76,6 +79,8 @@ pub(super) async fn bundles(round: &mut Round<'_>) -> anyhow::Result<()> {
         let all = cost::microseconds_of_each(load.requests, broker + requestor + generator);
         round.figures.add(&format!("bundles_{bundle_limit}_processor"), all);
     }
+    let Each { requestor, generator, .. } = mem::replace(&mut round.peak, without);
+    round.figures.add("bundles_memory", cost::megabytes_of(requestor.max(generator)));
     Ok(())
 }
 
