@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use jiff::Timestamp;
 use serde_json::json;
+use testkit::eventually::eventually;
 use testkit::http;
 use testkit::process::{Process, bound_to_this, logged};
 use testkit::target_directory::directory;
@@ -156,12 +158,20 @@ async fn page_of_the_lab_controls_it_and_has_no_violation() {
     browser.write("#lab-rate", "30").await;
     browser.press("#lab-settings button").await;
     browser.says("#lab-note", "Set rate 30: done.").await;
+    let at = page.trim_start_matches("http://").trim_end_matches('/').parse().unwrap();
+    // A step that begins before the page has noticed the deployed generators would take them for its own.
+    let from = (Timestamp::now() + Duration::from_secs(2)).as_millisecond();
+    eventually("the page has noticed all that was done", async || {
+        let history = http::ask(at, "GET", "/api/history", &[], "").await.unwrap().json();
+        let newest = history.as_array().and_then(|all| all.last()?["at"].as_i64());
+        if newest >= Some(from) { Ok(()) } else { Err(newest) }
+    })
+    .await;
     // To set the scene replaces the generators, and does not do the step. It resumes a queue, and removes a schedule.
     browser.open(&format!("{page}#/lessons/8")).await;
     browser.says(FIRST, "now: generators 2").await;
     browser.press("#queue-RESPONSES .pause").await;
     browser.says("#queue-RESPONSES .full", "paused until").await;
-    let at = page.trim_start_matches("http://").trim_end_matches('/').parse().unwrap();
     let json = [("Content-Type", "application/json")];
     let set = http::ask(at, "PUT", "/schedules/tick", &json, r#"{"every":"2s","count":1}"#);
     assert_eq!(set.await.unwrap().status, 201);
