@@ -8,10 +8,9 @@ use async_nats::jetstream::Context;
 use clap::{Args, Subcommand};
 use contract::queues;
 use tokio::time::timeout;
-use workqueue::dead_letters::{DeadLetter, Reason, STREAM, Selection, list, page, subject};
+use workqueue::dead_letters::{DeadLetter, Reason, STREAM, Selection, list, page};
 use workqueue::{
-    Connection, JobId, NatsSettings, Producer, Queue, Settings, batch, chain, default_instance,
-    topology,
+    Connection, NatsSettings, Producer, Queue, Settings, chain, default_instance, topology,
 };
 
 /// The most dead letters that are read at a time.
@@ -195,22 +194,7 @@ async fn list_as_json(nats: &Context, last: u64) -> anyhow::Result<()> {
 
 /// The dead letters with this id or sequence. Fails if there is none.
 async fn named(nats: &Context, id: &str) -> anyhow::Result<Vec<DeadLetter>> {
-    let mut letters = Vec::new();
-    if let Ok(sequence) = id.parse::<u64>() {
-        letters = page(nats, &Selection::default(), sequence, 1).await?.letters;
-        letters.retain(|letter| letter.sequence == sequence);
-    } else if id.parse::<JobId>().is_ok() {
-        let (subjects, mut next) = (subject("*", id), Some(1));
-        while let Some(from) = next {
-            let (found, left) =
-                batch::from_sequence(nats, STREAM, &subjects, from, AT_A_TIME).await?;
-            next = found.last().filter(|_| left > 0).map(|last| last.sequence + 1);
-            letters.extend(found.into_iter().map(DeadLetter::from));
-        }
-    } else {
-        // The id of a message that is no job may have any signs, and they are no filter.
-        letters.extend(list(nats, Some(id)).await?);
-    }
+    let letters = list(nats, Some(id)).await?;
     ensure!(!letters.is_empty(), "there is no dead letter {id}");
     Ok(letters)
 }

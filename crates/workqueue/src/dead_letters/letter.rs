@@ -8,7 +8,8 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use super::{
-    AT, ATTEMPTS, BY, LEFT_OUT, REASON, Reason, STREAM, SUBJECT, SUBJECTS, split, subject,
+    AT, ATTEMPTS, BY, LEFT_OUT, REASON, Reason, STREAM, SUBJECT, SUBJECTS, Selection, page, split,
+    subject,
 };
 use crate::batch::{self, StoredMessage};
 use crate::connection::Connection;
@@ -55,15 +56,18 @@ pub struct NotRemoved(#[source] Source);
 /// If the broker does not answer, or has no dead letters' stream.
 pub async fn list(nats: &Context, name: Option<&str>) -> Result<Vec<DeadLetter>, ReadStreamError> {
     let mut letters = Vec::new();
-    reading::each(nats, STREAM, SUBJECTS, |sequence, message| {
+    if let Some(Ok(sequence)) = name.map(str::parse) {
+        letters = page(nats, &Selection::default(), sequence, 1).await?.letters;
+        letters.retain(|letter| letter.sequence == sequence);
+        return Ok(letters);
+    }
+    // The id of a message that is no job may have any signs, and is no filter.
+    let of_job = name.filter(|name| name.parse::<JobId>().is_ok());
+    let subjects = of_job.map_or_else(|| SUBJECTS.to_owned(), |id| subject("*", id));
+    reading::each(nats, STREAM, &subjects, |sequence, message| {
         let headers = message.headers.clone().unwrap_or_default();
         let letter = DeadLetter::of(sequence, &message.subject, headers, message.payload.clone());
-        let is_meant = match name.map(|name| (name, name.parse::<u64>())) {
-            None => true,
-            Some((_, Ok(number))) => number == sequence,
-            Some((name, Err(_))) => name == letter.id,
-        };
-        if is_meant {
+        if name.is_none_or(|name| name == letter.id) {
             letters.push(letter);
         }
     })
