@@ -131,7 +131,7 @@ async fn answers(
         let next = timeout(SILENCE, answers.next()).await;
         let next = next.map_err(|_too_long| "the broker went silent")?;
         let answer = next.ok_or("the connection is gone")?;
-        match answer.status.map(|status| status.as_u16()) {
+        match status_of(&answer) {
             None => messages.push(stored(answer)?),
             Some(END_OF_BATCH | NOT_FOUND) => {
                 let left = answer.headers.and_then(|headers| {
@@ -145,6 +145,13 @@ async fn answers(
             }
         }
     }
+}
+
+/// The status of an answer without a message. One with a message has a sequence, and perhaps a status as well: brokers
+/// before 2.12.6 keep it in the headers.
+fn status_of(answer: &Message) -> Option<u16> {
+    let is_message = answer.headers.as_ref().is_some_and(|it| it.get(NATS_SEQUENCE).is_some());
+    answer.status.filter(|_| !is_message).map(|status| status.as_u16())
 }
 
 fn stored(answer: Message) -> Result<StoredMessage, &'static str> {
@@ -166,4 +173,30 @@ fn stored(answer: Message) -> Result<StoredMessage, &'static str> {
         body: answer.payload,
         headers: own,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use async_nats::StatusCode;
+
+    use super::*;
+
+    #[test]
+    fn message_with_a_status_is_no_end() {
+        let answer = |header: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header, "7");
+            Message {
+                subject: "_INBOX.batch".into(),
+                reply: None,
+                payload: "".into(),
+                headers: Some(headers),
+                status: Some(StatusCode::NOT_FOUND),
+                description: None,
+                length: 0,
+            }
+        };
+        assert_eq!(status_of(&answer(LEFT)), Some(NOT_FOUND));
+        assert_eq!(status_of(&answer("Nats-Sequence")), None);
+    }
 }

@@ -10,6 +10,7 @@
 //! - A job that is done needs nothing more.
 //! - A job that is retried or snoozed is published as a message of its own.
 //! - A job that cannot be handled becomes a dead letter.
+//! - A job that a stopping service cannot finish is published as a message of its own, with the same attempt.
 //!
 //! A redelivered bundle is split: each of its jobs becomes a message of its own, because one of them may kill every
 //! process that handles it. Those for whose messages the queue has no room are handled with the bundle.
@@ -46,7 +47,8 @@ pub(crate) const MOST_JOBS: usize = 1000;
 /// The longest version, in bytes, that the jobs of a bundle take over from it.
 const LONGEST_VERSION: usize = 100;
 
-/// The most bytes of the jobs in a bundle, which leaves room for the rest of the message. A larger job is sent alone.
+/// The most bytes of the jobs in a bundle. This usually leaves room for their ids and traces; if the broker refuses the
+/// bundle as too large, each job is sent alone. So is a job with more bytes.
 const MOST_BYTES: usize = 128 * 1024;
 
 /// A job in a bundle.
@@ -153,6 +155,10 @@ impl Publisher {
         trace: &Trace,
         stop: Option<&CancellationToken>,
     ) -> Result<(), PublishError> {
+        if J::QUEUE.schedules().is_some() {
+            // In a box, because it is rare, and would make every other publish larger.
+            Box::pin(self.wait_for_room(stop)).await?;
+        }
         let Some(bundler) = &self.bundler else {
             return self.publish(|| job.publication(id, trace), stop).await;
         };
@@ -235,8 +241,8 @@ pub(crate) fn jobs(message: &Message, key: &str) -> Option<Vec<Message>> {
         }
         let payload = message.payload.slice_ref(job.get().as_bytes());
         let (subject, length) = (format!("{lane}{id}").into(), payload.len());
-        let (reply, status, description) = (None, message.status, None);
-        Message { subject, reply, payload, headers: Some(headers), status, description, length }
+        let (reply, headers, status, description) = (None, Some(headers), None, None);
+        Message { subject, reply, payload, headers, status, description, length }
     };
     Some(entries.into_iter().map(job).collect())
 }

@@ -17,6 +17,7 @@ use tracing::{info, warn};
 
 use crate::api::{self, ApiError};
 use crate::backoff::Backoff;
+use crate::connect_options::RETRY;
 use crate::connection::Connection;
 
 /// The difference from the broker's clock from which on a machine's clock counts as wrong.
@@ -24,9 +25,6 @@ const TOLERANCE: SignedDuration = SignedDuration::from_mins(1);
 
 /// The interval between two comparisons.
 const INTERVAL: Duration = Duration::from_secs(10);
-
-/// The first ceiling of the time between two tries to compare, and the highest.
-const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
 /// The broker's last answer, for the whole process.
 static BROKER: RwLock<Option<Reading>> = RwLock::new(None);

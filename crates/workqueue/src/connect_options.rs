@@ -16,7 +16,8 @@ use crate::settings::NatsSettings;
 /// The time limit for an answer to a request.
 pub(crate) const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// The first ceiling of the time between two tries to connect, and the highest.
+/// The first ceiling of the time between two tries to connect, or to do one of the first steps after it, and the
+/// highest.
 pub(crate) const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
 /// The interval of the pings to the broker. A connection counts as lost when two of them have no answer.

@@ -49,7 +49,7 @@ pub(crate) struct Consumer<H> {
     pub(crate) places: Semaphore,
     /// The slots that all lanes share, if there are several lanes or a rate limit.
     pub(crate) slots: Option<Slots>,
-    /// The policy for messages that cannot be decoded.
+    /// The policy for messages that are not decoded.
     pub(crate) policy: RetryPolicy,
     /// The queue itself, for copies of its messages.
     pub(crate) queue: Arc<Publisher>,
@@ -128,6 +128,11 @@ impl<H: Handler> Consumer<H> {
                 // No more messages can arrive, so only the jobs in flight are left.
                 return Ok(if stopping.is_cancelled() { End::Stopped } else { End::Changed });
             }
+            // A bundle needs places for its jobs, and is in flight until the last of them is settled.
+            let lacks_places = taking
+                && pull.credit() == 0
+                && self.places.available_permits() == 0
+                && in_flight.len() < concurrency;
             tokio::select! {
                 // Arrived messages come first, because that is the usual case. The other branches only end the
                 // wait: the code above checks their conditions at each turn.
@@ -149,6 +154,7 @@ impl<H: Handler> Consumer<H> {
                     Arrival::Gone => return Ok(End::Gone),
                 },
                 Some(ended) = in_flight.join_next() => self.log_panic(ended),
+                Ok(_place) = self.places.acquire(), if lacks_places => {}
                 Ok(()) = room.changed(), if taking => {}
                 () = stopping.cancelled(), if taking => {}
                 () = changed.cancelled(), if taking => {}
@@ -169,14 +175,15 @@ impl<H: Handler> Consumer<H> {
 
     /// Handles the jobs of a bundle, and acks the bundle once all of them are settled. A redelivered bundle is split
     /// into a message for each job for which the queue has room, and only the others are handled here. If a job can be
-    /// settled only with its bundle, the bundle is redelivered after the longest delay of such a job.
+    /// settled only with its bundle, the bundle is redelivered after the longest delay of such a job. At a stop each
+    /// job that is not settled becomes a message of its own, so that the others are not handled again.
     async fn work_on_bundle(&self, binding: &Binding, bundle: &Delivery, jobs: &[Delivery]) {
         let work = async {
             // Those that are messages of their own are handled as such.
             let left = jobs.iter().map(async |job| {
                 let attempt = bundle.attempt();
                 let is_split = bundle.is_redelivered()
-                    && job.snooze_as_copy(&self.queue, attempt, Duration::ZERO).await;
+                    && job.publish_copy(&self.queue, attempt, Duration::ZERO).await;
                 if is_split {
                     job.set_settled();
                 }
@@ -190,8 +197,7 @@ impl<H: Handler> Consumer<H> {
         let (delay, _) = bundle.keep_alive(pin!(work), every, abandoned).await;
         match delay {
             Some(None) => bundle.ack(),
-            _ if abandoned.is_cancelled()
-                && self.replaced_at_the_stop(bundle, jobs, &self.policy).await => {}
+            _ if abandoned.is_cancelled() && self.replace_at_the_stop(bundle, jobs).await => {}
             Some(Some(delay)) => bundle.nak(Delay::Exactly(delay)).await,
             None => bundle.nak(GIVE_BACK).await,
         }
@@ -205,7 +211,7 @@ impl<H: Handler> Consumer<H> {
             // one may be given back; a later one is replaced by a copy.
             let attempt = delivery.attempt();
             if !(delivery.is_redelivered()
-                && self.snooze_as_copy(delivery, attempt, delay, binding.heartbeat).await)
+                && self.replace(delivery, attempt, delay, binding.heartbeat).await)
             {
                 delivery.nak(Delay::Exactly(delay)).await;
             }
@@ -253,6 +259,12 @@ impl<H: Handler> Consumer<H> {
         shared: &Arc<Shared>,
         handling: &mut Handling,
     ) -> Outcome {
+        let decoded = H::Job::decode(delivery.subject(), delivery.headers(), delivery.body());
+        if let Ok((_, job)) = &decoded {
+            // Before the job waits for its turn, because a stop may end the wait.
+            let policy = self.handler.retry_policy_of(job);
+            handling.policy = policy.or_attempts(self.settings.max_attempts);
+        }
         let _place = self.places.acquire().await;
         let slot = match &self.slots {
             Some(slots) => {
@@ -263,14 +275,11 @@ impl<H: Handler> Consumer<H> {
         };
         let started_at = slot.as_ref().map_or_else(now, |slot| slot.given_at);
         handling.span = Span::process(delivery);
-        let attempt = delivery.attempt();
-        let decoded = H::Job::decode(delivery.subject(), delivery.headers(), delivery.body());
         let (id, job) = match decoded {
             Ok(decoded) => decoded,
             Err(error) => return Outcome::Undecodable(error),
         };
-        let policy = self.handler.retry_policy_of(&job).or_attempts(self.settings.max_attempts);
-        handling.policy = policy;
+        let (attempt, policy) = (delivery.attempt(), handling.policy);
         // Before the work, so that a job that kills every process that handles it also becomes a dead letter.
         if policy.max_attempts.is_some_and(|most| attempt.number() > most) {
             return Outcome::Exhausted;
@@ -297,7 +306,7 @@ impl<H: Handler> Consumer<H> {
     async fn settle(
         &self,
         delivery: &Delivery,
-        outcome: &Outcome,
+        mut outcome: &Outcome,
         Handling { policy, span }: &Handling,
         every: Duration,
     ) -> Result<&Counter, Duration> {
@@ -311,9 +320,13 @@ impl<H: Handler> Consumer<H> {
         };
         let mut settling = span.settle(delivery, &settlement);
         if let Settlement::Snooze { delay } = settlement {
-            if self.snooze_as_copy(delivery, delivery.attempt(), delay, every).await {
+            if self.replace(delivery, delivery.attempt(), delay, every).await {
                 info!(queue, id, attempt, trace = trace(), %outcome, "snoozed");
                 return Ok(&self.metrics.snoozes);
+            }
+            if self.running.abandoned.is_cancelled() {
+                // The stop has cut it short, and must not spend the last attempt.
+                outcome = &Outcome::Interrupted;
             }
             let counted = RetryPolicy { snoozes_count: true, ..*policy };
             settlement = settle(outcome, delivery.attempt(), &counted);
@@ -327,18 +340,23 @@ impl<H: Handler> Consumer<H> {
                 Ok(&self.metrics.acks)
             }
             Settlement::Nak { delay } => {
+                let is_interrupted = matches!(outcome, Outcome::Interrupted);
                 if delivery.is_bundled() {
                     let (next, delay) = (Attempt::new(attempt.saturating_add(1)), delay.draw());
-                    if matches!(outcome, Outcome::Interrupted)
-                        || !self.snooze_as_copy(delivery, next, delay, every).await
-                    {
+                    if is_interrupted || !self.replace(delivery, next, delay, every).await {
                         settling.fail("with_its_bundle", "only its bundle is redelivered");
                         return Err(delay);
                     }
-                } else if !(matches!(outcome, Outcome::Interrupted)
-                    && self.replaced_at_the_stop(delivery, slice::from_ref(delivery), policy).await)
-                {
-                    delivery.nak(delay).await;
+                } else {
+                    // The broker counts this delivery, so after the last attempt another one would be one too many. An
+                    // earlier attempt is given back, and keeps its place in the queue.
+                    let is_last = policy.max_attempts.is_some_and(|most| attempt >= most);
+                    if !(is_interrupted
+                        && is_last
+                        && self.replace_at_the_stop(delivery, slice::from_ref(delivery)).await)
+                    {
+                        delivery.nak(delay).await;
+                    }
                 }
                 info!(queue, id, attempt, trace = trace(), %outcome, "given back");
                 Ok(&self.metrics.naks)
@@ -366,21 +384,12 @@ impl<H: Handler> Consumer<H> {
         }
     }
 
-    /// Replaces the delivery of a stopping service by a copy of each job that is not settled, if it was the last attempt:
-    /// the broker counts it, so the next delivery would be one too many. Returns whether all copies are stored. An
-    /// earlier attempt is given back, and keeps its place in the queue.
-    async fn replaced_at_the_stop(
-        &self,
-        delivery: &Delivery,
-        jobs: &[Delivery],
-        policy: &RetryPolicy,
-    ) -> bool {
+    /// Replaces the delivery of a stopping service by a copy of each job that is not settled, with the same attempt.
+    /// Returns whether all copies are stored.
+    async fn replace_at_the_stop(&self, delivery: &Delivery, jobs: &[Delivery]) -> bool {
         let attempt = delivery.attempt();
-        if policy.max_attempts.is_none_or(|most| attempt.number() < most) {
-            return false;
-        }
         let left = jobs.iter().filter(|job| !job.is_settled());
-        let copies = left.map(|job| job.snooze_as_copy(&self.queue, attempt, Duration::ZERO));
+        let copies = left.map(|job| job.publish_copy(&self.queue, attempt, Duration::ZERO));
         let stored = timeout(TIME_TO_COPY, Box::pin(join_all(copies))).await;
         let are_there = stored.is_ok_and(|each| each.into_iter().all(|is_there| is_there));
         if are_there {
@@ -391,7 +400,7 @@ impl<H: Handler> Consumer<H> {
 
     /// Replaces a delivery by a copy, which is due after this delay and has this attempt. Returns whether the copy is
     /// stored.
-    async fn snooze_as_copy(
+    async fn replace(
         &self,
         delivery: &Delivery,
         attempt: Attempt,
@@ -399,7 +408,7 @@ impl<H: Handler> Consumer<H> {
         every: Duration,
     ) -> bool {
         // In a box, because it is rare, and would make every other delivery larger.
-        let mut publishing = Box::pin(delivery.snooze_as_copy(&self.queue, attempt, delay));
+        let mut publishing = Box::pin(delivery.publish_copy(&self.queue, attempt, delay));
         let publishing = publishing.as_mut();
         let (is_there, _) = delivery.keep_alive(publishing, every, &self.running.abandoned).await;
         if is_there == Some(true) {

@@ -1,5 +1,5 @@
 //! Logs two states of a consumer that only the broker has: it is paused, or one of its messages breaks the connection
-//! repeatedly. Notices when its `ACK_WAIT` is changed.
+//! repeatedly. Notices when its `ACK_WAIT` is changed, or the `FACTS_MAX_AGE` of the buckets.
 //!
 //! For a message that the client cannot read, it only notices a lost connection. The difference from a broker that
 //! stops and starts: the loss repeats soon, while a message is redelivered.
@@ -12,9 +12,9 @@ use tokio::time::{Instant, timeout};
 use tracing::{info, warn};
 
 use crate::commands;
-use crate::connection::Connection;
 use crate::queue::Lane;
-use crate::topology::paused_until;
+use crate::running::Running;
+use crate::topology::{facts_max_age, paused_until};
 
 /// Two losses within this many `ACK_WAIT`s are suspicious. With several replicas, each gets the message only from time
 /// to time.
@@ -23,8 +23,14 @@ const SUSPICIOUS: u32 = 10;
 /// How often the broker is asked whether a consumer of a queue is paused, one lane after another.
 const INTERVAL: Duration = Duration::from_secs(10);
 
-/// Watches a consumer as long as it is awaited, or until its `ACK_WAIT` has changed.
-pub(crate) async fn watch(connection: &Connection, consumer: &PullConsumer, lane: Lane) {
+/// Watches a consumer as long as it is awaited, or until its `ACK_WAIT` has changed, or the time for which facts
+/// prevent a second effect. Returns that time.
+pub(crate) async fn watch(
+    Running { connection, topology, .. }: &Running,
+    consumer: &PullConsumer,
+    lane: Lane,
+    max_age: Duration,
+) -> Duration {
     let ack_wait = consumer.cached_info().config.ack_wait;
     let lanes = u32::try_from(lane.queue.lanes().count()).unwrap_or(1);
     let queue = lane.queue.stream;
@@ -47,7 +53,14 @@ pub(crate) async fn watch(connection: &Connection, consumer: &PullConsumer, lane
         pause = now;
         if info.config.ack_wait != ack_wait {
             info!(queue, was = ?ack_wait, is = ?info.config.ack_wait, "ACK_WAIT has changed; binding again");
-            return;
+            return max_age;
+        }
+        let asking = facts_max_age(connection.context(), &topology.buckets);
+        if let Some(Ok(is)) = connection.ask(pin!(asking)).await
+            && is != max_age
+        {
+            info!(queue, was = ?max_age, ?is, "FACTS_MAX_AGE has changed; binding again");
+            return is;
         }
         let Info { num_redelivered: redelivered, .. } = info;
         if !lost || redelivered == 0 {

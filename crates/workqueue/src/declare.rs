@@ -1,7 +1,6 @@
 //! Declares the topology and binds to a consumer, with retries.
 
 use std::pin::pin;
-use std::time::Duration;
 
 use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::consumer::PullConsumer;
@@ -11,13 +10,11 @@ use tracing::warn;
 use crate::backoff::Backoff;
 use crate::commands;
 use crate::connect_error::ClientEnded;
+use crate::connect_options::RETRY;
 use crate::connection::Connection;
 use crate::log_once::LogOnce;
 use crate::queue::Lane;
 use crate::topology::{self, DeclareError, Declared, Limits, Topology};
-
-/// The first ceiling of the time between two tries to declare the topology, and the highest.
-const RETRY: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
 
 /// Declares the topology, and retries until the broker answers.
 pub(crate) async fn declare(

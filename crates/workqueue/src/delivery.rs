@@ -259,7 +259,7 @@ impl Delivery {
     /// stored. It waits for a broker that is away, but not for room in the queue, and not for a broker that is there and
     /// gives no answer twice: it does not answer if the service may not publish to this queue. If the copy is stored all
     /// the same, the job is handled twice.
-    pub(crate) async fn snooze_as_copy(
+    pub(crate) async fn publish_copy(
         &self,
         to: &Publisher,
         attempt: Attempt,

@@ -15,11 +15,11 @@ pub(crate) fn subject(
     headers: Option<&HeaderMap>,
     stored: Timestamp,
 ) -> Option<String> {
-    let root = queue.schedules()?;
     let name = subject.strip_prefix(queue.root)?.strip_prefix('.')?.strip_prefix(EVERY)?;
     let [scheduler, next] = firing(headers?)?;
-    let of_this = scheduler.strip_prefix(root)?.strip_prefix('.')?.strip_prefix(EVERY)?;
-    (of_this == name).then(|| queue.subject(JobId::fired(stored, [scheduler, next])))
+    let of_this = queue.schedule_key(scheduler)?;
+    (name.strip_prefix('.') == Some(of_this))
+        .then(|| queue.subject(JobId::fired(stored, [scheduler, next])))
 }
 
 #[cfg(test)]

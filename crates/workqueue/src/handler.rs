@@ -44,7 +44,8 @@ pub trait Handler: Send + Sync + 'static {
     /// `RATE_LIMIT`, no limit unless set. An attempt counts as a job.
     ///
     /// It holds for each second of the clock, by counters on the broker. Jobs that wait for another second are kept in
-    /// flight, and spend no attempt. While the broker does not answer, no job starts.
+    /// flight, and spend no attempt, unless the service stops meanwhile. While the broker does not answer, no job
+    /// starts.
     fn rate_limit(&self) -> Option<NonZeroU32> {
         None
     }
@@ -59,7 +60,8 @@ pub trait Handler: Send + Sync + 'static {
     }
 
     /// Handles one job. The service may call it again with the same job, even at the same time, and may
-    /// drop it at any await: every effect must be idempotent.
+    /// drop it at any await: every effect must be idempotent. It has to [publish](Context::publish) the same jobs in
+    /// the same order each time, unless they have [ids of their own](Job::id).
     ///
     /// Returning `Ok` means that the effect is durable, and lets the broker forget the job. It must not
     /// block its thread, because other jobs run there, too: move blocking work to
@@ -345,8 +347,10 @@ impl Context {
     /// Publishes another job, and ends once the broker has confirmed that it is stored. While its queue is
     /// full, it waits, and spends no attempt.
     ///
-    /// If the job has no id of its own, its id is derived from the id of this job and the number of such jobs before
-    /// it. So each attempt publishes the same jobs in the same order under the same ids.
+    /// If the job has no [id of its own](Job::id), its id is derived from the id of this job and the number of such
+    /// jobs before it. So each attempt has to publish the same jobs in the same order: otherwise one of them gets the
+    /// id of another one, and the broker may drop it as a duplicate. A handler that cannot ensure that gives its jobs
+    /// ids of their own.
     ///
     /// # Errors
     ///
@@ -383,13 +387,14 @@ impl Context {
         Ok(self.waiting(self.shared.producer.create(fact, &self.trace, None)).await?)
     }
 
-    /// The fact that is kept under this key, if there is one.
+    /// The fact that is kept under this key, if there is one. While the broker does not answer, it waits, and spends
+    /// no attempt.
     ///
     /// # Errors
     ///
-    /// If the broker does not answer, or the value is not such a fact; see [`ReadError`].
+    /// If the value is not such a fact: [`ReadError::NoFact`].
     pub async fn read<F: Fact>(&self, key: &str) -> Result<Option<F>, ReadError> {
-        self.shared.producer.read(key).await
+        self.waiting(self.shared.producer.read_patiently(key)).await
     }
 }
 

@@ -85,15 +85,15 @@ impl<H: Handler> Consumer<H> {
                 continue;
             };
             self.running.health.set_bound(lane, true);
-            let changed = CancellationToken::new();
+            let (changed, max_age) = (CancellationToken::new(), facts_max_age);
             let watching = async {
-                consumer_state::watch(connection, &bound, lane).await;
-                // The heartbeats of later jobs follow the new time.
+                facts_max_age = consumer_state::watch(&self.running, &bound, lane, max_age).await;
+                // The heartbeats and the age limit of later jobs follow the new times.
                 changed.cancel();
                 pending::<Infallible>().await
             };
             let consumed = tokio::select! {
-                consumed = self.consume(bound.clone(), facts_max_age, &changed, in_flight) => consumed?,
+                consumed = self.consume(bound.clone(), max_age, &changed, in_flight) => consumed?,
                 never = watching => match never {},
             };
             match consumed {

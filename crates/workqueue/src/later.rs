@@ -1,8 +1,6 @@
 //! Submits jobs that are due later, and sets recurring ones.
 
 use std::pin::pin;
-use std::sync::Arc;
-use std::time::Duration;
 
 use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::{self, ErrorCode};
@@ -19,17 +17,13 @@ use crate::job::Job;
 use crate::last_message::last_message;
 use crate::log_once::LogOnce;
 use crate::producer::{BrokerTarget, Producer, Target};
-use crate::publisher::{PublishError, Publisher};
+use crate::publisher::{PublishError, RETRY};
 use crate::queue::{EVERY, ONCE, Queue};
 use crate::recurrence::{InvalidSchedule, Recurrence, check_name};
 use crate::remove::purge;
 use crate::schedules;
 use crate::spans::Span;
-use crate::topology::{self, DeclareError, Topology};
 use crate::trace::Trace;
-
-/// The first ceiling of the time between two tries, and the highest.
-const RETRY: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 
 /// The result of setting a schedule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -169,7 +163,7 @@ impl Producer {
                 return Ok(done.unwrap_or(ScheduleOutcome::Unchanged));
             }
             if standing.is_none() {
-                broker.check_room(J::QUEUE).await?;
+                publisher.check_room().await?;
             }
             let does = if standing.is_some() {
                 ScheduleOutcome::Replaced
@@ -236,45 +230,25 @@ impl BrokerTarget {
         stop: Option<&CancellationToken>,
     ) -> Result<(), PublishError> {
         let publisher = self.publisher_of::<J>(stop).await?;
+        publisher.wait_for_room(stop).await?;
+        let publish = || schedules::once(job, id, at, trace, None);
+        let mut tried = publisher.publish(publish, stop).await;
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
-        // Whether an earlier try may have been stored.
-        let mut unknown = false;
-        loop {
-            let publication = schedules::once(job, id, at, trace, None)?;
-            let tried = match self.check_room(J::QUEUE).await {
-                Ok(()) => publisher.try_publish(publication).await.map(drop),
-                Err(full) => Err(full),
-            };
-            match tried {
-                Ok(()) => return Ok(()),
-                Err(PublishError::AlreadyExists) => {
-                    // The refusal may be due to another one that is only under way, and may still fail. If it is due
-                    // meanwhile, it is the same job once more.
-                    if matches!(schedules::later::<J>(&self.connection, id).await, Ok(Some(_))) {
-                        return Ok(());
-                    }
-                    unknown = true;
+        while let Err(PublishError::AlreadyExists) = tried {
+            // The refusal may be due to another one that is only under way, and may still fail. If it is due
+            // meanwhile, it is the same job once more.
+            let waits = schedules::subject(J::QUEUE, ONCE, &id.to_string());
+            // In this order, because the job may become due between the two.
+            for subject in [waits, J::QUEUE.subject(id)] {
+                if self.standing(J::QUEUE, &subject).await.is_some() {
+                    return Ok(());
                 }
-                Err(full @ PublishError::Full(_)) => {
-                    if !unknown && stop.is_some_and(CancellationToken::is_cancelled) {
-                        return Err(full);
-                    }
-                }
-                Err(PublishError::Unconfirmed(_)) => unknown = true,
-                Err(error) => return Err(error),
             }
-            match stop.filter(|_| !unknown) {
-                Some(stop) => drop(stop.run_until_cancelled(backoff.wait()).await),
-                None => backoff.wait().await,
-            }
+            backoff.wait().await;
+            // It does not give up after `stop` any more: the other one may be an earlier try of its own.
+            tried = publisher.publish(publish, None).await;
         }
-    }
-
-    async fn publisher_of<J: Job>(
-        &self,
-        stop: Option<&CancellationToken>,
-    ) -> Result<Arc<Publisher>, PublishError> {
-        self.publisher(J::QUEUE.stream, || Topology::new(&[J::QUEUE], &[]), stop).await
+        tried
     }
 
     /// The last message under this subject of the queue, if there is one. Retries until the broker answers.
@@ -293,19 +267,5 @@ impl BrokerTarget {
             }
             backoff.wait().await;
         }
-    }
-
-    /// Whether a queue with schedules, whose stream has no limit, has room for one more job. Concurrent callers may
-    /// exceed the limit together.
-    async fn check_room(&self, queue: Queue) -> Result<(), PublishError> {
-        let asking = topology::stream_state(self.connection.context(), queue.stream);
-        let stream = match self.connection.ask(pin!(asking)).await {
-            Some(Ok(stream)) => stream,
-            // The publish detects this as well, and declares the stream again.
-            Some(Err(DeclareError::Refused { .. })) => return Ok(()),
-            Some(Err(error)) => return Err(PublishError::Unconfirmed(error.into())),
-            None => return Err(PublishError::Unconfirmed("the connection was lost".into())),
-        };
-        topology::no_room(&stream).map_or(Ok(()), |reason| Err(PublishError::Full(reason.into())))
     }
 }

@@ -6,12 +6,12 @@
 //! repeats that under the same [`JobId`] until the broker has confirmed that the job is stored. While the
 //! queue is full, the producer waits: that is back pressure, and nothing is dropped.
 //!
-//! A [`Service`] *pulls* jobs, never more than it has free slots for, and hands each to the [`Handler`] of
-//! its kind. If the service has a rate limit, the job first waits for a permit. All replicas share
-//! a fixed number of permits a second. A handler can ask for further permits under its own keys
-//! ([`Context::permit`]). The job is now *in flight*. While the handler awaits, the service sends
-//! *heartbeats*, so that the broker does not redeliver the job. When the handler publishes or creates
-//! through its [`Context`], the call returns only after the broker has confirmed it.
+//! A [`Service`] *pulls* jobs, from each [`Lane`] of a queue never more than it has slots, and hands each to the
+//! [`Handler`] of its kind once there is a free slot. If the service has a rate limit, the job first waits for a
+//! permit. All replicas share a fixed number of permits a second. A handler can ask for further permits under its own
+//! keys ([`Context::permit`]). The job is now *in flight*. While the handler awaits, the service sends *heartbeats*, so
+//! that the broker does not redeliver the job. When the handler publishes or creates through its [`Context`], the call
+//! returns only after the broker has confirmed it.
 //!
 //! The service *acks* the job only after the handler has returned `Ok`; then the broker forgets the job. After a
 //! [`Failure`] the broker redelivers the job after a delay (*retry*, *backoff*), as long as the

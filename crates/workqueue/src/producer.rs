@@ -128,6 +128,10 @@ impl Producer {
 
     /// Submits a job. Returns its id once the broker has confirmed that the job is stored in its queue.
     ///
+    /// Within two minutes after a job with an id of its own was stored, the broker takes another one under that id for
+    /// a duplicate, and does not store it, also if the first one was done, removed or discarded meanwhile. A queue
+    /// [without message ids](Queue::without_message_ids) stores it.
+    ///
     /// # Errors
     ///
     /// [`PublishError::TooLarge`] and [`PublishError::Invalid`], for which a retry does not help, and
@@ -139,7 +143,9 @@ impl Producer {
     }
 
     /// Publishes a job under this id, as part of this trace, and repeats that until the broker has confirmed it. If
-    /// the queue is still full after `stop`, it gives up with [`PublishError::Full`], and nothing is stored.
+    /// the queue is still full after `stop`, it gives up with [`PublishError::Full`], and nothing is stored. With
+    /// [bundles](crate::Settings::bundle_limit), concurrent calls for a queue have to share one `stop`: the jobs of a
+    /// bundle wait until that of the first job is cancelled.
     ///
     /// # Errors
     ///
@@ -153,9 +159,7 @@ impl Producer {
     ) -> Result<(), PublishError> {
         match &self.0 {
             Target::Broker(broker) => {
-                let publisher = broker
-                    .publisher(J::QUEUE.stream, || Topology::new(&[J::QUEUE], &[]), stop)
-                    .await?;
+                let publisher = broker.publisher_of::<J>(stop).await?;
                 let span = Span::send(J::QUEUE.stream, || id.to_string(), trace);
                 let trace = span.trace(trace);
                 span.end(publisher.publish_job(job, id, &trace, stop).await)
@@ -194,6 +198,21 @@ impl Producer {
         match &self.0 {
             Target::Broker(broker) => read_fact(&broker.connection, key).await,
             Target::Recorder(recorder) => recorder.read(key),
+        }
+    }
+
+    /// As [`Producer::read`], and retries until the broker answers. A missing bucket is declared.
+    pub(crate) async fn read_patiently<F: Fact>(&self, key: &str) -> Result<Option<F>, ReadError> {
+        let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+        loop {
+            match (self.read(key).await, &self.0) {
+                (Err(ReadError::Unknown), Target::Broker(broker)) => {
+                    let needs = Topology::new(&[], &[F::BUCKET]);
+                    broker.open(F::BUCKET.stream, needs).declare_again().await;
+                }
+                (known, _) => return known,
+            }
+            backoff.wait().await;
         }
     }
 
@@ -261,6 +280,14 @@ impl BrokerTarget {
             }
             backoff.wait().await;
         }
+    }
+
+    /// The publisher to the queue of these jobs, see [`BrokerTarget::publisher`].
+    pub(crate) async fn publisher_of<J: Job>(
+        &self,
+        stop: Option<&CancellationToken>,
+    ) -> Result<Arc<Publisher>, PublishError> {
+        self.publisher(J::QUEUE.stream, || Topology::new(&[J::QUEUE], &[]), stop).await
     }
 
     /// The publisher to this stream. The stream is declared on the broker before the first use.

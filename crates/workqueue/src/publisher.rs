@@ -130,7 +130,7 @@ impl Publisher {
     ) -> Self {
         Self {
             connection: connection.clone(),
-            places: Semaphore::new(capacity),
+            places: Semaphore::new(capacity.min(Semaphore::MAX_PERMITS)),
             stream,
             bundler: Bundler::new(bundle_limit),
             metrics: metrics.publishes_to(stream),
@@ -173,6 +173,47 @@ impl Publisher {
         }
     }
 
+    /// Waits until a queue with schedules has room for one more job. If it is still full after `stop`, it gives up with
+    /// [`PublishError::Full`].
+    pub(crate) async fn wait_for_room(
+        &self,
+        stop: Option<&CancellationToken>,
+    ) -> Result<(), PublishError> {
+        let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+        while let Err(full) = self.check_room().await {
+            self.obstacle.note(self.stream, Some(&full));
+            let Some(stop) = stop else {
+                backoff.wait().await;
+                continue;
+            };
+            if stop.run_until_cancelled(backoff.wait()).await.is_none() {
+                return Err(full);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a queue with schedules, whose stream has no limit, has room for one more job: [`PublishError::Full`] if
+    /// not. Retries until the broker answers. Concurrent callers may exceed the limit together.
+    pub(crate) async fn check_room(&self) -> Result<(), PublishError> {
+        let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+        loop {
+            let asking = topology::stream_state(self.connection.context(), self.stream);
+            let unknown = match self.connection.ask(pin!(asking)).await {
+                Some(Ok(stream)) => {
+                    let reason = topology::no_room(&stream);
+                    return reason.map_or(Ok(()), |reason| Err(PublishError::Full(reason.into())));
+                }
+                // The publish detects this as well, and declares the stream again.
+                Some(Err(DeclareError::Refused { .. })) => return Ok(()),
+                Some(Err(error)) => PublishError::Unconfirmed(error.into()),
+                None => Unconfirmed::Lost.into(),
+            };
+            self.obstacle.note(self.stream, Some(&unknown));
+            backoff.wait().await;
+        }
+    }
+
     /// Publishes once. Waits for a connection, and for the broker's answer.
     pub(crate) async fn try_publish(&self, publication: Publication) -> Result<(), PublishError> {
         self.send(publication).await.map(drop)
@@ -200,7 +241,7 @@ impl Publisher {
 
     /// Declares the needed streams again if no stream answers: it may have been deleted, or the broker may have an
     /// empty store now. One publish at a time does so; the others only retry.
-    async fn declare_again(&self) {
+    pub(crate) async fn declare_again(&self) {
         let Ok(mut logged) = self.declaring.try_lock() else { return };
         let (topology, limits) = &self.needs;
         let (context, known) = (self.connection.context(), self.connection.known());

@@ -190,7 +190,7 @@ impl Pull {
     }
 
     fn arrived(&mut self, message: Message) -> Arrival {
-        match message.status {
+        match status_of(&message, &self.inbox) {
             None | Some(StatusCode::OK) => {
                 self.spend(1);
                 self.batch.add(&message);
@@ -261,5 +261,33 @@ impl Pull {
             tokio::time::sleep(time_of_a_pull).await;
             Fate::Alive
         }));
+    }
+}
+
+/// The status of an answer to the pulls with this inbox. A stored message has none: brokers before 2.12.6 may keep one
+/// in its headers, but its subject is not the inbox.
+fn status_of(message: &Message, inbox: &Subject) -> Option<StatusCode> {
+    message.status.filter(|_| message.subject == *inbox)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stored_message_is_no_answer() {
+        let inbox = Subject::from_static("_INBOX.pull");
+        let message = |subject: &'static str| Message {
+            subject: subject.into(),
+            reply: None,
+            payload: "".into(),
+            headers: None,
+            status: Some(StatusCode::REQUEST_TERMINATED),
+            description: Some("Consumer Deleted".to_owned()),
+            length: 0,
+        };
+        let status = |subject| status_of(&message(subject), &inbox);
+        assert_eq!(status("_INBOX.pull"), Some(StatusCode::REQUEST_TERMINATED));
+        assert_eq!(status("greetings.1"), None);
     }
 }

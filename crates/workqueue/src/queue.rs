@@ -55,7 +55,9 @@ impl Queue {
     /// [`Producer::schedule`](crate::Producer::schedule).
     ///
     /// The stream of such a queue has no limit of its own, because at that limit the broker would remove the oldest
-    /// messages. Producers enforce `QUEUE_LIMIT` instead.
+    /// messages. Producers enforce `QUEUE_LIMIT` instead: each asks the broker before it publishes a job, so concurrent
+    /// producers may exceed it together. It does not hold up the copies of snoozed jobs, replays of dead letters, and
+    /// jobs of recurring schedules.
     ///
     /// # Panics
     ///

@@ -9,10 +9,12 @@ use crate::connection::Connection;
 use crate::id::JobId;
 use crate::queue::Queue;
 
-/// Removes a job from its queue, if it is there. Returns the number of removed messages.
+/// Removes a job from its queue, if it is there. Returns the number of removed messages: 0 also for a job in a bundle,
+/// which stays there, because its message has other jobs.
 ///
 /// A replica that has the job in flight does not notice: it continues, and the broker stores its messages. To prevent
-/// an effect, create a fact that prevents it; removing the message only saves the work.
+/// an effect, create a fact that prevents it; removing the message only saves the work. The broker may not store
+/// another job under its id for [two minutes](crate::Producer::submit).
 ///
 /// # Errors
 ///

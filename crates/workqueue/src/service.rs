@@ -89,18 +89,13 @@ impl Service {
         self
     }
 
-    /// Declares these queues and buckets at the start, besides the queues that it consumes. Without this call the
+    /// Declares this topology at the start, besides the queues that it consumes. Without this call the
     /// first publish or creation declares its stream. Only declared buckets count for
     /// [`Context::facts_max_age`](crate::Context::facts_max_age), and only declared streams are checked before the
     /// service takes a job.
     #[must_use]
     pub fn declares(mut self, topology: &Topology) -> Self {
-        for queue in &topology.queues {
-            self.topology.add_queue(*queue);
-        }
-        for bucket in &topology.buckets {
-            self.topology.add_bucket(*bucket);
-        }
+        self.topology.add(topology);
         self
     }
 
@@ -344,5 +339,16 @@ async fn log_progress(queues: Vec<Queue>, metrics: Arc<Metrics>) {
                 *before = settled;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn service_declares_all_of_a_topology() {
+        let topology = Topology::default().with_rates();
+        assert_eq!(Service::new("resizer").declares(&topology).topology, topology);
     }
 }

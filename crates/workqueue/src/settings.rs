@@ -17,6 +17,9 @@ use crate::bundle::MOST_JOBS;
 use crate::command_line::{address, parse_from};
 use crate::mask::without_users;
 
+/// The highest `CONCURRENCY`.
+const MOST_SLOTS: usize = 65_536;
+
 /// The heading of the settings for work, in the help.
 const WORK: &str = "Work";
 
@@ -38,9 +41,9 @@ pub struct Settings {
     #[arg(long, env, default_value_t = default_instance(), hide_default_value = true, value_parser = NonEmptyStringValueParser::new(), value_name = "NAME", help_heading = WORK)]
     pub instance: String,
 
-    /// The most jobs of each queue that a replica works on at a time. A requestor also submits at most this many
-    /// requests at a time
-    #[arg(long, env, default_value_t = 256, value_parser = number::<usize>(1..), value_name = "NUMBER", help_heading = WORK)]
+    /// The most jobs of each queue that a replica works on at a time, and the most messages to each queue that it
+    /// publishes at a time
+    #[arg(long, env, default_value_t = 256, value_parser = number::<usize>(1..=MOST_SLOTS), value_name = "NUMBER", help_heading = WORK)]
     pub concurrency: usize,
 
     /// How many attempts a message has before it becomes a dead letter
@@ -85,10 +88,10 @@ impl Settings {
     }
 }
 
-/// The settings that may differ between deployments without breaking a guarantee: the limits of new streams, buckets
-/// and consumers.
+/// The settings that may differ between deployments without breaking a guarantee: the limits of streams, buckets and
+/// consumers.
 #[derive(Args, Clone, Copy, Debug, PartialEq, Eq)]
-#[command(next_help_heading = "Limits (for new streams and consumers; existing ones keep theirs)")]
+#[command(next_help_heading = "Limits (a service sets them only for new streams and consumers)")]
 pub struct Limits {
     /// Time without an ack or a heartbeat after which the broker redelivers a message
     #[arg(long, env, default_value = "30s", value_parser = above_zero, value_name = "TIME")]
@@ -98,7 +101,7 @@ pub struct Limits {
     #[arg(long, env, default_value_t = 100_000, value_parser = number::<u64>(1..), value_name = "NUMBER")]
     pub queue_limit: u64,
 
-    /// Time for which the guarantees hold after a request is made
+    /// Time for which the guarantees hold after a job is made
     #[arg(long, env, default_value = "24h", value_parser = above_zero, value_name = "TIME")]
     pub facts_max_age: Duration,
 

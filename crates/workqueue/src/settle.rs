@@ -127,7 +127,7 @@ pub fn settle(outcome: &Outcome, attempt: Attempt, policy: &RetryPolicy) -> Sett
             Reason::Exhausted,
             &format!(
                 "delivered {number} times and never settled; perhaps it stops every process that \
-                 handles it"
+                 handles it, or its dead letter could not be stored"
             ),
         ),
         Outcome::Failed(failure @ Failure::Reject(_)) => {

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use async_nats::jetstream::AckKind;
+use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::{ConnectOptions, jetstream};
 use futures_util::StreamExt;
 use futures_util::future::join_all;
@@ -16,11 +18,14 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use workqueue::dead_letters;
-use workqueue::topology::{Limits, Topology};
+use workqueue::topology::{Limits, Topology, queue_state};
 use workqueue::{
     Context, Failure, Handler, Job, JobId, NatsSettings, Producer, Queue, RetryPolicy, Service,
     Settings,
 };
+
+/// A drain of which a tenth, the time for giving back, suffices to publish the jobs of a bundle.
+const DRAIN: Duration = Duration::from_secs(5);
 
 /// The time for which the place `closed` is closed.
 const CLOSED: Duration = Duration::from_mins(10);
@@ -66,6 +71,9 @@ impl Handler for Postman {
         self.most_at_a_time.fetch_max(now, Ordering::SeqCst);
         let attempt = cx.attempt().number();
         let _ = self.started.send((letter.to.clone(), attempt));
+        if letter.to == "stuck" {
+            std::future::pending::<()>().await;
+        }
         self.gate.acquire().await?.forget();
         tokio::task::yield_now().await;
         self.at_a_time.fetch_sub(1, Ordering::SeqCst);
@@ -82,6 +90,7 @@ impl Handler for Postman {
 
 struct PostOffice {
     started: mpsc::UnboundedReceiver<(String, u64)>,
+    gate: Arc<Semaphore>,
     most_at_a_time: Arc<AtomicUsize>,
     stop: CancellationToken,
     running: JoinHandle<()>,
@@ -94,7 +103,7 @@ impl PostOffice {
         let most_at_a_time = Arc::<AtomicUsize>::default();
         let postman = Postman {
             started: sender,
-            gate,
+            gate: Arc::clone(&gate),
             at_a_time: Arc::default(),
             most_at_a_time: Arc::clone(&most_at_a_time),
         };
@@ -103,7 +112,7 @@ impl PostOffice {
         let token = stop.clone();
         let running =
             tokio::spawn(async move { service.run(&settings, &token).await.expect("it runs") });
-        Self { started, most_at_a_time, stop, running }
+        Self { started, gate, most_at_a_time, stop, running }
     }
 
     /// The numbers of all attempts at each letter that were started before this is closed.
@@ -151,12 +160,17 @@ async fn messages(nats: &jetstream::Context) -> u64 {
     nats.get_stream(Letter::QUEUE.stream).await.unwrap().cached_info().state.messages
 }
 
-async fn drained(nats: &jetstream::Context) {
-    eventually("the queue is empty", async || match messages(nats).await {
-        0 => Ok(()),
-        left => Err(left),
+/// Waits until the queue has this number of messages.
+async fn messages_reach(nats: &jetstream::Context, count: u64) {
+    eventually(&format!("{count} messages are in the queue"), async || {
+        let messages = messages(nats).await;
+        if messages == count { Ok(()) } else { Err(messages) }
     })
     .await;
+}
+
+async fn drained(nats: &jetstream::Context) {
+    messages_reach(nats, 0).await;
 }
 
 #[tokio::test]
@@ -210,17 +224,61 @@ async fn redelivered_bundle_is_split() {
     let (broker, settings) = broker(100).await;
     let nats = nats(&broker).await;
     submit(&settings, &["here", "there", "away"]).await;
-    let no_drain = Settings { drain_timeout: Duration::from_millis(10), ..settings.clone() };
-    let mut first = PostOffice::open(&no_drain, 0);
+    let stream = nats.get_stream(Letter::QUEUE.stream).await.unwrap();
+    let consumer: PullConsumer = stream.get_consumer(Letter::QUEUE.consumer).await.unwrap();
+    let mut deliveries = consumer.fetch().max_messages(1).messages().await.unwrap();
+    let delivery = deliveries.next().await.unwrap().unwrap();
+    delivery.ack_with(AckKind::Nak(None)).await.unwrap();
+    let office = PostOffice::open(&settings, 100);
+    drained(&nats).await;
+    let attempts = office.close().await;
+    assert_eq!(attempts, named(&[("away", &[2, 3]), ("here", &[2]), ("there", &[2])]));
+    assert_eq!(dead_letters::list(&nats, None).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn stop_splits_a_bundle_and_spends_no_attempt() {
+    let (broker, settings) = broker(100).await;
+    let nats = nats(&broker).await;
+    submit(&settings, &["here", "away", "stuck"]).await;
+    let mut first = PostOffice::open(&Settings { drain_timeout: DRAIN, ..settings.clone() }, 0);
     for _ in 0..3 {
         first.started.recv().await.unwrap();
     }
     first.close().await;
-    let second = PostOffice::open(&settings, 100);
-    drained(&nats).await;
+    messages_reach(&nats, 3).await;
+    let no_drain = Settings { drain_timeout: Duration::from_millis(10), ..settings };
+    let second = PostOffice::open(&no_drain, 100);
+    messages_reach(&nats, 1).await;
     let attempts = second.close().await;
-    assert_eq!(attempts, named(&[("away", &[2, 3]), ("here", &[2]), ("there", &[2])]));
+    assert_eq!(attempts, named(&[("away", &[1, 2, 3]), ("here", &[1]), ("stuck", &[1])]));
     assert_eq!(dead_letters::list(&nats, None).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn place_that_a_job_of_a_bundle_leaves_is_used() {
+    let (broker, settings) = broker(100).await;
+    let nats = nats(&broker).await;
+    submit(&settings, &["here", "stuck"]).await;
+    let few =
+        Settings { concurrency: 2, drain_timeout: Duration::from_secs(1), ..settings.clone() };
+    let mut office = PostOffice::open(&few, 0);
+    for _ in 0..2 {
+        office.started.recv().await.unwrap();
+    }
+    eventually("no pull is open", async || {
+        let state = queue_state(&nats, Letter::QUEUE).await.unwrap();
+        match state.lanes[0].1.num_waiting {
+            0 => Ok(()),
+            open => Err(open),
+        }
+    })
+    .await;
+    submit(&settings, &["there"]).await;
+    office.gate.add_permits(2);
+    let next = timeout(Duration::from_mins(1), office.started.recv()).await;
+    assert_eq!(next, Ok(Some(("there".to_owned(), 1))));
+    office.close().await;
 }
 
 #[tokio::test]
@@ -228,8 +286,7 @@ async fn redelivered_bundle_needs_no_room() {
     let (broker, settings) = broker(1).await;
     let nats = nats(&broker).await;
     submit(&settings, &["here", "there"]).await;
-    let no_drain = Settings { drain_timeout: Duration::from_millis(10), ..settings.clone() };
-    let mut first = PostOffice::open(&no_drain, 0);
+    let mut first = PostOffice::open(&Settings { drain_timeout: DRAIN, ..settings.clone() }, 0);
     first.started.recv().await.unwrap();
     first.close().await;
     let second = PostOffice::open(&settings, 100);

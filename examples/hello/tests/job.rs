@@ -11,9 +11,9 @@ use tokio::sync::{Mutex, Semaphore, mpsc};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::subscriber::DefaultGuard;
-use workqueue::dead_letters::{self, DeadLetter};
+use workqueue::dead_letters::{self, DeadLetter, ReplayError};
 use workqueue::testing::Recorder;
-use workqueue::topology::Topology;
+use workqueue::topology::{self, Declared, Limits, Topology};
 use workqueue::{
     Bucket, Connection, Context, Creation, Fact, Failure, Handler, Job, NatsSettings, Producer,
     PublishError, Queue, Reconciler, RetryPolicy, Service, ServiceError, Settings, Trace,
@@ -215,7 +215,10 @@ impl Handler for RepairedResizer {
     type Job = Resize;
 
     async fn handle(&self, Resize { image, .. }: Resize, cx: &Context) -> Result<(), Failure> {
-        cx.create(&Resized { image, attempt: cx.attempt().number() }).await?;
+        // The bucket does not exist yet.
+        if cx.read::<Resized>(&image).await?.is_none() {
+            cx.create(&Resized { image, attempt: cx.attempt().number() }).await?;
+        }
         Ok(())
     }
 }
@@ -232,6 +235,10 @@ async fn replayed_dead_letter_is_handled() {
 
     letters[0].replay(&connection, &[Resize::QUEUE]).await.unwrap();
     dead_letters_reach(connection.context(), 0).await;
+    // Another operator replays it as well.
+    let again = letters[0].replay(&connection, &[Resize::QUEUE]).await;
+    assert!(matches!(again, Err(ReplayError::NotRemoved(_))), "{again:?}");
+    depth_is(&broker, Resize::QUEUE, 1).await;
     let stop = CancellationToken::new();
     let token = stop.clone();
     let service = Service::new("resizer").consume(RepairedResizer);
@@ -253,6 +260,46 @@ async fn reconciler_creates_missing_objects_again() {
     connection.context().delete_stream(Resize::QUEUE.stream).await.unwrap();
     depth_is(&broker, Resize::QUEUE, 0).await;
     reconciling.abort();
+}
+
+/// Reports the time for which facts prevent a second effect.
+struct AgeReporter(mpsc::UnboundedSender<Duration>);
+
+impl Handler for AgeReporter {
+    type Job = Resize;
+
+    async fn handle(&self, _: Resize, cx: &Context) -> Result<(), Failure> {
+        let _ = self.0.send(cx.facts_max_age());
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn changed_age_of_facts_reaches_a_running_service() {
+    let (_broker, settings) = broker().await;
+    let connection = Connection::establish(&settings.nats, "operator", |_| {}).await.unwrap();
+    let topology = Topology::new(&[Resize::QUEUE], &[Resized::BUCKET]);
+    let (reporter, mut ages) = mpsc::unbounded_channel();
+    let service = Service::new("resizer").declares(&topology).consume(AgeReporter(reporter));
+    let stop = CancellationToken::new();
+    let (token, of_service) = (stop.clone(), settings.clone());
+    let running = tokio::spawn(async move { service.run(&of_service, &token).await });
+    let producer = Producer::connect(&settings).await.unwrap();
+    let mut age = async || {
+        producer.submit(&resize("cat")).await.unwrap();
+        ages.recv().await.expect("the worker runs")
+    };
+    assert_eq!(age().await, settings.limits.facts_max_age);
+    let limits = Limits { facts_max_age: Duration::from_hours(2), ..settings.limits };
+    let (nats, known) = (connection.context(), connection.known());
+    topology::adjust(nats, known, &topology, &limits, &mut Declared::default()).await.unwrap();
+    eventually("jobs have the new age", async || match age().await {
+        age if age == limits.facts_max_age => Ok(()),
+        age => Err(age),
+    })
+    .await;
+    stop.cancel();
+    running.await.unwrap().unwrap();
 }
 
 #[tokio::test]

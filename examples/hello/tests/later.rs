@@ -6,8 +6,10 @@ use async_nats::jetstream;
 use serde::{Deserialize, Serialize};
 use testkit::broker::{Broker, BrokerOptions};
 use testkit::eventually::eventually;
+use testkit::proxy::Proxy;
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinHandle;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use workqueue::testing::Recorder;
 use workqueue::topology::{Topology, queue_state};
@@ -148,6 +150,28 @@ async fn job_submitted_twice_under_an_id_is_stored_once() {
     depths_are(&connection, 0, 1).await;
 }
 
+/// A reminder of a newer replica.
+#[derive(Debug, Serialize, Deserialize)]
+struct NewerRemind {}
+
+impl Job for NewerRemind {
+    const QUEUE: Queue = Remind::QUEUE;
+    const VERSION: u64 = 2;
+}
+
+#[tokio::test]
+async fn job_that_cannot_be_read_counts_as_submitted() {
+    let (_broker, settings) = broker().await;
+    let (producer, connection) =
+        (Producer::connect(&settings).await.unwrap(), connection(&settings).await);
+    let (id, at, trace) = (JobId::new(), now() + 60 * SECOND, Trace::default());
+    producer.publish_later(&NewerRemind {}, id, at, &trace, None).await.unwrap();
+    let cake = remind("cake");
+    let again = producer.publish_later(&cake, id, at, &trace, None);
+    timeout(60 * SECOND, again).await.expect("it gives up").unwrap();
+    depths_are(&connection, 0, 1).await;
+}
+
 #[tokio::test]
 async fn cancelled_job_is_never_done() {
     let (_broker, settings) = broker().await;
@@ -177,7 +201,34 @@ async fn full_queue_refuses_later_jobs() {
     producer.submit_later(&remind("cake"), at).await.unwrap();
     submit().await.unwrap();
     assert!(matches!(submit().await, Err(PublishError::Full(_))));
+    let now = producer.publish(&remind("cake"), JobId::new(), &Trace::default(), Some(&stop)).await;
+    assert!(matches!(now, Err(PublishError::Full(_))), "{now:?}");
     let recurs = producer.schedule("cake", &EACH_SECOND, &remind("cake")).await;
+    assert!(matches!(recurs, Err(PublishError::Full(_))), "{recurs:?}");
+}
+
+#[tokio::test]
+async fn lost_question_for_room_is_asked_again() {
+    let (broker, mut settings) = broker().await;
+    settings.limits.queue_limit = 1;
+    let proxy = Proxy::start(broker.port()).await.unwrap();
+    let settings = Settings { nats: NatsSettings::at(proxy.url()), ..settings };
+    let producer = Producer::connect(&settings).await.unwrap();
+    let (cake, at, stop) = (remind("cake"), now() + 60 * SECOND, CancellationToken::new());
+    producer.submit_later(&cake, at).await.unwrap();
+    stop.cancel();
+    let lose = async || {
+        proxy.hold(format!("$JS.API.STREAM.INFO.{}", Remind::QUEUE.stream));
+        proxy.held().await;
+        proxy.reset();
+        proxy.release();
+    };
+    let trace = Trace::default();
+    let later = producer.publish_later(&cake, JobId::new(), at, &trace, Some(&stop));
+    let ((), later) = tokio::join!(lose(), timeout(60 * SECOND, later));
+    assert!(matches!(later, Ok(Err(PublishError::Full(_)))), "{later:?}");
+    let recurs = producer.schedule("cake", &EACH_SECOND, &cake);
+    let ((), recurs) = tokio::join!(lose(), recurs);
     assert!(matches!(recurs, Err(PublishError::Full(_))), "{recurs:?}");
 }
 

@@ -15,10 +15,10 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use workqueue::dead_letters::{self, DeadLetter};
 use workqueue::headers::{SNOOZE_ATTEMPTS, SNOOZE_UNTIL};
-use workqueue::topology::Topology;
+use workqueue::topology::{Topology, queue_state};
 use workqueue::{
-    Context, Failure, Handler, Job, JobId, NatsSettings, Producer, Queue, RetryPolicy, Service,
-    ServiceError, Settings,
+    Context, Failure, Handler, Job, JobId, NatsSettings, Priority, Producer, Queue, RetryPolicy,
+    Service, ServiceError, Settings,
 };
 
 /// Fetch a page that does not exist yet.
@@ -225,10 +225,22 @@ struct Knock {
 }
 
 impl Job for Knock {
-    const QUEUE: Queue = Queue::new("DOORS", "doors").consumer("visitor");
+    const QUEUE: Queue = Queue::new("DOORS", "doors").consumer("visitor").with_priorities();
+
+    fn priority(&self) -> Priority {
+        if self.timeout_ms.is_some() { Priority::High } else { Priority::Normal }
+    }
 }
 
 struct Visitor;
+
+impl Visitor {
+    fn start(settings: &Settings) -> (JoinHandle<Result<(), ServiceError>>, CancellationToken) {
+        let (service, stop) = (Service::new("visitor").consume(Self), CancellationToken::new());
+        let (token, settings) = (stop.clone(), settings.clone());
+        (tokio::spawn(async move { service.run(&settings, &token).await }), stop)
+    }
+}
 
 impl Handler for Visitor {
     type Job = Knock;
@@ -255,9 +267,7 @@ impl Handler for Visitor {
 async fn each_job_has_the_policy_of_its_kind() {
     let (broker, settings) = broker().await;
     let producer = Producer::connect(&settings).await.unwrap();
-    let (service, stop) = (Service::new("visitor").consume(Visitor), CancellationToken::new());
-    let (token, of_service) = (stop.clone(), settings.clone());
-    let running = tokio::spawn(async move { service.run(&of_service, &token).await });
+    let (running, stop) = Visitor::start(&settings);
     for (times, timeout_ms) in [(1, None), (3, None), (1, Some(1))] {
         producer.submit(&Knock { times, timeout_ms }).await.unwrap();
     }
@@ -276,6 +286,36 @@ async fn each_job_has_the_policy_of_its_kind() {
             "failed: timed out after 1ms (attempt 1)",
         ]
     );
+    stop.cancel();
+    running.await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn stop_spends_no_last_attempt_of_a_job_that_waits() {
+    let (broker, settings) = broker().await;
+    let producer = Producer::connect(&settings).await.unwrap();
+    let few =
+        Settings { concurrency: 1, drain_timeout: Duration::from_secs(5), ..settings.clone() };
+    let (running, stop) = Visitor::start(&few);
+    let nats = jetstream::new(async_nats::connect(broker.url()).await.unwrap());
+    // The first one has the only slot, and the second one waits for it.
+    for (in_flight, timeout_ms) in [(1, Some(3_600_000)), (2, None)] {
+        producer.submit(&Knock { times: 1, timeout_ms }).await.unwrap();
+        eventually("it is in flight", async || {
+            let seen = queue_state(&nats, Knock::QUEUE).await.unwrap().in_flight();
+            if seen == in_flight { Ok(()) } else { Err(seen) }
+        })
+        .await;
+    }
+    stop.cancel();
+    running.await.unwrap().unwrap();
+    let no_drain = Settings { drain_timeout: Duration::from_millis(10), ..settings };
+    let (running, stop) = Visitor::start(&no_drain);
+    let letter = eventually("one is a dead letter", async || {
+        dead_letters(&broker).await.pop().ok_or("there is none")
+    })
+    .await;
+    assert_eq!(letter.reason, "failed: it is closed (attempt 1)");
     stop.cancel();
     running.await.unwrap().unwrap();
 }

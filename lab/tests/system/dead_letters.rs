@@ -154,7 +154,8 @@ async fn message_that_kills_its_worker_is_dead_lettered() {
     let (_, headers, body) = &letters[0];
     assert_eq!(
         value(headers, REASON),
-        "exhausted: delivered 4 times and never settled; perhaps it stops every process that handles it"
+        "exhausted: delivered 4 times and never settled; perhaps it stops every process that handles it, or its dead \
+         letter could not be stored"
     );
     assert_eq!((value(headers, ATTEMPTS), value(headers, BY)), ("4", "survivor"));
     assert_eq!(*body, publication(&deadly).body);

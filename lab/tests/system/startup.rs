@@ -47,7 +47,7 @@ async fn wrong_setting_is_refused_with_its_limits() {
         (gateway, "AUDIT_LIMIT", "-1", from_zero),
         (requestor, "STRING_COUNT", "1001", "write a whole number from 1 to 1000"),
         (requestor, "STRING_LENGTH", "0", "write a whole number from 1 to 1024"),
-        (requestor, "CONCURRENCY", "0", "write a whole number from 1"),
+        (requestor, "CONCURRENCY", "18446744073709551615", "write a whole number from 1 to 65536"),
         (requestor, "RATE_LIMIT", "0", "write a whole number of jobs a second from 1, such as 100"),
         (requestor, "REPLICAS", "2", "write 1, 3 or 5"),
         (requestor, "NATS_PASSWORD", "s3cret", "NATS_USER has to name its user"),

@@ -117,7 +117,8 @@ impl DeadLetter {
         Reason::of(&self.reason)
     }
 
-    /// Removes it for good, with its message.
+    /// Removes it for good, with its message. The broker may not store another job under its id for
+    /// [two minutes](crate::Producer::submit).
     ///
     /// # Errors
     ///

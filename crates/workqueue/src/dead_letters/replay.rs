@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tokio::time::timeout;
 
 use super::letter::{DeadLetter, NotRemoved};
-use super::{HEADER_BLOCK, ORIGINAL, REASON, Reason, SUBJECT, is_for_the_broker};
+use super::{HEADER_BLOCK, ORIGINAL, REASON, Reason, STREAM, SUBJECT, is_for_the_broker};
 use crate::connection::Connection;
 use crate::headers::is_of_a_snooze;
 use crate::job::Publication;
@@ -48,7 +48,11 @@ impl DeadLetter {
         connection: &Connection,
         queues: &[Queue],
     ) -> Result<(), ReplayError> {
-        let original = replay(&self.headers, &self.body, queues)?;
+        let mut original = replay(&self.headers, &self.body, queues)?;
+        // So that the broker stores it once, also if two operators replay it, or one repeats a replay that had no
+        // answer. The sequence alone may be that of another dead letter, if their stream was created again.
+        let Self { sequence, at, .. } = self;
+        original.headers.insert(NATS_MESSAGE_ID, format!("{STREAM}:{sequence}:{at}"));
         let publishing = timeout(PATIENCE, connection.publish_once(original)).await;
         publishing.map_err(|_too_long| ReplayError::NoAnswer)??;
         self.discard(connection).await.map_err(ReplayError::NotRemoved)
@@ -77,8 +81,8 @@ pub enum NotReplayable {
 
 /// The original message of a dead letter, for one of `queues`: its bytes, headers and subject.
 ///
-/// It has no message id, because the broker would drop the replay as a duplicate of the original. It has no headers of
-/// a schedule either: the broker would refuse them, or take the message for the last firing of that schedule, and
+/// It does not have the message id of the original, because the broker would drop it as a duplicate. It has no headers
+/// of a schedule either: the broker would refuse them, or take the message for the last firing of that schedule, and
 /// remove the schedule.
 ///
 /// # Errors

@@ -86,7 +86,8 @@ impl Activity {
         (Answering(Arc::clone(self)), request)
     }
 
-    /// Ends once the client has neither continued its request nor read any of the answer for this time.
+    /// Ends once the connection has waited only for its client for this time, or up to twice as long: for the rest of
+    /// one request, whether or not some of it arrives, or for the client to read any of the answer.
     pub(super) async fn stuck(&self, limit: Duration) {
         let state = || {
             let waits = matches!(self.phase(), Phase::Client | Phase::Sending);

@@ -225,7 +225,7 @@ async fn answer<C>(
         tokio::select! {
             ended = poll_fn(|context| connection.poll_without_shutdown(context)) => break ended,
             () = slow_head.as_mut() => return debug!("the head of a request is slow; closing"),
-            () = stuck.as_mut() => return debug!("a client neither sends nor reads; closing"),
+            () = stuck.as_mut() => return debug!("a client is too slow to send or to read; closing"),
             () = in_the_way.as_mut() => return debug!("a client delays the shutdown; closing"),
             () = closing.cancelled(), if !asked_to_close => {
                 asked_to_close = true;

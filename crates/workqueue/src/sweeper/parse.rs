@@ -32,7 +32,7 @@ pub(super) enum Flaw {
 /// is as the broker shows it in JSON, where U+FFFD replaces bytes that are not UTF-8.
 ///
 /// A subject that really contains U+FFFD counts as unreadable, too. That is harmless, because no such subject names a
-/// request.
+/// job.
 pub(super) fn flaw(subject: &str, block: &[u8]) -> Option<Flaw> {
     if subject.contains(char::REPLACEMENT_CHARACTER) {
         return Some(Flaw::Subject);

@@ -17,7 +17,7 @@ use crate::settings::Limits;
 /// it.
 pub(super) const FACTS_MARGIN: Duration = Duration::from_hours(1);
 
-/// How long a dead letter is kept, if facts are not kept for longer: it accounts for its request.
+/// How long a dead letter is kept, if facts are not kept for longer: it accounts for its job.
 const DEAD_LETTERS_MAX_AGE: Duration = Duration::from_hours(7 * 24);
 
 /// How long a counter of a second is kept.

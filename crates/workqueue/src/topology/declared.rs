@@ -24,7 +24,7 @@ pub struct Declared {
 }
 
 impl Declared {
-    /// The time for which the guarantees hold after a request is made, by the settings of the buckets on the broker:
+    /// The time for which the guarantees hold after a job is made, by the settings of the buckets on the broker:
     /// the shortest of their times, [`Duration::MAX`] without an age limit.
     #[must_use]
     pub fn facts_max_age(&self) -> Duration {

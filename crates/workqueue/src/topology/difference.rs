@@ -81,7 +81,7 @@ impl Differences {
         let counts = |stream: &Stream| stream.allow_message_counter;
         differ(guarantees, object, "allow_msg_counter", &counts(is), &counts(should_be));
         // A queue with an age limit would drop its oldest waiting messages. Facts that are kept for no longer than
-        // their margin protect no request; any other age of facts is a limit.
+        // their margin protect no job; any other age of facts is a limit.
         let forgets = !is.max_age.is_zero();
         let breaks = match kind {
             Kind::Queue | Kind::Schedules => forgets,

@@ -92,6 +92,14 @@ impl Topology {
         }
     }
 
+    /// Adds all parts of another topology that this one lacks.
+    pub(crate) fn add(&mut self, other: &Self) {
+        other.queues.iter().for_each(|queue| self.add_queue(*queue));
+        other.buckets.iter().for_each(|bucket| self.add_bucket(*bucket));
+        self.dead_letters |= other.dead_letters;
+        self.rates |= other.rates;
+    }
+
     fn streams(&self, limits: &Limits) -> Vec<(Kind, StreamConfig)> {
         let queues = self.queues.iter().map(|queue| {
             let kind = if queue.schedules().is_some() { Kind::Schedules } else { Kind::Queue };

@@ -164,7 +164,7 @@ pub async fn stream_state(context: &Context, name: &str) -> Result<StreamInfo, D
         .map_err(|error| DeclareError::new(context, format!("show stream {name}"), error))
 }
 
-/// The time for which the guarantees hold after a request is made, by the settings of these buckets on the broker:
+/// The time for which the guarantees hold after a job is made, by the settings of these buckets on the broker:
 /// [`Duration::MAX`] if none of them has an age limit.
 ///
 /// # Errors
