@@ -4,9 +4,11 @@
 //! | bucket | owner | content |
 //! | --- | --- | --- |
 //! | [`IDEMPOTENCY`] | gateway | the request of an `Idempotency-Key` ([`Asked`]) |
-//! | [`REQUESTED`] | requestor, gateway | the queue has confirmed this [`Request`] |
-//! | [`STORED`] | requestor, gateway | these strings were stored, or it was cancelled ([`Stored`]) |
+//! | [`REQUESTED`] | requestor, gateway, operator | the queue has confirmed this [`Request`] |
+//! | [`STORED`] | requestor, gateway, operator | these strings were stored, or it was cancelled ([`Stored`]) |
 //! | [`RECEIVED`] | generator | these strings were marked as received ([`Received`]) |
+//!
+//! An operator submits and cancels requests by `decoupled requests`.
 
 use std::time::Duration;
 

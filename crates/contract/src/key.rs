@@ -14,12 +14,6 @@ pub const MAX_KEY: usize = 255;
 pub struct IdempotencyKey(String);
 
 impl IdempotencyKey {
-    /// The key as it was given.
-    #[must_use]
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
     /// The key of its fact: the SHA-256 of the key in UTF-8, as 64 hexadecimal digits in lower case. The key itself may
     /// be any text, and so cannot be part of a subject.
     #[must_use]

@@ -2,10 +2,12 @@
 //!
 //! | queue | message | published by | consumed by |
 //! | --- | --- | --- | --- |
-//! | [`SCHEDULES`] | [`DueRequest`] | gateway | requestor |
-//! | [`REQUESTS`] | [`Request`] | requestor, gateway | generator |
+//! | [`SCHEDULES`] | [`DueRequest`] | gateway, operator | requestor |
+//! | [`REQUESTS`] | [`Request`] | requestor, gateway, operator | generator |
 //! | [`RESPONSES`] | [`Response`] | generator | requestor |
 //! | [`ACKNOWLEDGMENTS`] | [`Acknowledgment`] | requestor | generator |
+//!
+//! An operator does so by a command, such as `decoupled requests submit`.
 //!
 //! A queue is a stream that removes a message once its consumer has acked it. The messages have no message ids, because
 //! all their effects are facts.
@@ -21,8 +23,8 @@ use crate::strings::{Amount, InvalidStrings, Strings};
 /// All queues, in the order in which a request passes through them.
 pub const ALL: [Queue; 4] = [SCHEDULES, REQUESTS, RESPONSES, ACKNOWLEDGMENTS];
 
-/// Requests for a later time, once or recurring. The gateway schedules them, and the requestor submits them
-/// when they are due.
+/// Requests for a later time, once or recurring. The gateway or an operator schedules them, and the requestor submits
+/// them when they are due.
 pub const SCHEDULES: Queue = Queue::new("SCHEDULES", "due")
     .consumer("requestor")
     .with_schedules("schedules")
@@ -43,7 +45,7 @@ pub struct DueRequest {
     pub requestor: String,
     /// When it is due, if it does not recur.
     pub not_before: Option<Timestamp>,
-    /// When it expires: from then on no service works on it.
+    /// When it expires: from then on no generator makes its strings.
     pub expires_at: Option<Timestamp>,
     /// The instance that cancelled it while it was scheduled: it is not submitted, but counts as accepted and
     /// cancelled.
@@ -129,8 +131,8 @@ pub fn named(name: &str) -> Result<Queue, UnknownQueue> {
 #[error("the queues are {}, {}, {} and {}", ALL[0].stream, ALL[1].stream, ALL[2].stream, ALL[3].stream)]
 pub struct UnknownQueue;
 
-/// Requests whose strings are still to be made. The requestor and the gateway publish them, and the generator consumes
-/// them.
+/// Requests whose strings are still to be made. The requestor, the gateway and an operator publish them, and the
+/// generator consumes them.
 pub const REQUESTS: Queue = Queue::new("REQUESTS", "requests")
     .consumer("generator")
     .with_priorities()
@@ -150,7 +152,7 @@ pub struct Request {
     pub requestor: String,
     /// When the request was made.
     pub requested_at: Timestamp,
-    /// When it expires: from then on no service works on it.
+    /// When it expires: from then on no generator makes its strings.
     pub expires_at: Option<Timestamp>,
 }
 

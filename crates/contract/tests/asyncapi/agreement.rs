@@ -1,7 +1,7 @@
 //! Rust reads each message that the document allows, and none that it forbids.
 
 use proptest::prelude::*;
-use serde_json::json;
+use serde_json::{Value, json};
 use workqueue::JobId;
 
 use crate::arbitrary::{
@@ -13,17 +13,36 @@ use crate::kinds::{assert_same_verdict, kinds, request_kind, response_kind, with
 #[test]
 fn golden_files_decode_and_encode_unchanged() {
     for kind in kinds() {
-        assert_eq!((kind.read)(&kind.golden).as_ref(), Ok(&kind.golden), "{kind:?}");
+        for body in [&kind.golden, &kind.all_fields] {
+            assert_eq!((kind.read)(body).as_ref(), Ok(body), "{kind:?}");
+        }
     }
 }
 
 #[test]
 fn golden_files_match_the_document() {
     for kind in kinds() {
-        kind.payload
-            .validate(&kind.golden)
-            .unwrap_or_else(|error| panic!("{kind:?} at {}: {error}", error.instance_path()));
-        assert!(kind.allows(&kind.golden), "{kind:?}");
+        for body in [&kind.golden, &kind.all_fields] {
+            kind.payload
+                .validate(body)
+                .unwrap_or_else(|error| panic!("{kind:?} at {}: {error}", error.instance_path()));
+            assert!(kind.allows(body), "{kind:?}");
+        }
+    }
+}
+
+#[test]
+fn null_in_an_optional_field_counts_as_absent() {
+    for kind in kinds() {
+        // A priority is one of three words.
+        for field in kind.optional_fields().filter(|field| *field != "priority") {
+            let mut body = kind.all_fields.clone();
+            body[field] = Value::Null;
+            assert!(kind.allows(&body), "{kind:?}: {field}");
+            let read = (kind.read)(&body);
+            body.as_object_mut().unwrap().remove(field);
+            assert_eq!(read.as_ref(), Ok(&body), "{kind:?}: {field}");
+        }
     }
 }
 
@@ -126,7 +145,7 @@ proptest! {
     #[test]
     fn document_allows_the_field_values_that_rust_reads(value in any_json()) {
         for kind in kinds() {
-            for field in kind.fields() {
+            for field in kind.fields().chain(kind.optional_fields()) {
                 assert_same_verdict(kind, &with(kind, field, value.clone()));
             }
         }

@@ -94,8 +94,12 @@ fn queue_is_received_by_one_service_and_sent_by_the_others() {
         assert_eq!(services(&address, "send"), senders, "{address}");
         assert!(!senders.contains(&queue.consumer), "{address}");
     }
-    let owners =
-        [["gateway"].as_slice(), &["gateway", "requestor"], &["requestor"], &["generator"]];
+    let owners = [
+        ["gateway"].as_slice(),
+        &["gateway", "requestor"],
+        &["gateway", "requestor"],
+        &["generator"],
+    ];
     for (bucket, owners) in facts::ALL.into_iter().zip(owners) {
         let address = bucket_address(bucket);
         assert_eq!(services(&address, "send"), owners, "{address}");

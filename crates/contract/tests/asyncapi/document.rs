@@ -33,6 +33,13 @@ pub fn golden(name: &str) -> Value {
         "received" => include_str!("../../examples/received.json"),
         "due_request" => include_str!("../../examples/due_request.json"),
         "asked" => include_str!("../../examples/asked.json"),
+        "request_all_fields" => include_str!("../../examples/request_all_fields.json"),
+        "response_all_fields" => include_str!("../../examples/response_all_fields.json"),
+        "acknowledgment_all_fields" => {
+            include_str!("../../examples/acknowledgment_all_fields.json")
+        }
+        "due_request_all_fields" => include_str!("../../examples/due_request_all_fields.json"),
+        "asked_all_fields" => include_str!("../../examples/asked_all_fields.json"),
         other => panic!("there is no golden file {other}.json"),
     };
     serde_json::from_str(text).expect("a golden file is JSON")

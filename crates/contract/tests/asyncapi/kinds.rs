@@ -9,12 +9,14 @@ use jsonschema::Validator;
 use serde_json::Value;
 use workqueue::{Fact, Job};
 
-use crate::document::{address, at, bucket_address, golden, golden_id, message, schema};
+use crate::document::{address, at, bucket_address, golden, golden_id, keys, message, schema};
 
-/// A kind of message or fact: its schemas in the document, its golden file, and its Rust type.
+/// A kind of message or fact: its schemas in the document, its golden files, and its Rust type.
 pub struct BodyKind {
     pub address: String,
     pub golden: Value,
+    /// The golden file with all optional fields.
+    pub all_fields: Value,
     pub headers: Validator,
     pub payload: Validator,
     /// Decodes a body under the subject of its id, and encodes it again.
@@ -28,7 +30,7 @@ impl fmt::Debug for BodyKind {
 }
 
 impl BodyKind {
-    fn message<M: Job>(golden: Value) -> Self {
+    fn message<M: Job>(golden: [Value; 2]) -> Self {
         let read = |body: &Value| {
             let id = body["id"].as_str().and_then(|id| id.parse().ok()).unwrap_or_else(golden_id);
             M::decode(&M::QUEUE.subject(id), None, body.to_string().as_bytes())
@@ -38,7 +40,7 @@ impl BodyKind {
         Self::new(address(|id| M::QUEUE.subject(id)), golden, read)
     }
 
-    fn fact<F: Fact>(golden: Value) -> Self {
+    fn fact<F: Fact>(golden: [Value; 2]) -> Self {
         let read = |body: &Value| {
             F::from_body(body.to_string().as_bytes())
                 .map(|fact| serde_json::to_value(fact).unwrap())
@@ -47,16 +49,26 @@ impl BodyKind {
         Self::new(bucket_address(F::BUCKET), golden, read)
     }
 
-    fn new(address: String, golden: Value, read: fn(&Value) -> Result<Value, String>) -> Self {
+    fn new(
+        address: String,
+        [golden, all_fields]: [Value; 2],
+        read: fn(&Value) -> Result<Value, String>,
+    ) -> Self {
         let message = message(&address);
         let headers = schema(&format!("{message}/headers"));
         let payload = schema(&format!("{message}/payload"));
-        Self { address, golden, headers, payload, read }
+        Self { address, golden, all_fields, headers, payload, read }
     }
 
-    /// The names of its fields.
+    /// The names of its required fields.
     pub fn fields(&self) -> impl Iterator<Item = &str> {
-        self.golden.as_object().unwrap().keys().map(String::as_str)
+        keys(&self.golden).into_iter()
+    }
+
+    /// The names of its optional fields.
+    pub fn optional_fields(&self) -> impl Iterator<Item = &str> {
+        let all = keys(&self.all_fields).into_iter();
+        all.filter(|field| self.golden.get(field).is_none())
     }
 
     /// Whether the document allows this body: its schema, and its descriptions.
@@ -85,15 +97,17 @@ impl BodyKind {
 /// All kinds.
 pub fn kinds() -> &'static [BodyKind] {
     static KINDS: LazyLock<[BodyKind; 8]> = LazyLock::new(|| {
+        let both = |name: &str| [golden(name), golden(&format!("{name}_all_fields"))];
         [
-            BodyKind::message::<DueRequest>(golden("due_request")),
-            BodyKind::message::<Request>(golden("request")),
-            BodyKind::message::<Response>(golden("response")),
-            BodyKind::message::<Acknowledgment>(golden("acknowledgment")),
-            BodyKind::fact::<Asked>(golden("asked")),
-            BodyKind::fact::<Request>(golden("request")),
-            BodyKind::fact::<Stored>(golden("acknowledgment")),
-            BodyKind::fact::<Received>(golden("received")),
+            BodyKind::message::<DueRequest>(both("due_request")),
+            BodyKind::message::<Request>(both("request")),
+            BodyKind::message::<Response>(both("response")),
+            BodyKind::message::<Acknowledgment>(both("acknowledgment")),
+            BodyKind::fact::<Asked>(both("asked")),
+            BodyKind::fact::<Request>(both("request")),
+            BodyKind::fact::<Stored>(both("acknowledgment")),
+            // It has no optional fields.
+            BodyKind::fact::<Received>([golden("received"), golden("received")]),
         ]
     });
     &*KINDS
