@@ -7,7 +7,7 @@ use clap::Args;
 use observe::audit::{Verdict, audit};
 use workqueue::NatsSettings;
 
-use crate::terminal;
+use crate::{output, terminal};
 
 /// Settings of `decoupled audit`.
 #[derive(Args, Clone, Debug)]
@@ -33,7 +33,7 @@ pub(crate) async fn run(settings: &AuditSettings) -> anyhow::Result<ExitCode> {
         let what = format!("waiting for up to {:?} until nothing is pending", settings.wait);
         terminal::tell_unless_soon(what, judging).await?
     };
-    terminal::print(&verdict, settings.json)?;
+    output::print(&verdict, settings.json).await?;
     Ok(match verdict {
         verdict if verdict.is_clean() => ExitCode::SUCCESS,
         Verdict { cannot_tell: Some(_), .. } => ExitCode::from(3),

@@ -128,3 +128,25 @@ async fn carry_out(command: CliCommand, stop: &CancellationToken) -> anyhow::Res
     }
     Ok(ExitCode::SUCCESS)
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn command_line_is_valid() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn settings_that_only_a_watch_reads_have_its_heading() {
+        let cli = Cli::command();
+        let declare = cli.find_subcommand("declare").unwrap();
+        for name in ["admin_addr", "rust_log", "log_format", "otel_exporter_otlp_endpoint"] {
+            let setting = declare.get_arguments().find(|it| it.get_id() == name).unwrap();
+            assert_eq!(setting.get_help_heading(), Some("With --watch"), "{name}");
+        }
+    }
+}

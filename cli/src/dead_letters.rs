@@ -1,27 +1,18 @@
 //! `decoupled dead-letters`: lists, shows, replays and discards dead letters.
 
-use std::time::Duration;
-
-use crate::terminal::{self, say};
+use crate::output::say;
+use crate::terminal::{self, DEADLINE, TOO_LATE};
 use anyhow::ensure;
 use async_nats::jetstream::Context;
 use clap::{Args, Subcommand};
 use contract::queues;
 use tokio::time::timeout;
 use workqueue::dead_letters::{DeadLetter, Reason, STREAM, Selection, list, page};
-use workqueue::{
-    Connection, NatsSettings, Producer, Queue, Settings, chain, default_instance, topology,
-};
+use workqueue::topology::{self, Limits};
+use workqueue::{Connection, NatsSettings, Producer, Queue, chain, default_instance};
 
 /// The most dead letters that are read at a time.
 const AT_A_TIME: usize = 100;
-
-/// The time limit for discarding a dead letter, and for cancelling its request first.
-const DEADLINE: Duration = Duration::from_secs(5);
-
-/// Why a dead letter is kept after that.
-const TOO_LATE: &str =
-    "the broker has not confirmed it in time: it is away, or has no room; it is safe to try again";
 
 /// The subcommands of `decoupled dead-letters`.
 #[derive(Clone, Debug, Subcommand)]
@@ -58,6 +49,8 @@ pub enum DeadLetters {
         chosen: SelectionArgs,
         #[command(flatten)]
         nats: NatsSettings,
+        #[command(flatten)]
+        limits: Limits,
     },
 }
 
@@ -101,7 +94,7 @@ impl SelectionArgs {
         })
         .await?;
         if all == 0 {
-            say(format_args!("There are no such dead letters."))?;
+            say("There are no such dead letters.").await?;
         }
         Ok((all, kept))
     }
@@ -122,16 +115,19 @@ pub(crate) async fn run(command: &DeadLetters) -> anyhow::Result<()> {
             let mut is_empty = true;
             each_page(nats, &Selection::default(), last, async |letters| {
                 is_empty &= letters.is_empty();
-                letters.iter().try_for_each(say)
+                for letter in letters {
+                    say(letter).await?;
+                }
+                Ok(())
             })
             .await?;
             if is_empty {
-                say("There are no dead letters.")?;
+                say("There are no dead letters.").await?;
             }
         }
         DeadLetters::Show { id, .. } => {
             for letter in named(nats, id).await? {
-                say(format_args!("{}", letter.full()))?;
+                say(letter.full()).await?;
             }
         }
         DeadLetters::Replay { chosen, .. } => {
@@ -139,14 +135,14 @@ pub(crate) async fn run(command: &DeadLetters) -> anyhow::Result<()> {
             let (all, kept) = chosen.each(nats, last, replaying).await?;
             ensure!(kept == 0, "{kept} of {all} could not be replayed");
         }
-        DeadLetters::Discard { chosen, .. } => {
+        DeadLetters::Discard { chosen, limits, .. } => {
             terminal::compare_clocks(nats, STREAM).await?;
-            let producer = terminal::producer(&connection, Settings::from_env().limits);
+            let producer = terminal::producer(&connection, *limits);
             let discarding =
                 async |letters: &[DeadLetter]| discard(&producer, &connection, letters).await;
             let (all, kept) = chosen.each(nats, last, discarding).await?;
             if all > 0 {
-                say(format_args!("Discarded {} of {all}.", all - kept))?;
+                say(format_args!("Discarded {} of {all}.", all - kept)).await?;
             }
             ensure!(kept == 0, "{kept} of {all} could not be discarded");
         }
@@ -179,16 +175,16 @@ async fn list_as_json(nats: &Context, last: u64) -> anyhow::Result<()> {
         for letter in letters {
             let text = serde_json::to_string_pretty(letter)?.replace('\n', "\n  ");
             match held.replace(text) {
-                Some(before) => say(format_args!("  {before},"))?,
-                None => say("[")?,
+                Some(before) => say(format_args!("  {before},")).await?,
+                None => say("[").await?,
             }
         }
         Ok(())
     })
     .await?;
     match held {
-        Some(text) => say(format_args!("  {text}\n]")),
-        None => say("[]"),
+        Some(text) => say(format_args!("  {text}\n]")).await,
+        None => say("[]").await,
     }
 }
 
@@ -209,15 +205,15 @@ pub async fn replay(connection: &Connection, letters: &[DeadLetter]) -> anyhow::
     for letter in letters {
         match letter.replay(connection, &queues::ALL).await {
             Ok(()) => match letter.left_out() {
-                None => say(format_args!("replayed {letter}"))?,
+                None => say(format_args!("replayed {letter}")).await?,
                 Some(missing) => {
                     let missing = missing.escape_debug();
-                    say(format_args!("replayed {letter}, without its headers {missing}"))?;
+                    say(format_args!("replayed {letter}, without its headers {missing}")).await?;
                 }
             },
             Err(error) => {
                 kept += 1;
-                say(format_args!("kept     {letter}: {}", chain(&error)))?;
+                say(format_args!("kept     {letter}: {}", chain(&error))).await?;
             }
         }
     }
@@ -242,7 +238,7 @@ async fn discard(
             Err(_too_late) => TOO_LATE.to_owned(),
         };
         kept += 1;
-        say(format_args!("kept     {letter}: {why}"))?;
+        say(format_args!("kept     {letter}: {why}")).await?;
         ensure!(connection.is_connected(), "the broker is away");
     }
     Ok(kept)

@@ -8,7 +8,8 @@ use tokio::time::Instant;
 use workqueue::topology::{self, DeclareError, Declared, Limits};
 use workqueue::{Backoff, Connection, KnownStreams, NatsSettings};
 
-use crate::terminal::{self, say};
+use crate::output::say;
+use crate::terminal;
 use crate::watch::{self, WatchSettings};
 
 /// The first ceiling of the time between two tries, and the highest.
@@ -50,10 +51,10 @@ pub(crate) async fn run(settings: &DeclareSettings) -> anyhow::Result<()> {
     let declaring = declare_patiently(nats, limits, *wait);
     let done = terminal::wait_for_broker(nats, declaring).await?;
     if done.is_empty() {
-        say(format_args!("Everything exists as declared."))?;
+        say("Everything exists as declared.").await?;
     }
     for line in done {
-        say(format_args!("{line}"))?;
+        say(line).await?;
     }
     Ok(())
 }

@@ -11,13 +11,14 @@
 //! | `backup`, `restore` | [`backup`] |
 //!
 //! `healthcheck`, `completions` and `man` are in `workqueue`, for all programs. `command` parses the command line,
-//! and [`terminal`] has the output that the commands share.
+//! `output` prints the results, and [`terminal`] has the connection, the logs and the messages that the commands share.
 
 pub mod audit;
 pub mod backup;
 mod command;
 pub mod dead_letters;
 pub mod declare;
+mod output;
 pub mod queues;
 pub mod requests;
 pub mod schedules;

@@ -11,7 +11,8 @@ use observe::{LaneSnapshot, QueueSnapshot};
 use serde::Serialize;
 use workqueue::{NatsSettings, Queue, topology};
 
-use crate::terminal::{self, say};
+use crate::output::{self, say};
+use crate::terminal;
 
 /// The subcommands of `decoupled queues`.
 #[derive(Clone, Debug, Subcommand)]
@@ -60,7 +61,7 @@ pub(crate) async fn run(command: &Queues) -> anyhow::Result<()> {
             for queue in queues::ALL {
                 rows.0.push(observe::queue(&connection, queue).await?.into());
             }
-            terminal::print(&rows, *json)
+            output::print(&rows, *json).await
         }
         Queues::Pause { queue, time, .. } => {
             // A missing queue has an error of its own.
@@ -74,11 +75,11 @@ pub(crate) async fn run(command: &Queues) -> anyhow::Result<()> {
                 "the broker's clock is past {until} already: {} is not paused",
                 queue.stream
             );
-            say(format_args!("{} is paused until {until}.", queue.stream))
+            say(format_args!("{} is paused until {until}.", queue.stream)).await
         }
         Queues::Resume { queue, .. } => {
             topology::resume(nats, *queue).await?;
-            say(format_args!("{} is resumed.", queue.stream))
+            say(format_args!("{} is resumed.", queue.stream)).await
         }
     }
 }

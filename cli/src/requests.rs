@@ -3,7 +3,7 @@
 use std::fmt::{self, Display};
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::{anyhow, ensure};
 use clap::Subcommand;
 use contract::facts::{Cancellation, REQUESTED, Received, Stored};
 use contract::queues::{DueRequest, LONGEST_DELAY, REQUESTS, Request, SCHEDULES};
@@ -13,13 +13,14 @@ use observe::RequestHistory;
 use observe::history::queues_with;
 use observe::requests::{Filter, List};
 use serde::Serialize;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use workqueue::dead_letters::DeadLetter;
 use workqueue::topology::{self, DeclareError, Limits, Topology};
-use workqueue::{Connection, JobId, NatsSettings, Priority, Settings, Trace};
+use workqueue::{Connection, JobId, NatsSettings, Priority, Trace};
 
-use crate::terminal::{self, say};
+use crate::output::{self, say};
+use crate::terminal::{self, DEADLINE, TOO_LATE};
 
 /// How often to check whether a request has ended.
 const POLL: Duration = Duration::from_millis(100);
@@ -50,6 +51,8 @@ pub enum Requests {
         nats: NatsSettings,
     },
     /// Shows a request: its facts, its dead letters, and the queues that it is in
+    ///
+    /// It is not found in a queue while it waits there as part of a bundle.
     Show {
         /// The id of the request
         id: JobId,
@@ -70,6 +73,8 @@ pub enum Requests {
         json: bool,
         #[command(flatten)]
         nats: NatsSettings,
+        #[command(flatten)]
+        limits: Limits,
     },
     /// Submits a request for strings, and prints its id once it is accepted
     ///
@@ -90,7 +95,7 @@ pub enum Requests {
         /// Time at which the request is due, such as 2026-11-21T07:00:00Z; if that has passed, it is due now
         #[arg(long, value_name = "TIME")]
         not_before: Option<Timestamp>,
-        /// Time after which no worker handles the request, such as 2026-11-21T08:00:00Z
+        /// Time after which no generator handles the request, such as 2026-11-21T08:00:00Z
         #[arg(long, value_name = "TIME")]
         expires_at: Option<Timestamp>,
         /// Wait for the end of the request, at most for this time, and show it then
@@ -117,14 +122,14 @@ pub(crate) async fn run(command: Requests) -> anyhow::Result<()> {
             let filter = Filter { status, priority, requested_by };
             let listing = list(&connection, &filter, limit);
             let list = terminal::tell_unless_soon("reading the accepted requests", listing).await?;
-            terminal::print(&list, json)
+            output::print(&list, json).await
         }
-        Requests::Show { id, json, .. } => terminal::print(&show(&connection, id).await?, json),
-        Requests::Cancel { id, json, .. } => {
-            let cancelling = cancel(&connection, id);
+        Requests::Show { id, json, .. } => output::print(&show(&connection, id).await?, json).await,
+        Requests::Cancel { id, json, limits, .. } => {
+            let cancelling = cancel(&connection, limits, id);
             terminal::tell_unless_soon("waiting for the broker to confirm it", cancelling).await?;
             let shown = show(&connection, id).await?;
-            terminal::print(&shown, json)?;
+            output::print(&shown, json).await?;
             ensure!(shown.status == RequestStatus::Cancelled, "the request was not cancelled");
             Ok(())
         }
@@ -146,7 +151,7 @@ pub(crate) async fn run(command: Requests) -> anyhow::Result<()> {
             let id = terminal::tell_unless_soon("waiting for the broker to confirm it", submitting);
             let id = id.await?;
             if wait.is_zero() && !json {
-                return say(id);
+                return say(id).await;
             }
             // At once, because the wait may be ended, or fail.
             terminal::tell(id);
@@ -163,7 +168,7 @@ pub(crate) async fn run(command: Requests) -> anyhow::Result<()> {
             };
             let what = format!("waiting for up to {wait:?} for the end of {id}");
             let shown = terminal::tell_unless_soon(what, ending).await?;
-            terminal::print(&shown, json)
+            output::print(&shown, json).await
         }
     }
 }
@@ -344,15 +349,16 @@ async fn submit(
 }
 
 /// Cancels a request, if there is one.
-async fn cancel(connection: &Connection, id: JobId) -> anyhow::Result<()> {
+async fn cancel(connection: &Connection, limits: Limits, id: JobId) -> anyhow::Result<()> {
     // A missing stream has an error of its own.
     topology::stream_state(connection.context(), REQUESTED.stream).await?;
     terminal::compare_clocks(connection.context(), REQUESTED.stream).await?;
     let history = RequestHistory::read(connection, id).await?;
     let not_asked = history.not_asked();
     ensure!(history.requested.is_some() || not_asked.is_some(), "no request has the id {id}");
-    let producer = terminal::producer(connection, Settings::from_env().limits);
+    let producer = terminal::producer(connection, limits);
     let by = workqueue::default_instance();
-    requestor::cancel(&producer, connection, id, not_asked, &by).await?;
+    let cancelling = requestor::cancel(&producer, connection, id, not_asked, &by);
+    timeout(DEADLINE, cancelling).await.map_err(|_too_late| anyhow!(TOO_LATE))??;
     Ok(())
 }

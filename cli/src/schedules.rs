@@ -8,13 +8,13 @@ use clap::{ArgGroup, Args, Subcommand};
 use contract::Amount;
 use contract::queues::{DueRequest, SCHEDULES};
 use serde::Serialize;
-use workqueue::topology;
+use workqueue::topology::{self, Limits};
 use workqueue::{
-    NatsSettings, Priority, PublishError, Recurrence, Schedule, ScheduleOutcome, Settings,
-    schedules,
+    NatsSettings, Priority, PublishError, Recurrence, Schedule, ScheduleOutcome, schedules,
 };
 
-use crate::terminal::{self, say};
+use crate::output::{self, say};
+use crate::terminal;
 
 /// The subcommands of `decoupled schedules`.
 #[derive(Clone, Debug, Subcommand)]
@@ -39,6 +39,8 @@ pub enum Schedules {
         name: String,
         #[command(flatten)]
         nats: NatsSettings,
+        #[command(flatten)]
+        limits: Limits,
     },
 }
 
@@ -68,6 +70,8 @@ pub struct SetSettings {
     priority: Priority,
     #[command(flatten)]
     nats: NatsSettings,
+    #[command(flatten)]
+    limits: Limits,
 }
 
 pub(crate) async fn run(command: &Schedules) -> anyhow::Result<()> {
@@ -78,28 +82,30 @@ pub(crate) async fn run(command: &Schedules) -> anyhow::Result<()> {
     // A missing stream is an error here. It is not created.
     topology::stream_state(connection.context(), SCHEDULES.stream).await?;
     // The producer applies QUEUE_LIMIT, because the stream has no limit.
-    let producer = || terminal::producer(&connection, Settings::from_env().limits);
+    let producer = |limits: &Limits| terminal::producer(&connection, *limits);
     match command {
         Schedules::List { json, .. } => {
             let found = schedules::list::<DueRequest>(&connection).await?;
-            terminal::print(&Rows(found.into_iter().map(Row::from).collect()), *json)
+            output::print(&Rows(found.into_iter().map(Row::from).collect()), *json).await
         }
         Schedules::Set(settings) => {
             let (name, recurrence, job) = settings.schedule()?;
-            match producer().schedule(name, &recurrence, &job).await {
-                Ok(ScheduleOutcome::Created) => say(format_args!("{name} is set: {recurrence}.")),
-                Ok(ScheduleOutcome::Replaced) => {
-                    say(format_args!("{name} is replaced: {recurrence}."))
+            match producer(&settings.limits).schedule(name, &recurrence, &job).await {
+                Ok(ScheduleOutcome::Created) => {
+                    say(format_args!("{name} is set: {recurrence}.")).await
                 }
-                Ok(ScheduleOutcome::Unchanged) => say(format_args!("{name} is unchanged.")),
+                Ok(ScheduleOutcome::Replaced) => {
+                    say(format_args!("{name} is replaced: {recurrence}.")).await
+                }
+                Ok(ScheduleOutcome::Unchanged) => say(format_args!("{name} is unchanged.")).await,
                 // The reason names a valid value.
                 Err(PublishError::Invalid(reason)) => bail!(reason),
                 Err(error) => Err(error).with_context(|| format!("cannot set {name}")),
             }
         }
-        Schedules::Remove { name, .. } => {
-            if producer().unschedule::<DueRequest>(name).await? {
-                return say(format_args!("{name} is removed."));
+        Schedules::Remove { name, limits, .. } => {
+            if producer(limits).unschedule::<DueRequest>(name).await? {
+                return say(format_args!("{name} is removed.")).await;
             }
             bail!("no schedule has the name {name}")
         }

@@ -1,4 +1,4 @@
-//! The connection, the logs and the output that the commands share.
+//! The connection, the logs and the output that the commands and the lab share.
 
 use std::fmt::Display;
 use std::io::{self, ErrorKind, Write};
@@ -16,6 +16,13 @@ use workqueue::{Connection, LogFormat, Logs, Metrics, NatsSettings, Producer, Te
 
 /// The time after which a waiting command reports what it waits for.
 const SILENCE: Duration = Duration::from_secs(1);
+
+/// The time limit for cancelling a request, and for discarding a dead letter.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(5);
+
+/// Why that failed after this time.
+pub(crate) const TOO_LATE: &str =
+    "the broker has not confirmed it in time: it is away, or has no room; it is safe to try again";
 
 /// The pause before another try to write to a full pipe.
 const NO_ROOM: Duration = Duration::from_millis(5);
@@ -47,11 +54,12 @@ pub fn init_logs() -> anyhow::Result<Logs> {
 ///
 /// If it does not serialize, and as [`say`].
 pub fn print(result: &(impl Serialize + Display), json: bool) -> anyhow::Result<()> {
-    if json {
-        say(serde_json::to_string_pretty(result)?)
-    } else {
-        say(in_locale(result.to_string()))
-    }
+    say(text(result, json)?)
+}
+
+/// The text of a result, for people or as JSON.
+pub(crate) fn text(result: &(impl Serialize + Display), json: bool) -> anyhow::Result<String> {
+    if json { Ok(serde_json::to_string_pretty(result)?) } else { Ok(in_locale(result.to_string())) }
 }
 
 /// Text for people in the character set of the locale: ASCII without UTF-8. One character replaces one, so that columns

@@ -19,9 +19,18 @@ use workqueue::{
     TelemetrySettings,
 };
 
+/// The heading of settings that only `declare --watch` reads.
+const WITH_WATCH: &str = "With --watch";
+
 /// Settings of `decoupled declare --watch`.
 #[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "With --watch")]
+#[command(
+    next_help_heading = WITH_WATCH,
+    // Their own heading would be that of settings which the command always reads.
+    mut_arg("rust_log", |arg| arg.help_heading(WITH_WATCH)),
+    mut_arg("log_format", |arg| arg.help_heading(WITH_WATCH)),
+    mut_arg("otel_exporter_otlp_endpoint", |arg| arg.help_heading(WITH_WATCH))
+)]
 pub struct WatchSettings {
     /// Address of the admin endpoint: /livez, /readyz and /metrics. With port 0 it takes a free
     /// port, and logs it

@@ -5,8 +5,6 @@ use contract::queues::{DueRequest, Request};
 use tracing::debug;
 use workqueue::{Attempt, Context, Failure, Handler, Rejection, now};
 
-use crate::producer::submit_within;
-
 #[derive(Debug)]
 pub(crate) struct Due;
 
@@ -41,7 +39,9 @@ impl Handler for Due {
             cx.create(&request).await?;
             return Ok(());
         }
-        submit_within(cx, &request).await?;
+        // As `producer::submit` does. While the queue is full, the due message waits.
+        cx.publish(&request).await?;
+        cx.create(&request).await?;
         debug!(id = %request.id, "submitted a due request");
         Ok(())
     }

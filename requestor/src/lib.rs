@@ -51,6 +51,14 @@ pub enum RequestorError {
     /// The service cannot run.
     #[error(transparent)]
     Service(#[from] ServiceError),
+    /// It was stopped before all requests had ended.
+    #[error("stopped while {outstanding} of {total} requests were outstanding")]
+    Stopped {
+        /// The number of requests.
+        total: u64,
+        /// Those that were not made, or that had neither a result nor an end without one.
+        outstanding: u64,
+    },
     /// Some of the requests will never be stored.
     #[error(
         "{} of {total} requests have no result:\n{}",
@@ -60,7 +68,7 @@ pub enum RequestorError {
     GivenUp {
         /// The number of requests.
         total: u64,
-        /// Those that ended as dead letters, were cancelled, or could not be published.
+        /// Those that have no result.
         given_up: Vec<GivenUp>,
     },
 }
@@ -79,8 +87,7 @@ pub async fn run(
     if let Some(total) = total.filter(|total| *total > 0 && settings.request_rate == Rate::Zero) {
         return Err(RequestorError::NoRate(total));
     }
-    let tally = total.map(|_| Arc::new(Tally::default()));
-    let mut given_up = Vec::new();
+    let tally = total.map(|total| Arc::new(Tally::new(total)));
     let work = async |Running { producer, connection, stopping, abandoned, .. }: Running| {
         let producer = Arc::new(RequestProducer {
             producer,
@@ -104,19 +111,15 @@ pub async fn run(
         let ending = async {
             let Some(tally) = &tally else { return };
             let end = tally.come_to_an_end(&connection);
-            if let Some(ended) = stopping.run_until_cancelled(end).await {
+            if stopping.run_until_cancelled(end).await.is_some() {
                 info!("every request has ended");
-                given_up = ended;
                 stopping.cancel();
             }
         };
         tokio::join!(asking, ending);
     };
     service(Store { tally: tally.clone() }).run_with(&settings.service, stop, work).await?;
-    match total {
-        Some(total) if !given_up.is_empty() => Err(RequestorError::GivenUp { total, given_up }),
-        _ => Ok(()),
-    }
+    tally.map_or(Ok(()), |tally| tally.result())
 }
 
 /// A function of its own, because the program compiles the body of `run` a second time.
@@ -136,5 +139,15 @@ mod tests {
         let settings = RequestorSettings::parse_from(words);
         let refused = run(settings, &CancellationToken::new()).await;
         assert!(matches!(refused, Err(RequestorError::NoRate(7))), "{refused:?}");
+    }
+
+    #[tokio::test]
+    async fn stop_before_the_first_request_is_no_success() {
+        let words = ["requestor", "--request-total", "7", "--nats-url", "nats://127.0.0.1:1"];
+        let stop = CancellationToken::new();
+        stop.cancel();
+        let stopped = run(RequestorSettings::parse_from(words), &stop).await;
+        let outstanding = matches!(stopped, Err(RequestorError::Stopped { outstanding: 7, .. }));
+        assert!(outstanding, "{stopped:?}");
     }
 }

@@ -12,8 +12,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error};
 use workqueue::{
-    Backoff, Context, Failure, JobId, LogOnce, Priority, Producer, PublishError, Span, Trace,
-    chain, now,
+    Backoff, JobId, LogOnce, Priority, Producer, PublishError, Span, Trace, chain, now,
 };
 
 use crate::rate_limiter::RateLimiter;
@@ -40,13 +39,6 @@ pub async fn submit(
     let trace = span.trace(trace);
     producer.publish(request, request.id, &trace, Some(stop)).await?;
     record(producer, request, &trace).await
-}
-
-/// As [`submit`], but within a handler: while the queue is full, the handler's job waits.
-pub(crate) async fn submit_within(cx: &Context, request: &Request) -> Result<(), Failure> {
-    cx.publish(request).await?;
-    cx.create(request).await?;
-    Ok(())
 }
 
 /// Creates the fact that a request is accepted. Call it only after the broker has confirmed the publish.

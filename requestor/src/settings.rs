@@ -42,7 +42,8 @@ pub struct RequestorSettings {
     pub request_rate: Rate,
 
     /// Number of requests to make. Then exit: with 0 once the strings of all requests are stored, or with 1 and the ids
-    /// of those that became dead letters [default: no end]
+    /// of those without a result, such as dead letters and cancelled requests. If it is stopped before, it exits with 1
+    /// [default: no end]
     #[arg(long, env, value_parser = workqueue::number::<u64>(0..), value_name = "NUMBER")]
     pub request_total: Option<u64>,
 

@@ -7,16 +7,18 @@ use std::collections::BTreeSet;
 use std::mem;
 use std::ops::Bound;
 use std::pin::pin;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock};
 use std::time::{Duration, Instant};
 
-use contract::facts::Stored;
+use contract::facts::{self, Stored};
 use contract::{RequestState, Strings};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use tracing::info;
-use workqueue::{Connection, JobId, dead_letters, last_message, read_fact};
+use workqueue::{Connection, JobId, ReadError, dead_letters, last_message, read_fact, topology};
+
+use crate::RequestorError;
 
 /// The number of requests that are looked up at a time.
 const AT_A_TIME: usize = 64;
@@ -27,15 +29,22 @@ const PAUSE: Duration = Duration::from_millis(250);
 /// The interval at which the number of outstanding requests is logged.
 const REPORT: Duration = Duration::from_secs(5);
 
+/// The reason for which a request is given up that has left neither a fact nor a dead letter.
+const TOO_OLD: &str = "not stored, and older than FACTS_MAX_AGE";
+
 /// The requests that have not ended, as far as this requestor knows.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Tally {
+    /// The number of requests to make, and of those that were made.
+    total: u64,
+    made: AtomicU64,
     outstanding: Mutex<BTreeSet<JobId>>,
     given_up: Mutex<Vec<GivenUp>>,
-    all_asked: AtomicBool,
+    /// When all requests were accepted or given up.
+    all_asked: OnceLock<Instant>,
 }
 
-/// A request that ended as a dead letter, was cancelled, or could not be published.
+/// A request without a result: it ended as a dead letter, was cancelled, could not be published, or is too old.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct GivenUp {
     /// The request.
@@ -45,7 +54,13 @@ pub struct GivenUp {
 }
 
 impl Tally {
+    pub(crate) fn new(total: u64) -> Self {
+        let (made, outstanding, given_up, all_asked) = Default::default();
+        Self { total, made, outstanding, given_up, all_asked }
+    }
+
     pub(crate) fn asked(&self, id: JobId) {
+        self.made.fetch_add(1, Ordering::Relaxed);
         self.with(|outstanding| outstanding.insert(id));
     }
 
@@ -65,17 +80,18 @@ impl Tally {
 
     /// Marks the tally as complete: no further requests will follow.
     pub(crate) fn close(&self) {
-        self.all_asked.store(true, Ordering::Relaxed);
+        self.all_asked.get_or_init(Instant::now);
     }
 
-    /// Waits until every request has ended. Returns those that have no result.
-    pub(crate) async fn come_to_an_end(&self, connection: &Connection) -> Vec<GivenUp> {
-        let (mut after, mut reported) = (None, Instant::now());
-        while !(self.all_asked.load(Ordering::Relaxed) && self.with(|ids| ids.is_empty())) {
+    /// Waits until every request has ended.
+    pub(crate) async fn come_to_an_end(&self, connection: &Connection) {
+        let (mut after, mut reported, mut are_too_old) = (None, Instant::now(), false);
+        while !(self.all_asked.get().is_some() && self.with(|ids| ids.is_empty())) {
             if reported.elapsed() >= REPORT {
                 reported = Instant::now();
                 let outstanding = self.with(|ids| ids.len());
                 info!(outstanding, "waiting until each request is stored");
+                are_too_old = self.are_too_old(connection).await;
             }
             let round = self.oldest_after(after);
             after = round.last().copied();
@@ -85,9 +101,12 @@ impl Tally {
             let mut ended = 0;
             while let Some((id, end)) = ends.next().await {
                 match end {
-                    None => continue,
                     Some(RequestEnd::Stored) => self.stored(id),
                     Some(RequestEnd::GivenUp(reason)) => self.given_up(id, reason),
+                    Some(RequestEnd::NotYet) if are_too_old => {
+                        self.given_up(id, TOO_OLD.to_owned());
+                    }
+                    Some(RequestEnd::NotYet) | None => continue,
                 }
                 ended += 1;
             }
@@ -95,7 +114,28 @@ impl Tally {
                 tokio::time::sleep(PAUSE).await;
             }
         }
-        mem::take(&mut *self.all_given_up())
+    }
+
+    /// Whether even the last request is so old that no service works on it any more.
+    async fn are_too_old(&self, connection: &Connection) -> bool {
+        let Some(all_asked) = self.all_asked.get() else { return false };
+        let facts_max_age = topology::facts_max_age(connection.context(), &facts::ALL).await;
+        facts_max_age.is_ok_and(|age| all_asked.elapsed() > age)
+    }
+
+    /// The result at the end of this requestor.
+    pub(crate) fn result(&self) -> Result<(), RequestorError> {
+        let total = self.total;
+        let not_made = total - self.made.load(Ordering::Relaxed);
+        let outstanding = not_made + self.with(|ids| ids.len()) as u64;
+        let given_up = mem::take(&mut *self.all_given_up());
+        if outstanding > 0 {
+            Err(RequestorError::Stopped { total, outstanding })
+        } else if given_up.is_empty() {
+            Ok(())
+        } else {
+            Err(RequestorError::GivenUp { total, given_up })
+        }
     }
 
     /// The oldest requests after this one, or the oldest of all without one.
@@ -118,18 +158,21 @@ impl Tally {
 enum RequestEnd {
     Stored,
     GivenUp(String),
+    NotYet,
 }
 
-/// The end of a request, if it has ended and the broker answers.
+/// The end of a request, if the broker answers.
 async fn end_of(id: JobId, connection: &Connection) -> Option<RequestEnd> {
     let key = id.to_string();
-    // Without an answer the state of the request is unknown.
-    match read_fact(connection, &key).await.ok()? {
-        Some(Stored::Strings(_)) => return Some(RequestEnd::Stored),
-        Some(Stored::Cancelled(it)) => {
+    match read_fact(connection, &key).await {
+        Ok(Some(Stored::Strings(_))) => return Some(RequestEnd::Stored),
+        Ok(Some(Stored::Cancelled(it))) => {
             return Some(RequestEnd::GivenUp(format!("cancelled by {}", it.cancelled_by)));
         }
-        None => {}
+        // It is never changed, so it prevents a result.
+        Err(error @ ReadError::NoFact(_)) => return Some(RequestEnd::GivenUp(error.to_string())),
+        Err(ReadError::Unknown) => return None,
+        Ok(None) => {}
     }
     let subject = dead_letters::subject("*", &key);
     let last = last_message(connection.context(), dead_letters::STREAM, &subject);
@@ -138,7 +181,7 @@ async fn end_of(id: JobId, connection: &Connection) -> Option<RequestEnd> {
         let subject = dead_letters::subject(queue.stream, &key);
         last.as_ref().filter(|letter| letter.subject.as_str() == subject)
     });
-    let RequestState::DeadLettered(letter) = state else { return None };
+    let RequestState::DeadLettered(letter) = state else { return Some(RequestEnd::NotYet) };
     Some(RequestEnd::GivenUp(dead_letters::reason(&letter.headers).to_owned()))
 }
 
@@ -148,7 +191,7 @@ mod tests {
 
     #[test]
     fn stored_request_is_not_given_up() {
-        let (tally, id) = (Tally::default(), JobId::new());
+        let (tally, id) = (Tally::new(1), JobId::new());
         tally.asked(id);
         tally.given_up(id, "failed".to_owned());
         assert_eq!(tally.all_given_up().len(), 1);
@@ -156,5 +199,19 @@ mod tests {
         // An earlier look may end later.
         tally.given_up(id, "failed".to_owned());
         assert!(tally.all_given_up().is_empty());
+    }
+
+    #[test]
+    fn request_that_is_outstanding_or_never_made_is_no_success() {
+        let (tally, id) = (Tally::new(3), JobId::new());
+        for id in [id, JobId::new()] {
+            tally.asked(id);
+        }
+        tally.stored(id);
+        let result = tally.result();
+        assert!(
+            matches!(result, Err(RequestorError::Stopped { total: 3, outstanding: 2 })),
+            "{result:?}"
+        );
     }
 }

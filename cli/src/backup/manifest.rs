@@ -222,8 +222,13 @@ pub(super) async fn has_room(directory: &Path) -> anyhow::Result<()> {
     let mut entries = match fs::read_dir(directory).await {
         Err(error) if error.kind() == ErrorKind::NotFound => {
             // It is created with the backup. Whether that is possible is checked now.
+            let is_missing = |it: &&Path| !it.as_os_str().is_empty() && !it.exists();
+            let missing: Vec<&Path> = directory.ancestors().take_while(is_missing).collect();
             make(directory).await?;
-            return fs::remove_dir(directory).await.with_context(what);
+            for made in missing {
+                fs::remove_dir(made).await.with_context(what)?;
+            }
+            return Ok(());
         }
         entries => entries.with_context(what)?,
     };

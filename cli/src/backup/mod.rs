@@ -18,7 +18,8 @@ pub use restore::restore;
 use std::mem;
 use std::path::{Path, PathBuf};
 
-use crate::terminal::{self, say};
+use crate::output::say;
+use crate::terminal;
 use anyhow::bail;
 use clap::Args;
 use contract::facts;
@@ -58,8 +59,7 @@ pub(crate) async fn run_backup(settings: &BackupSettings) -> anyhow::Result<()> 
     manifest::has_room(&settings.directory).await?;
     let connection = terminal::connect(&settings.nats, "decoupled backup").await?;
     backup(&connection, &settings.directory).await?;
-    say(format_args!("Backed up to {}.", settings.directory.display()))?;
-    Ok(())
+    say(format_args!("Backed up to {}.", settings.directory.display())).await
 }
 
 pub(crate) async fn run_restore(
@@ -76,8 +76,7 @@ pub(crate) async fn run_restore(
     };
     let (manifest, connection) = prepared?;
     restore::give_all(&connection, directory, &manifest, *replicas, stop).await?;
-    say(format_args!("Restored. Start both services, and run `decoupled audit`."))?;
-    Ok(())
+    say("Restored. Start both services, and run `decoupled audit`.").await
 }
 
 /// Backs up all streams with their consumers into a directory, which is created, or has to be empty. Reports its

@@ -20,8 +20,8 @@ use crate::terminal::tell;
 use super::manifest::{KeptStream, Manifest, file, outstanding};
 use super::snapshot;
 
-/// The time limit until all brokers of a cluster have the whole backup. An election alone takes up to nine seconds, and
-/// each stream and consumer has one.
+/// The time limit for each step until all brokers of a cluster have the whole backup: a stream is complete, or a broker
+/// leads it and has all of it. An election alone takes up to nine seconds, and each stream and consumer has one.
 const LIMIT: Duration = Duration::from_mins(2);
 
 /// The most by which the clocks of two brokers may differ.
@@ -105,7 +105,7 @@ pub(super) async fn give_all(
         bail!("{STOPPED}: perhaps not all of {} is there. {REMEDY}", all.join(", "));
     };
     completed.with_context(|| {
-        format!("the restore is not complete after {LIMIT:?}: do not use this broker")
+        format!("the restore has made no progress for {LIMIT:?}: do not use this broker")
     })
 }
 
@@ -158,19 +158,18 @@ async fn wait_until_complete(
     manifest: &Manifest,
     replicas: Option<usize>,
 ) -> anyhow::Result<()> {
-    let limit = Instant::now() + LIMIT;
     for stream in &manifest.streams {
-        until(limit, async || compare(nats, stream, replicas).await).await?;
+        within(LIMIT, async || compare(nats, stream, replicas).await).await?;
     }
     // A follower counts as current before it has fetched the restored messages, which would be lost with its leader.
     // Only a leader reports its number of messages, so each broker leads once.
     for stream in &manifest.streams {
         let state = async || Ok(topology::stream_state(nats, &stream.name).await?);
-        let Some(cluster) = until(limit, state).await?.cluster else { continue };
+        let Some(cluster) = within(LIMIT, state).await?.cluster else { continue };
         let followers = cluster.replicas.iter().map(|follower| follower.name.as_str());
         // The first leader is also the last one: the broker has spread the leaders well.
         for broker in followers.chain(cluster.leader.as_deref()) {
-            until(limit, async || {
+            within(LIMIT, async || {
                 lead(nats, &stream.name, broker).await?;
                 compare(nats, stream, replicas).await
             })
@@ -180,11 +179,12 @@ async fn wait_until_complete(
     Ok(())
 }
 
-/// Tries until it succeeds, or until this limit.
-async fn until<T>(
-    limit: Instant,
+/// Tries until it succeeds, at most for this time.
+async fn within<T>(
+    limit: Duration,
     attempt: impl AsyncFn() -> anyhow::Result<T>,
 ) -> anyhow::Result<T> {
+    let limit = Instant::now() + limit;
     loop {
         match attempt().await {
             Err(_) if Instant::now() < limit => sleep(PAUSE).await,
@@ -206,7 +206,7 @@ async fn lead(nats: &Context, stream: &str, broker: &str) -> anyhow::Result<()> 
     let subject = format!("STREAM.LEADER.STEPDOWN.{stream}");
     let question = json!({ "placement": { "preferred": broker } });
     let _answer: Value = api::call(nats, subject, &question).await?;
-    until(Instant::now() + UNDISTURBED, async || {
+    within(UNDISTURBED, async || {
         let is_leader = leads().await.unwrap_or(false);
         ensure!(is_leader, "{broker} lacks a part of {stream}, and so does not lead it");
         Ok(())
@@ -292,6 +292,19 @@ mod tests {
             assert!(error.ends_with(&format!("the backup of a newer one, {newer}")), "{error}");
         }
         check_broker("2.15.1", "two").unwrap_err();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn each_step_has_a_time_limit_of_its_own() {
+        for _step in 0..3 {
+            let begun = Instant::now();
+            let step = within(LIMIT, async || {
+                ensure!(begun.elapsed() > LIMIT / 2, "not yet");
+                Ok(())
+            });
+            step.await.unwrap();
+        }
+        within(LIMIT, async || Err::<(), _>(anyhow!("never"))).await.unwrap_err();
     }
 
     #[test]

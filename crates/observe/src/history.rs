@@ -101,7 +101,8 @@ pub async fn trace_of(nats: &Connection, id: JobId) -> anyhow::Result<Option<Str
 }
 
 /// The queues that hold a message of a request, delivered or not, in the order in which it passes through them. A
-/// request that moves on meanwhile is found in its new queue.
+/// request that moves on meanwhile is found in its new queue. A request in a bundle is not found, because the bundle has
+/// another id.
 ///
 /// # Errors
 ///

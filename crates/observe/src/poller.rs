@@ -163,7 +163,7 @@ impl Poller {
             self.replicas.send_bundles() || self.bundles_wait && pending_until_stored > 0;
         let pending_requests = if self.bundles_wait { u64::MAX } else { pending_until_stored };
         let unplaced = unplaced(
-            requested.subjects_count,
+            seen.recent_requests,
             stored.subjects_count,
             pending_requests,
             recent_dead_letters,
@@ -256,6 +256,8 @@ struct Streams {
     dead_letters: u64,
     /// The number of those that are no older than the oldest fact `requested`.
     recent_dead_letters: u64,
+    /// The number of facts `requested` that are no older than the guarantees hold.
+    recent_requests: u64,
 }
 
 /// Reads the state of each stream, until `stored` in the order in which a request passes through them. So a request that
@@ -263,33 +265,44 @@ struct Streams {
 /// broker may be far away.
 async fn read_streams(connection: &Connection) -> anyhow::Result<Streams> {
     let nats = connection.context();
-    let state = async |bucket| anyhow::Ok(topology::bucket_state(nats, bucket).await?.state);
+    let bucket = async |bucket| anyhow::Ok(topology::bucket_state(nats, bucket).await?);
     let at = Instant::now();
     let [schedules, requests, responses, acknowledgments] = queues::ALL;
     let dead_letters = async {
         anyhow::Ok(topology::stream_state(nats, dead_letters::STREAM).await?.state.messages)
     };
     let (schedules, requested, dead_letters) =
-        tokio::try_join!(queue(connection, schedules), state(facts::REQUESTED), dead_letters)?;
+        tokio::try_join!(queue(connection, schedules), bucket(facts::REQUESTED), dead_letters)?;
+    let guard_time = topology::guard_time(&requested.config);
+    let requested = requested.state;
     let oldest = Timestamp::from_nanosecond(requested.first_timestamp.unix_timestamp_nanos());
     // Without a fact the broker reports a time before the epoch.
     let oldest = oldest.unwrap_or(Timestamp::UNIX_EPOCH).max(Timestamp::UNIX_EPOCH);
     // From each queue, because the account may have dead letters of other systems.
     let recent_dead_letters = async || {
         let counts = queues::ALL.map(async |queue| {
-            let subjects = workqueue::dead_letters::subject(queue.stream, ">");
-            batch::count_since(nats, workqueue::dead_letters::STREAM, &subjects, oldest).await
+            let subjects = dead_letters::subject(queue.stream, ">");
+            batch::count_since(nats, dead_letters::STREAM, &subjects, oldest).await
         });
         anyhow::Ok(try_join_all(counts).await?.into_iter().sum::<u64>())
     };
+    // A fact `requested` that was created late outlives the fact `stored` of its request.
+    let recent_requests = async {
+        let since = workqueue::now().checked_sub(guard_time).ok();
+        let Some(since) = since.filter(|since| *since > oldest) else {
+            return anyhow::Ok(requested.subjects_count);
+        };
+        let recent = batch::count_since(nats, facts::REQUESTED.stream, ">", since).await?;
+        Ok(recent.min(requested.subjects_count))
+    };
     // Before the queues, and again after them: a replayed message moves into a queue, a new dead letter comes from one.
-    let before = recent_dead_letters().await?;
+    let (before, recent_requests) = tokio::try_join!(recent_dead_letters(), recent_requests)?;
     let (requests, brokers) = read_queue(connection, requests).await?;
     let (responses, _) = read_queue(connection, responses).await?;
     let (stored, (acknowledgments, _), received, after) = tokio::try_join!(
-        state(facts::STORED),
+        bucket(facts::STORED),
         read_queue(connection, acknowledgments),
-        state(facts::RECEIVED),
+        bucket(facts::RECEIVED),
         recent_dead_letters()
     )?;
     let recent_dead_letters = after.max(before);
@@ -301,10 +314,11 @@ async fn read_streams(connection: &Connection) -> anyhow::Result<Streams> {
         moved,
         brokers,
         requested,
-        stored,
-        received,
+        stored: stored.state,
+        received: received.state,
         dead_letters,
         recent_dead_letters,
+        recent_requests,
     })
 }
 
@@ -378,11 +392,12 @@ fn decoded<F: Fact>(stored: &[batch::StoredMessage]) -> impl Iterator<Item = F> 
     stored.iter().filter_map(|message| F::from_body(&message.body).ok())
 }
 
-/// The number of requests that the counts do not account for. All counts cover the same age. A request that moved while
-/// it was counted was counted twice, and hides a missing one; so does an unasked one. So 0 proves nothing, and any other
-/// number is a reason to run the audit.
-fn unplaced(requested: u64, stored: u64, pending: u64, recent_dead_letters: u64) -> u64 {
-    requested.saturating_sub(stored.saturating_add(pending).saturating_add(recent_dead_letters))
+/// The number of requests that the counts do not account for. All other counts cover a longer age. A request that moved
+/// while it was counted was counted twice, and hides a missing one; so does an unasked one. So 0 proves nothing, and any
+/// other number is a reason to run the audit.
+fn unplaced(recent_requests: u64, stored: u64, pending: u64, recent_dead_letters: u64) -> u64 {
+    let placed = stored.saturating_add(pending).saturating_add(recent_dead_letters);
+    recent_requests.saturating_sub(placed)
 }
 
 /// The lowest number of unplaced requests in the last snapshots. A request that only moved is placed in the next one.

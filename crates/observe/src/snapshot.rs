@@ -130,7 +130,7 @@ pub struct ReplicaSnapshot {
 pub struct Totals {
     /// Requests that were accepted.
     pub requested: u64,
-    /// Requests whose strings are stored.
+    /// Requests whose strings are stored, or that were cancelled.
     pub stored: u64,
     /// Requests whose strings are marked as received.
     pub received: u64,

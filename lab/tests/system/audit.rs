@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::PullConsumer;
+use async_nats::jetstream::stream::Config;
 use contract::Strings;
 use contract::facts::{self, Received, Stored};
 use contract::queues::{REQUESTS, RESPONSES, Request};
@@ -13,7 +14,7 @@ use testkit::process::{Process, logged};
 use testkit::proxy::Proxy;
 use tokio::process::Command;
 use tokio::sync::oneshot;
-use workqueue::{Job, JobId, NatsSettings, dead_letters};
+use workqueue::{Job, JobId, NatsSettings, dead_letters, topology};
 
 use crate::deployment::{
     Deployment, PATIENT, Service, creation, programs, publication, ready, soon, succeeded,
@@ -174,9 +175,20 @@ async fn dead_letters_of_another_system_are_no_requests() {
     let stream = deployment.nats().get_stream(facts::STORED.stream).await.unwrap();
     stream.purge().filter(facts::STORED.subject(id)).await.unwrap();
     let mut poller = observe::Poller::new(deployment.connection());
-    eventually("a request is missing", async || {
+    missing_eventually(&mut poller, 1).await;
+    // The fact `stored` of an older request may have expired before its fact `requested`.
+    let config = topology::bucket_state(deployment.nats(), facts::REQUESTED).await.unwrap().config;
+    let max_age = Duration::from_hours(1) + Duration::from_millis(1);
+    deployment.nats().update_stream(&Config { max_age, ..config }).await.unwrap();
+    missing_eventually(&mut poller, 0).await;
+    assert_eq!(deployment.facts(facts::REQUESTED).await, 10);
+}
+
+/// Waits until this many requests are missing, by the counts of the page.
+async fn missing_eventually(poller: &mut observe::Poller, missing: u64) {
+    eventually(&format!("missing requests: {missing}"), async || {
         match poller.snapshot().await.map(|snapshot| snapshot.totals.missing) {
-            Ok(1) => Ok(()),
+            Ok(seen) if seen == missing => Ok(()),
             other => Err(other.map_err(|error| error.to_string())),
         }
     })

@@ -1,5 +1,6 @@
 //! Backup and restore: from one broker to one, and from one to three.
 
+use std::ffi::OsStr;
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -387,6 +388,9 @@ async fn backup_is_refused_while_a_service_runs() {
         ready(&replica).await;
         let refused = refused_with(backup(&connection, &directory).await);
         assert!(refused.contains(&format!("a {} runs, and waits", service.name())), "{refused}");
+        let nested = directory.join("nested");
+        let (status, said) = deployment.decoupled([OsStr::new("backup"), nested.as_os_str()]).await;
+        assert!(status == Some(2) && said.contains(" runs, and waits"), "{said}");
         assert!(!directory.exists());
         replica.terminate().unwrap();
         succeeded(&mut replica).await;

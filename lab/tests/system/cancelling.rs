@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use async_nats::jetstream::stream::Config;
 use contract::Amount;
 use contract::facts::{RECEIVED, REQUESTED, Received, STORED, Stored};
 use contract::queues::{REQUESTS, RESPONSES, Request, SCHEDULES};
@@ -9,12 +10,13 @@ use serde_json::{Value, json};
 use testkit::http;
 use testkit::process::logged;
 use testkit::proxy::Proxy;
+use tokio::process::Command;
 use workqueue::dead_letters::Reason;
-use workqueue::{Bucket, JobId, now};
+use workqueue::{Bucket, JobId, Priority, now, topology};
 
 use crate::api::{ACCEPTS, accepted, gateway, get, post};
 use crate::deployment::{
-    self, Deployment, PATIENT, Service, api_addr, creation, publication, run, soon,
+    self, Deployment, PATIENT, Service, api_addr, creation, programs, publication, run, soon,
 };
 
 async fn cancel(addr: SocketAddr, id: JobId) -> Value {
@@ -183,6 +185,23 @@ async fn discard_cancels_a_request_that_may_still_be_accepted() {
     assert_eq!(status, Some(0), "{said}");
     deployment.publish(&creation(&request)).await;
     cancelled(&deployment, 1, 1).await;
+}
+
+#[tokio::test]
+async fn cancel_command_without_room_gives_up() {
+    let deployment = Deployment::with(&PATIENT).await;
+    let id = deployment.submit(Priority::Normal, 1).await[0].to_string();
+    let mut cancel = Command::new(&programs().await.decoupled);
+    // It has no flag of this name, and does not read the variable.
+    cancel.env_clear().env("CONCURRENCY", "0");
+    cancel.args(["requests", "cancel", &id, "--nats-url", deployment.url()]);
+    // There is no room for the cancellation.
+    let config = topology::bucket_state(deployment.nats(), STORED).await.unwrap().config;
+    deployment.nats().update_stream(&Config { max_bytes: 1, ..config }).await.unwrap();
+    let output = soon("it ends", cancel.output()).await.unwrap();
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert!(said.contains("it is away, or has no room"), "{said}");
 }
 
 #[tokio::test]

@@ -5,8 +5,11 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::Stdio;
 
+use async_nats::HeaderMap;
 use contract::queues::REQUESTS;
 use nix::pty::openpty;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use tempfile::TempDir;
 use testkit::eventually::eventually;
 use testkit::http;
@@ -14,6 +17,7 @@ use testkit::process::Process;
 use testkit::reserved_ports::ReservedPorts;
 use tokio::io::AsyncReadExt;
 use tokio::process::{Child, Command};
+use workqueue::dead_letters;
 
 use crate::deployment::{Deployment, Service, programs, run, soon, succeeded};
 use crate::unreadable::{CARRIAGE_RETURN, publish};
@@ -96,6 +100,27 @@ async fn closed_output_leaves_the_verdict_in_the_exit_status() {
     for closed in closed_outputs() {
         assert_eq!(audit(&deployment, closed).await, (Some(0), String::new()));
     }
+}
+
+#[tokio::test]
+async fn signal_ends_a_command_whose_reader_stalls() {
+    let deployment = Deployment::start().await;
+    let subject = dead_letters::subject("REQUESTS", "garbage");
+    // More than a pipe holds.
+    deployment.publish_raw(&subject, HeaderMap::new(), "x".repeat(200_000).as_bytes()).await;
+    let mut show = Command::new(&programs().await.decoupled);
+    show.env_clear().args(["dead-letters", "show", "garbage", "--nats-url", deployment.url()]);
+    show.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let mut show = show.spawn().unwrap();
+    // It has begun to write, and no process reads the rest.
+    soon("output", show.stdout.as_mut().unwrap().read_u8()).await.unwrap();
+    let id = Pid::from_raw(show.id().unwrap().try_into().unwrap());
+    kill(id, Signal::SIGTERM).unwrap();
+    let status = soon("it ends", show.wait()).await.unwrap();
+    assert_eq!(status.code(), Some(2));
+    let mut said = String::new();
+    show.stderr.take().unwrap().read_to_string(&mut said).await.unwrap();
+    assert_eq!(said, "Error: SIGTERM: ended at once, before it was done\n");
 }
 
 /// A pipe and a terminal whose readers have gone.

@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::process::ExitStatus;
 use std::time::{Duration, Instant};
 
+use async_nats::HeaderMap;
 use contract::facts::{RECEIVED, REQUESTED, STORED, Stored};
 use contract::queues::REQUESTS;
 use observe::audit::Verdict;
@@ -14,8 +15,8 @@ use tokio::process::Command;
 use workqueue::topology::Limits;
 
 use crate::deployment::{
-    Deployment, LIMITS, PATIENT, Service, admin, admin_addr, creation, programs, publication, soon,
-    succeeded,
+    Deployment, LIMITS, PATIENT, Service, admin, admin_addr, creation, ended, programs,
+    publication, soon, succeeded,
 };
 use crate::foreign_messages::{acknowledgment, response};
 use crate::round_trips::request;
@@ -300,6 +301,49 @@ async fn stopping_requestor_does_not_wait_for_room_in_a_full_queue() {
     succeeded(&mut requestor).await;
     assert_eq!(deployment.depth(REQUESTS).await, 10);
     assert_eq!(deployment.facts(contract::facts::REQUESTED).await, 10);
+}
+
+/// Asserts that a requestor has failed because it has no result for its requests, and for these reasons.
+async fn failed_for(requestor: &mut Process, reasons: &[&str]) {
+    let status = ended(requestor).await;
+    let log = requestor.log_text();
+    assert_eq!(status.code(), Some(1), "{log}");
+    for reason in reasons {
+        assert!(log.contains(reason), "{reason}: {log}");
+    }
+}
+
+#[tokio::test]
+async fn requestor_stopped_before_its_total_is_stored_fails() {
+    let deployment = Deployment::with(&PATIENT).await;
+    // No generator answers it.
+    let mut requestor = deployment.ask(5).await;
+    deployment.facts_reach(REQUESTED, 5).await;
+    requestor.terminate().unwrap();
+    failed_for(&mut requestor, &["stopped while 5 of 5 requests were outstanding"]).await;
+}
+
+#[tokio::test]
+async fn requestor_gives_up_a_request_whose_fact_is_malformed() {
+    let deployment = Deployment::with(&PATIENT).await;
+    let mut requestor = deployment.ask(1).await;
+    deployment.facts_reach(REQUESTED, 1).await;
+    let stream = deployment.nats().get_stream(REQUESTS.stream).await.unwrap();
+    let message = stream.get_raw_message(1).await.unwrap();
+    let subject = STORED.subject_of(REQUESTS.key(&message.subject).unwrap());
+    deployment.publish_raw(&subject, HeaderMap::new(), b"no fact").await;
+    let reasons = ["1 of 1 requests have no result:", " the value is not a fact: bucket stored, "];
+    failed_for(&mut requestor, &reasons).await;
+}
+
+#[tokio::test]
+async fn requestor_gives_up_requests_older_than_their_facts() {
+    let limits = Limits { facts_max_age: Duration::from_millis(1), ..PATIENT };
+    let deployment = Deployment::with(&limits).await;
+    // No generator answers them, and none makes a dead letter of them.
+    let mut requestor = deployment.ask(2).await;
+    let reasons = ["2 of 2 requests have no result:", " older than FACTS_MAX_AGE"];
+    failed_for(&mut requestor, &reasons).await;
 }
 
 /// Many more connections than the admin endpoint keeps open, all silent.
