@@ -6,7 +6,7 @@ import { keptByTab } from "./storage.js";
 
 const ID = /^[0-9a-f-]{36}$/;
 
-/** The list to return to when the history closes. */
+/** The list to return to when the history or a lesson closes. */
 let list = "";
 
 /** The address of the lesson beside the flow. It stays until the lesson is closed, also while another view opens. */
@@ -32,7 +32,7 @@ function opened() {
 export const addressOf = (id) => new URL(`#/requests/${id}`, location.href).href;
 
 /** Goes to the history of a request. */
-export const go = (id) => open(`#/requests/${id}`);
+export const goToRequest = (id) => open(`#/requests/${id}`);
 
 /** Goes to a list of this kind, with this query. */
 export const goToList = (kind, query) => open(`#/${kind}?${new URLSearchParams(query)}`);
@@ -44,7 +44,7 @@ export const goToLesson = (number) => open(`#/lessons/${number}`);
 export function leaveLesson() {
   beside = "";
   keptByTab.write("beside", beside);
-  if (opened().kind === "lessons") history.replaceState(null, "", location.pathname + location.search);
+  if (parse(location.hash).kind === "lessons") history.replaceState(null, "", location.pathname + location.search + list);
   dispatchEvent(new Event("hashchange"));
 }
 
@@ -62,7 +62,7 @@ export function leave() {
 export function follow(show) {
   const tell = () => {
     const view = opened();
-    if (!view.id) list = location.hash;
+    if (!view.id && view.kind !== "lessons") list = location.hash;
     show(view);
   };
   addEventListener("hashchange", tell);

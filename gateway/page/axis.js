@@ -15,6 +15,8 @@ const STANDS = 2_600;
 export class Axis {
   constructor() {
     this.points = [];
+    /** The times of the points in the table. */
+    this.tabulated = null;
     const charts = byId("charts");
     this.depths = QUEUES.map((name) => {
       const most = el("span", { class: "most" });
@@ -62,8 +64,9 @@ export class Axis {
     const y = (value, most) => (HEIGHT - 3 - (value / most) * (HEIGHT - 8)).toFixed(1);
     // By the square root, so that after a spike the usual rates are no flat line.
     const ofRate = (value) => y(Math.sqrt(value), Math.sqrt(fastest));
+    const runs = this.runs();
     this.depths.forEach((parts, index) => {
-      const of = (pick) => this.runs((point) => point.queues !== null).map((run) => run.map((point) => [x(point.at), pick(point.queues[index])]));
+      const of = (pick) => runs.map((run) => run.map((point) => [x(point.at), pick(point.queues[index])]));
       parts.area.setAttribute("d", of(([waiting, flying]) => y(waiting + flying, deepest)).map((run) => `M${run[0][0]},${HEIGHT}L${run.map((at) => at.join()).join("L")}L${run.at(-1)[0]},${HEIGHT}Z`).join(""));
       const line = (pick) => of(pick).map((run) => `M${run.map((at) => at.join()).join("L")}`).join("");
       parts.come.setAttribute("d", line(([, , come]) => ofRate(come)));
@@ -85,19 +88,17 @@ export class Axis {
     this.tabulate();
   }
 
-  /** The points in runs without a gap. */
-  runs(test) {
+  /** The points with numbers, in runs without a gap. */
+  runs() {
     const runs = [];
-    let run = [];
+    let last = null;
     for (const point of this.points) {
-      const gap = run.length > 0 && point.at - run.at(-1).at > STANDS * 2;
-      if (gap || !test(point)) {
-        if (run.length) runs.push(run);
-        run = [];
+      if (point.queues) {
+        if (!last || point.at - last.at > STANDS * 2) runs.push([]);
+        runs.at(-1).push(point);
       }
-      if (test(point)) run.push(point);
+      last = point.queues ? point : null;
     }
-    if (run.length) runs.push(run);
     return runs;
   }
 
@@ -105,9 +106,14 @@ export class Axis {
   tabulate() {
     const table = byId("axis-table");
     if (!table.open) return;
+    const points = this.points.filter((point) => point.n % 15 === 0).reverse();
+    const times = points.map(({ at }) => at).join();
+    // A screen reader loses its place in a table that is made anew.
+    if (times === this.tabulated) return;
+    this.tabulated = times;
     const heads = ["time", ...QUEUES.flatMap((name) => [name, "in/s", "out/s"]), "requestors", "generators"];
     table.querySelector("thead").replaceChildren(el("tr", {}, ...heads.map((head) => el("th", { scope: "col" }, head))));
-    const rows = this.points.filter((point) => point.n % 15 === 0).reverse().map((point) => {
+    const rows = points.map((point) => {
       const queues = point.queues?.flatMap(([waiting, flying, come, go]) => [exact(waiting + flying), rate(come), rate(go)]);
       const cells = queues ? [...queues, point.requestors, point.generators] : Array(11).fill("?");
       return el("tr", {}, el("th", { scope: "row" }, clock(point.at)), ...cells.map((cell) => el("td", {}, String(cell))));

@@ -3,7 +3,7 @@
 
 import { follow, goToList } from "./address.js";
 import { confirm } from "./confirm.js";
-import { ask, byId, clock, counted, el, exact, say } from "./dom.js";
+import { ask, button, byId, counted, el, exact, hide, moment, onPress, say } from "./dom.js";
 
 /** The pause in milliseconds between two reads of the list. */
 const PAUSE = 5_000;
@@ -52,7 +52,8 @@ export function countLetters(count) {
 
 /** A letter as elements. */
 export function describe(letter) {
-  const when = letter.at ? `at ${clock(letter.at, 3)}` : "at an unknown time";
+  // The time is a header, which may have any text.
+  const when = Date.parse(letter.at) ? `at ${moment(letter.at, 3)}` : "at an unknown time";
   const headers = letter.headers.map(({ name, value }) => `${name}: ${value}`).join("\n");
   return [
     el("p", { class: "reason" }, letter.reason || "without a reason"),
@@ -79,20 +80,22 @@ const DISCARD = {
 };
 
 function item(letter) {
-  const parts = describe(letter);
-  const entry = el("li", { id: `letter-${letter.sequence}` }, ...parts);
+  const { sequence } = letter;
+  const entry = el("li", { id: `letter-${sequence}`, tabindex: "-1" }, ...describe(letter));
   if (allowed) {
-    const button = (action) => {
-      const button = el("button", { type: "button", "aria-label": `${action.word} dead letter ${letter.sequence}` }, action.word);
-      button.addEventListener("click", () => question(action, [letter.sequence]));
-      return button;
-    };
-    const box = el("input", { type: "checkbox", value: letter.sequence, "aria-label": `Select dead letter ${letter.sequence}` });
-    box.addEventListener("change", tell);
+    const does = (action) => button(action.word, () => question(action, [sequence]), { "aria-label": `${action.word} dead letter ${sequence}` });
+    const box = el("input", { type: "checkbox", value: sequence, "aria-label": `Select dead letter ${sequence}` });
+    box.addEventListener("change", () => tell());
     entry.prepend(box);
-    entry.append(button(REPLAY), " ", button(DISCARD));
+    entry.append(does(REPLAY), " ", does(DISCARD));
   }
   return entry;
+}
+
+/** Removes an entry. If the focus is in it, the next entry gets it. */
+function remove(entry) {
+  if (entry.contains(document.activeElement)) (entry.nextElementSibling ?? entry.previousElementSibling ?? byId("letters-title")).focus();
+  entry.remove();
 }
 
 const note = (text) => say(byId("letters-note"), text);
@@ -107,14 +110,15 @@ const wanted = () => (chosen ? reasons.find(({ reason }) => reason === chosen)?.
 /** Whether there may be more with the chosen reason: reasons are counted among the oldest dead letters only. */
 const mayBeMore = () => chosen !== null && among < listed;
 
-function tell() {
+/** Tells what is shown. If a button goes with it, `next` gets the focus. */
+function tell(next = list.lastElementChild ?? byId("letters-title")) {
   const shown = list.childElementCount;
-  byId("letters-more").hidden = ended && shown >= wanted();
+  hide(byId("letters-more"), ended && shown >= wanted(), next);
   const rest = wanted() > shown && !mayBeMore() ? ` (${exact(wanted() - shown)})` : "";
   say(byId("letters-more"), `Show the next ones${rest}`);
   const [some, which] = [selected().length, chosen ? `all ${chosen}` : "all"];
   for (const [id, { word }] of [["replay-all", REPLAY], ["discard-all", DISCARD]]) {
-    byId(id).hidden = !allowed || known === 0;
+    hide(byId(id), !allowed || known === 0, byId("letters-title"));
     say(byId(id), some ? `${word} ${exact(some)}` : `${word} ${which}`);
   }
   if (known === 0) note("There are no dead letters.");
@@ -150,12 +154,13 @@ function ofReason(reason) {
 follow(({ kind, query }) => {
   // Back, from the letters of a reason to the page without one.
   const isLeft = !kind && chosen !== null;
-  if (kind === "dead-letters" || isLeft) choose(query.get("reason"));
+  // In the API, "any" means all reasons.
+  const reason = query.get("reason") === "any" ? null : query.get("reason");
+  if ((kind === "dead-letters" || isLeft) && reason !== chosen) choose(reason);
 });
 
 function choose(reason) {
-  // In the API, "any" means all reasons.
-  chosen = reason === "any" ? null : reason;
+  chosen = reason;
   [furthest, next, ended] = [1, 1, true];
   list.replaceChildren();
   load();
@@ -175,7 +180,7 @@ async function load() {
     letters.push(...page.dead_letters);
   } while (page.next && page.next <= furthest);
   const there = new Set(letters.map((letter) => `letter-${letter.sequence}`));
-  for (const entry of [...list.children]) if (!there.has(entry.id)) entry.remove();
+  for (const entry of [...list.children]) if (!there.has(entry.id)) remove(entry);
   show({ ...page, dead_letters: letters }, from);
 }
 
@@ -194,15 +199,16 @@ async function get(from) {
 }
 
 function show(page, from) {
-  list.append(...page.dead_letters.filter((letter) => !byId(`letter-${letter.sequence}`)).map(item));
+  const added = page.dead_letters.filter((letter) => !byId(`letter-${letter.sequence}`)).map(item);
+  list.append(...added);
   const last = page.dead_letters.at(-1)?.sequence ?? from - 1;
   [furthest, next, ended] = [from, page.next ?? last + 1, !page.next];
   ({ total: listed, reasons, counted: among, until } = page);
-  known = listed;
-  tell();
+  [known, mine] = [listed, 0];
+  tell(added[0]);
 }
 
-byId("letters-more").addEventListener("click", async () => {
+onPress(byId("letters-more"), async () => {
   const from = next;
   const page = await get(from);
   if (page) show(page, from);
@@ -236,7 +242,8 @@ async function each(action, some) {
       await action.one(sequence);
       done += 1;
       mine += 1;
-      byId(`letter-${sequence}`)?.remove();
+      const entry = byId(`letter-${sequence}`);
+      if (entry) remove(entry);
     } catch (error) {
       first ||= error.message;
     }

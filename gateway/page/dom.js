@@ -13,9 +13,11 @@ export function el(name, attributes = {}, ...children) {
   return element;
 }
 
-/** A button that calls `act`. Until `act` is done, another press does nothing; the focus stays where it is. */
-export function button(words, act, attributes = {}) {
-  const button = el("button", { type: "button", ...attributes }, words);
+/** A button that calls `act`, see `onPress`. */
+export const button = (words, act, attributes = {}) => onPress(el("button", { type: "button", ...attributes }, words), act);
+
+/** Calls `act` when the button is pressed. Until `act` is done, another press does nothing; the focus stays where it is. */
+export function onPress(button, act) {
   button.addEventListener("click", async () => {
     if (button.ariaDisabled) return;
     button.ariaDisabled = "true";
@@ -23,6 +25,12 @@ export function button(words, act, attributes = {}) {
     button.ariaDisabled = null;
   });
   return button;
+}
+
+/** Hides an element, or shows it. If the hidden one has the focus, `next` gets it. */
+export function hide(element, hidden, next) {
+  if (hidden && element === document.activeElement) next.focus();
+  element.hidden = hidden;
 }
 
 /** An element of a drawing. */
@@ -55,13 +63,14 @@ export const counted = (number, noun) => `${exact(number)} ${noun}${number === 1
 /** A rate a second. */
 export const rate = (number) => (number > 0 && number < 9.95 ? number.toFixed(1) : count(number));
 
-/** A number of milliseconds, in the unit that fits. */
+/** A number of milliseconds, in the unit that fits once it is rounded. */
 export function span(milliseconds) {
-  if (milliseconds < 10) return `${milliseconds.toFixed(1)} ms`;
-  if (milliseconds < 1000) return `${Math.round(milliseconds)} ms`;
-  if (milliseconds < 60000) return `${(milliseconds / 1000).toFixed(1)} s`;
-  const minutes = Math.floor(milliseconds / 60000);
-  if (minutes < 60) return `${minutes} min ${Math.round((milliseconds % 60000) / 1000)} s`;
+  if (milliseconds < 9.95) return `${milliseconds.toFixed(1)} ms`;
+  if (milliseconds < 999.5) return `${Math.round(milliseconds)} ms`;
+  if (milliseconds < 59_950) return `${(milliseconds / 1000).toFixed(1)} s`;
+  const seconds = Math.round(milliseconds / 1000);
+  const minutes = Math.floor(seconds / 60);
+  if (minutes < 60) return `${minutes} min ${seconds % 60} s`;
   return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }
 
@@ -72,30 +81,35 @@ export const clock = (at, digits = 0) =>
 /** The date. */
 export const day = (at) => new Date(at).toLocaleDateString("en-GB");
 
+/** The time of the day, after the date unless that is today. */
+export const moment = (at, digits = 0) => `${day(at) === day(Date.now()) ? "" : `${day(at)} `}${clock(at, digits)}`;
+
 /**
- * Sends a request to the gateway, or to the lab, which has another address. If the answer is a problem, throws an error
- * with its detail, status and outcome.
+ * Sends a request to the gateway, or to the lab, which has another address. If there is no answer, or an error, throws
+ * one with its detail, status and outcome: "refused", or else what the answer says, or else "unknown".
  */
 export async function ask(path, body, headers = {}, method = body === undefined ? "GET" : "POST") {
   const json = { "Content-Type": "application/json", ...headers };
   const options = body === undefined ? { method, headers } : { method, body: JSON.stringify(body), headers: json };
   const asked = path.startsWith("http") ? "the lab" : "the gateway";
   let answer;
+  let text;
   try {
     answer = await fetch(path, options);
+    text = await answer.text();
   } catch {
     throw Object.assign(new Error(`${asked} does not answer`), { outcome: "unknown" });
   }
-  const text = await answer.text();
+  const { ok, status } = answer;
   let value = {};
+  let wrong = `${asked} answers ${status}`;
   try {
     value = text ? JSON.parse(text) : {};
+    if (ok) return value;
   } catch {
-    throw Object.assign(new Error(`${asked} answered ${answer.status} with a body that is not JSON`), { outcome: "unknown" });
+    wrong += " with a body that is not JSON";
   }
-  if (!answer.ok) {
-    const error = new Error(value.detail ?? `${asked} answers ${answer.status}`);
-    throw Object.assign(error, { outcome: value.outcome, status: answer.status });
-  }
-  return value;
+  const isRefused = status >= 400 && status < 500;
+  const outcome = isRefused ? "refused" : value?.outcome ?? "unknown";
+  throw Object.assign(new Error(value?.detail ?? wrong), { outcome, status });
 }

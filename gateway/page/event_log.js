@@ -1,7 +1,7 @@
 // The last events in words, for screen readers and for people who open the page later: the important changes, not
 // every number.
 
-import { byId, clock, el, exact, say } from "./dom.js";
+import { byId, el, exact, moment, say } from "./dom.js";
 import { QUEUES as FLOW } from "./flow.js";
 
 const QUEUES = [...Object.keys(FLOW), "SCHEDULES"];
@@ -45,7 +45,7 @@ export class EventLog {
     const silent = point.queues === null;
     const queues = silent ? [] : [...point.queues, point.schedules];
     const before = this.last;
-    if (before && silent !== before.silent) tell(silent ? "bad" : "good", silent ? "the broker does not answer" : "the broker answers");
+    if (before && silent !== before.silent) tell(silent ? "bad" : "good", silent ? "no data from the broker" : "data from the broker again");
     const there = before ? { ...before.there } : {};
     if (!silent) {
       SERVICES.forEach((service) => {
@@ -84,7 +84,7 @@ export class EventLog {
   }
 
   show() {
-    const items = this.items.map(({ at, kind, text }) => el("li", {}, el("time", { datetime: new Date(at).toISOString() }, clock(at)), el("span", { class: kind }, text)));
+    const items = this.items.map(({ at, kind, text }) => el("li", {}, el("time", { datetime: new Date(at).toISOString() }, moment(at)), el("span", { class: kind }, text)));
     byId("event-log").replaceChildren(...(items.length ? items : [el("li", { class: "empty" }, "No events.")]));
   }
 }

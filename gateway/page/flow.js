@@ -1,6 +1,6 @@
 // The picture of the flow: two services, three queues between them, and the moving messages.
 
-import { ask, byId, clock, count, counted, el, exact, mark, rate, say, span } from "./dom.js";
+import { ask, button, byId, count, counted, el, exact, hide, mark, moment, onPress, rate, say, span } from "./dom.js";
 
 /** The queues between the two services. */
 export const QUEUES = {
@@ -36,10 +36,9 @@ function lane(name) {
     waits: el("span", { class: "waits" }),
     come: way(from),
     go: way(to),
-    pause: el("button", { type: "button", class: "pause" }, "Pause"),
+    pause: button("Pause", (pressed) => pause(name, pressed), { class: "pause" }),
   };
   parts.pause.hidden = !allowed;
-  parts.pause.addEventListener("click", () => pause(name, parts.pause));
   const queue = el("div", { class: "queue" },
     el("div", { class: "top" }, el("h3", {}, name), el("span", { class: "what" }, what), parts.pause),
     el("div", { class: "counts" },
@@ -67,7 +66,7 @@ export function allowPause(can) {
   for (const { pause } of lanes.values()) pause.hidden = !can;
 }
 
-byId("schedules-pause").addEventListener("click", (event) => pause("SCHEDULES", event.target));
+onPress(byId("schedules-pause"), (pressed) => pause("SCHEDULES", pressed));
 
 function showPause(button, until) {
   mark(button, "paused", Boolean(until));
@@ -75,8 +74,6 @@ function showPause(button, until) {
 }
 
 async function pause(name, button) {
-  if (button.ariaDisabled) return;
-  button.ariaDisabled = "true";
   say(byId("pause-note"), "");
   const paused = button.dataset.paused === "true";
   try {
@@ -85,7 +82,6 @@ async function pause(name, button) {
   } catch (error) {
     say(byId("pause-note"), `${name} cannot be ${paused ? "resumed" : "paused"}: ${error.message}.`);
   }
-  button.ariaDisabled = null;
 }
 
 /** The speed of the moving dots, from 0 to 4: never faster than eyes can follow. */
@@ -118,12 +114,12 @@ function showBrokers(brokers) {
 /** Shows the requests that are due later, which wait before the first queue. */
 function showSchedules({ name, scheduled, waiting, in_flight: flying, full, paused_until: until }) {
   const due = waiting + flying;
-  const parts = [scheduled && `${count(scheduled)} not due yet`, due && `${count(due)} due`, full && "full", until && `paused until ${clock(until)}`];
+  const parts = [scheduled && `${count(scheduled)} not due yet`, due && `${count(due)} due`, full && "full", until && `paused until ${moment(until)}`];
   const there = parts.filter(Boolean).join(", ");
   say(byId("scheduled"), there && `${name}: ${there}`);
   byId("scheduled").classList.toggle("full", full || Boolean(until));
   showPause(byId("schedules-pause"), until);
-  byId("schedules-pause").hidden = !allowed || !there;
+  hide(byId("schedules-pause"), !allowed || !there, byId("flow"));
 }
 
 /** Shows the flow in one line, for small screens without room for both a step and the picture. */
@@ -143,7 +139,7 @@ export function showFlow(flow, at) {
     say(parts.waiting, count(queue.waiting));
     say(parts.flying, count(queue.in_flight));
     say(parts.rates, `${rate(queue.arrival_rate)}/s in, ${rate(queue.departure_rate)}/s out`);
-    const paused = queue.paused_until && `paused until ${clock(queue.paused_until)}`;
+    const paused = queue.paused_until && `paused until ${moment(queue.paused_until)}`;
     say(parts.full, [paused, queue.full && "full: its publishers wait"].filter(Boolean).join(", "));
     showPause(parts.pause, queue.paused_until);
     const age = queue.oldest_at && Math.max(0, at - Date.parse(queue.oldest_at));

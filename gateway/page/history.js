@@ -1,8 +1,8 @@
 // The history of one request, in a dialog that follows it until it is received; and the forms that lead there.
 
-import { addressOf, follow, go, leave } from "./address.js";
+import { addressOf, follow, goToRequest, leave } from "./address.js";
 import { confirm } from "./confirm.js";
-import { ask, byId, clock, day, el, say, span } from "./dom.js";
+import { ask, byId, clock, day, el, hide, moment, say, span } from "./dom.js";
 import { describe } from "./dead_letters.js";
 
 /** The pauses in milliseconds between two reads: at first, and after PATIENCE. */
@@ -22,8 +22,8 @@ let looking = null;
 /** The last history that was read. */
 let shown = "";
 
-/** Opens the history of a request, under its address. */
-export const showHistory = go;
+const isShown = (id) => dialog.open && byId("history-id").textContent === id;
+const allowCancel = (can) => hide(byId("history-cancel"), !can, byId("history-close"));
 
 follow(({ kind, id }) => {
   if (kind === "requests" && id) open(id);
@@ -38,18 +38,17 @@ function open(id) {
   say(byId("history-copy"), "Copy its address");
   say(byId("history-note"), "");
   byId("history-trace").hidden = true;
+  allowCancel(false);
   shown = "";
   if (!dialog.open) dialog.showModal();
   look(id, Date.now());
 }
 
-const isShown = (id) => dialog.open && byId("history-id").textContent === id;
-
 async function look(id, since) {
   looking = null;
   let state = "";
   try {
-    const history = document.hidden ? null : await ask(`api/requests/${encodeURIComponent(id)}`);
+    const history = document.hidden ? null : await ask(`api/requests/${id}`);
     if (!isShown(id)) return;
     state = history?.request?.status;
     // Otherwise a person reads it, and may have selected or opened something.
@@ -60,7 +59,7 @@ async function look(id, since) {
     shown = "";
     say(byId("history-where"), `Its history cannot be read: ${error.message}.`);
     // An invalid id stays invalid.
-    if (error.status >= 400 && error.status < 500) return;
+    if (error.outcome === "refused") return;
   }
   if (OVER.includes(state)) return;
   const isSoon = Date.now() - since < PATIENCE && state !== "dead-lettered" && !document.hidden;
@@ -81,12 +80,12 @@ function show({ request, queues, dead_letters: letters, trace }) {
   byId("history-steps").replaceChildren(...steps.map(([what, at, how]) => {
     if (!at) return el("li", {}, el("p", { class: "what" }, `not ${what} yet`));
     const after = asked && what !== "asked" ? `, after ${span(Math.max(0, new Date(at) - new Date(request.requested_at)))}` : "";
-    return el("li", { class: "done" }, el("p", { class: "what" }, what), el("p", {}, `${clock(at, 3)}${after}, ${how}`));
+    return el("li", { class: "done" }, el("p", { class: "what" }, what), el("p", {}, `${moment(at, 3)}${after}, ${how}`));
   }));
   say(byId("history-where"), where(request, queues, letters));
   byId("history-trace").hidden = !trace;
   if (trace) byId("history-trace").href = trace;
-  byId("history-cancel").hidden = !request?.requested_by || Boolean(request.stored_at) || OVER.includes(request.status);
+  allowCancel(request?.requested_by && !request.stored_at && !OVER.includes(request.status));
   const strings = request?.values ?? [];
   const more = strings.length > STRINGS ? `\n… and ${strings.length - STRINGS} more` : "";
   const text = strings.slice(0, STRINGS).join("\n") + more;
@@ -97,7 +96,7 @@ function show({ request, queues, dead_letters: letters, trace }) {
 function where(request, queues, letters) {
   if (request?.status === "received") return "It is complete.";
   if (request?.status === "scheduled") return `It is due on ${day(request.not_before)} at ${clock(request.not_before)}, by ${request.requested_by}.`;
-  if (request?.status === "cancelled") return `It was cancelled at ${clock(request.cancelled_at, 3)}, by ${request.cancelled_by}.`;
+  if (request?.status === "cancelled") return `It was cancelled at ${moment(request.cancelled_at, 3)}, by ${request.cancelled_by}.`;
   if (request?.status === "doubled") return "The strings that are marked as received differ from the stored ones.";
   if (queues.length) return `It is in ${queues.join(" and ")}.`;
   if (request ? request.status === "dead-lettered" : letters.length) return "It is a dead letter.";
@@ -113,17 +112,16 @@ byId("history-cancel").addEventListener("click", () => {
 async function cancel(id) {
   let said = "";
   try {
-    await ask(`requests/${encodeURIComponent(id)}`, undefined, {}, "DELETE");
+    await ask(`requests/${id}`, undefined, {}, "DELETE");
   } catch (error) {
-    const isRefused = error.status >= 400 && error.status < 500;
-    said = isRefused
+    said = error.outcome === "refused"
       ? `It is not cancelled: ${error.message}.`
       : `Whether it is cancelled is unknown: ${error.message}. Press again: it is safe.`;
   }
   // The person may have closed it, or opened another one.
   if (!isShown(id)) return;
   say(byId("history-note"), said);
-  if (!said) showHistory(id);
+  if (!said) goToRequest(id);
 }
 
 document.addEventListener("visibilitychange", () => {
@@ -149,7 +147,7 @@ byId("history-copy").addEventListener("click", async (event) => {
   }
 });
 
-/** The last submission whose outcome is unknown. A retry uses the same key. */
+/** The last submission whose outcome is unknown. Until it is accepted, a retry uses the same key. */
 let unanswered = null;
 
 function newKey() {
@@ -161,28 +159,30 @@ function newKey() {
 byId("ask-form").addEventListener("submit", async (event) => {
   event.preventDefault();
   const button = event.target.querySelector("button");
-  button.disabled = true;
+  // Not disabled, because then it would lose the focus.
+  if (button.ariaDisabled) return;
+  button.ariaDisabled = "true";
   say(byId("ask-note"), "Asking.");
   const [count, length] = [byId("count").valueAsNumber, byId("length").valueAsNumber];
-  if (unanswered?.count !== count || unanswered?.length !== length) unanswered = { count, length, key: newKey() };
+  const isRetry = unanswered?.count === count && unanswered.length === length;
+  const key = isRetry ? unanswered.key : newKey();
   try {
-    const { key, ...body } = unanswered;
-    const { id } = await ask("requests", body, { "Idempotency-Key": key });
+    const { id } = await ask("requests", { count, length }, { "Idempotency-Key": key });
     unanswered = null;
     say(byId("ask-note"), `Accepted as ${id}.`);
-    showHistory(id);
+    goToRequest(id);
   } catch (error) {
-    if (error.outcome === "unknown") {
-      say(byId("ask-note"), `Whether it was accepted is unknown: ${error.message}. Press again: it is safe, and asks for nothing twice.`);
-    } else {
-      unanswered = null;
-      say(byId("ask-note"), `It was not accepted: ${error.message}.`);
-    }
+    // That a retry is not accepted says nothing about the try before, unless the key itself is refused.
+    const isUnknown = error.outcome === "unknown" || (isRetry && error.status !== 409);
+    unanswered = isUnknown ? { count, length, key } : null;
+    say(byId("ask-note"), isUnknown
+      ? `Whether it was accepted is unknown: ${error.message}. Press again: it is safe, and asks for nothing twice.`
+      : `It was not accepted: ${error.message}.`);
   }
-  button.disabled = false;
+  button.ariaDisabled = null;
 });
 
 byId("find-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  showHistory(event.target.elements.id.value.trim());
+  goToRequest(event.target.elements.id.value);
 });

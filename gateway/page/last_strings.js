@@ -1,7 +1,7 @@
 // The last strings, with their way through the system.
 
-import { byId, clock, el, say, span } from "./dom.js";
-import { showHistory } from "./history.js";
+import { goToRequest } from "./address.js";
+import { byId, el, moment, say, span } from "./dom.js";
 
 const LABELS = ["string", "asked", "made by", "stored by", "marked by", "took"];
 const STRING = 14;
@@ -11,7 +11,7 @@ function row() {
   const button = el("button", { type: "button", class: "plain" });
   const cells = LABELS.slice(1).map((label) => el("td", { "data-label": label }));
   const row = { button, cells, item: el("tr", {}, el("td", { "data-label": "string" }, button), ...cells) };
-  button.addEventListener("click", () => showHistory(row.id));
+  button.addEventListener("click", () => goToRequest(row.id));
   byId("last-rows").append(row.item);
   return row;
 }
@@ -41,7 +41,7 @@ export function showLast(last) {
     say(row.button, text.length > STRING ? `${text.slice(0, STRING)}…` : text);
     row.button.setAttribute("aria-label", `The history of ${way.string ? `the string ${text.slice(0, STRING)}` : `a request, ${text}`}`);
     const took = way.received_at ? between(way.requested_at, way.received_at) : "…";
-    const texts = [clock(way.requested_at, 3), way.generator, way.stored_by, way.marked_by, took];
+    const texts = [moment(way.requested_at, 3), way.generator, way.stored_by, way.marked_by, took];
     texts.forEach((text, cell) => say(row.cells[cell], text ?? (way.unread ? "?" : "…")));
   });
 }

@@ -3,7 +3,7 @@
 
 import { follow, goToLesson, leaveLesson } from "./address.js";
 import { confirm } from "./confirm.js";
-import { ask, button, byId, clock, el, mark, say } from "./dom.js";
+import { ask, button, byId, el, hide, mark, moment, say } from "./dom.js";
 import { kept } from "./storage.js";
 import { askLab, hasLab } from "./lab.js";
 import { elements } from "./lesson_text.js";
@@ -241,8 +241,8 @@ const printed = (text) => [el("details", {}, el("summary", {}, "What it prints")
 
 /** Shows the hint; and the button, for what a person sees and the gateway does not. */
 function help(parts) {
-  parts.ask.hidden = true;
   parts.mine.hidden = false;
+  hide(parts.ask, true, parts.item);
   parts.help.hidden = !parts.hint;
   if (parts.hint) tell(parts.help.textContent);
 }
@@ -286,7 +286,7 @@ function update() {
     parts.ask.hidden = !is || !parts.hint;
     parts.mine.hidden = !is || Boolean(parts.seen);
     parts.tick.hidden = !done;
-    if (done) say(parts.what, `${clock(done.at)} ${done.saw}`);
+    if (done) say(parts.what, `${moment(done.at)} ${done.saw}`);
   });
   if (current < 0) return;
   flowRests(steps[current].labOnly);
@@ -346,7 +346,8 @@ function rest() {
 function startOver() {
   confirm(`Start lesson ${lesson.number} over? Its ticks and what you predicted are cleared.`, "Start over", () => {
     kept.write(`lesson-${lesson.number}`, null);
-    read();
+    // The button goes with the rest.
+    read().then(() => byId("lesson-title").focus());
   });
 }
 

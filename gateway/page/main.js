@@ -3,7 +3,7 @@
 import { byId, say, mark } from "./dom.js";
 import { allowPause, showFlow } from "./flow.js";
 import { Axis } from "./axis.js";
-import { showNumbers, showAudit } from "./numbers.js";
+import { setGateway, showAudit, showNumbers } from "./numbers.js";
 import { showLast } from "./last_strings.js";
 import { setLab } from "./lab.js";
 import { showPlace } from "./lessons.js";
@@ -69,6 +69,7 @@ function connect() {
   mine.addEventListener("about", (event) => {
     const about = heard(event);
     say(byId("version"), `, by gateway ${about.version}`);
+    setGateway(about.instance);
     allowControl(about.control);
     allowPause(about.control);
     if (setLab(about.lab ?? null)) showPlace();
@@ -79,7 +80,7 @@ function connect() {
     eventLog.restart(points);
   });
   mine.addEventListener("audit", (event) => showAudit(heard(event)));
-  mine.addEventListener("snapshot", async (event) => {
+  mine.addEventListener("snapshot", (event) => {
     awake();
     const { at, flow, point, trouble: why } = heard(event);
     const [state, words] = why ? TROUBLE[why.kind] : ["live"];
@@ -94,15 +95,10 @@ function connect() {
       showLast(flow.last);
       countLetters(flow.totals.dead_letters);
     }
-    if (!axis.add(point)) {
-      // This tab has missed snapshots: it was slow, or asleep.
-      const history = await fetch("api/history").then((answer) => answer.json()).catch(() => []);
-      if (history.length) {
-        axis.restart(history);
-        eventLog.restart(history);
-      }
-    }
-    eventLog.add(point);
+    if (axis.add(point)) return eventLog.add(point);
+    // This tab has missed snapshots: it was slow, or asleep. A new connection begins with the last five minutes.
+    disconnect();
+    connect();
   });
   mine.addEventListener("error", lost);
 }

@@ -1,10 +1,10 @@
 // The numbers, the verdict by counts, and the audit.
 
-import { ask, byId, clock, count, counted, el, exact, mark, say, span } from "./dom.js";
+import { ask, byId, count, counted, el, exact, mark, moment, say, span } from "./dom.js";
 
 const TILES = [
   ["requested", "requested"],
-  ["stored", "stored"],
+  ["stored", "stored or cancelled"],
   ["received", "received"],
   ["pending", "pending"],
   ["redelivered", "redelivered"],
@@ -59,6 +59,13 @@ const WORDS = [
 ];
 
 let audited = "";
+let isRunning = false;
+
+/** The instance of the gateway that this page is connected to. */
+let gateway;
+export function setGateway(instance) {
+  gateway = instance;
+}
 
 export function showAudit(audit) {
   // Each new connection brings it again.
@@ -66,7 +73,8 @@ export function showAudit(audit) {
   audited = JSON.stringify(audit);
   const { running_since: since, trouble, judged_at: at, clean, verdict } = audit;
   const button = byId("audit-button");
-  button.ariaDisabled = since ? "true" : null;
+  isRunning = Boolean(since);
+  button.ariaDisabled = isRunning ? "true" : null;
   say(button, since ? "The audit is running" : "Run the whole audit");
   const result = byId("audit");
   if (since) {
@@ -78,18 +86,24 @@ export function showAudit(audit) {
     const word = verdict.cannot_tell ? `CANNOT TELL: ${verdict.cannot_tell}.` : found;
     const counts = WORDS.map(([key, label]) => el("div", {}, el("dt", {}, label), el("dd", {}, exact(verdict[key]))));
     const ids = ["lost", "doubled"].flatMap((kind) => verdict.ids[kind].map((id) => el("li", { class: "id" }, `${kind} ${id}`)));
-    result.replaceChildren(el("p", {}, el("strong", {}, word), ` Audited at ${clock(at)}.`), el("dl", {}, ...counts), el("ul", {}, ...ids));
+    result.replaceChildren(el("p", {}, el("strong", {}, word), ` Audited at ${moment(at)}.`), el("dl", {}, ...counts), el("ul", {}, ...ids));
   } else {
     result.replaceChildren();
   }
 }
 
-byId("audit-button").addEventListener("click", async (event) => {
-  if (event.currentTarget.ariaDisabled) return;
-  try {
-    await ask("api/audit", {});
-  } catch (error) {
+byId("audit-button").addEventListener("click", async ({ currentTarget: button }) => {
+  if (button.ariaDisabled) return;
+  button.ariaDisabled = "true";
+  const tell = (text) => {
     audited = "";
-    byId("audit").replaceChildren(el("p", {}, `The audit was not started: ${error.message}.`));
+    byId("audit").replaceChildren(el("p", {}, text));
+  };
+  try {
+    const { instance } = await ask("api/audit", {});
+    if (instance !== gateway) tell(`The audit runs at ${instance}. Only the pages of that gateway show its result; this is one of ${gateway}.`);
+  } catch (error) {
+    tell(`The audit was not started: ${error.message}.`);
   }
+  button.ariaDisabled = isRunning ? "true" : null;
 });

@@ -1,9 +1,8 @@
 // The list of requests: the newest first, a page at a time, filtered by state, priority and the instance that asked;
 // and the schedules. The list is read only on demand, so that it costs nothing otherwise.
 
-import { follow, goToList } from "./address.js";
-import { ask, byId, clock, counted, day, el, say } from "./dom.js";
-import { showHistory } from "./history.js";
+import { follow, goToList, goToRequest } from "./address.js";
+import { ask, byId, clock, counted, day, el, hide, onPress, say } from "./dom.js";
 
 const STATES = ["queued", "stored", "received", "cancelled", "doubled", "dead-lettered", "scheduled"];
 const LABELS = ["state", "priority", "strings", "asked", "by"];
@@ -14,13 +13,14 @@ byId("requests-status").append(...STATES.map((state) => el("option", {}, state))
 /** The fields of the filter, by their names in the API. */
 const FIELDS = { status: byId("requests-status"), priority: byId("requests-priority"), requested_by: byId("requests-by") };
 
-/** The filter of the shown list, and the cursor of its next page. */
+/** The query of the shown list, or null to read it in any case; its filter, and the cursor of its next page. */
+let shown = null;
 let filter = {};
 let next = null;
 
 function row({ id, status, priority, count, length, requested_at: at, requested_by: by }) {
   const button = el("button", { type: "button", class: "plain" }, id);
-  button.addEventListener("click", () => showHistory(id));
+  button.addEventListener("click", () => goToRequest(id));
   const texts = [status, priority, `${count} of ${length}`, `${status === "scheduled" ? "due " : ""}${day(at)} ${clock(at)}`, by];
   const cells = texts.map((text, place) => el("td", { "data-label": LABELS[place] }, text));
   return el("tr", {}, el("td", { "data-label": "request" }, button), ...cells);
@@ -34,28 +34,31 @@ async function read(cursor) {
     // Another list was chosen meanwhile.
     if (asked !== filter) return;
     if (!cursor) byId("requests-rows").replaceChildren();
-    byId("requests-rows").append(...page.requests.map(row));
+    const rows = page.requests.map(row);
+    byId("requests-rows").append(...rows);
     next = page.next ?? null;
-    const shown = byId("requests-rows").children.length;
-    byId("requests-table").hidden = shown === 0;
-    byId("requests-more").hidden = !next;
-    say(byId("requests-note"), shown ? `${counted(shown, "request")}, the newest first.` : `There are none${next ? " among the newest" : ""}.`);
+    const all = byId("requests-rows").children.length;
+    byId("requests-table").hidden = all === 0;
+    hide(byId("requests-more"), !next, (rows[0] ?? byId("requests-form")).querySelector("button"));
+    say(byId("requests-note"), all ? `${counted(all, "request")}, the newest first.` : `There are none${next ? " among the newest" : ""}.`);
   } catch (error) {
     if (asked !== filter) return;
-    next = cursor;
     say(byId("requests-note"), `The requests cannot be read: ${error.message}.`);
   }
 }
 
 byId("requests-form").addEventListener("submit", (event) => {
   event.preventDefault();
+  shown = null;
   const written = Object.entries(FIELDS).map(([name, field]) => [name, field.value.trim()]);
   goToList("requests", written.filter(([, text]) => text));
 });
 follow(({ kind, id, query }) => {
   // Back, from a list with a filter to the page without one.
-  const isLeft = !kind && Object.keys(filter).length > 0;
-  if (id || (kind !== "requests" && !isLeft)) return;
+  const isLeft = !kind && shown;
+  const asked = String(query);
+  if (id || (kind !== "requests" && !isLeft) || asked === shown) return;
+  shown = asked;
   filter = {};
   for (const [name, field] of Object.entries(FIELDS)) {
     field.value = query.get(name) ?? "";
@@ -63,12 +66,7 @@ follow(({ kind, id, query }) => {
   }
   read(null);
 });
-byId("requests-more").addEventListener("click", () => {
-  // A second press reads nothing twice.
-  const cursor = next;
-  next = null;
-  if (cursor) read(cursor);
-});
+onPress(byId("requests-more"), () => read(next));
 
 async function readSchedules() {
   const answer = await ask("schedules").catch(() => null);

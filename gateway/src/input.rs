@@ -5,7 +5,8 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use axum::body::HttpBody as _;
-use axum::extract::{FromRequest, Query, Request};
+use axum::extract::rejection::PathRejection;
+use axum::extract::{FromRequest, Path, Query, Request};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
@@ -116,6 +117,12 @@ pub(crate) fn one<'a>(
         (value, None) => Ok(value.map(HeaderValue::as_bytes)),
         _ => Err(ProblemKind::Invalid.because(format_args!("there is more than one {name}"))),
     }
+}
+
+/// The parameters in a path. An escape that is not UTF-8 is an error.
+pub(crate) fn path<T>(path: Result<Path<T>, PathRejection>) -> Result<T, Problem> {
+    let Path(parameters) = path.map_err(|error| ProblemKind::Invalid.because(error.body_text()))?;
+    Ok(parameters)
 }
 
 /// The parameters of a query. Unknown and repeated parameters are errors.

@@ -62,20 +62,21 @@ use workqueue::{
 
 use flow_metrics::FlowMetrics;
 use metrics::GatewayMetrics;
-use problem::{PROBLEM_JSON, ProblemKind, SubmitOutcome};
+use problem::{PROBLEM_JSON, ProblemKind};
 use requests::reader::RequestReader;
 use requests::submit::Submissions;
-use state::Gateway;
+use state::{Gateway, Operator};
 
 /// The address without `GATEWAY_ADDR`.
 const USUAL: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
 
-/// A page keeps one connection for the events, and opens others for a moment. Each request takes some 30 kB.
+/// A page keeps one connection for the events, and opens others for a moment. A request takes some 30 kB, and the answer
+/// with a list up to some megabytes, until its client has read it.
 const LIMITS: http::ServerLimits = http::ServerLimits {
     overloaded: || {
-        let problem = ProblemKind::Busy
-            .because("too many clients wait for an answer; nothing of this request remains");
-        (PROBLEM_JSON, problem.with(SubmitOutcome::NotAsked).json())
+        // Without an outcome: this request is not read, and it may have a key under which an earlier one was accepted.
+        let detail = "too many clients wait for an answer; this request was not read";
+        (PROBLEM_JSON, ProblemKind::Busy.because(detail).json())
     },
     ..http::ServerLimits::OF_A_PAGE
 };
@@ -225,7 +226,9 @@ async fn operator(gateway: &Gateway) -> Result<(), GatewayError> {
     let Some(settings) = gateway.settings.control_nats() else { return Ok(()) };
     let connection =
         Connection::establish_patiently(&settings, "gateway control", |_connected| {}).await?;
-    let _ = gateway.operator.set(connection.clone());
+    let (limits, metrics) = (gateway.settings.limits, Metrics::new("operator"));
+    let producer = Producer::new(&connection, limits, requests::submit::SLOTS, &metrics);
+    let _ = gateway.operator.set(Operator { connection: connection.clone(), producer });
     Err(connection.ended().await.into())
 }
 
@@ -257,6 +260,12 @@ impl Report for GatewayReport {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn request_that_was_not_read_has_no_outcome() {
+        let (_, problem) = (LIMITS.overloaded)();
+        assert!(problem.contains("openapi.json#busy") && !problem.contains("outcome"), "{problem}");
+    }
 
     #[tokio::test]
     async fn taken_port_is_an_error_only_if_it_was_set() {

@@ -50,11 +50,11 @@ impl GatewayMetrics {
         registry.register("api_in_flight", "HTTP requests that are being answered", in_flight);
         registry.register(
             "snapshots",
-            "Snapshots of the flow, one a second",
+            "Tries to take a snapshot of the flow, one a second",
             new.snapshots.clone(),
         );
         let failed = new.failed_snapshots.clone();
-        registry.register("failed_snapshots", "Snapshots that the broker did not answer", failed);
+        registry.register("failed_snapshots", "Tries to take a snapshot that failed", failed);
         registry.register("tabs", "Pages that are open", new.tabs.clone());
         registry.register("sent_bytes", "Bytes of events handed to pages", new.sent_bytes.clone());
         new

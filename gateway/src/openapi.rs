@@ -56,7 +56,7 @@ const PROBLEMS: [(&str, &str, &[ProblemKind]); 20] = [
         &[NotAllowed, NoQueue, Slow, TooLarge, MediaType, Refused, BrokerAway],
     ),
     ("/dead-letters", "get", &[BrokerAway, Busy]),
-    ("/dead-letters", "delete", &[NotAllowed, BrokerAway]),
+    ("/dead-letters", "delete", &[NotAllowed, BrokerAway, Busy]),
     ("/dead-letters/{sequence}", "get", &[NoDeadLetter, BrokerAway]),
     ("/dead-letters/{sequence}", "delete", &[NotAllowed, NoDeadLetter, Conflict, BrokerAway]),
     (
@@ -64,7 +64,7 @@ const PROBLEMS: [(&str, &str, &[ProblemKind]); 20] = [
         "post",
         &[NotAllowed, NoDeadLetter, Slow, Conflict, TooLarge, MediaType, QueueFull, BrokerAway],
     ),
-    ("/dead-letters/replay", "post", &[NotAllowed, Slow, TooLarge, MediaType, BrokerAway]),
+    ("/dead-letters/replay", "post", &[NotAllowed, Slow, TooLarge, MediaType, BrokerAway, Busy]),
     ("/openapi.json", "get", &[]),
 ];
 
@@ -132,7 +132,7 @@ fn document() -> Value {
     ]);
     schemas["NewRequest"]["properties"]["delay"]["pattern"] = time::PATTERN.into();
     // Whole seconds, at least one.
-    let interval = time::PATTERN.split_once("ms$|").expect("the first unit is ms").1;
+    let interval = time::PATTERN.replace("(0|[1-9][0-9]{0,8})ms", "([1-9][0-9]{0,5}000)ms");
     schemas["NewSchedule"]["properties"]["every"]["pattern"] = interval.replace("(0|", "(").into();
     schemas["WithinLimit"] = within_limit();
     for (path, method, kinds) in PROBLEMS {

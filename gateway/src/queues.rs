@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::jetstream::ErrorCode;
 use axum::Router;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
@@ -18,7 +19,7 @@ use utoipa::{PartialSchema, ToSchema};
 use workqueue::topology::DeclareError;
 use workqueue::{Priority, Queue, chain, topology};
 
-use crate::input::{Empty, Json, NoQuery, query};
+use crate::input::{Empty, Json, NoQuery, path, query, whole_number};
 use crate::problem::{Problem, ProblemKind};
 use crate::requests::json;
 use crate::requests::view::PrioritySchema;
@@ -127,8 +128,14 @@ impl Default for Pause {
 
 fn time<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
     let text = String::deserialize(deserializer)?;
-    workqueue::above_zero(&text)
-        .map_err(|help| serde::de::Error::custom(format_args!("for: {help}")))
+    let digits = text.trim_end_matches(|sign: char| sign.is_ascii_lowercase());
+    // The settings may be written in more ways.
+    let time = match (whole_number(digits), &text[digits.len()..]) {
+        (Some(1..=999_999), "ms" | "s" | "m" | "h") => workqueue::above_zero(&text).ok(),
+        _ => None,
+    };
+    let help = "for: write a time above zero, such as 250ms, 30s, 10m or 2h";
+    time.ok_or_else(|| serde::de::Error::custom(help))
 }
 
 /// The names of the queues.
@@ -138,7 +145,7 @@ impl PartialSchema for QueueName {
     fn schema() -> RefOr<Schema> {
         ObjectBuilder::new()
             .schema_type(Type::String)
-            .description(Some("The name of a queue"))
+            .description(Some("The name of a queue. A request may have it in lower case, too"))
             .enum_values(Some(queues::ALL.map(|queue| queue.stream)))
             .into()
     }
@@ -231,7 +238,7 @@ pub(crate) async fn pause(
 ) -> Result<Response, Problem> {
     let NoQuery {} = query(&uri)?;
     let queue = named(name)?;
-    let operator = gateway.operator()?;
+    let operator = &gateway.operator()?.connection;
     let Ok(until) = workqueue::now().checked_add(time) else {
         return Err(ProblemKind::Invalid.because("for is too long: there is no such date"));
     };
@@ -270,7 +277,7 @@ pub(crate) async fn resume(
 ) -> Result<Response, Problem> {
     let NoQuery {} = query(&uri)?;
     let queue = named(name)?;
-    topology::resume(gateway.operator()?.context(), queue)
+    topology::resume(gateway.operator()?.connection.context(), queue)
         .await
         .map_err(|error| problem(&error))?;
     Ok(json(&read(&gateway, queue).await?))
@@ -278,8 +285,7 @@ pub(crate) async fn resume(
 
 /// The queue that a path names.
 fn named(name: Result<Path<String>, PathRejection>) -> Result<Queue, Problem> {
-    let Path(name) = name.map_err(|error| ProblemKind::Invalid.because(error.body_text()))?;
-    queues::named(&name).map_err(|error| ProblemKind::NoQueue.because(error))
+    queues::named(&path(name)?).map_err(|error| ProblemKind::NoQueue.because(error))
 }
 
 async fn read(gateway: &Gateway, queue: Queue) -> Result<QueueDetails, Problem> {
@@ -292,8 +298,34 @@ async fn read(gateway: &Gateway, queue: Queue) -> Result<QueueDetails, Problem> 
 
 fn problem(error: &DeclareError) -> Problem {
     let kind = match error {
+        // The queue is not declared yet, or not any more.
+        DeclareError::Refused { source, .. }
+            if [ErrorCode::STREAM_NOT_FOUND, ErrorCode::CONSUMER_NOT_FOUND]
+                .contains(&source.error_code()) =>
+        {
+            ProblemKind::BrokerAway
+        }
         DeclareError::Refused { .. } => ProblemKind::Refused,
         _ => ProblemKind::BrokerAway,
     };
     kind.because(chain(error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn time_of_a_pause_has_the_described_form() {
+        let read = |time: &str| serde_json::from_value::<Pause>(serde_json::json!({ "for": time }));
+        for (text, millis) in [("250ms", 250), ("30s", 30_000), ("10m", 600_000), ("2h", 7_200_000)]
+        {
+            assert_eq!(read(text).unwrap().time, Duration::from_millis(millis), "{text}");
+        }
+        for wrong in
+            ["", "10", "0s", "01s", "-1s", "1.5s", "PT10M", "1 hour", "10min", "1d", "1000000s"]
+        {
+            assert!(read(wrong).is_err(), "{wrong}");
+        }
+    }
 }

@@ -26,7 +26,7 @@ const HEADERS: [(HeaderName, &str); 6] = [
     (header::REFERRER_POLICY, "no-referrer"),
     (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
     (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
-    // Only the files of the page may be cached.
+    // What has an ETag may be cached, and says so itself.
     (header::CACHE_CONTROL, "no-store"),
 ];
 

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use tokio_util::sync::CancellationToken;
-use workqueue::Connection;
+use workqueue::{Connection, Producer};
 
 use crate::audit::Audit;
 use crate::dead_letters::counts::Counts;
@@ -35,8 +35,15 @@ pub(crate) struct Gateway {
     /// The dead letters by their reasons.
     pub(crate) reasons: Counts,
     /// The connection for control, once there is one, if `CONTROL` is on.
-    pub(crate) operator: OnceLock<Connection>,
+    pub(crate) operator: OnceLock<Operator>,
     pub(crate) stop: CancellationToken,
+}
+
+/// The connection for control, and the producer on it.
+#[derive(Debug)]
+pub(crate) struct Operator {
+    pub(crate) connection: Connection,
+    pub(crate) producer: Producer,
 }
 
 impl Gateway {
@@ -58,13 +65,13 @@ impl Gateway {
         self.refused.load(Relaxed).then(words)
     }
 
-    /// The connection for control, if `CONTROL` is on.
-    pub(crate) fn operator(&self) -> Result<&Connection, Problem> {
+    /// The connection for control and its producer, if `CONTROL` is on.
+    pub(crate) fn operator(&self) -> Result<&Operator, Problem> {
         if self.settings.control == Switch::Off {
             let detail = "this deployment is not controlled from here; set CONTROL=on to allow it";
             return Err(ProblemKind::NotAllowed.because(detail));
         }
-        let operator = self.operator.get().filter(|operator| operator.is_connected());
+        let operator = self.operator.get().filter(|it| it.connection.is_connected());
         operator.ok_or_else(|| {
             ProblemKind::BrokerAway.because("the gateway is not connected as the user for CONTROL")
         })

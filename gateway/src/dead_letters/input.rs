@@ -71,7 +71,7 @@ pub(super) struct RangeQuery {
     pub(super) until: Option<u64>,
 }
 
-/// The greatest number that every client can represent.
+/// The greatest signed integer of 64 bits: some clients have no greater ones.
 const MOST: u64 = i64::MAX as u64;
 
 fn sequence<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {

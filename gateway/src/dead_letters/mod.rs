@@ -18,12 +18,13 @@ use requestor::{DiscardError, discard};
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, timeout};
 use workqueue::dead_letters::{self, DeadLetter, ReplayError, Selection};
-use workqueue::{Connection, Metrics, Producer, PublishError, chain, topology};
+use workqueue::{Connection, PublishError, chain, topology};
 
-use crate::input::{Empty, Json, NoQuery, query};
+use crate::input::{Empty, Json, NoQuery, path, query, whole_number};
 use crate::problem::{Problem, ProblemKind};
 use crate::requests::json;
-use crate::state::Gateway;
+use crate::requests::reader::permit;
+use crate::state::{Gateway, Operator};
 use input::{DiscardQuery, ListQuery, RangeQuery};
 use view::{DeadLetterDetails, DeadLetterList, DeadLetterReport, KeptDeadLetter, ReasonCount};
 
@@ -84,8 +85,9 @@ pub(crate) async fn list(
     let reading = async {
         // A page may have many megabytes.
         let _slot = LISTS.acquire().await.expect("it is never closed");
-        let page = page(connection, &Selection { reason, queue }, from, limit).await?;
+        // Read before the page, so that `until` includes no dead letter that nobody has seen.
         let state = state(connection).await?;
+        let page = page(connection, &Selection { reason, queue }, from, limit).await?;
         let counts = gateway.reasons.of(connection, &state).await;
         Ok::<_, Problem>((page, state, counts.map_err(|error| unread(&error))?))
     };
@@ -126,7 +128,7 @@ pub(crate) async fn list(
 )]
 pub(crate) async fn show(
     State(gateway): State<Arc<Gateway>>,
-    sequence: Result<Path<u64>, PathRejection>,
+    sequence: Result<Path<String>, PathRejection>,
     uri: Uri,
 ) -> Result<Response, Problem> {
     let NoQuery {} = query(&uri)?;
@@ -149,7 +151,7 @@ pub(crate) async fn show(
 )]
 pub(crate) async fn replay(
     State(gateway): State<Arc<Gateway>>,
-    sequence: Result<Path<u64>, PathRejection>,
+    sequence: Result<Path<String>, PathRejection>,
     uri: Uri,
     Json(Empty {}): Json<Empty>,
 ) -> Result<StatusCode, Problem> {
@@ -213,7 +215,7 @@ pub(crate) async fn replay_all(
 )]
 pub(crate) async fn discard_one(
     State(gateway): State<Arc<Gateway>>,
-    sequence: Result<Path<u64>, PathRejection>,
+    sequence: Result<Path<String>, PathRejection>,
     uri: Uri,
 ) -> Result<StatusCode, Problem> {
     let NoQuery {} = query(&uri)?;
@@ -254,7 +256,7 @@ pub(crate) async fn discard_all(
     Ok(json(&with_each(&gateway, range, Action::Discard).await?))
 }
 
-/// The lists that are read at a time, and the time limit for one, with the wait for others.
+/// The pages that are read, or handled, at a time, and the time limit for a list, with the wait for others.
 static LISTS: Semaphore = Semaphore::const_new(2);
 const LIST_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -275,8 +277,13 @@ enum Action {
 
 impl Action {
     /// Returns the reason if the dead letter still exists, or may still exist.
-    async fn apply(self, letter: &DeadLetter, operator: &Operator<'_>) -> Result<(), Problem> {
-        let Operator { connection, producer, instance } = operator;
+    async fn apply(
+        self,
+        letter: &DeadLetter,
+        operator: &Operator,
+        by: &str,
+    ) -> Result<(), Problem> {
+        let Operator { connection, producer } = operator;
         let kept = |why: String| Err(ProblemKind::Conflict.because(why));
         match self {
             Self::Replay => match letter.replay(connection, &queues::ALL).await {
@@ -291,7 +298,7 @@ impl Action {
                 Err(error) => kept(chain(&error)),
             },
             Self::Discard => {
-                let discarding = discard(producer, connection, letter, instance);
+                let discarding = discard(producer, connection, letter, by);
                 match timeout(DEADLINE, discarding).await {
                     Ok(Ok(())) => Ok(()),
                     Ok(Err(error @ DiscardError::Unread(_))) => {
@@ -307,31 +314,15 @@ impl Action {
     }
 }
 
-/// The connection and the producer for replaying and discarding dead letters.
-struct Operator<'a> {
-    connection: &'a Connection,
-    producer: Producer,
-    instance: &'a str,
-}
-
-impl<'a> Operator<'a> {
-    fn of(gateway: &'a Gateway) -> Result<Self, Problem> {
-        let (connection, settings) = (gateway.operator()?, &gateway.settings);
-        let metrics = Metrics::new("operator");
-        let producer = Producer::new(connection, settings.limits, 1, &metrics);
-        Ok(Self { connection, producer, instance: &settings.instance })
-    }
-}
-
 /// Applies the action to the dead letter that a path names.
 async fn with_one(
     gateway: &Gateway,
-    sequence: Result<Path<u64>, PathRejection>,
+    sequence: Result<Path<String>, PathRejection>,
     action: Action,
 ) -> Result<StatusCode, Problem> {
-    let operator = Operator::of(gateway)?;
+    let operator = gateway.operator()?;
     let letter = one(gateway.connection()?, sequence).await?;
-    action.apply(&letter, &operator).await?;
+    action.apply(&letter, operator, &gateway.settings.instance).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -341,7 +332,9 @@ async fn with_each(
     range: RangeQuery,
     action: Action,
 ) -> Result<DeadLetterReport, Problem> {
-    let operator = Operator::of(gateway)?;
+    let operator = gateway.operator()?;
+    let why = "too many clients read dead letters at this moment";
+    let _slot = permit(&LISTS, LIST_DEADLINE, why).await?;
     let RangeQuery { reason, queue, from, until } = range;
     let connection = gateway.connection()?;
     let until = match until {
@@ -357,7 +350,7 @@ async fn with_each(
             report.next = Some(letter.sequence);
             break;
         }
-        match action.apply(letter, &operator).await {
+        match action.apply(letter, operator, &gateway.settings.instance).await {
             Ok(()) => report.done += 1,
             // The others would each wait for the broker, too.
             Err(problem) if !operator.connection.is_connected() => {
@@ -399,10 +392,13 @@ fn unread(error: &workqueue::reading::ReadStreamError) -> Problem {
 /// The dead letter that a path names.
 async fn one(
     connection: &Connection,
-    sequence: Result<Path<u64>, PathRejection>,
+    sequence: Result<Path<String>, PathRejection>,
 ) -> Result<DeadLetter, Problem> {
-    let Path(sequence) =
-        sequence.map_err(|error| ProblemKind::Invalid.because(error.body_text()))?;
+    let text = path(sequence)?;
+    let sequence = whole_number(&text).ok_or_else(|| {
+        let help = "is not the sequence of a dead letter: write a whole number, such as 7";
+        ProblemKind::Invalid.because(format_args!("'{text}' {help}"))
+    })?;
     let page = page(connection, &Selection::default(), sequence, 1).await?;
     let letter = page.letters.into_iter().next().filter(|letter| letter.sequence == sequence);
     letter.ok_or_else(|| {

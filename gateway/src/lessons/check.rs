@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use cel::common::ast::Expr;
 use cel::{Context, IdedExpr, Program, Value};
 use serde::{Serialize, Serializer};
-use serde_json::{Map, Value as Json};
+use serde_json::{Map, Value as Json, json};
 
 /// An expression that is true or false.
 #[derive(Debug)]
@@ -56,15 +56,39 @@ impl Check {
         }
     }
 
+    /// The part of these variables that it compares with later ones: what it reads of `was`, each a single value; and the
+    /// generators that are ready. None if these variables lack a part.
+    #[must_use]
+    pub(super) fn baseline(&self, variables: &Map<String, Json>) -> Option<Map<String, Json>> {
+        let mut baseline = Json::Object(Map::new());
+        for path in self.reads.iter().filter_map(|field| field.strip_prefix("was.")) {
+            let value = find(variables, path).filter(|it| !it.is_object() && !it.is_array())?;
+            *path.split('.').fold(&mut baseline, |it, part| &mut it[part]) = value.clone();
+        }
+        if self.reads.contains("new_generators") {
+            let ready = ready_generators(variables).map(|it| {
+                let id = it["id"].as_str()?;
+                Some(json!({ "service": "generator", "state": "ready", "id": id }))
+            });
+            baseline["replicas"] = ready.collect::<Option<Json>>()?;
+        }
+        baseline.as_object().cloned()
+    }
+
+    /// The baseline that a client sends back. None if it is no baseline of this check.
+    #[must_use]
+    pub(super) fn restore(&self, baseline: &str) -> Option<Map<String, Json>> {
+        let was = serde_json::from_str(baseline).ok()?;
+        self.baseline(&was).filter(|baseline| *baseline == was)
+    }
+
     /// The values that it reads, in words: `generators 0, REQUESTS 37 waiting, found 2 among 8 last requests`.
     #[must_use]
     pub fn saw(&self, variables: &Map<String, Json>) -> String {
         let mut said = Vec::new();
         let mut queue_before = "";
         for field in self.reads.iter().filter(|field| !field.starts_with("was.")) {
-            let mut parts = field.split('.');
-            let value = parts.next().and_then(|first| variables.get(first));
-            let value = value.and_then(|first| parts.try_fold(first, |it, part| it.get(part)));
+            let value = find(variables, field);
             let Some(words) = value.and_then(|value| words(field, value)) else { continue };
             let queue = field.split_once('.').map_or("", |(first, _)| first);
             let is_queue = QUEUES.contains(&queue);
@@ -91,6 +115,13 @@ impl Serialize for Check {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&self.source)
     }
+}
+
+/// The value at a path, such as `requests.high.waiting`.
+fn find<'a>(variables: &'a Map<String, Json>, path: &str) -> Option<&'a Json> {
+    let mut parts = path.split('.');
+    let first = variables.get(parts.next()?)?;
+    parts.try_fold(first, |it, part| it.get(part))
 }
 
 /// The variables of a check, from an update of the flow. None before the first snapshot.

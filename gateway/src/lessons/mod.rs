@@ -23,14 +23,16 @@ use std::sync::{Arc, LazyLock};
 
 use axum::Router;
 use axum::extract::Path;
+use axum::extract::rejection::PathRejection;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde_json::json;
 
+use crate::input::path;
 use crate::problem::{Problem, ProblemKind};
+use crate::requests::json as answer;
 use crate::state::Gateway;
-use crate::timeline::json as text;
 use glossary::Term;
 use lesson::Lesson;
 
@@ -85,16 +87,13 @@ async fn list() -> Response {
     answer(&json!({ "lessons": titles.collect::<Vec<_>>() }))
 }
 
-async fn show(Path(number): Path<String>) -> Result<Response, Problem> {
+async fn show(number: Result<Path<String>, PathRejection>) -> Result<Response, Problem> {
+    let number = path(number)?;
     if let Some((_, picture)) = PICTURES.iter().find(|(name, _)| *name == number) {
         return Ok(([(header::CONTENT_TYPE, "image/svg+xml")], *picture).into_response());
     }
     let lesson = number.parse().ok().and_then(numbered);
-    lesson.map(|lesson| answer(&json!(lesson))).ok_or_else(no_lesson)
-}
-
-fn answer(value: &serde_json::Value) -> Response {
-    ([(header::CONTENT_TYPE, "application/json")], text(value).to_string()).into_response()
+    lesson.map(answer).ok_or_else(no_lesson)
 }
 
 fn no_lesson() -> Problem {

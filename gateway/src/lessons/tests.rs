@@ -36,6 +36,36 @@ fn update(silent: bool) -> serde_json::Value {
     })
 }
 
+#[test]
+fn check_keeps_what_it_compares_with_and_takes_nothing_else() {
+    let check = "new_generators >= 2 && requests.high.waiting > was.requests.high.waiting + was.totals.stored";
+    let check = Check::parse(check).unwrap();
+    let was = check.baseline(&variables(&update(false)).unwrap()).unwrap();
+    let kept = json!({
+        "replicas": [{ "service": "generator", "state": "ready", "id": "5c1e" }],
+        "requests": { "high": { "waiting": 1 } },
+        "totals": { "stored": 13 },
+    });
+    assert_eq!(json!(was), kept);
+    assert_eq!(check.restore(&json!(was).to_string()), Some(was));
+    let refused = |wrong: &serde_json::Value| check.restore(&wrong.to_string()).is_none();
+    for (part, wrong) in [
+        ("/replicas", json!([{ "service": "requestor", "state": "ready", "id": "5c1e" }])),
+        ("/replicas", json!([{ "service": "generator", "state": "ready", "id": 1 }])),
+        ("/replicas", json!(null)),
+        ("/requests/high", json!(1)),
+        ("/totals/stored", json!({ "a": 1 })),
+        ("/totals", json!({ "stored": 1, "received": 1 })),
+        ("", json!({})),
+        ("", json!([])),
+    ] {
+        let mut changed = kept.clone();
+        *changed.pointer_mut(part).unwrap() = wrong;
+        assert!(refused(&changed), "{changed}");
+    }
+    assert_eq!(check.restore("garbage"), None);
+}
+
 fn now(silent: bool) -> serde_json::Map<String, serde_json::Value> {
     let now = variables(&update(silent)).unwrap();
     since(&now, now.clone())
@@ -152,7 +182,9 @@ fn lessons_have_their_form_and_valid_checks() {
             );
             // Each part by itself: a check ends at the first part that is false.
             for part in parts(check.source()).iter().filter(|_| !of.lab_only) {
-                let holds = Check::parse(part).and_then(|part| part.holds(&now(false)));
+                let now = variables(&update(false)).unwrap();
+                let was = check.baseline(&now).expect("it compares single values");
+                let holds = Check::parse(part).and_then(|part| part.holds(&since(&was, now)));
                 holds.unwrap_or_else(|error| panic!("step {step} of lesson {number}: {error}"));
             }
         }

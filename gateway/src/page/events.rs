@@ -26,6 +26,7 @@ pub(super) async fn events(State(gateway): State<Arc<Gateway>>) -> impl IntoResp
     let (mut updates, mut audits) = (gateway.timeline.watch(), gateway.audit.watch());
     let about = json!({
         "version": env!("CARGO_PKG_VERSION"),
+        "instance": gateway.settings.instance,
         "control": gateway.settings.control_nats().is_some(),
         "lab": gateway.settings.lab,
     });

@@ -21,9 +21,11 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use serde_json::json;
 
 use crate::input::{Empty, Json};
 use crate::problem::{Problem, ProblemKind};
+use crate::requests::json as answer;
 use crate::state::Gateway;
 
 /// The routes of the page.
@@ -44,9 +46,11 @@ async fn last_minutes(State(gateway): State<Arc<Gateway>>) -> Response {
 async fn begin_audit(
     State(gateway): State<Arc<Gateway>>,
     Json(Empty {}): Json<Empty>,
-) -> Result<StatusCode, Problem> {
+) -> Result<impl IntoResponse, Problem> {
     if gateway.audit.begin() {
-        Ok(StatusCode::ACCEPTED)
+        // Only the pages of this replica show the result.
+        let begun = json!({ "instance": gateway.settings.instance });
+        Ok((StatusCode::ACCEPTED, answer(&begun)))
     } else {
         Err(ProblemKind::Conflict.because("an audit is running already"))
     }

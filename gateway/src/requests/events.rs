@@ -22,7 +22,7 @@ use crate::problem::Problem;
 use crate::state::Gateway;
 
 /// The header with the id of the last event that a browser got.
-pub(super) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+pub(crate) const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
 /// Makes a proxy pass on each event at once.
 pub(crate) const UNBUFFERED: (HeaderName, HeaderValue) =
@@ -55,14 +55,13 @@ pub(super) async fn follow(
     let place = gateway.waiters.follow()?;
     let reader = gateway.reader()?;
     let details = reader.details(id).await?;
-    let has_ended = details.status.is_end();
-    if has_ended && seen.is_some_and(|seen| seen == tag(&details.json())) {
+    if details.status.is_end() && seen.as_ref() == Some(&tag(&details.json())) {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
     let listener = Listener::start(reader, id).await?;
     let stop = gateway.stop.clone().cancelled_owned();
     let follower =
-        RequestFollower { gateway, id, listener, last: None, has_ended: false, _place: place };
+        RequestFollower { gateway, id, listener, last: seen, has_ended: false, _place: place };
     let events = stream::unfold(follower, RequestFollower::next).take_until(stop);
     Ok(([UNBUFFERED], Sse::new(events)).into_response())
 }
@@ -72,7 +71,7 @@ struct RequestFollower {
     gateway: Arc<Gateway>,
     id: JobId,
     listener: Listener,
-    /// The tag of the last event.
+    /// The tag of the last event that the client got.
     last: Option<String>,
     has_ended: bool,
     _place: OwnedSemaphorePermit,

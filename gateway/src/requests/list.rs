@@ -8,7 +8,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use workqueue::{ReadError, topology};
 
 use super::cursor::Cursor;
-use super::reader::{DEADLINE, RequestReader};
+use super::reader::{DEADLINE, RequestReader, permit};
 use super::view::{RequestList, RequestSummary};
 use crate::problem::{Problem, ProblemKind};
 
@@ -24,9 +24,8 @@ impl RequestReader {
         limit: usize,
     ) -> Result<RequestList, Problem> {
         let deadline = Instant::now() + LIST_DEADLINE;
-        let Ok(_slot) = timeout_at(deadline, self.lists.acquire()).await else {
-            return Err(ProblemKind::Busy.because("too many clients read lists at this moment"));
-        };
+        let why = "too many clients read lists at this moment";
+        let _slot = permit(&self.lists, LIST_DEADLINE, why).await?;
         let stream = async {
             let state = topology::stream_state(self.connection.context(), filter.stream());
             timeout(DEADLINE, state).await.ok().and_then(Result::ok).ok_or(ReadError::Unknown)

@@ -23,7 +23,7 @@ use workqueue::Span;
 
 use crate::etag;
 use crate::input::{NoQuery, query};
-use crate::problem::{Problem, ProblemKind, SubmitOutcome};
+use crate::problem::{Problem, ProblemKind};
 use crate::state::Gateway;
 use input::{ListQuery, Submission, WaitQuery};
 use view::{AcceptedRequest, RequestDetails, RequestList};
@@ -88,8 +88,8 @@ pub(crate) async fn submit_request(
     let new = Submission::read(request).await?;
     let Some(submissions) = gateway.submissions.get() else { return Err(submit::away()) };
     if gateway.stop.is_cancelled() {
-        let detail = "this gateway is stopping; nothing of this request remains";
-        return Err(ProblemKind::Busy.because(detail).with(SubmitOutcome::NotAsked));
+        let why = "this gateway is stopping";
+        return Err(submit::not_stored(ProblemKind::Busy, why, new.key.is_some()));
     }
     let mut span = Span::server("POST /requests", &new.trace);
     let new = Submission { trace: span.trace(&new.trace).into_owned(), ..new };

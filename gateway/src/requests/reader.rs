@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use observe::RequestHistory;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::timeout;
 use tracing::error;
 use workqueue::{Connection, JobId, ReadError};
@@ -42,12 +42,9 @@ impl RequestReader {
 
     /// The history of this request.
     pub(crate) async fn history(&self, id: JobId) -> Result<RequestHistory, Problem> {
-        let read = async {
-            let _slot = self.slots.acquire().await.expect("it is never closed");
-            RequestHistory::read(&self.connection, id).await
-        };
-        let read = async { timeout(DEADLINE, read).await.unwrap_or(Err(ReadError::Unknown)) };
-        self.judge(read).await
+        let _slot = permit(&self.slots, DEADLINE, "too many clients read at this moment").await?;
+        let read = timeout(DEADLINE, RequestHistory::read(&self.connection, id));
+        self.judge(async { read.await.unwrap_or(Err(ReadError::Unknown)) }).await
     }
 
     /// The value that was read, or the problem.
@@ -70,8 +67,33 @@ impl RequestReader {
     }
 }
 
+/// One of the permits, once it is free. If none is free in time, the gateway is busy, and the broker not at fault.
+pub(crate) async fn permit<'a>(
+    permits: &'a Semaphore,
+    limit: Duration,
+    why: &str,
+) -> Result<SemaphorePermit<'a>, Problem> {
+    let permit = timeout(limit, permits.acquire()).await;
+    Ok(permit.map_err(|_| ProblemKind::Busy.because(why))?.expect("it is never closed"))
+}
+
 /// The state of the request with this id.
 pub(super) fn found(id: JobId, history: RequestHistory) -> Result<RequestDetails, Problem> {
     let no_request = || ProblemKind::NoRequest.because(format_args!("no request has the id {id}"));
     RequestDetails::new(id, history).ok_or_else(no_request)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn gateway_without_a_free_permit_is_busy() {
+        let permits = Semaphore::new(1);
+        let first = permit(&permits, Duration::ZERO, "too many").await.unwrap();
+        let problem = permit(&permits, Duration::ZERO, "too many").await.unwrap_err().json();
+        assert!(problem.contains("openapi.json#busy"), "{problem}");
+        drop(first);
+        let _second = permit(&permits, Duration::ZERO, "too many").await.unwrap();
+    }
 }

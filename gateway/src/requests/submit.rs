@@ -17,6 +17,7 @@ use workqueue::{
 };
 
 use super::input::{Submission, Wanted};
+use super::reader::permit;
 use super::time::Time;
 use super::view::AcceptedRequest;
 use crate::problem::{Problem, ProblemKind, SubmitOutcome};
@@ -30,6 +31,8 @@ const DEADLINE: Duration = Duration::from_millis(800);
 /// A request whose age comes this close to `facts_max_age` is no longer submitted. A quarter of `facts_max_age` counts
 /// instead, if that is shorter.
 const MARGIN: Duration = Duration::from_hours(1);
+
+const TOO_MANY: &str = "too many clients ask at this moment";
 
 const AWAY: &str = "the broker has not confirmed the request in time, so it is unknown whether the request \
                     was accepted. With the same Idempotency-Key it is safe to try again; without one, \
@@ -106,17 +109,16 @@ impl Submissions {
         if !self.connection.is_connected() {
             return Err(away());
         }
+        let Submission { wanted, key, trace } = new;
         let Ok(slot) = timeout_at(deadline, self.slots.acquire()).await else {
-            let detail = "too many clients ask at this moment; nothing of this request remains";
-            return Err(ProblemKind::Busy.because(detail).with(SubmitOutcome::NotAsked));
+            return Err(not_stored(ProblemKind::Busy, TOO_MANY, key.is_some()));
         };
         let _slot = slot.expect("it is never closed");
-        let Submission { wanted, key, trace } = new;
         let submitted = async {
             let planned = self.planned(wanted);
             match key {
                 Some(key) => self.submit_under(key, wanted, planned, &trace).await,
-                None => self.submit_planned(planned, &trace, no_room).await,
+                None => self.submit_planned(planned, &trace, false).await,
             }
         };
         // After the deadline the request is not published again, but the last try may still arrive.
@@ -131,12 +133,12 @@ impl Submissions {
         Planned { request, not_before: time.from(now) }
     }
 
-    /// Submits a planned request. `no_room` is the problem if the queue is full.
+    /// Submits a planned request, under a key or without one.
     async fn submit_planned(
         &self,
         planned: Planned,
         trace: &Trace,
-        no_room: fn() -> Problem,
+        under_a_key: bool,
     ) -> Result<AcceptedRequest, Problem> {
         let (request, stop) = (&planned.request, &self.no_waiting);
         let submitted = match planned.due() {
@@ -150,7 +152,9 @@ impl Submissions {
                 debug!(id = %request.id, "accepted");
                 Ok(planned.accepted())
             }
-            Err(PublishError::Full(_)) => Err(no_room()),
+            Err(PublishError::Full(_)) => {
+                Err(no_room("there is no room in the queue", under_a_key))
+            }
             Err(error) => Err(self.rejected(request.id, &chain(&error))),
         }
     }
@@ -168,10 +172,12 @@ impl Submissions {
         let new = Asked { key, request, not_before, delay_ms: wanted.time.delay_ms() };
         let earlier = match self.producer.create(&new, trace, Some(&self.no_waiting)).await {
             Ok(Creation::Created) => {
-                return self.submit_planned(new.into(), trace, no_room_under_a_key).await;
+                return self.submit_planned(new.into(), trace, true).await;
             }
             Ok(Creation::AlreadyExists(earlier)) => earlier,
-            Err(PublishError::Full(_)) => return Err(no_room_for_the_key()),
+            Err(PublishError::Full(_)) => {
+                return Err(no_room("the broker has no room for the Idempotency-Key", true));
+            }
             Err(error) => return Err(self.rejected(new.request.id, &chain(&error))),
         };
         let Request { amount, priority, expires_at, .. } = earlier.request;
@@ -225,7 +231,7 @@ impl Submissions {
             );
             return Err(ProblemKind::KeyExpired.because(detail));
         }
-        self.submit_planned(planned, trace, no_room_under_a_key).await
+        self.submit_planned(planned, trace, true).await
     }
 
     /// Cancels a request, unless its strings are stored. The facts then have the result. A request that is still
@@ -239,10 +245,8 @@ impl Submissions {
         id: JobId,
         not_asked: Option<DueRequest>,
     ) -> Result<(), Problem> {
-        let cancelled = async {
-            let _slot = self.slots.acquire().await.expect("it is never closed");
-            cancel(&self.producer, &self.connection, id, not_asked, &self.instance).await
-        };
+        let _slot = permit(&self.slots, DEADLINE, TOO_MANY).await?;
+        let cancelled = cancel(&self.producer, &self.connection, id, not_asked, &self.instance);
         match timeout(DEADLINE, cancelled).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(error)) => Err(self.rejected(id, &chain(&error))),
@@ -276,23 +280,24 @@ fn is_too_old(age: SignedDuration, max_age: Duration) -> bool {
     age > SignedDuration::try_from(limit).unwrap_or(SignedDuration::MAX)
 }
 
-/// The queue has no room, and the broker has stored nothing.
-fn no_room() -> Problem {
-    let detail = "there is no room in the queue; nothing of this request remains";
-    ProblemKind::QueueFull.because(detail).with(SubmitOutcome::NotAsked)
+/// The broker has no room, and has not stored the request.
+fn no_room(why: &str, under_a_key: bool) -> Problem {
+    not_stored(ProblemKind::QueueFull, why, under_a_key)
 }
 
-/// The bucket of the keys has no room, and the broker has stored nothing.
-fn no_room_for_the_key() -> Problem {
-    let detail = "the broker has no room for the Idempotency-Key; nothing of this request remains";
-    ProblemKind::QueueFull.because(detail).with(SubmitOutcome::NotAsked)
-}
-
-/// The queue has no room, but the key is stored. A try under the same key, here or at another gateway, may succeed.
-fn no_room_under_a_key() -> Problem {
-    let detail = "there is no room in the queue for this request. Another request under this Idempotency-Key may \
-                  have been accepted. It is safe to try again with the same key and the same values";
-    ProblemKind::QueueFull.because(detail).with(SubmitOutcome::Unknown)
+/// This try has stored no request. Under a key an earlier or a concurrent try, here or at another gateway, may have
+/// stored one.
+pub(crate) fn not_stored(kind: ProblemKind, why: &str, under_a_key: bool) -> Problem {
+    if under_a_key {
+        let detail = format_args!(
+            "{why}. Another request under this Idempotency-Key may have been accepted. It is safe to try again with \
+             the same key and the same values"
+        );
+        kind.because(detail).with(SubmitOutcome::Unknown)
+    } else {
+        let detail = format_args!("{why}; nothing of this request remains");
+        kind.because(detail).with(SubmitOutcome::NotAsked)
+    }
 }
 
 /// The outcome is unknown.
@@ -303,6 +308,15 @@ pub(crate) fn away() -> Problem {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn failed_try_under_a_key_has_an_unknown_outcome() {
+        for kind in [ProblemKind::Busy, ProblemKind::QueueFull] {
+            let outcome = |under_a_key| not_stored(kind, TOO_MANY, under_a_key).json();
+            assert!(outcome(false).contains(r#""outcome":"not-asked""#), "{}", outcome(false));
+            assert!(outcome(true).contains(r#""outcome":"unknown""#), "{}", outcome(true));
+        }
+    }
 
     #[test]
     fn old_requests_are_no_longer_submitted() {

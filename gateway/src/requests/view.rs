@@ -303,9 +303,7 @@ impl RequestDetails {
             dead_letter,
         })
     }
-}
 
-impl RequestDetails {
     /// Whether the fact `stored` exists, with strings or a cancellation.
     pub(super) fn is_decided(&self) -> bool {
         self.values.is_some() || self.cancelled_at.is_some()

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use contract::queues::DueRequest;
-use serde::{Deserialize, Serialize};
+use serde::de::Error as _;
+use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 use workqueue::{Priority, Recurrence, Schedule};
 
@@ -23,14 +24,14 @@ pub(super) struct NewSchedule {
     #[schema(value_type = Option<String>, nullable = false, example = "1h")]
     every: Option<Duration>,
     /// Six fields: second, minute, hour, day of the month, month, day of the week.
-    #[serde(deserialize_with = "some")]
+    #[serde(deserialize_with = "text::<_, 200>")]
     #[schema(
         value_type = Option<String>, nullable = false, max_length = 200, example = "0 30 3 * * *",
-        pattern = "^[!-?A-~][!-~]*( [!-~]+){5}$"
+        pattern = "^ *[!-?A-~][!-~]*( +[!-~]+){5} *$"
     )]
     cron: Option<String>,
     /// The name of a time zone in the IANA database. Only with `cron`.
-    #[serde(deserialize_with = "some")]
+    #[serde(deserialize_with = "text::<_, 64>")]
     #[schema(
         value_type = Option<String>, nullable = false, max_length = 64, example = "Europe/Berlin",
         pattern = "^[A-Za-z0-9/_+-]+$"
@@ -57,9 +58,16 @@ impl Default for NewSchedule {
     }
 }
 
-/// A text, but not `null`.
-fn some<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<String>, D::Error> {
-    String::deserialize(deserializer).map(Some)
+/// A text of at most `MOST` bytes, but not `null`.
+fn text<'de, D, const MOST: usize>(deserializer: D) -> Result<Option<String>, D::Error>
+where
+    D: Deserializer<'de>,
+{
+    let text = String::deserialize(deserializer)?;
+    if text.len() > MOST {
+        return Err(D::Error::custom(format_args!("it has more than {MOST} characters")));
+    }
+    Ok(Some(text))
 }
 
 impl NewSchedule {
@@ -133,6 +141,8 @@ impl From<Schedule<DueRequest>> for ScheduleView {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -140,7 +150,13 @@ mod tests {
         let read = |body: &str| NewSchedule::read(body.as_bytes(), "gateway-1").map(|read| read.0);
         let hourly = Recurrence::Every(Duration::from_hours(1));
         assert_eq!(read(r#"{"every": "1h", "count": 2}"#).unwrap(), hourly);
+        assert_eq!(read(r#"{"every": "3600000ms", "count": 2}"#).unwrap(), hourly);
         assert!(read(r#"{"cron": "0 30 3 * * *", "time_zone": "Europe/Berlin"}"#).is_ok());
+        assert!(read(r#"{"cron": " 0 30  3 * * * "}"#).is_ok());
+        let long = json!({ "cron": format!("0 30 3 * * {}", "*".repeat(190)) });
+        assert!(read(&long.to_string()).unwrap_err().json().contains("more than 200 characters"));
+        let long = json!({ "cron": "0 30 3 * * *", "time_zone": "a".repeat(65) });
+        assert!(read(&long.to_string()).unwrap_err().json().contains("more than 64 characters"));
         for (wrong, words) in [
             ("{}", "either every"),
             ("[]", "not a JSON object"),

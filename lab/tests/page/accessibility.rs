@@ -171,6 +171,10 @@ async fn keys_keep_their_labels_and_forced_colours_show_all() {
         browser.prefer(&forced).await;
         assert_eq!(browser.run(UNSEEN).await, serde_json::json!([]), "{scheme}");
     }
+    // A pressed button differs by more than its colours.
+    browser.types("p").await;
+    let outline = "getComputedStyle(document.querySelector('[aria-pressed=true]')).outlineStyle";
+    browser.until(&format!("{outline} === 'solid'")).await;
 }
 
 #[tokio::test]

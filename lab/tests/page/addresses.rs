@@ -3,6 +3,7 @@
 use serde_json::json;
 use testkit::http;
 use testkit::process::logged;
+use workqueue::JobId;
 
 use crate::browser::Browser;
 use crate::deployment::{Deployment, Service};
@@ -34,6 +35,12 @@ async fn history_has_an_address_that_reload_keeps_and_back_closes() {
     browser.until("!document.querySelector('#history').open").await;
 }
 
+/// Leaves the page without an answer about the history of a request.
+const NO_HISTORY: &str = "
+    window.fetched = window.fetch;
+    window.fetch = (url, ...more) =>
+      (String(url).startsWith('api/requests/') ? new Promise(() => {}) : window.fetched(url, ...more));";
+
 #[tokio::test]
 async fn request_is_cancelled_in_its_history() {
     let deployment = Deployment::start().await;
@@ -42,6 +49,13 @@ async fn request_is_cancelled_in_its_history() {
     let browser = Browser::start().await;
     browser.open(&gateway.url()).await;
     browser.press("#ask-form button").await;
+    browser.until("!document.querySelector('#history-cancel').hidden").await;
+    // Until the history of another request is read, it cannot be cancelled.
+    browser.run(NO_HISTORY).await;
+    browser.run(&format!("location.hash = '#/requests/{}'", JobId::new())).await;
+    browser.until("document.querySelector('#history-cancel').hidden").await;
+    browser.run("window.fetch = window.fetched").await;
+    browser.client.back().await.unwrap();
     browser.press("#history-cancel").await;
     browser.press("#confirm-yes").await;
     browser.says("#history-where", "It was cancelled at").await;
@@ -150,6 +164,32 @@ async fn requests_are_listed_by_state_and_open_their_history() {
 }
 
 #[tokio::test]
+async fn lesson_beside_a_list_leaves_it_as_it_is() {
+    let deployment = Deployment::start().await;
+    let gateway = GatewayProcess::start(&deployment).await;
+    logged(&gateway.process, "accepting requests").await;
+    let headers = [("Content-Type", "application/json")];
+    let answer = http::ask(gateway.addr, "POST", "/requests", &headers, "{}").await.unwrap();
+    assert_eq!(answer.status, 202, "{answer:?}");
+    let browser = Browser::start().await;
+    browser.open(&format!("{}#/requests?status=queued", gateway.url())).await;
+    browser.says("#requests-note", "1 request,").await;
+    browser.run("document.querySelector('#requests-rows tr').dataset.same = 'yes'").await;
+    browser.press("#tools button:nth-child(1)").await;
+    browser.press("#lesson-body li:nth-child(2) a").await;
+    browser.until("location.hash === '#/lessons/1'").await;
+    browser.press("#lesson-close").await;
+    browser.until("document.querySelector('#lesson').hidden").await;
+    browser.until("location.hash === '#/requests?status=queued'").await;
+    browser.until("document.querySelector('#requests-status').value === 'queued'").await;
+    // It is not read again, so it keeps all of its pages.
+    browser.until("document.querySelector('#requests-rows tr').dataset.same === 'yes'").await;
+    browser.press("#requests-form button").await;
+    browser.until("!document.querySelector('#requests-rows tr').dataset.same").await;
+    assert_eq!(browser.complaints().await, [""; 0]);
+}
+
+#[tokio::test]
 async fn scheduled_requests_are_listed_page_by_page_and_cancelled() {
     let deployment = Deployment::start().await;
     let gateway = GatewayProcess::start(&deployment).await;
@@ -168,6 +208,10 @@ async fn scheduled_requests_are_listed_page_by_page_and_cancelled() {
     browser.press("#requests-more").await;
     browser.says("#requests-note", "30 requests").await;
     browser.until("document.querySelector('#requests-more').hidden").await;
+    // The focus moves from the button to the first of the further requests.
+    browser
+        .until("document.activeElement === document.querySelectorAll('#requests-rows button')[25]")
+        .await;
     browser.says("#requests-rows", "due ").await;
     browser.press("#requests-rows button").await;
     browser.says("#history-where", "It is due on").await;

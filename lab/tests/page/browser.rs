@@ -36,6 +36,8 @@ impl Browser {
         // Of port 0 it makes two, one for each version of IP, and ends if they cannot be the same.
         let (_reserved, port) = ReservedPorts::free().unwrap();
         command.arg(format!("--port={port}"));
+        // A killed browser leaves its temporary files there.
+        command.env("TMPDIR", directory.path());
         let log = directory.path().join("chromedriver.log");
         let driver = Process::spawn(command, log).unwrap();
         logged(&driver, SIGN).await;
@@ -109,7 +111,7 @@ impl Browser {
     /// Clicks an element, once it can be clicked. It is looked up until a click has reached it, because the page may
     /// replace it between the two commands.
     pub async fn press(&self, selector: &str) {
-        let enabled = format!("{selector}:not(:disabled)");
+        let enabled = format!("{selector}:not([aria-disabled=true])");
         eventually(&format!("{selector} is pressed"), async || {
             self.client.find(Locator::Css(&enabled)).await?.click().await
         })

@@ -6,7 +6,7 @@ use contract::facts::{Received, Stored};
 use contract::queues::{REQUESTS, Request};
 use testkit::eventually::eventually;
 use testkit::process::logged;
-use workqueue::dead_letters::STREAM;
+use workqueue::dead_letters::{AT, STREAM, subject};
 use workqueue::{JobId, topology};
 
 use crate::browser::Browser;
@@ -76,6 +76,8 @@ async fn dead_letters_are_replayed_one_by_one_or_all_at_once() {
     browser.says("#letters-note", "50 of 60").await;
     browser.press("#letters-more").await;
     browser.until("document.querySelectorAll('#letters-list > li').length === 60").await;
+    // The focus moves from the button to the first of the further letters.
+    browser.until("document.activeElement.id === 'letter-51'").await;
     let _generator = deployment.run(Service::Generator, "generator", &[]).await;
     let _requestor = deployment.run(Service::Requestor, "requestor", &[]).await;
     browser.press("#letter-1 > button").await;
@@ -156,7 +158,12 @@ async fn dead_letters_of_a_reason_are_listed_and_one_is_discarded() {
     browser.says("#replay-note", "Discarded 1.").await;
     browser.until("!document.querySelector('#letter-1')").await;
     assert!(matches!(deployment.fact(died.id).await, Some(Stored::Cancelled(_))));
-    browser.until("document.querySelector('#letter-2')").await;
+    browser.until("document.activeElement.id === 'letter-2'").await;
+    // Another client removes the other one.
+    let stream = deployment.nats().get_stream(STREAM).await.unwrap();
+    stream.delete_message(2).await.unwrap();
+    browser.until("!document.querySelector('#letter-2')").await;
+    browser.says("#letters-note", "There are no dead letters").await;
     assert_eq!(browser.complaints().await, [""; 0]);
 }
 
@@ -208,10 +215,25 @@ async fn new_dead_letters_leave_open_ones_unchanged() {
     browser.until("document.querySelector('#letter-3')").await;
     browser.until("document.querySelector('#letter-1 details').open").await;
     // Another client removes one.
-    let stream = deployment.nats().get_stream(workqueue::dead_letters::STREAM).await.unwrap();
+    let stream = deployment.nats().get_stream(STREAM).await.unwrap();
     stream.delete_message(2).await.unwrap();
     browser.until("!document.querySelector('#letter-2')").await;
     browser.until("document.querySelector('#letter-1 details').open").await;
+}
+
+#[tokio::test]
+async fn dead_letter_has_its_date_if_its_time_is_one() {
+    let deployment = Deployment::start().await;
+    let gateway = GatewayProcess::start(&deployment).await;
+    let browser = Browser::start().await;
+    for at in ["2020-01-02T12:00:00Z", "long ago"] {
+        let mut headers = HeaderMap::new();
+        headers.insert(AT, at);
+        deployment.publish_raw(&subject(REQUESTS.stream, "x"), headers, b"x").await;
+    }
+    browser.open(&gateway.url()).await;
+    browser.says("#letter-1 .note", "dead-lettered at 02/01/2020 ").await;
+    browser.says("#letter-2 .note", "dead-lettered at an unknown time").await;
 }
 
 #[tokio::test]

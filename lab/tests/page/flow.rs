@@ -117,6 +117,20 @@ async fn hanging_replica_turns_grey_and_comes_back() {
     browser.until("document.querySelector('.replica[data-state=ready]')").await;
 }
 
+/// Another replica answers when the page begins an audit.
+const ANOTHER_REPLICA: &str = "
+    const fetched = window.fetch;
+    window.fetch = async (url, ...more) =>
+      (url === 'api/audit' ? Response.json({ instance: 'gateway-2' }, { status: 202 }) : fetched(url, ...more));";
+
+/// Counts the changes of the axis and of its table.
+const COUNT_CHANGES: &str = "
+    window.changes = { axis: 0, table: 0 };
+    new MutationObserver(() => (window.changes.axis += 1))
+      .observe(document.querySelector('.chart .area'), { attributes: true });
+    new MutationObserver(() => (window.changes.table += 1))
+      .observe(document.querySelector('#axis-table thead'), { childList: true });";
+
 #[tokio::test]
 async fn button_runs_the_audit_and_all_pages_show_its_verdict() {
     let deployment = Deployment::start().await;
@@ -135,6 +149,11 @@ async fn button_runs_the_audit_and_all_pages_show_its_verdict() {
     browser.client.switch_to_window(first).await.unwrap();
     browser.says("#audit", "Nothing lost, nothing doubled.").await;
     browser.says("#audit", "complete\n100").await;
+    // Another replica has begun it, whose events this page does not get.
+    browser.run(ANOTHER_REPLICA).await;
+    browser.press("#audit-button").await;
+    browser.says("#audit", "The audit runs at gateway-2.").await;
+    browser.until("!document.querySelector('#audit-button').ariaDisabled").await;
 }
 
 #[tokio::test]
@@ -176,6 +195,11 @@ async fn page_shows_full_and_paused_queues_and_schedules() {
     let cells = |row: &str| format!("document.querySelectorAll('#axis-table {row} > *').length");
     browser.until(&format!("{} === 12", cells("thead tr"))).await;
     browser.until(&format!("{} === 12", cells("tbody tr:first-child"))).await;
+    // The table has each fifteenth second, and stays as it is in between.
+    browser.run(COUNT_CHANGES).await;
+    browser.until("window.changes.axis >= 5").await;
+    let changes = browser.run("return window.changes.table").await;
+    assert!(changes.as_u64() < Some(3), "{changes}");
     browser.press("#queue-REQUESTS .pause").await;
     let _generator = deployment.run(Service::Generator, "generator", &[]).await;
     browser.says("#event-log", "queue REQUESTS has room again").await;

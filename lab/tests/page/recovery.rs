@@ -27,7 +27,7 @@ async fn page_shows_an_outage_of_the_broker_and_recovers() {
     deployment.broker.restart().await.unwrap();
     browser.until("document.querySelector('#banner').hidden").await;
     browser.says("#status", "live").await;
-    browser.says("#event-log", "the broker answers").await;
+    browser.says("#event-log", "data from the broker again").await;
     browser.until("!document.querySelector('main.stale')").await;
 }
 
@@ -58,6 +58,42 @@ async fn silent_connection_is_replaced() {
     gateway.process.resume().unwrap();
     browser.says("#status", "live").await;
     browser.until("document.querySelector('#banner').hidden").await;
+}
+
+/// Collects the connections that the page opens from now on, and lets a test hide the page.
+const OBSERVED: &str = "
+    window.sources = [];
+    window.EventSource = class extends EventSource {
+      constructor(url) {
+        super(url);
+        window.sources.push(this);
+      }
+    };
+    window.hide = (hidden) => {
+      Object.defineProperty(document, 'hidden', { configurable: true, value: hidden });
+      document.dispatchEvent(new Event('visibilitychange'));
+    };";
+
+/// Lets the page hear a snapshot of a much later second.
+const LATER: &str = "
+    const point = { n: 1e9, at: Date.now(), queues: null, schedules: null, requestors: 0, generators: 0 };
+    const data = JSON.stringify({ at: Date.now(), trouble: null, flow: null, point });
+    window.sources[0].dispatchEvent(new MessageEvent('snapshot', { data }));";
+
+#[tokio::test]
+async fn page_that_missed_snapshots_connects_again() {
+    let deployment = Deployment::start().await;
+    let gateway = GatewayProcess::start(&deployment).await;
+    let browser = Browser::start().await;
+    browser.open(&gateway.url()).await;
+    browser.says("#status", "live").await;
+    browser.run(OBSERVED).await;
+    browser.run("window.hide(true); window.hide(false);").await;
+    browser.until("window.sources.length === 1 && window.sources[0].readyState === 1").await;
+    browser.run(LATER).await;
+    browser.until("window.sources.map(it => it.readyState).join() === '2,1'").await;
+    browser.says("#status", "live").await;
+    assert_eq!(browser.complaints().await, [""; 0]);
 }
 
 #[tokio::test]

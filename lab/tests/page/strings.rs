@@ -3,6 +3,7 @@
 use contract::Amount;
 use contract::facts::{IDEMPOTENCY, REQUESTED, Received};
 use contract::queues::{REQUESTS, Request};
+use serde_json::json;
 use testkit::process::logged;
 use testkit::proxy::Proxy;
 
@@ -68,6 +69,57 @@ async fn second_press_without_an_answer_makes_no_second_request() {
     // Each request has a key of its own, and all its tries have the same key.
     assert_eq!(deployment.facts(IDEMPOTENCY).await, 2);
     assert_eq!(deployment.depth(REQUESTS).await, 2);
+}
+
+/// The first requests for strings get an answer that breaks off, then that of a proxy, then that of a busy gateway.
+const WITHOUT_ACCEPTANCE: &str = "
+    const fetched = window.fetch;
+    const broken = new ReadableStream({ start: (it) => it.error(new Error('cut')) });
+    const answers = [
+      new Response(broken, { status: 202 }),
+      new Response('', { status: 502 }),
+      Response.json({ detail: 'it is busy', outcome: 'not-asked' }, { status: 503 }),
+    ];
+    window.keys = [];
+    window.fetch = async (url, options) => {
+      if (url !== 'requests') return fetched(url, options);
+      window.keys.push(options.headers['Idempotency-Key']);
+      return answers.shift() ?? fetched(url, options);
+    };";
+
+#[tokio::test]
+async fn key_of_an_unknown_outcome_is_kept_until_its_acceptance() {
+    let deployment = Deployment::start().await;
+    let gateway = GatewayProcess::start(&deployment).await;
+    logged(&gateway.process, "accepting requests").await;
+    let browser = Browser::start().await;
+    browser.open(&gateway.url()).await;
+    browser.run(WITHOUT_ACCEPTANCE).await;
+    for words in ["the gateway does not answer", "the gateway answers 502", "it is busy"] {
+        browser.press("#ask-form button").await;
+        browser.says("#ask-note", &format!("is unknown: {words}. Press again: it is safe")).await;
+        browser.until("document.activeElement.closest('#ask-form')").await;
+    }
+    browser.press("#ask-form button").await;
+    browser.says("#ask-note", "Accepted as").await;
+    browser.until("window.keys.length === 4 && new Set(window.keys).size === 1").await;
+    browser.press("#history-close").await;
+    browser.press("#ask-form button").await;
+    browser.until("window.keys.length === 5 && new Set(window.keys).size === 2").await;
+}
+
+#[tokio::test]
+async fn times_have_the_unit_that_fits_and_their_date() {
+    let deployment = Deployment::bare().await;
+    let gateway = GatewayProcess::start(&deployment).await;
+    let browser = Browser::start().await;
+    browser.open(&gateway.url()).await;
+    let shown = "return import(new URL('dom.js', location)).then(({ moment, span }) =>
+        [moment('2020-01-02T12:00:00Z').split(' ')[0], moment(Date.now()).split(' ').length,
+         ...[9.96, 999.6, 59_960, 119_700, 3_599_600].map(span)])";
+    let expected =
+        json!(["02/01/2020", 1, "10 ms", "1.0 s", "1 min 0 s", "2 min 0 s", "1 h 0 min"]);
+    assert_eq!(browser.run(shown).await, expected);
 }
 
 #[tokio::test]

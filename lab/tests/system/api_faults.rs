@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use contract::facts::{IDEMPOTENCY, RECEIVED, REQUESTED};
-use contract::queues::REQUESTS;
+use contract::queues::{REQUESTS, RESPONSES};
 use futures_util::future::join_all;
 use serde_json::json;
 use testkit::eventually::eventually;
@@ -74,7 +74,7 @@ async fn key_without_room_publishes_nothing_and_an_old_one_works() {
     context.update_stream(config).await.unwrap();
     let answer = post(api, Some("second"), &json!({})).await;
     let problem = answer.json();
-    assert_eq!((answer.status, &problem["outcome"]), (503, &json!("not-asked")), "{answer:?}");
+    assert_eq!((answer.status, &problem["outcome"]), (503, &json!("unknown")), "{answer:?}");
     assert_eq!(problem["type"], "openapi.json#queue-full", "{answer:?}");
     assert_eq!(accepted(&post(api, Some("first"), &json!({})).await), id);
     assert_eq!(deployment.depth(REQUESTS).await, 1);
@@ -139,8 +139,14 @@ async fn hanging_network_piles_up_and_doubles_nothing() {
     assert_eq!(what, (503, &json!("openapi.json#broker-away")), "{answer:?}");
     assert!(begun.elapsed() < AT_ONCE);
     for _ in 0..5 {
-        for answer in join_all((0..100).map(async |_| post(api, None, &json!({})).await)).await {
+        let asking = (0..100).map(async |number| {
+            let key = (number % 2 == 0).then_some("key");
+            (key, post(api, key, &json!({})).await)
+        });
+        for (key, answer) in join_all(asking).await {
             assert_eq!(answer.status, 503, "{answer:?}");
+            // Also if it has waited for its turn, and not for the broker.
+            assert!(key.is_none() || answer.json()["outcome"] == "unknown", "{answer:?}");
         }
     }
     if let Some(memory) = gateway.memory() {
@@ -178,6 +184,18 @@ async fn api_reports_an_absent_broker_before_its_first_start() {
     accepted(&post(api, None, &json!({})).await);
     gateway.terminate().unwrap();
     succeeded(&mut gateway).await;
+}
+
+#[tokio::test]
+async fn queue_that_is_not_declared_asks_the_client_to_retry() {
+    let deployment = Deployment::with(&PATIENT).await;
+    let (_gateway, api) = gateway(&deployment, "gateway").await;
+    deployment.nats().delete_stream(RESPONSES.stream).await.unwrap();
+    for path in ["/queues", "/queues/RESPONSES"] {
+        let answer = get(api, path).await;
+        assert_eq!((answer.status, answer.header("retry-after")), (503, Some("1")), "{answer:?}");
+        assert!(answer.body.contains("is not there"), "{answer:?}");
+    }
 }
 
 #[tokio::test]

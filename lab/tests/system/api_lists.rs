@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use async_nats::HeaderMap;
 use contract::facts::{Received, Stored};
 use contract::queues::{REQUESTS, Request};
 use futures_util::StreamExt;
@@ -210,9 +211,14 @@ struct Follower(TcpStream, String);
 
 impl Follower {
     async fn start(api: SocketAddr, id: JobId, seen: Option<&str>) -> Self {
+        Self::of(api, &format!("/requests/{id}/events"), seen).await
+    }
+
+    /// Reads the events at this path.
+    async fn of(api: SocketAddr, path: &str, seen: Option<&str>) -> Self {
         let mut stream = TcpStream::connect(api).await.unwrap();
         let seen = seen.map(|seen| format!("Last-Event-ID: {seen}\r\n")).unwrap_or_default();
-        let head = format!("GET /requests/{id}/events HTTP/1.0\r\nHost: localhost\r\n{seen}\r\n");
+        let head = format!("GET {path} HTTP/1.0\r\nHost: localhost\r\n{seen}\r\n");
         stream.write_all(head.as_bytes()).await.unwrap();
         Self(stream, String::new())
     }
@@ -248,8 +254,12 @@ async fn follower_gets_each_state_until_the_end() {
     let id = accepted(&post(api, None, &json!({ "count": 2 })).await);
     let mut follower = Follower::start(api, id, None).await;
     follower.hear("\"queued\"").await;
+    let reconnected = Follower::start(api, id, Some(lines(&follower.1, "id: ")[0])).await;
     let _generator = deployment.run(Service::Generator, "generator", &[]).await;
     let _requestor = deployment.run(Service::Requestor, "requestor", &[]).await;
+    // A client that has got a state does not get it again.
+    let later = reconnected.end().await;
+    assert!(later.contains("\"received\"") && !later.contains("\"queued\""), "{later}");
     let heard = follower.end().await;
     assert!(heard.starts_with("HTTP/1.") && heard.contains(" 200 OK\r\n"), "{heard}");
     assert!(heard.contains("content-type: text/event-stream\r\n"), "{heard}");
@@ -291,6 +301,28 @@ async fn follower_of_a_dead_lettered_request_gets_the_reason() {
     assert!(last["dead_letter"]["reason"].as_str().unwrap().starts_with("failed"), "{heard}");
     let unknown = Follower::start(api, JobId::new(), None).await.end().await;
     assert!(unknown.contains(" 404 Not Found\r\n"), "{unknown}");
+}
+
+#[tokio::test]
+async fn step_of_a_lesson_keeps_its_baseline_over_a_reconnect() {
+    // It is done once there are more dead letters than at its beginning.
+    const STEP: &str = "/api/lessons/5/steps/1";
+    let deployment = Deployment::with(&PATIENT).await;
+    let (_gateway, api) = gateway(&deployment, "gateway").await;
+    let mut follower = Follower::of(api, STEP, None).await;
+    follower.hear("\n\n").await;
+    let baseline = lines(&follower.1, "id: ")[0].to_owned();
+    assert_eq!(baseline, r#"{"totals":{"dead_letters":0}}"#);
+    drop(follower);
+    let subject = workqueue::dead_letters::subject(REQUESTS.stream, "x");
+    deployment.publish_raw(&subject, HeaderMap::new(), b"x").await;
+    Follower::of(api, STEP, None).await.hear("dead letters 1").await;
+    let heard = Follower::of(api, STEP, Some(&baseline)).await.end().await;
+    assert_eq!(lines(&heard, "event: "), ["done"], "{heard}");
+    // What is no baseline of this step counts as none.
+    let mut anew = Follower::of(api, STEP, Some(r#"{"totals":{"stored":0}}"#)).await;
+    anew.hear("\n\n").await;
+    assert_eq!(lines(&anew.1, "event: "), ["state"], "{}", anew.1);
 }
 
 #[tokio::test]

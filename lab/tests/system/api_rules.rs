@@ -124,6 +124,7 @@ async fn wrong_request_is_a_described_problem_and_publishes_nothing() {
         (400, "/queues?limit=1"),
         (400, "/dead-letters?reason=odd"),
         (404, "/dead-letters/7"),
+        (400, "/dead-letters/+7"),
         (400, "/openapi.json?pretty"),
     ] {
         let answer = get(api, path).await;
@@ -133,7 +134,7 @@ async fn wrong_request_is_a_described_problem_and_publishes_nothing() {
             "/queues" => "/queues",
             "/queues/OTHER" => "/queues/{name}",
             "/dead-letters" => "/dead-letters",
-            "/dead-letters/7" => "/dead-letters/{sequence}",
+            "/dead-letters/7" | "/dead-letters/+7" => "/dead-letters/{sequence}",
             path if path.ends_with("/events") => "/requests/{id}/events",
             "/openapi.json" => "/openapi.json",
             _ => "/requests/{id}",
@@ -142,6 +143,9 @@ async fn wrong_request_is_a_described_problem_and_publishes_nothing() {
     }
     for path in ["/requests/", "/requests/a/b", "/Requests", "/livez", "/metrics", "/index.html"] {
         is_a_problem(&get(api, path).await, 404);
+    }
+    for path in ["/api/lessons/%ff", "/api/lessons/5/steps/%ff"] {
+        is_a_problem(&get(api, path).await, 400);
     }
     let id = format!("/requests/{}", JobId::new());
     for (method, path, allow) in [
