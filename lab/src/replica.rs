@@ -123,15 +123,12 @@ impl Replica {
     ///
     /// If it ends before that, or is not ready in time.
     pub(crate) async fn ready(&mut self) -> anyhow::Result<()> {
-        let until = Instant::now() + READY_TIMEOUT;
-        while Instant::now() < until && self.process.try_wait()?.is_none() {
-            if self.process.is_ready().await {
-                return Ok(());
-            }
-            sleep(PAUSE).await;
+        let is_ready = async |process: &Process| process.is_ready().await.then_some(());
+        if started(&mut self.process, READY_TIMEOUT, PAUSE, is_ready).await?.is_none() {
+            self.could_start()?;
+            bail!("{} does not become ready", self.describe());
         }
-        self.could_start()?;
-        bail!("{} does not become ready", self.describe())
+        Ok(())
     }
 
     /// Waits until it logs its address after `sign`.
@@ -140,14 +137,11 @@ impl Replica {
     ///
     /// If it ends before that, or does not log it in time. The error has its log.
     pub(crate) async fn listens(&mut self, sign: &str) -> anyhow::Result<SocketAddr> {
-        let until = Instant::now() + LISTEN_TIMEOUT;
-        while Instant::now() < until && self.process.try_wait()?.is_none() {
-            if let Some(addr) = self.process.logged_addr(sign) {
-                return Ok(addr);
-            }
-            sleep(PAUSE).await;
-        }
-        bail!("{} does not say where it listens:\n{}", self.name, self.process.log_text())
+        let addr = async |process: &Process| process.logged_addr(sign);
+        let addr = started(&mut self.process, LISTEN_TIMEOUT, PAUSE, addr).await?;
+        addr.with_context(|| {
+            format!("{} does not say where it listens:\n{}", self.name, self.process.log_text())
+        })
     }
 
     /// Asks it to stop gracefully, even if it is paused.
@@ -172,6 +166,24 @@ impl Replica {
         }
         Ok(status)
     }
+}
+
+/// Polls a process that has just been started until `look` finds something. None if the process ends before that, or if
+/// the time is over.
+pub(crate) async fn started<T>(
+    process: &mut Process,
+    limit: Duration,
+    pause: Duration,
+    look: impl AsyncFn(&Process) -> Option<T>,
+) -> anyhow::Result<Option<T>> {
+    let until = Instant::now() + limit;
+    while Instant::now() < until && process.try_wait()?.is_none() {
+        if let Some(found) = look(process).await {
+            return Ok(Some(found));
+        }
+        sleep(pause).await;
+    }
+    Ok(None)
 }
 
 /// The rate of one of several requestors that together have this rate.

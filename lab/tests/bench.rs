@@ -2,52 +2,8 @@
 
 use std::process::Command;
 
+use lab::bench::Figure;
 use serde_json::Value;
-
-/// All measurements.
-const NAMES: [&str; 41] = [
-    "baseline",
-    "round_trips",
-    "strings_16",
-    "strings_64",
-    "latency_100_median",
-    "latency_100_p99",
-    "latency_busy_median",
-    "latency_busy_p99",
-    "processor_broker",
-    "processor_requestor",
-    "processor_generator",
-    "processor_share",
-    "bundles_8",
-    "bundles_8_processor",
-    "bundles_64",
-    "bundles_64_processor",
-    "round_trips_2_generators",
-    "round_trips_4_generators",
-    "four_generators",
-    "backlog_round_trips",
-    "backlog_share",
-    "urgent_in_backlog",
-    "low_under_urgent_load",
-    "rate_exceeded_by",
-    "rate_highest_second",
-    "rate_used",
-    "rate_questions",
-    "due_at_once",
-    "memory_broker",
-    "memory_requestor",
-    "memory_generator",
-    "ready_generator",
-    "ready_requestor",
-    "idle_memory_requestor",
-    "idle_memory_generator",
-    "idle_processor_requestor",
-    "idle_processor_generator",
-    "size_requestor",
-    "size_generator",
-    "sync_baseline",
-    "sync_round_trips",
-];
 
 struct JsonReport(Value);
 
@@ -85,7 +41,7 @@ fn bench_measures_every_figure_consistently() {
         assert!(report["machine"][field].as_str().is_some_and(|it| !it.is_empty()), "{field}");
     }
     let report = JsonReport(report);
-    for name in NAMES {
+    for name in Figure::names() {
         let figure = report.figure(name);
         let values = figure["values"].as_array().unwrap();
         let value = values[0].as_f64().unwrap();

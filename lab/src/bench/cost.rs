@@ -7,7 +7,7 @@ use anyhow::Context;
 use tokio::time::{Instant, sleep};
 
 use super::deployment::BenchDeployment;
-use super::round::{Each, Round, real};
+use super::round::{Each, Round, milliseconds, real};
 
 /// Records the cost of this many round trips.
 pub(super) fn of_round_trips(round: &mut Round<'_>, processor: Each<Duration>) {
@@ -46,8 +46,8 @@ pub(super) async fn of_idleness(round: &mut Round<'_>) -> anyhow::Result<()> {
     let started = Instant::now();
     deployment.start_requestor(&[("REQUEST_RATE", "0")])?;
     let requestor = deployment.ready(started).await?;
-    round.figures.add("ready_generator", generator.as_secs_f64() * 1000.0);
-    round.figures.add("ready_requestor", requestor.as_secs_f64() * 1000.0);
+    round.figures.add("ready_generator", milliseconds(generator));
+    round.figures.add("ready_requestor", milliseconds(requestor));
     deployment.note_usage();
     let before = deployment.processor;
     sleep(round.sizes.idle).await;

@@ -16,6 +16,7 @@ use tokio::time::{Instant, sleep};
 use workqueue::{Bucket, Connection, Fact, topology};
 
 use super::round::{Each, Round};
+use crate::replica::started;
 
 /// The interval at which the processes and the state of the broker are polled.
 const POLL: Duration = Duration::from_millis(20);
@@ -264,13 +265,7 @@ fn processor_time(brokers: &Brokers) -> Duration {
 
 /// Waits until a program reports that it is ready.
 pub(super) async fn ready(process: &mut Process) -> anyhow::Result<()> {
-    let limit = Instant::now() + PATIENCE;
-    loop {
-        if process.is_ready().await {
-            return Ok(());
-        }
-        let ended = process.try_wait()?.is_some();
-        ensure!(!ended && Instant::now() < limit, "never ready:\n{}", process.log_text());
-        sleep(POLL_OFTEN).await;
-    }
+    let is_ready = async |process: &Process| process.is_ready().await.then_some(());
+    let ready = started(process, PATIENCE, POLL_OFTEN, is_ready).await?;
+    ready.with_context(|| format!("never ready:\n{}", process.log_text()))
 }

@@ -219,6 +219,11 @@ impl Figures {
 }
 
 impl Figure {
+    /// The names of all figures, in the order of the table.
+    pub fn names() -> impl Iterator<Item = &'static str> {
+        MEASURES.iter().map(|measure| measure.name)
+    }
+
     fn meets(&self, goal: Goal) -> bool {
         match goal {
             Goal::AtLeast(least) => self.spread.median >= least,

@@ -47,8 +47,9 @@ async fn at(round: &mut Round<'_>, load: &str, rate: f64, time: Duration) -> any
     deployment.received(total, round).await?;
     let (mut ends, mut round_trips) = (HashMap::new(), Vec::new());
     let connection = &deployment.connection;
-    each_fact(connection, |fact: Received, _| {
-        ends.insert(fact.id, fact.received_at);
+    // The time in the fact is from before its write, and this one from after it. Both clocks are those of this machine.
+    each_fact(connection, |fact: Received, stored_at| {
+        ends.insert(fact.id, stored_at);
     })
     .await?;
     each_fact(connection, |fact: Request, _| {

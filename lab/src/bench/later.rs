@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use workqueue::{Metrics, Producer, Settings, now};
 
 use super::deployment::BenchDeployment;
-use super::round::Round;
+use super::round::{Round, milliseconds};
 use crate::stored_facts::each_fact;
 
 /// The number of requests that are submitted at a time.
@@ -38,6 +38,6 @@ pub(super) async fn measure(round: &mut Round<'_>) -> anyhow::Result<()> {
     let mut last = at;
     each_fact::<Request>(&deployment.connection, |_, asked| last = last.max(asked)).await?;
     let late: Duration = last.duration_since(at).try_into().unwrap_or_default();
-    round.figures.add("due_at_once", late.as_secs_f64() * 1000.0);
+    round.figures.add("due_at_once", milliseconds(late));
     Ok(())
 }

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use workqueue::{JobId, Metrics, Priority, Producer, Settings, Trace, read_fact};
 
 use super::deployment::BenchDeployment;
-use super::round::{Round, real};
+use super::round::{Round, milliseconds, real};
 
 /// The number of requests that are submitted at a time.
 const AT_A_TIME: usize = 64;
@@ -54,7 +54,7 @@ async fn urgent_among_low(round: &mut Round<'_>) -> anyhow::Result<()> {
         let took = stored.stored_at.duration_since(stored.requested_at);
         slowest = slowest.max(took.try_into().unwrap_or_default());
     }
-    round.figures.add("urgent_in_backlog", slowest.as_secs_f64() * 1000.0);
+    round.figures.add("urgent_in_backlog", milliseconds(slowest));
     Ok(())
 }
 

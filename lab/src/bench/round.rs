@@ -68,6 +68,10 @@ pub(super) fn per_second(count: u64, taken: Duration) -> f64 {
     real(count) / taken.as_secs_f64()
 }
 
+pub(super) fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1000.0
+}
+
 #[expect(clippy::cast_precision_loss, reason = "nothing is counted up to that many")]
 pub(super) fn real(count: u64) -> f64 {
     count as f64

@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep};
 use super::cost::{megabytes_of, microseconds_of_each};
 use super::deployment::{BenchDeployment, ready};
 use super::growth;
-use super::round::{Each, Round};
+use super::round::{Each, Round, milliseconds};
 use super::saturation::{self, Load, Run};
 
 /// The interval at which a program that ends by itself is polled.
@@ -173,8 +173,4 @@ async fn first_update(addr: SocketAddr) -> anyhow::Result<()> {
         ensure!(read > 0, "the gateway ended the updates");
     }
     Ok(())
-}
-
-fn milliseconds(time: Duration) -> f64 {
-    time.as_secs_f64() * 1000.0
 }

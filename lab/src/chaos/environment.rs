@@ -128,7 +128,11 @@ impl<'a> ChaosEnvironment<'a> {
         Ok(environment)
     }
 
-    /// Waits until all replicas are ready, so that the first faults meet a system at work.
+    /// Waits until all replicas are ready.
+    ///
+    /// # Errors
+    ///
+    /// If one of them has ended, or does not become ready in time.
     pub(super) async fn ready(&mut self) -> anyhow::Result<()> {
         for replica in self.slots.values_mut().filter_map(|slot| slot.replica.as_mut()) {
             replica.ready().await?;
@@ -184,9 +188,11 @@ impl<'a> ChaosEnvironment<'a> {
         }
     }
 
-    /// Stops the requests: replaces the requestors by ones that only store responses. Returns once the stopped ones have
-    /// ended.
+    /// Stops the requests, once all replicas are ready again after the faults: replaces the requestors by ones that only
+    /// store responses. Returns once the stopped ones have ended.
     pub(super) async fn stop_asking(&mut self) -> anyhow::Result<()> {
+        let not_ready = self.ready().await.err();
+        self.failures.extend(not_ready.map(|error| chain(&*error)));
         "0".clone_into(&mut self.rate);
         for member in self.cast.members(Service::Requestor) {
             self.stop(member)?;

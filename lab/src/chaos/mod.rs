@@ -156,6 +156,7 @@ async fn run(
     let log = EventLog::new(settings.json, stop.clone());
     let mut environment = ChaosEnvironment::start(&config, plan.cast, &log).await?;
     environment.watch.wait_until_declared(nats).await?;
+    // So that the first faults meet a system at work.
     environment.ready().await?;
     log.note(headline(&plan));
     log.note(format_args!("logs and queues are in {}", from_here(directory)));
@@ -163,22 +164,22 @@ async fn run(
     let mut pauses = Pauses::new(&connection, stop);
     let clients = Clients::start(&connection, config.copies, config.rate);
     let (of_brokers, of_others) = plan.faults.iter().partition(|fault| is_for_brokers(fault));
-    {
+    let mut failures = {
         let broken = async {
-            tokio::try_join!(
+            let (ended, ()) = tokio::try_join!(
                 break_brokers(&mut brokers, of_brokers, &log, stop),
                 break_others(&mut environment, &mut poison, &mut pauses, of_others, &log, stop),
             )?;
             let end = log.after(plan.duration);
             stop.run_until_cancelled(sleep_until(end)).await;
-            anyhow::Ok(())
+            anyhow::Ok(ended)
         };
         tokio::select! {
             broken = broken => broken?,
             never = report_progress(&connection, &log) => match never {},
         }
-    }
-    let mut failures = pauses.ended().await?;
+    };
+    failures.extend(pauses.ended().await?);
     log.note("all faults have ended");
     let answers = clients.stop().await?;
     environment.stop_asking().await?;
@@ -298,13 +299,15 @@ async fn break_others(
     Ok(())
 }
 
-/// Kills and restarts brokers. That takes some time, so it runs beside the other faults.
+/// Kills and restarts brokers. That takes some time, so it runs beside the other faults. Returns a failure for each broker
+/// that had ended by itself before it was to be killed.
 async fn break_brokers(
     brokers: &mut Brokers,
     faults: Vec<&Fault>,
     log: &EventLog,
     stop: &CancellationToken,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Vec<String>> {
+    let mut failures = Vec::new();
     let mut down: BTreeMap<usize, usize> = BTreeMap::new();
     for Step { at, number, fault, begins } in steps(faults) {
         stop.run_until_cancelled(sleep_until(log.after(at))).await;
@@ -334,11 +337,17 @@ async fn break_brokers(
                 FaultTarget::Leader(_) => log.note(format_args!("{fault}: broker-{}", index + 1)),
                 _ => log.note(fault),
             }
-            brokers.kill(index).await?;
+            let broker = brokers.iter_mut().nth(index).context("there is no such broker")?;
+            if !broker.runs()? {
+                let failure = format!("broker-{} had ended by itself", index + 1);
+                log.note(&failure);
+                failures.push(failure);
+            }
+            broker.kill().await?;
             down.insert(number, index);
         }
     }
-    Ok(())
+    Ok(failures)
 }
 
 /// Prints the progress from time to time.
@@ -355,5 +364,35 @@ async fn report_progress(connection: &Connection, log: &EventLog) -> std::conver
             }
             Ok(Err(_)) | Err(_) => log.note("the progress is unknown: no answer of the broker"),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::Pid;
+    use testkit::broker::Broker;
+    use testkit::eventually::eventually;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn broker_that_had_ended_by_itself_is_a_failure() {
+        let mut brokers = Brokers::start(1, None).await.unwrap();
+        let id = brokers.iter().next().and_then(Broker::id).unwrap();
+        kill(Pid::from_raw(id.try_into().unwrap()), Signal::SIGKILL).unwrap();
+        eventually("the broker has ended", async || match brokers.all_run() {
+            Ok(false) => Ok(()),
+            seen => Err(seen),
+        })
+        .await;
+        let plan = r#"{"for": "1s", "cast": {"requestors": 1, "generators": 1, "brokers": 1},
+            "faults": [{"at": "0s", "do": "kill", "to": "broker-1"}]}"#;
+        let plan = Plan::from_json(plan).unwrap();
+        let (faults, stop) = (plan.faults.iter().collect(), CancellationToken::new());
+        let log = EventLog::new(true, stop.clone());
+        let failures = break_brokers(&mut brokers, faults, &log, &stop).await.unwrap();
+        assert_eq!(failures, ["broker-1 had ended by itself"]);
+        assert!(brokers.all_run().unwrap());
     }
 }

@@ -3,17 +3,18 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, bail};
 use testkit::broker::{Broker, BrokerOptions};
+use testkit::process::Process;
 use testkit::programs::{Examples, Programs};
 use testkit::reserved_ports::ReservedPorts;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::timeout;
 use workqueue::{Connection, NatsSettings};
 
 use super::figures::Design;
 use super::plan::OutageCause;
 use super::settings::CompareSettings;
-use crate::replica::Replica;
+use crate::replica::{Replica, started};
 use crate::times::in_words;
 
 /// The time limit for a generator until it listens, and the interval of the checks.
@@ -159,14 +160,12 @@ impl Pair {
         if let Between::Queues(_, connection) = &self.between {
             return self.generator.running()?.wait_until_declared(connection.context()).await;
         }
-        let until = Instant::now() + START_TIMEOUT;
         // "listens on …", or "listening".
-        while !self.generator.log()?.contains("listen") {
-            self.check()?;
-            ensure!(Instant::now() < until, "{} does not listen", self.generator.name);
-            sleep(POLL).await;
-        }
-        Ok(())
+        let listens = async |it: &Process| it.log_text().contains("listen").then_some(());
+        let process = &mut self.generator.running()?.process;
+        let listening = started(process, START_TIMEOUT, POLL, listens).await?;
+        self.check()?;
+        listening.with_context(|| format!("{} does not listen", self.generator.name))
     }
 
     /// Starts the requestor, which makes requests from now on.

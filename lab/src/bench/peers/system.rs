@@ -19,10 +19,12 @@ use testkit::usage::group_processor_time;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::process::Command;
-use tokio::time::{Instant, sleep};
 
-/// The time limit for a program until it listens.
+use crate::replica::started;
+
+/// The time limit for a program until it listens, and the interval of the checks.
 const START_TIMEOUT: Duration = Duration::from_mins(1);
+const POLL: Duration = Duration::from_millis(10);
 
 /// A system that does the job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -222,11 +224,7 @@ async fn ask(port: u16, commands: &str) -> anyhow::Result<Vec<u64>> {
 
 /// Waits until a program logs this.
 pub(super) async fn says(program: &mut Process, text: &str) -> anyhow::Result<()> {
-    let limit = Instant::now() + START_TIMEOUT;
-    while !program.log_text().contains(text) {
-        let runs = program.try_wait()?.is_none() && Instant::now() < limit;
-        ensure!(runs, "a program does not start:\n{}", program.log_text());
-        sleep(Duration::from_millis(10)).await;
-    }
-    Ok(())
+    let says = async |program: &Process| program.log_text().contains(text).then_some(());
+    let said = started(program, START_TIMEOUT, POLL, says).await?;
+    said.with_context(|| format!("a program does not start:\n{}", program.log_text()))
 }

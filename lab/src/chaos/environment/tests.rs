@@ -150,6 +150,19 @@ async fn replica_that_ends_by_itself_is_a_failure() {
 }
 
 #[tokio::test]
+async fn replica_that_is_not_ready_again_is_a_failure() {
+    let (config, _directory, _broker) = config().await;
+    let log = EventLog::new(true, CancellationToken::new());
+    let mut environment = ChaosEnvironment::start(&config, CAST, &log).await.unwrap();
+    for slot in environment.slots.values_mut() {
+        slot.replica.as_mut().unwrap().process.kill().await.unwrap();
+    }
+    environment.stop_asking().await.unwrap();
+    let failure = environment.failures.first().map(String::as_str).unwrap_or_default();
+    assert!(failure.ends_with("does not become ready"), "{:?}", environment.failures);
+}
+
+#[tokio::test]
 async fn fault_of_a_network_begins_and_ends() {
     let (config, _directory, broker) = config().await;
     let log = EventLog::new(true, CancellationToken::new());
