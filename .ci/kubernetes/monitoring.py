@@ -8,6 +8,7 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -29,6 +30,8 @@ VARIABLES = {"$namespace": ".*", "$__rate_interval": "10s"}
 
 
 def main(home):
+    # So that the lab and Prometheus end with this.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
     shutil.rmtree(home, ignore_errors=True)
     home.mkdir(parents=True)
     dashboard = (REPOSITORY / "k8s/components/monitoring/dashboard.json").read_text()
@@ -102,6 +105,7 @@ def lab(home):
     finally:
         up.terminate()
         up.wait(PATIENCE)
+    expect(up.returncode == 0, f"nothing is lost or doubled: {(home / 'lab.log').read_text()[-2000:]}")
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import tempfile
 
 import yaml
 
-from objects import expect, expect_equal
+from objects import expect, expect_equal, find
 
 REPOSITORY = pathlib.Path(__file__).resolve().parent.parent.parent
 TARGET = pathlib.Path(os.environ.get("CARGO_TARGET_DIR") or REPOSITORY / "target")
@@ -61,6 +61,8 @@ def check_container(container, told, grace, users):
         if prefix := name.endswith("_USER") and name.removesuffix("_USER"):
             expect_equal(f"the inbox of {user}", told[f"{prefix}_INBOX_PREFIX"], f"_INBOX_{user}")
             expect_equal(f"the password of {user}", told[f"{prefix}_PASSWORD"], users.get(user))
+    # The program gets its signal after the hook.
+    grace -= sum(find("seconds", container.get("lifecycle")))
     drain = int((told.get("DRAIN_TIMEOUT") or known.get("DRAIN_TIMEOUT") or "0s").removesuffix("s"))
     expect(grace > drain, f"it has {grace} s to end, and takes up to {drain} s to drain")
     listens = {told[name].rsplit(":", 1)[1]: name for name in told if name.endswith("_ADDR")}

@@ -10,7 +10,8 @@ from steps import ask, ask_and_follow, eventually, expect, follow, run, step
 
 # Separate from everything else on this engine: containers, network and volume have names of their own, and the pages have
 # free ports.
-ENVIRONMENT = os.environ | {"COMPOSE_PROJECT_NAME": f"decoupled-walk-{os.getpid()}", "REQUEST_RATE": "200"}
+ENVIRONMENT = os.environ | {"COMPOSE_PROJECT_NAME": f"decoupled-walk-{os.getpid()}"}
+ENVIRONMENT |= {"REQUEST_RATE": "200", "HEALTH_INTERVAL": "2s"}
 ENVIRONMENT |= dict.fromkeys(("GATEWAY_PORT", "WORD_COUNT_PORT", "ORDERS_PORT"), "0")
 # Each example has a profile of its own, and a broker.
 EXAMPLES = "word-count", "orders"

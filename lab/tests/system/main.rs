@@ -1,4 +1,4 @@
-//! The whole system: real programs, a real broker, and their faults.
+//! The whole system: real programs, a real broker, and their faults; and `cargo lab` as a program.
 //!
 //! Each test has a broker of its own. None waits for a fixed time, only for a fact.
 
@@ -11,8 +11,10 @@ mod audit;
 mod back_pressure;
 mod backup;
 mod cancelling;
+mod chaos;
 mod clocks;
 mod cluster;
+mod compare;
 mod control;
 mod crash_points;
 mod dead_letters;
@@ -23,6 +25,7 @@ mod foreign_messages;
 mod gateway_user;
 mod healthcheck;
 mod later;
+mod lessons;
 mod output;
 mod page_trouble;
 mod permissions;
@@ -37,5 +40,6 @@ mod stopping;
 mod topology;
 mod traces;
 mod unreadable;
+mod up;
 mod watch;
 mod work;
