@@ -56,8 +56,10 @@ pub(crate) async fn watch(
             return max_age;
         }
         let asking = facts_max_age(connection.context(), &topology.buckets);
+        // With no time at all every job would count as expired. A service does not start with such buckets either.
         if let Some(Ok(is)) = connection.ask(pin!(asking)).await
             && is != max_age
+            && !is.is_zero()
         {
             info!(queue, was = ?max_age, ?is, "FACTS_MAX_AGE has changed; binding again");
             return is;

@@ -1,9 +1,11 @@
 //! Submits jobs, and creates and reads facts, each confirmed by the broker.
 
+use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
+use tracing::warn;
 
 use crate::backoff::Backoff;
 use crate::connect_error::ConnectError;
@@ -204,9 +206,13 @@ impl Producer {
     /// As [`Producer::read`], and retries until the broker answers. A missing bucket is declared.
     pub(crate) async fn read_patiently<F: Fact>(&self, key: &str) -> Result<Option<F>, ReadError> {
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+        let mut is_logged = false;
         loop {
             match (self.read(key).await, &self.0) {
                 (Err(ReadError::Unknown), Target::Broker(broker)) => {
+                    if !mem::replace(&mut is_logged, true) {
+                        warn!(bucket = F::BUCKET.stream, key, "cannot read a fact; trying again");
+                    }
                     let needs = Topology::new(&[], &[F::BUCKET]);
                     broker.open(F::BUCKET.stream, needs).declare_again().await;
                 }

@@ -196,6 +196,7 @@ impl Publisher {
     /// Whether a queue with schedules, whose stream has no limit, has room for one more job: [`PublishError::Full`] if
     /// not. Retries until the broker answers. Concurrent callers may exceed the limit together.
     pub(crate) async fn check_room(&self) -> Result<(), PublishError> {
+        let _place = self.places.acquire().await;
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         loop {
             let asking = topology::stream_state(self.connection.context(), self.stream);
@@ -204,8 +205,9 @@ impl Publisher {
                     let reason = topology::no_room(&stream);
                     return reason.map_or(Ok(()), |reason| Err(PublishError::Full(reason.into())));
                 }
-                // The publish detects this as well, and declares the stream again.
+                // The publish detects this as well, and declares the stream again, or fails.
                 Some(Err(DeclareError::Refused { .. })) => return Ok(()),
+                _ if self.connection.has_ended() => return Ok(()),
                 Some(Err(error)) => PublishError::Unconfirmed(error.into()),
                 None => Unconfirmed::Lost.into(),
             };

@@ -57,7 +57,8 @@ impl Queue {
     /// The stream of such a queue has no limit of its own, because at that limit the broker would remove the oldest
     /// messages. Producers enforce `QUEUE_LIMIT` instead: each asks the broker before it publishes a job, so concurrent
     /// producers may exceed it together. It does not hold up the copies of snoozed jobs, replays of dead letters, and
-    /// jobs of recurring schedules.
+    /// jobs of recurring schedules. Jobs that are not due yet count, so a handler that publishes to its own queue may
+    /// wait for room as long as all others do.
     ///
     /// # Panics
     ///
@@ -71,9 +72,9 @@ impl Queue {
     /// The same queue for jobs whose every effect is a [fact](crate::Fact): their messages have no message id.
     ///
     /// By default a message has the id of its job, unless jobs share it in a bundle, and the broker drops a second
-    /// message with the same id within two minutes, unless it restarted meanwhile. That saves the work of most jobs that are published again, because a
-    /// confirmation was lost, or because a handler that had published them is retried. Without the id, a write costs
-    /// the broker a quarter less.
+    /// message with the same id within two minutes, unless it restarted meanwhile. That saves the work of most jobs
+    /// that are published again, because a confirmation was lost, or because a handler that had published them is
+    /// retried. Without the id, a write costs the broker a quarter less.
     #[must_use]
     pub const fn without_message_ids(self) -> Self {
         Self { message_ids: false, ..self }
