@@ -29,9 +29,9 @@ pub struct LoggedEvent {
 }
 
 impl EventLog {
-    /// Begins with the first event, or the first question for a moment. A quiet log writes to the standard error, and leaves
-    /// the standard output to the report. If the reader of the events has gone, as in `chaos | head`, it stops the run
-    /// gracefully.
+    /// Begins with the first event, or the first question for a moment. A quiet log writes to the standard error, and
+    /// leaves the standard output to the report. If the reader of the events has gone, as in `chaos | head`, it stops
+    /// the run gracefully.
     pub(crate) fn new(quiet: bool, stop: CancellationToken) -> Self {
         Self { started: OnceLock::new(), events: Mutex::default(), quiet, stop }
     }

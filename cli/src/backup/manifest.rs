@@ -248,8 +248,8 @@ pub(super) async fn create(path: &Path) -> std::io::Result<File> {
     OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).await
 }
 
-/// Writes the rest of a file, and syncs it. tokio writes in the background, and only the flush reports that the last write
-/// has failed.
+/// Writes the rest of a file, and syncs it. tokio writes in the background, and only the flush reports that the last
+/// write has failed.
 pub(super) async fn finish(file: &mut File) -> std::io::Result<()> {
     file.flush().await?;
     file.sync_all().await

@@ -58,8 +58,8 @@ pub struct List {
 }
 
 impl List {
-    /// Reads the requests with these sequences in the stream of the list from their end, until there are `limit` of them, or
-    /// [`MOST_READ`] were looked at. Calls `answered` with each answer of the broker.
+    /// Reads the requests with these sequences in the stream of the list from their end, until there are `limit` of
+    /// them, or [`MOST_READ`] were looked at. Calls `answered` with each answer of the broker.
     ///
     /// # Errors
     ///

@@ -72,7 +72,8 @@ impl<'a> Entry<'a> {
     }
 }
 
-/// The jobs that may share a message: those of one lane and version. Either all of them can become dead letters, or none.
+/// The jobs that may share a message: those of one lane and version. Either all of them can become dead letters, or
+/// none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Group {
     lane: Lane,

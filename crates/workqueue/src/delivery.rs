@@ -135,8 +135,8 @@ impl Delivery {
     }
 
     /// The number by which spans know this delivery, and that of the delivery with the attempt before it. The second is
-    /// missing if that was the delivery of another message, of which this one is a copy. The second delivery of a copy that
-    /// had to wait counts as the first attempt, also if the first one came too late to wait: nothing records that.
+    /// missing if that was the delivery of another message, of which this one is a copy. The second delivery of a copy
+    /// that had to wait counts as the first attempt, also if the first one came too late to wait: nothing records that.
     pub(crate) fn numbers(&self) -> (u64, Option<u64>) {
         let first = 1 + u64::from(self.snooze.is_some_and(Snooze::waits_first));
         (

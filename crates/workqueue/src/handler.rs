@@ -306,9 +306,9 @@ impl Context {
         self.heartbeat.notify_one();
     }
 
-    /// Asks for a permit under this key, such as the host that the job is about to call. All handlers of the queue, in all
-    /// replicas, share `per_second` permits of a key in each second of the clock. A refused job does not wait in its
-    /// slot: it is snoozed until one of the next seconds. The refused jobs are spread over these seconds, the more
+    /// Asks for a permit under this key, such as the host that the job is about to call. All handlers of the queue, in
+    /// all replicas, share `per_second` permits of a key in each second of the clock. A refused job does not wait in
+    /// its slot: it is snoozed until one of the next seconds. The refused jobs are spread over these seconds, the more
     /// urgent first. A recording context grants every permit.
     ///
     /// A key is any text. If the account requires `MAX_BYTES`, all counters together have a megabyte, for some 5,000

@@ -131,8 +131,8 @@ impl Producer {
     ///
     /// # Errors
     ///
-    /// [`PublishError::Invalid`] with an [`InvalidSchedule`] whose message names a valid value; [`PublishError::Full`] at once
-    /// if there is no room; otherwise as [`Producer::submit`].
+    /// [`PublishError::Invalid`] with an [`InvalidSchedule`] whose message names a valid value; [`PublishError::Full`]
+    /// at once if there is no room; otherwise as [`Producer::submit`].
     pub async fn schedule<J: Job>(
         &self,
         name: &str,

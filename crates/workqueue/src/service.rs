@@ -65,8 +65,8 @@ impl Service {
         self
     }
 
-    /// Consumes the queue of this handler's jobs. Jobs of several kinds that share a queue are one type, such as an enum,
-    /// with one handler.
+    /// Consumes the queue of this handler's jobs. Jobs of several kinds that share a queue are one type, such as an
+    /// enum, with one handler.
     ///
     /// # Panics
     ///

@@ -3,8 +3,8 @@
 //!
 //! A job is sent as part of a trace, whose context is in its message. So the span that processes the job is a child of
 //! the span that has sent it, in any process and at any attempt. The id of the span of an attempt derives from the
-//! delivery alone. So the next attempt can link to it, even if the process of the earlier attempt was killed. If the next
-//! attempt is one at a copy of the message, the copy has the id.
+//! delivery alone. So the next attempt can link to it, even if the process of the earlier attempt was killed. If the
+//! next attempt is one at a copy of the message, the copy has the id.
 
 use std::borrow::Cow;
 use std::cell::Cell;

@@ -1,5 +1,5 @@
-//! A handler that fails, times out, or snoozes its jobs, on a real broker. With `snoozes_count: false` a snooze spends no
-//! attempt.
+//! A handler that fails, times out, or snoozes its jobs, on a real broker. With `snoozes_count: false` a snooze spends
+//! no attempt.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

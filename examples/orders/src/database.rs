@@ -64,8 +64,8 @@ impl Database {
         transaction.commit().await
     }
 
-    /// Begins a transaction that writes. `SQLite` has one writer at a time. A second one waits here, because in the middle
-    /// of its transaction it could only fail.
+    /// Begins a transaction that writes. `SQLite` has one writer at a time. A second one waits here, because in the
+    /// middle of its transaction it could only fail.
     pub(crate) async fn begin(&self) -> Result<Writing> {
         let begin = if is_sqlite(&self.url) { "BEGIN IMMEDIATE" } else { "BEGIN" };
         self.pool.begin_with(begin).await
@@ -73,8 +73,8 @@ impl Database {
 
     /// The first unpublished event of each order, at most `count`, and the transaction that locks them.
     ///
-    /// Postgres locks the rows, so several relays share the work. `SQLite` could only lock out all writers. Without a lock
-    /// two relays publish the same events twice, which does no harm.
+    /// Postgres locks the rows, so several relays share the work. `SQLite` could only lock out all writers. Without a
+    /// lock two relays publish the same events twice, which does no harm.
     pub(crate) async fn claim(&self, count: i64) -> Result<(Vec<Unpublished>, Option<Writing>)> {
         let first = "SELECT id, body, traceparent FROM outbox AS event WHERE published_at IS NULL AND NOT EXISTS \
              (SELECT 1 FROM outbox AS earlier WHERE earlier.order_id = event.order_id \

@@ -84,8 +84,8 @@ pub struct Program {
 }
 
 impl Program {
-    /// Starts the logs, listens for signals, and connects to the database of these tables: that of `DATABASE_URL`, by default
-    /// this `SQLite` file. Returns nothing if the program is stopped before that.
+    /// Starts the logs, listens for signals, and connects to the database of these tables: that of `DATABASE_URL`, by
+    /// default this `SQLite` file. Returns nothing if the program is stopped before that.
     ///
     /// # Errors
     ///

@@ -14,11 +14,11 @@ use crate::database::{Database, patiently};
 /// The most events that are published at a time.
 const BATCH: i64 = 100;
 
-/// Publishes the events of the outbox for as long as it is polled, those of each order one after another. It looks for new
-/// events after each `interval`, and after each notification. There may be several relays.
+/// Publishes the events of the outbox for as long as it is polled, those of each order one after another. It looks for
+/// new events after each `interval`, and after each notification. There may be several relays.
 ///
-/// It has no clean-up at its end, because a kill must do no harm at any step: an event that is published and not marked is
-/// published again, under the same id.
+/// It has no clean-up at its end, because a kill must do no harm at any step: an event that is published and not marked
+/// is published again, under the same id.
 ///
 /// # Errors
 ///

@@ -1,6 +1,6 @@
-//! Two services without a queue. `coupled-requestor` asks `coupled-generator` for a random string over HTTP, and waits for
-//! the answer. Time-outs, retries and a circuit breaker limit the damage of an outage. Still, while the generator is away,
-//! each request fails.
+//! Two services without a queue. `coupled-requestor` asks `coupled-generator` for a random string over HTTP, and waits
+//! for the answer. Time-outs, retries and a circuit breaker limit the damage of an outage. Still, while the generator
+//! is away, each request fails.
 //!
 //! ```console
 //! $ cargo run --bin coupled-generator -- --work-time 50ms

@@ -15,8 +15,8 @@ use url::Url;
 const LONGEST: usize = 2048;
 
 /// The networks that are not public, from the registries of special-purpose addresses (RFC 6890). For IPv6 these are all
-/// that are not global unicast, and those that embed an address of IPv4. No registry has 168.63.129.16, where Azure serves
-/// its virtual machines.
+/// that are not global unicast, and those that embed an address of IPv4. No registry has 168.63.129.16, where Azure
+/// serves its virtual machines.
 static SPECIAL: LazyLock<Vec<IpNet>> = LazyLock::new(|| {
     let nets = "0.0.0.0/8 10.0.0.0/8 100.64.0.0/10 127.0.0.0/8 168.63.129.16/32 169.254.0.0/16 172.16.0.0/12 \
                 192.0.0.0/24 192.0.2.0/24 192.88.99.0/24 192.168.0.0/16 198.18.0.0/15 198.51.100.0/24 203.0.113.0/24 \

@@ -1,5 +1,5 @@
-//! Counts the words of web pages, as the lectures on Celery do: a front that accepts jobs and stores results, and workers
-//! that fetch pages from an untrusted web.
+//! Counts the words of web pages, as the lectures on Celery do: a front that accepts jobs and stores results, and
+//! workers that fetch pages from an untrusted web.
 //!
 //! ```text
 //! word-count    POST, page --> [TASKS] (high, normal, low)     [RECOUNTS], when due --> [TASKS]     api, recounts

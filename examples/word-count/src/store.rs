@@ -28,8 +28,8 @@ impl Store {
     ///
     /// If there is no such database, or if it cannot be opened.
     pub async fn open(url: &str) -> Result<Self> {
-        // A result is acked once it is stored, so a commit has to reach the disk. Temporary files would have no place in a
-        // container with a read-only root.
+        // A result is acked once it is stored, so a commit has to reach the disk. Temporary files would have no place
+        // in a container with a read-only root.
         let options = SqliteConnectOptions::from_str(url)?
             .create_if_missing(true)
             .journal_mode(SqliteJournalMode::Wal)

@@ -130,8 +130,8 @@ impl Web {
         Ok(Page { url, text: encoding.decode(&bytes).0.into_owned(), is_html })
     }
 
-    /// Follows all redirects, each checked as the first URL was, and returns the last answer. The rules of a site have to
-    /// allow a page, but not the rules themselves.
+    /// Follows all redirects, each checked as the first URL was, and returns the last answer. The rules of a site have
+    /// to allow a page, but not the rules themselves.
     async fn follow(
         &self,
         mut url: Url,
@@ -188,7 +188,8 @@ impl Web {
             return Ok(answer);
         }
         let reason = format!("the server answered {status}");
-        // A wait spends no attempt. So each is at least a tenth of the job's age, and after a day there are only attempts.
+        // A wait spends no attempt. So each is at least a tenth of the job's age, and after a day there are only
+        // attempts.
         let age = workqueue::now().duration_since(cx.id().made_at());
         let least = age.unsigned_abs() / 10;
         Err(match header(&answer, RETRY_AFTER).and_then(retry_after).filter(|_| age < OLDEST) {

@@ -56,8 +56,8 @@ impl Check {
         }
     }
 
-    /// The part of these variables that it compares with later ones: what it reads of `was`, each a single value; and the
-    /// generators that are ready. None if these variables lack a part.
+    /// The part of these variables that it compares with later ones: what it reads of `was`, each a single value; and
+    /// the generators that are ready. None if these variables lack a part.
     #[must_use]
     pub(super) fn baseline(&self, variables: &Map<String, Json>) -> Option<Map<String, Json>> {
         let mut baseline = Json::Object(Map::new());

@@ -13,8 +13,8 @@
 //! | curves up to a million requests, and more replicas, browsers and brokers | `scale` |
 //! | the same job on other systems, only with `--peers` | `peers` |
 //!
-//! Each part has a new broker, and each round has all parts. So other load on the machine affects all parts, and a figure
-//! is compared with the baseline of its own round.
+//! Each part has a new broker, and each round has all parts. So other load on the machine affects all parts, and a
+//! figure is compared with the baseline of its own round.
 
 mod baseline;
 mod cost;

@@ -80,7 +80,8 @@ async fn low_among_urgent(round: &mut Round<'_>) -> anyhow::Result<()> {
 pub(super) async fn producer(deployment: &BenchDeployment) -> anyhow::Result<Producer> {
     let (limits, metrics) = (Settings::from_env().limits, Metrics::new("bench"));
     let producer = Producer::new(&deployment.connection, limits, AT_A_TIME, &metrics);
-    // The whole topology before the first request. Otherwise the audit would find requests that are older than the store.
+    // The whole topology before the first request. Otherwise the audit would find requests that are older than the
+    // store.
     producer.declare(&contract::topology()).await?;
     Ok(producer)
 }

@@ -39,8 +39,8 @@ pub(super) async fn measure(round: &mut Round<'_>) -> anyhow::Result<()> {
     let highest = *seconds.values().max().context("nothing was started")?;
     round.figures.add("rate_exceeded_by", real(highest.saturating_sub(LIMIT.0)));
     round.figures.add("rate_highest_second", real(highest));
-    // Without the first second, in which some generators started, and the last one, in which too few requests were left. A
-    // second without a start is not in the map.
+    // Without the first second, in which some generators started, and the last one, in which too few requests were
+    // left. A second without a start is not in the map.
     let (first, last) = seconds.keys().next().zip(seconds.keys().next_back()).unwrap_or((&0, &0));
     let whole = first + 1..*last;
     ensure!(!whole.is_empty(), "there was not enough to do for three seconds");

@@ -66,8 +66,8 @@ pub(super) async fn strings(round: &mut Round<'_>, baseline: f64) -> anyhow::Res
     Ok(())
 }
 
-/// Measures round trips with one string in bundles, and their cost. They have no share of the baseline, because the number
-/// of their writes depends on how full the bundles are.
+/// Measures round trips with one string in bundles, and their cost. They have no share of the baseline, because the
+/// number of their writes depends on how full the bundles are.
 pub(super) async fn bundles(round: &mut Round<'_>) -> anyhow::Result<()> {
     let load = Load::of(round.sizes.requests);
     // A service holds as many bundles as it would hold jobs, so its memory is a figure of its own.

@@ -172,8 +172,8 @@ impl Answers {
     }
 }
 
-/// The faults of a schedule that was set for this time: a firing with two requests, or a time without a firing that is too
-/// long, even if a fault lasted for `longest`.
+/// The faults of a schedule that was set for this time: a firing with two requests, or a time without a firing that is
+/// too long, even if a fault lasted for `longest`.
 fn misfired(
     requests: &[JobId],
     since: Timestamp,

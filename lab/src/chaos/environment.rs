@@ -46,8 +46,8 @@ pub(super) struct ReplicaConfig {
 }
 
 impl ReplicaConfig {
-    /// The rate limit of all generators together: a quarter above the rate of all requests, those of the clients included,
-    /// so that it has an effect after each fault. None without such a rate.
+    /// The rate limit of all generators together: a quarter above the rate of all requests, those of the clients
+    /// included, so that it has an effect after each fault. None without such a rate.
     pub(super) fn limit(&self) -> Option<NonZeroU32> {
         match self.rate {
             requestor::Rate::PerSecond(rate) => {

@@ -299,8 +299,8 @@ async fn break_others(
     Ok(())
 }
 
-/// Kills and restarts brokers. That takes some time, so it runs beside the other faults. Returns a failure for each broker
-/// that had ended by itself before it was to be killed.
+/// Kills and restarts brokers. That takes some time, so it runs beside the other faults. Returns a failure for each
+/// broker that had ended by itself before it was to be killed.
 async fn break_brokers(
     brokers: &mut Brokers,
     faults: Vec<&Fault>,

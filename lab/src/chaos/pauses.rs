@@ -15,8 +15,8 @@ use workqueue::{Connection, Lane, Queue, now, topology};
 /// The pause before another try, because the broker may be down.
 const RETRY: Duration = Duration::from_millis(100);
 
-/// The time limit for a pause to begin and to end, besides the pause itself. Only a broker that stays away reaches it. The
-/// broker would end the pause after that, so that it is the resume that ends it.
+/// The time limit for a pause to begin and to end, besides the pause itself. Only a broker that stays away reaches it.
+/// The broker would end the pause after that, so that it is the resume that ends it.
 const LIMIT: Duration = Duration::from_mins(2);
 
 /// The pauses of queues, in the background.

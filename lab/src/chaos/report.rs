@@ -27,8 +27,8 @@ pub struct Findings {
 /// The plan, its events, and the findings.
 #[derive(Clone, Debug, Serialize)]
 pub struct ChaosReport {
-    /// Whether all guarantees held: nothing was lost or doubled, the queues have drained, the dead letters are exactly the
-    /// garbage, and no service failed.
+    /// Whether all guarantees held: nothing was lost or doubled, the queues have drained, the dead letters are exactly
+    /// the garbage, and no service failed.
     pub clean: bool,
     /// The plan that was followed.
     pub plan: Plan,

@@ -1,5 +1,5 @@
-//! `lab compare`: the benefit and the cost of a queue between two services. Four pairs of a requestor and a generator make
-//! the same requests at the same moments, and their generators fail at the same moments.
+//! `lab compare`: the benefit and the cost of a queue between two services. Four pairs of a requestor and a generator
+//! make the same requests at the same moments, and their generators fail at the same moments.
 //!
 //! | pair | design |
 //! | --- | --- |
@@ -17,16 +17,16 @@
 //! | the report for people, and its bars | `report` |
 //! | the picture | `picture` |
 //!
-//! The comparison is fair: all four pairs run on this machine at the same time, each with one requestor and one generator,
-//! the same arrivals, the same work time, the same outages, and otherwise its own defaults. Fire and forget listens for its
-//! last answers as long as they may take. The comparison simplifies the world:
+//! The comparison is fair: all four pairs run on this machine at the same time, each with one requestor and one
+//! generator, the same arrivals, the same work time, the same outages, and otherwise its own defaults. Fire and forget
+//! listens for its last answers as long as they may take. The comparison simplifies the world:
 //!
 //! - The work is a wait, which takes no processor time. So no generator is overloaded, neither by retries nor by a
 //!   backlog.
-//! - Only generators fail. [`chaos`](crate::chaos) has the faults of a broker; with fire and forget its messages are lost
-//!   as well.
-//! - Everything is on one machine, which refuses calls to a killed generator. A machine that is down refuses nothing, and
-//!   callers wait, as they do during the pause.
+//! - Only generators fail. [`chaos`](crate::chaos) has the faults of a broker; with fire and forget its messages are
+//!   lost as well.
+//! - Everything is on one machine, which refuses calls to a killed generator. A machine that is down refuses nothing,
+//!   and callers wait, as they do during the pause.
 //! - "Doubled" counts effects. The coupled generator has one effect for each string that it makes. It could look up the
 //!   id of the request first, but most such services do not. The generator of the queue may also make a string twice,
 //!   after a redelivery, but its effect is created under the id of the request.

@@ -73,8 +73,8 @@ impl fmt::Display for Outage {
     }
 }
 
-/// The outages of a seed, always the same ones for the same time: in each minute a long one, two or three short ones, and
-/// a pause. There is time without an outage before each of them, and at the end. A shorter run has shorter ones.
+/// The outages of a seed, always the same ones for the same time: in each minute a long one, two or three short ones,
+/// and a pause. There is time without an outage before each of them, and at the end. A shorter run has shorter ones.
 #[must_use]
 pub fn outages(seed: u64, duration: Duration) -> Vec<Outage> {
     // Unlike the standard generator, this one is the same in all versions and on all machines.

@@ -125,8 +125,8 @@ pub(crate) async fn run(step: &Step, place: &Workplace) -> anyhow::Result<StepRu
     Ok(StepRun { output, status: ran.status.code().unwrap_or(-1), done })
 }
 
-/// Whether an output matches the one in a lesson, in which `…` stands for any text within a line, and alone on a line for
-/// any lines. The width of a column may differ.
+/// Whether an output matches the one in a lesson, in which `…` stands for any text within a line, and alone on a line
+/// for any lines. The width of a column may differ.
 pub(super) fn is_as_shown(shown: &str, output: &str) -> bool {
     let words = |line: &str| line.split_whitespace().collect::<Vec<_>>().join(" ");
     let shown: Vec<String> = shown.lines().map(words).collect();

@@ -40,7 +40,8 @@ use screen::Screen;
 /// The interval at which the flow is shown.
 const TICK: Duration = Duration::from_secs(1);
 
-/// The time limit for the broker's answers. It is short, because a person who has killed the broker wants to see the effect.
+/// The time limit for the broker's answers. It is short, because a person who has killed the broker wants to see the
+/// effect.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// The time limit for the replicas to become ready, and the interval of the checks.

@@ -202,8 +202,8 @@ impl Replicas {
         self.all.iter_mut().map(Member::state).collect()
     }
 
-    /// The number of replicas. Those that were stopped or killed count as well: each may be started again, with its share
-    /// of the rate.
+    /// The number of replicas. Those that were stopped or killed count as well: each may be started again, with its
+    /// share of the rate.
     pub(super) fn count(&self) -> u32 {
         u32::try_from(self.all.len()).unwrap_or(u32::MAX)
     }

@@ -51,8 +51,8 @@ impl Screen {
     /// Shows this text instead of the previous one.
     pub(super) fn show(&self, text: &str, summary: &str) -> io::Result<()> {
         let Some(terminal) = &self.terminal else { return line(summary) };
-        // Redraws the whole screen, because a key, a log line or a narrower terminal may have changed it. Clears it line by
-        // line, because some terminals keep a copy of a screen that is cleared at once.
+        // Redraws the whole screen, because a key, a log line or a narrower terminal may have changed it. Clears it
+        // line by line, because some terminals keep a copy of a screen that is cleared at once.
         terminal.move_cursor_to(0, 0)?;
         for text in fitted(&self.above, text, terminal.size()) {
             terminal.clear_line()?;

@@ -233,8 +233,8 @@ async fn concurrent_requests_under_one_key_submit_once() {
     complete(&deployment, 2).await;
 }
 
-/// Submits a request under a key, kills the gateway when it is about to publish to a subject that begins with `step`, and
-/// submits the request to the next gateway under the same key.
+/// Submits a request under a key, kills the gateway when it is about to publish to a subject that begins with `step`,
+/// and submits the request to the next gateway under the same key.
 async fn killed_before(step: &str) {
     let deployment = Deployment::start().await;
     let proxy = Proxy::start(deployment.broker.port()).await.unwrap();

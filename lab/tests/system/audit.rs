@@ -257,8 +257,8 @@ enum First {
     Ack,
 }
 
-/// Makes ten requests for a generator with two steps in this order. For the last three it does only the first step, as if
-/// it were killed. Returns the ids of these three.
+/// Makes ten requests for a generator with two steps in this order. For the last three it does only the first step, as
+/// if it were killed. Returns the ids of these three.
 async fn gone_in_between(deployment: &Deployment, first: First) -> Vec<String> {
     let mut requestor = deployment.ask(10).await;
     deployment.facts_reach(facts::REQUESTED, 10).await;

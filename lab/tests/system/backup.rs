@@ -66,8 +66,8 @@ fn refused_with(result: anyhow::Result<()>) -> String {
     format!("{:#}", result.unwrap_err())
 }
 
-/// An idle deployment with complete requests, a dead letter, and messages in each queue, some of which were in flight at a
-/// killed generator.
+/// An idle deployment with complete requests, a dead letter, and messages in each queue, some of which were in flight
+/// at a killed generator.
 async fn at_rest() -> Deployment {
     let deployment = Deployment::start().await;
     leave_work(&deployment).await;

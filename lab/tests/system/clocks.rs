@@ -21,8 +21,8 @@ const OFF: i64 = 25 * 3600;
 /// The number of requests.
 const COUNT: u64 = 200;
 
-/// Makes the time of day wrong for a program, once the file of `CLOCK_IS_WRONG` exists, or from the beginning without that
-/// variable. Monotonic clocks stay right.
+/// Makes the time of day wrong for a program, once the file of `CLOCK_IS_WRONG` exists, or from the beginning without
+/// that variable. Monotonic clocks stay right.
 const WRONG_CLOCK: &str = r#"
 #define _GNU_SOURCE
 #include <stdlib.h>

@@ -242,8 +242,8 @@ struct Writer {
     producer: Producer,
 }
 
-/// Starts some services at the same time, so that all of them create the missing streams, as the replicas of a deployment
-/// do.
+/// Starts some services at the same time, so that all of them create the missing streams, as the replicas of a
+/// deployment do.
 async fn services<B>(deployment: &Deployment<B>, replicas: usize) -> Vec<Writer> {
     let start = async || {
         let settings = NatsSettings::at(deployment.url());

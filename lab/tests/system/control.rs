@@ -43,7 +43,8 @@ async fn act(addr: SocketAddr, method: &str, path: &str, body: &Value) -> HttpRe
     soon("an answer", http::ask(addr, method, path, &headers, &body.to_string())).await.unwrap()
 }
 
-/// Publishes a dead letter with this reason by hand, from this queue, of a job whose id differs from that in its subject.
+/// Publishes a dead letter with this reason by hand, from this queue, of a job whose id differs from that in its
+/// subject.
 async fn dead(deployment: &Deployment, queue: workqueue::Queue, reason: &str) {
     dead_under(deployment, queue, JobId::new(), reason, &request()).await;
 }

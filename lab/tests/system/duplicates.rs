@@ -16,8 +16,8 @@ async fn both_services(deployment: &Deployment) -> [Process; 2] {
     ]
 }
 
-/// Sends a request behind all earlier messages, and waits until it is complete. With one slot for each queue, all earlier
-/// messages are done by then.
+/// Sends a request behind all earlier messages, and waits until it is complete. With one slot for each queue, all
+/// earlier messages are done by then.
 async fn sentinel(deployment: &Deployment) -> JobId {
     let sentinel = request();
     deployment.publish(&publication(&sentinel)).await;

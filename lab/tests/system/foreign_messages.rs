@@ -28,8 +28,8 @@ pub struct Raw<'a> {
     pub body: &'a [u8],
 }
 
-/// Publishes without the client library, and waits until the broker has stored the message. If the broker has users, with
-/// a user, its password and its inbox.
+/// Publishes without the client library, and waits until the broker has stored the message. If the broker has users,
+/// with a user, its password and its inbox.
 pub async fn publish_raw(port: u16, user: Option<(&str, &str)>, inbox: &str, message: Raw<'_>) {
     let mut connection = send_raw(port, user, inbox, message).await;
     let mut answer = Vec::new();

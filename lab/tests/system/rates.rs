@@ -1,5 +1,5 @@
-//! Rate limits: in a second of the clock all replicas together never start more jobs than allowed, also during faults, and
-//! a message that waits spends no attempt.
+//! Rate limits: in a second of the clock all replicas together never start more jobs than allowed, also during faults,
+//! and a message that waits spends no attempt.
 
 use std::collections::BTreeMap;
 

@@ -126,8 +126,8 @@ const STRINGS: [Case; 11] = [
     ("no generator", |it| unset(it, "generator"), "missing field `generator`"),
 ];
 
-/// Publishes each case with a healthy message behind it, and expects a dead letter and a result. All of these requests are
-/// accepted.
+/// Publishes each case with a healthy message behind it, and expects a dead letter and a result. All of these requests
+/// are accepted.
 async fn each_is_rejected(
     queue: Queue,
     healthy: impl Fn(&Request) -> Publication,

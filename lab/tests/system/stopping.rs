@@ -394,7 +394,8 @@ async fn ends_an_audit(signals: &[Signal], starter: &[&OsStr]) -> String {
         logged(&audit, "waiting for the broker").await;
     }
     last(&audit).unwrap();
-    // It ends with an exit status, and not by the signal, which has no default effect on the first process of a container.
+    // It ends with an exit status, and not by the signal, which has no default effect on the first process of a
+    // container.
     assert_eq!(audit.wait().await.unwrap().code(), Some(2), "{}", audit.log_text());
     let text = audit.log_text();
     let (_, error) = text.rsplit_once("Error: ").unwrap();

@@ -145,7 +145,8 @@ async fn watch_requeues_acked_messages_that_still_exist() {
     deployment.facts_reach(RECEIVED, 2).await;
     deployment.drained(REQUESTS).await;
 
-    // The broker forgets that it has removed the messages, but not that they were acked, as if it were killed in between.
+    // The broker forgets that it has removed the messages, but not that they were acked, as if it were killed in
+    // between.
     deployment.broker.stop().await.unwrap();
     fs::remove_dir_all(&messages).unwrap();
     copy(&saved, &messages);

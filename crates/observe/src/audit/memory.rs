@@ -101,8 +101,8 @@ mod tests {
         format!("2026-01-02T{time}Z").parse().unwrap()
     }
 
-    /// A bucket that was created at ten o'clock and keeps facts for two hours, with this metadata, and these sequences and
-    /// times of its first and last message.
+    /// A bucket that was created at ten o'clock and keeps facts for two hours, with this metadata, and these sequences
+    /// and times of its first and last message.
     fn bucket(metadata: &Value, [first, last]: [u64; 2], [oldest, newest]: [&str; 2]) -> Memory {
         let time = |time: &str| if time == NEVER { time.to_owned() } else { at(time).to_string() };
         let config = Config {

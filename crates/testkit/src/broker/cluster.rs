@@ -13,7 +13,8 @@ use super::ready;
 use super::server::{Broker, BrokerOptions, Membership};
 use crate::http;
 
-/// The time limit for the members of a cluster to agree. One election takes up to nine seconds, and there may be several.
+/// The time limit for the members of a cluster to agree. One election takes up to nine seconds, and there may be
+/// several.
 const LIMIT: Duration = Duration::from_mins(1);
 
 /// The time limit for an answer. A paused server accepts connections, and does not answer.

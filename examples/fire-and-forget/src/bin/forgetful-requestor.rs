@@ -1,5 +1,5 @@
-//! Publishes requests at a steady rate, and counts the responses. Prints the outcome of each request, and then the tally.
-//! Ctrl-C ends the requests, and a second Ctrl-C ends the listening.
+//! Publishes requests at a steady rate, and counts the responses. Prints the outcome of each request, and then the
+//! tally. Ctrl-C ends the requests, and a second Ctrl-C ends the listening.
 
 use std::collections::HashMap;
 use std::io::{Write, stdout};

@@ -1,5 +1,5 @@
-//! SIGKILL at each crash point. A proxy to the broker, or a lock in the database, withholds the next step, so that the kill
-//! always comes between two steps.
+//! SIGKILL at each crash point. A proxy to the broker, or a lock in the database, withholds the next step, so that the
+//! kill always comes between two steps.
 
 use sqlx::{Connection, Executor, PgConnection};
 use testkit::eventually::eventually;
@@ -11,8 +11,8 @@ use crate::system::{Kind, System, cancel, http, kill_before, kinds, place, post,
 
 const PROGRAMS: [&str; 3] = ["orders", "orders-relay", "payments"];
 
-/// Kills a program when it is about to publish to a subject that begins with `step`, replaces it, and expects no effect on
-/// the result.
+/// Kills a program when it is about to publish to a subject that begins with `step`, replaces it, and expects no effect
+/// on the result.
 async fn killed_before(victim: &str, step: &str) {
     for kind in kinds() {
         let system = System::start(kind).await;
@@ -52,8 +52,8 @@ async fn orders_killed_before_their_ack_settle_once() {
     killed_before("orders", "$JS.ACK.PAYMENT_OUTCOMES.").await;
 }
 
-/// The relay is killed after it has published the first of two events, and before it has marked it. The second event is not
-/// published yet. Once the first is consumed and the broker has restarted, only the inbox knows it.
+/// The relay is killed after it has published the first of two events, and before it has marked it. The second event is
+/// not published yet. Once the first is consumed and the broker has restarted, only the inbox knows it.
 #[tokio::test]
 async fn relay_killed_before_marking_publishes_again() {
     for kind in kinds() {

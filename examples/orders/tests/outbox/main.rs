@@ -1,5 +1,5 @@
-//! The programs of this example on a real broker, with `SQLite` and, with the feature `postgres`, with Postgres, and their
-//! faults.
+//! The programs of this example on a real broker, with `SQLite` and, with the feature `postgres`, with Postgres, and
+//! their faults.
 
 #![cfg_attr(
     not(feature = "postgres"),

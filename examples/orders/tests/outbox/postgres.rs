@@ -16,8 +16,8 @@ use tokio::process::Command;
 /// The user of the server if the tests run as root, because the server refuses to run as root.
 const NOBODY: u32 = 65534;
 
-/// A server with a database `orders`. The operating system has its writes before a commit is confirmed, so they survive a
-/// kill. This does not simulate a loss of power.
+/// A server with a database `orders`. The operating system has its writes before a commit is confirmed, so they survive
+/// a kill. This does not simulate a loss of power.
 pub struct Postgres {
     server: Option<Process>,
     port: u16,

@@ -111,8 +111,8 @@ impl Caller {
         Ok(Self { client, settings: Arc::clone(settings), breaker })
     }
 
-    /// Repeats a request until it is answered, rejected, or the last attempt has failed. Returns the outcome, the number of
-    /// calls, and the time that they took.
+    /// Repeats a request until it is answered, rejected, or the last attempt has failed. Returns the outcome, the
+    /// number of calls, and the time that they took.
     async fn ask(&self, started: Instant) -> (&'static str, u32, f64) {
         let (asked, calls) = (Instant::now(), AtomicU32::new(0));
         let ask = Ask { id: Uuid::new_v4().to_string(), length: self.settings.length };

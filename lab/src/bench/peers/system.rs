@@ -47,7 +47,8 @@ impl PeerSystem {
         if self == Self::Celery { (round_trips / 20).max(500) } else { round_trips }
     }
 
-    /// The interval at which the progress is read. The run of the tutorial is short, and reading costs its broker nothing.
+    /// The interval at which the progress is read. The run of the tutorial is short, and reading costs its broker
+    /// nothing.
     pub(super) fn poll(self) -> Duration {
         Duration::from_millis(if self == Self::Tutorial { 1 } else { 10 })
     }
