@@ -33,6 +33,15 @@ const LISTEN_TIMEOUT: Duration = Duration::from_secs(10);
 /// The exit status of a program with an invalid setting.
 const MISUSED: i32 = 2;
 
+/// Refuses requestors that would end by themselves, or fail if they are stopped before that.
+pub(crate) fn refuse_total() -> anyhow::Result<()> {
+    ensure!(
+        workqueue::variable("REQUEST_TOTAL").is_none(),
+        "REQUEST_TOTAL is set, with which requestors end by themselves; unset it"
+    );
+    Ok(())
+}
+
 /// A replica of a service, or another program of the system. It is killed when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Replica {

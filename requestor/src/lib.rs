@@ -52,11 +52,11 @@ pub enum RequestorError {
     #[error(transparent)]
     Service(#[from] ServiceError),
     /// It was stopped before all requests had ended.
-    #[error("stopped while {outstanding} of {total} requests were outstanding")]
+    #[error("stopped before it knew the end of {outstanding} of {total} requests")]
     Stopped {
         /// The number of requests.
         total: u64,
-        /// Those that were not made, or that had neither a result nor an end without one.
+        /// Those that were not made, or whose end was not known yet.
         outstanding: u64,
     },
     /// Some of the requests will never be stored.

@@ -120,7 +120,8 @@ impl Tally {
     async fn are_too_old(&self, connection: &Connection) -> bool {
         let Some(all_asked) = self.all_asked.get() else { return false };
         let facts_max_age = topology::facts_max_age(connection.context(), &facts::ALL).await;
-        facts_max_age.is_ok_and(|age| all_asked.elapsed() > age)
+        // Without any such time the services go by the earlier one.
+        facts_max_age.is_ok_and(|age| !age.is_zero() && all_asked.elapsed() > age)
     }
 
     /// The result at the end of this requestor.

@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, bail};
 use async_nats::jetstream::Context;
 use clap::Args;
 use contract::queues;
@@ -34,6 +34,7 @@ use plan::{Action, Cast, Fault, FaultTarget, Plan};
 use poison::Poison;
 
 use crate::event_log::EventLog;
+use crate::replica::refuse_total;
 use crate::starts_by_second;
 
 /// The interval at which the progress is printed.
@@ -118,10 +119,7 @@ pub async fn chaos(
     plan: Plan,
     stop: &CancellationToken,
 ) -> anyhow::Result<ChaosReport> {
-    ensure!(
-        workqueue::variable("REQUEST_TOTAL").is_none(),
-        "REQUEST_TOTAL is set, with which requestors end by themselves; unset it"
-    );
+    refuse_total()?;
     let programs = stop.run_until_cancelled(programs::build()).await;
     let programs = programs.context("stopped before anything was started")??;
     let directory = RunDirectory::make("chaos")?;

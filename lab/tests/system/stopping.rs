@@ -320,7 +320,7 @@ async fn requestor_stopped_before_its_total_is_stored_fails() {
     let mut requestor = deployment.ask(5).await;
     deployment.facts_reach(REQUESTED, 5).await;
     requestor.terminate().unwrap();
-    failed_for(&mut requestor, &["stopped while 5 of 5 requests were outstanding"]).await;
+    failed_for(&mut requestor, &["stopped before it knew the end of 5 of 5 requests"]).await;
 }
 
 #[tokio::test]

@@ -39,12 +39,17 @@ async fn running(directory: &Path, words: &[&str]) -> Process {
 
 #[tokio::test]
 async fn invalid_setting_ends_up_at_once() {
-    // It would run for an hour if the error were not noticed.
-    let output = up(&["--for", "1h"], &[("WORK_TIME", "200")]).await;
-    let said = String::from_utf8(output.stderr).unwrap();
-    assert_eq!(output.status.code(), Some(2), "{said}");
-    assert!(said.contains("generator-1 cannot start"), "{said}");
-    assert!(said.contains("write a number with a unit, such as 250ms"), "{said}");
+    const UNIT: [&str; 2] =
+        ["generator-1 cannot start", "write a number with a unit, such as 250ms"];
+    for (name, value, expected) in
+        [("WORK_TIME", "200", &UNIT[..]), ("REQUEST_TOTAL", "5", &["REQUEST_TOTAL is set"])]
+    {
+        // It would run for an hour if the error were not noticed.
+        let output = up(&["--for", "1h"], &[(name, value)]).await;
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(expected.iter().all(|words| said.contains(words)), "{said}");
+    }
 }
 
 #[tokio::test]
