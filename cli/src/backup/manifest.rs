@@ -4,7 +4,6 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
-use async_nats::jetstream::consumer::Info as ConsumerInfo;
 use async_nats::jetstream::stream::State;
 use contract::{facts, queues};
 use jiff::Timestamp;
@@ -86,14 +85,6 @@ pub(super) struct KeptStream {
 #[derive(Debug, Deserialize, Serialize)]
 pub(super) struct KeptConsumer {
     pub(super) name: String,
-    /// The number of messages that it has not delivered yet, or that are not settled. A backup keeps this sum, but not
-    /// which messages were delivered.
-    pub(super) outstanding: u64,
-}
-
-/// The number of messages that a consumer has not delivered yet, or that are not settled.
-pub(super) fn outstanding(consumer: &ConsumerInfo) -> u64 {
-    consumer.num_pending + u64::try_from(consumer.num_ack_pending).unwrap_or(u64::MAX)
 }
 
 /// The manifest with its own checksum, because the configuration of the streams is in no other file.

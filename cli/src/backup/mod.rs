@@ -124,9 +124,5 @@ async fn take(
 fn consumers(state: &BrokerState, stream: &str) -> Vec<KeptConsumer> {
     let consumers = state.consumers.iter().map(|(_, consumer)| consumer);
     let consumers = consumers.filter(|consumer| consumer.stream_name == stream);
-    let kept = consumers.map(|consumer| KeptConsumer {
-        name: consumer.name.clone(),
-        outstanding: manifest::outstanding(consumer),
-    });
-    kept.collect()
+    consumers.map(|consumer| KeptConsumer { name: consumer.name.clone() }).collect()
 }
