@@ -10,6 +10,7 @@ use async_nats::HeaderMap;
 use async_nats::jetstream::Context;
 use async_nats::jetstream::stream::Config;
 use cli::backup::{backup, restore};
+use cli::declare::declare;
 use contract::facts::{self, Stored};
 use contract::queues::{self, ACKNOWLEDGMENTS, REQUESTS, RESPONSES, Request};
 use jiff::Timestamp;
@@ -21,8 +22,8 @@ use tokio_util::sync::CancellationToken;
 use workqueue::{Connection, Job, NatsSettings, dead_letters, topology};
 
 use crate::deployment::{
-    Cluster, Deployment, LIMITS, Service, creation, open_pulls, programs, publication, ready,
-    succeeded,
+    Cluster, Deployment, LIMITS, PATIENT, Service, creation, open_pulls, programs, publication,
+    ready, succeeded,
 };
 use crate::foreign_messages::{acknowledgment, response};
 use crate::replaced::clocks_are_ahead;
@@ -175,6 +176,50 @@ async fn restored_backup_continues_on_another_broker() {
     assert!(redeliveries >= IN_FLIGHT, "{redeliveries}");
     // The backup has only read the first broker.
     everything_completes(&deployment).await;
+}
+
+#[tokio::test]
+async fn backup_soon_after_a_crash_can_be_restored() {
+    let deployment = crashed().await;
+    let before = held(deployment.nats()).await;
+    let directory = tempfile::tempdir().unwrap();
+    let directory = backed_up(&deployment, &directory).await;
+
+    let other = Deployment::bare().await;
+    restore(&connect(other.url()).await, &directory, None).await.unwrap();
+    assert_eq!(held(other.nats()).await, before);
+    // The messages in flight are redelivered soon.
+    declare(other.nats(), &LIMITS).await.unwrap();
+    let _generator = other.run(Service::Generator, "generator", &[]).await;
+    let _requestor = other.run(Service::Requestor, "requestor", &[]).await;
+    let verdict = other.verdict().await;
+    assert!(verdict.is_clean() && verdict.complete == verdict.requested, "{verdict}");
+}
+
+/// A deployment without services, whose broker has just crashed, and counts messages as outstanding that their queue has
+/// removed. That depends on what the broker had written before, so this may take several crashes.
+async fn crashed() -> Deployment {
+    let mut deployment = Deployment::with(&PATIENT).await;
+    let mut stored = 0;
+    for _ in 0..50 {
+        let mut generator = deployment.run(Service::Generator, "generator", &[]).await;
+        let rate = [("REQUEST_RATE", "max")];
+        let mut requestor = deployment.run(Service::Requestor, "requestor", &rate).await;
+        stored = deployment.facts_reach(facts::STORED, stored + 100).await;
+        deployment.broker.kill().await.unwrap();
+        generator.kill().await.unwrap();
+        requestor.kill().await.unwrap();
+        deployment.broker.restart().await.unwrap();
+        for queue in [REQUESTS, RESPONSES, ACKNOWLEDGMENTS] {
+            let state = deployment.queue_state(queue).await;
+            let to_deliver: u64 = state.lanes.iter().map(|(_, lane)| lane.num_pending).sum();
+            let messages = state.stream.state.messages;
+            if messages > 0 && to_deliver + state.in_flight() > messages {
+                return deployment;
+            }
+        }
+    }
+    panic!("the broker counted no message too many");
 }
 
 #[tokio::test]
