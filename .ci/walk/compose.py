@@ -113,7 +113,7 @@ def walk():
     said = compose("run", "--rm", "cli", "audit", "--wait", "120s").stdout
     print(said)
     expect("Nothing lost, nothing doubled." in said, "the audit ends with its verdict")
-    final = verdict()
+    final = lasting_verdict()
     expect(final["requested"] == final["complete"] > 1000, "each accepted request is complete")
 
     step("back up, lose the broker's volume, and restore")
@@ -123,7 +123,8 @@ def walk():
     docker("volume", "rm", f"{ENVIRONMENT['COMPOSE_PROJECT_NAME']}_queues")
     compose("up", "--detach", "--wait", "nats")
     compose("run", "--rm", "backup", "restore", "/backups/now")
-    expect(verdict() == final, "the verdict is the same as before")
+    restored = lasting_verdict()
+    expect(restored == final, f"the verdict is the same as before:\n{final}\n{restored}")
 
     step("start all of it again, for the lessons")
     compose("up", "--detach", "--wait")
@@ -162,6 +163,12 @@ def verdict():
     done = compose("run", "--rm", "cli", "audit", "--json", check=False)
     expect(done.returncode == 0, f"nothing is lost or doubled: {done.stdout}{done.stderr}")
     return json.loads(done.stdout)
+
+
+def lasting_verdict():
+    """The current verdict, without the number of redeliveries: after a crash, a broker has forgotten some of them, and may
+    forget the others in a restore."""
+    return {name: value for name, value in verdict().items() if name != "redelivered"}
 
 
 def complete():

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import time
 import urllib.request
 
 from steps import LIMIT, answer, eventually, expect, run, step
@@ -35,7 +36,9 @@ def follow(path, one, command, gateway, environment):
         name, data = next_event(events)
         expect(name == "state", f"the check of {path} is not true before anything is done: {data}")
         do(command, gateway, environment)
+        end = time.monotonic() + LIMIT
         while name != "done":
+            expect(time.monotonic() < end, f"the check of {path} becomes true: {data}")
             name, data = next_event(events)
     print(f"  {path}: {data['saw']}", flush=True)
 

@@ -38,7 +38,7 @@ const GAUGES: [Metric<Totals>; 4] = [
     (
         "redeliveries",
         "Deliveries that were not the first of their message, as far as the broker remembers",
-        |it| it.redelivered,
+        |it| it.redelivered.max(0).cast_unsigned(),
     ),
     (
         "requests_missing",

@@ -55,8 +55,8 @@ pub struct QueueSnapshot {
     pub arrival_rate: f64,
     /// Messages a second that go out.
     pub departure_rate: f64,
-    /// Redeliveries, as far as the broker remembers.
-    pub redelivered: u64,
+    /// Redeliveries, as far as the broker remembers: see [`QueueState::redelivered`](workqueue::topology::QueueState).
+    pub redelivered: i64,
     /// When the oldest message came in, delivered or not, if there is one.
     pub oldest_at: Option<Timestamp>,
     /// The end of its pause, if it is paused. Until then the broker delivers no message.
@@ -138,8 +138,8 @@ pub struct Totals {
     pub dead_letters: u64,
     /// Messages in the queues.
     pub pending: u64,
-    /// Redeliveries.
-    pub redelivered: u64,
+    /// Redeliveries, as far as the broker remembers. Negative if a killed broker has forgotten more.
+    pub redelivered: i64,
     /// Accepted requests that are neither stored, nor in a queue, nor dead letters, by the counts of several snapshots.
     pub missing: u64,
     /// Facts that were written a second time.

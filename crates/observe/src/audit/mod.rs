@@ -167,7 +167,8 @@ async fn judge(nats: &Context) -> anyhow::Result<Verdict> {
         let state = topology::queue_state(nats, queue)
             .await
             .with_context(|| format!("cannot count the deliveries of {}", queue.stream))?;
-        let (queue, deliveries) = (queue.stream, state.redelivered());
+        let queue = queue.stream;
+        let deliveries = state.redelivered().max(0).cast_unsigned();
         verdict.redelivered.push(Redelivered { queue, deliveries });
         verdict.paused.extend(state.paused_until().map(|until| Paused { queue, until }));
     }

@@ -55,16 +55,18 @@ impl QueueState {
     }
 
     /// Deliveries beyond the first of each message, as far as the broker remembers; fewer while messages are being
-    /// delivered.
+    /// delivered. Negative if a killed broker has forgotten more deliveries than it has repeated. Until it is killed
+    /// again, the difference of two such numbers is right.
     #[must_use]
-    pub fn redelivered(&self) -> u64 {
+    pub fn redelivered(&self) -> i64 {
         if self.has_schedules() {
             // Its sequences also count messages that are not due. The broker reports only how many of the messages in
             // flight are redelivered.
-            return self.consumers().map(|it| it.num_redelivered as u64).sum();
+            return self.consumers().map(|it| it.num_redelivered.cast_signed() as i64).sum();
         }
         let deliveries: u64 = self.consumers().map(|it| it.delivered.consumer_sequence).sum();
-        deliveries.saturating_sub(self.stream.state.last_sequence.saturating_sub(self.pending()))
+        let delivered = self.stream.state.last_sequence.saturating_sub(self.pending());
+        deliveries.cast_signed() - delivered.cast_signed()
     }
 
     /// The time of its oldest message, delivered or not, if there is one.
@@ -189,5 +191,57 @@ pub fn guard_time(bucket: &StreamConfig) -> Duration {
         Duration::MAX
     } else {
         bucket.max_age.saturating_sub(config::FACTS_MARGIN)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use async_nats::jetstream::consumer::Config as ConsumerConfig;
+    use serde_json::json;
+
+    use super::*;
+
+    const QUEUE: Queue = Queue::new("THUMBNAILS", "thumbnails").consumer("thumbnailer");
+
+    /// A queue in which this many messages were ever stored and ever delivered, and all were settled.
+    fn settled(stored: u64, delivered: u64) -> QueueState {
+        let at = "2026-01-02T10:00:00Z";
+        let stream = json!({
+            "config": StreamConfig { name: QUEUE.stream.to_owned(), ..StreamConfig::default() },
+            "created": at,
+            "state": {
+                "messages": 0,
+                "bytes": 0,
+                "first_seq": stored + 1,
+                "first_ts": at,
+                "last_seq": stored,
+                "last_ts": at,
+                "consumer_count": 1,
+            },
+        });
+        let consumer = json!({
+            "stream_name": QUEUE.stream,
+            "name": "thumbnailer",
+            "created": at,
+            "config": ConsumerConfig::default(),
+            "delivered": { "consumer_seq": delivered, "stream_seq": stored },
+            "ack_floor": { "consumer_seq": delivered, "stream_seq": stored },
+            "num_ack_pending": 0,
+            "num_redelivered": 0,
+            "num_waiting": 0,
+            "num_pending": 0,
+        });
+        let consumer: ConsumerInfo = serde_json::from_value(consumer).unwrap();
+        QueueState {
+            stream: serde_json::from_value(stream).unwrap(),
+            lanes: QUEUE.lanes().map(|lane| (lane, consumer.clone())).collect(),
+        }
+    }
+
+    #[test]
+    fn redeliveries_are_counted_after_deliveries_were_forgotten() {
+        let before = settled(100, 90).redelivered();
+        assert_eq!(before, -10);
+        assert_eq!(settled(200, 193).redelivered() - before, 3);
     }
 }
