@@ -62,8 +62,8 @@ enum CliCommand {
     /// Restores a backup on a broker that has none of its streams
     ///
     /// Compares all files with the manifest first, and fails if one of the streams exists. With --replicas it restores
-    /// the backup of a single broker to a cluster. Ends when each stream and consumer is as in the backup, on all
-    /// brokers that have to keep it. Start both services after that, and run `decoupled audit`. Exit status: 0 if
+    /// the backup of a single broker to a cluster. Ends when all messages and consumers are there, on all brokers that
+    /// have to keep them. Start both services after that, and run `decoupled audit`. Exit status: 0 if
     /// everything is restored, 2 otherwise.
     Restore(RestoreSettings),
     /// Checks whether a running `declare --watch` is ready

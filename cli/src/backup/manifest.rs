@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
+use async_nats::jetstream::consumer::Info as ConsumerInfo;
 use async_nats::jetstream::stream::State;
 use contract::{facts, queues};
 use jiff::Timestamp;
@@ -85,6 +86,13 @@ pub(super) struct KeptStream {
 #[derive(Debug, Deserialize, Serialize)]
 pub(super) struct KeptConsumer {
     pub(super) name: String,
+    /// See [`outstanding`].
+    pub(super) outstanding: u64,
+}
+
+/// The number of messages that a consumer has not delivered yet, or that are not settled.
+pub(super) fn outstanding(consumer: &ConsumerInfo) -> u64 {
+    consumer.num_pending + u64::try_from(consumer.num_ack_pending).unwrap_or(u64::MAX)
 }
 
 /// The manifest with its own checksum, because the configuration of the streams is in no other file.
@@ -217,7 +225,9 @@ pub(super) async fn has_room(directory: &Path) -> anyhow::Result<()> {
             let missing: Vec<&Path> = directory.ancestors().take_while(is_missing).collect();
             make(directory).await?;
             for made in missing {
-                fs::remove_dir(made).await.with_context(what)?;
+                if fs::remove_dir(made).await.is_err() {
+                    break;
+                }
             }
             return Ok(());
         }

@@ -76,7 +76,8 @@ pub(crate) async fn run_restore(
     };
     let (manifest, connection) = prepared?;
     restore::give_all(&connection, directory, &manifest, *replicas, stop).await?;
-    say("Restored. Start both services, and run `decoupled audit`.").await
+    let said = say("Restored. Start both services, and run `decoupled audit`.");
+    stop.run_until_cancelled(said).await.unwrap_or(Ok(()))
 }
 
 /// Backs up all streams with their consumers into a directory, which is created, or has to be empty. Reports its
@@ -124,5 +125,9 @@ async fn take(
 fn consumers(state: &BrokerState, stream: &str) -> Vec<KeptConsumer> {
     let consumers = state.consumers.iter().map(|(_, consumer)| consumer);
     let consumers = consumers.filter(|consumer| consumer.stream_name == stream);
-    consumers.map(|consumer| KeptConsumer { name: consumer.name.clone() }).collect()
+    let kept = consumers.map(|consumer| KeptConsumer {
+        name: consumer.name.clone(),
+        outstanding: manifest::outstanding(consumer),
+    });
+    kept.collect()
 }
