@@ -162,12 +162,9 @@ impl Poller {
         self.bundles_wait =
             self.replicas.send_bundles() || self.bundles_wait && pending_until_stored > 0;
         let pending_requests = if self.bundles_wait { u64::MAX } else { pending_until_stored };
-        let unplaced = unplaced(
-            seen.recent_requests,
-            stored.subjects_count,
-            pending_requests,
-            recent_dead_letters,
-        );
+        let all = Facts { requested: requested.subjects_count, stored: stored.subjects_count };
+        let placed = pending_requests.saturating_add(recent_dead_letters);
+        let unplaced = unplaced(all, seen.recent, placed);
         let of = [&requested, &stored, &received];
         let totals = Totals {
             requested: requested.last_sequence,
@@ -256,8 +253,15 @@ struct Streams {
     dead_letters: u64,
     /// The number of those that are no older than the oldest fact `requested`.
     recent_dead_letters: u64,
-    /// The number of facts `requested` that are no older than the guarantees hold.
-    recent_requests: u64,
+    /// The facts that are no older than the guarantees hold, unless all are.
+    recent: Option<Facts>,
+}
+
+/// The numbers of requests with a fact `requested`, and with a fact `stored`.
+#[derive(Clone, Copy)]
+struct Facts {
+    requested: u64,
+    stored: u64,
 }
 
 /// Reads the state of each stream, until `stored` in the order in which a request passes through them. So a request that
@@ -286,21 +290,19 @@ async fn read_streams(connection: &Connection) -> anyhow::Result<Streams> {
         });
         anyhow::Ok(try_join_all(counts).await?.into_iter().sum::<u64>())
     };
-    // A fact `requested` that was created late outlives the fact `stored` of its request.
-    let recent_requests = async {
-        let since = workqueue::now().checked_sub(guard_time).ok();
-        let Some(since) = since.filter(|since| *since > oldest) else {
-            return anyhow::Ok(requested.subjects_count);
-        };
-        let recent = batch::count_since(nats, facts::REQUESTED.stream, ">", since).await?;
-        Ok(recent.min(requested.subjects_count))
+    let since = workqueue::now().checked_sub(guard_time).ok().filter(|since| *since > oldest);
+    let recent = async |bucket: Bucket| match since {
+        Some(since) => anyhow::Ok(Some(batch::count_since(nats, bucket.stream, ">", since).await?)),
+        None => Ok(None),
     };
     // Before the queues, and again after them: a replayed message moves into a queue, a new dead letter comes from one.
-    let (before, recent_requests) = tokio::try_join!(recent_dead_letters(), recent_requests)?;
+    let (before, recent_requested) =
+        tokio::try_join!(recent_dead_letters(), recent(facts::REQUESTED))?;
     let (requests, brokers) = read_queue(connection, requests).await?;
     let (responses, _) = read_queue(connection, responses).await?;
-    let (stored, (acknowledgments, _), received, after) = tokio::try_join!(
+    let (stored, recent_stored, (acknowledgments, _), received, after) = tokio::try_join!(
         bucket(facts::STORED),
+        recent(facts::STORED),
         read_queue(connection, acknowledgments),
         bucket(facts::RECEIVED),
         recent_dead_letters()
@@ -318,7 +320,9 @@ async fn read_streams(connection: &Connection) -> anyhow::Result<Streams> {
         received: received.state,
         dead_letters,
         recent_dead_letters,
-        recent_requests,
+        recent: recent_requested
+            .zip(recent_stored)
+            .map(|(requested, stored)| Facts { requested, stored }),
     })
 }
 
@@ -392,12 +396,16 @@ fn decoded<F: Fact>(stored: &[batch::StoredMessage]) -> impl Iterator<Item = F> 
     stored.iter().filter_map(|message| F::from_body(&message.body).ok())
 }
 
-/// The number of requests that the counts do not account for. All other counts cover a longer age. A request that moved
-/// while it was counted was counted twice, and hides a missing one; so does an unasked one. So 0 proves nothing, and any
-/// other number is a reason to run the audit.
-fn unplaced(recent_requests: u64, stored: u64, pending: u64, recent_dead_letters: u64) -> u64 {
-    let placed = stored.saturating_add(pending).saturating_add(recent_dead_letters);
-    recent_requests.saturating_sub(placed)
+/// The number of requests that the counts do not account for, beside those that were placed elsewhere than in a bucket.
+///
+/// A fact `requested` that was created late outlives the fact `stored` of its request, at the age at which facts expire
+/// as at the age until which the recent ones are counted. A missing request is missing by both counts.
+///
+/// A request that moved while it was counted was counted twice, and hides a missing one; so does an unasked one. So 0
+/// proves nothing, and any other number is a reason to run the audit.
+fn unplaced(all: Facts, recent: Option<Facts>, placed: u64) -> u64 {
+    let of = |facts: Facts| facts.requested.saturating_sub(facts.stored.saturating_add(placed));
+    recent.map_or(u64::MAX, of).min(of(all))
 }
 
 /// The lowest number of unplaced requests in the last snapshots. A request that only moved is placed in the next one.
@@ -415,9 +423,23 @@ mod tests {
 
     #[test]
     fn located_requests_are_not_missing() {
-        assert_eq!(unplaced(10, 4, 5, 1), 0);
-        assert_eq!(unplaced(10, 4, 5, 0), 1);
-        assert_eq!(unplaced(10, 10, u64::MAX, 2), 0);
+        let all = Facts { requested: 10, stored: 4 };
+        assert_eq!(unplaced(all, None, 6), 0);
+        assert_eq!(unplaced(all, None, 5), 1);
+        assert_eq!(unplaced(all, None, u64::MAX), 0);
+    }
+
+    #[test]
+    fn request_is_missing_by_all_facts_and_by_the_recent_ones() {
+        let unplaced = |all: [u64; 2], recent: [u64; 2]| {
+            let [all, recent] =
+                [all, recent].map(|[requested, stored]| Facts { requested, stored });
+            unplaced(all, Some(recent), 0)
+        };
+        assert_eq!(unplaced([100, 99], [10, 9]), 1);
+        // The fact `stored` of a request has expired, or is no longer among the recent ones.
+        assert_eq!(unplaced([100, 99], [10, 10]), 0);
+        assert_eq!(unplaced([100, 100], [10, 9]), 0);
     }
 
     #[test]

@@ -58,13 +58,13 @@ impl Default for NewSchedule {
     }
 }
 
-/// A text of at most `MOST` bytes, but not `null`.
+/// A text of at most `MOST` characters, but not `null`.
 fn text<'de, D, const MOST: usize>(deserializer: D) -> Result<Option<String>, D::Error>
 where
     D: Deserializer<'de>,
 {
     let text = String::deserialize(deserializer)?;
-    if text.len() > MOST {
+    if text.chars().count() > MOST {
         return Err(D::Error::custom(format_args!("it has more than {MOST} characters")));
     }
     Ok(Some(text))
