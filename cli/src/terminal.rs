@@ -17,10 +17,11 @@ use workqueue::{Connection, LogFormat, Logs, Metrics, NatsSettings, Producer, Te
 /// The time after which a waiting command reports what it waits for.
 const SILENCE: Duration = Duration::from_secs(1);
 
-/// The time limit for cancelling a request, and for discarding a dead letter.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(5);
+/// The time limit for cancelling a request, and for discarding a dead letter: enough for the election of a leader, and
+/// for another try after it.
+pub(crate) const DEADLINE: Duration = Duration::from_secs(15);
 
-/// Why that failed after this time.
+/// The error after [`DEADLINE`].
 pub(crate) const TOO_LATE: &str =
     "the broker has not confirmed it in time: it is away, or has no room; it is safe to try again";
 
