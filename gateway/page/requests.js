@@ -64,6 +64,8 @@ follow(({ kind, id, query }) => {
     field.value = query.get(name) ?? "";
     if (field.value) filter[name] = field.value;
   }
+  // The cursor belongs to the earlier list.
+  next = null;
   read(null);
 });
 onPress(byId("requests-more"), () => read(next));

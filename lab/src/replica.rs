@@ -33,8 +33,8 @@ const LISTEN_TIMEOUT: Duration = Duration::from_secs(10);
 /// The exit status of a program with an invalid setting.
 const MISUSED: i32 = 2;
 
-/// Refuses requestors that would end by themselves, or fail if they are stopped before that.
-pub(crate) fn refuse_total() -> anyhow::Result<()> {
+/// Refuses the variable `REQUEST_TOTAL`, with which requestors end by themselves.
+pub(crate) fn refuse_request_total() -> anyhow::Result<()> {
     ensure!(
         workqueue::variable("REQUEST_TOTAL").is_none(),
         "REQUEST_TOTAL is set, with which requestors end by themselves; unset it"
@@ -133,7 +133,7 @@ impl Replica {
     /// If it ends before that, or is not ready in time.
     pub(crate) async fn ready(&mut self) -> anyhow::Result<()> {
         let is_ready = async |process: &Process| process.is_ready().await.then_some(());
-        if started(&mut self.process, READY_TIMEOUT, PAUSE, is_ready).await?.is_none() {
+        if wait_for_start(&mut self.process, READY_TIMEOUT, PAUSE, is_ready).await?.is_none() {
             self.could_start()?;
             bail!("{} does not become ready", self.describe());
         }
@@ -147,7 +147,7 @@ impl Replica {
     /// If it ends before that, or does not log it in time. The error has its log.
     pub(crate) async fn listens(&mut self, sign: &str) -> anyhow::Result<SocketAddr> {
         let addr = async |process: &Process| process.logged_addr(sign);
-        let addr = started(&mut self.process, LISTEN_TIMEOUT, PAUSE, addr).await?;
+        let addr = wait_for_start(&mut self.process, LISTEN_TIMEOUT, PAUSE, addr).await?;
         addr.with_context(|| {
             format!("{} does not say where it listens:\n{}", self.name, self.process.log_text())
         })
@@ -179,7 +179,7 @@ impl Replica {
 
 /// Polls a process that has just been started until `look` finds something. None if the process ends before that, or if
 /// the time is over.
-pub(crate) async fn started<T>(
+pub(crate) async fn wait_for_start<T>(
     process: &mut Process,
     limit: Duration,
     pause: Duration,

@@ -1,4 +1,4 @@
-//! Consumes one lane of a queue: pulls jobs, at most as many as there are free slots, handles them, and settles them.
+//! Consumes one lane of a queue: pulls jobs, at most as many as its service has slots, handles them, and settles them.
 
 use std::panic::AssertUnwindSafe;
 use std::pin::pin;
@@ -37,8 +37,8 @@ use crate::trace::Trace;
 /// the broker may send messages to a process that hangs.
 const LONGEST_PULL: Duration = Duration::from_secs(1);
 
-/// The time limit for the broker to confirm the copy of a message, of the time in which a stopping service gives jobs
-/// back.
+/// How long a stopping service waits until the copies of the jobs of a message are stored. This is a part of the time in
+/// which it gives jobs back.
 const TIME_TO_COPY: Duration = Duration::from_millis(500);
 
 /// Consumes the jobs of one lane of a queue for as long as a service runs.
@@ -63,7 +63,7 @@ pub(crate) struct Consumer<H> {
 pub(crate) enum End {
     /// The service stops, and no more messages can arrive.
     Stopped,
-    /// The settings of the consumer on the broker have changed, and no more messages can arrive.
+    /// The settings of the consumer or the age of the facts have changed on the broker, and no more messages can arrive.
     Changed,
     /// The consumer on the broker was deleted or replaced.
     Gone,
@@ -84,7 +84,7 @@ struct Handling {
 }
 
 impl<H: Handler> Consumer<H> {
-    /// Consumes until the service stops, or the settings of the consumer have `changed`, and then until all requested
+    /// Consumes until the service stops, or the settings on the broker have `changed`, and then until all requested
     /// messages have arrived.
     pub(crate) async fn consume(
         self: &Arc<Self>,

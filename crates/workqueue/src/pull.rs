@@ -1,4 +1,4 @@
-//! Asks the broker for messages, never for more than there are free slots.
+//! Asks the broker for messages of a lane, never for more than the service has slots.
 //!
 //! A pull gives the broker *credit*: the broker may send this number of messages until the pull expires. Each message
 //! spends credit. When a pull expires, the broker sends a status with the number of messages that it did not send,

@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep};
 use workqueue::{Bucket, Connection, Fact, topology};
 
 use super::round::{Each, Round};
-use crate::replica::started;
+use crate::replica::wait_for_start;
 
 /// The interval at which the processes and the state of the broker are polled.
 const POLL: Duration = Duration::from_millis(20);
@@ -266,6 +266,6 @@ fn processor_time(brokers: &Brokers) -> Duration {
 /// Waits until a program reports that it is ready.
 pub(super) async fn ready(process: &mut Process) -> anyhow::Result<()> {
     let is_ready = async |process: &Process| process.is_ready().await.then_some(());
-    let ready = started(process, PATIENCE, POLL_OFTEN, is_ready).await?;
+    let ready = wait_for_start(process, PATIENCE, POLL_OFTEN, is_ready).await?;
     ready.with_context(|| format!("never ready:\n{}", process.log_text()))
 }

@@ -47,7 +47,8 @@ async fn at(round: &mut Round<'_>, load: &str, rate: f64, time: Duration) -> any
     deployment.received(total, round).await?;
     let (mut ends, mut round_trips) = (HashMap::new(), Vec::new());
     let connection = &deployment.connection;
-    // The time in the fact is from before its write, and this one from after it. Both clocks are those of this machine.
+    // The time in the fact is from before its write, and this one is from when the broker has received it.
+    // Both clocks are those of this machine.
     each_fact(connection, |fact: Received, stored_at| {
         ends.insert(fact.id, stored_at);
     })

@@ -50,6 +50,7 @@ use testkit::broker::find;
 use testkit::programs::{self, Programs};
 use testkit::target_directory::RunDirectory;
 
+use crate::replica::refuse_request_total;
 use figures::Figures;
 use report::PICTURE;
 use round::{Each, Round};
@@ -61,6 +62,7 @@ use settings::Sizes;
 ///
 /// If something cannot be built or started, or a request was lost or doubled.
 pub async fn bench(settings: &BenchSettings) -> anyhow::Result<BenchReport> {
+    refuse_request_total()?;
     let programs = programs::build().await?;
     // Not in the directory for temporary files, which some systems keep in memory.
     let directory = RunDirectory::make("bench")?;

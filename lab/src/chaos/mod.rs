@@ -34,7 +34,7 @@ use plan::{Action, Cast, Fault, FaultTarget, Plan};
 use poison::Poison;
 
 use crate::event_log::EventLog;
-use crate::replica::refuse_total;
+use crate::replica::refuse_request_total;
 use crate::starts_by_second;
 
 /// The interval at which the progress is printed.
@@ -119,7 +119,7 @@ pub async fn chaos(
     plan: Plan,
     stop: &CancellationToken,
 ) -> anyhow::Result<ChaosReport> {
-    refuse_total()?;
+    refuse_request_total()?;
     let programs = stop.run_until_cancelled(programs::build()).await;
     let programs = programs.context("stopped before anything was started")??;
     let directory = RunDirectory::make("chaos")?;

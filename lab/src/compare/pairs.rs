@@ -14,7 +14,7 @@ use workqueue::{Connection, NatsSettings};
 use super::figures::Design;
 use super::plan::OutageCause;
 use super::settings::CompareSettings;
-use crate::replica::{Replica, started};
+use crate::replica::{Replica, wait_for_start};
 use crate::times::in_words;
 
 /// The time limit for a generator until it listens, and the interval of the checks.
@@ -163,7 +163,7 @@ impl Pair {
         // "listens on …", or "listening".
         let listens = async |it: &Process| it.log_text().contains("listen").then_some(());
         let process = &mut self.generator.running()?.process;
-        let listening = started(process, START_TIMEOUT, POLL, listens).await?;
+        let listening = wait_for_start(process, START_TIMEOUT, POLL, listens).await?;
         self.check()?;
         listening.with_context(|| format!("{} does not listen", self.generator.name))
     }

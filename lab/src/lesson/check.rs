@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Workplace, run, scene};
 use crate::lesson::run::is_as_shown;
+use crate::replica::refuse_request_total;
 use crate::up::RunningLab;
 
 /// The number of lessons at a time. Most of a lesson is waiting.
@@ -34,6 +35,7 @@ pub(crate) async fn check(
     lessons: impl Iterator<Item = &'static Lesson>,
     stop: &CancellationToken,
 ) -> anyhow::Result<bool> {
+    refuse_request_total()?;
     let building = async {
         // The steps run programs of the examples, and have no minutes to wait for them.
         let all = programs::names().await?;

@@ -35,7 +35,7 @@ use workqueue::schedules::{self, Schedule};
 use workqueue::{Connection, NatsSettings, Settings, chain, topology};
 
 use crate::control::{Control, ControlCommand, ControlRequest, FILE, Lab, listen, serve};
-use crate::replica::refuse_total;
+use crate::replica::refuse_request_total;
 use screen::Screen;
 
 /// The interval at which the flow is shown.
@@ -172,7 +172,7 @@ pub async fn up(
     lesson: Option<usize>,
     stop: &CancellationToken,
 ) -> anyhow::Result<Verdict> {
-    refuse_total()?;
+    refuse_request_total()?;
     let programs = stop.run_until_cancelled(programs::build()).await;
     let programs = programs.context("stopped before anything was started")??;
     if let Ok(other) = Lab::find() {

@@ -55,8 +55,8 @@ impl QueueState {
     }
 
     /// Deliveries beyond the first of each message, as far as the broker remembers; fewer while messages are being
-    /// delivered. Negative if a killed broker has forgotten more deliveries than it has repeated. Until it is killed
-    /// again, the difference of two such numbers is right.
+    /// delivered. Negative if a killed broker has forgotten more deliveries than it has repeated, or if more messages were
+    /// removed while they waited. Otherwise the difference of two such numbers is right.
     #[must_use]
     pub fn redelivered(&self) -> i64 {
         if self.has_schedules() {

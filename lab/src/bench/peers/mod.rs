@@ -27,6 +27,8 @@ use testkit::target_directory::RunDirectory;
 use testkit::usage::group_processor_time;
 use tokio::time::{Instant, sleep};
 
+use crate::replica::refuse_request_total;
+
 use super::cost::microseconds_of_each;
 use super::curves::Curves;
 use super::deployment::BenchDeployment;
@@ -51,6 +53,7 @@ const MOST_ROUND_TRIPS: u64 = 10_000;
 ///
 /// If something is missing or cannot be started, or this system has lost or doubled a request.
 pub async fn bench_peers(settings: &BenchSettings) -> anyhow::Result<PeersReport> {
+    refuse_request_total()?;
     let tools = Tools::prepare().await?;
     let programs = programs::build().await?;
     let directory = RunDirectory::make("bench-peers")?;

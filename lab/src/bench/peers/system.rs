@@ -20,7 +20,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::process::Command;
 
-use crate::replica::started;
+use crate::replica::wait_for_start;
 
 /// The time limit for a program until it listens, and the interval of the checks.
 const START_TIMEOUT: Duration = Duration::from_mins(1);
@@ -226,6 +226,6 @@ async fn ask(port: u16, commands: &str) -> anyhow::Result<Vec<u64>> {
 /// Waits until a program logs this.
 pub(super) async fn says(program: &mut Process, text: &str) -> anyhow::Result<()> {
     let says = async |program: &Process| program.log_text().contains(text).then_some(());
-    let said = started(program, START_TIMEOUT, POLL, says).await?;
+    let said = wait_for_start(program, START_TIMEOUT, POLL, says).await?;
     said.with_context(|| format!("a program does not start:\n{}", program.log_text()))
 }
