@@ -1,5 +1,5 @@
-//! Prints the results of commands. A reader of the standard output that stalls holds up neither a signal nor the connection
-//! to the broker.
+//! Prints the results of commands. A reader of the standard output that stalls holds up neither a signal nor the
+//! connection to the broker.
 
 use std::fmt::Display;
 

@@ -6,6 +6,7 @@ use async_nats::jetstream::consumer::Info as ConsumerInfo;
 use async_nats::jetstream::stream::Info as StreamInfo;
 use contract::queues;
 use jiff::Timestamp;
+use workqueue::batch::from_sequence;
 use workqueue::{Lane, Queue, topology};
 
 use super::manifest::streams;
@@ -61,6 +62,18 @@ impl BrokerState {
         })?;
         Some(format!("a {} has taken messages of {}", queue.consumer, queue.stream))
     }
+}
+
+/// The number of messages in the stream of this consumer that are for it.
+pub(super) async fn in_the_queue(nats: &Context, consumer: &ConsumerInfo) -> anyhow::Result<u64> {
+    let (stream, config) = (&consumer.stream_name, &consumer.config);
+    let one = Some(&config.filter_subject).filter(|one| !one.is_empty());
+    let mut messages = 0;
+    for subjects in config.filter_subjects.iter().chain(one) {
+        let (first, left) = from_sequence(nats, stream, subjects, 1, 1).await?;
+        messages += first.len() as u64 + left;
+    }
+    Ok(messages)
 }
 
 fn stream_changed(is: &StreamInfo, later: &StreamInfo) -> Option<&'static str> {

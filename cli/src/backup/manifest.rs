@@ -88,6 +88,9 @@ pub(super) struct KeptConsumer {
     pub(super) name: String,
     /// See [`outstanding`].
     pub(super) outstanding: u64,
+    /// The number of messages that it has settled, and that the broker had not removed from the queue when it crashed.
+    #[serde(default)]
+    pub(super) settled: u64,
 }
 
 /// The number of messages that a consumer has not delivered yet, or that are not settled.

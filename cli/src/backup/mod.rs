@@ -21,6 +21,7 @@ use std::path::{Path, PathBuf};
 use crate::output::say;
 use crate::terminal;
 use anyhow::bail;
+use async_nats::jetstream::Context;
 use clap::Args;
 use contract::facts;
 use serde_json::json;
@@ -28,7 +29,7 @@ use tokio_util::sync::CancellationToken;
 use workqueue::topology::FIRST_CREATED;
 use workqueue::{Connection, NatsSettings};
 
-use broker_state::BrokerState;
+use broker_state::{BrokerState, in_the_queue};
 use manifest::{KeptConsumer, Manifest, Unfinished};
 
 /// Settings of `decoupled backup`.
@@ -106,7 +107,8 @@ async fn take(
     let nats = connection.context();
     let mut kept = Vec::new();
     for stream in manifest::streams() {
-        let (consumers, path) = (consumers(before, stream), directory.join(manifest::file(stream)));
+        let consumers = consumers(nats, before, stream).await?;
+        let path = directory.join(manifest::file(stream));
         let mut stream = snapshot::take(connection, stream, consumers, &path).await?;
         stream.config["metadata"][FIRST_CREATED] = json!(before.first_created(&stream.name));
         snapshot::report(&stream)?;
@@ -122,12 +124,17 @@ async fn take(
     Manifest::new(workqueue::now(), broker, kept).write(directory).await
 }
 
-fn consumers(state: &BrokerState, stream: &str) -> Vec<KeptConsumer> {
+async fn consumers(
+    nats: &Context,
+    state: &BrokerState,
+    stream: &str,
+) -> anyhow::Result<Vec<KeptConsumer>> {
     let consumers = state.consumers.iter().map(|(_, consumer)| consumer);
-    let consumers = consumers.filter(|consumer| consumer.stream_name == stream);
-    let kept = consumers.map(|consumer| KeptConsumer {
-        name: consumer.name.clone(),
-        outstanding: manifest::outstanding(consumer),
-    });
-    kept.collect()
+    let mut kept = Vec::new();
+    for consumer in consumers.filter(|consumer| consumer.stream_name == stream) {
+        let outstanding = manifest::outstanding(consumer);
+        let settled = in_the_queue(nats, consumer).await?.saturating_sub(outstanding);
+        kept.push(KeptConsumer { name: consumer.name.clone(), outstanding, settled });
+    }
+    Ok(kept)
 }

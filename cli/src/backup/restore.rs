@@ -4,7 +4,6 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow, bail, ensure};
-use async_nats::jetstream::consumer::Info;
 use async_nats::jetstream::stream::ClusterInfo;
 use async_nats::jetstream::{Context, ErrorCode};
 use contract::queues;
@@ -13,12 +12,12 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 use tokio_util::sync::CancellationToken;
 use workqueue::api;
-use workqueue::batch::from_sequence;
 use workqueue::topology::{self, DeclareError};
 use workqueue::{Connection, Queue};
 
 use crate::terminal::tell;
 
+use super::broker_state::in_the_queue;
 use super::manifest::{KeptStream, Manifest, file, outstanding};
 use super::snapshot;
 
@@ -107,7 +106,7 @@ pub(super) async fn give_all(
         bail!("{STOPPED}: perhaps not all of {} is there. {REMEDY}", all.join(", "));
     };
     completed.with_context(|| {
-        format!("a part of the backup is not there after {LIMIT:?}: do not use this broker")
+        format!("the broker does not have the whole backup after {LIMIT:?}: do not use it")
     })
 }
 
@@ -216,18 +215,6 @@ async fn lead(nats: &Context, stream: &str, broker: &str) -> anyhow::Result<()> 
     .await
 }
 
-/// The number of messages in the stream of this consumer that are for it.
-async fn in_the_queue(nats: &Context, consumer: &Info) -> anyhow::Result<u64> {
-    let (stream, config) = (&consumer.stream_name, &consumer.config);
-    let one = Some(&config.filter_subject).filter(|one| !one.is_empty());
-    let mut messages = 0;
-    for subjects in config.filter_subjects.iter().chain(one) {
-        let (first, left) = from_sequence(nats, stream, subjects, 1, 1).await?;
-        messages += first.len() as u64 + left;
-    }
-    Ok(messages)
-}
-
 /// Compares a stream on the broker, and its consumers, with the backup.
 async fn compare(nats: &Context, kept: &KeptStream, replicas: Option<usize>) -> anyhow::Result<()> {
     let name = &kept.name;
@@ -246,13 +233,12 @@ async fn compare(nats: &Context, kept: &KeptStream, replicas: Option<usize>) -> 
         // Ages count, and this machine's clock may be wrong.
         workqueue::compare_clocks(nats, name).await?;
     }
-    // In the restore, the broker removes settled messages that it had not removed when it crashed. In a stream with
-    // schedules, or without consumers, messages are also there for other reasons.
-    let unsettled: u64 = kept.consumers.iter().map(|consumer| consumer.outstanding).sum();
-    let may_remove = !fires && !kept.consumers.is_empty() && messages >= unsettled;
+    // The broker removes these in the restore.
+    let settled: u64 = kept.consumers.iter().map(|consumer| consumer.settled).sum();
     let is_complete = messages == should_be.messages
         || (messages > should_be.messages && fires)
-        || (messages < should_be.messages && (may_remove || may_have_forgotten(kept)));
+        || (messages < should_be.messages
+            && (messages + settled >= should_be.messages || may_have_forgotten(kept)));
     ensure!(is_complete, "messages in {name}: {messages}, and should be {}", should_be.messages);
     let copies = replicas.unwrap_or(is.config.num_replicas);
     let brokers = brokers(is.cluster.as_ref());
@@ -265,8 +251,8 @@ async fn compare(nats: &Context, kept: &KeptStream, replicas: Option<usize>) -> 
         let lane = lane.with_context(|| format!("{name} has a consumer {}", consumer.name))?;
         let info = topology::lane_state(nats, lane).await?;
         let outstanding = outstanding(&info);
-        // After a crash of the broker the two differ. For up to ACK_WAIT, a consumer counts messages that the queue has
-        // removed, and may forget them in the restore; or the queue keeps messages that the consumer has settled.
+        // After a crash, and until a service pulls again, a consumer may count messages that the queue has removed. The
+        // broker may forget them in the restore.
         let should_be = consumer.outstanding.min(in_the_queue(nats, &info).await?);
         ensure!(
             outstanding >= should_be,
