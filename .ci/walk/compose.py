@@ -166,8 +166,8 @@ def verdict():
 
 
 def lasting_verdict():
-    """The current verdict, without the number of redeliveries: after a crash, a broker has forgotten some of them, and may
-    forget the others in a restore."""
+    """The current verdict without the redeliveries: a broker that was killed has forgotten some, and may forget the others
+    in a restore."""
     return {name: value for name, value in verdict().items() if name != "redelivered"}
 
 

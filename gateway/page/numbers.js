@@ -24,12 +24,10 @@ const tiles = new Map(TILES.map(([key, label]) => {
 
 export function showNumbers({ totals, latency }) {
   for (const key of ["requested", "stored", "received", "pending", "redelivered", "dead_letters"]) {
-    // A killed broker may have forgotten more deliveries than it has repeated.
-    const number = Math.max(0, totals[key]);
-    say(tiles.get(key).value, count(number));
-    tiles.get(key).value.title = exact(number);
+    say(tiles.get(key).value, count(totals[key]));
+    tiles.get(key).value.title = exact(totals[key]);
   }
-  tiles.get("redelivered").value.title += ", as far as the broker remembers: a killed broker forgets some";
+  tiles.get("redelivered").value.title += ", as far as the broker remembers: a killed broker forgets some, so that the number may be negative";
   tiles.get("dead_letters").tile.classList.toggle("warn", totals.dead_letters > 0);
   const known = latency.round_trips > 0;
   const took = (milliseconds) => (!known ? "–" : latency.negative > 0 ? "clocks differ" : span(milliseconds));

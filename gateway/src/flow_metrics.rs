@@ -16,7 +16,7 @@ use prometheus_client::registry::Unit;
 use crate::timeline::Timeline;
 
 /// A metric: its name, its meaning, and how to read it.
-type Metric<T> = (&'static str, &'static str, fn(&T) -> u64);
+type Metric<T, N = u64> = (&'static str, &'static str, fn(&T) -> N);
 
 const OF_EACH_QUEUE: [Metric<QueueSnapshot>; 4] = [
     ("queue_waiting", "Messages in a queue that are not delivered yet", |it| it.waiting),
@@ -33,19 +33,21 @@ const COUNTERS: [Metric<Totals>; 3] = [
     ("received", "Requests whose strings were marked as received", |it| it.received),
 ];
 
-const GAUGES: [Metric<Totals>; 4] = [
-    ("dead_letters", "Dead letters", |it| it.dead_letters),
+const GAUGES: [Metric<Totals, i64>; 4] = [
+    ("dead_letters", "Dead letters", |it| it.dead_letters.cast_signed()),
     (
         "redeliveries",
         "Deliveries that were not the first of their message, as far as the broker remembers",
-        |it| it.redelivered.max(0).cast_unsigned(),
+        |it| it.redelivered,
     ),
     (
         "requests_missing",
         "Accepted requests that are neither stored, nor in a queue, nor dead letters",
-        |it| it.missing,
+        |it| it.missing.cast_signed(),
     ),
-    ("facts_written_twice", "Facts that were written a second time", |it| it.written_twice),
+    ("facts_written_twice", "Facts that were written a second time", |it| {
+        it.written_twice.cast_signed()
+    }),
 ];
 
 /// Encodes the last snapshot for each scrape. While the broker does not answer, it encodes nothing. All gateways have
@@ -132,7 +134,13 @@ mod tests {
         let mut flow = Snapshot { queues: vec![requests, responses], ..Snapshot::default() };
         flow.schedules.name = "SCHEDULES";
         flow.replicas.generators = 2;
-        flow.totals = Totals { requested: 9, stored: 5, dead_letters: 1, ..Totals::default() };
+        flow.totals = Totals {
+            requested: 9,
+            stored: 5,
+            dead_letters: 1,
+            redelivered: -2,
+            ..Totals::default()
+        };
         let encoded = encoded(Later(flow));
         for line in [
             r#"gateway_queue_waiting{queue="REQUESTS"} 3"#,

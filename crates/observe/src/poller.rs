@@ -398,8 +398,9 @@ fn decoded<F: Fact>(stored: &[batch::StoredMessage]) -> impl Iterator<Item = F> 
 
 /// The number of requests that the counts do not account for, beside those that were placed elsewhere than in a bucket.
 ///
-/// A fact `requested` that was created late outlives the fact `stored` of its request, at the age at which facts expire
-/// as at the age until which the recent ones are counted. A missing request is missing by both counts.
+/// A fact `requested` that was created later than the fact `stored` of its request is left alone twice: when the other
+/// is no longer recent, and when the other expires, an hour later. If it is less than an hour late, never both at once,
+/// so the lower number is right.
 ///
 /// A request that moved while it was counted was counted twice, and hides a missing one; so does an unasked one. So 0
 /// proves nothing, and any other number is a reason to run the audit.

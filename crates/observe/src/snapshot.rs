@@ -55,7 +55,7 @@ pub struct QueueSnapshot {
     pub arrival_rate: f64,
     /// Messages a second that go out.
     pub departure_rate: f64,
-    /// Redeliveries, as far as the broker remembers: see [`QueueState::redelivered`](workqueue::topology::QueueState).
+    /// Redeliveries, as [`QueueState::redelivered`](workqueue::topology::QueueState::redelivered) counts them.
     pub redelivered: i64,
     /// When the oldest message came in, delivered or not, if there is one.
     pub oldest_at: Option<Timestamp>,
@@ -138,7 +138,7 @@ pub struct Totals {
     pub dead_letters: u64,
     /// Messages in the queues.
     pub pending: u64,
-    /// Redeliveries, as far as the broker remembers. Negative if a killed broker has forgotten more.
+    /// Redeliveries of all queues, as far as the broker remembers. May be negative.
     pub redelivered: i64,
     /// Accepted requests that are neither stored, nor in a queue, nor dead letters, by the counts of several snapshots.
     pub missing: u64,

@@ -229,9 +229,9 @@ pub(crate) async fn show(
 /// Follow a request
 ///
 /// Streams server-sent events, for an `EventSource`. Each event is the state of the request, in the JSON of `GET
-/// /requests/{id}`: first the current state, unless the client has it, then each change. The stream ends when the request is received, cancelled,
-/// dead-lettered or doubled. A client that reconnects sends the id of its last event in `Last-Event-ID`, and gets a 204
-/// if that was the end. Comments keep the connection open.
+/// /requests/{id}`: first the current state, unless the client has it, then each change. The stream ends when the
+/// request is received, cancelled, dead-lettered or doubled. A client that reconnects sends the id of its last event in
+/// `Last-Event-ID`, and gets a 204 if that was the end. Comments keep the connection open.
 #[utoipa::path(
     get,
     path = "/requests/{id}/events",

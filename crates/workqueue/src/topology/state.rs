@@ -54,9 +54,9 @@ impl QueueState {
         }
     }
 
-    /// Deliveries beyond the first of each message, as far as the broker remembers; fewer while messages are being
-    /// delivered. Negative if a killed broker has forgotten more deliveries than it has repeated, or if more messages were
-    /// removed while they waited. Otherwise the difference of two such numbers is right.
+    /// Deliveries beyond the first of each message, as far as the broker remembers. Each delivery that a killed broker
+    /// has forgotten, and each message that was removed while it waited, lowers the number, also below zero. While
+    /// messages arrive it is a little too low.
     #[must_use]
     pub fn redelivered(&self) -> i64 {
         if self.has_schedules() {
