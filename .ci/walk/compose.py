@@ -11,7 +11,7 @@ from steps import ask, ask_and_follow, eventually, expect, follow, run, step
 # Separate from everything else on this engine: containers, network and volume have names of their own, and the pages have
 # free ports.
 ENVIRONMENT = os.environ | {"COMPOSE_PROJECT_NAME": f"decoupled-walk-{os.getpid()}"}
-ENVIRONMENT |= {"REQUEST_RATE": "200", "HEALTH_INTERVAL": "2s"}
+ENVIRONMENT |= {"REQUEST_RATE": "100", "HEALTH_INTERVAL": "2s"}
 ENVIRONMENT |= dict.fromkeys(("GATEWAY_PORT", "WORD_COUNT_PORT", "ORDERS_PORT"), "0")
 # Each example has a profile of its own, and a broker.
 EXAMPLES = "word-count", "orders"
@@ -64,7 +64,7 @@ def walk():
     for container in containers("generator", running=False):
         expect(inspect(container)["State"]["ExitCode"] == 0, "a stopped generator ends with 0")
     before = verdict()["pending"]
-    eventually("requests wait", lambda: verdict()["pending"] >= before + 500)
+    eventually("requests wait", lambda: verdict()["pending"] >= before + 300)
     expect(healthy("requestor") == 1, "the requestor is ready without a generator")
 
     step("start them: the queue drains")
