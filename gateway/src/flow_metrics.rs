@@ -154,6 +154,7 @@ mod tests {
             "gateway_requested_total 9",
             "gateway_stored_total 5",
             "gateway_dead_letters 1",
+            "gateway_redeliveries -2",
             "gateway_requests_missing 0",
         ] {
             assert!(encoded.lines().any(|it| it == line), "{line} is missing:\n{encoded}");

@@ -6,7 +6,7 @@ use async_nats::jetstream::consumer::Info as ConsumerInfo;
 use async_nats::jetstream::stream::Info as StreamInfo;
 use contract::queues;
 use jiff::Timestamp;
-use workqueue::batch::from_sequence;
+use workqueue::batch::count_since;
 use workqueue::{Lane, Queue, topology};
 
 use super::manifest::streams;
@@ -70,8 +70,7 @@ pub(super) async fn in_the_queue(nats: &Context, consumer: &ConsumerInfo) -> any
     let one = Some(&config.filter_subject).filter(|one| !one.is_empty());
     let mut messages = 0;
     for subjects in config.filter_subjects.iter().chain(one) {
-        let (first, left) = from_sequence(nats, stream, subjects, 1, 1).await?;
-        messages += first.len() as u64 + left;
+        messages += count_since(nats, stream, subjects, Timestamp::UNIX_EPOCH).await?;
     }
     Ok(messages)
 }
